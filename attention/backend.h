@@ -1,0 +1,73 @@
+// Backend: turns (queries, block list, KV shard) into a partial. One of the three plug-in seams.
+// Implementations: cpu (attention/cpu), reference (float64 oracle, attention/reference); each
+// passes the agreement suite, cases outside its capabilities skipped by name.
+// A backend is shared by threads: Attend may be called concurrently on disjoint outputs.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "attention/block_set.h"
+#include "attention/kv_view.h"
+#include "attention/partial.h"
+#include "attention/pattern.h"
+#include "attention/tensor.h"
+
+namespace annulus {
+
+// Query heads [first, first + count), global numbering.
+struct HeadRange {
+  int first = 0;
+  int count = 0;
+
+  int end() const { return first + count; }
+  friend bool operator==(const HeadRange&, const HeadRange&) = default;
+};
+
+// One call: every (query row, query head) of `q` against the keys that the pattern allows among
+// the blocks `keys`. Query head h reads KV head h / group.
+struct AttendArgs {
+  // [rows, heads.count, head_dim], dtype f32 or that of kv. Row r of the tensor is the r-th token
+  // of `q_ranges` laid end to end. Positions are absolute; ranges ascend and do not overlap, and a
+  // range may begin or end inside a block.
+  TensorView q;
+  std::vector<TokenRange> q_ranges;
+  HeadRange heads;
+  int group = 1;                // query heads per KV head, ≥ 1
+  const KvTable* kv = nullptr;  // holds every page of `keys` that the pattern reads
+  const Pattern* pattern = nullptr;
+  const BlockSet* keys = nullptr;  // KV blocks to visit; others are not read
+  float scale = 1.0f;              // scores are scale·q·k, finite
+  PartialView into;                // [rows, heads.count, v_head_dim]: merged into, in place
+  const std::atomic<bool>* cancel = nullptr;  // checked every few ms; may be null
+};
+
+struct BackendCapabilities {
+  std::string name;    // "cpu", "reference"
+  std::string detail;  // e.g. the SIMD target chosen: "AVX3_ZEN4"
+  std::vector<DType> dtypes;
+  int head_dim_max = 0;
+  int head_dim_multiple = 1;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual const BackendCapabilities& capabilities() const = 0;
+
+  // INVALID_ARGUMENT for shapes outside the capabilities, CANCELLED once *cancel is true,
+  // INTERNAL if the pattern reads a page that kv does not hold. On error `into` is unspecified.
+  virtual absl::Status Attend(const AttendArgs& args) = 0;
+};
+
+// name: "cpu" (or "auto", the fastest that runs here), "reference". `threads` compute threads,
+// 0 for one per core. INVALID_ARGUMENT names the known backends.
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(absl::string_view name, int threads);
+
+}  // namespace annulus

@@ -1,0 +1,33 @@
+// Element types of stored tensors and their exact conversions. Storage is f32, f16 (IEEE binary16)
+// or bf16; accumulation is always f32. Rounding is to nearest, ties to even; NaN stays NaN.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace annulus {
+
+enum class DType : uint8_t { kF32, kF16, kBF16 };
+
+constexpr size_t SizeOf(DType dtype) {
+  return dtype == DType::kF32 ? 4 : 2;
+}
+
+// "f32", "f16", "bf16".
+absl::string_view Name(DType dtype);
+
+// The inverse of Name. INVALID_ARGUMENT names the text and the three choices.
+absl::StatusOr<DType> ParseDType(absl::string_view text);
+
+float F16ToF32(uint16_t bits);
+uint16_t F32ToF16(float value);
+float BF16ToF32(uint16_t bits);
+uint16_t F32ToBF16(float value);
+
+// Converts `count` elements from `from` at `src` to `to` at `dst`. The arrays must not overlap.
+void Convert(const void* src, DType from, void* dst, DType to, int64_t count);
+
+}  // namespace annulus

@@ -1,0 +1,76 @@
+// Where a backend reads keys and values from: pages. A page is one block of one KV head of one
+// layer: K [≤64, head_dim] and V [≤64, v_head_dim], each with a row stride, so that the same view
+// covers a paged store (rows contiguous), an NHD tensor (rows heads·dim apart) and an MLA latent
+// cache (V is K's first dims: the same memory).
+// The table is by (kv head, absolute block); a block the shard does not hold has null pointers.
+// KvTable is built once per context, layer and length, and extended as the context grows.
+// Thread-compatible: read by many while nobody writes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "attention/block_set.h"
+#include "attention/tensor.h"
+
+namespace annulus {
+
+struct KvPage {
+  const std::byte* k = nullptr;
+  const std::byte* v = nullptr;
+};
+
+class KvTable {
+ public:
+  KvTable() = default;
+  // KV heads [kv_head_first, kv_head_first + kv_heads) of a context of kv_tokens tokens.
+  // Strides are in elements between consecutive tokens of one page.
+  KvTable(DType dtype, int kv_head_first, int kv_heads, int head_dim, int v_head_dim,
+          int64_t kv_tokens, int64_t k_row_stride, int64_t v_row_stride)
+      : dtype_(dtype),
+        kv_head_first_(kv_head_first),
+        kv_heads_(kv_heads),
+        head_dim_(head_dim),
+        v_head_dim_(v_head_dim),
+        kv_tokens_(kv_tokens),
+        k_row_stride_(k_row_stride),
+        v_row_stride_(v_row_stride),
+        blocks_(BlocksOf(kv_tokens)),
+        pages_(static_cast<size_t>(kv_heads * blocks_)) {}
+
+  // All blocks of an NHD tensor pair: k [tokens, kv_heads, head_dim], v [tokens, kv_heads,
+  // v_head_dim] with equal tokens, heads and dtype; token 0 is absolute position 0.
+  static KvTable FromTensors(const TensorView& k, const TensorView& v);
+
+  void Set(int kv_head, int64_t block, KvPage page) { pages_[Index(kv_head, block)] = page; }
+  const KvPage& page(int kv_head, int64_t block) const { return pages_[Index(kv_head, block)]; }
+
+  DType dtype() const { return dtype_; }
+  int kv_head_first() const { return kv_head_first_; }
+  int kv_heads() const { return kv_heads_; }
+  int head_dim() const { return head_dim_; }
+  int v_head_dim() const { return v_head_dim_; }
+  int64_t kv_tokens() const { return kv_tokens_; }
+  int64_t k_row_stride() const { return k_row_stride_; }
+  int64_t v_row_stride() const { return v_row_stride_; }
+  int64_t blocks() const { return blocks_; }
+
+ private:
+  size_t Index(int kv_head, int64_t block) const {
+    return static_cast<size_t>((kv_head - kv_head_first_) * blocks_ + block);
+  }
+
+  DType dtype_ = DType::kF32;
+  int kv_head_first_ = 0;
+  int kv_heads_ = 0;
+  int head_dim_ = 0;
+  int v_head_dim_ = 0;
+  int64_t kv_tokens_ = 0;
+  int64_t k_row_stride_ = 0;
+  int64_t v_row_stride_ = 0;
+  int64_t blocks_ = 0;
+  std::vector<KvPage> pages_;
+};
+
+}  // namespace annulus

@@ -1,0 +1,59 @@
+// The one idea: softmax attention over SOME of the keys, and how such partials combine.
+//
+// A partial holds out [rows, heads, v_head_dim] f32, normalised over the keys it saw, and
+// lse [rows, heads] f32, the natural log of the sum of exponentials of scale·q·k over those keys;
+// −inf where no key was seen (then out = 0). Merging is commutative and associative with identity
+// (0, −inf); a merge of disjoint key sets equals attention over their union.
+// Values; a view is written by one thread at a time.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "attention/tensor.h"
+
+namespace annulus {
+
+// A writable, contiguous partial that somebody else owns.
+struct PartialView {
+  float* out = nullptr;  // [rows, heads, v_head_dim]
+  float* lse = nullptr;  // [rows, heads], natural log
+  int64_t rows = 0;
+  int64_t heads = 0;
+  int64_t v_head_dim = 0;
+
+  PartialView Rows(int64_t first, int64_t count) const {
+    return {out + first * heads * v_head_dim, lse + first * heads, count, heads, v_head_dim};
+  }
+};
+
+// An owned partial. Starts as the identity.
+class Partial {
+ public:
+  Partial() = default;
+  Partial(int64_t rows, int64_t heads, int64_t v_head_dim);
+
+  PartialView view();
+  const Tensor& out() const { return out_; }  // f32 [rows, heads, v_head_dim]
+  const Tensor& lse() const { return lse_; }  // f32 [rows, heads, 1]
+  Tensor TakeOut() && { return std::move(out_); }
+  Tensor TakeLse() && { return std::move(lse_); }
+
+ private:
+  Tensor out_;
+  Tensor lse_;
+};
+
+// Sets every row to the identity: out 0, lse −inf.
+void SetIdentity(PartialView partial);
+
+// into := into ⊕ from, row by row. Shapes must be equal. The key sets must be disjoint: a key
+// counted twice cannot be seen from here.
+void Merge(PartialView into, PartialView from);
+
+// The once-only end of a row, by its owner after the last merge: a row that saw nothing gives
+// out 0 and lse −inf, whatever its accumulator holds. INTERNAL if a value is NaN (finite input
+// cannot give one), naming row and head; the caller must then not answer.
+absl::Status Finalise(PartialView partial);
+
+}  // namespace annulus

@@ -1,0 +1,111 @@
+// Patterns: which keys each query sees, as a small language.
+//
+//   p | p   union        p & p   intersection, binds tighter        ( p )
+//   full    causal       window(left[,right=0])      sink(n)        docs(len,len,…)
+//   s2(block,local,stride[,dense_heads=0][,step=S][,offset=0])      power(block,window,sink)
+//   heads(0-3: p; 4-31: p)       by KV head, each head named exactly once
+//
+// Arguments go by position or by name. window counts tokens (q − k < left and k − q ≤ right,
+// window(1) = self); s2's local and stride and power's window and sink count blocks of `block`
+// tokens; docs' lengths sum to the context's tokens. Numbers are unsigned decimal integers;
+// lengths, blocks, local and strides ≥ 1; step = 0 gives all heads the same stride. `causal` is
+// implied by s2 and power only. S2: arXiv 2407.17678 and its reference code; power: 2503.03588 §3.
+//
+// A pattern is a set of (kv_head, query position, key position) over absolute positions.
+// Allows() is its meaning; Row(), CellMask() and CountPairs() agree with it everywhere and never
+// walk tokens or pairs. Immutable value, cheap to copy, safe to share between threads.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "attention/block_set.h"
+
+namespace annulus {
+
+// Query positions [begin, end), absolute.
+struct TokenRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+
+  int64_t size() const { return end - begin; }
+  friend bool operator==(const TokenRange&, const TokenRange&) = default;
+};
+
+// A run of KV blocks that a query block sees: whole (every existing pair allowed) or in part.
+struct TileRun {
+  BlockRun blocks;
+  bool full = false;
+};
+
+// Pair counts over one query head.
+struct PairCount {
+  int64_t visited = 0;  // allowed (query, key) pairs, exact
+  int64_t work = 0;     // existing pairs of every 64×64 cell that holds an allowed pair
+};
+
+class PatternNode;  // the syntax tree, private to the implementation
+
+class Pattern {
+ public:
+  // Parses and checks `text` for a model with `kv_heads` KV heads. Errors are INVALID_ARGUMENT,
+  // one line, with the position in the text, what stands there (escaped and cut) and what was
+  // expected. Text is limited to 1 MiB, nesting to 64 levels, expansion to a bounded number of
+  // terms (the limit is named in the message).
+  static absl::StatusOr<Pattern> Parse(absl::string_view text, int kv_heads);
+
+  // What Parse was given, verbatim.
+  const std::string& text() const { return text_; }
+  int kv_heads() const { return kv_heads_; }
+
+  // INVALID_ARGUMENT unless docs' lengths sum to exactly `kv_tokens`. Pass `may_grow` for a context
+  // that grows: then the last document is open-ended and only a start beyond the end is refused.
+  absl::Status CheckTokens(int64_t kv_tokens, bool may_grow) const;
+
+  // Whether the query at absolute position q sees the key at k under `kv_head`.
+  bool Allows(int kv_head, int64_t q, int64_t k) const;
+
+  // The KV blocks that queries [q.begin, q.end) see in a context of kv_tokens tokens, as disjoint
+  // runs ordered by first block. q is not empty and lies within one 64-token block. A run is full
+  // only if every pair (query in q, existing key) of it is allowed; every block with an allowed
+  // pair is in exactly one run; no block without one is in any. `out` is cleared first.
+  void Row(int kv_head, TokenRange q, int64_t kv_tokens, std::vector<TileRun>* out) const;
+
+  // The allowed pairs of one cell: bit k of mask[r] says whether query 64·q_block + r sees key
+  // 64·k_block + k. All 64 rows are written, positions beyond any context end included.
+  void CellMask(int kv_head, int64_t q_block, int64_t k_block, uint64_t mask[64]) const;
+
+  // Exact pair counts of queries q (any range of the context) over one query head of `kv_head`.
+  PairCount CountPairs(int kv_head, TokenRange q, int64_t kv_tokens) const;
+
+  // The lowest KV head with the same rule as `kv_head`: compile once per class.
+  int HeadClass(int kv_head) const;
+
+  // Blocks that no query at position ≥ `next_q` can ever need again under kv_head, among those of
+  // the first `kv_tokens` tokens: what a KV-efficient cache may evict. Empty unless the pattern
+  // guarantees it (S2 §3.3: a block once dropped outside the local window is never needed again).
+  BlockSet Evictable(int kv_head, int64_t next_q, int64_t kv_tokens) const;
+
+ private:
+  Pattern() = default;
+
+  std::string text_;
+  int kv_heads_ = 0;
+  std::vector<std::shared_ptr<const PatternNode>> rules_;  // by KV head, `heads` resolved
+  std::vector<int> classes_;
+};
+
+// Which share of the keys [0, kv_tokens) the union of all KV heads lets the queries q see, in
+// [0, 1], and the mean share of blocks that a KV-efficient cache keeps per head after kv_tokens.
+struct PatternCoverage {
+  double covered = 0;
+  double kept_kv = 0;
+};
+PatternCoverage Coverage(const Pattern& pattern, TokenRange q, int64_t kv_tokens);
+
+}  // namespace annulus

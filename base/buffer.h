@@ -1,0 +1,40 @@
+// Bytes with shared ownership: one payload can be on its way to many peers without a copy.
+// Allocated 64-byte aligned and NOT zeroed. Copying copies the reference. The bytes may be written
+// by the one who allocated them, until the buffer is handed on. Reference counting is thread-safe.
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include "absl/types/span.h"
+
+namespace annulus {
+
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(size_t size_bytes)
+      : data_(static_cast<std::byte*>(::operator new (size_bytes + 1, std::align_val_t{64})),
+              [](std::byte* p) { ::operator delete (p, std::align_val_t{64}); }),
+        size_bytes_(size_bytes) {}
+
+  static Buffer Copy(const void* bytes, size_t size_bytes) {
+    Buffer buffer(size_bytes);
+    if (size_bytes != 0) std::memcpy(buffer.data(), bytes, size_bytes);
+    return buffer;
+  }
+
+  std::byte* data() { return data_.get(); }
+  const std::byte* data() const { return data_.get(); }
+  size_t size() const { return size_bytes_; }
+  bool empty() const { return size_bytes_ == 0; }
+  absl::Span<const std::byte> span() const { return {data_.get(), size_bytes_}; }
+
+ private:
+  std::shared_ptr<std::byte> data_;
+  size_t size_bytes_ = 0;
+};
+
+}  // namespace annulus

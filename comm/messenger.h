@@ -1,0 +1,82 @@
+// Messenger: small messages between peers that come and go, and the news of their failure. Carries
+// the service's control, its requests and answers. One of the three plug-in seams; implementations:
+// local (one process, optionally seeded with delays, reorders between pairs, drops and crashes for
+// simulation) and ucx (active messages over tcp or shm).
+//
+// Contract, the same for every implementation (tests/comm/messenger_contract):
+//  - messages from one peer to another arrive in order, once, whole, or the peer goes down;
+//  - after on_peer_down(p) nothing more comes from p, sends to p fail, and p is never reused;
+//  - a peer that dies (kill -9) is reported; one that hangs is NOT: heartbeats are the owner's;
+//  - handlers run on the thread that calls Poll, never inside Send or Connect;
+//  - Wake may be called from any thread; everything else only from the polling thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "base/buffer.h"
+
+namespace annulus {
+
+// A peer as this messenger numbers it: > 0, never reused. A peer that connects to us gets its
+// number with its first message.
+using PeerId = uint64_t;
+
+inline constexpr size_t kHeaderBytesMax = 4096;
+
+struct Message {
+  uint32_t type = 0;   // the protocol's own numbering
+  std::string header;  // ≤ kHeaderBytesMax bytes
+  Buffer payload;      // any size
+};
+
+class Messenger {
+ public:
+  struct Handlers {
+    std::function<void(PeerId from, Message message)> on_message;
+    std::function<void(PeerId peer, absl::Status why)> on_peer_down;
+  };
+
+  virtual ~Messenger() = default;
+
+  // Must be called once, before the first Poll.
+  virtual void SetHandlers(Handlers handlers) = 0;
+
+  // Where others reach this messenger: printable, to be passed to their Connect.
+  virtual std::string address() const = 0;
+
+  // Starts a connection; messages may be sent at once. INVALID_ARGUMENT for a malformed address.
+  // An unreachable address is reported by on_peer_down.
+  virtual absl::StatusOr<PeerId> Connect(absl::string_view address) = 0;
+
+  // Queues a message. INVALID_ARGUMENT for an oversize header, NOT_FOUND for a peer that is down or
+  // unknown, RESOURCE_EXHAUSTED when the bytes queued to that peer exceed the messenger's limit.
+  virtual absl::Status Send(PeerId peer, Message message) = 0;
+
+  // Drops the connection at once; what is queued is lost. No on_peer_down follows here.
+  virtual void Disconnect(PeerId peer) = 0;
+
+  // Runs handlers for what has arrived, waiting up to `wait` if there is nothing. Returns how many
+  // events it handled.
+  virtual int Poll(absl::Duration wait) = 0;
+
+  // Ends a Poll that waits. Thread-safe.
+  virtual void Wake() = 0;
+
+  // Payload bytes of all messages sent and received so far, headers excluded. Thread-safe.
+  struct Counters {
+    uint64_t bytes_sent = 0;
+    uint64_t bytes_received = 0;
+    uint64_t messages_sent = 0;
+    uint64_t messages_received = 0;
+  };
+  virtual Counters counters() const = 0;
+};
+
+}  // namespace annulus

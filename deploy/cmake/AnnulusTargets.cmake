@@ -1,0 +1,82 @@
+# The few kinds of target that Annulus has. A folder without sources yet makes an interface target,
+# so that the layers can be named from the start.
+
+# annulus_library(NAME [DIR folder] [SUBDIRS a b] [DEPS public…] [PRIVATE private…])
+# All *.cc directly in the folder (and in the named subfolders) make the static library annulus_NAME.
+function(annulus_library name)
+  cmake_parse_arguments(ARG "" "DIR" "SUBDIRS;DEPS;PRIVATE" ${ARGN})
+  if(NOT ARG_DIR)
+    set(ARG_DIR ${name})
+  endif()
+  if(NOT ARG_SUBDIRS)
+    set(ARG_SUBDIRS .)
+  endif()
+  set(globs)
+  foreach(sub ${ARG_SUBDIRS})
+    list(APPEND globs ${PROJECT_SOURCE_DIR}/${ARG_DIR}/${sub}/*.cc)
+  endforeach()
+  file(GLOB sources CONFIGURE_DEPENDS ${globs})
+  if(sources)
+    add_library(annulus_${name} STATIC ${sources})
+    set(kind PUBLIC)
+    target_link_libraries(annulus_${name} PRIVATE ${ARG_PRIVATE})
+  else()
+    add_library(annulus_${name} INTERFACE)
+    set(kind INTERFACE)
+    target_link_libraries(annulus_${name} INTERFACE ${ARG_PRIVATE})
+  endif()
+  target_include_directories(annulus_${name} ${kind} ${PROJECT_SOURCE_DIR})
+  target_link_libraries(annulus_${name} ${kind} ${ARG_DEPS})
+endfunction()
+
+# annulus_proto(NAME files…): protobuf and gRPC sources of the files in one library; headers are
+# included by the path of their .proto.
+function(annulus_proto name)
+  find_program(PROTOC protoc REQUIRED)
+  find_program(GRPC_PLUGIN grpc_cpp_plugin REQUIRED)
+  set(out ${PROJECT_BINARY_DIR}/proto)
+  file(MAKE_DIRECTORY ${out})
+  set(generated)
+  foreach(file ${ARGN})
+    if(NOT EXISTS ${PROJECT_SOURCE_DIR}/${file})
+      continue()
+    endif()
+    string(REGEX REPLACE "\\.proto$" "" stem ${file})
+    add_custom_command(
+      OUTPUT ${out}/${stem}.pb.cc ${out}/${stem}.pb.h ${out}/${stem}.grpc.pb.cc
+             ${out}/${stem}.grpc.pb.h
+      COMMAND ${PROTOC} -I ${PROJECT_SOURCE_DIR} --cpp_out=${out} --grpc_out=${out}
+              --plugin=protoc-gen-grpc=${GRPC_PLUGIN} ${PROJECT_SOURCE_DIR}/${file}
+      DEPENDS ${PROJECT_SOURCE_DIR}/${file}
+      VERBATIM)
+    list(APPEND generated ${out}/${stem}.pb.cc ${out}/${stem}.grpc.pb.cc)
+  endforeach()
+  if(generated)
+    add_library(annulus_${name} STATIC ${generated})
+    target_include_directories(annulus_${name} SYSTEM PUBLIC ${out})
+    target_link_libraries(annulus_${name} PUBLIC protobuf::libprotobuf gRPC::grpc++)
+  else()
+    add_library(annulus_${name} INTERFACE)
+  endif()
+endfunction()
+
+# annulus_program(NAME source DEPS…)
+function(annulus_program name source)
+  cmake_parse_arguments(ARG "" "" "DEPS" ${ARGN})
+  if(EXISTS ${PROJECT_SOURCE_DIR}/${source})
+    add_executable(${name} ${source})
+    target_link_libraries(${name} PRIVATE ${ARG_DEPS})
+  endif()
+endfunction()
+
+# annulus_test(AREA DEPS…): tests/AREA/*_test.cc make one Catch2 program, each case a CTest test
+# named AREA.case.
+function(annulus_test area)
+  cmake_parse_arguments(ARG "" "" "DEPS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${area}/*.cc)
+  if(sources)
+    add_executable(test_${area} ${sources})
+    target_link_libraries(test_${area} PRIVATE annulus_test_main ${ARG_DEPS})
+    catch_discover_tests(test_${area} TEST_PREFIX "${area}." PROPERTIES TIMEOUT 300)
+  endif()
+endfunction()

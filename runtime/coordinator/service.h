@@ -1,0 +1,37 @@
+// Service: what a coordinator does for its callers, free of any rpc. The gRPC server turns messages
+// into these calls; the coordinator process implements them; tests call them directly.
+// Thread-safe; calls block. Errors as in client.h.
+#pragma once
+
+#include <atomic>
+#include <functional>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "runtime/types.h"
+
+namespace annulus {
+
+// How a caller's patience reaches the work: past the deadline, or once *cancelled, a call ends soon
+// with DEADLINE_EXCEEDED or CANCELLED and its work on the workers stops.
+struct CallContext {
+  absl::Time deadline = absl::InfiniteFuture();
+  std::function<bool()> cancelled;  // may be empty
+};
+
+class Service {
+ public:
+  virtual ~Service() = default;
+
+  virtual absl::StatusOr<ContextInfo> CreateContext(const ContextSpec& spec,
+                                                    const CallContext& call) = 0;
+  virtual absl::StatusOr<AppendResult> Append(const AppendRequest& request,
+                                              const CallContext& call) = 0;
+  virtual absl::StatusOr<AttendResult> Attend(const AttendRequest& request,
+                                              const CallContext& call) = 0;
+  virtual absl::Status Release(ContextId context, const CallContext& call) = 0;
+  virtual absl::StatusOr<ContextInfo> Describe(ContextId context, const CallContext& call) = 0;
+  virtual absl::StatusOr<ClusterStatus> Status(const CallContext& call) = 0;
+};
+
+}  // namespace annulus

@@ -1,0 +1,66 @@
+// The engine: executes one rank's part of a plan with a backend and an exchange. The same code runs
+// a benchmark rank, an in-process worker of `attend --workers N` and a service worker.
+// Thread-compatible: one Run at a time per exchange; many ranks may run in threads of one process.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "attention/backend.h"
+#include "attention/kv_view.h"
+#include "base/buffer.h"
+#include "comm/exchange.h"
+#include "sharding/plan.h"
+
+namespace annulus {
+
+struct RankTask {
+  const Plan* plan = nullptr;
+  int rank = 0;
+  // Home::kOwners: this rank's rows [HomeRows within q_range, heads, head_dim], ascending.
+  TensorView q;
+  // Home::kCaller: what PackQueries made for this rank.
+  Buffer q_packed;
+  const KvTable* kv = nullptr;  // every page of plan.problem().kv that this rank holds
+  float scale = 1.0f;
+  absl::Time deadline = absl::InfiniteFuture();
+  const std::atomic<bool>* cancel = nullptr;
+  // Told of each step and launch with its begin and end; for traces. May be empty.
+  std::function<void(absl::string_view name, absl::Time begin, absl::Time end)> trace;
+};
+
+struct RankResult {
+  Partial home;            // Home::kOwners: finalised rows, as q
+  Buffer answer_packed;    // Home::kCaller: for MergeAnswer
+  int64_t bytes_sent = 0;  // payload this rank gave to others, the caller included
+  int64_t bytes_received = 0;
+};
+
+// Errors: those of the backend and the exchange; on any the exchange is aborted, so that the other
+// ranks fail too instead of waiting.
+absl::StatusOr<RankResult> RunRank(const RankTask& task, Backend& backend, Exchange& exchange);
+
+// Caller's side of Home::kCaller. q [q_tokens, heads, head_dim] of any dtype, rounded to the
+// problem's.
+Buffer PackQueries(const Plan& plan, int rank, const TensorView& q);
+
+// Merges a rank's answer into out/lse [q_tokens, heads, …]. DATA_LOSS if its size is not the
+// plan's.
+absl::Status MergeAnswer(const Plan& plan, int rank, const Buffer& answer, PartialView into);
+
+// Runs all ranks of a kOwners plan in threads of this process over the local exchange.
+// q [q_tokens, heads, head_dim], k [kv_tokens, kv_heads, head_dim], v likewise (ignored when
+// v_is_k_prefix), all of the problem's dtype. The result is finalised.
+struct LocalRun {
+  Partial result;           // [q_tokens, heads, v_head_dim]
+  int64_t bytes_moved = 0;  // payload counted at the exchange
+};
+absl::StatusOr<LocalRun> RunLocally(const Plan& plan, const TensorView& q, const TensorView& k,
+                                    const TensorView& v, float scale, Backend& backend);
+
+}  // namespace annulus

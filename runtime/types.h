@@ -1,0 +1,114 @@
+// The values of the service's calls, shared by client, coordinator and rpc. Nothing here knows a
+// transport. Tensors are NHD; positions are absolute; K and Q arrive with positions already applied
+// (post-RoPE); lse is the natural log.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "attention/tensor.h"
+#include "sharding/layout.h"
+#include "sharding/plan.h"
+
+namespace annulus {
+
+using ContextId = uint64_t;
+
+// One sequence's KV over all layers. Limits are checked by Validate: 1 ≤ layers ≤ 1024, heads a
+// multiple of kv_heads, dims multiples of 8 up to 576.
+struct ContextSpec {
+  int layers = 1;
+  int heads = 0;
+  int kv_heads = 0;
+  int head_dim = 0;
+  int v_head_dim = 0;
+  bool v_is_k_prefix = false;  // MLA: V is K's first v_head_dim dims and is not stored again
+  DType dtype = DType::kBF16;  // what K and V are rounded to and stored in
+  Placement placement = Placement::kTokens;
+  // How tokens are cut over token groups. A context that grows takes block-cyclic; contiguous and
+  // zigzag need tokens_expected, and appends beyond it are refused.
+  PartitionSpec partition{PartitionKind::kBlockCyclic, 64};
+  int64_t tokens_expected = 0;  // 0: grows without a known end
+};
+
+struct ContextInfo {
+  ContextId id = 0;
+  uint64_t epoch = 0;  // version of the shard map that holds it
+  ContextSpec spec;
+  std::vector<int64_t> tokens;  // committed, by layer
+  int64_t kv_bytes = 0;         // over all workers
+  std::string state;            // "ok", or "lost" once a worker that held it is gone
+};
+
+// Appends tokens [start, start + k.tokens) of one layer. k [n, kv_heads, head_dim] and
+// v [n, kv_heads, v_head_dim] in any dtype; stored in the context's. v is empty (0 tokens) when the
+// context has v_is_k_prefix.
+struct AppendRequest {
+  ContextId context = 0;
+  int layer = 0;
+  int64_t start = 0;  // must equal the layer's committed tokens
+  TensorView k;
+  TensorView v;
+};
+
+struct AppendResult {
+  uint64_t epoch = 0;
+  int64_t tokens = 0;  // the layer's committed tokens now
+};
+
+// Attends q [n, heads, head_dim] (any dtype; rounded to the context's) at positions
+// [q_start, q_start + n) over the first kv_len tokens; q_start + n == kv_len ≤ committed tokens.
+struct AttendRequest {
+  ContextId context = 0;
+  int layer = 0;
+  int64_t q_start = 0;
+  int64_t kv_len = 0;
+  TensorView q;
+  std::string pattern = "causal";
+  std::optional<PlanKind> plan;  // nullopt: auto
+  float scale = 0;               // 0: 1/√head_dim
+  std::string request_id;        // appears in logs and traces; made up when empty
+};
+
+struct WorkerShare {
+  uint64_t worker = 0;
+  int64_t work_pairs = 0;
+  int64_t bytes_sent = 0;
+  int64_t bytes_received = 0;
+};
+
+struct AttendStats {
+  std::string plan;           // the kind that ran
+  int64_t visited_pairs = 0;  // allowed (query head, query, key) triples
+  int64_t work_pairs = 0;
+  int64_t bytes_moved = 0;    // payload counted at the transports, coordinator and workers
+  int64_t planned_bytes = 0;  // what the plan said
+  double elapsed_s = 0;       // at the coordinator, from the whole request to the whole answer
+  std::vector<WorkerShare> workers;
+};
+
+struct AttendResult {
+  Tensor out;  // f32 [n, heads, v_head_dim]
+  Tensor lse;  // f32 [n, heads, 1]
+  uint64_t epoch = 0;
+  AttendStats stats;
+};
+
+struct WorkerStatus {
+  uint64_t id = 0;
+  std::string state;    // "ready", "lost"
+  std::string backend;  // e.g. "cpu (AVX2)"
+  std::string address;
+  int64_t kv_bytes = 0;
+  int64_t kv_bytes_limit = 0;
+};
+
+struct ClusterStatus {
+  uint64_t epoch = 0;
+  std::vector<ContextInfo> contexts;
+  std::vector<WorkerStatus> workers;
+};
+
+}  // namespace annulus

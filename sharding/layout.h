@@ -1,0 +1,74 @@
+// Layout: who holds which (KV head, block) of a context: a mesh of `head_groups` × `token_groups`
+// ranks. Rank = token_group · head_groups + head_group: the ranks of one token group (inside a
+// node, where links are fast) share its tokens and split the heads; ranks of one head group form
+// a ring over the tokens. head_groups = 1 is plain token sharding, token_groups = 1 head sharding
+// (Ulysses, S2 over heads). Ranks beyond the mesh hold nothing.
+// Immutable value.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "attention/backend.h"
+#include "sharding/partition.h"
+
+namespace annulus {
+
+// Where CreateContext places KV: "tokens", "heads" or "mesh".
+enum class Placement { kTokens, kHeads, kMesh };
+absl::StatusOr<Placement> ParsePlacement(absl::string_view text);
+absl::string_view Name(Placement placement);
+
+// The mesh of `world` ranks: head_groups × token_groups = world, head_groups the largest divisor
+// ≤ √world (so a mesh of prime world is 1 × world).
+struct MeshShape {
+  int head_groups = 1;
+  int token_groups = 1;
+  friend bool operator==(const MeshShape&, const MeshShape&) = default;
+};
+MeshShape MeshOf(int world);
+
+class Layout {
+ public:
+  // heads query heads in groups of heads / kv_heads per KV head; heads % kv_heads == 0.
+  // Query heads are cut contiguously into head_groups parts, as even as they go, so that with more
+  // groups than KV heads a KV head is held by several ranks (each serves part of its query heads),
+  // and with more groups than query heads some ranks hold nothing.
+  Layout(MeshShape mesh, int heads, int kv_heads, Partition tokens);
+
+  static Layout Tokens(int world, int heads, int kv_heads, PartitionSpec spec, int64_t blocks);
+  static Layout Of(Placement placement, int world, int heads, int kv_heads, PartitionSpec spec,
+                   int64_t blocks);
+
+  int world() const { return mesh_.head_groups * mesh_.token_groups; }
+  const MeshShape& mesh() const { return mesh_; }
+  const Partition& tokens() const { return tokens_; }  // over token groups
+  int heads() const { return heads_; }
+  int kv_heads() const { return kv_heads_; }
+
+  int HeadGroup(int rank) const { return rank % mesh_.head_groups; }
+  int TokenGroup(int rank) const { return rank / mesh_.head_groups; }
+  int Rank(int head_group, int token_group) const {
+    return token_group * mesh_.head_groups + head_group;
+  }
+
+  HeadRange QueryHeads(int rank) const;  // query heads this rank computes
+  HeadRange KvHeads(int rank) const;     // KV heads they read: what it holds; may overlap others'
+  BlockSet Blocks(int rank) const;       // blocks it holds of each of those KV heads
+
+  // The rank that gives (kv_head, blocks of token group g) to others: of several holders the first.
+  int Source(int kv_head, int token_group) const;
+
+  friend bool operator==(const Layout&, const Layout&) = default;
+
+ private:
+  MeshShape mesh_;
+  int heads_ = 0;
+  int kv_heads_ = 0;
+  Partition tokens_;
+};
+
+}  // namespace annulus

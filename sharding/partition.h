@@ -1,0 +1,53 @@
+// Partition: which rank owns which KV blocks of a context, and with them their tokens.
+//   contiguous      rank r owns one range; ranges differ by at most one block
+//   zigzag          2·world chunks; rank r owns chunks r and 2·world − 1 − r (causal work balances)
+//   block-cyclic:N  blocks go round the ranks N at a time; the only kind that can grow
+//   striped         block-cyclic:1
+// Ownership is by whole 64-token blocks; a context with fewer blocks than ranks leaves ranks idle.
+// Immutable value; O(runs) memory whatever the context's length.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "attention/block_set.h"
+
+namespace annulus {
+
+enum class PartitionKind { kContiguous, kZigzag, kBlockCyclic };
+
+struct PartitionSpec {
+  PartitionKind kind = PartitionKind::kZigzag;
+  int64_t unit_blocks = 1;  // block-cyclic only, ≥ 1
+
+  // "zigzag", "contiguous", "striped", "block-cyclic:N". INVALID_ARGUMENT names the text.
+  static absl::StatusOr<PartitionSpec> Parse(absl::string_view text);
+  std::string ToString() const;
+  friend bool operator==(const PartitionSpec&, const PartitionSpec&) = default;
+};
+
+class Partition {
+ public:
+  // Blocks [first_block, first_block + blocks) over `world` ranks; blocks ≥ 0, world ≥ 1.
+  Partition(PartitionSpec spec, int64_t first_block, int64_t blocks, int world);
+
+  const PartitionSpec& spec() const { return spec_; }
+  int world() const { return world_; }
+  int64_t first_block() const { return first_block_; }
+  int64_t blocks() const { return blocks_; }
+
+  int Owner(int64_t block) const;
+  BlockSet BlocksOf(int rank) const;
+
+  friend bool operator==(const Partition&, const Partition&) = default;
+
+ private:
+  PartitionSpec spec_;
+  int64_t first_block_ = 0;
+  int64_t blocks_ = 0;
+  int world_ = 1;
+};
+
+}  // namespace annulus

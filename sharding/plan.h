@@ -1,0 +1,122 @@
+// Plan: how one attention problem is cut over ranks and what moves. An immutable value; the engine
+// (runtime/engine) executes it on each rank, and planning needs no clock, no I/O and no CUDA.
+//
+// A plan is a short list of steps. In each step a rank first starts the step's transfers, then
+// runs the step's computes on what it held BEFORE the step, then waits for the transfers; so
+// communication of a step hides behind its compute, and what arrives is usable from the next step.
+// Everything a compute makes is a partial; partials that arrive are merged into those of the same
+// rows and heads. At the end every query row is whole at its home.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "attention/backend.h"
+#include "attention/block_set.h"
+#include "attention/pattern.h"
+#include "sharding/layout.h"
+
+namespace annulus {
+
+enum class PlanKind { kRing, kRingContiguous, kHeads, kMesh, kGroupCast, kPassQ };
+inline constexpr PlanKind kPlanKinds[] = {PlanKind::kRing,      PlanKind::kRingContiguous,
+                                          PlanKind::kHeads,     PlanKind::kMesh,
+                                          PlanKind::kGroupCast, PlanKind::kPassQ};
+
+// "ring", "ring-contiguous", "heads", "mesh", "group-cast", "pass-q".
+absl::string_view Name(PlanKind kind);
+absl::StatusOr<PlanKind> ParsePlanKind(absl::string_view text);
+
+// Where queries start and answers end: kOwners = on the ranks that hold those tokens (SPMD, all
+// heads, cut by `home_partition`); kCaller = outside the ranks (the service's coordinator).
+enum class Home { kOwners, kCaller };
+
+// What is to be computed, and what lies where before.
+struct Problem {
+  int64_t q_tokens = 0;  // the LAST q_tokens of the context
+  int64_t kv_tokens = 0;
+  int heads = 0;
+  int kv_heads = 0;
+  int head_dim = 0;
+  int v_head_dim = 0;
+  bool v_is_k_prefix = false;  // V is K's first v_head_dim dims: it moves no bytes of its own
+  DType dtype = DType::kBF16;  // of q, k and v
+  Pattern pattern;
+  Home home = Home::kOwners;
+  PartitionSpec home_partition;  // of tokens over all ranks; used when home is kOwners
+  Layout kv;                     // who holds the KV now
+
+  int group() const { return heads / kv_heads; }
+  TokenRange q_range() const { return {kv_tokens - q_tokens, kv_tokens}; }
+  int world() const { return kv.world(); }
+};
+
+inline constexpr int kCaller = -1;  // the rank number of the caller in a transfer
+
+// Rows, pages or partials that go from one rank to another.
+struct Transfer {
+  enum class Kind { kQuery, kKv, kPartial };
+  Kind kind = Kind::kKv;
+  int source = 0;       // a rank, or kCaller
+  int destination = 0;  // a rank, or kCaller; ≠ source
+  HeadRange heads;      // query heads for kQuery and kPartial, KV heads for kKv
+  BlockSet blocks;      // query blocks or KV blocks; rows outside q_range are not part of it
+};
+
+// One launch: the query blocks' rows (within q_range) of these query heads against these KV blocks.
+struct Compute {
+  int rank = 0;
+  BlockSet q_blocks;
+  HeadRange heads;
+  BlockSet kv_blocks;
+};
+
+struct Step {
+  std::vector<Transfer> transfers;
+  std::vector<Compute> computes;
+  bool drop_received_kv = false;  // KV that arrived in earlier steps is not needed after this one
+};
+
+class Plan {
+ public:
+  Plan(PlanKind kind, Problem problem, std::vector<Step> steps);
+
+  PlanKind kind() const { return kind_; }
+  const Problem& problem() const { return problem_; }
+  const std::vector<Step>& steps() const { return steps_; }
+  int world() const { return problem_.world(); }
+
+  // The rows of q that start and end at `rank` (kOwners).
+  BlockSet HomeRows(int rank) const;
+
+  // Payload bytes of one transfer: kQuery rows·heads·head_dim elements of dtype; kKv tokens·heads·
+  // (head_dim + v_head_dim) elements (head_dim alone when v_is_k_prefix); kPartial rows·heads·
+  // (v_head_dim + 1) f32.
+  int64_t Bytes(const Transfer& transfer) const;
+  int64_t BytesSent(int rank) const;      // kCaller allowed
+  int64_t BytesReceived(int rank) const;  // kCaller allowed
+  int64_t BytesTotal() const;             // Σ over transfers
+
+  // Whether it is right: every transfer's source holds what it sends, every compute's rank holds
+  // the queries and every page the pattern reads, every (row, head, KV block) that the pattern
+  // allows is computed exactly once, every partial reaches its home. INTERNAL names what is not.
+  absl::Status Validate() const;
+
+  // Some lines for people: steps, transfers, bytes.
+  std::string ToString() const;
+
+ private:
+  PlanKind kind_;
+  Problem problem_;
+  std::vector<Step> steps_;
+};
+
+// Builds the plan of that kind. INVALID_ARGUMENT for a problem that makes no sense (names the
+// field). No kind refuses on divisibility: heads replicate or ranks idle.
+absl::StatusOr<Plan> BuildPlan(PlanKind kind, const Problem& problem);
+
+}  // namespace annulus

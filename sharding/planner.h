@@ -1,0 +1,71 @@
+// The planner: what each plan costs by a stated model, and which one is cheapest.
+// Pure: the same problem and cluster give the same answer on every machine.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "sharding/plan.h"
+
+namespace annulus {
+
+// The figures of the cost model. A step costs, on each rank, max(compute, communication), and the
+// slowest rank counts:
+//   compute        4·work_pairs·(head_dim + v_head_dim)/2 / flops, at least KV bytes read /
+//   read_bytes_per_s communication  per link class: bytes / bytes_per_s + messages · latency_s
+// The caller (service) is reached over the link between nodes unless nodes = 1.
+struct ClusterModel {
+  int workers_per_node = 1 << 20;   // ranks [0, n) on node 0, [n, 2n) on node 1, …
+  double inside_bytes_per_s = 4e9;  // per direction and rank, inside a node
+  double inside_latency_s = 20e-6;
+  double between_bytes_per_s = 4e9;  // per direction and rank, between nodes
+  double between_latency_s = 50e-6;
+  double flops = 50e9;             // per rank, attained by the kernels
+  double read_bytes_per_s = 10e9;  // per rank, memory
+};
+
+struct WorkerLoad {
+  int worker = 0;
+  int64_t work_pairs = 0;  // (query head, query, key) pairs computed, block edges included
+  int64_t kv_tokens = 0;   // distinct tokens of KV held at the start
+  int64_t bytes_sent = 0;
+  int64_t bytes_received = 0;
+};
+
+struct PlanCost {
+  PlanKind kind = PlanKind::kRing;
+  double cost_s = 0;
+  double compute_s = 0;       // of the slowest rank, summed over steps
+  double exposed_comm_s = 0;  // cost_s − compute_s
+  int64_t bytes_total = 0;
+  double imbalance = 1;  // max/mean of work_pairs over all ranks; 1 when there is no work
+  std::vector<WorkerLoad> workers;
+};
+
+// What the pattern asks for, whatever the plan: over all query heads.
+struct ProblemSize {
+  int64_t visited_pairs = 0;
+  int64_t work_pairs = 0;
+  double density = 0;  // visited_pairs / (heads·q_tokens·kv_tokens)
+};
+ProblemSize SizeOf(const Problem& problem);
+
+// The cost of one plan. At 10M tokens over 64 ranks this takes a second or so: it compiles rows of
+// blocks, not tokens.
+PlanCost Cost(const Plan& plan, const ClusterModel& cluster);
+
+struct Decision {
+  Plan plan;  // the chosen one
+  std::vector<PlanCost>
+      candidates;  // all that were weighed, cheapest first; the asked-for one chosen
+};
+
+// `asked` fixes the kind; without it the cheapest wins, ties to the earlier in kPlanKinds.
+absl::StatusOr<Decision> Choose(const Problem& problem, const ClusterModel& cluster,
+                                std::optional<PlanKind> asked = std::nullopt);
+
+}  // namespace annulus
