@@ -70,6 +70,15 @@ struct AttendRequest {
   std::optional<PlanKind> plan;  // nullopt: auto
   float scale = 0;               // 0: 1/√head_dim
   std::string request_id;        // appears in logs and traces; made up when empty
+  bool trace = false;            // whether the answer brings spans
+};
+
+// What a process did when, wall clock; for a trace file.
+struct TraceSpan {
+  std::string process;  // "coordinator", "worker 3"
+  std::string name;
+  int64_t begin_ns = 0;  // since the Unix epoch
+  int64_t end_ns = 0;
 };
 
 struct WorkerShare {
@@ -94,6 +103,7 @@ struct AttendResult {
   Tensor lse;  // f32 [n, heads, 1]
   uint64_t epoch = 0;
   AttendStats stats;
+  std::vector<TraceSpan> trace;
 };
 
 struct WorkerStatus {
