@@ -16,26 +16,27 @@
 
 namespace annulus {
 
+// Row strides are in elements, between consecutive tokens. They belong to the page, so that one
+// table can hold pages of a strided tensor beside pages that arrived from another rank.
 struct KvPage {
   const std::byte* k = nullptr;
   const std::byte* v = nullptr;
+  int32_t k_row_stride = 0;
+  int32_t v_row_stride = 0;
 };
 
 class KvTable {
  public:
   KvTable() = default;
   // KV heads [kv_head_first, kv_head_first + kv_heads) of a context of kv_tokens tokens.
-  // Strides are in elements between consecutive tokens of one page.
   KvTable(DType dtype, int kv_head_first, int kv_heads, int head_dim, int v_head_dim,
-          int64_t kv_tokens, int64_t k_row_stride, int64_t v_row_stride)
+          int64_t kv_tokens)
       : dtype_(dtype),
         kv_head_first_(kv_head_first),
         kv_heads_(kv_heads),
         head_dim_(head_dim),
         v_head_dim_(v_head_dim),
         kv_tokens_(kv_tokens),
-        k_row_stride_(k_row_stride),
-        v_row_stride_(v_row_stride),
         blocks_(BlocksOf(kv_tokens)),
         pages_(static_cast<size_t>(kv_heads * blocks_)) {}
 
@@ -52,8 +53,6 @@ class KvTable {
   int head_dim() const { return head_dim_; }
   int v_head_dim() const { return v_head_dim_; }
   int64_t kv_tokens() const { return kv_tokens_; }
-  int64_t k_row_stride() const { return k_row_stride_; }
-  int64_t v_row_stride() const { return v_row_stride_; }
   int64_t blocks() const { return blocks_; }
 
  private:
@@ -67,8 +66,6 @@ class KvTable {
   int head_dim_ = 0;
   int v_head_dim_ = 0;
   int64_t kv_tokens_ = 0;
-  int64_t k_row_stride_ = 0;
-  int64_t v_row_stride_ = 0;
   int64_t blocks_ = 0;
   std::vector<KvPage> pages_;
 };
