@@ -38,6 +38,7 @@ struct AttendArgs {
   TensorView q;
   std::vector<TokenRange> q_ranges;
   HeadRange heads;
+  int64_t kv_tokens = 0;        // length of the context; keys at and beyond it do not exist
   int group = 1;                // query heads per KV head, ≥ 1
   const KvTable* kv = nullptr;  // holds every page of `keys` that the pattern reads
   const Pattern* pattern = nullptr;

@@ -28,21 +28,27 @@ struct KvPage {
 class KvTable {
  public:
   KvTable() = default;
-  // KV heads [kv_head_first, kv_head_first + kv_heads) of a context of kv_tokens tokens.
+  // KV heads [kv_head_first, kv_head_first + kv_heads), blocks [0, blocks).
   KvTable(DType dtype, int kv_head_first, int kv_heads, int head_dim, int v_head_dim,
-          int64_t kv_tokens)
+          int64_t blocks)
       : dtype_(dtype),
         kv_head_first_(kv_head_first),
         kv_heads_(kv_heads),
         head_dim_(head_dim),
         v_head_dim_(v_head_dim),
-        kv_tokens_(kv_tokens),
-        blocks_(BlocksOf(kv_tokens)),
-        pages_(static_cast<size_t>(kv_heads * blocks_)) {}
+        blocks_(blocks),
+        pages_(static_cast<size_t>(kv_heads * blocks)) {}
 
   // All blocks of an NHD tensor pair: k [tokens, kv_heads, head_dim], v [tokens, kv_heads,
   // v_head_dim] with equal tokens, heads and dtype; token 0 is absolute position 0.
   static KvTable FromTensors(const TensorView& k, const TensorView& v);
+
+  // Makes room for a context that grew; never shrinks.
+  void Extend(int64_t blocks) {
+    if (blocks <= blocks_) return;
+    blocks_ = blocks;
+    pages_.resize(static_cast<size_t>(kv_heads_ * blocks));
+  }
 
   void Set(int kv_head, int64_t block, KvPage page) { pages_[Index(kv_head, block)] = page; }
   const KvPage& page(int kv_head, int64_t block) const { return pages_[Index(kv_head, block)]; }
@@ -52,12 +58,11 @@ class KvTable {
   int kv_heads() const { return kv_heads_; }
   int head_dim() const { return head_dim_; }
   int v_head_dim() const { return v_head_dim_; }
-  int64_t kv_tokens() const { return kv_tokens_; }
   int64_t blocks() const { return blocks_; }
 
  private:
   size_t Index(int kv_head, int64_t block) const {
-    return static_cast<size_t>((kv_head - kv_head_first_) * blocks_ + block);
+    return static_cast<size_t>(block * kv_heads_ + (kv_head - kv_head_first_));
   }
 
   DType dtype_ = DType::kF32;
@@ -65,7 +70,6 @@ class KvTable {
   int kv_heads_ = 0;
   int head_dim_ = 0;
   int v_head_dim_ = 0;
-  int64_t kv_tokens_ = 0;
   int64_t blocks_ = 0;
   std::vector<KvPage> pages_;
 };
