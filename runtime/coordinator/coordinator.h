@@ -1,0 +1,64 @@
+// The coordinator of a cluster: admits calls, plans them, fans them out to the workers, merges
+// their partials and answers. Its decisions are a pure state machine (core.h); this is the process
+// around it: one communication thread drives the transport and the machine, and each caller's
+// thread does its own call's tensor work (planning, packing, merging) between the machine's steps.
+// Thread-safe: Service calls may come from any threads; they block.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "base/clock.h"
+#include "comm/fabric.h"
+#include "runtime/coordinator/service.h"
+#include "sharding/planner.h"
+
+namespace annulus {
+
+// What a coordinator holds at most; each is named in the RESOURCE_EXHAUSTED it causes.
+struct CoordinatorLimits {
+  int64_t contexts_max = 4096;
+  int64_t in_flight_max = 256;                     // calls at once
+  int64_t in_flight_bytes_max = int64_t{4} << 30;  // tensors of all calls at once
+  int64_t request_bytes_max = int64_t{1} << 30;    // tensors of one call, its answer included
+};
+
+struct CoordinatorOptions {
+  std::unique_ptr<Fabric> fabric;
+  ClusterModel cluster;  // what the planner weighs with
+  absl::Duration heartbeat_period = absl::Milliseconds(100);
+  absl::Duration heartbeat_timeout = absl::Seconds(1);  // a worker silent for longer is lost
+  CoordinatorLimits limits;
+  const Clock* clock = &Clock::Real();
+};
+
+class Coordinator final : public Service {
+ public:
+  static absl::StatusOr<std::unique_ptr<Coordinator>> Start(CoordinatorOptions options);
+
+  // Stops the communication thread; calls in flight end with CANCELLED. No call may start any more.
+  ~Coordinator() override;
+
+  // Where workers reach it.
+  std::string fabric_address() const;
+
+  absl::StatusOr<ContextInfo> CreateContext(const ContextSpec& spec,
+                                            const CallContext& call) override;
+  absl::StatusOr<AppendResult> Append(const AppendRequest& request,
+                                      const CallContext& call) override;
+  absl::StatusOr<AttendResult> Attend(const AttendRequest& request,
+                                      const CallContext& call) override;
+  absl::Status Release(ContextId context, const CallContext& call) override;
+  absl::StatusOr<ContextInfo> Describe(ContextId context, const CallContext& call) override;
+  absl::StatusOr<ClusterStatus> Status(const CallContext& call) override;
+
+ private:
+  class Impl;
+  explicit Coordinator(std::unique_ptr<Impl> impl);
+
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace annulus

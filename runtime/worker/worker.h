@@ -1,0 +1,70 @@
+// A worker of a cluster: holds the KV pages that the coordinator places on it and computes partials
+// where they lie. One communication thread owns the transport, the heartbeats and the state; one
+// engine thread owns the KV store and runs tasks in the order the coordinator sent them.
+// Thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "base/clock.h"
+#include "comm/fabric.h"
+
+namespace annulus {
+
+struct WorkerOptions {
+  std::unique_ptr<Fabric> fabric;
+  std::string coordinator_address;  // Coordinator::fabric_address()
+  std::string name;                 // for people, in logs and errors; the id comes from joining
+  std::string backend = "cpu";      // as MakeBackend
+  int threads = 0;                  // compute threads, 0 for one per core
+  int64_t kv_bytes_limit = int64_t{1} << 30;
+  absl::Duration heartbeat_period = absl::Milliseconds(100);
+  absl::Duration heartbeat_timeout = absl::Seconds(1);  // a coordinator silent for longer is lost
+  const Clock* clock = &Clock::Real();
+};
+
+struct WorkerSnapshot {
+  uint64_t id = 0;    // 0 until joined
+  std::string state;  // "joining", "ready", "lost"
+  std::string backend;
+  int64_t kv_bytes = 0;
+  int64_t kv_bytes_limit = 0;
+  int64_t contexts = 0;
+  uint64_t attends = 0;  // finished, whether well or not
+  uint64_t appends = 0;
+  uint64_t bytes_sent = 0;  // payload, over messages and exchanges
+  uint64_t bytes_received = 0;
+};
+
+class Worker {
+ public:
+  // Starts both threads; joining goes on in the background and is tried again until it works.
+  // INVALID_ARGUMENT for an unknown backend, a malformed address or a limit below one.
+  static absl::StatusOr<std::unique_ptr<Worker>> Start(WorkerOptions options);
+
+  // Stops both threads; running work is cancelled.
+  ~Worker();
+
+  // OK once the coordinator has taken this worker in; DEADLINE_EXCEEDED names its address;
+  // UNAVAILABLE if it was lost meanwhile.
+  absl::Status WaitUntilJoined(absl::Time deadline);
+
+  // Whether the coordinator, once joined, is gone (or has fenced this worker off). Final: what is
+  // held here will never be asked for again, so the process should exit with an error.
+  bool lost() const;
+
+  WorkerSnapshot Snapshot() const;
+
+ private:
+  class Impl;
+  explicit Worker(std::unique_ptr<Impl> impl);
+
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace annulus
