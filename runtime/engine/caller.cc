@@ -1,0 +1,61 @@
+// The caller's side of a plan whose queries start and answers end outside the ranks.
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/engine/engine.h"
+#include "runtime/engine/tiles.h"
+#include "runtime/engine/wire_rows.h"
+
+namespace annulus {
+namespace {
+
+template <typename Fn>
+void ForEachTransfer(const Plan& plan, int source, int destination, Fn fn) {
+  for (const Step& step : plan.steps()) {
+    for (const Transfer& transfer : step.transfers) {
+      if (transfer.source == source && transfer.destination == destination) fn(transfer);
+    }
+  }
+}
+
+BlockSet AllQueryBlocks(const Problem& problem) {
+  const TokenRange q = problem.q_range();
+  const int64_t first = q.begin / kBlockTokens;
+  return BlockSet::Range(first, BlocksOf(q.end) - first);
+}
+
+}  // namespace
+
+Buffer PackQueries(const Plan& plan, int rank, const TensorView& q) {
+  const Problem& problem = plan.problem();
+  const Rows all(AllQueryBlocks(problem), problem.q_range());
+  std::vector<Buffer> parts;
+  ForEachTransfer(plan, kCaller, rank, [&](const Transfer& transfer) {
+    const Rows rows(transfer.blocks, problem.q_range());
+    parts.push_back(PackQueryRows(problem, rows, transfer.heads, all, q));
+  });
+  return parts.size() == 1 ? parts[0] : Join(parts);
+}
+
+absl::Status MergeAnswer(const Plan& plan, int rank, const Buffer& answer, PartialView into) {
+  const Problem& problem = plan.problem();
+  int64_t expected = 0;
+  ForEachTransfer(plan, rank, kCaller,
+                  [&](const Transfer& transfer) { expected += plan.Bytes(transfer); });
+  if (static_cast<int64_t>(answer.size()) != expected) {
+    return absl::DataLossError(absl::StrCat("rank ", rank, " answered ", answer.size(),
+                                            " bytes, the plan says ", expected));
+  }
+  const Rows all(AllQueryBlocks(problem), problem.q_range());
+  Buffer bytes = answer;  // the same bytes; only read
+  std::byte* at = bytes.data();
+  ForEachTransfer(plan, rank, kCaller, [&](const Transfer& transfer) {
+    const Rows rows(transfer.blocks, problem.q_range());
+    MergeRows(all, {0, problem.heads}, into, rows, transfer.heads,
+              PartialIn(at, rows.count(), transfer.heads.count, problem.v_head_dim));
+    at += plan.Bytes(transfer);
+  });
+  return absl::OkStatus();
+}
+
+}  // namespace annulus

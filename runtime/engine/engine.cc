@@ -1,0 +1,254 @@
+#include "runtime/engine/engine.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "runtime/engine/rows.h"
+#include "runtime/engine/tiles.h"
+#include "runtime/engine/wire_rows.h"
+#include "runtime/engine/working_kv.h"
+
+namespace annulus {
+namespace {
+
+// How often a wait looks at the cancel flag.
+constexpr absl::Duration kCancelPeriod = absl::Milliseconds(10);
+
+class RankRun {
+ public:
+  RankRun(const RankTask& task, Backend& backend, Exchange& exchange)
+      : task_(task),
+        plan_(*task.plan),
+        problem_(plan_.problem()),
+        backend_(backend),
+        exchange_(exchange),
+        tiles_(problem_),
+        kv_(plan_, task.rank, *task.kv) {}
+
+  absl::StatusOr<RankResult> Run();
+
+ private:
+  // A transfer of the step in flight and the memory it uses.
+  struct Flight {
+    const Transfer* transfer;
+    Buffer bytes;
+  };
+
+  absl::Status Prepare();
+  absl::Status RunStep(const Step& step, int index);
+  absl::Status StartTransfers(const Step& step, std::vector<Flight>* out, std::vector<Flight>* in);
+  absl::StatusOr<Buffer> PackOutgoing(const Transfer& transfer);
+  absl::Status Accept(Flight flight);
+  absl::Status Launch(const Compute& compute);
+  absl::Status WaitFor(Exchange::Ticket ticket);
+  void Trace(absl::string_view name, absl::Time begin) const {
+    if (task_.trace) task_.trace(name, begin, absl::Now());
+  }
+
+  const RankTask& task_;
+  const Plan& plan_;
+  const Problem& problem_;
+  Backend& backend_;
+  Exchange& exchange_;
+  Tiles tiles_;
+  WorkingKv kv_;
+  size_t caller_offset_ = 0;  // consumed of q_packed
+  std::vector<Buffer> for_caller_;
+  int64_t caller_bytes_ = 0;
+};
+
+absl::Status RankRun::Prepare() {
+  if (problem_.home == Home::kOwners) {
+    const Rows rows(plan_.HomeRows(task_.rank), problem_.q_range());
+    if (task_.q.tokens != rows.count()) {
+      return absl::InternalError(absl::StrCat("rank ", task_.rank, " was given ", task_.q.tokens,
+                                              " query rows, the plan says ", rows.count()));
+    }
+    tiles_.Borrow(rows, {0, problem_.heads}, task_.q);
+  }
+  for (const Step& step : plan_.steps()) {
+    for (const Compute& compute : step.computes) {
+      if (compute.rank != task_.rank) continue;
+      tiles_.ForCompute(Rows(compute.q_blocks, problem_.q_range()), compute.heads);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Buffer> RankRun::PackOutgoing(const Transfer& transfer) {
+  const Rows rows(transfer.blocks, problem_.q_range());
+  switch (transfer.kind) {
+    case Transfer::Kind::kKv:
+      return kv_.Pack(transfer);
+    case Transfer::Kind::kQuery:
+      return PackQueryRows(problem_, rows, transfer.heads,
+                           Rows(plan_.HomeRows(task_.rank), problem_.q_range()), task_.q);
+    case Transfer::Kind::kPartial: {
+      Buffer bytes(static_cast<size_t>(plan_.Bytes(transfer)));
+      const PartialView view =
+          PartialIn(bytes.data(), rows.count(), transfer.heads.count, problem_.v_head_dim);
+      SetIdentity(view);
+      tiles_.Gather(rows, transfer.heads, view);
+      return bytes;
+    }
+  }
+  return absl::InternalError("unknown kind of transfer");
+}
+
+absl::Status RankRun::StartTransfers(const Step& step, std::vector<Flight>* out,
+                                     std::vector<Flight>* in) {
+  for (const Transfer& transfer : step.transfers) {
+    const size_t bytes = static_cast<size_t>(plan_.Bytes(transfer));
+    if (bytes == 0) continue;
+    if (transfer.source == task_.rank) {
+      ANNULUS_ASSIGN_OR_RETURN(Buffer packed, PackOutgoing(transfer));
+      if (packed.size() != bytes) {
+        return absl::InternalError(absl::StrCat("transfer to rank ", transfer.destination, " has ",
+                                                packed.size(), " bytes, the plan says ", bytes));
+      }
+      if (transfer.destination == kCaller) {
+        caller_bytes_ += static_cast<int64_t>(bytes);
+        for_caller_.push_back(std::move(packed));
+      } else {
+        out->push_back({&transfer, std::move(packed)});
+      }
+    } else if (transfer.destination == task_.rank) {
+      Buffer bytes_in(bytes);
+      if (transfer.source == kCaller) {
+        if (task_.q_packed.size() - caller_offset_ < bytes) {
+          return absl::InternalError(absl::StrCat("the caller gave rank ", task_.rank, " ",
+                                                  task_.q_packed.size(),
+                                                  " bytes, fewer than the plan says"));
+        }
+        std::memcpy(bytes_in.data(), task_.q_packed.data() + caller_offset_, bytes);
+        caller_offset_ += bytes;
+      }
+      in->push_back({&transfer, std::move(bytes_in)});
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RankRun::Accept(Flight flight) {
+  const Transfer& transfer = *flight.transfer;
+  if (transfer.kind == Transfer::Kind::kKv) {
+    kv_.Receive(transfer, std::move(flight.bytes));
+    return absl::OkStatus();
+  }
+  const Rows rows(transfer.blocks, problem_.q_range());
+  if (transfer.kind == Transfer::Kind::kQuery) {
+    tiles_.SpreadQueries(rows, transfer.heads,
+                         TensorView::Contiguous(flight.bytes.data(), problem_.dtype, rows.count(),
+                                                transfer.heads.count, problem_.head_dim));
+    return absl::OkStatus();
+  }
+  tiles_.MergeArrived(
+      rows, transfer.heads,
+      PartialIn(flight.bytes.data(), rows.count(), transfer.heads.count, problem_.v_head_dim));
+  return absl::OkStatus();
+}
+
+absl::Status RankRun::Launch(const Compute& compute) {
+  const Rows rows(compute.q_blocks, problem_.q_range());
+  if (rows.count() == 0 || compute.heads.count == 0) return absl::OkStatus();
+  Tile& tile = tiles_.ForCompute(rows, compute.heads);
+  AttendArgs args;
+  args.q = tile.q;
+  args.q_ranges = rows.ranges();
+  args.heads = compute.heads;
+  args.kv_tokens = problem_.kv_tokens;
+  args.group = problem_.group();
+  args.kv = &kv_.table();
+  args.pattern = &problem_.pattern;
+  args.keys = &compute.kv_blocks;
+  args.scale = task_.scale;
+  args.into = tile.partial.view();
+  args.cancel = task_.cancel;
+  return backend_.Attend(args);
+}
+
+absl::Status RankRun::WaitFor(Exchange::Ticket ticket) {
+  while (true) {
+    const absl::Time slice = std::min(task_.deadline, absl::Now() + kCancelPeriod);
+    const absl::Status status = exchange_.Wait(ticket, slice);
+    if (!absl::IsDeadlineExceeded(status)) return status;
+    if (task_.cancel != nullptr && task_.cancel->load()) {
+      return absl::CancelledError("the request was cancelled");
+    }
+    if (absl::Now() >= task_.deadline) return status;
+  }
+}
+
+absl::Status RankRun::RunStep(const Step& step, int index) {
+  if (absl::Now() >= task_.deadline) {
+    return absl::DeadlineExceededError(absl::StrCat("deadline passed before step ", index));
+  }
+  kv_.BeginStep(index);
+  std::vector<Flight> out, in;
+  ANNULUS_RETURN_IF_ERROR(StartTransfers(step, &out, &in));
+  std::vector<SendOp> sends;
+  std::vector<RecvOp> receives;
+  for (const Flight& flight : out) {
+    sends.push_back({flight.transfer->destination, flight.bytes.data(), flight.bytes.size()});
+  }
+  for (Flight& flight : in) {
+    if (flight.transfer->source == kCaller) continue;
+    receives.push_back({flight.transfer->source, flight.bytes.data(), flight.bytes.size()});
+  }
+  const bool moves = !sends.empty() || !receives.empty();
+  Exchange::Ticket ticket = 0;
+  if (moves) {
+    ANNULUS_ASSIGN_OR_RETURN(ticket, exchange_.Post(sends, receives));
+  }
+  for (const Compute& compute : step.computes) {
+    if (compute.rank != task_.rank) continue;
+    const absl::Time begin = absl::Now();
+    ANNULUS_RETURN_IF_ERROR(Launch(compute));
+    Trace(absl::StrCat("step ", index, " attend"), begin);
+  }
+  if (moves) {
+    const absl::Time begin = absl::Now();
+    ANNULUS_RETURN_IF_ERROR(WaitFor(ticket));
+    Trace(absl::StrCat("step ", index, " wait for transfers"), begin);
+  }
+  if (step.drop_received_kv) kv_.DropReceived(index);
+  for (Flight& flight : in) ANNULUS_RETURN_IF_ERROR(Accept(std::move(flight)));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<RankResult> RankRun::Run() {
+  const Exchange::Counters before = exchange_.counters();
+  ANNULUS_RETURN_IF_ERROR(Prepare());
+  int index = 0;
+  for (const Step& step : plan_.steps()) ANNULUS_RETURN_IF_ERROR(RunStep(step, index++));
+  if (caller_offset_ != task_.q_packed.size()) {
+    return absl::InternalError(absl::StrCat("the caller gave rank ", task_.rank, " ",
+                                            task_.q_packed.size(), " bytes, the plan used ",
+                                            caller_offset_));
+  }
+  RankResult result;
+  if (problem_.home == Home::kOwners) {
+    result.home = std::move(tiles_).TakeHome();
+    ANNULUS_RETURN_IF_ERROR(Finalise(result.home.view()));
+  }
+  result.answer_packed = for_caller_.size() == 1 ? for_caller_[0] : Join(for_caller_);
+  const Exchange::Counters after = exchange_.counters();
+  result.bytes_sent = static_cast<int64_t>(after.bytes_sent - before.bytes_sent) + caller_bytes_;
+  result.bytes_received = static_cast<int64_t>(after.bytes_received - before.bytes_received) +
+                          static_cast<int64_t>(caller_offset_);
+  return result;
+}
+
+}  // namespace
+
+absl::StatusOr<RankResult> RunRank(const RankTask& task, Backend& backend, Exchange& exchange) {
+  absl::StatusOr<RankResult> result = RankRun(task, backend, exchange).Run();
+  if (!result.ok()) exchange.Abort(result.status());
+  return result;
+}
+
+}  // namespace annulus

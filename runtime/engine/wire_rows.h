@@ -1,0 +1,26 @@
+// Query rows and partials as bytes between ranks.
+//   queries   [rows, heads, head_dim] of the problem's dtype
+//   partial   out [rows, heads, v_head_dim] f32, then lse [rows, heads] f32 (natural log)
+// Rows ascend; a transfer's heads are those it names. Thread-safe.
+#pragma once
+
+#include <vector>
+
+#include "attention/partial.h"
+#include "attention/tensor.h"
+#include "base/buffer.h"
+#include "runtime/engine/rows.h"
+#include "sharding/plan.h"
+
+namespace annulus {
+
+// Packs rows × heads out of `q`, which holds `q_rows` (a superset) with all heads, of any dtype.
+Buffer PackQueryRows(const Problem& problem, const Rows& rows, HeadRange heads, const Rows& q_rows,
+                     const TensorView& q);
+
+// A view of packed bytes; they must be 4-byte aligned and outlive it.
+PartialView PartialIn(std::byte* bytes, int64_t rows, int64_t heads, int64_t v_head_dim);
+
+Buffer Join(const std::vector<Buffer>& parts);
+
+}  // namespace annulus

@@ -1,0 +1,135 @@
+#include "runtime/engine/working_kv.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace annulus {
+namespace {
+
+// The KV heads that this rank's table must have room for.
+HeadRange HeadsTouched(const Plan& plan, int rank) {
+  HeadRange held = plan.problem().kv.KvHeads(rank);
+  int first = held.count > 0 ? held.first : plan.problem().kv_heads;
+  int end = held.count > 0 ? held.end() : 0;
+  for (const Step& step : plan.steps()) {
+    for (const Transfer& transfer : step.transfers) {
+      if (transfer.kind != Transfer::Kind::kKv || transfer.destination != rank) continue;
+      first = std::min(first, transfer.heads.first);
+      end = std::max(end, transfer.heads.end());
+    }
+  }
+  return {first, std::max(0, end - first)};
+}
+
+bool Receives(const Plan& plan, int rank) {
+  for (const Step& step : plan.steps()) {
+    for (const Transfer& transfer : step.transfers) {
+      if (transfer.kind == Transfer::Kind::kKv && transfer.destination == rank) return true;
+    }
+  }
+  return false;
+}
+
+void CopyRows(const std::byte* from, int64_t stride_bytes, int64_t rows, size_t row_bytes,
+              std::byte* to) {
+  if (stride_bytes == static_cast<int64_t>(row_bytes)) {
+    std::memcpy(to, from, static_cast<size_t>(rows) * row_bytes);
+    return;
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    std::memcpy(to + static_cast<size_t>(r) * row_bytes, from + r * stride_bytes, row_bytes);
+  }
+}
+
+}  // namespace
+
+WorkingKv::WorkingKv(const Plan& plan, int rank, const KvTable& own)
+    : problem_(plan.problem()), own_(&own), received_any_(Receives(plan, rank)) {
+  if (!received_any_) return;
+  const HeadRange heads = HeadsTouched(plan, rank);
+  merged_ = KvTable(problem_.dtype, heads.first, heads.count, problem_.head_dim,
+                    problem_.v_head_dim, BlocksOf(problem_.kv_tokens));
+  const int64_t blocks = std::min(own.blocks(), merged_.blocks());
+  for (int h = own.kv_head_first(); h < own.kv_head_first() + own.kv_heads(); ++h) {
+    if (h < heads.first || h >= heads.end()) continue;
+    for (int64_t b = 0; b < blocks; ++b) merged_.Set(h, b, own.page(h, b));
+  }
+}
+
+int64_t WorkingKv::BlockTokensOf(int64_t block) const {
+  return std::min(kBlockTokens, problem_.kv_tokens - block * kBlockTokens);
+}
+
+absl::StatusOr<Buffer> WorkingKv::Pack(const Transfer& transfer) {
+  for (const Piece& piece : pieces_) {
+    if (piece.heads == transfer.heads && piece.blocks.runs() == transfer.blocks.runs()) {
+      return piece.bytes;
+    }
+  }
+  const size_t element_bytes = SizeOf(problem_.dtype);
+  const size_t k_row = static_cast<size_t>(problem_.head_dim) * element_bytes;
+  const size_t v_row =
+      problem_.v_is_k_prefix ? 0 : static_cast<size_t>(problem_.v_head_dim) * element_bytes;
+  const int64_t tokens = transfer.blocks.TokenCount(problem_.kv_tokens);
+  Buffer bytes(static_cast<size_t>(tokens * transfer.heads.count) * (k_row + v_row));
+  std::byte* to = bytes.data();
+  const std::vector<int64_t> blocks = transfer.blocks.ToVector();
+  for (int h = transfer.heads.first; h < transfer.heads.end(); ++h) {
+    for (int64_t block : blocks) {
+      const int64_t rows = BlockTokensOf(block);
+      if (rows <= 0) continue;
+      const KvPage& page = table().page(h, block);
+      if (page.k == nullptr || (v_row != 0 && page.v == nullptr)) {
+        return absl::InternalError(absl::StrCat("plan sends block ", block, " of kv head ", h,
+                                                " from a rank that does not hold it"));
+      }
+      CopyRows(page.k, page.k_row_stride * static_cast<int64_t>(element_bytes), rows, k_row, to);
+      to += static_cast<size_t>(rows) * k_row;
+      if (v_row == 0) continue;
+      CopyRows(page.v, page.v_row_stride * static_cast<int64_t>(element_bytes), rows, v_row, to);
+      to += static_cast<size_t>(rows) * v_row;
+    }
+  }
+  return bytes;
+}
+
+void WorkingKv::SetPages(const Piece& piece, bool present) {
+  const size_t element_bytes = SizeOf(problem_.dtype);
+  const std::byte* at = piece.bytes.data();
+  const std::vector<int64_t> blocks = piece.blocks.ToVector();
+  for (int h = piece.heads.first; h < piece.heads.end(); ++h) {
+    for (int64_t block : blocks) {
+      const int64_t rows = BlockTokensOf(block);
+      if (rows <= 0) continue;
+      KvPage page;
+      const std::byte* k = at;
+      at += static_cast<size_t>(rows * problem_.head_dim) * element_bytes;
+      const std::byte* v = problem_.v_is_k_prefix ? k : at;
+      if (!problem_.v_is_k_prefix) {
+        at += static_cast<size_t>(rows * problem_.v_head_dim) * element_bytes;
+      }
+      if (present) {
+        page = {k, v, problem_.head_dim,
+                problem_.v_is_k_prefix ? problem_.head_dim : problem_.v_head_dim};
+      }
+      merged_.Set(h, block, page);
+    }
+  }
+}
+
+void WorkingKv::Receive(const Transfer& transfer, Buffer bytes) {
+  pieces_.push_back({step_, transfer.heads, transfer.blocks, std::move(bytes)});
+  SetPages(pieces_.back(), true);
+}
+
+void WorkingKv::DropReceived(int step) {
+  for (const Piece& piece : pieces_) {
+    if (piece.step < step) SetPages(piece, false);
+  }
+  std::erase_if(pieces_, [step](const Piece& piece) { return piece.step < step; });
+}
+
+}  // namespace annulus

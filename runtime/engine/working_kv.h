@@ -1,0 +1,53 @@
+// WorkingKv: the pages one rank can read while a plan runs: its own and those that arrived, and how
+// pages travel. On the wire a KV transfer is, for each KV head and each block ascending, the
+// block's K rows [tokens, head_dim] then its V rows [tokens, v_head_dim] (no V when V is K's
+// prefix), in the problem's dtype: the same bytes as a stored page. Used by one thread.
+#pragma once
+
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "attention/kv_view.h"
+#include "base/buffer.h"
+#include "sharding/plan.h"
+
+namespace annulus {
+
+class WorkingKv {
+ public:
+  // `own` must outlive this; it is copied only if the plan brings this rank pages.
+  WorkingKv(const Plan& plan, int rank, const KvTable& own);
+
+  const KvTable& table() const { return received_any_ ? merged_ : *own_; }
+
+  // The bytes of a transfer that leaves. A transfer that passes on what arrived in one piece is not
+  // copied. INTERNAL if a page is missing.
+  absl::StatusOr<Buffer> Pack(const Transfer& transfer);
+
+  // Makes the pages of a transfer readable; takes the bytes as they came.
+  void Receive(const Transfer& transfer, Buffer bytes);
+
+  // Forgets what had arrived before step `step`.
+  void DropReceived(int step);
+  void BeginStep(int step) { step_ = step; }
+
+ private:
+  struct Piece {
+    int step;
+    HeadRange heads;
+    BlockSet blocks;
+    Buffer bytes;
+  };
+  int64_t BlockTokensOf(int64_t block) const;
+  void SetPages(const Piece& piece, bool present);
+
+  const Problem& problem_;
+  const KvTable* own_;
+  KvTable merged_;
+  bool received_any_ = false;
+  int step_ = 0;
+  std::vector<Piece> pieces_;
+};
+
+}  // namespace annulus
