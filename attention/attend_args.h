@@ -1,0 +1,19 @@
+// What every backend asks of its arguments, in one place, so that all refuse the same calls in the
+// same words. Pure functions.
+#pragma once
+
+#include "absl/status/status.h"
+#include "attention/backend.h"
+
+namespace annulus {
+
+// INVALID_ARGUMENT, naming the field, its value and what was expected, unless the shapes agree
+// with one another and lie within `capabilities`.
+absl::Status CheckAttendArgs(const AttendArgs& args, const BackendCapabilities& capabilities);
+
+// The INTERNAL error of a block that the pattern reads and the shard does not hold.
+absl::Status MissingPage(int kv_head, int64_t block);
+
+absl::Status AttendCancelled();
+
+}  // namespace annulus

@@ -1,0 +1,20 @@
+#include "attention/backend.h"
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "attention/reference/reference.h"
+
+namespace annulus {
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(absl::string_view name, int threads) {
+  if (threads < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("threads is ", threads, ", expected 0 (one per core) or more"));
+  }
+  if (name == "auto" || name == "cpu" || name == "reference") return MakeReferenceBackend(threads);
+  return absl::InvalidArgumentError(absl::StrCat("backend is '",
+                                                 absl::CHexEscape(name.substr(0, 40)),
+                                                 "', expected one of auto, cpu, reference"));
+}
+
+}  // namespace annulus

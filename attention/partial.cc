@@ -1,0 +1,79 @@
+#include "attention/partial.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+
+namespace annulus {
+namespace {
+
+constexpr float kNothing = -std::numeric_limits<float>::infinity();
+
+// The lse of one row decides its weight; a NaN in either side reaches the result, so that
+// Finalise can refuse it.
+void MergeRow(float* out, float* lse, const float* from_out, float from_lse, int64_t dim) {
+  if (from_lse == kNothing) return;
+  if (*lse == kNothing) {
+    std::copy_n(from_out, dim, out);
+    *lse = from_lse;
+    return;
+  }
+  const float top = std::max(*lse, from_lse);
+  const float weight = std::exp(*lse - top);
+  const float from_weight = std::exp(from_lse - top);
+  const float sum = weight + from_weight;
+  const float keep = weight / sum;
+  const float add = from_weight / sum;
+  for (int64_t c = 0; c < dim; ++c) out[c] = keep * out[c] + add * from_out[c];
+  *lse = top + std::log(sum);
+}
+
+}  // namespace
+
+Partial::Partial(int64_t rows, int64_t heads, int64_t v_head_dim)
+    : out_(DType::kF32, rows, heads, v_head_dim), lse_(DType::kF32, rows, heads, 1) {
+  std::fill_n(lse_.f32(), rows * heads, kNothing);
+}
+
+PartialView Partial::view() {
+  return {out_.f32(), lse_.f32(), out_.tokens(), out_.heads(), out_.dim()};
+}
+
+void SetIdentity(PartialView partial) {
+  const int64_t rows = partial.rows * partial.heads;
+  std::fill_n(partial.out, rows * partial.v_head_dim, 0.0f);
+  std::fill_n(partial.lse, rows, kNothing);
+}
+
+void Merge(PartialView into, PartialView from) {
+  ANNULUS_CHECK(into.rows == from.rows && into.heads == from.heads &&
+                into.v_head_dim == from.v_head_dim);
+  const int64_t dim = into.v_head_dim;
+  for (int64_t r = 0; r < into.rows * into.heads; ++r) {
+    MergeRow(into.out + r * dim, into.lse + r, from.out + r * dim, from.lse[r], dim);
+  }
+}
+
+absl::Status Finalise(PartialView partial) {
+  const int64_t dim = partial.v_head_dim;
+  for (int64_t r = 0; r < partial.rows * partial.heads; ++r) {
+    float* out = partial.out + r * dim;
+    if (partial.lse[r] == kNothing) {
+      std::fill_n(out, dim, 0.0f);
+      continue;
+    }
+    bool nan = std::isnan(partial.lse[r]);
+    for (int64_t c = 0; c < dim; ++c) nan |= std::isnan(out[c]);
+    if (nan) {
+      return absl::InternalError(absl::StrCat("the merged answer holds NaN in row ",
+                                              r / partial.heads, ", head ", r % partial.heads,
+                                              " of the partial"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace annulus
