@@ -12,18 +12,11 @@
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "comm/fabric.h"
+#include "runtime/coordinator/limits.h"
 #include "runtime/coordinator/service.h"
 #include "sharding/planner.h"
 
 namespace annulus {
-
-// What a coordinator holds at most; each is named in the RESOURCE_EXHAUSTED it causes.
-struct CoordinatorLimits {
-  int64_t contexts_max = 4096;
-  int64_t in_flight_max = 256;                     // calls at once
-  int64_t in_flight_bytes_max = int64_t{4} << 30;  // tensors of all calls at once
-  int64_t request_bytes_max = int64_t{1} << 30;    // tensors of one call, its answer included
-};
 
 struct CoordinatorOptions {
   std::unique_ptr<Fabric> fabric;

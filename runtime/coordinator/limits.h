@@ -1,0 +1,16 @@
+// What a coordinator holds at most; each bound is named in the error it causes: RESOURCE_EXHAUSTED,
+// or INVALID_ARGUMENT for a single request that is too large.
+#pragma once
+
+#include <cstdint>
+
+namespace annulus {
+
+struct CoordinatorLimits {
+  int64_t contexts_max = 4096;
+  int64_t in_flight_max = 256;                     // calls at once
+  int64_t in_flight_bytes_max = int64_t{4} << 30;  // tensors of all calls at once
+  int64_t request_bytes_max = int64_t{1} << 30;    // tensors of one call, its answer included
+};
+
+}  // namespace annulus
