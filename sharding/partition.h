@@ -4,17 +4,21 @@
 //   block-cyclic:N  blocks go round the ranks N at a time; the only kind that can grow
 //   striped         block-cyclic:1
 // Ownership is by whole 64-token blocks; a context with fewer blocks than ranks leaves ranks idle.
-// Immutable value; O(runs) memory whatever the context's length.
+// Immutable value; O(1) memory whatever the context's length.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "attention/block_set.h"
 
 namespace annulus {
+
+// No unit of a block-cyclic partition is larger.
+inline constexpr int64_t kUnitBlocksMax = int64_t{1} << 30;
 
 enum class PartitionKind { kContiguous, kZigzag, kBlockCyclic };
 
@@ -38,16 +42,30 @@ class Partition {
   int64_t first_block() const { return first_block_; }
   int64_t blocks() const { return blocks_; }
 
+  // The rank of a block, which must be one of the partition's.
   int Owner(int64_t block) const;
   BlockSet BlocksOf(int rank) const;
+
+  // Sets (*owners)[r] for every rank r that owns a block of `run`; others are left as they are.
+  // Blocks outside the partition are ignored. Walks chunks, never the run's blocks, and of a
+  // block-cyclic partition one period at most.
+  void MarkOwners(BlockRun run, std::vector<bool>* owners) const;
 
   friend bool operator==(const Partition&, const Partition&) = default;
 
  private:
+  int64_t end() const { return first_block_ + blocks_; }
+  int64_t ChunkOf(int64_t block) const;
+  int64_t ChunkBegin(int64_t chunk) const;
+  int ChunkOwner(int64_t chunk) const;
+
   PartitionSpec spec_;
   int64_t first_block_ = 0;
   int64_t blocks_ = 0;
   int world_ = 1;
+  // Contiguous and zigzag cut the blocks into this many chunks as even as they go, the longer ones
+  // first; block-cyclic goes round in chunks of its unit (0 here).
+  int64_t chunks_ = 0;
 };
 
 }  // namespace annulus

@@ -1,0 +1,54 @@
+// What the plan builders share; private to sharding. Pure functions over immutable values.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "sharding/plan.h"
+#include "sharding/row_table.h"
+
+namespace annulus {
+
+// Whether the plan of this kind depends on what the pattern reads (and its builder needs rows).
+bool NeedsRows(PlanKind kind, const Problem& problem);
+
+// BuildPlan for a problem already checked. `rows` may be null unless NeedsRows.
+Plan BuildChecked(PlanKind kind, const Problem& problem, const RowTable* rows);
+
+// One builder per family. See design of each in its file.
+Plan BuildRing(PlanKind kind, const Problem& problem, const RowTable* rows);
+Plan BuildGroupCast(const Problem& problem, const RowTable& rows);
+Plan BuildPassQ(const Problem& problem, const RowTable& rows);
+
+// The query blocks cut over `groups` so that the work balances: as the home partition cuts all
+// tokens when every token is a query (then nothing moves), else its kind over the query blocks
+// alone, since under causal patterns the tail's rows cost nearly the same.
+Partition RowPartition(const Problem& problem, PartitionSpec spec, int groups);
+
+// Heads that share a set of blocks.
+struct HeadBlocks {
+  HeadRange heads;
+  BlockSet blocks;
+};
+// blocks_of(head) for each head of `heads`, neighbours with the same blocks in one entry; heads
+// with no blocks are left out.
+std::vector<HeadBlocks> GroupHeads(HeadRange heads, absl::FunctionRef<BlockSet(int)> blocks_of);
+
+HeadRange Intersect(HeadRange a, HeadRange b);
+
+// Appends the transfers that bring `rows` of `heads` from home to `rank` (kQuery), or back home
+// (kPartial). Rows at home there already do not move.
+void MoveRows(const Problem& problem, Transfer::Kind kind, int rank, HeadRange heads,
+              const BlockSet& rows, std::vector<Transfer>* transfers);
+
+// Appends the transfers that bring `wanted` KV to `rank` from those that hold it before the plan;
+// what `rank` itself holds does not move.
+void FetchKv(const Problem& problem, int rank, const std::vector<HeadBlocks>& wanted,
+             std::vector<Transfer>* transfers);
+
+// `wanted` without what `rank` holds before the plan.
+std::vector<HeadBlocks> NotHeld(const Problem& problem, int rank,
+                                const std::vector<HeadBlocks>& wanted);
+
+}  // namespace annulus

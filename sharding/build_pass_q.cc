@@ -1,0 +1,160 @@
+// Pass-Q (arXiv 2411.01783 §3): KV stays where it is; the queries go to every rank that holds
+// something they see, and partials come back. The plan for decode, where queries are few. Many
+// partials of one home are merged on the way by a binary tree among the ranks that made them, so
+// that no home takes in more than log2 of them.
+#include <algorithm>
+#include <utility>
+
+#include "sharding/build.h"
+
+namespace annulus {
+namespace {
+
+// Up to this many partials go straight to their home: fewer steps.
+constexpr size_t kDirectPartialsMax = 4;
+
+using Pieces = std::vector<HeadBlocks>;
+
+class PassQBuilder {
+ public:
+  PassQBuilder(const Problem& problem, const RowTable& rows)
+      : problem_(problem), rows_(rows), seen_(RowsThatSee()) {
+    if (problem.home == Home::kOwners) {
+      for (int rank = 0; rank < problem.world(); ++rank) homes_.push_back(problem.HomeRows(rank));
+    }
+  }
+
+  std::vector<Step> Build() {
+    Step ask, answer;
+    for (int rank = 0; rank < problem_.world(); ++rank) {
+      const Pieces here = Seeing(rank, HomeOf(rank));
+      const Pieces all = Seeing(rank, problem_.QueryBlocks());
+      AddComputes(rank, here, &ask.computes);
+      for (const HeadBlocks& piece : all) {
+        MoveRows(problem_, Transfer::Kind::kQuery, rank, piece.heads, piece.blocks, &ask.transfers);
+      }
+      AddComputes(rank, Seeing(rank, problem_.QueryBlocks().Subtract(HomeOf(rank))),
+                  &answer.computes);
+    }
+    std::vector<Step> steps;
+    for (Step* step : {&ask, &answer}) {
+      if (!step->transfers.empty() || !step->computes.empty()) steps.push_back(std::move(*step));
+    }
+    for (Step& step : ComeHome()) steps.push_back(std::move(step));
+    return steps;
+  }
+
+ private:
+  BlockSet HomeOf(int rank) const { return homes_.empty() ? BlockSet() : homes_[rank]; }
+
+  // By token group and class: the query blocks that see a KV block of the group.
+  std::vector<std::vector<BlockSet>> RowsThatSee() const {
+    const Partition& tokens = problem_.kv.tokens();
+    std::vector<std::vector<BlockSet>> seen(static_cast<size_t>(tokens.world()));
+    std::vector<bool> owners(static_cast<size_t>(tokens.world()));
+    for (int c = 0; c < rows_.classes(); ++c) {
+      std::vector<BlockCollector> collectors(static_cast<size_t>(tokens.world()));
+      for (int64_t q = rows_.q_range().begin / kBlockTokens; q < rows_.kv_blocks(); ++q) {
+        owners.assign(owners.size(), false);
+        for (const RowTable::Run& run : rows_.Row(c, q)) {
+          tokens.MarkOwners(run.blocks(), &owners);
+        }
+        for (size_t group = 0; group < owners.size(); ++group) {
+          if (owners[group]) collectors[group].Add(q);
+        }
+      }
+      for (size_t group = 0; group < owners.size(); ++group) {
+        seen[group].push_back(std::move(collectors[group]).Finish());
+      }
+    }
+    return seen;
+  }
+
+  // Which of `rows`, by head, see something that `rank` computes.
+  Pieces Seeing(int rank, const BlockSet& rows) const {
+    const std::vector<BlockSet>& seen = seen_[problem_.kv.TokenGroup(rank)];
+    return GroupHeads(problem_.kv.QueryHeads(rank),
+                      [&](int head) { return seen[rows_.QueryClass(head)].Intersect(rows); });
+  }
+
+  void AddComputes(int rank, const Pieces& pieces, std::vector<Compute>* computes) const {
+    const BlockSet held = problem_.HeldBlocks(rank);
+    for (const HeadBlocks& piece : pieces) {
+      computes->push_back({rank, piece.blocks, piece.heads, held});
+    }
+  }
+
+  // Partials of every home, all homes at the same time.
+  std::vector<Step> ComeHome() const {
+    std::vector<Step> steps;
+    if (problem_.home == Home::kCaller) {
+      ComeHomeTo(kCaller, problem_.QueryBlocks(), &steps);
+    } else {
+      for (int home = 0; home < problem_.world(); ++home) ComeHomeTo(home, homes_[home], &steps);
+    }
+    return steps;
+  }
+
+  struct Holder {
+    int rank = 0;
+    Pieces partials;
+  };
+
+  void ComeHomeTo(int home, const BlockSet& rows, std::vector<Step>* steps) const {
+    if (rows.empty()) return;
+    // Starting after the home itself spreads the work of the inner nodes of different homes.
+    std::vector<Holder> holders;
+    for (int i = 1; i <= problem_.world(); ++i) {
+      const int rank = (std::max(home, 0) + i) % problem_.world();
+      if (rank == home) continue;
+      Pieces partials = Seeing(rank, rows);
+      if (!partials.empty()) holders.push_back({rank, std::move(partials)});
+    }
+    if (holders.size() <= kDirectPartialsMax) {
+      for (const Holder& holder : holders) Send(holder, home, 0, steps);
+      return;
+    }
+    if (home != kCaller) holders.insert(holders.begin(), Holder{home, {}});
+    size_t round = 0;
+    for (size_t apart = 1; apart < holders.size(); apart *= 2, ++round) {
+      for (size_t i = apart; i < holders.size(); i += 2 * apart) {
+        Send(holders[i], holders[i - apart].rank, round, steps);
+        Absorb(holders[i].partials, &holders[i - apart].partials);
+      }
+    }
+    if (home == kCaller) Send(holders[0], home, round, steps);
+  }
+
+  void Send(const Holder& from, int to, size_t round, std::vector<Step>* steps) const {
+    if (steps->size() <= round) steps->resize(round + 1);
+    for (const HeadBlocks& piece : from.partials) {
+      (*steps)[round].transfers.push_back(
+          {Transfer::Kind::kPartial, from.rank, to, piece.heads, piece.blocks});
+    }
+  }
+
+  // After a merge a rank has partials of the rows of both.
+  void Absorb(const Pieces& from, Pieces* into) const {
+    const auto rows_of = [](const Pieces& pieces, int head) {
+      for (const HeadBlocks& piece : pieces) {
+        if (head >= piece.heads.first && head < piece.heads.end()) return piece.blocks;
+      }
+      return BlockSet();
+    };
+    *into = GroupHeads({0, problem_.heads},
+                       [&](int head) { return rows_of(*into, head).Union(rows_of(from, head)); });
+  }
+
+  const Problem& problem_;
+  const RowTable& rows_;
+  const std::vector<std::vector<BlockSet>> seen_;
+  std::vector<BlockSet> homes_;  // by rank; empty for kCaller
+};
+
+}  // namespace
+
+Plan BuildPassQ(const Problem& problem, const RowTable& rows) {
+  return Plan(PlanKind::kPassQ, problem, PassQBuilder(problem, rows).Build());
+}
+
+}  // namespace annulus

@@ -1,0 +1,157 @@
+#include "sharding/row_table.h"
+
+#include <algorithm>
+#include <map>
+
+#include "base/check.h"
+
+namespace annulus {
+
+RowTable::RowTable(const Problem& problem, ThreadPool& pool)
+    : q_range_(problem.q_range()), group_(problem.group()) {
+  std::map<int, int> index_of;  // by Pattern::HeadClass
+  std::vector<int> heads;       // one of each class
+  for (int head = 0; head < problem.kv_heads; ++head) {
+    const auto [at, is_new] =
+        index_of.emplace(problem.pattern.HeadClass(head), static_cast<int>(heads.size()));
+    if (is_new) heads.push_back(head);
+    class_of_.push_back(at->second);
+  }
+  const int64_t first = q_range_.begin / kBlockTokens;
+  const int64_t q_blocks = kv_blocks() - first;
+  const int64_t chunks = (q_blocks + kChunkBlocks - 1) / kChunkBlocks;
+  compiled_.assign(heads.size(), std::vector<Chunk>(static_cast<size_t>(chunks)));
+  pool.ParallelFor(chunks * classes(), [&](int64_t item) {
+    const int64_t class_index = item / chunks, chunk = item % chunks;
+    const int64_t begin = first + chunk * kChunkBlocks;
+    const int64_t end = std::min(begin + kChunkBlocks, kv_blocks());
+    compiled_[class_index][chunk] = Compile(problem.pattern, heads[class_index], begin, end);
+  });
+}
+
+RowTable::Chunk RowTable::Compile(const Pattern& pattern, int kv_head, int64_t q_begin,
+                                  int64_t q_end) const {
+  Chunk chunk;
+  std::vector<TileRun> tiles;
+  for (int64_t block = q_begin; block < q_end; ++block) {
+    chunk.begin.push_back(static_cast<uint32_t>(chunk.runs.size()));
+    const TokenRange queries{std::max(block * kBlockTokens, q_range_.begin),
+                             std::min((block + 1) * kBlockTokens, q_range_.end)};
+    pattern.Row(kv_head, queries, kv_tokens(), &tiles);
+    const size_t row_begin = chunk.runs.size();
+    for (const TileRun& tile : tiles) {
+      const Run run{static_cast<int32_t>(tile.blocks.first),
+                    static_cast<int32_t>(tile.blocks.count),
+                    static_cast<int32_t>(tile.blocks.step)};
+      // Full and partial neighbours are one run here.
+      if (chunk.runs.size() > row_begin && run.step == 1) {
+        Run& back = chunk.runs.back();
+        if (back.step == 1 && back.first + back.count == run.first) {
+          back.count += run.count;
+          continue;
+        }
+      }
+      chunk.runs.push_back(run);
+    }
+  }
+  chunk.begin.push_back(static_cast<uint32_t>(chunk.runs.size()));
+  chunk.runs.shrink_to_fit();
+  return chunk;
+}
+
+std::span<const RowTable::Run> RowTable::Row(int class_index, int64_t q_block) const {
+  const int64_t offset = q_block - q_range_.begin / kBlockTokens;
+  ANNULUS_CHECK(offset >= 0 && q_block < kv_blocks());
+  const Chunk& chunk = compiled_[class_index][offset / kChunkBlocks];
+  const uint32_t* begin = &chunk.begin[offset % kChunkBlocks];
+  return {chunk.runs.data() + begin[0], begin[1] - begin[0]};
+}
+
+int64_t RowTable::Queries(int64_t q_block) const {
+  return std::min((q_block + 1) * kBlockTokens, q_range_.end) -
+         std::max(q_block * kBlockTokens, q_range_.begin);
+}
+
+void ReadCounts::Add(const BlockRun& run, int64_t queries) {
+  const int64_t step = run.count > 1 ? run.step : 1;
+  auto at = std::find_if(changes_.begin(), changes_.end(),
+                         [step](const auto& change) { return change.first == step; });
+  if (at == changes_.end()) {
+    changes_.emplace_back(step, std::vector<int64_t>(static_cast<size_t>(kv_blocks_)));
+    at = changes_.end() - 1;
+  }
+  at->second[run.first] += queries;
+  const int64_t end = run.first + run.count * step;
+  if (end < kv_blocks_) at->second[end] -= queries;
+}
+
+void ReadCounts::AddRows(const RowTable& rows, int class_index, const BlockSet& q_blocks) {
+  for (const BlockRun& q_run : q_blocks.runs()) {
+    for (int64_t i = 0; i < q_run.count; ++i) {
+      const int64_t q_block = q_run.first + i * q_run.step;
+      const int64_t queries = rows.Queries(q_block);
+      for (const RowTable::Run& run : rows.Row(class_index, q_block)) {
+        Add(run.blocks(), queries);
+      }
+    }
+  }
+}
+
+std::vector<int64_t> ReadCounts::Finish() && {
+  std::vector<int64_t> counts(static_cast<size_t>(kv_blocks_));
+  for (auto& [step, change] : changes_) {
+    for (int64_t b = step; b < kv_blocks_; ++b) change[b] += change[b - step];
+    for (int64_t b = 0; b < kv_blocks_; ++b) counts[b] += change[b];
+  }
+  return counts;
+}
+
+BlockSet BlocksRead(const RowTable& rows, int class_index, const BlockSet& q_blocks) {
+  ReadCounts reads(rows.kv_blocks());
+  reads.AddRows(rows, class_index, q_blocks);
+  const std::vector<int64_t> counts = std::move(reads).Finish();
+  BlockCollector collector;
+  for (int64_t b = 0; b < rows.kv_blocks(); ++b) {
+    if (counts[b] > 0) collector.Add(b);
+  }
+  return std::move(collector).Finish();
+}
+
+void BlockCollector::Add(int64_t block) {
+  if (block != end_) {
+    CloseRange();
+    begin_ = block;
+  }
+  end_ = block + 1;
+}
+
+void BlockCollector::CloseRange() {
+  const int64_t length = end_ - begin_;
+  if (length == 0) return;
+  if (!ranges_.empty() && ranges_.back().length == length) {
+    Ranges& back = ranges_.back();
+    if (back.count == 1) back.distance = begin_ - back.first;
+    if (begin_ == back.first + back.count * back.distance) {
+      ++back.count;
+      return;
+    }
+  }
+  ranges_.push_back({begin_, length, 0, 1});
+}
+
+BlockSet BlockCollector::Finish() && {
+  CloseRange();
+  std::vector<BlockRun> runs;
+  for (const Ranges& r : ranges_) {
+    if (r.count > r.length) {
+      for (int64_t i = 0; i < r.length; ++i) runs.push_back({r.first + i, r.count, r.distance});
+    } else {
+      for (int64_t i = 0; i < r.count; ++i) {
+        runs.push_back({r.first + i * r.distance, r.length, 1});
+      }
+    }
+  }
+  return BlockSet::FromRuns(std::move(runs));
+}
+
+}  // namespace annulus
