@@ -1,0 +1,69 @@
+// Admission: the bounds on what a server has under way, in calls and in bytes of request payload.
+// What a call wants is reserved before it is accepted and given back when its ticket goes.
+// Thread-safe; a ticket belongs to one call.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+
+namespace annulus {
+
+class Admission {
+ public:
+  Admission(int calls_max, int64_t bytes_max) : calls_max_(calls_max), bytes_max_(bytes_max) {}
+
+  // One call's part of the bounds. Must not outlive the Admission.
+  class Ticket {
+   public:
+    explicit Ticket(Admission* admission) : admission_(admission) {}
+    ~Ticket() {
+      std::lock_guard lock(admission_->mutex_);
+      if (entered_) --admission_->calls_;
+      admission_->bytes_ -= bytes_;
+    }
+    Ticket(const Ticket&) = delete;
+    Ticket& operator=(const Ticket&) = delete;
+
+    // Once, first. RESOURCE_EXHAUSTED names the bound.
+    absl::Status Enter() {
+      std::lock_guard lock(admission_->mutex_);
+      if (admission_->calls_ >= admission_->calls_max_) {
+        return absl::ResourceExhaustedError(absl::StrCat("in_flight_max ", admission_->calls_max_,
+                                                         " calls are under way; try again later"));
+      }
+      ++admission_->calls_;
+      entered_ = true;
+      return absl::OkStatus();
+    }
+
+    // RESOURCE_EXHAUSTED names the bound.
+    absl::Status Reserve(int64_t bytes) {
+      std::lock_guard lock(admission_->mutex_);
+      if (bytes > admission_->bytes_max_ - admission_->bytes_) {
+        return absl::ResourceExhaustedError(absl::StrCat(
+            "the request needs ", bytes, " bytes of buffer and ", admission_->bytes_,
+            " of buffer_bytes_max ", admission_->bytes_max_, " are taken; try again later"));
+      }
+      admission_->bytes_ += bytes;
+      bytes_ += bytes;
+      return absl::OkStatus();
+    }
+
+   private:
+    Admission* const admission_;
+    bool entered_ = false;
+    int64_t bytes_ = 0;
+  };
+
+ private:
+  const int calls_max_;
+  const int64_t bytes_max_;
+  std::mutex mutex_;
+  int calls_ = 0;
+  int64_t bytes_ = 0;
+};
+
+}  // namespace annulus

@@ -1,0 +1,138 @@
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/sync_stream.h>
+
+#include <chrono>
+#include <string>
+#include <utility>
+
+#include "base/status.h"
+#include "runtime/rpc/annulus.grpc.pb.h"
+#include "runtime/rpc/handlers.h"
+#include "runtime/rpc/protocol/codec.h"
+
+namespace annulus {
+namespace {
+
+CallContext ContextOf(const grpc::ServerContext* context) {
+  CallContext call;
+  const auto deadline = context->deadline();
+  if (deadline != std::chrono::system_clock::time_point::max()) {
+    call.deadline = absl::FromChrono(deadline);
+  }
+  call.cancelled = [context] { return context->IsCancelled(); };
+  return call;
+}
+
+// Answers a unary call: `fill` writes the message from the result.
+template <typename Result, typename Message>
+grpc::Status Answer(const absl::StatusOr<Result>& result, Message* message) {
+  if (result.ok()) ToProto(*result, message);
+  return ToGrpc(result.status());
+}
+
+class AnnulusHandlers final : public v1::Annulus::Service {
+ public:
+  AnnulusHandlers(annulus::Service* service, Admission* admission, const StreamLimits& limits,
+                  int64_t chunk_bytes)
+      : service_(service), admission_(admission), limits_(limits), chunk_bytes_(chunk_bytes) {}
+
+  grpc::Status CreateContext(grpc::ServerContext* context, const v1::ContextSpec* request,
+                             v1::ContextInfo* reply) override {
+    const absl::StatusOr<ContextSpec> spec = FromProto(*request);
+    if (!spec.ok()) return ToGrpc(spec.status());
+    return Answer(service_->CreateContext(*spec, ContextOf(context)), reply);
+  }
+
+  grpc::Status Append(grpc::ServerContext* context, grpc::ServerReader<v1::AppendPart>* stream,
+                      v1::AppendResult* reply) override {
+    return ToGrpc(DoAppend(context, stream, reply));
+  }
+
+  grpc::Status Attend(
+      grpc::ServerContext* context,
+      grpc::ServerReaderWriter<v1::AttendReplyPart, v1::AttendPart>* stream) override {
+    return ToGrpc(DoAttend(context, stream));
+  }
+
+  grpc::Status Release(grpc::ServerContext* context, const v1::ContextRef* request,
+                       v1::ReleaseResult* reply) override {
+    return ToGrpc(service_->Release(request->context(), ContextOf(context)));
+  }
+
+  grpc::Status Describe(grpc::ServerContext* context, const v1::ContextRef* request,
+                        v1::ContextInfo* reply) override {
+    return Answer(service_->Describe(request->context(), ContextOf(context)), reply);
+  }
+
+  grpc::Status Status(grpc::ServerContext* context, const v1::StatusRequest* request,
+                      v1::ClusterStatus* reply) override {
+    return Answer(service_->Status(ContextOf(context)), reply);
+  }
+
+ private:
+  // A stream whose caller went away ends like one that stopped early; the true reason is told.
+  static absl::Status Gone(const CallContext& call) {
+    if (!call.cancelled()) return absl::OkStatus();
+    return absl::Now() >= call.deadline
+               ? absl::DeadlineExceededError("the deadline passed while the request arrived")
+               : absl::CancelledError("the caller cancelled the call");
+  }
+
+  absl::Status DoAppend(grpc::ServerContext* context, grpc::ServerReader<v1::AppendPart>* stream,
+                        v1::AppendResult* reply) {
+    Admission::Ticket ticket(admission_);
+    ANNULUS_RETURN_IF_ERROR(ticket.Enter());
+    const CallContext call = ContextOf(context);
+    AppendReader reader(
+        limits_, [&](int64_t bytes) { return ticket.Reserve(bytes); },
+        [&](const AppendRequest& piece) -> absl::Status {
+          ANNULUS_ASSIGN_OR_RETURN(const AppendResult result, service_->Append(piece, call));
+          reply->set_epoch(result.epoch);
+          reply->set_tokens(result.tokens);
+          return absl::OkStatus();
+        });
+    v1::AppendPart part;
+    while (stream->Read(&part)) ANNULUS_RETURN_IF_ERROR(reader.Add(part));
+    ANNULUS_RETURN_IF_ERROR(Gone(call));
+    return reader.Finish();
+  }
+
+  absl::Status DoAttend(grpc::ServerContext* context,
+                        grpc::ServerReaderWriter<v1::AttendReplyPart, v1::AttendPart>* stream) {
+    Admission::Ticket ticket(admission_);
+    ANNULUS_RETURN_IF_ERROR(ticket.Enter());
+    const CallContext call = ContextOf(context);
+    AttendReader reader(limits_, [&](int64_t bytes) { return ticket.Reserve(bytes); });
+    v1::AttendPart part;
+    while (stream->Read(&part)) ANNULUS_RETURN_IF_ERROR(reader.Add(part));
+    ANNULUS_RETURN_IF_ERROR(Gone(call));
+    ANNULUS_ASSIGN_OR_RETURN(const AttendRequest request, reader.Finish());
+    ANNULUS_ASSIGN_OR_RETURN(const AttendResult result, service_->Attend(request, call));
+
+    v1::AttendReplyPart reply;
+    ToProto(result, reply.mutable_header());
+    // The hint lets a small answer leave together with its header.
+    bool sent = stream->Write(reply, grpc::WriteOptions().set_buffer_hint());
+    ChunkWriter writer(chunk_bytes_, [&](std::string* data) {
+      reply.mutable_data()->swap(*data);
+      return stream->Write(reply);
+    });
+    sent = sent && writer.Write(result.out) && writer.Write(result.lse) && writer.Flush();
+    return sent ? absl::OkStatus() : absl::CancelledError("the caller stopped reading the reply");
+  }
+
+  annulus::Service* const service_;
+  Admission* const admission_;
+  const StreamLimits limits_;
+  const int64_t chunk_bytes_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::Service> MakeAnnulusHandlers(Service* service, Admission* admission,
+                                                   const StreamLimits& limits,
+                                                   int64_t chunk_bytes) {
+  return std::make_unique<AnnulusHandlers>(service, admission, limits, chunk_bytes);
+}
+
+}  // namespace annulus

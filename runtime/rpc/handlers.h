@@ -1,0 +1,24 @@
+// The gRPC services of annulus.proto, each turning messages into calls of what is behind it. They
+// run on gRPC's threads, one call per thread, and block there. What they point to outlives them.
+#pragma once
+
+#include <memory>
+
+#include "comm/rendezvous.h"
+#include "runtime/coordinator/service.h"
+#include "runtime/rpc/admission.h"
+#include "runtime/rpc/protocol/streams.h"
+
+namespace grpc {
+class Service;
+}  // namespace grpc
+
+namespace annulus {
+
+// `limits` and `admission` bound the calls that carry tensors; the others are small and short.
+std::unique_ptr<grpc::Service> MakeAnnulusHandlers(Service* service, Admission* admission,
+                                                   const StreamLimits& limits, int64_t chunk_bytes);
+
+std::unique_ptr<grpc::Service> MakeRendezvousHandlers(Rendezvous* rendezvous, Admission* admission);
+
+}  // namespace annulus

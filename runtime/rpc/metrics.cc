@@ -1,0 +1,287 @@
+#include "runtime/rpc/metrics.h"
+
+#include <prometheus/collectable.h>
+#include <prometheus/counter.h>
+#include <prometheus/exposer.h>
+#include <prometheus/family.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+
+#include <exception>
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
+namespace annulus {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+
+constexpr absl::Duration kScrapeTimeout = absl::Seconds(1);
+
+// From a decode step to a prefill of minutes.
+const prometheus::Histogram::BucketBoundaries& LatencyBounds() {
+  static const prometheus::Histogram::BucketBoundaries bounds = {
+      0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 100, 300};
+  return bounds;
+}
+
+std::string PlanLabel(absl::string_view plan) {
+  return ParsePlanKind(plan).ok() ? std::string(plan.data(), plan.size()) : "other";
+}
+
+ClientMetric Value(MetricType type, double value, std::vector<ClientMetric::Label> labels) {
+  ClientMetric metric;
+  metric.label = std::move(labels);
+  (type == MetricType::Counter ? metric.counter.value : metric.gauge.value) = value;
+  return metric;
+}
+
+// Collects families from single values, those of one name together as the format wants them.
+class Families {
+ public:
+  void Add(const std::string& name, const std::string& help, MetricType type, double value,
+           std::vector<ClientMetric::Label> labels = {}) {
+    MetricFamily& family = by_name_[name];
+    if (family.metric.empty()) {
+      family.name = name;
+      family.help = help;
+      family.type = type;
+    }
+    family.metric.push_back(Value(family.type, value, std::move(labels)));
+  }
+
+  void AddGauge(const std::string& name, const std::string& help, double value,
+                std::vector<ClientMetric::Label> labels = {}) {
+    Add(name, help, MetricType::Gauge, value, std::move(labels));
+  }
+
+  std::vector<MetricFamily> Take() && {
+    std::vector<MetricFamily> families;
+    for (auto& [name, family] : by_name_) families.push_back(std::move(family));
+    return families;
+  }
+
+ private:
+  std::map<std::string, MetricFamily> by_name_;
+};
+
+// Counts by state; the states are the service's few, anything else is "other".
+template <typename Items>
+void AddByState(const std::string& name, const std::string& help, const Items& items,
+                std::map<std::string, int> counts, Families* families) {
+  for (const auto& item : items) {
+    const auto found = counts.find(item.state);
+    ++(found == counts.end() ? counts["other"] : found->second);
+  }
+  for (const auto& [state, count] : counts) {
+    families->AddGauge(name, help, count, {{"state", state}});
+  }
+}
+
+std::vector<MetricFamily> StatusFamilies(const absl::StatusOr<ClusterStatus>& status) {
+  Families families;
+  families.AddGauge("annulus_status_up", "Whether the service told its status, 0 or 1.",
+                    status.ok() ? 1 : 0);
+  if (!status.ok()) return std::move(families).Take();
+  double kv_bytes = 0;
+  double kv_bytes_limit = 0;
+  for (const WorkerStatus& worker : status->workers) {
+    if (worker.state != "ready") continue;
+    kv_bytes += static_cast<double>(worker.kv_bytes);
+    kv_bytes_limit += static_cast<double>(worker.kv_bytes_limit);
+  }
+  families.AddGauge("annulus_kv_bytes", "KV bytes held by the ready workers.", kv_bytes);
+  families.AddGauge("annulus_kv_bytes_limit", "KV bytes the ready workers may hold.",
+                    kv_bytes_limit);
+  families.AddGauge("annulus_epoch", "Version of the shard map.",
+                    static_cast<double>(status->epoch));
+  AddByState("annulus_contexts", "Contexts by state.", status->contexts, {{"ok", 0}, {"lost", 0}},
+             &families);
+  AddByState("annulus_workers", "Workers by state.", status->workers, {{"ready", 0}, {"lost", 0}},
+             &families);
+  return std::move(families).Take();
+}
+
+class SnapshotCollectable final : public prometheus::Collectable {
+ public:
+  explicit SnapshotCollectable(MetricsSnapshot snapshot) : snapshot_(std::move(snapshot)) {}
+
+  std::vector<MetricFamily> Collect() const override {
+    Families families;
+    for (const Metric& metric : snapshot_()) {
+      std::vector<ClientMetric::Label> labels;
+      for (const auto& [name, value] : metric.labels) labels.push_back({name, value});
+      families.Add(metric.name, metric.help,
+                   metric.kind == Metric::Kind::kCounter ? MetricType::Counter : MetricType::Gauge,
+                   metric.value, std::move(labels));
+    }
+    return std::move(families).Take();
+  }
+
+ private:
+  const MetricsSnapshot snapshot_;
+};
+
+}  // namespace
+
+struct MetricsService::State final : public prometheus::Collectable {
+  explicit State(Service* inner)
+      : inner(inner),
+        requests(prometheus::BuildCounter()
+                     .Name("annulus_requests_total")
+                     .Help("Calls that ended, by status code.")
+                     .Register(registry)),
+        seconds(prometheus::BuildHistogram()
+                    .Name("annulus_request_seconds")
+                    .Help("Time of calls from whole request to answer.")
+                    .Register(registry)),
+        in_flight(prometheus::BuildGauge()
+                      .Name("annulus_requests_in_flight")
+                      .Help("Calls under way.")
+                      .Register(registry)),
+        moved(prometheus::BuildCounter()
+                  .Name("annulus_attend_moved_bytes_total")
+                  .Help("Payload bytes that Attend calls moved.")
+                  .Register(registry)),
+        planned(prometheus::BuildCounter()
+                    .Name("annulus_attend_planned_bytes_total")
+                    .Help("Payload bytes that the plans of Attend calls said.")
+                    .Register(registry)) {}
+
+  std::vector<MetricFamily> Collect() const override {
+    std::vector<MetricFamily> families = registry.Collect();
+    CallContext call;
+    call.deadline = absl::Now() + kScrapeTimeout;
+    for (MetricFamily& family : StatusFamilies(inner->Status(call))) {
+      families.push_back(std::move(family));
+    }
+    return families;
+  }
+
+  // Runs `body` (of absl::Status or absl::StatusOr) counted as `call`.
+  template <typename Body>
+  auto Count(const char* call, Body body) {
+    prometheus::Gauge& running = in_flight.Add({{"call", call}});
+    running.Increment();
+    const absl::Time begin = absl::Now();
+    auto result = body();
+    const double elapsed_s = absl::ToDoubleSeconds(absl::Now() - begin);
+    running.Decrement();
+    const prometheus::Labels labels = {{"call", call}, {"code", CodeOf(result)}};
+    requests.Add(labels).Increment();
+    seconds.Add(labels, LatencyBounds()).Observe(elapsed_s);
+    return result;
+  }
+
+  static std::string CodeOf(const absl::Status& status) {
+    return absl::StatusCodeToString(status.code());
+  }
+  template <typename T>
+  static std::string CodeOf(const absl::StatusOr<T>& result) {
+    return CodeOf(result.status());
+  }
+
+  Service* const inner;
+  prometheus::Registry registry;
+  prometheus::Family<prometheus::Counter>& requests;
+  prometheus::Family<prometheus::Histogram>& seconds;
+  prometheus::Family<prometheus::Gauge>& in_flight;
+  prometheus::Family<prometheus::Counter>& moved;
+  prometheus::Family<prometheus::Counter>& planned;
+};
+
+MetricsService::MetricsService(Service* inner) : state_(std::make_shared<State>(inner)) {}
+MetricsService::~MetricsService() = default;
+
+absl::StatusOr<ContextInfo> MetricsService::CreateContext(const ContextSpec& spec,
+                                                          const CallContext& call) {
+  return state_->Count("CreateContext", [&] { return state_->inner->CreateContext(spec, call); });
+}
+
+absl::StatusOr<AppendResult> MetricsService::Append(const AppendRequest& request,
+                                                    const CallContext& call) {
+  return state_->Count("Append", [&] { return state_->inner->Append(request, call); });
+}
+
+absl::StatusOr<AttendResult> MetricsService::Attend(const AttendRequest& request,
+                                                    const CallContext& call) {
+  absl::StatusOr<AttendResult> result =
+      state_->Count("Attend", [&] { return state_->inner->Attend(request, call); });
+  if (result.ok()) {
+    const prometheus::Labels labels = {{"plan", PlanLabel(result->stats.plan)}};
+    state_->moved.Add(labels).Increment(static_cast<double>(result->stats.bytes_moved));
+    state_->planned.Add(labels).Increment(static_cast<double>(result->stats.planned_bytes));
+  }
+  return result;
+}
+
+absl::Status MetricsService::Release(ContextId context, const CallContext& call) {
+  return state_->Count("Release", [&] { return state_->inner->Release(context, call); });
+}
+
+absl::StatusOr<ContextInfo> MetricsService::Describe(ContextId context, const CallContext& call) {
+  return state_->Count("Describe", [&] { return state_->inner->Describe(context, call); });
+}
+
+absl::StatusOr<ClusterStatus> MetricsService::Status(const CallContext& call) {
+  return state_->Count("Status", [&] { return state_->inner->Status(call); });
+}
+
+struct MetricsEndpoint::Parts {
+  std::shared_ptr<prometheus::Collectable> collectable;  // the exposer holds it weakly
+  std::unique_ptr<prometheus::Exposer> exposer;
+  int port = 0;
+};
+
+MetricsEndpoint::MetricsEndpoint(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
+MetricsEndpoint::~MetricsEndpoint() = default;
+
+int MetricsEndpoint::port() const {
+  return parts_->port;
+}
+
+absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Start(
+    const std::string& listen, const MetricsService& service) {
+  auto parts = std::make_unique<Parts>();
+  parts->collectable = service.state_;
+  return Serve(listen, std::move(parts));
+}
+
+absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Start(const std::string& listen,
+                                                                        MetricsSnapshot snapshot) {
+  auto parts = std::make_unique<Parts>();
+  parts->collectable = std::make_shared<SnapshotCollectable>(std::move(snapshot));
+  return Serve(listen, std::move(parts));
+}
+
+absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Serve(
+    const std::string& listen, std::unique_ptr<Parts> parts) {
+  const auto failed = [&](absl::string_view why) {
+    return absl::UnavailableError(absl::StrCat("cannot serve metrics on \"", listen, "\": ", why,
+                                               "; expected HOST:PORT of this machine with the "
+                                               "port free"));
+  };
+  // The HTTP server inside would take more than one address, or a port alone on all interfaces.
+  if (listen.find(':') == std::string::npos || listen.find(',') != std::string::npos) {
+    return failed("not one HOST:PORT");
+  }
+  try {
+    // The short timeout frees the few threads from connections that never ask anything.
+    parts->exposer = std::make_unique<prometheus::Exposer>(std::vector<std::string>{
+        "listening_ports", listen, "num_threads", "4", "request_timeout_ms", "2000"});
+    parts->exposer->RegisterCollectable(parts->collectable);
+  } catch (const std::exception& error) {
+    return failed(error.what());
+  }
+  const std::vector<int> ports = parts->exposer->GetListeningPorts();
+  if (ports.empty()) return failed("no port opened");
+  parts->port = ports.front();
+  return std::unique_ptr<MetricsEndpoint>(new MetricsEndpoint(std::move(parts)));
+}
+
+}  // namespace annulus

@@ -1,0 +1,81 @@
+// Metrics: what a process counts, offered to Prometheus over HTTP at /metrics. Names are annulus_*
+// in base units (bytes, seconds); labels come from fixed sets, so the number of series is bounded.
+// The endpoint has no authentication and three stuck connections can keep scrapes out: bind it to
+// loopback or a network of the operator's. Thread-safe.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "runtime/coordinator/service.h"
+
+namespace annulus {
+
+// One value of a process without a Service (a worker).
+struct Metric {
+  enum class Kind { kGauge, kCounter };
+  std::string name;  // "annulus_kv_bytes"; counters end in _total
+  std::string help;
+  Kind kind = Kind::kGauge;
+  double value = 0;
+  std::vector<std::pair<std::string, std::string>> labels;
+};
+using MetricsSnapshot = std::function<std::vector<Metric>()>;  // called at each scrape
+
+// A Service that counts the calls of another:
+//   annulus_requests_total{call,code}            an upload counts once per piece
+//   annulus_request_seconds{call,code}           histogram
+//   annulus_requests_in_flight{call}
+//   annulus_attend_moved_bytes_total{plan}       payload counted at the transports
+//   annulus_attend_planned_bytes_total{plan}     what the plans said
+// and at each scrape asks it for its Status:
+//   annulus_kv_bytes, annulus_kv_bytes_limit     sums over the ready workers
+//   annulus_contexts{state}, annulus_workers{state}, annulus_epoch
+//   annulus_status_up                            0 when Status failed: then the others are absent
+class MetricsService final : public Service {
+ public:
+  explicit MetricsService(Service* inner);  // outlives this
+  ~MetricsService() override;
+
+  absl::StatusOr<ContextInfo> CreateContext(const ContextSpec& spec,
+                                            const CallContext& call) override;
+  absl::StatusOr<AppendResult> Append(const AppendRequest& request,
+                                      const CallContext& call) override;
+  absl::StatusOr<AttendResult> Attend(const AttendRequest& request,
+                                      const CallContext& call) override;
+  absl::Status Release(ContextId context, const CallContext& call) override;
+  absl::StatusOr<ContextInfo> Describe(ContextId context, const CallContext& call) override;
+  absl::StatusOr<ClusterStatus> Status(const CallContext& call) override;
+
+ private:
+  friend class MetricsEndpoint;
+  struct State;
+  std::shared_ptr<State> state_;
+};
+
+class MetricsEndpoint {
+ public:
+  // `listen` is "host:port", port 0: any free one. UNAVAILABLE names the address. What is behind
+  // the service or the snapshot outlives the endpoint.
+  static absl::StatusOr<std::unique_ptr<MetricsEndpoint>> Start(const std::string& listen,
+                                                                const MetricsService& service);
+  static absl::StatusOr<std::unique_ptr<MetricsEndpoint>> Start(const std::string& listen,
+                                                                MetricsSnapshot snapshot);
+
+  ~MetricsEndpoint();
+  int port() const;
+
+ private:
+  struct Parts;
+  explicit MetricsEndpoint(std::unique_ptr<Parts> parts);
+  static absl::StatusOr<std::unique_ptr<MetricsEndpoint>> Serve(const std::string& listen,
+                                                                std::unique_ptr<Parts> parts);
+
+  std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace annulus

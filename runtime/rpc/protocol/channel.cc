@@ -1,0 +1,46 @@
+#include "runtime/rpc/protocol/channel.h"
+
+#include <google/protobuf/stubs/logging.h>
+#include <grpc/support/log.h>
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
+
+namespace annulus {
+namespace {
+
+// Cluster status is one message and grows with contexts and layers.
+constexpr int kReplyBytesMax = 64 << 20;
+
+void Ignore(gpr_log_func_args*) {}
+
+}  // namespace
+
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& endpoint) {
+  grpc::ChannelArguments args;
+  args.SetMaxReceiveMessageSize(kReplyBytesMax);
+  args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  // Channels of one process would otherwise share one connection and its back-off.
+  args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
+  args.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
+  // A server that vanished without closing is noticed while a call waits for it.
+  args.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
+  args.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  args.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  return grpc::CreateCustomChannel(endpoint, grpc::InsecureChannelCredentials(), args);
+}
+
+void SetDeadline(absl::Time deadline, grpc::ClientContext* context) {
+  if (deadline == absl::InfiniteFuture()) return;
+  context->set_deadline(absl::ToChronoTime(deadline));
+}
+
+void SilenceLibraries() {
+  gpr_set_log_function(&Ignore);
+  google::protobuf::SetLogHandler(nullptr);
+}
+
+}  // namespace annulus

@@ -1,0 +1,35 @@
+// How this project sets gRPC up where both ends must agree, and how it is kept quiet.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/time/time.h"
+
+namespace grpc {
+class Channel;
+class ClientContext;
+}  // namespace grpc
+
+namespace annulus {
+
+// The largest message either side accepts: gRPC's default, said aloud. A stream's chunk stays below
+// it by kMessageRoomBytes.
+inline constexpr int kMessageBytesMax = 4 << 20;
+inline constexpr int kMessageRoomBytes = 64 << 10;
+
+// A server accepts pings this often; clients ping less often than that.
+inline constexpr int kPingIntervalMinMs = 250;
+
+// A channel of its own to "host:port", not connected yet. Proxies named in the environment are not
+// used.
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& endpoint);
+
+// Infinite times leave the call without a deadline.
+void SetDeadline(absl::Time deadline, grpc::ClientContext* context);
+
+// Stops gRPC and protobuf from writing to stderr, for programs whose stderr is for people. Call it
+// first in main.
+void SilenceLibraries();
+
+}  // namespace annulus

@@ -1,0 +1,16 @@
+// A coordinator's rendezvous, reached over gRPC: how a worker learns where the coordinator's fabric
+// is before it can speak over it.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "comm/rendezvous.h"
+
+namespace annulus {
+
+// `endpoint` is "host:port" and need not answer yet: calls wait for it (Put for at most 10 s, then
+// DEADLINE_EXCEEDED naming the endpoint). Thread-safe.
+std::unique_ptr<Rendezvous> MakeRpcRendezvous(const std::string& endpoint);
+
+}  // namespace annulus
