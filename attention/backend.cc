@@ -2,6 +2,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "attention/cpu/cpu_backend.h"
 #include "attention/reference/reference.h"
 
 namespace annulus {
@@ -11,7 +12,8 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(absl::string_view name, int
     return absl::InvalidArgumentError(
         absl::StrCat("threads is ", threads, ", expected 0 (one per core) or more"));
   }
-  if (name == "auto" || name == "cpu" || name == "reference") return MakeReferenceBackend(threads);
+  if (name == "cpu" || name == "auto") return MakeCpuBackend(threads);
+  if (name == "reference") return MakeReferenceBackend(threads);
   return absl::InvalidArgumentError(absl::StrCat("backend is '",
                                                  absl::CHexEscape(name.substr(0, 40)),
                                                  "', expected one of auto, cpu, reference"));

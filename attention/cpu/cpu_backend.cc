@@ -1,0 +1,296 @@
+#include "attention/cpu/cpu_backend.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <mutex>
+#include <numbers>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "attention/attend_args.h"
+#include "attention/cpu/kernels.h"
+#include "attention/cpu/tile_plan.h"
+#include "base/status.h"
+#include "base/thread_pool.h"
+
+namespace annulus {
+namespace {
+
+using cpu::Kernel;
+using cpu::KernelSet;
+using cpu::KeyBlock;
+using cpu::Segment;
+using cpu::Tile;
+using cpu::TileMemory;
+using cpu::TilePlan;
+using cpu::TileShape;
+
+// Carves a tile's memory out of a buffer that the thread keeps, so that a warm thread allocates
+// nothing.
+class TileRoom {
+ public:
+  TileMemory Prepare(const TileShape& shape) {
+    const auto rows = static_cast<size_t>(cpu::PaddedRows(shape.rows()));
+    const auto dim = static_cast<size_t>(shape.head_dim);
+    const auto v_dim = static_cast<size_t>(shape.v_head_dim);
+    const size_t floats = rows * (dim + v_dim + 2) + kBlockTokens * (cpu::kRowAlign + dim + v_dim);
+    if (buffer_.size() < floats * sizeof(float)) buffer_ = Buffer(floats * sizeof(float));
+    auto* next = reinterpret_cast<float*>(buffer_.data());
+    const auto take = [&next](size_t count) { return std::exchange(next, next + count); };
+    TileMemory tile;
+    tile.q = take(rows * dim);
+    tile.out = take(rows * v_dim);
+    tile.max = take(rows);
+    tile.sum = take(rows);
+    tile.scores = take(kBlockTokens * cpu::kRowAlign);
+    tile.keys = take(kBlockTokens * dim);
+    tile.values = take(kBlockTokens * v_dim);
+    std::fill_n(tile.q, rows * dim, 0.0f);
+    std::fill_n(tile.out, rows * v_dim, 0.0f);
+    std::fill_n(tile.max, rows, cpu::kNoScore);
+    std::fill_n(tile.sum, rows, 0.0f);
+    row_.resize(std::max(dim, v_dim));
+    return tile;
+  }
+
+  float* row() { return row_.data(); }  // one row of q or out
+
+ private:
+  Buffer buffer_;
+  std::vector<float> row_;
+};
+
+// The blocks of a segment, one after the other.
+class BlockWalk {
+ public:
+  BlockWalk(const TilePlan& plan, const Tile& tile, const Segment& segment)
+      : plan_(plan), run_(tile.run_first), left_(segment.blocks), index_(segment.block_first) {}
+
+  struct Step {
+    int64_t block = 0;
+    bool full = false;
+  };
+
+  std::optional<Step> Next() {
+    if (left_ == 0) return std::nullopt;
+    while (index_ >= plan_.runs()[run_].blocks.count) {
+      index_ -= plan_.runs()[run_].blocks.count;
+      ++run_;
+    }
+    const TileRun& run = plan_.runs()[run_];
+    --left_;
+    return Step{run.blocks.first + index_++ * run.blocks.step, run.full};
+  }
+
+ private:
+  const TilePlan& plan_;
+  size_t run_;
+  int64_t left_;
+  int64_t index_;
+};
+
+// One Attend call in flight: shared by the threads that take its segments.
+class Call {
+ public:
+  Call(const AttendArgs& args, const TilePlan& plan, const KernelSet& kernels)
+      : args_(args),
+        plan_(plan),
+        kernels_(kernels),
+        states_(plan.state_floats() * sizeof(float)),
+        q_scale_(args.scale * std::numbers::log2e_v<float>) {}
+
+  // Runs one segment; gives its result to the caller's partial, or keeps it for MergeTile.
+  void RunSegment(const Segment& segment);
+  // Merges the segments of one tile, in their order, into the caller's partial.
+  void MergeTile(const Tile& tile);
+
+  absl::Status status() const { return status_; }
+  bool stopped() const { return stopped_.load(std::memory_order_relaxed); }
+
+ private:
+  void LoadQueries(const Kernel& kernel, const Tile& tile, const TileMemory& memory);
+  bool AttendBlocks(const Kernel& kernel, const Tile& tile, const Segment& segment,
+                    const TileMemory& memory);
+  bool Fetch(const Tile& tile, int64_t block, KeyBlock* out);
+  // Merges one row, whose softmax state is max (log2 units), sum and out, which is overwritten.
+  void Give(const Tile& tile, int row, float max, float sum, float* out);
+  void Stop(absl::Status status);
+
+  float* State(const Segment& segment) {
+    return reinterpret_cast<float*>(states_.data()) + segment.state;
+  }
+
+  static thread_local TileRoom room_;
+
+  const AttendArgs& args_;
+  const TilePlan& plan_;
+  const KernelSet& kernels_;
+  Buffer states_;
+  const float q_scale_;
+  std::atomic<bool> stopped_{false};
+  std::mutex mutex_;
+  absl::Status status_;  // the first failure
+};
+
+thread_local TileRoom Call::room_;
+
+void Call::Stop(absl::Status status) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  status_.Update(status);
+  stopped_.store(true, std::memory_order_relaxed);
+}
+
+void Call::LoadQueries(const Kernel& kernel, const Tile& tile, const TileMemory& memory) {
+  float* q = room_.row();
+  for (int row = 0; row < tile.shape.rows(); ++row) {
+    const std::byte* from = args_.q.Row(tile.row_first + row / tile.shape.heads,
+                                        tile.head_first + row % tile.shape.heads);
+    Convert(from, args_.q.dtype, q, DType::kF32, tile.shape.head_dim);
+    for (int c = 0; c < tile.shape.head_dim; ++c) q[c] *= q_scale_;
+    kernel.set_query(tile.shape, memory, row, q);
+  }
+}
+
+bool Call::Fetch(const Tile& tile, int64_t block, KeyBlock* out) {
+  const KvTable& kv = *args_.kv;
+  const KvPage page = block < kv.blocks() ? kv.page(tile.kv_head, block) : KvPage();
+  if (page.k == nullptr || page.v == nullptr) {
+    Stop(MissingPage(tile.kv_head, block));
+    return false;
+  }
+  const int64_t left = args_.kv_tokens - block * kBlockTokens;
+  *out = {page.k,
+          page.v,
+          static_cast<size_t>(page.k_row_stride),
+          static_cast<size_t>(page.v_row_stride),
+          static_cast<int>(std::min(left, kBlockTokens)),
+          nullptr};
+  return true;
+}
+
+bool Call::AttendBlocks(const Kernel& kernel, const Tile& tile, const Segment& segment,
+                        const TileMemory& memory) {
+  BlockWalk walk(plan_, tile, segment);
+  std::optional<BlockWalk::Step> step = walk.Next();
+  KeyBlock block;
+  if (!Fetch(tile, step->block, &block)) return false;
+  while (step) {
+    if (stopped()) return false;
+    if (args_.cancel != nullptr && args_.cancel->load(std::memory_order_relaxed)) {
+      Stop(AttendCancelled());
+      return false;
+    }
+    const std::optional<BlockWalk::Step> next_step = walk.Next();
+    KeyBlock next;
+    if (next_step && !Fetch(tile, next_step->block, &next)) return false;
+    uint64_t masks[kBlockTokens];
+    if (!step->full) {
+      args_.pattern->CellMask(tile.kv_head, tile.position / kBlockTokens, step->block, masks);
+      block.masks = masks + tile.position % kBlockTokens;
+    }
+    kernel.attend(tile.shape, memory, block, next_step ? &next : nullptr);
+    step = next_step;
+    block = next;
+  }
+  return true;
+}
+
+void Call::Give(const Tile& tile, int row, float max, float sum, float* out) {
+  if (sum == 0) return;  // no key was seen
+  const int64_t dim = tile.shape.v_head_dim;
+  for (int64_t c = 0; c < dim; ++c) out[c] /= sum;
+  float lse = static_cast<float>((static_cast<double>(max) + std::log2(static_cast<double>(sum))) *
+                                 std::numbers::ln2);
+  const int64_t at = (tile.row_first + row / tile.shape.heads) * args_.into.heads +
+                     tile.head_first + row % tile.shape.heads;
+  Merge({args_.into.out + at * dim, args_.into.lse + at, 1, 1, dim}, {out, &lse, 1, 1, dim});
+}
+
+void Call::RunSegment(const Segment& segment) {
+  if (stopped()) return;
+  const Tile& tile = plan_.tiles()[segment.tile];
+  const TileShape& shape = tile.shape;
+  const bool few = shape.rows() <= kernels_.stream_rows_max;
+  const Kernel& kernel = few ? kernels_.stream : kernels_.panel;
+  const TileMemory memory = room_.Prepare(shape);
+  LoadQueries(kernel, tile, memory);
+  if (!AttendBlocks(kernel, tile, segment, memory)) return;
+  if (tile.segment_end - tile.segment_first == 1) {
+    for (int row = 0; row < shape.rows(); ++row) {
+      kernel.get_out(shape, memory, row, room_.row());
+      Give(tile, row, memory.max[row], memory.sum[row], room_.row());
+    }
+    return;
+  }
+  float* max = State(segment);
+  float* sum = max + shape.rows();
+  float* out = sum + shape.rows();
+  std::copy_n(memory.max, shape.rows(), max);
+  std::copy_n(memory.sum, shape.rows(), sum);
+  for (int row = 0; row < shape.rows(); ++row) {
+    kernel.get_out(shape, memory, row, out + static_cast<ptrdiff_t>(row) * shape.v_head_dim);
+  }
+}
+
+void Call::MergeTile(const Tile& tile) {
+  const int rows = tile.shape.rows();
+  const int dim = tile.shape.v_head_dim;
+  std::vector<float> merged(static_cast<size_t>(dim));
+  for (int row = 0; row < rows; ++row) {
+    float max = cpu::kNoScore;
+    for (size_t s = tile.segment_first; s < tile.segment_end; ++s) {
+      max = std::max(max, State(plan_.segments()[s])[row]);
+    }
+    float sum = 0;
+    std::fill(merged.begin(), merged.end(), 0.0f);
+    for (size_t s = tile.segment_first; s < tile.segment_end; ++s) {
+      const float* state = State(plan_.segments()[s]);
+      const float weight = std::exp2(state[row] - max);
+      const float* out = state + 2 * rows + static_cast<ptrdiff_t>(row) * dim;
+      sum += weight * state[rows + row];
+      for (int c = 0; c < dim; ++c) merged[static_cast<size_t>(c)] += weight * out[c];
+    }
+    Give(tile, row, max, sum, merged.data());
+  }
+}
+
+class CpuBackend final : public Backend {
+ public:
+  explicit CpuBackend(int threads) : pool_(threads) {
+    capabilities_.name = "cpu";
+    capabilities_.detail = cpu::BestKernels().target;
+    capabilities_.dtypes = {DType::kF32, DType::kF16, DType::kBF16};
+    capabilities_.head_dim_max = 576;
+    capabilities_.head_dim_multiple = 8;
+  }
+
+  const BackendCapabilities& capabilities() const override { return capabilities_; }
+
+  absl::Status Attend(const AttendArgs& args) override {
+    ANNULUS_RETURN_IF_ERROR(CheckAttendArgs(args, capabilities_));
+    const TilePlan plan(args);
+    Call call(args, plan, cpu::BestKernels());
+    pool_.ParallelFor(static_cast<int64_t>(plan.order().size()), [&](int64_t i) {
+      call.RunSegment(plan.segments()[plan.order()[static_cast<size_t>(i)]]);
+    });
+    if (call.stopped()) return call.status();
+    pool_.ParallelFor(static_cast<int64_t>(plan.split_tiles().size()), [&](int64_t i) {
+      call.MergeTile(plan.tiles()[plan.split_tiles()[static_cast<size_t>(i)]]);
+    });
+    return absl::OkStatus();
+  }
+
+ private:
+  ThreadPool pool_;
+  BackendCapabilities capabilities_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> MakeCpuBackend(int threads) {
+  return std::make_unique<CpuBackend>(threads);
+}
+
+}  // namespace annulus

@@ -1,0 +1,77 @@
+// The SIMD kernels of the CPU backend behind plain structs: one call takes a tile (query rows that
+// share a KV head) over one KV block, keeping an online softmax. Two regimes with one interface:
+// `panel` for many rows (rows in SIMD lanes, so that the softmax needs no sums across lanes, and
+// keys and values are read as they lie), `stream` for few rows (dims in lanes, each key and value
+// read once).
+// Scores are kept in units of log2: the caller scales q by scale·log2(e). Functions touch only the
+// tile's own memory and the block: safe to call on different tiles from many threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "attention/dtype.h"
+
+namespace annulus::cpu {
+
+struct TileShape {
+  int tokens = 0;  // consecutive query positions within one 64-token block
+  int heads = 0;   // query heads of one KV head; row = token · heads + head
+  int head_dim = 0;
+  int v_head_dim = 0;
+  DType kv_dtype = DType::kF32;
+
+  int rows() const { return tokens * heads; }
+};
+
+// Lanes beyond the last row are computed and dropped, so row counts are rounded up to this.
+inline constexpr int kRowAlign = 64;
+
+constexpr int PaddedRows(int rows) {
+  return (rows + kRowAlign - 1) / kRowAlign * kRowAlign;
+}
+
+// Memory of one tile, 64-byte aligned, f32. The layout of q and out belongs to the kernels.
+struct TileMemory {
+  float* q = nullptr;       // [PaddedRows, head_dim], zeroed before the rows are set
+  float* out = nullptr;     // [PaddedRows, v_head_dim], zeroed before the first block
+  float* max = nullptr;     // [PaddedRows], log2 units; kNoScore before the first block
+  float* sum = nullptr;     // [PaddedRows], of 2^(score − max); zeroed before the first block
+  float* scores = nullptr;  // [64, kRowAlign]
+  float* keys = nullptr;    // [64, head_dim], the block widened
+  float* values = nullptr;  // [64, v_head_dim]
+};
+
+// Less than every finite score, yet finite, so that no difference gives NaN.
+inline constexpr float kNoScore = -3.402823466e38f;
+
+struct KeyBlock {
+  const std::byte* k = nullptr;
+  const std::byte* v = nullptr;
+  size_t k_row_stride = 0;  // elements
+  size_t v_row_stride = 0;
+  int keys = 0;                     // 1 to 64
+  const uint64_t* masks = nullptr;  // [tokens], bit k: the key is seen; null: all are
+};
+
+struct Kernel {
+  // Stores row `row` of q [head_dim], already scaled, into the tile.
+  void (*set_query)(const TileShape& shape, const TileMemory& tile, int row, const float* q);
+  // Attends to one block. `next` (or null) is fetched ahead where that helps.
+  void (*attend)(const TileShape& shape, const TileMemory& tile, const KeyBlock& block,
+                 const KeyBlock* next);
+  // Reads row `row` of the accumulator [v_head_dim]: Σ 2^(score − max)·v, not normalised.
+  void (*get_out)(const TileShape& shape, const TileMemory& tile, int row, float* out);
+};
+
+struct KernelSet {
+  const char* target = nullptr;  // Highway's name of the instruction set
+  int stream_rows_max = 0;       // up to here `stream` is the faster one
+  Kernel panel;
+  Kernel stream;
+};
+
+// The kernels of the best instruction set of this machine.
+const KernelSet& BestKernels();
+
+}  // namespace annulus::cpu

@@ -1,0 +1,301 @@
+// The kernel for few query rows (decode): the block's keys, then its values, are each read once
+// from memory, widened in registers, while the next block's rows are fetched ahead. Lanes run
+// along the head dims. Included once per instruction set; see kernels.cc.
+#if defined(ANNULUS_CPU_STREAM_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef ANNULUS_CPU_STREAM_INL_H_
+#undef ANNULUS_CPU_STREAM_INL_H_
+#else
+#define ANNULUS_CPU_STREAM_INL_H_
+#endif
+
+#include <algorithm>
+#include <limits>
+
+#include "attention/cpu/kernels.h"
+#include "attention/cpu/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+#if HWY_TARGET != HWY_SCALAR
+namespace annulus::cpu::HWY_NAMESPACE {
+
+inline constexpr int kStreamLanes = HWY_MAX_BYTES / 4;
+inline constexpr int kStreamSums = HWY_MAX_BYTES == 64 ? 16 : 8;    // sums held in registers
+inline constexpr int kRowGroup = HWY_MAX_BYTES == 64 ? 4 : 2;       // query rows at a time
+inline constexpr int kStreamRowsMax = HWY_MAX_BYTES == 64 ? 8 : 4;  // beyond, panels are faster
+inline constexpr int kScoreRow = 64;                                // scores [row][64]
+
+// Dims are taken in pairs of vectors. A bf16 pair is one load of 2·lanes values, split into even
+// and odd ones by a shift and a mask; q and out are kept in that order, so nothing is shuffled.
+template <class D>
+HWY_INLINE void LoadPair(D d, const float* p, hn::Vec<D>& a, hn::Vec<D>& b) {
+  a = hn::LoadU(d, p);
+  b = hn::LoadU(d, p + hn::Lanes(d));
+}
+template <class D>
+HWY_INLINE void LoadPair(D d, const hwy::float16_t* p, hn::Vec<D>& a, hn::Vec<D>& b) {
+  a = LoadWide(d, p);
+  b = LoadWide(d, p + hn::Lanes(d));
+}
+template <class D>
+HWY_INLINE void LoadPair(D d, const hwy::bfloat16_t* p, hn::Vec<D>& a, hn::Vec<D>& b) {
+  const hn::RebindToUnsigned<D> du;
+  const hn::Repartition<uint16_t, D> d16;
+  const auto bits = hn::BitCast(du, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p)));
+  a = hn::BitCast(d, hn::ShiftLeft<16>(bits));
+  b = hn::BitCast(d, hn::And(bits, hn::Set(du, 0xffff0000u)));
+}
+
+// Lanes used for rows of `dim` elements: all if the dims fill pairs of full vectors, else 4.
+HWY_INLINE int LanesFor(int dim) {
+  return dim % (2 * kStreamLanes) == 0 ? kStreamLanes : 4;
+}
+
+// Where element c of a row of `dim` is kept.
+HWY_INLINE int PairOrder(DType dtype, int dim, int c) {
+  if (dtype != DType::kBF16) return c;
+  const int lanes = LanesFor(dim);
+  const int in_pair = c % (2 * lanes);
+  return c - in_pair + in_pair / 2 + (in_pair % 2) * lanes;
+}
+
+template <class D>
+HWY_INLINE void StoreFour(D d, hn::Vec<D> v, float* out) {
+  if constexpr (hn::MaxLanes(d) > 4) {
+    const hn::Half<D> half;
+    StoreFour(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)), out);
+  } else {
+    hn::StoreU(v, d, out);
+  }
+}
+
+// out[i] = the sum over the lanes of v[i], four at a time for the price of one and a half.
+template <class D>
+HWY_INLINE void StoreSums(D d, const hn::Vec<D>* v, float* out) {
+  const hn::Repartition<uint64_t, D> d64;
+  const auto v01 = hn::BitCast(
+      d64, hn::Add(hn::InterleaveLower(d, v[0], v[1]), hn::InterleaveUpper(d, v[0], v[1])));
+  const auto v23 = hn::BitCast(
+      d64, hn::Add(hn::InterleaveLower(d, v[2], v[3]), hn::InterleaveUpper(d, v[2], v[3])));
+  StoreFour(d,
+            hn::Add(hn::BitCast(d, hn::InterleaveLower(d64, v01, v23)),
+                    hn::BitCast(d, hn::InterleaveUpper(d64, v01, v23))),
+            out);
+}
+
+template <class T>
+struct Rows {
+  const T* data = nullptr;
+  size_t stride = 0;
+  int count = 0;
+
+  HWY_INLINE const T* Row(int r) const { return data + static_cast<size_t>(r) * stride; }
+};
+
+template <class T>
+HWY_INLINE void FetchRow(const Rows<T>& rows, int r, int dim) {
+  if (r >= rows.count) return;
+  const T* row = rows.Row(r);
+  for (int c = 0; c < dim; c += 64 / static_cast<int>(sizeof(T))) __builtin_prefetch(row + c);
+}
+
+// scores[r][key] = q[r] · k[key] for kRows rows. Keys go in fours; past the end the last one is
+// taken again, and its scores lie beyond `keys`.
+template <int kCount, int kRows, class T>
+HWY_NOINLINE void StreamScores(const float* HWY_RESTRICT q, const Rows<T>& k, int dim,
+                               const Rows<T>& next, float* HWY_RESTRICT scores) {
+  const hn::CappedTag<float, kCount> d;
+  using V = hn::Vec<decltype(d)>;
+  for (int key = 0; key < k.count; key += 4) {
+    const T* row[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      row[i] = k.Row(std::min(key + i, k.count - 1));
+      FetchRow(next, key + i, dim);
+    }
+    V sum[kRows][4];
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) sum[r][i] = hn::Zero(d);
+    }
+    for (int c = 0; c < dim; c += 2 * kCount) {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        V a;
+        V b;
+        LoadPair(d, row[i] + c, a, b);
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) {
+          sum[r][i] = hn::MulAdd(a, hn::LoadU(d, q + r * dim + c), sum[r][i]);
+          sum[r][i] = hn::MulAdd(b, hn::LoadU(d, q + r * dim + c + kCount), sum[r][i]);
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) StoreSums(d, sum[r], scores + r * kScoreRow + key);
+  }
+}
+
+// out[r][c…] = out[r][c…] · shrink[r] + Σ_key p[r][key] · v[key][c…] for kPairs pairs of vectors
+// from c on. The block's sum is made apart, as in the panel kernel.
+template <int kCount, int kRows, int kPairs, class T>
+HWY_INLINE void StreamValues(const float* HWY_RESTRICT p, const Rows<T>& v, int c, int dim,
+                             const float* shrink, float* HWY_RESTRICT out) {
+  const hn::CappedTag<float, kCount> d;
+  using V = hn::Vec<decltype(d)>;
+  V sum[kRows][2 * kPairs];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 2 * kPairs; ++i) sum[r][i] = hn::Zero(d);
+  }
+  for (int key = 0; key < v.count; ++key) {
+    const T* row = v.Row(key) + c;
+#pragma GCC unroll 16
+    for (int i = 0; i < kPairs; ++i) {
+      V a;
+      V b;
+      LoadPair(d, row + i * 2 * kCount, a, b);
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        const V weight = hn::Set(d, p[r * kScoreRow + key]);
+        sum[r][2 * i] = hn::MulAdd(a, weight, sum[r][2 * i]);
+        sum[r][2 * i + 1] = hn::MulAdd(b, weight, sum[r][2 * i + 1]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 2 * kPairs; ++i) {
+      float* HWY_RESTRICT at = out + r * dim + c + i * kCount;
+      hn::StoreU(hn::MulAdd(hn::LoadU(d, at), hn::Set(d, shrink[r]), sum[r][i]), d, at);
+    }
+  }
+}
+
+// Like the panel kernel's softmax, with keys in lanes. scores [64]; beyond `keys` it becomes 0.
+HWY_INLINE void StreamSoftmax(int keys, const uint64_t* mask, float* HWY_RESTRICT scores,
+                              float* max, float* sum, float* shrink) {
+  const hn::ScalableTag<float> d;
+  for (int key = 0; key < kScoreRow; ++key) {
+    const bool seen = key < keys && (mask == nullptr || (*mask >> key & 1) != 0);
+    if (!seen) scores[key] = -std::numeric_limits<float>::infinity();
+  }
+  auto top = hn::Set(d, *max);
+  for (int key = 0; key < kScoreRow; key += kStreamLanes) {
+    top = hn::Max(top, hn::LoadU(d, scores + key));
+  }
+  top = hn::MaxOfLanes(d, top);
+  auto total = hn::Zero(d);
+  for (int key = 0; key < kScoreRow; key += kStreamLanes) {
+    const auto p = Exp2(d, hn::Sub(hn::LoadU(d, scores + key), top));
+    hn::StoreU(p, d, scores + key);
+    total = hn::Add(total, p);
+  }
+  *shrink = hn::GetLane(Exp2(d, hn::Sub(hn::Set(d, *max), top)));
+  *max = hn::GetLane(top);
+  *sum = *sum * *shrink + hn::GetLane(hn::SumOfLanes(d, total));
+}
+
+template <int kCount, int kRows, class T>
+HWY_NOINLINE void StreamAllValues(const float* p, const Rows<T>& v, int dim, const Rows<T>& next,
+                                  const float* shrink, float* out) {
+  constexpr int kPairs = std::max(1, kStreamSums / (2 * kRows));
+  for (int key = 0; key < v.count; ++key) FetchRow(next, key, dim);
+  int c = 0;
+  for (; c + 2 * kCount * kPairs <= dim; c += 2 * kCount * kPairs) {
+    StreamValues<kCount, kRows, kPairs>(p, v, c, dim, shrink, out);
+  }
+  for (; c < dim; c += 2 * kCount) {
+    StreamValues<kCount, kRows, 1>(p, v, c, dim, shrink, out);
+  }
+}
+
+// kRows query rows, from `first` on, against one block.
+template <int kRows, class T>
+HWY_INLINE void StreamRows(const TileShape& shape, const TileMemory& tile, int first,
+                           const KeyBlock& block, const Rows<T>& k, const Rows<T>& v,
+                           const Rows<T>& next_k, const Rows<T>& next_v) {
+  const int dim = shape.head_dim;
+  const int v_dim = shape.v_head_dim;
+  const float* q = tile.q + static_cast<size_t>(first * dim);
+  float* out = tile.out + static_cast<size_t>(first * v_dim);
+  if (LanesFor(dim) == kStreamLanes) {
+    StreamScores<kStreamLanes, kRows>(q, k, dim, next_k, tile.scores);
+  } else {
+    StreamScores<4, kRows>(q, k, dim, next_k, tile.scores);
+  }
+  float shrink[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    const uint64_t* mask =
+        block.masks == nullptr ? nullptr : block.masks + (first + r) / shape.heads;
+    StreamSoftmax(block.keys, mask, tile.scores + r * kScoreRow, tile.max + first + r,
+                  tile.sum + first + r, shrink + r);
+  }
+  if (LanesFor(v_dim) == kStreamLanes) {
+    StreamAllValues<kStreamLanes, kRows>(tile.scores, v, v_dim, next_v, shrink, out);
+  } else {
+    StreamAllValues<4, kRows>(tile.scores, v, v_dim, next_v, shrink, out);
+  }
+}
+
+template <class T>
+HWY_INLINE void StreamBlock(const TileShape& shape, const TileMemory& tile, const KeyBlock& block,
+                            const KeyBlock* next) {
+  const Rows<T> k{reinterpret_cast<const T*>(block.k), block.k_row_stride, block.keys};
+  const Rows<T> v{reinterpret_cast<const T*>(block.v), block.v_row_stride, block.keys};
+  Rows<T> next_k;
+  Rows<T> next_v;
+  if (next != nullptr) {
+    next_k = {reinterpret_cast<const T*>(next->k), next->k_row_stride, next->keys};
+    next_v = {reinterpret_cast<const T*>(next->v), next->v_row_stride, next->keys};
+  }
+  const int rows = shape.rows();
+  for (int first = 0; first < rows;) {
+    if (kRowGroup == 4 && rows - first >= 4) {
+      StreamRows<kRowGroup, T>(shape, tile, first, block, k, v, next_k, next_v);
+      first += 4;
+    } else if (rows - first >= 2) {
+      StreamRows<2, T>(shape, tile, first, block, k, v, next_k, next_v);
+      first += 2;
+    } else {
+      StreamRows<1, T>(shape, tile, first, block, k, v, next_k, next_v);
+      first += 1;
+    }
+    next_k = {};  // fetched once
+    next_v = {};
+  }
+}
+
+void StreamAttend(const TileShape& shape, const TileMemory& tile, const KeyBlock& block,
+                  const KeyBlock* next) {
+  switch (shape.kv_dtype) {
+    case DType::kF32:
+      return StreamBlock<float>(shape, tile, block, next);
+    case DType::kF16:
+      return StreamBlock<hwy::float16_t>(shape, tile, block, next);
+    case DType::kBF16:
+      return StreamBlock<hwy::bfloat16_t>(shape, tile, block, next);
+  }
+}
+
+void StreamSetQuery(const TileShape& shape, const TileMemory& tile, int row, const float* q) {
+  float* to = tile.q + row * shape.head_dim;
+  for (int c = 0; c < shape.head_dim; ++c) {
+    to[PairOrder(shape.kv_dtype, shape.head_dim, c)] = q[c];
+  }
+}
+
+void StreamGetOut(const TileShape& shape, const TileMemory& tile, int row, float* out) {
+  const float* from = tile.out + row * shape.v_head_dim;
+  for (int c = 0; c < shape.v_head_dim; ++c) {
+    out[c] = from[PairOrder(shape.kv_dtype, shape.v_head_dim, c)];
+  }
+}
+
+}  // namespace annulus::cpu::HWY_NAMESPACE
+#endif
+HWY_AFTER_NAMESPACE();
+
+#endif

@@ -1,0 +1,107 @@
+#include "attention/cpu/tile_plan.h"
+
+#include <algorithm>
+
+namespace annulus::cpu {
+namespace {
+
+// A tile's queries and accumulator should stay in L2 beside the block at hand.
+constexpr int kTileFloatsMax = 64 * 1024;
+constexpr int kTileRowsMax = 256;
+// A call is cut into about this many segments, if that leaves each enough blocks to be worth a
+// result of its own.
+constexpr int64_t kSegments = 256;
+constexpr int64_t kSegmentBlocksMin = 32;
+
+int HeadsPerTile(const KvTable& kv, int64_t tokens, int heads) {
+  const int rows = std::clamp(kTileFloatsMax / (kv.head_dim() + kv.v_head_dim()), 64, kTileRowsMax);
+  return std::clamp(rows / static_cast<int>(tokens), 1, heads);
+}
+
+bool MayMeet(const BlockRun& a, const BlockRun& b) {
+  return a.first <= b.last() && b.first <= a.last();
+}
+
+}  // namespace
+
+TilePlan::TilePlan(const AttendArgs& args) {
+  const int kv_head_first = args.heads.first / args.group;
+  const int kv_head_end = (args.heads.end() - 1) / args.group + 1;
+  for (int kv_head = kv_head_first; kv_head < kv_head_end; ++kv_head) {
+    int64_t row = 0;
+    for (const TokenRange& range : args.q_ranges) {
+      for (int64_t begin = range.begin; begin < range.end;) {
+        const int64_t end = std::min(range.end, (begin / kBlockTokens + 1) * kBlockTokens);
+        AddTiles(args, kv_head, {begin, end}, row);
+        row += end - begin;
+        begin = end;
+      }
+    }
+  }
+  Cut();
+}
+
+void TilePlan::AddTiles(const AttendArgs& args, int kv_head, TokenRange q, int64_t row_first) {
+  const size_t run_first = runs_.size();
+  AddRuns(args, kv_head, q);
+  int64_t blocks = 0;
+  for (size_t i = run_first; i < runs_.size(); ++i) blocks += runs_[i].blocks.count;
+  if (blocks == 0) return;
+  const int head_first = std::max(kv_head * args.group, args.heads.first);
+  const int head_end = std::min((kv_head + 1) * args.group, args.heads.end());
+  const int step = HeadsPerTile(*args.kv, q.size(), head_end - head_first);
+  for (int head = head_first; head < head_end; head += step) {
+    Tile tile;
+    tile.shape.tokens = static_cast<int>(q.size());
+    tile.shape.heads = std::min(step, head_end - head);
+    tile.shape.head_dim = args.kv->head_dim();
+    tile.shape.v_head_dim = args.kv->v_head_dim();
+    tile.shape.kv_dtype = args.kv->dtype();
+    tile.kv_head = kv_head;
+    tile.head_first = head - args.heads.first;
+    tile.row_first = row_first;
+    tile.position = q.begin;
+    tile.run_first = run_first;
+    tile.run_end = runs_.size();
+    rows_max_ = std::max(rows_max_, tile.shape.rows());
+    tiles_.push_back(tile);
+    tile_blocks_.push_back(blocks);
+  }
+}
+
+void TilePlan::AddRuns(const AttendArgs& args, int kv_head, TokenRange q) {
+  args.pattern->Row(kv_head, q, args.kv_tokens, &row_);
+  for (const TileRun& seen : row_) {
+    for (const BlockRun& keys : args.keys->runs()) {
+      if (!MayMeet(seen.blocks, keys)) continue;
+      const BlockRun common = Intersect(seen.blocks, keys);
+      if (common.count > 0) runs_.push_back({common, seen.full});
+    }
+  }
+}
+
+void TilePlan::Cut() {
+  int64_t total = 0;
+  for (int64_t blocks : tile_blocks_) total += blocks;
+  const int64_t segment_blocks = std::max(kSegmentBlocksMin, (total + kSegments - 1) / kSegments);
+  for (size_t t = 0; t < tiles_.size(); ++t) {
+    const int64_t blocks = tile_blocks_[t];
+    const int64_t parts = (blocks + segment_blocks - 1) / segment_blocks;
+    tiles_[t].segment_first = segments_.size();
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t first = blocks * part / parts;
+      segments_.push_back({t, first, blocks * (part + 1) / parts - first, state_floats_});
+      if (parts > 1) state_floats_ += StateFloats(tiles_[t].shape);
+    }
+    tiles_[t].segment_end = segments_.size();
+    if (parts > 1) split_tiles_.push_back(t);
+  }
+  order_.resize(segments_.size());
+  for (size_t i = 0; i < order_.size(); ++i) order_[i] = i;
+  std::stable_sort(order_.begin(), order_.end(), [this](size_t a, size_t b) {
+    const auto work = [this](const Segment& s) { return s.blocks * tiles_[s.tile].shape.rows(); };
+    return work(segments_[a]) > work(segments_[b]);
+  });
+}
+
+}  // namespace annulus::cpu

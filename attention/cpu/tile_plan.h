@@ -1,0 +1,69 @@
+// How one Attend call of the CPU backend is cut: into tiles (query rows of one 64-token block that
+// share a KV head, with the runs of KV blocks they see) and segments (a part of one tile's blocks:
+// the unit that a thread takes). The cut depends on the work alone, never on the number of threads,
+// so that the bits of an answer do not either. Values; built by one thread, then read by many.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "attention/backend.h"
+#include "attention/cpu/kernels.h"
+
+namespace annulus::cpu {
+
+struct Tile {
+  TileShape shape;
+  int kv_head = 0;
+  int head_first = 0;     // heads [head_first, + shape.heads) of the tensor q
+  int64_t row_first = 0;  // rows [row_first, + shape.tokens) of the tensor q
+  int64_t position = 0;   // absolute, of the first row
+  size_t run_first = 0;   // runs [run_first, run_end) of the plan
+  size_t run_end = 0;
+  size_t segment_first = 0;  // segments [segment_first, segment_end) of the plan, in order
+  size_t segment_end = 0;
+};
+
+struct Segment {
+  size_t tile = 0;
+  int64_t block_first = 0;  // in the sequence of the tile's blocks, runs laid end to end
+  int64_t blocks = 0;
+  size_t state = 0;  // offset in floats of its result, when its tile has several segments
+};
+
+class TilePlan {
+ public:
+  explicit TilePlan(const AttendArgs& args);
+
+  const std::vector<Tile>& tiles() const { return tiles_; }
+  const std::vector<Segment>& segments() const { return segments_; }
+  const std::vector<TileRun>& runs() const { return runs_; }
+  // Segments in the order in which to start them: most work first, so that threads end together.
+  const std::vector<size_t>& order() const { return order_; }
+  // Tiles with several segments, whose results must be merged.
+  const std::vector<size_t>& split_tiles() const { return split_tiles_; }
+  size_t state_floats() const { return state_floats_; }
+  int rows_max() const { return rows_max_; }  // of any tile
+
+ private:
+  void AddTiles(const AttendArgs& args, int kv_head, TokenRange q, int64_t row_first);
+  void AddRuns(const AttendArgs& args, int kv_head, TokenRange q);
+  void Cut();
+
+  std::vector<Tile> tiles_;
+  std::vector<int64_t> tile_blocks_;
+  std::vector<TileRun> runs_;
+  std::vector<TileRun> row_;  // reused
+  std::vector<Segment> segments_;
+  std::vector<size_t> order_;
+  std::vector<size_t> split_tiles_;
+  size_t state_floats_ = 0;
+  int rows_max_ = 0;
+};
+
+// Floats of one segment's result: max [rows], sum [rows], out [rows, v_head_dim].
+inline size_t StateFloats(const TileShape& shape) {
+  return static_cast<size_t>(shape.rows()) * (2 + static_cast<size_t>(shape.v_head_dim));
+}
+
+}  // namespace annulus::cpu
