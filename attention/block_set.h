@@ -40,6 +40,8 @@ class BlockSet {
   static BlockSet Range(int64_t first, int64_t count);
   // Any runs, overlapping or not, in any order.
   static BlockSet FromRuns(std::vector<BlockRun> runs);
+  // Ascending blocks, each once.
+  static BlockSet FromBlocks(const std::vector<int64_t>& blocks);
 
   const std::vector<BlockRun>& runs() const { return runs_; }
   bool empty() const { return runs_.empty(); }
@@ -67,5 +69,9 @@ class BlockSet {
 
 // The common blocks of two runs: itself a run (by the Chinese remainder theorem), count 0 if none.
 BlockRun Intersect(const BlockRun& a, const BlockRun& b);
+
+// Appends the blocks of `a` that are not in `b`, as disjoint runs: at most two more than the
+// smaller of the residues and the gaps that b leaves in a.
+void AppendDifference(const BlockRun& a, const BlockRun& b, std::vector<BlockRun>* out);
 
 }  // namespace annulus

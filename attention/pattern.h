@@ -49,7 +49,10 @@ struct PairCount {
   int64_t work = 0;     // existing pairs of every 64×64 cell that holds an allowed pair
 };
 
-class PatternNode;  // the syntax tree, private to the implementation
+class PatternNode;  // one head's rule, private to the implementation
+struct DocsTotal;   // likewise
+
+struct PatternCoverage;
 
 class Pattern {
  public:
@@ -92,12 +95,15 @@ class Pattern {
   BlockSet Evictable(int kv_head, int64_t next_q, int64_t kv_tokens) const;
 
  private:
+  friend PatternCoverage Coverage(const Pattern& pattern, TokenRange q, int64_t kv_tokens);
+
   Pattern() = default;
 
   std::string text_;
   int kv_heads_ = 0;
   std::vector<std::shared_ptr<const PatternNode>> rules_;  // by KV head, `heads` resolved
-  std::vector<int> classes_;
+  std::vector<int> classes_;                               // by KV head, HeadClass
+  std::shared_ptr<const std::vector<DocsTotal>> docs_;
 };
 
 // Which share of the keys [0, kv_tokens) the union of all KV heads lets the queries q see, in

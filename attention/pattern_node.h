@@ -1,0 +1,74 @@
+// The meaning of one KV head's rule: a tree of primitives under unions and intersections, with
+// everything that depends on the head already put in. Private to the pattern's implementation.
+// Nodes are immutable and shared between heads and threads.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "attention/block_set.h"
+#include "attention/pattern_shapes.h"
+
+namespace annulus {
+
+class PatternNode {
+ public:
+  virtual ~PatternNode() = default;
+
+  // The definition, for one pair. Everything else must agree with it.
+  virtual bool Allows(int64_t q, int64_t k) const = 0;
+
+  // Appends shapes whose union is the node's pairs within `window`.
+  virtual void AppendShapes(const ShapeWindow& window, ShapeList* out) const = 0;
+
+  // Blocks among [0, blocks) that no query at position ≥ next_q sees, those only that are known
+  // from the definition: never too many, perhaps too few.
+  virtual BlockSet Unneeded(int64_t next_q, int64_t blocks) const = 0;
+
+  // Same pairs by the same construction.
+  virtual bool Equals(const PatternNode& other) const = 0;
+
+  // An upper bound of the shapes in one query block: those that are one range of keys, those with
+  // a comb, their longest tooth, and the greatest common divisor of their periods (0 without one).
+  struct Size {
+    int64_t ranges = 0;
+    int64_t combs = 0;
+    int64_t tooth = 0;
+    int64_t period = 0;
+
+    int64_t shapes() const { return ranges + combs; }
+  };
+  const Size& size() const { return size_; }
+
+ protected:
+  explicit PatternNode(Size size) : size_(size) {}
+
+ private:
+  const Size size_;
+};
+
+using NodePtr = std::shared_ptr<const PatternNode>;
+
+// The pairs with d_min ≤ q − k ≤ d_max: full, causal and window.
+NodePtr MakeBand(int64_t d_min, int64_t d_max);
+
+// The keys below `tokens`.
+NodePtr MakeSink(int64_t tokens);
+
+// Query and key in the same document; the last one has no end.
+NodePtr MakeDocs(const std::vector<int64_t>& lengths);
+
+// S2-Attention (arXiv 2407.17678) of one head: causal, and key block j seen by query block i iff
+// i − j < local or j ≡ residue (mod stride). block·stride ≤ kFar.
+NodePtr MakeS2(int64_t block, int64_t local, int64_t stride, int64_t residue);
+
+// PowerAttention (arXiv 2503.03588 §3): causal, and key block j seen by query block i iff, with
+// d = i − j, d < window or d & (d − 1) = 0 or j < sink.
+NodePtr MakePower(int64_t block, int64_t window, int64_t sink);
+
+// At least one node each.
+NodePtr MakeUnion(std::vector<NodePtr> parts);
+NodePtr MakeIntersection(std::vector<NodePtr> parts);
+
+}  // namespace annulus

@@ -1,0 +1,29 @@
+// The pattern language's parser: text to one rule per KV head. Private to the pattern's
+// implementation; a pure function.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "attention/pattern_node.h"
+
+namespace annulus {
+
+// What one docs(…) says of the context.
+struct DocsTotal {
+  int64_t position = 0;    // in the text, 1 for the first character
+  int64_t tokens = 0;      // the sum of its lengths
+  int64_t last_start = 0;  // where its last document begins
+};
+
+struct ParsedPattern {
+  std::vector<NodePtr> rules;   // by KV head
+  std::vector<DocsTotal> docs;  // in the order of the text
+};
+
+// See Pattern::Parse.
+absl::StatusOr<ParsedPattern> ParsePattern(absl::string_view text, int kv_heads);
+
+}  // namespace annulus

@@ -1,0 +1,226 @@
+#include "attention/pattern_rows.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "absl/container/inlined_vector.h"
+
+namespace annulus {
+namespace {
+
+// Up to here overlapping runs are made disjoint in pairs; beyond it they are painted block by
+// block, which costs what is visited.
+constexpr size_t kPairedRunsMax = 48;
+
+struct Span {
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+
+void AppendRun(int64_t first, int64_t count, int64_t step, bool full, std::vector<TileRun>* out) {
+  if (count > 0) out->push_back({{first, count, count == 1 ? 1 : step}, full});
+}
+
+// Partial, full, partial: the runs of indices [low, high] of which [full_low, full_high] are full.
+void AppendThree(BlockRun run, int64_t low, int64_t high, int64_t full_low, int64_t full_high,
+                 std::vector<TileRun>* out) {
+  full_low = std::max(full_low, low);
+  full_high = std::min(full_high, high);
+  if (full_low > full_high) {
+    full_low = high + 1;
+    full_high = high;
+  }
+  AppendRun(run.first + low * run.step, full_low - low, run.step, false, out);
+  AppendRun(run.first + full_low * run.step, full_high - full_low + 1, run.step, true, out);
+  AppendRun(run.first + (full_high + 1) * run.step, high - full_high, run.step, false, out);
+}
+
+// The blocks of the keys [any.begin, any.end), of which every row sees those in `all`.
+void AppendRange(Span any, Span all, int64_t kv_tokens, std::vector<TileRun>* out) {
+  const int64_t full_high =
+      all.end >= kv_tokens ? BlocksOf(kv_tokens) - 1 : FloorDiv(all.end, kBlockTokens) - 1;
+  AppendThree({0, 1, 1}, any.begin / kBlockTokens, (any.end - 1) / kBlockTokens,
+              CeilDiv(all.begin, kBlockTokens), full_high, out);
+}
+
+// The comb's teeth from `tooth` on, `period` apart and ending on the same place of a block each
+// time: one run for every block that a tooth touches.
+void AppendTeeth(int64_t tooth, int64_t length, int64_t period, Span any, Span all,
+                 std::vector<TileRun>* out) {
+  for (int64_t block = FloorDiv(tooth, kBlockTokens); block * kBlockTokens < tooth + length;
+       ++block) {
+    const int64_t base = block * kBlockTokens;
+    const int64_t begin = std::max(tooth, base);
+    const int64_t end = std::min(tooth + length, base + kBlockTokens);
+    const int64_t low = std::max<int64_t>(0, CeilDiv(any.begin + 1 - end, period));
+    const int64_t high = FloorDiv(any.end - 1 - begin, period);
+    int64_t full_low = high + 1;
+    int64_t full_high = high;
+    if (end - begin == kBlockTokens) {
+      full_low = CeilDiv(all.begin - begin, period);
+      full_high = FloorDiv(all.end - end, period);
+    }
+    if (low <= high) {
+      AppendThree({block, 1, period / kBlockTokens}, low, high, full_low, full_high, out);
+    }
+  }
+}
+
+void AppendComb(const Comb& comb, Span any, Span all, int64_t kv_tokens,
+                std::vector<TileRun>* out) {
+  any = {comb.NextFrom(any.begin), comb.LastTo(any.end - 1) + 1};
+  if (any.begin >= any.end) return;
+  if (comb.period - comb.length < kBlockTokens) {
+    // No gap holds a whole block. Nor does a tooth: a comb's gap is at least as long as its tooth.
+    AppendRange(any, {0, 0}, kv_tokens, out);
+    return;
+  }
+  const int64_t first = FloorDiv(any.begin - comb.first, comb.period);
+  const int64_t teeth = FloorDiv(any.end - 1 - comb.first, comb.period) - first + 1;
+  // Teeth this many apart lie alike in their blocks.
+  const int64_t alike = kBlockTokens / std::gcd(comb.period, kBlockTokens);
+  const int64_t tooth = comb.first + first * comb.period;
+  if (teeth <= alike * ((comb.length - 1) / kBlockTokens + 2)) {
+    for (int64_t t = 0; t < teeth; ++t) {
+      const int64_t begin = tooth + t * comb.period;
+      const int64_t end = begin + comb.length;
+      AppendRange({std::max(any.begin, begin), std::min(any.end, end)},
+                  {std::max(all.begin, begin), std::min(all.end, end)}, kv_tokens, out);
+    }
+    return;
+  }
+  for (int64_t t = 0; t < alike; ++t) {
+    AppendTeeth(tooth + t * comb.period, comb.length, alike * comb.period, any, all, out);
+  }
+}
+
+bool ByFirst(const TileRun& a, const TileRun& b) {
+  return a.blocks.first < b.blocks.first;
+}
+
+// Whether the ranges of two runs, ordered by first block, overlap.
+bool RangesOverlap(const std::vector<TileRun>& tiles) {
+  int64_t last = -1;
+  for (const TileRun& tile : tiles) {
+    if (tile.blocks.first <= last) return true;
+    last = tile.blocks.last();
+  }
+  return false;
+}
+
+// Joins neighbours of one kind, so that a backend sees the fewest runs.
+void JoinNeighbours(std::vector<TileRun>* tiles) {
+  size_t kept = 0;
+  for (const TileRun& tile : *tiles) {
+    if (kept > 0) {
+      TileRun& back = (*tiles)[kept - 1];
+      if (back.full == tile.full && back.blocks.step == 1 && tile.blocks.step == 1 &&
+          back.blocks.last() + 1 == tile.blocks.first) {
+        back.blocks.count += tile.blocks.count;
+        continue;
+      }
+    }
+    (*tiles)[kept++] = tile;
+  }
+  tiles->resize(kept);
+}
+
+// Takes from each run what an earlier one holds; full runs come first, since full beats partial.
+void SeparateInPairs(std::vector<TileRun>* tiles) {
+  std::stable_partition(tiles->begin(), tiles->end(), [](const TileRun& t) { return t.full; });
+  std::vector<TileRun> held;
+  std::vector<BlockRun> left;
+  std::vector<BlockRun> rest;
+  for (const TileRun& tile : *tiles) {
+    left.assign(1, tile.blocks);
+    for (const TileRun& other : held) {
+      rest.clear();
+      for (const BlockRun& run : left) AppendDifference(run, other.blocks, &rest);
+      left.swap(rest);
+      if (left.empty()) break;
+    }
+    for (const BlockRun& run : left) held.push_back({run, tile.full});
+  }
+  tiles->swap(held);
+}
+
+// Paints every block once and reads the runs off.
+void SeparateByBlock(std::vector<TileRun>* tiles) {
+  int64_t first = tiles->front().blocks.first;
+  int64_t last = first;
+  for (const TileRun& tile : *tiles) {
+    first = std::min(first, tile.blocks.first);
+    last = std::max(last, tile.blocks.last());
+  }
+  enum : uint8_t { kNone, kPartial, kFull };
+  std::vector<uint8_t> paint(last - first + 1, kNone);
+  for (const TileRun& tile : *tiles) {
+    const uint8_t colour = tile.full ? kFull : kPartial;
+    for (int64_t i = 0; i < tile.blocks.count; ++i) {
+      uint8_t& cell = paint[tile.blocks.first - first + i * tile.blocks.step];
+      cell = std::max(cell, colour);
+    }
+  }
+  tiles->clear();
+  for (const uint8_t colour : {kPartial, kFull}) {
+    std::vector<int64_t> blocks;
+    for (int64_t i = 0; i <= last - first; ++i) {
+      if (paint[i] == colour) blocks.push_back(first + i);
+    }
+    const BlockSet set = BlockSet::FromBlocks(blocks);
+    for (const BlockRun& run : set.runs()) {
+      tiles->push_back({run, colour == kFull});
+    }
+  }
+}
+
+}  // namespace
+
+void AppendTiles(const Shape& shape, TokenRange q, int64_t kv_tokens, std::vector<TileRun>* out) {
+  const Span any{shape.k_begin, shape.k_end};
+  Span all{0, 0};
+  if (shape.q_begin == q.begin && shape.q_end == q.end) {
+    all.begin = std::max(any.begin, shape.q_end - 1 - shape.d_max);
+    all.end = std::min(any.end, shape.q_begin - shape.d_min + 1);
+  }
+  if (shape.comb.all()) {
+    AppendRange(any, all, kv_tokens, out);
+  } else {
+    AppendComb(shape.comb, any, all, kv_tokens, out);
+  }
+}
+
+void TilesOfUnion(const ShapeList& shapes, TokenRange q, int64_t kv_tokens,
+                  std::vector<TileRun>* out) {
+  out->clear();
+  bool apart = true;
+  int64_t first = 0;  // the blocks [first, end) hold all tiles so far
+  int64_t end = 0;
+  for (const Shape& shape : shapes) {
+    const size_t before = out->size();
+    AppendTiles(shape, q, kv_tokens, out);
+    if (out->size() == before) continue;
+    const int64_t shape_first = shape.k_begin / kBlockTokens;
+    const int64_t shape_end = BlocksOf(shape.k_end);
+    if (before == 0) {
+      first = shape_first;
+      end = shape_end;
+      continue;
+    }
+    if (shape_first < end && first < shape_end) apart = false;
+    first = std::min(first, shape_first);
+    end = std::max(end, shape_end);
+  }
+  std::sort(out->begin(), out->end(), ByFirst);
+  if (!apart && RangesOverlap(*out)) {
+    if (out->size() <= kPairedRunsMax) {
+      SeparateInPairs(out);
+    } else {
+      SeparateByBlock(out);
+    }
+    std::sort(out->begin(), out->end(), ByFirst);
+  }
+  JoinNeighbours(out);
+}
+
+}  // namespace annulus

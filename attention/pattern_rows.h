@@ -1,0 +1,21 @@
+// From shapes to runs of 64-token blocks. Private to the pattern's implementation; pure functions.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "attention/pattern.h"
+#include "attention/pattern_shapes.h"
+
+namespace annulus {
+
+// The blocks that hold a pair of `shape`, as disjoint runs. A run is full if the shape holds every
+// pair of queries `q` with the existing keys [0, kv_tokens) of its blocks. The shape's rows lie
+// within q, its keys within the existing ones.
+void AppendTiles(const Shape& shape, TokenRange q, int64_t kv_tokens, std::vector<TileRun>* out);
+
+// The same for the union of the shapes: disjoint runs ordered by first block, `out` replaced.
+void TilesOfUnion(const ShapeList& shapes, TokenRange q, int64_t kv_tokens,
+                  std::vector<TileRun>* out);
+
+}  // namespace annulus

@@ -1,0 +1,187 @@
+// Random patterns: rows, masks and counts against the definition, pair by pair.
+#include <bit>
+#include <map>
+#include <set>
+
+#include "attention/pattern.h"
+#include "base/rng.h"
+#include "tests/attention/pattern_random.h"
+#include "tests/catch.h"
+
+namespace annulus {
+namespace {
+
+constexpr int kPatterns = 1500;
+
+// What one row should be, from the definition: the cells with their allowed and existing pairs.
+struct Cell {
+  int64_t allowed = 0;
+  int64_t existing = 0;
+};
+using Cells = std::map<int64_t, Cell>;
+
+Cells CellsOf(const PairRule& allows, int head, TokenRange q, int64_t kv_tokens) {
+  Cells cells;
+  for (int64_t k = 0; k < kv_tokens; ++k) {
+    Cell& cell = cells[k / kBlockTokens];
+    for (int64_t i = q.begin; i < q.end; ++i) {
+      cell.allowed += allows(head, i, k);
+      ++cell.existing;
+    }
+  }
+  return cells;
+}
+
+// Each allowed cell in one run, full ones truly full. Returns how many cells of the row are full
+// and found so.
+void CheckRow(const Pattern& pattern, const Cells& cells, int head, TokenRange q,
+              int64_t kv_tokens) {
+  std::vector<TileRun> tiles = {{{7, 7, 7}, true}};
+  pattern.Row(head, q, kv_tokens, &tiles);
+  std::set<int64_t> seen;
+  int64_t before = -1;
+  for (const TileRun& tile : tiles) {
+    CAPTURE(tile.blocks.first, tile.blocks.count, tile.blocks.step, tile.full);
+    REQUIRE(tile.blocks.count >= 1);
+    REQUIRE(tile.blocks.step >= 1);
+    REQUIRE((tile.blocks.count > 1 || tile.blocks.step == 1));
+    REQUIRE(tile.blocks.first > before);
+    before = tile.blocks.first;
+    for (int64_t i = 0; i < tile.blocks.count; ++i) {
+      const int64_t block = tile.blocks.first + i * tile.blocks.step;
+      CAPTURE(block);
+      REQUIRE(seen.insert(block).second);
+      REQUIRE(cells.count(block) == 1);
+      REQUIRE(cells.at(block).allowed > 0);
+      if (tile.full) REQUIRE(cells.at(block).allowed == cells.at(block).existing);
+    }
+  }
+  for (const auto& [block, cell] : cells) {
+    CAPTURE(block);
+    if (cell.allowed > 0) REQUIRE(seen.count(block) == 1);
+  }
+}
+
+void CheckMask(const Pattern& pattern, const PairRule& allows, int head, int64_t q_block,
+               int64_t k_block) {
+  uint64_t mask[64];
+  std::fill(std::begin(mask), std::end(mask), 0x5a5a5a5a5a5a5a5au);
+  pattern.CellMask(head, q_block, k_block, mask);
+  for (int64_t r = 0; r < kBlockTokens; ++r) {
+    uint64_t expected = 0;
+    for (int64_t k = 0; k < kBlockTokens; ++k) {
+      const bool allowed = allows(head, 64 * q_block + r, 64 * k_block + k);
+      expected |= static_cast<uint64_t>(allowed) << k;
+    }
+    CAPTURE(q_block, k_block, r);
+    REQUIRE(mask[r] == expected);
+  }
+}
+
+void CheckPattern(uint64_t seed) {
+  Rng rng(seed);
+  const int kv_heads = static_cast<int>(rng.Between(1, 5));
+  const int64_t kv_tokens = rng.Below(4) == 0 ? rng.Between(1, 70) : rng.Between(65, 900);
+  const RandomPattern random =
+      PatternMaker(rng.Next(), kv_heads, kv_tokens).Make(static_cast<int>(rng.Between(0, 3)));
+  CAPTURE(seed, random.text, kv_heads, kv_tokens);
+  const absl::StatusOr<Pattern> pattern = Pattern::Parse(random.text, kv_heads);
+  REQUIRE(pattern.ok());
+  REQUIRE(pattern->CheckTokens(kv_tokens, false).ok());
+  const int head = static_cast<int>(rng.Below(kv_heads));
+  const int rule = pattern->HeadClass(head);
+  REQUIRE(rule <= head);
+  const int64_t begin = rng.Between(0, kv_tokens - 1);
+  const TokenRange q{begin, rng.Between(begin + 1, kv_tokens)};
+  CAPTURE(head, rule, q.begin, q.end);
+  PairCount expected;
+  for (int64_t at = q.begin; at < q.end;) {
+    const TokenRange row{at, std::min(q.end, (at / kBlockTokens + 1) * kBlockTokens)};
+    CAPTURE(row.begin, row.end);
+    const Cells cells = CellsOf(random.allows, head, row, kv_tokens);
+    CheckRow(*pattern, cells, head, row, kv_tokens);
+    CheckRow(*pattern, cells, rule, row, kv_tokens);
+    for (const auto& [block, cell] : cells) {
+      expected.visited += cell.allowed;
+      if (cell.allowed > 0) expected.work += cell.existing;
+    }
+    at = row.end;
+  }
+  const PairCount count = pattern->CountPairs(head, q, kv_tokens);
+  REQUIRE(count.visited == expected.visited);
+  REQUIRE(count.work == expected.work);
+  const int64_t blocks = BlocksOf(kv_tokens);
+  for (int i = 0; i < 4; ++i) {
+    CheckMask(*pattern, random.allows, head, rng.Between(0, blocks), rng.Between(0, blocks));
+  }
+  for (int i = 0; i < 50; ++i) {
+    const int64_t query = rng.Between(0, kv_tokens + 99), key = rng.Between(0, kv_tokens + 99);
+    CAPTURE(query, key);
+    REQUIRE(pattern->Allows(head, query, key) == random.allows(head, query, key));
+  }
+}
+
+// No later query sees an evicted key.
+void CheckEvictable(uint64_t seed) {
+  Rng rng(seed);
+  const int64_t tokens = rng.Between(100, 700);
+  const RandomPattern random = PatternMaker(rng.Next(), 2, tokens).Make(2);
+  CAPTURE(seed, random.text, tokens);
+  const absl::StatusOr<Pattern> pattern = Pattern::Parse(random.text, 2);
+  REQUIRE(pattern.ok());
+  const int64_t next_q = rng.Between(0, tokens);
+  const BlockSet evictable = pattern->Evictable(1, next_q, tokens);
+  CAPTURE(next_q, evictable.ToString());
+  for (const int64_t block : evictable.ToVector()) {
+    REQUIRE(block < BlocksOf(tokens));
+    for (int64_t k = block * kBlockTokens; k < (block + 1) * kBlockTokens; ++k) {
+      for (int64_t q = next_q; q < next_q + 600; ++q) {
+        if (random.allows(1, q, k)) FAIL("query " << q << " needs key " << k);
+      }
+    }
+  }
+}
+
+// The keys that some head lets some query see, and nothing else.
+void CheckCoverage(uint64_t seed) {
+  Rng rng(seed);
+  const int kv_heads = static_cast<int>(rng.Between(1, 4));
+  const int64_t tokens = rng.Between(1, 600);
+  const RandomPattern random = PatternMaker(rng.Next(), kv_heads, tokens).Make(2);
+  const absl::StatusOr<Pattern> pattern = Pattern::Parse(random.text, kv_heads);
+  REQUIRE(pattern.ok());
+  const int64_t begin = rng.Between(0, tokens - 1);
+  const TokenRange q{begin, rng.Between(begin + 1, std::min(tokens, begin + 150))};
+  CAPTURE(seed, random.text, kv_heads, tokens, q.begin, q.end);
+  int64_t seen = 0;
+  for (int64_t k = 0; k < tokens; ++k) {
+    bool sees = false;
+    for (int head = 0; head < kv_heads && !sees; ++head) {
+      for (int64_t i = q.begin; i < q.end && !sees; ++i) sees = random.allows(head, i, k);
+    }
+    seen += sees;
+  }
+  const PatternCoverage coverage = Coverage(*pattern, q, tokens);
+  REQUIRE(coverage.covered == Approx(static_cast<double>(seen) / static_cast<double>(tokens)));
+  double kept = 0;
+  for (int head = 0; head < kv_heads; ++head) {
+    const int64_t evicted = pattern->Evictable(head, tokens, tokens).size();
+    kept += 1.0 - static_cast<double>(evicted) / static_cast<double>(BlocksOf(tokens));
+  }
+  REQUIRE(coverage.kept_kv == Approx(kept / kv_heads));
+}
+
+TEST_CASE("random patterns: rows, masks and counts are the definition") {
+  for (uint64_t seed = 1; seed <= kPatterns; ++seed) CheckPattern(seed);
+}
+
+TEST_CASE("random patterns: no query needs what was evictable") {
+  for (uint64_t seed = 1; seed <= 150; ++seed) CheckEvictable(seed);
+}
+
+TEST_CASE("random patterns: coverage counts the keys seen") {
+  for (uint64_t seed = 1; seed <= 300; ++seed) CheckCoverage(seed);
+}
+
+}  // namespace
+}  // namespace annulus
