@@ -9,6 +9,7 @@
 //    rank to itself is allowed; 0 bytes are allowed and still pair;
 //  - memory of an operation must live until its ticket is done and not be touched meanwhile;
 //  - a dead peer fails the tickets that need it with UNAVAILABLE, and every later Post;
+//  - an exchange destroyed with operations in flight aborts; without any, nobody is told;
 //  - Post, Wait and Abort may come from any one thread at a time; Abort from any thread.
 #pragma once
 
@@ -70,7 +71,8 @@ class Exchange {
   // at the peers. After it returns no memory of an operation is touched any more.
   virtual void Abort(absl::Status why) = 0;
 
-  // Payload bytes handed to and taken from the transport so far. Thread-safe.
+  // Payload bytes handed to and taken from the transport so far; what a rank sends to itself does
+  // not count. Thread-safe.
   struct Counters {
     uint64_t bytes_sent = 0;
     uint64_t bytes_received = 0;
