@@ -14,9 +14,7 @@ namespace {
 
 // The pages that `rank` holds at the start, as views of the whole tensors; no others, so that a
 // plan that forgets to send a page fails instead of reading it anyway.
-KvTable HeldPages(const Plan& plan, int rank, const TensorView& k, const TensorView& v) {
-  const Problem& problem = plan.problem();
-  const KvTable all = KvTable::FromTensors(k, problem.v_is_k_prefix ? k : v);
+KvTable HeldPages(const Problem& problem, int rank, const KvTable& all) {
   const HeadRange heads = problem.kv.KvHeads(rank);
   KvTable held(problem.dtype, heads.first, heads.count, problem.head_dim, problem.v_head_dim,
                BlocksOf(problem.kv_tokens));
@@ -59,6 +57,7 @@ absl::Status FirstCause(const std::vector<absl::StatusOr<RankResult>>& results) 
 absl::StatusOr<LocalRun> RunLocally(const Plan& plan, const TensorView& q, const TensorView& k,
                                     const TensorView& v, float scale, Backend& backend) {
   const Problem& problem = plan.problem();
+  const KvTable all_pages = KvTable::FromTensors(k, problem.v_is_k_prefix ? k : v);
   std::vector<std::unique_ptr<Exchange>> exchanges = MakeLocalExchanges(plan.world());
   std::vector<absl::StatusOr<RankResult>> results(static_cast<size_t>(plan.world()),
                                                   absl::InternalError("the rank did not run"));
@@ -66,7 +65,7 @@ absl::StatusOr<LocalRun> RunLocally(const Plan& plan, const TensorView& q, const
   for (int rank = 0; rank < plan.world(); ++rank) {
     threads.emplace_back([&, rank] {
       const Rows rows(plan.HomeRows(rank), problem.q_range());
-      const KvTable held = HeldPages(plan, rank, k, v);
+      const KvTable held = HeldPages(problem, rank, all_pages);
       const Tensor mine = HomeQueries(problem, rows, q);
       RankTask task;
       task.plan = &plan;

@@ -1,0 +1,232 @@
+// The engine executes every plan, and every plan gives the same answer: that of float64 attention.
+#include <cmath>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/rng.h"
+#include "comm/local/local_exchange.h"
+#include "runtime/engine/engine.h"
+#include "tests/catch.h"
+
+namespace annulus {
+namespace {
+
+struct Case {
+  int64_t q_tokens, kv_tokens;
+  int heads, kv_heads, head_dim, v_head_dim;
+  bool v_is_k_prefix;
+  std::string pattern;
+};
+
+struct Inputs {
+  Tensor q, k, v;
+};
+
+Tensor RandomTensor(Rng& rng, int64_t tokens, int64_t heads, int64_t dim) {
+  Tensor tensor(DType::kF32, tokens, heads, dim);
+  for (int64_t i = 0; i < tokens * heads * dim; ++i) tensor.f32()[i] = rng.Normal();
+  return tensor;
+}
+
+Inputs RandomInputs(Rng& rng, const Case& c) {
+  return {RandomTensor(rng, c.q_tokens, c.heads, c.head_dim),
+          RandomTensor(rng, c.kv_tokens, c.kv_heads, c.head_dim),
+          RandomTensor(rng, c.kv_tokens, c.kv_heads, c.v_head_dim)};
+}
+
+Problem MakeProblem(const Case& c, int world, Home home, Placement placement,
+                    PartitionSpec partition) {
+  absl::StatusOr<Pattern> pattern = Pattern::Parse(c.pattern, c.kv_heads);
+  INFO(pattern.status().ToString());
+  REQUIRE(pattern.ok());
+  return Problem{
+      .q_tokens = c.q_tokens,
+      .kv_tokens = c.kv_tokens,
+      .heads = c.heads,
+      .kv_heads = c.kv_heads,
+      .head_dim = c.head_dim,
+      .v_head_dim = c.v_head_dim,
+      .v_is_k_prefix = c.v_is_k_prefix,
+      .dtype = DType::kF32,
+      .pattern = *pattern,
+      .home = home,
+      .home_partition = partition,
+      .kv = Layout::Of(placement, world, c.heads, c.kv_heads, partition, BlocksOf(c.kv_tokens))};
+}
+
+float Scale(const Case& c) {
+  return 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+}
+
+// The whole attention by the float64 oracle.
+Partial Oracle(const Case& c, const Inputs& in) {
+  absl::StatusOr<std::unique_ptr<Backend>> oracle = MakeBackend("reference", 1);
+  REQUIRE(oracle.ok());
+  const Pattern pattern = *Pattern::Parse(c.pattern, c.kv_heads);
+  const KvTable table = KvTable::FromTensors(in.k, c.v_is_k_prefix ? in.k.view() : in.v.view());
+  const BlockSet keys = BlockSet::Range(0, BlocksOf(c.kv_tokens));
+  KvTable latent(DType::kF32, 0, c.kv_heads, c.head_dim, c.v_head_dim, BlocksOf(c.kv_tokens));
+  for (int64_t b = 0; b < BlocksOf(c.kv_tokens); ++b) {
+    for (int h = 0; h < c.kv_heads; ++h) latent.Set(h, b, table.page(h, b));
+  }
+  Partial partial(c.q_tokens, c.heads, c.v_head_dim);
+  AttendArgs args;
+  args.q = in.q;
+  args.q_ranges = {{c.kv_tokens - c.q_tokens, c.kv_tokens}};
+  args.heads = {0, c.heads};
+  args.kv_tokens = c.kv_tokens;
+  args.group = c.heads / c.kv_heads;
+  args.kv = &latent;
+  args.pattern = &pattern;
+  args.keys = &keys;
+  args.scale = Scale(c);
+  args.into = partial.view();
+  const absl::Status status = (*oracle)->Attend(args);
+  INFO(status.ToString());
+  REQUIRE(status.ok());
+  return partial;
+}
+
+double FrobeniusError(const Tensor& got, const Tensor& want) {
+  double error = 0, norm = 0;
+  for (int64_t i = 0; i < want.tokens() * want.heads() * want.dim(); ++i) {
+    const double a = got.f32()[i], b = want.f32()[i];
+    if (std::isinf(a) && a == b) continue;
+    error += (a - b) * (a - b);
+    norm += b * b;
+  }
+  return norm == 0 ? std::sqrt(error) : std::sqrt(error / norm);
+}
+
+Partial RunForCaller(const Plan& plan, const Case& c, const Inputs& in, Backend& backend,
+                     int64_t* bytes) {
+  const Problem& problem = plan.problem();
+  const TensorView v = c.v_is_k_prefix ? in.k.view() : in.v.view();
+  const KvTable all = KvTable::FromTensors(in.k, v);
+  auto exchanges = MakeLocalExchanges(plan.world());
+  std::vector<absl::StatusOr<RankResult>> results(static_cast<size_t>(plan.world()),
+                                                  absl::InternalError("did not run"));
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < plan.world(); ++rank) {
+    threads.emplace_back([&, rank] {
+      const HeadRange heads = problem.kv.KvHeads(rank);
+      KvTable held(problem.dtype, heads.first, heads.count, c.head_dim, c.v_head_dim,
+                   BlocksOf(c.kv_tokens));
+      for (int64_t b : problem.kv.Blocks(rank).ToVector()) {
+        for (int h = heads.first; h < heads.end(); ++h) held.Set(h, b, all.page(h, b));
+      }
+      RankTask task;
+      task.plan = &plan;
+      task.rank = rank;
+      task.q_packed = PackQueries(plan, rank, in.q);
+      task.kv = &held;
+      task.scale = Scale(c);
+      results[static_cast<size_t>(rank)] =
+          RunRank(task, backend, *exchanges[static_cast<size_t>(rank)]);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  Partial merged(c.q_tokens, c.heads, c.v_head_dim);
+  *bytes = 0;
+  for (int rank = 0; rank < plan.world(); ++rank) {
+    const auto& result = results[static_cast<size_t>(rank)];
+    INFO("rank " << rank << ": " << result.status().ToString());
+    REQUIRE(result.ok());
+    REQUIRE(MergeAnswer(plan, rank, result->answer_packed, merged.view()).ok());
+    *bytes += result->bytes_sent + static_cast<int64_t>(PackQueries(plan, rank, in.q).size());
+  }
+  REQUIRE(Finalise(merged.view()).ok());
+  return merged;
+}
+
+void CheckAllPlans(const Case& c, const std::vector<int>& worlds, uint64_t seed) {
+  Rng rng(seed);
+  const Inputs in = RandomInputs(rng, c);
+  const Partial want = Oracle(c, in);
+  absl::StatusOr<std::unique_ptr<Backend>> backend = MakeBackend("cpu", 2);
+  REQUIRE(backend.ok());
+  const PartitionSpec partitions[] = {{PartitionKind::kZigzag, 1},
+                                      {PartitionKind::kContiguous, 1},
+                                      {PartitionKind::kBlockCyclic, 1 + seed % 3}};
+  for (int world : worlds) {
+    for (PlanKind kind : kPlanKinds) {
+      for (Home home : {Home::kOwners, Home::kCaller}) {
+        const PartitionSpec partition = partitions[rng.Below(3)];
+        const Placement placement =
+            home == Home::kOwners ? Placement::kTokens : static_cast<Placement>(rng.Below(3));
+        INFO("seed " << seed << " pattern " << c.pattern << " q " << c.q_tokens << " kv "
+                     << c.kv_tokens << " heads " << c.heads << "/" << c.kv_heads << " world "
+                     << world << " plan " << std::string(Name(kind)) << " partition "
+                     << partition.ToString() << " placement " << static_cast<int>(placement)
+                     << (home == Home::kCaller ? " for a caller" : " for owners"));
+        const Problem problem = MakeProblem(c, world, home, placement, partition);
+        absl::StatusOr<Plan> plan = BuildPlan(kind, problem);
+        INFO(plan.status().ToString());
+        REQUIRE(plan.ok());
+        INFO(plan->ToString());
+        INFO(plan->Validate().ToString());
+        REQUIRE(plan->Validate().ok());
+        Partial got;
+        int64_t bytes = 0;
+        if (home == Home::kOwners) {
+          absl::StatusOr<LocalRun> run = RunLocally(*plan, in.q, in.k, in.v, Scale(c), **backend);
+          INFO(run.status().ToString());
+          REQUIRE(run.ok());
+          got = std::move(run->result);
+          bytes = run->bytes_moved;
+        } else {
+          got = RunForCaller(*plan, c, in, **backend, &bytes);
+        }
+        CHECK(bytes == plan->BytesTotal());
+        CHECK(FrobeniusError(got.out(), want.out()) < 1e-6);
+        CHECK(FrobeniusError(got.lse(), want.lse()) < 1e-6);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("every plan, world and home gives the oracle's answer and moves the planned bytes") {
+  const std::vector<int> worlds = {1, 2, 3, 4, 7};
+  CheckAllPlans({700, 700, 4, 2, 16, 16, false, "causal"}, worlds, 1);
+  CheckAllPlans({1000, 1000, 4, 4, 16, 24, false, "s2(64,2,4)"}, worlds, 2);
+  CheckAllPlans({130, 1100, 6, 3, 8, 8, false, "heads(0: causal; 1: window(100); 2: full)"}, worlds,
+                3);
+}
+
+TEST_CASE("contexts shorter than a block and than the world, and single queries") {
+  const std::vector<int> worlds = {1, 2, 3, 4, 7};
+  CheckAllPlans({5, 5, 2, 1, 8, 8, false, "causal"}, worlds, 4);
+  CheckAllPlans({1, 1, 2, 2, 8, 8, false, "full"}, worlds, 5);
+  CheckAllPlans({1, 1500, 8, 4, 16, 16, false, "s2(64,2,4)"}, worlds, 6);
+  CheckAllPlans({70, 130, 4, 2, 8, 8, false, "window(3) | sink(1)"}, worlds, 7);
+}
+
+TEST_CASE("rows that see nothing, and V as a prefix of K") {
+  CheckAllPlans({200, 300, 2, 1, 16, 16, false, "sink(10) & window(1)"}, {1, 3, 4}, 8);
+  CheckAllPlans({150, 400, 4, 1, 32, 24, true, "causal"}, {1, 2, 3, 4}, 9);
+}
+
+TEST_CASE("random problems") {
+  const uint64_t base = 1000;
+  const char* patterns[] = {"causal",        "full",
+                            "window(70,20)", "s2(64,1,3,dense_heads=1)",
+                            "power(64,1,1)", "causal & (window(200) | sink(64))",
+                            "s2(16,2,5)"};
+  for (uint64_t seed = base; seed < base + 12; ++seed) {
+    Rng rng(seed);
+    const int kv_heads = static_cast<int>(1 + rng.Below(4));
+    const int64_t kv_tokens = rng.Between(1, 900);
+    const int dim = static_cast<int>(8 * (1 + rng.Below(3)));
+    CheckAllPlans(
+        {rng.Between(1, kv_tokens), kv_tokens, kv_heads * static_cast<int>(1 + rng.Below(3)),
+         kv_heads, dim, static_cast<int>(8 * (1 + rng.Below(3))), false, patterns[rng.Below(7)]},
+        {static_cast<int>(1 + rng.Below(7))}, seed);
+  }
+}
+
+}  // namespace annulus
