@@ -85,16 +85,13 @@ void ReadCounts::Add(const BlockRun& run, int64_t queries) {
   if (end < kv_blocks_) at->second[end] -= queries;
 }
 
+void ReadCounts::AddRow(const RowTable& rows, int class_index, int64_t q_block) {
+  const int64_t queries = rows.Queries(q_block);
+  for (const RowTable::Run& run : rows.Row(class_index, q_block)) Add(run.blocks(), queries);
+}
+
 void ReadCounts::AddRows(const RowTable& rows, int class_index, const BlockSet& q_blocks) {
-  for (const BlockRun& q_run : q_blocks.runs()) {
-    for (int64_t i = 0; i < q_run.count; ++i) {
-      const int64_t q_block = q_run.first + i * q_run.step;
-      const int64_t queries = rows.Queries(q_block);
-      for (const RowTable::Run& run : rows.Row(class_index, q_block)) {
-        Add(run.blocks(), queries);
-      }
-    }
-  }
+  ForEachBlock(q_blocks, [&](int64_t q_block) { AddRow(rows, class_index, q_block); });
 }
 
 std::vector<int64_t> ReadCounts::Finish() && {

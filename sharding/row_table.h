@@ -63,7 +63,8 @@ class ReadCounts {
 
   // `queries` more queries read each block of `run`.
   void Add(const BlockRun& run, int64_t queries);
-  // The rows of `q_blocks` under a class of heads.
+  // The rows of one query block, or of several, under a class of heads.
+  void AddRow(const RowTable& rows, int class_index, int64_t q_block);
   void AddRows(const RowTable& rows, int class_index, const BlockSet& q_blocks);
 
   // By block. Ends the counting.
@@ -74,6 +75,14 @@ class ReadCounts {
   // By step: what changes at a block against the block one step before.
   std::vector<std::pair<int64_t, std::vector<int64_t>>> changes_;
 };
+
+// fn(block) for each block of a set, run by run.
+template <typename Fn>
+void ForEachBlock(const BlockSet& blocks, Fn fn) {
+  for (const BlockRun& run : blocks.runs()) {
+    for (int64_t i = 0; i < run.count; ++i) fn(run.first + i * run.step);
+  }
+}
 
 // The KV blocks that some row of `q_blocks` reads.
 BlockSet BlocksRead(const RowTable& rows, int class_index, const BlockSet& q_blocks);
