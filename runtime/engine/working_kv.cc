@@ -9,16 +9,22 @@
 namespace annulus {
 namespace {
 
-// The KV heads that this rank's table must have room for.
+// The KV heads that this rank reads in its launches and passes on: a range.
 HeadRange HeadsTouched(const Plan& plan, int rank) {
-  HeadRange held = plan.problem().kv.KvHeads(rank);
-  int first = held.count > 0 ? held.first : plan.problem().kv_heads;
-  int end = held.count > 0 ? held.end() : 0;
+  const Problem& problem = plan.problem();
+  const HeadRange held = problem.kv.KvHeads(rank);
+  int first = held.count > 0 ? held.first : problem.kv_heads;
+  int end = held.end();
   for (const Step& step : plan.steps()) {
     for (const Transfer& transfer : step.transfers) {
       if (transfer.kind != Transfer::Kind::kKv || transfer.destination != rank) continue;
       first = std::min(first, transfer.heads.first);
       end = std::max(end, transfer.heads.end());
+    }
+    for (const Compute& compute : step.computes) {
+      if (compute.rank != rank || compute.heads.count == 0) continue;
+      first = std::min(first, compute.heads.first / problem.group());
+      end = std::max(end, (compute.heads.end() - 1) / problem.group() + 1);
     }
   }
   return {first, std::max(0, end - first)};
@@ -31,6 +37,11 @@ bool Receives(const Plan& plan, int rank) {
     }
   }
   return false;
+}
+
+bool Covers(const KvTable& table, HeadRange heads, int64_t blocks) {
+  return table.kv_head_first() <= heads.first &&
+         heads.end() <= table.kv_head_first() + table.kv_heads() && blocks <= table.blocks();
 }
 
 void CopyRows(const std::byte* from, int64_t stride_bytes, int64_t rows, size_t row_bytes,
@@ -47,9 +58,10 @@ void CopyRows(const std::byte* from, int64_t stride_bytes, int64_t rows, size_t 
 }  // namespace
 
 WorkingKv::WorkingKv(const Plan& plan, int rank, const KvTable& own)
-    : problem_(plan.problem()), own_(&own), received_any_(Receives(plan, rank)) {
-  if (!received_any_) return;
+    : problem_(plan.problem()), own_(&own) {
   const HeadRange heads = HeadsTouched(plan, rank);
+  own_suffices_ = !Receives(plan, rank) && Covers(own, heads, BlocksOf(problem_.kv_tokens));
+  if (own_suffices_) return;
   merged_ = KvTable(problem_.dtype, heads.first, heads.count, problem_.head_dim,
                     problem_.v_head_dim, BlocksOf(problem_.kv_tokens));
   const int64_t blocks = std::min(own.blocks(), merged_.blocks());

@@ -16,10 +16,11 @@ namespace annulus {
 
 class WorkingKv {
  public:
-  // `own` must outlive this; it is copied only if the plan brings this rank pages.
+  // `own` must outlive this; it is copied only if the plan brings this rank pages, or
+  // has it look at heads of which it holds none.
   WorkingKv(const Plan& plan, int rank, const KvTable& own);
 
-  const KvTable& table() const { return received_any_ ? merged_ : *own_; }
+  const KvTable& table() const { return own_suffices_ ? *own_ : merged_; }
 
   // The bytes of a transfer that leaves. A transfer that passes on what arrived in one piece is not
   // copied. INTERNAL if a page is missing.
@@ -45,7 +46,7 @@ class WorkingKv {
   const Problem& problem_;
   const KvTable* own_;
   KvTable merged_;
-  bool received_any_ = false;
+  bool own_suffices_ = false;
   int step_ = 0;
   std::vector<Piece> pieces_;
 };

@@ -107,8 +107,7 @@ Partial RunForCaller(const Plan& plan, const Case& c, const Inputs& in, Backend&
   const TensorView v = c.v_is_k_prefix ? in.k.view() : in.v.view();
   const KvTable all = KvTable::FromTensors(in.k, v);
   auto exchanges = MakeLocalExchanges(plan.world());
-  std::vector<absl::StatusOr<RankResult>> results(static_cast<size_t>(plan.world()),
-                                                  absl::InternalError("did not run"));
+  std::vector<absl::StatusOr<RankResult>> results(static_cast<size_t>(plan.world()));
   std::vector<std::thread> threads;
   for (int rank = 0; rank < plan.world(); ++rank) {
     threads.emplace_back([&, rank] {
@@ -148,9 +147,10 @@ void CheckAllPlans(const Case& c, const std::vector<int>& worlds, uint64_t seed)
   const Partial want = Oracle(c, in);
   absl::StatusOr<std::unique_ptr<Backend>> backend = MakeBackend("cpu", 2);
   REQUIRE(backend.ok());
-  const PartitionSpec partitions[] = {{PartitionKind::kZigzag, 1},
-                                      {PartitionKind::kContiguous, 1},
-                                      {PartitionKind::kBlockCyclic, 1 + seed % 3}};
+  const PartitionSpec partitions[] = {
+      {PartitionKind::kZigzag, 1},
+      {PartitionKind::kContiguous, 1},
+      {PartitionKind::kBlockCyclic, static_cast<int64_t>(1 + seed % 3)}};
   for (int world : worlds) {
     for (PlanKind kind : kPlanKinds) {
       for (Home home : {Home::kOwners, Home::kCaller}) {
