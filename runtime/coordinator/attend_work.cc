@@ -1,0 +1,134 @@
+#include "runtime/coordinator/attend_work.h"
+
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "runtime/coordinator/check_tensor.h"
+#include "runtime/engine/engine.h"
+#include "runtime/store/context_layout.h"
+
+namespace annulus {
+
+absl::StatusOr<std::shared_ptr<const AttendPlanner::Planned>> AttendPlanner::Plan(
+    const ShardMap& map, const AttendRequest& request) {
+  const std::string key =
+      absl::StrCat(map.context, " ", map.epoch, " ", request.q.tokens, " ", request.kv_len, " ",
+                   request.plan.has_value() ? Name(*request.plan) : "auto", " ", request.pattern);
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (const auto* found = plans_.Find(key)) return *found;
+  }
+  ANNULUS_ASSIGN_OR_RETURN(Pattern pattern, Pattern::Parse(request.pattern, map.spec.kv_heads));
+  const bool may_grow = map.spec.tokens_expected == 0;
+  ANNULUS_RETURN_IF_ERROR(pattern.CheckTokens(request.kv_len, may_grow));
+  const Problem problem = ProblemOf(map.spec, static_cast<int>(map.workers.size()),
+                                    request.q.tokens, request.kv_len, std::move(pattern));
+  ANNULUS_ASSIGN_OR_RETURN(Decision decision, Choose(problem, cluster_, request.plan));
+  const PlanKind kind = decision.plan.kind();
+  Planned planned{std::move(decision.plan), SizeOf(problem), {}};
+  for (PlanCost& cost : decision.candidates) {
+    if (cost.kind == kind) planned.cost = std::move(cost);
+  }
+  auto shared = std::make_shared<const Planned>(std::move(planned));
+  const std::lock_guard<std::mutex> lock(mutex_);
+  plans_.Insert(key, shared);
+  return shared;
+}
+
+void AttendWork::Trace(absl::string_view name, absl::Time begin) {
+  if (!request_.trace) return;
+  result_.trace.push_back({"coordinator", std::string(name), absl::ToUnixNanos(begin),
+                           absl::ToUnixNanos(clock_.Now())});
+}
+
+bool AttendWork::TakesPart(int rank) const {
+  for (const Step& step : planned_->plan.steps()) {
+    for (const Transfer& transfer : step.transfers) {
+      if (transfer.source == rank || transfer.destination == rank) return true;
+    }
+    for (const Compute& compute : step.computes) {
+      if (compute.rank == rank) return true;
+    }
+  }
+  return false;
+}
+
+absl::StatusOr<std::vector<RankMessages>> AttendWork::Prepare(CallId id, const ShardMap& map) {
+  const ContextSpec& spec = map.spec;
+  absl::Time begin = clock_.Now();
+  ANNULUS_RETURN_IF_ERROR(CheckTensor("q", request_.q, spec.heads, spec.head_dim, spec.dtype));
+  if (!std::isfinite(request_.scale)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("scale is ", request_.scale, ", expected a finite number"));
+  }
+  if (request_.plan.has_value() && Name(*request_.plan).empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("plan is ", static_cast<int>(*request_.plan), ", expected a known kind"));
+  }
+  ANNULUS_ASSIGN_OR_RETURN(planned_, planner_.Plan(map, request_));
+  Trace("plan", begin);
+
+  begin = clock_.Now();
+  const Plan& plan = planned_->plan;
+  const bool apart = request_.pattern.size() > wire::kPatternInlineMax;
+  wire::Attend attend{
+      id,          map.epoch,         map.context,     request_.layer,
+      plan.kind(), request_.q.tokens, request_.kv_len, apart ? "" : request_.pattern,
+      apart};
+  attend.scale =
+      request_.scale != 0 ? request_.scale : 1.0f / std::sqrt(static_cast<float>(spec.head_dim));
+  attend.time_left = deadline_ - clock_.Now();
+  attend.trace = request_.trace;
+
+  AttendStats& stats = result_.stats;
+  std::vector<RankMessages> out;
+  for (int rank = 0; rank < plan.world(); ++rank) {
+    stats.workers.push_back({.worker = map.workers[rank]});
+    if (!TakesPart(rank)) continue;
+    Buffer queries = PackQueries(plan, rank, request_.q);
+    stats.bytes_moved += static_cast<int64_t>(queries.size());
+    RankMessages to{rank, {}};
+    if (apart) to.messages.push_back(wire::Encode(wire::LongPattern{request_.pattern}));
+    to.messages.push_back(wire::Encode(attend, std::move(queries)));
+    out.push_back(std::move(to));
+  }
+  for (const WorkerLoad& load : planned_->cost.workers) {
+    stats.workers.at(load.worker).work_pairs = load.work_pairs;
+  }
+  stats.plan = std::string(Name(plan.kind()));
+  stats.visited_pairs = planned_->size.visited_pairs;
+  stats.work_pairs = planned_->size.work_pairs;
+  stats.planned_bytes = plan.BytesTotal();
+  result_.epoch = map.epoch;
+  merged_ = Partial(request_.q.tokens, spec.heads, spec.v_head_dim);
+  Trace("pack queries", begin);
+  return out;
+}
+
+absl::Status AttendWork::OnAnswer(RankAnswer answer) {
+  const absl::Time begin = clock_.Now();
+  ANNULUS_RETURN_IF_ERROR(MergeAnswer(planned_->plan, answer.rank, answer.payload, merged_.view()));
+  WorkerShare& share = result_.stats.workers.at(answer.rank);
+  share.bytes_sent = answer.done.bytes_sent;
+  share.bytes_received = answer.done.bytes_received;
+  result_.stats.bytes_moved += answer.done.bytes_sent;
+  for (TraceSpan& span : answer.spans) {
+    span.process = absl::StrCat("worker ", share.worker);
+    result_.trace.push_back(std::move(span));
+  }
+  Trace(absl::StrCat("merge worker ", share.worker), begin);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<AttendResult> AttendWork::TakeResult() && {
+  const absl::Time begin = clock_.Now();
+  ANNULUS_RETURN_IF_ERROR(Finalise(merged_.view()));
+  Trace("finalise", begin);
+  result_.out = std::move(merged_).TakeOut();
+  result_.lse = std::move(merged_).TakeLse();
+  return std::move(result_);
+}
+
+}  // namespace annulus

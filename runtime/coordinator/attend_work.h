@@ -1,0 +1,68 @@
+// The tensor work of an Attend: plans it, packs each rank's queries, merges each rank's answer once
+// and finalises. Not thread-safe; the planner may be shared.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "attention/partial.h"
+#include "base/clock.h"
+#include "base/lru_cache.h"
+#include "runtime/coordinator/call_work.h"
+#include "sharding/planner.h"
+
+namespace annulus {
+
+// Plans, and remembers them: a plan depends on the context, its epoch, the pattern and lengths, but
+// not on the layer, so the layers of one step plan once. Thread-safe.
+class AttendPlanner {
+ public:
+  struct Planned {
+    Plan plan;
+    ProblemSize size;
+    PlanCost cost;
+  };
+
+  explicit AttendPlanner(const ClusterModel& cluster) : cluster_(cluster) {}
+
+  // INVALID_ARGUMENT for a pattern that does not parse or does not fit the context.
+  absl::StatusOr<std::shared_ptr<const Planned>> Plan(const ShardMap& map,
+                                                      const AttendRequest& request);
+
+ private:
+  const ClusterModel cluster_;
+  std::mutex mutex_;
+  LruCache<std::shared_ptr<const Planned>> plans_{64};
+};
+
+class AttendWork final : public CallWork {
+ public:
+  // All must outlive this.
+  AttendWork(const AttendRequest& request, absl::Time deadline, AttendPlanner& planner,
+             const Clock& clock)
+      : request_(request), deadline_(deadline), planner_(planner), clock_(clock) {}
+
+  absl::StatusOr<std::vector<RankMessages>> Prepare(CallId id, const ShardMap& map) override;
+  absl::Status OnAnswer(RankAnswer answer) override;
+
+  // After the call finished well: the finalised answer. elapsed_s is the caller's to fill.
+  absl::StatusOr<AttendResult> TakeResult() &&;
+
+ private:
+  bool TakesPart(int rank) const;
+  void Trace(absl::string_view name, absl::Time begin);
+
+  const AttendRequest& request_;
+  const absl::Time deadline_;
+  AttendPlanner& planner_;
+  const Clock& clock_;
+
+  std::shared_ptr<const AttendPlanner::Planned> planned_;
+  Partial merged_;
+  AttendResult result_;
+};
+
+}  // namespace annulus

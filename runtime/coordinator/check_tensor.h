@@ -1,0 +1,18 @@
+// What a caller's tensor must be before anything is done with it. Pure functions.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "attention/tensor.h"
+
+namespace annulus {
+
+// INVALID_ARGUMENT names the tensor, what is wrong and what was expected, unless it is of shape
+// [tokens ≥ 1, heads, dim], has a known dtype and data, and every value is finite and stays so when
+// rounded to `stored`. A value that is not would spoil every answer that sees it.
+absl::Status CheckTensor(absl::string_view name, const TensorView& tensor, int64_t heads,
+                         int64_t dim, DType stored);
+
+}  // namespace annulus

@@ -1,0 +1,194 @@
+// Membership, heartbeats and loss. What calls do is in core_calls.cc.
+#include "runtime/coordinator/core.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+
+namespace annulus {
+namespace {
+
+constexpr size_t kWorkersMax = 1 << 16;
+// Workers that were lost stay visible in Status, but not forever.
+constexpr int kLostShownMax = 64;
+constexpr size_t kNameBytesMax = 64;
+
+}  // namespace
+
+Actions CoordinatorCore::Handle(absl::Time now, const Event& event) {
+  // A coordinator that itself stood still has heard nobody; that is not the workers' silence.
+  if (now - now_ > heartbeat_timeout_ / 2) {
+    for (auto& [id, member] : workers_) member.heard = now;
+  }
+  now_ = std::max(now_, now);
+  actions_.clear();
+  std::visit([this](const auto& e) { On(e); }, event);
+  return std::move(actions_);
+}
+
+absl::Time CoordinatorCore::NextTimer() const {
+  absl::Time next = peers_.empty() ? absl::InfiniteFuture() : now_ + heartbeat_timeout_ / 4;
+  for (const auto& [peer, id] : peers_) {
+    next = std::min(next, workers_.at(id).heard + heartbeat_timeout_);
+  }
+  for (const auto& [id, call] : calls_) {
+    next = std::min({next, call.begin.deadline, call.failure_due});
+  }
+  return next;
+}
+
+void CoordinatorCore::On(const event::Heard& heard) {
+  if (const auto* hello = std::get_if<wire::Hello>(&heard.body)) return OnHello(heard.peer, *hello);
+  const auto peer = peers_.find(heard.peer);
+  if (peer == peers_.end()) return;  // cut off, or never joined
+  const WorkerId id = peer->second;
+  Member& member = workers_.at(id);
+  member.heard = now_;
+  if (const auto* heartbeat = std::get_if<wire::Heartbeat>(&heard.body)) {
+    member.status.kv_bytes = heartbeat->kv_bytes;
+    Emit(action::Send{heard.peer, wire::HeartbeatSeen{}});
+  } else if (const auto* done = std::get_if<wire::Done>(&heard.body)) {
+    OnDone(id, *done);
+  } else if (!std::holds_alternative<wire::Spans>(heard.body)) {
+    LoseWorker(id, absl::InternalError("it sent a message that only a coordinator sends"));
+  }
+}
+
+void CoordinatorCore::OnHello(PeerId peer, const wire::Hello& hello) {
+  if (peers_.contains(peer)) return;
+  if (hello.protocol != wire::kProtocol || peers_.size() >= kWorkersMax) {
+    return Emit(action::Drop{peer});
+  }
+  const WorkerId id = ++last_worker_;
+  ++epoch_;
+  Member member;
+  member.peer = peer;
+  member.heard = now_;
+  member.label = absl::StrCat("worker ", id);
+  if (!hello.name.empty()) {
+    absl::StrAppend(&member.label, " (",
+                    absl::CEscape(absl::string_view(hello.name).substr(0, kNameBytesMax)), ")");
+  }
+  member.status = {.id = id,
+                   .state = "ready",
+                   .backend = hello.backend,
+                   .address = hello.address,
+                   .kv_bytes = 0,
+                   .kv_bytes_limit = hello.kv_bytes_limit};
+  workers_.emplace(id, std::move(member));
+  peers_.emplace(peer, id);
+  Emit(action::Send{peer, wire::Welcome{id}});
+  Emit(action::WorkerJoined{id});
+}
+
+void CoordinatorCore::On(const event::PeerDown& down) {
+  const auto peer = peers_.find(down.peer);
+  if (peer != peers_.end()) LoseWorker(peer->second, down.why);
+}
+
+void CoordinatorCore::On(const event::SendFailed& failed) {
+  const auto call = calls_.find(failed.call);
+  if (failed.call != 0 && absl::IsResourceExhausted(failed.why)) {
+    if (call != calls_.end()) Fail(call, failed.why);
+    return;
+  }
+  // A worker that has missed a message no longer knows what it should.
+  const auto peer = peers_.find(failed.peer);
+  if (peer != peers_.end()) LoseWorker(peer->second, failed.why);
+}
+
+void CoordinatorCore::On(const event::Tick&) {
+  std::vector<WorkerId> silent;
+  for (const auto& [peer, id] : peers_) {
+    if (now_ - workers_.at(id).heard >= heartbeat_timeout_) silent.push_back(id);
+  }
+  for (const WorkerId id : silent) {
+    LoseWorker(id, absl::DeadlineExceededError(absl::StrCat(
+                       "no heartbeat for ", absl::FormatDuration(heartbeat_timeout_))));
+  }
+  for (auto next = calls_.begin(); next != calls_.end();) {
+    const auto call = next++;
+    if (now_ >= call->second.failure_due) {
+      Fail(call, call->second.failure);
+    } else if (now_ >= call->second.begin.deadline) {
+      Fail(call, absl::DeadlineExceededError("the call's deadline passed"));
+    }
+  }
+}
+
+void CoordinatorCore::LoseWorker(WorkerId id, const absl::Status& why) {
+  Member& member = workers_.at(id);
+  peers_.erase(member.peer);
+  member.status.state = "lost";
+  member.status.kv_bytes = 0;
+  ++epoch_;
+  Emit(action::Drop{member.peer});
+  Emit(action::WorkerLost{id, why});
+
+  for (auto& [context_id, context] : contexts_) {
+    const std::vector<WorkerId>& ranks = context.map.workers;
+    if (!context.lost_to.empty() || std::find(ranks.begin(), ranks.end(), id) == ranks.end()) {
+      continue;
+    }
+    context.lost_to = member.label;
+    context.map.epoch = epoch_;
+  }
+  for (auto next = calls_.begin(); next != calls_.end();) {
+    const auto call = next++;
+    if (call->second.begin.kind == event::Begin::Kind::kRelease) {
+      // What was lost needs no release.
+      call->second.pending.erase(id);
+      if (call->second.pending.empty()) Succeed(call);
+      continue;
+    }
+    const auto context = contexts_.find(call->second.context);
+    if (context != contexts_.end() && !context->second.lost_to.empty()) {
+      Fail(call, absl::UnavailableError(
+                     absl::StrCat(member.label, " was lost during the call: ", why.message())));
+    }
+  }
+  ForgetOldLosses();
+}
+
+void CoordinatorCore::ForgetOldLosses() {
+  size_t lost = workers_.size() - peers_.size();
+  for (auto next = workers_.begin(); next != workers_.end() && lost > kLostShownMax;) {
+    const auto worker = next++;
+    if (worker->second.status.state != "lost") continue;
+    workers_.erase(worker);
+    --lost;
+  }
+}
+
+ContextInfo CoordinatorCore::InfoOf(const Context& context) {
+  ContextInfo info;
+  info.id = context.map.context;
+  info.epoch = context.map.epoch;
+  info.spec = context.map.spec;
+  info.tokens = context.tokens;
+  for (const int64_t bytes : context.kv_bytes) info.kv_bytes += bytes;
+  info.state = context.lost_to.empty() ? "ok" : "lost";
+  return info;
+}
+
+absl::StatusOr<ContextInfo> CoordinatorCore::Describe(ContextId id) const {
+  const auto found = contexts_.find(id);
+  if (found == contexts_.end() || !found->second.created) {
+    return absl::NotFoundError(absl::StrCat("context ", id, " does not exist"));
+  }
+  return InfoOf(found->second);
+}
+
+ClusterStatus CoordinatorCore::Status() const {
+  ClusterStatus status;
+  status.epoch = epoch_;
+  for (const auto& [id, context] : contexts_) {
+    if (context.created) status.contexts.push_back(InfoOf(context));
+  }
+  for (const auto& [id, member] : workers_) status.workers.push_back(member.status);
+  return status;
+}
+
+}  // namespace annulus

@@ -1,0 +1,134 @@
+#include "runtime/coordinator/node.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/log.h"
+
+namespace annulus {
+
+CoordinatorNode::CoordinatorNode(Messenger& messenger, const CoordinatorLimits& limits,
+                                 absl::Duration heartbeat_timeout, const Clock& clock)
+    : messenger_(messenger), clock_(clock), core_(limits, heartbeat_timeout) {
+  messenger_.SetHandlers({
+      .on_message = [this](PeerId from, Message message) { OnMessage(from, std::move(message)); },
+      .on_peer_down =
+          [this](PeerId peer, absl::Status why) {
+            incoming_.push_back({event::PeerDown{peer, std::move(why)}, {}});
+          },
+  });
+}
+
+void CoordinatorNode::OnMessage(PeerId from, Message message) {
+  absl::StatusOr<wire::Body> body = wire::Decode(message);
+  if (!body.ok()) {
+    // Nothing that follows on this link can be trusted. Contract: no on_peer_down after this.
+    messenger_.Disconnect(from);
+    incoming_.push_back({event::PeerDown{from, body.status()}, {}});
+    return;
+  }
+  incoming_.push_back({event::Heard{from, *std::move(body)}, std::move(message.payload)});
+}
+
+void CoordinatorNode::Begin(event::Begin begin, CallListener listener) {
+  calls_[begin.call].listener = std::move(listener);
+  incoming_.push_back({std::move(begin), {}});
+}
+
+void CoordinatorNode::Prepared(CallId call, std::vector<RankMessages> messages) {
+  const auto found = calls_.find(call);
+  if (found == calls_.end()) return;
+  event::Prepared prepared{call, {}};
+  for (const RankMessages& to : messages) prepared.ranks.push_back(to.rank);
+  found->second.messages = std::move(messages);
+  incoming_.push_back({std::move(prepared), {}});
+}
+
+void CoordinatorNode::GiveUp(CallId call, absl::Status why) {
+  incoming_.push_back({event::GiveUp{call, std::move(why)}, {}});
+}
+
+void CoordinatorNode::GiveUpAll(const absl::Status& why) {
+  for (const auto& [call, in_flight] : calls_) GiveUp(call, why);
+}
+
+void CoordinatorNode::Poll(absl::Duration wait) {
+  HandleAll();  // what callers have asked for since
+  const absl::Duration until_timer = core_.NextTimer() - clock_.Now();
+  messenger_.Poll(std::clamp(until_timer, absl::ZeroDuration(), wait));
+  HandleAll();
+  if (clock_.Now() >= core_.NextTimer()) incoming_.push_back({event::Tick{}, {}});
+  HandleAll();
+}
+
+void CoordinatorNode::HandleAll() {
+  while (!incoming_.empty()) {
+    Incoming next = std::move(incoming_.front());
+    incoming_.pop_front();
+    if (auto* heard = std::get_if<event::Heard>(&next.event)) {
+      if (auto* spans = std::get_if<wire::Spans>(&heard->body)) spans_[heard->peer] = *spans;
+    }
+    Actions actions = core_.Handle(clock_.Now(), next.event);
+    for (Action& action : actions) {
+      std::visit([&](auto& act) { Do(act, next); }, action);
+    }
+  }
+}
+
+void CoordinatorNode::SendOrReport(PeerId peer, CallId call, Message message) {
+  absl::Status sent = messenger_.Send(peer, std::move(message));
+  if (!sent.ok()) incoming_.push_back({event::SendFailed{peer, call, std::move(sent)}, {}});
+}
+
+void CoordinatorNode::Tell(CallId call, CallNews news) {
+  const auto found = calls_.find(call);
+  if (found != calls_.end()) found->second.listener(std::move(news));
+}
+
+void CoordinatorNode::Do(action::Send& send, Incoming&) {
+  SendOrReport(send.peer, 0, wire::Encode(send.body));
+}
+
+void CoordinatorNode::Do(action::SendTask& send, Incoming&) {
+  for (RankMessages& to : calls_.at(send.call).messages) {
+    if (to.rank != send.rank) continue;
+    for (Message& message : to.messages) SendOrReport(send.peer, send.call, std::move(message));
+  }
+}
+
+void CoordinatorNode::Do(action::Drop& drop, Incoming&) {
+  spans_.erase(drop.peer);
+  messenger_.Disconnect(drop.peer);
+}
+
+void CoordinatorNode::Do(action::Admit& admit, Incoming&) {
+  Tell(admit.call, std::move(admit));
+}
+
+void CoordinatorNode::Do(action::Deliver& deliver, Incoming& cause) {
+  auto& heard = std::get<event::Heard>(cause.event);
+  RankAnswer answer{
+      deliver.rank, std::get<wire::Done>(std::move(heard.body)), std::move(cause.payload), {}};
+  const auto spans = spans_.find(heard.peer);
+  if (spans != spans_.end()) {
+    if (spans->second.request == deliver.call) answer.spans = std::move(spans->second.spans);
+    spans_.erase(spans);
+  }
+  Tell(deliver.call, std::move(answer));
+}
+
+void CoordinatorNode::Do(action::Finish& finish, Incoming&) {
+  const CallId call = finish.call;
+  Tell(call, std::move(finish));
+  calls_.erase(call);
+}
+
+void CoordinatorNode::Do(action::WorkerJoined& joined, Incoming&) {
+  Log(LogLevel::kInfo, "worker joined", {{"worker", joined.worker}});
+}
+
+void CoordinatorNode::Do(action::WorkerLost& lost, Incoming&) {
+  Log(LogLevel::kWarning, "worker lost", {{"worker", lost.worker}, {"why", lost.why.ToString()}});
+}
+
+}  // namespace annulus

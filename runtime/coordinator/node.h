@@ -1,0 +1,76 @@
+// CoordinatorNode: the core with its transport. It feeds messages, calls and time to the core and
+// carries the actions out. It has no thread of its own: whoever owns it polls it, a coordinator's
+// communication thread or a simulation. Not thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <variant>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "base/clock.h"
+#include "comm/messenger.h"
+#include "runtime/coordinator/call_work.h"
+#include "runtime/coordinator/core.h"
+
+namespace annulus {
+
+// What a caller hears of its call: at most one Admit, then answers, then exactly one Finish.
+using CallNews = std::variant<action::Admit, RankAnswer, action::Finish>;
+using CallListener = std::function<void(CallNews)>;
+
+class CoordinatorNode {
+ public:
+  // Both references must outlive this. Sets the messenger's handlers.
+  CoordinatorNode(Messenger& messenger, const CoordinatorLimits& limits,
+                  absl::Duration heartbeat_timeout, const Clock& clock);
+
+  // The listener is called from Poll, and may call the functions below.
+  void Begin(event::Begin begin, CallListener listener);
+  void Prepared(CallId call, std::vector<RankMessages> messages);
+  void GiveUp(CallId call, absl::Status why);
+  // Ends all calls.
+  void GiveUpAll(const absl::Status& why);
+
+  // Handles what has come, waiting up to `wait` if there is nothing.
+  void Poll(absl::Duration wait);
+
+  const CoordinatorCore& core() const { return core_; }
+
+ private:
+  struct InFlight {
+    CallListener listener;
+    std::vector<RankMessages> messages;  // prepared, not sent
+  };
+  // An event, and what came with it that the core does not see.
+  struct Incoming {
+    Event event;
+    Buffer payload;
+  };
+
+  void OnMessage(PeerId from, Message message);
+  void HandleAll();
+
+  void Do(action::Send& send, Incoming& cause);
+  void Do(action::SendTask& send, Incoming& cause);
+  void Do(action::Drop& drop, Incoming& cause);
+  void Do(action::Admit& admit, Incoming& cause);
+  void Do(action::Deliver& deliver, Incoming& cause);
+  void Do(action::Finish& finish, Incoming& cause);
+  void Do(action::WorkerJoined& joined, Incoming& cause);
+  void Do(action::WorkerLost& lost, Incoming& cause);
+  void SendOrReport(PeerId peer, CallId call, Message message);
+  void Tell(CallId call, CallNews news);
+
+  Messenger& messenger_;
+  const Clock& clock_;
+  CoordinatorCore core_;
+  std::deque<Incoming> incoming_;
+  std::map<CallId, InFlight> calls_;
+  std::map<PeerId, wire::Spans> spans_;  // the last of each worker, until its Done
+};
+
+}  // namespace annulus

@@ -1,0 +1,44 @@
+#include "runtime/store/append_cut.h"
+
+#include "base/check.h"
+#include "runtime/store/context_layout.h"
+
+namespace annulus {
+namespace {
+
+// Appends rows [first, first + count) of one head at `at`, converted; returns the end.
+std::byte* PackRows(const TensorView& from, int64_t first, int64_t count, int64_t head, DType to,
+                    std::byte* at) {
+  for (int64_t row = first; row < first + count; ++row) {
+    Convert(from.Row(row, head), from.dtype, at, to, from.dim);
+    at += static_cast<size_t>(from.dim) * SizeOf(to);
+  }
+  return at;
+}
+
+}  // namespace
+
+int64_t AppendBytes(const ContextSpec& spec, const Layout& layout, int rank, TokenRange tokens) {
+  int64_t rows_owned = 0;
+  ForEachOwnedBlock(layout, rank, tokens,
+                    [&](int64_t, TokenRange rows) { rows_owned += rows.size(); });
+  return rows_owned * layout.KvHeads(rank).count * TokenBytes(spec);
+}
+
+Buffer PackAppend(const ContextSpec& spec, const Layout& layout, int rank, TokenRange tokens,
+                  const TensorView& k, const TensorView& v) {
+  Buffer packed(static_cast<size_t>(AppendBytes(spec, layout, rank, tokens)));
+  const HeadRange heads = layout.KvHeads(rank);
+  std::byte* at = packed.data();
+  ForEachOwnedBlock(layout, rank, tokens, [&](int64_t, TokenRange rows) {
+    const int64_t first = rows.begin - tokens.begin;
+    for (int head = heads.first; head < heads.end(); ++head) {
+      at = PackRows(k, first, rows.size(), head, spec.dtype, at);
+      if (!spec.v_is_k_prefix) at = PackRows(v, first, rows.size(), head, spec.dtype, at);
+    }
+  });
+  ANNULUS_CHECK(at == packed.data() + packed.size());
+  return packed;
+}
+
+}  // namespace annulus

@@ -1,0 +1,107 @@
+#include "runtime/store/context_layout.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+
+namespace annulus {
+namespace {
+
+constexpr int kLayersMax = 1024;
+constexpr int kHeadsMax = 4096;
+constexpr int kHeadDimMax = 576;
+
+absl::Status Bad(absl::string_view field, int64_t value, absl::string_view expected) {
+  return absl::InvalidArgumentError(absl::StrCat(field, " is ", value, ", expected ", expected));
+}
+
+absl::Status CheckDim(absl::string_view field, int dim) {
+  if (dim < 8 || dim > kHeadDimMax || dim % 8 != 0) {
+    return Bad(field, dim, absl::StrCat("a multiple of 8 from 8 to ", kHeadDimMax));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status ValidateSpec(const ContextSpec& spec) {
+  if (spec.layers < 1 || spec.layers > kLayersMax) {
+    return Bad("layers", spec.layers, absl::StrCat("1 to ", kLayersMax));
+  }
+  if (spec.kv_heads < 1 || spec.kv_heads > kHeadsMax) {
+    return Bad("kv_heads", spec.kv_heads, absl::StrCat("1 to ", kHeadsMax));
+  }
+  if (spec.heads < 1 || spec.heads > kHeadsMax || spec.heads % spec.kv_heads != 0) {
+    return Bad("heads", spec.heads,
+               absl::StrCat("a multiple of kv_heads ", spec.kv_heads, " up to ", kHeadsMax));
+  }
+  ANNULUS_RETURN_IF_ERROR(CheckDim("head_dim", spec.head_dim));
+  ANNULUS_RETURN_IF_ERROR(CheckDim("v_head_dim", spec.v_head_dim));
+  if (spec.v_is_k_prefix && spec.v_head_dim > spec.head_dim) {
+    return Bad("v_head_dim", spec.v_head_dim,
+               absl::StrCat("at most head_dim ", spec.head_dim, " with v_is_k_prefix"));
+  }
+  if (spec.dtype != DType::kF32 && spec.dtype != DType::kF16 && spec.dtype != DType::kBF16) {
+    return Bad("dtype", static_cast<int64_t>(spec.dtype), "f32, f16 or bf16");
+  }
+  if (spec.placement != Placement::kTokens && spec.placement != Placement::kHeads &&
+      spec.placement != Placement::kMesh) {
+    return Bad("placement", static_cast<int64_t>(spec.placement), "tokens, heads or mesh");
+  }
+  if (spec.tokens_expected < 0 || spec.tokens_expected > kContextTokensMax) {
+    return Bad("tokens_expected", spec.tokens_expected, absl::StrCat("0 to ", kContextTokensMax));
+  }
+  switch (spec.partition.kind) {
+    case PartitionKind::kBlockCyclic:
+      if (spec.partition.unit_blocks < 1 || spec.partition.unit_blocks > kUnitBlocksMax) {
+        return Bad("partition unit_blocks", spec.partition.unit_blocks,
+                   absl::StrCat("1 to ", kUnitBlocksMax));
+      }
+      return absl::OkStatus();
+    case PartitionKind::kContiguous:
+    case PartitionKind::kZigzag:
+      if (spec.tokens_expected == 0) {
+        return Bad("tokens_expected", 0,
+                   absl::StrCat("the context's length with partition ", spec.partition.ToString(),
+                                " (only block-cyclic grows without a known end)"));
+      }
+      return absl::OkStatus();
+  }
+  return Bad("partition", static_cast<int64_t>(spec.partition.kind),
+             "contiguous, zigzag or block-cyclic");
+}
+
+Layout LayoutOf(const ContextSpec& spec, int world, int64_t tokens) {
+  const int64_t length =
+      spec.partition.kind == PartitionKind::kBlockCyclic ? tokens : spec.tokens_expected;
+  return Layout::Of(spec.placement, world, spec.heads, spec.kv_heads, spec.partition,
+                    BlocksOf(length));
+}
+
+Problem ProblemOf(const ContextSpec& spec, int world, int64_t q_tokens, int64_t kv_tokens,
+                  Pattern pattern) {
+  return {.q_tokens = q_tokens,
+          .kv_tokens = kv_tokens,
+          .heads = spec.heads,
+          .kv_heads = spec.kv_heads,
+          .head_dim = spec.head_dim,
+          .v_head_dim = spec.v_head_dim,
+          .v_is_k_prefix = spec.v_is_k_prefix,
+          .dtype = spec.dtype,
+          .pattern = std::move(pattern),
+          .home = Home::kCaller,
+          .home_partition = spec.partition,
+          .kv = LayoutOf(spec, world, kv_tokens)};
+}
+
+int64_t TokenBytes(const ContextSpec& spec) {
+  const int dims = spec.head_dim + (spec.v_is_k_prefix ? 0 : spec.v_head_dim);
+  return dims * static_cast<int64_t>(SizeOf(spec.dtype));
+}
+
+int64_t PageBytes(const ContextSpec& spec) {
+  return kBlockTokens * TokenBytes(spec);
+}
+
+}  // namespace annulus

@@ -1,0 +1,36 @@
+// Where the KV of a context lies, from its spec and the number of its ranks alone: coordinator and
+// workers each work it out and agree. Pure functions.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "runtime/types.h"
+#include "sharding/plan.h"
+
+namespace annulus {
+
+// Tokens of one context at most, so that no product of sizes overflows.
+inline constexpr int64_t kContextTokensMax = int64_t{1} << 34;
+
+// INVALID_ARGUMENT names the field, its value and what is expected.
+absl::Status ValidateSpec(const ContextSpec& spec);
+
+// Who holds which (kv head, block) of a context's first `tokens` over `world` ranks. Block-cyclic
+// cuts every prefix alike; contiguous and zigzag depend on the whole length, so their layout is
+// that of tokens_expected, whatever is there already.
+Layout LayoutOf(const ContextSpec& spec, int world, int64_t tokens);
+
+// The last q_tokens of a context's first kv_tokens, attended from outside the ranks. The pattern
+// must have been parsed for spec.kv_heads.
+Problem ProblemOf(const ContextSpec& spec, int world, int64_t q_tokens, int64_t kv_tokens,
+                  Pattern pattern);
+
+// Bytes of one token of one KV head: a K row and, unless V is K's prefix, a V row.
+int64_t TokenBytes(const ContextSpec& spec);
+
+// A page is one block of one KV head: K rows [64, head_dim], then V rows [64, v_head_dim] unless V
+// is K's prefix. The one canonical layout, in memory, on the wire and under its CRC.
+int64_t PageBytes(const ContextSpec& spec);
+
+}  // namespace annulus

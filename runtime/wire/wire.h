@@ -1,0 +1,136 @@
+// What a coordinator and its workers say to each other, as values, and their encoding in messages.
+// Decode trusts nothing: what it returns has enums in range and counts that make sense.
+//
+// Life of a link: the worker connects and says Hello until it gets Welcome; from then on it sends a
+// Heartbeat every period and the coordinator answers each with HeartbeatSeen. Tasks (Open, Append,
+// Trim, Attend, Release) are executed in the order they were sent; those with a request number are
+// answered by exactly one Done. `epoch` is that of the shard map the task was made for and is
+// echoed in its Done.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "base/buffer.h"
+#include "comm/messenger.h"
+#include "runtime/types.h"
+
+namespace annulus::wire {
+
+inline constexpr uint32_t kProtocol = 1;
+
+// Worker → coordinator.
+struct Hello {
+  uint32_t protocol = kProtocol;
+  std::string name;
+  std::string backend;
+  std::string address;  // of the worker's fabric, for exchanges
+  int64_t kv_bytes_limit = 0;
+};
+
+// Coordinator → worker: taken in under this id.
+struct Welcome {
+  uint64_t worker = 0;
+};
+
+struct Heartbeat {
+  int64_t kv_bytes = 0;
+};
+
+struct HeartbeatSeen {};
+
+// A context comes to be, with this worker as its `rank`. addresses: the fabrics of all ranks.
+struct Open {
+  uint64_t request = 0;
+  uint64_t epoch = 0;
+  ContextId context = 0;
+  ContextSpec spec;
+  int rank = 0;
+  std::vector<std::string> addresses;
+};
+
+// Tokens [start, start + tokens) of a layer; the payload holds what this rank stores of them
+// (PackAppend, store/append_cut.h). What was there from `start` on is overwritten.
+struct Append {
+  uint64_t request = 0;
+  uint64_t epoch = 0;
+  ContextId context = 0;
+  int layer = 0;
+  int64_t start = 0;
+  int64_t tokens = 0;
+};
+
+// Forgets a layer's tokens from `tokens` on: an append that some other worker refused.
+struct Trim {
+  ContextId context = 0;
+  int layer = 0;
+  int64_t tokens = 0;
+};
+
+// The pattern of the Attend that follows, when it is too long for a header.
+struct LongPattern {
+  std::string text;
+};
+
+// One rank's part of a plan, which the worker builds again from these values and the context's
+// layout. The payload is PackQueries of the rank. The exchange's channel is `request`.
+struct Attend {
+  uint64_t request = 0;
+  uint64_t epoch = 0;
+  ContextId context = 0;
+  int layer = 0;
+  PlanKind plan = PlanKind::kPassQ;
+  int64_t q_tokens = 0;
+  int64_t kv_tokens = 0;
+  std::string pattern;
+  bool pattern_apart = false;  // `pattern` came in a LongPattern before
+  float scale = 0;
+  // Until the deadline, and not the deadline itself: clocks of machines differ.
+  absl::Duration time_left = absl::InfiniteDuration();
+  bool trace = false;
+};
+
+struct Cancel {
+  uint64_t request = 0;
+};
+
+// Zeroes and frees a context's KV.
+struct Release {
+  uint64_t request = 0;
+  uint64_t epoch = 0;
+  ContextId context = 0;
+};
+
+// The end of a task. Of an Attend that went well the payload is the rank's answer_packed.
+struct Done {
+  uint64_t request = 0;
+  uint64_t epoch = 0;
+  absl::Status status;
+  int64_t context_kv_bytes = 0;  // that the context holds on this worker now
+  int64_t bytes_sent = 0;        // of an Attend: payload, as RankResult
+  int64_t bytes_received = 0;
+};
+
+// What the worker did for a traced Attend; comes before its Done.
+struct Spans {
+  uint64_t request = 0;
+  std::vector<TraceSpan> spans;  // `process` is the receiver's to fill
+};
+
+using Body = std::variant<Hello, Welcome, Heartbeat, HeartbeatSeen, Open, Append, Trim, LongPattern,
+                          Attend, Cancel, Release, Done, Spans>;
+
+// A payload goes only with Append, Attend and Done, whose bodies fit a header as long as patterns
+// of more than kPatternInlineMax bytes go apart and an error message is cut.
+inline constexpr size_t kPatternInlineMax = 2048;
+Message Encode(const Body& body, Buffer payload = {});
+
+// INVALID_ARGUMENT names the message and its field.
+absl::StatusOr<Body> Decode(const Message& message);
+
+}  // namespace annulus::wire

@@ -1,0 +1,137 @@
+#include "runtime/worker/node.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+
+namespace annulus {
+
+WorkerNode::WorkerNode(Messenger& messenger, Options options, const Clock& clock)
+    : messenger_(messenger), options_(std::move(options)), clock_(clock) {
+  messenger_.SetHandlers({
+      .on_message = [this](PeerId from, Message message) { OnMessage(from, std::move(message)); },
+      .on_peer_down =
+          [this](PeerId peer, absl::Status why) {
+            if (peer != coordinator_) return;
+            coordinator_ = 0;
+            if (state_ == State::kReady) Lose(std::move(why));
+          },
+  });
+}
+
+void WorkerNode::Connect() {
+  absl::StatusOr<PeerId> peer = messenger_.Connect(options_.coordinator_address);
+  if (!peer.ok()) return Lose(peer.status());  // malformed: trying again cannot help
+  coordinator_ = *peer;
+  Send(wire::Encode(wire::Hello{wire::kProtocol, options_.name, options_.backend,
+                                messenger_.address(), options_.kv_bytes_limit}));
+}
+
+void WorkerNode::Send(Message message) {
+  if (coordinator_ == 0) return;
+  const absl::Status sent = messenger_.Send(coordinator_, std::move(message));
+  // A coordinator that has missed an answer would wait for it. A link that is down is reported by
+  // the messenger itself.
+  if (!sent.ok() && !absl::IsNotFound(sent)) Lose(sent);
+}
+
+void WorkerNode::Lose(absl::Status why) {
+  if (state_ == State::kLost) return;
+  state_ = State::kLost;
+  why_lost_ = std::move(why);
+  if (coordinator_ != 0) messenger_.Disconnect(std::exchange(coordinator_, 0));
+  CancelAll();
+  Log(LogLevel::kError, "coordinator lost",
+      {{"worker", id_},
+       {"coordinator", options_.coordinator_address},
+       {"why", why_lost_.ToString()}});
+}
+
+void WorkerNode::CancelAll() {
+  for (const auto& [request, cancel] : running_) cancel->store(true);
+}
+
+void WorkerNode::Poll(absl::Duration wait) {
+  OnTime();
+  const absl::Duration until_beat = next_beat_ - clock_.Now();
+  messenger_.Poll(std::clamp(until_beat, absl::ZeroDuration(), wait));
+  OnTime();
+}
+
+void WorkerNode::OnTime() {
+  const absl::Time now = clock_.Now();
+  // A worker that itself stood still has heard nobody; what came meanwhile is handled first.
+  if (now - polled_ > options_.heartbeat_timeout / 2) heard_ = now;
+  polled_ = now;
+  if (state_ == State::kLost) return;
+  if (state_ == State::kReady && now - heard_ >= options_.heartbeat_timeout) {
+    return Lose(absl::DeadlineExceededError(
+        absl::StrCat("no sign of it for ", absl::FormatDuration(options_.heartbeat_timeout))));
+  }
+  if (now < next_beat_) return;
+  next_beat_ = now + options_.heartbeat_period;
+  if (coordinator_ == 0) {
+    Connect();
+  } else if (state_ == State::kReady) {
+    Send(wire::Encode(wire::Heartbeat{options_.kv_bytes()}));
+  }
+}
+
+void WorkerNode::OnMessage(PeerId from, Message message) {
+  if (from != coordinator_ || state_ == State::kLost) return;  // nobody else gives orders
+  absl::StatusOr<wire::Body> body = wire::Decode(message);
+  if (!body.ok()) return Lose(body.status());
+  heard_ = clock_.Now();
+  if (const auto* welcome = std::get_if<wire::Welcome>(&*body)) {
+    id_ = welcome->worker;
+    state_ = State::kReady;
+    Log(LogLevel::kInfo, "joined",
+        {{"worker", id_}, {"coordinator", options_.coordinator_address}});
+  } else if (const auto* cancel = std::get_if<wire::Cancel>(&*body)) {
+    const auto running = running_.find(cancel->request);
+    if (running != running_.end()) running->second->store(true);
+  } else if (auto* pattern = std::get_if<wire::LongPattern>(&*body)) {
+    long_pattern_ = std::move(pattern->text);
+  } else if (!std::holds_alternative<wire::HeartbeatSeen>(*body)) {
+    OnTask(*std::move(body), std::move(message.payload));
+  }
+}
+
+void WorkerNode::OnTask(wire::Body body, Buffer payload) {
+  WorkerTask task;
+  wire::Done refusal;
+  bool must = true;
+  if (const auto* append = std::get_if<wire::Append>(&body)) {
+    refusal.request = append->request;
+    refusal.epoch = append->epoch;
+    must = false;
+  } else if (auto* attend = std::get_if<wire::Attend>(&body)) {
+    if (attend->pattern_apart) attend->pattern = std::exchange(long_pattern_, std::string());
+    refusal.request = attend->request;
+    refusal.epoch = attend->epoch;
+    must = false;
+    task.deadline = clock_.Now() + attend->time_left;
+    task.cancel = std::make_shared<std::atomic<bool>>(false);
+    running_[attend->request] = task.cancel;
+  } else if (!std::holds_alternative<wire::Open>(body) &&
+             !std::holds_alternative<wire::Trim>(body) &&
+             !std::holds_alternative<wire::Release>(body)) {
+    return Lose(absl::InternalError("it sent a message that only a worker sends"));
+  }
+  task.body = std::move(body);
+  task.payload = std::move(payload);
+  if (options_.take(task, must)) return;
+  if (must) return Lose(absl::ResourceExhaustedError("it sent more than the task queue holds"));
+  refusal.status = absl::ResourceExhaustedError("the worker's task queue is full; back off");
+  running_.erase(refusal.request);
+  Send(wire::Encode(refusal));
+}
+
+void WorkerNode::Finish(TaskOutcome outcome) {
+  running_.erase(outcome.request);
+  for (Message& message : outcome.messages) Send(std::move(message));
+}
+
+}  // namespace annulus

@@ -1,0 +1,76 @@
+// WorkerNode: a worker's side of its link to the coordinator: joins, sends heartbeats, notices when
+// the coordinator is gone, passes tasks on and their outcomes back. It computes nothing and has no
+// thread of its own: whoever owns it polls it, a worker's communication thread or a simulation.
+// Not thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "base/clock.h"
+#include "comm/messenger.h"
+#include "runtime/worker/task.h"
+
+namespace annulus {
+
+class WorkerNode {
+ public:
+  enum class State { kJoining, kReady, kLost };
+
+  struct Options {
+    std::string coordinator_address;
+    std::string name;
+    std::string backend;
+    int64_t kv_bytes_limit = 0;
+    absl::Duration heartbeat_period;
+    absl::Duration heartbeat_timeout;
+    std::function<int64_t()> kv_bytes;  // held now
+    // Takes a task for execution in order, or returns false when it has no room. Tasks that only
+    // tidy up (`must`) may use room that others may not.
+    std::function<bool(WorkerTask& task, bool must)> take;
+  };
+
+  // Both references must outlive this. Sets the messenger's handlers.
+  WorkerNode(Messenger& messenger, Options options, const Clock& clock);
+
+  // Handles what has come, waiting up to `wait` if there is nothing.
+  void Poll(absl::Duration wait);
+
+  // Sends what a task came to.
+  void Finish(TaskOutcome outcome);
+
+  // Sets the cancel flag of everything that runs.
+  void CancelAll();
+
+  State state() const { return state_; }
+  uint64_t id() const { return id_; }  // 0 until ready
+  const absl::Status& why_lost() const { return why_lost_; }
+
+ private:
+  void Connect();
+  void OnMessage(PeerId from, Message message);
+  void OnTask(wire::Body body, Buffer payload);
+  void OnTime();
+  void Lose(absl::Status why);
+  void Send(Message message);
+
+  Messenger& messenger_;
+  const Options options_;
+  const Clock& clock_;
+  State state_ = State::kJoining;
+  uint64_t id_ = 0;
+  absl::Status why_lost_;
+  PeerId coordinator_ = 0;  // 0: not connected
+  absl::Time polled_ = absl::InfinitePast();
+  absl::Time heard_ = absl::InfinitePast();      // the coordinator, last
+  absl::Time next_beat_ = absl::InfinitePast();  // of the heartbeat, or of the next try to join
+  std::string long_pattern_;                     // of the Attend that comes next
+  std::map<uint64_t, std::shared_ptr<std::atomic<bool>>> running_;  // cancel flags by request
+};
+
+}  // namespace annulus

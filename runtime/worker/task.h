@@ -1,0 +1,28 @@
+// What a worker's communication thread hands to its engine thread, and gets back. Values.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "base/buffer.h"
+#include "comm/messenger.h"
+#include "runtime/wire/wire.h"
+
+namespace annulus {
+
+struct WorkerTask {
+  wire::Body body;  // Open, Append, Trim, Attend (with its pattern, however long) or Release
+  Buffer payload;
+  absl::Time deadline = absl::InfiniteFuture();
+  std::shared_ptr<std::atomic<bool>> cancel;  // of an Attend; set when nobody waits for it
+};
+
+// What is to be sent, in order: the last is the Done of `request`, if the task had one.
+struct TaskOutcome {
+  uint64_t request = 0;
+  std::vector<Message> messages;
+};
+
+}  // namespace annulus

@@ -1,0 +1,152 @@
+#include "runtime/worker/task_runner.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/status.h"
+#include "runtime/store/context_layout.h"
+
+namespace annulus {
+
+TaskOutcome TaskRunner::Run(WorkerTask task) {
+  wire::Done done;
+  ContextId context = 0;
+  Buffer answer;
+  std::vector<TraceSpan> spans;
+  const auto echo = [&](const auto& body) {
+    done.request = body.request;
+    done.epoch = body.epoch;
+    context = body.context;
+  };
+  if (const auto* open = std::get_if<wire::Open>(&task.body)) {
+    echo(*open);
+    done.status = Open(*open);
+  } else if (const auto* append = std::get_if<wire::Append>(&task.body)) {
+    echo(*append);
+    done.status = Append(*append, task.payload);
+    ++appends_;
+  } else if (const auto* release = std::get_if<wire::Release>(&task.body)) {
+    echo(*release);
+    done.status = Release(*release);
+  } else if (const auto* trim = std::get_if<wire::Trim>(&task.body)) {
+    // A context that was never opened here has nothing to forget.
+    (void)store_.Trim(trim->context, trim->layer, trim->tokens);
+  } else if (const auto* attend = std::get_if<wire::Attend>(&task.body)) {
+    echo(*attend);
+    absl::StatusOr<RankResult> result = Attend(*attend, task, &spans);
+    done.status = result.status();
+    if (result.ok()) {
+      done.bytes_sent = result->bytes_sent;
+      done.bytes_received = result->bytes_received;
+      answer = std::move(result->answer_packed);
+    }
+    ++attends_;
+  }
+  TaskOutcome outcome;
+  outcome.request = done.request;
+  if (done.request == 0) return outcome;
+  if (!spans.empty()) {
+    outcome.messages.push_back(wire::Encode(wire::Spans{done.request, std::move(spans)}));
+  }
+  done.context_kv_bytes = store_.ContextBytes(context);
+  outcome.messages.push_back(wire::Encode(std::move(done), std::move(answer)));
+  return outcome;
+}
+
+absl::Status TaskRunner::CheckEpoch(ContextId context, uint64_t epoch) const {
+  const auto found = opened_.find(context);
+  if (found == opened_.end()) {
+    return absl::NotFoundError(absl::StrCat("context ", context, " is not held here"));
+  }
+  if (found->second.epoch != epoch) {
+    return absl::AbortedError(absl::StrCat("epoch is ", epoch, ", but context ", context,
+                                           " is held at epoch ", found->second.epoch));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TaskRunner::Open(const wire::Open& open) {
+  ANNULUS_RETURN_IF_ERROR(
+      store_.Open(open.context, open.spec, static_cast<int>(open.addresses.size()), open.rank));
+  opened_[open.context] = {open.epoch, open.addresses};
+  return absl::OkStatus();
+}
+
+absl::Status TaskRunner::Append(const wire::Append& append, const Buffer& packed) {
+  ANNULUS_RETURN_IF_ERROR(CheckEpoch(append.context, append.epoch));
+  return store_.Append(append.context, append.layer, {append.start, append.start + append.tokens},
+                       packed);
+}
+
+// At any epoch: a context is released also after it was lost elsewhere.
+absl::Status TaskRunner::Release(const wire::Release& release) {
+  opened_.erase(release.context);
+  return store_.Release(release.context);
+}
+
+absl::StatusOr<std::shared_ptr<const Plan>> TaskRunner::PlanOf(const wire::Attend& attend,
+                                                               const KvStore::Shard& shard) {
+  const std::string key =
+      absl::StrCat(attend.context, " ", attend.epoch, " ", attend.q_tokens, " ", attend.kv_tokens,
+                   " ", Name(attend.plan), " ", attend.pattern);
+  if (const auto* found = plans_.Find(key)) return *found;
+  ANNULUS_ASSIGN_OR_RETURN(Pattern pattern, Pattern::Parse(attend.pattern, shard.spec.kv_heads));
+  const Problem problem =
+      ProblemOf(shard.spec, shard.world, attend.q_tokens, attend.kv_tokens, std::move(pattern));
+  ANNULUS_ASSIGN_OR_RETURN(Plan plan, BuildPlan(attend.plan, problem));
+  auto shared = std::make_shared<const Plan>(std::move(plan));
+  plans_.Insert(key, shared);
+  return shared;
+}
+
+// A page that was damaged here must not make a wrong answer elsewhere.
+absl::Status TaskRunner::VerifyWhatLeaves(const Plan& plan, const KvStore::Shard& shard,
+                                          const wire::Attend& attend) {
+  for (const Step& step : plan.steps()) {
+    for (const Transfer& transfer : step.transfers) {
+      if (transfer.kind != Transfer::Kind::kKv || transfer.source != shard.rank) continue;
+      ANNULUS_RETURN_IF_ERROR(
+          store_.Verify(attend.context, attend.layer, transfer.heads, transfer.blocks));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<RankResult> TaskRunner::Attend(const wire::Attend& attend, WorkerTask& task,
+                                              std::vector<TraceSpan>* spans) {
+  if (task.cancel->load()) return absl::CancelledError("the call was cancelled before it started");
+  const absl::Duration time_left = task.deadline - clock_.Now();
+  if (time_left <= absl::ZeroDuration()) {
+    return absl::DeadlineExceededError("the call's deadline passed before it started");
+  }
+  ANNULUS_RETURN_IF_ERROR(CheckEpoch(attend.context, attend.epoch));
+  ANNULUS_ASSIGN_OR_RETURN(const KvStore::Shard shard, store_.Find(attend.context));
+  ANNULUS_ASSIGN_OR_RETURN(const KvTable* table,
+                           store_.Table(attend.context, attend.layer, attend.kv_tokens));
+  ANNULUS_ASSIGN_OR_RETURN(const std::shared_ptr<const Plan> plan, PlanOf(attend, shard));
+  ANNULUS_RETURN_IF_ERROR(VerifyWhatLeaves(*plan, shard, attend));
+  ANNULUS_ASSIGN_OR_RETURN(
+      const std::unique_ptr<Exchange> exchange,
+      fabric_.OpenExchange(attend.request, shard.rank, opened_.at(attend.context).addresses));
+  RankTask rank_task;
+  rank_task.plan = plan.get();
+  rank_task.rank = shard.rank;
+  rank_task.q_packed = std::move(task.payload);
+  rank_task.kv = table;
+  rank_task.scale = attend.scale;
+  rank_task.deadline = absl::Now() + time_left;  // the engine and the exchange go by wall time
+  rank_task.cancel = task.cancel.get();
+  if (attend.trace) {
+    rank_task.trace = [spans](absl::string_view name, absl::Time begin, absl::Time end) {
+      spans->push_back({"", std::string(name), absl::ToUnixNanos(begin), absl::ToUnixNanos(end)});
+    };
+  }
+  absl::StatusOr<RankResult> result = RunRank(rank_task, *backend_, *exchange);
+  const Exchange::Counters moved = exchange->counters();
+  bytes_sent_ += moved.bytes_sent;
+  bytes_received_ += moved.bytes_received;
+  return result;
+}
+
+}  // namespace annulus

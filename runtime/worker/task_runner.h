@@ -1,0 +1,72 @@
+// TaskRunner: executes a worker's tasks, one at a time and in order: it owns the KV store and runs
+// this rank's part of plans over it. Used by one thread (the engine thread, or a simulation);
+// store()'s counters and the counters here may be read by any.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "attention/backend.h"
+#include "base/clock.h"
+#include "base/lru_cache.h"
+#include "comm/fabric.h"
+#include "runtime/engine/engine.h"
+#include "runtime/store/kv_store.h"
+#include "runtime/worker/task.h"
+
+namespace annulus {
+
+class TaskRunner {
+ public:
+  // `fabric` and `clock` must outlive this.
+  TaskRunner(std::unique_ptr<Backend> backend, Fabric& fabric, int64_t kv_bytes_limit,
+             const Clock& clock)
+      : backend_(std::move(backend)), fabric_(fabric), clock_(clock), store_(kv_bytes_limit) {}
+
+  TaskOutcome Run(WorkerTask task);
+
+  const KvStore& store() const { return store_; }
+  uint64_t appends() const { return appends_.load(std::memory_order_relaxed); }
+  uint64_t attends() const { return attends_.load(std::memory_order_relaxed); }
+  uint64_t exchange_bytes_sent() const { return bytes_sent_.load(std::memory_order_relaxed); }
+  uint64_t exchange_bytes_received() const {
+    return bytes_received_.load(std::memory_order_relaxed);
+  }
+
+ private:
+  // How a context was opened: at which epoch and with which ranks.
+  struct Opened {
+    uint64_t epoch = 0;
+    std::vector<std::string> addresses;
+  };
+
+  absl::Status Open(const wire::Open& open);
+  absl::Status Append(const wire::Append& append, const Buffer& packed);
+  absl::Status Release(const wire::Release& release);
+  absl::StatusOr<RankResult> Attend(const wire::Attend& attend, WorkerTask& task,
+                                    std::vector<TraceSpan>* spans);
+  // ABORTED unless the context was opened at that epoch.
+  absl::Status CheckEpoch(ContextId context, uint64_t epoch) const;
+  absl::StatusOr<std::shared_ptr<const Plan>> PlanOf(const wire::Attend& attend,
+                                                     const KvStore::Shard& shard);
+  absl::Status VerifyWhatLeaves(const Plan& plan, const KvStore::Shard& shard,
+                                const wire::Attend& attend);
+
+  const std::unique_ptr<Backend> backend_;
+  Fabric& fabric_;
+  const Clock& clock_;
+  KvStore store_;
+  std::map<ContextId, Opened> opened_;
+  LruCache<std::shared_ptr<const Plan>> plans_{64};
+  std::atomic<uint64_t> appends_ = 0;
+  std::atomic<uint64_t> attends_ = 0;
+  std::atomic<uint64_t> bytes_sent_ = 0;
+  std::atomic<uint64_t> bytes_received_ = 0;
+};
+
+}  // namespace annulus
