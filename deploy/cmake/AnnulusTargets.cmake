@@ -80,3 +80,24 @@ function(annulus_test area)
     catch_discover_tests(test_${area} TEST_PREFIX "${area}." PROPERTIES TIMEOUT 300)
   endif()
 endfunction()
+
+# annulus_headers(FOLDERS folders… DEPS…): the target annulus_headers compiles every header of the
+# folders on its own. Not part of a normal build; `./dev check` asks for it. Headers named *-inl.h
+# are bodies that Highway includes once per SIMD target and cannot stand alone.
+function(annulus_headers)
+  cmake_parse_arguments(ARG "" "" "FOLDERS;DEPS" ${ARGN})
+  set(sources)
+  foreach(folder ${ARG_FOLDERS})
+    file(GLOB_RECURSE headers CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}
+         ${PROJECT_SOURCE_DIR}/${folder}/*.h)
+    list(FILTER headers EXCLUDE REGEX "-inl\\.h$")
+    foreach(header ${headers})
+      set(source ${PROJECT_BINARY_DIR}/headers/${header}.cc)
+      file(CONFIGURE OUTPUT ${source} CONTENT "#include \"${header}\"\n")
+      list(APPEND sources ${source})
+    endforeach()
+  endforeach()
+  add_library(annulus_headers OBJECT EXCLUDE_FROM_ALL ${sources})
+  target_include_directories(annulus_headers PRIVATE ${PROJECT_SOURCE_DIR})
+  target_link_libraries(annulus_headers PRIVATE ${ARG_DEPS})
+endfunction()

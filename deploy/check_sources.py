@@ -1,0 +1,121 @@
+"""Checks what clang-format cannot: that includes point down, and that sources stay small and clean.
+
+Prints one line per finding, `file:line: what, what was expected`, and exits 1 if there is any.
+"""
+
+import os
+import re
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SOURCE_FOLDERS = ("attention", "base", "bench", "comm", "runtime", "sharding", "tests")
+LINES_MAX = 400
+FUNCTION_LINES_MAX = 70
+COLUMNS_MAX = 100
+
+# What a folder may include beside itself and base. A folder not named here is a part of its parent.
+VALUES = ("attention", "sharding")
+LAYERS = {
+    "base": (),
+    "attention": (),
+    "attention/cpu": ("attention",),
+    "attention/reference": ("attention",),
+    "comm": (),
+    "sharding": ("attention",),
+    "runtime": VALUES,
+    "runtime/engine": (*VALUES, "comm"),
+    "runtime/store": (*VALUES, "runtime"),
+    "runtime/wire": (*VALUES, "comm", "runtime", "runtime/store"),
+    "runtime/worker": (
+        *VALUES, "comm", "runtime", "runtime/engine", "runtime/store", "runtime/wire"),
+    "runtime/coordinator": (
+        *VALUES, "comm", "runtime", "runtime/engine", "runtime/store", "runtime/wire"),
+    "runtime/rpc": (*VALUES, "comm", "runtime", "runtime/coordinator"),
+    "runtime/client": (*VALUES, "runtime", "runtime/rpc"),
+    "runtime/trace": (*VALUES, "runtime"),
+}
+# Programs and tests stand on top of everything; these few files tie an interface to its
+# implementations and so look up.
+TOP = ("runtime/cli", "runtime/main.cc", "bench", "tests")
+FACTORIES = {"attention/backend.cc": ("attention/cpu", "attention/reference")}
+
+INCLUDE = re.compile(r'\s*#\s*include "([^"]+)"')
+UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX)\b")
+# Names of this or that machine have no place in sources.
+MACHINE_PATH = re.compile(r"/(work|home|root|var/tmp)/")
+
+
+def folder_of(path):
+    """The layer that a file belongs to, or None if it is none of ours."""
+    folder = os.path.dirname(path)
+    while folder:
+        if folder in LAYERS:
+            return folder
+        folder = os.path.dirname(folder)
+    return None
+
+
+def check_include(path, target):
+    if path.startswith(TOP):
+        return None
+    here, there = folder_of(path), folder_of(target)
+    if target.startswith(TOP):
+        return f"{path} includes {target}, which stands on top of it"
+    if there is None or there in (here, "base", *LAYERS[here]):
+        return None
+    if there in FACTORIES.get(path, ()):
+        return None
+    return f"{here} includes {target}, expected only {', '.join(('base', *LAYERS[here]))}"
+
+
+def long_functions(lines):
+    """(line, length) of functions that are too long, by clang-format's shape of a definition."""
+    begin = None
+    for number, line in enumerate(lines, 1):
+        if re.match(r"[\w~:].*[({,]$", line) and not re.match(
+                r"(namespace|class|struct|enum|extern|constexpr|const|using)\b", line):
+            begin = begin or number
+        elif re.match(r"\}", line):
+            if begin and number - begin + 1 > FUNCTION_LINES_MAX:
+                yield begin, number - begin + 1
+            begin = None
+
+
+def check_file(path):
+    with open(os.path.join(ROOT, path), encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    if len(lines) > LINES_MAX:
+        yield 1, f"{len(lines)} lines, expected at most {LINES_MAX}"
+    for number, line in enumerate(lines, 1):
+        if len(line) > COLUMNS_MAX:
+            yield number, f"{len(line)} columns, expected at most {COLUMNS_MAX}"
+        if UNFINISHED.search(line):
+            yield number, "unfinished work is named, expected an issue instead"
+        if MACHINE_PATH.search(line):
+            yield number, "a path of some machine, expected none"
+        include = INCLUDE.match(line)
+        if include and (finding := check_include(path, include.group(1))):
+            yield number, finding
+    if path.endswith(".cc") and not path.startswith("tests/"):
+        for number, length in long_functions(lines):
+            yield number, f"function of {length} lines, expected at most {FUNCTION_LINES_MAX}"
+
+
+def sources():
+    for top in SOURCE_FOLDERS:
+        for folder, _, names in os.walk(os.path.join(ROOT, top)):
+            for name in names:
+                if name.endswith((".h", ".cc", ".proto", ".cmake", "CMakeLists.txt")):
+                    yield os.path.relpath(os.path.join(folder, name), ROOT)
+
+
+def main():
+    findings = [f"{path}:{number}: {what}"
+                for path in sorted(sources()) for number, what in check_file(path)]
+    for finding in findings:
+        print(finding, file=sys.stderr)
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
