@@ -1,6 +1,7 @@
 #include "sharding/build.h"
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <utility>
 
@@ -10,7 +11,7 @@
 namespace annulus {
 namespace {
 
-// 64 times a 1G-token context: what keeps block numbers within 31 bits.
+// Keeps block numbers within 31 bits.
 constexpr int64_t kTokensMax = int64_t{1} << 36;
 constexpr int kHeadsMax = 1 << 16;
 constexpr int kDimMax = 1 << 16;
@@ -42,6 +43,13 @@ absl::Status CheckProblem(const Problem& problem) {
   if (problem.heads % problem.kv_heads != 0) {
     return absl::InvalidArgumentError(absl::StrCat(
         "heads ", problem.heads, ": expected a multiple of kv_heads ", problem.kv_heads));
+  }
+  const __int128 pairs =
+      static_cast<__int128>(problem.q_tokens) * problem.kv_tokens * problem.heads;
+  if (pairs > std::numeric_limits<int64_t>::max()) {
+    return absl::InvalidArgumentError(absl::StrCat("q_tokens ", problem.q_tokens, " x kv_tokens ",
+                                                   problem.kv_tokens, " x heads ", problem.heads,
+                                                   ": expected less than 2^63 pairs"));
   }
   ANNULUS_RETURN_IF_ERROR(CheckRange("head_dim", problem.head_dim, 1, kDimMax));
   ANNULUS_RETURN_IF_ERROR(CheckRange("v_head_dim", problem.v_head_dim, 1,
@@ -85,7 +93,7 @@ Plan BuildChecked(PlanKind kind, const Problem& problem, const RowTable* rows) {
 absl::StatusOr<Plan> BuildPlan(PlanKind kind, const Problem& problem) {
   ANNULUS_RETURN_IF_ERROR(CheckProblem(problem));
   if (!NeedsRows(kind, problem)) return BuildChecked(kind, problem, nullptr);
-  ThreadPool pool(1);
+  ThreadPool pool(PlanningThreads(problem));
   const RowTable rows(problem, pool);
   return BuildChecked(kind, problem, &rows);
 }

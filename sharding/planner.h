@@ -14,10 +14,12 @@
 namespace annulus {
 
 // The figures of the cost model. A step costs, on each rank, max(compute, communication), and the
-// slowest rank counts:
-//   compute        4·work_pairs·(head_dim + v_head_dim)/2 / flops, at least KV bytes read /
-//   read_bytes_per_s communication  per link class: bytes / bytes_per_s + messages · latency_s
-// The caller (service) is reached over the link between nodes unless nodes = 1.
+// slowest rank (or the caller) counts:
+//   compute        2·work_pairs·(head_dim + v_head_dim) / flops,
+//                  at least bytes of KV pages read / read_bytes_per_s
+//   communication  the slowest of its links: bytes / bytes_per_s + messages · latency_s, for each
+//                  direction and each of inside and between
+// The caller is reached over the link between nodes unless all ranks are on one node.
 struct ClusterModel {
   int workers_per_node = 1 << 20;   // ranks [0, n) on node 0, [n, 2n) on node 1, …
   double inside_bytes_per_s = 4e9;  // per direction and rank, inside a node
@@ -55,13 +57,12 @@ struct ProblemSize {
 ProblemSize SizeOf(const Problem& problem);
 
 // The cost of one plan. At 10M tokens over 64 ranks this takes a second or so: it compiles rows of
-// blocks, not tokens.
+// blocks, not tokens. Uses all cores for problems that are worth it, as Choose does.
 PlanCost Cost(const Plan& plan, const ClusterModel& cluster);
 
 struct Decision {
-  Plan plan;  // the chosen one
-  std::vector<PlanCost>
-      candidates;  // all that were weighed, cheapest first; the asked-for one chosen
+  Plan plan;                         // the chosen one
+  std::vector<PlanCost> candidates;  // all kinds, cheapest first, whichever was chosen
 };
 
 // `asked` fixes the kind; without it the cheapest wins, ties to the earlier in kPlanKinds.

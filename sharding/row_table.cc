@@ -7,6 +7,11 @@
 
 namespace annulus {
 
+int PlanningThreads(const Problem& problem) {
+  constexpr int64_t kBlocksOfOneThread = 4096;
+  return problem.QueryBlocks().size() * problem.kv_heads > kBlocksOfOneThread ? 0 : 1;
+}
+
 RowTable::RowTable(const Problem& problem, ThreadPool& pool)
     : q_range_(problem.q_range()), group_(problem.group()) {
   std::map<int, int> index_of;  // by Pattern::HeadClass

@@ -16,6 +16,9 @@
 
 namespace annulus {
 
+// How many threads planning `problem` is worth: 0 for all cores.
+int PlanningThreads(const Problem& problem);
+
 class RowTable {
  public:
   // Compiles every query block of `problem`, once for each class of KV heads.

@@ -171,8 +171,9 @@ class Player {
       if (t.source == kCaller) continue;
       const bool kv = t.kind == Transfer::Kind::kKv;
       const HeadRange parts = kv ? t.heads : segments_.Of(t.heads);
+      const std::vector<int64_t> blocks = t.blocks.ToVector();
       for (int part = parts.first; part < parts.end(); ++part) {
-        for (int64_t block : t.blocks.ToVector()) {
+        for (int64_t block : blocks) {
           if (t.kind == Transfer::Kind::kPartial) {
             if (!partials_.Get(t.source, part, block)) {
               return Wrong(t.source, "sends a partial it lacks", part, block);
@@ -190,8 +191,9 @@ class Player {
 
   absl::Status CheckCompute(const Compute& compute) {
     const HeadRange parts = segments_.Of(compute.heads);
+    const std::vector<int64_t> q_rows = compute.q_blocks.ToVector();
     for (int part = parts.first; part < parts.end(); ++part) {
-      for (int64_t row : compute.q_blocks.ToVector()) {
+      for (int64_t row : q_rows) {
         if (!queries_.Get(compute.rank, part, row)) {
           return Wrong(compute.rank, "lacks queries of", segments_.FirstHead(part), row);
         }
@@ -199,9 +201,10 @@ class Player {
       }
     }
     const int group = problem_.group();
+    const std::vector<int64_t> kv_blocks = compute.kv_blocks.ToVector();
     for (int head = compute.heads.first / group; head * group < compute.heads.end(); ++head) {
       const std::vector<bool>& read = Read(rows_.KvClass(head), compute.q_blocks);
-      for (int64_t block : compute.kv_blocks.ToVector()) {
+      for (int64_t block : kv_blocks) {
         if (read[block] && !HoldsKv(compute.rank, head, block)) {
           return Wrong(compute.rank, "lacks KV of", head, block);
         }
@@ -231,8 +234,9 @@ class Player {
         Mark(&partials_, t.destination, parts, t.blocks);
         continue;
       }
+      const std::vector<int64_t> blocks = t.blocks.ToVector();
       for (int part = parts.first; part < parts.end(); ++part) {
-        for (int64_t block : t.blocks.ToVector()) {
+        for (int64_t block : blocks) {
           const bool has =
               kv ? HoldsKv(t.destination, part, block) || arriving_.Get(t.destination, part, block)
                  : queries_.Get(t.destination, part, block);
@@ -350,7 +354,7 @@ class CoverageCheck {
 absl::Status Plan::Validate() const {
   ANNULUS_RETURN_IF_ERROR(CheckProblem(problem_));
   ANNULUS_RETURN_IF_ERROR(CheckShape(*this));
-  ThreadPool pool(1);
+  ThreadPool pool(PlanningThreads(problem_));
   const RowTable rows(problem_, pool);
   const HeadSegments segments(*this, rows);
   ANNULUS_RETURN_IF_ERROR(Player(*this, rows, segments).Play());
