@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -199,7 +200,7 @@ class CoordinatorCore {
 
   template <typename T>
   void Emit(T action) {
-    actions_.push_back(std::move(action));
+    actions_.emplace_back(std::in_place_type<T>, std::move(action));
   }
 
   const CoordinatorLimits limits_;

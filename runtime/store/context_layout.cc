@@ -91,7 +91,7 @@ Problem ProblemOf(const ContextSpec& spec, int world, int64_t q_tokens, int64_t 
           .dtype = spec.dtype,
           .pattern = std::move(pattern),
           .home = Home::kCaller,
-          .home_partition = spec.partition,
+          .home_partition = {PartitionKind::kZigzag, 1},
           .kv = LayoutOf(spec, world, kv_tokens)};
 }
 

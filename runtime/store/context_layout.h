@@ -21,8 +21,8 @@ absl::Status ValidateSpec(const ContextSpec& spec);
 // that of tokens_expected, whatever is there already.
 Layout LayoutOf(const ContextSpec& spec, int world, int64_t tokens);
 
-// The last q_tokens of a context's first kv_tokens, attended from outside the ranks. The pattern
-// must have been parsed for spec.kv_heads.
+// The last q_tokens of a context's first kv_tokens, attended from outside the ranks; plans that
+// cut query rows do it zigzag. The pattern must have been parsed for spec.kv_heads.
 Problem ProblemOf(const ContextSpec& spec, int world, int64_t q_tokens, int64_t kv_tokens,
                   Pattern pattern);
 

@@ -1,0 +1,91 @@
+// Random tensors and the oracle's answers for tests of the service.
+#pragma once
+
+#include <cmath>
+#include <string>
+
+#include "attention/backend.h"
+#include "attention/kv_view.h"
+#include "base/check.h"
+#include "base/rng.h"
+#include "runtime/types.h"
+
+namespace annulus::test {
+
+// f32 values that are exact in every dtype, so that storing rounds nothing.
+inline Tensor RandomTensor(int64_t tokens, int64_t heads, int64_t dim, Rng& rng) {
+  Tensor tensor(DType::kF32, tokens, heads, dim);
+  for (int64_t i = 0; i < tokens * heads * dim; ++i) {
+    tensor.f32()[i] = BF16ToF32(F32ToBF16(rng.Normal()));
+  }
+  return tensor;
+}
+
+// The values of a context's layer.
+struct LayerKv {
+  LayerKv(const ContextSpec& spec, int64_t tokens, Rng& rng)
+      : k(RandomTensor(tokens, spec.kv_heads, spec.head_dim, rng)) {
+    if (!spec.v_is_k_prefix) v = RandomTensor(tokens, spec.kv_heads, spec.v_head_dim, rng);
+  }
+
+  TensorView V(const ContextSpec& spec) const {
+    if (!spec.v_is_k_prefix) return v;
+    TensorView prefix = k;
+    prefix.dim = spec.v_head_dim;
+    return prefix;
+  }
+  AppendRequest Append(ContextId context, int layer, int64_t start, int64_t tokens) const {
+    AppendRequest request;
+    request.context = context;
+    request.layer = layer;
+    request.start = start;
+    request.k = k.view().Tokens(start, tokens);
+    if (v.tokens() != 0) request.v = v.view().Tokens(start, tokens);
+    return request;
+  }
+
+  Tensor k;
+  Tensor v;
+};
+
+// Float64 attention of the last q.tokens of the first kv_len.
+inline Partial Oracle(const ContextSpec& spec, const LayerKv& kv, const TensorView& q,
+                      int64_t kv_len, const std::string& pattern_text) {
+  static Backend& reference = *MakeBackend("reference", 1).value().release();
+  const Pattern pattern = Pattern::Parse(pattern_text, spec.kv_heads).value();
+  const KvTable table =
+      KvTable::FromTensors(kv.k.view().Tokens(0, kv_len), kv.V(spec).Tokens(0, kv_len));
+  const BlockSet keys = BlockSet::Range(0, BlocksOf(kv_len));
+  Partial answer(q.tokens, spec.heads, spec.v_head_dim);
+  AttendArgs args;
+  args.q = q;
+  args.q_ranges = {{kv_len - q.tokens, kv_len}};
+  args.heads = {0, spec.heads};
+  args.kv_tokens = kv_len;
+  args.group = spec.heads / spec.kv_heads;
+  args.kv = &table;
+  args.pattern = &pattern;
+  args.keys = &keys;
+  args.scale = 1.0f / std::sqrt(static_cast<float>(spec.head_dim));
+  args.into = answer.view();
+  ANNULUS_CHECK(reference.Attend(args).ok());
+  return answer;
+}
+
+// The largest difference between two answers over out and lse; equal infinities differ by nothing.
+inline double WorstError(const TensorView& out, const TensorView& lse, const Partial& expected) {
+  const auto worst = [](const TensorView& a, const TensorView& b) {
+    if (a.size() != b.size()) return INFINITY;
+    float most = 0;
+    const auto* x = reinterpret_cast<const float*>(a.data);
+    const auto* y = reinterpret_cast<const float*>(b.data);
+    for (int64_t i = 0; i < a.size(); ++i) {
+      if (x[i] != y[i])
+        most = std::fmax(most, std::isnan(x[i]) ? INFINITY : std::fabs(x[i] - y[i]));
+    }
+    return most;
+  };
+  return std::fmax(worst(out, expected.out()), worst(lse, expected.lse()));
+}
+
+}  // namespace annulus::test

@@ -1,0 +1,192 @@
+#include <algorithm>
+
+#include "base/rng.h"
+#include "runtime/store/append_cut.h"
+#include "runtime/store/context_layout.h"
+#include "runtime/store/crc32c.h"
+#include "runtime/store/kv_store.h"
+#include "runtime/store/page_arena.h"
+#include "tests/catch.h"
+#include "tests/runtime/inputs.h"
+
+namespace annulus {
+namespace {
+
+using test::LayerKv;
+
+ContextSpec SmallSpec() {
+  ContextSpec spec;
+  spec.layers = 2;
+  spec.heads = 4;
+  spec.kv_heads = 2;
+  spec.head_dim = 16;
+  spec.v_head_dim = 8;
+  spec.dtype = DType::kF32;
+  spec.partition = {PartitionKind::kBlockCyclic, 1};
+  return spec;
+}
+
+Buffer Pack(const ContextSpec& spec, int world, int rank, const LayerKv& kv, TokenRange tokens) {
+  return PackAppend(spec, LayoutOf(spec, world, tokens.end), rank, tokens,
+                    kv.k.view().Tokens(tokens.begin, tokens.size()),
+                    kv.V(spec).Tokens(tokens.begin, tokens.size()));
+}
+
+bool RowIs(const std::byte* row, const TensorView& expected, int64_t token, int64_t head) {
+  return std::equal(row, row + expected.dim * 4, expected.Row(token, head));
+}
+
+TEST_CASE("CRC32C has the standard's check value") {
+  CHECK(Crc32c("123456789", 9) == 0xE3069283);
+}
+
+TEST_CASE("A freed page comes back zeroed") {
+  PageArena arena(1000);
+  std::vector<std::byte*> pages;
+  for (int i = 0; i < 50; ++i) {
+    pages.push_back(arena.Allocate());
+    CHECK(std::count(pages.back(), pages.back() + 1000, std::byte{0}) == 1000);
+    std::fill_n(pages.back(), 1000, std::byte{0xAB});
+  }
+  CHECK(arena.pages_in_use() == 50);
+  for (std::byte* page : pages) arena.Free(page);
+  CHECK(arena.pages_in_use() == 0);
+  for (int i = 0; i < 50; ++i) {
+    const std::byte* page = arena.Allocate();
+    CHECK(std::find(pages.begin(), pages.end(), page) != pages.end());
+    CHECK(std::count(page, page + 1000, std::byte{0}) == 1000);
+  }
+}
+
+TEST_CASE("Every token's rows lie with every rank that the layout gives them to") {
+  const uint64_t seed = GENERATE(range(uint64_t{1}, uint64_t{21}));
+  CAPTURE(seed);
+  Rng rng(seed);
+  ContextSpec spec = SmallSpec();
+  spec.placement = static_cast<Placement>(rng.Below(3));
+  spec.v_is_k_prefix = rng.Below(2) == 0;
+  const int64_t length = rng.Between(1, 700);
+  if (rng.Below(2) == 0) {
+    spec.partition = {PartitionKind::kZigzag, 1};
+    spec.tokens_expected = length;
+  }
+  const int world = static_cast<int>(rng.Between(1, 5));
+  const LayerKv kv(spec, length, rng);
+  int64_t found = 0;
+  for (int rank = 0; rank < world; ++rank) {
+    KvStore store(1 << 30);
+    REQUIRE(store.Open(7, spec, world, rank).ok());
+    Rng chunks(seed);
+    for (int64_t start = 0; start < length;) {
+      const int64_t end = std::min(length, start + chunks.Between(1, 150));
+      REQUIRE(store.Append(7, 1, {start, end}, Pack(spec, world, rank, kv, {start, end})).ok());
+      start = end;
+    }
+    const KvTable* table = store.Table(7, 1, length).value();
+    const Layout layout = LayoutOf(spec, world, length);
+    const HeadRange heads = layout.KvHeads(rank);
+    for (int64_t token = 0; token < length; ++token) {
+      for (int head = heads.first; head < heads.end(); ++head) {
+        const KvPage& page = table->page(head, token / kBlockTokens);
+        const bool mine = layout.Blocks(rank).Contains(token / kBlockTokens);
+        REQUIRE((page.k != nullptr) == mine);
+        if (!mine) continue;
+        ++found;
+        const int64_t row = token % kBlockTokens;
+        REQUIRE(RowIs(page.k + row * page.k_row_stride * 4, kv.k, token, head));
+        REQUIRE(RowIs(page.v + row * page.v_row_stride * 4, kv.V(spec), token, head));
+      }
+    }
+    CHECK(store.Verify(7, 1, {0, spec.kv_heads}, BlockSet::Range(0, 1000)).ok());
+    CHECK(store.kv_bytes() == store.ContextBytes(7));
+    CHECK(store.Release(7).ok());
+    CHECK(store.kv_bytes() == 0);
+  }
+  CHECK(found >= length * spec.kv_heads);
+}
+
+TEST_CASE("An append beyond the quota names the figures and leaves no trace") {
+  const ContextSpec spec = SmallSpec();
+  Rng rng(1);
+  const LayerKv kv(spec, 256, rng);
+  const int64_t page = PageBytes(spec);
+  KvStore store(5 * page);
+  REQUIRE(store.Open(1, spec, 1, 0).ok());
+  REQUIRE(store.Append(1, 0, {0, 100}, Pack(spec, 1, 0, kv, {0, 100})).ok());
+  CHECK(store.kv_bytes() == 4 * page);
+  const absl::Status refused = store.Append(1, 0, {100, 256}, Pack(spec, 1, 0, kv, {100, 256}));
+  CHECK(absl::IsResourceExhausted(refused));
+  CHECK(std::string(refused.message()).find("kv_bytes_limit is 30720: 24576 in use") !=
+        std::string::npos);
+  CHECK(store.kv_bytes() == 4 * page);
+  CHECK(store.Table(1, 0, 100).ok());
+  CHECK(absl::IsFailedPrecondition(store.Table(1, 0, 101).status()));
+  // What fits the started block needs no page.
+  CHECK(store.Append(1, 0, {100, 128}, Pack(spec, 1, 0, kv, {100, 128})).ok());
+  CHECK(store.kv_bytes() == 4 * page);
+}
+
+TEST_CASE("A bit that flips in a sealed page is found and named") {
+  const ContextSpec spec = SmallSpec();
+  Rng rng(2);
+  const LayerKv kv(spec, 200, rng);
+  KvStore store(1 << 30);
+  REQUIRE(store.Open(3, spec, 1, 0).ok());
+  REQUIRE(store.Append(3, 1, {0, 200}, Pack(spec, 1, 0, kv, {0, 200})).ok());
+  const BlockSet all = BlockSet::Range(0, 4);
+  REQUIRE(store.Verify(3, 1, {0, 2}, all).ok());
+  for (int trial = 0; trial < 100; ++trial) {
+    const int head = static_cast<int>(rng.Below(2));
+    const auto block = static_cast<int64_t>(rng.Below(3));
+    auto* page = const_cast<std::byte*>(store.Table(3, 1, 200).value()->page(head, block).k);
+    const uint64_t bit = rng.Below(static_cast<uint64_t>(PageBytes(spec)) * 8);
+    page[bit / 8] ^= std::byte{1} << (bit % 8);
+    const absl::Status lost = store.Verify(3, 1, {0, 2}, all);
+    CHECK(absl::IsDataLoss(lost));
+    CHECK(std::string(lost.message())
+              .find("context 3 layer 1 kv head " + std::to_string(head) + " block " +
+                    std::to_string(block)) != std::string::npos);
+    // Who does not touch the page does not hear of it.
+    CHECK(store.Verify(3, 1, {1 - head, 1}, all).ok());
+    page[bit / 8] ^= std::byte{1} << (bit % 8);
+  }
+  CHECK(store.Verify(3, 1, {0, 2}, all).ok());
+}
+
+TEST_CASE("Trim forgets, frees and lets the tokens be written anew") {
+  const ContextSpec spec = SmallSpec();
+  Rng rng(3);
+  const LayerKv first(spec, 300, rng);
+  const LayerKv second(spec, 300, rng);
+  KvStore store(1 << 30);
+  REQUIRE(store.Open(1, spec, 1, 0).ok());
+  REQUIRE(store.Append(1, 0, {0, 300}, Pack(spec, 1, 0, first, {0, 300})).ok());
+  REQUIRE(store.Trim(1, 0, 70).ok());
+  CHECK(store.kv_bytes() == 2 * 2 * PageBytes(spec));
+  CHECK(absl::IsFailedPrecondition(store.Table(1, 0, 71).status()));
+  CHECK(
+      absl::IsFailedPrecondition(store.Append(1, 0, {71, 80}, Pack(spec, 1, 0, second, {71, 80}))));
+  REQUIRE(store.Append(1, 0, {70, 300}, Pack(spec, 1, 0, second, {70, 300})).ok());
+  const KvTable* table = store.Table(1, 0, 300).value();
+  for (int64_t token = 0; token < 300; ++token) {
+    const KvPage& page = table->page(1, token / kBlockTokens);
+    CHECK(RowIs(page.k + (token % kBlockTokens) * page.k_row_stride * 4,
+                token < 70 ? first.k : second.k, token, 1));
+  }
+  CHECK(store.Verify(1, 0, {0, 2}, BlockSet::Range(0, 5)).ok());
+}
+
+TEST_CASE("The store refuses what it cannot know") {
+  const ContextSpec spec = SmallSpec();
+  KvStore store(1 << 20);
+  REQUIRE(store.Open(1, spec, 1, 0).ok());
+  CHECK(absl::IsAlreadyExists(store.Open(1, spec, 1, 0)));
+  CHECK(absl::IsNotFound(store.Append(2, 0, {0, 1}, Buffer())));
+  CHECK(absl::IsNotFound(store.Release(2)));
+  CHECK(absl::IsInvalidArgument(store.Append(1, 2, {0, 1}, Buffer())));
+  CHECK(absl::IsInvalidArgument(store.Append(1, 0, {5, 5}, Buffer())));
+  CHECK(absl::IsDataLoss(store.Append(1, 0, {0, 1}, Buffer(3))));
+}
+
+}  // namespace
+}  // namespace annulus

@@ -1,0 +1,96 @@
+#include "runtime/wire/wire.h"
+#include "base/rng.h"
+#include "tests/catch.h"
+
+namespace annulus::wire {
+namespace {
+
+ContextSpec SomeSpec() {
+  ContextSpec spec;
+  spec.layers = 3;
+  spec.heads = 8;
+  spec.kv_heads = 4;
+  spec.head_dim = 64;
+  spec.v_head_dim = 32;
+  spec.dtype = DType::kF16;
+  spec.placement = Placement::kMesh;
+  spec.partition = {PartitionKind::kContiguous, 1};
+  spec.tokens_expected = 1000;
+  return spec;
+}
+
+template <typename T>
+T RoundTrip(const T& body) {
+  absl::StatusOr<Body> back = Decode(Encode(body));
+  REQUIRE(back.ok());
+  REQUIRE(std::holds_alternative<T>(*back));
+  return std::get<T>(*std::move(back));
+}
+
+TEST_CASE("Messages come back as they were") {
+  const Hello hello = RoundTrip(Hello{kProtocol, "w\xff\n", "cpu", "local:w", 123});
+  CHECK(hello.name == "w\xff\n");
+  CHECK(hello.kv_bytes_limit == 123);
+  const Open open = RoundTrip(Open{5, 6, 7, SomeSpec(), 1, {"a", std::string(5000, 'b')}});
+  CHECK(open.rank == 1);
+  CHECK(open.addresses[1].size() == 5000);
+  CHECK(open.spec.partition == SomeSpec().partition);
+  CHECK(open.spec.placement == Placement::kMesh);
+  Attend attend{9, 8, 7, 2, PlanKind::kMesh, 10, 1000, "causal", false, 0.5f};
+  CHECK(RoundTrip(attend).time_left == absl::InfiniteDuration());
+  attend.time_left = absl::Milliseconds(1500);
+  const Attend attend_back = RoundTrip(attend);
+  CHECK(attend_back.time_left == absl::Milliseconds(1500));
+  CHECK(attend_back.plan == PlanKind::kMesh);
+  CHECK(attend_back.scale == 0.5f);
+  const Done done = RoundTrip(Done{1, 2, absl::DataLossError(std::string(9999, 'x')), 3, 4, 5});
+  CHECK(absl::IsDataLoss(done.status));
+  CHECK(done.bytes_received == 5);
+  CHECK(RoundTrip(Spans{1, {{"", "step", 10, 20}}}).spans.at(0).end_ns == 20);
+  CHECK(RoundTrip(Release{1, 2, 3}).context == 3);
+  CHECK(RoundTrip(Trim{1, 2, 3}).tokens == 3);
+}
+
+TEST_CASE("Bodies fit a header, with the largest pattern that goes inline") {
+  Attend attend{
+      ~0u, ~0u, ~0u, 1023, PlanKind::kMesh, 1 << 30, 1 << 30, std::string(kPatternInlineMax, 'p')};
+  CHECK(Encode(attend, Buffer(10)).header.size() <= kHeaderBytesMax);
+  CHECK(Encode(attend, Buffer(10)).payload.size() == 10);
+}
+
+TEST_CASE("Damaged messages are refused, not believed") {
+  const uint64_t seed = 11;
+  Rng rng(seed);
+  CAPTURE(seed);
+  const std::vector<Body> bodies = {
+      Hello{kProtocol, "w", "cpu", "local:w", 123},
+      Open{5, 6, 7, SomeSpec(), 1, {"a", "b"}},
+      Append{1, 2, 3, 0, 64, 10},
+      Attend{9, 8, 7, 2, PlanKind::kMesh, 10, 1000, "causal", false, 0.5f},
+      Done{1, 2, absl::DataLossError("x"), 3, 4, 5},
+      Spans{1, {{"", "step", 10, 20}}}};
+  int refused = 0;
+  for (int i = 0; i < 20000; ++i) {
+    Message message = Encode(bodies[rng.Below(bodies.size())]);
+    const uint64_t edits = rng.Between(1, 4);
+    for (uint64_t e = 0; e < edits && !message.header.empty(); ++e) {
+      message.header[rng.Below(message.header.size())] = static_cast<char>(rng.Next());
+    }
+    if (rng.Below(4) == 0) message.header.resize(rng.Below(message.header.size() + 1));
+    if (rng.Below(8) == 0) message.type = static_cast<uint32_t>(rng.Below(20));
+    const absl::StatusOr<Body> body = Decode(message);
+    if (!body.ok()) {
+      ++refused;
+      REQUIRE(absl::IsInvalidArgument(body.status()));
+    } else if (const auto* open = std::get_if<Open>(&*body)) {
+      REQUIRE(open->rank < static_cast<int>(open->addresses.size()));
+    } else if (const auto* attend = std::get_if<Attend>(&*body)) {
+      REQUIRE(!Name(attend->plan).empty());
+      REQUIRE(attend->q_tokens <= attend->kv_tokens);
+    }
+  }
+  CHECK(refused > 1000);
+}
+
+}  // namespace
+}  // namespace annulus::wire
