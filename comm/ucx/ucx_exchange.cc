@@ -1,0 +1,319 @@
+#include "comm/ucx/ucx_exchange.h"
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/check.h"
+#include "base/status.h"
+#include "comm/exchange_checks.h"
+#include "comm/local/local_exchange.h"
+
+namespace annulus {
+namespace {
+
+// How long Abort leaves a peer to take the pieces that are with UCX; then its link is closed.
+constexpr absl::Duration kAbortPatience = absl::Milliseconds(100);
+
+constexpr size_t kReasonBytesMax = 512;
+
+}  // namespace
+
+UcxExchange::UcxExchange(UcxExchangeHub& hub, uint64_t channel, int rank,
+                         std::vector<std::shared_ptr<UcxLink>> links)
+    : hub_(hub),
+      channel_(channel),
+      rank_(rank),
+      members_(links.size()),
+      self_(LocalExchangeGroup::Create(1)->Open(0)) {
+  for (size_t peer = 0; peer < links.size(); ++peer) members_[peer].link = std::move(links[peer]);
+}
+
+UcxExchange::~UcxExchange() {
+  if (!unfinished().empty()) Abort(absl::CancelledError("closed with operations in flight"));
+  const auto lock = hub_.transport().Lock();
+  hub_.Remove(channel_);
+}
+
+absl::StatusOr<Exchange::Ticket> UcxExchange::Post(absl::Span<const SendOp> sends,
+                                                   absl::Span<const RecvOp> receives,
+                                                   StreamHandle) {
+  ANNULUS_RETURN_IF_ERROR(CheckOps(sends, receives, world()));
+  const auto to_self = [this](const auto& op) { return op.peer == rank_; };
+  const size_t own = std::count_if(sends.begin(), sends.end(), to_self) +
+                     std::count_if(receives.begin(), receives.end(), to_self);
+  const auto lock = hub_.transport().Lock();
+  if (!failed_.ok()) return failed_;
+  Ticket self_ticket = 0;
+  if (own != 0) {
+    ANNULUS_ASSIGN_OR_RETURN(self_ticket, PostToSelf(sends, receives));
+  }
+  Ticket ticket;
+  {
+    const std::lock_guard<std::mutex> tickets_lock(tickets_mutex_);
+    ticket = book_.Open(sends.size() + receives.size() - own);
+    if (own != 0) self_tickets_.emplace(ticket, self_ticket);
+  }
+  // Receives first: their announcements do not wait behind what we send.
+  for (const RecvOp& op : receives) {
+    if (op.peer != rank_) PostReceive(ticket, op);
+  }
+  for (const SendOp& op : sends) {
+    if (op.peer != rank_) PostSend(ticket, op);
+  }
+  hub_.transport().WakeIfAsleep();
+  return ticket;
+}
+
+absl::StatusOr<Exchange::Ticket> UcxExchange::PostToSelf(absl::Span<const SendOp> sends,
+                                                         absl::Span<const RecvOp> receives) {
+  std::vector<SendOp> own_sends;
+  std::vector<RecvOp> own_receives;
+  for (const SendOp& op : sends) {
+    if (op.peer == rank_) own_sends.push_back({0, op.data, op.size_bytes});
+  }
+  for (const RecvOp& op : receives) {
+    if (op.peer == rank_) own_receives.push_back({0, op.data, op.size_bytes});
+  }
+  return self_->Post(own_sends, own_receives);
+}
+
+void UcxExchange::PostReceive(Ticket ticket, const RecvOp& op) {
+  Member& member = members_[op.peer];
+  const uint64_t sequence = member.next_receive++;
+  member.receives.emplace(sequence,
+                          Incoming{ticket, static_cast<std::byte*>(op.data), op.size_bytes});
+  Tell(op.peer, UcxExchangeHeader::kReady, sequence, op.size_bytes);
+}
+
+void UcxExchange::PostSend(Ticket ticket, const SendOp& op) {
+  Member& member = members_[op.peer];
+  const uint64_t sequence = member.next_send++;
+  member.sends.emplace(sequence,
+                       Outgoing{ticket, static_cast<const std::byte*>(op.data), op.size_bytes});
+  if (const auto it = member.ready.find(sequence); it != member.ready.end()) {
+    const size_t expected_bytes = it->second;
+    member.ready.erase(it);
+    StartSend(op.peer, sequence, expected_bytes);
+  }
+}
+
+void UcxExchange::StartSend(int peer, uint64_t sequence, size_t expected_bytes) {
+  Member& member = members_[peer];
+  Outgoing& send = member.sends.at(sequence);
+  if (send.size_bytes != expected_bytes) {
+    Tell(peer, UcxExchangeHeader::kMismatch, sequence, send.size_bytes);
+    FailTicket(send.ticket, SizeMismatch(rank_, send.size_bytes, peer, expected_bytes));
+    return;
+  }
+  const std::byte* data = send.data;
+  const size_t size_bytes = send.size_bytes;
+  send.pieces =
+      static_cast<int>(std::max<size_t>(1, (size_bytes + kUcxChunkBytes - 1) / kUcxChunkBytes));
+  UcxExchangeHeader header = {};
+  header.channel = channel_;
+  header.sequence = sequence;
+  header.size_bytes = size_bytes;
+  header.rank = static_cast<uint32_t>(rank_);
+  header.kind = UcxExchangeHeader::kData;
+  // The entry may end within Send, when its last piece is done at once.
+  do {
+    UcxSend piece;
+    piece.am = UcxAm::kExchange;
+    piece.header = UcxHeader(header);
+    piece.size_bytes = std::min<size_t>(kUcxChunkBytes, size_bytes - header.offset);
+    if (piece.size_bytes != 0) piece.data = data + header.offset;
+    piece.owner = this;
+    piece.done = [this, peer, sequence, bytes = piece.size_bytes](bool sent) {
+      PieceDone(peer, sequence, bytes, sent);
+    };
+    header.offset += piece.size_bytes;
+    member.link->Send(std::move(piece));
+  } while (header.offset < size_bytes);
+}
+
+void UcxExchange::PieceDone(int peer, uint64_t sequence, size_t size_bytes, bool sent) {
+  Outgoing& send = members_[peer].sends.at(sequence);
+  if (sent) {
+    bytes_sent_ += size_bytes;
+  } else {
+    const std::lock_guard<std::mutex> lock(tickets_mutex_);
+    book_.Fail(send.ticket, RankIsDown(peer, "its connection was lost"));
+  }
+  if (--send.pieces > 0) return;
+  const Ticket ticket = send.ticket;
+  members_[peer].sends.erase(sequence);
+  FinishOp(ticket);
+}
+
+void UcxExchange::OnMessage(const UcxExchangeHeader& header, absl::string_view text,
+                            absl::Span<const std::byte> data) {
+  const int peer = static_cast<int>(header.rank);
+  if (header.rank >= members_.size() || peer == rank_) return;
+  Member& member = members_[peer];
+  switch (header.kind) {
+    case UcxExchangeHeader::kReady:
+      if (member.sends.count(header.sequence) != 0) {
+        StartSend(peer, header.sequence, header.size_bytes);
+      } else if (header.sequence >= member.next_send) {
+        member.ready.emplace(header.sequence, header.size_bytes);
+      }
+      return;
+    case UcxExchangeHeader::kData:
+      OnData(header, data);
+      return;
+    case UcxExchangeHeader::kMismatch:
+      if (const auto it = member.receives.find(header.sequence); it != member.receives.end()) {
+        FailTicket(it->second.ticket,
+                   SizeMismatch(peer, header.size_bytes, rank_, it->second.size_bytes));
+      }
+      return;
+    case UcxExchangeHeader::kAbort:
+      FailAll(AbortedByRank(peer, text));
+      return;
+  }
+}
+
+void UcxExchange::OnData(const UcxExchangeHeader& header, absl::Span<const std::byte> data) {
+  auto& receives = members_[header.rank].receives;
+  const auto it = receives.find(header.sequence);
+  if (it == receives.end()) return;  // failed meanwhile: its memory is not ours any more
+  Incoming& receive = it->second;
+  if (header.size_bytes != receive.size_bytes || header.offset > receive.size_bytes ||
+      data.size() > receive.size_bytes - header.offset) {
+    FailTicket(receive.ticket, absl::InternalError("a piece lies outside of its receive"));
+    return;
+  }
+  if (!data.empty()) std::memcpy(receive.data + header.offset, data.data(), data.size());
+  receive.received_bytes += data.size();
+  bytes_received_ += data.size();
+  if (receive.received_bytes < receive.size_bytes) return;
+  const Ticket ticket = receive.ticket;
+  receives.erase(it);
+  FinishOp(ticket);
+}
+
+void UcxExchange::Tell(int peer, UcxExchangeHeader::Kind kind, uint64_t sequence, size_t size_bytes,
+                       absl::string_view text) {
+  UcxExchangeHeader header = {};
+  header.channel = channel_;
+  header.sequence = sequence;
+  header.size_bytes = size_bytes;
+  header.rank = static_cast<uint32_t>(rank_);
+  header.kind = kind;
+  UcxSend send;
+  send.am = UcxAm::kExchange;
+  send.header = UcxHeader(header, text);
+  members_[peer].link->Send(std::move(send));
+}
+
+absl::Status UcxExchange::Wait(Ticket ticket, absl::Time deadline) {
+  Ticket self_ticket = 0;
+  {
+    const std::lock_guard<std::mutex> lock(tickets_mutex_);
+    if (const auto it = self_tickets_.find(ticket); it != self_tickets_.end()) {
+      self_ticket = it->second;
+    }
+  }
+  absl::Status self_status;
+  if (self_ticket != 0) {
+    self_status = self_->Wait(self_ticket, deadline);
+    if (absl::IsDeadlineExceeded(self_status)) return self_status;
+  }
+  std::unique_lock<std::mutex> lock(tickets_mutex_);
+  if (self_ticket != 0) {
+    self_tickets_.erase(ticket);
+    if (!self_status.ok()) book_.Fail(ticket, self_status);
+  }
+  return book_.Wait(ticket, deadline, lock, changed_);
+}
+
+void UcxExchange::FinishOp(Ticket ticket) {
+  const std::lock_guard<std::mutex> lock(tickets_mutex_);
+  book_.Finish(ticket);
+  changed_.notify_all();
+}
+
+// Takes back what the ticket still has here; pieces that UCX has finish by themselves. The order
+// of pairs is broken by that, so later posts fail too.
+void UcxExchange::FailTicket(Ticket ticket, const absl::Status& why) {
+  if (failed_.ok()) failed_ = why;
+  {
+    const std::lock_guard<std::mutex> lock(tickets_mutex_);
+    book_.Fail(ticket, why);
+  }
+  const auto is_waiting = [ticket](const auto& entry) {
+    if constexpr (requires { entry.second.pieces; }) {
+      if (entry.second.pieces > 0) return false;
+    }
+    return entry.second.ticket == ticket;
+  };
+  size_t taken = 0;
+  for (Member& member : members_) {
+    taken += std::erase_if(member.receives, is_waiting);
+    taken += std::erase_if(member.sends, is_waiting);
+  }
+  for (; taken > 0; --taken) FinishOp(ticket);
+}
+
+void UcxExchange::FailAll(const absl::Status& why) {
+  if (failed_.ok()) failed_ = why;
+  for (const Ticket ticket : unfinished()) FailTicket(ticket, why);
+  for (Member& member : members_) {
+    if (member.link != nullptr) member.link->DropUnsent(this);
+  }
+  self_->Abort(why);
+}
+
+std::vector<Exchange::Ticket> UcxExchange::unfinished() const {
+  const std::lock_guard<std::mutex> lock(tickets_mutex_);
+  return book_.unfinished();
+}
+
+void UcxExchange::OnLinkDown(const UcxLink& link, const absl::Status& why) {
+  for (int peer = 0; peer < world(); ++peer) {
+    Member& member = members_[peer];
+    if (member.link.get() != &link) continue;
+    const absl::Status down = RankIsDown(peer, why.message());
+    std::set<Ticket> needing;
+    for (const auto& [sequence, send] : member.sends) needing.insert(send.ticket);
+    for (const auto& [sequence, receive] : member.receives) needing.insert(receive.ticket);
+    for (const Ticket ticket : needing) FailTicket(ticket, down);
+    if (failed_.ok()) failed_ = down;
+  }
+}
+
+void UcxExchange::Abort(absl::Status why) {
+  ANNULUS_CHECK(!why.ok());
+  UcxTransport& transport = hub_.transport();
+  auto lock = transport.Lock();
+  FailAll(why);
+  if (!std::exchange(aborted_, true)) {
+    const std::string reason = why.ToString().substr(0, kReasonBytesMax);
+    for (int peer = 0; peer < world(); ++peer) {
+      if (peer != rank_) Tell(peer, UcxExchangeHeader::kAbort, 0, 0, reason);
+    }
+  }
+  transport.WakeIfAsleep();
+  const absl::Time patience = absl::Now() + kAbortPatience;
+  while (!unfinished().empty()) {
+    transport.Progress();
+    for (Member& member : members_) {
+      if (absl::Now() > patience && !member.sends.empty()) {
+        member.link->Fail(absl::UnavailableError("it does not take what it was sent"));
+      }
+    }
+    lock.unlock();
+    absl::SleepFor(absl::Microseconds(20));
+    lock.lock();
+  }
+}
+
+Exchange::Counters UcxExchange::counters() const {
+  return {bytes_sent_.load(), bytes_received_.load()};
+}
+
+}  // namespace annulus

@@ -1,0 +1,130 @@
+#include "comm/ucx/ucx_handles.h"
+
+#include <ucs/config/global_opts.h>
+
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+
+namespace annulus {
+namespace {
+
+constexpr absl::string_view kPrefix = "ucx:";
+constexpr size_t kIdentityBytes = 16;  // fabric, checksum
+
+uint64_t Fnv1a(absl::string_view bytes) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (const unsigned char byte : bytes) hash = (hash ^ byte) * 0x100000001b3u;
+  return hash;
+}
+
+struct ConfigDeleter {
+  void operator()(ucp_config_t* config) const { ucp_config_release(config); }
+};
+
+}  // namespace
+
+absl::Status UcxError(absl::string_view what, ucs_status_t status) {
+  return absl::UnavailableError(absl::StrCat("UCX: ", what, ": ", ucs_status_string(status)));
+}
+
+absl::StatusOr<UcxContext> MakeUcxContext(const UcxOptions& options) {
+  // Errors of peers are reported through our own status; UCX's chatter would be said twice.
+  ucs_global_opts_set_value("LOG_LEVEL", "fatal");
+
+  ucp_config_t* raw = nullptr;
+  ucs_status_t status = ucp_config_read(nullptr, nullptr, &raw);
+  if (status != UCS_OK) return UcxError("reading its configuration", status);
+  const std::unique_ptr<ucp_config_t, ConfigDeleter> config(raw);
+
+  std::vector<std::pair<const char*, std::string>> settings = {
+      // Everything is eager: no peer ever reads or writes our memory by itself, so that an aborted
+      // operation's memory is free the moment its sends are done. The exchange has its own
+      // rendezvous (a receive announces itself), and sends large payloads in chunks.
+      {"RNDV_THRESH", "inf"},
+      {"KEEPALIVE_INTERVAL", absl::StrCat(absl::ToInt64Milliseconds(options.keepalive), "ms")},
+  };
+  if (!options.transports.empty()) settings.emplace_back("TLS", options.transports);
+  if (!options.net_devices.empty()) settings.emplace_back("NET_DEVICES", options.net_devices);
+  if (!options.tcp_port_range.empty()) {
+    settings.emplace_back("TCP_PORT_RANGE", options.tcp_port_range);
+  }
+  for (const auto& [name, value] : settings) {
+    status = ucp_config_modify(config.get(), name, value.c_str());
+    if (status != UCS_OK) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("UCX option ", name, " is ", value,
+                       ", expected a value that UCX knows: ", ucs_status_string(status)));
+    }
+  }
+
+  ucp_params_t params = {};
+  params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_NAME;
+  params.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
+  params.name = "annulus";
+  ucp_context_h context = nullptr;
+  status = ucp_init(&params, config.get(), &context);
+  if (status != UCS_OK) {
+    return UcxError(absl::StrCat("no transport (transports ", options.transports, ", devices ",
+                                 options.net_devices, ")"),
+                    status);
+  }
+  return UcxContext(context);
+}
+
+absl::StatusOr<UcxWorker> MakeUcxWorker(ucp_context_h context) {
+  ucp_worker_params_t params = {};
+  params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE | UCP_WORKER_PARAM_FIELD_EVENTS;
+  params.thread_mode = UCS_THREAD_MODE_SERIALIZED;
+  params.events = UCP_WAKEUP_TX | UCP_WAKEUP_RX;
+  ucp_worker_h worker = nullptr;
+  const ucs_status_t status = ucp_worker_create(context, &params, &worker);
+  if (status != UCS_OK) return UcxError("creating a worker", status);
+  return UcxWorker(worker);
+}
+
+absl::StatusOr<std::string> UcxWorkerAddress(ucp_worker_h worker) {
+  ucp_address_t* address = nullptr;
+  size_t size_bytes = 0;
+  const ucs_status_t status = ucp_worker_get_address(worker, &address, &size_bytes);
+  if (status != UCS_OK) return UcxError("reading the worker's address", status);
+  std::string bytes(reinterpret_cast<const char*>(address), size_bytes);
+  ucp_worker_release_address(worker, address);
+  return bytes;
+}
+
+std::string UcxAddress::ToString() const {
+  const uint64_t checksum = Fnv1a(worker) ^ fabric;
+  std::string bytes(kIdentityBytes, '\0');
+  std::memcpy(bytes.data(), &fabric, sizeof fabric);
+  std::memcpy(bytes.data() + sizeof fabric, &checksum, sizeof checksum);
+  return absl::StrCat(kPrefix, absl::WebSafeBase64Escape(bytes + worker));
+}
+
+absl::StatusOr<UcxAddress> UcxAddress::Parse(absl::string_view text) {
+  std::string bytes;
+  UcxAddress address;
+  uint64_t checksum = 0;
+  bool ok = absl::StartsWith(text, kPrefix) &&
+            absl::WebSafeBase64Unescape(text.substr(kPrefix.size()), &bytes) &&
+            bytes.size() > kIdentityBytes;
+  if (ok) {
+    std::memcpy(&address.fabric, bytes.data(), sizeof address.fabric);
+    std::memcpy(&checksum, bytes.data() + sizeof address.fabric, sizeof checksum);
+    address.worker = bytes.substr(kIdentityBytes);
+    ok = checksum == (Fnv1a(address.worker) ^ address.fabric);
+  }
+  if (!ok) {
+    return absl::InvalidArgumentError(absl::StrCat("address is ",
+                                                   absl::CHexEscape(text.substr(0, 80)),
+                                                   ", expected what a UCX messenger gave"));
+  }
+  return address;
+}
+
+}  // namespace annulus

@@ -1,0 +1,180 @@
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "comm/ucx/ucx_transport.h"
+
+namespace annulus {
+namespace {
+
+// Enough to keep tcp and shared memory busy; little enough that an abort soon has them back.
+constexpr size_t kWindowBytes = 4 * kUcxChunkBytes;
+
+constexpr absl::Duration kGoodbyeTime = absl::Milliseconds(100);
+
+}  // namespace
+
+UcxLink::UcxLink(UcxTransport& transport, UcxAddress remote)
+    : transport_(transport), remote_(std::move(remote)) {}
+
+void UcxLink::Open() {
+  ucp_ep_params_t params = {};
+  params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
+                      UCP_EP_PARAM_FIELD_ERR_HANDLER;
+  params.address = reinterpret_cast<const ucp_address_t*>(remote_.worker.data());
+  params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
+  params.err_handler.cb = [](void* arg, ucp_ep_h, ucs_status_t status) {
+    static_cast<UcxLink*>(arg)->FailSoon(UcxError("the peer's connection failed", status));
+  };
+  params.err_handler.arg = this;
+  ucs_status_t status = ucp_ep_create(transport_.worker_.get(), &params, &endpoint_);
+  if (status != UCS_OK) {
+    endpoint_ = nullptr;
+    Wired(status);
+    return;
+  }
+  ucp_request_param_t flush = {};
+  flush.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
+  flush.user_data = new std::shared_ptr<UcxLink>(shared_from_this());
+  flush.cb.send = [](void* request, ucs_status_t result, void* user_data) {
+    const std::unique_ptr<std::shared_ptr<UcxLink>> link(
+        static_cast<std::shared_ptr<UcxLink>*>(user_data));
+    ucp_request_free(request);
+    (*link)->Wired(result);
+  };
+  const ucs_status_ptr_t request = ucp_ep_flush_nbx(endpoint_, &flush);
+  if (UCS_PTR_IS_PTR(request)) return;
+  delete static_cast<std::shared_ptr<UcxLink>*>(flush.user_data);
+  Wired(UCS_PTR_STATUS(request));
+}
+
+void UcxLink::Wired(ucs_status_t status) {
+  if (state_ != State::kWiring) return;
+  if (status == UCS_OK) {
+    state_ = State::kUp;
+    Pump();
+  } else {
+    FailSoon(UcxError("connecting", status));
+  }
+}
+
+void UcxLink::Send(UcxSend send) {
+  if (state_ == State::kDown || state_ == State::kClosing) {
+    if (send.done) send.done(false);
+    return;
+  }
+  unsent_bytes_ += send.size_bytes;
+  queue_.push_back(std::move(send));
+  Pump();
+}
+
+void UcxLink::Pump() {
+  while (state_ == State::kUp && !queue_.empty() && in_flight_bytes_ < kWindowBytes) {
+    UcxSend send = std::move(queue_.front());
+    queue_.pop_front();
+    Issue(std::move(send));
+  }
+}
+
+void UcxLink::Issue(UcxSend send) {
+  in_flight_bytes_ += send.size_bytes;
+  ++in_flight_;
+  ++transport_.sends_in_flight_;
+  // The request owns the header and the payload until UCX is done with them.
+  auto request = std::make_unique<Request>(Request{shared_from_this(), std::move(send)});
+  ucp_request_param_t param = {};
+  param.op_attr_mask =
+      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS;
+  param.flags = UCP_AM_SEND_FLAG_EAGER;
+  param.user_data = request.get();
+  param.cb.send = [](void* ucx_request, ucs_status_t status, void* user_data) {
+    const std::unique_ptr<Request> done(static_cast<Request*>(user_data));
+    ucp_request_free(ucx_request);
+    done->link->Complete(done->send, status);
+    done->link->Pump();
+  };
+  const UcxSend& out = request->send;
+  const ucs_status_ptr_t result =
+      ucp_am_send_nbx(endpoint_, static_cast<unsigned>(out.am), out.header.data(),
+                      out.header.size(), out.data, out.size_bytes, &param);
+  if (UCS_PTR_IS_PTR(result)) {
+    request.release();
+  } else {
+    Complete(request->send, UCS_PTR_STATUS(result));
+  }
+}
+
+void UcxLink::Complete(UcxSend& send, ucs_status_t status) {
+  in_flight_bytes_ -= send.size_bytes;
+  unsent_bytes_ -= send.size_bytes;
+  --in_flight_;
+  --transport_.sends_in_flight_;
+  if (status != UCS_OK && state_ == State::kUp) FailSoon(UcxError("sending", status));
+  if (send.done) send.done(status == UCS_OK);
+}
+
+void UcxLink::DropUnsent(const void* owner) {
+  std::deque<UcxSend> kept;
+  std::deque<UcxSend> dropped;
+  for (UcxSend& send : queue_) {
+    (send.owner == owner ? dropped : kept).push_back(std::move(send));
+  }
+  queue_ = std::move(kept);
+  for (UcxSend& send : dropped) {
+    unsent_bytes_ -= send.size_bytes;
+    if (send.done) send.done(false);
+  }
+}
+
+void UcxLink::DropQueue() {
+  std::deque<UcxSend> dropped = std::move(queue_);
+  queue_.clear();
+  for (UcxSend& send : dropped) {
+    unsent_bytes_ -= send.size_bytes;
+    if (send.done) send.done(false);
+  }
+}
+
+void UcxLink::Close(UcxAm am, std::string goodbye) {
+  if (state_ == State::kDown || state_ == State::kClosing) return;
+  on_down = nullptr;
+  const bool wired = state_ == State::kUp;
+  DropQueue();
+  state_ = State::kClosing;
+  close_by_ = absl::Now() + kGoodbyeTime;
+  if (wired) {
+    UcxSend send;
+    send.am = am;
+    send.header = std::move(goodbye);
+    Issue(std::move(send));
+  }
+}
+
+void UcxLink::Fail(const absl::Status& why) {
+  if (state_ == State::kDown) return;
+  state_ = State::kDown;
+  CloseEndpoint();
+  DropQueue();
+  if (on_down) std::exchange(on_down, nullptr)(why);
+}
+
+void UcxLink::FailSoon(absl::Status why) {
+  transport_.failures_.push_back({shared_from_this(), std::move(why)});
+}
+
+void UcxLink::CloseEndpoint() {
+  if (endpoint_ == nullptr) return;
+  ucp_request_param_t param = {};
+  param.op_attr_mask =
+      UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
+  param.flags = UCP_EP_CLOSE_FLAG_FORCE;
+  param.user_data = &transport_;
+  param.cb.send = [](void* request, ucs_status_t, void* user_data) {
+    ucp_request_free(request);
+    --static_cast<UcxTransport*>(user_data)->closes_in_flight_;
+  };
+  if (UCS_PTR_IS_PTR(ucp_ep_close_nbx(std::exchange(endpoint_, nullptr), &param))) {
+    ++transport_.closes_in_flight_;
+  }
+}
+
+}  // namespace annulus

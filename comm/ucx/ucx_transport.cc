@@ -1,0 +1,183 @@
+#include "comm/ucx/ucx_transport.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <random>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "base/check.h"
+#include "base/status.h"
+
+namespace annulus {
+namespace {
+
+// Of UcxAm::kFabric: the fabric of this identity is closing.
+struct GoneHeader {
+  uint64_t fabric;
+};
+
+// UCX's own event may miss the end of a send that waits for room: then Poll looks after it.
+constexpr absl::Duration kSleepWhileSending = absl::Milliseconds(1);
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<UcxTransport>> UcxTransport::Create(const UcxOptions& options) {
+  ANNULUS_ASSIGN_OR_RETURN(UcxContext context, MakeUcxContext(options));
+  ANNULUS_ASSIGN_OR_RETURN(UcxWorker worker, MakeUcxWorker(context.get()));
+  std::unique_ptr<UcxTransport> transport(
+      new UcxTransport(options, std::move(context), std::move(worker)));
+  ANNULUS_RETURN_IF_ERROR(transport->Init());
+  return transport;
+}
+
+UcxTransport::UcxTransport(const UcxOptions& options, UcxContext context, UcxWorker worker)
+    : options_(options), context_(std::move(context)), worker_(std::move(worker)) {}
+
+absl::Status UcxTransport::Init() {
+  std::random_device random;
+  address_.fabric = (uint64_t{random()} << 32) | random();
+  ANNULUS_ASSIGN_OR_RETURN(address_.worker, UcxWorkerAddress(worker_.get()));
+  const ucs_status_t status = ucp_worker_get_efd(worker_.get(), &event_fd_);
+  if (status != UCS_OK) return UcxError("these transports cannot wake a sleeper", status);
+  wake_fd_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  if (wake_fd_ < 0) return absl::UnavailableError("no file descriptor for an eventfd");
+
+  ucp_worker_attr_t attributes = {};
+  attributes.field_mask = UCP_WORKER_ATTR_FIELD_MAX_AM_HEADER;
+  ucp_worker_query(worker_.get(), &attributes);
+  if (attributes.max_am_header < kHeaderBytesMax + 512) {
+    return absl::UnavailableError("UCX: these transports' headers are too small");
+  }
+  SetReceiver(UcxAm::kFabric, [this](absl::Span<const std::byte> header,
+                                     absl::Span<const std::byte>) { OnFabricMessage(header); });
+  return absl::OkStatus();
+}
+
+UcxTransport::~UcxTransport() {
+  const std::unique_lock<UcxLock> lock = Lock();
+  // Those who listened are gone already.
+  for (Receiver& receiver : receivers_) receiver = [](auto, auto) {};
+  for (const auto& link : std::set<std::shared_ptr<UcxLink>>(links_)) {
+    link->Close(UcxAm::kFabric, UcxHeader(GoneHeader{address_.fabric}));
+  }
+  // Closing links have a time limit of their own.
+  while (!links_.empty() || closes_in_flight_ > 0 || sends_in_flight_ > 0) {
+    if (Progress() == 0) std::this_thread::sleep_for(std::chrono::microseconds(50));
+  }
+  if (wake_fd_ >= 0) close(wake_fd_);
+}
+
+void UcxTransport::SetReceiver(UcxAm am, Receiver receiver) {
+  Receiver& slot = receivers_[static_cast<size_t>(am)];
+  slot = std::move(receiver);
+  ucp_am_handler_param_t param = {};
+  param.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB |
+                     UCP_AM_HANDLER_PARAM_FIELD_ARG;
+  param.id = static_cast<unsigned>(am);
+  param.arg = &slot;
+  param.cb = [](void* arg, const void* header, size_t header_bytes, void* data, size_t data_bytes,
+                const ucp_am_recv_param_t* info) {
+    // Nobody sends by UCX's rendezvous: what does is dropped.
+    if (info->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) return UCS_OK;
+    (*static_cast<Receiver*>(arg))({static_cast<const std::byte*>(header), header_bytes},
+                                   {static_cast<const std::byte*>(data), data_bytes});
+    return UCS_OK;
+  };
+  ANNULUS_CHECK(ucp_worker_set_am_recv_handler(worker_.get(), &param) == UCS_OK);
+}
+
+std::shared_ptr<UcxLink> UcxTransport::Connect(UcxAddress remote) {
+  auto link = std::make_shared<UcxLink>(*this, std::move(remote));
+  links_.insert(link);
+  link->Open();
+  return link;
+}
+
+void UcxTransport::OnFabricMessage(absl::Span<const std::byte> header) {
+  GoneHeader gone;
+  if (header.size() < sizeof gone) return;
+  std::memcpy(&gone, header.data(), sizeof gone);
+  for (const std::shared_ptr<UcxLink>& link : links_) {
+    if (link->remote().fabric == gone.fabric) {
+      link->FailSoon(absl::UnavailableError("the peer closed its fabric"));
+    }
+  }
+}
+
+unsigned UcxTransport::Progress() {
+  const unsigned count = ucp_worker_progress(worker_.get());
+  while (!failures_.empty()) {
+    std::vector<Failure> failures = std::exchange(failures_, {});
+    for (const Failure& failure : failures) failure.link->Fail(failure.why);
+  }
+  for (auto it = links_.begin(); it != links_.end();) {
+    UcxLink& link = **it;
+    if (link.state_ == UcxLink::State::kClosing &&
+        (link.in_flight_ == 0 || absl::Now() >= link.close_by_)) {
+      link.Fail(absl::CancelledError("closed"));
+    }
+    it = link.down() ? links_.erase(it) : std::next(it);
+  }
+  return count;
+}
+
+int UcxTransport::Poll(absl::Duration wait, const std::function<int()>& deliver) {
+  const absl::Time start = absl::Now();
+  const absl::Time end = start + wait;
+  absl::Time active = start;  // when something moved last
+  for (;;) {
+    unsigned moved;
+    {
+      const std::unique_lock<UcxLock> lock = Lock();
+      moved = Progress();
+    }
+    const int handled = deliver();
+    if (handled > 0 || woken_.exchange(false)) return handled;
+    const absl::Time now = absl::Now();
+    if (now >= end) return 0;
+    if (moved > 0) {
+      active = now;
+    } else if (now - active >= options_.spin) {
+      Sleep(end);
+    }
+    lock_.LetOthersIn();
+  }
+}
+
+void UcxTransport::Sleep(absl::Time until) {
+  {
+    const std::unique_lock<UcxLock> lock = Lock();
+    if (!failures_.empty()) return;
+    if (ucp_worker_arm(worker_.get()) != UCS_OK) return;  // something is there already
+    if (sends_in_flight_ > 0) until = std::min(until, absl::Now() + kSleepWhileSending);
+    asleep_.store(true);
+  }
+  if (!woken_.load()) {
+    pollfd fds[] = {{event_fd_, POLLIN, 0}, {wake_fd_, POLLIN, 0}};
+    const absl::Duration left =
+        std::clamp(until - absl::Now(), absl::ZeroDuration(), absl::Seconds(10));
+    const timespec timeout = absl::ToTimespec(left);
+    ppoll(fds, 2, &timeout, nullptr);
+  }
+  asleep_.store(false);
+  uint64_t count = 0;
+  if (read(wake_fd_, &count, sizeof count) < 0) return;  // empty: nobody woke us
+}
+
+void UcxTransport::Wake() {
+  woken_.store(true);
+  WakeIfAsleep();
+}
+
+void UcxTransport::WakeIfAsleep() {
+  const uint64_t one = 1;
+  // A full eventfd wakes just as well.
+  if (asleep_.load() && write(wake_fd_, &one, sizeof one) < 0) return;
+}
+
+}  // namespace annulus

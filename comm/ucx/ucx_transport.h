@@ -1,0 +1,172 @@
+// Internal to comm/ucx: one UCX worker under one lock, and the links to other workers. The
+// messenger and the exchanges of a fabric share it. Everything here but Lock, Poll and Wake needs
+// the lock held; callbacks (receivers, done, on_down) run with it held and must not block.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "base/buffer.h"
+#include "comm/ucx/ucx_handles.h"
+
+namespace annulus {
+
+// Large payloads travel in pieces of this size, so that a heartbeat never waits for long and no
+// side needs memory of UCX's for more than a window of them.
+inline constexpr size_t kUcxChunkBytes = 256 * 1024;
+
+// What the active messages mean; each kind has a header struct of its own.
+enum class UcxAm : unsigned { kFabric = 0, kMessenger = 1, kExchange = 2 };
+
+struct UcxSend {
+  UcxAm am = UcxAm::kMessenger;
+  std::string header;  // fixed struct, then its text
+  const void* data = nullptr;
+  size_t size_bytes = 0;
+  Buffer keep;                          // owns `data`, unless the sender's caller does
+  const void* owner = nullptr;          // for DropUnsent
+  std::function<void(bool sent)> done;  // the memory is not touched any more; may be empty
+};
+
+// A struct's bytes as the beginning of a header.
+template <typename T>
+std::string UcxHeader(const T& fields, absl::string_view text = {}) {
+  std::string header(reinterpret_cast<const char*>(&fields), sizeof fields);
+  header.append(text.data(), text.size());
+  return header;
+}
+
+class UcxTransport;
+
+// An endpoint with its queue. It is wired up (flushed) before its first active message.
+class UcxLink : public std::enable_shared_from_this<UcxLink> {
+ public:
+  UcxLink(UcxTransport& transport, UcxAddress remote);
+
+  const UcxAddress& remote() const { return remote_; }
+  bool down() const { return state_ == State::kDown; }
+  size_t unsent_bytes() const { return unsent_bytes_; }
+
+  // Called once, when the link fails by itself; never by Close.
+  std::function<void(const absl::Status& why)> on_down;
+
+  void Send(UcxSend send);
+  // Drops what `owner` has queued and UCX has not got yet.
+  void DropUnsent(const void* owner);
+  // Says goodbye if the link is wired, then closes; what is queued is lost.
+  void Close(UcxAm am, std::string goodbye);
+  // Closes at once, cancels everything and tells on_down.
+  void Fail(const absl::Status& why);
+  // Fail, for use inside a receiver: UCX's progress must not close what it works on.
+  void FailSoon(absl::Status why);
+
+ private:
+  friend class UcxTransport;
+  enum class State { kWiring, kUp, kClosing, kDown };
+  struct Request {
+    std::shared_ptr<UcxLink> link;
+    UcxSend send;
+  };
+
+  void Open();
+  void Wired(ucs_status_t status);
+  void Pump();
+  void Issue(UcxSend send);
+  void Complete(UcxSend& send, ucs_status_t status);
+  void DropQueue();
+  void CloseEndpoint();
+
+  UcxTransport& transport_;
+  const UcxAddress remote_;
+  State state_ = State::kWiring;
+  ucp_ep_h endpoint_ = nullptr;
+  std::deque<UcxSend> queue_;
+  size_t unsent_bytes_ = 0;     // queued and in flight
+  size_t in_flight_bytes_ = 0;  // with UCX
+  int in_flight_ = 0;
+  absl::Time close_by_;  // of kClosing: the goodbye may take until then
+};
+
+// A lock whose busy holder can tell that others wait, since std::mutex is not fair.
+class UcxLock {
+ public:
+  void lock() {
+    waiting_.fetch_add(1);
+    mutex_.lock();
+    waiting_.fetch_sub(1);
+  }
+  void unlock() { mutex_.unlock(); }
+  void LetOthersIn() const {
+    while (waiting_.load() > 0) std::this_thread::yield();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::atomic<int> waiting_{0};
+};
+
+class UcxTransport {
+ public:
+  using Receiver =
+      std::function<void(absl::Span<const std::byte> header, absl::Span<const std::byte> data)>;
+
+  static absl::StatusOr<std::unique_ptr<UcxTransport>> Create(const UcxOptions& options);
+  ~UcxTransport();
+
+  const UcxOptions& options() const { return options_; }
+  const UcxAddress& address() const { return address_; }
+  [[nodiscard]] std::unique_lock<UcxLock> Lock() { return std::unique_lock<UcxLock>(lock_); }
+
+  void SetReceiver(UcxAm am, Receiver receiver);
+  std::shared_ptr<UcxLink> Connect(UcxAddress remote);
+
+  // Moves everything that can move; returns how much UCX did.
+  unsigned Progress();
+
+  // Without the lock: progresses until `deliver` (called without the lock) handles something, Wake,
+  // or the end of `wait`. Returns what deliver returned.
+  int Poll(absl::Duration wait, const std::function<int()>& deliver);
+  // Without the lock, or with it.
+  void Wake();
+  // The poller may be asleep while another thread gave UCX work.
+  void WakeIfAsleep();
+
+ private:
+  friend class UcxLink;
+  struct Failure {
+    std::shared_ptr<UcxLink> link;
+    absl::Status why;
+  };
+
+  UcxTransport(const UcxOptions& options, UcxContext context, UcxWorker worker);
+  absl::Status Init();
+  void OnFabricMessage(absl::Span<const std::byte> header);
+  void Sleep(absl::Time until);
+
+  const UcxOptions options_;
+  UcxLock lock_;
+  UcxContext context_;
+  UcxWorker worker_;
+  UcxAddress address_;
+  std::array<Receiver, 3> receivers_;
+  std::set<std::shared_ptr<UcxLink>> links_;  // until their endpoints are closed
+  std::vector<Failure> failures_;             // told by UCX, handled after its progress
+  int closes_in_flight_ = 0;
+  int sends_in_flight_ = 0;
+
+  int event_fd_ = -1;  // UCX's
+  int wake_fd_ = -1;   // ours
+  std::atomic<bool> woken_{false};
+  std::atomic<bool> asleep_{false};
+};
+
+}  // namespace annulus
