@@ -10,8 +10,8 @@
 namespace annulus {
 namespace {
 
-// Above this many pairs of runs, listing the blocks is cheaper than pairing the runs.
-constexpr size_t kRunPairsMax = 4096;
+// Pairing runs costs about as much as listing blocks; but a few pairs are always cheaper.
+constexpr int64_t kRunPairsMin = 4096;
 
 BlockRun MakeRun(int64_t first, int64_t count, int64_t step) {
   return {first, count, count == 1 ? 1 : step};
@@ -35,10 +35,28 @@ std::vector<int64_t> List(const std::vector<BlockRun>& runs) {
   return blocks;
 }
 
-// `from` less every run of `less`.
+int64_t BlocksIn(const std::vector<BlockRun>& runs) {
+  int64_t blocks = 0;
+  for (const BlockRun& run : runs) blocks += run.count;
+  return blocks;
+}
+
+bool PairingIsCheaper(const std::vector<BlockRun>& a, const std::vector<BlockRun>& b) {
+  const int64_t pairs = static_cast<int64_t>(a.size() * b.size());
+  return pairs <= kRunPairsMin || pairs <= BlocksIn(a) + BlocksIn(b);
+}
+
+// `from` less every run of `less`. What is left may be in more and more pieces: then by listing.
 std::vector<BlockRun> Difference(std::vector<BlockRun> from, const std::vector<BlockRun>& less) {
   std::vector<BlockRun> rest;
   for (const BlockRun& b : less) {
+    if (!PairingIsCheaper(from, less)) {
+      const std::vector<int64_t> all = List(from), taken = List(less);
+      std::vector<int64_t> left;
+      std::set_difference(all.begin(), all.end(), taken.begin(), taken.end(),
+                          std::back_inserter(left));
+      return BlockSet::FromBlocks(left).runs();
+    }
     rest.clear();
     for (const BlockRun& a : from) AppendDifference(a, b, &rest);
     from.swap(rest);
@@ -118,10 +136,7 @@ BlockSet BlockSet::FromRuns(std::vector<BlockRun> runs) {
     }
   }
   if (stepped.empty()) return set;
-  if (stepped.size() * (set.runs_.size() + stepped.size()) > kRunPairsMax) {
-    stepped.insert(stepped.end(), set.runs_.begin(), set.runs_.end());
-    return FromBlocks(List(stepped));
-  }
+  if (!PairingIsCheaper(stepped, runs)) return FromBlocks(List(runs));
   for (const BlockRun& run : stepped) {
     const std::vector<BlockRun> rest = Difference({run}, set.runs_);
     set.runs_.insert(set.runs_.end(), rest.begin(), rest.end());
@@ -148,7 +163,7 @@ BlockSet BlockSet::Union(const BlockSet& other) const {
 }
 
 BlockSet BlockSet::Intersect(const BlockSet& other) const {
-  if (runs_.size() * other.runs_.size() > kRunPairsMax) {
+  if (!PairingIsCheaper(runs_, other.runs_)) {
     const std::vector<int64_t> a = ToVector(), b = other.ToVector();
     std::vector<int64_t> both;
     std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(both));
@@ -166,12 +181,6 @@ BlockSet BlockSet::Intersect(const BlockSet& other) const {
 }
 
 BlockSet BlockSet::Subtract(const BlockSet& other) const {
-  if (runs_.size() * other.runs_.size() > kRunPairsMax) {
-    const std::vector<int64_t> a = ToVector(), b = other.ToVector();
-    std::vector<int64_t> rest;
-    std::set_difference(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(rest));
-    return FromBlocks(rest);
-  }
   BlockSet set;
   set.runs_ = Difference(runs_, other.runs_);
   std::sort(set.runs_.begin(), set.runs_.end(), ByFirst);

@@ -86,7 +86,7 @@ void Pattern::Row(int kv_head, TokenRange q, int64_t kv_tokens, std::vector<Tile
                 q.begin / kBlockTokens == (q.end - 1) / kBlockTokens);
   ShapeList shapes;
   rules_[kv_head]->AppendShapes({q.begin, q.end, 0, kv_tokens}, &shapes);
-  TilesOfUnion(shapes, q, kv_tokens, out);
+  TilesOfUnion(&shapes, q, kv_tokens, out);
 }
 
 void Pattern::CellMask(int kv_head, int64_t q_block, int64_t k_block, uint64_t mask[64]) const {
@@ -107,7 +107,7 @@ PairCount Pattern::CountPairs(int kv_head, TokenRange q, int64_t kv_tokens) cons
     const TokenRange rows{begin, end};
     shapes.clear();
     rules_[kv_head]->AppendShapes({begin, end, 0, kv_tokens}, &shapes);
-    TilesOfUnion(shapes, rows, kv_tokens, &tiles);
+    TilesOfUnion(&shapes, rows, kv_tokens, &tiles);
     for (const TileRun& tile : tiles) {
       count.work += rows.size() * TokensOf(tile.blocks, kv_tokens);
     }

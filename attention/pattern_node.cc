@@ -68,7 +68,8 @@ class Sink final : public PatternNode {
 
 class Docs final : public PatternNode {
  public:
-  explicit Docs(const std::vector<int64_t>& lengths) : PatternNode({.ranges = RangesOf(lengths)}) {
+  explicit Docs(const std::vector<int64_t>& lengths)
+      : PatternNode({.groups = GroupsOf(lengths), .ranges = 1}) {
     starts_.reserve(lengths.size());
     int64_t start = 0;
     for (const int64_t length : lengths) {
@@ -93,7 +94,7 @@ class Docs final : public PatternNode {
   const std::vector<int64_t>& Key() const { return starts_; }
 
  private:
-  static int64_t RangesOf(const std::vector<int64_t>& lengths) {
+  static int64_t GroupsOf(const std::vector<int64_t>& lengths) {
     const int64_t shortest = *std::min_element(lengths.begin(), lengths.end());
     return std::min(static_cast<int64_t>(lengths.size()), kBlockTokens / shortest + 2);
   }
@@ -171,7 +172,7 @@ class S2 final : public PatternNode {
 class Power final : public PatternNode {
  public:
   Power(int64_t block, int64_t window, int64_t sink)
-      : PatternNode({.ranges = 2 + GroupsMax(block) * (2 + kSlashesMax)}),
+      : PatternNode({.groups = GroupsMax(block), .ranges = 3 + kSlashesMax}),
         block_(block),
         window_(std::max<int64_t>(window, 1)),
         sink_(sink),
@@ -259,9 +260,10 @@ class Union final : public PatternNode {
 
  private:
   static Size SizeOf(const std::vector<NodePtr>& parts) {
-    Size all;
+    Size all{.groups = 0};
     for (const NodePtr& part : parts) {
       const Size& size = part->size();
+      all.groups += size.groups;
       all.ranges += size.ranges;
       all.combs += size.combs;
       all.tooth = std::max(all.tooth, size.tooth);
@@ -319,7 +321,8 @@ class Intersection final : public PatternNode {
         const int64_t shifts = (all.tooth + size.tooth - 2) / period + 1;
         combs += SaturatedProduct(SaturatedProduct(all.combs, size.combs), shifts);
       }
-      all = {.ranges = SaturatedProduct(all.ranges, size.ranges),
+      all = {.groups = all.groups + size.groups,
+             .ranges = SaturatedProduct(all.ranges, size.ranges),
              .combs = std::min(combs, kFar),
              .tooth = std::max(all.tooth, size.tooth),
              .period = period};
@@ -331,6 +334,10 @@ class Intersection final : public PatternNode {
 };
 
 }  // namespace
+
+int64_t PatternNode::Size::shapes() const {
+  return SaturatedProduct(groups, std::min(ranges + combs, kFar));
+}
 
 NodePtr MakeBand(int64_t d_min, int64_t d_max) {
   return std::make_shared<Band>(d_min, d_max);

@@ -29,15 +29,17 @@ class PatternNode {
   // Same pairs by the same construction.
   virtual bool Equals(const PatternNode& other) const = 0;
 
-  // An upper bound of the shapes in one query block: those that are one range of keys, those with
-  // a comb, their longest tooth, and the greatest common divisor of their periods (0 without one).
+  // An upper bound of the shapes in one query block. Its rows fall into groups; one group meets
+  // `ranges` shapes that are one range of keys and `combs` others, whose longest tooth and whose
+  // periods' greatest common divisor (0 without one) bound in how many ways two combs meet.
   struct Size {
+    int64_t groups = 1;
     int64_t ranges = 0;
     int64_t combs = 0;
     int64_t tooth = 0;
     int64_t period = 0;
 
-    int64_t shapes() const { return ranges + combs; }
+    int64_t shapes() const;
   };
   const Size& size() const { return size_; }
 

@@ -22,7 +22,7 @@ constexpr int kDepthMax = 64;
 constexpr int kPrimitivesMax = 4096;
 constexpr int kKvHeadsMax = 4096;
 // Shapes in one query block: what a row may cost in time and memory.
-constexpr int64_t kTermsMax = int64_t{1} << 18;
+constexpr int64_t kTermsMax = int64_t{1} << 20;
 
 using Rules = std::vector<NodePtr>;  // by KV head
 

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "absl/container/inlined_vector.h"
+#include "absl/types/span.h"
 
 namespace annulus {
 namespace {
@@ -12,7 +13,10 @@ namespace {
 // block, which costs what is visited.
 constexpr size_t kPairedRunsMax = 48;
 
-struct Span {
+// Contested ranges times runs that are treated range by range; beyond, as one range.
+constexpr size_t kSplitsMax = size_t{1} << 16;
+
+struct Range {
   int64_t begin = 0;
   int64_t end = 0;
 };
@@ -36,7 +40,7 @@ void AppendThree(BlockRun run, int64_t low, int64_t high, int64_t full_low, int6
 }
 
 // The blocks of the keys [any.begin, any.end), of which every row sees those in `all`.
-void AppendRange(Span any, Span all, int64_t kv_tokens, std::vector<TileRun>* out) {
+void AppendRange(Range any, Range all, int64_t kv_tokens, std::vector<TileRun>* out) {
   const int64_t full_high =
       all.end >= kv_tokens ? BlocksOf(kv_tokens) - 1 : FloorDiv(all.end, kBlockTokens) - 1;
   AppendThree({0, 1, 1}, any.begin / kBlockTokens, (any.end - 1) / kBlockTokens,
@@ -45,7 +49,7 @@ void AppendRange(Span any, Span all, int64_t kv_tokens, std::vector<TileRun>* ou
 
 // The comb's teeth from `tooth` on, `period` apart and ending on the same place of a block each
 // time: one run for every block that a tooth touches.
-void AppendTeeth(int64_t tooth, int64_t length, int64_t period, Span any, Span all,
+void AppendTeeth(int64_t tooth, int64_t length, int64_t period, Range any, Range all,
                  std::vector<TileRun>* out) {
   for (int64_t block = FloorDiv(tooth, kBlockTokens); block * kBlockTokens < tooth + length;
        ++block) {
@@ -66,7 +70,7 @@ void AppendTeeth(int64_t tooth, int64_t length, int64_t period, Span any, Span a
   }
 }
 
-void AppendComb(const Comb& comb, Span any, Span all, int64_t kv_tokens,
+void AppendComb(const Comb& comb, Range any, Range all, int64_t kv_tokens,
                 std::vector<TileRun>* out) {
   any = {comb.NextFrom(any.begin), comb.LastTo(any.end - 1) + 1};
   if (any.begin >= any.end) return;
@@ -96,16 +100,6 @@ void AppendComb(const Comb& comb, Span any, Span all, int64_t kv_tokens,
 
 bool ByFirst(const TileRun& a, const TileRun& b) {
   return a.blocks.first < b.blocks.first;
-}
-
-// Whether the ranges of two runs, ordered by first block, overlap.
-bool RangesOverlap(const std::vector<TileRun>& tiles) {
-  int64_t last = -1;
-  for (const TileRun& tile : tiles) {
-    if (tile.blocks.first <= last) return true;
-    last = tile.blocks.last();
-  }
-  return false;
 }
 
 // Joins neighbours of one kind, so that a backend sees the fewest runs.
@@ -174,11 +168,40 @@ void SeparateByBlock(std::vector<TileRun>* tiles) {
   }
 }
 
+// Makes the runs disjoint within the block ranges `contested`; outside of them they are already.
+void Separate(absl::Span<const Range> contested, std::vector<TileRun>* tiles) {
+  std::vector<TileRun> outside;
+  std::vector<TileRun> inside;
+  std::vector<TileRun> separated;
+  for (const Range& range : contested) {
+    outside.clear();
+    inside.clear();
+    for (const TileRun& tile : *tiles) {
+      const BlockRun& run = tile.blocks;
+      const int64_t low =
+          std::clamp<int64_t>(CeilDiv(range.begin - run.first, run.step), 0, run.count);
+      const int64_t high =
+          std::clamp<int64_t>(CeilDiv(range.end - run.first, run.step), low, run.count);
+      AppendRun(run.first, low, run.step, tile.full, &outside);
+      AppendRun(run.first + low * run.step, high - low, run.step, tile.full, &inside);
+      AppendRun(run.first + high * run.step, run.count - high, run.step, tile.full, &outside);
+    }
+    tiles->swap(outside);
+    if (inside.size() <= kPairedRunsMax) {
+      SeparateInPairs(&inside);
+    } else {
+      SeparateByBlock(&inside);
+    }
+    separated.insert(separated.end(), inside.begin(), inside.end());
+  }
+  tiles->insert(tiles->end(), separated.begin(), separated.end());
+}
+
 }  // namespace
 
 void AppendTiles(const Shape& shape, TokenRange q, int64_t kv_tokens, std::vector<TileRun>* out) {
-  const Span any{shape.k_begin, shape.k_end};
-  Span all{0, 0};
+  const Range any{shape.k_begin, shape.k_end};
+  Range all{0, 0};
   if (shape.q_begin == q.begin && shape.q_end == q.end) {
     all.begin = std::max(any.begin, shape.q_end - 1 - shape.d_max);
     all.end = std::min(any.end, shape.q_begin - shape.d_min + 1);
@@ -190,36 +213,30 @@ void AppendTiles(const Shape& shape, TokenRange q, int64_t kv_tokens, std::vecto
   }
 }
 
-void TilesOfUnion(const ShapeList& shapes, TokenRange q, int64_t kv_tokens,
-                  std::vector<TileRun>* out) {
+void TilesOfUnion(ShapeList* shapes, TokenRange q, int64_t kv_tokens, std::vector<TileRun>* out) {
   out->clear();
-  bool apart = true;
-  int64_t first = 0;  // the blocks [first, end) hold all tiles so far
-  int64_t end = 0;
-  for (const Shape& shape : shapes) {
-    const size_t before = out->size();
+  SortByKeys(shapes);
+  // Where the blocks of two shapes overlap, mostly nowhere or in the one block they share.
+  absl::InlinedVector<Range, 8> contested;
+  int64_t reach = 0;
+  for (const Shape& shape : *shapes) {
     AppendTiles(shape, q, kv_tokens, out);
-    if (out->size() == before) continue;
-    const int64_t shape_first = shape.k_begin / kBlockTokens;
-    const int64_t shape_end = BlocksOf(shape.k_end);
-    if (before == 0) {
-      first = shape_first;
-      end = shape_end;
-      continue;
+    const Range blocks{shape.k_begin / kBlockTokens, BlocksOf(shape.k_end)};
+    if (blocks.begin < reach) {
+      const int64_t end = std::min(reach, blocks.end);
+      if (!contested.empty() && blocks.begin <= contested.back().end) {
+        contested.back().end = std::max(contested.back().end, end);
+      } else {
+        contested.push_back({blocks.begin, end});
+      }
     }
-    if (shape_first < end && first < shape_end) apart = false;
-    first = std::min(first, shape_first);
-    end = std::max(end, shape_end);
+    reach = std::max(reach, blocks.end);
   }
+  if (contested.size() * out->size() > kSplitsMax) {
+    contested.assign(1, {contested.front().begin, contested.back().end});
+  }
+  if (!contested.empty()) Separate(contested, out);
   std::sort(out->begin(), out->end(), ByFirst);
-  if (!apart && RangesOverlap(*out)) {
-    if (out->size() <= kPairedRunsMax) {
-      SeparateInPairs(out);
-    } else {
-      SeparateByBlock(out);
-    }
-    std::sort(out->begin(), out->end(), ByFirst);
-  }
   JoinNeighbours(out);
 }
 

@@ -14,8 +14,8 @@ namespace annulus {
 // within q, its keys within the existing ones.
 void AppendTiles(const Shape& shape, TokenRange q, int64_t kv_tokens, std::vector<TileRun>* out);
 
-// The same for the union of the shapes: disjoint runs ordered by first block, `out` replaced.
-void TilesOfUnion(const ShapeList& shapes, TokenRange q, int64_t kv_tokens,
-                  std::vector<TileRun>* out);
+// The same for the union of the shapes: disjoint runs ordered by first block, `out` replaced. Puts
+// the shapes in the order of their keys.
+void TilesOfUnion(ShapeList* shapes, TokenRange q, int64_t kv_tokens, std::vector<TileRun>* out);
 
 }  // namespace annulus

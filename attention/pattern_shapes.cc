@@ -68,11 +68,18 @@ void AppendCombs(const Shape& base, const Comb& a, const Comb& b, ShapeList* out
   }
 }
 
-absl::optional<int64_t> PairsOfUnion(const ShapeList& shapes, int* terms_left) {
+// By ascending keys, so that each shape meets only those before it that reach as far.
+absl::optional<int64_t> PairsOfUnion(ShapeList shapes, int* terms_left) {
+  SortByKeys(&shapes);
   int64_t pairs = 0;
+  ShapeList counted;  // what of the shape those before it hold already
+  absl::InlinedVector<size_t, 12> reaching;
   for (size_t i = 0; i < shapes.size(); ++i) {
-    ShapeList counted;  // what of shape i the shapes before it hold already
-    for (size_t j = 0; j < i; ++j) AppendIntersection(shapes[i], shapes[j], &counted);
+    const auto ended = [&](size_t j) { return shapes[j].k_end <= shapes[i].k_begin; };
+    reaching.erase(std::remove_if(reaching.begin(), reaching.end(), ended), reaching.end());
+    counted.clear();
+    for (const size_t j : reaching) AppendIntersection(shapes[i], shapes[j], &counted);
+    reaching.push_back(i);
     pairs += PairsOf(shapes[i]);
     if (counted.empty()) continue;
     *terms_left -= static_cast<int>(std::min<size_t>(counted.size(), kUnionTermsMax));
@@ -139,6 +146,13 @@ void AppendShape(Shape shape, const ShapeWindow& window, ShapeList* out) {
   if (shape.Tighten()) out->push_back(shape);
 }
 
+void SortByKeys(ShapeList* shapes) {
+  const auto by_begin = [](const Shape& a, const Shape& b) { return a.k_begin < b.k_begin; };
+  if (!std::is_sorted(shapes->begin(), shapes->end(), by_begin)) {
+    std::sort(shapes->begin(), shapes->end(), by_begin);
+  }
+}
+
 void AppendIntersection(const Shape& a, const Shape& b, ShapeList* out) {
   Shape both;
   both.q_begin = std::max(a.q_begin, b.q_begin);
@@ -174,6 +188,7 @@ absl::optional<int64_t> PairsOfUnion(const ShapeList& shapes) {
 void AddToMask(const Shape& shape, int64_t q_block, int64_t k_block, uint64_t mask[64]) {
   const int64_t q_base = q_block * kBlockTokens;
   const int64_t k_base = k_block * kBlockTokens;
+  if (shape.k_end <= k_base || shape.k_begin >= k_base + kBlockTokens) return;
   const uint64_t comb = CombBits(shape.comb, k_base);
   for (int64_t q = shape.q_begin; q < shape.q_end; ++q) {
     const int64_t begin = std::max(shape.k_begin, q - shape.d_max);

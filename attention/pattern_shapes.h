@@ -58,6 +58,8 @@ struct ShapeWindow {
 // Cuts `shape` to the window and appends it unless nothing is left.
 void AppendShape(Shape shape, const ShapeWindow& window, ShapeList* out);
 
+void SortByKeys(ShapeList* shapes);
+
 // Appends the common pairs of two shapes, as disjoint shapes: one, or several where two combs of
 // different periods meet.
 void AppendIntersection(const Shape& a, const Shape& b, ShapeList* out);
