@@ -1,0 +1,388 @@
+// The coordinator's decisions, event by event.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/coordinator/core.h"
+#include "tests/catch.h"
+
+namespace annulus {
+namespace {
+
+using Kind = event::Begin::Kind;
+
+ContextSpec SmallSpec() {
+  ContextSpec spec;
+  spec.layers = 2;
+  spec.heads = 4;
+  spec.kv_heads = 2;
+  spec.head_dim = 16;
+  spec.v_head_dim = 16;
+  return spec;
+}
+
+template <typename T>
+std::vector<T> All(const Actions& actions) {
+  std::vector<T> found;
+  for (const Action& action : actions) {
+    if (const T* match = std::get_if<T>(&action)) found.push_back(*match);
+  }
+  return found;
+}
+
+template <typename T>
+std::vector<PeerId> SentTo(const Actions& actions) {
+  std::vector<PeerId> peers;
+  for (const action::Send& send : All<action::Send>(actions)) {
+    if (std::holds_alternative<T>(send.body)) peers.push_back(send.peer);
+  }
+  return peers;
+}
+
+absl::Status FinishOf(const Actions& actions, CallId call) {
+  for (const action::Finish& finish : All<action::Finish>(actions)) {
+    if (finish.call == call) return finish.status;
+  }
+  return absl::UnknownError("not finished");
+}
+
+// Workers 1… on peers 11…, and a clock.
+struct Driver {
+  explicit Driver(int workers, CoordinatorLimits limits = {}) : core(limits, absl::Seconds(1)) {
+    for (int i = 1; i <= workers; ++i) {
+      wire::Hello hello;
+      hello.name = absl::StrCat("w", i);
+      hello.address = absl::StrCat("addr", i);
+      CHECK(SentTo<wire::Welcome>(Handle(event::Heard{PeerId(10 + i), hello})).size() == 1);
+    }
+  }
+
+  Actions Handle(const Event& event) { return core.Handle(now, event); }
+  Actions Answer(PeerId peer, CallId call, absl::Status status = absl::OkStatus(),
+                 uint64_t epoch = 0) {
+    wire::Done done;
+    done.request = call;
+    done.epoch = epoch != 0 ? epoch : this->epoch;
+    done.status = std::move(status);
+    return Handle(event::Heard{peer, done});
+  }
+  void Beat(PeerId peer) { Handle(event::Heard{peer, wire::Heartbeat{}}); }
+
+  CallId Begin(event::Begin begin, Actions* actions) {
+    begin.call = ++last_call;
+    *actions = Handle(begin);
+    return begin.call;
+  }
+  ContextId Create(std::vector<PeerId> peers) {
+    event::Begin begin;
+    begin.kind = Kind::kCreate;
+    begin.spec = SmallSpec();
+    Actions actions;
+    const CallId call = Begin(begin, &actions);
+    for (const action::Send& send : All<action::Send>(actions)) {
+      epoch = std::get<wire::Open>(send.body).epoch;
+    }
+    CHECK(SentTo<wire::Open>(actions) == peers);
+    for (const PeerId peer : peers) actions = Answer(peer, call);
+    CHECK(FinishOf(actions, call).ok());
+    return All<action::Finish>(actions).at(0).context;
+  }
+  CallId BeginAppend(ContextId id, int64_t start, int64_t tokens, Actions* actions) {
+    event::Begin begin;
+    begin.kind = Kind::kAppend;
+    begin.context = id;
+    begin.begin = start;
+    begin.tokens = tokens;
+    return Begin(begin, actions);
+  }
+  CallId BeginAttend(ContextId id, int64_t tokens, int64_t kv_len, Actions* actions) {
+    event::Begin begin;
+    begin.kind = Kind::kAttend;
+    begin.context = id;
+    begin.begin = kv_len - tokens;
+    begin.tokens = tokens;
+    begin.kv_len = kv_len;
+    return Begin(begin, actions);
+  }
+  ContextId CreateWithTokens(std::vector<PeerId> peers, int64_t tokens) {
+    const ContextId id = Create(peers);
+    Actions actions;
+    const CallId call = BeginAppend(id, 0, tokens, &actions);
+    Handle(event::Prepared{call, {0, 1}});
+    for (const PeerId peer : peers) actions = Answer(peer, call);
+    CHECK(FinishOf(actions, call).ok());
+    return id;
+  }
+  int64_t Committed(ContextId id) { return core.Describe(id)->tokens[0]; }
+
+  CoordinatorCore core;
+  absl::Time now = absl::UnixEpoch();
+  CallId last_call = 0;
+  uint64_t epoch = 0;
+};
+
+TEST_CASE("An append commits when every rank has it, and not before") {
+  Driver d(2);
+  const ContextId id = d.Create({11, 12});
+  Actions actions;
+  const CallId call = d.BeginAppend(id, 0, 100, &actions);
+  REQUIRE(All<action::Admit>(actions).size() == 1);
+  CHECK(All<action::Admit>(actions)[0].map.workers == std::vector<WorkerId>{1, 2});
+  actions = d.Handle(event::Prepared{call, {0, 1}});
+  CHECK(All<action::SendTask>(actions).size() == 2);
+  CHECK(All<action::Finish>(d.Answer(12, call)).empty());
+  CHECK(All<action::Finish>(d.Answer(12, call)).empty());  // twice counts once
+  CHECK(d.Committed(id) == 0);
+
+  Actions second;
+  const CallId other = d.BeginAppend(id, 0, 100, &second);
+  CHECK(absl::IsUnavailable(FinishOf(second, other)));
+
+  actions = d.Answer(11, call);
+  CHECK(FinishOf(actions, call).ok());
+  CHECK(All<action::Finish>(actions)[0].tokens == 100);
+  CHECK(d.Committed(id) == 100);
+  const CallId behind = d.BeginAppend(id, 99, 10, &second);
+  CHECK(FinishOf(second, behind).message() ==
+        "start is 99, expected 100, the layer's committed tokens");
+}
+
+TEST_CASE("A failed append trims every rank and can be tried again") {
+  Driver d(2);
+  const ContextId id = d.Create({11, 12});
+  Actions actions;
+  const CallId call = d.BeginAppend(id, 0, 100, &actions);
+  d.Handle(event::Prepared{call, {0, 1}});
+  d.Answer(11, call);
+  actions = d.Answer(12, call, absl::ResourceExhaustedError("full"));
+  CHECK(FinishOf(actions, call).message() == "worker 2 (w2): full");
+  CHECK(SentTo<wire::Trim>(actions) == std::vector<PeerId>{11, 12});
+  CHECK(d.Committed(id) == 0);
+  const CallId again = d.BeginAppend(id, 0, 50, &actions);
+  d.Handle(event::Prepared{again, {0, 1}});
+  // An answer to the call before does not count for this one.
+  CHECK(All<action::Finish>(d.Answer(11, call)).empty());
+  d.Answer(11, again);
+  CHECK(FinishOf(d.Answer(12, again), again).ok());
+  CHECK(d.Committed(id) == 50);
+}
+
+TEST_CASE("An attend delivers each planned rank once, then finishes") {
+  Driver d(2);
+  const ContextId id = d.CreateWithTokens({11, 12}, 100);
+  Actions actions;
+  const CallId call = d.BeginAttend(id, 10, 100, &actions);
+  d.Handle(event::Prepared{call, {0, 1}});
+  actions = d.Answer(12, call);
+  REQUIRE(All<action::Deliver>(actions).size() == 1);
+  CHECK(All<action::Deliver>(actions)[0].rank == 1);
+  CHECK(d.Answer(12, call).empty());
+  actions = d.Answer(11, call);
+  CHECK(All<action::Deliver>(actions).size() == 1);
+  CHECK(FinishOf(actions, call).ok());
+  CHECK(d.Answer(11, call).empty());
+
+  // A plan in which nobody takes part has an answer too.
+  const CallId nothing = d.BeginAttend(id, 10, 100, &actions);
+  CHECK(FinishOf(d.Handle(event::Prepared{nothing, {}}), nothing).ok());
+}
+
+TEST_CASE("An answer of another epoch ends the call, and never counts") {
+  Driver d(2);
+  const ContextId id = d.CreateWithTokens({11, 12}, 100);
+  Actions actions;
+  const CallId call = d.BeginAttend(id, 1, 100, &actions);
+  d.Handle(event::Prepared{call, {0, 1}});
+  actions = d.Answer(11, call, absl::OkStatus(), d.epoch + 1);
+  CHECK(All<action::Deliver>(actions).empty());
+  CHECK(absl::IsInternal(FinishOf(actions, call)));
+}
+
+TEST_CASE("The error that caused the others is the one reported") {
+  Driver d(3);
+  const ContextId id = d.Create({11, 12, 13});
+  Actions actions;
+  CallId call = d.BeginAppend(id, 0, 100, &actions);
+  d.Handle(event::Prepared{call, {0, 1, 2}});
+  for (const PeerId peer : {11, 12, 13}) d.Answer(peer, call);
+  call = d.BeginAttend(id, 1, 100, &actions);
+  d.Handle(event::Prepared{call, {0, 1, 2}});
+  actions = d.Answer(11, call, absl::UnavailableError("a peer aborted"));
+  CHECK(All<action::Finish>(actions).empty());
+  CHECK(SentTo<wire::Cancel>(actions) == std::vector<PeerId>{12, 13});
+  CHECK(FinishOf(d.Answer(13, call, absl::DataLossError("flipped")), call).message() ==
+        "worker 3 (w3): flipped");
+
+  // When no better error comes, this one is given soon.
+  call = d.BeginAttend(id, 1, 100, &actions);
+  d.Handle(event::Prepared{call, {0, 1, 2}});
+  d.Answer(11, call, absl::UnavailableError("a peer aborted"));
+  CHECK(d.core.NextTimer() == d.now + absl::Milliseconds(50));
+  d.now += absl::Milliseconds(50);
+  CHECK(absl::IsUnavailable(FinishOf(d.Handle(event::Tick{}), call)));
+}
+
+TEST_CASE("A silent worker is fenced, its calls end, its contexts are lost, new ones go on") {
+  Driver d(2);
+  const ContextId id = d.CreateWithTokens({11, 12}, 100);
+  const uint64_t epoch = d.core.Status().epoch;
+  Actions actions;
+  const CallId waiting = d.BeginAttend(id, 1, 100, &actions);
+  d.Handle(event::Prepared{waiting, {0, 1}});
+  const CallId planning = d.BeginAttend(id, 1, 100, &actions);
+  for (int i = 0; i < 9; ++i) {
+    d.now += absl::Milliseconds(100);
+    d.Beat(11);
+    CHECK(d.Handle(event::Tick{}).empty());
+  }
+  d.now += absl::Milliseconds(100);
+  actions = d.Handle(event::Tick{});
+  REQUIRE(All<action::Drop>(actions).size() == 1);
+  CHECK(All<action::Drop>(actions)[0].peer == 12);
+  CHECK(absl::IsUnavailable(FinishOf(actions, waiting)));
+  CHECK(absl::IsUnavailable(FinishOf(actions, planning)));
+  CHECK(SentTo<wire::Cancel>(actions) == std::vector<PeerId>{11});
+  CHECK(d.core.Status().epoch == epoch + 1);
+  CHECK(d.core.Status().workers.at(1).state == "lost");
+  CHECK(d.core.Describe(id)->state == "lost");
+
+  // Whatever the fenced worker says later changes nothing.
+  CHECK(d.Answer(12, waiting).empty());
+  d.Beat(12);
+  CHECK(d.core.Status().workers.at(1).state == "lost");
+  CHECK(d.Handle(event::Prepared{planning, {0, 1}}).empty());
+
+  const CallId late = d.BeginAttend(id, 1, 100, &actions);
+  CHECK(absl::IsDataLoss(FinishOf(actions, late)));
+  event::Begin release;
+  release.kind = Kind::kRelease;
+  release.context = id;
+  const CallId released = d.Begin(release, &actions);
+  CHECK(SentTo<wire::Release>(actions) == std::vector<PeerId>{11});
+  CHECK(FinishOf(d.Answer(11, released, absl::OkStatus(), epoch + 1), released).ok());
+  CHECK(d.Create({11}) != id);
+}
+
+TEST_CASE("A coordinator that stood still does not blame its workers") {
+  Driver d(1);
+  d.now += absl::Seconds(30);
+  CHECK(d.Handle(event::Tick{}).empty());
+  CHECK(d.core.Status().workers.at(0).state == "ready");
+  CHECK(d.core.NextTimer() <= d.now + absl::Milliseconds(250));
+}
+
+TEST_CASE("Deadlines end calls in every phase") {
+  Driver d(1);
+  const ContextId id = d.Create({11});
+  event::Begin begin;
+  begin.kind = Kind::kAppend;
+  begin.context = id;
+  begin.tokens = 10;
+  begin.deadline = d.now + absl::Milliseconds(40);
+  Actions actions;
+  const CallId planning = d.Begin(begin, &actions);
+  CHECK(d.core.NextTimer() == begin.deadline);
+  d.now = begin.deadline;
+  CHECK(absl::IsDeadlineExceeded(FinishOf(d.Handle(event::Tick{}), planning)));
+  const CallId dead = d.Begin(begin, &actions);
+  CHECK(absl::IsDeadlineExceeded(FinishOf(actions, dead)));
+  begin.deadline += absl::Milliseconds(40);
+  const CallId waiting = d.Begin(begin, &actions);
+  d.Handle(event::Prepared{waiting, {0}});
+  d.now = begin.deadline;
+  actions = d.Handle(event::Tick{});
+  CHECK(absl::IsDeadlineExceeded(FinishOf(actions, waiting)));
+  CHECK(SentTo<wire::Trim>(actions).size() == 1);
+}
+
+TEST_CASE("Every bound is named, and what it held is given back") {
+  Driver d(1, {.contexts_max = 1,
+               .in_flight_max = 2,
+               .in_flight_bytes_max = 40000,
+               .request_bytes_max = 30000});
+  const ContextId id = d.Create({11});
+  Actions actions;
+  event::Begin create;
+  create.kind = Kind::kCreate;
+  create.spec = SmallSpec();
+  const CallId second = d.Begin(create, &actions);
+  CHECK(absl::IsResourceExhausted(FinishOf(actions, second)));
+  CHECK(FinishOf(actions, second).message() ==
+        "contexts_max is 1 and as many exist; release contexts");
+
+  // An appended token takes 2 heads · 32 dims · 2 bytes.
+  const CallId large = d.BeginAppend(id, 0, 235, &actions);
+  CHECK(absl::IsInvalidArgument(FinishOf(actions, large)));
+  CHECK(FinishOf(actions, large).message().find("request_bytes_max") != std::string::npos);
+  const CallId first = d.BeginAppend(id, 0, 234, &actions);
+  CHECK(All<action::Admit>(actions).size() == 1);
+  event::Begin other_layer;
+  other_layer.kind = Kind::kAppend;
+  other_layer.context = id;
+  other_layer.layer = 1;
+  other_layer.tokens = 100;
+  const CallId many = d.Begin(other_layer, &actions);
+  CHECK(absl::IsResourceExhausted(FinishOf(actions, many)));
+  CHECK(FinishOf(actions, many).message().find("in_flight_bytes_max") != std::string::npos);
+  other_layer.tokens = 50;
+  d.Begin(other_layer, &actions);
+  CHECK(All<action::Admit>(actions).size() == 1);
+  const CallId third = d.BeginAttend(id, 1, 1, &actions);
+  CHECK(absl::IsInvalidArgument(FinishOf(actions, third)));  // nothing is committed yet
+  d.Handle(event::GiveUp{first, absl::CancelledError("enough")});
+  other_layer.layer = 0;
+  other_layer.tokens = 234;
+  d.Begin(other_layer, &actions);
+  CHECK(All<action::Admit>(actions).size() == 1);
+  other_layer.tokens = 1;
+  const CallId fourth = d.Begin(other_layer, &actions);
+  CHECK(absl::IsUnavailable(FinishOf(actions, fourth)));
+}
+
+TEST_CASE("A context is released under its calls") {
+  Driver d(2);
+  const ContextId id = d.CreateWithTokens({11, 12}, 100);
+  Actions actions;
+  const CallId attend = d.BeginAttend(id, 1, 100, &actions);
+  d.Handle(event::Prepared{attend, {0, 1}});
+  event::Begin release;
+  release.kind = Kind::kRelease;
+  release.context = id;
+  const CallId released = d.Begin(release, &actions);
+  CHECK(absl::IsCancelled(FinishOf(actions, attend)));
+  CHECK(SentTo<wire::Release>(actions).size() == 2);
+  CHECK(d.Answer(11, attend).empty());
+  CHECK(absl::IsNotFound(d.core.Describe(id).status()));
+  d.Answer(11, released);
+  CHECK(FinishOf(d.Handle(event::PeerDown{12, absl::UnavailableError("gone")}), released).ok());
+}
+
+TEST_CASE("A context that a rank cannot open is taken back everywhere") {
+  Driver d(2);
+  event::Begin create;
+  create.kind = Kind::kCreate;
+  create.spec = SmallSpec();
+  Actions actions;
+  const CallId call = d.Begin(create, &actions);
+  d.epoch = 2;
+  d.Answer(11, call);
+  actions = d.Answer(12, call, absl::InternalError("no"));
+  CHECK(absl::IsInternal(FinishOf(actions, call)));
+  CHECK(SentTo<wire::Release>(actions) == std::vector<PeerId>{11, 12});
+  CHECK(d.core.Status().contexts.empty());
+}
+
+TEST_CASE("A worker that missed a message is lost; one that could not take tensors is not") {
+  Driver d(2);
+  const ContextId id = d.CreateWithTokens({11, 12}, 100);
+  Actions actions;
+  const CallId call = d.BeginAttend(id, 1, 100, &actions);
+  d.Handle(event::Prepared{call, {0, 1}});
+  actions = d.Handle(event::SendFailed{11, call, absl::ResourceExhaustedError("queue")});
+  CHECK(absl::IsResourceExhausted(FinishOf(actions, call)));
+  CHECK(All<action::Drop>(actions).empty());
+  actions = d.Handle(event::SendFailed{11, 0, absl::ResourceExhaustedError("queue")});
+  CHECK(All<action::Drop>(actions).size() == 1);
+}
+
+}  // namespace
+}  // namespace annulus
