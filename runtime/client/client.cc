@@ -167,7 +167,7 @@ absl::StatusOr<AppendResult> GrpcClient::Append(const AppendRequest& request,
   grpc::ClientContext rpc;
   SetDeadline(absl::Now() + call.timeout, &rpc);
   const auto stream = stub_->Append(&rpc, &reply);
-  bool open = stream->Write(part, grpc::WriteOptions().set_buffer_hint());
+  bool open = stream->Write(part);
   int64_t sent_bytes = 0;
   ChunkWriter writer(options_.chunk_bytes, [&](std::string* data) {
     sent_bytes += static_cast<int64_t>(data->size());
@@ -209,7 +209,7 @@ absl::StatusOr<AttendResult> GrpcClient::Attend(const AttendRequest& request,
   grpc::ClientContext rpc;
   SetDeadline(absl::Now() + call.timeout, &rpc);
   const auto stream = stub_->Attend(&rpc);
-  const bool open = stream->Write(part, grpc::WriteOptions().set_buffer_hint());
+  const bool open = stream->Write(part);
   int64_t sent_bytes = 0;
   ChunkWriter writer(options_.chunk_bytes, [&](std::string* data) {
     sent_bytes += static_cast<int64_t>(data->size());
@@ -238,6 +238,7 @@ absl::StatusOr<AttendResult> GrpcClient::Attend(const AttendRequest& request,
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const ClientOptions& options) {
+  ANNULUS_RETURN_IF_ERROR(CheckHostPort("endpoint", options.endpoint));
   constexpr int64_t kChunkBytesMax = kMessageBytesMax - kMessageRoomBytes;
   if (options.chunk_bytes < 1 || options.chunk_bytes > kChunkBytesMax) {
     return absl::InvalidArgumentError(

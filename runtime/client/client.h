@@ -37,6 +37,7 @@ struct CallOptions {
 class Client {
  public:
   // Waits until the service answers, or UNAVAILABLE after connect_timeout naming the endpoint.
+  // INVALID_ARGUMENT names an option that makes no sense.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(const ClientOptions& options);
 
   virtual ~Client() = default;

@@ -111,8 +111,7 @@ class AnnulusHandlers final : public v1::Annulus::Service {
 
     v1::AttendReplyPart reply;
     ToProto(result, reply.mutable_header());
-    // The hint lets a small answer leave together with its header.
-    bool sent = stream->Write(reply, grpc::WriteOptions().set_buffer_hint());
+    bool sent = stream->Write(reply);
     ChunkWriter writer(chunk_bytes_, [&](std::string* data) {
       reply.mutable_data()->swap(*data);
       return stream->Write(reply);

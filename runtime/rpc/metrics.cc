@@ -13,6 +13,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/status.h"
+#include "runtime/rpc/protocol/channel.h"
 
 namespace annulus {
 namespace {
@@ -261,15 +263,13 @@ absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Start(const st
 
 absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Serve(
     const std::string& listen, std::unique_ptr<Parts> parts) {
+  // The HTTP server inside would take a port alone, on all interfaces, or several addresses.
+  ANNULUS_RETURN_IF_ERROR(CheckHostPort("metrics address", listen));
   const auto failed = [&](absl::string_view why) {
-    return absl::UnavailableError(absl::StrCat("cannot serve metrics on \"", listen, "\": ", why,
-                                               "; expected HOST:PORT of this machine with the "
-                                               "port free"));
+    return absl::UnavailableError(
+        absl::StrCat("cannot serve metrics on \"", listen, "\": ", why,
+                     "; expected an address of this machine and a free port"));
   };
-  // The HTTP server inside would take more than one address, or a port alone on all interfaces.
-  if (listen.find(':') == std::string::npos || listen.find(',') != std::string::npos) {
-    return failed("not one HOST:PORT");
-  }
   try {
     // The short timeout frees the few threads from connections that never ask anything.
     parts->exposer = std::make_unique<prometheus::Exposer>(std::vector<std::string>{

@@ -59,8 +59,8 @@ class MetricsService final : public Service {
 
 class MetricsEndpoint {
  public:
-  // `listen` is "host:port", port 0: any free one. UNAVAILABLE names the address. What is behind
-  // the service or the snapshot outlives the endpoint.
+  // `listen` is "host:port", port 0: any free one. INVALID_ARGUMENT and UNAVAILABLE name it. What
+  // is behind the service or the snapshot outlives the endpoint.
   static absl::StatusOr<std::unique_ptr<MetricsEndpoint>> Start(const std::string& listen,
                                                                 const MetricsService& service);
   static absl::StatusOr<std::unique_ptr<MetricsEndpoint>> Start(const std::string& listen,

@@ -85,7 +85,7 @@ class GrpcServer final : public RpcServer {
     if (server_ == nullptr || port_ == 0) {
       return absl::UnavailableError(
           absl::StrCat("cannot listen on \"", options.listen,
-                       "\"; expected HOST:PORT of this machine with the port free"));
+                       "\"; expected an address of this machine and a free port"));
     }
     SetServing(true);
     return absl::OkStatus();
@@ -121,6 +121,7 @@ class GrpcServer final : public RpcServer {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcServerOptions& options) {
+  ANNULUS_RETURN_IF_ERROR(CheckHostPort("listen", options.listen));
   ANNULUS_RETURN_IF_ERROR(Check(options.limits));
   auto server = std::make_unique<GrpcServer>(options);
   ANNULUS_RETURN_IF_ERROR(server->Listen(options));

@@ -33,8 +33,8 @@ struct RpcServerOptions {
 
 class RpcServer {
  public:
-  // Listens and serves, healthy, when it returns. INVALID_ARGUMENT names a limit that makes no
-  // sense, UNAVAILABLE the address that cannot be listened on.
+  // Listens and serves, healthy, when it returns. INVALID_ARGUMENT names an address or a limit that
+  // makes no sense, UNAVAILABLE the address that cannot be listened on.
   static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const RpcServerOptions& options);
 
   virtual ~RpcServer() = default;  // Shutdown(no grace), unless it was called

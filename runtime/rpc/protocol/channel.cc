@@ -7,6 +7,9 @@
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+
 namespace annulus {
 namespace {
 
@@ -16,6 +19,21 @@ constexpr int kReplyBytesMax = 64 << 20;
 void Ignore(gpr_log_func_args*) {}
 
 }  // namespace
+
+absl::Status CheckHostPort(absl::string_view field, absl::string_view text) {
+  const size_t colon = text.rfind(':');
+  if (colon != absl::string_view::npos && colon > 0) {
+    const absl::string_view host = text.substr(0, colon);
+    const bool bracketed = host.front() == '[' && host.back() == ']';
+    int port = 0;
+    if (absl::SimpleAtoi(text.substr(colon + 1), &port) && port >= 0 && port <= 65535 &&
+        (bracketed || host.find_first_of(":,/ ") == absl::string_view::npos)) {
+      return absl::OkStatus();
+    }
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " is \"", text, "\"; expected HOST:PORT with a port from 0 to 65535"));
+}
 
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& endpoint) {
   grpc::ChannelArguments args;

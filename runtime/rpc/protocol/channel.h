@@ -4,6 +4,8 @@
 #include <memory>
 #include <string>
 
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 
 namespace grpc {
@@ -20,6 +22,10 @@ inline constexpr int kMessageRoomBytes = 64 << 10;
 
 // A server accepts pings this often; clients ping less often than that.
 inline constexpr int kPingIntervalMinMs = 250;
+
+// Whether `text` is "host:port" ("[host]:port" for IPv6) with a port of at most 65535: gRPC would
+// take a larger one modulo 65536. INVALID_ARGUMENT names `field`.
+absl::Status CheckHostPort(absl::string_view field, absl::string_view text);
 
 // A channel of its own to "host:port", not connected yet. Proxies named in the environment are not
 // used.

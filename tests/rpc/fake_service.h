@@ -1,0 +1,152 @@
+// A Service that remembers what it was asked and answers what can be checked: a stand-in for the
+// coordinator. Append keeps the tokens' bytes as they came, contiguous; Attend answers
+// out[t, h, c] = q[t, h, c % d] as f32 and lse[t, h] = t + h / 100.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "runtime/coordinator/service.h"
+
+namespace annulus {
+
+inline std::string BytesOf(const TensorView& view) {
+  std::string bytes;
+  for (int64_t t = 0; t < view.tokens; ++t) {
+    for (int64_t h = 0; h < view.heads; ++h) {
+      bytes.append(reinterpret_cast<const char*>(view.Row(t, h)),
+                   static_cast<size_t>(view.dim) * SizeOf(view.dtype));
+    }
+  }
+  return bytes;
+}
+
+class FakeService : public Service {
+ public:
+  // Called first in every call; an error is the call's answer.
+  std::function<absl::Status(const char* call, const CallContext&)> before;
+  int64_t append_tokens_max = INT64_MAX;  // the piece that would exceed it is refused
+  int v_head_dim = 16;
+
+  absl::StatusOr<ContextInfo> CreateContext(const ContextSpec& spec,
+                                            const CallContext& call) override {
+    if (absl::Status status = Enter("CreateContext", call); !status.ok()) return status;
+    std::lock_guard lock(mutex_);
+    info_.id = 0xfedcba9876543210u;
+    info_.epoch = 7;
+    info_.spec = spec;
+    info_.tokens.assign(static_cast<size_t>(spec.layers), 0);
+    info_.kv_bytes = 12345;
+    info_.state = "ok";
+    return info_;
+  }
+
+  absl::StatusOr<AppendResult> Append(const AppendRequest& request,
+                                      const CallContext& call) override {
+    if (absl::Status status = Enter("Append", call); !status.ok()) return status;
+    std::lock_guard lock(mutex_);
+    if (request.start != tokens_) return absl::InternalError("pieces out of order");
+    if (tokens_ + request.k.tokens > append_tokens_max) {
+      return absl::ResourceExhaustedError("the cluster is full");
+    }
+    k_bytes += BytesOf(request.k);
+    v_bytes += BytesOf(request.v);
+    last_append = request;
+    pieces.push_back(request.k.tokens);
+    tokens_ += request.k.tokens;
+    return AppendResult{.epoch = 7, .tokens = tokens_};
+  }
+
+  absl::StatusOr<AttendResult> Attend(const AttendRequest& request,
+                                      const CallContext& call) override {
+    if (absl::Status status = Enter("Attend", call); !status.ok()) return status;
+    const TensorView& q = request.q;
+    AttendResult result;
+    result.out = Tensor(DType::kF32, q.tokens, q.heads, v_head_dim);
+    result.lse = Tensor(DType::kF32, q.tokens, q.heads, 1);
+    std::vector<float> row(static_cast<size_t>(q.dim));
+    for (int64_t t = 0; t < q.tokens; ++t) {
+      for (int64_t h = 0; h < q.heads; ++h) {
+        Convert(q.Row(t, h), q.dtype, row.data(), DType::kF32, q.dim);
+        float* out = result.out.f32() + (t * q.heads + h) * v_head_dim;
+        for (int c = 0; c < v_head_dim; ++c) out[c] = row[static_cast<size_t>(c % q.dim)];
+        result.lse.f32()[t * q.heads + h] = static_cast<float>(t) + static_cast<float>(h) / 100;
+      }
+    }
+    result.epoch = 9;
+    result.stats = {.plan = "group-cast",
+                    .visited_pairs = 11,
+                    .work_pairs = 12,
+                    .bytes_moved = 1000,
+                    .planned_bytes = 900,
+                    .elapsed_s = 0.25,
+                    .workers = {{3, 4, 5, 6}, {7, 8, 9, 10}}};
+    if (request.trace) result.trace = {{"coordinator", "attend", 1000, 5000}};
+    std::lock_guard lock(mutex_);
+    last_attend = request;
+    last_attend.q = TensorView();  // borrowed for the call
+    return result;
+  }
+
+  absl::Status Release(ContextId context, const CallContext& call) override {
+    if (absl::Status status = Enter("Release", call); !status.ok()) return status;
+    std::lock_guard lock(mutex_);
+    if (context == info_.id) return absl::OkStatus();
+    return absl::NotFoundError(absl::StrCat("context ", context, " is unknown"));
+  }
+
+  absl::StatusOr<ContextInfo> Describe(ContextId context, const CallContext& call) override {
+    if (absl::Status status = Release(context, call); !status.ok()) return status;
+    std::lock_guard lock(mutex_);
+    return info_;
+  }
+
+  absl::StatusOr<ClusterStatus> Status(const CallContext& call) override {
+    if (absl::Status status = Enter("Status", call); !status.ok()) return status;
+    std::lock_guard lock(mutex_);
+    ClusterStatus status;
+    status.epoch = 7;
+    if (info_.id != 0) status.contexts = {info_};
+    status.workers = {{1, "ready", "cpu (AVX2)", "a:1", 100, 1000},
+                      {2, "lost", "cpu (AVX2)", "b:2", 70, 1000},
+                      {3, "ready", "cpu (AVX2)", "c:3", 11, 1000}};
+    return status;
+  }
+
+  // What came. Read once the calls have ended.
+  std::string k_bytes;
+  std::string v_bytes;
+  std::vector<int64_t> pieces;  // tokens of each
+  AppendRequest last_append;
+  AttendRequest last_attend;
+  std::atomic<int> calls{0};
+
+  // Waits like a long computation that looks at its caller's patience.
+  static absl::Status WaitForCaller(const CallContext& call) {
+    const absl::Time begin = absl::Now();
+    while (absl::Now() - begin < absl::Seconds(20)) {
+      if (call.cancelled && call.cancelled()) return absl::CancelledError("cancelled");
+      if (absl::Now() > call.deadline) return absl::DeadlineExceededError("late");
+      absl::SleepFor(absl::Milliseconds(2));
+    }
+    return absl::InternalError("neither cancelled nor late");
+  }
+
+ private:
+  absl::Status Enter(const char* name, const CallContext& call) {
+    ++calls;
+    return before ? before(name, call) : absl::OkStatus();
+  }
+
+  std::mutex mutex_;
+  ContextInfo info_;
+  int64_t tokens_ = 0;
+};
+
+}  // namespace annulus

@@ -1,0 +1,129 @@
+#include "runtime/rpc/metrics.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "tests/catch.h"
+#include "tests/rpc/fake_service.h"
+
+namespace annulus {
+namespace {
+
+int ConnectTo(int port) {
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  REQUIRE(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0);
+  return fd;
+}
+
+std::string Scrape(int port) {
+  const int fd = ConnectTo(port);
+  const std::string request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+  REQUIRE(write(fd, request.data(), request.size()) == static_cast<ssize_t>(request.size()));
+  std::string text;
+  char part[4096];
+  for (ssize_t n = 0; (n = read(fd, part, sizeof(part))) > 0;) text.append(part, n);
+  close(fd);
+  return text;
+}
+
+void CheckLine(const std::string& text, const std::string& line) {
+  CAPTURE(line, text);
+  CHECK(text.find("\n" + line + "\n") != std::string::npos);
+}
+
+TEST_CASE("calls are counted by name and code, and the cluster's state is told at each scrape") {
+  FakeService fake;
+  MetricsService service(&fake);
+  const auto endpoint = MetricsEndpoint::Start("127.0.0.1:0", service);
+  INFO(endpoint.status());
+  REQUIRE(endpoint.ok());
+  REQUIRE((*endpoint)->port() > 0);
+
+  const auto created = service.CreateContext({}, {});
+  REQUIRE(created.ok());
+  CHECK(absl::IsNotFound(service.Release(1, {})));
+  CHECK(absl::IsNotFound(service.Release(2, {})));
+  CHECK(service.Release(created->id, {}).ok());
+  const std::vector<float> q(8);
+  AttendRequest request;
+  request.q = TensorView::Contiguous(q.data(), DType::kF32, 1, 1, 8);
+  for (int i = 0; i < 3; ++i) REQUIRE(service.Attend(request, {}).ok());
+
+  std::string text = Scrape((*endpoint)->port());
+  CheckLine(text, "annulus_requests_total{call=\"Release\",code=\"NOT_FOUND\"} 2");
+  CheckLine(text, "annulus_requests_total{call=\"Release\",code=\"OK\"} 1");
+  CheckLine(text, "annulus_requests_total{call=\"Attend\",code=\"OK\"} 3");
+  CheckLine(text, "annulus_request_seconds_count{call=\"Attend\",code=\"OK\"} 3");
+  CheckLine(text, "annulus_request_seconds_bucket{call=\"Attend\",code=\"OK\",le=\"+Inf\"} 3");
+  CheckLine(text, "annulus_requests_in_flight{call=\"Attend\"} 0");
+  CheckLine(text, "annulus_attend_moved_bytes_total{plan=\"group-cast\"} 3000");
+  CheckLine(text, "annulus_attend_planned_bytes_total{plan=\"group-cast\"} 2700");
+  CheckLine(text, "annulus_kv_bytes 111");
+  CheckLine(text, "annulus_kv_bytes_limit 2000");
+  CheckLine(text, "annulus_epoch 7");
+  CheckLine(text, "annulus_contexts{state=\"ok\"} 1");
+  CheckLine(text, "annulus_contexts{state=\"lost\"} 0");
+  CheckLine(text, "annulus_workers{state=\"ready\"} 2");
+  CheckLine(text, "annulus_workers{state=\"lost\"} 1");
+  CheckLine(text, "annulus_status_up 1");
+
+  fake.before = [](const char*, const CallContext&) { return absl::UnavailableError("gone"); };
+  text = Scrape((*endpoint)->port());
+  CheckLine(text, "annulus_status_up 0");
+  CHECK(text.find("annulus_kv_bytes") == std::string::npos);
+}
+
+TEST_CASE("a process without a service tells a snapshot") {
+  double value = 5;
+  const auto endpoint = MetricsEndpoint::Start("127.0.0.1:0", [&] {
+    return std::vector<Metric>{
+        {"annulus_kv_bytes", "Held.", Metric::Kind::kGauge, value, {}},
+        {"annulus_sent_bytes_total", "Sent.", Metric::Kind::kCounter, 7, {{"peer", "worker"}}},
+        {"annulus_sent_bytes_total", "Sent.", Metric::Kind::kCounter, 8, {{"peer", "caller"}}}};
+  });
+  REQUIRE(endpoint.ok());
+  CheckLine(Scrape((*endpoint)->port()), "annulus_kv_bytes 5");
+  value = 6;
+  const std::string text = Scrape((*endpoint)->port());
+  CheckLine(text, "annulus_kv_bytes 6");
+  CheckLine(text, "# TYPE annulus_sent_bytes_total counter");
+  CheckLine(text, "annulus_sent_bytes_total{peer=\"worker\"} 7");
+  CheckLine(text, "annulus_sent_bytes_total{peer=\"caller\"} 8");
+}
+
+TEST_CASE("connections that never ask do not keep scrapes out for long") {
+  const auto endpoint = MetricsEndpoint::Start("127.0.0.1:0", [] {
+    return std::vector<Metric>{{"annulus_up", "Up.", Metric::Kind::kGauge, 1, {}}};
+  });
+  REQUIRE(endpoint.ok());
+  std::vector<int> silent;
+  for (int i = 0; i < 6; ++i) silent.push_back(ConnectTo((*endpoint)->port()));
+  const absl::Time begin = absl::Now();
+  CheckLine(Scrape((*endpoint)->port()), "annulus_up 1");
+  CHECK(absl::Now() - begin < absl::Seconds(10));
+  for (const int fd : silent) close(fd);
+}
+
+TEST_CASE("an address that metrics cannot be served on is named") {
+  const auto none = [] { return std::vector<Metric>(); };
+  for (const char* listen : {"", "8080", "nowhere:x", "127.0.0.1:99999", "127.0.0.1:0,0.0.0.0:0"}) {
+    const auto endpoint = MetricsEndpoint::Start(listen, none);
+    CAPTURE(listen);
+    CHECK(absl::IsInvalidArgument(endpoint.status()));
+    CHECK(endpoint.status().message().find(absl::StrCat("\"", listen, "\"")) !=
+          absl::string_view::npos);
+  }
+  const auto first = MetricsEndpoint::Start("127.0.0.1:0", none);
+  REQUIRE(first.ok());
+  const std::string taken = absl::StrCat("127.0.0.1:", (*first)->port());
+  CHECK(absl::IsUnavailable(MetricsEndpoint::Start(taken, none).status()));
+}
+
+}  // namespace
+}  // namespace annulus

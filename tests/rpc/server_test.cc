@@ -1,0 +1,346 @@
+// The server against raw gRPC: hostile streams, bounds, health, reflection, rendezvous, shutdown.
+#include "runtime/rpc/server.h"
+
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+#include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/support/byte_buffer.h>
+
+#include <thread>
+#include <vector>
+
+#include "base/rng.h"
+#include "comm/local/local_rendezvous.h"
+#include "runtime/client/client.h"
+#include "runtime/rpc/annulus.grpc.pb.h"
+#include "runtime/rpc/health.grpc.pb.h"
+#include "runtime/rpc/protocol/channel.h"
+#include "runtime/rpc/rendezvous.h"
+#include "tests/catch.h"
+#include "tests/rpc/fake_service.h"
+
+namespace annulus {
+namespace {
+
+struct RawServer {
+  explicit RawServer(RpcLimits limits = {}) {
+    SilenceLibraries();
+    auto started =
+        RpcServer::Start({.service = &service, .rendezvous = &rendezvous, .limits = limits});
+    INFO(started.status());
+    REQUIRE(started.ok());
+    server = *std::move(started);
+    channel = MakeChannel(endpoint());
+    stub = v1::Annulus::NewStub(channel);
+  }
+  std::string endpoint() const { return absl::StrCat("127.0.0.1:", server->port()); }
+
+  // Sends the messages as an Attend and gives the status it ends with.
+  grpc::Status Attend(const std::vector<v1::AttendPart>& parts) const {
+    grpc::ClientContext context;
+    const auto stream = stub->Attend(&context);
+    for (const v1::AttendPart& part : parts) {
+      if (!stream->Write(part)) break;
+    }
+    stream->WritesDone();
+    v1::AttendReplyPart reply;
+    while (stream->Read(&reply)) {
+    }
+    return stream->Finish();
+  }
+
+  FakeService service;
+  LocalRendezvous rendezvous;
+  std::unique_ptr<RpcServer> server;
+  std::shared_ptr<grpc::Channel> channel;
+  std::unique_ptr<v1::Annulus::Stub> stub;
+};
+
+v1::AttendPart Header(const char* dtype, int64_t tokens, int64_t heads, int64_t dim) {
+  v1::AttendPart part;
+  v1::TensorShape* q = part.mutable_header()->mutable_q();
+  q->set_dtype(dtype);
+  q->set_tokens(tokens);
+  q->set_heads(heads);
+  q->set_dim(dim);
+  return part;
+}
+
+v1::AttendPart Data(size_t bytes) {
+  v1::AttendPart part;
+  part.set_data(std::string(bytes, 'x'));
+  return part;
+}
+
+TEST_CASE("hostile streams are refused by name and the server lives on") {
+  const RawServer raw;
+  const auto refused = [&](const std::vector<v1::AttendPart>& parts, const char* text) {
+    const grpc::Status status = raw.Attend(parts);
+    CAPTURE(status.error_message());
+    CHECK(status.error_code() == grpc::StatusCode::INVALID_ARGUMENT);
+    CHECK(status.error_message().find(text) != std::string::npos);
+  };
+  refused({}, "header is missing");
+  refused({Data(8)}, "header is missing");
+  refused({Header("f32", 1, 1, 8)}, "q has 0 bytes of data; expected 32");
+  refused({Header("f32", 1, 1, 8), Data(33)}, "q has more bytes than declared; expected 32");
+  refused({Header("f32", 1, 1, 8), Header("f32", 1, 1, 8)}, "header came twice");
+  refused({Header("f32", 1, 1, 8), v1::AttendPart()}, "data is 0 bytes");
+  refused({Header("f99", 1, 1, 8), Data(32)}, "q.dtype");
+  refused({Header("f32", -1, 1, 8), Data(32)}, "q.tokens is -1");
+  refused({Header("f32", INT64_MAX, INT64_MAX, INT64_MAX), Data(32)}, "expected a size below");
+  refused({Header("f32", int64_t{1} << 40, 8, 64), Data(32)}, "expected at most 1073741824");
+  CHECK(raw.service.calls == 0);
+
+  const grpc::Status too_large = raw.Attend({Header("f32", 1 << 20, 1, 8), Data(5 << 20)});
+  CHECK(too_large.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED);
+  CHECK(raw.Attend({Header("f32", 1, 1, 8), Data(32)}).ok());
+  CHECK(raw.service.calls == 1);
+}
+
+TEST_CASE("bytes that are no message are refused and the server lives on") {
+  const RawServer raw;
+  const uint64_t seed = 5;
+  Rng rng(seed);
+  grpc::GenericStub generic(raw.channel);
+  for (const char* method : {"/annulus.v1.Annulus/Attend", "/annulus.v1.Annulus/Append",
+                             "/annulus.v1.Annulus/CreateContext", "/annulus.v1.Rendezvous/Put",
+                             "/annulus.v1.Annulus/NoSuchCall"}) {
+    for (int round = 0; round < 100; ++round) {
+      CAPTURE(seed, method, round);
+      std::string bytes(rng.Below(64), '\0');
+      for (char& c : bytes) c = static_cast<char>(rng.Next());
+      const grpc::Slice slice(bytes);
+      const grpc::ByteBuffer message(&slice, 1);
+      grpc::ClientContext context;
+      grpc::CompletionQueue queue;
+      const auto call = generic.PrepareUnaryCall(&context, method, message, &queue);
+      call->StartCall();
+      grpc::ByteBuffer reply;
+      grpc::Status status;
+      call->Finish(&reply, &status, nullptr);
+      void* tag = nullptr;
+      bool ok = false;
+      REQUIRE(queue.Next(&tag, &ok));
+      // An empty key is refused, other random bytes may be a key and value.
+      if (method != std::string("/annulus.v1.Rendezvous/Put")) CHECK_FALSE(status.ok());
+    }
+  }
+  CHECK(raw.service.calls == 0);
+  grpc::ClientContext context;
+  v1::ClusterStatus reply;
+  CHECK(raw.stub->Status(&context, v1::StatusRequest(), &reply).ok());
+}
+
+TEST_CASE("the bounds on calls and bytes are named when met") {
+  RpcLimits limits;
+  limits.in_flight_max = 2;
+  limits.stream = {.request_bytes_max = 3000, .piece_bytes_max = 3000};
+  limits.buffer_bytes_max = 4000;
+  const RawServer raw(limits);
+  grpc::ClientContext first_context;
+  const auto first = raw.stub->Attend(&first_context);
+  REQUIRE(first->Write(Header("f32", 1, 1, 500)));  // 2000 bytes stay reserved
+  absl::SleepFor(absl::Milliseconds(200));
+
+  const grpc::Status bytes = raw.Attend({Header("f32", 1, 1, 700), Data(2800)});
+  CHECK(bytes.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED);
+  CHECK(bytes.error_message().find("buffer_bytes_max 4000") != std::string::npos);
+
+  grpc::ClientContext second_context;
+  const auto second = raw.stub->Attend(&second_context);
+  REQUIRE(second->Write(Header("f32", 1, 1, 400)));
+  absl::SleepFor(absl::Milliseconds(200));
+  const grpc::Status calls = raw.Attend({Header("f32", 1, 1, 1), Data(4)});
+  CHECK(calls.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED);
+  CHECK(calls.error_message().find("in_flight_max 2") != std::string::npos);
+  {
+    grpc::ClientContext context;
+    v1::ClusterStatus reply;
+    CHECK(raw.stub->Status(&context, v1::StatusRequest(), &reply).ok());
+  }
+
+  first_context.TryCancel();
+  second_context.TryCancel();
+  CHECK(first->Finish().error_code() == grpc::StatusCode::CANCELLED);
+  CHECK(second->Finish().error_code() == grpc::StatusCode::CANCELLED);
+  // What the cancelled calls held is free again soon.
+  grpc::Status later;
+  for (int i = 0; i < 100 && (i == 0 || !later.ok()); ++i) {
+    absl::SleepFor(absl::Milliseconds(10));
+    later = raw.Attend({Header("f32", 1, 1, 750), Data(3000)});
+  }
+  CHECK(later.ok());
+}
+
+TEST_CASE("a cancelled call cancels its work") {
+  RawServer raw;
+  std::atomic<bool> started{false};
+  std::atomic<bool> cancelled{false};
+  raw.service.before = [&](const char*, const CallContext& call) {
+    started = true;
+    const absl::Status status = FakeService::WaitForCaller(call);
+    cancelled = absl::IsCancelled(status);
+    return status;
+  };
+  grpc::ClientContext context;
+  std::thread canceller([&] {
+    while (!started) absl::SleepFor(absl::Milliseconds(1));
+    context.TryCancel();
+  });
+  v1::ClusterStatus reply;
+  const grpc::Status status = raw.stub->Status(&context, v1::StatusRequest(), &reply);
+  canceller.join();
+  CHECK(status.error_code() == grpc::StatusCode::CANCELLED);
+  raw.server->Shutdown(absl::Seconds(5));
+  CHECK(cancelled);
+}
+
+TEST_CASE("shutdown waits for its grace, then cancels what is under way") {
+  RawServer raw;
+  std::atomic<bool> started{false};
+  raw.service.before = [&](const char*, const CallContext& call) {
+    started = true;
+    return FakeService::WaitForCaller(call);
+  };
+  grpc::Status status;
+  std::thread caller([&] {
+    grpc::ClientContext context;
+    v1::ClusterStatus reply;
+    status = raw.stub->Status(&context, v1::StatusRequest(), &reply);
+  });
+  while (!started) absl::SleepFor(absl::Milliseconds(1));
+  const absl::Time begin = absl::Now();
+  raw.server->Shutdown(absl::Milliseconds(300));
+  const absl::Duration took = absl::Now() - begin;
+  caller.join();
+  CHECK(took > absl::Milliseconds(250));
+  CHECK(took < absl::Seconds(3));
+  CHECK_FALSE(status.ok());
+}
+
+TEST_CASE("health answers Check and Watch") {
+  using grpc::health::v1::HealthCheckRequest;
+  using grpc::health::v1::HealthCheckResponse;
+  RawServer raw;
+  const auto health = grpc::health::v1::Health::NewStub(raw.channel);
+  const auto check = [&](const char* service, HealthCheckResponse* reply) {
+    grpc::ClientContext context;
+    HealthCheckRequest request;
+    request.set_service(service);
+    return health->Check(&context, request, reply);
+  };
+  HealthCheckResponse reply;
+  CHECK(check("", &reply).ok());
+  CHECK(reply.status() == HealthCheckResponse::SERVING);
+  CHECK(check("annulus.v1.Annulus", &reply).ok());
+  CHECK(reply.status() == HealthCheckResponse::SERVING);
+  CHECK(check("nobody", &reply).error_code() == grpc::StatusCode::NOT_FOUND);
+
+  grpc::ClientContext context;
+  HealthCheckRequest request;
+  request.set_service("annulus.v1.Annulus");
+  const auto watch = health->Watch(&context, request);
+  REQUIRE(watch->Read(&reply));
+  CHECK(reply.status() == HealthCheckResponse::SERVING);
+  raw.server->SetServing(false);
+  REQUIRE(watch->Read(&reply));
+  CHECK(reply.status() == HealthCheckResponse::NOT_SERVING);
+  context.TryCancel();
+  watch->Finish();
+}
+
+TEST_CASE("reflection lists the services") {
+  const RawServer raw;
+  grpc::GenericStub generic(raw.channel);
+  grpc::ClientContext context;
+  grpc::CompletionQueue queue;
+  const auto wait = [&] {
+    void* tag = nullptr;
+    bool ok = false;
+    return queue.Next(&tag, &ok) && ok;
+  };
+  const auto call = generic.PrepareCall(
+      &context, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", &queue);
+  call->StartCall(nullptr);
+  REQUIRE(wait());
+  const grpc::Slice request("\x3a\x01*");  // ServerReflectionRequest{list_services: "*"}
+  call->Write(grpc::ByteBuffer(&request, 1), nullptr);
+  REQUIRE(wait());
+  grpc::ByteBuffer reply;
+  call->Read(&reply, nullptr);
+  REQUIRE(wait());
+  grpc::Slice slice;
+  REQUIRE(reply.DumpToSingleSlice(&slice).ok());
+  const std::string text(reinterpret_cast<const char*>(slice.begin()), slice.size());
+  for (const char* name :
+       {"annulus.v1.Annulus", "annulus.v1.Rendezvous", "grpc.health.v1.Health"}) {
+    CAPTURE(name);
+    CHECK(text.find(name) != std::string::npos);
+  }
+  context.TryCancel();
+  grpc::Status status;
+  call->Finish(&status, nullptr);
+  wait();
+}
+
+TEST_CASE("a rendezvous is reached before and after its value is there") {
+  RawServer raw;
+  const auto remote = MakeRpcRendezvous(raw.endpoint());
+  REQUIRE(raw.rendezvous.Put("coordinator/fabric", std::string("addr\0\xff", 6)).ok());
+  const auto value = remote->Get("coordinator/fabric", absl::Now() + absl::Seconds(5));
+  REQUIRE(value.ok());
+  CHECK(*value == std::string("addr\0\xff", 6));
+
+  std::thread later([&] {
+    absl::SleepFor(absl::Milliseconds(150));
+    CHECK(remote->Put("late", "v").ok());
+  });
+  const auto late = remote->Get("late", absl::Now() + absl::Seconds(5));
+  later.join();
+  REQUIRE(late.ok());
+  CHECK(*late == "v");
+  CHECK(absl::IsAlreadyExists(remote->Put("late", "other")));
+  CHECK(remote->Put("late", "v").ok());
+
+  const auto never = remote->Get("never", absl::Now() + absl::Milliseconds(200));
+  CHECK(absl::IsDeadlineExceeded(never.status()));
+  CHECK(never.status().message().find("\"never\"") != absl::string_view::npos);
+  CHECK(absl::IsInvalidArgument(remote->Put("", "v")));
+  CHECK(absl::IsInvalidArgument(remote->Put("large", std::string(70'000, 'x'))));
+  int refused = 0;
+  for (int i = 0; i < 4200; ++i) {
+    refused += absl::IsResourceExhausted(remote->Put(absl::StrCat("key ", i), "v"));
+  }
+  CHECK(refused == 4200 - 4095);
+}
+
+TEST_CASE("a taken port, a bad address and a bad limit are refused") {
+  RawServer raw;
+  const auto taken = RpcServer::Start({.listen = raw.endpoint(), .service = &raw.service});
+  CHECK(absl::IsUnavailable(taken.status()));
+  CHECK(taken.status().message().find(raw.endpoint()) != absl::string_view::npos);
+  const auto start = [&](const char* listen) {
+    return RpcServer::Start({.listen = listen, .service = &raw.service}).status();
+  };
+  for (const char* listen : {"", "nowhere", ":0", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:-1",
+                             "127.0.0.1:1x", "::1:0", "unix:/tmp/a:0"}) {
+    CAPTURE(listen);
+    CHECK(absl::IsInvalidArgument(start(listen)));
+  }
+  for (const char* listen : {"256.0.0.1:0", "198.51.100.7:1"}) {
+    CAPTURE(listen);
+    CHECK(absl::IsUnavailable(start(listen)));
+  }
+  RpcLimits limits;
+  limits.in_flight_max = 0;
+  const auto bad = RpcServer::Start({.service = &raw.service, .limits = limits});
+  CHECK(bad.status().message() == "in_flight_max is 0; expected 1 to 10000");
+  limits = {};
+  limits.stream.request_bytes_max = limits.buffer_bytes_max + 1;
+  CHECK(absl::IsInvalidArgument(
+      RpcServer::Start({.service = &raw.service, .limits = limits}).status()));
+}
+
+}  // namespace
+}  // namespace annulus
