@@ -17,6 +17,7 @@ UcxLink::UcxLink(UcxTransport& transport, UcxAddress remote)
     : transport_(transport), remote_(std::move(remote)) {}
 
 void UcxLink::Open() {
+  if (state_ != State::kWiring) return;  // closed before it began
   ucp_ep_params_t params = {};
   params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
                       UCP_EP_PARAM_FIELD_ERR_HANDLER;

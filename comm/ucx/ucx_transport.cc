@@ -94,7 +94,7 @@ void UcxTransport::SetReceiver(UcxAm am, Receiver receiver) {
 std::shared_ptr<UcxLink> UcxTransport::Connect(UcxAddress remote) {
   auto link = std::make_shared<UcxLink>(*this, std::move(remote));
   links_.insert(link);
-  link->Open();
+  opening_.push_back(link);
   return link;
 }
 
@@ -111,6 +111,7 @@ void UcxTransport::OnFabricMessage(absl::Span<const std::byte> header) {
 
 unsigned UcxTransport::Progress() {
   const unsigned count = ucp_worker_progress(worker_.get());
+  for (const auto& link : std::exchange(opening_, {})) link->Open();
   while (!failures_.empty()) {
     std::vector<Failure> failures = std::exchange(failures_, {});
     for (const Failure& failure : failures) failure.link->Fail(failure.why);
@@ -152,7 +153,7 @@ int UcxTransport::Poll(absl::Duration wait, const std::function<int()>& deliver)
 void UcxTransport::Sleep(absl::Time until) {
   {
     const std::unique_lock<UcxLock> lock = Lock();
-    if (!failures_.empty()) return;
+    if (!opening_.empty() || !failures_.empty()) return;
     if (ucp_worker_arm(worker_.get()) != UCS_OK) return;  // something is there already
     if (sends_in_flight_ > 0) until = std::min(until, absl::Now() + kSleepWhileSending);
     asleep_.store(true);

@@ -159,7 +159,10 @@ class UcxTransport {
   UcxAddress address_;
   std::array<Receiver, 3> receivers_;
   std::set<std::shared_ptr<UcxLink>> links_;  // until their endpoints are closed
-  std::vector<Failure> failures_;             // told by UCX, handled after its progress
+  // UCX must neither open nor close an endpoint inside a receiver: its progress still uses the
+  // socket that the new endpoint takes over. These wait for the end of it.
+  std::vector<std::shared_ptr<UcxLink>> opening_;
+  std::vector<Failure> failures_;
   int closes_in_flight_ = 0;
   int sends_in_flight_ = 0;
 
