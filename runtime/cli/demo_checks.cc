@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <mutex>
 #include <vector>
@@ -77,6 +78,16 @@ void AddToRecall(const DemoData& data, const Pattern& pattern, int association, 
   recall->keys_seen += seen;
 }
 
+Tensor CopyToken(const TensorView& tensor, int64_t token) {
+  Tensor copy(tensor.dtype, 1, tensor.heads, tensor.dim);
+  const size_t head_bytes = static_cast<size_t>(tensor.dim) * SizeOf(tensor.dtype);
+  for (int64_t head = 0; head < tensor.heads; ++head) {
+    std::memcpy(copy.data() + static_cast<size_t>(head) * head_bytes, tensor.Row(token, head),
+                head_bytes);
+  }
+  return copy;
+}
+
 absl::Status CompareWithOracle(const DemoData& data, float scale, absl::Span<SampledRow> rows) {
   ThreadPool pool(0);
   std::mutex mutex;
@@ -87,13 +98,14 @@ absl::Status CompareWithOracle(const DemoData& data, float scale, absl::Span<Sam
       SampledRow& row = rows[static_cast<size_t>(i / kDemoGroup)];
       const int head = kv_head * kDemoGroup + static_cast<int>(i % kDemoGroup);
       const absl::StatusOr<ReferenceAnswer> expected =
-          ReferenceRow(row.q.Row(0, head), row.q.dtype, context.table(), row.kv_tokens,
+          ReferenceRow(row.q.view().Row(0, head), row.q.dtype(), context.table(), row.kv_tokens,
                        *row.pattern, kv_head, row.position, scale);
       const std::lock_guard<std::mutex> lock(mutex);
       status.Update(expected.status());
       if (!expected.ok()) return;
-      row.out_error = std::max(row.out_error, OutError(row.out + head * kDemoDim, expected->out));
-      row.lse_error = std::max(row.lse_error, LseError(row.lse[head], expected->lse));
+      row.out_error =
+          std::max(row.out_error, OutError(row.out.f32() + head * kDemoDim, expected->out));
+      row.lse_error = std::max(row.lse_error, LseError(row.lse.f32()[head], expected->lse));
     });
   }
   return status;

@@ -27,18 +27,22 @@ struct Recall {
 void AddToRecall(const DemoData& data, const Pattern& pattern, int association, int64_t position,
                  const float* out, Recall* recall);
 
-// An answer that is compared with the oracle, all heads of one query.
+// An answer to be compared with the oracle: all heads of one query, copied.
 struct SampledRow {
+  size_t phase = 0;  // which the row is of; for its owner
   const Pattern* pattern = nullptr;
-  int64_t position = 0;  // of the query; it sees the keys up to kv_tokens
-  int64_t kv_tokens = 0;
-  TensorView q;                // bf16 [1, kDemoHeads, kDemoDim]
-  const float* out = nullptr;  // [kDemoHeads, kDemoDim]
-  const float* lse = nullptr;  // [kDemoHeads]
+  int64_t position = 0;   // of the query
+  int64_t kv_tokens = 0;  // of the context then
+  Tensor q;               // bf16 [1, kDemoHeads, kDemoDim]
+  Tensor out;             // f32 [1, kDemoHeads, kDemoDim]
+  Tensor lse;             // f32 [1, kDemoHeads, 1]
   // Filled in: the worst over the heads of ‖out − oracle‖ / ‖oracle‖ and of |lse − oracle|.
   double out_error = 0;
   double lse_error = 0;
 };
+
+// A contiguous copy of one token of any tensor.
+Tensor CopyToken(const TensorView& tensor, int64_t token);
 
 // Makes the context again, one KV head at a time (2·kDemoDim bf16 per token are held), and
 // compares. A row that sees no key must be out 0, lse −inf: anything else has an infinite error.

@@ -1,0 +1,178 @@
+// `annulus demo`, the main job: a million-token context over a local cluster of processes, with
+// planted associations that must be found where the pattern shows them and answers that must agree
+// with the float64 oracle.
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <optional>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "base/quoted.h"
+#include "base/status.h"
+#include "runtime/cli/commands.h"
+#include "runtime/cli/demo_cluster.h"
+#include "runtime/cli/demo_phases.h"
+#include "runtime/cli/progress.h"
+#include "runtime/trace/trace.h"
+#include "sharding/picture.h"
+#include "sharding/planner.h"
+
+namespace annulus {
+namespace {
+
+constexpr char kS2[] = "s2(64,16,4)";  // a stride of 4 over 4 KV heads: together they see all
+constexpr int kDemoWorkersMax = 64;
+constexpr int64_t kDemoTokensMax = int64_t{1} << 30;
+// Beside the context, all of which a worker may hold. A limit, not memory taken.
+constexpr int64_t kSpareKvBytes = int64_t{64} << 20;
+
+struct DemoOptions {
+  int64_t tokens = 1 << 20;
+  int workers = 4;
+  std::string backend = "auto";
+  std::string out_dir = "annulus-demo";  // made if it is not there; files in it are replaced
+  int64_t seed = 1;
+  bool json = false;
+};
+
+absl::Status WriteFile(const std::string& path, absl::string_view text) {
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  file.write(text.data(), static_cast<std::streamsize>(text.size()));
+  file.close();
+  if (file) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat("cannot write ", Quoted(path), ": ", std::strerror(errno)));
+}
+
+absl::Status MakeOutDir(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (!error && std::filesystem::is_directory(path)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("--out-dir ", Quoted(path),
+                                                 " cannot be made: ", error.message(),
+                                                 "; expected a folder to write to"));
+}
+
+// The chunk's plan, as the service makes it.
+absl::Status DrawBlockMap(const ContextSpec& spec, int64_t tokens, int workers,
+                          const Pattern& pattern, const std::string& path) {
+  const Problem problem{.q_tokens = DemoChunk(tokens).size(),
+                        .kv_tokens = tokens,
+                        .heads = spec.heads,
+                        .kv_heads = spec.kv_heads,
+                        .head_dim = spec.head_dim,
+                        .v_head_dim = spec.v_head_dim,
+                        .dtype = spec.dtype,
+                        .pattern = pattern,
+                        .home = Home::kCaller,
+                        .home_partition = {},
+                        .kv = Layout::Of(spec.placement, workers, spec.heads, spec.kv_heads,
+                                         spec.partition, BlocksOf(tokens))};
+  ANNULUS_ASSIGN_OR_RETURN(const Plan plan, BuildPlan(PlanKind::kGroupCast, problem));
+  return WriteFile(path, BlockMapSvg(plan, Cost(plan, ClusterModel{}), SizeOf(problem)));
+}
+
+// Says what goes on, on a line of its own.
+void Say(const Console& console, absl::string_view what) {
+  *console.err << "demo: " << what << std::endl;
+}
+
+absl::Status RunPhases(const DemoOptions& options, const Console& console, Client* client,
+                       DemoReport* report) {
+  const DemoData data(report->seed, options.tokens);
+  ANNULUS_ASSIGN_OR_RETURN(const Pattern causal, Pattern::Parse("causal", kDemoKvHeads));
+  ANNULUS_ASSIGN_OR_RETURN(const Pattern s2, Pattern::Parse(kS2, kDemoKvHeads));
+  report->covered = Coverage(s2, {data.tokens() - 1, data.tokens()}, data.tokens()).covered;
+
+  const ContextSpec spec = DemoContext(data.tokens(), options.workers);
+  ANNULUS_ASSIGN_OR_RETURN(const ContextInfo context, client->CreateContext(spec));
+  DemoPhases phases(client, context.id, &data, report);
+  {
+    Progress progress(console, "upload");
+    ANNULUS_RETURN_IF_ERROR(
+        phases.Upload([&](int64_t done, int64_t all) { progress.Show(done, all); }));
+  }
+  Say(console, absl::StrFormat("uploaded %d tokens, %d bytes of KV, in %.1f s", data.tokens(),
+                               report->kv_bytes, report->upload_s));
+
+  std::vector<TraceSpan> trace;
+  Say(console, absl::StrCat("a chunk of ", DemoChunk(data.tokens()).size(), " queries under ", kS2,
+                            " over two plans"));
+  ANNULUS_RETURN_IF_ERROR(phases.RunChunk(s2, &trace));
+  for (const Pattern* pattern : {&causal, &s2}) {
+    Say(console, absl::StrCat(kDemoAssociations, " decode steps under ", pattern->text()));
+    ANNULUS_RETURN_IF_ERROR(phases.RunDecode(*pattern));
+  }
+  Say(console, "comparing a sample of the answers with the float64 oracle");
+  ANNULUS_RETURN_IF_ERROR(phases.CompareSample());
+  ANNULUS_RETURN_IF_ERROR(client->Release(context.id));
+
+  ANNULUS_RETURN_IF_ERROR(WriteTrace(report->trace_path, trace));
+  return DrawBlockMap(spec, data.tokens(), options.workers, s2, report->block_map_path);
+}
+
+// INTERNAL, after the report, if anything is not as it must be.
+absl::Status RunDemo(const DemoOptions& options, const Console& console) {
+  const absl::Time begin = absl::Now();
+  ANNULUS_RETURN_IF_ERROR(MakeOutDir(options.out_dir));
+  DemoReport report;
+  report.tokens = options.tokens;
+  report.workers = options.workers;
+  report.seed = static_cast<uint64_t>(options.seed);
+  report.block_map_path = options.out_dir + "/block-map.svg";
+  report.trace_path = options.out_dir + "/trace.json";
+
+  Say(console, absl::StrCat("starting a coordinator and ", options.workers, " workers"));
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<DemoCluster> cluster,
+                           DemoCluster::Start(options.workers, options.backend,
+                                              DemoKvBytes(options.tokens) + kSpareKvBytes));
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client,
+                           Client::Connect({.endpoint = cluster->endpoint()}));
+  ANNULUS_ASSIGN_OR_RETURN(const ClusterStatus status, client->Status());
+  if (!status.workers.empty()) report.backend = status.workers[0].backend;
+  ANNULUS_RETURN_IF_ERROR(RunPhases(options, console, client.get(), &report));
+
+  report.elapsed_s = absl::ToDoubleSeconds(absl::Now() - begin);
+  Judge(&report);
+  if (options.json) {
+    *console.out << ToJson(report) << std::flush;
+  } else {
+    *console.err << ToText(report) << std::flush;
+  }
+  if (report.failures.empty()) return absl::OkStatus();
+  return absl::InternalError(absl::StrJoin(report.failures, "; "));
+}
+
+}  // namespace
+
+absl::Status RunDemo(const Arguments& args, const Console& console) {
+  DemoOptions demo;
+  Options options("demo", "The main job: a long context over a cluster of processes, checked.");
+  options.Add("tokens", "N", "tokens of the context (1M)",
+              SetCount(&demo.tokens, kDemoAssociations, kDemoTokensMax));
+  options.Add("workers", "W", "worker processes (4)", SetCount(&demo.workers, 1, kDemoWorkersMax));
+  options.Add("backend", "auto|cpu|reference", "what the workers compute with (auto)",
+              SetText(&demo.backend));
+  options.Add("out-dir", "D", "where block-map.svg and trace.json go (annulus-demo)",
+              SetText(&demo.out_dir));
+  options.Add("seed", "S", "of the context's content (1)",
+              SetCount(&demo.seed, 0, int64_t{1} << 62));
+  options.AddFlag("json", "one JSON line on stdout", &demo.json);
+  ANNULUS_ASSIGN_OR_RETURN(const std::optional<std::string> help,
+                           options.Parse(args, console.environment));
+  if (help.has_value()) {
+    *console.out << *help;
+    return absl::OkStatus();
+  }
+  return RunDemo(demo, console);
+}
+
+}  // namespace annulus

@@ -1,0 +1,147 @@
+#include "runtime/cli/demo_report.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+
+namespace annulus {
+namespace {
+
+// Inputs are exact in bf16 and accumulation is f32, so that only f32 rounding is left. The chunk's
+// rows average 10^5 and more noise values down to nearly 0, which makes rounding larger beside
+// them.
+constexpr double kOutErrorMax = 1e-4;
+constexpr double kLseErrorMax = 1e-5;
+constexpr double kPlansDifferenceMax = 1e-5;
+
+std::string WorkShares(const std::vector<int64_t>& work_pairs) {
+  const double all =
+      static_cast<double>(std::accumulate(work_pairs.begin(), work_pairs.end(), int64_t{0}));
+  std::string text;
+  for (const int64_t pairs : work_pairs) {
+    absl::StrAppendFormat(&text, "%s%.1f", text.empty() ? "" : " ",
+                          all > 0 ? 100 * static_cast<double>(pairs) / all : 0.0);
+  }
+  return text;
+}
+
+void AppendRow(const DemoReport& report, const DemoPhase& phase, std::string* text) {
+  const std::string bandwidth =
+      phase.kv_bytes_per_s > 0
+          ? absl::StrFormat("%.2f (%.0f%%)", 1e-9 * phase.kv_bytes_per_s,
+                            100 * phase.kv_bytes_per_s / report.read_bytes_per_s)
+          : "-";
+  absl::StrAppendFormat(
+      text, "%-8s%-14s%-12s%13s%13.1e%10.1f%14s%12d%12d  %s\n", phase.name, phase.pattern,
+      phase.plan, absl::StrCat(phase.recall.found, " / ", phase.recall.visible), phase.out_error,
+      static_cast<double>(phase.queries) / phase.elapsed_s, bandwidth, phase.bytes_moved,
+      phase.planned_bytes, WorkShares(phase.work_pairs));
+}
+
+nlohmann::ordered_json PhaseJson(const DemoReport& report, const DemoPhase& phase) {
+  return {{"phase", phase.name},
+          {"pattern", phase.pattern},
+          {"plan", phase.plan},
+          {"requests", phase.requests},
+          {"queries", phase.queries},
+          {"asked", phase.recall.asked},
+          {"visible", phase.recall.visible},
+          {"found", phase.recall.found},
+          {"stray", phase.recall.stray},
+          {"keys_seen", phase.recall.keys_seen},
+          {"rows_checked", phase.rows_checked},
+          {"max_rel_err", phase.out_error},
+          {"max_lse_err", phase.lse_error},
+          {"elapsed_s", phase.elapsed_s},
+          {"tokens_per_s", static_cast<double>(phase.queries) / phase.elapsed_s},
+          {"kv_bytes_per_s", phase.kv_bytes_per_s},
+          {"pct_of_read_bandwidth", 100 * phase.kv_bytes_per_s / report.read_bytes_per_s},
+          {"bytes_moved", phase.bytes_moved},
+          {"planned_bytes", phase.planned_bytes},
+          {"work_pairs", phase.work_pairs}};
+}
+
+}  // namespace
+
+void Judge(DemoReport* report) {
+  const auto fail = [&](const DemoPhase& phase, const std::string& what) {
+    report->failures.push_back(
+        absl::StrCat(phase.name, " ", phase.pattern, " ", phase.plan, ": ", what));
+  };
+  for (const DemoPhase& phase : report->phases) {
+    const Recall& recall = phase.recall;
+    if (recall.found != recall.visible) {
+      fail(phase, absl::StrCat(recall.visible - recall.found, " visible values not found"));
+    }
+    if (recall.stray != 0) fail(phase, absl::StrCat(recall.stray, " hidden values came back"));
+    if (phase.name == "decode" && recall.keys_seen != kDemoAssociations) {
+      fail(phase, absl::StrCat(recall.keys_seen, " planted keys seen by some head, expected ",
+                               kDemoAssociations));
+    }
+    // Written so that NaN fails.
+    if (!(phase.out_error <= kOutErrorMax)) {
+      fail(phase, absl::StrFormat("error %.1e of out, expected at most %.0e", phase.out_error,
+                                  kOutErrorMax));
+    }
+    if (!(phase.lse_error <= kLseErrorMax)) {
+      fail(phase, absl::StrFormat("error %.1e of lse, expected at most %.0e", phase.lse_error,
+                                  kLseErrorMax));
+    }
+    if (phase.bytes_moved != phase.planned_bytes) {
+      fail(phase, absl::StrCat(phase.bytes_moved, " bytes moved, expected the planned ",
+                               phase.planned_bytes));
+    }
+  }
+  if (!(report->plans_difference <= kPlansDifferenceMax)) {
+    report->failures.push_back(absl::StrFormat("two plans differ by %.1e, expected at most %.0e",
+                                               report->plans_difference, kPlansDifferenceMax));
+  }
+}
+
+std::string ToText(const DemoReport& report) {
+  std::string text = absl::StrFormat(
+      "\ncontext   %d tokens, %d heads over %d, d %d, bf16: %.2f GiB on %d workers, %s\n"
+      "uploaded  in %.1f s, %.0f MB/s\n"
+      "machine   reads %.2f GB/s (measured between the decode steps)\n"
+      "coverage  the KV heads together see %.2f%% of the context under S2\n"
+      "plans     the chunk's answers differ by %.1e\n\n"
+      "%-8s%-14s%-12s%13s%13s%10s%14s%12s%12s  %s\n",
+      report.tokens, kDemoHeads, kDemoKvHeads, kDemoDim,
+      static_cast<double>(report.kv_bytes) / (1 << 30), report.workers, report.backend,
+      report.upload_s, 1e-6 * static_cast<double>(report.kv_bytes) / report.upload_s,
+      1e-9 * report.read_bytes_per_s, 100 * report.covered, report.plans_difference, "", "pattern",
+      "plan", "found/visible", "worst error", "tokens/s", "GB/s (of it)", "moved B", "planned B",
+      "work per worker %");
+  for (const DemoPhase& phase : report.phases) AppendRow(report, phase, &text);
+  absl::StrAppendFormat(&text, "\nblock map %s\ntrace     %s (open it in ui.perfetto.dev)\n%s\n",
+                        report.block_map_path, report.trace_path,
+                        report.failures.empty()
+                            ? absl::StrFormat("all as it must be, in %.1f s", report.elapsed_s)
+                            : absl::StrCat("FAILED: ", report.failures.size(), " findings"));
+  return text;
+}
+
+std::string ToJson(const DemoReport& report) {
+  nlohmann::ordered_json phases = nlohmann::ordered_json::array();
+  for (const DemoPhase& phase : report.phases) phases.push_back(PhaseJson(report, phase));
+  const nlohmann::ordered_json json = {{"tokens", report.tokens},
+                                       {"workers", report.workers},
+                                       {"backend", report.backend},
+                                       {"seed", report.seed},
+                                       {"kv_bytes", report.kv_bytes},
+                                       {"upload_s", report.upload_s},
+                                       {"read_bytes_per_s", report.read_bytes_per_s},
+                                       {"covered", report.covered},
+                                       {"plans_difference", report.plans_difference},
+                                       {"phases", phases},
+                                       {"block_map", report.block_map_path},
+                                       {"trace", report.trace_path},
+                                       {"elapsed_s", report.elapsed_s},
+                                       {"failures", report.failures}};
+  return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace annulus
