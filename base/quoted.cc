@@ -1,0 +1,13 @@
+#include "base/quoted.h"
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+
+namespace annulus {
+
+std::string Quoted(absl::string_view text, size_t bytes_max) {
+  const bool cut = text.size() > bytes_max;
+  return absl::StrCat("\"", absl::CHexEscape(text.substr(0, bytes_max)), cut ? "\"…" : "\"");
+}
+
+}  // namespace annulus

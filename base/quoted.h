@@ -1,0 +1,13 @@
+// Text from outside, made fit for a message: one line, printable, of bounded length. Thread-safe.
+#pragma once
+
+#include <string>
+
+#include "absl/strings/string_view.h"
+
+namespace annulus {
+
+// `text` in double quotes, escaped, and cut after `bytes_max` bytes (then "…" follows the quotes).
+std::string Quoted(absl::string_view text, size_t bytes_max = 80);
+
+}  // namespace annulus

@@ -1,0 +1,42 @@
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "base/status.h"
+#include "runtime/cli/attend.h"
+#include "runtime/engine/engine.h"
+#include "sharding/planner.h"
+
+namespace annulus {
+
+absl::StatusOr<AttendOutcome> AttendLocally(const AttendFlags& flags, AttendInputs inputs) {
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend,
+                           MakeBackend(flags.backend, /*threads=*/0));
+  ANNULUS_ASSIGN_OR_RETURN(const Problem problem, MakeProblem(inputs.problem));
+  ANNULUS_ASSIGN_OR_RETURN(const Decision decision, Choose(problem, ClusterModel{}, flags.plan));
+  inputs.q.RoundTo(problem.dtype);
+  inputs.k.RoundTo(problem.dtype);
+  if (inputs.v.has_value()) inputs.v->RoundTo(problem.dtype);
+
+  AttendOutcome outcome;
+  outcome.report = ReportOf(flags, inputs);
+  std::vector<double> elapsed_s;
+  for (int i = 0; i < flags.repeat; ++i) {
+    const absl::Time begin = absl::Now();
+    ANNULUS_ASSIGN_OR_RETURN(
+        LocalRun run, RunLocally(decision.plan, inputs.q.view(), inputs.k.view(), inputs.v_view(),
+                                 inputs.scale, *backend));
+    elapsed_s.push_back(absl::ToDoubleSeconds(absl::Now() - begin));
+    outcome.report.bytes_moved = run.bytes_moved;
+    outcome.lse = std::move(run.result).TakeLse();
+    outcome.out = std::move(run.result).TakeOut();
+  }
+  outcome.report.plan = std::string(Name(decision.plan.kind()));
+  outcome.report.backend = backend->capabilities().name;
+  outcome.report.workers = flags.workers;
+  outcome.report.visited_pairs = SizeOf(problem).visited_pairs;
+  outcome.report.elapsed_s = MedianOf(std::move(elapsed_s));
+  outcome.report.planned_bytes = decision.plan.BytesTotal();
+  return outcome;
+}
+
+}  // namespace annulus

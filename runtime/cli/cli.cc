@@ -1,0 +1,80 @@
+#include "runtime/cli/cli.h"
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/quoted.h"
+
+namespace annulus {
+namespace {
+
+constexpr size_t kErrorBytesMax = 2000;
+
+struct Command {
+  const char* name;
+  absl::Status (*run)(const Arguments&, const Console&);
+  const char* help;
+};
+
+constexpr Command kCommands[] = {
+    {"attend", RunAttend, "attention over tensors in files, here or in a service"},
+    {"explain", RunExplain, "what a pattern costs and how it would be cut"},
+    {"version", RunVersion, "what this program is"},
+};
+
+std::string HelpText() {
+  std::string text =
+      "annulus: distributed long-context attention\n\n"
+      "usage: annulus COMMAND [options]     (annulus COMMAND --help lists them)\n\n";
+  for (const Command& command : kCommands) {
+    absl::StrAppendFormat(&text, "  %-12s %s\n", command.name, command.help);
+  }
+  absl::StrAppend(&text,
+                  "\nEvery option may also come from ANNULUS_<OPTION> or a --config file;"
+                  " the flag wins, then the environment.\n");
+  return text;
+}
+
+absl::Status Dispatch(const Arguments& args, const Console& console) {
+  if (args.empty() || args[0] == "--help" || args[0] == "-h" || args[0] == "help") {
+    *console.out << HelpText();
+    return absl::OkStatus();
+  }
+  std::string names;
+  for (const Command& command : kCommands) {
+    if (args[0] == command.name) {
+      return command.run(Arguments(args.begin() + 1, args.end()), console);
+    }
+    absl::StrAppend(&names, names.empty() ? "" : ", ", command.name);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("command ", Quoted(args[0]), " is unknown, expected one of ", names));
+}
+
+// Messages may carry what others wrote; on the terminal an error stays one line of text.
+std::string OneLine(absl::string_view message) {
+  std::string line;
+  for (const char c : message.substr(0, kErrorBytesMax)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f) {
+      absl::StrAppend(&line, "\\x", absl::Hex(byte, absl::kZeroPad2));
+    } else {
+      line.push_back(c);
+    }
+  }
+  return line;
+}
+
+}  // namespace
+
+int RunCli(const Arguments& args, const Console& console) {
+  const absl::Status status = Dispatch(args, console);
+  if (status.ok()) return 0;
+  const bool is_users = absl::IsInvalidArgument(status);
+  *console.err << "annulus: "
+               << (is_users ? "" : absl::StrCat(absl::StatusCodeToString(status.code()), ": "))
+               << OneLine(status.message()) << std::endl;
+  return is_users ? 2 : 1;
+}
+
+}  // namespace annulus

@@ -1,0 +1,33 @@
+// The commands of the program, one file each. A command takes its arguments (without program and
+// command) and a console; INVALID_ARGUMENT is the user's to mend (exit 2), anything else is not
+// (exit 1). With --json a command prints one line per object on `out`, which is for scripts; people
+// read `err`. Each command may use the process (signals, children) as its own.
+#pragma once
+
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "runtime/cli/options.h"
+
+namespace annulus {
+
+struct Console {
+  Environment environment;
+  std::ostream* out = nullptr;
+  std::ostream* err = nullptr;
+  bool err_is_terminal = false;
+};
+
+using Arguments = std::vector<std::string>;
+
+absl::Status RunAttend(const Arguments& args, const Console& console);
+absl::Status RunExplain(const Arguments& args, const Console& console);
+absl::Status RunUp(const Arguments& args, const Console& console);
+absl::Status RunStatus(const Arguments& args, const Console& console);
+absl::Status RunCoordinator(const Arguments& args, const Console& console);
+absl::Status RunWorker(const Arguments& args, const Console& console);
+absl::Status RunVersion(const Arguments& args, const Console& console);
+
+}  // namespace annulus

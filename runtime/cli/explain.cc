@@ -1,0 +1,89 @@
+// `annulus explain`: what a pattern costs and which plan would run, without any tensor.
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "runtime/cli/cluster_file.h"
+#include "runtime/cli/commands.h"
+#include "runtime/cli/problem.h"
+#include "runtime/cli/report.h"
+#include "runtime/cli/shared_options.h"
+#include "sharding/planner.h"
+
+namespace annulus {
+namespace {
+
+constexpr int64_t kTokensMax = int64_t{1} << 34;
+constexpr int64_t kHeadsMax = 1 << 16;
+
+struct ExplainFlags {
+  ProblemFlags problem;
+  std::optional<int64_t> q_tokens;
+  std::optional<int64_t> v_head_dim;
+  std::optional<PlanKind> plan;
+  std::optional<std::string> cluster;
+  std::optional<std::string> svg;
+  bool json = false;
+};
+
+Options OptionsOf(ExplainFlags* flags) {
+  ProblemFlags& problem = flags->problem;
+  Options options("explain", "What attention under a pattern costs, and how it would be cut.");
+  options.AddRequired("tokens", "N", "tokens of the context",
+                      SetCount(&problem.kv_tokens, 1, kTokensMax));
+  options.Add("q-tokens", "Q", "queries, the context's last (all)",
+              SetCount(&flags->q_tokens, 1, kTokensMax));
+  options.AddRequired("heads", "H", "query heads", SetCount(&problem.heads, 1, kHeadsMax));
+  options.AddRequired("kv-heads", "K", "KV heads", SetCount(&problem.kv_heads, 1, kHeadsMax));
+  options.AddRequired("head-dim", "D", "width of q and k", SetCount(&problem.head_dim, 1, kDimMax));
+  options.Add("v-head-dim", "D", "width of v (that of k)",
+              SetCount(&flags->v_head_dim, 1, kDimMax));
+  options.AddFlag("v-is-k-prefix", "V is K's first dims and moves no bytes of its own",
+                  &problem.v_is_k_prefix);
+  options.Add("workers", "W", "workers (1)", SetCount(&problem.workers, 1, kWorkersMax));
+  options.AddRequired("pattern", "P", "which keys each query sees", SetText(&problem.pattern));
+  options.Add("dtype", "f32|f16|bf16", "of q, k and v (bf16)",
+              SetParsed(&problem.dtype, ParseDType));
+  AddPlacement(&options, &problem.placement);
+  AddPlan(&options, &flags->plan);
+  options.Add("cluster", "F", "the machines, a JSON file (this one)", SetText(&flags->cluster));
+  options.Add("svg", "F", "where a picture of the block map goes", SetText(&flags->svg));
+  options.AddFlag("json", "one JSON line on stdout", &flags->json);
+  return options;
+}
+
+absl::StatusOr<ClusterModel> ClusterOf(const ExplainFlags& flags) {
+  if (!flags.cluster.has_value()) return ClusterModel{};
+  ANNULUS_ASSIGN_OR_RETURN(const ClusterFile cluster, ReadCluster(*flags.cluster));
+  if (flags.problem.workers <= cluster.workers_max) return cluster.model;
+  return absl::InvalidArgumentError(
+      absl::StrCat("--workers is ", flags.problem.workers, ", expected at most the cluster's ",
+                   cluster.workers_max, " (nodes x workers_per_node)"));
+}
+
+}  // namespace
+
+absl::Status RunExplain(const Arguments& args, const Console& console) {
+  ExplainFlags flags;
+  ANNULUS_ASSIGN_OR_RETURN(const std::optional<std::string> help,
+                           OptionsOf(&flags).Parse(args, console.environment));
+  if (help.has_value()) {
+    *console.out << *help;
+    return absl::OkStatus();
+  }
+  flags.problem.q_tokens = flags.q_tokens.value_or(flags.problem.kv_tokens);
+  flags.problem.v_head_dim = flags.v_head_dim.value_or(flags.problem.head_dim);
+  ANNULUS_ASSIGN_OR_RETURN(const ClusterModel cluster, ClusterOf(flags));
+  ANNULUS_ASSIGN_OR_RETURN(const Problem problem, MakeProblem(flags.problem));
+  ANNULUS_ASSIGN_OR_RETURN(const Decision decision, Choose(problem, cluster, flags.plan));
+  const ExplainReport report{problem, decision, SizeOf(problem),
+                             Coverage(problem.pattern, problem.q_range(), problem.kv_tokens)};
+  if (flags.json) {
+    *console.out << ToJson(report) << std::flush;
+  } else {
+    *console.err << ToText(report) << std::flush;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace annulus

@@ -1,0 +1,73 @@
+#include "runtime/cli/problem.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "runtime/store/context_layout.h"
+
+namespace annulus {
+namespace {
+
+// The limits of the service hold here too, so that what one accepts the other does.
+absl::Status CheckShape(const ProblemFlags& flags) {
+  for (const auto& [name, value] : {std::pair("heads", flags.heads),
+                                    {"kv_heads", flags.kv_heads},
+                                    {"head_dim", flags.head_dim},
+                                    {"v_head_dim", flags.v_head_dim}}) {
+    if (value >= 1 && value <= INT32_MAX) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, " is ", value, ", expected 1 to ", INT32_MAX));
+  }
+  ContextSpec spec;
+  spec.heads = static_cast<int>(flags.heads);
+  spec.kv_heads = static_cast<int>(flags.kv_heads);
+  spec.head_dim = static_cast<int>(flags.head_dim);
+  spec.v_head_dim = static_cast<int>(flags.v_head_dim);
+  spec.v_is_k_prefix = flags.v_is_k_prefix;
+  spec.dtype = flags.dtype;
+  spec.partition = flags.placement;
+  spec.tokens_expected = flags.kv_tokens;
+  ANNULUS_RETURN_IF_ERROR(ValidateSpec(spec));
+  if (flags.q_tokens < 1 || flags.q_tokens > flags.kv_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat("q has ", flags.q_tokens,
+                                                   " tokens, expected 1 to the ", flags.kv_tokens,
+                                                   " of k: queries are the context's last"));
+  }
+  // So that no count of pairs or bytes overflows.
+  const __int128 pairs = __int128{flags.heads} * flags.q_tokens * flags.kv_tokens;
+  const __int128 bytes = __int128{flags.workers} * flags.kv_tokens * flags.heads *
+                         (flags.head_dim + flags.v_head_dim + 1) * 8;
+  if (pairs > INT64_MAX || bytes > INT64_MAX) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the problem of ", flags.q_tokens, " x ", flags.kv_tokens, " tokens, ",
+                     flags.heads, " heads and ", flags.workers,
+                     " workers is too large, expected fewer than 2^63 pairs and bytes"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<Problem> MakeProblem(const ProblemFlags& flags) {
+  ANNULUS_RETURN_IF_ERROR(CheckShape(flags));
+  const int heads = static_cast<int>(flags.heads);
+  const int kv_heads = static_cast<int>(flags.kv_heads);
+  ANNULUS_ASSIGN_OR_RETURN(Pattern pattern, Pattern::Parse(flags.pattern, kv_heads));
+  ANNULUS_RETURN_IF_ERROR(pattern.CheckTokens(flags.kv_tokens, /*may_grow=*/false));
+  return Problem{.q_tokens = flags.q_tokens,
+                 .kv_tokens = flags.kv_tokens,
+                 .heads = heads,
+                 .kv_heads = kv_heads,
+                 .head_dim = static_cast<int>(flags.head_dim),
+                 .v_head_dim = static_cast<int>(flags.v_head_dim),
+                 .v_is_k_prefix = flags.v_is_k_prefix,
+                 .dtype = flags.dtype,
+                 .pattern = std::move(pattern),
+                 .home = Home::kOwners,
+                 .home_partition = flags.placement,
+                 .kv = Layout::Tokens(flags.workers, heads, kv_heads, flags.placement,
+                                      BlocksOf(flags.kv_tokens))};
+}
+
+}  // namespace annulus

@@ -1,0 +1,31 @@
+// One attention problem as the command line describes it. Pure function.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "sharding/plan.h"
+
+namespace annulus {
+
+struct ProblemFlags {
+  int64_t q_tokens = 0;
+  int64_t kv_tokens = 0;
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t v_head_dim = 0;
+  bool v_is_k_prefix = false;
+  DType dtype = DType::kBF16;
+  int workers = 1;
+  PartitionSpec placement;
+  std::string pattern;
+};
+
+inline constexpr int kWorkersMax = 4096;
+
+// INVALID_ARGUMENT names the field, its value and what was expected.
+absl::StatusOr<Problem> MakeProblem(const ProblemFlags& flags);
+
+}  // namespace annulus

@@ -1,0 +1,64 @@
+// What the commands say: one JSON line for scripts, or a table for people. The names of the JSON
+// fields are those of README and do not change. Pure functions.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "attention/pattern.h"
+#include "runtime/types.h"
+#include "sharding/planner.h"
+
+namespace annulus {
+
+struct AttendReport {
+  std::string plan;
+  std::string pattern;
+  int64_t tokens = 0;  // of q
+  int64_t kv_tokens = 0;
+  int heads = 0;
+  int kv_heads = 0;
+  int head_dim = 0;
+  int v_head_dim = 0;
+  DType dtype = DType::kF32;
+  std::string backend;
+  int workers = 0;
+  int64_t visited_pairs = 0;
+  double elapsed_s = 0;  // median
+  int64_t bytes_moved = 0;
+  int64_t planned_bytes = 0;
+};
+std::string ToJson(const AttendReport& report);
+std::string ToText(const AttendReport& report);
+
+struct ExplainReport {
+  const Problem& problem;
+  const Decision& decision;
+  ProblemSize size;
+  PatternCoverage coverage;
+};
+std::string ToJson(const ExplainReport& report);
+std::string ToText(const ExplainReport& report);
+
+std::string ToJson(const ClusterStatus& status);
+std::string ToText(const ClusterStatus& status);
+
+struct UpReport {
+  std::string endpoint;
+  int coordinator_pid = 0;
+  std::vector<int> worker_pids;
+};
+std::string ToJson(const UpReport& report);
+
+struct VersionReport {
+  std::string version;
+  std::string build_type;
+  std::string simd;  // the target chosen on this machine
+  std::vector<std::string> transports;
+  bool cuda = false;
+};
+std::string ToJson(const VersionReport& report);
+std::string ToText(const VersionReport& report);
+
+}  // namespace annulus

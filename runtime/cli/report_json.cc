@@ -1,0 +1,121 @@
+#include <nlohmann/json.hpp>
+
+#include "runtime/cli/report.h"
+
+namespace annulus {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Text that is not UTF-8 is replaced: a line of JSON must be one that every reader takes.
+std::string Line(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+std::string Text(absl::string_view text) {
+  return std::string(text);
+}
+
+double Density(int64_t visited_pairs, int64_t heads, int64_t tokens, int64_t kv_tokens) {
+  return static_cast<double>(visited_pairs) /
+         (static_cast<double>(heads) * static_cast<double>(tokens) *
+          static_cast<double>(kv_tokens));
+}
+
+}  // namespace
+
+std::string ToJson(const AttendReport& report) {
+  return Line(
+      {{"plan", report.plan},
+       {"pattern", report.pattern},
+       {"tokens", report.tokens},
+       {"kv_tokens", report.kv_tokens},
+       {"heads", report.heads},
+       {"kv_heads", report.kv_heads},
+       {"head_dim", report.head_dim},
+       {"v_head_dim", report.v_head_dim},
+       {"dtype", Text(Name(report.dtype))},
+       {"backend", report.backend},
+       {"workers", report.workers},
+       {"visited_pairs", report.visited_pairs},
+       {"density", Density(report.visited_pairs, report.heads, report.tokens, report.kv_tokens)},
+       {"elapsed_s", report.elapsed_s},
+       {"bytes_moved", report.bytes_moved},
+       {"planned_bytes", report.planned_bytes}});
+}
+
+std::string ToJson(const ExplainReport& report) {
+  const Problem& problem = report.problem;
+  const PlanKind chosen = report.decision.plan.kind();
+  Json workers = Json::array();
+  Json candidates = Json::array();
+  double imbalance = 1;
+  for (const PlanCost& cost : report.decision.candidates) {
+    candidates.push_back({{"plan", Text(Name(cost.kind))},
+                          {"cost_s", cost.cost_s},
+                          {"compute_s", cost.compute_s},
+                          {"exposed_comm_s", cost.exposed_comm_s},
+                          {"bytes_total", cost.bytes_total},
+                          {"imbalance", cost.imbalance},
+                          {"chosen", cost.kind == chosen}});
+    if (cost.kind != chosen) continue;
+    imbalance = cost.imbalance;
+    for (const WorkerLoad& load : cost.workers) {
+      workers.push_back({{"worker", load.worker},
+                         {"work_pairs", load.work_pairs},
+                         {"kv_tokens", load.kv_tokens},
+                         {"bytes_sent", load.bytes_sent},
+                         {"bytes_received", load.bytes_received}});
+    }
+  }
+  return Line({{"plan", Text(Name(chosen))},
+               {"pattern", problem.pattern.text()},
+               {"tokens", problem.q_tokens},
+               {"kv_tokens", problem.kv_tokens},
+               {"heads", problem.heads},
+               {"kv_heads", problem.kv_heads},
+               {"head_dim", problem.head_dim},
+               {"v_head_dim", problem.v_head_dim},
+               {"dtype", Text(Name(problem.dtype))},
+               {"placement", problem.home_partition.ToString()},
+               {"visited_pairs", report.size.visited_pairs},
+               {"work_pairs", report.size.work_pairs},
+               {"density", report.size.density},
+               {"imbalance", imbalance},
+               {"bytes_total", report.decision.plan.BytesTotal()},
+               {"coverage", report.coverage.covered},
+               {"kept_kv", report.coverage.kept_kv},
+               {"workers", std::move(workers)},
+               {"candidates", std::move(candidates)}});
+}
+
+std::string ToJson(const ClusterStatus& status) {
+  Json workers = Json::array();
+  for (const WorkerStatus& worker : status.workers) {
+    workers.push_back({{"id", worker.id},
+                       {"state", worker.state},
+                       {"backend", worker.backend},
+                       {"address", worker.address},
+                       {"kv_bytes", worker.kv_bytes},
+                       {"kv_bytes_limit", worker.kv_bytes_limit}});
+  }
+  return Line({{"epoch", status.epoch},
+               {"contexts", status.contexts.size()},
+               {"workers", std::move(workers)}});
+}
+
+std::string ToJson(const UpReport& report) {
+  return Line({{"endpoint", report.endpoint},
+               {"coordinator_pid", report.coordinator_pid},
+               {"worker_pids", report.worker_pids}});
+}
+
+std::string ToJson(const VersionReport& report) {
+  return Line({{"version", report.version},
+               {"build_type", report.build_type},
+               {"simd", report.simd},
+               {"transports", report.transports},
+               {"cuda", report.cuda}});
+}
+
+}  // namespace annulus

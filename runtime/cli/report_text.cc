@@ -1,0 +1,111 @@
+#include <algorithm>
+
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "base/quoted.h"
+#include "runtime/cli/report.h"
+
+namespace annulus {
+namespace {
+
+constexpr size_t kWorkersShown = 16;
+
+// "1.5 MiB".
+std::string Bytes(double bytes) {
+  constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
+  size_t unit = 0;
+  while (bytes >= 1024 && unit + 1 < std::size(kUnits)) {
+    bytes /= 1024;
+    ++unit;
+  }
+  return absl::StrFormat(unit == 0 ? "%.0f %s" : "%.2f %s", bytes, kUnits[unit]);
+}
+
+std::string Bytes(int64_t bytes) {
+  return Bytes(static_cast<double>(bytes));
+}
+
+std::string ShapeText(int64_t tokens, int64_t kv_tokens, int heads, int kv_heads, int head_dim,
+                      int v_head_dim, DType dtype) {
+  return absl::StrFormat("%d queries over %d tokens, %d heads over %d, d %d, d_v %d, %s", tokens,
+                         kv_tokens, heads, kv_heads, head_dim, v_head_dim, Name(dtype));
+}
+
+}  // namespace
+
+std::string ToText(const AttendReport& report) {
+  return absl::StrFormat(
+      "%s\npattern   %s\nplan      %s on %d worker%s, backend %s\n"
+      "pairs     %d visited\ntime      %.6f s\nmoved     %s, planned %s\n",
+      ShapeText(report.tokens, report.kv_tokens, report.heads, report.kv_heads, report.head_dim,
+                report.v_head_dim, report.dtype),
+      Quoted(report.pattern, 200), report.plan, report.workers, report.workers == 1 ? "" : "s",
+      report.backend, report.visited_pairs, report.elapsed_s, Bytes(report.bytes_moved),
+      Bytes(report.planned_bytes));
+}
+
+std::string ToText(const ExplainReport& report) {
+  const Problem& problem = report.problem;
+  const PlanKind chosen = report.decision.plan.kind();
+  std::string text = absl::StrFormat(
+      "%s\npattern   %s\nplaced    %s over %d workers\n"
+      "density   %.4g: %d pairs visited, %d computed\n"
+      "coverage  %.2f%% of the keys are seen by some head; a head's cache keeps %.2f%% of the "
+      "KV\n\n"
+      "%-16s %12s %12s %14s %12s %10s\n",
+      ShapeText(problem.q_tokens, problem.kv_tokens, problem.heads, problem.kv_heads,
+                problem.head_dim, problem.v_head_dim, problem.dtype),
+      Quoted(problem.pattern.text(), 200), problem.home_partition.ToString(), problem.world(),
+      report.size.density, report.size.visited_pairs, report.size.work_pairs,
+      100 * report.coverage.covered, 100 * report.coverage.kept_kv, "plan", "cost s", "compute s",
+      "exposed comm s", "moves", "imbalance");
+  const PlanCost* cost = nullptr;
+  for (const PlanCost& candidate : report.decision.candidates) {
+    if (candidate.kind == chosen) cost = &candidate;
+    absl::StrAppendFormat(&text, "%-16s %12.6f %12.6f %14.6f %12s %10.3f%s\n", Name(candidate.kind),
+                          candidate.cost_s, candidate.compute_s, candidate.exposed_comm_s,
+                          Bytes(candidate.bytes_total), candidate.imbalance,
+                          candidate.kind == chosen ? "  chosen" : "");
+  }
+  absl::StrAppendFormat(&text, "\n%-8s %18s %14s %12s %12s\n", "worker", "pairs computed",
+                        "kv tokens", "sends", "receives");
+  const size_t shown = std::min(cost->workers.size(), kWorkersShown);
+  for (size_t i = 0; i < shown; ++i) {
+    const WorkerLoad& load = cost->workers[i];
+    absl::StrAppendFormat(&text, "%-8d %18d %14d %12s %12s\n", load.worker, load.work_pairs,
+                          load.kv_tokens, Bytes(load.bytes_sent), Bytes(load.bytes_received));
+  }
+  if (shown < cost->workers.size()) {
+    absl::StrAppendFormat(&text, "… and %d more (--json has them all)\n",
+                          cost->workers.size() - shown);
+  }
+  return text;
+}
+
+std::string ToText(const ClusterStatus& status) {
+  std::string text = absl::StrFormat("epoch %d, %d contexts, %d workers\n", status.epoch,
+                                     status.contexts.size(), status.workers.size());
+  absl::StrAppendFormat(&text, "%-8s %-8s %-20s %12s %12s\n", "worker", "state", "backend", "kv",
+                        "kv limit");
+  for (const WorkerStatus& worker : status.workers) {
+    absl::StrAppendFormat(&text, "%-8d %-8s %-20s %12s %12s\n", worker.id, worker.state,
+                          worker.backend, Bytes(worker.kv_bytes), Bytes(worker.kv_bytes_limit));
+  }
+  for (const ContextInfo& context : status.contexts) {
+    absl::StrAppendFormat(&text, "context %d: %s, epoch %d, %d layers, up to %d tokens, %s\n",
+                          context.id, context.state, context.epoch, context.tokens.size(),
+                          context.tokens.empty()
+                              ? int64_t{0}
+                              : *std::max_element(context.tokens.begin(), context.tokens.end()),
+                          Bytes(context.kv_bytes));
+  }
+  return text;
+}
+
+std::string ToText(const VersionReport& report) {
+  return absl::StrFormat("annulus %s (%s build), SIMD %s, transports %s, CUDA %s\n", report.version,
+                         report.build_type, report.simd, absl::StrJoin(report.transports, " "),
+                         report.cuda ? "yes" : "no");
+}
+
+}  // namespace annulus

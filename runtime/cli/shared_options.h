@@ -1,0 +1,24 @@
+// Options that several commands share, so that they read and refuse alike. Thread-safe functions.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "runtime/cli/options.h"
+#include "sharding/partition.h"
+#include "sharding/plan.h"
+
+namespace annulus {
+
+inline constexpr int64_t kDimMax = 576;
+
+// "host:port", "[::1]:port"; the port 0 to 65535.
+absl::StatusOr<std::string> ParseEndpoint(absl::string_view text);
+
+void AddPlan(Options* options, std::optional<PlanKind>* plan);
+void AddPlacement(Options* options, PartitionSpec* placement);
+
+}  // namespace annulus

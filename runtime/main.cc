@@ -1,0 +1,14 @@
+// The program `annulus`.
+#include <unistd.h>
+
+#include <cstdlib>
+#include <iostream>
+
+#include "runtime/cli/cli.h"
+
+int main(int argc, char** argv) {
+  const annulus::Console console{
+      [](const std::string& name) -> const char* { return std::getenv(name.c_str()); }, &std::cout,
+      &std::cerr, isatty(STDERR_FILENO) == 1};
+  return annulus::RunCli(annulus::Arguments(argv + 1, argv + argc), console);
+}
