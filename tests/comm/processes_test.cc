@@ -1,0 +1,285 @@
+// UCX between real processes: kill -9 is noticed at once, SIGSTOP is not, and the bytes counted are
+// those of the wire. A child is this program again, at one of the hidden cases below.
+#include <fcntl.h>
+#include <net/if.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
+#include <sstream>
+
+#include "comm/local/local_rendezvous.h"
+#include "tests/comm/test_group.h"
+
+namespace annulus {
+namespace {
+
+constexpr uint64_t kChannel = 31;
+constexpr uint32_t kPostReceive = 2;  // asks the child for a receive of kLargeBytes
+constexpr size_t kLargeBytes = size_t{64} << 20;
+
+// Runs a hidden case of this program; its stdin and stdout are pipes of ours.
+class Child {
+ public:
+  explicit Child(const char* test_case) {
+    int to_child[2];
+    int from_child[2];
+    REQUIRE(pipe2(to_child, O_CLOEXEC) == 0);
+    REQUIRE(pipe2(from_child, O_CLOEXEC) == 0);
+    pid_ = fork();
+    REQUIRE(pid_ >= 0);
+    if (pid_ == 0) {
+      prctl(PR_SET_PDEATHSIG, SIGKILL);
+      dup2(to_child[0], 0);
+      dup2(from_child[1], 1);
+      execl("/proc/self/exe", "test_comm", test_case, nullptr);
+      _exit(127);
+    }
+    close(to_child[0]);
+    close(from_child[1]);
+    in_ = to_child[1];
+    out_ = from_child[0];
+  }
+  ~Child() {
+    if (pid_ > 0) {
+      kill(pid_, SIGKILL);
+      Join();
+    }
+    close(in_);
+    close(out_);
+  }
+
+  pid_t pid() const { return pid_; }
+  void Kill() {
+    kill(pid_, SIGKILL);
+    Join();
+  }
+  int Join() {
+    int status = 0;
+    waitpid(std::exchange(pid_, -1), &status, 0);
+    return status;
+  }
+  void WriteLine(const std::string& line) {
+    const std::string text = line + "\n";
+    REQUIRE(write(in_, text.data(), text.size()) == static_cast<ssize_t>(text.size()));
+  }
+  // The next line that begins with `prefix`, without it.
+  std::string ReadLine(const std::string& prefix) {
+    std::string line;
+    char c;
+    while (read(out_, &c, 1) == 1) {
+      if (c != '\n') {
+        line += c;
+        continue;
+      }
+      if (line.rfind(prefix, 0) == 0) return line.substr(prefix.size());
+      line.clear();
+    }
+    FAIL("the child ended without saying " << prefix);
+    return "";
+  }
+
+ private:
+  pid_t pid_ = -1;
+  int in_ = -1;
+  int out_ = -1;
+};
+
+// Echoes messages, and is rank 1 of an exchange in which it posts what it is asked for.
+void EchoForever(const char* transports) {
+  TestFabrics fabrics(std::string("ucx ") + transports);
+  TestNode node(fabrics);
+  std::cout << "\naddress " << node.messenger().address() << std::endl;
+  std::string parent;
+  std::getline(std::cin, parent);
+  const auto exchange =
+      node.fabric->OpenExchange(kChannel, 1, {parent, node.messenger().address()});
+  std::vector<char> memory(kLargeBytes);
+  node.on_message = [&](PeerId from) {
+    if (node.messages.back().second.type == kPostReceive) {
+      (void)(*exchange)->Post({}, {{0, memory.data(), memory.size()}});
+    }
+    (void)node.messenger().Send(from, std::move(node.messages.back().second));
+    node.messages.clear();
+  };
+  for (;;) node.messenger().Poll(absl::Seconds(1));
+}
+
+TEST_CASE("child: echo over tcp", "[.child]") {
+  EchoForever("tcp");
+}
+TEST_CASE("child: echo over shm", "[.child]") {
+  EchoForever("shm,tcp");
+}
+
+struct Pair {
+  explicit Pair(bool shm)
+      : fabrics(shm ? "ucx shm,tcp" : "ucx tcp"),
+        child(shm ? "child: echo over shm" : "child: echo over tcp"),
+        node(fabrics) {
+    const std::string address = child.ReadLine("address ");
+    child.WriteLine(node.messenger().address());
+    peer = *node.messenger().Connect(address);
+    auto opened = node.fabric->OpenExchange(kChannel, 0, {node.messenger().address(), address});
+    REQUIRE(opened.ok());
+    exchange = *std::move(opened);
+    REQUIRE(Echo());
+  }
+
+  bool Echo(absl::Duration limit = absl::Seconds(20)) {
+    const std::string text = "echo " + std::to_string(++echoes);
+    REQUIRE(node.messenger().Send(peer, {1, text, Buffer(8192)}).ok());
+    return fabrics.PollUntil(
+        {&node.messenger()},
+        [&] { return !node.messages.empty() && node.messages.back().second.header == text; },
+        limit);
+  }
+
+  TestFabrics fabrics;
+  Child child;
+  TestNode node;
+  PeerId peer = 0;
+  int echoes = 0;
+  std::unique_ptr<Exchange> exchange;
+};
+
+TEST_CASE("kill -9 of a peer is noticed in less than 0.5 s", "[processes]") {
+  const bool shm = GENERATE(false, true);
+  const bool under_load = GENERATE(false, true);
+  CAPTURE(shm, under_load);
+  Pair pair(shm);
+  std::vector<char> memory(size_t{8} << 20);
+  const auto sent = pair.exchange->Post({{1, memory.data(), memory.size()}}, {});
+  const auto received = pair.exchange->Post({}, {{1, memory.data(), memory.size()}});
+  REQUIRE((sent.ok() && received.ok()));
+  for (int i = 0; i < 50; ++i) REQUIRE(pair.Echo());
+  if (under_load) {
+    for (int i = 0; i < 16; ++i) {
+      REQUIRE(pair.node.messenger().Send(pair.peer, {1, "", Buffer(size_t{1} << 20)}).ok());
+    }
+    pair.node.messenger().Poll(absl::Milliseconds(1));
+  }
+  const absl::Time start = absl::Now();
+  pair.child.Kill();
+  CHECK(pair.fabrics.PollUntil(
+      {&pair.node.messenger()}, [&] { return !pair.node.downs.empty(); }, absl::Seconds(5)));
+  const absl::Duration noticed = absl::Now() - start;
+  CHECK(noticed < absl::Milliseconds(500));
+  CHECK(absl::IsNotFound(pair.node.messenger().Send(pair.peer, {1, "", {}})));
+  const ProgressThread progress(pair.node.messenger());
+  const absl::Time deadline = start + absl::Milliseconds(500);
+  CHECK(absl::IsUnavailable(pair.exchange->Wait(*sent, deadline)));
+  CHECK(absl::IsUnavailable(pair.exchange->Wait(*received, deadline)));
+  CHECK(absl::IsUnavailable(pair.exchange->Post({}, {}).status()));
+  WARN((shm ? "shm" : "tcp") << ": noticed after " << absl::ToInt64Microseconds(noticed) << " us");
+}
+
+TEST_CASE("a stopped peer is not reported: that is for heartbeats", "[processes]") {
+  const bool shm = GENERATE(false, true);
+  CAPTURE(shm);
+  Pair pair(shm);
+  REQUIRE(kill(pair.child.pid(), SIGSTOP) == 0);
+  CHECK(!pair.Echo(absl::Milliseconds(700)));
+  CHECK(pair.node.downs.empty());
+  REQUIRE(kill(pair.child.pid(), SIGCONT) == 0);
+  CHECK(pair.Echo());
+  CHECK(pair.node.downs.empty());
+}
+
+TEST_CASE("Abort comes back soon though the peer takes nothing", "[processes]") {
+  const bool shm = GENERATE(false, true);
+  CAPTURE(shm);
+  Pair pair(shm);
+  REQUIRE(pair.node.messenger().Send(pair.peer, {kPostReceive, "", {}}).ok());
+  REQUIRE(pair.Echo());
+  REQUIRE(kill(pair.child.pid(), SIGSTOP) == 0);
+  auto memory = std::make_unique<std::vector<char>>(kLargeBytes);
+  REQUIRE(pair.exchange->Post({{1, memory->data(), memory->size()}}, {}).ok());
+  for (int i = 0; i < 20; ++i) pair.node.messenger().Poll(absl::Milliseconds(1));
+  const uint64_t sent = pair.exchange->counters().bytes_sent;
+  CHECK(sent < kLargeBytes);
+  const absl::Time start = absl::Now();
+  pair.exchange->Abort(absl::CancelledError("enough"));
+  CHECK(absl::Now() - start < absl::Milliseconds(500));
+  memory.reset();
+  REQUIRE(kill(pair.child.pid(), SIGCONT) == 0);
+  CHECK(pair.Echo());
+  WARN((shm ? "shm" : "tcp") << ": stuck after " << sent << " bytes");
+}
+
+// Bytes that the loopback interface of this network namespace has sent.
+uint64_t LoopbackBytes() {
+  std::ifstream file("/proc/self/net/dev");
+  for (std::string line; std::getline(file, line);) {
+    std::istringstream words(line);
+    std::string name;
+    words >> name;
+    if (name != "lo:") continue;
+    uint64_t bytes = 0;
+    words >> bytes;
+    return bytes;
+  }
+  FAIL("no loopback interface");
+  return 0;
+}
+
+TEST_CASE("child: payload against the wire", "[.child]") {
+  // Alone in a network namespace the wire's bytes are ours only; without the right to have one,
+  // others may add to them and the upper bound is left out.
+  bool alone = unshare(CLONE_NEWNET) == 0;
+  if (alone) {
+    const int any = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    ifreq request = {};
+    std::snprintf(request.ifr_name, sizeof request.ifr_name, "lo");
+    request.ifr_flags = IFF_UP | IFF_RUNNING;
+    REQUIRE(ioctl(any, SIOCSIFFLAGS, &request) == 0);
+    close(any);
+  }
+  TestGroup group("ucx tcp", 2);
+  const size_t size_bytes = size_t{64} << 20;
+  std::vector<char> memory[2] = {std::vector<char>(size_bytes), std::vector<char>(size_bytes)};
+  const uint64_t before = LoopbackBytes();
+  group.Run([&](Exchange& exchange) {
+    char* data = memory[exchange.rank()].data();
+    const auto ticket = exchange.rank() == 0 ? exchange.Post({{1, data, size_bytes}}, {})
+                                             : exchange.Post({}, {{0, data, size_bytes}});
+    return ticket.ok() ? exchange.Wait(*ticket, absl::Now() + absl::Seconds(30)) : ticket.status();
+  });
+  const uint64_t wire = LoopbackBytes() - before;
+  CHECK(group.exchanges[0]->counters().bytes_sent == size_bytes);
+  CHECK(group.exchanges[1]->counters().bytes_received == size_bytes);
+  CHECK(wire >= size_bytes);
+  if (alone) CHECK(wire < size_bytes + size_bytes / 50);
+  std::cout << "\nwire " << (alone ? "alone " : "shared ") << wire << std::endl;
+}
+
+TEST_CASE("payload counted is what the tcp interface carried, within 2%", "[processes]") {
+  Child child("child: payload against the wire");
+  const std::string wire = child.ReadLine("wire ");
+  CHECK(child.Join() == 0);
+  WARN("64 MiB over tcp, " << wire << " bytes on the wire");
+}
+
+TEST_CASE("rendezvous: a value is put once and waited for", "[rendezvous]") {
+  LocalRendezvous rendezvous;
+  CHECK(
+      absl::IsDeadlineExceeded(rendezvous.Get("a", absl::Now() + absl::Milliseconds(10)).status()));
+  std::thread other([&] {
+    absl::SleepFor(absl::Milliseconds(10));
+    (void)rendezvous.Put("a", "1");
+  });
+  CHECK(rendezvous.Get("a", absl::InfiniteFuture()).value() == "1");
+  other.join();
+  CHECK(rendezvous.Put("a", "1").ok());
+  CHECK(absl::IsAlreadyExists(rendezvous.Put("a", "2")));
+}
+
+}  // namespace
+}  // namespace annulus
