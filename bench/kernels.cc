@@ -8,8 +8,8 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -20,6 +20,7 @@
 #include "base/check.h"
 #include "base/rng.h"
 #include "base/thread_pool.h"
+#include "hwy/targets.h"
 
 namespace annulus {
 namespace {
@@ -184,6 +185,18 @@ void Decode(Backend* backend, ThreadPool* pool, ReadProbe* probe, const Options&
       WorstError(c, pool));
 }
 
+// Restricts the kernels and the peaks to one instruction set, by Highway's name for it.
+bool ChooseTarget(absl::string_view name) {
+  for (int64_t left = hwy::SupportedTargets(); left != 0; left &= left - 1) {
+    const int64_t target = left & ~(left - 1);
+    if (name != hwy::TargetName(target)) continue;
+    hwy::SetSupportedTargetsForTest(target);
+    hwy::GetChosenTarget().Update(target);
+    return true;
+  }
+  return false;
+}
+
 bool ParseFlag(absl::string_view flag, absl::string_view text, Options* options) {
   const auto set = [&](auto* field) {
     int64_t value = 0;
@@ -191,6 +204,7 @@ bool ParseFlag(absl::string_view flag, absl::string_view text, Options* options)
     *field = static_cast<std::remove_pointer_t<decltype(field)>>(value);
     return true;
   };
+  if (flag == "--target") return ChooseTarget(text);
   if (flag == "--threads") return set(&options->threads);
   if (flag == "--repeat") return set(&options->repeat) && options->repeat > 0;
   if (flag == "--prefill-tokens") return set(&options->prefill_tokens);
@@ -209,7 +223,8 @@ int Main(int argc, char** argv) {
     if (i + 1 < argc && ParseFlag(argv[i], argv[i + 1], &options)) continue;
     std::fprintf(stderr,
                  "flag '%s': expected --threads, --repeat, --prefill-{tokens,heads,dim} or "
-                 "--decode-{tokens,heads,kv-heads,dim}, and a number\n",
+                 "--decode-{tokens,heads,kv-heads,dim} and a number (0 tokens: leave it out), or "
+                 "--target and an instruction set that this machine has, as AVX2\n",
                  argv[i]);
     return 2;
   }
