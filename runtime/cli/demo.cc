@@ -21,6 +21,7 @@
 #include "runtime/cli/demo_cluster.h"
 #include "runtime/cli/demo_phases.h"
 #include "runtime/cli/progress.h"
+#include "runtime/store/context_layout.h"
 #include "runtime/trace/trace.h"
 #include "sharding/picture.h"
 #include "sharding/planner.h"
@@ -64,18 +65,7 @@ absl::Status MakeOutDir(const std::string& path) {
 // The chunk's plan, as the service makes it.
 absl::Status DrawBlockMap(const ContextSpec& spec, int64_t tokens, int workers,
                           const Pattern& pattern, const std::string& path) {
-  const Problem problem{.q_tokens = DemoChunk(tokens).size(),
-                        .kv_tokens = tokens,
-                        .heads = spec.heads,
-                        .kv_heads = spec.kv_heads,
-                        .head_dim = spec.head_dim,
-                        .v_head_dim = spec.v_head_dim,
-                        .dtype = spec.dtype,
-                        .pattern = pattern,
-                        .home = Home::kCaller,
-                        .home_partition = {},
-                        .kv = Layout::Of(spec.placement, workers, spec.heads, spec.kv_heads,
-                                         spec.partition, BlocksOf(tokens))};
+  const Problem problem = ProblemOf(spec, workers, DemoChunk(tokens).size(), tokens, pattern);
   ANNULUS_ASSIGN_OR_RETURN(const Plan plan, BuildPlan(PlanKind::kGroupCast, problem));
   return WriteFile(path, BlockMapSvg(plan, Cost(plan, ClusterModel{}), SizeOf(problem)));
 }
