@@ -180,6 +180,19 @@ TEST_CASE("backends agree with the oracle for every dtype and head_dim, few rows
   }
 }
 
+TEST_CASE("backends agree with the oracle where few queries see many blocks") {
+  for (const std::string pattern : {"causal", "s2(64, 9, 2) | sink(70)", "window(5000)"}) {
+    for (const int64_t rows : {1, 20}) {
+      ProblemShape shape;
+      shape.pattern = pattern;
+      shape.group = 2;
+      shape.kv_tokens = 6401;
+      shape.q_ranges = {{shape.kv_tokens - rows, shape.kv_tokens}};
+      CheckAgreement(shape, 13);
+    }
+  }
+}
+
 TEST_CASE("latent heads: V is the first dims of K, the same memory") {
   for (const int64_t rows : {1, 5}) {
     ProblemShape shape;
