@@ -1,0 +1,155 @@
+// A whole cluster in one thread under a simulated clock: the same nodes, core, store and engine as
+// in a real one, polled after every event of the simulated network. Computing takes simulated time.
+// Plans must be pass-q over at most four workers, which has no exchange between workers: that would
+// block the one thread.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "attention/backend.h"
+#include "base/rng.h"
+#include "comm/local/local_network.h"
+#include "runtime/coordinator/node.h"
+#include "runtime/worker/node.h"
+#include "runtime/worker/task_runner.h"
+
+namespace annulus::test {
+
+class SimWorker {
+ public:
+  SimWorker(LocalNetwork& network, const std::string& name, const std::string& coordinator,
+            int64_t kv_bytes_limit, uint64_t seed)
+      : network_(network),
+        rng_(seed),
+        fabric_(network.MakeFabric(name).value()),
+        address_(fabric_->messenger().address()),
+        runner_(MakeBackend("reference", 1).value(), *fabric_, kv_bytes_limit, network.clock()),
+        node_(fabric_->messenger(), Options(name, coordinator, kv_bytes_limit), network.clock()) {}
+
+  // One round of both of its threads, unless it stands still.
+  void Poll() {
+    if (dead_ || paused_) return;
+    node_.Poll(absl::ZeroDuration());
+    if (tasks_.empty() || network_.clock().Now() < busy_until_) return;
+    WorkerTask task = std::move(tasks_.front());
+    tasks_.pop_front();
+    busy_until_ = network_.clock().Now() + absl::Microseconds(rng_.Between(10, 20000));
+    network_.At(busy_until_, [] {});  // so that somebody polls then
+    node_.Finish(runner_.Run(std::move(task)));
+  }
+
+  void Crash() {
+    dead_ = true;
+    network_.Crash(address_);
+  }
+  void Pause(bool paused) {
+    if (dead_) return;
+    paused_ = paused;
+    paused ? network_.Pause(address_) : network_.Resume(address_);
+  }
+
+  bool dead() const { return dead_; }
+  bool lost() const { return node_.state() == WorkerNode::State::kLost; }
+  const std::string& address() const { return address_; }
+  const KvStore& store() const { return runner_.store(); }
+
+ private:
+  WorkerNode::Options Options(const std::string& name, const std::string& coordinator,
+                              int64_t kv_bytes_limit) {
+    return {.coordinator_address = coordinator,
+            .name = name,
+            .backend = "reference",
+            .kv_bytes_limit = kv_bytes_limit,
+            .heartbeat_period = absl::Milliseconds(100),
+            .heartbeat_timeout = absl::Seconds(1),
+            .kv_bytes = [this] { return runner_.store().kv_bytes(); },
+            .take =
+                [this](WorkerTask& task, bool must) {
+                  if (!must && tasks_.size() >= 64) return false;
+                  tasks_.push_back(std::move(task));
+                  return true;
+                }};
+  }
+
+  LocalNetwork& network_;
+  Rng rng_;
+  std::unique_ptr<Fabric> fabric_;
+  const std::string address_;
+  TaskRunner runner_;
+  WorkerNode node_;
+  std::deque<WorkerTask> tasks_;
+  absl::Time busy_until_ = absl::InfinitePast();
+  bool dead_ = false;
+  bool paused_ = false;
+};
+
+class SimCluster {
+ public:
+  SimCluster(uint64_t seed, int workers, double drop, int64_t kv_bytes_limit)
+      : rng_(seed),
+        kv_bytes_limit_(kv_bytes_limit),
+        network_({.simulation = SimulationOptions{.seed = seed, .drop = drop}}),
+        fabric_(network_.MakeFabric("coordinator").value()),
+        address_(fabric_->messenger().address()),
+        coordinator_(fabric_->messenger(), CoordinatorLimits{}, absl::Seconds(1),
+                     network_.clock()) {
+    for (int i = 0; i < workers; ++i) AddWorker();
+    Beat();
+  }
+
+  void AddWorker() {
+    workers_.push_back(std::make_unique<SimWorker>(network_, absl::StrCat("w", ++last_worker_),
+                                                   address_, kv_bytes_limit_, rng_.Next()));
+  }
+  // What its process would do: one that lost its coordinator exits.
+  void RemoveLost() {
+    std::erase_if(workers_, [](const auto& worker) { return worker->dead() || worker->lost(); });
+  }
+  void PauseCoordinator(bool paused) {
+    coordinator_paused_ = paused;
+    paused ? network_.Pause(address_) : network_.Resume(address_);
+    if (!paused) coordinator_resumed_ = now();
+  }
+  absl::Time coordinator_resumed() const { return coordinator_resumed_; }  // last
+
+  void Step() {
+    network_.Step();
+    if (!coordinator_paused_) coordinator_.Poll(absl::ZeroDuration());
+    for (auto& worker : workers_) worker->Poll();
+    if (!coordinator_paused_) coordinator_.Poll(absl::ZeroDuration());
+  }
+
+  absl::Time now() const { return network_.clock().Now(); }
+  LocalNetwork& network() { return network_; }
+  CoordinatorNode& coordinator() { return coordinator_; }
+  const std::string& address() const { return address_; }
+  std::vector<std::unique_ptr<SimWorker>>& workers() { return workers_; }
+  CallId NextCall() { return ++last_call_; }
+
+ private:
+  // Heartbeats and timers are looked at every few ms, message or not.
+  void Beat() {
+    network_.At(now() + absl::Milliseconds(5), [this] { Beat(); });
+  }
+
+  Rng rng_;
+  const int64_t kv_bytes_limit_;
+  LocalNetwork network_;
+  std::unique_ptr<Fabric> fabric_;
+  const std::string address_;
+  CoordinatorNode coordinator_;
+  std::vector<std::unique_ptr<SimWorker>> workers_;
+  bool coordinator_paused_ = false;
+  absl::Time coordinator_resumed_ = absl::InfinitePast();
+  int last_worker_ = 0;
+  CallId last_call_ = 0;
+};
+
+}  // namespace annulus::test
