@@ -3,13 +3,14 @@
 //   p | p   union        p & p   intersection, binds tighter        ( p )
 //   full    causal       window(left[,right=0])      sink(n)        docs(len,len,…)
 //   s2(block,local,stride[,dense_heads=0][,step=S][,offset=0])      power(block,window,sink)
-//   heads(0-3: p; 4-31: p)       by KV head, each head named exactly once
+//   heads(0-3: p; 4-31: p)       by KV head, each head named exactly once; may stand inside & and |
 //
 // Arguments go by position or by name. window counts tokens (q − k < left and k − q ≤ right,
 // window(1) = self); s2's local and stride and power's window and sink count blocks of `block`
 // tokens; docs' lengths sum to the context's tokens. Numbers are unsigned decimal integers;
 // lengths, blocks, local and strides ≥ 1; step = 0 gives all heads the same stride. `causal` is
-// implied by s2 and power only. S2: arXiv 2407.17678 and its reference code; power: 2503.03588 §3.
+// implied by s2 and power only. S2: arXiv 2407.17678 and its reference code; power: 2503.03588 §3,
+// whose d & (d − 1) = 0 holds for the query's own block (d = 0) too, so a window of 0 is one of 1.
 //
 // A pattern is a set of (kv_head, query position, key position) over absolute positions.
 // Allows() is its meaning; Row(), CellMask() and CountPairs() agree with it everywhere and never
@@ -56,10 +57,10 @@ struct PatternCoverage;
 
 class Pattern {
  public:
-  // Parses and checks `text` for a model with `kv_heads` KV heads. Errors are INVALID_ARGUMENT,
-  // one line, with the position in the text, what stands there (escaped and cut) and what was
-  // expected. Text is limited to 1 MiB, nesting to 64 levels, expansion to a bounded number of
-  // terms (the limit is named in the message).
+  // Parses and checks `text` for a model with `kv_heads` KV heads, 1 to 1024. Errors are
+  // INVALID_ARGUMENT, one line, with the position in the text (bytes, the first is 1), what stands
+  // there (escaped and cut) and what was expected. Text is limited to 1 MiB, nesting to 64 levels,
+  // primitives to 4096, their expansion to 2^20 terms (what one row may cost).
   static absl::StatusOr<Pattern> Parse(absl::string_view text, int kv_heads);
 
   // What Parse was given, verbatim.

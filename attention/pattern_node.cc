@@ -1,6 +1,7 @@
 #include "attention/pattern_node.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <numeric>
 #include <utility>
@@ -17,6 +18,11 @@ int64_t SaturatedProduct(int64_t a, int64_t b) {
 // Pattern blocks of `block` tokens that the rows of one query block can lie in.
 int64_t GroupsMax(int64_t block) {
   return (kBlockTokens - 2) / block + 2;
+}
+
+// Two ways to cut the rows of one query block, laid over each other.
+int64_t GroupsTogether(int64_t a, int64_t b) {
+  return std::min(a + b - 1, kBlockTokens);
 }
 
 // Equality of nodes of one kind is that of their numbers.
@@ -157,7 +163,7 @@ class S2 final : public PatternNode {
   }
 
   bool Equals(const PatternNode& other) const override { return SameAs(*this, other); }
-  std::vector<int64_t> Key() const { return {block_, local_, stride_, residue_}; }
+  std::array<int64_t, 4> Key() const { return {block_, local_, stride_, residue_}; }
 
  private:
   bool OnStride(int64_t j) const { return j % stride_ == residue_; }
@@ -208,7 +214,7 @@ class Power final : public PatternNode {
   // A key's distance always has a greater power of two ahead: every key may be needed again.
   BlockSet Unneeded(int64_t, int64_t) const override { return {}; }
   bool Equals(const PatternNode& other) const override { return SameAs(*this, other); }
-  std::vector<int64_t> Key() const { return {block_, window_, sink_}; }
+  std::array<int64_t, 3> Key() const { return {block_, window_, sink_}; }
 
  private:
   static constexpr int64_t kSlashesMax = 40;  // contexts end below 2⁴⁰ blocks
@@ -260,10 +266,10 @@ class Union final : public PatternNode {
 
  private:
   static Size SizeOf(const std::vector<NodePtr>& parts) {
-    Size all{.groups = 0};
+    Size all;
     for (const NodePtr& part : parts) {
       const Size& size = part->size();
-      all.groups += size.groups;
+      all.groups = GroupsTogether(all.groups, size.groups);
       all.ranges += size.ranges;
       all.combs += size.combs;
       all.tooth = std::max(all.tooth, size.tooth);
@@ -321,7 +327,7 @@ class Intersection final : public PatternNode {
         const int64_t shifts = (all.tooth + size.tooth - 2) / period + 1;
         combs += SaturatedProduct(SaturatedProduct(all.combs, size.combs), shifts);
       }
-      all = {.groups = all.groups + size.groups,
+      all = {.groups = GroupsTogether(all.groups, size.groups),
              .ranges = SaturatedProduct(all.ranges, size.ranges),
              .combs = std::min(combs, kFar),
              .tooth = std::max(all.tooth, size.tooth),

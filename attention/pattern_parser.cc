@@ -20,7 +20,7 @@ constexpr size_t kTextBytesMax = size_t{1} << 20;
 constexpr size_t kFoundBytesMax = 24;
 constexpr int kDepthMax = 64;
 constexpr int kPrimitivesMax = 4096;
-constexpr int kKvHeadsMax = 4096;
+constexpr int kKvHeadsMax = 1024;
 // Shapes in one query block: what a row may cost in time and memory.
 constexpr int64_t kTermsMax = int64_t{1} << 20;
 
@@ -244,7 +244,8 @@ absl::StatusOr<int> Parser::ParseHead() {
 absl::StatusOr<Rules> Parser::ParseDocs() {
   ANNULUS_RETURN_IF_ERROR(Expect('('));
   DocsTotal total;
-  total.position = static_cast<int64_t>(at_);
+  SkipBlanks();
+  total.position = static_cast<int64_t>(at_) + 1;
   std::vector<int64_t> lengths;
   do {
     SkipBlanks();

@@ -13,7 +13,7 @@
 namespace annulus {
 namespace {
 
-constexpr int kPatterns = 20000;
+constexpr int kPatterns = 3000;
 
 // What one row should be, from the definition: the cells with their allowed and existing pairs.
 struct Cell {
@@ -181,6 +181,50 @@ void CheckCoverage(uint64_t seed) {
     kept += 1.0 - static_cast<double>(evicted) / static_cast<double>(BlocksOf(tokens));
   }
   REQUIRE(coverage.kept_kv == Approx(kept / kv_heads));
+}
+
+// A long context, where progressions are long and meet far out: sampled cells of sampled rows.
+void CheckLongRows(const std::string& text, uint64_t seed) {
+  Rng rng(seed);
+  const int64_t kv_tokens = rng.Between(100'000, 10'000'000);
+  const absl::StatusOr<Pattern> pattern = Pattern::Parse(text, 3);
+  REQUIRE(pattern.ok());
+  const int64_t q_block = rng.Between(0, kv_tokens / kBlockTokens - 1);
+  const TokenRange q{q_block * kBlockTokens, (q_block + 1) * kBlockTokens};
+  std::vector<TileRun> tiles;
+  pattern->Row(1, q, kv_tokens, &tiles);
+  CAPTURE(text, seed, kv_tokens, q_block);
+  for (int i = 0; i < 60; ++i) {
+    int64_t block = rng.Between(0, BlocksOf(kv_tokens) - 1);
+    if (i % 3 != 0) {  // in or beside a run
+      const BlockRun& run = tiles[rng.Below(tiles.size())].blocks;
+      block = run.first + rng.Between(0, run.count - 1) * run.step + rng.Between(-1, 1);
+      block = std::clamp<int64_t>(block, 0, BlocksOf(kv_tokens) - 1);
+    }
+    int64_t allowed = 0, existing = 0, holding = 0, full = 0;
+    for (int64_t k = block * kBlockTokens; k < (block + 1) * kBlockTokens && k < kv_tokens; ++k) {
+      for (int64_t at = q.begin; at < q.end; ++at) allowed += pattern->Allows(1, at, k);
+      existing += q.size();
+    }
+    for (const TileRun& tile : tiles) {
+      if (!tile.blocks.Contains(block)) continue;
+      ++holding;
+      full += tile.full;
+    }
+    CAPTURE(block);
+    REQUIRE(holding == (allowed > 0 ? 1 : 0));
+    REQUIRE((full == 0 || allowed == existing));
+  }
+}
+
+TEST_CASE("long contexts: rows are the definition") {
+  for (const char* text :
+       {"causal & (window(4096) | sink(64))", "s2(64,16,16)", "s2(16,16,16) | s2(16,4,12)",
+        "s2(1000,4,3)", "s2(1024,4,16)", "power(16,5,1)", "s2(64,16,16) | power(256,5,1)",
+        "s2(64,4,1009) | s2(64,4,1013)", "s2(17,2,2) & s2(19,2,3)", "s2(100,3,7) & s2(64,2,5)",
+        "s2(64,1,100000) & s2(48,1,70001) | window(1)"}) {
+    for (uint64_t seed = 1; seed <= 10; ++seed) CheckLongRows(text, seed);
+  }
 }
 
 TEST_CASE("random patterns: rows, masks and counts are the definition") {

@@ -1,0 +1,161 @@
+// What the parser refuses, where it says so, and that no text harms it.
+#include <string>
+
+#include "absl/strings/match.h"
+#include "attention/pattern.h"
+#include "base/rng.h"
+#include "tests/attention/pattern_random.h"
+#include "tests/catch.h"
+
+namespace annulus {
+namespace {
+
+constexpr int kHostileTexts = 20000;
+
+std::string Refusal(const std::string& text, int kv_heads = 4) {
+  const absl::StatusOr<Pattern> pattern = Pattern::Parse(text, kv_heads);
+  if (pattern.ok()) return "accepted";
+  REQUIRE(pattern.status().code() == absl::StatusCode::kInvalidArgument);
+  return std::string(pattern.status().message());
+}
+
+// `expected` begins with the position and may leave out the end.
+void CheckRefused(const std::string& text, const std::string& expected) {
+  const std::string refusal = Refusal(text);
+  CAPTURE(text, expected, refusal);
+  REQUIRE(absl::StartsWith(refusal, "pattern: at " + expected));
+}
+
+TEST_CASE("pattern: errors name the place, the finding and the expectation") {
+  CheckRefused("",
+               "1: expected full, causal, window, sink, docs, s2, power, heads or \"(\", found "
+               "the end of the text");
+  CheckRefused("  foo", "3: expected full");
+  CheckRefused("Causal", "1: expected full");
+  CheckRefused("causal |", "9: expected full");
+  CheckRefused("causal || full", "9: expected full");
+  CheckRefused("full()", "5: expected \"|\", \"&\" or the end of the text, found \"(\"");
+  CheckRefused("causal full", "8: expected \"|\"");
+  CheckRefused("(causal", "8: expected \"|\", \"&\" or \")\", found the end of the text");
+  CheckRefused("causal)", "7: expected \"|\"");
+  CheckRefused("window", "7: expected \"(\"");
+  CheckRefused("window()", "8: expected a number from 0 to 2^63 - 1 for left, found \")\"");
+  CheckRefused("window(-1)", "8: expected a number from 0");
+  CheckRefused("window(64K)", "8: expected a number from 0 to 2^63 - 1 for left, found \"64K\"");
+  CheckRefused("window(1.5)", "9: expected \",\" or \")\", found \".\"");
+  CheckRefused("window(1,2,3)", "12: expected at most 2 arguments, found \"3\"");
+  CheckRefused("window(right=2)", "15: expected \",\" and left");
+  CheckRefused("window(left=1,2)", "15: expected name=number after an argument by name");
+  CheckRefused("window(left=1,left=2)", "15: expected each argument once, found \"left\"");
+  CheckRefused("window(1,left=2)", "10: expected each argument once");
+  CheckRefused("window(size=2)", "8: expected a number or one of left, right, found \"size\"");
+  CheckRefused("sink(9223372036854775808)", "6: expected a number from 0 to 2^63 - 1 for n");
+  CheckRefused("sink(18446744073709551617)", "6: expected a number");
+  CheckRefused("docs()", "6: expected a number from 1");
+  CheckRefused("docs(3,0)", "8: expected a number from 1");
+  CheckRefused("docs(3,)", "8: expected a number from 1");
+  CheckRefused("docs(1,9223372036854775807)", "8: expected document lengths of at most 2^60");
+  CheckRefused("s2(0,1,1)", "4: expected a number from 1 to 2^63 - 1 for block, found \"0\"");
+  CheckRefused("s2(64,0,1)", "7: expected a number from 1 to 2^63 - 1 for local");
+  CheckRefused("s2(64,1,x)", "9: expected a number or one of block, local, stride");
+  CheckRefused("s2(64,1,stride=x)", "16: expected a number from 1 to 2^63 - 1 for stride");
+  CheckRefused("s2(64,1,0)", "9: expected a number from 1");
+  CheckRefused("s2(64,1)", "8: expected \",\" and stride");
+  CheckRefused("s2(64,1,4,5)", "11: expected dense_heads of at most 4 KV heads, found 5");
+  CheckRefused("s2(64,1,9223372036854775807)", "9: expected block·stride of at most 2^60");
+  CheckRefused("power(0,1,1)", "7: expected a number from 1");
+  CheckRefused("power(64,1)", "11: expected \",\" and sink");
+  CheckRefused("heads()", "7: expected a number from 0 to 2^63 - 1 for a KV head");
+  CheckRefused("heads(0: causal)", "16: expected \";\" and a rule for KV head 1 of 4");
+  CheckRefused("heads(0-3: causal", "18: expected \"|\", \"&\", \";\" or \")\"");
+  CheckRefused("heads(0-3: causal; 3: full)",
+               "20: expected each KV head once in heads, found "
+               "head 3 again");
+  CheckRefused("heads(0-4: causal)", "9: expected a KV head below 4, found 4");
+  CheckRefused("heads(3-0: causal)", "9: expected a KV head from 3 on, found 0");
+  CheckRefused("heads(0-3 causal)", "11: expected \":\", found \"causal\"");
+}
+
+TEST_CASE("pattern: what is found is escaped and cut") {
+  CheckRefused("\x01\xff",
+               "1: expected full, causal, window, sink, docs, s2, power, heads or "
+               "\"(\", found \"\\x01\"");
+  const std::string refusal = Refusal(std::string(5000, 'x'));
+  REQUIRE(refusal.size() < 200);
+  REQUIRE(absl::StrContains(refusal, "xxx…\""));
+}
+
+TEST_CASE("pattern: text, depth, primitives, terms and heads are bounded") {
+  CheckRefused(std::string((1 << 20) - 3, ' ') + "full", "1048577: expected at most 1048576 bytes");
+  REQUIRE(Refusal(std::string((1 << 20) - 4, ' ') + "full") == "accepted");
+  const auto nested = [](int levels) {
+    return std::string(levels, '(') + "full" + std::string(levels, ')');
+  };
+  REQUIRE(Refusal(nested(64)) == "accepted");
+  CheckRefused(nested(65), "65: expected at most 64 levels of nesting");
+  std::string heads = "full";
+  for (int i = 0; i < 65; ++i) heads = "heads(0-3:" + heads + ")";
+  CheckRefused(heads, "646: expected at most 64 levels of nesting");
+  std::string many = "full";
+  for (int i = 1; i < 4096; ++i) many += "|full";
+  REQUIRE(Refusal(many) == "accepted");
+  CheckRefused(many + "|full", "20481: expected at most 4096 primitives");
+  std::string sum = "(full";
+  for (int i = 1; i < 128; ++i) sum += "|full";
+  sum += ")";
+  REQUIRE(Refusal(sum + "&" + sum) == "accepted");
+  CheckRefused("causal&(" + sum + "&" + sum + "&" + sum + ")",
+               "9: expected at most 1048576 terms after expansion, found ");
+  REQUIRE(Refusal("full", 0) == "kv_heads: expected 1 to 1024, found 0");
+  REQUIRE(Refusal("full", 1025) == "kv_heads: expected 1 to 1024, found 1025");
+}
+
+// Valid patterns with a few bytes changed, dropped, doubled or moved, and plain noise.
+TEST_CASE("pattern: hostile texts are refused in words") {
+  int refused = 0;
+  for (int seed = 1; seed <= kHostileTexts; ++seed) {
+    Rng rng(static_cast<uint64_t>(seed));
+    std::string text = PatternMaker(rng.Next(), 3, 400).Make(3).text;
+    for (int64_t changes = rng.Between(1, 4); changes > 0 && !text.empty(); --changes) {
+      constexpr char kBytes[] = "0123456789(),;:-=|& abdefhlopstuwx_\n\t\"\\";
+      const size_t at = rng.Below(text.size());
+      switch (rng.Below(5)) {
+        case 0:
+          text[at] = kBytes[rng.Below(sizeof(kBytes))];
+          break;
+        case 1:
+          text[at] = static_cast<char>(rng.Below(256));
+          break;
+        case 2:
+          text.erase(at, rng.Below(6));
+          break;
+        case 3:
+          text.insert(at, text.substr(rng.Below(text.size()), rng.Below(20)));
+          break;
+        default:
+          text.insert(at, std::string(rng.Below(30), kBytes[rng.Below(sizeof(kBytes))]));
+      }
+    }
+    CAPTURE(seed, text);
+    const absl::StatusOr<Pattern> pattern = Pattern::Parse(text, 3);
+    if (pattern.ok()) {
+      // What was accepted must also run: numbers may be extreme now.
+      std::vector<TileRun> tiles;
+      uint64_t mask[64];
+      pattern->Row(1, {330, 384}, 400, &tiles);
+      pattern->CellMask(2, 3, 2, mask);
+      pattern->CountPairs(0, {0, 400}, 400);
+      pattern->Evictable(1, 300, 400);
+    } else {
+      ++refused;
+      const absl::string_view message = pattern.status().message();
+      REQUIRE(absl::StartsWith(message, "pattern: at "));
+      REQUIRE(message.size() < 300);
+      for (const char c : message) REQUIRE((c & 0xe0) != 0);  // one line, nothing raw
+    }
+  }
+  REQUIRE(refused > kHostileTexts / 2);
+}
+
+}  // namespace
+}  // namespace annulus
