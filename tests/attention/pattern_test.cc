@@ -75,6 +75,9 @@ TEST_CASE("pattern: whole blocks are found full") {
   REQUIRE(RowText(Parsed("window(65) | sink(64)", 1), 0, last, n) == "full[0] part[13..14] ");
   REQUIRE(RowText(Parsed("s2(64,2,4)", 4), 0, last, n) == "full[0..12 step 4] full[13] part[14] ");
   REQUIRE(RowText(Parsed("s2(64,2,4)", 4), 1, last, n) == "full[3..11 step 4] full[13] part[14] ");
+  // The window begins inside block 6 for all but the first query.
+  REQUIRE(RowText(Parsed("window(513) & s2(64,1,2)", 1), 0, last, n) ==
+          "part[6] full[8..12 step 2] part[14] ");
   REQUIRE(RowText(Parsed("s2(128,1,3)", 1), 0, last, n) ==
           "full[0..1] full[6..7] full[12..13] "
           "part[14] ");
