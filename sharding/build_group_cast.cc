@@ -53,12 +53,13 @@ class RankComputes {
 Plan BuildGroupCast(const Problem& problem, const RowTable& rows) {
   const HeadRange all{0, problem.heads};
   const Partition row_cut = RowPartition(problem, problem.home_partition, problem.world());
+  ReadCounts scratch(rows.kv_blocks());
   Step cast, rest, home;
   for (int rank = 0; rank < problem.world(); ++rank) {
     const BlockSet mine = row_cut.BlocksOf(rank);
     if (mine.empty()) continue;
     std::vector<BlockSet> read;  // by class
-    for (int c = 0; c < rows.classes(); ++c) read.push_back(BlocksRead(rows, c, mine));
+    for (int c = 0; c < rows.classes(); ++c) read.push_back(BlocksRead(rows, c, mine, &scratch));
     const std::vector<HeadBlocks> wanted =
         GroupHeads({0, problem.kv_heads}, [&](int head) { return read[rows.KvClass(head)]; });
     const size_t before = cast.transfers.size();

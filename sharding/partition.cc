@@ -76,6 +76,7 @@ int Partition::Owner(int64_t block) const {
 
 BlockSet Partition::BlocksOf(int rank) const {
   ANNULUS_CHECK(rank >= 0 && rank < world_);
+  if (world_ == 1) return BlockSet::Range(first_block_, blocks_);
   std::vector<BlockRun> runs;
   const auto add_chunk = [&](int64_t chunk) {
     const int64_t begin = ChunkBegin(chunk);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <map>
 #include <string>
 #include <utility>
@@ -21,14 +22,16 @@ struct ComputeLoad {
 // Sums over KV blocks of how many queries read them and whether any does, weighted by tokens.
 class BlockSums {
  public:
-  BlockSums(const RowTable& rows, int class_index, const BlockSet& q_blocks) {
-    ReadCounts reads(rows.kv_blocks());
-    reads.AddRows(rows, class_index, q_blocks);
-    const std::vector<int64_t> counts = std::move(reads).Finish();
-    below_.resize(counts.size() + 1);
+  explicit BlockSums(const RowTable& rows)
+      : rows_(rows), reads_(rows.kv_blocks()), below_(static_cast<size_t>(rows.kv_blocks()) + 1) {}
+
+  // Turns to these rows.
+  void Reset(int class_index, const BlockSet& q_blocks) {
+    reads_.AddRows(rows_, class_index, q_blocks);
+    const std::vector<int64_t>& counts = reads_.Finish();
     for (size_t b = 0; b < counts.size(); ++b) {
       const int64_t begin = static_cast<int64_t>(b) * kBlockTokens;
-      const int64_t tokens = std::min(kBlockTokens, rows.kv_tokens() - begin);
+      const int64_t tokens = std::min(kBlockTokens, rows_.kv_tokens() - begin);
       below_[b + 1].work_pairs = below_[b].work_pairs + counts[b] * tokens;
       below_[b + 1].tokens_read = below_[b].tokens_read + (counts[b] > 0 ? tokens : 0);
     }
@@ -50,6 +53,8 @@ class BlockSums {
   }
 
  private:
+  const RowTable& rows_;
+  ReadCounts reads_;
   std::vector<ComputeLoad> below_;  // over blocks [0, b)
 };
 
@@ -70,11 +75,6 @@ class Loads {
 
   // Of every compute added.
   std::map<const Compute*, ComputeLoad> Finish() {
-    struct Item {
-      const std::vector<const Compute*>* computes;
-      int class_index;
-      std::vector<ComputeLoad> loads;
-    };
     std::vector<Item> items;
     for (const auto& [rows, computes] : computes_of_) {
       for (int c = 0; c < rows_.classes(); ++c) {
@@ -84,15 +84,10 @@ class Loads {
         if (any) items.push_back({&computes, c, {}});
       }
     }
-    pool_.ParallelFor(static_cast<int64_t>(items.size()), [&](int64_t i) {
-      Item& item = items[i];
-      const BlockSums sums(rows_, item.class_index, item.computes->front()->q_blocks);
-      for (const Compute* compute : *item.computes) {
-        const auto [heads, kv_heads] = HeadsOfClass(*compute, item.class_index);
-        ComputeLoad load;
-        if (heads > 0) load = sums.Over(compute->kv_blocks);
-        item.loads.push_back({load.work_pairs * heads, load.tokens_read * kv_heads});
-      }
+    std::atomic<size_t> next{0};
+    pool_.ParallelFor(pool_.threads(), [&](int64_t) {
+      BlockSums sums(rows_);
+      for (size_t i = next++; i < items.size(); i = next++) Weigh(&sums, &items[i]);
     });
     std::map<const Compute*, ComputeLoad> loads;
     for (const Item& item : items) {
@@ -106,6 +101,22 @@ class Loads {
   }
 
  private:
+  struct Item {  // computes on the same rows, for one class of heads
+    const std::vector<const Compute*>* computes;
+    int class_index;
+    std::vector<ComputeLoad> loads;
+  };
+
+  void Weigh(BlockSums* sums, Item* item) const {
+    sums->Reset(item->class_index, item->computes->front()->q_blocks);
+    for (const Compute* compute : *item->computes) {
+      const auto [heads, kv_heads] = HeadsOfClass(*compute, item->class_index);
+      ComputeLoad load;
+      if (heads > 0) load = sums->Over(compute->kv_blocks);
+      item->loads.push_back({load.work_pairs * heads, load.tokens_read * kv_heads});
+    }
+  }
+
   // How many query heads and KV heads of a class a compute has.
   std::pair<int, int> HeadsOfClass(const Compute& compute, int class_index) const {
     int heads = 0, kv_heads = 0, last = -1;

@@ -77,17 +77,21 @@ int64_t RowTable::Queries(int64_t q_block) const {
          std::max(q_block * kBlockTokens, q_range_.begin);
 }
 
+ReadCounts::Changes& ReadCounts::Of(int64_t step) {
+  for (Changes& changes : changes_) {
+    if (changes.step == step) return changes;
+  }
+  changes_.push_back({step, false, std::vector<int64_t>(counts_.size())});
+  return changes_.back();
+}
+
 void ReadCounts::Add(const BlockRun& run, int64_t queries) {
   const int64_t step = run.count > 1 ? run.step : 1;
-  auto at = std::find_if(changes_.begin(), changes_.end(),
-                         [step](const auto& change) { return change.first == step; });
-  if (at == changes_.end()) {
-    changes_.emplace_back(step, std::vector<int64_t>(static_cast<size_t>(kv_blocks_)));
-    at = changes_.end() - 1;
-  }
-  at->second[run.first] += queries;
+  Changes& changes = Of(step);
+  changes.any = true;
+  changes.at[run.first] += queries;
   const int64_t end = run.first + run.count * step;
-  if (end < kv_blocks_) at->second[end] -= queries;
+  if (end < static_cast<int64_t>(counts_.size())) changes.at[end] -= queries;
 }
 
 void ReadCounts::AddRow(const RowTable& rows, int class_index, int64_t q_block) {
@@ -99,19 +103,24 @@ void ReadCounts::AddRows(const RowTable& rows, int class_index, const BlockSet& 
   ForEachBlock(q_blocks, [&](int64_t q_block) { AddRow(rows, class_index, q_block); });
 }
 
-std::vector<int64_t> ReadCounts::Finish() && {
-  std::vector<int64_t> counts(static_cast<size_t>(kv_blocks_));
-  for (auto& [step, change] : changes_) {
-    for (int64_t b = step; b < kv_blocks_; ++b) change[b] += change[b - step];
-    for (int64_t b = 0; b < kv_blocks_; ++b) counts[b] += change[b];
+const std::vector<int64_t>& ReadCounts::Finish() {
+  counts_.assign(counts_.size(), 0);
+  const int64_t blocks = static_cast<int64_t>(counts_.size());
+  for (Changes& changes : changes_) {
+    if (!changes.any) continue;
+    int64_t* at = changes.at.data();
+    for (int64_t b = changes.step; b < blocks; ++b) at[b] += at[b - changes.step];
+    for (int64_t b = 0; b < blocks; ++b) counts_[b] += at[b];
+    changes.at.assign(counts_.size(), 0);
+    changes.any = false;
   }
-  return counts;
+  return counts_;
 }
 
-BlockSet BlocksRead(const RowTable& rows, int class_index, const BlockSet& q_blocks) {
-  ReadCounts reads(rows.kv_blocks());
-  reads.AddRows(rows, class_index, q_blocks);
-  const std::vector<int64_t> counts = std::move(reads).Finish();
+BlockSet BlocksRead(const RowTable& rows, int class_index, const BlockSet& q_blocks,
+                    ReadCounts* scratch) {
+  scratch->AddRows(rows, class_index, q_blocks);
+  const std::vector<int64_t>& counts = scratch->Finish();
   BlockCollector collector;
   for (int64_t b = 0; b < rows.kv_blocks(); ++b) {
     if (counts[b] > 0) collector.Add(b);

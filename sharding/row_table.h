@@ -59,10 +59,11 @@ class RowTable {
   std::vector<std::vector<Chunk>> compiled_;
 };
 
-// How many queries read each KV block of a context.
+// How many queries read each KV block of a context. Serves one count after another and keeps its
+// memory between them: at 10M tokens, fresh memory would cost more than the counting.
 class ReadCounts {
  public:
-  explicit ReadCounts(int64_t kv_blocks) : kv_blocks_(kv_blocks) {}
+  explicit ReadCounts(int64_t kv_blocks) : counts_(static_cast<size_t>(kv_blocks)) {}
 
   // `queries` more queries read each block of `run`.
   void Add(const BlockRun& run, int64_t queries);
@@ -70,13 +71,20 @@ class ReadCounts {
   void AddRow(const RowTable& rows, int class_index, int64_t q_block);
   void AddRows(const RowTable& rows, int class_index, const BlockSet& q_blocks);
 
-  // By block. Ends the counting.
-  std::vector<int64_t> Finish() &&;
+  // The counts by block, valid until the next call of Finish. The next Add begins a new count.
+  const std::vector<int64_t>& Finish();
 
  private:
-  int64_t kv_blocks_;
-  // By step: what changes at a block against the block one step before.
-  std::vector<std::pair<int64_t, std::vector<int64_t>>> changes_;
+  // The runs of one step: what changes at a block against the block one step before.
+  struct Changes {
+    int64_t step = 1;
+    bool any = false;
+    std::vector<int64_t> at;
+  };
+  Changes& Of(int64_t step);
+
+  std::vector<Changes> changes_;
+  std::vector<int64_t> counts_;
 };
 
 // fn(block) for each block of a set, run by run.
@@ -88,7 +96,8 @@ void ForEachBlock(const BlockSet& blocks, Fn fn) {
 }
 
 // The KV blocks that some row of `q_blocks` reads.
-BlockSet BlocksRead(const RowTable& rows, int class_index, const BlockSet& q_blocks);
+BlockSet BlocksRead(const RowTable& rows, int class_index, const BlockSet& q_blocks,
+                    ReadCounts* scratch);
 
 // Ascending distinct blocks, one by one, into few runs: ranges, and ranges of equal length at equal
 // distance as one run for each place within them.

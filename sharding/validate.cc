@@ -125,7 +125,8 @@ class Player {
         received_(plan.world(), problem_.kv_heads, rows.kv_blocks()),
         arriving_(plan.world(), problem_.kv_heads, rows.kv_blocks()),
         queries_(plan.world(), segments.size(), rows.kv_blocks()),
-        partials_(plan.world(), segments.size(), rows.kv_blocks()) {
+        partials_(plan.world(), segments.size(), rows.kv_blocks()),
+        scratch_(rows.kv_blocks()) {
     for (int64_t block = 0; block < rows.kv_blocks(); ++block) {
       owner_.push_back(problem_.kv.tokens().Owner(block));
     }
@@ -218,7 +219,7 @@ class Player {
     const auto [at, is_new] = read_.try_emplace({class_index, q_blocks.ToString()});
     if (is_new) {
       at->second.resize(static_cast<size_t>(rows_.kv_blocks()));
-      ForEachBlock(BlocksRead(rows_, class_index, q_blocks),
+      ForEachBlock(BlocksRead(rows_, class_index, q_blocks, &scratch_),
                    [&](int64_t block) { at->second[block] = true; });
     }
     return at->second;
@@ -274,6 +275,7 @@ class Player {
   BlockBits queries_;       // by segment
   BlockBits partials_;      // by segment
   std::vector<int> owner_;  // token group of each KV block before the plan
+  ReadCounts scratch_;
   std::map<std::pair<int, std::string>, std::vector<bool>> read_;
   int step_ = 0;
 };
@@ -282,9 +284,10 @@ class Player {
 // in the same computes are checked together: all that they read must be in one of those.
 class CoverageCheck {
  public:
-  CoverageCheck(const Plan& plan, const RowTable& rows) : plan_(plan), rows_(rows) {}
+  CoverageCheck(const Plan& plan, const RowTable& rows)
+      : plan_(plan), rows_(rows), reads_(rows.kv_blocks()), computed_(rows.kv_blocks()) {}
 
-  absl::Status Check(int head) const {
+  absl::Status Check(int head) {
     std::vector<const Compute*> computes;
     for (const Step& step : plan_.steps()) {
       for (const Compute& compute : step.computes) {
@@ -326,15 +329,14 @@ class CoverageCheck {
   }
 
   absl::Status CheckAlike(int head, const std::vector<const Compute*>& computes,
-                          const std::vector<int64_t>& q_blocks) const {
-    ReadCounts reads(rows_.kv_blocks()), computed(rows_.kv_blocks());
-    for (int64_t row : q_blocks) reads.AddRow(rows_, rows_.QueryClass(head), row);
+                          const std::vector<int64_t>& q_blocks) {
+    for (int64_t row : q_blocks) reads_.AddRow(rows_, rows_.QueryClass(head), row);
     for (const Compute* compute : computes) {
       if (!compute->q_blocks.Contains(q_blocks[0])) continue;
-      for (const BlockRun& run : compute->kv_blocks.runs()) computed.Add(run, 1);
+      for (const BlockRun& run : compute->kv_blocks.runs()) computed_.Add(run, 1);
     }
-    const std::vector<int64_t> wanted = std::move(reads).Finish();
-    const std::vector<int64_t> done = std::move(computed).Finish();
+    const std::vector<int64_t>& wanted = reads_.Finish();
+    const std::vector<int64_t>& done = computed_.Finish();
     for (int64_t block = 0; block < rows_.kv_blocks(); ++block) {
       if (wanted[block] > 0 && done[block] != 1) {
         return absl::InternalError(absl::StrCat(
@@ -347,6 +349,7 @@ class CoverageCheck {
 
   const Plan& plan_;
   const RowTable& rows_;
+  ReadCounts reads_, computed_;
 };
 
 }  // namespace
@@ -358,7 +361,7 @@ absl::Status Plan::Validate() const {
   const RowTable rows(problem_, pool);
   const HeadSegments segments(*this, rows);
   ANNULUS_RETURN_IF_ERROR(Player(*this, rows, segments).Play());
-  const CoverageCheck coverage(*this, rows);
+  CoverageCheck coverage(*this, rows);
   for (int segment = 0; segment < segments.size(); ++segment) {
     ANNULUS_RETURN_IF_ERROR(coverage.Check(segments.FirstHead(segment)));
   }
