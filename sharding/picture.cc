@@ -190,9 +190,8 @@ class BlockMap {
 
   void AddRun(BlockRun run, int rank, std::vector<std::map<int, int64_t>>* blocks) const {
     while (run.count > 0) {
-      const int64_t column = (run.first * columns_ + columns_ - 1) / kv_blocks_;
-      // Rounding may put the first block one cell off.
-      const int64_t at = CellBegin(column) > run.first ? column - 1 : column;
+      // The last column that begins at or before the run's first block.
+      const int64_t at = ((run.first + 1) * columns_ + kv_blocks_ - 1) / kv_blocks_ - 1;
       const int64_t left = CellBegin(at + 1) - run.first;
       const int64_t here = std::min(run.count, (left + run.step - 1) / run.step);
       (*blocks)[at][rank] += here;
