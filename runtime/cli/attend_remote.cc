@@ -5,6 +5,7 @@
 #include "base/status.h"
 #include "runtime/cli/attend.h"
 #include "runtime/cli/progress.h"
+#include "runtime/cli/shared_options.h"
 #include "runtime/client/client.h"
 
 namespace annulus {
@@ -74,8 +75,7 @@ absl::StatusOr<AttendOutcome> AttendRemotely(const AttendFlags& flags, const Att
     // On the wire 0 asks for the default.
     return absl::InvalidArgumentError("--scale is 0, expected another number with --endpoint");
   }
-  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client,
-                           Client::Connect({.endpoint = *flags.endpoint}));
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client, ConnectTo(*flags.endpoint));
   ANNULUS_ASSIGN_OR_RETURN(const ClusterStatus status, client->Status());
   ANNULUS_ASSIGN_OR_RETURN(const ContextInfo context,
                            client->CreateContext(SpecOf(flags, inputs.problem)));
@@ -84,7 +84,10 @@ absl::StatusOr<AttendOutcome> AttendRemotely(const AttendFlags& flags, const Att
   ANNULUS_RETURN_IF_ERROR(outcome.status());
   ANNULUS_RETURN_IF_ERROR(released);
   for (const WorkerStatus& worker : status.workers) {
-    if (worker.state == "ready") outcome->report.backend = worker.backend;
+    // "cpu (AVX2)": the name without what it chose on its machine.
+    if (worker.state == "ready") {
+      outcome->report.backend = worker.backend.substr(0, worker.backend.find(' '));
+    }
   }
   return outcome;
 }

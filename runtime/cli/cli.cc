@@ -18,7 +18,12 @@ struct Command {
 
 constexpr Command kCommands[] = {
     {"attend", RunAttend, "attention over tensors in files, here or in a service"},
+    {"demo", RunDemo, "the main job: a million tokens over a local cluster, checked"},
     {"explain", RunExplain, "what a pattern costs and how it would be cut"},
+    {"up", RunUp, "a whole cluster on this machine, in the foreground"},
+    {"status", RunStatus, "a cluster's workers and contexts"},
+    {"coordinator", RunCoordinator, "a cluster's coordinator"},
+    {"worker", RunWorker, "one of a cluster's workers"},
     {"version", RunVersion, "what this program is"},
 };
 

@@ -26,6 +26,7 @@ absl::Status RunAttend(const Arguments& args, const Console& console);
 absl::Status RunExplain(const Arguments& args, const Console& console);
 absl::Status RunUp(const Arguments& args, const Console& console);
 absl::Status RunStatus(const Arguments& args, const Console& console);
+absl::Status RunDemo(const Arguments& args, const Console& console);
 absl::Status RunCoordinator(const Arguments& args, const Console& console);
 absl::Status RunWorker(const Arguments& args, const Console& console);
 absl::Status RunVersion(const Arguments& args, const Console& console);

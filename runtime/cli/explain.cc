@@ -1,13 +1,16 @@
 // `annulus explain`: what a pattern costs and which plan would run, without any tensor.
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "base/write_file.h"
 #include "runtime/cli/cluster_file.h"
 #include "runtime/cli/commands.h"
 #include "runtime/cli/problem.h"
 #include "runtime/cli/report.h"
 #include "runtime/cli/shared_options.h"
+#include "sharding/picture.h"
 #include "sharding/planner.h"
 
 namespace annulus {
@@ -73,11 +76,19 @@ absl::Status RunExplain(const Arguments& args, const Console& console) {
   }
   flags.problem.q_tokens = flags.q_tokens.value_or(flags.problem.kv_tokens);
   flags.problem.v_head_dim = flags.v_head_dim.value_or(flags.problem.head_dim);
+  if (flags.svg.has_value()) ANNULUS_RETURN_IF_ERROR(CheckWritable(*flags.svg));
   ANNULUS_ASSIGN_OR_RETURN(const ClusterModel cluster, ClusterOf(flags));
   ANNULUS_ASSIGN_OR_RETURN(const Problem problem, MakeProblem(flags.problem));
   ANNULUS_ASSIGN_OR_RETURN(const Decision decision, Choose(problem, cluster, flags.plan));
   const ExplainReport report{problem, decision, SizeOf(problem),
                              Coverage(problem.pattern, problem.q_range(), problem.kv_tokens)};
+  if (flags.svg.has_value()) {
+    const auto chosen =
+        std::find_if(decision.candidates.begin(), decision.candidates.end(),
+                     [&](const PlanCost& cost) { return cost.kind == decision.plan.kind(); });
+    ANNULUS_RETURN_IF_ERROR(
+        WriteFile(*flags.svg, {BlockMapSvg(decision.plan, *chosen, report.size)}));
+  }
   if (flags.json) {
     *console.out << ToJson(report) << std::flush;
   } else {

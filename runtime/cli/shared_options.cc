@@ -1,5 +1,6 @@
 #include "runtime/cli/shared_options.h"
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/quoted.h"
@@ -7,6 +8,8 @@
 
 namespace annulus {
 namespace {
+
+constexpr int kThreadsMax = 4096;
 
 absl::StatusOr<std::optional<PlanKind>> ParsePlan(absl::string_view text) {
   if (text == "auto") return std::nullopt;
@@ -16,10 +19,13 @@ absl::StatusOr<std::optional<PlanKind>> ParsePlan(absl::string_view text) {
 }  // namespace
 
 absl::StatusOr<std::string> ParseEndpoint(absl::string_view text) {
-  constexpr int64_t kPortMax = 65535;
+  constexpr int kPortMax = 65535;
   const size_t colon = text.rfind(':');
+  int port = -1;
   bool good = colon != absl::string_view::npos && colon > 0 &&
-              ParseCount(text.substr(colon + 1), 0, kPortMax).ok();
+              absl::ascii_isdigit(static_cast<unsigned char>(text.back())) &&
+              absl::ascii_isdigit(static_cast<unsigned char>(text[colon + 1])) &&
+              absl::SimpleAtoi(text.substr(colon + 1), &port) && port <= kPortMax;
   for (const char c : text.substr(0, colon)) good = good && c > ' ' && c < 0x7f && c != '/';
   if (good) return std::string(text);
   return absl::InvalidArgumentError(absl::StrCat(Quoted(text), ", expected HOST:PORT"));
@@ -36,6 +42,20 @@ void AddPlacement(Options* options, PartitionSpec* placement) {
   options->Add("placement", "zigzag|contiguous|block-cyclic:N|striped",
                "where tokens lie before the plan (zigzag)",
                SetParsed(placement, PartitionSpec::Parse));
+}
+
+void AddWorkerOptions(Options* options, std::string* backend, int* threads,
+                      int64_t* kv_bytes_limit) {
+  options->Add("backend", "auto|cpu|reference", "what a worker computes with (auto)",
+               SetText(backend));
+  options->Add("threads", "N", "a worker's compute threads (its share of the cores)",
+               SetCount(threads, 0, kThreadsMax));
+  options->Add("kv-bytes-limit", "N", "bytes of KV a worker holds at most (a share of the memory)",
+               SetCount(kv_bytes_limit, 1, INT64_MAX));
+}
+
+absl::StatusOr<std::unique_ptr<Client>> ConnectTo(const std::string& endpoint) {
+  return Client::Connect({.endpoint = endpoint, .connect_timeout = absl::Seconds(5)});
 }
 
 }  // namespace annulus

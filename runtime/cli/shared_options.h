@@ -2,12 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "runtime/cli/options.h"
+#include "runtime/client/client.h"
 #include "sharding/partition.h"
 #include "sharding/plan.h"
 
@@ -20,5 +22,11 @@ absl::StatusOr<std::string> ParseEndpoint(absl::string_view text);
 
 void AddPlan(Options* options, std::optional<PlanKind>* plan);
 void AddPlacement(Options* options, PartitionSpec* placement);
+// --backend, --threads and --kv-bytes-limit of a worker.
+void AddWorkerOptions(Options* options, std::string* backend, int* threads,
+                      int64_t* kv_bytes_limit);
+
+// UNAVAILABLE names the endpoint where nothing answers within some seconds.
+absl::StatusOr<std::unique_ptr<Client>> ConnectTo(const std::string& endpoint);
 
 }  // namespace annulus

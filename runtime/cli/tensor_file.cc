@@ -1,11 +1,6 @@
 #include "runtime/cli/tensor_file.h"
 
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <bit>
-#include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <utility>
 
@@ -15,6 +10,7 @@
 #include "base/check.h"
 #include "base/quoted.h"
 #include "base/status.h"
+#include "base/write_file.h"
 #include "runtime/cli/tensor_place.h"
 
 namespace annulus {
@@ -26,11 +22,6 @@ constexpr absl::string_view kSafetensors = ".safetensors";
 
 absl::Status InFile(absl::string_view where, const absl::Status& status) {
   return absl::Status(status.code(), absl::StrCat("file ", Quoted(where), ": ", status.message()));
-}
-
-absl::Status PathRefused(const std::string& path, absl::string_view why) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("file ", Quoted(path), ": ", why, ", expected a path to write a .npy file to"));
 }
 
 }  // namespace
@@ -98,45 +89,26 @@ void FileTensor::RoundTo(DType dtype) {
 }
 
 absl::Status CheckNpyPath(const std::string& path) {
-  if (!absl::EndsWith(path, ".npy")) return PathRefused(path, "the name does not end in .npy");
-  if (path.find('\0') != std::string::npos) return PathRefused(path, "its name holds a NUL");
-  struct stat info;
-  if (stat(path.c_str(), &info) == 0) {
-    if (!S_ISREG(info.st_mode)) return PathRefused(path, "not a regular file");
-    return access(path.c_str(), W_OK) == 0 ? absl::OkStatus() : PathRefused(path, strerror(errno));
-  }
-  const size_t slash = path.rfind('/');
-  const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
-  return access(folder.c_str(), W_OK | X_OK) == 0 ? absl::OkStatus()
-                                                  : PathRefused(path, strerror(errno));
+  if (absl::EndsWith(path, ".npy")) return CheckWritable(path);
+  return absl::InvalidArgumentError(
+      absl::StrCat("file ", Quoted(path), ": expected a name that ends in .npy"));
 }
 
 absl::Status WriteNpy(const std::string& path, absl::Span<const int64_t> shape,
                       absl::Span<const float> values) {
-  ANNULUS_RETURN_IF_ERROR(CheckNpyPath(path));
   std::string header =
       absl::StrCat("{'descr': '<f4', 'fortran_order': False, 'shape': (",
                    absl::StrJoin(shape, ", "), shape.size() == 1 ? ",), }" : "), }");
   // The values begin at a multiple of 64 bytes, after the newline that ends the header.
-  header.append(63 - (10 + header.size()) % 64, ' ').push_back('\n');
+  constexpr size_t kPreludeBytes = 10;
+  header.append(63 - (kPreludeBytes + header.size()) % 64, ' ').push_back('\n');
   ANNULUS_CHECK(header.size() < 65536);
-  std::string head("\x93NUMPY\x01\x00", 8);
-  head.push_back(static_cast<char>(header.size() & 0xff));
-  head.push_back(static_cast<char>(header.size() >> 8));
-  head += header;
-
-  // Written beside the target and then renamed, so that what stands there is always whole.
-  const std::string partial = absl::StrCat(path, ".partial");
-  std::FILE* file = std::fopen(partial.c_str(), "wb");
-  if (file == nullptr) return PathRefused(path, strerror(errno));
-  bool good = std::fwrite(head.data(), 1, head.size(), file) == head.size() &&
-              std::fwrite(values.data(), sizeof(float), values.size(), file) == values.size();
-  good = std::fclose(file) == 0 && good;
-  good = good && std::rename(partial.c_str(), path.c_str()) == 0;
-  if (good) return absl::OkStatus();
-  const std::string why = strerror(errno);
-  std::remove(partial.c_str());
-  return absl::UnavailableError(absl::StrCat("file ", Quoted(path), ": ", why));
+  std::string prelude("\x93NUMPY\x01\x00", kPreludeBytes - 2);
+  prelude.push_back(static_cast<char>(header.size() & 0xff));
+  prelude.push_back(static_cast<char>(header.size() >> 8));
+  return WriteFile(path, {prelude, header,
+                          absl::string_view(reinterpret_cast<const char*>(values.data()),
+                                            values.size() * sizeof(float))});
 }
 
 }  // namespace annulus

@@ -49,12 +49,10 @@ class FileTensor {
   TensorView view_;
 };
 
-// Whether a .npy file may be written at `path`: asked before the work, so that a typing error does
-// not cost an hour. INVALID_ARGUMENT names the path and what the system said.
+// CheckWritable, for a name that ends in .npy.
 absl::Status CheckNpyPath(const std::string& path);
 
-// Writes f32 `values` of `shape`, C order, whose product is their number. UNAVAILABLE names the
-// path and what the system said; no partial file stays.
+// Writes f32 `values` of `shape`, C order, whose product is their number. Errors as WriteFile.
 absl::Status WriteNpy(const std::string& path, absl::Span<const int64_t> shape,
                       absl::Span<const float> values);
 

@@ -1,0 +1,20 @@
+// Files written whole or not at all. Thread-safe functions.
+#pragma once
+
+#include <initializer_list>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+
+namespace annulus {
+
+// Whether a regular file may be written at `path`: asked before long work, so that a typing error
+// does not cost its result. INVALID_ARGUMENT names the path and what the system said.
+absl::Status CheckWritable(const std::string& path);
+
+// Makes `path` a file of the pieces, one after the other. Written beside it and then renamed, so
+// that what stands at `path` is always whole. UNAVAILABLE names the path and what the system said.
+absl::Status WriteFile(const std::string& path, std::initializer_list<absl::string_view> pieces);
+
+}  // namespace annulus

@@ -1,0 +1,94 @@
+// `annulus coordinator`: the coordinator's process.
+#include "runtime/coordinator/coordinator.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "comm/local/local_rendezvous.h"
+#include "runtime/cli/cluster_file.h"
+#include "runtime/cli/process.h"
+#include "runtime/cli/service_options.h"
+#include "runtime/cli/shared_options.h"
+#include "runtime/rpc/metrics.h"
+#include "runtime/rpc/server.h"
+
+namespace annulus {
+namespace {
+
+constexpr absl::Duration kShutdownGrace = absl::Seconds(2);
+
+struct CoordinatorFlags {
+  ServiceFlags service;
+  std::string listen = "127.0.0.1:7070";
+  std::optional<std::string> cluster;
+  bool json = false;
+};
+
+Options OptionsOf(CoordinatorFlags* flags) {
+  Options options("coordinator", "Places contexts, plans and merges; clients talk to it.");
+  options.Add("listen", "HOST:PORT", "where clients and workers find it (127.0.0.1:7070)",
+              SetParsed(&flags->listen, ParseEndpoint));
+  options.Add("cluster", "F", "the machines that plans are weighed for, a JSON file (this one)",
+              SetText(&flags->cluster));
+  AddServiceOptions(&options, &flags->service);
+  options.AddFlag("json", "say {endpoint} instead of ready HOST:PORT", &flags->json);
+  return options;
+}
+
+std::string EndpointOf(const std::string& listen, int port) {
+  return absl::StrCat(listen.substr(0, listen.rfind(':')), ":", port);
+}
+
+absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signals& signals) {
+  CoordinatorOptions options;
+  if (flags.cluster.has_value()) {
+    ANNULUS_ASSIGN_OR_RETURN(const ClusterFile cluster, ReadCluster(*flags.cluster));
+    options.cluster = cluster.model;
+  }
+  options.heartbeat_period = absl::Milliseconds(flags.service.heartbeat_ms);
+  options.heartbeat_timeout = absl::Milliseconds(flags.service.heartbeat_timeout_ms);
+  ANNULUS_ASSIGN_OR_RETURN(options.fabric, UcxFabric::Create(UcxOptionsOf(flags.service)));
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Coordinator> coordinator,
+                           Coordinator::Start(std::move(options)));
+  LocalRendezvous rendezvous;
+  ANNULUS_RETURN_IF_ERROR(rendezvous.Put(kFabricKey, coordinator->fabric_address()));
+  MetricsService service(coordinator.get());
+  std::unique_ptr<MetricsEndpoint> metrics;
+  if (!flags.service.metrics_listen.empty()) {
+    ANNULUS_ASSIGN_OR_RETURN(metrics,
+                             MetricsEndpoint::Start(flags.service.metrics_listen, service));
+    Log(LogLevel::kInfo, "metrics", {{"port", metrics->port()}});
+  }
+  RpcServerOptions rpc;
+  rpc.listen = flags.listen;
+  rpc.service = &service;
+  rpc.rendezvous = &rendezvous;
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> server, RpcServer::Start(rpc));
+  const std::string endpoint = EndpointOf(flags.listen, server->port());
+  *console.out << (flags.json ? absl::StrCat("{\"endpoint\":\"", endpoint, "\"}")
+                              : absl::StrCat("ready ", endpoint))
+               << std::endl;
+  while (!signals.WaitForStop(absl::InfiniteDuration())) {
+  }
+  Log(LogLevel::kInfo, "coordinator stops");
+  server->Shutdown(kShutdownGrace);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status RunCoordinator(const Arguments& args, const Console& console) {
+  CoordinatorFlags flags;
+  ANNULUS_ASSIGN_OR_RETURN(const std::optional<std::string> help,
+                           OptionsOf(&flags).Parse(args, console.environment));
+  if (help.has_value()) {
+    *console.out << *help;
+    return absl::OkStatus();
+  }
+  SetLogLevel(flags.service.log_level);
+  Signals signals;
+  return Serve(flags, console, signals);
+}
+
+}  // namespace annulus

@@ -1,0 +1,72 @@
+#include "runtime/cli/service_options.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/cli/shared_options.h"
+
+namespace annulus {
+namespace {
+
+constexpr int kMillisecondsMax = 3'600'000;
+
+}  // namespace
+
+void AddServiceOptions(Options* options, ServiceFlags* flags) {
+  options->Add("transports", "LIST", "UCX transports among processes, as UCX_TLS (tcp)",
+               SetText(&flags->transports));
+  options->Add("net-devices", "LIST", "network devices for them, as UCX_NET_DEVICES (all)",
+               SetText(&flags->net_devices));
+  options->Add("tcp-port-range", "A-B", "TCP ports for them, as UCX_TCP_PORT_RANGE (any)",
+               SetText(&flags->tcp_port_range));
+  options->Add("heartbeat-ms", "N", "a sign of life every N ms (100)",
+               SetCount(&flags->heartbeat_ms, 1, kMillisecondsMax));
+  options->Add("heartbeat-timeout-ms", "N", "who is silent for N ms is lost (1000)",
+               SetCount(&flags->heartbeat_timeout_ms, 1, kMillisecondsMax));
+  options->Add("metrics-listen", "HOST:PORT", "Prometheus metrics at /metrics (none)",
+               SetParsed(&flags->metrics_listen, ParseEndpoint));
+  options->Add("log-level", "debug|info|warning|error|off", "what is logged on stderr (info)",
+               [flags](absl::string_view text) {
+                 flags->log_level_text = std::string(text);
+                 return SetParsed(&flags->log_level, ParseLogLevel)(text);
+               });
+}
+
+Arguments ServiceArguments(const ServiceFlags& flags) {
+  Arguments args = {"--transports",
+                    flags.transports,
+                    "--heartbeat-ms",
+                    absl::StrCat(flags.heartbeat_ms),
+                    "--heartbeat-timeout-ms",
+                    absl::StrCat(flags.heartbeat_timeout_ms),
+                    "--log-level",
+                    flags.log_level_text};
+  if (!flags.net_devices.empty()) args.insert(args.end(), {"--net-devices", flags.net_devices});
+  if (!flags.tcp_port_range.empty()) {
+    args.insert(args.end(), {"--tcp-port-range", flags.tcp_port_range});
+  }
+  return args;
+}
+
+UcxOptions UcxOptionsOf(const ServiceFlags& flags) {
+  UcxOptions options;
+  options.transports = flags.transports;
+  options.net_devices = flags.net_devices;
+  options.tcp_port_range = flags.tcp_port_range;
+  return options;
+}
+
+int64_t MemoryBytes() {
+  int64_t bytes = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+  // "max" where there is no limit: then nothing is read.
+  int64_t limit_bytes = 0;
+  if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit_bytes && limit_bytes > 0) {
+    bytes = std::min(bytes, limit_bytes);
+  }
+  return bytes;
+}
+
+}  // namespace annulus

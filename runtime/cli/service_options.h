@@ -1,0 +1,40 @@
+// Options that the processes of a service share. Thread-safe functions.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/time/time.h"
+#include "base/log.h"
+#include "comm/ucx/ucx_fabric.h"
+#include "runtime/cli/commands.h"
+#include "runtime/cli/options.h"
+
+namespace annulus {
+
+// Under this key of the rendezvous workers find the coordinator's address on their own network.
+inline constexpr char kFabricKey[] = "coordinator/fabric";
+
+struct ServiceFlags {
+  std::string transports = "tcp";
+  std::string net_devices;
+  std::string tcp_port_range;
+  int heartbeat_ms = 100;
+  int heartbeat_timeout_ms = 1000;
+  std::string metrics_listen;  // empty: no metrics
+  LogLevel log_level = LogLevel::kInfo;
+  std::string log_level_text = "info";
+};
+
+void AddServiceOptions(Options* options, ServiceFlags* flags);
+
+// The flags that give another command the same options, but for metrics_listen, which two processes
+// cannot share.
+Arguments ServiceArguments(const ServiceFlags& flags);
+
+UcxOptions UcxOptionsOf(const ServiceFlags& flags);
+
+// This machine's memory, or what the control group leaves of it.
+int64_t MemoryBytes();
+
+}  // namespace annulus

@@ -1,0 +1,121 @@
+// `annulus worker`: a worker's process.
+#include "runtime/worker/worker.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/quoted.h"
+#include "base/status.h"
+#include "runtime/cli/process.h"
+#include "runtime/cli/service_options.h"
+#include "runtime/cli/shared_options.h"
+#include "runtime/rpc/metrics.h"
+#include "runtime/rpc/rendezvous.h"
+
+namespace annulus {
+namespace {
+
+// How often the process looks up from waiting, for a signal or a loss.
+constexpr absl::Duration kLookUp = absl::Milliseconds(100);
+
+struct WorkerFlags {
+  ServiceFlags service;
+  std::string coordinator;
+  std::string name;
+  std::string backend = "auto";
+  int threads = 0;
+  int64_t kv_bytes_limit = MemoryBytes() / 2;
+};
+
+Options OptionsOf(WorkerFlags* flags) {
+  Options options("worker", "Holds KV and computes where it lies.");
+  options.AddRequired("coordinator", "HOST:PORT", "where the coordinator listens",
+                      SetParsed(&flags->coordinator, ParseEndpoint));
+  options.Add("name", "TEXT", "what people call it in logs and errors", SetText(&flags->name));
+  AddWorkerOptions(&options, &flags->backend, &flags->threads, &flags->kv_bytes_limit);
+  AddServiceOptions(&options, &flags->service);
+  return options;
+}
+
+std::vector<Metric> MetricsOf(const WorkerSnapshot& snapshot) {
+  const auto gauge = [](const char* name, const char* help, double value) {
+    return Metric{name, help, Metric::Kind::kGauge, value, {}};
+  };
+  const auto counter = [](const char* name, const char* help, double value) {
+    return Metric{name, help, Metric::Kind::kCounter, value, {}};
+  };
+  return {
+      gauge("annulus_kv_bytes", "Bytes of KV held", static_cast<double>(snapshot.kv_bytes)),
+      gauge("annulus_kv_bytes_limit", "Bytes of KV at most",
+            static_cast<double>(snapshot.kv_bytes_limit)),
+      gauge("annulus_contexts", "Contexts with KV here", static_cast<double>(snapshot.contexts)),
+      gauge("annulus_joined", "1 while the coordinator counts on this worker",
+            snapshot.state == "ready" ? 1 : 0),
+      counter("annulus_attends_total", "Attends finished, well or not",
+              static_cast<double>(snapshot.attends)),
+      counter("annulus_appends_total", "Appends finished", static_cast<double>(snapshot.appends)),
+      counter("annulus_sent_bytes_total", "Payload sent", static_cast<double>(snapshot.bytes_sent)),
+      counter("annulus_received_bytes_total", "Payload received",
+              static_cast<double>(snapshot.bytes_received)),
+  };
+}
+
+// The coordinator's address on the workers' network, once it is there to tell; empty when a signal
+// says to stop.
+absl::StatusOr<std::string> FindCoordinator(const std::string& endpoint, Signals& signals) {
+  const std::unique_ptr<Rendezvous> rendezvous = MakeRpcRendezvous(endpoint);
+  while (true) {
+    absl::StatusOr<std::string> address = rendezvous->Get(kFabricKey, absl::Now() + kLookUp);
+    const bool not_yet =
+        absl::IsDeadlineExceeded(address.status()) || absl::IsUnavailable(address.status());
+    if (!not_yet) return address;
+    if (signals.WaitForStop(kLookUp)) return std::string();
+  }
+}
+
+absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
+  WorkerOptions options;
+  ANNULUS_ASSIGN_OR_RETURN(options.coordinator_address,
+                           FindCoordinator(flags.coordinator, signals));
+  if (options.coordinator_address.empty()) return absl::OkStatus();
+  ANNULUS_ASSIGN_OR_RETURN(options.fabric, UcxFabric::Create(UcxOptionsOf(flags.service)));
+  options.name = flags.name;
+  options.backend = flags.backend;
+  options.threads = flags.threads;
+  options.kv_bytes_limit = flags.kv_bytes_limit;
+  options.heartbeat_period = absl::Milliseconds(flags.service.heartbeat_ms);
+  options.heartbeat_timeout = absl::Milliseconds(flags.service.heartbeat_timeout_ms);
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Worker> worker, Worker::Start(std::move(options)));
+  std::unique_ptr<MetricsEndpoint> metrics;
+  if (!flags.service.metrics_listen.empty()) {
+    ANNULUS_ASSIGN_OR_RETURN(
+        metrics, MetricsEndpoint::Start(flags.service.metrics_listen,
+                                        [&worker] { return MetricsOf(worker->Snapshot()); }));
+    Log(LogLevel::kInfo, "metrics", {{"port", metrics->port()}});
+  }
+  while (!signals.WaitForStop(kLookUp)) {
+    if (!worker->lost()) continue;
+    return absl::UnavailableError(
+        absl::StrCat("the coordinator at ", Quoted(flags.coordinator), " is gone, or gave up on ",
+                     "this worker; what it held is lost: start it again"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status RunWorker(const Arguments& args, const Console& console) {
+  WorkerFlags flags;
+  ANNULUS_ASSIGN_OR_RETURN(const std::optional<std::string> help,
+                           OptionsOf(&flags).Parse(args, console.environment));
+  if (help.has_value()) {
+    *console.out << *help;
+    return absl::OkStatus();
+  }
+  SetLogLevel(flags.service.log_level);
+  Signals signals;
+  return Serve(flags, signals);
+}
+
+}  // namespace annulus
