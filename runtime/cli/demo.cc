@@ -1,10 +1,7 @@
 // `annulus demo`, the main job: a million-token context over a local cluster of processes, with
 // planted associations that must be found where the pattern shows them and answers that must agree
 // with the float64 oracle.
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,12 +11,15 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "base/quoted.h"
 #include "base/status.h"
+#include "base/write_file.h"
 #include "runtime/cli/commands.h"
-#include "runtime/cli/demo_cluster.h"
 #include "runtime/cli/demo_phases.h"
+#include "runtime/cli/process.h"
 #include "runtime/cli/progress.h"
 #include "runtime/store/context_layout.h"
 #include "runtime/trace/trace.h"
@@ -32,8 +32,8 @@ namespace {
 constexpr char kS2[] = "s2(64,16,4)";  // a stride of 4 over 4 KV heads: together they see all
 constexpr int kDemoWorkersMax = 64;
 constexpr int64_t kDemoTokensMax = int64_t{1} << 30;
-// Beside the context, all of which a worker may hold. A limit, not memory taken.
-constexpr int64_t kSpareKvBytes = int64_t{64} << 20;
+constexpr absl::Duration kStartTimeout = absl::Minutes(2);
+constexpr absl::Duration kStopTimeout = absl::Seconds(20);
 
 struct DemoOptions {
   int64_t tokens = 1 << 20;
@@ -44,14 +44,32 @@ struct DemoOptions {
   bool json = false;
 };
 
-absl::Status WriteFile(const std::string& path, absl::string_view text) {
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  file.write(text.data(), static_cast<std::streamsize>(text.size()));
-  file.close();
-  if (file) return absl::OkStatus();
-  return absl::UnavailableError(
-      absl::StrCat("cannot write ", Quoted(path), ": ", std::strerror(errno)));
-}
+// A cluster of this program's own processes: `annulus up` as a child.
+class Cluster {
+ public:
+  // Returns once all workers have joined.
+  absl::Status Start(int workers, const std::string& backend) {
+    ANNULUS_ASSIGN_OR_RETURN(up_, Child::Start({"up", "--workers", absl::StrCat(workers),
+                                                "--backend", backend, "--log-level", "error"}));
+    ANNULUS_ASSIGN_OR_RETURN(const std::string line, up_->ReadLine(absl::Now() + kStartTimeout));
+    endpoint_ = std::string(absl::StripPrefix(line, "ready "));
+    return absl::OkStatus();
+  }
+
+  // Ends it and waits; by force if that takes too long.
+  ~Cluster() {
+    if (up_ == nullptr) return;
+    up_->Terminate();
+    const absl::Time deadline = absl::Now() + kStopTimeout;
+    while (up_->Reap().empty() && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(10));
+  }
+
+  const std::string& endpoint() const { return endpoint_; }
+
+ private:
+  std::unique_ptr<Child> up_;
+  std::string endpoint_;
+};
 
 absl::Status MakeOutDir(const std::string& path) {
   std::error_code error;
@@ -67,7 +85,7 @@ absl::Status DrawBlockMap(const ContextSpec& spec, int64_t tokens, int workers,
                           const Pattern& pattern, const std::string& path) {
   const Problem problem = ProblemOf(spec, workers, DemoChunk(tokens).size(), tokens, pattern);
   ANNULUS_ASSIGN_OR_RETURN(const Plan plan, BuildPlan(PlanKind::kGroupCast, problem));
-  return WriteFile(path, BlockMapSvg(plan, Cost(plan, ClusterModel{}), SizeOf(problem)));
+  return WriteFile(path, {BlockMapSvg(plan, Cost(plan, ClusterModel{}), SizeOf(problem))});
 }
 
 // Says what goes on, on a line of its own.
@@ -119,13 +137,14 @@ absl::Status RunDemo(const DemoOptions& options, const Console& console) {
   report.seed = static_cast<uint64_t>(options.seed);
   report.block_map_path = options.out_dir + "/block-map.svg";
   report.trace_path = options.out_dir + "/trace.json";
+  ANNULUS_RETURN_IF_ERROR(CheckWritable(report.block_map_path));
+  ANNULUS_RETURN_IF_ERROR(CheckWritable(report.trace_path));
 
   Say(console, absl::StrCat("starting a coordinator and ", options.workers, " workers"));
-  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<DemoCluster> cluster,
-                           DemoCluster::Start(options.workers, options.backend,
-                                              DemoKvBytes(options.tokens) + kSpareKvBytes));
+  Cluster cluster;
+  ANNULUS_RETURN_IF_ERROR(cluster.Start(options.workers, options.backend));
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client,
-                           Client::Connect({.endpoint = cluster->endpoint()}));
+                           Client::Connect({.endpoint = cluster.endpoint()}));
   ANNULUS_ASSIGN_OR_RETURN(const ClusterStatus status, client->Status());
   if (!status.workers.empty()) report.backend = status.workers[0].backend;
   ANNULUS_RETURN_IF_ERROR(RunPhases(options, console, client.get(), &report));

@@ -1,0 +1,71 @@
+// The demo's requests against a service in this process, over real gRPC, and its verdicts.
+#include <memory>
+#include <vector>
+
+#include "runtime/cli/demo_phases.h"
+#include "runtime/client/client.h"
+#include "runtime/rpc/server.h"
+#include "tests/catch.h"
+#include "tests/runtime/local_cluster.h"
+
+namespace annulus {
+
+TEST_CASE("demo: every phase is as it must be on clusters of any size") {
+  const auto [workers, tokens] =
+      GENERATE(std::pair{1, 4096}, std::pair{4, 8192}, std::pair{7, 5000});
+  CAPTURE(workers, tokens);
+  test::LocalCluster cluster({.workers = workers, .backend = "cpu"});
+  RpcServerOptions options;
+  options.service = &cluster.service();
+  const std::unique_ptr<RpcServer> server = RpcServer::Start(options).value();
+  const std::unique_ptr<Client> client =
+      Client::Connect({.endpoint = absl::StrCat("localhost:", server->port())}).value();
+
+  DemoReport report;
+  report.tokens = tokens;
+  report.seed = 11;
+  const DemoData data(report.seed, tokens);
+  const Pattern causal = Pattern::Parse("causal", kDemoKvHeads).value();
+  const Pattern s2 = Pattern::Parse("s2(64,16,4)", kDemoKvHeads).value();
+  const ContextInfo context = client->CreateContext(DemoContext(tokens, workers)).value();
+  DemoPhases phases(client.get(), context.id, &data, &report);
+  int64_t last = 0;
+  std::vector<TraceSpan> trace;
+  REQUIRE(phases
+              .Upload([&](int64_t done, int64_t all) {
+                CHECK(done >= last);
+                CHECK(all == DemoKvBytes(tokens));
+                last = done;
+              })
+              .ok());
+  CHECK(last == DemoKvBytes(tokens));
+  REQUIRE(phases.RunChunk(s2, &trace).ok());
+  REQUIRE(phases.RunDecode(causal).ok());
+  REQUIRE(phases.RunDecode(s2).ok());
+  REQUIRE(phases.CompareSample().ok());
+
+  Judge(&report);
+  for (const std::string& failure : report.failures) FAIL_CHECK(failure);
+  REQUIRE(report.phases.size() == 4);
+  CHECK(report.phases[0].plan == "pass-q");
+  CHECK(report.phases[1].plan == "group-cast");
+  CHECK(report.phases[2].recall.visible == kDemoAssociations * kDemoHeads);
+  CHECK(report.phases[3].recall.visible < kDemoAssociations * kDemoHeads);
+  for (const DemoPhase& phase : report.phases) {
+    INFO(phase.name << " " << phase.plan);
+    CHECK(phase.rows_checked == 8);
+    CHECK(phase.out_error > 0);  // f32 against float64
+  }
+  CHECK(trace.size() > static_cast<size_t>(workers));
+
+  // A report that is not as it must be says so.
+  report.phases[0].bytes_moved += 1;
+  report.phases[1].out_error = 1;
+  report.phases[2].recall.found -= 1;
+  report.phases[3].recall.stray += 1;
+  report.plans_difference = 1;
+  Judge(&report);
+  CHECK(report.failures.size() == 5);
+}
+
+}  // namespace annulus
