@@ -21,9 +21,16 @@ using test::LayerKv;
 using test::SimCluster;
 using Kind = event::Begin::Kind;
 
-constexpr absl::Duration kSessionsEnd = absl::Seconds(6);  // simulated
-constexpr absl::Duration kCallsEnd = absl::Seconds(16);
+constexpr absl::Duration kSessionsEnd = absl::Seconds(4);  // simulated
+constexpr absl::Duration kCallsEnd = absl::Seconds(12);
 constexpr absl::Duration kLateMax = absl::Milliseconds(50);  // of an end after its deadline
+
+// Instrumented programs take many times as long.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr uint64_t kSeeds = 40;
+#else
+constexpr uint64_t kSeeds = 200;
+#endif
 
 struct Tally {
   int answers = 0;
@@ -330,7 +337,7 @@ TEST_CASE("Simulated clusters answer right or not at all") {
   SetLogLevel(LogLevel::kOff);
   const uint64_t only = NumberFromEnvironment("ANNULUS_SIM_SEED", 0);
   const uint64_t first = only != 0 ? only : 1;
-  const uint64_t count = only != 0 ? 1 : NumberFromEnvironment("ANNULUS_SIM_SEEDS", 200);
+  const uint64_t count = only != 0 ? 1 : NumberFromEnvironment("ANNULUS_SIM_SEEDS", kSeeds);
   Tally all;
   for (uint64_t seed = first; seed < first + count; ++seed) {
     std::vector<std::string> failures;
