@@ -4,7 +4,8 @@
 // Thread rule: as fabric.h, messenger.h and exchange.h say; exchanges move while some thread polls
 // the messenger, and must be destroyed before the fabric.
 //
-// Shared memory takes some MB of /dev/shm for each process.
+// Shared memory takes some MB of /dev/shm (posix) or of System V segments for each process. Memory
+// is not registered with any device: remote direct memory access is not used.
 #pragma once
 
 #include <cstddef>

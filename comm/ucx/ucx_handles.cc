@@ -1,5 +1,6 @@
 #include "comm/ucx/ucx_handles.h"
 
+#include <ucm/api/ucm.h>
 #include <ucs/config/global_opts.h>
 
 #include <cstring>
@@ -23,6 +24,17 @@ uint64_t Fnv1a(absl::string_view bytes) {
   return hash;
 }
 
+// What UCX keeps once for the whole process.
+void SetUpUcxLibrary() {
+  // Errors of peers are reported through our own status; UCX's chatter would be said twice.
+  ucs_global_opts_set_value("LOG_LEVEL", "fatal");
+  // UCX would patch libc's mmap and madvise for registration caches. Nothing here registers memory,
+  // and the patch takes a lock in threads that have ended (a crash under the thread sanitizer).
+  ucm_global_config_t memory_hooks = ucm_global_opts;
+  memory_hooks.enable_events = 0;
+  ucm_set_global_opts(&memory_hooks);
+}
+
 struct ConfigDeleter {
   void operator()(ucp_config_t* config) const { ucp_config_release(config); }
 };
@@ -34,25 +46,26 @@ absl::Status UcxError(absl::string_view what, ucs_status_t status) {
 }
 
 absl::StatusOr<UcxContext> MakeUcxContext(const UcxOptions& options) {
-  // Errors of peers are reported through our own status; UCX's chatter would be said twice.
-  ucs_global_opts_set_value("LOG_LEVEL", "fatal");
-
+  SetUpUcxLibrary();
   ucp_config_t* raw = nullptr;
   ucs_status_t status = ucp_config_read(nullptr, nullptr, &raw);
   if (status != UCS_OK) return UcxError("reading its configuration", status);
   const std::unique_ptr<ucp_config_t, ConfigDeleter> config(raw);
 
+  // Options of a transport have no prefix here, other than in UCX's environment.
   std::vector<std::pair<const char*, std::string>> settings = {
       // Everything is eager: no peer ever reads or writes our memory by itself, so that an aborted
       // operation's memory is free the moment its sends are done. The exchange has its own
       // rendezvous (a receive announces itself), and sends large payloads in chunks.
       {"RNDV_THRESH", "inf"},
       {"KEEPALIVE_INTERVAL", absl::StrCat(absl::ToInt64Milliseconds(options.keepalive), "ms")},
+      // Else shared memory is passed over without a word, since we ask for news of dead peers.
+      {"MM_ERROR_HANDLING", "y"},
   };
   if (!options.transports.empty()) settings.emplace_back("TLS", options.transports);
   if (!options.net_devices.empty()) settings.emplace_back("NET_DEVICES", options.net_devices);
   if (!options.tcp_port_range.empty()) {
-    settings.emplace_back("TCP_PORT_RANGE", options.tcp_port_range);
+    settings.emplace_back("PORT_RANGE", options.tcp_port_range);
   }
   for (const auto& [name, value] : settings) {
     status = ucp_config_modify(config.get(), name, value.c_str());

@@ -230,10 +230,11 @@ uint64_t LoopbackBytes() {
   return 0;
 }
 
-TEST_CASE("child: payload against the wire", "[.child]") {
+// Prints what the loopback interface carried while an exchange moved kLargeBytes.
+void MeasureWire(const std::string& transports) {
   // Alone in a network namespace the wire's bytes are ours only; without the right to have one,
-  // others may add to them and the upper bound is left out.
-  bool alone = unshare(CLONE_NEWNET) == 0;
+  // others may add to them.
+  const bool alone = unshare(CLONE_NEWNET) == 0;
   if (alone) {
     const int any = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     ifreq request = {};
@@ -242,29 +243,46 @@ TEST_CASE("child: payload against the wire", "[.child]") {
     REQUIRE(ioctl(any, SIOCSIFFLAGS, &request) == 0);
     close(any);
   }
-  TestGroup group("ucx tcp", 2);
-  const size_t size_bytes = size_t{64} << 20;
-  std::vector<char> memory[2] = {std::vector<char>(size_bytes), std::vector<char>(size_bytes)};
+  TestGroup group("ucx " + transports, 2);
+  std::vector<char> memory[2] = {std::vector<char>(kLargeBytes), std::vector<char>(kLargeBytes)};
   const uint64_t before = LoopbackBytes();
   group.Run([&](Exchange& exchange) {
     char* data = memory[exchange.rank()].data();
-    const auto ticket = exchange.rank() == 0 ? exchange.Post({{1, data, size_bytes}}, {})
-                                             : exchange.Post({}, {{0, data, size_bytes}});
-    return ticket.ok() ? exchange.Wait(*ticket, absl::Now() + absl::Seconds(30)) : ticket.status();
+    const auto ticket = exchange.rank() == 0 ? exchange.Post({{1, data, kLargeBytes}}, {})
+                                             : exchange.Post({}, {{0, data, kLargeBytes}});
+    return ticket.ok() ? exchange.Wait(*ticket, absl::Now() + absl::Seconds(60)) : ticket.status();
   });
   const uint64_t wire = LoopbackBytes() - before;
-  CHECK(group.exchanges[0]->counters().bytes_sent == size_bytes);
-  CHECK(group.exchanges[1]->counters().bytes_received == size_bytes);
-  CHECK(wire >= size_bytes);
-  if (alone) CHECK(wire < size_bytes + size_bytes / 50);
-  std::cout << "\nwire " << (alone ? "alone " : "shared ") << wire << std::endl;
+  CHECK(group.exchanges[0]->counters().bytes_sent == kLargeBytes);
+  CHECK(group.exchanges[1]->counters().bytes_received == kLargeBytes);
+  std::cout << (alone ? "\nnetwork alone" : "\nnetwork shared") << std::endl
+            << "wire " << wire << std::endl;
+}
+
+TEST_CASE("child: the wire under tcp", "[.child]") {
+  MeasureWire("tcp");
+}
+TEST_CASE("child: the wire under shm", "[.child]") {
+  MeasureWire("shm,tcp");
 }
 
 TEST_CASE("payload counted is what the tcp interface carried, within 2%", "[processes]") {
-  Child child("child: payload against the wire");
-  const std::string wire = child.ReadLine("wire ");
+  Child child("child: the wire under tcp");
+  const bool alone = child.ReadLine("network ") == "alone";
+  const uint64_t wire = std::stoull(child.ReadLine("wire "));
   CHECK(child.Join() == 0);
-  WARN("64 MiB over tcp, " << wire << " bytes on the wire");
+  CHECK(wire >= kLargeBytes);
+  if (alone) CHECK(wire < kLargeBytes + kLargeBytes / 50);
+  WARN("64 MiB over tcp: " << wire << " bytes on the wire");
+}
+
+TEST_CASE("over shared memory the payload does not touch the interface", "[processes]") {
+  Child child("child: the wire under shm");
+  const bool alone = child.ReadLine("network ") == "alone";
+  const uint64_t wire = std::stoull(child.ReadLine("wire "));
+  CHECK(child.Join() == 0);
+  if (alone) CHECK(wire < kLargeBytes / 50);
+  WARN("64 MiB over shm: " << wire << " bytes on the wire");
 }
 
 TEST_CASE("rendezvous: a value is put once and waited for", "[rendezvous]") {
