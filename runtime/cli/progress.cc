@@ -30,9 +30,12 @@ void Progress::Show(int64_t done, int64_t all) {
   const double share = static_cast<double>(done) / static_cast<double>(all);
   const int filled = std::clamp(static_cast<int>(share * kWidth), 0, kWidth);
   const double seconds = std::max(absl::ToDoubleSeconds(now - begin_), 1e-9);
-  *stream_ << absl::StrFormat("\r%s [%s%s] %3.0f%%  %.2f GB/s", label_, std::string(filled, '#'),
-                              std::string(kWidth - filled, '.'), 100 * share,
-                              1e-9 * static_cast<double>(done) / seconds)
+  const double rate = static_cast<double>(done) / seconds;
+  const double left_s = done > 0 ? static_cast<double>(all - done) / rate : 0;
+  *stream_ << absl::StrFormat("\r%s [%s%s] %.2f of %.2f GB  %.2f GB/s  %.0f s left ", label_,
+                              std::string(filled, '#'), std::string(kWidth - filled, '.'),
+                              1e-9 * static_cast<double>(done), 1e-9 * static_cast<double>(all),
+                              1e-9 * rate, left_s)
            << std::flush;
 }
 
