@@ -77,10 +77,10 @@ void CoordinatorCore::OnHello(PeerId peer, const wire::Hello& hello) {
                    .address = hello.address,
                    .kv_bytes = 0,
                    .kv_bytes_limit = hello.kv_bytes_limit};
+  Emit(action::Send{peer, wire::Welcome{id}});
+  Emit(action::WorkerJoined{member.label, hello.backend});
   workers_.emplace(id, std::move(member));
   peers_.emplace(peer, id);
-  Emit(action::Send{peer, wire::Welcome{id}});
-  Emit(action::WorkerJoined{id});
 }
 
 void CoordinatorCore::On(const event::PeerDown& down) {
@@ -125,7 +125,7 @@ void CoordinatorCore::LoseWorker(WorkerId id, const absl::Status& why) {
   member.status.kv_bytes = 0;
   ++epoch_;
   Emit(action::Drop{member.peer});
-  Emit(action::WorkerLost{id, why});
+  Emit(action::WorkerLost{member.label, why});
 
   for (auto& [context_id, context] : contexts_) {
     const std::vector<WorkerId>& ranks = context.map.workers;

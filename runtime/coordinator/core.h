@@ -114,10 +114,11 @@ struct Finish {
   int64_t tokens = 0;  // kAppend: committed now
 };
 struct WorkerJoined {  // to be told to people
-  WorkerId worker = 0;
+  std::string label;   // "worker 3 (name)"
+  std::string backend;
 };
 struct WorkerLost {
-  WorkerId worker = 0;
+  std::string label;
   absl::Status why;
 };
 
@@ -147,7 +148,7 @@ class CoordinatorCore {
   struct Member {
     PeerId peer = 0;
     WorkerStatus status;  // state "ready" or "lost"
-    std::string label;    // "worker 3 (name)"
+    std::string label;    // as action::WorkerJoined
     absl::Time heard;     // the last sign of life
   };
   struct Context {

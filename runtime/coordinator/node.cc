@@ -124,11 +124,11 @@ void CoordinatorNode::Do(action::Finish& finish, Incoming&) {
 }
 
 void CoordinatorNode::Do(action::WorkerJoined& joined, Incoming&) {
-  Log(LogLevel::kInfo, "worker joined", {{"worker", joined.worker}});
+  Log(LogLevel::kInfo, "worker joined", {{"worker", joined.label}, {"backend", joined.backend}});
 }
 
 void CoordinatorNode::Do(action::WorkerLost& lost, Incoming&) {
-  Log(LogLevel::kWarning, "worker lost", {{"worker", lost.worker}, {"why", lost.why.ToString()}});
+  Log(LogLevel::kWarning, "worker lost", {{"worker", lost.label}, {"why", lost.why.ToString()}});
 }
 
 }  // namespace annulus

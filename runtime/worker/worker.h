@@ -44,7 +44,8 @@ struct WorkerSnapshot {
 class Worker {
  public:
   // Starts both threads; joining goes on in the background and is tried again until it works.
-  // INVALID_ARGUMENT for an unknown backend, a malformed address or a limit below one.
+  // INVALID_ARGUMENT for an unknown backend or a limit below one. An address that is malformed
+  // makes the worker lost.
   static absl::StatusOr<std::unique_ptr<Worker>> Start(WorkerOptions options);
 
   // Stops both threads; running work is cancelled.
