@@ -136,7 +136,7 @@ absl::StatusOr<std::optional<std::string>> Options::ReadFlags(const std::vector<
     return app.help();
   } catch (const CLI::ParseError& error) {
     return absl::InvalidArgumentError(
-        absl::StrCat("annulus ", command_, ": ", absl::CHexEscape(error.what()).substr(0, 300)));
+        absl::StrCat(command_, ": ", absl::CHexEscape(error.what()).substr(0, 300)));
   }
   for (const CLI::Option* option : app.get_options()) {
     const std::string name = option->get_single_name();

@@ -1,0 +1,86 @@
+// What the tests of the command line share: running it here or as the real program, and tensors in
+// files. One thread.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "attention/dtype.h"
+#include "base/rng.h"
+#include "runtime/cli/commands.h"
+
+namespace annulus::test {
+
+// A folder of its own, gone with it.
+class TempFolder {
+ public:
+  TempFolder();
+  ~TempFolder();
+  std::string operator/(absl::string_view name) const;
+
+ private:
+  std::string path_;
+};
+
+struct Outcome {
+  int code = 0;  // exit code; 128 + n for signal n
+  std::string out;
+  std::string err;
+};
+
+using Variables = std::map<std::string, std::string>;
+
+// RunCli in this process, with these environment variables and no others.
+Outcome RunHere(const Arguments& args, const Variables& variables = {});
+
+// The program `annulus` beside this one, as its own process.
+class Program {
+ public:
+  explicit Program(const Arguments& args);
+  ~Program();  // kill -9, unless it was waited for
+
+  pid_t pid() const { return pid_; }
+  std::string ReadLine();  // of its stdout
+  void Signal(int signal);
+  Outcome Wait();  // until it ends by itself
+
+ private:
+  std::string err_path_;
+  pid_t pid_ = 0;
+  int stdout_fd_ = -1;
+  bool running_ = true;
+};
+
+Outcome RunProgram(const Arguments& args);
+
+// Whether `outcome` is a refusal as promised: exit 2, nothing on stdout, one printable line.
+bool IsRefusal(const Outcome& outcome);
+
+// A tensor in memory, values normal, exact in `dtype`.
+struct TestTensor {
+  std::vector<int64_t> shape;
+  DType dtype = DType::kF32;
+  std::vector<float> values;
+
+  static TestTensor Random(Rng& rng, DType dtype, std::vector<int64_t> shape);
+  std::string Bytes() const;  // the values, as they are stored
+  std::string Npy(int version = 1) const;
+};
+
+// The bytes of a .safetensors file.
+std::string Safetensors(const std::map<std::string, TestTensor>& tensors);
+
+void WriteBytes(const std::string& path, absl::string_view bytes);
+std::string ReadBytes(const std::string& path);
+// The values of a .npy file that this program wrote; its shape must be this.
+std::vector<float> ReadF32(const std::string& path, const std::vector<int64_t>& shape);
+
+// Some bytes of `text` changed, dropped, doubled or cut off.
+std::string Mutated(Rng& rng, std::string text);
+
+}  // namespace annulus::test

@@ -1,0 +1,199 @@
+// The real program as real processes: a cluster comes up, computes, loses a worker and goes.
+#include <signal.h>
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "sharding/plan.h"
+#include "tests/catch.h"
+#include "tests/cli/program.h"
+
+namespace annulus {
+namespace {
+
+using nlohmann::json;
+using test::Outcome;
+using test::Program;
+using test::RunHere;
+
+// Polls until `done`, for some seconds.
+template <typename Done>
+bool Within(absl::Duration patience, Done done) {
+  const absl::Time deadline = absl::Now() + patience;
+  while (!done()) {
+    if (absl::Now() > deadline) return false;
+    absl::SleepFor(absl::Milliseconds(20));
+  }
+  return true;
+}
+
+bool IsGone(pid_t pid) {
+  return kill(pid, 0) != 0;
+}
+
+json StatusOf(const std::string& endpoint) {
+  const Outcome outcome = RunHere({"status", "--endpoint", endpoint, "--json"});
+  INFO(outcome.err);
+  REQUIRE(outcome.code == 0);
+  return json::parse(outcome.out);
+}
+
+int ReadyWorkers(const std::string& endpoint) {
+  const json status = StatusOf(endpoint);
+  int ready = 0;
+  for (const json& worker : status["workers"]) ready += worker["state"] == "ready";
+  return ready;
+}
+
+// q, k, v in a folder, and the arguments to attend them.
+struct Files {
+  Files() {
+    Rng rng(10);
+    for (const auto& [name, shape] : {std::pair("q", std::vector<int64_t>{90, 4, 16}),
+                                      {"k", {400, 2, 16}},
+                                      {"v", {400, 2, 8}}}) {
+      test::WriteBytes(folder / absl::StrCat(name, ".npy"),
+                       test::TestTensor::Random(rng, DType::kF32, shape).Npy());
+    }
+  }
+  Arguments Args(const Arguments& more) const {
+    Arguments args = {"attend",    "--json",
+                      "--q",       folder / "q.npy",
+                      "--k",       folder / "k.npy",
+                      "--v",       folder / "v.npy",
+                      "--out",     folder / "out.npy",
+                      "--lse",     folder / "lse.npy",
+                      "--pattern", "causal & (window(100) | sink(70))"};
+    args.insert(args.end(), more.begin(), more.end());
+    return args;
+  }
+  std::vector<float> Out() const { return test::ReadF32(folder / "out.npy", {90, 4, 8}); }
+  std::vector<float> Lse() const { return test::ReadF32(folder / "lse.npy", {90, 4}); }
+
+  test::TempFolder folder;
+};
+
+double Distance(const std::vector<float>& a, const std::vector<float>& b) {
+  REQUIRE(a.size() == b.size());
+  double worst = 0;
+  for (size_t i = 0; i < a.size(); ++i) worst = std::max<double>(worst, std::abs(a[i] - b[i]));
+  return worst;
+}
+
+TEST_CASE("up: every plan and placement answers as one process does; a loss is seen; all end") {
+  const Files files;
+  REQUIRE(RunHere(files.Args({"--backend", "reference"})).code == 0);
+  const std::vector<float> out = files.Out();
+  const std::vector<float> lse = files.Lse();
+
+  Program up({"up", "--workers", "3", "--json", "--kv-bytes-limit", "64M"});
+  const json ready = json::parse(up.ReadLine());
+  const std::string endpoint = ready["endpoint"];
+  const std::vector<pid_t> workers = ready["worker_pids"];
+  REQUIRE(workers.size() == 3);
+  const json before = StatusOf(endpoint);
+  CHECK(before["contexts"] == 0);
+  REQUIRE(before["workers"].size() == 3);
+  for (const json& worker : before["workers"]) {
+    CHECK(worker["state"] == "ready");
+    CHECK(worker["kv_bytes"] == 0);
+    CHECK(worker["kv_bytes_limit"] == 64 << 20);
+    CHECK(absl::StartsWith(worker["backend"].get<std::string>(), "cpu"));
+  }
+
+  for (const std::string placement : {"tokens", "heads", "mesh"}) {
+    for (const PlanKind plan : kPlanKinds) {
+      for (const std::string partition : {"zigzag", "block-cyclic:2"}) {
+        CAPTURE(placement, Name(plan), partition);
+        const Outcome outcome =
+            RunHere(files.Args({"--endpoint", endpoint, "--plan", std::string(Name(plan)),
+                                "--kv-placement", placement, "--placement", partition}));
+        INFO(outcome.err);
+        REQUIRE(outcome.code == 0);
+        CHECK(Distance(files.Out(), out) < 1e-5);
+        CHECK(Distance(files.Lse(), lse) < 1e-5);
+        const json report = json::parse(outcome.out);
+        CHECK(report["plan"] == std::string(Name(plan)));
+        CHECK(report["bytes_moved"] == report["planned_bytes"]);
+        CHECK(report["workers"] == 3);
+        CHECK(report["backend"] == "cpu");
+      }
+    }
+  }
+  CHECK(StatusOf(endpoint)["contexts"] == 0);  // each was released
+
+  const Outcome refused = RunHere(files.Args({"--endpoint", endpoint, "--pattern", "causal"}));
+  CHECK(test::IsRefusal(refused));  // --pattern twice
+
+  REQUIRE(kill(workers[1], SIGKILL) == 0);
+  CHECK(Within(absl::Seconds(5), [&] { return ReadyWorkers(endpoint) == 2; }));
+  const Outcome after = RunHere(files.Args({"--endpoint", endpoint}));
+  INFO(after.err);
+  REQUIRE(after.code == 0);
+  CHECK(json::parse(after.out)["workers"] == 2);
+  CHECK(Distance(files.Out(), out) < 1e-5);
+
+  up.Signal(SIGTERM);
+  const Outcome ended = up.Wait();
+  CHECK(ended.code == 0);
+  CHECK(absl::StrContains(ended.err, "signal 9"));
+  CHECK(IsGone(ready["coordinator_pid"].get<pid_t>()));
+  for (const pid_t pid : workers) CHECK(IsGone(pid));
+  const Outcome gone = RunHere({"status", "--endpoint", endpoint});
+  CHECK(gone.code == 1);
+  CHECK(absl::StrContains(gone.err, endpoint));
+}
+
+TEST_CASE("up: killed, it takes its children along") {
+  Program up({"up", "--workers", "1", "--json"});
+  const json ready = json::parse(up.ReadLine());
+  up.Signal(SIGKILL);
+  CHECK(up.Wait().code == 128 + SIGKILL);
+  CHECK(Within(absl::Seconds(10), [&] {
+    return IsGone(ready["coordinator_pid"].get<pid_t>()) &&
+           IsGone(ready["worker_pids"][0].get<pid_t>());
+  }));
+}
+
+TEST_CASE("up: what cannot start ends with one error") {
+  const Outcome backend = test::RunProgram({"up", "--workers", "2", "--backend", "abacus"});
+  CHECK(backend.code != 0);
+  CHECK(absl::StrContains(backend.err, "abacus"));
+  const Outcome listen = test::RunProgram({"up", "--listen", "192.0.2.1:1"});
+  CHECK(listen.code == 1);
+  CHECK(absl::StrContains(listen.err, "192.0.2.1:1"));
+  CHECK(test::IsRefusal(test::RunProgram({"up", "--workers", "0"})));
+}
+
+TEST_CASE("coordinator and worker: started apart, in any order, with metrics; both end cleanly") {
+  Program coordinator(
+      {"coordinator", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"});
+  const std::string line = coordinator.ReadLine();
+  REQUIRE(absl::StartsWith(line, "ready 127.0.0.1:"));
+  const std::string endpoint = line.substr(6);
+  Program worker({"worker", "--coordinator", endpoint, "--name", "only", "--threads", "1"});
+  REQUIRE(Within(absl::Seconds(10), [&] { return ReadyWorkers(endpoint) == 1; }));
+  worker.Signal(SIGTERM);
+  CHECK(worker.Wait().code == 0);
+  CHECK(Within(absl::Seconds(5), [&] { return ReadyWorkers(endpoint) == 0; }));
+
+  Program second({"worker", "--coordinator", endpoint});
+  REQUIRE(Within(absl::Seconds(10), [&] { return ReadyWorkers(endpoint) == 1; }));
+  coordinator.Signal(SIGINT);
+  CHECK(coordinator.Wait().code == 0);
+  const Outcome orphan = second.Wait();
+  CHECK(orphan.code == 1);
+  CHECK(absl::StrContains(orphan.err, endpoint));
+
+  // Nobody listens there any more: a worker waits for a coordinator, but not for a signal.
+  Program waiting({"worker", "--coordinator", endpoint});
+  absl::SleepFor(absl::Milliseconds(300));
+  waiting.Signal(SIGTERM);
+  CHECK(waiting.Wait().code == 0);
+}
+
+}  // namespace
+}  // namespace annulus
