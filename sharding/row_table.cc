@@ -108,11 +108,15 @@ const std::vector<int64_t>& ReadCounts::Finish() {
   const int64_t blocks = static_cast<int64_t>(counts_.size());
   for (Changes& changes : changes_) {
     if (!changes.any) continue;
-    int64_t* at = changes.at.data();
-    for (int64_t b = changes.step; b < blocks; ++b) at[b] += at[b - changes.step];
-    for (int64_t b = 0; b < blocks; ++b) counts_[b] += at[b];
-    changes.at.assign(counts_.size(), 0);
     changes.any = false;
+    // One pass sums up, adds and clears for the next count.
+    int64_t* at = changes.at.data();
+    const int64_t step = changes.step;
+    for (int64_t b = 0; b < blocks; ++b) {
+      counts_[b] += at[b];
+      if (b + step < blocks) at[b + step] += at[b];
+      at[b] = 0;
+    }
   }
   return counts_;
 }
