@@ -26,6 +26,7 @@ function(annulus_library name)
     target_link_libraries(annulus_${name} INTERFACE ${ARG_PRIVATE})
   endif()
   target_include_directories(annulus_${name} ${kind} ${PROJECT_SOURCE_DIR})
+  target_compile_features(annulus_${name} ${kind} cxx_std_20)
   target_link_libraries(annulus_${name} ${kind} ${ARG_DEPS})
 endfunction()
 

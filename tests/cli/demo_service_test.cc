@@ -1,11 +1,14 @@
 // The demo's requests against a service in this process, over real gRPC, and its verdicts.
 #include <memory>
+#include <nlohmann/json.hpp>
+#include <set>
 #include <vector>
 
 #include "runtime/cli/demo_phases.h"
 #include "runtime/client/client.h"
 #include "runtime/rpc/server.h"
 #include "tests/catch.h"
+#include "tests/cli/program.h"
 #include "tests/runtime/local_cluster.h"
 
 namespace annulus {
@@ -66,6 +69,37 @@ TEST_CASE("demo: every phase is as it must be on clusters of any size") {
   report.plans_difference = 1;
   Judge(&report);
   CHECK(report.failures.size() == 5);
+}
+
+TEST_CASE("demo: the program, its cluster of processes and its files") {
+  const test::TempFolder folder;
+  const std::string out_dir = folder / "made/by/it";
+  const test::Outcome outcome = test::RunProgram(
+      {"demo", "--tokens", "4K", "--workers", "2", "--out-dir", out_dir, "--json"});
+  INFO(outcome.err);
+  REQUIRE(outcome.code == 0);
+  const auto json = nlohmann::json::parse(outcome.out);
+  CHECK(json["tokens"] == 4096);
+  CHECK(json["workers"] == 2);
+  CHECK(json["phases"].size() == 4);
+  CHECK(json["failures"].empty());
+  CHECK(test::ReadBytes(out_dir + "/block-map.svg").rfind("<svg", 0) == 0);
+  const auto trace = nlohmann::json::parse(test::ReadBytes(out_dir + "/trace.json"));
+  std::set<std::string> processes;
+  for (const auto& event : trace["traceEvents"]) {
+    if (event["name"] == "process_name") processes.insert(event["args"]["name"]);
+  }
+  CHECK(processes == std::set<std::string>{"client", "coordinator", "worker 1", "worker 2"});
+}
+
+TEST_CASE("demo: what makes no sense is refused before anything starts") {
+  const test::TempFolder folder;
+  test::WriteBytes(folder / "file", "");
+  const std::string in_the_way = folder / "file";
+  CHECK(test::IsRefusal(test::RunHere({"demo", "--tokens", "63"})));
+  CHECK(test::IsRefusal(test::RunHere({"demo", "--workers", "0"})));
+  CHECK(test::IsRefusal(test::RunHere({"demo", "--out-dir", in_the_way})));
+  CHECK(test::IsRefusal(test::RunHere({"demo", "--out-dir", in_the_way + "/below"})));
 }
 
 }  // namespace annulus
