@@ -1,6 +1,5 @@
 #include "comm/ucx/ucx_handles.h"
 
-#include <ucm/api/ucm.h>
 #include <ucs/config/global_opts.h>
 
 #include <cstring>
@@ -24,17 +23,6 @@ uint64_t Fnv1a(absl::string_view bytes) {
   return hash;
 }
 
-// What UCX keeps once for the whole process.
-void SetUpUcxLibrary() {
-  // Errors of peers are reported through our own status; UCX's chatter would be said twice.
-  ucs_global_opts_set_value("LOG_LEVEL", "fatal");
-  // UCX would patch libc's mmap and madvise for registration caches. Nothing here registers memory,
-  // and the patch takes a lock in threads that have ended (a crash under the thread sanitizer).
-  ucm_global_config_t memory_hooks = ucm_global_opts;
-  memory_hooks.enable_events = 0;
-  ucm_set_global_opts(&memory_hooks);
-}
-
 struct ConfigDeleter {
   void operator()(ucp_config_t* config) const { ucp_config_release(config); }
 };
@@ -46,7 +34,9 @@ absl::Status UcxError(absl::string_view what, ucs_status_t status) {
 }
 
 absl::StatusOr<UcxContext> MakeUcxContext(const UcxOptions& options) {
-  SetUpUcxLibrary();
+  // Errors of peers are reported through our own status; UCX's chatter would be said twice.
+  ucs_global_opts_set_value("LOG_LEVEL", "fatal");
+
   ucp_config_t* raw = nullptr;
   ucs_status_t status = ucp_config_read(nullptr, nullptr, &raw);
   if (status != UCS_OK) return UcxError("reading its configuration", status);
