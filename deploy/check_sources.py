@@ -10,7 +10,7 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SOURCE_FOLDERS = ("attention", "base", "bench", "comm", "runtime", "sharding", "tests")
 LINES_MAX = 400
-FUNCTION_LINES_MAX = 70
+FUNCTION_LINES_MAX = 69
 COLUMNS_MAX = 100
 
 # What a folder may include beside itself and base. A folder not named here is a part of its parent.
@@ -36,7 +36,7 @@ LAYERS = {
 }
 # Programs and tests stand on top of everything; these few files tie an interface to its
 # implementations and so look up.
-TOP = ("runtime/cli", "runtime/main.cc", "bench", "tests")
+TOP = ("runtime/cli/", "runtime/main.cc", "bench/", "tests/")
 FACTORIES = {"attention/backend.cc": ("attention/cpu", "attention/reference")}
 
 INCLUDE = re.compile(r'\s*#\s*include "([^"]+)"')
