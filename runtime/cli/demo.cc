@@ -14,6 +14,7 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "attention/backend.h"
 #include "base/quoted.h"
 #include "base/status.h"
 #include "base/write_file.h"
@@ -130,6 +131,7 @@ absl::Status RunPhases(const DemoOptions& options, const Console& console, Clien
 // INTERNAL, after the report, if anything is not as it must be.
 absl::Status RunDemo(const DemoOptions& options, const Console& console) {
   const absl::Time begin = absl::Now();
+  ANNULUS_RETURN_IF_ERROR(MakeBackend(options.backend, 1).status());
   ANNULUS_RETURN_IF_ERROR(MakeOutDir(options.out_dir));
   DemoReport report;
   report.tokens = options.tokens;

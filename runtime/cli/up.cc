@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "attention/backend.h"
 #include "base/status.h"
 #include "runtime/cli/process.h"
 #include "runtime/cli/report.h"
@@ -187,6 +188,7 @@ absl::Status RunUp(const Arguments& args, const Console& console) {
     return absl::OkStatus();
   }
   SetLogLevel(flags.service.log_level);
+  ANNULUS_RETURN_IF_ERROR(MakeBackend(flags.backend, 1).status());  // before any process starts
   Signals signals;
   Cluster cluster;
   ANNULUS_RETURN_IF_ERROR(cluster.StartCoordinator(flags));

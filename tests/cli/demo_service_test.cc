@@ -98,6 +98,8 @@ TEST_CASE("demo: what makes no sense is refused before anything starts") {
   const std::string in_the_way = folder / "file";
   CHECK(test::IsRefusal(test::RunHere({"demo", "--tokens", "63"})));
   CHECK(test::IsRefusal(test::RunHere({"demo", "--workers", "0"})));
+  CHECK(test::IsRefusal(test::RunHere({"demo", "--backend", "abacus"})));
+  CHECK(test::IsRefusal(test::RunHere({"up", "--backend", "abacus"})));
   CHECK(test::IsRefusal(test::RunHere({"demo", "--out-dir", in_the_way})));
   CHECK(test::IsRefusal(test::RunHere({"demo", "--out-dir", in_the_way + "/below"})));
 }
