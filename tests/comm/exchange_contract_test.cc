@@ -1,6 +1,6 @@
 // The contract of Exchange, for every implementation: what is moved, in the shapes of plans' steps.
 #include <algorithm>
-#include <numeric>
+#include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "base/rng.h"
@@ -23,7 +23,10 @@ absl::Time Soon() {
 Bytes RandomBytes(uint64_t seed, size_t size_bytes) {
   Rng rng(seed);
   Bytes bytes(size_bytes);
-  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(rng.Next());
+  for (size_t i = 0; i < size_bytes; i += sizeof(uint64_t)) {
+    const uint64_t word = rng.Next();
+    std::memcpy(bytes.data() + i, &word, std::min(sizeof word, size_bytes - i));
+  }
   return bytes;
 }
 
