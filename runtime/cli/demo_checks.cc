@@ -35,8 +35,8 @@ double OutError(const float* out, const std::vector<double>& expected) {
 
 double LseError(float lse, double expected) {
   if (lse == expected) return 0;  // two infinities included
-  const double difference = std::abs(lse - expected);
-  return std::isnan(difference) ? kInfinity : difference;
+  if (std::isinf(expected)) return kInfinity;
+  return Ratio(std::abs(lse - expected), std::max(1.0, std::abs(expected)));
 }
 
 // One KV head of the whole context.

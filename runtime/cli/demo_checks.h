@@ -36,7 +36,8 @@ struct SampledRow {
   Tensor q;               // bf16 [1, kDemoHeads, kDemoDim]
   Tensor out;             // f32 [1, kDemoHeads, kDemoDim]
   Tensor lse;             // f32 [1, kDemoHeads, 1]
-  // Filled in: the worst over the heads of ‖out − oracle‖ / ‖oracle‖ and of |lse − oracle|.
+  // Filled in: the worst over the heads of ‖out − oracle‖ / ‖oracle‖ and of
+  // |lse − oracle| / max(1, |oracle|).
   double out_error = 0;
   double lse_error = 0;
 };

@@ -1,6 +1,7 @@
 // The demo's own parts, against the backends in this process: what it plants is found exactly where
 // the pattern shows it, and its checks see wrong answers.
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -156,6 +157,19 @@ TEST_CASE("demo: the chunk agrees with the oracle, and the oracle sees a wrong r
     CHECK(rows[i].lse_error < 1e-5);
   }
   CHECK(rows.back().out_error > 1e-3);
+  CHECK(rows.back().lse_error > 1e-5);
+
+  // An answer where none is seen, and one that is no number, are as wrong as can be.
+  const Pattern nothing = ParsePattern("sink(1) & docs(1,8191)");
+  rows.resize(2);
+  rows[0].pattern = &nothing;
+  rows[1].out.f32()[3] = std::numeric_limits<float>::quiet_NaN();
+  rows[1].lse.f32()[0] = std::numeric_limits<float>::quiet_NaN();
+  REQUIRE(CompareWithOracle(data, kScale, absl::MakeSpan(rows)).ok());
+  for (const SampledRow& row : rows) {
+    CHECK(std::isinf(row.out_error));
+    CHECK(std::isinf(row.lse_error));
+  }
   CHECK(RelativeDifference(answer.out(), answer.out()) == 0);
 }
 
