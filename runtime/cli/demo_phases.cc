@@ -18,7 +18,8 @@ constexpr PlanKind kChunkPlans[] = {PlanKind::kPassQ, PlanKind::kGroupCast};
 constexpr int64_t kChunkRowsSampled = 8;
 constexpr int kStepsPerSample = 8;  // one of so many decode steps is compared
 constexpr int kStepsPerProbe = 8;   // decode steps between two measurements of the machine
-constexpr size_t kProbeBytes = size_t{512} << 20;
+constexpr int64_t kProbeBytesMin = int64_t{16} << 20;
+constexpr int64_t kProbeBytesMax = int64_t{512} << 20;
 constexpr int64_t kTokenBytes = kDemoKvHeads * 2 * kDemoDim * 2;  // K and V, bf16
 
 // The KV that one request reads if it reads what the pattern shows, once per KV head.
@@ -160,7 +161,9 @@ absl::Status DemoPhases::RunDecode(const Pattern& pattern) {
   DemoPhase phase;
   phase.name = "decode";
   phase.pattern = pattern.text();
-  ReadProbe probe(/*threads=*/0, kProbeBytes);
+  // As large as the KV, so that a context which fits a cache is held against that cache.
+  ReadProbe probe(/*threads=*/0, static_cast<size_t>(std::clamp(DemoKvBytes(data_->tokens()),
+                                                                kProbeBytesMin, kProbeBytesMax)));
   std::vector<double> bytes_per_s;
   const auto sampled_step = static_cast<int>(rng_.Below(kStepsPerSample));
   for (int i = 0; i < kDemoAssociations; ++i) {
