@@ -83,7 +83,7 @@ double Distance(const std::vector<float>& a, const std::vector<float>& b) {
   return worst;
 }
 
-TEST_CASE("up: every plan and placement answers as one process does; a loss is seen; all end") {
+TEST_CASE("up: every plan and placement answers as one process does, a loss is seen, all end") {
   const Files files;
   REQUIRE(RunHere(files.Args({"--backend", "reference"})).code == 0);
   const std::vector<float> out = files.Out();
@@ -168,7 +168,7 @@ TEST_CASE("up: what cannot start ends with one error") {
   CHECK(test::IsRefusal(test::RunProgram({"up", "--workers", "0"})));
 }
 
-TEST_CASE("coordinator and worker: started apart, in any order, with metrics; both end cleanly") {
+TEST_CASE("coordinator and worker: started apart, in any order, with metrics, both end cleanly") {
   Program coordinator(
       {"coordinator", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"});
   const std::string line = coordinator.ReadLine();

@@ -371,7 +371,7 @@ TEST_CASE("A context that a rank cannot open is taken back everywhere") {
   CHECK(d.core.Status().contexts.empty());
 }
 
-TEST_CASE("A worker that missed a message is lost; one that could not take tensors is not") {
+TEST_CASE("A worker that missed a message is lost, one that could not take tensors is not") {
   Driver d(2);
   const ContextId id = d.CreateWithTokens({11, 12}, 100);
   Actions actions;
