@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "base/check.h"
 #include "base/status.h"
 #include "comm/exchange_checks.h"
@@ -14,9 +13,6 @@
 
 namespace annulus {
 namespace {
-
-// How long Abort leaves a peer to take the pieces that are with UCX; then its link is closed.
-constexpr absl::Duration kAbortPatience = absl::Milliseconds(100);
 
 constexpr size_t kReasonBytesMax = 512;
 
@@ -237,8 +233,8 @@ void UcxExchange::FinishOp(Ticket ticket) {
   changed_.notify_all();
 }
 
-// Takes back what the ticket still has here; pieces that UCX has finish by themselves. The order
-// of pairs is broken by that, so later posts fail too.
+// Takes back what the ticket still has here; a send that has begun ends by itself or by
+// DropUnsent. The order of pairs is broken by that, so later posts fail too.
 void UcxExchange::FailTicket(Ticket ticket, const absl::Status& why) {
   if (failed_.ok()) failed_ = why;
   {
@@ -289,7 +285,7 @@ void UcxExchange::OnLinkDown(const UcxLink& link, const absl::Status& why) {
 void UcxExchange::Abort(absl::Status why) {
   ANNULUS_CHECK(!why.ok());
   UcxTransport& transport = hub_.transport();
-  auto lock = transport.Lock();
+  const auto lock = transport.Lock();
   FailAll(why);
   if (!std::exchange(aborted_, true)) {
     const std::string reason = why.ToString().substr(0, kReasonBytesMax);
@@ -298,18 +294,6 @@ void UcxExchange::Abort(absl::Status why) {
     }
   }
   transport.WakeIfAsleep();
-  const absl::Time patience = absl::Now() + kAbortPatience;
-  while (!unfinished().empty()) {
-    transport.Progress();
-    for (Member& member : members_) {
-      if (absl::Now() > patience && !member.sends.empty()) {
-        member.link->Fail(absl::UnavailableError("it does not take what it was sent"));
-      }
-    }
-    lock.unlock();
-    absl::SleepFor(absl::Microseconds(20));
-    lock.lock();
-  }
 }
 
 Exchange::Counters UcxExchange::counters() const {

@@ -1,6 +1,5 @@
 #include <utility>
 
-#include "absl/time/clock.h"
 #include "comm/ucx/ucx_transport.h"
 
 namespace annulus {
@@ -8,8 +7,6 @@ namespace {
 
 // Enough to keep tcp and shared memory busy; little enough that an abort soon has them back.
 constexpr size_t kWindowBytes = 4 * kUcxChunkBytes;
-
-constexpr absl::Duration kGoodbyeTime = absl::Milliseconds(100);
 
 }  // namespace
 
@@ -24,7 +21,7 @@ void UcxLink::Open() {
   params.address = reinterpret_cast<const ucp_address_t*>(remote_.worker.data());
   params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
   params.err_handler.cb = [](void* arg, ucp_ep_h, ucs_status_t status) {
-    static_cast<UcxLink*>(arg)->FailSoon(UcxError("the peer's connection failed", status));
+    static_cast<UcxLink*>(arg)->GiveUp(UcxError("the peer's connection failed", status));
   };
   params.err_handler.arg = this;
   ucs_status_t status = ucp_ep_create(transport_.worker_.get(), &params, &endpoint_);
@@ -40,10 +37,13 @@ void UcxLink::Open() {
     const std::unique_ptr<std::shared_ptr<UcxLink>> link(
         static_cast<std::shared_ptr<UcxLink>*>(user_data));
     ucp_request_free(request);
+    --(*link)->in_flight_;
     (*link)->Wired(result);
   };
+  ++in_flight_;
   const ucs_status_ptr_t request = ucp_ep_flush_nbx(endpoint_, &flush);
   if (UCS_PTR_IS_PTR(request)) return;
+  --in_flight_;
   delete static_cast<std::shared_ptr<UcxLink>*>(flush.user_data);
   Wired(UCS_PTR_STATUS(request));
 }
@@ -54,7 +54,7 @@ void UcxLink::Wired(ucs_status_t status) {
     state_ = State::kUp;
     Pump();
   } else {
-    FailSoon(UcxError("connecting", status));
+    GiveUp(UcxError("connecting", status));
   }
 }
 
@@ -69,6 +69,10 @@ void UcxLink::Send(UcxSend send) {
 }
 
 void UcxLink::Pump() {
+  if (transport_.in_progress_) {
+    transport_.pumping_.insert(shared_from_this());
+    return;
+  }
   while (state_ == State::kUp && !queue_.empty() && in_flight_bytes_ < kWindowBytes) {
     UcxSend send = std::move(queue_.front());
     queue_.pop_front();
@@ -77,6 +81,12 @@ void UcxLink::Pump() {
 }
 
 void UcxLink::Issue(UcxSend send) {
+  if (send.keep.empty() && send.size_bytes != 0) {
+    send.keep = Buffer::Copy(send.data, send.size_bytes);
+    send.data = send.keep.data();
+  }
+  // From here on no memory but the request's own is touched, whatever UCX and the peer do.
+  if (send.done) std::exchange(send.done, nullptr)(true);
   in_flight_bytes_ += send.size_bytes;
   ++in_flight_;
   ++transport_.sends_in_flight_;
@@ -104,13 +114,12 @@ void UcxLink::Issue(UcxSend send) {
   }
 }
 
-void UcxLink::Complete(UcxSend& send, ucs_status_t status) {
+void UcxLink::Complete(const UcxSend& send, ucs_status_t status) {
   in_flight_bytes_ -= send.size_bytes;
   unsent_bytes_ -= send.size_bytes;
   --in_flight_;
   --transport_.sends_in_flight_;
-  if (status != UCS_OK && state_ == State::kUp) FailSoon(UcxError("sending", status));
-  if (send.done) send.done(status == UCS_OK);
+  if (status != UCS_OK && state_ == State::kUp) GiveUp(UcxError("sending", status));
 }
 
 void UcxLink::DropUnsent(const void* owner) {
@@ -139,9 +148,8 @@ void UcxLink::Close(UcxAm am, std::string goodbye) {
   if (state_ == State::kDown || state_ == State::kClosing) return;
   on_down = nullptr;
   const bool wired = state_ == State::kUp;
-  DropQueue();
   state_ = State::kClosing;
-  close_by_ = absl::Now() + kGoodbyeTime;
+  DropQueue();
   if (wired) {
     UcxSend send;
     send.am = am;
@@ -150,16 +158,23 @@ void UcxLink::Close(UcxAm am, std::string goodbye) {
   }
 }
 
+void UcxLink::Leave(const absl::Status& why) {
+  if (state_ == State::kDown || state_ == State::kClosing) return;
+  state_ = State::kClosing;
+  DropQueue();
+  if (on_down) std::exchange(on_down, nullptr)(why);
+}
+
+void UcxLink::GiveUp(absl::Status why) {
+  transport_.failures_.push_back({shared_from_this(), std::move(why)});
+}
+
 void UcxLink::Fail(const absl::Status& why) {
   if (state_ == State::kDown) return;
   state_ = State::kDown;
   CloseEndpoint();
   DropQueue();
   if (on_down) std::exchange(on_down, nullptr)(why);
-}
-
-void UcxLink::FailSoon(absl::Status why) {
-  transport_.failures_.push_back({shared_from_this(), std::move(why)});
 }
 
 void UcxLink::CloseEndpoint() {

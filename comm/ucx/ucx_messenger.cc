@@ -137,7 +137,7 @@ void UcxMessenger::OnMessage(absl::Span<const std::byte> header, absl::Span<cons
   Peer& peer = it->second;
   if (piece.kind == kGoodbye) {
     if (peer.link != nullptr) {
-      peer.link->FailSoon(absl::UnavailableError("the other side disconnected"));
+      peer.link->Leave(absl::UnavailableError("the other side disconnected"));
     }
     return;
   }

@@ -21,6 +21,9 @@ struct GoneHeader {
   uint64_t fabric;
 };
 
+// How long the end of a fabric waits for peers to take the goodbyes.
+constexpr absl::Duration kGoodbyeTime = absl::Milliseconds(200);
+
 // UCX's own event may miss the end of a send that waits for room: then Poll looks after it.
 constexpr absl::Duration kSleepWhileSending = absl::Milliseconds(1);
 
@@ -65,9 +68,15 @@ UcxTransport::~UcxTransport() {
   for (const auto& link : std::set<std::shared_ptr<UcxLink>>(links_)) {
     link->Close(UcxAm::kFabric, UcxHeader(GoneHeader{address_.fabric}));
   }
-  // Closing links have a time limit of their own.
+  const absl::Time patience = absl::Now() + kGoodbyeTime;
   while (!links_.empty() || closes_in_flight_ > 0 || sends_in_flight_ > 0) {
-    if (Progress() == 0) std::this_thread::sleep_for(std::chrono::microseconds(50));
+    if (Progress() == 0) absl::SleepFor(absl::Microseconds(50));
+    if (absl::Now() < patience) continue;
+    // A peer hangs with our bytes on the way: to leave the worker to the end of the process is
+    // safe, to destroy it is not.
+    (void)worker_.release();
+    (void)context_.release();
+    break;
   }
   if (wake_fd_ >= 0) close(wake_fd_);
 }
@@ -104,22 +113,24 @@ void UcxTransport::OnFabricMessage(absl::Span<const std::byte> header) {
   std::memcpy(&gone, header.data(), sizeof gone);
   for (const std::shared_ptr<UcxLink>& link : links_) {
     if (link->remote().fabric == gone.fabric) {
-      link->FailSoon(absl::UnavailableError("the peer closed its fabric"));
+      link->Leave(absl::UnavailableError("the peer closed its fabric"));
     }
   }
 }
 
 unsigned UcxTransport::Progress() {
+  in_progress_ = true;
   const unsigned count = ucp_worker_progress(worker_.get());
+  in_progress_ = false;
   for (const auto& link : std::exchange(opening_, {})) link->Open();
+  for (const auto& link : std::exchange(pumping_, {})) link->Pump();
   while (!failures_.empty()) {
     std::vector<Failure> failures = std::exchange(failures_, {});
     for (const Failure& failure : failures) failure.link->Fail(failure.why);
   }
   for (auto it = links_.begin(); it != links_.end();) {
     UcxLink& link = **it;
-    if (link.state_ == UcxLink::State::kClosing &&
-        (link.in_flight_ == 0 || absl::Now() >= link.close_by_)) {
+    if (link.state_ == UcxLink::State::kClosing && link.in_flight_ == 0) {
       link.Fail(absl::CancelledError("closed"));
     }
     it = link.down() ? links_.erase(it) : std::next(it);

@@ -32,9 +32,9 @@ struct UcxSend {
   std::string header;  // fixed struct, then its text
   const void* data = nullptr;
   size_t size_bytes = 0;
-  Buffer keep;                          // owns `data`, unless the sender's caller does
+  Buffer keep;                          // owns `data`; empty: borrowed, copied as UCX takes it
   const void* owner = nullptr;          // for DropUnsent
-  std::function<void(bool sent)> done;  // the memory is not touched any more; may be empty
+  std::function<void(bool sent)> done;  // borrowed data is not touched any more; may be empty
 };
 
 // A struct's bytes as the beginning of a header.
@@ -47,7 +47,9 @@ std::string UcxHeader(const T& fields, absl::string_view text = {}) {
 
 class UcxTransport;
 
-// An endpoint with its queue. It is wired up (flushed) before its first active message.
+// An endpoint with its queue. It is wired up (flushed) before its first active message, and closed
+// only when UCX has nothing of it in flight or has given it up: UCX 1.13 crashes, or goes deaf,
+// after closing an endpoint in the middle of a send.
 class UcxLink : public std::enable_shared_from_this<UcxLink> {
  public:
   UcxLink(UcxTransport& transport, UcxAddress remote);
@@ -62,12 +64,10 @@ class UcxLink : public std::enable_shared_from_this<UcxLink> {
   void Send(UcxSend send);
   // Drops what `owner` has queued and UCX has not got yet.
   void DropUnsent(const void* owner);
-  // Says goodbye if the link is wired, then closes; what is queued is lost.
+  // Says goodbye if the link is wired; what is queued is lost.
   void Close(UcxAm am, std::string goodbye);
-  // Closes at once, cancels everything and tells on_down.
-  void Fail(const absl::Status& why);
-  // Fail, for use inside a receiver: UCX's progress must not close what it works on.
-  void FailSoon(absl::Status why);
+  // The other side has said goodbye.
+  void Leave(const absl::Status& why);
 
  private:
   friend class UcxTransport;
@@ -81,7 +81,9 @@ class UcxLink : public std::enable_shared_from_this<UcxLink> {
   void Wired(ucs_status_t status);
   void Pump();
   void Issue(UcxSend send);
-  void Complete(UcxSend& send, ucs_status_t status);
+  void Complete(const UcxSend& send, ucs_status_t status);
+  void GiveUp(absl::Status why);  // after UCX's own progress
+  void Fail(const absl::Status& why);
   void DropQueue();
   void CloseEndpoint();
 
@@ -92,8 +94,7 @@ class UcxLink : public std::enable_shared_from_this<UcxLink> {
   std::deque<UcxSend> queue_;
   size_t unsent_bytes_ = 0;     // queued and in flight
   size_t in_flight_bytes_ = 0;  // with UCX
-  int in_flight_ = 0;
-  absl::Time close_by_;  // of kClosing: the goodbye may take until then
+  int in_flight_ = 0;           // sends and the flush
 };
 
 // A lock whose busy holder can tell that others wait, since std::mutex is not fair.
@@ -159,9 +160,11 @@ class UcxTransport {
   UcxAddress address_;
   std::array<Receiver, 3> receivers_;
   std::set<std::shared_ptr<UcxLink>> links_;  // until their endpoints are closed
-  // UCX must neither open nor close an endpoint inside a receiver: its progress still uses the
-  // socket that the new endpoint takes over. These wait for the end of it.
+  // Inside its progress, that is in all its callbacks, UCX must not be asked to open, to close or
+  // to send: it asserts, or uses a socket that has changed hands. What they want waits here.
+  bool in_progress_ = false;
   std::vector<std::shared_ptr<UcxLink>> opening_;
+  std::set<std::shared_ptr<UcxLink>> pumping_;
   std::vector<Failure> failures_;
   int closes_in_flight_ = 0;
   int sends_in_flight_ = 0;

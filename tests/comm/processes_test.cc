@@ -124,7 +124,7 @@ struct Pair {
       : fabrics(shm ? "ucx shm,tcp" : "ucx tcp"),
         child(shm ? "child: echo over shm" : "child: echo over tcp"),
         node(fabrics) {
-    const std::string address = child.ReadLine("address ");
+    address = child.ReadLine("address ");
     child.WriteLine(node.messenger().address());
     peer = *node.messenger().Connect(address);
     auto opened = node.fabric->OpenExchange(kChannel, 0, {node.messenger().address(), address});
@@ -145,6 +145,7 @@ struct Pair {
   TestFabrics fabrics;
   Child child;
   TestNode node;
+  std::string address;
   PeerId peer = 0;
   int echoes = 0;
   std::unique_ptr<Exchange> exchange;
@@ -212,6 +213,33 @@ TEST_CASE("Abort comes back soon though the peer takes nothing", "[processes]") 
   REQUIRE(kill(pair.child.pid(), SIGCONT) == 0);
   CHECK(pair.Echo());
   WARN((shm ? "shm" : "tcp") << ": stuck after " << sent << " bytes");
+}
+
+TEST_CASE("a stopped peer with bytes on the way can be left, and come back", "[processes]") {
+  const bool shm = GENERATE(false, true);
+  const bool close = GENERATE(false, true);
+  CAPTURE(shm, close);
+  Pair pair(shm);
+  REQUIRE(kill(pair.child.pid(), SIGSTOP) == 0);
+  for (int i = 0; i < 32; ++i) {
+    REQUIRE(pair.node.messenger().Send(pair.peer, {1, "", Buffer(size_t{1} << 20)}).ok());
+  }
+  for (int i = 0; i < 20; ++i) pair.node.messenger().Poll(absl::Milliseconds(1));
+  const absl::Time start = absl::Now();
+  if (close) {
+    pair.exchange.reset();
+    pair.node.fabric.reset();
+    CHECK(absl::Now() - start < absl::Seconds(2));
+    return;
+  }
+  pair.node.messenger().Disconnect(pair.peer);
+  CHECK(absl::Now() - start < absl::Milliseconds(100));
+  const auto again = pair.node.messenger().Connect(pair.address);
+  REQUIRE(again.ok());
+  pair.peer = *again;
+  REQUIRE(kill(pair.child.pid(), SIGCONT) == 0);
+  CHECK(pair.Echo());
+  CHECK(pair.node.downs.empty());
 }
 
 // Bytes that the loopback interface of this network namespace has sent.
