@@ -65,11 +65,12 @@ std::vector<Metric> MetricsOf(const WorkerSnapshot& snapshot) {
 // says to stop.
 absl::StatusOr<std::string> FindCoordinator(const std::string& endpoint, Signals& signals) {
   const std::unique_ptr<Rendezvous> rendezvous = MakeRpcRendezvous(endpoint);
-  while (true) {
+  for (bool told = false;; told = true) {
     absl::StatusOr<std::string> address = rendezvous->Get(kFabricKey, absl::Now() + kLookUp);
     const bool not_yet =
         absl::IsDeadlineExceeded(address.status()) || absl::IsUnavailable(address.status());
     if (!not_yet) return address;
+    if (!told) Log(LogLevel::kInfo, "waiting for the coordinator", {{"endpoint", endpoint}});
     if (signals.WaitForStop(kLookUp)) return std::string();
   }
 }

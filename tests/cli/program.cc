@@ -94,6 +94,10 @@ std::string Program::ReadLine() {
   return line;
 }
 
+std::string Program::err() const {
+  return ReadBytes(err_path_);
+}
+
 void Program::Signal(int signal) {
   kill(pid_, signal);
 }
@@ -108,7 +112,7 @@ Outcome Program::Wait() {
   ANNULUS_CHECK(waitpid(pid_, &status, 0) == pid_);
   running_ = false;
   outcome.code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-  outcome.err = ReadBytes(err_path_);
+  outcome.err = err();
   return outcome;
 }
 

@@ -45,7 +45,8 @@ class Program {
   ~Program();  // kill -9, unless it was waited for
 
   pid_t pid() const { return pid_; }
-  std::string ReadLine();  // of its stdout
+  std::string ReadLine();   // of its stdout
+  std::string err() const;  // its stderr so far
   void Signal(int signal);
   Outcome Wait();  // until it ends by itself
 

@@ -190,7 +190,8 @@ TEST_CASE("coordinator and worker: started apart, in any order, with metrics, bo
 
   // Nobody listens there any more: a worker waits for a coordinator, but not for a signal.
   Program waiting({"worker", "--coordinator", endpoint});
-  absl::SleepFor(absl::Milliseconds(300));
+  REQUIRE(Within(absl::Seconds(20),
+                 [&] { return absl::StrContains(waiting.err(), "waiting for the coordinator"); }));
   waiting.Signal(SIGTERM);
   CHECK(waiting.Wait().code == 0);
 }
