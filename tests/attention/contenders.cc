@@ -1,0 +1,56 @@
+#include "tests/attention/contenders.h"
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "hwy/targets.h"
+#include "tests/catch.h"
+
+namespace annulus {
+namespace {
+
+struct Contender {
+  std::string name;
+  int64_t simd_target;  // 0: leave the choice alone
+  std::unique_ptr<Backend> backend;
+};
+
+void ChooseTarget(int64_t target) {
+  hwy::SetSupportedTargetsForTest(target);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+}
+
+// All backends; the CPU one once per instruction set.
+std::vector<Contender> Contenders() {
+  std::vector<Contender> all;
+  all.push_back({"reference", 0, *MakeBackend("reference", 2)});
+  ChooseTarget(0);
+  const int64_t have = hwy::SupportedTargets();
+  for (int64_t left = have; left != 0; left &= left - 1) {
+    ChooseTarget(left & ~(left - 1));
+    std::unique_ptr<Backend> backend = *MakeBackend("cpu", 2);
+    const std::string name = "cpu " + backend->capabilities().detail;
+    // Sets for which nothing was compiled fall back on another: test that once.
+    const bool known =
+        std::any_of(all.begin(), all.end(), [&](const Contender& c) { return c.name == name; });
+    if (!known) all.push_back({name, left & ~(left - 1), std::move(backend)});
+  }
+  ChooseTarget(0);
+  return all;
+}
+
+}  // namespace
+
+void ForEachBackend(const std::function<void(Backend*)>& test) {
+  for (Contender& contender : Contenders()) {
+    ChooseTarget(contender.simd_target);
+    INFO("backend " << contender.name);
+    test(contender.backend.get());
+    ChooseTarget(0);
+  }
+}
+
+}  // namespace annulus
