@@ -24,8 +24,10 @@ struct GoneHeader {
 // How long the end of a fabric waits for peers to take the goodbyes.
 constexpr absl::Duration kGoodbyeTime = absl::Milliseconds(200);
 
-// UCX's own event may miss the end of a send that waits for room: then Poll looks after it.
-constexpr absl::Duration kSleepWhileSending = absl::Milliseconds(1);
+// Shared memory has no event for room in the receiver's queue, so a Poll with sends in flight looks
+// again after a nap, a longer one each time that nothing has moved.
+constexpr absl::Duration kNapMin = absl::Microseconds(20);
+constexpr absl::Duration kNapMax = absl::Milliseconds(2);
 
 }  // namespace
 
@@ -154,6 +156,7 @@ int UcxTransport::Poll(absl::Duration wait, const std::function<int()>& deliver)
     if (now >= end) return 0;
     if (moved > 0) {
       active = now;
+      nap_ = kNapMin;
     } else if (now - active >= options_.spin) {
       Sleep(end);
     }
@@ -166,7 +169,10 @@ void UcxTransport::Sleep(absl::Time until) {
     const std::unique_lock<UcxLock> lock = Lock();
     if (!opening_.empty() || !failures_.empty()) return;
     if (ucp_worker_arm(worker_.get()) != UCS_OK) return;  // something is there already
-    if (sends_in_flight_ > 0) until = std::min(until, absl::Now() + kSleepWhileSending);
+    if (sends_in_flight_ > 0) {
+      until = std::min(until, absl::Now() + nap_);
+      nap_ = std::min(2 * nap_, kNapMax);
+    }
     asleep_.store(true);
   }
   if (!woken_.load()) {

@@ -173,6 +173,7 @@ class UcxTransport {
   int wake_fd_ = -1;   // ours
   std::atomic<bool> woken_{false};
   std::atomic<bool> asleep_{false};
+  absl::Duration nap_ = absl::Microseconds(20);  // the polling thread's
 };
 
 }  // namespace annulus
