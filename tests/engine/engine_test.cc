@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/rng.h"
 #include "comm/local/local_exchange.h"
-#include "runtime/engine/engine.h"
+#include "runtime/engine/local_ranks.h"
 #include "tests/catch.h"
 
 namespace annulus {
@@ -172,7 +172,8 @@ void CheckAllPlans(const Case& c, const std::vector<int>& worlds, uint64_t seed)
         Partial got;
         int64_t bytes = 0;
         if (home == Home::kOwners) {
-          absl::StatusOr<LocalRun> run = RunLocally(*plan, in.q, in.k, in.v, Scale(c), **backend);
+          absl::StatusOr<LocalRun> run =
+              LocalRanks(*plan, in.q, in.k, in.v).Run(Scale(c), **backend);
           INFO(run.status().ToString());
           REQUIRE(run.ok());
           got = std::move(run->result);

@@ -1,0 +1,38 @@
+// All ranks of a plan in threads of one process, over the local exchange. Each rank has its own
+// copy of the pages it holds, as a worker would, and of no others: a plan that forgets to send a
+// page fails instead of reading it anyway. Thread-compatible: one Run at a time.
+#pragma once
+
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "runtime/engine/engine.h"
+
+namespace annulus {
+
+struct LocalRun {
+  Partial result;           // [q_tokens, heads, v_head_dim], finalised
+  int64_t bytes_moved = 0;  // payload counted at the exchange
+};
+
+class LocalRanks {
+ public:
+  // Gives each rank of a Home::kOwners plan its rows of q [q_tokens, heads, head_dim] and its pages
+  // of k [kv_tokens, kv_heads, head_dim] and v likewise (ignored when v_is_k_prefix). q of any
+  // dtype, k and v of the problem's. `plan` must outlive this.
+  LocalRanks(const Plan& plan, const TensorView& q, const TensorView& k, const TensorView& v);
+
+  absl::StatusOr<LocalRun> Run(float scale, Backend& backend) const;
+
+ private:
+  struct Rank {
+    Tensor q;
+    Buffer pages;
+    KvTable table;
+  };
+
+  const Plan& plan_;
+  std::vector<Rank> ranks_;
+};
+
+}  // namespace annulus
