@@ -76,7 +76,8 @@ std::byte* KvStore::EnsurePage(Context& context, Layer& layer, int64_t block, in
   Page& page = layer.pages[block * context.kv_heads.count + head - context.kv_heads.first];
   if (page.data == nullptr) {
     const ContextSpec& spec = context.shard.spec;
-    page.data = context.arena.Allocate();
+    page.data = layer.arenas[static_cast<size_t>(head - context.kv_heads.first)].Allocate();
+    ++context.pages_in_use;
     kv_bytes_ += PageBytes(spec);
     const std::byte* v = page.data;
     if (!spec.v_is_k_prefix) v += kBlockTokens * spec.head_dim * SizeOf(spec.dtype);
@@ -126,7 +127,7 @@ absl::Status KvStore::Append(ContextId id, int layer_index, TokenRange tokens,
       from += count * v_row;
       if (rows.end == (block + 1) * kBlockTokens) {
         Page& page = layer->pages[block * heads.count + head - heads.first];
-        page.crc = Crc32c(data, context->arena.page_bytes());
+        page.crc = Crc32c(data, context->page_bytes);
         page.sealed = true;
       }
     }
@@ -143,9 +144,10 @@ void KvStore::TrimLayer(Context& context, Layer& layer, int64_t tokens) {
       Page& page = layer.pages[block * heads.count + head - heads.first];
       page.sealed = false;
       if (page.data == nullptr || block * kBlockTokens < tokens) continue;
-      context.arena.Free(std::exchange(page.data, nullptr));
+      layer.arenas[static_cast<size_t>(head - heads.first)].Free(std::exchange(page.data, nullptr));
+      --context.pages_in_use;
       layer.table.Set(head, block, {});
-      kv_bytes_ -= static_cast<int64_t>(context.arena.page_bytes());
+      kv_bytes_ -= static_cast<int64_t>(context.page_bytes);
     }
   }
   layer.tokens = tokens;
@@ -196,7 +198,7 @@ absl::Status KvStore::Verify(ContextId id, int layer_index, HeadRange kv_heads,
            head < std::min(heads.end(), kv_heads.end()); ++head) {
         const Page& page = layer->pages[block * heads.count + head - heads.first];
         if (!page.sealed) continue;
-        if (Crc32c(page.data, context->arena.page_bytes()) != page.crc) {
+        if (Crc32c(page.data, context->page_bytes) != page.crc) {
           return absl::DataLossError(absl::StrCat("context ", id, " layer ", layer_index,
                                                   " kv head ", head, " block ", block,
                                                   " has changed in memory (CRC32C); create the "
@@ -211,8 +213,8 @@ absl::Status KvStore::Verify(ContextId id, int layer_index, HeadRange kv_heads,
 int64_t KvStore::ContextBytes(ContextId id) const {
   const auto found = contexts_.find(id);
   if (found == contexts_.end()) return 0;
-  const PageArena& arena = found->second->arena;
-  return arena.pages_in_use() * static_cast<int64_t>(arena.page_bytes());
+  const Context& context = *found->second;
+  return context.pages_in_use * static_cast<int64_t>(context.page_bytes);
 }
 
 }  // namespace annulus

@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <vector>
@@ -71,15 +72,23 @@ class KvStore {
     int64_t tokens = 0;  // stored; a layer's tokens have no gaps
     KvTable table;
     std::vector<Page> pages;  // [block, kv head of this rank]
+    // By kv head of this rank, so that a head's blocks follow each other in memory: decode streams
+    // through them.
+    std::deque<PageArena> arenas;
   };
   struct Context {
     Context(const Shard& shard, HeadRange heads, size_t page_bytes)
-        : shard(shard), kv_heads(heads), layers(shard.spec.layers), arena(page_bytes) {}
+        : shard(shard), kv_heads(heads), page_bytes(page_bytes), layers(shard.spec.layers) {
+      for (Layer& layer : layers) {
+        for (int head = 0; head < heads.count; ++head) layer.arenas.emplace_back(page_bytes);
+      }
+    }
 
     Shard shard;
     HeadRange kv_heads;
+    size_t page_bytes;
     std::vector<Layer> layers;
-    PageArena arena;
+    int64_t pages_in_use = 0;
   };
 
   absl::StatusOr<Layer*> FindLayer(ContextId id, int layer, Context** context);

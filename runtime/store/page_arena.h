@@ -25,7 +25,6 @@ class PageArena {
   // Zeroes a page and keeps it for the next Allocate.
   void Free(std::byte* page);
 
-  size_t page_bytes() const { return page_bytes_; }
   int64_t pages_in_use() const { return pages_in_use_; }
 
  private:
