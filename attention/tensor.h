@@ -22,7 +22,10 @@ struct TensorView {
 
   static TensorView Contiguous(const void* data, DType dtype, int64_t tokens, int64_t heads,
                                int64_t dim) {
-    return {static_cast<const std::byte*>(data), dtype, tokens, heads, dim, heads * dim, dim};
+    // Wraps for a shape that no memory can have: callers' shapes are checked after they are named.
+    const auto token_stride =
+        static_cast<int64_t>(static_cast<uint64_t>(heads) * static_cast<uint64_t>(dim));
+    return {static_cast<const std::byte*>(data), dtype, tokens, heads, dim, token_stride, dim};
   }
 
   const std::byte* Row(int64_t token, int64_t head) const {
