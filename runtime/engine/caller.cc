@@ -18,17 +18,11 @@ void ForEachTransfer(const Plan& plan, int source, int destination, Fn fn) {
   }
 }
 
-BlockSet AllQueryBlocks(const Problem& problem) {
-  const TokenRange q = problem.q_range();
-  const int64_t first = q.begin / kBlockTokens;
-  return BlockSet::Range(first, BlocksOf(q.end) - first);
-}
-
 }  // namespace
 
 Buffer PackQueries(const Plan& plan, int rank, const TensorView& q) {
   const Problem& problem = plan.problem();
-  const Rows all(AllQueryBlocks(problem), problem.q_range());
+  const Rows all(problem.QueryBlocks(), problem.q_range());
   std::vector<Buffer> parts;
   ForEachTransfer(plan, kCaller, rank, [&](const Transfer& transfer) {
     const Rows rows(transfer.blocks, problem.q_range());
@@ -46,7 +40,7 @@ absl::Status MergeAnswer(const Plan& plan, int rank, const Buffer& answer, Parti
     return absl::DataLossError(absl::StrCat("rank ", rank, " answered ", answer.size(),
                                             " bytes, the plan says ", expected));
   }
-  const Rows all(AllQueryBlocks(problem), problem.q_range());
+  const Rows all(problem.QueryBlocks(), problem.q_range());
   Buffer bytes = answer;  // the same bytes; only read
   std::byte* at = bytes.data();
   ForEachTransfer(plan, rank, kCaller, [&](const Transfer& transfer) {

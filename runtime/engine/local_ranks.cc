@@ -49,22 +49,6 @@ KvTable CopyPages(const Problem& problem, int rank, const TensorView& k, const T
   return table;
 }
 
-// The rows of `q` [q_tokens, heads, head_dim] that start at `rank`.
-Tensor HomeQueries(const Problem& problem, const Rows& rows, const TensorView& q) {
-  Tensor mine(problem.dtype, rows.count(), problem.heads, problem.head_dim);
-  int64_t to = 0;
-  for (const TokenRange& range : rows.ranges()) {
-    for (int64_t position = range.begin; position < range.end; ++position, ++to) {
-      for (int h = 0; h < problem.heads; ++h) {
-        const size_t offset = static_cast<size_t>((to * problem.heads + h) * problem.head_dim);
-        Convert(q.Row(position - problem.q_range().begin, h), q.dtype,
-                mine.data() + offset * SizeOf(problem.dtype), problem.dtype, problem.head_dim);
-      }
-    }
-  }
-  return mine;
-}
-
 // The failure that explains the others: a rank that only lost its peers says UNAVAILABLE.
 absl::Status FirstCause(const std::vector<absl::StatusOr<RankResult>>& results) {
   absl::Status cause;
@@ -83,9 +67,13 @@ LocalRanks::LocalRanks(const Plan& plan, const TensorView& q, const TensorView& 
                        const TensorView& v)
     : plan_(plan), ranks_(static_cast<size_t>(plan.world())) {
   const Problem& problem = plan.problem();
+  const Rows all(problem.QueryBlocks(), problem.q_range());
   for (int r = 0; r < plan.world(); ++r) {
     Rank& rank = ranks_[static_cast<size_t>(r)];
-    rank.q = HomeQueries(problem, Rows(plan.HomeRows(r), problem.q_range()), q);
+    const Rows rows(plan.HomeRows(r), problem.q_range());
+    rank.q_bytes = PackQueryRows(problem, rows, {0, problem.heads}, all, q);
+    rank.q = TensorView::Contiguous(rank.q_bytes.data(), problem.dtype, rows.count(), problem.heads,
+                                    problem.head_dim);
     rank.table = CopyPages(problem, r, k, v, &rank.pages);
   }
 }
@@ -111,9 +99,7 @@ absl::StatusOr<LocalRun> LocalRanks::Run(float scale, Backend& backend) const {
 
   LocalRun run;
   run.result = Partial(problem.q_tokens, problem.heads, problem.v_head_dim);
-  const int64_t first_block = problem.q_range().begin / kBlockTokens;
-  const Rows all(BlockSet::Range(first_block, BlocksOf(problem.kv_tokens) - first_block),
-                 problem.q_range());
+  const Rows all(problem.QueryBlocks(), problem.q_range());
   const HeadRange heads{0, problem.heads};
   for (size_t rank = 0; rank < ranks_.size(); ++rank) {
     RankResult& result = *results[rank];

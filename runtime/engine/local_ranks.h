@@ -26,7 +26,8 @@ class LocalRanks {
 
  private:
   struct Rank {
-    Tensor q;
+    Buffer q_bytes;
+    TensorView q;  // of q_bytes
     Buffer pages;
     KvTable table;
   };
