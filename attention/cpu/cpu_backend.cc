@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "attention/attend_args.h"
 #include "attention/cpu/kernels.h"
 #include "attention/cpu/tile_plan.h"
@@ -95,11 +96,7 @@ class BlockWalk {
 class Call {
  public:
   Call(const AttendArgs& args, const TilePlan& plan, const KernelSet& kernels)
-      : args_(args),
-        plan_(plan),
-        kernels_(kernels),
-        states_(plan.state_floats() * sizeof(float)),
-        q_scale_(args.scale * std::numbers::log2e_v<float>) {}
+      : args_(args), plan_(plan), kernels_(kernels), states_(plan.state_floats() * sizeof(float)) {}
 
   // Runs one segment; gives its result to the caller's partial, or keeps it for MergeTile.
   void RunSegment(const Segment& segment);
@@ -128,7 +125,6 @@ class Call {
   const TilePlan& plan_;
   const KernelSet& kernels_;
   Buffer states_;
-  const float q_scale_;
   std::atomic<bool> stopped_{false};
   std::mutex mutex_;
   absl::Status status_;  // the first failure
@@ -148,7 +144,6 @@ void Call::LoadQueries(const Kernel& kernel, const Tile& tile, const TileMemory&
     const std::byte* from = args_.q.Row(tile.row_first + row / tile.shape.heads,
                                         tile.head_first + row % tile.shape.heads);
     Convert(from, args_.q.dtype, q, DType::kF32, tile.shape.head_dim);
-    for (int c = 0; c < tile.shape.head_dim; ++c) q[c] *= q_scale_;
     kernel.set_query(tile.shape, memory, row, q);
   }
 }
@@ -260,7 +255,10 @@ class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(int threads) : pool_(threads) {
     capabilities_.name = "cpu";
-    capabilities_.detail = cpu::BestKernels().target;
+    capabilities_.detail = cpu::FmaKernels().target;
+    if (cpu::Bf16DotKernels() != nullptr) {
+      absl::StrAppend(&capabilities_.detail, "+", cpu::Bf16DotKernels()->target);
+    }
     capabilities_.dtypes = {DType::kF32, DType::kF16, DType::kBF16};
     capabilities_.head_dim_max = 576;
     capabilities_.head_dim_multiple = 8;
@@ -271,7 +269,7 @@ class CpuBackend final : public Backend {
   absl::Status Attend(const AttendArgs& args) override {
     ANNULUS_RETURN_IF_ERROR(CheckAttendArgs(args, capabilities_));
     const TilePlan plan(args);
-    Call call(args, plan, cpu::BestKernels());
+    Call call(args, plan, cpu::KernelsFor(args.q.dtype, args.kv->dtype()));
     pool_.ParallelFor(static_cast<int64_t>(plan.order().size()), [&](int64_t i) {
       call.RunSegment(plan.segments()[plan.order()[static_cast<size_t>(i)]]);
     });

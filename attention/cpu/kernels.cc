@@ -15,12 +15,14 @@ HWY_BEFORE_NAMESPACE();
 namespace annulus::cpu::HWY_NAMESPACE {
 
 const KernelSet* Kernels() {
+  constexpr bool kAvx512 = HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3;
   constexpr Kernel kPanel = {PanelSetQuery, PanelAttend, PanelGetOut};
 #if HWY_TARGET == HWY_SCALAR  // one lane: nothing to lay along the dims
-  static const KernelSet kernels = {hwy::TargetName(HWY_TARGET), 0, kPanel, kPanel};
+  static const KernelSet kernels = {hwy::TargetName(HWY_TARGET), 0, kAvx512, kPanel, kPanel};
 #else
   constexpr Kernel kStream = {StreamSetQuery, StreamAttend, StreamGetOut};
-  static const KernelSet kernels = {hwy::TargetName(HWY_TARGET), kStreamRowsMax, kPanel, kStream};
+  static const KernelSet kernels = {hwy::TargetName(HWY_TARGET), kStreamRowsMax, kAvx512, kPanel,
+                                    kStream};
 #endif
   return &kernels;
 }
@@ -33,8 +35,13 @@ namespace annulus::cpu {
 
 HWY_EXPORT(Kernels);
 
-const KernelSet& BestKernels() {
+const KernelSet& FmaKernels() {
   return *HWY_DYNAMIC_DISPATCH(Kernels)();
+}
+
+const KernelSet& KernelsFor(DType q, DType kv) {
+  const KernelSet* dot = q == DType::kBF16 && kv == DType::kBF16 ? Bf16DotKernels() : nullptr;
+  return dot != nullptr ? *dot : FmaKernels();
 }
 
 }  // namespace annulus::cpu

@@ -3,8 +3,8 @@
 // `panel` for many rows (rows in SIMD lanes, so that the softmax needs no sums across lanes, and
 // keys and values are read as they lie), `stream` for few rows (dims in lanes, each key and value
 // read once).
-// Scores are kept in units of log2: the caller scales q by scale·log2(e). Functions touch only the
-// tile's own memory and the block: safe to call on different tiles from many threads.
+// Scores are kept in units of log2, scaled. Functions touch only the tile's own memory and the
+// block: safe to call on different tiles from many threads.
 #pragma once
 
 #include <cstddef>
@@ -20,6 +20,7 @@ struct TileShape {
   int head_dim = 0;
   int v_head_dim = 0;
   DType kv_dtype = DType::kF32;
+  float scale = 1;  // log2(e) · the caller's scale: a score is scale·q·k
 
   int rows() const { return tokens * heads; }
 };
@@ -38,7 +39,7 @@ struct TileMemory {
   float* max = nullptr;     // [PaddedRows], log2 units; kNoScore before the first block
   float* sum = nullptr;     // [PaddedRows], of 2^(score − max); zeroed before the first block
   float* scores = nullptr;  // [64, kRowAlign]
-  float* keys = nullptr;    // [64, head_dim], the block widened
+  float* keys = nullptr;    // [64, head_dim], the block as the kernel wants it
   float* values = nullptr;  // [64, v_head_dim]
 };
 
@@ -55,7 +56,7 @@ struct KeyBlock {
 };
 
 struct Kernel {
-  // Stores row `row` of q [head_dim], already scaled, into the tile.
+  // Stores row `row` of q [head_dim], not scaled, into the tile.
   void (*set_query)(const TileShape& shape, const TileMemory& tile, int row, const float* q);
   // Attends to one block. `next` (or null) is fetched ahead where that helps.
   void (*attend)(const TileShape& shape, const TileMemory& tile, const KeyBlock& block,
@@ -65,13 +66,21 @@ struct Kernel {
 };
 
 struct KernelSet {
-  const char* target = nullptr;  // Highway's name of the instruction set
+  const char* target = nullptr;  // the instruction set
   int stream_rows_max = 0;       // up to here `stream` is the faster one
+  bool avx512 = false;           // whether it needs AVX-512
   Kernel panel;
   Kernel stream;
 };
 
-// The kernels of the best instruction set of this machine.
-const KernelSet& BestKernels();
+// The kernels of the best instruction set of this machine for queries and KV of these dtypes.
+const KernelSet& KernelsFor(DType q, DType kv);
+
+// Of f32 multiply-adds, which take every dtype.
+const KernelSet& FmaKernels();
+
+// Of AVX512-BF16's dot product, where queries and KV are bf16; null on a machine without it, or
+// when Highway was told to use less than AVX-512.
+const KernelSet* Bf16DotKernels();
 
 }  // namespace annulus::cpu

@@ -1,6 +1,6 @@
-// The kernel for many query rows. Rows are packed into panels of kVectors vectors: lane = row.
-// Keys and values are read as scalars, broadcast, as they lie in their rows; scores [key][lane]
-// stay in L1. Included once per instruction set; see kernels.cc.
+// The kernel for many query rows. Rows are packed into panels of two vectors: lane = row. Keys and
+// values are read as scalars, broadcast, as they lie in their rows; a panel of queries and its
+// scores [key][lane] stay in L1. Included once per instruction set; see kernels.cc.
 #if defined(ANNULUS_CPU_PANEL_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ANNULUS_CPU_PANEL_INL_H_
 #undef ANNULUS_CPU_PANEL_INL_H_
@@ -10,8 +10,11 @@
 
 #include <algorithm>
 #include <limits>
+#include <type_traits>
 
+#include "attention/cpu/fetch.h"
 #include "attention/cpu/kernels.h"
+#include "attention/cpu/panel_layout.h"
 #include "attention/cpu/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -22,31 +25,27 @@ using VF = hn::Vec<DF>;
 using DU = hn::RebindToUnsigned<DF>;
 
 inline constexpr int kLanes = static_cast<int>(hn::MaxLanes(DF()));
-// A micro-kernel holds kScalars × kVectors sums in registers, beside the vectors it loads.
-inline constexpr int kScalars = 6;
-inline constexpr int kVectors = kLanes == 16 ? 4 : 2;
+// A micro-kernel holds kScalars × kPanelVectors sums in registers, beside the vectors it loads.
+inline constexpr int kScalars = kLanes == 16 ? 8 : 6;
 
-// The panel that row `row` of `rows` lies in. All panels are kVectors wide, but the last one only
-// as wide as its rows need.
-struct Panel {
-  int first = 0;    // its first row
-  int vectors = 0;  // 1, 2 or 4
-
-  int width() const { return vectors * kLanes; }
-};
-
-HWY_INLINE Panel PanelOf(int row, int rows) {
-  const int full = kVectors * kLanes;
-  const int first = row / full * full;
-  int vectors = kVectors;
-  while (vectors > 1 && rows - first <= vectors / 2 * kLanes) vectors /= 2;
-  return {first, vectors};
+// Cuts [0, count) into pieces of kScalars and of 4, the first as many as leave a multiple of 4, and
+// single ones where no such cut is possible: body(std::integral_constant<int, size>, begin).
+template <class Body>
+HWY_INLINE void InPieces(int count, const Body& body) {
+  int large = count / kScalars;
+  while (large > 0 && (count - large * kScalars) % 4 != 0) --large;
+  int at = 0;
+  for (; at < large * kScalars; at += kScalars) {
+    body(std::integral_constant<int, kScalars>(), at);
+  }
+  for (; at + 4 <= count; at += 4) body(std::integral_constant<int, 4>(), at);
+  for (; at < count; ++at) body(std::integral_constant<int, 1>(), at);
 }
 
 // scores[m][lane] = Σ_c k[m][c] · q[c][lane] for kRows keys.
 template <int kCols, int kRows>
-HWY_INLINE void ScoreRows(const float* HWY_RESTRICT q, const float* HWY_RESTRICT k, size_t stride,
-                          size_t dim, float* HWY_RESTRICT scores) {
+HWY_INLINE void ScoreRows(const float* HWY_RESTRICT q, const float* HWY_RESTRICT k, size_t dim,
+                          float* HWY_RESTRICT scores) {
   const DF d;
   VF sum[kRows][kCols];
 #pragma GCC unroll 8
@@ -60,7 +59,7 @@ HWY_INLINE void ScoreRows(const float* HWY_RESTRICT q, const float* HWY_RESTRICT
     for (int n = 0; n < kCols; ++n) lanes[n] = hn::Load(d, q + (c * kCols + n) * kLanes);
 #pragma GCC unroll 8
     for (int m = 0; m < kRows; ++m) {
-      const VF scalar = hn::Set(d, k[m * stride + c]);
+      const VF scalar = hn::Set(d, k[m * dim + c]);
 #pragma GCC unroll 8
       for (int n = 0; n < kCols; ++n) sum[m][n] = hn::MulAdd(scalar, lanes[n], sum[m][n]);
     }
@@ -138,56 +137,53 @@ template <int kCols>
 HWY_INLINE void SoftmaxStep(int keys, float* HWY_RESTRICT scores, float* HWY_RESTRICT max,
                             float* HWY_RESTRICT sum, VF* shrink) {
   const DF d;
+  VF top[kCols];
+  VF total[kCols];
   for (int n = 0; n < kCols; ++n) {
-    const VF old = hn::Load(d, max + n * kLanes);
-    VF top = old;
-    for (int key = 0; key < keys; ++key) {
-      top = hn::Max(top, hn::Load(d, scores + (key * kCols + n) * kLanes));
+    top[n] = hn::Load(d, max + n * kLanes);
+    total[n] = hn::Zero(d);
+  }
+  for (int key = 0; key < keys; ++key) {
+#pragma GCC unroll 2
+    for (int n = 0; n < kCols; ++n) {
+      top[n] = hn::Max(top[n], hn::Load(d, scores + (key * kCols + n) * kLanes));
     }
-    VF total = hn::Zero(d);
-    for (int key = 0; key < keys; ++key) {
+  }
+  for (int key = 0; key < keys; ++key) {
+#pragma GCC unroll 2
+    for (int n = 0; n < kCols; ++n) {
       float* HWY_RESTRICT at = scores + (key * kCols + n) * kLanes;
-      const VF p = Exp2(d, hn::Sub(hn::Load(d, at), top));
+      const VF p = Exp2(d, hn::Sub(hn::Load(d, at), top[n]));
       hn::Store(p, d, at);
-      total = hn::Add(total, p);
+      total[n] = hn::Add(total[n], p);
     }
-    shrink[n] = Exp2(d, hn::Sub(old, top));
-    hn::Store(top, d, max + n * kLanes);
-    hn::Store(hn::MulAdd(hn::Load(d, sum + n * kLanes), shrink[n], total), d, sum + n * kLanes);
+  }
+  for (int n = 0; n < kCols; ++n) {
+    shrink[n] = Exp2(d, hn::Sub(hn::Load(d, max + n * kLanes), top[n]));
+    hn::Store(top[n], d, max + n * kLanes);
+    hn::Store(hn::MulAdd(hn::Load(d, sum + n * kLanes), shrink[n], total[n]), d, sum + n * kLanes);
   }
 }
 
-// One panel against one block of f32 keys and values.
+// One panel against one block of f32 keys [keys, head_dim] and values [keys, v_head_dim].
 template <int kCols>
 HWY_NOINLINE void AttendPanel(const TileShape& shape, const TileMemory& tile, int first,
-                              const KeyBlock& block, const float* k, size_t k_stride,
-                              const float* v, size_t v_stride) {
+                              const KeyBlock& block, const float* k, const float* v) {
   constexpr int kWidth = kCols * kLanes;
   const size_t dim = static_cast<size_t>(shape.head_dim);
   const int v_dim = shape.v_head_dim;
   const float* q = tile.q + static_cast<size_t>(first) * dim;
   float* out = tile.out + static_cast<size_t>(first) * static_cast<size_t>(v_dim);
   float* scores = tile.scores;
-  int key = 0;
-  for (; key + kScalars <= block.keys; key += kScalars) {
-    ScoreRows<kCols, kScalars>(q, k + key * k_stride, k_stride, dim, scores + key * kWidth);
-  }
-  for (; key + 2 <= block.keys; key += 2) {
-    ScoreRows<kCols, 2>(q, k + key * k_stride, k_stride, dim, scores + key * kWidth);
-  }
-  if (key < block.keys) {
-    ScoreRows<kCols, 1>(q, k + key * k_stride, k_stride, dim, scores + key * kWidth);
-  }
+  InPieces(block.keys, [&](auto rows, int key) {
+    ScoreRows<kCols, rows()>(q, k + key * dim, dim, scores + key * kWidth);
+  });
   if (block.masks != nullptr) MaskScores<kCols>(shape, first, block, scores);
   VF shrink[kCols];
   SoftmaxStep<kCols>(block.keys, scores, tile.max + first, tile.sum + first, shrink);
-  int c = 0;
-  for (; c + kScalars <= v_dim; c += kScalars) {
-    AddValues<kCols, kScalars>(scores, v + c, v_stride, block.keys, shrink, out + c * kWidth);
-  }
-  for (; c < v_dim; c += 2) {  // dims are multiples of 8
-    AddValues<kCols, 2>(scores, v + c, v_stride, block.keys, shrink, out + c * kWidth);
-  }
+  InPieces(v_dim, [&](auto rows, int c) {
+    AddValues<kCols, rows()>(scores, v + c, v_dim, block.keys, shrink, out + c * kWidth);
+  });
 }
 
 template <class T>
@@ -222,42 +218,33 @@ HWY_INLINE const float* ContiguousRows(DType dtype, const std::byte* from, size_
 }
 
 void PanelAttend(const TileShape& shape, const TileMemory& tile, const KeyBlock& block,
-                 const KeyBlock* /*next*/) {
+                 const KeyBlock* next) {
   const size_t dim = static_cast<size_t>(shape.head_dim);
   const size_t v_dim = static_cast<size_t>(shape.v_head_dim);
   const float* k =
       ContiguousRows(shape.kv_dtype, block.k, block.k_row_stride, block.keys, dim, tile.keys);
   const float* v =
       ContiguousRows(shape.kv_dtype, block.v, block.v_row_stride, block.keys, v_dim, tile.values);
+  if (next != nullptr) FetchBlock(shape, *next);
   const int rows = shape.rows();
-  for (int first = 0; first < rows; first += kVectors * kLanes) {
-    switch (PanelOf(first, rows).vectors) {
-      case 1:
-        AttendPanel<1>(shape, tile, first, block, k, dim, v, v_dim);
-        break;
-      case 2:
-        AttendPanel<2>(shape, tile, first, block, k, dim, v, v_dim);
-        break;
-      default:
-        AttendPanel<kVectors>(shape, tile, first, block, k, dim, v, v_dim);
-        break;
+  for (int first = 0; first < rows; first += kPanelVectors * kLanes) {
+    if (PanelOf(first, rows, kLanes).vectors == 1) {
+      AttendPanel<1>(shape, tile, first, block, k, v);
+    } else {
+      AttendPanel<kPanelVectors>(shape, tile, first, block, k, v);
     }
   }
 }
 
 void PanelSetQuery(const TileShape& shape, const TileMemory& tile, int row, const float* q) {
-  const Panel panel = PanelOf(row, shape.rows());
+  const Panel panel = PanelOf(row, shape.rows(), kLanes);
   float* to = tile.q + static_cast<size_t>(panel.first) * static_cast<size_t>(shape.head_dim) +
               (row - panel.first);
-  for (int c = 0; c < shape.head_dim; ++c) to[c * panel.width()] = q[c];
+  for (int c = 0; c < shape.head_dim; ++c) to[c * panel.vectors * kLanes] = q[c] * shape.scale;
 }
 
 void PanelGetOut(const TileShape& shape, const TileMemory& tile, int row, float* out) {
-  const Panel panel = PanelOf(row, shape.rows());
-  const float* from = tile.out +
-                      static_cast<size_t>(panel.first) * static_cast<size_t>(shape.v_head_dim) +
-                      (row - panel.first);
-  for (int c = 0; c < shape.v_head_dim; ++c) out[c] = from[c * panel.width()];
+  GetPanelOut(shape, tile, row, kLanes, out);
 }
 
 }  // namespace annulus::cpu::HWY_NAMESPACE

@@ -283,7 +283,7 @@ void StreamAttend(const TileShape& shape, const TileMemory& tile, const KeyBlock
 void StreamSetQuery(const TileShape& shape, const TileMemory& tile, int row, const float* q) {
   float* to = tile.q + row * shape.head_dim;
   for (int c = 0; c < shape.head_dim; ++c) {
-    to[PairOrder(shape.kv_dtype, shape.head_dim, c)] = q[c];
+    to[PairOrder(shape.kv_dtype, shape.head_dim, c)] = q[c] * shape.scale;
   }
 }
 

@@ -1,6 +1,7 @@
 #include "attention/cpu/tile_plan.h"
 
 #include <algorithm>
+#include <numbers>
 
 namespace annulus::cpu {
 namespace {
@@ -57,6 +58,7 @@ void TilePlan::AddTiles(const AttendArgs& args, int kv_head, TokenRange q, int64
     tile.shape.head_dim = args.kv->head_dim();
     tile.shape.v_head_dim = args.kv->v_head_dim();
     tile.shape.kv_dtype = args.kv->dtype();
+    tile.shape.scale = args.scale * std::numbers::log2e_v<float>;
     tile.kv_head = kv_head;
     tile.head_first = head - args.heads.first;
     tile.row_first = row_first;

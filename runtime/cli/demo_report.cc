@@ -10,10 +10,11 @@
 namespace annulus {
 namespace {
 
-// Inputs are exact in bf16 and accumulation is f32: only f32 rounding is left.
-constexpr double kOutErrorMax = 1e-5;
+// Inputs are exact in bf16 and sums are f32. A kernel may round the weights of the values to bf16,
+// by 2⁻⁹ each and depending on how the keys are cut, but not those that make up lse.
+constexpr double kOutErrorMax = 4e-3;
 constexpr double kLseErrorMax = 1e-5;
-constexpr double kPlansDifferenceMax = 1e-6;
+constexpr double kPlansDifferenceMax = 4e-3;
 
 std::string WorkShares(const std::vector<int64_t>& work_pairs) {
   const double all =

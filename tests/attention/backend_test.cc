@@ -33,7 +33,7 @@ void CheckAgreement(const ProblemShape& shape, uint64_t seed) {
     const absl::Status status = backend->Attend(problem.Args(&problem.all(), &partial));
     INFO(status.message());
     REQUIRE(status.ok());
-    CheckAgainst(oracle, &partial);
+    CheckAgainst(oracle, OutTolerance(problem.shape()), &partial);
   });
 }
 
@@ -181,7 +181,7 @@ TEST_CASE("any split of the keys, in any order, merges into the whole") {
         const BlockSet keys = BlockSet::FromRuns(piece);
         REQUIRE(backend->Attend(problem.Args(&keys, &partial)).ok());
       }
-      CheckAgainst(oracle, &partial);
+      CheckAgainst(oracle, OutTolerance(problem.shape()), &partial);
     });
   }
 }

@@ -153,10 +153,10 @@ TEST_CASE("demo: the chunk agrees with the oracle, and the oracle sees a wrong r
   REQUIRE(CompareWithOracle(data, kScale, absl::MakeSpan(rows)).ok());
   for (size_t i = 0; i + 1 < rows.size(); ++i) {
     CAPTURE(i);
-    CHECK(rows[i].out_error < 1e-5);
+    CHECK(rows[i].out_error < 4e-3);  // weights may be rounded to bf16
     CHECK(rows[i].lse_error < 1e-5);
   }
-  CHECK(rows.back().out_error > 1e-3);
+  CHECK(rows.back().out_error > 1e-2);
   CHECK(rows.back().lse_error > 1e-5);
 
   // An answer where none is seen, and one that is no number, are as wrong as can be.

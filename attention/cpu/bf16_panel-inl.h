@@ -1,0 +1,233 @@
+// The AVX512-BF16 kernel for many query rows, on the plan of panel-inl.h with pairs in the place of
+// single values: pairs of neighbouring dims for q·k, which lie together in memory as they are, and
+// pairs of neighbouring keys for p·v, so that values are paired once per block. q stays as it was
+// given, a bf16, and scores are scaled in f32; the weights p are rounded to bf16, their sum is not.
+// Only for bf16_dot.cc.
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+#include <limits>
+
+#include "attention/cpu/bf16_simd-inl.h"
+#include "attention/cpu/fetch.h"
+#include "attention/cpu/kernels.h"
+#include "attention/cpu/panel_layout.h"
+
+ANNULUS_BF16_TARGET
+namespace annulus::cpu::bf16 {
+
+inline constexpr int kLanes = 16;
+inline constexpr int kScalars = 8;  // broadcast against each vector of rows: 8 × 2 sums
+
+// scores[m][lane] = scale · Σ k[m][·] · q[·][lane] for kRows keys; `pairs` = head_dim / 2.
+template <int kCols, int kRows>
+inline void ScoreRows(const uint32_t* q, const uint32_t* k, size_t pairs, __m512 scale,
+                      float* scores) {
+  __m512 sum[kRows][kCols];
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 8
+    for (int n = 0; n < kCols; ++n) sum[m][n] = _mm512_setzero_ps();
+  }
+  for (size_t c = 0; c < pairs; ++c) {
+    __m512i lanes[kCols];
+#pragma GCC unroll 8
+    for (int n = 0; n < kCols; ++n) lanes[n] = _mm512_load_si512(q + (c * kCols + n) * kLanes);
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) {
+      const __m512i scalar = _mm512_set1_epi32(static_cast<int>(k[m * pairs + c]));
+#pragma GCC unroll 8
+      for (int n = 0; n < kCols; ++n) sum[m][n] = DotPairs(sum[m][n], lanes[n], scalar);
+    }
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 8
+    for (int n = 0; n < kCols; ++n) {
+      _mm512_store_ps(scores + (m * kCols + n) * kLanes, _mm512_mul_ps(sum[m][n], scale));
+    }
+  }
+}
+
+// out[m][lane] = out[m][lane] · shrink[lane] + Σ v[key][m] · p[key][lane] for kScalars dims.
+template <int kCols>
+inline void AddValues(const uint32_t* p, const uint32_t* v, size_t v_dim, int key_pairs,
+                      const __m512* shrink, float* out) {
+  __m512 sum[kScalars][kCols];
+#pragma GCC unroll 8
+  for (int m = 0; m < kScalars; ++m) {
+#pragma GCC unroll 8
+    for (int n = 0; n < kCols; ++n) sum[m][n] = _mm512_setzero_ps();
+  }
+  for (int pair = 0; pair < key_pairs; ++pair) {
+    __m512i lanes[kCols];
+#pragma GCC unroll 8
+    for (int n = 0; n < kCols; ++n) lanes[n] = _mm512_load_si512(p + (pair * kCols + n) * kLanes);
+    const uint32_t* row = v + static_cast<size_t>(pair) * v_dim;
+#pragma GCC unroll 8
+    for (int m = 0; m < kScalars; ++m) {
+      const __m512i scalar = _mm512_set1_epi32(static_cast<int>(row[m]));
+#pragma GCC unroll 8
+      for (int n = 0; n < kCols; ++n) sum[m][n] = DotPairs(sum[m][n], lanes[n], scalar);
+    }
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < kScalars; ++m) {
+#pragma GCC unroll 8
+    for (int n = 0; n < kCols; ++n) {
+      float* at = out + (m * kCols + n) * kLanes;
+      _mm512_store_ps(at, _mm512_fmadd_ps(_mm512_load_ps(at), shrink[n], sum[m][n]));
+    }
+  }
+}
+
+template <int kCols>
+inline void MaskScores(const TileShape& shape, int first, const KeyBlock& block, float* scores) {
+  const __m512 hidden = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+  for (int n = 0; n < kCols; ++n) {
+    alignas(64) uint32_t words[2][kLanes];
+    for (int r = 0; r < kLanes; ++r) {
+      const int token = (first + n * kLanes + r) / shape.heads;
+      const uint64_t mask = block.masks[token < shape.tokens ? token : shape.tokens - 1];
+      words[0][r] = static_cast<uint32_t>(mask);
+      words[1][r] = static_cast<uint32_t>(mask >> 32);
+    }
+    for (int key = 0; key < block.keys; ++key) {
+      const __m512i bit = _mm512_set1_epi32(static_cast<int>(1u << (key % 32)));
+      const __mmask16 out = _mm512_testn_epi32_mask(_mm512_load_si512(words[key / 32]), bit);
+      _mm512_mask_store_ps(scores + (key * kCols + n) * kLanes, out, hidden);
+    }
+  }
+}
+
+// Turns scores [key][lane] into pairs of weights [key / 2][lane], in place, which an odd last key
+// shares with a 0; updates the running max and sum; gives the factor by which the past shrinks.
+template <int kCols>
+inline void SoftmaxStep(int keys, float* scores, float* max, float* sum, __m512* shrink) {
+  __m512 top[kCols];
+  __m512 total[kCols];
+  for (int n = 0; n < kCols; ++n) {
+    top[n] = _mm512_load_ps(max + n * kLanes);
+    total[n] = _mm512_setzero_ps();
+  }
+  for (int key = 0; key < keys; ++key) {
+#pragma GCC unroll 2
+    for (int n = 0; n < kCols; ++n) {
+      top[n] = _mm512_max_ps(top[n], _mm512_load_ps(scores + (key * kCols + n) * kLanes));
+    }
+  }
+  for (int key = 0; key < keys; key += 2) {
+#pragma GCC unroll 2
+    for (int n = 0; n < kCols; ++n) {
+      const float* from = scores + (key * kCols + n) * kLanes;
+      const __m512 even = Exp2(_mm512_sub_ps(_mm512_load_ps(from), top[n]));
+      __m512 odd = _mm512_setzero_ps();
+      if (key + 1 < keys) {
+        odd = Exp2(_mm512_sub_ps(_mm512_load_ps(from + kCols * kLanes), top[n]));
+      }
+      total[n] = _mm512_add_ps(total[n], _mm512_add_ps(even, odd));
+      _mm512_store_si512(scores + (key / 2 * kCols + n) * kLanes, RoundToPairs(even, odd));
+    }
+  }
+  for (int n = 0; n < kCols; ++n) {
+    shrink[n] = Exp2(_mm512_sub_ps(_mm512_load_ps(max + n * kLanes), top[n]));
+    _mm512_store_ps(max + n * kLanes, top[n]);
+    float* at = sum + n * kLanes;
+    _mm512_store_ps(at, _mm512_fmadd_ps(_mm512_load_ps(at), shrink[n], total[n]));
+  }
+}
+
+// One panel against one block: keys as they are, values in pairs of keys [key / 2][v_head_dim].
+template <int kCols>
+void AttendPanel(const TileShape& shape, const TileMemory& tile, int first, const KeyBlock& block,
+                 const uint32_t* k, const uint32_t* v) {
+  constexpr int kWidth = kCols * kLanes;
+  const size_t pairs = static_cast<size_t>(shape.head_dim) / 2;
+  const size_t v_dim = static_cast<size_t>(shape.v_head_dim);
+  const auto* q = reinterpret_cast<const uint32_t*>(tile.q) + static_cast<size_t>(first) * pairs;
+  float* out = tile.out + static_cast<size_t>(first) * v_dim;
+  float* scores = tile.scores;
+  const __m512 scale = _mm512_set1_ps(shape.scale);
+  int key = 0;
+  for (; key + kScalars <= block.keys; key += kScalars) {
+    ScoreRows<kCols, kScalars>(q, k + key * pairs, pairs, scale, scores + key * kWidth);
+  }
+  for (; key < block.keys; ++key) {
+    ScoreRows<kCols, 1>(q, k + key * pairs, pairs, scale, scores + key * kWidth);
+  }
+  if (block.masks != nullptr) MaskScores<kCols>(shape, first, block, scores);
+  __m512 shrink[kCols];
+  SoftmaxStep<kCols>(block.keys, scores, tile.max + first, tile.sum + first, shrink);
+  const auto* p = reinterpret_cast<const uint32_t*>(scores);
+  for (size_t c = 0; c < v_dim; c += kScalars) {  // dims are multiples of 8
+    AddValues<kCols>(p, v + c, v_dim, (block.keys + 1) / 2, shrink, out + c * kWidth);
+  }
+}
+
+// The keys' rows end to end: in place if they lie so, else copied (rows far apart would fight for
+// the same cache sets).
+inline const uint32_t* ContiguousKeys(const TileShape& shape, const KeyBlock& block, float* room) {
+  const size_t row_bytes = static_cast<size_t>(shape.head_dim) * 2;
+  if (block.k_row_stride == static_cast<size_t>(shape.head_dim)) {
+    return reinterpret_cast<const uint32_t*>(block.k);
+  }
+  auto* to = reinterpret_cast<std::byte*>(room);
+  for (int r = 0; r < block.keys; ++r) {
+    const std::byte* from = block.k + static_cast<size_t>(r) * block.k_row_stride * 2;
+    std::memcpy(to + static_cast<size_t>(r) * row_bytes, from, row_bytes);
+  }
+  return reinterpret_cast<const uint32_t*>(room);
+}
+
+// pairs[key / 2][c] = the values of dim c of both keys; an odd last key shares with a 0.
+inline void PairValues(const TileShape& shape, const KeyBlock& block, uint32_t* pairs) {
+  const auto* v = reinterpret_cast<const uint16_t*>(block.v);
+  for (int key = 0; key < block.keys; key += 2) {
+    const uint16_t* even = v + static_cast<size_t>(key) * block.v_row_stride;
+    const bool has_odd = key + 1 < block.keys;
+    const uint16_t* odd = has_odd ? even + block.v_row_stride : even;
+    for (int c = 0; c < shape.v_head_dim; c += kLanes) {
+      const int left = shape.v_head_dim - c;  // 8 at least
+      const auto some = static_cast<__mmask16>(left >= kLanes ? 0xffff : 0x00ff);
+      const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, even + c));
+      const __m512i high = _mm512_cvtepu16_epi32(
+          _mm256_maskz_loadu_epi16(has_odd ? some : static_cast<__mmask16>(0), odd + c));
+      _mm512_mask_storeu_epi32(pairs + c, some, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+    }
+    pairs += shape.v_head_dim;
+  }
+}
+
+inline void PanelAttend(const TileShape& shape, const TileMemory& tile, const KeyBlock& block,
+                        const KeyBlock* next) {
+  const uint32_t* k = ContiguousKeys(shape, block, tile.keys);
+  auto* v = reinterpret_cast<uint32_t*>(tile.values);
+  PairValues(shape, block, v);
+  if (next != nullptr) FetchBlock(shape, *next);
+  const int rows = shape.rows();
+  for (int first = 0; first < rows; first += kPanelVectors * kLanes) {
+    if (PanelOf(first, rows, kLanes).vectors == 1) {
+      AttendPanel<1>(shape, tile, first, block, k, v);
+    } else {
+      AttendPanel<kPanelVectors>(shape, tile, first, block, k, v);
+    }
+  }
+}
+
+inline void PanelSetQuery(const TileShape& shape, const TileMemory& tile, int row, const float* q) {
+  const Panel panel = PanelOf(row, shape.rows(), kLanes);
+  auto* to = reinterpret_cast<uint16_t*>(tile.q) +
+             static_cast<size_t>(panel.first) * static_cast<size_t>(shape.head_dim) +
+             2 * (row - panel.first);
+  for (int c = 0; c < shape.head_dim; ++c) {
+    to[c / 2 * 2 * panel.vectors * kLanes + c % 2] = ToBits(q[c]);
+  }
+}
+
+inline void PanelGetOut(const TileShape& shape, const TileMemory& tile, int row, float* out) {
+  GetPanelOut(shape, tile, row, kLanes, out);
+}
+
+}  // namespace annulus::cpu::bf16
+ANNULUS_BF16_TARGET_END

@@ -1,0 +1,47 @@
+// Vector pieces shared by the AVX512-BF16 kernels. Only for bf16_dot.cc.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#define ANNULUS_BF16_TARGET   \
+  _Pragma("GCC push_options") \
+      _Pragma("GCC target(\"avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16\")")
+#define ANNULUS_BF16_TARGET_END _Pragma("GCC pop_options")
+
+ANNULUS_BF16_TARGET
+namespace annulus::cpu::bf16 {
+
+// 2^x for x ≤ 0, relative error below 2.6e-6 (minimax polynomial of degree 4 in the fraction),
+// which is a thousandth of what rounding to bf16 then costs; exactly 0 below −125.
+inline __m512 Exp2(__m512 x) {
+  const __mmask16 counts = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-125.0f), _CMP_GE_OQ);
+  const __m512 f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  __m512 p = _mm512_set1_ps(1.3534168e-2f);
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.2011461e-2f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4144276e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9300383e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0000026f));
+  return _mm512_maskz_scalef_ps(counts, p, x);  // p · 2^⌊x⌋
+}
+
+inline __m512 DotPairs(__m512 sum, __m512i a, __m512i b) {
+  return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+}
+
+// 16 pairs: the bf16 of `even` in the low halves, of `odd` in the high ones, to nearest even.
+inline __m512i RoundToPairs(__m512 even, __m512 odd) {
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
+                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
+}
+
+inline uint16_t ToBits(float exact) {  // of a value that is a bf16
+  uint32_t bits;
+  __builtin_memcpy(&bits, &exact, sizeof(bits));
+  return static_cast<uint16_t>(bits >> 16);
+}
+
+}  // namespace annulus::cpu::bf16
+ANNULUS_BF16_TARGET_END

@@ -1,0 +1,266 @@
+// The AVX512-BF16 kernel for few query rows (decode): lanes run along the head dims, and sixteen
+// sums (of rows × keys, or rows × dims) are held in registers whatever the number of rows. Keys and
+// values are each read once from memory while the next block's rows are fetched ahead.
+// Only for bf16_dot.cc.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <limits>
+
+#include "attention/cpu/bf16_simd-inl.h"
+#include "attention/cpu/kernels.h"
+
+ANNULUS_BF16_TARGET
+namespace annulus::cpu::bf16 {
+
+inline constexpr int kStreamRowsMax = 12;  // beyond, panels are faster
+inline constexpr int kSums = 16;
+inline constexpr int kDotDims = 32;   // bf16 in a vector
+inline constexpr int kScoreRow = 64;  // scores [row][64]
+
+struct StreamRows {
+  const uint16_t* data = nullptr;
+  size_t stride = 0;
+  int count = 0;
+
+  const uint16_t* Row(int r) const { return data + static_cast<size_t>(r) * stride; }
+};
+
+inline void FetchRow(const StreamRows& rows, int r, int dim) {
+  if (r >= rows.count) return;
+  const uint16_t* row = rows.Row(r);
+  for (int c = 0; c < dim; c += 32) __builtin_prefetch(row + c);
+}
+
+// Which of a vector's dims from c on exist.
+inline __mmask32 DimsFrom(int c, int dim) {
+  return dim - c >= kDotDims ? ~0u : (1u << (dim - c)) - 1;
+}
+
+// Lane i of the result = the sum over the lanes of v[i].
+inline __m512 SumsOf(const __m512* v) {
+  __m512 quads[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m512 a = _mm512_add_ps(_mm512_unpacklo_ps(v[4 * i], v[4 * i + 1]),
+                                   _mm512_unpackhi_ps(v[4 * i], v[4 * i + 1]));
+    const __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(v[4 * i + 2], v[4 * i + 3]),
+                                   _mm512_unpackhi_ps(v[4 * i + 2], v[4 * i + 3]));
+    quads[i] = _mm512_add_ps((__m512)_mm512_unpacklo_pd((__m512d)a, (__m512d)b),
+                             (__m512)_mm512_unpackhi_pd((__m512d)a, (__m512d)b));
+  }
+  const __m512 low = _mm512_add_ps(_mm512_shuffle_f32x4(quads[0], quads[1], 0x88),
+                                   _mm512_shuffle_f32x4(quads[0], quads[1], 0xdd));
+  const __m512 high = _mm512_add_ps(_mm512_shuffle_f32x4(quads[2], quads[3], 0x88),
+                                    _mm512_shuffle_f32x4(quads[2], quads[3], 0xdd));
+  return _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88),
+                       _mm512_shuffle_f32x4(low, high, 0xdd));
+}
+
+// scores[r][key] = q[r] · k[key] for kRows (1, 2 or 4) rows; keys go in groups of 16 / kRows. Past
+// the end the last key is taken again, and its scores lie beyond `keys`.
+template <int kRows>
+__attribute__((noinline)) void StreamScores(const uint16_t* q, int q_stride, const StreamRows& k,
+                                            int dim, const StreamRows& next, float* scores) {
+  constexpr int kKeys = kSums / kRows;
+  for (int key = 0; key < k.count; key += kKeys) {
+    const uint16_t* row[kKeys];
+#pragma GCC unroll 16
+    for (int i = 0; i < kKeys; ++i) {
+      row[i] = k.Row(std::min(key + i, k.count - 1));
+      FetchRow(next, key + i, dim);
+    }
+    __m512 sum[kSums];
+#pragma GCC unroll 16
+    for (int i = 0; i < kSums; ++i) sum[i] = _mm512_setzero_ps();
+    for (int c = 0; c < dim; c += kDotDims) {
+      const __mmask32 dims_there = DimsFrom(c, dim);
+      __m512i queries[kRows];
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) queries[r] = _mm512_load_si512(q + r * q_stride + c);
+#pragma GCC unroll 16
+      for (int i = 0; i < kKeys; ++i) {
+        const __m512i dims = _mm512_maskz_loadu_epi16(dims_there, row[i] + c);
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) {
+          sum[r * kKeys + i] = DotPairs(sum[r * kKeys + i], queries[r], dims);
+        }
+      }
+    }
+    alignas(64) float sums[kSums];
+    _mm512_store_ps(sums, SumsOf(sum));
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      __builtin_memcpy(scores + r * kScoreRow + key, sums + r * kKeys, kKeys * sizeof(float));
+    }
+  }
+}
+
+// Scales and masks one row's scores, and turns them into 32 pairs of weights, in place; updates
+// max and sum and gives the factor by which the past shrinks. Beyond `keys` weights are 0.
+inline void StreamSoftmax(int keys, uint64_t seen, float scale, float* scores, float* max,
+                          float* sum, float* shrink) {
+  if (keys < kScoreRow) seen &= (uint64_t{1} << keys) - 1;
+  const __m512 hidden = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+  __m512 score[4];
+  __m512 tops = _mm512_set1_ps(*max);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    score[i] = _mm512_mask_mul_ps(hidden, static_cast<__mmask16>(seen >> (16 * i)),
+                                  _mm512_load_ps(scores + 16 * i), _mm512_set1_ps(scale));
+    tops = _mm512_max_ps(tops, score[i]);
+  }
+  const float top = _mm512_reduce_max_ps(tops);
+  __m512 total = _mm512_setzero_ps();
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    score[i] = Exp2(_mm512_sub_ps(score[i], _mm512_set1_ps(top)));
+    total = _mm512_add_ps(total, score[i]);
+  }
+  // Neighbouring keys make a pair, as they lie.
+  _mm512_store_si512(scores, (__m512i)_mm512_cvtne2ps_pbh(score[1], score[0]));
+  _mm512_store_si512(scores + 16, (__m512i)_mm512_cvtne2ps_pbh(score[3], score[2]));
+  *shrink = _mm512_cvtss_f32(Exp2(_mm512_set1_ps(*max - top)));
+  *max = top;
+  *sum = *sum * *shrink + _mm512_reduce_add_ps(total);
+}
+
+// out[r][c…] = out[r][c…] · shrink[r] + Σ_key p[r][key] · v[key][c…] for kVectors vectors of 32
+// dims from c on. Pairs of keys come from interleaving two rows, which leaves the dims of a vector
+// in the order of DimOrder.
+template <int kRows, int kVectors>
+inline void StreamValues(const float* p, const StreamRows& v, int c, int dim, const float* shrink,
+                         float* out, int out_stride) {
+  __mmask32 there[kVectors];
+#pragma GCC unroll 8
+  for (int i = 0; i < kVectors; ++i) there[i] = DimsFrom(c + i * kDotDims, dim);
+  __m512 sum[kRows][2 * kVectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 2 * kVectors; ++i) sum[r][i] = _mm512_setzero_ps();
+  }
+  for (int key = 0; key < v.count; key += 2) {
+    const uint16_t* even = v.Row(key);
+    const uint16_t* odd = v.Row(std::min(key + 1, v.count - 1));
+    __m512i weights[kRows];
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      const auto* pairs = reinterpret_cast<const int*>(p + r * kScoreRow);
+      weights[r] = _mm512_set1_epi32(pairs[key / 2]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kVectors; ++i) {
+      const __m512i a = _mm512_maskz_loadu_epi16(there[i], even + c + i * kDotDims);
+      const __m512i b = _mm512_maskz_loadu_epi16(there[i], odd + c + i * kDotDims);
+      const __m512i low = _mm512_unpacklo_epi16(a, b);
+      const __m512i high = _mm512_unpackhi_epi16(a, b);
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) {
+        sum[r][2 * i] = DotPairs(sum[r][2 * i], low, weights[r]);
+        sum[r][2 * i + 1] = DotPairs(sum[r][2 * i + 1], high, weights[r]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 2 * kVectors; ++i) {
+      float* at = out + r * out_stride + c + i * 16;
+      const __m512 past = _mm512_mul_ps(_mm512_load_ps(at), _mm512_set1_ps(shrink[r]));
+      _mm512_store_ps(at, _mm512_add_ps(past, sum[r][i]));
+    }
+  }
+}
+
+// Where dim c of a row of out is kept: interleaving works within 128 bits.
+inline int DimOrder(int c) {
+  const int in_vector = c % kDotDims;
+  const int in_quarter = in_vector % 8;
+  return c - in_vector + in_quarter / 4 * 16 + in_vector / 8 * 4 + in_quarter % 4;
+}
+
+inline int PaddedDims(int dim) {
+  return (dim + kDotDims - 1) / kDotDims * kDotDims;
+}
+
+template <int kRows>
+__attribute__((noinline)) void StreamAllValues(const float* p, const StreamRows& v, int dim,
+                                               const StreamRows& next, const float* shrink,
+                                               float* out) {
+  constexpr int kVectors = kSums / (2 * kRows);
+  for (int key = 0; key < v.count; ++key) FetchRow(next, key, dim);
+  const int padded = PaddedDims(dim);
+  int c = 0;
+  for (; c + kVectors * kDotDims <= dim; c += kVectors * kDotDims) {
+    StreamValues<kRows, kVectors>(p, v, c, dim, shrink, out, padded);
+  }
+  for (; c < dim; c += kDotDims) {
+    StreamValues<kRows, 1>(p, v, c, dim, shrink, out, padded);
+  }
+}
+
+// kRows query rows, from `first` on, against one block.
+template <int kRows>
+inline void StreamSome(const TileShape& shape, const TileMemory& tile, int first,
+                       const KeyBlock& block, const StreamRows& k, const StreamRows& v,
+                       const StreamRows& next_k, const StreamRows& next_v) {
+  const int q_stride = PaddedDims(shape.head_dim);
+  const auto* q = reinterpret_cast<const uint16_t*>(tile.q) + first * q_stride;
+  StreamScores<kRows>(q, q_stride, k, shape.head_dim, next_k, tile.scores);
+  float shrink[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    const uint64_t seen =
+        block.masks == nullptr ? ~uint64_t{0} : block.masks[(first + r) / shape.heads];
+    StreamSoftmax(block.keys, seen, shape.scale, tile.scores + r * kScoreRow, tile.max + first + r,
+                  tile.sum + first + r, shrink + r);
+  }
+  float* out = tile.out + first * PaddedDims(shape.v_head_dim);
+  StreamAllValues<kRows>(tile.scores, v, shape.v_head_dim, next_v, shrink, out);
+}
+
+inline void StreamAttend(const TileShape& shape, const TileMemory& tile, const KeyBlock& block,
+                         const KeyBlock* next) {
+  const auto rows_at = [](const std::byte* data, size_t stride, int count) {
+    return StreamRows{reinterpret_cast<const uint16_t*>(data), stride, count};
+  };
+  const StreamRows k = rows_at(block.k, block.k_row_stride, block.keys);
+  const StreamRows v = rows_at(block.v, block.v_row_stride, block.keys);
+  StreamRows next_k;
+  StreamRows next_v;
+  if (next != nullptr) {
+    next_k = rows_at(next->k, next->k_row_stride, next->keys);
+    next_v = rows_at(next->v, next->v_row_stride, next->keys);
+  }
+  const int rows = shape.rows();
+  for (int first = 0; first < rows;) {
+    const int left = rows - first;
+    if (left >= 4) {
+      StreamSome<4>(shape, tile, first, block, k, v, next_k, next_v);
+      first += 4;
+    } else if (left >= 2) {
+      StreamSome<2>(shape, tile, first, block, k, v, next_k, next_v);
+      first += 2;
+    } else {
+      StreamSome<1>(shape, tile, first, block, k, v, next_k, next_v);
+      first += 1;
+    }
+    next_k = {};  // fetched once
+    next_v = {};
+  }
+}
+
+inline void StreamSetQuery(const TileShape& shape, const TileMemory& tile, int row,
+                           const float* q) {
+  auto* to = reinterpret_cast<uint16_t*>(tile.q) + row * PaddedDims(shape.head_dim);
+  for (int c = 0; c < shape.head_dim; ++c) to[c] = ToBits(q[c]);
+}
+
+inline void StreamGetOut(const TileShape& shape, const TileMemory& tile, int row, float* out) {
+  const float* from = tile.out + row * PaddedDims(shape.v_head_dim);
+  for (int c = 0; c < shape.v_head_dim; ++c) out[c] = from[DimOrder(c)];
+}
+
+}  // namespace annulus::cpu::bf16
+ANNULUS_BF16_TARGET_END
