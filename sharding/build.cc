@@ -135,6 +135,7 @@ void MoveRows(const Problem& problem, Transfer::Kind kind, int rank, HeadRange h
         {kind, to_rank ? home : rank, to_rank ? rank : home, heads, std::move(blocks)});
   };
   if (problem.home == Home::kCaller) return move(kCaller, rows);
+  if (rows.Subtract(problem.HomeRows(rank)).empty()) return;
   for (int home = 0; home < problem.world(); ++home) {
     move(home, problem.HomeRows(home).Intersect(rows));
   }

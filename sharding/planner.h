@@ -9,26 +9,10 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "sharding/cluster.h"
 #include "sharding/plan.h"
 
 namespace annulus {
-
-// The figures of the cost model. A step costs, on each rank, max(compute, communication), and the
-// slowest rank (or the caller) counts:
-//   compute        2·work_pairs·(head_dim + v_head_dim) / flops,
-//                  at least bytes of KV pages read / read_bytes_per_s
-//   communication  the slowest of its links: bytes / bytes_per_s + messages · latency_s, for each
-//                  direction and each of inside and between
-// The caller is reached over the link between nodes unless all ranks are on one node.
-struct ClusterModel {
-  int workers_per_node = 1 << 20;   // ranks [0, n) on node 0, [n, 2n) on node 1, …
-  double inside_bytes_per_s = 4e9;  // per direction and rank, inside a node
-  double inside_latency_s = 20e-6;
-  double between_bytes_per_s = 4e9;  // per direction and rank, between nodes
-  double between_latency_s = 50e-6;
-  double flops = 50e9;             // per rank, attained by the kernels
-  double read_bytes_per_s = 10e9;  // per rank, memory
-};
 
 struct WorkerLoad {
   int worker = 0;
@@ -38,6 +22,10 @@ struct WorkerLoad {
   int64_t bytes_received = 0;
 };
 
+// A step costs, on each rank, max(compute, communication), and the slowest rank (or the caller)
+// counts:
+//   compute        ComputeSeconds of what it computes in the step, in sum
+//   communication  the slowest of its links, each direction, inside and between: LinkSeconds
 struct PlanCost {
   PlanKind kind = PlanKind::kRing;
   double cost_s = 0;

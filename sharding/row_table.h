@@ -38,6 +38,7 @@ class RowTable {
   int classes() const { return static_cast<int>(compiled_.size()); }
   int KvClass(int kv_head) const { return class_of_[kv_head]; }
   int QueryClass(int head) const { return class_of_[head / group_]; }
+  int group() const { return group_; }  // query heads per KV head
 
   const TokenRange& q_range() const { return q_range_; }
   int64_t kv_tokens() const { return q_range_.end; }

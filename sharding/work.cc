@@ -1,0 +1,132 @@
+#include "sharding/work.h"
+
+#include <algorithm>
+#include <atomic>
+#include <map>
+#include <tuple>
+#include <utility>
+
+namespace annulus {
+namespace {
+
+// Sums over KV blocks of how many queries read them and whether any does, weighted by tokens.
+class BlockSums {
+ public:
+  explicit BlockSums(const RowTable& rows)
+      : rows_(rows), reads_(rows.kv_blocks()), below_(static_cast<size_t>(rows.kv_blocks()) + 1) {}
+
+  // Turns to these rows.
+  void Reset(int class_index, const BlockSet& q_blocks) {
+    reads_.AddRows(rows_, class_index, q_blocks);
+    const std::vector<int64_t>& counts = reads_.Finish();
+    for (size_t b = 0; b < counts.size(); ++b) {
+      const int64_t begin = static_cast<int64_t>(b) * kBlockTokens;
+      const int64_t tokens = std::min(kBlockTokens, rows_.kv_tokens() - begin);
+      below_[b + 1].work_pairs = below_[b].work_pairs + counts[b] * tokens;
+      below_[b + 1].tokens_read = below_[b].tokens_read + (counts[b] > 0 ? tokens : 0);
+    }
+  }
+
+  ComputeLoad Over(const BlockSet& kv_blocks) const {
+    ComputeLoad sum;
+    for (const BlockRun& run : kv_blocks.runs()) {
+      // A run without a step is the difference of two sums.
+      const int64_t length = run.step == 1 ? run.count : 1;
+      for (int64_t i = 0; i < run.count; i += length) {
+        const int64_t begin = run.first + i * run.step;
+        const ComputeLoad &low = below_[begin], &high = below_[begin + length];
+        sum.work_pairs += high.work_pairs - low.work_pairs;
+        sum.tokens_read += high.tokens_read - low.tokens_read;
+      }
+    }
+    return sum;
+  }
+
+ private:
+  const RowTable& rows_;
+  ReadCounts reads_;
+  std::vector<ComputeLoad> below_;  // over blocks [0, b)
+};
+
+struct RunsLess {
+  bool operator()(const BlockSet* a, const BlockSet* b) const {
+    return std::lexicographical_compare(a->runs().begin(), a->runs().end(), b->runs().begin(),
+                                        b->runs().end(), [](const BlockRun& x, const BlockRun& y) {
+                                          return std::tie(x.first, x.count, x.step) <
+                                                 std::tie(y.first, y.count, y.step);
+                                        });
+  }
+};
+
+// A compute and where its load goes.
+struct Item {
+  const Compute* compute;
+  ComputeLoad* load;
+};
+
+// How many query heads and KV heads of a class are in `heads`.
+std::pair<int, int> HeadsOfClass(const RowTable& rows, HeadRange heads, int class_index) {
+  int count = 0, kv_count = 0, last = -1;
+  for (int head = heads.first; head < heads.end(); ++head) {
+    if (rows.QueryClass(head) != class_index) continue;
+    ++count;
+    if (head / rows.group() != last) ++kv_count;
+    last = head / rows.group();
+  }
+  return {count, kv_count};
+}
+
+// Computes on the same rows share the sums over what those rows read: that is nearly all of the
+// cost of planning.
+void Weigh(const RowTable& rows, const std::vector<Item>& items, BlockSums* sums) {
+  for (int c = 0; c < rows.classes(); ++c) {
+    bool ready = false;
+    HeadRange last;
+    std::pair<int, int> heads;
+    for (const Item& item : items) {
+      if (last != item.compute->heads) {
+        last = item.compute->heads;
+        heads = HeadsOfClass(rows, last, c);
+      }
+      if (heads.first == 0) continue;
+      if (!ready) sums->Reset(c, item.compute->q_blocks);
+      ready = true;
+      const ComputeLoad load = sums->Over(item.compute->kv_blocks);
+      item.load->work_pairs += load.work_pairs * heads.first;
+      item.load->tokens_read += load.tokens_read * heads.second;
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<PlanLoads> ComputeLoads(std::span<const Plan* const> plans, const RowTable& rows,
+                                    ThreadPool& pool) {
+  std::vector<PlanLoads> loads(plans.size());
+  std::map<const BlockSet*, std::vector<Item>, RunsLess> by_rows;
+  for (size_t i = 0; i < plans.size(); ++i) {
+    for (const Step& step : plans[i]->steps()) {
+      std::vector<ComputeLoad>& of_step = loads[i].emplace_back(step.computes.size());
+      for (size_t c = 0; c < step.computes.size(); ++c) {
+        by_rows[&step.computes[c].q_blocks].push_back({&step.computes[c], &of_step[c]});
+      }
+    }
+  }
+  std::vector<const std::vector<Item>*> work;
+  for (const auto& [q_blocks, items] : by_rows) work.push_back(&items);
+  std::atomic<size_t> next{0};
+  pool.ParallelFor(pool.threads(), [&](int64_t) {
+    BlockSums sums(rows);
+    for (size_t i = next++; i < work.size(); i = next++) Weigh(rows, *work[i], &sums);
+  });
+  return loads;
+}
+
+PlanLoads ComputeLoads(const Plan& plan) {
+  ThreadPool pool(PlanningThreads(plan.problem()));
+  const RowTable rows(plan.problem(), pool);
+  const Plan* plans[] = {&plan};
+  return std::move(ComputeLoads(plans, rows, pool)[0]);
+}
+
+}  // namespace annulus

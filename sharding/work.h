@@ -1,0 +1,35 @@
+// What the computes of a plan do and read, counted over blocks and never over tokens or pairs: the
+// work half of the cost model. Pure functions.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "sharding/plan.h"
+#include "sharding/row_table.h"
+
+namespace annulus {
+
+// Of one compute.
+struct ComputeLoad {
+  // (query head, query, key) pairs: the existing ones of every 64×64 cell with an allowed pair.
+  int64_t work_pairs = 0;
+  // Tokens of the pages that some row reads; a page of another KV head counts again.
+  int64_t tokens_read = 0;
+};
+
+// By step, then by compute, in the plan's order.
+using PlanLoads = std::vector<std::vector<ComputeLoad>>;
+
+// Uses all cores for plans that are worth it. Costs one pass over the context's blocks for each
+// distinct set of rows and class of heads, and next to nothing for each further compute on these
+// rows: a ring of 1,024 ranks has 10^6 computes and takes seconds.
+PlanLoads ComputeLoads(const Plan& plan);
+
+// Of several plans of one problem, whose row table is given.
+std::vector<PlanLoads> ComputeLoads(std::span<const Plan* const> plans, const RowTable& rows,
+                                    ThreadPool& pool);
+
+}  // namespace annulus
