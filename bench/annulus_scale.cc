@@ -1,0 +1,146 @@
+// annulus_scale: the plans that annulus runs, played on a cluster that is not there. The ranks do
+// what the engine would have them do, message for message; computing and links take as long as the
+// calibration file says (runtime/cli/cluster_file.h: the file of `annulus explain --cluster`).
+//   annulus_scale --cluster bench/scale/h200.json --csv scale.csv
+#include <cstdint>
+#include <iostream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/quoted.h"
+#include "base/status.h"
+#include "base/write_file.h"
+#include "bench/scale/report.h"
+#include "bench/scale/scenario.h"
+#include "bench/scale/script.h"
+#include "runtime/cli/cluster_file.h"
+#include "runtime/cli/options.h"
+
+namespace annulus {
+namespace {
+
+constexpr int64_t kTokensMax = int64_t{1} << 34;
+
+struct Flags {
+  std::string cluster;
+  std::vector<int64_t> ranks = {8, 16, 32, 64, 128, 256, 512, 1024};
+  std::vector<int64_t> tokens_per_rank = {32 << 10, 8 << 10};
+  int64_t tokens = 1 << 20;
+  std::vector<Scenario> scenarios = Scenarios();
+  Shape shape;
+  std::string csv;
+  bool json = false;
+};
+
+OptionSetter SetCounts(std::vector<int64_t>* values, int64_t high) {
+  return [=](absl::string_view text) -> absl::Status {
+    values->clear();
+    for (absl::string_view item : absl::StrSplit(text, ',')) {
+      ANNULUS_ASSIGN_OR_RETURN(const int64_t value, ParseCount(item, 1, high));
+      values->push_back(value);
+    }
+    return absl::OkStatus();
+  };
+}
+
+OptionSetter SetScenarios(std::vector<Scenario>* chosen) {
+  return [=](absl::string_view text) -> absl::Status {
+    chosen->clear();
+    for (absl::string_view item : absl::StrSplit(text, ',')) {
+      std::string names;
+      bool found = false;
+      for (const Scenario& scenario : Scenarios()) {
+        absl::StrAppend(&names, names.empty() ? "" : ", ", scenario.name);
+        if (item != scenario.name) continue;
+        chosen->push_back(scenario);
+        found = true;
+      }
+      if (!found) {
+        return absl::InvalidArgumentError(absl::StrCat(Quoted(item), ", expected some of ", names));
+      }
+    }
+    return absl::OkStatus();
+  };
+}
+
+Options OptionsOf(Flags* flags) {
+  Options options("scale", "How plans scale over ranks of a cluster, by simulation.");
+  options.AddRequired("cluster", "F", "the machines, a JSON file", SetText(&flags->cluster));
+  options.Add("ranks", "N,…", "numbers of ranks (8,16,…,1024)",
+              SetCounts(&flags->ranks, kScriptRanksMax));
+  options.Add("tokens-per-rank", "N,…", "of weak scaling (32K,8K)",
+              SetCounts(&flags->tokens_per_rank, kTokensMax));
+  options.Add("tokens", "N", "in all, of strong scaling (1M)",
+              SetCount(&flags->tokens, 1, kTokensMax));
+  options.Add("scenarios", "S,…", "which (all)", SetScenarios(&flags->scenarios));
+  options.Add("heads", "H", "query heads (32)", SetCount(&flags->shape.heads, 1, 1 << 16));
+  options.Add("kv-heads", "K", "KV heads (8)", SetCount(&flags->shape.kv_heads, 1, 1 << 16));
+  options.Add("head-dim", "D", "width of q, k and v (128)",
+              SetCount(&flags->shape.head_dim, 1, 1 << 16));
+  options.Add("dtype", "f32|f16|bf16", "of q, k and v (bf16)",
+              SetParsed(&flags->shape.dtype, ParseDType));
+  options.Add("csv", "F", "where the rows go as CSV", SetText(&flags->csv));
+  options.AddFlag("json", "a JSON line per row on stdout, no table", &flags->json);
+  return options;
+}
+
+std::vector<Series> SeriesOf(const Flags& flags) {
+  std::vector<Series> all;
+  for (const Scenario& scenario : flags.scenarios) {
+    for (int64_t tokens : flags.tokens_per_rank) {
+      all.push_back({scenario, Scaling::kWeak, tokens});
+    }
+    all.push_back({scenario, Scaling::kStrong, flags.tokens});
+  }
+  return all;
+}
+
+absl::Status Run(const std::vector<std::string>& args) {
+  Flags flags;
+  const Environment no_environment = [](const std::string&) { return nullptr; };
+  ANNULUS_ASSIGN_OR_RETURN(const std::optional<std::string> help,
+                           OptionsOf(&flags).Parse(args, no_environment));
+  if (help.has_value()) {
+    std::cout << *help;
+    return absl::OkStatus();
+  }
+  ANNULUS_ASSIGN_OR_RETURN(const ClusterFile cluster, ReadCluster(flags.cluster));
+  for (int64_t ranks : flags.ranks) {
+    if (ranks > cluster.workers_max) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--ranks is ", ranks, ", expected at most the cluster's ", cluster.workers_max));
+    }
+  }
+  if (!flags.csv.empty()) ANNULUS_RETURN_IF_ERROR(CheckWritable(flags.csv));
+
+  std::string csv = CsvHeader();
+  for (const Series& series : SeriesOf(flags)) {
+    if (!flags.json) std::cout << TextHeader(series) << std::flush;
+    double first = 0;
+    for (int64_t ranks : flags.ranks) {
+      std::cerr << "\r" << series.scenario.name << " " << ranks << " ranks …    " << std::flush;
+      ANNULUS_ASSIGN_OR_RETURN(ScaleRow row,
+                               Play(series, flags.shape, static_cast<int>(ranks), cluster.model));
+      if (first == 0) first = row.efficiency;
+      row.efficiency_to_first = row.efficiency / first;
+      std::cerr << "\r" << std::string(40, ' ') << "\r" << std::flush;
+      std::cout << (flags.json ? ToJson(row) : ToText(row)) << std::flush;
+      csv += ToCsv(row);
+    }
+  }
+  if (!flags.csv.empty()) ANNULUS_RETURN_IF_ERROR(WriteFile(flags.csv, {csv}));
+  return absl::OkStatus();
+}
+
+}  // namespace
+}  // namespace annulus
+
+int main(int argc, char** argv) {
+  const absl::Status status = annulus::Run(std::vector<std::string>(argv + 1, argv + argc));
+  if (status.ok()) return 0;
+  std::cerr << "annulus_scale: " << status.message() << std::endl;
+  return absl::IsInvalidArgument(status) ? 2 : 1;
+}

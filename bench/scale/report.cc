@@ -1,0 +1,111 @@
+#include "bench/scale/report.h"
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
+
+namespace annulus {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string Text(absl::string_view text) {
+  return std::string(text);
+}
+
+std::string NameOf(Scaling scaling) {
+  return scaling == Scaling::kWeak ? "weak" : "strong";
+}
+
+// The row's columns in their order; CSV and JSON say the same.
+Json Columns(const ScaleRow& row) {
+  const TimeSplit& split = row.split;
+  double waiting_s = 0, idle_s = 0;
+  for (const RankTime& rank : split.run.ranks) {
+    waiting_s += rank.waiting_s / row.world;
+    idle_s += rank.idle_s / row.world;
+  }
+  const Scenario& scenario = row.series.scenario;
+  return {{"scenario", scenario.name},
+          {"scaling", NameOf(row.series.scaling)},
+          {"series_tokens", row.series.tokens},
+          {"plan", Text(Name(scenario.plan))},
+          {"pattern", scenario.pattern},
+          {"tokens", scenario.decode ? 1 : row.tokens},
+          {"kv_tokens", row.tokens},
+          {"tokens_per_rank", row.tokens / row.world},
+          {"heads", row.shape.heads},
+          {"kv_heads", row.shape.kv_heads},
+          {"head_dim", row.shape.head_dim},
+          {"dtype", Text(Name(row.shape.dtype))},
+          {"world", row.world},
+          {"ms", split.run.seconds * 1e3},
+          {"compute_ms", split.compute_s * 1e3},
+          {"imbalance_ms", split.imbalance_s * 1e3},
+          {"bandwidth_ms", split.bandwidth_s * 1e3},
+          {"latency_ms", split.latency_s * 1e3},
+          {"exposed_comm_ms", (split.bandwidth_s + split.latency_s) * 1e3},
+          {"waiting_ms", waiting_s * 1e3},
+          {"idle_ms", idle_s * 1e3},
+          {"efficiency", row.efficiency},
+          {"efficiency_to_first", row.efficiency_to_first},
+          {"tflops_per_rank", row.tflops_per_rank},
+          {"messages", row.messages},
+          {"bytes_sent", row.bytes_sent},
+          {"max_over_mean_work", row.max_over_mean_work}};
+}
+
+std::string CsvField(const Json& value) {
+  if (!value.is_string()) return value.dump();
+  const std::string text = value.get<std::string>();
+  if (text.find_first_of(",\"\n") == std::string::npos) return text;
+  return absl::StrCat("\"", absl::StrReplaceAll(text, {{"\"", "\"\""}}), "\"");
+}
+
+}  // namespace
+
+std::string CsvHeader() {
+  const Json columns = Columns(ScaleRow{});
+  std::string line;
+  for (const auto& [name, value] : columns.items()) {
+    absl::StrAppend(&line, line.empty() ? "" : ",", name);
+  }
+  return line + "\n";
+}
+
+std::string ToCsv(const ScaleRow& row) {
+  const Json columns = Columns(row);
+  std::string line;
+  for (const auto& [name, value] : columns.items()) {
+    absl::StrAppend(&line, line.empty() ? "" : ",", CsvField(value));
+  }
+  return line + "\n";
+}
+
+std::string ToJson(const ScaleRow& row) {
+  return Columns(row).dump() + "\n";
+}
+
+std::string TextHeader(const Series& series) {
+  const Scenario& scenario = series.scenario;
+  return absl::StrFormat(
+      "%s: plan %s, %s, %s scaling, %d tokens %s\n"
+      "%6s %10s %10s %10s %10s %10s %8s %8s %8s %9s\n",
+      scenario.name, Text(Name(scenario.plan)), scenario.pattern, NameOf(series.scaling),
+      series.tokens, series.scaling == Scaling::kWeak ? "a rank" : "in all", "ranks", "ms",
+      "compute", "imbalance", "bandwidth", "latency", "of limit", "of first", "max/mean",
+      "TFLOP/s");
+}
+
+std::string ToText(const ScaleRow& row) {
+  const TimeSplit& split = row.split;
+  return absl::StrFormat("%6d %10.3f %10.3f %10.3f %10.3f %10.3f %7.1f%% %7.1f%% %8.3f %9.1f\n",
+                         row.world, split.run.seconds * 1e3, split.compute_s * 1e3,
+                         split.imbalance_s * 1e3, split.bandwidth_s * 1e3, split.latency_s * 1e3,
+                         row.efficiency * 100, row.efficiency_to_first * 100,
+                         row.max_over_mean_work, row.tflops_per_rank);
+}
+
+}  // namespace annulus

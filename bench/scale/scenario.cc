@@ -1,0 +1,82 @@
+#include "bench/scale/scenario.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/status.h"
+#include "bench/scale/script.h"
+#include "sharding/work.h"
+
+namespace annulus {
+namespace {
+
+absl::StatusOr<Problem> ProblemOf(const Scenario& scenario, const Shape& shape, int world,
+                                  int64_t tokens) {
+  ANNULUS_ASSIGN_OR_RETURN(Pattern pattern, Pattern::Parse(scenario.pattern, shape.kv_heads));
+  const PartitionSpec zigzag;
+  return Problem{
+      .q_tokens = scenario.decode ? 1 : tokens,
+      .kv_tokens = tokens,
+      .heads = shape.heads,
+      .kv_heads = shape.kv_heads,
+      .head_dim = shape.head_dim,
+      .v_head_dim = shape.head_dim,
+      .dtype = shape.dtype,
+      .pattern = std::move(pattern),
+      .home_partition = zigzag,
+      .kv = Layout::Tokens(world, shape.heads, shape.kv_heads, zigzag, BlocksOf(tokens))};
+}
+
+double MaxOverMeanWork(const Plan& plan, const PlanLoads& loads) {
+  std::vector<int64_t> pairs(static_cast<size_t>(plan.world()));
+  for (size_t s = 0; s < loads.size(); ++s) {
+    for (size_t c = 0; c < loads[s].size(); ++c) {
+      pairs[static_cast<size_t>(plan.steps()[s].computes[c].rank)] += loads[s][c].work_pairs;
+    }
+  }
+  double total = 0;
+  for (int64_t p : pairs) total += static_cast<double>(p);
+  const int64_t most = *std::max_element(pairs.begin(), pairs.end());
+  return most == 0 ? 1 : static_cast<double>(most) * plan.world() / total;
+}
+
+}  // namespace
+
+const std::vector<Scenario>& Scenarios() {
+  static const auto* const scenarios = new std::vector<Scenario>{
+      {"ring", PlanKind::kRing, "causal"},
+      {"mesh", PlanKind::kMesh, "causal"},
+      {"group-cast", PlanKind::kGroupCast, "s2(64,16,16)"},
+      {"decode", PlanKind::kPassQ, "causal", /*decode=*/true},
+  };
+  return *scenarios;
+}
+
+absl::StatusOr<ScaleRow> Play(const Series& series, const Shape& shape, int world,
+                              const ClusterModel& cluster) {
+  ScaleRow row;
+  row.series = series;
+  row.shape = shape;
+  row.world = world;
+  row.tokens = series.tokens * (series.scaling == Scaling::kWeak ? world : 1);
+  ANNULUS_ASSIGN_OR_RETURN(const Problem problem,
+                           ProblemOf(series.scenario, shape, world, row.tokens));
+  // A plan of a thousand ranks is large: it goes before its script is played.
+  const auto script_of = [&]() -> absl::StatusOr<Script> {
+    ANNULUS_ASSIGN_OR_RETURN(const Plan plan, BuildPlan(series.scenario.plan, problem));
+    const PlanLoads loads = ComputeLoads(plan);
+    row.max_over_mean_work = MaxOverMeanWork(plan, loads);
+    return Script::Of(plan, loads, cluster);
+  };
+  ANNULUS_ASSIGN_OR_RETURN(const Script script, script_of());
+  row.messages = static_cast<int64_t>(script.messages().size());
+  for (const Message& message : script.messages()) row.bytes_sent += message.bytes;
+  row.split = SimulateSplit(script, cluster);
+  const double flop = 4.0 * static_cast<double>(SizeOf(problem).visited_pairs) *
+                      static_cast<double>(shape.head_dim);
+  row.tflops_per_rank = flop / row.split.run.seconds / world / 1e12;
+  row.efficiency = row.split.compute_s / row.split.run.seconds;
+  return row;
+}
+
+}  // namespace annulus

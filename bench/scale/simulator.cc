@@ -1,0 +1,279 @@
+#include "bench/scale/simulator.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <limits>
+#include <numeric>
+#include <queue>
+#include <utility>
+
+#include "base/check.h"
+#include "base/thread_pool.h"
+
+namespace annulus {
+namespace {
+
+// A set of ranks as bits.
+class RankSet {
+ public:
+  explicit RankSet(int world) : world_(world), words_((static_cast<size_t>(world) + 63) / 64) {}
+
+  void Insert(int rank) { words_[rank / 64] |= uint64_t{1} << (rank % 64); }
+  void Erase(int rank) { words_[rank / 64] &= ~(uint64_t{1} << (rank % 64)); }
+  bool Contains(int rank) const { return (words_[rank / 64] >> (rank % 64) & 1) != 0; }
+
+  // The first rank after `rank`, going round, that is in both sets; -1 if there is none.
+  static int NextInBoth(const RankSet& a, const RankSet& b, int rank) {
+    const int words = static_cast<int>(a.words_.size());
+    const int start = (rank + 1) % a.world_;
+    const uint64_t from_start = ~uint64_t{0} << (start % 64);
+    for (int i = 0; i <= words; ++i) {
+      const int word = (start / 64 + i) % words;
+      uint64_t bits = a.words_[word] & b.words_[word];
+      if (i == 0) bits &= from_start;
+      if (i == words) bits &= ~from_start;
+      if (bits != 0) return word * 64 + std::countr_zero(bits);
+    }
+    return -1;
+  }
+
+ private:
+  int world_;
+  std::vector<uint64_t> words_;
+};
+
+// One rank's port of one link class in one direction.
+struct Port {
+  explicit Port(int world, int rank) : ready(world), served(rank) {}
+  RankSet ready;  // peers whose next message both ends have posted and that is not under way
+  int served;     // the peer whose message went last
+};
+
+// All ports of one link class.
+struct Links {
+  Links(int world, bool inside) : inside(inside), free_out(world), free_in(world) {
+    for (int rank = 0; rank < world; ++rank) {
+      out.emplace_back(world, rank);
+      in.emplace_back(world, rank);
+      free_out.Insert(rank);
+      free_in.Insert(rank);
+    }
+  }
+  bool inside;
+  std::vector<Port> out;
+  std::vector<Port> in;
+  RankSet free_out;
+  RankSet free_in;
+};
+
+// The messages of each (source, destination), in the order in which they pair.
+class PairQueues {
+ public:
+  explicit PairQueues(const Script& script)
+      : script_(script), world_(static_cast<size_t>(script.world())), next_(world_ * world_ + 1) {
+    const std::vector<Message>& messages = script.messages();
+    for (const Message& message : messages) ++next_[Pair(message) + 1];
+    std::partial_sum(next_.begin(), next_.end(), next_.begin());
+    end_.assign(next_.begin() + 1, next_.end());
+    std::vector<uint32_t> at(next_.begin(), next_.end() - 1);
+    items_.resize(messages.size());
+    for (size_t i = 0; i < messages.size(); ++i) {
+      items_[at[Pair(messages[i])]++] = static_cast<uint32_t>(i);
+    }
+  }
+
+  // The next message from source to destination, or nullptr after the last.
+  const Message* Front(int source, int destination) const {
+    const size_t pair = Pair(source, destination);
+    return next_[pair] == end_[pair] ? nullptr : &script_.messages()[items_[next_[pair]]];
+  }
+  void Pop(int source, int destination) { ++next_[Pair(source, destination)]; }
+
+ private:
+  size_t Pair(int source, int destination) const {
+    return static_cast<size_t>(source) * world_ + static_cast<size_t>(destination);
+  }
+  size_t Pair(const Message& message) const { return Pair(message.source, message.destination); }
+
+  const Script& script_;
+  const size_t world_;
+  std::vector<uint32_t> next_;  // in items_, by pair
+  std::vector<uint32_t> end_;
+  std::vector<uint32_t> items_;
+};
+
+class Simulation {
+ public:
+  Simulation(const Script& script, const ClusterModel& cluster, const PostObserver& observer)
+      : script_(script),
+        cluster_(cluster),
+        observer_(observer),
+        inside_(script.world(), true),
+        between_(script.world(), false),
+        queues_(script),
+        ranks_(static_cast<size_t>(script.world())) {}
+
+  SimulatedRun Run() {
+    for (int rank = 0; rank < script_.world(); ++rank) Enter(rank);
+    while (!events_.empty()) {
+      const Event event = events_.top();
+      events_.pop();
+      now_ = event.time;
+      if (event.destination < 0) {
+        Done(event.rank);
+      } else {
+        Deliver(event.rank, event.destination);
+      }
+    }
+    SimulatedRun run;
+    run.seconds = now_;
+    for (const Rank& rank : ranks_) {
+      ANNULUS_CHECK(rank.step == script_.steps());
+      run.ranks.push_back(rank.time);
+      run.ranks.back().idle_s = now_ - rank.entered_s;
+    }
+    return run;
+  }
+
+ private:
+  struct Rank {
+    int step = -1;
+    int64_t pending = 0;  // messages of the step, and its computing
+    double entered_s = 0;
+    RankTime time;
+  };
+  struct Event {
+    double time;
+    uint64_t order;  // events of one time happen as they were made
+    int rank;
+    int destination;  // of the message that `rank` has sent; -1: `rank` has computed
+    bool operator>(const Event& other) const {
+      return std::pair(time, order) > std::pair(other.time, other.order);
+    }
+  };
+
+  Links& LinksOf(int a, int b) {
+    return Inside(cluster_, a, b, script_.world()) ? inside_ : between_;
+  }
+  void At(double time, int rank, int destination) {
+    events_.push({time, made_++, rank, destination});
+  }
+
+  // A rank enters its next step, or ends.
+  void Enter(int id) {
+    Rank& rank = ranks_[id];
+    ++rank.step;
+    rank.entered_s = now_;
+    if (rank.step == script_.steps()) return;
+    const auto sends = script_.Sends(rank.step, id), receives = script_.Receives(rank.step, id);
+    if (observer_) observer_(id, sends, receives);
+    const double compute_s = script_.compute_s(rank.step, id);
+    rank.time.compute_s += compute_s;
+    rank.pending = static_cast<int64_t>(sends.size() + receives.size()) + 1;
+    At(now_ + compute_s, id, -1);
+    for (uint32_t i : sends) Offer(id, script_.messages()[i].destination);
+    for (uint32_t i : receives) Offer(script_.messages()[i].source, id);
+  }
+
+  // One of what `id` waits for in its step is done.
+  void Done(int id) {
+    Rank& rank = ranks_[id];
+    if (--rank.pending > 0) return;
+    rank.time.waiting_s += now_ - rank.entered_s - script_.compute_s(rank.step, id);
+    Enter(id);
+  }
+
+  // Marks the pair's next message ready if both ends have posted it, and starts it if it can.
+  void Offer(int source, int destination) {
+    const Message* message = queues_.Front(source, destination);
+    if (message == nullptr || ranks_[source].step < message->step ||
+        ranks_[destination].step < message->step) {
+      return;
+    }
+    Links& links = LinksOf(source, destination);
+    links.out[source].ready.Insert(destination);
+    links.in[destination].ready.Insert(source);
+    StartFrom(links, source);
+  }
+
+  void StartFrom(Links& links, int source) {
+    if (!links.free_out.Contains(source)) return;
+    const Port& port = links.out[source];
+    const int peer = RankSet::NextInBoth(port.ready, links.free_in, port.served);
+    if (peer >= 0) Start(links, source, peer);
+  }
+  void StartTo(Links& links, int destination) {
+    if (!links.free_in.Contains(destination)) return;
+    const Port& port = links.in[destination];
+    const int peer = RankSet::NextInBoth(port.ready, links.free_out, port.served);
+    if (peer >= 0) Start(links, peer, destination);
+  }
+
+  void Start(Links& links, int source, int destination) {
+    const Message& message = *queues_.Front(source, destination);
+    Port &out = links.out[source], &in = links.in[destination];
+    out.ready.Erase(destination);
+    in.ready.Erase(source);
+    out.served = destination;
+    in.served = source;
+    links.free_out.Erase(source);
+    links.free_in.Erase(destination);
+    At(now_ + LinkSeconds(cluster_, links.inside, message.bytes, 1), source, destination);
+  }
+
+  void Deliver(int source, int destination) {
+    Links& links = LinksOf(source, destination);
+    links.free_out.Insert(source);
+    links.free_in.Insert(destination);
+    queues_.Pop(source, destination);
+    Offer(source, destination);
+    Done(source);
+    Done(destination);
+    StartFrom(links, source);
+    StartTo(links, destination);
+  }
+
+  const Script& script_;
+  const ClusterModel& cluster_;
+  const PostObserver& observer_;
+  Links inside_;
+  Links between_;
+  PairQueues queues_;
+  std::vector<Rank> ranks_;
+  std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
+  uint64_t made_ = 0;
+  double now_ = 0;
+};
+
+}  // namespace
+
+SimulatedRun Simulate(const Script& script, const ClusterModel& cluster,
+                      const PostObserver& observer) {
+  return Simulation(script, cluster, observer).Run();
+}
+
+TimeSplit SimulateSplit(const Script& script, const ClusterModel& cluster) {
+  ClusterModel no_latency = cluster;
+  no_latency.inside_latency_s = no_latency.between_latency_s = 0;
+  ClusterModel free = no_latency;
+  free.inside_bytes_per_s = free.between_bytes_per_s = std::numeric_limits<double>::infinity();
+  const ClusterModel* models[] = {&cluster, &no_latency, &free};
+  std::array<SimulatedRun, 3> runs;
+  ThreadPool pool(0);
+  pool.ParallelFor(3, [&](int64_t i) { runs[i] = Simulate(script, *models[i]); });
+
+  TimeSplit split;
+  split.run = std::move(runs[0]);
+  for (const RankTime& rank : split.run.ranks) split.compute_s += rank.compute_s;
+  split.compute_s /= script.world();
+  // Messages that end sooner may meet in a worse order: a saving below nothing is none.
+  const double without_latency_s = std::min(runs[1].seconds, split.run.seconds);
+  const double free_s = std::min(runs[2].seconds, without_latency_s);
+  split.imbalance_s = free_s - split.compute_s;
+  split.bandwidth_s = without_latency_s - free_s;
+  split.latency_s = split.run.seconds - without_latency_s;
+  return split;
+}
+
+}  // namespace annulus

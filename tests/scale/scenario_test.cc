@@ -1,0 +1,73 @@
+#include "bench/scale/scenario.h"
+
+#include <algorithm>
+#include <string>
+
+#include "bench/scale/report.h"
+#include "tests/catch.h"
+
+namespace annulus {
+namespace {
+
+ClusterModel Cluster() {
+  return {.workers_per_node = 8,
+          .inside_bytes_per_s = 363e9,
+          .inside_latency_s = 3e-6,
+          .between_bytes_per_s = 50e9,
+          .between_latency_s = 5e-6,
+          .flops = 560e12,
+          .read_bytes_per_s = 4.3e12};
+}
+
+const Scenario& Named(const std::string& name) {
+  return *std::find_if(Scenarios().begin(), Scenarios().end(),
+                       [&](const Scenario& scenario) { return scenario.name == name; });
+}
+
+}  // namespace
+
+TEST_CASE("every scenario plays, weak and strong, and its terms add up") {
+  for (const Scenario& scenario : Scenarios()) {
+    for (Scaling scaling : {Scaling::kWeak, Scaling::kStrong}) {
+      INFO(scenario.name);
+      const auto row = Play({scenario, scaling, 4096}, Shape{}, 16, Cluster());
+      REQUIRE(row.ok());
+      CHECK(row->tokens == (scaling == Scaling::kWeak ? 16 * 4096 : 4096));
+      const TimeSplit& split = row->split;
+      CHECK(split.compute_s + split.imbalance_s + split.bandwidth_s + split.latency_s ==
+            Approx(split.run.seconds));
+      CHECK(row->efficiency == Approx(split.compute_s / split.run.seconds));
+      CHECK(row->bytes_sent > 0);
+      const std::string header = CsvHeader(), line = ToCsv(*row);
+      // Only the pattern may have commas of its own.
+      const auto commas = [](const std::string& text) {
+        return std::count(text.begin(), text.end(), ',');
+      };
+      CHECK(commas(line) == commas(header) + commas(scenario.pattern));
+    }
+  }
+}
+
+TEST_CASE("a ring's figures are those of pencil and paper") {
+  // 16 ranks pass 15 shards each: 4096 tokens of 8 heads, K and V of 128 bf16.
+  const auto row = Play({Named("ring"), Scaling::kWeak, 4096}, Shape{}, 16, Cluster());
+  REQUIRE(row.ok());
+  CHECK(row->messages == 16 * 15);
+  CHECK(row->bytes_sent == int64_t{16} * 15 * 4096 * 8 * 256 * 2);
+  // Each query block of a rank computes as many blocks as any other rank's mirrored pair.
+  CHECK(row->max_over_mean_work == Approx(1));
+  const double pairs = 32.0 * 65536 * (65536 + 64) / 2;
+  CHECK(row->split.compute_s == Approx(4 * pairs * 128 / 560e12 / 16));
+}
+
+TEST_CASE("decode is bound by reading, ranks without work make imbalance") {
+  const auto row = Play({Named("decode"), Scaling::kStrong, 1 << 20}, Shape{}, 8, Cluster());
+  REQUIRE(row.ok());
+  CHECK(row->split.compute_s == Approx((1 << 20) * 8.0 * 256 * 2 / 8 / 4.3e12));
+  const auto idle = Play({Named("ring"), Scaling::kStrong, 64}, Shape{}, 8, Cluster());
+  REQUIRE(idle.ok());
+  CHECK(idle->max_over_mean_work == Approx(8));
+  CHECK(idle->split.imbalance_s == Approx(7 * idle->split.compute_s));
+}
+
+}  // namespace annulus
