@@ -1,7 +1,7 @@
 // Backend: turns (queries, block list, KV shard) into a partial. One of the three plug-in seams.
 // Implementations: cpu (attention/cpu), reference (float64 oracle, attention/reference); each
 // passes the agreement suite, cases outside its capabilities skipped by name.
-// A backend is shared by threads: Attend may be called concurrently on disjoint outputs.
+// A backend is shared by threads: calls may be made concurrently on disjoint outputs.
 #pragma once
 
 #include <atomic>
@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "attention/block_set.h"
 #include "attention/kv_view.h"
 #include "attention/partial.h"
@@ -29,7 +30,7 @@ struct HeadRange {
   friend bool operator==(const HeadRange&, const HeadRange&) = default;
 };
 
-// One call: every (query row, query head) of `q` against the keys that the pattern allows among
+// One problem: every (query row, query head) of `q` against the keys that the pattern allows among
 // the blocks `keys`. Query head h reads KV head h / group.
 struct AttendArgs {
   // [rows, heads.count, head_dim], dtype f32 or that of kv. Row r of the tensor is the r-th token
@@ -62,13 +63,18 @@ class Backend {
 
   virtual const BackendCapabilities& capabilities() const = 0;
 
-  // INVALID_ARGUMENT for shapes outside the capabilities, CANCELLED once *cancel is true,
-  // INTERNAL if the pattern reads a page that kv does not hold. On error `into` is unspecified.
-  virtual absl::Status Attend(const AttendArgs& args) = 0;
+  // Solves the problems of a batch together, for example the decode step of many contexts: the work
+  // of all is cut into ranges of about the same size, so that contexts of uneven length keep all
+  // threads busy. Outputs are disjoint. INVALID_ARGUMENT for shapes outside the capabilities,
+  // CANCELLED once *cancel of one of them is true, INTERNAL if a pattern reads a page that its kv
+  // does not hold. On error every `into` is unspecified.
+  virtual absl::Status AttendBatch(absl::Span<const AttendArgs> batch) = 0;
+
+  absl::Status Attend(const AttendArgs& args) { return AttendBatch({&args, 1}); }
 };
 
 // name: "cpu" (or "auto", the fastest that runs here), "reference". `threads` compute threads,
-// 0 for one per core. INVALID_ARGUMENT names the known backends.
+// 0 for one per core, each on its own. INVALID_ARGUMENT names the known backends.
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(absl::string_view name, int threads);
 
 }  // namespace annulus

@@ -1,8 +1,33 @@
 #include "base/thread_pool.h"
 
+#include <sched.h>
+
 #include <algorithm>
 
 namespace annulus {
+namespace {
+
+std::vector<int> OurCores() {
+  std::vector<int> cores;
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) {
+    for (int core = 0; core < CPU_SETSIZE; ++core) {
+      if (CPU_ISSET(core, &set)) cores.push_back(core);
+    }
+  }
+  if (cores.empty()) cores.resize(std::max(1u, std::thread::hardware_concurrency()));
+  return cores;
+}
+
+// Only speed depends on it, so that a refusal may be ignored.
+void StayOn(int core) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(core, &set);
+  sched_setaffinity(0, sizeof(set), &set);
+}
+
+}  // namespace
 
 struct ThreadPool::Loop {
   int64_t count;
@@ -11,10 +36,15 @@ struct ThreadPool::Loop {
 };
 
 ThreadPool::ThreadPool(int threads) {
-  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  const int helpers = (threads > 0 ? threads : cores) - 1;
-  workers_.reserve(static_cast<size_t>(helpers));
-  for (int i = 0; i < helpers; ++i) workers_.emplace_back([this] { Work(); });
+  const std::vector<int> cores = OurCores();
+  const size_t all = threads > 0 ? static_cast<size_t>(threads) : cores.size();
+  workers_.reserve(all - 1);
+  for (size_t i = 1; i < all; ++i) {
+    workers_.emplace_back([this, core = threads > 0 ? -1 : cores[i]] {
+      if (core >= 0) StayOn(core);
+      Work();
+    });
+  }
 }
 
 ThreadPool::~ThreadPool() {

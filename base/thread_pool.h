@@ -17,7 +17,8 @@ namespace annulus {
 
 class ThreadPool {
  public:
-  // `threads` in all, the caller included; 0 for one per core.
+  // `threads` in all, the caller included; 0 for one per core that the process may use, where each
+  // but the caller's stays on a core of its own.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;

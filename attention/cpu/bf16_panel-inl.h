@@ -20,6 +20,11 @@ namespace annulus::cpu::bf16 {
 inline constexpr int kLanes = 16;
 inline constexpr int kScalars = 8;  // broadcast against each vector of rows: 8 × 2 sums
 
+// Where the packed values of the dims from c on begin: spare rows keep pieces in different sets.
+inline size_t PackedAt(int c, int key_pairs) {
+  return static_cast<size_t>(c) * static_cast<size_t>(key_pairs + kPackSpareKeys);
+}
+
 // scores[m][lane] = scale · Σ k[m][·] · q[·][lane] for kRows keys; `pairs` = head_dim / 2.
 template <int kCols, int kRows>
 inline void ScoreRows(const uint32_t* q, const uint32_t* k, size_t pairs, __m512 scale,
@@ -50,10 +55,11 @@ inline void ScoreRows(const uint32_t* q, const uint32_t* k, size_t pairs, __m512
   }
 }
 
-// out[m][lane] = out[m][lane] · shrink[lane] + Σ v[key][m] · p[key][lane] for kScalars dims.
+// out[m][lane] = out[m][lane] · shrink[lane] + Σ v[key][m] · p[key][lane] for kScalars dims, v
+// packed by PackValues.
 template <int kCols>
-inline void AddValues(const uint32_t* p, const uint32_t* v, size_t v_dim, int key_pairs,
-                      const __m512* shrink, float* out) {
+inline void AddValues(const uint32_t* p, const uint32_t* v, int key_pairs, const __m512* shrink,
+                      float* out) {
   __m512 sum[kScalars][kCols];
 #pragma GCC unroll 8
   for (int m = 0; m < kScalars; ++m) {
@@ -64,7 +70,7 @@ inline void AddValues(const uint32_t* p, const uint32_t* v, size_t v_dim, int ke
     __m512i lanes[kCols];
 #pragma GCC unroll 8
     for (int n = 0; n < kCols; ++n) lanes[n] = _mm512_load_si512(p + (pair * kCols + n) * kLanes);
-    const uint32_t* row = v + static_cast<size_t>(pair) * v_dim;
+    const uint32_t* row = v + pair * kScalars;
 #pragma GCC unroll 8
     for (int m = 0; m < kScalars; ++m) {
       const __m512i scalar = _mm512_set1_epi32(static_cast<int>(row[m]));
@@ -138,10 +144,10 @@ inline void SoftmaxStep(int keys, float* scores, float* max, float* sum, __m512*
   }
 }
 
-// One panel against one block: keys as they are, values in pairs of keys [key / 2][v_head_dim].
+// One panel against one block: keys as they are, values packed.
 template <int kCols>
 void AttendPanel(const TileShape& shape, const TileMemory& tile, int first, const KeyBlock& block,
-                 const uint32_t* k, const uint32_t* v) {
+                 const uint32_t* k, const uint32_t* v, const BlockFetcher& next) {
   constexpr int kWidth = kCols * kLanes;
   const size_t pairs = static_cast<size_t>(shape.head_dim) / 2;
   const size_t v_dim = static_cast<size_t>(shape.v_head_dim);
@@ -151,6 +157,7 @@ void AttendPanel(const TileShape& shape, const TileMemory& tile, int first, cons
   const __m512 scale = _mm512_set1_ps(shape.scale);
   int key = 0;
   for (; key + kScalars <= block.keys; key += kScalars) {
+    next.Keys(key, key + kScalars);
     ScoreRows<kCols, kScalars>(q, k + key * pairs, pairs, scale, scores + key * kWidth);
   }
   for (; key < block.keys; ++key) {
@@ -160,8 +167,11 @@ void AttendPanel(const TileShape& shape, const TileMemory& tile, int first, cons
   __m512 shrink[kCols];
   SoftmaxStep<kCols>(block.keys, scores, tile.max + first, tile.sum + first, shrink);
   const auto* p = reinterpret_cast<const uint32_t*>(scores);
-  for (size_t c = 0; c < v_dim; c += kScalars) {  // dims are multiples of 8
-    AddValues<kCols>(p, v + c, v_dim, (block.keys + 1) / 2, shrink, out + c * kWidth);
+  const int key_pairs = (block.keys + 1) / 2;
+  const int dims = shape.v_head_dim;  // a multiple of 8
+  for (int c = 0; c < dims; c += kScalars) {
+    next.Values(c * 64 / dims, (c + kScalars) * 64 / dims);
+    AddValues<kCols>(p, v + PackedAt(c, key_pairs), key_pairs, shrink, out + c * kWidth);
   }
 }
 
@@ -180,22 +190,22 @@ inline const uint32_t* ContiguousKeys(const TileShape& shape, const KeyBlock& bl
   return reinterpret_cast<const uint32_t*>(room);
 }
 
-// pairs[key / 2][c] = the values of dim c of both keys; an odd last key shares with a 0.
-inline void PairValues(const TileShape& shape, const KeyBlock& block, uint32_t* pairs) {
-  const auto* v = reinterpret_cast<const uint16_t*>(block.v);
-  for (int key = 0; key < block.keys; key += 2) {
-    const uint16_t* even = v + static_cast<size_t>(key) * block.v_row_stride;
-    const bool has_odd = key + 1 < block.keys;
-    const uint16_t* odd = has_odd ? even + block.v_row_stride : even;
-    for (int c = 0; c < shape.v_head_dim; c += kLanes) {
-      const int left = shape.v_head_dim - c;  // 8 at least
-      const auto some = static_cast<__mmask16>(left >= kLanes ? 0xffff : 0x00ff);
-      const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, even + c));
-      const __m512i high = _mm512_cvtepu16_epi32(
-          _mm256_maskz_loadu_epi16(has_odd ? some : static_cast<__mmask16>(0), odd + c));
-      _mm512_mask_storeu_epi32(pairs + c, some, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+// The values in pairs of keys, in the pieces of kScalars dims that AddValues takes at a time: each
+// [key / 2, kScalars] end to end, since a column of pieces as they lie in memory would fight for
+// few cache sets. An odd last key shares with a 0.
+inline void PackValues(const TileShape& shape, const KeyBlock& block, uint32_t* pairs) {
+  const auto* even = reinterpret_cast<const uint16_t*>(block.v);
+  const int key_pairs = (block.keys + 1) / 2;
+  for (int pair = 0; pair < key_pairs; ++pair, even += 2 * block.v_row_stride) {
+    const uint16_t* odd = 2 * pair + 1 < block.keys ? even + block.v_row_stride : nullptr;
+    for (int c = 0; c < shape.v_head_dim; c += kScalars) {
+      const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(even + c));
+      __m128i b = _mm_setzero_si128();
+      if (odd != nullptr) b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(odd + c));
+      auto* to = reinterpret_cast<__m128i*>(pairs + PackedAt(c, key_pairs) + pair * kScalars);
+      _mm_storeu_si128(to, _mm_unpacklo_epi16(a, b));
+      _mm_storeu_si128(to + 1, _mm_unpackhi_epi16(a, b));
     }
-    pairs += shape.v_head_dim;
   }
 }
 
@@ -203,15 +213,16 @@ inline void PanelAttend(const TileShape& shape, const TileMemory& tile, const Ke
                         const KeyBlock* next) {
   const uint32_t* k = ContiguousKeys(shape, block, tile.keys);
   auto* v = reinterpret_cast<uint32_t*>(tile.values);
-  PairValues(shape, block, v);
-  if (next != nullptr) FetchBlock(shape, *next);
+  PackValues(shape, block, v);
+  BlockFetcher fetcher(shape, next);
   const int rows = shape.rows();
   for (int first = 0; first < rows; first += kPanelVectors * kLanes) {
     if (PanelOf(first, rows, kLanes).vectors == 1) {
-      AttendPanel<1>(shape, tile, first, block, k, v);
+      AttendPanel<1>(shape, tile, first, block, k, v, fetcher);
     } else {
-      AttendPanel<kPanelVectors>(shape, tile, first, block, k, v);
+      AttendPanel<kPanelVectors>(shape, tile, first, block, k, v, fetcher);
     }
+    fetcher = {};  // once
   }
 }
 

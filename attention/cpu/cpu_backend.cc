@@ -36,7 +36,8 @@ class TileRoom {
     const auto rows = static_cast<size_t>(cpu::PaddedRows(shape.rows()));
     const auto dim = static_cast<size_t>(shape.head_dim);
     const auto v_dim = static_cast<size_t>(shape.v_head_dim);
-    const size_t floats = rows * (dim + v_dim + 2) + kBlockTokens * (cpu::kRowAlign + dim + v_dim);
+    const size_t packed = (kBlockTokens + cpu::kPackSpareKeys) * v_dim;
+    const size_t floats = rows * (dim + v_dim + 2) + kBlockTokens * (cpu::kRowAlign + dim) + packed;
     if (buffer_.size() < floats * sizeof(float)) buffer_ = Buffer(floats * sizeof(float));
     auto* next = reinterpret_cast<float*>(buffer_.data());
     const auto take = [&next](size_t count) { return std::exchange(next, next + count); };
@@ -47,16 +48,19 @@ class TileRoom {
     tile.sum = take(rows);
     tile.scores = take(kBlockTokens * cpu::kRowAlign);
     tile.keys = take(kBlockTokens * dim);
-    tile.values = take(kBlockTokens * v_dim);
+    tile.values = take(packed);
     std::fill_n(tile.q, rows * dim, 0.0f);
     std::fill_n(tile.out, rows * v_dim, 0.0f);
     std::fill_n(tile.max, rows, cpu::kNoScore);
     std::fill_n(tile.sum, rows, 0.0f);
-    row_.resize(std::max(dim, v_dim));
     return tile;
   }
 
-  float* row() { return row_.data(); }  // one row of q or out
+  // Room for one row of q or out.
+  float* Row(int dim) {
+    if (row_.size() < static_cast<size_t>(dim)) row_.resize(static_cast<size_t>(dim));
+    return row_.data();
+  }
 
  private:
   Buffer buffer_;
@@ -92,11 +96,19 @@ class BlockWalk {
   int64_t index_;
 };
 
-// One Attend call in flight: shared by the threads that take its segments.
+// What a call works with besides its arguments; kept, so that a warm backend allocates nothing.
+struct Workspace {
+  TilePlan plan;
+  Buffer states;  // of segments whose tile has several
+};
+
+// One batch in flight: shared by the threads that take its segments.
 class Call {
  public:
-  Call(const AttendArgs& args, const TilePlan& plan, const KernelSet& kernels)
-      : args_(args), plan_(plan), kernels_(kernels), states_(plan.state_floats() * sizeof(float)) {}
+  explicit Call(Workspace* workspace) : plan_(workspace->plan), states_(workspace->states) {
+    const size_t bytes = plan_.state_floats() * sizeof(float);
+    if (states_.size() < bytes) states_ = Buffer(bytes);
+  }
 
   // Runs one segment; gives its result to the caller's partial, or keeps it for MergeTile.
   void RunSegment(const Segment& segment);
@@ -121,10 +133,8 @@ class Call {
 
   static thread_local TileRoom room_;
 
-  const AttendArgs& args_;
   const TilePlan& plan_;
-  const KernelSet& kernels_;
-  Buffer states_;
+  Buffer& states_;
   std::atomic<bool> stopped_{false};
   std::mutex mutex_;
   absl::Status status_;  // the first failure
@@ -139,23 +149,24 @@ void Call::Stop(absl::Status status) {
 }
 
 void Call::LoadQueries(const Kernel& kernel, const Tile& tile, const TileMemory& memory) {
-  float* q = room_.row();
+  const TensorView& from = tile.args->q;
+  float* q = room_.Row(tile.shape.head_dim);
   for (int row = 0; row < tile.shape.rows(); ++row) {
-    const std::byte* from = args_.q.Row(tile.row_first + row / tile.shape.heads,
-                                        tile.head_first + row % tile.shape.heads);
-    Convert(from, args_.q.dtype, q, DType::kF32, tile.shape.head_dim);
+    const std::byte* bytes =
+        from.Row(tile.row_first + row / tile.shape.heads, tile.head_first + row % tile.shape.heads);
+    Convert(bytes, from.dtype, q, DType::kF32, tile.shape.head_dim);
     kernel.set_query(tile.shape, memory, row, q);
   }
 }
 
 bool Call::Fetch(const Tile& tile, int64_t block, KeyBlock* out) {
-  const KvTable& kv = *args_.kv;
+  const KvTable& kv = *tile.args->kv;
   const KvPage page = block < kv.blocks() ? kv.page(tile.kv_head, block) : KvPage();
   if (page.k == nullptr || page.v == nullptr) {
     Stop(MissingPage(tile.kv_head, block));
     return false;
   }
-  const int64_t left = args_.kv_tokens - block * kBlockTokens;
+  const int64_t left = tile.args->kv_tokens - block * kBlockTokens;
   *out = {page.k,
           page.v,
           static_cast<size_t>(page.k_row_stride),
@@ -167,13 +178,14 @@ bool Call::Fetch(const Tile& tile, int64_t block, KeyBlock* out) {
 
 bool Call::AttendBlocks(const Kernel& kernel, const Tile& tile, const Segment& segment,
                         const TileMemory& memory) {
+  const AttendArgs& args = *tile.args;
   BlockWalk walk(plan_, tile, segment);
   std::optional<BlockWalk::Step> step = walk.Next();
   KeyBlock block;
   if (!Fetch(tile, step->block, &block)) return false;
   while (step) {
     if (stopped()) return false;
-    if (args_.cancel != nullptr && args_.cancel->load(std::memory_order_relaxed)) {
+    if (args.cancel != nullptr && args.cancel->load(std::memory_order_relaxed)) {
       Stop(AttendCancelled());
       return false;
     }
@@ -182,7 +194,7 @@ bool Call::AttendBlocks(const Kernel& kernel, const Tile& tile, const Segment& s
     if (next_step && !Fetch(tile, next_step->block, &next)) return false;
     uint64_t masks[kBlockTokens];
     if (!step->full) {
-      args_.pattern->CellMask(tile.kv_head, tile.position / kBlockTokens, step->block, masks);
+      args.pattern->CellMask(tile.kv_head, tile.position / kBlockTokens, step->block, masks);
       block.masks = masks + tile.position % kBlockTokens;
     }
     kernel.attend(tile.shape, memory, block, next_step ? &next : nullptr);
@@ -194,28 +206,31 @@ bool Call::AttendBlocks(const Kernel& kernel, const Tile& tile, const Segment& s
 
 void Call::Give(const Tile& tile, int row, float max, float sum, float* out) {
   if (sum == 0) return;  // no key was seen
+  const PartialView& into = tile.args->into;
   const int64_t dim = tile.shape.v_head_dim;
   for (int64_t c = 0; c < dim; ++c) out[c] /= sum;
   float lse = static_cast<float>((static_cast<double>(max) + std::log2(static_cast<double>(sum))) *
                                  std::numbers::ln2);
-  const int64_t at = (tile.row_first + row / tile.shape.heads) * args_.into.heads +
-                     tile.head_first + row % tile.shape.heads;
-  Merge({args_.into.out + at * dim, args_.into.lse + at, 1, 1, dim}, {out, &lse, 1, 1, dim});
+  const int64_t at = (tile.row_first + row / tile.shape.heads) * into.heads + tile.head_first +
+                     row % tile.shape.heads;
+  Merge({into.out + at * dim, into.lse + at, 1, 1, dim}, {out, &lse, 1, 1, dim});
 }
 
 void Call::RunSegment(const Segment& segment) {
   if (stopped()) return;
   const Tile& tile = plan_.tiles()[segment.tile];
   const TileShape& shape = tile.shape;
-  const bool few = shape.rows() <= kernels_.stream_rows_max;
-  const Kernel& kernel = few ? kernels_.stream : kernels_.panel;
+  const KernelSet& kernels = cpu::KernelsFor(tile.args->q.dtype, shape.kv_dtype);
+  const bool few = shape.rows() <= kernels.stream_rows_max;
+  const Kernel& kernel = few ? kernels.stream : kernels.panel;
   const TileMemory memory = room_.Prepare(shape);
   LoadQueries(kernel, tile, memory);
   if (!AttendBlocks(kernel, tile, segment, memory)) return;
   if (tile.segment_end - tile.segment_first == 1) {
+    float* out = room_.Row(shape.v_head_dim);
     for (int row = 0; row < shape.rows(); ++row) {
-      kernel.get_out(shape, memory, row, room_.row());
-      Give(tile, row, memory.max[row], memory.sum[row], room_.row());
+      kernel.get_out(shape, memory, row, out);
+      Give(tile, row, memory.max[row], memory.sum[row], out);
     }
     return;
   }
@@ -232,22 +247,22 @@ void Call::RunSegment(const Segment& segment) {
 void Call::MergeTile(const Tile& tile) {
   const int rows = tile.shape.rows();
   const int dim = tile.shape.v_head_dim;
-  std::vector<float> merged(static_cast<size_t>(dim));
+  float* merged = room_.Row(dim);
   for (int row = 0; row < rows; ++row) {
     float max = cpu::kNoScore;
     for (size_t s = tile.segment_first; s < tile.segment_end; ++s) {
       max = std::max(max, State(plan_.segments()[s])[row]);
     }
     float sum = 0;
-    std::fill(merged.begin(), merged.end(), 0.0f);
+    std::fill_n(merged, dim, 0.0f);
     for (size_t s = tile.segment_first; s < tile.segment_end; ++s) {
       const float* state = State(plan_.segments()[s]);
       const float weight = std::exp2(state[row] - max);
       const float* out = state + 2 * rows + static_cast<ptrdiff_t>(row) * dim;
       sum += weight * state[rows + row];
-      for (int c = 0; c < dim; ++c) merged[static_cast<size_t>(c)] += weight * out[c];
+      for (int c = 0; c < dim; ++c) merged[c] += weight * out[c];
     }
-    Give(tile, row, max, sum, merged.data());
+    Give(tile, row, max, sum, merged);
   }
 }
 
@@ -266,10 +281,30 @@ class CpuBackend final : public Backend {
 
   const BackendCapabilities& capabilities() const override { return capabilities_; }
 
-  absl::Status Attend(const AttendArgs& args) override {
-    ANNULUS_RETURN_IF_ERROR(CheckAttendArgs(args, capabilities_));
-    const TilePlan plan(args);
-    Call call(args, plan, cpu::KernelsFor(args.q.dtype, args.kv->dtype()));
+  absl::Status AttendBatch(absl::Span<const AttendArgs> batch) override {
+    for (const AttendArgs& args : batch) {
+      ANNULUS_RETURN_IF_ERROR(CheckAttendArgs(args, capabilities_));
+    }
+    std::unique_ptr<Workspace> workspace = TakeWorkspace();
+    const absl::Status status = Run(batch, workspace.get());
+    const std::lock_guard<std::mutex> lock(mutex_);
+    idle_.push_back(std::move(workspace));
+    return status;
+  }
+
+ private:
+  std::unique_ptr<Workspace> TakeWorkspace() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (idle_.empty()) return std::make_unique<Workspace>();
+    std::unique_ptr<Workspace> workspace = std::move(idle_.back());
+    idle_.pop_back();
+    return workspace;
+  }
+
+  absl::Status Run(absl::Span<const AttendArgs> batch, Workspace* workspace) {
+    TilePlan& plan = workspace->plan;
+    plan.Make(batch);
+    Call call(workspace);
     pool_.ParallelFor(static_cast<int64_t>(plan.order().size()), [&](int64_t i) {
       call.RunSegment(plan.segments()[plan.order()[static_cast<size_t>(i)]]);
     });
@@ -280,9 +315,10 @@ class CpuBackend final : public Backend {
     return absl::OkStatus();
   }
 
- private:
   ThreadPool pool_;
   BackendCapabilities capabilities_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Workspace>> idle_;  // at most one per concurrent caller
 };
 
 }  // namespace

@@ -7,17 +7,40 @@
 
 namespace annulus::cpu {
 
-// Both sides of a block into L2, where it waits while the one before it is worked on.
-inline void FetchBlock(const TileShape& shape, const KeyBlock& block) {
-  const auto fetch = [](const std::byte* row, size_t bytes) {
-    for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 0, 2);
-  };
-  const size_t size = SizeOf(shape.kv_dtype);
-  for (int r = 0; r < block.keys; ++r) {
-    const size_t row = static_cast<size_t>(r) * size;
-    fetch(block.k + row * block.k_row_stride, static_cast<size_t>(shape.head_dim) * size);
-    fetch(block.v + row * block.v_row_stride, static_cast<size_t>(shape.v_head_dim) * size);
+// The block that comes next, fetched into L2 row by row while another is worked on: all at once
+// would wait for each other. Does nothing where no block comes next.
+class BlockFetcher {
+ public:
+  BlockFetcher() = default;
+  BlockFetcher(const TileShape& shape, const KeyBlock* next) {
+    if (next == nullptr) return;
+    const size_t size = SizeOf(shape.kv_dtype);
+    keys_ = next->keys;
+    k_ = {next->k, next->k_row_stride * size, static_cast<size_t>(shape.head_dim) * size};
+    v_ = {next->v, next->v_row_stride * size, static_cast<size_t>(shape.v_head_dim) * size};
   }
-}
+
+  // Those of the rows [begin, end) that exist.
+  void Keys(int begin, int end) const { Fetch(k_, begin, end); }
+  void Values(int begin, int end) const { Fetch(v_, begin, end); }
+
+ private:
+  struct Rows {
+    const std::byte* data = nullptr;
+    size_t stride_bytes = 0;
+    size_t size_bytes = 0;
+  };
+
+  void Fetch(const Rows& rows, int begin, int end) const {
+    for (int r = begin; r < end && r < keys_; ++r) {
+      const std::byte* row = rows.data + static_cast<size_t>(r) * rows.stride_bytes;
+      for (size_t at = 0; at < rows.size_bytes; at += 64) __builtin_prefetch(row + at, 0, 2);
+    }
+  }
+
+  int keys_ = 0;
+  Rows k_;
+  Rows v_;
+};
 
 }  // namespace annulus::cpu

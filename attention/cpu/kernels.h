@@ -32,6 +32,8 @@ constexpr int PaddedRows(int rows) {
   return (rows + kRowAlign - 1) / kRowAlign * kRowAlign;
 }
 
+inline constexpr int kPackSpareKeys = 2;
+
 // Memory of one tile, 64-byte aligned, f32. The layout of q and out belongs to the kernels.
 struct TileMemory {
   float* q = nullptr;       // [PaddedRows, head_dim], zeroed before the rows are set
@@ -40,7 +42,7 @@ struct TileMemory {
   float* sum = nullptr;     // [PaddedRows], of 2^(score − max); zeroed before the first block
   float* scores = nullptr;  // [64, kRowAlign]
   float* keys = nullptr;    // [64, head_dim], the block as the kernel wants it
-  float* values = nullptr;  // [64, v_head_dim]
+  float* values = nullptr;  // [64 + kPackSpareKeys, v_head_dim]
 };
 
 // Less than every finite score, yet finite, so that no difference gives NaN.

@@ -28,18 +28,32 @@ inline constexpr int kLanes = static_cast<int>(hn::MaxLanes(DF()));
 // A micro-kernel holds kScalars × kPanelVectors sums in registers, beside the vectors it loads.
 inline constexpr int kScalars = kLanes == 16 ? 8 : 6;
 
-// Cuts [0, count) into pieces of kScalars and of 4, the first as many as leave a multiple of 4, and
-// single ones where no such cut is possible: body(std::integral_constant<int, size>, begin).
-template <class Body>
-HWY_INLINE void InPieces(int count, const Body& body) {
-  int large = count / kScalars;
-  while (large > 0 && (count - large * kScalars) % 4 != 0) --large;
-  int at = 0;
-  for (; at < large * kScalars; at += kScalars) {
-    body(std::integral_constant<int, kScalars>(), at);
+// A cut of [0, count) into pieces of kScalars and of 4, the first as many as leave a multiple of 4,
+// and single ones where no such cut is possible.
+class Pieces {
+ public:
+  explicit Pieces(int count) : count_(count), large_end_(count / kScalars * kScalars) {
+    while (large_end_ > 0 && (count - large_end_) % 4 != 0) large_end_ -= kScalars;
   }
-  for (; at + 4 <= count; at += 4) body(std::integral_constant<int, 4>(), at);
-  for (; at < count; ++at) body(std::integral_constant<int, 1>(), at);
+
+  // body(std::integral_constant<int, size of the piece>, its begin) for each.
+  template <class Body>
+  HWY_INLINE void ForEach(const Body& body) const {
+    int at = 0;
+    for (; at < large_end_; at += kScalars) body(std::integral_constant<int, kScalars>(), at);
+    for (; at + 4 <= count_; at += 4) body(std::integral_constant<int, 4>(), at);
+    for (; at < count_; ++at) body(std::integral_constant<int, 1>(), at);
+  }
+
+ private:
+  int count_;
+  int large_end_;
+};
+
+// Where the packed values of the dims from c on begin. The keys' two spare rows keep what a vector
+// writes beyond a piece, and pieces in different cache sets.
+HWY_INLINE size_t PackedAt(int c, int keys) {
+  return static_cast<size_t>(c) * static_cast<size_t>(keys + kPackSpareKeys);
 }
 
 // scores[m][lane] = Σ_c k[m][c] · q[c][lane] for kRows keys.
@@ -73,12 +87,13 @@ HWY_INLINE void ScoreRows(const float* HWY_RESTRICT q, const float* HWY_RESTRICT
   }
 }
 
-// out[m][lane] = out[m][lane] · shrink[lane] + Σ_key v[key][m] · p[key][lane] for kRows dims. The
+// out[m][lane] = out[m][lane] · shrink[lane] + Σ_key v[key][m] · p[key][lane] for kRows dims, v
+// packed by PackValues. The
 // block's sum is made apart and added once: over a million keys one chain of additions would lose
 // what 64-key sums keep.
 template <int kCols, int kRows>
-HWY_INLINE void AddValues(const float* HWY_RESTRICT p, const float* HWY_RESTRICT v, size_t stride,
-                          int keys, const VF* shrink, float* HWY_RESTRICT out) {
+HWY_INLINE void AddValues(const float* HWY_RESTRICT p, const float* HWY_RESTRICT v, int keys,
+                          const VF* shrink, float* HWY_RESTRICT out) {
   const DF d;
   VF sum[kRows][kCols];
 #pragma GCC unroll 8
@@ -92,7 +107,7 @@ HWY_INLINE void AddValues(const float* HWY_RESTRICT p, const float* HWY_RESTRICT
     for (int n = 0; n < kCols; ++n) lanes[n] = hn::Load(d, p + (key * kCols + n) * kLanes);
 #pragma GCC unroll 8
     for (int m = 0; m < kRows; ++m) {
-      const VF scalar = hn::Set(d, v[key * stride + m]);
+      const VF scalar = hn::Set(d, v[key * kRows + m]);
 #pragma GCC unroll 8
       for (int n = 0; n < kCols; ++n) sum[m][n] = hn::MulAdd(scalar, lanes[n], sum[m][n]);
     }
@@ -165,74 +180,94 @@ HWY_INLINE void SoftmaxStep(int keys, float* HWY_RESTRICT scores, float* HWY_RES
   }
 }
 
-// One panel against one block of f32 keys [keys, head_dim] and values [keys, v_head_dim].
+// One panel against one block of f32 keys [keys, head_dim] and packed values.
 template <int kCols>
 HWY_NOINLINE void AttendPanel(const TileShape& shape, const TileMemory& tile, int first,
-                              const KeyBlock& block, const float* k, const float* v) {
+                              const KeyBlock& block, const float* k, const float* v,
+                              const BlockFetcher& next) {
   constexpr int kWidth = kCols * kLanes;
   const size_t dim = static_cast<size_t>(shape.head_dim);
   const int v_dim = shape.v_head_dim;
   const float* q = tile.q + static_cast<size_t>(first) * dim;
   float* out = tile.out + static_cast<size_t>(first) * static_cast<size_t>(v_dim);
   float* scores = tile.scores;
-  InPieces(block.keys, [&](auto rows, int key) {
+  Pieces(block.keys).ForEach([&](auto rows, int key) {
+    next.Keys(key, key + rows());
     ScoreRows<kCols, rows()>(q, k + key * dim, dim, scores + key * kWidth);
   });
   if (block.masks != nullptr) MaskScores<kCols>(shape, first, block, scores);
   VF shrink[kCols];
   SoftmaxStep<kCols>(block.keys, scores, tile.max + first, tile.sum + first, shrink);
-  InPieces(v_dim, [&](auto rows, int c) {
-    AddValues<kCols, rows()>(scores, v + c, v_dim, block.keys, shrink, out + c * kWidth);
+  Pieces(v_dim).ForEach([&](auto rows, int c) {
+    next.Values(c * 64 / v_dim, (c + rows()) * 64 / v_dim);
+    AddValues<kCols, rows()>(scores, v + PackedAt(c, block.keys), block.keys, shrink,
+                             out + c * kWidth);
   });
 }
 
 template <class T>
 HWY_INLINE void WidenRows(const T* HWY_RESTRICT from, size_t stride, int rows, size_t dim,
                           float* HWY_RESTRICT to) {
-  const DF d;
   const hn::CappedTag<float, 8> d8;
   for (int r = 0; r < rows; ++r, from += stride, to += dim) {
-    size_t c = 0;
-    for (; c + kLanes <= dim; c += kLanes) hn::StoreU(LoadWide(d, from + c), d, to + c);
-    for (; c < dim; c += hn::Lanes(d8)) hn::StoreU(LoadWide(d8, from + c), d8, to + c);
+    for (size_t c = 0; c < dim; c += hn::Lanes(d8)) hn::StoreU(LoadWide(d8, from + c), d8, to + c);
   }
 }
 
-// The rows as contiguous f32: in place if they are that already (rows far apart would fight for
-// the same cache sets), else copied to `room`.
-HWY_INLINE const float* ContiguousRows(DType dtype, const std::byte* from, size_t stride, int rows,
-                                       size_t dim, float* room) {
-  switch (dtype) {
-    case DType::kF32:
-      if (stride == dim) return reinterpret_cast<const float*>(from);
-      WidenRows(reinterpret_cast<const float*>(from), stride, rows, dim, room);
-      break;
-    case DType::kF16:
-      WidenRows(reinterpret_cast<const hwy::float16_t*>(from), stride, rows, dim, room);
-      break;
-    case DType::kBF16:
-      WidenRows(reinterpret_cast<const hwy::bfloat16_t*>(from), stride, rows, dim, room);
-      break;
+// The values in the pieces that AddValues takes at a time, each [keys, piece] end to end: a column
+// of pieces as they lie in memory would fight for few cache sets.
+template <class T>
+HWY_INLINE void PackValues(const T* HWY_RESTRICT from, size_t stride, int keys, int dim,
+                           float* HWY_RESTRICT to) {
+  const hn::CappedTag<float, 8> d8;
+  constexpr int kStep = static_cast<int>(hn::MaxLanes(d8));
+  const Pieces pieces(dim);
+  for (int key = 0; key < keys; ++key, from += stride) {
+    pieces.ForEach([&](auto piece, int c) {
+      float* HWY_RESTRICT at = to + PackedAt(c, keys) + key * piece();
+      // What is written beyond a row is overwritten by the next; nothing is read beyond one.
+      int i = 0;
+      for (; i < piece() && c + i + kStep <= dim; i += kStep) {
+        hn::StoreU(LoadWide(d8, from + c + i), d8, at + i);
+      }
+      for (; i < piece(); ++i) at[i] = LoadOne(from + c + i);
+    });
   }
-  return room;
+}
+
+template <class T>
+HWY_INLINE void PanelBlock(const TileShape& shape, const TileMemory& tile, const KeyBlock& block,
+                           const KeyBlock* next) {
+  const auto dim = static_cast<size_t>(shape.head_dim);
+  const float* k = reinterpret_cast<const float*>(block.k);
+  // In place if they are f32 end to end: rows far apart would fight for few cache sets.
+  if (!std::is_same_v<T, float> || block.k_row_stride != dim) {
+    WidenRows(reinterpret_cast<const T*>(block.k), block.k_row_stride, block.keys, dim, tile.keys);
+    k = tile.keys;
+  }
+  PackValues(reinterpret_cast<const T*>(block.v), block.v_row_stride, block.keys, shape.v_head_dim,
+             tile.values);
+  BlockFetcher fetcher(shape, next);
+  const int rows = shape.rows();
+  for (int first = 0; first < rows; first += kPanelVectors * kLanes) {
+    if (PanelOf(first, rows, kLanes).vectors == 1) {
+      AttendPanel<1>(shape, tile, first, block, k, tile.values, fetcher);
+    } else {
+      AttendPanel<kPanelVectors>(shape, tile, first, block, k, tile.values, fetcher);
+    }
+    fetcher = {};  // once
+  }
 }
 
 void PanelAttend(const TileShape& shape, const TileMemory& tile, const KeyBlock& block,
                  const KeyBlock* next) {
-  const size_t dim = static_cast<size_t>(shape.head_dim);
-  const size_t v_dim = static_cast<size_t>(shape.v_head_dim);
-  const float* k =
-      ContiguousRows(shape.kv_dtype, block.k, block.k_row_stride, block.keys, dim, tile.keys);
-  const float* v =
-      ContiguousRows(shape.kv_dtype, block.v, block.v_row_stride, block.keys, v_dim, tile.values);
-  if (next != nullptr) FetchBlock(shape, *next);
-  const int rows = shape.rows();
-  for (int first = 0; first < rows; first += kPanelVectors * kLanes) {
-    if (PanelOf(first, rows, kLanes).vectors == 1) {
-      AttendPanel<1>(shape, tile, first, block, k, v);
-    } else {
-      AttendPanel<kPanelVectors>(shape, tile, first, block, k, v);
-    }
+  switch (shape.kv_dtype) {
+    case DType::kF32:
+      return PanelBlock<float>(shape, tile, block, next);
+    case DType::kF16:
+      return PanelBlock<hwy::float16_t>(shape, tile, block, next);
+    case DType::kBF16:
+      return PanelBlock<hwy::bfloat16_t>(shape, tile, block, next);
   }
 }
 

@@ -69,6 +69,12 @@ HWY_INLINE hn::Vec<D> LoadWide(D d, const hwy::float16_t* p) {
   return hn::PromoteTo(d, hn::LoadU(hn::Rebind<hwy::float16_t, D>(), p));
 }
 
+template <class T>
+HWY_INLINE float LoadOne(const T* p) {
+  const hn::CappedTag<float, 1> d1;
+  return hn::GetLane(LoadWide(d1, p));
+}
+
 }  // namespace annulus::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numbers>
+#include <utility>
 
 namespace annulus::cpu {
 namespace {
@@ -9,9 +10,9 @@ namespace {
 // A tile's queries and accumulator should stay in L2 beside the block at hand.
 constexpr int kTileFloatsMax = 64 * 1024;
 constexpr int kTileRowsMax = 256;
-// A call is cut into about this many segments, if that leaves each enough blocks to be worth a
+// A batch is cut into about this many segments, if that leaves each enough blocks to be worth a
 // result of its own.
-constexpr int64_t kSegments = 256;
+constexpr int64_t kSegments = 1024;
 constexpr int64_t kSegmentBlocksMin = 32;
 
 int HeadsPerTile(const KvTable& kv, int64_t tokens, int heads) {
@@ -25,7 +26,18 @@ bool MayMeet(const BlockRun& a, const BlockRun& b) {
 
 }  // namespace
 
-TilePlan::TilePlan(const AttendArgs& args) {
+void TilePlan::Make(absl::Span<const AttendArgs> batch) {
+  tiles_.clear();
+  tile_blocks_.clear();
+  runs_.clear();
+  segments_.clear();
+  split_tiles_.clear();
+  state_floats_ = 0;
+  for (const AttendArgs& args : batch) AddProblem(args);
+  Cut();
+}
+
+void TilePlan::AddProblem(const AttendArgs& args) {
   const int kv_head_first = args.heads.first / args.group;
   const int kv_head_end = (args.heads.end() - 1) / args.group + 1;
   for (int kv_head = kv_head_first; kv_head < kv_head_end; ++kv_head) {
@@ -39,7 +51,6 @@ TilePlan::TilePlan(const AttendArgs& args) {
       }
     }
   }
-  Cut();
 }
 
 void TilePlan::AddTiles(const AttendArgs& args, int kv_head, TokenRange q, int64_t row_first) {
@@ -53,6 +64,7 @@ void TilePlan::AddTiles(const AttendArgs& args, int kv_head, TokenRange q, int64
   const int step = HeadsPerTile(*args.kv, q.size(), head_end - head_first);
   for (int head = head_first; head < head_end; head += step) {
     Tile tile;
+    tile.args = &args;
     tile.shape.tokens = static_cast<int>(q.size());
     tile.shape.heads = std::min(step, head_end - head);
     tile.shape.head_dim = args.kv->head_dim();
@@ -65,7 +77,6 @@ void TilePlan::AddTiles(const AttendArgs& args, int kv_head, TokenRange q, int64
     tile.position = q.begin;
     tile.run_first = run_first;
     tile.run_end = runs_.size();
-    rows_max_ = std::max(rows_max_, tile.shape.rows());
     tiles_.push_back(tile);
     tile_blocks_.push_back(blocks);
   }
@@ -100,9 +111,11 @@ void TilePlan::Cut() {
   }
   order_.resize(segments_.size());
   for (size_t i = 0; i < order_.size(); ++i) order_[i] = i;
-  std::stable_sort(order_.begin(), order_.end(), [this](size_t a, size_t b) {
-    const auto work = [this](const Segment& s) { return s.blocks * tiles_[s.tile].shape.rows(); };
-    return work(segments_[a]) > work(segments_[b]);
+  const auto work = [this](size_t i) {
+    return segments_[i].blocks * tiles_[segments_[i].tile].shape.rows();
+  };
+  std::sort(order_.begin(), order_.end(), [&work](size_t a, size_t b) {
+    return std::make_pair(-work(a), a) < std::make_pair(-work(b), b);
   });
 }
 

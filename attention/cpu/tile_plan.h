@@ -1,18 +1,22 @@
-// How one Attend call of the CPU backend is cut: into tiles (query rows of one 64-token block that
-// share a KV head, with the runs of KV blocks they see) and segments (a part of one tile's blocks:
-// the unit that a thread takes). The cut depends on the work alone, never on the number of threads,
-// so that the bits of an answer do not either. Values; built by one thread, then read by many.
+// How one batch of the CPU backend is cut: into tiles (query rows of one 64-token block that share
+// a KV head, with the runs of KV blocks they see) and segments (a part of one tile's blocks: the
+// unit that a thread takes), of about the same size over all problems of the batch, which is what
+// stream-K ranges are for (Lean Attention, arXiv 2405.10480). The cut depends on the work alone,
+// never on the number of threads, so that the bits of an answer do not either. Made by one thread,
+// then read by many; a plan that is made anew reuses its memory.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "attention/backend.h"
 #include "attention/cpu/kernels.h"
 
 namespace annulus::cpu {
 
 struct Tile {
+  const AttendArgs* args = nullptr;  // the problem
   TileShape shape;
   int kv_head = 0;
   int head_first = 0;     // heads [head_first, + shape.heads) of the tensor q
@@ -33,7 +37,8 @@ struct Segment {
 
 class TilePlan {
  public:
-  explicit TilePlan(const AttendArgs& args);
+  // The problems must outlive the use of the plan.
+  void Make(absl::Span<const AttendArgs> batch);
 
   const std::vector<Tile>& tiles() const { return tiles_; }
   const std::vector<Segment>& segments() const { return segments_; }
@@ -43,9 +48,9 @@ class TilePlan {
   // Tiles with several segments, whose results must be merged.
   const std::vector<size_t>& split_tiles() const { return split_tiles_; }
   size_t state_floats() const { return state_floats_; }
-  int rows_max() const { return rows_max_; }  // of any tile
 
  private:
+  void AddProblem(const AttendArgs& args);
   void AddTiles(const AttendArgs& args, int kv_head, TokenRange q, int64_t row_first);
   void AddRuns(const AttendArgs& args, int kv_head, TokenRange q);
   void Cut();
@@ -58,7 +63,6 @@ class TilePlan {
   std::vector<size_t> order_;
   std::vector<size_t> split_tiles_;
   size_t state_floats_ = 0;
-  int rows_max_ = 0;
 };
 
 // Floats of one segment's result: max [rows], sum [rows], out [rows, v_head_dim].

@@ -83,7 +83,13 @@ class ReferenceBackend final : public Backend {
 
   const BackendCapabilities& capabilities() const override { return capabilities_; }
 
-  absl::Status Attend(const AttendArgs& args) override {
+  absl::Status AttendBatch(absl::Span<const AttendArgs> batch) override {
+    for (const AttendArgs& args : batch) ANNULUS_RETURN_IF_ERROR(AttendOne(args));
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status AttendOne(const AttendArgs& args) {
     ANNULUS_RETURN_IF_ERROR(CheckAttendArgs(args, capabilities_));
     std::vector<int64_t> positions;
     for (const TokenRange& range : args.q_ranges) {
@@ -103,7 +109,6 @@ class ReferenceBackend final : public Backend {
     return status;
   }
 
- private:
   static absl::Status AttendRow(const AttendArgs& args, const std::vector<int64_t>& positions,
                                 int64_t row, int64_t head) {
     if (args.cancel != nullptr && args.cancel->load(std::memory_order_relaxed)) {
