@@ -270,7 +270,8 @@ TimeSplit SimulateSplit(const Script& script, const ClusterModel& cluster) {
   // Messages that end sooner may meet in a worse order: a saving below nothing is none.
   const double without_latency_s = std::min(runs[1].seconds, split.run.seconds);
   const double free_s = std::min(runs[2].seconds, without_latency_s);
-  split.imbalance_s = free_s - split.compute_s;
+  // Ranks in balance may come out below nothing by a rounding.
+  split.imbalance_s = std::max(0.0, free_s - split.compute_s);
   split.bandwidth_s = without_latency_s - free_s;
   split.latency_s = split.run.seconds - without_latency_s;
   return split;

@@ -1,0 +1,86 @@
+"""Pictures of every kind of result file, and bad files. Exits 77 (skipped) without matplotlib."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PLOT = os.path.join(ROOT, "bench", "plot", "plot.py")
+
+SCALE = """scenario,scaling,series_tokens,plan,pattern,heads,kv_heads,head_dim,dtype,world,ms,\
+compute_ms,imbalance_ms,bandwidth_ms,latency_ms,efficiency
+ring,weak,32768,ring,causal,32,8,128,bf16,8,10,9,0.5,0.25,0.25,0.9
+ring,weak,32768,ring,causal,32,8,128,bf16,16,20,15,2,2,1,0.75
+cast,weak,8192,group-cast,"s2(64,16,16)",32,8,128,bf16,8,1,1,0,0,0,1
+"""
+BENCH = """plan,pattern,tokens,heads,kv_heads,head_dim,dtype,backend,transport,world,ms,\
+tflops_per_rank,pct_of_single,bytes_sent,planned_bytes,exposed_comm_ms,max_over_mean_work,\
+max_rel_err
+ring,causal,65536,32,8,128,bf16,cpu,mpi,4,812.2,0.11,92.1,805306368,805306368,24,1,1e-3
+group-cast,"s2(64,4,16)",65536,32,8,128,bf16,cpu,ucx,4,142,0.1,90,1053068,1053068,14,1.02,1e-3
+"""
+KERNELS = "\n".join(json.dumps(row) for row in (
+    {"kernel": "prefill", "dtype": "f32", "unit": "GFLOP/s", "ours": 150, "peak": 200.5, "peer": 0},
+    {"kernel": "decode", "dtype": "bf16", "unit": "GB/s", "ours": 33, "peak": 38, "peer": 3,
+     "peer_name": "PyTorch SDPA"}))
+
+
+class PlotTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = folder.name
+
+    def plot(self, text):
+        path = os.path.join(self.folder, "result.csv")
+        with open(path, "wb") as file:
+            file.write(text.encode() if isinstance(text, str) else text)
+        return subprocess.run([sys.executable, PLOT, path], capture_output=True, text=True,
+                              check=False)
+
+    def test_every_kind_of_file_gives_both_pictures(self):
+        for text, shown in ((SCALE, "s2(64,16,16)"), (BENCH, "s2(64,4,16)"),
+                            (KERNELS, "PyTorch SDPA")):
+            with self.subTest(shown):
+                run = self.plot(text)
+                self.assertEqual((run.returncode, run.stderr), (0, ""))
+                with open(os.path.join(self.folder, "result.svg"), encoding="utf-8") as file:
+                    self.assertIn(shown, file.read())
+                with open(os.path.join(self.folder, "result.png"), "rb") as file:
+                    self.assertEqual(file.read(4), b"\x89PNG")
+                os.remove(os.path.join(self.folder, "result.svg"))
+
+    def test_a_bad_file_is_named_in_one_line(self):
+        bad = {
+            "": "no rows",
+            "plan,pattern\n": "no rows below the header",
+            "a,b\n1,2\n": "expected the columns of",
+            SCALE + "ring,weak\n": "row 4: expected 16 fields",
+            SCALE.replace(",16,20,", ",16,twenty,"): "row 2: ms is 'twenty', expected a number",
+            SCALE.replace(",16,20,", ",16,0,"): "row 2: ms is 0.0, expected more than 0",
+            SCALE.replace(",15,2,", ",nan,2,"): "compute_ms is nan, expected a finite number",
+            "{\"kernel\": ": "row 1",
+            KERNELS + "\n[1]": "row 3",
+            b"\xff\xfe\x00": "utf-8",
+        }
+        for text, expected in bad.items():
+            with self.subTest(expected):
+                run = self.plot(text)
+                self.assertEqual(run.returncode, 2, run.stderr)
+                self.assertEqual(run.stderr.count("\n"), 1, run.stderr)
+                self.assertIn(expected, run.stderr)
+                self.assertIn("result.csv", run.stderr)
+        missing = subprocess.run([sys.executable, PLOT, os.path.join(self.folder, "none")],
+                                 capture_output=True, text=True, check=False)
+        self.assertEqual((missing.returncode, missing.stderr.count("\n")), (2, 1))
+
+
+if __name__ == "__main__":
+    if importlib.util.find_spec("matplotlib") is None:
+        print("skipped: matplotlib is not installed; ./dev plot installs it")
+        sys.exit(77)
+    unittest.main()
