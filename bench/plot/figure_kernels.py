@@ -4,7 +4,8 @@ from style import BLUE, GREY, ORANGE, groups, plt
 
 PROGRAM = "annulus_bench --kernels"
 # peak: what the machine can do at most, in the same unit and run; peer: 0 where none was measured.
-COLUMNS = {"kernel": str, "dtype": str, "unit": str, "ours": float, "peak": float, "peer": float}
+COLUMNS = {"kernel": str, "dtype": str, "heads": float, "kv_heads": float, "head_dim": float,
+           "unit": str, "ours": float, "peak": float, "peer": float, "peer_name": str}
 POSITIVE = ("ours", "peak")
 
 
@@ -17,13 +18,15 @@ def draw_panel(axes, unit, rows):
         text = f" {row['ours']:.3g} = {100 * row['ours'] / row['peak']:.0f}% of peak"
         if row["peer"] > 0:
             axes.barh(at + 0.18, row["peer"], height, color=ORANGE,
-                      label=row.get("peer_name") or "peer")
-            text += f", {row['ours'] / row['peer']:.2f} x peer"
+                      label=row["peer_name"])
+            text += f", {row['ours'] / row['peer']:.2f} x {row['peer_name']}"
         axes.text(max(row["ours"], row["peer"], row["peak"]), at, text, va="center", fontsize=7)
-    axes.set_yticks(range(len(rows)), [f"{row['kernel']}, {row['dtype']}" for row in rows])
+    axes.set_yticks(range(len(rows)), [f"{row['kernel']}, {row['dtype']}, {row['heads']:.0f}/"
+                                       f"{row['kv_heads']:.0f} heads of {row['head_dim']:.0f}"
+                                       for row in rows])
     axes.set_xlabel(unit)
     axes.grid(axis="y", visible=False)
-    axes.margins(x=0.3)
+    axes.margins(x=0.4)
     axes.invert_yaxis()
     handles, names = axes.get_legend_handles_labels()
     unique = dict(zip(names, handles))

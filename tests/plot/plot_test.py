@@ -23,8 +23,9 @@ max_rel_err
 ring,causal,65536,32,8,128,bf16,cpu,mpi,4,812.2,0.11,92.1,805306368,805306368,24,1,1e-3
 group-cast,"s2(64,4,16)",65536,32,8,128,bf16,cpu,ucx,4,142,0.1,90,1053068,1053068,14,1.02,1e-3
 """
-KERNELS = "\n".join(json.dumps(row) for row in (
-    {"kernel": "prefill", "dtype": "f32", "unit": "GFLOP/s", "ours": 150, "peak": 200.5, "peer": 0},
+KERNELS = "\n".join(json.dumps({"heads": 8, "kv_heads": 4, "head_dim": 64, **row}) for row in (
+    {"kernel": "prefill", "dtype": "f32", "unit": "GFLOP/s", "ours": 150, "peak": 200.5, "peer": 0,
+     "peer_name": ""},
     {"kernel": "decode", "dtype": "bf16", "unit": "GB/s", "ours": 33, "peak": 38, "peer": 3,
      "peer_name": "PyTorch SDPA"}))
 
