@@ -32,6 +32,10 @@ const KernelSet* Bf16DotKernels() {
   return machine_has_it && FmaKernels().avx512 ? &kBf16Dot : nullptr;
 }
 
+double Bf16DotChains(int64_t steps, float* sink) {
+  return bf16::DotChains(steps, sink);
+}
+
 }  // namespace annulus::cpu
 
 #else
@@ -39,6 +43,9 @@ const KernelSet* Bf16DotKernels() {
 namespace annulus::cpu {
 const KernelSet* Bf16DotKernels() {
   return nullptr;
+}
+double Bf16DotChains(int64_t, float*) {
+  return 0;
 }
 }  // namespace annulus::cpu
 

@@ -43,5 +43,22 @@ inline uint16_t ToBits(float exact) {  // of a value that is a bf16
   return static_cast<uint16_t>(bits >> 16);
 }
 
+inline double DotChains(int64_t steps, float* sink) {
+  constexpr int kChains = 16;  // hide the latency of any core's units
+  const __m512i ones = _mm512_set1_epi16(0x3f80);
+  __m512 sums[kChains];
+#pragma GCC unroll 16
+  for (int i = 0; i < kChains; ++i) sums[i] = _mm512_set1_ps(static_cast<float>(i));
+  for (int64_t step = 0; step < steps; ++step) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kChains; ++i) sums[i] = DotPairs(sums[i], ones, ones);
+  }
+  __m512 sum = sums[0];
+#pragma GCC unroll 16
+  for (int i = 1; i < kChains; ++i) sum = _mm512_add_ps(sum, sums[i]);
+  *sink = _mm512_cvtss_f32(sum);
+  return 4.0 * 16 * kChains * static_cast<double>(steps);
+}
+
 }  // namespace annulus::cpu::bf16
 ANNULUS_BF16_TARGET_END

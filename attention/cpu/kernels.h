@@ -85,4 +85,8 @@ const KernelSet& FmaKernels();
 // when Highway was told to use less than AVX-512.
 const KernelSet* Bf16DotKernels();
 
+// Independent chains of that dot product, for its peak: returns the flops done, 4 for each pair of
+// products. Only where Bf16DotKernels() is not null; `sink` keeps it from being optimised away.
+double Bf16DotChains(int64_t steps, float* sink);
+
 }  // namespace annulus::cpu

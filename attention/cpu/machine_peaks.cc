@@ -4,6 +4,8 @@
 #include <atomic>
 #include <chrono>
 
+#include "absl/functional/function_ref.h"
+#include "attention/cpu/kernels.h"
 #include "attention/cpu/simd_targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -37,7 +39,7 @@ double FmaChains(int64_t steps, float* sink) {
   return 2.0 * 12.0 * static_cast<double>(steps) * static_cast<double>(hn::Lanes(d));
 }
 
-// Reads `bytes` (a multiple of 4096) and returns something that depends on all of them.
+// Reads `bytes` (a multiple of 256) and returns something that depends on all of them.
 uint64_t ReadAll(const std::byte* data, size_t bytes) {
   const hn::ScalableTag<uint64_t> d;
   using V = hn::Vec<decltype(d)>;
@@ -66,15 +68,15 @@ HWY_EXPORT(ReadAll);
 
 namespace {
 
-constexpr size_t kPieceBytes = size_t{1} << 20;
+constexpr int64_t kPieceBytes = int64_t{1} << 20;
+constexpr int64_t kReadBytes = 256;  // what ReadAll takes at a time
 
 double Seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-}  // namespace
-
-double MeasureFmaPeak(int threads) {
+// The best of four passes of `chains`, which returns the flops it did, on all threads.
+double BestRate(int threads, absl::FunctionRef<double(int64_t, float*)> chains) {
   constexpr int64_t kSteps = 2'000'000;
   ThreadPool pool(threads);
   double best = 0;
@@ -84,7 +86,7 @@ double MeasureFmaPeak(int threads) {
     const double start = Seconds();
     pool.ParallelFor(pool.threads(), [&](int64_t) {
       float sink = 0;
-      flops.fetch_add(HWY_DYNAMIC_DISPATCH(cpu::FmaChains)(kSteps, &sink));
+      flops.fetch_add(chains(kSteps, &sink));
       kept.store(sink, std::memory_order_relaxed);
     });
     best = std::max(best, flops.load() / (Seconds() - start));
@@ -92,24 +94,35 @@ double MeasureFmaPeak(int threads) {
   return best;
 }
 
-ReadProbe::ReadProbe(int threads, size_t bytes)
-    : pool_(threads), buffer_((bytes + kPieceBytes - 1) / kPieceBytes * kPieceBytes) {
-  // Distinct pages: untouched ones would all be the kernel's one zero page, and in cache.
-  pool_.ParallelFor(static_cast<int64_t>(buffer_.size() / kPieceBytes), [&](int64_t i) {
-    std::memset(buffer_.data() + static_cast<size_t>(i) * kPieceBytes, static_cast<int>(i) | 1,
-                kPieceBytes);
+}  // namespace
+
+double MeasureFmaPeak(int threads) {
+  return BestRate(threads, [](int64_t steps, float* sink) {
+    return HWY_DYNAMIC_DISPATCH(cpu::FmaChains)(steps, sink);
   });
 }
 
-double ReadProbe::Measure() {
+double MeasureBf16DotPeak(int threads) {
+  return cpu::Bf16DotKernels() == nullptr ? 0 : BestRate(threads, cpu::Bf16DotChains);
+}
+
+double MeasureRead(ThreadPool* pool, absl::Span<const std::byte> data) {
+  const auto bytes = static_cast<int64_t>(data.size());
   std::atomic<uint64_t> kept{0};
   const double start = Seconds();
-  pool_.ParallelFor(static_cast<int64_t>(buffer_.size() / kPieceBytes), [&](int64_t i) {
-    const std::byte* piece = buffer_.data() + static_cast<size_t>(i) * kPieceBytes;
-    kept.fetch_xor(HWY_DYNAMIC_DISPATCH(cpu::ReadAll)(piece, kPieceBytes),
-                   std::memory_order_relaxed);
+  pool->ParallelFor((bytes + kPieceBytes - 1) / kPieceBytes, [&](int64_t i) {
+    const int64_t begin = i * kPieceBytes;
+    const int64_t size = std::min(kPieceBytes, bytes - begin) / kReadBytes * kReadBytes;
+    kept.fetch_xor(
+        HWY_DYNAMIC_DISPATCH(cpu::ReadAll)(data.data() + begin, static_cast<size_t>(size)),
+        std::memory_order_relaxed);
   });
-  return static_cast<double>(buffer_.size()) / (Seconds() - start);
+  return static_cast<double>(bytes) / (Seconds() - start);
+}
+
+ReadProbe::ReadProbe(int threads, size_t bytes) : pool_(threads), buffer_(bytes) {
+  // Distinct pages: untouched ones would all be the kernel's one zero page, and in cache.
+  for (size_t at = 0; at < bytes; at += 4096) buffer_.data()[at] = std::byte{1};
 }
 
 double MeasureReadBandwidth(int threads, size_t bytes) {

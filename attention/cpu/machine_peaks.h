@@ -4,6 +4,7 @@
 
 #include <cstddef>
 
+#include "absl/types/span.h"
 #include "base/buffer.h"
 #include "base/thread_pool.h"
 
@@ -13,15 +14,20 @@ namespace annulus {
 // instruction set that the CPU backend uses; an FMA counts 2. Takes about 50 ms.
 double MeasureFmaPeak(int threads);
 
+// FLOP/s of AVX512-BF16's dot products (a pair of products counts 4), or 0 where the CPU backend
+// has no use of them. Takes about 50 ms.
+double MeasureBf16DotPeak(int threads);
+
+// One pass of all threads over `data`: bytes/s. It should be many times the last-level cache.
+double MeasureRead(ThreadPool* pool, absl::Span<const std::byte> data);
+
 // Reads a buffer again and again; keeps it between passes so that passes can alternate with what
 // is compared to them. Not thread-safe.
 class ReadProbe {
  public:
-  // `bytes` should be many times the last-level cache.
   ReadProbe(int threads, size_t bytes);
 
-  // One pass over the buffer by all threads: bytes/s.
-  double Measure();
+  double Measure() { return MeasureRead(&pool_, buffer_.span()); }
 
  private:
   ThreadPool pool_;

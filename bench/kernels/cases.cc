@@ -1,0 +1,77 @@
+#include "bench/kernels/cases.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace annulus {
+namespace {
+
+constexpr int64_t kPrefillTokens = 8192;
+constexpr int64_t kSparseTokens = 16384;
+constexpr int64_t kDecodeTokens = int64_t{1} << 20;
+
+KernelShape Prefill(std::string name, std::string pattern, DType dtype, int64_t tokens, int dim) {
+  KernelShape shape;
+  shape.name = std::move(name);
+  shape.pattern = std::move(pattern);
+  shape.dtype = dtype;
+  shape.contexts = {tokens};
+  shape.q_tokens = tokens;
+  shape.heads = shape.kv_heads = 2;
+  shape.dim = dim;
+  return shape;
+}
+
+KernelShape Decode(std::string name, std::vector<int64_t> contexts, DType dtype, int heads,
+                   int kv_heads, int dim) {
+  KernelShape shape;
+  shape.name = std::move(name);
+  shape.dtype = dtype;
+  shape.contexts = std::move(contexts);
+  shape.heads = heads;
+  shape.kv_heads = kv_heads;
+  shape.dim = dim;
+  return shape;
+}
+
+std::string PeerWorkload(const KernelShape& shape) {
+  return absl::StrCat(shape.q_tokens == 1 ? "last" : "causal", " ", Name(shape.dtype), " ",
+                      shape.tokens(), " ", shape.heads, " ", shape.kv_heads, " ", shape.dim);
+}
+
+}  // namespace
+
+std::vector<BenchCase> BenchCases() {
+  std::vector<BenchCase> cases;
+  const auto add = [&cases](KernelShape shape, bool with_peer) {
+    const std::string workload = with_peer ? PeerWorkload(shape) : "";
+    cases.push_back({std::move(shape), workload});
+  };
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    add(Prefill("prefill-causal-8k", "causal", dtype, kPrefillTokens, 128), true);
+    add(Prefill("prefill-causal-8k", "causal", dtype, kPrefillTokens, 64), true);
+  }
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    // Rates go by visited pairs, so that these three say what sparsity and masks cost. Every
+    // 64-token block that the last one visits is seen in part: every other 16 keys.
+    add(Prefill("prefill-causal-16k", "causal", dtype, kSparseTokens, 128), false);
+    add(Prefill("prefill-s2-16k", "s2(64,4,16)", dtype, kSparseTokens, 128), false);
+    add(Prefill("prefill-partial-16k", "s2(16,1,2)", dtype, kSparseTokens, 128), false);
+  }
+  for (const DType dtype : {DType::kBF16, DType::kF32, DType::kF16}) {
+    add(Decode("decode-1m", {kDecodeTokens}, dtype, 8, 4, 64), true);
+  }
+  for (const DType dtype : {DType::kBF16, DType::kF32}) {
+    add(Decode("decode-1m", {kDecodeTokens}, dtype, 32, 8, 128), true);
+  }
+  // The same tokens in 16 contexts of the same length, and of lengths from 1 to 2^15 blocks.
+  std::vector<int64_t> ragged;
+  for (int i = 0; i < 12; ++i) ragged.push_back(int64_t{64} << i);
+  while (ragged.size() < 16) ragged.push_back((kDecodeTokens / 4 - (int64_t{64} << 12) + 64) / 4);
+  add(Decode("decode-uniform", std::vector<int64_t>(16, kDecodeTokens / 64), DType::kBF16, 32, 8,
+             128),
+      false);
+  add(Decode("decode-ragged", ragged, DType::kBF16, 32, 8, 128), false);
+  return cases;
+}
+
+}  // namespace annulus

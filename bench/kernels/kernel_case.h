@@ -1,0 +1,70 @@
+// One workload of the kernel benchmark: contexts of random KV in pages, as in the store (a page is
+// [64, dim] of one head), and the queries at their ends. Not thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "attention/backend.h"
+#include "attention/pattern.h"
+#include "base/thread_pool.h"
+
+namespace annulus {
+
+struct KernelShape {
+  std::string name;
+  std::string pattern = "causal";
+  DType dtype = DType::kF32;      // of q, k and v
+  std::vector<int64_t> contexts;  // tokens of each
+  int64_t q_tokens = 1;           // the last ones of each context
+  int heads = 1;
+  int kv_heads = 1;
+  int dim = 128;  // head_dim and v_head_dim
+
+  int64_t tokens() const;    // Σ contexts
+  int64_t kv_bytes() const;  // K + V
+};
+
+class KernelCase {
+ public:
+  KernelCase(KernelShape shape, ThreadPool* pool);
+
+  const KernelShape& shape() const { return shape_; }
+  // Exact (query head, query, key) triples that the pattern allows, over all contexts; and those
+  // computed, block edges included.
+  const PairCount& pairs() const { return pairs_; }
+  // 4·visited pairs·dim, a multiply-add counting 2.
+  double flop() const { return 4.0 * static_cast<double>(pairs_.visited) * shape_.dim; }
+
+  // All of K, and all of V.
+  absl::Span<const std::byte> k() const { return {k_.data(), k_.size_bytes()}; }
+  absl::Span<const std::byte> v() const { return {v_.data(), v_.size_bytes()}; }
+
+  // The seconds of one batched call, into poisoned outputs that were made the identity.
+  double Run(Backend* backend);
+
+  // After a run: max over sampled rows of ‖out − ref‖/‖ref‖ against float64 on the same (rounded)
+  // inputs.
+  double WorstError(ThreadPool* pool) const;
+
+ private:
+  struct Context {
+    KvTable kv;
+    BlockSet keys;
+    Tensor q;
+    Partial partial;
+  };
+
+  KernelShape shape_;
+  Pattern pattern_;
+  PairCount pairs_;
+  Tensor k_;  // [kv_heads · blocks · 64, 1, dim], context after context
+  Tensor v_;
+  std::vector<Context> contexts_;
+  std::vector<AttendArgs> batch_;
+};
+
+}  // namespace annulus

@@ -1,0 +1,223 @@
+#include "bench/kernels/kernels.h"
+
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "attention/backend.h"
+#include "attention/cpu/machine_peaks.h"
+#include "base/thread_pool.h"
+#include "bench/kernels/cases.h"
+#include "bench/kernels/kernel_case.h"
+#include "bench/kernels/peer.h"
+#include "hwy/targets.h"
+
+namespace annulus {
+namespace {
+
+struct Options {
+  int threads = 0;
+  int repeat = 9;
+  std::string only;
+  std::string target;
+  std::string peer;
+  std::string csv;
+};
+
+double Median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+// What is measured of one case: medians, and medians of the ratios of figures taken in turn.
+struct Figures {
+  double ours = 0;  // FLOP/s or bytes/s
+  double peak = 0;
+  double of_peak = 0;
+  double peer = 0;
+  double over_peer = 0;
+  double error = 0;
+};
+
+class Bench {
+ public:
+  explicit Bench(Options options)
+      : options_(std::move(options)),
+        backend_(*MakeBackend("cpu", options_.threads)),
+        pool_(options_.threads) {}
+
+  int Run();
+
+ private:
+  void StartPeer();
+  bool Fits(const KernelShape& shape) const;
+  double Peak(const KernelCase& c);
+  Figures Measure(const BenchCase& what, KernelCase* c);
+  void Print(const BenchCase& what, const KernelCase& c, const Figures& figures);
+
+  const Options options_;
+  std::unique_ptr<Backend> backend_;
+  ThreadPool pool_;
+  std::unique_ptr<Peer> peer_;
+  FILE* csv_ = nullptr;
+};
+
+// The peak that bounds a case: of the dot product that its dtype takes, or of memory.
+double Bench::Peak(const KernelCase& c) {
+  if (c.shape().q_tokens == 1) {
+    const double k = MeasureRead(&pool_, c.k());
+    const double v = MeasureRead(&pool_, c.v());
+    return 2 / (1 / k + 1 / v);  // K and V have as many bytes
+  }
+  const double dot = c.shape().dtype == DType::kBF16 ? MeasureBf16DotPeak(options_.threads) : 0;
+  return dot > 0 ? dot : MeasureFmaPeak(options_.threads);
+}
+
+Figures Bench::Measure(const BenchCase& what, KernelCase* c) {
+  const bool decode = c->shape().q_tokens == 1;
+  const double work = decode ? static_cast<double>(c->shape().kv_bytes()) : c->flop();
+  bool with_peer = peer_ != nullptr && !what.peer_workload.empty();
+  if (with_peer) {
+    const absl::Status status = peer_->SetUp(what.peer_workload);
+    with_peer = status.ok();
+    if (!with_peer) {
+      std::fprintf(stderr, "%s: no %s: %s\n", c->shape().name.c_str(), peer_->name().c_str(),
+                   std::string(status.message()).c_str());
+    }
+  }
+  std::vector<double> ours, peaks, of_peak, peers, over_peer;
+  c->Run(backend_.get());  // warm
+  double before = Peak(*c);
+  for (int i = 0; i < options_.repeat; ++i) {
+    ours.push_back(work / c->Run(backend_.get()));
+    const double after = Peak(*c);
+    peaks.push_back((before + after) / 2);
+    before = after;
+    of_peak.push_back(ours.back() / peaks.back());
+    if (!with_peer) continue;
+    const absl::StatusOr<double> seconds = peer_->Run();
+    if (!seconds.ok()) break;
+    peers.push_back(work / *seconds);
+    over_peer.push_back(ours.back() / peers.back());
+  }
+  return {Median(ours),  Median(peaks),     Median(of_peak),
+          Median(peers), Median(over_peer), c->WorstError(&pool_)};
+}
+
+constexpr char kColumns[] =
+    "kernel,pattern,dtype,contexts,tokens,q_tokens,heads,kv_heads,head_dim,density,target,threads,"
+    "unit,ours,peak,pct_of_peak,peer,peer_name,over_peer,max_rel_err";
+
+void Bench::Print(const BenchCase& what, const KernelCase& c, const Figures& f) {
+  const KernelShape& shape = c.shape();
+  const char* unit = shape.q_tokens == 1 ? "GB/s" : "GFLOP/s";
+  const std::string peer =
+      f.peer > 0 ? absl::StrFormat(", %.2fx %s (%.1f)", f.over_peer, peer_->name(), f.peer / 1e9)
+                 : "";
+  std::printf("%-22s%-5s %3d/%-3d d%-4d%8.1f %-8s= %5.1f%% of %-6.1f error %.1e%s\n",
+              shape.name.c_str(), std::string(Name(shape.dtype)).c_str(), shape.heads,
+              shape.kv_heads, shape.dim, f.ours / 1e9, unit, 100 * f.of_peak, f.peak / 1e9, f.error,
+              peer.c_str());
+  std::fflush(stdout);
+  if (csv_ == nullptr) return;
+  const double pairs = static_cast<double>(shape.heads) * static_cast<double>(shape.q_tokens) *
+                       static_cast<double>(shape.tokens());
+  absl::FPrintF(csv_,
+                "%s,\"%s\",%s,%d,%d,%d,%d,%d,%d,%.4g,%s,%d,%s,%.5g,%.5g,%.4g,%.5g,%s,%.4g,%.2g\n",
+                shape.name, shape.pattern, Name(shape.dtype), shape.contexts.size(), shape.tokens(),
+                shape.q_tokens, shape.heads, shape.kv_heads, shape.dim,
+                static_cast<double>(c.pairs().visited) / pairs, backend_->capabilities().detail,
+                pool_.threads(), unit, f.ours / 1e9, f.peak / 1e9, 100 * f.of_peak, f.peer / 1e9,
+                f.peer > 0 ? peer_->name() : "", f.over_peer, f.error);
+  std::fflush(csv_);
+}
+
+// Half of the machine's memory at most: the peer holds as much.
+bool Bench::Fits(const KernelShape& shape) const {
+  const int64_t memory = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+  if (shape.kv_bytes() <= memory / 2) return true;
+  std::fprintf(stderr, "%s: skipped: its KV takes %.1f GB of this machine's %.1f\n",
+               shape.name.c_str(), static_cast<double>(shape.kv_bytes()) / 1e9,
+               static_cast<double>(memory) / 1e9);
+  return false;
+}
+
+void Bench::StartPeer() {
+  if (options_.peer.empty()) return;
+  absl::StatusOr<std::unique_ptr<Peer>> peer =
+      Peer::Start(absl::StrCat("exec ", options_.peer, " ", pool_.threads()));
+  if (peer.ok()) peer_ = *std::move(peer);
+  if (!peer.ok()) std::fprintf(stderr, "no peer: '%s' does not run\n", options_.peer.c_str());
+}
+
+int Bench::Run() {
+  if (!options_.csv.empty()) {
+    csv_ = std::fopen(options_.csv.c_str(), "w");
+    if (csv_ == nullptr) {
+      std::fprintf(stderr, "--csv '%s': cannot be written\n", options_.csv.c_str());
+      return 2;
+    }
+    std::fprintf(csv_, "%s\n", kColumns);
+  }
+  StartPeer();
+  std::printf(
+      "%s, %d threads; GFLOP = 4·visited pairs·d per query head, GB = K + V once; medians\n",
+      backend_->capabilities().detail.c_str(), pool_.threads());
+  for (const BenchCase& what : BenchCases()) {
+    if (!absl::StrContains(what.shape.name, options_.only) || !Fits(what.shape)) continue;
+    KernelCase c(what.shape, &pool_);
+    Print(what, c, Measure(what, &c));
+  }
+  if (csv_ != nullptr) std::fclose(csv_);
+  return 0;
+}
+
+// Restricts the kernels and the peaks to one instruction set, by Highway's name for it.
+bool ChooseTarget(const std::string& name) {
+  for (int64_t left = hwy::SupportedTargets(); left != 0; left &= left - 1) {
+    const int64_t target = left & ~(left - 1);
+    if (name != hwy::TargetName(target)) continue;
+    hwy::SetSupportedTargetsForTest(target);
+    hwy::GetChosenTarget().Update(target);
+    return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+int RunKernels(int argc, char** argv) {
+  Options options;
+  CLI::App app("The CPU kernels beside this machine's peaks, and beside a peer");
+  app.add_option("--only", options.only, "cases whose name contains this");
+  app.add_option("--threads", options.threads, "0: one per core")->check(CLI::Range(0, 4096));
+  app.add_option("--repeat", options.repeat, "runs of each case")->check(CLI::Range(1, 1000));
+  app.add_option("--target", options.target, "an instruction set of this machine, as AVX2");
+  app.add_option("--peer", options.peer, "a command; see bench/kernels/peer.h");
+  app.add_option("--csv", options.csv, "a file to write");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);
+    std::fprintf(stderr, "%s\n", error.what());
+    return 2;
+  }
+  if (!options.target.empty() && !ChooseTarget(options.target)) {
+    std::fprintf(stderr, "--target '%s': expected an instruction set of this machine, as AVX2\n",
+                 options.target.c_str());
+    return 2;
+  }
+  return Bench(std::move(options)).Run();
+}
+
+}  // namespace annulus
