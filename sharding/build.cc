@@ -75,27 +75,15 @@ absl::Status CheckProblem(const Problem& problem) {
   return absl::OkStatus();
 }
 
-Plan BuildChecked(PlanKind kind, const Problem& problem, const RowTable* rows) {
-  switch (kind) {
-    case PlanKind::kGroupCast:
-      return BuildGroupCast(problem, *rows);
-    case PlanKind::kPassQ:
-      return BuildPassQ(problem, *rows);
-    case PlanKind::kRing:
-    case PlanKind::kRingContiguous:
-    case PlanKind::kHeads:
-    case PlanKind::kMesh:
-      break;
-  }
-  return BuildRing(kind, problem, rows);
-}
-
-absl::StatusOr<Plan> BuildPlan(PlanKind kind, const Problem& problem) {
+absl::StatusOr<Plan> BuildPlan(PlanKind kind, const Problem& problem, int stages) {
   ANNULUS_RETURN_IF_ERROR(CheckProblem(problem));
-  if (!NeedsRows(kind, problem)) return BuildChecked(kind, problem, nullptr);
+  ANNULUS_RETURN_IF_ERROR(CheckRange("stages", stages, 0, kStagesMax));
+  if (!NeedsRows(kind, problem)) return BuildRing(kind, problem, nullptr);
   ThreadPool pool(PlanningThreads(problem));
   const RowTable rows(problem, pool);
-  return BuildChecked(kind, problem, &rows);
+  if (kind == PlanKind::kGroupCast) return GroupCast(problem, rows, pool).Build(stages);
+  if (kind == PlanKind::kPassQ) return BuildPassQ(problem, rows);
+  return BuildRing(kind, problem, &rows);
 }
 
 Partition RowPartition(const Problem& problem, PartitionSpec spec, int groups) {

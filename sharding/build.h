@@ -13,12 +13,8 @@ namespace annulus {
 // Whether the plan of this kind depends on what the pattern reads (and its builder needs rows).
 bool NeedsRows(PlanKind kind, const Problem& problem);
 
-// BuildPlan for a problem already checked. `rows` may be null unless NeedsRows.
-Plan BuildChecked(PlanKind kind, const Problem& problem, const RowTable* rows);
-
-// One builder per family. See design of each in its file.
+// One builder per family. See design of each in its file. `rows` may be null unless NeedsRows.
 Plan BuildRing(PlanKind kind, const Problem& problem, const RowTable* rows);
-Plan BuildGroupCast(const Problem& problem, const RowTable& rows);
 Plan BuildPassQ(const Problem& problem, const RowTable& rows);
 
 // The query blocks cut over `groups` so that the work balances: as the home partition cuts all
@@ -36,6 +32,28 @@ struct HeadBlocks {
 std::vector<HeadBlocks> GroupHeads(HeadRange heads, absl::FunctionRef<BlockSet(int)> blocks_of);
 
 HeadRange Intersect(HeadRange a, HeadRange b);
+
+// What all group-casts of a problem have in common, whatever their stages. `problem` must outlive
+// it.
+class GroupCast {
+ public:
+  GroupCast(const Problem& problem, const RowTable& rows, ThreadPool& pool);
+
+  Plan Build(int stages) const;
+
+ private:
+  struct Rank {
+    std::vector<HeadBlocks> rows;  // that it computes, by KV head
+    std::vector<Transfer> kv;      // that come to it
+  };
+  std::vector<HeadRange> Parts(int count) const;
+  // What rank `index` does for some KV heads, in three steps. `hides`: it computes while pages
+  // come.
+  void AddPart(int index, HeadRange heads, bool hides, Step* cast, Step* rest, Step* home) const;
+
+  const Problem& problem_;
+  std::vector<Rank> ranks_;
+};
 
 // Appends the transfers that bring `rows` of `heads` from home to `rank` (kQuery), or back home
 // (kPartial). Rows at home there already do not move.

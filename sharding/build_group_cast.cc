@@ -1,87 +1,156 @@
-// Group-cast (as MagiAttention's, github.com/SandAI-org/MagiAttention): the query rows stay with
-// the rank that owns them and each KV page goes to exactly the ranks whose rows read it. While the
-// pages travel, each rank computes on what it holds.
+// Group-cast (as MagiAttention's, github.com/SandAI-org/MagiAttention): query rows stay with the
+// rank that owns them, but for those that must move to balance work (sharding/assign.h), and each
+// KV page goes to exactly the ranks whose rows read it.
+// Its stages hide what travels: the KV heads are cut into so many parts, and while the pages of one
+// part travel, each rank computes on what it holds of that part and on all of the part before, and
+// the answers of the part before that go home. With no stages at all, nothing is hidden: all pages
+// travel, then every row meets all that it reads in one launch, the fewest that there can be.
+#include <algorithm>
+#include <optional>
 #include <utility>
 
+#include "sharding/assign.h"
 #include "sharding/build.h"
 
 namespace annulus {
 namespace {
 
-// Rows of a rank against KV that it held before the plan, KV that it was sent, or both.
+// Launches of one rank: rows under some KV heads against KV that it held before the plan, KV that
+// it was sent, or both.
 class RankComputes {
  public:
   RankComputes(const Problem& problem, int rank)
       : problem_(problem),
         rank_(rank),
+        held_heads_(problem.kv.KvHeads(rank)),
         held_(problem.HeldBlocks(rank)),
-        not_held_(problem.KvBlocks().Subtract(held_)) {
-    const HeadRange kv_heads = problem.kv.KvHeads(rank);
-    const int group = problem.group();
-    heads_held_ = {kv_heads.first * group, kv_heads.count * group};
+        not_held_(problem.KvBlocks().Subtract(held_)) {}
+
+  void Held(const HeadBlocks& rows, std::vector<Compute>* out) const {
+    Add(rows.blocks, Intersect(rows.heads, held_heads_), held_, out);
   }
 
-  void Held(const BlockSet& rows, std::vector<Compute>* out) const {
-    Add(rows, heads_held_, held_, out);
+  void Sent(const HeadBlocks& rows, std::vector<Compute>* out) const {
+    const HeadRange below{0, held_heads_.first};
+    const HeadRange above{held_heads_.end(), problem_.kv_heads - held_heads_.end()};
+    Add(rows.blocks, Intersect(rows.heads, below), problem_.KvBlocks(), out);
+    Add(rows.blocks, Intersect(rows.heads, held_heads_), not_held_, out);
+    Add(rows.blocks, Intersect(rows.heads, above), problem_.KvBlocks(), out);
   }
 
-  void Sent(const BlockSet& rows, std::vector<Compute>* out) const {
-    Add(rows, {0, heads_held_.first}, problem_.KvBlocks(), out);
-    Add(rows, heads_held_, not_held_, out);
-    Add(rows, {heads_held_.end(), problem_.heads - heads_held_.end()}, problem_.KvBlocks(), out);
-  }
-
-  void Both(const BlockSet& rows, std::vector<Compute>* out) const {
-    Add(rows, {0, problem_.heads}, problem_.KvBlocks(), out);
+  void Both(const HeadBlocks& rows, std::vector<Compute>* out) const {
+    Add(rows.blocks, rows.heads, problem_.KvBlocks(), out);
   }
 
  private:
-  void Add(const BlockSet& rows, HeadRange heads, const BlockSet& kv,
+  void Add(const BlockSet& rows, HeadRange kv_heads, const BlockSet& kv,
            std::vector<Compute>* out) const {
-    if (!rows.empty() && heads.count > 0 && !kv.empty()) out->push_back({rank_, rows, heads, kv});
+    if (rows.empty() || kv_heads.count == 0 || kv.empty()) return;
+    const int group = problem_.group();
+    out->push_back({rank_, rows, {kv_heads.first * group, kv_heads.count * group}, kv});
   }
 
   const Problem& problem_;
   const int rank_;
+  const HeadRange held_heads_;
   const BlockSet held_;
   const BlockSet not_held_;
-  HeadRange heads_held_;  // query heads
 };
 
 }  // namespace
 
-Plan BuildGroupCast(const Problem& problem, const RowTable& rows) {
-  const HeadRange all{0, problem.heads};
-  const Partition row_cut = RowPartition(problem, problem.home_partition, problem.world());
-  ReadCounts scratch(rows.kv_blocks());
-  Step cast, rest, home;
-  for (int rank = 0; rank < problem.world(); ++rank) {
-    const BlockSet mine = row_cut.BlocksOf(rank);
-    if (mine.empty()) continue;
-    std::vector<BlockSet> read;  // by class
-    for (int c = 0; c < rows.classes(); ++c) read.push_back(BlocksRead(rows, c, mine, &scratch));
-    const std::vector<HeadBlocks> wanted =
-        GroupHeads({0, problem.kv_heads}, [&](int head) { return read[rows.KvClass(head)]; });
-    const size_t before = cast.transfers.size();
-    FetchKv(problem, rank, wanted, &cast.transfers);
-    const bool sent_any = cast.transfers.size() > before;
-    MoveRows(problem, Transfer::Kind::kQuery, rank, all, mine, &cast.transfers);
-    MoveRows(problem, Transfer::Kind::kPartial, rank, all, mine, &home.transfers);
+GroupCast::GroupCast(const Problem& problem, const RowTable& rows, ThreadPool& pool)
+    : problem_(problem), ranks_(static_cast<size_t>(problem.world())) {
+  const Assignment assignment = AssignRows(problem, rows);
+  pool.ParallelFor(problem.world(), [&](int64_t index) {
+    Rank& rank = ranks_[index];
+    rank.rows =
+        GroupHeads({0, problem.kv_heads}, [&](int head) { return assignment[index][head]; });
+    ReadCounts scratch(rows.kv_blocks());
+    std::vector<HeadBlocks> wanted;
+    for (const HeadBlocks& mine : rank.rows) {
+      std::vector<std::optional<BlockSet>> read(static_cast<size_t>(rows.classes()));
+      for (HeadBlocks& want : GroupHeads(mine.heads, [&](int head) {
+             std::optional<BlockSet>& blocks = read[rows.KvClass(head)];
+             if (!blocks) blocks = BlocksRead(rows, rows.KvClass(head), mine.blocks, &scratch);
+             return *blocks;
+           })) {
+        wanted.push_back(std::move(want));
+      }
+    }
+    FetchKv(problem, static_cast<int>(index), wanted, &rank.kv);
+  });
+}
 
+// The KV heads in `count` parts, or as many as there are, so that about as much travels for each.
+std::vector<HeadRange> GroupCast::Parts(int count) const {
+  std::vector<double> sent(static_cast<size_t>(problem_.kv_heads), 1.0);  // tokens, by head
+  for (const Rank& rank : ranks_) {
+    for (const Transfer& t : rank.kv) {
+      const auto tokens = static_cast<double>(t.blocks.TokenCount(problem_.kv_tokens));
+      for (int head = t.heads.first; head < t.heads.end(); ++head) sent[head] += tokens;
+    }
+  }
+  double left = 0;
+  for (double tokens : sent) left += tokens;
+  std::vector<HeadRange> parts;
+  int head = 0;
+  for (int part = 0; part < count && head < problem_.kv_heads; ++part) {
+    HeadRange& heads = parts.emplace_back(HeadRange{head, 0});
+    // Heads are left for the parts to come, and the last part takes what is left.
+    const int end = std::max(head + 1, problem_.kv_heads - (count - 1 - part));
+    const double share = left / (count - part);
+    double taken = 0;
+    while (head < end && (heads.count == 0 || taken + sent[head] / 2 <= share)) {
+      taken += sent[head++];
+      ++heads.count;
+    }
+    left -= taken;
+  }
+  parts.back().count = problem_.kv_heads - parts.back().first;
+  return parts;
+}
+
+void GroupCast::AddPart(int index, HeadRange heads, bool hides, Step* cast, Step* rest,
+                        Step* home) const {
+  const Rank& rank = ranks_[index];
+  bool is_sent = false;
+  for (const Transfer& t : rank.kv) {
+    const HeadRange part = Intersect(t.heads, heads);
+    if (part.count == 0) continue;
+    cast->transfers.push_back({t.kind, t.source, t.destination, part, t.blocks});
+    is_sent = true;
+  }
+  const BlockSet home_rows = problem_.home == Home::kOwners ? problem_.HomeRows(index) : BlockSet();
+  const RankComputes computes(problem_, index);
+  for (const HeadBlocks& mine : rank.rows) {
+    const HeadRange part = Intersect(mine.heads, heads);
+    if (part.count == 0) continue;
+    const HeadRange query_heads{part.first * problem_.group(), part.count * problem_.group()};
+    MoveRows(problem_, Transfer::Kind::kQuery, index, query_heads, mine.blocks, &cast->transfers);
+    MoveRows(problem_, Transfer::Kind::kPartial, index, query_heads, mine.blocks, &home->transfers);
     // Rows that are here already need not wait for those that come.
-    const BlockSet here =
-        problem.home == Home::kOwners ? mine.Intersect(problem.HomeRows(rank)) : BlockSet();
-    const RankComputes computes(problem, rank);
-    computes.Held(here, &cast.computes);
-    if (sent_any) computes.Sent(here, &rest.computes);
-    computes.Both(mine.Subtract(here), &rest.computes);
+    const HeadBlocks here{part, hides ? mine.blocks.Intersect(home_rows) : BlockSet()};
+    computes.Held(here, &cast->computes);
+    if (is_sent) computes.Sent(here, &rest->computes);
+    computes.Both({part, mine.blocks.Subtract(here.blocks)}, &rest->computes);
   }
-  rest.drop_received_kv = true;
+}
+
+Plan GroupCast::Build(int stages) const {
+  const std::vector<HeadRange> parts = Parts(std::max(stages, 1));
+  std::vector<Step> all(parts.size() + 2);
+  for (size_t part = 0; part < parts.size(); ++part) {
+    for (int rank = 0; rank < problem_.world(); ++rank) {
+      AddPart(rank, parts[part], stages > 0, &all[part], &all[part + 1], &all[part + 2]);
+    }
+    all[part + 1].drop_received_kv = true;
+  }
   std::vector<Step> steps;
-  for (Step* step : {&cast, &rest, &home}) {
-    if (!step->transfers.empty() || !step->computes.empty()) steps.push_back(std::move(*step));
+  for (Step& step : all) {
+    if (!step.transfers.empty() || !step.computes.empty()) steps.push_back(std::move(step));
   }
-  return Plan(PlanKind::kGroupCast, problem, std::move(steps));
+  return Plan(PlanKind::kGroupCast, problem_, std::move(steps), stages);
 }
 
 }  // namespace annulus

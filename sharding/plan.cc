@@ -57,8 +57,8 @@ int64_t Problem::Rows(const BlockSet& blocks) const {
   return mine.TokenCount(kv_tokens) - before;
 }
 
-Plan::Plan(PlanKind kind, Problem problem, std::vector<Step> steps)
-    : kind_(kind), problem_(std::move(problem)), steps_(std::move(steps)) {}
+Plan::Plan(PlanKind kind, Problem problem, std::vector<Step> steps, int stages)
+    : kind_(kind), problem_(std::move(problem)), steps_(std::move(steps)), stages_(stages) {}
 
 int64_t Plan::Bytes(const Transfer& transfer) const {
   const int64_t element = static_cast<int64_t>(SizeOf(problem_.dtype));

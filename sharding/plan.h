@@ -93,11 +93,17 @@ struct Step {
   bool drop_received_kv = false;  // KV that arrived in earlier steps is not needed after this one
 };
 
+// In how many stages a group-cast hides what travels behind what is computed; 0: not at all. Stages
+// are KV heads apart, so that no more of them than KV heads take effect. Other kinds have one form.
+inline constexpr int kStagesDefault = 1;
+inline constexpr int kStagesMax = 1024;
+
 class Plan {
  public:
-  Plan(PlanKind kind, Problem problem, std::vector<Step> steps);
+  Plan(PlanKind kind, Problem problem, std::vector<Step> steps, int stages = kStagesDefault);
 
   PlanKind kind() const { return kind_; }
+  int stages() const { return stages_; }
   const Problem& problem() const { return problem_; }
   const std::vector<Step>& steps() const { return steps_; }
   int world() const { return problem_.world(); }
@@ -127,10 +133,12 @@ class Plan {
   PlanKind kind_;
   Problem problem_;
   std::vector<Step> steps_;
+  int stages_;
 };
 
 // Builds the plan of that kind. INVALID_ARGUMENT for a problem that makes no sense (names the
-// field). No kind refuses on divisibility: heads replicate or ranks idle.
-absl::StatusOr<Plan> BuildPlan(PlanKind kind, const Problem& problem);
+// field). No kind refuses on divisibility: heads replicate or ranks idle. A pure function: the same
+// arguments give the same plan everywhere.
+absl::StatusOr<Plan> BuildPlan(PlanKind kind, const Problem& problem, int stages = kStagesDefault);
 
 }  // namespace annulus

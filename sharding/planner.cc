@@ -51,6 +51,7 @@ PlanCost CostWith(const Plan& plan, const ClusterModel& cluster, const PlanLoads
   const Problem& problem = plan.problem();
   PlanCost cost;
   cost.kind = plan.kind();
+  cost.stages = plan.stages();
   for (int rank = 0; rank < plan.world(); ++rank) {
     cost.workers.push_back(
         {.worker = rank, .kv_tokens = problem.HeldBlocks(rank).TokenCount(problem.kv_tokens)});
@@ -92,6 +93,18 @@ PlanCost CostWith(const Plan& plan, const ClusterModel& cluster, const PlanLoads
   return cost;
 }
 
+// More stages hide more but cost messages and launches. A plan over very many ranks is itself so
+// large that only few are tried.
+std::vector<int> StagesWorthTrying(const Problem& problem) {
+  constexpr int kWorldOfFew = 256;
+  if (problem.world() >= kWorldOfFew) return {1, std::min(4, problem.kv_heads)};
+  std::vector<int> worth = {0, 1};
+  for (int stages = 2; stages <= std::min(8, problem.kv_heads); stages *= 2) {
+    worth.push_back(stages);
+  }
+  return worth;
+}
+
 }  // namespace
 
 ProblemSize SizeOf(const Problem& problem) {
@@ -118,27 +131,40 @@ absl::StatusOr<Decision> Choose(const Problem& problem, const ClusterModel& clus
   ANNULUS_RETURN_IF_ERROR(CheckProblem(problem));
   ThreadPool pool(PlanningThreads(problem));
   const RowTable rows(problem, pool);
-  constexpr int64_t kKinds = std::size(kPlanKinds);
-  std::vector<std::optional<Plan>> plans(kKinds);
-  // The costliest to build are last in kPlanKinds, and are to be begun first.
-  pool.ParallelFor(kKinds, [&](int64_t i) {
-    const int64_t at = kKinds - 1 - i;
-    plans[at] = BuildChecked(kPlanKinds[at], problem, &rows);
-  });
-  std::vector<const Plan*> built;
-  for (const std::optional<Plan>& plan : plans) built.push_back(&*plan);
-  const std::vector<PlanLoads> loads = ComputeLoads(built, rows, pool);
+  std::vector<Plan> plans;
+  for (PlanKind kind : kPlanKinds) {
+    if (kind == PlanKind::kGroupCast) {
+      const GroupCast group_cast(problem, rows, pool);
+      for (int stages : StagesWorthTrying(problem)) plans.push_back(group_cast.Build(stages));
+    } else if (kind == PlanKind::kPassQ) {
+      plans.push_back(BuildPassQ(problem, rows));
+    } else {
+      plans.push_back(BuildRing(kind, problem, &rows));
+    }
+  }
+  std::vector<const Plan*> all;
+  for (const Plan& plan : plans) all.push_back(&plan);
+  const std::vector<PlanLoads> loads = ComputeLoads(all, rows, pool);
 
+  // Of each kind the cheapest.
   std::vector<PlanCost> candidates;
-  for (size_t i = 0; i < built.size(); ++i) {
-    candidates.push_back(CostWith(*built[i], cluster, loads[i]));
+  for (size_t i = 0; i < plans.size(); ++i) {
+    PlanCost cost = CostWith(plans[i], cluster, loads[i]);
+    if (candidates.empty() || candidates.back().kind != cost.kind) {
+      candidates.push_back(std::move(cost));
+    } else if (cost.cost_s < candidates.back().cost_s) {
+      candidates.back() = std::move(cost);
+    }
   }
   std::stable_sort(candidates.begin(), candidates.end(),
                    [](const PlanCost& a, const PlanCost& b) { return a.cost_s < b.cost_s; });
   const PlanKind kind = asked.value_or(candidates.front().kind);
-  const auto chosen = std::find_if(plans.begin(), plans.end(),
-                                   [kind](const auto& plan) { return plan->kind() == kind; });
-  return Decision{*std::move(*chosen), std::move(candidates)};
+  const PlanCost& best = *std::find_if(candidates.begin(), candidates.end(),
+                                       [kind](const auto& cost) { return cost.kind == kind; });
+  Plan& chosen = *std::find_if(plans.begin(), plans.end(), [&](const Plan& plan) {
+    return plan.kind() == kind && plan.stages() == best.stages;
+  });
+  return Decision{std::move(chosen), std::move(candidates)};
 }
 
 }  // namespace annulus

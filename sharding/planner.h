@@ -28,6 +28,7 @@ struct WorkerLoad {
 //   communication  the slowest of its links, each direction, inside and between: LinkSeconds
 struct PlanCost {
   PlanKind kind = PlanKind::kRing;
+  int stages = kStagesDefault;  // Plan::stages
   double cost_s = 0;
   double compute_s = 0;       // of the slowest rank, summed over steps
   double exposed_comm_s = 0;  // cost_s − compute_s
@@ -50,7 +51,7 @@ PlanCost Cost(const Plan& plan, const ClusterModel& cluster);
 
 struct Decision {
   Plan plan;                         // the chosen one
-  std::vector<PlanCost> candidates;  // all kinds, cheapest first, whichever was chosen
+  std::vector<PlanCost> candidates;  // of each kind the best, cheapest first
 };
 
 // `asked` fixes the kind; without it the cheapest wins, ties to the earlier in kPlanKinds.

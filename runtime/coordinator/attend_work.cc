@@ -81,6 +81,7 @@ absl::StatusOr<std::vector<RankMessages>> AttendWork::Prepare(CallId id, const S
       request_.scale != 0 ? request_.scale : 1.0f / std::sqrt(static_cast<float>(spec.head_dim));
   attend.time_left = deadline_ - clock_.Now();
   attend.trace = request_.trace;
+  attend.stages = plan.stages();
 
   AttendStats& stats = result_.stats;
   std::vector<RankMessages> out;

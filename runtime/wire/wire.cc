@@ -119,6 +119,7 @@ pb::Attend ToProto(const Attend& m) {
   p.set_scale(m.scale);
   p.set_time_left_ns(absl::ToInt64Nanoseconds(m.time_left));  // saturates: infinite is the largest
   p.set_trace(m.trace);
+  p.set_stages(static_cast<uint32_t>(m.stages));
   return p;
 }
 
@@ -253,6 +254,7 @@ absl::StatusOr<LongPattern> FromProto(const pb::LongPattern& p) {
 absl::StatusOr<Attend> FromProto(const pb::Attend& p) {
   if (p.plan() > static_cast<uint32_t>(PlanKind::kPassQ))
     return BadField("Attend", "plan", p.plan());
+  if (p.stages() > uint32_t{kStagesMax}) return BadField("Attend", "stages", p.stages());
   if (p.layer() < 0) return BadField("Attend", "layer", p.layer());
   if (p.kv_tokens() < 1 || p.kv_tokens() > kContextTokensMax) {
     return BadField("Attend", "kv_tokens", p.kv_tokens());
@@ -273,7 +275,8 @@ absl::StatusOr<Attend> FromProto(const pb::Attend& p) {
       p.pattern_apart(),
       p.scale(),
       ns == std::numeric_limits<int64_t>::max() ? absl::InfiniteDuration() : absl::Nanoseconds(ns),
-      p.trace()};
+      p.trace(),
+      static_cast<int>(p.stages())};
   return m;
 }
 

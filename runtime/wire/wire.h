@@ -22,7 +22,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 1;
+inline constexpr uint32_t kProtocol = 2;
 
 // Worker → coordinator.
 struct Hello {
@@ -93,6 +93,7 @@ struct Attend {
   // Until the deadline, and not the deadline itself: clocks of machines differ.
   absl::Duration time_left = absl::InfiniteDuration();
   bool trace = false;
+  int stages = kStagesDefault;  // of the plan: the coordinator weighed them, workers do not
 };
 
 struct Cancel {

@@ -89,12 +89,12 @@ absl::StatusOr<std::shared_ptr<const Plan>> TaskRunner::PlanOf(const wire::Atten
                                                                const KvStore::Shard& shard) {
   const std::string key =
       absl::StrCat(attend.context, " ", attend.epoch, " ", attend.q_tokens, " ", attend.kv_tokens,
-                   " ", Name(attend.plan), " ", attend.pattern);
+                   " ", Name(attend.plan), " ", attend.stages, " ", attend.pattern);
   if (const auto* found = plans_.Find(key)) return *found;
   ANNULUS_ASSIGN_OR_RETURN(Pattern pattern, Pattern::Parse(attend.pattern, shard.spec.kv_heads));
   const Problem problem =
       ProblemOf(shard.spec, shard.world, attend.q_tokens, attend.kv_tokens, std::move(pattern));
-  ANNULUS_ASSIGN_OR_RETURN(Plan plan, BuildPlan(attend.plan, problem));
+  ANNULUS_ASSIGN_OR_RETURN(Plan plan, BuildPlan(attend.plan, problem, attend.stages));
   auto shared = std::make_shared<const Plan>(std::move(plan));
   plans_.Insert(key, shared);
   return shared;

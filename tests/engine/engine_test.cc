@@ -157,13 +157,15 @@ void CheckAllPlans(const Case& c, const std::vector<int>& worlds, uint64_t seed)
         const PartitionSpec partition = partitions[rng.Below(3)];
         const Placement placement =
             home == Home::kOwners ? Placement::kTokens : static_cast<Placement>(rng.Below(3));
+        const int stages = static_cast<int>(rng.Below(5));
         INFO("seed " << seed << " pattern " << c.pattern << " q " << c.q_tokens << " kv "
                      << c.kv_tokens << " heads " << c.heads << "/" << c.kv_heads << " world "
-                     << world << " plan " << std::string(Name(kind)) << " partition "
-                     << partition.ToString() << " placement " << static_cast<int>(placement)
+                     << world << " plan " << std::string(Name(kind)) << " stages " << stages
+                     << " partition " << partition.ToString() << " placement "
+                     << static_cast<int>(placement)
                      << (home == Home::kCaller ? " for a caller" : " for owners"));
         const Problem problem = MakeProblem(c, world, home, placement, partition);
-        absl::StatusOr<Plan> plan = BuildPlan(kind, problem);
+        absl::StatusOr<Plan> plan = BuildPlan(kind, problem, stages);
         INFO(plan.status().ToString());
         REQUIRE(plan.ok());
         INFO(plan->ToString());
@@ -210,6 +212,13 @@ TEST_CASE("contexts shorter than a block and than the world, and single queries"
 TEST_CASE("rows that see nothing, and V as a prefix of K") {
   CheckAllPlans({200, 300, 2, 1, 16, 16, false, "sink(10) & window(1)"}, {1, 3, 4}, 8);
   CheckAllPlans({150, 400, 4, 1, 32, 24, true, "causal"}, {1, 2, 3, 4}, 9);
+}
+
+TEST_CASE("rows that move to balance work come home") {
+  const std::vector<int> worlds = {2, 3, 4, 7};
+  CheckAllPlans({1500, 1500, 4, 2, 16, 8, false, "docs(1000,100,300,100) & causal"}, worlds, 10);
+  CheckAllPlans({400, 1300, 6, 3, 8, 16, false, "heads(0: causal; 1-2: window(64) & causal)"},
+                worlds, 11);
 }
 
 TEST_CASE("random problems") {

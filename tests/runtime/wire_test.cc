@@ -39,9 +39,11 @@ TEST_CASE("Messages come back as they were") {
   Attend attend{9, 8, 7, 2, PlanKind::kMesh, 10, 1000, "causal", false, 0.5f};
   CHECK(RoundTrip(attend).time_left == absl::InfiniteDuration());
   attend.time_left = absl::Milliseconds(1500);
+  attend.stages = 7;
   const Attend attend_back = RoundTrip(attend);
   CHECK(attend_back.time_left == absl::Milliseconds(1500));
   CHECK(attend_back.plan == PlanKind::kMesh);
+  CHECK(attend_back.stages == 7);
   CHECK(attend_back.scale == 0.5f);
   const Done done = RoundTrip(Done{1, 2, absl::DataLossError(std::string(9999, 'x')), 3, 4, 5});
   CHECK(absl::IsDataLoss(done.status));
@@ -86,6 +88,7 @@ TEST_CASE("Damaged messages are refused, not believed") {
       REQUIRE(open->rank < static_cast<int>(open->addresses.size()));
     } else if (const auto* attend = std::get_if<Attend>(&*body)) {
       REQUIRE(!Name(attend->plan).empty());
+      REQUIRE(attend->stages <= kStagesMax);
       REQUIRE(attend->q_tokens <= attend->kv_tokens);
     }
   }

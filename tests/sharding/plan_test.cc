@@ -9,8 +9,8 @@
 namespace annulus {
 namespace {
 
-Plan Build(PlanKind kind, const Problem& problem) {
-  auto plan = BuildPlan(kind, problem);
+Plan Build(PlanKind kind, const Problem& problem, int stages = kStagesDefault) {
+  auto plan = BuildPlan(kind, problem, stages);
   INFO(plan.status());
   REQUIRE(plan.ok());
   return *std::move(plan);
@@ -132,8 +132,10 @@ TEST_CASE("every plan of random problems computes every allowed block exactly on
     const Problem problem = RandomProblem(rng);
     const AllowedBlocks allowed(problem);
     for (PlanKind kind : kPlanKinds) {
-      INFO("round " << round << ": " << Name(kind) << ", " << Describe(problem));
-      const Plan plan = Build(kind, problem);
+      const int stages = static_cast<int>(rng.Below(6));
+      INFO("round " << round << ": " << Name(kind) << " in " << stages << " stages, "
+                    << Describe(problem));
+      const Plan plan = Build(kind, problem, stages);
       const absl::Status valid = plan.Validate();
       CAPTURE(valid.ToString());
       REQUIRE(valid.ok());

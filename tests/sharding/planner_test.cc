@@ -63,8 +63,8 @@ TEST_CASE("work is counted to the pair, by every plan and by the pattern alike")
     REQUIRE(decision.candidates.size() == std::size(kPlanKinds));
     for (PlanKind kind : kPlanKinds) {
       INFO(Name(kind));
-      const Plan plan = *BuildPlan(kind, problem);
       const PlanCost& cost = CostOf(decision, kind);
+      const Plan plan = *BuildPlan(kind, problem, cost.stages);
       REQUIRE(cost.bytes_total == plan.BytesTotal());
       std::vector<int64_t> expected(static_cast<size_t>(plan.world()));
       for (const Step& step : plan.steps()) {

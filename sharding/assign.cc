@@ -1,0 +1,296 @@
+#include "sharding/assign.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <utility>
+
+#include "sharding/build.h"
+
+namespace annulus {
+namespace {
+
+// What a rank reads is compared in this many cells of the context at most, by the blocks read in
+// each: exact while a cell is a block.
+constexpr int64_t kCellsMax = 1024;
+// The ranks nearest to the giver that are asked for room: they are nearest in the context as well.
+constexpr int kReceiversMax = 64;
+// Between two rows whose work differs by more than this factor a document ends.
+constexpr int64_t kSlopeMax = 2;
+constexpr int kStays = -1;  // of a row: at home
+
+using Cells = std::vector<uint16_t>;
+
+// Rows of one KV head that a rank could give, those with most work first.
+struct Stretch {
+  int kv_head = 0;
+  std::vector<int64_t> q_blocks;
+};
+
+// The first `rows` of a stretch: what they are worth and what they cost.
+struct Offer {
+  size_t rows = 0;
+  int64_t work = 0;
+  int64_t row_bytes = 0;  // queries and answers that travel
+  Cells reads;
+};
+
+struct Move {
+  int kv_head = 0;
+  std::vector<int64_t> q_blocks;
+  int64_t work = 0;
+  Cells reads;
+  int receiver = 0;
+  double bytes_per_work = 0;
+};
+
+class Assigner {
+ public:
+  Assigner(const Problem& problem, const RowTable& rows)
+      : problem_(problem),
+        rows_(rows),
+        first_(problem.q_range().begin / kBlockTokens),
+        cell_blocks_((rows.kv_blocks() + kCellsMax - 1) / kCellsMax),
+        scratch_(rows.kv_blocks()),
+        reads_(static_cast<size_t>(problem.world())),
+        loads_(static_cast<size_t>(problem.world())) {
+    const bool owners = problem.home == Home::kOwners;
+    const Partition cut = RowPartition(problem, problem.home_partition, problem.world());
+    for (int rank = 0; rank < problem.world(); ++rank) {
+      home_.push_back(owners ? problem.HomeRows(rank) : cut.BlocksOf(rank));
+      home_blocks_.push_back(home_.back().ToVector());
+    }
+    WeighRows();
+  }
+
+  Assignment Assign() && {
+    int64_t total = 0;
+    for (int64_t load : loads_) total += load;
+    limit_ = static_cast<int64_t>(kImbalanceMax * static_cast<double>(total) / problem_.world());
+    while (true) {
+      const auto most = std::max_element(loads_.begin(), loads_.end());
+      if (*most <= limit_) break;
+      const int giver = static_cast<int>(most - loads_.begin());
+      std::optional<Move> move = BestMove(giver, limit_);
+      // Blocks too big for the limit still go where they leave the most loaded rank with less.
+      if (!move) move = BestMove(giver, *most - 1);
+      if (!move) break;
+      Apply(giver, *std::move(move));
+    }
+    return Result();
+  }
+
+ private:
+  int64_t WorkOf(int kv_head, int64_t q_block) const {
+    return work_[rows_.KvClass(kv_head)][q_block - first_];
+  }
+
+  // Work of each query block, of all query heads of a KV head; and of each rank at the start.
+  void WeighRows() {
+    const int64_t last = rows_.kv_blocks() - 1;
+    const int64_t lacking = (last + 1) * kBlockTokens - rows_.kv_tokens();
+    work_.resize(static_cast<size_t>(rows_.classes()));
+    for (int c = 0; c < rows_.classes(); ++c) {
+      for (int64_t q = first_; q <= last; ++q) {
+        int64_t tokens = 0;
+        for (const RowTable::Run& run : rows_.Row(c, q)) {
+          const BlockRun blocks = run.blocks();
+          tokens += blocks.count * kBlockTokens - (blocks.last() == last ? lacking : 0);
+        }
+        work_[c].push_back(tokens * rows_.Queries(q) * problem_.group());
+      }
+    }
+    std::vector<int64_t> heads(work_.size());
+    for (int head = 0; head < problem_.kv_heads; ++head) ++heads[rows_.KvClass(head)];
+    for (int rank = 0; rank < problem_.world(); ++rank) {
+      for (int64_t q : home_blocks_[rank]) {
+        for (size_t c = 0; c < work_.size(); ++c) loads_[rank] += heads[c] * work_[c][q - first_];
+      }
+    }
+  }
+
+  // The cheapest move for its work from `giver` to a rank that ends with at most `cap`.
+  std::optional<Move> BestMove(int giver, int64_t cap) {
+    const std::vector<int> receivers = Receivers(giver, cap);
+    const int64_t need = loads_[giver] - limit_;
+    std::optional<Move> best;
+    for (int head = 0; receivers.size() > 0 && head < problem_.kv_heads; ++head) {
+      for (const Stretch& stretch : StretchesOf(giver, head)) {
+        for (size_t rows = RowsFor(stretch, need); rows > 0; rows /= 2) {
+          const Offer offer = OfferOf(stretch, rows);
+          const double rows_alone =
+              static_cast<double>(offer.row_bytes) / static_cast<double>(offer.work);
+          if (best && rows_alone >= best->bytes_per_work) continue;
+          Consider(stretch, offer, receivers, cap, &best);
+        }
+      }
+    }
+    return best;
+  }
+
+  std::vector<int> Receivers(int giver, int64_t cap) const {
+    std::vector<int> receivers;
+    const auto add = [&](int rank) {
+      if (rank >= 0 && rank < problem_.world() && loads_[rank] < cap) receivers.push_back(rank);
+    };
+    for (int away = 1; away < problem_.world() && receivers.size() < kReceiversMax; ++away) {
+      add(giver - away);
+      add(giver + away);
+    }
+    return receivers;
+  }
+
+  // The rows of a head that `giver` still has from home, cut where a document ends.
+  std::vector<Stretch> StretchesOf(int giver, int kv_head) const {
+    std::vector<Stretch> stretches;
+    int64_t before = 0;
+    for (int64_t q_block : home_blocks_[giver]) {
+      const int64_t work = WorkOf(kv_head, q_block);
+      if (work == 0 || IsMoved(kv_head, q_block)) continue;
+      if (before == 0 || std::max(work, before) > kSlopeMax * std::min(work, before)) {
+        stretches.push_back({kv_head, {}});
+      }
+      stretches.back().q_blocks.push_back(q_block);
+      before = work;
+    }
+    for (Stretch& stretch : stretches) {
+      std::vector<int64_t>& blocks = stretch.q_blocks;
+      if (WorkOf(kv_head, blocks.front()) <= WorkOf(kv_head, blocks.back())) {
+        std::reverse(blocks.begin(), blocks.end());
+      }
+    }
+    return stretches;
+  }
+
+  // As many rows of a stretch as give `need` work, or all.
+  size_t RowsFor(const Stretch& stretch, int64_t need) const {
+    size_t rows = 0;
+    for (int64_t work = 0; rows < stretch.q_blocks.size() && work < need; ++rows) {
+      work += WorkOf(stretch.kv_head, stretch.q_blocks[rows]);
+    }
+    return rows;
+  }
+
+  Offer OfferOf(const Stretch& stretch, size_t rows) {
+    Offer offer;
+    offer.rows = rows;
+    int64_t queries = 0;
+    for (size_t i = 0; i < rows; ++i) {
+      const int64_t q_block = stretch.q_blocks[i];
+      offer.work += WorkOf(stretch.kv_head, q_block);
+      queries += rows_.Queries(q_block);
+      scratch_.AddRow(rows_, rows_.KvClass(stretch.kv_head), q_block);
+    }
+    offer.row_bytes = queries * RowBytes();
+    offer.reads = CellsOf(scratch_.Finish());
+    return offer;
+  }
+
+  // Of one token's queries and answers under a KV head. A caller sends and takes them anyway.
+  int64_t RowBytes() const {
+    if (problem_.home == Home::kCaller) return 0;
+    const int64_t query = problem_.head_dim * static_cast<int64_t>(SizeOf(problem_.dtype));
+    const int64_t answer = (problem_.v_head_dim + 1) * static_cast<int64_t>(sizeof(float));
+    return problem_.group() * (query + answer);
+  }
+
+  Cells CellsOf(const std::vector<int64_t>& counts) const {
+    Cells cells((counts.size() + cell_blocks_ - 1) / cell_blocks_);
+    for (size_t b = 0; b < counts.size(); ++b) cells[b / cell_blocks_] += counts[b] > 0 ? 1 : 0;
+    return cells;
+  }
+
+  void Consider(const Stretch& stretch, const Offer& offer, const std::vector<int>& receivers,
+                int64_t cap, std::optional<Move>* best) {
+    const int64_t page_bytes =
+        kBlockTokens * static_cast<int64_t>(SizeOf(problem_.dtype)) *
+        (problem_.head_dim + (problem_.v_is_k_prefix ? 0 : problem_.v_head_dim));
+    for (int receiver : receivers) {
+      if (loads_[receiver] + offer.work > cap) continue;
+      const Cells& has = ReadsOf(receiver, stretch.kv_head);
+      int64_t pages = 0;
+      for (size_t i = 0; i < has.size(); ++i) {
+        pages += offer.reads[i] > has[i] ? offer.reads[i] - has[i] : 0;
+      }
+      const double bytes_per_work = static_cast<double>(offer.row_bytes + pages * page_bytes) /
+                                    static_cast<double>(offer.work);
+      if (*best && (*best)->bytes_per_work <= bytes_per_work) continue;
+      *best = Move{stretch.kv_head, {}, offer.work, offer.reads, receiver, bytes_per_work};
+      (*best)->q_blocks.assign(stretch.q_blocks.begin(), stretch.q_blocks.begin() + offer.rows);
+    }
+  }
+
+  // What `rank` holds or reads of a KV head.
+  Cells& ReadsOf(int rank, int kv_head) {
+    const auto [at, is_new] = reads_[rank].try_emplace(kv_head);
+    if (is_new) {
+      scratch_.AddRows(rows_, rows_.KvClass(kv_head), home_[rank]);
+      const HeadRange held = problem_.kv.KvHeads(rank);
+      if (kv_head >= held.first && kv_head < held.end()) {
+        const BlockSet blocks = problem_.HeldBlocks(rank);
+        for (const BlockRun& run : blocks.runs()) scratch_.Add(run, 1);
+      }
+      at->second = CellsOf(scratch_.Finish());
+    }
+    return at->second;
+  }
+
+  void Apply(int giver, Move move) {
+    loads_[giver] -= move.work;
+    loads_[move.receiver] += move.work;
+    Cells& has = ReadsOf(move.receiver, move.kv_head);
+    for (size_t i = 0; i < has.size(); ++i) has[i] = std::max(has[i], move.reads[i]);
+    std::vector<int>& moved = moved_[move.kv_head];
+    moved.resize(static_cast<size_t>(rows_.kv_blocks() - first_), kStays);
+    for (int64_t q_block : move.q_blocks) moved[q_block - first_] = move.receiver;
+  }
+
+  bool IsMoved(int kv_head, int64_t q_block) const {
+    const auto at = moved_.find(kv_head);
+    return at != moved_.end() && at->second[q_block - first_] != kStays;
+  }
+
+  Assignment Result() const {
+    Assignment rows(home_.size());
+    for (size_t rank = 0; rank < home_.size(); ++rank) {
+      rows[rank].assign(static_cast<size_t>(problem_.kv_heads), home_[rank]);
+    }
+    for (const auto& [head, receivers] : moved_) {
+      std::vector<BlockCollector> come(home_.size());
+      BlockCollector left;
+      for (size_t i = 0; i < receivers.size(); ++i) {
+        if (receivers[i] == kStays) continue;
+        const int64_t q_block = first_ + static_cast<int64_t>(i);
+        come[receivers[i]].Add(q_block);
+        left.Add(q_block);
+      }
+      const BlockSet gone = std::move(left).Finish();
+      for (size_t rank = 0; rank < home_.size(); ++rank) {
+        rows[rank][head] = home_[rank].Subtract(gone).Union(std::move(come[rank]).Finish());
+      }
+    }
+    return rows;
+  }
+
+  const Problem& problem_;
+  const RowTable& rows_;
+  const int64_t first_;  // query block
+  const int64_t cell_blocks_;
+  ReadCounts scratch_;
+  std::vector<BlockSet> home_;                     // by rank: the rows it starts with
+  std::vector<std::vector<int64_t>> home_blocks_;  // the same, ascending
+  std::vector<std::vector<int64_t>> work_;         // by class, by query block
+  std::vector<std::map<int, Cells>> reads_;        // by rank, by KV head
+  std::vector<int64_t> loads_;                     // by rank
+  int64_t limit_ = 0;
+  std::map<int, std::vector<int>> moved_;  // by KV head, by query block: to whom, or kStays
+};
+
+}  // namespace
+
+Assignment AssignRows(const Problem& problem, const RowTable& rows) {
+  return Assigner(problem, rows).Assign();
+}
+
+}  // namespace annulus
