@@ -2,7 +2,10 @@
 // what the engine would have them do, message for message; computing and links take as long as the
 // calibration file says (runtime/cli/cluster_file.h: the file of `annulus explain --cluster`).
 //   annulus_scale --cluster bench/scale/h200.json --csv scale.csv
+#include <unistd.h>
+
 #include <cstdint>
+#include <cstdlib>
 #include <iostream>
 #include <string>
 #include <utility>
@@ -67,7 +70,7 @@ OptionSetter SetScenarios(std::vector<Scenario>* chosen) {
 }
 
 Options OptionsOf(Flags* flags) {
-  Options options("scale", "How plans scale over ranks of a cluster, by simulation.");
+  Options options("", "How plans scale over ranks of a cluster, by simulation.", "annulus_scale");
   options.AddRequired("cluster", "F", "the machines, a JSON file", SetText(&flags->cluster));
   options.Add("ranks", "N,…", "numbers of ranks (8,16,…,1024)",
               SetCounts(&flags->ranks, kScriptRanksMax));
@@ -100,9 +103,9 @@ std::vector<Series> SeriesOf(const Flags& flags) {
 
 absl::Status Run(const std::vector<std::string>& args) {
   Flags flags;
-  const Environment no_environment = [](const std::string&) { return nullptr; };
+  const Environment environment = [](const std::string& name) { return std::getenv(name.c_str()); };
   ANNULUS_ASSIGN_OR_RETURN(const std::optional<std::string> help,
-                           OptionsOf(&flags).Parse(args, no_environment));
+                           OptionsOf(&flags).Parse(args, environment));
   if (help.has_value()) {
     std::cout << *help;
     return absl::OkStatus();
@@ -116,17 +119,18 @@ absl::Status Run(const std::vector<std::string>& args) {
   }
   if (!flags.csv.empty()) ANNULUS_RETURN_IF_ERROR(CheckWritable(flags.csv));
 
+  const bool watched = isatty(STDERR_FILENO) == 1;
   std::string csv = CsvHeader();
   for (const Series& series : SeriesOf(flags)) {
     if (!flags.json) std::cout << TextHeader(series) << std::flush;
     double first = 0;
     for (int64_t ranks : flags.ranks) {
-      std::cerr << "\r" << series.scenario.name << " " << ranks << " ranks …    " << std::flush;
+      if (watched) std::cerr << series.scenario.name << ", " << ranks << " ranks\r" << std::flush;
       ANNULUS_ASSIGN_OR_RETURN(ScaleRow row,
                                Play(series, flags.shape, static_cast<int>(ranks), cluster.model));
+      if (watched) std::cerr << "\33[2K" << std::flush;  // clears the line
       if (first == 0) first = row.efficiency;
       row.efficiency_to_first = row.efficiency / first;
-      std::cerr << "\r" << std::string(40, ' ') << "\r" << std::flush;
       std::cout << (flags.json ? ToJson(row) : ToText(row)) << std::flush;
       csv += ToCsv(row);
     }

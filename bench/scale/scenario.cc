@@ -5,27 +5,11 @@
 
 #include "base/status.h"
 #include "bench/scale/script.h"
+#include "runtime/cli/problem.h"
 #include "sharding/work.h"
 
 namespace annulus {
 namespace {
-
-absl::StatusOr<Problem> ProblemOf(const Scenario& scenario, const Shape& shape, int world,
-                                  int64_t tokens) {
-  ANNULUS_ASSIGN_OR_RETURN(Pattern pattern, Pattern::Parse(scenario.pattern, shape.kv_heads));
-  const PartitionSpec zigzag;
-  return Problem{
-      .q_tokens = scenario.decode ? 1 : tokens,
-      .kv_tokens = tokens,
-      .heads = shape.heads,
-      .kv_heads = shape.kv_heads,
-      .head_dim = shape.head_dim,
-      .v_head_dim = shape.head_dim,
-      .dtype = shape.dtype,
-      .pattern = std::move(pattern),
-      .home_partition = zigzag,
-      .kv = Layout::Tokens(world, shape.heads, shape.kv_heads, zigzag, BlocksOf(tokens))};
-}
 
 double MaxOverMeanWork(const Plan& plan, const PlanLoads& loads) {
   std::vector<int64_t> pairs(static_cast<size_t>(plan.world()));
@@ -46,7 +30,7 @@ const std::vector<Scenario>& Scenarios() {
   static const auto* const scenarios = new std::vector<Scenario>{
       {"ring", PlanKind::kRing, "causal"},
       {"mesh", PlanKind::kMesh, "causal"},
-      {"group-cast", PlanKind::kGroupCast, "s2(64,16,16)"},
+      {"group-cast", PlanKind::kGroupCast, "s2(64,16,16)", false, 8},
       {"decode", PlanKind::kPassQ, "causal", /*decode=*/true},
   };
   return *scenarios;
@@ -60,10 +44,20 @@ absl::StatusOr<ScaleRow> Play(const Series& series, const Shape& shape, int worl
   row.world = world;
   row.tokens = series.tokens * (series.scaling == Scaling::kWeak ? world : 1);
   ANNULUS_ASSIGN_OR_RETURN(const Problem problem,
-                           ProblemOf(series.scenario, shape, world, row.tokens));
+                           MakeProblem({.q_tokens = series.scenario.decode ? 1 : row.tokens,
+                                        .kv_tokens = row.tokens,
+                                        .heads = shape.heads,
+                                        .kv_heads = shape.kv_heads,
+                                        .head_dim = shape.head_dim,
+                                        .v_head_dim = shape.head_dim,
+                                        .dtype = shape.dtype,
+                                        .workers = world,
+                                        .placement = {},
+                                        .pattern = series.scenario.pattern}));
   // A plan of a thousand ranks is large: it goes before its script is played.
   const auto script_of = [&]() -> absl::StatusOr<Script> {
-    ANNULUS_ASSIGN_OR_RETURN(const Plan plan, BuildPlan(series.scenario.plan, problem));
+    ANNULUS_ASSIGN_OR_RETURN(const Plan plan,
+                             BuildPlan(series.scenario.plan, problem, series.scenario.stages));
     const PlanLoads loads = ComputeLoads(plan);
     row.max_over_mean_work = MaxOverMeanWork(plan, loads);
     return Script::Of(plan, loads, cluster);

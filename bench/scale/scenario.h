@@ -18,6 +18,7 @@ struct Scenario {
   PlanKind plan = PlanKind::kRing;
   std::string pattern;
   bool decode = false;  // one query, the context's last token; else every token is a query
+  int stages = kStagesDefault;  // of overlap (sharding/plan.h)
 };
 
 // Ring zigzag, mesh, group-cast and pass-q. Under s2(64,16,16) each of the 8 default KV heads has

@@ -4,7 +4,6 @@
 #include <array>
 #include <bit>
 #include <limits>
-#include <numeric>
 #include <queue>
 #include <utility>
 
@@ -71,36 +70,40 @@ struct Links {
 class PairQueues {
  public:
   explicit PairQueues(const Script& script)
-      : script_(script), world_(static_cast<size_t>(script.world())), next_(world_ * world_ + 1) {
+      : world_(static_cast<size_t>(script.world())), queues_(world_ * world_) {
     const std::vector<Message>& messages = script.messages();
-    for (const Message& message : messages) ++next_[Pair(message) + 1];
-    std::partial_sum(next_.begin(), next_.end(), next_.begin());
-    end_.assign(next_.begin() + 1, next_.end());
-    std::vector<uint32_t> at(next_.begin(), next_.end() - 1);
-    items_.resize(messages.size());
-    for (size_t i = 0; i < messages.size(); ++i) {
-      items_[at[Pair(messages[i])]++] = static_cast<uint32_t>(i);
+    for (const Message& message : messages) ++Of(message.source, message.destination).end;
+    uint32_t begin = 0;
+    for (Queue& queue : queues_) {
+      begin += std::exchange(queue.end, begin);
+      queue.next = queue.end;
+    }
+    messages_.resize(messages.size());
+    for (const Message& message : messages) {
+      messages_[Of(message.source, message.destination).end++] = message;
     }
   }
 
   // The next message from source to destination, or nullptr after the last.
   const Message* Front(int source, int destination) const {
-    const size_t pair = Pair(source, destination);
-    return next_[pair] == end_[pair] ? nullptr : &script_.messages()[items_[next_[pair]]];
+    const Queue& queue = queues_[Pair(source, destination)];
+    return queue.next == queue.end ? nullptr : &messages_[queue.next];
   }
-  void Pop(int source, int destination) { ++next_[Pair(source, destination)]; }
+  void Pop(int source, int destination) { ++Of(source, destination).next; }
 
  private:
+  struct Queue {  // of messages_
+    uint32_t next = 0;
+    uint32_t end = 0;
+  };
   size_t Pair(int source, int destination) const {
     return static_cast<size_t>(source) * world_ + static_cast<size_t>(destination);
   }
-  size_t Pair(const Message& message) const { return Pair(message.source, message.destination); }
+  Queue& Of(int source, int destination) { return queues_[Pair(source, destination)]; }
 
-  const Script& script_;
   const size_t world_;
-  std::vector<uint32_t> next_;  // in items_, by pair
-  std::vector<uint32_t> end_;
-  std::vector<uint32_t> items_;
+  std::vector<Queue> queues_;
+  std::vector<Message> messages_;  // pair after pair: what is looked at together lies together
 };
 
 class Simulation {

@@ -79,8 +79,10 @@ OptionSetter SetFloat(std::optional<float>* value) {
   };
 }
 
-Options::Options(std::string command, std::string description)
-    : command_(std::move(command)), description_(std::move(description)) {}
+Options::Options(std::string command, std::string description, absl::string_view program)
+    : command_(std::move(command)),
+      title_(command_.empty() ? std::string(program) : absl::StrCat(program, " ", command_)),
+      description_(std::move(description)) {}
 
 void Options::Add(const std::string& name, const std::string& placeholder, const std::string& help,
                   OptionSetter set) {
@@ -115,7 +117,7 @@ absl::StatusOr<std::optional<std::string>> Options::Parse(const std::vector<std:
 // the same code and refused in the same words.
 absl::StatusOr<std::optional<std::string>> Options::ReadFlags(const std::vector<std::string>& args,
                                                               GivenByName* given) const {
-  CLI::App app(description_, absl::StrCat("annulus ", command_));
+  CLI::App app(description_, title_);
   std::map<std::string, std::string> texts;
   std::map<std::string, bool> switches;
   for (const Option& option : options_) {
@@ -135,8 +137,8 @@ absl::StatusOr<std::optional<std::string>> Options::ReadFlags(const std::vector<
   } catch (const CLI::CallForHelp&) {
     return app.help();
   } catch (const CLI::ParseError& error) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(command_, ": ", absl::CHexEscape(error.what()).substr(0, 300)));
+    return absl::InvalidArgumentError(absl::StrCat(command_, command_.empty() ? "" : ": ",
+                                                   absl::CHexEscape(error.what()).substr(0, 300)));
   }
   for (const CLI::Option* option : app.get_options()) {
     const std::string name = option->get_single_name();
@@ -179,9 +181,8 @@ absl::Status Options::ReadFile(const std::string& path, GivenByName* given) cons
     const bool known = std::any_of(options_.begin(), options_.end(),
                                    [&](const Option& option) { return option.name == entry.key; });
     if (!known) {
-      return absl::InvalidArgumentError(absl::StrCat(label, ": key ", Quoted(entry.key),
-                                                     " is unknown, expected an option of annulus ",
-                                                     command_));
+      return absl::InvalidArgumentError(absl::StrCat(
+          label, ": key ", Quoted(entry.key), " is unknown, expected an option of ", title_));
     }
     Given value{Source::kFile, absl::StrCat(label, " ", entry.key), entry.value};
     if (!found.emplace(entry.key, std::move(value)).second) {

@@ -54,7 +54,8 @@ OptionSetter SetParsed(Value* value, Parse parse) {
 
 class Options {
  public:
-  Options(std::string command, std::string description);
+  // Of a command of `program`, or of the program itself where command is "".
+  Options(std::string command, std::string description, absl::string_view program = "annulus");
 
   // `placeholder` and `help` are for the help text.
   void Add(const std::string& name, const std::string& placeholder, const std::string& help,
@@ -98,6 +99,7 @@ class Options {
   absl::Status Resolve(GivenByName given) const;
 
   const std::string command_;
+  const std::string title_;  // program and command
   const std::string description_;
   std::vector<Option> options_;
   std::vector<std::pair<std::string, std::string>> exclusions_;
