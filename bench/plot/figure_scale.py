@@ -19,7 +19,11 @@ def series_name(scaling, count):
 
 
 def duration(ms):
-    return f"{ms / 1e3:.3g} s" if ms >= 1e3 else f"{ms:.3g} ms" if ms >= 1 else f"{ms * 1e3:.3g} µs"
+    """In the unit that fits, which stands below the number: bars are narrow."""
+    for unit, scale in (("s", 1e3), ("ms", 1), ("µs", 1e-3)):
+        if ms >= scale:
+            break
+    return f"{ms / scale:.3g}\n{unit}"
 
 
 def draw_efficiency(axes, series):
@@ -39,8 +43,10 @@ def draw_terms(axes, rows):
         axes.bar(range(len(rows)), shares, 0.75, bottom=below, color=color, label=name)
         below = [b + s for b, s in zip(below, shares)]
     for at, row in enumerate(rows):
-        axes.text(at, 101, duration(row["ms"]), ha="center", va="bottom", fontsize=7, color=BLACK)
-    axes.set_ylim(0, 108)
+        axes.text(at, 101, duration(row["ms"]), ha="center", va="bottom", fontsize=6.5,
+                  linespacing=0.9)
+    axes.set_ylim(0, 115)
+    axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel("share of the time, %")
     axes.grid(axis="x", visible=False)
 

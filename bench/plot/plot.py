@@ -2,7 +2,7 @@
 """Turns result files into pictures: plot.py [--out-dir DIR] FILE…
 
 A file is CSV with a header, or JSON lines, as annulus_scale, annulus_bench and annulus_bench
---kernels write them; its columns say which. Each gives FILE's name with .svg and .png, in DIR or
+--kernels write them; its columns say which. Lines that begin with # are notes. Each gives FILE's name with .svg and .png, in DIR or
 beside it. A file that cannot be read is named in one line, exit 2.
 """
 
@@ -102,9 +102,10 @@ def main():
             stem = os.path.splitext(path)[0]
             if arguments.out_dir:
                 stem = os.path.join(arguments.out_dir, os.path.basename(stem))
-            for extension in ("svg", "png"):
+            # No date in the SVG: the same rows give the same file.
+            for extension, metadata in (("svg", {"Date": None}), ("png", None)):
                 try:
-                    figure.savefig(f"{stem}.{extension}")
+                    figure.savefig(f"{stem}.{extension}", metadata=metadata)
                 except OSError as error:
                     raise BadFile(f"{stem}.{extension}: {error}") from error
                 print(f"{stem}.{extension}")
