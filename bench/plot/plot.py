@@ -2,8 +2,9 @@
 """Turns result files into pictures: plot.py [--out-dir DIR] FILE…
 
 A file is CSV with a header, or JSON lines, as annulus_scale, annulus_bench and annulus_bench
---kernels write them; its columns say which. Lines that begin with # are notes. Each gives FILE's name with .svg and .png, in DIR or
-beside it. A file that cannot be read is named in one line, exit 2.
+--kernels write them; its columns say which. Lines that begin with # are notes. Each gives FILE's
+name with .svg and .png, in DIR or beside it. A file that cannot be read is named in one line,
+exit 2.
 """
 
 import argparse
