@@ -1,107 +1,90 @@
 #include "comm/ucx/ucx_fabric.h"
 
 #include <cstring>
+#include <map>
+#include <optional>
 #include <utility>
+#include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "comm/exchange_checks.h"
-#include "comm/ucx/ucx_exchange.h"
+#include "comm/piece_exchange.h"
 #include "comm/ucx/ucx_messenger.h"
 #include "comm/ucx/ucx_transport.h"
 
 namespace annulus {
-namespace {
 
-// Announcements kept for exchanges that are not open yet; beyond it the oldest are forgotten, and
-// who waits for them ends at its deadline.
-constexpr size_t kEarlyMax = 65536;
+class UcxFabric::Parts {
+ public:
+  explicit Parts(std::unique_ptr<UcxTransport> transport);
 
-}  // namespace
+  absl::StatusOr<std::unique_ptr<Exchange>> OpenExchange(uint64_t channel, int rank,
+                                                         absl::Span<const std::string> addresses);
 
-UcxExchangeHub::UcxExchangeHub(UcxTransport& transport) : transport_(transport) {
-  const auto lock = transport_.Lock();
-  transport_.SetReceiver(UcxAm::kExchange,
-                         [this](absl::Span<const std::byte> header,
-                                absl::Span<const std::byte> data) { OnMessage(header, data); });
+ private:
+  void OnExchangeMessage(absl::Span<const std::byte> header, absl::Span<const std::byte> data);
+  std::shared_ptr<PieceLink> LinkTo(const UcxAddress& remote);
+
+  const std::unique_ptr<UcxTransport> transport_;
+  PieceHub hub_;
+  std::map<uint64_t, std::shared_ptr<UcxLink>> links_;  // of exchanges, by the remote's identity
+
+ public:
+  UcxMessenger messenger;
+};
+
+UcxFabric::Parts::Parts(std::unique_ptr<UcxTransport> transport)
+    : transport_(std::move(transport)), hub_(*transport_), messenger(*transport_) {
+  const auto lock = transport_->Lock();
+  transport_->SetReceiver(UcxAm::kExchange, [this](absl::Span<const std::byte> header,
+                                                   absl::Span<const std::byte> data) {
+    OnExchangeMessage(header, data);
+  });
 }
 
-absl::StatusOr<std::unique_ptr<Exchange>> UcxExchangeHub::Open(
+absl::StatusOr<std::unique_ptr<Exchange>> UcxFabric::Parts::OpenExchange(
     uint64_t channel, int rank, absl::Span<const std::string> addresses) {
-  ANNULUS_RETURN_IF_ERROR(CheckMembers(rank, addresses, transport_.address().ToString()));
+  ANNULUS_RETURN_IF_ERROR(CheckMembers(rank, addresses, transport_->address().ToString()));
   std::vector<UcxAddress> remotes;
   for (const std::string& address : addresses) {
     ANNULUS_ASSIGN_OR_RETURN(UcxAddress remote, UcxAddress::Parse(address));
     remotes.push_back(std::move(remote));
   }
-  const auto lock = transport_.Lock();
-  if (exchanges_.count(channel) != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("channel is ", channel, ", expected one that is not in use"));
-  }
-  std::vector<std::shared_ptr<UcxLink>> links(remotes.size());
+  const auto lock = transport_->Lock();
+  std::vector<std::shared_ptr<PieceLink>> links(remotes.size());
   for (size_t peer = 0; peer < remotes.size(); ++peer) {
-    if (static_cast<int>(peer) == rank) continue;
-    std::shared_ptr<UcxLink>& link = links_[remotes[peer].fabric];
-    if (link == nullptr) {
-      link = transport_.Connect(remotes[peer]);
-      link->on_down = [this, raw = link.get()](const absl::Status& why) { OnLinkDown(*raw, why); };
-    }
-    links[peer] = link;
+    if (static_cast<int>(peer) != rank) links[peer] = LinkTo(remotes[peer]);
   }
-  auto exchange = std::make_unique<UcxExchange>(*this, channel, rank, std::move(links));
-  exchanges_.emplace(channel, exchange.get());
-  if (auto early = early_.extract(channel); !early.empty()) {
-    std::erase(early_order_, channel);
-    early_count_ -= early.mapped().size();
-    for (const Early& mail : early.mapped()) exchange->OnMessage(mail.header, mail.text, {});
-  }
-  transport_.WakeIfAsleep();
-  return exchange;
+  return hub_.Open("ucx", channel, rank, std::move(links));
 }
 
-void UcxExchangeHub::OnMessage(absl::Span<const std::byte> header,
-                               absl::Span<const std::byte> data) {
-  UcxExchangeHeader fields;
+std::shared_ptr<PieceLink> UcxFabric::Parts::LinkTo(const UcxAddress& remote) {
+  std::shared_ptr<UcxLink>& link = links_[remote.fabric];
+  if (link == nullptr) {
+    link = transport_->Connect(remote);
+    link->on_down = [this, raw = link.get()](const absl::Status& why) {
+      hub_.OnLinkDown(*raw, why);
+      links_.erase(raw->remote().fabric);
+    };
+  }
+  return link;
+}
+
+void UcxFabric::Parts::OnExchangeMessage(absl::Span<const std::byte> header,
+                                         absl::Span<const std::byte> data) {
+  PieceHeader fields;
   if (header.size() < sizeof fields) return;
   std::memcpy(&fields, header.data(), sizeof fields);
   const auto rest = header.subspan(sizeof fields);
-  const absl::string_view text(reinterpret_cast<const char*>(rest.data()), rest.size());
-  if (const auto it = exchanges_.find(fields.channel); it != exchanges_.end()) {
-    it->second->OnMessage(fields, text, data);
-  } else if (fields.kind == UcxExchangeHeader::kReady || fields.kind == UcxExchangeHeader::kAbort) {
-    KeepEarly(fields, text);
+  if (fields.kind != PieceHeader::kData) {
+    hub_.OnMessage(fields, {reinterpret_cast<const char*>(rest.data()), rest.size()});
+    return;
   }
+  const std::optional<std::byte*> place = hub_.Place(fields, data.size());
+  if (!place.has_value()) return;
+  if (!data.empty()) std::memcpy(*place, data.data(), data.size());
+  hub_.OnArrived(fields, data.size());
 }
-
-void UcxExchangeHub::KeepEarly(const UcxExchangeHeader& header, absl::string_view text) {
-  std::vector<Early>& mail = early_[header.channel];
-  if (mail.empty()) early_order_.push_back(header.channel);
-  mail.push_back({header, std::string(text)});
-  ++early_count_;
-  while (early_count_ > kEarlyMax) {
-    early_count_ -= early_.extract(early_order_.front()).mapped().size();
-    early_order_.pop_front();
-  }
-}
-
-void UcxExchangeHub::OnLinkDown(const UcxLink& link, const absl::Status& why) {
-  for (const auto& [channel, exchange] : exchanges_) exchange->OnLinkDown(link, why);
-  links_.erase(link.remote().fabric);
-}
-
-class UcxFabric::Parts {
- public:
-  explicit Parts(std::unique_ptr<UcxTransport> transport)
-      : transport_(std::move(transport)), messenger(*transport_), hub(*transport_) {}
-
- private:
-  const std::unique_ptr<UcxTransport> transport_;
-
- public:
-  UcxMessenger messenger;
-  UcxExchangeHub hub;
-};
 
 UcxFabric::UcxFabric(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 UcxFabric::~UcxFabric() = default;
@@ -117,7 +100,7 @@ Messenger& UcxFabric::messenger() {
 
 absl::StatusOr<std::unique_ptr<Exchange>> UcxFabric::OpenExchange(
     uint64_t channel, int rank, absl::Span<const std::string> addresses) {
-  return parts_->hub.Open(channel, rank, addresses);
+  return parts_->OpenExchange(channel, rank, addresses);
 }
 
 }  // namespace annulus

@@ -68,6 +68,17 @@ void UcxLink::Send(UcxSend send) {
   Pump();
 }
 
+void UcxLink::Send(Piece piece) {
+  UcxSend send;
+  send.am = UcxAm::kExchange;
+  send.header = UcxHeader(piece.header, piece.text);
+  send.data = piece.data;
+  send.size_bytes = piece.size_bytes;
+  send.owner = piece.owner;
+  send.done = std::move(piece.done);
+  Send(std::move(send));
+}
+
 void UcxLink::Pump() {
   if (transport_.in_progress_) {
     transport_.pumping_.insert(shared_from_this());

@@ -19,7 +19,7 @@ constexpr uint8_t kGoodbye = 2;  // the sender disconnected
 constexpr size_t kClosedMax = 4096;
 
 // Of UcxAm::kMessenger: a piece of a message's payload; the first one carries the message's header.
-struct PieceHeader {
+struct MessengerHeader {
   uint64_t fabric;  // of the connection's opener
   uint64_t number;  // the opener's count of connections
   uint64_t sequence;
@@ -88,7 +88,7 @@ absl::Status UcxMessenger::Send(PeerId peer, Message message) {
 }
 
 void UcxMessenger::Transmit(Peer& peer, uint8_t kind, Message message) {
-  PieceHeader piece = {};
+  MessengerHeader piece = {};
   piece.fabric = peer.key.fabric;
   piece.number = peer.key.number;
   piece.sequence = peer.next_out++;
@@ -113,7 +113,7 @@ void UcxMessenger::Disconnect(PeerId peer) {
   const auto it = keys_.find(peer);
   if (it == keys_.end()) return;
   const Key key = it->second;
-  PieceHeader piece = {};
+  MessengerHeader piece = {};
   piece.fabric = key.fabric;
   piece.number = key.number;
   piece.kind = kGoodbye;
@@ -124,7 +124,7 @@ void UcxMessenger::Disconnect(PeerId peer) {
 }
 
 void UcxMessenger::OnMessage(absl::Span<const std::byte> header, absl::Span<const std::byte> data) {
-  PieceHeader piece;
+  MessengerHeader piece;
   if (header.size() < sizeof piece) return;
   std::memcpy(&piece, header.data(), sizeof piece);
   const Key key{piece.fabric, piece.number, piece.to_opener != 0};

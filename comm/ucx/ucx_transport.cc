@@ -64,7 +64,7 @@ absl::Status UcxTransport::Init() {
 }
 
 UcxTransport::~UcxTransport() {
-  const std::unique_lock<UcxLock> lock = Lock();
+  const std::unique_lock<FairLock> lock = Lock();
   // Those who listened are gone already.
   for (Receiver& receiver : receivers_) receiver = [](auto, auto) {};
   for (const auto& link : std::set<std::shared_ptr<UcxLink>>(links_)) {
@@ -147,7 +147,7 @@ int UcxTransport::Poll(absl::Duration wait, const std::function<int()>& deliver)
   for (;;) {
     unsigned moved;
     {
-      const std::unique_lock<UcxLock> lock = Lock();
+      const std::unique_lock<FairLock> lock = Lock();
       moved = Progress();
     }
     const int handled = deliver();
@@ -166,7 +166,7 @@ int UcxTransport::Poll(absl::Duration wait, const std::function<int()>& deliver)
 
 void UcxTransport::Sleep(absl::Time until) {
   {
-    const std::unique_lock<UcxLock> lock = Lock();
+    const std::unique_lock<FairLock> lock = Lock();
     if (!opening_.empty() || !failures_.empty()) return;
     if (ucp_worker_arm(worker_.get()) != UCS_OK) return;  // something is there already
     if (sends_in_flight_ > 0) {

@@ -11,11 +11,11 @@
 #include <mutex>
 #include <set>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/types/span.h"
 #include "base/buffer.h"
+#include "comm/piece_transport.h"
 #include "comm/ucx/ucx_handles.h"
 
 namespace annulus {
@@ -50,7 +50,7 @@ class UcxTransport;
 // An endpoint with its queue. It is wired up (flushed) before its first active message, and closed
 // only when UCX has nothing of it in flight or has given it up: UCX 1.13 crashes, or goes deaf,
 // after closing an endpoint in the middle of a send.
-class UcxLink : public std::enable_shared_from_this<UcxLink> {
+class UcxLink final : public PieceLink, public std::enable_shared_from_this<UcxLink> {
  public:
   UcxLink(UcxTransport& transport, UcxAddress remote);
 
@@ -62,8 +62,9 @@ class UcxLink : public std::enable_shared_from_this<UcxLink> {
   std::function<void(const absl::Status& why)> on_down;
 
   void Send(UcxSend send);
+  void Send(Piece piece) override;
   // Drops what `owner` has queued and UCX has not got yet.
-  void DropUnsent(const void* owner);
+  void DropUnsent(const void* owner) override;
   // Says goodbye if the link is wired; what is queued is lost.
   void Close(UcxAm am, std::string goodbye);
   // The other side has said goodbye.
@@ -97,35 +98,20 @@ class UcxLink : public std::enable_shared_from_this<UcxLink> {
   int in_flight_ = 0;           // sends and the flush
 };
 
-// A lock whose busy holder can tell that others wait, since std::mutex is not fair.
-class UcxLock {
- public:
-  void lock() {
-    waiting_.fetch_add(1);
-    mutex_.lock();
-    waiting_.fetch_sub(1);
-  }
-  void unlock() { mutex_.unlock(); }
-  void LetOthersIn() const {
-    while (waiting_.load() > 0) std::this_thread::yield();
-  }
-
- private:
-  std::mutex mutex_;
-  std::atomic<int> waiting_{0};
-};
-
-class UcxTransport {
+class UcxTransport : public PieceTransport {
  public:
   using Receiver =
       std::function<void(absl::Span<const std::byte> header, absl::Span<const std::byte> data)>;
 
   static absl::StatusOr<std::unique_ptr<UcxTransport>> Create(const UcxOptions& options);
-  ~UcxTransport();
+  ~UcxTransport() override;
 
   const UcxOptions& options() const { return options_; }
   const UcxAddress& address() const { return address_; }
-  [[nodiscard]] std::unique_lock<UcxLock> Lock() { return std::unique_lock<UcxLock>(lock_); }
+  size_t piece_bytes_max() const override { return kUcxChunkBytes; }
+  [[nodiscard]] std::unique_lock<FairLock> Lock() override {
+    return std::unique_lock<FairLock>(lock_);
+  }
 
   void SetReceiver(UcxAm am, Receiver receiver);
   std::shared_ptr<UcxLink> Connect(UcxAddress remote);
@@ -139,7 +125,7 @@ class UcxTransport {
   // Without the lock, or with it.
   void Wake();
   // The poller may be asleep while another thread gave UCX work.
-  void WakeIfAsleep();
+  void WakeIfAsleep() override;
 
  private:
   friend class UcxLink;
@@ -154,7 +140,7 @@ class UcxTransport {
   void Sleep(absl::Time until);
 
   const UcxOptions options_;
-  UcxLock lock_;
+  FairLock lock_;
   UcxContext context_;
   UcxWorker worker_;
   UcxAddress address_;

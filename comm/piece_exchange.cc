@@ -1,4 +1,4 @@
-#include "comm/ucx/ucx_exchange.h"
+#include "comm/piece_exchange.h"
 
 #include <algorithm>
 #include <cstring>
@@ -18,25 +18,26 @@ constexpr size_t kReasonBytesMax = 512;
 
 }  // namespace
 
-UcxExchange::UcxExchange(UcxExchangeHub& hub, uint64_t channel, int rank,
-                         std::vector<std::shared_ptr<UcxLink>> links)
+PieceExchange::PieceExchange(PieceHub& hub, std::string name, uint64_t channel, int rank,
+                             std::vector<std::shared_ptr<PieceLink>> links)
     : hub_(hub),
       channel_(channel),
       rank_(rank),
+      capabilities_{std::move(name), MemoryKind::kHost},
       members_(links.size()),
       self_(LocalExchangeGroup::Create(1)->Open(0)) {
   for (size_t peer = 0; peer < links.size(); ++peer) members_[peer].link = std::move(links[peer]);
 }
 
-UcxExchange::~UcxExchange() {
+PieceExchange::~PieceExchange() {
   if (!unfinished().empty()) Abort(absl::CancelledError("closed with operations in flight"));
   const auto lock = hub_.transport().Lock();
   hub_.Remove(channel_);
 }
 
-absl::StatusOr<Exchange::Ticket> UcxExchange::Post(absl::Span<const SendOp> sends,
-                                                   absl::Span<const RecvOp> receives,
-                                                   StreamHandle) {
+absl::StatusOr<Exchange::Ticket> PieceExchange::Post(absl::Span<const SendOp> sends,
+                                                     absl::Span<const RecvOp> receives,
+                                                     StreamHandle) {
   ANNULUS_RETURN_IF_ERROR(CheckOps(sends, receives, world()));
   const auto to_self = [this](const auto& op) { return op.peer == rank_; };
   const size_t own = std::count_if(sends.begin(), sends.end(), to_self) +
@@ -64,8 +65,8 @@ absl::StatusOr<Exchange::Ticket> UcxExchange::Post(absl::Span<const SendOp> send
   return ticket;
 }
 
-absl::StatusOr<Exchange::Ticket> UcxExchange::PostToSelf(absl::Span<const SendOp> sends,
-                                                         absl::Span<const RecvOp> receives) {
+absl::StatusOr<Exchange::Ticket> PieceExchange::PostToSelf(absl::Span<const SendOp> sends,
+                                                           absl::Span<const RecvOp> receives) {
   std::vector<SendOp> own_sends;
   std::vector<RecvOp> own_receives;
   for (const SendOp& op : sends) {
@@ -77,15 +78,15 @@ absl::StatusOr<Exchange::Ticket> UcxExchange::PostToSelf(absl::Span<const SendOp
   return self_->Post(own_sends, own_receives);
 }
 
-void UcxExchange::PostReceive(Ticket ticket, const RecvOp& op) {
+void PieceExchange::PostReceive(Ticket ticket, const RecvOp& op) {
   Member& member = members_[op.peer];
   const uint64_t sequence = member.next_receive++;
   member.receives.emplace(sequence,
                           Incoming{ticket, static_cast<std::byte*>(op.data), op.size_bytes});
-  Tell(op.peer, UcxExchangeHeader::kReady, sequence, op.size_bytes);
+  Tell(op.peer, PieceHeader::kReady, sequence, op.size_bytes);
 }
 
-void UcxExchange::PostSend(Ticket ticket, const SendOp& op) {
+void PieceExchange::PostSend(Ticket ticket, const SendOp& op) {
   Member& member = members_[op.peer];
   const uint64_t sequence = member.next_send++;
   member.sends.emplace(sequence,
@@ -97,41 +98,37 @@ void UcxExchange::PostSend(Ticket ticket, const SendOp& op) {
   }
 }
 
-void UcxExchange::StartSend(int peer, uint64_t sequence, size_t expected_bytes) {
+void PieceExchange::StartSend(int peer, uint64_t sequence, size_t expected_bytes) {
   Member& member = members_[peer];
   Outgoing& send = member.sends.at(sequence);
   if (send.size_bytes != expected_bytes) {
-    Tell(peer, UcxExchangeHeader::kMismatch, sequence, send.size_bytes);
+    Tell(peer, PieceHeader::kMismatch, sequence, send.size_bytes);
     FailTicket(send.ticket, SizeMismatch(rank_, send.size_bytes, peer, expected_bytes));
     return;
   }
+  const size_t piece_bytes_max = hub_.transport().piece_bytes_max();
   const std::byte* data = send.data;
   const size_t size_bytes = send.size_bytes;
   send.pieces =
-      static_cast<int>(std::max<size_t>(1, (size_bytes + kUcxChunkBytes - 1) / kUcxChunkBytes));
-  UcxExchangeHeader header = {};
-  header.channel = channel_;
-  header.sequence = sequence;
-  header.size_bytes = size_bytes;
-  header.rank = static_cast<uint32_t>(rank_);
-  header.kind = UcxExchangeHeader::kData;
+      static_cast<int>(std::max<size_t>(1, (size_bytes + piece_bytes_max - 1) / piece_bytes_max));
+  size_t offset = 0;
   // The entry may end within Send, when its last piece is done at once.
   do {
-    UcxSend piece;
-    piece.am = UcxAm::kExchange;
-    piece.header = UcxHeader(header);
-    piece.size_bytes = std::min<size_t>(kUcxChunkBytes, size_bytes - header.offset);
-    if (piece.size_bytes != 0) piece.data = data + header.offset;
+    Piece piece;
+    piece.header = {channel_,          sequence, offset, size_bytes, static_cast<uint32_t>(rank_),
+                    PieceHeader::kData};
+    piece.size_bytes = std::min(piece_bytes_max, size_bytes - offset);
+    if (piece.size_bytes != 0) piece.data = data + offset;
     piece.owner = this;
     piece.done = [this, peer, sequence, bytes = piece.size_bytes](bool sent) {
       PieceDone(peer, sequence, bytes, sent);
     };
-    header.offset += piece.size_bytes;
+    offset += piece.size_bytes;
     member.link->Send(std::move(piece));
-  } while (header.offset < size_bytes);
+  } while (offset < size_bytes);
 }
 
-void UcxExchange::PieceDone(int peer, uint64_t sequence, size_t size_bytes, bool sent) {
+void PieceExchange::PieceDone(int peer, uint64_t sequence, size_t size_bytes, bool sent) {
   Outgoing& send = members_[peer].sends.at(sequence);
   if (sent) {
     bytes_sent_ += size_bytes;
@@ -145,68 +142,72 @@ void UcxExchange::PieceDone(int peer, uint64_t sequence, size_t size_bytes, bool
   FinishOp(ticket);
 }
 
-void UcxExchange::OnMessage(const UcxExchangeHeader& header, absl::string_view text,
-                            absl::Span<const std::byte> data) {
+void PieceExchange::OnMessage(const PieceHeader& header, absl::string_view text) {
   const int peer = static_cast<int>(header.rank);
   if (header.rank >= members_.size() || peer == rank_) return;
   Member& member = members_[peer];
   switch (header.kind) {
-    case UcxExchangeHeader::kReady:
+    case PieceHeader::kReady:
       if (member.sends.count(header.sequence) != 0) {
         StartSend(peer, header.sequence, header.size_bytes);
       } else if (header.sequence >= member.next_send) {
         member.ready.emplace(header.sequence, header.size_bytes);
       }
       return;
-    case UcxExchangeHeader::kData:
-      OnData(header, data);
+    case PieceHeader::kData:  // has a place, see Place
       return;
-    case UcxExchangeHeader::kMismatch:
+    case PieceHeader::kMismatch:
       if (const auto it = member.receives.find(header.sequence); it != member.receives.end()) {
         FailTicket(it->second.ticket,
                    SizeMismatch(peer, header.size_bytes, rank_, it->second.size_bytes));
       }
       return;
-    case UcxExchangeHeader::kAbort:
+    case PieceHeader::kAbort:
       FailAll(AbortedByRank(peer, text));
       return;
   }
 }
 
-void UcxExchange::OnData(const UcxExchangeHeader& header, absl::Span<const std::byte> data) {
+std::optional<std::byte*> PieceExchange::Place(const PieceHeader& header, size_t size_bytes) {
+  if (header.rank >= members_.size()) return std::nullopt;
   auto& receives = members_[header.rank].receives;
   const auto it = receives.find(header.sequence);
-  if (it == receives.end()) return;  // failed meanwhile: its memory is not ours any more
+  // What has failed meanwhile is not ours to write any more.
+  if (it == receives.end() || it->second.dropped) return std::nullopt;
   Incoming& receive = it->second;
   if (header.size_bytes != receive.size_bytes || header.offset > receive.size_bytes ||
-      data.size() > receive.size_bytes - header.offset) {
+      size_bytes > receive.size_bytes - header.offset) {
     FailTicket(receive.ticket, absl::InternalError("a piece lies outside of its receive"));
-    return;
+    return std::nullopt;
   }
-  if (!data.empty()) std::memcpy(receive.data + header.offset, data.data(), data.size());
-  receive.received_bytes += data.size();
-  bytes_received_ += data.size();
-  if (receive.received_bytes < receive.size_bytes) return;
+  ++receive.arriving;
+  return receive.data + header.offset;
+}
+
+void PieceExchange::OnArrived(const PieceHeader& header, size_t size_bytes) {
+  auto& receives = members_[header.rank].receives;
+  const auto it = receives.find(header.sequence);
+  ANNULUS_CHECK(it != receives.end() && it->second.arriving > 0);
+  Incoming& receive = it->second;
+  --receive.arriving;
+  receive.received_bytes += size_bytes;
+  bytes_received_ += size_bytes;
+  const bool whole = receive.received_bytes == receive.size_bytes;
+  if (receive.arriving > 0 || !(whole || receive.dropped)) return;
   const Ticket ticket = receive.ticket;
   receives.erase(it);
   FinishOp(ticket);
 }
 
-void UcxExchange::Tell(int peer, UcxExchangeHeader::Kind kind, uint64_t sequence, size_t size_bytes,
-                       absl::string_view text) {
-  UcxExchangeHeader header = {};
-  header.channel = channel_;
-  header.sequence = sequence;
-  header.size_bytes = size_bytes;
-  header.rank = static_cast<uint32_t>(rank_);
-  header.kind = kind;
-  UcxSend send;
-  send.am = UcxAm::kExchange;
-  send.header = UcxHeader(header, text);
-  members_[peer].link->Send(std::move(send));
+void PieceExchange::Tell(int peer, PieceHeader::Kind kind, uint64_t sequence, size_t size_bytes,
+                         absl::string_view text) {
+  Piece piece;
+  piece.header = {channel_, sequence, 0, size_bytes, static_cast<uint32_t>(rank_), kind};
+  piece.text = std::string(text);
+  members_[peer].link->Send(std::move(piece));
 }
 
-absl::Status UcxExchange::Wait(Ticket ticket, absl::Time deadline) {
+absl::Status PieceExchange::Wait(Ticket ticket, absl::Time deadline) {
   Ticket self_ticket = 0;
   {
     const std::lock_guard<std::mutex> lock(tickets_mutex_);
@@ -227,35 +228,35 @@ absl::Status UcxExchange::Wait(Ticket ticket, absl::Time deadline) {
   return book_.Wait(ticket, deadline, lock, changed_);
 }
 
-void UcxExchange::FinishOp(Ticket ticket) {
+void PieceExchange::FinishOp(Ticket ticket) {
   const std::lock_guard<std::mutex> lock(tickets_mutex_);
   book_.Finish(ticket);
   changed_.notify_all();
 }
 
 // Takes back what the ticket still has here; a send that has begun ends by itself or by
-// DropUnsent. The order of pairs is broken by that, so later posts fail too.
-void UcxExchange::FailTicket(Ticket ticket, const absl::Status& why) {
+// DropUnsent, a receive that is being written when the transport is done. The order of pairs is
+// broken by that, so later posts fail too.
+void PieceExchange::FailTicket(Ticket ticket, const absl::Status& why) {
   if (failed_.ok()) failed_ = why;
   {
     const std::lock_guard<std::mutex> lock(tickets_mutex_);
     book_.Fail(ticket, why);
   }
-  const auto is_waiting = [ticket](const auto& entry) {
-    if constexpr (requires { entry.second.pieces; }) {
-      if (entry.second.pieces > 0) return false;
-    }
-    return entry.second.ticket == ticket;
-  };
   size_t taken = 0;
   for (Member& member : members_) {
-    taken += std::erase_if(member.receives, is_waiting);
-    taken += std::erase_if(member.sends, is_waiting);
+    taken += std::erase_if(member.sends, [ticket](const auto& entry) {
+      return entry.second.ticket == ticket && entry.second.pieces == 0;
+    });
+    for (auto& [sequence, receive] : member.receives) receive.dropped |= receive.ticket == ticket;
+    taken += std::erase_if(member.receives, [ticket](const auto& entry) {
+      return entry.second.ticket == ticket && entry.second.arriving == 0;
+    });
   }
   for (; taken > 0; --taken) FinishOp(ticket);
 }
 
-void UcxExchange::FailAll(const absl::Status& why) {
+void PieceExchange::FailAll(const absl::Status& why) {
   if (failed_.ok()) failed_ = why;
   for (const Ticket ticket : unfinished()) FailTicket(ticket, why);
   for (Member& member : members_) {
@@ -264,12 +265,12 @@ void UcxExchange::FailAll(const absl::Status& why) {
   self_->Abort(why);
 }
 
-std::vector<Exchange::Ticket> UcxExchange::unfinished() const {
+std::vector<Exchange::Ticket> PieceExchange::unfinished() const {
   const std::lock_guard<std::mutex> lock(tickets_mutex_);
   return book_.unfinished();
 }
 
-void UcxExchange::OnLinkDown(const UcxLink& link, const absl::Status& why) {
+void PieceExchange::OnLinkDown(const PieceLink& link, const absl::Status& why) {
   for (int peer = 0; peer < world(); ++peer) {
     Member& member = members_[peer];
     if (member.link.get() != &link) continue;
@@ -282,21 +283,25 @@ void UcxExchange::OnLinkDown(const UcxLink& link, const absl::Status& why) {
   }
 }
 
-void UcxExchange::Abort(absl::Status why) {
+void PieceExchange::Abort(absl::Status why) {
   ANNULUS_CHECK(!why.ok());
-  UcxTransport& transport = hub_.transport();
-  const auto lock = transport.Lock();
-  FailAll(why);
-  if (!std::exchange(aborted_, true)) {
-    const std::string reason = why.ToString().substr(0, kReasonBytesMax);
-    for (int peer = 0; peer < world(); ++peer) {
-      if (peer != rank_) Tell(peer, UcxExchangeHeader::kAbort, 0, 0, reason);
+  {
+    const auto lock = hub_.transport().Lock();
+    FailAll(why);
+    if (!std::exchange(aborted_, true)) {
+      const std::string reason = why.ToString().substr(0, kReasonBytesMax);
+      for (int peer = 0; peer < world(); ++peer) {
+        if (peer != rank_) Tell(peer, PieceHeader::kAbort, 0, 0, reason);
+      }
     }
+    hub_.transport().WakeIfAsleep();
   }
-  transport.WakeIfAsleep();
+  // What the transport has begun it ends, and says so.
+  std::unique_lock<std::mutex> lock(tickets_mutex_);
+  changed_.wait(lock, [this] { return book_.unfinished().empty(); });
 }
 
-Exchange::Counters UcxExchange::counters() const {
+Exchange::Counters PieceExchange::counters() const {
   return {bytes_sent_.load(), bytes_received_.load()};
 }
 
