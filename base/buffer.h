@@ -6,19 +6,16 @@
 #include <cstddef>
 #include <cstring>
 #include <memory>
-#include <new>
 
 #include "absl/types/span.h"
+#include "base/memory.h"
 
 namespace annulus {
 
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(size_t size_bytes)
-      : data_(static_cast<std::byte*>(::operator new (size_bytes + 1, std::align_val_t{64})),
-              [](std::byte* p) { ::operator delete (p, std::align_val_t{64}); }),
-        size_bytes_(size_bytes) {}
+  explicit Buffer(size_t size_bytes) : data_(AllocateMemory(size_bytes)), size_bytes_(size_bytes) {}
 
   static Buffer Copy(const void* bytes, size_t size_bytes) {
     Buffer buffer(size_bytes);

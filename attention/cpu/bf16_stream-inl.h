@@ -1,7 +1,6 @@
 // The AVX512-BF16 kernel for few query rows (decode): lanes run along the head dims, and sixteen
 // sums (of rows × keys, or rows × dims) are held in registers whatever the number of rows. Keys and
-// values are each read once from memory while the next block's rows are fetched ahead.
-// Only for bf16_dot.cc.
+// values are each read once, in the order in which they lie. Only for bf16_dot.cc.
 #pragma once
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include <limits>
 
 #include "attention/cpu/bf16_simd-inl.h"
+#include "attention/cpu/fetch.h"
 #include "attention/cpu/kernels.h"
 
 ANNULUS_BF16_TARGET
@@ -26,12 +26,6 @@ struct StreamRows {
 
   const uint16_t* Row(int r) const { return data + static_cast<size_t>(r) * stride; }
 };
-
-inline void FetchRow(const StreamRows& rows, int r, int dim) {
-  if (r >= rows.count) return;
-  const uint16_t* row = rows.Row(r);
-  for (int c = 0; c < dim; c += 32) __builtin_prefetch(row + c);
-}
 
 // Which of a vector's dims from c on exist.
 inline __mmask32 DimsFrom(int c, int dim) {
@@ -59,32 +53,25 @@ inline __m512 SumsOf(const __m512* v) {
 }
 
 // scores[r][key] = q[r] · k[key] for kRows (1, 2 or 4) rows; keys go in groups of 16 / kRows. Past
-// the end the last key is taken again, and its scores lie beyond `keys`.
+// the end the last key is taken again, and its scores lie beyond `keys`. A row is read to its end
+// before the next: memory is fast where it is read in its order.
 template <int kRows>
 __attribute__((noinline)) void StreamScores(const uint16_t* q, int q_stride, const StreamRows& k,
-                                            int dim, const StreamRows& next, float* scores) {
+                                            int dim, float* scores) {
   constexpr int kKeys = kSums / kRows;
   for (int key = 0; key < k.count; key += kKeys) {
-    const uint16_t* row[kKeys];
-#pragma GCC unroll 16
-    for (int i = 0; i < kKeys; ++i) {
-      row[i] = k.Row(std::min(key + i, k.count - 1));
-      FetchRow(next, key + i, dim);
-    }
     __m512 sum[kSums];
 #pragma GCC unroll 16
-    for (int i = 0; i < kSums; ++i) sum[i] = _mm512_setzero_ps();
-    for (int c = 0; c < dim; c += kDotDims) {
-      const __mmask32 dims_there = DimsFrom(c, dim);
-      __m512i queries[kRows];
+    for (int i = 0; i < kKeys; ++i) {
+      const uint16_t* row = k.Row(std::min(key + i, k.count - 1));
 #pragma GCC unroll 4
-      for (int r = 0; r < kRows; ++r) queries[r] = _mm512_load_si512(q + r * q_stride + c);
-#pragma GCC unroll 16
-      for (int i = 0; i < kKeys; ++i) {
-        const __m512i dims = _mm512_maskz_loadu_epi16(dims_there, row[i] + c);
+      for (int r = 0; r < kRows; ++r) sum[r * kKeys + i] = _mm512_setzero_ps();
+      for (int c = 0; c < dim; c += kDotDims) {
+        const __m512i dims = _mm512_maskz_loadu_epi16(DimsFrom(c, dim), row + c);
 #pragma GCC unroll 4
         for (int r = 0; r < kRows; ++r) {
-          sum[r * kKeys + i] = DotPairs(sum[r * kKeys + i], queries[r], dims);
+          const __m512i queries = _mm512_load_si512(q + r * q_stride + c);
+          sum[r * kKeys + i] = DotPairs(sum[r * kKeys + i], queries, dims);
         }
       }
     }
@@ -126,12 +113,12 @@ inline void StreamSoftmax(int keys, uint64_t seen, float scale, float* scores, f
   *sum = *sum * *shrink + _mm512_reduce_add_ps(total);
 }
 
-// out[r][c…] = out[r][c…] · shrink[r] + Σ_key p[r][key] · v[key][c…] for kVectors vectors of 32
-// dims from c on. Pairs of keys come from interleaving two rows, which leaves the dims of a vector
-// in the order of DimOrder.
+// out[r][c…] = out[r][c…] · shrink[r] + Σ_key p[r][key] · v[key][c…] over the keys [begin, end),
+// for kVectors vectors of 32 dims from c on. Pairs of keys come from interleaving two rows, which
+// leaves the dims of a vector in the order of DimOrder.
 template <int kRows, int kVectors>
-inline void StreamValues(const float* p, const StreamRows& v, int c, int dim, const float* shrink,
-                         float* out, int out_stride) {
+inline void StreamValues(const float* p, const StreamRows& v, int begin, int end, int c, int dim,
+                         const float* shrink, float* out, int out_stride) {
   __mmask32 there[kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kVectors; ++i) there[i] = DimsFrom(c + i * kDotDims, dim);
@@ -141,9 +128,9 @@ inline void StreamValues(const float* p, const StreamRows& v, int c, int dim, co
 #pragma GCC unroll 16
     for (int i = 0; i < 2 * kVectors; ++i) sum[r][i] = _mm512_setzero_ps();
   }
-  for (int key = 0; key < v.count; key += 2) {
+  for (int key = begin; key < end; key += 2) {
     const uint16_t* even = v.Row(key);
-    const uint16_t* odd = v.Row(std::min(key + 1, v.count - 1));
+    const uint16_t* odd = v.Row(std::min(key + 1, end - 1));
     __m512i weights[kRows];
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
@@ -185,30 +172,35 @@ inline int PaddedDims(int dim) {
   return (dim + kDotDims - 1) / kDotDims * kDotDims;
 }
 
+// All dims: a few rows at a time, so that what is left of them is still in L1 when its turn comes.
 template <int kRows>
 __attribute__((noinline)) void StreamAllValues(const float* p, const StreamRows& v, int dim,
-                                               const StreamRows& next, const float* shrink,
-                                               float* out) {
+                                               float* shrink, float* out) {
   constexpr int kVectors = kSums / (2 * kRows);
-  for (int key = 0; key < v.count; ++key) FetchRow(next, key, dim);
+  constexpr int kRowsAtOnce = 16;
   const int padded = PaddedDims(dim);
-  int c = 0;
-  for (; c + kVectors * kDotDims <= dim; c += kVectors * kDotDims) {
-    StreamValues<kRows, kVectors>(p, v, c, dim, shrink, out, padded);
-  }
-  for (; c < dim; c += kDotDims) {
-    StreamValues<kRows, 1>(p, v, c, dim, shrink, out, padded);
+  for (int begin = 0; begin < v.count; begin += kRowsAtOnce) {
+    const int end = std::min(begin + kRowsAtOnce, v.count);
+    for (int key = begin; key < end; ++key)
+      Touch(v.Row(key), static_cast<size_t>(dim) * sizeof(uint16_t));
+    int c = 0;
+    for (; c + kVectors * kDotDims <= dim; c += kVectors * kDotDims) {
+      StreamValues<kRows, kVectors>(p, v, begin, end, c, dim, shrink, out, padded);
+    }
+    for (; c < dim; c += kDotDims) {
+      StreamValues<kRows, 1>(p, v, begin, end, c, dim, shrink, out, padded);
+    }
+    for (int r = 0; r < kRows; ++r) shrink[r] = 1;
   }
 }
 
 // kRows query rows, from `first` on, against one block.
 template <int kRows>
 inline void StreamSome(const TileShape& shape, const TileMemory& tile, int first,
-                       const KeyBlock& block, const StreamRows& k, const StreamRows& v,
-                       const StreamRows& next_k, const StreamRows& next_v) {
+                       const KeyBlock& block, const StreamRows& k, const StreamRows& v) {
   const int q_stride = PaddedDims(shape.head_dim);
   const auto* q = reinterpret_cast<const uint16_t*>(tile.q) + first * q_stride;
-  StreamScores<kRows>(q, q_stride, k, shape.head_dim, next_k, tile.scores);
+  StreamScores<kRows>(q, q_stride, k, shape.head_dim, tile.scores);
   float shrink[kRows];
   for (int r = 0; r < kRows; ++r) {
     const uint64_t seen =
@@ -217,37 +209,29 @@ inline void StreamSome(const TileShape& shape, const TileMemory& tile, int first
                   tile.sum + first + r, shrink + r);
   }
   float* out = tile.out + first * PaddedDims(shape.v_head_dim);
-  StreamAllValues<kRows>(tile.scores, v, shape.v_head_dim, next_v, shrink, out);
+  StreamAllValues<kRows>(tile.scores, v, shape.v_head_dim, shrink, out);
 }
 
 inline void StreamAttend(const TileShape& shape, const TileMemory& tile, const KeyBlock& block,
-                         const KeyBlock* next) {
+                         const KeyBlock* /*next*/) {
   const auto rows_at = [](const std::byte* data, size_t stride, int count) {
     return StreamRows{reinterpret_cast<const uint16_t*>(data), stride, count};
   };
   const StreamRows k = rows_at(block.k, block.k_row_stride, block.keys);
   const StreamRows v = rows_at(block.v, block.v_row_stride, block.keys);
-  StreamRows next_k;
-  StreamRows next_v;
-  if (next != nullptr) {
-    next_k = rows_at(next->k, next->k_row_stride, next->keys);
-    next_v = rows_at(next->v, next->v_row_stride, next->keys);
-  }
   const int rows = shape.rows();
   for (int first = 0; first < rows;) {
     const int left = rows - first;
     if (left >= 4) {
-      StreamSome<4>(shape, tile, first, block, k, v, next_k, next_v);
+      StreamSome<4>(shape, tile, first, block, k, v);
       first += 4;
     } else if (left >= 2) {
-      StreamSome<2>(shape, tile, first, block, k, v, next_k, next_v);
+      StreamSome<2>(shape, tile, first, block, k, v);
       first += 2;
     } else {
-      StreamSome<1>(shape, tile, first, block, k, v, next_k, next_v);
+      StreamSome<1>(shape, tile, first, block, k, v);
       first += 1;
     }
-    next_k = {};  // fetched once
-    next_v = {};
   }
 }
 

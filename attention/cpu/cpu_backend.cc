@@ -37,7 +37,7 @@ class TileRoom {
     const auto dim = static_cast<size_t>(shape.head_dim);
     const auto v_dim = static_cast<size_t>(shape.v_head_dim);
     const size_t packed = (kBlockTokens + cpu::kPackSpareKeys) * v_dim;
-    const size_t floats = rows * (dim + v_dim + 2) + kBlockTokens * (cpu::kRowAlign + dim) + packed;
+    const size_t floats = rows * (dim + v_dim + 2) + kBlockTokens * (kBlockTokens + dim) + packed;
     if (buffer_.size() < floats * sizeof(float)) buffer_ = Buffer(floats * sizeof(float));
     auto* next = reinterpret_cast<float*>(buffer_.data());
     const auto take = [&next](size_t count) { return std::exchange(next, next + count); };
@@ -46,7 +46,7 @@ class TileRoom {
     tile.out = take(rows * v_dim);
     tile.max = take(rows);
     tile.sum = take(rows);
-    tile.scores = take(kBlockTokens * cpu::kRowAlign);
+    tile.scores = take(kBlockTokens * kBlockTokens);
     tile.keys = take(kBlockTokens * dim);
     tile.values = take(packed);
     std::fill_n(tile.q, rows * dim, 0.0f);

@@ -26,7 +26,7 @@ struct TileShape {
 };
 
 // Lanes beyond the last row are computed and dropped, so row counts are rounded up to this.
-inline constexpr int kRowAlign = 64;
+inline constexpr int kRowAlign = 32;
 
 constexpr int PaddedRows(int rows) {
   return (rows + kRowAlign - 1) / kRowAlign * kRowAlign;
@@ -40,7 +40,7 @@ struct TileMemory {
   float* out = nullptr;     // [PaddedRows, v_head_dim], zeroed before the first block
   float* max = nullptr;     // [PaddedRows], log2 units; kNoScore before the first block
   float* sum = nullptr;     // [PaddedRows], of 2^(score − max); zeroed before the first block
-  float* scores = nullptr;  // [64, kRowAlign]
+  float* scores = nullptr;  // [64, 64]
   float* keys = nullptr;    // [64, head_dim], the block as the kernel wants it
   float* values = nullptr;  // [64 + kPackSpareKeys, v_head_dim]
 };
@@ -60,7 +60,7 @@ struct KeyBlock {
 struct Kernel {
   // Stores row `row` of q [head_dim], not scaled, into the tile.
   void (*set_query)(const TileShape& shape, const TileMemory& tile, int row, const float* q);
-  // Attends to one block. `next` (or null) is fetched ahead where that helps.
+  // Attends to one block. `next` (or null) is fetched meanwhile where that helps.
   void (*attend)(const TileShape& shape, const TileMemory& tile, const KeyBlock& block,
                  const KeyBlock* next);
   // Reads row `row` of the accumulator [v_head_dim]: Σ 2^(score − max)·v, not normalised.

@@ -39,7 +39,9 @@ double FmaChains(int64_t steps, float* sink) {
   return 2.0 * 12.0 * static_cast<double>(steps) * static_cast<double>(hn::Lanes(d));
 }
 
-// Reads `bytes` (a multiple of 256) and returns something that depends on all of them.
+// Reads `bytes` (a multiple of 256) and returns something that depends on all of them. In order and
+// without prefetching, which is the fastest there is: requests of our own only disturb the
+// machine's.
 uint64_t ReadAll(const std::byte* data, size_t bytes) {
   const hn::ScalableTag<uint64_t> d;
   using V = hn::Vec<decltype(d)>;
@@ -47,7 +49,6 @@ uint64_t ReadAll(const std::byte* data, size_t bytes) {
   const auto* words = reinterpret_cast<const uint64_t*>(data);
   V sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
   for (size_t i = 0; i < bytes / 8; i += 4 * lanes) {
-    __builtin_prefetch(words + i + 1024);
 #pragma GCC unroll 4
     for (size_t j = 0; j < 4; ++j) {
       sums[j] = hn::Xor(sums[j], hn::LoadU(d, words + i + j * lanes));

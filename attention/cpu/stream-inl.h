@@ -1,6 +1,6 @@
-// The kernel for few query rows (decode): the block's keys, then its values, are each read once
-// from memory, widened in registers, while the next block's rows are fetched ahead. Lanes run
-// along the head dims. Included once per instruction set; see kernels.cc.
+// The kernel for few query rows (decode): the block's keys, then its values, are each read once, in
+// the order in which they lie, and widened in registers. Lanes run along the head dims. Included
+// once per instruction set; see kernels.cc.
 #if defined(ANNULUS_CPU_STREAM_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ANNULUS_CPU_STREAM_INL_H_
 #undef ANNULUS_CPU_STREAM_INL_H_
@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "attention/cpu/fetch.h"
 #include "attention/cpu/kernels.h"
 #include "attention/cpu/simd-inl.h"
 
@@ -91,56 +92,45 @@ struct Rows {
   HWY_INLINE const T* Row(int r) const { return data + static_cast<size_t>(r) * stride; }
 };
 
-template <class T>
-HWY_INLINE void FetchRow(const Rows<T>& rows, int r, int dim) {
-  if (r >= rows.count) return;
-  const T* row = rows.Row(r);
-  for (int c = 0; c < dim; c += 64 / static_cast<int>(sizeof(T))) __builtin_prefetch(row + c);
-}
-
 // scores[r][key] = q[r] · k[key] for kRows rows. Keys go in fours; past the end the last one is
-// taken again, and its scores lie beyond `keys`.
+// taken again, and its scores lie beyond `keys`. A row is read to its end before the next: memory
+// is fast where it is read in its order.
 template <int kCount, int kRows, class T>
 HWY_NOINLINE void StreamScores(const float* HWY_RESTRICT q, const Rows<T>& k, int dim,
-                               const Rows<T>& next, float* HWY_RESTRICT scores) {
+                               float* HWY_RESTRICT scores) {
   const hn::CappedTag<float, kCount> d;
   using V = hn::Vec<decltype(d)>;
   for (int key = 0; key < k.count; key += 4) {
-    const T* row[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      row[i] = k.Row(std::min(key + i, k.count - 1));
-      FetchRow(next, key + i, dim);
-    }
     V sum[kRows][4];
 #pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) {
+    for (int i = 0; i < 4; ++i) {
+      const T* row = k.Row(std::min(key + i, k.count - 1));
+      V odd[kRows];
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) sum[r][i] = hn::Zero(d);
-    }
-    for (int c = 0; c < dim; c += 2 * kCount) {
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) {
+      for (int r = 0; r < kRows; ++r) sum[r][i] = odd[r] = hn::Zero(d);
+      for (int c = 0; c < dim; c += 2 * kCount) {
         V a;
         V b;
-        LoadPair(d, row[i] + c, a, b);
+        LoadPair(d, row + c, a, b);
 #pragma GCC unroll 4
         for (int r = 0; r < kRows; ++r) {
           sum[r][i] = hn::MulAdd(a, hn::LoadU(d, q + r * dim + c), sum[r][i]);
-          sum[r][i] = hn::MulAdd(b, hn::LoadU(d, q + r * dim + c + kCount), sum[r][i]);
+          odd[r] = hn::MulAdd(b, hn::LoadU(d, q + r * dim + c + kCount), odd[r]);
         }
       }
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) sum[r][i] = hn::Add(sum[r][i], odd[r]);
     }
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) StoreSums(d, sum[r], scores + r * kScoreRow + key);
   }
 }
 
-// out[r][c…] = out[r][c…] · shrink[r] + Σ_key p[r][key] · v[key][c…] for kPairs pairs of vectors
-// from c on. The block's sum is made apart, as in the panel kernel.
+// out[r][c…] = out[r][c…] · shrink[r] + Σ_key p[r][key] · v[key][c…] over the keys [begin, end),
+// for kPairs pairs of vectors from c on. The block's sum is made apart, as in the panel kernel.
 template <int kCount, int kRows, int kPairs, class T>
-HWY_INLINE void StreamValues(const float* HWY_RESTRICT p, const Rows<T>& v, int c, int dim,
-                             const float* shrink, float* HWY_RESTRICT out) {
+HWY_INLINE void StreamValues(const float* HWY_RESTRICT p, const Rows<T>& v, int begin, int end,
+                             int c, int dim, const float* shrink, float* HWY_RESTRICT out) {
   const hn::CappedTag<float, kCount> d;
   using V = hn::Vec<decltype(d)>;
   V sum[kRows][2 * kPairs];
@@ -149,7 +139,7 @@ HWY_INLINE void StreamValues(const float* HWY_RESTRICT p, const Rows<T>& v, int 
 #pragma GCC unroll 16
     for (int i = 0; i < 2 * kPairs; ++i) sum[r][i] = hn::Zero(d);
   }
-  for (int key = 0; key < v.count; ++key) {
+  for (int key = begin; key < end; ++key) {
     const T* row = v.Row(key) + c;
 #pragma GCC unroll 16
     for (int i = 0; i < kPairs; ++i) {
@@ -198,33 +188,38 @@ HWY_INLINE void StreamSoftmax(int keys, const uint64_t* mask, float* HWY_RESTRIC
   *sum = *sum * *shrink + hn::GetLane(hn::SumOfLanes(d, total));
 }
 
+// All dims: a few rows at a time, so that what is left of them is still in L1 when its turn comes.
 template <int kCount, int kRows, class T>
-HWY_NOINLINE void StreamAllValues(const float* p, const Rows<T>& v, int dim, const Rows<T>& next,
-                                  const float* shrink, float* out) {
+HWY_NOINLINE void StreamAllValues(const float* p, const Rows<T>& v, int dim, float* shrink,
+                                  float* out) {
   constexpr int kPairs = std::max(1, kStreamSums / (2 * kRows));
-  for (int key = 0; key < v.count; ++key) FetchRow(next, key, dim);
-  int c = 0;
-  for (; c + 2 * kCount * kPairs <= dim; c += 2 * kCount * kPairs) {
-    StreamValues<kCount, kRows, kPairs>(p, v, c, dim, shrink, out);
-  }
-  for (; c < dim; c += 2 * kCount) {
-    StreamValues<kCount, kRows, 1>(p, v, c, dim, shrink, out);
+  constexpr int kRowsAtOnce = 16;
+  for (int begin = 0; begin < v.count; begin += kRowsAtOnce) {
+    const int end = std::min(begin + kRowsAtOnce, v.count);
+    for (int key = begin; key < end; ++key) Touch(v.Row(key), static_cast<size_t>(dim) * sizeof(T));
+    int c = 0;
+    for (; c + 2 * kCount * kPairs <= dim; c += 2 * kCount * kPairs) {
+      StreamValues<kCount, kRows, kPairs>(p, v, begin, end, c, dim, shrink, out);
+    }
+    for (; c < dim; c += 2 * kCount) {
+      StreamValues<kCount, kRows, 1>(p, v, begin, end, c, dim, shrink, out);
+    }
+    for (int r = 0; r < kRows; ++r) shrink[r] = 1;
   }
 }
 
 // kRows query rows, from `first` on, against one block.
 template <int kRows, class T>
 HWY_INLINE void StreamRows(const TileShape& shape, const TileMemory& tile, int first,
-                           const KeyBlock& block, const Rows<T>& k, const Rows<T>& v,
-                           const Rows<T>& next_k, const Rows<T>& next_v) {
+                           const KeyBlock& block, const Rows<T>& k, const Rows<T>& v) {
   const int dim = shape.head_dim;
   const int v_dim = shape.v_head_dim;
   const float* q = tile.q + static_cast<size_t>(first * dim);
   float* out = tile.out + static_cast<size_t>(first * v_dim);
   if (LanesFor(dim) == kStreamLanes) {
-    StreamScores<kStreamLanes, kRows>(q, k, dim, next_k, tile.scores);
+    StreamScores<kStreamLanes, kRows>(q, k, dim, tile.scores);
   } else {
-    StreamScores<4, kRows>(q, k, dim, next_k, tile.scores);
+    StreamScores<4, kRows>(q, k, dim, tile.scores);
   }
   float shrink[kRows];
   for (int r = 0; r < kRows; ++r) {
@@ -234,49 +229,40 @@ HWY_INLINE void StreamRows(const TileShape& shape, const TileMemory& tile, int f
                   tile.sum + first + r, shrink + r);
   }
   if (LanesFor(v_dim) == kStreamLanes) {
-    StreamAllValues<kStreamLanes, kRows>(tile.scores, v, v_dim, next_v, shrink, out);
+    StreamAllValues<kStreamLanes, kRows>(tile.scores, v, v_dim, shrink, out);
   } else {
-    StreamAllValues<4, kRows>(tile.scores, v, v_dim, next_v, shrink, out);
+    StreamAllValues<4, kRows>(tile.scores, v, v_dim, shrink, out);
   }
 }
 
 template <class T>
-HWY_INLINE void StreamBlock(const TileShape& shape, const TileMemory& tile, const KeyBlock& block,
-                            const KeyBlock* next) {
+HWY_INLINE void StreamBlock(const TileShape& shape, const TileMemory& tile, const KeyBlock& block) {
   const Rows<T> k{reinterpret_cast<const T*>(block.k), block.k_row_stride, block.keys};
   const Rows<T> v{reinterpret_cast<const T*>(block.v), block.v_row_stride, block.keys};
-  Rows<T> next_k;
-  Rows<T> next_v;
-  if (next != nullptr) {
-    next_k = {reinterpret_cast<const T*>(next->k), next->k_row_stride, next->keys};
-    next_v = {reinterpret_cast<const T*>(next->v), next->v_row_stride, next->keys};
-  }
   const int rows = shape.rows();
   for (int first = 0; first < rows;) {
     if (kRowGroup == 4 && rows - first >= 4) {
-      StreamRows<kRowGroup, T>(shape, tile, first, block, k, v, next_k, next_v);
+      StreamRows<kRowGroup, T>(shape, tile, first, block, k, v);
       first += 4;
     } else if (rows - first >= 2) {
-      StreamRows<2, T>(shape, tile, first, block, k, v, next_k, next_v);
+      StreamRows<2, T>(shape, tile, first, block, k, v);
       first += 2;
     } else {
-      StreamRows<1, T>(shape, tile, first, block, k, v, next_k, next_v);
+      StreamRows<1, T>(shape, tile, first, block, k, v);
       first += 1;
     }
-    next_k = {};  // fetched once
-    next_v = {};
   }
 }
 
 void StreamAttend(const TileShape& shape, const TileMemory& tile, const KeyBlock& block,
-                  const KeyBlock* next) {
+                  const KeyBlock* /*next*/) {
   switch (shape.kv_dtype) {
     case DType::kF32:
-      return StreamBlock<float>(shape, tile, block, next);
+      return StreamBlock<float>(shape, tile, block);
     case DType::kF16:
-      return StreamBlock<hwy::float16_t>(shape, tile, block, next);
+      return StreamBlock<hwy::float16_t>(shape, tile, block);
     case DType::kBF16:
-      return StreamBlock<hwy::bfloat16_t>(shape, tile, block, next);
+      return StreamBlock<hwy::bfloat16_t>(shape, tile, block);
   }
 }
 

@@ -36,7 +36,7 @@ Tensor RandomTensor(Rng* rng, ThreadPool* pool, DType dtype, int64_t tokens, int
 int64_t StoredRows(const KernelShape& shape) {
   int64_t blocks = 0;
   for (const int64_t tokens : shape.contexts) blocks += BlocksOf(tokens);
-  return shape.kv_heads * blocks * kBlockTokens;
+  return 2 * shape.kv_heads * blocks * kBlockTokens;
 }
 
 }  // namespace
@@ -52,8 +52,7 @@ int64_t KernelShape::kv_bytes() const {
 KernelCase::KernelCase(KernelShape shape, ThreadPool* pool)
     : shape_(std::move(shape)), pattern_(*Pattern::Parse(shape_.pattern, shape_.kv_heads)) {
   Rng rng(kSeed);
-  k_ = RandomTensor(&rng, pool, shape_.dtype, StoredRows(shape_), 1, shape_.dim);
-  v_ = RandomTensor(&rng, pool, shape_.dtype, StoredRows(shape_), 1, shape_.dim);
+  kv_ = RandomTensor(&rng, pool, shape_.dtype, StoredRows(shape_), 1, shape_.dim);
   contexts_.resize(shape_.contexts.size());
   batch_.resize(shape_.contexts.size());
   int64_t row = 0;
@@ -67,9 +66,10 @@ KernelCase::KernelCase(KernelShape shape, ThreadPool* pool)
     context.keys = BlockSet::Range(0, blocks);
     context.partial = Partial(shape_.q_tokens, shape_.heads, shape_.dim);
     for (int head = 0; head < shape_.kv_heads; ++head) {
-      for (int64_t block = 0; block < blocks; ++block, row += kBlockTokens) {
+      for (int64_t block = 0; block < blocks; ++block, row += 2 * kBlockTokens) {
         context.kv.Set(head, block,
-                       {k_.view().Row(row, 0), v_.view().Row(row, 0), shape_.dim, shape_.dim});
+                       {kv_.view().Row(row, 0), kv_.view().Row(row + kBlockTokens, 0), shape_.dim,
+                        shape_.dim});
       }
       const PairCount pairs = pattern_.CountPairs(head, q_range, tokens);
       pairs_.visited += pairs.visited * (shape_.heads / shape_.kv_heads);

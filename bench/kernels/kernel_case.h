@@ -1,5 +1,6 @@
-// One workload of the kernel benchmark: contexts of random KV in pages, as in the store (a page is
-// [64, dim] of one head), and the queries at their ends. Not thread-safe.
+// One workload of the kernel benchmark: contexts of random KV in pages, as the store keeps them (K
+// [64, dim] and V [64, dim] of one head together, a head's pages in a row), and the queries at
+// their ends. Not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -39,9 +40,8 @@ class KernelCase {
   // 4·visited pairs·dim, a multiply-add counting 2.
   double flop() const { return 4.0 * static_cast<double>(pairs_.visited) * shape_.dim; }
 
-  // All of K, and all of V.
-  absl::Span<const std::byte> k() const { return {k_.data(), k_.size_bytes()}; }
-  absl::Span<const std::byte> v() const { return {v_.data(), v_.size_bytes()}; }
+  // All pages.
+  absl::Span<const std::byte> kv() const { return {kv_.data(), kv_.size_bytes()}; }
 
   // The seconds of one batched call, into poisoned outputs that were made the identity.
   double Run(Backend* backend);
@@ -61,8 +61,7 @@ class KernelCase {
   KernelShape shape_;
   Pattern pattern_;
   PairCount pairs_;
-  Tensor k_;  // [kv_heads · blocks · 64, 1, dim], context after context
-  Tensor v_;
+  Tensor kv_;  // [pages · 2 · 64, 1, dim], context after context
   std::vector<Context> contexts_;
   std::vector<AttendArgs> batch_;
 };

@@ -74,11 +74,7 @@ class Bench {
 
 // The peak that bounds a case: of the dot product that its dtype takes, or of memory.
 double Bench::Peak(const KernelCase& c) {
-  if (c.shape().q_tokens == 1) {
-    const double k = MeasureRead(&pool_, c.k());
-    const double v = MeasureRead(&pool_, c.v());
-    return 2 / (1 / k + 1 / v);  // K and V have as many bytes
-  }
+  if (c.shape().q_tokens == 1) return MeasureRead(&pool_, c.kv());
   const double dot = c.shape().dtype == DType::kBF16 ? MeasureBf16DotPeak(options_.threads) : 0;
   return dot > 0 ? dot : MeasureFmaPeak(options_.threads);
 }

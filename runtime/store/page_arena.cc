@@ -3,14 +3,12 @@
 #include <string.h>
 
 #include <algorithm>
-#include <new>
 
 #include "base/check.h"
 
 namespace annulus {
 namespace {
 
-constexpr size_t kAlignment = 64;
 // A slab doubles the arena until it has this size: small contexts stay small, large ones have few.
 constexpr size_t kSlabBytesMax = size_t{4} << 20;
 
@@ -18,7 +16,7 @@ constexpr size_t kSlabBytesMax = size_t{4} << 20;
 
 PageArena::~PageArena() {
   // explicit_bzero, since a compiler may leave out a memset of memory that is freed next.
-  for (const Slab& slab : slabs_) explicit_bzero(slab.begin, slab.size_bytes);
+  for (const Slab& slab : slabs_) explicit_bzero(slab.memory.get(), slab.size_bytes);
 }
 
 void PageArena::AddSlab() {
@@ -26,15 +24,9 @@ void PageArena::AddSlab() {
   const size_t pages_max = std::max<size_t>(1, kSlabBytesMax / page_bytes_);
   const size_t pages = std::clamp<size_t>(2 * held / page_bytes_, 1, pages_max);
   const size_t bytes = pages * page_bytes_;
-  // calloc: large slabs are zero pages of the system that nobody has to write first.
-  std::unique_ptr<void, CFree> memory(std::calloc(bytes + kAlignment, 1));
-  if (memory == nullptr) throw std::bad_alloc();
-  const auto address = reinterpret_cast<uintptr_t>(memory.get());
-  auto* begin =
-      static_cast<std::byte*>(memory.get()) + ((kAlignment - address % kAlignment) % kAlignment);
-  slabs_.push_back({std::move(memory), begin, bytes});
-  fresh_ = begin;
-  fresh_end_ = begin + bytes;
+  slabs_.push_back({AllocateZeroedMemory(bytes), bytes});
+  fresh_ = slabs_.back().memory.get();
+  fresh_end_ = fresh_ + bytes;
 }
 
 std::byte* PageArena::Allocate() {

@@ -6,9 +6,9 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
 #include <vector>
+
+#include "base/memory.h"
 
 namespace annulus {
 
@@ -28,12 +28,8 @@ class PageArena {
   int64_t pages_in_use() const { return pages_in_use_; }
 
  private:
-  struct CFree {
-    void operator()(void* memory) const { std::free(memory); }
-  };
   struct Slab {
-    std::unique_ptr<void, CFree> memory;
-    std::byte* begin;
+    Memory memory;
     size_t size_bytes;
   };
 
