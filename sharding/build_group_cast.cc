@@ -66,13 +66,12 @@ GroupCast::GroupCast(const Problem& problem, const RowTable& rows, ThreadPool& p
     Rank& rank = ranks_[index];
     rank.rows =
         GroupHeads({0, problem.kv_heads}, [&](int head) { return assignment[index][head]; });
-    ReadCounts scratch(rows.kv_blocks());
     std::vector<HeadBlocks> wanted;
     for (const HeadBlocks& mine : rank.rows) {
       std::vector<std::optional<BlockSet>> read(static_cast<size_t>(rows.classes()));
       for (HeadBlocks& want : GroupHeads(mine.heads, [&](int head) {
              std::optional<BlockSet>& blocks = read[rows.KvClass(head)];
-             if (!blocks) blocks = BlocksRead(rows, rows.KvClass(head), mine.blocks, &scratch);
+             if (!blocks) blocks = BlocksRead(rows, rows.KvClass(head), mine.blocks);
              return *blocks;
            })) {
         wanted.push_back(std::move(want));

@@ -47,9 +47,8 @@ class RingBuilder {
     // under that head stay where they are.
     std::vector<BlockSet> read;  // by class
     if (NeedsRows(kind, problem)) {
-      ReadCounts scratch(rows->kv_blocks());
       for (int c = 0; c < rows->classes(); ++c) {
-        read.push_back(BlocksRead(*rows, c, problem.QueryBlocks(), &scratch));
+        read.push_back(BlocksRead(*rows, c, problem.QueryBlocks()));
       }
     }
     for (int rank = 0; rank < problem.world(); ++rank) {

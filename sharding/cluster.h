@@ -16,17 +16,30 @@ struct ClusterModel {
   double inside_latency_s = 20e-6;   // of each message
   double between_bytes_per_s = 4e9;  // between nodes
   double between_latency_s = 50e-6;
-  double flops = 50e9;             // per rank, attained by the kernels
+  double flops = 50e9;             // per rank, attained by the kernels on f16 and bf16
+  double flops_f32 = 50e9;         // and on f32
   double read_bytes_per_s = 10e9;  // per rank, memory
+  double launch_s = 10e-6;         // of each launch, whatever it computes
+
+  friend bool operator==(const ClusterModel&, const ClusterModel&) = default;
 };
+
+// The cluster as seen by each of `ranks` ranks that share what one would have alone: cores, memory
+// and links, not latencies.
+ClusterModel SharedBy(ClusterModel alone, int ranks);
 
 // Whether two of `world` ranks are on one node. The caller (kCaller) is reached over the link
 // between nodes unless all ranks are on one node.
 bool Inside(const ClusterModel& cluster, int a, int b, int world);
 
-// One launch: 2·work_pairs·(head_dim + v_head_dim) / flops, and no less than the bytes of the pages
-// it reads / read_bytes_per_s.
+// What a rank computes: 2·work_pairs·(head_dim + v_head_dim) / flops, and no less than the bytes of
+// the pages it reads / read_bytes_per_s; then its partials, read and written once by each launch,
+// / read_bytes_per_s; then launches · launch_s.
 double ComputeSeconds(const ClusterModel& cluster, const Problem& problem, const ComputeLoad& load);
+
+// Merging partials that arrived, of so many query rows × query heads: theirs are read, those here
+// read and written.
+double MergeSeconds(const ClusterModel& cluster, const Problem& problem, int64_t partial_rows);
 
 // Messages of one rank over one link in one direction: bytes / bytes_per_s + messages · latency_s.
 double LinkSeconds(const ClusterModel& cluster, bool inside, int64_t bytes, int64_t messages);

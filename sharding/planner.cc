@@ -15,37 +15,68 @@ namespace {
 // What one step asks of one rank, or of the caller.
 class StepLoad {
  public:
-  void AddCompute(const ComputeLoad& load) {
-    compute_.work_pairs += load.work_pairs;
-    compute_.tokens_read += load.tokens_read;
-  }
+  void AddCompute(const ComputeLoad& load) { compute_ += load; }
   void AddMessage(bool sends, bool inside, int64_t bytes) {
     Link& link = links_[(sends ? 2 : 0) + (inside ? 1 : 0)];
     link.bytes += bytes;
     ++link.messages;
   }
+  void AddArrived(int64_t partial_rows) { arrived_rows_ += partial_rows; }
 
-  double ComputeSecondsOf(const Problem& problem, const ClusterModel& cluster) const {
-    return ComputeSeconds(cluster, problem, compute_);
-  }
-  double CommSeconds(const ClusterModel& cluster) const {
-    double slowest = 0;
+  // The terms of the model, and of communication the part that is latency.
+  struct Terms {
+    double compute_s = 0;
+    double comm_s = 0;
+    double latency_s = 0;
+    double merge_s = 0;
+  };
+  Terms Seconds(const ClusterModel& cluster, const Problem& problem) const {
+    Terms terms;
+    terms.compute_s = ComputeSeconds(cluster, problem, compute_);
+    terms.merge_s = MergeSeconds(cluster, problem, arrived_rows_);
     for (size_t i = 0; i < links_.size(); ++i) {
       const bool inside = i % 2 == 1;
-      slowest =
-          std::max(slowest, LinkSeconds(cluster, inside, links_[i].bytes, links_[i].messages));
+      const double link_s = LinkSeconds(cluster, inside, links_[i].bytes, links_[i].messages);
+      if (link_s <= terms.comm_s) continue;
+      terms.comm_s = link_s;
+      terms.latency_s = LinkSeconds(cluster, inside, 0, links_[i].messages);
     }
-    return slowest;
+    return terms;
   }
 
  private:
   struct Link {
     int64_t bytes = 0;
-    int messages = 0;
+    int64_t messages = 0;
   };
   ComputeLoad compute_;
+  int64_t arrived_rows_ = 0;
   std::array<Link, 4> links_;
 };
+
+// Adds a step's seconds: the slowest rank's of each term, and what is not hidden.
+void AddStep(const std::vector<StepLoad>& ends, const ClusterModel& cluster, const Problem& problem,
+             PlanCost* cost) {
+  StepLoad::Terms most;
+  double hidden_s = 0, step_s = 0;
+  for (const StepLoad& end : ends) {
+    const StepLoad::Terms terms = end.Seconds(cluster, problem);
+    const double both_s = std::max(terms.compute_s, terms.comm_s);
+    hidden_s = std::max(hidden_s, both_s);
+    step_s = std::max(step_s, both_s + terms.merge_s);
+    most.compute_s = std::max(most.compute_s, terms.compute_s);
+    if (terms.comm_s > most.comm_s) {
+      most.comm_s = terms.comm_s;
+      most.latency_s = terms.latency_s;
+    }
+  }
+  cost->cost_s += step_s;
+  cost->compute_s += most.compute_s;
+  cost->comm_s += most.comm_s;
+  cost->latency_s += most.latency_s;
+  cost->exposed_comm_s += hidden_s - most.compute_s;
+  cost->merge_s += step_s - hidden_s;
+}
 
 PlanCost CostWith(const Plan& plan, const ClusterModel& cluster, const PlanLoads& loads) {
   const Problem& problem = plan.problem();
@@ -64,25 +95,21 @@ PlanCost CostWith(const Plan& plan, const ClusterModel& cluster, const PlanLoads
       const bool inside = Inside(cluster, t.source, t.destination, plan.world());
       ends[t.source + 1].AddMessage(true, inside, bytes);
       ends[t.destination + 1].AddMessage(false, inside, bytes);
+      if (t.kind == Transfer::Kind::kPartial) {
+        ends[t.destination + 1].AddArrived(problem.Rows(t.blocks) * t.heads.count);
+      }
       if (t.source != kCaller) cost.workers[t.source].bytes_sent += bytes;
       if (t.destination != kCaller) cost.workers[t.destination].bytes_received += bytes;
       cost.bytes_total += bytes;
+      cost.bytes_between += inside ? 0 : bytes;
     }
     for (size_t c = 0; c < step.computes.size(); ++c) {
-      const Compute& compute = step.computes[c];
       const ComputeLoad& load = loads[s][c];
-      ends[compute.rank + 1].AddCompute(load);
-      cost.workers[compute.rank].work_pairs += load.work_pairs;
+      ends[step.computes[c].rank + 1].AddCompute(load);
+      cost.workers[step.computes[c].rank].work_pairs += load.work_pairs;
     }
-    double compute_s = 0, step_s = 0;
-    for (const StepLoad& end : ends) {
-      compute_s = std::max(compute_s, end.ComputeSecondsOf(problem, cluster));
-      step_s = std::max({step_s, compute_s, end.CommSeconds(cluster)});
-    }
-    cost.compute_s += compute_s;
-    cost.cost_s += step_s;
+    AddStep(ends, cluster, problem, &cost);
   }
-  cost.exposed_comm_s = cost.cost_s - cost.compute_s;
   int64_t most = 0;
   double total = 0;
   for (const WorkerLoad& worker : cost.workers) {

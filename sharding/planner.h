@@ -22,18 +22,24 @@ struct WorkerLoad {
   int64_t bytes_received = 0;
 };
 
-// A step costs, on each rank, max(compute, communication), and the slowest rank (or the caller)
-// counts:
+// A step costs, on each rank, max(compute, communication) + merge, and the slowest rank (or the
+// caller) counts:
 //   compute        ComputeSeconds of what it computes in the step, in sum
 //   communication  the slowest of its links, each direction, inside and between: LinkSeconds
+//   merge          MergeSeconds of the partials that arrive
+// Summed over steps, cost_s = compute_s + exposed_comm_s + merge_s.
 struct PlanCost {
   PlanKind kind = PlanKind::kRing;
   int stages = kStagesDefault;  // Plan::stages
   double cost_s = 0;
-  double compute_s = 0;       // of the slowest rank, summed over steps
-  double exposed_comm_s = 0;  // cost_s − compute_s
+  double compute_s = 0;       // of the slowest rank
+  double comm_s = 0;          // of the slowest rank, hidden or not
+  double latency_s = 0;       // what of comm_s is messages, not bytes
+  double exposed_comm_s = 0;  // what of comm_s no compute hides
+  double merge_s = 0;
   int64_t bytes_total = 0;
-  double imbalance = 1;  // max/mean of work_pairs over all ranks; 1 when there is no work
+  int64_t bytes_between = 0;  // what of bytes_total goes between nodes
+  double imbalance = 1;       // max/mean of work_pairs over all ranks; 1 when there is no work
   std::vector<WorkerLoad> workers;
 };
 

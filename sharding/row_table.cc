@@ -121,15 +121,19 @@ const std::vector<int64_t>& ReadCounts::Finish() {
   return counts_;
 }
 
-BlockSet BlocksRead(const RowTable& rows, int class_index, const BlockSet& q_blocks,
-                    ReadCounts* scratch) {
-  scratch->AddRows(rows, class_index, q_blocks);
-  const std::vector<int64_t>& counts = scratch->Finish();
-  BlockCollector collector;
-  for (int64_t b = 0; b < rows.kv_blocks(); ++b) {
-    if (counts[b] > 0) collector.Add(b);
-  }
-  return std::move(collector).Finish();
+BlockSet BlocksRead(const RowTable& rows, int class_index, const BlockSet& q_blocks) {
+  // Of the runs that begin alike the longest holds the others: what grows from row to row, as a
+  // causal prefix or a stride does, leaves one run.
+  std::map<std::pair<int64_t, int64_t>, int64_t> longest;  // first and step to count
+  ForEachBlock(q_blocks, [&](int64_t q_block) {
+    for (const RowTable::Run& run : rows.Row(class_index, q_block)) {
+      int64_t& count = longest[{run.first, run.step}];
+      count = std::max<int64_t>(count, run.count);
+    }
+  });
+  std::vector<BlockRun> runs;
+  for (const auto& [begin, count] : longest) runs.push_back({begin.first, count, begin.second});
+  return BlockSet::FromRuns(std::move(runs));
 }
 
 void BlockCollector::Add(int64_t block) {

@@ -97,8 +97,7 @@ void ForEachBlock(const BlockSet& blocks, Fn fn) {
 }
 
 // The KV blocks that some row of `q_blocks` reads.
-BlockSet BlocksRead(const RowTable& rows, int class_index, const BlockSet& q_blocks,
-                    ReadCounts* scratch);
+BlockSet BlocksRead(const RowTable& rows, int class_index, const BlockSet& q_blocks);
 
 // Ascending distinct blocks, one by one, into few runs: ranges, and ranges of equal length at equal
 // distance as one run for each place within them.

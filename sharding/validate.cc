@@ -125,8 +125,7 @@ class Player {
         received_(plan.world(), problem_.kv_heads, rows.kv_blocks()),
         arriving_(plan.world(), problem_.kv_heads, rows.kv_blocks()),
         queries_(plan.world(), segments.size(), rows.kv_blocks()),
-        partials_(plan.world(), segments.size(), rows.kv_blocks()),
-        scratch_(rows.kv_blocks()) {
+        partials_(plan.world(), segments.size(), rows.kv_blocks()) {
     for (int64_t block = 0; block < rows.kv_blocks(); ++block) {
       owner_.push_back(problem_.kv.tokens().Owner(block));
     }
@@ -219,7 +218,7 @@ class Player {
     const auto [at, is_new] = read_.try_emplace({class_index, q_blocks.ToString()});
     if (is_new) {
       at->second.resize(static_cast<size_t>(rows_.kv_blocks()));
-      ForEachBlock(BlocksRead(rows_, class_index, q_blocks, &scratch_),
+      ForEachBlock(BlocksRead(rows_, class_index, q_blocks),
                    [&](int64_t block) { at->second[block] = true; });
     }
     return at->second;
@@ -275,7 +274,6 @@ class Player {
   BlockBits queries_;       // by segment
   BlockBits partials_;      // by segment
   std::vector<int> owner_;  // token group of each KV block before the plan
-  ReadCounts scratch_;
   std::map<std::pair<int, std::string>, std::vector<bool>> read_;
   int step_ = 0;
 };

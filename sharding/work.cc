@@ -79,6 +79,9 @@ std::pair<int, int> HeadsOfClass(const RowTable& rows, HeadRange heads, int clas
 // Computes on the same rows share the sums over what those rows read: that is nearly all of the
 // cost of planning.
 void Weigh(const RowTable& rows, const std::vector<Item>& items, BlockSums* sums) {
+  int64_t queries = 0;
+  ForEachBlock(items.front().compute->q_blocks,
+               [&](int64_t q_block) { queries += rows.Queries(q_block); });
   for (int c = 0; c < rows.classes(); ++c) {
     bool ready = false;
     HeadRange last;
@@ -94,6 +97,10 @@ void Weigh(const RowTable& rows, const std::vector<Item>& items, BlockSums* sums
       const ComputeLoad load = sums->Over(item.compute->kv_blocks);
       item.load->work_pairs += load.work_pairs * heads.first;
       item.load->tokens_read += load.tokens_read * heads.second;
+      if (load.work_pairs > 0) {
+        item.load->partial_rows += queries * heads.first;
+        item.load->launches = 1;
+      }
     }
   }
 }

@@ -12,12 +12,23 @@
 
 namespace annulus {
 
-// Of one compute.
+// Of one compute, or of several in sum.
 struct ComputeLoad {
   // (query head, query, key) pairs: the existing ones of every 64×64 cell with an allowed pair.
   int64_t work_pairs = 0;
   // Tokens of the pages that some row reads; a page of another KV head counts again.
   int64_t tokens_read = 0;
+  // Query rows × query heads whose partials it merges into. 0, as launches, where nothing is read.
+  int64_t partial_rows = 0;
+  int launches = 0;
+
+  ComputeLoad& operator+=(const ComputeLoad& other) {
+    work_pairs += other.work_pairs;
+    tokens_read += other.tokens_read;
+    partial_rows += other.partial_rows;
+    launches += other.launches;
+    return *this;
+  }
 };
 
 // By step, then by compute, in the plan's order.

@@ -44,6 +44,7 @@ Options OptionsOf(AttendFlags* flags) {
   options.Exclude("backend", "endpoint");
   options.Add("repeat", "N", "attend N times, report the median time (1)",
               SetCount(&flags->repeat, 1, kRepeatMax));
+  AddMachines(&options, &flags->machines);
   options.AddFlag("json", "one JSON line on stdout", &flags->json);
   return options;
 }
@@ -161,8 +162,9 @@ absl::Status RunAttend(const Arguments& args, const Console& console) {
   if (flags.lse.has_value()) ANNULUS_RETURN_IF_ERROR(CheckNpyPath(*flags.lse));
   ANNULUS_ASSIGN_OR_RETURN(AttendInputs inputs, ReadAttendInputs(flags));
   ANNULUS_ASSIGN_OR_RETURN(const AttendOutcome outcome,
-                           flags.endpoint.has_value() ? AttendRemotely(flags, inputs, console)
-                                                      : AttendLocally(flags, std::move(inputs)));
+                           flags.endpoint.has_value()
+                               ? AttendRemotely(flags, inputs, console)
+                               : AttendLocally(flags, std::move(inputs), console));
   ANNULUS_RETURN_IF_ERROR(WriteOutcome(flags, outcome));
   if (flags.json) {
     *console.out << ToJson(outcome.report) << std::flush;

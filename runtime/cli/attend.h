@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "attention/partial.h"
 #include "runtime/cli/commands.h"
+#include "runtime/cli/machines.h"
 #include "runtime/cli/problem.h"
 #include "runtime/cli/report.h"
 #include "runtime/cli/tensor_file.h"
@@ -31,6 +32,7 @@ struct AttendFlags {
   std::optional<DType> dtype;
   std::string backend = "auto";
   int repeat = 1;
+  MachineFlags machines;  // that the plan is weighed for; not with an endpoint
   bool json = false;
 };
 
@@ -55,7 +57,8 @@ struct AttendOutcome {
 };
 
 // With `flags.workers` ranks in this process, over the local transport, sharing the cores.
-absl::StatusOr<AttendOutcome> AttendLocally(const AttendFlags& flags, AttendInputs inputs);
+absl::StatusOr<AttendOutcome> AttendLocally(const AttendFlags& flags, AttendInputs inputs,
+                                            const Console& console);
 
 // In a context made for this at `flags.endpoint`, and released afterwards.
 absl::StatusOr<AttendOutcome> AttendRemotely(const AttendFlags& flags, const AttendInputs& inputs,

@@ -8,11 +8,14 @@
 
 namespace annulus {
 
-absl::StatusOr<AttendOutcome> AttendLocally(const AttendFlags& flags, AttendInputs inputs) {
+absl::StatusOr<AttendOutcome> AttendLocally(const AttendFlags& flags, AttendInputs inputs,
+                                            const Console& console) {
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend,
                            MakeBackend(flags.backend, /*threads=*/0));
   ANNULUS_ASSIGN_OR_RETURN(const Problem problem, MakeProblem(inputs.problem));
-  ANNULUS_ASSIGN_OR_RETURN(const Decision decision, Choose(problem, ClusterModel{}, flags.plan));
+  ANNULUS_ASSIGN_OR_RETURN(Machines machines,
+                           MachinesFor(flags.machines, flags.workers, console.environment));
+  ANNULUS_ASSIGN_OR_RETURN(const Decision decision, Choose(problem, machines.model, flags.plan));
   inputs.q.RoundTo(problem.dtype);
   inputs.k.RoundTo(problem.dtype);
   if (inputs.v.has_value()) inputs.v->RoundTo(problem.dtype);
@@ -20,11 +23,13 @@ absl::StatusOr<AttendOutcome> AttendLocally(const AttendFlags& flags, AttendInpu
   AttendOutcome outcome;
   outcome.report = ReportOf(flags, inputs);
   const LocalRanks ranks(decision.plan, inputs.q.view(), inputs.k.view(), inputs.v_view());
-  std::vector<double> elapsed_s;
+  std::vector<double> elapsed_s, compute_s, wait_s;
   for (int i = 0; i < flags.repeat; ++i) {
     const absl::Time begin = absl::Now();
     ANNULUS_ASSIGN_OR_RETURN(LocalRun run, ranks.Run(inputs.scale, *backend));
     elapsed_s.push_back(absl::ToDoubleSeconds(absl::Now() - begin));
+    compute_s.push_back(run.compute_s);
+    wait_s.push_back(run.wait_s);
     outcome.report.bytes_moved = run.bytes_moved;
     outcome.lse = std::move(run.result).TakeLse();
     outcome.out = std::move(run.result).TakeOut();
@@ -35,6 +40,12 @@ absl::StatusOr<AttendOutcome> AttendLocally(const AttendFlags& flags, AttendInpu
   outcome.report.visited_pairs = SizeOf(problem).visited_pairs;
   outcome.report.elapsed_s = MedianOf(std::move(elapsed_s));
   outcome.report.planned_bytes = decision.plan.BytesTotal();
+  AttendTimes times{
+      std::move(machines), {}, MedianOf(std::move(compute_s)), MedianOf(std::move(wait_s))};
+  for (const PlanCost& cost : decision.candidates) {
+    if (cost.kind == decision.plan.kind()) times.predicted = cost;
+  }
+  outcome.report.times = std::move(times);
   return outcome;
 }
 

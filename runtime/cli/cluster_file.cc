@@ -1,5 +1,6 @@
 #include "runtime/cli/cluster_file.h"
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -22,6 +23,46 @@ absl::Status Unexpected(absl::string_view field, const Json& found, absl::string
                    ", expected ", expected));
 }
 
+struct Number {
+  const char* name;
+  double ClusterModel::*value;
+  double unit;
+  bool may_be_zero;
+};
+constexpr Number kNumbers[] = {{"inside_gb_per_s", &ClusterModel::inside_bytes_per_s, 1e9, false},
+                               {"inside_us", &ClusterModel::inside_latency_s, 1e-6, true},
+                               {"between_gb_per_s", &ClusterModel::between_bytes_per_s, 1e9, false},
+                               {"between_us", &ClusterModel::between_latency_s, 1e-6, true},
+                               {"flops", &ClusterModel::flops, 1, false},
+                               {"flops_f32", &ClusterModel::flops_f32, 1, false},
+                               {"read_gb_per_s", &ClusterModel::read_bytes_per_s, 1e9, false},
+                               {"launch_us", &ClusterModel::launch_s, 1e-6, true}};
+
+absl::Status ReadNumber(const std::string& key, const Json& value, ClusterModel* model) {
+  std::string known = "nodes, workers_per_node, shared, machine";
+  for (const Number& number : kNumbers) {
+    if (key != number.name) {
+      absl::StrAppend(&known, ", ", number.name);
+      continue;
+    }
+    const double given = value.is_number() ? value.get<double>() * number.unit : NAN;
+    if (!std::isfinite(given) || given < 0 || (given == 0 && !number.may_be_zero)) {
+      return Unexpected(key, value, "a positive number");
+    }
+    model->*number.value = given;
+    return absl::OkStatus();
+  }
+  return Unexpected(key, value, absl::StrCat("one of ", known));
+}
+
+absl::StatusOr<int64_t> ReadCount(const std::string& key, const Json& value) {
+  if (!value.is_number_unsigned() || value.get<uint64_t>() < 1 ||
+      value.get<uint64_t>() > uint64_t{kCountMax}) {
+    return Unexpected(key, value, absl::StrCat("an integer from 1 to ", kCountMax));
+  }
+  return static_cast<int64_t>(value.get<uint64_t>());
+}
+
 }  // namespace
 
 absl::StatusOr<ClusterFile> ParseCluster(absl::string_view json) {
@@ -31,53 +72,46 @@ absl::StatusOr<ClusterFile> ParseCluster(absl::string_view json) {
         absl::StrCat("content is ", Quoted(json, 40), ", expected a JSON object"));
   }
   ClusterFile file;
-  ClusterModel& model = file.model;
-  int64_t nodes = 1;
-  struct Number {
-    const char* name;
-    double* value;
-    double unit;
-    bool may_be_zero;
-  };
-  const Number numbers[] = {{"inside_gb_per_s", &model.inside_bytes_per_s, 1e9, false},
-                            {"inside_us", &model.inside_latency_s, 1e-6, true},
-                            {"between_gb_per_s", &model.between_bytes_per_s, 1e9, false},
-                            {"between_us", &model.between_latency_s, 1e-6, true},
-                            {"flops", &model.flops, 1, false},
-                            {"read_gb_per_s", &model.read_bytes_per_s, 1e9, false}};
+  int64_t nodes = 1, workers_per_node = file.model.workers_per_node;
   for (const auto& [key, value] : object.items()) {
-    if (key == "nodes" || key == "workers_per_node") {
-      if (!value.is_number_unsigned() || value.get<uint64_t>() < 1 ||
-          value.get<uint64_t>() > uint64_t{kCountMax}) {
-        return Unexpected(key, value, absl::StrCat("an integer from 1 to ", kCountMax));
-      }
-      const auto count = static_cast<int64_t>(value.get<uint64_t>());
-      if (key == "nodes") {
-        nodes = count;
-      } else {
-        model.workers_per_node = static_cast<int>(count);
-      }
-      continue;
+    if (key == "nodes") {
+      ANNULUS_ASSIGN_OR_RETURN(nodes, ReadCount(key, value));
+    } else if (key == "workers_per_node") {
+      ANNULUS_ASSIGN_OR_RETURN(workers_per_node, ReadCount(key, value));
+    } else if (key == "shared") {
+      if (!value.is_boolean()) return Unexpected(key, value, "true or false");
+      file.shared = value.get<bool>();
+    } else if (key == "machine") {
+      if (!value.is_string()) return Unexpected(key, value, "a text");
+      file.machine = value.get<std::string>();
+    } else {
+      ANNULUS_RETURN_IF_ERROR(ReadNumber(key, value, &file.model));
     }
-    const Number* number = nullptr;
-    for (const Number& candidate : numbers) {
-      if (key == candidate.name) number = &candidate;
-    }
-    if (number == nullptr) {
-      return Unexpected(key, value,
-                        "one of nodes, workers_per_node, inside_gb_per_s, inside_us, "
-                        "between_gb_per_s, between_us, flops, read_gb_per_s");
-    }
-    const double given = value.is_number() ? value.get<double>() * number->unit : NAN;
-    if (!std::isfinite(given) || given < 0 || (given == 0 && !number->may_be_zero)) {
-      return Unexpected(key, value, "a positive number");
-    }
-    *number->value = given;
   }
+  if (!object.contains("flops_f32")) file.model.flops_f32 = file.model.flops;
+  file.model.workers_per_node = static_cast<int>(workers_per_node);
   if (object.contains("nodes") || object.contains("workers_per_node")) {
-    file.workers_max = nodes * model.workers_per_node;
+    file.workers_max = nodes * workers_per_node;
   }
   return file;
+}
+
+std::string ToJson(const ClusterFile& file) {
+  nlohmann::ordered_json object = {{"machine", file.machine}, {"shared", file.shared}};
+  for (const Number& number : kNumbers) {
+    object[number.name] = file.model.*number.value / number.unit;
+  }
+  return object.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+absl::StatusOr<ClusterModel> ModelFor(const ClusterFile& file, int workers) {
+  if (workers > file.workers_max) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--workers is ", workers, ", expected at most the cluster's ",
+                     file.workers_max, " (nodes x workers_per_node)"));
+  }
+  if (!file.shared) return file.model;
+  return SharedBy(file.model, std::min(workers, file.model.workers_per_node));
 }
 
 absl::StatusOr<ClusterFile> ReadCluster(const std::string& path) {

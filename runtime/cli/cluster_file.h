@@ -1,10 +1,13 @@
-// --cluster: the machines a planner weighs for, as one JSON object of numbers. Every field may be
-// left out (then it is this machine's, as ClusterModel says):
+// --cluster: the machines a planner weighs for, as one JSON object. Every field may be left out
+// (then it is as ClusterModel says):
 //   nodes, workers_per_node                 counts
 //   inside_gb_per_s, inside_us              a link between workers of one node, 10^9 bytes/s and µs
 //   between_gb_per_s, between_us            between nodes
-//   flops, read_gb_per_s                    of one worker: attained FLOP/s, memory
-// Pure function but for the file.
+//   flops, flops_f32                        of one worker: attained FLOP/s on f16 and bf16, on f32
+//   read_gb_per_s, launch_us                of one worker: memory, what any launch costs at least
+//   shared                                  true: the workers of a node share these rates
+//   machine                                 text: what was measured
+// flops_f32 is flops where it is left out. Pure functions but for the file.
 #pragma once
 
 #include <cstdint>
@@ -19,10 +22,18 @@ namespace annulus {
 struct ClusterFile {
   ClusterModel model;
   int64_t workers_max = INT32_MAX;  // nodes · workers_per_node
+  bool shared = false;
+  std::string machine;
 };
 
 // INVALID_ARGUMENT names the field, its value and what was expected.
 absl::StatusOr<ClusterFile> ParseCluster(absl::string_view json);
 absl::StatusOr<ClusterFile> ReadCluster(const std::string& path);
+
+// The rates of `file`, its machine and that it is shared, as ParseCluster reads them.
+std::string ToJson(const ClusterFile& file);
+
+// What each of `workers` workers has. INVALID_ARGUMENT where the cluster has fewer.
+absl::StatusOr<ClusterModel> ModelFor(const ClusterFile& file, int workers);
 
 }  // namespace annulus

@@ -2,11 +2,10 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "base/write_file.h"
-#include "runtime/cli/cluster_file.h"
 #include "runtime/cli/commands.h"
+#include "runtime/cli/machines.h"
 #include "runtime/cli/problem.h"
 #include "runtime/cli/report.h"
 #include "runtime/cli/shared_options.h"
@@ -24,7 +23,7 @@ struct ExplainFlags {
   std::optional<int64_t> q_tokens;
   std::optional<int64_t> v_head_dim;
   std::optional<PlanKind> plan;
-  std::optional<std::string> cluster;
+  MachineFlags machines;
   std::optional<std::string> svg;
   bool json = false;
 };
@@ -49,19 +48,10 @@ Options OptionsOf(ExplainFlags* flags) {
               SetParsed(&problem.dtype, ParseDType));
   AddPlacement(&options, &problem.placement);
   AddPlan(&options, &flags->plan);
-  options.Add("cluster", "F", "the machines, a JSON file (this one)", SetText(&flags->cluster));
+  AddMachines(&options, &flags->machines);
   options.Add("svg", "F", "where a picture of the block map goes", SetText(&flags->svg));
   options.AddFlag("json", "one JSON line on stdout", &flags->json);
   return options;
-}
-
-absl::StatusOr<ClusterModel> ClusterOf(const ExplainFlags& flags) {
-  if (!flags.cluster.has_value()) return ClusterModel{};
-  ANNULUS_ASSIGN_OR_RETURN(const ClusterFile cluster, ReadCluster(*flags.cluster));
-  if (flags.problem.workers <= cluster.workers_max) return cluster.model;
-  return absl::InvalidArgumentError(
-      absl::StrCat("--workers is ", flags.problem.workers, ", expected at most the cluster's ",
-                   cluster.workers_max, " (nodes x workers_per_node)"));
 }
 
 }  // namespace
@@ -77,11 +67,13 @@ absl::Status RunExplain(const Arguments& args, const Console& console) {
   flags.problem.q_tokens = flags.q_tokens.value_or(flags.problem.kv_tokens);
   flags.problem.v_head_dim = flags.v_head_dim.value_or(flags.problem.head_dim);
   if (flags.svg.has_value()) ANNULUS_RETURN_IF_ERROR(CheckWritable(*flags.svg));
-  ANNULUS_ASSIGN_OR_RETURN(const ClusterModel cluster, ClusterOf(flags));
   ANNULUS_ASSIGN_OR_RETURN(const Problem problem, MakeProblem(flags.problem));
-  ANNULUS_ASSIGN_OR_RETURN(const Decision decision, Choose(problem, cluster, flags.plan));
+  ANNULUS_ASSIGN_OR_RETURN(const Machines machines,
+                           MachinesFor(flags.machines, flags.problem.workers, console.environment));
+  ANNULUS_ASSIGN_OR_RETURN(const Decision decision, Choose(problem, machines.model, flags.plan));
   const ExplainReport report{problem, decision, SizeOf(problem),
-                             Coverage(problem.pattern, problem.q_range(), problem.kv_tokens)};
+                             Coverage(problem.pattern, problem.q_range(), problem.kv_tokens),
+                             machines};
   if (flags.svg.has_value()) {
     const auto chosen =
         std::find_if(decision.candidates.begin(), decision.candidates.end(),

@@ -3,14 +3,24 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "attention/pattern.h"
+#include "runtime/cli/machines.h"
 #include "runtime/types.h"
 #include "sharding/planner.h"
 
 namespace annulus {
+
+// Where the time of a run in this process went, beside what the cost model said of it.
+struct AttendTimes {
+  Machines machines;
+  PlanCost predicted;
+  double compute_s = 0;       // of the rank that computed longest
+  double exposed_comm_s = 0;  // that it waited for transfers
+};
 
 struct AttendReport {
   std::string plan;
@@ -28,6 +38,7 @@ struct AttendReport {
   double elapsed_s = 0;  // median
   int64_t bytes_moved = 0;
   int64_t planned_bytes = 0;
+  std::optional<AttendTimes> times;  // absent where a service computed
 };
 std::string ToJson(const AttendReport& report);
 std::string ToText(const AttendReport& report);
@@ -37,6 +48,7 @@ struct ExplainReport {
   const Decision& decision;
   ProblemSize size;
   PatternCoverage coverage;
+  const Machines& machines;
 };
 std::string ToJson(const ExplainReport& report);
 std::string ToText(const ExplainReport& report);

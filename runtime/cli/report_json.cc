@@ -22,10 +22,33 @@ double Density(int64_t visited_pairs, int64_t heads, int64_t tokens, int64_t kv_
           static_cast<double>(kv_tokens));
 }
 
+Json ToObject(const Machines& machines) {
+  const ClusterModel& model = machines.model;
+  return {{"source", machines.source},
+          {"workers_per_node", model.workers_per_node},
+          {"flops", model.flops},
+          {"flops_f32", model.flops_f32},
+          {"read_bytes_per_s", model.read_bytes_per_s},
+          {"launch_s", model.launch_s},
+          {"inside_bytes_per_s", model.inside_bytes_per_s},
+          {"inside_latency_s", model.inside_latency_s},
+          {"between_bytes_per_s", model.between_bytes_per_s},
+          {"between_latency_s", model.between_latency_s}};
+}
+
+Json TermsOf(const PlanCost& cost) {
+  return {{"cost_s", cost.cost_s},
+          {"compute_s", cost.compute_s},
+          {"comm_s", cost.comm_s},
+          {"latency_s", cost.latency_s},
+          {"exposed_comm_s", cost.exposed_comm_s},
+          {"merge_s", cost.merge_s}};
+}
+
 }  // namespace
 
 std::string ToJson(const AttendReport& report) {
-  return Line(
+  Json json = Json::object(
       {{"plan", report.plan},
        {"pattern", report.pattern},
        {"tokens", report.tokens},
@@ -42,6 +65,14 @@ std::string ToJson(const AttendReport& report) {
        {"elapsed_s", report.elapsed_s},
        {"bytes_moved", report.bytes_moved},
        {"planned_bytes", report.planned_bytes}});
+  if (report.times.has_value()) {
+    json["stages"] = report.times->predicted.stages;
+    json["compute_s"] = report.times->compute_s;
+    json["exposed_comm_s"] = report.times->exposed_comm_s;
+    json["predicted"] = TermsOf(report.times->predicted);
+    json["calibration"] = ToObject(report.times->machines);
+  }
+  return Line(json);
 }
 
 std::string ToJson(const ExplainReport& report) {
@@ -51,13 +82,13 @@ std::string ToJson(const ExplainReport& report) {
   Json candidates = Json::array();
   double imbalance = 1;
   for (const PlanCost& cost : report.decision.candidates) {
-    candidates.push_back({{"plan", Text(Name(cost.kind))},
-                          {"cost_s", cost.cost_s},
-                          {"compute_s", cost.compute_s},
-                          {"exposed_comm_s", cost.exposed_comm_s},
-                          {"bytes_total", cost.bytes_total},
+    Json candidate = {{"plan", Text(Name(cost.kind))}, {"stages", cost.stages}};
+    candidate.update(TermsOf(cost));
+    candidate.update(Json{{"bytes_total", cost.bytes_total},
+                          {"bytes_between", cost.bytes_between},
                           {"imbalance", cost.imbalance},
                           {"chosen", cost.kind == chosen}});
+    candidates.push_back(std::move(candidate));
     if (cost.kind != chosen) continue;
     imbalance = cost.imbalance;
     for (const WorkerLoad& load : cost.workers) {
@@ -83,6 +114,8 @@ std::string ToJson(const ExplainReport& report) {
                {"density", report.size.density},
                {"imbalance", imbalance},
                {"bytes_total", report.decision.plan.BytesTotal()},
+               {"stages", report.decision.plan.stages()},
+               {"calibration", ToObject(report.machines)},
                {"coverage", report.coverage.covered},
                {"kept_kv", report.coverage.kept_kv},
                {"workers", std::move(workers)},

@@ -31,17 +31,43 @@ std::string ShapeText(int64_t tokens, int64_t kv_tokens, int heads, int kv_heads
                          kv_tokens, heads, kv_heads, head_dim, v_head_dim, Name(dtype));
 }
 
+std::string MachinesText(const Machines& machines) {
+  const ClusterModel& model = machines.model;
+  return absl::StrFormat(
+      "machines  %s: a worker attains %.4g GFLOP/s (f32 %.4g), reads %.4g GB/s, sends %.4g GB/s "
+      "(%.4g between nodes)\n",
+      Quoted(machines.source, 200), model.flops / 1e9, model.flops_f32 / 1e9,
+      model.read_bytes_per_s / 1e9, model.inside_bytes_per_s / 1e9,
+      model.between_bytes_per_s / 1e9);
+}
+
+// "group-cast/4": a group-cast in four stages.
+std::string PlanText(PlanKind kind, int stages) {
+  if (kind != PlanKind::kGroupCast) return std::string(Name(kind));
+  return absl::StrFormat("%s/%d", Name(kind), stages);
+}
+
+std::string TimesText(const AttendReport& report) {
+  const AttendTimes& times = *report.times;
+  const PlanCost& predicted = times.predicted;
+  return absl::StrFormat(
+      "%s%-10s%14s %14s %14s %14s\n%-10s%14.6f %14.6f %14.6f %14.6f\n%-10s%14.6f %14.6f %14.6f\n",
+      MachinesText(times.machines), "", "total s", "compute s", "exposed comm s", "merge s",
+      "predicted", predicted.cost_s, predicted.compute_s, predicted.exposed_comm_s,
+      predicted.merge_s, "measured", report.elapsed_s, times.compute_s, times.exposed_comm_s);
+}
+
 }  // namespace
 
 std::string ToText(const AttendReport& report) {
   return absl::StrFormat(
       "%s\npattern   %s\nplan      %s on %d worker%s, backend %s\n"
-      "pairs     %d visited\ntime      %.6f s\nmoved     %s, planned %s\n",
+      "pairs     %d visited\ntime      %.6f s\nmoved     %s, planned %s\n%s",
       ShapeText(report.tokens, report.kv_tokens, report.heads, report.kv_heads, report.head_dim,
                 report.v_head_dim, report.dtype),
       Quoted(report.pattern, 200), report.plan, report.workers, report.workers == 1 ? "" : "s",
       report.backend, report.visited_pairs, report.elapsed_s, Bytes(report.bytes_moved),
-      Bytes(report.planned_bytes));
+      Bytes(report.planned_bytes), report.times.has_value() ? TimesText(report) : "");
 }
 
 std::string ToText(const ExplainReport& report) {
@@ -51,21 +77,24 @@ std::string ToText(const ExplainReport& report) {
       "%s\npattern   %s\nplaced    %s over %d workers\n"
       "density   %.4g: %d pairs visited, %d computed\n"
       "coverage  %.2f%% of the keys are seen by some head; a head's cache keeps %.2f%% of the "
-      "KV\n\n"
-      "%-16s %12s %12s %14s %12s %10s\n",
+      "KV\n%s\n"
+      "%-16s %12s %12s %14s %12s %12s %13s %12s %12s %10s\n",
       ShapeText(problem.q_tokens, problem.kv_tokens, problem.heads, problem.kv_heads,
                 problem.head_dim, problem.v_head_dim, problem.dtype),
       Quoted(problem.pattern.text(), 200), problem.home_partition.ToString(), problem.world(),
       report.size.density, report.size.visited_pairs, report.size.work_pairs,
-      100 * report.coverage.covered, 100 * report.coverage.kept_kv, "plan", "cost s", "compute s",
-      "exposed comm s", "moves", "imbalance");
+      100 * report.coverage.covered, 100 * report.coverage.kept_kv, MachinesText(report.machines),
+      "plan/stages", "cost s", "compute s", "exposed comm s", "merge s", "comm s", "of it latency",
+      "moves", "between", "imbalance");
   const PlanCost* cost = nullptr;
   for (const PlanCost& candidate : report.decision.candidates) {
     if (candidate.kind == chosen) cost = &candidate;
-    absl::StrAppendFormat(&text, "%-16s %12.6f %12.6f %14.6f %12s %10.3f%s\n", Name(candidate.kind),
-                          candidate.cost_s, candidate.compute_s, candidate.exposed_comm_s,
-                          Bytes(candidate.bytes_total), candidate.imbalance,
-                          candidate.kind == chosen ? "  chosen" : "");
+    absl::StrAppendFormat(
+        &text, "%-16s %12.6f %12.6f %14.6f %12.6f %12.6f %13.6f %12s %12s %10.3f%s\n",
+        PlanText(candidate.kind, candidate.stages), candidate.cost_s, candidate.compute_s,
+        candidate.exposed_comm_s, candidate.merge_s, candidate.comm_s, candidate.latency_s,
+        Bytes(candidate.bytes_total), Bytes(candidate.bytes_between), candidate.imbalance,
+        candidate.kind == chosen ? "  chosen" : "");
   }
   absl::StrAppendFormat(&text, "\n%-8s %18s %14s %12s %12s\n", "worker", "pairs computed",
                         "kv tokens", "sends", "receives");

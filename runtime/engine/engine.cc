@@ -59,6 +59,8 @@ class RankRun {
   size_t caller_offset_ = 0;  // consumed of q_packed
   std::vector<Buffer> for_caller_;
   int64_t caller_bytes_ = 0;
+  double compute_s_ = 0;
+  double wait_s_ = 0;
 };
 
 absl::Status RankRun::Prepare() {
@@ -208,11 +210,13 @@ absl::Status RankRun::RunStep(const Step& step, int index) {
     if (compute.rank != task_.rank) continue;
     const absl::Time begin = absl::Now();
     ANNULUS_RETURN_IF_ERROR(Launch(compute));
+    compute_s_ += absl::ToDoubleSeconds(absl::Now() - begin);
     Trace(absl::StrCat("step ", index, " attend"), begin);
   }
   if (moves) {
     const absl::Time begin = absl::Now();
     ANNULUS_RETURN_IF_ERROR(WaitFor(ticket));
+    wait_s_ += absl::ToDoubleSeconds(absl::Now() - begin);
     Trace(absl::StrCat("step ", index, " wait for transfers"), begin);
   }
   if (step.drop_received_kv) kv_.DropReceived(index);
@@ -240,6 +244,8 @@ absl::StatusOr<RankResult> RankRun::Run() {
   result.bytes_sent = static_cast<int64_t>(after.bytes_sent - before.bytes_sent) + caller_bytes_;
   result.bytes_received = static_cast<int64_t>(after.bytes_received - before.bytes_received) +
                           static_cast<int64_t>(caller_offset_);
+  result.compute_s = compute_s_;
+  result.wait_s = wait_s_;
   return result;
 }
 

@@ -106,6 +106,10 @@ absl::StatusOr<LocalRun> LocalRanks::Run(float scale, Backend& backend) const {
     const Rows rows(plan_.HomeRows(static_cast<int>(rank)), problem.q_range());
     MergeRows(all, heads, run.result.view(), rows, heads, result.home.view());
     run.bytes_moved += result.bytes_sent;
+    if (result.compute_s >= run.compute_s) {
+      run.compute_s = result.compute_s;
+      run.wait_s = result.wait_s;
+    }
   }
   return run;
 }

@@ -13,6 +13,8 @@ namespace annulus {
 struct LocalRun {
   Partial result;           // [q_tokens, heads, v_head_dim], finalised
   int64_t bytes_moved = 0;  // payload counted at the exchange
+  double compute_s = 0;     // of the rank that computed longest
+  double wait_s = 0;        // of the same rank, for transfers
 };
 
 class LocalRanks {

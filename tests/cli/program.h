@@ -35,8 +35,9 @@ struct Outcome {
 
 using Variables = std::map<std::string, std::string>;
 
-// RunCli in this process, with these environment variables and no others.
-Outcome RunHere(const Arguments& args, const Variables& variables = {});
+// RunCli in this process, with these environment variables and no others, but ANNULUS_CLUSTER: a
+// file that says nothing, unless ANNULUS_CALIBRATION is among them.
+Outcome RunHere(const Arguments& args, const Variables& given = {});
 
 // The program `annulus` beside this one, as its own process.
 class Program {

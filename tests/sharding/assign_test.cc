@@ -32,7 +32,6 @@ int64_t RowBytes(const Problem& problem, const BlockSet& rows) {
 Shares SharesOf(const Problem& problem, const Assignment& assignment) {
   ThreadPool pool(1);
   const RowTable rows(problem, pool);
-  ReadCounts scratch(rows.kv_blocks());
   Shares shares;
   for (int rank = 0; rank < problem.world(); ++rank) {
     int64_t work = 0;
@@ -47,7 +46,7 @@ Shares SharesOf(const Problem& problem, const Assignment& assignment) {
         work += unit;
       }
       const HeadRange held = problem.kv.KvHeads(rank);
-      BlockSet read = BlocksRead(rows, rows.KvClass(head), mine, &scratch);
+      BlockSet read = BlocksRead(rows, rows.KvClass(head), mine);
       if (head >= held.first && head < held.end()) {
         read = read.Subtract(problem.HeldBlocks(rank));
       }
@@ -144,11 +143,10 @@ TEST_CASE("random group-casts balance, and for no more than balance needs") {
     // What balance may cost: the rows that move, and the pages that they read, once for each
     // receiver and head.
     int64_t pages_bytes = 0;
-    ReadCounts scratch(rows.kv_blocks());
     for (int rank = 0; rank < world; ++rank) {
       for (int head = 0; head < kv_heads; ++head) {
         const BlockSet come = assignment[rank][head].Subtract(problem.HomeRows(rank));
-        const BlockSet read = BlocksRead(rows, rows.KvClass(head), come, &scratch);
+        const BlockSet read = BlocksRead(rows, rows.KvClass(head), come);
         pages_bytes += read.TokenCount(tokens) * BytesPerToken(problem);
       }
     }

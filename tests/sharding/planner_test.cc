@@ -148,17 +148,77 @@ TEST_CASE("a slow link between nodes is paid for") {
   CHECK(Cost(plan, two).cost_s > 10 * Cost(plan, one).cost_s);
 }
 
-TEST_CASE("a one-rank problem costs what the model says") {
-  // One block against one block of 64 tokens, 2 heads: 8192 pairs.
-  const Problem problem = MakeProblem(64, 64, 2, 1, 1, "full");
+TEST_CASE("each term of the model is what cluster.h says") {
+  const Problem problem = MakeProblem(64, 64, 2, 1, 1, "full");  // 16-bit, both dims 64
   ClusterModel cluster;
   cluster.flops = 1e6;
-  cluster.read_bytes_per_s = 1e18;
-  CHECK(Cost(*BuildPlan(PlanKind::kRing, problem), cluster).cost_s ==
-        Approx(2.0 * 8192 * 128 / 1e6));
-  cluster.flops = 1e18;
+  cluster.flops_f32 = 2e6;
   cluster.read_bytes_per_s = 1e3;
-  CHECK(Cost(*BuildPlan(PlanKind::kRing, problem), cluster).cost_s == Approx(64 * 128 * 2 / 1e3));
+  cluster.launch_s = 7;
+  cluster.inside_bytes_per_s = 100;
+  cluster.inside_latency_s = 3;
+  CHECK(ComputeSeconds(cluster, problem, {.work_pairs = 8192}) == Approx(2.0 * 8192 * 128 / 1e6));
+  Problem f32 = problem;
+  f32.dtype = DType::kF32;
+  CHECK(ComputeSeconds(cluster, f32, {.work_pairs = 8192}) == Approx(8192 * 128 / 1e6));
+  // Whichever of computing and reading takes longer.
+  const ComputeLoad reads{.work_pairs = 1, .tokens_read = 64};
+  CHECK(ComputeSeconds(cluster, problem, reads) == Approx(64 * 128 * 2 / 1e3));
+  CHECK(ComputeSeconds(cluster, problem, {.partial_rows = 5}) == Approx(2 * 5 * 65 * 4 / 1e3));
+  CHECK(ComputeSeconds(cluster, problem, {.launches = 2}) == 14);
+  CHECK(MergeSeconds(cluster, problem, 5) == Approx(3 * 5 * 65 * 4 / 1e3));
+  CHECK(LinkSeconds(cluster, true, 500, 2) == Approx(11));
+  const ClusterModel shared = SharedBy(cluster, 4);
+  CHECK(shared.flops == 2.5e5);
+  CHECK(shared.read_bytes_per_s == 250);
+  CHECK(shared.inside_bytes_per_s == 25);
+  CHECK(shared.inside_latency_s == 3);
+}
+
+TEST_CASE("a plan costs the sum of its steps, each as its slowest rank") {
+  // One block against one block of 64 tokens, 2 heads: 8192 pairs in one launch.
+  const Problem alone = MakeProblem(64, 64, 2, 1, 1, "full");
+  ClusterModel cluster;
+  cluster.flops = 1e6;
+  cluster.launch_s = 7;
+  cluster.read_bytes_per_s = 1e18;
+  const PlanCost one = Cost(*BuildPlan(PlanKind::kRing, alone), cluster);
+  CHECK(one.cost_s == Approx(2.0 * 8192 * 128 / 1e6 + 7));
+  CHECK(one.compute_s == Approx(one.cost_s));
+
+  // Decode over two ranks: queries go out, a partial comes back and is merged.
+  const Problem decode = MakeProblem(1, 128, 1, 1, 2, "full");
+  cluster.flops = 1e18;
+  cluster.launch_s = 0;
+  cluster.read_bytes_per_s = 1e3;
+  cluster.inside_bytes_per_s = 1e18;
+  cluster.inside_latency_s = 1000;
+  const PlanCost two = Cost(*BuildPlan(PlanKind::kPassQ, decode), cluster);
+  CHECK(two.latency_s == Approx(2000));
+  CHECK(two.comm_s == Approx(2000));
+  CHECK(two.merge_s == Approx(3 * 65 * 4 / 1e3));
+  CHECK(two.cost_s == Approx(two.compute_s + two.exposed_comm_s + two.merge_s));
+}
+
+TEST_CASE("stages are taken where there is something to hide, and none where there is not") {
+  const Problem problem = MakeProblem(1 << 15, 1 << 15, 8, 8, 4, "causal");
+  ClusterModel cluster;
+  cluster.inside_latency_s = 0;
+  cluster.launch_s = 0;
+  cluster.read_bytes_per_s = 1e15;
+  // Pages take half as long to travel as to compute with.
+  const PlanCost slow = Cost(*BuildPlan(PlanKind::kGroupCast, problem, 1), cluster);
+  cluster.inside_bytes_per_s *= 2 * slow.comm_s / slow.compute_s;
+  const auto stages_of = [&] {
+    return CostOf(ChooseFrom(problem, cluster, PlanKind::kGroupCast), PlanKind::kGroupCast).stages;
+  };
+  CHECK(stages_of() == 8);
+  cluster.inside_latency_s = slow.compute_s / 10;  // a message costs more than a stage hides
+  CHECK(stages_of() <= 2);
+  cluster.inside_latency_s = 0;
+  cluster.inside_bytes_per_s = 1e18;
+  cluster.launch_s = 1;
+  CHECK(stages_of() == 0);
 }
 
 TEST_CASE("long contexts over 64 workers are planned without walking tokens") {

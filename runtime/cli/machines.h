@@ -1,0 +1,33 @@
+// Which machines a plan is weighed for: those of --cluster's file, or this one, whose figures are
+// measured once (runtime/engine/calibrate.h) and kept in the file of --calibration, in the format
+// of --cluster. Not thread-safe.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "runtime/cli/options.h"
+#include "sharding/cluster.h"
+
+namespace annulus {
+
+struct MachineFlags {
+  std::optional<std::string> cluster;
+  std::optional<std::string> calibration;
+};
+void AddMachines(Options* options, MachineFlags* flags);
+
+struct Machines {
+  ClusterModel model;  // as each worker sees it
+  std::string source;  // the file that the figures are of, or "measured now"
+};
+
+// For `workers` workers. Without --calibration figures are kept in the user's cache folder
+// ($XDG_CACHE_HOME, else $HOME/.cache); without that, or where it cannot be written, they are
+// measured anew each time. Figures kept by another kind of machine are measured again.
+// INVALID_ARGUMENT names a file that is not as it should be.
+absl::StatusOr<Machines> MachinesFor(const MachineFlags& flags, int workers,
+                                     const Environment& environment);
+
+}  // namespace annulus

@@ -1,0 +1,162 @@
+// `annulus explain` and what it is weighed with: balance under group-cast, the terms of the cost
+// model, this machine's calibration kept in a file, and predicted times beside measured ones.
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "runtime/cli/cluster_file.h"
+#include "tests/catch.h"
+#include "tests/cli/program.h"
+
+namespace annulus {
+namespace {
+
+using nlohmann::json;
+using test::Outcome;
+using test::RunHere;
+
+Arguments Explain(int64_t tokens, int workers, const std::string& pattern) {
+  return {"explain",
+          "--tokens",
+          absl::StrCat(tokens),
+          "--heads",
+          "16",
+          "--kv-heads",
+          "8",
+          "--head-dim",
+          "64",
+          "--workers",
+          absl::StrCat(workers),
+          "--pattern",
+          pattern,
+          "--json"};
+}
+
+json CandidateOf(const json& report, const std::string& plan) {
+  for (const json& candidate : report["candidates"]) {
+    if (candidate["plan"] == plan) return candidate;
+  }
+  FAIL("no candidate " << plan);
+  return {};
+}
+
+TEST_CASE("explain: group-cast balances at 64 blocks a worker where contiguous rows do not") {
+  for (int workers : {2, 7, 64}) {
+    const int64_t tokens = int64_t{64} * 64 * workers;
+    for (const std::string& pattern :
+         {std::string("causal"), std::string("s2(64,16,16)"),
+          std::string("s2(64,16,16,dense_heads=1)"),
+          std::string("heads(0-3: causal & window(8192); 4-7: causal)"),
+          absl::StrCat("docs(", tokens * 3 / 4, ",", tokens - tokens * 3 / 4, ") & causal")}) {
+      CAPTURE(workers, pattern);
+      const Outcome outcome = RunHere(Explain(tokens, workers, pattern));
+      REQUIRE(outcome.code == 0);
+      const json report = json::parse(outcome.out);
+      CHECK(CandidateOf(report, "group-cast")["imbalance"].get<double>() <= 1.05);
+      CHECK(CandidateOf(report, "ring-contiguous")["imbalance"].get<double>() > 1.05);
+    }
+  }
+}
+
+TEST_CASE("explain: the terms of a candidate add up") {
+  const json report = json::parse(RunHere(Explain(1 << 15, 4, "s2(64,4,16)")).out);
+  CHECK(report["calibration"]["flops"].get<double>() > 0);
+  for (const json& candidate : report["candidates"]) {
+    CAPTURE(candidate.dump());
+    const auto term = [&](const char* name) { return candidate[name].get<double>(); };
+    CHECK(term("cost_s") == Approx(term("compute_s") + term("exposed_comm_s") + term("merge_s")));
+    CHECK(term("exposed_comm_s") <= term("comm_s"));
+    CHECK(term("latency_s") <= term("comm_s"));
+  }
+}
+
+TEST_CASE("explain: this machine is measured once, and what was kept is used") {
+  const test::TempFolder folder;
+  const std::string path = folder / "kept/machine.json";
+  const test::Variables variables = {{"ANNULUS_CALIBRATION", path}};
+  const Arguments args = Explain(4096, 2, "causal");
+  const json first = json::parse(RunHere(args, variables).out)["calibration"];
+  CHECK(first["source"] == path);
+  CHECK(json::parse(RunHere(args, variables).out)["calibration"] == first);
+  // The file is one for --cluster too, and two workers share the machine.
+  const absl::StatusOr<ClusterFile> kept = ReadCluster(path);
+  REQUIRE(kept.ok());
+  CHECK(kept->shared);
+  CHECK(kept->model.flops == Approx(2 * first["flops"].get<double>()));
+  CHECK(kept->model.inside_latency_s == Approx(first["inside_latency_s"].get<double>()));
+
+  // Another machine's figures are not believed; a damaged file is named.
+  test::WriteBytes(path, R"({"machine": "an abacus", "shared": true, "flops": 1})");
+  CHECK(json::parse(RunHere(args, variables).out)["calibration"]["flops"].get<double>() > 1e6);
+  test::WriteBytes(path, R"({"machine": "an abacus", "flops": -1})");
+  const Outcome refused = RunHere(args, variables);
+  CHECK(test::IsRefusal(refused));
+  CHECK(absl::StrContains(refused.err, "machine.json"));
+  CHECK(absl::StrContains(refused.err, "flops"));
+  test::WriteBytes(folder / "file", "");
+  CHECK(test::IsRefusal(RunHere(args, {{"ANNULUS_CALIBRATION", folder / "file/machine.json"}})));
+}
+
+TEST_CASE("cluster files: what calibration writes is read back, and refusals by field") {
+  ClusterFile file;
+  file.machine = "m \"1\"\n";
+  file.shared = true;
+  file.model.flops = 3e13;
+  file.model.flops_f32 = 2e13;
+  file.model.launch_s = 7e-6;
+  const absl::StatusOr<ClusterFile> back = ParseCluster(ToJson(file));
+  REQUIRE(back.ok());
+  CHECK(back->machine == file.machine);
+  CHECK(back->shared);
+  CHECK(back->model.flops_f32 == Approx(2e13));
+  CHECK(back->model.launch_s == Approx(7e-6));
+  CHECK(ModelFor(*back, 4)->flops == Approx(3e13 / 4));
+  CHECK(ModelFor(*back, 4)->launch_s == Approx(7e-6));
+  CHECK(ParseCluster(R"({"flops": 5})")->model.flops_f32 == 5);
+  for (const char* bad : {R"({"shared": 1})", R"({"machine": 1})", R"({"launch_us": -1})",
+                          R"({"flops_f32": 0})", R"({"flops_f64": 1})"}) {
+    CAPTURE(bad);
+    CHECK(ParseCluster(bad).status().code() == absl::StatusCode::kInvalidArgument);
+  }
+}
+
+TEST_CASE("attend: predicted times stand beside measured ones") {
+  const test::TempFolder folder;
+  Rng rng(3);
+  test::WriteBytes(folder / "q.npy",
+                   test::TestTensor::Random(rng, DType::kF32, {512, 4, 32}).Npy());
+  test::WriteBytes(folder / "k.npy",
+                   test::TestTensor::Random(rng, DType::kF32, {512, 2, 32}).Npy());
+  const Arguments args = {"attend",
+                          "--q",
+                          folder / "q.npy",
+                          "--k",
+                          folder / "k.npy",
+                          "--v",
+                          folder / "k.npy",
+                          "--out",
+                          folder / "o.npy",
+                          "--pattern",
+                          "causal",
+                          "--workers",
+                          "3",
+                          "--plan",
+                          "group-cast"};
+  Arguments with_json = args;
+  with_json.push_back("--json");
+  const Outcome outcome = RunHere(with_json);
+  INFO(outcome.err);
+  REQUIRE(outcome.code == 0);
+  const json report = json::parse(outcome.out);
+  CHECK(report["predicted"]["cost_s"].get<double>() > 0);
+  CHECK(report["compute_s"].get<double>() > 0);
+  CHECK(report["compute_s"].get<double>() <= report["elapsed_s"].get<double>());
+  CHECK(report["exposed_comm_s"].get<double>() >= 0);
+  CHECK(report["calibration"]["source"].get<std::string>().size() > 0);
+  const Outcome table = RunHere(args);
+  CHECK(absl::StrContains(table.err, "predicted"));
+  CHECK(absl::StrContains(table.err, "measured"));
+}
+
+}  // namespace
+}  // namespace annulus
