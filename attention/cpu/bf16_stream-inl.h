@@ -172,23 +172,48 @@ inline int PaddedDims(int dim) {
   return (dim + kDotDims - 1) / kDotDims * kDotDims;
 }
 
-// All dims: a few rows at a time, so that what is left of them is still in L1 when its turn comes.
+// The keys [begin, end) where a whole row of values, kVectors vectors, has its sums in registers:
+// as many query rows at a time as fit.
+template <int kRows, int kVectors>
+inline void StreamWholeRows(const float* p, const StreamRows& v, int begin, int end,
+                            const float* shrink, float* out) {
+  constexpr int kDim = kVectors * kDotDims;
+  constexpr int kAtOnce = std::clamp(kSums / (2 * kVectors), 1, kRows);
+  for (int r = 0; r < kRows; r += kAtOnce) {
+    StreamValues<kAtOnce, kVectors>(p + r * kScoreRow, v, begin, end, 0, kDim, shrink + r,
+                                    out + r * kDim, kDim);
+  }
+}
+
+// The same for any dim, in columns, with the rows brought into L1 in their order.
+template <int kRows>
+inline void StreamColumns(const float* p, const StreamRows& v, int begin, int end, int dim,
+                          const float* shrink, float* out) {
+  constexpr int kVectors = kSums / (2 * kRows);
+  for (int key = begin; key < end; ++key) Touch(v.Row(key), static_cast<size_t>(dim) * 2);
+  const int padded = PaddedDims(dim);
+  int c = 0;
+  for (; c + kVectors * kDotDims <= dim; c += kVectors * kDotDims) {
+    StreamValues<kRows, kVectors>(p, v, begin, end, c, dim, shrink, out, padded);
+  }
+  for (; c < dim; c += kDotDims) {
+    StreamValues<kRows, 1>(p, v, begin, end, c, dim, shrink, out, padded);
+  }
+}
+
+// All keys, a few at a time, so that rows that are read more than once are then still in L1.
 template <int kRows>
 __attribute__((noinline)) void StreamAllValues(const float* p, const StreamRows& v, int dim,
                                                float* shrink, float* out) {
-  constexpr int kVectors = kSums / (2 * kRows);
-  constexpr int kRowsAtOnce = 16;
-  const int padded = PaddedDims(dim);
-  for (int begin = 0; begin < v.count; begin += kRowsAtOnce) {
-    const int end = std::min(begin + kRowsAtOnce, v.count);
-    for (int key = begin; key < end; ++key)
-      Touch(v.Row(key), static_cast<size_t>(dim) * sizeof(uint16_t));
-    int c = 0;
-    for (; c + kVectors * kDotDims <= dim; c += kVectors * kDotDims) {
-      StreamValues<kRows, kVectors>(p, v, begin, end, c, dim, shrink, out, padded);
-    }
-    for (; c < dim; c += kDotDims) {
-      StreamValues<kRows, 1>(p, v, begin, end, c, dim, shrink, out, padded);
+  constexpr int kKeysAtOnce = 16;
+  for (int begin = 0; begin < v.count; begin += kKeysAtOnce) {
+    const int end = std::min(begin + kKeysAtOnce, v.count);
+    if (dim == 2 * kDotDims) {
+      StreamWholeRows<kRows, 2>(p, v, begin, end, shrink, out);
+    } else if (dim == 4 * kDotDims) {
+      StreamWholeRows<kRows, 4>(p, v, begin, end, shrink, out);
+    } else {
+      StreamColumns<kRows>(p, v, begin, end, dim, shrink, out);
     }
     for (int r = 0; r < kRows; ++r) shrink[r] = 1;
   }

@@ -188,21 +188,46 @@ HWY_INLINE void StreamSoftmax(int keys, const uint64_t* mask, float* HWY_RESTRIC
   *sum = *sum * *shrink + hn::GetLane(hn::SumOfLanes(d, total));
 }
 
-// All dims: a few rows at a time, so that what is left of them is still in L1 when its turn comes.
+// The keys [begin, end) where a whole row of values, kPairs pairs of vectors, has its sums in
+// registers: as many query rows at a time as fit.
+template <int kCount, int kRows, int kPairs, class T>
+HWY_INLINE void StreamWholeRows(const float* p, const Rows<T>& v, int begin, int end, int dim,
+                                const float* shrink, float* out) {
+  constexpr int kAtOnce = std::clamp(kStreamSums / (2 * kPairs), 1, kRows);
+  for (int r = 0; r < kRows; r += kAtOnce) {
+    StreamValues<kCount, kAtOnce, kPairs>(p + r * kScoreRow, v, begin, end, 0, dim, shrink + r,
+                                          out + r * dim);
+  }
+}
+
+// The same for any dim, in columns, with the rows brought into L1 in their order.
+template <int kCount, int kRows, class T>
+HWY_INLINE void StreamColumns(const float* p, const Rows<T>& v, int begin, int end, int dim,
+                              const float* shrink, float* out) {
+  constexpr int kPairs = std::max(1, kStreamSums / (2 * kRows));
+  for (int key = begin; key < end; ++key) Touch(v.Row(key), static_cast<size_t>(dim) * sizeof(T));
+  int c = 0;
+  for (; c + 2 * kCount * kPairs <= dim; c += 2 * kCount * kPairs) {
+    StreamValues<kCount, kRows, kPairs>(p, v, begin, end, c, dim, shrink, out);
+  }
+  for (; c < dim; c += 2 * kCount) {
+    StreamValues<kCount, kRows, 1>(p, v, begin, end, c, dim, shrink, out);
+  }
+}
+
+// All keys, a few at a time, so that rows that are read more than once are then still in L1.
 template <int kCount, int kRows, class T>
 HWY_NOINLINE void StreamAllValues(const float* p, const Rows<T>& v, int dim, float* shrink,
                                   float* out) {
-  constexpr int kPairs = std::max(1, kStreamSums / (2 * kRows));
-  constexpr int kRowsAtOnce = 16;
-  for (int begin = 0; begin < v.count; begin += kRowsAtOnce) {
-    const int end = std::min(begin + kRowsAtOnce, v.count);
-    for (int key = begin; key < end; ++key) Touch(v.Row(key), static_cast<size_t>(dim) * sizeof(T));
-    int c = 0;
-    for (; c + 2 * kCount * kPairs <= dim; c += 2 * kCount * kPairs) {
-      StreamValues<kCount, kRows, kPairs>(p, v, begin, end, c, dim, shrink, out);
-    }
-    for (; c < dim; c += 2 * kCount) {
-      StreamValues<kCount, kRows, 1>(p, v, begin, end, c, dim, shrink, out);
+  constexpr int kKeysAtOnce = 16;
+  for (int begin = 0; begin < v.count; begin += kKeysAtOnce) {
+    const int end = std::min(begin + kKeysAtOnce, v.count);
+    if (dim == 4 * kCount) {
+      StreamWholeRows<kCount, kRows, 2>(p, v, begin, end, dim, shrink, out);
+    } else if (dim == 8 * kCount) {
+      StreamWholeRows<kCount, kRows, 4>(p, v, begin, end, dim, shrink, out);
+    } else {
+      StreamColumns<kCount, kRows>(p, v, begin, end, dim, shrink, out);
     }
     for (int r = 0; r < kRows; ++r) shrink[r] = 1;
   }
