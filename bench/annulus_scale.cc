@@ -126,8 +126,9 @@ absl::Status Run(const std::vector<std::string>& args) {
     double first = 0;
     for (int64_t ranks : flags.ranks) {
       if (watched) std::cerr << series.scenario.name << ", " << ranks << " ranks\r" << std::flush;
-      ANNULUS_ASSIGN_OR_RETURN(ScaleRow row,
-                               Play(series, flags.shape, static_cast<int>(ranks), cluster.model));
+      const int world = static_cast<int>(ranks);
+      ANNULUS_ASSIGN_OR_RETURN(const ClusterModel model, ModelFor(cluster, world));
+      ANNULUS_ASSIGN_OR_RETURN(ScaleRow row, Play(series, flags.shape, world, model));
       if (watched) std::cerr << "\33[2K" << std::flush;  // clears the line
       if (first == 0) first = row.efficiency;
       row.efficiency_to_first = row.efficiency / first;

@@ -1,15 +1,16 @@
 """annulus_scale's rows: one line of panels per scenario. First how efficient it is over the number
 of ranks, one line per series; then, per series, which terms the time of a step goes to."""
 
-from style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, groups, plt, tokens
+from style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, groups, plt, tokens
 
 PROGRAM = "annulus_scale"
 COLUMNS = {"scenario": str, "scaling": str, "series_tokens": float, "plan": str, "pattern": str,
-           "world": float, "ms": float, "compute_ms": float, "imbalance_ms": float,
+           "world": float, "ms": float, "work_ms": float, "overhead_ms": float, "imbalance_ms": float,
            "bandwidth_ms": float, "latency_ms": float, "efficiency": float,
            "heads": float, "kv_heads": float, "head_dim": float, "dtype": str}
 POSITIVE = ("world", "ms")
-TERMS = (("compute_ms", "compute", BLUE), ("imbalance_ms", "imbalance", ORANGE),
+TERMS = (("work_ms", "work", BLUE), ("overhead_ms", "launches and partials", SKY),
+         ("imbalance_ms", "imbalance", ORANGE),
          ("bandwidth_ms", "exposed bytes", VERMILION), ("latency_ms", "message latency", PURPLE))
 LINES = ((BLACK, "o", "-"), (GREEN, "s", "--"), (PURPLE, "^", ":"))
 

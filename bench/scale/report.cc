@@ -42,6 +42,8 @@ Json Columns(const ScaleRow& row) {
           {"dtype", Text(Name(row.shape.dtype))},
           {"world", row.world},
           {"ms", split.run.seconds * 1e3},
+          {"work_ms", row.work_s * 1e3},
+          {"overhead_ms", (split.compute_s - row.work_s) * 1e3},
           {"compute_ms", split.compute_s * 1e3},
           {"imbalance_ms", split.imbalance_s * 1e3},
           {"bandwidth_ms", split.bandwidth_s * 1e3},
@@ -92,20 +94,20 @@ std::string TextHeader(const Series& series) {
   const Scenario& scenario = series.scenario;
   return absl::StrFormat(
       "%s: plan %s, %s, %s scaling, %d tokens %s\n"
-      "%6s %10s %10s %10s %10s %10s %8s %8s %8s %9s\n",
+      "%6s %10s %10s %10s %10s %10s %10s %8s %8s %8s %8s\n",
       scenario.name, Text(Name(scenario.plan)), scenario.pattern, NameOf(series.scaling),
-      series.tokens, series.scaling == Scaling::kWeak ? "a rank" : "in all", "ranks", "ms",
-      "compute", "imbalance", "bandwidth", "latency", "of limit", "of first", "max/mean",
+      series.tokens, series.scaling == Scaling::kWeak ? "a rank" : "in all", "ranks", "ms", "work",
+      "overhead", "imbalance", "bandwidth", "latency", "of limit", "of first", "max/mean",
       "TFLOP/s");
 }
 
 std::string ToText(const ScaleRow& row) {
   const TimeSplit& split = row.split;
-  return absl::StrFormat("%6d %10.3f %10.3f %10.3f %10.3f %10.3f %7.1f%% %7.1f%% %8.3f %9.1f\n",
-                         row.world, split.run.seconds * 1e3, split.compute_s * 1e3,
-                         split.imbalance_s * 1e3, split.bandwidth_s * 1e3, split.latency_s * 1e3,
-                         row.efficiency * 100, row.efficiency_to_first * 100,
-                         row.max_over_mean_work, row.tflops_per_rank);
+  return absl::StrFormat(
+      "%6d %10.3f %10.3f %10.3f %10.3f %10.3f %10.3f %7.1f%% %7.1f%% %8.3f %8.1f\n", row.world,
+      split.run.seconds * 1e3, row.work_s * 1e3, (split.compute_s - row.work_s) * 1e3,
+      split.imbalance_s * 1e3, split.bandwidth_s * 1e3, split.latency_s * 1e3, row.efficiency * 100,
+      row.efficiency_to_first * 100, row.max_over_mean_work, row.tflops_per_rank);
 }
 
 }  // namespace annulus

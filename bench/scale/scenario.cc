@@ -11,17 +11,23 @@
 namespace annulus {
 namespace {
 
-double MaxOverMeanWork(const Plan& plan, const PlanLoads& loads) {
+// Sets what the row says of its work.
+void WeighWork(const Plan& plan, const PlanLoads& loads, const ClusterModel& cluster,
+               ScaleRow* row) {
   std::vector<int64_t> pairs(static_cast<size_t>(plan.world()));
+  ComputeLoad all;
   for (size_t s = 0; s < loads.size(); ++s) {
     for (size_t c = 0; c < loads[s].size(); ++c) {
       pairs[static_cast<size_t>(plan.steps()[s].computes[c].rank)] += loads[s][c].work_pairs;
+      all.work_pairs += loads[s][c].work_pairs;
+      all.tokens_read += loads[s][c].tokens_read;
     }
   }
-  double total = 0;
-  for (int64_t p : pairs) total += static_cast<double>(p);
-  const int64_t most = *std::max_element(pairs.begin(), pairs.end());
-  return most == 0 ? 1 : static_cast<double>(most) * plan.world() / total;
+  row->work_s = ComputeSeconds(cluster, plan.problem(), all) / plan.world();
+  const auto most = static_cast<double>(*std::max_element(pairs.begin(), pairs.end()));
+  if (all.work_pairs > 0) {
+    row->max_over_mean_work = most * plan.world() / static_cast<double>(all.work_pairs);
+  }
 }
 
 }  // namespace
@@ -59,7 +65,7 @@ absl::StatusOr<ScaleRow> Play(const Series& series, const Shape& shape, int worl
     ANNULUS_ASSIGN_OR_RETURN(const Plan plan,
                              BuildPlan(series.scenario.plan, problem, series.scenario.stages));
     const PlanLoads loads = ComputeLoads(plan);
-    row.max_over_mean_work = MaxOverMeanWork(plan, loads);
+    WeighWork(plan, loads, cluster, &row);
     return Script::Of(plan, loads, cluster);
   };
   ANNULUS_ASSIGN_OR_RETURN(const Script script, script_of());
@@ -69,7 +75,7 @@ absl::StatusOr<ScaleRow> Play(const Series& series, const Shape& shape, int worl
   const double flop = 4.0 * static_cast<double>(SizeOf(problem).visited_pairs) *
                       static_cast<double>(shape.head_dim);
   row.tflops_per_rank = flop / row.split.run.seconds / world / 1e12;
-  row.efficiency = row.split.compute_s / row.split.run.seconds;
+  row.efficiency = row.work_s / row.split.run.seconds;
   return row;
 }
 

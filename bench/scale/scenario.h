@@ -17,7 +17,7 @@ struct Scenario {
   std::string name;
   PlanKind plan = PlanKind::kRing;
   std::string pattern;
-  bool decode = false;  // one query, the context's last token; else every token is a query
+  bool decode = false;          // one query, the context's last token; else every token is a query
   int stages = kStagesDefault;  // of overlap (sharding/plan.h)
 };
 
@@ -51,11 +51,12 @@ struct ScaleRow {
   double tflops_per_rank = 0;  // 4·visited pairs·head_dim / time / ranks
   double max_over_mean_work = 1;
   TimeSplit split;
-  // compute_s / seconds: what all-computing, perfectly balanced ranks would need over what they do.
-  double efficiency = 0;
-  // Over that of the series' first row: the usual figure of scaling, since the work of a rank over
-  // its rate is what compute_s is. Under causal patterns a rank's work grows with the context.
-  double efficiency_to_first = 0;
+  // The work of a rank over its rate, mean over ranks; the rest of split.compute_s is overhead:
+  // launches, and partials read, written and merged. Under causal patterns work grows with the
+  // context, so with the ranks in weak scaling too.
+  double work_s = 0;
+  double efficiency = 0;           // work_s / seconds: 1 is the compute limit
+  double efficiency_to_first = 0;  // over that of the series' first row
 };
 
 // Plans, plays and measures one case; efficiency_to_first is left to who knows the first row.

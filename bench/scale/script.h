@@ -1,6 +1,7 @@
 // Script: what every rank does in every step of a plan, with bytes and seconds in place of tensors.
 // It is what the engine (runtime/engine) would do, rank by rank and in its order: a step's
-// transfers in the plan's order, those without payload left out, then the step's computes.
+// transfers in the plan's order, those without payload left out, then the step's computes, then,
+// when the transfers are done, the merging of partials that came.
 // Immutable value; 16 bytes a message, so that a thousand ranks fit.
 #pragma once
 
@@ -26,17 +27,19 @@ inline constexpr int kScriptRanksMax = 1 << 14;
 class Script {
  public:
   // messages: by ascending step, within a step in the order in which every rank posts its own.
-  // compute_s: [steps, world] seconds.
-  Script(int world, int steps, std::vector<Message> messages, std::vector<double> compute_s);
+  // compute_s, merge_s: [steps, world] seconds.
+  Script(int world, int steps, std::vector<Message> messages, std::vector<double> compute_s,
+         std::vector<double> merge_s);
 
   // A plan whose rows are at home on the ranks (Home::kOwners), at most kScriptRanksMax of them.
-  // A rank computes in a step for as long as the planner's cost model says (sharding/cluster.h).
+  // A rank computes and merges for as long as the planner's cost model says (sharding/cluster.h).
   static Script Of(const Plan& plan, const PlanLoads& loads, const ClusterModel& cluster);
 
   int world() const { return world_; }
   int steps() const { return steps_; }
   const std::vector<Message>& messages() const { return messages_; }
   double compute_s(int step, int rank) const { return compute_s_[Cell(step, rank)]; }
+  double merge_s(int step, int rank) const { return merge_s_[Cell(step, rank)]; }
 
   // What `rank` posts when it enters `step`: indices of messages.
   absl::Span<const uint32_t> Sends(int step, int rank) const { return sends_.Of(Cell(step, rank)); }
@@ -63,6 +66,7 @@ class Script {
   int steps_;
   std::vector<Message> messages_;
   std::vector<double> compute_s_;
+  std::vector<double> merge_s_;
   Lists sends_;
   Lists receives_;
 };

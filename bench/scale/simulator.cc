@@ -123,10 +123,16 @@ class Simulation {
       const Event event = events_.top();
       events_.pop();
       now_ = event.time;
-      if (event.destination < 0) {
-        Done(event.rank);
-      } else {
-        Deliver(event.rank, event.destination);
+      switch (event.kind) {
+        case Event::kComputed:
+          Done(event.rank);
+          break;
+        case Event::kDelivered:
+          Deliver(event.rank, event.peer);
+          break;
+        case Event::kMerged:
+          Enter(event.rank);
+          break;
       }
     }
     SimulatedRun run;
@@ -147,10 +153,12 @@ class Simulation {
     RankTime time;
   };
   struct Event {
+    enum Kind : uint8_t { kComputed, kDelivered, kMerged };
     double time;
     uint64_t order;  // events of one time happen as they were made
-    int rank;
-    int destination;  // of the message that `rank` has sent; -1: `rank` has computed
+    Kind kind;
+    int16_t rank;
+    int16_t peer;  // kDelivered: to which `rank` has sent
     bool operator>(const Event& other) const {
       return std::pair(time, order) > std::pair(other.time, other.order);
     }
@@ -159,8 +167,9 @@ class Simulation {
   Links& LinksOf(int a, int b) {
     return Inside(cluster_, a, b, script_.world()) ? inside_ : between_;
   }
-  void At(double time, int rank, int destination) {
-    events_.push({time, made_++, rank, destination});
+  void After(double seconds, Event::Kind kind, int rank, int peer = 0) {
+    events_.push(
+        {now_ + seconds, made_++, kind, static_cast<int16_t>(rank), static_cast<int16_t>(peer)});
   }
 
   // A rank enters its next step, or ends.
@@ -172,9 +181,9 @@ class Simulation {
     const auto sends = script_.Sends(rank.step, id), receives = script_.Receives(rank.step, id);
     if (observer_) observer_(id, sends, receives);
     const double compute_s = script_.compute_s(rank.step, id);
-    rank.time.compute_s += compute_s;
+    rank.time.compute_s += compute_s + script_.merge_s(rank.step, id);
     rank.pending = static_cast<int64_t>(sends.size() + receives.size()) + 1;
-    At(now_ + compute_s, id, -1);
+    After(compute_s, Event::kComputed, id);
     for (uint32_t i : sends) Offer(id, script_.messages()[i].destination);
     for (uint32_t i : receives) Offer(script_.messages()[i].source, id);
   }
@@ -184,7 +193,7 @@ class Simulation {
     Rank& rank = ranks_[id];
     if (--rank.pending > 0) return;
     rank.time.waiting_s += now_ - rank.entered_s - script_.compute_s(rank.step, id);
-    Enter(id);
+    After(script_.merge_s(rank.step, id), Event::kMerged, id);
   }
 
   // Marks the pair's next message ready if both ends have posted it, and starts it if it can.
@@ -222,7 +231,8 @@ class Simulation {
     in.served = source;
     links.free_out.Erase(source);
     links.free_in.Erase(destination);
-    At(now_ + LinkSeconds(cluster_, links.inside, message.bytes, 1), source, destination);
+    After(LinkSeconds(cluster_, links.inside, message.bytes, 1), Event::kDelivered, source,
+          destination);
   }
 
   void Deliver(int source, int destination) {

@@ -1,7 +1,8 @@
 // The discrete-event simulation of a script on a cluster. Deterministic; pure functions.
 //
-// A rank enters a step, posts the step's messages, computes, and enters the next step once its
-// computing and all of its messages of the step are done; no rank waits for any other beyond that.
+// A rank enters a step, posts the step's messages and computes; once its computing and all of its
+// messages of the step are done it merges what came and enters the next step. No rank waits for any
+// other beyond that.
 // Links: every rank has a port to its own node and one to the other nodes, each with two
 // directions. A message moves once both ends have posted it and the sender's and the receiver's
 // port are free; it then has both for latency + bytes / bandwidth, as the planner's cost model
@@ -21,7 +22,7 @@
 namespace annulus {
 
 struct RankTime {
-  double compute_s = 0;
+  double compute_s = 0;  // and merging
   double waiting_s = 0;  // for messages of a step whose computing is done
   double idle_s = 0;     // from its own end to the last rank's
 };

@@ -12,10 +12,10 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 PLOT = os.path.join(ROOT, "bench", "plot", "plot.py")
 
 SCALE = """scenario,scaling,series_tokens,plan,pattern,heads,kv_heads,head_dim,dtype,world,ms,\
-compute_ms,imbalance_ms,bandwidth_ms,latency_ms,efficiency
-ring,weak,32768,ring,causal,32,8,128,bf16,8,10,9,0.5,0.25,0.25,0.9
-ring,weak,32768,ring,causal,32,8,128,bf16,16,20,15,2,2,1,0.75
-cast,weak,8192,group-cast,"s2(64,16,16)",32,8,128,bf16,8,1,1,0,0,0,1
+work_ms,overhead_ms,imbalance_ms,bandwidth_ms,latency_ms,efficiency
+ring,weak,32768,ring,causal,32,8,128,bf16,8,10,8,1,0.5,0.25,0.25,0.9
+ring,weak,32768,ring,causal,32,8,128,bf16,16,20,14,1,2,2,1,0.75
+cast,weak,8192,group-cast,"s2(64,16,16)",32,8,128,bf16,8,1,1,0,0,0,0,1
 """
 BENCH = """plan,pattern,tokens,heads,kv_heads,head_dim,dtype,backend,transport,world,ms,\
 tflops_per_rank,pct_of_single,bytes_sent,planned_bytes,exposed_comm_ms,max_over_mean_work,\
@@ -60,10 +60,10 @@ class PlotTest(unittest.TestCase):
             "": "no rows",
             "plan,pattern\n": "no rows below the header",
             "a,b\n1,2\n": "expected the columns of",
-            SCALE + "ring,weak\n": "row 4: expected 16 fields",
+            SCALE + "ring,weak\n": "row 4: expected 17 fields",
             SCALE.replace(",16,20,", ",16,twenty,"): "row 2: ms is 'twenty', expected a number",
             SCALE.replace(",16,20,", ",16,0,"): "row 2: ms is 0.0, expected more than 0",
-            SCALE.replace(",15,2,", ",nan,2,"): "compute_ms is nan, expected a finite number",
+            SCALE.replace(",14,1,", ",nan,1,"): "work_ms is nan, expected a finite number",
             "{\"kernel\": ": "row 1",
             KERNELS + "\n[1]": "row 3",
             b"\xff\xfe\x00": "utf-8",
