@@ -84,6 +84,15 @@ function(annulus_test area)
   endif()
 endfunction()
 
+# annulus_mpi_test(NAME RANKS command…): one MPI job as a CTest test. CI is root, and has fewer cores
+# than ranks.
+function(annulus_mpi_test name ranks)
+  add_test(NAME ${name} COMMAND ${MPIEXEC_EXECUTABLE} --oversubscribe ${MPIEXEC_NUMPROC_FLAG}
+                                ${ranks} ${ARGN})
+  set_tests_properties(${name} PROPERTIES TIMEOUT 300 PROCESSORS 2 ENVIRONMENT
+                       "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
+endfunction()
+
 # annulus_headers(FOLDERS folders… DEPS…): the target annulus_headers compiles every header of the
 # folders on its own. Not part of a normal build; `./dev check` asks for it. Headers named *-inl.h
 # are bodies that Highway includes once per SIMD target and cannot stand alone.

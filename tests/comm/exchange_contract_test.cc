@@ -1,11 +1,12 @@
 // The contract of Exchange, for every implementation: what is moved, in the shapes of plans' steps.
+// Compiled into every program that has implementations (tests/comm/exchange_group.h).
 #include <algorithm>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "base/rng.h"
 #include "base/status.h"
-#include "tests/comm/test_group.h"
+#include "tests/comm/exchange_group.h"
 
 namespace annulus {
 namespace {
@@ -13,7 +14,7 @@ namespace {
 using Bytes = std::vector<uint8_t>;
 
 std::string Kind() {
-  return GENERATE(std::string("threads"), "local", "ucx tcp", "ucx shm,tcp");
+  return GENERATE(from_range(ExchangeKinds()));
 }
 
 absl::Time Soon() {
@@ -30,9 +31,8 @@ Bytes RandomBytes(uint64_t seed, size_t size_bytes) {
   return bytes;
 }
 
-absl::Status Expect(const Bytes& got, const Bytes& want, absl::string_view what) {
-  if (got == want) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat(what, ": other bytes than were sent"));
+absl::Status ExpectBytes(const Bytes& got, const Bytes& want, absl::string_view what) {
+  return Expect(got == want, absl::StrCat(what, ": other bytes than were sent"));
 }
 
 absl::Status PostAndWait(Exchange& exchange, absl::Span<const SendOp> sends,
@@ -45,9 +45,10 @@ TEST_CASE("ring shift: every block visits every rank", "[exchange]") {
   const std::string kind = Kind();
   const int world = GENERATE(1, 2, 3, 4, 7);
   CAPTURE(kind, world);
-  TestGroup group(kind, world);
+  const auto group = MakeExchangeGroup(kind, world);
+  if (group == nullptr) return;
   const size_t size_bytes = 300'001;
-  group.Run([&](Exchange& exchange) -> absl::Status {
+  group->Run([&](Exchange& exchange) -> absl::Status {
     const int rank = exchange.rank();
     const int next = (rank + 1) % world;
     const int previous = (rank + world - 1) % world;
@@ -58,12 +59,11 @@ TEST_CASE("ring shift: every block visits every rank", "[exchange]") {
                                           {{previous, incoming.data(), size_bytes}}));
       current.swap(incoming);
       const int origin = (rank - step + world) % world;
-      ANNULUS_RETURN_IF_ERROR(Expect(current, RandomBytes(origin, size_bytes), "ring"));
+      ANNULUS_RETURN_IF_ERROR(ExpectBytes(current, RandomBytes(origin, size_bytes), "ring"));
     }
     const uint64_t moved = (world - 1) * uint64_t{size_bytes};
-    if (exchange.counters().bytes_sent != moved) return absl::DataLossError("bytes_sent");
-    if (exchange.counters().bytes_received != moved) return absl::DataLossError("bytes_received");
-    return absl::OkStatus();
+    ANNULUS_RETURN_IF_ERROR(Expect(exchange.counters().bytes_sent == moved, "bytes_sent"));
+    return Expect(exchange.counters().bytes_received == moved, "bytes_received");
   });
 }
 
@@ -71,11 +71,12 @@ TEST_CASE("all-to-all in one group, itself and nothing at all included", "[excha
   const std::string kind = Kind();
   const int world = GENERATE(1, 2, 3, 4, 7);
   CAPTURE(kind, world);
-  TestGroup group(kind, world);
+  const auto group = MakeExchangeGroup(kind, world);
+  if (group == nullptr) return;
   const auto size = [&](int source, int dest) {
     return (source * 7919 + dest * 104'729) % 5 == 0 ? size_t{0} : 1000u * (source + 1) + dest;
   };
-  group.Run([&](Exchange& exchange) -> absl::Status {
+  group->Run([&](Exchange& exchange) -> absl::Status {
     const int rank = exchange.rank();
     std::vector<Bytes> out(world);
     std::vector<Bytes> in(world);
@@ -92,10 +93,9 @@ TEST_CASE("all-to-all in one group, itself and nothing at all included", "[excha
     ANNULUS_RETURN_IF_ERROR(PostAndWait(exchange, sends, receives));
     for (int peer = 0; peer < world; ++peer) {
       const Bytes want = RandomBytes(peer * 100 + rank, size(peer, rank));
-      ANNULUS_RETURN_IF_ERROR(Expect(in[peer], want, absl::StrCat("from ", peer)));
+      ANNULUS_RETURN_IF_ERROR(ExpectBytes(in[peer], want, absl::StrCat("from ", peer)));
     }
-    return exchange.counters().bytes_sent == moved ? absl::OkStatus()
-                                                   : absl::DataLossError("bytes_sent");
+    return Expect(exchange.counters().bytes_sent == moved, "bytes_sent");
   });
 }
 
@@ -103,11 +103,12 @@ TEST_CASE("group-cast: one buffer goes to those who need it, at the same time", 
   const std::string kind = Kind();
   const int world = GENERATE(2, 4, 7);
   CAPTURE(kind, world);
-  TestGroup group(kind, world);
+  const auto group = MakeExchangeGroup(kind, world);
+  if (group == nullptr) return;
   const auto needs = [](int dest, int source) {
     return dest != source && (dest + source) % 3 != 0;
   };
-  group.Run([&](Exchange& exchange) -> absl::Status {
+  group->Run([&](Exchange& exchange) -> absl::Status {
     const int rank = exchange.rank();
     const Bytes own = RandomBytes(rank, 70'000);
     std::vector<Bytes> in(world, Bytes(70'000));
@@ -120,7 +121,7 @@ TEST_CASE("group-cast: one buffer goes to those who need it, at the same time", 
     ANNULUS_RETURN_IF_ERROR(PostAndWait(exchange, sends, receives));
     for (int peer = 0; peer < world; ++peer) {
       const Bytes want = needs(rank, peer) ? RandomBytes(peer, 70'000) : Bytes(70'000);
-      ANNULUS_RETURN_IF_ERROR(Expect(in[peer], want, "group-cast"));
+      ANNULUS_RETURN_IF_ERROR(ExpectBytes(in[peer], want, "group-cast"));
     }
     return absl::OkStatus();
   });
@@ -130,9 +131,9 @@ TEST_CASE("tree merge: sums reach rank 0 over a binary tree", "[exchange]") {
   const std::string kind = Kind();
   const int world = GENERATE(1, 2, 3, 4, 7);
   CAPTURE(kind, world);
-  TestGroup group(kind, world);
-  uint64_t total = 0;
-  group.Run([&](Exchange& exchange) -> absl::Status {
+  const auto group = MakeExchangeGroup(kind, world);
+  if (group == nullptr) return;
+  group->Run([&](Exchange& exchange) -> absl::Status {
     const int rank = exchange.rank();
     uint64_t sum = rank + 1;
     for (int stride = 1; stride < world; stride *= 2) {
@@ -144,10 +145,8 @@ TEST_CASE("tree merge: sums reach rank 0 over a binary tree", "[exchange]") {
       ANNULUS_RETURN_IF_ERROR(PostAndWait(exchange, {}, {{rank + stride, &other, sizeof other}}));
       sum += other;
     }
-    total = sum;
-    return absl::OkStatus();
+    return Expect(sum == static_cast<uint64_t>(world * (world + 1) / 2), "the sum at rank 0");
   });
-  CHECK(total == static_cast<uint64_t>(world * (world + 1) / 2));
 }
 
 TEST_CASE("the k-th send pairs with the k-th receive, posted and awaited in any order",
@@ -157,9 +156,10 @@ TEST_CASE("the k-th send pairs with the k-th receive, posted and awaited in any 
   CAPTURE(kind, seed);
   const int world = 3;
   const int count = 24;
-  TestGroup group(kind, world);
+  const auto group = MakeExchangeGroup(kind, world);
+  if (group == nullptr) return;
   const auto size = [](int k) { return static_cast<size_t>(k * k * 1500); };
-  group.Run([&](Exchange& exchange) -> absl::Status {
+  group->Run([&](Exchange& exchange) -> absl::Status {
     Rng rng(seed + exchange.rank());
     const int next = (exchange.rank() + 1) % world;
     const int previous = (exchange.rank() + 2) % world;
@@ -189,78 +189,82 @@ TEST_CASE("the k-th send pairs with the k-th receive, posted and awaited in any 
     }
     for (int k = 0; k < count; ++k) {
       const Bytes want = RandomBytes(previous * 1000 + k, size(k));
-      ANNULUS_RETURN_IF_ERROR(Expect(in[k], want, absl::StrCat("operation ", k)));
+      ANNULUS_RETURN_IF_ERROR(ExpectBytes(in[k], want, absl::StrCat("operation ", k)));
     }
-    return exchange.Wait(tickets[0], Soon()).code() == absl::StatusCode::kInvalidArgument
-               ? absl::OkStatus()
-               : absl::InternalError("a ticket was waited for twice");
+    return Expect(absl::IsInvalidArgument(exchange.Wait(tickets[0], Soon())),
+                  "a ticket was waited for twice");
   });
 }
 
 TEST_CASE("32 MiB both ways at once", "[exchange]") {
   const std::string kind = Kind();
   CAPTURE(kind);
-  TestGroup group(kind, 2);
+  const auto group = MakeExchangeGroup(kind, 2);
+  if (group == nullptr) return;
   const size_t size_bytes = (size_t{32} << 20) + 13;
   const Bytes data[2] = {RandomBytes(1, size_bytes), RandomBytes(2, size_bytes)};
-  group.Run([&](Exchange& exchange) -> absl::Status {
+  group->Run([&](Exchange& exchange) -> absl::Status {
     const int other = 1 - exchange.rank();
     Bytes in(size_bytes);
     ANNULUS_RETURN_IF_ERROR(PostAndWait(exchange, {{other, data[1 - other].data(), size_bytes}},
                                         {{other, in.data(), size_bytes}}));
-    return Expect(in, data[other], "32 MiB");
+    return ExpectBytes(in, data[other], "32 MiB");
   });
 }
 
 TEST_CASE("operations that come before the other side has opened wait for it", "[exchange]") {
-  const std::string kind = GENERATE(std::string("local"), "ucx tcp", "ucx shm,tcp");
+  const std::string kind = GENERATE(from_range(ExchangeKinds(/*with_channels=*/true)));
   const bool early_receives = GENERATE(false, true);
   CAPTURE(kind, early_receives);
-  TestGroup group(kind, 2);
-  group.exchanges.clear();
-  group.Open(0, 5);
-  Bytes out = RandomBytes(1, 1'000'000);
-  Bytes in(out.size());
-  const SendOp send{early_receives ? 0 : 1, out.data(), out.size()};
-  const RecvOp receive{early_receives ? 1 : 0, in.data(), in.size()};
-  const auto first = early_receives ? group.exchanges[0]->Post({}, {receive})
-                                    : group.exchanges[0]->Post({send}, {});
-  REQUIRE(first.ok());
-  CHECK(absl::IsDeadlineExceeded(
-      group.exchanges[0]->Wait(*first, absl::Now() + absl::Milliseconds(20))));
-  group.Open(1, 5);
-  const auto second = early_receives ? group.exchanges[1]->Post({send}, {})
-                                     : group.exchanges[1]->Post({}, {receive});
-  REQUIRE(second.ok());
-  CHECK(group.exchanges[1]->Wait(*second, Soon()).ok());
-  CHECK(group.exchanges[0]->Wait(*first, Soon()).ok());
-  CHECK(in == out);
+  const auto group = MakeExchangeGroup(kind, 2);
+  if (group == nullptr) return;
+  const Bytes out = RandomBytes(1, 1'000'000);
+  group->Run([&](Exchange& exchange) -> absl::Status {
+    const bool early = exchange.rank() == 0;
+    const int other = 1 - exchange.rank();
+    Bytes in(out.size());
+    std::vector<SendOp> sends;
+    std::vector<RecvOp> receives;
+    if (early == early_receives) {
+      receives.push_back({other, in.data(), in.size()});
+    } else {
+      sends.push_back({other, out.data(), out.size()});
+    }
+    if (!early) group->Barrier();
+    ANNULUS_ASSIGN_OR_RETURN(const auto opened, group->Open(exchange.rank(), 5));
+    ANNULUS_ASSIGN_OR_RETURN(const Exchange::Ticket ticket, opened->Post(sends, receives));
+    if (early) {
+      const absl::Status status = opened->Wait(ticket, absl::Now() + absl::Milliseconds(20));
+      ANNULUS_RETURN_IF_ERROR(Expect(absl::IsDeadlineExceeded(status), "done though alone"));
+      group->Barrier();
+    }
+    ANNULUS_RETURN_IF_ERROR(opened->Wait(ticket, Soon()));
+    return receives.empty() ? absl::OkStatus() : ExpectBytes(in, out, "early");
+  });
 }
 
-TEST_CASE("exchanges of one fabric do not see each other", "[exchange]") {
-  const std::string kind = GENERATE(std::string("local"), "ucx tcp", "ucx shm,tcp");
+TEST_CASE("exchanges among the same ranks do not see each other", "[exchange]") {
+  const std::string kind = GENERATE(from_range(ExchangeKinds(/*with_channels=*/true)));
   CAPTURE(kind);
-  TestGroup group(kind, 2);
-  group.Open(0, 1001);
-  group.Open(1, 1001);
-  int in[2] = {0, 0};
-  const int out[2] = {10, 20};
-  std::vector<Exchange::Ticket> tickets;
-  // Channel 1001 receives first but is sent to last.
-  tickets.push_back(*group.exchanges[3]->Post({}, {{0, &in[1], sizeof(int)}}));
-  tickets.push_back(*group.exchanges[1]->Post({}, {{0, &in[0], sizeof(int)}}));
-  const auto a = group.exchanges[0]->Post({{1, &out[0], sizeof(int)}}, {});
-  const auto b = group.exchanges[2]->Post({{1, &out[1], sizeof(int)}}, {});
-  REQUIRE((a.ok() && b.ok()));
-  CHECK(group.exchanges[3]->Wait(tickets[0], Soon()).ok());
-  CHECK(group.exchanges[1]->Wait(tickets[1], Soon()).ok());
-  CHECK(in[0] == 10);
-  CHECK(in[1] == 20);
-  CHECK(group.exchanges[0]->Wait(*a, Soon()).ok());
-  CHECK(group.exchanges[2]->Wait(*b, Soon()).ok());
-  CHECK(!group.nodes[0]->fabric->OpenExchange(1001, 0, group.addresses).ok());
-  CHECK(!group.nodes[0]->fabric->OpenExchange(1002, 1, group.addresses).ok());
-  CHECK(!group.nodes[0]->fabric->OpenExchange(1002, 2, group.addresses).ok());
+  const auto group = MakeExchangeGroup(kind, 2);
+  if (group == nullptr) return;
+  group->Run([&](Exchange& first) -> absl::Status {
+    ANNULUS_ASSIGN_OR_RETURN(const auto second, group->Open(first.rank(), 1001));
+    ANNULUS_RETURN_IF_ERROR(
+        Expect(!group->Open(first.rank(), 1001).ok(), "a channel was opened twice"));
+    if (first.rank() == 0) {
+      const int out[2] = {10, 20};
+      ANNULUS_RETURN_IF_ERROR(PostAndWait(first, {{1, &out[0], sizeof(int)}}, {}));
+      return PostAndWait(*second, {{1, &out[1], sizeof(int)}}, {});
+    }
+    // The second receives before the first, and is sent to after it.
+    int in[2] = {0, 0};
+    ANNULUS_ASSIGN_OR_RETURN(const Exchange::Ticket of_second,
+                             second->Post({}, {{0, &in[1], sizeof(int)}}));
+    ANNULUS_RETURN_IF_ERROR(PostAndWait(first, {}, {{0, &in[0], sizeof(int)}}));
+    ANNULUS_RETURN_IF_ERROR(second->Wait(of_second, Soon()));
+    return Expect(in[0] == 10 && in[1] == 20, "the other's bytes");
+  });
 }
 
 }  // namespace

@@ -15,7 +15,6 @@
 #include <iostream>
 #include <sstream>
 
-#include "comm/local/local_rendezvous.h"
 #include "tests/comm/test_group.h"
 
 namespace annulus {
@@ -311,20 +310,6 @@ TEST_CASE("over shared memory the payload does not touch the interface", "[proce
   CHECK(child.Join() == 0);
   if (alone) CHECK(wire < kLargeBytes / 50);
   WARN("64 MiB over shm: " << wire << " bytes on the wire");
-}
-
-TEST_CASE("rendezvous: a value is put once and waited for", "[rendezvous]") {
-  LocalRendezvous rendezvous;
-  CHECK(
-      absl::IsDeadlineExceeded(rendezvous.Get("a", absl::Now() + absl::Milliseconds(10)).status()));
-  std::thread other([&] {
-    absl::SleepFor(absl::Milliseconds(10));
-    (void)rendezvous.Put("a", "1");
-  });
-  CHECK(rendezvous.Get("a", absl::InfiniteFuture()).value() == "1");
-  other.join();
-  CHECK(rendezvous.Put("a", "1").ok());
-  CHECK(absl::IsAlreadyExists(rendezvous.Put("a", "2")));
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// A world of exchanges under test, one for each rank, and threads to run the ranks in.
+// A world of exchanges under test in this process, one for each rank, and threads to run them in.
 #pragma once
 
 #include <functional>
@@ -9,6 +9,7 @@
 
 #include "comm/local/local_exchange.h"
 #include "comm/progress_thread.h"
+#include "tests/comm/exchange_group.h"
 #include "tests/comm/test_fabrics.h"
 
 namespace annulus {

@@ -1,0 +1,64 @@
+// What of the contract of Exchange only those of a Fabric can do: members with addresses, and ranks
+// that go while the others stay. MPI has neither: where one of its ranks is killed, the launcher
+// ends them all.
+#include "tests/comm/test_group.h"
+
+namespace annulus {
+namespace {
+
+using Bytes = std::vector<uint8_t>;
+
+std::string Kind() {
+  return GENERATE(from_range(ExchangeKinds(/*with_channels=*/true)));
+}
+
+absl::Time Soon() {
+  return absl::Now() + absl::Seconds(10);
+}
+
+TEST_CASE("an exchange is opened at one's own address only", "[exchange]") {
+  const std::string kind = Kind();
+  CAPTURE(kind);
+  TestGroup group(kind, 2);
+  CHECK(!group.nodes[0]->fabric->OpenExchange(1002, 1, group.addresses).ok());
+  CHECK(!group.nodes[0]->fabric->OpenExchange(1002, 2, group.addresses).ok());
+  CHECK(group.nodes[0]->fabric->OpenExchange(1002, 0, group.addresses).ok());
+}
+
+TEST_CASE("a rank that is gone fails the tickets that need it, and later posts", "[exchange]") {
+  const std::string kind = Kind();
+  CAPTURE(kind);
+  TestGroup group(kind, 3);
+  // The connections exist once something has moved.
+  const char ping = 1;
+  char pong[2] = {0, 0};
+  const auto all = group.exchanges[2]->Post({{0, &ping, 1}, {1, &ping, 1}}, {});
+  const auto to_0 = group.exchanges[0]->Post({}, {{2, &pong[0], 1}});
+  const auto to_1 = group.exchanges[1]->Post({}, {{2, &pong[1], 1}});
+  REQUIRE((all.ok() && to_0.ok() && to_1.ok()));
+  REQUIRE(group.exchanges[0]->Wait(*to_0, Soon()).ok());
+  REQUIRE(group.exchanges[1]->Wait(*to_1, Soon()).ok());
+  REQUIRE(group.exchanges[2]->Wait(*all, Soon()).ok());
+
+  Bytes in(100);
+  const Bytes out(100, 9);
+  const auto needs_2 = group.exchanges[0]->Post({}, {{2, in.data(), in.size()}});
+  const auto needs_0 = group.exchanges[1]->Post({}, {{0, in.data(), in.size()}});
+  const auto needs_1 = group.exchanges[0]->Post({{1, out.data(), out.size()}}, {});
+  REQUIRE((needs_2.ok() && needs_0.ok() && needs_1.ok()));
+  group.Kill(2);
+  const absl::Time start = absl::Now();
+  const absl::Status status = group.exchanges[0]->Wait(*needs_2, Soon());
+  CAPTURE(status.ToString());
+  CHECK(absl::IsUnavailable(status));
+  CHECK(status.message().find("rank 2 is down") != absl::string_view::npos);
+  CHECK(absl::Now() - start < absl::Milliseconds(500));
+  CHECK(absl::IsUnavailable(group.exchanges[0]->Post({}, {}).status()));
+  // What does not need it goes on.
+  CHECK(group.exchanges[0]->Wait(*needs_1, Soon()).ok());
+  CHECK(group.exchanges[1]->Wait(*needs_0, Soon()).ok());
+  CHECK(in == out);
+}
+
+}  // namespace
+}  // namespace annulus
