@@ -76,6 +76,40 @@ std::pair<int, int> HeadsOfClass(const RowTable& rows, HeadRange heads, int clas
   return {count, kv_count};
 }
 
+// One compute's load, run by run: for few runs in a long context.
+ComputeLoad LoadByRuns(const RowTable& rows, int class_index, const Compute& compute) {
+  ComputeLoad load;
+  ForEachBlock(compute.q_blocks, [&](int64_t q_block) {
+    int64_t tokens = 0;
+    for (const RowTable::Run& run : rows.Row(class_index, q_block)) {
+      for (const BlockRun& kv : compute.kv_blocks.runs()) {
+        const BlockRun common = Intersect(run.blocks(), kv);
+        const int64_t end = (common.last() + 1) * kBlockTokens;
+        if (common.count == 0) continue;
+        tokens += common.count * kBlockTokens - std::max<int64_t>(0, end - rows.kv_tokens());
+      }
+    }
+    load.work_pairs += tokens * rows.Queries(q_block);
+  });
+  load.tokens_read = BlocksRead(rows, class_index, compute.q_blocks)
+                         .Intersect(compute.kv_blocks)
+                         .TokenCount(rows.kv_tokens());
+  return load;
+}
+
+// Whether that is less than counting every block of the context once for all of `items`.
+bool RunsAreFewer(const RowTable& rows, int class_index, const std::vector<Item>& items) {
+  constexpr int64_t kBlocksPerPair = 16;  // that are counted while two runs are intersected
+  int64_t row_runs = 0, kv_runs = 0;
+  ForEachBlock(items.front().compute->q_blocks, [&](int64_t q_block) {
+    row_runs += static_cast<int64_t>(rows.Row(class_index, q_block).size());
+  });
+  for (const Item& item : items) {
+    kv_runs += static_cast<int64_t>(item.compute->kv_blocks.runs().size());
+  }
+  return row_runs * kv_runs * kBlocksPerPair < rows.kv_blocks();
+}
+
 // Computes on the same rows share the sums over what those rows read: that is nearly all of the
 // cost of planning.
 void Weigh(const RowTable& rows, const std::vector<Item>& items, BlockSums* sums) {
@@ -84,6 +118,7 @@ void Weigh(const RowTable& rows, const std::vector<Item>& items, BlockSums* sums
                [&](int64_t q_block) { queries += rows.Queries(q_block); });
   for (int c = 0; c < rows.classes(); ++c) {
     bool ready = false;
+    const bool by_runs = RunsAreFewer(rows, c, items);
     HeadRange last;
     std::pair<int, int> heads;
     for (const Item& item : items) {
@@ -92,9 +127,10 @@ void Weigh(const RowTable& rows, const std::vector<Item>& items, BlockSums* sums
         heads = HeadsOfClass(rows, last, c);
       }
       if (heads.first == 0) continue;
-      if (!ready) sums->Reset(c, item.compute->q_blocks);
+      if (!ready && !by_runs) sums->Reset(c, item.compute->q_blocks);
       ready = true;
-      const ComputeLoad load = sums->Over(item.compute->kv_blocks);
+      const ComputeLoad load =
+          by_runs ? LoadByRuns(rows, c, *item.compute) : sums->Over(item.compute->kv_blocks);
       item.load->work_pairs += load.work_pairs * heads.first;
       item.load->tokens_read += load.tokens_read * heads.second;
       if (load.work_pairs > 0) {

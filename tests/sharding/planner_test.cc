@@ -221,6 +221,43 @@ TEST_CASE("stages are taken where there is something to hide, and none where the
   CHECK(stages_of() == 0);
 }
 
+TEST_CASE("few rows of a long context are weighed block by block alike") {
+  const uint64_t seed = 606;
+  CAPTURE(seed);
+  Rng rng(seed);
+  for (int round = 0; round < 20; ++round) {
+    const int64_t tokens = (1 << 18) - rng.Between(0, 63);
+    const Problem problem =
+        MakeProblem(rng.Between(1, 400), tokens, 4, 2, 3, RandomPattern(rng, 2), RandomSpec(rng));
+    INFO("round " << round << ": " << Describe(problem));
+    const Plan plan = *BuildPlan(PlanKind::kGroupCast, problem);
+    const PlanLoads loads = ComputeLoads(plan);
+    for (size_t s = 0; s < plan.steps().size(); ++s) {
+      for (size_t c = 0; c < plan.steps()[s].computes.size(); ++c) {
+        const Compute& compute = plan.steps()[s].computes[c];
+        int64_t pairs = 0, read = 0;
+        for (int head = compute.heads.first; head < compute.heads.end(); ++head) {
+          BlockSet blocks;
+          for (int64_t q_block : compute.q_blocks.ToVector()) {
+            const TokenRange queries{std::max(q_block * 64, problem.q_range().begin),
+                                     std::min(q_block * 64 + 64, tokens)};
+            std::vector<TileRun> tiles;
+            problem.pattern.Row(head / 2, queries, tokens, &tiles);
+            for (const TileRun& tile : tiles) {
+              const BlockSet run = BlockSet::FromRuns({tile.blocks}).Intersect(compute.kv_blocks);
+              pairs += run.TokenCount(tokens) * queries.size();
+              blocks = blocks.Union(run);
+            }
+          }
+          if (head % 2 == 0 || head == compute.heads.first) read += blocks.TokenCount(tokens);
+        }
+        REQUIRE(loads[s][c].work_pairs == pairs);
+        REQUIRE(loads[s][c].tokens_read == read);
+      }
+    }
+  }
+}
+
 TEST_CASE("long contexts over 64 workers are planned without walking tokens") {
   // Processor time; 10M tokens take five times as long. Walking tokens would take days.
   constexpr double kSecondsMax = 60;
