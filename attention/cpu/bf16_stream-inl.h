@@ -54,11 +54,12 @@ inline __m512 SumsOf(const __m512* v) {
 
 // scores[r][key] = q[r] · k[key] for kRows (1, 2 or 4) rows; keys go in groups of 16 / kRows. Past
 // the end the last key is taken again, and its scores lie beyond `keys`. A row is read to its end
-// before the next: memory is fast where it is read in its order.
-template <int kRows>
+// before the next: memory is fast where it is read in its order. kDim is dim, or 0 for any.
+template <int kRows, int kDim>
 __attribute__((noinline)) void StreamScores(const uint16_t* q, int q_stride, const StreamRows& k,
-                                            int dim, float* scores) {
+                                            int any_dim, float* scores) {
   constexpr int kKeys = kSums / kRows;
+  const int dim = kDim > 0 ? kDim : any_dim;
   for (int key = 0; key < k.count; key += kKeys) {
     __m512 sum[kSums];
 #pragma GCC unroll 16
@@ -66,6 +67,7 @@ __attribute__((noinline)) void StreamScores(const uint16_t* q, int q_stride, con
       const uint16_t* row = k.Row(std::min(key + i, k.count - 1));
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) sum[r * kKeys + i] = _mm512_setzero_ps();
+#pragma GCC unroll 4
       for (int c = 0; c < dim; c += kDotDims) {
         const __m512i dims = _mm512_maskz_loadu_epi16(DimsFrom(c, dim), row + c);
 #pragma GCC unroll 4
@@ -225,7 +227,14 @@ inline void StreamSome(const TileShape& shape, const TileMemory& tile, int first
                        const KeyBlock& block, const StreamRows& k, const StreamRows& v) {
   const int q_stride = PaddedDims(shape.head_dim);
   const auto* q = reinterpret_cast<const uint16_t*>(tile.q) + first * q_stride;
-  StreamScores<kRows>(q, q_stride, k, shape.head_dim, tile.scores);
+  const int dim = shape.head_dim;
+  if (dim == 64) {
+    StreamScores<kRows, 64>(q, q_stride, k, dim, tile.scores);
+  } else if (dim == 128) {
+    StreamScores<kRows, 128>(q, q_stride, k, dim, tile.scores);
+  } else {
+    StreamScores<kRows, 0>(q, q_stride, k, dim, tile.scores);
+  }
   float shrink[kRows];
   for (int r = 0; r < kRows; ++r) {
     const uint64_t seen =

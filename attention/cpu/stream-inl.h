@@ -94,12 +94,14 @@ struct Rows {
 
 // scores[r][key] = q[r] · k[key] for kRows rows. Keys go in fours; past the end the last one is
 // taken again, and its scores lie beyond `keys`. A row is read to its end before the next: memory
-// is fast where it is read in its order.
-template <int kCount, int kRows, class T>
-HWY_NOINLINE void StreamScores(const float* HWY_RESTRICT q, const Rows<T>& k, int dim,
+// is fast where it is read in its order. A row has kPairs pairs of vectors, or any number if that
+// is 0.
+template <int kCount, int kRows, int kPairs, class T>
+HWY_NOINLINE void StreamScores(const float* HWY_RESTRICT q, const Rows<T>& k, int any_dim,
                                float* HWY_RESTRICT scores) {
   const hn::CappedTag<float, kCount> d;
   using V = hn::Vec<decltype(d)>;
+  const int dim = kPairs > 0 ? kPairs * 2 * kCount : any_dim;
   for (int key = 0; key < k.count; key += 4) {
     V sum[kRows][4];
 #pragma GCC unroll 4
@@ -108,6 +110,7 @@ HWY_NOINLINE void StreamScores(const float* HWY_RESTRICT q, const Rows<T>& k, in
       V odd[kRows];
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) sum[r][i] = odd[r] = hn::Zero(d);
+#pragma GCC unroll 4
       for (int c = 0; c < dim; c += 2 * kCount) {
         V a;
         V b;
@@ -241,10 +244,14 @@ HWY_INLINE void StreamRows(const TileShape& shape, const TileMemory& tile, int f
   const int v_dim = shape.v_head_dim;
   const float* q = tile.q + static_cast<size_t>(first * dim);
   float* out = tile.out + static_cast<size_t>(first * v_dim);
-  if (LanesFor(dim) == kStreamLanes) {
-    StreamScores<kStreamLanes, kRows>(q, k, dim, tile.scores);
+  if (dim == 4 * kStreamLanes) {
+    StreamScores<kStreamLanes, kRows, 2>(q, k, dim, tile.scores);
+  } else if (dim == 8 * kStreamLanes) {
+    StreamScores<kStreamLanes, kRows, 4>(q, k, dim, tile.scores);
+  } else if (LanesFor(dim) == kStreamLanes) {
+    StreamScores<kStreamLanes, kRows, 0>(q, k, dim, tile.scores);
   } else {
-    StreamScores<4, kRows>(q, k, dim, tile.scores);
+    StreamScores<4, kRows, 0>(q, k, dim, tile.scores);
   }
   float shrink[kRows];
   for (int r = 0; r < kRows; ++r) {
