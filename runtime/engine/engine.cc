@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -27,7 +28,8 @@ class RankRun {
         backend_(backend),
         exchange_(exchange),
         tiles_(problem_),
-        kv_(plan_, task.rank, *task.kv) {}
+        kv_(plan_, task.rank, *task.kv),
+        step_compute_s_(plan_.steps().size()) {}
 
   absl::StatusOr<RankResult> Run();
 
@@ -59,7 +61,7 @@ class RankRun {
   size_t caller_offset_ = 0;  // consumed of q_packed
   std::vector<Buffer> for_caller_;
   int64_t caller_bytes_ = 0;
-  double compute_s_ = 0;
+  std::vector<double> step_compute_s_;
   double wait_s_ = 0;
 };
 
@@ -210,7 +212,7 @@ absl::Status RankRun::RunStep(const Step& step, int index) {
     if (compute.rank != task_.rank) continue;
     const absl::Time begin = absl::Now();
     ANNULUS_RETURN_IF_ERROR(Launch(compute));
-    compute_s_ += absl::ToDoubleSeconds(absl::Now() - begin);
+    step_compute_s_[static_cast<size_t>(index)] += absl::ToDoubleSeconds(absl::Now() - begin);
     Trace(absl::StrCat("step ", index, " attend"), begin);
   }
   if (moves) {
@@ -244,7 +246,8 @@ absl::StatusOr<RankResult> RankRun::Run() {
   result.bytes_sent = static_cast<int64_t>(after.bytes_sent - before.bytes_sent) + caller_bytes_;
   result.bytes_received = static_cast<int64_t>(after.bytes_received - before.bytes_received) +
                           static_cast<int64_t>(caller_offset_);
-  result.compute_s = compute_s_;
+  result.compute_s = std::accumulate(step_compute_s_.begin(), step_compute_s_.end(), 0.0);
+  result.step_compute_s = std::move(step_compute_s_);
   result.wait_s = wait_s_;
   return result;
 }

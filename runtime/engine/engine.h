@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -39,8 +40,9 @@ struct RankResult {
   Buffer answer_packed;    // Home::kCaller: for MergeAnswer
   int64_t bytes_sent = 0;  // payload this rank gave to others, the caller included
   int64_t bytes_received = 0;
-  double compute_s = 0;  // in launches
-  double wait_s = 0;     // for transfers that no launch hid
+  double compute_s = 0;                // in launches
+  double wait_s = 0;                   // for transfers that no launch hid
+  std::vector<double> step_compute_s;  // compute_s, step by step
 };
 
 // Errors: those of the backend and the exchange; on any the exchange is aborted, so that the other
