@@ -3,6 +3,8 @@
 #include "attention/backend.h"
 
 #include <algorithm>
+#include <atomic>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -184,6 +186,39 @@ TEST_CASE("any split of the keys, in any order, merges into the whole") {
       CheckAgainst(oracle, OutTolerance(problem.shape()), &partial);
     });
   }
+}
+
+TEST_CASE("a batch of uneven problems gives what each gives alone") {
+  std::vector<std::unique_ptr<Problem>> problems;
+  for (uint64_t seed = 1; seed <= 9; ++seed) {
+    Rng rng(seed);
+    ProblemShape shape = SomeShape(&rng);
+    shape.kv_tokens = seed == 9 ? 3000 : rng.Between(1, 300);
+    shape.q_ranges = {{shape.kv_tokens - 1, shape.kv_tokens}};
+    shape.pattern = seed == 4 ? "sink(1) & window(1)" : "causal";  // one sees nothing or itself
+    problems.push_back(std::make_unique<Problem>(shape, seed));
+  }
+  ForEachBackend([&](Backend* backend) {
+    std::vector<Partial> together;
+    std::vector<AttendArgs> batch;
+    for (const auto& problem : problems) together.push_back(problem->Identity());
+    for (size_t i = 0; i < problems.size(); ++i) {
+      if (!Can(*backend, problems[i]->shape())) return;
+      batch.push_back(problems[i]->Args(&problems[i]->all(), &together[i]));
+    }
+    REQUIRE(backend->AttendBatch(batch).ok());
+    for (size_t i = 0; i < problems.size(); ++i) {
+      INFO("problem " << i << ": " << problems[i]->shape().ToString());
+      CheckAgainst(problems[i]->Oracle(), OutTolerance(problems[i]->shape()), &together[i]);
+    }
+    // A problem that makes no sense, or is cancelled, fails the batch.
+    const std::atomic<bool> cancelled{true};
+    batch.back().cancel = &cancelled;
+    CHECK(backend->AttendBatch(batch).code() == absl::StatusCode::kCancelled);
+    batch.front().group = 0;
+    CHECK(backend->AttendBatch(batch).code() == absl::StatusCode::kInvalidArgument);
+    CHECK(backend->AttendBatch({}).ok());
+  });
 }
 
 TEST_CASE("16-bit inputs cost no more accuracy than their rounding") {

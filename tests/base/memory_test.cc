@@ -1,0 +1,36 @@
+#include "base/memory.h"
+
+#include <algorithm>
+#include <cstdint>
+
+#include "tests/catch.h"
+
+namespace annulus {
+namespace {
+
+TEST_CASE("memory of any size is aligned, and zero where that was asked for") {
+  constexpr size_t kMiB = size_t{1} << 20;
+  for (const size_t bytes : {size_t{0}, size_t{1}, size_t{63}, size_t{4096}, 2 * kMiB - 1, 2 * kMiB,
+                             2 * kMiB + 1, 7 * kMiB}) {
+    CAPTURE(bytes);
+    for (int round = 0; round < 2; ++round) {  // the second may get what the first gave back
+      Memory zeroed = AllocateZeroedMemory(bytes);
+      Memory plain = AllocateMemory(bytes);
+      CHECK(reinterpret_cast<uintptr_t>(zeroed.get()) % 64 == 0);
+      CHECK(reinterpret_cast<uintptr_t>(plain.get()) % 64 == 0);
+      const auto* begin = zeroed.get();
+      CHECK(std::all_of(begin, begin + bytes, [](std::byte b) { return b == std::byte{0}; }));
+      std::fill_n(zeroed.get(), bytes, std::byte{0xff});
+      std::fill_n(plain.get(), bytes, std::byte{0xff});
+    }
+  }
+}
+
+TEST_CASE("what is large lies on whole huge pages") {
+  constexpr size_t kHugePage = size_t{2} << 20;
+  const Memory memory = AllocateMemory(3 * kHugePage / 2);
+  CHECK(reinterpret_cast<uintptr_t>(memory.get()) % kHugePage == 0);
+}
+
+}  // namespace
+}  // namespace annulus
