@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <thread>
 #include <utility>
@@ -21,8 +22,8 @@ namespace annulus {
 namespace {
 
 constexpr int kHeadDim = 128;
-// Each figure is the median of this many runs, after one that warms up.
-constexpr int kRuns = 5;
+// Each figure is the best of this many runs: what else the machine does meanwhile only slows them.
+constexpr int kRuns = 6;
 
 Tensor RandomTensor(Rng& rng, DType dtype, int64_t tokens, int64_t heads) {
   // One head of one block, again and again: what values they are costs nothing to attend.
@@ -38,15 +39,14 @@ Tensor RandomTensor(Rng& rng, DType dtype, int64_t tokens, int64_t heads) {
 }
 
 template <typename Fn>
-absl::StatusOr<double> MedianSeconds(Fn fn) {
-  std::vector<double> seconds;
-  for (int run = 0; run <= kRuns; ++run) {
+absl::StatusOr<double> BestSeconds(Fn fn) {
+  double best = std::numeric_limits<double>::infinity();
+  for (int run = 0; run < kRuns; ++run) {
     const absl::Time begin = absl::Now();
     ANNULUS_RETURN_IF_ERROR(fn());
-    if (run > 0) seconds.push_back(absl::ToDoubleSeconds(absl::Now() - begin));
+    best = std::min(best, absl::ToDoubleSeconds(absl::Now() - begin));
   }
-  std::sort(seconds.begin(), seconds.end());
-  return seconds[kRuns / 2];
+  return best;
 }
 
 // Seconds of causal attention of the last `q_tokens` of `kv_tokens`, `heads` heads each with a KV
@@ -70,7 +70,7 @@ absl::StatusOr<double> AttendSeconds(Backend& backend, DType dtype, int64_t q_to
   args.pattern = &pattern;
   args.keys = &keys;
   args.into = partial.view();
-  return MedianSeconds([&] { return backend.Attend(args); });
+  return BestSeconds([&] { return backend.Attend(args); });
 }
 
 absl::StatusOr<double> MeasureFlops(Backend& backend, DType dtype) {
@@ -97,7 +97,7 @@ absl::StatusOr<double> SwapSeconds(size_t bytes) {
     const int peer = 1 - exchange.rank();
     Buffer out(bytes), in(bytes);
     std::memset(out.data(), 1, bytes);
-    return MedianSeconds([&]() -> absl::Status {
+    return BestSeconds([&]() -> absl::Status {
       const SendOp send{peer, out.data(), bytes};
       const RecvOp receive{peer, in.data(), bytes};
       ANNULUS_ASSIGN_OR_RETURN(const Exchange::Ticket ticket,
