@@ -71,6 +71,13 @@ ReferenceAnswer Softmax(const KvTable& kv, int kv_head, const std::vector<Allowe
   return answer;
 }
 
+// 0/0 is no error, a difference to nothing an infinite one; NaN is the worst.
+double Ratio(double difference, double norm) {
+  if (difference == 0) return 0;
+  return std::isnan(difference) || norm == 0 ? std::numeric_limits<double>::infinity()
+                                             : difference / norm;
+}
+
 class ReferenceBackend final : public Backend {
  public:
   explicit ReferenceBackend(int threads) : pool_(threads) {
@@ -150,6 +157,23 @@ absl::StatusOr<ReferenceAnswer> ReferenceRow(const std::byte* q, DType q_dtype, 
     }
   }
   return Softmax(kv, kv_head, allowed);
+}
+
+RowError ErrorOf(const float* out, float lse, const ReferenceAnswer& expected) {
+  double difference = 0;
+  double norm = 0;
+  for (size_t c = 0; c < expected.out.size(); ++c) {
+    const double d = out[c] - expected.out[c];
+    difference += d * d;
+    norm += expected.out[c] * expected.out[c];
+  }
+  RowError error;
+  error.out = Ratio(std::sqrt(difference), std::sqrt(norm));
+  if (lse == expected.lse) return error;  // two infinities included
+  error.lse = std::isinf(expected.lse)
+                  ? std::numeric_limits<double>::infinity()
+                  : Ratio(std::abs(lse - expected.lse), std::max(1.0, std::abs(expected.lse)));
+  return error;
 }
 
 std::unique_ptr<Backend> MakeReferenceBackend(int threads) {

@@ -25,6 +25,15 @@ absl::StatusOr<ReferenceAnswer> ReferenceRow(const std::byte* q, DType q_dtype, 
                                              int64_t position, float scale,
                                              const BlockSet* keys = nullptr);
 
+// How far a row's answer is from the oracle's: ‖out − expected‖ / ‖expected‖ and
+// |lse − expected| / max(1, |expected|). A row that sees no key must be out 0, lse −∞: anything
+// else has an infinite error, as has NaN.
+struct RowError {
+  double out = 0;
+  double lse = 0;
+};
+RowError ErrorOf(const float* out, float lse, const ReferenceAnswer& expected);
+
 // The oracle as a backend: every row by ReferenceRow, rounded to f32 once, then merged.
 std::unique_ptr<Backend> MakeReferenceBackend(int threads);
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <mutex>
 #include <vector>
 
@@ -14,30 +13,6 @@
 
 namespace annulus {
 namespace {
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
-// 0/0 is no error, a difference to nothing an infinite one; NaN stays the worst.
-double Ratio(double difference, double norm) {
-  if (difference == 0) return 0;
-  return std::isnan(difference) || norm == 0 ? kInfinity : difference / norm;
-}
-
-double OutError(const float* out, const std::vector<double>& expected) {
-  double difference = 0;
-  double norm = 0;
-  for (size_t c = 0; c < expected.size(); ++c) {
-    difference += (out[c] - expected[c]) * (out[c] - expected[c]);
-    norm += expected[c] * expected[c];
-  }
-  return Ratio(std::sqrt(difference), std::sqrt(norm));
-}
-
-double LseError(float lse, double expected) {
-  if (lse == expected) return 0;  // two infinities included
-  if (std::isinf(expected)) return kInfinity;
-  return Ratio(std::abs(lse - expected), std::max(1.0, std::abs(expected)));
-}
 
 // One KV head of the whole context.
 class HeadOfContext {
@@ -103,9 +78,10 @@ absl::Status CompareWithOracle(const DemoData& data, float scale, absl::Span<Sam
       const std::lock_guard<std::mutex> lock(mutex);
       status.Update(expected.status());
       if (!expected.ok()) return;
-      row.out_error =
-          std::max(row.out_error, OutError(row.out.f32() + head * kDemoDim, expected->out));
-      row.lse_error = std::max(row.lse_error, LseError(row.lse.f32()[head], expected->lse));
+      const RowError error =
+          ErrorOf(row.out.f32() + head * kDemoDim, row.lse.f32()[head], *expected);
+      row.out_error = std::max(row.out_error, error.out);
+      row.lse_error = std::max(row.lse_error, error.lse);
     });
   }
   return status;
@@ -120,7 +96,7 @@ double RelativeDifference(const Tensor& a, const Tensor& b) {
     difference += d * d;
     norm += double{b.f32()[i]} * b.f32()[i];
   }
-  return Ratio(std::sqrt(difference), std::sqrt(norm));
+  return difference == 0 ? 0 : std::sqrt(difference / norm);  // to nothing, infinite
 }
 
 }  // namespace annulus
