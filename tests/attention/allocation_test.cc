@@ -1,4 +1,5 @@
-// A warm backend allocates nothing. This program counts what operator new hands out; sanitizers
+// A warm backend allocates nothing where a row's blocks need no untangling, as those of unions may.
+// This program counts what operator new hands out; sanitizers
 // bring their own operators, and leave the case to the other builds.
 #include <atomic>
 #include <cstdlib>
