@@ -1,0 +1,111 @@
+#include "bench/plans/check.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/rng.h"
+#include "base/status.h"
+
+namespace annulus {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// Of KV held at a time for the oracle.
+constexpr size_t kOracleBlocks = 256;
+
+// Keys to be looked at before no more rows are drawn: about 0.2 µs each.
+constexpr int64_t kKeysMax = int64_t{1} << 23;
+
+// into ⊕= from, as attention/partial.h has it, in f64.
+void Merge(const ReferenceAnswer& from, ReferenceAnswer* into) {
+  if (from.lse == -kInfinity) return;
+  const double lse =
+      std::max(into->lse, from.lse) + std::log1p(std::exp(-std::abs(into->lse - from.lse)));
+  for (size_t c = 0; c < into->out.size(); ++c) {
+    into->out[c] =
+        into->out[c] * std::exp(into->lse - lse) + from.out[c] * std::exp(from.lse - lse);
+  }
+  into->lse = lse;
+}
+
+}  // namespace
+
+Tolerance ToleranceOf(DType dtype) {
+  Tolerance tolerance;
+  if (dtype == DType::kBF16) tolerance.out = 1e-2;
+  return tolerance;
+}
+
+absl::StatusOr<ReferenceAnswer> OracleRow(const Inputs& inputs, const Problem& problem, float scale,
+                                          int64_t position, int head) {
+  const int kv_head = head / problem.group();
+  const Tensor q = [&] {
+    Tensor row(problem.dtype, 1, 1, problem.head_dim);
+    inputs.Fill(InputKind::kQuery, head, position, problem.head_dim, problem.dtype, row.data());
+    return row;
+  }();
+  ReferenceAnswer answer{std::vector<double>(static_cast<size_t>(problem.v_head_dim)), -kInfinity};
+  std::vector<int64_t> blocks;
+  const auto add_blocks = [&]() -> absl::Status {
+    if (blocks.empty()) return absl::OkStatus();
+    const BlockSet keys = BlockSet::FromBlocks(blocks);
+    blocks.clear();
+    const InputPages pages(inputs, problem, {kv_head, 1}, keys, /*threads=*/1);
+    ANNULUS_ASSIGN_OR_RETURN(const ReferenceAnswer part,
+                             ReferenceRow(q.data(), problem.dtype, pages.table(), problem.kv_tokens,
+                                          problem.pattern, kv_head, position, scale, &keys));
+    Merge(part, &answer);
+    return absl::OkStatus();
+  };
+  // By the pattern's meaning alone: its compiled rows are what is being checked.
+  for (int64_t k = 0; k < problem.kv_tokens; ++k) {
+    if (!problem.pattern.Allows(kv_head, position, k)) continue;
+    blocks.push_back(k / kBlockTokens);
+    if (blocks.size() == kOracleBlocks) ANNULUS_RETURN_IF_ERROR(add_blocks());
+    k = (k / kBlockTokens + 1) * kBlockTokens - 1;
+  }
+  ANNULUS_RETURN_IF_ERROR(add_blocks());
+  return answer;
+}
+
+absl::StatusOr<CheckResult> CheckRows(const Inputs& inputs, const Problem& problem, float scale,
+                                      const std::vector<TokenRange>& ranges, PartialView answer,
+                                      uint64_t seed, int rows_max) {
+  const Tolerance tolerance = ToleranceOf(problem.dtype);
+  CheckResult result;
+  Rng rng(seed);
+  int64_t keys = 0;
+  while (answer.rows > 0 && result.rows < rows_max && keys < kKeysMax) {
+    const auto row = static_cast<int64_t>(rng.Below(static_cast<uint64_t>(answer.rows)));
+    const auto head = static_cast<int>(rng.Below(static_cast<uint64_t>(answer.heads)));
+    int64_t position = row;
+    for (const TokenRange& range : ranges) {
+      if (position < range.size()) {
+        position += range.begin;
+        break;
+      }
+      position -= range.size();
+    }
+    ANNULUS_ASSIGN_OR_RETURN(const ReferenceAnswer expected,
+                             OracleRow(inputs, problem, scale, position, head));
+    const int64_t at = row * answer.heads + head;
+    const RowError error = ErrorOf(answer.out + at * answer.v_head_dim, answer.lse[at], expected);
+    result.max_rel_err = std::max(result.max_rel_err, error.out);
+    if (result.wrong.empty() && (error.out > tolerance.out || error.lse > tolerance.lse)) {
+      result.wrong = absl::StrFormat(
+          "query %d, head %d: out is wrong by %.2g (tolerance %.2g), lse by %.2g (%.2g)", position,
+          head, error.out, tolerance.out, error.lse, tolerance.lse);
+    }
+    ++result.rows;
+    keys += 1 + problem.pattern
+                    .CountPairs(head / problem.group(), {position, position + 1}, problem.kv_tokens)
+                    .visited;
+  }
+  return result;
+}
+
+}  // namespace annulus
