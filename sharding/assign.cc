@@ -20,7 +20,7 @@ constexpr int kReceiversMax = 64;
 constexpr int64_t kSlopeMax = 2;
 constexpr int kStays = -1;  // of a row: at home
 
-using Cells = std::vector<uint16_t>;
+using Cells = std::vector<uint32_t>;
 
 // Rows of one KV head that a rank could give, those with most work first.
 struct Stretch {
@@ -52,7 +52,6 @@ class Assigner {
         rows_(rows),
         first_(problem.q_range().begin / kBlockTokens),
         cell_blocks_((rows.kv_blocks() + kCellsMax - 1) / kCellsMax),
-        scratch_(rows.kv_blocks()),
         reads_(static_cast<size_t>(problem.world())),
         loads_(static_cast<size_t>(problem.world())) {
     const bool owners = problem.home == Home::kOwners;
@@ -114,14 +113,23 @@ class Assigner {
   std::optional<Move> BestMove(int giver, int64_t cap) {
     const std::vector<int> receivers = Receivers(giver, cap);
     const int64_t need = loads_[giver] - limit_;
+    int64_t room = 0;  // of the receiver that has most
+    for (int receiver : receivers) room = std::max(room, cap - loads_[receiver]);
+    std::vector<bool> seen(work_.size());  // by class: a head of which nothing has moved
     std::optional<Move> best;
     for (int head = 0; receivers.size() > 0 && head < problem_.kv_heads; ++head) {
+      if (problem_.kv.mesh().head_groups == 1 && moved_.count(head) == 0) {
+        // Heads of one class of which nothing has moved are alike everywhere: the first will do.
+        if (seen[rows_.KvClass(head)]) continue;
+        seen[rows_.KvClass(head)] = true;
+      }
       for (const Stretch& stretch : StretchesOf(giver, head)) {
         for (size_t rows = RowsFor(stretch, need); rows > 0; rows /= 2) {
-          const Offer offer = OfferOf(stretch, rows);
+          Offer offer = OfferOf(stretch, rows);
           const double rows_alone =
               static_cast<double>(offer.row_bytes) / static_cast<double>(offer.work);
-          if (best && rows_alone >= best->bytes_per_work) continue;
+          if (offer.work > room || (best && rows_alone >= best->bytes_per_work)) continue;
+          offer.reads = ReadsOf(stretch, rows);
           Consider(stretch, offer, receivers, cap, &best);
         }
       }
@@ -172,7 +180,8 @@ class Assigner {
     return rows;
   }
 
-  Offer OfferOf(const Stretch& stretch, size_t rows) {
+  // Without what it reads.
+  Offer OfferOf(const Stretch& stretch, size_t rows) const {
     Offer offer;
     offer.rows = rows;
     int64_t queries = 0;
@@ -180,11 +189,16 @@ class Assigner {
       const int64_t q_block = stretch.q_blocks[i];
       offer.work += WorkOf(stretch.kv_head, q_block);
       queries += rows_.Queries(q_block);
-      scratch_.AddRow(rows_, rows_.KvClass(stretch.kv_head), q_block);
     }
     offer.row_bytes = queries * RowBytes();
-    offer.reads = CellsOf(scratch_.Finish());
     return offer;
+  }
+
+  Cells ReadsOf(const Stretch& stretch, size_t rows) const {
+    std::vector<int64_t> q_blocks(stretch.q_blocks.begin(), stretch.q_blocks.begin() + rows);
+    std::sort(q_blocks.begin(), q_blocks.end());
+    return CellsOf(
+        BlocksRead(rows_, rows_.KvClass(stretch.kv_head), BlockSet::FromBlocks(q_blocks)));
   }
 
   // Of one token's queries and answers under a KV head. A caller sends and takes them anyway.
@@ -195,9 +209,17 @@ class Assigner {
     return problem_.group() * (query + answer);
   }
 
-  Cells CellsOf(const std::vector<int64_t>& counts) const {
-    Cells cells((counts.size() + cell_blocks_ - 1) / cell_blocks_);
-    for (size_t b = 0; b < counts.size(); ++b) cells[b / cell_blocks_] += counts[b] > 0 ? 1 : 0;
+  Cells CellsOf(const BlockSet& blocks) const {
+    Cells cells((rows_.kv_blocks() + cell_blocks_ - 1) / cell_blocks_);
+    for (const BlockRun& run : blocks.runs()) {
+      for (int64_t i = 0; i < run.count;) {
+        const int64_t cell = (run.first + i * run.step) / cell_blocks_;
+        const int64_t left = (cell + 1) * cell_blocks_ - (run.first + i * run.step);
+        const int64_t here = std::min(run.count - i, (left + run.step - 1) / run.step);
+        cells[cell] += static_cast<uint32_t>(here);
+        i += here;
+      }
+    }
     return cells;
   }
 
@@ -225,13 +247,12 @@ class Assigner {
   Cells& ReadsOf(int rank, int kv_head) {
     const auto [at, is_new] = reads_[rank].try_emplace(kv_head);
     if (is_new) {
-      scratch_.AddRows(rows_, rows_.KvClass(kv_head), home_[rank]);
+      BlockSet blocks = BlocksRead(rows_, rows_.KvClass(kv_head), home_[rank]);
       const HeadRange held = problem_.kv.KvHeads(rank);
       if (kv_head >= held.first && kv_head < held.end()) {
-        const BlockSet blocks = problem_.HeldBlocks(rank);
-        for (const BlockRun& run : blocks.runs()) scratch_.Add(run, 1);
+        blocks = blocks.Union(problem_.HeldBlocks(rank));
       }
-      at->second = CellsOf(scratch_.Finish());
+      at->second = CellsOf(blocks);
     }
     return at->second;
   }
@@ -277,7 +298,6 @@ class Assigner {
   const RowTable& rows_;
   const int64_t first_;  // query block
   const int64_t cell_blocks_;
-  ReadCounts scratch_;
   std::vector<BlockSet> home_;                     // by rank: the rows it starts with
   std::vector<std::vector<int64_t>> home_blocks_;  // the same, ascending
   std::vector<std::vector<int64_t>> work_;         // by class, by query block
