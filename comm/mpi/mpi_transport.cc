@@ -30,7 +30,8 @@ constexpr size_t kWindowPieces = 4;
 // Messages read before others get the lock.
 constexpr int kHeadsMax = 64;
 
-// How the thread waits: it looks again and again for a moment, then naps.
+// How the thread waits: it looks again and again for a moment, then naps; shortly while messages
+// are on the way, since MPI moves long ones a part at each look.
 constexpr absl::Duration kSpin = absl::Microseconds(50);
 constexpr absl::Duration kNapMin = absl::Microseconds(20);
 constexpr absl::Duration kNapMax = absl::Milliseconds(2);
@@ -324,9 +325,11 @@ void MpiTransport::Run() {
   absl::Time active = absl::Now();  // when something moved last
   for (;;) {
     int moved = 0;
+    bool on_the_way = false;
     {
       const auto lock = Lock();
       moved = Progress();
+      on_the_way = !requests_.empty();
     }
     lock_.LetOthersIn();
     const absl::Time now = absl::Now();
@@ -338,7 +341,8 @@ void MpiTransport::Run() {
       std::this_thread::yield();
       continue;
     }
-    const absl::Duration nap = std::clamp((now - active) / kNapShare, kNapMin, kNapMax);
+    const absl::Duration nap =
+        on_the_way ? kNapMin : std::clamp((now - active) / kNapShare, kNapMin, kNapMax);
     const bool woken =
         nap_changed_.wait_for(lock, absl::ToChronoNanoseconds(nap), [this] { return woken_; });
     if (woken) active = absl::Now();
