@@ -228,11 +228,12 @@ inline void PanelAttend(const TileShape& shape, const TileMemory& tile, const Ke
 
 inline void PanelSetQuery(const TileShape& shape, const TileMemory& tile, int row, const float* q) {
   const Panel panel = PanelOf(row, shape.rows(), kLanes);
-  auto* to = reinterpret_cast<uint16_t*>(tile.q) +
-             static_cast<size_t>(panel.first) * static_cast<size_t>(shape.head_dim) +
-             2 * (row - panel.first);
-  for (int c = 0; c < shape.head_dim; ++c) {
-    to[c / 2 * 2 * panel.vectors * kLanes + c % 2] = ToBits(q[c]);
+  const int pairs = shape.head_dim / 2;
+  auto* to = reinterpret_cast<uint32_t*>(tile.q) +
+             static_cast<size_t>(panel.first) * static_cast<size_t>(pairs) + (row - panel.first);
+  for (int c = 0; c < pairs; ++c) {
+    to[c * panel.vectors * kLanes] = ToBits(q[2 * c]) | static_cast<uint32_t>(ToBits(q[2 * c + 1]))
+                                                            << 16;
   }
 }
 
