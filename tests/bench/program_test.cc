@@ -79,7 +79,8 @@ std::string ShellQuoted(const std::string& text) {
 Outcome Run(const std::string& launcher, const std::vector<std::string>& args) {
   const std::string program =
       (std::filesystem::read_symlink("/proc/self/exe").parent_path() / "annulus_bench").string();
-  std::string command = absl::StrCat(launcher, " ", ShellQuoted(program));
+  std::string command =
+      absl::StrCat(ANNULUS_MPI_ENVIRONMENT, " ", launcher, " ", ShellQuoted(program));
   for (const std::string& arg : args) absl::StrAppend(&command, " ", ShellQuoted(arg));
   const std::string out = TheFolder() / "out";
   const std::string err = TheFolder() / "err";
@@ -88,9 +89,7 @@ Outcome Run(const std::string& launcher, const std::vector<std::string>& args) {
 }
 
 Outcome RunRanks(int ranks, const std::vector<std::string>& args) {
-  return Run(absl::StrCat("OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 ",
-                          ANNULUS_MPIEXEC, " --quiet --oversubscribe -np ", ranks),
-             args);
+  return Run(absl::StrCat(ANNULUS_MPIEXEC, " --quiet --oversubscribe -np ", ranks), args);
 }
 
 std::vector<std::string> ArgsOf(const std::string& pattern, const std::string& tokens,
