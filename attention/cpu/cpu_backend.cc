@@ -208,7 +208,8 @@ void Call::Give(const Tile& tile, int row, float max, float sum, float* out) {
   if (sum == 0) return;  // no key was seen
   const PartialView& into = tile.args->into;
   const int64_t dim = tile.shape.v_head_dim;
-  for (int64_t c = 0; c < dim; ++c) out[c] /= sum;
+  const float share = 1 / sum;
+  for (int64_t c = 0; c < dim; ++c) out[c] *= share;
   float lse = static_cast<float>((static_cast<double>(max) + std::log2(static_cast<double>(sum))) *
                                  std::numbers::ln2);
   const int64_t at = (tile.row_first + row / tile.shape.heads) * into.heads + tile.head_first +
