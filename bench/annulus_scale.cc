@@ -120,7 +120,7 @@ absl::Status Run(const std::vector<std::string>& args) {
   if (!flags.csv.empty()) ANNULUS_RETURN_IF_ERROR(CheckWritable(flags.csv));
 
   const bool watched = isatty(STDERR_FILENO) == 1;
-  std::string csv = CsvHeader();
+  std::string csv;
   for (const Series& series : SeriesOf(flags)) {
     if (!flags.json) std::cout << TextHeader(series) << std::flush;
     double first = 0;
@@ -132,8 +132,9 @@ absl::Status Run(const std::vector<std::string>& args) {
       if (watched) std::cerr << "\33[2K" << std::flush;  // clears the line
       if (first == 0) first = row.efficiency;
       row.efficiency_to_first = row.efficiency / first;
-      std::cout << (flags.json ? ToJson(row) : ToText(row)) << std::flush;
-      csv += ToCsv(row);
+      const Columns columns = ToColumns(row);
+      std::cout << (flags.json ? columns.JsonLine() : ToText(row)) << std::flush;
+      csv += (csv.empty() ? columns.CsvHeader() : "") + columns.CsvLine();
     }
   }
   if (!flags.csv.empty()) ANNULUS_RETURN_IF_ERROR(WriteFile(flags.csv, {csv}));

@@ -32,8 +32,7 @@ class Speaker {
   void Add(const PlanBench& bench, const PlanRow& row) {
     if (!on_) return;
     const Columns columns = bench.ToColumns(row);
-    if (csv_.empty()) csv_ = columns.CsvHeader();
-    csv_ += columns.CsvLine();
+    csv_ += (csv_.empty() ? columns.CsvHeader() : "") + columns.CsvLine();
     if (flags_.json) {
       std::cout << columns.JsonLine() << std::flush;
     } else {

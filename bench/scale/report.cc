@@ -1,15 +1,9 @@
 #include "bench/scale/report.h"
 
-#include <nlohmann/json.hpp>
-
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_replace.h"
 
 namespace annulus {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 std::string Text(absl::string_view text) {
   return std::string(text);
@@ -19,8 +13,9 @@ std::string NameOf(Scaling scaling) {
   return scaling == Scaling::kWeak ? "weak" : "strong";
 }
 
-// The row's columns in their order; CSV and JSON say the same.
-Json Columns(const ScaleRow& row) {
+}  // namespace
+
+Columns ToColumns(const ScaleRow& row) {
   const TimeSplit& split = row.split;
   double waiting_s = 0, idle_s = 0;
   for (const RankTime& rank : split.run.ranks) {
@@ -33,14 +28,14 @@ Json Columns(const ScaleRow& row) {
           {"series_tokens", row.series.tokens},
           {"plan", Text(Name(scenario.plan))},
           {"pattern", scenario.pattern},
-          {"tokens", scenario.decode ? 1 : row.tokens},
+          {"tokens", scenario.decode ? int64_t{1} : row.tokens},
           {"kv_tokens", row.tokens},
           {"tokens_per_rank", row.tokens / row.world},
-          {"heads", row.shape.heads},
-          {"kv_heads", row.shape.kv_heads},
-          {"head_dim", row.shape.head_dim},
+          {"heads", int64_t{row.shape.heads}},
+          {"kv_heads", int64_t{row.shape.kv_heads}},
+          {"head_dim", int64_t{row.shape.head_dim}},
           {"dtype", Text(Name(row.shape.dtype))},
-          {"world", row.world},
+          {"world", int64_t{row.world}},
           {"ms", split.run.seconds * 1e3},
           {"work_ms", row.work_s * 1e3},
           {"overhead_ms", (split.compute_s - row.work_s) * 1e3},
@@ -57,37 +52,6 @@ Json Columns(const ScaleRow& row) {
           {"messages", row.messages},
           {"bytes_sent", row.bytes_sent},
           {"max_over_mean_work", row.max_over_mean_work}};
-}
-
-std::string CsvField(const Json& value) {
-  if (!value.is_string()) return value.dump();
-  const std::string text = value.get<std::string>();
-  if (text.find_first_of(",\"\n") == std::string::npos) return text;
-  return absl::StrCat("\"", absl::StrReplaceAll(text, {{"\"", "\"\""}}), "\"");
-}
-
-}  // namespace
-
-std::string CsvHeader() {
-  const Json columns = Columns(ScaleRow{});
-  std::string line;
-  for (const auto& [name, value] : columns.items()) {
-    absl::StrAppend(&line, line.empty() ? "" : ",", name);
-  }
-  return line + "\n";
-}
-
-std::string ToCsv(const ScaleRow& row) {
-  const Json columns = Columns(row);
-  std::string line;
-  for (const auto& [name, value] : columns.items()) {
-    absl::StrAppend(&line, line.empty() ? "" : ",", CsvField(value));
-  }
-  return line + "\n";
-}
-
-std::string ToJson(const ScaleRow& row) {
-  return Columns(row).dump() + "\n";
 }
 
 std::string TextHeader(const Series& series) {

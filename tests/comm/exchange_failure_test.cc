@@ -1,6 +1,5 @@
 // The contract of Exchange when things fail: refused operations, unequal sizes, aborts and
 // deadlines. Compiled into every program that has implementations (tests/comm/exchange_group.h).
-#include <algorithm>
 #include <cstring>
 
 #include "absl/strings/match.h"
@@ -179,17 +178,18 @@ absl::Status AbortInTheMiddle(Exchange& exchange, bool receiver_aborts, absl::Du
   if (sends != receiver_aborts) {
     absl::SleepFor(after);
     exchange.Abort(absl::CancelledError("enough"));
-    std::fill(memory.begin(), memory.end(), sends ? 0xBB : 0xCC);
+    const int mark = sends ? 0xBB : 0xCC;
+    std::memset(memory.data(), mark, size_bytes);
     absl::SleepFor(absl::Milliseconds(5));
-    return Expect(
-        sends || std::count(memory.begin(), memory.end(), 0xCC) == static_cast<long>(size_bytes),
-        "memory was written after Abort");
+    return Expect(memory == Bytes(size_bytes, static_cast<uint8_t>(mark)),
+                  "memory was written after Abort");
   }
   const bool whole = ticket.ok() && exchange.Wait(*ticket, Soon()).ok();
   if (sends) return absl::OkStatus();
   ANNULUS_RETURN_IF_ERROR(
       Expect(!whole || memory == Bytes(size_bytes, 0xAA), "other bytes than were sent"));
-  return Expect(std::count(memory.begin(), memory.end(), 0xBB) == 0, "memory was read after Abort");
+  return Expect(std::memchr(memory.data(), 0xBB, size_bytes) == nullptr,
+                "memory was read after Abort");
 }
 
 TEST_CASE("after Abort no memory is touched", "[exchange]") {

@@ -40,7 +40,8 @@ TEST_CASE("every scenario plays, weak and strong, and its terms add up") {
       CHECK(row->work_s <= split.compute_s);
       CHECK(row->efficiency == Approx(row->work_s / split.run.seconds));
       CHECK(row->bytes_sent > 0);
-      const std::string header = CsvHeader(), line = ToCsv(*row);
+      const Columns columns = ToColumns(*row);
+      const std::string header = columns.CsvHeader(), line = columns.CsvLine();
       // Only the pattern may have commas of its own.
       const auto commas = [](const std::string& text) {
         return std::count(text.begin(), text.end(), ',');
