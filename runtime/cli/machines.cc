@@ -63,6 +63,8 @@ absl::StatusOr<Kept> ThisMachine(const std::optional<std::string>& asked,
   const absl::Status written = Keep(kept.file, path);
   if (written.ok()) {
     kept.source = path;
+    // As every later run reads it: a rounded digit must not change a plan.
+    ANNULUS_ASSIGN_OR_RETURN(kept.file, ReadCluster(path));
   } else if (asked.has_value()) {
     return absl::InvalidArgumentError(absl::StrCat("--calibration: ", written.message()));
   }
