@@ -31,6 +31,14 @@ struct ContextSpec {
   // zigzag need tokens_expected, and appends beyond it are refused.
   PartitionSpec partition{PartitionKind::kBlockCyclic, 64};
   int64_t tokens_expected = 0;  // 0: grows without a known end
+  // What layers are attended with when a call names no pattern: none (causal), one for all layers,
+  // or one per layer.
+  std::vector<std::string> patterns = {};
+  // Keeps per KV head only the blocks that `patterns` can still need, and frees the others as the
+  // context grows: S2's local blocks and its stride. A query may be asked for again back to the
+  // start of its layer's last append; what only older ones would read is gone.
+  bool kv_efficient = false;
+  int replicas = 1;  // workers that hold each page, 1 or 2
 };
 
 struct ContextInfo {
@@ -38,8 +46,18 @@ struct ContextInfo {
   uint64_t epoch = 0;  // version of the shard map that holds it
   ContextSpec spec;
   std::vector<int64_t> tokens;  // committed, by layer
-  int64_t kv_bytes = 0;         // over all workers
-  std::string state;            // "ok", or "lost" once a worker that held it is gone
+  int64_t kv_bytes = 0;         // over all workers; blocks shared with a fork count in both
+  int64_t dense_kv_bytes = 0;   // what it would be if nothing was evicted
+  std::string state;  // "ok", "degraded" while a copy is missing, "lost" once some KV has none left
+};
+
+// Makes a call that changes a context safe to repeat: the same (client, sequence) never appends
+// twice, and a repetition answers as the first would have. client 0: the client library fills both.
+struct RequestKey {
+  uint64_t client = 0;
+  uint64_t sequence = 0;
+
+  friend bool operator==(const RequestKey&, const RequestKey&) = default;
 };
 
 // Appends tokens [start, start + k.tokens) of one layer. k [n, kv_heads, head_dim] and
@@ -51,6 +69,7 @@ struct AppendRequest {
   int64_t start = 0;  // must equal the layer's committed tokens
   TensorView k;
   TensorView v;
+  RequestKey key;
 };
 
 struct AppendResult {
@@ -66,7 +85,7 @@ struct AttendRequest {
   int64_t q_start = 0;
   int64_t kv_len = 0;
   TensorView q;
-  std::string pattern = "causal";
+  std::string pattern;           // empty: the context's for this layer
   std::optional<PlanKind> plan;  // nullopt: auto
   float scale = 0;               // 0: 1/√head_dim
   std::string request_id;        // appears in logs and traces; made up when empty
@@ -104,6 +123,48 @@ struct AttendResult {
   uint64_t epoch = 0;
   AttendStats stats;
   std::vector<TraceSpan> trace;
+};
+
+// One context's part of a decode step: append k and v, if there are any, as AppendRequest at
+// `start`; then attend q, if there is any, as AttendRequest with q_start + n == start + k.tokens.
+// The queries of a step are answered by pass-q; k and q of one step have the same tokens, or one of
+// them none.
+struct StepRequest {
+  ContextId context = 0;
+  int layer = 0;
+  int64_t start = 0;  // must equal the layer's committed tokens
+  TensorView k;
+  TensorView v;
+  TensorView q;
+  std::string pattern;  // empty: the context's for this layer
+  float scale = 0;      // 0: 1/√head_dim
+  RequestKey key;
+};
+
+struct StepResult {
+  uint64_t epoch = 0;
+  int64_t tokens = 0;  // the layer's committed tokens now
+  Tensor out;          // f32 [n, heads, v_head_dim]; empty without q
+  Tensor lse;          // f32 [n, heads, 1]
+};
+
+// A new context that begins with the parent's first `tokens` (all that are committed, layer by
+// layer, if absent). Blocks are shared until one of the two writes to them.
+struct ForkRequest {
+  ContextId context = 0;
+  std::optional<int64_t> tokens;
+};
+
+// Forgets each layer's tokens from `tokens` on.
+struct TruncateRequest {
+  ContextId context = 0;
+  int64_t tokens = 0;
+};
+
+// Contexts with ids above `after`, ascending, at most `limit`.
+struct ListRequest {
+  ContextId after = 0;
+  int limit = 1000;
 };
 
 struct WorkerStatus {

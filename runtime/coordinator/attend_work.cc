@@ -13,14 +13,15 @@ namespace annulus {
 
 absl::StatusOr<std::shared_ptr<const AttendPlanner::Planned>> AttendPlanner::Plan(
     const ShardMap& map, const AttendRequest& request) {
+  const std::string& text = PatternOf(map.spec, request.layer, request.pattern);
   const std::string key =
       absl::StrCat(map.context, " ", map.epoch, " ", request.q.tokens, " ", request.kv_len, " ",
-                   request.plan.has_value() ? Name(*request.plan) : "auto", " ", request.pattern);
+                   request.plan.has_value() ? Name(*request.plan) : "auto", " ", text);
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (const auto* found = plans_.Find(key)) return *found;
   }
-  ANNULUS_ASSIGN_OR_RETURN(Pattern pattern, Pattern::Parse(request.pattern, map.spec.kv_heads));
+  ANNULUS_ASSIGN_OR_RETURN(Pattern pattern, Pattern::Parse(text, map.spec.kv_heads));
   const bool may_grow = map.spec.tokens_expected == 0;
   ANNULUS_RETURN_IF_ERROR(pattern.CheckTokens(request.kv_len, may_grow));
   const Problem problem = ProblemOf(map.spec, static_cast<int>(map.workers.size()),
@@ -72,11 +73,11 @@ absl::StatusOr<std::vector<RankMessages>> AttendWork::Prepare(CallId id, const S
 
   begin = clock_.Now();
   const Plan& plan = planned_->plan;
-  const bool apart = request_.pattern.size() > wire::kPatternInlineMax;
-  wire::Attend attend{
-      id,          map.epoch,         map.context,     request_.layer,
-      plan.kind(), request_.q.tokens, request_.kv_len, apart ? "" : request_.pattern,
-      apart};
+  const std::string& pattern = plan.problem().pattern.text();
+  const bool apart = pattern.size() > wire::kPatternInlineMax;
+  wire::Attend attend{id,          map.epoch,         map.context,     request_.layer,
+                      plan.kind(), request_.q.tokens, request_.kv_len, apart ? "" : pattern,
+                      apart};
   attend.scale =
       request_.scale != 0 ? request_.scale : 1.0f / std::sqrt(static_cast<float>(spec.head_dim));
   attend.time_left = deadline_ - clock_.Now();
@@ -91,7 +92,7 @@ absl::StatusOr<std::vector<RankMessages>> AttendWork::Prepare(CallId id, const S
     Buffer queries = PackQueries(plan, rank, request_.q);
     stats.bytes_moved += static_cast<int64_t>(queries.size());
     RankMessages to{rank, {}};
-    if (apart) to.messages.push_back(wire::Encode(wire::LongPattern{request_.pattern}));
+    if (apart) to.messages.push_back(wire::Encode(wire::LongPattern{pattern}));
     to.messages.push_back(wire::Encode(attend, std::move(queries)));
     out.push_back(std::move(to));
   }

@@ -259,6 +259,25 @@ absl::StatusOr<AttendResult> Coordinator::Attend(const AttendRequest& request,
   return result;
 }
 
+std::vector<absl::StatusOr<StepResult>> Coordinator::Step(absl::Span<const StepRequest> requests,
+                                                          const CallContext&) {
+  std::vector<absl::StatusOr<StepResult>> results;
+  for (size_t i = 0; i < requests.size(); ++i) results.push_back(absl::UnimplementedError("Step"));
+  return results;
+}
+
+absl::StatusOr<ContextInfo> Coordinator::Fork(const ForkRequest&, const CallContext&) {
+  return absl::UnimplementedError("Fork");
+}
+
+absl::StatusOr<ContextInfo> Coordinator::Truncate(const TruncateRequest&, const CallContext&) {
+  return absl::UnimplementedError("Truncate");
+}
+
+absl::StatusOr<std::vector<ContextInfo>> Coordinator::List(const ListRequest&, const CallContext&) {
+  return absl::UnimplementedError("List");
+}
+
 absl::Status Coordinator::Release(ContextId context, const CallContext& call) {
   NoWork work;
   action::Finish finish;

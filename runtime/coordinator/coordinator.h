@@ -7,6 +7,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -43,6 +44,13 @@ class Coordinator final : public Service {
                                       const CallContext& call) override;
   absl::StatusOr<AttendResult> Attend(const AttendRequest& request,
                                       const CallContext& call) override;
+  std::vector<absl::StatusOr<StepResult>> Step(absl::Span<const StepRequest> requests,
+                                               const CallContext& call) override;
+  absl::StatusOr<ContextInfo> Fork(const ForkRequest& request, const CallContext& call) override;
+  absl::StatusOr<ContextInfo> Truncate(const TruncateRequest& request,
+                                       const CallContext& call) override;
+  absl::StatusOr<std::vector<ContextInfo>> List(const ListRequest& request,
+                                                const CallContext& call) override;
   absl::Status Release(ContextId context, const CallContext& call) override;
   absl::StatusOr<ContextInfo> Describe(ContextId context, const CallContext& call) override;
   absl::StatusOr<ClusterStatus> Status(const CallContext& call) override;

@@ -5,9 +5,11 @@
 
 #include <atomic>
 #include <functional>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "runtime/types.h"
 
 namespace annulus {
@@ -29,6 +31,15 @@ class Service {
                                               const CallContext& call) = 0;
   virtual absl::StatusOr<AttendResult> Attend(const AttendRequest& request,
                                               const CallContext& call) = 0;
+  // The steps of many contexts together: each worker gets one message, however many there are. One
+  // result per request; one that fails leaves the others alone.
+  virtual std::vector<absl::StatusOr<StepResult>> Step(absl::Span<const StepRequest> requests,
+                                                       const CallContext& call) = 0;
+  virtual absl::StatusOr<ContextInfo> Fork(const ForkRequest& request, const CallContext& call) = 0;
+  virtual absl::StatusOr<ContextInfo> Truncate(const TruncateRequest& request,
+                                               const CallContext& call) = 0;
+  virtual absl::StatusOr<std::vector<ContextInfo>> List(const ListRequest& request,
+                                                        const CallContext& call) = 0;
   virtual absl::Status Release(ContextId context, const CallContext& call) = 0;
   virtual absl::StatusOr<ContextInfo> Describe(ContextId context, const CallContext& call) = 0;
   virtual absl::StatusOr<ClusterStatus> Status(const CallContext& call) = 0;

@@ -222,6 +222,35 @@ absl::StatusOr<AttendResult> MetricsService::Attend(const AttendRequest& request
   return result;
 }
 
+std::vector<absl::StatusOr<StepResult>> MetricsService::Step(absl::Span<const StepRequest> requests,
+                                                             const CallContext& call) {
+  std::vector<absl::StatusOr<StepResult>> results;
+  // A batch is one call; its code is that of the first that failed.
+  (void)state_->Count("Step", [&] {
+    results = state_->inner->Step(requests, call);
+    for (const absl::StatusOr<StepResult>& result : results) {
+      if (!result.ok()) return result.status();
+    }
+    return absl::OkStatus();
+  });
+  return results;
+}
+
+absl::StatusOr<ContextInfo> MetricsService::Fork(const ForkRequest& request,
+                                                 const CallContext& call) {
+  return state_->Count("Fork", [&] { return state_->inner->Fork(request, call); });
+}
+
+absl::StatusOr<ContextInfo> MetricsService::Truncate(const TruncateRequest& request,
+                                                     const CallContext& call) {
+  return state_->Count("Truncate", [&] { return state_->inner->Truncate(request, call); });
+}
+
+absl::StatusOr<std::vector<ContextInfo>> MetricsService::List(const ListRequest& request,
+                                                              const CallContext& call) {
+  return state_->Count("List", [&] { return state_->inner->List(request, call); });
+}
+
 absl::Status MetricsService::Release(ContextId context, const CallContext& call) {
   return state_->Count("Release", [&] { return state_->inner->Release(context, call); });
 }

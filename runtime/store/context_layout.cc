@@ -95,6 +95,14 @@ Problem ProblemOf(const ContextSpec& spec, int world, int64_t q_tokens, int64_t 
           .kv = LayoutOf(spec, world, kv_tokens)};
 }
 
+const std::string& PatternOf(const ContextSpec& spec, int layer, const std::string& asked) {
+  static const std::string& causal = *new std::string("causal");
+  if (!asked.empty()) return asked;
+  if (spec.patterns.empty()) return causal;
+  return spec.patterns.size() == 1 ? spec.patterns[0]
+                                   : spec.patterns.at(static_cast<size_t>(layer));
+}
+
 int64_t TokenBytes(const ContextSpec& spec) {
   const int dims = spec.head_dim + (spec.v_is_k_prefix ? 0 : spec.v_head_dim);
   return dims * static_cast<int64_t>(SizeOf(spec.dtype));

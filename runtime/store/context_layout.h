@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "absl/status/status.h"
 #include "runtime/types.h"
@@ -25,6 +26,10 @@ Layout LayoutOf(const ContextSpec& spec, int world, int64_t tokens);
 // cut query rows do it zigzag. The pattern must have been parsed for spec.kv_heads.
 Problem ProblemOf(const ContextSpec& spec, int world, int64_t q_tokens, int64_t kv_tokens,
                   Pattern pattern);
+
+// What queries of a layer are attended with: what the call asked for, else the context's pattern
+// for the layer, else causal.
+const std::string& PatternOf(const ContextSpec& spec, int layer, const std::string& asked);
 
 // Bytes of one token of one KV head: a K row and, unless V is K's prefix, a V row.
 int64_t TokenBytes(const ContextSpec& spec);

@@ -94,6 +94,39 @@ class FakeService : public Service {
     return result;
   }
 
+  // Each as its Append and then its Attend would be.
+  std::vector<absl::StatusOr<StepResult>> Step(absl::Span<const StepRequest> requests,
+                                               const CallContext& call) override {
+    std::vector<absl::StatusOr<StepResult>> results;
+    for (const StepRequest& request : requests) results.push_back(StepOne(request, call));
+    return results;
+  }
+
+  absl::StatusOr<ContextInfo> Fork(const ForkRequest& request, const CallContext& call) override {
+    if (absl::Status status = Enter("Fork", call); !status.ok()) return status;
+    std::lock_guard lock(mutex_);
+    last_fork = request;
+    ContextInfo info = info_;
+    ++info.id;
+    return info;
+  }
+
+  absl::StatusOr<ContextInfo> Truncate(const TruncateRequest& request,
+                                       const CallContext& call) override {
+    if (absl::Status status = Enter("Truncate", call); !status.ok()) return status;
+    std::lock_guard lock(mutex_);
+    last_truncate = request;
+    return info_;
+  }
+
+  absl::StatusOr<std::vector<ContextInfo>> List(const ListRequest& request,
+                                                const CallContext& call) override {
+    if (absl::Status status = Enter("List", call); !status.ok()) return status;
+    std::lock_guard lock(mutex_);
+    last_list = request;
+    return std::vector<ContextInfo>{info_};
+  }
+
   absl::Status Release(ContextId context, const CallContext& call) override {
     if (absl::Status status = Enter("Release", call); !status.ok()) return status;
     std::lock_guard lock(mutex_);
@@ -125,6 +158,10 @@ class FakeService : public Service {
   std::vector<int64_t> pieces;  // tokens of each
   AppendRequest last_append;
   AttendRequest last_attend;
+  std::vector<StepRequest> steps;  // tensors are borrowed for the call
+  ForkRequest last_fork;
+  TruncateRequest last_truncate;
+  ListRequest last_list;
   std::atomic<int> calls{0};
 
   // Waits like a long computation that looks at its caller's patience.
@@ -139,6 +176,44 @@ class FakeService : public Service {
   }
 
  private:
+  absl::StatusOr<StepResult> StepOne(const StepRequest& request, const CallContext& call) {
+    {
+      std::lock_guard lock(mutex_);
+      steps.push_back(request);
+    }
+    StepResult result;
+    result.tokens = request.start;
+    if (request.k.tokens > 0) {
+      AppendRequest append;
+      append.context = request.context;
+      append.layer = request.layer;
+      append.start = request.start;
+      append.k = request.k;
+      append.v = request.v;
+      append.key = request.key;
+      absl::StatusOr<AppendResult> appended = Append(append, call);
+      if (!appended.ok()) return appended.status();
+      result.epoch = appended->epoch;
+      result.tokens = appended->tokens;
+    }
+    if (request.q.tokens > 0) {
+      AttendRequest attend;
+      attend.context = request.context;
+      attend.layer = request.layer;
+      attend.kv_len = result.tokens;
+      attend.q_start = result.tokens - request.q.tokens;
+      attend.q = request.q;
+      attend.pattern = request.pattern;
+      attend.scale = request.scale;
+      absl::StatusOr<AttendResult> attended = Attend(attend, call);
+      if (!attended.ok()) return attended.status();
+      result.epoch = attended->epoch;
+      result.out = std::move(attended->out);
+      result.lse = std::move(attended->lse);
+    }
+    return result;
+  }
+
   absl::Status Enter(const char* name, const CallContext& call) {
     ++calls;
     return before ? before(name, call) : absl::OkStatus();
