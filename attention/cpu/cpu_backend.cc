@@ -71,7 +71,7 @@ class TileRoom {
 class BlockWalk {
  public:
   BlockWalk(const TilePlan& plan, const Tile& tile, const Segment& segment)
-      : plan_(plan), run_(tile.run_first), left_(segment.blocks), index_(segment.block_first) {}
+      : plan_(plan), grid_(tile.grid_first), left_(segment.blocks), index_(segment.block_first) {}
 
   struct Step {
     int64_t block = 0;
@@ -80,18 +80,18 @@ class BlockWalk {
 
   std::optional<Step> Next() {
     if (left_ == 0) return std::nullopt;
-    while (index_ >= plan_.runs()[run_].blocks.count) {
-      index_ -= plan_.runs()[run_].blocks.count;
-      ++run_;
+    while (index_ >= plan_.grids()[grid_].size()) {
+      index_ -= plan_.grids()[grid_].size();
+      ++grid_;
     }
-    const TileRun& run = plan_.runs()[run_];
+    const cpu::BlockGrid& grid = plan_.grids()[grid_];
     --left_;
-    return Step{run.blocks.first + index_++ * run.blocks.step, run.full};
+    return Step{grid.block(index_++), grid.full};
   }
 
  private:
   const TilePlan& plan_;
-  size_t run_;
+  size_t grid_;
   int64_t left_;
   int64_t index_;
 };

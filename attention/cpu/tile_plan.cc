@@ -20,6 +20,17 @@ int HeadsPerTile(const KvTable& kv, int64_t tokens, int heads) {
   return std::clamp(rows / static_cast<int>(tokens), 1, heads);
 }
 
+// Whether `run` is one more block of each of the grid's groups; then it becomes so.
+bool Widen(const BlockRun& run, bool full, BlockGrid* grid) {
+  const int64_t offset = run.first - grid->first;
+  if (run.step != grid->step || run.count != grid->count || full != grid->full) return false;
+  if (offset <= 0 || offset >= grid->step) return false;
+  if (grid->width == 1) grid->pitch = offset;
+  if (offset != grid->width * grid->pitch) return false;
+  ++grid->width;
+  return true;
+}
+
 bool MayMeet(const BlockRun& a, const BlockRun& b) {
   return a.first <= b.last() && b.first <= a.last();
 }
@@ -29,7 +40,7 @@ bool MayMeet(const BlockRun& a, const BlockRun& b) {
 void TilePlan::Make(absl::Span<const AttendArgs> batch) {
   tiles_.clear();
   tile_blocks_.clear();
-  runs_.clear();
+  grids_.clear();
   segments_.clear();
   split_tiles_.clear();
   state_floats_ = 0;
@@ -54,10 +65,10 @@ void TilePlan::AddProblem(const AttendArgs& args) {
 }
 
 void TilePlan::AddTiles(const AttendArgs& args, int kv_head, TokenRange q, int64_t row_first) {
-  const size_t run_first = runs_.size();
-  AddRuns(args, kv_head, q);
+  const size_t grid_first = grids_.size();
+  AddGrids(args, kv_head, q);
   int64_t blocks = 0;
-  for (size_t i = run_first; i < runs_.size(); ++i) blocks += runs_[i].blocks.count;
+  for (size_t i = grid_first; i < grids_.size(); ++i) blocks += grids_[i].size();
   if (blocks == 0) return;
   const int head_first = std::max(kv_head * args.group, args.heads.first);
   const int head_end = std::min((kv_head + 1) * args.group, args.heads.end());
@@ -75,20 +86,23 @@ void TilePlan::AddTiles(const AttendArgs& args, int kv_head, TokenRange q, int64
     tile.head_first = head - args.heads.first;
     tile.row_first = row_first;
     tile.position = q.begin;
-    tile.run_first = run_first;
-    tile.run_end = runs_.size();
+    tile.grid_first = grid_first;
+    tile.grid_end = grids_.size();
     tiles_.push_back(tile);
     tile_blocks_.push_back(blocks);
   }
 }
 
-void TilePlan::AddRuns(const AttendArgs& args, int kv_head, TokenRange q) {
+void TilePlan::AddGrids(const AttendArgs& args, int kv_head, TokenRange q) {
+  const size_t own = grids_.size();
   args.pattern->Row(kv_head, q, args.kv_tokens, &row_);
   for (const TileRun& seen : row_) {
     for (const BlockRun& keys : args.keys->runs()) {
       if (!MayMeet(seen.blocks, keys)) continue;
       const BlockRun common = Intersect(seen.blocks, keys);
-      if (common.count > 0) runs_.push_back({common, seen.full});
+      if (common.count == 0) continue;
+      if (grids_.size() > own && Widen(common, seen.full, &grids_.back())) continue;
+      grids_.push_back({common.first, 1, 1, common.count, common.step, seen.full});
     }
   }
 }

@@ -1,5 +1,5 @@
 // How one batch of the CPU backend is cut: into tiles (query rows of one 64-token block that share
-// a KV head, with the runs of KV blocks they see) and segments (a part of one tile's blocks: the
+// a KV head, with the KV blocks they see) and segments (a part of one tile's blocks: the
 // unit that a thread takes), of about the same size over all problems of the batch, which is what
 // stream-K ranges are for (Lean Attention, arXiv 2405.10480). The cut depends on the work alone,
 // never on the number of threads, so that the bits of an answer do not either. Made by one thread,
@@ -15,6 +15,23 @@
 
 namespace annulus::cpu {
 
+// Blocks in ascending order: `count` groups, `step` apart, of `width` blocks `pitch` apart. The
+// blocks that one worker holds of a block-cyclic context are runs that interleave; taken one run
+// after the other they would be read from memory with gaps, which no prefetcher follows.
+struct BlockGrid {
+  int64_t first = 0;
+  int64_t width = 1;
+  int64_t pitch = 1;
+  int64_t count = 0;
+  int64_t step = 1;
+  bool full = false;
+
+  int64_t size() const { return width * count; }
+  int64_t block(int64_t index) const {
+    return first + index / width * step + index % width * pitch;
+  }
+};
+
 struct Tile {
   const AttendArgs* args = nullptr;  // the problem
   TileShape shape;
@@ -22,15 +39,15 @@ struct Tile {
   int head_first = 0;     // heads [head_first, + shape.heads) of the tensor q
   int64_t row_first = 0;  // rows [row_first, + shape.tokens) of the tensor q
   int64_t position = 0;   // absolute, of the first row
-  size_t run_first = 0;   // runs [run_first, run_end) of the plan
-  size_t run_end = 0;
+  size_t grid_first = 0;  // grids [grid_first, grid_end) of the plan
+  size_t grid_end = 0;
   size_t segment_first = 0;  // segments [segment_first, segment_end) of the plan, in order
   size_t segment_end = 0;
 };
 
 struct Segment {
   size_t tile = 0;
-  int64_t block_first = 0;  // in the sequence of the tile's blocks, runs laid end to end
+  int64_t block_first = 0;  // in the sequence of the tile's blocks, grids laid end to end
   int64_t blocks = 0;
   size_t state = 0;  // offset in floats of its result, when its tile has several segments
 };
@@ -42,7 +59,7 @@ class TilePlan {
 
   const std::vector<Tile>& tiles() const { return tiles_; }
   const std::vector<Segment>& segments() const { return segments_; }
-  const std::vector<TileRun>& runs() const { return runs_; }
+  const std::vector<BlockGrid>& grids() const { return grids_; }
   // Segments in the order in which to start them: most work first, so that threads end together.
   const std::vector<size_t>& order() const { return order_; }
   // Tiles with several segments, whose results must be merged.
@@ -52,12 +69,12 @@ class TilePlan {
  private:
   void AddProblem(const AttendArgs& args);
   void AddTiles(const AttendArgs& args, int kv_head, TokenRange q, int64_t row_first);
-  void AddRuns(const AttendArgs& args, int kv_head, TokenRange q);
+  void AddGrids(const AttendArgs& args, int kv_head, TokenRange q);
   void Cut();
 
   std::vector<Tile> tiles_;
   std::vector<int64_t> tile_blocks_;
-  std::vector<TileRun> runs_;
+  std::vector<BlockGrid> grids_;
   std::vector<TileRun> row_;  // reused
   std::vector<Segment> segments_;
   std::vector<size_t> order_;
