@@ -17,7 +17,7 @@ constexpr int64_t kPieceTokens = 16384;  // of an upload: what the demo holds at
 constexpr PlanKind kChunkPlans[] = {PlanKind::kPassQ, PlanKind::kGroupCast};
 constexpr int64_t kChunkRowsSampled = 8;
 constexpr int kStepsPerSample = 8;  // one of so many decode steps is compared
-constexpr int kStepsPerProbe = 8;   // decode steps between two measurements of the machine
+constexpr int kStepsPerProbe = 4;   // decode steps between two measurements of the machine
 constexpr int64_t kProbeBytesMin = int64_t{16} << 20;
 constexpr int64_t kProbeBytesMax = int64_t{512} << 20;
 constexpr int64_t kTokenBytes = kDemoKvHeads * 2 * kDemoDim * 2;  // K and V, bf16
@@ -164,20 +164,25 @@ absl::Status DemoPhases::RunDecode(const Pattern& pattern) {
   // As large as the KV, so that a context which fits a cache is held against that cache.
   ReadProbe probe(/*threads=*/0, static_cast<size_t>(std::clamp(DemoKvBytes(data_->tokens()),
                                                                 kProbeBytesMin, kProbeBytesMax)));
-  std::vector<double> bytes_per_s;
+  std::vector<double> bytes_per_s, shares;
+  double read_bytes_per_s = 0;
   const auto sampled_step = static_cast<int>(rng_.Below(kStepsPerSample));
   for (int i = 0; i < kDemoAssociations; ++i) {
     if (i % kStepsPerProbe == 0) {
-      report_->read_bytes_per_s = std::max(report_->read_bytes_per_s, probe.Measure());
+      read_bytes_per_s = probe.Measure();
+      reads_.push_back(read_bytes_per_s);
     }
     const Tensor q = data_->Query(i);
     ANNULUS_ASSIGN_OR_RETURN(const AttendResult answer,
                              Attend(q, pattern, std::nullopt, /*trace=*/false, &phase));
     AddToRecall(*data_, pattern, i, data_->tokens() - 1, answer.out.f32(), &phase.recall);
     bytes_per_s.push_back(VisibleKvBytes(answer.stats) / answer.stats.elapsed_s);
+    shares.push_back(bytes_per_s.back() / read_bytes_per_s);
     if (i % kStepsPerSample == sampled_step) Sample(pattern, q, answer, 0);
   }
   phase.kv_bytes_per_s = Median(std::move(bytes_per_s));
+  phase.read_share = Median(std::move(shares));
+  report_->read_bytes_per_s = Median(reads_);
   report_->phases.push_back(std::move(phase));
   return absl::OkStatus();
 }

@@ -56,6 +56,7 @@ class DemoPhases {
   DemoReport* const report_;
   Rng rng_;
   std::vector<SampledRow> sample_;
+  std::vector<double> reads_;  // bytes/s of this machine, as measured so far
 };
 
 }  // namespace annulus

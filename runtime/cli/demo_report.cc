@@ -28,11 +28,10 @@ std::string WorkShares(const std::vector<int64_t>& work_pairs) {
   return text;
 }
 
-void AppendRow(const DemoReport& report, const DemoPhase& phase, std::string* text) {
+void AppendRow(const DemoPhase& phase, std::string* text) {
   const std::string bandwidth =
       phase.kv_bytes_per_s > 0
-          ? absl::StrFormat("%.2f (%.0f%%)", 1e-9 * phase.kv_bytes_per_s,
-                            100 * phase.kv_bytes_per_s / report.read_bytes_per_s)
+          ? absl::StrFormat("%.2f (%.0f%%)", 1e-9 * phase.kv_bytes_per_s, 100 * phase.read_share)
           : "-";
   absl::StrAppendFormat(
       text, "%-8s%-14s%-12s%13s%13.1e%10.1f%14s%12d%12d  %s\n", phase.name, phase.pattern,
@@ -41,7 +40,7 @@ void AppendRow(const DemoReport& report, const DemoPhase& phase, std::string* te
       phase.planned_bytes, WorkShares(phase.work_pairs));
 }
 
-nlohmann::ordered_json PhaseJson(const DemoReport& report, const DemoPhase& phase) {
+nlohmann::ordered_json PhaseJson(const DemoPhase& phase) {
   return {{"phase", phase.name},
           {"pattern", phase.pattern},
           {"plan", phase.plan},
@@ -58,7 +57,7 @@ nlohmann::ordered_json PhaseJson(const DemoReport& report, const DemoPhase& phas
           {"elapsed_s", phase.elapsed_s},
           {"tokens_per_s", static_cast<double>(phase.queries) / phase.elapsed_s},
           {"kv_bytes_per_s", phase.kv_bytes_per_s},
-          {"pct_of_read_bandwidth", 100 * phase.kv_bytes_per_s / report.read_bytes_per_s},
+          {"pct_of_read_bandwidth", 100 * phase.read_share},
           {"bytes_moved", phase.bytes_moved},
           {"planned_bytes", phase.planned_bytes},
           {"work_pairs", phase.work_pairs}};
@@ -105,7 +104,7 @@ std::string ToText(const DemoReport& report) {
   std::string text = absl::StrFormat(
       "\ncontext   %d tokens, %d heads over %d, d %d, bf16: %.2f GiB on %d workers, %s\n"
       "uploaded  in %.1f s, %.0f MB/s\n"
-      "machine   reads %.2f GB/s (measured between the decode steps)\n"
+      "machine   reads %.2f GB/s (the median of reads between the decode steps)\n"
       "coverage  the KV heads together see %.2f%% of the context under S2\n"
       "plans     the chunk's answers differ by %.1e\n\n"
       "%-8s%-14s%-12s%13s%13s%10s%14s%12s%12s  %s\n",
@@ -115,7 +114,7 @@ std::string ToText(const DemoReport& report) {
       1e-9 * report.read_bytes_per_s, 100 * report.covered, report.plans_difference, "", "pattern",
       "plan", "found/visible", "worst error", "tokens/s", "GB/s (of it)", "moved B", "planned B",
       "work per worker %");
-  for (const DemoPhase& phase : report.phases) AppendRow(report, phase, &text);
+  for (const DemoPhase& phase : report.phases) AppendRow(phase, &text);
   absl::StrAppendFormat(&text, "\nblock map %s\ntrace     %s (open it in ui.perfetto.dev)\n%s\n",
                         report.block_map_path, report.trace_path,
                         report.failures.empty()
@@ -126,7 +125,7 @@ std::string ToText(const DemoReport& report) {
 
 std::string ToJson(const DemoReport& report) {
   nlohmann::ordered_json phases = nlohmann::ordered_json::array();
-  for (const DemoPhase& phase : report.phases) phases.push_back(PhaseJson(report, phase));
+  for (const DemoPhase& phase : report.phases) phases.push_back(PhaseJson(phase));
   const nlohmann::ordered_json json = {{"tokens", report.tokens},
                                        {"workers", report.workers},
                                        {"backend", report.backend},

@@ -25,6 +25,9 @@ struct DemoPhase {
   // KV that the pattern sees per request, over the coordinator's median time of a request. A chunk
   // reads its KV many times over, so that this figure is for decode only; 0 there.
   double kv_bytes_per_s = 0;
+  // The median over the requests of that rate beside a plain read measured just before: a machine
+  // whose memory others use too has no one bandwidth.
+  double read_share = 0;
   int64_t bytes_moved = 0;
   int64_t planned_bytes = 0;
   std::vector<int64_t> work_pairs;  // by worker
@@ -37,7 +40,7 @@ struct DemoReport {
   uint64_t seed = 0;
   int64_t kv_bytes = 0;
   double upload_s = 0;
-  double read_bytes_per_s = 0;  // of this machine, measured between the decode steps
+  double read_bytes_per_s = 0;  // of this machine, the median of reads between the decode steps
   double covered = 0;           // share of the context that the KV heads together see under S2
   double plans_difference = 0;  // ‖a − b‖ / ‖b‖ of the chunk's answers over two plans
   std::vector<DemoPhase> phases;
