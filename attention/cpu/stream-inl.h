@@ -171,9 +171,11 @@ HWY_INLINE void StreamValues(const float* HWY_RESTRICT p, const Rows<T>& v, int 
 HWY_INLINE void StreamSoftmax(int keys, const uint64_t* mask, float* HWY_RESTRICT scores,
                               float* max, float* sum, float* shrink) {
   const hn::ScalableTag<float> d;
-  for (int key = 0; key < kScoreRow; ++key) {
-    const bool seen = key < keys && (mask == nullptr || (*mask >> key & 1) != 0);
-    if (!seen) scores[key] = -std::numeric_limits<float>::infinity();
+  if (mask != nullptr || keys < kScoreRow) {
+    for (int key = 0; key < kScoreRow; ++key) {
+      const bool seen = key < keys && (mask == nullptr || (*mask >> key & 1) != 0);
+      if (!seen) scores[key] = -std::numeric_limits<float>::infinity();
+    }
   }
   auto top = hn::Set(d, *max);
   for (int key = 0; key < kScoreRow; key += kStreamLanes) {
