@@ -3,16 +3,17 @@
 // covers a paged store (rows contiguous), an NHD tensor (rows heads·dim apart) and an MLA latent
 // cache (V is K's first dims: the same memory).
 // The table is by (kv head, absolute block); a block the shard does not hold has null pointers.
-// KvTable is built once per context, layer and length, and extended as the context grows.
+// KvTable is built once per context, layer and length, and extended as the context grows. Copies
+// share what they have in common until one of them is written (CowArray): a fork copies no table.
 // Thread-compatible: read by many while nobody writes.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "attention/block_set.h"
 #include "attention/tensor.h"
+#include "base/cow_array.h"
 
 namespace annulus {
 
@@ -43,14 +44,18 @@ class KvTable {
   // v_head_dim] with equal tokens, heads and dtype; token 0 is absolute position 0.
   static KvTable FromTensors(const TensorView& k, const TensorView& v);
 
-  // Makes room for a context that grew; never shrinks.
+  // Makes room for a context that grew.
   void Extend(int64_t blocks) {
-    if (blocks <= blocks_) return;
-    blocks_ = blocks;
-    pages_.resize(static_cast<size_t>(kv_heads_ * blocks));
+    if (blocks > blocks_) Resize(blocks);
+  }
+  // Forgets the blocks from `blocks` on.
+  void Cut(int64_t blocks) {
+    if (blocks < blocks_) Resize(blocks);
   }
 
-  void Set(int kv_head, int64_t block, KvPage page) { pages_[Index(kv_head, block)] = page; }
+  void Set(int kv_head, int64_t block, KvPage page) {
+    pages_.Mutable(Index(kv_head, block)) = page;
+  }
   const KvPage& page(int kv_head, int64_t block) const { return pages_[Index(kv_head, block)]; }
 
   DType dtype() const { return dtype_; }
@@ -61,6 +66,10 @@ class KvTable {
   int64_t blocks() const { return blocks_; }
 
  private:
+  void Resize(int64_t blocks) {
+    blocks_ = blocks;
+    pages_.Resize(static_cast<size_t>(kv_heads_ * blocks));
+  }
   size_t Index(int kv_head, int64_t block) const {
     return static_cast<size_t>(block * kv_heads_ + (kv_head - kv_head_first_));
   }
@@ -71,7 +80,7 @@ class KvTable {
   int head_dim_ = 0;
   int v_head_dim_ = 0;
   int64_t blocks_ = 0;
-  std::vector<KvPage> pages_;
+  CowArray<KvPage> pages_;
 };
 
 }  // namespace annulus

@@ -57,6 +57,15 @@ void Merge(PartialView into, PartialView from) {
   }
 }
 
+void MergeHeads(PartialView into, int64_t head_first, PartialView from) {
+  if (from.heads == into.heads) return Merge(into, from);
+  for (int64_t row = 0; row < from.rows; ++row) {
+    const int64_t at = row * into.heads + head_first;
+    Merge({into.out + at * into.v_head_dim, into.lse + at, 1, from.heads, into.v_head_dim},
+          from.Rows(row, 1));
+  }
+}
+
 absl::Status Finalise(PartialView partial) {
   const int64_t dim = partial.v_head_dim;
   for (int64_t r = 0; r < partial.rows * partial.heads; ++r) {

@@ -51,6 +51,9 @@ void SetIdentity(PartialView partial);
 // counted twice cannot be seen from here.
 void Merge(PartialView into, PartialView from);
 
+// Merges a partial of the heads [head_first, head_first + from.heads) of `into`, all rows.
+void MergeHeads(PartialView into, int64_t head_first, PartialView from);
+
 // The once-only end of a row, by its owner after the last merge: a row that saw nothing gives
 // out 0 and lse −inf, whatever its accumulator holds. INTERNAL if a value is NaN (finite input
 // cannot give one), naming row and head; the caller must then not answer.

@@ -10,10 +10,22 @@
 #include "runtime/store/context_layout.h"
 
 namespace annulus {
+namespace {
+
+bool SendsReadBlocksAlone(PlanKind kind) {
+  return kind == PlanKind::kGroupCast || kind == PlanKind::kPassQ;
+}
+
+}  // namespace
 
 absl::StatusOr<std::shared_ptr<const AttendPlanner::Planned>> AttendPlanner::Plan(
     const ShardMap& map, const AttendRequest& request) {
   const std::string& text = PatternOf(map.spec, request.layer, request.pattern);
+  if (map.spec.kv_efficient && request.plan.has_value() && !SendsReadBlocksAlone(*request.plan)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("plan is ", Name(*request.plan),
+                     ", expected group-cast or pass-q: the context is kv_efficient"));
+  }
   const std::string key =
       absl::StrCat(map.context, " ", map.epoch, " ", request.q.tokens, " ", request.kv_len, " ",
                    request.plan.has_value() ? Name(*request.plan) : "auto", " ", text);
@@ -27,10 +39,18 @@ absl::StatusOr<std::shared_ptr<const AttendPlanner::Planned>> AttendPlanner::Pla
   const Problem problem = ProblemOf(map.spec, static_cast<int>(map.workers.size()),
                                     request.q.tokens, request.kv_len, std::move(pattern));
   ANNULUS_ASSIGN_OR_RETURN(Decision decision, Choose(problem, cluster_, request.plan));
-  const PlanKind kind = decision.plan.kind();
   Planned planned{std::move(decision.plan), SizeOf(problem), {}};
-  for (PlanCost& cost : decision.candidates) {
-    if (cost.kind == kind) planned.cost = std::move(cost);
+  for (PlanCost& cost : decision.candidates) {  // the cheapest first
+    const bool eligible = request.plan.has_value()
+                              ? cost.kind == *request.plan
+                              : !map.spec.kv_efficient || SendsReadBlocksAlone(cost.kind);
+    if (!eligible) continue;
+    planned.cost = std::move(cost);
+    break;
+  }
+  if (planned.plan.kind() != planned.cost.kind) {
+    ANNULUS_ASSIGN_OR_RETURN(planned.plan,
+                             BuildPlan(planned.cost.kind, problem, planned.cost.stages));
   }
   auto shared = std::make_shared<const Planned>(std::move(planned));
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -56,7 +76,8 @@ bool AttendWork::TakesPart(int rank) const {
   return false;
 }
 
-absl::StatusOr<std::vector<RankMessages>> AttendWork::Prepare(CallId id, const ShardMap& map) {
+absl::StatusOr<PreparedWork> AttendWork::Prepare(const action::Admit& admit) {
+  const ShardMap& map = *admit.map;
   const ContextSpec& spec = map.spec;
   absl::Time begin = clock_.Now();
   ANNULUS_RETURN_IF_ERROR(CheckTensor("q", request_.q, spec.heads, spec.head_dim, spec.dtype));
@@ -69,13 +90,15 @@ absl::StatusOr<std::vector<RankMessages>> AttendWork::Prepare(CallId id, const S
         absl::StrCat("plan is ", static_cast<int>(*request_.plan), ", expected a known kind"));
   }
   ANNULUS_ASSIGN_OR_RETURN(planned_, planner_.Plan(map, request_));
+  const Plan& plan = planned_->plan;
+  ANNULUS_RETURN_IF_ERROR(map.retention->CheckReads(
+      request_.layer, admit.horizon, plan.problem().pattern, plan.problem().q_range()));
   Trace("plan", begin);
 
   begin = clock_.Now();
-  const Plan& plan = planned_->plan;
   const std::string& pattern = plan.problem().pattern.text();
   const bool apart = pattern.size() > wire::kPatternInlineMax;
-  wire::Attend attend{id,          map.epoch,         map.context,     request_.layer,
+  wire::Attend attend{admit.call,  map.epoch,         map.context,     request_.layer,
                       plan.kind(), request_.q.tokens, request_.kv_len, apart ? "" : pattern,
                       apart};
   attend.scale =
@@ -85,7 +108,7 @@ absl::StatusOr<std::vector<RankMessages>> AttendWork::Prepare(CallId id, const S
   attend.stages = plan.stages();
 
   AttendStats& stats = result_.stats;
-  std::vector<RankMessages> out;
+  PreparedWork work;
   for (int rank = 0; rank < plan.world(); ++rank) {
     stats.workers.push_back({.worker = map.workers[rank]});
     if (!TakesPart(rank)) continue;
@@ -94,7 +117,7 @@ absl::StatusOr<std::vector<RankMessages>> AttendWork::Prepare(CallId id, const S
     RankMessages to{rank, {}};
     if (apart) to.messages.push_back(wire::Encode(wire::LongPattern{pattern}));
     to.messages.push_back(wire::Encode(attend, std::move(queries)));
-    out.push_back(std::move(to));
+    work.messages.push_back(std::move(to));
   }
   for (const WorkerLoad& load : planned_->cost.workers) {
     stats.workers.at(load.worker).work_pairs = load.work_pairs;
@@ -106,16 +129,17 @@ absl::StatusOr<std::vector<RankMessages>> AttendWork::Prepare(CallId id, const S
   result_.epoch = map.epoch;
   merged_ = Partial(request_.q.tokens, spec.heads, spec.v_head_dim);
   Trace("pack queries", begin);
-  return out;
+  return work;
 }
 
 absl::Status AttendWork::OnAnswer(RankAnswer answer) {
   const absl::Time begin = clock_.Now();
   ANNULUS_RETURN_IF_ERROR(MergeAnswer(planned_->plan, answer.rank, answer.payload, merged_.view()));
+  const auto& done = std::get<wire::Done>(answer.done);
   WorkerShare& share = result_.stats.workers.at(answer.rank);
-  share.bytes_sent = answer.done.bytes_sent;
-  share.bytes_received = answer.done.bytes_received;
-  result_.stats.bytes_moved += answer.done.bytes_sent;
+  share.bytes_sent = done.bytes_sent;
+  share.bytes_received = done.bytes_received;
+  result_.stats.bytes_moved += done.bytes_sent;
   for (TraceSpan& span : answer.spans) {
     span.process = absl::StrCat("worker ", share.worker);
     result_.trace.push_back(std::move(span));

@@ -28,7 +28,9 @@ class AttendPlanner {
 
   explicit AttendPlanner(const ClusterModel& cluster) : cluster_(cluster) {}
 
-  // INVALID_ARGUMENT for a pattern that does not parse or does not fit the context.
+  // INVALID_ARGUMENT for a pattern that does not parse or does not fit the context, and for a plan
+  // that a KV-efficient context cannot have: only group-cast and pass-q send what is read and leave
+  // the rest.
   absl::StatusOr<std::shared_ptr<const Planned>> Plan(const ShardMap& map,
                                                       const AttendRequest& request);
 
@@ -45,7 +47,7 @@ class AttendWork final : public CallWork {
              const Clock& clock)
       : request_(request), deadline_(deadline), planner_(planner), clock_(clock) {}
 
-  absl::StatusOr<std::vector<RankMessages>> Prepare(CallId id, const ShardMap& map) override;
+  absl::StatusOr<PreparedWork> Prepare(const action::Admit& admit) override;
   absl::Status OnAnswer(RankAnswer answer) override;
 
   // After the call finished well: the finalised answer. elapsed_s is the caller's to fill.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -22,18 +23,25 @@ struct RankMessages {
 // What one rank answered.
 struct RankAnswer {
   int rank = 0;
-  wire::Done done;
+  wire::Body done;  // a Done, or the StepDone of a Step
   Buffer payload;
   std::vector<TraceSpan> spans;
+};
+
+// What a call sends. Ranks that are left out take no part.
+struct PreparedWork {
+  std::vector<RankMessages> messages;
+  std::vector<std::pair<size_t, absl::Status>> refused;  // as event::Prepared
 };
 
 class CallWork {
  public:
   virtual ~CallWork() = default;
 
-  // The call was admitted: checks the request against the context and cuts it. Ranks that are left
-  // out take no part. An error ends the call.
-  virtual absl::StatusOr<std::vector<RankMessages>> Prepare(CallId id, const ShardMap& map) = 0;
+  // The call was admitted (a Step by the second): checks the request against the context and cuts
+  // it. An error ends the call.
+  virtual absl::StatusOr<PreparedWork> Prepare(const action::Admit& admit);
+  virtual absl::StatusOr<PreparedWork> Prepare(const action::AdmitStep& admit);
 
   // Called once for each rank that Prepare named. An error ends the call.
   virtual absl::Status OnAnswer(RankAnswer answer) = 0;

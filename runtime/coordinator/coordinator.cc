@@ -17,6 +17,7 @@
 #include "runtime/coordinator/append_work.h"
 #include "runtime/coordinator/attend_work.h"
 #include "runtime/coordinator/node.h"
+#include "runtime/coordinator/step_work.h"
 #include "runtime/store/context_layout.h"
 
 namespace annulus {
@@ -58,9 +59,6 @@ class Mailbox {
 // A call without tensors.
 class NoWork final : public CallWork {
  public:
-  absl::StatusOr<std::vector<RankMessages>> Prepare(CallId, const ShardMap&) override {
-    return absl::InternalError("a call without tensors has nothing to prepare");
-  }
   absl::Status OnAnswer(RankAnswer) override { return absl::OkStatus(); }
 };
 
@@ -100,6 +98,7 @@ class Coordinator::Impl {
 
   CoordinatorOptions& options() { return options_; }
   AttendPlanner& planner() { return planner_; }
+  StepPlanner& step_planner() { return step_planner_; }
   Messenger& messenger() { return messenger_; }
 
  private:
@@ -118,6 +117,7 @@ class Coordinator::Impl {
   CoordinatorOptions options_;
   Messenger& messenger_;
   AttendPlanner planner_;
+  StepPlanner step_planner_;
   CoordinatorNode node_;  // the communication thread's
   std::atomic<CallId> last_call_ = 0;
   std::atomic<bool> stopping_ = false;
@@ -169,20 +169,22 @@ absl::Status Coordinator::Impl::Call(event::Begin begin, CallWork& work, const C
       *finish = *std::move(end);
       return failure.ok() ? finish->status : failure;
     }
-    if (auto* admit = std::get_if<action::Admit>(&*news)) {
-      absl::StatusOr<std::vector<RankMessages>> messages = work.Prepare(id, admit->map);
-      if (!messages.ok()) {
-        give_up(messages.status());
-        continue;
-      }
-      Post([id, messages = *std::move(messages)](CoordinatorNode& node) mutable {
-        node.Prepared(id, std::move(messages));
-      });
-    } else if (auto* answer = std::get_if<RankAnswer>(&*news)) {
+    if (auto* answer = std::get_if<RankAnswer>(&*news)) {
       if (!failure.ok()) continue;
       failure = work.OnAnswer(std::move(*answer));
       if (!failure.ok()) give_up(failure);
+      continue;
     }
+    const auto* step = std::get_if<action::AdmitStep>(&*news);
+    absl::StatusOr<PreparedWork> prepared =
+        step != nullptr ? work.Prepare(*step) : work.Prepare(std::get<action::Admit>(*news));
+    if (!prepared.ok()) {
+      give_up(prepared.status());
+      continue;
+    }
+    Post([id, prepared = *std::move(prepared)](CoordinatorNode& node) mutable {
+      node.Prepared(id, std::move(prepared));
+    });
   }
 }
 
@@ -229,6 +231,7 @@ absl::StatusOr<AppendResult> Coordinator::Append(const AppendRequest& request,
   begin.layer = request.layer;
   begin.begin = request.start;
   begin.tokens = request.k.tokens;
+  begin.key = request.key;
   ANNULUS_RETURN_IF_ERROR(impl_->Call(begin, work, call, &finish));
   return AppendResult{finish.epoch, finish.tokens};
 }
@@ -260,22 +263,50 @@ absl::StatusOr<AttendResult> Coordinator::Attend(const AttendRequest& request,
 }
 
 std::vector<absl::StatusOr<StepResult>> Coordinator::Step(absl::Span<const StepRequest> requests,
-                                                          const CallContext&) {
+                                                          const CallContext& call) {
   std::vector<absl::StatusOr<StepResult>> results;
-  for (size_t i = 0; i < requests.size(); ++i) results.push_back(absl::UnimplementedError("Step"));
+  if (requests.empty()) return results;
+  StepWork work(requests, call.deadline, impl_->step_planner(), *impl_->options().clock);
+  action::Finish finish;
+  event::Begin begin;
+  begin.kind = event::Begin::Kind::kStep;
+  begin.items.reserve(requests.size());
+  for (const StepRequest& request : requests) {
+    begin.items.push_back({request.context, request.layer, request.start, request.k.tokens,
+                           request.q.tokens, request.key});
+  }
+  const absl::Status failure = impl_->Call(std::move(begin), work, call, &finish);
+  if (failure.ok()) return std::move(work).TakeResults(finish);
+  for (size_t i = 0; i < requests.size(); ++i) results.push_back(failure);
   return results;
 }
 
-absl::StatusOr<ContextInfo> Coordinator::Fork(const ForkRequest&, const CallContext&) {
-  return absl::UnimplementedError("Fork");
+absl::StatusOr<ContextInfo> Coordinator::Fork(const ForkRequest& request, const CallContext& call) {
+  NoWork work;
+  action::Finish finish;
+  event::Begin begin;
+  begin.kind = event::Begin::Kind::kFork;
+  begin.context = request.context;
+  begin.fork_tokens = request.tokens;
+  ANNULUS_RETURN_IF_ERROR(impl_->Call(std::move(begin), work, call, &finish));
+  return Describe(finish.context, call);
 }
 
-absl::StatusOr<ContextInfo> Coordinator::Truncate(const TruncateRequest&, const CallContext&) {
-  return absl::UnimplementedError("Truncate");
+absl::StatusOr<ContextInfo> Coordinator::Truncate(const TruncateRequest& request,
+                                                  const CallContext& call) {
+  NoWork work;
+  action::Finish finish;
+  event::Begin begin;
+  begin.kind = event::Begin::Kind::kTruncate;
+  begin.context = request.context;
+  begin.tokens = request.tokens;
+  ANNULUS_RETURN_IF_ERROR(impl_->Call(std::move(begin), work, call, &finish));
+  return Describe(request.context, call);
 }
 
-absl::StatusOr<std::vector<ContextInfo>> Coordinator::List(const ListRequest&, const CallContext&) {
-  return absl::UnimplementedError("List");
+absl::StatusOr<std::vector<ContextInfo>> Coordinator::List(const ListRequest& request,
+                                                           const CallContext&) {
+  return impl_->Ask([request](const CoordinatorCore& core) { return core.List(request); });
 }
 
 absl::Status Coordinator::Release(ContextId context, const CallContext& call) {

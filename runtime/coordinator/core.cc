@@ -6,6 +6,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "runtime/store/context_layout.h"
 
 namespace annulus {
 namespace {
@@ -51,6 +52,8 @@ void CoordinatorCore::On(const event::Heard& heard) {
     Emit(action::Send{heard.peer, wire::HeartbeatSeen{}});
   } else if (const auto* done = std::get_if<wire::Done>(&heard.body)) {
     OnDone(id, *done);
+  } else if (const auto* step_done = std::get_if<wire::StepDone>(&heard.body)) {
+    OnStepDone(id, *step_done);
   } else if (!std::holds_alternative<wire::Spans>(heard.body)) {
     LoseWorker(id, absl::InternalError("it sent a message that only a coordinator sends"));
   }
@@ -128,15 +131,21 @@ void CoordinatorCore::LoseWorker(WorkerId id, const absl::Status& why) {
   Emit(action::WorkerLost{member.label, why});
 
   for (auto& [context_id, context] : contexts_) {
-    const std::vector<WorkerId>& ranks = context.map.workers;
+    const std::vector<WorkerId>& ranks = context.map->workers;
     if (!context.lost_to.empty() || std::find(ranks.begin(), ranks.end(), id) == ranks.end()) {
       continue;
     }
     context.lost_to = member.label;
-    context.map.epoch = epoch_;
+    ShardMap map = *context.map;
+    map.epoch = epoch_;
+    context.map = std::make_shared<const ShardMap>(std::move(map));
   }
   for (auto next = calls_.begin(); next != calls_.end();) {
     const auto call = next++;
+    if (call->second.begin.kind == event::Begin::Kind::kStep) {
+      LoseItems(call, id, why);
+      continue;
+    }
     if (call->second.begin.kind == event::Begin::Kind::kRelease) {
       // What was lost needs no release.
       call->second.pending.erase(id);
@@ -164,11 +173,13 @@ void CoordinatorCore::ForgetOldLosses() {
 
 ContextInfo CoordinatorCore::InfoOf(const Context& context) {
   ContextInfo info;
-  info.id = context.map.context;
-  info.epoch = context.map.epoch;
-  info.spec = context.map.spec;
-  info.tokens = context.tokens;
+  const ShardMap& map = *context.map;
+  info.id = map.context;
+  info.epoch = map.epoch;
+  info.spec = map.spec;
+  for (const Layer& layer : context.layers) info.tokens.push_back(layer.tokens);
   for (const int64_t bytes : context.kv_bytes) info.kv_bytes += bytes;
+  info.dense_kv_bytes = DenseBytes(map.spec, static_cast<int>(map.workers.size()), info.tokens);
   info.state = context.lost_to.empty() ? "ok" : "lost";
   return info;
 }
@@ -179,6 +190,19 @@ absl::StatusOr<ContextInfo> CoordinatorCore::Describe(ContextId id) const {
     return absl::NotFoundError(absl::StrCat("context ", id, " does not exist"));
   }
   return InfoOf(found->second);
+}
+
+absl::StatusOr<std::vector<ContextInfo>> CoordinatorCore::List(const ListRequest& request) const {
+  if (request.limit < 1 || request.limit > kListMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("limit is ", request.limit, ", expected 1 to ", kListMax));
+  }
+  std::vector<ContextInfo> infos;
+  for (auto next = contexts_.upper_bound(request.after);
+       next != contexts_.end() && static_cast<int>(infos.size()) < request.limit; ++next) {
+    if (next->second.created) infos.push_back(InfoOf(next->second));
+  }
+  return infos;
 }
 
 ClusterStatus CoordinatorCore::Status() const {

@@ -8,11 +8,19 @@
 // is cut off at once and for good (its messages are refused, its id is never used again). Contexts
 // with KV there are lost, and calls on them in flight end with UNAVAILABLE. A call answers only
 // when every rank of its plan has answered once, at the call's epoch.
+//
+// Appends: a layer's tokens are committed when every rank has stored them; an append that fails on
+// one is taken back on the others. One append at a time on a layer: another one, which may be a
+// repetition of it, gets UNAVAILABLE. A repetition of the layer's last append (the same RequestKey)
+// stores nothing and answers as the first did.
 // Thread-compatible.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
+#include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -23,6 +31,7 @@
 #include "absl/time/time.h"
 #include "comm/messenger.h"
 #include "runtime/coordinator/limits.h"
+#include "runtime/store/retention.h"
 #include "runtime/types.h"
 #include "runtime/wire/wire.h"
 
@@ -32,13 +41,15 @@ using WorkerId = uint64_t;
 // Also the request number on the wire and the channel of the call's exchange. Never used twice.
 using CallId = uint64_t;
 
-// Who holds a context: what a call plans with. rank → worker.
+// Who holds a context: what a call plans with. rank → worker. Immutable once shared.
 struct ShardMap {
   ContextId context = 0;
   uint64_t epoch = 0;
   ContextSpec spec;
   std::vector<WorkerId> workers;
+  std::shared_ptr<const Retention> retention;
 };
+using ShardMapPtr = std::shared_ptr<const ShardMap>;
 
 // What may happen.
 namespace event {
@@ -56,9 +67,17 @@ struct SendFailed {  // the transport took no message for this peer
   CallId call = 0;  // whose tensors it carried; 0: a message that must not be missed
   absl::Status why;
 };
+struct StepItem {  // as StepRequest
+  ContextId context = 0;
+  int layer = 0;
+  int64_t start = 0;
+  int64_t k_tokens = 0;
+  int64_t q_tokens = 0;
+  RequestKey key;
+};
 // A caller wants something. Only the fields of its kind are read.
 struct Begin {
-  enum class Kind { kCreate, kAppend, kAttend, kRelease };
+  enum class Kind { kCreate, kAppend, kAttend, kStep, kFork, kTruncate, kRelease };
   Kind kind = Kind::kCreate;
   CallId call = 0;
   absl::Time deadline = absl::InfiniteFuture();
@@ -66,12 +85,19 @@ struct Begin {
   ContextId context = 0;
   int layer = 0;
   int64_t begin = 0;   // kAppend: start; kAttend: q_start
-  int64_t tokens = 0;  // kAppend: of k; kAttend: of q
+  int64_t tokens = 0;  // kAppend: of k; kAttend: of q; kTruncate: that stay
   int64_t kv_len = 0;  // kAttend
+  RequestKey key;      // kAppend
+  std::optional<int64_t> fork_tokens;
+  std::vector<StepItem> items = {};  // kStep
 };
-struct Prepared {  // the caller has planned and packed what these ranks get
+// The caller has planned and packed what these ranks get. Of a Step, the ranks are those of
+// AdmitStep::workers, and each gets the live items (AdmittedItem) that are not refused here and
+// whose context it holds, in order.
+struct Prepared {
   CallId call = 0;
   std::vector<int> ranks;
+  std::vector<std::pair<size_t, absl::Status>> refused = {};  // items of a Step, ascending
 };
 struct GiveUp {  // the caller cannot or will not go on
   CallId call = 0;
@@ -100,18 +126,39 @@ struct Drop {  // disconnect, for good
 };
 struct Admit {  // the caller may prepare
   CallId call = 0;
-  ShardMap map;
+  ShardMapPtr map;
+  int64_t horizon = 0;  // of the layer: see Retention
+};
+struct AdmittedItem {
+  absl::Status status;  // an error: the item has ended
+  ShardMapPtr map;
+  bool appends = false;
+  bool attends = false;
+  int64_t horizon = 0;  // of the layer, after the append
+
+  bool live() const { return status.ok() && (appends || attends); }
+};
+struct AdmitStep {  // the caller may prepare the live items
+  CallId call = 0;
+  std::vector<WorkerId> workers;  // that hold a context of a live item
+  std::vector<AdmittedItem> items;
 };
 struct Deliver {  // the message just heard is this rank's answer, good and the only one
   CallId call = 0;
   int rank = 0;
 };
+struct ItemEnd {  // of a Step
+  absl::Status status;
+  uint64_t epoch = 0;
+  int64_t tokens = 0;  // committed now
+};
 struct Finish {
   CallId call = 0;
   absl::Status status;
   uint64_t epoch = 0;
-  ContextId context = 0;
-  int64_t tokens = 0;  // kAppend: committed now
+  ContextId context = 0;       // kCreate, kFork: the new one
+  int64_t tokens = 0;          // kAppend: committed now
+  std::vector<ItemEnd> items;  // kStep that began: how each of them ended
 };
 struct WorkerJoined {  // to be told to people
   std::string label;   // "worker 3 (name)"
@@ -124,8 +171,8 @@ struct WorkerLost {
 
 }  // namespace action
 using Action =
-    std::variant<action::Send, action::SendTask, action::Drop, action::Admit, action::Deliver,
-                 action::Finish, action::WorkerJoined, action::WorkerLost>;
+    std::variant<action::Send, action::SendTask, action::Drop, action::Admit, action::AdmitStep,
+                 action::Deliver, action::Finish, action::WorkerJoined, action::WorkerLost>;
 using Actions = std::vector<Action>;
 
 class CoordinatorCore {
@@ -142,6 +189,8 @@ class CoordinatorCore {
 
   // NOT_FOUND for an unknown context.
   absl::StatusOr<ContextInfo> Describe(ContextId id) const;
+  // INVALID_ARGUMENT for a limit outside [1, kListMax].
+  absl::StatusOr<std::vector<ContextInfo>> List(const ListRequest& request) const;
   ClusterStatus Status() const;
 
  private:
@@ -151,20 +200,55 @@ class CoordinatorCore {
     std::string label;    // as action::WorkerJoined
     absl::Time heard;     // the last sign of life
   };
+  struct Layer {
+    int64_t tokens = 0;    // committed
+    CallId appending = 0;  // the append in flight; 0: none
+    int64_t horizon = 0;   // that the ranks have been sent
+    // The last append that went well.
+    RequestKey last_key;
+    TokenRange last_tokens;
+
+    // An append from `start` on is on its way to the ranks.
+    void Advance(int64_t start) { horizon = std::max(horizon, HorizonOf(start)); }
+    void Commit(TokenRange range, RequestKey key);
+    // The tokens from `cut` on are forgotten.
+    void Cut(int64_t cut) {
+      if (cut >= tokens) return;
+      tokens = cut;
+      horizon = std::min(horizon, HorizonOf(cut));
+    }
+  };
   struct Context {
-    ShardMap map;
-    bool created = false;           // every rank has opened it
-    std::vector<int64_t> tokens;    // committed, by layer
-    std::vector<CallId> appending;  // the append in flight, by layer; 0: none
+    ShardMapPtr map;
+    bool created = false;  // every rank has opened it
+    std::vector<Layer> layers;
     std::vector<int64_t> kv_bytes;  // by rank
     std::string lost_to;            // the worker that took its KV along; empty: nothing is lost
+  };
+  struct Item {  // of a Step
+    event::StepItem ask;
+    ShardMapPtr map;  // null: it was not admitted
+    bool appends = false;
+    bool attends = false;
+    bool sent = false;
+    bool ended = false;
+    int64_t horizon = 0;
+    int awaited = 0;  // ranks whose answer is
+    absl::Status status;
+    int64_t tokens = 0;  // committed at its end
+
+    int64_t kv_len() const { return ask.start + ask.k_tokens; }
   };
   struct Call {
     event::Begin begin;
     ContextId context = 0;
     uint64_t epoch = 0;
     int64_t bytes = 0;
-    std::map<WorkerId, int> pending;  // rank by worker whose Done is awaited
+    int64_t horizon = 0;                           // kAttend: of the layer at its admission
+    std::vector<WorkerId> workers;                 // rank → worker, once admitted
+    std::map<WorkerId, int> pending;               // rank by worker whose Done is awaited
+    std::vector<Item> items;                       // kStep
+    std::map<WorkerId, std::vector<size_t>> sent;  // kStep: the items that each worker got
     // An error that may be the echo of another rank's: the call waits a little for a better one.
     absl::Status failure;
     absl::Time failure_due = absl::InfiniteFuture();
@@ -184,15 +268,40 @@ class CoordinatorCore {
   void OnFailedRank(Calls::iterator call, WorkerId id, const absl::Status& status);
 
   absl::Status BeginCreate(Call& call);
+  absl::Status BeginFork(Call& call);
+  absl::Status BeginTruncate(Call& call);
   absl::Status BeginWork(Call& call);
   absl::Status BeginRelease(Call& call);
-  absl::Status CheckAppend(const Context& context, const event::Begin& begin) const;
-  absl::Status CheckAttend(const Context& context, const event::Begin& begin) const;
-  absl::Status Reserve(const ContextSpec& spec, Call& call);
+  absl::StatusOr<Context*> FindWhole(ContextId id);
+  static absl::StatusOr<Layer*> FindLayer(Context& context, int layer);
+  // Whether there is something to append: not if it is a repetition of the layer's last append.
+  static absl::StatusOr<bool> CheckAppend(const ContextSpec& spec, const Layer& layer,
+                                          TokenRange tokens, RequestKey key);
+  static absl::Status CheckAttend(const Layer& layer, const event::Begin& begin);
+  static absl::Status CheckCut(const Context& context, int64_t tokens);
+  absl::Status CheckRoomForContext() const;
+  absl::Status CheckRoomForCall() const;
+  static absl::Status CheckOvertaken(const ShardMap& map, const Layer& layer, int64_t kv_len,
+                                     int64_t horizon);
+  absl::Status Reserve(int64_t bytes, Call& call);
+  void AddContext(Context context, Call& call);
+  absl::Status StillThere(const Call& call) const;
+
+  // core_step.cc
+  absl::Status BeginStep(Call& call);
+  absl::Status AdmitItem(Item& item, CallId call);
+  absl::Status StillThere(const Item& item) const;
+  void StepPrepared(Calls::iterator call, const event::Prepared& prepared);
+  void OnStepDone(WorkerId id, const wire::StepDone& done);
+  void EndItem(CallId call, Item& item, absl::Status status);
+  void EndStep(Calls::iterator call, const absl::Status& why);
+  void EndStepIfDone(Calls::iterator call);
+  void LoseItems(Calls::iterator call, WorkerId id, const absl::Status& why);
 
   void Succeed(Calls::iterator call);
   void Fail(Calls::iterator call, absl::Status why);
   void Undo(CallId id, const Call& call);
+  void CancelPending(CallId id, const Call& call);
   void LoseWorker(WorkerId id, const absl::Status& why);
   void SendToRanks(const ShardMap& map, const wire::Body& body);
 

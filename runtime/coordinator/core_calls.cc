@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "base/status.h"
 #include "runtime/coordinator/core.h"
+#include "runtime/coordinator/core_checks.h"
 #include "runtime/store/context_layout.h"
 
 namespace annulus {
@@ -21,17 +22,6 @@ bool MayBeEcho(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsCancelled(status) || absl::IsAborted(status);
 }
 
-absl::Status Bad(absl::string_view field, int64_t value, absl::string_view expected) {
-  return absl::InvalidArgumentError(absl::StrCat(field, " is ", value, ", expected ", expected));
-}
-
-int64_t BytesOf(const ContextSpec& spec, const event::Begin& begin) {
-  if (begin.kind == Kind::kAppend) return begin.tokens * spec.kv_heads * TokenBytes(spec);
-  const int64_t q_row = spec.head_dim * static_cast<int64_t>(SizeOf(spec.dtype));
-  const int64_t answer_row = (spec.v_head_dim + 1) * static_cast<int64_t>(sizeof(float));
-  return begin.tokens * spec.heads * (q_row + answer_row);
-}
-
 }  // namespace
 
 void CoordinatorCore::On(const event::Begin& begin) {
@@ -42,131 +32,115 @@ void CoordinatorCore::On(const event::Begin& begin) {
   absl::Status status;
   if (now_ >= begin.deadline) {
     status = absl::DeadlineExceededError("the call's deadline had passed when it came");
-  } else if (begin.kind == Kind::kCreate) {
-    status = BeginCreate(call->second);
-  } else if (begin.kind == Kind::kRelease) {
-    status = BeginRelease(call->second);
-    if (status.ok() && call->second.pending.empty()) return Succeed(call);
   } else {
-    status = BeginWork(call->second);
+    switch (begin.kind) {
+      case Kind::kCreate:
+        status = BeginCreate(call->second);
+        break;
+      case Kind::kFork:
+        status = BeginFork(call->second);
+        break;
+      case Kind::kTruncate:
+        status = BeginTruncate(call->second);
+        break;
+      case Kind::kStep:
+        status = BeginStep(call->second);
+        break;
+      case Kind::kRelease:
+        status = BeginRelease(call->second);
+        if (status.ok() && call->second.pending.empty()) return Succeed(call);
+        break;
+      case Kind::kAppend:
+      case Kind::kAttend:
+        status = BeginWork(call->second);
+        if (status.ok() && call->second.workers.empty()) return Succeed(call);  // a repetition
+        break;
+    }
   }
   if (status.ok()) return;
   // Nothing was started, so nothing needs undoing.
   calls_.erase(call);
-  Emit(action::Finish{begin.call, std::move(status), epoch_, begin.context, 0});
-}
-
-absl::Status CoordinatorCore::BeginCreate(Call& call) {
-  if (peers_.empty()) {
-    return absl::UnavailableError("no worker is ready; retry once one has joined");
-  }
-  if (static_cast<int64_t>(contexts_.size()) >= limits_.contexts_max) {
-    return absl::ResourceExhaustedError(absl::StrCat("contexts_max is ", limits_.contexts_max,
-                                                     " and as many exist; release contexts"));
-  }
-  if (static_cast<int64_t>(calls_.size()) > limits_.in_flight_max) {
-    return absl::ResourceExhaustedError(absl::StrCat("in_flight_max is ", limits_.in_flight_max,
-                                                     " and as many calls are in flight"));
-  }
-  const ContextId id = ++last_context_;
-  Context context;
-  context.map = {id, epoch_, call.begin.spec, {}};
-  context.tokens.resize(call.begin.spec.layers);
-  context.appending.resize(call.begin.spec.layers);
-  wire::Open open{call.begin.call, epoch_, id, call.begin.spec, 0, {}};
-  for (const auto& [worker, member] : workers_) {
-    if (member.status.state != "ready") continue;
-    call.pending.emplace(worker, static_cast<int>(context.map.workers.size()));
-    context.map.workers.push_back(worker);
-    open.addresses.push_back(member.status.address);
-  }
-  context.kv_bytes.resize(context.map.workers.size());
-  for (const auto& [worker, rank] : call.pending) {
-    open.rank = rank;
-    Emit(action::Send{workers_.at(worker).peer, open});
-  }
-  call.context = id;
-  call.epoch = epoch_;
-  contexts_.emplace(id, std::move(context));
-  return absl::OkStatus();
-}
-
-absl::Status CoordinatorCore::BeginRelease(Call& call) {
-  const auto found = contexts_.find(call.context);
-  if (found == contexts_.end() || !found->second.created) {
-    return absl::NotFoundError(absl::StrCat("context ", call.context, " does not exist"));
-  }
-  const ShardMap map = std::move(found->second.map);
-  call.epoch = map.epoch;
-  for (auto next = calls_.begin(); next != calls_.end();) {
-    const auto other = next++;
-    if (other->second.context != map.context || &other->second == &call) continue;
-    Fail(other, absl::CancelledError(absl::StrCat("context ", map.context, " was released")));
-  }
-  contexts_.erase(map.context);
-  for (size_t rank = 0; rank < map.workers.size(); ++rank) {
-    if (workers_.contains(map.workers[rank]) &&
-        workers_.at(map.workers[rank]).status.state == "ready") {
-      call.pending.emplace(map.workers[rank], static_cast<int>(rank));
-    }
-  }
-  SendToRanks(map, wire::Release{call.begin.call, map.epoch, map.context});
-  return absl::OkStatus();
+  Emit(action::Finish{begin.call, std::move(status), epoch_, begin.context, 0, {}});
 }
 
 absl::Status CoordinatorCore::BeginWork(Call& call) {
   const event::Begin& begin = call.begin;
-  const auto found = contexts_.find(begin.context);
-  if (found == contexts_.end() || !found->second.created) {
-    return absl::NotFoundError(absl::StrCat("context ", begin.context, " does not exist"));
-  }
-  Context& context = found->second;
-  if (!context.lost_to.empty()) {
-    return absl::DataLossError(absl::StrCat("context ", begin.context, " lost KV with ",
-                                            context.lost_to,
-                                            "; release it, create it again and upload it"));
-  }
-  const int layers = context.map.spec.layers;
-  if (begin.layer < 0 || begin.layer >= layers) {
-    return Bad("layer", begin.layer, absl::StrCat("0 to ", layers - 1));
-  }
+  ANNULUS_ASSIGN_OR_RETURN(Context * context, FindWhole(begin.context));
+  ANNULUS_ASSIGN_OR_RETURN(Layer * layer, FindLayer(*context, begin.layer));
+  const bool appends = begin.kind == Kind::kAppend;
   if (begin.tokens < 1 || begin.tokens > kContextTokensMax) {
-    return Bad(begin.kind == Kind::kAppend ? "tokens of k" : "tokens of q", begin.tokens,
+    return Bad(appends ? "tokens of k" : "tokens of q", begin.tokens,
                absl::StrCat("1 to ", kContextTokensMax));
   }
-  ANNULUS_RETURN_IF_ERROR(begin.kind == Kind::kAppend ? CheckAppend(context, begin)
-                                                      : CheckAttend(context, begin));
-  ANNULUS_RETURN_IF_ERROR(Reserve(context.map.spec, call));
-  if (begin.kind == Kind::kAppend) context.appending[begin.layer] = begin.call;
-  call.epoch = context.map.epoch;
-  Emit(action::Admit{begin.call, context.map});
+  const ShardMap& map = *context->map;
+  call.epoch = map.epoch;
+  if (appends) {
+    const TokenRange tokens = RangeOf(begin.begin, begin.tokens);
+    ANNULUS_ASSIGN_OR_RETURN(const bool is_new, CheckAppend(map.spec, *layer, tokens, begin.key));
+    if (!is_new) return absl::OkStatus();
+    ANNULUS_RETURN_IF_ERROR(Reserve(AppendBytesOf(map.spec, begin.tokens), call));
+    layer->appending = begin.call;
+  } else {
+    ANNULUS_RETURN_IF_ERROR(CheckAttend(*layer, begin));
+    ANNULUS_RETURN_IF_ERROR(Reserve(AttendBytesOf(map.spec, begin.tokens), call));
+  }
+  call.horizon = layer->horizon;
+  call.workers = map.workers;
+  Emit(action::Admit{begin.call, context->map, layer->horizon});
   return absl::OkStatus();
 }
 
-absl::Status CoordinatorCore::CheckAppend(const Context& context, const event::Begin& begin) const {
-  if (context.appending[begin.layer] != 0) {
+absl::StatusOr<CoordinatorCore::Context*> CoordinatorCore::FindWhole(ContextId id) {
+  const auto found = contexts_.find(id);
+  if (found == contexts_.end() || !found->second.created) {
+    return absl::NotFoundError(absl::StrCat("context ", id, " does not exist"));
+  }
+  if (!found->second.lost_to.empty()) {
+    return absl::DataLossError(absl::StrCat("context ", id, " lost KV with ", found->second.lost_to,
+                                            "; release it, create it again and upload it"));
+  }
+  return &found->second;
+}
+
+absl::StatusOr<CoordinatorCore::Layer*> CoordinatorCore::FindLayer(Context& context, int layer) {
+  const int layers = static_cast<int>(context.layers.size());
+  if (layer < 0 || layer >= layers) return Bad("layer", layer, absl::StrCat("0 to ", layers - 1));
+  return &context.layers[static_cast<size_t>(layer)];
+}
+
+absl::StatusOr<bool> CoordinatorCore::CheckAppend(const ContextSpec& spec, const Layer& layer,
+                                                  TokenRange tokens, RequestKey key) {
+  if (layer.appending != 0) {
     return absl::UnavailableError(
-        absl::StrCat("another append to layer ", begin.layer, " is in flight; retry after it"));
+        "another append to this layer, or an earlier try of this one, is in flight; retry after "
+        "it");
   }
-  const int64_t committed = context.tokens[begin.layer];
-  if (begin.begin != committed) {
-    return Bad("start", begin.begin, absl::StrCat(committed, ", the layer's committed tokens"));
+  if (key.client != 0 && key == layer.last_key) {
+    if (tokens != layer.last_tokens) {
+      return Bad("sequence of the request's key", static_cast<int64_t>(key.sequence),
+                 absl::StrCat("a new one: it appended tokens [", layer.last_tokens.begin, ", ",
+                              layer.last_tokens.end, ")"));
+    }
+    if (layer.tokens >= tokens.end) return false;
+    return absl::AbortedError("what this request appended has been truncated since");
   }
-  const int64_t expected = context.map.spec.tokens_expected;
-  const int64_t tokens_max = expected > 0 ? expected : kContextTokensMax;
-  if (begin.tokens > tokens_max - begin.begin) {
-    return Bad("tokens of k", begin.tokens,
-               absl::StrCat("at most ", tokens_max - begin.begin, ", since the context ends at ",
+  if (tokens.begin != layer.tokens) {
+    return Bad("start", tokens.begin, absl::StrCat(layer.tokens, ", the layer's committed tokens"));
+  }
+  const int64_t tokens_max = spec.tokens_expected > 0 ? spec.tokens_expected : kContextTokensMax;
+  if (tokens.size() > tokens_max - tokens.begin) {
+    return Bad("tokens of k", tokens.size(),
+               absl::StrCat("at most ", tokens_max - tokens.begin, ", since the context ends at ",
                             tokens_max));
   }
-  return absl::OkStatus();
+  return true;
 }
 
-absl::Status CoordinatorCore::CheckAttend(const Context& context, const event::Begin& begin) const {
-  const int64_t committed = context.tokens[begin.layer];
-  if (begin.kv_len < 1 || begin.kv_len > committed) {
-    return Bad("kv_len", begin.kv_len,
-               absl::StrCat("1 to ", committed, ", the committed tokens of layer ", begin.layer));
+absl::Status CoordinatorCore::CheckAttend(const Layer& layer, const event::Begin& begin) {
+  if (begin.kv_len < 1 || begin.kv_len > layer.tokens) {
+    return Bad(
+        "kv_len", begin.kv_len,
+        absl::StrCat("1 to ", layer.tokens, ", the committed tokens of layer ", begin.layer));
   }
   if (begin.tokens > begin.kv_len || begin.begin != begin.kv_len - begin.tokens) {
     return Bad("q_start", begin.begin,
@@ -176,17 +150,16 @@ absl::Status CoordinatorCore::CheckAttend(const Context& context, const event::B
   return absl::OkStatus();
 }
 
-absl::Status CoordinatorCore::Reserve(const ContextSpec& spec, Call& call) {
-  const int64_t bytes = BytesOf(spec, call.begin);
+absl::Status CoordinatorCore::Reserve(int64_t bytes, Call& call) {
   if (bytes > limits_.request_bytes_max) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        call.begin.tokens, " tokens take ", bytes, " bytes with their answer, expected at most ",
-        limits_.request_bytes_max, " (request_bytes_max); send fewer at once"));
+    return absl::InvalidArgumentError(absl::StrCat("the call's tensors take ", bytes,
+                                                   " bytes with their answer, expected at "
+                                                   "most ",
+                                                   limits_.request_bytes_max,
+                                                   " (request_bytes_max); send fewer tokens "
+                                                   "at once"));
   }
-  if (static_cast<int64_t>(calls_.size()) > limits_.in_flight_max) {
-    return absl::ResourceExhaustedError(absl::StrCat("in_flight_max is ", limits_.in_flight_max,
-                                                     " and as many calls are in flight"));
-  }
+  ANNULUS_RETURN_IF_ERROR(CheckRoomForCall());
   if (bytes > limits_.in_flight_bytes_max - in_flight_bytes_) {
     return absl::ResourceExhaustedError(
         absl::StrCat("in_flight_bytes_max is ", limits_.in_flight_bytes_max, ": ", in_flight_bytes_,
@@ -197,13 +170,46 @@ absl::Status CoordinatorCore::Reserve(const ContextSpec& spec, Call& call) {
   return absl::OkStatus();
 }
 
+absl::Status CoordinatorCore::CheckRoomForCall() const {
+  if (static_cast<int64_t>(calls_.size()) <= limits_.in_flight_max) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("in_flight_max is ", limits_.in_flight_max, " and as many calls are in flight"));
+}
+
+// Between its admission and its sending an Attend may have been overtaken by calls that leave it
+// without what it reads.
+absl::Status CoordinatorCore::StillThere(const Call& call) const {
+  if (call.begin.kind != Kind::kAttend) return absl::OkStatus();
+  const Context& context = contexts_.at(call.context);
+  const Layer& layer = context.layers[static_cast<size_t>(call.begin.layer)];
+  return CheckOvertaken(*context.map, layer, call.begin.kv_len, call.horizon);
+}
+
+absl::Status CoordinatorCore::CheckOvertaken(const ShardMap& map, const Layer& layer,
+                                             int64_t kv_len, int64_t horizon) {
+  if (layer.tokens < kv_len) return absl::AbortedError("the layer was truncated during the call");
+  if (map.spec.kv_efficient && layer.horizon != horizon) {
+    return absl::UnavailableError("the layer let go of blocks during the call; retry");
+  }
+  return absl::OkStatus();
+}
+
 void CoordinatorCore::On(const event::Prepared& prepared) {
   const auto call = calls_.find(prepared.call);
   if (call == calls_.end()) return;  // it has failed meanwhile
+  if (call->second.begin.kind == Kind::kStep) return StepPrepared(call, prepared);
+  if (absl::Status there = StillThere(call->second); !there.ok()) {
+    return Fail(call, std::move(there));
+  }
+  if (call->second.begin.kind == Kind::kAppend) {
+    const event::Begin& begin = call->second.begin;
+    contexts_.at(call->second.context)
+        .layers[static_cast<size_t>(begin.layer)]
+        .Advance(begin.begin);
+  }
   if (prepared.ranks.empty()) return Succeed(call);
-  const Context& context = contexts_.at(call->second.context);
   for (const int rank : prepared.ranks) {
-    const WorkerId worker = context.map.workers.at(rank);
+    const WorkerId worker = call->second.workers.at(static_cast<size_t>(rank));
     call->second.pending.emplace(worker, rank);
     Emit(action::SendTask{workers_.at(worker).peer, prepared.call, rank});
   }
@@ -253,29 +259,40 @@ void CoordinatorCore::OnFailedRank(Calls::iterator found, WorkerId id, const abs
   if (call.pending.empty()) Fail(found, call.failure);
 }
 
+void CoordinatorCore::Layer::Commit(TokenRange range, RequestKey key) {
+  tokens = range.end;
+  last_key = key;
+  last_tokens = range;
+}
+
 void CoordinatorCore::Succeed(Calls::iterator found) {
   const CallId id = found->first;
   const Call call = std::move(found->second);
   calls_.erase(found);
   in_flight_bytes_ -= call.bytes;
   int64_t tokens = 0;
-  if (call.begin.kind == Kind::kCreate) {
+  if (call.begin.kind == Kind::kCreate || call.begin.kind == Kind::kFork) {
     contexts_.at(call.context).created = true;
   } else if (call.begin.kind == Kind::kAppend) {
-    Context& context = contexts_.at(call.context);
-    context.appending[call.begin.layer] = 0;
-    context.tokens[call.begin.layer] = tokens = call.begin.begin + call.begin.tokens;
+    const TokenRange range = RangeOf(call.begin.begin, call.begin.tokens);
+    Layer& layer = contexts_.at(call.context).layers[static_cast<size_t>(call.begin.layer)];
+    if (layer.appending == id) {
+      layer.appending = 0;
+      layer.Commit(range, call.begin.key);
+    }
+    tokens = range.end;
   }
-  Emit(action::Finish{id, absl::OkStatus(), call.epoch, call.context, tokens});
+  Emit(action::Finish{id, absl::OkStatus(), call.epoch, call.context, tokens, {}});
 }
 
 void CoordinatorCore::Fail(Calls::iterator found, absl::Status why) {
+  if (found->second.begin.kind == Kind::kStep) return EndStep(found, why);
   const CallId id = found->first;
   const Call call = std::move(found->second);
   calls_.erase(found);
   in_flight_bytes_ -= call.bytes;
   Undo(id, call);
-  Emit(action::Finish{id, std::move(why), call.epoch, call.context, 0});
+  Emit(action::Finish{id, std::move(why), call.epoch, call.context, 0, {}});
 }
 
 // Leaves the workers as they were before the call. Links keep order, so whatever comes next on the
@@ -285,25 +302,31 @@ void CoordinatorCore::Undo(CallId id, const Call& call) {
   if (found == contexts_.end()) return;
   Context& context = found->second;
   switch (call.begin.kind) {
-    case Kind::kCreate: {
-      const ShardMap map = std::move(context.map);
+    case Kind::kCreate:
+    case Kind::kFork: {
+      const ShardMapPtr map = context.map;
       contexts_.erase(found);
-      return SendToRanks(map, wire::Release{0, map.epoch, map.context});
+      return SendToRanks(*map, wire::Release{0, map->epoch, map->context});
     }
     case Kind::kAppend: {
-      const int layer = call.begin.layer;
-      context.appending[layer] = 0;
-      return SendToRanks(context.map, wire::Trim{call.context, layer, context.tokens[layer]});
+      Layer& layer = context.layers[static_cast<size_t>(call.begin.layer)];
+      layer.appending = 0;
+      return SendToRanks(*context.map, wire::Trim{call.context, call.begin.layer, layer.tokens});
     }
     case Kind::kAttend:
-      for (const auto& [worker, rank] : call.pending) {
-        const auto member = workers_.find(worker);
-        if (member == workers_.end() || member->second.status.state != "ready") continue;
-        Emit(action::Send{member->second.peer, wire::Cancel{id}});
-      }
-      return;
+      return CancelPending(id, call);
+    case Kind::kTruncate:  // is done once it has begun
+    case Kind::kStep:      // EndStep
     case Kind::kRelease:
       return;
+  }
+}
+
+void CoordinatorCore::CancelPending(CallId id, const Call& call) {
+  for (const auto& [worker, rank] : call.pending) {
+    const auto member = workers_.find(worker);
+    if (member == workers_.end() || member->second.status.state != "ready") continue;
+    Emit(action::Send{member->second.peer, wire::Cancel{id}});
   }
 }
 

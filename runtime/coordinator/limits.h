@@ -6,6 +6,9 @@
 
 namespace annulus {
 
+// Contexts that one List answers with.
+inline constexpr int kListMax = 1000;
+
 struct CoordinatorLimits {
   int64_t contexts_max = 4096;
   int64_t in_flight_max = 256;                     // calls at once

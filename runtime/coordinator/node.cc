@@ -35,12 +35,12 @@ void CoordinatorNode::Begin(event::Begin begin, CallListener listener) {
   incoming_.push_back({std::move(begin), {}});
 }
 
-void CoordinatorNode::Prepared(CallId call, std::vector<RankMessages> messages) {
+void CoordinatorNode::Prepared(CallId call, PreparedWork work) {
   const auto found = calls_.find(call);
   if (found == calls_.end()) return;
-  event::Prepared prepared{call, {}};
-  for (const RankMessages& to : messages) prepared.ranks.push_back(to.rank);
-  found->second.messages = std::move(messages);
+  event::Prepared prepared{call, {}, std::move(work.refused)};
+  for (const RankMessages& to : work.messages) prepared.ranks.push_back(to.rank);
+  found->second.messages = std::move(work.messages);
   incoming_.push_back({std::move(prepared), {}});
 }
 
@@ -105,10 +105,13 @@ void CoordinatorNode::Do(action::Admit& admit, Incoming&) {
   Tell(admit.call, std::move(admit));
 }
 
+void CoordinatorNode::Do(action::AdmitStep& admit, Incoming&) {
+  Tell(admit.call, std::move(admit));
+}
+
 void CoordinatorNode::Do(action::Deliver& deliver, Incoming& cause) {
   auto& heard = std::get<event::Heard>(cause.event);
-  RankAnswer answer{
-      deliver.rank, std::get<wire::Done>(std::move(heard.body)), std::move(cause.payload), {}};
+  RankAnswer answer{deliver.rank, std::move(heard.body), std::move(cause.payload), {}};
   const auto spans = spans_.find(heard.peer);
   if (spans != spans_.end()) {
     if (spans->second.request == deliver.call) answer.spans = std::move(spans->second.spans);

@@ -18,8 +18,9 @@
 
 namespace annulus {
 
-// What a caller hears of its call: at most one Admit, then answers, then exactly one Finish.
-using CallNews = std::variant<action::Admit, RankAnswer, action::Finish>;
+// What a caller hears of its call: at most one Admit or AdmitStep, then answers, then exactly one
+// Finish.
+using CallNews = std::variant<action::Admit, action::AdmitStep, RankAnswer, action::Finish>;
 using CallListener = std::function<void(CallNews)>;
 
 class CoordinatorNode {
@@ -30,7 +31,7 @@ class CoordinatorNode {
 
   // The listener is called from Poll, and may call the functions below.
   void Begin(event::Begin begin, CallListener listener);
-  void Prepared(CallId call, std::vector<RankMessages> messages);
+  void Prepared(CallId call, PreparedWork work);
   void GiveUp(CallId call, absl::Status why);
   // Ends all calls.
   void GiveUpAll(const absl::Status& why);
@@ -58,6 +59,7 @@ class CoordinatorNode {
   void Do(action::SendTask& send, Incoming& cause);
   void Do(action::Drop& drop, Incoming& cause);
   void Do(action::Admit& admit, Incoming& cause);
+  void Do(action::AdmitStep& admit, Incoming& cause);
   void Do(action::Deliver& deliver, Incoming& cause);
   void Do(action::Finish& finish, Incoming& cause);
   void Do(action::WorkerJoined& joined, Incoming& cause);

@@ -28,17 +28,22 @@ int64_t AppendBytes(const ContextSpec& spec, const Layout& layout, int rank, Tok
 Buffer PackAppend(const ContextSpec& spec, const Layout& layout, int rank, TokenRange tokens,
                   const TensorView& k, const TensorView& v) {
   Buffer packed(static_cast<size_t>(AppendBytes(spec, layout, rank, tokens)));
+  std::byte* end = PackAppend(spec, layout, rank, tokens, k, v, packed.data());
+  ANNULUS_CHECK(end == packed.data() + packed.size());
+  return packed;
+}
+
+std::byte* PackAppend(const ContextSpec& spec, const Layout& layout, int rank, TokenRange tokens,
+                      const TensorView& k, const TensorView& v, std::byte* to) {
   const HeadRange heads = layout.KvHeads(rank);
-  std::byte* at = packed.data();
   ForEachOwnedBlock(layout, rank, tokens, [&](int64_t, TokenRange rows) {
     const int64_t first = rows.begin - tokens.begin;
     for (int head = heads.first; head < heads.end(); ++head) {
-      at = PackRows(k, first, rows.size(), head, spec.dtype, at);
-      if (!spec.v_is_k_prefix) at = PackRows(v, first, rows.size(), head, spec.dtype, at);
+      to = PackRows(k, first, rows.size(), head, spec.dtype, to);
+      if (!spec.v_is_k_prefix) to = PackRows(v, first, rows.size(), head, spec.dtype, to);
     }
   });
-  ANNULUS_CHECK(at == packed.data() + packed.size());
-  return packed;
+  return to;
 }
 
 }  // namespace annulus

@@ -33,5 +33,8 @@ int64_t AppendBytes(const ContextSpec& spec, const Layout& layout, int rank, Tok
 // prefix), n = tokens.size().
 Buffer PackAppend(const ContextSpec& spec, const Layout& layout, int rank, TokenRange tokens,
                   const TensorView& k, const TensorView& v);
+// The same at `to`, which has AppendBytes; returns the end.
+std::byte* PackAppend(const ContextSpec& spec, const Layout& layout, int rank, TokenRange tokens,
+                      const TensorView& k, const TensorView& v, std::byte* to);
 
 }  // namespace annulus

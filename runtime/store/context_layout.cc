@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "runtime/store/retention.h"
 
 namespace annulus {
 namespace {
@@ -11,6 +12,7 @@ namespace {
 constexpr int kLayersMax = 1024;
 constexpr int kHeadsMax = 4096;
 constexpr int kHeadDimMax = 576;
+constexpr size_t kPatternBytesMax = size_t{1} << 20;  // of all layers together
 
 absl::Status Bad(absl::string_view field, int64_t value, absl::string_view expected) {
   return absl::InvalidArgumentError(absl::StrCat(field, " is ", value, ", expected ", expected));
@@ -21,6 +23,45 @@ absl::Status CheckDim(absl::string_view field, int dim) {
     return Bad(field, dim, absl::StrCat("a multiple of 8 from 8 to ", kHeadDimMax));
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckPartition(const ContextSpec& spec) {
+  switch (spec.partition.kind) {
+    case PartitionKind::kBlockCyclic:
+      if (spec.partition.unit_blocks < 1 || spec.partition.unit_blocks > kUnitBlocksMax) {
+        return Bad("partition unit_blocks", spec.partition.unit_blocks,
+                   absl::StrCat("1 to ", kUnitBlocksMax));
+      }
+      return absl::OkStatus();
+    case PartitionKind::kContiguous:
+    case PartitionKind::kZigzag:
+      if (spec.tokens_expected == 0) {
+        return Bad("tokens_expected", 0,
+                   absl::StrCat("the context's length with partition ", spec.partition.ToString(),
+                                " (only block-cyclic grows without a known end)"));
+      }
+      return absl::OkStatus();
+  }
+  return Bad("partition", static_cast<int64_t>(spec.partition.kind),
+             "contiguous, zigzag or block-cyclic");
+}
+
+absl::Status CheckPatterns(const ContextSpec& spec) {
+  const auto patterns = static_cast<int64_t>(spec.patterns.size());
+  if (patterns > 1 && patterns != spec.layers) {
+    return Bad("size of patterns", patterns,
+               absl::StrCat("0, 1 or one for each of ", spec.layers, " layers"));
+  }
+  size_t bytes = 0;
+  for (const std::string& pattern : spec.patterns) bytes += pattern.size();
+  if (bytes > kPatternBytesMax) {
+    return Bad("bytes of patterns", static_cast<int64_t>(bytes),
+               absl::StrCat("at most ", kPatternBytesMax, " together"));
+  }
+  if (spec.kv_efficient && patterns == 0) {
+    return Bad("size of patterns", 0, "at least 1 with kv_efficient: they say what may be let go");
+  }
+  return Retention::Of(spec).status();
 }
 
 }  // namespace
@@ -52,24 +93,9 @@ absl::Status ValidateSpec(const ContextSpec& spec) {
   if (spec.tokens_expected < 0 || spec.tokens_expected > kContextTokensMax) {
     return Bad("tokens_expected", spec.tokens_expected, absl::StrCat("0 to ", kContextTokensMax));
   }
-  switch (spec.partition.kind) {
-    case PartitionKind::kBlockCyclic:
-      if (spec.partition.unit_blocks < 1 || spec.partition.unit_blocks > kUnitBlocksMax) {
-        return Bad("partition unit_blocks", spec.partition.unit_blocks,
-                   absl::StrCat("1 to ", kUnitBlocksMax));
-      }
-      return absl::OkStatus();
-    case PartitionKind::kContiguous:
-    case PartitionKind::kZigzag:
-      if (spec.tokens_expected == 0) {
-        return Bad("tokens_expected", 0,
-                   absl::StrCat("the context's length with partition ", spec.partition.ToString(),
-                                " (only block-cyclic grows without a known end)"));
-      }
-      return absl::OkStatus();
-  }
-  return Bad("partition", static_cast<int64_t>(spec.partition.kind),
-             "contiguous, zigzag or block-cyclic");
+  if (spec.replicas < 1 || spec.replicas > 2) return Bad("replicas", spec.replicas, "1 or 2");
+  ANNULUS_RETURN_IF_ERROR(CheckPartition(spec));
+  return CheckPatterns(spec);
 }
 
 Layout LayoutOf(const ContextSpec& spec, int world, int64_t tokens) {
@@ -106,6 +132,17 @@ const std::string& PatternOf(const ContextSpec& spec, int layer, const std::stri
 int64_t TokenBytes(const ContextSpec& spec) {
   const int dims = spec.head_dim + (spec.v_is_k_prefix ? 0 : spec.v_head_dim);
   return dims * static_cast<int64_t>(SizeOf(spec.dtype));
+}
+
+int64_t DenseBytes(const ContextSpec& spec, int world, const std::vector<int64_t>& tokens) {
+  const Layout layout = LayoutOf(spec, world, 0);
+  int64_t heads_held = 0;  // of a block, over the ranks that have it
+  for (int group = 0; group < layout.mesh().head_groups; ++group) {
+    heads_held += layout.KvHeads(layout.Rank(group, 0)).count;
+  }
+  int64_t blocks = 0;
+  for (const int64_t layer : tokens) blocks += BlocksOf(layer);
+  return blocks * heads_held * PageBytes(spec);
 }
 
 int64_t PageBytes(const ContextSpec& spec) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "runtime/types.h"
@@ -33,6 +34,9 @@ const std::string& PatternOf(const ContextSpec& spec, int layer, const std::stri
 
 // Bytes of one token of one KV head: a K row and, unless V is K's prefix, a V row.
 int64_t TokenBytes(const ContextSpec& spec);
+
+// KV bytes over all ranks of a context with these tokens, by layer, if nothing is let go of.
+int64_t DenseBytes(const ContextSpec& spec, int world, const std::vector<int64_t>& tokens);
 
 // A page is one block of one KV head: K rows [64, head_dim], then V rows [64, v_head_dim] unless V
 // is K's prefix. The one canonical layout, in memory, on the wire and under its CRC.

@@ -18,20 +18,52 @@ absl::Status NoContext(ContextId id) {
   return absl::NotFoundError(absl::StrCat("context ", id, " is not held here"));
 }
 
+absl::Status HeldAlready(ContextId id) {
+  return absl::AlreadyExistsError(absl::StrCat("context ", id, " is already held here"));
+}
+
 }  // namespace
 
 absl::Status KvStore::Open(ContextId id, const ContextSpec& spec, int world, int rank) {
   ANNULUS_RETURN_IF_ERROR(ValidateSpec(spec));
-  if (contexts_.contains(id)) {
-    return absl::AlreadyExistsError(absl::StrCat("context ", id, " is already held here"));
-  }
+  if (contexts_.contains(id)) return HeldAlready(id);
+  ANNULUS_ASSIGN_OR_RETURN(Retention retention, Retention::Of(spec));
   const HeadRange heads = LayoutOf(spec, world, 0).KvHeads(rank);
-  auto context = std::make_unique<Context>(Shard{spec, world, rank}, heads,
-                                           static_cast<size_t>(PageBytes(spec)));
-  for (Layer& layer : context->layers) {
-    layer.table =
-        KvTable(spec.dtype, heads.first, heads.count, spec.head_dim, spec.v_head_dim, /*blocks=*/0);
+  auto context = std::make_unique<Context>();
+  context->shard = {spec, world, rank};
+  context->retention = std::make_shared<const Retention>(std::move(retention));
+  context->layers.reserve(static_cast<size_t>(spec.layers));
+  for (int layer = 0; layer < spec.layers; ++layer) {
+    auto arenas = std::make_shared<LayerArenas>();
+    for (int head = 0; head < heads.count; ++head) {
+      arenas->emplace_back(static_cast<size_t>(PageBytes(spec)), &kv_bytes_);
+    }
+    context->layers.push_back({0, 0, PageTable(spec, heads, std::move(arenas))});
   }
+  contexts_.emplace(id, std::move(context));
+  ++contexts_count_;
+  return absl::OkStatus();
+}
+
+absl::Status KvStore::Fork(ContextId parent_id, ContextId id, const std::vector<int64_t>& tokens) {
+  const auto found = contexts_.find(parent_id);
+  if (found == contexts_.end()) return NoContext(parent_id);
+  if (contexts_.contains(id)) return HeldAlready(id);
+  const Context& parent = *found->second;
+  if (tokens.size() != parent.layers.size()) {
+    return absl::FailedPreconditionError(absl::StrCat("fork of ", tokens.size(),
+                                                      " layers, but context ", parent_id, " has ",
+                                                      parent.layers.size()));
+  }
+  for (size_t layer = 0; layer < tokens.size(); ++layer) {
+    if (tokens[layer] < 0 || tokens[layer] > parent.layers[layer].tokens) {
+      return absl::FailedPreconditionError(absl::StrCat("fork at ", tokens[layer], ", but layer ",
+                                                        layer, " of context ", parent_id, " holds ",
+                                                        parent.layers[layer].tokens, " tokens"));
+    }
+  }
+  auto context = std::make_unique<Context>(parent);
+  for (size_t layer = 0; layer < tokens.size(); ++layer) Cut(context->layers[layer], tokens[layer]);
   contexts_.emplace(id, std::move(context));
   ++contexts_count_;
   return absl::OkStatus();
@@ -45,16 +77,17 @@ absl::StatusOr<KvStore::Layer*> KvStore::FindLayer(ContextId id, int layer, Cont
     return absl::InvalidArgumentError(
         absl::StrCat("layer is ", layer, ", expected below ", (*context)->shard.spec.layers));
   }
-  return &(*context)->layers[layer];
+  return &(*context)->layers[static_cast<size_t>(layer)];
 }
 
 absl::Status KvStore::Reserve(const Context& context, const Layer& layer, const Layout& layout,
                               TokenRange tokens) const {
   int64_t pages = 0;
+  const HeadRange heads = layer.pages.heads();
   ForEachOwnedBlock(layout, context.shard.rank, tokens, [&](int64_t block, TokenRange) {
-    const size_t first = static_cast<size_t>(block * context.kv_heads.count);
-    const bool held = first < layer.pages.size() && layer.pages[first].data != nullptr;
-    if (!held) pages += context.kv_heads.count;
+    for (int head = heads.first; head < heads.end(); ++head) {
+      pages += layer.pages.WriteNeedsPage(head, block) ? 1 : 0;
+    }
   });
   const int64_t wanted = pages * PageBytes(context.shard.spec);
   if (wanted > kv_bytes_limit_ - kv_bytes()) {
@@ -65,31 +98,8 @@ absl::Status KvStore::Reserve(const Context& context, const Layer& layer, const 
   return absl::OkStatus();
 }
 
-void KvStore::GrowTables(const Context& context, Layer& layer, int64_t tokens) {
-  const int64_t blocks = BlocksOf(tokens);
-  layer.table.Extend(blocks);
-  const size_t pages = static_cast<size_t>(blocks * context.kv_heads.count);
-  if (pages > layer.pages.size()) layer.pages.resize(pages);
-}
-
-std::byte* KvStore::EnsurePage(Context& context, Layer& layer, int64_t block, int head) {
-  Page& page = layer.pages[block * context.kv_heads.count + head - context.kv_heads.first];
-  if (page.data == nullptr) {
-    const ContextSpec& spec = context.shard.spec;
-    page.data = layer.arenas[static_cast<size_t>(head - context.kv_heads.first)].Allocate();
-    ++context.pages_in_use;
-    kv_bytes_ += PageBytes(spec);
-    const std::byte* v = page.data;
-    if (!spec.v_is_k_prefix) v += kBlockTokens * spec.head_dim * SizeOf(spec.dtype);
-    layer.table.Set(
-        head, block,
-        {page.data, v, spec.head_dim, spec.v_is_k_prefix ? spec.head_dim : spec.v_head_dim});
-  }
-  return page.data;
-}
-
 absl::Status KvStore::Append(ContextId id, int layer_index, TokenRange tokens,
-                             const Buffer& packed) {
+                             absl::Span<const std::byte> packed) {
   Context* context = nullptr;
   ANNULUS_ASSIGN_OR_RETURN(Layer * layer, FindLayer(id, layer_index, &context));
   const ContextSpec& spec = context->shard.spec;
@@ -108,63 +118,78 @@ absl::Status KvStore::Append(ContextId id, int layer_index, TokenRange tokens,
     return absl::DataLossError(
         absl::StrCat("append brought ", packed.size(), " bytes, expected ", expected));
   }
-  TrimLayer(*context, *layer, tokens.begin);
+  Cut(*layer, tokens.begin);
+  LetGo(*context, layer_index, HorizonOf(tokens.begin), *layer);
   ANNULUS_RETURN_IF_ERROR(Reserve(*context, *layer, layout, tokens));
-  GrowTables(*context, *layer, tokens.end);
-
-  const size_t k_row = static_cast<size_t>(spec.head_dim) * SizeOf(spec.dtype);
-  const size_t v_row = static_cast<size_t>(TokenBytes(spec)) - k_row;
-  const std::byte* from = packed.data();
-  const HeadRange heads = context->kv_heads;
-  ForEachOwnedBlock(layout, context->shard.rank, tokens, [&](int64_t block, TokenRange rows) {
-    const auto first = static_cast<size_t>(rows.begin - block * kBlockTokens);
-    const auto count = static_cast<size_t>(rows.size());
-    for (int head = heads.first; head < heads.end(); ++head) {
-      std::byte* data = EnsurePage(*context, *layer, block, head);
-      std::memcpy(data + first * k_row, from, count * k_row);
-      from += count * k_row;
-      std::memcpy(data + kBlockTokens * k_row + first * v_row, from, count * v_row);
-      from += count * v_row;
-      if (rows.end == (block + 1) * kBlockTokens) {
-        Page& page = layer->pages[block * heads.count + head - heads.first];
-        page.crc = Crc32c(data, context->page_bytes);
-        page.sealed = true;
-      }
-    }
-  });
+  layer->pages.Extend(BlocksOf(tokens.end));
+  Write(*context, layout, tokens, packed.data(), layer->pages);
   layer->tokens = tokens.end;
   return absl::OkStatus();
 }
 
-void KvStore::TrimLayer(Context& context, Layer& layer, int64_t tokens) {
-  if (tokens >= layer.tokens) return;
-  const HeadRange heads = context.kv_heads;
-  for (int64_t block = tokens / kBlockTokens; block < BlocksOf(layer.tokens); ++block) {
+void KvStore::Write(const Context& context, const Layout& layout, TokenRange tokens,
+                    const std::byte* packed, PageTable& pages) {
+  const ContextSpec& spec = context.shard.spec;
+  const auto page_bytes = static_cast<size_t>(PageBytes(spec));
+  const size_t k_row = static_cast<size_t>(spec.head_dim) * SizeOf(spec.dtype);
+  const size_t v_row = static_cast<size_t>(TokenBytes(spec)) - k_row;
+  const std::byte* from = packed;
+  const HeadRange heads = pages.heads();
+  ForEachOwnedBlock(layout, context.shard.rank, tokens, [&](int64_t block, TokenRange rows) {
+    const auto first = static_cast<size_t>(rows.begin - block * kBlockTokens);
+    const auto count = static_cast<size_t>(rows.size());
     for (int head = heads.first; head < heads.end(); ++head) {
-      Page& page = layer.pages[block * heads.count + head - heads.first];
-      page.sealed = false;
-      if (page.data == nullptr || block * kBlockTokens < tokens) continue;
-      layer.arenas[static_cast<size_t>(head - heads.first)].Free(std::exchange(page.data, nullptr));
-      --context.pages_in_use;
-      layer.table.Set(head, block, {});
-      kv_bytes_ -= static_cast<int64_t>(context.page_bytes);
+      Page& page = pages.Write(head, block);
+      std::memcpy(page.data + first * k_row, from, count * k_row);
+      from += count * k_row;
+      std::memcpy(page.data + kBlockTokens * k_row + first * v_row, from, count * v_row);
+      from += count * v_row;
+      if (rows.end == (block + 1) * kBlockTokens) {
+        page.crc = Crc32c(page.data, page_bytes);
+        page.sealed = true;
+      }
+    }
+  });
+}
+
+// Frees what no query from `horizon` on can need. Only what the horizon's step adds is looked at.
+void KvStore::LetGo(const Context& context, int layer_index, int64_t horizon, Layer& layer) {
+  if (horizon <= layer.horizon) return;
+  const int64_t before = std::exchange(layer.horizon, horizon);
+  const Retention& retention = *context.retention;
+  const HeadRange heads = layer.pages.heads();
+  for (int head = heads.first; head < heads.end(); ++head) {
+    const BlockSet gone = retention.Gone(layer_index, head, horizon)
+                              .Subtract(retention.Gone(layer_index, head, before));
+    for (const BlockRun& run : gone.runs()) {
+      for (int64_t i = 0; i < run.count; ++i) layer.pages.Drop(head, run.first + i * run.step);
     }
   }
+}
+
+void KvStore::Cut(Layer& layer, int64_t tokens) {
+  if (tokens >= layer.tokens) return;
+  layer.pages.Cut(BlocksOf(tokens));
   layer.tokens = tokens;
+  layer.horizon = std::min(layer.horizon, HorizonOf(tokens));
 }
 
 absl::Status KvStore::Trim(ContextId id, int layer_index, int64_t tokens) {
   Context* context = nullptr;
   ANNULUS_ASSIGN_OR_RETURN(Layer * layer, FindLayer(id, layer_index, &context));
-  TrimLayer(*context, *layer, tokens);
+  Cut(*layer, tokens);
+  return absl::OkStatus();
+}
+
+absl::Status KvStore::Truncate(ContextId id, int64_t tokens) {
+  const auto found = contexts_.find(id);
+  if (found == contexts_.end()) return NoContext(id);
+  for (Layer& layer : found->second->layers) Cut(layer, tokens);
   return absl::OkStatus();
 }
 
 absl::Status KvStore::Release(ContextId id) {
-  const auto found = contexts_.find(id);
-  if (found == contexts_.end()) return NoContext(id);
-  kv_bytes_ -= ContextBytes(id);
-  contexts_.erase(found);
+  if (contexts_.erase(id) == 0) return NoContext(id);
   --contexts_count_;
   return absl::OkStatus();
 }
@@ -176,29 +201,34 @@ absl::StatusOr<const KvTable*> KvStore::Table(ContextId id, int layer_index, int
     return absl::FailedPreconditionError(absl::StrCat(
         "kv_len is ", kv_tokens, ", but layer ", layer_index, " holds ", layer->tokens, " tokens"));
   }
-  return &layer->table;
+  return &layer->pages.kv();
 }
 
-absl::StatusOr<KvStore::Shard> KvStore::Find(ContextId id) const {
+absl::StatusOr<const KvStore::Shard*> KvStore::Find(ContextId id) const {
   const auto found = contexts_.find(id);
   if (found == contexts_.end()) return NoContext(id);
-  return found->second->shard;
+  return &found->second->shard;
+}
+
+const Pattern& KvStore::PatternOfLayer(ContextId id, int layer) const {
+  return contexts_.at(id)->retention->pattern(layer);
 }
 
 absl::Status KvStore::Verify(ContextId id, int layer_index, HeadRange kv_heads,
                              const BlockSet& blocks) {
   Context* context = nullptr;
   ANNULUS_ASSIGN_OR_RETURN(const Layer* layer, FindLayer(id, layer_index, &context));
-  const HeadRange heads = context->kv_heads;
+  const HeadRange heads = layer->pages.heads();
+  const auto page_bytes = static_cast<size_t>(PageBytes(context->shard.spec));
   const int64_t blocks_stored = BlocksOf(layer->tokens);
   for (const BlockRun& run : blocks.runs()) {
     for (int64_t block = run.first; block <= run.last() && block < blocks_stored;
          block += run.step) {
       for (int head = std::max(heads.first, kv_heads.first);
            head < std::min(heads.end(), kv_heads.end()); ++head) {
-        const Page& page = layer->pages[block * heads.count + head - heads.first];
-        if (!page.sealed) continue;
-        if (Crc32c(page.data, context->page_bytes) != page.crc) {
+        const Page* page = layer->pages.Find(head, block);
+        if (page == nullptr || !page->sealed) continue;
+        if (Crc32c(page->data, page_bytes) != page->crc) {
           return absl::DataLossError(absl::StrCat("context ", id, " layer ", layer_index,
                                                   " kv head ", head, " block ", block,
                                                   " has changed in memory (CRC32C); create the "
@@ -213,8 +243,9 @@ absl::Status KvStore::Verify(ContextId id, int layer_index, HeadRange kv_heads,
 int64_t KvStore::ContextBytes(ContextId id) const {
   const auto found = contexts_.find(id);
   if (found == contexts_.end()) return 0;
-  const Context& context = *found->second;
-  return context.pages_in_use * static_cast<int64_t>(context.page_bytes);
+  int64_t pages = 0;
+  for (const Layer& layer : found->second->layers) pages += layer.pages.pages_held();
+  return pages * PageBytes(found->second->shard.spec);
 }
 
 }  // namespace annulus

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/memory.h"
 
 namespace annulus {
 namespace {
@@ -14,39 +15,62 @@ constexpr size_t kSlabBytesMax = size_t{4} << 20;
 
 }  // namespace
 
+struct PageSlab {
+  PageArena* arena = nullptr;
+  Memory memory;
+  std::vector<Page> pages;
+  std::vector<Page*> free;
+};
+
+PageArena::PageArena(size_t page_bytes, std::atomic<int64_t>* bytes_in_use)
+    : page_bytes_(page_bytes), bytes_in_use_(bytes_in_use) {}
+
 PageArena::~PageArena() {
-  // explicit_bzero, since a compiler may leave out a memset of memory that is freed next.
-  for (const Slab& slab : slabs_) explicit_bzero(slab.memory.get(), slab.size_bytes);
+  ANNULUS_CHECK(pages_in_use_ == 0);
 }
 
 void PageArena::AddSlab() {
-  const size_t held = slabs_.empty() ? 0 : slabs_.back().size_bytes;
+  const size_t last = slabs_.empty() ? 0 : slabs_.back()->pages.size();
   const size_t pages_max = std::max<size_t>(1, kSlabBytesMax / page_bytes_);
-  const size_t pages = std::clamp<size_t>(2 * held / page_bytes_, 1, pages_max);
-  const size_t bytes = pages * page_bytes_;
-  slabs_.push_back({AllocateZeroedMemory(bytes), bytes});
-  fresh_ = slabs_.back().memory.get();
-  fresh_end_ = fresh_ + bytes;
-}
-
-std::byte* PageArena::Allocate() {
-  ++pages_in_use_;
-  if (!freed_.empty()) {
-    std::byte* page = freed_.back();
-    freed_.pop_back();
-    return page;
+  const size_t pages = std::clamp<size_t>(2 * last, 1, pages_max);
+  auto slab = std::make_unique<PageSlab>();
+  slab->arena = this;
+  slab->memory = AllocateZeroedMemory(pages * page_bytes_);
+  slab->pages.resize(pages);
+  slab->free.reserve(pages);
+  for (size_t i = pages; i-- > 0;) {  // so that pages are handed out as they lie
+    slab->pages[i].data = slab->memory.get() + i * page_bytes_;
+    slab->pages[i].slab_ = slab.get();
+    slab->free.push_back(&slab->pages[i]);
   }
-  if (fresh_ == fresh_end_) AddSlab();
-  std::byte* page = fresh_;
-  fresh_ += page_bytes_;
-  return page;
+  with_room_.push_back(slab.get());
+  slabs_.push_back(std::move(slab));
 }
 
-void PageArena::Free(std::byte* page) {
-  ANNULUS_CHECK(pages_in_use_ > 0);
-  --pages_in_use_;
-  memset(page, 0, page_bytes_);
-  freed_.push_back(page);
+PageRef PageArena::Allocate() {
+  if (with_room_.empty()) AddSlab();
+  PageSlab* slab = with_room_.back();
+  Page* page = slab->free.back();
+  slab->free.pop_back();
+  if (slab->free.empty()) with_room_.pop_back();
+  ++pages_in_use_;
+  *bytes_in_use_ += static_cast<int64_t>(page_bytes_);
+  return PageRef(page);
+}
+
+void PageArena::Free(Page* page) {
+  PageSlab* slab = page->slab_;
+  PageArena& arena = *slab->arena;
+  // explicit_bzero, since a compiler may leave out a memset of memory that is freed next.
+  explicit_bzero(page->data, arena.page_bytes_);
+  page->sealed = false;
+  if (slab->free.empty()) arena.with_room_.push_back(slab);
+  slab->free.push_back(page);
+  --arena.pages_in_use_;
+  *arena.bytes_in_use_ -= static_cast<int64_t>(arena.page_bytes_);
+  if (slab->free.size() < slab->pages.size()) return;
+  std::erase(arena.with_room_, slab);
+  std::erase_if(arena.slabs_, [slab](const auto& own) { return own.get() == slab; });
 }
 
 }  // namespace annulus

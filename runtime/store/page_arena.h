@@ -1,46 +1,90 @@
 // Pages of one size out of slabs, so that a million-token context costs hundreds of allocations and
-// not a hundred thousand. Every page handed out is zero: memory comes zeroed from the system and is
-// zeroed again when a page or the arena is given back, so that no KV outlives its context.
-// Thread-compatible.
+// not a hundred thousand. A page lives as long as somebody holds a PageRef of it: contexts that
+// were forked hold pages together. Every page handed out is zero: memory comes zeroed from the
+// system and is zeroed again when its last holder goes, so that no KV outlives its context; a slab
+// without pages in use goes back to the system. Thread-compatible. The arena outlives the
+// references to its pages.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <utility>
 #include <vector>
-
-#include "base/memory.h"
 
 namespace annulus {
 
+class PageArena;
+struct PageSlab;  // private to the arena
+
+struct Page {
+  std::byte* data = nullptr;  // 64-byte aligned
+  uint32_t crc = 0;           // of the whole page, if it is sealed
+  bool sealed = false;
+
+ private:
+  friend class PageArena;
+  friend class PageRef;
+  uint32_t holders_ = 0;
+  PageSlab* slab_ = nullptr;
+};
+
+// A holder of a page, or of none. Copying adds a holder.
+class PageRef {
+ public:
+  PageRef() = default;
+  PageRef(const PageRef& other) : page_(other.page_) {
+    if (page_ != nullptr) ++page_->holders_;
+  }
+  PageRef(PageRef&& other) noexcept : page_(std::exchange(other.page_, nullptr)) {}
+  PageRef& operator=(PageRef other) noexcept {
+    std::swap(page_, other.page_);
+    return *this;
+  }
+  ~PageRef();
+
+  Page* get() const { return page_; }
+  Page* operator->() const { return page_; }
+  explicit operator bool() const { return page_ != nullptr; }
+  bool shared() const { return page_ != nullptr && page_->holders_ > 1; }
+
+ private:
+  friend class PageArena;
+  explicit PageRef(Page* page) : page_(page) { page_->holders_ = 1; }
+
+  Page* page_ = nullptr;
+};
+
 class PageArena {
  public:
-  explicit PageArena(size_t page_bytes) : page_bytes_(page_bytes) {}
+  // Counts the bytes of the pages in use in `bytes_in_use` too, which outlives this.
+  PageArena(size_t page_bytes, std::atomic<int64_t>* bytes_in_use);
   ~PageArena();
   PageArena(const PageArena&) = delete;
   PageArena& operator=(const PageArena&) = delete;
 
-  // A zeroed page, 64-byte aligned.
-  std::byte* Allocate();
-
-  // Zeroes a page and keeps it for the next Allocate.
-  void Free(std::byte* page);
+  // A zeroed page.
+  PageRef Allocate();
 
   int64_t pages_in_use() const { return pages_in_use_; }
+  size_t page_bytes() const { return page_bytes_; }
 
  private:
-  struct Slab {
-    Memory memory;
-    size_t size_bytes;
-  };
+  friend class PageRef;
 
   void AddSlab();
+  static void Free(Page* page);
 
   const size_t page_bytes_;
-  std::vector<Slab> slabs_;
-  std::vector<std::byte*> freed_;
-  std::byte* fresh_ = nullptr;  // pages of the last slab never handed out: [fresh_, fresh_end_)
-  std::byte* fresh_end_ = nullptr;
+  std::atomic<int64_t>* const bytes_in_use_;
+  std::vector<std::unique_ptr<PageSlab>> slabs_;
+  std::vector<PageSlab*> with_room_;  // those with a free page
   int64_t pages_in_use_ = 0;
 };
+
+inline PageRef::~PageRef() {
+  if (page_ != nullptr && --page_->holders_ == 0) PageArena::Free(page_);
+}
 
 }  // namespace annulus

@@ -3,9 +3,9 @@
 //
 // Life of a link: the worker connects and says Hello until it gets Welcome; from then on it sends a
 // Heartbeat every period and the coordinator answers each with HeartbeatSeen. Tasks (Open, Append,
-// Trim, Attend, Release) are executed in the order they were sent; those with a request number are
-// answered by exactly one Done. `epoch` is that of the shard map the task was made for and is
-// echoed in its Done.
+// Trim, Truncate, Attend, Step, Fork, Release) are executed in the order they were sent; those with
+// a request number are answered by exactly one Done, a Step by one StepDone. `epoch` is that of the
+// shard map the task was made for and is echoed in its Done.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 2;
+inline constexpr uint32_t kProtocol = 3;
 
 // Worker → coordinator.
 struct Hello {
@@ -72,6 +72,23 @@ struct Trim {
   int64_t tokens = 0;
 };
 
+// Forgets all layers' tokens from `tokens` on.
+struct Truncate {
+  uint64_t request = 0;
+  uint64_t epoch = 0;
+  ContextId context = 0;
+  int64_t tokens = 0;
+};
+
+// A context comes to be that begins as `parent`, held by the same ranks: its layers' first tokens.
+struct Fork {
+  uint64_t request = 0;
+  uint64_t epoch = 0;
+  ContextId context = 0;
+  ContextId parent = 0;
+  std::vector<int64_t> tokens;  // by layer
+};
+
 // The pattern of the Attend that follows, when it is too long for a header.
 struct LongPattern {
   std::string text;
@@ -96,6 +113,31 @@ struct Attend {
   int stages = kStagesDefault;  // of the plan: the coordinator weighed them, workers do not
 };
 
+// One context's part of a Step: tokens [start, start + k_tokens) are appended, then the last
+// q_tokens of the first start + k_tokens attended over the pages of this rank.
+struct StepItem {
+  uint64_t epoch = 0;
+  ContextId context = 0;
+  int layer = 0;
+  int64_t start = 0;
+  int64_t k_tokens = 0;  // 0: nothing to append
+  int64_t q_tokens = 0;  // 0: no query, or none that sees a page of this rank
+  float scale = 0;
+  std::string pattern = {};  // empty: the context's for this layer
+  size_t append_bytes = 0;   // its tensors in the payload
+  size_t query_bytes = 0;
+};
+
+// The decode step of many contexts. The payload's tensors are, item by item, what this rank stores
+// of the append (PackAppend) and its queries [q_tokens, query heads of the rank, head_dim] in the
+// context's dtype.
+struct Step {
+  uint64_t request = 0;
+  absl::Duration time_left = absl::InfiniteDuration();
+  std::vector<StepItem> items;  // at most kStepItemsMax
+  size_t tensor_bytes = 0;      // the sum of theirs
+};
+
 struct Cancel {
   uint64_t request = 0;
 };
@@ -117,6 +159,18 @@ struct Done {
   int64_t bytes_received = 0;
 };
 
+// What became of each item of a Step, in its order. The payload's tensors are the partials of those
+// with queries that went well: out [q_tokens, query heads of the rank, v_head_dim] f32, then lse.
+struct StepItemDone {
+  absl::Status status;
+  int64_t context_kv_bytes = 0;
+};
+struct StepDone {
+  uint64_t request = 0;
+  std::vector<StepItemDone> items;
+  size_t tensor_bytes = 0;
+};
+
 // What the worker did for a traced Attend; comes before its Done.
 struct Spans {
   uint64_t request = 0;
@@ -124,11 +178,14 @@ struct Spans {
 };
 
 using Body = std::variant<Hello, Welcome, Heartbeat, HeartbeatSeen, Open, Append, Trim, LongPattern,
-                          Attend, Cancel, Release, Done, Spans>;
+                          Attend, Cancel, Release, Done, Spans, Truncate, Fork, Step, StepDone>;
 
 // A payload goes only with Append, Attend and Done, whose bodies fit a header as long as patterns
 // of more than kPatternInlineMax bytes go apart and an error message is cut.
+// The bodies of Step and StepDone grow with their items and lie in the payload, behind its first
+// tensor_bytes, which Encode leaves for the caller to write.
 inline constexpr size_t kPatternInlineMax = 2048;
+inline constexpr size_t kStepItemsMax = 1024;
 Message Encode(const Body& body, Buffer payload = {});
 
 // INVALID_ARGUMENT names the message and its field.

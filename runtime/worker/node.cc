@@ -7,6 +7,29 @@
 #include "base/log.h"
 
 namespace annulus {
+namespace {
+
+// The answer to a task that may be refused.
+Message RefusalOf(const wire::Body& body, const absl::Status& why) {
+  if (const auto* step = std::get_if<wire::Step>(&body)) {
+    wire::StepDone done;
+    done.request = step->request;
+    done.items.assign(step->items.size(), {why, 0});
+    return wire::Encode(done);
+  }
+  wire::Done done;
+  done.status = why;
+  if (const auto* append = std::get_if<wire::Append>(&body)) {
+    done.request = append->request;
+    done.epoch = append->epoch;
+  } else if (const auto* attend = std::get_if<wire::Attend>(&body)) {
+    done.request = attend->request;
+    done.epoch = attend->epoch;
+  }
+  return wire::Encode(done);
+}
+
+}  // namespace
 
 WorkerNode::WorkerNode(Messenger& messenger, Options options, const Clock& clock)
     : messenger_(messenger), options_(std::move(options)), clock_(clock) {
@@ -99,24 +122,32 @@ void WorkerNode::OnMessage(PeerId from, Message message) {
   }
 }
 
+std::shared_ptr<std::atomic<bool>> WorkerNode::AddCancel(uint64_t request) {
+  return running_[request] = std::make_shared<std::atomic<bool>>(false);
+}
+
 void WorkerNode::OnTask(wire::Body body, Buffer payload) {
   WorkerTask task;
-  wire::Done refusal;
+  uint64_t request = 0;
   bool must = true;
   if (const auto* append = std::get_if<wire::Append>(&body)) {
-    refusal.request = append->request;
-    refusal.epoch = append->epoch;
+    request = append->request;
     must = false;
   } else if (auto* attend = std::get_if<wire::Attend>(&body)) {
     if (attend->pattern_apart) attend->pattern = std::exchange(long_pattern_, std::string());
-    refusal.request = attend->request;
-    refusal.epoch = attend->epoch;
+    request = attend->request;
     must = false;
     task.deadline = clock_.Now() + attend->time_left;
-    task.cancel = std::make_shared<std::atomic<bool>>(false);
-    running_[attend->request] = task.cancel;
+    task.cancel = AddCancel(request);
+  } else if (const auto* step = std::get_if<wire::Step>(&body)) {
+    request = step->request;
+    must = false;
+    task.deadline = clock_.Now() + step->time_left;
+    task.cancel = AddCancel(request);
   } else if (!std::holds_alternative<wire::Open>(body) &&
              !std::holds_alternative<wire::Trim>(body) &&
+             !std::holds_alternative<wire::Truncate>(body) &&
+             !std::holds_alternative<wire::Fork>(body) &&
              !std::holds_alternative<wire::Release>(body)) {
     return Lose(absl::InternalError("it sent a message that only a worker sends"));
   }
@@ -124,9 +155,9 @@ void WorkerNode::OnTask(wire::Body body, Buffer payload) {
   task.payload = std::move(payload);
   if (options_.take(task, must)) return;
   if (must) return Lose(absl::ResourceExhaustedError("it sent more than the task queue holds"));
-  refusal.status = absl::ResourceExhaustedError("the worker's task queue is full; back off");
-  running_.erase(refusal.request);
-  Send(wire::Encode(refusal));
+  running_.erase(request);
+  Send(RefusalOf(task.body,
+                 absl::ResourceExhaustedError("the worker's task queue is full; back off")));
 }
 
 void WorkerNode::Finish(TaskOutcome outcome) {

@@ -55,6 +55,7 @@ class WorkerNode {
   void Connect();
   void OnMessage(PeerId from, Message message);
   void OnTask(wire::Body body, Buffer payload);
+  std::shared_ptr<std::atomic<bool>> AddCancel(uint64_t request);
   void OnTime();
   void Lose(absl::Status why);
   void Send(Message message);

@@ -13,13 +13,15 @@
 namespace annulus {
 
 struct WorkerTask {
-  wire::Body body;  // Open, Append, Trim, Attend (with its pattern, however long) or Release
+  // Open, Append, Trim, Truncate, Attend (with its pattern, however long), Step, Fork or Release.
+  wire::Body body;
   Buffer payload;
   absl::Time deadline = absl::InfiniteFuture();
-  std::shared_ptr<std::atomic<bool>> cancel;  // of an Attend; set when nobody waits for it
+  // Of an Attend or a Step; set when nobody waits for it.
+  std::shared_ptr<std::atomic<bool>> cancel;
 };
 
-// What is to be sent, in order: the last is the Done of `request`, if the task had one.
+// What is to be sent, in order: the last is the Done or StepDone of `request`, if the task had one.
 struct TaskOutcome {
   uint64_t request = 0;
   std::vector<Message> messages;

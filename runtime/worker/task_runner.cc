@@ -9,7 +9,27 @@
 
 namespace annulus {
 
+TaskRunner::TaskRunner(std::unique_ptr<Backend> backend, Fabric& fabric, int64_t kv_bytes_limit,
+                       const Clock& clock)
+    : backend_(std::move(backend)),
+      fabric_(fabric),
+      clock_(clock),
+      store_(kv_bytes_limit),
+      steps_(store_, *backend_) {}
+
+TaskOutcome TaskRunner::RunStep(const WorkerTask& task) {
+  const auto& step = std::get<wire::Step>(task.body);
+  const absl::Status in_time = CheckInTime(task);
+  TaskOutcome outcome{step.request, {}};
+  outcome.messages.push_back(steps_.Run(task, [&](ContextId context, uint64_t epoch) {
+    return in_time.ok() ? CheckEpoch(context, epoch) : in_time;
+  }));
+  ++steps_run_;
+  return outcome;
+}
+
 TaskOutcome TaskRunner::Run(WorkerTask task) {
+  if (std::holds_alternative<wire::Step>(task.body)) return RunStep(task);
   wire::Done done;
   ContextId context = 0;
   Buffer answer;
@@ -29,6 +49,12 @@ TaskOutcome TaskRunner::Run(WorkerTask task) {
   } else if (const auto* release = std::get_if<wire::Release>(&task.body)) {
     echo(*release);
     done.status = Release(*release);
+  } else if (const auto* truncate = std::get_if<wire::Truncate>(&task.body)) {
+    echo(*truncate);
+    done.status = Truncate(*truncate);
+  } else if (const auto* fork = std::get_if<wire::Fork>(&task.body)) {
+    echo(*fork);
+    done.status = Fork(*fork);
   } else if (const auto* trim = std::get_if<wire::Trim>(&task.body)) {
     // A context that was never opened here has nothing to forget.
     (void)store_.Trim(trim->context, trim->layer, trim->tokens);
@@ -54,6 +80,12 @@ TaskOutcome TaskRunner::Run(WorkerTask task) {
   return outcome;
 }
 
+absl::Status TaskRunner::CheckInTime(const WorkerTask& task) const {
+  if (task.cancel->load()) return absl::CancelledError("the call was cancelled before it started");
+  if (clock_.Now() < task.deadline) return absl::OkStatus();
+  return absl::DeadlineExceededError("the call's deadline passed before it started");
+}
+
 absl::Status TaskRunner::CheckEpoch(ContextId context, uint64_t epoch) const {
   const auto found = opened_.find(context);
   if (found == opened_.end()) {
@@ -76,12 +108,25 @@ absl::Status TaskRunner::Open(const wire::Open& open) {
 absl::Status TaskRunner::Append(const wire::Append& append, const Buffer& packed) {
   ANNULUS_RETURN_IF_ERROR(CheckEpoch(append.context, append.epoch));
   return store_.Append(append.context, append.layer, {append.start, append.start + append.tokens},
-                       packed);
+                       packed.span());
+}
+
+absl::Status TaskRunner::Truncate(const wire::Truncate& truncate) {
+  ANNULUS_RETURN_IF_ERROR(CheckEpoch(truncate.context, truncate.epoch));
+  return store_.Truncate(truncate.context, truncate.tokens);
+}
+
+absl::Status TaskRunner::Fork(const wire::Fork& fork) {
+  ANNULUS_RETURN_IF_ERROR(CheckEpoch(fork.parent, fork.epoch));
+  ANNULUS_RETURN_IF_ERROR(store_.Fork(fork.parent, fork.context, fork.tokens));
+  opened_[fork.context] = opened_.at(fork.parent);
+  return absl::OkStatus();
 }
 
 // At any epoch: a context is released also after it was lost elsewhere.
 absl::Status TaskRunner::Release(const wire::Release& release) {
   opened_.erase(release.context);
+  steps_.Forget(release.context);
   return store_.Release(release.context);
 }
 
@@ -115,23 +160,20 @@ absl::Status TaskRunner::VerifyWhatLeaves(const Plan& plan, const KvStore::Shard
 
 absl::StatusOr<RankResult> TaskRunner::Attend(const wire::Attend& attend, WorkerTask& task,
                                               std::vector<TraceSpan>* spans) {
-  if (task.cancel->load()) return absl::CancelledError("the call was cancelled before it started");
+  ANNULUS_RETURN_IF_ERROR(CheckInTime(task));
   const absl::Duration time_left = task.deadline - clock_.Now();
-  if (time_left <= absl::ZeroDuration()) {
-    return absl::DeadlineExceededError("the call's deadline passed before it started");
-  }
   ANNULUS_RETURN_IF_ERROR(CheckEpoch(attend.context, attend.epoch));
-  ANNULUS_ASSIGN_OR_RETURN(const KvStore::Shard shard, store_.Find(attend.context));
+  ANNULUS_ASSIGN_OR_RETURN(const KvStore::Shard* shard, store_.Find(attend.context));
   ANNULUS_ASSIGN_OR_RETURN(const KvTable* table,
                            store_.Table(attend.context, attend.layer, attend.kv_tokens));
-  ANNULUS_ASSIGN_OR_RETURN(const std::shared_ptr<const Plan> plan, PlanOf(attend, shard));
-  ANNULUS_RETURN_IF_ERROR(VerifyWhatLeaves(*plan, shard, attend));
+  ANNULUS_ASSIGN_OR_RETURN(const std::shared_ptr<const Plan> plan, PlanOf(attend, *shard));
+  ANNULUS_RETURN_IF_ERROR(VerifyWhatLeaves(*plan, *shard, attend));
   ANNULUS_ASSIGN_OR_RETURN(
       const std::unique_ptr<Exchange> exchange,
-      fabric_.OpenExchange(attend.request, shard.rank, opened_.at(attend.context).addresses));
+      fabric_.OpenExchange(attend.request, shard->rank, opened_.at(attend.context).addresses));
   RankTask rank_task;
   rank_task.plan = plan.get();
-  rank_task.rank = shard.rank;
+  rank_task.rank = shard->rank;
   rank_task.q_packed = std::move(task.payload);
   rank_task.kv = table;
   rank_task.scale = attend.scale;

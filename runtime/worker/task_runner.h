@@ -17,6 +17,7 @@
 #include "comm/fabric.h"
 #include "runtime/engine/engine.h"
 #include "runtime/store/kv_store.h"
+#include "runtime/worker/step_runner.h"
 #include "runtime/worker/task.h"
 
 namespace annulus {
@@ -25,13 +26,13 @@ class TaskRunner {
  public:
   // `fabric` and `clock` must outlive this.
   TaskRunner(std::unique_ptr<Backend> backend, Fabric& fabric, int64_t kv_bytes_limit,
-             const Clock& clock)
-      : backend_(std::move(backend)), fabric_(fabric), clock_(clock), store_(kv_bytes_limit) {}
+             const Clock& clock);
 
   TaskOutcome Run(WorkerTask task);
 
   const KvStore& store() const { return store_; }
   uint64_t appends() const { return appends_.load(std::memory_order_relaxed); }
+  uint64_t steps() const { return steps_run_.load(std::memory_order_relaxed); }
   uint64_t attends() const { return attends_.load(std::memory_order_relaxed); }
   uint64_t exchange_bytes_sent() const { return bytes_sent_.load(std::memory_order_relaxed); }
   uint64_t exchange_bytes_received() const {
@@ -47,7 +48,12 @@ class TaskRunner {
 
   absl::Status Open(const wire::Open& open);
   absl::Status Append(const wire::Append& append, const Buffer& packed);
+  absl::Status Truncate(const wire::Truncate& truncate);
+  absl::Status Fork(const wire::Fork& fork);
   absl::Status Release(const wire::Release& release);
+  TaskOutcome RunStep(const WorkerTask& task);
+  // CANCELLED or DEADLINE_EXCEEDED for a task that nobody waits for any more.
+  absl::Status CheckInTime(const WorkerTask& task) const;
   absl::StatusOr<RankResult> Attend(const wire::Attend& attend, WorkerTask& task,
                                     std::vector<TraceSpan>* spans);
   // ABORTED unless the context was opened at that epoch.
@@ -61,10 +67,12 @@ class TaskRunner {
   Fabric& fabric_;
   const Clock& clock_;
   KvStore store_;
+  StepRunner steps_;
   std::map<ContextId, Opened> opened_;
   LruCache<std::shared_ptr<const Plan>> plans_{64};
   std::atomic<uint64_t> appends_ = 0;
   std::atomic<uint64_t> attends_ = 0;
+  std::atomic<uint64_t> steps_run_ = 0;
   std::atomic<uint64_t> bytes_sent_ = 0;
   std::atomic<uint64_t> bytes_received_ = 0;
 };

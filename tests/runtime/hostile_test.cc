@@ -59,6 +59,12 @@ TEST_CASE("CreateContext names the field that makes no sense") {
   refused("tokens_expected", [](ContextSpec& spec) { spec.tokens_expected = -1; });
   refused("tokens_expected",
           [](ContextSpec& spec) { spec.tokens_expected = std::numeric_limits<int64_t>::max(); });
+  refused("replicas", [](ContextSpec& spec) { spec.replicas = 0; });
+  refused("size of patterns", [](ContextSpec& spec) { spec.patterns.resize(3, "full"); });
+  refused("patterns[0]", [](ContextSpec& spec) { spec.patterns = {"windows(3)"}; });
+  refused("bytes of patterns",
+          [](ContextSpec& spec) { spec.patterns = {std::string(1 << 20, ' ') + "full"}; });
+  refused("kv_efficient", [](ContextSpec& spec) { spec.kv_efficient = true; });
   refused("tokens_expected", [](ContextSpec& spec) {
     spec.partition = {PartitionKind::kZigzag, 1};
   });
@@ -128,7 +134,6 @@ TEST_CASE("Append and Attend name the field that makes no sense, and go on after
   attend("scale", [](AttendRequest& r) { r.scale = INFINITY; });
   attend("plan", [](AttendRequest& r) { r.plan = static_cast<PlanKind>(99); });
   attend("", [](AttendRequest& r) { r.pattern = "window("; });
-  attend("", [](AttendRequest& r) { r.pattern = ""; });
   attend("", [](AttendRequest& r) { r.pattern = "docs(70, 40)"; });
   attend("", [](AttendRequest& r) { r.pattern = "heads(0: causal)"; });
   attend("", [](AttendRequest& r) { r.pattern = std::string("causal\0\n\xff", 9); });

@@ -155,11 +155,11 @@ class Session {
       if (auto* admit = std::get_if<action::Admit>(&news)) {
         // Planning and packing take the caller some time.
         const absl::Time when = cluster_.now() + absl::Microseconds(rng_.Between(0, 3000));
-        cluster_.network().At(when, [this, call, map = admit->map] {
+        cluster_.network().At(when, [this, call, admit = std::move(*admit)] {
           if (call != call_ || !busy_) return;  // it has failed meanwhile
-          absl::StatusOr<std::vector<RankMessages>> messages = work_->Prepare(call, map);
-          if (!messages.ok()) return Fail(messages.status().ToString());
-          cluster_.coordinator().Prepared(call, *std::move(messages));
+          absl::StatusOr<PreparedWork> work = work_->Prepare(admit);
+          if (!work.ok()) return Fail(work.status().ToString());
+          cluster_.coordinator().Prepared(call, *std::move(work));
         });
       } else if (auto* answer = std::get_if<RankAnswer>(&news)) {
         const absl::Status merged = work_->OnAnswer(std::move(*answer));
@@ -286,7 +286,7 @@ bool OwnersAreUnique(SimCluster& cluster, const std::vector<std::unique_ptr<Sess
     std::set<int> ranks;
     for (const auto& worker : cluster.workers()) {
       const auto shard = worker->store().Find(session->id());
-      if (shard.ok() && !ranks.insert(shard->rank).second) return false;
+      if (shard.ok() && !ranks.insert((*shard)->rank).second) return false;
     }
   }
   return true;

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 
 #include "base/rng.h"
 #include "runtime/store/append_cut.h"
@@ -40,22 +41,34 @@ TEST_CASE("CRC32C has the standard's check value") {
   CHECK(Crc32c("123456789", 9) == 0xE3069283);
 }
 
-TEST_CASE("A freed page comes back zeroed") {
-  PageArena arena(1000);
-  std::vector<std::byte*> pages;
+TEST_CASE("A page without holders is zeroed, its memory used again or given back") {
+  std::atomic<int64_t> bytes = 0;
+  PageArena arena(1000, &bytes);
+  std::vector<PageRef> pages;
   for (int i = 0; i < 50; ++i) {
     pages.push_back(arena.Allocate());
-    CHECK(std::count(pages.back(), pages.back() + 1000, std::byte{0}) == 1000);
-    std::fill_n(pages.back(), 1000, std::byte{0xAB});
+    CHECK(std::count(pages.back()->data, pages.back()->data + 1000, std::byte{0}) == 1000);
+    std::fill_n(pages.back()->data, 1000, std::byte{0xAB});
   }
   CHECK(arena.pages_in_use() == 50);
-  for (std::byte* page : pages) arena.Free(page);
-  CHECK(arena.pages_in_use() == 0);
-  for (int i = 0; i < 50; ++i) {
-    const std::byte* page = arena.Allocate();
-    CHECK(std::find(pages.begin(), pages.end(), page) != pages.end());
-    CHECK(std::count(page, page + 1000, std::byte{0}) == 1000);
+  CHECK(bytes == 50 * 1000);
+  const PageRef holder = pages[7];
+  CHECK(holder.shared());
+  pages.erase(pages.begin() + 1, pages.end());
+  CHECK(arena.pages_in_use() == 2);
+  CHECK(!holder.shared());
+  CHECK(std::count(holder->data, holder->data + 1000, std::byte{0xAB}) == 1000);
+  bool again = false;
+  for (int i = 0; i < 60; ++i) {
+    pages.push_back(arena.Allocate());
+    const std::byte* data = pages.back()->data;
+    again = again || (data > holder->data && data <= holder->data + 7 * 1000);  // of its slab
+    CHECK(std::count(data, data + 1000, std::byte{0}) == 1000);
   }
+  CHECK(again);
+  CHECK(bytes == 62 * 1000);
+  pages.clear();
+  CHECK(bytes == 1000);
 }
 
 TEST_CASE("Every token's rows lie with every rank that the layout gives them to") {

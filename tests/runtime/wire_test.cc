@@ -19,6 +19,13 @@ ContextSpec SomeSpec() {
   return spec;
 }
 
+Step OneStep() {
+  Step step;
+  step.items = {{1, 2, 3, 4, 5, 6, 0.5f, "causal", 64, 32}};
+  step.tensor_bytes = 96;
+  return step;
+}
+
 template <typename T>
 T RoundTrip(const T& body) {
   absl::StatusOr<Body> back = Decode(Encode(body));
@@ -51,6 +58,26 @@ TEST_CASE("Messages come back as they were") {
   CHECK(RoundTrip(Spans{1, {{"", "step", 10, 20}}}).spans.at(0).end_ns == 20);
   CHECK(RoundTrip(Release{1, 2, 3}).context == 3);
   CHECK(RoundTrip(Trim{1, 2, 3}).tokens == 3);
+  CHECK(RoundTrip(Truncate{1, 2, 3, 4}).tokens == 4);
+  const std::vector<int64_t> tokens(1024, int64_t{1} << 33);
+  CHECK(RoundTrip(Fork{1, 2, 3, 4, tokens}).tokens == tokens);
+  ContextSpec spec = SomeSpec();
+  spec.patterns = {"causal", std::string(5000, ' ') + "full", "sink(3)"};
+  spec.kv_efficient = true;
+  const ContextSpec spec_back = RoundTrip(Open{5, 6, 7, spec, 0, {"a"}}).spec;
+  CHECK(spec_back.patterns == spec.patterns);
+  CHECK(spec_back.kv_efficient);
+  Step step;
+  step.items.assign(kStepItemsMax, {1, 2, 3, 4, 5, 6, 0.5f, "window(7)", 16, 8});
+  step.tensor_bytes = kStepItemsMax * 24;
+  const Step step_back = RoundTrip(step);
+  CHECK(step_back.items.size() == kStepItemsMax);
+  CHECK(step_back.items[9].pattern == "window(7)");
+  CHECK(step_back.tensor_bytes == step.tensor_bytes);
+  StepDone step_done;
+  step_done.items = {{absl::OkStatus(), 5}, {absl::AbortedError("x"), 6}};
+  step_done.tensor_bytes = 100;
+  CHECK(absl::IsAborted(RoundTrip(step_done).items.at(1).status));
 }
 
 TEST_CASE("Bodies fit a header, with the largest pattern that goes inline") {
@@ -70,7 +97,9 @@ TEST_CASE("Damaged messages are refused, not believed") {
       Append{1, 2, 3, 0, 64, 10},
       Attend{9, 8, 7, 2, PlanKind::kMesh, 10, 1000, "causal", false, 0.5f},
       Done{1, 2, absl::DataLossError("x"), 3, 4, 5},
-      Spans{1, {{"", "step", 10, 20}}}};
+      Spans{1, {{"", "step", 10, 20}}},
+      Fork{1, 2, 3, 4, {5, 6}},
+      OneStep()};
   int refused = 0;
   for (int i = 0; i < 20000; ++i) {
     Message message = Encode(bodies[rng.Below(bodies.size())]);
@@ -79,6 +108,10 @@ TEST_CASE("Damaged messages are refused, not believed") {
       message.header[rng.Below(message.header.size())] = static_cast<char>(rng.Next());
     }
     if (rng.Below(4) == 0) message.header.resize(rng.Below(message.header.size() + 1));
+    if (rng.Below(4) == 0 && !message.payload.empty()) {
+      message.payload.data()[rng.Below(message.payload.size())] =
+          static_cast<std::byte>(rng.Next());
+    }
     if (rng.Below(8) == 0) message.type = static_cast<uint32_t>(rng.Below(20));
     const absl::StatusOr<Body> body = Decode(message);
     if (!body.ok()) {
@@ -90,6 +123,11 @@ TEST_CASE("Damaged messages are refused, not believed") {
       REQUIRE(!Name(attend->plan).empty());
       REQUIRE(attend->stages <= kStagesMax);
       REQUIRE(attend->q_tokens <= attend->kv_tokens);
+    } else if (const auto* step = std::get_if<Step>(&*body)) {
+      size_t bytes = 0;
+      for (const StepItem& item : step->items) bytes += item.append_bytes + item.query_bytes;
+      REQUIRE(bytes == step->tensor_bytes);
+      REQUIRE(bytes <= message.payload.size());
     }
   }
   CHECK(refused > 1000);

@@ -1,165 +1,18 @@
-#include "runtime/wire/wire.h"
-
+// Bytes to bodies: nothing that a peer sends is believed unchecked.
 #include <limits>
-#include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/check.h"
 #include "base/status.h"
 #include "runtime/store/context_layout.h"
+#include "runtime/wire/body_type.h"
+#include "runtime/wire/wire.h"
 #include "runtime/wire/wire.pb.h"
 
 namespace annulus::wire {
 namespace {
 
-constexpr size_t kErrorBytesMax = 1024;
 constexpr int kAddressesMax = 1 << 16;
 constexpr int kSpansMax = 1 << 16;
-
-// Type numbers of messages are the places in Body.
-template <typename T, size_t kIndex = 0>
-constexpr uint32_t TypeOf() {
-  if constexpr (std::is_same_v<T, std::variant_alternative_t<kIndex, Body>>) {
-    return kIndex + 1;
-  } else {
-    return TypeOf<T, kIndex + 1>();
-  }
-}
-
-std::string Text(absl::string_view text) {
-  return std::string(text);
-}
-
-// To protobuf, one overload per message.
-
-pb::Hello ToProto(const Hello& m) {
-  pb::Hello p;
-  p.set_protocol(m.protocol);
-  p.set_name(m.name);
-  p.set_backend(m.backend);
-  p.set_address(m.address);
-  p.set_kv_bytes_limit(m.kv_bytes_limit);
-  return p;
-}
-
-pb::Welcome ToProto(const Welcome& m) {
-  pb::Welcome p;
-  p.set_worker(m.worker);
-  return p;
-}
-
-pb::Heartbeat ToProto(const Heartbeat& m) {
-  pb::Heartbeat p;
-  p.set_kv_bytes(m.kv_bytes);
-  return p;
-}
-
-pb::HeartbeatSeen ToProto(const HeartbeatSeen&) {
-  return {};
-}
-
-pb::Open ToProto(const Open& m) {
-  pb::Open p;
-  p.set_request(m.request);
-  p.set_epoch(m.epoch);
-  p.set_context(m.context);
-  pb::Spec& spec = *p.mutable_spec();
-  spec.set_layers(m.spec.layers);
-  spec.set_heads(m.spec.heads);
-  spec.set_kv_heads(m.spec.kv_heads);
-  spec.set_head_dim(m.spec.head_dim);
-  spec.set_v_head_dim(m.spec.v_head_dim);
-  spec.set_v_is_k_prefix(m.spec.v_is_k_prefix);
-  spec.set_dtype(static_cast<uint32_t>(m.spec.dtype));
-  spec.set_placement(static_cast<uint32_t>(m.spec.placement));
-  spec.set_partition_kind(static_cast<uint32_t>(m.spec.partition.kind));
-  spec.set_partition_unit(m.spec.partition.unit_blocks);
-  spec.set_tokens_expected(m.spec.tokens_expected);
-  p.set_rank(m.rank);
-  for (const std::string& address : m.addresses) p.add_addresses(address);
-  return p;
-}
-
-pb::Append ToProto(const Append& m) {
-  pb::Append p;
-  p.set_request(m.request);
-  p.set_epoch(m.epoch);
-  p.set_context(m.context);
-  p.set_layer(m.layer);
-  p.set_start(m.start);
-  p.set_tokens(m.tokens);
-  return p;
-}
-
-pb::Trim ToProto(const Trim& m) {
-  pb::Trim p;
-  p.set_context(m.context);
-  p.set_layer(m.layer);
-  p.set_tokens(m.tokens);
-  return p;
-}
-
-pb::LongPattern ToProto(const LongPattern& m) {
-  pb::LongPattern p;
-  p.set_text(m.text);
-  return p;
-}
-
-pb::Attend ToProto(const Attend& m) {
-  pb::Attend p;
-  p.set_request(m.request);
-  p.set_epoch(m.epoch);
-  p.set_context(m.context);
-  p.set_layer(m.layer);
-  p.set_plan(static_cast<uint32_t>(m.plan));
-  p.set_q_tokens(m.q_tokens);
-  p.set_kv_tokens(m.kv_tokens);
-  p.set_pattern(m.pattern);
-  p.set_pattern_apart(m.pattern_apart);
-  p.set_scale(m.scale);
-  p.set_time_left_ns(absl::ToInt64Nanoseconds(m.time_left));  // saturates: infinite is the largest
-  p.set_trace(m.trace);
-  p.set_stages(static_cast<uint32_t>(m.stages));
-  return p;
-}
-
-pb::Cancel ToProto(const Cancel& m) {
-  pb::Cancel p;
-  p.set_request(m.request);
-  return p;
-}
-
-pb::Release ToProto(const Release& m) {
-  pb::Release p;
-  p.set_request(m.request);
-  p.set_epoch(m.epoch);
-  p.set_context(m.context);
-  return p;
-}
-
-pb::Done ToProto(const Done& m) {
-  pb::Done p;
-  p.set_request(m.request);
-  p.set_epoch(m.epoch);
-  p.set_code(static_cast<uint32_t>(m.status.code()));
-  p.set_message(Text(m.status.message().substr(0, kErrorBytesMax)));
-  p.set_context_kv_bytes(m.context_kv_bytes);
-  p.set_bytes_sent(m.bytes_sent);
-  p.set_bytes_received(m.bytes_received);
-  return p;
-}
-
-pb::Spans ToProto(const Spans& m) {
-  pb::Spans p;
-  p.set_request(m.request);
-  for (const TraceSpan& span : m.spans) {
-    pb::Span& to = *p.add_spans();
-    to.set_name(span.name);
-    to.set_begin_ns(span.begin_ns);
-    to.set_end_ns(span.end_ns);
-  }
-  return p;
-}
 
 absl::Status BadField(absl::string_view message, absl::string_view field, int64_t value) {
   return absl::InvalidArgumentError(
@@ -167,17 +20,22 @@ absl::Status BadField(absl::string_view message, absl::string_view field, int64_
 }
 
 template <typename Proto>
-absl::StatusOr<Proto> Parse(absl::string_view name, const Message& message) {
+absl::StatusOr<Proto> Parse(absl::string_view name, const void* bytes, size_t size) {
   Proto proto;
-  const bool in_payload = message.header.empty() && !message.payload.empty();
-  const void* bytes = in_payload ? static_cast<const void*>(message.payload.data())
-                                 : static_cast<const void*>(message.header.data());
-  const size_t size = in_payload ? message.payload.size() : message.header.size();
   if (size > static_cast<size_t>(std::numeric_limits<int>::max()) ||
       !proto.ParseFromArray(bytes, static_cast<int>(size))) {
     return absl::InvalidArgumentError(absl::StrCat("wire message ", name, " does not parse"));
   }
   return proto;
+}
+
+absl::Duration TimeLeft(int64_t ns) {
+  return ns == std::numeric_limits<int64_t>::max() ? absl::InfiniteDuration()
+                                                   : absl::Nanoseconds(ns);
+}
+
+bool IsStatusCode(uint32_t code) {
+  return code <= static_cast<uint32_t>(absl::StatusCode::kUnauthenticated);
 }
 
 absl::StatusOr<Hello> FromProto(const pb::Hello& p) {
@@ -223,6 +81,9 @@ absl::StatusOr<Open> FromProto(const pb::Open& p) {
   m.spec.placement = static_cast<Placement>(spec.placement());
   m.spec.partition = {static_cast<PartitionKind>(spec.partition_kind()), spec.partition_unit()};
   m.spec.tokens_expected = spec.tokens_expected();
+  m.spec.patterns.assign(spec.patterns().begin(), spec.patterns().end());
+  m.spec.kv_efficient = spec.kv_efficient();
+  m.spec.replicas = spec.replicas();
   ANNULUS_RETURN_IF_ERROR(ValidateSpec(m.spec));
   if (p.addresses_size() < 1 || p.addresses_size() > kAddressesMax) {
     return BadField("Open", "addresses", p.addresses_size());
@@ -247,6 +108,19 @@ absl::StatusOr<Trim> FromProto(const pb::Trim& p) {
   return Trim{p.context(), p.layer(), p.tokens()};
 }
 
+absl::StatusOr<Truncate> FromProto(const pb::Truncate& p) {
+  if (p.tokens() < 0) return BadField("Truncate", "tokens", p.tokens());
+  return Truncate{p.request(), p.epoch(), p.context(), p.tokens()};
+}
+
+absl::StatusOr<Fork> FromProto(const pb::Fork& p) {
+  for (const int64_t tokens : p.tokens()) {
+    if (tokens < 0) return BadField("Fork", "tokens", tokens);
+  }
+  return Fork{
+      p.request(), p.epoch(), p.context(), p.parent(), {p.tokens().begin(), p.tokens().end()}};
+}
+
 absl::StatusOr<LongPattern> FromProto(const pb::LongPattern& p) {
   return LongPattern{p.text()};
 }
@@ -262,21 +136,45 @@ absl::StatusOr<Attend> FromProto(const pb::Attend& p) {
   if (p.q_tokens() < 1 || p.q_tokens() > p.kv_tokens()) {
     return BadField("Attend", "q_tokens", p.q_tokens());
   }
-  const int64_t ns = p.time_left_ns();
-  Attend m{
-      p.request(),
-      p.epoch(),
-      p.context(),
-      p.layer(),
-      static_cast<PlanKind>(p.plan()),
-      p.q_tokens(),
-      p.kv_tokens(),
-      p.pattern(),
-      p.pattern_apart(),
-      p.scale(),
-      ns == std::numeric_limits<int64_t>::max() ? absl::InfiniteDuration() : absl::Nanoseconds(ns),
-      p.trace(),
-      static_cast<int>(p.stages())};
+  Attend m{p.request(),
+           p.epoch(),
+           p.context(),
+           p.layer(),
+           static_cast<PlanKind>(p.plan()),
+           p.q_tokens(),
+           p.kv_tokens(),
+           p.pattern(),
+           p.pattern_apart(),
+           p.scale(),
+           TimeLeft(p.time_left_ns()),
+           p.trace(),
+           static_cast<int>(p.stages())};
+  return m;
+}
+
+absl::StatusOr<Step> FromProto(const pb::Step& p) {
+  if (static_cast<size_t>(p.items_size()) > kStepItemsMax) {
+    return BadField("Step", "items", p.items_size());
+  }
+  Step m;
+  m.request = p.request();
+  m.time_left = TimeLeft(p.time_left_ns());
+  m.items.reserve(static_cast<size_t>(p.items_size()));
+  for (const pb::StepItem& item : p.items()) {
+    if (item.layer() < 0) return BadField("Step", "layer", item.layer());
+    if (item.start() < 0 || item.start() > kContextTokensMax) {
+      return BadField("Step", "start", item.start());
+    }
+    if (item.k_tokens() < 0 || item.k_tokens() > kContextTokensMax - item.start()) {
+      return BadField("Step", "k_tokens", item.k_tokens());
+    }
+    if (item.q_tokens() < 0 || item.q_tokens() > item.start() + item.k_tokens()) {
+      return BadField("Step", "q_tokens", item.q_tokens());
+    }
+    m.items.push_back({item.epoch(), item.context(), item.layer(), item.start(), item.k_tokens(),
+                       item.q_tokens(), item.scale(), item.pattern(), item.append_bytes(),
+                       item.query_bytes()});
+  }
   return m;
 }
 
@@ -289,15 +187,28 @@ absl::StatusOr<Release> FromProto(const pb::Release& p) {
 }
 
 absl::StatusOr<Done> FromProto(const pb::Done& p) {
-  if (p.code() > static_cast<uint32_t>(absl::StatusCode::kUnauthenticated)) {
-    return BadField("Done", "code", p.code());
-  }
+  if (!IsStatusCode(p.code())) return BadField("Done", "code", p.code());
   return Done{p.request(),
               p.epoch(),
               absl::Status(static_cast<absl::StatusCode>(p.code()), p.message()),
               p.context_kv_bytes(),
               p.bytes_sent(),
               p.bytes_received()};
+}
+
+absl::StatusOr<StepDone> FromProto(const pb::StepDone& p) {
+  if (static_cast<size_t>(p.items_size()) > kStepItemsMax) {
+    return BadField("StepDone", "items", p.items_size());
+  }
+  StepDone m;
+  m.request = p.request();
+  m.items.reserve(static_cast<size_t>(p.items_size()));
+  for (const pb::StepItemDone& item : p.items()) {
+    if (!IsStatusCode(item.code())) return BadField("StepDone", "code", item.code());
+    m.items.push_back({absl::Status(static_cast<absl::StatusCode>(item.code()), item.message()),
+                       item.context_kv_bytes()});
+  }
+  return m;
 }
 
 absl::StatusOr<Spans> FromProto(const pb::Spans& p) {
@@ -311,29 +222,49 @@ absl::StatusOr<Spans> FromProto(const pb::Spans& p) {
 
 template <typename Proto>
 absl::StatusOr<Body> DecodeAs(absl::string_view name, const Message& message) {
-  ANNULUS_ASSIGN_OR_RETURN(const Proto proto, Parse<Proto>(name, message));
+  const bool in_payload = message.header.empty() && !message.payload.empty();
+  const void* bytes = in_payload ? static_cast<const void*>(message.payload.data())
+                                 : static_cast<const void*>(message.header.data());
+  const size_t size = in_payload ? message.payload.size() : message.header.size();
+  ANNULUS_ASSIGN_OR_RETURN(const Proto proto, Parse<Proto>(name, bytes, size));
   ANNULUS_ASSIGN_OR_RETURN(Body body, FromProto(proto));
   return body;
 }
 
-}  // namespace
-
-Message Encode(const Body& body, Buffer payload) {
-  Message message;
-  std::visit(
-      [&message](const auto& m) {
-        message.type = TypeOf<std::decay_t<decltype(m)>>();
-        message.header = ToProto(m).SerializeAsString();
-      },
-      body);
-  message.payload = std::move(payload);
-  if (message.header.size() > kHeaderBytesMax) {
-    ANNULUS_CHECK(message.payload.empty());
-    message.payload = Buffer::Copy(message.header.data(), message.header.size());
-    message.header.clear();
+absl::Status CheckTensorBytes(const Step& m) {
+  size_t left = m.tensor_bytes;
+  for (const StepItem& item : m.items) {
+    for (const size_t bytes : {item.append_bytes, item.query_bytes}) {
+      if (bytes > left) return BadField("Step", "tensor bytes of an item", bytes);
+      left -= bytes;
+    }
   }
-  return message;
+  if (left != 0) return BadField("Step", "tensor bytes of no item", left);
+  return absl::OkStatus();
 }
+
+absl::Status CheckTensorBytes(const StepDone&) {
+  return absl::OkStatus();
+}
+
+template <typename Proto>
+absl::StatusOr<Body> DecodeBehindTensors(absl::string_view name, const Message& message) {
+  ANNULUS_ASSIGN_OR_RETURN(const pb::Behind behind,
+                           Parse<pb::Behind>(name, message.header.data(), message.header.size()));
+  const size_t tensor_bytes = behind.tensor_bytes();
+  if (tensor_bytes > message.payload.size()) {
+    return BadField(name, "tensor_bytes", static_cast<int64_t>(tensor_bytes));
+  }
+  ANNULUS_ASSIGN_OR_RETURN(const Proto proto,
+                           Parse<Proto>(name, message.payload.data() + tensor_bytes,
+                                        message.payload.size() - tensor_bytes));
+  ANNULUS_ASSIGN_OR_RETURN(auto body, FromProto(proto));
+  body.tensor_bytes = tensor_bytes;
+  ANNULUS_RETURN_IF_ERROR(CheckTensorBytes(body));
+  return body;
+}
+
+}  // namespace
 
 absl::StatusOr<Body> Decode(const Message& message) {
   switch (message.type) {
@@ -363,6 +294,14 @@ absl::StatusOr<Body> Decode(const Message& message) {
       return DecodeAs<pb::Done>("Done", message);
     case TypeOf<Spans>():
       return DecodeAs<pb::Spans>("Spans", message);
+    case TypeOf<Truncate>():
+      return DecodeAs<pb::Truncate>("Truncate", message);
+    case TypeOf<Fork>():
+      return DecodeAs<pb::Fork>("Fork", message);
+    case TypeOf<Step>():
+      return DecodeBehindTensors<pb::Step>("Step", message);
+    case TypeOf<StepDone>():
+      return DecodeBehindTensors<pb::StepDone>("StepDone", message);
     default:
       return absl::InvalidArgumentError(
           absl::StrCat("wire message of unknown type ", message.type));

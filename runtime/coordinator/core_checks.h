@@ -1,0 +1,36 @@
+// Small pure functions that the files of CoordinatorCore share; private to them.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "attention/pattern.h"
+#include "runtime/store/context_layout.h"
+#include "runtime/types.h"
+
+namespace annulus {
+
+inline absl::Status Bad(absl::string_view field, int64_t value, absl::string_view expected) {
+  return absl::InvalidArgumentError(absl::StrCat(field, " is ", value, ", expected ", expected));
+}
+
+// Tokens [start, start + tokens), with tokens ≤ kContextTokensMax. Whatever a caller named as
+// start: the sum wraps instead of overflowing, and cannot equal a layer's length then.
+inline TokenRange RangeOf(int64_t start, int64_t tokens) {
+  return {start,
+          static_cast<int64_t>(static_cast<uint64_t>(start) + static_cast<uint64_t>(tokens))};
+}
+
+// Tensor bytes of an append, and of an attention call with its answer.
+inline int64_t AppendBytesOf(const ContextSpec& spec, int64_t tokens) {
+  return tokens * spec.kv_heads * TokenBytes(spec);
+}
+inline int64_t AttendBytesOf(const ContextSpec& spec, int64_t tokens) {
+  const int64_t q_row = spec.head_dim * static_cast<int64_t>(SizeOf(spec.dtype));
+  const int64_t answer_row = (spec.v_head_dim + 1) * static_cast<int64_t>(sizeof(float));
+  return tokens * spec.heads * (q_row + answer_row);
+}
+
+}  // namespace annulus

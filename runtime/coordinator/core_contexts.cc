@@ -1,0 +1,145 @@
+// Contexts come to be, fork, shrink and go.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "runtime/coordinator/core.h"
+#include "runtime/coordinator/core_checks.h"
+
+namespace annulus {
+
+absl::Status CoordinatorCore::CheckRoomForContext() const {
+  if (static_cast<int64_t>(contexts_.size()) >= limits_.contexts_max) {
+    return absl::ResourceExhaustedError(absl::StrCat("contexts_max is ", limits_.contexts_max,
+                                                     " and as many exist; release contexts"));
+  }
+  return CheckRoomForCall();
+}
+
+// Puts the context in place and awaits all of its ranks. The caller tells them.
+void CoordinatorCore::AddContext(Context context, Call& call) {
+  const ShardMap& map = *context.map;
+  for (size_t rank = 0; rank < map.workers.size(); ++rank) {
+    call.pending.emplace(map.workers[rank], static_cast<int>(rank));
+  }
+  context.kv_bytes.resize(map.workers.size());
+  call.context = map.context;
+  call.epoch = map.epoch;
+  contexts_.emplace(map.context, std::move(context));
+}
+
+absl::Status CoordinatorCore::BeginCreate(Call& call) {
+  const ContextSpec& spec = call.begin.spec;
+  if (peers_.empty()) {
+    return absl::UnavailableError("no worker is ready; retry once one has joined");
+  }
+  if (spec.replicas != 1) {
+    return absl::UnimplementedError(absl::StrCat("replicas is ", spec.replicas, ", expected 1"));
+  }
+  ANNULUS_RETURN_IF_ERROR(CheckRoomForContext());
+  ANNULUS_ASSIGN_OR_RETURN(Retention retention, Retention::Of(spec));
+  ShardMap map{
+      ++last_context_, epoch_, spec, {}, std::make_shared<const Retention>(std::move(retention))};
+  wire::Open open{call.begin.call, epoch_, map.context, spec, 0, {}};
+  for (const auto& [peer, id] : peers_) map.workers.push_back(id);
+  std::sort(map.workers.begin(), map.workers.end());
+  for (const WorkerId id : map.workers) open.addresses.push_back(workers_.at(id).status.address);
+  for (const WorkerId id : map.workers) {
+    Emit(action::Send{workers_.at(id).peer, open});
+    ++open.rank;
+  }
+  Context context;
+  context.layers.resize(static_cast<size_t>(spec.layers));
+  context.map = std::make_shared<const ShardMap>(std::move(map));
+  AddContext(std::move(context), call);
+  return absl::OkStatus();
+}
+
+absl::Status CoordinatorCore::CheckCut(const Context& context, int64_t tokens) {
+  int64_t longest = 0;
+  for (const Layer& layer : context.layers) longest = std::max(longest, layer.tokens);
+  if (tokens < 0 || tokens > longest) {
+    return Bad("tokens", tokens, absl::StrCat("0 to ", longest, ", the context's tokens"));
+  }
+  for (size_t i = 0; i < context.layers.size(); ++i) {
+    const Layer& layer = context.layers[i];
+    if (tokens >= layer.tokens) continue;
+    ANNULUS_RETURN_IF_ERROR(
+        context.map->retention->CheckCut(static_cast<int>(i), layer.horizon, tokens));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CoordinatorCore::BeginFork(Call& call) {
+  ANNULUS_ASSIGN_OR_RETURN(const Context* parent, FindWhole(call.begin.context));
+  ANNULUS_RETURN_IF_ERROR(CheckRoomForContext());
+  Context context;
+  context.layers = parent->layers;
+  if (call.begin.fork_tokens.has_value()) {
+    ANNULUS_RETURN_IF_ERROR(CheckCut(*parent, *call.begin.fork_tokens));
+    for (Layer& layer : context.layers) layer.Cut(*call.begin.fork_tokens);
+  }
+  ShardMap map = *parent->map;
+  const ContextId id = map.context = ++last_context_;
+  wire::Fork fork{call.begin.call, map.epoch, id, call.begin.context, {}};
+  for (Layer& layer : context.layers) {
+    layer.appending = 0;
+    layer.last_key = {};  // keys are of one context
+    fork.tokens.push_back(layer.tokens);
+  }
+  context.map = std::make_shared<const ShardMap>(std::move(map));
+  SendToRanks(*context.map, fork);
+  AddContext(std::move(context), call);
+  return absl::OkStatus();
+}
+
+// Done once it has begun: whatever comes next on a link finds the tokens gone.
+absl::Status CoordinatorCore::BeginTruncate(Call& call) {
+  ANNULUS_ASSIGN_OR_RETURN(Context * context, FindWhole(call.begin.context));
+  ANNULUS_RETURN_IF_ERROR(CheckRoomForCall());
+  const int64_t tokens = call.begin.tokens;
+  for (const Layer& layer : context->layers) {
+    if (layer.appending == 0) continue;
+    return absl::UnavailableError("an append to this context is in flight; retry after it");
+  }
+  ANNULUS_RETURN_IF_ERROR(CheckCut(*context, tokens));
+  for (Layer& layer : context->layers) layer.Cut(tokens);
+  const ShardMap& map = *context->map;
+  call.epoch = map.epoch;
+  for (size_t rank = 0; rank < map.workers.size(); ++rank) {
+    call.pending.emplace(map.workers[rank], static_cast<int>(rank));
+  }
+  SendToRanks(map, wire::Truncate{call.begin.call, map.epoch, map.context, tokens});
+  return absl::OkStatus();
+}
+
+absl::Status CoordinatorCore::BeginRelease(Call& call) {
+  const auto found = contexts_.find(call.context);
+  if (found == contexts_.end() || !found->second.created) {
+    return absl::NotFoundError(absl::StrCat("context ", call.context, " does not exist"));
+  }
+  const ShardMapPtr map = found->second.map;
+  call.epoch = map->epoch;
+  const absl::Status released =
+      absl::CancelledError(absl::StrCat("context ", map->context, " was released"));
+  for (auto next = calls_.begin(); next != calls_.end();) {
+    const auto other = next++;
+    for (Item& item : other->second.items) {
+      if (item.ask.context == map->context) EndItem(other->first, item, released);
+    }
+    if (other->second.context != map->context || &other->second == &call) continue;
+    Fail(other, released);
+  }
+  contexts_.erase(map->context);
+  for (size_t rank = 0; rank < map->workers.size(); ++rank) {
+    if (workers_.contains(map->workers[rank]) &&
+        workers_.at(map->workers[rank]).status.state == "ready") {
+      call.pending.emplace(map->workers[rank], static_cast<int>(rank));
+    }
+  }
+  SendToRanks(*map, wire::Release{call.begin.call, map->epoch, map->context});
+  return absl::OkStatus();
+}
+
+}  // namespace annulus

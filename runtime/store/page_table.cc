@@ -1,0 +1,68 @@
+#include "runtime/store/page_table.h"
+
+#include <cstring>
+#include <utility>
+
+namespace annulus {
+
+PageTable::PageTable(const ContextSpec& spec, HeadRange heads, std::shared_ptr<LayerArenas> arenas)
+    : arenas_(std::move(arenas)),
+      heads_(heads),
+      k_bytes_(spec.v_is_k_prefix
+                   ? 0
+                   : kBlockTokens * spec.head_dim * static_cast<int64_t>(SizeOf(spec.dtype))),
+      strides_{nullptr, nullptr, spec.head_dim,
+               spec.v_is_k_prefix ? spec.head_dim : spec.v_head_dim},
+      kv_(spec.dtype, heads.first, heads.count, spec.head_dim, spec.v_head_dim, /*blocks=*/0) {}
+
+void PageTable::Extend(int64_t blocks) {
+  const auto size = static_cast<size_t>(blocks * heads_.count);
+  if (size <= pages_.size()) return;
+  pages_.Resize(size);
+  kv_.Extend(blocks);
+}
+
+const Page* PageTable::Find(int head, int64_t block) const {
+  const size_t index = Index(head, block);
+  return index < pages_.size() ? pages_[index].get() : nullptr;
+}
+
+bool PageTable::WriteNeedsPage(int head, int64_t block) const {
+  const size_t index = Index(head, block);
+  return index >= pages_.size() || !pages_[index] || pages_[index].shared() || pages_.Shared(index);
+}
+
+Page& PageTable::Write(int head, int64_t block) {
+  PageRef& page = pages_.Mutable(Index(head, block));
+  if (!page || page.shared()) {
+    PageArena& arena = (*arenas_)[static_cast<size_t>(head - heads_.first)];
+    PageRef own = arena.Allocate();
+    if (page) std::memcpy(own->data, page->data, arena.page_bytes());
+    pages_held_ += page ? 0 : 1;
+    page = std::move(own);
+    KvPage view = strides_;
+    view.k = page->data;
+    view.v = page->data + k_bytes_;
+    kv_.Set(head, block, view);
+  }
+  page->sealed = false;
+  return *page.get();
+}
+
+void PageTable::Drop(int head, int64_t block) {
+  const size_t index = Index(head, block);
+  if (index >= pages_.size() || !pages_[index]) return;
+  pages_.Mutable(index) = PageRef();
+  kv_.Set(head, block, {});
+  --pages_held_;
+}
+
+void PageTable::Cut(int64_t blocks) {
+  const auto size = static_cast<size_t>(blocks * heads_.count);
+  for (size_t i = size; i < pages_.size(); ++i) pages_held_ -= pages_[i] ? 1 : 0;
+  if (size >= pages_.size()) return;
+  pages_.Resize(size);
+  kv_.Cut(blocks);
+}
+
+}  // namespace annulus

@@ -1,0 +1,65 @@
+// PageTable: the pages of one layer of one context on one rank. A copy is a fork: it holds the same
+// pages, copies no KV byte, and gets a page of its own where it, or the original, is written next.
+// Thread-compatible.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+
+#include "attention/backend.h"
+#include "attention/kv_view.h"
+#include "base/cow_array.h"
+#include "runtime/store/page_arena.h"
+#include "runtime/types.h"
+
+namespace annulus {
+
+// Where the pages of a layer come from: an arena for each KV head, so that a head's blocks follow
+// each other in memory, since decode streams through them. Forks share them.
+using LayerArenas = std::deque<PageArena>;
+
+class PageTable {
+ public:
+  // Blocks of the KV heads `heads`; `arenas` has one for each of them.
+  PageTable(const ContextSpec& spec, HeadRange heads, std::shared_ptr<LayerArenas> arenas);
+  ~PageTable() = default;
+  PageTable(const PageTable&) = default;  // a fork
+  PageTable& operator=(const PageTable&) = delete;
+
+  HeadRange heads() const { return heads_; }
+  int64_t pages_held() const { return pages_held_; }  // shared ones too
+  const KvTable& kv() const { return kv_; }
+
+  // Makes room for blocks [0, blocks).
+  void Extend(int64_t blocks);
+
+  // nullptr where there is none.
+  const Page* Find(int head, int64_t block) const;
+
+  // Whether writing to it takes a new page.
+  bool WriteNeedsPage(int head, int64_t block) const;
+
+  // The page, made or copied so that nobody else holds it, and not sealed. There must be room.
+  Page& Write(int head, int64_t block);
+
+  // Lets go of a page, if there is one.
+  void Drop(int head, int64_t block);
+  // Lets go of all from `blocks` on, and of their room.
+  void Cut(int64_t blocks);
+
+ private:
+  size_t Index(int head, int64_t block) const {
+    return static_cast<size_t>(block * heads_.count + head - heads_.first);
+  }
+
+  std::shared_ptr<LayerArenas> arenas_;  // outlives pages_
+  HeadRange heads_;
+  int64_t k_bytes_;  // of a page, before its V
+  KvPage strides_;
+  CowArray<PageRef> pages_;
+  KvTable kv_;
+  int64_t pages_held_ = 0;
+};
+
+}  // namespace annulus

@@ -1,0 +1,243 @@
+// Bodies to bytes.
+#include <utility>
+
+#include "base/check.h"
+#include "runtime/wire/body_type.h"
+#include "runtime/wire/wire.h"
+#include "runtime/wire/wire.pb.h"
+
+namespace annulus::wire {
+namespace {
+
+constexpr size_t kErrorBytesMax = 1024;
+
+// To protobuf, one overload per message.
+
+std::string Text(absl::string_view text) {
+  return std::string(text);
+}
+
+pb::Hello ToProto(const Hello& m) {
+  pb::Hello p;
+  p.set_protocol(m.protocol);
+  p.set_name(m.name);
+  p.set_backend(m.backend);
+  p.set_address(m.address);
+  p.set_kv_bytes_limit(m.kv_bytes_limit);
+  return p;
+}
+
+pb::Welcome ToProto(const Welcome& m) {
+  pb::Welcome p;
+  p.set_worker(m.worker);
+  return p;
+}
+
+pb::Heartbeat ToProto(const Heartbeat& m) {
+  pb::Heartbeat p;
+  p.set_kv_bytes(m.kv_bytes);
+  return p;
+}
+
+pb::HeartbeatSeen ToProto(const HeartbeatSeen&) {
+  return {};
+}
+
+pb::Open ToProto(const Open& m) {
+  pb::Open p;
+  p.set_request(m.request);
+  p.set_epoch(m.epoch);
+  p.set_context(m.context);
+  pb::Spec& spec = *p.mutable_spec();
+  spec.set_layers(m.spec.layers);
+  spec.set_heads(m.spec.heads);
+  spec.set_kv_heads(m.spec.kv_heads);
+  spec.set_head_dim(m.spec.head_dim);
+  spec.set_v_head_dim(m.spec.v_head_dim);
+  spec.set_v_is_k_prefix(m.spec.v_is_k_prefix);
+  spec.set_dtype(static_cast<uint32_t>(m.spec.dtype));
+  spec.set_placement(static_cast<uint32_t>(m.spec.placement));
+  spec.set_partition_kind(static_cast<uint32_t>(m.spec.partition.kind));
+  spec.set_partition_unit(m.spec.partition.unit_blocks);
+  spec.set_tokens_expected(m.spec.tokens_expected);
+  for (const std::string& pattern : m.spec.patterns) spec.add_patterns(pattern);
+  spec.set_kv_efficient(m.spec.kv_efficient);
+  spec.set_replicas(m.spec.replicas);
+  p.set_rank(m.rank);
+  for (const std::string& address : m.addresses) p.add_addresses(address);
+  return p;
+}
+
+pb::Append ToProto(const Append& m) {
+  pb::Append p;
+  p.set_request(m.request);
+  p.set_epoch(m.epoch);
+  p.set_context(m.context);
+  p.set_layer(m.layer);
+  p.set_start(m.start);
+  p.set_tokens(m.tokens);
+  return p;
+}
+
+pb::Trim ToProto(const Trim& m) {
+  pb::Trim p;
+  p.set_context(m.context);
+  p.set_layer(m.layer);
+  p.set_tokens(m.tokens);
+  return p;
+}
+
+pb::Truncate ToProto(const Truncate& m) {
+  pb::Truncate p;
+  p.set_request(m.request);
+  p.set_epoch(m.epoch);
+  p.set_context(m.context);
+  p.set_tokens(m.tokens);
+  return p;
+}
+
+pb::Fork ToProto(const Fork& m) {
+  pb::Fork p;
+  p.set_request(m.request);
+  p.set_epoch(m.epoch);
+  p.set_context(m.context);
+  p.set_parent(m.parent);
+  for (const int64_t tokens : m.tokens) p.add_tokens(tokens);
+  return p;
+}
+
+pb::LongPattern ToProto(const LongPattern& m) {
+  pb::LongPattern p;
+  p.set_text(m.text);
+  return p;
+}
+
+pb::Attend ToProto(const Attend& m) {
+  pb::Attend p;
+  p.set_request(m.request);
+  p.set_epoch(m.epoch);
+  p.set_context(m.context);
+  p.set_layer(m.layer);
+  p.set_plan(static_cast<uint32_t>(m.plan));
+  p.set_q_tokens(m.q_tokens);
+  p.set_kv_tokens(m.kv_tokens);
+  p.set_pattern(m.pattern);
+  p.set_pattern_apart(m.pattern_apart);
+  p.set_scale(m.scale);
+  p.set_time_left_ns(absl::ToInt64Nanoseconds(m.time_left));  // saturates: infinite is the largest
+  p.set_trace(m.trace);
+  p.set_stages(static_cast<uint32_t>(m.stages));
+  return p;
+}
+
+pb::Step ToProto(const Step& m) {
+  pb::Step p;
+  p.set_request(m.request);
+  p.set_time_left_ns(absl::ToInt64Nanoseconds(m.time_left));
+  p.mutable_items()->Reserve(static_cast<int>(m.items.size()));
+  for (const StepItem& item : m.items) {
+    pb::StepItem& to = *p.add_items();
+    to.set_epoch(item.epoch);
+    to.set_context(item.context);
+    to.set_layer(item.layer);
+    to.set_start(item.start);
+    to.set_k_tokens(item.k_tokens);
+    to.set_q_tokens(item.q_tokens);
+    to.set_scale(item.scale);
+    to.set_pattern(item.pattern);
+    to.set_append_bytes(item.append_bytes);
+    to.set_query_bytes(item.query_bytes);
+  }
+  return p;
+}
+
+pb::Cancel ToProto(const Cancel& m) {
+  pb::Cancel p;
+  p.set_request(m.request);
+  return p;
+}
+
+pb::Release ToProto(const Release& m) {
+  pb::Release p;
+  p.set_request(m.request);
+  p.set_epoch(m.epoch);
+  p.set_context(m.context);
+  return p;
+}
+
+pb::Done ToProto(const Done& m) {
+  pb::Done p;
+  p.set_request(m.request);
+  p.set_epoch(m.epoch);
+  p.set_code(static_cast<uint32_t>(m.status.code()));
+  p.set_message(Text(m.status.message().substr(0, kErrorBytesMax)));
+  p.set_context_kv_bytes(m.context_kv_bytes);
+  p.set_bytes_sent(m.bytes_sent);
+  p.set_bytes_received(m.bytes_received);
+  return p;
+}
+
+pb::StepDone ToProto(const StepDone& m) {
+  pb::StepDone p;
+  p.set_request(m.request);
+  p.mutable_items()->Reserve(static_cast<int>(m.items.size()));
+  for (const StepItemDone& item : m.items) {
+    pb::StepItemDone& to = *p.add_items();
+    to.set_code(static_cast<uint32_t>(item.status.code()));
+    to.set_message(Text(item.status.message().substr(0, kErrorBytesMax)));
+    to.set_context_kv_bytes(item.context_kv_bytes);
+  }
+  return p;
+}
+
+pb::Spans ToProto(const Spans& m) {
+  pb::Spans p;
+  p.set_request(m.request);
+  for (const TraceSpan& span : m.spans) {
+    pb::Span& to = *p.add_spans();
+    to.set_name(span.name);
+    to.set_begin_ns(span.begin_ns);
+    to.set_end_ns(span.end_ns);
+  }
+  return p;
+}
+
+template <typename T>
+Message EncodeOne(const T& m, Buffer payload) {
+  Message message{TypeOf<T>(), ToProto(m).SerializeAsString(), std::move(payload)};
+  if (message.header.size() > kHeaderBytesMax) {
+    ANNULUS_CHECK(message.payload.empty());
+    message.payload = Buffer::Copy(message.header.data(), message.header.size());
+    message.header.clear();
+  }
+  return message;
+}
+
+template <typename T>
+Message EncodeBehindTensors(const T& m) {
+  const auto proto = ToProto(m);
+  Message message{TypeOf<T>(), {}, Buffer(m.tensor_bytes + proto.ByteSizeLong())};
+  proto.SerializeWithCachedSizesToArray(
+      reinterpret_cast<uint8_t*>(message.payload.data() + m.tensor_bytes));
+  pb::Behind behind;
+  behind.set_tensor_bytes(m.tensor_bytes);
+  message.header = behind.SerializeAsString();
+  return message;
+}
+
+}  // namespace
+
+Message Encode(const Body& body, Buffer payload) {
+  return std::visit(
+      [&payload]<typename T>(const T& m) {
+        if constexpr (std::is_same_v<T, Step> || std::is_same_v<T, StepDone>) {
+          ANNULUS_CHECK(payload.empty());
+          return EncodeBehindTensors(m);
+        } else {
+          return EncodeOne(m, std::move(payload));
+        }
+      },
+      body);
+}
+
+}  // namespace annulus::wire

@@ -1,0 +1,237 @@
+// The coordinator's decisions on repetitions, Truncate, Fork, List and Step, event by event.
+#include "tests/catch.h"
+#include "tests/runtime/core_driver.h"
+
+namespace annulus {
+namespace {
+
+using test::All;
+using test::Driver;
+using test::FinishOf;
+using test::SentTo;
+using Kind = event::Begin::Kind;
+
+CallId Append(Driver& d, ContextId id, int64_t start, int64_t tokens, RequestKey key,
+              Actions* actions) {
+  event::Begin begin;
+  begin.kind = Kind::kAppend;
+  begin.context = id;
+  begin.begin = start;
+  begin.tokens = tokens;
+  begin.key = key;
+  return d.Begin(begin, actions);
+}
+
+CallId Truncate(Driver& d, ContextId id, int64_t tokens, Actions* actions) {
+  event::Begin begin;
+  begin.kind = Kind::kTruncate;
+  begin.context = id;
+  begin.tokens = tokens;
+  return d.Begin(begin, actions);
+}
+
+CallId Step(Driver& d, std::vector<event::StepItem> items, Actions* actions) {
+  event::Begin begin;
+  begin.kind = Kind::kStep;
+  begin.items = std::move(items);
+  return d.Begin(begin, actions);
+}
+
+Actions AnswerStep(Driver& d, PeerId peer, CallId call, std::vector<absl::Status> statuses) {
+  wire::StepDone done;
+  done.request = call;
+  for (absl::Status& status : statuses) done.items.push_back({std::move(status), 1});
+  return d.Handle(event::Heard{peer, done});
+}
+
+const action::Finish* FinishIn(const Actions& actions) {
+  for (const Action& action : actions) {
+    if (const auto* finish = std::get_if<action::Finish>(&action)) return finish;
+  }
+  return nullptr;
+}
+
+TEST_CASE("A repeated append answers as the first did and appends nothing") {
+  Driver d(2);
+  const ContextId id = d.Create({11, 12});
+  const RequestKey key{7, 1};
+  Actions actions;
+  const CallId first = Append(d, id, 0, 100, key, &actions);
+  d.Handle(event::Prepared{first, {0, 1}});
+  Actions repeated;
+  const CallId early = Append(d, id, 0, 100, key, &repeated);
+  CHECK(absl::IsUnavailable(FinishOf(repeated, early)));  // the first is in flight
+  d.Answer(11, first);
+  REQUIRE(FinishOf(d.Answer(12, first), first).ok());
+
+  const CallId again = Append(d, id, 0, 100, key, &repeated);
+  CHECK(FinishOf(repeated, again).ok());
+  REQUIRE(FinishIn(repeated) != nullptr);
+  CHECK(FinishIn(repeated)->tokens == 100);
+  CHECK(All<action::Admit>(repeated).empty());
+  CHECK(d.Committed(id) == 100);
+  const CallId other = Append(d, id, 0, 90, key, &repeated);
+  CHECK(absl::IsInvalidArgument(FinishOf(repeated, other)));
+  const CallId foreign = Append(d, id, 0, 100, {8, 1}, &repeated);
+  CHECK(absl::IsInvalidArgument(FinishOf(repeated, foreign)));
+
+  // What was truncated since does not come back.
+  const CallId cut = Truncate(d, id, 50, &actions);
+  d.Answer(11, cut);
+  CHECK(FinishOf(d.Answer(12, cut), cut).ok());
+  const CallId late = Append(d, id, 0, 100, key, &repeated);
+  CHECK(absl::IsAborted(FinishOf(repeated, late)));
+}
+
+TEST_CASE("Truncate forgets on every rank, at once, and not under an append") {
+  Driver d(2);
+  const ContextId id = d.CreateWithTokens({11, 12}, 100);
+  Actions actions;
+  const CallId attend = d.BeginAttend(id, 1, 90, &actions);
+  const CallId append = Append(d, id, 100, 10, {}, &actions);
+  const CallId refused = Truncate(d, id, 50, &actions);
+  CHECK(absl::IsUnavailable(FinishOf(actions, refused)));
+  d.Handle(event::GiveUp{append, absl::CancelledError("enough")});
+  for (const int64_t odd : {101, -1}) {
+    const CallId call = Truncate(d, id, odd, &actions);
+    CHECK(absl::IsInvalidArgument(FinishOf(actions, call)));
+  }
+
+  const CallId cut = Truncate(d, id, 50, &actions);
+  CHECK(SentTo<wire::Truncate>(actions) == std::vector<PeerId>{11, 12});
+  CHECK(d.Committed(id) == 50);
+  // An Attend that was admitted before finds its keys gone.
+  CHECK(absl::IsAborted(FinishOf(d.Handle(event::Prepared{attend, {0, 1}}), attend)));
+  d.Answer(11, cut);
+  CHECK(FinishOf(d.Answer(12, cut), cut).ok());
+}
+
+TEST_CASE("A fork has the parent's committed tokens and goes where the parent is") {
+  Driver d(2, {.contexts_max = 2});
+  const ContextId parent = d.CreateWithTokens({11, 12}, 100);
+  Actions actions;
+  Append(d, parent, 100, 10, {}, &actions);  // in flight: not part of the fork
+  event::Begin begin;
+  begin.kind = Kind::kFork;
+  begin.context = parent;
+  const CallId call = d.Begin(begin, &actions);
+  REQUIRE(SentTo<wire::Fork>(actions) == std::vector<PeerId>{11, 12});
+  d.Answer(11, call);
+  actions = d.Answer(12, call);
+  REQUIRE(FinishOf(actions, call).ok());
+  const ContextId child = FinishIn(actions)->context;
+  CHECK(child != parent);
+  CHECK(d.Committed(child) == 100);
+  const CallId third = d.Begin(begin, &actions);
+  CHECK(absl::IsResourceExhausted(FinishOf(actions, third)));
+
+  const auto all = d.core.List({});
+  REQUIRE(all.ok());
+  CHECK(all->size() == 2);
+  CHECK(d.core.List({.after = parent, .limit = 5})->at(0).id == child);
+  CHECK(d.core.List({.after = child}).value().empty());
+  CHECK(absl::IsInvalidArgument(d.core.List({.limit = 0}).status()));
+  CHECK(absl::IsInvalidArgument(d.core.List({.limit = 1001}).status()));
+}
+
+TEST_CASE("Items of a step end for themselves: committed, or taken back everywhere") {
+  Driver d(2);
+  const ContextId a = d.CreateWithTokens({11, 12}, 100);
+  const ContextId b = d.CreateWithTokens({11, 12}, 200);
+  Actions actions;
+  const CallId call = Step(d,
+                           {{a, 0, 100, 1, 1, {5, 1}},
+                            {b, 0, 199, 1, 1, {5, 2}},  // not the committed tokens
+                            {b, 0, 200, 1, 0, {5, 3}},
+                            {b, 0, 200, 0, 1, {}},
+                            {77, 0, 0, 1, 0, {}},
+                            {b, 0, 200, 2, 1, {}},
+                            {b, 0, 200, 0, 0, {}}},
+                           &actions);
+  const auto admits = All<action::AdmitStep>(actions);
+  REQUIRE(admits.size() == 1);
+  const auto& items = admits[0].items;
+  CHECK(admits[0].workers == std::vector<WorkerId>{1, 2});
+  CHECK(items[0].live());
+  CHECK(absl::IsInvalidArgument(items[1].status));
+  CHECK(items[2].live());
+  CHECK(items[3].live());
+  CHECK(!items[3].appends);
+  CHECK(absl::IsNotFound(items[4].status));
+  CHECK(absl::IsInvalidArgument(items[5].status));
+  CHECK(absl::IsInvalidArgument(items[6].status));
+
+  actions =
+      d.Handle(event::Prepared{call, {0, 1}, {{3, absl::InvalidArgumentError("q is not finite")}}});
+  CHECK(All<action::SendTask>(actions).size() == 2);
+  actions = AnswerStep(d, 11, call, {absl::OkStatus(), absl::OkStatus()});
+  CHECK(All<action::Deliver>(actions).size() == 1);
+  CHECK(d.Committed(a) == 100);
+  actions = AnswerStep(d, 12, call, {absl::OkStatus(), absl::ResourceExhaustedError("full")});
+  CHECK(SentTo<wire::Trim>(actions) == std::vector<PeerId>{11, 12});
+  REQUIRE(FinishIn(actions) != nullptr);
+  const std::vector<action::ItemEnd>& ends = FinishIn(actions)->items;
+  CHECK(ends[0].status.ok());
+  CHECK(ends[0].tokens == 101);
+  CHECK(ends[2].status.message() == "worker 2 (w2): full");
+  CHECK(absl::IsInvalidArgument(ends[3].status));
+  CHECK(d.Committed(a) == 101);
+  CHECK(d.Committed(b) == 200);
+
+  // Repeated, the one that went well only attends; the other one is tried anew.
+  const CallId again = Step(d, {{a, 0, 100, 1, 1, {5, 1}}, {b, 0, 200, 1, 0, {5, 3}}}, &actions);
+  const auto repeated = All<action::AdmitStep>(actions).at(0).items;
+  CHECK(!repeated[0].appends);
+  CHECK(repeated[0].attends);
+  CHECK(repeated[1].appends);
+  d.Handle(event::Prepared{again, {0, 1}});
+  AnswerStep(d, 11, again, {absl::OkStatus(), absl::OkStatus()});
+  AnswerStep(d, 12, again, {absl::OkStatus(), absl::OkStatus()});
+  CHECK(d.Committed(a) == 101);
+  CHECK(d.Committed(b) == 201);
+}
+
+TEST_CASE("A step loses the items of a lost worker and of a released context only") {
+  Driver d(2);
+  const ContextId both = d.CreateWithTokens({11, 12}, 10);
+  const ContextId released = d.CreateWithTokens({11, 12}, 10);
+  Actions actions;
+  const CallId call = Step(d, {{both, 0, 10, 1, 1, {}}, {released, 0, 10, 1, 1, {}}}, &actions);
+  d.Handle(event::Prepared{call, {0, 1}});
+  event::Begin release;
+  release.kind = Kind::kRelease;
+  release.context = released;
+  d.Begin(release, &actions);
+  AnswerStep(d, 11, call, {absl::OkStatus(), absl::OkStatus()});
+  actions = d.Handle(event::PeerDown{12, absl::UnavailableError("gone")});
+  const auto finishes = All<action::Finish>(actions);
+  REQUIRE(!finishes.empty());
+  REQUIRE(finishes[0].items.size() == 2);
+  CHECK(absl::IsUnavailable(finishes[0].items[0].status));
+  CHECK(absl::IsCancelled(finishes[0].items[1].status));
+}
+
+TEST_CASE("A step's deadline takes back what was not answered") {
+  Driver d(1);
+  const ContextId id = d.Create({11});
+  event::Begin begin;
+  begin.kind = Kind::kStep;
+  begin.items = {{id, 0, 0, 5, 5, {}}};
+  begin.deadline = d.now + absl::Milliseconds(40);
+  Actions actions;
+  const CallId call = d.Begin(begin, &actions);
+  d.Handle(event::Prepared{call, {0}});
+  d.now = begin.deadline;
+  actions = d.Handle(event::Tick{});
+  REQUIRE(FinishIn(actions) != nullptr);
+  CHECK(absl::IsDeadlineExceeded(FinishIn(actions)->items.at(0).status));
+  CHECK(SentTo<wire::Trim>(actions).size() == 1);
+  CHECK(SentTo<wire::Cancel>(actions).size() == 1);
+  CHECK(AnswerStep(d, 11, call, {absl::OkStatus()}).empty());
+  CHECK(d.Committed(id) == 0);
+  d.BeginAppend(id, 0, 5, &actions);
+  CHECK(All<action::Admit>(actions).size() == 1);
+}
+
+}  // namespace
+}  // namespace annulus
