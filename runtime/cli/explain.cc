@@ -5,6 +5,7 @@
 #include "base/status.h"
 #include "base/write_file.h"
 #include "runtime/cli/commands.h"
+#include "runtime/cli/explain_measure.h"
 #include "runtime/cli/machines.h"
 #include "runtime/cli/problem.h"
 #include "runtime/cli/report.h"
@@ -25,6 +26,7 @@ struct ExplainFlags {
   std::optional<PlanKind> plan;
   MachineFlags machines;
   std::optional<std::string> svg;
+  bool measure = false;
   bool json = false;
 };
 
@@ -50,6 +52,8 @@ Options OptionsOf(ExplainFlags* flags) {
   AddPlan(&options, &flags->plan);
   AddMachines(&options, &flags->machines);
   options.Add("svg", "F", "where a picture of the block map goes", SetText(&flags->svg));
+  options.AddFlag("measure", "run every candidate here, over random tensors, beside its cost",
+                  &flags->measure);
   options.AddFlag("json", "one JSON line on stdout", &flags->json);
   return options;
 }
@@ -71,9 +75,14 @@ absl::Status RunExplain(const Arguments& args, const Console& console) {
   ANNULUS_ASSIGN_OR_RETURN(const Machines machines,
                            MachinesFor(flags.machines, flags.problem.workers, console.environment));
   ANNULUS_ASSIGN_OR_RETURN(const Decision decision, Choose(problem, machines.model, flags.plan));
-  const ExplainReport report{problem, decision, SizeOf(problem),
-                             Coverage(problem.pattern, problem.q_range(), problem.kv_tokens),
-                             machines};
+  std::vector<MeasuredPlan> measured;
+  if (flags.measure) {
+    ANNULUS_ASSIGN_OR_RETURN(measured, Measure(decision, problem, machines.model));
+  }
+  const ExplainReport report{
+      problem,         decision,
+      SizeOf(problem), Coverage(problem.pattern, problem.q_range(), problem.kv_tokens),
+      machines,        measured};
   if (flags.svg.has_value()) {
     const auto chosen =
         std::find_if(decision.candidates.begin(), decision.candidates.end(),

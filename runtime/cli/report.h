@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "attention/pattern.h"
+#include "runtime/cli/explain_measure.h"
 #include "runtime/cli/machines.h"
 #include "runtime/types.h"
 #include "sharding/planner.h"
@@ -49,6 +50,7 @@ struct ExplainReport {
   ProblemSize size;
   PatternCoverage coverage;
   const Machines& machines;
+  const std::vector<MeasuredPlan>& measured;  // of each candidate, or empty
 };
 std::string ToJson(const ExplainReport& report);
 std::string ToText(const ExplainReport& report);

@@ -45,6 +45,13 @@ Json TermsOf(const PlanCost& cost) {
           {"merge_s", cost.merge_s}};
 }
 
+Json ToObject(const MeasuredPlan& measured) {
+  return {{"elapsed_s", measured.elapsed_s},
+          {"compute_s", measured.compute_s},
+          {"exposed_comm_s", measured.exposed_comm_s},
+          {"bytes_moved", measured.bytes_moved}};
+}
+
 }  // namespace
 
 std::string ToJson(const AttendReport& report) {
@@ -81,13 +88,15 @@ std::string ToJson(const ExplainReport& report) {
   Json workers = Json::array();
   Json candidates = Json::array();
   double imbalance = 1;
-  for (const PlanCost& cost : report.decision.candidates) {
+  for (size_t i = 0; i < report.decision.candidates.size(); ++i) {
+    const PlanCost& cost = report.decision.candidates[i];
     Json candidate = {{"plan", Text(Name(cost.kind))}, {"stages", cost.stages}};
     candidate.update(TermsOf(cost));
     candidate.update(Json{{"bytes_total", cost.bytes_total},
                           {"bytes_between", cost.bytes_between},
                           {"imbalance", cost.imbalance},
                           {"chosen", cost.kind == chosen}});
+    if (!report.measured.empty()) candidate["measured"] = ToObject(report.measured[i]);
     candidates.push_back(std::move(candidate));
     if (cost.kind != chosen) continue;
     imbalance = cost.imbalance;

@@ -57,6 +57,22 @@ std::string TimesText(const AttendReport& report) {
       predicted.merge_s, "measured", report.elapsed_s, times.compute_s, times.exposed_comm_s);
 }
 
+std::string MeasuredText(const ExplainReport& report) {
+  if (report.measured.empty()) return "";
+  std::string text =
+      absl::StrFormat("\n%-16s %12s %12s %12s %12s %14s %14s\n", "measured here", "total s",
+                      "predicted s", "compute s", "predicted s", "exposed comm s", "predicted s");
+  for (size_t i = 0; i < report.measured.size(); ++i) {
+    const MeasuredPlan& measured = report.measured[i];
+    const PlanCost& cost = report.decision.candidates[i];
+    absl::StrAppendFormat(&text, "%-16s %12.6f %12.6f %12.6f %12.6f %14.6f %14.6f\n",
+                          PlanText(cost.kind, cost.stages), measured.elapsed_s, cost.cost_s,
+                          measured.compute_s, cost.compute_s, measured.exposed_comm_s,
+                          cost.exposed_comm_s);
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string ToText(const AttendReport& report) {
@@ -96,6 +112,7 @@ std::string ToText(const ExplainReport& report) {
         Bytes(candidate.bytes_total), Bytes(candidate.bytes_between), candidate.imbalance,
         candidate.kind == chosen ? "  chosen" : "");
   }
+  text += MeasuredText(report);
   absl::StrAppendFormat(&text, "\n%-8s %18s %14s %12s %12s\n", "worker", "pairs computed",
                         "kv tokens", "sends", "receives");
   const size_t shown = std::min(cost->workers.size(), kWorkersShown);

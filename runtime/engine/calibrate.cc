@@ -13,9 +13,9 @@
 #include "attention/partial.h"
 #include "attention/tensor.h"
 #include "base/buffer.h"
-#include "base/rng.h"
 #include "base/status.h"
 #include "comm/local/local_exchange.h"
+#include "runtime/engine/random_tensor.h"
 #include "sharding/planner.h"
 
 namespace annulus {
@@ -24,19 +24,6 @@ namespace {
 constexpr int kHeadDim = 128;
 // Each figure is the best of this many runs: what else the machine does meanwhile only slows them.
 constexpr int kRuns = 6;
-
-Tensor RandomTensor(Rng& rng, DType dtype, int64_t tokens, int64_t heads) {
-  // One head of one block, again and again: what values they are costs nothing to attend.
-  std::vector<float> values(kBlockTokens * kHeadDim);
-  for (float& value : values) value = rng.Normal();
-  Tensor tensor(dtype, tokens, heads, kHeadDim);
-  const auto total = static_cast<size_t>(tokens * heads * kHeadDim);
-  for (size_t at = 0; at < total; at += values.size()) {
-    Convert(values.data(), DType::kF32, tensor.data() + at * SizeOf(dtype), dtype,
-            static_cast<int64_t>(std::min(values.size(), total - at)));
-  }
-  return tensor;
-}
 
 template <typename Fn>
 absl::StatusOr<double> BestSeconds(Fn fn) {
@@ -54,9 +41,9 @@ absl::StatusOr<double> BestSeconds(Fn fn) {
 absl::StatusOr<double> AttendSeconds(Backend& backend, DType dtype, int64_t q_tokens,
                                      int64_t kv_tokens, int heads) {
   Rng rng(1);
-  const Tensor q = RandomTensor(rng, dtype, q_tokens, heads);
-  const Tensor k = RandomTensor(rng, dtype, kv_tokens, heads);
-  const Tensor v = RandomTensor(rng, dtype, kv_tokens, heads);
+  const Tensor q = RandomTensor(rng, dtype, q_tokens, heads, kHeadDim);
+  const Tensor k = RandomTensor(rng, dtype, kv_tokens, heads, kHeadDim);
+  const Tensor v = RandomTensor(rng, dtype, kv_tokens, heads, kHeadDim);
   const KvTable table = KvTable::FromTensors(k, v);
   ANNULUS_ASSIGN_OR_RETURN(const Pattern pattern, Pattern::Parse("causal", heads));
   const BlockSet keys = BlockSet::Range(0, BlocksOf(kv_tokens));

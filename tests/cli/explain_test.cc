@@ -158,5 +158,25 @@ TEST_CASE("attend: predicted times stand beside measured ones") {
   CHECK(absl::StrContains(table.err, "measured"));
 }
 
+TEST_CASE("explain: candidates run beside their costs, and move what was planned") {
+  Arguments args = Explain(2048, 3, "s2(64,4,4)");
+  args.push_back("--measure");
+  const json report = json::parse(RunHere(args).out);
+  REQUIRE(!report["candidates"].empty());
+  for (const json& candidate : report["candidates"]) {
+    CAPTURE(candidate.dump());
+    const json& measured = candidate["measured"];
+    CHECK(measured["bytes_moved"] == candidate["bytes_total"]);
+    CHECK(measured["compute_s"].get<double>() > 0);
+    CHECK(measured["compute_s"].get<double>() <= measured["elapsed_s"].get<double>());
+  }
+
+  Arguments huge = Explain(1 << 24, 2, "window(64)");
+  huge.push_back("--measure");
+  const Outcome refused = RunHere(huge);
+  CHECK(refused.code == 2);
+  CHECK(absl::StrContains(refused.err, "--measure needs"));
+}
+
 }  // namespace
 }  // namespace annulus
