@@ -23,6 +23,7 @@ inline Tensor RandomTensor(int64_t tokens, int64_t heads, int64_t dim, Rng& rng)
 
 // The values of a context's layer.
 struct LayerKv {
+  LayerKv() = default;
   LayerKv(const ContextSpec& spec, int64_t tokens, Rng& rng)
       : k(RandomTensor(tokens, spec.kv_heads, spec.head_dim, rng)) {
     if (!spec.v_is_k_prefix) v = RandomTensor(tokens, spec.kv_heads, spec.v_head_dim, rng);

@@ -22,6 +22,10 @@
 
 namespace annulus::test {
 
+// A tenth and a fifth of a real cluster's, so that a short simulation sees many losses.
+inline constexpr absl::Duration kSimHeartbeatPeriod = absl::Milliseconds(20);
+inline constexpr absl::Duration kSimHeartbeatTimeout = absl::Milliseconds(200);
+
 class SimWorker {
  public:
   SimWorker(LocalNetwork& network, const std::string& name, const std::string& coordinator,
@@ -40,7 +44,7 @@ class SimWorker {
     if (tasks_.empty() || network_.clock().Now() < busy_until_) return;
     WorkerTask task = std::move(tasks_.front());
     tasks_.pop_front();
-    busy_until_ = network_.clock().Now() + absl::Microseconds(rng_.Between(10, 20000));
+    busy_until_ = network_.clock().Now() + absl::Microseconds(rng_.Between(10, 4000));
     network_.At(busy_until_, [] {});  // so that somebody polls then
     node_.Finish(runner_.Run(std::move(task)));
   }
@@ -67,8 +71,8 @@ class SimWorker {
             .name = name,
             .backend = "reference",
             .kv_bytes_limit = kv_bytes_limit,
-            .heartbeat_period = absl::Milliseconds(100),
-            .heartbeat_timeout = absl::Seconds(1),
+            .heartbeat_period = kSimHeartbeatPeriod,
+            .heartbeat_timeout = kSimHeartbeatTimeout,
             .kv_bytes = [this] { return runner_.store().kv_bytes(); },
             .take =
                 [this](WorkerTask& task, bool must) {
@@ -98,7 +102,7 @@ class SimCluster {
         network_({.simulation = SimulationOptions{.seed = seed, .drop = drop}}),
         fabric_(network_.MakeFabric("coordinator").value()),
         address_(fabric_->messenger().address()),
-        coordinator_(fabric_->messenger(), CoordinatorLimits{}, absl::Seconds(1),
+        coordinator_(fabric_->messenger(), CoordinatorLimits{}, kSimHeartbeatTimeout,
                      network_.clock()) {
     for (int i = 0; i < workers; ++i) AddWorker();
     Beat();

@@ -1,219 +1,36 @@
-// Seeded simulation of whole clusters with delay, reordering, lost links, black holes, crashes and
-// pauses. Whatever happens: an answer is the oracle's or an error; what was acknowledged is there;
-// what failed left nothing behind; nobody holds what another holds; every call ends.
+// Seeded simulation of whole clusters with delay, reordering, repetitions, lost links, black holes,
+// crashes and pauses. Whatever happens: an answer is the oracle's or an error; what was
+// acknowledged is there, and once; what failed left nothing behind; nobody holds what another
+// holds; every call ends.
 //
 // ANNULUS_SIM_SEEDS=N runs N seeds instead of the usual number, ANNULUS_SIM_SEED=S only that one.
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
-#include <optional>
+#include <mutex>
+#include <thread>
 
 #include "base/log.h"
-#include "runtime/coordinator/append_work.h"
-#include "runtime/coordinator/attend_work.h"
 #include "tests/catch.h"
-#include "tests/runtime/inputs.h"
-#include "tests/runtime/sim_cluster.h"
+#include "tests/runtime/sim_session.h"
 
 namespace annulus {
 namespace {
 
-using test::LayerKv;
 using test::SimCluster;
-using Kind = event::Begin::Kind;
+using test::SimSession;
+using test::Tally;
 
-constexpr absl::Duration kSessionsEnd = absl::Seconds(4);  // simulated
-constexpr absl::Duration kCallsEnd = absl::Seconds(12);
-constexpr absl::Duration kLateMax = absl::Milliseconds(50);  // of an end after its deadline
+constexpr absl::Duration kSessionsEnd = absl::Milliseconds(400);  // simulated
+constexpr absl::Duration kCallsEnd = absl::Seconds(3);
+constexpr int kThreads = 2;
 
 // Instrumented programs take many times as long.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr uint64_t kSeeds = 40;
+constexpr uint64_t kSeeds = 400;
 #else
-constexpr uint64_t kSeeds = 200;
+constexpr uint64_t kSeeds = 10000;
 #endif
-
-struct Tally {
-  int answers = 0;
-  int appends = 0;
-  int errors = 0;
-  int creates = 0;
-  uint64_t trace = 0;  // of everything that happened, in order
-
-  void Note(uint64_t what) { trace = (trace ^ what) * 0x100000001b3u; }
-};
-
-// One caller with one context after the other: creates, appends in chunks, attends, releases;
-// starts anew when its context is lost.
-class Session {
- public:
-  Session(SimCluster& cluster, AttendPlanner& planner, uint64_t seed, Tally& tally)
-      : cluster_(cluster), planner_(planner), rng_(seed), tally_(tally) {}
-
-  void Run() {
-    if (cluster_.now() - absl::UnixEpoch() > kSessionsEnd) return;
-    busy_ = true;
-    if (id_ == 0) return Create();
-    if (lost_ || rng_.Below(25) == 0) return Release();
-    if (committed_ == 0 || (committed_ < kv_->k.tokens() && rng_.Below(3) == 0)) return Append();
-    Attend();
-  }
-
-  bool busy() const { return busy_; }
-  ContextId id() const { return id_; }
-  const std::vector<std::string>& failures() const { return failures_; }
-
- private:
-  void Create() {
-    spec_ = ContextSpec{};
-    spec_.heads = 2;
-    spec_.kv_heads = static_cast<int>(rng_.Between(1, 2));
-    spec_.head_dim = spec_.v_head_dim = 8;
-    spec_.dtype = DType::kF32;
-    spec_.placement = static_cast<Placement>(rng_.Below(3));
-    spec_.partition = {PartitionKind::kBlockCyclic, 1};
-    committed_ = 0;
-    lost_ = false;
-    kv_.emplace(spec_, rng_.Between(100, 400), rng_);
-    event::Begin begin;
-    begin.kind = Kind::kCreate;
-    begin.spec = spec_;
-    Begin(begin, nullptr, [this](const action::Finish& finish) {
-      if (!finish.status.ok()) return Expect(finish.status, {absl::StatusCode::kUnavailable});
-      id_ = finish.context;
-      ++tally_.creates;
-    });
-  }
-
-  void Append() {
-    const int64_t n = rng_.Between(1, std::min<int64_t>(150, kv_->k.tokens() - committed_));
-    append_ = kv_->Append(id_, 0, committed_, n);
-    event::Begin begin;
-    begin.kind = Kind::kAppend;
-    begin.context = id_;
-    begin.begin = committed_;
-    begin.tokens = n;
-    Begin(begin, std::make_unique<AppendWork>(append_), [this, n](const action::Finish& finish) {
-      if (finish.status.ok()) {
-        committed_ += n;
-        ++tally_.appends;
-        if (finish.tokens != committed_) Fail("acknowledged tokens do not add up");
-      }
-      const absl::StatusOr<ContextInfo> info = cluster_.coordinator().core().Describe(id_);
-      if (!info.ok() || info->tokens[0] != committed_) Fail("committed tokens moved");
-      Expect(finish.status, kMayHappen);
-    });
-  }
-
-  void Attend() {
-    static const char* const kPatterns[] = {"causal", "full", "window(90) | sink(2)",
-                                            "s2(64, 1, 2)"};
-    attend_ = AttendRequest{};
-    attend_.context = id_;
-    attend_.kv_len = rng_.Between(1, committed_);
-    const int64_t n = rng_.Between(1, std::min<int64_t>(3, attend_.kv_len));
-    q_ = test::RandomTensor(n, spec_.heads, spec_.head_dim, rng_);
-    attend_.q = q_;
-    attend_.q_start = attend_.kv_len - n;
-    attend_.pattern = kPatterns[rng_.Below(4)];
-    attend_.plan = PlanKind::kPassQ;
-    event::Begin begin;
-    begin.kind = Kind::kAttend;
-    begin.context = id_;
-    begin.begin = attend_.q_start;
-    begin.tokens = n;
-    begin.kv_len = attend_.kv_len;
-    auto work = std::make_unique<AttendWork>(attend_, absl::InfiniteFuture(), planner_,
-                                             cluster_.network().clock());
-    AttendWork& attend = *work;
-    Begin(begin, std::move(work), [this, &attend](const action::Finish& finish) {
-      if (!finish.status.ok()) return Expect(finish.status, kMayHappen);
-      const absl::StatusOr<AttendResult> result = std::move(attend).TakeResult();
-      if (!result.ok()) return Fail("an answer cannot be finalised");
-      const Partial expected = test::Oracle(spec_, *kv_, q_, attend_.kv_len, attend_.pattern);
-      if (!(test::WorstError(result->out, result->lse, expected) < 1e-4)) Fail("wrong answer");
-      ++tally_.answers;
-    });
-  }
-
-  void Release() {
-    event::Begin begin;
-    begin.kind = Kind::kRelease;
-    begin.context = id_;
-    Begin(begin, nullptr, [this](const action::Finish& finish) {
-      if (!absl::IsDeadlineExceeded(finish.status)) Expect(finish.status, {});
-      id_ = 0;
-    });
-  }
-
-  void Begin(event::Begin begin, std::unique_ptr<CallWork> work,
-             std::function<void(const action::Finish&)> finished) {
-    begin.call = call_ = cluster_.NextCall();
-    if (rng_.Below(4) == 0) begin.deadline = cluster_.now() + absl::Seconds(rng_.Between(1, 3));
-    deadline_ = begin.deadline;
-    work_ = std::move(work);
-    cluster_.coordinator().Begin(begin, [this, call = begin.call, finished](CallNews news) {
-      if (auto* admit = std::get_if<action::Admit>(&news)) {
-        // Planning and packing take the caller some time.
-        const absl::Time when = cluster_.now() + absl::Microseconds(rng_.Between(0, 3000));
-        cluster_.network().At(when, [this, call, admit = std::move(*admit)] {
-          if (call != call_ || !busy_) return;  // it has failed meanwhile
-          absl::StatusOr<PreparedWork> work = work_->Prepare(admit);
-          if (!work.ok()) return Fail(work.status().ToString());
-          cluster_.coordinator().Prepared(call, *std::move(work));
-        });
-      } else if (auto* answer = std::get_if<RankAnswer>(&news)) {
-        const absl::Status merged = work_->OnAnswer(std::move(*answer));
-        if (!merged.ok()) Fail(merged.ToString());
-      } else {
-        finished(std::get<action::Finish>(news));
-        tally_.Note(static_cast<uint64_t>(std::get<action::Finish>(news).status.code()));
-        tally_.Note(static_cast<uint64_t>(absl::ToUnixNanos(cluster_.now())));
-        if (cluster_.now() > std::max(deadline_, cluster_.coordinator_resumed()) + kLateMax) {
-          Fail("a call ended long after its deadline");
-        }
-        busy_ = false;
-        cluster_.network().At(cluster_.now() + absl::Milliseconds(rng_.Between(0, 30)),
-                              [this] { Run(); });
-      }
-    });
-  }
-
-  void Expect(const absl::Status& status, const std::vector<absl::StatusCode>& allowed) {
-    if (status.ok()) return;
-    ++tally_.errors;
-    if (absl::IsDataLoss(status) || absl::IsUnavailable(status)) lost_ = id_ != 0;
-    for (const absl::StatusCode code : allowed) {
-      if (status.code() == code) return;
-    }
-    if (absl::IsDeadlineExceeded(status)) return;
-    Fail(absl::StrCat("unexpected ", status.ToString()));
-  }
-  void Fail(std::string what) { failures_.push_back(std::move(what)); }
-
-  static const std::vector<absl::StatusCode> kMayHappen;
-
-  SimCluster& cluster_;
-  AttendPlanner& planner_;
-  Rng rng_;
-  Tally& tally_;
-  ContextSpec spec_;
-  std::optional<LayerKv> kv_;
-  ContextId id_ = 0;
-  int64_t committed_ = 0;
-  bool lost_ = false;
-  bool busy_ = false;
-  AppendRequest append_;
-  AttendRequest attend_;
-  Tensor q_;
-  std::unique_ptr<CallWork> work_;
-  CallId call_ = 0;
-  absl::Time deadline_;
-  std::vector<std::string> failures_;
-};
-
-const std::vector<absl::StatusCode> Session::kMayHappen = {absl::StatusCode::kUnavailable,
-                                                           absl::StatusCode::kDataLoss,
-                                                           absl::StatusCode::kResourceExhausted};
 
 // Crashes, pauses, black holes; and new workers for those that are gone.
 class Faults {
@@ -224,7 +41,7 @@ class Faults {
   void Run() {
     auto& workers = cluster_.workers();
     if (cluster_.now() - absl::UnixEpoch() > kSessionsEnd) return;
-    const absl::Duration length = absl::Milliseconds(rng_.Between(50, 3000));
+    const absl::Duration length = absl::Milliseconds(rng_.Between(10, 500));
     const absl::Time end = cluster_.now() + length;
     if (!workers.empty()) {
       const std::string address = workers[rng_.Below(workers.size())]->address();
@@ -251,13 +68,13 @@ class Faults {
           break;
       }
     }
-    next_ = std::max(next_, cluster_.now()) + absl::Milliseconds(rng_.Between(100, 2500));
+    next_ = std::max(next_, cluster_.now()) + absl::Milliseconds(rng_.Between(20, 300));
     cluster_.network().At(next_, [this] { Run(); });
   }
 
   void Replace() {
     cluster_.RemoveLost();
-    if (static_cast<int>(cluster_.workers().size()) < workers_wanted_ && rng_.Below(400) == 0) {
+    if (static_cast<int>(cluster_.workers().size()) < workers_wanted_ && rng_.Below(100) == 0) {
       cluster_.AddWorker();
     }
   }
@@ -281,12 +98,15 @@ class Faults {
 };
 
 // No rank of a context is held twice, among all that are alive, fenced or not.
-bool OwnersAreUnique(SimCluster& cluster, const std::vector<std::unique_ptr<Session>>& sessions) {
+bool OwnersAreUnique(SimCluster& cluster,
+                     const std::vector<std::unique_ptr<SimSession>>& sessions) {
   for (const auto& session : sessions) {
-    std::set<int> ranks;
-    for (const auto& worker : cluster.workers()) {
-      const auto shard = worker->store().Find(session->id());
-      if (shard.ok() && !ranks.insert((*shard)->rank).second) return false;
+    for (const ContextId id : session->ids()) {
+      std::set<int> ranks;
+      for (const auto& worker : cluster.workers()) {
+        const auto shard = worker->store().Find(id);
+        if (shard.ok() && !ranks.insert((*shard)->rank).second) return false;
+      }
     }
   }
   return true;
@@ -295,20 +115,24 @@ bool OwnersAreUnique(SimCluster& cluster, const std::vector<std::unique_ptr<Sess
 Tally Simulate(uint64_t seed, std::vector<std::string>* failures) {
   Rng rng(seed);
   const int workers = static_cast<int>(rng.Between(1, 4));
-  const double drop = rng.Below(3) == 0 ? 0.0005 : 0;
+  const double drop = rng.Below(3) == 0 ? 0.002 : 0;
   // Sometimes too little for everybody.
-  const int64_t kv_bytes_limit = rng.Below(3) == 0 ? 40 << 10 : 1 << 30;
+  const int64_t kv_bytes_limit = rng.Below(3) == 0 ? 24 << 10 : 1 << 30;
   SimCluster cluster(seed, workers, drop, kv_bytes_limit);
   AttendPlanner planner{ClusterModel{}};
+  StepPlanner steps;
   Tally tally;
   Faults faults(cluster, rng.Next(), workers);
-  std::vector<std::unique_ptr<Session>> sessions;
-  for (int i = 0; i < 3; ++i) {
-    sessions.push_back(std::make_unique<Session>(cluster, planner, rng.Next(), tally));
-    Session& session = *sessions.back();
+  std::vector<std::unique_ptr<SimSession>> sessions;
+  const absl::Time end = absl::UnixEpoch() + kSessionsEnd;
+  for (int i = 0; i < 2; ++i) {
+    sessions.push_back(
+        std::make_unique<SimSession>(cluster, planner, steps, rng.Next(), end, tally));
+    SimSession& session = *sessions.back();
     cluster.network().At(cluster.now() + absl::Milliseconds(10), [&session] { session.Run(); });
   }
-  cluster.network().At(cluster.now() + absl::Seconds(1), [&faults] { faults.Run(); });
+  cluster.network().At(cluster.now() + absl::Milliseconds(rng.Between(20, 200)),
+                       [&faults] { faults.Run(); });
   bool owners_unique = true;
   const auto unfinished = [&] {
     return std::any_of(sessions.begin(), sessions.end(), [](auto& s) { return s->busy(); });
@@ -338,22 +162,46 @@ TEST_CASE("Simulated clusters answer right or not at all") {
   const uint64_t only = NumberFromEnvironment("ANNULUS_SIM_SEED", 0);
   const uint64_t first = only != 0 ? only : 1;
   const uint64_t count = only != 0 ? 1 : NumberFromEnvironment("ANNULUS_SIM_SEEDS", kSeeds);
+  std::atomic<uint64_t> next = first;
+  std::mutex mutex;
   Tally all;
-  for (uint64_t seed = first; seed < first + count; ++seed) {
-    std::vector<std::string> failures;
-    const Tally tally = Simulate(seed, &failures);
-    for (const std::string& failure : failures) {
-      FAIL_CHECK("seed " << seed << " (ANNULUS_SIM_SEED=" << seed << " replays it): " << failure);
+  std::map<uint64_t, std::vector<std::string>> failed;  // by seed
+  const auto run = [&] {
+    for (uint64_t seed = next++; seed < first + count; seed = next++) {
+      std::vector<std::string> failures;
+      const Tally tally = Simulate(seed, &failures);
+      const std::lock_guard<std::mutex> lock(mutex);
+      if (!failures.empty()) failed[seed] = std::move(failures);
+      all.answers += tally.answers;
+      all.appends += tally.appends;
+      all.errors += tally.errors;
+      all.creates += tally.creates;
+      all.forks += tally.forks;
+      all.truncates += tally.truncates;
+      all.repetitions += tally.repetitions;
     }
-    all.answers += tally.answers;
-    all.appends += tally.appends;
-    all.errors += tally.errors;
-    all.creates += tally.creates;
+  };
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kThreads; ++i) threads.emplace_back(run);
+  for (std::thread& thread : threads) thread.join();
+  constexpr size_t kShown = 10;
+  size_t shown = 0;
+  for (const auto& [seed, failures] : failed) {
+    if (++shown > kShown) break;
+    FAIL_CHECK("seed " << seed << " (ANNULUS_SIM_SEED=" << seed
+                       << " replays it): " << failures.front());
   }
-  WARN(count << " seeds: " << all.creates << " contexts, " << all.appends << " appends, "
-             << all.answers << " right answers, " << all.errors << " errors");
-  CHECK(all.answers >= static_cast<int>(count) * 20);
-  if (count >= 100) CHECK(all.errors >= static_cast<int>(count) * 2);
+  CHECK(failed.size() == 0);
+  WARN(count << " seeds: " << all.creates << " contexts, " << all.forks << " forks, " << all.appends
+             << " appends, " << all.truncates << " truncations, " << all.repetitions
+             << " repetitions, " << all.answers << " right answers, " << all.errors << " errors");
+  if (count < 100) return;
+  const auto seeds = static_cast<int64_t>(count);
+  CHECK(all.answers >= seeds * 8);
+  CHECK(all.errors >= seeds);
+  CHECK(all.forks >= seeds / 2);
+  CHECK(all.truncates >= seeds / 2);
+  CHECK(all.repetitions >= seeds * 2);
 }
 
 TEST_CASE("A simulation replays from its seed") {

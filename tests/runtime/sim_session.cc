@@ -1,0 +1,365 @@
+#include "tests/runtime/sim_session.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace annulus::test {
+namespace {
+
+using Kind = event::Begin::Kind;
+
+constexpr int64_t kTokensMax = 200;
+constexpr absl::Duration kLateMax = absl::Milliseconds(50);  // of an end after its deadline
+
+void CopyTensor(const Tensor& from, Tensor* to) {
+  *to = Tensor(from.dtype(), from.tokens(), from.heads(), from.dim());
+  std::memcpy(to->data(), from.data(), from.size_bytes());
+}
+
+LayerKv CopyOf(const LayerKv& kv) {
+  LayerKv copy;
+  CopyTensor(kv.k, &copy.k);
+  CopyTensor(kv.v, &copy.v);
+  return copy;
+}
+
+void Randomise(Tensor& tensor, TokenRange tokens, Rng& rng) {
+  const int64_t row = tensor.heads() * tensor.dim();
+  for (int64_t i = tokens.begin * row; i < tokens.end * row; ++i) tensor.f32()[i] = rng.Normal();
+}
+
+}  // namespace
+
+void SimSession::Run() {
+  if (cluster_.now() > end_) return;
+  if (contexts_.empty()) return Create();
+  auto at = contexts_.begin();
+  std::advance(at, static_cast<long>(rng_.Below(contexts_.size())));
+  Context& context = *at;
+  const auto info = cluster_.coordinator().core().Describe(context.id);
+  if (info.ok() && info->state == "lost") return Release(context);
+  const uint64_t choice = rng_.Below(24);
+  if (choice == 0) return Release(context);
+  if (choice == 1 && contexts_.size() < 3) return Create();
+  if (choice <= 3 && contexts_.size() < 3) return Fork(context);
+  if (choice <= 5 || context.committed > kTokensMax - 8) return Truncate(context);
+  if (choice <= 9 || context.committed == 0) return Append(context);
+  if (choice <= 13) return Attend(context);
+  Step();
+}
+
+void SimSession::Create() {
+  static const char* const kPatterns[] = {"causal", "window(50) | sink(3)", "s2(64, 1, 2)",
+                                          "window(20)"};
+  ContextSpec spec;
+  spec.heads = 2;
+  spec.kv_heads = static_cast<int>(rng_.Between(1, 2));
+  spec.head_dim = spec.v_head_dim = 8;
+  spec.dtype = DType::kF32;
+  spec.placement = static_cast<Placement>(rng_.Below(3));
+  spec.partition = {PartitionKind::kBlockCyclic, 1};
+  if (rng_.Below(2) == 0) spec.patterns = {kPatterns[rng_.Below(4)]};
+  spec.kv_efficient = !spec.patterns.empty() && rng_.Below(2) == 0;
+  event::Begin begin;
+  begin.kind = Kind::kCreate;
+  begin.spec = spec;
+  auto call = std::make_shared<Call>();
+  call->finished = [this, spec](const action::Finish& finish) {
+    if (!finish.status.ok()) return Expect(finish.status, false);
+    Context& context = contexts_.emplace_back();
+    context.spec = spec;
+    context.id = finish.context;
+    context.kv = LayerKv(spec, kTokensMax, rng_);
+    ++tally_.creates;
+  };
+  Begin(begin, std::move(call), absl::ZeroDuration());
+}
+
+// New values, so that what was taken back or truncated cannot pass for what comes now.
+void SimSession::NewTry(Context& context, int64_t tokens) {
+  context.key = {client_, ++sequence_};
+  context.tried = {context.committed, context.committed + tokens};
+  context.went_well = false;
+  Randomise(context.kv.k, context.tried, rng_);
+  Randomise(context.kv.v, context.tried, rng_);
+  if (context.spec.kv_efficient) {
+    context.horizon = std::max(context.horizon, HorizonOf(context.tried.begin));
+  }
+}
+
+void SimSession::Appended(Context& context, const absl::Status& status, int64_t tokens) {
+  if (!status.ok()) return Expect(status, context.committed < context.tried.end);
+  if (tokens != context.tried.end) Fail("acknowledged tokens do not add up");
+  context.went_well = true;
+}
+
+void SimSession::Append(Context& context) {
+  const bool again = context.tried.size() > 0 && rng_.Below(5) == 0;
+  if (!again) {
+    NewTry(context, rng_.Between(1, std::min<int64_t>(70, kTokensMax - context.committed)));
+  }
+  tally_.repetitions += again;
+  StartAppend(context, context.tried, absl::ZeroDuration());
+  if (rng_.Below(4) != 0) return;
+  ++tally_.repetitions;
+  StartAppend(context, context.tried, absl::Milliseconds(rng_.Between(0, 8)));
+}
+
+void SimSession::StartAppend(Context& context, TokenRange tokens, absl::Duration later) {
+  auto call = std::make_shared<Call>();
+  call->append = context.kv.Append(context.id, 0, tokens.begin, tokens.size());
+  call->append.key = context.key;
+  call->contexts = {&context};
+  call->work = std::make_unique<AppendWork>(call->append);
+  event::Begin begin;
+  begin.kind = Kind::kAppend;
+  begin.context = context.id;
+  begin.begin = tokens.begin;
+  begin.tokens = tokens.size();
+  begin.key = context.key;
+  call->finished = [this, &context](const action::Finish& finish) {
+    Appended(context, finish.status, finish.tokens);
+    tally_.appends += finish.status.ok();
+  };
+  Begin(begin, std::move(call), later);
+}
+
+void SimSession::Step() {
+  std::vector<Context*> contexts;
+  std::vector<int64_t> queries;
+  for (Context& context : contexts_) {
+    const bool again = context.tried.size() > 0 && context.tried.size() < 4 && rng_.Below(6) == 0;
+    tally_.repetitions += again;
+    if (!again) {
+      if (context.committed > kTokensMax - 8) continue;
+      NewTry(context, rng_.Below(4) == 0 ? rng_.Between(2, 3) : 1);
+    }
+    contexts.push_back(&context);
+    queries.push_back(rng_.Below(6) == 0 ? 0 : context.tried.size());
+  }
+  if (contexts.empty()) return Attend(contexts_.front());
+  StartStep(contexts, queries, absl::ZeroDuration());
+  if (rng_.Below(4) != 0) return;
+  ++tally_.repetitions;
+  StartStep(contexts, queries, absl::Milliseconds(rng_.Between(0, 8)));
+}
+
+void SimSession::StartStep(const std::vector<Context*>& contexts,
+                           const std::vector<int64_t>& queries, absl::Duration later) {
+  auto call = std::make_shared<Call>();
+  call->contexts = contexts;
+  event::Begin begin;
+  begin.kind = Kind::kStep;
+  for (size_t i = 0; i < contexts.size(); ++i) {
+    Context& context = *contexts[i];
+    const AppendRequest append =
+        context.kv.Append(context.id, 0, context.tried.begin, context.tried.size());
+    call->queries.push_back(RandomTensor(queries[i], context.spec.heads, 8, rng_));
+    StepRequest step;
+    step.context = context.id;
+    step.start = append.start;
+    step.k = append.k;
+    step.v = append.v;
+    step.q = call->queries.back();
+    step.key = context.key;
+    call->steps.push_back(step);
+    begin.items.push_back({step.context, 0, step.start, step.k.tokens, step.q.tokens, step.key});
+  }
+  auto work = std::make_unique<StepWork>(call->steps, absl::InfiniteFuture(), steps_,
+                                         cluster_.network().clock());
+  StepWork& step_work = *work;
+  call->work = std::move(work);
+  call->finished = [this, &step_work, call = call.get()](const action::Finish& finish) {
+    if (finish.items.empty()) return Expect(finish.status, false);
+    const auto results = std::move(step_work).TakeResults(finish);
+    for (size_t i = 0; i < results.size(); ++i) {
+      Context& context = *call->contexts[i];
+      Appended(context, results[i].status(), results[i].ok() ? results[i]->tokens : 0);
+      if (!results[i].ok()) continue;
+      ++tally_.appends;
+      if (call->queries[i].tokens() == 0) continue;
+      ++tally_.answers;
+      const Partial expected =
+          Oracle(context.spec, context.kv, call->queries[i], context.tried.end, context.pattern());
+      if (!(WorstError(results[i]->out, results[i]->lse, expected) < 1e-4)) {
+        Fail("wrong answer to a step");
+      }
+    }
+  };
+  Begin(begin, std::move(call), later);
+}
+
+void SimSession::Attend(Context& context) {
+  static const char* const kPatterns[] = {"", "full", "window(90) | sink(2)", "s2(64, 1, 2)"};
+  if (context.committed == 0) return Append(context);
+  auto call = std::make_shared<Call>();
+  AttendRequest& attend = call->attend;
+  attend.context = context.id;
+  attend.kv_len = rng_.Between(1, context.committed);
+  const int64_t n = rng_.Between(1, std::min<int64_t>(3, attend.kv_len));
+  call->queries.push_back(RandomTensor(n, context.spec.heads, 8, rng_));
+  attend.q = call->queries.back();
+  attend.q_start = attend.kv_len - n;
+  if (!context.spec.kv_efficient) attend.pattern = kPatterns[rng_.Below(4)];
+  attend.plan = PlanKind::kPassQ;
+  event::Begin begin;
+  begin.kind = Kind::kAttend;
+  begin.context = context.id;
+  begin.begin = attend.q_start;
+  begin.tokens = n;
+  begin.kv_len = attend.kv_len;
+  auto work = std::make_unique<AttendWork>(attend, absl::InfiniteFuture(), planner_,
+                                           cluster_.network().clock());
+  AttendWork& attend_work = *work;
+  call->work = std::move(work);
+  call->finished = [this, &context, &attend, &attend_work](const action::Finish& finish) {
+    const bool evicted = absl::IsInvalidArgument(finish.status) && attend.q_start < context.horizon;
+    if (evicted) return;
+    if (!finish.status.ok()) return Expect(finish.status, false);
+    const absl::StatusOr<AttendResult> result = std::move(attend_work).TakeResult();
+    if (!result.ok()) return Fail("an answer cannot be finalised");
+    const Partial expected = Oracle(context.spec, context.kv, attend.q, attend.kv_len,
+                                    PatternOf(context.spec, 0, attend.pattern));
+    if (!(WorstError(result->out, result->lse, expected) < 1e-4)) Fail("wrong answer");
+    ++tally_.answers;
+  };
+  Begin(begin, std::move(call), absl::ZeroDuration());
+}
+
+void SimSession::Truncate(Context& context) {
+  const int64_t tokens = rng_.Between(0, context.committed);
+  event::Begin begin;
+  begin.kind = Kind::kTruncate;
+  begin.context = context.id;
+  begin.tokens = tokens;
+  auto call = std::make_shared<Call>();
+  call->contexts = {&context};
+  call->finished = [this, &context, tokens](const action::Finish& finish) {
+    if (absl::IsInvalidArgument(finish.status) && tokens < context.horizon) return;
+    if (!finish.status.ok()) Expect(finish.status, false);
+    // Past its deadline it may have been carried out all the same.
+    const auto info = cluster_.coordinator().core().Describe(context.id);
+    if (!info.ok() || info->tokens[0] != tokens) {
+      if (finish.status.ok()) Fail("what was truncated is there");
+      return;
+    }
+    context.committed = tokens;
+    context.horizon = std::min(context.horizon, HorizonOf(tokens));
+    ++tally_.truncates;
+  };
+  Begin(begin, std::move(call), absl::ZeroDuration());
+}
+
+void SimSession::Fork(Context& context) {
+  event::Begin begin;
+  begin.kind = Kind::kFork;
+  begin.context = context.id;
+  if (rng_.Below(2) == 0) begin.fork_tokens = rng_.Between(0, context.committed);
+  auto call = std::make_shared<Call>();
+  const int64_t tokens = begin.fork_tokens.value_or(context.committed);
+  call->finished = [this, &context, tokens](const action::Finish& finish) {
+    if (absl::IsInvalidArgument(finish.status) && tokens < context.horizon) return;
+    if (!finish.status.ok()) return Expect(finish.status, false);
+    Context& child = contexts_.emplace_back();
+    child.spec = context.spec;
+    child.kv = CopyOf(context.kv);
+    child.id = finish.context;
+    child.committed = tokens;
+    child.horizon = std::min(context.horizon, HorizonOf(tokens));
+    ++tally_.forks;
+  };
+  Begin(begin, std::move(call), absl::ZeroDuration());
+}
+
+void SimSession::Release(Context& context) {
+  event::Begin begin;
+  begin.kind = Kind::kRelease;
+  begin.context = context.id;
+  auto call = std::make_shared<Call>();
+  call->finished = [this, &context](const action::Finish& finish) {
+    if (!absl::IsDeadlineExceeded(finish.status) && !finish.status.ok()) {
+      Fail(finish.status.ToString());
+    }
+    forgotten_.push_back(&context);
+  };
+  Begin(begin, std::move(call), absl::ZeroDuration());
+}
+
+void SimSession::Begin(event::Begin begin, std::shared_ptr<Call> call, absl::Duration later) {
+  ++in_flight_;
+  begin.call = call->id = cluster_.NextCall();
+  call->deadline = absl::InfiniteFuture();
+  if (rng_.Below(4) == 0) {
+    call->deadline = cluster_.now() + later + absl::Milliseconds(rng_.Between(100, 400));
+  }
+  begin.deadline = call->deadline;
+  cluster_.network().At(cluster_.now() + later, [this, begin, call] {
+    cluster_.coordinator().Begin(begin,
+                                 [this, call](CallNews news) { OnNews(call, std::move(news)); });
+  });
+}
+
+void SimSession::OnNews(const std::shared_ptr<Call>& call, CallNews news) {
+  const auto prepare = [&](auto admit) {
+    // Planning and packing take the caller some time.
+    const absl::Time when = cluster_.now() + absl::Microseconds(rng_.Between(0, 3000));
+    cluster_.network().At(when, [this, call, admit = std::move(admit)] {
+      if (call->work == nullptr) return;  // it has ended meanwhile
+      absl::StatusOr<PreparedWork> work = call->work->Prepare(admit);
+      if (!work.ok()) return cluster_.coordinator().GiveUp(call->id, work.status());
+      cluster_.coordinator().Prepared(call->id, *std::move(work));
+    });
+  };
+  if (auto* admit = std::get_if<action::Admit>(&news)) return prepare(std::move(*admit));
+  if (auto* admit = std::get_if<action::AdmitStep>(&news)) return prepare(std::move(*admit));
+  if (auto* answer = std::get_if<RankAnswer>(&news)) {
+    const absl::Status merged = call->work->OnAnswer(std::move(*answer));
+    if (!merged.ok()) Fail(merged.ToString());
+    return;
+  }
+  const auto& finish = std::get<action::Finish>(news);
+  call->finished(finish);
+  call->work = nullptr;
+  tally_.Note(static_cast<uint64_t>(finish.status.code()));
+  tally_.Note(static_cast<uint64_t>(absl::ToUnixNanos(cluster_.now())));
+  if (cluster_.now() > std::max(call->deadline, cluster_.coordinator_resumed()) + kLateMax) {
+    Fail("a call ended long after its deadline");
+  }
+  if (--in_flight_ == 0) RoundEnded();
+}
+
+void SimSession::RoundEnded() {
+  for (Context& context : contexts_) Settle(context);
+  for (const Context* gone : std::exchange(forgotten_, {})) {
+    contexts_.remove_if([gone](const Context& context) { return &context == gone; });
+  }
+  cluster_.network().At(cluster_.now() + absl::Milliseconds(rng_.Between(0, 15)),
+                        [this] { Run(); });
+}
+
+// What was acknowledged is committed, and what failed is not.
+void SimSession::Settle(Context& context) {
+  if (context.went_well && context.tried.begin == context.committed) {
+    context.committed = context.tried.end;
+  }
+  context.went_well = false;
+  const auto info = cluster_.coordinator().core().Describe(context.id);
+  if (!info.ok()) return;  // released
+  if (info->tokens[0] != context.committed) {
+    Fail(absl::StrCat("context ", context.id, " has ", info->tokens[0], " tokens, expected ",
+                      context.committed));
+  }
+}
+
+void SimSession::Expect(const absl::Status& status, bool may_be_gone) {
+  ++tally_.errors;
+  const bool truncated =
+      may_be_gone && (absl::IsAborted(status) || absl::IsInvalidArgument(status));
+  if (truncated || absl::IsUnavailable(status) || absl::IsDataLoss(status) ||
+      absl::IsResourceExhausted(status) || absl::IsDeadlineExceeded(status)) {
+    return;
+  }
+  Fail(absl::StrCat("unexpected ", status.ToString()));
+}
+
+}  // namespace annulus::test

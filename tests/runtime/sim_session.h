@@ -1,0 +1,120 @@
+// One caller of a simulated cluster: creates contexts, appends, steps, attends, forks, truncates
+// and releases them, and does some things twice at the same time, as a client that retries does. It
+// knows what every context must hold, and compares every answer with the oracle's.
+#pragma once
+
+#include <functional>
+#include <list>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "runtime/coordinator/append_work.h"
+#include "runtime/coordinator/attend_work.h"
+#include "runtime/coordinator/step_work.h"
+#include "runtime/store/context_layout.h"
+#include "tests/runtime/inputs.h"
+#include "tests/runtime/sim_cluster.h"
+
+namespace annulus::test {
+
+struct Tally {
+  int64_t answers = 0;
+  int64_t appends = 0;
+  int64_t errors = 0;
+  int64_t creates = 0;
+  int64_t forks = 0;
+  int64_t truncates = 0;
+  int64_t repetitions = 0;
+  uint64_t trace = 0;  // of everything that happened, in order
+
+  void Note(uint64_t what) { trace = (trace ^ what) * 0x100000001b3u; }
+};
+
+class SimSession {
+ public:
+  // Starts nothing new from `end` on.
+  SimSession(SimCluster& cluster, AttendPlanner& planner, StepPlanner& steps, uint64_t seed,
+             absl::Time end, Tally& tally)
+      : cluster_(cluster),
+        planner_(planner),
+        steps_(steps),
+        rng_(seed),
+        client_(rng_.Next() | 1),
+        end_(end),
+        tally_(tally) {}
+
+  void Run();
+
+  bool busy() const { return in_flight_ > 0; }
+  std::vector<ContextId> ids() const {
+    std::vector<ContextId> ids;
+    for (const Context& context : contexts_) ids.push_back(context.id);
+    return ids;
+  }
+  const std::vector<std::string>& failures() const { return failures_; }
+
+ private:
+  struct Context {
+    ContextSpec spec;
+    LayerKv kv;  // what it holds; beyond `committed`, what was tried
+    ContextId id = 0;
+    int64_t committed = 0;
+    int64_t horizon = 0;  // 0 unless it lets go of blocks
+    // The append that was tried last.
+    RequestKey key;
+    TokenRange tried;
+    bool went_well = false;  // in this round
+
+    const std::string& pattern() const { return PatternOf(spec, 0, ""); }
+  };
+  // A call that runs: what it borrows lives as long.
+  struct Call {
+    CallId id = 0;
+    absl::Time deadline;
+    std::vector<Context*> contexts;
+    std::vector<StepRequest> steps;
+    std::vector<Tensor> queries;
+    AppendRequest append;
+    AttendRequest attend;
+    std::unique_ptr<CallWork> work;
+    std::function<void(const action::Finish&)> finished;
+  };
+
+  void Create();
+  void Append(Context& context);
+  void Attend(Context& context);
+  void Step();
+  void Truncate(Context& context);
+  void Fork(Context& context);
+  void Release(Context& context);
+
+  void StartAppend(Context& context, TokenRange tokens, absl::Duration later);
+  void StartStep(const std::vector<Context*>& contexts, const std::vector<int64_t>& queries,
+                 absl::Duration later);
+  void NewTry(Context& context, int64_t tokens);
+  void Appended(Context& context, const absl::Status& status, int64_t tokens);
+
+  void Begin(event::Begin begin, std::shared_ptr<Call> call, absl::Duration later);
+  void OnNews(const std::shared_ptr<Call>& call, CallNews news);
+  void RoundEnded();
+  void Settle(Context& context);
+  void Expect(const absl::Status& status, bool may_be_gone);
+  void Fail(std::string what) { failures_.push_back(std::move(what)); }
+
+  SimCluster& cluster_;
+  AttendPlanner& planner_;
+  StepPlanner& steps_;
+  Rng rng_;
+  const uint64_t client_;
+  const absl::Time end_;
+  Tally& tally_;
+  std::list<Context> contexts_;
+  std::vector<Context*> forgotten_;  // released; erased when the round ends
+  int in_flight_ = 0;
+  uint64_t sequence_ = 0;
+  std::vector<std::string> failures_;
+};
+
+}  // namespace annulus::test
