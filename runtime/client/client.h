@@ -1,4 +1,6 @@
-// The C++ client of an Annulus service. Views in, owned results out; no gRPC type is visible.
+// The C++ client of an Annulus service, over the network or with the service inside this process.
+// Views in, owned results out. README.md beside this file has every call's shapes, units and
+// errors.
 //
 //   auto client = annulus::Client::Connect({.endpoint = "localhost:7070"});
 //   auto context = (*client)->CreateContext({.heads = 8, .kv_heads = 4, .head_dim = 64, …});
@@ -7,32 +9,83 @@
 //   q});
 //
 // Thread-safe: calls may be made from any threads at once; calls on one context's layer that must
-// be ordered are the caller's to order. Calls block until done or until `timeout`. Errors:
-// INVALID_ARGUMENT never retry; UNAVAILABLE retry; DATA_LOSS the context's KV is gone, upload
-// again; RESOURCE_EXHAUSTED back off; NOT_FOUND no such context; DEADLINE_EXCEEDED.
+// be ordered are the caller's to order. Calls block until done or until `timeout`.
+//
+// Asynchronous calls: *Async returns at once. OK: `done` will run exactly once, on one of the
+// client's own threads; an error (RESOURCE_EXHAUSTED naming async_calls_max): it will not run. What
+// views point to must stay until then. `done` may make calls of the client, blocking ones too, and
+// holds up nothing but its own thread; it must not destroy the client.
+//
+// Errors: INVALID_ARGUMENT never retry; UNAVAILABLE retry; DATA_LOSS the context's KV is gone,
+// upload again; RESOURCE_EXHAUSTED back off; NOT_FOUND no such context; DEADLINE_EXCEEDED;
+// CANCELLED. The client has already retried as RetryOptions says when a call returns an error.
 #pragma once
 
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "runtime/client/cancel_token.h"
 #include "runtime/types.h"
 
 namespace annulus {
+
+// What a call is tried again for: UNAVAILABLE, and RESOURCE_EXHAUSTED that says when to come back.
+// Appends and steps carry keys by which the service knows a repetition; creating, forking and
+// truncating contexts have none and are tried again only when the service refused them.
+struct RetryOptions {
+  int attempts_max = 4;  // of one call, the first included; 1: never again
+  // Before the n-th retry: backoff_min · 2ⁿ⁻¹ up to backoff_max, half of it at random; longer where
+  // the service asks for more. No retry begins past the call's deadline.
+  absl::Duration backoff_min = absl::Milliseconds(20);
+  absl::Duration backoff_max = absl::Seconds(2);
+  // Retries that all calls of the client may make in a row; each successful call gives a tenth of
+  // one back. A service that is down is not run over when it returns.
+  int budget = 10;
+};
 
 struct ClientOptions {
   std::string endpoint;  // "host:port"
   absl::Duration connect_timeout = absl::Seconds(10);
   int64_t chunk_bytes = 1 << 20;  // of a streamed tensor, < 4 MiB
+  int async_calls_max = 16;       // asynchronous calls at once; each has a thread
+  RetryOptions retry = {};
+};
+
+// A whole service within this process: a coordinator and workers in threads of their own, over
+// memory, without any port. It ends with the client, and what it holds is gone.
+struct InProcessOptions {
+  int workers = 1;
+  std::string backend = "auto";               // of every worker: "auto", "cpu", "reference"
+  int threads = 0;                            // for computing, per worker; 0: one per core
+  int64_t kv_bytes_limit = int64_t{1} << 30;  // per worker
+  int async_calls_max = 16;
+  RetryOptions retry = {};
 };
 
 struct CallOptions {
   absl::Duration timeout = absl::InfiniteDuration();
-  // Called on the calling thread as payload leaves: (bytes done, bytes in all).
-  std::function<void(int64_t, int64_t)> progress;
+  CancelToken cancel = {};
+  // Of Append, called on the calling thread as payload leaves: (bytes done, bytes in all). A retry
+  // begins anew.
+  std::function<void(int64_t, int64_t)> progress = {};
 };
+
+enum class ConnectionState {
+  kReady,       // connected
+  kConnecting,  // not yet, or not any more; the next call connects
+  kDown,        // the last try to connect failed; tried again within a second
+};
+
+template <typename Result>
+using Completion = absl::AnyInvocable<void(absl::StatusOr<Result>)>;
+using StepResults = std::vector<absl::StatusOr<StepResult>>;
 
 class Client {
  public:
@@ -40,19 +93,45 @@ class Client {
   // INVALID_ARGUMENT names an option that makes no sense.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(const ClientOptions& options);
 
-  virtual ~Client() = default;
+  // INVALID_ARGUMENT names an option that makes no sense.
+  static absl::StatusOr<std::unique_ptr<Client>> InProcess(const InProcessOptions& options);
 
-  virtual absl::StatusOr<ContextInfo> CreateContext(const ContextSpec& spec,
-                                                    const CallOptions& call = {}) = 0;
-  virtual absl::StatusOr<AppendResult> Append(const AppendRequest& request,
-                                              const CallOptions& call = {}) = 0;
-  virtual absl::StatusOr<AttendResult> Attend(const AttendRequest& request,
-                                              const CallOptions& call = {}) = 0;
-  virtual absl::Status Release(ContextId context, const CallOptions& call = {}) = 0;
+  // Waits for asynchronous calls under way: cancel them first to be quick.
+  ~Client();
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
+
+  absl::StatusOr<ContextInfo> CreateContext(const ContextSpec& spec, const CallOptions& call = {});
+  absl::StatusOr<AppendResult> Append(const AppendRequest& request, const CallOptions& call = {});
+  absl::StatusOr<AttendResult> Attend(const AttendRequest& request, const CallOptions& call = {});
+  // Steps of many contexts together, each (context, layer) at most once: one message each way over
+  // a stream that stays open, and one message to each worker. One result per request, in order; one
+  // that fails leaves the others alone, except that a malformed request fails them all unsent.
+  StepResults Step(absl::Span<const StepRequest> requests, const CallOptions& call = {});
+  absl::StatusOr<ContextInfo> Fork(const ForkRequest& request, const CallOptions& call = {});
+  absl::StatusOr<ContextInfo> Truncate(const TruncateRequest& request,
+                                       const CallOptions& call = {});
+  absl::Status Release(ContextId context, const CallOptions& call = {});
   // One context.
-  virtual absl::StatusOr<ContextInfo> Describe(ContextId context, const CallOptions& call = {}) = 0;
+  absl::StatusOr<ContextInfo> Describe(ContextId context, const CallOptions& call = {});
+  absl::StatusOr<std::vector<ContextInfo>> List(const ListRequest& request = {},
+                                                const CallOptions& call = {});
   // The cluster: epoch, every context, every worker.
-  virtual absl::StatusOr<ClusterStatus> Status(const CallOptions& call = {}) = 0;
+  absl::StatusOr<ClusterStatus> Status(const CallOptions& call = {});
+
+  absl::Status AppendAsync(AppendRequest request, CallOptions call, Completion<AppendResult> done);
+  absl::Status AttendAsync(AttendRequest request, CallOptions call, Completion<AttendResult> done);
+  absl::Status StepAsync(std::vector<StepRequest> requests, CallOptions call,
+                         absl::AnyInvocable<void(StepResults)> done);
+
+  // Does not wait and does not connect.
+  ConnectionState connection() const;
+
+ private:
+  class Impl;
+  explicit Client(std::unique_ptr<Impl> impl);
+
+  std::unique_ptr<Impl> impl_;
 };
 
 }  // namespace annulus

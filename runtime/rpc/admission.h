@@ -1,6 +1,6 @@
 // Admission: the bounds on what a server has under way, in calls and in bytes of request payload.
 // What a call wants is reserved before it is accepted and given back when its ticket goes.
-// Thread-safe; a ticket belongs to one call.
+// Refusals carry a hint of when to try again. Thread-safe; a ticket belongs to one call.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,8 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "runtime/retry_hint.h"
 
 namespace annulus {
 
@@ -31,8 +33,8 @@ class Admission {
     absl::Status Enter() {
       std::lock_guard lock(admission_->mutex_);
       if (admission_->calls_ >= admission_->calls_max_) {
-        return absl::ResourceExhaustedError(absl::StrCat("in_flight_max ", admission_->calls_max_,
-                                                         " calls are under way; try again later"));
+        return Refuse(absl::StrCat("in_flight_max ", admission_->calls_max_,
+                                   " calls are under way; try again later"));
       }
       ++admission_->calls_;
       entered_ = true;
@@ -43,9 +45,9 @@ class Admission {
     absl::Status Reserve(int64_t bytes) {
       std::lock_guard lock(admission_->mutex_);
       if (bytes > admission_->bytes_max_ - admission_->bytes_) {
-        return absl::ResourceExhaustedError(absl::StrCat(
-            "the request needs ", bytes, " bytes of buffer and ", admission_->bytes_,
-            " of buffer_bytes_max ", admission_->bytes_max_, " are taken; try again later"));
+        return Refuse(absl::StrCat("the request needs ", bytes, " bytes of buffer and ",
+                                   admission_->bytes_, " of buffer_bytes_max ",
+                                   admission_->bytes_max_, " are taken; try again later"));
       }
       admission_->bytes_ += bytes;
       bytes_ += bytes;
@@ -53,6 +55,11 @@ class Admission {
     }
 
    private:
+    // A few calls' time: what is under way ends soon, and whoever waits long loses its place.
+    static absl::Status Refuse(absl::string_view why) {
+      return WithRetryAfter(absl::ResourceExhaustedError(why), absl::Milliseconds(20));
+    }
+
     Admission* const admission_;
     bool entered_ = false;
     int64_t bytes_ = 0;

@@ -9,6 +9,7 @@
 #include "runtime/rpc/annulus.grpc.pb.h"
 #include "runtime/rpc/handlers.h"
 #include "runtime/rpc/protocol/codec.h"
+#include "runtime/rpc/step_streams.h"
 
 namespace annulus {
 namespace {
@@ -32,9 +33,13 @@ grpc::Status Answer(const absl::StatusOr<Result>& result, Message* message) {
 
 class AnnulusHandlers final : public v1::Annulus::Service {
  public:
-  AnnulusHandlers(annulus::Service* service, Admission* admission, const StreamLimits& limits,
-                  int64_t chunk_bytes)
-      : service_(service), admission_(admission), limits_(limits), chunk_bytes_(chunk_bytes) {}
+  AnnulusHandlers(annulus::Service* service, Admission* admission, StepStreams* steps,
+                  const StreamLimits& limits, int64_t chunk_bytes)
+      : service_(service),
+        admission_(admission),
+        steps_(steps),
+        limits_(limits),
+        chunk_bytes_(chunk_bytes) {}
 
   grpc::Status CreateContext(grpc::ServerContext* context, const v1::ContextSpec* request,
                              v1::ContextInfo* reply) override {
@@ -52,6 +57,29 @@ class AnnulusHandlers final : public v1::Annulus::Service {
       grpc::ServerContext* context,
       grpc::ServerReaderWriter<v1::AttendReplyPart, v1::AttendPart>* stream) override {
     return ToGrpc(DoAttend(context, stream));
+  }
+
+  grpc::Status Steps(grpc::ServerContext* context, StepStreams::Stream* stream) override {
+    return ToGrpc(steps_->Serve(context, stream));
+  }
+
+  grpc::Status Fork(grpc::ServerContext* context, const v1::ForkRequest* request,
+                    v1::ContextInfo* reply) override {
+    ForkRequest fork{.context = request->context(), .tokens = std::nullopt};
+    if (request->has_tokens()) fork.tokens = request->tokens();
+    return Answer(service_->Fork(fork, ContextOf(context)), reply);
+  }
+
+  grpc::Status Truncate(grpc::ServerContext* context, const v1::TruncateRequest* request,
+                        v1::ContextInfo* reply) override {
+    const TruncateRequest truncate{.context = request->context(), .tokens = request->tokens()};
+    return Answer(service_->Truncate(truncate, ContextOf(context)), reply);
+  }
+
+  grpc::Status List(grpc::ServerContext* context, const v1::ListRequest* request,
+                    v1::ContextList* reply) override {
+    const ListRequest list{.after = request->after(), .limit = request->limit()};
+    return Answer(service_->List(list, ContextOf(context)), reply);
   }
 
   grpc::Status Release(grpc::ServerContext* context, const v1::ContextRef* request,
@@ -122,6 +150,7 @@ class AnnulusHandlers final : public v1::Annulus::Service {
 
   annulus::Service* const service_;
   Admission* const admission_;
+  StepStreams* const steps_;
   const StreamLimits limits_;
   const int64_t chunk_bytes_;
 };
@@ -129,9 +158,9 @@ class AnnulusHandlers final : public v1::Annulus::Service {
 }  // namespace
 
 std::unique_ptr<grpc::Service> MakeAnnulusHandlers(Service* service, Admission* admission,
-                                                   const StreamLimits& limits,
+                                                   StepStreams* steps, const StreamLimits& limits,
                                                    int64_t chunk_bytes) {
-  return std::make_unique<AnnulusHandlers>(service, admission, limits, chunk_bytes);
+  return std::make_unique<AnnulusHandlers>(service, admission, steps, limits, chunk_bytes);
 }
 
 }  // namespace annulus

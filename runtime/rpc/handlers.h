@@ -15,9 +15,12 @@ class Service;
 
 namespace annulus {
 
+class StepStreams;
+
 // `limits` and `admission` bound the calls that carry tensors; the others are small and short.
 std::unique_ptr<grpc::Service> MakeAnnulusHandlers(Service* service, Admission* admission,
-                                                   const StreamLimits& limits, int64_t chunk_bytes);
+                                                   StepStreams* steps, const StreamLimits& limits,
+                                                   int64_t chunk_bytes);
 
 std::unique_ptr<grpc::Service> MakeRendezvousHandlers(Rendezvous* rendezvous, Admission* admission);
 

@@ -16,6 +16,7 @@
 #include "runtime/rpc/admission.h"
 #include "runtime/rpc/handlers.h"
 #include "runtime/rpc/protocol/channel.h"
+#include "runtime/rpc/step_streams.h"
 
 namespace annulus {
 namespace {
@@ -39,6 +40,8 @@ absl::Status Check(const RpcLimits& limits) {
       CheckLimit("request_bytes_max", limits.stream.request_bytes_max, 1, limits.buffer_bytes_max));
   ANNULUS_RETURN_IF_ERROR(
       CheckLimit("piece_bytes_max", limits.stream.piece_bytes_max, 1, limits.buffer_bytes_max));
+  ANNULUS_RETURN_IF_ERROR(CheckLimit("step_streams_max", limits.step_streams_max, 1, 10'000));
+  ANNULUS_RETURN_IF_ERROR(CheckLimit("step_batches_max", limits.step_batches_max, 1, 64));
   ANNULUS_RETURN_IF_ERROR(CheckLimit("transport_bytes_max", limits.transport_bytes_max,
                                      2 * kMessageBytesMax, kBytesMax));
   return CheckLimit("chunk_bytes", limits.chunk_bytes, 1, kMessageBytesMax - kMessageRoomBytes);
@@ -48,7 +51,9 @@ class GrpcServer final : public RpcServer {
  public:
   explicit GrpcServer(const RpcServerOptions& options)
       : admission_(options.limits.in_flight_max, options.limits.buffer_bytes_max),
-        annulus_(MakeAnnulusHandlers(options.service, &admission_, options.limits.stream,
+        steps_(options.service, &admission_, options.limits.step_streams_max,
+               options.limits.step_batches_max),
+        annulus_(MakeAnnulusHandlers(options.service, &admission_, &steps_, options.limits.stream,
                                      options.limits.chunk_bytes)) {
     if (options.rendezvous != nullptr) {
       rendezvous_ = MakeRendezvousHandlers(options.rendezvous, &admission_);
@@ -66,7 +71,8 @@ class GrpcServer final : public RpcServer {
     grpc::ServerBuilder builder;
     grpc::ResourceQuota quota("annulus");
     quota.Resize(static_cast<size_t>(options.limits.transport_bytes_max));
-    quota.SetMaxThreads(options.limits.in_flight_max + kSpareThreads);
+    quota.SetMaxThreads(options.limits.in_flight_max + options.limits.step_streams_max +
+                        kSpareThreads);
     builder.SetResourceQuota(quota);
     builder.SetMaxReceiveMessageSize(kMessageBytesMax);
     // Two servers on one port would each get some of the connections, unnoticed.
@@ -103,6 +109,7 @@ class GrpcServer final : public RpcServer {
     std::lock_guard lock(shutdown_mutex_);
     if (server_ == nullptr || down_) return;
     server_->GetHealthCheckService()->Shutdown();
+    steps_.Drain();
     server_->Shutdown(absl::ToChronoTime(absl::Now() + grace));
     server_->Wait();
     down_ = true;
@@ -110,6 +117,7 @@ class GrpcServer final : public RpcServer {
 
  private:
   Admission admission_;
+  StepStreams steps_;
   std::unique_ptr<grpc::Service> annulus_;
   std::unique_ptr<grpc::Service> rendezvous_;
   std::unique_ptr<grpc::Server> server_;

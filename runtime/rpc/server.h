@@ -1,7 +1,8 @@
 // RpcServer: a Service offered over gRPC (annulus.proto), with a rendezvous beside it, the standard
 // health service and reflection. Connections are plain text: TLS and tokens come with the
 // service's security. Every bound below is named in the error of the call that meets it.
-// Thread-safe. Calls run on at most in_flight_max + a few threads.
+// Thread-safe. Calls run on at most in_flight_max + a few threads, streams of steps on
+// step_batches_max threads each.
 #pragma once
 
 #include <cstdint>
@@ -22,13 +23,15 @@ struct RpcLimits {
   int64_t buffer_bytes_max = int64_t{2} << 30;       // of all requests' tensors together
   int64_t transport_bytes_max = int64_t{256} << 20;  // of gRPC's own buffers, all connections
   int64_t chunk_bytes = 1 << 20;                     // of a streamed reply's messages, < 4 MiB
+  int step_streams_max = 64;  // open at once, idle or not: about one per client
+  int step_batches_max = 4;   // of one such stream that are worked on at once
 };
 
 struct RpcServerOptions {
   std::string listen = "127.0.0.1:0";  // "host:port"; port 0: any free one
   Service* service = nullptr;          // outlives the server
   Rendezvous* rendezvous = nullptr;    // outlives the server; nullptr: not offered
-  RpcLimits limits;
+  RpcLimits limits = {};
 };
 
 class RpcServer {
@@ -44,7 +47,8 @@ class RpcServer {
   // What the health service answers for the server and for "annulus.v1.Annulus".
   virtual void SetServing(bool serving) = 0;
 
-  // Reports not serving, refuses new calls, waits up to `grace` for those under way, then cancels
+  // Reports not serving, refuses new calls and steps, closes streams of steps once they are idle,
+  // waits up to `grace` for those under way, then cancels
   // them, and returns when all have ended.
   virtual void Shutdown(absl::Duration grace) = 0;
 };

@@ -43,6 +43,7 @@ class FakeService : public Service {
     info_.spec = spec;
     info_.tokens.assign(static_cast<size_t>(spec.layers), 0);
     info_.kv_bytes = 12345;
+    info_.dense_kv_bytes = 23456;
     info_.state = "ok";
     return info_;
   }
@@ -59,6 +60,7 @@ class FakeService : public Service {
     v_bytes += BytesOf(request.v);
     last_append = request;
     pieces.push_back(request.k.tokens);
+    keys.push_back(request.key);
     tokens_ += request.k.tokens;
     return AppendResult{.epoch = 7, .tokens = tokens_};
   }
@@ -155,7 +157,8 @@ class FakeService : public Service {
   // What came. Read once the calls have ended.
   std::string k_bytes;
   std::string v_bytes;
-  std::vector<int64_t> pieces;  // tokens of each
+  std::vector<int64_t> pieces;   // tokens of each
+  std::vector<RequestKey> keys;  // of each piece
   AppendRequest last_append;
   AttendRequest last_attend;
   std::vector<StepRequest> steps;  // tensors are borrowed for the call

@@ -3,47 +3,16 @@
 #include <thread>
 #include <vector>
 
-#include "base/rng.h"
-#include "runtime/client/client.h"
-#include "runtime/rpc/server.h"
-#include "tests/catch.h"
-#include "tests/rpc/fake_service.h"
+#include "tests/rpc/loopback.h"
 
 namespace annulus {
 namespace {
-
-struct Loopback {
-  explicit Loopback(RpcLimits limits = {}, int64_t chunk_bytes = 1 << 20) {
-    auto started = RpcServer::Start({.service = &service, .limits = limits});
-    INFO(started.status());
-    REQUIRE(started.ok());
-    server = *std::move(started);
-    client = Connect(chunk_bytes);
-  }
-  std::string endpoint() const { return absl::StrCat("127.0.0.1:", server->port()); }
-  std::unique_ptr<Client> Connect(int64_t chunk_bytes) const {
-    auto connected = Client::Connect({.endpoint = endpoint(), .chunk_bytes = chunk_bytes});
-    INFO(connected.status());
-    REQUIRE(connected.ok());
-    return *std::move(connected);
-  }
-
-  FakeService service;
-  std::unique_ptr<RpcServer> server;
-  std::unique_ptr<Client> client;
-};
 
 Buffer RandomBytes(int64_t count, uint64_t seed) {
   Buffer buffer(static_cast<size_t>(count));
   Rng rng(seed);
   for (size_t i = 0; i < buffer.size(); ++i) buffer.data()[i] = static_cast<std::byte>(rng.Next());
   return buffer;
-}
-
-std::vector<float> Ramp(int64_t count) {
-  std::vector<float> values(static_cast<size_t>(count));
-  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 1021) - 500.0f;
-  return values;
 }
 
 TEST_CASE("a context's spec and info survive the wire") {
@@ -57,13 +26,17 @@ TEST_CASE("a context's spec and info survive the wire") {
                    .dtype = DType::kF16,
                    .placement = Placement::kMesh,
                    .partition = {PartitionKind::kZigzag, 1},
-                   .tokens_expected = 1 << 20};
+                   .tokens_expected = 1 << 20,
+                   .patterns = {"causal", "s2(64,2,2)", "window(64) & causal"},
+                   .kv_efficient = true,
+                   .replicas = 2};
   const auto info = loopback.client->CreateContext(spec);
   REQUIRE(info.ok());
   CHECK(info->id == 0xfedcba9876543210u);
   CHECK(info->epoch == 7);
   CHECK(info->tokens == std::vector<int64_t>{0, 0, 0});
   CHECK(info->kv_bytes == 12345);
+  CHECK(info->dense_kv_bytes == 23456);
   CHECK(info->state == "ok");
   CHECK(info->spec.layers == 3);
   CHECK(info->spec.heads == 128);
@@ -75,6 +48,26 @@ TEST_CASE("a context's spec and info survive the wire") {
   CHECK(info->spec.placement == Placement::kMesh);
   CHECK(info->spec.partition == spec.partition);
   CHECK(info->spec.tokens_expected == 1 << 20);
+  CHECK(info->spec.patterns == spec.patterns);
+  CHECK(info->spec.kv_efficient);
+  CHECK(info->spec.replicas == 2);
+
+  const auto fork = loopback.client->Fork({.context = info->id, .tokens = 7});
+  REQUIRE(fork.ok());
+  CHECK(fork->id == info->id + 1);
+  CHECK(loopback.service.last_fork.context == info->id);
+  CHECK(loopback.service.last_fork.tokens == 7);
+  REQUIRE(loopback.client->Fork({.context = 3, .tokens = {}}).ok());
+  CHECK_FALSE(loopback.service.last_fork.tokens.has_value());
+  REQUIRE(loopback.client->Truncate({.context = 4, .tokens = 1000}).ok());
+  CHECK(loopback.service.last_truncate.context == 4);
+  CHECK(loopback.service.last_truncate.tokens == 1000);
+  const auto list = loopback.client->List({.after = 5, .limit = 17});
+  REQUIRE(list.ok());
+  REQUIRE(list->size() == 1);
+  CHECK(list->front().spec.patterns == spec.patterns);
+  CHECK(loopback.service.last_list.after == 5);
+  CHECK(loopback.service.last_list.limit == 17);
 
   CHECK(loopback.client->Describe(info->id)->kv_bytes == 12345);
   CHECK(loopback.client->Release(info->id).ok());

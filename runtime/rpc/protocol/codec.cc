@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "runtime/retry_hint.h"
 #include "runtime/rpc/annulus.pb.h"
 
 namespace annulus {
@@ -72,6 +73,25 @@ absl::Status CheckExtent(absl::string_view field, absl::string_view extent, int6
       absl::StrCat(field, ".", extent, " is ", value, "; expected 1 or more"));
 }
 
+std::string CutMessage(const absl::Status& status) {
+  std::string message = Text(status.message());
+  if (message.size() > kMessageBytesMax) {
+    message.resize(kMessageBytesMax);
+    message += " ...";
+  }
+  return message;
+}
+
+void ToProto(const absl::Status& status, v1::ErrorDetails* message) {
+  const absl::optional<absl::Duration> wait = RetryAfter(status);
+  if (wait.has_value()) message->set_retry_after_ms(absl::ToInt64Milliseconds(*wait));
+}
+
+absl::Status FromProto(const v1::ErrorDetails& message, absl::Status status) {
+  if (message.retry_after_ms() < 1) return status;
+  return WithRetryAfter(std::move(status), absl::Milliseconds(message.retry_after_ms()));
+}
+
 }  // namespace
 
 void ToProto(const ContextSpec& spec, v1::ContextSpec* message) {
@@ -85,6 +105,9 @@ void ToProto(const ContextSpec& spec, v1::ContextSpec* message) {
   message->set_placement(Text(Name(spec.placement)));
   message->set_partition(spec.partition.ToString());
   message->set_tokens_expected(spec.tokens_expected);
+  for (const std::string& pattern : spec.patterns) message->add_patterns(pattern);
+  message->set_kv_efficient(spec.kv_efficient);
+  message->set_replicas(spec.replicas);
 }
 
 absl::StatusOr<ContextSpec> FromProto(const v1::ContextSpec& message) {
@@ -101,6 +124,9 @@ absl::StatusOr<ContextSpec> FromProto(const v1::ContextSpec& message) {
   ANNULUS_ASSIGN_OR_RETURN(spec.partition,
                            Named("spec.partition", PartitionSpec::Parse(message.partition())));
   spec.tokens_expected = message.tokens_expected();
+  spec.patterns.assign(message.patterns().begin(), message.patterns().end());
+  spec.kv_efficient = message.kv_efficient();
+  spec.replicas = message.replicas() == 0 ? 1 : message.replicas();
   return spec;
 }
 
@@ -110,6 +136,7 @@ void ToProto(const ContextInfo& info, v1::ContextInfo* message) {
   ToProto(info.spec, message->mutable_spec());
   message->mutable_tokens()->Assign(info.tokens.begin(), info.tokens.end());
   message->set_kv_bytes(info.kv_bytes);
+  message->set_dense_kv_bytes(info.dense_kv_bytes);
   message->set_state(info.state);
 }
 
@@ -120,8 +147,31 @@ absl::StatusOr<ContextInfo> FromProto(const v1::ContextInfo& message) {
   ANNULUS_ASSIGN_OR_RETURN(info.spec, FromProto(message.spec()));
   info.tokens.assign(message.tokens().begin(), message.tokens().end());
   info.kv_bytes = message.kv_bytes();
+  info.dense_kv_bytes = message.dense_kv_bytes();
   info.state = message.state();
   return info;
+}
+
+void ToProto(const std::vector<ContextInfo>& contexts, v1::ContextList* message) {
+  for (const ContextInfo& context : contexts) ToProto(context, message->add_contexts());
+}
+
+absl::StatusOr<std::vector<ContextInfo>> FromProto(const v1::ContextList& message) {
+  std::vector<ContextInfo> contexts;
+  for (const v1::ContextInfo& context : message.contexts()) {
+    ANNULUS_ASSIGN_OR_RETURN(ContextInfo info, FromProto(context));
+    contexts.push_back(std::move(info));
+  }
+  return contexts;
+}
+
+void ToProto(const RequestKey& key, v1::RequestKey* message) {
+  message->set_client(key.client);
+  message->set_sequence(key.sequence);
+}
+
+RequestKey FromProto(const v1::RequestKey& message) {
+  return {.client = message.client(), .sequence = message.sequence()};
 }
 
 void ToProto(const ClusterStatus& status, v1::ClusterStatus* message) {
@@ -197,19 +247,58 @@ absl::StatusOr<TensorShape> FromProto(const v1::TensorShape& message, absl::stri
   return shape;
 }
 
+absl::Status CheckPosition(absl::string_view field, int64_t value) {
+  constexpr int64_t kPositionMax = int64_t{1} << 48;
+  if (value >= 0 && value <= kPositionMax) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " is ", value, "; expected 0 to ", kPositionMax));
+}
+
+absl::Status CheckAnswer(const TensorShape& out, const TensorShape& lse, int64_t q_tokens,
+                         int64_t heads) {
+  constexpr int64_t kDimMax = 4096;
+  const auto check = [&](const TensorShape& shape, absl::string_view field, int64_t dim_max) {
+    if (shape.dtype == DType::kF32 && shape.tokens == q_tokens && shape.heads == heads &&
+        shape.dim <= dim_max) {
+      return absl::OkStatus();
+    }
+    return absl::InternalError(absl::StrCat("the reply's ", field, " is [", shape.tokens, ", ",
+                                            shape.heads, ", ", shape.dim, "]; expected [", q_tokens,
+                                            ", ", heads, ", 1 to ", dim_max, "] of f32"));
+  };
+  ANNULUS_RETURN_IF_ERROR(check(out, "out", kDimMax));
+  return check(lse, "lse", 1);
+}
+
+void ToProto(const absl::Status& status, v1::StepFailure* message) {
+  message->set_code(static_cast<int>(status.code()));
+  message->set_message(CutMessage(status));
+  ToProto(status, message->mutable_details());
+}
+
+absl::Status FromProto(const v1::StepFailure& message) {
+  // A code of 0 would turn a failure into an answer.
+  const int code =
+      message.code() == 0 ? static_cast<int>(absl::StatusCode::kInternal) : message.code();
+  return FromProto(message.details(),
+                   absl::Status(static_cast<absl::StatusCode>(code), message.message()));
+}
+
 grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
-  std::string message = Text(status.message());
-  if (message.size() > kMessageBytesMax) {
-    message.resize(kMessageBytesMax);
-    message += " ...";
-  }
-  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), message);
+  v1::ErrorDetails details;
+  ToProto(status, &details);
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), CutMessage(status),
+                      details.SerializeAsString());
 }
 
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+  v1::ErrorDetails details;
+  // Another server on the way may have put something else there, which is no hint of ours.
+  if (!details.ParseFromString(status.error_details())) details.Clear();
+  return FromProto(details, absl::Status(static_cast<absl::StatusCode>(status.error_code()),
+                                         status.error_message()));
 }
 
 }  // namespace annulus

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -21,7 +22,10 @@ namespace v1 {
 class AttendReplyHeader;
 class ClusterStatus;
 class ContextInfo;
+class ContextList;
 class ContextSpec;
+class RequestKey;
+class StepFailure;
 class TensorShape;
 }  // namespace v1
 
@@ -30,6 +34,12 @@ absl::StatusOr<ContextSpec> FromProto(const v1::ContextSpec& message);
 
 void ToProto(const ContextInfo& info, v1::ContextInfo* message);
 absl::StatusOr<ContextInfo> FromProto(const v1::ContextInfo& message);
+
+void ToProto(const std::vector<ContextInfo>& contexts, v1::ContextList* message);
+absl::StatusOr<std::vector<ContextInfo>> FromProto(const v1::ContextList& message);
+
+void ToProto(const RequestKey& key, v1::RequestKey* message);
+RequestKey FromProto(const v1::RequestKey& message);
 
 void ToProto(const ClusterStatus& status, v1::ClusterStatus* message);
 absl::StatusOr<ClusterStatus> FromProto(const v1::ClusterStatus& message);
@@ -58,7 +68,19 @@ void ToProto(const TensorView& view, v1::TensorShape* message);
 // `field` names the tensor in errors ("q").
 absl::StatusOr<TensorShape> FromProto(const v1::TensorShape& message, absl::string_view field);
 
-// The codes are the same numbers. A message to gRPC is cut to fit a trailer (8 KiB in all).
+// INVALID_ARGUMENT for what is no token's position. Positions stay so far below 2^63 that no sum of
+// a few can overflow.
+absl::Status CheckPosition(absl::string_view field, int64_t value);
+
+// Whether a reply's tensors are those of an answer to queries [q_tokens, heads, ·]; INTERNAL, since
+// it is the server that is wrong.
+absl::Status CheckAnswer(const TensorShape& out, const TensorShape& lse, int64_t q_tokens,
+                         int64_t heads);
+
+// Errors: the codes are the same numbers, a hint of when to try again comes along (retry_hint.h),
+// and a message is cut to fit a trailer (8 KiB in all).
+void ToProto(const absl::Status& status, v1::StepFailure* message);
+absl::Status FromProto(const v1::StepFailure& message);
 grpc::Status ToGrpc(const absl::Status& status);
 absl::Status FromGrpc(const grpc::Status& status);
 

@@ -11,10 +11,7 @@
 namespace annulus {
 namespace {
 
-// Positions stay so far below 2^63 that no sum of a few can overflow.
-constexpr int64_t kPositionMax = int64_t{1} << 48;
 constexpr size_t kRequestIdBytesMax = 128;
-constexpr int64_t kReplyDimMax = 4096;
 
 absl::Span<std::byte> Bytes(Buffer& buffer, int64_t count) {
   return {buffer.data(), static_cast<size_t>(count)};
@@ -22,12 +19,6 @@ absl::Span<std::byte> Bytes(Buffer& buffer, int64_t count) {
 
 absl::Span<std::byte> Bytes(Tensor& tensor) {
   return {tensor.data(), tensor.size_bytes()};
-}
-
-absl::Status CheckPosition(absl::string_view field, int64_t value) {
-  if (value >= 0 && value <= kPositionMax) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(field, " is ", value, "; expected 0 to ", kPositionMax));
 }
 
 absl::Status NoHeader() {
@@ -53,6 +44,25 @@ absl::Status TooMuch(absl::string_view field, int64_t bytes) {
 }
 
 }  // namespace
+
+absl::StatusOr<TensorShape> Streamable(const TensorView& view, absl::string_view field) {
+  v1::TensorShape message;
+  ToProto(view, &message);
+  ANNULUS_ASSIGN_OR_RETURN(TensorShape shape, FromProto(message, field));
+  if (view.data == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat(field, ".data is null; expected ", shape.bytes,
+                                                   " bytes or their strided rows"));
+  }
+  return shape;
+}
+
+absl::Status CheckAscii(absl::string_view field, absl::string_view text) {
+  const auto* odd = std::find_if(text.begin(), text.end(),
+                                 [](char c) { return static_cast<unsigned char>(c) >= 0x80; });
+  if (odd == text.end()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(field, " has a byte beyond ASCII at position ",
+                                                 odd - text.begin(), "; expected ASCII text"));
+}
 
 void Filler::Aim(std::vector<absl::Span<std::byte>> targets) {
   targets_ = std::move(targets);
@@ -99,6 +109,7 @@ absl::Status AppendReader::Start(const v1::AppendHeader& header) {
     }
     v_row_bytes = v_.row_bytes();
   }
+  key_ = FromProto(header.key());
   piece_tokens_ = header.piece_tokens();
   if (piece_tokens_ < 1 || piece_tokens_ > k_.tokens) {
     return absl::InvalidArgumentError(
@@ -153,8 +164,10 @@ absl::Status AppendReader::HandOn() {
   if (v_.tokens > 0) {
     piece.v = TensorView::Contiguous(v_piece_.data(), v_.dtype, count, v_.heads, v_.dim);
   }
+  piece.key = key_;
   ANNULUS_RETURN_IF_ERROR(sink_(piece));
   done_ += count;
+  ++key_.sequence;
   return absl::OkStatus();
 }
 
@@ -247,24 +260,10 @@ absl::Status AttendReplyReader::Add(const v1::AttendReplyPart& part) {
                       : absl::InternalError("the reply has more bytes than it declared");
 }
 
-absl::Status AttendReplyReader::Check(const TensorShape& shape, absl::string_view field) const {
-  if (shape.dtype == DType::kF32 && shape.tokens == q_tokens_ && shape.heads == heads_ &&
-      shape.dim <= kReplyDimMax) {
-    return absl::OkStatus();
-  }
-  return absl::InternalError(absl::StrCat("the reply's ", field, " is [", shape.tokens, ", ",
-                                          shape.heads, ", ", shape.dim, "]; expected [", q_tokens_,
-                                          ", ", heads_, ", up to ", kReplyDimMax, "] of f32"));
-}
-
 absl::Status AttendReplyReader::Start(const v1::AttendReplyHeader& header) {
   ANNULUS_ASSIGN_OR_RETURN(const TensorShape out, FromProto(header.out(), "out"));
   ANNULUS_ASSIGN_OR_RETURN(const TensorShape lse, FromProto(header.lse(), "lse"));
-  ANNULUS_RETURN_IF_ERROR(Check(out, "out"));
-  ANNULUS_RETURN_IF_ERROR(Check(lse, "lse"));
-  if (lse.dim != 1) {
-    return absl::InternalError(absl::StrCat("the reply's lse.dim is ", lse.dim, "; expected 1"));
-  }
+  ANNULUS_RETURN_IF_ERROR(CheckAnswer(out, lse, q_tokens_, heads_));
   result_ = FromProto(header);
   result_.out = Tensor(out.dtype, out.tokens, out.heads, out.dim);
   result_.lse = Tensor(lse.dtype, lse.tokens, lse.heads, lse.dim);

@@ -32,6 +32,14 @@ struct StreamLimits {
   int64_t piece_bytes_max = int64_t{16} << 20;   // of one piece of an Append, K and V together
 };
 
+// Client: the shape of a view that can be sent. INVALID_ARGUMENT names `field` for one that cannot;
+// what it must be for the service, the service says.
+absl::StatusOr<TensorShape> Streamable(const TensorView& view, absl::string_view field);
+
+// Client: proto3 text is UTF-8, and a message with anything else never arrives; what this project
+// sends is ASCII. INVALID_ARGUMENT names `field`.
+absl::Status CheckAscii(absl::string_view field, absl::string_view text);
+
 // Asked before memory is taken for a request: keeps that many bytes for it or says why not.
 using Reserve = std::function<absl::Status(int64_t bytes)>;
 
@@ -78,6 +86,7 @@ class AppendReader {
   ContextId context_ = 0;
   int layer_ = 0;
   int64_t start_ = 0;
+  RequestKey key_;  // of the next piece
   TensorShape k_;
   TensorShape v_;  // tokens 0: none
   int64_t piece_tokens_ = 0;
@@ -119,7 +128,6 @@ class AttendReplyReader {
 
  private:
   absl::Status Start(const v1::AttendReplyHeader& header);
-  absl::Status Check(const TensorShape& shape, absl::string_view field) const;
 
   const int64_t q_tokens_;
   const int64_t heads_;

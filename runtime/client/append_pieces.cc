@@ -1,0 +1,51 @@
+#include "runtime/client/append_pieces.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "runtime/rpc/protocol/streams.h"
+
+namespace annulus {
+namespace {
+
+// Large enough to hide a round trip to the workers, small enough for the service to keep many
+// callers' pieces.
+constexpr int64_t kPieceBytes = 4 << 20;
+constexpr int64_t kPieceAlignTokens = 64;  // whole blocks where a piece has that many tokens
+
+}  // namespace
+
+absl::StatusOr<AppendCut> CutAppend(const AppendRequest& request) {
+  ANNULUS_ASSIGN_OR_RETURN(const TensorShape k, Streamable(request.k, "k"));
+  AppendCut cut{.tokens = k.tokens, .bytes = k.bytes};
+  int64_t row_bytes = k.row_bytes();
+  if (request.v.tokens != 0) {
+    ANNULUS_ASSIGN_OR_RETURN(const TensorShape v, Streamable(request.v, "v"));
+    if (v.tokens != k.tokens) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("v.tokens is ", v.tokens, "; expected k.tokens, ", k.tokens, ", or 0"));
+    }
+    cut.bytes += v.bytes;
+    row_bytes += v.row_bytes();
+  }
+  cut.piece_tokens = std::max<int64_t>(1, kPieceBytes / row_bytes);
+  if (cut.piece_tokens > kPieceAlignTokens) {
+    cut.piece_tokens -= cut.piece_tokens % kPieceAlignTokens;
+  }
+  cut.piece_tokens = std::min(cut.piece_tokens, cut.tokens);
+  return cut;
+}
+
+AppendRequest PieceOf(const AppendRequest& request, const AppendCut& cut, int64_t index) {
+  const int64_t first = index * cut.piece_tokens;
+  const int64_t count = std::min(cut.piece_tokens, cut.tokens - first);
+  AppendRequest piece = request;
+  piece.start += first;
+  piece.k = request.k.Tokens(first, count);
+  if (request.v.tokens != 0) piece.v = request.v.Tokens(first, count);
+  if (piece.key.client != 0) piece.key.sequence += static_cast<uint64_t>(index);
+  return piece;
+}
+
+}  // namespace annulus

@@ -1,0 +1,26 @@
+// How an append is cut into pieces. A piece is what the service commits at once, under a key of its
+// own. Pure functions.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+#include "runtime/types.h"
+
+namespace annulus {
+
+struct AppendCut {
+  int64_t tokens = 0;
+  int64_t piece_tokens = 0;  // of each piece, fewer in the last
+  int64_t bytes = 0;         // of k and v
+
+  int64_t pieces() const { return (tokens + piece_tokens - 1) / piece_tokens; }
+};
+
+// INVALID_ARGUMENT names a view that cannot be sent.
+absl::StatusOr<AppendCut> CutAppend(const AppendRequest& request);
+
+// Piece `index` of the request, with its start and key; its tensors borrow the same memory.
+AppendRequest PieceOf(const AppendRequest& request, const AppendCut& cut, int64_t index);
+
+}  // namespace annulus

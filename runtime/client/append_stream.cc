@@ -1,0 +1,51 @@
+#include "runtime/client/append_stream.h"
+
+#include <grpcpp/client_context.h>
+
+#include "base/status.h"
+#include "runtime/client/append_pieces.h"
+#include "runtime/client/cancel_watch.h"
+#include "runtime/rpc/protocol/channel.h"
+#include "runtime/rpc/protocol/codec.h"
+#include "runtime/rpc/protocol/streams.h"
+
+namespace annulus {
+
+absl::StatusOr<AppendResult> StreamAppend(v1::Annulus::StubInterface* stub,
+                                          const AppendRequest& request, int64_t chunk_bytes,
+                                          const Attempt& attempt) {
+  ANNULUS_ASSIGN_OR_RETURN(const AppendCut cut, CutAppend(request));
+  v1::AppendPart part;
+  v1::AppendHeader* header = part.mutable_header();
+  header->set_context(request.context);
+  header->set_layer(request.layer);
+  header->set_start(request.start);
+  ToProto(request.k, header->mutable_k());
+  if (request.v.tokens != 0) ToProto(request.v, header->mutable_v());
+  header->set_piece_tokens(cut.piece_tokens);
+  ToProto(request.key, header->mutable_key());
+
+  v1::AppendResult reply;
+  grpc::ClientContext rpc;
+  SetDeadline(attempt.deadline, &rpc);
+  const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
+  const auto stream = stub->Append(&rpc, &reply);
+  bool open = stream->Write(part);
+  int64_t sent_bytes = 0;
+  ChunkWriter writer(chunk_bytes, [&](std::string* data) {
+    sent_bytes += static_cast<int64_t>(data->size());
+    part.mutable_data()->swap(*data);
+    if (!stream->Write(part)) return false;
+    if (attempt.progress) attempt.progress(sent_bytes, cut.bytes);
+    return true;
+  });
+  for (int64_t i = 0; open && i < cut.pieces(); ++i) {
+    const AppendRequest piece = PieceOf(request, cut, i);
+    open = writer.Write(piece.k) && (piece.v.tokens == 0 || writer.Write(piece.v));
+  }
+  if (open && writer.Flush()) stream->WritesDone();
+  ANNULUS_RETURN_IF_ERROR(FromGrpc(stream->Finish()));
+  return AppendResult{.epoch = reply.epoch(), .tokens = reply.tokens()};
+}
+
+}  // namespace annulus

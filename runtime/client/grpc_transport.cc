@@ -1,0 +1,239 @@
+// The transport over gRPC.
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/status.h"
+#include "runtime/client/append_stream.h"
+#include "runtime/client/cancel_watch.h"
+#include "runtime/client/step_stream.h"
+#include "runtime/client/transport.h"
+#include "runtime/rpc/annulus.grpc.pb.h"
+#include "runtime/rpc/health.grpc.pb.h"
+#include "runtime/rpc/protocol/channel.h"
+#include "runtime/rpc/protocol/codec.h"
+#include "runtime/rpc/protocol/streams.h"
+
+namespace annulus {
+namespace {
+
+class GrpcTransport final : public Transport {
+ public:
+  explicit GrpcTransport(const ClientOptions& options)
+      : options_(options),
+        channel_(MakeChannel(options.endpoint)),
+        stub_(v1::Annulus::NewStub(channel_)),
+        steps_(stub_.get()) {}
+
+  // Waits until the service says that it serves.
+  absl::Status WaitForService();
+
+  absl::StatusOr<ContextInfo> CreateContext(const ContextSpec& spec,
+                                            const Attempt& attempt) override {
+    for (const std::string& pattern : spec.patterns) {
+      ANNULUS_RETURN_IF_ERROR(CheckAscii("spec.patterns", pattern));
+    }
+    v1::ContextSpec request;
+    ToProto(spec, &request);
+    return Unary<ContextInfo, v1::ContextInfo>(&v1::Annulus::Stub::CreateContext, request, attempt);
+  }
+
+  absl::StatusOr<AppendResult> Append(const AppendRequest& request,
+                                      const Attempt& attempt) override {
+    absl::StatusOr<AppendResult> result =
+        StreamAppend(stub_.get(), request, options_.chunk_bytes, attempt);
+    if (!result.ok()) return Named(result.status());
+    return result;
+  }
+
+  absl::StatusOr<AttendResult> Attend(const AttendRequest& request,
+                                      const Attempt& attempt) override;
+
+  StepResults Step(absl::Span<const StepRequest> requests, const Attempt& attempt) override {
+    StepResults results = steps_.Step(requests, attempt);
+    for (absl::StatusOr<StepResult>& result : results) {
+      if (absl::IsUnavailable(result.status())) result = Named(result.status());
+    }
+    return results;
+  }
+
+  absl::StatusOr<ContextInfo> Fork(const ForkRequest& request, const Attempt& attempt) override {
+    v1::ForkRequest message;
+    message.set_context(request.context);
+    if (request.tokens.has_value()) message.set_tokens(*request.tokens);
+    return Unary<ContextInfo, v1::ContextInfo>(&v1::Annulus::Stub::Fork, message, attempt);
+  }
+
+  absl::StatusOr<ContextInfo> Truncate(const TruncateRequest& request,
+                                       const Attempt& attempt) override {
+    v1::TruncateRequest message;
+    message.set_context(request.context);
+    message.set_tokens(request.tokens);
+    return Unary<ContextInfo, v1::ContextInfo>(&v1::Annulus::Stub::Truncate, message, attempt);
+  }
+
+  absl::Status Release(ContextId context, const Attempt& attempt) override {
+    v1::ContextRef request;
+    request.set_context(context);
+    v1::ReleaseResult reply;
+    return Call(&v1::Annulus::Stub::Release, request, &reply, attempt);
+  }
+
+  absl::StatusOr<ContextInfo> Describe(ContextId context, const Attempt& attempt) override {
+    v1::ContextRef request;
+    request.set_context(context);
+    return Unary<ContextInfo, v1::ContextInfo>(&v1::Annulus::Stub::Describe, request, attempt);
+  }
+
+  absl::StatusOr<std::vector<ContextInfo>> List(const ListRequest& request,
+                                                const Attempt& attempt) override {
+    v1::ListRequest message;
+    message.set_after(request.after);
+    message.set_limit(request.limit);
+    return Unary<std::vector<ContextInfo>, v1::ContextList>(&v1::Annulus::Stub::List, message,
+                                                            attempt);
+  }
+
+  absl::StatusOr<ClusterStatus> Status(const Attempt& attempt) override {
+    return Unary<ClusterStatus, v1::ClusterStatus>(&v1::Annulus::Stub::Status, v1::StatusRequest(),
+                                                   attempt);
+  }
+
+  ConnectionState connection() const override {
+    switch (channel_->GetState(/*try_to_connect=*/false)) {
+      case GRPC_CHANNEL_READY:
+        return ConnectionState::kReady;
+      case GRPC_CHANNEL_IDLE:
+      case GRPC_CHANNEL_CONNECTING:
+        return ConnectionState::kConnecting;
+      default:
+        return ConnectionState::kDown;
+    }
+  }
+
+ private:
+  template <typename Reply, typename Request>
+  using Method = grpc::Status (v1::Annulus::Stub::*)(grpc::ClientContext*, const Request&, Reply*);
+
+  template <typename Reply, typename Request>
+  absl::Status Call(Method<Reply, Request> method, const Request& request, Reply* reply,
+                    const Attempt& attempt) {
+    grpc::ClientContext rpc;
+    SetDeadline(attempt.deadline, &rpc);
+    const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
+    return Named(FromGrpc((stub_.get()->*method)(&rpc, request, reply)));
+  }
+
+  template <typename Result, typename Reply, typename Request>
+  absl::StatusOr<Result> Unary(Method<Reply, Request> method, const Request& request,
+                               const Attempt& attempt) {
+    Reply reply;
+    ANNULUS_RETURN_IF_ERROR(Call(method, request, &reply, attempt));
+    return FromProto(reply);
+  }
+
+  // A failed connection is worth the name of its endpoint.
+  absl::Status Named(const absl::Status& status) const {
+    if (!absl::IsUnavailable(status)) return status;
+    return absl::UnavailableError(absl::StrCat(options_.endpoint, ": ", status.message()));
+  }
+
+  const ClientOptions options_;
+  const std::shared_ptr<grpc::Channel> channel_;
+  const std::unique_ptr<v1::Annulus::Stub> stub_;
+  StepStream steps_;
+};
+
+absl::Status GrpcTransport::WaitForService() {
+  const absl::Time deadline = absl::Now() + options_.connect_timeout;
+  const auto stub = grpc::health::v1::Health::NewStub(channel_);
+  std::string last = "no answer";
+  do {
+    grpc::health::v1::HealthCheckRequest request;
+    request.set_service("annulus.v1.Annulus");
+    grpc::health::v1::HealthCheckResponse reply;
+    grpc::ClientContext rpc;
+    rpc.set_wait_for_ready(true);
+    SetDeadline(deadline, &rpc);
+    const grpc::Status status = stub->Check(&rpc, request, &reply);
+    if (status.ok()) {
+      if (reply.status() == grpc::health::v1::HealthCheckResponse::SERVING) {
+        return absl::OkStatus();
+      }
+      last = "it answers that it is not serving";
+    } else if (status.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED) {
+      last = status.error_message();
+    }
+    absl::SleepFor(std::min(absl::Milliseconds(50), deadline - absl::Now()));
+  } while (absl::Now() < deadline);
+  return absl::UnavailableError(
+      absl::StrCat("no Annulus service at \"", options_.endpoint, "\" within ",
+                   absl::FormatDuration(options_.connect_timeout), ": ", last));
+}
+
+absl::StatusOr<AttendResult> GrpcTransport::Attend(const AttendRequest& request,
+                                                   const Attempt& attempt) {
+  ANNULUS_RETURN_IF_ERROR(CheckAscii("pattern", request.pattern));
+  ANNULUS_RETURN_IF_ERROR(CheckAscii("request_id", request.request_id));
+  ANNULUS_ASSIGN_OR_RETURN(const TensorShape q, Streamable(request.q, "q"));
+  v1::AttendPart part;
+  v1::AttendHeader* header = part.mutable_header();
+  header->set_context(request.context);
+  header->set_layer(request.layer);
+  header->set_q_start(request.q_start);
+  header->set_kv_len(request.kv_len);
+  ToProto(request.q, header->mutable_q());
+  header->set_pattern(request.pattern);
+  if (request.plan.has_value()) {
+    const absl::string_view plan = Name(*request.plan);
+    header->set_plan(plan.data(), plan.size());
+  }
+  header->set_scale(request.scale);
+  header->set_request_id(request.request_id);
+  header->set_trace(request.trace);
+
+  grpc::ClientContext rpc;
+  SetDeadline(attempt.deadline, &rpc);
+  const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
+  const auto stream = stub_->Attend(&rpc);
+  const bool open = stream->Write(part);
+  ChunkWriter writer(options_.chunk_bytes, [&](std::string* data) {
+    part.mutable_data()->swap(*data);
+    return stream->Write(part);
+  });
+  if (open && writer.Write(request.q) && writer.Flush()) stream->WritesDone();
+
+  AttendReplyReader reader(q.tokens, q.heads);
+  absl::Status read;
+  v1::AttendReplyPart reply;
+  // The stream is read to its end even after a bad message: its status comes last.
+  while (stream->Read(&reply)) {
+    if (!read.ok()) continue;
+    read = reader.Add(reply);
+    if (!read.ok()) rpc.TryCancel();
+  }
+  const grpc::Status finish = stream->Finish();
+  ANNULUS_RETURN_IF_ERROR(read);
+  ANNULUS_RETURN_IF_ERROR(Named(FromGrpc(finish)));
+  return reader.Finish();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Transport>> MakeGrpcTransport(const ClientOptions& options) {
+  ANNULUS_RETURN_IF_ERROR(CheckHostPort("endpoint", options.endpoint));
+  constexpr int64_t kChunkBytesMax = kMessageBytesMax - kMessageRoomBytes;
+  if (options.chunk_bytes < 1 || options.chunk_bytes > kChunkBytesMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("chunk_bytes is ", options.chunk_bytes, "; expected 1 to ", kChunkBytesMax));
+  }
+  auto transport = std::make_unique<GrpcTransport>(options);
+  ANNULUS_RETURN_IF_ERROR(transport->WaitForService());
+  return transport;
+}
+
+}  // namespace annulus

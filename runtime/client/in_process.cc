@@ -1,0 +1,123 @@
+// The transport to a service within this process: a coordinator and workers over the local network.
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/status.h"
+#include "comm/local/local_network.h"
+#include "runtime/client/append_pieces.h"
+#include "runtime/client/transport.h"
+#include "runtime/coordinator/coordinator.h"
+#include "runtime/worker/worker.h"
+
+namespace annulus {
+namespace {
+
+constexpr int kWorkersMax = 256;
+constexpr absl::Duration kJoinTimeout = absl::Seconds(30);
+
+CallContext ContextOf(const Attempt& attempt) {
+  CallContext call;
+  call.deadline = attempt.deadline;
+  call.cancelled = [cancel = attempt.cancel] { return cancel.cancelled(); };
+  return call;
+}
+
+class InProcessTransport final : public Transport {
+ public:
+  absl::Status Start(const InProcessOptions& options);
+
+  absl::StatusOr<ContextInfo> CreateContext(const ContextSpec& spec,
+                                            const Attempt& attempt) override {
+    return coordinator_->CreateContext(spec, ContextOf(attempt));
+  }
+
+  absl::StatusOr<AppendResult> Append(const AppendRequest& request,
+                                      const Attempt& attempt) override {
+    ANNULUS_ASSIGN_OR_RETURN(const AppendCut cut, CutAppend(request));
+    AppendResult result;
+    for (int64_t i = 0; i < cut.pieces(); ++i) {
+      ANNULUS_ASSIGN_OR_RETURN(result,
+                               coordinator_->Append(PieceOf(request, cut, i), ContextOf(attempt)));
+      if (attempt.progress) attempt.progress(cut.bytes * (i + 1) / cut.pieces(), cut.bytes);
+    }
+    return result;
+  }
+
+  absl::StatusOr<AttendResult> Attend(const AttendRequest& request,
+                                      const Attempt& attempt) override {
+    return coordinator_->Attend(request, ContextOf(attempt));
+  }
+
+  StepResults Step(absl::Span<const StepRequest> requests, const Attempt& attempt) override {
+    return coordinator_->Step(requests, ContextOf(attempt));
+  }
+
+  absl::StatusOr<ContextInfo> Fork(const ForkRequest& request, const Attempt& attempt) override {
+    return coordinator_->Fork(request, ContextOf(attempt));
+  }
+
+  absl::StatusOr<ContextInfo> Truncate(const TruncateRequest& request,
+                                       const Attempt& attempt) override {
+    return coordinator_->Truncate(request, ContextOf(attempt));
+  }
+
+  absl::Status Release(ContextId context, const Attempt& attempt) override {
+    return coordinator_->Release(context, ContextOf(attempt));
+  }
+
+  absl::StatusOr<ContextInfo> Describe(ContextId context, const Attempt& attempt) override {
+    return coordinator_->Describe(context, ContextOf(attempt));
+  }
+
+  absl::StatusOr<std::vector<ContextInfo>> List(const ListRequest& request,
+                                                const Attempt& attempt) override {
+    return coordinator_->List(request, ContextOf(attempt));
+  }
+
+  absl::StatusOr<ClusterStatus> Status(const Attempt& attempt) override {
+    return coordinator_->Status(ContextOf(attempt));
+  }
+
+  ConnectionState connection() const override { return ConnectionState::kReady; }
+
+ private:
+  LocalNetwork network_;
+  std::unique_ptr<Coordinator> coordinator_;
+  std::vector<std::unique_ptr<Worker>> workers_;
+};
+
+absl::Status InProcessTransport::Start(const InProcessOptions& options) {
+  CoordinatorOptions coordinator;
+  ANNULUS_ASSIGN_OR_RETURN(coordinator.fabric, network_.MakeFabric("coordinator"));
+  ANNULUS_ASSIGN_OR_RETURN(coordinator_, Coordinator::Start(std::move(coordinator)));
+  for (int i = 0; i < options.workers; ++i) {
+    WorkerOptions worker;
+    worker.name = absl::StrCat("worker-", i);
+    ANNULUS_ASSIGN_OR_RETURN(worker.fabric, network_.MakeFabric(worker.name));
+    worker.coordinator_address = coordinator_->fabric_address();
+    worker.backend = options.backend;
+    worker.threads = options.threads;
+    worker.kv_bytes_limit = options.kv_bytes_limit;
+    ANNULUS_ASSIGN_OR_RETURN(workers_.emplace_back(), Worker::Start(std::move(worker)));
+  }
+  const absl::Time deadline = absl::Now() + kJoinTimeout;
+  for (const std::unique_ptr<Worker>& worker : workers_) {
+    ANNULUS_RETURN_IF_ERROR(worker->WaitUntilJoined(deadline));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Transport>> MakeInProcessTransport(const InProcessOptions& options) {
+  if (options.workers < 1 || options.workers > kWorkersMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("workers is ", options.workers, "; expected 1 to ", kWorkersMax));
+  }
+  auto transport = std::make_unique<InProcessTransport>();
+  ANNULUS_RETURN_IF_ERROR(transport->Start(options));
+  return transport;
+}
+
+}  // namespace annulus

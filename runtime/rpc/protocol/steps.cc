@@ -1,0 +1,230 @@
+#include "runtime/rpc/protocol/steps.h"
+
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "runtime/rpc/annulus.pb.h"
+#include "runtime/rpc/protocol/channel.h"
+#include "runtime/rpc/protocol/streams.h"
+
+namespace annulus {
+namespace {
+
+constexpr int64_t kBatchBytesMax = kMessageBytesMax - kMessageRoomBytes;
+// What a step's message needs beside its tensors' bytes and its pattern.
+constexpr int64_t kStepOverheadBytes = 256;
+
+absl::StatusOr<int64_t> TensorBytes(const TensorView& view, absl::string_view field) {
+  if (view.tokens == 0) return 0;
+  ANNULUS_ASSIGN_OR_RETURN(const TensorShape shape, Streamable(view, field));
+  return shape.bytes;
+}
+
+absl::StatusOr<int64_t> StepBytes(const StepRequest& request, absl::string_view name) {
+  int64_t bytes = kStepOverheadBytes + static_cast<int64_t>(request.pattern.size());
+  ANNULUS_RETURN_IF_ERROR(CheckAscii(absl::StrCat(name, ".pattern"), request.pattern));
+  for (const auto& [view, field] :
+       {std::pair(&request.k, ".k"), {&request.v, ".v"}, {&request.q, ".q"}}) {
+    const std::string path = absl::StrCat(name, field);
+    ANNULUS_ASSIGN_OR_RETURN(const int64_t tensor_bytes, TensorBytes(*view, path));
+    if (tensor_bytes > kBatchBytesMax || bytes + tensor_bytes > kBatchBytesMax) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, " makes the step larger than one message; expected at most ",
+                       kBatchBytesMax, " bytes in all: use Append and Attend for so many tokens"));
+    }
+    bytes += tensor_bytes;
+  }
+  return bytes;
+}
+
+void WriteTensor(const TensorView& view, v1::InlineTensor* message) {
+  ToProto(view, message->mutable_shape());
+  const int64_t bytes = view.size() * static_cast<int64_t>(SizeOf(view.dtype));
+  ChunkWriter writer(bytes, [&](std::string* data) {
+    message->mutable_data()->swap(*data);
+    return true;
+  });
+  writer.Write(view);
+  writer.Flush();
+}
+
+// An absent tensor is one of no tokens.
+absl::StatusOr<TensorView> TensorOf(bool present, const v1::InlineTensor& message,
+                                    absl::string_view field) {
+  if (!present) return TensorView();
+  ANNULUS_ASSIGN_OR_RETURN(const TensorShape shape, FromProto(message.shape(), field));
+  if (static_cast<int64_t>(message.data().size()) != shape.bytes) {
+    return absl::InvalidArgumentError(absl::StrCat(field, " has ", message.data().size(),
+                                                   " bytes of data; expected ", shape.bytes));
+  }
+  return shape.View(reinterpret_cast<const std::byte*>(message.data().data()));
+}
+
+absl::StatusOr<StepRequest> RequestOf(const v1::Step& message, absl::string_view name) {
+  StepRequest request;
+  request.context = message.context();
+  request.layer = message.layer();
+  request.start = message.start();
+  ANNULUS_RETURN_IF_ERROR(CheckPosition(absl::StrCat(name, ".start"), request.start));
+  ANNULUS_ASSIGN_OR_RETURN(request.k,
+                           TensorOf(message.has_k(), message.k(), absl::StrCat(name, ".k")));
+  ANNULUS_ASSIGN_OR_RETURN(request.v,
+                           TensorOf(message.has_v(), message.v(), absl::StrCat(name, ".v")));
+  ANNULUS_ASSIGN_OR_RETURN(request.q,
+                           TensorOf(message.has_q(), message.q(), absl::StrCat(name, ".q")));
+  request.pattern = message.pattern();
+  request.scale = message.scale();
+  request.key = FromProto(message.key());
+  return request;
+}
+
+int64_t AnswerBytes(const absl::StatusOr<StepResult>& result) {
+  if (!result.ok()) return static_cast<int64_t>(result.status().message().size());
+  return static_cast<int64_t>(result->out.size_bytes() + result->lse.size_bytes());
+}
+
+void WriteAnswer(const absl::StatusOr<StepResult>& result, v1::StepAnswer* message) {
+  if (!result.ok()) return ToProto(result.status(), message->mutable_failure());
+  const int64_t bytes = AnswerBytes(result);
+  if (bytes > kStepAnswerBytesMax) {
+    // The tokens are committed and the answer is not: INVALID_ARGUMENT, so that nobody tries again.
+    return ToProto(
+        absl::InvalidArgumentError(absl::StrCat(
+            "the step's answer is ", bytes, " bytes; expected at most ", kStepAnswerBytesMax,
+            ": its tokens are appended, use Attend for its queries")),
+        message->mutable_failure());
+  }
+  message->set_epoch(result->epoch);
+  message->set_tokens(result->tokens);
+  if (result->out.tokens() == 0) return;
+  WriteTensor(result->out.view(), message->mutable_out());
+  WriteTensor(result->lse.view(), message->mutable_lse());
+}
+
+absl::StatusOr<Tensor> OwnedTensorOf(const v1::InlineTensor& message, absl::string_view field) {
+  ANNULUS_ASSIGN_OR_RETURN(const TensorView view, TensorOf(true, message, field));
+  Tensor tensor(view.dtype, view.tokens, view.heads, view.dim);
+  std::memcpy(tensor.data(), view.data, tensor.size_bytes());
+  return tensor;
+}
+
+absl::StatusOr<StepResult> ResultOf(const v1::StepAnswer& message, int64_t q_tokens,
+                                    int64_t heads) {
+  if (message.has_failure()) return FromProto(message.failure());
+  StepResult result;
+  result.epoch = message.epoch();
+  result.tokens = message.tokens();
+  if (q_tokens == 0) return result;
+  ANNULUS_ASSIGN_OR_RETURN(const TensorShape out, FromProto(message.out().shape(), "out"));
+  ANNULUS_ASSIGN_OR_RETURN(const TensorShape lse, FromProto(message.lse().shape(), "lse"));
+  ANNULUS_RETURN_IF_ERROR(CheckAnswer(out, lse, q_tokens, heads));
+  ANNULUS_ASSIGN_OR_RETURN(result.out, OwnedTensorOf(message.out(), "out"));
+  ANNULUS_ASSIGN_OR_RETURN(result.lse, OwnedTensorOf(message.lse(), "lse"));
+  return result;
+}
+
+}  // namespace
+
+std::vector<absl::StatusOr<StepResult>> AllFail(size_t count, const absl::Status& why) {
+  std::vector<absl::StatusOr<StepResult>> results;
+  results.reserve(count);
+  for (size_t i = 0; i < count; ++i) results.emplace_back(why);
+  return results;
+}
+
+absl::StatusOr<std::vector<StepCut>> CutSteps(absl::Span<const StepRequest> requests) {
+  std::vector<StepCut> cuts;
+  int64_t room = 0;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    ANNULUS_ASSIGN_OR_RETURN(const int64_t bytes,
+                             StepBytes(requests[i], absl::StrCat("requests[", i, "]")));
+    if (bytes > room || cuts.back().count == kStepsMax) {
+      cuts.push_back({.first = i});
+      room = kBatchBytesMax;
+    }
+    ++cuts.back().count;
+    room -= bytes;
+  }
+  return cuts;
+}
+
+void ToProto(absl::Span<const StepRequest> requests, v1::StepBatch* message) {
+  for (const StepRequest& request : requests) {
+    v1::Step* step = message->add_steps();
+    step->set_context(request.context);
+    step->set_layer(request.layer);
+    step->set_start(request.start);
+    if (request.k.tokens > 0) WriteTensor(request.k, step->mutable_k());
+    if (request.v.tokens > 0) WriteTensor(request.v, step->mutable_v());
+    if (request.q.tokens > 0) WriteTensor(request.q, step->mutable_q());
+    step->set_pattern(request.pattern);
+    step->set_scale(request.scale);
+    if (request.key.client != 0) ToProto(request.key, step->mutable_key());
+  }
+}
+
+absl::StatusOr<std::vector<StepRequest>> FromProto(const v1::StepBatch& message) {
+  if (message.steps_size() > kStepsMax) {
+    return absl::InvalidArgumentError(absl::StrCat("the batch has ", message.steps_size(),
+                                                   " steps; expected at most ", kStepsMax));
+  }
+  std::vector<StepRequest> requests;
+  requests.reserve(static_cast<size_t>(message.steps_size()));
+  for (int i = 0; i < message.steps_size(); ++i) {
+    ANNULUS_ASSIGN_OR_RETURN(StepRequest request,
+                             RequestOf(message.steps(i), absl::StrCat("steps[", i, "]")));
+    requests.push_back(std::move(request));
+  }
+  return requests;
+}
+
+bool SendAnswers(uint64_t id, absl::Span<const absl::StatusOr<StepResult>> results,
+                 const std::function<bool(const v1::StepsReply&)>& send) {
+  v1::StepsReply reply;
+  reply.set_id(id);
+  int64_t room = kBatchBytesMax;
+  for (size_t i = 0; i < results.size(); ++i) {
+    const int64_t bytes = kStepOverheadBytes + AnswerBytes(results[i]);
+    if (bytes > room && reply.answers_size() > 0) {
+      if (!send(reply)) return false;
+      reply.clear_answers();
+      reply.set_first(static_cast<int>(i));
+      room = kBatchBytesMax;
+    }
+    WriteAnswer(results[i], reply.add_answers());
+    room -= bytes;
+  }
+  return send(reply);
+}
+
+StepAnswersReader::StepAnswersReader(absl::Span<const StepRequest> requests)
+    : come_(requests.size(), false),
+      missing_(requests.size()),
+      results_(AllFail(requests.size(), absl::InternalError("no answer has come"))) {
+  for (const StepRequest& request : requests) q_.push_back({request.q.tokens, request.q.heads});
+}
+
+absl::Status StepAnswersReader::Add(const v1::StepsReply& message) {
+  for (int i = 0; i < message.answers_size(); ++i) {
+    const int64_t at = int64_t{message.first()} + i;
+    if (at < 0 || at >= static_cast<int64_t>(q_.size()) || come_[static_cast<size_t>(at)]) {
+      return absl::InternalError(absl::StrCat("the reply answers step ", at, " of a batch of ",
+                                              q_.size(), ", or answers it twice"));
+    }
+    const auto step = static_cast<size_t>(at);
+    come_[step] = true;
+    --missing_;
+    results_[step] = ResultOf(message.answers(i), q_[step].tokens, q_[step].heads);
+    // A malformed answer is no news of the step: the tensors alone name the client's own argument.
+    if (!message.answers(i).has_failure() && absl::IsInvalidArgument(results_[step].status())) {
+      results_[step] = absl::InternalError(
+          absl::StrCat("the reply is malformed: ", results_[step].status().message()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace annulus

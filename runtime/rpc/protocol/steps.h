@@ -1,0 +1,74 @@
+// Steps: batches of decode steps to and from their messages (annulus.proto). As in codec.h, reading
+// refuses what has no meaning: on the server with INVALID_ARGUMENT naming the field, on the client
+// with INTERNAL, since there it is the server that is wrong. Pure functions and values of one
+// thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "runtime/rpc/protocol/codec.h"
+#include "runtime/types.h"
+
+namespace annulus {
+namespace v1 {
+class InlineTensor;
+class StepBatch;
+class StepsReply;
+}  // namespace v1
+
+inline constexpr int kStepsMax = 4096;  // of one batch
+// Of one step's answer: what asks for more attends by Attend, whose answer is a stream.
+inline constexpr int64_t kStepAnswerBytesMax = int64_t{32} << 20;
+
+// The same failure for all of a batch's steps.
+std::vector<absl::StatusOr<StepResult>> AllFail(size_t count, const absl::Status& why);
+
+// Client: one batch that fits a message, and which of the requests it holds.
+struct StepCut {
+  size_t first = 0;
+  size_t count = 0;
+};
+
+// Client: cuts requests, in their order, into as few batches as their messages' bound allows.
+// INVALID_ARGUMENT names requests[i] for one that cannot be sent: a view that makes no sense, a
+// text beyond ASCII, a step larger than a message.
+absl::StatusOr<std::vector<StepCut>> CutSteps(absl::Span<const StepRequest> requests);
+
+// Client: writes requests that CutSteps let pass into a batch.
+void ToProto(absl::Span<const StepRequest> requests, v1::StepBatch* message);
+
+// Server: the requests of a batch. Their tensors borrow from the message.
+absl::StatusOr<std::vector<StepRequest>> FromProto(const v1::StepBatch& message);
+
+// Server: hands the answers of batch `id` to `send`, message by message; false once `send` says so.
+bool SendAnswers(uint64_t id, absl::Span<const absl::StatusOr<StepResult>> results,
+                 const std::function<bool(const v1::StepsReply&)>& send);
+
+// Client: puts the answers of one batch together.
+class StepAnswersReader {
+ public:
+  explicit StepAnswersReader(absl::Span<const StepRequest> requests);
+
+  absl::Status Add(const v1::StepsReply& message);
+  bool complete() const { return missing_ == 0; }
+  // Once complete: by request.
+  std::vector<absl::StatusOr<StepResult>> Take() { return std::move(results_); }
+
+ private:
+  struct Rows {
+    int64_t tokens = 0;
+    int64_t heads = 0;
+  };
+  std::vector<Rows> q_;  // of the requests
+  std::vector<bool> come_;
+  size_t missing_ = 0;
+  std::vector<absl::StatusOr<StepResult>> results_;
+};
+
+}  // namespace annulus

@@ -1,0 +1,312 @@
+// Steps over their stream: what the client sends arrives, what fails alone fails alone, and the
+// stream bears cancellation, deadlines, restarts and clients that break its rules.
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+
+#include <thread>
+
+#include "runtime/retry_hint.h"
+#include "runtime/rpc/annulus.grpc.pb.h"
+#include "runtime/rpc/protocol/channel.h"
+#include "runtime/rpc/protocol/steps.h"
+#include "tests/rpc/loopback.h"
+
+namespace annulus {
+namespace {
+
+// A step that attends `tokens` rows of 2 heads of 8.
+StepRequest Query(const std::vector<float>& q, int64_t tokens) {
+  StepRequest request;
+  request.q = TensorView::Contiguous(q.data(), DType::kF32, tokens, 2, 8);
+  return request;
+}
+
+TEST_CASE("a step's append and attend arrive, and its answer comes back") {
+  Loopback loopback;
+  const std::vector<float> values = Ramp(4096);
+  StepRequest request = Query(values, 3);
+  request.context = 0xfedcba9876543210u;
+  request.layer = 5;
+  request.k = TensorView::Contiguous(values.data() + 64, DType::kF32, 3, 1, 8);
+  request.v = TensorView::Contiguous(values.data() + 512, DType::kF32, 3, 2, 8).Heads(1, 1);
+  request.pattern = "causal & window(9)";
+  request.scale = 0.5f;
+  const StepResults results = loopback.client->Step({request});
+  REQUIRE(results.size() == 1);
+  INFO(results[0].status());
+  REQUIRE(results[0].ok());
+  CHECK(results[0]->tokens == 3);
+  CHECK(results[0]->epoch == 9);
+  REQUIRE(results[0]->out.tokens() == 3);
+  CHECK(results[0]->out.f32()[16 * 2 + 1] == values[17]);  // row 1, head 0, c 1
+  CHECK(results[0]->lse.f32()[3] == Approx(1.01));
+  CHECK(loopback.service.k_bytes == BytesOf(request.k));
+  CHECK(loopback.service.v_bytes == BytesOf(request.v));
+  CHECK(loopback.service.last_attend.pattern == request.pattern);
+  CHECK(loopback.service.last_attend.scale == 0.5f);
+  CHECK(loopback.service.last_attend.layer == 5);
+  REQUIRE(loopback.service.keys.size() == 1);
+  CHECK(loopback.service.keys[0].client != 0);
+}
+
+TEST_CASE("one failing step leaves the others of its batch alone, hints included") {
+  Loopback loopback;
+  loopback.service.append_tokens_max = 1;
+  const std::vector<float> values = Ramp(64);
+  StepRequest append;
+  append.k = TensorView::Contiguous(values.data(), DType::kF32, 2, 1, 8);
+  const StepResults results = loopback.client->Step({Query(values, 1), append, Query(values, 2)});
+  REQUIRE(results.size() == 3);
+  CHECK(results[0].ok());
+  CHECK(absl::IsResourceExhausted(results[1].status()));
+  CHECK(results[1].status().message() == "the cluster is full");
+  REQUIRE(results[2].ok());
+  CHECK(results[2]->out.tokens() == 2);
+  CHECK(loopback.client->Step({}).empty());
+}
+
+TEST_CASE("batches above a message are cut, answers above a message too") {
+  Loopback loopback;
+  loopback.service.v_head_dim = 64;
+  const std::vector<float> values = Ramp(1 << 18);  // 1 MiB
+  std::vector<StepRequest> requests;
+  for (int i = 0; i < 9; ++i) requests.push_back(Query(values, 1 << 14));
+  requests.push_back(Query(values, 1));
+  const StepResults results = loopback.client->Step(requests);
+  REQUIRE(results.size() == requests.size());
+  for (size_t i = 0; i < results.size(); ++i) {
+    CAPTURE(i, results[i].status());
+    REQUIRE(results[i].ok());
+    CHECK(results[i]->out.tokens() == requests[i].q.tokens);
+  }
+  const std::vector<float> large = Ramp(1 << 20);
+  const StepResults refused = loopback.client->Step({Query(values, 1), Query(large, 1 << 16)});
+  REQUIRE(refused.size() == 2);
+  CHECK(absl::IsInvalidArgument(refused[0].status()));
+  CHECK(refused[1].status().message().find("requests[1].q makes the step larger") == 0);
+}
+
+TEST_CASE("steps of many threads share one stream") {
+  Loopback loopback;
+  std::atomic<int> good{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 8; ++i) {
+    threads.emplace_back([&, i] {
+      const std::vector<float> q(16, static_cast<float>(i));
+      for (int n = 0; n < 100; ++n) {
+        const StepResults results = loopback.client->Step({Query(q, 1)});
+        good += results[0].ok() && results[0]->out.f32()[0] == static_cast<float>(i);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK(good == 800);
+}
+
+TEST_CASE("a step's deadline and cancellation reach its work, and the stream goes on") {
+  Loopback loopback;
+  std::atomic<int> cancelled{0};
+  std::atomic<int> late{0};
+  std::atomic<bool> wait{true};
+  loopback.service.before = [&](const char*, const CallContext& call) {
+    if (!wait) return absl::OkStatus();
+    const absl::Status status = FakeService::WaitForCaller(call);
+    cancelled += absl::IsCancelled(status);
+    late += absl::IsDeadlineExceeded(status);
+    return status;
+  };
+  const std::vector<float> values = Ramp(64);
+  StepResults results =
+      loopback.client->Step({Query(values, 1)}, {.timeout = absl::Milliseconds(100)});
+  CHECK(absl::IsDeadlineExceeded(results[0].status()));
+  CallOptions call;
+  call.cancel = CancelToken::New();
+  std::thread canceller([&] {
+    absl::SleepFor(absl::Milliseconds(100));
+    call.cancel.Cancel();
+  });
+  const absl::Time begin = absl::Now();
+  results = loopback.client->Step({Query(values, 1)}, call);
+  canceller.join();
+  CHECK(absl::IsCancelled(results[0].status()));
+  CHECK(absl::Now() - begin < absl::Seconds(2));
+  wait = false;
+  CHECK(loopback.client->Step({Query(values, 1)})[0].ok());
+  for (int i = 0; i < 200 && cancelled + late < 2; ++i) absl::SleepFor(absl::Milliseconds(10));
+  CHECK(cancelled + late == 2);
+  CHECK(cancelled >= 1);
+}
+
+TEST_CASE("an open stream does not hold up a shutdown, and a restarted server is found again") {
+  Loopback loopback;
+  const std::vector<float> values = Ramp(64);
+  REQUIRE(loopback.client->Step({Query(values, 1)})[0].ok());
+  const std::string endpoint = loopback.endpoint();
+  const absl::Time begin = absl::Now();
+  loopback.server->Shutdown(absl::Seconds(10));
+  CHECK(absl::Now() - begin < absl::Seconds(2));
+  loopback.server.reset();
+  const StepResults down =
+      loopback.client->Step({Query(values, 1)}, {.timeout = absl::Milliseconds(300)});
+  CHECK(absl::IsUnavailable(down[0].status()));
+  CHECK(down[0].status().message().find(endpoint) != absl::string_view::npos);
+
+  auto again = RpcServer::Start({.listen = endpoint, .service = &loopback.service});
+  INFO(again.status());
+  REQUIRE(again.ok());
+  bool good = false;
+  for (int i = 0; i < 100 && !good; ++i) {
+    good = loopback.client->Step({Query(values, 1)})[0].ok();
+    if (!good) absl::SleepFor(absl::Milliseconds(50));
+  }
+  CHECK(good);
+  CHECK(loopback.client->connection() == ConnectionState::kReady);
+}
+
+TEST_CASE("the bound on streams is named") {
+  Loopback loopback({.step_streams_max = 1});
+  const std::vector<float> values = Ramp(64);
+  REQUIRE(loopback.client->Step({Query(values, 1)})[0].ok());
+  const auto second = loopback.Connect(1 << 20);
+  const StepResults refused =
+      second->Step({Query(values, 1)}, {.timeout = absl::Milliseconds(500)});
+  CHECK(absl::IsResourceExhausted(refused[0].status()));
+  CHECK(refused[0].status().message().find("step_streams_max 1") != absl::string_view::npos);
+  CHECK(RetryAfter(refused[0].status()).has_value());
+  loopback.client.reset();
+  bool good = false;
+  for (int i = 0; i < 100 && !good; ++i) {
+    good = second->Step({Query(values, 1)}, {.timeout = absl::Milliseconds(500)})[0].ok();
+  }
+  CHECK(good);
+}
+
+// A raw stream of steps, for clients that no library is.
+struct RawSteps {
+  explicit RawSteps(const Loopback& loopback)
+      : stub(v1::Annulus::NewStub(MakeChannel(loopback.endpoint()))),
+        stream(stub->Steps(&context)) {}
+  v1::StepsReply Ask(const v1::StepsRequest& request) {
+    v1::StepsReply reply;
+    CHECK(stream->Write(request));
+    CHECK(stream->Read(&reply));
+    return reply;
+  }
+  grpc::ClientContext context;
+  std::unique_ptr<v1::Annulus::Stub> stub;
+  std::unique_ptr<grpc::ClientReaderWriter<v1::StepsRequest, v1::StepsReply>> stream;
+};
+
+v1::Step* AddStep(v1::StepsRequest* request) {
+  const std::vector<float> values = Ramp(16);
+  v1::StepBatch batch;
+  ToProto(std::vector<StepRequest>{Query(values, 1)}, &batch);
+  v1::Step* step = request->mutable_batch()->add_steps();
+  *step = batch.steps(0);
+  return step;
+}
+
+TEST_CASE("a malformed step is refused by name and the stream goes on") {
+  const Loopback loopback;
+  RawSteps raw(loopback);
+  uint64_t id = 0;
+  const auto refused = [&](const std::function<void(v1::Step*)>& change, const char* text) {
+    v1::StepsRequest request;
+    request.mutable_batch()->set_id(++id);
+    AddStep(&request);
+    change(AddStep(&request));
+    const v1::StepsReply reply = raw.Ask(request);
+    CHECK(reply.id() == id);
+    REQUIRE(reply.answers_size() == 2);
+    CAPTURE(reply.answers(1).failure().message());
+    CHECK(reply.answers(1).failure().code() == 3);
+    CHECK(reply.answers(1).failure().message().find(text) == 0);
+  };
+  refused([](v1::Step* s) { s->set_start(-1); }, "steps[1].start is -1");
+  refused([](v1::Step* s) { s->mutable_q()->mutable_data()->pop_back(); },
+          "steps[1].q has 63 bytes of data; expected 64");
+  refused([](v1::Step* s) { s->mutable_k(); }, "steps[1].k.dtype");
+  refused([](v1::Step* s) { s->mutable_v()->mutable_shape()->set_dtype("f8"); },
+          "steps[1].v.dtype");
+  refused([](v1::Step* s) { s->mutable_q()->mutable_shape()->set_heads(INT64_MAX); },
+          "steps[1].q is [");
+  CHECK(loopback.service.calls == 0);
+  v1::StepsRequest good;
+  good.mutable_batch()->set_id(++id);
+  AddStep(&good);
+  v1::StepsRequest unknown;
+  unknown.set_cancel(77);
+  CHECK(raw.stream->Write(unknown));
+  CHECK(raw.Ask(good).answers(0).out().shape().dim() == 16);
+  v1::StepsRequest many;
+  many.mutable_batch()->set_id(++id);
+  for (int i = 0; i <= kStepsMax; ++i) many.mutable_batch()->add_steps();
+  CHECK(raw.Ask(many).answers(0).failure().message().find("the batch has 4097 steps") == 0);
+  raw.stream->WritesDone();
+  v1::StepsReply reply;
+  CHECK_FALSE(raw.stream->Read(&reply));
+  CHECK(raw.stream->Finish().ok());
+}
+
+TEST_CASE("a stream that uses an id twice ends, and the work it had stops") {
+  Loopback loopback;
+  std::atomic<bool> ended{false};
+  loopback.service.before = [&](const char*, const CallContext& call) {
+    const absl::Status status = FakeService::WaitForCaller(call);
+    ended = true;
+    return status;
+  };
+  RawSteps raw(loopback);
+  v1::StepsRequest request;
+  request.mutable_batch()->set_id(1);
+  AddStep(&request);
+  CHECK(raw.stream->Write(request));
+  CHECK(raw.stream->Write(request));
+  for (int i = 0; i < 100 && loopback.service.calls < 1; ++i) {
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  raw.context.TryCancel();
+  CHECK_FALSE(raw.stream->Finish().ok());
+  for (int i = 0; i < 200 && !ended; ++i) absl::SleepFor(absl::Milliseconds(10));
+  CHECK(ended);
+  CHECK(loopback.service.calls == 1);
+}
+
+TEST_CASE("a reply that does not fit its batch is refused by the client") {
+  const std::vector<float> values = Ramp(16);
+  const std::vector<StepRequest> requests = {Query(values, 1)};
+  const auto read = [&](const std::function<void(v1::StepsReply*)>& change) {
+    StepResult result;
+    result.out = Tensor(DType::kF32, 1, 2, 8);
+    result.lse = Tensor(DType::kF32, 1, 2, 1);
+    std::vector<absl::StatusOr<StepResult>> results;
+    results.push_back(std::move(result));
+    v1::StepsReply reply;
+    SendAnswers(1, results, [&](const v1::StepsReply& sent) {
+      reply = sent;
+      return true;
+    });
+    change(&reply);
+    StepAnswersReader reader(requests);
+    const absl::Status status = reader.Add(reply);
+    if (!status.ok()) return status;
+    CHECK(reader.complete());
+    return reader.Take()[0].status();
+  };
+  CHECK(read([](v1::StepsReply*) {}).ok());
+  CHECK(absl::IsInternal(read([](v1::StepsReply* r) { r->set_first(1); })));
+  CHECK(absl::IsInternal(read([](v1::StepsReply* r) { r->set_first(-1); })));
+  CHECK(absl::IsInternal(read([](v1::StepsReply* r) { r->add_answers(); })));
+  CHECK(
+      absl::IsInternal(read([](v1::StepsReply* r) { r->mutable_answers(0)->mutable_failure(); })));
+  CHECK(absl::IsInternal(read([](v1::StepsReply* r) { r->mutable_answers(0)->clear_out(); })));
+  CHECK(absl::IsInternal(read([](v1::StepsReply* r) {
+    r->mutable_answers(0)->mutable_out()->mutable_shape()->set_tokens(2);
+  })));
+  CHECK(absl::IsInternal(read([](v1::StepsReply* r) {
+    r->mutable_answers(0)->mutable_lse()->mutable_data()->pop_back();
+  })));
+}
+
+}  // namespace
+}  // namespace annulus
