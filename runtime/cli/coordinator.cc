@@ -22,6 +22,7 @@ struct CoordinatorFlags {
   ServiceFlags service;
   std::string listen = "127.0.0.1:7070";
   std::optional<std::string> cluster;
+  int recovery_s = 10;
   bool json = false;
 };
 
@@ -31,6 +32,9 @@ Options OptionsOf(CoordinatorFlags* flags) {
               SetParsed(&flags->listen, ParseEndpoint));
   options.Add("cluster", "F", "the machines that plans are weighed for, a JSON file (this one)",
               SetText(&flags->cluster));
+  options.Add("recovery-s", "N",
+              "contexts from before a restart wait N s for all of their workers (10)",
+              SetCount(&flags->recovery_s, 1, kSecondsMax));
   AddServiceOptions(&options, &flags->service);
   options.AddFlag("json", "say {endpoint} instead of ready HOST:PORT", &flags->json);
   return options;
@@ -45,7 +49,9 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
   if (flags.cluster.has_value()) {
     ANNULUS_ASSIGN_OR_RETURN(const ClusterFile cluster, ReadCluster(*flags.cluster));
     options.cluster = cluster.model;
+    options.cluster_shared = cluster.shared;
   }
+  options.recovery_wait = absl::Seconds(flags.recovery_s);
   options.heartbeat_period = absl::Milliseconds(flags.service.heartbeat_ms);
   options.heartbeat_timeout = absl::Milliseconds(flags.service.heartbeat_timeout_ms);
   ANNULUS_ASSIGN_OR_RETURN(options.fabric, UcxFabric::Create(UcxOptionsOf(flags.service)));

@@ -91,7 +91,8 @@ absl::StatusOr<Machines> MachinesFor(const MachineFlags& flags, int workers,
     ANNULUS_ASSIGN_OR_RETURN(kept, ThisMachine(flags.calibration, environment));
   }
   ANNULUS_ASSIGN_OR_RETURN(const ClusterModel model, ModelFor(kept.file, workers));
-  return Machines{model, std::move(kept.source)};
+  std::string file = kept.source == kMeasuredNow ? "" : kept.source;
+  return Machines{model, std::move(kept.source), std::move(file)};
 }
 
 }  // namespace annulus

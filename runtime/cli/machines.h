@@ -21,6 +21,7 @@ void AddMachines(Options* options, MachineFlags* flags);
 struct Machines {
   ClusterModel model;  // as each worker sees it
   std::string source;  // the file that the figures are of, or "measured now"
+  std::string file;    // that file; empty if measured now
 };
 
 // For `workers` workers. Without --calibration figures are kept in the user's cache folder

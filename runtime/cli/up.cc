@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "attention/backend.h"
 #include "base/status.h"
+#include "runtime/cli/machines.h"
 #include "runtime/cli/process.h"
 #include "runtime/cli/report.h"
 #include "runtime/cli/service_options.h"
@@ -27,7 +28,7 @@ struct UpFlags {
   ServiceFlags service;
   int workers = 4;
   std::string listen = "127.0.0.1:0";
-  std::optional<std::string> cluster;
+  MachineFlags machines;
   std::string backend = "auto";
   int threads = 0;
   int64_t kv_bytes_limit = 0;
@@ -39,8 +40,7 @@ Options OptionsOf(UpFlags* flags) {
   options.Add("workers", "N", "workers (4)", SetCount(&flags->workers, 1, kWorkersUpMax));
   options.Add("listen", "HOST:PORT", "where clients find it (127.0.0.1, any port)",
               SetParsed(&flags->listen, ParseEndpoint));
-  options.Add("cluster", "F", "the machines that plans are weighed for, a JSON file (this one)",
-              SetText(&flags->cluster));
+  AddMachines(&options, &flags->machines);
   AddWorkerOptions(&options, &flags->backend, &flags->threads, &flags->kv_bytes_limit);
   AddServiceOptions(&options, &flags->service);
   options.AddFlag("json", "say {endpoint, coordinator_pid, worker_pids} instead of ready HOST:PORT",
@@ -53,9 +53,10 @@ class Cluster {
  public:
   ~Cluster() { Stop(); }
 
-  absl::Status StartCoordinator(const UpFlags& flags) {
+  // `cluster_file`: what plans are weighed with; may be empty.
+  absl::Status StartCoordinator(const UpFlags& flags, const std::string& cluster_file) {
     Arguments args = {"coordinator", "--listen", flags.listen};
-    if (flags.cluster.has_value()) args.insert(args.end(), {"--cluster", *flags.cluster});
+    if (!cluster_file.empty()) args.insert(args.end(), {"--cluster", cluster_file});
     if (!flags.service.metrics_listen.empty()) {
       args.insert(args.end(), {"--metrics-listen", flags.service.metrics_listen});
     }
@@ -189,9 +190,11 @@ absl::Status RunUp(const Arguments& args, const Console& console) {
   }
   SetLogLevel(flags.service.log_level);
   ANNULUS_RETURN_IF_ERROR(MakeBackend(flags.backend, 1).status());  // before any process starts
+  ANNULUS_ASSIGN_OR_RETURN(const Machines machines,
+                           MachinesFor(flags.machines, flags.workers, console.environment));
   Signals signals;
   Cluster cluster;
-  ANNULUS_RETURN_IF_ERROR(cluster.StartCoordinator(flags));
+  ANNULUS_RETURN_IF_ERROR(cluster.StartCoordinator(flags, machines.file));
   ANNULUS_RETURN_IF_ERROR(cluster.StartWorkers(flags));
   ANNULUS_ASSIGN_OR_RETURN(const bool stop, cluster.WaitUntilJoined(signals));
   if (stop) return absl::OkStatus();

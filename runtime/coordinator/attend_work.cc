@@ -1,5 +1,6 @@
 #include "runtime/coordinator/attend_work.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -36,9 +37,12 @@ absl::StatusOr<std::shared_ptr<const AttendPlanner::Planned>> AttendPlanner::Pla
   ANNULUS_ASSIGN_OR_RETURN(Pattern pattern, Pattern::Parse(text, map.spec.kv_heads));
   const bool may_grow = map.spec.tokens_expected == 0;
   ANNULUS_RETURN_IF_ERROR(pattern.CheckTokens(request.kv_len, may_grow));
-  const Problem problem = ProblemOf(map.spec, static_cast<int>(map.workers.size()),
-                                    request.q.tokens, request.kv_len, std::move(pattern));
-  ANNULUS_ASSIGN_OR_RETURN(Decision decision, Choose(problem, cluster_, request.plan));
+  const int world = static_cast<int>(map.workers.size());
+  const Problem problem =
+      ProblemOf(map.spec, world, request.q.tokens, request.kv_len, std::move(pattern));
+  const ClusterModel model =
+      shared_ ? SharedBy(cluster_, std::min(world, cluster_.workers_per_node)) : cluster_;
+  ANNULUS_ASSIGN_OR_RETURN(Decision decision, Choose(problem, model, request.plan));
   Planned planned{std::move(decision.plan), SizeOf(problem), {}};
   for (PlanCost& cost : decision.candidates) {  // the cheapest first
     const bool eligible = request.plan.has_value()

@@ -26,7 +26,10 @@ class AttendPlanner {
     PlanCost cost;
   };
 
-  explicit AttendPlanner(const ClusterModel& cluster) : cluster_(cluster) {}
+  // `shared`: the cluster's figures are those of one worker alone on its node; the workers of a
+  // context share them.
+  explicit AttendPlanner(const ClusterModel& cluster, bool shared = false)
+      : cluster_(cluster), shared_(shared) {}
 
   // INVALID_ARGUMENT for a pattern that does not parse or does not fit the context, and for a plan
   // that a KV-efficient context cannot have: only group-cast and pass-q send what is read and leave
@@ -36,6 +39,7 @@ class AttendPlanner {
 
  private:
   const ClusterModel cluster_;
+  const bool shared_;
   std::mutex mutex_;
   LruCache<std::shared_ptr<const Planned>> plans_{64};
 };

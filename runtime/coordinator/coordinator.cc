@@ -1,5 +1,6 @@
 #include "runtime/coordinator/coordinator.h"
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <deque>
@@ -68,9 +69,12 @@ class Coordinator::Impl {
  public:
   explicit Impl(CoordinatorOptions options)
       : options_(std::move(options)),
+        incarnation_(IncarnationOf(options_)),
         messenger_(options_.fabric->messenger()),
-        planner_(options_.cluster),
-        node_(messenger_, options_.limits, options_.heartbeat_timeout, *options_.clock),
+        planner_(options_.cluster, options_.cluster_shared),
+        node_(messenger_, options_.limits, options_.heartbeat_timeout, *options_.clock,
+              incarnation_),
+        last_call_(incarnation_.number),
         thread_([this] { Run(); }) {}
 
   ~Impl() {
@@ -104,6 +108,11 @@ class Coordinator::Impl {
  private:
   using Job = std::function<void(CoordinatorNode&)>;
 
+  static Incarnation IncarnationOf(const CoordinatorOptions& options) {
+    const int64_t now_us = absl::ToUnixMicros(options.clock->Now());
+    return {static_cast<uint64_t>(std::max<int64_t>(1, now_us)), options.recovery_wait};
+  }
+
   void Run();
   bool RunJobs();
   void Post(Job job) {
@@ -115,11 +124,13 @@ class Coordinator::Impl {
   }
 
   CoordinatorOptions options_;
+  const Incarnation incarnation_;
   Messenger& messenger_;
   AttendPlanner planner_;
   StepPlanner step_planner_;
   CoordinatorNode node_;  // the communication thread's
-  std::atomic<CallId> last_call_ = 0;
+  // Workers of an earlier coordinator know its calls' numbers: these begin above them.
+  std::atomic<CallId> last_call_;
   std::atomic<bool> stopping_ = false;
   std::mutex mutex_;
   std::vector<Job> jobs_;

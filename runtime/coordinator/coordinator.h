@@ -21,9 +21,12 @@ namespace annulus {
 
 struct CoordinatorOptions {
   std::unique_ptr<Fabric> fabric;
-  ClusterModel cluster;  // what the planner weighs with
+  ClusterModel cluster;         // what the planner weighs with
+  bool cluster_shared = false;  // its figures are one worker's alone on its node, and are shared
   absl::Duration heartbeat_period = absl::Milliseconds(100);
   absl::Duration heartbeat_timeout = absl::Seconds(1);  // a worker silent for longer is lost
+  // How long contexts from before this start wait for all of their workers.
+  absl::Duration recovery_wait = absl::Seconds(10);
   CoordinatorLimits limits;
   const Clock* clock = &Clock::Real();
 };
