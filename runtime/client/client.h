@@ -59,7 +59,8 @@ struct ClientOptions {
 };
 
 // A whole service within this process: a coordinator and workers in threads of their own, over
-// memory, without any port. It ends with the client, and what it holds is gone.
+// memory, without any port. It ends with the client, and what it holds is gone. It logs errors
+// only.
 struct InProcessOptions {
   int workers = 1;
   std::string backend = "auto";               // of every worker: "auto", "cpu", "reference"

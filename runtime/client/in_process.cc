@@ -3,6 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/log.h"
 #include "base/status.h"
 #include "comm/local/local_network.h"
 #include "runtime/client/append_pieces.h"
@@ -115,6 +116,8 @@ absl::StatusOr<std::unique_ptr<Transport>> MakeInProcessTransport(const InProces
     return absl::InvalidArgumentError(
         absl::StrCat("workers is ", options.workers, "; expected 1 to ", kWorkersMax));
   }
+  // A library has no business on its program's stderr, and workers that end are no news here.
+  SetLogLevel(LogLevel::kError);
   auto transport = std::make_unique<InProcessTransport>();
   ANNULUS_RETURN_IF_ERROR(transport->Start(options));
   return transport;
