@@ -1,0 +1,180 @@
+// annulus_service_bench: what a call of the service costs beside the bare parts it is made of, all
+// measured in the same run, and how much of the kernel's rate a batch of decode steps keeps.
+#include <cstdlib>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "base/status.h"
+#include "base/thread_pool.h"
+#include "base/write_file.h"
+#include "bench/kernels/kernel_case.h"
+#include "bench/report/columns.h"
+#include "bench/service/cluster.h"
+#include "bench/service/parts.h"
+#include "runtime/cli/options.h"
+
+namespace annulus {
+namespace {
+
+// Threads that must wake one after the other for a call: the caller's and the coordinator's
+// communication thread there and back, the worker's communication and engine threads there and
+// back.
+constexpr int kWakeUpRoundTrips = 2;
+
+struct Flags {
+  int rounds = 1000;
+  int batch = 64;
+  int64_t batch_tokens = 2048;
+  bool json = false;
+  std::string csv;
+};
+
+// Bare parts of a call, p50 in seconds.
+struct Parts {
+  double grpc_s = 0;  // 0: none
+  double ucx_s = 0;
+  double wake_ups_s = 0;
+  double kernel_s = 0;
+
+  double sum_s() const { return grpc_s + ucx_s + wake_ups_s + kernel_s; }
+};
+
+class Report {
+ public:
+  explicit Report(bool json) : json_(json) {
+    if (json) return;
+    std::cout << absl::StrFormat("%-28s %8s %8s | %8s %8s %8s %8s %8s | %6s\n", "call, us", "p50",
+                                 "p99", "gRPC", "UCX", "wake-ups", "kernel", "sum", "p50/sum");
+  }
+
+  void Add(const char* name, const Samples& samples, const Parts& parts) {
+    const double ratio = samples.p50() / parts.sum_s();
+    if (!json_) {
+      std::cout << absl::StrFormat("%-28s %8.0f %8.0f | %8.0f %8.0f %8.0f %8.0f %8.0f | %6.2f\n",
+                                   name, samples.p50() * 1e6, samples.p99() * 1e6,
+                                   parts.grpc_s * 1e6, parts.ucx_s * 1e6, parts.wake_ups_s * 1e6,
+                                   parts.kernel_s * 1e6, parts.sum_s() * 1e6, ratio)
+                << std::flush;
+    }
+    Put({{"case", std::string(name)},
+         {"p50_us", samples.p50() * 1e6},
+         {"p99_us", samples.p99() * 1e6},
+         {"grpc_us", parts.grpc_s * 1e6},
+         {"ucx_us", parts.ucx_s * 1e6},
+         {"wake_ups_us", parts.wake_ups_s * 1e6},
+         {"kernel_us", parts.kernel_s * 1e6},
+         {"sum_us", parts.sum_s() * 1e6},
+         {"ratio", ratio}});
+  }
+
+  const std::string& csv() const { return csv_; }
+
+ private:
+  void Put(const Columns& columns) {
+    if (json_) std::cout << columns.JsonLine() << std::flush;
+    csv_ += (csv_.empty() ? columns.CsvHeader() : "") + columns.CsvLine();
+  }
+
+  const bool json_;
+  std::string csv_;
+};
+
+// The median seconds of the kernel alone on the queries of `contexts` contexts.
+absl::StatusOr<Samples> MeasureKernel(const ServiceShape& shape, int rounds) {
+  ThreadPool pool(0);
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, MakeBackend("cpu", 0));
+  KernelShape kernel;
+  kernel.dtype = shape.dtype;
+  kernel.contexts.assign(static_cast<size_t>(shape.contexts), shape.tokens);
+  kernel.heads = shape.heads;
+  kernel.kv_heads = shape.kv_heads;
+  kernel.dim = shape.dim;
+  KernelCase one(kernel, &pool);
+  return Samples::Of(rounds, [&] { one.Run(backend.get()); });
+}
+
+absl::Status MeasureLatencies(const Flags& flags, Report* report) {
+  const ServiceShape shape;
+  const CallBytes query{shape.q_bytes(), shape.reply_bytes()};
+  const CallBytes step{shape.q_bytes() + shape.kv_bytes(), shape.reply_bytes()};
+  ANNULUS_ASSIGN_OR_RETURN(const Samples unary, MeasureGrpcEcho(query, false, flags.rounds));
+  ANNULUS_ASSIGN_OR_RETURN(const Samples stream, MeasureGrpcEcho(step, true, flags.rounds));
+  ANNULUS_ASSIGN_OR_RETURN(const Samples ucx, MeasureUcxEcho(query, flags.rounds));
+  ANNULUS_ASSIGN_OR_RETURN(const Samples kernel, MeasureKernel(shape, flags.rounds));
+  const double wake_ups_s = kWakeUpRoundTrips * MeasureWakeUps(flags.rounds).p50();
+
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<ServiceCluster> cluster,
+                           ServiceCluster::Start(shape));
+  absl::Status failed;
+  const auto measure = [&](const char* name, double grpc_s, const auto& call) {
+    const Samples samples = Samples::Of(flags.rounds, [&] { failed.Update(call()); });
+    report->Add(name, samples, {grpc_s, ucx.p50(), wake_ups_s, kernel.p50()});
+  };
+  const auto first = [](const std::vector<absl::StatusOr<StepResult>>& results) {
+    return results[0].status();
+  };
+  measure("Attend, client", unary.p50(),
+          [&] { return cluster->client().Attend(cluster->Attend(0)).status(); });
+  measure("Attend, coordinator", 0,
+          [&] { return cluster->service().Attend(cluster->Attend(0), {}).status(); });
+  measure("Step, query, client", stream.p50(),
+          [&] { return first(cluster->client().Step({cluster->Query(0)})); });
+  measure("Step, query, coordinator", 0,
+          [&] { return first(cluster->service().Step({cluster->Query(0)}, {})); });
+  measure("Step, append, client", stream.p50(),
+          [&] { return first(cluster->client().Step({cluster->AppendAndQuery(0)})); });
+  return failed;
+}
+
+absl::Status MeasureBatch(const Flags& flags, Report* report) {
+  ServiceShape shape;
+  shape.contexts = flags.batch;
+  shape.tokens = flags.batch_tokens;
+  const int rounds = std::max(20, flags.rounds / 20);
+  ANNULUS_ASSIGN_OR_RETURN(const Samples kernel, MeasureKernel(shape, rounds));
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<ServiceCluster> cluster,
+                           ServiceCluster::Start(shape));
+  absl::Status failed;
+  const Samples samples = Samples::Of(rounds, [&] {
+    std::vector<StepRequest> batch;
+    for (int i = 0; i < flags.batch; ++i) batch.push_back(cluster->AppendAndQuery(i));
+    for (const auto& result : cluster->client().Step(batch)) failed.Update(result.status());
+  });
+  report->Add("Step, batch, of the kernel", samples, {.kernel_s = kernel.p50()});
+  return failed;
+}
+
+absl::Status Run(const std::vector<std::string>& args) {
+  Flags flags;
+  Options options("", "Latencies of the service beside their bare parts.", "annulus_service_bench");
+  options.Add("rounds", "N", "calls of each kind that count (1000)",
+              SetCount(&flags.rounds, 10, 1'000'000));
+  options.Add("batch", "N", "contexts of the decode batch (64)", SetCount(&flags.batch, 1, 1024));
+  options.Add("batch-tokens", "N", "tokens of each of them (2048)",
+              SetCount(&flags.batch_tokens, 1, 1 << 20));
+  options.Add("csv", "F", "where the rows go as CSV", SetText(&flags.csv));
+  options.AddFlag("json", "a JSON line per row on stdout, no table", &flags.json);
+  const Environment environment = [](const std::string& name) { return std::getenv(name.c_str()); };
+  ANNULUS_ASSIGN_OR_RETURN(const std::optional<std::string> help, options.Parse(args, environment));
+  if (help.has_value()) {
+    std::cout << *help;
+    return absl::OkStatus();
+  }
+  if (!flags.csv.empty()) ANNULUS_RETURN_IF_ERROR(CheckWritable(flags.csv));
+  Report report(flags.json);
+  ANNULUS_RETURN_IF_ERROR(MeasureLatencies(flags, &report));
+  ANNULUS_RETURN_IF_ERROR(MeasureBatch(flags, &report));
+  return flags.csv.empty() ? absl::OkStatus() : WriteFile(flags.csv, {report.csv()});
+}
+
+}  // namespace
+}  // namespace annulus
+
+int main(int argc, char** argv) {
+  const absl::Status status = annulus::Run(std::vector<std::string>(argv + 1, argv + argc));
+  if (status.ok()) return 0;
+  std::cerr << "annulus_service_bench: " << status.message() << std::endl;
+  return absl::IsInvalidArgument(status) ? 2 : 1;
+}

@@ -1,0 +1,43 @@
+// The bare parts that a call of the service is made of, each measured alone and without a line of
+// the service: gRPC carrying as many bytes, UCX carrying as many bytes, one thread waking another.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace annulus {
+
+// Times of one thing done many times.
+class Samples {
+ public:
+  // After some rounds that do not count, `rounds` that do.
+  static Samples Of(int rounds, const std::function<void()>& action);
+
+  double Quantile(double q) const;  // seconds; q from 0 to 1
+  double p50() const { return Quantile(0.5); }
+  double p99() const { return Quantile(0.99); }
+
+ private:
+  std::vector<double> sorted_s_;
+};
+
+// Payload of one call in each direction.
+struct CallBytes {
+  int64_t request = 0;
+  int64_t reply = 0;
+};
+
+// A gRPC server over loopback that answers at once: the protocol's own methods with nothing behind
+// them. `stream`: on one open stream (Steps), else a call each (Attend).
+absl::StatusOr<Samples> MeasureGrpcEcho(const CallBytes& bytes, bool stream, int rounds);
+
+// Two fabrics as the service has them, a thread each: a message there and one back.
+absl::StatusOr<Samples> MeasureUcxEcho(const CallBytes& bytes, int rounds);
+
+// One thread wakes another by a condition variable, which wakes the first.
+Samples MeasureWakeUps(int rounds);
+
+}  // namespace annulus
