@@ -99,7 +99,7 @@ absl::StatusOr<std::vector<std::vector<double>>> Ranks::Gather(const std::vector
   std::vector<std::vector<double>> all;
   for (const std::string& text : texts) {
     all.emplace_back(text.size() / sizeof(double));
-    std::memcpy(all.back().data(), text.data(), text.size());
+    if (!text.empty()) std::memcpy(all.back().data(), text.data(), text.size());
   }
   return all;
 }
