@@ -26,6 +26,7 @@ struct WorkerFlags {
   std::string backend = "auto";
   int threads = 0;
   int64_t kv_bytes_limit = MemoryBytes() / 2;
+  int rejoin_s = 30;
 };
 
 Options OptionsOf(WorkerFlags* flags) {
@@ -33,6 +34,9 @@ Options OptionsOf(WorkerFlags* flags) {
   options.AddRequired("coordinator", "HOST:PORT", "where the coordinator listens",
                       SetParsed(&flags->coordinator, ParseEndpoint));
   options.Add("name", "TEXT", "what people call it in logs and errors", SetText(&flags->name));
+  options.Add("rejoin-s", "N",
+              "without its coordinator keep the KV and look for the next one for N s (30)",
+              SetCount(&flags->rejoin_s, 0, kSecondsMax));
   AddWorkerOptions(&options, &flags->backend, &flags->threads, &flags->kv_bytes_limit);
   AddServiceOptions(&options, &flags->service);
   return options;
@@ -61,15 +65,17 @@ std::vector<Metric> MetricsOf(const WorkerSnapshot& snapshot) {
   };
 }
 
+bool IsNotYet(const absl::Status& status) {
+  return absl::IsDeadlineExceeded(status) || absl::IsUnavailable(status);
+}
+
 // The coordinator's address on the workers' network, once it is there to tell; empty when a signal
 // says to stop.
-absl::StatusOr<std::string> FindCoordinator(const std::string& endpoint, Signals& signals) {
-  const std::unique_ptr<Rendezvous> rendezvous = MakeRpcRendezvous(endpoint);
+absl::StatusOr<std::string> FindCoordinator(const std::string& endpoint, Rendezvous& rendezvous,
+                                            Signals& signals) {
   for (bool told = false;; told = true) {
-    absl::StatusOr<std::string> address = rendezvous->Get(kFabricKey, absl::Now() + kLookUp);
-    const bool not_yet =
-        absl::IsDeadlineExceeded(address.status()) || absl::IsUnavailable(address.status());
-    if (!not_yet) return address;
+    absl::StatusOr<std::string> address = rendezvous.Get(kFabricKey, absl::Now() + kLookUp);
+    if (!IsNotYet(address.status())) return address;
     if (!told) Log(LogLevel::kInfo, "waiting for the coordinator", {{"endpoint", endpoint}});
     if (signals.WaitForStop(kLookUp)) return std::string();
   }
@@ -77,14 +83,16 @@ absl::StatusOr<std::string> FindCoordinator(const std::string& endpoint, Signals
 
 absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
   WorkerOptions options;
+  const std::unique_ptr<Rendezvous> rendezvous = MakeRpcRendezvous(flags.coordinator);
   ANNULUS_ASSIGN_OR_RETURN(options.coordinator_address,
-                           FindCoordinator(flags.coordinator, signals));
+                           FindCoordinator(flags.coordinator, *rendezvous, signals));
   if (options.coordinator_address.empty()) return absl::OkStatus();
   ANNULUS_ASSIGN_OR_RETURN(options.fabric, UcxFabric::Create(UcxOptionsOf(flags.service)));
   options.name = flags.name;
   options.backend = flags.backend;
   options.threads = flags.threads;
   options.kv_bytes_limit = flags.kv_bytes_limit;
+  options.rejoin_timeout = absl::Seconds(flags.rejoin_s);
   options.heartbeat_period = absl::Milliseconds(flags.service.heartbeat_ms);
   options.heartbeat_timeout = absl::Milliseconds(flags.service.heartbeat_timeout_ms);
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Worker> worker, Worker::Start(std::move(options)));
@@ -96,6 +104,13 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
     Log(LogLevel::kInfo, "metrics", {{"port", metrics->port()}});
   }
   while (!signals.WaitForStop(kLookUp)) {
+    if (worker->rejoining()) {
+      // A coordinator that was started anew listens at another address of the workers' network.
+      const absl::StatusOr<std::string> address =
+          rendezvous->Get(kFabricKey, absl::Now() + kLookUp);
+      if (address.ok()) worker->SetCoordinatorAddress(*address);
+      if (!address.ok() && !IsNotYet(address.status())) return address.status();
+    }
     if (!worker->lost()) continue;
     return absl::UnavailableError(
         absl::StrCat("the coordinator at ", Quoted(flags.coordinator), " is gone, or gave up on ",

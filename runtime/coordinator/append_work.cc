@@ -32,8 +32,8 @@ absl::StatusOr<PreparedWork> AppendWork::Prepare(const action::Admit& admit) {
   const TokenRange tokens{request_.start, request_.start + request_.k.tokens};
   const int world = static_cast<int>(map.workers.size());
   const Layout layout = LayoutOf(map.spec, world, tokens.end);
-  const wire::Append append{admit.call,     map.epoch,    map.context,
-                            request_.layer, tokens.begin, tokens.size()};
+  const wire::Append append{admit.call,   map.epoch,     map.context, request_.layer,
+                            tokens.begin, tokens.size(), admit.mark};
   PreparedWork work;
   for (int rank = 0; rank < world; ++rank) {
     Buffer packed = PackAppend(map.spec, layout, rank, tokens, request_.k, request_.v);

@@ -24,6 +24,8 @@ Actions CoordinatorCore::Handle(absl::Time now, const Event& event) {
     for (auto& [id, member] : workers_) member.heard = now;
   }
   now_ = std::max(now_, now);
+  if (recovery_until_ == absl::InfiniteFuture())
+    recovery_until_ = now_ + incarnation_.recovery_wait;
   actions_.clear();
   std::visit([this](const auto& e) { On(e); }, event);
   return std::move(actions_);
@@ -34,6 +36,7 @@ absl::Time CoordinatorCore::NextTimer() const {
   for (const auto& [peer, id] : peers_) {
     next = std::min(next, workers_.at(id).heard + heartbeat_timeout_);
   }
+  if (!recovering_.empty()) next = std::min(next, recovery_until_);
   for (const auto& [id, call] : calls_) {
     next = std::min({next, call.begin.deadline, call.failure_due});
   }
@@ -54,6 +57,8 @@ void CoordinatorCore::On(const event::Heard& heard) {
     OnDone(id, *done);
   } else if (const auto* step_done = std::get_if<wire::StepDone>(&heard.body)) {
     OnStepDone(id, *step_done);
+  } else if (const auto* inventory = std::get_if<wire::Inventory>(&heard.body)) {
+    OnInventory(id, *inventory);
   } else if (!std::holds_alternative<wire::Spans>(heard.body)) {
     LoseWorker(id, absl::InternalError("it sent a message that only a coordinator sends"));
   }
@@ -64,6 +69,7 @@ void CoordinatorCore::OnHello(PeerId peer, const wire::Hello& hello) {
   if (hello.protocol != wire::kProtocol || peers_.size() >= kWorkersMax) {
     return Emit(action::Drop{peer});
   }
+  if (hello.coordinator == incarnation_.number) return Emit(action::Send{peer, wire::Fenced{}});
   const WorkerId id = ++last_worker_;
   ++epoch_;
   Member member;
@@ -80,7 +86,8 @@ void CoordinatorCore::OnHello(PeerId peer, const wire::Hello& hello) {
                    .address = hello.address,
                    .kv_bytes = 0,
                    .kv_bytes_limit = hello.kv_bytes_limit};
-  Emit(action::Send{peer, wire::Welcome{id}});
+  member.inventories_due = hello.contexts;
+  Emit(action::Send{peer, wire::Welcome{id, incarnation_.number}});
   Emit(action::WorkerJoined{member.label, hello.backend});
   workers_.emplace(id, std::move(member));
   peers_.emplace(peer, id);
@@ -103,6 +110,7 @@ void CoordinatorCore::On(const event::SendFailed& failed) {
 }
 
 void CoordinatorCore::On(const event::Tick&) {
+  if (!InRecovery()) EndRecovery();
   std::vector<WorkerId> silent;
   for (const auto& [peer, id] : peers_) {
     if (now_ - workers_.at(id).heard >= heartbeat_timeout_) silent.push_back(id);
@@ -139,6 +147,15 @@ void CoordinatorCore::LoseWorker(WorkerId id, const absl::Status& why) {
     ShardMap map = *context.map;
     map.epoch = epoch_;
     context.map = std::make_shared<const ShardMap>(std::move(map));
+  }
+  for (auto next = recovering_.begin(); next != recovering_.end();) {
+    const auto recovering = next++;
+    std::erase_if(recovering->second.inventories, [&](const auto& entry) {
+      return recovering->second.holders.at(entry.first) == id;
+    });
+    std::erase_if(recovering->second.holders,
+                  [id](const auto& entry) { return entry.second == id; });
+    if (recovering->second.holders.empty()) recovering_.erase(recovering);
   }
   for (auto next = calls_.begin(); next != calls_.end();) {
     const auto call = next++;
@@ -186,9 +203,7 @@ ContextInfo CoordinatorCore::InfoOf(const Context& context) {
 
 absl::StatusOr<ContextInfo> CoordinatorCore::Describe(ContextId id) const {
   const auto found = contexts_.find(id);
-  if (found == contexts_.end() || !found->second.created) {
-    return absl::NotFoundError(absl::StrCat("context ", id, " does not exist"));
-  }
+  if (found == contexts_.end() || !found->second.created) return WhyUnknown(id);
   return InfoOf(found->second);
 }
 
@@ -196,6 +211,10 @@ absl::StatusOr<std::vector<ContextInfo>> CoordinatorCore::List(const ListRequest
   if (request.limit < 1 || request.limit > kListMax) {
     return absl::InvalidArgumentError(
         absl::StrCat("limit is ", request.limit, ", expected 1 to ", kListMax));
+  }
+  if (!recovering_.empty()) {
+    return absl::UnavailableError(
+        absl::StrCat(recovering_.size(), " contexts are being recovered after a restart; retry"));
   }
   std::vector<ContextInfo> infos;
   for (auto next = contexts_.upper_bound(request.after);

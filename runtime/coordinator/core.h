@@ -13,6 +13,11 @@
 // one is taken back on the others. One append at a time on a layer: another one, which may be a
 // repetition of it, gets UNAVAILABLE. A repetition of the layer's last append (the same RequestKey)
 // stores nothing and answers as the first did.
+//
+// A coordinator that follows one that was lost knows nothing at first; workers that join again tell
+// what they hold (core_recovery.cc). A context whose ranks are all back goes on at a new epoch with
+// the tokens that all of them have alike: all that were acknowledged are among them. Until then
+// calls on it get UNAVAILABLE, and DATA_LOSS if some rank is not back in time.
 // Thread-compatible.
 #pragma once
 
@@ -40,6 +45,14 @@ namespace annulus {
 using WorkerId = uint64_t;
 // Also the request number on the wire and the channel of the call's exchange. Never used twice.
 using CallId = uint64_t;
+
+// Which of several coordinators one after the other this is, and how long it waits for what workers
+// of the one before it hold. Contexts' ids begin at `number`, so a later coordinator's must be
+// larger than any id before it: the time at its start in µs is.
+struct Incarnation {
+  uint64_t number = 1;
+  absl::Duration recovery_wait = absl::Seconds(10);
+};
 
 // Who holds a context: what a call plans with. rank → worker. Immutable once shared.
 struct ShardMap {
@@ -127,14 +140,16 @@ struct Drop {  // disconnect, for good
 struct Admit {  // the caller may prepare
   CallId call = 0;
   ShardMapPtr map;
-  int64_t horizon = 0;  // of the layer: see Retention
+  int64_t horizon = 0;   // of the layer: see Retention
+  AppendMark mark = {};  // of an append
 };
 struct AdmittedItem {
   absl::Status status;  // an error: the item has ended
   ShardMapPtr map;
   bool appends = false;
   bool attends = false;
-  int64_t horizon = 0;  // of the layer, after the append
+  int64_t horizon = 0;   // of the layer, after the append
+  AppendMark mark = {};  // of the append
 
   bool live() const { return status.ok() && (appends || attends); }
 };
@@ -177,8 +192,12 @@ using Actions = std::vector<Action>;
 
 class CoordinatorCore {
  public:
-  CoordinatorCore(const CoordinatorLimits& limits, absl::Duration heartbeat_timeout)
-      : limits_(limits), heartbeat_timeout_(heartbeat_timeout) {}
+  CoordinatorCore(const CoordinatorLimits& limits, absl::Duration heartbeat_timeout,
+                  const Incarnation& incarnation = {})
+      : limits_(limits),
+        heartbeat_timeout_(heartbeat_timeout),
+        incarnation_(incarnation),
+        last_context_(incarnation.number - 1) {}
 
   // A gap of more than half a heartbeat_timeout between two events counts as a stand-still of the
   // coordinator itself and starts every worker's patience anew.
@@ -187,9 +206,9 @@ class CoordinatorCore {
   // When a Tick is due at the latest; infinite when nothing waits for one.
   absl::Time NextTimer() const;
 
-  // NOT_FOUND for an unknown context.
+  // NOT_FOUND for an unknown context, UNAVAILABLE while it is being recovered.
   absl::StatusOr<ContextInfo> Describe(ContextId id) const;
-  // INVALID_ARGUMENT for a limit outside [1, kListMax].
+  // INVALID_ARGUMENT for a limit outside [1, kListMax], UNAVAILABLE while contexts are recovered.
   absl::StatusOr<std::vector<ContextInfo>> List(const ListRequest& request) const;
   ClusterStatus Status() const;
 
@@ -199,11 +218,13 @@ class CoordinatorCore {
     WorkerStatus status;  // state "ready" or "lost"
     std::string label;    // as action::WorkerJoined
     absl::Time heard;     // the last sign of life
+    uint64_t inventories_due = 0;
   };
   struct Layer {
     int64_t tokens = 0;    // committed
     CallId appending = 0;  // the append in flight; 0: none
     int64_t horizon = 0;   // that the ranks have been sent
+    uint64_t turn = 0;     // of the last append that began
     // The last append that went well.
     RequestKey last_key;
     TokenRange last_tokens;
@@ -225,6 +246,13 @@ class CoordinatorCore {
     std::vector<int64_t> kv_bytes;  // by rank
     std::string lost_to;            // the worker that took its KV along; empty: nothing is lost
   };
+  // What is known of a context from before this coordinator.
+  struct Recovering {
+    std::map<int, WorkerId> holders;  // by rank
+    std::map<int, wire::Inventory> inventories;
+
+    size_t world() const { return inventories.begin()->second.addresses.size(); }
+  };
   struct Item {  // of a Step
     event::StepItem ask;
     ShardMapPtr map;  // null: it was not admitted
@@ -233,6 +261,7 @@ class CoordinatorCore {
     bool sent = false;
     bool ended = false;
     int64_t horizon = 0;
+    uint64_t turn = 0;
     int awaited = 0;  // ranks whose answer is
     absl::Status status;
     int64_t tokens = 0;  // committed at its end
@@ -264,6 +293,7 @@ class CoordinatorCore {
   void On(const event::Tick&);
 
   void OnHello(PeerId peer, const wire::Hello& hello);
+  void OnInventory(WorkerId id, const wire::Inventory& inventory);
   void OnDone(WorkerId id, const wire::Done& done);
   void OnFailedRank(Calls::iterator call, WorkerId id, const absl::Status& status);
 
@@ -298,6 +328,16 @@ class CoordinatorCore {
   void EndStepIfDone(Calls::iterator call);
   void LoseItems(Calls::iterator call, WorkerId id, const absl::Status& why);
 
+  // core_recovery.cc
+  bool InRecovery() const { return now_ < recovery_until_; }
+  absl::Status WhyUnknown(ContextId id) const;
+  bool IsBack(const std::string& address) const;
+  void Tell(WorkerId id, const wire::Body& body);
+  void ForgetHalfMade();
+  void Rebuild(ContextId id, Recovering& recovering);
+  static Layer Reconcile(const std::vector<const LayerState*>& ranks);
+  void EndRecovery();
+
   void Succeed(Calls::iterator call);
   void Fail(Calls::iterator call, absl::Status why);
   void Undo(CallId id, const Call& call);
@@ -315,15 +355,18 @@ class CoordinatorCore {
 
   const CoordinatorLimits limits_;
   const absl::Duration heartbeat_timeout_;
-  absl::Time now_ = absl::InfinitePast();  // of the event being handled
-  Actions actions_;                        // of the event being handled
+  const Incarnation incarnation_;
+  absl::Time recovery_until_ = absl::InfiniteFuture();  // from the first event on
+  absl::Time now_ = absl::InfinitePast();               // of the event being handled
+  Actions actions_;                                     // of the event being handled
   uint64_t epoch_ = 0;
   WorkerId last_worker_ = 0;
-  ContextId last_context_ = 0;
+  ContextId last_context_;
   int64_t in_flight_bytes_ = 0;
   std::map<WorkerId, Member> workers_;
   std::map<PeerId, WorkerId> peers_;  // of ready workers
   std::map<ContextId, Context> contexts_;
+  std::map<ContextId, Recovering> recovering_;
   Calls calls_;
 };
 

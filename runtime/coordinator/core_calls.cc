@@ -80,21 +80,20 @@ absl::Status CoordinatorCore::BeginWork(Call& call) {
     if (!is_new) return absl::OkStatus();
     ANNULUS_RETURN_IF_ERROR(Reserve(AppendBytesOf(map.spec, begin.tokens), call));
     layer->appending = begin.call;
+    ++layer->turn;
   } else {
     ANNULUS_RETURN_IF_ERROR(CheckAttend(*layer, begin));
     ANNULUS_RETURN_IF_ERROR(Reserve(AttendBytesOf(map.spec, begin.tokens), call));
   }
   call.horizon = layer->horizon;
   call.workers = map.workers;
-  Emit(action::Admit{begin.call, context->map, layer->horizon});
+  Emit(action::Admit{begin.call, context->map, layer->horizon, {layer->turn, begin.key}});
   return absl::OkStatus();
 }
 
 absl::StatusOr<CoordinatorCore::Context*> CoordinatorCore::FindWhole(ContextId id) {
   const auto found = contexts_.find(id);
-  if (found == contexts_.end() || !found->second.created) {
-    return absl::NotFoundError(absl::StrCat("context ", id, " does not exist"));
-  }
+  if (found == contexts_.end() || !found->second.created) return WhyUnknown(id);
   if (!found->second.lost_to.empty()) {
     return absl::DataLossError(absl::StrCat("context ", id, " lost KV with ", found->second.lost_to,
                                             "; release it, create it again and upload it"));

@@ -116,9 +116,7 @@ absl::Status CoordinatorCore::BeginTruncate(Call& call) {
 
 absl::Status CoordinatorCore::BeginRelease(Call& call) {
   const auto found = contexts_.find(call.context);
-  if (found == contexts_.end() || !found->second.created) {
-    return absl::NotFoundError(absl::StrCat("context ", call.context, " does not exist"));
-  }
+  if (found == contexts_.end() || !found->second.created) return WhyUnknown(call.context);
   const ShardMapPtr map = found->second.map;
   call.epoch = map->epoch;
   const absl::Status released =

@@ -24,7 +24,8 @@ absl::Status CoordinatorCore::BeginStep(Call& call) {
     Item& item = call.items.emplace_back();
     item.ask = ask;
     absl::Status status = AdmitItem(item, call.begin.call);
-    admit.items.push_back({status, item.map, item.appends, item.attends, item.horizon});
+    admit.items.push_back(
+        {status, item.map, item.appends, item.attends, item.horizon, {item.turn, ask.key}});
     if (!admit.items.back().live()) {
       EndItem(call.begin.call, item, std::move(status));
       continue;
@@ -80,7 +81,9 @@ absl::Status CoordinatorCore::AdmitItem(Item& item, CallId call) {
   item.appends = appends;
   item.attends = ask.q_tokens > 0;
   item.horizon = appends ? std::max(layer->horizon, HorizonOf(ask.start)) : layer->horizon;
-  if (appends) layer->appending = call;
+  if (!appends) return absl::OkStatus();
+  layer->appending = call;
+  item.turn = ++layer->turn;
   return absl::OkStatus();
 }
 

@@ -8,8 +8,9 @@
 namespace annulus {
 
 CoordinatorNode::CoordinatorNode(Messenger& messenger, const CoordinatorLimits& limits,
-                                 absl::Duration heartbeat_timeout, const Clock& clock)
-    : messenger_(messenger), clock_(clock), core_(limits, heartbeat_timeout) {
+                                 absl::Duration heartbeat_timeout, const Clock& clock,
+                                 const Incarnation& incarnation)
+    : messenger_(messenger), clock_(clock), core_(limits, heartbeat_timeout, incarnation) {
   messenger_.SetHandlers({
       .on_message = [this](PeerId from, Message message) { OnMessage(from, std::move(message)); },
       .on_peer_down =

@@ -27,7 +27,8 @@ class CoordinatorNode {
  public:
   // Both references must outlive this. Sets the messenger's handlers.
   CoordinatorNode(Messenger& messenger, const CoordinatorLimits& limits,
-                  absl::Duration heartbeat_timeout, const Clock& clock);
+                  absl::Duration heartbeat_timeout, const Clock& clock,
+                  const Incarnation& incarnation = {});
 
   // The listener is called from Poll, and may call the functions below.
   void Begin(event::Begin begin, CallListener listener);

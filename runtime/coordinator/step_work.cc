@@ -157,6 +157,7 @@ Message StepWork::Pack(CallId call, const std::vector<Part>& parts) const {
     wire::StepItem to{map.epoch, map.context, request.layer, appends ? item.kv.begin : item.kv.end};
     if (appends) {
       to.k_tokens = item.kv.size();
+      to.mark = item.admitted->mark;
       to.append_bytes =
           static_cast<size_t>(AppendBytes(map.spec, layouts.back(), part.rank, item.kv));
     }

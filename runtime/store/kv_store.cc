@@ -38,7 +38,7 @@ absl::Status KvStore::Open(ContextId id, const ContextSpec& spec, int world, int
     for (int head = 0; head < heads.count; ++head) {
       arenas->emplace_back(static_cast<size_t>(PageBytes(spec)), &kv_bytes_);
     }
-    context->layers.push_back({0, 0, PageTable(spec, heads, std::move(arenas))});
+    context->layers.push_back({.pages = PageTable(spec, heads, std::move(arenas))});
   }
   contexts_.emplace(id, std::move(context));
   ++contexts_count_;
@@ -63,7 +63,10 @@ absl::Status KvStore::Fork(ContextId parent_id, ContextId id, const std::vector<
     }
   }
   auto context = std::make_unique<Context>(parent);
-  for (size_t layer = 0; layer < tokens.size(); ++layer) Cut(context->layers[layer], tokens[layer]);
+  for (size_t layer = 0; layer < tokens.size(); ++layer) {
+    Cut(context->layers[layer], tokens[layer]);
+    context->layers[layer].last.key = {};  // keys are of one context
+  }
   contexts_.emplace(id, std::move(context));
   ++contexts_count_;
   return absl::OkStatus();
@@ -99,7 +102,7 @@ absl::Status KvStore::Reserve(const Context& context, const Layer& layer, const 
 }
 
 absl::Status KvStore::Append(ContextId id, int layer_index, TokenRange tokens,
-                             absl::Span<const std::byte> packed) {
+                             absl::Span<const std::byte> packed, const AppendMark& mark) {
   Context* context = nullptr;
   ANNULUS_ASSIGN_OR_RETURN(Layer * layer, FindLayer(id, layer_index, &context));
   const ContextSpec& spec = context->shard.spec;
@@ -124,6 +127,8 @@ absl::Status KvStore::Append(ContextId id, int layer_index, TokenRange tokens,
   layer->pages.Extend(BlocksOf(tokens.end));
   Write(*context, layout, tokens, packed.data(), layer->pages);
   layer->tokens = tokens.end;
+  layer->last = mark;
+  layer->last_tokens = tokens;
   return absl::OkStatus();
 }
 
@@ -178,6 +183,7 @@ absl::Status KvStore::Trim(ContextId id, int layer_index, int64_t tokens) {
   Context* context = nullptr;
   ANNULUS_ASSIGN_OR_RETURN(Layer * layer, FindLayer(id, layer_index, &context));
   Cut(*layer, tokens);
+  if (layer->last_tokens.end > tokens) layer->last.key = {};
   return absl::OkStatus();
 }
 
@@ -238,6 +244,20 @@ absl::Status KvStore::Verify(ContextId id, int layer_index, HeadRange kv_heads,
     }
   }
   return absl::OkStatus();
+}
+
+std::vector<ContextId> KvStore::ContextIds() const {
+  std::vector<ContextId> ids;
+  for (const auto& [id, context] : contexts_) ids.push_back(id);
+  return ids;
+}
+
+std::vector<LayerState> KvStore::Layers(ContextId id) const {
+  std::vector<LayerState> layers;
+  for (const Layer& layer : contexts_.at(id)->layers) {
+    layers.push_back({layer.tokens, layer.horizon, layer.last, layer.last_tokens});
+  }
+  return layers;
 }
 
 int64_t KvStore::ContextBytes(ContextId id) const {

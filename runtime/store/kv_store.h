@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "attention/kv_view.h"
+#include "runtime/store/layer_state.h"
 #include "runtime/store/page_table.h"
 #include "runtime/store/retention.h"
 #include "runtime/types.h"
@@ -36,11 +37,12 @@ class KvStore {
   // RESOURCE_EXHAUSTED names kv_bytes_limit, DATA_LOSS if `packed` has another size,
   // FAILED_PRECONDITION for a gap.
   absl::Status Append(ContextId id, int layer, TokenRange tokens,
-                      absl::Span<const std::byte> packed);
+                      absl::Span<const std::byte> packed, const AppendMark& mark = {});
 
-  // Forgets the layer's tokens from `tokens` on and frees the pages they had alone.
+  // Takes an append back: forgets the layer's tokens from `tokens` on, with the key of who appended
+  // them, and frees the pages they had alone.
   absl::Status Trim(ContextId id, int layer, int64_t tokens);
-  // The same for all layers.
+  // Forgets all layers' tokens from `tokens` on.
   absl::Status Truncate(ContextId id, int64_t tokens);
 
   // A context that begins as `parent`, with the first tokens[layer] of each layer. Takes no bytes:
@@ -69,6 +71,10 @@ class KvStore {
   // changed since it was sealed.
   absl::Status Verify(ContextId id, int layer, HeadRange kv_heads, const BlockSet& blocks);
 
+  std::vector<ContextId> ContextIds() const;
+  // Of a context that is held, by layer.
+  std::vector<LayerState> Layers(ContextId id) const;
+
   // What the context holds, shared pages included.
   int64_t ContextBytes(ContextId id) const;
   int64_t kv_bytes() const { return kv_bytes_.load(std::memory_order_relaxed); }
@@ -79,6 +85,8 @@ class KvStore {
   struct Layer {
     int64_t tokens = 0;   // stored; a layer's tokens have no gaps, but for what was let go of
     int64_t horizon = 0;  // as in retention.h
+    AppendMark last = {};
+    TokenRange last_tokens = {};
     PageTable pages;
   };
   struct Context {

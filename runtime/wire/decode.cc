@@ -43,12 +43,13 @@ absl::StatusOr<Hello> FromProto(const pb::Hello& p) {
     if (text->size() > kHeaderBytesMax) return BadField("Hello", "size of a text", text->size());
   }
   if (p.kv_bytes_limit() < 0) return BadField("Hello", "kv_bytes_limit", p.kv_bytes_limit());
-  return Hello{p.protocol(), p.name(), p.backend(), p.address(), p.kv_bytes_limit()};
+  return Hello{p.protocol(),       p.name(),        p.backend(), p.address(),
+               p.kv_bytes_limit(), p.coordinator(), p.contexts()};
 }
 
 absl::StatusOr<Welcome> FromProto(const pb::Welcome& p) {
   if (p.worker() == 0) return BadField("Welcome", "worker", 0);
-  return Welcome{p.worker()};
+  return Welcome{p.worker(), p.coordinator()};
 }
 
 absl::StatusOr<Heartbeat> FromProto(const pb::Heartbeat& p) {
@@ -59,38 +60,56 @@ absl::StatusOr<HeartbeatSeen> FromProto(const pb::HeartbeatSeen&) {
   return HeartbeatSeen{};
 }
 
-absl::StatusOr<Open> FromProto(const pb::Open& p) {
-  Open m{p.request(), p.epoch(), p.context(), {}, p.rank(), {}};
-  const pb::Spec& spec = p.spec();
-  if (spec.dtype() > static_cast<uint32_t>(DType::kBF16)) {
-    return BadField("Open", "dtype", spec.dtype());
+absl::StatusOr<Fenced> FromProto(const pb::Fenced&) {
+  return Fenced{};
+}
+
+absl::StatusOr<ContextSpec> SpecOf(absl::string_view name, const pb::Spec& p) {
+  if (p.dtype() > static_cast<uint32_t>(DType::kBF16)) return BadField(name, "dtype", p.dtype());
+  if (p.placement() > static_cast<uint32_t>(Placement::kMesh)) {
+    return BadField(name, "placement", p.placement());
   }
-  if (spec.placement() > static_cast<uint32_t>(Placement::kMesh)) {
-    return BadField("Open", "placement", spec.placement());
+  if (p.partition_kind() > static_cast<uint32_t>(PartitionKind::kBlockCyclic)) {
+    return BadField(name, "partition", p.partition_kind());
   }
-  if (spec.partition_kind() > static_cast<uint32_t>(PartitionKind::kBlockCyclic)) {
-    return BadField("Open", "partition", spec.partition_kind());
-  }
-  m.spec.layers = spec.layers();
-  m.spec.heads = spec.heads();
-  m.spec.kv_heads = spec.kv_heads();
-  m.spec.head_dim = spec.head_dim();
-  m.spec.v_head_dim = spec.v_head_dim();
-  m.spec.v_is_k_prefix = spec.v_is_k_prefix();
-  m.spec.dtype = static_cast<DType>(spec.dtype());
-  m.spec.placement = static_cast<Placement>(spec.placement());
-  m.spec.partition = {static_cast<PartitionKind>(spec.partition_kind()), spec.partition_unit()};
-  m.spec.tokens_expected = spec.tokens_expected();
-  m.spec.patterns.assign(spec.patterns().begin(), spec.patterns().end());
-  m.spec.kv_efficient = spec.kv_efficient();
-  m.spec.replicas = spec.replicas();
-  ANNULUS_RETURN_IF_ERROR(ValidateSpec(m.spec));
+  ContextSpec spec;
+  spec.layers = p.layers();
+  spec.heads = p.heads();
+  spec.kv_heads = p.kv_heads();
+  spec.head_dim = p.head_dim();
+  spec.v_head_dim = p.v_head_dim();
+  spec.v_is_k_prefix = p.v_is_k_prefix();
+  spec.dtype = static_cast<DType>(p.dtype());
+  spec.placement = static_cast<Placement>(p.placement());
+  spec.partition = {static_cast<PartitionKind>(p.partition_kind()), p.partition_unit()};
+  spec.tokens_expected = p.tokens_expected();
+  spec.patterns.assign(p.patterns().begin(), p.patterns().end());
+  spec.kv_efficient = p.kv_efficient();
+  spec.replicas = p.replicas();
+  ANNULUS_RETURN_IF_ERROR(ValidateSpec(spec));
+  return spec;
+}
+
+// Of an Open or an Inventory.
+template <typename Proto>
+absl::Status CheckRank(absl::string_view name, const Proto& p) {
   if (p.addresses_size() < 1 || p.addresses_size() > kAddressesMax) {
-    return BadField("Open", "addresses", p.addresses_size());
+    return BadField(name, "addresses", p.addresses_size());
   }
-  if (p.rank() < 0 || p.rank() >= p.addresses_size()) return BadField("Open", "rank", p.rank());
+  if (p.rank() < 0 || p.rank() >= p.addresses_size()) return BadField(name, "rank", p.rank());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Open> FromProto(const pb::Open& p) {
+  ANNULUS_RETURN_IF_ERROR(CheckRank("Open", p));
+  Open m{p.request(), p.epoch(), p.context(), {}, p.rank(), {}};
+  ANNULUS_ASSIGN_OR_RETURN(m.spec, SpecOf("Open", p.spec()));
   m.addresses.assign(p.addresses().begin(), p.addresses().end());
   return m;
+}
+
+AppendMark MarkOf(const pb::AppendMark& p) {
+  return {p.turn(), {p.client(), p.sequence()}};
 }
 
 absl::StatusOr<Append> FromProto(const pb::Append& p) {
@@ -99,7 +118,8 @@ absl::StatusOr<Append> FromProto(const pb::Append& p) {
   if (p.tokens() < 1 || p.tokens() > kContextTokensMax - p.start()) {
     return BadField("Append", "tokens", p.tokens());
   }
-  return Append{p.request(), p.epoch(), p.context(), p.layer(), p.start(), p.tokens()};
+  return Append{p.request(), p.epoch(),  p.context(),     p.layer(),
+                p.start(),   p.tokens(), MarkOf(p.mark())};
 }
 
 absl::StatusOr<Trim> FromProto(const pb::Trim& p) {
@@ -173,7 +193,7 @@ absl::StatusOr<Step> FromProto(const pb::Step& p) {
     }
     m.items.push_back({item.epoch(), item.context(), item.layer(), item.start(), item.k_tokens(),
                        item.q_tokens(), item.scale(), item.pattern(), item.append_bytes(),
-                       item.query_bytes()});
+                       item.query_bytes(), MarkOf(item.mark())});
   }
   return m;
 }
@@ -218,6 +238,43 @@ absl::StatusOr<Spans> FromProto(const pb::Spans& p) {
     m.spans.push_back({"", span.name(), span.begin_ns(), span.end_ns()});
   }
   return m;
+}
+
+absl::StatusOr<LayerState> LayerOf(const pb::Layer& p) {
+  const TokenRange last{p.last_begin(), p.last_end()};
+  if (p.tokens() < 0 || p.tokens() > kContextTokensMax) {
+    return BadField("Inventory", "tokens", p.tokens());
+  }
+  if (p.horizon() < 0 || p.horizon() > p.tokens()) {
+    return BadField("Inventory", "horizon", p.horizon());
+  }
+  if (last.begin < 0 || last.begin > last.end || last.end > kContextTokensMax) {
+    return BadField("Inventory", "last_end", last.end);
+  }
+  return LayerState{p.tokens(), p.horizon(), MarkOf(p.last()), last};
+}
+
+absl::StatusOr<Inventory> FromProto(const pb::Inventory& p) {
+  ANNULUS_RETURN_IF_ERROR(CheckRank("Inventory", p));
+  Inventory m{p.epoch(), p.context(), {}, p.rank(), {}, {}, p.kv_bytes()};
+  ANNULUS_ASSIGN_OR_RETURN(m.spec, SpecOf("Inventory", p.spec()));
+  if (p.layers_size() != m.spec.layers) return BadField("Inventory", "layers", p.layers_size());
+  m.addresses.assign(p.addresses().begin(), p.addresses().end());
+  for (const pb::Layer& layer : p.layers()) {
+    ANNULUS_ASSIGN_OR_RETURN(LayerState state, LayerOf(layer));
+    m.layers.push_back(state);
+  }
+  return m;
+}
+
+absl::StatusOr<Resume> FromProto(const pb::Resume& p) {
+  for (const int64_t tokens : p.tokens()) {
+    if (tokens < 0) return BadField("Resume", "tokens", tokens);
+  }
+  return Resume{p.epoch(),
+                p.context(),
+                {p.addresses().begin(), p.addresses().end()},
+                {p.tokens().begin(), p.tokens().end()}};
 }
 
 template <typename Proto>
@@ -302,6 +359,12 @@ absl::StatusOr<Body> Decode(const Message& message) {
       return DecodeBehindTensors<pb::Step>("Step", message);
     case TypeOf<StepDone>():
       return DecodeBehindTensors<pb::StepDone>("StepDone", message);
+    case TypeOf<Fenced>():
+      return DecodeAs<pb::Fenced>("Fenced", message);
+    case TypeOf<Inventory>():
+      return DecodeAs<pb::Inventory>("Inventory", message);
+    case TypeOf<Resume>():
+      return DecodeAs<pb::Resume>("Resume", message);
     default:
       return absl::InvalidArgumentError(
           absl::StrCat("wire message of unknown type ", message.type));

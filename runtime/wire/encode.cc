@@ -24,12 +24,15 @@ pb::Hello ToProto(const Hello& m) {
   p.set_backend(m.backend);
   p.set_address(m.address);
   p.set_kv_bytes_limit(m.kv_bytes_limit);
+  p.set_coordinator(m.coordinator);
+  p.set_contexts(m.contexts);
   return p;
 }
 
 pb::Welcome ToProto(const Welcome& m) {
   pb::Welcome p;
   p.set_worker(m.worker);
+  p.set_coordinator(m.coordinator);
   return p;
 }
 
@@ -43,29 +46,42 @@ pb::HeartbeatSeen ToProto(const HeartbeatSeen&) {
   return {};
 }
 
+pb::Fenced ToProto(const Fenced&) {
+  return {};
+}
+
+void SetSpec(const ContextSpec& m, pb::Spec& spec) {
+  spec.set_layers(m.layers);
+  spec.set_heads(m.heads);
+  spec.set_kv_heads(m.kv_heads);
+  spec.set_head_dim(m.head_dim);
+  spec.set_v_head_dim(m.v_head_dim);
+  spec.set_v_is_k_prefix(m.v_is_k_prefix);
+  spec.set_dtype(static_cast<uint32_t>(m.dtype));
+  spec.set_placement(static_cast<uint32_t>(m.placement));
+  spec.set_partition_kind(static_cast<uint32_t>(m.partition.kind));
+  spec.set_partition_unit(m.partition.unit_blocks);
+  spec.set_tokens_expected(m.tokens_expected);
+  for (const std::string& pattern : m.patterns) spec.add_patterns(pattern);
+  spec.set_kv_efficient(m.kv_efficient);
+  spec.set_replicas(m.replicas);
+}
+
 pb::Open ToProto(const Open& m) {
   pb::Open p;
   p.set_request(m.request);
   p.set_epoch(m.epoch);
   p.set_context(m.context);
-  pb::Spec& spec = *p.mutable_spec();
-  spec.set_layers(m.spec.layers);
-  spec.set_heads(m.spec.heads);
-  spec.set_kv_heads(m.spec.kv_heads);
-  spec.set_head_dim(m.spec.head_dim);
-  spec.set_v_head_dim(m.spec.v_head_dim);
-  spec.set_v_is_k_prefix(m.spec.v_is_k_prefix);
-  spec.set_dtype(static_cast<uint32_t>(m.spec.dtype));
-  spec.set_placement(static_cast<uint32_t>(m.spec.placement));
-  spec.set_partition_kind(static_cast<uint32_t>(m.spec.partition.kind));
-  spec.set_partition_unit(m.spec.partition.unit_blocks);
-  spec.set_tokens_expected(m.spec.tokens_expected);
-  for (const std::string& pattern : m.spec.patterns) spec.add_patterns(pattern);
-  spec.set_kv_efficient(m.spec.kv_efficient);
-  spec.set_replicas(m.spec.replicas);
+  SetSpec(m.spec, *p.mutable_spec());
   p.set_rank(m.rank);
   for (const std::string& address : m.addresses) p.add_addresses(address);
   return p;
+}
+
+void SetMark(const AppendMark& m, pb::AppendMark& mark) {
+  mark.set_turn(m.turn);
+  mark.set_client(m.key.client);
+  mark.set_sequence(m.key.sequence);
 }
 
 pb::Append ToProto(const Append& m) {
@@ -76,6 +92,7 @@ pb::Append ToProto(const Append& m) {
   p.set_layer(m.layer);
   p.set_start(m.start);
   p.set_tokens(m.tokens);
+  SetMark(m.mark, *p.mutable_mark());
   return p;
 }
 
@@ -147,6 +164,7 @@ pb::Step ToProto(const Step& m) {
     to.set_pattern(item.pattern);
     to.set_append_bytes(item.append_bytes);
     to.set_query_bytes(item.query_bytes);
+    SetMark(item.mark, *to.mutable_mark());
   }
   return p;
 }
@@ -199,6 +217,34 @@ pb::Spans ToProto(const Spans& m) {
     to.set_begin_ns(span.begin_ns);
     to.set_end_ns(span.end_ns);
   }
+  return p;
+}
+
+pb::Inventory ToProto(const Inventory& m) {
+  pb::Inventory p;
+  p.set_epoch(m.epoch);
+  p.set_context(m.context);
+  SetSpec(m.spec, *p.mutable_spec());
+  p.set_rank(m.rank);
+  for (const std::string& address : m.addresses) p.add_addresses(address);
+  for (const LayerState& layer : m.layers) {
+    pb::Layer& to = *p.add_layers();
+    to.set_tokens(layer.tokens);
+    to.set_horizon(layer.horizon);
+    SetMark(layer.last, *to.mutable_last());
+    to.set_last_begin(layer.last_tokens.begin);
+    to.set_last_end(layer.last_tokens.end);
+  }
+  p.set_kv_bytes(m.kv_bytes);
+  return p;
+}
+
+pb::Resume ToProto(const Resume& m) {
+  pb::Resume p;
+  p.set_epoch(m.epoch);
+  p.set_context(m.context);
+  for (const std::string& address : m.addresses) p.add_addresses(address);
+  for (const int64_t tokens : m.tokens) p.add_tokens(tokens);
   return p;
 }
 

@@ -2,10 +2,12 @@
 // Decode trusts nothing: what it returns has enums in range and counts that make sense.
 //
 // Life of a link: the worker connects and says Hello until it gets Welcome; from then on it sends a
-// Heartbeat every period and the coordinator answers each with HeartbeatSeen. Tasks (Open, Append,
-// Trim, Truncate, Attend, Step, Fork, Release) are executed in the order they were sent; those with
-// a request number are answered by exactly one Done, a Step by one StepDone. `epoch` is that of the
-// shard map the task was made for and is echoed in its Done.
+// Heartbeat every period and the coordinator answers each with HeartbeatSeen. A worker that had
+// another coordinator before tells the new one what it holds: an Inventory for each context, right
+// after the Welcome; contexts whose ranks are all back go on with a Resume. Tasks (Open, Append,
+// Trim, Truncate, Attend, Step, Fork, Release, Resume) are executed in the order they were sent;
+// those with a request number are answered by exactly one Done, a Step by one StepDone. `epoch` is
+// that of the shard map the task was made for and is echoed in its Done.
 #pragma once
 
 #include <cstdint>
@@ -18,11 +20,12 @@
 #include "absl/time/time.h"
 #include "base/buffer.h"
 #include "comm/messenger.h"
+#include "runtime/store/layer_state.h"
 #include "runtime/types.h"
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 3;
+inline constexpr uint32_t kProtocol = 4;
 
 // Worker → coordinator.
 struct Hello {
@@ -31,11 +34,38 @@ struct Hello {
   std::string backend;
   std::string address;  // of the worker's fabric, for exchanges
   int64_t kv_bytes_limit = 0;
+  uint64_t coordinator = 0;  // the one it had before, by its incarnation; 0: none
+  uint64_t contexts = 0;     // how many Inventories follow the Welcome
 };
 
 // Coordinator → worker: taken in under this id.
 struct Welcome {
   uint64_t worker = 0;
+  uint64_t coordinator = 0;  // its incarnation
+};
+
+// Coordinator → worker, instead of Welcome: this coordinator gave up on that worker before, and
+// what it holds is stale.
+struct Fenced {};
+
+// Worker → coordinator: a context that it holds as `rank`.
+struct Inventory {
+  uint64_t epoch = 0;
+  ContextId context = 0;
+  ContextSpec spec;
+  int rank = 0;
+  std::vector<std::string> addresses;  // as in Open
+  std::vector<LayerState> layers;
+  int64_t kv_bytes = 0;
+};
+
+// A context goes on at a new epoch, cut to these tokens by layer. Not answered: what comes next on
+// the link finds it done.
+struct Resume {
+  uint64_t epoch = 0;
+  ContextId context = 0;
+  std::vector<std::string> addresses;
+  std::vector<int64_t> tokens;
 };
 
 struct Heartbeat {
@@ -63,6 +93,7 @@ struct Append {
   int layer = 0;
   int64_t start = 0;
   int64_t tokens = 0;
+  AppendMark mark = {};
 };
 
 // Forgets a layer's tokens from `tokens` on: an append that some other worker refused.
@@ -126,6 +157,7 @@ struct StepItem {
   std::string pattern = {};  // empty: the context's for this layer
   size_t append_bytes = 0;   // its tensors in the payload
   size_t query_bytes = 0;
+  AppendMark mark = {};
 };
 
 // The decode step of many contexts. The payload's tensors are, item by item, what this rank stores
@@ -178,7 +210,8 @@ struct Spans {
 };
 
 using Body = std::variant<Hello, Welcome, Heartbeat, HeartbeatSeen, Open, Append, Trim, LongPattern,
-                          Attend, Cancel, Release, Done, Spans, Truncate, Fork, Step, StepDone>;
+                          Attend, Cancel, Release, Done, Spans, Truncate, Fork, Step, StepDone,
+                          Fenced, Inventory, Resume>;
 
 // A payload goes only with Append, Attend and Done, whose bodies fit a header as long as patterns
 // of more than kPatternInlineMax bytes go apart and an error message is cut.

@@ -32,24 +32,29 @@ Message RefusalOf(const wire::Body& body, const absl::Status& why) {
 }  // namespace
 
 WorkerNode::WorkerNode(Messenger& messenger, Options options, const Clock& clock)
-    : messenger_(messenger), options_(std::move(options)), clock_(clock) {
+    : messenger_(messenger),
+      options_(std::move(options)),
+      clock_(clock),
+      coordinator_address_(options_.coordinator_address) {
   messenger_.SetHandlers({
       .on_message = [this](PeerId from, Message message) { OnMessage(from, std::move(message)); },
       .on_peer_down =
           [this](PeerId peer, absl::Status why) {
             if (peer != coordinator_) return;
             coordinator_ = 0;
-            if (state_ == State::kReady) Lose(std::move(why));
+            if (state_ == State::kReady) Vanish(std::move(why));
           },
   });
 }
 
 void WorkerNode::Connect() {
-  absl::StatusOr<PeerId> peer = messenger_.Connect(options_.coordinator_address);
+  absl::StatusOr<PeerId> peer = messenger_.Connect(coordinator_address_);
   if (!peer.ok()) return Lose(peer.status());  // malformed: trying again cannot help
   coordinator_ = *peer;
+  connected_ = clock_.Now();
   Send(wire::Encode(wire::Hello{wire::kProtocol, options_.name, options_.backend,
-                                messenger_.address(), options_.kv_bytes_limit}));
+                                messenger_.address(), options_.kv_bytes_limit, incarnation_,
+                                inventory_.size()}));
 }
 
 void WorkerNode::Send(Message message) {
@@ -60,16 +65,39 @@ void WorkerNode::Send(Message message) {
   if (!sent.ok() && !absl::IsNotFound(sent)) Lose(sent);
 }
 
+void WorkerNode::SetCoordinatorAddress(const std::string& address) {
+  if (address == coordinator_address_) return;
+  coordinator_address_ = address;
+  if (state_ != State::kReady) Disconnect();
+}
+
+void WorkerNode::Disconnect() {
+  if (coordinator_ != 0) messenger_.Disconnect(std::exchange(coordinator_, 0));
+}
+
+// The coordinator is gone, and perhaps will be back.
+void WorkerNode::Vanish(absl::Status why) {
+  if (options_.rejoin_timeout <= absl::ZeroDuration()) return Lose(std::move(why));
+  state_ = State::kRejoining;
+  why_lost_ = std::move(why);
+  give_up_at_ = clock_.Now() + options_.rejoin_timeout;
+  inventory_asked_ = inventory_taken_ = false;
+  inventory_.clear();
+  long_pattern_.clear();
+  Disconnect();
+  CancelAll();
+  Log(LogLevel::kWarning, "coordinator gone; trying to join again",
+      {{"worker", id_}, {"coordinator", coordinator_address_}, {"why", why_lost_.ToString()}});
+}
+
 void WorkerNode::Lose(absl::Status why) {
   if (state_ == State::kLost) return;
   state_ = State::kLost;
   why_lost_ = std::move(why);
-  if (coordinator_ != 0) messenger_.Disconnect(std::exchange(coordinator_, 0));
+  Disconnect();
   CancelAll();
   Log(LogLevel::kError, "coordinator lost",
-      {{"worker", id_},
-       {"coordinator", options_.coordinator_address},
-       {"why", why_lost_.ToString()}});
+      {{"worker", id_}, {"coordinator", coordinator_address_}, {"why", why_lost_.ToString()}});
 }
 
 void WorkerNode::CancelAll() {
@@ -90,16 +118,41 @@ void WorkerNode::OnTime() {
   polled_ = now;
   if (state_ == State::kLost) return;
   if (state_ == State::kReady && now - heard_ >= options_.heartbeat_timeout) {
-    return Lose(absl::DeadlineExceededError(
+    return Vanish(absl::DeadlineExceededError(
         absl::StrCat("no sign of it for ", absl::FormatDuration(options_.heartbeat_timeout))));
   }
+  if (state_ == State::kRejoining) OnTimeRejoining(now);
   if (now < next_beat_) return;
   next_beat_ = now + options_.heartbeat_period;
   if (coordinator_ == 0) {
-    Connect();
+    if (state_ == State::kJoining || inventory_taken_) Connect();
   } else if (state_ == State::kReady) {
     Send(wire::Encode(wire::Heartbeat{options_.kv_bytes()}));
   }
+}
+
+void WorkerNode::OnTimeRejoining(absl::Time now) {
+  if (now >= give_up_at_) {
+    return Lose(absl::DeadlineExceededError(
+        absl::StrCat("no coordinator came back within ",
+                     absl::FormatDuration(options_.rejoin_timeout), ": ", why_lost_.message())));
+  }
+  if (!inventory_asked_) {
+    // Behind the tasks that the old coordinator sent, which may still change what is held.
+    WorkerTask task;
+    task.body = wire::Inventory{};
+    inventory_asked_ = options_.take(task, /*must=*/true);
+  }
+  // An address may swallow what is sent there.
+  if (now - connected_ >= options_.heartbeat_timeout) Disconnect();
+}
+
+void WorkerNode::OnWelcome(const wire::Welcome& welcome) {
+  id_ = welcome.worker;
+  incarnation_ = welcome.coordinator;
+  state_ = State::kReady;
+  for (Message& message : std::exchange(inventory_, {})) Send(std::move(message));
+  Log(LogLevel::kInfo, "joined", {{"worker", id_}, {"coordinator", coordinator_address_}});
 }
 
 void WorkerNode::OnMessage(PeerId from, Message message) {
@@ -108,10 +161,9 @@ void WorkerNode::OnMessage(PeerId from, Message message) {
   if (!body.ok()) return Lose(body.status());
   heard_ = clock_.Now();
   if (const auto* welcome = std::get_if<wire::Welcome>(&*body)) {
-    id_ = welcome->worker;
-    state_ = State::kReady;
-    Log(LogLevel::kInfo, "joined",
-        {{"worker", id_}, {"coordinator", options_.coordinator_address}});
+    if (state_ != State::kReady) OnWelcome(*welcome);
+  } else if (std::holds_alternative<wire::Fenced>(*body)) {
+    Lose(absl::AbortedError("it gave up on this worker, whose KV is stale"));
   } else if (const auto* cancel = std::get_if<wire::Cancel>(&*body)) {
     const auto running = running_.find(cancel->request);
     if (running != running_.end()) running->second->store(true);
@@ -148,6 +200,7 @@ void WorkerNode::OnTask(wire::Body body, Buffer payload) {
              !std::holds_alternative<wire::Trim>(body) &&
              !std::holds_alternative<wire::Truncate>(body) &&
              !std::holds_alternative<wire::Fork>(body) &&
+             !std::holds_alternative<wire::Resume>(body) &&
              !std::holds_alternative<wire::Release>(body)) {
     return Lose(absl::InternalError("it sent a message that only a worker sends"));
   }
@@ -162,6 +215,12 @@ void WorkerNode::OnTask(wire::Body body, Buffer payload) {
 
 void WorkerNode::Finish(TaskOutcome outcome) {
   running_.erase(outcome.request);
+  if (outcome.inventory) {
+    inventory_ = std::move(outcome.messages);
+    inventory_taken_ = true;
+    return;
+  }
+  if (state_ != State::kReady) return;  // nobody waits for it any more
   for (Message& message : outcome.messages) Send(std::move(message));
 }
 

@@ -1,5 +1,7 @@
 // WorkerNode: a worker's side of its link to the coordinator: joins, sends heartbeats, notices when
-// the coordinator is gone, passes tasks on and their outcomes back. It computes nothing and has no
+// the coordinator is gone, passes tasks on and their outcomes back. A coordinator that is gone may
+// come back as another one, perhaps elsewhere: for a while the worker keeps what it holds and tries
+// to join again, and then tells what that is. It computes nothing and has no
 // thread of its own: whoever owns it polls it, a worker's communication thread or a simulation.
 // Not thread-safe.
 #pragma once
@@ -9,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -20,7 +23,7 @@ namespace annulus {
 
 class WorkerNode {
  public:
-  enum class State { kJoining, kReady, kLost };
+  enum class State { kJoining, kReady, kRejoining, kLost };
 
   struct Options {
     std::string coordinator_address;
@@ -29,6 +32,7 @@ class WorkerNode {
     int64_t kv_bytes_limit = 0;
     absl::Duration heartbeat_period;
     absl::Duration heartbeat_timeout;
+    absl::Duration rejoin_timeout;      // 0: a coordinator that is gone is lost
     std::function<int64_t()> kv_bytes;  // held now
     // Takes a task for execution in order, or returns false when it has no room. Tasks that only
     // tidy up (`must`) may use room that others may not.
@@ -44,6 +48,9 @@ class WorkerNode {
   // Sends what a task came to.
   void Finish(TaskOutcome outcome);
 
+  // Where the coordinator is now, if it came back elsewhere.
+  void SetCoordinatorAddress(const std::string& address);
+
   // Sets the cancel flag of everything that runs.
   void CancelAll();
 
@@ -54,9 +61,13 @@ class WorkerNode {
  private:
   void Connect();
   void OnMessage(PeerId from, Message message);
+  void OnWelcome(const wire::Welcome& welcome);
   void OnTask(wire::Body body, Buffer payload);
   std::shared_ptr<std::atomic<bool>> AddCancel(uint64_t request);
   void OnTime();
+  void OnTimeRejoining(absl::Time now);
+  void Disconnect();
+  void Vanish(absl::Status why);
   void Lose(absl::Status why);
   void Send(Message message);
 
@@ -64,13 +75,20 @@ class WorkerNode {
   const Options options_;
   const Clock& clock_;
   State state_ = State::kJoining;
+  std::string coordinator_address_;
   uint64_t id_ = 0;
+  uint64_t incarnation_ = 0;  // of the coordinator, last
   absl::Status why_lost_;
   PeerId coordinator_ = 0;  // 0: not connected
   absl::Time polled_ = absl::InfinitePast();
   absl::Time heard_ = absl::InfinitePast();      // the coordinator, last
   absl::Time next_beat_ = absl::InfinitePast();  // of the heartbeat, or of the next try to join
-  std::string long_pattern_;                     // of the Attend that comes next
+  absl::Time connected_ = absl::InfinitePast();
+  absl::Time give_up_at_ = absl::InfiniteFuture();  // when rejoining ends
+  bool inventory_asked_ = false;
+  bool inventory_taken_ = false;
+  std::vector<Message> inventory_;  // to be sent to the next coordinator
+  std::string long_pattern_;        // of the Attend that comes next
   std::map<uint64_t, std::shared_ptr<std::atomic<bool>>> running_;  // cancel flags by request
 };
 

@@ -40,7 +40,8 @@ const BlockSet& StepRunner::KeysOf(ContextId context, const KvStore::Shard& shar
 
 absl::Status StepRunner::Store(const wire::StepItem& item, absl::Span<const std::byte> packed) {
   if (item.k_tokens == 0) return absl::OkStatus();
-  return store_.Append(item.context, item.layer, {item.start, item.start + item.k_tokens}, packed);
+  return store_.Append(item.context, item.layer, {item.start, item.start + item.k_tokens}, packed,
+                       item.mark);
 }
 
 absl::StatusOr<StepRunner::Problem> StepRunner::SetUp(const wire::StepItem& item,

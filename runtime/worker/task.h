@@ -13,7 +13,8 @@
 namespace annulus {
 
 struct WorkerTask {
-  // Open, Append, Trim, Truncate, Attend (with its pattern, however long), Step, Fork or Release.
+  // Open, Append, Trim, Truncate, Attend (with its pattern, however long), Step, Fork, Release or
+  // Resume. An Inventory, which no coordinator sends, asks for one of each context held.
   wire::Body body;
   Buffer payload;
   absl::Time deadline = absl::InfiniteFuture();
@@ -24,6 +25,7 @@ struct WorkerTask {
 // What is to be sent, in order: the last is the Done or StepDone of `request`, if the task had one.
 struct TaskOutcome {
   uint64_t request = 0;
+  bool inventory = false;  // the Inventories that were asked for
   std::vector<Message> messages;
 };
 

@@ -20,7 +20,8 @@ TaskRunner::TaskRunner(std::unique_ptr<Backend> backend, Fabric& fabric, int64_t
 TaskOutcome TaskRunner::RunStep(const WorkerTask& task) {
   const auto& step = std::get<wire::Step>(task.body);
   const absl::Status in_time = CheckInTime(task);
-  TaskOutcome outcome{step.request, {}};
+  TaskOutcome outcome;
+  outcome.request = step.request;
   outcome.messages.push_back(steps_.Run(task, [&](ContextId context, uint64_t epoch) {
     return in_time.ok() ? CheckEpoch(context, epoch) : in_time;
   }));
@@ -30,6 +31,7 @@ TaskOutcome TaskRunner::RunStep(const WorkerTask& task) {
 
 TaskOutcome TaskRunner::Run(WorkerTask task) {
   if (std::holds_alternative<wire::Step>(task.body)) return RunStep(task);
+  if (std::holds_alternative<wire::Inventory>(task.body)) return TakeInventory();
   wire::Done done;
   ContextId context = 0;
   Buffer answer;
@@ -58,6 +60,8 @@ TaskOutcome TaskRunner::Run(WorkerTask task) {
   } else if (const auto* trim = std::get_if<wire::Trim>(&task.body)) {
     // A context that was never opened here has nothing to forget.
     (void)store_.Trim(trim->context, trim->layer, trim->tokens);
+  } else if (const auto* resume = std::get_if<wire::Resume>(&task.body)) {
+    Resume(*resume);
   } else if (const auto* attend = std::get_if<wire::Attend>(&task.body)) {
     echo(*attend);
     absl::StatusOr<RankResult> result = Attend(*attend, task, &spans);
@@ -108,7 +112,7 @@ absl::Status TaskRunner::Open(const wire::Open& open) {
 absl::Status TaskRunner::Append(const wire::Append& append, const Buffer& packed) {
   ANNULUS_RETURN_IF_ERROR(CheckEpoch(append.context, append.epoch));
   return store_.Append(append.context, append.layer, {append.start, append.start + append.tokens},
-                       packed.span());
+                       packed.span(), append.mark);
 }
 
 absl::Status TaskRunner::Truncate(const wire::Truncate& truncate) {
@@ -121,6 +125,32 @@ absl::Status TaskRunner::Fork(const wire::Fork& fork) {
   ANNULUS_RETURN_IF_ERROR(store_.Fork(fork.parent, fork.context, fork.tokens));
   opened_[fork.context] = opened_.at(fork.parent);
   return absl::OkStatus();
+}
+
+TaskOutcome TaskRunner::TakeInventory() const {
+  TaskOutcome outcome;
+  outcome.inventory = true;
+  for (const ContextId id : store_.ContextIds()) {
+    const KvStore::Shard& shard = **store_.Find(id);
+    const Opened& opened = opened_.at(id);
+    outcome.messages.push_back(
+        wire::Encode(wire::Inventory{opened.epoch, id, shard.spec, shard.rank, opened.addresses,
+                                     store_.Layers(id), store_.ContextBytes(id)}));
+  }
+  return outcome;
+}
+
+// If it cannot be carried out, the context stays at its old epoch, and calls at the new one fail.
+void TaskRunner::Resume(const wire::Resume& resume) {
+  const auto opened = opened_.find(resume.context);
+  if (opened == opened_.end()) return;
+  const std::vector<LayerState> layers = store_.Layers(resume.context);
+  if (resume.tokens.size() != layers.size()) return;
+  for (size_t layer = 0; layer < layers.size(); ++layer) {
+    if (resume.tokens[layer] >= layers[layer].tokens) continue;
+    (void)store_.Trim(resume.context, static_cast<int>(layer), resume.tokens[layer]);
+  }
+  opened->second = {resume.epoch, resume.addresses};
 }
 
 // At any epoch: a context is released also after it was lost elsewhere.

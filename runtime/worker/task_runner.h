@@ -50,6 +50,8 @@ class TaskRunner {
   absl::Status Append(const wire::Append& append, const Buffer& packed);
   absl::Status Truncate(const wire::Truncate& truncate);
   absl::Status Fork(const wire::Fork& fork);
+  TaskOutcome TakeInventory() const;
+  void Resume(const wire::Resume& resume);
   absl::Status Release(const wire::Release& release);
   TaskOutcome RunStep(const WorkerTask& task);
   // CANCELLED or DEADLINE_EXCEEDED for a task that nobody waits for any more.

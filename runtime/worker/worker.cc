@@ -54,6 +54,7 @@ class Worker::Impl {
 
   absl::Status WaitUntilJoined(absl::Time deadline);
   WorkerNode::State state() const { return state_.load(); }
+  void SetCoordinatorAddress(const std::string& address);
   WorkerSnapshot Snapshot() const;
 
  private:
@@ -64,6 +65,7 @@ class Worker::Impl {
             .kv_bytes_limit = options_.kv_bytes_limit,
             .heartbeat_period = options_.heartbeat_period,
             .heartbeat_timeout = options_.heartbeat_timeout,
+            .rejoin_timeout = options_.rejoin_timeout,
             .kv_bytes = [this] { return runner_.store().kv_bytes(); },
             .take = [this](WorkerTask& task,
                            bool must) { return tasks_.TryPush(task, must ? 0 : kTasksHeadroom); }};
@@ -87,6 +89,7 @@ class Worker::Impl {
   std::condition_variable state_changed_;
   absl::Status why_lost_;              // under mutex_
   std::vector<TaskOutcome> outcomes_;  // under mutex_: from the engine, not yet sent
+  std::string new_address_;            // under mutex_: of the coordinator; empty: as it was
   std::thread engine_thread_;
   std::thread comm_thread_;
 };
@@ -106,15 +109,26 @@ void Worker::Impl::RunTasks() {
 void Worker::Impl::Communicate() {
   while (!engine_done_.load()) {
     std::vector<TaskOutcome> outcomes;
+    std::string new_address;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       outcomes.swap(outcomes_);
+      new_address.swap(new_address_);
     }
+    if (!new_address.empty()) node_.SetCoordinatorAddress(new_address);
     for (TaskOutcome& outcome : outcomes) node_.Finish(std::move(outcome));
     if (stopping_.load()) node_.CancelAll();
     node_.Poll(outcomes.empty() ? kPollMax : absl::ZeroDuration());
     PublishState();
   }
+}
+
+void Worker::Impl::SetCoordinatorAddress(const std::string& address) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    new_address_ = address;
+  }
+  messenger_.Wake();
 }
 
 void Worker::Impl::PublishState() {
@@ -130,7 +144,9 @@ void Worker::Impl::PublishState() {
 
 absl::Status Worker::Impl::WaitUntilJoined(absl::Time deadline) {
   std::unique_lock<std::mutex> lock(mutex_);
-  const auto joined = [this] { return state_.load() != WorkerNode::State::kJoining; };
+  const auto joined = [this] {
+    return state_.load() == WorkerNode::State::kReady || state_.load() == WorkerNode::State::kLost;
+  };
   if (deadline == absl::InfiniteFuture()) {
     state_changed_.wait(lock, joined);
   } else if (!state_changed_.wait_until(lock, absl::ToChronoTime(deadline), joined)) {
@@ -143,7 +159,7 @@ absl::Status Worker::Impl::WaitUntilJoined(absl::Time deadline) {
 }
 
 WorkerSnapshot Worker::Impl::Snapshot() const {
-  constexpr const char* kNames[] = {"joining", "ready", "lost"};
+  constexpr const char* kNames[] = {"joining", "ready", "rejoining", "lost"};
   const Messenger::Counters counters = messenger_.counters();
   return {.id = id_.load(),
           .state = kNames[static_cast<int>(state_.load())],
@@ -180,6 +196,14 @@ absl::Status Worker::WaitUntilJoined(absl::Time deadline) {
 
 bool Worker::lost() const {
   return impl_->state() == WorkerNode::State::kLost;
+}
+
+bool Worker::rejoining() const {
+  return impl_->state() == WorkerNode::State::kRejoining;
+}
+
+void Worker::SetCoordinatorAddress(const std::string& address) {
+  impl_->SetCoordinatorAddress(address);
 }
 
 WorkerSnapshot Worker::Snapshot() const {

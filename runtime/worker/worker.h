@@ -24,13 +24,16 @@ struct WorkerOptions {
   int threads = 0;                  // compute threads, 0 for one per core
   int64_t kv_bytes_limit = int64_t{1} << 30;
   absl::Duration heartbeat_period = absl::Milliseconds(100);
-  absl::Duration heartbeat_timeout = absl::Seconds(1);  // a coordinator silent for longer is lost
+  absl::Duration heartbeat_timeout = absl::Seconds(1);  // a coordinator silent for longer is gone
+  // How long a worker whose coordinator is gone keeps what it holds and tries to join again, the
+  // same or another one. 0: it is lost at once.
+  absl::Duration rejoin_timeout = absl::ZeroDuration();
   const Clock* clock = &Clock::Real();
 };
 
 struct WorkerSnapshot {
   uint64_t id = 0;    // 0 until joined
-  std::string state;  // "joining", "ready", "lost"
+  std::string state;  // "joining", "ready", "rejoining", "lost"
   std::string backend;
   int64_t kv_bytes = 0;
   int64_t kv_bytes_limit = 0;
@@ -55,9 +58,14 @@ class Worker {
   // UNAVAILABLE if it was lost meanwhile.
   absl::Status WaitUntilJoined(absl::Time deadline);
 
-  // Whether the coordinator, once joined, is gone (or has fenced this worker off). Final: what is
-  // held here will never be asked for again, so the process should exit with an error.
+  // Whether the coordinator, once joined, is gone for good (or has fenced this worker off). Final:
+  // what is held here will never be asked for again, so the process should exit with an error.
   bool lost() const;
+
+  // Whether the coordinator is gone and this worker tries to join again.
+  bool rejoining() const;
+  // Where the coordinator is now, if it came back elsewhere.
+  void SetCoordinatorAddress(const std::string& address);
 
   WorkerSnapshot Snapshot() const;
 

@@ -180,7 +180,7 @@ TEST_CASE("coordinator and worker: started apart, in any order, with metrics, bo
   CHECK(worker.Wait().code == 0);
   CHECK(Within(absl::Seconds(5), [&] { return ReadyWorkers(endpoint) == 0; }));
 
-  Program second({"worker", "--coordinator", endpoint});
+  Program second({"worker", "--coordinator", endpoint, "--rejoin-s", "1"});
   REQUIRE(Within(absl::Seconds(10), [&] { return ReadyWorkers(endpoint) == 1; }));
   coordinator.Signal(SIGINT);
   CHECK(coordinator.Wait().code == 0);

@@ -29,13 +29,14 @@ inline constexpr absl::Duration kSimHeartbeatTimeout = absl::Milliseconds(200);
 class SimWorker {
  public:
   SimWorker(LocalNetwork& network, const std::string& name, const std::string& coordinator,
-            int64_t kv_bytes_limit, uint64_t seed)
+            int64_t kv_bytes_limit, absl::Duration rejoin_timeout, uint64_t seed)
       : network_(network),
         rng_(seed),
         fabric_(network.MakeFabric(name).value()),
         address_(fabric_->messenger().address()),
         runner_(MakeBackend("reference", 1).value(), *fabric_, kv_bytes_limit, network.clock()),
-        node_(fabric_->messenger(), Options(name, coordinator, kv_bytes_limit), network.clock()) {}
+        node_(fabric_->messenger(), Options(name, coordinator, kv_bytes_limit, rejoin_timeout),
+              network.clock()) {}
 
   // One round of both of its threads, unless it stands still.
   void Poll() {
@@ -66,13 +67,14 @@ class SimWorker {
 
  private:
   WorkerNode::Options Options(const std::string& name, const std::string& coordinator,
-                              int64_t kv_bytes_limit) {
+                              int64_t kv_bytes_limit, absl::Duration rejoin_timeout) {
     return {.coordinator_address = coordinator,
             .name = name,
             .backend = "reference",
             .kv_bytes_limit = kv_bytes_limit,
             .heartbeat_period = kSimHeartbeatPeriod,
             .heartbeat_timeout = kSimHeartbeatTimeout,
+            .rejoin_timeout = rejoin_timeout,
             .kv_bytes = [this] { return runner_.store().kv_bytes(); },
             .take =
                 [this](WorkerTask& task, bool must) {
@@ -96,21 +98,24 @@ class SimWorker {
 
 class SimCluster {
  public:
-  SimCluster(uint64_t seed, int workers, double drop, int64_t kv_bytes_limit)
+  // Workers that lost their coordinator look for another one for `rejoin_timeout`.
+  SimCluster(uint64_t seed, int workers, double drop, int64_t kv_bytes_limit,
+             absl::Duration rejoin_timeout = absl::ZeroDuration())
       : rng_(seed),
         kv_bytes_limit_(kv_bytes_limit),
+        rejoin_timeout_(rejoin_timeout),
         network_({.simulation = SimulationOptions{.seed = seed, .drop = drop}}),
         fabric_(network_.MakeFabric("coordinator").value()),
-        address_(fabric_->messenger().address()),
-        coordinator_(fabric_->messenger(), CoordinatorLimits{}, kSimHeartbeatTimeout,
-                     network_.clock()) {
+        address_(fabric_->messenger().address()) {
+    StartNode();
     for (int i = 0; i < workers; ++i) AddWorker();
     Beat();
   }
 
   void AddWorker() {
     workers_.push_back(std::make_unique<SimWorker>(network_, absl::StrCat("w", ++last_worker_),
-                                                   address_, kv_bytes_limit_, rng_.Next()));
+                                                   address_, kv_bytes_limit_, rejoin_timeout_,
+                                                   rng_.Next()));
   }
   // What its process would do: one that lost its coordinator exits.
   void RemoveLost() {
@@ -121,23 +126,49 @@ class SimCluster {
     paused ? network_.Pause(address_) : network_.Resume(address_);
     if (!paused) coordinator_resumed_ = now();
   }
+  // Its callers get UNAVAILABLE for what is in flight; what it knew is gone.
+  void CrashCoordinator() {
+    coordinator_is_up_ = false;
+    network_.Crash(address_);
+    coordinator_->GiveUpAll(absl::UnavailableError("the coordinator is gone"));
+    coordinator_->Poll(absl::ZeroDuration());
+    coordinator_.reset();
+    fabric_.reset();
+  }
+  void StartCoordinator() {
+    fabric_ = network_.MakeFabric("coordinator").value();
+    StartNode();
+  }
+  bool coordinator_is_up() const { return coordinator_is_up_; }
+  bool coordinator_may_be_lost() const { return rejoin_timeout_ > absl::ZeroDuration(); }
+  int coordinators() const { return coordinators_; }                       // so far
   absl::Time coordinator_resumed() const { return coordinator_resumed_; }  // last
 
   void Step() {
     network_.Step();
-    if (!coordinator_paused_) coordinator_.Poll(absl::ZeroDuration());
+    PollCoordinator();
     for (auto& worker : workers_) worker->Poll();
-    if (!coordinator_paused_) coordinator_.Poll(absl::ZeroDuration());
+    PollCoordinator();
   }
 
   absl::Time now() const { return network_.clock().Now(); }
   LocalNetwork& network() { return network_; }
-  CoordinatorNode& coordinator() { return coordinator_; }
+  CoordinatorNode& coordinator() { return *coordinator_; }
   const std::string& address() const { return address_; }
   std::vector<std::unique_ptr<SimWorker>>& workers() { return workers_; }
   CallId NextCall() { return ++last_call_; }
 
  private:
+  void StartNode() {
+    const auto number = static_cast<uint64_t>(++coordinators_) * 1'000'000;
+    coordinator_ = std::make_unique<CoordinatorNode>(fabric_->messenger(), CoordinatorLimits{},
+                                                     kSimHeartbeatTimeout, network_.clock(),
+                                                     Incarnation{number, absl::Milliseconds(200)});
+    coordinator_is_up_ = true;
+  }
+  void PollCoordinator() {
+    if (coordinator_is_up_ && !coordinator_paused_) coordinator_->Poll(absl::ZeroDuration());
+  }
   // Heartbeats and timers are looked at every few ms, message or not.
   void Beat() {
     network_.At(now() + absl::Milliseconds(5), [this] { Beat(); });
@@ -145,11 +176,14 @@ class SimCluster {
 
   Rng rng_;
   const int64_t kv_bytes_limit_;
+  const absl::Duration rejoin_timeout_;
   LocalNetwork network_;
   std::unique_ptr<Fabric> fabric_;
   const std::string address_;
-  CoordinatorNode coordinator_;
+  std::unique_ptr<CoordinatorNode> coordinator_;  // null while there is none
+  int coordinators_ = 0;
   std::vector<std::unique_ptr<SimWorker>> workers_;
+  bool coordinator_is_up_ = false;
   bool coordinator_paused_ = false;
   absl::Time coordinator_resumed_ = absl::InfinitePast();
   int last_worker_ = 0;

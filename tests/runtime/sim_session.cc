@@ -32,7 +32,13 @@ void Randomise(Tensor& tensor, TokenRange tokens, Rng& rng) {
 
 void SimSession::Run() {
   if (cluster_.now() > end_) return;
+  if (!FindOut()) {
+    return cluster_.network().At(cluster_.now() + absl::Milliseconds(5), [this] { Run(); });
+  }
   if (contexts_.empty()) return Create();
+  for (Context& context : contexts_) {
+    if (context.doubtful) return Release(context);
+  }
   auto at = contexts_.begin();
   std::advance(at, static_cast<long>(rng_.Below(contexts_.size())));
   Context& context = *at;
@@ -237,6 +243,10 @@ void SimSession::Truncate(Context& context) {
   call->finished = [this, &context, tokens](const action::Finish& finish) {
     if (absl::IsInvalidArgument(finish.status) && tokens < context.horizon) return;
     if (!finish.status.ok()) Expect(finish.status, false);
+    if (!finish.status.ok() && cluster_.coordinator_may_be_lost()) {
+      context.doubtful = true;
+      return;
+    }
     // Past its deadline it may have been carried out all the same.
     const auto info = cluster_.coordinator().core().Describe(context.id);
     if (!info.ok() || info->tokens[0] != tokens) {
@@ -277,7 +287,11 @@ void SimSession::Release(Context& context) {
   begin.context = context.id;
   auto call = std::make_shared<Call>();
   call->finished = [this, &context](const action::Finish& finish) {
-    if (!absl::IsDeadlineExceeded(finish.status) && !finish.status.ok()) {
+    // Nobody knows it any more if it was lost with a coordinator and all of its workers.
+    const bool coordinator_lost =
+        (absl::IsUnavailable(finish.status) && cluster_.coordinator_may_be_lost()) ||
+        (absl::IsNotFound(finish.status) && context.doubtful);
+    if (!absl::IsDeadlineExceeded(finish.status) && !finish.status.ok() && !coordinator_lost) {
       Fail(finish.status.ToString());
     }
     forgotten_.push_back(&context);
@@ -294,6 +308,11 @@ void SimSession::Begin(event::Begin begin, std::shared_ptr<Call> call, absl::Dur
   }
   begin.deadline = call->deadline;
   cluster_.network().At(cluster_.now() + later, [this, begin, call] {
+    if (!cluster_.coordinator_is_up()) {
+      action::Finish finish;
+      finish.status = absl::UnavailableError("there is no coordinator");
+      return OnNews(call, std::move(finish));
+    }
     cluster_.coordinator().Begin(begin,
                                  [this, call](CallNews news) { OnNews(call, std::move(news)); });
   });
@@ -343,8 +362,12 @@ void SimSession::Settle(Context& context) {
     context.committed = context.tried.end;
   }
   context.went_well = false;
+  if (coordinators_ != cluster_.coordinators() || !cluster_.coordinator_is_up()) return;
+  if (cluster_.coordinator_may_be_lost() && context.committed < context.tried.end) {
+    context.doubtful = true;
+  }
   const auto info = cluster_.coordinator().core().Describe(context.id);
-  if (!info.ok()) return;  // released
+  if (!info.ok() || context.doubtful) return;  // released
   if (info->tokens[0] != context.committed) {
     Fail(absl::StrCat("context ", context.id, " has ", info->tokens[0], " tokens, expected ",
                       context.committed));

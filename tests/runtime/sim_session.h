@@ -27,7 +27,9 @@ struct Tally {
   int64_t forks = 0;
   int64_t truncates = 0;
   int64_t repetitions = 0;
-  uint64_t trace = 0;  // of everything that happened, in order
+  int64_t recovered = 0;  // contexts, after a restart of the coordinator
+  int64_t lost = 0;       // by it
+  uint64_t trace = 0;     // of everything that happened, in order
 
   void Note(uint64_t what) { trace = (trace ^ what) * 0x100000001b3u; }
 };
@@ -66,6 +68,8 @@ class SimSession {
     RequestKey key;
     TokenRange tried;
     bool went_well = false;  // in this round
+    // What failed may be undone or not, should the coordinator be lost now.
+    bool doubtful = false;
 
     const std::string& pattern() const { return PatternOf(spec, 0, ""); }
   };
@@ -100,6 +104,8 @@ class SimSession {
   void OnNews(const std::shared_ptr<Call>& call, CallNews news);
   void RoundEnded();
   void Settle(Context& context);
+  bool FindOut();
+  void FindOut(Context& context, int64_t tokens);
   void Expect(const absl::Status& status, bool may_be_gone);
   void Fail(std::string what) { failures_.push_back(std::move(what)); }
 
@@ -114,6 +120,7 @@ class SimSession {
   std::vector<Context*> forgotten_;  // released; erased when the round ends
   int in_flight_ = 0;
   uint64_t sequence_ = 0;
+  int coordinators_ = 1;  // that the contexts were last compared with
   std::vector<std::string> failures_;
 };
 

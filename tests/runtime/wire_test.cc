@@ -38,6 +38,15 @@ TEST_CASE("Messages come back as they were") {
   const Hello hello = RoundTrip(Hello{kProtocol, "w\xff\n", "cpu", "local:w", 123});
   CHECK(hello.name == "w\xff\n");
   CHECK(hello.kv_bytes_limit == 123);
+  CHECK(RoundTrip(Hello{kProtocol, "w", "cpu", "local:w", 1, 77, 5}).contexts == 5);
+  CHECK(RoundTrip(Welcome{3, 77}).coordinator == 77);
+  const LayerState layer{100, 64, {9, {5, 6}}, {64, 100}};
+  const Inventory inventory = RoundTrip(Inventory{
+      6, 7, SomeSpec(), 1, {"a", "b"}, std::vector<LayerState>(SomeSpec().layers, layer)});
+  CHECK(inventory.layers.back().horizon == 64);
+  CHECK(inventory.layers.back().last == layer.last);
+  CHECK(inventory.layers.back().last_tokens == layer.last_tokens);
+  CHECK(RoundTrip(Resume{6, 7, {"a"}, {5, 6}}).tokens == std::vector<int64_t>{5, 6});
   const Open open = RoundTrip(Open{5, 6, 7, SomeSpec(), 1, {"a", std::string(5000, 'b')}});
   CHECK(open.rank == 1);
   CHECK(open.addresses[1].size() == 5000);
@@ -99,6 +108,8 @@ TEST_CASE("Damaged messages are refused, not believed") {
       Done{1, 2, absl::DataLossError("x"), 3, 4, 5},
       Spans{1, {{"", "step", 10, 20}}},
       Fork{1, 2, 3, 4, {5, 6}},
+      Inventory{6, 7, SomeSpec(), 1, {"a", "b"}, std::vector<LayerState>(SomeSpec().layers)},
+      Resume{6, 7, {"a"}, {5, 6}},
       OneStep()};
   int refused = 0;
   for (int i = 0; i < 20000; ++i) {

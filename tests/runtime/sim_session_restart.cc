@@ -1,0 +1,40 @@
+// How a session goes on with another coordinator.
+#include "absl/strings/str_cat.h"
+#include "tests/runtime/sim_session.h"
+
+namespace annulus::test {
+
+// After a restart: what has become of the contexts. False if it is too early to know.
+bool SimSession::FindOut() {
+  if (!cluster_.coordinator_is_up()) return false;
+  if (coordinators_ == cluster_.coordinators()) return true;
+  const CoordinatorCore& core = cluster_.coordinator().core();
+  for (const Context& context : contexts_) {
+    if (absl::IsUnavailable(core.Describe(context.id).status())) return false;
+  }
+  for (Context& context : contexts_) {
+    const auto info = core.Describe(context.id);
+    if (context.doubtful) continue;
+    if (info.ok() && info->state == "ok") {
+      FindOut(context, info->tokens[0]);
+      ++tally_.recovered;
+    } else {
+      ++tally_.lost;
+      context.doubtful = true;
+    }
+  }
+  coordinators_ = cluster_.coordinators();
+  return true;
+}
+
+// What was in flight may have been done or not, but wholly.
+void SimSession::FindOut(Context& context, int64_t tokens) {
+  if (tokens != context.committed &&
+      (tokens != context.tried.end || context.tried.begin != context.committed)) {
+    Fail(absl::StrCat("context ", context.id, " came back with ", tokens, " tokens, expected ",
+                      context.committed));
+  }
+  context.committed = tokens;
+}
+
+}  // namespace annulus::test
