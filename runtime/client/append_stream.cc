@@ -1,17 +1,19 @@
 #include "runtime/client/append_stream.h"
 
+#include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
 
 #include "base/status.h"
 #include "runtime/client/append_pieces.h"
 #include "runtime/client/cancel_watch.h"
+#include "runtime/rpc/annulus.grpc.pb.h"
 #include "runtime/rpc/protocol/channel.h"
 #include "runtime/rpc/protocol/codec.h"
 #include "runtime/rpc/protocol/streams.h"
 
 namespace annulus {
 
-absl::StatusOr<AppendResult> StreamAppend(v1::Annulus::StubInterface* stub,
+absl::StatusOr<AppendResult> StreamAppend(const std::shared_ptr<grpc::Channel>& channel,
                                           const AppendRequest& request, int64_t chunk_bytes,
                                           const Attempt& attempt) {
   ANNULUS_ASSIGN_OR_RETURN(const AppendCut cut, CutAppend(request));
@@ -29,6 +31,7 @@ absl::StatusOr<AppendResult> StreamAppend(v1::Annulus::StubInterface* stub,
   grpc::ClientContext rpc;
   SetDeadline(attempt.deadline, &rpc);
   const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
+  const auto stub = v1::Annulus::NewStub(channel);
   const auto stream = stub->Append(&rpc, &reply);
   bool open = stream->Write(part);
   int64_t sent_bytes = 0;

@@ -1,14 +1,19 @@
 // Append by way of the service: one gRPC stream from the client, piece after piece.
 #pragma once
 
+#include <memory>
+
 #include "absl/status/statusor.h"
 #include "runtime/client/transport.h"
-#include "runtime/rpc/annulus.grpc.pb.h"
+
+namespace grpc {
+class Channel;
+}  // namespace grpc
 
 namespace annulus {
 
 // Errors as the service's.
-absl::StatusOr<AppendResult> StreamAppend(v1::Annulus::StubInterface* stub,
+absl::StatusOr<AppendResult> StreamAppend(const std::shared_ptr<grpc::Channel>& channel,
                                           const AppendRequest& request, int64_t chunk_bytes,
                                           const Attempt& attempt);
 

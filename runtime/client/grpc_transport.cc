@@ -27,7 +27,7 @@ class GrpcTransport final : public Transport {
       : options_(options),
         channel_(MakeChannel(options.endpoint)),
         stub_(v1::Annulus::NewStub(channel_)),
-        steps_(stub_.get()) {}
+        steps_(channel_) {}
 
   // Waits until the service says that it serves.
   absl::Status WaitForService();
@@ -45,7 +45,7 @@ class GrpcTransport final : public Transport {
   absl::StatusOr<AppendResult> Append(const AppendRequest& request,
                                       const Attempt& attempt) override {
     absl::StatusOr<AppendResult> result =
-        StreamAppend(stub_.get(), request, options_.chunk_bytes, attempt);
+        StreamAppend(channel_, request, options_.chunk_bytes, attempt);
     if (!result.ok()) return Named(result.status());
     return result;
   }

@@ -1,5 +1,7 @@
 #include "runtime/client/step_stream.h"
 
+#include <grpcpp/alarm.h>
+#include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
 #include <grpcpp/completion_queue.h>
 #include <grpcpp/support/async_stream.h>
@@ -8,13 +10,13 @@
 #include <condition_variable>
 #include <deque>
 #include <map>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "runtime/client/cancel_watch.h"
+#include "runtime/rpc/annulus.grpc.pb.h"
 #include "runtime/rpc/protocol/steps.h"
 
 namespace annulus {
@@ -34,23 +36,29 @@ absl::Status LostBy(const grpc::Status& end) {
 
 }  // namespace
 
-// One gRPC stream from its opening to its end, and the thread that waits for its events. Calls of
-// any thread start its operations; at most one read and one write are under way.
+// One gRPC stream from its opening to its end. It has no thread: of the callers that wait for an
+// answer one at a time waits for the stream's events, whoever they are for, and hands this turn on
+// when its own answer has come. So an answer wakes no thread but the one that wants it. At most one
+// read and one write are under way.
 class StepStream::Connection {
  public:
-  explicit Connection(v1::Annulus::Stub* stub)
-      : stream_(stub->PrepareAsyncSteps(&context_, &queue_)) {
+  explicit Connection(const std::shared_ptr<grpc::Channel>& channel)
+      : stub_(v1::Annulus::NewStub(channel)),
+        stream_(stub_->PrepareAsyncSteps(&context_, &queue_)) {
     stream_->StartCall(Tag(kStart));
-    thread_ = std::thread([this] { Pump(); });
   }
 
   ~Connection() {
     context_.TryCancel();
-    thread_.join();
+    void* tag = nullptr;
+    bool ok = false;
+    while (queue_.Next(&tag, &ok)) OnEvent(tag, ok);
   }
 
+  // Looks first at what has happened while nobody waited.
   bool ended() {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    std::unique_lock<std::mutex> lock(mutex_);
+    PollReady(&lock);
     return ended_;
   }
 
@@ -58,31 +66,37 @@ class StepStream::Connection {
   StepResults Step(absl::Span<const StepRequest> requests, const Attempt& attempt);
 
  private:
-  enum Event : intptr_t { kStart = 1, kRead, kWrite, kFinish };
+  enum Event : intptr_t { kStart = 1, kRead, kWrite, kFinish, kWake };
   struct Waiting {
     explicit Waiting(absl::Span<const StepRequest> requests) : answers(requests) {}
     StepAnswersReader answers;
     absl::Status failure;  // of the whole batch
     bool over = false;
-    std::condition_variable changed;
+    std::condition_variable changed;  // it is over, or nobody has the turn
+    grpc::Alarm wake;                 // ends its wait for events
   };
 
   static void* Tag(Event event) { return reinterpret_cast<void*>(event); }
 
-  void Pump();
-  void OnEvent(Event event, bool ok);
+  void Wait(Waiting* waiting, absl::Time deadline, std::unique_lock<std::mutex>* lock);
+  bool TakeTurn(absl::Time deadline, std::unique_lock<std::mutex>* lock);
+  void PollReady(std::unique_lock<std::mutex>* lock);
+  void HandOn();
+  void OnEvent(void* tag, bool ok);
   void OnReply();
   void Write(v1::StepsRequest request);
   void WriteNext();
   static void End(Waiting* waiting, absl::Status failure);
 
+  const std::unique_ptr<v1::Annulus::Stub> stub_;
   grpc::ClientContext context_;
   grpc::CompletionQueue queue_;
   const std::unique_ptr<grpc::ClientAsyncReaderWriter<v1::StepsRequest, v1::StepsReply>> stream_;
   v1::StepsReply reply_;  // the reader's
   grpc::Status end_;      // the reader's
 
-  std::mutex mutex_;  // the rest
+  std::mutex mutex_;      // the rest
+  bool polling_ = false;  // somebody has the turn
   bool started_ = false;
   bool writing_ = false;
   bool ended_ = false;
@@ -90,7 +104,6 @@ class StepStream::Connection {
   std::deque<v1::StepsRequest> to_write_;
   uint64_t last_id_ = 0;
   std::map<uint64_t, Waiting*> waiting_;
-  std::thread thread_;
 };
 
 StepResults StepStream::Connection::Step(absl::Span<const StepRequest> requests,
@@ -113,24 +126,68 @@ StepResults StepStream::Connection::Step(absl::Span<const StepRequest> requests,
   }
   const CancelWatch watch(attempt.cancel, [&] {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (!waiting.over) End(&waiting, absl::CancelledError("the caller cancelled the call"));
+    if (waiting.over) return;
+    End(&waiting, absl::CancelledError("the caller cancelled the call"));
+    if (!ended_) waiting.wake.Set(&queue_, gpr_now(GPR_CLOCK_MONOTONIC), Tag(kWake));
   });
   std::unique_lock<std::mutex> lock(mutex_);
-  const auto over = [&] { return waiting.over; };
-  if (attempt.deadline == absl::InfiniteFuture()) {
-    waiting.changed.wait(lock, over);
-  } else if (!waiting.changed.wait_until(lock, absl::ToChronoTime(attempt.deadline), over)) {
-    End(&waiting, absl::DeadlineExceededError("no answer before the deadline"));
-  }
+  Wait(&waiting, attempt.deadline, &lock);
   waiting_.erase(id);
-  const bool abandoned = !waiting.failure.ok() && !ended_ && !waiting.answers.complete();
-  if (abandoned) {
+  if (!waiting.failure.ok() && !ended_) {
     v1::StepsRequest cancel;
     cancel.set_cancel(id);
     Write(std::move(cancel));
+    PollReady(&lock);  // it leaves even if nobody comes to wait again
   }
   if (!waiting.failure.ok()) return AllFail(requests.size(), waiting.failure);
   return waiting.answers.Take();
+}
+
+void StepStream::Connection::Wait(Waiting* waiting, absl::Time deadline,
+                                  std::unique_lock<std::mutex>* lock) {
+  while (!waiting->over) {
+    if (absl::Now() >= deadline) {
+      End(waiting, absl::DeadlineExceededError("no answer before the deadline"));
+    } else if (!polling_) {
+      TakeTurn(deadline, lock);
+    } else if (deadline == absl::InfiniteFuture()) {
+      waiting->changed.wait(*lock);
+    } else {
+      waiting->changed.wait_until(*lock, absl::ToChronoTime(deadline));
+    }
+  }
+  HandOn();
+}
+
+// Sees to it that one of those that wait takes the turn, if nobody has it.
+void StepStream::Connection::HandOn() {
+  if (polling_) return;
+  for (const auto& [id, waiting] : waiting_) {
+    if (waiting->over) continue;
+    waiting->changed.notify_one();
+    return;
+  }
+}
+
+// Waits for one event and handles it; false if there was none.
+bool StepStream::Connection::TakeTurn(absl::Time deadline, std::unique_lock<std::mutex>* lock) {
+  polling_ = true;
+  lock->unlock();
+  void* tag = nullptr;
+  bool ok = false;
+  const bool some =
+      queue_.AsyncNext(&tag, &ok, absl::ToChronoTime(deadline)) == grpc::CompletionQueue::GOT_EVENT;
+  if (some) OnEvent(tag, ok);
+  lock->lock();
+  polling_ = false;
+  return some;
+}
+
+void StepStream::Connection::PollReady(std::unique_lock<std::mutex>* lock) {
+  // A time long past; gRPC takes one before the epoch for the end of all times.
+  while (!polling_ && TakeTurn(absl::UnixEpoch(), lock)) {
+  }
+  HandOn();
 }
 
 void StepStream::Connection::End(Waiting* waiting, absl::Status failure) {
@@ -153,15 +210,8 @@ void StepStream::Connection::WriteNext() {
   to_write_.pop_front();
 }
 
-void StepStream::Connection::Pump() {
-  void* tag = nullptr;
-  bool ok = false;
-  while (queue_.Next(&tag, &ok)) {
-    OnEvent(static_cast<Event>(reinterpret_cast<intptr_t>(tag)), ok);
-  }
-}
-
-void StepStream::Connection::OnEvent(Event event, bool ok) {
+void StepStream::Connection::OnEvent(void* tag, bool ok) {
+  const auto event = static_cast<Event>(reinterpret_cast<intptr_t>(tag));
   if (event == kRead && ok) {
     OnReply();
     stream_->Read(&reply_, Tag(kRead));
@@ -188,6 +238,8 @@ void StepStream::Connection::OnEvent(Event event, bool ok) {
       }
       queue_.Shutdown();
       break;
+    case kWake:
+      break;
   }
   WriteNext();
 }
@@ -202,13 +254,13 @@ void StepStream::Connection::OnReply() {
   if (!added.ok() || waiting->answers.complete()) End(waiting, added);
 }
 
-StepStream::StepStream(v1::Annulus::Stub* stub) : stub_(stub) {}
+StepStream::StepStream(std::shared_ptr<grpc::Channel> channel) : channel_(std::move(channel)) {}
 StepStream::~StepStream() = default;
 
 std::shared_ptr<StepStream::Connection> StepStream::Current() {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (connection_ == nullptr || connection_->ended()) {
-    connection_ = std::make_shared<Connection>(stub_);
+    connection_ = std::make_shared<Connection>(channel_);
   }
   return connection_;
 }

@@ -7,14 +7,17 @@
 #include <mutex>
 
 #include "runtime/client/transport.h"
-#include "runtime/rpc/annulus.grpc.pb.h"
+
+namespace grpc {
+class Channel;
+}  // namespace grpc
 
 namespace annulus {
 
 class StepStream {
  public:
-  explicit StepStream(v1::Annulus::Stub* stub);  // outlives this
-  ~StepStream();                                 // no step may be under way
+  explicit StepStream(std::shared_ptr<grpc::Channel> channel);
+  ~StepStream();  // no step may be under way
 
   StepResults Step(absl::Span<const StepRequest> requests, const Attempt& attempt);
 
@@ -23,7 +26,7 @@ class StepStream {
 
   std::shared_ptr<Connection> Current();
 
-  v1::Annulus::Stub* const stub_;
+  const std::shared_ptr<grpc::Channel> channel_;
   std::mutex mutex_;
   std::shared_ptr<Connection> connection_;
 };

@@ -2,6 +2,7 @@
 // run on gRPC's threads, one call per thread, and block there. What they point to outlives them.
 #pragma once
 
+#include <functional>
 #include <memory>
 
 #include "comm/rendezvous.h"
@@ -10,6 +11,7 @@
 #include "runtime/rpc/protocol/streams.h"
 
 namespace grpc {
+class ServerContext;
 class Service;
 }  // namespace grpc
 
@@ -21,6 +23,10 @@ class StepStreams;
 std::unique_ptr<grpc::Service> MakeAnnulusHandlers(Service* service, Admission* admission,
                                                    StepStreams* steps, const StreamLimits& limits,
                                                    int64_t chunk_bytes);
+
+// Whether the caller of an rpc has gone, for work that asks often. For one thread at a time; the
+// context outlives what is returned.
+std::function<bool()> CallerGone(const grpc::ServerContext* context);
 
 std::unique_ptr<grpc::Service> MakeRendezvousHandlers(Rendezvous* rendezvous, Admission* admission);
 

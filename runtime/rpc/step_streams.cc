@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "runtime/rpc/annulus.grpc.pb.h"
+#include "runtime/rpc/handlers.h"
 #include "runtime/rpc/protocol/steps.h"
 
 namespace annulus {
@@ -142,7 +143,7 @@ std::vector<absl::StatusOr<StepResult>> StepStreams::OpenStream::Answer(
   if (batch.time_left_us() != 0) {
     call.deadline = absl::Now() + absl::Microseconds(batch.time_left_us());
   }
-  call.cancelled = [this, &cancelled] { return cancelled.load() || context_->IsCancelled(); };
+  call.cancelled = [&cancelled, gone = CallerGone(context_)] { return cancelled.load() || gone(); };
   return service_->Step(*requests, call);
 }
 

@@ -137,6 +137,42 @@ TEST_CASE("a step's deadline and cancellation reach its work, and the stream goe
   CHECK(cancelled >= 1);
 }
 
+TEST_CASE("callers that leave in the middle do not strand the others") {
+  Loopback loopback;
+  std::atomic<int> calls{0};
+  loopback.service.before = [&](const char*, const CallContext&) {
+    absl::SleepFor(absl::Milliseconds(++calls % 3));
+    return absl::OkStatus();
+  };
+  std::atomic<int> answered{0};
+  std::atomic<int> left{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 6; ++i) {
+    threads.emplace_back([&, i] {
+      const std::vector<float> q(16, static_cast<float>(i));
+      for (int n = 0; n < 60; ++n) {
+        CallOptions call;
+        if (i % 3 == 1) call.timeout = absl::Milliseconds(2);
+        if (i % 3 == 2) call.cancel = CancelToken::New();
+        std::thread canceller;
+        if (i % 3 == 2) canceller = std::thread([&] { call.cancel.Cancel(); });
+        const StepResults results = loopback.client->Step({Query(q, 1)}, call);
+        if (canceller.joinable()) canceller.join();
+        if (results[0].ok()) {
+          answered += results[0]->out.f32()[0] == static_cast<float>(i);
+        } else {
+          left += absl::IsCancelled(results[0].status()) ||
+                  absl::IsDeadlineExceeded(results[0].status());
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK(answered + left == 360);
+  CHECK(answered >= 120);
+  CHECK(left > 0);
+}
+
 TEST_CASE("an open stream does not hold up a shutdown, and a restarted server is found again") {
   Loopback loopback;
   const std::vector<float> values = Ramp(64);
