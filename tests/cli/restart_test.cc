@@ -1,0 +1,197 @@
+// The coordinator of running workers is killed under load and started anew at the same endpoint:
+// its contexts come back with all that was acknowledged.
+#include <signal.h>
+
+#include <atomic>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "base/rng.h"
+#include "runtime/client/client.h"
+#include "tests/catch.h"
+#include "tests/cli/program.h"
+#include "tests/cli/question.h"
+
+namespace annulus {
+namespace {
+
+using test::Program;
+using test::Question;
+
+constexpr int kWorkers = 3;
+constexpr int kReaders = 3;
+constexpr int kAnswersBefore = 300;  // the load before the fault
+constexpr int kTokensBefore = 100;
+
+bool IsPassing(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
+}
+
+// Asks the same of one context, which is never uploaded again, until told to stop.
+struct Reader {
+  Reader(Client& client, uint64_t seed, const std::atomic<bool>& stop) {
+    Rng rng(seed);
+    question = std::make_unique<Question>(rng);
+    context = question->Upload(client);
+    if (!context.ok()) return;
+    thread = std::thread([this, &client, &stop] {
+      while (!stop) {
+        const auto answer = client.Attend(question->Ask(*context), {.timeout = absl::Seconds(2)});
+        if (answer.ok()) {
+          ++(question->IsRight(*answer) ? right : wrong);
+          last_right = absl::GetCurrentTimeNanos();
+        } else {
+          ++(IsPassing(answer.status()) ? passing : odd);
+          absl::SleepFor(absl::Milliseconds(2));
+        }
+      }
+    });
+  }
+
+  std::unique_ptr<Question> question;
+  absl::StatusOr<ContextId> context = absl::UnknownError("not uploaded");
+  std::atomic<int> right{0}, wrong{0}, passing{0}, odd{0};
+  std::atomic<int64_t> last_right{0};
+  std::thread thread;
+};
+
+// Appends token by token, and repeats what got no answer under the same key.
+struct Writer {
+  Writer(Client& client, const std::atomic<bool>& stop) : question(rng) {
+    ContextSpec spec;
+    spec.heads = Question::kHeads;
+    spec.kv_heads = Question::kKvHeads;
+    spec.head_dim = spec.v_head_dim = Question::kDim;
+    spec.dtype = DType::kF32;
+    spec.partition.unit_blocks = 1;
+    const auto created = client.CreateContext(spec);
+    if (!created.ok()) return;
+    context = created->id;
+    thread = std::thread([this, &client, &stop] {
+      while (!stop && tokens < Question::kTokens) {
+        AppendRequest request;
+        request.context = context;
+        request.start = tokens;
+        request.k = question.k.view().Tokens(tokens, 1);
+        request.v = question.v.view().Tokens(tokens, 1);
+        request.key = {7, static_cast<uint64_t>(tokens) + 1};
+        const auto appended = client.Append(request, {.timeout = absl::Seconds(2)});
+        if (appended.ok() && appended->tokens == tokens + 1) {
+          ++tokens;
+          absl::SleepFor(absl::Milliseconds(1));
+        } else {
+          ++(appended.ok() || !IsPassing(appended.status()) ? odd : passing);
+          absl::SleepFor(absl::Milliseconds(2));
+        }
+      }
+    });
+  }
+
+  Rng rng{17};
+  Question question;
+  ContextId context = 0;
+  std::atomic<int64_t> tokens{0};  // acknowledged
+  std::atomic<int> passing{0}, odd{0};
+  std::thread thread;
+};
+
+TEST_CASE("a coordinator killed under load: the next one goes on with every context") {
+  auto coordinator = std::make_unique<Program>(
+      Arguments{"coordinator", "--listen", "127.0.0.1:0", "--log-level", "warning"});
+  const std::string endpoint = coordinator->ReadLine().substr(6);
+  std::vector<std::unique_ptr<Program>> workers;
+  for (int i = 0; i < kWorkers; ++i) {
+    workers.push_back(std::make_unique<Program>(
+        Arguments{"worker", "--coordinator", endpoint, "--threads", "1"}));
+  }
+  const auto client = Client::Connect({.endpoint = endpoint});
+  REQUIRE(client.ok());
+  const absl::Time begin = absl::Now();
+  while ((*client)->Status()->workers.size() < kWorkers &&
+         absl::Now() - begin < absl::Seconds(20)) {
+    absl::SleepFor(absl::Milliseconds(20));
+  }
+  std::atomic<bool> stop = false;
+  std::vector<std::unique_ptr<Reader>> readers;
+  for (int i = 0; i < kReaders; ++i) {
+    readers.push_back(std::make_unique<Reader>(**client, 20 + i, stop));
+    REQUIRE(readers.back()->context.ok());
+  }
+  Writer writer(**client, stop);
+  const auto answers = [&] {
+    int right = 0;
+    for (const auto& reader : readers) right += reader->right;
+    return right;
+  };
+  while ((answers() < kAnswersBefore || writer.tokens < kTokensBefore) &&
+         absl::Now() - begin < absl::Seconds(40)) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  const int before = answers();
+  const int64_t tokens_before = writer.tokens;
+
+  const absl::Time killed = absl::Now();
+  coordinator->Signal(SIGKILL);
+  CHECK(coordinator->Wait().code == 128 + SIGKILL);
+  coordinator = std::make_unique<Program>(
+      Arguments{"coordinator", "--listen", endpoint, "--log-level", "warning"});
+  REQUIRE(coordinator->ReadLine() == absl::StrCat("ready ", endpoint));
+  const int64_t started_ns = absl::GetCurrentTimeNanos();
+  const auto all_answer = [&] {
+    for (const auto& reader : readers) {
+      if (reader->last_right <= started_ns) return false;
+    }
+    return writer.tokens > tokens_before + 1 || writer.tokens == Question::kTokens;
+  };
+  while (!all_answer() && absl::Now() - killed < absl::Seconds(15)) {
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+  const absl::Duration rebuilt = absl::Now() - killed;
+  absl::SleepFor(absl::Milliseconds(200));
+  stop = true;
+  writer.thread.join();
+  int right = 0, wrong = 0, passing = 0, odd = writer.odd;
+  for (const auto& reader : readers) {
+    reader->thread.join();
+    right += reader->right;
+    wrong += reader->wrong;
+    passing += reader->passing;
+    odd += reader->odd;
+  }
+  WARN(before << " answers and " << tokens_before << " appended tokens before the kill; all "
+              << kReaders + 1 << " contexts go on " << absl::FormatDuration(rebuilt)
+              << " after it; " << right << " right, " << wrong << " wrong, " << passing
+              << " UNAVAILABLE, " << odd << " other errors");
+  CHECK(before >= kAnswersBefore);
+  CHECK(tokens_before >= kTokensBefore);
+  CHECK(rebuilt < absl::Seconds(5));
+  CHECK(wrong == 0);
+  CHECK(odd == 0);
+  const auto info = (*client)->Describe(writer.context);
+  REQUIRE(info.ok());
+  CHECK(info->tokens[0] >= writer.tokens);
+  CHECK(info->tokens[0] <= writer.tokens + 1);
+  const int64_t rest = Question::kTokens - info->tokens[0];
+  if (rest > 0) {
+    AppendRequest append;
+    append.context = writer.context;
+    append.start = info->tokens[0];
+    append.k = writer.question.k.view().Tokens(append.start, rest);
+    append.v = writer.question.v.view().Tokens(append.start, rest);
+    CHECK((*client)->Append(append).ok());
+  }
+  const auto last = (*client)->Attend(writer.question.Ask(writer.context));
+  REQUIRE(last.ok());
+  CHECK(writer.question.IsRight(*last));
+  for (const auto& worker : workers) worker->Signal(SIGTERM);
+  for (const auto& worker : workers) CHECK(worker->Wait().code == 0);
+  coordinator->Signal(SIGTERM);
+  CHECK(coordinator->Wait().code == 0);
+}
+
+}  // namespace
+}  // namespace annulus
