@@ -34,9 +34,6 @@ absl::Status CoordinatorCore::BeginCreate(Call& call) {
   if (peers_.empty()) {
     return absl::UnavailableError("no worker is ready; retry once one has joined");
   }
-  if (spec.replicas != 1) {
-    return absl::UnimplementedError(absl::StrCat("replicas is ", spec.replicas, ", expected 1"));
-  }
   ANNULUS_RETURN_IF_ERROR(CheckRoomForContext());
   ANNULUS_ASSIGN_OR_RETURN(Retention retention, Retention::Of(spec));
   ShardMap map{

@@ -1,0 +1,176 @@
+// What a coordinator makes of workers that had another one before, event by event.
+#include <vector>
+
+#include "tests/catch.h"
+#include "tests/runtime/core_driver.h"
+
+namespace annulus {
+namespace {
+
+using test::All;
+using test::SentTo;
+using test::SmallSpec;
+
+constexpr uint64_t kBefore = 1000;
+constexpr uint64_t kNow = 2000;
+constexpr ContextId kContext = 1001;
+
+// A coordinator that has just started. Workers of the one before are peers 11, 12, …
+struct Restarted {
+  Restarted() { core.Handle(now, event::Tick{}); }
+
+  Actions Handle(const Event& event) { return core.Handle(now, event); }
+  Actions Join(PeerId peer, uint64_t contexts) {
+    wire::Hello hello;
+    hello.address = absl::StrCat("addr", peer);
+    hello.coordinator = kBefore;
+    hello.contexts = contexts;
+    return Handle(event::Heard{peer, hello});
+  }
+  Actions Tell(PeerId peer, const wire::Inventory& inventory) {
+    return Handle(event::Heard{peer, inventory});
+  }
+  absl::Status Describe() const { return core.Describe(kContext).status(); }
+
+  CoordinatorCore core{CoordinatorLimits{}, absl::Seconds(1), {kNow, absl::Seconds(10)}};
+  absl::Time now = absl::UnixEpoch();
+};
+
+LayerState Stored(int64_t tokens, uint64_t turn, TokenRange last, uint64_t sequence) {
+  return {tokens, HorizonOf(last.begin), {turn, {5, sequence}}, last};
+}
+
+// Rank `rank` of two, at peers 11 and 12, with both layers alike.
+wire::Inventory Holds(int rank, const LayerState& layer) {
+  wire::Inventory inventory;
+  inventory.epoch = 7;
+  inventory.context = kContext;
+  inventory.spec = SmallSpec();
+  inventory.rank = rank;
+  inventory.addresses = {"addr11", "addr12"};
+  inventory.layers = {layer, layer};
+  return inventory;
+}
+
+absl::Status Repeat(Restarted& d, int64_t start, int64_t tokens, uint64_t sequence) {
+  event::Begin begin;
+  begin.kind = event::Begin::Kind::kAppend;
+  begin.call = 5000 + sequence;
+  begin.context = kContext;
+  begin.begin = start;
+  begin.tokens = tokens;
+  begin.key = {5, sequence};
+  const Actions actions = d.Handle(begin);
+  if (!All<action::Admit>(actions).empty()) return absl::CancelledError("is appended");
+  return test::FinishOf(actions, begin.call);
+}
+
+TEST_CASE("A context is unavailable until its ranks are back, then goes on at a new epoch") {
+  Restarted d;
+  CHECK(absl::IsUnavailable(d.Describe()));
+  CHECK(absl::IsNotFound(d.core.Describe(kNow).status()));  // it has created none
+  d.Join(11, 1);
+  d.Join(12, 1);
+  d.Tell(12, Holds(1, Stored(100, 3, {90, 100}, 9)));
+  CHECK(absl::IsUnavailable(d.Describe()));
+  CHECK(d.Describe().message() ==
+        "context 1001 is being recovered: 1 of 2 workers are back; retry");
+  CHECK(absl::IsUnavailable(d.core.List({}).status()));
+  const Actions actions = d.Tell(11, Holds(0, Stored(100, 3, {90, 100}, 9)));
+  CHECK(SentTo<wire::Resume>(actions) == std::vector<PeerId>{11, 12});
+  const auto resume = std::get<wire::Resume>(All<action::Send>(actions).at(0).body);
+  CHECK(resume.epoch > 7);
+  CHECK(resume.addresses == std::vector<std::string>{"addr11", "addr12"});
+  CHECK(resume.tokens == std::vector<int64_t>{100, 100});
+  REQUIRE(d.Describe().ok());
+  CHECK(d.core.Describe(kContext)->epoch == resume.epoch);
+  CHECK(d.core.Describe(kContext)->tokens == std::vector<int64_t>{100, 100});
+  CHECK(Repeat(d, 90, 10, 9).ok());  // as the first was answered
+  CHECK(absl::IsInvalidArgument(Repeat(d, 90, 10, 10)));
+  CHECK(absl::IsCancelled(Repeat(d, 100, 10, 11)));
+}
+
+TEST_CASE("What only some ranks have stored is cut off, and may be appended again") {
+  Restarted d;
+  d.Join(11, 1);
+  d.Join(12, 1);
+  d.Tell(11, Holds(0, Stored(110, 4, {100, 110}, 10)));
+  const Actions actions = d.Tell(12, Holds(1, Stored(100, 3, {90, 100}, 9)));
+  CHECK(std::get<wire::Resume>(All<action::Send>(actions).at(0).body).tokens.at(0) == 100);
+  CHECK(d.core.Describe(kContext)->tokens.at(0) == 100);
+  CHECK(Repeat(d, 90, 10, 9).ok());
+  CHECK(absl::IsCancelled(Repeat(d, 100, 10, 10)));
+}
+
+TEST_CASE("A rank that wrote anew after a truncation does not mix with one that has not") {
+  Restarted d;
+  d.Join(11, 1);
+  d.Join(12, 1);
+  // Truncated to 50 and appended to again here, neither there: both have 100 tokens.
+  d.Tell(11, Holds(0, Stored(100, 4, {50, 100}, 10)));
+  d.Tell(12, Holds(1, Stored(100, 3, {0, 100}, 9)));
+  REQUIRE(d.Describe().ok());
+  CHECK(d.core.Describe(kContext)->tokens.at(0) == 50);
+  CHECK(absl::IsAborted(Repeat(d, 0, 100, 9)));
+  CHECK(absl::IsCancelled(Repeat(d, 50, 50, 10)));
+}
+
+TEST_CASE("A context whose ranks are not all back in time is lost, and says so") {
+  Restarted d;
+  d.Join(11, 1);
+  d.Tell(11, Holds(0, Stored(100, 3, {90, 100}, 9)));
+  for (int i = 0; i < 25; ++i) {
+    d.now += absl::Milliseconds(450);
+    d.Handle(event::Heard{11, wire::Heartbeat{}});
+    d.Handle(event::Tick{});
+  }
+  REQUIRE(d.Describe().ok());
+  CHECK(d.core.Describe(kContext)->state == "lost");
+  const absl::Status lost = Repeat(d, 100, 1, 10);
+  CHECK(absl::IsDataLoss(lost));
+  CHECK(lost.message() ==
+        "context 1001 lost KV with 1 of 2 workers, which did not come back; release it, create it "
+        "again and upload it");
+  // Too late.
+  d.Join(12, 1);
+  CHECK(SentTo<wire::Release>(d.Tell(12, Holds(1, Stored(100, 3, {90, 100}, 9)))) ==
+        std::vector<PeerId>{12});
+}
+
+TEST_CASE("A context that was being made or released is forgotten once its workers are back") {
+  Restarted d;
+  d.Join(11, 1);
+  d.Tell(11, Holds(0, {}));
+  CHECK(absl::IsUnavailable(d.Describe()));
+  d.Join(12, 1);
+  wire::Inventory other = Holds(0, {});
+  other.context = 1002;
+  other.addresses = {"addr12"};
+  const Actions actions = d.Tell(12, other);
+  CHECK(SentTo<wire::Release>(actions) == std::vector<PeerId>{11});
+  CHECK(SentTo<wire::Resume>(actions) == std::vector<PeerId>{12});
+  CHECK(d.core.Describe(1002).ok());
+}
+
+TEST_CASE("A worker is fenced by the coordinator that gave it up, and by no other") {
+  Restarted d;
+  CHECK(SentTo<wire::Welcome>(d.Join(11, 0)).size() == 1);
+  d.Handle(event::PeerDown{11, absl::UnavailableError("gone")});
+  wire::Hello hello;
+  hello.coordinator = kNow;
+  CHECK(SentTo<wire::Fenced>(d.Handle(event::Heard{13, hello})) == std::vector<PeerId>{13});
+  CHECK(d.core.Status().workers.size() == 1);
+}
+
+TEST_CASE("What workers tell is checked") {
+  Restarted d;
+  d.Join(11, 1);
+  d.Join(12, 2);
+  d.Tell(11, Holds(0, {}));
+  CHECK(All<action::WorkerLost>(d.Tell(12, Holds(0, {}))).size() == 1);  // the same rank
+  CHECK(absl::IsUnavailable(d.Describe()));
+  CHECK(All<action::WorkerLost>(d.Tell(11, Holds(0, {}))).size() == 1);  // unannounced
+}
+
+}  // namespace
+}  // namespace annulus
