@@ -74,7 +74,11 @@ class Processes {
     }
     pipes_.clear();
   }
-  void Signal(int worker, int signal) { kill(pids_[worker], signal); }
+  void Signal(int worker, int signal) {
+    kill(pids_[worker], signal);
+    // It stops a while after it was told to.
+    if (signal == SIGSTOP) waitpid(pids_[worker], nullptr, WUNTRACED);
+  }
   // The exit code, or −1 after `patience`.
   int WaitFor(int worker, absl::Duration patience) {
     const absl::Time deadline = absl::Now() + patience;
