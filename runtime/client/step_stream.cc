@@ -73,7 +73,6 @@ class StepStream::Connection {
     absl::Status failure;  // of the whole batch
     bool over = false;
     std::condition_variable changed;  // it is over, or nobody has the turn
-    grpc::Alarm wake;                 // ends its wait for events
   };
 
   static void* Tag(Event event) { return reinterpret_cast<void*>(event); }
@@ -82,6 +81,7 @@ class StepStream::Connection {
   bool TakeTurn(absl::Time deadline, std::unique_lock<std::mutex>* lock);
   void PollReady(std::unique_lock<std::mutex>* lock);
   void HandOn();
+  void Wake();
   void OnEvent(void* tag, bool ok);
   void OnReply();
   void Write(v1::StepsRequest request);
@@ -97,6 +97,10 @@ class StepStream::Connection {
 
   std::mutex mutex_;      // the rest
   bool polling_ = false;  // somebody has the turn
+  // Ends that one's wait. gRPC may still touch an alarm that has gone before its event has come, so
+  // there is one for the connection's life, and it is set again only then.
+  grpc::Alarm alarm_;
+  bool waking_ = false;
   bool started_ = false;
   bool writing_ = false;
   bool ended_ = false;
@@ -128,7 +132,7 @@ StepResults StepStream::Connection::Step(absl::Span<const StepRequest> requests,
     const std::lock_guard<std::mutex> lock(mutex_);
     if (waiting.over) return;
     End(&waiting, absl::CancelledError("the caller cancelled the call"));
-    if (!ended_) waiting.wake.Set(&queue_, gpr_now(GPR_CLOCK_MONOTONIC), Tag(kWake));
+    Wake();
   });
   std::unique_lock<std::mutex> lock(mutex_);
   Wait(&waiting, attempt.deadline, &lock);
@@ -181,6 +185,13 @@ bool StepStream::Connection::TakeTurn(absl::Time deadline, std::unique_lock<std:
   lock->lock();
   polling_ = false;
   return some;
+}
+
+// Lets whoever waits for events look again at whether its own call is over.
+void StepStream::Connection::Wake() {
+  if (ended_ || waking_) return;
+  waking_ = true;
+  alarm_.Set(&queue_, gpr_now(GPR_CLOCK_MONOTONIC), Tag(kWake));
 }
 
 void StepStream::Connection::PollReady(std::unique_lock<std::mutex>* lock) {
@@ -239,6 +250,7 @@ void StepStream::Connection::OnEvent(void* tag, bool ok) {
       queue_.Shutdown();
       break;
     case kWake:
+      waking_ = false;
       break;
   }
   WriteNext();

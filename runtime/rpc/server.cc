@@ -63,6 +63,7 @@ class GrpcServer final : public RpcServer {
   ~GrpcServer() override { Shutdown(absl::ZeroDuration()); }
 
   absl::Status Listen(const RpcServerOptions& options) {
+    HoldGrpc();
     static std::once_flag plugins;
     std::call_once(plugins, [] {
       grpc::EnableDefaultHealthCheckService(true);

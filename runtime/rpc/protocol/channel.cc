@@ -1,6 +1,7 @@
 #include "runtime/rpc/protocol/channel.h"
 
 #include <google/protobuf/stubs/logging.h>
+#include <grpc/grpc.h>
 #include <grpc/support/log.h>
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
@@ -35,7 +36,16 @@ absl::Status CheckHostPort(absl::string_view field, absl::string_view text) {
       absl::StrCat(field, " is \"", text, "\"; expected HOST:PORT with a port from 0 to 65535"));
 }
 
+void HoldGrpc() {
+  static const bool held = [] {
+    grpc_init();
+    return true;
+  }();
+  (void)held;
+}
+
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& endpoint) {
+  HoldGrpc();
   grpc::ChannelArguments args;
   args.SetMaxReceiveMessageSize(kReplyBytesMax);
   args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);

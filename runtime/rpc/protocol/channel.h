@@ -27,6 +27,10 @@ inline constexpr int kPingIntervalMinMs = 250;
 // take a larger one modulo 65536. INVALID_ARGUMENT names `field`.
 absl::Status CheckHostPort(absl::string_view field, absl::string_view text);
 
+// Keeps gRPC started until the process ends. It shuts itself down when the last channel and server
+// of a process go, and then may wait 10 s for a poller of its own that a large write has left.
+void HoldGrpc();
+
 // A channel of its own to "host:port", not connected yet. Proxies named in the environment are not
 // used.
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& endpoint);
