@@ -125,4 +125,27 @@ void Convert(const void* src, DType from, void* dst, DType to, int64_t count) {
   }
 }
 
+bool AllFinite(const void* src, DType dtype, int64_t count) {
+  const auto* bytes = static_cast<const std::byte*>(src);
+  // All bits of the exponent are set in what is not finite.
+  const auto none_full = [&]<typename Bits>(Bits exponent) {
+    Bits any_full = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      Bits bits;
+      std::memcpy(&bits, bytes + i * static_cast<int64_t>(sizeof bits), sizeof bits);
+      any_full |= static_cast<Bits>((bits & exponent) == exponent);
+    }
+    return any_full == 0;
+  };
+  switch (dtype) {
+    case DType::kF32:
+      return none_full(uint32_t{0x7f800000});
+    case DType::kF16:
+      return none_full(uint16_t{0x7c00});
+    case DType::kBF16:
+      break;
+  }
+  return none_full(uint16_t{0x7f80});
+}
+
 }  // namespace annulus

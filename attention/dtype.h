@@ -30,4 +30,7 @@ uint16_t F32ToBF16(float value);
 // Converts `count` elements from `from` at `src` to `to` at `dst`. The arrays must not overlap.
 void Convert(const void* src, DType from, void* dst, DType to, int64_t count);
 
+// Whether `count` elements of `dtype` at `src` are all finite. `src` may have any alignment.
+bool AllFinite(const void* src, DType dtype, int64_t count);
+
 }  // namespace annulus

@@ -31,9 +31,11 @@ LAYERS = {
     "runtime/coordinator": (
         *VALUES, "comm", "runtime", "runtime/engine", "runtime/store", "runtime/wire"),
     "runtime/rpc": (*VALUES, "comm", "runtime", "runtime/coordinator"),
+    "runtime/data": ("runtime", "runtime/rpc", "runtime/worker"),
     # The client holds a whole service for use within one process.
     "runtime/client": (
-        *VALUES, "comm", "runtime", "runtime/coordinator", "runtime/rpc", "runtime/worker"),
+        *VALUES, "comm", "runtime", "runtime/coordinator", "runtime/data", "runtime/rpc",
+        "runtime/store", "runtime/worker"),
     "runtime/trace": (*VALUES, "runtime"),
 }
 # Programs and tests stand on top of everything; these few files tie an interface to its

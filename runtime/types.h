@@ -38,7 +38,7 @@ struct ContextSpec {
   // context grows: S2's local blocks and its stride. A query may be asked for again back to the
   // start of its layer's last append; what only older ones would read is gone.
   bool kv_efficient = false;
-  int replicas = 1;  // workers that hold each page, 1 or 2
+  int replicas = 1;  // workers that hold each page; more than 1 is refused so far
 };
 
 struct ContextInfo {
@@ -70,6 +70,24 @@ struct AppendRequest {
   TensorView k;
   TensorView v;
   RequestKey key;
+};
+
+// An append whose tensors go straight to the workers that own them (AppendGrant).
+struct DirectAppend {
+  ContextId context = 0;
+  int layer = 0;
+  int64_t start = 0;   // must equal the layer's committed tokens
+  int64_t tokens = 0;  // ≥ 1
+  RequestKey key;
+};
+
+// Leave to upload one DirectAppend, once, within a minute or less. What each rank gets follows from
+// the spec and the number of ranks (store/append_cut.h).
+struct AppendGrant {
+  uint64_t id = 0;
+  std::string secret;  // whoever knows it may write: to be kept from logs
+  ContextSpec spec;
+  std::vector<std::string> addresses;  // the data port of each rank, "host:port"
 };
 
 struct AppendResult {
@@ -174,6 +192,7 @@ struct WorkerStatus {
   std::string address;
   int64_t kv_bytes = 0;
   int64_t kv_bytes_limit = 0;
+  std::string data_address;  // where clients upload to it; empty: nowhere
 };
 
 struct ClusterStatus {

@@ -48,8 +48,9 @@ absl::Status ServiceCluster::Connect() {
   RpcServerOptions server;
   server.service = coordinator_.get();
   ANNULUS_ASSIGN_OR_RETURN(server_, RpcServer::Start(server));
-  ANNULUS_ASSIGN_OR_RETURN(
-      client_, Client::Connect({.endpoint = absl::StrCat("127.0.0.1:", server_->port())}));
+  ANNULUS_ASSIGN_OR_RETURN(client_,
+                           Client::Connect({.endpoint = absl::StrCat("127.0.0.1:", server_->port()),
+                                            .upload = Upload::kRelay}));
   return absl::OkStatus();
 }
 

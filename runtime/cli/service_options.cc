@@ -1,9 +1,14 @@
 #include "runtime/cli/service_options.h"
 
+#include <netdb.h>
+#include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <fstream>
+#include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "runtime/cli/shared_options.h"
@@ -57,6 +62,39 @@ UcxOptions UcxOptionsOf(const ServiceFlags& flags) {
   options.net_devices = flags.net_devices;
   options.tcp_port_range = flags.tcp_port_range;
   return options;
+}
+
+absl::StatusOr<std::string> LocalHostTowards(const std::string& endpoint) {
+  const size_t colon = endpoint.rfind(':');
+  std::string host = endpoint.substr(0, colon);
+  if (host.front() == '[') host = host.substr(1, host.size() - 2);
+  const auto failed = [&](const char* why) {
+    return absl::UnavailableError(absl::StrCat("no way from here to ", endpoint, ": ", why));
+  };
+  addrinfo hints = {};
+  hints.ai_socktype = SOCK_DGRAM;
+  addrinfo* found = nullptr;
+  if (const int error = getaddrinfo(host.c_str(), endpoint.c_str() + colon + 1, &hints, &found)) {
+    return failed(gai_strerror(error));
+  }
+  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owner(found, &freeaddrinfo);
+  const int fd = socket(found->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return failed(strerror(errno));
+  // Connecting a datagram socket sends nothing and chooses the source address.
+  sockaddr_storage local = {};
+  socklen_t size = sizeof local;
+  auto* address = reinterpret_cast<sockaddr*>(&local);
+  const bool chosen =
+      connect(fd, found->ai_addr, found->ai_addrlen) == 0 && getsockname(fd, address, &size) == 0;
+  const int error = errno;
+  close(fd);
+  if (!chosen) return failed(strerror(error));
+  char text[NI_MAXHOST];
+  if (const int unknown =
+          getnameinfo(address, size, text, sizeof text, nullptr, 0, NI_NUMERICHOST)) {
+    return failed(gai_strerror(unknown));
+  }
+  return local.ss_family == AF_INET6 ? absl::StrCat("[", text, "]") : std::string(text);
 }
 
 int64_t MemoryBytes() {

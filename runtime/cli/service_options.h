@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/log.h"
 #include "comm/ucx/ucx_fabric.h"
@@ -35,6 +36,10 @@ void AddServiceOptions(Options* options, ServiceFlags* flags);
 Arguments ServiceArguments(const ServiceFlags& flags);
 
 UcxOptions UcxOptionsOf(const ServiceFlags& flags);
+
+// The address of this machine from which it reaches `endpoint`, "host" or "[host]". UNAVAILABLE
+// names an endpoint that cannot be reached from here at all.
+absl::StatusOr<std::string> LocalHostTowards(const std::string& endpoint);
 
 // This machine's memory, or what the control group leaves of it.
 int64_t MemoryBytes();

@@ -10,8 +10,10 @@
 #include "runtime/cli/process.h"
 #include "runtime/cli/service_options.h"
 #include "runtime/cli/shared_options.h"
+#include "runtime/data/data_server.h"
 #include "runtime/rpc/metrics.h"
 #include "runtime/rpc/rendezvous.h"
+#include "runtime/worker/grants.h"
 
 namespace annulus {
 namespace {
@@ -27,6 +29,8 @@ struct WorkerFlags {
   int threads = 0;
   int64_t kv_bytes_limit = MemoryBytes() / 2;
   int rejoin_s = 30;
+  std::string data_listen;
+  int64_t upload_bytes_max = int64_t{256} << 20;
 };
 
 Options OptionsOf(WorkerFlags* flags) {
@@ -37,6 +41,11 @@ Options OptionsOf(WorkerFlags* flags) {
   options.Add("rejoin-s", "N",
               "without its coordinator keep the KV and look for the next one for N s (30)",
               SetCount(&flags->rejoin_s, 0, kSecondsMax));
+  options.Add("data-listen", "HOST:PORT",
+              "where clients upload KV (towards the coordinator, any port)",
+              SetParsed(&flags->data_listen, ParseEndpoint));
+  options.Add("upload-bytes-max", "N", "bytes of uploads under way at once (256M)",
+              SetCount(&flags->upload_bytes_max, 1, int64_t{1} << 50));
   AddWorkerOptions(&options, &flags->backend, &flags->threads, &flags->kv_bytes_limit);
   AddServiceOptions(&options, &flags->service);
   return options;
@@ -88,6 +97,17 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
                            FindCoordinator(flags.coordinator, *rendezvous, signals));
   if (options.coordinator_address.empty()) return absl::OkStatus();
   ANNULUS_ASSIGN_OR_RETURN(options.fabric, UcxFabric::Create(UcxOptionsOf(flags.service)));
+  GrantTable grants(flags.upload_bytes_max);
+  DataServerOptions data_options;
+  data_options.grants = &grants;
+  data_options.listen = flags.data_listen;
+  if (data_options.listen.empty()) {
+    ANNULUS_ASSIGN_OR_RETURN(const std::string host, LocalHostTowards(flags.coordinator));
+    data_options.listen = absl::StrCat(host, ":0");
+  }
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<DataServer> data, DataServer::Start(data_options));
+  options.data_address = data->address();
+  options.grants = &grants;
   options.name = flags.name;
   options.backend = flags.backend;
   options.threads = flags.threads;

@@ -9,14 +9,11 @@
 namespace annulus {
 namespace {
 
-// Large enough to hide a round trip to the workers, small enough for the service to keep many
-// callers' pieces.
-constexpr int64_t kPieceBytes = 4 << 20;
 constexpr int64_t kPieceAlignTokens = 64;  // whole blocks where a piece has that many tokens
 
 }  // namespace
 
-absl::StatusOr<AppendCut> CutAppend(const AppendRequest& request) {
+absl::StatusOr<AppendCut> CutAppend(const AppendRequest& request, int64_t piece_bytes) {
   ANNULUS_ASSIGN_OR_RETURN(const TensorShape k, Streamable(request.k, "k"));
   AppendCut cut{.tokens = k.tokens, .bytes = k.bytes};
   int64_t row_bytes = k.row_bytes();
@@ -29,7 +26,7 @@ absl::StatusOr<AppendCut> CutAppend(const AppendRequest& request) {
     cut.bytes += v.bytes;
     row_bytes += v.row_bytes();
   }
-  cut.piece_tokens = std::max<int64_t>(1, kPieceBytes / row_bytes);
+  cut.piece_tokens = std::max<int64_t>(1, piece_bytes / row_bytes);
   if (cut.piece_tokens > kPieceAlignTokens) {
     cut.piece_tokens -= cut.piece_tokens % kPieceAlignTokens;
   }

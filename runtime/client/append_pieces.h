@@ -17,8 +17,13 @@ struct AppendCut {
   int64_t pieces() const { return (tokens + piece_tokens - 1) / piece_tokens; }
 };
 
+// Of a piece by relay: large enough to hide a round trip to the workers, small enough for the
+// service to keep many callers' pieces. No way of appending has more pieces than this gives.
+inline constexpr int64_t kPieceBytes = 4 << 20;
+
 // INVALID_ARGUMENT names a view that cannot be sent.
-absl::StatusOr<AppendCut> CutAppend(const AppendRequest& request);
+absl::StatusOr<AppendCut> CutAppend(const AppendRequest& request,
+                                    int64_t piece_bytes = kPieceBytes);
 
 // Piece `index` of the request, with its start and key; its tensors borrow the same memory.
 AppendRequest PieceOf(const AppendRequest& request, const AppendCut& cut, int64_t index);

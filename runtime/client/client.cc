@@ -155,7 +155,9 @@ absl::StatusOr<AppendResult> Client::Append(const AppendRequest& request, const 
   ANNULUS_ASSIGN_OR_RETURN(const AppendCut cut, CutAppend(request));
   AppendRequest keyed = request;
   impl_->FillKey(&keyed.key, static_cast<uint64_t>(cut.pieces()));
-  return impl_->Run(Repeat::kHarmless, call, [&](const Attempt& attempt) {
+  int64_t pieces_done = 0;
+  return impl_->Run(Repeat::kHarmless, call, [&](Attempt attempt) {
+    attempt.pieces_done = &pieces_done;
     return impl_->transport().Append(keyed, attempt);
   });
 }

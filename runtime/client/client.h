@@ -50,11 +50,18 @@ struct RetryOptions {
   int budget = 10;
 };
 
+// How Append's tensors reach the workers that store them. Neither falls back on the other.
+enum class Upload {
+  kDirect,  // straight to their data ports: the service itself sees no byte of KV
+  kRelay,   // through the service, where clients cannot reach the workers
+};
+
 struct ClientOptions {
   std::string endpoint;  // "host:port"
   absl::Duration connect_timeout = absl::Seconds(10);
   int64_t chunk_bytes = 1 << 20;  // of a streamed tensor, < 4 MiB
   int async_calls_max = 16;       // asynchronous calls at once; each has a thread
+  Upload upload = Upload::kDirect;
   RetryOptions retry = {};
 };
 

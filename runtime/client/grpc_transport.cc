@@ -10,6 +10,7 @@
 #include "base/status.h"
 #include "runtime/client/append_stream.h"
 #include "runtime/client/cancel_watch.h"
+#include "runtime/client/direct_append.h"
 #include "runtime/client/step_stream.h"
 #include "runtime/client/transport.h"
 #include "runtime/rpc/annulus.grpc.pb.h"
@@ -27,7 +28,8 @@ class GrpcTransport final : public Transport {
       : options_(options),
         channel_(MakeChannel(options.endpoint)),
         stub_(v1::Annulus::NewStub(channel_)),
-        steps_(channel_) {}
+        steps_(channel_),
+        direct_(channel_, options.chunk_bytes) {}
 
   // Waits until the service says that it serves.
   absl::Status WaitForService();
@@ -45,7 +47,9 @@ class GrpcTransport final : public Transport {
   absl::StatusOr<AppendResult> Append(const AppendRequest& request,
                                       const Attempt& attempt) override {
     absl::StatusOr<AppendResult> result =
-        StreamAppend(channel_, request, options_.chunk_bytes, attempt);
+        options_.upload == Upload::kDirect
+            ? direct_.Append(request, attempt)
+            : StreamAppend(channel_, request, options_.chunk_bytes, attempt);
     if (!result.ok()) return Named(result.status());
     return result;
   }
@@ -146,6 +150,7 @@ class GrpcTransport final : public Transport {
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<v1::Annulus::Stub> stub_;
   StepStream steps_;
+  DirectAppends direct_;
 };
 
 absl::Status GrpcTransport::WaitForService() {

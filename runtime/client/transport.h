@@ -15,6 +15,8 @@ struct Attempt {
   absl::Time deadline = absl::InfiniteFuture();
   CancelToken cancel;
   std::function<void(int64_t, int64_t)> progress;  // as CallOptions
+  // Of an append by direct upload: pieces that earlier attempts have committed, and this one adds.
+  int64_t* pieces_done = nullptr;
 };
 
 class Transport {

@@ -17,6 +17,7 @@
 #include "base/status.h"
 #include "runtime/coordinator/append_work.h"
 #include "runtime/coordinator/attend_work.h"
+#include "runtime/coordinator/grant_work.h"
 #include "runtime/coordinator/node.h"
 #include "runtime/coordinator/step_work.h"
 #include "runtime/store/context_layout.h"
@@ -244,6 +245,26 @@ absl::StatusOr<AppendResult> Coordinator::Append(const AppendRequest& request,
   begin.tokens = request.k.tokens;
   begin.key = request.key;
   ANNULUS_RETURN_IF_ERROR(impl_->Call(begin, work, call, &finish));
+  return AppendResult{finish.epoch, finish.tokens};
+}
+
+absl::StatusOr<AppendResult> Coordinator::AppendDirect(const DirectAppend& request,
+                                                       const GrantSink& granted,
+                                                       const CallContext& call) {
+  CallContext bounded = call;
+  const Clock& clock = *impl_->options().clock;
+  bounded.deadline = std::min(call.deadline, clock.Now() + kUploadTimeMax);
+  GrantWork work(request, granted, bounded.deadline, clock);
+  action::Finish finish;
+  event::Begin begin;
+  begin.kind = event::Begin::Kind::kAppend;
+  begin.direct = true;
+  begin.context = request.context;
+  begin.layer = request.layer;
+  begin.begin = request.start;
+  begin.tokens = request.tokens;
+  begin.key = request.key;
+  ANNULUS_RETURN_IF_ERROR(impl_->Call(begin, work, bounded, &finish));
   return AppendResult{finish.epoch, finish.tokens};
 }
 

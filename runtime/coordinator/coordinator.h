@@ -45,6 +45,8 @@ class Coordinator final : public Service {
                                             const CallContext& call) override;
   absl::StatusOr<AppendResult> Append(const AppendRequest& request,
                                       const CallContext& call) override;
+  absl::StatusOr<AppendResult> AppendDirect(const DirectAppend& request, const GrantSink& granted,
+                                            const CallContext& call) override;
   absl::StatusOr<AttendResult> Attend(const AttendRequest& request,
                                       const CallContext& call) override;
   std::vector<absl::StatusOr<StepResult>> Step(absl::Span<const StepRequest> requests,

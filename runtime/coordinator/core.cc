@@ -85,7 +85,8 @@ void CoordinatorCore::OnHello(PeerId peer, const wire::Hello& hello) {
                    .backend = hello.backend,
                    .address = hello.address,
                    .kv_bytes = 0,
-                   .kv_bytes_limit = hello.kv_bytes_limit};
+                   .kv_bytes_limit = hello.kv_bytes_limit,
+                   .data_address = hello.data_address};
   member.inventories_due = hello.contexts;
   Emit(action::Send{peer, wire::Welcome{id, incarnation_.number}});
   Emit(action::WorkerJoined{member.label, hello.backend});

@@ -97,10 +97,11 @@ struct Begin {
   ContextSpec spec;  // kCreate, validated
   ContextId context = 0;
   int layer = 0;
-  int64_t begin = 0;   // kAppend: start; kAttend: q_start
-  int64_t tokens = 0;  // kAppend: of k; kAttend: of q; kTruncate: that stay
-  int64_t kv_len = 0;  // kAttend
-  RequestKey key;      // kAppend
+  int64_t begin = 0;    // kAppend: start; kAttend: q_start
+  int64_t tokens = 0;   // kAppend: of k; kAttend: of q; kTruncate: that stay
+  int64_t kv_len = 0;   // kAttend
+  RequestKey key;       // kAppend
+  bool direct = false;  // kAppend: its tensors do not pass here
   std::optional<int64_t> fork_tokens;
   std::vector<StepItem> items = {};  // kStep
 };
@@ -140,8 +141,9 @@ struct Drop {  // disconnect, for good
 struct Admit {  // the caller may prepare
   CallId call = 0;
   ShardMapPtr map;
-  int64_t horizon = 0;   // of the layer: see Retention
-  AppendMark mark = {};  // of an append
+  int64_t horizon = 0;                           // of the layer: see Retention
+  AppendMark mark = {};                          // of an append
+  std::vector<std::string> data_addresses = {};  // of a direct append, by rank
 };
 struct AdmittedItem {
   absl::Status status;  // an error: the item has ended
@@ -301,6 +303,8 @@ class CoordinatorCore {
   absl::Status BeginFork(Call& call);
   absl::Status BeginTruncate(Call& call);
   absl::Status BeginWork(Call& call);
+  absl::Status AdmitAppend(Call& call, const ShardMap& map,
+                           std::vector<std::string>* data_addresses);
   absl::Status BeginRelease(Call& call);
   absl::StatusOr<Context*> FindWhole(ContextId id);
   static absl::StatusOr<Layer*> FindLayer(Context& context, int layer);

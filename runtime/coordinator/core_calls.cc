@@ -74,11 +74,12 @@ absl::Status CoordinatorCore::BeginWork(Call& call) {
   }
   const ShardMap& map = *context->map;
   call.epoch = map.epoch;
+  std::vector<std::string> data_addresses;
   if (appends) {
     const TokenRange tokens = RangeOf(begin.begin, begin.tokens);
     ANNULUS_ASSIGN_OR_RETURN(const bool is_new, CheckAppend(map.spec, *layer, tokens, begin.key));
     if (!is_new) return absl::OkStatus();
-    ANNULUS_RETURN_IF_ERROR(Reserve(AppendBytesOf(map.spec, begin.tokens), call));
+    ANNULUS_RETURN_IF_ERROR(AdmitAppend(call, map, &data_addresses));
     layer->appending = begin.call;
     ++layer->turn;
   } else {
@@ -87,8 +88,26 @@ absl::Status CoordinatorCore::BeginWork(Call& call) {
   }
   call.horizon = layer->horizon;
   call.workers = map.workers;
-  Emit(action::Admit{begin.call, context->map, layer->horizon, {layer->turn, begin.key}});
+  Emit(action::Admit{begin.call,
+                     context->map,
+                     layer->horizon,
+                     {layer->turn, begin.key},
+                     std::move(data_addresses)});
   return absl::OkStatus();
+}
+
+absl::Status CoordinatorCore::AdmitAppend(Call& call, const ShardMap& map,
+                                          std::vector<std::string>* data_addresses) {
+  if (!call.begin.direct) return Reserve(AppendBytesOf(map.spec, call.begin.tokens), call);
+  for (const WorkerId id : map.workers) {
+    const Member& member = workers_.at(id);
+    if (member.status.data_address.empty()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(member.label, " has no data port; upload by relay (ClientOptions::upload)"));
+    }
+    data_addresses->push_back(member.status.data_address);
+  }
+  return CheckRoomForCall();
 }
 
 absl::StatusOr<CoordinatorCore::Context*> CoordinatorCore::FindWhole(ContextId id) {

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "absl/time/time.h"
+
 namespace annulus {
 
 // Contexts that one List answers with.
@@ -15,5 +17,9 @@ struct CoordinatorLimits {
   int64_t in_flight_bytes_max = int64_t{4} << 30;  // tensors of all calls at once
   int64_t request_bytes_max = int64_t{1} << 30;    // tensors of one call, its answer included
 };
+
+// How long a client may take for one upload (a direct append) before it is given up: its layer
+// takes no other append meanwhile.
+inline constexpr absl::Duration kUploadTimeMax = absl::Seconds(30);
 
 }  // namespace annulus

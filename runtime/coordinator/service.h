@@ -21,6 +21,9 @@ struct CallContext {
   std::function<bool()> cancelled;  // may be empty
 };
 
+// Gets the grant of a direct append before the call ends. An error ends the call.
+using GrantSink = std::function<absl::Status(const AppendGrant& grant)>;
+
 class Service {
  public:
   virtual ~Service() = default;
@@ -29,6 +32,12 @@ class Service {
                                                     const CallContext& call) = 0;
   virtual absl::StatusOr<AppendResult> Append(const AppendRequest& request,
                                               const CallContext& call) = 0;
+  // Appends what the caller uploads to the workers once `granted` has got the grant, on this thread
+  // and at most once: not for a repetition of what is already there. Returns when all of it is
+  // committed. FAILED_PRECONDITION if some worker has no data port.
+  virtual absl::StatusOr<AppendResult> AppendDirect(const DirectAppend& request,
+                                                    const GrantSink& granted,
+                                                    const CallContext& call) = 0;
   virtual absl::StatusOr<AttendResult> Attend(const AttendRequest& request,
                                               const CallContext& call) = 0;
   // The steps of many contexts together: each worker gets one message, however many there are. One

@@ -54,6 +54,12 @@ class AnnulusHandlers final : public v1::Annulus::Service {
     return ToGrpc(DoAppend(context, stream, reply));
   }
 
+  grpc::Status AppendDirect(
+      grpc::ServerContext* context,
+      grpc::ServerReaderWriter<v1::DirectReply, v1::DirectAppend>* stream) override {
+    return ToGrpc(DoAppendDirect(context, stream));
+  }
+
   grpc::Status Attend(
       grpc::ServerContext* context,
       grpc::ServerReaderWriter<v1::AttendReplyPart, v1::AttendPart>* stream) override {
@@ -124,6 +130,32 @@ class AnnulusHandlers final : public v1::Annulus::Service {
     while (stream->Read(&part)) ANNULUS_RETURN_IF_ERROR(reader.Add(part));
     ANNULUS_RETURN_IF_ERROR(Gone(context, call));
     return reader.Finish();
+  }
+
+  absl::Status DoAppendDirect(grpc::ServerContext* context,
+                              grpc::ServerReaderWriter<v1::DirectReply, v1::DirectAppend>* stream) {
+    Admission::Ticket ticket(admission_);
+    ANNULUS_RETURN_IF_ERROR(ticket.Enter());
+    const CallContext call = ContextOf(context);
+    const GrantSink granted = [stream](const AppendGrant& grant) {
+      v1::DirectReply reply;
+      ToProto(grant, reply.mutable_grant());
+      return stream->Write(reply) ? absl::OkStatus()
+                                  : absl::CancelledError("the caller went before its grant");
+    };
+    v1::DirectAppend message;
+    while (stream->Read(&message)) {
+      ANNULUS_RETURN_IF_ERROR(CheckPosition("start", message.start()));
+      const DirectAppend request{message.context(), message.layer(), message.start(),
+                                 message.tokens(), FromProto(message.key())};
+      ANNULUS_ASSIGN_OR_RETURN(const AppendResult result,
+                               service_->AppendDirect(request, granted, call));
+      v1::DirectReply reply;
+      reply.mutable_result()->set_epoch(result.epoch);
+      reply.mutable_result()->set_tokens(result.tokens);
+      if (!stream->Write(reply)) break;
+    }
+    return Gone(context, call);
   }
 
   absl::Status DoAttend(grpc::ServerContext* context,

@@ -210,6 +210,13 @@ absl::StatusOr<AppendResult> MetricsService::Append(const AppendRequest& request
   return state_->Count("Append", [&] { return state_->inner->Append(request, call); });
 }
 
+absl::StatusOr<AppendResult> MetricsService::AppendDirect(const DirectAppend& request,
+                                                          const GrantSink& granted,
+                                                          const CallContext& call) {
+  return state_->Count("AppendDirect",
+                       [&] { return state_->inner->AppendDirect(request, granted, call); });
+}
+
 absl::StatusOr<AttendResult> MetricsService::Attend(const AttendRequest& request,
                                                     const CallContext& call) {
   absl::StatusOr<AttendResult> result =

@@ -39,12 +39,12 @@ bool IsStatusCode(uint32_t code) {
 }
 
 absl::StatusOr<Hello> FromProto(const pb::Hello& p) {
-  for (const std::string* text : {&p.name(), &p.backend(), &p.address()}) {
+  for (const std::string* text : {&p.name(), &p.backend(), &p.address(), &p.data_address()}) {
     if (text->size() > kHeaderBytesMax) return BadField("Hello", "size of a text", text->size());
   }
   if (p.kv_bytes_limit() < 0) return BadField("Hello", "kv_bytes_limit", p.kv_bytes_limit());
-  return Hello{p.protocol(),       p.name(),        p.backend(), p.address(),
-               p.kv_bytes_limit(), p.coordinator(), p.contexts()};
+  return Hello{p.protocol(),       p.name(),        p.backend(),  p.address(),
+               p.kv_bytes_limit(), p.coordinator(), p.contexts(), p.data_address()};
 }
 
 absl::StatusOr<Welcome> FromProto(const pb::Welcome& p) {
@@ -120,6 +120,25 @@ absl::StatusOr<Append> FromProto(const pb::Append& p) {
   }
   return Append{p.request(), p.epoch(),  p.context(),     p.layer(),
                 p.start(),   p.tokens(), MarkOf(p.mark())};
+}
+
+absl::StatusOr<Expect> FromProto(const pb::Expect& p) {
+  Expect m;
+  ANNULUS_ASSIGN_OR_RETURN(m.append, FromProto(p.append()));
+  if (p.secret().size() != kSecretBytes) {
+    return BadField("Expect", "size of secret", static_cast<int64_t>(p.secret().size()));
+  }
+  if (p.bytes() < 1 || p.bytes() > kExpectBytesMax) {
+    return BadField("Expect", "bytes", static_cast<int64_t>(p.bytes()));
+  }
+  if (p.dtype() > static_cast<uint32_t>(DType::kBF16)) {
+    return BadField("Expect", "dtype", p.dtype());
+  }
+  m.secret = p.secret();
+  m.bytes = p.bytes();
+  m.dtype = static_cast<DType>(p.dtype());
+  m.time_left = TimeLeft(p.time_left_ns());
+  return m;
 }
 
 absl::StatusOr<Trim> FromProto(const pb::Trim& p) {
@@ -365,6 +384,8 @@ absl::StatusOr<Body> Decode(const Message& message) {
       return DecodeAs<pb::Inventory>("Inventory", message);
     case TypeOf<Resume>():
       return DecodeAs<pb::Resume>("Resume", message);
+    case TypeOf<Expect>():
+      return DecodeAs<pb::Expect>("Expect", message);
     default:
       return absl::InvalidArgumentError(
           absl::StrCat("wire message of unknown type ", message.type));

@@ -26,6 +26,7 @@ pb::Hello ToProto(const Hello& m) {
   p.set_kv_bytes_limit(m.kv_bytes_limit);
   p.set_coordinator(m.coordinator);
   p.set_contexts(m.contexts);
+  p.set_data_address(m.data_address);
   return p;
 }
 
@@ -93,6 +94,16 @@ pb::Append ToProto(const Append& m) {
   p.set_start(m.start);
   p.set_tokens(m.tokens);
   SetMark(m.mark, *p.mutable_mark());
+  return p;
+}
+
+pb::Expect ToProto(const Expect& m) {
+  pb::Expect p;
+  *p.mutable_append() = ToProto(m.append);
+  p.set_secret(m.secret);
+  p.set_bytes(m.bytes);
+  p.set_dtype(static_cast<uint32_t>(m.dtype));
+  p.set_time_left_ns(absl::ToInt64Nanoseconds(m.time_left));
   return p;
 }
 

@@ -5,9 +5,9 @@
 // Heartbeat every period and the coordinator answers each with HeartbeatSeen. A worker that had
 // another coordinator before tells the new one what it holds: an Inventory for each context, right
 // after the Welcome; contexts whose ranks are all back go on with a Resume. Tasks (Open, Append,
-// Trim, Truncate, Attend, Step, Fork, Release, Resume) are executed in the order they were sent;
-// those with a request number are answered by exactly one Done, a Step by one StepDone. `epoch` is
-// that of the shard map the task was made for and is echoed in its Done.
+// Expect, Trim, Truncate, Attend, Step, Fork, Release, Resume) are executed in the order they were
+// sent; those with a request number are answered by exactly one Done, a Step by one StepDone.
+// `epoch` is that of the shard map the task was made for and is echoed in its Done.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 4;
+inline constexpr uint32_t kProtocol = 5;
 
 // Worker → coordinator.
 struct Hello {
@@ -36,6 +36,7 @@ struct Hello {
   int64_t kv_bytes_limit = 0;
   uint64_t coordinator = 0;  // the one it had before, by its incarnation; 0: none
   uint64_t contexts = 0;     // how many Inventories follow the Welcome
+  std::string data_address;  // "host:port" where clients upload to it; empty: nowhere
 };
 
 // Coordinator → worker: taken in under this id.
@@ -94,6 +95,17 @@ struct Append {
   int64_t start = 0;
   int64_t tokens = 0;
   AppendMark mark = {};
+};
+
+// An Append whose payload comes from the client, at this worker's data port, from whoever names the
+// request as its grant and knows the secret. Over when it has come, with the time, or with the next
+// Trim or Release of the layer.
+struct Expect {
+  Append append;
+  std::string secret;
+  uint64_t bytes = 0;  // of the payload
+  DType dtype = DType::kF32;
+  absl::Duration time_left = absl::InfiniteDuration();
 };
 
 // Forgets a layer's tokens from `tokens` on: an append that some other worker refused.
@@ -211,13 +223,15 @@ struct Spans {
 
 using Body = std::variant<Hello, Welcome, Heartbeat, HeartbeatSeen, Open, Append, Trim, LongPattern,
                           Attend, Cancel, Release, Done, Spans, Truncate, Fork, Step, StepDone,
-                          Fenced, Inventory, Resume>;
+                          Fenced, Inventory, Resume, Expect>;
 
 // A payload goes only with Append, Attend and Done, whose bodies fit a header as long as patterns
 // of more than kPatternInlineMax bytes go apart and an error message is cut.
 // The bodies of Step and StepDone grow with their items and lie in the payload, behind its first
 // tensor_bytes, which Encode leaves for the caller to write.
 inline constexpr size_t kPatternInlineMax = 2048;
+inline constexpr size_t kSecretBytes = 16;
+inline constexpr uint64_t kExpectBytesMax = uint64_t{1} << 40;
 inline constexpr size_t kStepItemsMax = 1024;
 Message Encode(const Body& body, Buffer payload = {});
 

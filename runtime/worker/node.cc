@@ -54,7 +54,7 @@ void WorkerNode::Connect() {
   connected_ = clock_.Now();
   Send(wire::Encode(wire::Hello{wire::kProtocol, options_.name, options_.backend,
                                 messenger_.address(), options_.kv_bytes_limit, incarnation_,
-                                inventory_.size()}));
+                                inventory_.size(), options_.data_address}));
 }
 
 void WorkerNode::Send(Message message) {
@@ -85,6 +85,7 @@ void WorkerNode::Vanish(absl::Status why) {
   inventory_.clear();
   long_pattern_.clear();
   Disconnect();
+  if (options_.grants != nullptr) options_.grants->RevokeAll();
   CancelAll();
   Log(LogLevel::kWarning, "coordinator gone; trying to join again",
       {{"worker", id_}, {"coordinator", coordinator_address_}, {"why", why_lost_.ToString()}});
@@ -95,6 +96,7 @@ void WorkerNode::Lose(absl::Status why) {
   state_ = State::kLost;
   why_lost_ = std::move(why);
   Disconnect();
+  if (options_.grants != nullptr) options_.grants->RevokeAll();
   CancelAll();
   Log(LogLevel::kError, "coordinator lost",
       {{"worker", id_}, {"coordinator", coordinator_address_}, {"why", why_lost_.ToString()}});
@@ -169,8 +171,24 @@ void WorkerNode::OnMessage(PeerId from, Message message) {
     if (running != running_.end()) running->second->store(true);
   } else if (auto* pattern = std::get_if<wire::LongPattern>(&*body)) {
     long_pattern_ = std::move(pattern->text);
+  } else if (auto* expect = std::get_if<wire::Expect>(&*body)) {
+    if (options_.grants == nullptr) {
+      return Lose(absl::InternalError("it expects an upload where there is no data port"));
+    }
+    options_.grants->Add(std::move(*expect));
   } else if (!std::holds_alternative<wire::HeartbeatSeen>(*body)) {
+    RevokeGrants(*body);
     OnTask(*std::move(body), std::move(message.payload));
+  }
+}
+
+// An append that is taken back may still be on its way here from its client.
+void WorkerNode::RevokeGrants(const wire::Body& body) {
+  if (options_.grants == nullptr) return;
+  if (const auto* trim = std::get_if<wire::Trim>(&body)) {
+    options_.grants->Revoke(trim->context, trim->layer);
+  } else if (const auto* release = std::get_if<wire::Release>(&body)) {
+    options_.grants->Revoke(release->context, std::nullopt);
   }
 }
 

@@ -17,6 +17,7 @@
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "comm/messenger.h"
+#include "runtime/worker/grants.h"
 #include "runtime/worker/task.h"
 
 namespace annulus {
@@ -37,6 +38,9 @@ class WorkerNode {
     // Takes a task for execution in order, or returns false when it has no room. Tasks that only
     // tidy up (`must`) may use room that others may not.
     std::function<bool(WorkerTask& task, bool must)> take;
+    // Where clients upload to this worker, and what they may; null: nowhere. Outlives the node.
+    std::string data_address;
+    GrantTable* grants = nullptr;
   };
 
   // Both references must outlive this. Sets the messenger's handlers.
@@ -63,6 +67,7 @@ class WorkerNode {
   void OnMessage(PeerId from, Message message);
   void OnWelcome(const wire::Welcome& welcome);
   void OnTask(wire::Body body, Buffer payload);
+  void RevokeGrants(const wire::Body& body);
   std::shared_ptr<std::atomic<bool>> AddCancel(uint64_t request);
   void OnTime();
   void OnTimeRejoining(absl::Time now);

@@ -39,9 +39,14 @@ class Worker::Impl {
         runner_(std::move(backend), *options_.fabric, options_.kv_bytes_limit, *options_.clock),
         node_(messenger_, NodeOptions(), *options_.clock),
         engine_thread_([this] { RunTasks(); }),
-        comm_thread_([this] { Communicate(); }) {}
+        comm_thread_([this] { Communicate(); }) {
+    if (options_.grants == nullptr) return;
+    options_.grants->SetTake(
+        [this](WorkerTask& task) { return tasks_.TryPush(task, kTasksHeadroom); });
+  }
 
   ~Impl() {
+    if (options_.grants != nullptr) options_.grants->SetTake({});
     stopping_.store(true);
     messenger_.Wake();
     // The engine first: its exchanges move only while the communication thread polls.
@@ -68,7 +73,9 @@ class Worker::Impl {
             .rejoin_timeout = options_.rejoin_timeout,
             .kv_bytes = [this] { return runner_.store().kv_bytes(); },
             .take = [this](WorkerTask& task,
-                           bool must) { return tasks_.TryPush(task, must ? 0 : kTasksHeadroom); }};
+                           bool must) { return tasks_.TryPush(task, must ? 0 : kTasksHeadroom); },
+            .data_address = options_.data_address,
+            .grants = options_.grants};
   }
 
   void RunTasks();

@@ -16,6 +16,8 @@
 
 namespace annulus {
 
+class GrantTable;
+
 struct WorkerOptions {
   std::unique_ptr<Fabric> fabric;
   std::string coordinator_address;  // Coordinator::fabric_address()
@@ -28,6 +30,10 @@ struct WorkerOptions {
   // How long a worker whose coordinator is gone keeps what it holds and tries to join again, the
   // same or another one. 0: it is lost at once.
   absl::Duration rejoin_timeout = absl::ZeroDuration();
+  // Where clients upload straight to this worker, and the grants of whoever listens there
+  // (runtime/data); null: nowhere. They outlive the worker.
+  std::string data_address;
+  GrantTable* grants = nullptr;
   const Clock* clock = &Clock::Real();
 };
 

@@ -22,7 +22,9 @@ TEST_CASE("demo: every phase is as it must be on clusters of any size") {
   options.service = &cluster.service();
   const std::unique_ptr<RpcServer> server = RpcServer::Start(options).value();
   const std::unique_ptr<Client> client =
-      Client::Connect({.endpoint = absl::StrCat("localhost:", server->port())}).value();
+      Client::Connect(
+          {.endpoint = absl::StrCat("localhost:", server->port()), .upload = Upload::kRelay})
+          .value();
 
   DemoReport report;
   report.tokens = tokens;

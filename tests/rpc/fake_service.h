@@ -65,6 +65,13 @@ class FakeService : public Service {
     return AppendResult{.epoch = 7, .tokens = tokens_};
   }
 
+  // There are no workers to upload to.
+  absl::StatusOr<AppendResult> AppendDirect(const DirectAppend&, const GrantSink&,
+                                            const CallContext& call) override {
+    if (absl::Status status = Enter("AppendDirect", call); !status.ok()) return status;
+    return absl::FailedPreconditionError("no data port");
+  }
+
   absl::StatusOr<AttendResult> Attend(const AttendRequest& request,
                                       const CallContext& call) override {
     if (absl::Status status = Enter("Attend", call); !status.ok()) return status;

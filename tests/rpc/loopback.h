@@ -23,7 +23,8 @@ struct Loopback {
   }
   std::string endpoint() const { return absl::StrCat("127.0.0.1:", server->port()); }
   std::unique_ptr<Client> Connect(int64_t chunk_bytes) const {
-    auto connected = Client::Connect({.endpoint = endpoint(), .chunk_bytes = chunk_bytes});
+    auto connected = Client::Connect(
+        {.endpoint = endpoint(), .chunk_bytes = chunk_bytes, .upload = Upload::kRelay});
     INFO(connected.status());
     REQUIRE(connected.ok());
     return *std::move(connected);

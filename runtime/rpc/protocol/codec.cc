@@ -34,6 +34,7 @@ void ToProto(const WorkerStatus& worker, v1::WorkerStatus* message) {
   message->set_address(worker.address);
   message->set_kv_bytes(worker.kv_bytes);
   message->set_kv_bytes_limit(worker.kv_bytes_limit);
+  message->set_data_address(worker.data_address);
 }
 
 void ToProto(const AttendStats& stats, v1::AttendStats* message) {
@@ -174,6 +175,20 @@ RequestKey FromProto(const v1::RequestKey& message) {
   return {.client = message.client(), .sequence = message.sequence()};
 }
 
+void ToProto(const AppendGrant& grant, v1::AppendGrant* message) {
+  message->set_id(grant.id);
+  message->set_secret(grant.secret);
+  ToProto(grant.spec, message->mutable_spec());
+  for (const std::string& address : grant.addresses) message->add_addresses(address);
+}
+
+absl::StatusOr<AppendGrant> FromProto(const v1::AppendGrant& message) {
+  AppendGrant grant{
+      message.id(), message.secret(), {}, {message.addresses().begin(), message.addresses().end()}};
+  ANNULUS_ASSIGN_OR_RETURN(grant.spec, FromProto(message.spec()));
+  return grant;
+}
+
 void ToProto(const ClusterStatus& status, v1::ClusterStatus* message) {
   message->set_epoch(status.epoch);
   for (const ContextInfo& context : status.contexts) ToProto(context, message->add_contexts());
@@ -189,7 +204,7 @@ absl::StatusOr<ClusterStatus> FromProto(const v1::ClusterStatus& message) {
   }
   for (const v1::WorkerStatus& worker : message.workers()) {
     status.workers.push_back({worker.id(), worker.state(), worker.backend(), worker.address(),
-                              worker.kv_bytes(), worker.kv_bytes_limit()});
+                              worker.kv_bytes(), worker.kv_bytes_limit(), worker.data_address()});
   }
   return status;
 }

@@ -19,6 +19,7 @@ class Status;
 
 namespace annulus {
 namespace v1 {
+class AppendGrant;
 class AttendReplyHeader;
 class ClusterStatus;
 class ContextInfo;
@@ -40,6 +41,9 @@ absl::StatusOr<std::vector<ContextInfo>> FromProto(const v1::ContextList& messag
 
 void ToProto(const RequestKey& key, v1::RequestKey* message);
 RequestKey FromProto(const v1::RequestKey& message);
+
+void ToProto(const AppendGrant& grant, v1::AppendGrant* message);
+absl::StatusOr<AppendGrant> FromProto(const v1::AppendGrant& message);
 
 void ToProto(const ClusterStatus& status, v1::ClusterStatus* message);
 absl::StatusOr<ClusterStatus> FromProto(const v1::ClusterStatus& message);

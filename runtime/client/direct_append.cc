@@ -1,0 +1,203 @@
+#include "runtime/client/direct_append.h"
+
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+
+#include <algorithm>
+#include <atomic>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "runtime/client/append_pieces.h"
+#include "runtime/client/cancel_watch.h"
+#include "runtime/coordinator/append_work.h"
+#include "runtime/data/put.h"
+#include "runtime/rpc/annulus.grpc.pb.h"
+#include "runtime/rpc/protocol/channel.h"
+#include "runtime/rpc/protocol/codec.h"
+#include "runtime/store/append_cut.h"
+#include "runtime/store/context_layout.h"
+
+namespace annulus {
+namespace {
+
+// Large enough for the round trips of a grant not to count, small enough for a worker to keep the
+// uploads of many clients.
+constexpr int64_t kDirectPieceBytes = int64_t{32} << 20;
+constexpr int kPutsAtOnce = 4;  // of one append, to different workers
+
+// A rank's part of an append, packed a few blocks at a time as it is asked for.
+class PackedPart {
+ public:
+  PackedPart(const ContextSpec& spec, const Layout& layout, int rank, const AppendRequest& piece,
+             int64_t chunk_bytes)
+      : spec_(spec), layout_(layout), rank_(rank), piece_(piece), chunk_bytes_(chunk_bytes) {
+    const TokenRange tokens{piece.start, piece.start + piece.k.tokens};
+    ForEachOwnedBlock(layout, rank, tokens,
+                      [this](int64_t, TokenRange rows) { blocks_.push_back(rows); });
+  }
+
+  // As NextBytes.
+  bool Next(std::string* data) {
+    if (packed_at_ == packed_.size() && !PackMore()) return false;
+    const size_t size = std::min(packed_.size() - packed_at_, static_cast<size_t>(chunk_bytes_));
+    if (size == packed_.size()) {
+      data->swap(packed_);  // what comes back is of no use but for its memory
+      packed_at_ = packed_.size();
+    } else {
+      data->assign(packed_, packed_at_, size);
+      packed_at_ += size;
+    }
+    return true;
+  }
+
+ private:
+  // Packs blocks up to a chunk, at least one. The packing of a range of whole blocks is that part
+  // of the packing of all of them.
+  bool PackMore() {
+    if (next_ == blocks_.size()) return false;
+    const int64_t row_bytes = layout_.KvHeads(rank_).count * TokenBytes(spec_);
+    const TokenRange& first = blocks_[next_];
+    int64_t bytes = 0;
+    TokenRange tokens = first;
+    while (next_ < blocks_.size()) {
+      const int64_t more = blocks_[next_].size() * row_bytes;
+      if (bytes > 0 && bytes + more > chunk_bytes_) break;
+      bytes += more;
+      tokens.end = blocks_[next_++].end;
+    }
+    packed_.resize(static_cast<size_t>(bytes));
+    packed_at_ = 0;
+    const int64_t at = tokens.begin - piece_.start;
+    const TensorView v = piece_.v.tokens == 0 ? TensorView() : piece_.v.Tokens(at, tokens.size());
+    PackAppend(spec_, layout_, rank_, tokens, piece_.k.Tokens(at, tokens.size()), v,
+               reinterpret_cast<std::byte*>(packed_.data()));
+    return true;
+  }
+
+  const ContextSpec& spec_;
+  const Layout& layout_;
+  const int rank_;
+  const AppendRequest& piece_;
+  const int64_t chunk_bytes_;
+  std::vector<TokenRange> blocks_;  // the rows of each
+  size_t next_ = 0;                 // of blocks_
+  std::string packed_;
+  size_t packed_at_ = 0;  // what has been handed out of it
+};
+
+v1::DirectAppend MessageOf(const AppendRequest& piece) {
+  v1::DirectAppend message;
+  message.set_context(piece.context);
+  message.set_layer(piece.layer);
+  message.set_start(piece.start);
+  message.set_tokens(piece.k.tokens);
+  ToProto(piece.key, message.mutable_key());
+  return message;
+}
+
+}  // namespace
+
+DirectAppends::DirectAppends(std::shared_ptr<grpc::Channel> coordinator, int64_t chunk_bytes)
+    : coordinator_(std::move(coordinator)), chunk_bytes_(chunk_bytes) {}
+
+std::shared_ptr<grpc::Channel> DirectAppends::ChannelTo(const std::string& address) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::shared_ptr<grpc::Channel>& channel = workers_[address];
+  if (channel == nullptr) channel = MakeChannel(address);
+  return channel;
+}
+
+absl::Status DirectAppends::UploadPart(const AppendGrant& grant, const Layout& layout, int rank,
+                                       const AppendRequest& piece, const Attempt& attempt) {
+  const std::string& address = grant.addresses[static_cast<size_t>(rank)];
+  ANNULUS_RETURN_IF_ERROR(CheckHostPort("a worker's data port", address));
+  PackedPart part(grant.spec, layout, rank, piece, chunk_bytes_);
+  grpc::ClientContext rpc;
+  SetDeadline(attempt.deadline, &rpc);
+  const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
+  const absl::Status status = PutUpload(ChannelTo(address), &rpc, grant.id, grant.secret,
+                                        [&part](std::string* data) { return part.Next(data); });
+  if (absl::IsPermissionDenied(status)) {
+    // The grant is ours and fresh: the coordinator's word to the worker is late, or lost.
+    return absl::UnavailableError(absl::StrCat("worker at ", address, ": ", status.message()));
+  }
+  if (!absl::IsUnavailable(status)) return status;
+  return absl::UnavailableError(absl::StrCat(
+      "worker's data port ", address, ": ", status.message(),
+      "; where clients cannot reach the workers, upload by relay (ClientOptions::upload)"));
+}
+
+absl::Status DirectAppends::Upload(const v1::AppendGrant& message, const AppendRequest& piece,
+                                   const Attempt& attempt) {
+  ANNULUS_ASSIGN_OR_RETURN(const AppendGrant grant, FromProto(message));
+  ANNULUS_RETURN_IF_ERROR(ValidateSpec(grant.spec));
+  ANNULUS_RETURN_IF_ERROR(CheckKv(grant.spec, piece.k, piece.v));
+  const TokenRange tokens{piece.start, piece.start + piece.k.tokens};
+  const int world = static_cast<int>(grant.addresses.size());
+  const Layout layout = LayoutOf(grant.spec, world, tokens.end);
+  std::vector<int> ranks;
+  for (int rank = 0; rank < world; ++rank) {
+    if (AppendBytes(grant.spec, layout, rank, tokens) > 0) ranks.push_back(rank);
+  }
+  ThreadPool* pool = nullptr;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (pool_ == nullptr) pool_ = std::make_unique<ThreadPool>(kPutsAtOnce);
+    pool = pool_.get();
+  }
+  std::mutex mutex;
+  absl::Status failure;  // the first one
+  std::atomic<bool> failed = false;
+  pool->ParallelFor(static_cast<int64_t>(ranks.size()), [&](int64_t i) {
+    if (failed) return;
+    const absl::Status status =
+        UploadPart(grant, layout, ranks[static_cast<size_t>(i)], piece, attempt);
+    // A worker that was told to let go of an upload cancels it: the coordinator says why.
+    if (status.ok() || absl::IsCancelled(status) || absl::IsAborted(status)) return;
+    failed = true;
+    const std::lock_guard<std::mutex> lock(mutex);
+    failure.Update(status);
+  });
+  return failure;
+}
+
+absl::StatusOr<AppendResult> DirectAppends::Append(const AppendRequest& request,
+                                                   const Attempt& attempt) {
+  ANNULUS_ASSIGN_OR_RETURN(const AppendCut cut, CutAppend(request, kDirectPieceBytes));
+  grpc::ClientContext rpc;
+  SetDeadline(attempt.deadline, &rpc);
+  const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
+  const auto stub = v1::Annulus::NewStub(coordinator_);
+  const auto stream = stub->AppendDirect(&rpc);
+  AppendResult result;
+  absl::Status failure;  // our own: then the stream's end has nothing to say
+  bool open = true;
+  int64_t& next = *attempt.pieces_done;
+  while (open && next < cut.pieces()) {
+    const AppendRequest piece = PieceOf(request, cut, next);
+    v1::DirectReply reply;
+    open = stream->Write(MessageOf(piece)) && stream->Read(&reply);
+    if (open && reply.has_grant()) {
+      failure = Upload(reply.grant(), piece, attempt);
+      open = failure.ok() && stream->Read(&reply);
+    }
+    if (!open) break;
+    result = {.epoch = reply.result().epoch(), .tokens = reply.result().tokens()};
+    ++next;
+    if (attempt.progress) attempt.progress(cut.bytes * next / cut.pieces(), cut.bytes);
+  }
+  if (open) {
+    stream->WritesDone();
+  } else if (!failure.ok()) {
+    rpc.TryCancel();  // the coordinator gives the piece up at once
+  }
+  const absl::Status end = FromGrpc(stream->Finish());
+  ANNULUS_RETURN_IF_ERROR(failure);
+  ANNULUS_RETURN_IF_ERROR(end);
+  if (!open) return absl::InternalError("the service ended the upload without a word");
+  return result;
+}
+
+}  // namespace annulus

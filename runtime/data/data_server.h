@@ -1,0 +1,37 @@
+// DataServer: the data port of a worker's process: takes uploads over gRPC (data.proto) and hands
+// them to the worker through its grants. Who knows no grant gets nothing and takes no memory.
+// Connections are plain text; a grant's secret is worth one append. Thread-safe; each upload has a
+// thread, at most puts_max at once.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace annulus {
+
+class GrantTable;
+
+struct DataServerOptions {
+  std::string listen;            // "host:port", port 0: any free one
+  GrantTable* grants = nullptr;  // outlives the server
+  int puts_max = 64;             // uploads at once
+};
+
+class DataServer {
+ public:
+  // Listens when it returns. INVALID_ARGUMENT for a malformed address, UNAVAILABLE for one that
+  // cannot be listened on; both name it.
+  static absl::StatusOr<std::unique_ptr<DataServer>> Start(const DataServerOptions& options);
+
+  virtual ~DataServer() = default;  // cancels what is under way
+
+  // The host of `listen` and the port.
+  virtual std::string address() const = 0;
+  virtual uint64_t bytes_received() const = 0;  // payload, in all
+};
+
+}  // namespace annulus

@@ -1,0 +1,145 @@
+#include "runtime/worker/grants.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "attention/dtype.h"
+#include "base/status.h"
+#include "runtime/retry_hint.h"
+
+namespace annulus {
+namespace {
+
+// In a time that does not tell how much of it is right.
+bool SameSecret(absl::string_view a, absl::string_view b) {
+  if (a.size() != b.size()) return false;
+  unsigned char differ = 0;
+  for (size_t i = 0; i < a.size(); ++i) differ |= static_cast<unsigned char>(a[i] ^ b[i]);
+  return differ == 0;
+}
+
+}  // namespace
+
+GrantTable::GrantTable(int64_t upload_bytes_max, const Clock& clock)
+    : upload_bytes_max_(upload_bytes_max),
+      clock_(clock),
+      bytes_in_use_(std::make_shared<std::atomic<int64_t>>(0)) {}
+
+void GrantTable::SetTake(std::function<bool(WorkerTask& task)> take) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  take_ = std::move(take);
+}
+
+template <typename Over>
+void GrantTable::End(Over over) {
+  for (auto next = grants_.begin(); next != grants_.end();) {
+    const auto grant = next++;
+    if (!over(grant->second)) continue;
+    if (Upload* upload = grant->second.upload; upload != nullptr) {
+      upload->revoked_ = true;
+      upload->on_revoked_();
+    }
+    grants_.erase(grant);
+  }
+}
+
+void GrantTable::Add(wire::Expect expect) {
+  const uint64_t id = expect.append.request;
+  const absl::Time now = clock_.Now();
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    End([now](const Grant& grant) { return now >= grant.deadline; });
+    const absl::Time deadline = now + expect.time_left;
+    grants_[id] = {std::move(expect), deadline};
+  }
+  added_.notify_all();
+}
+
+void GrantTable::Revoke(ContextId context, std::optional<int> layer) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  End([&](const Grant& grant) {
+    const wire::Append& append = grant.expect.append;
+    return append.context == context && (!layer.has_value() || append.layer == *layer);
+  });
+}
+
+void GrantTable::RevokeAll() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  End([](const Grant&) { return true; });
+}
+
+absl::StatusOr<std::shared_ptr<const void>> GrantTable::Reserve(uint64_t bytes) {
+  const auto wanted = static_cast<int64_t>(bytes);
+  if (wanted > upload_bytes_max_ - bytes_in_use_->load()) {
+    return WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat(
+                              "upload_bytes_max is ", upload_bytes_max_, ": ",
+                              bytes_in_use_->load(), " are under way, this upload needs ", wanted)),
+                          absl::Milliseconds(20));
+  }
+  *bytes_in_use_ += wanted;
+  // The count is shared, since a worker's last tasks may go after the table.
+  return std::shared_ptr<const void>(
+      bytes_in_use_.get(), [in_use = bytes_in_use_, wanted](const void*) { *in_use -= wanted; });
+}
+
+absl::StatusOr<std::unique_ptr<GrantTable::Upload>> GrantTable::Claim(
+    uint64_t id, absl::string_view secret, absl::Duration wait, std::function<void()> on_revoked) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  auto found = grants_.end();
+  const bool granted = added_.wait_for(lock, absl::ToChronoNanoseconds(wait), [&] {
+    found = grants_.find(id);
+    return found != grants_.end() && SameSecret(found->second.expect.secret, secret);
+  });
+  if (!granted || found->second.upload != nullptr || clock_.Now() >= found->second.deadline) {
+    return absl::PermissionDeniedError(absl::StrCat(
+        "no such grant as ", id, ": it is unknown, used or over, or has another secret"));
+  }
+  ANNULUS_ASSIGN_OR_RETURN(std::shared_ptr<const void> reserved,
+                           Reserve(found->second.expect.bytes));
+  auto upload = std::unique_ptr<Upload>(
+      new Upload(this, found->second.expect, std::move(reserved), std::move(on_revoked)));
+  found->second.upload = upload.get();
+  return upload;
+}
+
+GrantTable::Upload::Upload(GrantTable* table, wire::Expect expect,
+                           std::shared_ptr<const void> reserved, std::function<void()> on_revoked)
+    : table_(table),
+      expect_(std::move(expect)),
+      on_revoked_(std::move(on_revoked)),
+      reserved_(std::move(reserved)),
+      payload_(expect_.bytes) {}
+
+GrantTable::Upload::~Upload() {
+  const std::lock_guard<std::mutex> lock(table_->mutex_);
+  if (!revoked_) table_->grants_.erase(expect_.append.request);
+}
+
+absl::Status GrantTable::Upload::Finish() {
+  // The service never stores what would spoil every answer that sees it.
+  const auto elements = static_cast<int64_t>(expect_.bytes / SizeOf(expect_.dtype));
+  if (!AllFinite(payload_.data(), expect_.dtype, elements)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("k or v has a value that is not finite (in ", Name(expect_.dtype),
+                     ") in tokens [", expect_.append.start, ", ",
+                     expect_.append.start + expect_.append.tokens, "), expected finite values"));
+  }
+  // Whoever revokes the grant does so before or after all of this. Before: nothing is stored.
+  // After: the order to forget what was stored is queued behind it.
+  const std::lock_guard<std::mutex> lock(table_->mutex_);
+  if (revoked_) return absl::AbortedError("the upload's grant was revoked");
+  if (!table_->take_) return absl::UnavailableError("the worker is shutting down");
+  table_->grants_.erase(expect_.append.request);  // it is used, however this ends
+  WorkerTask task;
+  task.body = expect_.append;
+  task.payload = std::move(payload_);
+  task.reserved = std::move(reserved_);
+  if (!table_->take_(task)) {
+    return WithRetryAfter(absl::ResourceExhaustedError("the worker's task queue is full; back off"),
+                          absl::Milliseconds(20));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace annulus

@@ -1,0 +1,90 @@
+// A coordinator behind a gRPC server, workers with data ports and a client, all in this process:
+// the messages among coordinator and workers go over memory, everything of the client's over
+// loopback.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/log.h"
+#include "comm/local/local_network.h"
+#include "runtime/client/client.h"
+#include "runtime/coordinator/coordinator.h"
+#include "runtime/data/data_server.h"
+#include "runtime/rpc/server.h"
+#include "runtime/worker/grants.h"
+#include "runtime/worker/worker.h"
+
+namespace annulus::test {
+
+struct DataClusterOptions {
+  int workers = 1;
+  int64_t kv_bytes_limit = int64_t{1} << 30;
+  int64_t upload_bytes_max = int64_t{256} << 20;
+  std::string data_address;  // what the last worker says instead of its own; "-": nothing
+  RetryOptions retry = {};
+};
+
+class DataCluster {
+ public:
+  explicit DataCluster(const DataClusterOptions& options) {
+    SetLogLevel(LogLevel::kOff);
+    CoordinatorOptions coordinator;
+    coordinator.fabric = network_.MakeFabric("coordinator").value();
+    coordinator_ = Coordinator::Start(std::move(coordinator)).value();
+    for (int i = 0; i < options.workers; ++i) {
+      Port& port = ports_.emplace_back();
+      port.grants = std::make_unique<GrantTable>(options.upload_bytes_max);
+      port.server =
+          DataServer::Start({.listen = "127.0.0.1:0", .grants = port.grants.get()}).value();
+      WorkerOptions worker;
+      worker.name = absl::StrCat("w", i);
+      worker.fabric = network_.MakeFabric(worker.name).value();
+      worker.coordinator_address = coordinator_->fabric_address();
+      worker.backend = "cpu";
+      worker.threads = 1;
+      worker.kv_bytes_limit = options.kv_bytes_limit;
+      worker.data_address = port.server->address();
+      worker.grants = port.grants.get();
+      if (i + 1 == options.workers && !options.data_address.empty()) {
+        worker.data_address = options.data_address == "-" ? "" : options.data_address;
+      }
+      port.worker = Worker::Start(std::move(worker)).value();
+      ANNULUS_CHECK(port.worker->WaitUntilJoined(absl::Now() + absl::Seconds(20)).ok());
+    }
+    server_ = RpcServer::Start({.service = coordinator_.get()}).value();
+    client_ = Connect(Upload::kDirect, options.retry);
+  }
+
+  std::unique_ptr<Client> Connect(Upload upload, const RetryOptions& retry = {}) const {
+    return Client::Connect({.endpoint = endpoint(), .upload = upload, .retry = retry}).value();
+  }
+  std::string endpoint() const { return absl::StrCat("127.0.0.1:", server_->port()); }
+  Client& client() { return *client_; }
+  Service& service() { return *coordinator_; }
+  GrantTable& grants(int i) { return *ports_[static_cast<size_t>(i)].grants; }
+  DataServer& data(int i) { return *ports_[static_cast<size_t>(i)].server; }
+  uint64_t bytes_uploaded() const {
+    uint64_t bytes = 0;
+    for (const Port& port : ports_) bytes += port.server->bytes_received();
+    return bytes;
+  }
+
+ private:
+  struct Port {
+    std::unique_ptr<GrantTable> grants;
+    std::unique_ptr<DataServer> server;
+    std::unique_ptr<Worker> worker;
+  };
+
+  LocalNetwork network_;
+  std::unique_ptr<Coordinator> coordinator_;
+  std::vector<Port> ports_;
+  std::unique_ptr<RpcServer> server_;
+  std::unique_ptr<Client> client_;
+};
+
+}  // namespace annulus::test

@@ -1,0 +1,180 @@
+// The grants of uploads alone, without any network.
+#include "runtime/worker/grants.h"
+
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "runtime/retry_hint.h"
+#include "tests/catch.h"
+
+namespace annulus {
+namespace {
+
+struct ManualClock final : Clock {
+  absl::Time Now() const override { return now; }
+  absl::Time now = absl::UnixEpoch();
+};
+
+wire::Expect Expectation(uint64_t grant, int layer = 0, uint64_t bytes = 64) {
+  wire::Expect expect;
+  expect.append = {
+      .request = grant, .epoch = 3, .context = 7, .layer = layer, .start = 0, .tokens = 4};
+  expect.secret = std::string(wire::kSecretBytes, static_cast<char>('a' + grant));
+  expect.bytes = bytes;
+  expect.dtype = DType::kBF16;
+  expect.time_left = absl::Seconds(30);
+  return expect;
+}
+
+// A table whose worker takes `room` tasks.
+struct Fixture {
+  explicit Fixture(int room_for = 100, int64_t bytes_max = 1000)
+      : table(bytes_max, clock), room(room_for) {
+    table.SetTake([this](WorkerTask& task) {
+      if (room == 0) return false;
+      --room;
+      taken.push_back(std::move(task));
+      return true;
+    });
+  }
+
+  auto Claim(uint64_t grant, absl::Duration wait = absl::ZeroDuration()) {
+    return table.Claim(grant, Expectation(grant).secret, wait, [this] { ++told; });
+  }
+
+  ManualClock clock;
+  std::vector<WorkerTask> taken;
+  GrantTable table;
+  int room;
+  int told = 0;  // uploads that were told to stop
+};
+
+void Fill(GrantTable::Upload& upload, char byte) {
+  std::memset(upload.bytes().data(), byte, upload.bytes().size());
+}
+
+}  // namespace
+
+TEST_CASE("an upload becomes the append that was expected") {
+  Fixture f;
+  f.table.Add(Expectation(1));
+  auto upload = f.Claim(1);
+  REQUIRE(upload.ok());
+  CHECK((*upload)->bytes().size() == 64);
+  CHECK(f.table.upload_bytes() == 64);
+  Fill(**upload, 5);
+  REQUIRE((*upload)->Finish().ok());
+  upload->reset();
+  REQUIRE(f.taken.size() == 1);
+  const auto& append = std::get<wire::Append>(f.taken[0].body);
+  CHECK(append.request == 1);
+  CHECK(append.context == 7);
+  CHECK(append.epoch == 3);
+  CHECK(f.taken[0].payload.size() == 64);
+  CHECK(f.taken[0].payload.data()[63] == std::byte{5});
+  CHECK(f.table.upload_bytes() == 64);  // until it is stored
+  f.taken.clear();
+  CHECK(f.table.upload_bytes() == 0);
+  CHECK(f.told == 0);
+}
+
+TEST_CASE("grants that are unknown, used, over or another's are refused alike") {
+  Fixture f;
+  f.table.Add(Expectation(1));
+  const auto refusal = [&](uint64_t grant, const std::string& secret) {
+    const absl::Time begin = absl::Now();
+    const auto claimed = f.table.Claim(grant, secret, absl::Milliseconds(30), [] {});
+    CHECK(absl::Now() - begin >= absl::Milliseconds(30));
+    CHECK(absl::IsPermissionDenied(claimed.status()));
+    std::string message(claimed.status().message());
+    const std::string number = std::to_string(grant);
+    return message.replace(message.find(number), number.size(), "N");
+  };
+  const std::string unknown = refusal(2, Expectation(2).secret);
+  CHECK(refusal(1, Expectation(2).secret) == unknown);
+  CHECK(refusal(1, "") == unknown);
+  CHECK(refusal(1, Expectation(1).secret + "x") == unknown);
+
+  auto first = f.Claim(1);
+  REQUIRE(first.ok());
+  CHECK(absl::IsPermissionDenied(f.Claim(1).status()));  // used
+  first->reset();                                        // given up
+  CHECK(absl::IsPermissionDenied(f.Claim(1).status()));
+  CHECK(f.table.upload_bytes() == 0);
+
+  f.table.Add(Expectation(3));
+  f.clock.now += absl::Seconds(31);
+  CHECK(absl::IsPermissionDenied(f.Claim(3).status()));  // over
+  CHECK(f.taken.empty());
+}
+
+TEST_CASE("a client may be faster than its coordinator") {
+  Fixture f;
+  std::thread coordinator([&] {
+    absl::SleepFor(absl::Milliseconds(30));
+    f.table.Add(Expectation(1));
+  });
+  CHECK(f.Claim(1, absl::Seconds(20)).ok());
+  coordinator.join();
+}
+
+TEST_CASE("what is revoked can never be stored, and is told to stop") {
+  Fixture f;
+  for (const int layer : {0, 1}) f.table.Add(Expectation(static_cast<uint64_t>(layer) + 1, layer));
+  auto first = f.Claim(1);
+  auto second = f.Claim(2);
+  REQUIRE((first.ok() && second.ok()));
+  Fill(**first, 1);
+  Fill(**second, 2);
+  f.table.Revoke(7, 0);
+  CHECK(f.told == 1);
+  CHECK(absl::IsAborted((*first)->Finish()));
+  f.table.Revoke(8, std::nullopt);  // another context
+  CHECK((*second)->Finish().ok());
+  CHECK(f.taken.size() == 1);
+
+  f.table.Add(Expectation(3));
+  f.table.Add(Expectation(4, 1));
+  auto third = f.Claim(3);
+  f.table.Revoke(7, std::nullopt);
+  CHECK(f.told == 2);
+  CHECK(absl::IsPermissionDenied(f.Claim(4).status()));
+  third->reset();
+  f.table.Add(Expectation(5));
+  f.table.RevokeAll();
+  CHECK(absl::IsPermissionDenied(f.Claim(5).status()));
+}
+
+TEST_CASE("an upload is refused where it has no room, and what is not finite everywhere") {
+  Fixture f(/*room_for=*/0, /*bytes_max=*/100);
+  for (const uint64_t grant : {1, 2, 3}) f.table.Add(Expectation(grant));
+  auto first = f.Claim(1);
+  REQUIRE(first.ok());
+  const absl::Status full = f.Claim(2).status();
+  CHECK(absl::IsResourceExhausted(full));
+  CHECK(std::string(full.message()).find("upload_bytes_max is 100") != std::string::npos);
+  CHECK(RetryAfter(full).has_value());
+
+  Fill(**first, 0);
+  CHECK(absl::IsResourceExhausted((*first)->Finish()));
+  first->reset();
+  CHECK(f.table.upload_bytes() == 0);
+
+  auto bad = f.Claim(3);
+  REQUIRE(bad.ok());
+  Fill(**bad, 0);
+  const uint16_t infinity = 0x7f80;
+  std::memcpy((*bad)->bytes().data() + 62, &infinity, sizeof infinity);
+  CHECK(absl::IsInvalidArgument((*bad)->Finish()));
+  f.room = 1;
+  f.table.Add(Expectation(4));
+  bad->reset();
+  auto orphan = f.Claim(4);
+  f.table.SetTake({});
+  Fill(**orphan, 0);
+  CHECK(absl::IsUnavailable((*orphan)->Finish()));
+}
+
+}  // namespace annulus
