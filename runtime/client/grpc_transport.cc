@@ -22,6 +22,8 @@
 namespace annulus {
 namespace {
 
+constexpr absl::Duration kReconnectWait = absl::Milliseconds(200);
+
 class GrpcTransport final : public Transport {
  public:
   explicit GrpcTransport(const ClientOptions& options)
@@ -46,6 +48,7 @@ class GrpcTransport final : public Transport {
 
   absl::StatusOr<AppendResult> Append(const AppendRequest& request,
                                       const Attempt& attempt) override {
+    AwaitConnection(attempt);
     absl::StatusOr<AppendResult> result =
         options_.upload == Upload::kDirect
             ? direct_.Append(request, attempt)
@@ -58,6 +61,7 @@ class GrpcTransport final : public Transport {
                                       const Attempt& attempt) override;
 
   StepResults Step(absl::Span<const StepRequest> requests, const Attempt& attempt) override {
+    AwaitConnection(attempt);
     StepResults results = steps_.Step(requests, attempt);
     for (absl::StatusOr<StepResult>& result : results) {
       if (absl::IsUnavailable(result.status())) result = Named(result.status());
@@ -126,6 +130,7 @@ class GrpcTransport final : public Transport {
   template <typename Reply, typename Request>
   absl::Status Call(Method<Reply, Request> method, const Request& request, Reply* reply,
                     const Attempt& attempt) {
+    AwaitConnection(attempt);
     grpc::ClientContext rpc;
     SetDeadline(attempt.deadline, &rpc);
     const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
@@ -138,6 +143,14 @@ class GrpcTransport final : public Transport {
     Reply reply;
     ANNULUS_RETURN_IF_ERROR(Call(method, request, &reply, attempt));
     return FromProto(reply);
+  }
+
+  // gRPC brings a broken connection back only while somebody waits for it, else every 5 s: each
+  // attempt waits for a moment.
+  void AwaitConnection(const Attempt& attempt) const {
+    if (channel_->GetState(/*try_to_connect=*/true) == GRPC_CHANNEL_READY) return;
+    channel_->WaitForConnected(
+        absl::ToChronoTime(std::min(attempt.deadline, absl::Now() + kReconnectWait)));
   }
 
   // A failed connection is worth the name of its endpoint.
@@ -185,6 +198,7 @@ absl::StatusOr<AttendResult> GrpcTransport::Attend(const AttendRequest& request,
   ANNULUS_RETURN_IF_ERROR(CheckAscii("pattern", request.pattern));
   ANNULUS_RETURN_IF_ERROR(CheckAscii("request_id", request.request_id));
   ANNULUS_ASSIGN_OR_RETURN(const TensorShape q, Streamable(request.q, "q"));
+  AwaitConnection(attempt);
   v1::AttendPart part;
   v1::AttendHeader* header = part.mutable_header();
   header->set_context(request.context);
