@@ -33,6 +33,10 @@ absl::StatusOr<std::unique_ptr<ServiceCluster>> ServiceCluster::Start(const Serv
   return cluster;
 }
 
+std::string ServiceCluster::endpoint() const {
+  return absl::StrCat("127.0.0.1:", server_->port());
+}
+
 absl::Status ServiceCluster::Connect() {
   SetLogLevel(LogLevel::kWarning);
   CoordinatorOptions coordinator;
@@ -43,14 +47,15 @@ absl::Status ServiceCluster::Connect() {
   worker.coordinator_address = coordinator_->fabric_address();
   worker.name = "bench";
   worker.kv_bytes_limit = int64_t{4} << 30;
+  ANNULUS_ASSIGN_OR_RETURN(data_, DataServer::Start({.listen = "127.0.0.1:0", .grants = &grants_}));
+  worker.data_address = data_->address();
+  worker.grants = &grants_;
   ANNULUS_ASSIGN_OR_RETURN(worker_, Worker::Start(std::move(worker)));
   ANNULUS_RETURN_IF_ERROR(worker_->WaitUntilJoined(absl::Now() + absl::Seconds(20)));
   RpcServerOptions server;
   server.service = coordinator_.get();
   ANNULUS_ASSIGN_OR_RETURN(server_, RpcServer::Start(server));
-  ANNULUS_ASSIGN_OR_RETURN(client_,
-                           Client::Connect({.endpoint = absl::StrCat("127.0.0.1:", server_->port()),
-                                            .upload = Upload::kRelay}));
+  ANNULUS_ASSIGN_OR_RETURN(client_, Client::Connect({.endpoint = endpoint()}));
   return absl::OkStatus();
 }
 

@@ -4,12 +4,15 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "runtime/client/client.h"
 #include "runtime/coordinator/coordinator.h"
+#include "runtime/data/data_server.h"
 #include "runtime/rpc/server.h"
+#include "runtime/worker/grants.h"
 #include "runtime/worker/worker.h"
 
 namespace annulus {
@@ -32,6 +35,7 @@ class ServiceCluster {
   static absl::StatusOr<std::unique_ptr<ServiceCluster>> Start(const ServiceShape& shape);
 
   Client& client() { return *client_; }
+  std::string endpoint() const;
   Service& service() { return *coordinator_; }
 
   // One query at the end of context `i`, as an Attend and as a Step.
@@ -49,6 +53,8 @@ class ServiceCluster {
   const ServiceShape shape_;
   Tensor values_;  // what every tensor's rows come from
   std::unique_ptr<Coordinator> coordinator_;
+  GrantTable grants_{int64_t{256} << 20};
+  std::unique_ptr<DataServer> data_;
   std::unique_ptr<Worker> worker_;
   std::unique_ptr<RpcServer> server_;
   std::unique_ptr<Client> client_;

@@ -22,7 +22,6 @@
 namespace annulus {
 namespace {
 
-constexpr int kWarmUps = 50;
 constexpr absl::Duration kPollMax = absl::Milliseconds(50);
 
 class EchoService final : public v1::Annulus::Service {
@@ -84,15 +83,18 @@ class EchoPeer {
 
 }  // namespace
 
-Samples Samples::Of(int rounds, const std::function<void()>& action) {
-  Samples samples;
-  for (int i = -kWarmUps; i < rounds; ++i) {
+Samples::Samples(std::vector<double> seconds) : sorted_s_(std::move(seconds)) {
+  std::sort(sorted_s_.begin(), sorted_s_.end());
+}
+
+Samples Samples::Of(int rounds, const std::function<void()>& action, int warm_ups) {
+  std::vector<double> seconds;
+  for (int i = -warm_ups; i < rounds; ++i) {
     const absl::Time begin = absl::Now();
     action();
-    if (i >= 0) samples.sorted_s_.push_back(absl::ToDoubleSeconds(absl::Now() - begin));
+    if (i >= 0) seconds.push_back(absl::ToDoubleSeconds(absl::Now() - begin));
   }
-  std::sort(samples.sorted_s_.begin(), samples.sorted_s_.end());
-  return samples;
+  return Samples(std::move(seconds));
 }
 
 double Samples::Quantile(double q) const {

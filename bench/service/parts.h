@@ -13,8 +13,9 @@ namespace annulus {
 // Times of one thing done many times.
 class Samples {
  public:
-  // After some rounds that do not count, `rounds` that do.
-  static Samples Of(int rounds, const std::function<void()>& action);
+  explicit Samples(std::vector<double> seconds);
+  // After `warm_ups` rounds that do not count, `rounds` that do.
+  static Samples Of(int rounds, const std::function<void()>& action, int warm_ups = 50);
 
   double Quantile(double q) const;  // seconds; q from 0 to 1
   double p50() const { return Quantile(0.5); }
