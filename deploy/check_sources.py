@@ -47,6 +47,8 @@ INCLUDE = re.compile(r'\s*#\s*include "([^"]+)"')
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX)\b")
 # Names of this or that machine have no place in sources.
 MACHINE_PATH = re.compile(r"/(work|home|root|var/tmp)/")
+# CMake's lists end an item there: such a test would be two that do not exist.
+TEST_NAME_WITH_SEMICOLON = re.compile(r'TEST_CASE\("[^"]*;')
 
 
 def folder_of(path):
@@ -97,6 +99,8 @@ def check_file(path):
             yield number, "unfinished work is named, expected an issue instead"
         if MACHINE_PATH.search(line):
             yield number, "a path of some machine, expected none"
+        if TEST_NAME_WITH_SEMICOLON.search(line):
+            yield number, "a test's name with ';', expected none: CTest cannot run it"
         include = INCLUDE.match(line)
         if include and (finding := check_include(path, include.group(1))):
             yield number, finding

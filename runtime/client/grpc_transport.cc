@@ -17,12 +17,13 @@
 #include "runtime/rpc/health.grpc.pb.h"
 #include "runtime/rpc/protocol/channel.h"
 #include "runtime/rpc/protocol/codec.h"
+#include "runtime/rpc/protocol/steps.h"
 #include "runtime/rpc/protocol/streams.h"
 
 namespace annulus {
 namespace {
 
-constexpr absl::Duration kReconnectWait = absl::Milliseconds(200);
+constexpr absl::Duration kReconnectWait = absl::Milliseconds(500);
 
 class GrpcTransport final : public Transport {
  public:
@@ -48,7 +49,7 @@ class GrpcTransport final : public Transport {
 
   absl::StatusOr<AppendResult> Append(const AppendRequest& request,
                                       const Attempt& attempt) override {
-    AwaitConnection(attempt);
+    ANNULUS_RETURN_IF_ERROR(AwaitConnection(attempt));
     absl::StatusOr<AppendResult> result =
         options_.upload == Upload::kDirect
             ? direct_.Append(request, attempt)
@@ -61,7 +62,9 @@ class GrpcTransport final : public Transport {
                                       const Attempt& attempt) override;
 
   StepResults Step(absl::Span<const StepRequest> requests, const Attempt& attempt) override {
-    AwaitConnection(attempt);
+    if (absl::Status connected = AwaitConnection(attempt); !connected.ok()) {
+      return AllFail(requests.size(), connected);
+    }
     StepResults results = steps_.Step(requests, attempt);
     for (absl::StatusOr<StepResult>& result : results) {
       if (absl::IsUnavailable(result.status())) result = Named(result.status());
@@ -130,7 +133,7 @@ class GrpcTransport final : public Transport {
   template <typename Reply, typename Request>
   absl::Status Call(Method<Reply, Request> method, const Request& request, Reply* reply,
                     const Attempt& attempt) {
-    AwaitConnection(attempt);
+    ANNULUS_RETURN_IF_ERROR(AwaitConnection(attempt));
     grpc::ClientContext rpc;
     SetDeadline(attempt.deadline, &rpc);
     const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
@@ -146,11 +149,15 @@ class GrpcTransport final : public Transport {
   }
 
   // gRPC brings a broken connection back only while somebody waits for it, else every 5 s: each
-  // attempt waits for a moment.
-  void AwaitConnection(const Attempt& attempt) const {
-    if (channel_->GetState(/*try_to_connect=*/true) == GRPC_CHANNEL_READY) return;
-    channel_->WaitForConnected(
-        absl::ToChronoTime(std::min(attempt.deadline, absl::Now() + kReconnectWait)));
+  // attempt waits for a moment. A call without a connection would end with the deadline, and hide
+  // that the service is away.
+  absl::Status AwaitConnection(const Attempt& attempt) const {
+    const absl::Time until = std::min(attempt.deadline, absl::Now() + kReconnectWait);
+    if (channel_->GetState(/*try_to_connect=*/true) == GRPC_CHANNEL_READY ||
+        channel_->WaitForConnected(absl::ToChronoTime(until))) {
+      return absl::OkStatus();
+    }
+    return Named(absl::UnavailableError("not connected"));
   }
 
   // A failed connection is worth the name of its endpoint.
@@ -198,7 +205,7 @@ absl::StatusOr<AttendResult> GrpcTransport::Attend(const AttendRequest& request,
   ANNULUS_RETURN_IF_ERROR(CheckAscii("pattern", request.pattern));
   ANNULUS_RETURN_IF_ERROR(CheckAscii("request_id", request.request_id));
   ANNULUS_ASSIGN_OR_RETURN(const TensorShape q, Streamable(request.q, "q"));
-  AwaitConnection(attempt);
+  ANNULUS_RETURN_IF_ERROR(AwaitConnection(attempt));
   v1::AttendPart part;
   v1::AttendHeader* header = part.mutable_header();
   header->set_context(request.context);

@@ -298,7 +298,7 @@ TEST_CASE("hostile uploads are refused and leave nothing behind") {
   }
 }
 
-TEST_CASE("many clients upload to many contexts at once; one layer takes one at a time") {
+TEST_CASE("many clients upload to many contexts at once, and one layer takes one at a time") {
   DataCluster cluster({.workers = 2, .upload_bytes_max = 8 << 20});
   const ContextSpec spec = SmallSpec();
   Rng rng(10);
