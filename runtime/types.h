@@ -102,12 +102,12 @@ struct AttendRequest {
   int layer = 0;
   int64_t q_start = 0;
   int64_t kv_len = 0;
-  TensorView q;
-  std::string pattern;           // empty: the context's for this layer
-  std::optional<PlanKind> plan;  // nullopt: auto
-  float scale = 0;               // 0: 1/√head_dim
-  std::string request_id;        // appears in logs and traces; made up when empty
-  bool trace = false;            // whether the answer brings spans
+  TensorView q = {};
+  std::string pattern = {};           // empty: the context's for this layer
+  std::optional<PlanKind> plan = {};  // nullopt: auto
+  float scale = 0;                    // 0: 1/√head_dim
+  std::string request_id = {};        // appears in logs and traces; made up when empty
+  bool trace = false;                 // whether the answer brings spans
 };
 
 // What a process did when, wall clock; for a trace file.
@@ -192,7 +192,7 @@ struct WorkerStatus {
   std::string address;
   int64_t kv_bytes = 0;
   int64_t kv_bytes_limit = 0;
-  std::string data_address;  // where clients upload to it; empty: nowhere
+  std::string data_address = {};  // where clients upload to it; empty: nowhere
 };
 
 struct ClusterStatus {

@@ -18,7 +18,7 @@
 namespace annulus {
 
 struct RpcLimits {
-  StreamLimits stream;
+  StreamLimits stream = {};
   int in_flight_max = 64;                            // calls that carry tensors or wait
   int64_t buffer_bytes_max = int64_t{2} << 30;       // of all requests' tensors together
   int64_t transport_bytes_max = int64_t{256} << 20;  // of gRPC's own buffers, all connections

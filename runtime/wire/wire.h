@@ -34,9 +34,9 @@ struct Hello {
   std::string backend;
   std::string address;  // of the worker's fabric, for exchanges
   int64_t kv_bytes_limit = 0;
-  uint64_t coordinator = 0;  // the one it had before, by its incarnation; 0: none
-  uint64_t contexts = 0;     // how many Inventories follow the Welcome
-  std::string data_address;  // "host:port" where clients upload to it; empty: nowhere
+  uint64_t coordinator = 0;       // the one it had before, by its incarnation; 0: none
+  uint64_t contexts = 0;          // how many Inventories follow the Welcome
+  std::string data_address = {};  // "host:port" where clients upload to it; empty: nowhere
 };
 
 // Coordinator → worker: taken in under this id.

@@ -17,7 +17,7 @@ if grep -rnE '#include [<"](grpc|google|ucp|ucs|hwy|spdlog|nlohmann)' "$scratch/
 fi
 
 cp "$source"/runtime/client/examples/* "$scratch/examples"
-cmake -S "$scratch/examples" -B "$scratch/build" -DCMAKE_PREFIX_PATH="$scratch/prefix" \
+cmake -G Ninja -S "$scratch/examples" -B "$scratch/build" -DCMAKE_PREFIX_PATH="$scratch/prefix" \
   -DCMAKE_CXX_COMPILER="$cxx" -DCMAKE_CXX_FLAGS="$*" >/dev/null
 cmake --build "$scratch/build" --parallel 2 >/dev/null
 
