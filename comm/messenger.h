@@ -7,8 +7,9 @@
 //  - messages from one peer to another arrive in order, once, whole, or the peer goes down;
 //  - after on_peer_down(p) nothing more comes from p, sends to p fail, and p is never reused;
 //  - a peer that dies (kill -9) is reported; one that hangs is NOT: heartbeats are the owner's;
-//  - handlers run on the thread that calls Poll, never inside Send or Connect;
-//  - Wake may be called from any thread; everything else only from the polling thread.
+//  - handlers run inside Deliver, never inside Send, Connect or Wait;
+//  - one thread at a time may be in Wait, and one in Deliver; the rest may be called from any
+//    thread at any time.
 #pragma once
 
 #include <cstdint>
@@ -45,7 +46,7 @@ class Messenger {
 
   virtual ~Messenger() = default;
 
-  // Must be called once, before the first Poll.
+  // Must be called once, before the first Deliver.
   virtual void SetHandlers(Handlers handlers) = 0;
 
   // Where others reach this messenger: printable, to be passed to their Connect.
@@ -62,14 +63,23 @@ class Messenger {
   // Drops the connection at once; what is queued is lost. No on_peer_down follows here.
   virtual void Disconnect(PeerId peer) = 0;
 
-  // Runs handlers for what has arrived, waiting up to `wait` if there is nothing. Returns how many
-  // events it handled.
-  virtual int Poll(absl::Duration wait) = 0;
+  // Returns once there is something to deliver, after Wake, or after `wait`. What is under way, of
+  // exchanges too, moves meanwhile.
+  virtual void Wait(absl::Duration wait) = 0;
 
-  // Ends a Poll that waits. Thread-safe.
+  // Runs handlers for what has arrived. Returns how many events it handled.
+  virtual int Deliver() = 0;
+
+  // Both, for a single thread.
+  int Poll(absl::Duration wait) {
+    Wait(wait);
+    return Deliver();
+  }
+
+  // Ends a Wait, or the next one if there is none.
   virtual void Wake() = 0;
 
-  // Payload bytes of all messages sent and received so far, headers excluded. Thread-safe.
+  // Payload bytes of all messages sent and received so far, headers excluded.
   struct Counters {
     uint64_t bytes_sent = 0;
     uint64_t bytes_received = 0;

@@ -188,13 +188,17 @@ bool LocalCore::Deliver(LocalEvent event, std::unique_lock<std::mutex>& lock) {
   return true;
 }
 
-int LocalCore::Poll(LocalNode& node, absl::Duration wait) {
-  if (simulated_) return 0;
+void LocalCore::Wait(LocalNode& node, absl::Duration wait) {
+  if (simulated_) return;
   std::unique_lock<std::mutex> lock(mutex_);
   const auto ready = [&] { return node.woken || !node.inbox.empty(); };
   wait = std::clamp(wait, absl::ZeroDuration(), absl::Hours(1));
   node.ready.wait_for(lock, absl::ToChronoNanoseconds(wait), ready);
   node.woken = false;
+}
+
+int LocalCore::Deliver(LocalNode& node) {
+  std::unique_lock<std::mutex> lock(mutex_);
   int handled = 0;
   for (size_t due = node.inbox.size(); due > 0 && !node.inbox.empty(); --due) {
     LocalEvent event = std::move(node.inbox.front());

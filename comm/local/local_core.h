@@ -74,7 +74,8 @@ class LocalCore {
   absl::StatusOr<PeerId> Connect(const std::shared_ptr<LocalNode>& node, absl::string_view address);
   absl::Status Send(LocalNode& node, PeerId peer, Message message);
   void Disconnect(LocalNode& node, PeerId peer);
-  int Poll(LocalNode& node, absl::Duration wait);
+  void Wait(LocalNode& node, absl::Duration wait);
+  int Deliver(LocalNode& node);
   void Wake(LocalNode& node);
   Messenger::Counters counters(const LocalNode& node) const;
   absl::StatusOr<std::unique_ptr<Exchange>> OpenExchange(LocalNode& node, uint64_t channel,

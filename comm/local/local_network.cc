@@ -23,7 +23,8 @@ class LocalMessenger final : public Messenger {
     return core_.Send(*node_, peer, std::move(message));
   }
   void Disconnect(PeerId peer) override { core_.Disconnect(*node_, peer); }
-  int Poll(absl::Duration wait) override { return core_.Poll(*node_, wait); }
+  void Wait(absl::Duration wait) override { core_.Wait(*node_, wait); }
+  int Deliver() override { return core_.Deliver(*node_); }
   void Wake() override { core_.Wake(*node_); }
   Counters counters() const override { return core_.counters(*node_); }
 

@@ -24,7 +24,7 @@ struct UcxOptions {
   std::string tcp_port_range;      // as UCX_TCP_PORT_RANGE, "9000-9100"; empty: any
   size_t queue_bytes_max = size_t{256} << 20;          // unsent payload to one peer
   absl::Duration keepalive = absl::Milliseconds(100);  // how often UCX looks after idle peers
-  absl::Duration spin = absl::Microseconds(20);  // how long an idle Poll spins before it sleeps
+  absl::Duration spin = absl::Microseconds(20);  // how long an idle Wait spins before it sleeps
 };
 
 class UcxFabric final : public Fabric {

@@ -53,6 +53,7 @@ absl::StatusOr<PeerId> UcxMessenger::Connect(absl::string_view address) {
   Message hello;
   hello.header = transport_.address().ToString();
   Transmit(peer, kHello, std::move(hello));
+  transport_.WakeIfAsleep();
   return id;
 }
 
@@ -83,7 +84,8 @@ absl::Status UcxMessenger::Send(PeerId peer, Message message) {
   counters_.bytes_sent += size_bytes;
   ++counters_.messages_sent;
   Transmit(to, kMessage, std::move(message));
-  transport_.WakeIfAsleep();
+  // What UCX has taken whole needs nobody to push it on.
+  if (!to.link->idle()) transport_.WakeIfAsleep();
   return absl::OkStatus();
 }
 
@@ -208,8 +210,8 @@ void UcxMessenger::Forget(const Key& key) {
   }
 }
 
-int UcxMessenger::Poll(absl::Duration wait) {
-  return transport_.Poll(wait, [this] { return Deliver(); });
+void UcxMessenger::Wait(absl::Duration wait) {
+  transport_.Wait(wait, [this] { return !arrivals_.empty(); });
 }
 
 int UcxMessenger::Deliver() {

@@ -25,7 +25,8 @@ class UcxMessenger final : public Messenger {
   absl::StatusOr<PeerId> Connect(absl::string_view address) override;
   absl::Status Send(PeerId peer, Message message) override;
   void Disconnect(PeerId peer) override;
-  int Poll(absl::Duration wait) override;
+  void Wait(absl::Duration wait) override;
+  int Deliver() override;
   void Wake() override { transport_.Wake(); }
   Counters counters() const override;
 
@@ -69,7 +70,6 @@ class UcxMessenger final : public Messenger {
   void OnLinkDown(Key key, const absl::Status& why);
   void Forget(const Key& key);
   void Transmit(Peer& peer, uint8_t kind, Message message);
-  int Deliver();
 
   UcxTransport& transport_;
   Handlers handlers_;

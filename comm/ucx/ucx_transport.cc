@@ -24,7 +24,7 @@ struct GoneHeader {
 // How long the end of a fabric waits for peers to take the goodbyes.
 constexpr absl::Duration kGoodbyeTime = absl::Milliseconds(200);
 
-// Shared memory has no event for room in the receiver's queue, so a Poll with sends in flight looks
+// Shared memory has no event for room in the receiver's queue, so a Wait with sends in flight looks
 // again after a nap, a longer one each time that nothing has moved.
 constexpr absl::Duration kNapMin = absl::Microseconds(20);
 constexpr absl::Duration kNapMax = absl::Milliseconds(2);
@@ -140,7 +140,7 @@ unsigned UcxTransport::Progress() {
   return count;
 }
 
-int UcxTransport::Poll(absl::Duration wait, const std::function<int()>& deliver) {
+void UcxTransport::Wait(absl::Duration wait, const std::function<bool()>& ready) {
   const absl::Time start = absl::Now();
   const absl::Time end = start + wait;
   absl::Time active = start;  // when something moved last
@@ -149,11 +149,11 @@ int UcxTransport::Poll(absl::Duration wait, const std::function<int()>& deliver)
     {
       const std::unique_lock<FairLock> lock = Lock();
       moved = Progress();
+      if (ready()) return;
     }
-    const int handled = deliver();
-    if (handled > 0 || woken_.exchange(false)) return handled;
+    if (woken_.exchange(false)) return;
     const absl::Time now = absl::Now();
-    if (now >= end) return 0;
+    if (now >= end) return;
     if (moved > 0) {
       active = now;
       nap_ = kNapMin;

@@ -1,5 +1,5 @@
 // Internal to comm/ucx: one UCX worker under one lock, and the links to other workers. The
-// messenger and the exchanges of a fabric share it. Everything here but Lock, Poll and Wake needs
+// messenger and the exchanges of a fabric share it. Everything here but Lock, Wait and Wake needs
 // the lock held; callbacks (receivers, done, on_down) run with it held and must not block.
 #pragma once
 
@@ -57,6 +57,8 @@ class UcxLink final : public PieceLink, public std::enable_shared_from_this<UcxL
   const UcxAddress& remote() const { return remote_; }
   bool down() const { return state_ == State::kDown; }
   size_t unsent_bytes() const { return unsent_bytes_; }
+  // Whether UCX has taken all that there was to send.
+  bool idle() const { return queue_.empty() && in_flight_ == 0; }
 
   // Called once, when the link fails by itself; never by Close.
   std::function<void(const absl::Status& why)> on_down;
@@ -119,12 +121,11 @@ class UcxTransport : public PieceTransport {
   // Moves everything that can move; returns how much UCX did.
   unsigned Progress();
 
-  // Without the lock: progresses until `deliver` (called without the lock) handles something, Wake,
-  // or the end of `wait`. Returns what deliver returned.
-  int Poll(absl::Duration wait, const std::function<int()>& deliver);
+  // Without the lock: progresses until `ready` (called with it), Wake, or the end of `wait`.
+  void Wait(absl::Duration wait, const std::function<bool()>& ready);
   // Without the lock, or with it.
   void Wake();
-  // The poller may be asleep while another thread gave UCX work.
+  // The waiting thread may be asleep while another one gave UCX work.
   void WakeIfAsleep() override;
 
  private:
@@ -159,7 +160,7 @@ class UcxTransport : public PieceTransport {
   int wake_fd_ = -1;   // ours
   std::atomic<bool> woken_{false};
   std::atomic<bool> asleep_{false};
-  absl::Duration nap_ = absl::Microseconds(20);  // the polling thread's
+  absl::Duration nap_ = absl::Microseconds(20);  // the waiting thread's
 };
 
 }  // namespace annulus

@@ -4,15 +4,15 @@
 #include <atomic>
 #include <condition_variable>
 #include <deque>
-#include <functional>
-#include <future>
 #include <mutex>
 #include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "runtime/coordinator/append_work.h"
@@ -25,38 +25,11 @@
 namespace annulus {
 namespace {
 
-// How often a caller that may be cancelled is asked, and the longest sleep of the thread.
+// How often a caller that may be cancelled is asked, and the longest that anybody waits.
 constexpr absl::Duration kCancelledPeriod = absl::Milliseconds(10);
-constexpr absl::Duration kPollMax = absl::Milliseconds(50);
-
-// What the communication thread tells a caller's thread.
-class Mailbox {
- public:
-  void Put(CallNews news) {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      news_.push_back(std::move(news));
-    }
-    arrived_.notify_one();
-  }
-
-  // nullopt if nothing came within `wait`.
-  std::optional<CallNews> Take(absl::Duration wait) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    if (!arrived_.wait_for(lock, absl::ToChronoMilliseconds(wait),
-                           [this] { return !news_.empty(); })) {
-      return std::nullopt;
-    }
-    CallNews news = std::move(news_.front());
-    news_.pop_front();
-    return news;
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable arrived_;
-  std::deque<CallNews> news_;
-};
+constexpr absl::Duration kWaitMax = absl::Milliseconds(50);
+// How long after a caller's turn the next turn is left to callers.
+constexpr absl::Duration kCallersFirst = absl::Milliseconds(5);
 
 // A call without tensors.
 class NoWork final : public CallWork {
@@ -66,6 +39,10 @@ class NoWork final : public CallWork {
 
 }  // namespace
 
+// The threads of calls take turns at waiting for messages: whoever waits for an answer and finds
+// nobody at it does, whoever the messages are for, until its own answer has come. So a call on its
+// own is carried out by its own thread alone. The coordinator's thread takes a turn only where no
+// call has lately: for workers that join, heartbeats, and time that passes.
 class Coordinator::Impl {
  public:
   explicit Impl(CoordinatorOptions options)
@@ -73,16 +50,22 @@ class Coordinator::Impl {
         incarnation_(IncarnationOf(options_)),
         messenger_(options_.fabric->messenger()),
         planner_(options_.cluster, options_.cluster_shared),
+        last_call_(incarnation_.number),
         node_(messenger_, options_.limits, options_.heartbeat_timeout, *options_.clock,
               incarnation_),
-        last_call_(incarnation_.number),
         thread_([this] { Run(); }) {}
 
   ~Impl() {
-    Post([](CoordinatorNode& node) {
+    Do([](CoordinatorNode& node) {
       node.GiveUpAll(absl::CancelledError("the coordinator is shutting down"));
     });
-    stopping_.store(true);
+    messenger_.Wake();
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      calls_over_.wait(lock, [this] { return calls_ == 0; });
+      stopping_ = true;
+    }
+    quiet_.notify_one();
     messenger_.Wake();
     thread_.join();
   }
@@ -91,14 +74,11 @@ class Coordinator::Impl {
   absl::Status Call(event::Begin begin, CallWork& work, const CallContext& context,
                     action::Finish* finish);
 
-  // What `read` returns of the core, read by the communication thread.
+  // What `read` returns of the core.
   template <typename Read>
   auto Ask(Read read) {
-    using Answer = decltype(read(std::declval<const CoordinatorCore&>()));
-    auto promise = std::make_shared<std::promise<Answer>>();
-    std::future<Answer> answer = promise->get_future();
-    Post([promise, read](CoordinatorNode& node) { promise->set_value(read(node.core())); });
-    return answer.get();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return read(node_.core());
   }
 
   CoordinatorOptions& options() { return options_; }
@@ -107,7 +87,11 @@ class Coordinator::Impl {
   Messenger& messenger() { return messenger_; }
 
  private:
-  using Job = std::function<void(CoordinatorNode&)>;
+  // A call's thread, as the others see it.
+  struct Caller {
+    std::deque<CallNews> news;
+    std::condition_variable changed;  // there is news, or nobody has the turn
+  };
 
   static Incarnation IncarnationOf(const CoordinatorOptions& options) {
     const int64_t now_us = absl::ToUnixMicros(options.clock->Now());
@@ -115,63 +99,115 @@ class Coordinator::Impl {
   }
 
   void Run();
-  bool RunJobs();
-  void Post(Job job) {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      jobs_.push_back(std::move(job));
-    }
-    messenger_.Wake();
-  }
+  void Do(absl::FunctionRef<void(CoordinatorNode&)> what);
+  std::optional<CallNews> AwaitNews(Caller& caller, absl::Duration patience);
+  void TakeTurn(absl::Duration wait, std::unique_lock<std::mutex>& lock);
+  void HandOn();
+  void EndCall();
 
   CoordinatorOptions options_;
   const Incarnation incarnation_;
   Messenger& messenger_;
   AttendPlanner planner_;
   StepPlanner step_planner_;
-  CoordinatorNode node_;  // the communication thread's
   // Workers of an earlier coordinator know its calls' numbers: these begin above them.
   std::atomic<CallId> last_call_;
-  std::atomic<bool> stopping_ = false;
-  std::mutex mutex_;
-  std::vector<Job> jobs_;
+  std::mutex mutex_;  // all that follows, but not while somebody waits for messages
+  CoordinatorNode node_;
+  bool waiting_ = false;           // somebody has the turn
+  absl::Time turn_end_;            // at the latest
+  std::deque<Caller*> followers_;  // callers that wait for it
+  absl::Time callers_until_;       // it is left to callers
+  bool stopping_ = false;
+  std::condition_variable quiet_;  // the coordinator's thread waits for it
+  int calls_ = 0;                  // under way
+  std::condition_variable calls_over_;
   std::thread thread_;
 };
 
-bool Coordinator::Impl::RunJobs() {
-  std::vector<Job> jobs;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    jobs.swap(jobs_);
-  }
-  for (const Job& job : jobs) job(node_);
-  return !jobs.empty();
+// Has the node carry out what somebody wants of it.
+void Coordinator::Impl::Do(absl::FunctionRef<void(CoordinatorNode&)> what) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  what(node_);
+  node_.Handle();
+  if (waiting_ && node_.NextDue() < turn_end_) messenger_.Wake();  // it would wait too long now
+}
+
+// Waits for messages once, and handles them.
+void Coordinator::Impl::TakeTurn(absl::Duration wait, std::unique_lock<std::mutex>& lock) {
+  const absl::Time now = options_.clock->Now();
+  turn_end_ = std::clamp(node_.NextDue(), now, now + wait);
+  waiting_ = true;
+  lock.unlock();
+  messenger_.Wait(turn_end_ - now);
+  lock.lock();
+  waiting_ = false;
+  node_.Handle();
+}
+
+// Sees to it that one of the callers that wait takes the turn, if nobody has it.
+void Coordinator::Impl::HandOn() {
+  if (!waiting_ && !followers_.empty()) followers_.front()->changed.notify_one();
+}
+
+void Coordinator::Impl::EndCall() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (--calls_ == 0) calls_over_.notify_one();
 }
 
 void Coordinator::Impl::Run() {
-  while (!stopping_.load()) {
-    node_.Poll(RunJobs() ? absl::ZeroDuration() : kPollMax);
+  std::unique_lock<std::mutex> lock(mutex_);
+  while (!stopping_) {
+    if (waiting_ || !followers_.empty() || absl::Now() < callers_until_) {
+      quiet_.wait_for(lock, absl::ToChronoMilliseconds(kCallersFirst));
+    } else {
+      TakeTurn(kWaitMax, lock);
+      HandOn();
+    }
   }
-  RunJobs();
-  node_.Poll(absl::ZeroDuration());
+}
+
+// The next news of a call; nullopt if there is none within `patience`.
+std::optional<CallNews> Coordinator::Impl::AwaitNews(Caller& caller, absl::Duration patience) {
+  const absl::Time until = absl::Now() + patience;
+  std::unique_lock<std::mutex> lock(mutex_);
+  for (absl::Time now = absl::Now(); caller.news.empty() && now < until; now = absl::Now()) {
+    if (!waiting_) {
+      TakeTurn(until - now, lock);
+      callers_until_ = absl::Now() + kCallersFirst;
+    } else {
+      followers_.push_back(&caller);
+      caller.changed.wait_for(lock, absl::ToChronoNanoseconds(until - now));
+      std::erase(followers_, &caller);
+    }
+  }
+  HandOn();
+  if (caller.news.empty()) return std::nullopt;
+  CallNews news = std::move(caller.news.front());
+  caller.news.pop_front();
+  return news;
 }
 
 absl::Status Coordinator::Impl::Call(event::Begin begin, CallWork& work, const CallContext& context,
                                      action::Finish* finish) {
   const CallId id = begin.call = ++last_call_;
   begin.deadline = context.deadline;
-  auto mailbox = std::make_shared<Mailbox>();
-  Post([begin, mailbox](CoordinatorNode& node) {
-    node.Begin(begin, [mailbox](CallNews news) { mailbox->Put(std::move(news)); });
+  Caller caller;
+  Do([&](CoordinatorNode& node) {
+    ++calls_;
+    node.Begin(std::move(begin), [&caller](CallNews news) {
+      caller.news.push_back(std::move(news));
+      caller.changed.notify_one();
+    });
   });
-  const auto give_up = [this, id](absl::Status why) {
-    Post([id, why](CoordinatorNode& node) { node.GiveUp(id, why); });
+  const auto give_up = [&](const absl::Status& why) {
+    Do([&](CoordinatorNode& node) { node.GiveUp(id, why); });
   };
   bool asked_to_end = false;
   absl::Status failure;  // the core may have finished the call before it hears of this
   while (true) {
     std::optional<CallNews> news =
-        mailbox->Take(context.cancelled ? kCancelledPeriod : absl::Seconds(1));
+        AwaitNews(caller, context.cancelled ? kCancelledPeriod : kWaitMax);
     if (context.cancelled && !asked_to_end && context.cancelled()) {
       asked_to_end = true;
       give_up(absl::CancelledError("the caller cancelled the call"));
@@ -179,6 +215,7 @@ absl::Status Coordinator::Impl::Call(event::Begin begin, CallWork& work, const C
     if (!news.has_value()) continue;
     if (auto* end = std::get_if<action::Finish>(&*news)) {
       *finish = *std::move(end);
+      EndCall();
       return failure.ok() ? finish->status : failure;
     }
     if (auto* answer = std::get_if<RankAnswer>(&*news)) {
@@ -190,13 +227,11 @@ absl::Status Coordinator::Impl::Call(event::Begin begin, CallWork& work, const C
     const auto* step = std::get_if<action::AdmitStep>(&*news);
     absl::StatusOr<PreparedWork> prepared =
         step != nullptr ? work.Prepare(*step) : work.Prepare(std::get<action::Admit>(*news));
-    if (!prepared.ok()) {
+    if (prepared.ok()) {
+      Do([&](CoordinatorNode& node) { node.Prepared(id, *std::move(prepared)); });
+    } else {
       give_up(prepared.status());
-      continue;
     }
-    Post([id, prepared = *std::move(prepared)](CoordinatorNode& node) mutable {
-      node.Prepared(id, std::move(prepared));
-    });
   }
 }
 
@@ -270,8 +305,9 @@ absl::StatusOr<AppendResult> Coordinator::AppendDirect(const DirectAppend& reque
 
 absl::StatusOr<AttendResult> Coordinator::Attend(const AttendRequest& request,
                                                  const CallContext& call) {
-  const absl::Time start = impl_->options().clock->Now();
-  AttendWork work(request, call.deadline, impl_->planner(), *impl_->options().clock);
+  const Clock& clock = *impl_->options().clock;
+  const absl::Time start = clock.Now();
+  AttendWork work(request, call.deadline, impl_->planner(), clock);
   action::Finish finish;
   event::Begin begin;
   begin.kind = event::Begin::Kind::kAttend;
@@ -282,7 +318,7 @@ absl::StatusOr<AttendResult> Coordinator::Attend(const AttendRequest& request,
   begin.kv_len = request.kv_len;
   ANNULUS_RETURN_IF_ERROR(impl_->Call(begin, work, call, &finish));
   ANNULUS_ASSIGN_OR_RETURN(AttendResult result, std::move(work).TakeResult());
-  const absl::Duration elapsed = impl_->options().clock->Now() - start;
+  const absl::Duration elapsed = clock.Now() - start;
   result.stats.elapsed_s = absl::ToDoubleSeconds(elapsed);
   Log(LogLevel::kDebug, "attend",
       {{"request", request.request_id},

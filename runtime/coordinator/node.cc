@@ -1,6 +1,5 @@
 #include "runtime/coordinator/node.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "base/log.h"
@@ -53,10 +52,9 @@ void CoordinatorNode::GiveUpAll(const absl::Status& why) {
   for (const auto& [call, in_flight] : calls_) GiveUp(call, why);
 }
 
-void CoordinatorNode::Poll(absl::Duration wait) {
-  HandleAll();  // what callers have asked for since
-  const absl::Duration until_timer = core_.NextTimer() - clock_.Now();
-  messenger_.Poll(std::clamp(until_timer, absl::ZeroDuration(), wait));
+void CoordinatorNode::Handle() {
+  HandleAll();
+  messenger_.Deliver();
   HandleAll();
   if (clock_.Now() >= core_.NextTimer()) incoming_.push_back({event::Tick{}, {}});
   HandleAll();

@@ -1,6 +1,6 @@
 // CoordinatorNode: the core with its transport. It feeds messages, calls and time to the core and
-// carries the actions out. It has no thread of its own: whoever owns it polls it, a coordinator's
-// communication thread or a simulation. Not thread-safe.
+// carries the actions out. It has no thread of its own and never waits: whoever owns it has it
+// handle what there is, a coordinator's threads in turn or a simulation. Not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -30,15 +30,17 @@ class CoordinatorNode {
                   absl::Duration heartbeat_timeout, const Clock& clock,
                   const Incarnation& incarnation = {});
 
-  // The listener is called from Poll, and may call the functions below.
+  // These take effect with the next Handle. The listener is called from there, and may call them.
   void Begin(event::Begin begin, CallListener listener);
   void Prepared(CallId call, PreparedWork work);
   void GiveUp(CallId call, absl::Status why);
   // Ends all calls.
   void GiveUpAll(const absl::Status& why);
 
-  // Handles what has come, waiting up to `wait` if there is nothing.
-  void Poll(absl::Duration wait);
+  // Handles what has been asked for, what has come, and what is due.
+  void Handle();
+  // When there is something to handle at the latest, even if nothing comes.
+  absl::Time NextDue() const { return core_.NextTimer(); }
 
   const CoordinatorCore& core() const { return core_; }
 

@@ -1,6 +1,5 @@
 #include "runtime/worker/node.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -106,18 +105,17 @@ void WorkerNode::CancelAll() {
   for (const auto& [request, cancel] : running_) cancel->store(true);
 }
 
-void WorkerNode::Poll(absl::Duration wait) {
+void WorkerNode::Handle() {
   OnTime();
-  const absl::Duration until_beat = next_beat_ - clock_.Now();
-  messenger_.Poll(std::clamp(until_beat, absl::ZeroDuration(), wait));
+  messenger_.Deliver();
   OnTime();
 }
 
 void WorkerNode::OnTime() {
   const absl::Time now = clock_.Now();
   // A worker that itself stood still has heard nobody; what came meanwhile is handled first.
-  if (now - polled_ > options_.heartbeat_timeout / 2) heard_ = now;
-  polled_ = now;
+  if (now - handled_ > options_.heartbeat_timeout / 2) heard_ = now;
+  handled_ = now;
   if (state_ == State::kLost) return;
   if (state_ == State::kReady && now - heard_ >= options_.heartbeat_timeout) {
     return Vanish(absl::DeadlineExceededError(

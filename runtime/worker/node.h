@@ -1,9 +1,9 @@
 // WorkerNode: a worker's side of its link to the coordinator: joins, sends heartbeats, notices when
 // the coordinator is gone, passes tasks on and their outcomes back. A coordinator that is gone may
 // come back as another one, perhaps elsewhere: for a while the worker keeps what it holds and tries
-// to join again, and then tells what that is. It computes nothing and has no
-// thread of its own: whoever owns it polls it, a worker's communication thread or a simulation.
-// Not thread-safe.
+// to join again, and then tells what that is. It computes nothing, has no thread of its own and
+// never waits: whoever owns it has it handle what there is, a worker's threads in turn or a
+// simulation. Not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -39,15 +39,17 @@ class WorkerNode {
     // tidy up (`must`) may use room that others may not.
     std::function<bool(WorkerTask& task, bool must)> take;
     // Where clients upload to this worker, and what they may; null: nowhere. Outlives the node.
-    std::string data_address;
+    std::string data_address = {};
     GrantTable* grants = nullptr;
   };
 
   // Both references must outlive this. Sets the messenger's handlers.
   WorkerNode(Messenger& messenger, Options options, const Clock& clock);
 
-  // Handles what has come, waiting up to `wait` if there is nothing.
-  void Poll(absl::Duration wait);
+  // Handles what has come and what is due.
+  void Handle();
+  // When there is something to handle at the latest, even if nothing comes.
+  absl::Time NextDue() const { return next_beat_; }
 
   // Sends what a task came to.
   void Finish(TaskOutcome outcome);
@@ -85,7 +87,7 @@ class WorkerNode {
   uint64_t incarnation_ = 0;  // of the coordinator, last
   absl::Status why_lost_;
   PeerId coordinator_ = 0;  // 0: not connected
-  absl::Time polled_ = absl::InfinitePast();
+  absl::Time handled_ = absl::InfinitePast();
   absl::Time heard_ = absl::InfinitePast();      // the coordinator, last
   absl::Time next_beat_ = absl::InfinitePast();  // of the heartbeat, or of the next try to join
   absl::Time connected_ = absl::InfinitePast();

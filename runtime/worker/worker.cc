@@ -1,8 +1,10 @@
 #include "runtime/worker/worker.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <condition_variable>
+#include <deque>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -10,7 +12,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "attention/backend.h"
-#include "base/bounded_queue.h"
 #include "base/status.h"
 #include "runtime/worker/node.h"
 #include "runtime/worker/task_runner.h"
@@ -21,7 +22,7 @@ namespace {
 constexpr size_t kTasksMax = 4096;
 // Places that only tasks which tidy up may take, so that a flood of work cannot keep them out.
 constexpr size_t kTasksHeadroom = kTasksMax / 2;
-constexpr absl::Duration kPollMax = absl::Milliseconds(50);
+constexpr absl::Duration kWaitMax = absl::Milliseconds(50);
 
 std::string NameOf(const BackendCapabilities& capabilities) {
   if (capabilities.detail.empty()) return capabilities.name;
@@ -30,6 +31,9 @@ std::string NameOf(const BackendCapabilities& capabilities) {
 
 }  // namespace
 
+// Two threads that are alike share two roles: one waits for messages, one runs tasks. Whoever has
+// received a task runs it, unless one is running already, and sends the answer; the other one then
+// waits for messages. So a task is handed to no other thread, and messages are seen while it runs.
 class Worker::Impl {
  public:
   Impl(WorkerOptions options, std::unique_ptr<Backend> backend)
@@ -38,28 +42,37 @@ class Worker::Impl {
         backend_name_(NameOf(backend->capabilities())),
         runner_(std::move(backend), *options_.fabric, options_.kv_bytes_limit, *options_.clock),
         node_(messenger_, NodeOptions(), *options_.clock),
-        engine_thread_([this] { RunTasks(); }),
-        comm_thread_([this] { Communicate(); }) {
+        threads_{std::thread([this] { Run(); }), std::thread([this] { Run(); })} {
     if (options_.grants == nullptr) return;
-    options_.grants->SetTake(
-        [this](WorkerTask& task) { return tasks_.TryPush(task, kTasksHeadroom); });
+    options_.grants->SetTake([this](WorkerTask& task) {
+      const bool taken = Take(task, /*must=*/false);
+      // Whoever waits for messages does not see it.
+      role_free_.notify_one();
+      return taken;
+    });
   }
 
   ~Impl() {
     if (options_.grants != nullptr) options_.grants->SetTake({});
-    stopping_.store(true);
+    {
+      const std::lock_guard<std::mutex> lock(roles_mutex_);
+      stopping_ = true;
+    }
+    {
+      const std::lock_guard<std::mutex> lock(node_mutex_);
+      node_.CancelAll();
+    }
+    role_free_.notify_all();
     messenger_.Wake();
-    // The engine first: its exchanges move only while the communication thread polls.
-    tasks_.Close();
-    engine_thread_.join();
-    engine_done_.store(true);
-    messenger_.Wake();
-    comm_thread_.join();
+    for (std::thread& thread : threads_) thread.join();
   }
 
   absl::Status WaitUntilJoined(absl::Time deadline);
   WorkerNode::State state() const { return state_.load(); }
-  void SetCoordinatorAddress(const std::string& address);
+  void SetCoordinatorAddress(const std::string& address) {
+    const std::lock_guard<std::mutex> lock(node_mutex_);
+    node_.SetCoordinatorAddress(address);
+  }
   WorkerSnapshot Snapshot() const;
 
  private:
@@ -72,85 +85,101 @@ class Worker::Impl {
             .heartbeat_timeout = options_.heartbeat_timeout,
             .rejoin_timeout = options_.rejoin_timeout,
             .kv_bytes = [this] { return runner_.store().kv_bytes(); },
-            .take = [this](WorkerTask& task,
-                           bool must) { return tasks_.TryPush(task, must ? 0 : kTasksHeadroom); },
+            .take = [this](WorkerTask& task, bool must) { return Take(task, must); },
             .data_address = options_.data_address,
             .grants = options_.grants};
   }
 
-  void RunTasks();
+  bool Take(WorkerTask& task, bool must);
+  void Run();
+  void RunTask(WorkerTask task);
   void Communicate();
   void PublishState();
 
   WorkerOptions options_;
   Messenger& messenger_;
   const std::string backend_name_;
-  BoundedQueue<WorkerTask> tasks_{kTasksMax};
-  TaskRunner runner_;  // the engine thread's
-  WorkerNode node_;    // the communication thread's
-  std::atomic<bool> stopping_ = false;
-  std::atomic<bool> engine_done_ = false;
+  TaskRunner runner_;  // of the thread that runs tasks
+  mutable std::mutex node_mutex_;
+  WorkerNode node_;  // under node_mutex_
   std::atomic<WorkerNode::State> state_ = WorkerNode::State::kJoining;
   std::atomic<uint64_t> id_ = 0;
-  mutable std::mutex mutex_;
+  absl::Status why_lost_;  // under node_mutex_
   std::condition_variable state_changed_;
-  absl::Status why_lost_;              // under mutex_
-  std::vector<TaskOutcome> outcomes_;  // under mutex_: from the engine, not yet sent
-  std::string new_address_;            // under mutex_: of the coordinator; empty: as it was
-  std::thread engine_thread_;
-  std::thread comm_thread_;
+
+  std::mutex roles_mutex_;  // the rest; taken after all others
+  std::condition_variable role_free_;
+  std::deque<WorkerTask> tasks_;
+  bool running_ = false;        // somebody runs a task
+  bool communicating_ = false;  // somebody waits for messages
+  bool stopping_ = false;
+  std::array<std::thread, 2> threads_;
 };
 
-void Worker::Impl::RunTasks() {
-  while (std::optional<WorkerTask> task = tasks_.Pop()) {
-    if (stopping_.load()) continue;
-    TaskOutcome outcome = runner_.Run(*std::move(task));
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      outcomes_.push_back(std::move(outcome));
+bool Worker::Impl::Take(WorkerTask& task, bool must) {
+  const std::lock_guard<std::mutex> lock(roles_mutex_);
+  if (tasks_.size() >= (must ? kTasksMax : kTasksMax - kTasksHeadroom)) return false;
+  tasks_.push_back(std::move(task));
+  return true;
+}
+
+void Worker::Impl::Run() {
+  std::unique_lock<std::mutex> lock(roles_mutex_);
+  while (!stopping_ || running_) {
+    if (!running_ && !tasks_.empty()) {
+      running_ = true;
+      WorkerTask task = std::move(tasks_.front());
+      tasks_.pop_front();
+      lock.unlock();
+      role_free_.notify_one();
+      RunTask(std::move(task));
+      lock.lock();
+      running_ = false;
+      // Its exchanges move, as long as it runs, only while the other one waits for messages.
+      if (stopping_) messenger_.Wake();
+    } else if (!communicating_) {
+      communicating_ = true;
+      lock.unlock();
+      Communicate();
+      lock.lock();
+      communicating_ = false;
+    } else {
+      role_free_.wait(lock);
     }
-    messenger_.Wake();
   }
+  role_free_.notify_all();
+}
+
+void Worker::Impl::RunTask(WorkerTask task) {
+  TaskOutcome outcome = runner_.Run(std::move(task));
+  const std::lock_guard<std::mutex> lock(node_mutex_);
+  node_.Finish(std::move(outcome));
 }
 
 void Worker::Impl::Communicate() {
-  while (!engine_done_.load()) {
-    std::vector<TaskOutcome> outcomes;
-    std::string new_address;
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      outcomes.swap(outcomes_);
-      new_address.swap(new_address_);
-    }
-    if (!new_address.empty()) node_.SetCoordinatorAddress(new_address);
-    for (TaskOutcome& outcome : outcomes) node_.Finish(std::move(outcome));
-    if (stopping_.load()) node_.CancelAll();
-    node_.Poll(outcomes.empty() ? kPollMax : absl::ZeroDuration());
-    PublishState();
-  }
-}
-
-void Worker::Impl::SetCoordinatorAddress(const std::string& address) {
+  absl::Duration wait;
   {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    new_address_ = address;
+    const std::lock_guard<std::mutex> lock(node_mutex_);
+    const absl::Duration until_due = node_.NextDue() - options_.clock->Now();
+    wait = std::clamp(until_due, absl::ZeroDuration(), kWaitMax);
   }
-  messenger_.Wake();
+  messenger_.Wait(wait);
+  const std::lock_guard<std::mutex> lock(node_mutex_);
+  node_.Handle();
+  PublishState();
 }
 
+// Under node_mutex_.
 void Worker::Impl::PublishState() {
   if (node_.state() == state_.load()) return;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    why_lost_ = node_.why_lost();
-    id_.store(node_.id());
-    state_.store(node_.state());
-  }
+  why_lost_ = node_.why_lost();
+  id_.store(node_.id());
+  state_.store(node_.state());
   state_changed_.notify_all();
 }
 
 absl::Status Worker::Impl::WaitUntilJoined(absl::Time deadline) {
-  std::unique_lock<std::mutex> lock(mutex_);
+  std::unique_lock<std::mutex> lock(node_mutex_);
   const auto joined = [this] {
     return state_.load() == WorkerNode::State::kReady || state_.load() == WorkerNode::State::kLost;
   };

@@ -1,5 +1,6 @@
 // The contract of Messenger, for every implementation.
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <thread>
 
@@ -237,6 +238,40 @@ TEST_CASE("Wake ends a Poll that waits", "[messenger]") {
   a.messenger().Wake();  // before the Poll counts as well
   CHECK(a.messenger().Poll(absl::Seconds(10)) == 0);
   CHECK(absl::Now() - start < absl::Seconds(5));
+}
+
+TEST_CASE("one thread sends while another waits, and handlers run in Deliver alone",
+          "[messenger]") {
+  const std::string kind = GENERATE(std::string("local"), "ucx tcp", "ucx shm,tcp");
+  CAPTURE(kind);
+  TestFabrics fabrics(kind);
+  TestNode a(fabrics);
+  TestNode b(fabrics);
+  const auto peer = a.messenger().Connect(b.messenger().address());
+  REQUIRE(peer.ok());
+  const auto wait = [](TestNode& node, std::atomic<bool>& stop) {
+    while (!stop.load()) node.messenger().Wait(absl::Seconds(1));
+  };
+  std::atomic<bool> stop{false};
+  std::thread moves([&] { wait(a, stop); });
+  constexpr size_t kMessages = 50;
+  std::thread sends([&] {
+    for (uint32_t i = 0; i < kMessages; ++i) {
+      CHECK(a.messenger().Send(*peer, {i, "", Buffer(size_t{i} << 12)}).ok());
+    }
+  });
+  const absl::Time start = absl::Now();
+  while (b.messages.size() < kMessages && absl::Now() - start < absl::Seconds(10)) {
+    const size_t before = b.messages.size();
+    b.messenger().Wait(absl::Seconds(1));
+    CHECK(b.messages.size() == before);
+    b.messenger().Deliver();
+  }
+  CHECK(b.messages.size() == kMessages);
+  sends.join();
+  stop = true;
+  a.messenger().Wake();
+  moves.join();
 }
 
 TEST_CASE("disconnecting with bytes on the way loses them and nothing else", "[messenger]") {

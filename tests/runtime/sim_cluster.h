@@ -41,7 +41,7 @@ class SimWorker {
   // One round of both of its threads, unless it stands still.
   void Poll() {
     if (dead_ || paused_) return;
-    node_.Poll(absl::ZeroDuration());
+    node_.Handle();
     if (tasks_.empty() || network_.clock().Now() < busy_until_) return;
     WorkerTask task = std::move(tasks_.front());
     tasks_.pop_front();
@@ -131,7 +131,7 @@ class SimCluster {
     coordinator_is_up_ = false;
     network_.Crash(address_);
     coordinator_->GiveUpAll(absl::UnavailableError("the coordinator is gone"));
-    coordinator_->Poll(absl::ZeroDuration());
+    coordinator_->Handle();
     coordinator_.reset();
     fabric_.reset();
   }
@@ -167,7 +167,7 @@ class SimCluster {
     coordinator_is_up_ = true;
   }
   void PollCoordinator() {
-    if (coordinator_is_up_ && !coordinator_paused_) coordinator_->Poll(absl::ZeroDuration());
+    if (coordinator_is_up_ && !coordinator_paused_) coordinator_->Handle();
   }
   // Heartbeats and timers are looked at every few ms, message or not.
   void Beat() {
