@@ -237,8 +237,8 @@ inline void PanelSetQuery(const TileShape& shape, const TileMemory& tile, int ro
   }
 }
 
-inline void PanelGetOut(const TileShape& shape, const TileMemory& tile, int row, float* out) {
-  GetPanelOut(shape, tile, row, kLanes, out);
+inline void PanelGetOut(const TileShape& shape, const TileMemory& tile, float* out) {
+  GetPanelOut(shape, tile, kLanes, out);
 }
 
 }  // namespace annulus::cpu::bf16

@@ -275,9 +275,12 @@ inline void StreamSetQuery(const TileShape& shape, const TileMemory& tile, int r
   for (int c = 0; c < shape.head_dim; ++c) to[c] = ToBits(q[c]);
 }
 
-inline void StreamGetOut(const TileShape& shape, const TileMemory& tile, int row, float* out) {
-  const float* from = tile.out + row * PaddedDims(shape.v_head_dim);
-  for (int c = 0; c < shape.v_head_dim; ++c) out[c] = from[DimOrder(c)];
+inline void StreamGetOut(const TileShape& shape, const TileMemory& tile, float* out) {
+  const int dims = shape.v_head_dim;
+  const float* from = tile.out;
+  for (int row = 0; row < shape.rows(); ++row, from += PaddedDims(dims), out += dims) {
+    for (int c = 0; c < dims; ++c) out[c] = from[DimOrder(c)];
+  }
 }
 
 }  // namespace annulus::cpu::bf16

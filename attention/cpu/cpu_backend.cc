@@ -56,15 +56,16 @@ class TileRoom {
     return tile;
   }
 
-  // Room for one row of q or out.
-  float* Row(int dim) {
-    if (row_.size() < static_cast<size_t>(dim)) row_.resize(static_cast<size_t>(dim));
-    return row_.data();
+  // Room for rows of q or out.
+  float* Rows(int rows, int dim) {
+    const size_t floats = static_cast<size_t>(rows) * static_cast<size_t>(dim);
+    if (rows_.size() < floats) rows_.resize(floats);
+    return rows_.data();
   }
 
  private:
   Buffer buffer_;
-  std::vector<float> row_;
+  std::vector<float> rows_;
 };
 
 // The blocks of a segment, one after the other.
@@ -150,7 +151,7 @@ void Call::Stop(absl::Status status) {
 
 void Call::LoadQueries(const Kernel& kernel, const Tile& tile, const TileMemory& memory) {
   const TensorView& from = tile.args->q;
-  float* q = room_.Row(tile.shape.head_dim);
+  float* q = room_.Rows(1, tile.shape.head_dim);
   for (int row = 0; row < tile.shape.rows(); ++row) {
     const std::byte* bytes =
         from.Row(tile.row_first + row / tile.shape.heads, tile.head_first + row % tile.shape.heads);
@@ -228,9 +229,9 @@ void Call::RunSegment(const Segment& segment) {
   LoadQueries(kernel, tile, memory);
   if (!AttendBlocks(kernel, tile, segment, memory)) return;
   if (tile.segment_end - tile.segment_first == 1) {
-    float* out = room_.Row(shape.v_head_dim);
-    for (int row = 0; row < shape.rows(); ++row) {
-      kernel.get_out(shape, memory, row, out);
+    float* out = room_.Rows(shape.rows(), shape.v_head_dim);
+    kernel.get_out(shape, memory, out);
+    for (int row = 0; row < shape.rows(); ++row, out += shape.v_head_dim) {
       Give(tile, row, memory.max[row], memory.sum[row], out);
     }
     return;
@@ -240,15 +241,13 @@ void Call::RunSegment(const Segment& segment) {
   float* out = sum + shape.rows();
   std::copy_n(memory.max, shape.rows(), max);
   std::copy_n(memory.sum, shape.rows(), sum);
-  for (int row = 0; row < shape.rows(); ++row) {
-    kernel.get_out(shape, memory, row, out + static_cast<ptrdiff_t>(row) * shape.v_head_dim);
-  }
+  kernel.get_out(shape, memory, out);
 }
 
 void Call::MergeTile(const Tile& tile) {
   const int rows = tile.shape.rows();
   const int dim = tile.shape.v_head_dim;
-  float* merged = room_.Row(dim);
+  float* merged = room_.Rows(1, dim);
   for (int row = 0; row < rows; ++row) {
     float max = cpu::kNoScore;
     for (size_t s = tile.segment_first; s < tile.segment_end; ++s) {

@@ -63,8 +63,8 @@ struct Kernel {
   // Attends to one block. `next` (or null) is fetched meanwhile where that helps.
   void (*attend)(const TileShape& shape, const TileMemory& tile, const KeyBlock& block,
                  const KeyBlock* next);
-  // Reads row `row` of the accumulator [v_head_dim]: Σ 2^(score − max)·v, not normalised.
-  void (*get_out)(const TileShape& shape, const TileMemory& tile, int row, float* out);
+  // Reads the accumulator [rows, v_head_dim]: Σ 2^(score − max)·v, not normalised.
+  void (*get_out)(const TileShape& shape, const TileMemory& tile, float* out);
 };
 
 struct KernelSet {

@@ -278,8 +278,8 @@ void PanelSetQuery(const TileShape& shape, const TileMemory& tile, int row, cons
   for (int c = 0; c < shape.head_dim; ++c) to[c * panel.vectors * kLanes] = q[c] * shape.scale;
 }
 
-void PanelGetOut(const TileShape& shape, const TileMemory& tile, int row, float* out) {
-  GetPanelOut(shape, tile, row, kLanes, out);
+void PanelGetOut(const TileShape& shape, const TileMemory& tile, float* out) {
+  GetPanelOut(shape, tile, kLanes, out);
 }
 
 }  // namespace annulus::cpu::HWY_NAMESPACE

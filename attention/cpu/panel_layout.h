@@ -2,6 +2,7 @@
 // vector, if its rows fit), lane = row. Pure arithmetic.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 
 #include "attention/cpu/kernels.h"
@@ -23,13 +24,22 @@ inline Panel PanelOf(int row, int rows, int lanes) {
 }
 
 // Kernel::get_out for an accumulator that lies [panel][v_head_dim][lane].
-inline void GetPanelOut(const TileShape& shape, const TileMemory& tile, int row, int lanes,
-                        float* out) {
-  const Panel panel = PanelOf(row, shape.rows(), lanes);
-  const float* from = tile.out +
-                      static_cast<size_t>(panel.first) * static_cast<size_t>(shape.v_head_dim) +
-                      (row - panel.first);
-  for (int c = 0; c < shape.v_head_dim; ++c) out[c] = from[c * panel.vectors * lanes];
+inline void GetPanelOut(const TileShape& shape, const TileMemory& tile, int lanes, float* out) {
+  constexpr int kDims = 8;  // v_head_dim is a multiple of it; as many lines are read side by side
+  const int dims = shape.v_head_dim;
+  const int rows = shape.rows();
+  for (int first = 0; first < rows; first += kPanelVectors * lanes) {
+    const int width = PanelOf(first, rows, lanes).vectors * lanes;
+    const int end = std::min(rows, first + width);
+    const float* panel = tile.out + static_cast<ptrdiff_t>(first) * dims;
+    for (int c = 0; c < dims; c += kDims) {
+      for (int row = first; row < end; ++row) {
+        const float* from = panel + c * width + (row - first);
+        float* to = out + static_cast<ptrdiff_t>(row) * dims + c;
+        for (int i = 0; i < kDims; ++i) to[i] = from[i * width];
+      }
+    }
+  }
 }
 
 }  // namespace annulus::cpu

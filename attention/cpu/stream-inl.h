@@ -307,10 +307,11 @@ void StreamSetQuery(const TileShape& shape, const TileMemory& tile, int row, con
   }
 }
 
-void StreamGetOut(const TileShape& shape, const TileMemory& tile, int row, float* out) {
-  const float* from = tile.out + row * shape.v_head_dim;
-  for (int c = 0; c < shape.v_head_dim; ++c) {
-    out[c] = from[PairOrder(shape.kv_dtype, shape.v_head_dim, c)];
+void StreamGetOut(const TileShape& shape, const TileMemory& tile, float* out) {
+  const int dims = shape.v_head_dim;
+  const float* from = tile.out;
+  for (int row = 0; row < shape.rows(); ++row, from += dims, out += dims) {
+    for (int c = 0; c < dims; ++c) out[c] = from[PairOrder(shape.kv_dtype, dims, c)];
   }
 }
 

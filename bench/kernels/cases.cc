@@ -51,9 +51,10 @@ std::vector<BenchCase> BenchCases() {
     add(Prefill("prefill-causal-8k", "causal", dtype, kPrefillTokens, 64), true);
   }
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    // Rates go by visited pairs, so that these three say what sparsity and masks cost. Every
-    // 64-token block that the last one visits is seen in part: every other 16 keys.
+    // Rates go by visited pairs, so that these say what sparsity and masks cost: a tenth of all
+    // blocks, a twentieth of them, and blocks that are each seen in part, every other 16 keys.
     add(Prefill("prefill-causal-16k", "causal", dtype, kSparseTokens, 128), false);
+    add(Prefill("prefill-s2-16k", "s2(64,4,6)", dtype, kSparseTokens, 128), false);
     add(Prefill("prefill-s2-16k", "s2(64,4,16)", dtype, kSparseTokens, 128), false);
     add(Prefill("prefill-partial-16k", "s2(16,1,2)", dtype, kSparseTokens, 128), false);
   }
