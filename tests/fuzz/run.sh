@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# run.sh FOLDER SECONDS: each libFuzzer program of a build folder for so long, as many at a time as
+# there are cores. What they reach beyond the corpus grows in FOLDER/fuzz and is the next run's start;
+# an input that ends a program lies in FOLDER/fuzz/findings. One line a target; exit 1 on a finding.
+set -uo pipefail
+build=$(realpath "$1") seconds=$2
+corpus=$(dirname "$(realpath "${BASH_SOURCE[0]}")")/corpus
+
+fuzz_one() {
+  local name=$1 log=$build/fuzz/$1.log status=0
+  mkdir -p "$build/fuzz/$name" "$build/fuzz/findings"
+  # -timeout: an input that takes seconds is a finding too.
+  "$build/fuzz_$name" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=4096 \
+    -print_final_stats=1 -artifact_prefix="$build/fuzz/findings/$name-" \
+    "$build/fuzz/$name" "$corpus/$name" >"$log" 2>&1 || status=$?
+  local runs reached
+  runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+  reached=$(sed -n 's/.* cov: \([0-9]*\) .*/\1/p' "$log" | tail -n 1)
+  printf '%-12s %10s runs, %5s branches reached: %s\n' "$name" "${runs:-?}" "${reached:-?}" \
+    "$([[ $status == 0 ]] && echo "no finding" || echo "A FINDING, see $log")"
+  return "$status"
+}
+export -f fuzz_one
+export build seconds corpus
+
+find "$corpus" -mindepth 1 -maxdepth 1 -type d -printf '%f\n' | sort |
+  xargs -P "$(nproc)" -I{} bash -c 'fuzz_one {} || exit 1'

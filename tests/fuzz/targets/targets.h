@@ -1,0 +1,68 @@
+// What is fuzzed: every reader of bytes from outside. A target takes any bytes, reads them as its
+// reader does and, where they are accepted, checks what must hold of what was read. A finding ends
+// the process. libFuzzer makes inputs up (`./dev fuzz`); tests/fuzz runs each target over the files
+// of corpus/<name>/ in every build. Targets are pure functions, quick enough for thousands of calls
+// a second; thread-safe.
+#pragma once
+
+#include <cstddef>
+
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+
+namespace annulus::fuzz {
+
+using Bytes = absl::Span<const std::byte>;
+
+// A worker link's message: its type (a byte), the length of its header (two bytes, little endian),
+// header, payload. What decodes must encode and decode to itself.
+bool TryWire(Bytes input);
+
+// A message of the public protocol, or a stream of them (a two-byte length before each), as server
+// and client read it; the first byte says which (protocol_target.cc). Values must convert back to
+// themselves, streams hand on exactly what they declared and reserved.
+bool TryProtocol(Bytes input);
+
+// KV heads and a context's length (a byte each), then a pattern's text. Rows, masks and counts of
+// what parses must agree.
+bool TryPattern(Bytes input);
+
+// A .npy file. The tensor must lie within the file.
+bool TryNpy(Bytes input);
+
+// A tensor's name, a line break, a .safetensors file.
+bool TrySafetensors(Bytes input);
+
+// A --config file. Written down again it must say the same.
+bool TryConfig(Bytes input);
+
+// A --cluster or --calibration file.
+bool TryCluster(Bytes input);
+
+// Their names are those of the corpora; `run` says whether the reader accepted the input.
+struct Target {
+  absl::string_view name;
+  bool (*run)(Bytes input);
+};
+inline constexpr Target kTargets[] = {
+    {"wire", TryWire},       {"protocol", TryProtocol},       {"pattern", TryPattern},
+    {"npy", TryNpy},         {"safetensors", TrySafetensors}, {"config", TryConfig},
+    {"cluster", TryCluster},
+};
+
+// The first bytes of an input, of a size that the format fixes.
+inline Bytes TakeFront(Bytes* input, size_t count) {
+  const Bytes front = input->subspan(0, count);  // fewer, if there are no more
+  input->remove_prefix(front.size());
+  return front;
+}
+inline unsigned TakeByte(Bytes* input) {
+  const Bytes front = TakeFront(input, 1);
+  return front.empty() ? 0 : static_cast<unsigned>(front[0]);
+}
+
+inline absl::string_view Text(Bytes input) {
+  return {reinterpret_cast<const char*>(input.data()), input.size()};
+}
+
+}  // namespace annulus::fuzz
