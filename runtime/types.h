@@ -36,9 +36,13 @@ struct ContextSpec {
   std::vector<std::string> patterns = {};
   // Keeps per KV head only the blocks that `patterns` can still need, and frees the others as the
   // context grows: S2's local blocks and its stride. A query may be asked for again back to the
-  // start of its layer's last append; what only older ones would read is gone.
+  // start of its layer's last append, one that failed included; what only older ones would read is
+  // gone.
   bool kv_efficient = false;
-  int replicas = 1;  // workers that hold each page; more than 1 is refused so far
+  // Workers that hold each page, 1 or 2. With 2, as many ranks as there are pairs of workers hold
+  // the context; if a worker is lost, calls in flight end with UNAVAILABLE, and the context goes on
+  // from the copies: nothing that was acknowledged is lost.
+  int replicas = 1;
 };
 
 struct ContextInfo {
@@ -46,13 +50,14 @@ struct ContextInfo {
   uint64_t epoch = 0;  // version of the shard map that holds it
   ContextSpec spec;
   std::vector<int64_t> tokens;  // committed, by layer
-  int64_t kv_bytes = 0;         // over all workers; blocks shared with a fork count in both
-  int64_t dense_kv_bytes = 0;   // what it would be if nothing was evicted
+  int64_t kv_bytes = 0;  // over all workers, copies too; blocks shared with a fork count in both
+  int64_t dense_kv_bytes = 0;  // what it would be if nothing was evicted
   std::string state;  // "ok", "degraded" while a copy is missing, "lost" once some KV has none left
 };
 
 // Makes a call that changes a context safe to repeat: the same (client, sequence) never appends
-// twice, and a repetition answers as the first would have. client 0: the client library fills both.
+// twice, and a repetition answers as the first would have; while the first is in flight it gets
+// UNAVAILABLE. client 0: the client library fills both.
 struct RequestKey {
   uint64_t client = 0;
   uint64_t sequence = 0;
@@ -82,12 +87,14 @@ struct DirectAppend {
 };
 
 // Leave to upload one DirectAppend, once, within a minute or less. What each rank gets follows from
-// the spec and the number of ranks (store/append_cut.h).
+// the spec and the number of ranks (store/append_cut.h); those that hold the same get the same.
 struct AppendGrant {
   uint64_t id = 0;
   std::string secret;  // whoever knows it may write: to be kept from logs
   ContextSpec spec;
-  std::vector<std::string> addresses;  // the data port of each rank, "host:port"
+  int world = 0;                       // ranks
+  std::vector<std::string> addresses;  // the data port of each holder, "host:port"
+  std::vector<int> ranks;              // that they hold
 };
 
 struct AppendResult {

@@ -109,11 +109,12 @@ std::shared_ptr<grpc::Channel> DirectAppends::ChannelTo(const std::string& addre
   return channel;
 }
 
-absl::Status DirectAppends::UploadPart(const AppendGrant& grant, const Layout& layout, int rank,
-                                       const AppendRequest& piece, const Attempt& attempt) {
-  const std::string& address = grant.addresses[static_cast<size_t>(rank)];
+absl::Status DirectAppends::UploadPart(const AppendGrant& grant, const Layout& layout,
+                                       size_t holder, const AppendRequest& piece,
+                                       const Attempt& attempt) {
+  const std::string& address = grant.addresses[holder];
   ANNULUS_RETURN_IF_ERROR(CheckHostPort("a worker's data port", address));
-  PackedPart part(grant.spec, layout, rank, piece, chunk_bytes_);
+  PackedPart part(grant.spec, layout, grant.ranks[holder], piece, chunk_bytes_);
   grpc::ClientContext rpc;
   SetDeadline(attempt.deadline, &rpc);
   const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
@@ -135,11 +136,10 @@ absl::Status DirectAppends::Upload(const v1::AppendGrant& message, const AppendR
   ANNULUS_RETURN_IF_ERROR(ValidateSpec(grant.spec));
   ANNULUS_RETURN_IF_ERROR(CheckKv(grant.spec, piece.k, piece.v));
   const TokenRange tokens{piece.start, piece.start + piece.k.tokens};
-  const int world = static_cast<int>(grant.addresses.size());
-  const Layout layout = LayoutOf(grant.spec, world, tokens.end);
-  std::vector<int> ranks;
-  for (int rank = 0; rank < world; ++rank) {
-    if (AppendBytes(grant.spec, layout, rank, tokens) > 0) ranks.push_back(rank);
+  const Layout layout = LayoutOf(grant.spec, grant.world, tokens.end);
+  std::vector<size_t> holders;  // that get something
+  for (size_t i = 0; i < grant.ranks.size(); ++i) {
+    if (AppendBytes(grant.spec, layout, grant.ranks[i], tokens) > 0) holders.push_back(i);
   }
   ThreadPool* pool = nullptr;
   {
@@ -150,10 +150,10 @@ absl::Status DirectAppends::Upload(const v1::AppendGrant& message, const AppendR
   std::mutex mutex;
   absl::Status failure;  // the first one
   std::atomic<bool> failed = false;
-  pool->ParallelFor(static_cast<int64_t>(ranks.size()), [&](int64_t i) {
+  pool->ParallelFor(static_cast<int64_t>(holders.size()), [&](int64_t i) {
     if (failed) return;
     const absl::Status status =
-        UploadPart(grant, layout, ranks[static_cast<size_t>(i)], piece, attempt);
+        UploadPart(grant, layout, holders[static_cast<size_t>(i)], piece, attempt);
     // A worker that was told to let go of an upload cancels it: the coordinator says why.
     if (status.ok() || absl::IsCancelled(status) || absl::IsAborted(status)) return;
     failed = true;

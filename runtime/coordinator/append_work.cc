@@ -27,17 +27,17 @@ absl::StatusOr<PreparedWork> AppendWork::Prepare(const action::Admit& admit) {
   const ShardMap& map = *admit.map;
   ANNULUS_RETURN_IF_ERROR(CheckKv(map.spec, request_.k, request_.v));
 
-  // Every rank hears of every append, also where it stores nothing of it, so that each knows the
+  // Every holder hears of every append, also where it stores nothing of it, so that each knows the
   // layer's length and a gap cannot go unnoticed.
   const TokenRange tokens{request_.start, request_.start + request_.k.tokens};
-  const int world = static_cast<int>(map.workers.size());
-  const Layout layout = LayoutOf(map.spec, world, tokens.end);
+  const Layout layout = LayoutOf(map.spec, map.world, tokens.end);
   const wire::Append append{admit.call,   map.epoch,     map.context, request_.layer,
                             tokens.begin, tokens.size(), admit.mark};
   PreparedWork work;
-  for (int rank = 0; rank < world; ++rank) {
+  for (size_t i = 0; i < map.holders.size(); ++i) {
+    const int rank = map.holders[i].rank;
     Buffer packed = PackAppend(map.spec, layout, rank, tokens, request_.k, request_.v);
-    work.messages.push_back({rank, {wire::Encode(append, std::move(packed))}});
+    work.messages.push_back({static_cast<int>(i), {wire::Encode(append, std::move(packed))}});
   }
   return work;
 }

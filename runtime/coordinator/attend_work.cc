@@ -37,7 +37,7 @@ absl::StatusOr<std::shared_ptr<const AttendPlanner::Planned>> AttendPlanner::Pla
   ANNULUS_ASSIGN_OR_RETURN(Pattern pattern, Pattern::Parse(text, map.spec.kv_heads));
   const bool may_grow = map.spec.tokens_expected == 0;
   ANNULUS_RETURN_IF_ERROR(pattern.CheckTokens(request.kv_len, may_grow));
-  const int world = static_cast<int>(map.workers.size());
+  const int world = map.world;
   const Problem problem =
       ProblemOf(map.spec, world, request.q.tokens, request.kv_len, std::move(pattern));
   const ClusterModel model =
@@ -114,7 +114,7 @@ absl::StatusOr<PreparedWork> AttendWork::Prepare(const action::Admit& admit) {
   AttendStats& stats = result_.stats;
   PreparedWork work;
   for (int rank = 0; rank < plan.world(); ++rank) {
-    stats.workers.push_back({.worker = map.workers[rank]});
+    stats.workers.push_back({.worker = map.holders[static_cast<size_t>(rank)].worker});
     if (!TakesPart(rank)) continue;
     Buffer queries = PackQueries(plan, rank, request_.q);
     stats.bytes_moved += static_cast<int64_t>(queries.size());

@@ -88,6 +88,7 @@ void CoordinatorCore::OnHello(PeerId peer, const wire::Hello& hello) {
                    .kv_bytes_limit = hello.kv_bytes_limit,
                    .data_address = hello.data_address};
   member.inventories_due = hello.contexts;
+  member.had_another = hello.coordinator != 0;
   Emit(action::Send{peer, wire::Welcome{id, incarnation_.number}});
   Emit(action::WorkerJoined{member.label, hello.backend});
   workers_.emplace(id, std::move(member));
@@ -139,24 +140,11 @@ void CoordinatorCore::LoseWorker(WorkerId id, const absl::Status& why) {
   Emit(action::Drop{member.peer});
   Emit(action::WorkerLost{member.label, why});
 
-  for (auto& [context_id, context] : contexts_) {
-    const std::vector<WorkerId>& ranks = context.map->workers;
-    if (!context.lost_to.empty() || std::find(ranks.begin(), ranks.end(), id) == ranks.end()) {
-      continue;
-    }
-    context.lost_to = member.label;
-    ShardMap map = *context.map;
-    map.epoch = epoch_;
-    context.map = std::make_shared<const ShardMap>(std::move(map));
-  }
+  for (auto& [context_id, context] : contexts_) LoseHolder(context, id);
   for (auto next = recovering_.begin(); next != recovering_.end();) {
     const auto recovering = next++;
-    std::erase_if(recovering->second.inventories, [&](const auto& entry) {
-      return recovering->second.holders.at(entry.first) == id;
-    });
-    std::erase_if(recovering->second.holders,
-                  [id](const auto& entry) { return entry.second == id; });
-    if (recovering->second.holders.empty()) recovering_.erase(recovering);
+    recovering->second.inventories.erase(id);
+    if (recovering->second.inventories.empty()) recovering_.erase(recovering);
   }
   for (auto next = calls_.begin(); next != calls_.end();) {
     const auto call = next++;
@@ -171,7 +159,7 @@ void CoordinatorCore::LoseWorker(WorkerId id, const absl::Status& why) {
       continue;
     }
     const auto context = contexts_.find(call->second.context);
-    if (context != contexts_.end() && !context->second.lost_to.empty()) {
+    if (context != contexts_.end() && context->second.map->epoch != call->second.epoch) {
       Fail(call, absl::UnavailableError(
                      absl::StrCat(member.label, " was lost during the call: ", why.message())));
     }
@@ -196,9 +184,10 @@ ContextInfo CoordinatorCore::InfoOf(const Context& context) {
   info.epoch = map.epoch;
   info.spec = map.spec;
   for (const Layer& layer : context.layers) info.tokens.push_back(layer.tokens);
-  for (const int64_t bytes : context.kv_bytes) info.kv_bytes += bytes;
-  info.dense_kv_bytes = DenseBytes(map.spec, static_cast<int>(map.workers.size()), info.tokens);
-  info.state = context.lost_to.empty() ? "ok" : "lost";
+  for (const auto& [worker, bytes] : context.kv_bytes) info.kv_bytes += bytes;
+  info.dense_kv_bytes = DenseBytes(map.spec, map.world, info.tokens) * map.spec.replicas;
+  const bool whole = std::ssize(map.holders) == int64_t{map.world} * map.spec.replicas;
+  info.state = !context.lost_to.empty() ? "lost" : whole ? "ok" : "degraded";
   return info;
 }
 

@@ -5,19 +5,21 @@
 // flight, deadlines, cancel and loss live here, so that a simulation can drive a whole cluster.
 //
 // Failure model: a worker is lost when its link breaks or it was silent for heartbeat_timeout; it
-// is cut off at once and for good (its messages are refused, its id is never used again). Contexts
-// with KV there are lost, and calls on them in flight end with UNAVAILABLE. A call answers only
-// when every rank of its plan has answered once, at the call's epoch.
+// is cut off at once and for good (its messages are refused, its id is never used again). Calls in
+// flight on contexts with KV there end with UNAVAILABLE. A context of which some rank has no holder
+// left is lost; one with copies goes on with them at a new epoch, with the tokens that were
+// committed. A call answers only when every rank of its plan has answered once, at the call's
+// epoch.
 //
-// Appends: a layer's tokens are committed when every rank has stored them; an append that fails on
-// one is taken back on the others. One append at a time on a layer: another one, which may be a
-// repetition of it, gets UNAVAILABLE. A repetition of the layer's last append (the same RequestKey)
-// stores nothing and answers as the first did.
+// Appends: a layer's tokens are committed when every holder has stored them, copies too; an append
+// that fails on one is taken back on the others. One append at a time on a layer: another one,
+// which may be a repetition of it, gets UNAVAILABLE. A repetition of the layer's last append (the
+// same RequestKey) stores nothing and answers as the first did.
 //
 // A coordinator that follows one that was lost knows nothing at first; workers that join again tell
-// what they hold (core_recovery.cc). A context whose ranks are all back goes on at a new epoch with
-// the tokens that all of them have alike: all that were acknowledged are among them. Until then
-// calls on it get UNAVAILABLE, and DATA_LOSS if some rank is not back in time.
+// what they hold (core_recovery.cc). A context whose holders are all back goes on at a new epoch
+// with the tokens that all of them have alike: all that were acknowledged are among them. Until
+// then calls on it get UNAVAILABLE, and DATA_LOSS if those that are not back in time are needed.
 // Thread-compatible.
 #pragma once
 
@@ -28,23 +30,17 @@
 #include <optional>
 #include <string>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "comm/messenger.h"
+#include "runtime/coordinator/core_events.h"
 #include "runtime/coordinator/limits.h"
-#include "runtime/store/retention.h"
 #include "runtime/types.h"
 #include "runtime/wire/wire.h"
 
 namespace annulus {
-
-using WorkerId = uint64_t;
-// Also the request number on the wire and the channel of the call's exchange. Never used twice.
-using CallId = uint64_t;
 
 // Which of several coordinators one after the other this is, and how long it waits for what workers
 // of the one before it hold. Contexts' ids begin at `number`, so a later coordinator's must be
@@ -53,144 +49,6 @@ struct Incarnation {
   uint64_t number = 1;
   absl::Duration recovery_wait = absl::Seconds(10);
 };
-
-// Who holds a context: what a call plans with. rank → worker. Immutable once shared.
-struct ShardMap {
-  ContextId context = 0;
-  uint64_t epoch = 0;
-  ContextSpec spec;
-  std::vector<WorkerId> workers;
-  std::shared_ptr<const Retention> retention;
-};
-using ShardMapPtr = std::shared_ptr<const ShardMap>;
-
-// What may happen.
-namespace event {
-
-struct Heard {  // a message from a peer; its payload stays with the caller of Handle
-  PeerId peer = 0;
-  wire::Body body;
-};
-struct PeerDown {
-  PeerId peer = 0;
-  absl::Status why;
-};
-struct SendFailed {  // the transport took no message for this peer
-  PeerId peer = 0;
-  CallId call = 0;  // whose tensors it carried; 0: a message that must not be missed
-  absl::Status why;
-};
-struct StepItem {  // as StepRequest
-  ContextId context = 0;
-  int layer = 0;
-  int64_t start = 0;
-  int64_t k_tokens = 0;
-  int64_t q_tokens = 0;
-  RequestKey key;
-};
-// A caller wants something. Only the fields of its kind are read.
-struct Begin {
-  enum class Kind { kCreate, kAppend, kAttend, kStep, kFork, kTruncate, kRelease };
-  Kind kind = Kind::kCreate;
-  CallId call = 0;
-  absl::Time deadline = absl::InfiniteFuture();
-  ContextSpec spec;  // kCreate, validated
-  ContextId context = 0;
-  int layer = 0;
-  int64_t begin = 0;    // kAppend: start; kAttend: q_start
-  int64_t tokens = 0;   // kAppend: of k; kAttend: of q; kTruncate: that stay
-  int64_t kv_len = 0;   // kAttend
-  RequestKey key;       // kAppend
-  bool direct = false;  // kAppend: its tensors do not pass here
-  std::optional<int64_t> fork_tokens;
-  std::vector<StepItem> items = {};  // kStep
-};
-// The caller has planned and packed what these ranks get. Of a Step, the ranks are those of
-// AdmitStep::workers, and each gets the live items (AdmittedItem) that are not refused here and
-// whose context it holds, in order.
-struct Prepared {
-  CallId call = 0;
-  std::vector<int> ranks;
-  std::vector<std::pair<size_t, absl::Status>> refused = {};  // items of a Step, ascending
-};
-struct GiveUp {  // the caller cannot or will not go on
-  CallId call = 0;
-  absl::Status why;
-};
-struct Tick {};
-
-}  // namespace event
-using Event = std::variant<event::Heard, event::PeerDown, event::SendFailed, event::Begin,
-                           event::Prepared, event::GiveUp, event::Tick>;
-
-// What is to be done about it, in order.
-namespace action {
-
-struct Send {
-  PeerId peer = 0;
-  wire::Body body;
-};
-struct SendTask {  // what the caller prepared for this rank
-  PeerId peer = 0;
-  CallId call = 0;
-  int rank = 0;
-};
-struct Drop {  // disconnect, for good
-  PeerId peer = 0;
-};
-struct Admit {  // the caller may prepare
-  CallId call = 0;
-  ShardMapPtr map;
-  int64_t horizon = 0;                           // of the layer: see Retention
-  AppendMark mark = {};                          // of an append
-  std::vector<std::string> data_addresses = {};  // of a direct append, by rank
-};
-struct AdmittedItem {
-  absl::Status status;  // an error: the item has ended
-  ShardMapPtr map;
-  bool appends = false;
-  bool attends = false;
-  int64_t horizon = 0;   // of the layer, after the append
-  AppendMark mark = {};  // of the append
-
-  bool live() const { return status.ok() && (appends || attends); }
-};
-struct AdmitStep {  // the caller may prepare the live items
-  CallId call = 0;
-  std::vector<WorkerId> workers;  // that hold a context of a live item
-  std::vector<AdmittedItem> items;
-};
-struct Deliver {  // the message just heard is this rank's answer, good and the only one
-  CallId call = 0;
-  int rank = 0;
-};
-struct ItemEnd {  // of a Step
-  absl::Status status;
-  uint64_t epoch = 0;
-  int64_t tokens = 0;  // committed now
-};
-struct Finish {
-  CallId call = 0;
-  absl::Status status;
-  uint64_t epoch = 0;
-  ContextId context = 0;       // kCreate, kFork: the new one
-  int64_t tokens = 0;          // kAppend: committed now
-  std::vector<ItemEnd> items;  // kStep that began: how each of them ended
-};
-struct WorkerJoined {  // to be told to people
-  std::string label;   // "worker 3 (name)"
-  std::string backend;
-};
-struct WorkerLost {
-  std::string label;
-  absl::Status why;
-};
-
-}  // namespace action
-using Action =
-    std::variant<action::Send, action::SendTask, action::Drop, action::Admit, action::AdmitStep,
-                 action::Deliver, action::Finish, action::WorkerJoined, action::WorkerLost>;
-using Actions = std::vector<Action>;
 
 class CoordinatorCore {
  public:
@@ -217,9 +75,10 @@ class CoordinatorCore {
  private:
   struct Member {
     PeerId peer = 0;
-    WorkerStatus status;  // state "ready" or "lost"
-    std::string label;    // as action::WorkerJoined
-    absl::Time heard;     // the last sign of life
+    WorkerStatus status;       // state "ready" or "lost"
+    bool had_another = false;  // coordinator, before this one
+    std::string label;         // as action::WorkerJoined
+    absl::Time heard;          // the last sign of life
     uint64_t inventories_due = 0;
   };
   struct Layer {
@@ -243,17 +102,18 @@ class CoordinatorCore {
   };
   struct Context {
     ShardMapPtr map;
-    bool created = false;  // every rank has opened it
+    bool created = false;  // every holder has opened it
     std::vector<Layer> layers;
-    std::vector<int64_t> kv_bytes;  // by rank
-    std::string lost_to;            // the worker that took its KV along; empty: nothing is lost
+    std::map<WorkerId, int64_t> kv_bytes;  // by holder
+    std::string lost_to;  // the worker that took its KV along; empty: nothing is lost
   };
   // What is known of a context from before this coordinator.
   struct Recovering {
-    std::map<int, WorkerId> holders;  // by rank
-    std::map<int, wire::Inventory> inventories;
+    std::map<WorkerId, wire::Inventory> inventories;  // of those that are back
 
-    size_t world() const { return inventories.begin()->second.addresses.size(); }
+    // The latest: who holds the context is what it says.
+    const wire::Inventory& latest() const;
+    size_t holders() const { return latest().addresses.size() + latest().copies.size(); }
   };
   struct Item {  // of a Step
     event::StepItem ask;
@@ -264,7 +124,7 @@ class CoordinatorCore {
     bool ended = false;
     int64_t horizon = 0;
     uint64_t turn = 0;
-    int awaited = 0;  // ranks whose answer is
+    size_t awaited = 0;  // holders whose answer is
     absl::Status status;
     int64_t tokens = 0;  // committed at its end
 
@@ -276,8 +136,8 @@ class CoordinatorCore {
     uint64_t epoch = 0;
     int64_t bytes = 0;
     int64_t horizon = 0;                           // kAttend: of the layer at its admission
-    std::vector<WorkerId> workers;                 // rank → worker, once admitted
-    std::map<WorkerId, int> pending;               // rank by worker whose Done is awaited
+    std::vector<WorkerId> workers;                 // its receivers, once admitted
+    std::map<WorkerId, int> pending;               // the receivers whose Done is awaited
     std::vector<Item> items;                       // kStep
     std::map<WorkerId, std::vector<size_t>> sent;  // kStep: the items that each worker got
     // An error that may be the echo of another rank's: the call waits a little for a better one.
@@ -338,8 +198,11 @@ class CoordinatorCore {
   bool IsBack(const std::string& address) const;
   void Tell(WorkerId id, const wire::Body& body);
   void ForgetHalfMade();
-  void Rebuild(ContextId id, Recovering& recovering);
-  static Layer Reconcile(const std::vector<const LayerState*>& ranks);
+  std::vector<Holder> HoldersBack(const Recovering& recovering) const;
+  void DropStale(ContextId id, Recovering& recovering);
+  void Rebuild(ContextId id, const Recovering& recovering);
+  static bool IsSafe(const Recovering& recovering);
+  static Layer Reconcile(const std::vector<const LayerState*>& holders);
   void EndRecovery();
 
   void Succeed(Calls::iterator call);
@@ -347,7 +210,15 @@ class CoordinatorCore {
   void Undo(CallId id, const Call& call);
   void CancelPending(CallId id, const Call& call);
   void LoseWorker(WorkerId id, const absl::Status& why);
-  void SendToRanks(const ShardMap& map, const wire::Body& body);
+  void SendToHolders(const ShardMap& map, const wire::Body& body);
+
+  // core_copies.cc
+  absl::Status Place(ShardMap& map) const;
+  static bool Arrange(ShardMap& map);
+  std::pair<std::vector<std::string>, std::vector<wire::Copy>> AddressesOf(
+      const ShardMap& map) const;
+  void GoOn(const Context& context);
+  void LoseHolder(Context& context, WorkerId id);
 
   static ContextInfo InfoOf(const Context& context);
   void ForgetOldLosses();

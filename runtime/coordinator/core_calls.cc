@@ -87,7 +87,7 @@ absl::Status CoordinatorCore::BeginWork(Call& call) {
     ANNULUS_RETURN_IF_ERROR(Reserve(AttendBytesOf(map.spec, begin.tokens), call));
   }
   call.horizon = layer->horizon;
-  call.workers = map.workers;
+  for (const Holder& holder : map.Receivers(appends)) call.workers.push_back(holder.worker);
   Emit(action::Admit{begin.call,
                      context->map,
                      layer->horizon,
@@ -99,8 +99,8 @@ absl::Status CoordinatorCore::BeginWork(Call& call) {
 absl::Status CoordinatorCore::AdmitAppend(Call& call, const ShardMap& map,
                                           std::vector<std::string>* data_addresses) {
   if (!call.begin.direct) return Reserve(AppendBytesOf(map.spec, call.begin.tokens), call);
-  for (const WorkerId id : map.workers) {
-    const Member& member = workers_.at(id);
+  for (const Holder& holder : map.holders) {
+    const Member& member = workers_.at(holder.worker);
     if (member.status.data_address.empty()) {
       return absl::FailedPreconditionError(
           absl::StrCat(member.label, " has no data port; upload by relay (ClientOptions::upload)"));
@@ -253,7 +253,7 @@ void CoordinatorCore::OnDone(WorkerId id, const wire::Done& done) {
   call.pending.erase(pending);
   if (!done.status.ok()) return OnFailedRank(found, id, done.status);
   const auto context = contexts_.find(call.context);
-  if (context != contexts_.end()) context->second.kv_bytes[rank] = done.context_kv_bytes;
+  if (context != contexts_.end()) context->second.kv_bytes[id] = done.context_kv_bytes;
   if (!call.failure.ok()) {
     if (call.pending.empty()) Fail(found, call.failure);
     return;
@@ -324,12 +324,12 @@ void CoordinatorCore::Undo(CallId id, const Call& call) {
     case Kind::kFork: {
       const ShardMapPtr map = context.map;
       contexts_.erase(found);
-      return SendToRanks(*map, wire::Release{0, map->epoch, map->context});
+      return SendToHolders(*map, wire::Release{0, map->epoch, map->context});
     }
     case Kind::kAppend: {
       Layer& layer = context.layers[static_cast<size_t>(call.begin.layer)];
       layer.appending = 0;
-      return SendToRanks(*context.map, wire::Trim{call.context, call.begin.layer, layer.tokens});
+      return SendToHolders(*context.map, wire::Trim{call.context, call.begin.layer, layer.tokens});
     }
     case Kind::kAttend:
       return CancelPending(id, call);
@@ -348,9 +348,9 @@ void CoordinatorCore::CancelPending(CallId id, const Call& call) {
   }
 }
 
-void CoordinatorCore::SendToRanks(const ShardMap& map, const wire::Body& body) {
-  for (const WorkerId worker : map.workers) {
-    const auto member = workers_.find(worker);
+void CoordinatorCore::SendToHolders(const ShardMap& map, const wire::Body& body) {
+  for (const Holder& holder : map.holders) {
+    const auto member = workers_.find(holder.worker);
     if (member == workers_.end() || member->second.status.state != "ready") continue;
     Emit(action::Send{member->second.peer, body});
   }

@@ -1,5 +1,6 @@
 // Contexts come to be, fork, shrink and go.
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -17,13 +18,10 @@ absl::Status CoordinatorCore::CheckRoomForContext() const {
   return CheckRoomForCall();
 }
 
-// Puts the context in place and awaits all of its ranks. The caller tells them.
+// Puts the context in place and awaits all of its holders. The caller tells them.
 void CoordinatorCore::AddContext(Context context, Call& call) {
   const ShardMap& map = *context.map;
-  for (size_t rank = 0; rank < map.workers.size(); ++rank) {
-    call.pending.emplace(map.workers[rank], static_cast<int>(rank));
-  }
-  context.kv_bytes.resize(map.workers.size());
+  for (const Holder& holder : map.holders) call.pending.emplace(holder.worker, holder.rank);
   call.context = map.context;
   call.epoch = map.epoch;
   contexts_.emplace(map.context, std::move(context));
@@ -31,20 +29,20 @@ void CoordinatorCore::AddContext(Context context, Call& call) {
 
 absl::Status CoordinatorCore::BeginCreate(Call& call) {
   const ContextSpec& spec = call.begin.spec;
-  if (peers_.empty()) {
-    return absl::UnavailableError("no worker is ready; retry once one has joined");
-  }
   ANNULUS_RETURN_IF_ERROR(CheckRoomForContext());
   ANNULUS_ASSIGN_OR_RETURN(Retention retention, Retention::Of(spec));
-  ShardMap map{
-      ++last_context_, epoch_, spec, {}, std::make_shared<const Retention>(std::move(retention))};
+  ShardMap map;
+  map.context = last_context_ + 1;
+  map.epoch = epoch_;
+  map.spec = spec;
+  map.retention = std::make_shared<const Retention>(std::move(retention));
+  ANNULUS_RETURN_IF_ERROR(Place(map));
+  ++last_context_;
   wire::Open open{call.begin.call, epoch_, map.context, spec, 0, {}};
-  for (const auto& [peer, id] : peers_) map.workers.push_back(id);
-  std::sort(map.workers.begin(), map.workers.end());
-  for (const WorkerId id : map.workers) open.addresses.push_back(workers_.at(id).status.address);
-  for (const WorkerId id : map.workers) {
-    Emit(action::Send{workers_.at(id).peer, open});
-    ++open.rank;
+  std::tie(open.addresses, open.copies) = AddressesOf(map);
+  for (const Holder& holder : map.holders) {
+    open.rank = holder.rank;
+    Tell(holder.worker, open);
   }
   Context context;
   context.layers.resize(static_cast<size_t>(spec.layers));
@@ -86,7 +84,7 @@ absl::Status CoordinatorCore::BeginFork(Call& call) {
     fork.tokens.push_back(layer.tokens);
   }
   context.map = std::make_shared<const ShardMap>(std::move(map));
-  SendToRanks(*context.map, fork);
+  SendToHolders(*context.map, fork);
   AddContext(std::move(context), call);
   return absl::OkStatus();
 }
@@ -104,10 +102,8 @@ absl::Status CoordinatorCore::BeginTruncate(Call& call) {
   for (Layer& layer : context->layers) layer.Cut(tokens);
   const ShardMap& map = *context->map;
   call.epoch = map.epoch;
-  for (size_t rank = 0; rank < map.workers.size(); ++rank) {
-    call.pending.emplace(map.workers[rank], static_cast<int>(rank));
-  }
-  SendToRanks(map, wire::Truncate{call.begin.call, map.epoch, map.context, tokens});
+  for (const Holder& holder : map.holders) call.pending.emplace(holder.worker, holder.rank);
+  SendToHolders(map, wire::Truncate{call.begin.call, map.epoch, map.context, tokens});
   return absl::OkStatus();
 }
 
@@ -127,13 +123,12 @@ absl::Status CoordinatorCore::BeginRelease(Call& call) {
     Fail(other, released);
   }
   contexts_.erase(map->context);
-  for (size_t rank = 0; rank < map->workers.size(); ++rank) {
-    if (workers_.contains(map->workers[rank]) &&
-        workers_.at(map->workers[rank]).status.state == "ready") {
-      call.pending.emplace(map->workers[rank], static_cast<int>(rank));
-    }
+  for (const Holder& holder : map->holders) {
+    const auto member = workers_.find(holder.worker);
+    if (member == workers_.end() || member->second.status.state != "ready") continue;
+    call.pending.emplace(holder.worker, holder.rank);
   }
-  SendToRanks(*map, wire::Release{call.begin.call, map->epoch, map->context});
+  SendToHolders(*map, wire::Release{call.begin.call, map->epoch, map->context});
   return absl::OkStatus();
 }
 

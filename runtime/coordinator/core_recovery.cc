@@ -1,10 +1,16 @@
 // After a restart: contexts are rebuilt from what the workers that join again say they hold.
 //
-// Which tokens the ranks of a layer have alike: each rank has carried out a prefix of the same
-// orders, and a rank whose last append has a later turn is ahead. When an append was sent, all
-// tokens before its start were committed, so all ranks have those alike; of what comes from its
-// start on, the ranks behind have nothing, or what was taken back since. So the layer is cut to the
-// fewest tokens of any rank, and to the start of each last append that some rank does not know.
+// Which tokens the holders of a layer have alike: each has carried out a prefix of the same orders,
+// and one whose last append has a later turn is ahead. When an append was sent, all tokens before
+// its start were committed, so all holders have those alike; of what comes from its start on, those
+// behind have nothing, or what was taken back since. So the layer is cut to the fewest tokens of
+// any holder, and to the start of each last append that some holder does not know.
+//
+// Who the holders are is what the latest epoch says: one that it does not list was given up before,
+// and is stale. Which epoch is the latest is certain only if no one of those that are missing may
+// know a later one. A later one has a holder of every rank, and acknowledges nothing before all of
+// its holders know it: so a rank of which nobody is missing proves that there is none, or that
+// nothing was acknowledged since.
 #include <algorithm>
 #include <utility>
 
@@ -13,14 +19,23 @@
 #include "runtime/coordinator/core.h"
 
 namespace annulus {
+namespace {
+
+bool Lists(const wire::Inventory& inventory, int rank, const std::string& address) {
+  const std::vector<wire::Copy>& copies = inventory.copies;
+  return inventory.addresses[static_cast<size_t>(rank)] == address ||
+         std::find(copies.begin(), copies.end(), wire::Copy{rank, address}) != copies.end();
+}
+
+}  // namespace
 
 // Why a call cannot have a context that is not there.
 absl::Status CoordinatorCore::WhyUnknown(ContextId id) const {
   const auto found = recovering_.find(id);
   if (found != recovering_.end()) {
     return absl::UnavailableError(
-        absl::StrCat("context ", id, " is being recovered: ", found->second.holders.size(), " of ",
-                     found->second.world(), " workers are back; retry"));
+        absl::StrCat("context ", id, " is being recovered: ", HoldersBack(found->second).size(),
+                     " of ", found->second.holders(), " workers are back; retry"));
   }
   if (id < incarnation_.number && InRecovery()) {
     return absl::UnavailableError(absl::StrCat("context ", id,
@@ -49,15 +64,19 @@ void CoordinatorCore::OnInventory(WorkerId id, const wire::Inventory& inventory)
   } else if (!known && std::ssize(contexts_) + std::ssize(recovering_) >= limits_.contexts_max) {
     return LoseWorker(id, absl::ResourceExhaustedError(absl::StrCat(
                               "contexts_max is ", limits_.contexts_max, ", and it holds more")));
-  } else if (known && (found->second.world() != inventory.addresses.size() ||
-                       found->second.holders.contains(inventory.rank))) {
-    return LoseWorker(id, absl::InternalError(absl::StrCat("rank ", inventory.rank, " of context ",
-                                                           context, " is held twice")));
+  } else if (!Lists(inventory, inventory.rank, member.status.address) ||
+             (known && (found->second.latest().addresses.size() != inventory.addresses.size() ||
+                        found->second.inventories.contains(id)))) {
+    return LoseWorker(id, absl::InternalError(absl::StrCat("it is not rank ", inventory.rank,
+                                                           " of context ", context)));
   } else {
     Recovering& recovering = recovering_[context];
-    recovering.holders[inventory.rank] = id;
-    recovering.inventories[inventory.rank] = inventory;
-    if (recovering.holders.size() == recovering.world()) Rebuild(context, recovering);
+    recovering.inventories[id] = inventory;
+    DropStale(context, recovering);
+    if (HoldersBack(recovering).size() == recovering.holders()) {
+      Rebuild(context, recovering);
+      recovering_.erase(context);
+    }
   }
   if (workers_.at(id).inventories_due == 0) ForgetHalfMade();
 }
@@ -65,7 +84,7 @@ void CoordinatorCore::OnInventory(WorkerId id, const wire::Inventory& inventory)
 bool CoordinatorCore::IsBack(const std::string& address) const {
   return std::any_of(peers_.begin(), peers_.end(), [&](const auto& entry) {
     const Member& member = workers_.at(entry.second);
-    return member.status.address == address && member.inventories_due == 0;
+    return member.had_another && member.status.address == address && member.inventories_due == 0;
   });
 }
 
@@ -75,35 +94,80 @@ void CoordinatorCore::ForgetHalfMade() {
   for (auto next = recovering_.begin(); next != recovering_.end();) {
     const auto at = next++;
     const auto& [context, recovering] = *at;
-    const std::vector<std::string>& addresses = recovering.inventories.begin()->second.addresses;
-    if (!std::all_of(addresses.begin(), addresses.end(),
-                     [this](const std::string& address) { return IsBack(address); })) {
-      continue;
-    }
-    for (const auto& [rank, holder] : recovering.holders) {
+    const wire::Inventory& latest = recovering.latest();
+    const bool all_back =
+        std::all_of(latest.addresses.begin(), latest.addresses.end(),
+                    [this](const std::string& address) { return IsBack(address); }) &&
+        std::all_of(latest.copies.begin(), latest.copies.end(),
+                    [this](const wire::Copy& copy) { return IsBack(copy.address); });
+    if (!all_back) continue;
+    for (const auto& [holder, inventory] : recovering.inventories) {
       Tell(holder, wire::Release{0, epoch_, context});
     }
     recovering_.erase(at);
   }
 }
 
-CoordinatorCore::Layer CoordinatorCore::Reconcile(const std::vector<const LayerState*>& ranks) {
+const wire::Inventory& CoordinatorCore::Recovering::latest() const {
+  return std::max_element(
+             inventories.begin(), inventories.end(),
+             [](const auto& a, const auto& b) { return a.second.epoch < b.second.epoch; })
+      ->second;
+}
+
+void CoordinatorCore::DropStale(ContextId id, Recovering& recovering) {
+  const wire::Inventory latest = recovering.latest();
+  std::erase_if(recovering.inventories, [&](const auto& entry) {
+    const auto& [worker, inventory] = entry;
+    if (Lists(latest, inventory.rank, workers_.at(worker).status.address)) return false;
+    Tell(worker, wire::Release{0, inventory.epoch, id});
+    return true;
+  });
+}
+
+// Those that answered queries before come first.
+std::vector<Holder> CoordinatorCore::HoldersBack(const Recovering& recovering) const {
+  const std::vector<std::string>& answered = recovering.latest().addresses;
+  std::vector<Holder> back;
+  for (const auto& [worker, inventory] : recovering.inventories) {
+    back.push_back({worker, inventory.rank});
+  }
+  std::stable_partition(back.begin(), back.end(), [&](const Holder& holder) {
+    return answered[static_cast<size_t>(holder.rank)] == workers_.at(holder.worker).status.address;
+  });
+  return back;
+}
+
+bool CoordinatorCore::IsSafe(const Recovering& recovering) {
+  const wire::Inventory& latest = recovering.latest();
+  std::vector<int> missing(latest.addresses.size(), 1);
+  std::vector<int> back(latest.addresses.size());
+  for (const wire::Copy& copy : latest.copies) ++missing[static_cast<size_t>(copy.rank)];
+  for (const auto& [worker, inventory] : recovering.inventories) {
+    --missing[static_cast<size_t>(inventory.rank)];
+    ++back[static_cast<size_t>(inventory.rank)];
+  }
+  return std::find(missing.begin(), missing.end(), 0) != missing.end() &&
+         std::find(back.begin(), back.end(), 0) == back.end();
+}
+
+CoordinatorCore::Layer CoordinatorCore::Reconcile(const std::vector<const LayerState*>& holders) {
   const auto earlier = [](const LayerState* a, const LayerState* b) {
     return a->last.turn < b->last.turn;
   };
-  // The rank that is behind knows the last append that all ranks stored.
-  const LayerState& behind = **std::min_element(ranks.begin(), ranks.end(), earlier);
+  // The one that is behind knows the last append that all have stored.
+  const LayerState& behind = **std::min_element(holders.begin(), holders.end(), earlier);
   Layer layer;
   layer.tokens = behind.tokens;
   layer.last_key = behind.last.key;
   layer.last_tokens = behind.last_tokens;
-  for (const LayerState* rank : ranks) {
-    layer.turn = std::max(layer.turn, rank->last.turn);
-    layer.horizon = std::max(layer.horizon, rank->horizon);
-    layer.tokens = std::min(layer.tokens, rank->tokens);
-    if (rank->last.turn > behind.last.turn) {
-      layer.tokens = std::min(layer.tokens, rank->last_tokens.begin);
-    } else if (rank->last.key.client == 0) {
+  for (const LayerState* holder : holders) {
+    layer.turn = std::max(layer.turn, holder->last.turn);
+    layer.horizon = std::max(layer.horizon, holder->horizon);
+    layer.tokens = std::min(layer.tokens, holder->tokens);
+    if (holder->last.turn > behind.last.turn) {
+      layer.tokens = std::min(layer.tokens, holder->last_tokens.begin);
+    } else if (holder->last.key.client == 0) {
       layer.last_key = {};  // it was being taken back
     }
   }
@@ -111,48 +175,54 @@ CoordinatorCore::Layer CoordinatorCore::Reconcile(const std::vector<const LayerS
   return layer;
 }
 
-void CoordinatorCore::Rebuild(ContextId id, Recovering& recovering) {
-  const wire::Inventory& first = recovering.inventories.begin()->second;
-  absl::StatusOr<Retention> retention = Retention::Of(first.spec);
+void CoordinatorCore::Rebuild(ContextId id, const Recovering& recovering) {
+  const wire::Inventory& latest = recovering.latest();
+  absl::StatusOr<Retention> retention = Retention::Of(latest.spec);
   ANNULUS_CHECK(retention.ok());  // a spec that came over the wire is valid
-  wire::Resume resume{++epoch_, id, {}, {}};
-  ShardMap map{
-      id, epoch_, first.spec, {}, std::make_shared<const Retention>(*std::move(retention))};
+  ShardMap map;
+  map.context = id;
+  map.epoch = ++epoch_;
+  map.spec = latest.spec;
+  map.world = static_cast<int>(latest.addresses.size());
+  map.holders = HoldersBack(recovering);
+  map.retention = std::make_shared<const Retention>(*std::move(retention));
+  ANNULUS_CHECK(Arrange(map));
   Context context;
   context.created = true;
-  for (const auto& [rank, holder] : recovering.holders) {
-    map.workers.push_back(holder);
-    resume.addresses.push_back(workers_.at(holder).status.address);
-    context.kv_bytes.push_back(recovering.inventories.at(rank).kv_bytes);
+  for (const auto& [worker, inventory] : recovering.inventories) {
+    context.kv_bytes[worker] = inventory.kv_bytes;
   }
-  for (size_t layer = 0; layer < first.layers.size(); ++layer) {
-    std::vector<const LayerState*> ranks;
-    for (const auto& [rank, inventory] : recovering.inventories) {
-      if (layer < inventory.layers.size()) ranks.push_back(&inventory.layers[layer]);
+  for (size_t layer = 0; layer < latest.layers.size(); ++layer) {
+    std::vector<const LayerState*> holders;
+    for (const auto& [worker, inventory] : recovering.inventories) {
+      if (layer < inventory.layers.size()) holders.push_back(&inventory.layers[layer]);
     }
-    context.layers.push_back(Reconcile(ranks));
-    resume.tokens.push_back(context.layers.back().tokens);
+    context.layers.push_back(Reconcile(holders));
   }
-  SendToRanks(map, resume);
   context.map = std::make_shared<const ShardMap>(std::move(map));
-  contexts_.emplace(id, std::move(context));
-  recovering_.erase(id);
+  GoOn(contexts_.emplace(id, std::move(context)).first->second);
 }
 
-// Contexts of which some rank is not back are lost. They stay known as lost until released.
+// Contexts of which some rank is not back are lost, unless a copy of it is. They stay known as lost
+// until released.
 void CoordinatorCore::EndRecovery() {
-  for (auto& [id, recovering] : std::exchange(recovering_, {})) {
-    const wire::Inventory& first = recovering.inventories.begin()->second;
-    ShardMap map{id, ++epoch_, first.spec, std::vector<WorkerId>(recovering.world()), nullptr};
+  for (const auto& [id, recovering] : std::exchange(recovering_, {})) {
+    if (IsSafe(recovering)) {
+      Rebuild(id, recovering);
+      continue;
+    }
+    const wire::Inventory& latest = recovering.latest();
+    ShardMap map;
+    map.context = id;
+    map.epoch = ++epoch_;
+    map.spec = latest.spec;
+    map.world = static_cast<int>(latest.addresses.size());
+    map.holders = HoldersBack(recovering);
     Context context;
     context.created = true;
-    context.lost_to = absl::StrCat(recovering.world() - recovering.holders.size(), " of ",
-                                   recovering.world(), " workers, which did not come back");
-    context.layers.resize(first.layers.size());
-    context.kv_bytes.resize(recovering.world());
-    for (const auto& [rank, holder] : recovering.holders) {
-      map.workers[static_cast<size_t>(rank)] = holder;
-    }
+    context.lost_to = absl::StrCat(recovering.holders() - map.holders.size(), " of ",
+                                   recovering.holders(), " workers, which did not come back");
+    context.layers.resize(latest.layers.size());
     context.map = std::make_shared<const ShardMap>(std::move(map));
     contexts_.emplace(id, std::move(context));
   }

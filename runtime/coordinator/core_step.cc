@@ -37,9 +37,9 @@ absl::Status CoordinatorCore::BeginStep(Call& call) {
     if (item.attends && bytes <= limits_.request_bytes_max) {
       bytes += AttendBytesOf(item.map->spec, ask.q_tokens);
     }
-    for (const WorkerId worker : item.map->workers) {
-      const auto at = std::lower_bound(call.workers.begin(), call.workers.end(), worker);
-      if (at == call.workers.end() || *at != worker) call.workers.insert(at, worker);
+    for (const Holder& holder : item.map->Receivers(item.appends)) {
+      const auto at = std::lower_bound(call.workers.begin(), call.workers.end(), holder.worker);
+      if (at == call.workers.end() || *at != holder.worker) call.workers.insert(at, holder.worker);
     }
   }
   if (absl::Status room = Reserve(bytes, call); !room.ok()) {
@@ -114,8 +114,9 @@ void CoordinatorCore::StepPrepared(Calls::iterator found, const event::Prepared&
       context.layers[static_cast<size_t>(item.ask.layer)].Advance(item.ask.start);
     }
     item.sent = true;
-    item.awaited = static_cast<int>(item.map->workers.size());
-    for (const WorkerId worker : item.map->workers) call.sent[worker].push_back(i);
+    const absl::Span<const Holder> receivers = item.map->Receivers(item.appends);
+    item.awaited = receivers.size();
+    for (const Holder& holder : receivers) call.sent[holder.worker].push_back(i);
   }
   for (const int rank : prepared.ranks) {
     const WorkerId worker = call.workers.at(static_cast<size_t>(rank));
@@ -151,10 +152,9 @@ void CoordinatorCore::OnStepDone(WorkerId id, const wire::StepDone& done) {
       item.status =
           absl::Status(status.code(), absl::StrCat(workers_.at(id).label, ": ", status.message()));
     }
-    Context& context = contexts_.at(item.ask.context);
-    const auto& workers = item.map->workers;
-    const auto at = std::find(workers.begin(), workers.end(), id) - workers.begin();
-    if (status.ok()) context.kv_bytes[static_cast<size_t>(at)] = done.items[i].context_kv_bytes;
+    if (status.ok()) {
+      contexts_.at(item.ask.context).kv_bytes[id] = done.items[i].context_kv_bytes;
+    }
     if (--item.awaited == 0) EndItem(found->first, item, std::exchange(item.status, {}));
   }
   EndStepIfDone(found);
@@ -174,7 +174,7 @@ void CoordinatorCore::EndItem(CallId call, Item& item, absl::Status status) {
   if (item.status.ok()) {
     layer.Commit(RangeOf(item.ask.start, item.ask.k_tokens), item.ask.key);
   } else if (item.sent) {
-    SendToRanks(*context.map, wire::Trim{item.ask.context, item.ask.layer, layer.tokens});
+    SendToHolders(*context.map, wire::Trim{item.ask.context, item.ask.layer, layer.tokens});
   }
 }
 
@@ -199,13 +199,13 @@ void CoordinatorCore::EndStep(Calls::iterator found, const absl::Status& why) {
   Emit(std::move(finish));
 }
 
-// A context that had a rank on this worker is lost, and with it its items.
+// Items of contexts that had a holder on this worker do not go on.
 void CoordinatorCore::LoseItems(Calls::iterator found, WorkerId id, const absl::Status& why) {
   Call& call = found->second;
   for (Item& item : call.items) {
     if (item.map == nullptr) continue;
-    const auto& workers = item.map->workers;
-    if (std::find(workers.begin(), workers.end(), id) == workers.end()) continue;
+    const auto context = contexts_.find(item.ask.context);
+    if (context == contexts_.end() || context->second.map->epoch == item.map->epoch) continue;
     EndItem(found->first, item,
             absl::UnavailableError(
                 absl::StrCat(workers_.at(id).label, " was lost during the call: ", why.message())));

@@ -17,10 +17,9 @@ namespace annulus {
 namespace {
 
 std::vector<bool> FindReaders(const ShardMap& map, const Pattern& pattern, BlockRun q_blocks) {
-  const int world = static_cast<int>(map.workers.size());
   const int64_t tokens = (q_blocks.last() + 1) * kBlockTokens;
-  const Layout layout = LayoutOf(map.spec, world, tokens);
-  std::vector<bool> readers(map.workers.size());
+  const Layout layout = LayoutOf(map.spec, map.world, tokens);
+  std::vector<bool> readers(static_cast<size_t>(map.world));
   std::vector<TileRun> row;
   for (int head_group = 0; head_group < layout.mesh().head_groups; ++head_group) {
     std::vector<bool> owners(static_cast<size_t>(layout.mesh().token_groups));
@@ -109,21 +108,24 @@ absl::Status StepWork::PrepareItem(size_t index, Item& item) {
   return absl::OkStatus();
 }
 
-// Every rank of a context hears of its append, as in AppendWork.
+// Every holder of a context hears of its append, as in AppendWork; one for each rank answers.
 std::vector<StepWork::Part> StepWork::PartsOf(WorkerId worker) const {
   std::vector<Part> parts;
   for (size_t i = 0; i < items_.size(); ++i) {
     const Item& item = items_[i];
     if (!item.admitted->live() || item.refused) continue;
     const ShardMap& map = *item.admitted->map;
-    const auto at = std::find(map.workers.begin(), map.workers.end(), worker);
-    if (at == map.workers.end()) continue;
+    const absl::Span<const Holder> receivers = map.Receivers(item.admitted->appends);
+    const auto at =
+        std::find_if(receivers.begin(), receivers.end(),
+                     [worker](const Holder& holder) { return holder.worker == worker; });
+    if (at == receivers.end()) continue;
     Part part;
     part.item = i;
-    part.rank = static_cast<int>(at - map.workers.begin());
-    part.q_heads =
-        LayoutOf(map.spec, static_cast<int>(map.workers.size()), 0).QueryHeads(part.rank);
-    part.reads = item.readers != nullptr && (*item.readers)[static_cast<size_t>(part.rank)];
+    part.rank = at->rank;
+    part.q_heads = LayoutOf(map.spec, map.world, 0).QueryHeads(part.rank);
+    part.reads = at - receivers.begin() < map.world && item.readers != nullptr &&
+                 (*item.readers)[static_cast<size_t>(part.rank)];
     parts.push_back(part);
   }
   return parts;
@@ -153,7 +155,7 @@ Message StepWork::Pack(CallId call, const std::vector<Part>& parts) const {
     const Item& item = items_[part.item];
     const ShardMap& map = *item.admitted->map;
     const bool appends = item.admitted->appends;
-    layouts.push_back(LayoutOf(map.spec, static_cast<int>(map.workers.size()), item.kv.end));
+    layouts.push_back(LayoutOf(map.spec, map.world, item.kv.end));
     wire::StepItem to{map.epoch, map.context, request.layer, appends ? item.kv.begin : item.kv.end};
     if (appends) {
       to.k_tokens = item.kv.size();

@@ -93,8 +93,8 @@ absl::Status ValidateSpec(const ContextSpec& spec) {
   if (spec.tokens_expected < 0 || spec.tokens_expected > kContextTokensMax) {
     return Bad("tokens_expected", spec.tokens_expected, absl::StrCat("0 to ", kContextTokensMax));
   }
-  if (spec.replicas != 1) {
-    return Bad("replicas", spec.replicas, "1: every page is held by one worker only");
+  if (spec.replicas < 1 || spec.replicas > 2) {
+    return Bad("replicas", spec.replicas, "1 or 2: how many workers hold each page");
   }
   ANNULUS_RETURN_IF_ERROR(CheckPartition(spec));
   return CheckPatterns(spec);

@@ -90,21 +90,30 @@ absl::StatusOr<ContextSpec> SpecOf(absl::string_view name, const pb::Spec& p) {
   return spec;
 }
 
-// Of an Open or an Inventory.
-template <typename Proto>
-absl::Status CheckRank(absl::string_view name, const Proto& p) {
+// Of an Open, an Inventory or a Resume: who holds the context.
+template <typename Proto, typename T>
+absl::Status SetHolders(absl::string_view name, const Proto& p, T& m) {
   if (p.addresses_size() < 1 || p.addresses_size() > kAddressesMax) {
     return BadField(name, "addresses", p.addresses_size());
   }
-  if (p.rank() < 0 || p.rank() >= p.addresses_size()) return BadField(name, "rank", p.rank());
+  if (p.copies_size() > p.addresses_size()) return BadField(name, "copies", p.copies_size());
+  if constexpr (requires { p.rank(); }) {
+    if (p.rank() < 0 || p.rank() >= p.addresses_size()) return BadField(name, "rank", p.rank());
+  }
+  m.addresses.assign(p.addresses().begin(), p.addresses().end());
+  for (const pb::Copy& copy : p.copies()) {
+    if (copy.rank() < 0 || copy.rank() >= p.addresses_size()) {
+      return BadField(name, "rank of a copy", copy.rank());
+    }
+    m.copies.push_back({copy.rank(), copy.address()});
+  }
   return absl::OkStatus();
 }
 
 absl::StatusOr<Open> FromProto(const pb::Open& p) {
-  ANNULUS_RETURN_IF_ERROR(CheckRank("Open", p));
   Open m{p.request(), p.epoch(), p.context(), {}, p.rank(), {}};
+  ANNULUS_RETURN_IF_ERROR(SetHolders("Open", p, m));
   ANNULUS_ASSIGN_OR_RETURN(m.spec, SpecOf("Open", p.spec()));
-  m.addresses.assign(p.addresses().begin(), p.addresses().end());
   return m;
 }
 
@@ -175,29 +184,26 @@ absl::StatusOr<Attend> FromProto(const pb::Attend& p) {
   if (p.q_tokens() < 1 || p.q_tokens() > p.kv_tokens()) {
     return BadField("Attend", "q_tokens", p.q_tokens());
   }
-  Attend m{p.request(),
-           p.epoch(),
-           p.context(),
-           p.layer(),
-           static_cast<PlanKind>(p.plan()),
-           p.q_tokens(),
-           p.kv_tokens(),
-           p.pattern(),
-           p.pattern_apart(),
-           p.scale(),
-           TimeLeft(p.time_left_ns()),
-           p.trace(),
-           static_cast<int>(p.stages())};
-  return m;
+  return Attend{p.request(),
+                p.epoch(),
+                p.context(),
+                p.layer(),
+                static_cast<PlanKind>(p.plan()),
+                p.q_tokens(),
+                p.kv_tokens(),
+                p.pattern(),
+                p.pattern_apart(),
+                p.scale(),
+                TimeLeft(p.time_left_ns()),
+                p.trace(),
+                static_cast<int>(p.stages())};
 }
 
 absl::StatusOr<Step> FromProto(const pb::Step& p) {
   if (static_cast<size_t>(p.items_size()) > kStepItemsMax) {
     return BadField("Step", "items", p.items_size());
   }
-  Step m;
-  m.request = p.request();
-  m.time_left = TimeLeft(p.time_left_ns());
+  Step m{p.request(), TimeLeft(p.time_left_ns()), {}};
   m.items.reserve(static_cast<size_t>(p.items_size()));
   for (const pb::StepItem& item : p.items()) {
     if (item.layer() < 0) return BadField("Step", "layer", item.layer());
@@ -274,11 +280,10 @@ absl::StatusOr<LayerState> LayerOf(const pb::Layer& p) {
 }
 
 absl::StatusOr<Inventory> FromProto(const pb::Inventory& p) {
-  ANNULUS_RETURN_IF_ERROR(CheckRank("Inventory", p));
   Inventory m{p.epoch(), p.context(), {}, p.rank(), {}, {}, p.kv_bytes()};
+  ANNULUS_RETURN_IF_ERROR(SetHolders("Inventory", p, m));
   ANNULUS_ASSIGN_OR_RETURN(m.spec, SpecOf("Inventory", p.spec()));
   if (p.layers_size() != m.spec.layers) return BadField("Inventory", "layers", p.layers_size());
-  m.addresses.assign(p.addresses().begin(), p.addresses().end());
   for (const pb::Layer& layer : p.layers()) {
     ANNULUS_ASSIGN_OR_RETURN(LayerState state, LayerOf(layer));
     m.layers.push_back(state);
@@ -290,10 +295,9 @@ absl::StatusOr<Resume> FromProto(const pb::Resume& p) {
   for (const int64_t tokens : p.tokens()) {
     if (tokens < 0) return BadField("Resume", "tokens", tokens);
   }
-  return Resume{p.epoch(),
-                p.context(),
-                {p.addresses().begin(), p.addresses().end()},
-                {p.tokens().begin(), p.tokens().end()}};
+  Resume m{p.epoch(), p.context(), {}, {p.tokens().begin(), p.tokens().end()}};
+  ANNULUS_RETURN_IF_ERROR(SetHolders("Resume", p, m));
+  return m;
 }
 
 template <typename Proto>

@@ -68,6 +68,17 @@ void SetSpec(const ContextSpec& m, pb::Spec& spec) {
   spec.set_replicas(m.replicas);
 }
 
+template <typename Proto>
+void SetHolders(const std::vector<std::string>& addresses, const std::vector<Copy>& copies,
+                Proto& p) {
+  for (const std::string& address : addresses) p.add_addresses(address);
+  for (const Copy& copy : copies) {
+    pb::Copy& to = *p.add_copies();
+    to.set_rank(copy.rank);
+    to.set_address(copy.address);
+  }
+}
+
 pb::Open ToProto(const Open& m) {
   pb::Open p;
   p.set_request(m.request);
@@ -75,7 +86,7 @@ pb::Open ToProto(const Open& m) {
   p.set_context(m.context);
   SetSpec(m.spec, *p.mutable_spec());
   p.set_rank(m.rank);
-  for (const std::string& address : m.addresses) p.add_addresses(address);
+  SetHolders(m.addresses, m.copies, p);
   return p;
 }
 
@@ -237,7 +248,7 @@ pb::Inventory ToProto(const Inventory& m) {
   p.set_context(m.context);
   SetSpec(m.spec, *p.mutable_spec());
   p.set_rank(m.rank);
-  for (const std::string& address : m.addresses) p.add_addresses(address);
+  SetHolders(m.addresses, m.copies, p);
   for (const LayerState& layer : m.layers) {
     pb::Layer& to = *p.add_layers();
     to.set_tokens(layer.tokens);
@@ -254,7 +265,7 @@ pb::Resume ToProto(const Resume& m) {
   pb::Resume p;
   p.set_epoch(m.epoch);
   p.set_context(m.context);
-  for (const std::string& address : m.addresses) p.add_addresses(address);
+  SetHolders(m.addresses, m.copies, p);
   for (const int64_t tokens : m.tokens) p.add_tokens(tokens);
   return p;
 }

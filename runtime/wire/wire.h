@@ -4,7 +4,8 @@
 // Life of a link: the worker connects and says Hello until it gets Welcome; from then on it sends a
 // Heartbeat every period and the coordinator answers each with HeartbeatSeen. A worker that had
 // another coordinator before tells the new one what it holds: an Inventory for each context, right
-// after the Welcome; contexts whose ranks are all back go on with a Resume. Tasks (Open, Append,
+// after the Welcome; contexts whose ranks are all back go on with a Resume, and so do those that
+// have lost a worker and have a copy of what it held. Tasks (Open, Append,
 // Expect, Trim, Truncate, Attend, Step, Fork, Release, Resume) are executed in the order they were
 // sent; those with a request number are answered by exactly one Done, a Step by one StepDone.
 // `epoch` is that of the shard map the task was made for and is echoed in its Done.
@@ -25,7 +26,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 5;
+inline constexpr uint32_t kProtocol = 6;
 
 // Worker → coordinator.
 struct Hello {
@@ -49,6 +50,15 @@ struct Welcome {
 // what it holds is stale.
 struct Fenced {};
 
+// A worker beside those of Open::addresses, one for each rank: it holds the same as `rank` does,
+// and answers no queries.
+struct Copy {
+  int rank = 0;
+  std::string address;
+
+  friend bool operator==(const Copy&, const Copy&) = default;
+};
+
 // Worker → coordinator: a context that it holds as `rank`.
 struct Inventory {
   uint64_t epoch = 0;
@@ -58,6 +68,7 @@ struct Inventory {
   std::vector<std::string> addresses;  // as in Open
   std::vector<LayerState> layers;
   int64_t kv_bytes = 0;
+  std::vector<Copy> copies = {};
 };
 
 // A context goes on at a new epoch, cut to these tokens by layer. Not answered: what comes next on
@@ -67,6 +78,7 @@ struct Resume {
   ContextId context = 0;
   std::vector<std::string> addresses;
   std::vector<int64_t> tokens;
+  std::vector<Copy> copies = {};
 };
 
 struct Heartbeat {
@@ -75,7 +87,8 @@ struct Heartbeat {
 
 struct HeartbeatSeen {};
 
-// A context comes to be, with this worker as its `rank`. addresses: the fabrics of all ranks.
+// A context comes to be, with this worker as its `rank`, or as a copy of it. addresses: the fabrics
+// of those that answer queries, by rank.
 struct Open {
   uint64_t request = 0;
   uint64_t epoch = 0;
@@ -83,6 +96,7 @@ struct Open {
   ContextSpec spec;
   int rank = 0;
   std::vector<std::string> addresses;
+  std::vector<Copy> copies = {};
 };
 
 // Tokens [start, start + tokens) of a layer; the payload holds what this rank stores of them
@@ -123,7 +137,8 @@ struct Truncate {
   int64_t tokens = 0;
 };
 
-// A context comes to be that begins as `parent`, held by the same ranks: its layers' first tokens.
+// A context comes to be that begins as `parent`, held by the same workers: its layers' first
+// tokens.
 struct Fork {
   uint64_t request = 0;
   uint64_t epoch = 0;

@@ -105,7 +105,7 @@ absl::Status TaskRunner::CheckEpoch(ContextId context, uint64_t epoch) const {
 absl::Status TaskRunner::Open(const wire::Open& open) {
   ANNULUS_RETURN_IF_ERROR(
       store_.Open(open.context, open.spec, static_cast<int>(open.addresses.size()), open.rank));
-  opened_[open.context] = {open.epoch, open.addresses};
+  opened_[open.context] = {open.epoch, open.addresses, open.copies};
   return absl::OkStatus();
 }
 
@@ -135,7 +135,7 @@ TaskOutcome TaskRunner::TakeInventory() const {
     const Opened& opened = opened_.at(id);
     outcome.messages.push_back(
         wire::Encode(wire::Inventory{opened.epoch, id, shard.spec, shard.rank, opened.addresses,
-                                     store_.Layers(id), store_.ContextBytes(id)}));
+                                     store_.Layers(id), store_.ContextBytes(id), opened.copies}));
   }
   return outcome;
 }
@@ -145,12 +145,15 @@ void TaskRunner::Resume(const wire::Resume& resume) {
   const auto opened = opened_.find(resume.context);
   if (opened == opened_.end()) return;
   const std::vector<LayerState> layers = store_.Layers(resume.context);
-  if (resume.tokens.size() != layers.size()) return;
+  if (resume.tokens.size() != layers.size() ||
+      resume.addresses.size() != opened->second.addresses.size()) {
+    return;
+  }
   for (size_t layer = 0; layer < layers.size(); ++layer) {
     if (resume.tokens[layer] >= layers[layer].tokens) continue;
     (void)store_.Trim(resume.context, static_cast<int>(layer), resume.tokens[layer]);
   }
-  opened->second = {resume.epoch, resume.addresses};
+  opened->second = {resume.epoch, resume.addresses, resume.copies};
 }
 
 // At any epoch: a context is released also after it was lost elsewhere.

@@ -40,10 +40,11 @@ class TaskRunner {
   }
 
  private:
-  // How a context was opened: at which epoch and with which ranks.
+  // How a context was opened: at which epoch and with which holders.
   struct Opened {
     uint64_t epoch = 0;
     std::vector<std::string> addresses;
+    std::vector<wire::Copy> copies;
   };
 
   absl::Status Open(const wire::Open& open);

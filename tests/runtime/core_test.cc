@@ -20,7 +20,12 @@ TEST_CASE("An append commits when every rank has it, and not before") {
   Actions actions;
   const CallId call = d.BeginAppend(id, 0, 100, &actions);
   REQUIRE(All<action::Admit>(actions).size() == 1);
-  CHECK(All<action::Admit>(actions)[0].map->workers == std::vector<WorkerId>{1, 2});
+  const ShardMap& map = *All<action::Admit>(actions)[0].map;
+  REQUIRE(map.holders.size() == 2);
+  for (int rank = 0; rank < 2; ++rank) {
+    CHECK(map.holders[rank].rank == rank);
+    CHECK(map.holders[rank].worker == static_cast<WorkerId>(rank + 1));
+  }
   actions = d.Handle(event::Prepared{call, {0, 1}});
   CHECK(All<action::SendTask>(actions).size() == 2);
   CHECK(All<action::Finish>(d.Answer(12, call)).empty());

@@ -60,7 +60,7 @@ TEST_CASE("CreateContext names the field that makes no sense") {
   refused("tokens_expected",
           [](ContextSpec& spec) { spec.tokens_expected = std::numeric_limits<int64_t>::max(); });
   refused("replicas", [](ContextSpec& spec) { spec.replicas = 0; });
-  refused("replicas", [](ContextSpec& spec) { spec.replicas = 2; });
+  refused("replicas", [](ContextSpec& spec) { spec.replicas = 3; });
   refused("size of patterns", [](ContextSpec& spec) { spec.patterns.resize(3, "full"); });
   refused("patterns[0]", [](ContextSpec& spec) { spec.patterns = {"windows(3)"}; });
   refused("bytes of patterns",

@@ -43,7 +43,11 @@ void SimSession::Run() {
   std::advance(at, static_cast<long>(rng_.Below(contexts_.size())));
   Context& context = *at;
   const auto info = cluster_.coordinator().core().Describe(context.id);
-  if (info.ok() && info->state == "lost") return Release(context);
+  if (info.ok() && info->state == "lost") {
+    ++tally_.lost;
+    return Release(context);
+  }
+  if (info.ok()) context.degraded = info->state == "degraded";
   const uint64_t choice = rng_.Below(24);
   if (choice == 0) return Release(context);
   if (choice == 1 && contexts_.size() < 3) return Create();
@@ -66,11 +70,14 @@ void SimSession::Create() {
   spec.partition = {PartitionKind::kBlockCyclic, 1};
   if (rng_.Below(2) == 0) spec.patterns = {kPatterns[rng_.Below(4)]};
   spec.kv_efficient = !spec.patterns.empty() && rng_.Below(2) == 0;
+  if (always_two_ || rng_.Below(3) == 0) spec.replicas = 2;
   event::Begin begin;
   begin.kind = Kind::kCreate;
   begin.spec = spec;
   auto call = std::make_shared<Call>();
   call->finished = [this, spec](const action::Finish& finish) {
+    // Two copies need two workers.
+    if (absl::IsFailedPrecondition(finish.status) && spec.replicas == 2) return;
     if (!finish.status.ok()) return Expect(finish.status, false);
     Context& context = contexts_.emplace_back();
     context.spec = spec;
@@ -185,6 +192,7 @@ void SimSession::StartStep(const std::vector<Context*>& contexts,
       ++tally_.appends;
       if (call->queries[i].tokens() == 0) continue;
       ++tally_.answers;
+      tally_.degraded_answers += context.degraded;
       const Partial expected =
           Oracle(context.spec, context.kv, call->queries[i], context.tried.end, context.pattern());
       if (!(WorstError(results[i]->out, results[i]->lse, expected) < 1e-4)) {
@@ -228,6 +236,7 @@ void SimSession::Attend(Context& context) {
                                     PatternOf(context.spec, 0, attend.pattern));
     if (!(WorstError(result->out, result->lse, expected) < 1e-4)) Fail("wrong answer");
     ++tally_.answers;
+    tally_.degraded_answers += context.degraded;
   };
   Begin(begin, std::move(call), absl::ZeroDuration());
 }

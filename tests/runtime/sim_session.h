@@ -27,9 +27,10 @@ struct Tally {
   int64_t forks = 0;
   int64_t truncates = 0;
   int64_t repetitions = 0;
-  int64_t recovered = 0;  // contexts, after a restart of the coordinator
-  int64_t lost = 0;       // by it
-  uint64_t trace = 0;     // of everything that happened, in order
+  int64_t recovered = 0;         // contexts, after a restart of the coordinator
+  int64_t lost = 0;              // by it, or with their workers
+  int64_t degraded_answers = 0;  // by contexts that have lost a copy
+  uint64_t trace = 0;            // of everything that happened, in order
 
   void Note(uint64_t what) { trace = (trace ^ what) * 0x100000001b3u; }
 };
@@ -48,6 +49,8 @@ class SimSession {
         tally_(tally) {}
 
   void Run();
+  // All contexts with two copies, and not one of three.
+  void AlwaysTwoCopies() { always_two_ = true; }
 
   bool busy() const { return in_flight_ > 0; }
   std::vector<ContextId> ids() const {
@@ -70,6 +73,7 @@ class SimSession {
     bool went_well = false;  // in this round
     // What failed may be undone or not, should the coordinator be lost now.
     bool doubtful = false;
+    bool degraded = false;  // a copy is missing, since this round at the latest
 
     const std::string& pattern() const { return PatternOf(spec, 0, ""); }
   };
@@ -119,6 +123,7 @@ class SimSession {
   std::list<Context> contexts_;
   std::vector<Context*> forgotten_;  // released; erased when the round ends
   int in_flight_ = 0;
+  bool always_two_ = false;
   uint64_t sequence_ = 0;
   int coordinators_ = 1;  // that the contexts were last compared with
   std::vector<std::string> failures_;

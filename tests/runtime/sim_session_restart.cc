@@ -15,7 +15,7 @@ bool SimSession::FindOut() {
   for (Context& context : contexts_) {
     const auto info = core.Describe(context.id);
     if (context.doubtful) continue;
-    if (info.ok() && info->state == "ok") {
+    if (info.ok() && info->state != "lost") {
       FindOut(context, info->tokens[0]);
       ++tally_.recovered;
     } else {

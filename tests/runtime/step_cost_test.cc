@@ -23,7 +23,11 @@ constexpr absl::Duration kCostMax = absl::Microseconds(50);
 // Coordinator and worker without the transport between them.
 struct OneWorker {
   explicit OneWorker(const ContextSpec& spec) : store(int64_t{1} << 30), runner(store, *backend) {
-    ShardMap shards{1, 1, spec, {1}, nullptr};
+    ShardMap shards;
+    shards.context = shards.epoch = 1;
+    shards.spec = spec;
+    shards.world = 1;
+    shards.holders = {{.worker = 1, .rank = 0}};
     shards.retention = std::make_shared<const Retention>(Retention::Of(spec).value());
     map = std::make_shared<const ShardMap>(std::move(shards));
     ANNULUS_CHECK(store.Open(1, spec, 1, 0).ok());

@@ -46,7 +46,11 @@ TEST_CASE("Messages come back as they were") {
   CHECK(inventory.layers.back().horizon == 64);
   CHECK(inventory.layers.back().last == layer.last);
   CHECK(inventory.layers.back().last_tokens == layer.last_tokens);
-  CHECK(RoundTrip(Resume{6, 7, {"a"}, {5, 6}}).tokens == std::vector<int64_t>{5, 6});
+  const std::vector<Copy> copies = {{0, "c"}};
+  const Resume resume = RoundTrip(Resume{6, 7, {"a"}, {5, 6}, copies});
+  CHECK(resume.tokens == std::vector<int64_t>{5, 6});
+  CHECK(resume.copies == copies);
+  CHECK(RoundTrip(Open{5, 6, 7, SomeSpec(), 0, {"a"}, copies}).copies == copies);
   const Open open = RoundTrip(Open{5, 6, 7, SomeSpec(), 1, {"a", std::string(5000, 'b')}});
   CHECK(open.rank == 1);
   CHECK(open.addresses[1].size() == 5000);
@@ -102,7 +106,7 @@ TEST_CASE("Damaged messages are refused, not believed") {
   CAPTURE(seed);
   const std::vector<Body> bodies = {
       Hello{kProtocol, "w", "cpu", "local:w", 123},
-      Open{5, 6, 7, SomeSpec(), 1, {"a", "b"}},
+      Open{5, 6, 7, SomeSpec(), 1, {"a", "b"}, {{0, "c"}, {1, "d"}}},
       Append{1, 2, 3, 0, 64, 10},
       Attend{9, 8, 7, 2, PlanKind::kMesh, 10, 1000, "causal", false, 0.5f},
       Done{1, 2, absl::DataLossError("x"), 3, 4, 5},
@@ -130,6 +134,10 @@ TEST_CASE("Damaged messages are refused, not believed") {
       REQUIRE(absl::IsInvalidArgument(body.status()));
     } else if (const auto* open = std::get_if<Open>(&*body)) {
       REQUIRE(open->rank < static_cast<int>(open->addresses.size()));
+      for (const Copy& copy : open->copies) {
+        REQUIRE(copy.rank >= 0);
+        REQUIRE(copy.rank < static_cast<int>(open->addresses.size()));
+      }
     } else if (const auto* attend = std::get_if<Attend>(&*body)) {
       REQUIRE(!Name(attend->plan).empty());
       REQUIRE(attend->stages <= kStagesMax);

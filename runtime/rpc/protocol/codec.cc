@@ -1,6 +1,7 @@
 #include "runtime/rpc/protocol/codec.h"
 
 #include <grpcpp/support/status.h>
+#include <algorithm>
 
 #include <string>
 #include <utility>
@@ -179,13 +180,24 @@ void ToProto(const AppendGrant& grant, v1::AppendGrant* message) {
   message->set_id(grant.id);
   message->set_secret(grant.secret);
   ToProto(grant.spec, message->mutable_spec());
+  message->set_world(grant.world);
   for (const std::string& address : grant.addresses) message->add_addresses(address);
+  for (const int rank : grant.ranks) message->add_ranks(rank);
 }
 
 absl::StatusOr<AppendGrant> FromProto(const v1::AppendGrant& message) {
-  AppendGrant grant{
-      message.id(), message.secret(), {}, {message.addresses().begin(), message.addresses().end()}};
+  AppendGrant grant{message.id(),
+                    message.secret(),
+                    {},
+                    message.world(),
+                    {message.addresses().begin(), message.addresses().end()},
+                    {message.ranks().begin(), message.ranks().end()}};
   ANNULUS_ASSIGN_OR_RETURN(grant.spec, FromProto(message.spec()));
+  const bool ranks_exist = std::all_of(grant.ranks.begin(), grant.ranks.end(),
+                                       [&](int rank) { return rank >= 0 && rank < grant.world; });
+  if (grant.ranks.size() != grant.addresses.size() || !ranks_exist) {
+    return absl::InternalError("the service granted an upload to ranks that do not exist");
+  }
   return grant;
 }
 

@@ -1,0 +1,98 @@
+// Which workers hold a context, and how it goes on when one of them is lost.
+#include <algorithm>
+#include <tuple>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/coordinator/core.h"
+
+namespace annulus {
+
+// A new context takes all ready workers: one for each rank, or a pair. Contexts begin at different
+// workers, so that those of a pair that answer queries are not always the same.
+absl::Status CoordinatorCore::Place(ShardMap& map) const {
+  if (peers_.empty()) {
+    return absl::UnavailableError("no worker is ready; retry once one has joined");
+  }
+  const auto replicas = static_cast<size_t>(map.spec.replicas);
+  if (peers_.size() < replicas) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("replicas is ", replicas, ", but only ", peers_.size(), " worker is ready"));
+  }
+  std::vector<WorkerId> ready;
+  for (const auto& [peer, id] : peers_) ready.push_back(id);
+  std::sort(ready.begin(), ready.end());
+  if (replicas > 1) {
+    std::rotate(ready.begin(), ready.begin() + static_cast<int64_t>(map.context % ready.size()),
+                ready.end());
+  }
+  map.world = static_cast<int>(ready.size() / replicas);
+  for (size_t i = 0; i < static_cast<size_t>(map.world) * replicas; ++i) {
+    map.holders.push_back({ready[i], static_cast<int>(i / replicas)});
+  }
+  Arrange(map);
+  return absl::OkStatus();
+}
+
+// Puts the first holder of each rank in its place as the one that answers. False if some rank has
+// none.
+bool CoordinatorCore::Arrange(ShardMap& map) {
+  std::vector<Holder> answering(static_cast<size_t>(map.world));
+  std::vector<Holder> copies;
+  for (const Holder& holder : map.holders) {
+    Holder& first = answering[static_cast<size_t>(holder.rank)];
+    if (first.worker == 0) {
+      first = holder;
+    } else {
+      copies.push_back(holder);
+    }
+  }
+  const bool whole = std::all_of(answering.begin(), answering.end(),
+                                 [](const Holder& holder) { return holder.worker != 0; });
+  if (!whole) return false;
+  map.holders = std::move(answering);
+  map.holders.insert(map.holders.end(), copies.begin(), copies.end());
+  return true;
+}
+
+std::pair<std::vector<std::string>, std::vector<wire::Copy>> CoordinatorCore::AddressesOf(
+    const ShardMap& map) const {
+  std::vector<std::string> addresses;
+  std::vector<wire::Copy> copies;
+  for (const Holder& holder : map.holders) {
+    const std::string& address = workers_.at(holder.worker).status.address;
+    if (std::ssize(addresses) < map.world) {
+      addresses.push_back(address);
+    } else {
+      copies.push_back({holder.rank, address});
+    }
+  }
+  return {std::move(addresses), std::move(copies)};
+}
+
+// Tells the holders that the context goes on as its map says, with what is committed.
+void CoordinatorCore::GoOn(const Context& context) {
+  wire::Resume resume{context.map->epoch, context.map->context, {}, {}, {}};
+  std::tie(resume.addresses, resume.copies) = AddressesOf(*context.map);
+  for (const Layer& layer : context.layers) resume.tokens.push_back(layer.tokens);
+  SendToHolders(*context.map, resume);
+}
+
+// A context that has copies of what was there goes on with them. What was in flight ends: an append
+// that only some holders have stored is cut off by the Resume.
+void CoordinatorCore::LoseHolder(Context& context, WorkerId id) {
+  ShardMap map = *context.map;
+  const auto held = std::find_if(map.holders.begin(), map.holders.end(),
+                                 [id](const Holder& holder) { return holder.worker == id; });
+  if (!context.lost_to.empty() || held == map.holders.end()) return;
+  map.epoch = epoch_;
+  map.holders.erase(held);
+  context.kv_bytes.erase(id);
+  // Nobody was told yet that a context exists which is being created: the call fails.
+  const bool goes_on = Arrange(map) && context.created;
+  if (!goes_on) context.lost_to = workers_.at(id).label;
+  context.map = std::make_shared<const ShardMap>(std::move(map));
+  if (goes_on) GoOn(context);
+}
+
+}  // namespace annulus

@@ -1,0 +1,177 @@
+// What a CoordinatorCore is told and what it orders: values, without transport or tensors.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "comm/messenger.h"
+#include "runtime/store/retention.h"
+#include "runtime/types.h"
+#include "runtime/wire/wire.h"
+
+namespace annulus {
+
+using WorkerId = uint64_t;
+// Also the request number on the wire and the channel of the call's exchange. Never used twice.
+using CallId = uint64_t;
+
+struct Holder {
+  WorkerId worker = 0;
+  int rank = 0;
+};
+
+// Who holds a context: what a call plans with. Immutable once shared.
+struct ShardMap {
+  ContextId context = 0;
+  uint64_t epoch = 0;
+  ContextSpec spec;
+  int world = 0;  // ranks
+  // Rank r is held by holders[r], which answers queries; those from `world` on are copies. No
+  // worker holds two ranks.
+  std::vector<Holder> holders;
+  std::shared_ptr<const Retention> retention;
+
+  // Whom a call goes to: appends to all, queries to those that answer.
+  absl::Span<const Holder> Receivers(bool appends) const {
+    return {holders.data(), appends ? holders.size() : static_cast<size_t>(world)};
+  }
+};
+using ShardMapPtr = std::shared_ptr<const ShardMap>;
+
+// What may happen.
+namespace event {
+
+struct Heard {  // a message from a peer; its payload stays with the caller of Handle
+  PeerId peer = 0;
+  wire::Body body;
+};
+struct PeerDown {
+  PeerId peer = 0;
+  absl::Status why;
+};
+struct SendFailed {  // the transport took no message for this peer
+  PeerId peer = 0;
+  CallId call = 0;  // whose tensors it carried; 0: a message that must not be missed
+  absl::Status why;
+};
+struct StepItem {  // as StepRequest
+  ContextId context = 0;
+  int layer = 0;
+  int64_t start = 0;
+  int64_t k_tokens = 0;
+  int64_t q_tokens = 0;
+  RequestKey key;
+};
+// A caller wants something. Only the fields of its kind are read.
+struct Begin {
+  enum class Kind { kCreate, kAppend, kAttend, kStep, kFork, kTruncate, kRelease };
+  Kind kind = Kind::kCreate;
+  CallId call = 0;
+  absl::Time deadline = absl::InfiniteFuture();
+  ContextSpec spec;  // kCreate, validated
+  ContextId context = 0;
+  int layer = 0;
+  int64_t begin = 0;    // kAppend: start; kAttend: q_start
+  int64_t tokens = 0;   // kAppend: of k; kAttend: of q; kTruncate: that stay
+  int64_t kv_len = 0;   // kAttend
+  RequestKey key;       // kAppend
+  bool direct = false;  // kAppend: its tensors do not pass here
+  std::optional<int64_t> fork_tokens;
+  std::vector<StepItem> items = {};  // kStep
+};
+// The caller has planned and packed what these get: the map's holders by their index, which is the
+// rank of those that answer queries. Of a Step, they are those of AdmitStep::workers, and each gets
+// the live items (AdmittedItem) that are not refused here and whose context it holds, in order.
+struct Prepared {
+  CallId call = 0;
+  std::vector<int> ranks;
+  std::vector<std::pair<size_t, absl::Status>> refused = {};  // items of a Step, ascending
+};
+struct GiveUp {  // the caller cannot or will not go on
+  CallId call = 0;
+  absl::Status why;
+};
+struct Tick {};
+
+}  // namespace event
+using Event = std::variant<event::Heard, event::PeerDown, event::SendFailed, event::Begin,
+                           event::Prepared, event::GiveUp, event::Tick>;
+
+// What is to be done about it, in order.
+namespace action {
+
+struct Send {
+  PeerId peer = 0;
+  wire::Body body;
+};
+struct SendTask {  // what the caller prepared for this rank
+  PeerId peer = 0;
+  CallId call = 0;
+  int rank = 0;
+};
+struct Drop {  // disconnect, for good
+  PeerId peer = 0;
+};
+struct Admit {  // the caller may prepare
+  CallId call = 0;
+  ShardMapPtr map;
+  int64_t horizon = 0;                           // of the layer: see Retention
+  AppendMark mark = {};                          // of an append
+  std::vector<std::string> data_addresses = {};  // of a direct append, by holder
+};
+struct AdmittedItem {
+  absl::Status status;  // an error: the item has ended
+  ShardMapPtr map;
+  bool appends = false;
+  bool attends = false;
+  int64_t horizon = 0;   // of the layer, after the append
+  AppendMark mark = {};  // of the append
+
+  bool live() const { return status.ok() && (appends || attends); }
+};
+struct AdmitStep {  // the caller may prepare the live items
+  CallId call = 0;
+  std::vector<WorkerId> workers;  // that hold a context of a live item
+  std::vector<AdmittedItem> items;
+};
+struct Deliver {  // the message just heard is this rank's answer, good and the only one
+  CallId call = 0;
+  int rank = 0;
+};
+struct ItemEnd {  // of a Step
+  absl::Status status;
+  uint64_t epoch = 0;
+  int64_t tokens = 0;  // committed now
+};
+struct Finish {
+  CallId call = 0;
+  absl::Status status;
+  uint64_t epoch = 0;
+  ContextId context = 0;       // kCreate, kFork: the new one
+  int64_t tokens = 0;          // kAppend: committed now
+  std::vector<ItemEnd> items;  // kStep that began: how each of them ended
+};
+struct WorkerJoined {  // to be told to people
+  std::string label;   // "worker 3 (name)"
+  std::string backend;
+};
+struct WorkerLost {
+  std::string label;
+  absl::Status why;
+};
+
+}  // namespace action
+using Action =
+    std::variant<action::Send, action::SendTask, action::Drop, action::Admit, action::AdmitStep,
+                 action::Deliver, action::Finish, action::WorkerJoined, action::WorkerLost>;
+using Actions = std::vector<Action>;
+
+}  // namespace annulus

@@ -1,0 +1,190 @@
+// What a coordinator makes of contexts that two workers hold each page of, event by event.
+#include <vector>
+
+#include "tests/catch.h"
+#include "tests/runtime/core_driver.h"
+
+namespace annulus {
+namespace {
+
+using test::All;
+using test::Driver;
+using test::FinishOf;
+using test::Kind;
+using test::SentTo;
+using test::SmallSpec;
+
+const absl::Status kGone = absl::UnavailableError("gone");
+
+ContextSpec TwoCopies() {
+  ContextSpec spec = SmallSpec();
+  spec.replicas = 2;
+  return spec;
+}
+
+// Created over `workers` workers, peers 11, 12, …, which all have opened it.
+struct Replicated : Driver {
+  explicit Replicated(int workers) : Driver(workers) {
+    event::Begin begin;
+    begin.kind = Kind::kCreate;
+    begin.spec = TwoCopies();
+    Actions actions;
+    const CallId call = Begin(begin, &actions);
+    for (const action::Send& send : All<action::Send>(actions)) {
+      opens.emplace_back(send.peer, std::get<wire::Open>(send.body));
+    }
+    epoch = opens.at(0).second.epoch;
+    for (const auto& [peer, open] : opens) actions = Answer(peer, call);
+    REQUIRE(FinishOf(actions, call).ok());
+    id = All<action::Finish>(actions).at(0).context;
+  }
+
+  // Appends to layer 0; whose answers it waits for are not given.
+  CallId StartAppend(int64_t start, int64_t tokens) {
+    Actions actions;
+    const CallId call = BeginAppend(id, start, tokens, &actions);
+    const auto admits = All<action::Admit>(actions);
+    REQUIRE(admits.size() == 1);
+    std::vector<int> all;
+    for (size_t i = 0; i < admits[0].map->holders.size(); ++i) all.push_back(static_cast<int>(i));
+    sent = All<action::SendTask>(Handle(event::Prepared{call, all}));
+    return call;
+  }
+  void Append(int64_t start, int64_t tokens) {
+    const CallId call = StartAppend(start, tokens);
+    Actions actions;
+    for (const action::SendTask& task : sent) actions = Answer(task.peer, call);
+    REQUIRE(FinishOf(actions, call).ok());
+  }
+  Actions Lose(PeerId peer) {
+    Actions actions = Handle(event::PeerDown{peer, kGone});
+    for (const action::Send& send : All<action::Send>(actions)) {
+      if (const auto* resume = std::get_if<wire::Resume>(&send.body)) epoch = resume->epoch;
+    }
+    return actions;
+  }
+  std::string State() const { return core.Describe(id)->state; }
+  // The peers that hold the same as this one, itself included.
+  std::vector<PeerId> PairOf(PeerId peer) const {
+    int rank = 0;
+    for (const auto& [to, open] : opens) rank = to == peer ? open.rank : rank;
+    std::vector<PeerId> pair;
+    for (const auto& [to, open] : opens) {
+      if (open.rank == rank) pair.push_back(to);
+    }
+    return pair;
+  }
+
+  std::vector<std::pair<PeerId, wire::Open>> opens;
+  std::vector<action::SendTask> sent;
+  ContextId id = 0;
+};
+
+TEST_CASE("Two copies take pairs of workers, and need two") {
+  const Replicated d(5);
+  CHECK(d.opens.size() == 4);
+  for (const auto& [peer, open] : d.opens) {
+    CHECK(open.addresses.size() == 2);
+    CHECK(open.copies.size() == 2);
+    CHECK(d.PairOf(peer).size() == 2);
+  }
+  CHECK(d.State() == "ok");
+  Driver one(1);
+  event::Begin begin;
+  begin.kind = Kind::kCreate;
+  begin.spec = TwoCopies();
+  Actions actions;
+  const CallId call = one.Begin(begin, &actions);
+  CHECK(absl::IsFailedPrecondition(FinishOf(actions, call)));
+  CHECK(FinishOf(actions, call).message() == "replicas is 2, but only 1 worker is ready");
+}
+
+TEST_CASE("An append is acknowledged once both of each pair have it, and queries go to one") {
+  Replicated d(4);
+  const CallId call = d.StartAppend(0, 100);
+  CHECK(d.sent.size() == 4);
+  for (int i = 0; i < 3; ++i) {
+    CHECK(absl::IsUnknown(FinishOf(d.Answer(d.sent[i].peer, call), call)));
+    CHECK(d.Committed(d.id) == 0);
+  }
+  CHECK(FinishOf(d.Answer(d.sent[3].peer, call), call).ok());
+  CHECK(d.Committed(d.id) == 100);
+  Actions actions;
+  const CallId attend = d.BeginAttend(d.id, 1, 100, &actions);
+  const auto tasks = All<action::SendTask>(d.Handle(event::Prepared{attend, {0, 1}}));
+  REQUIRE(tasks.size() == 2);
+  CHECK(d.PairOf(tasks[0].peer) != d.PairOf(tasks[1].peer));
+}
+
+TEST_CASE("Whoever is lost, the context goes on with its copy and what was acknowledged") {
+  const PeerId lost = GENERATE(11, 12, 13, 14);
+  Replicated d(4);
+  d.Append(0, 100);
+  const CallId append = d.StartAppend(100, 10);
+  Actions actions;
+  const CallId attend = d.BeginAttend(d.id, 1, 100, &actions);
+  d.Handle(event::Prepared{attend, {0, 1}});
+  const uint64_t epoch_before = d.epoch;
+  // Those of its pair have stored the append, or one of them has.
+  for (const PeerId peer : d.PairOf(lost)) d.Answer(peer, append);
+  actions = d.Lose(lost);
+  CHECK(absl::IsUnavailable(FinishOf(actions, append)));
+  CHECK(absl::IsUnavailable(FinishOf(actions, attend)));
+  CHECK(SentTo<wire::Resume>(actions).size() == 3);
+  CHECK(d.epoch > epoch_before);
+  for (const action::Send& send : All<action::Send>(actions)) {
+    if (const auto* resume = std::get_if<wire::Resume>(&send.body)) {
+      CHECK(resume->tokens == std::vector<int64_t>{100, 0});
+      CHECK(resume->addresses.size() == 2);
+      CHECK(resume->copies.size() == 1);
+    }
+  }
+  CHECK(d.State() == "degraded");
+  CHECK(d.Committed(d.id) == 100);
+  d.Append(100, 10);
+  CHECK(d.sent.size() == 3);
+  CHECK(d.Committed(d.id) == 110);
+  // The other one of the pair was the last that had it.
+  for (const PeerId peer : d.PairOf(lost)) {
+    if (peer != lost) d.Lose(peer);
+  }
+  CHECK(d.State() == "lost");
+  const CallId late = d.BeginAttend(d.id, 1, 100, &actions);
+  CHECK(absl::IsDataLoss(FinishOf(actions, late)));
+}
+
+TEST_CASE("A step on a context that goes on with its copies is retried, not half done") {
+  Replicated d(2);
+  d.Append(0, 10);
+  event::Begin begin;
+  begin.kind = Kind::kStep;
+  begin.items = {{d.id, 0, 10, 1, 1, {5, 1}}};
+  Actions actions;
+  CallId call = d.Begin(begin, &actions);
+  CHECK(All<action::AdmitStep>(actions).at(0).workers.size() == 2);
+  d.Handle(event::Prepared{call, {0, 1}});
+  d.Lose(11);
+  wire::StepDone done;
+  done.request = call;
+  done.items = {{absl::OkStatus(), 0}};
+  actions = d.Handle(event::Heard{12, done});  // too late to count
+  CHECK(absl::IsUnavailable(All<action::Finish>(actions).at(0).items.at(0).status));
+  CHECK(d.Committed(d.id) == 10);
+  call = d.Begin(begin, &actions);
+  CHECK(All<action::AdmitStep>(actions).at(0).workers.size() == 1);
+}
+
+TEST_CASE("A context that is being created when a worker is lost never was") {
+  Driver d(2);
+  event::Begin begin;
+  begin.kind = Kind::kCreate;
+  begin.spec = TwoCopies();
+  Actions actions;
+  const CallId call = d.Begin(begin, &actions);
+  actions = d.Handle(event::PeerDown{11, kGone});
+  CHECK(absl::IsUnavailable(FinishOf(actions, call)));
+  CHECK(SentTo<wire::Release>(actions) == std::vector<PeerId>{12});
+}
+
+}  // namespace
+}  // namespace annulus
