@@ -200,12 +200,15 @@ struct WorkerStatus {
   int64_t kv_bytes = 0;
   int64_t kv_bytes_limit = 0;
   std::string data_address = {};  // where clients upload to it; empty: nowhere
+  double heartbeat_age_s = 0;     // since its last sign of life
 };
 
 struct ClusterStatus {
   uint64_t epoch = 0;
   std::vector<ContextInfo> contexts;
   std::vector<WorkerStatus> workers;
+  int64_t in_flight = 0;        // calls under way
+  int64_t in_flight_bytes = 0;  // of their tensors
 };
 
 }  // namespace annulus

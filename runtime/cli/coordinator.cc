@@ -59,7 +59,11 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
                            Coordinator::Start(std::move(options)));
   LocalRendezvous rendezvous;
   ANNULUS_RETURN_IF_ERROR(rendezvous.Put(kFabricKey, coordinator->fabric_address()));
-  MetricsService service(coordinator.get());
+  MetricsService service(coordinator.get(), [&coordinator] {
+    const Messenger::Counters counters = coordinator->fabric_counters();
+    return std::vector<Metric>{TransportBytes("ucx", "sent", counters.bytes_sent),
+                               TransportBytes("ucx", "received", counters.bytes_received)};
+  });
   std::unique_ptr<MetricsEndpoint> metrics;
   if (!flags.service.metrics_listen.empty()) {
     ANNULUS_ASSIGN_OR_RETURN(metrics,

@@ -94,6 +94,12 @@ void Options::AddRequired(const std::string& name, const std::string& placeholde
   options_.push_back({name, placeholder, help, std::move(set), /*required=*/true});
 }
 
+void Options::AddOptional(const std::string& name, const std::string& placeholder,
+                          const std::string& help, const std::string& alone, OptionSetter set) {
+  options_.push_back({name, placeholder, help, std::move(set), /*required=*/false,
+                      /*is_flag=*/false, alone});
+}
+
 void Options::AddFlag(const std::string& name, const std::string& help, bool* value) {
   options_.push_back(
       {name, "", help, SetParsed(value, ParseSwitch), /*required=*/false, /*is_flag=*/true});
@@ -127,7 +133,9 @@ absl::StatusOr<std::optional<std::string>> Options::ReadFlags(const std::vector<
     if (option.is_flag) {
       app.add_flag(flag, switches[option.name], help);
     } else {
-      app.add_option(flag, texts[option.name], help)->type_name(option.placeholder);
+      CLI::Option* added = app.add_option(flag, texts[option.name], help);
+      added->type_name(option.placeholder);
+      if (!option.alone.empty()) added->expected(0, 1)->default_str(option.alone);
     }
   }
   app.add_option("--config", texts[kConfig], "a file of options, key = value [ANNULUS_CONFIG]")

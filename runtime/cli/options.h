@@ -62,6 +62,9 @@ class Options {
            OptionSetter set);
   void AddRequired(const std::string& name, const std::string& placeholder, const std::string& help,
                    OptionSetter set);
+  // An option whose flag may stand alone: then its value is `alone`.
+  void AddOptional(const std::string& name, const std::string& placeholder, const std::string& help,
+                   const std::string& alone, OptionSetter set);
   void AddFlag(const std::string& name, const std::string& help, bool* value);
 
   // At most one of the two may be given; where both are, from different sources, the weaker
@@ -82,6 +85,7 @@ class Options {
     OptionSetter set;
     bool required = false;
     bool is_flag = false;
+    std::string alone = {};  // the value of its flag without one; empty: there must be one
   };
   enum class Source { kFlag, kEnvironment, kFile };  // from strong to weak
   struct Given {

@@ -55,6 +55,8 @@ struct ExplainReport {
 std::string ToJson(const ExplainReport& report);
 std::string ToText(const ExplainReport& report);
 
+// Of its longest layer, committed.
+int64_t TokensOf(const ContextInfo& context);
 std::string ToJson(const ClusterStatus& status);
 std::string ToText(const ClusterStatus& status);
 

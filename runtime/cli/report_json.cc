@@ -139,10 +139,24 @@ std::string ToJson(const ClusterStatus& status) {
                        {"backend", worker.backend},
                        {"address", worker.address},
                        {"kv_bytes", worker.kv_bytes},
-                       {"kv_bytes_limit", worker.kv_bytes_limit}});
+                       {"kv_bytes_limit", worker.kv_bytes_limit},
+                       {"data_address", worker.data_address},
+                       {"heartbeat_age_s", worker.heartbeat_age_s}});
+  }
+  Json contexts = Json::array();
+  for (const ContextInfo& context : status.contexts) {
+    contexts.push_back({{"id", context.id},
+                        {"state", context.state},
+                        {"epoch", context.epoch},
+                        {"tokens", TokensOf(context)},
+                        {"kv_bytes", context.kv_bytes},
+                        {"dense_kv_bytes", context.dense_kv_bytes}});
   }
   return Line({{"epoch", status.epoch},
                {"contexts", status.contexts.size()},
+               {"in_flight", status.in_flight},
+               {"in_flight_bytes", status.in_flight_bytes},
+               {"context_list", std::move(contexts)},
                {"workers", std::move(workers)}});
 }
 

@@ -9,6 +9,7 @@ namespace annulus {
 namespace {
 
 constexpr size_t kWorkersShown = 16;
+constexpr size_t kContextsShown = 32;
 
 // "1.5 MiB".
 std::string Bytes(double bytes) {
@@ -23,6 +24,10 @@ std::string Bytes(double bytes) {
 
 std::string Bytes(int64_t bytes) {
   return Bytes(static_cast<double>(bytes));
+}
+
+double Percent(int64_t part, int64_t whole) {
+  return whole == 0 ? 0 : 100 * static_cast<double>(part) / static_cast<double>(whole);
 }
 
 std::string ShapeText(int64_t tokens, int64_t kv_tokens, int heads, int kv_heads, int head_dim,
@@ -128,22 +133,37 @@ std::string ToText(const ExplainReport& report) {
   return text;
 }
 
+int64_t TokensOf(const ContextInfo& context) {
+  return context.tokens.empty() ? 0
+                                : *std::max_element(context.tokens.begin(), context.tokens.end());
+}
+
 std::string ToText(const ClusterStatus& status) {
-  std::string text = absl::StrFormat("epoch %d, %d contexts, %d workers\n", status.epoch,
-                                     status.contexts.size(), status.workers.size());
-  absl::StrAppendFormat(&text, "%-8s %-8s %-20s %12s %12s\n", "worker", "state", "backend", "kv",
-                        "kv limit");
+  std::string text = absl::StrFormat("epoch %d, %d contexts, %d workers, %d calls in flight (%s)\n",
+                                     status.epoch, status.contexts.size(), status.workers.size(),
+                                     status.in_flight, Bytes(status.in_flight_bytes));
+  absl::StrAppendFormat(&text, "%-8s %-10s %-20s %12s %12s %7s %10s\n", "worker", "state",
+                        "backend", "kv", "kv limit", "used", "heartbeat");
   for (const WorkerStatus& worker : status.workers) {
-    absl::StrAppendFormat(&text, "%-8d %-8s %-20s %12s %12s\n", worker.id, worker.state,
-                          worker.backend, Bytes(worker.kv_bytes), Bytes(worker.kv_bytes_limit));
+    absl::StrAppendFormat(&text, "%-8d %-10s %-20s %12s %12s %6.1f%% %8.2f s\n", worker.id,
+                          worker.state, worker.backend, Bytes(worker.kv_bytes),
+                          Bytes(worker.kv_bytes_limit),
+                          Percent(worker.kv_bytes, worker.kv_bytes_limit), worker.heartbeat_age_s);
   }
-  for (const ContextInfo& context : status.contexts) {
-    absl::StrAppendFormat(&text, "context %d: %s, epoch %d, %d layers, up to %d tokens, %s\n",
-                          context.id, context.state, context.epoch, context.tokens.size(),
-                          context.tokens.empty()
-                              ? int64_t{0}
-                              : *std::max_element(context.tokens.begin(), context.tokens.end()),
-                          Bytes(context.kv_bytes));
+  if (status.contexts.empty()) return text;
+  absl::StrAppendFormat(&text, "%-20s %-10s %6s %7s %12s %12s %9s\n", "context", "state", "epoch",
+                        "layers", "tokens", "kv", "of dense");
+  const size_t shown = std::min(status.contexts.size(), kContextsShown);
+  for (size_t i = 0; i < shown; ++i) {
+    const ContextInfo& context = status.contexts[i];
+    absl::StrAppendFormat(&text, "%-20d %-10s %6d %7d %12d %12s %8.1f%%\n", context.id,
+                          context.state, context.epoch, context.tokens.size(), TokensOf(context),
+                          Bytes(context.kv_bytes),
+                          Percent(context.kv_bytes, context.dense_kv_bytes));
+  }
+  if (shown < status.contexts.size()) {
+    absl::StrAppendFormat(&text, "… and %d more (--json has them all)\n",
+                          status.contexts.size() - shown);
   }
   return text;
 }

@@ -40,6 +40,14 @@ void AddServiceOptions(Options* options, ServiceFlags* flags) {
                });
 }
 
+Metric TransportBytes(const char* transport, const char* direction, uint64_t bytes) {
+  return {"annulus_transport_bytes_total",
+          "Payload bytes that went over a transport.",
+          Metric::Kind::kCounter,
+          static_cast<double>(bytes),
+          {{"transport", transport}, {"direction", direction}}};
+}
+
 Arguments ServiceArguments(const ServiceFlags& flags) {
   Arguments args = {"--transports",
                     flags.transports,

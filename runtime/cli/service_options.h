@@ -10,6 +10,7 @@
 #include "comm/ucx/ucx_fabric.h"
 #include "runtime/cli/commands.h"
 #include "runtime/cli/options.h"
+#include "runtime/rpc/metrics.h"
 
 namespace annulus {
 
@@ -30,6 +31,9 @@ struct ServiceFlags {
 };
 
 void AddServiceOptions(Options* options, ServiceFlags* flags);
+
+// annulus_transport_bytes_total.
+Metric TransportBytes(const char* transport, const char* direction, uint64_t bytes);
 
 // The flags that give another command the same options, but for metrics_listen, which two processes
 // cannot share.

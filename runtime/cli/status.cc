@@ -1,29 +1,65 @@
-// `annulus status`: a cluster as its coordinator sees it.
+// `annulus status`: a cluster as its coordinator sees it, once or again and again.
+#include <optional>
+
 #include "base/status.h"
 #include "runtime/cli/commands.h"
+#include "runtime/cli/process.h"
 #include "runtime/cli/report.h"
 #include "runtime/cli/shared_options.h"
 
 namespace annulus {
 
-absl::Status RunStatus(const Arguments& args, const Console& console) {
+namespace {
+
+constexpr int kPeriodMaxS = 3600;
+// Clears the terminal and begins at its top.
+constexpr char kRedraw[] = "\033[H\033[2J";
+
+struct StatusFlags {
   std::string endpoint;
+  std::optional<int> watch_s;
   bool json = false;
+};
+
+absl::Status Show(Client& client, const StatusFlags& flags, const Console& console) {
+  ANNULUS_ASSIGN_OR_RETURN(const ClusterStatus status, client.Status());
+  if (flags.json) {
+    *console.out << ToJson(status) << std::flush;
+    return absl::OkStatus();
+  }
+  const bool redraws = flags.watch_s.has_value() && console.err_is_terminal;
+  *console.err << (redraws ? kRedraw : "") << ToText(status) << std::flush;
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status RunStatus(const Arguments& args, const Console& console) {
+  StatusFlags flags;
   Options options("status", "A cluster: its epoch, contexts and workers.");
-  options.AddRequired("endpoint", "HOST:PORT", "the service", SetParsed(&endpoint, ParseEndpoint));
-  options.AddFlag("json", "one JSON line on stdout", &json);
+  options.AddRequired("endpoint", "HOST:PORT", "the service",
+                      SetParsed(&flags.endpoint, ParseEndpoint));
+  options.AddOptional("watch", "SECONDS", "again every so often, until interrupted (2)", "2",
+                      SetCount(&flags.watch_s, 1, kPeriodMaxS));
+  options.AddFlag("json", "one JSON line on stdout", &flags.json);
   ANNULUS_ASSIGN_OR_RETURN(const std::optional<std::string> help,
                            options.Parse(args, console.environment));
   if (help.has_value()) {
     *console.out << *help;
     return absl::OkStatus();
   }
-  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client, ConnectTo(endpoint));
-  ANNULUS_ASSIGN_OR_RETURN(const ClusterStatus status, client->Status());
-  if (json) {
-    *console.out << ToJson(status) << std::flush;
-  } else {
-    *console.err << ToText(status) << std::flush;
+  std::optional<Signals> signals;  // before the client's threads
+  if (flags.watch_s.has_value()) signals.emplace();
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client, ConnectTo(flags.endpoint));
+  ANNULUS_RETURN_IF_ERROR(Show(*client, flags, console));
+  while (signals.has_value() && !signals->WaitForStop(absl::Seconds(*flags.watch_s))) {
+    const absl::Status shown = Show(*client, flags, console);
+    // A coordinator that is followed by another one is worth waiting for.
+    if (!absl::IsUnavailable(shown) && !absl::IsDeadlineExceeded(shown)) {
+      ANNULUS_RETURN_IF_ERROR(shown);
+    } else {
+      *console.err << shown.message() << std::endl;
+    }
   }
   return absl::OkStatus();
 }

@@ -51,7 +51,7 @@ Options OptionsOf(WorkerFlags* flags) {
   return options;
 }
 
-std::vector<Metric> MetricsOf(const WorkerSnapshot& snapshot) {
+std::vector<Metric> MetricsOf(const WorkerSnapshot& snapshot, const DataServer& data) {
   const auto gauge = [](const char* name, const char* help, double value) {
     return Metric{name, help, Metric::Kind::kGauge, value, {}};
   };
@@ -65,12 +65,19 @@ std::vector<Metric> MetricsOf(const WorkerSnapshot& snapshot) {
       gauge("annulus_contexts", "Contexts with KV here", static_cast<double>(snapshot.contexts)),
       gauge("annulus_joined", "1 while the coordinator counts on this worker",
             snapshot.state == "ready" ? 1 : 0),
+      counter("annulus_kv_evicted_bytes_total", "KV bytes that KV-efficient contexts let go of",
+              static_cast<double>(snapshot.kv_bytes_evicted)),
+      counter("annulus_tasks_total", "Tasks begun", static_cast<double>(snapshot.tasks)),
+      counter("annulus_queue_wait_seconds_total", "Time that tasks waited for their turn",
+              snapshot.queue_wait_s),
+      counter("annulus_kernel_seconds_total", "Time spent in the backend", snapshot.kernel_s),
+      counter("annulus_steps_total", "Steps finished", static_cast<double>(snapshot.steps)),
       counter("annulus_attends_total", "Attends finished, well or not",
               static_cast<double>(snapshot.attends)),
       counter("annulus_appends_total", "Appends finished", static_cast<double>(snapshot.appends)),
-      counter("annulus_sent_bytes_total", "Payload sent", static_cast<double>(snapshot.bytes_sent)),
-      counter("annulus_received_bytes_total", "Payload received",
-              static_cast<double>(snapshot.bytes_received)),
+      TransportBytes("ucx", "sent", snapshot.bytes_sent),
+      TransportBytes("ucx", "received", snapshot.bytes_received),
+      TransportBytes("grpc", "received", data.bytes_received()),
   };
 }
 
@@ -118,9 +125,10 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Worker> worker, Worker::Start(std::move(options)));
   std::unique_ptr<MetricsEndpoint> metrics;
   if (!flags.service.metrics_listen.empty()) {
-    ANNULUS_ASSIGN_OR_RETURN(
-        metrics, MetricsEndpoint::Start(flags.service.metrics_listen,
-                                        [&worker] { return MetricsOf(worker->Snapshot()); }));
+    ANNULUS_ASSIGN_OR_RETURN(metrics,
+                             MetricsEndpoint::Start(flags.service.metrics_listen, [&worker, &data] {
+                               return MetricsOf(worker->Snapshot(), *data);
+                             }));
     Log(LogLevel::kInfo, "metrics", {{"port", metrics->port()}});
   }
   while (!signals.WaitForStop(kLookUp)) {

@@ -1,10 +1,12 @@
 #include "runtime/coordinator/attend_work.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "base/status.h"
 #include "runtime/coordinator/check_tensor.h"
 #include "runtime/engine/engine.h"
@@ -12,6 +14,11 @@
 
 namespace annulus {
 namespace {
+
+std::string RequestIdOf(const AttendRequest& request) {
+  static std::atomic<uint64_t> made_up = 0;
+  return request.request_id.empty() ? absl::StrCat("attend-", ++made_up) : request.request_id;
+}
 
 bool SendsReadBlocksAlone(PlanKind kind) {
   return kind == PlanKind::kGroupCast || kind == PlanKind::kPassQ;
@@ -61,6 +68,15 @@ absl::StatusOr<std::shared_ptr<const AttendPlanner::Planned>> AttendPlanner::Pla
   plans_.Insert(key, shared);
   return shared;
 }
+
+AttendWork::AttendWork(const AttendRequest& request, absl::Time deadline, AttendPlanner& planner,
+                       const Clock& clock)
+    : request_(request),
+      request_id_(RequestIdOf(request)),
+      begin_(clock.Now()),
+      deadline_(deadline),
+      planner_(planner),
+      clock_(clock) {}
 
 void AttendWork::Trace(absl::string_view name, absl::Time begin) {
   if (!request_.trace) return;
@@ -152,10 +168,25 @@ absl::Status AttendWork::OnAnswer(RankAnswer answer) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<AttendResult> AttendWork::TakeResult() && {
-  const absl::Time begin = clock_.Now();
-  ANNULUS_RETURN_IF_ERROR(Finalise(merged_.view()));
-  Trace("finalise", begin);
+absl::StatusOr<AttendResult> AttendWork::TakeResult(const absl::Status& ended) && {
+  absl::Status status = ended;
+  if (status.ok()) {
+    const absl::Time begin = clock_.Now();
+    status = Finalise(merged_.view());
+    Trace("finalise", begin);
+  }
+  Trace(absl::StrCat("attend ", request_id_), begin_);
+  AttendStats& stats = result_.stats;
+  stats.elapsed_s = absl::ToDoubleSeconds(clock_.Now() - begin_);
+  Log(LogLevel::kDebug, "attend",
+      {{"request", request_id_},
+       {"context", request_.context},
+       {"layer", request_.layer},
+       {"code", absl::StatusCodeToString(status.code())},
+       {"plan", stats.plan},
+       {"bytes", stats.bytes_moved},
+       {"elapsed_s", stats.elapsed_s}});
+  ANNULUS_RETURN_IF_ERROR(status);
   result_.out = std::move(merged_).TakeOut();
   result_.lse = std::move(merged_).TakeLse();
   return std::move(result_);

@@ -48,20 +48,21 @@ class AttendWork final : public CallWork {
  public:
   // All must outlive this.
   AttendWork(const AttendRequest& request, absl::Time deadline, AttendPlanner& planner,
-             const Clock& clock)
-      : request_(request), deadline_(deadline), planner_(planner), clock_(clock) {}
+             const Clock& clock);
 
   absl::StatusOr<PreparedWork> Prepare(const action::Admit& admit) override;
   absl::Status OnAnswer(RankAnswer answer) override;
 
-  // After the call finished well: the finalised answer. elapsed_s is the caller's to fill.
-  absl::StatusOr<AttendResult> TakeResult() &&;
+  // After the call has ended: the finalised answer, or why there is none. Logs the call.
+  absl::StatusOr<AttendResult> TakeResult(const absl::Status& ended) &&;
 
  private:
   bool TakesPart(int rank) const;
   void Trace(absl::string_view name, absl::Time begin);
 
   const AttendRequest& request_;
+  const std::string request_id_;  // the caller's, or made up
+  const absl::Time begin_;
   const absl::Time deadline_;
   AttendPlanner& planner_;
   const Clock& clock_;

@@ -13,7 +13,6 @@
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "base/log.h"
 #include "base/status.h"
 #include "runtime/coordinator/append_work.h"
 #include "runtime/coordinator/attend_work.h"
@@ -256,6 +255,10 @@ std::string Coordinator::fabric_address() const {
   return impl_->messenger().address();
 }
 
+Messenger::Counters Coordinator::fabric_counters() const {
+  return impl_->messenger().counters();
+}
+
 absl::StatusOr<ContextInfo> Coordinator::CreateContext(const ContextSpec& spec,
                                                        const CallContext& call) {
   ANNULUS_RETURN_IF_ERROR(ValidateSpec(spec));
@@ -305,9 +308,7 @@ absl::StatusOr<AppendResult> Coordinator::AppendDirect(const DirectAppend& reque
 
 absl::StatusOr<AttendResult> Coordinator::Attend(const AttendRequest& request,
                                                  const CallContext& call) {
-  const Clock& clock = *impl_->options().clock;
-  const absl::Time start = clock.Now();
-  AttendWork work(request, call.deadline, impl_->planner(), clock);
+  AttendWork work(request, call.deadline, impl_->planner(), *impl_->options().clock);
   action::Finish finish;
   event::Begin begin;
   begin.kind = event::Begin::Kind::kAttend;
@@ -316,18 +317,8 @@ absl::StatusOr<AttendResult> Coordinator::Attend(const AttendRequest& request,
   begin.begin = request.q_start;
   begin.tokens = request.q.tokens;
   begin.kv_len = request.kv_len;
-  ANNULUS_RETURN_IF_ERROR(impl_->Call(begin, work, call, &finish));
-  ANNULUS_ASSIGN_OR_RETURN(AttendResult result, std::move(work).TakeResult());
-  const absl::Duration elapsed = clock.Now() - start;
-  result.stats.elapsed_s = absl::ToDoubleSeconds(elapsed);
-  Log(LogLevel::kDebug, "attend",
-      {{"request", request.request_id},
-       {"context", request.context},
-       {"layer", request.layer},
-       {"plan", result.stats.plan},
-       {"bytes", result.stats.bytes_moved},
-       {"elapsed_s", result.stats.elapsed_s}});
-  return result;
+  const absl::Status ended = impl_->Call(begin, work, call, &finish);
+  return std::move(work).TakeResult(ended);
 }
 
 std::vector<absl::StatusOr<StepResult>> Coordinator::Step(absl::Span<const StepRequest> requests,
@@ -391,7 +382,8 @@ absl::StatusOr<ContextInfo> Coordinator::Describe(ContextId context, const CallC
 }
 
 absl::StatusOr<ClusterStatus> Coordinator::Status(const CallContext&) {
-  return impl_->Ask([](const CoordinatorCore& core) { return core.Status(); });
+  const absl::Time now = impl_->options().clock->Now();
+  return impl_->Ask([now](const CoordinatorCore& core) { return core.Status(now); });
 }
 
 }  // namespace annulus

@@ -40,6 +40,8 @@ class Coordinator final : public Service {
 
   // Where workers reach it.
   std::string fabric_address() const;
+  // What went over the workers' network from and to here.
+  Messenger::Counters fabric_counters() const;
 
   absl::StatusOr<ContextInfo> CreateContext(const ContextSpec& spec,
                                             const CallContext& call) override;

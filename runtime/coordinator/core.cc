@@ -214,13 +214,18 @@ absl::StatusOr<std::vector<ContextInfo>> CoordinatorCore::List(const ListRequest
   return infos;
 }
 
-ClusterStatus CoordinatorCore::Status() const {
+ClusterStatus CoordinatorCore::Status(absl::Time now) const {
   ClusterStatus status;
   status.epoch = epoch_;
+  status.in_flight = static_cast<int64_t>(calls_.size());
+  status.in_flight_bytes = in_flight_bytes_;
   for (const auto& [id, context] : contexts_) {
     if (context.created) status.contexts.push_back(InfoOf(context));
   }
-  for (const auto& [id, member] : workers_) status.workers.push_back(member.status);
+  for (const auto& [id, member] : workers_) {
+    status.workers.push_back(member.status);
+    status.workers.back().heartbeat_age_s = absl::ToDoubleSeconds(now - member.heard);
+  }
   return status;
 }
 

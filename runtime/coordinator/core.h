@@ -70,7 +70,7 @@ class CoordinatorCore {
   absl::StatusOr<ContextInfo> Describe(ContextId id) const;
   // INVALID_ARGUMENT for a limit outside [1, kListMax], UNAVAILABLE while contexts are recovered.
   absl::StatusOr<std::vector<ContextInfo>> List(const ListRequest& request) const;
-  ClusterStatus Status() const;
+  ClusterStatus Status(absl::Time now) const;
 
  private:
   struct Member {

@@ -8,11 +8,13 @@
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 
+#include <atomic>
 #include <exception>
 #include <map>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "attention/block_set.h"
 #include "base/status.h"
 #include "runtime/rpc/protocol/channel.h"
 
@@ -24,6 +26,9 @@ using prometheus::MetricFamily;
 using prometheus::MetricType;
 
 constexpr absl::Duration kScrapeTimeout = absl::Seconds(1);
+
+// Workers whose heartbeat is told by name: as many series as workers come and go.
+constexpr int kWorkersMax = 1024;
 
 // From a decode step to a prefill of minutes.
 const prometheus::Histogram::BucketBoundaries& LatencyBounds() {
@@ -85,15 +90,44 @@ void AddByState(const std::string& name, const std::string& help, const Items& i
   }
 }
 
-std::vector<MetricFamily> StatusFamilies(const absl::StatusOr<ClusterStatus>& status) {
-  Families families;
+// Blocks of every layer and KV head by the state of their context, and dense bytes.
+void AddBlocks(const ClusterStatus& status, Families* families) {
+  std::map<std::string, double> blocks = {{"ok", 0}, {"degraded", 0}, {"lost", 0}};
+  double dense_bytes = 0;
+  for (const ContextInfo& context : status.contexts) {
+    const auto found = blocks.find(context.state);
+    double& count = found == blocks.end() ? blocks["other"] : found->second;
+    for (const int64_t tokens : context.tokens) {
+      count += static_cast<double>(BlocksOf(tokens) * context.spec.kv_heads);
+    }
+    dense_bytes += static_cast<double>(context.dense_kv_bytes);
+  }
+  for (const auto& [state, count] : blocks) {
+    families->AddGauge("annulus_blocks", "Blocks of all layers and KV heads by context state.",
+                       count, {{"state", state}});
+  }
+  families->AddGauge("annulus_kv_dense_bytes", "KV bytes of contexts if nothing was evicted.",
+                     dense_bytes);
+}
+
+void AddHeartbeats(const ClusterStatus& status, Families* families) {
+  int told = 0;
+  for (const WorkerStatus& worker : status.workers) {
+    if (worker.state == "lost" || ++told > kWorkersMax) continue;
+    families->AddGauge("annulus_heartbeat_age_seconds", "Since a worker's last sign of life.",
+                       worker.heartbeat_age_s, {{"worker", absl::StrCat(worker.id)}});
+  }
+}
+
+void AddStatus(const absl::StatusOr<ClusterStatus>& status, Families* into) {
+  Families& families = *into;
   families.AddGauge("annulus_status_up", "Whether the service told its status, 0 or 1.",
                     status.ok() ? 1 : 0);
-  if (!status.ok()) return std::move(families).Take();
+  if (!status.ok()) return;
   double kv_bytes = 0;
   double kv_bytes_limit = 0;
   for (const WorkerStatus& worker : status->workers) {
-    if (worker.state != "ready") continue;
+    if (worker.state == "lost") continue;
     kv_bytes += static_cast<double>(worker.kv_bytes);
     kv_bytes_limit += static_cast<double>(worker.kv_bytes_limit);
   }
@@ -102,11 +136,26 @@ std::vector<MetricFamily> StatusFamilies(const absl::StatusOr<ClusterStatus>& st
                     kv_bytes_limit);
   families.AddGauge("annulus_epoch", "Version of the shard map.",
                     static_cast<double>(status->epoch));
-  AddByState("annulus_contexts", "Contexts by state.", status->contexts, {{"ok", 0}, {"lost", 0}},
-             &families);
-  AddByState("annulus_workers", "Workers by state.", status->workers, {{"ready", 0}, {"lost", 0}},
-             &families);
-  return std::move(families).Take();
+  families.AddGauge("annulus_calls_in_flight", "Calls that the coordinator has under way.",
+                    static_cast<double>(status->in_flight));
+  families.AddGauge("annulus_call_bytes_in_flight", "Bytes of their tensors.",
+                    static_cast<double>(status->in_flight_bytes));
+  AddByState("annulus_contexts", "Contexts by state.", status->contexts,
+             {{"ok", 0}, {"degraded", 0}, {"lost", 0}}, &families);
+  AddByState("annulus_workers", "Workers by state.", status->workers,
+             {{"ready", 0}, {"draining", 0}, {"lost", 0}}, &families);
+  AddBlocks(*status, &families);
+  AddHeartbeats(*status, &families);
+}
+
+void AddSnapshot(const MetricsSnapshot& snapshot, Families* families) {
+  for (const Metric& metric : snapshot()) {
+    std::vector<ClientMetric::Label> labels;
+    for (const auto& [name, value] : metric.labels) labels.push_back({name, value});
+    families->Add(metric.name, metric.help,
+                  metric.kind == Metric::Kind::kCounter ? MetricType::Counter : MetricType::Gauge,
+                  metric.value, std::move(labels));
+  }
 }
 
 class SnapshotCollectable final : public prometheus::Collectable {
@@ -115,13 +164,7 @@ class SnapshotCollectable final : public prometheus::Collectable {
 
   std::vector<MetricFamily> Collect() const override {
     Families families;
-    for (const Metric& metric : snapshot_()) {
-      std::vector<ClientMetric::Label> labels;
-      for (const auto& [name, value] : metric.labels) labels.push_back({name, value});
-      families.Add(metric.name, metric.help,
-                   metric.kind == Metric::Kind::kCounter ? MetricType::Counter : MetricType::Gauge,
-                   metric.value, std::move(labels));
-    }
+    AddSnapshot(snapshot_, &families);
     return std::move(families).Take();
   }
 
@@ -132,8 +175,9 @@ class SnapshotCollectable final : public prometheus::Collectable {
 }  // namespace
 
 struct MetricsService::State final : public prometheus::Collectable {
-  explicit State(Service* inner)
+  State(Service* inner, MetricsSnapshot more)
       : inner(inner),
+        more(std::move(more)),
         requests(prometheus::BuildCounter()
                      .Name("annulus_requests_total")
                      .Help("Calls that ended, by status code.")
@@ -159,10 +203,28 @@ struct MetricsService::State final : public prometheus::Collectable {
     std::vector<MetricFamily> families = registry.Collect();
     CallContext call;
     call.deadline = absl::Now() + kScrapeTimeout;
-    for (MetricFamily& family : StatusFamilies(inner->Status(call))) {
-      families.push_back(std::move(family));
+    Families single;
+    const char* const help = "Payload bytes that went over a transport.";
+    for (const auto& [direction, bytes] :
+         {std::pair("received", &bytes_received), {"sent", &bytes_sent}}) {
+      single.Add("annulus_transport_bytes_total", help, MetricType::Counter,
+                 static_cast<double>(bytes->load()),
+                 {{"transport", "grpc"}, {"direction", direction}});
     }
+    if (more) AddSnapshot(more, &single);
+    AddStatus(inner->Status(call), &single);
+    for (MetricFamily& family : std::move(single).Take()) families.push_back(std::move(family));
     return families;
+  }
+
+  void CountBytes(std::initializer_list<const TensorView*> received) {
+    for (const TensorView* view : received) {
+      bytes_received += view->size() * static_cast<int64_t>(SizeOf(view->dtype));
+    }
+  }
+  template <typename Result>  // of an Attend or a Step
+  void CountAnswer(const absl::StatusOr<Result>& result) {
+    if (result.ok()) bytes_sent += result->out.size_bytes() + result->lse.size_bytes();
   }
 
   // Runs `body` (of absl::Status or absl::StatusOr) counted as `call`.
@@ -189,6 +251,9 @@ struct MetricsService::State final : public prometheus::Collectable {
   }
 
   Service* const inner;
+  const MetricsSnapshot more;
+  std::atomic<int64_t> bytes_received = 0;
+  std::atomic<int64_t> bytes_sent = 0;
   prometheus::Registry registry;
   prometheus::Family<prometheus::Counter>& requests;
   prometheus::Family<prometheus::Histogram>& seconds;
@@ -197,7 +262,8 @@ struct MetricsService::State final : public prometheus::Collectable {
   prometheus::Family<prometheus::Counter>& planned;
 };
 
-MetricsService::MetricsService(Service* inner) : state_(std::make_shared<State>(inner)) {}
+MetricsService::MetricsService(Service* inner, MetricsSnapshot more)
+    : state_(std::make_shared<State>(inner, std::move(more))) {}
 MetricsService::~MetricsService() = default;
 
 absl::StatusOr<ContextInfo> MetricsService::CreateContext(const ContextSpec& spec,
@@ -207,6 +273,7 @@ absl::StatusOr<ContextInfo> MetricsService::CreateContext(const ContextSpec& spe
 
 absl::StatusOr<AppendResult> MetricsService::Append(const AppendRequest& request,
                                                     const CallContext& call) {
+  state_->CountBytes({&request.k, &request.v});
   return state_->Count("Append", [&] { return state_->inner->Append(request, call); });
 }
 
@@ -219,8 +286,10 @@ absl::StatusOr<AppendResult> MetricsService::AppendDirect(const DirectAppend& re
 
 absl::StatusOr<AttendResult> MetricsService::Attend(const AttendRequest& request,
                                                     const CallContext& call) {
+  state_->CountBytes({&request.q});
   absl::StatusOr<AttendResult> result =
       state_->Count("Attend", [&] { return state_->inner->Attend(request, call); });
+  state_->CountAnswer(result);
   if (result.ok()) {
     const prometheus::Labels labels = {{"plan", PlanLabel(result->stats.plan)}};
     state_->moved.Add(labels).Increment(static_cast<double>(result->stats.bytes_moved));
@@ -231,6 +300,7 @@ absl::StatusOr<AttendResult> MetricsService::Attend(const AttendRequest& request
 
 std::vector<absl::StatusOr<StepResult>> MetricsService::Step(absl::Span<const StepRequest> requests,
                                                              const CallContext& call) {
+  for (const StepRequest& step : requests) state_->CountBytes({&step.k, &step.v, &step.q});
   std::vector<absl::StatusOr<StepResult>> results;
   // A batch is one call; its code is that of the first that failed.
   (void)state_->Count("Step", [&] {
@@ -240,6 +310,7 @@ std::vector<absl::StatusOr<StepResult>> MetricsService::Step(absl::Span<const St
     }
     return absl::OkStatus();
   });
+  for (const absl::StatusOr<StepResult>& result : results) state_->CountAnswer(result);
   return results;
 }
 

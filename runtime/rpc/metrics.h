@@ -32,13 +32,19 @@ using MetricsSnapshot = std::function<std::vector<Metric>()>;  // called at each
 //   annulus_requests_in_flight{call}
 //   annulus_attend_moved_bytes_total{plan}       payload counted at the transports
 //   annulus_attend_planned_bytes_total{plan}     what the plans said
+//   annulus_transport_bytes_total{transport="grpc",direction}   tensors of calls, as they were sent
 // and at each scrape asks it for its Status:
 //   annulus_kv_bytes, annulus_kv_bytes_limit     sums over the ready workers
+//   annulus_kv_dense_bytes                       what contexts would hold if nothing was evicted
 //   annulus_contexts{state}, annulus_workers{state}, annulus_epoch
+//   annulus_blocks{state}                        over layers and KV heads, by their context's state
+//   annulus_calls_in_flight, annulus_call_bytes_in_flight
+//   annulus_heartbeat_age_seconds{worker}        of workers that are not lost
 //   annulus_status_up                            0 when Status failed: then the others are absent
 class MetricsService final : public Service {
  public:
-  explicit MetricsService(Service* inner);  // outlives this
+  // `inner` outlives this. `more`, if any, is told beside.
+  explicit MetricsService(Service* inner, MetricsSnapshot more = {});
   ~MetricsService() override;
 
   absl::StatusOr<ContextInfo> CreateContext(const ContextSpec& spec,

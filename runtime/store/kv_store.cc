@@ -161,6 +161,7 @@ void KvStore::Write(const Context& context, const Layout& layout, TokenRange tok
 void KvStore::LetGo(const Context& context, int layer_index, int64_t horizon, Layer& layer) {
   if (horizon <= layer.horizon) return;
   const int64_t before = std::exchange(layer.horizon, horizon);
+  const int64_t pages_before = layer.pages.pages_held();
   const Retention& retention = *context.retention;
   const HeadRange heads = layer.pages.heads();
   for (int head = heads.first; head < heads.end(); ++head) {
@@ -170,6 +171,7 @@ void KvStore::LetGo(const Context& context, int layer_index, int64_t horizon, La
       for (int64_t i = 0; i < run.count; ++i) layer.pages.Drop(head, run.first + i * run.step);
     }
   }
+  evicted_bytes_ += (pages_before - layer.pages.pages_held()) * PageBytes(context.shard.spec);
 }
 
 void KvStore::Cut(Layer& layer, int64_t tokens) {

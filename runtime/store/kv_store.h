@@ -4,7 +4,8 @@
 // leaves no trace. A page that forks share counts once. A page is sealed with a CRC32C once its
 // block is full, and checked by Verify before it leaves the worker. Pages are zeroed when they are
 // freed. A KV-efficient context lets go of pages as it grows (retention.h).
-// Thread-compatible (one engine thread owns it); kv_bytes() and contexts() are thread-safe.
+// Thread-compatible (one engine thread owns it); the counters of bytes and contexts are
+// thread-safe.
 #pragma once
 
 #include <atomic>
@@ -80,6 +81,8 @@ class KvStore {
   int64_t kv_bytes() const { return kv_bytes_.load(std::memory_order_relaxed); }
   int64_t kv_bytes_limit() const { return kv_bytes_limit_; }
   int64_t contexts() const { return contexts_count_.load(std::memory_order_relaxed); }
+  // That KV-efficient contexts have let go of so far.
+  int64_t evicted_bytes() const { return evicted_bytes_.load(std::memory_order_relaxed); }
 
  private:
   struct Layer {
@@ -100,12 +103,13 @@ class KvStore {
                        TokenRange tokens) const;
   static void Write(const Context& context, const Layout& layout, TokenRange tokens,
                     const std::byte* packed, PageTable& pages);
-  static void LetGo(const Context& context, int layer, int64_t horizon, Layer& into);
+  void LetGo(const Context& context, int layer, int64_t horizon, Layer& into);
   static void Cut(Layer& layer, int64_t tokens);
 
   const int64_t kv_bytes_limit_;
   std::atomic<int64_t> kv_bytes_ = 0;
   std::atomic<int64_t> contexts_count_ = 0;
+  std::atomic<int64_t> evicted_bytes_ = 0;
   std::map<ContextId, std::unique_ptr<Context>> contexts_;
 };
 

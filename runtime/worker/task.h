@@ -20,7 +20,8 @@ struct WorkerTask {
   absl::Time deadline = absl::InfiniteFuture();
   // Of an Attend or a Step; set when nobody waits for it.
   std::shared_ptr<std::atomic<bool>> cancel;
-  std::shared_ptr<const void> reserved;  // what the payload's memory counts in, if anything
+  std::shared_ptr<const void> reserved;      // what the payload's memory counts in, if anything
+  absl::Time queued = absl::InfinitePast();  // since when it waits for its turn
 };
 
 // What is to be sent, in order: the last is the Done or StepDone of `request`, if the task had one.

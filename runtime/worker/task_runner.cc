@@ -11,11 +11,11 @@ namespace annulus {
 
 TaskRunner::TaskRunner(std::unique_ptr<Backend> backend, Fabric& fabric, int64_t kv_bytes_limit,
                        const Clock& clock)
-    : backend_(std::move(backend)),
+    : backend_(std::move(backend), clock),
       fabric_(fabric),
       clock_(clock),
       store_(kv_bytes_limit),
-      steps_(store_, *backend_) {}
+      steps_(store_, backend_) {}
 
 TaskOutcome TaskRunner::RunStep(const WorkerTask& task) {
   const auto& step = std::get<wire::Step>(task.body);
@@ -217,7 +217,7 @@ absl::StatusOr<RankResult> TaskRunner::Attend(const wire::Attend& attend, Worker
       spans->push_back({"", std::string(name), absl::ToUnixNanos(begin), absl::ToUnixNanos(end)});
     };
   }
-  absl::StatusOr<RankResult> result = RunRank(rank_task, *backend_, *exchange);
+  absl::StatusOr<RankResult> result = RunRank(rank_task, backend_, *exchange);
   const Exchange::Counters moved = exchange->counters();
   bytes_sent_ += moved.bytes_sent;
   bytes_received_ += moved.bytes_received;

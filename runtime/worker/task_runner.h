@@ -19,6 +19,7 @@
 #include "runtime/store/kv_store.h"
 #include "runtime/worker/step_runner.h"
 #include "runtime/worker/task.h"
+#include "runtime/worker/timed_backend.h"
 
 namespace annulus {
 
@@ -31,6 +32,7 @@ class TaskRunner {
   TaskOutcome Run(WorkerTask task);
 
   const KvStore& store() const { return store_; }
+  absl::Duration kernel_time() const { return backend_.busy(); }
   uint64_t appends() const { return appends_.load(std::memory_order_relaxed); }
   uint64_t steps() const { return steps_run_.load(std::memory_order_relaxed); }
   uint64_t attends() const { return attends_.load(std::memory_order_relaxed); }
@@ -66,7 +68,7 @@ class TaskRunner {
   absl::Status VerifyWhatLeaves(const Plan& plan, const KvStore::Shard& shard,
                                 const wire::Attend& attend);
 
-  const std::unique_ptr<Backend> backend_;
+  TimedBackend backend_;
   Fabric& fabric_;
   const Clock& clock_;
   KvStore store_;

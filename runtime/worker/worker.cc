@@ -107,9 +107,11 @@ class Worker::Impl {
   absl::Status why_lost_;  // under node_mutex_
   std::condition_variable state_changed_;
 
-  std::mutex roles_mutex_;  // the rest; taken after all others
+  mutable std::mutex roles_mutex_;  // the rest; taken after all others
   std::condition_variable role_free_;
   std::deque<WorkerTask> tasks_;
+  uint64_t tasks_begun_ = 0;
+  absl::Duration queue_wait_;
   bool running_ = false;        // somebody runs a task
   bool communicating_ = false;  // somebody waits for messages
   bool stopping_ = false;
@@ -119,6 +121,7 @@ class Worker::Impl {
 bool Worker::Impl::Take(WorkerTask& task, bool must) {
   const std::lock_guard<std::mutex> lock(roles_mutex_);
   if (tasks_.size() >= (must ? kTasksMax : kTasksMax - kTasksHeadroom)) return false;
+  task.queued = options_.clock->Now();
   tasks_.push_back(std::move(task));
   return true;
 }
@@ -130,6 +133,8 @@ void Worker::Impl::Run() {
       running_ = true;
       WorkerTask task = std::move(tasks_.front());
       tasks_.pop_front();
+      ++tasks_begun_;
+      queue_wait_ += options_.clock->Now() - task.queued;
       lock.unlock();
       role_free_.notify_one();
       RunTask(std::move(task));
@@ -197,6 +202,7 @@ absl::Status Worker::Impl::WaitUntilJoined(absl::Time deadline) {
 WorkerSnapshot Worker::Impl::Snapshot() const {
   constexpr const char* kNames[] = {"joining", "ready", "rejoining", "lost"};
   const Messenger::Counters counters = messenger_.counters();
+  const std::lock_guard<std::mutex> lock(roles_mutex_);
   return {.id = id_.load(),
           .state = kNames[static_cast<int>(state_.load())],
           .backend = backend_name_,
@@ -205,8 +211,13 @@ WorkerSnapshot Worker::Impl::Snapshot() const {
           .contexts = runner_.store().contexts(),
           .attends = runner_.attends(),
           .appends = runner_.appends(),
+          .steps = runner_.steps(),
           .bytes_sent = counters.bytes_sent + runner_.exchange_bytes_sent(),
-          .bytes_received = counters.bytes_received + runner_.exchange_bytes_received()};
+          .bytes_received = counters.bytes_received + runner_.exchange_bytes_received(),
+          .kv_bytes_evicted = runner_.store().evicted_bytes(),
+          .tasks = tasks_begun_,
+          .queue_wait_s = absl::ToDoubleSeconds(queue_wait_),
+          .kernel_s = absl::ToDoubleSeconds(runner_.kernel_time())};
 }
 
 Worker::Worker(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

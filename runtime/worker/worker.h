@@ -46,8 +46,13 @@ struct WorkerSnapshot {
   int64_t contexts = 0;
   uint64_t attends = 0;  // finished, whether well or not
   uint64_t appends = 0;
+  uint64_t steps = 0;
   uint64_t bytes_sent = 0;  // payload, over messages and exchanges
   uint64_t bytes_received = 0;
+  int64_t kv_bytes_evicted = 0;  // that KV-efficient contexts have let go of
+  uint64_t tasks = 0;            // begun, of any kind
+  double queue_wait_s = 0;       // of all of them together, until they began
+  double kernel_s = 0;           // spent in the backend
 };
 
 class Worker {

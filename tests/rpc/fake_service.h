@@ -157,7 +157,9 @@ class FakeService : public Service {
     if (info_.id != 0) status.contexts = {info_};
     status.workers = {{1, "ready", "cpu (AVX2)", "a:1", 100, 1000},
                       {2, "lost", "cpu (AVX2)", "b:2", 70, 1000},
-                      {3, "ready", "cpu (AVX2)", "c:3", 11, 1000}};
+                      {3, "ready", "cpu (AVX2)", "c:3", 11, 1000, "", 0.25}};
+    status.in_flight = 5;
+    status.in_flight_bytes = 640;
     return status;
   }
 

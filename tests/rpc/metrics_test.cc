@@ -1,36 +1,13 @@
 #include "runtime/rpc/metrics.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include "tests/catch.h"
 #include "tests/rpc/fake_service.h"
+#include "tests/rpc/scrape.h"
 
 namespace annulus {
 namespace {
 
-int ConnectTo(int port) {
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(static_cast<uint16_t>(port));
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  REQUIRE(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0);
-  return fd;
-}
-
-std::string Scrape(int port) {
-  const int fd = ConnectTo(port);
-  const std::string request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-  REQUIRE(write(fd, request.data(), request.size()) == static_cast<ssize_t>(request.size()));
-  std::string text;
-  char part[4096];
-  for (ssize_t n = 0; (n = read(fd, part, sizeof(part))) > 0;) text.append(part, n);
-  close(fd);
-  return text;
-}
+using test::Scrape;
 
 void CheckLine(const std::string& text, const std::string& line) {
   CAPTURE(line, text);
@@ -67,6 +44,17 @@ TEST_CASE("calls are counted by name and code, and the cluster's state is told a
   CheckLine(text, "annulus_kv_bytes 111");
   CheckLine(text, "annulus_kv_bytes_limit 2000");
   CheckLine(text, "annulus_epoch 7");
+  CheckLine(text, "annulus_calls_in_flight 5");
+  CheckLine(text, "annulus_call_bytes_in_flight 640");
+  CheckLine(text, "annulus_heartbeat_age_seconds{worker=\"3\"} 0.25");
+  CHECK(text.find("annulus_heartbeat_age_seconds{worker=\"2\"}") == std::string::npos);
+  CheckLine(text, "annulus_kv_dense_bytes 23456");
+  CheckLine(text, "annulus_blocks{state=\"ok\"} 0");
+  CheckLine(text, "annulus_contexts{state=\"degraded\"} 0");
+  CheckLine(text, "annulus_workers{state=\"draining\"} 0");
+  // Three queries of 8 f32; each answer 16 f32 of out and one of lse.
+  CheckLine(text, "annulus_transport_bytes_total{transport=\"grpc\",direction=\"received\"} 96");
+  CheckLine(text, "annulus_transport_bytes_total{transport=\"grpc\",direction=\"sent\"} 204");
   CheckLine(text, "annulus_contexts{state=\"ok\"} 1");
   CheckLine(text, "annulus_contexts{state=\"lost\"} 0");
   CheckLine(text, "annulus_workers{state=\"ready\"} 2");
@@ -103,7 +91,7 @@ TEST_CASE("connections that never ask do not keep scrapes out for long") {
   });
   REQUIRE(endpoint.ok());
   std::vector<int> silent;
-  for (int i = 0; i < 6; ++i) silent.push_back(ConnectTo((*endpoint)->port()));
+  for (int i = 0; i < 6; ++i) silent.push_back(test::ConnectToLoopback((*endpoint)->port()));
   const absl::Time begin = absl::Now();
   CheckLine(Scrape((*endpoint)->port()), "annulus_up 1");
   CHECK(absl::Now() - begin < absl::Seconds(10));

@@ -159,7 +159,7 @@ TEST_CASE("A worker is fenced by the coordinator that gave it up, and by no othe
   wire::Hello hello;
   hello.coordinator = kNow;
   CHECK(SentTo<wire::Fenced>(d.Handle(event::Heard{13, hello})) == std::vector<PeerId>{13});
-  CHECK(d.core.Status().workers.size() == 1);
+  CHECK(d.core.Status(d.now).workers.size() == 1);
 }
 
 TEST_CASE("What workers tell is checked") {

@@ -123,7 +123,7 @@ TEST_CASE("The error that caused the others is the one reported") {
 TEST_CASE("A silent worker is fenced, its calls end, its contexts are lost, new ones go on") {
   Driver d(2);
   const ContextId id = d.CreateWithTokens({11, 12}, 100);
-  const uint64_t epoch = d.core.Status().epoch;
+  const uint64_t epoch = d.core.Status(d.now).epoch;
   Actions actions;
   const CallId waiting = d.BeginAttend(id, 1, 100, &actions);
   d.Handle(event::Prepared{waiting, {0, 1}});
@@ -140,14 +140,14 @@ TEST_CASE("A silent worker is fenced, its calls end, its contexts are lost, new 
   CHECK(absl::IsUnavailable(FinishOf(actions, waiting)));
   CHECK(absl::IsUnavailable(FinishOf(actions, planning)));
   CHECK(SentTo<wire::Cancel>(actions) == std::vector<PeerId>{11});
-  CHECK(d.core.Status().epoch == epoch + 1);
-  CHECK(d.core.Status().workers.at(1).state == "lost");
+  CHECK(d.core.Status(d.now).epoch == epoch + 1);
+  CHECK(d.core.Status(d.now).workers.at(1).state == "lost");
   CHECK(d.core.Describe(id)->state == "lost");
 
   // Whatever the fenced worker says later changes nothing.
   CHECK(d.Answer(12, waiting).empty());
   d.Beat(12);
-  CHECK(d.core.Status().workers.at(1).state == "lost");
+  CHECK(d.core.Status(d.now).workers.at(1).state == "lost");
   CHECK(d.Handle(event::Prepared{planning, {0, 1}}).empty());
 
   const CallId late = d.BeginAttend(id, 1, 100, &actions);
@@ -165,7 +165,7 @@ TEST_CASE("A coordinator that stood still does not blame its workers") {
   Driver d(1);
   d.now += absl::Seconds(30);
   CHECK(d.Handle(event::Tick{}).empty());
-  CHECK(d.core.Status().workers.at(0).state == "ready");
+  CHECK(d.core.Status(d.now).workers.at(0).state == "ready");
   CHECK(d.core.NextTimer() <= d.now + absl::Milliseconds(250));
 }
 
@@ -267,7 +267,7 @@ TEST_CASE("A context that a rank cannot open is taken back everywhere") {
   actions = d.Answer(12, call, absl::InternalError("no"));
   CHECK(absl::IsInternal(FinishOf(actions, call)));
   CHECK(SentTo<wire::Release>(actions) == std::vector<PeerId>{11, 12});
-  CHECK(d.core.Status().contexts.empty());
+  CHECK(d.core.Status(d.now).contexts.empty());
 }
 
 TEST_CASE("A worker that missed a message is lost, one that could not take tensors is not") {

@@ -230,7 +230,7 @@ void SimSession::Attend(Context& context) {
     const bool evicted = absl::IsInvalidArgument(finish.status) && attend.q_start < context.horizon;
     if (evicted) return;
     if (!finish.status.ok()) return Expect(finish.status, false);
-    const absl::StatusOr<AttendResult> result = std::move(attend_work).TakeResult();
+    const absl::StatusOr<AttendResult> result = std::move(attend_work).TakeResult(finish.status);
     if (!result.ok()) return Fail("an answer cannot be finalised");
     const Partial expected = Oracle(context.spec, context.kv, attend.q, attend.kv_len,
                                     PatternOf(context.spec, 0, attend.pattern));

@@ -36,6 +36,7 @@ void ToProto(const WorkerStatus& worker, v1::WorkerStatus* message) {
   message->set_kv_bytes(worker.kv_bytes);
   message->set_kv_bytes_limit(worker.kv_bytes_limit);
   message->set_data_address(worker.data_address);
+  message->set_heartbeat_age_s(worker.heartbeat_age_s);
 }
 
 void ToProto(const AttendStats& stats, v1::AttendStats* message) {
@@ -205,6 +206,8 @@ void ToProto(const ClusterStatus& status, v1::ClusterStatus* message) {
   message->set_epoch(status.epoch);
   for (const ContextInfo& context : status.contexts) ToProto(context, message->add_contexts());
   for (const WorkerStatus& worker : status.workers) ToProto(worker, message->add_workers());
+  message->set_in_flight(status.in_flight);
+  message->set_in_flight_bytes(status.in_flight_bytes);
 }
 
 absl::StatusOr<ClusterStatus> FromProto(const v1::ClusterStatus& message) {
@@ -216,8 +219,11 @@ absl::StatusOr<ClusterStatus> FromProto(const v1::ClusterStatus& message) {
   }
   for (const v1::WorkerStatus& worker : message.workers()) {
     status.workers.push_back({worker.id(), worker.state(), worker.backend(), worker.address(),
-                              worker.kv_bytes(), worker.kv_bytes_limit(), worker.data_address()});
+                              worker.kv_bytes(), worker.kv_bytes_limit(), worker.data_address(),
+                              worker.heartbeat_age_s()});
   }
+  status.in_flight = message.in_flight();
+  status.in_flight_bytes = message.in_flight_bytes();
   return status;
 }
 

@@ -1,0 +1,125 @@
+// What coordinator and worker tell to Prometheus after known calls, and `annulus status` beside it.
+#include <signal.h>
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/rng.h"
+#include "runtime/client/client.h"
+#include "tests/catch.h"
+#include "tests/cli/program.h"
+#include "tests/cli/question.h"
+#include "tests/rpc/scrape.h"
+
+namespace annulus {
+namespace {
+
+using test::Program;
+using test::Question;
+using test::ValueOf;
+
+constexpr int kAttends = 7;
+
+// Waits until the process has logged where its metrics are.
+int MetricsPort(const Program& program) {
+  const std::string mark = "event=metrics port=";
+  for (int i = 0; i < 500; ++i, absl::SleepFor(absl::Milliseconds(20))) {
+    const std::string err = program.err();
+    const size_t at = err.find(mark);
+    const size_t end = err.find('\n', at);
+    int port = 0;
+    if (at != std::string::npos && end != std::string::npos &&
+        absl::SimpleAtoi(err.substr(at + mark.size(), end - at - mark.size()), &port)) {
+      return port;
+    }
+  }
+  FAIL("no metrics port in " << program.err());
+  return 0;
+}
+
+std::string Bytes(const char* transport, const char* direction) {
+  return absl::StrCat("annulus_transport_bytes_total{transport=\"", transport, "\",direction=\"",
+                      direction, "\"}");
+}
+
+TEST_CASE("coordinator and worker tell what calls did, in base units") {
+  Program coordinator({"coordinator", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0",
+                       "--log-level", "debug"});
+  const std::string endpoint = coordinator.ReadLine().substr(6);
+  Program worker({"worker", "--coordinator", endpoint, "--threads", "1", "--metrics-listen",
+                  "127.0.0.1:0", "--kv-bytes-limit", "64M"});
+  const auto client = Client::Connect({.endpoint = endpoint});
+  REQUIRE(client.ok());
+  Rng rng(5);
+  const Question question(rng);
+  absl::StatusOr<ContextId> context = absl::UnavailableError("not tried");
+  const absl::Time begin = absl::Now();
+  while (!context.ok() && absl::Now() - begin < absl::Seconds(20)) {
+    context = question.Upload(**client);
+  }
+  REQUIRE(context.ok());
+  for (int i = 0; i < kAttends; ++i) {
+    AttendRequest request = question.Ask(*context);
+    request.request_id = absl::StrCat("question-", i);
+    REQUIRE((*client)->Attend(request).ok());
+  }
+  const double kv_bytes = Question::kKvHeads * 16 * 64 * Question::kDim * 2 * 4.0;  // 16 blocks
+
+  const std::string of_worker = test::Scrape(MetricsPort(worker));
+  CHECK(ValueOf(of_worker, "annulus_attends_total") == kAttends);
+  CHECK(ValueOf(of_worker, "annulus_appends_total") >= 1);
+  CHECK(ValueOf(of_worker, "annulus_tasks_total") >= kAttends + 2);
+  CHECK(ValueOf(of_worker, "annulus_kv_bytes") == kv_bytes);
+  CHECK(ValueOf(of_worker, "annulus_kv_bytes_limit") == 64 << 20);
+  CHECK(ValueOf(of_worker, "annulus_kv_evicted_bytes_total") == 0);
+  const double kernel_s = ValueOf(of_worker, "annulus_kernel_seconds_total");
+  CHECK(kernel_s > 0);
+  CHECK(kernel_s < absl::ToDoubleSeconds(absl::Now() - begin));
+  CHECK(ValueOf(of_worker, "annulus_queue_wait_seconds_total") >= 0);
+  const double uploaded = Question::kTokens * Question::kKvHeads * Question::kDim * 2 * 4.0;
+  CHECK(ValueOf(of_worker, Bytes("grpc", "received")) == uploaded);
+  CHECK(ValueOf(of_worker, Bytes("ucx", "received")) > 0);
+
+  const std::string text = test::Scrape(MetricsPort(coordinator));
+  const auto count = static_cast<double>(kAttends);
+  CHECK(ValueOf(text, "annulus_requests_total{call=\"Attend\",code=\"OK\"}") == count);
+  CHECK(ValueOf(text, "annulus_request_seconds_count{call=\"Attend\",code=\"OK\"}") == count);
+  CHECK(ValueOf(text, "annulus_kv_bytes_limit") == 64 << 20);
+  CHECK(ValueOf(text, "annulus_blocks{state=\"ok\"}") == 16 * Question::kKvHeads);
+  CHECK(ValueOf(text, "annulus_calls_in_flight") == 0);
+  CHECK(ValueOf(text, "annulus_heartbeat_age_seconds{worker=\"1\"}") < 1);
+  const double q_bytes = Question::kHeads * Question::kDim * 4.0;
+  CHECK(ValueOf(text, Bytes("grpc", "received")) == kAttends * q_bytes);
+  CHECK(ValueOf(text, Bytes("grpc", "sent")) == kAttends * (q_bytes + Question::kHeads * 4));
+  CHECK(ValueOf(text, Bytes("ucx", "sent")) > 0);
+  for (int i = 0; i < kAttends; ++i) {
+    CHECK(absl::StrContains(coordinator.err(), absl::StrCat("request=question-", i, " ")));
+  }
+
+  // The same once more for people and scripts, over and over until told to stop.
+  Program watch({"status", "--endpoint", endpoint, "--watch", "1", "--json"});
+  for (int i = 0; i < 2; ++i) {
+    const auto status = nlohmann::json::parse(watch.ReadLine());
+    CHECK(status["in_flight"] == 0);
+    CHECK(status["workers"][0]["heartbeat_age_s"] < 1.0);
+    CHECK(status["context_list"][0]["tokens"] == Question::kTokens);
+    CHECK(status["context_list"][0]["dense_kv_bytes"] == kv_bytes);
+  }
+  watch.Signal(SIGTERM);
+  CHECK(watch.Wait().code == 0);
+  const test::Outcome table = test::RunProgram({"status", "--endpoint", endpoint});
+  CHECK(absl::StrContains(table.err, "heartbeat"));
+  CHECK(absl::StrContains(table.err, "100.0%"));
+}
+
+TEST_CASE("status --watch may stand without a period, and is refused with a bad one") {
+  CHECK(test::IsRefusal(test::RunHere({"status", "--endpoint", "127.0.0.1:1", "--watch", "0"})));
+  const test::Outcome help = test::RunHere({"status", "--help"});
+  CHECK(absl::StrContains(help.out, "--watch"));
+}
+
+}  // namespace
+}  // namespace annulus
