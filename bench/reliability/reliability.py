@@ -22,16 +22,17 @@ SKIPPED = 77
 # The bar's number, what runs, and what it is asked for beyond an ordinary run.
 TESTS = (
     (1, ("test_cli", "a worker killed while nothing happens*"), {}),
-    (1, ("test_cli", "a worker killed under load*"), {}),
+    (1, ("test_cli", "a worker killed under load: *"), {}),
     (2, ("test_cli", "a worker stopped under load*"), {"ANNULUS_STOP_S": "30"}),
     (3, NETNS, {}),
     (4, ("test_cli", "a coordinator killed under load*"), {}),
+    (5, ("test_cli", "a worker killed under load, with two copies*"), {}),
     (6, ("test_runtime", "Simulated coordinators*"), {"ANNULUS_RESTART_SEEDS": "500"}),
     (7, ("test_runtime", "A call ends at its deadline*"), {}),
     (7, ("test_data", "a client that vanishes*"), {}),
     (9, ("test_runtime", "Random requests*"), {"ANNULUS_HOSTILE_CASES": "1000000"}),
     (13, ("test_runtime", "A bit that flips*"), {"ANNULUS_BIT_FLIPS": "100000"}),
-    (14, ("test_runtime", "Simulated clusters*"), {"ANNULUS_SIM_SEEDS": "10000"}),
+    (14, ("test_runtime", "Simulated clusters answer*"), {"ANNULUS_SIM_SEEDS": "10000"}),
 )
 
 
