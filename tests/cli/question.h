@@ -59,21 +59,31 @@ struct Question {
     return true;
   }
 
-  absl::StatusOr<ContextId> Upload(Client& client) const {
+  static ContextSpec Spec(int replicas) {
     ContextSpec spec;
     spec.heads = kHeads;
     spec.kv_heads = kKvHeads;
     spec.head_dim = spec.v_head_dim = kDim;
     spec.dtype = DType::kF32;
     spec.partition.unit_blocks = 1;
-    const absl::StatusOr<ContextInfo> context = client.CreateContext(spec);
-    if (!context.ok()) return context.status();
+    spec.replicas = replicas;
+    return spec;
+  }
+
+  absl::Status Append(Client& client, ContextId context, int64_t start, int64_t tokens) const {
     AppendRequest append;
-    append.context = context->id;
-    append.k = k;
-    append.v = v;
-    const absl::StatusOr<AppendResult> appended = client.Append(append);
-    if (!appended.ok()) return appended.status();
+    append.context = context;
+    append.start = start;
+    append.k = k.view().Tokens(start, tokens);
+    append.v = v.view().Tokens(start, tokens);
+    return client.Append(append).status();
+  }
+
+  absl::StatusOr<ContextId> Upload(Client& client) const {
+    const absl::StatusOr<ContextInfo> context = client.CreateContext(Spec(1));
+    if (!context.ok()) return context.status();
+    const absl::Status appended = Append(client, context->id, 0, kTokens);
+    if (!appended.ok()) return appended;
     return context->id;
   }
 
