@@ -41,8 +41,8 @@ class EchoService final : public v1::Annulus::Service {
   }
 
   grpc::Status Steps(grpc::ServerContext*,
-                     grpc::ServerReaderWriter<v1::StepsReply, v1::StepsRequest>* stream) override {
-    v1::StepsRequest request;
+                     grpc::ServerReaderWriter<v1::StepsReply, v1::StepBatch>* stream) override {
+    v1::StepBatch request;
     v1::StepsReply reply;
     reply.add_answers()->mutable_out()->set_data(bytes_);
     while (stream->Read(&request)) stream->Write(reply);
@@ -116,8 +116,8 @@ absl::StatusOr<Samples> MeasureGrpcEcho(const CallBytes& bytes, bool stream, int
   if (stream) {
     grpc::ClientContext context;
     const auto steps = stub->Steps(&context);
-    v1::StepsRequest request;
-    request.mutable_batch()->add_steps()->mutable_q()->set_data(data);
+    v1::StepBatch request;
+    request.add_steps()->mutable_q()->set_data(data);
     v1::StepsReply reply;
     const Samples samples =
         Samples::Of(rounds, [&] { good = good && steps->Write(request) && steps->Read(&reply); });

@@ -1,17 +1,14 @@
 #include "runtime/client/step_stream.h"
 
-#include <grpcpp/alarm.h>
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
 #include <grpcpp/completion_queue.h>
 #include <grpcpp/support/async_stream.h>
 
 #include <algorithm>
-#include <condition_variable>
-#include <deque>
-#include <map>
+#include <iterator>
+#include <optional>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -21,6 +18,9 @@
 
 namespace annulus {
 namespace {
+
+// Streams that are kept open without a batch under way.
+constexpr size_t kIdleMax = 16;
 
 // How a stream's end reads for the steps that were under way: it may be opened again at once,
 // unless the server said something about the steps themselves.
@@ -36,10 +36,9 @@ absl::Status LostBy(const grpc::Status& end) {
 
 }  // namespace
 
-// One gRPC stream from its opening to its end. It has no thread: of the callers that wait for an
-// answer one at a time waits for the stream's events, whoever they are for, and hands this turn on
-// when its own answer has come. So an answer wakes no thread but the one that wants it. At most one
-// read and one write are under way.
+// One gRPC stream from its opening to its end. It has no thread: its events are waited for by the
+// caller of the batch under way. A read is always under way, so that the end of an idle stream is
+// seen before a batch is lost on it. Not thread-safe, but for Cancel.
 class StepStream::Connection {
  public:
   explicit Connection(const std::shared_ptr<grpc::Channel>& channel)
@@ -50,246 +49,160 @@ class StepStream::Connection {
 
   ~Connection() {
     context_.TryCancel();
-    void* tag = nullptr;
-    bool ok = false;
-    while (queue_.Next(&tag, &ok)) OnEvent(tag, ok);
+    while (HandleEvent(absl::InfiniteFuture())) {
+    }
   }
 
-  // Looks first at what has happened while nobody waited.
-  bool ended() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    PollReady(&lock);
-    return ended_;
+  // Whether another batch can be sent. Looks at what has happened while none was under way.
+  bool usable() {
+    // A time long past; gRPC takes one before the epoch for the end of all times.
+    while (HandleEvent(absl::UnixEpoch())) {
+    }
+    return failure_.ok();
   }
 
-  // The results of the requests, which fit one batch.
-  StepResults Step(absl::Span<const StepRequest> requests, const Attempt& attempt);
+  // Sends a batch of requests that fit one.
+  void Send(absl::Span<const StepRequest> requests, absl::Time deadline) {
+    answers_.emplace(requests);
+    ToProto(requests, &batch_.emplace());
+    if (deadline != absl::InfiniteFuture()) {
+      const int64_t left_us = absl::ToInt64Microseconds(deadline - absl::Now());
+      batch_->set_time_left_us(std::max<int64_t>(1, left_us));
+    }
+    if (reading_) Write();
+  }
+
+  // Waits for the batch's answers; what it failed with, the stream is of no use after.
+  absl::StatusOr<StepResults> Receive(const Attempt& attempt) {
+    while (failure_.ok() && (writing_ || !answers_->complete())) {
+      const bool in_time = HandleEvent(attempt.deadline);
+      if (attempt.cancel.cancelled()) {
+        failure_ = absl::CancelledError("the caller cancelled the call");
+      } else if (!in_time) {
+        failure_ = absl::DeadlineExceededError("no answer before the deadline");
+      }
+    }
+    if (!failure_.ok()) return failure_;
+    StepResults results = answers_->Take();
+    answers_.reset();
+    return results;
+  }
+
+  // From any thread: ends the stream, and so the wait of whoever uses it.
+  void Cancel() { context_.TryCancel(); }
 
  private:
-  enum Event : intptr_t { kStart = 1, kRead, kWrite, kFinish, kWake };
-  struct Waiting {
-    explicit Waiting(absl::Span<const StepRequest> requests) : answers(requests) {}
-    StepAnswersReader answers;
-    absl::Status failure;  // of the whole batch
-    bool over = false;
-    std::condition_variable changed;  // it is over, or nobody has the turn
-  };
+  enum Event : intptr_t { kStart = 1, kRead, kWrite, kFinish };
 
   static void* Tag(Event event) { return reinterpret_cast<void*>(event); }
 
-  void Wait(Waiting* waiting, absl::Time deadline, std::unique_lock<std::mutex>* lock);
-  bool TakeTurn(absl::Time deadline, std::unique_lock<std::mutex>* lock);
-  void PollReady(std::unique_lock<std::mutex>* lock);
-  void HandOn();
-  void Wake();
-  void OnEvent(void* tag, bool ok);
-  void OnReply();
-  void Write(v1::StepsRequest request);
-  void WriteNext();
-  static void End(Waiting* waiting, absl::Status failure);
+  bool HandleEvent(absl::Time deadline);
+  void OnEvent(Event event, bool ok);
+  void OnReply() {
+    failure_.Update(answers_.has_value() ? answers_->Add(reply_)
+                                         : absl::InternalError("an answer to nothing has come"));
+  }
+
+  void Read() { stream_->Read(&reply_, Tag(kRead)); }
+  void Write() {
+    stream_->Write(*batch_, Tag(kWrite));  // serialised here and now
+    batch_.reset();
+    writing_ = true;
+  }
 
   const std::unique_ptr<v1::Annulus::Stub> stub_;
   grpc::ClientContext context_;
   grpc::CompletionQueue queue_;
-  const std::unique_ptr<grpc::ClientAsyncReaderWriter<v1::StepsRequest, v1::StepsReply>> stream_;
-  v1::StepsReply reply_;  // the reader's
-  grpc::Status end_;      // the reader's
-
-  std::mutex mutex_;      // the rest
-  bool polling_ = false;  // somebody has the turn
-  // Ends that one's wait. gRPC may still touch an alarm that has gone before its event has come, so
-  // there is one for the connection's life, and it is set again only then.
-  grpc::Alarm alarm_;
-  bool waking_ = false;
-  bool started_ = false;
+  const std::unique_ptr<grpc::ClientAsyncReaderWriter<v1::StepBatch, v1::StepsReply>> stream_;
+  v1::StepsReply reply_;
+  grpc::Status end_;
+  bool reading_ = false;  // the stream is open
   bool writing_ = false;
-  bool ended_ = false;
-  absl::Status lost_;  // once ended_
-  std::deque<v1::StepsRequest> to_write_;
-  uint64_t last_id_ = 0;
-  std::map<uint64_t, Waiting*> waiting_;
+  absl::Status failure_;                      // of the stream
+  std::optional<v1::StepBatch> batch_;        // that waits for the stream to open
+  std::optional<StepAnswersReader> answers_;  // of the batch under way
 };
 
-StepResults StepStream::Connection::Step(absl::Span<const StepRequest> requests,
-                                         const Attempt& attempt) {
-  v1::StepsRequest message;
-  ToProto(requests, message.mutable_batch());
-  if (attempt.deadline != absl::InfiniteFuture()) {
-    const int64_t left_us = absl::ToInt64Microseconds(attempt.deadline - absl::Now());
-    message.mutable_batch()->set_time_left_us(std::max<int64_t>(1, left_us));
-  }
-  Waiting waiting(requests);
-  uint64_t id = 0;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (ended_) return AllFail(requests.size(), lost_);
-    id = ++last_id_;
-    waiting_.emplace(id, &waiting);
-    message.mutable_batch()->set_id(id);
-    Write(std::move(message));
-  }
-  const CancelWatch watch(attempt.cancel, [&] {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (waiting.over) return;
-    End(&waiting, absl::CancelledError("the caller cancelled the call"));
-    Wake();
-  });
-  std::unique_lock<std::mutex> lock(mutex_);
-  Wait(&waiting, attempt.deadline, &lock);
-  waiting_.erase(id);
-  if (!waiting.failure.ok() && !ended_) {
-    v1::StepsRequest cancel;
-    cancel.set_cancel(id);
-    Write(std::move(cancel));
-    PollReady(&lock);  // it leaves even if nobody comes to wait again
-  }
-  if (!waiting.failure.ok()) return AllFail(requests.size(), waiting.failure);
-  return waiting.answers.Take();
-}
-
-void StepStream::Connection::Wait(Waiting* waiting, absl::Time deadline,
-                                  std::unique_lock<std::mutex>* lock) {
-  while (!waiting->over) {
-    if (absl::Now() >= deadline) {
-      End(waiting, absl::DeadlineExceededError("no answer before the deadline"));
-    } else if (!polling_) {
-      TakeTurn(deadline, lock);
-    } else if (deadline == absl::InfiniteFuture()) {
-      waiting->changed.wait(*lock);
-    } else {
-      waiting->changed.wait_until(*lock, absl::ToChronoTime(deadline));
-    }
-  }
-  HandOn();
-}
-
-// Sees to it that one of those that wait takes the turn, if nobody has it.
-void StepStream::Connection::HandOn() {
-  if (polling_) return;
-  for (const auto& [id, waiting] : waiting_) {
-    if (waiting->over) continue;
-    waiting->changed.notify_one();
-    return;
-  }
-}
-
 // Waits for one event and handles it; false if there was none.
-bool StepStream::Connection::TakeTurn(absl::Time deadline, std::unique_lock<std::mutex>* lock) {
-  polling_ = true;
-  lock->unlock();
+bool StepStream::Connection::HandleEvent(absl::Time deadline) {
   void* tag = nullptr;
   bool ok = false;
-  const bool some =
-      queue_.AsyncNext(&tag, &ok, absl::ToChronoTime(deadline)) == grpc::CompletionQueue::GOT_EVENT;
-  if (some) OnEvent(tag, ok);
-  lock->lock();
-  polling_ = false;
-  return some;
-}
-
-// Lets whoever waits for events look again at whether its own call is over.
-void StepStream::Connection::Wake() {
-  if (ended_ || waking_) return;
-  waking_ = true;
-  alarm_.Set(&queue_, gpr_now(GPR_CLOCK_MONOTONIC), Tag(kWake));
-}
-
-void StepStream::Connection::PollReady(std::unique_lock<std::mutex>* lock) {
-  // A time long past; gRPC takes one before the epoch for the end of all times.
-  while (!polling_ && TakeTurn(absl::UnixEpoch(), lock)) {
+  if (queue_.AsyncNext(&tag, &ok, absl::ToChronoTime(deadline)) !=
+      grpc::CompletionQueue::GOT_EVENT) {
+    return false;
   }
-  HandOn();
+  OnEvent(static_cast<Event>(reinterpret_cast<intptr_t>(tag)), ok);
+  return true;
 }
 
-void StepStream::Connection::End(Waiting* waiting, absl::Status failure) {
-  waiting->failure = std::move(failure);
-  waiting->over = true;
-  waiting->changed.notify_one();
-}
-
-// Under mutex_, as is WriteNext.
-void StepStream::Connection::Write(v1::StepsRequest request) {
-  to_write_.push_back(std::move(request));
-  WriteNext();
-}
-
-void StepStream::Connection::WriteNext() {
-  if (!started_ || writing_ || ended_ || to_write_.empty()) return;
-  writing_ = true;
-  // The message is serialised here and now.
-  stream_->Write(to_write_.front(), Tag(kWrite));
-  to_write_.pop_front();
-}
-
-void StepStream::Connection::OnEvent(void* tag, bool ok) {
-  const auto event = static_cast<Event>(reinterpret_cast<intptr_t>(tag));
-  if (event == kRead && ok) {
-    OnReply();
-    stream_->Read(&reply_, Tag(kRead));
-    return;
-  }
-  const std::lock_guard<std::mutex> lock(mutex_);
+void StepStream::Connection::OnEvent(Event event, bool ok) {
   switch (event) {
     case kStart:
-      started_ = ok;
-      if (ok) stream_->Read(&reply_, Tag(kRead));
-      if (!ok) stream_->Finish(&end_, Tag(kFinish));
+    case kRead:
+      if (!ok) {
+        reading_ = false;
+        stream_->Finish(&end_, Tag(kFinish));
+        break;
+      }
+      if (event == kRead) OnReply();
+      reading_ = true;
+      Read();
+      if (batch_.has_value()) Write();
       break;
     case kWrite:
-      writing_ = false;
-      break;
-    case kRead:
-      stream_->Finish(&end_, Tag(kFinish));
+      writing_ = false;  // one that failed is followed by the end of the reads
       break;
     case kFinish:
-      ended_ = true;
-      lost_ = LostBy(end_);
-      for (const auto& [id, waiting] : waiting_) {
-        if (!waiting->over) End(waiting, lost_);
-      }
+      failure_.Update(LostBy(end_));
       queue_.Shutdown();
       break;
-    case kWake:
-      waking_ = false;
-      break;
   }
-  WriteNext();
-}
-
-void StepStream::Connection::OnReply() {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  const auto found = waiting_.find(reply_.id());
-  // Whoever asked may have stopped waiting.
-  if (found == waiting_.end() || found->second->over) return;
-  Waiting* waiting = found->second;
-  const absl::Status added = waiting->answers.Add(reply_);
-  if (!added.ok() || waiting->answers.complete()) End(waiting, added);
 }
 
 StepStream::StepStream(std::shared_ptr<grpc::Channel> channel) : channel_(std::move(channel)) {}
 StepStream::~StepStream() = default;
 
-std::shared_ptr<StepStream::Connection> StepStream::Current() {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (connection_ == nullptr || connection_->ended()) {
-    connection_ = std::make_shared<Connection>(channel_);
+std::unique_ptr<StepStream::Connection> StepStream::Take() {
+  while (true) {
+    std::unique_ptr<Connection> connection;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (idle_.empty()) break;
+      connection = std::move(idle_.back());
+      idle_.pop_back();
+    }
+    if (connection->usable()) return connection;
   }
-  return connection_;
+  return std::make_unique<Connection>(channel_);
+}
+
+void StepStream::Keep(std::unique_ptr<Connection> connection) {
+  if (!connection->usable()) return;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (idle_.size() < kIdleMax) idle_.push_back(std::move(connection));
 }
 
 StepResults StepStream::Step(absl::Span<const StepRequest> requests, const Attempt& attempt) {
   const absl::StatusOr<std::vector<StepCut>> cuts = CutSteps(requests);
   if (!cuts.ok()) return AllFail(requests.size(), cuts.status());
-  const std::shared_ptr<Connection> connection = Current();
-  if (cuts->size() == 1) return connection->Step(requests, attempt);
+  std::vector<std::unique_ptr<Connection>> connections;
+  for (const StepCut& cut : *cuts) {
+    connections.push_back(Take());
+    connections.back()->Send(requests.subspan(cut.first, cut.count), attempt.deadline);
+  }
   StepResults results;
   results.reserve(requests.size());
-  for (const StepCut& cut : *cuts) {
-    for (absl::StatusOr<StepResult>& result :
-         connection->Step(requests.subspan(cut.first, cut.count), attempt)) {
-      results.push_back(std::move(result));
+  {
+    const CancelWatch watch(attempt.cancel, [&] {
+      for (const std::unique_ptr<Connection>& connection : connections) connection->Cancel();
+    });
+    for (size_t i = 0; i < connections.size(); ++i) {
+      absl::StatusOr<StepResults> part = connections[i]->Receive(attempt);
+      if (!part.ok()) part = AllFail((*cuts)[i].count, part.status());
+      std::move(part->begin(), part->end(), std::back_inserter(results));
     }
   }
+  for (std::unique_ptr<Connection>& connection : connections) Keep(std::move(connection));
   return results;
 }
 

@@ -1,10 +1,11 @@
-// StepStream: the client's side of Annulus.Steps: one stream that is opened with the first step and
-// kept. Batches of any threads share it and are answered by id. When it breaks, the steps under way
-// fail with UNAVAILABLE, and the next one opens another. Thread-safe.
+// StepStream: the client's side of Annulus.Steps. A stream carries one batch at a time and is kept
+// open for the next one: there are as many streams as batches have been under way at once. When one
+// breaks, its batch fails with UNAVAILABLE, and the next batch opens another. Thread-safe.
 #pragma once
 
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "runtime/client/transport.h"
 
@@ -24,11 +25,12 @@ class StepStream {
  private:
   class Connection;
 
-  std::shared_ptr<Connection> Current();
+  std::unique_ptr<Connection> Take();
+  void Keep(std::unique_ptr<Connection> connection);
 
   const std::shared_ptr<grpc::Channel> channel_;
   std::mutex mutex_;
-  std::shared_ptr<Connection> connection_;
+  std::vector<std::unique_ptr<Connection>> idle_;  // the last one used at the back
 };
 
 }  // namespace annulus

@@ -10,6 +10,7 @@
 #include "runtime/rpc/annulus.grpc.pb.h"
 #include "runtime/rpc/handlers.h"
 #include "runtime/rpc/protocol/codec.h"
+#include "runtime/rpc/stall_watch.h"
 #include "runtime/rpc/step_streams.h"
 
 namespace annulus {
@@ -35,10 +36,11 @@ grpc::Status Answer(const absl::StatusOr<Result>& result, Message* message) {
 class AnnulusHandlers final : public v1::Annulus::Service {
  public:
   AnnulusHandlers(annulus::Service* service, Admission* admission, StepStreams* steps,
-                  const StreamLimits& limits, int64_t chunk_bytes)
+                  StallWatch* stalls, const StreamLimits& limits, int64_t chunk_bytes)
       : service_(service),
         admission_(admission),
         steps_(steps),
+        stalls_(stalls),
         limits_(limits),
         chunk_bytes_(chunk_bytes) {}
 
@@ -105,6 +107,18 @@ class AnnulusHandlers final : public v1::Annulus::Service {
   }
 
  private:
+  // Of messages that the client owes, or has asked for.
+  template <typename Stream, typename Part>
+  bool Read(grpc::ServerContext* context, Stream* stream, Part* part) {
+    const StallWatch::Wait wait(stalls_, context);
+    return stream->Read(part);
+  }
+  template <typename Stream, typename Reply>
+  bool Write(grpc::ServerContext* context, Stream* stream, const Reply& reply) {
+    const StallWatch::Wait wait(stalls_, context);
+    return stream->Write(reply);
+  }
+
   // A stream whose caller went away ends like one that stopped early; the true reason is told.
   static absl::Status Gone(const grpc::ServerContext* context, const CallContext& call) {
     if (!context->IsCancelled()) return absl::OkStatus();
@@ -127,7 +141,7 @@ class AnnulusHandlers final : public v1::Annulus::Service {
           return absl::OkStatus();
         });
     v1::AppendPart part;
-    while (stream->Read(&part)) ANNULUS_RETURN_IF_ERROR(reader.Add(part));
+    while (Read(context, stream, &part)) ANNULUS_RETURN_IF_ERROR(reader.Add(part));
     ANNULUS_RETURN_IF_ERROR(Gone(context, call));
     return reader.Finish();
   }
@@ -137,14 +151,15 @@ class AnnulusHandlers final : public v1::Annulus::Service {
     Admission::Ticket ticket(admission_);
     ANNULUS_RETURN_IF_ERROR(ticket.Enter());
     const CallContext call = ContextOf(context);
-    const GrantSink granted = [stream](const AppendGrant& grant) {
+    const GrantSink granted = [&](const AppendGrant& grant) {
       v1::DirectReply reply;
       ToProto(grant, reply.mutable_grant());
-      return stream->Write(reply) ? absl::OkStatus()
-                                  : absl::CancelledError("the caller went before its grant");
+      return Write(context, stream, reply)
+                 ? absl::OkStatus()
+                 : absl::CancelledError("the caller went before its grant");
     };
     v1::DirectAppend message;
-    while (stream->Read(&message)) {
+    while (Read(context, stream, &message)) {
       ANNULUS_RETURN_IF_ERROR(CheckPosition("start", message.start()));
       const DirectAppend request{message.context(), message.layer(), message.start(),
                                  message.tokens(), FromProto(message.key())};
@@ -153,7 +168,7 @@ class AnnulusHandlers final : public v1::Annulus::Service {
       v1::DirectReply reply;
       reply.mutable_result()->set_epoch(result.epoch);
       reply.mutable_result()->set_tokens(result.tokens);
-      if (!stream->Write(reply)) break;
+      if (!Write(context, stream, reply)) break;
     }
     return Gone(context, call);
   }
@@ -165,17 +180,17 @@ class AnnulusHandlers final : public v1::Annulus::Service {
     const CallContext call = ContextOf(context);
     AttendReader reader(limits_, [&](int64_t bytes) { return ticket.Reserve(bytes); });
     v1::AttendPart part;
-    while (stream->Read(&part)) ANNULUS_RETURN_IF_ERROR(reader.Add(part));
+    while (Read(context, stream, &part)) ANNULUS_RETURN_IF_ERROR(reader.Add(part));
     ANNULUS_RETURN_IF_ERROR(Gone(context, call));
     ANNULUS_ASSIGN_OR_RETURN(const AttendRequest request, reader.Finish());
     ANNULUS_ASSIGN_OR_RETURN(const AttendResult result, service_->Attend(request, call));
 
     v1::AttendReplyPart reply;
     ToProto(result, reply.mutable_header());
-    bool sent = stream->Write(reply);
+    bool sent = Write(context, stream, reply);
     ChunkWriter writer(chunk_bytes_, [&](std::string* data) {
       reply.mutable_data()->swap(*data);
-      return stream->Write(reply);
+      return Write(context, stream, reply);
     });
     sent = sent && writer.Write(result.out) && writer.Write(result.lse) && writer.Flush();
     return sent ? absl::OkStatus() : absl::CancelledError("the caller stopped reading the reply");
@@ -184,6 +199,7 @@ class AnnulusHandlers final : public v1::Annulus::Service {
   annulus::Service* const service_;
   Admission* const admission_;
   StepStreams* const steps_;
+  StallWatch* const stalls_;
   const StreamLimits limits_;
   const int64_t chunk_bytes_;
 };
@@ -204,9 +220,10 @@ std::function<bool()> CallerGone(const grpc::ServerContext* context) {
 }
 
 std::unique_ptr<grpc::Service> MakeAnnulusHandlers(Service* service, Admission* admission,
-                                                   StepStreams* steps, const StreamLimits& limits,
+                                                   StepStreams* steps, StallWatch* stalls,
+                                                   const StreamLimits& limits,
                                                    int64_t chunk_bytes) {
-  return std::make_unique<AnnulusHandlers>(service, admission, steps, limits, chunk_bytes);
+  return std::make_unique<AnnulusHandlers>(service, admission, steps, stalls, limits, chunk_bytes);
 }
 
 }  // namespace annulus

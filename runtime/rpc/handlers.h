@@ -17,12 +17,13 @@ class Service;
 
 namespace annulus {
 
+class StallWatch;
 class StepStreams;
 
 // `limits` and `admission` bound the calls that carry tensors; the others are small and short.
 std::unique_ptr<grpc::Service> MakeAnnulusHandlers(Service* service, Admission* admission,
-                                                   StepStreams* steps, const StreamLimits& limits,
-                                                   int64_t chunk_bytes);
+                                                   StepStreams* steps, StallWatch* stalls,
+                                                   const StreamLimits& limits, int64_t chunk_bytes);
 
 // Whether the caller of an rpc has gone, for work that asks often. For one thread at a time; the
 // context outlives what is returned.

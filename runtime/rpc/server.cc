@@ -1,7 +1,6 @@
 #include "runtime/rpc/server.h"
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
-#include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/impl/service_type.h>
 #include <grpcpp/resource_quota.h>
 #include <grpcpp/security/server_credentials.h>
@@ -15,7 +14,9 @@
 #include "base/status.h"
 #include "runtime/rpc/admission.h"
 #include "runtime/rpc/handlers.h"
+#include "runtime/rpc/health.h"
 #include "runtime/rpc/protocol/channel.h"
+#include "runtime/rpc/stall_watch.h"
 #include "runtime/rpc/step_streams.h"
 
 namespace annulus {
@@ -24,7 +25,7 @@ namespace {
 constexpr char kServiceName[] = "annulus.v1.Annulus";
 
 // Threads beyond in_flight_max: pollers, and the short calls, which must answer under load too.
-constexpr int kSpareThreads = 16;
+constexpr int kSpareThreads = 16 + kHealthWatchesMax;
 
 absl::Status CheckLimit(absl::string_view name, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();
@@ -41,7 +42,9 @@ absl::Status Check(const RpcLimits& limits) {
   ANNULUS_RETURN_IF_ERROR(
       CheckLimit("piece_bytes_max", limits.stream.piece_bytes_max, 1, limits.buffer_bytes_max));
   ANNULUS_RETURN_IF_ERROR(CheckLimit("step_streams_max", limits.step_streams_max, 1, 10'000));
-  ANNULUS_RETURN_IF_ERROR(CheckLimit("step_batches_max", limits.step_batches_max, 1, 64));
+  ANNULUS_RETURN_IF_ERROR(CheckLimit("client_stall_max in ms",
+                                     absl::ToInt64Milliseconds(limits.client_stall_max), 10,
+                                     absl::ToInt64Milliseconds(absl::Hours(1))));
   ANNULUS_RETURN_IF_ERROR(CheckLimit("transport_bytes_max", limits.transport_bytes_max,
                                      2 * kMessageBytesMax, kBytesMax));
   return CheckLimit("chunk_bytes", limits.chunk_bytes, 1, kMessageBytesMax - kMessageRoomBytes);
@@ -51,10 +54,10 @@ class GrpcServer final : public RpcServer {
  public:
   explicit GrpcServer(const RpcServerOptions& options)
       : admission_(options.limits.in_flight_max, options.limits.buffer_bytes_max),
-        steps_(options.service, &admission_, options.limits.step_streams_max,
-               options.limits.step_batches_max),
-        annulus_(MakeAnnulusHandlers(options.service, &admission_, &steps_, options.limits.stream,
-                                     options.limits.chunk_bytes)) {
+        stalls_(options.limits.client_stall_max),
+        steps_(options.service, &admission_, &stalls_, options.limits.step_streams_max),
+        annulus_(MakeAnnulusHandlers(options.service, &admission_, &steps_, &stalls_,
+                                     options.limits.stream, options.limits.chunk_bytes)) {
     if (options.rendezvous != nullptr) {
       rendezvous_ = MakeRendezvousHandlers(options.rendezvous, &admission_);
     }
@@ -66,7 +69,7 @@ class GrpcServer final : public RpcServer {
     HoldGrpc();
     static std::once_flag plugins;
     std::call_once(plugins, [] {
-      grpc::EnableDefaultHealthCheckService(true);
+      grpc::EnableDefaultHealthCheckService(false);
       grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     });
     grpc::ServerBuilder builder;
@@ -87,6 +90,7 @@ class GrpcServer final : public RpcServer {
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
     builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port_);
     builder.RegisterService(annulus_.get());
+    builder.RegisterService(&health_);
     if (rendezvous_ != nullptr) builder.RegisterService(rendezvous_.get());
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || port_ == 0) {
@@ -100,16 +104,12 @@ class GrpcServer final : public RpcServer {
 
   int port() const override { return port_; }
 
-  void SetServing(bool serving) override {
-    grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
-    health->SetServingStatus("", serving);
-    health->SetServingStatus(kServiceName, serving);
-  }
+  void SetServing(bool serving) override { health_.SetServing(serving); }
 
   void Shutdown(absl::Duration grace) override {
     std::lock_guard lock(shutdown_mutex_);
     if (server_ == nullptr || down_) return;
-    server_->GetHealthCheckService()->Shutdown();
+    health_.Shutdown();
     steps_.Drain();
     server_->Shutdown(absl::ToChronoTime(absl::Now() + grace));
     server_->Wait();
@@ -118,6 +118,8 @@ class GrpcServer final : public RpcServer {
 
  private:
   Admission admission_;
+  HealthService health_{kServiceName};
+  StallWatch stalls_;
   StepStreams steps_;
   std::unique_ptr<grpc::Service> annulus_;
   std::unique_ptr<grpc::Service> rendezvous_;

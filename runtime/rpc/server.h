@@ -1,8 +1,8 @@
 // RpcServer: a Service offered over gRPC (annulus.proto), with a rendezvous beside it, the standard
 // health service and reflection. Connections are plain text: TLS and tokens come with the
 // service's security. Every bound below is named in the error of the call that meets it.
-// Thread-safe. Calls run on at most in_flight_max + a few threads, streams of steps on
-// step_batches_max threads each.
+// Thread-safe. Calls run on at most in_flight_max + a few threads; each open stream of steps has
+// one of its own.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +23,10 @@ struct RpcLimits {
   int64_t buffer_bytes_max = int64_t{2} << 30;       // of all requests' tensors together
   int64_t transport_bytes_max = int64_t{256} << 20;  // of gRPC's own buffers, all connections
   int64_t chunk_bytes = 1 << 20;                     // of a streamed reply's messages, < 4 MiB
-  int step_streams_max = 64;  // open at once, idle or not: about one per client
-  int step_batches_max = 4;   // of one such stream that are worked on at once
+  int step_streams_max = 256;  // open at once, idle or not: as many as batches are sent at once
+  // How long a call waits for its client to send what it owes or to read what it is sent; then it
+  // is cut.
+  absl::Duration client_stall_max = absl::Seconds(10);
 };
 
 struct RpcServerOptions {

@@ -1,15 +1,16 @@
-// StepStreams: the server's side of Annulus.Steps, streams of decode steps that stay open. The
-// threads of one stream take turns: one reads while the others, up to step_batches_max, work on
-// what they have read and answer it, so that no batch is handed from thread to thread and a
-// cancellation is read while the batch it is for runs. Thread-safe.
+// StepStreams: the server's side of Annulus.Steps, streams of decode steps that stay open. A stream
+// has one thread, which reads a batch, has it carried out and answers it, so that nothing is handed
+// from thread to thread. Thread-safe.
 #pragma once
 
+#include <map>
 #include <mutex>
-#include <set>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "runtime/coordinator/service.h"
 #include "runtime/rpc/admission.h"
+#include "runtime/rpc/stall_watch.h"
 
 namespace grpc {
 class ServerContext;
@@ -19,20 +20,17 @@ class ServerReaderWriter;
 
 namespace annulus {
 namespace v1 {
+class StepBatch;
 class StepsReply;
-class StepsRequest;
 }  // namespace v1
 
 class StepStreams {
  public:
-  using Stream = grpc::ServerReaderWriter<v1::StepsReply, v1::StepsRequest>;
+  using Stream = grpc::ServerReaderWriter<v1::StepsReply, v1::StepBatch>;
 
-  // Both pointers outlive this.
-  StepStreams(Service* service, Admission* admission, int streams_max, int batches_max)
-      : service_(service),
-        admission_(admission),
-        streams_max_(streams_max),
-        batches_max_(batches_max) {}
+  // All pointers outlive this.
+  StepStreams(Service* service, Admission* admission, StallWatch* stalls, int streams_max)
+      : service_(service), admission_(admission), stalls_(stalls), streams_max_(streams_max) {}
 
   // Serves one stream to its end. RESOURCE_EXHAUSTED names step_streams_max.
   absl::Status Serve(grpc::ServerContext* context, Stream* stream);
@@ -42,15 +40,19 @@ class StepStreams {
   void Drain();
 
  private:
-  class OpenStream;
+  absl::Status Open(grpc::ServerContext* context);
+  // Says that a batch of the stream begins or has ended; false: the server is shutting down.
+  bool SetBusy(grpc::ServerContext* context, bool busy);
+  std::vector<absl::StatusOr<StepResult>> Answer(grpc::ServerContext* context,
+                                                 const v1::StepBatch& batch);
 
   Service* const service_;
   Admission* const admission_;
+  StallWatch* const stalls_;
   const int streams_max_;
-  const int batches_max_;
   std::mutex mutex_;
   bool draining_ = false;
-  std::set<OpenStream*> open_;
+  std::map<grpc::ServerContext*, bool> open_;  // and whether a batch is under way
 };
 
 }  // namespace annulus

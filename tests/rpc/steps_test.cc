@@ -86,7 +86,7 @@ TEST_CASE("batches above a message are cut, answers above a message too") {
   CHECK(refused[1].status().message().find("requests[1].q makes the step larger") == 0);
 }
 
-TEST_CASE("steps of many threads share one stream") {
+TEST_CASE("steps of many threads do not meet") {
   Loopback loopback;
   std::atomic<int> good{0};
   std::vector<std::thread> threads;
@@ -103,7 +103,7 @@ TEST_CASE("steps of many threads share one stream") {
   CHECK(good == 800);
 }
 
-TEST_CASE("a step's deadline and cancellation reach its work, and the stream goes on") {
+TEST_CASE("a step's deadline and cancellation reach its work, and steps go on") {
   Loopback loopback;
   std::atomic<int> cancelled{0};
   std::atomic<int> late{0};
@@ -203,6 +203,25 @@ TEST_CASE("an open stream does not hold up a shutdown, and a restarted server is
   CHECK(loopback.client->connection() == ConnectionState::kReady);
 }
 
+TEST_CASE("batches under way at once have a stream each, and streams are kept for the next ones") {
+  Loopback loopback({.step_streams_max = 2});
+  std::atomic<int> inside{0};
+  std::atomic<int> most{0};
+  loopback.service.before = [&](const char*, const CallContext&) {
+    most = std::max(most.load(), ++inside);
+    absl::SleepFor(absl::Milliseconds(20));
+    --inside;
+    return absl::OkStatus();
+  };
+  const std::vector<float> values = Ramp(1 << 18);
+  const std::vector<StepRequest> cut(6, Query(values, 1 << 14));  // more than a message holds
+  for (int i = 0; i < 5; ++i) {
+    for (const auto& result : loopback.client->Step(cut))
+      CHECK(result.status() == absl::OkStatus());
+  }
+  CHECK(most == 2);
+}
+
 TEST_CASE("the bound on streams is named") {
   Loopback loopback({.step_streams_max = 1});
   const std::vector<float> values = Ramp(64);
@@ -226,37 +245,31 @@ struct RawSteps {
   explicit RawSteps(const Loopback& loopback)
       : stub(v1::Annulus::NewStub(MakeChannel(loopback.endpoint()))),
         stream(stub->Steps(&context)) {}
-  v1::StepsReply Ask(const v1::StepsRequest& request) {
+  v1::StepsReply Ask(const v1::StepBatch& batch) {
     v1::StepsReply reply;
-    CHECK(stream->Write(request));
+    CHECK(stream->Write(batch));
     CHECK(stream->Read(&reply));
     return reply;
   }
   grpc::ClientContext context;
   std::unique_ptr<v1::Annulus::Stub> stub;
-  std::unique_ptr<grpc::ClientReaderWriter<v1::StepsRequest, v1::StepsReply>> stream;
+  std::unique_ptr<grpc::ClientReaderWriter<v1::StepBatch, v1::StepsReply>> stream;
 };
 
-v1::Step* AddStep(v1::StepsRequest* request) {
+v1::Step* AddStep(v1::StepBatch* batch) {
   const std::vector<float> values = Ramp(16);
-  v1::StepBatch batch;
-  ToProto(std::vector<StepRequest>{Query(values, 1)}, &batch);
-  v1::Step* step = request->mutable_batch()->add_steps();
-  *step = batch.steps(0);
-  return step;
+  ToProto(std::vector<StepRequest>{Query(values, 1)}, batch);
+  return batch->mutable_steps(batch->steps_size() - 1);
 }
 
 TEST_CASE("a malformed step is refused by name and the stream goes on") {
   const Loopback loopback;
   RawSteps raw(loopback);
-  uint64_t id = 0;
   const auto refused = [&](const std::function<void(v1::Step*)>& change, const char* text) {
-    v1::StepsRequest request;
-    request.mutable_batch()->set_id(++id);
-    AddStep(&request);
-    change(AddStep(&request));
-    const v1::StepsReply reply = raw.Ask(request);
-    CHECK(reply.id() == id);
+    v1::StepBatch batch;
+    AddStep(&batch);
+    change(AddStep(&batch));
+    const v1::StepsReply reply = raw.Ask(batch);
     REQUIRE(reply.answers_size() == 2);
     CAPTURE(reply.answers(1).failure().message());
     CHECK(reply.answers(1).failure().code() == 3);
@@ -271,16 +284,11 @@ TEST_CASE("a malformed step is refused by name and the stream goes on") {
   refused([](v1::Step* s) { s->mutable_q()->mutable_shape()->set_heads(INT64_MAX); },
           "steps[1].q is [");
   CHECK(loopback.service.calls == 0);
-  v1::StepsRequest good;
-  good.mutable_batch()->set_id(++id);
+  v1::StepBatch good;
   AddStep(&good);
-  v1::StepsRequest unknown;
-  unknown.set_cancel(77);
-  CHECK(raw.stream->Write(unknown));
   CHECK(raw.Ask(good).answers(0).out().shape().dim() == 16);
-  v1::StepsRequest many;
-  many.mutable_batch()->set_id(++id);
-  for (int i = 0; i <= kStepsMax; ++i) many.mutable_batch()->add_steps();
+  v1::StepBatch many;
+  for (int i = 0; i <= kStepsMax; ++i) many.add_steps();
   CHECK(raw.Ask(many).answers(0).failure().message().find("the batch has 4097 steps") == 0);
   raw.stream->WritesDone();
   v1::StepsReply reply;
@@ -288,7 +296,7 @@ TEST_CASE("a malformed step is refused by name and the stream goes on") {
   CHECK(raw.stream->Finish().ok());
 }
 
-TEST_CASE("a stream that uses an id twice ends, and the work it had stops") {
+TEST_CASE("a stream that is given up stops its work, and reads no second batch meanwhile") {
   Loopback loopback;
   std::atomic<bool> ended{false};
   loopback.service.before = [&](const char*, const CallContext& call) {
@@ -297,11 +305,10 @@ TEST_CASE("a stream that uses an id twice ends, and the work it had stops") {
     return status;
   };
   RawSteps raw(loopback);
-  v1::StepsRequest request;
-  request.mutable_batch()->set_id(1);
-  AddStep(&request);
-  CHECK(raw.stream->Write(request));
-  CHECK(raw.stream->Write(request));
+  v1::StepBatch batch;
+  AddStep(&batch);
+  CHECK(raw.stream->Write(batch));
+  CHECK(raw.stream->Write(batch));
   for (int i = 0; i < 100 && loopback.service.calls < 1; ++i) {
     absl::SleepFor(absl::Milliseconds(10));
   }
@@ -322,7 +329,7 @@ TEST_CASE("a reply that does not fit its batch is refused by the client") {
     std::vector<absl::StatusOr<StepResult>> results;
     results.push_back(std::move(result));
     v1::StepsReply reply;
-    SendAnswers(1, results, [&](const v1::StepsReply& sent) {
+    SendAnswers(results, [&](const v1::StepsReply& sent) {
       reply = sent;
       return true;
     });

@@ -181,10 +181,9 @@ absl::StatusOr<std::vector<StepRequest>> FromProto(const v1::StepBatch& message)
   return requests;
 }
 
-bool SendAnswers(uint64_t id, absl::Span<const absl::StatusOr<StepResult>> results,
+bool SendAnswers(absl::Span<const absl::StatusOr<StepResult>> results,
                  const std::function<bool(const v1::StepsReply&)>& send) {
   v1::StepsReply reply;
-  reply.set_id(id);
   int64_t room = kBatchBytesMax;
   for (size_t i = 0; i < results.size(); ++i) {
     const int64_t bytes = kStepOverheadBytes + AnswerBytes(results[i]);

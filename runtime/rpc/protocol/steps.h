@@ -46,8 +46,8 @@ void ToProto(absl::Span<const StepRequest> requests, v1::StepBatch* message);
 // Server: the requests of a batch. Their tensors borrow from the message.
 absl::StatusOr<std::vector<StepRequest>> FromProto(const v1::StepBatch& message);
 
-// Server: hands the answers of batch `id` to `send`, message by message; false once `send` says so.
-bool SendAnswers(uint64_t id, absl::Span<const absl::StatusOr<StepResult>> results,
+// Server: hands the answers of a batch to `send`, message by message; false once `send` says so.
+bool SendAnswers(absl::Span<const absl::StatusOr<StepResult>> results,
                  const std::function<bool(const v1::StepsReply&)>& send);
 
 // Client: puts the answers of one batch together.
