@@ -19,11 +19,6 @@
 namespace annulus {
 namespace {
 
-// Threads that must wake one after the other for a call: the caller's and the coordinator's
-// communication thread there and back, the worker's communication and engine threads there and
-// back.
-constexpr int kWakeUpRoundTrips = 2;
-
 struct Flags {
   int rounds = 1000;
   int batch = 64;
@@ -37,27 +32,26 @@ struct Flags {
 struct Parts {
   double grpc_s = 0;  // 0: none
   double ucx_s = 0;
-  double wake_ups_s = 0;
   double kernel_s = 0;
 
-  double sum_s() const { return grpc_s + ucx_s + wake_ups_s + kernel_s; }
+  double sum_s() const { return grpc_s + ucx_s + kernel_s; }
 };
 
 class Report {
  public:
   explicit Report(bool json) : json_(json) {
     if (json) return;
-    std::cout << absl::StrFormat("%-28s %8s %8s | %8s %8s %8s %8s %8s | %6s\n", "call, us", "p50",
-                                 "p99", "gRPC", "UCX", "wake-ups", "kernel", "sum", "p50/sum");
+    std::cout << absl::StrFormat("%-28s %8s %8s | %8s %8s %8s %8s | %6s\n", "call, us", "p50",
+                                 "p99", "gRPC", "UCX", "kernel", "sum", "p50/sum");
   }
 
   void Add(const char* name, const Samples& samples, const Parts& parts) {
     const double ratio = samples.p50() / parts.sum_s();
     if (!json_) {
-      std::cout << absl::StrFormat("%-28s %8.0f %8.0f | %8.0f %8.0f %8.0f %8.0f %8.0f | %6.2f\n",
-                                   name, samples.p50() * 1e6, samples.p99() * 1e6,
-                                   parts.grpc_s * 1e6, parts.ucx_s * 1e6, parts.wake_ups_s * 1e6,
-                                   parts.kernel_s * 1e6, parts.sum_s() * 1e6, ratio)
+      std::cout << absl::StrFormat("%-28s %8.0f %8.0f | %8.0f %8.0f %8.0f %8.0f | %6.2f\n", name,
+                                   samples.p50() * 1e6, samples.p99() * 1e6, parts.grpc_s * 1e6,
+                                   parts.ucx_s * 1e6, parts.kernel_s * 1e6, parts.sum_s() * 1e6,
+                                   ratio)
                 << std::flush;
     }
     Put({{"case", std::string(name)},
@@ -65,7 +59,6 @@ class Report {
          {"p99_us", samples.p99() * 1e6},
          {"grpc_us", parts.grpc_s * 1e6},
          {"ucx_us", parts.ucx_s * 1e6},
-         {"wake_ups_us", parts.wake_ups_s * 1e6},
          {"kernel_us", parts.kernel_s * 1e6},
          {"sum_us", parts.sum_s() * 1e6},
          {"ratio", ratio}});
@@ -83,50 +76,68 @@ class Report {
   std::string csv_;
 };
 
-// The median seconds of the kernel alone on the queries of `contexts` contexts.
-absl::StatusOr<Samples> MeasureKernel(const ServiceShape& shape, int rounds) {
-  ThreadPool pool(0);
-  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, MakeBackend("cpu", 0));
-  KernelShape kernel;
-  kernel.dtype = shape.dtype;
-  kernel.contexts.assign(static_cast<size_t>(shape.contexts), shape.tokens);
-  kernel.heads = shape.heads;
-  kernel.kv_heads = shape.kv_heads;
-  kernel.dim = shape.dim;
-  KernelCase one(kernel, &pool);
-  return Samples::Of(rounds, [&] { one.Run(backend.get()); });
-}
+// The kernel alone on the queries of `contexts` contexts.
+class Kernel {
+ public:
+  static absl::StatusOr<std::unique_ptr<Kernel>> Create(const ServiceShape& shape) {
+    ANNULUS_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, MakeBackend("cpu", 0));
+    return std::unique_ptr<Kernel>(new Kernel(shape, std::move(backend)));
+  }
+  void Run() { case_.Run(backend_.get()); }
 
+ private:
+  Kernel(const ServiceShape& shape, std::unique_ptr<Backend> backend)
+      : backend_(std::move(backend)), case_(ShapeOf(shape), &pool_) {}
+  static KernelShape ShapeOf(const ServiceShape& shape) {
+    KernelShape kernel;
+    kernel.dtype = shape.dtype;
+    kernel.contexts.assign(static_cast<size_t>(shape.contexts), shape.tokens);
+    kernel.heads = shape.heads;
+    kernel.kv_heads = shape.kv_heads;
+    kernel.dim = shape.dim;
+    return kernel;
+  }
+
+  ThreadPool pool_{0};
+  const std::unique_ptr<Backend> backend_;
+  KernelCase case_;
+};
+
+// Each call in turn with its parts. There is no part for threads that wake each other: beside those
+// in gRPC's and UCX's echoes and in the kernel, a call wakes none that it waits for.
 absl::Status MeasureLatencies(const Flags& flags, Report* report) {
   const ServiceShape shape;
   const CallBytes query{shape.q_bytes(), shape.reply_bytes()};
   const CallBytes step{shape.q_bytes() + shape.kv_bytes(), shape.reply_bytes()};
-  ANNULUS_ASSIGN_OR_RETURN(const Samples unary, MeasureGrpcEcho(query, false, flags.rounds));
-  ANNULUS_ASSIGN_OR_RETURN(const Samples stream, MeasureGrpcEcho(step, true, flags.rounds));
-  ANNULUS_ASSIGN_OR_RETURN(const Samples ucx, MeasureUcxEcho(query, flags.rounds));
-  ANNULUS_ASSIGN_OR_RETURN(const Samples kernel, MeasureKernel(shape, flags.rounds));
-  const double wake_ups_s = kWakeUpRoundTrips * MeasureWakeUps(flags.rounds).p50();
-
-  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<ServiceCluster> cluster,
-                           ServiceCluster::Start(shape));
+  ANNULUS_ASSIGN_OR_RETURN(const auto unary, GrpcEcho::Start(query, false));
+  ANNULUS_ASSIGN_OR_RETURN(const auto stream, GrpcEcho::Start(step, true));
+  ANNULUS_ASSIGN_OR_RETURN(const auto ucx, UcxEcho::Start(query));
+  ANNULUS_ASSIGN_OR_RETURN(const auto kernel, Kernel::Create(shape));
+  ANNULUS_ASSIGN_OR_RETURN(const auto cluster, ServiceCluster::Start(shape));
+  bool echoed = true;
   absl::Status failed;
-  const auto measure = [&](const char* name, double grpc_s, const auto& call) {
-    const Samples samples = Samples::Of(flags.rounds, [&] { failed.Update(call()); });
-    report->Add(name, samples, {grpc_s, ucx.p50(), wake_ups_s, kernel.p50()});
+  const auto measure = [&](const char* name, GrpcEcho* grpc, const auto& call) {
+    const std::vector<Samples> samples =
+        Samples::InTurn(flags.rounds, {[&] { failed.Update(call()); },
+                                       [&] { echoed &= grpc == nullptr || grpc->Call(); },
+                                       [&] { echoed &= ucx->Call(); }, [&] { kernel->Run(); }});
+    report->Add(name, samples[0],
+                {grpc == nullptr ? 0 : samples[1].p50(), samples[2].p50(), samples[3].p50()});
   };
   const auto first = [](const std::vector<absl::StatusOr<StepResult>>& results) {
     return results[0].status();
   };
-  measure("Attend, client", unary.p50(),
+  measure("Attend, client", unary.get(),
           [&] { return cluster->client().Attend(cluster->Attend(0)).status(); });
-  measure("Attend, coordinator", 0,
+  measure("Attend, coordinator", nullptr,
           [&] { return cluster->service().Attend(cluster->Attend(0), {}).status(); });
-  measure("Step, query, client", stream.p50(),
+  measure("Step, query, client", stream.get(),
           [&] { return first(cluster->client().Step({cluster->Query(0)})); });
-  measure("Step, query, coordinator", 0,
+  measure("Step, query, coordinator", nullptr,
           [&] { return first(cluster->service().Step({cluster->Query(0)}, {})); });
-  measure("Step, append, client", stream.p50(),
+  measure("Step, append, client", stream.get(),
           [&] { return first(cluster->client().Step({cluster->AppendAndQuery(0)})); });
+  if (!echoed) failed.Update(absl::InternalError("a bare echo failed"));
   return failed;
 }
 
@@ -135,16 +146,17 @@ absl::Status MeasureBatch(const Flags& flags, Report* report) {
   shape.contexts = flags.batch;
   shape.tokens = flags.batch_tokens;
   const int rounds = std::max(20, flags.rounds / 20);
-  ANNULUS_ASSIGN_OR_RETURN(const Samples kernel, MeasureKernel(shape, rounds));
-  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<ServiceCluster> cluster,
-                           ServiceCluster::Start(shape));
+  ANNULUS_ASSIGN_OR_RETURN(const auto kernel, Kernel::Create(shape));
+  ANNULUS_ASSIGN_OR_RETURN(const auto cluster, ServiceCluster::Start(shape));
   absl::Status failed;
-  const Samples samples = Samples::Of(rounds, [&] {
+  const auto step = [&] {
     std::vector<StepRequest> batch;
     for (int i = 0; i < flags.batch; ++i) batch.push_back(cluster->AppendAndQuery(i));
     for (const auto& result : cluster->client().Step(batch)) failed.Update(result.status());
-  });
-  report->Add("Step, batch, of the kernel", samples, {.kernel_s = kernel.p50()});
+  };
+  const std::vector<Samples> samples =
+      Samples::InTurn(rounds, {step, [&] { kernel->Run(); }}, /*warm_ups=*/10);
+  report->Add("Step, batch, of the kernel", samples[0], {.kernel_s = samples[1].p50()});
   return failed;
 }
 

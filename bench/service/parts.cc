@@ -8,8 +8,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
-#include <mutex>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -53,7 +51,7 @@ class EchoService final : public v1::Annulus::Service {
   const std::string bytes_;
 };
 
-// One side of the UCX echo, polled by a thread of its own as the service's processes are.
+// One side of the UCX echo.
 class EchoPeer {
  public:
   static absl::StatusOr<std::unique_ptr<EchoPeer>> Create() {
@@ -81,6 +79,95 @@ class EchoPeer {
   std::thread thread_;
 };
 
+class GrpcEchoOverLoopback final : public GrpcEcho {
+ public:
+  GrpcEchoOverLoopback(const CallBytes& bytes, bool stream)
+      : stream_(stream), service_(bytes.reply), data_(static_cast<size_t>(bytes.request), 'x') {}
+
+  ~GrpcEchoOverLoopback() override {
+    if (steps_ == nullptr) return;
+    steps_->WritesDone();
+    (void)steps_->Finish();
+  }
+
+  absl::Status Start() {
+    grpc::ServerBuilder builder;
+    int port = 0;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+    builder.RegisterService(&service_);
+    server_ = builder.BuildAndStart();
+    if (server_ == nullptr) return absl::UnavailableError("cannot listen on 127.0.0.1");
+    stub_ = v1::Annulus::NewStub(MakeChannel(absl::StrCat("127.0.0.1:", port)));
+    if (stream_) steps_ = stub_->Steps(&steps_context_);
+    return absl::OkStatus();
+  }
+
+  bool Call() override {
+    if (stream_) {
+      v1::StepBatch batch;
+      batch.add_steps()->mutable_q()->set_data(data_);
+      v1::StepsReply reply;
+      return steps_->Write(batch) && steps_->Read(&reply);
+    }
+    v1::AttendPart part;
+    part.set_data(data_);
+    grpc::ClientContext context;
+    const auto call = stub_->Attend(&context);
+    const bool sent = call->Write(part) && call->WritesDone();
+    v1::AttendReplyPart reply;
+    while (call->Read(&reply)) {
+    }
+    return call->Finish().ok() && sent;
+  }
+
+ private:
+  const bool stream_;
+  EchoService service_;
+  const std::string data_;
+  std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<v1::Annulus::Stub> stub_;
+  grpc::ClientContext steps_context_;
+  std::unique_ptr<grpc::ClientReaderWriter<v1::StepBatch, v1::StepsReply>> steps_;
+};
+
+class UcxEchoOverLoopback final : public UcxEcho {
+ public:
+  explicit UcxEchoOverLoopback(const CallBytes& bytes)
+      : request_(static_cast<size_t>(bytes.request)), reply_(static_cast<size_t>(bytes.reply)) {}
+
+  absl::Status Start() {
+    ANNULUS_ASSIGN_OR_RETURN(here_, EchoPeer::Create());
+    ANNULUS_ASSIGN_OR_RETURN(there_, EchoPeer::Create());
+    there_->messenger().SetHandlers({.on_message =
+                                         [this](PeerId from, Message) {
+                                           (void)there_->messenger().Send(from, {1, "", reply_});
+                                         },
+                                     .on_peer_down = [](PeerId, absl::Status) {}});
+    here_->messenger().SetHandlers(
+        {.on_message = [this](PeerId, Message) { answered_ = true; },
+         .on_peer_down = [this](PeerId, absl::Status) { down_ = true; }});
+    there_->Run();
+    ANNULUS_ASSIGN_OR_RETURN(peer_, here_->messenger().Connect(there_->messenger().address()));
+    return absl::OkStatus();
+  }
+
+  bool Call() override {
+    answered_ = false;
+    if (!here_->messenger().Send(peer_, {1, "", request_}).ok()) down_ = true;
+    while (!answered_ && !down_) here_->messenger().Poll(kPollMax);
+    return !down_;
+  }
+
+ private:
+  const Buffer request_;
+  const Buffer reply_;
+  std::unique_ptr<EchoPeer> there_;
+  std::unique_ptr<EchoPeer> here_;
+  PeerId peer_ = 0;
+  bool answered_ = false;
+  bool down_ = false;
+};
+
 }  // namespace
 
 Samples::Samples(std::vector<double> seconds) : sorted_s_(std::move(seconds)) {
@@ -88,13 +175,22 @@ Samples::Samples(std::vector<double> seconds) : sorted_s_(std::move(seconds)) {
 }
 
 Samples Samples::Of(int rounds, const std::function<void()>& action, int warm_ups) {
-  std::vector<double> seconds;
+  return InTurn(rounds, {action}, warm_ups)[0];
+}
+
+std::vector<Samples> Samples::InTurn(int rounds, const std::vector<std::function<void()>>& actions,
+                                     int warm_ups) {
+  std::vector<std::vector<double>> seconds(actions.size());
   for (int i = -warm_ups; i < rounds; ++i) {
-    const absl::Time begin = absl::Now();
-    action();
-    if (i >= 0) seconds.push_back(absl::ToDoubleSeconds(absl::Now() - begin));
+    for (size_t which = 0; which < actions.size(); ++which) {
+      const absl::Time begin = absl::Now();
+      actions[which]();
+      if (i >= 0) seconds[which].push_back(absl::ToDoubleSeconds(absl::Now() - begin));
+    }
   }
-  return Samples(std::move(seconds));
+  std::vector<Samples> samples;
+  for (std::vector<double>& each : seconds) samples.emplace_back(std::move(each));
+  return samples;
 }
 
 double Samples::Quantile(double q) const {
@@ -102,96 +198,16 @@ double Samples::Quantile(double q) const {
   return sorted_s_[std::min(at, sorted_s_.size() - 1)];
 }
 
-absl::StatusOr<Samples> MeasureGrpcEcho(const CallBytes& bytes, bool stream, int rounds) {
-  EchoService service(bytes.reply);
-  grpc::ServerBuilder builder;
-  int port = 0;
-  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
-  builder.RegisterService(&service);
-  const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
-  if (server == nullptr) return absl::UnavailableError("cannot listen on 127.0.0.1");
-  const auto stub = v1::Annulus::NewStub(MakeChannel(absl::StrCat("127.0.0.1:", port)));
-  const std::string data(static_cast<size_t>(bytes.request), 'x');
-  bool good = true;
-  if (stream) {
-    grpc::ClientContext context;
-    const auto steps = stub->Steps(&context);
-    v1::StepBatch request;
-    request.add_steps()->mutable_q()->set_data(data);
-    v1::StepsReply reply;
-    const Samples samples =
-        Samples::Of(rounds, [&] { good = good && steps->Write(request) && steps->Read(&reply); });
-    steps->WritesDone();
-    if (good && steps->Finish().ok()) return samples;
-  } else {
-    v1::AttendPart part;
-    part.set_data(data);
-    v1::AttendReplyPart reply;
-    const Samples samples = Samples::Of(rounds, [&] {
-      grpc::ClientContext context;
-      const auto call = stub->Attend(&context);
-      good = good && call->Write(part) && call->WritesDone();
-      while (call->Read(&reply)) {
-      }
-      good = call->Finish().ok() && good;
-    });
-    if (good) return samples;
-  }
-  return absl::InternalError("the bare gRPC call failed");
+absl::StatusOr<std::unique_ptr<GrpcEcho>> GrpcEcho::Start(const CallBytes& bytes, bool stream) {
+  auto echo = std::make_unique<GrpcEchoOverLoopback>(bytes, stream);
+  ANNULUS_RETURN_IF_ERROR(echo->Start());
+  return echo;
 }
 
-absl::StatusOr<Samples> MeasureUcxEcho(const CallBytes& bytes, int rounds) {
-  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<EchoPeer> there, EchoPeer::Create());
-  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<EchoPeer> here, EchoPeer::Create());
-  const Buffer reply(static_cast<size_t>(bytes.reply));
-  there->messenger().SetHandlers({.on_message =
-                                      [&](PeerId from, Message) {
-                                        (void)there->messenger().Send(from, {1, "", reply});
-                                      },
-                                  .on_peer_down = [](PeerId, absl::Status) {}});
-  bool answered = false;
-  bool down = false;
-  here->messenger().SetHandlers({.on_message = [&](PeerId, Message) { answered = true; },
-                                 .on_peer_down = [&](PeerId, absl::Status) { down = true; }});
-  there->Run();
-  ANNULUS_ASSIGN_OR_RETURN(const PeerId peer,
-                           here->messenger().Connect(there->messenger().address()));
-  const Buffer request(static_cast<size_t>(bytes.request));
-  const Samples samples = Samples::Of(rounds, [&] {
-    answered = false;
-    if (!here->messenger().Send(peer, {1, "", request}).ok()) down = true;
-    while (!answered && !down) here->messenger().Poll(kPollMax);
-  });
-  if (down) return absl::InternalError("the bare UCX peer went down");
-  return samples;
-}
-
-Samples MeasureWakeUps(int rounds) {
-  std::mutex mutex;
-  std::condition_variable changed;
-  enum class Turn { kHere, kThere, kOver } turn = Turn::kHere;
-  std::thread other([&] {
-    std::unique_lock<std::mutex> lock(mutex);
-    while (true) {
-      changed.wait(lock, [&] { return turn != Turn::kHere; });
-      if (turn == Turn::kOver) return;
-      turn = Turn::kHere;
-      changed.notify_one();
-    }
-  });
-  const Samples samples = Samples::Of(rounds, [&] {
-    std::unique_lock<std::mutex> lock(mutex);
-    turn = Turn::kThere;
-    changed.notify_one();
-    changed.wait(lock, [&] { return turn == Turn::kHere; });
-  });
-  {
-    const std::lock_guard<std::mutex> lock(mutex);
-    turn = Turn::kOver;
-  }
-  changed.notify_one();
-  other.join();
-  return samples;
+absl::StatusOr<std::unique_ptr<UcxEcho>> UcxEcho::Start(const CallBytes& bytes) {
+  auto echo = std::make_unique<UcxEchoOverLoopback>(bytes);
+  ANNULUS_RETURN_IF_ERROR(echo->Start());
+  return echo;
 }
 
 }  // namespace annulus

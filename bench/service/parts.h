@@ -1,9 +1,10 @@
-// The bare parts that a call of the service is made of, each measured alone and without a line of
-// the service: gRPC carrying as many bytes, UCX carrying as many bytes, one thread waking another.
+// The bare parts that a call of the service is made of, each without a line of the service: gRPC
+// carrying as many bytes, UCX carrying as many bytes. Not thread-safe.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -16,6 +17,10 @@ class Samples {
   explicit Samples(std::vector<double> seconds);
   // After `warm_ups` rounds that do not count, `rounds` that do.
   static Samples Of(int rounds, const std::function<void()>& action, int warm_ups = 50);
+  // The same of several things done in turn, so that each finds caches and sleeping cores as it
+  // does where the others come before and after it.
+  static std::vector<Samples> InTurn(int rounds, const std::vector<std::function<void()>>& actions,
+                                     int warm_ups = 50);
 
   double Quantile(double q) const;  // seconds; q from 0 to 1
   double p50() const { return Quantile(0.5); }
@@ -33,12 +38,19 @@ struct CallBytes {
 
 // A gRPC server over loopback that answers at once: the protocol's own methods with nothing behind
 // them. `stream`: on one open stream (Steps), else a call each (Attend).
-absl::StatusOr<Samples> MeasureGrpcEcho(const CallBytes& bytes, bool stream, int rounds);
+class GrpcEcho {
+ public:
+  static absl::StatusOr<std::unique_ptr<GrpcEcho>> Start(const CallBytes& bytes, bool stream);
+  virtual ~GrpcEcho() = default;
+  virtual bool Call() = 0;  // whether it went well
+};
 
 // Two fabrics as the service has them, a thread each: a message there and one back.
-absl::StatusOr<Samples> MeasureUcxEcho(const CallBytes& bytes, int rounds);
-
-// One thread wakes another by a condition variable, which wakes the first.
-Samples MeasureWakeUps(int rounds);
+class UcxEcho {
+ public:
+  static absl::StatusOr<std::unique_ptr<UcxEcho>> Start(const CallBytes& bytes);
+  virtual ~UcxEcho() = default;
+  virtual bool Call() = 0;  // whether it went well
+};
 
 }  // namespace annulus
