@@ -190,6 +190,7 @@ TEST_CASE("a worker stopped under load is fenced, and nothing it says when it wa
   const auto stop_s = static_cast<int64_t>(test::NumberFromEnvironment("ANNULUS_STOP_S", 0));
   absl::SleepFor(absl::Seconds(stop_s) - (absl::Now() - stopped));
   const int before_waking = load.tally.right;
+  const absl::Duration stood = absl::Trunc(absl::Now() - stopped, absl::Milliseconds(1));
   kill(load.ready["worker_pids"][1].get<pid_t>(), SIGCONT);
   load.Await(before_waking + kAnswersAfter);
   load.stop = true;
@@ -201,7 +202,7 @@ TEST_CASE("a worker stopped under load is fenced, and nothing it says when it wa
                    << " errors in all");
   CHECK(load.before >= kAnswersBefore);
   const int after = tally.right + tally.wrong - before_waking;
-  test::Tell({2, absl::StrCat("SIGSTOP a worker for ", stop_s, " s (or until 500 answers later)"),
+  test::Tell({2, absl::StrCat("SIGSTOP a worker for ", absl::FormatDuration(stood)),
               absl::StrCat(load.before, " answers, ", kCallers, " callers at once"),
               "fenced <= 1.5 s, 0 stale of 1000",
               absl::StrCat("fenced ", absl::FormatDuration(fenced), ", ", tally.wrong.load(),
