@@ -5,8 +5,6 @@
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 
-#include <cstring>
-
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "runtime/data/data.grpc.pb.h"
@@ -53,23 +51,13 @@ class Handlers final : public v1::Data::Service {
     ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<GrantTable::Upload> upload,
                              grants_->Claim(part.header().grant(), part.header().secret(),
                                             kGrantWait, [context] { context->TryCancel(); }));
-    absl::Span<std::byte> left = upload->bytes();
     while (stream->Read(&part)) {
       const std::string& data = part.data();
       if (part.part_case() != v1::PutPart::kData || data.empty()) {
         return absl::InvalidArgumentError("data is missing; expected some in every later message");
       }
-      if (data.size() > left.size()) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "data has more bytes than the grant says; expected ", upload->bytes().size()));
-      }
-      std::memcpy(left.data(), data.data(), data.size());
-      left.remove_prefix(data.size());
+      ANNULUS_RETURN_IF_ERROR(upload->Add(data));
       bytes_received_ += data.size();
-    }
-    if (!left.empty()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "data ended ", left.size(), " bytes early; expected ", upload->bytes().size()));
     }
     return upload->Finish();
   }

@@ -1,6 +1,7 @@
 #include "runtime/worker/grants.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -116,14 +117,29 @@ GrantTable::Upload::~Upload() {
   if (!revoked_) table_->grants_.erase(expect_.append.request);
 }
 
-absl::Status GrantTable::Upload::Finish() {
-  // The service never stores what would spoil every answer that sees it.
-  const auto elements = static_cast<int64_t>(expect_.bytes / SizeOf(expect_.dtype));
-  if (!AllFinite(payload_.data(), expect_.dtype, elements)) {
+absl::Status GrantTable::Upload::Add(absl::string_view data) {
+  if (data.size() > payload_.size() - received_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("data has more bytes than the grant says; expected ", payload_.size()));
+  }
+  std::memcpy(payload_.data() + received_, data.data(), data.size());
+  received_ += data.size();
+  // While they are in the cache.
+  const size_t values = (received_ - checked_) / SizeOf(expect_.dtype);
+  if (!AllFinite(payload_.data() + checked_, expect_.dtype, static_cast<int64_t>(values))) {
     return absl::InvalidArgumentError(
         absl::StrCat("k or v has a value that is not finite (in ", Name(expect_.dtype),
                      ") in tokens [", expect_.append.start, ", ",
                      expect_.append.start + expect_.append.tokens, "), expected finite values"));
+  }
+  checked_ += values * SizeOf(expect_.dtype);
+  return absl::OkStatus();
+}
+
+absl::Status GrantTable::Upload::Finish() {
+  if (received_ != payload_.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("data ended ", payload_.size() - received_,
+                                                   " bytes early; expected ", payload_.size()));
   }
   // Whoever revokes the grant does so before or after all of this. Before: nothing is stored.
   // After: the order to forget what was stored is queued behind it.

@@ -48,10 +48,12 @@ class GrantTable {
     Upload(const Upload&) = delete;
     Upload& operator=(const Upload&) = delete;
 
-    // To be filled before Finish.
-    absl::Span<std::byte> bytes() { return {payload_.data(), payload_.size()}; }
+    // Takes what comes next.
+    // INVALID_ARGUMENT if they are more than expected, or if some value is not finite: the service
+    // never stores what would spoil every answer that sees it.
+    absl::Status Add(absl::string_view data);
     // Hands the upload to the worker, whose coordinator will hear how it went. INVALID_ARGUMENT if
-    // some value is not finite, ABORTED if the grant was revoked, RESOURCE_EXHAUSTED if the worker
+    // it is not whole, ABORTED if the grant was revoked, RESOURCE_EXHAUSTED if the worker
     // has no room for one more task.
     absl::Status Finish();
 
@@ -65,6 +67,8 @@ class GrantTable {
     const std::function<void()> on_revoked_;
     std::shared_ptr<const void> reserved_;
     Buffer payload_;
+    size_t received_ = 0;
+    size_t checked_ = 0;    // of what was received: whole values
     bool revoked_ = false;  // under the table's mutex
   };
 

@@ -52,7 +52,9 @@ struct Fixture {
 };
 
 void Fill(GrantTable::Upload& upload, char byte) {
-  std::memset(upload.bytes().data(), byte, upload.bytes().size());
+  // Cut in the middle of a value.
+  REQUIRE(upload.Add(std::string(33, byte)).ok());
+  REQUIRE(upload.Add(std::string(31, byte)).ok());
 }
 
 }  // namespace
@@ -62,9 +64,10 @@ TEST_CASE("an upload becomes the append that was expected") {
   f.table.Add(Expectation(1));
   auto upload = f.Claim(1);
   REQUIRE(upload.ok());
-  CHECK((*upload)->bytes().size() == 64);
   CHECK(f.table.upload_bytes() == 64);
+  CHECK(absl::IsInvalidArgument((*upload)->Finish()));
   Fill(**upload, 5);
+  CHECK(absl::IsInvalidArgument((*upload)->Add("x")));
   REQUIRE((*upload)->Finish().ok());
   upload->reset();
   REQUIRE(f.taken.size() == 1);
@@ -164,10 +167,9 @@ TEST_CASE("an upload is refused where it has no room, and what is not finite eve
 
   auto bad = f.Claim(3);
   REQUIRE(bad.ok());
-  Fill(**bad, 0);
-  const uint16_t infinity = 0x7f80;
-  std::memcpy((*bad)->bytes().data() + 62, &infinity, sizeof infinity);
-  CHECK(absl::IsInvalidArgument((*bad)->Finish()));
+  const std::string infinity = "\x80\x7f";
+  REQUIRE((*bad)->Add(std::string(62, '\0') + infinity[0]).ok());
+  CHECK(absl::IsInvalidArgument((*bad)->Add(infinity.substr(1))));
   f.room = 1;
   f.table.Add(Expectation(4));
   bad->reset();
