@@ -174,7 +174,7 @@ class NetworkTest(unittest.TestCase):
         double = sum(1 for state in states if state != "lost") - 2
         met = fenced_s <= FENCED_S_MAX and wrong == 0 and double == 0 and ended == 1
         figure = f"fenced after {fenced_s:.2f} s, {wrong} wrong, {double} double owners"
-        print(f"reliability\t3\t{name}\t{before} calls, 2 at once\t<= 1.5 s, 0 double owners\t{figure}"
+        print(f"\nreliability\t3\t{name}\t{before} calls, 2 at once\t<= 1.5 s, 0 double owners\t{figure}"
               f"\t{'yes' if met else 'no'}")
         self.assertGreaterEqual(before, CALLS_BEFORE)
         self.assertLess(fenced_s, FENCED_S_MAX)
