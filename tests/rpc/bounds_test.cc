@@ -3,12 +3,12 @@
 
 #include <algorithm>
 #include <fstream>
-#include <iostream>
 #include <mutex>
 #include <thread>
 
 #include "runtime/retry_hint.h"
 #include "runtime/rpc/protocol/codec.h"
+#include "tests/reliability.h"
 #include "tests/rpc/raw_server.h"
 
 namespace annulus {
@@ -47,8 +47,13 @@ TEST_CASE("a client that does not read its answer is cut, and its place is free"
   absl::SleepFor(kStallMax / 2);
   const int64_t grown = ResidentBytes() - before;
   const absl::Duration took = TimeUntilFree(raw);
-  std::cout << "a client that does not read: " << (grown >> 20) << " MiB held, free after "
-            << took + kStallMax / 2 << " with client_stall_max " << kStallMax << std::endl;
+  test::Tell({.number = 7,
+              .fault = "a client never reads its answer",
+              .load = "1 answer of 64 MiB",
+              .bar = "bounded; freed <= 1 s after client_stall_max",
+              .figure = absl::StrCat(grown >> 20, " MiB held, freed after ",
+                                     absl::FormatDuration(took - kStallMax / 2)),
+              .met = took - kStallMax / 2 <= absl::Seconds(1)});
   CHECK(grown < int64_t{128} << 20);  // the answer, and less than as much again
   CHECK(took < kStallMax + absl::Seconds(1));
   v1::AttendReplyPart part;
@@ -153,17 +158,23 @@ TEST_CASE("ten times more callers than places: an early no with a hint, and the 
     absl::SleepFor(absl::Milliseconds(20));
     return absl::OkStatus();
   };
+  test::ReliabilityRow row{.number = 8,
+                           .fault = "10x overload",
+                           .load = "40 callers, 4 places, calls of 20 ms, 2 s",
+                           .bar = "goodput >= 90 % of peak; reject p99 <= 20 ms",
+                           .figure = ""};
   bool good = false;
   for (int attempt = 0; attempt < 3 && !good; ++attempt) {  // others may be using the machine
     const Load peak = MeasureLoad(raw.endpoint(), 4, absl::Seconds(1));
     const Load over = MeasureLoad(raw.endpoint(), 40, absl::Seconds(2));
-    std::cout << "10x overload: " << over.good_per_s << " calls/s beside " << peak.good_per_s
-              << " at peak, " << over.refused_per_s << " refused/s, p99 " << over.refused_p99_ms
-              << " ms" << std::endl;
+    row.figure = absl::StrCat("goodput ", over.good_per_s / peak.good_per_s, " of peak, ",
+                              over.refused_per_s, " refused/s, p99 ", over.refused_p99_ms, " ms");
+    row.met = over.good_per_s >= 0.9 * peak.good_per_s && over.refused_p99_ms <= 20;
     CHECK(over.named);
     CHECK(over.refused_per_s > over.good_per_s);
     good = over.good_per_s >= 0.9 * peak.good_per_s && over.refused_p99_ms <= 100;
   }
+  test::Tell(row);
   CHECK(good);
 }
 
