@@ -152,6 +152,57 @@ TEST_CASE("A context that was being made or released is forgotten once its worke
   CHECK(d.core.Describe(1002).ok());
 }
 
+TEST_CASE("Who holds a context is what the latest epoch says, and others are stale") {
+  Restarted d;
+  d.Join(11, 1);
+  d.Join(12, 1);
+  wire::Inventory before = Holds(0, Stored(100, 3, {90, 100}, 9));
+  before.addresses = {"addr11"};
+  before.copies = {{0, "addr12"}};
+  before.spec.replicas = 2;
+  d.Tell(11, before);
+  CHECK(absl::IsUnavailable(d.Describe()));
+  // It went on alone.
+  wire::Inventory after = before;
+  after.epoch = 8;
+  after.addresses = {"addr12"};
+  after.copies = {};
+  after.layers = {Stored(110, 4, {100, 110}, 10), Stored(110, 4, {100, 110}, 10)};
+  const Actions actions = d.Tell(12, after);
+  CHECK(SentTo<wire::Release>(actions) == std::vector<PeerId>{11});
+  CHECK(SentTo<wire::Resume>(actions) == std::vector<PeerId>{12});
+  REQUIRE(d.Describe().ok());
+  CHECK(d.core.Describe(kContext)->tokens[0] == 110);
+  CHECK(d.core.Describe(kContext)->state == "degraded");
+}
+
+TEST_CASE("Half of the pair that may have gone on alone is not enough, one of two pairs is") {
+  const int pairs = GENERATE(1, 2);
+  Restarted d;
+  d.Join(11, 1);
+  d.Join(12, 1);
+  d.Join(13, 1);
+  wire::Inventory inventory = Holds(0, Stored(100, 3, {90, 100}, 9));
+  inventory.spec.replicas = 2;
+  inventory.addresses = {"addr11", "addr12"};
+  inventory.copies = {{0, "addr14"}, {1, "addr13"}};
+  if (pairs == 1) {
+    inventory.addresses = {"addr11"};
+    inventory.copies = {{0, "addr14"}};
+  }
+  d.Tell(11, inventory);
+  inventory.rank = 1;
+  if (pairs == 2) d.Tell(12, inventory);
+  if (pairs == 2) d.Tell(13, inventory);
+  for (int i = 0; i < 25; ++i) {
+    d.now += absl::Milliseconds(450);
+    for (const PeerId peer : {11, 12, 13}) d.Handle(event::Heard{peer, wire::Heartbeat{}});
+    d.Handle(event::Tick{});
+  }
+  REQUIRE(d.Describe().ok());
+  CHECK((d.core.Describe(kContext)->state == "lost") == (pairs == 1));
+}
+
 TEST_CASE("A worker is fenced by the coordinator that gave it up, and by no other") {
   Restarted d;
   CHECK(SentTo<wire::Welcome>(d.Join(11, 0)).size() == 1);
