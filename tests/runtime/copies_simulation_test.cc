@@ -4,10 +4,10 @@
 //
 // ANNULUS_COPIES_SEEDS=N runs N seeds instead of the usual number, ANNULUS_COPIES_SEED=S only one.
 #include <algorithm>
-#include <cstdlib>
 
 #include "base/log.h"
 #include "tests/catch.h"
+#include "tests/reliability.h"
 #include "tests/runtime/sim_session.h"
 
 namespace annulus {
@@ -70,16 +70,12 @@ Tally Simulate(uint64_t seed, std::vector<std::string>* failures) {
   return tally;
 }
 
-uint64_t NumberFromEnvironment(const char* name, uint64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
-}
-
 TEST_CASE("Simulated clusters that hold all twice lose a worker and nothing else") {
   SetLogLevel(LogLevel::kOff);
-  const uint64_t only = NumberFromEnvironment("ANNULUS_COPIES_SEED", 0);
+  const uint64_t only = test::NumberFromEnvironment("ANNULUS_COPIES_SEED", 0);
   const uint64_t first = only != 0 ? only : 1;
-  const uint64_t count = only != 0 ? 1 : NumberFromEnvironment("ANNULUS_COPIES_SEEDS", kSeeds);
+  const uint64_t count =
+      only != 0 ? 1 : test::NumberFromEnvironment("ANNULUS_COPIES_SEEDS", kSeeds);
   Tally all;
   int failed = 0;
   for (uint64_t seed = first; seed < first + count && failed < 10; ++seed) {
