@@ -1,5 +1,6 @@
 #include "runtime/rpc/server.h"
 
+#include <google/protobuf/stubs/logging.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/impl/service_type.h>
 #include <grpcpp/resource_quota.h>
@@ -134,6 +135,8 @@ class GrpcServer final : public RpcServer {
 absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const RpcServerOptions& options) {
   ANNULUS_RETURN_IF_ERROR(CheckHostPort("listen", options.listen));
   ANNULUS_RETURN_IF_ERROR(Check(options.limits));
+  // It would write a line to stderr for every text of a client that is not UTF-8, which is refused.
+  google::protobuf::SetLogHandler(nullptr);
   auto server = std::make_unique<GrpcServer>(options);
   ANNULUS_RETURN_IF_ERROR(server->Listen(options));
   return server;
