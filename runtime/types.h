@@ -72,9 +72,9 @@ struct AppendRequest {
   ContextId context = 0;
   int layer = 0;
   int64_t start = 0;  // must equal the layer's committed tokens
-  TensorView k;
-  TensorView v;
-  RequestKey key;
+  TensorView k = {};
+  TensorView v = {};
+  RequestKey key = {};
 };
 
 // An append whose tensors go straight to the workers that own them (AppendGrant).
@@ -83,7 +83,7 @@ struct DirectAppend {
   int layer = 0;
   int64_t start = 0;   // must equal the layer's committed tokens
   int64_t tokens = 0;  // ≥ 1
-  RequestKey key;
+  RequestKey key = {};
 };
 
 // Leave to upload one DirectAppend, once, within a minute or less. What each rank gets follows from
@@ -158,12 +158,12 @@ struct StepRequest {
   ContextId context = 0;
   int layer = 0;
   int64_t start = 0;  // must equal the layer's committed tokens
-  TensorView k;
-  TensorView v;
+  TensorView k = {};
+  TensorView v = {};
   TensorView q;
   std::string pattern;  // empty: the context's for this layer
   float scale = 0;      // 0: 1/√head_dim
-  RequestKey key;
+  RequestKey key = {};
 };
 
 struct StepResult {

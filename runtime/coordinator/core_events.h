@@ -68,7 +68,7 @@ struct StepItem {  // as StepRequest
   int64_t start = 0;
   int64_t k_tokens = 0;
   int64_t q_tokens = 0;
-  RequestKey key;
+  RequestKey key = {};
 };
 // A caller wants something. Only the fields of its kind are read.
 struct Begin {
