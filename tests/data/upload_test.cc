@@ -217,11 +217,11 @@ TEST_CASE("a client that vanishes in the middle frees all it held within a secon
   const LayerKv kv(spec, 1000, rng);
   const ContextId context = cluster.client().CreateContext(spec)->id;
   absl::Status put;
+  std::atomic<bool> half = false;
   std::thread uploader;
   absl::Time vanished;
   {
     RawUpload upload(cluster, context, 1000);
-    std::atomic<bool> half = false;
     uploader = std::thread([&, grant = upload.grant] {
       grpc::ClientContext rpc;
       put = PutUpload(MakeChannel(grant.addresses(0)), &rpc, grant.id(), grant.secret(),
