@@ -9,9 +9,10 @@
 namespace annulus {
 namespace {
 
-// Up to here overlapping runs are made disjoint in pairs; beyond it they are painted block by
-// block, which costs what is visited.
+// Up to so many overlapping runs, and so many pieces that come of them, runs are made disjoint in
+// pairs; beyond it they are painted block by block, which costs what is visited.
 constexpr size_t kPairedRunsMax = 48;
+constexpr size_t kPiecesMax = 4096;
 
 // Contested ranges times runs that are treated range by range; beyond, as one range.
 constexpr size_t kSplitsMax = size_t{1} << 16;
@@ -119,8 +120,45 @@ void JoinNeighbours(std::vector<TileRun>* tiles) {
   tiles->resize(kept);
 }
 
+// The ranges of the runs without gaps, in order and joined; all of them or the full ones only.
+std::vector<Range> Ranges(const std::vector<TileRun>& tiles, bool full_only) {
+  std::vector<Range> ranges;
+  for (const TileRun& tile : tiles) {
+    if (tile.blocks.step != 1 || (full_only && !tile.full)) continue;
+    ranges.push_back({tile.blocks.first, tile.blocks.last() + 1});
+  }
+  std::sort(ranges.begin(), ranges.end(),
+            [](const Range& a, const Range& b) { return a.begin < b.begin; });
+  std::vector<Range> joined;
+  for (const Range& range : ranges) {
+    if (joined.empty() || joined.back().end < range.begin) joined.push_back(range);
+    joined.back().end = std::max(joined.back().end, range.end);
+  }
+  return joined;
+}
+
+bool Within(const BlockRun& run, const std::vector<Range>& joined) {
+  const auto after =
+      std::upper_bound(joined.begin(), joined.end(), run.first,
+                       [](int64_t block, const Range& range) { return block < range.begin; });
+  return after != joined.begin() && run.last() < (after - 1)->end;
+}
+
+// Drops the runs with gaps that ranges hold at least as full: what a comb adds to a range is
+// nothing, however many teeth it has.
+void DropCovered(std::vector<TileRun>* tiles) {
+  const std::vector<Range> full = Ranges(*tiles, true);
+  const std::vector<Range> any = Ranges(*tiles, false);
+  const auto covered = [&](const TileRun& tile) {
+    return tile.blocks.step != 1 && Within(tile.blocks, tile.full ? full : any);
+  };
+  tiles->erase(std::remove_if(tiles->begin(), tiles->end(), covered), tiles->end());
+}
+
 // Takes from each run what an earlier one holds; full runs come first, since full beats partial.
-void SeparateInPairs(std::vector<TileRun>* tiles) {
+// False, and nothing is taken, where that leaves too many pieces: steps without a common divisor
+// cut a run once per residue.
+bool SeparateInPairs(std::vector<TileRun>* tiles) {
   std::stable_partition(tiles->begin(), tiles->end(), [](const TileRun& t) { return t.full; });
   std::vector<TileRun> held;
   std::vector<BlockRun> left;
@@ -132,10 +170,12 @@ void SeparateInPairs(std::vector<TileRun>* tiles) {
       for (const BlockRun& run : left) AppendDifference(run, other.blocks, &rest);
       left.swap(rest);
       if (left.empty()) break;
+      if (held.size() + left.size() > kPiecesMax) return false;
     }
     for (const BlockRun& run : left) held.push_back({run, tile.full});
   }
   tiles->swap(held);
+  return true;
 }
 
 // Paints every block once and reads the runs off.
@@ -187,11 +227,8 @@ void Separate(absl::Span<const Range> contested, std::vector<TileRun>* tiles) {
       AppendRun(run.first + high * run.step, run.count - high, run.step, tile.full, &outside);
     }
     tiles->swap(outside);
-    if (inside.size() <= kPairedRunsMax) {
-      SeparateInPairs(&inside);
-    } else {
-      SeparateByBlock(&inside);
-    }
+    DropCovered(&inside);
+    if (inside.size() > kPairedRunsMax || !SeparateInPairs(&inside)) SeparateByBlock(&inside);
     separated.insert(separated.end(), inside.begin(), inside.end());
   }
   tiles->insert(tiles->end(), separated.begin(), separated.end());

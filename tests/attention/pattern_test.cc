@@ -153,5 +153,15 @@ TEST_CASE("pattern: counts of ten million tokens are closed forms") {
   REQUIRE(s2.visited == blocks * (64 * 65 / 2) + (blocks - 1) * 64 * 64);
 }
 
+// A comb of an odd period has thousands of runs in the past of 10^10 tokens, of which a range that
+// holds them all leaves nothing.
+TEST_CASE("pattern: a range swallows the comb within it") {
+  const int64_t n = int64_t{64} << 28;
+  const TokenRange last{n - 64, n};
+  REQUIRE(RowText(Parsed("causal | s2(5,1,39)", 1), 0, last, n) ==
+          "full[0..268435454] part[268435455] ");
+  REQUIRE(RowText(Parsed("s2(3,1,2) | s2(2,1,40)", 1), 0, last, n) == "part[0..268435455] ");
+}
+
 }  // namespace
 }  // namespace annulus

@@ -18,6 +18,9 @@ fuzz_one() {
   reached=$(sed -n 's/.* cov: \([0-9]*\) .*/\1/p' "$log" | tail -n 1)
   printf '%-12s %10s runs, %5s branches reached: %s\n' "$name" "${runs:-?}" "${reached:-?}" \
     "$([[ $status == 0 ]] && echo "no finding" || echo "A FINDING, see $log")"
+  if [[ $status != 0 ]]; then
+    grep -E '^(ALARM|SUMMARY|Base64)|check failed:|ERROR: ' "$log" | sed "s/^/  $name: /"
+  fi
   return "$status"
 }
 export -f fuzz_one
