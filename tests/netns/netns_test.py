@@ -24,17 +24,6 @@ def ip(*args):
     subprocess.run(("ip", *args), check=True, capture_output=True, text=True)
 
 
-def why_not():
-    """Why no namespaces can be made here; None if they can."""
-    try:
-        name = f"annulus-try-{os.getpid()}"
-        ip("netns", "add", name)
-        ip("netns", "delete", name)
-    except (OSError, subprocess.CalledProcessError) as error:
-        return getattr(error, "stderr", None) or str(error)
-    return None
-
-
 class Network:
     """Hosts on one bridge. A host is a namespace with one interface, eth0."""
 
@@ -42,6 +31,13 @@ class Network:
         self.prefix = f"annulus-{os.getpid()}-"
         self.device = "eth0"
         self.address = {host: f"10.77.0.{i + 1}" for i, host in enumerate(hosts)}
+        try:
+            self.connect()
+        except (OSError, subprocess.CalledProcessError):
+            self.close()
+            raise
+
+    def connect(self):
         ip("netns", "add", self.prefix + "bridge")
         self.inside("bridge", "ip", "link", "add", "br0", "type", "bridge")
         self.inside("bridge", "ip", "link", "set", "br0", "up")
@@ -70,6 +66,17 @@ class Network:
     def close(self):
         for host in ("bridge", *self.address):
             subprocess.run(("ip", "netns", "delete", self.prefix + host), capture_output=True)
+
+
+def why_not():
+    """Why no such network can be made here; None if it can."""
+    try:
+        Network(["try"]).close()
+    except OSError as error:
+        return str(error)
+    except subprocess.CalledProcessError as error:
+        return error.stderr
+    return None
 
 
 def measured_gb_per_s(network, sender, receiver):
