@@ -52,7 +52,9 @@ struct ContextInfo {
   std::vector<int64_t> tokens;  // committed, by layer
   int64_t kv_bytes = 0;  // over all workers, copies too; blocks shared with a fork count in both
   int64_t dense_kv_bytes = 0;  // what it would be if nothing was evicted
-  std::string state;  // "ok", "degraded" while a copy is missing, "lost" once some KV has none left
+  // "ok"; "moving" to other workers; "degraded" while a copy is missing; "lost" once some KV has
+  // none left.
+  std::string state;
 };
 
 // Makes a call that changes a context safe to repeat: the same (client, sequence) never appends
@@ -194,7 +196,7 @@ struct ListRequest {
 
 struct WorkerStatus {
   uint64_t id = 0;
-  std::string state;    // "ready", "lost"
+  std::string state;    // "ready", "draining" while what it holds is moved away, "lost"
   std::string backend;  // e.g. "cpu (AVX2)"
   std::string address;
   int64_t kv_bytes = 0;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/quoted.h"
 #include "base/status.h"
 #include "runtime/cli/shared_options.h"
 #include "runtime/coordinator/check_tensor.h"
@@ -13,6 +14,13 @@ namespace annulus {
 namespace {
 
 constexpr int kRepeatMax = 1 << 20;
+
+absl::StatusOr<Upload> ParseUpload(absl::string_view text) {
+  if (text == "direct") return Upload::kDirect;
+  if (text == "relay") return Upload::kRelay;
+  return absl::InvalidArgumentError(
+      absl::StrCat("upload ", Quoted(text), ": expected direct or relay"));
+}
 
 Options OptionsOf(AttendFlags* flags) {
   Options options("attend", "Attention over tensors in files.");
@@ -37,6 +45,10 @@ Options OptionsOf(AttendFlags* flags) {
   AddPlacement(&options, &flags->placement);
   options.Add("kv-placement", "tokens|heads|mesh", "with --endpoint: how KV is sharded (tokens)",
               SetParsed(&flags->kv_placement, ParsePlacement));
+  options.Add("upload", "direct|relay",
+              "with --endpoint: KV goes to the workers, or through the "
+              "service (direct)",
+              SetParsed(&flags->upload, ParseUpload));
   options.Add("scale", "S", "scores are S q·k (1/sqrt(d))", SetFloat(&flags->scale));
   options.Add("dtype", "f32|f16|bf16", "what q, k, v are rounded to (the files', which must agree)",
               SetParsed(&flags->dtype, ParseDType));

@@ -12,6 +12,7 @@
 #include "runtime/cli/problem.h"
 #include "runtime/cli/report.h"
 #include "runtime/cli/tensor_file.h"
+#include "runtime/client/client.h"
 
 namespace annulus {
 
@@ -28,6 +29,7 @@ struct AttendFlags {
   std::optional<PlanKind> plan;  // absent: auto
   PartitionSpec placement;
   Placement kv_placement = Placement::kTokens;
+  Upload upload = Upload::kDirect;
   std::optional<float> scale;
   std::optional<DType> dtype;
   std::string backend = "auto";

@@ -75,7 +75,8 @@ absl::StatusOr<AttendOutcome> AttendRemotely(const AttendFlags& flags, const Att
     // On the wire 0 asks for the default.
     return absl::InvalidArgumentError("--scale is 0, expected another number with --endpoint");
   }
-  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client, ConnectTo(*flags.endpoint));
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client,
+                           ConnectTo(*flags.endpoint, flags.upload));
   ANNULUS_ASSIGN_OR_RETURN(const ClusterStatus status, client->Status());
   ANNULUS_ASSIGN_OR_RETURN(const ContextInfo context,
                            client->CreateContext(SpecOf(flags, inputs.problem)));

@@ -54,8 +54,9 @@ void AddWorkerOptions(Options* options, std::string* backend, int* threads,
                SetCount(kv_bytes_limit, 1, INT64_MAX));
 }
 
-absl::StatusOr<std::unique_ptr<Client>> ConnectTo(const std::string& endpoint) {
-  return Client::Connect({.endpoint = endpoint, .connect_timeout = absl::Seconds(5)});
+absl::StatusOr<std::unique_ptr<Client>> ConnectTo(const std::string& endpoint, Upload upload) {
+  return Client::Connect(
+      {.endpoint = endpoint, .connect_timeout = absl::Seconds(5), .upload = upload});
 }
 
 }  // namespace annulus

@@ -27,6 +27,7 @@ void AddWorkerOptions(Options* options, std::string* backend, int* threads,
                       int64_t* kv_bytes_limit);
 
 // UNAVAILABLE names the endpoint where nothing answers within some seconds.
-absl::StatusOr<std::unique_ptr<Client>> ConnectTo(const std::string& endpoint);
+absl::StatusOr<std::unique_ptr<Client>> ConnectTo(const std::string& endpoint,
+                                                  Upload upload = Upload::kDirect);
 
 }  // namespace annulus

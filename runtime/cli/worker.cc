@@ -1,6 +1,7 @@
 // `annulus worker`: a worker's process.
 #include "runtime/worker/worker.h"
 
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -29,6 +30,7 @@ struct WorkerFlags {
   int threads = 0;
   int64_t kv_bytes_limit = MemoryBytes() / 2;
   int rejoin_s = 30;
+  int drain_s = 25;
   std::string data_listen;
   int64_t upload_bytes_max = int64_t{256} << 20;
 };
@@ -41,6 +43,9 @@ Options OptionsOf(WorkerFlags* flags) {
   options.Add("rejoin-s", "N",
               "without its coordinator keep the KV and look for the next one for N s (30)",
               SetCount(&flags->rejoin_s, 0, kSecondsMax));
+  options.Add("drain-s", "N",
+              "after SIGTERM wait up to N s for what is held to be moved to other workers (25)",
+              SetCount(&flags->drain_s, 0, kSecondsMax));
   options.Add("data-listen", "HOST:PORT",
               "where clients upload KV (towards the coordinator, any port)",
               SetParsed(&flags->data_listen, ParseEndpoint));
@@ -131,8 +136,17 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
                              }));
     Log(LogLevel::kInfo, "metrics", {{"port", metrics->port()}});
   }
-  while (!signals.WaitForStop(kLookUp)) {
+  // The first signal asks to leave; the next one, or drain_s, ends the process at once.
+  std::optional<absl::Time> leave_by;
+  while (!worker->left() && (!leave_by.has_value() || absl::Now() < *leave_by)) {
+    if (signals.WaitForStop(kLookUp)) {
+      if (leave_by.has_value() || worker->Snapshot().state != "ready") break;
+      worker->Leave();
+      leave_by = absl::Now() + absl::Seconds(flags.drain_s);
+    }
     if (worker->rejoining()) {
+      if (leave_by.has_value()) break;  // nobody is there to move anything
+
       // A coordinator that was started anew listens at another address of the workers' network.
       const absl::StatusOr<std::string> address =
           rendezvous->Get(kFabricKey, absl::Now() + kLookUp);
@@ -143,6 +157,11 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
     return absl::UnavailableError(
         absl::StrCat("the coordinator at ", Quoted(flags.coordinator), " is gone, or gave up on ",
                      "this worker; what it held is lost: start it again"));
+  }
+  const WorkerSnapshot last = worker->Snapshot();
+  if (last.contexts > 0 && !worker->rejoining()) {
+    Log(LogLevel::kWarning, "ends with KV that was not moved",
+        {{"contexts", last.contexts}, {"kv_bytes", last.kv_bytes}});
   }
   return absl::OkStatus();
 }

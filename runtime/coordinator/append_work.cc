@@ -31,7 +31,7 @@ absl::StatusOr<PreparedWork> AppendWork::Prepare(const action::Admit& admit) {
   // layer's length and a gap cannot go unnoticed.
   const TokenRange tokens{request_.start, request_.start + request_.k.tokens};
   const Layout layout = LayoutOf(map.spec, map.world, tokens.end);
-  const wire::Append append{admit.call,   map.epoch,     map.context, request_.layer,
+  const wire::Append append{admit.call,   map.epoch,     map.storage, request_.layer,
                             tokens.begin, tokens.size(), admit.mark};
   PreparedWork work;
   for (size_t i = 0; i < map.holders.size(); ++i) {

@@ -118,7 +118,7 @@ absl::StatusOr<PreparedWork> AttendWork::Prepare(const action::Admit& admit) {
   begin = clock_.Now();
   const std::string& pattern = plan.problem().pattern.text();
   const bool apart = pattern.size() > wire::kPatternInlineMax;
-  wire::Attend attend{admit.call,  map.epoch,         map.context,     request_.layer,
+  wire::Attend attend{admit.call,  map.epoch,         map.storage,     request_.layer,
                       plan.kind(), request_.q.tokens, request_.kv_len, apart ? "" : pattern,
                       apart};
   attend.scale =

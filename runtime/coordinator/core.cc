@@ -28,6 +28,7 @@ Actions CoordinatorCore::Handle(absl::Time now, const Event& event) {
     recovery_until_ = now_ + incarnation_.recovery_wait;
   actions_.clear();
   std::visit([this](const auto& e) { On(e); }, event);
+  StepMove();
   return std::move(actions_);
 }
 
@@ -52,7 +53,12 @@ void CoordinatorCore::On(const event::Heard& heard) {
   member.heard = now_;
   if (const auto* heartbeat = std::get_if<wire::Heartbeat>(&heard.body)) {
     member.status.kv_bytes = heartbeat->kv_bytes;
-    Emit(action::Send{heard.peer, wire::HeartbeatSeen{}});
+    if (heartbeat->leaves && member.status.state == "ready") {
+      member.status.state = "draining";
+      ++epoch_;
+    }
+    const bool may_leave = member.status.state == "draining" && MayLeave(id);
+    Emit(action::Send{heard.peer, wire::HeartbeatSeen{may_leave}});
   } else if (const auto* done = std::get_if<wire::Done>(&heard.body)) {
     OnDone(id, *done);
   } else if (const auto* step_done = std::get_if<wire::StepDone>(&heard.body)) {
@@ -104,6 +110,7 @@ void CoordinatorCore::On(const event::SendFailed& failed) {
   const auto call = calls_.find(failed.call);
   if (failed.call != 0 && absl::IsResourceExhausted(failed.why)) {
     if (call != calls_.end()) Fail(call, failed.why);
+    if (move_.has_value() && move_->request == failed.call) GiveUpMove(failed.why);
     return;
   }
   // A worker that has missed a message no longer knows what it should.
@@ -146,25 +153,33 @@ void CoordinatorCore::LoseWorker(WorkerId id, const absl::Status& why) {
     recovering->second.inventories.erase(id);
     if (recovering->second.inventories.empty()) recovering_.erase(recovering);
   }
+  EndStaleCalls(absl::UnavailableError(
+      absl::StrCat(member.label, " was lost during the call: ", why.message())));
   for (auto next = calls_.begin(); next != calls_.end();) {
     const auto call = next++;
+    if (call->second.pending.erase(id) == 0 || !call->second.pending.empty()) continue;
+    // What was lost needs no release.
+    if (call->second.begin.kind == event::Begin::Kind::kRelease) Succeed(call);
+    if (call->second.begin.kind == event::Begin::Kind::kStep) EndStepIfDone(call);
+  }
+  LoseMover(id);
+  ForgetOldLosses();
+}
+
+// Calls on contexts that went on at another epoch do not.
+void CoordinatorCore::EndStaleCalls(const absl::Status& why) {
+  for (auto next = calls_.begin(); next != calls_.end();) {
+    const auto call = next++;
+    if (call->second.begin.kind == event::Begin::Kind::kRelease) continue;
     if (call->second.begin.kind == event::Begin::Kind::kStep) {
-      LoseItems(call, id, why);
-      continue;
-    }
-    if (call->second.begin.kind == event::Begin::Kind::kRelease) {
-      // What was lost needs no release.
-      call->second.pending.erase(id);
-      if (call->second.pending.empty()) Succeed(call);
+      EndStaleItems(call, why);
       continue;
     }
     const auto context = contexts_.find(call->second.context);
     if (context != contexts_.end() && context->second.map->epoch != call->second.epoch) {
-      Fail(call, absl::UnavailableError(
-                     absl::StrCat(member.label, " was lost during the call: ", why.message())));
+      Fail(call, why);
     }
   }
-  ForgetOldLosses();
 }
 
 void CoordinatorCore::ForgetOldLosses() {
@@ -177,7 +192,14 @@ void CoordinatorCore::ForgetOldLosses() {
   }
 }
 
-ContextInfo CoordinatorCore::InfoOf(const Context& context) {
+std::string CoordinatorCore::StateOf(const Context& context) const {
+  const ShardMap& map = *context.map;
+  if (!context.lost_to.empty()) return "lost";
+  if (std::ssize(map.holders) < int64_t{map.world} * map.spec.replicas) return "degraded";
+  return move_.has_value() && move_->context == map.context ? "moving" : "ok";
+}
+
+ContextInfo CoordinatorCore::InfoOf(const Context& context) const {
   ContextInfo info;
   const ShardMap& map = *context.map;
   info.id = map.context;
@@ -186,8 +208,7 @@ ContextInfo CoordinatorCore::InfoOf(const Context& context) {
   for (const Layer& layer : context.layers) info.tokens.push_back(layer.tokens);
   for (const auto& [worker, bytes] : context.kv_bytes) info.kv_bytes += bytes;
   info.dense_kv_bytes = DenseBytes(map.spec, map.world, info.tokens) * map.spec.replicas;
-  const bool whole = std::ssize(map.holders) == int64_t{map.world} * map.spec.replicas;
-  info.state = !context.lost_to.empty() ? "lost" : whole ? "ok" : "degraded";
+  info.state = StateOf(context);
   return info;
 }
 

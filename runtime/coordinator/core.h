@@ -9,7 +9,8 @@
 // flight on contexts with KV there end with UNAVAILABLE. A context of which some rank has no holder
 // left is lost; one with copies goes on with them at a new epoch, with the tokens that were
 // committed. A call answers only when every rank of its plan has answered once, at the call's
-// epoch.
+// epoch. Contexts move away from workers that want to leave, to new copies for those that were
+// lost, and to workers that have joined (core_moves.cc).
 //
 // Appends: a layer's tokens are committed when every holder has stored them, copies too; an append
 // that fails on one is taken back on the others. One append at a time on a layer: another one,
@@ -28,6 +29,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -75,7 +77,7 @@ class CoordinatorCore {
  private:
   struct Member {
     PeerId peer = 0;
-    WorkerStatus status;       // state "ready" or "lost"
+    WorkerStatus status;       // state "ready", "draining" or "lost"
     bool had_another = false;  // coordinator, before this one
     std::string label;         // as action::WorkerJoined
     absl::Time heard;          // the last sign of life
@@ -113,6 +115,8 @@ class CoordinatorCore {
 
     // The latest: who holds the context is what it says.
     const wire::Inventory& latest() const;
+    // Whether it may have been moving here, and not have arrived.
+    bool tentative() const;
     size_t holders() const { return latest().addresses.size() + latest().copies.size(); }
   };
   struct Item {  // of a Step
@@ -145,6 +149,24 @@ class CoordinatorCore {
     absl::Time failure_due = absl::InfiniteFuture();
   };
   using Calls = std::map<CallId, Call>;
+  // A context on its way to other workers (core_moves.cc).
+  enum class Phase { kOpening, kReading, kFilling, kActivating, kRetiring };
+  struct Move {
+    ContextId context = 0;
+    ShardMapPtr from;
+    ShardMapPtr to;
+    Phase phase = Phase::kOpening;
+    uint64_t request = 0;         // whose Done is awaited
+    std::set<WorkerId> pending;   // from these
+    std::vector<int64_t> copied;  // tokens, by layer
+    int layer = 0;                // of the chunk that is copied
+    TokenRange chunk;
+    uint64_t turn = 0;  // of the last append to the new holders
+    int rounds = 0;     // over all layers
+    bool last_round = false;
+    std::map<WorkerId, int64_t> kv_bytes;  // of the new holders
+    absl::Status failure;                  // it has been given up
+  };
 
   void On(const event::Heard& heard);
   void On(const event::PeerDown& down);
@@ -169,8 +191,8 @@ class CoordinatorCore {
   absl::StatusOr<Context*> FindWhole(ContextId id);
   static absl::StatusOr<Layer*> FindLayer(Context& context, int layer);
   // Whether there is something to append: not if it is a repetition of the layer's last append.
-  static absl::StatusOr<bool> CheckAppend(const ContextSpec& spec, const Layer& layer,
-                                          TokenRange tokens, RequestKey key);
+  absl::StatusOr<bool> CheckAppend(const ShardMap& map, const Layer& layer, TokenRange tokens,
+                                   RequestKey key) const;
   static absl::Status CheckAttend(const Layer& layer, const event::Begin& begin);
   static absl::Status CheckCut(const Context& context, int64_t tokens);
   absl::Status CheckRoomForContext() const;
@@ -190,7 +212,7 @@ class CoordinatorCore {
   void EndItem(CallId call, Item& item, absl::Status status);
   void EndStep(Calls::iterator call, const absl::Status& why);
   void EndStepIfDone(Calls::iterator call);
-  void LoseItems(Calls::iterator call, WorkerId id, const absl::Status& why);
+  void EndStaleItems(Calls::iterator call, const absl::Status& why);
 
   // core_recovery.cc
   bool InRecovery() const { return now_ < recovery_until_; }
@@ -200,6 +222,7 @@ class CoordinatorCore {
   void ForgetHalfMade();
   std::vector<Holder> HoldersBack(const Recovering& recovering) const;
   void DropStale(ContextId id, Recovering& recovering);
+  void ForgetOtherForms(ContextId id);
   void Rebuild(ContextId id, const Recovering& recovering);
   static bool IsSafe(const Recovering& recovering);
   static Layer Reconcile(const std::vector<const LayerState*>& holders);
@@ -210,17 +233,41 @@ class CoordinatorCore {
   void Undo(CallId id, const Call& call);
   void CancelPending(CallId id, const Call& call);
   void LoseWorker(WorkerId id, const absl::Status& why);
+  void EndStaleCalls(const absl::Status& why);
   void SendToHolders(const ShardMap& map, const wire::Body& body);
+
+  // core_moves.cc
+  static bool IsMoveRequest(uint64_t request);
+  bool IsSwitching(ContextId id) const;
+  absl::Status CheckNotSwitching(ContextId id) const;
+  bool MoveHoldsOff(ContextId id) const;
+  bool MustMove(const Context& context) const;
+  bool IsWorthwhile(const Context& context, const ShardMap& to) const;
+  void LookForMove();
+  uint64_t AwaitMovers(absl::Span<const Holder> holders);
+  void OnMoveDone(WorkerId id, const wire::Done& done);
+  void StepMove();
+  void ReadChunk();
+  void FillChunk();
+  void ActivateMove();
+  void SwitchMove();
+  void Retire(const ShardMap& map);
+  void EndMove();
+  void GiveUpMove(const absl::Status& why);
+  void LoseMover(WorkerId id);
+  bool MayLeave(WorkerId id) const;
 
   // core_copies.cc
   absl::Status Place(ShardMap& map) const;
   static bool Arrange(ShardMap& map);
   std::pair<std::vector<std::string>, std::vector<wire::Copy>> AddressesOf(
       const ShardMap& map) const;
-  void GoOn(const Context& context);
+  wire::Resume ResumeOf(const ShardMap& map, const std::vector<Layer>& layers) const;
   void LoseHolder(Context& context, WorkerId id);
 
-  static ContextInfo InfoOf(const Context& context);
+  static bool IsUp(const Member& member) { return member.status.state != "lost"; }
+  std::string StateOf(const Context& context) const;
+  ContextInfo InfoOf(const Context& context) const;
   void ForgetOldLosses();
 
   template <typename T>
@@ -243,6 +290,9 @@ class CoordinatorCore {
   std::map<ContextId, Context> contexts_;
   std::map<ContextId, Recovering> recovering_;
   Calls calls_;
+  std::optional<Move> move_;
+  absl::Time next_move_ = absl::InfinitePast();  // not before
+  uint64_t last_move_request_ = 0;
 };
 
 }  // namespace annulus

@@ -77,7 +77,7 @@ absl::Status CoordinatorCore::BeginWork(Call& call) {
   std::vector<std::string> data_addresses;
   if (appends) {
     const TokenRange tokens = RangeOf(begin.begin, begin.tokens);
-    ANNULUS_ASSIGN_OR_RETURN(const bool is_new, CheckAppend(map.spec, *layer, tokens, begin.key));
+    ANNULUS_ASSIGN_OR_RETURN(const bool is_new, CheckAppend(map, *layer, tokens, begin.key));
     if (!is_new) return absl::OkStatus();
     ANNULUS_RETURN_IF_ERROR(AdmitAppend(call, map, &data_addresses));
     layer->appending = begin.call;
@@ -117,6 +117,7 @@ absl::StatusOr<CoordinatorCore::Context*> CoordinatorCore::FindWhole(ContextId i
     return absl::DataLossError(absl::StrCat("context ", id, " lost KV with ", found->second.lost_to,
                                             "; release it, create it again and upload it"));
   }
+  ANNULUS_RETURN_IF_ERROR(CheckNotSwitching(id));
   return &found->second;
 }
 
@@ -126,8 +127,8 @@ absl::StatusOr<CoordinatorCore::Layer*> CoordinatorCore::FindLayer(Context& cont
   return &context.layers[static_cast<size_t>(layer)];
 }
 
-absl::StatusOr<bool> CoordinatorCore::CheckAppend(const ContextSpec& spec, const Layer& layer,
-                                                  TokenRange tokens, RequestKey key) {
+absl::StatusOr<bool> CoordinatorCore::CheckAppend(const ShardMap& map, const Layer& layer,
+                                                  TokenRange tokens, RequestKey key) const {
   if (layer.appending != 0) {
     return absl::UnavailableError(
         "another append to this layer, or an earlier try of this one, is in flight; retry after "
@@ -142,9 +143,13 @@ absl::StatusOr<bool> CoordinatorCore::CheckAppend(const ContextSpec& spec, const
     if (layer.tokens >= tokens.end) return false;
     return absl::AbortedError("what this request appended has been truncated since");
   }
+  if (MoveHoldsOff(map.context)) {
+    return absl::UnavailableError("the context is being moved; retry");
+  }
   if (tokens.begin != layer.tokens) {
     return Bad("start", tokens.begin, absl::StrCat(layer.tokens, ", the layer's committed tokens"));
   }
+  const ContextSpec& spec = map.spec;
   const int64_t tokens_max = spec.tokens_expected > 0 ? spec.tokens_expected : kContextTokensMax;
   if (tokens.size() > tokens_max - tokens.begin) {
     return Bad("tokens of k", tokens.size(),
@@ -239,6 +244,7 @@ void CoordinatorCore::On(const event::GiveUp& give_up) {
 }
 
 void CoordinatorCore::OnDone(WorkerId id, const wire::Done& done) {
+  if (IsMoveRequest(done.request)) return OnMoveDone(id, done);
   const auto found = calls_.find(done.request);
   if (found == calls_.end()) return;  // late: the call has ended
   Call& call = found->second;
@@ -324,12 +330,13 @@ void CoordinatorCore::Undo(CallId id, const Call& call) {
     case Kind::kFork: {
       const ShardMapPtr map = context.map;
       contexts_.erase(found);
-      return SendToHolders(*map, wire::Release{0, map->epoch, map->context});
+      return SendToHolders(*map, wire::Release{0, map->epoch, map->storage});
     }
     case Kind::kAppend: {
       Layer& layer = context.layers[static_cast<size_t>(call.begin.layer)];
       layer.appending = 0;
-      return SendToHolders(*context.map, wire::Trim{call.context, call.begin.layer, layer.tokens});
+      return SendToHolders(*context.map,
+                           wire::Trim{context.map->storage, call.begin.layer, layer.tokens});
     }
     case Kind::kAttend:
       return CancelPending(id, call);
@@ -343,7 +350,7 @@ void CoordinatorCore::Undo(CallId id, const Call& call) {
 void CoordinatorCore::CancelPending(CallId id, const Call& call) {
   for (const auto& [worker, rank] : call.pending) {
     const auto member = workers_.find(worker);
-    if (member == workers_.end() || member->second.status.state != "ready") continue;
+    if (member == workers_.end() || !IsUp(member->second)) continue;
     Emit(action::Send{member->second.peer, wire::Cancel{id}});
   }
 }
@@ -351,7 +358,7 @@ void CoordinatorCore::CancelPending(CallId id, const Call& call) {
 void CoordinatorCore::SendToHolders(const ShardMap& map, const wire::Body& body) {
   for (const Holder& holder : map.holders) {
     const auto member = workers_.find(holder.worker);
-    if (member == workers_.end() || member->second.status.state != "ready") continue;
+    if (member == workers_.end() || !IsUp(member->second)) continue;
     Emit(action::Send{member->second.peer, body});
   }
 }

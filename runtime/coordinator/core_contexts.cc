@@ -32,13 +32,14 @@ absl::Status CoordinatorCore::BeginCreate(Call& call) {
   ANNULUS_RETURN_IF_ERROR(CheckRoomForContext());
   ANNULUS_ASSIGN_OR_RETURN(Retention retention, Retention::Of(spec));
   ShardMap map;
-  map.context = last_context_ + 1;
+  map.context = map.storage = last_context_ + 1;
   map.epoch = epoch_;
   map.spec = spec;
   map.retention = std::make_shared<const Retention>(std::move(retention));
   ANNULUS_RETURN_IF_ERROR(Place(map));
   ++last_context_;
-  wire::Open open{call.begin.call, epoch_, map.context, spec, 0, {}};
+  wire::Open open{call.begin.call, epoch_, map.storage, spec, 0, {}};
+  open.serves = map.context;
   std::tie(open.addresses, open.copies) = AddressesOf(map);
   for (const Holder& holder : map.holders) {
     open.rank = holder.rank;
@@ -76,8 +77,8 @@ absl::Status CoordinatorCore::BeginFork(Call& call) {
     for (Layer& layer : context.layers) layer.Cut(*call.begin.fork_tokens);
   }
   ShardMap map = *parent->map;
-  const ContextId id = map.context = ++last_context_;
-  wire::Fork fork{call.begin.call, map.epoch, id, call.begin.context, {}};
+  map.context = map.storage = ++last_context_;
+  wire::Fork fork{call.begin.call, map.epoch, map.storage, parent->map->storage, {}};
   for (Layer& layer : context.layers) {
     layer.appending = 0;
     layer.last_key = {};  // keys are of one context
@@ -99,17 +100,24 @@ absl::Status CoordinatorCore::BeginTruncate(Call& call) {
     return absl::UnavailableError("an append to this context is in flight; retry after it");
   }
   ANNULUS_RETURN_IF_ERROR(CheckCut(*context, tokens));
+  if (move_.has_value() && move_->context == call.begin.context) {
+    GiveUpMove(absl::AbortedError("the context was truncated"));
+  }
   for (Layer& layer : context->layers) layer.Cut(tokens);
   const ShardMap& map = *context->map;
   call.epoch = map.epoch;
   for (const Holder& holder : map.holders) call.pending.emplace(holder.worker, holder.rank);
-  SendToHolders(map, wire::Truncate{call.begin.call, map.epoch, map.context, tokens});
+  SendToHolders(map, wire::Truncate{call.begin.call, map.epoch, map.storage, tokens});
   return absl::OkStatus();
 }
 
 absl::Status CoordinatorCore::BeginRelease(Call& call) {
   const auto found = contexts_.find(call.context);
   if (found == contexts_.end() || !found->second.created) return WhyUnknown(call.context);
+  ANNULUS_RETURN_IF_ERROR(CheckNotSwitching(call.context));
+  if (move_.has_value() && move_->context == call.context) {
+    GiveUpMove(absl::CancelledError("the context was released"));
+  }
   const ShardMapPtr map = found->second.map;
   call.epoch = map->epoch;
   const absl::Status released =
@@ -125,10 +133,10 @@ absl::Status CoordinatorCore::BeginRelease(Call& call) {
   contexts_.erase(map->context);
   for (const Holder& holder : map->holders) {
     const auto member = workers_.find(holder.worker);
-    if (member == workers_.end() || member->second.status.state != "ready") continue;
+    if (member == workers_.end() || !IsUp(member->second)) continue;
     call.pending.emplace(holder.worker, holder.rank);
   }
-  SendToHolders(*map, wire::Release{call.begin.call, map->epoch, map->context});
+  SendToHolders(*map, wire::Release{call.begin.call, map->epoch, map->storage});
   return absl::OkStatus();
 }
 

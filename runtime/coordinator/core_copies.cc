@@ -11,16 +11,18 @@ namespace annulus {
 // A new context takes all ready workers: one for each rank, or a pair. Contexts begin at different
 // workers, so that those of a pair that answer queries are not always the same.
 absl::Status CoordinatorCore::Place(ShardMap& map) const {
-  if (peers_.empty()) {
+  std::vector<WorkerId> ready;
+  for (const auto& [peer, id] : peers_) {
+    if (workers_.at(id).status.state == "ready") ready.push_back(id);
+  }
+  if (ready.empty()) {
     return absl::UnavailableError("no worker is ready; retry once one has joined");
   }
   const auto replicas = static_cast<size_t>(map.spec.replicas);
-  if (peers_.size() < replicas) {
+  if (ready.size() < replicas) {
     return absl::FailedPreconditionError(
-        absl::StrCat("replicas is ", replicas, ", but only ", peers_.size(), " worker is ready"));
+        absl::StrCat("replicas is ", replicas, ", but only ", ready.size(), " worker is ready"));
   }
-  std::vector<WorkerId> ready;
-  for (const auto& [peer, id] : peers_) ready.push_back(id);
   std::sort(ready.begin(), ready.end());
   if (replicas > 1) {
     std::rotate(ready.begin(), ready.begin() + static_cast<int64_t>(map.context % ready.size()),
@@ -70,12 +72,17 @@ std::pair<std::vector<std::string>, std::vector<wire::Copy>> CoordinatorCore::Ad
   return {std::move(addresses), std::move(copies)};
 }
 
-// Tells the holders that the context goes on as its map says, with what is committed.
-void CoordinatorCore::GoOn(const Context& context) {
-  wire::Resume resume{context.map->epoch, context.map->context, {}, {}, {}};
-  std::tie(resume.addresses, resume.copies) = AddressesOf(*context.map);
-  for (const Layer& layer : context.layers) resume.tokens.push_back(layer.tokens);
-  SendToHolders(*context.map, resume);
+// That the context goes on as the map says, with what is committed.
+wire::Resume CoordinatorCore::ResumeOf(const ShardMap& map,
+                                       const std::vector<Layer>& layers) const {
+  wire::Resume resume{map.epoch, map.storage, {}, {}};
+  std::tie(resume.addresses, resume.copies) = AddressesOf(map);
+  for (const Layer& layer : layers) {
+    resume.layers.push_back(
+        {layer.tokens, layer.horizon, {layer.turn, layer.last_key}, layer.last_tokens});
+  }
+  resume.serves = map.context;
+  return resume;
 }
 
 // A context that has copies of what was there goes on with them. What was in flight ends: an append
@@ -92,7 +99,7 @@ void CoordinatorCore::LoseHolder(Context& context, WorkerId id) {
   const bool goes_on = Arrange(map) && context.created;
   if (!goes_on) context.lost_to = workers_.at(id).label;
   context.map = std::make_shared<const ShardMap>(std::move(map));
-  if (goes_on) GoOn(context);
+  if (goes_on) SendToHolders(*context.map, ResumeOf(*context.map, context.layers));
 }
 
 }  // namespace annulus

@@ -31,6 +31,7 @@ struct Holder {
 // Who holds a context: what a call plans with. Immutable once shared.
 struct ShardMap {
   ContextId context = 0;
+  ContextId storage = 0;  // its id at the workers: another one once it has been moved
   uint64_t epoch = 0;
   ContextSpec spec;
   int world = 0;  // ranks
@@ -167,11 +168,32 @@ struct WorkerLost {
   std::string label;
   absl::Status why;
 };
+// A context moves: a chunk of its tokens is about to be read. Until the next MoveRead, MoveRows and
+// MoveFill are about this one.
+struct MoveRead {
+  ShardMapPtr from;
+  ShardMapPtr to;
+  int layer = 0;
+  TokenRange chunk;
+};
+struct MoveRows {  // the message just heard has what this rank holds of it
+  int rank = 0;
+};
+struct MoveFill {  // what this rank stores of it goes there
+  PeerId peer = 0;
+  int rank = 0;
+  wire::Append append;
+};
+struct MoveEnded {  // to be told to people
+  ContextId context = 0;
+  absl::Status status;
+};
 
 }  // namespace action
 using Action =
     std::variant<action::Send, action::SendTask, action::Drop, action::Admit, action::AdmitStep,
-                 action::Deliver, action::Finish, action::WorkerJoined, action::WorkerLost>;
+                 action::Deliver, action::Finish, action::WorkerJoined, action::WorkerLost,
+                 action::MoveRead, action::MoveRows, action::MoveFill, action::MoveEnded>;
 using Actions = std::vector<Action>;
 
 }  // namespace annulus

@@ -31,7 +31,9 @@ bool Lists(const wire::Inventory& inventory, int rank, const std::string& addres
 
 // Why a call cannot have a context that is not there.
 absl::Status CoordinatorCore::WhyUnknown(ContextId id) const {
-  const auto found = recovering_.find(id);
+  const auto found = std::find_if(recovering_.begin(), recovering_.end(), [id](const auto& entry) {
+    return entry.second.latest().serves == id;
+  });
   if (found != recovering_.end()) {
     return absl::UnavailableError(
         absl::StrCat("context ", id, " is being recovered: ", HoldersBack(found->second).size(),
@@ -59,7 +61,8 @@ void CoordinatorCore::OnInventory(WorkerId id, const wire::Inventory& inventory)
   const ContextId context = inventory.context;
   const auto found = recovering_.find(context);
   const bool known = found != recovering_.end();
-  if (context >= incarnation_.number || contexts_.contains(context) || !InRecovery()) {
+  const ContextId serves = inventory.serves;
+  if (serves == 0 || serves >= incarnation_.number || contexts_.contains(serves) || !InRecovery()) {
     Tell(id, wire::Release{0, inventory.epoch, context});  // it has been given up
   } else if (!known && std::ssize(contexts_) + std::ssize(recovering_) >= limits_.contexts_max) {
     return LoseWorker(id, absl::ResourceExhaustedError(absl::StrCat(
@@ -73,9 +76,11 @@ void CoordinatorCore::OnInventory(WorkerId id, const wire::Inventory& inventory)
     Recovering& recovering = recovering_[context];
     recovering.inventories[id] = inventory;
     DropStale(context, recovering);
-    if (HoldersBack(recovering).size() == recovering.holders()) {
+    // What it moved from may be back yet, and be right.
+    if (HoldersBack(recovering).size() == recovering.holders() && !recovering.tentative()) {
       Rebuild(context, recovering);
       recovering_.erase(context);
+      ForgetOtherForms(serves);
     }
   }
   if (workers_.at(id).inventories_due == 0) ForgetHalfMade();
@@ -113,6 +118,11 @@ const wire::Inventory& CoordinatorCore::Recovering::latest() const {
              inventories.begin(), inventories.end(),
              [](const auto& a, const auto& b) { return a.second.epoch < b.second.epoch; })
       ->second;
+}
+
+bool CoordinatorCore::Recovering::tentative() const {
+  return std::all_of(inventories.begin(), inventories.end(),
+                     [](const auto& entry) { return entry.second.tentative; });
 }
 
 void CoordinatorCore::DropStale(ContextId id, Recovering& recovering) {
@@ -175,12 +185,25 @@ CoordinatorCore::Layer CoordinatorCore::Reconcile(const std::vector<const LayerS
   return layer;
 }
 
+// Of a context that is back: what it was being moved from, or to. Whoever is complete is right.
+void CoordinatorCore::ForgetOtherForms(ContextId id) {
+  for (auto next = recovering_.begin(); next != recovering_.end();) {
+    const auto other = next++;
+    if (other->second.latest().serves != id) continue;
+    for (const auto& [holder, inventory] : other->second.inventories) {
+      Tell(holder, wire::Release{0, epoch_, other->first});
+    }
+    recovering_.erase(other);
+  }
+}
+
 void CoordinatorCore::Rebuild(ContextId id, const Recovering& recovering) {
   const wire::Inventory& latest = recovering.latest();
   absl::StatusOr<Retention> retention = Retention::Of(latest.spec);
   ANNULUS_CHECK(retention.ok());  // a spec that came over the wire is valid
   ShardMap map;
-  map.context = id;
+  map.context = latest.serves;
+  map.storage = id;
   map.epoch = ++epoch_;
   map.spec = latest.spec;
   map.world = static_cast<int>(latest.addresses.size());
@@ -200,20 +223,32 @@ void CoordinatorCore::Rebuild(ContextId id, const Recovering& recovering) {
     context.layers.push_back(Reconcile(holders));
   }
   context.map = std::make_shared<const ShardMap>(std::move(map));
-  GoOn(contexts_.emplace(id, std::move(context)).first->second);
+  SendToHolders(*context.map, ResumeOf(*context.map, context.layers));
+  contexts_.emplace(latest.serves, std::move(context));
 }
 
 // Contexts of which some rank is not back are lost, unless a copy of it is. They stay known as lost
 // until released.
 void CoordinatorCore::EndRecovery() {
+  for (auto next = recovering_.begin(); next != recovering_.end();) {
+    const auto at = next++;
+    const ContextId serves = at->second.latest().serves;
+    const bool is_latest =
+        std::none_of(recovering_.begin(), recovering_.end(), [&](const auto& other) {
+          return other.second.latest().serves == serves &&
+                 other.second.latest().epoch > at->second.latest().epoch;
+        });
+    if (!is_latest || !IsSafe(at->second)) continue;
+    Rebuild(at->first, at->second);
+    recovering_.erase(at);
+    ForgetOtherForms(serves);
+    next = recovering_.begin();
+  }
   for (const auto& [id, recovering] : std::exchange(recovering_, {})) {
-    if (IsSafe(recovering)) {
-      Rebuild(id, recovering);
-      continue;
-    }
     const wire::Inventory& latest = recovering.latest();
     ShardMap map;
-    map.context = id;
+    map.context = latest.serves;
+    map.storage = id;
     map.epoch = ++epoch_;
     map.spec = latest.spec;
     map.world = static_cast<int>(latest.addresses.size());
@@ -224,7 +259,7 @@ void CoordinatorCore::EndRecovery() {
                                    recovering.holders(), " workers, which did not come back");
     context.layers.resize(latest.layers.size());
     context.map = std::make_shared<const ShardMap>(std::move(map));
-    contexts_.emplace(id, std::move(context));
+    contexts_.emplace(latest.serves, std::move(context));
   }
 }
 

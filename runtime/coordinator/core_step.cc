@@ -65,11 +65,10 @@ absl::Status CoordinatorCore::AdmitItem(Item& item, CallId call) {
   if (ask.q_tokens == 0 && ask.k_tokens == 0) {
     return Bad("tokens of q", 0, "at least 1 in a step that appends nothing");
   }
-  const ContextSpec& spec = context->map->spec;
   bool appends = false;
   if (ask.k_tokens > 0) {
-    ANNULUS_ASSIGN_OR_RETURN(appends,
-                             CheckAppend(spec, *layer, RangeOf(ask.start, ask.k_tokens), ask.key));
+    ANNULUS_ASSIGN_OR_RETURN(
+        appends, CheckAppend(*context->map, *layer, RangeOf(ask.start, ask.k_tokens), ask.key));
   } else if (ask.start != layer->tokens) {
     return Bad("start", ask.start, absl::StrCat(layer->tokens, ", the layer's committed tokens"));
   }
@@ -121,7 +120,7 @@ void CoordinatorCore::StepPrepared(Calls::iterator found, const event::Prepared&
   for (const int rank : prepared.ranks) {
     const WorkerId worker = call.workers.at(static_cast<size_t>(rank));
     const auto member = workers_.find(worker);
-    if (member == workers_.end() || member->second.status.state != "ready") continue;
+    if (member == workers_.end() || !IsUp(member->second)) continue;
     call.pending.emplace(worker, rank);
     Emit(action::SendTask{member->second.peer, id, rank});
   }
@@ -174,7 +173,7 @@ void CoordinatorCore::EndItem(CallId call, Item& item, absl::Status status) {
   if (item.status.ok()) {
     layer.Commit(RangeOf(item.ask.start, item.ask.k_tokens), item.ask.key);
   } else if (item.sent) {
-    SendToHolders(*context.map, wire::Trim{item.ask.context, item.ask.layer, layer.tokens});
+    SendToHolders(*context.map, wire::Trim{context.map->storage, item.ask.layer, layer.tokens});
   }
 }
 
@@ -199,18 +198,14 @@ void CoordinatorCore::EndStep(Calls::iterator found, const absl::Status& why) {
   Emit(std::move(finish));
 }
 
-// Items of contexts that had a holder on this worker do not go on.
-void CoordinatorCore::LoseItems(Calls::iterator found, WorkerId id, const absl::Status& why) {
-  Call& call = found->second;
-  for (Item& item : call.items) {
+// Items of contexts that went on at another epoch do not.
+void CoordinatorCore::EndStaleItems(Calls::iterator found, const absl::Status& why) {
+  for (Item& item : found->second.items) {
     if (item.map == nullptr) continue;
     const auto context = contexts_.find(item.ask.context);
     if (context == contexts_.end() || context->second.map->epoch == item.map->epoch) continue;
-    EndItem(found->first, item,
-            absl::UnavailableError(
-                absl::StrCat(workers_.at(id).label, " was lost during the call: ", why.message())));
+    EndItem(found->first, item, why);
   }
-  if (call.pending.erase(id) != 0) EndStepIfDone(found);
 }
 
 }  // namespace annulus

@@ -25,7 +25,7 @@ absl::StatusOr<PreparedWork> GrantWork::Prepare(const action::Admit& admit) {
   const TokenRange tokens{request_.start, request_.start + request_.tokens};
   const Layout layout = LayoutOf(map.spec, map.world, tokens.end);
   AppendGrant grant{admit.call, NewSecret(), map.spec, map.world, admit.data_addresses, {}};
-  const wire::Append append{admit.call,   map.epoch,     map.context, request_.layer,
+  const wire::Append append{admit.call,   map.epoch,     map.storage, request_.layer,
                             tokens.begin, tokens.size(), admit.mark};
   PreparedWork work;
   for (size_t i = 0; i < map.holders.size(); ++i) {

@@ -21,13 +21,14 @@ CoordinatorNode::CoordinatorNode(Messenger& messenger, const CoordinatorLimits& 
 
 void CoordinatorNode::OnMessage(PeerId from, Message message) {
   absl::StatusOr<wire::Body> body = wire::Decode(message);
-  if (!body.ok()) {
-    // Nothing that follows on this link can be trusted. Contract: no on_peer_down after this.
-    messenger_.Disconnect(from);
-    incoming_.push_back({event::PeerDown{from, body.status()}, {}});
-    return;
-  }
+  if (!body.ok()) return Distrust(from, body.status());
   incoming_.push_back({event::Heard{from, *std::move(body)}, std::move(message.payload)});
+}
+
+// Nothing that follows on this link can be trusted. Contract: no on_peer_down after this.
+void CoordinatorNode::Distrust(PeerId peer, absl::Status why) {
+  messenger_.Disconnect(peer);
+  incoming_.push_back({event::PeerDown{peer, std::move(why)}, {}});
 }
 
 void CoordinatorNode::Begin(event::Begin begin, CallListener listener) {
@@ -127,6 +128,25 @@ void CoordinatorNode::Do(action::Finish& finish, Incoming&) {
 
 void CoordinatorNode::Do(action::WorkerJoined& joined, Incoming&) {
   Log(LogLevel::kInfo, "worker joined", {{"worker", joined.label}, {"backend", joined.backend}});
+}
+
+void CoordinatorNode::Do(action::MoveRead& read, Incoming&) {
+  move_.emplace(read);
+}
+
+void CoordinatorNode::Do(action::MoveRows& rows, Incoming& cause) {
+  absl::Status taken = move_->Take(rows.rank, cause.payload);
+  if (!taken.ok()) Distrust(std::get<event::Heard>(cause.event).peer, std::move(taken));
+}
+
+void CoordinatorNode::Do(action::MoveFill& fill, Incoming&) {
+  SendOrReport(fill.peer, fill.append.request, wire::Encode(fill.append, move_->Pack(fill.rank)));
+}
+
+void CoordinatorNode::Do(action::MoveEnded& ended, Incoming&) {
+  move_.reset();
+  Log(LogLevel::kInfo, "context moved",
+      {{"context", ended.context}, {"status", ended.status.ToString()}});
 }
 
 void CoordinatorNode::Do(action::WorkerLost& lost, Incoming&) {

@@ -7,6 +7,7 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <optional>
 #include <variant>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include "comm/messenger.h"
 #include "runtime/coordinator/call_work.h"
 #include "runtime/coordinator/core.h"
+#include "runtime/coordinator/move_work.h"
 
 namespace annulus {
 
@@ -56,6 +58,7 @@ class CoordinatorNode {
   };
 
   void OnMessage(PeerId from, Message message);
+  void Distrust(PeerId peer, absl::Status why);
   void HandleAll();
 
   void Do(action::Send& send, Incoming& cause);
@@ -67,6 +70,10 @@ class CoordinatorNode {
   void Do(action::Finish& finish, Incoming& cause);
   void Do(action::WorkerJoined& joined, Incoming& cause);
   void Do(action::WorkerLost& lost, Incoming& cause);
+  void Do(action::MoveRead& read, Incoming& cause);
+  void Do(action::MoveRows& rows, Incoming& cause);
+  void Do(action::MoveFill& fill, Incoming& cause);
+  void Do(action::MoveEnded& ended, Incoming& cause);
   void SendOrReport(PeerId peer, CallId call, Message message);
   void Tell(CallId call, CallNews news);
 
@@ -75,6 +82,7 @@ class CoordinatorNode {
   CoordinatorCore core_;
   std::deque<Incoming> incoming_;
   std::map<CallId, InFlight> calls_;
+  std::optional<MoveWork> move_;         // of the context that moves
   std::map<PeerId, wire::Spans> spans_;  // the last of each worker, until its Done
 };
 

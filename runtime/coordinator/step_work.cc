@@ -156,7 +156,7 @@ Message StepWork::Pack(CallId call, const std::vector<Part>& parts) const {
     const ShardMap& map = *item.admitted->map;
     const bool appends = item.admitted->appends;
     layouts.push_back(LayoutOf(map.spec, map.world, item.kv.end));
-    wire::StepItem to{map.epoch, map.context, request.layer, appends ? item.kv.begin : item.kv.end};
+    wire::StepItem to{map.epoch, map.storage, request.layer, appends ? item.kv.begin : item.kv.end};
     if (appends) {
       to.k_tokens = item.kv.size();
       to.mark = item.admitted->mark;

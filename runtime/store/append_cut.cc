@@ -1,5 +1,7 @@
 #include "runtime/store/append_cut.h"
 
+#include <cstring>
+
 #include "base/check.h"
 #include "runtime/store/context_layout.h"
 
@@ -44,6 +46,26 @@ std::byte* PackAppend(const ContextSpec& spec, const Layout& layout, int rank, T
     }
   });
   return to;
+}
+
+void UnpackAppend(const ContextSpec& spec, const Layout& layout, int rank, TokenRange tokens,
+                  const std::byte* packed, Tensor& k, Tensor& v) {
+  const HeadRange heads = layout.KvHeads(rank);
+  const auto unpack = [&](Tensor& to, int64_t first, int64_t count, int64_t head) {
+    const size_t row_bytes = static_cast<size_t>(to.dim()) * SizeOf(to.dtype());
+    for (int64_t row = first; row < first + count; ++row) {
+      std::memcpy(to.data() + static_cast<size_t>(row * to.heads() + head) * row_bytes, packed,
+                  row_bytes);
+      packed += row_bytes;
+    }
+  };
+  ForEachOwnedBlock(layout, rank, tokens, [&](int64_t, TokenRange rows) {
+    const int64_t first = rows.begin - tokens.begin;
+    for (int head = heads.first; head < heads.end(); ++head) {
+      unpack(k, first, rows.size(), head);
+      if (!spec.v_is_k_prefix) unpack(v, first, rows.size(), head);
+    }
+  });
 }
 
 }  // namespace annulus

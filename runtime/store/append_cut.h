@@ -36,5 +36,9 @@ Buffer PackAppend(const ContextSpec& spec, const Layout& layout, int rank, Token
 // The same at `to`, which has AppendBytes; returns the end.
 std::byte* PackAppend(const ContextSpec& spec, const Layout& layout, int rank, TokenRange tokens,
                       const TensorView& k, const TensorView& v, std::byte* to);
+// The other way round: puts the rank's rows where they belong in k and v, which are contiguous and
+// in the context's dtype.
+void UnpackAppend(const ContextSpec& spec, const Layout& layout, int rank, TokenRange tokens,
+                  const std::byte* packed, Tensor& k, Tensor& v);
 
 }  // namespace annulus

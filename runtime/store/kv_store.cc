@@ -102,7 +102,8 @@ absl::Status KvStore::Reserve(const Context& context, const Layer& layer, const 
 }
 
 absl::Status KvStore::Append(ContextId id, int layer_index, TokenRange tokens,
-                             absl::Span<const std::byte> packed, const AppendMark& mark) {
+                             absl::Span<const std::byte> packed, const AppendMark& mark,
+                             std::optional<int64_t> horizon) {
   Context* context = nullptr;
   ANNULUS_ASSIGN_OR_RETURN(Layer * layer, FindLayer(id, layer_index, &context));
   const ContextSpec& spec = context->shard.spec;
@@ -122,7 +123,7 @@ absl::Status KvStore::Append(ContextId id, int layer_index, TokenRange tokens,
         absl::StrCat("append brought ", packed.size(), " bytes, expected ", expected));
   }
   Cut(*layer, tokens.begin);
-  LetGo(*context, layer_index, HorizonOf(tokens.begin), *layer);
+  LetGo(*context, layer_index, horizon.value_or(HorizonOf(tokens.begin)), *layer);
   ANNULUS_RETURN_IF_ERROR(Reserve(*context, *layer, layout, tokens));
   layer->pages.Extend(BlocksOf(tokens.end));
   Write(*context, layout, tokens, packed.data(), layer->pages);
@@ -157,6 +158,41 @@ void KvStore::Write(const Context& context, const Layout& layout, TokenRange tok
   });
 }
 
+absl::Status KvStore::Read(ContextId id, int layer_index, TokenRange tokens, std::byte* to) {
+  Context* context = nullptr;
+  ANNULUS_ASSIGN_OR_RETURN(const Layer* layer, FindLayer(id, layer_index, &context));
+  if (tokens.end > layer->tokens) {
+    return absl::FailedPreconditionError(absl::StrCat("tokens up to ", tokens.end,
+                                                      " are asked for, but layer ", layer_index,
+                                                      " holds ", layer->tokens));
+  }
+  const ContextSpec& spec = context->shard.spec;
+  const size_t k_row = static_cast<size_t>(spec.head_dim) * SizeOf(spec.dtype);
+  const size_t v_row = static_cast<size_t>(TokenBytes(spec)) - k_row;
+  const HeadRange heads = layer->pages.heads();
+  ANNULUS_RETURN_IF_ERROR(
+      Verify(id, layer_index, heads,
+             BlockSet::Range(tokens.begin / kBlockTokens,
+                             BlocksOf(tokens.end) - tokens.begin / kBlockTokens)));
+  const Layout layout = LayoutOf(spec, context->shard.world, tokens.end);
+  ForEachOwnedBlock(layout, context->shard.rank, tokens, [&](int64_t block, TokenRange rows) {
+    const auto first = static_cast<size_t>(rows.begin - block * kBlockTokens);
+    const auto count = static_cast<size_t>(rows.size());
+    for (int head = heads.first; head < heads.end(); ++head) {
+      const Page* page = layer->pages.Find(head, block);
+      if (page == nullptr) {
+        std::memset(to, 0, count * (k_row + v_row));
+      } else {
+        std::memcpy(to, page->data + first * k_row, count * k_row);
+        std::memcpy(to + count * k_row, page->data + kBlockTokens * k_row + first * v_row,
+                    count * v_row);
+      }
+      to += count * (k_row + v_row);
+    }
+  });
+  return absl::OkStatus();
+}
+
 // Frees what no query from `horizon` on can need. Only what the horizon's step adds is looked at.
 void KvStore::LetGo(const Context& context, int layer_index, int64_t horizon, Layer& layer) {
   if (horizon <= layer.horizon) return;
@@ -186,6 +222,25 @@ absl::Status KvStore::Trim(ContextId id, int layer_index, int64_t tokens) {
   ANNULUS_ASSIGN_OR_RETURN(Layer * layer, FindLayer(id, layer_index, &context));
   Cut(*layer, tokens);
   if (layer->last_tokens.end > tokens) layer->last.key = {};
+  return absl::OkStatus();
+}
+
+absl::Status KvStore::GoBack(ContextId id, const std::vector<LayerState>& layers) {
+  const auto found = contexts_.find(id);
+  if (found == contexts_.end()) return NoContext(id);
+  std::vector<Layer>& stored = found->second->layers;
+  const bool is_part =
+      std::equal(layers.begin(), layers.end(), stored.begin(), stored.end(),
+                 [](const LayerState& a, const Layer& b) { return a.tokens <= b.tokens; });
+  if (!is_part) {
+    return absl::FailedPreconditionError(absl::StrCat("context ", id, " has other layers"));
+  }
+  for (size_t i = 0; i < layers.size(); ++i) {
+    Cut(stored[i], layers[i].tokens);
+    LetGo(*found->second, static_cast<int>(i), layers[i].horizon, stored[i]);
+    stored[i].last = layers[i].last;
+    stored[i].last_tokens = layers[i].last_tokens;
+  }
   return absl::OkStatus();
 }
 

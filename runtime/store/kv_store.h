@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -34,15 +35,24 @@ class KvStore {
   absl::Status Open(ContextId id, const ContextSpec& spec, int world, int rank);
 
   // Stores this rank's part of the layer's tokens; what was there from tokens.begin on is
-  // overwritten. `packed` is what PackAppend made. NOT_FOUND for an unknown context,
+  // overwritten. `packed` is what PackAppend made. The layer's horizon is then that of
+  // tokens.begin, unless another is named. NOT_FOUND for an unknown context,
   // RESOURCE_EXHAUSTED names kv_bytes_limit, DATA_LOSS if `packed` has another size,
   // FAILED_PRECONDITION for a gap.
   absl::Status Append(ContextId id, int layer, TokenRange tokens,
-                      absl::Span<const std::byte> packed, const AppendMark& mark = {});
+                      absl::Span<const std::byte> packed, const AppendMark& mark = {},
+                      std::optional<int64_t> horizon = {});
+
+  // What Append was given of the layer's tokens, at `to`, which has AppendBytes; zeros for what was
+  // let go of. DATA_LOSS as Verify, FAILED_PRECONDITION beyond what is stored.
+  absl::Status Read(ContextId id, int layer, TokenRange tokens, std::byte* to);
 
   // Takes an append back: forgets the layer's tokens from `tokens` on, with the key of who appended
   // them, and frees the pages they had alone.
   absl::Status Trim(ContextId id, int layer, int64_t tokens);
+  // Makes the layers what is said of them: forgets the tokens beyond it, lets go of what no query
+  // from the horizon on can need. FAILED_PRECONDITION if that is not a part of what is stored.
+  absl::Status GoBack(ContextId id, const std::vector<LayerState>& layers);
   // Forgets all layers' tokens from `tokens` on.
   absl::Status Truncate(ContextId id, int64_t tokens);
 

@@ -25,6 +25,8 @@ struct LayerState {
   // they were truncated.
   AppendMark last = {};
   TokenRange last_tokens = {};
+
+  friend bool operator==(const LayerState&, const LayerState&) = default;
 };
 
 }  // namespace annulus

@@ -5,19 +5,14 @@
 #include "base/status.h"
 #include "runtime/store/context_layout.h"
 #include "runtime/wire/body_type.h"
+#include "runtime/wire/decode_parts.h"
 #include "runtime/wire/wire.h"
 #include "runtime/wire/wire.pb.h"
 
 namespace annulus::wire {
 namespace {
 
-constexpr int kAddressesMax = 1 << 16;
 constexpr int kSpansMax = 1 << 16;
-
-absl::Status BadField(absl::string_view message, absl::string_view field, int64_t value) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("wire message ", message, ": ", field, " is ", value, ", out of range"));
-}
 
 template <typename Proto>
 absl::StatusOr<Proto> Parse(absl::string_view name, const void* bytes, size_t size) {
@@ -53,82 +48,39 @@ absl::StatusOr<Welcome> FromProto(const pb::Welcome& p) {
 }
 
 absl::StatusOr<Heartbeat> FromProto(const pb::Heartbeat& p) {
-  return Heartbeat{p.kv_bytes()};
+  return Heartbeat{p.kv_bytes(), p.leaves()};
 }
 
-absl::StatusOr<HeartbeatSeen> FromProto(const pb::HeartbeatSeen&) {
-  return HeartbeatSeen{};
+absl::StatusOr<HeartbeatSeen> FromProto(const pb::HeartbeatSeen& p) {
+  return HeartbeatSeen{p.may_leave()};
 }
 
 absl::StatusOr<Fenced> FromProto(const pb::Fenced&) {
   return Fenced{};
 }
 
-absl::StatusOr<ContextSpec> SpecOf(absl::string_view name, const pb::Spec& p) {
-  if (p.dtype() > static_cast<uint32_t>(DType::kBF16)) return BadField(name, "dtype", p.dtype());
-  if (p.placement() > static_cast<uint32_t>(Placement::kMesh)) {
-    return BadField(name, "placement", p.placement());
-  }
-  if (p.partition_kind() > static_cast<uint32_t>(PartitionKind::kBlockCyclic)) {
-    return BadField(name, "partition", p.partition_kind());
-  }
-  ContextSpec spec;
-  spec.layers = p.layers();
-  spec.heads = p.heads();
-  spec.kv_heads = p.kv_heads();
-  spec.head_dim = p.head_dim();
-  spec.v_head_dim = p.v_head_dim();
-  spec.v_is_k_prefix = p.v_is_k_prefix();
-  spec.dtype = static_cast<DType>(p.dtype());
-  spec.placement = static_cast<Placement>(p.placement());
-  spec.partition = {static_cast<PartitionKind>(p.partition_kind()), p.partition_unit()};
-  spec.tokens_expected = p.tokens_expected();
-  spec.patterns.assign(p.patterns().begin(), p.patterns().end());
-  spec.kv_efficient = p.kv_efficient();
-  spec.replicas = p.replicas();
-  ANNULUS_RETURN_IF_ERROR(ValidateSpec(spec));
-  return spec;
-}
-
-// Of an Open, an Inventory or a Resume: who holds the context.
-template <typename Proto, typename T>
-absl::Status SetHolders(absl::string_view name, const Proto& p, T& m) {
-  if (p.addresses_size() < 1 || p.addresses_size() > kAddressesMax) {
-    return BadField(name, "addresses", p.addresses_size());
-  }
-  if (p.copies_size() > p.addresses_size()) return BadField(name, "copies", p.copies_size());
-  if constexpr (requires { p.rank(); }) {
-    if (p.rank() < 0 || p.rank() >= p.addresses_size()) return BadField(name, "rank", p.rank());
-  }
-  m.addresses.assign(p.addresses().begin(), p.addresses().end());
-  for (const pb::Copy& copy : p.copies()) {
-    if (copy.rank() < 0 || copy.rank() >= p.addresses_size()) {
-      return BadField(name, "rank of a copy", copy.rank());
-    }
-    m.copies.push_back({copy.rank(), copy.address()});
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<Open> FromProto(const pb::Open& p) {
   Open m{p.request(), p.epoch(), p.context(), {}, p.rank(), {}};
   ANNULUS_RETURN_IF_ERROR(SetHolders("Open", p, m));
   ANNULUS_ASSIGN_OR_RETURN(m.spec, SpecOf("Open", p.spec()));
+  m.serves = p.serves();
   return m;
 }
 
-AppendMark MarkOf(const pb::AppendMark& p) {
-  return {p.turn(), {p.client(), p.sequence()}};
+absl::StatusOr<Read> FromProto(const pb::Read& p) {
+  ANNULUS_RETURN_IF_ERROR(CheckTokens("Read", p));
+  return Read{p.request(), p.epoch(), p.context(), p.layer(), p.start(), p.tokens()};
 }
 
 absl::StatusOr<Append> FromProto(const pb::Append& p) {
-  if (p.layer() < 0) return BadField("Append", "layer", p.layer());
-  if (p.start() < 0 || p.start() > kContextTokensMax) return BadField("Append", "start", p.start());
-  if (p.tokens() < 1 || p.tokens() > kContextTokensMax - p.start()) {
-    return BadField("Append", "tokens", p.tokens());
+  ANNULUS_RETURN_IF_ERROR(CheckTokens("Append", p));
+  std::optional<int64_t> horizon;
+  if (p.has_horizon()) horizon = p.horizon();
+  if (horizon.has_value() && (*horizon < 0 || *horizon > p.start())) {
+    return BadField("Append", "horizon", *horizon);
   }
-  return Append{p.request(), p.epoch(),  p.context(),     p.layer(),
-                p.start(),   p.tokens(), MarkOf(p.mark())};
+  return Append{p.request(), p.epoch(),  p.context(),      p.layer(),
+                p.start(),   p.tokens(), MarkOf(p.mark()), horizon};
 }
 
 absl::StatusOr<Expect> FromProto(const pb::Expect& p) {
@@ -265,38 +217,24 @@ absl::StatusOr<Spans> FromProto(const pb::Spans& p) {
   return m;
 }
 
-absl::StatusOr<LayerState> LayerOf(const pb::Layer& p) {
-  const TokenRange last{p.last_begin(), p.last_end()};
-  if (p.tokens() < 0 || p.tokens() > kContextTokensMax) {
-    return BadField("Inventory", "tokens", p.tokens());
-  }
-  if (p.horizon() < 0 || p.horizon() > p.tokens()) {
-    return BadField("Inventory", "horizon", p.horizon());
-  }
-  if (last.begin < 0 || last.begin > last.end || last.end > kContextTokensMax) {
-    return BadField("Inventory", "last_end", last.end);
-  }
-  return LayerState{p.tokens(), p.horizon(), MarkOf(p.last()), last};
-}
-
 absl::StatusOr<Inventory> FromProto(const pb::Inventory& p) {
   Inventory m{p.epoch(), p.context(), {}, p.rank(), {}, {}, p.kv_bytes()};
   ANNULUS_RETURN_IF_ERROR(SetHolders("Inventory", p, m));
   ANNULUS_ASSIGN_OR_RETURN(m.spec, SpecOf("Inventory", p.spec()));
   if (p.layers_size() != m.spec.layers) return BadField("Inventory", "layers", p.layers_size());
-  for (const pb::Layer& layer : p.layers()) {
-    ANNULUS_ASSIGN_OR_RETURN(LayerState state, LayerOf(layer));
-    m.layers.push_back(state);
-  }
+  m.serves = p.serves();
+  m.tentative = p.tentative();
+  ANNULUS_RETURN_IF_ERROR(SetLayers("Inventory", p, m));
   return m;
 }
 
 absl::StatusOr<Resume> FromProto(const pb::Resume& p) {
-  for (const int64_t tokens : p.tokens()) {
-    if (tokens < 0) return BadField("Resume", "tokens", tokens);
-  }
-  Resume m{p.epoch(), p.context(), {}, {p.tokens().begin(), p.tokens().end()}};
+  Resume m{p.epoch(), p.context(), {}, {}};
   ANNULUS_RETURN_IF_ERROR(SetHolders("Resume", p, m));
+  ANNULUS_RETURN_IF_ERROR(SetLayers("Resume", p, m));
+  m.request = p.request();
+  m.serves = p.serves();
+  m.tentative = p.tentative();
   return m;
 }
 
@@ -388,6 +326,8 @@ absl::StatusOr<Body> Decode(const Message& message) {
       return DecodeAs<pb::Inventory>("Inventory", message);
     case TypeOf<Resume>():
       return DecodeAs<pb::Resume>("Resume", message);
+    case TypeOf<Read>():
+      return DecodeAs<pb::Read>("Read", message);
     case TypeOf<Expect>():
       return DecodeAs<pb::Expect>("Expect", message);
     default:

@@ -40,11 +40,14 @@ pb::Welcome ToProto(const Welcome& m) {
 pb::Heartbeat ToProto(const Heartbeat& m) {
   pb::Heartbeat p;
   p.set_kv_bytes(m.kv_bytes);
+  p.set_leaves(m.leaves);
   return p;
 }
 
-pb::HeartbeatSeen ToProto(const HeartbeatSeen&) {
-  return {};
+pb::HeartbeatSeen ToProto(const HeartbeatSeen& m) {
+  pb::HeartbeatSeen p;
+  p.set_may_leave(m.may_leave);
+  return p;
 }
 
 pb::Fenced ToProto(const Fenced&) {
@@ -87,6 +90,7 @@ pb::Open ToProto(const Open& m) {
   SetSpec(m.spec, *p.mutable_spec());
   p.set_rank(m.rank);
   SetHolders(m.addresses, m.copies, p);
+  p.set_serves(m.serves);
   return p;
 }
 
@@ -105,6 +109,18 @@ pb::Append ToProto(const Append& m) {
   p.set_start(m.start);
   p.set_tokens(m.tokens);
   SetMark(m.mark, *p.mutable_mark());
+  if (m.horizon.has_value()) p.set_horizon(*m.horizon);
+  return p;
+}
+
+pb::Read ToProto(const Read& m) {
+  pb::Read p;
+  p.set_request(m.request);
+  p.set_epoch(m.epoch);
+  p.set_context(m.context);
+  p.set_layer(m.layer);
+  p.set_start(m.start);
+  p.set_tokens(m.tokens);
   return p;
 }
 
@@ -242,6 +258,14 @@ pb::Spans ToProto(const Spans& m) {
   return p;
 }
 
+void SetLayer(const LayerState& layer, pb::Layer& p) {
+  p.set_tokens(layer.tokens);
+  p.set_horizon(layer.horizon);
+  SetMark(layer.last, *p.mutable_last());
+  p.set_last_begin(layer.last_tokens.begin);
+  p.set_last_end(layer.last_tokens.end);
+}
+
 pb::Inventory ToProto(const Inventory& m) {
   pb::Inventory p;
   p.set_epoch(m.epoch);
@@ -249,14 +273,9 @@ pb::Inventory ToProto(const Inventory& m) {
   SetSpec(m.spec, *p.mutable_spec());
   p.set_rank(m.rank);
   SetHolders(m.addresses, m.copies, p);
-  for (const LayerState& layer : m.layers) {
-    pb::Layer& to = *p.add_layers();
-    to.set_tokens(layer.tokens);
-    to.set_horizon(layer.horizon);
-    SetMark(layer.last, *to.mutable_last());
-    to.set_last_begin(layer.last_tokens.begin);
-    to.set_last_end(layer.last_tokens.end);
-  }
+  p.set_serves(m.serves);
+  p.set_tentative(m.tentative);
+  for (const LayerState& layer : m.layers) SetLayer(layer, *p.add_layers());
   p.set_kv_bytes(m.kv_bytes);
   return p;
 }
@@ -266,7 +285,10 @@ pb::Resume ToProto(const Resume& m) {
   p.set_epoch(m.epoch);
   p.set_context(m.context);
   SetHolders(m.addresses, m.copies, p);
-  for (const int64_t tokens : m.tokens) p.add_tokens(tokens);
+  p.set_request(m.request);
+  p.set_serves(m.serves);
+  p.set_tentative(m.tentative);
+  for (const LayerState& layer : m.layers) SetLayer(layer, *p.add_layers());
   return p;
 }
 

@@ -6,12 +6,13 @@
 // another coordinator before tells the new one what it holds: an Inventory for each context, right
 // after the Welcome; contexts whose ranks are all back go on with a Resume, and so do those that
 // have lost a worker and have a copy of what it held. Tasks (Open, Append,
-// Expect, Trim, Truncate, Attend, Step, Fork, Release, Resume) are executed in the order they were
-// sent; those with a request number are answered by exactly one Done, a Step by one StepDone.
+// Expect, Trim, Truncate, Attend, Step, Fork, Release, Resume, Read) are executed in the order they
+// were sent; those with a request number are answered by exactly one Done, a Step by one StepDone.
 // `epoch` is that of the shard map the task was made for and is echoed in its Done.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -26,7 +27,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 6;
+inline constexpr uint32_t kProtocol = 7;
 
 // Worker → coordinator.
 struct Hello {
@@ -69,26 +70,34 @@ struct Inventory {
   std::vector<LayerState> layers;
   int64_t kv_bytes = 0;
   std::vector<Copy> copies = {};
+  ContextId serves = 0;    // as in Resume; 0: it is being filled
+  bool tentative = false;  // as in Resume
 };
 
-// A context goes on at a new epoch, cut to these tokens by layer. Not answered: what comes next on
-// the link finds it done.
+// A context goes on at a new epoch, with its layers as they are here: cut to these tokens.
 struct Resume {
   uint64_t epoch = 0;
   ContextId context = 0;
   std::vector<std::string> addresses;
-  std::vector<int64_t> tokens;
+  std::vector<LayerState> layers;
   std::vector<Copy> copies = {};
+  uint64_t request = 0;    // 0: not answered, what comes next finds it done
+  ContextId serves = 0;    // the context, as callers know it
+  bool tentative = false;  // those it moved from may still hold it
 };
 
 struct Heartbeat {
   int64_t kv_bytes = 0;
+  bool leaves = false;  // the worker wants to go: what it holds is to be moved away
 };
 
-struct HeartbeatSeen {};
+struct HeartbeatSeen {
+  bool may_leave = false;  // nothing needs a worker any more that wanted to go
+};
 
 // A context comes to be, with this worker as its `rank`, or as a copy of it. addresses: the fabrics
-// of those that answer queries, by rank.
+// of those that answer queries, by rank. One that another context moves to `serves` nothing before
+// its first Resume.
 struct Open {
   uint64_t request = 0;
   uint64_t epoch = 0;
@@ -97,6 +106,7 @@ struct Open {
   int rank = 0;
   std::vector<std::string> addresses;
   std::vector<Copy> copies = {};
+  ContextId serves = 0;
 };
 
 // Tokens [start, start + tokens) of a layer; the payload holds what this rank stores of them
@@ -109,6 +119,18 @@ struct Append {
   int64_t start = 0;
   int64_t tokens = 0;
   AppendMark mark = {};
+  std::optional<int64_t> horizon = {};  // of the layer then; absent: that of `start`
+};
+
+// Asks for what this rank holds of tokens [start, start + tokens) of a layer: the payload of its
+// Done is what an Append of them brought, with zeros for what was let go of.
+struct Read {
+  uint64_t request = 0;
+  uint64_t epoch = 0;
+  ContextId context = 0;
+  int layer = 0;
+  int64_t start = 0;
+  int64_t tokens = 0;
 };
 
 // An Append whose payload comes from the client, at this worker's data port, from whoever names the
@@ -238,12 +260,12 @@ struct Spans {
 
 using Body = std::variant<Hello, Welcome, Heartbeat, HeartbeatSeen, Open, Append, Trim, LongPattern,
                           Attend, Cancel, Release, Done, Spans, Truncate, Fork, Step, StepDone,
-                          Fenced, Inventory, Resume, Expect>;
+                          Fenced, Inventory, Resume, Expect, Read>;
 
-// A payload goes only with Append, Attend and Done, whose bodies fit a header as long as patterns
-// of more than kPatternInlineMax bytes go apart and an error message is cut.
-// The bodies of Step and StepDone grow with their items and lie in the payload, behind its first
-// tensor_bytes, which Encode leaves for the caller to write.
+// A payload goes only with Append, Attend and Done (of an Attend or a Read), whose bodies fit a
+// header as long as patterns of more than kPatternInlineMax bytes go apart and an error message is
+// cut. The bodies of Step and StepDone grow with their items and lie in the payload, behind its
+// first tensor_bytes, which Encode leaves for the caller to write.
 inline constexpr size_t kPatternInlineMax = 2048;
 inline constexpr size_t kSecretBytes = 16;
 inline constexpr uint64_t kExpectBytesMax = uint64_t{1} << 40;

@@ -24,6 +24,9 @@ Message RefusalOf(const wire::Body& body, const absl::Status& why) {
   } else if (const auto* attend = std::get_if<wire::Attend>(&body)) {
     done.request = attend->request;
     done.epoch = attend->epoch;
+  } else if (const auto* read = std::get_if<wire::Read>(&body)) {
+    done.request = read->request;
+    done.epoch = read->epoch;
   }
   return wire::Encode(done);
 }
@@ -64,6 +67,11 @@ void WorkerNode::Send(Message message) {
   if (!sent.ok() && !absl::IsNotFound(sent)) Lose(sent);
 }
 
+void WorkerNode::Leave() {
+  leaves_ = true;
+  next_beat_ = absl::InfinitePast();
+}
+
 void WorkerNode::SetCoordinatorAddress(const std::string& address) {
   if (address == coordinator_address_) return;
   coordinator_address_ = address;
@@ -91,7 +99,7 @@ void WorkerNode::Vanish(absl::Status why) {
 }
 
 void WorkerNode::Lose(absl::Status why) {
-  if (state_ == State::kLost) return;
+  if (state_ == State::kLost || state_ == State::kLeft) return;
   state_ = State::kLost;
   why_lost_ = std::move(why);
   Disconnect();
@@ -116,7 +124,7 @@ void WorkerNode::OnTime() {
   // A worker that itself stood still has heard nobody; what came meanwhile is handled first.
   if (now - handled_ > options_.heartbeat_timeout / 2) heard_ = now;
   handled_ = now;
-  if (state_ == State::kLost) return;
+  if (state_ == State::kLost || state_ == State::kLeft) return;
   if (state_ == State::kReady && now - heard_ >= options_.heartbeat_timeout) {
     return Vanish(absl::DeadlineExceededError(
         absl::StrCat("no sign of it for ", absl::FormatDuration(options_.heartbeat_timeout))));
@@ -127,7 +135,7 @@ void WorkerNode::OnTime() {
   if (coordinator_ == 0) {
     if (state_ == State::kJoining || inventory_taken_) Connect();
   } else if (state_ == State::kReady) {
-    Send(wire::Encode(wire::Heartbeat{options_.kv_bytes()}));
+    Send(wire::Encode(wire::Heartbeat{options_.kv_bytes(), leaves_}));
   }
 }
 
@@ -174,7 +182,13 @@ void WorkerNode::OnMessage(PeerId from, Message message) {
       return Lose(absl::InternalError("it expects an upload where there is no data port"));
     }
     options_.grants->Add(std::move(*expect));
-  } else if (!std::holds_alternative<wire::HeartbeatSeen>(*body)) {
+  } else if (const auto* seen = std::get_if<wire::HeartbeatSeen>(&*body)) {
+    if (!leaves_ || !seen->may_leave) return;
+    state_ = State::kLeft;
+    Disconnect();
+    if (options_.grants != nullptr) options_.grants->RevokeAll();
+    Log(LogLevel::kInfo, "left", {{"worker", id_}, {"coordinator", coordinator_address_}});
+  } else {
     RevokeGrants(*body);
     OnTask(*std::move(body), std::move(message.payload));
   }
@@ -207,6 +221,9 @@ void WorkerNode::OnTask(wire::Body body, Buffer payload) {
     must = false;
     task.deadline = clock_.Now() + attend->time_left;
     task.cancel = AddCancel(request);
+  } else if (const auto* read = std::get_if<wire::Read>(&body)) {
+    request = read->request;
+    must = false;
   } else if (const auto* step = std::get_if<wire::Step>(&body)) {
     request = step->request;
     must = false;

@@ -24,7 +24,7 @@ namespace annulus {
 
 class WorkerNode {
  public:
-  enum class State { kJoining, kReady, kRejoining, kLost };
+  enum class State { kJoining, kReady, kRejoining, kLost, kLeft };
 
   struct Options {
     std::string coordinator_address;
@@ -53,6 +53,9 @@ class WorkerNode {
 
   // Sends what a task came to.
   void Finish(TaskOutcome outcome);
+
+  // Asks the coordinator to move away what this worker holds; it has left once that is done.
+  void Leave();
 
   // Where the coordinator is now, if it came back elsewhere.
   void SetCoordinatorAddress(const std::string& address);
@@ -92,6 +95,7 @@ class WorkerNode {
   absl::Time next_beat_ = absl::InfinitePast();  // of the heartbeat, or of the next try to join
   absl::Time connected_ = absl::InfinitePast();
   absl::Time give_up_at_ = absl::InfiniteFuture();  // when rejoining ends
+  bool leaves_ = false;
   bool inventory_asked_ = false;
   bool inventory_taken_ = false;
   std::vector<Message> inventory_;  // to be sent to the next coordinator

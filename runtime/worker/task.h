@@ -13,8 +13,8 @@
 namespace annulus {
 
 struct WorkerTask {
-  // Open, Append, Trim, Truncate, Attend (with its pattern, however long), Step, Fork, Release or
-  // Resume. An Inventory, which no coordinator sends, asks for one of each context held.
+  // Open, Append, Trim, Truncate, Attend (with its pattern, however long), Step, Fork, Release,
+  // Resume or Read. An Inventory, which no coordinator sends, asks for one of each context held.
   wire::Body body;
   Buffer payload;
   absl::Time deadline = absl::InfiniteFuture();

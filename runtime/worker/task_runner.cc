@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status.h"
+#include "runtime/store/append_cut.h"
 #include "runtime/store/context_layout.h"
 
 namespace annulus {
@@ -61,7 +62,13 @@ TaskOutcome TaskRunner::Run(WorkerTask task) {
     // A context that was never opened here has nothing to forget.
     (void)store_.Trim(trim->context, trim->layer, trim->tokens);
   } else if (const auto* resume = std::get_if<wire::Resume>(&task.body)) {
-    Resume(*resume);
+    echo(*resume);
+    done.status = Resume(*resume);
+  } else if (const auto* read = std::get_if<wire::Read>(&task.body)) {
+    echo(*read);
+    absl::StatusOr<Buffer> rows = Read(*read);
+    done.status = rows.status();
+    if (rows.ok()) answer = *std::move(rows);
   } else if (const auto* attend = std::get_if<wire::Attend>(&task.body)) {
     echo(*attend);
     absl::StatusOr<RankResult> result = Attend(*attend, task, &spans);
@@ -105,14 +112,14 @@ absl::Status TaskRunner::CheckEpoch(ContextId context, uint64_t epoch) const {
 absl::Status TaskRunner::Open(const wire::Open& open) {
   ANNULUS_RETURN_IF_ERROR(
       store_.Open(open.context, open.spec, static_cast<int>(open.addresses.size()), open.rank));
-  opened_[open.context] = {open.epoch, open.addresses, open.copies};
+  opened_[open.context] = {open.epoch, open.addresses, open.copies, open.serves};
   return absl::OkStatus();
 }
 
 absl::Status TaskRunner::Append(const wire::Append& append, const Buffer& packed) {
   ANNULUS_RETURN_IF_ERROR(CheckEpoch(append.context, append.epoch));
   return store_.Append(append.context, append.layer, {append.start, append.start + append.tokens},
-                       packed.span(), append.mark);
+                       packed.span(), append.mark, append.horizon);
 }
 
 absl::Status TaskRunner::Truncate(const wire::Truncate& truncate) {
@@ -124,6 +131,7 @@ absl::Status TaskRunner::Fork(const wire::Fork& fork) {
   ANNULUS_RETURN_IF_ERROR(CheckEpoch(fork.parent, fork.epoch));
   ANNULUS_RETURN_IF_ERROR(store_.Fork(fork.parent, fork.context, fork.tokens));
   opened_[fork.context] = opened_.at(fork.parent);
+  opened_[fork.context].serves = fork.context;
   return absl::OkStatus();
 }
 
@@ -133,27 +141,33 @@ TaskOutcome TaskRunner::TakeInventory() const {
   for (const ContextId id : store_.ContextIds()) {
     const KvStore::Shard& shard = **store_.Find(id);
     const Opened& opened = opened_.at(id);
-    outcome.messages.push_back(
-        wire::Encode(wire::Inventory{opened.epoch, id, shard.spec, shard.rank, opened.addresses,
-                                     store_.Layers(id), store_.ContextBytes(id), opened.copies}));
+    outcome.messages.push_back(wire::Encode(wire::Inventory{
+        opened.epoch, id, shard.spec, shard.rank, opened.addresses, store_.Layers(id),
+        store_.ContextBytes(id), opened.copies, opened.serves, opened.tentative}));
   }
   return outcome;
 }
 
 // If it cannot be carried out, the context stays at its old epoch, and calls at the new one fail.
-void TaskRunner::Resume(const wire::Resume& resume) {
+absl::Status TaskRunner::Resume(const wire::Resume& resume) {
   const auto opened = opened_.find(resume.context);
-  if (opened == opened_.end()) return;
-  const std::vector<LayerState> layers = store_.Layers(resume.context);
-  if (resume.tokens.size() != layers.size() ||
-      resume.addresses.size() != opened->second.addresses.size()) {
-    return;
+  if (opened == opened_.end()) return store_.Find(resume.context).status();
+  if (resume.addresses.size() != opened->second.addresses.size()) {
+    return absl::FailedPreconditionError("the context has other ranks");
   }
-  for (size_t layer = 0; layer < layers.size(); ++layer) {
-    if (resume.tokens[layer] >= layers[layer].tokens) continue;
-    (void)store_.Trim(resume.context, static_cast<int>(layer), resume.tokens[layer]);
-  }
-  opened->second = {resume.epoch, resume.addresses, resume.copies};
+  ANNULUS_RETURN_IF_ERROR(store_.GoBack(resume.context, resume.layers));
+  opened->second = {resume.epoch, resume.addresses, resume.copies, resume.serves, resume.tentative};
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Buffer> TaskRunner::Read(const wire::Read& read) {
+  ANNULUS_RETURN_IF_ERROR(CheckEpoch(read.context, read.epoch));
+  ANNULUS_ASSIGN_OR_RETURN(const KvStore::Shard* shard, store_.Find(read.context));
+  const TokenRange tokens{read.start, read.start + read.tokens};
+  const Layout layout = LayoutOf(shard->spec, shard->world, tokens.end);
+  Buffer rows(static_cast<size_t>(AppendBytes(shard->spec, layout, shard->rank, tokens)));
+  ANNULUS_RETURN_IF_ERROR(store_.Read(read.context, read.layer, tokens, rows.data()));
+  return rows;
 }
 
 // At any epoch: a context is released also after it was lost elsewhere.

@@ -47,6 +47,8 @@ class TaskRunner {
     uint64_t epoch = 0;
     std::vector<std::string> addresses;
     std::vector<wire::Copy> copies;
+    ContextId serves = 0;  // as in wire::Resume
+    bool tentative = false;
   };
 
   absl::Status Open(const wire::Open& open);
@@ -54,7 +56,8 @@ class TaskRunner {
   absl::Status Truncate(const wire::Truncate& truncate);
   absl::Status Fork(const wire::Fork& fork);
   TaskOutcome TakeInventory() const;
-  void Resume(const wire::Resume& resume);
+  absl::Status Resume(const wire::Resume& resume);
+  absl::StatusOr<Buffer> Read(const wire::Read& read);
   absl::Status Release(const wire::Release& release);
   TaskOutcome RunStep(const WorkerTask& task);
   // CANCELLED or DEADLINE_EXCEEDED for a task that nobody waits for any more.

@@ -73,6 +73,13 @@ class Worker::Impl {
     const std::lock_guard<std::mutex> lock(node_mutex_);
     node_.SetCoordinatorAddress(address);
   }
+  void Leave() {
+    {
+      const std::lock_guard<std::mutex> lock(node_mutex_);
+      node_.Leave();
+    }
+    messenger_.Wake();
+  }
   WorkerSnapshot Snapshot() const;
 
  private:
@@ -200,7 +207,7 @@ absl::Status Worker::Impl::WaitUntilJoined(absl::Time deadline) {
 }
 
 WorkerSnapshot Worker::Impl::Snapshot() const {
-  constexpr const char* kNames[] = {"joining", "ready", "rejoining", "lost"};
+  constexpr const char* kNames[] = {"joining", "ready", "rejoining", "lost", "left"};
   const Messenger::Counters counters = messenger_.counters();
   const std::lock_guard<std::mutex> lock(roles_mutex_);
   return {.id = id_.load(),
@@ -251,6 +258,14 @@ bool Worker::rejoining() const {
 
 void Worker::SetCoordinatorAddress(const std::string& address) {
   impl_->SetCoordinatorAddress(address);
+}
+
+void Worker::Leave() {
+  impl_->Leave();
+}
+
+bool Worker::left() const {
+  return impl_->state() == WorkerNode::State::kLeft;
 }
 
 WorkerSnapshot Worker::Snapshot() const {

@@ -39,7 +39,7 @@ struct WorkerOptions {
 
 struct WorkerSnapshot {
   uint64_t id = 0;    // 0 until joined
-  std::string state;  // "joining", "ready", "rejoining", "lost"
+  std::string state;  // "joining", "ready", "rejoining", "lost", "left"
   std::string backend;
   int64_t kv_bytes = 0;
   int64_t kv_bytes_limit = 0;
@@ -77,6 +77,11 @@ class Worker {
   bool rejoining() const;
   // Where the coordinator is now, if it came back elsewhere.
   void SetCoordinatorAddress(const std::string& address);
+
+  // Asks the coordinator to move what is held here to other workers, and to place nothing new here.
+  void Leave();
+  // Whether that is done. Final: the process should end.
+  bool left() const;
 
   WorkerSnapshot Snapshot() const;
 

@@ -256,6 +256,7 @@ TEST_CASE("attend: wrong input is refused in one line that names it") {
       {{{"--endpoint", "localhost"}}, "--endpoint"},
       {{{"--endpoint", "localhost:1"}, {"--scale", "0"}}, "--scale"},
       {{{"--kv-placement", "rows"}}, "--kv-placement"},
+      {{{"--upload", "raley"}}, "raley"},
       {{{"--config", files.folder / "none.conf"}}, "none.conf"},
   };
   for (const auto& [changes, part] : cases) {

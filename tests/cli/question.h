@@ -79,8 +79,8 @@ struct Question {
     return client.Append(append).status();
   }
 
-  absl::StatusOr<ContextId> Upload(Client& client) const {
-    const absl::StatusOr<ContextInfo> context = client.CreateContext(Spec(1));
+  absl::StatusOr<ContextId> Upload(Client& client, int replicas = 1) const {
+    const absl::StatusOr<ContextInfo> context = client.CreateContext(Spec(replicas));
     if (!context.ok()) return context.status();
     const absl::Status appended = Append(client, context->id, 0, kTokens);
     if (!appended.ok()) return appended;

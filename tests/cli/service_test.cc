@@ -123,6 +123,10 @@ TEST_CASE("up: every plan and placement answers as one process does, a loss is s
       }
     }
   }
+  const Outcome relayed = RunHere(files.Args({"--endpoint", endpoint, "--upload", "relay"}));
+  INFO(relayed.err);
+  CHECK(relayed.code == 0);
+  CHECK(Distance(files.Out(), out) < 1e-5);
   CHECK(StatusOf(endpoint)["contexts"] == 0);  // each was released
 
   const Outcome refused = RunHere(files.Args({"--endpoint", endpoint, "--pattern", "causal"}));

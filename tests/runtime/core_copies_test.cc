@@ -13,6 +13,7 @@ using test::FinishOf;
 using test::Kind;
 using test::SentTo;
 using test::SmallSpec;
+using test::TokensOf;
 
 const absl::Status kGone = absl::UnavailableError("gone");
 
@@ -134,7 +135,7 @@ TEST_CASE("Whoever is lost, the context goes on with its copy and what was ackno
   CHECK(d.epoch > epoch_before);
   for (const action::Send& send : All<action::Send>(actions)) {
     if (const auto* resume = std::get_if<wire::Resume>(&send.body)) {
-      CHECK(resume->tokens == std::vector<int64_t>{100, 0});
+      CHECK(TokensOf(*resume) == std::vector<int64_t>{100, 0});
       CHECK(resume->addresses.size() == 2);
       CHECK(resume->copies.size() == 1);
     }

@@ -48,6 +48,12 @@ inline absl::Status FinishOf(const Actions& actions, CallId call) {
   return absl::UnknownError("not finished");
 }
 
+inline std::vector<int64_t> TokensOf(const wire::Resume& resume) {
+  std::vector<int64_t> tokens;
+  for (const LayerState& layer : resume.layers) tokens.push_back(layer.tokens);
+  return tokens;
+}
+
 struct Driver {
   explicit Driver(int workers, CoordinatorLimits limits = {}) : core(limits, absl::Seconds(1)) {
     for (int i = 1; i <= workers; ++i) {

@@ -10,6 +10,7 @@ namespace {
 using test::All;
 using test::SentTo;
 using test::SmallSpec;
+using test::TokensOf;
 
 constexpr uint64_t kBefore = 1000;
 constexpr uint64_t kNow = 2000;
@@ -44,7 +45,7 @@ LayerState Stored(int64_t tokens, uint64_t turn, TokenRange last, uint64_t seque
 wire::Inventory Holds(int rank, const LayerState& layer) {
   wire::Inventory inventory;
   inventory.epoch = 7;
-  inventory.context = kContext;
+  inventory.context = inventory.serves = kContext;
   inventory.spec = SmallSpec();
   inventory.rank = rank;
   inventory.addresses = {"addr11", "addr12"};
@@ -81,7 +82,7 @@ TEST_CASE("A context is unavailable until its ranks are back, then goes on at a 
   const auto resume = std::get<wire::Resume>(All<action::Send>(actions).at(0).body);
   CHECK(resume.epoch > 7);
   CHECK(resume.addresses == std::vector<std::string>{"addr11", "addr12"});
-  CHECK(resume.tokens == std::vector<int64_t>{100, 100});
+  CHECK(TokensOf(resume) == std::vector<int64_t>{100, 100});
   REQUIRE(d.Describe().ok());
   CHECK(d.core.Describe(kContext)->epoch == resume.epoch);
   CHECK(d.core.Describe(kContext)->tokens == std::vector<int64_t>{100, 100});
@@ -96,7 +97,7 @@ TEST_CASE("What only some ranks have stored is cut off, and may be appended agai
   d.Join(12, 1);
   d.Tell(11, Holds(0, Stored(110, 4, {100, 110}, 10)));
   const Actions actions = d.Tell(12, Holds(1, Stored(100, 3, {90, 100}, 9)));
-  CHECK(std::get<wire::Resume>(All<action::Send>(actions).at(0).body).tokens.at(0) == 100);
+  CHECK(TokensOf(std::get<wire::Resume>(All<action::Send>(actions).at(0).body)).at(0) == 100);
   CHECK(d.core.Describe(kContext)->tokens.at(0) == 100);
   CHECK(Repeat(d, 90, 10, 9).ok());
   CHECK(absl::IsCancelled(Repeat(d, 100, 10, 10)));
@@ -144,7 +145,7 @@ TEST_CASE("A context that was being made or released is forgotten once its worke
   CHECK(absl::IsUnavailable(d.Describe()));
   d.Join(12, 1);
   wire::Inventory other = Holds(0, {});
-  other.context = 1002;
+  other.context = other.serves = 1002;
   other.addresses = {"addr12"};
   const Actions actions = d.Tell(12, other);
   CHECK(SentTo<wire::Release>(actions) == std::vector<PeerId>{11});

@@ -60,6 +60,14 @@ class SimWorker {
     paused ? network_.Pause(address_) : network_.Resume(address_);
   }
 
+  // As its process does when it is told to end.
+  void Leave() {
+    leaves_ = true;
+    node_.Leave();
+  }
+
+  bool leaves() const { return leaves_; }
+  bool left() const { return node_.state() == WorkerNode::State::kLeft; }
   bool dead() const { return dead_; }
   bool lost() const { return node_.state() == WorkerNode::State::kLost; }
   const std::string& address() const { return address_; }
@@ -93,6 +101,7 @@ class SimWorker {
   std::deque<WorkerTask> tasks_;
   absl::Time busy_until_ = absl::InfinitePast();
   bool dead_ = false;
+  bool leaves_ = false;
   bool paused_ = false;
 };
 
@@ -119,7 +128,9 @@ class SimCluster {
   }
   // What its process would do: one that lost its coordinator exits.
   void RemoveLost() {
-    std::erase_if(workers_, [](const auto& worker) { return worker->dead() || worker->lost(); });
+    std::erase_if(workers_, [](const auto& worker) {
+      return worker->dead() || worker->lost() || worker->left();
+    });
   }
   void PauseCoordinator(bool paused) {
     coordinator_paused_ = paused;

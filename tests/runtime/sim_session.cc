@@ -300,7 +300,9 @@ void SimSession::Release(Context& context) {
     const bool coordinator_lost =
         (absl::IsUnavailable(finish.status) && cluster_.coordinator_may_be_lost()) ||
         (absl::IsNotFound(finish.status) && context.doubtful);
-    if (!absl::IsDeadlineExceeded(finish.status) && !finish.status.ok() && !coordinator_lost) {
+    const bool moving = absl::IsUnavailable(finish.status);  // then it is left behind
+    if (!absl::IsDeadlineExceeded(finish.status) && !finish.status.ok() && !coordinator_lost &&
+        !moving) {
       Fail(finish.status.ToString());
     }
     forgotten_.push_back(&context);

@@ -24,7 +24,7 @@ constexpr absl::Duration kCostMax = absl::Microseconds(50);
 struct OneWorker {
   explicit OneWorker(const ContextSpec& spec) : store(int64_t{1} << 30), runner(store, *backend) {
     ShardMap shards;
-    shards.context = shards.epoch = 1;
+    shards.context = shards.storage = shards.epoch = 1;
     shards.spec = spec;
     shards.world = 1;
     shards.holders = {{.worker = 1, .rank = 0}};

@@ -197,6 +197,23 @@ TEST_CASE("Trim forgets, frees and lets the tokens be written anew") {
   CHECK(store.Verify(1, 0, {0, 2}, BlockSet::Range(0, 5)).ok());
 }
 
+TEST_CASE("A context goes back to what it was, by layer") {
+  const ContextSpec spec = SmallSpec();
+  Rng rng(3);
+  const LayerKv kv(spec, 300, rng);
+  KvStore store(1 << 30);
+  REQUIRE(store.Open(1, spec, 1, 0).ok());
+  REQUIRE(store.Append(1, 0, {0, 300}, Pack(spec, 1, 0, kv, {0, 300})).ok());
+  const std::vector<LayerState> before = {{250, 192, {7, {5, 6}}, {100, 250}}, {}};
+  CHECK(absl::IsNotFound(store.GoBack(2, before)));
+  CHECK(absl::IsFailedPrecondition(store.GoBack(1, {before[0]})));
+  CHECK(absl::IsFailedPrecondition(store.GoBack(1, {{300}, {1}})));
+  CHECK(store.Layers(1)[0].tokens == 300);
+  REQUIRE(store.GoBack(1, before).ok());
+  CHECK(store.Layers(1) == before);
+  CHECK(store.kv_bytes() == 2 * 4 * PageBytes(spec));
+}
+
 TEST_CASE("The store refuses what it cannot know") {
   const ContextSpec spec = SmallSpec();
   KvStore store(1 << 20);

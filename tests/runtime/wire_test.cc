@@ -43,13 +43,19 @@ TEST_CASE("Messages come back as they were") {
   const LayerState layer{100, 64, {9, {5, 6}}, {64, 100}};
   const Inventory inventory = RoundTrip(Inventory{
       6, 7, SomeSpec(), 1, {"a", "b"}, std::vector<LayerState>(SomeSpec().layers, layer)});
-  CHECK(inventory.layers.back().horizon == 64);
-  CHECK(inventory.layers.back().last == layer.last);
-  CHECK(inventory.layers.back().last_tokens == layer.last_tokens);
+  CHECK(inventory.layers.back() == layer);
   const std::vector<Copy> copies = {{0, "c"}};
-  const Resume resume = RoundTrip(Resume{6, 7, {"a"}, {5, 6}, copies});
-  CHECK(resume.tokens == std::vector<int64_t>{5, 6});
+  const Resume resume = RoundTrip(Resume{6, 7, {"a"}, {{5}, layer}, copies, 8, 9, true});
+  CHECK(resume.layers == std::vector<LayerState>{{5}, layer});
   CHECK(resume.copies == copies);
+  CHECK(resume.request == 8);
+  CHECK(resume.serves == 9);
+  CHECK(resume.tentative);
+  CHECK(RoundTrip(Read{1, 2, 3, 4, 5, 6}).tokens == 6);
+  CHECK(RoundTrip(Append{1, 2, 3, 0, 64, 10, {}, 0}).horizon == 0);
+  CHECK(!RoundTrip(Append{1, 2, 3, 0, 64, 10}).horizon.has_value());
+  CHECK(RoundTrip(Heartbeat{1, true}).leaves);
+  CHECK(RoundTrip(HeartbeatSeen{true}).may_leave);
   CHECK(RoundTrip(Open{5, 6, 7, SomeSpec(), 0, {"a"}, copies}).copies == copies);
   const Open open = RoundTrip(Open{5, 6, 7, SomeSpec(), 1, {"a", std::string(5000, 'b')}});
   CHECK(open.rank == 1);
@@ -107,13 +113,14 @@ TEST_CASE("Damaged messages are refused, not believed") {
   const std::vector<Body> bodies = {
       Hello{kProtocol, "w", "cpu", "local:w", 123},
       Open{5, 6, 7, SomeSpec(), 1, {"a", "b"}, {{0, "c"}, {1, "d"}}},
-      Append{1, 2, 3, 0, 64, 10},
+      Append{1, 2, 3, 0, 64, 10, {}, 64},
+      Read{1, 2, 3, 0, 64, 10},
       Attend{9, 8, 7, 2, PlanKind::kMesh, 10, 1000, "causal", false, 0.5f},
       Done{1, 2, absl::DataLossError("x"), 3, 4, 5},
       Spans{1, {{"", "step", 10, 20}}},
       Fork{1, 2, 3, 4, {5, 6}},
       Inventory{6, 7, SomeSpec(), 1, {"a", "b"}, std::vector<LayerState>(SomeSpec().layers)},
-      Resume{6, 7, {"a"}, {5, 6}},
+      Resume{6, 7, {"a"}, {{5}, {6}}},
       OneStep()};
   int refused = 0;
   for (int i = 0; i < 20000; ++i) {

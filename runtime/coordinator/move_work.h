@@ -1,0 +1,29 @@
+// The tensor work of moving a context (core_moves.cc): one chunk of a layer, from the rows that its
+// old holders send to what its new holders store. Used by one thread.
+#pragma once
+
+#include "absl/status/status.h"
+#include "attention/tensor.h"
+#include "base/buffer.h"
+#include "runtime/coordinator/core.h"
+
+namespace annulus {
+
+class MoveWork {
+ public:
+  explicit MoveWork(const action::MoveRead& read);
+
+  // What an old rank sent: the same bytes as it once got (PackAppend). DATA_LOSS if they are not as
+  // many as it holds.
+  absl::Status Take(int rank, const Buffer& rows);
+
+  // What a new rank stores.
+  Buffer Pack(int rank) const;
+
+ private:
+  const action::MoveRead read_;
+  Tensor k_;
+  Tensor v_;  // empty if V is K's prefix
+};
+
+}  // namespace annulus
