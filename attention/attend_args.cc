@@ -76,6 +76,11 @@ absl::Status CheckAttendArgs(const AttendArgs& args, const BackendCapabilities& 
     return Refuse("dtype", Name(args.kv->dtype()), "one that backend ", capabilities.name,
                   " computes");
   }
+  const bool on_device =
+      args.memory == MemoryKind::kDevice || args.kv->memory() == MemoryKind::kDevice;
+  if (on_device && !capabilities.device_memory) {
+    return Refuse("memory", "device", "host (backend ", capabilities.name, ")");
+  }
   ANNULUS_RETURN_IF_ERROR(CheckDim("head_dim", args.kv->head_dim(), capabilities));
   ANNULUS_RETURN_IF_ERROR(CheckDim("v_head_dim", args.kv->v_head_dim(), capabilities));
   ANNULUS_RETURN_IF_ERROR(CheckHeads(args));

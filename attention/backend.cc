@@ -4,6 +4,9 @@
 #include "absl/strings/str_cat.h"
 #include "attention/cpu/cpu_backend.h"
 #include "attention/reference/reference.h"
+#ifdef ANNULUS_CUDA
+#include "attention/cuda/cuda_backend.h"
+#endif
 
 namespace annulus {
 
@@ -14,9 +17,17 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(absl::string_view name, int
   }
   if (name == "cpu" || name == "auto") return MakeCpuBackend(threads);
   if (name == "reference") return MakeReferenceBackend(threads);
+  if (name == "cuda") {
+#ifdef ANNULUS_CUDA
+    return MakeCudaBackend();
+#else
+    return absl::FailedPreconditionError(
+        "backend is 'cuda', but this program was built without a CUDA toolkit (preset cuda)");
+#endif
+  }
   return absl::InvalidArgumentError(absl::StrCat("backend is '",
                                                  absl::CHexEscape(name.substr(0, 40)),
-                                                 "', expected one of auto, cpu, reference"));
+                                                 "', expected one of auto, cpu, cuda, reference"));
 }
 
 }  // namespace annulus

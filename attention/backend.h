@@ -1,6 +1,6 @@
 // Backend: turns (queries, block list, KV shard) into a partial. One of the three plug-in seams.
-// Implementations: cpu (attention/cpu), reference (float64 oracle, attention/reference); each
-// passes the agreement suite, cases outside its capabilities skipped by name.
+// Implementations: cpu (attention/cpu), cuda (attention/cuda), reference (float64 oracle,
+// attention/reference); each passes the agreement suite, cases outside its capabilities skipped by name.
 // A backend is shared by threads: calls may be made concurrently on disjoint outputs.
 #pragma once
 
@@ -18,6 +18,7 @@
 #include "attention/partial.h"
 #include "attention/pattern.h"
 #include "attention/tensor.h"
+#include "base/memory_kind.h"
 
 namespace annulus {
 
@@ -46,15 +47,17 @@ struct AttendArgs {
   const BlockSet* keys = nullptr;  // KV blocks to visit; others are not read
   float scale = 1.0f;              // scores are scale·q·k, finite
   PartialView into;                // [rows, heads.count, v_head_dim]: merged into, in place
+  MemoryKind memory = MemoryKind::kHost;  // where q and into lie; kv says it of its pages
   const std::atomic<bool>* cancel = nullptr;  // checked every few ms; may be null
 };
 
 struct BackendCapabilities {
-  std::string name;    // "cpu", "reference"
+  std::string name;    // "cpu", "cuda", "reference"
   std::string detail;  // e.g. the SIMD target chosen: "AVX3_ZEN4"
   std::vector<DType> dtypes;
   int head_dim_max = 0;
   int head_dim_multiple = 1;
+  bool device_memory = false;  // also computes on tensors in its GPU's memory
 };
 
 class Backend {
@@ -73,8 +76,9 @@ class Backend {
   absl::Status Attend(const AttendArgs& args) { return AttendBatch({&args, 1}); }
 };
 
-// name: "cpu" (or "auto", the fastest that runs here), "reference". `threads` compute threads,
-// 0 for one per core, each on its own. INVALID_ARGUMENT names the known backends.
+// name: "cpu" (also "auto"), "cuda" (FAILED_PRECONDITION where there is no GPU, or the build has no
+// CUDA), "reference". `threads` compute threads, 0 for one per core, each on its own.
+// INVALID_ARGUMENT names the known backends.
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(absl::string_view name, int threads);
 
 }  // namespace annulus

@@ -14,6 +14,7 @@
 #include "attention/block_set.h"
 #include "attention/tensor.h"
 #include "base/cow_array.h"
+#include "base/memory_kind.h"
 
 namespace annulus {
 
@@ -58,6 +59,9 @@ class KvTable {
   }
   const KvPage& page(int kv_head, int64_t block) const { return pages_[Index(kv_head, block)]; }
 
+  // Where the pages lie, all of them; host memory unless it is said.
+  void set_memory(MemoryKind memory) { memory_ = memory; }
+  MemoryKind memory() const { return memory_; }
   DType dtype() const { return dtype_; }
   int kv_head_first() const { return kv_head_first_; }
   int kv_heads() const { return kv_heads_; }
@@ -75,6 +79,7 @@ class KvTable {
   }
 
   DType dtype_ = DType::kF32;
+  MemoryKind memory_ = MemoryKind::kHost;
   int kv_head_first_ = 0;
   int kv_heads_ = 0;
   int head_dim_ = 0;

@@ -19,13 +19,12 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "base/memory_kind.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 
 namespace annulus {
-
-enum class MemoryKind { kHost, kDevice };
 
 // A queue of device work that a transfer is ordered after and completes in; null for host memory.
 using StreamHandle = void*;

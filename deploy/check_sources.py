@@ -19,6 +19,7 @@ LAYERS = {
     "base": (),
     "attention": (),
     "attention/cpu": ("attention",),
+    "attention/cuda": ("attention",),
     "attention/reference": ("attention",),
     "comm": (),
     "sharding": ("attention",),
@@ -41,7 +42,7 @@ LAYERS = {
 # Programs and tests stand on top of everything; these few files tie an interface to its
 # implementations and so look up.
 TOP = ("runtime/cli/", "runtime/main.cc", "bench/", "tests/")
-FACTORIES = {"attention/backend.cc": ("attention/cpu", "attention/reference")}
+FACTORIES = {"attention/backend.cc": ("attention/cpu", "attention/cuda", "attention/reference")}
 
 INCLUDE = re.compile(r'\s*#\s*include "([^"]+)"')
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX)\b")

@@ -170,7 +170,7 @@ absl::Status RunDemo(const Arguments& args, const Console& console) {
   options.Add("tokens", "N", "tokens of the context (1M)",
               SetCount(&demo.tokens, kDemoAssociations, kDemoTokensMax));
   options.Add("workers", "W", "worker processes (4)", SetCount(&demo.workers, 1, kDemoWorkersMax));
-  options.Add("backend", "auto|cpu|reference", "what the workers compute with (auto)",
+  options.Add("backend", "auto|cpu|cuda|reference", "what the workers compute with (auto)",
               SetText(&demo.backend));
   options.Add("out-dir", "D", "where block-map.svg and trace.json go (annulus-demo)",
               SetText(&demo.out_dir));

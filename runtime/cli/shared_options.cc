@@ -46,7 +46,7 @@ void AddPlacement(Options* options, PartitionSpec* placement) {
 
 void AddWorkerOptions(Options* options, std::string* backend, int* threads,
                       int64_t* kv_bytes_limit) {
-  options->Add("backend", "auto|cpu|reference", "what a worker computes with (auto)",
+  options->Add("backend", "auto|cpu|cuda|reference", "what a worker computes with (auto)",
                SetText(backend));
   options->Add("threads", "N", "a worker's compute threads (its share of the cores)",
                SetCount(threads, 0, kThreadsMax));

@@ -182,7 +182,7 @@ TEST_CASE("dims outside a backend's capabilities are refused") {
 
 TEST_CASE("unknown backends are refused with the known ones") {
   CHECK(MakeBackend("gpu\x01", 0).status().message() ==
-        "backend is 'gpu\\x01', expected one of auto, cpu, reference");
+        "backend is 'gpu\\x01', expected one of auto, cpu, cuda, reference");
   CHECK(MakeBackend("cpu", -1).status().message() ==
         "threads is -1, expected 0 (one per core) or more");
 }

@@ -35,7 +35,7 @@ void CheckAgreement(const ProblemShape& shape, uint64_t seed) {
     const absl::Status status = backend->Attend(problem.Args(&problem.all(), &partial));
     INFO(status.message());
     REQUIRE(status.ok());
-    CheckAgainst(oracle, OutTolerance(problem.shape()), &partial);
+    CheckAgainst(oracle, OutTolerance(*backend, problem.shape()), &partial);
   });
 }
 
@@ -183,7 +183,7 @@ TEST_CASE("any split of the keys, in any order, merges into the whole") {
         const BlockSet keys = BlockSet::FromRuns(piece);
         REQUIRE(backend->Attend(problem.Args(&keys, &partial)).ok());
       }
-      CheckAgainst(oracle, OutTolerance(problem.shape()), &partial);
+      CheckAgainst(oracle, OutTolerance(*backend, problem.shape()), &partial);
     });
   }
 }
@@ -209,7 +209,7 @@ TEST_CASE("a batch of uneven problems gives what each gives alone") {
     REQUIRE(backend->AttendBatch(batch).ok());
     for (size_t i = 0; i < problems.size(); ++i) {
       INFO("problem " << i << ": " << problems[i]->shape().ToString());
-      CheckAgainst(problems[i]->Oracle(), OutTolerance(problems[i]->shape()), &together[i]);
+      CheckAgainst(problems[i]->Oracle(), OutTolerance(*backend, problems[i]->shape()), &together[i]);
     }
     // A problem that makes no sense, or is cancelled, fails the batch.
     const std::atomic<bool> cancelled{true};

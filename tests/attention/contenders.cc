@@ -27,6 +27,8 @@ void ChooseTarget(int64_t target) {
 std::vector<Contender> Contenders() {
   std::vector<Contender> all;
   all.push_back({"reference", 0, *MakeBackend("reference", 2)});
+  absl::StatusOr<std::unique_ptr<Backend>> cuda = MakeBackend("cuda", 0);
+  if (cuda.ok()) all.push_back({"cuda", 0, *std::move(cuda)});
   ChooseTarget(0);
   const int64_t have = hwy::SupportedTargets();
   for (int64_t left = have; left != 0; left &= left - 1) {

@@ -1,4 +1,5 @@
-// All backends, the CPU one once per instruction set that this machine has. One thread.
+// All backends that run here, the CPU one once per instruction set that this machine has. One
+// thread.
 #pragma once
 
 #include <functional>

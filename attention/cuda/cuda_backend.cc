@@ -1,0 +1,160 @@
+#include "attention/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <chrono>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "attention/attend_args.h"
+#include "attention/cuda/launch.h"
+#include "attention/cuda/memory.h"
+#include "attention/cuda/upload.h"
+#include "attention/cuda/work_list.h"
+#include "base/status.h"
+
+namespace annulus {
+namespace {
+
+using cuda::Event;
+using cuda::StatusOf;
+using cuda::Stream;
+
+// How often a call that may be cancelled looks whether it was.
+constexpr std::chrono::microseconds kPollPeriod{100};
+// All kernels run two thread blocks per multiprocessor, or would if there were room for more.
+constexpr int kThreadBlocksPerProcessor = 2;
+
+// What a call works with besides its arguments; kept, so that a warm backend allocates nothing.
+struct Workspace {
+  cuda::WorkList list;
+  cuda::Upload upload;
+  Stream stream;
+  Stream stop_stream;
+  Event uploaded;
+  Event done;
+};
+
+absl::StatusOr<std::unique_ptr<Workspace>> MakeWorkspace() {
+  auto workspace = std::make_unique<Workspace>();
+  ANNULUS_ASSIGN_OR_RETURN(workspace->stream, cuda::MakeStream());
+  ANNULUS_ASSIGN_OR_RETURN(workspace->stop_stream, cuda::MakeStream());
+  ANNULUS_ASSIGN_OR_RETURN(workspace->uploaded, cuda::MakeEvent());
+  ANNULUS_ASSIGN_OR_RETURN(workspace->done, cuda::MakeEvent());
+  return workspace;
+}
+
+bool IsCancelled(absl::Span<const AttendArgs> batch) {
+  return std::any_of(batch.begin(), batch.end(), [](const AttendArgs& args) {
+    return args.cancel != nullptr && args.cancel->load(std::memory_order_relaxed);
+  });
+}
+
+// Waits for the kernels, and stops them if one of the callers cancels.
+absl::Status WaitOrStop(absl::Span<const AttendArgs> batch, Workspace& workspace) {
+  ANNULUS_RETURN_IF_ERROR(
+      StatusOf(cudaEventRecord(workspace.done.get(), workspace.stream.get()), "cudaEventRecord"));
+  for (bool stopped = false;;) {
+    const cudaError_t state = cudaEventQuery(workspace.done.get());
+    if (state != cudaErrorNotReady) {
+      ANNULUS_RETURN_IF_ERROR(StatusOf(state, "the kernels"));
+      return IsCancelled(batch) ? AttendCancelled() : absl::OkStatus();
+    }
+    if (!stopped && IsCancelled(batch)) {
+      cudaStream_t stop = workspace.stop_stream.get();
+      // Else the upload, which clears the flag, might come after it.
+      ANNULUS_RETURN_IF_ERROR(
+          StatusOf(cudaStreamWaitEvent(stop, workspace.uploaded.get()), "cudaStreamWaitEvent"));
+      ANNULUS_RETURN_IF_ERROR(workspace.upload.Stop(stop));
+      stopped = true;
+    }
+    std::this_thread::sleep_for(kPollPeriod);
+  }
+}
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend(int device, const cudaDeviceProp& properties)
+      : device_(device),
+        thread_blocks_(kThreadBlocksPerProcessor * properties.multiProcessorCount) {
+    capabilities_.name = "cuda";
+    capabilities_.detail =
+        absl::StrCat(properties.name, ", sm_", properties.major, properties.minor);
+    capabilities_.dtypes = {DType::kF32, DType::kF16, DType::kBF16};
+    capabilities_.head_dim_max = cuda::kHeadDimMax;
+    capabilities_.head_dim_multiple = 8;
+    capabilities_.device_memory = true;
+  }
+
+  const BackendCapabilities& capabilities() const override { return capabilities_; }
+
+  absl::Status AttendBatch(absl::Span<const AttendArgs> batch) override {
+    for (const AttendArgs& args : batch) {
+      ANNULUS_RETURN_IF_ERROR(CheckAttendArgs(args, capabilities_));
+    }
+    if (IsCancelled(batch)) return AttendCancelled();
+    ANNULUS_RETURN_IF_ERROR(StatusOf(cudaSetDevice(device_), absl::StrCat("GPU ", device_)));
+    ANNULUS_ASSIGN_OR_RETURN(std::unique_ptr<Workspace> workspace, TakeWorkspace());
+    // After an error the workspace may still be in use on the device: its end waits for that.
+    ANNULUS_RETURN_IF_ERROR(Run(batch, *workspace));
+    const std::lock_guard<std::mutex> lock(mutex_);
+    idle_.push_back(std::move(workspace));
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::StatusOr<std::unique_ptr<Workspace>> TakeWorkspace() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (idle_.empty()) return MakeWorkspace();
+    std::unique_ptr<Workspace> workspace = std::move(idle_.back());
+    idle_.pop_back();
+    return workspace;
+  }
+
+  absl::Status Run(absl::Span<const AttendArgs> batch, Workspace& workspace) const {
+    workspace.list.Make(batch, thread_blocks_);
+    if (workspace.list.tiles().empty()) return absl::OkStatus();
+    cudaStream_t stream = workspace.stream.get();
+    ANNULUS_RETURN_IF_ERROR(workspace.upload.Make(batch, workspace.list, stream));
+    ANNULUS_RETURN_IF_ERROR(
+        StatusOf(cudaEventRecord(workspace.uploaded.get(), stream), "cudaEventRecord"));
+    ANNULUS_RETURN_IF_ERROR(cuda::LaunchAll(workspace.list, workspace.upload, stream));
+    if (workspace.upload.work().stop != nullptr) ANNULUS_RETURN_IF_ERROR(WaitOrStop(batch, workspace));
+    cuda::Report report;
+    ANNULUS_RETURN_IF_ERROR(workspace.upload.Finish(batch, stream, &report));
+    if (report.missing == 0) return absl::OkStatus();
+    const KvTable& kv = *batch[static_cast<size_t>(report.problem)].kv;
+    return MissingPage(kv.kv_head_first() + report.kv_head, report.block);
+  }
+
+  const int device_;
+  const int thread_blocks_;
+  BackendCapabilities capabilities_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Workspace>> idle_;  // at most one per concurrent caller
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int device) {
+  int devices = 0;
+  const cudaError_t error = cudaGetDeviceCount(&devices);
+  if (error != cudaSuccess || device < 0 || device >= devices) {
+    const std::string why = error == cudaSuccess ? "" : absl::StrCat(" (", cudaGetErrorString(error), ")");
+    return absl::FailedPreconditionError(
+        absl::StrCat("GPU ", device, " is not here, ", devices, " are found", why));
+  }
+  cudaDeviceProp properties;
+  ANNULUS_RETURN_IF_ERROR(
+      StatusOf(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties"));
+  if (properties.major < 8) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("GPU ", device, " has compute capability ", properties.major, ".",
+                     properties.minor, ", expected at least 8.0"));
+  }
+  return std::make_unique<CudaBackend>(device, properties);
+}
+
+}  // namespace annulus

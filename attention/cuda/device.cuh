@@ -1,0 +1,103 @@
+// What all kernels of the CUDA backend share: the walk over a tile's blocks, the end of a row.
+#pragma once
+
+#include <cstdint>
+
+#include "attention/cuda/work.h"
+
+namespace annulus::cuda {
+
+inline constexpr float kNoScore = -INFINITY;
+// How often, in blocks, a thread block looks whether it should stop.
+inline constexpr int kStopPeriod = 32;
+
+// One block of a tile, as its halves see it.
+struct Cell {
+  int block;
+  int sees[2];  // kSeesAll, kSeesNone or a mask's id
+};
+
+// The blocks of one segment, one after the other. Trivial, so that it may lie in shared memory.
+class Walk {
+ public:
+  __device__ void Begin(const Work& work, const Tile& tile, const Segment& segment) {
+    run_ = work.runs + tile.run_first;
+    mask_ids_ = work.mask_ids;
+    at_ = segment.block_first;
+    for (; segment.blocks != 0 && at_ >= run_->count; ++run_) at_ -= run_->count;
+  }
+
+  // Not to be called more often than the segment has blocks.
+  __device__ Cell Next() {
+    if (at_ == run_->count) {
+      at_ = 0;
+      ++run_;
+    }
+    Cell cell;
+    cell.block = run_->first + at_ * run_->step;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int sees = run_->sees[h];
+      cell.sees[h] = sees < 0 ? sees : mask_ids_[sees + at_];
+    }
+    ++at_;
+    return cell;
+  }
+
+ private:
+  const Run* run_;
+  const int32_t* mask_ids_;
+  int at_;
+};
+
+// The keys of a block that exist, as bits.
+__device__ inline uint64_t ExistingKeys(const Problem& problem, int block) {
+  const int64_t keys = problem.kv_tokens - int64_t{block} * kBlockKeys;
+  return keys >= kBlockKeys ? ~uint64_t{0} : (uint64_t{1} << keys) - 1;
+}
+
+// What row `row` of the half sees of a cell.
+__device__ inline uint64_t RowMask(const Work& work, const Half& half, int sees, int row,
+                                   uint64_t existing) {
+  if (sees == kSeesAll) return existing;
+  if (sees == kSeesNone || row >= half.tokens * half.heads) return 0;
+  return work.masks[int64_t{sees} * kBlockKeys + half.mask_row + row / half.heads] & existing;
+}
+
+__device__ inline const Page* PageAt(const Tile& tile, const Problem& problem, int block) {
+  return &problem.pages[int64_t{block} * problem.kv_heads + tile.kv_head];
+}
+
+__device__ inline void ReportMissing(const Work& work, const Tile& tile, int block) {
+  if (atomicCAS(&work.report->missing, 0, 1) != 0) return;
+  work.report->kv_head = tile.kv_head;
+  work.report->problem = tile.problem;
+  work.report->block = block;
+}
+
+// Where the row of a half lies in out (in rows of v_head_dim) and in lse.
+__device__ inline int64_t PlaceOf(const Problem& problem, const Half& half, int row) {
+  return int64_t{half.row_first + row / half.heads} * problem.heads + half.head_first +
+         row % half.heads;
+}
+
+// How a row ends: weights of what is there and of what comes, whose softmax state is max (log2
+// units) and sum, out not divided by the sum. Merging as Merge() of attention/partial.h.
+struct RowEnd {
+  float old_weight;
+  float new_weight;
+  float lse;
+};
+
+__device__ inline RowEnd EndOf(float old_lse, float max, float sum) {
+  constexpr float kLn2 = 0.693147180559945309f;
+  if (!(sum > 0)) return {1, 0, old_lse};
+  const float lse = (max + log2f(sum)) * kLn2;
+  if (old_lse == kNoScore) return {0, 1 / sum, lse};
+  const float top = fmaxf(old_lse, lse);
+  const float a = expf(old_lse - top);
+  const float b = expf(lse - top);
+  return {a / (a + b), b / (a + b) / sum, top + logf(a + b)};
+}
+
+}  // namespace annulus::cuda

@@ -1,0 +1,258 @@
+// The panel kernel: up to 128 query rows (two halves) against one 64-token block after another, on
+// the matrix units. One K and one V block in shared memory: V comes while scores are computed, the
+// next K while values are added. Each warp holds 32 rows (16 for head dims beyond 128), so that a
+// row's softmax stays in four threads.
+#include "attention/cuda/panel.cuh"
+
+namespace annulus::cuda {
+namespace {
+
+template <int kDim>
+struct PanelShape {
+  static constexpr int kWarps = kDim > 128 ? 8 : 4;
+  static constexpr int kRowTiles = 8 / kWarps;  // of 16 rows, by warp
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kChunks = kDim / 8;
+  static constexpr int kRowBytes = 2 * kDim;
+  static constexpr int kSharedBytes =
+      (2 * kPanelRows + 2 * kBlockKeys) * kRowBytes + kSharedAlign;
+};
+
+template <typename T, int kDim>
+__device__ inline void LoadQueries(const Problem& problem, const Tile& tile, uint32_t to) {
+  using Shape = PanelShape<kDim>;
+  const T* q = static_cast<const T*>(problem.q);
+  for (int i = threadIdx.x; i < 2 * kPanelRows * Shape::kChunks; i += Shape::kThreads) {
+    const int row = i / Shape::kChunks;
+    const int chunk = i % Shape::kChunks;
+    const Half& half = tile.half[row / kPanelRows];
+    const int r = row % kPanelRows;
+    const bool there = r < half.tokens * half.heads && chunk * 8 < problem.head_dim;
+    const T* from = q;
+    if (there) {
+      from += (half.row_first + r / half.heads) * problem.q_token_stride +
+              (half.head_first + r % half.heads) * problem.q_head_stride + chunk * 8;
+    }
+    CopyAsync16(to + ChunkOffset<Shape::kChunks>(row, chunk), from, there);
+  }
+}
+
+template <typename T, int kDim>
+__device__ inline void LoadBlock(const void* rows, int row_stride, int dim, int keys, uint32_t to) {
+  using Shape = PanelShape<kDim>;
+  constexpr int kRows = Shape::kThreads / Shape::kChunks;  // by step
+  static_assert(kRows % 8 == 0);                           // so that the chunk is the same in all
+  const int row = threadIdx.x / Shape::kChunks;
+  const int chunk = threadIdx.x % Shape::kChunks;
+  const bool exists = rows != nullptr && chunk * 8 < dim;
+  const T* from = static_cast<const T*>(rows);
+  if (exists) from += int64_t{row} * row_stride + chunk * 8;
+  to += ChunkOffset<Shape::kChunks>(row, chunk);
+#pragma unroll
+  for (int step = 0; step < kBlockKeys / kRows; ++step) {
+    const bool there = exists && row + step * kRows < keys;
+    CopyAsync16(to + step * kRows * Shape::kRowBytes, there ? from + step * kRows * row_stride : from,
+                there);
+  }
+}
+
+__device__ inline int KeysOf(const Problem& problem, int block) {
+  const int64_t keys = problem.kv_tokens - int64_t{block} * kBlockKeys;
+  return keys < kBlockKeys ? static_cast<int>(keys) : kBlockKeys;
+}
+
+// The cells and pages of the next blocks, by step. One thread fetches them, two steps ahead.
+struct Ahead {
+  static constexpr int kSlots = 4;
+  Cell cells[kSlots];
+  Page pages[kSlots];
+  Walk walk;
+};
+
+__device__ inline void Fetch(const Tile& tile, const Problem& problem, int step, Ahead& ahead) {
+  Cell& cell = ahead.cells[step % Ahead::kSlots];
+  cell = ahead.walk.Next();
+  const auto* page = reinterpret_cast<const unsigned char*>(PageAt(tile, problem, cell.block));
+  const uint32_t to = SharedAddress(&ahead.pages[step % Ahead::kSlots]);
+  CopyAsync16(to, page, true);
+  CopyAsync16(to + 16, page + 16, true);
+}
+
+// S = Q · K of the warp's rows and a block's keys.
+template <typename T, int kDim>
+__device__ inline void Score(uint32_t q, uint32_t k, int warp_row, int lane,
+                             float (&s)[PanelShape<kDim>::kRowTiles][8][4]) {
+  using Shape = PanelShape<kDim>;
+  constexpr int kRowTiles = Shape::kRowTiles;
+  q += ChunkOffset<Shape::kChunks>(warp_row + lane % 16, lane / 16);
+  k += ChunkOffset<Shape::kChunks>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+#pragma unroll
+  for (int d = 0; d < kDim / 16; ++d) {
+    uint32_t queries[kRowTiles][4];
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m) {
+      LoadMatrices(queries[m], NextChunks(q, d) + 16 * m * Shape::kRowBytes);
+    }
+#pragma unroll
+    for (int n = 0; n < 4; ++n) {
+      uint32_t keys[4];
+      LoadMatrices(keys, NextChunks(k, d) + 16 * n * Shape::kRowBytes);
+#pragma unroll
+      for (int m = 0; m < kRowTiles; ++m) {
+        Arithmetic<T>::Multiply(s[m][2 * n], queries[m], keys[0], keys[1]);
+        Arithmetic<T>::Multiply(s[m][2 * n + 1], queries[m], keys[2], keys[3]);
+      }
+    }
+  }
+}
+
+// out += weights · V.
+template <typename T, int kDim>
+__device__ inline void AddValues(const float (&s)[PanelShape<kDim>::kRowTiles][8][4], uint32_t v,
+                                 int lane,
+                                 float (&out)[PanelShape<kDim>::kRowTiles][kDim / 8][4]) {
+  using Shape = PanelShape<kDim>;
+  constexpr int kRowTiles = Shape::kRowTiles;
+  v += ChunkOffset<Shape::kChunks>(lane % 16, lane / 16);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    uint32_t weights[kRowTiles][4];
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m) PackWeights<T>(s[m], i, weights[m]);
+#pragma unroll
+    for (int n = 0; n < kDim / 16; ++n) {
+      uint32_t values[4];
+      LoadMatricesTransposed(values, NextChunks(v, n) + 16 * i * Shape::kRowBytes);
+#pragma unroll
+      for (int m = 0; m < kRowTiles; ++m) {
+        Arithmetic<T>::Multiply(out[m][2 * n], weights[m], values[0], values[1]);
+        Arithmetic<T>::Multiply(out[m][2 * n + 1], weights[m], values[2], values[3]);
+      }
+    }
+  }
+}
+
+template <typename T, int kDim>
+__global__ void __launch_bounds__(PanelShape<kDim>::kThreads, kDim > 128 ? 1 : 2)
+    Panel(const Work work, int first) {
+  using Shape = PanelShape<kDim>;
+  constexpr int kRowTiles = Shape::kRowTiles;
+  extern __shared__ unsigned char shared[];
+  __shared__ Ahead ahead;
+  const uint32_t q = AlignShared(SharedAddress(shared));
+  const uint32_t k = q + 2 * kPanelRows * Shape::kRowBytes;
+  const uint32_t v = k + kBlockKeys * Shape::kRowBytes;
+
+  const Segment segment = work.segments[first + blockIdx.x];
+  const Tile& tile = work.tiles[segment.tile];
+  const Problem& problem = work.problems[tile.problem];
+  const int lane = threadIdx.x % 32;
+  const int warp_row = threadIdx.x / 32 * kRowTiles * 16;  // of the tile
+  const int h = warp_row / kPanelRows;
+  const Half& half = tile.half[h];
+  const int row = warp_row % kPanelRows + lane / 4;  // of the half
+
+  float out[kRowTiles][kDim / 8][4] = {};
+  float max[kRowTiles][2];
+  float sum[kRowTiles][2] = {};
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m) max[m][0] = max[m][1] = kNoScore;
+
+  if (threadIdx.x == 0) {
+    ahead.walk.Begin(work, tile, segment);
+    for (int i = 0; i < min(2, segment.blocks); ++i) Fetch(tile, problem, i, ahead);
+  }
+  LoadQueries<T, kDim>(problem, tile, q);
+  CommitCopies();
+  WaitForCopies<0>();
+  __syncthreads();
+  const auto load_k = [&](int step) {
+    const Page& page = ahead.pages[step % Ahead::kSlots];
+    LoadBlock<T, kDim>(page.k, page.k_row_stride, problem.head_dim,
+                       KeysOf(problem, ahead.cells[step % Ahead::kSlots].block), k);
+  };
+  load_k(0);
+  CommitCopies();
+  for (int step = 0; step < segment.blocks; ++step) {
+    const int slot = step % Ahead::kSlots;
+    const int sees = h == 0 ? ahead.cells[slot].sees[0] : ahead.cells[slot].sees[1];
+    const int block = ahead.cells[slot].block;
+    WaitForCopies<0>();
+    __syncthreads();  // K is there, and nobody reads the V before
+    if (work.stop != nullptr && (step + 1) % kStopPeriod == 0 && __syncthreads_or(*work.stop)) {
+      return;
+    }
+    LoadBlock<T, kDim>(ahead.pages[slot].v, ahead.pages[slot].v_row_stride, problem.v_head_dim,
+                       KeysOf(problem, block), v);
+    if (threadIdx.x == 0) {
+      if (ahead.pages[slot].k == nullptr) ReportMissing(work, tile, block);
+      if (step + 2 < segment.blocks) Fetch(tile, problem, step + 2, ahead);
+    }
+    CommitCopies();
+
+    float s[kRowTiles][8][4] = {};
+    if (sees != kSeesNone) {
+      Score<T, kDim>(q, k, warp_row, lane, s);
+      const uint64_t existing = ExistingKeys(problem, block);
+      if (sees >= 0 || existing != ~uint64_t{0}) {
+#pragma unroll
+        for (int m = 0; m < kRowTiles; ++m) {
+          MaskScores<8>(s[m], RowMask(work, half, sees, row + 16 * m, existing),
+                        RowMask(work, half, sees, row + 16 * m + 8, existing), lane);
+        }
+      }
+    }
+    WaitForCopies<0>();
+    __syncthreads();  // V is there, and nobody reads K any more
+    if (step + 1 < segment.blocks) load_k(step + 1);
+    CommitCopies();
+    if (sees == kSeesNone) continue;
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m) {
+      Soften<8>(s[m], problem.scale_log2, max[m], sum[m], out[m]);
+    }
+    AddValues<T, kDim>(s, v, lane, out);
+  }
+
+  const int base = h == 0 ? 0 : tile.half[0].tokens * tile.half[0].heads;
+  const int rows = tile.half[0].tokens * tile.half[0].heads +
+                   tile.half[1].tokens * tile.half[1].heads;
+#pragma unroll
+  for (int m = 0; m < kRowTiles; ++m) {
+    const float whole[2] = {SumOfRow(sum[m][0]), SumOfRow(sum[m][1])};
+    if (segment.state < 0) {
+      GiveRows(problem, half, row + 16 * m, lane, max[m], whole, out[m]);
+    } else {
+      KeepRows(problem, half, work.states + segment.state, rows, base, row + 16 * m, lane, max[m],
+               whole, out[m]);
+    }
+  }
+}
+
+template <typename T, int kDim>
+cudaError_t Launch(const Work& work, int first, int count, cudaStream_t stream) {
+  using Shape = PanelShape<kDim>;
+  const cudaError_t error =
+      cudaFuncSetAttribute(Panel<T, kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           Shape::kSharedBytes);
+  if (error != cudaSuccess) return error;
+  Panel<T, kDim><<<count, Shape::kThreads, Shape::kSharedBytes, stream>>>(work, first);
+  return cudaGetLastError();
+}
+
+template <typename T>
+cudaError_t LaunchFor(const Work& work, int dim, int first, int count, cudaStream_t stream) {
+  if (dim <= 64) return Launch<T, 64>(work, first, count, stream);
+  if (dim <= 128) return Launch<T, 128>(work, first, count, stream);
+  return Launch<T, 256>(work, first, count, stream);
+}
+
+}  // namespace
+
+cudaError_t LaunchPanel(const Work& work, Format format, int dim, int first, int count,
+                        cudaStream_t stream) {
+  if (format == Format::kBF16) return LaunchFor<__nv_bfloat16>(work, dim, first, count, stream);
+  return LaunchFor<__half>(work, dim, first, count, stream);
+}
+
+}  // namespace annulus::cuda

@@ -1,0 +1,278 @@
+// The stream kernel: up to 16 query rows (a decode step's heads of one KV head) against many blocks.
+// Bound by memory: each of four warps reads its own 16 keys of every block through its own pipeline
+// of asynchronous copies, and waits for no other warp until the end, where the four merge.
+#include "attention/cuda/panel.cuh"
+
+namespace annulus::cuda {
+namespace {
+
+inline constexpr int kWarps = 4;
+inline constexpr int kWarpKeys = kBlockKeys / kWarps;
+
+template <int kDim>
+struct StreamShape {
+  static constexpr int kStages = kDim > 128 ? 2 : 3;
+  static constexpr int kChunks = kDim / 8;
+  static constexpr int kRowBytes = 2 * kDim;
+  static constexpr int kStageBytes = 2 * kWarpKeys * kRowBytes;  // K and V of one warp
+  static constexpr int kPipelineBytes = kWarps * kStages * kStageBytes;
+  // What the warps give one another: max, sum and out of 16 rows each. It lies where the pipeline
+  // was.
+  static constexpr int kStateFloats = kStreamRows * (2 + kDim);
+  static constexpr int kSharedBytes = kPipelineBytes + kStreamRows * kRowBytes;
+  static_assert(kWarps * kStateFloats * 4 <= kPipelineBytes);
+};
+
+template <typename T, int kDim>
+__device__ inline void LoadRows(const void* rows, int row_stride, int dim, int keys, int lane,
+                                uint32_t to) {
+  constexpr int kChunks = StreamShape<kDim>::kChunks;
+  const T* from = static_cast<const T*>(rows);
+#pragma unroll
+  for (int step = 0; step < kWarpKeys * kChunks / 32; ++step) {
+    const int i = lane + 32 * step;
+    const int row = i / kChunks;
+    const int chunk = i % kChunks;
+    const bool there = from != nullptr && row < keys && chunk * 8 < dim;
+    CopyAsync16(to + ChunkOffset<kChunks>(row, chunk),
+                there ? from + int64_t{row} * row_stride + chunk * 8 : from, there);
+  }
+}
+
+// The warp's keys of the blocks, some steps ahead of those that are computed.
+template <typename T, int kDim>
+class Loader {
+ public:
+  __device__ Loader(const Work& work, const Tile& tile, const Problem& problem,
+                    const Segment& segment, int warp, int lane)
+      : work_(work),
+        tile_(tile),
+        problem_(problem),
+        key_(warp * kWarpKeys),
+        lane_(lane),
+        left_(segment.blocks) {
+    walk_.Begin(work, tile, segment);
+    Look();
+  }
+
+  // Starts the copies of the next block; always a group of its own.
+  __device__ void Start(uint32_t to) {
+    if (left_ != 0) {
+      --left_;
+      const Page page = page_;
+      if (page.k == nullptr) ReportMissing(work_, tile_, block_);
+      const int64_t left = problem_.kv_tokens - int64_t{block_} * kBlockKeys - key_;
+      const int keys = left < 0 ? 0 : static_cast<int>(left);
+      Look();  // its page is on its way while this one's rows are
+      const T* k = static_cast<const T*>(page.k);
+      const T* v = static_cast<const T*>(page.v);
+      if (k != nullptr) {
+        k += int64_t{key_} * page.k_row_stride;
+        v += int64_t{key_} * page.v_row_stride;
+      }
+      LoadRows<T, kDim>(k, page.k_row_stride, problem_.head_dim, keys, lane_, to);
+      LoadRows<T, kDim>(v, page.v_row_stride, problem_.v_head_dim, keys, lane_,
+                        to + kWarpKeys * StreamShape<kDim>::kRowBytes);
+    }
+    CommitCopies();
+  }
+
+ private:
+  __device__ void Look() {
+    if (left_ == 0) return;
+    block_ = walk_.Next().block;
+    page_ = *PageAt(tile_, problem_, block_);
+  }
+
+  const Work& work_;
+  const Tile& tile_;
+  const Problem& problem_;
+  Walk walk_;
+  const int key_;
+  const int lane_;
+  int left_;
+  int block_ = 0;
+  Page page_;
+};
+
+template <typename T, int kDim>
+__device__ inline void LoadQueries(const Problem& problem, const Half& half, uint32_t to) {
+  constexpr int kChunks = StreamShape<kDim>::kChunks;
+  const T* q = static_cast<const T*>(problem.q);
+  for (int i = threadIdx.x; i < kStreamRows * kChunks; i += 32 * kWarps) {
+    const int row = i / kChunks;
+    const int chunk = i % kChunks;
+    const bool there = row < half.tokens * half.heads && chunk * 8 < problem.head_dim;
+    const T* from = q;
+    if (there) {
+      from += (half.row_first + row / half.heads) * problem.q_token_stride +
+              (half.head_first + row % half.heads) * problem.q_head_stride + chunk * 8;
+    }
+    CopyAsync16(to + ChunkOffset<kChunks>(row, chunk), from, there);
+  }
+}
+
+// Merges the warps' states, by rows, and gives or keeps the result.
+__device__ inline void EndTile(const Work& work, const Problem& problem, const Half& half,
+                               const Segment& segment, const float* states, int state_floats) {
+  __shared__ float ends[kStreamRows][kWarps + 1];  // the warps' weights, that of what was there
+  const int rows = half.tokens * half.heads;
+  float* kept = work.states + segment.state;
+  if (const int row = threadIdx.x; row < rows) {
+    float top = kNoScore;
+    float sum = 0;
+    for (int w = 0; w < kWarps; ++w) top = fmaxf(top, states[w * state_floats + row]);
+    for (int w = 0; w < kWarps; ++w) {
+      const float max = states[w * state_floats + row];
+      ends[row][w] = max == kNoScore ? 0 : exp2f(max - top);
+      sum += ends[row][w] * states[w * state_floats + kStreamRows + row];
+    }
+    float new_weight = 1;
+    if (segment.state < 0) {
+      const int64_t place = PlaceOf(problem, half, row);
+      const RowEnd end = EndOf(problem.lse[place], top, sum);
+      problem.lse[place] = end.lse;
+      ends[row][kWarps] = end.old_weight;
+      new_weight = end.new_weight;
+    } else {
+      kept[row] = top;
+      kept[rows + row] = sum;
+      ends[row][kWarps] = 0;
+    }
+    for (int w = 0; w < kWarps; ++w) ends[row][w] *= new_weight;
+  }
+  __syncthreads();
+  const int dim = problem.v_head_dim;
+  for (int i = threadIdx.x; i < rows * dim; i += 32 * kWarps) {
+    const int row = i / dim;
+    float* to = segment.state < 0 ? problem.out + PlaceOf(problem, half, row) * dim + i % dim
+                                  : kept + 2 * rows + i;
+    float value = ends[row][kWarps] == 0 ? 0 : ends[row][kWarps] * *to;
+    for (int w = 0; w < kWarps; ++w) {
+      value += ends[row][w] * states[w * state_floats + 2 * kStreamRows + row * dim + i % dim];
+    }
+    *to = value;
+  }
+}
+
+// One segment. All of the shared memory is free before and after it.
+template <typename T, int kDim>
+__device__ inline void StreamSegment(const Work& work, const Segment& segment,
+                                     unsigned char* shared) {
+  using Shape = StreamShape<kDim>;
+  constexpr int kChunks = Shape::kChunks;
+  constexpr int kStages = Shape::kStages;
+  const Tile& tile = work.tiles[segment.tile];
+  const Problem& problem = work.problems[tile.problem];
+  const Half& half = tile.half[0];
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const uint32_t pipeline = SharedAddress(shared) + warp * kStages * Shape::kStageBytes;
+  const uint32_t q = SharedAddress(shared) + Shape::kPipelineBytes;
+
+  LoadQueries<T, kDim>(problem, half, q);
+  CommitCopies();
+  Loader<T, kDim> loader(work, tile, problem, segment, warp, lane);
+#pragma unroll
+  for (int i = 0; i + 1 < kStages; ++i) loader.Start(pipeline + i * Shape::kStageBytes);
+  WaitForCopies<kStages - 1>();
+  __syncthreads();  // the queries are there
+  uint32_t queries[kDim / 16][4];
+#pragma unroll
+  for (int d = 0; d < kDim / 16; ++d) {
+    LoadMatrices(queries[d], q + ChunkOffset<kChunks>(lane % 16, 2 * d + lane / 16));
+  }
+
+  float out[kDim / 8][4] = {};
+  float max[2] = {kNoScore, kNoScore};
+  float sum[2] = {};
+  Walk walk;
+  walk.Begin(work, tile, segment);
+  int stage = 0;
+  for (int step = 1; step <= segment.blocks; ++step) {
+    const Cell cell = walk.Next();
+    if (work.stop != nullptr && step % kStopPeriod == 0 && __any_sync(~0u, *work.stop)) break;
+    WaitForCopies<kStages - 2>();
+    __syncwarp();  // this block is there for all lanes, and none reads the one before
+    loader.Start(pipeline + (stage == 0 ? kStages - 1 : stage - 1) * Shape::kStageBytes);
+    const uint32_t k = pipeline + stage * Shape::kStageBytes;
+    const uint32_t v = k + kWarpKeys * Shape::kRowBytes;
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    float s[2][4] = {};
+#pragma unroll
+    for (int d = 0; d < kDim / 16; ++d) {
+      uint32_t keys[4];
+      LoadMatrices(keys, k + ChunkOffset<kChunks>(lane % 8 + lane / 16 * 8, 2 * d + lane / 8 % 2));
+      Arithmetic<T>::Multiply(s[0], queries[d], keys[0], keys[1]);
+      Arithmetic<T>::Multiply(s[1], queries[d], keys[2], keys[3]);
+    }
+    const uint64_t existing = ExistingKeys(problem, cell.block);
+    if (cell.sees[0] >= 0 || existing != ~uint64_t{0}) {
+      const int shift = warp * kWarpKeys;
+      MaskScores<2>(s, RowMask(work, half, cell.sees[0], lane / 4, existing) >> shift,
+                    RowMask(work, half, cell.sees[0], lane / 4 + 8, existing) >> shift, lane);
+    }
+    Soften<2>(s, problem.scale_log2, max, sum, out);
+    uint32_t weights[4];
+    PackWeights<T>(s, 0, weights);
+#pragma unroll
+    for (int n = 0; n < kDim / 16; ++n) {
+      uint32_t values[4];
+      LoadMatricesTransposed(values, v + ChunkOffset<kChunks>(lane % 16, 2 * n + lane / 16));
+      Arithmetic<T>::Multiply(out[2 * n], weights, values[0], values[1]);
+      Arithmetic<T>::Multiply(out[2 * n + 1], weights, values[2], values[3]);
+    }
+  }
+
+  WaitForCopies<0>();
+  __syncthreads();  // nobody copies to or reads from the pipelines any more
+  float* states = reinterpret_cast<float*>(shared);
+  const int state_floats = kStreamRows * (2 + problem.v_head_dim);
+  Half all;  // all rows, so that none of the state is left as it was
+  all.tokens = kStreamRows;
+  all.heads = 1;
+  const float whole[2] = {SumOfRow(sum[0]), SumOfRow(sum[1])};
+  KeepRows(problem, all, states + warp * state_floats, kStreamRows, 0, lane / 4, lane, max, whole,
+           out);
+  __syncthreads();
+  EndTile(work, problem, half, segment, states, state_floats);
+  __syncthreads();
+}
+
+template <typename T, int kDim>
+__global__ void __launch_bounds__(32 * kWarps, kDim > 128 ? 1 : 2)
+    Stream(const Work work, int first) {
+  extern __shared__ __align__(128) unsigned char shared[];
+  const Lane lane = work.lanes[first + blockIdx.x];
+  for (int i = lane.first; i < lane.end; ++i) {
+    StreamSegment<T, kDim>(work, work.segments[i], shared);
+  }
+}
+
+template <typename T, int kDim>
+cudaError_t Launch(const Work& work, int first, int count, cudaStream_t stream) {
+  using Shape = StreamShape<kDim>;
+  const cudaError_t error =
+      cudaFuncSetAttribute(Stream<T, kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           Shape::kSharedBytes);
+  if (error != cudaSuccess) return error;
+  Stream<T, kDim><<<count, 32 * kWarps, Shape::kSharedBytes, stream>>>(work, first);
+  return cudaGetLastError();
+}
+
+template <typename T>
+cudaError_t LaunchFor(const Work& work, int dim, int first, int count, cudaStream_t stream) {
+  if (dim <= 64) return Launch<T, 64>(work, first, count, stream);
+  if (dim <= 128) return Launch<T, 128>(work, first, count, stream);
+  return Launch<T, 256>(work, first, count, stream);
+}
+
+}  // namespace
+
+cudaError_t LaunchStream(const Work& work, Format format, int dim, int first, int count,
+                         cudaStream_t stream) {
+  if (format == Format::kBF16) return LaunchFor<__nv_bfloat16>(work, dim, first, count, stream);
+  return LaunchFor<__half>(work, dim, first, count, stream);
+}
+
+}  // namespace annulus::cuda

@@ -1,0 +1,137 @@
+// What the kernels of the CUDA backend are given: plain structs that lie in device memory, filled
+// by work_list.cc, and the launchers. One launch does the segments of one kind; all pointers are to
+// device memory unless they say otherwise. Launchers do not wait.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace annulus::cuda {
+
+inline constexpr int kBlockKeys = 64;    // keys of one KV block
+inline constexpr int kPanelRows = 64;    // query rows of one half of a panel's tile
+inline constexpr int kStreamRows = 16;   // query rows of a stream's tile
+inline constexpr int kHeadDimMax = 256;  // and a multiple of 8
+
+enum class Format : int { kF32, kF16, kBF16 };
+
+// One block of one KV head: rows of head_dim and v_head_dim elements, 16-byte aligned. Null: not
+// held.
+struct alignas(16) Page {
+  const void* k;
+  const void* v;
+  int32_t k_row_stride;  // elements
+  int32_t v_row_stride;
+};
+
+// One AttendArgs.
+struct Problem {
+  const void* q = nullptr;     // rows of heads of head_dim elements
+  const Page* pages = nullptr;  // of `kv_heads` heads by block: pages[block · kv_heads + head]
+  float* out = nullptr;        // [rows, heads, v_head_dim], merged into
+  float* lse = nullptr;        // [rows, heads], natural log
+  int64_t q_token_stride = 0;  // elements
+  int64_t q_head_stride = 0;
+  int64_t kv_tokens = 0;
+  int32_t kv_heads = 0;
+  int32_t heads = 0;
+  int32_t head_dim = 0;
+  int32_t v_head_dim = 0;
+  Format q_format = Format::kF32;
+  Format kv_format = Format::kF32;
+  float scale_log2 = 1;  // log2(e) · the caller's scale
+};
+
+// Query rows that see the same keys: row = token · heads + head.
+struct Half {
+  int32_t row_first = 0;   // of the problem's q, the first token
+  int32_t tokens = 0;      // within one 64-token block; 0: nothing
+  int32_t head_first = 0;  // of the problem's heads
+  int32_t heads = 0;
+  int32_t mask_row = 0;  // the first token's place in its block
+};
+
+// Up to two halves that share a KV head and are done together.
+struct Tile {
+  int32_t problem = 0;
+  int32_t kv_head = 0;  // index in the problem's pages
+  Half half[2];
+  int32_t run_first = 0;  // of its blocks, laid end to end
+  int32_t run_end = 0;
+  int32_t segments = 0;
+  int64_t state_first = 0;  // of its segments' states, in floats, one after the other
+};
+
+// What a half sees of a run's blocks, if that is not an index.
+inline constexpr int32_t kSeesAll = -1;
+inline constexpr int32_t kSeesNone = -2;
+
+// The blocks first, first + step, …; for each half: kSeesAll, kSeesNone, or where in mask_ids the
+// run's entries begin, one per block.
+struct Run {
+  int32_t first = 0;
+  int32_t step = 1;
+  int32_t count = 0;
+  int32_t sees[2] = {kSeesAll, kSeesNone};
+};
+
+// A part of a tile's blocks: what one thread block does. With `state` < 0 the result goes to the
+// problem's out and lse; else it is kept there for MergeSegments: max [rows] in units of log2,
+// sum [rows], out [rows, v_head_dim], not divided by the sum.
+struct Segment {
+  int32_t tile = 0;
+  int32_t block_first = 0;
+  int32_t blocks = 0;
+  int64_t state = -1;  // in floats
+};
+
+// Segments [first, end) that one thread block of kStream does, one after the other: all such ranges
+// have about as many blocks, whatever the lengths of the contexts (Lean Attention, arXiv
+// 2405.10480).
+struct Lane {
+  int32_t first = 0;
+  int32_t end = 0;
+};
+
+// What a kernel tells: the first page that it missed.
+struct Report {
+  int32_t missing = 0;  // 1: the other two say which
+  int32_t kv_head = 0;  // as Tile::kv_head
+  int32_t problem = 0;
+  int32_t block = 0;
+};
+
+struct Work {
+  const Problem* problems = nullptr;
+  const Tile* tiles = nullptr;
+  const Run* runs = nullptr;
+  const int32_t* mask_ids = nullptr;
+  const uint64_t* masks = nullptr;  // [ids, 64]: bit k of row r says whether r sees key k
+  const Segment* segments = nullptr;
+  const Lane* lanes = nullptr;
+  float* states = nullptr;
+  Report* report = nullptr;
+  const volatile int* stop = nullptr;  // others set it to 1: end soon; may be null
+};
+
+// Which kernel does a tile.
+enum class Kernel : int {
+  kPanel,   // two halves of up to 64 rows on the matrix units: 16-bit q and KV
+  kStream,  // one half of up to 16 rows on the matrix units: 16-bit q and KV
+  kSimple,  // one half of up to 64 rows in f32: any format, any scale
+};
+
+// Runs segments (LaunchStream: lanes) [first, first + count), whose problems have this format and
+// head dims (both) of at most `dim`, 64, 128 or 256; kSimple takes any.
+cudaError_t LaunchPanel(const Work& work, Format format, int dim, int first, int count,
+                        cudaStream_t stream);
+cudaError_t LaunchStream(const Work& work, Format format, int dim, int first, int count,
+                         cudaStream_t stream);
+cudaError_t LaunchSimple(const Work& work, int first, int count, cudaStream_t stream);
+
+// Merges the segments of the tiles tile_ids[0..count), each of which has several, into out and lse.
+cudaError_t LaunchMerge(const Work& work, const int32_t* tile_ids, int count,
+                        cudaStream_t stream);
+
+}  // namespace annulus::cuda

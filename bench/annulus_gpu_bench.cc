@@ -1,0 +1,159 @@
+// One shape of attention on one GPU: its time by device events, with a cold L2, beside the copy
+// bandwidth of the same process, and its error against float64. One JSON line; bench/gpu/gpu.py runs
+// it beside its peers.
+#include <algorithm>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "attention/cuda/cuda_backend.h"
+#include "attention/cuda/launch.h"
+#include "bench/gpu/device_problem.h"
+#include "base/status.h"
+#include "nlohmann/json.hpp"
+
+namespace annulus {
+namespace {
+
+using cuda::DeviceRoom;
+using cuda::Event;
+using cuda::StatusOf;
+using cuda::Stream;
+
+constexpr int kThreadBlocksPerProcessor = 2;
+constexpr int kWarmUps = 3;
+constexpr size_t kFlushBytes = size_t{256} << 20;
+
+struct Flags {
+  GpuShape shape;
+  std::string dtype = "bf16";
+  int repeat = 20;
+  int check = 16;
+};
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+class Timer {
+ public:
+  absl::Status Make() {
+    ANNULUS_ASSIGN_OR_RETURN(begin_, cuda::MakeEvent(/*timed=*/true));
+    ANNULUS_ASSIGN_OR_RETURN(end_, cuda::MakeEvent(/*timed=*/true));
+    return absl::OkStatus();
+  }
+  void Start(cudaStream_t stream) { cudaEventRecord(begin_.get(), stream); }
+  absl::StatusOr<double> Stop(cudaStream_t stream) {  // milliseconds
+    cudaEventRecord(end_.get(), stream);
+    ANNULUS_RETURN_IF_ERROR(StatusOf(cudaEventSynchronize(end_.get()), "cudaEventSynchronize"));
+    float ms = 0;
+    cudaEventElapsedTime(&ms, begin_.get(), end_.get());
+    return ms;
+  }
+
+ private:
+  Event begin_, end_;
+};
+
+// Bytes read and written by a copy on the device, 10^9 a second.
+absl::StatusOr<double> CopyBandwidth(cudaStream_t stream, Timer& timer) {
+  constexpr size_t kBytes = size_t{1} << 31;
+  DeviceRoom from, to;
+  ANNULUS_RETURN_IF_ERROR(from.Reserve(kBytes));
+  ANNULUS_RETURN_IF_ERROR(to.Reserve(kBytes));
+  std::vector<double> times;
+  for (int i = 0; i < 8; ++i) {
+    timer.Start(stream);
+    cudaMemcpyAsync(to.data(), from.data(), kBytes, cudaMemcpyDeviceToDevice, stream);
+    ANNULUS_ASSIGN_OR_RETURN(const double ms, timer.Stop(stream));
+    if (i >= 2) times.push_back(ms);
+  }
+  return 2.0 * kBytes / Median(times) / 1e6;
+}
+
+absl::Status Run(const Flags& flags) {
+  GpuShape shape = flags.shape;
+  ANNULUS_ASSIGN_OR_RETURN(shape.dtype, ParseDType(flags.dtype));
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, MakeCudaBackend());
+  ANNULUS_ASSIGN_OR_RETURN(const Stream owned, cuda::MakeStream());
+  cudaStream_t stream = owned.get();
+  Timer timer;
+  ANNULUS_RETURN_IF_ERROR(timer.Make());
+  ANNULUS_ASSIGN_OR_RETURN(const double copy, CopyBandwidth(stream, timer));
+  ANNULUS_ASSIGN_OR_RETURN(const auto problem, DeviceProblem::Make(shape));
+
+  cudaDeviceProp properties;
+  ANNULUS_RETURN_IF_ERROR(StatusOf(cudaGetDeviceProperties(&properties, 0), "the GPU"));
+  cuda::WorkList list;
+  list.Make(problem->batch(), kThreadBlocksPerProcessor * properties.multiProcessorCount);
+  cuda::Upload upload;
+  ANNULUS_RETURN_IF_ERROR(upload.Make(problem->batch(), list, stream));
+  DeviceRoom flush;
+  ANNULUS_RETURN_IF_ERROR(flush.Reserve(kFlushBytes));
+  std::vector<double> times;
+  for (int i = 0; i < kWarmUps + flags.repeat; ++i) {
+    ANNULUS_RETURN_IF_ERROR(problem->Reset(stream));
+    cudaMemsetAsync(flush.data(), i, kFlushBytes, stream);
+    timer.Start(stream);
+    ANNULUS_RETURN_IF_ERROR(cuda::LaunchAll(list, upload, stream));
+    ANNULUS_ASSIGN_OR_RETURN(const double ms, timer.Stop(stream));
+    if (i >= kWarmUps) times.push_back(ms);
+  }
+  // What is checked went through the backend, as all calls do.
+  ANNULUS_RETURN_IF_ERROR(problem->Reset(stream));
+  ANNULUS_RETURN_IF_ERROR(StatusOf(cudaStreamSynchronize(stream), "cudaStreamSynchronize"));
+  ANNULUS_RETURN_IF_ERROR(backend->AttendBatch(problem->batch()));
+  ANNULUS_ASSIGN_OR_RETURN(const DeviceProblem::Errors errors, problem->Check(flags.check));
+
+  const double ms = Median(times);
+  const double flops = 4.0 * static_cast<double>(problem->visited_pairs()) * shape.head_dim;
+  std::cout << nlohmann::ordered_json({{"device", backend->capabilities().detail},
+                                       {"tokens", shape.tokens},
+                                       {"q_tokens", shape.q_tokens},
+                                       {"contexts", shape.contexts},
+                                       {"ragged", shape.ragged},
+                                       {"heads", shape.heads},
+                                       {"kv_heads", shape.kv_heads},
+                                       {"head_dim", shape.head_dim},
+                                       {"pattern", shape.pattern},
+                                       {"dtype", flags.dtype},
+                                       {"visited_pairs", problem->visited_pairs()},
+                                       {"work_pairs", problem->work_pairs()},
+                                       {"ms", ms},
+                                       {"tflops", flops / ms / 1e9},
+                                       {"gb_per_s", problem->kv_bytes() / ms / 1e6},
+                                       {"copy_gb_per_s", copy},
+                                       {"max_rel_err", errors.out},
+                                       {"max_lse_err", errors.lse}})
+                   .dump()
+            << std::endl;
+  return absl::OkStatus();
+}
+
+}  // namespace
+}  // namespace annulus
+
+int main(int argc, char** argv) {
+  annulus::Flags flags;
+  annulus::GpuShape& shape = flags.shape;
+  CLI::App app("Times attention of one shape on one GPU.");
+  app.add_option("--tokens", shape.tokens, "of each context")->check(CLI::PositiveNumber);
+  app.add_option("--q-tokens", shape.q_tokens, "queries, the last of each context")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--contexts", shape.contexts)->check(CLI::PositiveNumber);
+  app.add_flag("--ragged", shape.ragged, "lengths 1 : 2 : 3 : … of the same total");
+  app.add_option("--heads", shape.heads)->check(CLI::PositiveNumber);
+  app.add_option("--kv-heads", shape.kv_heads)->check(CLI::PositiveNumber);
+  app.add_option("--head-dim", shape.head_dim)->check(CLI::PositiveNumber);
+  app.add_option("--pattern", shape.pattern);
+  app.add_option("--dtype", flags.dtype, "f32, f16 or bf16");
+  app.add_option("--repeat", flags.repeat)->check(CLI::PositiveNumber);
+  app.add_option("--check", flags.check, "rows compared with float64");
+  CLI11_PARSE(app, argc, argv);
+  const absl::Status status = annulus::Run(flags);
+  if (status.ok()) return 0;
+  std::cerr << "annulus_gpu_bench: " << status.message() << std::endl;
+  return 1;
+}

@@ -1,0 +1,195 @@
+#include "bench/gpu/device_problem.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "attention/cuda/work_list.h"
+#include "attention/reference/reference.h"
+#include "base/rng.h"
+#include "base/status.h"
+#include "bench/gpu/fill.h"
+
+namespace annulus {
+namespace {
+
+using cuda::StatusOf;
+
+constexpr uint64_t kSeed = 20260101;
+
+size_t PageBytes(const GpuShape& shape) {  // K and V of one block and head
+  return 2 * static_cast<size_t>(kBlockTokens * shape.head_dim) * SizeOf(shape.dtype);
+}
+
+std::vector<int64_t> LengthsOf(const GpuShape& shape) {
+  std::vector<int64_t> lengths(static_cast<size_t>(shape.contexts), shape.tokens);
+  if (!shape.ragged) return lengths;
+  const int64_t total = shape.tokens * shape.contexts;
+  const int64_t parts = int64_t{shape.contexts} * (shape.contexts + 1) / 2;
+  int64_t left = total;
+  for (int i = 0; i + 1 < shape.contexts; ++i) {
+    lengths[static_cast<size_t>(i)] = std::max<int64_t>(shape.q_tokens, total * (i + 1) / parts);
+    left -= lengths[static_cast<size_t>(i)];
+  }
+  lengths.back() = left;
+  return lengths;
+}
+
+absl::Status CopyBack(void* to, const void* from, size_t bytes) {
+  return StatusOf(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost), "cudaMemcpy");
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<DeviceProblem>> DeviceProblem::Make(const GpuShape& shape) {
+  ANNULUS_ASSIGN_OR_RETURN(Pattern pattern, Pattern::Parse(shape.pattern, shape.kv_heads));
+  std::unique_ptr<DeviceProblem> problem(new DeviceProblem(shape, std::move(pattern)));
+  ANNULUS_RETURN_IF_ERROR(problem->Allocate());
+  return problem;
+}
+
+absl::Status DeviceProblem::Allocate() {
+  const std::vector<int64_t> lengths = LengthsOf(shape_);
+  int64_t pages = 0;
+  for (const int64_t tokens : lengths) pages += BlocksOf(tokens) * shape_.kv_heads;
+  rows_ = shape_.contexts * shape_.q_tokens * shape_.heads;
+  const size_t element = SizeOf(shape_.dtype);
+  const auto row_floats = static_cast<size_t>(rows_ * shape_.head_dim);
+  ANNULUS_RETURN_IF_ERROR(q_.Reserve(row_floats * element));
+  ANNULUS_RETURN_IF_ERROR(kv_.Reserve(static_cast<size_t>(pages) * PageBytes(shape_)));
+  ANNULUS_RETURN_IF_ERROR(out_.Reserve(row_floats * sizeof(float)));
+  ANNULUS_RETURN_IF_ERROR(lse_.Reserve(static_cast<size_t>(rows_) * sizeof(float)));
+  const int format = static_cast<int>(cuda::FormatOf(shape_.dtype));
+  ANNULUS_RETURN_IF_ERROR(StatusOf(
+      FillNormal(q_.data(), static_cast<int64_t>(row_floats), format, kSeed, nullptr), "fill"));
+  const size_t kv_elements = static_cast<size_t>(pages) * PageBytes(shape_) / element;
+  ANNULUS_RETURN_IF_ERROR(StatusOf(
+      FillNormal(kv_.data(), static_cast<int64_t>(kv_elements), format, kSeed + 1, nullptr),
+      "fill"));
+  int64_t first_page = 0;
+  for (const int64_t tokens : lengths) {
+    AddContext(tokens, first_page, pages);
+    first_page += BlocksOf(tokens) * shape_.kv_heads;
+  }
+  for (size_t i = 0; i < contexts_.size(); ++i) {
+    const Context& context = contexts_[i];
+    keys_.push_back(BlockSet::Range(0, BlocksOf(context.tokens)));
+    const int64_t at = context.row_first * shape_.heads;
+    AttendArgs args;
+    args.q = TensorView::Contiguous(q_.data() + context.q_at, shape_.dtype, context.q_tokens,
+                                    shape_.heads, shape_.head_dim);
+    args.q_ranges = {{context.tokens - context.q_tokens, context.tokens}};
+    args.heads = {0, shape_.heads};
+    args.kv_tokens = context.tokens;
+    args.group = shape_.heads / shape_.kv_heads;
+    args.pattern = &pattern_;
+    args.scale = 1 / std::sqrt(static_cast<float>(shape_.head_dim));
+    args.into = {reinterpret_cast<float*>(out_.data()) + at * shape_.head_dim,
+                 reinterpret_cast<float*>(lse_.data()) + at, context.q_tokens, shape_.heads,
+                 shape_.head_dim};
+    args.memory = MemoryKind::kDevice;
+    batch_.push_back(args);
+  }
+  for (size_t i = 0; i < contexts_.size(); ++i) {  // once they stay where they are
+    batch_[i].kv = &contexts_[i].kv;
+    batch_[i].keys = &keys_[i];
+  }
+  return StatusOf(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+}
+
+void DeviceProblem::AddContext(int64_t tokens, int64_t first_page, int64_t pages) {
+  Context context;
+  context.tokens = tokens;
+  context.q_tokens = shape_.q_tokens;
+  context.row_first = static_cast<int64_t>(contexts_.size()) * shape_.q_tokens;
+  const size_t element = SizeOf(shape_.dtype);
+  context.q_at =
+      static_cast<size_t>(context.row_first * shape_.heads * shape_.head_dim) * element;
+  context.kv = KvTable(shape_.dtype, 0, shape_.kv_heads, shape_.head_dim, shape_.head_dim,
+                       BlocksOf(tokens));
+  context.kv.set_memory(MemoryKind::kDevice);
+  // A step that has no common factor with the number of pages visits each of them once.
+  int64_t step = pages * 5 / 8 | 1;
+  while (std::gcd(step, pages) != 1) step += 2;
+  int64_t at = first_page;
+  for (int64_t block = 0; block < BlocksOf(tokens); ++block) {
+    for (int head = 0; head < shape_.kv_heads; ++head, ++at) {
+      const int64_t page = at * step % pages;
+      const std::byte* k = kv_.data() + static_cast<size_t>(page) * PageBytes(shape_);
+      context.kv.Set(head, block,
+                     {k, k + PageBytes(shape_) / 2, shape_.head_dim, shape_.head_dim});
+    }
+  }
+  const int group = shape_.heads / shape_.kv_heads;
+  for (int head = 0; head < shape_.kv_heads; ++head) {
+    const PairCount pairs =
+        pattern_.CountPairs(head, {tokens - context.q_tokens, tokens}, tokens);
+    visited_pairs_ += pairs.visited * group;
+    work_pairs_ += pairs.work * group;
+  }
+  kv_bytes_ += tokens * shape_.kv_heads * shape_.head_dim * 2 * static_cast<int64_t>(element);
+  contexts_.push_back(std::move(context));
+}
+
+absl::Status DeviceProblem::Reset(cudaStream_t stream) {
+  ANNULUS_RETURN_IF_ERROR(
+      StatusOf(FillValue(reinterpret_cast<float*>(out_.data()), rows_ * shape_.head_dim,
+                         std::numeric_limits<float>::quiet_NaN(), stream),
+               "fill"));
+  return StatusOf(FillValue(reinterpret_cast<float*>(lse_.data()), rows_,
+                            -std::numeric_limits<float>::infinity(), stream),
+                  "fill");
+}
+
+// A table over copies of one head's pages.
+absl::StatusOr<KvTable> DeviceProblem::OnHost(const Context& context, int kv_head,
+                                              std::vector<std::byte>* bytes) {
+  const size_t page_bytes = PageBytes(shape_);
+  const int64_t blocks = BlocksOf(context.tokens);
+  bytes->resize(static_cast<size_t>(blocks) * page_bytes);
+  KvTable kv(shape_.dtype, kv_head, 1, shape_.head_dim, shape_.head_dim, blocks);
+  for (int64_t block = 0; block < blocks; ++block) {
+    std::byte* to = bytes->data() + static_cast<size_t>(block) * page_bytes;
+    ANNULUS_RETURN_IF_ERROR(CopyBack(to, context.kv.page(kv_head, block).k, page_bytes));
+    kv.Set(kv_head, block, {to, to + page_bytes / 2, shape_.head_dim, shape_.head_dim});
+  }
+  return kv;
+}
+
+absl::StatusOr<DeviceProblem::Errors> DeviceProblem::Check(int rows) {
+  Errors worst;
+  Rng rng(kSeed);
+  const size_t q_bytes = static_cast<size_t>(shape_.head_dim) * SizeOf(shape_.dtype);
+  std::vector<std::byte> q(q_bytes);
+  std::vector<float> out(static_cast<size_t>(shape_.head_dim));
+  std::vector<std::byte> pages;
+  const int group = shape_.heads / shape_.kv_heads;
+  const int64_t each = std::max(1, rows / 2);  // rows of one head at a time
+  for (int64_t done = 0; done < rows; done += each) {
+    const size_t at = rng.Below(contexts_.size());
+    const Context& context = contexts_[at];
+    const auto head = static_cast<int>(rng.Below(static_cast<uint64_t>(shape_.heads)));
+    ANNULUS_ASSIGN_OR_RETURN(const KvTable kv, OnHost(context, head / group, &pages));
+    for (int64_t i = 0; i < each; ++i) {
+      const int64_t row = rng.Between(0, context.q_tokens - 1);
+      const int64_t place = row * shape_.heads + head;
+      const AttendArgs& args = batch_[at];
+      float lse = 0;
+      ANNULUS_RETURN_IF_ERROR(CopyBack(q.data(), args.q.Row(row, head), q_bytes));
+      ANNULUS_RETURN_IF_ERROR(CopyBack(&lse, args.into.lse + place, sizeof(lse)));
+      ANNULUS_RETURN_IF_ERROR(CopyBack(out.data(), args.into.out + place * shape_.head_dim,
+                                       out.size() * sizeof(float)));
+      ANNULUS_ASSIGN_OR_RETURN(
+          const ReferenceAnswer answer,
+          ReferenceRow(q.data(), shape_.dtype, kv, context.tokens, pattern_, head / group,
+                       context.tokens - context.q_tokens + row, args.scale));
+      const RowError error = ErrorOf(out.data(), lse, answer);
+      worst.out = std::max(worst.out, error.out);
+      worst.lse = std::max(worst.lse, error.lse);
+    }
+  }
+  return worst;
+}
+
+}  // namespace annulus

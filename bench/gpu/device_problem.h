@@ -1,0 +1,75 @@
+// A problem whose tensors lie in the GPU's memory: random queries, and KV in pages of 64 tokens that
+// are scattered over the memory, as a service's are.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "attention/backend.h"
+#include "attention/cuda/memory.h"
+
+namespace annulus {
+
+struct GpuShape {
+  int64_t tokens = 1 << 14;    // of each context; of all together with `ragged`
+  int64_t q_tokens = 1 << 14;  // the last ones of each context
+  int contexts = 1;
+  bool ragged = false;  // lengths 1 : 2 : 3 : …, that sum to contexts · tokens
+  int heads = 32;
+  int kv_heads = 8;
+  int head_dim = 128;
+  std::string pattern = "causal";
+  DType dtype = DType::kBF16;
+};
+
+class DeviceProblem {
+ public:
+  static absl::StatusOr<std::unique_ptr<DeviceProblem>> Make(const GpuShape& shape);
+
+  const std::vector<AttendArgs>& batch() const { return batch_; }
+  // All outputs to the identity; poisoned where the identity may not stay.
+  absl::Status Reset(cudaStream_t stream);
+
+  int64_t visited_pairs() const { return visited_pairs_; }  // over query heads and contexts
+  int64_t work_pairs() const { return work_pairs_; }
+  int64_t kv_bytes() const { return kv_bytes_; }
+
+  // The worst of `rows` random rows against float64: ‖err‖/‖ref‖ of out, and of lse.
+  struct Errors {
+    double out = 0;
+    double lse = 0;
+  };
+  absl::StatusOr<Errors> Check(int rows);
+
+ private:
+  struct Context {
+    int64_t tokens = 0;
+    int64_t q_tokens = 0;
+    size_t q_at = 0;  // in q_, bytes
+    int64_t row_first = 0;
+    KvTable kv;
+  };
+
+  explicit DeviceProblem(const GpuShape& shape, Pattern pattern)
+      : shape_(shape), pattern_(std::move(pattern)) {}
+  absl::Status Allocate();
+  void AddContext(int64_t tokens, int64_t first_page, int64_t pages);
+  absl::StatusOr<KvTable> OnHost(const Context& context, int kv_head, std::vector<std::byte>* bytes);
+
+  GpuShape shape_;
+  Pattern pattern_;
+  std::vector<Context> contexts_;
+  std::vector<BlockSet> keys_;
+  std::vector<AttendArgs> batch_;
+  cuda::DeviceRoom q_, kv_, out_, lse_;
+  int64_t rows_ = 0;  // of q over all contexts, times heads
+  int64_t visited_pairs_ = 0;
+  int64_t work_pairs_ = 0;
+  int64_t kv_bytes_ = 0;
+};
+
+}  // namespace annulus

@@ -1,0 +1,55 @@
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "bench/gpu/fill.h"
+
+namespace annulus {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kBlocks = 4096;
+
+__device__ inline uint64_t Mix(uint64_t x) {  // splitmix64
+  x += 0x9e3779b97f4a7c15;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
+  return x ^ (x >> 31);
+}
+
+__device__ inline float Normal(uint64_t seed, int64_t i) {  // Box and Muller
+  const uint64_t bits = Mix(seed ^ Mix(static_cast<uint64_t>(i)));
+  const float u = (static_cast<float>(bits >> 40) + 1) * 0x1p-24f;
+  const float v = static_cast<float>(bits & 0xffffff) * 0x1p-24f;
+  return sqrtf(-2 * logf(u)) * cospif(2 * v);
+}
+
+__global__ void Normals(void* to, int64_t count, int format, uint64_t seed) {
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count;
+       i += int64_t{kBlocks} * kThreads) {
+    const float x = Normal(seed, i);
+    if (format == 0) static_cast<float*>(to)[i] = x;
+    if (format == 1) static_cast<__half*>(to)[i] = __float2half(x);
+    if (format == 2) static_cast<__nv_bfloat16*>(to)[i] = __float2bfloat16(x);
+  }
+}
+
+__global__ void Values(float* to, int64_t count, float value) {
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count;
+       i += int64_t{kBlocks} * kThreads) {
+    to[i] = value;
+  }
+}
+
+}  // namespace
+
+cudaError_t FillNormal(void* to, int64_t count, int format, uint64_t seed, cudaStream_t stream) {
+  Normals<<<kBlocks, kThreads, 0, stream>>>(to, count, format, seed);
+  return cudaGetLastError();
+}
+
+cudaError_t FillValue(float* to, int64_t count, float value, cudaStream_t stream) {
+  Values<<<kBlocks, kThreads, 0, stream>>>(to, count, value);
+  return cudaGetLastError();
+}
+
+}  // namespace annulus

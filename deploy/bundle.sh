@@ -1,0 +1,22 @@
+#!/bin/sh
+# bundle.sh FOLDER PROGRAM…: copies the programs and the shared libraries that they need to FOLDER,
+# for machines where nothing can be installed. What belongs to every Linux (the C library, the
+# loader) and to the GPU's driver is left to the machine. FOLDER/PROGRAM runs as it is.
+set -eu
+folder=$1
+shift
+rm -rf "$folder"
+mkdir -p "$folder/bin" "$folder/lib"
+for program; do
+  name=$(basename "$program")
+  cp "$program" "$folder/bin/"
+  ldd "$program" | sed -n 's/.* => \(\/[^ ]*\) .*/\1/p' |
+    grep -Ev '/(libc|libm|libdl|librt|libpthread|libresolv|libcuda|ld-linux[^/]*)\.so' |
+    xargs -r cp -L -n -t "$folder/lib"
+  cat >"$folder/$name" <<END
+#!/bin/sh
+here=\$(dirname "\$(readlink -f "\$0")")
+LD_LIBRARY_PATH=\$here/lib\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH} exec "\$here/bin/$name" "\$@"
+END
+  chmod +x "$folder/$name"
+done
