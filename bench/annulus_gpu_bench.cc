@@ -114,6 +114,7 @@ absl::Status Run(const Flags& flags) {
                                        {"q_tokens", shape.q_tokens},
                                        {"contexts", shape.contexts},
                                        {"ragged", shape.ragged},
+                                       {"scattered", shape.scattered},
                                        {"heads", shape.heads},
                                        {"kv_heads", shape.kv_heads},
                                        {"head_dim", shape.head_dim},
@@ -144,6 +145,7 @@ int main(int argc, char** argv) {
       ->check(CLI::PositiveNumber);
   app.add_option("--contexts", shape.contexts)->check(CLI::PositiveNumber);
   app.add_flag("--ragged", shape.ragged, "lengths 1 : 2 : 3 : … of the same total");
+  app.add_flag("--scattered", shape.scattered, "pages lie anywhere in memory");
   app.add_option("--heads", shape.heads)->check(CLI::PositiveNumber);
   app.add_option("--kv-heads", shape.kv_heads)->check(CLI::PositiveNumber);
   app.add_option("--head-dim", shape.head_dim)->check(CLI::PositiveNumber);

@@ -110,7 +110,7 @@ void DeviceProblem::AddContext(int64_t tokens, int64_t first_page, int64_t pages
                        BlocksOf(tokens));
   context.kv.set_memory(MemoryKind::kDevice);
   // A step that has no common factor with the number of pages visits each of them once.
-  int64_t step = pages * 5 / 8 | 1;
+  int64_t step = shape_.scattered ? pages * 5 / 8 | 1 : 1;
   while (std::gcd(step, pages) != 1) step += 2;
   int64_t at = first_page;
   for (int64_t block = 0; block < BlocksOf(tokens); ++block) {

@@ -1,5 +1,4 @@
-// A problem whose tensors lie in the GPU's memory: random queries, and KV in pages of 64 tokens that
-// are scattered over the memory, as a service's are.
+// A problem whose tensors lie in the GPU's memory: random queries, and KV in pages of 64 tokens.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +17,8 @@ struct GpuShape {
   int64_t tokens = 1 << 14;    // of each context; of all together with `ragged`
   int64_t q_tokens = 1 << 14;  // the last ones of each context
   int contexts = 1;
-  bool ragged = false;  // lengths 1 : 2 : 3 : …, that sum to contexts · tokens
+  bool ragged = false;     // lengths 1 : 2 : 3 : …, that sum to contexts · tokens
+  bool scattered = false;  // pages lie anywhere, not one after the other
   int heads = 32;
   int kv_heads = 8;
   int head_dim = 128;

@@ -158,9 +158,11 @@ void CoordinatorCore::LoseWorker(WorkerId id, const absl::Status& why) {
   for (auto next = calls_.begin(); next != calls_.end();) {
     const auto call = next++;
     if (call->second.pending.erase(id) == 0 || !call->second.pending.empty()) continue;
-    // What was lost needs no release.
-    if (call->second.begin.kind == event::Begin::Kind::kRelease) Succeed(call);
-    if (call->second.begin.kind == event::Begin::Kind::kStep) EndStepIfDone(call);
+    if (call->second.begin.kind == event::Begin::Kind::kRelease) {
+      Succeed(call);  // what was lost needs no release
+    } else if (call->second.begin.kind == event::Begin::Kind::kStep) {
+      EndStepIfDone(call);
+    }
   }
   LoseMover(id);
   ForgetOldLosses();
