@@ -27,12 +27,7 @@ class Walk {
     for (; segment.blocks != 0 && at_ >= run_->count; ++run_) at_ -= run_->count;
   }
 
-  // Not to be called more often than the segment has blocks.
-  __device__ Cell Next() {
-    if (at_ == run_->count) {
-      at_ = 0;
-      ++run_;
-    }
+  __device__ Cell Now() const {
     Cell cell;
     cell.block = run_->first + at_ * run_->step;
 #pragma unroll
@@ -40,8 +35,12 @@ class Walk {
       const int sees = run_->sees[h];
       cell.sees[h] = sees < 0 ? sees : mask_ids_[sees + at_];
     }
-    ++at_;
     return cell;
+  }
+  // Goes on by so many blocks, which the segment must have.
+  __device__ void Skip(int blocks) {
+    at_ += blocks;
+    for (; at_ >= run_->count; ++run_) at_ -= run_->count;
   }
 
  private:

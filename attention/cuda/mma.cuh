@@ -21,6 +21,9 @@ __device__ inline void CopyAsync16(uint32_t to, const void* from, bool there) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from),
                "r"(bytes));
 }
+__device__ inline void CopyAsync16(uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;\n" ::"r"(to), "l"(from));
+}
 __device__ inline void CommitCopies() {
   asm volatile("cp.async.commit_group;\n" ::);
 }

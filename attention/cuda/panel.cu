@@ -71,7 +71,8 @@ struct Ahead {
 
 __device__ inline void Fetch(const Tile& tile, const Problem& problem, int step, Ahead& ahead) {
   Cell& cell = ahead.cells[step % Ahead::kSlots];
-  cell = ahead.walk.Next();
+  if (step != 0) ahead.walk.Skip(1);
+  cell = ahead.walk.Now();
   const auto* page = reinterpret_cast<const unsigned char*>(PageAt(tile, problem, cell.block));
   const uint32_t to = SharedAddress(&ahead.pages[step % Ahead::kSlots]);
   CopyAsync16(to, page, true);
@@ -209,7 +210,7 @@ __global__ void __launch_bounds__(PanelShape<kDim>::kThreads, kDim > 128 ? 1 : 2
     if (sees == kSeesNone) continue;
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
-      Soften<8>(s[m], problem.scale_log2, max[m], sum[m], out[m]);
+      Soften<8, false>(s[m], problem.scale_log2, max[m], sum[m], out[m]);
     }
     AddValues<T, kDim>(s, v, lane, out);
   }

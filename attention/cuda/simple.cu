@@ -119,7 +119,8 @@ __global__ void __launch_bounds__(32 * kWarps) Simple(const Work work, int first
     Walk walk;
     walk.Begin(work, tile, segment);
     for (int step = 1; step <= segment.blocks; ++step) {
-      const Cell cell = walk.Next();
+      if (step != 1) walk.Skip(1);
+      const Cell cell = walk.Now();
       if (work.stop != nullptr && step % kStopPeriod == 0 && __any_sync(~0u, *work.stop)) return;
       const uint64_t mask =
           RowMask(work, half, cell.sees[0], row, ExistingKeys(problem, cell.block));

@@ -1,20 +1,21 @@
 // The stream kernel: up to 16 query rows (a decode step's heads of one KV head) against many blocks.
-// Bound by memory: each of four warps reads its own 16 keys of every block through its own pipeline
-// of asynchronous copies, and waits for no other warp until the end, where the four merge.
+// Bound by memory: each of four warps reads every fourth block, 16 keys at a time, through its own
+// pipeline of asynchronous copies, and waits for no other warp until the end, where the four merge.
 #include "attention/cuda/panel.cuh"
 
 namespace annulus::cuda {
 namespace {
 
 inline constexpr int kWarps = 4;
-inline constexpr int kWarpKeys = kBlockKeys / kWarps;
+inline constexpr int kStageKeys = 16;
+inline constexpr int kBlockStages = kBlockKeys / kStageKeys;
 
 template <int kDim>
 struct StreamShape {
   static constexpr int kStages = kDim > 128 ? 2 : 3;
   static constexpr int kChunks = kDim / 8;
   static constexpr int kRowBytes = 2 * kDim;
-  static constexpr int kStageBytes = 2 * kWarpKeys * kRowBytes;  // K and V of one warp
+  static constexpr int kStageBytes = 2 * kStageKeys * kRowBytes;  // K and V
   static constexpr int kPipelineBytes = kWarps * kStages * kStageBytes;
   // What the warps give one another: max, sum and out of 16 rows each. It lies where the pipeline
   // was.
@@ -23,76 +24,95 @@ struct StreamShape {
   static_assert(kWarps * kStateFloats * 4 <= kPipelineBytes);
 };
 
+// Copies `keys` rows, at most kStageKeys, and zeros in the place of others and of dims that are not.
 template <typename T, int kDim>
-__device__ inline void LoadRows(const void* rows, int row_stride, int dim, int keys, int lane,
+__device__ inline void LoadRows(const T* rows, int row_stride, int dim, int keys, int lane,
                                 uint32_t to) {
   constexpr int kChunks = StreamShape<kDim>::kChunks;
-  const T* from = static_cast<const T*>(rows);
+  constexpr int kSteps = kStageKeys * kChunks / 32;
+  if (keys >= kStageKeys && dim == kDim && kChunks <= 32) {
+    constexpr int kRows = 32 / kChunks;  // by step
+    const int row = lane / kChunks;
+    const int chunk = lane % kChunks;
+    const T* from = rows + int64_t{row} * row_stride + chunk * 8;
 #pragma unroll
-  for (int step = 0; step < kWarpKeys * kChunks / 32; ++step) {
+    for (int step = 0; step < kSteps; ++step) {
+      CopyAsync16(to + ChunkOffset<kChunks>(row + step * kRows, chunk), from);
+      from += kRows * row_stride;
+    }
+    return;
+  }
+#pragma unroll
+  for (int step = 0; step < kSteps; ++step) {
     const int i = lane + 32 * step;
     const int row = i / kChunks;
     const int chunk = i % kChunks;
-    const bool there = from != nullptr && row < keys && chunk * 8 < dim;
+    const bool there = row < keys && chunk * 8 < dim;
     CopyAsync16(to + ChunkOffset<kChunks>(row, chunk),
-                there ? from + int64_t{row} * row_stride + chunk * 8 : from, there);
+                there ? rows + int64_t{row} * row_stride + chunk * 8 : rows, there);
   }
 }
 
-// The warp's keys of the blocks, some steps ahead of those that are computed.
+// The warp's blocks of a segment, some stages ahead of those that are computed.
 template <typename T, int kDim>
 class Loader {
  public:
-  __device__ Loader(const Work& work, const Tile& tile, const Problem& problem,
-                    const Segment& segment, int warp, int lane)
-      : work_(work),
-        tile_(tile),
-        problem_(problem),
-        key_(warp * kWarpKeys),
-        lane_(lane),
-        left_(segment.blocks) {
-    walk_.Begin(work, tile, segment);
+  // `blocks`: of this warp, the walk's at hand and every kWarps-th from it on.
+  __device__ Loader(const Work& work, const Tile& tile, const Problem& problem, const Walk& walk,
+                    int blocks, int lane)
+      : work_(work), tile_(tile), problem_(problem), walk_(walk), blocks_(blocks), lane_(lane) {
     Look();
   }
 
-  // Starts the copies of the next block; always a group of its own.
+  // Starts the copies of the next stage; always a group of its own.
   __device__ void Start(uint32_t to) {
-    if (left_ != 0) {
-      --left_;
-      const Page page = page_;
-      if (page.k == nullptr) ReportMissing(work_, tile_, block_);
-      const int64_t left = problem_.kv_tokens - int64_t{block_} * kBlockKeys - key_;
-      const int keys = left < 0 ? 0 : static_cast<int>(left);
-      Look();  // its page is on its way while this one's rows are
-      const T* k = static_cast<const T*>(page.k);
-      const T* v = static_cast<const T*>(page.v);
-      if (k != nullptr) {
-        k += int64_t{key_} * page.k_row_stride;
-        v += int64_t{key_} * page.v_row_stride;
+    if (stage_ == 0) {
+      if (blocks_ == 0) return CommitCopies();
+      --blocks_;
+      k_ = static_cast<const T*>(page_.k);
+      v_ = static_cast<const T*>(page_.v);
+      k_stride_ = page_.k_row_stride;
+      v_stride_ = page_.v_row_stride;
+      const int64_t left = problem_.kv_tokens - int64_t{block_} * kBlockKeys;
+      keys_ = left < kBlockKeys ? static_cast<int>(left) : kBlockKeys;
+      if (k_ == nullptr) {
+        ReportMissing(work_, tile_, block_);
+        keys_ = 0;
       }
-      LoadRows<T, kDim>(k, page.k_row_stride, problem_.head_dim, keys, lane_, to);
-      LoadRows<T, kDim>(v, page.v_row_stride, problem_.v_head_dim, keys, lane_,
-                        to + kWarpKeys * StreamShape<kDim>::kRowBytes);
+      Look();  // the next page is on its way while this one's rows are
     }
+    LoadRows<T, kDim>(k_, k_stride_, problem_.head_dim, keys_, lane_, to);
+    LoadRows<T, kDim>(v_, v_stride_, problem_.v_head_dim, keys_, lane_,
+                      to + kStageKeys * StreamShape<kDim>::kRowBytes);
     CommitCopies();
+    k_ += kStageKeys * k_stride_;
+    v_ += kStageKeys * v_stride_;
+    keys_ -= kStageKeys;
+    stage_ = (stage_ + 1) % kBlockStages;
   }
 
  private:
   __device__ void Look() {
-    if (left_ == 0) return;
-    block_ = walk_.Next().block;
+    if (blocks_ == 0) return;
+    block_ = walk_.Now().block;
     page_ = *PageAt(tile_, problem_, block_);
+    if (blocks_ > 1) walk_.Skip(kWarps);
   }
 
   const Work& work_;
   const Tile& tile_;
   const Problem& problem_;
   Walk walk_;
-  const int key_;
+  int blocks_;
   const int lane_;
-  int left_;
-  int block_ = 0;
+  int block_ = 0;  // to come
   Page page_;
+  const T* k_ = nullptr;  // at hand
+  const T* v_ = nullptr;
+  int k_stride_ = 0;
+  int v_stride_ = 0;
+  int keys_ = 0;
+  int stage_ = 0;
 };
 
 template <typename T, int kDim>
@@ -172,55 +192,73 @@ __device__ inline void StreamSegment(const Work& work, const Segment& segment,
 
   LoadQueries<T, kDim>(problem, half, q);
   CommitCopies();
-  Loader<T, kDim> loader(work, tile, problem, segment, warp, lane);
+  const int blocks = (segment.blocks - warp + kWarps - 1) / kWarps;
+  Walk walk;
+  walk.Begin(work, tile, segment);
+  if (blocks > 0) walk.Skip(warp);
+  Loader<T, kDim> loader(work, tile, problem, walk, blocks, lane);
 #pragma unroll
   for (int i = 0; i + 1 < kStages; ++i) loader.Start(pipeline + i * Shape::kStageBytes);
   WaitForCopies<kStages - 1>();
   __syncthreads();  // the queries are there
-  uint32_t queries[kDim / 16][4];
+  // Kept in registers where there is room.
+  constexpr bool kKeep = kDim <= 128;
+  uint32_t queries[kKeep ? kDim / 16 : 1][4];
+  const auto load_queries = [&](int d, uint32_t(&to)[4]) {
+    LoadMatrices(to, q + ChunkOffset<kChunks>(lane % 16, 2 * d + lane / 16));
+  };
 #pragma unroll
-  for (int d = 0; d < kDim / 16; ++d) {
-    LoadMatrices(queries[d], q + ChunkOffset<kChunks>(lane % 16, 2 * d + lane / 16));
-  }
+  for (int d = 0; kKeep && d < kDim / 16; ++d) load_queries(d, queries[d]);
 
   float out[kDim / 8][4] = {};
   float max[2] = {kNoScore, kNoScore};
   float sum[2] = {};
-  Walk walk;
-  walk.Begin(work, tile, segment);
-  int stage = 0;
-  for (int step = 1; step <= segment.blocks; ++step) {
-    const Cell cell = walk.Next();
+  int at = 0;  // of the pipeline's stages
+  for (int step = 1; step <= blocks; ++step) {
     if (work.stop != nullptr && step % kStopPeriod == 0 && __any_sync(~0u, *work.stop)) break;
-    WaitForCopies<kStages - 2>();
-    __syncwarp();  // this block is there for all lanes, and none reads the one before
-    loader.Start(pipeline + (stage == 0 ? kStages - 1 : stage - 1) * Shape::kStageBytes);
-    const uint32_t k = pipeline + stage * Shape::kStageBytes;
-    const uint32_t v = k + kWarpKeys * Shape::kRowBytes;
-    stage = stage + 1 == kStages ? 0 : stage + 1;
-    float s[2][4] = {};
-#pragma unroll
-    for (int d = 0; d < kDim / 16; ++d) {
-      uint32_t keys[4];
-      LoadMatrices(keys, k + ChunkOffset<kChunks>(lane % 8 + lane / 16 * 8, 2 * d + lane / 8 % 2));
-      Arithmetic<T>::Multiply(s[0], queries[d], keys[0], keys[1]);
-      Arithmetic<T>::Multiply(s[1], queries[d], keys[2], keys[3]);
-    }
+    const Cell cell = walk.Now();
+    if (step < blocks) walk.Skip(kWarps);
     const uint64_t existing = ExistingKeys(problem, cell.block);
-    if (cell.sees[0] >= 0 || existing != ~uint64_t{0}) {
-      const int shift = warp * kWarpKeys;
-      MaskScores<2>(s, RowMask(work, half, cell.sees[0], lane / 4, existing) >> shift,
-                    RowMask(work, half, cell.sees[0], lane / 4 + 8, existing) >> shift, lane);
+    const bool masked = cell.sees[0] >= 0 || existing != ~uint64_t{0};
+    uint64_t low = 0;
+    uint64_t high = 0;
+    if (masked) {
+      low = RowMask(work, half, cell.sees[0], lane / 4, existing);
+      high = RowMask(work, half, cell.sees[0], lane / 4 + 8, existing);
     }
-    Soften<2>(s, problem.scale_log2, max, sum, out);
-    uint32_t weights[4];
-    PackWeights<T>(s, 0, weights);
+    for (int i = 0; i < kBlockStages; ++i) {
+      WaitForCopies<kStages - 2>();
+      __syncwarp();  // this stage is there for all lanes, and none reads the one before
+      loader.Start(pipeline + (at == 0 ? kStages - 1 : at - 1) * Shape::kStageBytes);
+      const uint32_t k = pipeline + at * Shape::kStageBytes;
+      const uint32_t v = k + kStageKeys * Shape::kRowBytes;
+      at = at + 1 == kStages ? 0 : at + 1;
+      float s[2][4] = {};
 #pragma unroll
-    for (int n = 0; n < kDim / 16; ++n) {
-      uint32_t values[4];
-      LoadMatricesTransposed(values, v + ChunkOffset<kChunks>(lane % 16, 2 * n + lane / 16));
-      Arithmetic<T>::Multiply(out[2 * n], weights, values[0], values[1]);
-      Arithmetic<T>::Multiply(out[2 * n + 1], weights, values[2], values[3]);
+      for (int d = 0; d < kDim / 16; ++d) {
+        uint32_t keys[4];
+        LoadMatrices(keys,
+                     k + ChunkOffset<kChunks>(lane % 8 + lane / 16 * 8, 2 * d + lane / 8 % 2));
+        uint32_t(&these)[4] = queries[kKeep ? d : 0];
+        if constexpr (!kKeep) load_queries(d, these);
+        Arithmetic<T>::Multiply(s[0], these, keys[0], keys[1]);
+        Arithmetic<T>::Multiply(s[1], these, keys[2], keys[3]);
+      }
+      if (masked) {
+        MaskScores<2>(s, low, high, lane);
+        low >>= kStageKeys;
+        high >>= kStageKeys;
+      }
+      Soften<2, true>(s, problem.scale_log2, max, sum, out);
+      uint32_t weights[4];
+      PackWeights<T>(s, 0, weights);
+#pragma unroll
+      for (int n = 0; n < kDim / 16; ++n) {
+        uint32_t values[4];
+        LoadMatricesTransposed(values, v + ChunkOffset<kChunks>(lane % 16, 2 * n + lane / 16));
+        Arithmetic<T>::Multiply(out[2 * n], weights, values[0], values[1]);
+        Arithmetic<T>::Multiply(out[2 * n + 1], weights, values[2], values[3]);
+      }
     }
   }
 
