@@ -10,6 +10,14 @@
 
 namespace annulus {
 
+bool BuiltWithCuda() {
+#ifdef ANNULUS_CUDA
+  return true;
+#else
+  return false;
+#endif
+}
+
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(absl::string_view name, int threads) {
   if (threads < 0) {
     return absl::InvalidArgumentError(
@@ -17,17 +25,14 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(absl::string_view name, int
   }
   if (name == "cpu" || name == "auto") return MakeCpuBackend(threads);
   if (name == "reference") return MakeReferenceBackend(threads);
-  if (name == "cuda") {
 #ifdef ANNULUS_CUDA
-    return MakeCudaBackend();
-#else
-    return absl::FailedPreconditionError(
-        "backend is 'cuda', but this program was built without a CUDA toolkit (preset cuda)");
+  if (name == "cuda") return MakeCudaBackend();
 #endif
-  }
-  return absl::InvalidArgumentError(absl::StrCat("backend is '",
-                                                 absl::CHexEscape(name.substr(0, 40)),
-                                                 "', expected one of auto, cpu, cuda, reference"));
+  const absl::string_view known = BuiltWithCuda()
+                                      ? "auto, cpu, cuda, reference"
+                                      : "auto, cpu, reference (this program has no CUDA in it)";
+  return absl::InvalidArgumentError(absl::StrCat(
+      "backend is '", absl::CHexEscape(name.substr(0, 40)), "', expected one of ", known));
 }
 
 }  // namespace annulus

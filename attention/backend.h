@@ -76,9 +76,12 @@ class Backend {
   absl::Status Attend(const AttendArgs& args) { return AttendBatch({&args, 1}); }
 };
 
-// name: "cpu" (also "auto"), "cuda" (FAILED_PRECONDITION where there is no GPU, or the build has no
-// CUDA), "reference". `threads` compute threads, 0 for one per core, each on its own.
-// INVALID_ARGUMENT names the known backends.
+// Whether this program was built with the preset cuda, and knows the backend.
+bool BuiltWithCuda();
+
+// name: "cpu" (also "auto"), "cuda" (FAILED_PRECONDITION where there is no GPU), "reference".
+// `threads` compute threads, 0 for one per core, each on its own. INVALID_ARGUMENT names the
+// backends that this program knows.
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(absl::string_view name, int threads);
 
 }  // namespace annulus

@@ -13,6 +13,12 @@ for program; do
   ldd "$program" | sed -n 's/.* => \(\/[^ ]*\) .*/\1/p' |
     grep -Ev '/(libc|libm|libdl|librt|libpthread|libresolv|libcuda|ld-linux[^/]*)\.so' |
     xargs -r cp -L -n -t "$folder/lib"
+  # UCX loads its transports at run time, from a folder beside its library.
+  ucs=$(ldd "$program" | sed -n 's/.* => \(\/[^ ]*libucs\.so[^ ]*\) .*/\1/p')
+  if [ -n "$ucs" ]; then
+    mkdir -p "$folder/lib/ucx"
+    cp -L -n "$(dirname "$ucs")"/ucx/libuct*.so* "$(dirname "$ucs")"/ucx/libucm*.so* "$folder/lib/ucx/" 2>/dev/null || true
+  fi
   cat >"$folder/$name" <<END
 #!/bin/sh
 here=\$(dirname "\$(readlink -f "\$0")")

@@ -76,14 +76,14 @@ absl::Status WaitOrStop(absl::Span<const AttendArgs> batch, Workspace& workspace
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(int device, const cudaDeviceProp& properties)
+  CudaBackend(int device, const cudaDeviceProp& properties, int head_dim_max)
       : device_(device),
         thread_blocks_(kThreadBlocksPerProcessor * properties.multiProcessorCount) {
     capabilities_.name = "cuda";
     capabilities_.detail =
         absl::StrCat(properties.name, ", sm_", properties.major, properties.minor);
     capabilities_.dtypes = {DType::kF32, DType::kF16, DType::kBF16};
-    capabilities_.head_dim_max = cuda::kHeadDimMax;
+    capabilities_.head_dim_max = head_dim_max;
     capabilities_.head_dim_multiple = 8;
     capabilities_.device_memory = true;
   }
@@ -121,7 +121,8 @@ class CudaBackend final : public Backend {
     ANNULUS_RETURN_IF_ERROR(
         StatusOf(cudaEventRecord(workspace.uploaded.get(), stream), "cudaEventRecord"));
     ANNULUS_RETURN_IF_ERROR(cuda::LaunchAll(workspace.list, workspace.upload, stream));
-    if (workspace.upload.work().stop != nullptr) ANNULUS_RETURN_IF_ERROR(WaitOrStop(batch, workspace));
+    if (workspace.upload.work().stop != nullptr)
+      ANNULUS_RETURN_IF_ERROR(WaitOrStop(batch, workspace));
     cuda::Report report;
     ANNULUS_RETURN_IF_ERROR(workspace.upload.Finish(batch, stream, &report));
     if (report.missing == 0) return absl::OkStatus();
@@ -142,7 +143,8 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int device) {
   int devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&devices);
   if (error != cudaSuccess || device < 0 || device >= devices) {
-    const std::string why = error == cudaSuccess ? "" : absl::StrCat(" (", cudaGetErrorString(error), ")");
+    const std::string why =
+        error == cudaSuccess ? "" : absl::StrCat(" (", cudaGetErrorString(error), ")");
     return absl::FailedPreconditionError(
         absl::StrCat("GPU ", device, " is not here, ", devices, " are found", why));
   }
@@ -150,11 +152,13 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int device) {
   ANNULUS_RETURN_IF_ERROR(
       StatusOf(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties"));
   if (properties.major < 8) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("GPU ", device, " has compute capability ", properties.major, ".",
-                     properties.minor, ", expected at least 8.0"));
+    return absl::FailedPreconditionError(absl::StrCat("GPU ", device, " has compute capability ",
+                                                      properties.major, ".", properties.minor,
+                                                      ", expected at least 8.0"));
   }
-  return std::make_unique<CudaBackend>(device, properties);
+  ANNULUS_RETURN_IF_ERROR(StatusOf(cudaSetDevice(device), absl::StrCat("GPU ", device)));
+  ANNULUS_ASSIGN_OR_RETURN(const int head_dim_max, cuda::LoadAll());
+  return std::make_unique<CudaBackend>(device, properties, head_dim_max);
 }
 
 }  // namespace annulus

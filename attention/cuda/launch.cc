@@ -24,6 +24,23 @@ absl::Status LaunchOne(const Work& work, const Launch& launch, cudaStream_t stre
 
 }  // namespace
 
+absl::StatusOr<int> LoadAll() {
+  ANNULUS_RETURN_IF_ERROR(StatusOf(LoadSimple(), "loading the simple kernel"));
+  ANNULUS_RETURN_IF_ERROR(StatusOf(LoadMerge(), "loading the merge kernel"));
+  int most = 0;
+  for (const int dim : {64, 128, kHeadDimMax}) {
+    cudaError_t error = LoadPanel(dim);
+    if (error == cudaSuccess) error = LoadStream(dim);
+    if (error == cudaErrorInvalidValue && most != 0) {  // too little shared memory
+      cudaGetLastError();
+      break;
+    }
+    ANNULUS_RETURN_IF_ERROR(StatusOf(error, absl::StrCat("loading kernels of head dim ", dim)));
+    most = dim;
+  }
+  return most;
+}
+
 absl::Status LaunchAll(const WorkList& list, const Upload& upload, cudaStream_t stream) {
   for (const Launch& launch : list.launches()) {
     ANNULUS_RETURN_IF_ERROR(LaunchOne(upload.work(), launch, stream));

@@ -1,11 +1,12 @@
-// Merges the segments of tiles that were split: one thread block per row.
+// Merges the segments of tiles that were split: one thread block per row. Its warps share out the
+// segments, their lanes the dims.
 #include "attention/cuda/device.cuh"
 
 namespace annulus::cuda {
 namespace {
 
-inline constexpr int kThreads = 128;
-inline constexpr int kDimsPerThread = kHeadDimMax / kThreads;
+inline constexpr int kWarps = 8;
+inline constexpr int kDimsPerLane = kHeadDimMax / 32;
 
 struct Extent {
   const Half* half;
@@ -21,79 +22,78 @@ __device__ inline Extent ExtentOf(const Tile& tile, int at) {
   return {&tile.half[1], at - first, at, rows};
 }
 
-__device__ inline float Reduce(float x, float* room, bool is_max) {
-  for (int i = 16; i > 0; i /= 2) {
-    const float other = __shfl_xor_sync(~0u, x, i);
-    x = is_max ? fmaxf(x, other) : x + other;
-  }
-  __syncthreads();
-  if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = x;
-  __syncthreads();
-  x = room[0];
-  for (int i = 1; i < kThreads / 32; ++i) x = is_max ? fmaxf(x, room[i]) : x + room[i];
-  return x;
-}
+// The softmax state of a row over some segments: max in units of log2, out not divided by sum.
+struct State {
+  float max = kNoScore;
+  float sum = 0;
+  float out[kDimsPerLane] = {};
 
-__global__ void __launch_bounds__(kThreads) MergeRow(const Work work, const int32_t* tile_ids) {
-  __shared__ float room[kThreads / 32];
-  __shared__ float weights[kThreads];
-  __shared__ float old_lse;
+  // The dims of a lane are lane, lane + 32, …: `dim` of them all.
+  __device__ void Add(float other_max, float other_sum, const float* other_out, int dim, int lane) {
+    const float top = fmaxf(max, other_max);
+    if (top == kNoScore) return;
+    const float a = exp2f(max - top);
+    const float b = exp2f(other_max - top);
+    sum = a * sum + b * other_sum;
+    max = top;
+#pragma unroll
+    for (int i = 0; i < kDimsPerLane; ++i) {
+      if (lane + 32 * i < dim) out[i] = a * out[i] + b * other_out[lane + 32 * i];
+    }
+  }
+};
+
+__global__ void __launch_bounds__(32 * kWarps) MergeRow(const Work work, const int32_t* tile_ids) {
+  __shared__ float maxima[kWarps];
+  __shared__ float sums[kWarps];
+  __shared__ float outs[kWarps][kHeadDimMax];
   const Tile& tile = work.tiles[tile_ids[blockIdx.x]];
   const Problem& problem = work.problems[tile.problem];
   const Extent extent = ExtentOf(tile, static_cast<int>(blockIdx.y));
   if (extent.at >= extent.rows) return;
   const int dim = problem.v_head_dim;
-  const float* states = work.states + tile.state_first;
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
   const int64_t state_floats = int64_t{extent.rows} * (2 + dim);
-  float max = kNoScore;
-  float sum = 0;
-  float out[kDimsPerThread] = {};
-  for (int first = 0; first < tile.segments; first += kThreads) {
-    const int mine = first + static_cast<int>(threadIdx.x);
-    const float* state = nullptr;
-    if (mine < tile.segments) state = states + mine * state_floats;
-    const float my_max = state == nullptr ? kNoScore : state[extent.at];
-    const float top = fmaxf(max, Reduce(my_max, room, true));
-    if (top == kNoScore) continue;
-    const float shrink = exp2f(max - top);
-    const float weight = my_max == kNoScore ? 0 : exp2f(my_max - top);
-    weights[threadIdx.x] = weight;
-    const float add = weight == 0 ? 0 : weight * state[extent.rows + extent.at];
-    sum = sum * shrink + Reduce(add, room, false);
-    max = top;
-    for (int i = 0; i < kDimsPerThread; ++i) out[i] *= shrink;
-    const int count = min(kThreads, tile.segments - first);
-    for (int j = 0; j < count; ++j) {
-      const float* from =
-          states + (first + j) * state_floats + 2 * extent.rows + int64_t{extent.at} * dim;
-      for (int i = 0; i < kDimsPerThread; ++i) {
-        const int c = static_cast<int>(threadIdx.x) + kThreads * i;
-        if (c < dim) out[i] += weights[j] * from[c];
-      }
-    }
-    __syncthreads();  // the weights are read
+  State state;
+#pragma unroll 4
+  for (int i = warp; i < tile.segments; i += kWarps) {
+    const float* from = work.states + tile.state_first + i * state_floats;
+    state.Add(from[extent.at], from[extent.rows + extent.at],
+              from + 2 * extent.rows + extent.at * dim, dim, lane);
   }
-  const int64_t place = PlaceOf(problem, *extent.half, extent.row);
-  if (threadIdx.x == 0) old_lse = problem.lse[place];
+  if (lane == 0) {
+    maxima[warp] = state.max;
+    sums[warp] = state.sum;
+  }
+#pragma unroll
+  for (int i = 0; i < kDimsPerLane; ++i) outs[warp][lane + 32 * i] = state.out[i];
   __syncthreads();
-  const RowEnd end = EndOf(old_lse, max, sum);
+  if (warp != 0) return;
+  for (int w = 1; w < kWarps; ++w) state.Add(maxima[w], sums[w], outs[w], dim, lane);
+  const int64_t place = PlaceOf(problem, *extent.half, extent.row);
+  const RowEnd end = EndOf(problem.lse[place], state.max, state.sum);
+  __syncwarp();  // all have read lse
   if (end.new_weight == 0) return;
-  if (threadIdx.x == 0) problem.lse[place] = end.lse;
-  for (int i = 0; i < kDimsPerThread; ++i) {
-    const int c = static_cast<int>(threadIdx.x) + kThreads * i;
-    if (c >= dim) continue;
-    float* to = problem.out + place * dim + c;
-    *to = (end.old_weight == 0 ? 0 : end.old_weight * *to) + end.new_weight * out[i];
+  if (lane == 0) problem.lse[place] = end.lse;
+  for (int i = 0; i < kDimsPerLane && lane + 32 * i < dim; ++i) {
+    float* to = problem.out + place * dim + lane + 32 * i;
+    *to = (end.old_weight == 0 ? 0 : end.old_weight * *to) + end.new_weight * state.out[i];
   }
 }
 
 }  // namespace
 
+cudaError_t LoadMerge() {
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, MergeRow);
+}
+
 cudaError_t LaunchMerge(const Work& work, const int32_t* tile_ids, int count,
                         cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
   const dim3 grid(static_cast<unsigned>(count), 2 * kPanelRows);
-  MergeRow<<<grid, kThreads, 0, stream>>>(work, tile_ids);
+  MergeRow<<<grid, 32 * kWarps, 0, stream>>>(work, tile_ids);
   return cudaGetLastError();
 }
 

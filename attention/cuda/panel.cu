@@ -180,7 +180,8 @@ __global__ void __launch_bounds__(PanelShape<kDim>::kThreads, kDim > 128 ? 1 : 2
     const int block = ahead.cells[slot].block;
     WaitForCopies<0>();
     __syncthreads();  // K is there, and nobody reads the V before
-    if (work.stop != nullptr && (step + 1) % kStopPeriod == 0 && __syncthreads_or(*work.stop)) {
+    if (work.stop != nullptr && (step + 1) % kStopPeriod == 0 &&
+        __syncthreads_or(threadIdx.x == 0 && *work.stop)) {
       return;
     }
     LoadBlock<T, kDim>(ahead.pages[slot].v, ahead.pages[slot].v_row_stride, problem.v_head_dim,
@@ -231,13 +232,21 @@ __global__ void __launch_bounds__(PanelShape<kDim>::kThreads, kDim > 128 ? 1 : 2
 }
 
 template <typename T, int kDim>
+cudaError_t Load() {
+  return cudaFuncSetAttribute(Panel<T, kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              PanelShape<kDim>::kSharedBytes);
+}
+
+template <int kDim>
+cudaError_t LoadBoth() {
+  const cudaError_t error = Load<__nv_bfloat16, kDim>();
+  return error == cudaSuccess ? Load<__half, kDim>() : error;
+}
+
+template <typename T, int kDim>
 cudaError_t Launch(const Work& work, int first, int count, cudaStream_t stream) {
-  using Shape = PanelShape<kDim>;
-  const cudaError_t error =
-      cudaFuncSetAttribute(Panel<T, kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           Shape::kSharedBytes);
-  if (error != cudaSuccess) return error;
-  Panel<T, kDim><<<count, Shape::kThreads, Shape::kSharedBytes, stream>>>(work, first);
+  Panel<T, kDim>
+      <<<count, PanelShape<kDim>::kThreads, PanelShape<kDim>::kSharedBytes, stream>>>(work, first);
   return cudaGetLastError();
 }
 
@@ -249,6 +258,11 @@ cudaError_t LaunchFor(const Work& work, int dim, int first, int count, cudaStrea
 }
 
 }  // namespace
+
+cudaError_t LoadPanel(int dim) {
+  if (dim <= 64) return LoadBoth<64>();
+  return dim <= 128 ? LoadBoth<128>() : LoadBoth<256>();
+}
 
 cudaError_t LaunchPanel(const Work& work, Format format, int dim, int first, int count,
                         cudaStream_t stream) {

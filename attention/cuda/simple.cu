@@ -135,6 +135,11 @@ __global__ void __launch_bounds__(32 * kWarps) Simple(const Work work, int first
 
 }  // namespace
 
+cudaError_t LoadSimple() {
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, Simple);
+}
+
 cudaError_t LaunchSimple(const Work& work, int first, int count, cudaStream_t stream) {
   Simple<<<count, 32 * kWarps, 0, stream>>>(work, first);
   return cudaGetLastError();

@@ -20,7 +20,7 @@ struct StreamShape {
   // What the warps give one another: max, sum and out of 16 rows each. It lies where the pipeline
   // was.
   static constexpr int kStateFloats = kStreamRows * (2 + kDim);
-  static constexpr int kSharedBytes = kPipelineBytes + kStreamRows * kRowBytes;
+  static constexpr int kSharedBytes = kPipelineBytes + kStreamRows * kRowBytes + kSharedAlign;
   static_assert(kWarps * kStateFloats * 4 <= kPipelineBytes);
 };
 
@@ -178,7 +178,7 @@ __device__ inline void EndTile(const Work& work, const Problem& problem, const H
 // One segment. All of the shared memory is free before and after it.
 template <typename T, int kDim>
 __device__ inline void StreamSegment(const Work& work, const Segment& segment,
-                                     unsigned char* shared) {
+                                     unsigned char* memory) {
   using Shape = StreamShape<kDim>;
   constexpr int kChunks = Shape::kChunks;
   constexpr int kStages = Shape::kStages;
@@ -187,6 +187,8 @@ __device__ inline void StreamSegment(const Work& work, const Segment& segment,
   const Half& half = tile.half[0];
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
+  unsigned char* shared =
+      memory + (AlignShared(SharedAddress(memory)) - SharedAddress(memory));
   const uint32_t pipeline = SharedAddress(shared) + warp * kStages * Shape::kStageBytes;
   const uint32_t q = SharedAddress(shared) + Shape::kPipelineBytes;
 
@@ -204,8 +206,9 @@ __device__ inline void StreamSegment(const Work& work, const Segment& segment,
   // Kept in registers where there is room.
   constexpr bool kKeep = kDim <= 128;
   uint32_t queries[kKeep ? kDim / 16 : 1][4];
+  const uint32_t q_first = q + ChunkOffset<kChunks>(lane % 16, lane / 16);
   const auto load_queries = [&](int d, uint32_t(&to)[4]) {
-    LoadMatrices(to, q + ChunkOffset<kChunks>(lane % 16, 2 * d + lane / 16));
+    LoadMatrices(to, NextChunks(q_first, d));
   };
 #pragma unroll
   for (int d = 0; kKeep && d < kDim / 16; ++d) load_queries(d, queries[d]);
@@ -213,6 +216,10 @@ __device__ inline void StreamSegment(const Work& work, const Segment& segment,
   float out[kDim / 8][4] = {};
   float max[2] = {kNoScore, kNoScore};
   float sum[2] = {};
+  // Where in a stage the lane's first chunks lie.
+  const uint32_t k_first = ChunkOffset<kChunks>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+  const uint32_t v_first =
+      kStageKeys * Shape::kRowBytes + ChunkOffset<kChunks>(lane % 16, lane / 16);
   int at = 0;  // of the pipeline's stages
   for (int step = 1; step <= blocks; ++step) {
     if (work.stop != nullptr && step % kStopPeriod == 0 && __any_sync(~0u, *work.stop)) break;
@@ -230,15 +237,14 @@ __device__ inline void StreamSegment(const Work& work, const Segment& segment,
       WaitForCopies<kStages - 2>();
       __syncwarp();  // this stage is there for all lanes, and none reads the one before
       loader.Start(pipeline + (at == 0 ? kStages - 1 : at - 1) * Shape::kStageBytes);
-      const uint32_t k = pipeline + at * Shape::kStageBytes;
-      const uint32_t v = k + kStageKeys * Shape::kRowBytes;
+      const uint32_t k = pipeline + at * Shape::kStageBytes + k_first;
+      const uint32_t v = pipeline + at * Shape::kStageBytes + v_first;
       at = at + 1 == kStages ? 0 : at + 1;
       float s[2][4] = {};
 #pragma unroll
       for (int d = 0; d < kDim / 16; ++d) {
         uint32_t keys[4];
-        LoadMatrices(keys,
-                     k + ChunkOffset<kChunks>(lane % 8 + lane / 16 * 8, 2 * d + lane / 8 % 2));
+        LoadMatrices(keys, NextChunks(k, d));
         uint32_t(&these)[4] = queries[kKeep ? d : 0];
         if constexpr (!kKeep) load_queries(d, these);
         Arithmetic<T>::Multiply(s[0], these, keys[0], keys[1]);
@@ -255,7 +261,7 @@ __device__ inline void StreamSegment(const Work& work, const Segment& segment,
 #pragma unroll
       for (int n = 0; n < kDim / 16; ++n) {
         uint32_t values[4];
-        LoadMatricesTransposed(values, v + ChunkOffset<kChunks>(lane % 16, 2 * n + lane / 16));
+        LoadMatricesTransposed(values, NextChunks(v, n));
         Arithmetic<T>::Multiply(out[2 * n], weights, values[0], values[1]);
         Arithmetic<T>::Multiply(out[2 * n + 1], weights, values[2], values[3]);
       }
@@ -288,13 +294,21 @@ __global__ void __launch_bounds__(32 * kWarps, kDim > 128 ? 1 : 2)
 }
 
 template <typename T, int kDim>
+cudaError_t Load() {
+  return cudaFuncSetAttribute(Stream<T, kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              StreamShape<kDim>::kSharedBytes);
+}
+
+template <int kDim>
+cudaError_t LoadBoth() {
+  const cudaError_t error = Load<__nv_bfloat16, kDim>();
+  return error == cudaSuccess ? Load<__half, kDim>() : error;
+}
+
+template <typename T, int kDim>
 cudaError_t Launch(const Work& work, int first, int count, cudaStream_t stream) {
-  using Shape = StreamShape<kDim>;
-  const cudaError_t error =
-      cudaFuncSetAttribute(Stream<T, kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           Shape::kSharedBytes);
-  if (error != cudaSuccess) return error;
-  Stream<T, kDim><<<count, 32 * kWarps, Shape::kSharedBytes, stream>>>(work, first);
+  Stream<T, kDim>
+      <<<count, 32 * kWarps, StreamShape<kDim>::kSharedBytes, stream>>>(work, first);
   return cudaGetLastError();
 }
 
@@ -307,8 +321,13 @@ cudaError_t LaunchFor(const Work& work, int dim, int first, int count, cudaStrea
 
 }  // namespace
 
+cudaError_t LoadStream(int dim) {
+  if (dim <= 64) return LoadBoth<64>();
+  return dim <= 128 ? LoadBoth<128>() : LoadBoth<256>();
+}
+
 cudaError_t LaunchStream(const Work& work, Format format, int dim, int first, int count,
-                         cudaStream_t stream) {
+                        cudaStream_t stream) {
   if (format == Format::kBF16) return LaunchFor<__nv_bfloat16>(work, dim, first, count, stream);
   return LaunchFor<__half>(work, dim, first, count, stream);
 }

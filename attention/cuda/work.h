@@ -27,11 +27,11 @@ struct alignas(16) Page {
 
 // One AttendArgs.
 struct Problem {
-  const void* q = nullptr;     // rows of heads of head_dim elements
+  const void* q = nullptr;      // rows of heads of head_dim elements
   const Page* pages = nullptr;  // of `kv_heads` heads by block: pages[block · kv_heads + head]
-  float* out = nullptr;        // [rows, heads, v_head_dim], merged into
-  float* lse = nullptr;        // [rows, heads], natural log
-  int64_t q_token_stride = 0;  // elements
+  float* out = nullptr;         // [rows, heads, v_head_dim], merged into
+  float* lse = nullptr;         // [rows, heads], natural log
+  int64_t q_token_stride = 0;   // elements
   int64_t q_head_stride = 0;
   int64_t kv_tokens = 0;
   int32_t kv_heads = 0;
@@ -122,6 +122,14 @@ enum class Kernel : int {
   kSimple,  // one half of up to 64 rows in f32: any format, any scale
 };
 
+// Loads the kernels for head dims of at most `dim`, 64, 128 or 256, into the current device: before
+// the first launch, since loading waits for kernels that run. An error if the device has too little
+// shared memory for them.
+cudaError_t LoadPanel(int dim);
+cudaError_t LoadStream(int dim);
+cudaError_t LoadSimple();
+cudaError_t LoadMerge();
+
 // Runs segments (LaunchStream: lanes) [first, first + count), whose problems have this format and
 // head dims (both) of at most `dim`, 64, 128 or 256; kSimple takes any.
 cudaError_t LaunchPanel(const Work& work, Format format, int dim, int first, int count,
@@ -131,7 +139,6 @@ cudaError_t LaunchStream(const Work& work, Format format, int dim, int first, in
 cudaError_t LaunchSimple(const Work& work, int first, int count, cudaStream_t stream);
 
 // Merges the segments of the tiles tile_ids[0..count), each of which has several, into out and lse.
-cudaError_t LaunchMerge(const Work& work, const int32_t* tile_ids, int count,
-                        cudaStream_t stream);
+cudaError_t LaunchMerge(const Work& work, const int32_t* tile_ids, int count, cudaStream_t stream);
 
 }  // namespace annulus::cuda

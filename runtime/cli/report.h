@@ -73,6 +73,7 @@ struct VersionReport {
   std::string simd;  // the target chosen on this machine
   std::vector<std::string> transports;
   bool cuda = false;
+  std::string gpu;  // that it would compute on, or why there is none; "" without CUDA
 };
 std::string ToJson(const VersionReport& report);
 std::string ToText(const VersionReport& report);

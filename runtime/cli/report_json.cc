@@ -171,7 +171,8 @@ std::string ToJson(const VersionReport& report) {
                {"build_type", report.build_type},
                {"simd", report.simd},
                {"transports", report.transports},
-               {"cuda", report.cuda}});
+               {"cuda", report.cuda},
+               {"gpu", report.gpu}});
 }
 
 }  // namespace annulus

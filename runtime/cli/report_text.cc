@@ -171,7 +171,7 @@ std::string ToText(const ClusterStatus& status) {
 std::string ToText(const VersionReport& report) {
   return absl::StrFormat("annulus %s (%s build), SIMD %s, transports %s, CUDA %s\n", report.version,
                          report.build_type, report.simd, absl::StrJoin(report.transports, " "),
-                         report.cuda ? "yes" : "no");
+                         report.cuda ? absl::StrCat("yes: ", report.gpu) : "no");
 }
 
 }  // namespace annulus

@@ -22,6 +22,11 @@ absl::Status RunVersion(const Arguments& args, const Console& console) {
   report.build_type = ANNULUS_BUILD_TYPE;
   report.simd = backend->capabilities().detail;
   report.transports = {"local", "ucx"};
+  report.cuda = BuiltWithCuda();
+  if (report.cuda) {
+    const absl::StatusOr<std::unique_ptr<Backend>> cuda = MakeBackend("cuda", 1);
+    report.gpu = cuda.ok() ? (*cuda)->capabilities().detail : std::string(cuda.status().message());
+  }
   *console.out << (json ? ToJson(report) : ToText(report)) << std::flush;
   return absl::OkStatus();
 }

@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "attention/backend.h"
 #include "attention/pattern.h"
 #include "sharding/plan.h"
 #include "tests/catch.h"
@@ -249,7 +250,7 @@ TEST_CASE("attend: wrong input is refused in one line that names it") {
       {{{"--placement", "zagzig"}}, "zagzig"},
       {{{"--placement", "block-cyclic:0"}}, "block-cyclic:0"},
       {{{"--dtype", "f8"}}, "f8"},
-      {{{"--backend", "cuda"}}, "cuda"},
+      {{{"--backend", "tpu"}}, "tpu"},
       {{{"--workers", "0"}}, "--workers"},
       {{{"--repeat", "0"}}, "--repeat"},
       {{{"--workers", "2"}, {"--endpoint", "localhost:1"}}, "--endpoint"},
@@ -380,7 +381,7 @@ TEST_CASE("help and version") {
     CHECK(absl::StrContains(help.out, "--config"));
   }
   const json version = json::parse(RunHere({"version", "--json"}).out);
-  CHECK(version["cuda"] == false);
+  CHECK(version["cuda"] == BuiltWithCuda());
   CHECK_FALSE(version["simd"].get<std::string>().empty());
 }
 

@@ -1,0 +1,189 @@
+"""Attention on one GPU beside its peers, in one run: ours, peer, ours, peer; medians.
+
+    python3 bench/gpu/gpu.py --program build/bundle/annulus_gpu_bench --out FILE.csv [--only REGEX]
+
+Ours is annulus_gpu_bench, which checks sampled rows against float64; peers are PyTorch's
+scaled_dot_product_attention (cuDNN, FlashAttention 2) and FlexAttention with the same mask. TFLOP/s
+are 4·visited pairs·d over all query heads / time; GB/s of a decode are the bytes of K and V, read
+once, / time. Times are of device events, with a cold L2; inputs are random normal.
+"""
+
+import argparse
+import csv
+import datetime
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+
+WARM_UPS = 3
+FLUSH_BYTES = 256 << 20
+# name, kind, tokens, queries, contexts, heads, KV heads, head dim, pattern, peers
+PREFILL = "prefill"
+DECODE = "decode"
+SDPA = ("cudnn", "fa2")
+CASES = [
+    ("full-16k", PREFILL, 1 << 14, 1 << 14, 1, 16, 16, 128, "full", SDPA),
+    ("causal-16k", PREFILL, 1 << 14, 1 << 14, 1, 16, 16, 128, "causal", SDPA),
+    ("causal-32k", PREFILL, 1 << 15, 1 << 15, 1, 32, 8, 128, "causal", SDPA),
+    ("causal-128k", PREFILL, 1 << 17, 1 << 17, 1, 32, 8, 128, "causal", SDPA),
+    ("causal-16k-d64", PREFILL, 1 << 14, 1 << 14, 1, 32, 8, 64, "causal", SDPA),
+    ("causal-16k-d256", PREFILL, 1 << 14, 1 << 14, 1, 8, 8, 256, "causal", SDPA),
+    ("causal-64k", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "causal", ("flex",)),
+    ("s2-64k", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "s2(128,8,16)", ("flex",)),
+    ("window-64k", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "window(4096)", ("flex",)),
+    ("decode-128k", DECODE, 1 << 17, 1, 1, 32, 8, 128, "causal", SDPA),
+    ("decode-1M", DECODE, 1 << 20, 1, 1, 32, 8, 128, "causal", SDPA),
+    ("decode-16x64k", DECODE, 1 << 16, 1, 16, 32, 8, 128, "causal", SDPA),
+    ("decode-16-ragged", DECODE, 1 << 16, 1, 16, 32, 8, 128, "causal", ()),
+]
+COLUMNS = ("date gpu commit case tokens q_tokens contexts heads kv_heads head_dim pattern dtype "
+           "ours_ms ours_tflops ours_gb_per_s share_of_copy peer peer_ms peer_rate ratio "
+           "copy_gb_per_s matmul_tflops max_rel_err max_lse_err").split()
+
+
+def median(values):
+    return sorted(values)[len(values) // 2]
+
+
+def ours(program, case, repeat):
+    name, _, tokens, queries, contexts, heads, kv_heads, dim, pattern, _ = case
+    command = [program, "--tokens", tokens, "--q-tokens", queries, "--contexts", contexts,
+               "--heads", heads, "--kv-heads", kv_heads, "--head-dim", dim, "--pattern", pattern,
+               "--repeat", repeat, "--check", 4 if tokens >= 1 << 20 else 8]
+    if name.endswith("ragged"):
+        command.append("--ragged")
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    return json.loads(done.stdout)
+
+
+def time_calls(torch, call, repeat):
+    """Milliseconds, the median."""
+    flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
+    times = []
+    for i in range(WARM_UPS + repeat):
+        flush.fill_(i % 256)
+        begin = torch.cuda.Event(enable_timing=True)
+        end = torch.cuda.Event(enable_timing=True)
+        begin.record()
+        call()
+        end.record()
+        end.synchronize()
+        if i >= WARM_UPS:
+            times.append(begin.elapsed_time(end))
+    return median(times)
+
+
+def mask_of(pattern, kv_heads, group):
+    """The pattern as a FlexAttention mask, its S2 heads spread over the stride."""
+    if pattern == "causal":
+        return lambda b, h, q, k: q >= k
+    if pattern == "window(4096)":
+        return lambda b, h, q, k: (q >= k) & (q - k < 4096)
+    block, local, stride = map(int, re.findall(r"\d+", pattern.removeprefix("s2")))
+
+    def s2(b, h, q, k):
+        i, j = q // block, k // block
+        residue = (h // group) * stride // kv_heads
+        return (q >= k) & ((i - j < local) | (j % stride == residue))
+    return s2
+
+
+def peer_call(torch, peer, case):
+    _, kind, tokens, queries, contexts, heads, kv_heads, dim, pattern, _ = case
+    shape = functools.partial(torch.randn, dtype=torch.bfloat16, device="cuda")
+    q = shape(contexts, heads, queries, dim)
+    k = shape(contexts, kv_heads, tokens, dim)
+    v = shape(contexts, kv_heads, tokens, dim)
+    if peer == "flex":
+        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+        mask = create_block_mask(mask_of(pattern, kv_heads, heads // kv_heads), None, heads,
+                                 tokens, tokens, device="cuda", BLOCK_SIZE=128, _compile=True)
+        flex = torch.compile(flex_attention)
+        return lambda: flex(q, k, v, block_mask=mask, enable_gqa=heads != kv_heads)
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    backend = SDPBackend.CUDNN_ATTENTION if peer == "cudnn" else SDPBackend.FLASH_ATTENTION
+
+    def call():
+        with sdpa_kernel(backend):
+            torch.nn.functional.scaled_dot_product_attention(
+                q, k, v, is_causal=pattern == "causal" and kind == PREFILL,
+                enable_gqa=heads != kv_heads)
+    return call
+
+
+def matmul_tflops(torch):
+    a = torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda")
+    b = torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda")
+    return 2 * 8192 ** 3 / time_calls(torch, lambda: a @ b, 10) / 1e9
+
+
+def run_case(torch, args, case, row, writer):
+    kind, peers = case[1], case[-1]
+    first = ours(args.program, case, args.repeat)
+    for peer in peers or ("",):
+        peer_ms = 0.0
+        if peer:
+            try:
+                with torch.inference_mode():
+                    call = peer_call(torch, peer, case)
+                    peer_ms = time_calls(torch, call, args.repeat)
+            except Exception as error:  # whatever a peer cannot do is its own affair
+                print(f"{case[0]} {peer}: {str(error).splitlines()[0][:120]}", file=sys.stderr)
+            call = None
+            torch.cuda.empty_cache()
+        second = ours(args.program, case, args.repeat)
+        ms = median([first["ms"], second["ms"]]) if peer == "" else (first["ms"] + second["ms"]) / 2
+        scale = second["ms"] / ms
+        rate = second["gb_per_s" if kind == DECODE else "tflops"] * scale
+        out = dict(row, case=case[0], ours_ms=round(ms, 4),
+                   ours_tflops=round(second["tflops"] * scale, 1),
+                   ours_gb_per_s=round(second["gb_per_s"] * scale, 1), peer=peer)
+        for name in COLUMNS:
+            if name in second and name not in out:
+                out[name] = second[name]
+        if kind == DECODE:
+            out["share_of_copy"] = round(out["ours_gb_per_s"] / second["copy_gb_per_s"], 3)
+        if peer_ms:
+            out.update(peer_ms=round(peer_ms, 4), peer_rate=round(rate * ms / peer_ms, 1),
+                       ratio=round(peer_ms / ms, 3))
+        writer.writerow(out)
+        print(f"{case[0]:18} {rate:8.1f} {'GB/s' if kind == DECODE else 'TFLOP/s'}"
+              f"  copy {out.get('share_of_copy', '-'):>5}  {peer:6} {out.get('peer_rate', '-'):>8}"
+              f"  ratio {out.get('ratio', '-'):>5}  err {second['max_rel_err']:.1e}",
+              file=sys.stderr, flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--program", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--only", default="", help="a regular expression on the cases' names")
+    parser.add_argument("--repeat", type=int, default=20)
+    args = parser.parse_args()
+    import torch
+    row = {"date": datetime.date.today().isoformat(), "gpu": torch.cuda.get_device_name(),
+           "commit": os.environ.get("ANNULUS_COMMIT", "unknown"),
+           "matmul_tflops": round(matmul_tflops(torch), 1)}
+    failed = False
+    with open(args.out, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        for case in CASES:
+            if not re.search(args.only, case[0]):
+                continue
+            try:
+                run_case(torch, args, case, row, writer)
+            except RuntimeError as error:
+                print(f"{case[0]}: {error}", file=sys.stderr)
+                failed = True
+            file.flush()
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
