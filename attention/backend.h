@@ -1,6 +1,7 @@
 // Backend: turns (queries, block list, KV shard) into a partial. One of the three plug-in seams.
 // Implementations: cpu (attention/cpu), cuda (attention/cuda), reference (float64 oracle,
-// attention/reference); each passes the agreement suite, cases outside its capabilities skipped by name.
+// attention/reference); each passes the agreement suite, cases outside its capabilities skipped by
+// name.
 // A backend is shared by threads: calls may be made concurrently on disjoint outputs.
 #pragma once
 
@@ -44,9 +45,9 @@ struct AttendArgs {
   int group = 1;                // query heads per KV head, ≥ 1
   const KvTable* kv = nullptr;  // holds every page of `keys` that the pattern reads
   const Pattern* pattern = nullptr;
-  const BlockSet* keys = nullptr;  // KV blocks to visit; others are not read
-  float scale = 1.0f;              // scores are scale·q·k, finite
-  PartialView into;                // [rows, heads.count, v_head_dim]: merged into, in place
+  const BlockSet* keys = nullptr;         // KV blocks to visit; others are not read
+  float scale = 1.0f;                     // scores are scale·q·k, finite
+  PartialView into;                       // [rows, heads.count, v_head_dim]: merged into, in place
   MemoryKind memory = MemoryKind::kHost;  // where q and into lie; kv says it of its pages
   const std::atomic<bool>* cancel = nullptr;  // checked every few ms; may be null
 };

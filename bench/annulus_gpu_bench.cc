@@ -1,6 +1,6 @@
 // One shape of attention on one GPU: its time by device events, with a cold L2, beside the copy
-// bandwidth of the same process, and its error against float64. One JSON line; bench/gpu/gpu.py runs
-// it beside its peers.
+// bandwidth of the same process, and its error against float64. One JSON line; bench/gpu/gpu.py
+// runs it beside its peers.
 #include <algorithm>
 #include <iostream>
 #include <string>
@@ -9,8 +9,8 @@
 #include "CLI/CLI.hpp"
 #include "attention/cuda/cuda_backend.h"
 #include "attention/cuda/launch.h"
-#include "bench/gpu/device_problem.h"
 #include "base/status.h"
+#include "bench/gpu/device_problem.h"
 #include "nlohmann/json.hpp"
 
 namespace annulus {
@@ -22,7 +22,8 @@ using cuda::StatusOf;
 using cuda::Stream;
 
 constexpr int kThreadBlocksPerProcessor = 2;
-constexpr int kWarmUps = 3;
+// Of runs before those that count: clocks rise only under work.
+constexpr double kWarmUpMs = 300;
 constexpr size_t kFlushBytes = size_t{256} << 20;
 
 struct Flags {
@@ -93,13 +94,15 @@ absl::Status Run(const Flags& flags) {
   DeviceRoom flush;
   ANNULUS_RETURN_IF_ERROR(flush.Reserve(kFlushBytes));
   std::vector<double> times;
-  for (int i = 0; i < kWarmUps + flags.repeat; ++i) {
+  double warm_ms = 0;
+  while (std::ssize(times) < flags.repeat) {
     ANNULUS_RETURN_IF_ERROR(problem->Reset(stream));
-    cudaMemsetAsync(flush.data(), i, kFlushBytes, stream);
+    cudaMemsetAsync(flush.data(), 1, kFlushBytes, stream);
     timer.Start(stream);
     ANNULUS_RETURN_IF_ERROR(cuda::LaunchAll(list, upload, stream));
     ANNULUS_ASSIGN_OR_RETURN(const double ms, timer.Stop(stream));
-    if (i >= kWarmUps) times.push_back(ms);
+    if (warm_ms >= kWarmUpMs) times.push_back(ms);
+    warm_ms += ms;
   }
   // What is checked went through the backend, as all calls do.
   ANNULUS_RETURN_IF_ERROR(problem->Reset(stream));

@@ -114,7 +114,7 @@ def sources():
     for top in SOURCE_FOLDERS:
         for folder, _, names in os.walk(os.path.join(ROOT, top)):
             for name in names:
-                if name.endswith((".h", ".cc", ".proto", ".cmake", "CMakeLists.txt")):
+                if name.endswith((".h", ".cc", ".cu", ".cuh", ".proto", ".cmake", "CMakeLists.txt")):
                     yield os.path.relpath(os.path.join(folder, name), ROOT)
 
 

@@ -89,8 +89,7 @@ cudaError_t LoadMerge() {
   return cudaFuncGetAttributes(&attributes, MergeRow);
 }
 
-cudaError_t LaunchMerge(const Work& work, const int32_t* tile_ids, int count,
-                        cudaStream_t stream) {
+cudaError_t LaunchMerge(const Work& work, const int32_t* tile_ids, int count, cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
   const dim3 grid(static_cast<unsigned>(count), 2 * kPanelRows);
   MergeRow<<<grid, 32 * kWarps, 0, stream>>>(work, tile_ids);

@@ -49,8 +49,7 @@ struct Arithmetic;
 
 template <>
 struct Arithmetic<__nv_bfloat16> {
-  static __device__ void Multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
-                                  uint32_t b1) {
+  static __device__ void Multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
         "{%8,%9}, {%0,%1,%2,%3};\n"
@@ -65,8 +64,7 @@ struct Arithmetic<__nv_bfloat16> {
 
 template <>
 struct Arithmetic<__half> {
-  static __device__ void Multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
-                                  uint32_t b1) {
+  static __device__ void Multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
         "{%8,%9}, {%0,%1,%2,%3};\n"

@@ -14,8 +14,7 @@ struct PanelShape {
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kChunks = kDim / 8;
   static constexpr int kRowBytes = 2 * kDim;
-  static constexpr int kSharedBytes =
-      (2 * kPanelRows + 2 * kBlockKeys) * kRowBytes + kSharedAlign;
+  static constexpr int kSharedBytes = (2 * kPanelRows + 2 * kBlockKeys) * kRowBytes + kSharedAlign;
 };
 
 template <typename T, int kDim>
@@ -51,8 +50,8 @@ __device__ inline void LoadBlock(const void* rows, int row_stride, int dim, int 
 #pragma unroll
   for (int step = 0; step < kBlockKeys / kRows; ++step) {
     const bool there = exists && row + step * kRows < keys;
-    CopyAsync16(to + step * kRows * Shape::kRowBytes, there ? from + step * kRows * row_stride : from,
-                there);
+    CopyAsync16(to + step * kRows * Shape::kRowBytes,
+                there ? from + step * kRows * row_stride : from, there);
   }
 }
 
@@ -110,8 +109,7 @@ __device__ inline void Score(uint32_t q, uint32_t k, int warp_row, int lane,
 // out += weights · V.
 template <typename T, int kDim>
 __device__ inline void AddValues(const float (&s)[PanelShape<kDim>::kRowTiles][8][4], uint32_t v,
-                                 int lane,
-                                 float (&out)[PanelShape<kDim>::kRowTiles][kDim / 8][4]) {
+                                 int lane, float (&out)[PanelShape<kDim>::kRowTiles][kDim / 8][4]) {
   using Shape = PanelShape<kDim>;
   constexpr int kRowTiles = Shape::kRowTiles;
   v += ChunkOffset<Shape::kChunks>(lane % 16, lane / 16);
@@ -217,8 +215,8 @@ __global__ void __launch_bounds__(PanelShape<kDim>::kThreads, kDim > 128 ? 1 : 2
   }
 
   const int base = h == 0 ? 0 : tile.half[0].tokens * tile.half[0].heads;
-  const int rows = tile.half[0].tokens * tile.half[0].heads +
-                   tile.half[1].tokens * tile.half[1].heads;
+  const int rows =
+      tile.half[0].tokens * tile.half[0].heads + tile.half[1].tokens * tile.half[1].heads;
 #pragma unroll
   for (int m = 0; m < kRowTiles; ++m) {
     const float whole[2] = {SumOfRow(sum[m][0]), SumOfRow(sum[m][1])};

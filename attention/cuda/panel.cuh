@@ -32,8 +32,8 @@ __device__ inline void MaskScores(Scores<kTiles>& s, uint64_t low, uint64_t high
 // sums and accumulators. max is that of the raw scores; sum is this thread's part. kRare: where few
 // steps bring a new maximum to any of the warp's rows, the others are spared the rescaling.
 template <int kTiles, bool kRare, int kOuts>
-__device__ inline void Soften(Scores<kTiles>& s, float scale_log2, float (&max)[2],
-                              float (&sum)[2], float (&out)[kOuts][4]) {
+__device__ inline void Soften(Scores<kTiles>& s, float scale_log2, float (&max)[2], float (&sum)[2],
+                              float (&out)[kOuts][4]) {
   float top[2] = {max[0], max[1]};
 #pragma unroll
   for (int n = 0; n < kTiles; ++n) {

@@ -1,6 +1,7 @@
-// The stream kernel: up to 16 query rows (a decode step's heads of one KV head) against many blocks.
-// Bound by memory: each of four warps reads every fourth block, 16 keys at a time, through its own
-// pipeline of asynchronous copies, and waits for no other warp until the end, where the four merge.
+// The stream kernel: up to 16 query rows (a decode step's heads of one KV head) against many
+// blocks. Bound by memory: each of four warps reads every fourth block, 16 keys at a time, through
+// its own pipeline of asynchronous copies, and waits for no other warp until the end, where the
+// four merge.
 #include "attention/cuda/panel.cuh"
 
 namespace annulus::cuda {
@@ -24,7 +25,8 @@ struct StreamShape {
   static_assert(kWarps * kStateFloats * 4 <= kPipelineBytes);
 };
 
-// Copies `keys` rows, at most kStageKeys, and zeros in the place of others and of dims that are not.
+// Copies `keys` rows, at most kStageKeys, and zeros in the place of others and of dims that are
+// not.
 template <typename T, int kDim>
 __device__ inline void LoadRows(const T* rows, int row_stride, int dim, int keys, int lane,
                                 uint32_t to) {
@@ -187,8 +189,7 @@ __device__ inline void StreamSegment(const Work& work, const Segment& segment,
   const Half& half = tile.half[0];
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  unsigned char* shared =
-      memory + (AlignShared(SharedAddress(memory)) - SharedAddress(memory));
+  unsigned char* shared = memory + (AlignShared(SharedAddress(memory)) - SharedAddress(memory));
   const uint32_t pipeline = SharedAddress(shared) + warp * kStages * Shape::kStageBytes;
   const uint32_t q = SharedAddress(shared) + Shape::kPipelineBytes;
 
@@ -307,8 +308,7 @@ cudaError_t LoadBoth() {
 
 template <typename T, int kDim>
 cudaError_t Launch(const Work& work, int first, int count, cudaStream_t stream) {
-  Stream<T, kDim>
-      <<<count, 32 * kWarps, StreamShape<kDim>::kSharedBytes, stream>>>(work, first);
+  Stream<T, kDim><<<count, 32 * kWarps, StreamShape<kDim>::kSharedBytes, stream>>>(work, first);
   return cudaGetLastError();
 }
 
@@ -327,7 +327,7 @@ cudaError_t LoadStream(int dim) {
 }
 
 cudaError_t LaunchStream(const Work& work, Format format, int dim, int first, int count,
-                        cudaStream_t stream) {
+                         cudaStream_t stream) {
   if (format == Format::kBF16) return LaunchFor<__nv_bfloat16>(work, dim, first, count, stream);
   return LaunchFor<__half>(work, dim, first, count, stream);
 }

@@ -1,5 +1,5 @@
-// What one batch needs on the device: the work list, and copies of what lies in host memory. Reused,
-// so that a warm upload allocates nothing. One thread.
+// What one batch needs on the device: the work list, and copies of what lies in host memory.
+// Reused, so that a warm upload allocates nothing. One thread.
 #pragma once
 
 #include <cstdint>
@@ -77,7 +77,7 @@ class Upload {
 
   Work work_;
   const int32_t* split_tiles_ = nullptr;
-  PinnedRoom host_;    // lists and tensors, as they lie in device_
+  PinnedRoom host_;  // lists and tensors, as they lie in device_
   DeviceRoom device_;
   size_t bytes_ = 0;  // used of both
   Slots slots_;

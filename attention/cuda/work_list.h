@@ -1,6 +1,6 @@
 // How one batch of the CUDA backend is cut: into tiles (query rows that share a KV head, with the
-// runs of KV blocks they see), and those into segments, the unit of a thread block. Pure; reused, so
-// that a warm list allocates little. What it makes goes to the device as it is.
+// runs of KV blocks they see), and those into segments, the unit of a thread block. Pure; reused,
+// so that a warm list allocates little. What it makes goes to the device as it is.
 #pragma once
 
 #include <cstdint>
@@ -65,8 +65,8 @@ class WorkList {
   // [first, end) of runs_, made for one class of KV heads.
   struct KnownRuns {
     int head_class = 0;
-    bool twice = false;             // for two halves that see the same
-    int64_t other_q_begin = -1;     // for two that do not: where the other one's queries begin
+    bool twice = false;          // for two halves that see the same
+    int64_t other_q_begin = -1;  // for two that do not: where the other one's queries begin
     int32_t first = 0;
     int32_t end = 0;
   };
@@ -101,7 +101,7 @@ class WorkList {
   std::vector<int32_t> split_tiles_;
   int64_t state_floats_ = 0;
 
-  int32_t problem_ = 0;  // the one at hand
+  int32_t problem_ = 0;               // the one at hand
   std::vector<int32_t> v_head_dims_;  // by problem
   std::vector<KnownRuns> known_runs_;
   std::vector<std::optional<Waiting>> waiting_;  // by KV head of the problem

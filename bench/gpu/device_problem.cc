@@ -104,10 +104,9 @@ void DeviceProblem::AddContext(int64_t tokens, int64_t first_page, int64_t pages
   context.q_tokens = shape_.q_tokens;
   context.row_first = static_cast<int64_t>(contexts_.size()) * shape_.q_tokens;
   const size_t element = SizeOf(shape_.dtype);
-  context.q_at =
-      static_cast<size_t>(context.row_first * shape_.heads * shape_.head_dim) * element;
-  context.kv = KvTable(shape_.dtype, 0, shape_.kv_heads, shape_.head_dim, shape_.head_dim,
-                       BlocksOf(tokens));
+  context.q_at = static_cast<size_t>(context.row_first * shape_.heads * shape_.head_dim) * element;
+  context.kv =
+      KvTable(shape_.dtype, 0, shape_.kv_heads, shape_.head_dim, shape_.head_dim, BlocksOf(tokens));
   context.kv.set_memory(MemoryKind::kDevice);
   // A step that has no common factor with the number of pages visits each of them once.
   int64_t step = shape_.scattered ? pages * 5 / 8 | 1 : 1;
@@ -117,14 +116,12 @@ void DeviceProblem::AddContext(int64_t tokens, int64_t first_page, int64_t pages
     for (int head = 0; head < shape_.kv_heads; ++head, ++at) {
       const int64_t page = at * step % pages;
       const std::byte* k = kv_.data() + static_cast<size_t>(page) * PageBytes(shape_);
-      context.kv.Set(head, block,
-                     {k, k + PageBytes(shape_) / 2, shape_.head_dim, shape_.head_dim});
+      context.kv.Set(head, block, {k, k + PageBytes(shape_) / 2, shape_.head_dim, shape_.head_dim});
     }
   }
   const int group = shape_.heads / shape_.kv_heads;
   for (int head = 0; head < shape_.kv_heads; ++head) {
-    const PairCount pairs =
-        pattern_.CountPairs(head, {tokens - context.q_tokens, tokens}, tokens);
+    const PairCount pairs = pattern_.CountPairs(head, {tokens - context.q_tokens, tokens}, tokens);
     visited_pairs_ += pairs.visited * group;
     work_pairs_ += pairs.work * group;
   }

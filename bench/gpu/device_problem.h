@@ -58,7 +58,8 @@ class DeviceProblem {
       : shape_(shape), pattern_(std::move(pattern)) {}
   absl::Status Allocate();
   void AddContext(int64_t tokens, int64_t first_page, int64_t pages);
-  absl::StatusOr<KvTable> OnHost(const Context& context, int kv_head, std::vector<std::byte>* bytes);
+  absl::StatusOr<KvTable> OnHost(const Context& context, int kv_head,
+                                 std::vector<std::byte>* bytes);
 
   GpuShape shape_;
   Pattern pattern_;

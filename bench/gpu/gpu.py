@@ -18,7 +18,7 @@ import re
 import subprocess
 import sys
 
-WARM_UPS = 3
+WARM_UP_MS = 300  # clocks rise only under work
 FLUSH_BYTES = 256 << 20
 # name, kind, tokens, queries, contexts, heads, KV heads, head dim, pattern, peers
 PREFILL = "prefill"
@@ -65,16 +65,18 @@ def time_calls(torch, call, repeat):
     """Milliseconds, the median."""
     flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
     times = []
-    for i in range(WARM_UPS + repeat):
-        flush.fill_(i % 256)
+    warm_ms = 0
+    while len(times) < repeat:
+        flush.fill_(1)
         begin = torch.cuda.Event(enable_timing=True)
         end = torch.cuda.Event(enable_timing=True)
         begin.record()
         call()
         end.record()
         end.synchronize()
-        if i >= WARM_UPS:
+        if warm_ms >= WARM_UP_MS:
             times.append(begin.elapsed_time(end))
+        warm_ms += begin.elapsed_time(end)
     return median(times)
 
 
@@ -101,8 +103,9 @@ def peer_call(torch, peer, case):
     v = shape(contexts, kv_heads, tokens, dim)
     if peer == "flex":
         from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-        mask = create_block_mask(mask_of(pattern, kv_heads, heads // kv_heads), None, heads,
-                                 tokens, tokens, device="cuda", BLOCK_SIZE=128, _compile=True)
+        mask = torch.compile(create_block_mask)(
+            mask_of(pattern, kv_heads, heads // kv_heads), None, heads, tokens, tokens,
+            device="cuda", BLOCK_SIZE=128)
         flex = torch.compile(flex_attention)
         return lambda: flex(q, k, v, block_mask=mask, enable_gqa=heads != kv_heads)
     from torch.nn.attention import SDPBackend, sdpa_kernel

@@ -71,7 +71,8 @@ absl::StatusOr<std::optional<std::string>> ParseBenchFlags(const std::vector<std
   options.Add("plan", kinds + ",…", "one or several, separated by commas (auto: the cheapest)",
               SetPlans(&flags->plans));
   AddProblem(&options, &flags->problem, &v_head_dim);
-  options.Add("backend", "auto|cpu|cuda|reference", "what computes (auto)", SetText(&flags->backend));
+  options.Add("backend", "auto|cpu|cuda|reference", "what computes (auto)",
+              SetText(&flags->backend));
   options.Add("threads", "N", "compute threads of a rank (its share of the cores)",
               SetCount(&flags->threads, 0, kThreadsMax));
   options.Add("repeat", "N", "times each plan runs after a warm-up; the median counts (5)",

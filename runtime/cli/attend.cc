@@ -52,7 +52,8 @@ Options OptionsOf(AttendFlags* flags) {
   options.Add("scale", "S", "scores are S q·k (1/sqrt(d))", SetFloat(&flags->scale));
   options.Add("dtype", "f32|f16|bf16", "what q, k, v are rounded to (the files', which must agree)",
               SetParsed(&flags->dtype, ParseDType));
-  options.Add("backend", "auto|cpu|cuda|reference", "what computes (auto)", SetText(&flags->backend));
+  options.Add("backend", "auto|cpu|cuda|reference", "what computes (auto)",
+              SetText(&flags->backend));
   options.Exclude("backend", "endpoint");
   options.Add("repeat", "N", "attend N times, report the median time (1)",
               SetCount(&flags->repeat, 1, kRepeatMax));

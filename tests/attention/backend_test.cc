@@ -209,7 +209,8 @@ TEST_CASE("a batch of uneven problems gives what each gives alone") {
     REQUIRE(backend->AttendBatch(batch).ok());
     for (size_t i = 0; i < problems.size(); ++i) {
       INFO("problem " << i << ": " << problems[i]->shape().ToString());
-      CheckAgainst(problems[i]->Oracle(), OutTolerance(*backend, problems[i]->shape()), &together[i]);
+      CheckAgainst(problems[i]->Oracle(), OutTolerance(*backend, problems[i]->shape()),
+                   &together[i]);
     }
     // A problem that makes no sense, or is cancelled, fails the batch.
     const std::atomic<bool> cancelled{true};

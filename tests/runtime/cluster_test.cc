@@ -14,6 +14,13 @@
 namespace annulus {
 namespace {
 
+// Of every call, once a worker is lost. Instrumented programs take many times as long.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr int kErrorWithinMs = 5000;
+#else
+constexpr int kErrorWithinMs = 500;
+#endif
+
 using test::LayerKv;
 using test::LocalCluster;
 
@@ -192,7 +199,7 @@ TEST_CASE("A worker killed under load: right answers or errors, then survivors s
   for (std::thread& caller : callers) caller.join();
   CHECK(wrong == 0);
   CHECK(odd_errors == 0);
-  CHECK(slowest_ms < 500);
+  CHECK(slowest_ms < kErrorWithinMs);
 
   const absl::Status lost = service.Attend(Attend(id, q, 500, "causal", std::nullopt), {}).status();
   CHECK(absl::IsDataLoss(lost));
