@@ -19,10 +19,10 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "base/memory_kind.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "base/memory_kind.h"
 
 namespace annulus {
 

@@ -143,8 +143,7 @@ absl::Status Upload::FindHostPages(absl::Span<const AttendArgs> batch, const Wor
   return absl::OkStatus();
 }
 
-absl::Status Upload::FindHostPage(const AttendArgs& args, size_t problem, int head,
-                                  int64_t block) {
+absl::Status Upload::FindHostPage(const AttendArgs& args, size_t problem, int head, int64_t block) {
   const KvTable& kv = *args.kv;
   const int kv_head = kv.kv_head_first() + head;
   const KvPage page = block < kv.blocks() ? kv.page(kv_head, block) : KvPage();
@@ -157,8 +156,7 @@ absl::Status Upload::FindHostPage(const AttendArgs& args, size_t problem, int he
   };
   const size_t k_at = rows(page.k, page.k_row_stride, kv.head_dim());
   const size_t v_at = rows(page.v, page.v_row_stride, kv.v_head_dim());
-  host_pages_.push_back(
-      {problem, static_cast<size_t>(block * kv.kv_heads() + head), k_at, v_at});
+  host_pages_.push_back({problem, static_cast<size_t>(block * kv.kv_heads() + head), k_at, v_at});
   return absl::OkStatus();
 }
 
@@ -277,8 +275,8 @@ absl::Status Upload::Finish(absl::Span<const AttendArgs> batch, cudaStream_t str
     ANNULUS_RETURN_IF_ERROR(CopyAsync(host_.data() + out.at, device_.data() + out.at, bytes,
                                       cudaMemcpyDeviceToHost, stream));
   }
-  ANNULUS_RETURN_IF_ERROR(CopyAsync(flags_host_.data(), flags_.data(), sizeof(Report),
-                                    cudaMemcpyDeviceToHost, stream));
+  ANNULUS_RETURN_IF_ERROR(
+      CopyAsync(flags_host_.data(), flags_.data(), sizeof(Report), cudaMemcpyDeviceToHost, stream));
   ANNULUS_RETURN_IF_ERROR(Wait(stream));
   std::memcpy(report, flags_host_.data(), sizeof(Report));
   for (size_t i = 0; i < batch.size(); ++i) {

@@ -130,8 +130,8 @@ void WorkList::AddQueries(const AttendArgs& args, int kv_head, int32_t row_first
     waiting = Waiting{*first, queries};
     return;
   }
-  AddTile(args, kv_head, kernel, RunsOfTwo(args, kv_head, waiting->queries, queries),
-          waiting->half, &*first);
+  AddTile(args, kv_head, kernel, RunsOfTwo(args, kv_head, waiting->queries, queries), waiting->half,
+          &*first);
   waiting.reset();
 }
 
@@ -193,8 +193,10 @@ int32_t WorkList::Sees(const AttendArgs& args, int kv_head, TokenRange q, bool f
 }
 
 void WorkList::AddRun(const BlockRun& blocks, int32_t a, int32_t b) {
-  runs_.push_back({static_cast<int32_t>(blocks.first), static_cast<int32_t>(blocks.step),
-                   static_cast<int32_t>(blocks.count), {a, b}});
+  runs_.push_back({static_cast<int32_t>(blocks.first),
+                   static_cast<int32_t>(blocks.step),
+                   static_cast<int32_t>(blocks.count),
+                   {a, b}});
 }
 
 WorkList::KnownRuns WorkList::RunsOf(const AttendArgs& args, int kv_head, const Queries& a,
@@ -256,8 +258,7 @@ WorkList::KnownRuns WorkList::RunsOfTwo(const AttendArgs& args, int kv_head, con
 }
 
 void WorkList::AddSegment(int32_t tile, int64_t block_first, int64_t blocks) {
-  segments_.push_back(
-      {tile, static_cast<int32_t>(block_first), static_cast<int32_t>(blocks), -1});
+  segments_.push_back({tile, static_cast<int32_t>(block_first), static_cast<int32_t>(blocks), -1});
   ++tiles_[static_cast<size_t>(tile)].segments;
 }
 

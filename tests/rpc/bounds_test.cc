@@ -54,7 +54,7 @@ TEST_CASE("a client that does not read its answer is cut, and its place is free"
               .figure = absl::StrCat(grown >> 20, " MiB held, freed after ",
                                      absl::FormatDuration(took - kStallMax / 2)),
               .met = took - kStallMax / 2 <= absl::Seconds(1)});
-  CHECK(grown < int64_t{128} << 20);  // the answer, and less than as much again
+  CHECK(grown < int64_t{128} << 20);           // the answer, and less than as much again
   CHECK(took < kStallMax + absl::Seconds(5));  // loose, for sanitizers and busy hosts
   v1::AttendReplyPart part;
   while (stream->Read(&part)) {
