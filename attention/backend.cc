@@ -18,7 +18,8 @@ bool BuiltWithCuda() {
 #endif
 }
 
-absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(absl::string_view name, int threads) {
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(absl::string_view name, int threads,
+                                                     int place) {
   if (threads < 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("threads is ", threads, ", expected 0 (one per core) or more"));
@@ -26,7 +27,7 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(absl::string_view name, int
   if (name == "cpu" || name == "auto") return MakeCpuBackend(threads);
   if (name == "reference") return MakeReferenceBackend(threads);
 #ifdef ANNULUS_CUDA
-  if (name == "cuda") return MakeCudaBackend();
+  if (name == "cuda") return MakeCudaBackend(place);
 #endif
   const absl::string_view known = BuiltWithCuda()
                                       ? "auto, cpu, cuda, reference"

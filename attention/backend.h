@@ -16,6 +16,7 @@
 #include "absl/types/span.h"
 #include "attention/block_set.h"
 #include "attention/kv_view.h"
+#include "attention/memory_space.h"
 #include "attention/partial.h"
 #include "attention/pattern.h"
 #include "attention/tensor.h"
@@ -59,6 +60,8 @@ struct BackendCapabilities {
   int head_dim_max = 0;
   int head_dim_multiple = 1;
   bool device_memory = false;  // also computes on tensors in its GPU's memory
+  int gpus = 0;                // that backends of this name on this machine take in turn
+  int64_t gpu_bytes = 0;       // of its GPU's memory
 };
 
 class Backend {
@@ -75,14 +78,22 @@ class Backend {
   virtual absl::Status AttendBatch(absl::Span<const AttendArgs> batch) = 0;
 
   absl::Status Attend(const AttendArgs& args) { return AttendBatch({&args, 1}); }
+
+  // Where tensors and pages should lie for this backend. Lives as long as it.
+  virtual MemorySpace& memory() { return HostMemory(); }
+
+  // Why it will never compute again, for example since its GPU is lost; OK as long as it can.
+  virtual absl::Status health() const { return absl::OkStatus(); }
 };
 
 // Whether this program was built with the preset cuda, and knows the backend.
 bool BuiltWithCuda();
 
 // name: "cpu" (also "auto"), "cuda" (FAILED_PRECONDITION where there is no GPU), "reference".
-// `threads` compute threads, 0 for one per core, each on its own. INVALID_ARGUMENT names the
-// backends that this program knows.
-absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(absl::string_view name, int threads);
+// `threads` compute threads, 0 for one per core, each on its own. `place`: which of the ranks or
+// workers on this machine asks; they take its GPUs in turn. INVALID_ARGUMENT names the backends
+// that this program knows.
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(absl::string_view name, int threads,
+                                                     int place = 0);
 
 }  // namespace annulus

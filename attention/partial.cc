@@ -77,12 +77,15 @@ absl::Status Finalise(PartialView partial) {
     bool nan = std::isnan(partial.lse[r]);
     for (int64_t c = 0; c < dim; ++c) nan |= std::isnan(out[c]);
     if (nan) {
-      return absl::InternalError(absl::StrCat("the merged answer holds NaN in row ",
-                                              r / partial.heads, ", head ", r % partial.heads,
-                                              " of the partial"));
+      return NanInRow(r / partial.heads, r % partial.heads);
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status NanInRow(int64_t row, int64_t head) {
+  return absl::InternalError(
+      absl::StrCat("the merged answer holds NaN in row ", row, ", head ", head, " of the partial"));
 }
 
 }  // namespace annulus

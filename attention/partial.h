@@ -58,5 +58,7 @@ void MergeHeads(PartialView into, int64_t head_first, PartialView from);
 // out 0 and lse −inf, whatever its accumulator holds. INTERNAL if a value is NaN (finite input
 // cannot give one), naming row and head; the caller must then not answer.
 absl::Status Finalise(PartialView partial);
+// What it then says.
+absl::Status NanInRow(int64_t row, int64_t head);
 
 }  // namespace annulus

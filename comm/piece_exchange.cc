@@ -36,8 +36,7 @@ PieceExchange::~PieceExchange() {
 }
 
 absl::StatusOr<Exchange::Ticket> PieceExchange::Post(absl::Span<const SendOp> sends,
-                                                     absl::Span<const RecvOp> receives,
-                                                     StreamHandle) {
+                                                     absl::Span<const RecvOp> receives) {
   ANNULUS_RETURN_IF_ERROR(CheckOps(sends, receives, world()));
   const auto to_self = [this](const auto& op) { return op.peer == rank_; };
   const size_t own = std::count_if(sends.begin(), sends.end(), to_self) +

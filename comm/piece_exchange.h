@@ -34,8 +34,8 @@ class PieceExchange final : public Exchange {
   const Capabilities& capabilities() const override { return capabilities_; }
   int rank() const override { return rank_; }
   int world() const override { return static_cast<int>(members_.size()); }
-  absl::StatusOr<Ticket> Post(absl::Span<const SendOp> sends, absl::Span<const RecvOp> receives,
-                              StreamHandle stream) override;
+  absl::StatusOr<Ticket> Post(absl::Span<const SendOp> sends,
+                              absl::Span<const RecvOp> receives) override;
   absl::Status Wait(Ticket ticket, absl::Time deadline) override;
   void Abort(absl::Status why) override;
   Counters counters() const override;

@@ -10,9 +10,10 @@
 #include "absl/strings/str_cat.h"
 #include "attention/attend_args.h"
 #include "attention/cuda/launch.h"
-#include "attention/cuda/memory.h"
+#include "attention/cuda/space.h"
 #include "attention/cuda/upload.h"
 #include "attention/cuda/work_list.h"
+#include "base/cuda/handles.h"
 #include "base/status.h"
 
 namespace annulus {
@@ -76,8 +77,10 @@ absl::Status WaitOrStop(absl::Span<const AttendArgs> batch, Workspace& workspace
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(int device, const cudaDeviceProp& properties, int head_dim_max)
+  CudaBackend(int device, int devices, const cudaDeviceProp& properties, int head_dim_max,
+              std::unique_ptr<cuda::Space> space)
       : device_(device),
+        space_(std::move(space)),
         thread_blocks_(kThreadBlocksPerProcessor * properties.multiProcessorCount) {
     capabilities_.name = "cuda";
     capabilities_.detail =
@@ -86,9 +89,16 @@ class CudaBackend final : public Backend {
     capabilities_.head_dim_max = head_dim_max;
     capabilities_.head_dim_multiple = 8;
     capabilities_.device_memory = true;
+    capabilities_.gpus = devices;
+    capabilities_.gpu_bytes = static_cast<int64_t>(properties.totalGlobalMem);
   }
 
   const BackendCapabilities& capabilities() const override { return capabilities_; }
+  MemorySpace& memory() override { return *space_; }
+  absl::Status health() const override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return lost_.ok() ? space_->health() : lost_;
+  }
 
   absl::Status AttendBatch(absl::Span<const AttendArgs> batch) override {
     for (const AttendArgs& args : batch) {
@@ -97,9 +107,11 @@ class CudaBackend final : public Backend {
     if (IsCancelled(batch)) return AttendCancelled();
     ANNULUS_RETURN_IF_ERROR(StatusOf(cudaSetDevice(device_), absl::StrCat("GPU ", device_)));
     ANNULUS_ASSIGN_OR_RETURN(std::unique_ptr<Workspace> workspace, TakeWorkspace());
-    // After an error the workspace may still be in use on the device: its end waits for that.
-    ANNULUS_RETURN_IF_ERROR(Run(batch, *workspace));
+    const absl::Status status = Run(batch, *workspace);
     const std::lock_guard<std::mutex> lock(mutex_);
+    if (absl::IsUnavailable(status)) lost_ = status;
+    // After an error the workspace may still be in use on the device: its end waits for that.
+    ANNULUS_RETURN_IF_ERROR(status);
     idle_.push_back(std::move(workspace));
     return absl::OkStatus();
   }
@@ -131,23 +143,28 @@ class CudaBackend final : public Backend {
   }
 
   const int device_;
+  const std::unique_ptr<cuda::Space> space_;
   const int thread_blocks_;
   BackendCapabilities capabilities_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
+  absl::Status lost_;                             // not OK once the GPU is lost
   std::vector<std::unique_ptr<Workspace>> idle_;  // at most one per concurrent caller
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int device) {
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int place) {
   int devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&devices);
-  if (error != cudaSuccess || device < 0 || device >= devices) {
+  if (error != cudaSuccess || devices == 0) {
     const std::string why =
         error == cudaSuccess ? "" : absl::StrCat(" (", cudaGetErrorString(error), ")");
-    return absl::FailedPreconditionError(
-        absl::StrCat("GPU ", device, " is not here, ", devices, " are found", why));
+    return absl::FailedPreconditionError(absl::StrCat("no GPU is found here", why));
   }
+  if (place < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("place is ", place, ", expected 0 or more"));
+  }
+  const int device = place % devices;
   cudaDeviceProp properties;
   ANNULUS_RETURN_IF_ERROR(
       StatusOf(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties"));
@@ -158,7 +175,8 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int device) {
   }
   ANNULUS_RETURN_IF_ERROR(StatusOf(cudaSetDevice(device), absl::StrCat("GPU ", device)));
   ANNULUS_ASSIGN_OR_RETURN(const int head_dim_max, cuda::LoadAll());
-  return std::make_unique<CudaBackend>(device, properties, head_dim_max);
+  ANNULUS_ASSIGN_OR_RETURN(std::unique_ptr<cuda::Space> space, cuda::Space::Create(device));
+  return std::make_unique<CudaBackend>(device, devices, properties, head_dim_max, std::move(space));
 }
 
 }  // namespace annulus

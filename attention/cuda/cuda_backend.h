@@ -10,8 +10,8 @@
 
 namespace annulus {
 
-// Computes on GPU `device`, as the CUDA runtime counts them. FAILED_PRECONDITION if there is none,
-// or it is older.
-absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int device = 0);
+// Computes on GPU `place` modulo their number, as the CUDA runtime counts them. FAILED_PRECONDITION
+// if there is none, or it is older.
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int place = 0);
 
 }  // namespace annulus

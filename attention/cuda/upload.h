@@ -10,9 +10,9 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "attention/backend.h"
-#include "attention/cuda/memory.h"
 #include "attention/cuda/work.h"
 #include "attention/cuda/work_list.h"
+#include "base/cuda/handles.h"
 
 namespace annulus::cuda {
 

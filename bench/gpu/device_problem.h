@@ -9,7 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "attention/backend.h"
-#include "attention/cuda/memory.h"
+#include "base/cuda/handles.h"
 
 namespace annulus {
 

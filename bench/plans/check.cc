@@ -54,9 +54,10 @@ absl::StatusOr<ReferenceAnswer> OracleRow(const Inputs& inputs, const Problem& p
     if (blocks.empty()) return absl::OkStatus();
     const BlockSet keys = BlockSet::FromBlocks(blocks);
     blocks.clear();
-    const InputPages pages(inputs, problem, {kv_head, 1}, keys, /*threads=*/1);
+    ANNULUS_ASSIGN_OR_RETURN(const InputPages pages, MakePages(inputs, problem, {kv_head, 1}, keys,
+                                                               HostMemory(), /*threads=*/1));
     ANNULUS_ASSIGN_OR_RETURN(const ReferenceAnswer part,
-                             ReferenceRow(q.data(), problem.dtype, pages.table(), problem.kv_tokens,
+                             ReferenceRow(q.data(), problem.dtype, pages.table, problem.kv_tokens,
                                           problem.pattern, kv_head, position, scale, &keys));
     Merge(part, &answer);
     return absl::OkStatus();

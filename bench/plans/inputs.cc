@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "base/rng.h"
+#include "base/status.h"
 #include "base/thread_pool.h"
 
 namespace annulus {
@@ -39,57 +41,77 @@ int64_t InputPages::SizeBytes(const Problem& problem, int kv_heads, int64_t toke
   return tokens * kv_heads * dims * static_cast<int64_t>(SizeOf(problem.dtype));
 }
 
-InputPages::InputPages(const Inputs& inputs, const Problem& problem, HeadRange heads,
-                       const BlockSet& blocks, int threads)
-    : bytes_(static_cast<size_t>(
-          SizeBytes(problem, heads.count, blocks.TokenCount(problem.kv_tokens)))),
-      table_(problem.dtype, heads.first, heads.count, problem.head_dim, problem.v_head_dim,
-             BlocksOf(problem.kv_tokens)) {
+absl::StatusOr<InputPages> MakePages(const Inputs& inputs, const Problem& problem, HeadRange heads,
+                                     const BlockSet& blocks, MemorySpace& space, int threads) {
   const size_t k_row = RowBytes(problem, problem.head_dim);
   const size_t v_row = problem.v_is_k_prefix ? 0 : RowBytes(problem, problem.v_head_dim);
   const std::vector<int64_t> held = blocks.ToVector();
   // Only the context's last block may be short, so that it is the last of its head's pages.
-  const int64_t head_bytes = SizeBytes(problem, 1, blocks.TokenCount(problem.kv_tokens));
+  const auto head_bytes =
+      static_cast<size_t>(InputPages::SizeBytes(problem, 1, blocks.TokenCount(problem.kv_tokens)));
   const auto count = static_cast<int64_t>(held.size());
+  const auto tokens_of = [&](int64_t block) {
+    const int64_t begin = block * kBlockTokens;
+    return TokenRange{begin, std::min(begin + kBlockTokens, problem.kv_tokens)};
+  };
+  // Where the i-th page begins, head by head.
+  const auto offset_of = [&](int64_t i) {
+    return static_cast<size_t>(i / count) * head_bytes +
+           static_cast<size_t>((i % count) * kBlockTokens) * (k_row + v_row);
+  };
+  Buffer host(static_cast<size_t>(heads.count) * head_bytes);
   ThreadPool(threads).ParallelFor(heads.count * count, [&](int64_t i) {
     const int head = heads.first + static_cast<int>(i / count);
-    const int64_t block = held[static_cast<size_t>(i % count)];
-    const int64_t begin = block * kBlockTokens;
-    const int64_t tokens = std::min(kBlockTokens, problem.kv_tokens - begin);
-    std::byte* to = bytes_.data() + (i / count) * head_bytes +
-                    static_cast<size_t>((i % count) * kBlockTokens) * (k_row + v_row);
-    KvPage page = {to, to, problem.head_dim, problem.head_dim};
-    for (int64_t t = begin; t < begin + tokens; ++t, to += k_row) {
+    const TokenRange tokens = tokens_of(held[static_cast<size_t>(i % count)]);
+    std::byte* to = host.data() + offset_of(i);
+    for (int64_t t = tokens.begin; t < tokens.end; ++t, to += k_row) {
       inputs.Fill(InputKind::kKey, head, t, problem.head_dim, problem.dtype, to);
     }
-    if (!problem.v_is_k_prefix) {
-      page.v = to;
-      page.v_row_stride = problem.v_head_dim;
-      for (int64_t t = begin; t < begin + tokens; ++t, to += v_row) {
-        inputs.Fill(InputKind::kValue, head, t, problem.v_head_dim, problem.dtype, to);
-      }
+    if (problem.v_is_k_prefix) return;
+    for (int64_t t = tokens.begin; t < tokens.end; ++t, to += v_row) {
+      inputs.Fill(InputKind::kValue, head, t, problem.v_head_dim, problem.dtype, to);
     }
-    table_.Set(head, block, page);
   });
+  InputPages pages;
+  ANNULUS_ASSIGN_OR_RETURN(pages.bytes, MovedTo(space, std::move(host)));
+  pages.table = KvTable(problem.dtype, heads.first, heads.count, problem.head_dim,
+                        problem.v_head_dim, BlocksOf(problem.kv_tokens));
+  pages.table.set_memory(space.kind());
+  for (int64_t i = 0; i < heads.count * count; ++i) {
+    const int64_t block = held[static_cast<size_t>(i % count)];
+    const std::byte* k = pages.bytes.data() + offset_of(i);
+    KvPage page = {k, k, problem.head_dim, problem.head_dim};
+    if (!problem.v_is_k_prefix) {
+      page.v = k + static_cast<size_t>(tokens_of(block).size()) * k_row;
+      page.v_row_stride = problem.v_head_dim;
+    }
+    pages.table.Set(heads.first + static_cast<int>(i / count), block, page);
+  }
+  return pages;
 }
 
-Tensor MakeQueries(const Inputs& inputs, const Problem& problem,
-                   const std::vector<TokenRange>& ranges, int threads) {
+absl::StatusOr<InputQueries> MakeQueries(const Inputs& inputs, const Problem& problem,
+                                         const std::vector<TokenRange>& ranges, MemorySpace& space,
+                                         int threads) {
   std::vector<int64_t> positions;
   for (const TokenRange& range : ranges) {
     for (int64_t t = range.begin; t < range.end; ++t) positions.push_back(t);
   }
   const auto rows = static_cast<int64_t>(positions.size());
-  Tensor q(problem.dtype, rows, problem.heads, problem.head_dim);
   const size_t row_bytes = RowBytes(problem, problem.head_dim);
+  Buffer host(static_cast<size_t>(rows * problem.heads) * row_bytes);
   ThreadPool(threads).ParallelFor(rows, [&](int64_t row) {
-    std::byte* to = q.data() + static_cast<size_t>(row * problem.heads) * row_bytes;
+    std::byte* to = host.data() + static_cast<size_t>(row * problem.heads) * row_bytes;
     for (int head = 0; head < problem.heads; ++head, to += row_bytes) {
       inputs.Fill(InputKind::kQuery, head, positions[static_cast<size_t>(row)], problem.head_dim,
                   problem.dtype, to);
     }
   });
-  return q;
+  InputQueries queries;
+  ANNULUS_ASSIGN_OR_RETURN(queries.bytes, MovedTo(space, std::move(host)));
+  queries.view = TensorView::Contiguous(queries.bytes.data(), problem.dtype, rows, problem.heads,
+                                        problem.head_dim);
+  return queries;
 }
 
 }  // namespace annulus

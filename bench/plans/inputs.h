@@ -7,7 +7,9 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "absl/status/statusor.h"
 #include "attention/kv_view.h"
+#include "attention/memory_space.h"
 #include "attention/tensor.h"
 #include "base/buffer.h"
 #include "sharding/plan.h"
@@ -27,24 +29,29 @@ class Inputs {
   const uint64_t seed_;
 };
 
-// The pages of KV heads `heads` and blocks `blocks`, ascending: as a worker would hold them, head
-// by head, each page its K rows, then its V rows. Made with `threads` threads.
-class InputPages {
- public:
-  InputPages(const Inputs& inputs, const Problem& problem, HeadRange heads, const BlockSet& blocks,
-             int threads);
+// What is made for a rank, in the memory space `space`, with `threads` threads. Errors are those of
+// the space.
+struct InputPages {
+  Buffer bytes;
+  KvTable table;
 
-  const KvTable& table() const { return table_; }
   // Of so many tokens, in bytes.
   static int64_t SizeBytes(const Problem& problem, int kv_heads, int64_t tokens);
+};
 
- private:
-  Buffer bytes_;
-  KvTable table_;
+// The pages of KV heads `heads` and blocks `blocks`, ascending: as a worker would hold them, head
+// by head, each page its K rows, then its V rows.
+absl::StatusOr<InputPages> MakePages(const Inputs& inputs, const Problem& problem, HeadRange heads,
+                                     const BlockSet& blocks, MemorySpace& space, int threads);
+
+struct InputQueries {
+  Buffer bytes;
+  TensorView view;
 };
 
 // Queries of all heads at the positions `ranges`: [rows, heads, head_dim].
-Tensor MakeQueries(const Inputs& inputs, const Problem& problem,
-                   const std::vector<TokenRange>& ranges, int threads);
+absl::StatusOr<InputQueries> MakeQueries(const Inputs& inputs, const Problem& problem,
+                                         const std::vector<TokenRange>& ranges, MemorySpace& space,
+                                         int threads);
 
 }  // namespace annulus

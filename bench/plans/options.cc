@@ -31,8 +31,8 @@ OptionSetter SetPlans(std::vector<std::optional<PlanKind>>* plans) {
 }
 
 absl::StatusOr<std::string> ParseTransport(absl::string_view text) {
-  if (text == "mpi" || text == "ucx") return std::string(text);
-  return absl::InvalidArgumentError(absl::StrCat(Quoted(text), ", expected mpi or ucx"));
+  if (text == "mpi" || text == "ucx" || text == "nccl") return std::string(text);
+  return absl::InvalidArgumentError(absl::StrCat(Quoted(text), ", expected mpi, ucx or nccl"));
 }
 
 void AddProblem(Options* options, ProblemFlags* problem, std::optional<int64_t>* v_head_dim) {
@@ -62,7 +62,8 @@ absl::StatusOr<std::optional<std::string>> ParseBenchFlags(const std::vector<std
   Options options("", "Plans measured over MPI's ranks: mpirun -np N annulus_bench …",
                   "annulus_bench");
   std::optional<int64_t> v_head_dim;
-  options.Add("transport", "mpi|ucx", "how bytes travel between ranks (mpi)",
+  options.Add("transport", "mpi|ucx|nccl",
+              "how bytes travel between ranks (mpi); nccl: between GPUs, with --backend cuda",
               SetParsed(&flags->transport, ParseTransport));
   options.Add("ucx-transports", "LIST", "with ucx, as UCX_TLS (shm,tcp)",
               SetText(&flags->ucx_transports));

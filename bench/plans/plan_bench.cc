@@ -28,13 +28,15 @@ absl::StatusOr<std::unique_ptr<PlanBench>> PlanBench::Create(Ranks& ranks, const
   if (flags.threads > 0) machinery.threads = flags.threads;
   absl::StatusOr<Problem> problem = ProblemOf(flags, ranks.world());
   ANNULUS_RETURN_IF_ERROR(ranks.AllOk(problem.status()));
-  absl::StatusOr<std::unique_ptr<Backend>> backend = MakeBackend(flags.backend, machinery.threads);
+  absl::StatusOr<std::unique_ptr<Backend>> backend =
+      MakeBackend(flags.backend, machinery.threads, machinery.place);
   ANNULUS_RETURN_IF_ERROR(ranks.AllOk(backend.status()));
   std::unique_ptr<PlanBench> bench(
       new PlanBench(ranks, flags, machinery, *std::move(problem), *std::move(backend)));
   bench->watched_ = watched && ranks.rank() == 0;
-  ANNULUS_RETURN_IF_ERROR(ranks.AllOk(bench->SetUp(environment)));
   ANNULUS_RETURN_IF_ERROR(ranks.UseTransport(flags.transport, flags.ucx_transports));
+  ANNULUS_RETURN_IF_ERROR(ranks.AllOk(bench->MakeInputs()));
+  ANNULUS_RETURN_IF_ERROR(ranks.AllOk(bench->SetUp(environment)));
   return bench;
 }
 
@@ -48,10 +50,16 @@ PlanBench::PlanBench(Ranks& ranks, const BenchFlags& flags, Machinery machinery,
       scale_(1.0f / std::sqrt(static_cast<float>(problem_.head_dim))),
       inputs_(static_cast<uint64_t>(flags.seed)),
       size_(SizeOf(problem_)),
-      rows_(problem_.HomeRows(ranks.rank()), problem_.q_range()),
-      q_(MakeQueries(inputs_, problem_, rows_.ranges(), machinery.threads)),
-      pages_(inputs_, problem_, problem_.kv.KvHeads(ranks.rank()),
-             problem_.HeldBlocks(ranks.rank()), machinery.threads) {}
+      rows_(problem_.HomeRows(ranks.rank()), problem_.q_range()) {}
+
+absl::Status PlanBench::MakeInputs() {
+  ANNULUS_ASSIGN_OR_RETURN(
+      q_, MakeQueries(inputs_, problem_, rows_.ranges(), backend_->memory(), machinery_.threads));
+  ANNULUS_ASSIGN_OR_RETURN(pages_, MakePages(inputs_, problem_, problem_.kv.KvHeads(ranks_.rank()),
+                                             problem_.HeldBlocks(ranks_.rank()), backend_->memory(),
+                                             machinery_.threads));
+  return absl::OkStatus();
+}
 
 // What rank 0 alone measures, while the others wait for it without taking its cores.
 absl::Status PlanBench::SetUp(const Environment& environment) {
@@ -96,8 +104,8 @@ absl::StatusOr<PlanBench::Repetition> PlanBench::RunOnce(const Plan& plan, Excha
   RankTask task;
   task.plan = &plan;
   task.rank = ranks_.rank();
-  task.q = q_;
-  task.kv = &pages_.table();
+  task.q = q_.view;
+  task.kv = &pages_.table;
   task.scale = scale_;
   Repetition repetition;
   ANNULUS_RETURN_IF_ERROR(ranks_.Barrier());
@@ -122,7 +130,7 @@ absl::StatusOr<PlanRow> PlanBench::Measure(std::optional<PlanKind> kind) {
     ANNULUS_ASSIGN_OR_RETURN(Repetition repetition, RunOnce(plan, *exchange));
     if (i == 0) continue;  // to warm up
     // Only the last answer is looked at: the others' memory goes.
-    if (!repetitions.empty()) repetitions.back().result.home = Partial();
+    if (!repetitions.empty()) repetitions.back().result.home = {};
     repetitions.push_back(std::move(repetition));
   }
   ANNULUS_RETURN_IF_ERROR(AddTimes(plan, repetitions, &row));
@@ -189,8 +197,12 @@ absl::Status PlanBench::AddTimes(const Plan& plan, const std::vector<Repetition>
 
 absl::Status PlanBench::AddCheck(RankResult result, PlanRow* row) {
   const uint64_t seed = (static_cast<uint64_t>(flags_.seed) << 20) + ranks_.rank();
-  const absl::StatusOr<CheckResult> mine = CheckRows(inputs_, problem_, scale_, rows_.ranges(),
-                                                     result.home.view(), seed, flags_.check_rows);
+  const auto check = [&]() -> absl::StatusOr<CheckResult> {
+    ANNULUS_ASSIGN_OR_RETURN(Partial home, ToHost(backend_->memory(), result.home));
+    return CheckRows(inputs_, problem_, scale_, rows_.ranges(), home.view(), seed,
+                     flags_.check_rows);
+  };
+  const absl::StatusOr<CheckResult> mine = check();
   ANNULUS_RETURN_IF_ERROR(ranks_.AllOk(mine.status()));
   ANNULUS_ASSIGN_OR_RETURN(const auto figures,
                            ranks_.Gather({static_cast<double>(mine->rows), mine->max_rel_err}));

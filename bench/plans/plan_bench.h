@@ -60,6 +60,7 @@ class PlanBench {
 
   PlanBench(Ranks& ranks, const BenchFlags& flags, Machinery machinery, Problem problem,
             std::unique_ptr<Backend> backend);
+  absl::Status MakeInputs();
   absl::Status SetUp(const Environment& environment);
   absl::StatusOr<Plan> Decide(std::optional<PlanKind> kind, PlanRow* row);
   absl::StatusOr<Repetition> RunOnce(const Plan& plan, Exchange& exchange);
@@ -76,8 +77,8 @@ class PlanBench {
   const Inputs inputs_;
   const ProblemSize size_;
   const Rows rows_;  // at home here
-  const Tensor q_;
-  const InputPages pages_;
+  InputQueries q_;
+  InputPages pages_;
   ClusterModel cluster_;  // rank 0's
   SingleTime single_;     // rank 0's
   bool watched_ = false;

@@ -11,11 +11,31 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "comm/ucx/ucx_fabric.h"
+#ifdef ANNULUS_NCCL
+#include "comm/nccl/nccl_exchange.h"
+#endif
 
 namespace annulus {
 namespace {
 
 constexpr uint64_t kControlChannel = 0;
+
+#ifdef ANNULUS_NCCL
+constexpr bool kWithNccl = true;
+constexpr absl::Duration kNcclTimeout = absl::Minutes(2);  // to make connections between GPUs
+
+absl::StatusOr<std::unique_ptr<Exchange>> OpenNccl(MpiSession& session, uint64_t channel) {
+  ANNULUS_ASSIGN_OR_RETURN(std::unique_ptr<Exchange> control,
+                           session.OpenExchange(channel, session.world()));
+  return OpenNcclExchange(std::move(control), absl::Now() + kNcclTimeout);
+}
+#else
+constexpr bool kWithNccl = false;
+
+absl::StatusOr<std::unique_ptr<Exchange>> OpenNccl(MpiSession&, uint64_t) {
+  return absl::InternalError("there is no NCCL in this program");
+}
+#endif
 
 // Where one rank runs: a node, and its cores there.
 struct Place {
@@ -31,7 +51,8 @@ Place OurPlace() {
   return place;
 }
 
-Machinery LookAt(const std::vector<Place>& places, const Place& own) {
+Machinery LookAt(const std::vector<Place>& places, int rank) {
+  const Place& own = places[static_cast<size_t>(rank)];
   struct Node {
     int ranks = 0;
     cpu_set_t cores = {};
@@ -41,6 +62,7 @@ Machinery LookAt(const std::vector<Place>& places, const Place& own) {
   int sharing = 0;  // ranks, this one included, that may run on one of our cores
   for (const Place& place : places) {
     Node& node = nodes[place.node];
+    if (&place == &own) all.place = node.ranks;
     ++node.ranks;
     CPU_OR(&node.cores, &node.cores, &place.cores);
     cpu_set_t common;
@@ -127,11 +149,17 @@ absl::StatusOr<Machinery> Ranks::Look() {
                            Gather({reinterpret_cast<const char*>(&own), sizeof own}));
   std::vector<Place> places(texts.size());
   for (size_t i = 0; i < texts.size(); ++i) std::memcpy(&places[i], texts[i].data(), sizeof own);
-  return LookAt(places, own);
+  return LookAt(places, rank());
 }
 
 absl::Status Ranks::UseTransport(absl::string_view name, const std::string& ucx_transports) {
   if (name == "mpi") return absl::OkStatus();
+  if (name == "nccl") {
+    nccl_ = true;
+    if (kWithNccl) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        "--transport is nccl, expected mpi or ucx: this program has no NCCL in it");
+  }
   UcxOptions options;
   options.transports = ucx_transports;
   const auto open = [&]() -> absl::Status {
@@ -147,6 +175,7 @@ absl::Status Ranks::UseTransport(absl::string_view name, const std::string& ucx_
 
 absl::StatusOr<std::unique_ptr<Exchange>> Ranks::OpenExchange() {
   const uint64_t channel = kControlChannel + ++channels_;
+  if (nccl_) return OpenNccl(*session_, channel);
   if (fabric_ == nullptr) return session_->OpenExchange(channel, world());
   return fabric_->OpenExchange(channel, rank(), addresses_);
 }

@@ -20,6 +20,7 @@ namespace annulus {
 // Where the ranks run.
 struct Machinery {
   int nodes = 1;
+  int place = 0;                // of this rank among those of its node
   int threads = 0;              // for this rank's computing, as MakeBackend takes it
   bool oversubscribed = false;  // somewhere ranks share cores: their times mean nothing
 };
@@ -40,7 +41,9 @@ class Ranks {
   absl::Status AllOk(const absl::Status& mine);
   absl::StatusOr<Machinery> Look();
 
-  // Chooses how the plans' bytes travel: "mpi" or "ucx", that over `ucx_transports` (as UCX_TLS).
+  // Chooses how the plans' bytes travel: "mpi", "ucx", that over `ucx_transports` (as UCX_TLS), or
+  // "nccl", between the GPUs that are current where exchanges are opened. INVALID_ARGUMENT for nccl
+  // if this program has none in it.
   absl::Status UseTransport(absl::string_view name, const std::string& ucx_transports);
   // A new exchange among all over the chosen transport.
   absl::StatusOr<std::unique_ptr<Exchange>> OpenExchange();
@@ -52,7 +55,8 @@ class Ranks {
   const std::unique_ptr<Exchange> control_;  // of MPI, for barriers
   uint64_t gathers_ = 0;
   uint64_t channels_ = 0;
-  std::unique_ptr<Fabric> fabric_;  // null: MPI
+  bool nccl_ = false;
+  std::unique_ptr<Fabric> fabric_;  // null: MPI, or NCCL
   std::unique_ptr<ProgressThread> progress_;
   std::vector<std::string> addresses_;
 };

@@ -20,13 +20,15 @@ constexpr int64_t kPilotBlocks = 4;
 // Some query blocks of a problem against all of its keys.
 class Sample {
  public:
-  Sample(const Inputs& inputs, const Problem& problem, float scale, const KvTable& kv,
-         int64_t blocks, int threads)
-      : rows_(Spread(problem, blocks), problem.q_range()),
-        q_(MakeQueries(inputs, problem, rows_.ranges(), threads)),
-        keys_(problem.KvBlocks()),
-        partial_(rows_.count(), problem.heads, problem.v_head_dim) {
-    args_.q = q_;
+  Sample(const Problem& problem, int64_t blocks)
+      : rows_(Spread(problem, blocks), problem.q_range()), keys_(problem.KvBlocks()) {}
+
+  absl::Status Make(const Inputs& inputs, const Problem& problem, float scale, const KvTable& kv,
+                    MemorySpace& space, int threads) {
+    ANNULUS_ASSIGN_OR_RETURN(q_, MakeQueries(inputs, problem, rows_.ranges(), space, threads));
+    ANNULUS_ASSIGN_OR_RETURN(partial_,
+                             MakePartial(space, rows_.count(), problem.heads, problem.v_head_dim));
+    args_.q = q_.view;
     args_.q_ranges = rows_.ranges();
     args_.heads = {0, problem.heads};
     args_.kv_tokens = problem.kv_tokens;
@@ -35,19 +37,21 @@ class Sample {
     args_.pattern = &problem.pattern;
     args_.keys = &keys_;
     args_.scale = scale;
-    args_.into = partial_.view();
+    args_.into = partial_.view;
+    args_.memory = space.kind();
     for (int head = 0; head < problem.kv_heads; ++head) {
       for (const TokenRange& range : rows_.ranges()) {
         work_pairs_ += static_cast<double>(
             problem.pattern.CountPairs(head, range, problem.kv_tokens).work * problem.group());
       }
     }
+    return absl::OkStatus();
   }
 
   double work_pairs() const { return work_pairs_; }
 
   absl::StatusOr<double> Seconds(Backend& backend) {
-    SetIdentity(args_.into);
+    ANNULUS_RETURN_IF_ERROR(backend.memory().SetIdentity(args_.into));
     const absl::Time begin = absl::Now();
     ANNULUS_RETURN_IF_ERROR(backend.Attend(args_));
     return absl::ToDoubleSeconds(absl::Now() - begin);
@@ -65,9 +69,9 @@ class Sample {
   }
 
   const Rows rows_;
-  const Tensor q_;
   const BlockSet keys_;
-  Partial partial_;
+  InputQueries q_;
+  PartialBuffer partial_;
   AttendArgs args_;
   double work_pairs_ = 0;
 };
@@ -77,16 +81,21 @@ class Sample {
 absl::StatusOr<SingleTime> MeasureSingle(const Inputs& inputs, const Problem& problem, float scale,
                                          Backend& backend, int threads, double limit_s,
                                          int repeat) {
+  MemorySpace& space = backend.memory();
   const int64_t free_bytes = int64_t{sysconf(_SC_AVPHYS_PAGES)} * sysconf(_SC_PAGESIZE);
   const int64_t kv_bytes = InputPages::SizeBytes(problem, problem.kv_heads, problem.kv_tokens);
   const double all = static_cast<double>(SizeOf(problem).work_pairs);
   if (limit_s <= 0 || all == 0 || kv_bytes > free_bytes / 2) return SingleTime{};
-  const InputPages pages(inputs, problem, {0, problem.kv_heads}, problem.KvBlocks(), threads);
+  const absl::StatusOr<InputPages> pages =
+      MakePages(inputs, problem, {0, problem.kv_heads}, problem.KvBlocks(), space, threads);
+  if (absl::IsResourceExhausted(pages.status())) return SingleTime{};  // a GPU's memory is smaller
+  ANNULUS_RETURN_IF_ERROR(pages.status());
   const int64_t blocks_max = problem.QueryBlocks().size();
 
   int64_t blocks = std::min(kPilotBlocks, blocks_max);
   for (;;) {
-    Sample sample(inputs, problem, scale, pages.table(), blocks, threads);
+    Sample sample(problem, blocks);
+    ANNULUS_RETURN_IF_ERROR(sample.Make(inputs, problem, scale, pages->table, space, threads));
     ANNULUS_ASSIGN_OR_RETURN(const double first_s, sample.Seconds(backend));
     const double fitting = static_cast<double>(blocks) * limit_s / std::max(first_s, 1e-9);
     const auto more = static_cast<int64_t>(std::min(fitting, static_cast<double>(blocks_max)));

@@ -14,9 +14,10 @@ struct SingleTime {
   double share = 0;    // of the problem's work that was timed, at most 1
 };
 
-// Makes the whole KV here; without room for it in half of the free memory nothing is measured. A
-// problem that would take longer than `limit_s` is timed by query blocks spread evenly over the
-// context, as many as fit, and the time scaled by work_pairs. The median of up to `repeat` runs.
+// Makes the whole KV here; without room for it in half of the free memory, or on the GPU, nothing
+// is measured. A problem that would take longer than `limit_s` is timed by query blocks spread
+// evenly over the context, as many as fit, and the time scaled by work_pairs. The median of up to
+// `repeat` runs.
 absl::StatusOr<SingleTime> MeasureSingle(const Inputs& inputs, const Problem& problem, float scale,
                                          Backend& backend, int threads, double limit_s, int repeat);
 

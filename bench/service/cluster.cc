@@ -46,6 +46,7 @@ absl::Status ServiceCluster::Connect() {
   ANNULUS_ASSIGN_OR_RETURN(worker.fabric, UcxFabric::Create());
   worker.coordinator_address = coordinator_->fabric_address();
   worker.name = "bench";
+  ANNULUS_ASSIGN_OR_RETURN(worker.backend, MakeBackend("cpu", 0));
   worker.kv_bytes_limit = int64_t{4} << 30;
   ANNULUS_ASSIGN_OR_RETURN(data_, DataServer::Start({.listen = "127.0.0.1:0", .grants = &grants_}));
   worker.data_address = data_->address();

@@ -205,8 +205,8 @@ class LocalExchange final : public Exchange {
   int rank() const override { return rank_; }
   int world() const override { return group_->world(); }
 
-  absl::StatusOr<Ticket> Post(absl::Span<const SendOp> sends, absl::Span<const RecvOp> receives,
-                              StreamHandle) override {
+  absl::StatusOr<Ticket> Post(absl::Span<const SendOp> sends,
+                              absl::Span<const RecvOp> receives) override {
     return group_->Post(rank_, sends, receives);
   }
   absl::Status Wait(Ticket ticket, absl::Time deadline) override {

@@ -22,11 +22,13 @@ absl::StatusOr<AttendOutcome> AttendLocally(const AttendFlags& flags, AttendInpu
 
   AttendOutcome outcome;
   outcome.report = ReportOf(flags, inputs);
-  const LocalRanks ranks(decision.plan, inputs.q.view(), inputs.k.view(), inputs.v_view());
+  ANNULUS_ASSIGN_OR_RETURN(const LocalRanks ranks,
+                           LocalRanks::Create(decision.plan, inputs.q.view(), inputs.k.view(),
+                                              inputs.v_view(), *backend));
   std::vector<double> elapsed_s, compute_s, wait_s;
   for (int i = 0; i < flags.repeat; ++i) {
     const absl::Time begin = absl::Now();
-    ANNULUS_ASSIGN_OR_RETURN(LocalRun run, ranks.Run(inputs.scale, *backend));
+    ANNULUS_ASSIGN_OR_RETURN(LocalRun run, ranks.Run(inputs.scale));
     elapsed_s.push_back(absl::ToDoubleSeconds(absl::Now() - begin));
     compute_s.push_back(run.compute_s);
     wait_s.push_back(run.wait_s);

@@ -30,12 +30,13 @@ absl::Status CheckSize(const Problem& problem) {
 
 absl::StatusOr<MeasuredPlan> RunPlan(const Plan& plan, const Tensor& q, const Tensor& k,
                                      const Tensor& v, Backend& backend) {
-  const LocalRanks ranks(plan, q.view(), k.view(), v.view());
+  ANNULUS_ASSIGN_OR_RETURN(const LocalRanks ranks,
+                           LocalRanks::Create(plan, q.view(), k.view(), v.view(), backend));
   const float scale = 1.0f / std::sqrt(static_cast<float>(plan.problem().head_dim));
   MeasuredPlan measured;
   for (const bool warm_up : {true, false}) {
     const absl::Time begin = absl::Now();
-    ANNULUS_ASSIGN_OR_RETURN(const LocalRun run, ranks.Run(scale, backend));
+    ANNULUS_ASSIGN_OR_RETURN(const LocalRun run, ranks.Run(scale));
     if (warm_up) continue;
     measured = {absl::ToDoubleSeconds(absl::Now() - begin), run.compute_s, run.wait_s,
                 run.bytes_moved};

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/quoted.h"
 #include "base/status.h"
+#include "runtime/cli/service_options.h"
 
 namespace annulus {
 namespace {
@@ -14,6 +15,11 @@ constexpr int kThreadsMax = 4096;
 absl::StatusOr<std::optional<PlanKind>> ParsePlan(absl::string_view text) {
   if (text == "auto") return std::nullopt;
   return ParsePlanKind(text);
+}
+
+absl::StatusOr<std::string> ParseKvMemory(absl::string_view text) {
+  if (text == "auto" || text == "host") return std::string(text);
+  return absl::InvalidArgumentError(absl::StrCat(Quoted(text), ", expected auto or host"));
 }
 
 }  // namespace
@@ -44,14 +50,23 @@ void AddPlacement(Options* options, PartitionSpec* placement) {
                SetParsed(placement, PartitionSpec::Parse));
 }
 
-void AddWorkerOptions(Options* options, std::string* backend, int* threads,
-                      int64_t* kv_bytes_limit) {
+void AddComputeOptions(Options* options, ComputeFlags* flags) {
   options->Add("backend", "auto|cpu|cuda|reference", "what a worker computes with (auto)",
-               SetText(backend));
+               SetText(&flags->backend));
   options->Add("threads", "N", "a worker's compute threads (its share of the cores)",
-               SetCount(threads, 0, kThreadsMax));
+               SetCount(&flags->threads, 0, kThreadsMax));
+  options->Add("kv-memory", "auto|host",
+               "where KV lies: where the backend computes, or in host memory, copied for each call",
+               SetParsed(&flags->kv_memory, ParseKvMemory));
   options->Add("kv-bytes-limit", "N", "bytes of KV a worker holds at most (a share of the memory)",
-               SetCount(kv_bytes_limit, 1, INT64_MAX));
+               SetCount(&flags->kv_bytes_limit, 1, INT64_MAX));
+}
+
+int64_t KvBytesLimit(const ComputeFlags& flags, const BackendCapabilities& backend, int workers) {
+  if (flags.kv_bytes_limit != 0) return flags.kv_bytes_limit;
+  if (backend.gpu_bytes == 0 || flags.kv_in_host_memory()) return MemoryBytes() / 2 / workers;
+  const int sharing = (workers + backend.gpus - 1) / backend.gpus;
+  return backend.gpu_bytes / 4 * 3 / sharing;
 }
 
 absl::StatusOr<std::unique_ptr<Client>> ConnectTo(const std::string& endpoint, Upload upload) {

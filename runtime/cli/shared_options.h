@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "attention/backend.h"
 #include "runtime/cli/options.h"
 #include "runtime/client/client.h"
 #include "sharding/partition.h"
@@ -22,9 +23,21 @@ absl::StatusOr<std::string> ParseEndpoint(absl::string_view text);
 
 void AddPlan(Options* options, std::optional<PlanKind>* plan);
 void AddPlacement(Options* options, PartitionSpec* placement);
-// --backend, --threads and --kv-bytes-limit of a worker.
-void AddWorkerOptions(Options* options, std::string* backend, int* threads,
-                      int64_t* kv_bytes_limit);
+
+// What a worker computes with, and where it keeps KV.
+struct ComputeFlags {
+  std::string backend = "auto";
+  int threads = 0;
+  std::string kv_memory = "auto";
+  int64_t kv_bytes_limit = 0;  // 0: a share of the memory
+
+  bool kv_in_host_memory() const { return kv_memory == "host"; }
+};
+void AddComputeOptions(Options* options, ComputeFlags* flags);
+
+// The limit of one of `workers` on this machine, unless the flags say another: half of the host's
+// memory, or three quarters of a GPU's, by how many share it.
+int64_t KvBytesLimit(const ComputeFlags& flags, const BackendCapabilities& backend, int workers);
 
 // UNAVAILABLE names the endpoint where nothing answers within some seconds.
 absl::StatusOr<std::unique_ptr<Client>> ConnectTo(const std::string& endpoint,

@@ -29,9 +29,7 @@ struct UpFlags {
   int workers = 4;
   std::string listen = "127.0.0.1:0";
   MachineFlags machines;
-  std::string backend = "auto";
-  int threads = 0;
-  int64_t kv_bytes_limit = 0;
+  ComputeFlags compute;
   bool json = false;
 };
 
@@ -41,11 +39,17 @@ Options OptionsOf(UpFlags* flags) {
   options.Add("listen", "HOST:PORT", "where clients find it (127.0.0.1, any port)",
               SetParsed(&flags->listen, ParseEndpoint));
   AddMachines(&options, &flags->machines);
-  AddWorkerOptions(&options, &flags->backend, &flags->threads, &flags->kv_bytes_limit);
+  AddComputeOptions(&options, &flags->compute);
   AddServiceOptions(&options, &flags->service);
   options.AddFlag("json", "say {endpoint, coordinator_pid, worker_pids} instead of ready HOST:PORT",
                   &flags->json);
   return options;
+}
+
+// Whether there is such a backend here, before any process starts.
+absl::StatusOr<BackendCapabilities> Probe(const std::string& name) {
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, MakeBackend(name, 1));
+  return backend->capabilities();
 }
 
 // The processes of the cluster.
@@ -73,11 +77,10 @@ class Cluster {
     return absl::OkStatus();
   }
 
-  absl::Status StartWorkers(const UpFlags& flags) {
+  absl::Status StartWorkers(const UpFlags& flags, const BackendCapabilities& backend) {
     const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-    const int threads = flags.threads != 0 ? flags.threads : std::max(1, cores / flags.workers);
-    const int64_t kv_bytes_limit =
-        flags.kv_bytes_limit != 0 ? flags.kv_bytes_limit : MemoryBytes() / 2 / flags.workers;
+    const int threads =
+        flags.compute.threads != 0 ? flags.compute.threads : std::max(1, cores / flags.workers);
     for (int i = 0; i < flags.workers; ++i) {
       Arguments args = {"worker",
                         "--coordinator",
@@ -85,11 +88,15 @@ class Cluster {
                         "--name",
                         absl::StrCat("w", i + 1),
                         "--backend",
-                        flags.backend,
+                        flags.compute.backend,
                         "--threads",
                         absl::StrCat(threads),
+                        "--place",
+                        absl::StrCat(i),
+                        "--kv-memory",
+                        flags.compute.kv_memory,
                         "--kv-bytes-limit",
-                        absl::StrCat(kv_bytes_limit)};
+                        absl::StrCat(KvBytesLimit(flags.compute, backend, flags.workers))};
       const Arguments shared = ServiceArguments(flags.service);
       args.insert(args.end(), shared.begin(), shared.end());
       ANNULUS_ASSIGN_OR_RETURN(std::unique_ptr<Child> worker, Child::Start(args));
@@ -189,13 +196,13 @@ absl::Status RunUp(const Arguments& args, const Console& console) {
     return absl::OkStatus();
   }
   SetLogLevel(flags.service.log_level);
-  ANNULUS_RETURN_IF_ERROR(MakeBackend(flags.backend, 1).status());  // before any process starts
+  Signals signals;
+  ANNULUS_ASSIGN_OR_RETURN(const BackendCapabilities backend, Probe(flags.compute.backend));
   ANNULUS_ASSIGN_OR_RETURN(const Machines machines,
                            MachinesFor(flags.machines, flags.workers, console.environment));
-  Signals signals;
   Cluster cluster;
   ANNULUS_RETURN_IF_ERROR(cluster.StartCoordinator(flags, machines.file));
-  ANNULUS_RETURN_IF_ERROR(cluster.StartWorkers(flags));
+  ANNULUS_RETURN_IF_ERROR(cluster.StartWorkers(flags, backend));
   ANNULUS_ASSIGN_OR_RETURN(const bool stop, cluster.WaitUntilJoined(signals));
   if (stop) return absl::OkStatus();
   const UpReport report = cluster.report();

@@ -21,14 +21,14 @@ namespace {
 
 // How often the process looks up from waiting, for a signal or a loss.
 constexpr absl::Duration kLookUp = absl::Milliseconds(100);
+constexpr int kPlacesMax = 1 << 16;
 
 struct WorkerFlags {
   ServiceFlags service;
   std::string coordinator;
   std::string name;
-  std::string backend = "auto";
-  int threads = 0;
-  int64_t kv_bytes_limit = MemoryBytes() / 2;
+  ComputeFlags compute;
+  int place = 0;
   int rejoin_s = 30;
   int drain_s = 25;
   std::string data_listen;
@@ -51,7 +51,9 @@ Options OptionsOf(WorkerFlags* flags) {
               SetParsed(&flags->data_listen, ParseEndpoint));
   options.Add("upload-bytes-max", "N", "bytes of uploads under way at once (256M)",
               SetCount(&flags->upload_bytes_max, 1, int64_t{1} << 50));
-  AddWorkerOptions(&options, &flags->backend, &flags->threads, &flags->kv_bytes_limit);
+  options.Add("place", "N", "the how many-th worker of this machine this is: GPUs go in turn (0)",
+              SetCount(&flags->place, 0, kPlacesMax));
+  AddComputeOptions(&options, &flags->compute);
   AddServiceOptions(&options, &flags->service);
   return options;
 }
@@ -121,9 +123,10 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
   options.data_address = data->address();
   options.grants = &grants;
   options.name = flags.name;
-  options.backend = flags.backend;
-  options.threads = flags.threads;
-  options.kv_bytes_limit = flags.kv_bytes_limit;
+  ANNULUS_ASSIGN_OR_RETURN(options.backend,
+                           MakeBackend(flags.compute.backend, flags.compute.threads, flags.place));
+  options.kv_in_host_memory = flags.compute.kv_in_host_memory();
+  options.kv_bytes_limit = KvBytesLimit(flags.compute, options.backend->capabilities(), 1);
   options.rejoin_timeout = absl::Seconds(flags.rejoin_s);
   options.heartbeat_period = absl::Milliseconds(flags.service.heartbeat_ms);
   options.heartbeat_timeout = absl::Milliseconds(flags.service.heartbeat_timeout_ms);
@@ -156,7 +159,7 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
     if (!worker->lost()) continue;
     return absl::UnavailableError(
         absl::StrCat("the coordinator at ", Quoted(flags.coordinator), " is gone, or gave up on ",
-                     "this worker; what it held is lost: start it again"));
+                     "this worker, or its GPU failed; what it held is lost: start it again"));
   }
   const WorkerSnapshot last = worker->Snapshot();
   if (last.contexts > 0 && !worker->rejoining()) {

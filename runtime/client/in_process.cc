@@ -97,8 +97,7 @@ absl::Status InProcessTransport::Start(const InProcessOptions& options) {
     worker.name = absl::StrCat("worker-", i);
     ANNULUS_ASSIGN_OR_RETURN(worker.fabric, network_.MakeFabric(worker.name));
     worker.coordinator_address = coordinator_->fabric_address();
-    worker.backend = options.backend;
-    worker.threads = options.threads;
+    ANNULUS_ASSIGN_OR_RETURN(worker.backend, MakeBackend(options.backend, options.threads, i));
     worker.kv_bytes_limit = options.kv_bytes_limit;
     ANNULUS_ASSIGN_OR_RETURN(workers_.emplace_back(), Worker::Start(std::move(worker)));
   }

@@ -43,13 +43,14 @@ absl::Status MergeAnswer(const Plan& plan, int rank, const Buffer& answer, Parti
   const Rows all(problem.QueryBlocks(), problem.q_range());
   Buffer bytes = answer;  // the same bytes; only read
   std::byte* at = bytes.data();
+  absl::Status status;
   ForEachTransfer(plan, rank, kCaller, [&](const Transfer& transfer) {
     const Rows rows(transfer.blocks, problem.q_range());
-    MergeRows(all, {0, problem.heads}, into, rows, transfer.heads,
-              PartialIn(at, rows.count(), transfer.heads.count, problem.v_head_dim));
+    status.Update(MergeRows(HostMemory(), all, {0, problem.heads}, into, rows, transfer.heads,
+                            PartialIn(at, rows.count(), transfer.heads.count, problem.v_head_dim)));
     at += plan.Bytes(transfer);
   });
-  return absl::OkStatus();
+  return status;
 }
 
 }  // namespace annulus

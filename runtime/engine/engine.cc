@@ -1,7 +1,6 @@
 #include "runtime/engine/engine.h"
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 #include <utility>
 #include <vector>
@@ -27,14 +26,15 @@ class RankRun {
         problem_(plan_.problem()),
         backend_(backend),
         exchange_(exchange),
-        tiles_(problem_),
-        kv_(plan_, task.rank, *task.kv),
+        space_(task.kv->memory() == MemoryKind::kHost ? HostMemory() : backend.memory()),
+        tiles_(problem_, space_),
+        kv_(plan_, task.rank, *task.kv, space_),
         step_compute_s_(plan_.steps().size()) {}
 
   absl::StatusOr<RankResult> Run();
 
  private:
-  // A transfer of the step in flight and the memory it uses.
+  // A transfer of the step in flight and the memory it uses: the exchange's, or the caller's.
   struct Flight {
     const Transfer* transfer;
     Buffer bytes;
@@ -44,6 +44,10 @@ class RankRun {
   absl::Status RunStep(const Step& step, int index);
   absl::Status StartTransfers(const Step& step, std::vector<Flight>* out, std::vector<Flight>* in);
   absl::StatusOr<Buffer> PackOutgoing(const Transfer& transfer);
+  absl::StatusOr<Buffer> FromCaller(size_t bytes);
+  // Between the run's memory and that of an exchange or of the caller; no copy if they are one.
+  absl::StatusOr<Buffer> MoveTo(MemoryKind kind, Buffer bytes);
+  absl::StatusOr<Buffer> MoveFrom(MemoryKind kind, Buffer bytes);
   absl::Status Accept(Flight flight);
   absl::Status Launch(const Compute& compute);
   absl::Status WaitFor(Exchange::Ticket ticket);
@@ -56,6 +60,7 @@ class RankRun {
   const Problem& problem_;
   Backend& backend_;
   Exchange& exchange_;
+  MemorySpace& space_;
   Tiles tiles_;
   WorkingKv kv_;
   size_t caller_offset_ = 0;  // consumed of q_packed
@@ -66,18 +71,30 @@ class RankRun {
 };
 
 absl::Status RankRun::Prepare() {
+  if (exchange_.capabilities().memory != MemoryKind::kHost &&
+      exchange_.capabilities().memory != space_.kind()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the KV lies in host memory, but the exchange, ",
+                     exchange_.capabilities().name, ", moves a GPU's memory"));
+  }
   if (problem_.home == Home::kOwners) {
     const Rows rows(plan_.HomeRows(task_.rank), problem_.q_range());
     if (task_.q.tokens != rows.count()) {
       return absl::InternalError(absl::StrCat("rank ", task_.rank, " was given ", task_.q.tokens,
                                               " query rows, the plan says ", rows.count()));
     }
-    tiles_.Borrow(rows, {0, problem_.heads}, task_.q);
+    if (task_.q.dtype != problem_.dtype) {
+      return absl::InternalError(absl::StrCat("rank ", task_.rank, " was given queries of ",
+                                              Name(task_.q.dtype), ", the plan says ",
+                                              Name(problem_.dtype)));
+    }
+    ANNULUS_RETURN_IF_ERROR(tiles_.Borrow(rows, {0, problem_.heads}, task_.q));
   }
   for (const Step& step : plan_.steps()) {
     for (const Compute& compute : step.computes) {
       if (compute.rank != task_.rank) continue;
-      tiles_.ForCompute(Rows(compute.q_blocks, problem_.q_range()), compute.heads);
+      ANNULUS_RETURN_IF_ERROR(
+          tiles_.ForCompute(Rows(compute.q_blocks, problem_.q_range()), compute.heads).status());
     }
   }
   return absl::OkStatus();
@@ -89,22 +106,45 @@ absl::StatusOr<Buffer> RankRun::PackOutgoing(const Transfer& transfer) {
     case Transfer::Kind::kKv:
       return kv_.Pack(transfer);
     case Transfer::Kind::kQuery:
-      return PackQueryRows(problem_, rows, transfer.heads,
-                           Rows(plan_.HomeRows(task_.rank), problem_.q_range()), task_.q);
+      return PackQueryRowsIn(space_, problem_, rows, transfer.heads,
+                             Rows(plan_.HomeRows(task_.rank), problem_.q_range()), task_.q);
     case Transfer::Kind::kPartial: {
-      Buffer bytes(static_cast<size_t>(plan_.Bytes(transfer)));
-      const PartialView view =
-          PartialIn(bytes.data(), rows.count(), transfer.heads.count, problem_.v_head_dim);
-      SetIdentity(view);
-      tiles_.Gather(rows, transfer.heads, view);
-      return bytes;
+      ANNULUS_ASSIGN_OR_RETURN(
+          PartialBuffer partial,
+          MakePartial(space_, rows.count(), transfer.heads.count, problem_.v_head_dim));
+      ANNULUS_RETURN_IF_ERROR(tiles_.Gather(rows, transfer.heads, partial.view));
+      return std::move(partial.bytes);
     }
   }
   return absl::InternalError("unknown kind of transfer");
 }
 
+absl::StatusOr<Buffer> RankRun::MoveTo(MemoryKind kind, Buffer bytes) {
+  if (kind == space_.kind()) return bytes;
+  Buffer moved(bytes.size());
+  ANNULUS_RETURN_IF_ERROR(space_.CopyOut(bytes.data(), moved.data(), bytes.size()));
+  return moved;
+}
+
+absl::StatusOr<Buffer> RankRun::MoveFrom(MemoryKind kind, Buffer bytes) {
+  if (kind == space_.kind()) return bytes;
+  return MovedTo(space_, std::move(bytes));
+}
+
+absl::StatusOr<Buffer> RankRun::FromCaller(size_t bytes) {
+  if (task_.q_packed.size() - caller_offset_ < bytes) {
+    return absl::InternalError(absl::StrCat("the caller gave rank ", task_.rank, " ",
+                                            task_.q_packed.size(),
+                                            " bytes, fewer than the plan says"));
+  }
+  const std::byte* from =
+      task_.q_packed.data() + std::exchange(caller_offset_, caller_offset_ + bytes);
+  return Buffer::Copy(from, bytes);
+}
+
 absl::Status RankRun::StartTransfers(const Step& step, std::vector<Flight>* out,
                                      std::vector<Flight>* in) {
+  const MemoryKind wire_memory = exchange_.capabilities().memory;
   for (const Transfer& transfer : step.transfers) {
     const size_t bytes = static_cast<size_t>(plan_.Bytes(transfer));
     if (bytes == 0) continue;
@@ -114,22 +154,23 @@ absl::Status RankRun::StartTransfers(const Step& step, std::vector<Flight>* out,
         return absl::InternalError(absl::StrCat("transfer to rank ", transfer.destination, " has ",
                                                 packed.size(), " bytes, the plan says ", bytes));
       }
-      if (transfer.destination == kCaller) {
+      const bool to_caller = transfer.destination == kCaller;
+      ANNULUS_ASSIGN_OR_RETURN(
+          packed, MoveTo(to_caller ? MemoryKind::kHost : wire_memory, std::move(packed)));
+      if (to_caller) {
         caller_bytes_ += static_cast<int64_t>(bytes);
         for_caller_.push_back(std::move(packed));
       } else {
         out->push_back({&transfer, std::move(packed)});
       }
     } else if (transfer.destination == task_.rank) {
-      Buffer bytes_in(bytes);
+      Buffer bytes_in;
       if (transfer.source == kCaller) {
-        if (task_.q_packed.size() - caller_offset_ < bytes) {
-          return absl::InternalError(absl::StrCat("the caller gave rank ", task_.rank, " ",
-                                                  task_.q_packed.size(),
-                                                  " bytes, fewer than the plan says"));
-        }
-        std::memcpy(bytes_in.data(), task_.q_packed.data() + caller_offset_, bytes);
-        caller_offset_ += bytes;
+        ANNULUS_ASSIGN_OR_RETURN(bytes_in, FromCaller(bytes));
+      } else if (wire_memory == MemoryKind::kHost) {
+        bytes_in = Buffer(bytes);
+      } else {
+        ANNULUS_ASSIGN_OR_RETURN(bytes_in, space_.Allocate(bytes));
       }
       in->push_back({&transfer, std::move(bytes_in)});
     }
@@ -139,29 +180,31 @@ absl::Status RankRun::StartTransfers(const Step& step, std::vector<Flight>* out,
 
 absl::Status RankRun::Accept(Flight flight) {
   const Transfer& transfer = *flight.transfer;
+  const bool from_caller = transfer.source == kCaller;
+  ANNULUS_ASSIGN_OR_RETURN(
+      Buffer bytes, MoveFrom(from_caller ? MemoryKind::kHost : exchange_.capabilities().memory,
+                             std::move(flight.bytes)));
   if (transfer.kind == Transfer::Kind::kKv) {
-    kv_.Receive(transfer, std::move(flight.bytes));
+    kv_.Receive(transfer, std::move(bytes));
     return absl::OkStatus();
   }
   const Rows rows(transfer.blocks, problem_.q_range());
   if (transfer.kind == Transfer::Kind::kQuery) {
-    tiles_.SpreadQueries(rows, transfer.heads,
-                         TensorView::Contiguous(flight.bytes.data(), problem_.dtype, rows.count(),
-                                                transfer.heads.count, problem_.head_dim));
-    return absl::OkStatus();
+    return tiles_.SpreadQueries(rows, transfer.heads,
+                                TensorView::Contiguous(bytes.data(), problem_.dtype, rows.count(),
+                                                       transfer.heads.count, problem_.head_dim));
   }
-  tiles_.MergeArrived(
+  return tiles_.MergeArrived(
       rows, transfer.heads,
-      PartialIn(flight.bytes.data(), rows.count(), transfer.heads.count, problem_.v_head_dim));
-  return absl::OkStatus();
+      PartialIn(bytes.data(), rows.count(), transfer.heads.count, problem_.v_head_dim));
 }
 
 absl::Status RankRun::Launch(const Compute& compute) {
   const Rows rows(compute.q_blocks, problem_.q_range());
   if (rows.count() == 0 || compute.heads.count == 0) return absl::OkStatus();
-  Tile& tile = tiles_.ForCompute(rows, compute.heads);
+  ANNULUS_ASSIGN_OR_RETURN(const Tile* tile, tiles_.ForCompute(rows, compute.heads));
   AttendArgs args;
-  args.q = tile.q;
+  args.q = tile->q;
   args.q_ranges = rows.ranges();
   args.heads = compute.heads;
   args.kv_tokens = problem_.kv_tokens;
@@ -170,7 +213,8 @@ absl::Status RankRun::Launch(const Compute& compute) {
   args.pattern = &problem_.pattern;
   args.keys = &compute.kv_blocks;
   args.scale = task_.scale;
-  args.into = tile.partial.view();
+  args.into = tile->partial.view;
+  args.memory = space_.kind();
   args.cancel = task_.cancel;
   return backend_.Attend(args);
 }
@@ -238,8 +282,8 @@ absl::StatusOr<RankResult> RankRun::Run() {
   }
   RankResult result;
   if (problem_.home == Home::kOwners) {
-    result.home = std::move(tiles_).TakeHome();
-    ANNULUS_RETURN_IF_ERROR(Finalise(result.home.view()));
+    ANNULUS_ASSIGN_OR_RETURN(result.home, std::move(tiles_).TakeHome());
+    ANNULUS_RETURN_IF_ERROR(space_.Finalise(result.home.view));
   }
   result.answer_packed = for_caller_.size() == 1 ? for_caller_[0] : Join(for_caller_);
   const Exchange::Counters after = exchange_.counters();

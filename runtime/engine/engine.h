@@ -1,5 +1,7 @@
 // The engine: executes one rank's part of a plan with a backend and an exchange. The same code runs
 // a benchmark rank, an in-process worker of `attend --workers N` and a service worker.
+// All of a run lies where its KV lies: in host memory, or in that of the backend's GPU. What an
+// exchange of host memory moves between GPUs is copied through the host.
 // Thread-compatible: one Run at a time per exchange; many ranks may run in threads of one process.
 #pragma once
 
@@ -14,6 +16,7 @@
 #include "absl/time/time.h"
 #include "attention/backend.h"
 #include "attention/kv_view.h"
+#include "attention/memory_space.h"
 #include "base/buffer.h"
 #include "comm/exchange.h"
 #include "sharding/plan.h"
@@ -23,9 +26,10 @@ namespace annulus {
 struct RankTask {
   const Plan* plan = nullptr;
   int rank = 0;
-  // Home::kOwners: this rank's rows [HomeRows within q_range, heads, head_dim], ascending.
+  // Home::kOwners: this rank's rows [HomeRows within q_range, heads, head_dim], ascending,
+  // contiguous, of the problem's dtype, in the memory that kv lies in.
   TensorView q;
-  // Home::kCaller: what PackQueries made for this rank.
+  // Home::kCaller: what PackQueries made for this rank, in host memory.
   Buffer q_packed;
   const KvTable* kv = nullptr;  // every page of plan.problem().kv that this rank holds
   float scale = 1.0f;
@@ -36,8 +40,8 @@ struct RankTask {
 };
 
 struct RankResult {
-  Partial home;            // Home::kOwners: finalised rows, as q
-  Buffer answer_packed;    // Home::kCaller: for MergeAnswer
+  PartialBuffer home;      // Home::kOwners: finalised rows, as q, in the memory that kv lies in
+  Buffer answer_packed;    // Home::kCaller: for MergeAnswer, in host memory
   int64_t bytes_sent = 0;  // payload this rank gave to others, the caller included
   int64_t bytes_received = 0;
   double compute_s = 0;                // in launches
@@ -45,8 +49,9 @@ struct RankResult {
   std::vector<double> step_compute_s;  // compute_s, step by step
 };
 
-// Errors: those of the backend and the exchange; on any the exchange is aborted, so that the other
-// ranks fail too instead of waiting.
+// Errors: those of the backend and the exchange, FAILED_PRECONDITION for an exchange of a GPU's
+// memory if kv is in the host's; on any the exchange is aborted, so that the other ranks fail too
+// instead of waiting.
 absl::StatusOr<RankResult> RunRank(const RankTask& task, Backend& backend, Exchange& exchange);
 
 // Caller's side of Home::kCaller. q [q_tokens, heads, head_dim] of any dtype, rounded to the

@@ -15,37 +15,54 @@
 namespace annulus {
 namespace {
 
+void CopyRows(const TensorView& from, TokenRange tokens, int head, std::byte* to) {
+  const size_t row_bytes = static_cast<size_t>(from.dim) * SizeOf(from.dtype);
+  for (int64_t t = tokens.begin; t < tokens.end; ++t, to += row_bytes) {
+    std::memcpy(to, from.Row(t, head), row_bytes);
+  }
+}
+
 // Copies the pages that `rank` holds to `pages`: head by head, so that a head's pages follow each
 // other in memory, each page its K rows, then its V rows.
-KvTable CopyPages(const Problem& problem, int rank, const TensorView& k, const TensorView& v,
-                  Buffer* pages) {
+absl::StatusOr<KvTable> CopyPages(const Problem& problem, int rank, const TensorView& k,
+                                  const TensorView& v, MemorySpace& space, Buffer* pages) {
   const HeadRange heads = problem.kv.KvHeads(rank);
   const BlockSet held = problem.HeldBlocks(rank);
   const size_t k_row = static_cast<size_t>(problem.head_dim) * SizeOf(problem.dtype);
   const size_t v_row =
       problem.v_is_k_prefix ? 0 : static_cast<size_t>(problem.v_head_dim) * SizeOf(problem.dtype);
-  *pages = Buffer(static_cast<size_t>(held.TokenCount(problem.kv_tokens) * heads.count) *
-                  (k_row + v_row));
+  Buffer bytes(static_cast<size_t>(held.TokenCount(problem.kv_tokens) * heads.count) *
+               (k_row + v_row));
+  const std::vector<int64_t> blocks = held.ToVector();
+  // Calls fn(head, block, its tokens, where its page begins).
+  const auto for_each_page = [&](auto fn) {
+    size_t at = 0;
+    for (int h = heads.first; h < heads.end(); ++h) {
+      for (int64_t block : blocks) {
+        const int64_t begin = block * kBlockTokens;
+        const TokenRange tokens{begin, std::min(begin + kBlockTokens, problem.kv_tokens)};
+        fn(h, block, tokens, at);
+        at += static_cast<size_t>(tokens.size()) * (k_row + v_row);
+      }
+    }
+  };
+  for_each_page([&](int h, int64_t, TokenRange tokens, size_t at) {
+    CopyRows(k, tokens, h, bytes.data() + at);
+    if (v_row == 0) return;
+    CopyRows(v, tokens, h, bytes.data() + at + static_cast<size_t>(tokens.size()) * k_row);
+  });
+  ANNULUS_ASSIGN_OR_RETURN(*pages, MovedTo(space, std::move(bytes)));
+
   KvTable table(problem.dtype, heads.first, heads.count, problem.head_dim, problem.v_head_dim,
                 BlocksOf(problem.kv_tokens));
-  std::byte* to = pages->data();
-  const std::vector<int64_t> blocks = held.ToVector();
-  for (int h = heads.first; h < heads.end(); ++h) {
-    for (int64_t block : blocks) {
-      const int64_t begin = block * kBlockTokens;
-      const int64_t tokens = std::min(kBlockTokens, problem.kv_tokens - begin);
-      KvPage page = {to, to, problem.head_dim, problem.head_dim};
-      for (int64_t t = 0; t < tokens; ++t, to += k_row) std::memcpy(to, k.Row(begin + t, h), k_row);
-      if (!problem.v_is_k_prefix) {
-        page.v = to;
-        page.v_row_stride = problem.v_head_dim;
-        for (int64_t t = 0; t < tokens; ++t, to += v_row) {
-          std::memcpy(to, v.Row(begin + t, h), v_row);
-        }
-      }
-      table.Set(h, block, page);
-    }
-  }
+  table.set_memory(space.kind());
+  for_each_page([&](int h, int64_t block, TokenRange tokens, size_t at) {
+    const std::byte* k_page = pages->data() + at;
+    const std::byte* v_page = k_page + static_cast<size_t>(tokens.size()) * k_row;
+    table.Set(h, block,
+              v_row == 0 ? KvPage{k_page, k_page, problem.head_dim, problem.head_dim}
+                         : KvPage{k_page, v_page, problem.head_dim, problem.v_head_dim});
+  });
   return table;
 }
 
@@ -63,35 +80,40 @@ absl::Status FirstCause(const std::vector<absl::StatusOr<RankResult>>& results) 
 
 }  // namespace
 
-LocalRanks::LocalRanks(const Plan& plan, const TensorView& q, const TensorView& k,
-                       const TensorView& v)
-    : plan_(plan), ranks_(static_cast<size_t>(plan.world())) {
+absl::StatusOr<LocalRanks> LocalRanks::Create(const Plan& plan, const TensorView& q,
+                                              const TensorView& k, const TensorView& v,
+                                              Backend& backend) {
+  LocalRanks ranks(plan, backend);
   const Problem& problem = plan.problem();
   const Rows all(problem.QueryBlocks(), problem.q_range());
   for (int r = 0; r < plan.world(); ++r) {
-    Rank& rank = ranks_[static_cast<size_t>(r)];
+    Rank& rank = ranks.ranks_.emplace_back();
     const Rows rows(plan.HomeRows(r), problem.q_range());
-    rank.q_bytes = PackQueryRows(problem, rows, {0, problem.heads}, all, q);
+    ANNULUS_ASSIGN_OR_RETURN(
+        rank.q_bytes,
+        MovedTo(backend.memory(), PackQueryRows(problem, rows, {0, problem.heads}, all, q)));
     rank.q = TensorView::Contiguous(rank.q_bytes.data(), problem.dtype, rows.count(), problem.heads,
                                     problem.head_dim);
-    rank.table = CopyPages(problem, r, k, v, &rank.pages);
+    ANNULUS_ASSIGN_OR_RETURN(rank.table,
+                             CopyPages(problem, r, k, v, backend.memory(), &rank.pages));
   }
+  return ranks;
 }
 
-absl::StatusOr<LocalRun> LocalRanks::Run(float scale, Backend& backend) const {
-  const Problem& problem = plan_.problem();
-  const std::vector<std::unique_ptr<Exchange>> exchanges = MakeLocalExchanges(plan_.world());
+absl::StatusOr<LocalRun> LocalRanks::Run(float scale) const {
+  const Problem& problem = plan_->problem();
+  const std::vector<std::unique_ptr<Exchange>> exchanges = MakeLocalExchanges(plan_->world());
   std::vector<absl::StatusOr<RankResult>> results(ranks_.size());
   std::vector<std::thread> threads;
   for (size_t rank = 0; rank < ranks_.size(); ++rank) {
     threads.emplace_back([&, rank] {
       RankTask task;
-      task.plan = &plan_;
+      task.plan = plan_;
       task.rank = static_cast<int>(rank);
       task.q = ranks_[rank].q;
       task.kv = &ranks_[rank].table;
       task.scale = scale;
-      results[rank] = RunRank(task, backend, *exchanges[rank]);
+      results[rank] = RunRank(task, *backend_, *exchanges[rank]);
     });
   }
   for (std::thread& thread : threads) thread.join();
@@ -103,8 +125,10 @@ absl::StatusOr<LocalRun> LocalRanks::Run(float scale, Backend& backend) const {
   const HeadRange heads{0, problem.heads};
   for (size_t rank = 0; rank < ranks_.size(); ++rank) {
     RankResult& result = *results[rank];
-    const Rows rows(plan_.HomeRows(static_cast<int>(rank)), problem.q_range());
-    MergeRows(all, heads, run.result.view(), rows, heads, result.home.view());
+    const Rows rows(plan_->HomeRows(static_cast<int>(rank)), problem.q_range());
+    ANNULUS_ASSIGN_OR_RETURN(Partial home, ToHost(backend_->memory(), result.home));
+    ANNULUS_RETURN_IF_ERROR(
+        MergeRows(HostMemory(), all, heads, run.result.view(), rows, heads, home.view()));
     run.bytes_moved += result.bytes_sent;
     if (result.compute_s >= run.compute_s) {
       run.compute_s = result.compute_s;

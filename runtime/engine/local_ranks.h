@@ -20,11 +20,14 @@ struct LocalRun {
 class LocalRanks {
  public:
   // Gives each rank of a Home::kOwners plan its rows of q [q_tokens, heads, head_dim] and its pages
-  // of k [kv_tokens, kv_heads, head_dim] and v likewise (ignored when v_is_k_prefix). q of any
-  // dtype, k and v of the problem's. `plan` must outlive this.
-  LocalRanks(const Plan& plan, const TensorView& q, const TensorView& k, const TensorView& v);
+  // of k [kv_tokens, kv_heads, head_dim] and v likewise (ignored when v_is_k_prefix), in the memory
+  // that `backend` computes in. q of any dtype, k and v of the problem's, all in host memory. The
+  // plan and the backend must outlive this. RESOURCE_EXHAUSTED where there is no room.
+  static absl::StatusOr<LocalRanks> Create(const Plan& plan, const TensorView& q,
+                                           const TensorView& k, const TensorView& v,
+                                           Backend& backend);
 
-  absl::StatusOr<LocalRun> Run(float scale, Backend& backend) const;
+  absl::StatusOr<LocalRun> Run(float scale) const;
 
  private:
   struct Rank {
@@ -34,7 +37,10 @@ class LocalRanks {
     KvTable table;
   };
 
-  const Plan& plan_;
+  LocalRanks(const Plan& plan, Backend& backend) : plan_(&plan), backend_(&backend) {}
+
+  const Plan* plan_;
+  Backend* backend_;
   std::vector<Rank> ranks_;
 };
 

@@ -6,7 +6,8 @@
 
 #include <vector>
 
-#include "attention/partial.h"
+#include "absl/status/statusor.h"
+#include "attention/memory_space.h"
 #include "attention/tensor.h"
 #include "base/buffer.h"
 #include "runtime/engine/rows.h"
@@ -14,12 +15,14 @@
 
 namespace annulus {
 
-// Packs rows × heads out of `q`, which holds `q_rows` (a superset) with all heads, of any dtype.
+// Packs rows × heads out of `q`, which holds `q_rows` (a superset) with all heads, of any dtype, in
+// host memory.
 Buffer PackQueryRows(const Problem& problem, const Rows& rows, HeadRange heads, const Rows& q_rows,
                      const TensorView& q);
 
-// A view of packed bytes; they must be 4-byte aligned and outlive it.
-PartialView PartialIn(std::byte* bytes, int64_t rows, int64_t heads, int64_t v_head_dim);
+// The same of queries that lie in `space`, contiguous and of the problem's dtype; packed there.
+absl::StatusOr<Buffer> PackQueryRowsIn(MemorySpace& space, const Problem& problem, const Rows& rows,
+                                       HeadRange heads, const Rows& q_rows, const TensorView& q);
 
 Buffer Join(const std::vector<Buffer>& parts);
 

@@ -1,10 +1,10 @@
 #include "runtime/engine/working_kv.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/status.h"
 
 namespace annulus {
 namespace {
@@ -44,26 +44,32 @@ bool Covers(const KvTable& table, HeadRange heads, int64_t blocks) {
          heads.end() <= table.kv_head_first() + table.kv_heads() && blocks <= table.blocks();
 }
 
-void CopyRows(const std::byte* from, int64_t stride_bytes, int64_t rows, size_t row_bytes,
-              std::byte* to) {
-  if (stride_bytes == static_cast<int64_t>(row_bytes)) {
-    std::memcpy(to, from, static_cast<size_t>(rows) * row_bytes);
-    return;
+// Rows of a page that go to `to`, without gaps. Neighbours in both memories are one copy.
+void AddRows(const std::byte* from, size_t stride_bytes, int64_t rows, size_t row_bytes,
+             std::byte* to, std::vector<RowsCopy>* copies) {
+  if (!copies->empty() && stride_bytes == row_bytes) {
+    RowsCopy& last = copies->back();
+    const size_t last_bytes = static_cast<size_t>(last.rows) * last.row_bytes;
+    if (last.from_stride_bytes == last.row_bytes && last.from + last_bytes == from &&
+        last.to + last_bytes == to) {
+      const size_t bytes = last_bytes + static_cast<size_t>(rows) * row_bytes;
+      last = {last.from, last.to, 1, bytes, bytes, bytes};
+      return;
+    }
   }
-  for (int64_t r = 0; r < rows; ++r) {
-    std::memcpy(to + static_cast<size_t>(r) * row_bytes, from + r * stride_bytes, row_bytes);
-  }
+  copies->push_back({from, to, rows, row_bytes, stride_bytes, row_bytes});
 }
 
 }  // namespace
 
-WorkingKv::WorkingKv(const Plan& plan, int rank, const KvTable& own)
-    : problem_(plan.problem()), own_(&own) {
+WorkingKv::WorkingKv(const Plan& plan, int rank, const KvTable& own, MemorySpace& space)
+    : problem_(plan.problem()), space_(space), own_(&own) {
   const HeadRange heads = HeadsTouched(plan, rank);
   own_suffices_ = !Receives(plan, rank) && Covers(own, heads, BlocksOf(problem_.kv_tokens));
   if (own_suffices_) return;
   merged_ = KvTable(problem_.dtype, heads.first, heads.count, problem_.head_dim,
                     problem_.v_head_dim, BlocksOf(problem_.kv_tokens));
+  merged_.set_memory(space.kind());
   const int64_t blocks = std::min(own.blocks(), merged_.blocks());
   for (int h = own.kv_head_first(); h < own.kv_head_first() + own.kv_heads(); ++h) {
     if (h < heads.first || h >= heads.end()) continue;
@@ -86,8 +92,11 @@ absl::StatusOr<Buffer> WorkingKv::Pack(const Transfer& transfer) {
   const size_t v_row =
       problem_.v_is_k_prefix ? 0 : static_cast<size_t>(problem_.v_head_dim) * element_bytes;
   const int64_t tokens = transfer.blocks.TokenCount(problem_.kv_tokens);
-  Buffer bytes(static_cast<size_t>(tokens * transfer.heads.count) * (k_row + v_row));
+  ANNULUS_ASSIGN_OR_RETURN(
+      Buffer bytes,
+      space_.Allocate(static_cast<size_t>(tokens * transfer.heads.count) * (k_row + v_row)));
   std::byte* to = bytes.data();
+  std::vector<RowsCopy> copies;
   const std::vector<int64_t> blocks = transfer.blocks.ToVector();
   for (int h = transfer.heads.first; h < transfer.heads.end(); ++h) {
     for (int64_t block : blocks) {
@@ -98,13 +107,16 @@ absl::StatusOr<Buffer> WorkingKv::Pack(const Transfer& transfer) {
         return absl::InternalError(absl::StrCat("plan sends block ", block, " of kv head ", h,
                                                 " from a rank that does not hold it"));
       }
-      CopyRows(page.k, page.k_row_stride * static_cast<int64_t>(element_bytes), rows, k_row, to);
+      AddRows(page.k, static_cast<size_t>(page.k_row_stride) * element_bytes, rows, k_row, to,
+              &copies);
       to += static_cast<size_t>(rows) * k_row;
       if (v_row == 0) continue;
-      CopyRows(page.v, page.v_row_stride * static_cast<int64_t>(element_bytes), rows, v_row, to);
+      AddRows(page.v, static_cast<size_t>(page.v_row_stride) * element_bytes, rows, v_row, to,
+              &copies);
       to += static_cast<size_t>(rows) * v_row;
     }
   }
+  ANNULUS_RETURN_IF_ERROR(space_.Copy(copies));
   return bytes;
 }
 

@@ -1,7 +1,8 @@
 // WorkingKv: the pages one rank can read while a plan runs: its own and those that arrived, and how
 // pages travel. On the wire a KV transfer is, for each KV head and each block ascending, the
 // block's K rows [tokens, head_dim] then its V rows [tokens, v_head_dim] (no V when V is K's
-// prefix), in the problem's dtype: the same bytes as a stored page. Used by one thread.
+// prefix), in the problem's dtype: the same bytes as a stored page. All pages lie in one memory
+// space. Used by one thread.
 #pragma once
 
 #include <vector>
@@ -9,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "attention/kv_view.h"
+#include "attention/memory_space.h"
 #include "base/buffer.h"
 #include "sharding/plan.h"
 
@@ -16,17 +18,17 @@ namespace annulus {
 
 class WorkingKv {
  public:
-  // `own` must outlive this; it is copied only if the plan brings this rank pages, or
-  // has it look at heads of which it holds none.
-  WorkingKv(const Plan& plan, int rank, const KvTable& own);
+  // `own`, whose pages lie in `space`, must outlive this; it is copied only if the plan brings this
+  // rank pages, or has it look at heads of which it holds none.
+  WorkingKv(const Plan& plan, int rank, const KvTable& own, MemorySpace& space);
 
   const KvTable& table() const { return own_suffices_ ? *own_ : merged_; }
 
-  // The bytes of a transfer that leaves. A transfer that passes on what arrived in one piece is not
-  // copied. INTERNAL if a page is missing.
+  // The bytes of a transfer that leaves, in the space. A transfer that passes on what arrived in
+  // one piece is not copied. INTERNAL if a page is missing.
   absl::StatusOr<Buffer> Pack(const Transfer& transfer);
 
-  // Makes the pages of a transfer readable; takes the bytes as they came.
+  // Makes the pages of a transfer readable; takes the bytes as they came, which lie in the space.
   void Receive(const Transfer& transfer, Buffer bytes);
 
   // Forgets what had arrived before step `step`.
@@ -44,6 +46,7 @@ class WorkingKv {
   void SetPages(const Piece& piece, bool present);
 
   const Problem& problem_;
+  MemorySpace& space_;
   const KvTable* own_;
   KvTable merged_;
   bool own_suffices_ = false;

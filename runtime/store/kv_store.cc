@@ -1,7 +1,6 @@
 #include "runtime/store/kv_store.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -9,7 +8,7 @@
 #include "base/status.h"
 #include "runtime/store/append_cut.h"
 #include "runtime/store/context_layout.h"
-#include "runtime/store/crc32c.h"
+#include "runtime/store/page_io.h"
 
 namespace annulus {
 namespace {
@@ -36,7 +35,7 @@ absl::Status KvStore::Open(ContextId id, const ContextSpec& spec, int world, int
   for (int layer = 0; layer < spec.layers; ++layer) {
     auto arenas = std::make_shared<LayerArenas>();
     for (int head = 0; head < heads.count; ++head) {
-      arenas->emplace_back(static_cast<size_t>(PageBytes(spec)), &kv_bytes_);
+      arenas->emplace_back(static_cast<size_t>(PageBytes(spec)), space_, &kv_bytes_);
     }
     context->layers.push_back({.pages = PageTable(spec, heads, std::move(arenas))});
   }
@@ -126,36 +125,16 @@ absl::Status KvStore::Append(ContextId id, int layer_index, TokenRange tokens,
   LetGo(*context, layer_index, horizon.value_or(HorizonOf(tokens.begin)), *layer);
   ANNULUS_RETURN_IF_ERROR(Reserve(*context, *layer, layout, tokens));
   layer->pages.Extend(BlocksOf(tokens.end));
-  Write(*context, layout, tokens, packed.data(), layer->pages);
+  const absl::Status stored =
+      StoreRows(space_, spec, layout, context->shard.rank, tokens, packed, layer->pages);
+  if (!stored.ok()) {
+    layer->pages.Cut(BlocksOf(layer->tokens));
+    return stored;
+  }
   layer->tokens = tokens.end;
   layer->last = mark;
   layer->last_tokens = tokens;
   return absl::OkStatus();
-}
-
-void KvStore::Write(const Context& context, const Layout& layout, TokenRange tokens,
-                    const std::byte* packed, PageTable& pages) {
-  const ContextSpec& spec = context.shard.spec;
-  const auto page_bytes = static_cast<size_t>(PageBytes(spec));
-  const size_t k_row = static_cast<size_t>(spec.head_dim) * SizeOf(spec.dtype);
-  const size_t v_row = static_cast<size_t>(TokenBytes(spec)) - k_row;
-  const std::byte* from = packed;
-  const HeadRange heads = pages.heads();
-  ForEachOwnedBlock(layout, context.shard.rank, tokens, [&](int64_t block, TokenRange rows) {
-    const auto first = static_cast<size_t>(rows.begin - block * kBlockTokens);
-    const auto count = static_cast<size_t>(rows.size());
-    for (int head = heads.first; head < heads.end(); ++head) {
-      Page& page = pages.Write(head, block);
-      std::memcpy(page.data + first * k_row, from, count * k_row);
-      from += count * k_row;
-      std::memcpy(page.data + kBlockTokens * k_row + first * v_row, from, count * v_row);
-      from += count * v_row;
-      if (rows.end == (block + 1) * kBlockTokens) {
-        page.crc = Crc32c(page.data, page_bytes);
-        page.sealed = true;
-      }
-    }
-  });
 }
 
 absl::Status KvStore::Read(ContextId id, int layer_index, TokenRange tokens, std::byte* to) {
@@ -167,30 +146,13 @@ absl::Status KvStore::Read(ContextId id, int layer_index, TokenRange tokens, std
                                                       " holds ", layer->tokens));
   }
   const ContextSpec& spec = context->shard.spec;
-  const size_t k_row = static_cast<size_t>(spec.head_dim) * SizeOf(spec.dtype);
-  const size_t v_row = static_cast<size_t>(TokenBytes(spec)) - k_row;
   const HeadRange heads = layer->pages.heads();
   ANNULUS_RETURN_IF_ERROR(
       Verify(id, layer_index, heads,
              BlockSet::Range(tokens.begin / kBlockTokens,
                              BlocksOf(tokens.end) - tokens.begin / kBlockTokens)));
   const Layout layout = LayoutOf(spec, context->shard.world, tokens.end);
-  ForEachOwnedBlock(layout, context->shard.rank, tokens, [&](int64_t block, TokenRange rows) {
-    const auto first = static_cast<size_t>(rows.begin - block * kBlockTokens);
-    const auto count = static_cast<size_t>(rows.size());
-    for (int head = heads.first; head < heads.end(); ++head) {
-      const Page* page = layer->pages.Find(head, block);
-      if (page == nullptr) {
-        std::memset(to, 0, count * (k_row + v_row));
-      } else {
-        std::memcpy(to, page->data + first * k_row, count * k_row);
-        std::memcpy(to + count * k_row, page->data + kBlockTokens * k_row + first * v_row,
-                    count * v_row);
-      }
-      to += count * (k_row + v_row);
-    }
-  });
-  return absl::OkStatus();
+  return LoadRows(space_, spec, layout, context->shard.rank, tokens, layer->pages, to);
 }
 
 // Frees what no query from `horizon` on can need. Only what the horizon's step adds is looked at.
@@ -284,6 +246,8 @@ absl::Status KvStore::Verify(ContextId id, int layer_index, HeadRange kv_heads,
   const HeadRange heads = layer->pages.heads();
   const auto page_bytes = static_cast<size_t>(PageBytes(context->shard.spec));
   const int64_t blocks_stored = BlocksOf(layer->tokens);
+  std::vector<const Page*> pages;
+  std::vector<std::pair<int, int64_t>> places;  // KV head and block
   for (const BlockRun& run : blocks.runs()) {
     for (int64_t block = run.first; block <= run.last() && block < blocks_stored;
          block += run.step) {
@@ -291,16 +255,18 @@ absl::Status KvStore::Verify(ContextId id, int layer_index, HeadRange kv_heads,
            head < std::min(heads.end(), kv_heads.end()); ++head) {
         const Page* page = layer->pages.Find(head, block);
         if (page == nullptr || !page->sealed) continue;
-        if (Crc32c(page->data, page_bytes) != page->crc) {
-          return absl::DataLossError(absl::StrCat("context ", id, " layer ", layer_index,
-                                                  " kv head ", head, " block ", block,
-                                                  " has changed in memory (CRC32C); create the "
-                                                  "context again and upload it"));
-        }
+        pages.push_back(page);
+        places.emplace_back(head, block);
       }
     }
   }
-  return absl::OkStatus();
+  ANNULUS_ASSIGN_OR_RETURN(const size_t changed, FindChanged(space_, page_bytes, pages));
+  if (changed == pages.size()) return absl::OkStatus();
+  const auto [head, block] = places[changed];
+  return absl::DataLossError(absl::StrCat("context ", id, " layer ", layer_index, " kv head ", head,
+                                          " block ", block,
+                                          " has changed in memory (CRC32C); create the context "
+                                          "again and upload it"));
 }
 
 std::vector<ContextId> KvStore::ContextIds() const {

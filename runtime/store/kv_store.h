@@ -1,11 +1,11 @@
 // KvStore: the KV pages that one worker holds, of many contexts.
 //
-// Bytes are counted by pages and reserved before anything is stored: an append that does not fit
-// leaves no trace. A page that forks share counts once. A page is sealed with a CRC32C once its
-// block is full, and checked by Verify before it leaves the worker. Pages are zeroed when they are
-// freed. A KV-efficient context lets go of pages as it grows (retention.h).
-// Thread-compatible (one engine thread owns it); the counters of bytes and contexts are
-// thread-safe.
+// Pages lie in the host's memory or in that of a GPU. Bytes are counted by pages and reserved
+// before anything is stored: an append that does not fit leaves no trace. A page that forks share
+// counts once. A page is sealed with a CRC32C once its block is full, and checked by Verify before
+// it leaves the worker. Pages are zeroed when they are freed. A KV-efficient context lets go of
+// pages as it grows (retention.h). Thread-compatible (one engine thread owns it); the counters of
+// bytes and contexts are thread-safe.
 #pragma once
 
 #include <atomic>
@@ -29,16 +29,18 @@ namespace annulus {
 
 class KvStore {
  public:
-  explicit KvStore(int64_t kv_bytes_limit) : kv_bytes_limit_(kv_bytes_limit) {}
+  // Pages lie in `space`, which outlives this.
+  explicit KvStore(int64_t kv_bytes_limit, MemorySpace& space = HostMemory())
+      : kv_bytes_limit_(kv_bytes_limit), space_(space) {}
 
   // A context of which this worker is `rank` of `world`. ALREADY_EXISTS if it is open.
   absl::Status Open(ContextId id, const ContextSpec& spec, int world, int rank);
 
   // Stores this rank's part of the layer's tokens; what was there from tokens.begin on is
   // overwritten. `packed` is what PackAppend made. The layer's horizon is then that of
-  // tokens.begin, unless another is named. NOT_FOUND for an unknown context,
-  // RESOURCE_EXHAUSTED names kv_bytes_limit, DATA_LOSS if `packed` has another size,
-  // FAILED_PRECONDITION for a gap.
+  // tokens.begin, unless another is named. NOT_FOUND for an unknown context, RESOURCE_EXHAUSTED
+  // names kv_bytes_limit or says that the memory itself is full, DATA_LOSS if `packed` has another
+  // size, FAILED_PRECONDITION for a gap.
   absl::Status Append(ContextId id, int layer, TokenRange tokens,
                       absl::Span<const std::byte> packed, const AppendMark& mark = {},
                       std::optional<int64_t> horizon = {});
@@ -111,12 +113,11 @@ class KvStore {
   absl::StatusOr<Layer*> FindLayer(ContextId id, int layer, Context** context);
   absl::Status Reserve(const Context& context, const Layer& layer, const Layout& layout,
                        TokenRange tokens) const;
-  static void Write(const Context& context, const Layout& layout, TokenRange tokens,
-                    const std::byte* packed, PageTable& pages);
   void LetGo(const Context& context, int layer, int64_t horizon, Layer& into);
   static void Cut(Layer& layer, int64_t tokens);
 
   const int64_t kv_bytes_limit_;
+  MemorySpace& space_;
   std::atomic<int64_t> kv_bytes_ = 0;
   std::atomic<int64_t> contexts_count_ = 0;
   std::atomic<int64_t> evicted_bytes_ = 0;

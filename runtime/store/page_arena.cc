@@ -1,11 +1,9 @@
 #include "runtime/store/page_arena.h"
 
-#include <string.h>
-
 #include <algorithm>
 
 #include "base/check.h"
-#include "base/memory.h"
+#include "base/status.h"
 
 namespace annulus {
 namespace {
@@ -17,38 +15,41 @@ constexpr size_t kSlabBytesMax = size_t{4} << 20;
 
 struct PageSlab {
   PageArena* arena = nullptr;
-  Memory memory;
+  Buffer memory;
   std::vector<Page> pages;
   std::vector<Page*> free;
 };
 
-PageArena::PageArena(size_t page_bytes, std::atomic<int64_t>* bytes_in_use)
-    : page_bytes_(page_bytes), bytes_in_use_(bytes_in_use) {}
+PageArena::PageArena(size_t page_bytes, MemorySpace& space, std::atomic<int64_t>* bytes_in_use)
+    : page_bytes_(page_bytes), space_(space), bytes_in_use_(bytes_in_use) {}
 
 PageArena::~PageArena() {
   ANNULUS_CHECK(pages_in_use_ == 0);
 }
 
-void PageArena::AddSlab() {
+absl::Status PageArena::AddSlab() {
   const size_t last = slabs_.empty() ? 0 : slabs_.back()->pages.size();
   const size_t pages_max = std::max<size_t>(1, kSlabBytesMax / page_bytes_);
   const size_t pages = std::clamp<size_t>(2 * last, 1, pages_max);
   auto slab = std::make_unique<PageSlab>();
   slab->arena = this;
-  slab->memory = AllocateZeroedMemory(pages * page_bytes_);
+  ANNULUS_ASSIGN_OR_RETURN(slab->memory, space_.AllocateZeroed(pages * page_bytes_));
   slab->pages.resize(pages);
   slab->free.reserve(pages);
   for (size_t i = pages; i-- > 0;) {  // so that pages are handed out as they lie
-    slab->pages[i].data = slab->memory.get() + i * page_bytes_;
+    slab->pages[i].data = slab->memory.data() + i * page_bytes_;
     slab->pages[i].slab_ = slab.get();
     slab->free.push_back(&slab->pages[i]);
   }
   with_room_.push_back(slab.get());
   slabs_.push_back(std::move(slab));
+  return absl::OkStatus();
 }
 
-PageRef PageArena::Allocate() {
-  if (with_room_.empty()) AddSlab();
+absl::StatusOr<PageRef> PageArena::Allocate() {
+  if (with_room_.empty()) {
+    ANNULUS_RETURN_IF_ERROR(AddSlab());
+  }
   PageSlab* slab = with_room_.back();
   Page* page = slab->free.back();
   slab->free.pop_back();
@@ -61,8 +62,8 @@ PageRef PageArena::Allocate() {
 void PageArena::Free(Page* page) {
   PageSlab* slab = page->slab_;
   PageArena& arena = *slab->arena;
-  // explicit_bzero, since a compiler may leave out a memset of memory that is freed next.
-  explicit_bzero(page->data, arena.page_bytes_);
+  // A GPU that fails here is lost, and its memory with it.
+  (void)arena.space_.Zero(page->data, arena.page_bytes_);
   page->sealed = false;
   if (slab->free.empty()) arena.with_room_.push_back(slab);
   slab->free.push_back(page);

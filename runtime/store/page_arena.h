@@ -1,9 +1,9 @@
-// Pages of one size out of slabs, so that a million-token context costs hundreds of allocations and
-// not a hundred thousand. A page lives as long as somebody holds a PageRef of it: contexts that
-// were forked hold pages together. Every page handed out is zero: memory comes zeroed from the
-// system and is zeroed again when its last holder goes, so that no KV outlives its context; a slab
-// without pages in use goes back to the system. Thread-compatible. The arena outlives the
-// references to its pages.
+// Pages of one size in one memory space, out of slabs, so that a million-token context costs
+// hundreds of allocations and not a hundred thousand. A page lives as long as somebody holds a
+// PageRef of it: contexts that were forked hold pages together. Every page handed out is zero:
+// memory comes zeroed from the system and is zeroed again when its last holder goes, so that no KV
+// outlives its context; a slab without pages in use goes back to the system. Thread-compatible. The
+// arena outlives the references to its pages.
 #pragma once
 
 #include <atomic>
@@ -13,13 +13,16 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/statusor.h"
+#include "attention/memory_space.h"
+
 namespace annulus {
 
 class PageArena;
 struct PageSlab;  // private to the arena
 
 struct Page {
-  std::byte* data = nullptr;  // 64-byte aligned
+  std::byte* data = nullptr;  // 64-byte aligned, in the arena's space
   uint32_t crc = 0;           // of the whole page, if it is sealed
   bool sealed = false;
 
@@ -58,25 +61,27 @@ class PageRef {
 
 class PageArena {
  public:
-  // Counts the bytes of the pages in use in `bytes_in_use` too, which outlives this.
-  PageArena(size_t page_bytes, std::atomic<int64_t>* bytes_in_use);
+  // Counts the bytes of the pages in use in `bytes_in_use` too. Both it and the space outlive this.
+  PageArena(size_t page_bytes, MemorySpace& space, std::atomic<int64_t>* bytes_in_use);
   ~PageArena();
   PageArena(const PageArena&) = delete;
   PageArena& operator=(const PageArena&) = delete;
 
-  // A zeroed page.
-  PageRef Allocate();
+  // A zeroed page. RESOURCE_EXHAUSTED where the space has no room for it.
+  absl::StatusOr<PageRef> Allocate();
 
   int64_t pages_in_use() const { return pages_in_use_; }
   size_t page_bytes() const { return page_bytes_; }
+  MemorySpace& space() const { return space_; }
 
  private:
   friend class PageRef;
 
-  void AddSlab();
+  absl::Status AddSlab();
   static void Free(Page* page);
 
   const size_t page_bytes_;
+  MemorySpace& space_;
   std::atomic<int64_t>* const bytes_in_use_;
   std::vector<std::unique_ptr<PageSlab>> slabs_;
   std::vector<PageSlab*> with_room_;  // those with a free page

@@ -1,7 +1,8 @@
 #include "runtime/store/page_table.h"
 
-#include <cstring>
 #include <utility>
+
+#include "base/status.h"
 
 namespace annulus {
 
@@ -13,7 +14,9 @@ PageTable::PageTable(const ContextSpec& spec, HeadRange heads, std::shared_ptr<L
                    : kBlockTokens * spec.head_dim * static_cast<int64_t>(SizeOf(spec.dtype))),
       strides_{nullptr, nullptr, spec.head_dim,
                spec.v_is_k_prefix ? spec.head_dim : spec.v_head_dim},
-      kv_(spec.dtype, heads.first, heads.count, spec.head_dim, spec.v_head_dim, /*blocks=*/0) {}
+      kv_(spec.dtype, heads.first, heads.count, spec.head_dim, spec.v_head_dim, /*blocks=*/0) {
+  if (!arenas_->empty()) kv_.set_memory(arenas_->front().space().kind());
+}
 
 void PageTable::Extend(int64_t blocks) {
   const auto size = static_cast<size_t>(blocks * heads_.count);
@@ -32,12 +35,16 @@ bool PageTable::WriteNeedsPage(int head, int64_t block) const {
   return index >= pages_.size() || !pages_[index] || pages_[index].shared() || pages_.Shared(index);
 }
 
-Page& PageTable::Write(int head, int64_t block) {
+absl::StatusOr<Page*> PageTable::Write(int head, int64_t block) {
   PageRef& page = pages_.Mutable(Index(head, block));
   if (!page || page.shared()) {
     PageArena& arena = (*arenas_)[static_cast<size_t>(head - heads_.first)];
-    PageRef own = arena.Allocate();
-    if (page) std::memcpy(own->data, page->data, arena.page_bytes());
+    ANNULUS_ASSIGN_OR_RETURN(PageRef own, arena.Allocate());
+    if (page) {
+      const size_t bytes = arena.page_bytes();
+      ANNULUS_RETURN_IF_ERROR(
+          arena.space().Copy({{page->data, own->data, 1, bytes, bytes, bytes}}));
+    }
     pages_held_ += page ? 0 : 1;
     page = std::move(own);
     KvPage view = strides_;
@@ -46,7 +53,7 @@ Page& PageTable::Write(int head, int64_t block) {
     kv_.Set(head, block, view);
   }
   page->sealed = false;
-  return *page.get();
+  return page.get();
 }
 
 void PageTable::Drop(int head, int64_t block) {

@@ -7,6 +7,7 @@
 #include <deque>
 #include <memory>
 
+#include "absl/status/statusor.h"
 #include "attention/backend.h"
 #include "attention/kv_view.h"
 #include "base/cow_array.h"
@@ -40,8 +41,9 @@ class PageTable {
   // Whether writing to it takes a new page.
   bool WriteNeedsPage(int head, int64_t block) const;
 
-  // The page, made or copied so that nobody else holds it, and not sealed. There must be room.
-  Page& Write(int head, int64_t block);
+  // The page, made or copied so that nobody else holds it, and not sealed. There must be room in
+  // the table. Errors are those of the memory space.
+  absl::StatusOr<Page*> Write(int head, int64_t block);
 
   // Lets go of a page, if there is one.
   void Drop(int head, int64_t block);

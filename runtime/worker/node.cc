@@ -98,14 +98,14 @@ void WorkerNode::Vanish(absl::Status why) {
       {{"worker", id_}, {"coordinator", coordinator_address_}, {"why", why_lost_.ToString()}});
 }
 
-void WorkerNode::Lose(absl::Status why) {
+void WorkerNode::End(absl::string_view what, absl::Status why) {
   if (state_ == State::kLost || state_ == State::kLeft) return;
   state_ = State::kLost;
   why_lost_ = std::move(why);
   Disconnect();
   if (options_.grants != nullptr) options_.grants->RevokeAll();
   CancelAll();
-  Log(LogLevel::kError, "coordinator lost",
+  Log(LogLevel::kError, what,
       {{"worker", id_}, {"coordinator", coordinator_address_}, {"why", why_lost_.ToString()}});
 }
 

@@ -60,6 +60,9 @@ class WorkerNode {
   // Where the coordinator is now, if it came back elsewhere.
   void SetCoordinatorAddress(const std::string& address);
 
+  // This worker can compute no more: it is lost.
+  void Fail(absl::Status why) { End("the backend cannot go on", std::move(why)); }
+
   // Sets the cancel flag of everything that runs.
   void CancelAll();
 
@@ -78,7 +81,8 @@ class WorkerNode {
   void OnTimeRejoining(absl::Time now);
   void Disconnect();
   void Vanish(absl::Status why);
-  void Lose(absl::Status why);
+  void Lose(absl::Status why) { End("coordinator lost", std::move(why)); }
+  void End(absl::string_view what, absl::Status why);
   void Send(Message message);
 
   Messenger& messenger_;

@@ -11,11 +11,11 @@
 namespace annulus {
 
 TaskRunner::TaskRunner(std::unique_ptr<Backend> backend, Fabric& fabric, int64_t kv_bytes_limit,
-                       const Clock& clock)
+                       const Clock& clock, bool kv_in_host_memory)
     : backend_(std::move(backend), clock),
       fabric_(fabric),
       clock_(clock),
-      store_(kv_bytes_limit),
+      store_(kv_bytes_limit, kv_in_host_memory ? HostMemory() : backend_.memory()),
       steps_(store_, backend_) {}
 
 TaskOutcome TaskRunner::RunStep(const WorkerTask& task) {

@@ -26,12 +26,15 @@ namespace annulus {
 class TaskRunner {
  public:
   // `fabric` and `clock` must outlive this.
+  // KV lies in the backend's own memory, unless it is to lie in the host's.
   TaskRunner(std::unique_ptr<Backend> backend, Fabric& fabric, int64_t kv_bytes_limit,
-             const Clock& clock);
+             const Clock& clock, bool kv_in_host_memory = false);
 
   TaskOutcome Run(WorkerTask task);
 
   const KvStore& store() const { return store_; }
+  // As Backend::health.
+  absl::Status health() const { return backend_.health(); }
   absl::Duration kernel_time() const { return backend_.busy(); }
   uint64_t appends() const { return appends_.load(std::memory_order_relaxed); }
   uint64_t steps() const { return steps_run_.load(std::memory_order_relaxed); }

@@ -28,6 +28,9 @@ class TimedBackend final : public Backend {
     return status;
   }
 
+  MemorySpace& memory() override { return inner_->memory(); }
+  absl::Status health() const override { return inner_->health(); }
+
   absl::Duration busy() const {
     return absl::Nanoseconds(busy_ns_.load(std::memory_order_relaxed));
   }

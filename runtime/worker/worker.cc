@@ -36,11 +36,12 @@ std::string NameOf(const BackendCapabilities& capabilities) {
 // waits for messages. So a task is handed to no other thread, and messages are seen while it runs.
 class Worker::Impl {
  public:
-  Impl(WorkerOptions options, std::unique_ptr<Backend> backend)
+  explicit Impl(WorkerOptions options)
       : options_(std::move(options)),
         messenger_(options_.fabric->messenger()),
-        backend_name_(NameOf(backend->capabilities())),
-        runner_(std::move(backend), *options_.fabric, options_.kv_bytes_limit, *options_.clock),
+        backend_name_(NameOf(options_.backend->capabilities())),
+        runner_(std::move(options_.backend), *options_.fabric, options_.kv_bytes_limit,
+                *options_.clock, options_.kv_in_host_memory),
         node_(messenger_, NodeOptions(), *options_.clock),
         threads_{std::thread([this] { Run(); }), std::thread([this] { Run(); })} {
     if (options_.grants == nullptr) return;
@@ -166,6 +167,7 @@ void Worker::Impl::RunTask(WorkerTask task) {
   TaskOutcome outcome = runner_.Run(std::move(task));
   const std::lock_guard<std::mutex> lock(node_mutex_);
   node_.Finish(std::move(outcome));
+  if (const absl::Status health = runner_.health(); !health.ok()) node_.Fail(health);
 }
 
 void Worker::Impl::Communicate() {
@@ -234,14 +236,14 @@ absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(WorkerOptions options) {
   if (options.fabric == nullptr) {
     return absl::InvalidArgumentError("fabric is null, expected the worker's fabric");
   }
+  if (options.backend == nullptr) {
+    return absl::InvalidArgumentError("backend is null, expected what the worker computes with");
+  }
   if (options.kv_bytes_limit < 1) {
     return absl::InvalidArgumentError(
         absl::StrCat("kv_bytes_limit is ", options.kv_bytes_limit, ", expected at least 1"));
   }
-  ANNULUS_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend,
-                           MakeBackend(options.backend, options.threads));
-  return std::unique_ptr<Worker>(
-      new Worker(std::make_unique<Impl>(std::move(options), std::move(backend))));
+  return std::unique_ptr<Worker>(new Worker(std::make_unique<Impl>(std::move(options))));
 }
 
 absl::Status Worker::WaitUntilJoined(absl::Time deadline) {

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "attention/backend.h"
 #include "base/clock.h"
 #include "comm/fabric.h"
 
@@ -22,8 +23,10 @@ struct WorkerOptions {
   std::unique_ptr<Fabric> fabric;
   std::string coordinator_address;  // Coordinator::fabric_address()
   std::string name;                 // for people, in logs and errors; the id comes from joining
-  std::string backend = "cpu";      // as MakeBackend
-  int threads = 0;                  // compute threads, 0 for one per core
+  std::unique_ptr<Backend> backend;
+  // Whether KV lies in host memory although the backend has a memory of its own, which it is then
+  // copied to for each call: for contexts that do not fit there.
+  bool kv_in_host_memory = false;
   int64_t kv_bytes_limit = int64_t{1} << 30;
   absl::Duration heartbeat_period = absl::Milliseconds(100);
   absl::Duration heartbeat_timeout = absl::Seconds(1);  // a coordinator silent for longer is gone
@@ -58,8 +61,8 @@ struct WorkerSnapshot {
 class Worker {
  public:
   // Starts both threads; joining goes on in the background and is tried again until it works.
-  // INVALID_ARGUMENT for an unknown backend or a limit below one. An address that is malformed
-  // makes the worker lost.
+  // INVALID_ARGUMENT without a fabric or a backend, or for a limit below one. An address that is
+  // malformed makes the worker lost.
   static absl::StatusOr<std::unique_ptr<Worker>> Start(WorkerOptions options);
 
   // Stops both threads; running work is cancelled.

@@ -36,17 +36,19 @@ Problem ProblemOf(const std::string& pattern, DType dtype, int workers = 1,
 // The right answer of all rows, by the CPU backend.
 Partial Answer(const Inputs& inputs, const Problem& problem) {
   const std::vector<TokenRange> ranges = {problem.q_range()};
-  const Tensor q = MakeQueries(inputs, problem, ranges, 1);
-  const InputPages pages(inputs, problem, {0, problem.kv_heads}, problem.KvBlocks(), 1);
+  const InputQueries q = MakeQueries(inputs, problem, ranges, HostMemory(), 1).value();
+  const InputPages pages =
+      MakePages(inputs, problem, {0, problem.kv_heads}, problem.KvBlocks(), HostMemory(), 1)
+          .value();
   const BlockSet keys = problem.KvBlocks();
   Partial answer(problem.q_tokens, problem.heads, problem.v_head_dim);
   AttendArgs args;
-  args.q = q;
+  args.q = q.view;
   args.q_ranges = ranges;
   args.heads = {0, problem.heads};
   args.kv_tokens = problem.kv_tokens;
   args.group = problem.group();
-  args.kv = &pages.table();
+  args.kv = &pages.table;
   args.pattern = &problem.pattern;
   args.keys = &keys;
   args.scale = kScale;
@@ -117,11 +119,12 @@ TEST_CASE("the oracle's merged blocks are attention over all of them", "[check]"
   flags.dtype = DType::kF32;
   flags.pattern = "causal";
   const Problem problem = MakeProblem(flags).value();
-  const InputPages pages(inputs, problem, {0, 1}, problem.KvBlocks(), 1);
-  const Tensor q = MakeQueries(inputs, problem, {problem.q_range()}, 1);
-  const ReferenceAnswer whole =
-      ReferenceRow(q.data(), DType::kF32, pages.table(), 40'000, problem.pattern, 0, 39'999, kScale)
-          .value();
+  const InputPages pages =
+      MakePages(inputs, problem, {0, 1}, problem.KvBlocks(), HostMemory(), 1).value();
+  const InputQueries q = MakeQueries(inputs, problem, {problem.q_range()}, HostMemory(), 1).value();
+  const ReferenceAnswer whole = ReferenceRow(q.view.data, DType::kF32, pages.table, 40'000,
+                                             problem.pattern, 0, 39'999, kScale)
+                                    .value();
   const ReferenceAnswer merged = OracleRow(inputs, problem, kScale, 39'999, 0).value();
   CHECK(merged.lse == Approx(whole.lse).epsilon(1e-13));
   for (size_t c = 0; c < 8; ++c) CHECK(merged.out[c] == Approx(whole.out[c]).epsilon(1e-9));
@@ -136,20 +139,21 @@ std::vector<std::string> RunAndCheck(const Plan& plan, const Inputs& inputs) {
     threads.emplace_back([&, rank] {
       const Problem& problem = plan.problem();
       const Rows rows(plan.HomeRows(rank), problem.q_range());
-      const Tensor q = MakeQueries(inputs, problem, rows.ranges(), 1);
-      const InputPages pages(inputs, problem, problem.kv.KvHeads(rank), problem.HeldBlocks(rank),
-                             1);
+      const InputQueries q = MakeQueries(inputs, problem, rows.ranges(), HostMemory(), 1).value();
+      const InputPages pages = MakePages(inputs, problem, problem.kv.KvHeads(rank),
+                                         problem.HeldBlocks(rank), HostMemory(), 1)
+                                   .value();
       RankTask task;
       task.plan = &plan;
       task.rank = rank;
-      task.q = q;
-      task.kv = &pages.table();
+      task.q = q.view;
+      task.kv = &pages.table;
       task.scale = kScale;
       absl::StatusOr<RankResult> result =
           RunRank(task, **MakeBackend("cpu", 1), *exchanges[static_cast<size_t>(rank)]);
       wrong[static_cast<size_t>(rank)] =
           !result.ok() ? result.status().ToString()
-                       : CheckRows(inputs, problem, kScale, rows.ranges(), result->home.view(), 1,
+                       : CheckRows(inputs, problem, kScale, rows.ranges(), result->home.view, 1,
                                    /*rows_max=*/500)
                              .value()
                              .wrong;

@@ -143,7 +143,7 @@ TEST_CASE("an abort fails everybody, with its reason here and UNAVAILABLE there"
   });
 }
 
-TEST_CASE("an abort before the other side has opened reaches it", "[exchange]") {
+TEST_CASE("an abort before the other side has opened reaches it", "[exchange][channels]") {
   const std::string kind = GENERATE(from_range(ExchangeKinds(/*with_channels=*/true)));
   CAPTURE(kind);
   const auto group = MakeExchangeGroup(kind, 2);

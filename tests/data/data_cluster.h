@@ -44,8 +44,7 @@ class DataCluster {
       worker.name = absl::StrCat("w", i);
       worker.fabric = network_.MakeFabric(worker.name).value();
       worker.coordinator_address = coordinator_->fabric_address();
-      worker.backend = "cpu";
-      worker.threads = 1;
+      worker.backend = MakeBackend("cpu", 1).value();
       worker.kv_bytes_limit = options.kv_bytes_limit;
       worker.data_address = port.server->address();
       worker.grants = port.grants.get();

@@ -7,9 +7,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/rng.h"
+#include "base/status.h"
 #include "comm/local/local_exchange.h"
 #include "runtime/engine/local_ranks.h"
 #include "tests/catch.h"
+#include "tests/fake_device.h"
 
 namespace annulus {
 namespace {
@@ -101,11 +103,20 @@ double FrobeniusError(const Tensor& got, const Tensor& want) {
   return norm == 0 ? std::sqrt(error) : std::sqrt(error / norm);
 }
 
+Buffer InSpace(MemorySpace& space, const Tensor& tensor) {
+  return MovedTo(space, Buffer::Copy(tensor.data(), tensor.size_bytes())).value();
+}
+
 Partial RunForCaller(const Plan& plan, const Case& c, const Inputs& in, Backend& backend,
                      int64_t* bytes) {
   const Problem& problem = plan.problem();
-  const TensorView v = c.v_is_k_prefix ? in.k.view() : in.v.view();
-  const KvTable all = KvTable::FromTensors(in.k, v);
+  MemorySpace& space = backend.memory();
+  const Buffer k_bytes = InSpace(space, in.k);
+  const Buffer v_bytes = c.v_is_k_prefix ? k_bytes : InSpace(space, in.v);
+  KvTable all = KvTable::FromTensors(
+      TensorView::Contiguous(k_bytes.data(), DType::kF32, c.kv_tokens, c.kv_heads, c.head_dim),
+      TensorView::Contiguous(v_bytes.data(), DType::kF32, c.kv_tokens, c.kv_heads,
+                             c.v_is_k_prefix ? c.head_dim : c.v_head_dim));
   auto exchanges = MakeLocalExchanges(plan.world());
   std::vector<absl::StatusOr<RankResult>> results(static_cast<size_t>(plan.world()));
   std::vector<std::thread> threads;
@@ -114,6 +125,7 @@ Partial RunForCaller(const Plan& plan, const Case& c, const Inputs& in, Backend&
       const HeadRange heads = problem.kv.KvHeads(rank);
       KvTable held(problem.dtype, heads.first, heads.count, c.head_dim, c.v_head_dim,
                    BlocksOf(c.kv_tokens));
+      held.set_memory(space.kind());
       for (int64_t b : problem.kv.Blocks(rank).ToVector()) {
         for (int h = heads.first; h < heads.end(); ++h) held.Set(h, b, all.page(h, b));
       }
@@ -141,12 +153,21 @@ Partial RunForCaller(const Plan& plan, const Case& c, const Inputs& in, Backend&
   return merged;
 }
 
-void CheckAllPlans(const Case& c, const std::vector<int>& worlds, uint64_t seed) {
+absl::StatusOr<LocalRun> RunLocally(const Plan& plan, const Case& c, const Inputs& in,
+                                    Backend& backend) {
+  ANNULUS_ASSIGN_OR_RETURN(const LocalRanks ranks,
+                           LocalRanks::Create(plan, in.q, in.k, in.v, backend));
+  return ranks.Run(Scale(c));
+}
+
+void CheckAllPlans(const Case& c, const std::vector<int>& worlds, uint64_t seed,
+                   Backend* on = nullptr) {
   Rng rng(seed);
   const Inputs in = RandomInputs(rng, c);
   const Partial want = Oracle(c, in);
-  absl::StatusOr<std::unique_ptr<Backend>> backend = MakeBackend("cpu", 2);
-  REQUIRE(backend.ok());
+  absl::StatusOr<std::unique_ptr<Backend>> cpu = MakeBackend("cpu", 2);
+  REQUIRE(cpu.ok());
+  Backend& backend = on == nullptr ? **cpu : *on;
   const PartitionSpec partitions[] = {
       {PartitionKind::kZigzag, 1},
       {PartitionKind::kContiguous, 1},
@@ -174,14 +195,13 @@ void CheckAllPlans(const Case& c, const std::vector<int>& worlds, uint64_t seed)
         Partial got;
         int64_t bytes = 0;
         if (home == Home::kOwners) {
-          absl::StatusOr<LocalRun> run =
-              LocalRanks(*plan, in.q, in.k, in.v).Run(Scale(c), **backend);
+          absl::StatusOr<LocalRun> run = RunLocally(*plan, c, in, backend);
           INFO(run.status().ToString());
           REQUIRE(run.ok());
           got = std::move(run->result);
           bytes = run->bytes_moved;
         } else {
-          got = RunForCaller(*plan, c, in, **backend, &bytes);
+          got = RunForCaller(*plan, c, in, backend, &bytes);
         }
         CHECK(bytes == plan->BytesTotal());
         CHECK(FrobeniusError(got.out(), want.out()) < 1e-6);
@@ -219,6 +239,28 @@ TEST_CASE("rows that move to balance work come home") {
   CheckAllPlans({1500, 1500, 4, 2, 16, 8, false, "docs(1000,100,300,100) & causal"}, worlds, 10);
   CheckAllPlans({400, 1300, 6, 3, 8, 16, false, "heads(0: causal; 1-2: window(64) & causal)"},
                 worlds, 11);
+}
+
+// Every byte that the host touches without the memory space is a fault there.
+TEST_CASE("every plan runs where a GPU's memory is apart from the host's") {
+  test::FakeDeviceBackend device(*MakeBackend("cpu", 2));
+  CheckAllPlans({700, 700, 4, 2, 16, 16, false, "causal"}, {1, 2, 3}, 21, &device);
+  CheckAllPlans({130, 1100, 6, 3, 8, 8, false, "heads(0: causal; 1: window(100); 2: full)"}, {3},
+                22, &device);
+  CheckAllPlans({150, 400, 4, 1, 32, 24, true, "s2(64,1,2)"}, {1, 2}, 23, &device);
+}
+
+// The same with a GPU, whose merges and copies run there.
+TEST_CASE("every plan on a GPU gives the oracle's answer") {
+  absl::StatusOr<std::unique_ptr<Backend>> cuda = MakeBackend("cuda", 0);
+  if (!cuda.ok()) {
+    WARN("skipped: " << cuda.status().message());
+    return;
+  }
+  CheckAllPlans({700, 700, 4, 2, 16, 16, false, "causal"}, {1, 2, 3, 4, 7}, 31, cuda->get());
+  CheckAllPlans({1000, 1000, 4, 4, 16, 24, false, "s2(64,2,4)"}, {1, 3, 4}, 32, cuda->get());
+  CheckAllPlans({150, 400, 4, 1, 32, 24, true, "causal"}, {1, 2, 3, 4}, 33, cuda->get());
+  CheckAllPlans({5, 5, 2, 1, 8, 8, false, "causal"}, {1, 2, 4}, 34, cuda->get());
 }
 
 TEST_CASE("random problems") {

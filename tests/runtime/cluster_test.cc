@@ -74,8 +74,9 @@ std::string RandomPattern(Rng& rng, int64_t length) {
 
 TEST_CASE("Every plan, placement and number of workers agrees with the oracle") {
   const int world = GENERATE(1, 2, 3, 4, 7);
-  CAPTURE(world);
-  LocalCluster cluster({.workers = world});
+  const bool fake_device = world == 3;
+  CAPTURE(world, fake_device);
+  LocalCluster cluster({.workers = world, .fake_device = fake_device});
   Service& service = cluster.service();
   for (uint64_t seed = 1; seed <= 12; ++seed) {
     CAPTURE(seed);

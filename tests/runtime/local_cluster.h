@@ -11,12 +11,14 @@
 #include "comm/local/local_network.h"
 #include "runtime/coordinator/coordinator.h"
 #include "runtime/worker/worker.h"
+#include "tests/fake_device.h"
 
 namespace annulus::test {
 
 struct ClusterOptions {
   int workers = 1;
   std::string backend = "reference";
+  bool fake_device = false;  // the backend's memory is apart from the host's
   int64_t kv_bytes_limit = int64_t{1} << 30;
   CoordinatorLimits limits = {};
 };
@@ -39,8 +41,10 @@ class LocalCluster {
     worker.fabric = network_.MakeFabric(name).value();
     worker.coordinator_address = coordinator_->fabric_address();
     worker.name = name;
-    worker.backend = options_.backend;
-    worker.threads = 1;
+    worker.backend = MakeBackend(options_.backend, 1).value();
+    if (options_.fake_device) {
+      worker.backend = std::make_unique<FakeDeviceBackend>(std::move(worker.backend));
+    }
     worker.kv_bytes_limit = options_.kv_bytes_limit;
     workers_.push_back(Worker::Start(std::move(worker)).value());
     ANNULUS_CHECK(workers_.back()->WaitUntilJoined(absl::Now() + absl::Seconds(20)).ok());

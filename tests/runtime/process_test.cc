@@ -31,7 +31,7 @@ using test::LayerKv;
   if (!fabric.ok()) _exit(4);
   options.fabric = *std::move(fabric);
   options.coordinator_address = address;
-  options.threads = 1;
+  options.backend = MakeBackend("cpu", 1).value();
   auto worker = Worker::Start(std::move(options));
   if (!worker.ok()) _exit(5);
   while (!(*worker)->lost()) absl::SleepFor(absl::Milliseconds(10));

@@ -45,10 +45,10 @@ TEST_CASE("CRC32C has the standard's check value") {
 
 TEST_CASE("A page without holders is zeroed, its memory used again or given back") {
   std::atomic<int64_t> bytes = 0;
-  PageArena arena(1000, &bytes);
+  PageArena arena(1000, HostMemory(), &bytes);
   std::vector<PageRef> pages;
   for (int i = 0; i < 50; ++i) {
-    pages.push_back(arena.Allocate());
+    pages.push_back(arena.Allocate().value());
     CHECK(std::count(pages.back()->data, pages.back()->data + 1000, std::byte{0}) == 1000);
     std::fill_n(pages.back()->data, 1000, std::byte{0xAB});
   }
@@ -62,7 +62,7 @@ TEST_CASE("A page without holders is zeroed, its memory used again or given back
   CHECK(std::count(holder->data, holder->data + 1000, std::byte{0xAB}) == 1000);
   bool again = false;
   for (int i = 0; i < 60; ++i) {
-    pages.push_back(arena.Allocate());
+    pages.push_back(arena.Allocate().value());
     const std::byte* data = pages.back()->data;
     again = again || (data > holder->data && data <= holder->data + 7 * 1000);  // of its slab
     CHECK(std::count(data, data + 1000, std::byte{0}) == 1000);

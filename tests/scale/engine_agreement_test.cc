@@ -40,8 +40,8 @@ class RecordingExchange final : public Exchange {
   const Capabilities& capabilities() const override { return inner_->capabilities(); }
   int rank() const override { return inner_->rank(); }
   int world() const override { return inner_->world(); }
-  absl::StatusOr<Ticket> Post(absl::Span<const SendOp> sends, absl::Span<const RecvOp> receives,
-                              StreamHandle stream) override {
+  absl::StatusOr<Ticket> Post(absl::Span<const SendOp> sends,
+                              absl::Span<const RecvOp> receives) override {
     Posted posted;
     for (const SendOp& op : sends) {
       posted.sends.push_back({op.peer, static_cast<int64_t>(op.size_bytes)});
@@ -50,7 +50,7 @@ class RecordingExchange final : public Exchange {
       posted.receives.push_back({op.peer, static_cast<int64_t>(op.size_bytes)});
     }
     log_->push_back(std::move(posted));
-    return inner_->Post(sends, receives, stream);
+    return inner_->Post(sends, receives);
   }
   absl::Status Wait(Ticket ticket, absl::Time deadline) override {
     return inner_->Wait(ticket, deadline);

@@ -1,4 +1,4 @@
-#include "attention/cuda/memory.h"
+#include "base/cuda/handles.h"
 
 #include <algorithm>
 
