@@ -9,6 +9,7 @@
 #include "absl/time/clock.h"
 #include "base/status.h"
 #include "bench/plans/check.h"
+#include "runtime/engine/calibrate.h"
 
 namespace annulus {
 namespace {
@@ -37,6 +38,7 @@ absl::StatusOr<std::unique_ptr<PlanBench>> PlanBench::Create(Ranks& ranks, const
   ANNULUS_RETURN_IF_ERROR(ranks.UseTransport(flags.transport, flags.ucx_transports));
   ANNULUS_RETURN_IF_ERROR(ranks.AllOk(bench->MakeInputs()));
   ANNULUS_RETURN_IF_ERROR(ranks.AllOk(bench->SetUp(environment)));
+  if (flags.transport == "nccl") ANNULUS_RETURN_IF_ERROR(bench->MeasureGpuLinks());
   return bench;
 }
 
@@ -61,12 +63,22 @@ absl::Status PlanBench::MakeInputs() {
   return absl::OkStatus();
 }
 
+// Unlike those of the host's transports, which all ranks share, links between GPUs are measured
+// between those that run.
+absl::Status PlanBench::MeasureGpuLinks() {
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Exchange> exchange, ranks_.OpenExchange());
+  absl::StatusOr<ClusterModel> measured = MeasureLinks(cluster_, *exchange, backend_->memory());
+  ANNULUS_RETURN_IF_ERROR(ranks_.AllOk(measured.status()));
+  cluster_ = *measured;
+  return absl::OkStatus();
+}
+
 // What rank 0 alone measures, while the others wait for it without taking its cores.
 absl::Status PlanBench::SetUp(const Environment& environment) {
   if (ranks_.rank() != 0) return absl::OkStatus();
   Say("measuring this machine");
-  ANNULUS_ASSIGN_OR_RETURN(const Machines machines,
-                           MachinesFor(flags_.machines, ranks_.world(), environment));
+  ANNULUS_ASSIGN_OR_RETURN(const Machines machines, MachinesFor(flags_.machines, flags_.backend,
+                                                                ranks_.world(), environment));
   cluster_ = machines.model;
   Say("one rank alone");
   ANNULUS_ASSIGN_OR_RETURN(single_,

@@ -61,6 +61,7 @@ class PlanBench {
   PlanBench(Ranks& ranks, const BenchFlags& flags, Machinery machinery, Problem problem,
             std::unique_ptr<Backend> backend);
   absl::Status MakeInputs();
+  absl::Status MeasureGpuLinks();
   absl::Status SetUp(const Environment& environment);
   absl::StatusOr<Plan> Decide(std::optional<PlanKind> kind, PlanRow* row);
   absl::StatusOr<Repetition> RunOnce(const Plan& plan, Exchange& exchange);

@@ -16,12 +16,15 @@ namespace {
 
 constexpr char kMeasuredNow[] = "measured now";
 
-// Where this machine's figures are kept; "" for nowhere.
-std::string DefaultPath(const Environment& environment) {
+// Where this machine's figures are kept, those with GPUs apart from those without; "" for nowhere.
+std::string DefaultPath(const Environment& environment, const Backend& backend) {
+  const char* file = backend.capabilities().gpus > 0 ? "machine-gpu.json" : "machine.json";
   for (const auto& [variable, folder] :
        {std::pair("XDG_CACHE_HOME", ""), std::pair("HOME", "/.cache")}) {
     const char* root = environment(variable);
-    if (root != nullptr && *root == '/') return absl::StrCat(root, folder, "/annulus/machine.json");
+    if (root != nullptr && *root == '/') {
+      return absl::StrCat(root, folder, "/annulus/", file);
+    }
   }
   return "";
 }
@@ -45,9 +48,9 @@ struct Kept {
 };
 
 absl::StatusOr<Kept> ThisMachine(const std::optional<std::string>& asked,
-                                 const Environment& environment) {
-  const std::string path = asked.value_or(DefaultPath(environment));
-  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, MakeBackend("auto", 0));
+                                 const std::string& backend_name, const Environment& environment) {
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, MakeBackend(backend_name, 0));
+  const std::string path = asked.value_or(DefaultPath(environment, *backend));
   const std::string name = NameOf(*backend);
   std::error_code error;
   if (!path.empty() && std::filesystem::exists(path, error)) {
@@ -56,7 +59,7 @@ absl::StatusOr<Kept> ThisMachine(const std::optional<std::string>& asked,
   }
   Kept kept;
   kept.source = kMeasuredNow;
-  kept.file.shared = true;
+  kept.file.shared = backend->capabilities().gpus < 2;  // several GPUs are a worker's each
   kept.file.machine = name;
   ANNULUS_ASSIGN_OR_RETURN(kept.file.model, MeasureMachine(*backend));
   if (path.empty()) return kept;
@@ -75,20 +78,21 @@ absl::StatusOr<Kept> ThisMachine(const std::optional<std::string>& asked,
 
 void AddMachines(Options* options, MachineFlags* flags) {
   options->Add("cluster", "F", "the machines, a JSON file (this one)", SetText(&flags->cluster));
-  options->Add("calibration", "F",
-               "where this machine's measured figures are kept (annulus/machine.json in the user's "
-               "cache folder)",
-               SetText(&flags->calibration));
+  options->Add(
+      "calibration", "F",
+      "where this machine's measured figures are kept (annulus/machine.json or machine-gpu.json "
+      "in the user's cache folder)",
+      SetText(&flags->calibration));
 }
 
-absl::StatusOr<Machines> MachinesFor(const MachineFlags& flags, int workers,
-                                     const Environment& environment) {
+absl::StatusOr<Machines> MachinesFor(const MachineFlags& flags, const std::string& backend,
+                                     int workers, const Environment& environment) {
   Kept kept;
   if (flags.cluster.has_value()) {
     kept.source = *flags.cluster;
     ANNULUS_ASSIGN_OR_RETURN(kept.file, ReadCluster(kept.source));
   } else {
-    ANNULUS_ASSIGN_OR_RETURN(kept, ThisMachine(flags.calibration, environment));
+    ANNULUS_ASSIGN_OR_RETURN(kept, ThisMachine(flags.calibration, backend, environment));
   }
   ANNULUS_ASSIGN_OR_RETURN(const ClusterModel model, ModelFor(kept.file, workers));
   std::string file = kept.source == kMeasuredNow ? "" : kept.source;

@@ -24,11 +24,12 @@ struct Machines {
   std::string file;    // that file; empty if measured now
 };
 
-// For `workers` workers. Without --calibration figures are kept in the user's cache folder
+// For `workers` workers that compute with `backend`, as MakeBackend takes it. Without --calibration
+// figures are kept in the user's cache folder
 // ($XDG_CACHE_HOME, else $HOME/.cache); without that, or where it cannot be written, they are
 // measured anew each time. Figures kept by another kind of machine are measured again.
 // INVALID_ARGUMENT names a file that is not as it should be.
-absl::StatusOr<Machines> MachinesFor(const MachineFlags& flags, int workers,
-                                     const Environment& environment);
+absl::StatusOr<Machines> MachinesFor(const MachineFlags& flags, const std::string& backend,
+                                     int workers, const Environment& environment);
 
 }  // namespace annulus

@@ -1,7 +1,6 @@
 #include "runtime/engine/calibrate.h"
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <memory>
 #include <thread>
@@ -10,7 +9,7 @@
 
 #include "absl/time/clock.h"
 #include "attention/kv_view.h"
-#include "attention/partial.h"
+#include "attention/memory_space.h"
 #include "attention/tensor.h"
 #include "base/buffer.h"
 #include "base/status.h"
@@ -36,69 +35,106 @@ absl::StatusOr<double> BestSeconds(Fn fn) {
   return best;
 }
 
+// Random [tokens, heads, kHeadDim] where the backend computes.
+struct Input {
+  Buffer bytes;
+  TensorView view;
+};
+absl::StatusOr<Input> MakeInput(Rng& rng, MemorySpace& space, DType dtype, int64_t tokens,
+                                int heads) {
+  const Tensor host = RandomTensor(rng, dtype, tokens, heads, kHeadDim);
+  Input input;
+  ANNULUS_ASSIGN_OR_RETURN(input.bytes,
+                           MovedTo(space, Buffer::Copy(host.data(), host.size_bytes())));
+  input.view = TensorView::Contiguous(input.bytes.data(), dtype, tokens, heads, kHeadDim);
+  return input;
+}
+
 // Seconds of causal attention of the last `q_tokens` of `kv_tokens`, `heads` heads each with a KV
 // head of its own.
 absl::StatusOr<double> AttendSeconds(Backend& backend, DType dtype, int64_t q_tokens,
                                      int64_t kv_tokens, int heads) {
   Rng rng(1);
-  const Tensor q = RandomTensor(rng, dtype, q_tokens, heads, kHeadDim);
-  const Tensor k = RandomTensor(rng, dtype, kv_tokens, heads, kHeadDim);
-  const Tensor v = RandomTensor(rng, dtype, kv_tokens, heads, kHeadDim);
-  const KvTable table = KvTable::FromTensors(k, v);
+  MemorySpace& space = backend.memory();
+  ANNULUS_ASSIGN_OR_RETURN(const Input q, MakeInput(rng, space, dtype, q_tokens, heads));
+  ANNULUS_ASSIGN_OR_RETURN(const Input k, MakeInput(rng, space, dtype, kv_tokens, heads));
+  ANNULUS_ASSIGN_OR_RETURN(const Input v, MakeInput(rng, space, dtype, kv_tokens, heads));
+  KvTable table = KvTable::FromTensors(k.view, v.view);
+  table.set_memory(space.kind());
   ANNULUS_ASSIGN_OR_RETURN(const Pattern pattern, Pattern::Parse("causal", heads));
   const BlockSet keys = BlockSet::Range(0, BlocksOf(kv_tokens));
-  Partial partial(q_tokens, heads, kHeadDim);
+  ANNULUS_ASSIGN_OR_RETURN(const PartialBuffer partial,
+                           MakePartial(space, q_tokens, heads, kHeadDim));
   AttendArgs args;
-  args.q = q;
+  args.q = q.view;
   args.q_ranges = {{kv_tokens - q_tokens, kv_tokens}};
   args.heads = {0, heads};
   args.kv_tokens = kv_tokens;
   args.kv = &table;
   args.pattern = &pattern;
   args.keys = &keys;
-  args.into = partial.view();
+  args.into = partial.view;
+  args.memory = space.kind();
   return BestSeconds([&] { return backend.Attend(args); });
 }
 
+bool OnGpu(Backend& backend) {
+  return backend.memory().kind() == MemoryKind::kDevice;
+}
+
 absl::StatusOr<double> MeasureFlops(Backend& backend, DType dtype) {
-  constexpr int64_t kTokens = 1024;
-  constexpr int kHeads = 4;
-  constexpr int64_t kBlocks = kTokens / kBlockTokens;
-  constexpr int64_t kPairs = kHeads * kBlocks * (kBlocks + 1) / 2 * kBlockTokens * kBlockTokens;
+  // As much work as fills what computes; f32 is slow on a GPU.
+  const int64_t tokens = !OnGpu(backend) ? 1024 : dtype == DType::kF32 ? 2048 : 8192;
+  const int heads = OnGpu(backend) ? 16 : 4;
+  const int64_t blocks = tokens / kBlockTokens;
+  const int64_t pairs = heads * blocks * (blocks + 1) / 2 * kBlockTokens * kBlockTokens;
   ANNULUS_ASSIGN_OR_RETURN(const double seconds,
-                           AttendSeconds(backend, dtype, kTokens, kTokens, kHeads));
-  return 2.0 * kPairs * (2 * kHeadDim) / seconds;
+                           AttendSeconds(backend, dtype, tokens, tokens, heads));
+  return 2.0 * static_cast<double>(pairs) * (2 * kHeadDim) / seconds;
 }
 
 absl::StatusOr<double> MeasureRead(Backend& backend) {
-  constexpr int64_t kTokens = 256 * 1024;  // 128 MiB: more than caches hold
+  // 128 MiB, more than caches hold, or 1 GiB.
+  const int64_t tokens = OnGpu(backend) ? 2048 * 1024 : 256 * 1024;
   ANNULUS_ASSIGN_OR_RETURN(const double seconds,
-                           AttendSeconds(backend, DType::kBF16, 1, kTokens, 1));
-  return static_cast<double>(kTokens * 2 * kHeadDim * SizeOf(DType::kBF16)) / seconds;
+                           AttendSeconds(backend, DType::kBF16, 1, tokens, 1));
+  return static_cast<double>(tokens * 2 * kHeadDim * SizeOf(DType::kBF16)) / seconds;
 }
 
-// Seconds in which each of two ranks gives the other so many bytes.
-absl::StatusOr<double> SwapSeconds(size_t bytes) {
+// Seconds in which two ranks give each other so many bytes, as this one sees it. `space`: where
+// they lie before and after.
+absl::StatusOr<double> Swap(Exchange& exchange, MemorySpace& space, size_t bytes) {
+  const int peer = 1 - exchange.rank();
+  MemorySpace& wire = exchange.capabilities().memory == MemoryKind::kHost ? HostMemory() : space;
+  const bool staged = wire.kind() != space.kind();
+  ANNULUS_ASSIGN_OR_RETURN(Buffer mine, space.AllocateZeroed(bytes));
+  ANNULUS_ASSIGN_OR_RETURN(Buffer out, wire.AllocateZeroed(bytes));
+  ANNULUS_ASSIGN_OR_RETURN(Buffer in, wire.AllocateZeroed(bytes));
+  return BestSeconds([&]() -> absl::Status {
+    if (staged) ANNULUS_RETURN_IF_ERROR(space.CopyOut(mine.data(), out.data(), bytes));
+    const SendOp send{peer, out.data(), bytes};
+    const RecvOp receive{peer, in.data(), bytes};
+    ANNULUS_ASSIGN_OR_RETURN(const Exchange::Ticket ticket,
+                             exchange.Post({&send, 1}, {&receive, 1}));
+    ANNULUS_RETURN_IF_ERROR(exchange.Wait(ticket, absl::Now() + absl::Seconds(10)));
+    return staged ? space.CopyIn(in.data(), mine.data(), bytes) : absl::OkStatus();
+  });
+}
+
+absl::StatusOr<double> SwapSeconds(MemorySpace& space, size_t bytes) {
   const std::vector<std::unique_ptr<Exchange>> ranks = MakeLocalExchanges(2);
-  const auto swap = [bytes](Exchange& exchange) -> absl::StatusOr<double> {
-    const int peer = 1 - exchange.rank();
-    Buffer out(bytes), in(bytes);
-    std::memset(out.data(), 1, bytes);
-    return BestSeconds([&]() -> absl::Status {
-      const SendOp send{peer, out.data(), bytes};
-      const RecvOp receive{peer, in.data(), bytes};
-      ANNULUS_ASSIGN_OR_RETURN(const Exchange::Ticket ticket,
-                               exchange.Post({&send, 1}, {&receive, 1}));
-      return exchange.Wait(ticket, absl::Now() + absl::Seconds(10));
-    });
-  };
   absl::StatusOr<double> other;
-  std::thread peer([&] { other = swap(*ranks[1]); });
-  absl::StatusOr<double> mine = swap(*ranks[0]);
+  std::thread peer([&] { other = Swap(*ranks[1], space, bytes); });
+  const absl::StatusOr<double> mine = Swap(*ranks[0], space, bytes);
   peer.join();
   ANNULUS_RETURN_IF_ERROR(other.status());
   ANNULUS_RETURN_IF_ERROR(mine.status());
   return std::max(*mine, *other);
+}
+
+void SetLinks(double latency_s, double bytes_per_s, ClusterModel* machine) {
+  machine->inside_latency_s = machine->between_latency_s = latency_s;
+  machine->inside_bytes_per_s = machine->between_bytes_per_s = bytes_per_s;
 }
 
 }  // namespace
@@ -110,12 +146,20 @@ absl::StatusOr<ClusterModel> MeasureMachine(Backend& backend) {
   ANNULUS_ASSIGN_OR_RETURN(machine.flops_f32, MeasureFlops(backend, DType::kF32));
   ANNULUS_ASSIGN_OR_RETURN(machine.read_bytes_per_s, MeasureRead(backend));
   ANNULUS_ASSIGN_OR_RETURN(machine.launch_s, AttendSeconds(backend, DType::kBF16, 1, 1, 1));
-  ANNULUS_ASSIGN_OR_RETURN(machine.inside_latency_s, SwapSeconds(8));
-  ANNULUS_ASSIGN_OR_RETURN(const double swap_s, SwapSeconds(kBytes));
-  machine.inside_bytes_per_s =
-      2.0 * kBytes / std::max(swap_s - machine.inside_latency_s, swap_s / 2);
-  machine.between_bytes_per_s = machine.inside_bytes_per_s;
-  machine.between_latency_s = machine.inside_latency_s;
+  MemorySpace& space = backend.memory();
+  ANNULUS_ASSIGN_OR_RETURN(const double latency_s, SwapSeconds(space, 8));
+  ANNULUS_ASSIGN_OR_RETURN(const double swap_s, SwapSeconds(space, kBytes));
+  SetLinks(latency_s, 2.0 * kBytes / std::max(swap_s - latency_s, swap_s / 2), &machine);
+  return machine;
+}
+
+absl::StatusOr<ClusterModel> MeasureLinks(ClusterModel machine, Exchange& exchange,
+                                          MemorySpace& space) {
+  constexpr size_t kBytes = size_t{256} << 20;
+  if (exchange.rank() > 1 || exchange.world() < 2) return machine;
+  ANNULUS_ASSIGN_OR_RETURN(const double latency_s, Swap(exchange, space, 8));
+  ANNULUS_ASSIGN_OR_RETURN(const double swap_s, Swap(exchange, space, kBytes));
+  SetLinks(latency_s, kBytes / std::max(swap_s - latency_s, swap_s / 2), &machine);
   return machine;
 }
 

@@ -4,17 +4,25 @@
 
 #include "absl/status/statusor.h"
 #include "attention/backend.h"
+#include "comm/exchange.h"
 #include "sharding/cluster.h"
 
 namespace annulus {
 
-// The figures of one worker that has the whole machine to itself; SharedBy gives those of several.
-// Links between nodes are taken to be those inside: there is but one node.
+// The figures of one worker that has the whole machine, or a GPU, to itself; SharedBy gives those
+// of several. Links between nodes are taken to be those inside: there is but one node.
 //   flops, flops_f32     causal attention, head_dim 128
 //   read_bytes_per_s     one query over a long context
 //   launch_s             the smallest attention there is
-//   inside_…             two ranks of a local exchange that send to each other at once, in sum
+//   inside_…             two ranks of a local exchange that send to each other at once, in sum;
+//   with
+//                        a GPU's memory on both sides
 // Errors are those of the backend and the exchange.
 absl::StatusOr<ClusterModel> MeasureMachine(Backend& backend);
+
+// Of an exchange between GPUs, whose links are nobody else's: ranks 0 and 1 send to each other at
+// once. Collective; the others have nothing to do, and get what they were given.
+absl::StatusOr<ClusterModel> MeasureLinks(ClusterModel machine, Exchange& exchange,
+                                          MemorySpace& space);
 
 }  // namespace annulus

@@ -25,8 +25,9 @@ constexpr size_t kTasksHeadroom = kTasksMax / 2;
 constexpr absl::Duration kWaitMax = absl::Milliseconds(50);
 
 std::string NameOf(const BackendCapabilities& capabilities) {
+  const char* without = BuiltWithCuda() ? "" : "; built without CUDA";
   if (capabilities.detail.empty()) return capabilities.name;
-  return absl::StrCat(capabilities.name, " (", capabilities.detail, ")");
+  return absl::StrCat(capabilities.name, " (", capabilities.detail, without, ")");
 }
 
 }  // namespace
