@@ -24,7 +24,7 @@ CASES = [
     ("s2-128k", 1 << 17, 32, 8, 128, "s2(64,16,8)", "ring,heads,group-cast", ()),
     ("s2-128k-heads", 1 << 17, 32, 8, 128, "s2(64,16,8,dense_heads=1)", "ring,group-cast", ()),
 ]
-OURS = ("plan pattern tokens heads kv_heads head_dim dtype world ms tflops_per_rank pct_of_single "
+OURS = ("plan pattern tokens heads kv_heads head_dim dtype backend transport world ms tflops_per_rank pct_of_single "
         "bytes_sent planned_bytes exposed_comm_ms max_over_mean_work max_rel_err checked_rows")
 COLUMNS = f"date gpu commit case {OURS} peer peer_ms peer_tflops_per_rank ratio".split()
 MPI = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}

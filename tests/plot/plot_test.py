@@ -29,6 +29,13 @@ KERNELS = "\n".join(json.dumps({"heads": 8, "kv_heads": 4, "head_dim": 64, **row
     {"kernel": "decode", "dtype": "bf16", "unit": "GB/s", "ours": 33, "peak": 38, "peer": 3,
      "peer_name": "PyTorch SDPA"}))
 
+GPU = """date,gpu,commit,case,q_tokens,ours_ms,ours_tflops,ours_gb_per_s,peer,peer_ms,peer_rate,\
+copy_gb_per_s,matmul_tflops
+2026-11-23,NVIDIA H200,1,causal-16k,16384,3.9,281.3,34.3,cudnn,1.77,619.7,4232,800
+2026-11-23,NVIDIA H200,1,causal-16k,16384,3.9,282.3,34.5,fa2,3.41,322.4,4176,800
+2026-11-23,NVIDIA H200,1,decode-1M,1,1.19,14.5,3617,,,,4236,800
+"""
+
 
 class PlotTest(unittest.TestCase):
     def setUp(self):
@@ -45,7 +52,7 @@ class PlotTest(unittest.TestCase):
 
     def test_every_kind_of_file_gives_both_pictures(self):
         for text, shown in ((SCALE, "s2(64,16,16)"), (BENCH, "s2(64,4,16)"),
-                            (KERNELS, "PyTorch SDPA")):
+                            (KERNELS, "PyTorch SDPA"), (GPU, "decode-1M")):
             with self.subTest(shown):
                 run = self.plot(text)
                 self.assertEqual((run.returncode, run.stderr), (0, ""))
