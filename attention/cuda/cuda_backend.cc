@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "attention/attend_args.h"
 #include "attention/cuda/launch.h"
+#include "attention/cuda/parts.h"
 #include "attention/cuda/space.h"
 #include "attention/cuda/upload.h"
 #include "attention/cuda/work_list.h"
@@ -106,13 +107,22 @@ class CudaBackend final : public Backend {
     }
     if (IsCancelled(batch)) return AttendCancelled();
     ANNULUS_RETURN_IF_ERROR(StatusOf(cudaSetDevice(device_), absl::StrCat("GPU ", device_)));
-    ANNULUS_ASSIGN_OR_RETURN(std::unique_ptr<Workspace> workspace, TakeWorkspace());
-    const absl::Status status = Run(batch, *workspace);
+    const std::vector<std::vector<AttendArgs>> parts = cuda::PartsOf(batch);
+    std::vector<std::unique_ptr<Workspace>> workspaces;
+    absl::Status status;
+    for (const std::vector<AttendArgs>& part : parts) {
+      absl::StatusOr<std::unique_ptr<Workspace>> workspace = TakeWorkspace();
+      status = workspace.ok() ? Start(part, **workspace) : workspace.status();
+      if (workspace.ok()) workspaces.push_back(*std::move(workspace));
+      if (!status.ok()) break;
+    }
+    // Also after an error, which may be that the call was cancelled: then each is stopped.
+    for (size_t i = 0; i < workspaces.size(); ++i) status.Update(Finish(parts[i], *workspaces[i]));
     const std::lock_guard<std::mutex> lock(mutex_);
     if (absl::IsUnavailable(status)) lost_ = status;
-    // After an error the workspace may still be in use on the device: its end waits for that.
+    // After an error a workspace may still be in use on the device: its end waits for that.
     ANNULUS_RETURN_IF_ERROR(status);
-    idle_.push_back(std::move(workspace));
+    for (auto& workspace : workspaces) idle_.push_back(std::move(workspace));
     return absl::OkStatus();
   }
 
@@ -125,14 +135,19 @@ class CudaBackend final : public Backend {
     return workspace;
   }
 
-  absl::Status Run(absl::Span<const AttendArgs> batch, Workspace& workspace) const {
+  absl::Status Start(absl::Span<const AttendArgs> batch, Workspace& workspace) const {
     workspace.list.Make(batch, thread_blocks_);
     if (workspace.list.tiles().empty()) return absl::OkStatus();
     cudaStream_t stream = workspace.stream.get();
     ANNULUS_RETURN_IF_ERROR(workspace.upload.Make(batch, workspace.list, stream));
     ANNULUS_RETURN_IF_ERROR(
         StatusOf(cudaEventRecord(workspace.uploaded.get(), stream), "cudaEventRecord"));
-    ANNULUS_RETURN_IF_ERROR(cuda::LaunchAll(workspace.list, workspace.upload, stream));
+    return cuda::LaunchAll(workspace.list, workspace.upload, stream);
+  }
+
+  absl::Status Finish(absl::Span<const AttendArgs> batch, Workspace& workspace) const {
+    if (workspace.list.tiles().empty()) return absl::OkStatus();
+    cudaStream_t stream = workspace.stream.get();
     if (workspace.upload.work().stop != nullptr)
       ANNULUS_RETURN_IF_ERROR(WaitOrStop(batch, workspace));
     cuda::Report report;

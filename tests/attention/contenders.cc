@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "hwy/targets.h"
+#include "tests/attention/in_own_memory.h"
 #include "tests/catch.h"
 
 namespace annulus {
@@ -28,7 +29,11 @@ std::vector<Contender> Contenders() {
   std::vector<Contender> all;
   all.push_back({"reference", 0, *MakeBackend("reference", 2)});
   absl::StatusOr<std::unique_ptr<Backend>> cuda = MakeBackend("cuda", 0);
-  if (cuda.ok()) all.push_back({"cuda", 0, *std::move(cuda)});
+  if (cuda.ok()) {
+    all.push_back({"cuda", 0, *std::move(cuda)});
+    all.push_back(
+        {"cuda, on the device", 0, std::make_unique<InOwnMemory>(*MakeBackend("cuda", 0))});
+  }
   ChooseTarget(0);
   const int64_t have = hwy::SupportedTargets();
   for (int64_t left = have; left != 0; left &= left - 1) {

@@ -263,6 +263,16 @@ TEST_CASE("every plan on a GPU gives the oracle's answer") {
   CheckAllPlans({5, 5, 2, 1, 8, 8, false, "causal"}, {1, 2, 4}, 34, cuda->get());
 }
 
+// Few launches: what a race checker can follow.
+TEST_CASE("every plan on a GPU, small enough for a race checker") {
+  absl::StatusOr<std::unique_ptr<Backend>> cuda = MakeBackend("cuda", 0);
+  if (!cuda.ok()) {
+    WARN("skipped: " << cuda.status().message());
+    return;
+  }
+  CheckAllPlans({70, 140, 4, 2, 16, 16, false, "causal"}, {2}, 35, cuda->get());
+}
+
 TEST_CASE("random problems") {
   const uint64_t base = 1000;
   const char* patterns[] = {"causal",        "full",

@@ -1,0 +1,53 @@
+#include "attention/cuda/parts.h"
+
+#include <algorithm>
+
+namespace annulus::cuda {
+namespace {
+
+// Of a part, at least: fewer rows than this do not fill a GPU.
+constexpr int64_t kPartRows = 8192;
+constexpr int64_t kPartsMax = 8;
+
+// The first `rows` rows of what is left of `args`, or some more up to the end of a query block.
+AttendArgs TakeRows(AttendArgs& left, int64_t rows) {
+  AttendArgs part = left;
+  part.q_ranges.clear();
+  int64_t taken = 0;
+  size_t range = 0;
+  for (; range < left.q_ranges.size() && taken < rows; ++range) {
+    TokenRange& from = left.q_ranges[range];
+    const int64_t end =
+        (from.begin + rows - taken + kBlockTokens - 1) / kBlockTokens * kBlockTokens;
+    const TokenRange piece{from.begin, std::min(from.end, end)};
+    part.q_ranges.push_back(piece);
+    taken += piece.size();
+    from.begin = piece.end;
+    if (from.size() > 0) break;
+  }
+  left.q_ranges.erase(left.q_ranges.begin(), left.q_ranges.begin() + static_cast<int64_t>(range));
+  const int64_t rest = left.q.tokens - taken;
+  part.q = left.q.Tokens(0, taken);
+  part.into = left.into.Rows(0, taken);
+  left.q = left.q.Tokens(taken, rest);
+  left.into = left.into.Rows(taken, rest);
+  return part;
+}
+
+}  // namespace
+
+std::vector<std::vector<AttendArgs>> PartsOf(absl::Span<const AttendArgs> batch) {
+  std::vector<std::vector<AttendArgs>> parts;
+  // Pages in host memory would be copied for each part.
+  if (batch.size() != 1 || batch[0].kv->memory() != MemoryKind::kDevice ||
+      batch[0].q.tokens < 2 * kPartRows) {
+    parts.emplace_back(batch.begin(), batch.end());
+    return parts;
+  }
+  AttendArgs left = batch[0];
+  const int64_t rows = std::max(kPartRows, (left.q.tokens + kPartsMax - 1) / kPartsMax);
+  while (left.q.tokens > 0) parts.push_back({TakeRows(left, rows)});
+  return parts;
+}
+
+}  // namespace annulus::cuda

@@ -1,0 +1,104 @@
+// A backend that first moves what it is given to where its inner backend computes, and the results
+// back: the agreement suite, which has everything in host memory, so reaches kernels that read
+// pages in a GPU's. One thread.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "attention/backend.h"
+#include "base/status.h"
+
+namespace annulus {
+
+class InOwnMemory final : public Backend {
+ public:
+  explicit InOwnMemory(std::unique_ptr<Backend> inner) : inner_(std::move(inner)) {}
+
+  const BackendCapabilities& capabilities() const override { return inner_->capabilities(); }
+
+  absl::Status AttendBatch(absl::Span<const AttendArgs> batch) override {
+    std::vector<Moved> moved;
+    std::vector<AttendArgs> own(batch.begin(), batch.end());
+    moved.reserve(batch.size());
+    for (AttendArgs& args : own) {
+      moved.emplace_back();
+      ANNULUS_RETURN_IF_ERROR(Move(&args, &moved.back()));
+    }
+    ANNULUS_RETURN_IF_ERROR(inner_->AttendBatch(own));
+    for (size_t i = 0; i < batch.size(); ++i) {
+      ANNULUS_ASSIGN_OR_RETURN(Partial out, ToHost(inner_->memory(), moved[i].into));
+      SetIdentity(batch[i].into);
+      Merge(batch[i].into, out.view());
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  struct Moved {
+    std::vector<Buffer> pages;
+    KvTable kv;
+    Buffer q;
+    PartialBuffer into;
+  };
+
+  absl::StatusOr<Buffer> MoveRows(const std::byte* rows, int64_t count, int64_t stride, int64_t dim,
+                                  DType dtype) {
+    const size_t row_bytes = static_cast<size_t>(dim) * SizeOf(dtype);
+    Buffer host(static_cast<size_t>(count) * row_bytes);
+    for (int64_t r = 0; r < count; ++r) {
+      std::memcpy(host.data() + static_cast<size_t>(r) * row_bytes,
+                  rows + static_cast<size_t>(r * stride) * SizeOf(dtype), row_bytes);
+    }
+    return MovedTo(inner_->memory(), std::move(host));
+  }
+
+  absl::Status Move(AttendArgs* args, Moved* moved) {
+    MemorySpace& space = inner_->memory();
+    const KvTable& kv = *args->kv;
+    moved->kv = KvTable(kv.dtype(), kv.kv_head_first(), kv.kv_heads(), kv.head_dim(),
+                        kv.v_head_dim(), kv.blocks());
+    moved->kv.set_memory(space.kind());
+    for (int head = kv.kv_head_first(); head < kv.kv_head_first() + kv.kv_heads(); ++head) {
+      for (int64_t block = 0; block < kv.blocks(); ++block) {
+        const KvPage& page = kv.page(head, block);
+        const int64_t rows = std::min(kBlockTokens, args->kv_tokens - block * kBlockTokens);
+        if (page.k == nullptr || rows <= 0) continue;
+        ANNULUS_ASSIGN_OR_RETURN(
+            Buffer k, MoveRows(page.k, rows, page.k_row_stride, kv.head_dim(), kv.dtype()));
+        ANNULUS_ASSIGN_OR_RETURN(
+            Buffer v, MoveRows(page.v, rows, page.v_row_stride, kv.v_head_dim(), kv.dtype()));
+        moved->kv.Set(head, block, {k.data(), v.data(), kv.head_dim(), kv.v_head_dim()});
+        moved->pages.push_back(std::move(k));
+        moved->pages.push_back(std::move(v));
+      }
+    }
+    Buffer q(static_cast<size_t>(args->q.size()) * SizeOf(args->q.dtype));
+    const size_t q_row = static_cast<size_t>(args->q.dim) * SizeOf(args->q.dtype);
+    for (int64_t row = 0; row < args->q.tokens * args->q.heads; ++row) {
+      std::memcpy(q.data() + static_cast<size_t>(row) * q_row,
+                  args->q.Row(row / args->q.heads, row % args->q.heads), q_row);
+    }
+    ANNULUS_ASSIGN_OR_RETURN(moved->q, MovedTo(space, std::move(q)));
+    const PartialView into = args->into;
+    Buffer partial(PartialBytes(into.rows, into.heads, into.v_head_dim));
+    const PartialView view = PartialIn(partial.data(), into.rows, into.heads, into.v_head_dim);
+    SetIdentity(view);
+    Merge(view, into);
+    ANNULUS_ASSIGN_OR_RETURN(moved->into.bytes, MovedTo(space, std::move(partial)));
+    moved->into.view = PartialIn(moved->into.bytes.data(), into.rows, into.heads, into.v_head_dim);
+    args->kv = &moved->kv;
+    args->q = TensorView::Contiguous(moved->q.data(), args->q.dtype, args->q.tokens, args->q.heads,
+                                     args->q.dim);
+    args->into = moved->into.view;
+    args->memory = space.kind();
+    return absl::OkStatus();
+  }
+
+  const std::unique_ptr<Backend> inner_;
+};
+
+}  // namespace annulus
