@@ -19,4 +19,16 @@ KvTable KvTable::FromTensors(const TensorView& k, const TensorView& v) {
   return table;
 }
 
+uint64_t KvTable::stamp() const {
+  return stamp_.Get();
+}
+
+uint64_t KvTable::Stamp::Get() const {
+  static std::atomic<uint64_t> last{0};
+  uint64_t value = value_.load();
+  if (value != 0) return value;
+  const uint64_t next = ++last;
+  return value_.compare_exchange_strong(value, next) ? next : value;
+}
+
 }  // namespace annulus

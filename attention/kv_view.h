@@ -8,6 +8,7 @@
 // Thread-compatible: read by many while nobody writes.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -56,11 +57,19 @@ class KvTable {
 
   void Set(int kv_head, int64_t block, KvPage page) {
     pages_.Mutable(Index(kv_head, block)) = page;
+    stamp_.Clear();
   }
   const KvPage& page(int kv_head, int64_t block) const { return pages_[Index(kv_head, block)]; }
 
+  // Tables with equal stamps hold the same pages: one for each content that a table ever had, never
+  // 0. What is derived from a table can be kept under it.
+  uint64_t stamp() const;
+
   // Where the pages lie, all of them; host memory unless it is said.
-  void set_memory(MemoryKind memory) { memory_ = memory; }
+  void set_memory(MemoryKind memory) {
+    memory_ = memory;
+    stamp_.Clear();
+  }
   MemoryKind memory() const { return memory_; }
   DType dtype() const { return dtype_; }
   int kv_head_first() const { return kv_head_first_; }
@@ -73,7 +82,25 @@ class KvTable {
   void Resize(int64_t blocks) {
     blocks_ = blocks;
     pages_.Resize(static_cast<size_t>(kv_heads_ * blocks));
+    stamp_.Clear();
   }
+
+  // Given when somebody asks, which many may do at once.
+  class Stamp {
+   public:
+    Stamp() = default;
+    Stamp(const Stamp& other) : value_(other.value_.load()) {}
+    Stamp& operator=(const Stamp& other) {
+      value_.store(other.value_.load());
+      return *this;
+    }
+    void Clear() { value_.store(0, std::memory_order_relaxed); }
+    uint64_t Get() const;
+
+   private:
+    mutable std::atomic<uint64_t> value_{0};  // 0: not given
+  };
+
   size_t Index(int kv_head, int64_t block) const {
     return static_cast<size_t>(block * kv_heads_ + (kv_head - kv_head_first_));
   }
@@ -86,6 +113,7 @@ class KvTable {
   int v_head_dim_ = 0;
   int64_t blocks_ = 0;
   CowArray<KvPage> pages_;
+  Stamp stamp_;
 };
 
 }  // namespace annulus

@@ -12,6 +12,7 @@
 #include "attention/cuda/launch.h"
 #include "attention/cuda/parts.h"
 #include "attention/cuda/space.h"
+#include "attention/cuda/table_cache.h"
 #include "attention/cuda/upload.h"
 #include "attention/cuda/work_list.h"
 #include "base/cuda/handles.h"
@@ -82,6 +83,7 @@ class CudaBackend final : public Backend {
               std::unique_ptr<cuda::Space> space)
       : device_(device),
         space_(std::move(space)),
+        tables_(*space_),
         thread_blocks_(kThreadBlocksPerProcessor * properties.multiProcessorCount) {
     capabilities_.name = "cuda";
     capabilities_.detail =
@@ -135,11 +137,11 @@ class CudaBackend final : public Backend {
     return workspace;
   }
 
-  absl::Status Start(absl::Span<const AttendArgs> batch, Workspace& workspace) const {
+  absl::Status Start(absl::Span<const AttendArgs> batch, Workspace& workspace) {
     workspace.list.Make(batch, thread_blocks_);
     if (workspace.list.tiles().empty()) return absl::OkStatus();
     cudaStream_t stream = workspace.stream.get();
-    ANNULUS_RETURN_IF_ERROR(workspace.upload.Make(batch, workspace.list, stream));
+    ANNULUS_RETURN_IF_ERROR(workspace.upload.Make(batch, workspace.list, stream, &tables_));
     ANNULUS_RETURN_IF_ERROR(
         StatusOf(cudaEventRecord(workspace.uploaded.get(), stream), "cudaEventRecord"));
     return cuda::LaunchAll(workspace.list, workspace.upload, stream);
@@ -159,6 +161,7 @@ class CudaBackend final : public Backend {
 
   const int device_;
   const std::unique_ptr<cuda::Space> space_;
+  cuda::TableCache tables_;
   const int thread_blocks_;
   BackendCapabilities capabilities_;
   mutable std::mutex mutex_;

@@ -5,9 +5,9 @@
 namespace annulus::cuda {
 namespace {
 
-// Of a part, at least: fewer rows than this do not fill a GPU.
+// Of the first part: enough to fill a GPU for as long as the rest is listed.
 constexpr int64_t kPartRows = 8192;
-constexpr int64_t kPartsMax = 8;
+constexpr int64_t kFirstShare = 8;
 
 // The first `rows` rows of what is left of `args`, or some more up to the end of a query block.
 AttendArgs TakeRows(AttendArgs& left, int64_t rows) {
@@ -40,13 +40,13 @@ std::vector<std::vector<AttendArgs>> PartsOf(absl::Span<const AttendArgs> batch)
   std::vector<std::vector<AttendArgs>> parts;
   // Pages in host memory would be copied for each part.
   if (batch.size() != 1 || batch[0].kv->memory() != MemoryKind::kDevice ||
-      batch[0].q.tokens < 2 * kPartRows) {
+      batch[0].q.tokens < 4 * kPartRows) {
     parts.emplace_back(batch.begin(), batch.end());
     return parts;
   }
   AttendArgs left = batch[0];
-  const int64_t rows = std::max(kPartRows, (left.q.tokens + kPartsMax - 1) / kPartsMax);
-  while (left.q.tokens > 0) parts.push_back({TakeRows(left, rows)});
+  parts.push_back({TakeRows(left, std::max(kPartRows, left.q.tokens / kFirstShare))});
+  parts.push_back({left});
   return parts;
 }
 

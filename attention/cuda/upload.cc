@@ -37,7 +37,8 @@ bool OnHost(const KvTable& kv) {
 }  // namespace
 
 absl::Status Upload::Make(absl::Span<const AttendArgs> batch, const WorkList& list,
-                          cudaStream_t stream) {
+                          cudaStream_t stream, TableCache* tables) {
+  ANNULUS_RETURN_IF_ERROR(FindKeptTables(batch, tables));
   ANNULUS_RETURN_IF_ERROR(FindHostPages(batch, list));
   PlaceAll(batch, list);
   ANNULUS_RETURN_IF_ERROR(host_.Reserve(bytes_));
@@ -95,18 +96,27 @@ void Upload::PlaceAll(absl::Span<const AttendArgs> batch, const WorkList& list) 
   slots_.segments = place(list.segments());
   slots_.lanes = place(list.lanes());
   slots_.split_tiles = place(list.split_tiles());
-  problem_slots_.clear();
-  for (const AttendArgs& args : batch) {
-    ProblemSlots slots;
-    slots.pages = Place(PagesOf(*args.kv) * sizeof(Page));
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const AttendArgs& args = batch[i];
+    ProblemSlots& slots = problem_slots_[i];
+    slots.pages = Place(slots.kept == nullptr ? PagesOf(*args.kv) * sizeof(Page) : 0);
     if (args.memory == MemoryKind::kHost) {
       const auto rows = static_cast<size_t>(args.into.rows * args.into.heads);
       slots.q = Place(rows * static_cast<size_t>(args.q.dim) * SizeOf(args.q.dtype));
       slots.out = Place(rows * static_cast<size_t>(args.into.v_head_dim) * sizeof(float));
       slots.lse = Place(rows * sizeof(float));
     }
-    problem_slots_.push_back(slots);
   }
+}
+
+absl::Status Upload::FindKeptTables(absl::Span<const AttendArgs> batch, TableCache* tables) {
+  problem_slots_.assign(batch.size(), {});
+  if (tables == nullptr) return absl::OkStatus();
+  for (size_t i = 0; i < batch.size(); ++i) {
+    if (OnHost(*batch[i].kv)) continue;
+    ANNULUS_ASSIGN_OR_RETURN(problem_slots_[i].kept, tables->Find(*batch[i].kv));
+  }
+  return absl::OkStatus();
 }
 
 template <typename T>
@@ -204,6 +214,7 @@ void Upload::WriteTables(absl::Span<const AttendArgs> batch) {
   };
   for (size_t problem = 0; problem < batch.size(); ++problem) {
     const KvTable& kv = *batch[problem].kv;
+    if (problem_slots_[problem].kept != nullptr) continue;
     Page* pages = table(problem);
     if (OnHost(kv)) {
       std::memset(pages, 0, problem_slots_[problem].pages.bytes);
@@ -226,7 +237,8 @@ void Upload::WriteTables(absl::Span<const AttendArgs> batch) {
 void Upload::WriteProblem(const AttendArgs& args, size_t index) {
   const ProblemSlots& slots = problem_slots_[index];
   Problem problem;
-  problem.pages = OnDevice<Page>(slots.pages);
+  problem.pages = slots.kept != nullptr ? reinterpret_cast<const Page*>(slots.kept->data())
+                                        : OnDevice<Page>(slots.pages);
   problem.kv_tokens = args.kv_tokens;
   problem.kv_heads = args.kv->kv_heads();
   problem.heads = static_cast<int32_t>(args.into.heads);

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "attention/backend.h"
+#include "attention/cuda/table_cache.h"
 #include "attention/cuda/work.h"
 #include "attention/cuda/work_list.h"
 #include "base/cuda/handles.h"
@@ -20,7 +21,9 @@ class Upload {
  public:
   // Puts everything in its place on the device, in the stream's order. INTERNAL if a page that the
   // pattern reads is not held (of pages in host memory; of others the kernels report it).
-  absl::Status Make(absl::Span<const AttendArgs> batch, const WorkList& list, cudaStream_t stream);
+  // Tables that `tables` keeps are not uploaded; it may be null.
+  absl::Status Make(absl::Span<const AttendArgs> batch, const WorkList& list, cudaStream_t stream,
+                    TableCache* tables = nullptr);
 
   // Asks the kernels to end soon, through a stream of its own.
   absl::Status Stop(cudaStream_t stream);
@@ -42,8 +45,9 @@ class Upload {
     Slot problems, tiles, runs, mask_ids, masks, segments, lanes, split_tiles;
   };
   struct ProblemSlots {
-    Slot pages;
-    Slot q, out, lse;  // empty if they lie on the device
+    Slot pages;             // empty if its table is kept
+    TableCache::Kept kept;  // until the next Make
+    Slot q, out, lse;       // empty if they lie on the device
   };
   // Rows of a page in host memory that are copied to pages_, without gaps.
   struct Rows {
@@ -64,6 +68,7 @@ class Upload {
   Slot Place(size_t bytes);
   template <typename T>
   void Write(Slot slot, const std::vector<T>& values);
+  absl::Status FindKeptTables(absl::Span<const AttendArgs> batch, TableCache* tables);
   absl::Status FindHostPages(absl::Span<const AttendArgs> batch, const WorkList& list);
   absl::Status FindHostPage(const AttendArgs& args, size_t problem, int head, int64_t block);
   size_t PlaceRows(const Rows& rows);

@@ -66,7 +66,7 @@ class InOwnMemory final : public Backend {
       for (int64_t block = 0; block < kv.blocks(); ++block) {
         const KvPage& page = kv.page(head, block);
         const int64_t rows = std::min(kBlockTokens, args->kv_tokens - block * kBlockTokens);
-        if (page.k == nullptr || rows <= 0) continue;
+        if (page.k == nullptr || page.v == nullptr || rows <= 0) continue;
         ANNULUS_ASSIGN_OR_RETURN(
             Buffer k, MoveRows(page.k, rows, page.k_row_stride, kv.head_dim(), kv.dtype()));
         ANNULUS_ASSIGN_OR_RETURN(
