@@ -116,7 +116,11 @@ absl::StatusOr<double> Swap(Exchange& exchange, MemorySpace& space, size_t bytes
     const RecvOp receive{peer, in.data(), bytes};
     ANNULUS_ASSIGN_OR_RETURN(const Exchange::Ticket ticket,
                              exchange.Post({&send, 1}, {&receive, 1}));
-    ANNULUS_RETURN_IF_ERROR(exchange.Wait(ticket, absl::Now() + absl::Seconds(10)));
+    const absl::Status done = exchange.Wait(ticket, absl::Now() + absl::Seconds(10));
+    if (!done.ok()) {
+      exchange.Abort(done);  // before its memory is given back
+      return done;
+    }
     return staged ? space.CopyIn(in.data(), mine.data(), bytes) : absl::OkStatus();
   });
 }

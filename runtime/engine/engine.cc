@@ -42,7 +42,7 @@ class RankRun {
 
   absl::Status Prepare();
   absl::Status RunStep(const Step& step, int index);
-  absl::Status StartTransfers(const Step& step, std::vector<Flight>* out, std::vector<Flight>* in);
+  absl::Status StartTransfers(const Step& step);
   absl::StatusOr<Buffer> PackOutgoing(const Transfer& transfer);
   absl::StatusOr<Buffer> FromCaller(size_t bytes);
   // Between the run's memory and that of an exchange or of the caller; no copy if they are one.
@@ -63,6 +63,10 @@ class RankRun {
   MemorySpace& space_;
   Tiles tiles_;
   WorkingKv kv_;
+  // Of the step that runs. They live until the exchange is done with them: on an error, until it
+  // was aborted.
+  std::vector<Flight> out_;
+  std::vector<Flight> in_;
   size_t caller_offset_ = 0;  // consumed of q_packed
   std::vector<Buffer> for_caller_;
   int64_t caller_bytes_ = 0;
@@ -142,8 +146,7 @@ absl::StatusOr<Buffer> RankRun::FromCaller(size_t bytes) {
   return Buffer::Copy(from, bytes);
 }
 
-absl::Status RankRun::StartTransfers(const Step& step, std::vector<Flight>* out,
-                                     std::vector<Flight>* in) {
+absl::Status RankRun::StartTransfers(const Step& step) {
   const MemoryKind wire_memory = exchange_.capabilities().memory;
   for (const Transfer& transfer : step.transfers) {
     const size_t bytes = static_cast<size_t>(plan_.Bytes(transfer));
@@ -161,7 +164,7 @@ absl::Status RankRun::StartTransfers(const Step& step, std::vector<Flight>* out,
         caller_bytes_ += static_cast<int64_t>(bytes);
         for_caller_.push_back(std::move(packed));
       } else {
-        out->push_back({&transfer, std::move(packed)});
+        out_.push_back({&transfer, std::move(packed)});
       }
     } else if (transfer.destination == task_.rank) {
       Buffer bytes_in;
@@ -172,7 +175,7 @@ absl::Status RankRun::StartTransfers(const Step& step, std::vector<Flight>* out,
       } else {
         ANNULUS_ASSIGN_OR_RETURN(bytes_in, space_.Allocate(bytes));
       }
-      in->push_back({&transfer, std::move(bytes_in)});
+      in_.push_back({&transfer, std::move(bytes_in)});
     }
   }
   return absl::OkStatus();
@@ -236,14 +239,13 @@ absl::Status RankRun::RunStep(const Step& step, int index) {
     return absl::DeadlineExceededError(absl::StrCat("deadline passed before step ", index));
   }
   kv_.BeginStep(index);
-  std::vector<Flight> out, in;
-  ANNULUS_RETURN_IF_ERROR(StartTransfers(step, &out, &in));
+  ANNULUS_RETURN_IF_ERROR(StartTransfers(step));
   std::vector<SendOp> sends;
   std::vector<RecvOp> receives;
-  for (const Flight& flight : out) {
+  for (const Flight& flight : out_) {
     sends.push_back({flight.transfer->destination, flight.bytes.data(), flight.bytes.size()});
   }
-  for (Flight& flight : in) {
+  for (Flight& flight : in_) {
     if (flight.transfer->source == kCaller) continue;
     receives.push_back({flight.transfer->source, flight.bytes.data(), flight.bytes.size()});
   }
@@ -266,7 +268,9 @@ absl::Status RankRun::RunStep(const Step& step, int index) {
     Trace(absl::StrCat("step ", index, " wait for transfers"), begin);
   }
   if (step.drop_received_kv) kv_.DropReceived(index);
-  for (Flight& flight : in) ANNULUS_RETURN_IF_ERROR(Accept(std::move(flight)));
+  for (Flight& flight : in_) ANNULUS_RETURN_IF_ERROR(Accept(std::move(flight)));
+  out_.clear();
+  in_.clear();
   return absl::OkStatus();
 }
 
@@ -299,7 +303,9 @@ absl::StatusOr<RankResult> RankRun::Run() {
 }  // namespace
 
 absl::StatusOr<RankResult> RunRank(const RankTask& task, Backend& backend, Exchange& exchange) {
-  absl::StatusOr<RankResult> result = RankRun(task, backend, exchange).Run();
+  RankRun run(task, backend, exchange);
+  absl::StatusOr<RankResult> result = run.Run();
+  // A run that fails has operations in flight, in its own memory: they end before it does.
   if (!result.ok()) exchange.Abort(result.status());
   return result;
 }

@@ -17,8 +17,7 @@ constexpr char kEndpoint[] = "127.0.0.1:7070";
 
 // The commands of the README's ```sh blocks, one a line.
 std::vector<std::string> Commands() {
-  const auto path = std::filesystem::path(__FILE__).parent_path() / "../../README.md";
-  std::istringstream lines(absl::StrReplaceAll(test::ReadBytes(path.string()), {{" \\\n", " "}}));
+  std::istringstream lines(absl::StrReplaceAll(test::ReadBytes(ANNULUS_README), {{" \\\n", " "}}));
   std::vector<std::string> commands;
   bool inside = false;
   for (std::string line; std::getline(lines, line);) {
