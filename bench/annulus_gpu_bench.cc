@@ -90,7 +90,8 @@ absl::Status Run(const Flags& flags) {
   cuda::WorkList list;
   list.Make(problem->batch(), kThreadBlocksPerProcessor * properties.multiProcessorCount);
   cuda::Upload upload;
-  ANNULUS_RETURN_IF_ERROR(upload.Make(problem->batch(), list, stream));
+  ANNULUS_RETURN_IF_ERROR(upload.Place(problem->batch(), list));
+  ANNULUS_RETURN_IF_ERROR(upload.Fill(problem->batch(), list, stream));
   DeviceRoom flush;
   ANNULUS_RETURN_IF_ERROR(flush.Reserve(kFlushBytes));
   std::vector<double> times;

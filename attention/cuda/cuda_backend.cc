@@ -24,6 +24,7 @@ namespace {
 using cuda::Event;
 using cuda::StatusOf;
 using cuda::Stream;
+using cuda::TableCache;
 
 // How often a call that may be cancelled looks whether it was.
 constexpr std::chrono::microseconds kPollPeriod{100};
@@ -109,17 +110,8 @@ class CudaBackend final : public Backend {
     }
     if (IsCancelled(batch)) return AttendCancelled();
     ANNULUS_RETURN_IF_ERROR(StatusOf(cudaSetDevice(device_), absl::StrCat("GPU ", device_)));
-    const std::vector<std::vector<AttendArgs>> parts = cuda::PartsOf(batch);
     std::vector<std::unique_ptr<Workspace>> workspaces;
-    absl::Status status;
-    for (const std::vector<AttendArgs>& part : parts) {
-      absl::StatusOr<std::unique_ptr<Workspace>> workspace = TakeWorkspace();
-      status = workspace.ok() ? Start(part, **workspace) : workspace.status();
-      if (workspace.ok()) workspaces.push_back(*std::move(workspace));
-      if (!status.ok()) break;
-    }
-    // Also after an error, which may be that the call was cancelled: then each is stopped.
-    for (size_t i = 0; i < workspaces.size(); ++i) status.Update(Finish(parts[i], *workspaces[i]));
+    const absl::Status status = Run(batch, &workspaces);
     const std::lock_guard<std::mutex> lock(mutex_);
     if (absl::IsUnavailable(status)) lost_ = status;
     // After an error a workspace may still be in use on the device: its end waits for that.
@@ -129,6 +121,42 @@ class CudaBackend final : public Backend {
   }
 
  private:
+  // Part by part; `workspaces` gets those of the parts, which are idle again if all is well. What
+  // allocates may wait for kernels that run, and would not see a cancel then: it comes before.
+  absl::Status Run(absl::Span<const AttendArgs> batch,
+                   std::vector<std::unique_ptr<Workspace>>* workspaces) {
+    std::vector<TableCache::Kept> kept(batch.size());
+    for (size_t i = 0; i < batch.size(); ++i) {
+      if (batch[i].kv->memory() != MemoryKind::kDevice) continue;
+      ANNULUS_ASSIGN_OR_RETURN(kept[i], tables_.Find(*batch[i].kv));
+    }
+    const std::vector<std::vector<AttendArgs>> parts = cuda::PartsOf(batch);
+    for (size_t i = 0; i < parts.size(); ++i) {
+      ANNULUS_ASSIGN_OR_RETURN(workspaces->emplace_back(), TakeWorkspace());
+    }
+    size_t started = 0, finished = 0;
+    // All that was started, also after an error: that may be a cancel, which must reach each.
+    const auto finish = [&](absl::Status status) {
+      for (; finished < started; ++finished) {
+        status.Update(Finish(parts[finished], *(*workspaces)[finished]));
+      }
+      return status;
+    };
+    for (const std::vector<AttendArgs>& part : parts) {
+      Workspace& workspace = *(*workspaces)[started];
+      workspace.list.Make(part, thread_blocks_);
+      absl::Status status = workspace.upload.Place(part, workspace.list, kept);
+      if (!status.ok()) return finish(status);
+      if (!workspace.upload.Fits(workspace.list)) {
+        ANNULUS_RETURN_IF_ERROR(finish(absl::OkStatus()));
+      }
+      status = Start(part, workspace);
+      if (!status.ok()) return finish(status);
+      ++started;
+    }
+    return finish(absl::OkStatus());
+  }
+
   absl::StatusOr<std::unique_ptr<Workspace>> TakeWorkspace() {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (idle_.empty()) return MakeWorkspace();
@@ -137,11 +165,10 @@ class CudaBackend final : public Backend {
     return workspace;
   }
 
-  absl::Status Start(absl::Span<const AttendArgs> batch, Workspace& workspace) {
-    workspace.list.Make(batch, thread_blocks_);
+  absl::Status Start(absl::Span<const AttendArgs> batch, Workspace& workspace) const {
     if (workspace.list.tiles().empty()) return absl::OkStatus();
     cudaStream_t stream = workspace.stream.get();
-    ANNULUS_RETURN_IF_ERROR(workspace.upload.Make(batch, workspace.list, stream, &tables_));
+    ANNULUS_RETURN_IF_ERROR(workspace.upload.Fill(batch, workspace.list, stream));
     ANNULUS_RETURN_IF_ERROR(
         StatusOf(cudaEventRecord(workspace.uploaded.get(), stream), "cudaEventRecord"));
     return cuda::LaunchAll(workspace.list, workspace.upload, stream);

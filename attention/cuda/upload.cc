@@ -34,17 +34,32 @@ bool OnHost(const KvTable& kv) {
   return kv.memory() == MemoryKind::kHost;
 }
 
+size_t StateBytes(const WorkList& list) {
+  return static_cast<size_t>(list.state_floats()) * sizeof(float);
+}
+
 }  // namespace
 
-absl::Status Upload::Make(absl::Span<const AttendArgs> batch, const WorkList& list,
-                          cudaStream_t stream, TableCache* tables) {
-  ANNULUS_RETURN_IF_ERROR(FindKeptTables(batch, tables));
+absl::Status Upload::Place(absl::Span<const AttendArgs> batch, const WorkList& list,
+                           absl::Span<const TableCache::Kept> kept) {
+  problem_slots_.assign(batch.size(), {});
+  for (size_t i = 0; i < kept.size(); ++i) problem_slots_[i].kept = kept[i];
   ANNULUS_RETURN_IF_ERROR(FindHostPages(batch, list));
   PlaceAll(batch, list);
+  return absl::OkStatus();
+}
+
+bool Upload::Fits(const WorkList& list) const {
+  return host_.size() >= bytes_ && device_.size() >= bytes_ && states_.size() >= StateBytes(list) &&
+         flags_.size() != 0 && flags_host_.size() != 0 && pages_.size() >= pages_bytes_ &&
+         staging_.size() >= std::min(pages_bytes_, kStagingBytes);
+}
+
+absl::Status Upload::Fill(absl::Span<const AttendArgs> batch, const WorkList& list,
+                          cudaStream_t stream) {
   ANNULUS_RETURN_IF_ERROR(host_.Reserve(bytes_));
   ANNULUS_RETURN_IF_ERROR(device_.Reserve(bytes_));
-  ANNULUS_RETURN_IF_ERROR(
-      states_.Reserve(static_cast<size_t>(list.state_floats()) * sizeof(float)));
+  ANNULUS_RETURN_IF_ERROR(states_.Reserve(StateBytes(list)));
   ANNULUS_RETURN_IF_ERROR(flags_.Reserve(2 * kAlign));
   ANNULUS_RETURN_IF_ERROR(flags_host_.Reserve(2 * kAlign));
   ANNULUS_RETURN_IF_ERROR(CopyHostPages(stream));
@@ -77,7 +92,7 @@ absl::Status Upload::Make(absl::Span<const AttendArgs> batch, const WorkList& li
   return absl::OkStatus();
 }
 
-Upload::Slot Upload::Place(size_t bytes) {
+Upload::Slot Upload::PlaceBytes(size_t bytes) {
   const Slot slot{bytes_, bytes};
   bytes_ += (bytes + kAlign - 1) / kAlign * kAlign;
   return slot;
@@ -85,10 +100,10 @@ Upload::Slot Upload::Place(size_t bytes) {
 
 void Upload::PlaceAll(absl::Span<const AttendArgs> batch, const WorkList& list) {
   const auto place = [this](const auto& values) {
-    return Place(values.size() * sizeof(values[0]));
+    return PlaceBytes(values.size() * sizeof(values[0]));
   };
   bytes_ = 0;
-  slots_.problems = Place(batch.size() * sizeof(Problem));
+  slots_.problems = PlaceBytes(batch.size() * sizeof(Problem));
   slots_.tiles = place(list.tiles());
   slots_.runs = place(list.runs());
   slots_.mask_ids = place(list.mask_ids());
@@ -99,24 +114,14 @@ void Upload::PlaceAll(absl::Span<const AttendArgs> batch, const WorkList& list) 
   for (size_t i = 0; i < batch.size(); ++i) {
     const AttendArgs& args = batch[i];
     ProblemSlots& slots = problem_slots_[i];
-    slots.pages = Place(slots.kept == nullptr ? PagesOf(*args.kv) * sizeof(Page) : 0);
+    slots.pages = PlaceBytes(slots.kept == nullptr ? PagesOf(*args.kv) * sizeof(Page) : 0);
     if (args.memory == MemoryKind::kHost) {
       const auto rows = static_cast<size_t>(args.into.rows * args.into.heads);
-      slots.q = Place(rows * static_cast<size_t>(args.q.dim) * SizeOf(args.q.dtype));
-      slots.out = Place(rows * static_cast<size_t>(args.into.v_head_dim) * sizeof(float));
-      slots.lse = Place(rows * sizeof(float));
+      slots.q = PlaceBytes(rows * static_cast<size_t>(args.q.dim) * SizeOf(args.q.dtype));
+      slots.out = PlaceBytes(rows * static_cast<size_t>(args.into.v_head_dim) * sizeof(float));
+      slots.lse = PlaceBytes(rows * sizeof(float));
     }
   }
-}
-
-absl::Status Upload::FindKeptTables(absl::Span<const AttendArgs> batch, TableCache* tables) {
-  problem_slots_.assign(batch.size(), {});
-  if (tables == nullptr) return absl::OkStatus();
-  for (size_t i = 0; i < batch.size(); ++i) {
-    if (OnHost(*batch[i].kv)) continue;
-    ANNULUS_ASSIGN_OR_RETURN(problem_slots_[i].kept, tables->Find(*batch[i].kv));
-  }
-  return absl::OkStatus();
 }
 
 template <typename T>

@@ -19,11 +19,17 @@ namespace annulus::cuda {
 
 class Upload {
  public:
-  // Puts everything in its place on the device, in the stream's order. INTERNAL if a page that the
-  // pattern reads is not held (of pages in host memory; of others the kernels report it).
-  // Tables that `tables` keeps are not uploaded; it may be null.
-  absl::Status Make(absl::Span<const AttendArgs> batch, const WorkList& list, cudaStream_t stream,
-                    TableCache* tables = nullptr);
+  // Finds a place for everything. INTERNAL if a page that the pattern reads is not held (of pages
+  // in host memory; of others the kernels report it). `kept`: of each problem the table that is on
+  // the device already, or null; may be empty.
+  absl::Status Place(absl::Span<const AttendArgs> batch, const WorkList& list,
+                     absl::Span<const TableCache::Kept> kept = {});
+
+  // Whether Fill will allocate nothing. What allocates may wait for all kernels that run.
+  bool Fits(const WorkList& list) const;
+
+  // Puts everything in its place, in the stream's order.
+  absl::Status Fill(absl::Span<const AttendArgs> batch, const WorkList& list, cudaStream_t stream);
 
   // Asks the kernels to end soon, through a stream of its own.
   absl::Status Stop(cudaStream_t stream);
@@ -46,7 +52,7 @@ class Upload {
   };
   struct ProblemSlots {
     Slot pages;             // empty if its table is kept
-    TableCache::Kept kept;  // until the next Make
+    TableCache::Kept kept;  // until the next Place
     Slot q, out, lse;       // empty if they lie on the device
   };
   // Rows of a page in host memory that are copied to pages_, without gaps.
@@ -65,10 +71,9 @@ class Upload {
   };
 
   void PlaceAll(absl::Span<const AttendArgs> batch, const WorkList& list);
-  Slot Place(size_t bytes);
+  Slot PlaceBytes(size_t bytes);
   template <typename T>
   void Write(Slot slot, const std::vector<T>& values);
-  absl::Status FindKeptTables(absl::Span<const AttendArgs> batch, TableCache* tables);
   absl::Status FindHostPages(absl::Span<const AttendArgs> batch, const WorkList& list);
   absl::Status FindHostPage(const AttendArgs& args, size_t problem, int head, int64_t block);
   size_t PlaceRows(const Rows& rows);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -39,21 +40,24 @@ class InOwnMemory final : public Backend {
 
  private:
   struct Moved {
-    std::vector<Buffer> pages;
+    std::map<const std::byte*, Buffer> rows;  // by where they were: many blocks may share one page
     KvTable kv;
     Buffer q;
     PartialBuffer into;
   };
 
-  absl::StatusOr<Buffer> MoveRows(const std::byte* rows, int64_t count, int64_t stride, int64_t dim,
-                                  DType dtype) {
+  absl::StatusOr<const std::byte*> MoveRows(const std::byte* rows, int64_t count, int64_t stride,
+                                            int64_t dim, DType dtype, Moved* moved) {
+    Buffer& known = moved->rows[rows];
+    if (!known.empty()) return known.data();
     const size_t row_bytes = static_cast<size_t>(dim) * SizeOf(dtype);
     Buffer host(static_cast<size_t>(count) * row_bytes);
     for (int64_t r = 0; r < count; ++r) {
       std::memcpy(host.data() + static_cast<size_t>(r) * row_bytes,
                   rows + static_cast<size_t>(r * stride) * SizeOf(dtype), row_bytes);
     }
-    return MovedTo(inner_->memory(), std::move(host));
+    ANNULUS_ASSIGN_OR_RETURN(known, MovedTo(inner_->memory(), std::move(host)));
+    return known.data();
   }
 
   absl::Status Move(AttendArgs* args, Moved* moved) {
@@ -67,13 +71,13 @@ class InOwnMemory final : public Backend {
         const KvPage& page = kv.page(head, block);
         const int64_t rows = std::min(kBlockTokens, args->kv_tokens - block * kBlockTokens);
         if (page.k == nullptr || page.v == nullptr || rows <= 0) continue;
-        ANNULUS_ASSIGN_OR_RETURN(
-            Buffer k, MoveRows(page.k, rows, page.k_row_stride, kv.head_dim(), kv.dtype()));
-        ANNULUS_ASSIGN_OR_RETURN(
-            Buffer v, MoveRows(page.v, rows, page.v_row_stride, kv.v_head_dim(), kv.dtype()));
-        moved->kv.Set(head, block, {k.data(), v.data(), kv.head_dim(), kv.v_head_dim()});
-        moved->pages.push_back(std::move(k));
-        moved->pages.push_back(std::move(v));
+        // V may be K's first dims, and then has K's rows.
+        const bool prefix = page.v == page.k;
+        ANNULUS_ASSIGN_OR_RETURN(const std::byte* k, MoveRows(page.k, rows, page.k_row_stride,
+                                                              kv.head_dim(), kv.dtype(), moved));
+        ANNULUS_ASSIGN_OR_RETURN(const std::byte* v, MoveRows(page.v, rows, page.v_row_stride,
+                                                              kv.v_head_dim(), kv.dtype(), moved));
+        moved->kv.Set(head, block, {k, v, kv.head_dim(), prefix ? kv.head_dim() : kv.v_head_dim()});
       }
     }
     Buffer q(static_cast<size_t>(args->q.size()) * SizeOf(args->q.dtype));
