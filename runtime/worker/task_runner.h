@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -25,9 +26,10 @@ namespace annulus {
 
 class TaskRunner {
  public:
-  // `fabric` and `clock` must outlive this.
+  // `fabric` and `clock` must outlive this. `on_exchange`, if there is one, is called from Run
+  // whenever a task opens an exchange, which moves while somebody polls the fabric's messenger.
   TaskRunner(std::unique_ptr<Backend> backend, Fabric& fabric, int64_t kv_bytes_limit,
-             const Clock& clock);
+             const Clock& clock, std::function<void()> on_exchange = {});
 
   TaskOutcome Run(WorkerTask task);
 
@@ -68,12 +70,15 @@ class TaskRunner {
   absl::Status CheckEpoch(ContextId context, uint64_t epoch) const;
   absl::StatusOr<std::shared_ptr<const Plan>> PlanOf(const wire::Attend& attend,
                                                      const KvStore::Shard& shard);
+  absl::StatusOr<std::unique_ptr<Exchange>> ExchangeFor(const Plan& plan,
+                                                        const wire::Attend& attend, int rank);
   absl::Status VerifyWhatLeaves(const Plan& plan, const KvStore::Shard& shard,
                                 const wire::Attend& attend);
 
   TimedBackend backend_;
   Fabric& fabric_;
   const Clock& clock_;
+  const std::function<void()> on_exchange_;
   KvStore store_;
   StepRunner steps_;
   std::map<ContextId, Opened> opened_;
