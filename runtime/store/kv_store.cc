@@ -36,7 +36,8 @@ absl::Status KvStore::Open(ContextId id, const ContextSpec& spec, int world, int
   for (int layer = 0; layer < spec.layers; ++layer) {
     auto arenas = std::make_shared<LayerArenas>();
     for (int head = 0; head < heads.count; ++head) {
-      arenas->emplace_back(static_cast<size_t>(PageBytes(spec)), &kv_bytes_);
+      arenas->by_head.emplace_back(static_cast<size_t>(PageBytes(spec)), &arenas->memory,
+                                   &kv_bytes_);
     }
     context->layers.push_back({.pages = PageTable(spec, heads, std::move(arenas))});
   }

@@ -12,18 +12,35 @@ namespace {
 
 // A slab doubles the arena until it has this size: small contexts stay small, large ones have few.
 constexpr size_t kSlabBytesMax = size_t{4} << 20;
+constexpr size_t kChunkBytesMax = size_t{2} << 20;  // from here on memory is in huge pages
+constexpr size_t kAlignment = 64;
 
 }  // namespace
 
 struct PageSlab {
   PageArena* arena = nullptr;
-  Memory memory;
+  std::shared_ptr<std::byte> memory;
   std::vector<Page> pages;
   std::vector<Page*> free;
 };
 
-PageArena::PageArena(size_t page_bytes, std::atomic<int64_t>* bytes_in_use)
-    : page_bytes_(page_bytes), bytes_in_use_(bytes_in_use) {}
+std::shared_ptr<std::byte> SlabMemory::Allocate(size_t size_bytes) {
+  size_bytes = (size_bytes + kAlignment - 1) / kAlignment * kAlignment;
+  if (size_bytes >= kChunkBytesMax) return AllocateZeroedMemory(size_bytes);
+  if (size_bytes > chunk_bytes_ - used_bytes_) {
+    // At most as much again as there is, so that a context of one block takes little.
+    chunk_bytes_ = std::clamp(total_bytes_, size_bytes, kChunkBytesMax);
+    chunk_ = AllocateZeroedMemory(chunk_bytes_);
+    used_bytes_ = 0;
+    total_bytes_ += chunk_bytes_;
+  }
+  std::byte* piece = chunk_.get() + used_bytes_;
+  used_bytes_ += size_bytes;
+  return {chunk_, piece};
+}
+
+PageArena::PageArena(size_t page_bytes, SlabMemory* memory, std::atomic<int64_t>* bytes_in_use)
+    : page_bytes_(page_bytes), memory_(memory), bytes_in_use_(bytes_in_use) {}
 
 PageArena::~PageArena() {
   ANNULUS_CHECK(pages_in_use_ == 0);
@@ -35,7 +52,7 @@ void PageArena::AddSlab() {
   const size_t pages = std::clamp<size_t>(2 * last, 1, pages_max);
   auto slab = std::make_unique<PageSlab>();
   slab->arena = this;
-  slab->memory = AllocateZeroedMemory(pages * page_bytes_);
+  slab->memory = memory_->Allocate(pages * page_bytes_);
   slab->pages.resize(pages);
   slab->free.reserve(pages);
   for (size_t i = pages; i-- > 0;) {  // so that pages are handed out as they lie

@@ -18,6 +18,21 @@ namespace annulus {
 class PageArena;
 struct PageSlab;  // private to the arena
 
+// Zeroed memory for the slabs of arenas that grow together. Small pieces are cut out of chunks that
+// grow up to a huge page: the slabs of a short context are none by themselves, and attending to
+// it would spend much of its time on finding pages. A chunk goes back with its last piece.
+// Thread-compatible.
+class SlabMemory {
+ public:
+  std::shared_ptr<std::byte> Allocate(size_t size_bytes);
+
+ private:
+  std::shared_ptr<std::byte> chunk_;
+  size_t chunk_bytes_ = 0;
+  size_t used_bytes_ = 0;  // of the chunk
+  size_t total_bytes_ = 0;
+};
+
 struct Page {
   std::byte* data = nullptr;  // 64-byte aligned
   uint32_t crc = 0;           // of the whole page, if it is sealed
@@ -58,8 +73,9 @@ class PageRef {
 
 class PageArena {
  public:
-  // Counts the bytes of the pages in use in `bytes_in_use` too, which outlives this.
-  PageArena(size_t page_bytes, std::atomic<int64_t>* bytes_in_use);
+  // Counts the bytes of the pages in use in `bytes_in_use` too, which outlives this, as `memory`
+  // does.
+  PageArena(size_t page_bytes, SlabMemory* memory, std::atomic<int64_t>* bytes_in_use);
   ~PageArena();
   PageArena(const PageArena&) = delete;
   PageArena& operator=(const PageArena&) = delete;
@@ -77,6 +93,7 @@ class PageArena {
   static void Free(Page* page);
 
   const size_t page_bytes_;
+  SlabMemory* const memory_;
   std::atomic<int64_t>* const bytes_in_use_;
   std::vector<std::unique_ptr<PageSlab>> slabs_;
   std::vector<PageSlab*> with_room_;  // those with a free page

@@ -35,7 +35,7 @@ bool PageTable::WriteNeedsPage(int head, int64_t block) const {
 Page& PageTable::Write(int head, int64_t block) {
   PageRef& page = pages_.Mutable(Index(head, block));
   if (!page || page.shared()) {
-    PageArena& arena = (*arenas_)[static_cast<size_t>(head - heads_.first)];
+    PageArena& arena = arenas_->by_head[static_cast<size_t>(head - heads_.first)];
     PageRef own = arena.Allocate();
     if (page) std::memcpy(own->data, page->data, arena.page_bytes());
     pages_held_ += page ? 0 : 1;
