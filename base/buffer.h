@@ -29,6 +29,11 @@ class Buffer {
     return buffer;
   }
 
+  // A part of it, which keeps the whole.
+  Buffer Part(size_t at, size_t size_bytes) const {
+    return Buffer(std::shared_ptr<std::byte>(data_, data_.get() + at), size_bytes);
+  }
+
   std::byte* data() { return data_.get(); }
   const std::byte* data() const { return data_.get(); }
   size_t size() const { return size_bytes_; }

@@ -2,15 +2,25 @@
 
 #include <sys/mman.h>
 
+#include <bit>
 #include <cstdint>
 #include <cstring>
+#include <mutex>
 #include <new>
+#include <unordered_map>
 
 namespace annulus {
 namespace {
 
 constexpr std::align_val_t kAlignment{64};
 constexpr size_t kHugePageBytes = size_t{2} << 20;
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr size_t kKeptBytesMax = 0;  // so that use after the end of its life is found
+#else
+constexpr size_t kKeptBytesMax = size_t{128} << 20;  // of all kept blocks
+#endif
+constexpr size_t kKeptBytesMin = size_t{128} << 10;  // below it the allocator keeps its own
 
 bool IsLarge(size_t size_bytes) {
   return size_bytes >= kHugePageBytes;
@@ -40,9 +50,7 @@ std::byte* NewSmall(size_t size_bytes) {
   return static_cast<std::byte*>(::operator new(size_bytes + 1, kAlignment));
 }
 
-}  // namespace
-
-void MemoryDeleter::operator()(std::byte* memory) const {
+void Delete(std::byte* memory, size_t size_bytes) {
   if (IsLarge(size_bytes)) {
     munmap(memory, WholePages(size_bytes));
   } else {
@@ -50,13 +58,69 @@ void MemoryDeleter::operator()(std::byte* memory) const {
   }
 }
 
+// Blocks that were given back and may be wanted again: a message of a megabyte comes and goes with
+// every decode step, and memory fresh from the system costs more than the copy into it.
+class Kept {
+ public:
+  std::byte* Take(size_t size_bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = blocks_.find(size_bytes);
+    if (found == blocks_.end()) return nullptr;
+    std::byte* memory = found->second;
+    blocks_.erase(found);
+    bytes_ -= size_bytes;
+    return memory;
+  }
+
+  // False if there is no room for it.
+  bool Give(std::byte* memory, size_t size_bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (size_bytes > kKeptBytesMax - bytes_) return false;
+    blocks_.emplace(size_bytes, memory);
+    bytes_ += size_bytes;
+    return true;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::unordered_multimap<size_t, std::byte*> blocks_;  // by size
+  size_t bytes_ = 0;
+};
+
+Kept& TheKept() {
+  static Kept& kept = *new Kept;  // memory may be given back by statics, after all destructors
+  return kept;
+}
+
+// Sizes that a block may serve are few, so that one that comes back fits what is wanted next.
+size_t KeptSize(size_t size_bytes) {
+  const size_t step = std::bit_floor(size_bytes) / 8;
+  return (size_bytes + step - 1) / step * step;
+}
+
+bool IsKept(size_t size_bytes) {
+  return size_bytes >= kKeptBytesMin && size_bytes <= kKeptBytesMax / 4;
+}
+
+}  // namespace
+
+void MemoryDeleter::operator()(std::byte* memory) const {
+  if (IsKept(size_bytes) && TheKept().Give(memory, size_bytes)) return;
+  Delete(memory, size_bytes);
+}
+
 Memory AllocateMemory(size_t size_bytes) {
+  if (IsKept(size_bytes)) {
+    size_bytes = KeptSize(size_bytes);
+    if (std::byte* memory = TheKept().Take(size_bytes)) return Memory(memory, {size_bytes});
+  }
   return Memory(IsLarge(size_bytes) ? MapLarge(size_bytes) : NewSmall(size_bytes), {size_bytes});
 }
 
 Memory AllocateZeroedMemory(size_t size_bytes) {
+  if (IsLarge(size_bytes)) return Memory(MapLarge(size_bytes), {size_bytes});
   Memory memory = AllocateMemory(size_bytes);
-  if (!IsLarge(size_bytes)) std::memset(memory.get(), 0, size_bytes);
+  std::memset(memory.get(), 0, size_bytes);
   return memory;
 }
 

@@ -113,29 +113,33 @@ absl::Status MeasureLatencies(const Flags& flags, Report* report) {
   ANNULUS_ASSIGN_OR_RETURN(const auto stream, GrpcEcho::Start(step, true));
   ANNULUS_ASSIGN_OR_RETURN(const auto ucx, UcxEcho::Start(query));
   ANNULUS_ASSIGN_OR_RETURN(const auto kernel, Kernel::Create(shape));
+  // A context that every call makes longer has so many tokens halfway through.
+  ServiceShape grown = shape;
+  grown.tokens += Samples::kWarmUps + flags.rounds / 2;
+  ANNULUS_ASSIGN_OR_RETURN(const auto longer, Kernel::Create(grown));
   ANNULUS_ASSIGN_OR_RETURN(const auto cluster, ServiceCluster::Start(shape));
   bool echoed = true;
   absl::Status failed;
-  const auto measure = [&](const char* name, GrpcEcho* grpc, const auto& call) {
+  const auto measure = [&](const char* name, GrpcEcho* grpc, Kernel* alone, const auto& call) {
     const std::vector<Samples> samples =
         Samples::InTurn(flags.rounds, {[&] { failed.Update(call()); },
                                        [&] { echoed &= grpc == nullptr || grpc->Call(); },
-                                       [&] { echoed &= ucx->Call(); }, [&] { kernel->Run(); }});
+                                       [&] { echoed &= ucx->Call(); }, [&] { alone->Run(); }});
     report->Add(name, samples[0],
                 {grpc == nullptr ? 0 : samples[1].p50(), samples[2].p50(), samples[3].p50()});
   };
   const auto first = [](const std::vector<absl::StatusOr<StepResult>>& results) {
     return results[0].status();
   };
-  measure("Attend, client", unary.get(),
+  measure("Attend, client", unary.get(), kernel.get(),
           [&] { return cluster->client().Attend(cluster->Attend(0)).status(); });
-  measure("Attend, coordinator", nullptr,
+  measure("Attend, coordinator", nullptr, kernel.get(),
           [&] { return cluster->service().Attend(cluster->Attend(0), {}).status(); });
-  measure("Step, query, client", stream.get(),
+  measure("Step, query, client", stream.get(), kernel.get(),
           [&] { return first(cluster->client().Step({cluster->Query(0)})); });
-  measure("Step, query, coordinator", nullptr,
+  measure("Step, query, coordinator", nullptr, kernel.get(),
           [&] { return first(cluster->service().Step({cluster->Query(0)}, {})); });
-  measure("Step, append, client", stream.get(),
+  measure("Step, append, client", stream.get(), longer.get(),
           [&] { return first(cluster->client().Step({cluster->AppendAndQuery(0)})); });
   if (!echoed) failed.Update(absl::InternalError("a bare echo failed"));
   return failed;

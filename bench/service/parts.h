@@ -14,13 +14,15 @@ namespace annulus {
 // Times of one thing done many times.
 class Samples {
  public:
+  static constexpr int kWarmUps = 50;  // rounds
+
   explicit Samples(std::vector<double> seconds);
   // After `warm_ups` rounds that do not count, `rounds` that do.
-  static Samples Of(int rounds, const std::function<void()>& action, int warm_ups = 50);
+  static Samples Of(int rounds, const std::function<void()>& action, int warm_ups = kWarmUps);
   // The same of several things done in turn, so that each finds caches and sleeping cores as it
   // does where the others come before and after it.
   static std::vector<Samples> InTurn(int rounds, const std::vector<std::function<void()>>& actions,
-                                     int warm_ups = 50);
+                                     int warm_ups = kWarmUps);
 
   double Quantile(double q) const;  // seconds; q from 0 to 1
   double p50() const { return Quantile(0.5); }

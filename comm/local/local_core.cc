@@ -15,6 +15,10 @@ namespace {
 
 constexpr absl::string_view kPrefix = "local:";
 
+// Exchanges that are kept for members which have yet to open them; who opens one later than that
+// waits until its deadline where it might have heard that the others are gone.
+constexpr size_t kEarlyMax = 4096;
+
 }  // namespace
 
 LocalCore::LocalCore(LocalNetworkOptions options)
@@ -224,16 +228,8 @@ absl::StatusOr<std::unique_ptr<Exchange>> LocalCore::OpenExchange(
   ANNULUS_RETURN_IF_ERROR(CheckMembers(rank, addresses, node.address));
   std::lock_guard<std::mutex> lock(mutex_);
   if (!node.alive) return absl::UnavailableError("this fabric has crashed");
-  std::erase_if(exchanges_, [](const auto& entry) { return entry.second.group.expired(); });
-  Members& members = exchanges_[channel];
-  std::shared_ptr<LocalExchangeGroup> group = members.group.lock();
-  if (group == nullptr) {
-    group = LocalExchangeGroup::Create(static_cast<int>(addresses.size()));
-    members = {{addresses.begin(), addresses.end()},
-               std::vector<const LocalNode*>(addresses.size(), nullptr),
-               group,
-               group};
-  }
+  Members& members = MembersOf(channel, addresses);
+  const std::shared_ptr<LocalExchangeGroup> group = members.group.lock();
   if (absl::Span<const std::string>(members.addresses) != addresses || members.opened[rank]) {
     return absl::InvalidArgumentError(absl::StrCat(
         "channel is ", channel, ", expected one that is not used yet by others or by this rank"));
@@ -246,6 +242,32 @@ absl::StatusOr<std::unique_ptr<Exchange>> LocalCore::OpenExchange(
   }
   if (!std::count(members.opened.begin(), members.opened.end(), nullptr)) members.early.reset();
   return group->Open(rank);
+}
+
+// The exchange of that channel, made if it is not there. Those that never open everywhere would
+// stay for good: beyond kEarlyMax the oldest are held by their members alone, as in PieceHub.
+LocalCore::Members& LocalCore::MembersOf(uint64_t channel,
+                                         absl::Span<const std::string> addresses) {
+  if (const auto found = exchanges_.find(channel); found != exchanges_.end()) {
+    if (!found->second.group.expired()) return found->second;
+  }
+  if (exchanges_.size() >= sweep_at_) {
+    std::erase_if(exchanges_, [](const auto& entry) { return entry.second.group.expired(); });
+    sweep_at_ = 2 * (exchanges_.size() + kEarlyMax);
+  }
+  early_order_.push_back(channel);
+  if (early_order_.size() > kEarlyMax) {
+    const auto oldest = exchanges_.find(early_order_.front());
+    if (oldest != exchanges_.end()) oldest->second.early.reset();
+    early_order_.pop_front();
+  }
+  auto group = LocalExchangeGroup::Create(static_cast<int>(addresses.size()));
+  Members& members = exchanges_[channel];
+  members = {{addresses.begin(), addresses.end()},
+             std::vector<const LocalNode*>(addresses.size(), nullptr),
+             group,
+             group};
+  return members;
 }
 
 void LocalCore::FailExchangesOf(const LocalNode& node, absl::string_view why) {

@@ -101,7 +101,7 @@ class LocalCore {
   struct Members {
     std::vector<std::string> addresses;         // by rank
     std::vector<const LocalNode*> opened;       // by rank; null until it opens
-    std::shared_ptr<LocalExchangeGroup> early;  // held until all have opened
+    std::shared_ptr<LocalExchangeGroup> early;  // held until all have opened, or for long enough
     std::weak_ptr<LocalExchangeGroup> group;
   };
 
@@ -110,6 +110,7 @@ class LocalCore {
   bool Deliver(LocalEvent event, std::unique_lock<std::mutex>& lock);
   bool Blocked(const LocalEvent& event) const;
   void FailExchangesOf(const LocalNode& node, absl::string_view why);
+  Members& MembersOf(uint64_t channel, absl::Span<const std::string> addresses);
 
   const LocalNetworkOptions options_;
   const bool simulated_;
@@ -117,6 +118,8 @@ class LocalCore {
   std::map<std::string, std::shared_ptr<LocalNode>, std::less<>> living_;  // by address
   std::vector<std::shared_ptr<LocalLink>> links_;                          // with an open end
   std::map<uint64_t, Members> exchanges_;                                  // by channel
+  std::deque<uint64_t> early_order_;  // channels in the order of their first opening
+  size_t sweep_at_ = 0;               // how many exchanges_ make it worth looking for ended ones
 
   Rng rng_;
   SimulatedClock clock_;

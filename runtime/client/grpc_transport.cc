@@ -225,13 +225,19 @@ absl::StatusOr<AttendResult> GrpcTransport::Attend(const AttendRequest& request,
   grpc::ClientContext rpc;
   SetDeadline(attempt.deadline, &rpc);
   const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
+  // The metadata leaves with the header, and the stream's end with the last data.
+  rpc.set_initial_metadata_corked(true);
   const auto stream = stub_->Attend(&rpc);
   const bool open = stream->Write(part);
+  int64_t left = q.bytes;
   ChunkWriter writer(options_.chunk_bytes, [&](std::string* data) {
+    left -= static_cast<int64_t>(data->size());
     part.mutable_data()->swap(*data);
-    return stream->Write(part);
+    grpc::WriteOptions last;
+    if (left == 0) last.set_last_message();
+    return stream->Write(part, last);
   });
-  if (open && writer.Write(request.q) && writer.Flush()) stream->WritesDone();
+  (void)(open && writer.Write(request.q) && writer.Flush());  // the stream's end says what failed
 
   AttendReplyReader reader(q.tokens, q.heads);
   absl::Status read;

@@ -22,6 +22,10 @@ namespace {
 // Streams that are kept open without a batch under way.
 constexpr size_t kIdleMax = 16;
 
+// For so long after a batch a stream is taken for open: asking gRPC takes tens of µs, which is much
+// of a step, and what is lost on a stream that has just ended is retried like any other.
+constexpr absl::Duration kFresh = absl::Milliseconds(10);
+
 // How a stream's end reads for the steps that were under way: it may be opened again at once,
 // unless the server said something about the steps themselves.
 absl::Status LostBy(const grpc::Status& end) {
@@ -53,8 +57,10 @@ class StepStream::Connection {
     }
   }
 
-  // Whether another batch can be sent. Looks at what has happened while none was under way.
+  // Whether another batch can be sent. Looks at what has happened while none was under way, if that
+  // is long.
   bool usable() {
+    if (absl::Now() - answered_ < kFresh) return failure_.ok();
     // A time long past; gRPC takes one before the epoch for the end of all times.
     while (HandleEvent(absl::UnixEpoch())) {
     }
@@ -85,6 +91,7 @@ class StepStream::Connection {
     if (!failure_.ok()) return failure_;
     StepResults results = answers_->Take();
     answers_.reset();
+    answered_ = absl::Now();
     return results;
   }
 
@@ -118,9 +125,10 @@ class StepStream::Connection {
   grpc::Status end_;
   bool reading_ = false;  // the stream is open
   bool writing_ = false;
-  absl::Status failure_;                      // of the stream
-  std::optional<v1::StepBatch> batch_;        // that waits for the stream to open
-  std::optional<StepAnswersReader> answers_;  // of the batch under way
+  absl::Time answered_ = absl::InfinitePast();  // the last batch
+  absl::Status failure_;                        // of the stream
+  std::optional<v1::StepBatch> batch_;          // that waits for the stream to open
+  std::optional<StepAnswersReader> answers_;    // of the batch under way
 };
 
 // Waits for one event and handles it; false if there was none.

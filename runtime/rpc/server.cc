@@ -80,6 +80,7 @@ class GrpcServer final : public RpcServer {
                         kSpareThreads);
     builder.SetResourceQuota(quota);
     builder.SetMaxReceiveMessageSize(kMessageBytesMax);
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kStreamWindowBytes);
     // Two servers on one port would each get some of the connections, unnoticed.
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
     // Clients that ping are welcome down to this interval, with or without a call under way.

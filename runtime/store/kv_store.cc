@@ -33,9 +33,10 @@ absl::Status KvStore::Open(ContextId id, const ContextSpec& spec, int world, int
   context->retention = std::make_shared<const Retention>(std::move(retention));
   context->layers.reserve(static_cast<size_t>(spec.layers));
   for (int layer = 0; layer < spec.layers; ++layer) {
-    auto arenas = std::make_shared<LayerArenas>();
+    auto arenas = std::make_shared<LayerArenas>(space_);
     for (int head = 0; head < heads.count; ++head) {
-      arenas->emplace_back(static_cast<size_t>(PageBytes(spec)), space_, &kv_bytes_);
+      arenas->by_head.emplace_back(static_cast<size_t>(PageBytes(spec)), &arenas->memory,
+                                   &kv_bytes_);
     }
     context->layers.push_back({.pages = PageTable(spec, heads, std::move(arenas))});
   }

@@ -1,6 +1,7 @@
 #include "runtime/store/page_arena.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 #include "base/status.h"
@@ -10,6 +11,8 @@ namespace {
 
 // A slab doubles the arena until it has this size: small contexts stay small, large ones have few.
 constexpr size_t kSlabBytesMax = size_t{4} << 20;
+constexpr size_t kChunkBytesMax = size_t{2} << 20;  // from here on memory is in huge pages
+constexpr size_t kAlignment = 64;
 
 }  // namespace
 
@@ -20,8 +23,22 @@ struct PageSlab {
   std::vector<Page*> free;
 };
 
-PageArena::PageArena(size_t page_bytes, MemorySpace& space, std::atomic<int64_t>* bytes_in_use)
-    : page_bytes_(page_bytes), space_(space), bytes_in_use_(bytes_in_use) {}
+absl::StatusOr<Buffer> SlabMemory::Allocate(size_t size_bytes) {
+  size_bytes = (size_bytes + kAlignment - 1) / kAlignment * kAlignment;
+  if (size_bytes >= kChunkBytesMax) return space_.AllocateZeroed(size_bytes);
+  if (size_bytes > chunk_.size() - used_bytes_) {
+    // At most as much again as there is, so that a context of one block takes little.
+    const size_t chunk_bytes = std::clamp(total_bytes_, size_bytes, kChunkBytesMax);
+    ANNULUS_ASSIGN_OR_RETURN(chunk_, space_.AllocateZeroed(chunk_bytes));
+    used_bytes_ = 0;
+    total_bytes_ += chunk_bytes;
+  }
+  const size_t at = std::exchange(used_bytes_, used_bytes_ + size_bytes);
+  return chunk_.Part(at, size_bytes);
+}
+
+PageArena::PageArena(size_t page_bytes, SlabMemory* memory, std::atomic<int64_t>* bytes_in_use)
+    : page_bytes_(page_bytes), memory_(memory), bytes_in_use_(bytes_in_use) {}
 
 PageArena::~PageArena() {
   ANNULUS_CHECK(pages_in_use_ == 0);
@@ -33,7 +50,7 @@ absl::Status PageArena::AddSlab() {
   const size_t pages = std::clamp<size_t>(2 * last, 1, pages_max);
   auto slab = std::make_unique<PageSlab>();
   slab->arena = this;
-  ANNULUS_ASSIGN_OR_RETURN(slab->memory, space_.AllocateZeroed(pages * page_bytes_));
+  ANNULUS_ASSIGN_OR_RETURN(slab->memory, memory_->Allocate(pages * page_bytes_));
   slab->pages.resize(pages);
   slab->free.reserve(pages);
   for (size_t i = pages; i-- > 0;) {  // so that pages are handed out as they lie
@@ -63,7 +80,7 @@ void PageArena::Free(Page* page) {
   PageSlab* slab = page->slab_;
   PageArena& arena = *slab->arena;
   // A GPU that fails here is lost, and its memory with it.
-  (void)arena.space_.Zero(page->data, arena.page_bytes_);
+  (void)arena.space().Zero(page->data, arena.page_bytes_);
   page->sealed = false;
   if (slab->free.empty()) arena.with_room_.push_back(slab);
   slab->free.push_back(page);

@@ -21,6 +21,26 @@ namespace annulus {
 class PageArena;
 struct PageSlab;  // private to the arena
 
+// Zeroed memory of one space for the slabs of arenas that grow together. Small pieces are cut out
+// of chunks that grow up to a huge page: the slabs of a short context are none by themselves, and
+// attending to it would spend much of its time on finding pages. A chunk goes back with its last
+// piece. Thread-compatible.
+class SlabMemory {
+ public:
+  // `space` outlives this.
+  explicit SlabMemory(MemorySpace& space) : space_(space) {}
+
+  // RESOURCE_EXHAUSTED where the space has no room for it.
+  absl::StatusOr<Buffer> Allocate(size_t size_bytes);
+  MemorySpace& space() const { return space_; }
+
+ private:
+  MemorySpace& space_;
+  Buffer chunk_;
+  size_t used_bytes_ = 0;  // of the chunk
+  size_t total_bytes_ = 0;
+};
+
 struct Page {
   std::byte* data = nullptr;  // 64-byte aligned, in the arena's space
   uint32_t crc = 0;           // of the whole page, if it is sealed
@@ -61,8 +81,9 @@ class PageRef {
 
 class PageArena {
  public:
-  // Counts the bytes of the pages in use in `bytes_in_use` too. Both it and the space outlive this.
-  PageArena(size_t page_bytes, MemorySpace& space, std::atomic<int64_t>* bytes_in_use);
+  // Counts the bytes of the pages in use in `bytes_in_use` too, which outlives this, as `memory`
+  // does.
+  PageArena(size_t page_bytes, SlabMemory* memory, std::atomic<int64_t>* bytes_in_use);
   ~PageArena();
   PageArena(const PageArena&) = delete;
   PageArena& operator=(const PageArena&) = delete;
@@ -72,7 +93,7 @@ class PageArena {
 
   int64_t pages_in_use() const { return pages_in_use_; }
   size_t page_bytes() const { return page_bytes_; }
-  MemorySpace& space() const { return space_; }
+  MemorySpace& space() const { return memory_->space(); }
 
  private:
   friend class PageRef;
@@ -81,7 +102,7 @@ class PageArena {
   static void Free(Page* page);
 
   const size_t page_bytes_;
-  MemorySpace& space_;
+  SlabMemory* const memory_;
   std::atomic<int64_t>* const bytes_in_use_;
   std::vector<std::unique_ptr<PageSlab>> slabs_;
   std::vector<PageSlab*> with_room_;  // those with a free page

@@ -15,7 +15,7 @@ PageTable::PageTable(const ContextSpec& spec, HeadRange heads, std::shared_ptr<L
       strides_{nullptr, nullptr, spec.head_dim,
                spec.v_is_k_prefix ? spec.head_dim : spec.v_head_dim},
       kv_(spec.dtype, heads.first, heads.count, spec.head_dim, spec.v_head_dim, /*blocks=*/0) {
-  if (!arenas_->empty()) kv_.set_memory(arenas_->front().space().kind());
+  kv_.set_memory(arenas_->memory.space().kind());
 }
 
 void PageTable::Extend(int64_t blocks) {
@@ -38,7 +38,7 @@ bool PageTable::WriteNeedsPage(int head, int64_t block) const {
 absl::StatusOr<Page*> PageTable::Write(int head, int64_t block) {
   PageRef& page = pages_.Mutable(Index(head, block));
   if (!page || page.shared()) {
-    PageArena& arena = (*arenas_)[static_cast<size_t>(head - heads_.first)];
+    PageArena& arena = arenas_->by_head[static_cast<size_t>(head - heads_.first)];
     ANNULUS_ASSIGN_OR_RETURN(PageRef own, arena.Allocate());
     if (page) {
       const size_t bytes = arena.page_bytes();

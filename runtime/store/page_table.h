@@ -18,11 +18,16 @@ namespace annulus {
 
 // Where the pages of a layer come from: an arena for each KV head, so that a head's blocks follow
 // each other in memory, since decode streams through them. Forks share them.
-using LayerArenas = std::deque<PageArena>;
+struct LayerArenas {
+  explicit LayerArenas(MemorySpace& space) : memory(space) {}
+
+  SlabMemory memory;
+  std::deque<PageArena> by_head;
+};
 
 class PageTable {
  public:
-  // Blocks of the KV heads `heads`; `arenas` has one for each of them.
+  // Blocks of the KV heads `heads`; `arenas` has one for each.
   PageTable(const ContextSpec& spec, HeadRange heads, std::shared_ptr<LayerArenas> arenas);
   ~PageTable() = default;
   PageTable(const PageTable&) = default;  // a fork

@@ -5,17 +5,19 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status.h"
+#include "comm/no_exchange.h"
 #include "runtime/store/append_cut.h"
 #include "runtime/store/context_layout.h"
 
 namespace annulus {
 
-TaskRunner::TaskRunner(std::unique_ptr<Backend> backend, Fabric& fabric, int64_t kv_bytes_limit,
-                       const Clock& clock, bool kv_in_host_memory)
+TaskRunner::TaskRunner(std::unique_ptr<Backend> backend, Fabric& fabric, const Clock& clock,
+                       Options options)
     : backend_(std::move(backend), clock),
       fabric_(fabric),
       clock_(clock),
-      store_(kv_bytes_limit, kv_in_host_memory ? HostMemory() : backend_.memory()),
+      on_exchange_(std::move(options.on_exchange)),
+      store_(options.kv_bytes_limit, options.kv_in_host_memory ? HostMemory() : backend_.memory()),
       steps_(store_, backend_) {}
 
 TaskOutcome TaskRunner::RunStep(const WorkerTask& task) {
@@ -205,6 +207,22 @@ absl::Status TaskRunner::VerifyWhatLeaves(const Plan& plan, const KvStore::Shard
   return absl::OkStatus();
 }
 
+// Where queries come from the caller and partials go back to it, ranks have nothing to tell each
+// other: none waits for another one, not even to hear that it failed.
+absl::StatusOr<std::unique_ptr<Exchange>> TaskRunner::ExchangeFor(const Plan& plan,
+                                                                  const wire::Attend& attend,
+                                                                  int rank) {
+  bool moves = false;
+  for (const Step& step : plan.steps()) {
+    for (const Transfer& transfer : step.transfers) {
+      moves |= transfer.source != kCaller && transfer.destination != kCaller;
+    }
+  }
+  if (!moves) return std::make_unique<NoExchange>(rank, plan.world());
+  if (on_exchange_) on_exchange_();
+  return fabric_.OpenExchange(attend.request, rank, opened_.at(attend.context).addresses);
+}
+
 absl::StatusOr<RankResult> TaskRunner::Attend(const wire::Attend& attend, WorkerTask& task,
                                               std::vector<TraceSpan>* spans) {
   ANNULUS_RETURN_IF_ERROR(CheckInTime(task));
@@ -215,9 +233,8 @@ absl::StatusOr<RankResult> TaskRunner::Attend(const wire::Attend& attend, Worker
                            store_.Table(attend.context, attend.layer, attend.kv_tokens));
   ANNULUS_ASSIGN_OR_RETURN(const std::shared_ptr<const Plan> plan, PlanOf(attend, *shard));
   ANNULUS_RETURN_IF_ERROR(VerifyWhatLeaves(*plan, *shard, attend));
-  ANNULUS_ASSIGN_OR_RETURN(
-      const std::unique_ptr<Exchange> exchange,
-      fabric_.OpenExchange(attend.request, shard->rank, opened_.at(attend.context).addresses));
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Exchange> exchange,
+                           ExchangeFor(*plan, attend, shard->rank));
   RankTask rank_task;
   rank_task.plan = plan.get();
   rank_task.rank = shard->rank;

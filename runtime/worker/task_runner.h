@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -25,10 +26,16 @@ namespace annulus {
 
 class TaskRunner {
  public:
+  struct Options {
+    int64_t kv_bytes_limit = 0;
+    bool kv_in_host_memory = false;  // else KV lies in the backend's own memory
+    // Called from Run whenever a task opens an exchange, which moves while somebody polls the
+    // fabric's messenger; may be empty.
+    std::function<void()> on_exchange = {};
+  };
+
   // `fabric` and `clock` must outlive this.
-  // KV lies in the backend's own memory, unless it is to lie in the host's.
-  TaskRunner(std::unique_ptr<Backend> backend, Fabric& fabric, int64_t kv_bytes_limit,
-             const Clock& clock, bool kv_in_host_memory = false);
+  TaskRunner(std::unique_ptr<Backend> backend, Fabric& fabric, const Clock& clock, Options options);
 
   TaskOutcome Run(WorkerTask task);
 
@@ -71,12 +78,15 @@ class TaskRunner {
   absl::Status CheckEpoch(ContextId context, uint64_t epoch) const;
   absl::StatusOr<std::shared_ptr<const Plan>> PlanOf(const wire::Attend& attend,
                                                      const KvStore::Shard& shard);
+  absl::StatusOr<std::unique_ptr<Exchange>> ExchangeFor(const Plan& plan,
+                                                        const wire::Attend& attend, int rank);
   absl::Status VerifyWhatLeaves(const Plan& plan, const KvStore::Shard& shard,
                                 const wire::Attend& attend);
 
   TimedBackend backend_;
   Fabric& fabric_;
   const Clock& clock_;
+  const std::function<void()> on_exchange_;
   KvStore store_;
   StepRunner steps_;
   std::map<ContextId, Opened> opened_;

@@ -23,6 +23,10 @@ constexpr size_t kTasksMax = 4096;
 // Places that only tasks which tidy up may take, so that a flood of work cannot keep them out.
 constexpr size_t kTasksHeadroom = kTasksMax / 2;
 constexpr absl::Duration kWaitMax = absl::Milliseconds(50);
+// How long a task may run before somebody waits for messages beside it, and how long after the last
+// one the thread that would do so looks at the time by itself.
+constexpr absl::Duration kAloneMax = absl::Milliseconds(1);
+constexpr absl::Duration kAlertFor = absl::Milliseconds(20);
 
 std::string NameOf(const BackendCapabilities& capabilities) {
   const char* without = BuiltWithCuda() ? "" : "; built without CUDA";
@@ -33,16 +37,20 @@ std::string NameOf(const BackendCapabilities& capabilities) {
 }  // namespace
 
 // Two threads that are alike share two roles: one waits for messages, one runs tasks. Whoever has
-// received a task runs it, unless one is running already, and sends the answer; the other one then
-// waits for messages. So a task is handed to no other thread, and messages are seen while it runs.
+// received a task runs it, unless one is running already, and sends the answer. So a task is handed
+// to no other thread. The other thread waits for messages once the task has run for kAloneMax, or
+// as soon as it moves something: to be woken by each of the short ones would cost them more than
+// they take. While tasks come it wakes by the clock, so that none has to wake it.
 class Worker::Impl {
  public:
   explicit Impl(WorkerOptions options)
       : options_(std::move(options)),
         messenger_(options_.fabric->messenger()),
         backend_name_(NameOf(options_.backend->capabilities())),
-        runner_(std::move(options_.backend), *options_.fabric, options_.kv_bytes_limit,
-                *options_.clock, options_.kv_in_host_memory),
+        runner_(std::move(options_.backend), *options_.fabric, *options_.clock,
+                {.kv_bytes_limit = options_.kv_bytes_limit,
+                 .kv_in_host_memory = options_.kv_in_host_memory,
+                 .on_exchange = [this] { AskForCompany(); }}),
         node_(messenger_, NodeOptions(), *options_.clock),
         threads_{std::thread([this] { Run(); }), std::thread([this] { Run(); })} {
     if (options_.grants == nullptr) return;
@@ -100,7 +108,10 @@ class Worker::Impl {
   }
 
   bool Take(WorkerTask& task, bool must);
+  void AskForCompany();
   void Run();
+  void BeginTask(const WorkerTask& task);
+  void StandBy(std::unique_lock<std::mutex>& lock);
   void RunTask(WorkerTask task);
   void Communicate();
   void PublishState();
@@ -121,8 +132,11 @@ class Worker::Impl {
   std::deque<WorkerTask> tasks_;
   uint64_t tasks_begun_ = 0;
   absl::Duration queue_wait_;
-  bool running_ = false;        // somebody runs a task
-  bool communicating_ = false;  // somebody waits for messages
+  bool running_ = false;                     // somebody runs a task
+  absl::Time begun_ = absl::InfinitePast();  // the last one
+  bool alone_ = false;                       // it needs nobody to wait for messages yet
+  bool alert_ = false;                       // whoever has no role looks at the time by itself
+  bool communicating_ = false;               // somebody waits for messages
   bool stopping_ = false;
   std::array<std::thread, 2> threads_;
 };
@@ -135,30 +149,57 @@ bool Worker::Impl::Take(WorkerTask& task, bool must) {
   return true;
 }
 
+// The task that runs moves something, which only happens while somebody waits for messages.
+void Worker::Impl::AskForCompany() {
+  {
+    const std::lock_guard<std::mutex> lock(roles_mutex_);
+    alone_ = false;
+  }
+  role_free_.notify_one();
+}
+
+void Worker::Impl::BeginTask(const WorkerTask& task) {
+  running_ = alone_ = true;
+  begun_ = options_.clock->Now();
+  ++tasks_begun_;
+  queue_wait_ += begun_ - task.queued;
+}
+
+// Waits for a role, or to see whether the task that runs does so for long.
+void Worker::Impl::StandBy(std::unique_lock<std::mutex>& lock) {
+  alert_ = options_.clock->Now() - begun_ < kAlertFor;
+  if (alert_) {
+    role_free_.wait_for(lock, absl::ToChronoNanoseconds(kAloneMax));
+  } else {
+    role_free_.wait(lock);
+  }
+  alert_ = false;
+  if (options_.clock->Now() - begun_ >= kAloneMax) alone_ = false;
+}
+
 void Worker::Impl::Run() {
   std::unique_lock<std::mutex> lock(roles_mutex_);
   while (!stopping_ || running_) {
     if (!running_ && !tasks_.empty()) {
-      running_ = true;
       WorkerTask task = std::move(tasks_.front());
       tasks_.pop_front();
-      ++tasks_begun_;
-      queue_wait_ += options_.clock->Now() - task.queued;
+      BeginTask(task);
+      const bool wake = !alert_;
       lock.unlock();
-      role_free_.notify_one();
+      if (wake) role_free_.notify_one();
       RunTask(std::move(task));
       lock.lock();
-      running_ = false;
+      running_ = alone_ = false;
       // Its exchanges move, as long as it runs, only while the other one waits for messages.
       if (stopping_) messenger_.Wake();
-    } else if (!communicating_) {
+    } else if (!communicating_ && !alone_) {
       communicating_ = true;
       lock.unlock();
       Communicate();
       lock.lock();
       communicating_ = false;
     } else {
-      role_free_.wait(lock);
+      StandBy(lock);
     }
   }
   role_free_.notify_all();

@@ -26,6 +26,25 @@ TEST_CASE("memory of any size is aligned, and zero where that was asked for") {
   }
 }
 
+#if !defined(__SANITIZE_ADDRESS__)
+TEST_CASE("memory that was given back serves whoever wants about as much next, but not as zeroed") {
+  constexpr size_t kMiB = size_t{1} << 20;
+  for (const size_t bytes : {kMiB, 3 * kMiB}) {
+    CAPTURE(bytes);
+    Memory first = AllocateMemory(bytes);
+    std::fill_n(first.get(), bytes, std::byte{0xff});
+    const auto* const place = first.get();
+    first.reset();
+    const Memory zeroed = AllocateZeroedMemory(bytes);
+    CHECK(std::all_of(zeroed.get(), zeroed.get() + bytes,
+                      [](std::byte b) { return b == std::byte{0}; }));
+    const bool taken = zeroed.get() == place;
+    const Memory again = AllocateMemory(bytes - bytes / 100);
+    CHECK((taken || again.get() == place));
+  }
+}
+#endif
+
 TEST_CASE("what is large lies on whole huge pages") {
   constexpr size_t kHugePage = size_t{2} << 20;
   const Memory memory = AllocateMemory(3 * kHugePage / 2);

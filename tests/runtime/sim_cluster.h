@@ -34,7 +34,8 @@ class SimWorker {
         rng_(seed),
         fabric_(network.MakeFabric(name).value()),
         address_(fabric_->messenger().address()),
-        runner_(MakeBackend("reference", 1).value(), *fabric_, kv_bytes_limit, network.clock()),
+        runner_(MakeBackend("reference", 1).value(), *fabric_, network.clock(),
+                {.kv_bytes_limit = kv_bytes_limit}),
         node_(fabric_->messenger(), Options(name, coordinator, kv_bytes_limit, rejoin_timeout),
               network.clock()) {}
 

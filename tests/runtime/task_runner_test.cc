@@ -29,7 +29,8 @@ ContextSpec SmallSpec() {
 struct OneRunner {
   OneRunner()
       : fabric(network.MakeFabric("w").value()),
-        runner(MakeBackend("cpu", 1).value(), *fabric, int64_t{1} << 30, Clock::Real()) {
+        runner(MakeBackend("cpu", 1).value(), *fabric, Clock::Real(),
+               {.kv_bytes_limit = int64_t{1} << 30}) {
     const ContextSpec spec = SmallSpec();
     REQUIRE(Run(wire::Open{1, 1, 1, spec, 0, {fabric->messenger().address()}}).ok());
     const TokenRange tokens{0, kTokens};

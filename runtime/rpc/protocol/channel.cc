@@ -48,6 +48,7 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& endpoint) {
   HoldGrpc();
   grpc::ChannelArguments args;
   args.SetMaxReceiveMessageSize(kReplyBytesMax);
+  args.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kStreamWindowBytes);
   args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   // Channels of one process would otherwise share one connection and its back-off.
   args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);

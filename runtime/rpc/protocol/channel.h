@@ -23,6 +23,11 @@ inline constexpr int kMessageRoomBytes = 64 << 10;
 // A server accepts pings this often; clients ping less often than that.
 inline constexpr int kPingIntervalMinMs = 250;
 
+// How far a sender may be ahead of its receiver, on each stream and at both ends. gRPC's own
+// estimate stays near 64 KiB where the way is short, and a bulk transfer would wait for its
+// receiver's word every few tens of µs.
+inline constexpr int kStreamWindowBytes = 4 << 20;
+
 // Whether `text` is "host:port" ("[host]:port" for IPv6) with a port of at most 65535: gRPC would
 // take a larger one modulo 65536. INVALID_ARGUMENT names `field`.
 absl::Status CheckHostPort(absl::string_view field, absl::string_view text);
