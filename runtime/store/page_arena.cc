@@ -13,6 +13,7 @@ namespace {
 // A slab doubles the arena until it has this size: small contexts stay small, large ones have few.
 constexpr size_t kSlabBytesMax = size_t{4} << 20;
 constexpr size_t kChunkBytesMax = size_t{2} << 20;  // from here on memory is in huge pages
+constexpr size_t kAheadBytesMax = size_t{8} << 20;  // of a chunk for what is expected
 constexpr size_t kAlignment = 64;
 
 }  // namespace
@@ -30,6 +31,9 @@ std::shared_ptr<std::byte> SlabMemory::Allocate(size_t size_bytes) {
   if (size_bytes > chunk_bytes_ - used_bytes_) {
     // At most as much again as there is, so that a context of one block takes little.
     chunk_bytes_ = std::clamp(total_bytes_, size_bytes, kChunkBytesMax);
+    const size_t ahead_bytes = std::min(expected_bytes_, kAheadBytesMax);
+    chunk_bytes_ = std::max(chunk_bytes_, ahead_bytes);
+    expected_bytes_ -= ahead_bytes;
     chunk_ = AllocateZeroedMemory(chunk_bytes_);
     used_bytes_ = 0;
     total_bytes_ += chunk_bytes_;
@@ -49,7 +53,7 @@ PageArena::~PageArena() {
 void PageArena::AddSlab() {
   const size_t last = slabs_.empty() ? 0 : slabs_.back()->pages.size();
   const size_t pages_max = std::max<size_t>(1, kSlabBytesMax / page_bytes_);
-  const size_t pages = std::clamp<size_t>(2 * last, 1, pages_max);
+  const size_t pages = std::clamp<size_t>(std::max(2 * last, expected_), 1, pages_max);
   auto slab = std::make_unique<PageSlab>();
   slab->arena = this;
   slab->memory = memory_->Allocate(pages * page_bytes_);
@@ -66,6 +70,7 @@ void PageArena::AddSlab() {
 
 PageRef PageArena::Allocate() {
   if (with_room_.empty()) AddSlab();
+  expected_ -= expected_ > 0 ? 1 : 0;
   PageSlab* slab = with_room_.back();
   Page* page = slab->free.back();
   slab->free.pop_back();
