@@ -27,18 +27,28 @@ void StayOn(int core) {
   sched_setaffinity(0, sizeof(set), &set);
 }
 
+// Takes the calling thread to that core, if it may run there, and lets it go again.
+void GoTo(int core) {
+  cpu_set_t before;
+  if (sched_getaffinity(0, sizeof(before), &before) != 0 || !CPU_ISSET(core, &before)) return;
+  StayOn(core);
+  sched_setaffinity(0, sizeof(before), &before);
+}
+
 }  // namespace
 
 struct ThreadPool::Loop {
   int64_t count;
   absl::FunctionRef<void(int64_t)> body;
   std::atomic<int64_t> next{0};
+  std::atomic<size_t> helpers{0};  // that have come so far
 };
 
 ThreadPool::ThreadPool(int threads) {
   const std::vector<int> cores = OurCores();
   const size_t all = threads > 0 ? static_cast<size_t>(threads) : cores.size();
   workers_.reserve(all - 1);
+  if (threads <= 0 && all > 1) callers_core_ = cores[0];
   for (size_t i = 1; i < all; ++i) {
     workers_.emplace_back([this, core = threads > 0 ? -1 : cores[i]] {
       if (core >= 0) StayOn(core);
@@ -63,6 +73,20 @@ void ThreadPool::Run(Loop& loop) {
   }
 }
 
+// A caller that woke on the core of one of the pool's threads keeps it from coming: until the
+// system sees that, which takes it many ms on a busy machine, the two would share that core.
+void ThreadPool::RunAsCaller(Loop& loop) const {
+  const int64_t first = loop.next.fetch_add(1, std::memory_order_relaxed);
+  if (first >= loop.count) return;
+  loop.body(first);
+  if (callers_core_ >= 0 && loop.next.load(std::memory_order_relaxed) < loop.count &&
+      loop.helpers.load(std::memory_order_relaxed) < workers_.size() &&
+      sched_getcpu() != callers_core_) {
+    GoTo(callers_core_);
+  }
+  Run(loop);
+}
+
 void ThreadPool::ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> body) {
   Loop loop{count, body};
   std::unique_lock<std::mutex> busy(busy_, std::defer_lock);
@@ -76,7 +100,7 @@ void ThreadPool::ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> bod
     ++generation_;
   }
   wake_.notify_all();
-  Run(loop);
+  RunAsCaller(loop);
   // All items are handed out; the loop may go once nobody works on one of them.
   std::unique_lock<std::mutex> lock(mutex_);
   loop_ = nullptr;
@@ -92,6 +116,7 @@ void ThreadPool::Work() {
     seen = generation_;
     Loop& loop = *loop_;
     ++helping_;
+    loop.helpers.fetch_add(1, std::memory_order_relaxed);
     lock.unlock();
     Run(loop);
     lock.lock();

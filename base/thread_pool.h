@@ -34,8 +34,10 @@ class ThreadPool {
   struct Loop;
   void Work();
   static void Run(Loop& loop);
+  void RunAsCaller(Loop& loop) const;
 
-  std::mutex busy_;  // held by the caller whose loop the pool serves
+  int callers_core_ = -1;  // that no thread of the pool stays on; -1: none stays anywhere
+  std::mutex busy_;        // held by the caller whose loop the pool serves
   std::mutex mutex_;
   std::condition_variable wake_;  // a new loop, or the end
   std::condition_variable idle_;  // the last helper has left the loop

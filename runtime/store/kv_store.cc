@@ -83,8 +83,8 @@ absl::StatusOr<KvStore::Layer*> KvStore::FindLayer(ContextId id, int layer, Cont
   return &(*context)->layers[static_cast<size_t>(layer)];
 }
 
-absl::Status KvStore::Reserve(const Context& context, const Layer& layer, const Layout& layout,
-                              TokenRange tokens) const {
+absl::StatusOr<int64_t> KvStore::Reserve(const Context& context, const Layer& layer,
+                                         const Layout& layout, TokenRange tokens) const {
   int64_t pages = 0;
   const HeadRange heads = layer.pages.heads();
   ForEachOwnedBlock(layout, context.shard.rank, tokens, [&](int64_t block, TokenRange) {
@@ -98,7 +98,7 @@ absl::Status KvStore::Reserve(const Context& context, const Layer& layer, const 
                                                      kv_bytes(), " in use, this append needs ",
                                                      wanted, " more; release contexts"));
   }
-  return absl::OkStatus();
+  return pages;
 }
 
 absl::Status KvStore::Append(ContextId id, int layer_index, TokenRange tokens,
@@ -124,8 +124,9 @@ absl::Status KvStore::Append(ContextId id, int layer_index, TokenRange tokens,
   }
   Cut(*layer, tokens.begin);
   LetGo(*context, layer_index, horizon.value_or(HorizonOf(tokens.begin)), *layer);
-  ANNULUS_RETURN_IF_ERROR(Reserve(*context, *layer, layout, tokens));
+  ANNULUS_ASSIGN_OR_RETURN(const int64_t pages, Reserve(*context, *layer, layout, tokens));
   layer->pages.Extend(BlocksOf(tokens.end));
+  layer->pages.Expect(pages);
   const absl::Status stored =
       StoreRows(space_, spec, layout, context->shard.rank, tokens, packed, layer->pages);
   if (!stored.ok()) {

@@ -111,8 +111,9 @@ class KvStore {
   };
 
   absl::StatusOr<Layer*> FindLayer(ContextId id, int layer, Context** context);
-  absl::Status Reserve(const Context& context, const Layer& layer, const Layout& layout,
-                       TokenRange tokens) const;
+  // The pages that an append needs, if there is room for them.
+  absl::StatusOr<int64_t> Reserve(const Context& context, const Layer& layer, const Layout& layout,
+                                  TokenRange tokens) const;
   void LetGo(const Context& context, int layer, int64_t horizon, Layer& into);
   static void Cut(Layer& layer, int64_t tokens);
 

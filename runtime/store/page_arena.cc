@@ -12,6 +12,7 @@ namespace {
 // A slab doubles the arena until it has this size: small contexts stay small, large ones have few.
 constexpr size_t kSlabBytesMax = size_t{4} << 20;
 constexpr size_t kChunkBytesMax = size_t{2} << 20;  // from here on memory is in huge pages
+constexpr size_t kAheadBytesMax = size_t{8} << 20;  // of a chunk for what is expected
 constexpr size_t kAlignment = 64;
 
 }  // namespace
@@ -28,8 +29,11 @@ absl::StatusOr<Buffer> SlabMemory::Allocate(size_t size_bytes) {
   if (size_bytes >= kChunkBytesMax) return space_.AllocateZeroed(size_bytes);
   if (size_bytes > chunk_.size() - used_bytes_) {
     // At most as much again as there is, so that a context of one block takes little.
-    const size_t chunk_bytes = std::clamp(total_bytes_, size_bytes, kChunkBytesMax);
+    const size_t ahead_bytes = std::min(expected_bytes_, kAheadBytesMax);
+    const size_t chunk_bytes =
+        std::max(std::clamp(total_bytes_, size_bytes, kChunkBytesMax), ahead_bytes);
     ANNULUS_ASSIGN_OR_RETURN(chunk_, space_.AllocateZeroed(chunk_bytes));
+    expected_bytes_ -= ahead_bytes;
     used_bytes_ = 0;
     total_bytes_ += chunk_bytes;
   }
@@ -47,7 +51,7 @@ PageArena::~PageArena() {
 absl::Status PageArena::AddSlab() {
   const size_t last = slabs_.empty() ? 0 : slabs_.back()->pages.size();
   const size_t pages_max = std::max<size_t>(1, kSlabBytesMax / page_bytes_);
-  const size_t pages = std::clamp<size_t>(2 * last, 1, pages_max);
+  const size_t pages = std::clamp<size_t>(std::max(2 * last, expected_), 1, pages_max);
   auto slab = std::make_unique<PageSlab>();
   slab->arena = this;
   ANNULUS_ASSIGN_OR_RETURN(slab->memory, memory_->Allocate(pages * page_bytes_));
@@ -67,6 +71,7 @@ absl::StatusOr<PageRef> PageArena::Allocate() {
   if (with_room_.empty()) {
     ANNULUS_RETURN_IF_ERROR(AddSlab());
   }
+  expected_ -= expected_ > 0 ? 1 : 0;
   PageSlab* slab = with_room_.back();
   Page* page = slab->free.back();
   slab->free.pop_back();

@@ -32,6 +32,8 @@ class SlabMemory {
 
   // RESOURCE_EXHAUSTED where the space has no room for it.
   absl::StatusOr<Buffer> Allocate(size_t size_bytes);
+  // So much will be asked for next, in all: it had better lie together.
+  void Expect(size_t size_bytes) { expected_bytes_ = size_bytes; }
   MemorySpace& space() const { return space_; }
 
  private:
@@ -39,6 +41,7 @@ class SlabMemory {
   Buffer chunk_;
   size_t used_bytes_ = 0;  // of the chunk
   size_t total_bytes_ = 0;
+  size_t expected_bytes_ = 0;
 };
 
 struct Page {
@@ -90,6 +93,8 @@ class PageArena {
 
   // A zeroed page. RESOURCE_EXHAUSTED where the space has no room for it.
   absl::StatusOr<PageRef> Allocate();
+  // So many will be asked for next: those that need a new slab get one.
+  void Expect(size_t pages) { expected_ = pages; }
 
   int64_t pages_in_use() const { return pages_in_use_; }
   size_t page_bytes() const { return page_bytes_; }
@@ -107,6 +112,7 @@ class PageArena {
   std::vector<std::unique_ptr<PageSlab>> slabs_;
   std::vector<PageSlab*> with_room_;  // those with a free page
   int64_t pages_in_use_ = 0;
+  size_t expected_ = 0;
 };
 
 inline PageRef::~PageRef() {

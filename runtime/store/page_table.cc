@@ -25,6 +25,15 @@ void PageTable::Extend(int64_t blocks) {
   kv_.Extend(blocks);
 }
 
+void PageTable::Expect(int64_t pages) {
+  if (heads_.count == 0) return;
+  const auto count = static_cast<size_t>(pages);
+  const auto heads = static_cast<size_t>(heads_.count);
+  const size_t of_head = (count + heads - 1) / heads;
+  for (PageArena& arena : arenas_->by_head) arena.Expect(of_head);
+  arenas_->memory.Expect(heads * of_head * arenas_->by_head.front().page_bytes());
+}
+
 const Page* PageTable::Find(int head, int64_t block) const {
   const size_t index = Index(head, block);
   return index < pages_.size() ? pages_[index].get() : nullptr;

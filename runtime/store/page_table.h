@@ -40,6 +40,9 @@ class PageTable {
   // Makes room for blocks [0, blocks).
   void Extend(int64_t blocks);
 
+  // So many pages will be written next, over all heads, that are not there yet.
+  void Expect(int64_t pages);
+
   // nullptr where there is none.
   const Page* Find(int head, int64_t block) const;
 

@@ -1,5 +1,7 @@
 #include "base/thread_pool.h"
 
+#include <sched.h>
+
 #include <thread>
 #include <vector>
 
@@ -19,6 +21,31 @@ TEST_CASE("a loop runs each item once, for any number of threads and items") {
     }
   }
   CHECK(ThreadPool(0).threads() >= 1);
+}
+
+TEST_CASE("a caller may run where it might before its loop, wherever it began") {
+  cpu_set_t before;
+  REQUIRE(sched_getaffinity(0, sizeof(before), &before) == 0);
+  ThreadPool pool(0);
+  for (int core = 0; core < CPU_SETSIZE; ++core) {
+    if (!CPU_ISSET(core, &before)) continue;
+    CAPTURE(core);
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(core, &one);
+    REQUIRE(sched_setaffinity(0, sizeof(one), &one) == 0);
+    std::atomic<int64_t> sum{0};
+    const auto add = [&sum](int64_t i) { sum += i; };
+    pool.ParallelFor(1000, add);  // bound to a core, perhaps that of another thread
+    cpu_set_t after;
+    sched_getaffinity(0, sizeof(after), &after);
+    CHECK(CPU_EQUAL(&one, &after));
+    sched_setaffinity(0, sizeof(before), &before);
+    pool.ParallelFor(1000, add);  // where the system left it
+    sched_getaffinity(0, sizeof(after), &after);
+    CHECK(CPU_EQUAL(&before, &after));
+    CHECK(sum == 2 * 499'500);
+  }
 }
 
 TEST_CASE("loops inside loops and loops of many callers all end") {
