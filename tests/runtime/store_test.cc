@@ -105,7 +105,7 @@ TEST_CASE("Slabs of arenas that share memory lie apart, aligned and zero, in few
       return b - a < static_cast<ptrdiff_t>(kPage);
     };
     CHECK(std::adjacent_find(places.begin(), places.end(), close) == places.end());
-    CHECK(huge_pages.size() <= 2 * kPages * kHeads * kPage / (size_t{2} << 20) + 4);
+    CHECK(huge_pages.size() <= 2 * kPages * kHeads * kPage / (size_t{2} << 20) + 12);
   }
   CHECK(bytes == 0);
 }
