@@ -81,7 +81,7 @@ TEST_CASE("Slabs of arenas that share memory lie apart, aligned and zero, in few
   constexpr int kHeads = 8;
   constexpr int kPages = 40;
   std::atomic<int64_t> bytes = 0;
-  SlabMemory memory;
+  SlabMemory memory(HostMemory());
   std::deque<PageArena> arenas;
   for (int head = 0; head < kHeads; ++head) arenas.emplace_back(kPage, &memory, &bytes);
   for (int round = 0; round < 3; ++round) {  // the later ones find what the first has left
@@ -93,7 +93,7 @@ TEST_CASE("Slabs of arenas that share memory lie apart, aligned and zero, in few
     std::set<const std::byte*> places;
     std::set<uintptr_t> huge_pages;
     for (int i = 0; i < kPages * kHeads; ++i) {
-      pages.push_back(arenas[static_cast<size_t>(i % kHeads)].Allocate());
+      pages.push_back(arenas[static_cast<size_t>(i % kHeads)].Allocate().value());
       std::byte* data = pages.back()->data;
       REQUIRE(reinterpret_cast<uintptr_t>(data) % 64 == 0);
       REQUIRE(std::count(data, data + kPage, std::byte{0}) == kPage);
