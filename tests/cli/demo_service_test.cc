@@ -1,9 +1,14 @@
 // The demo's requests against a service in this process, over real gRPC, and its verdicts.
+#include <signal.h>
+
+#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <vector>
 
+#include "absl/strings/match.h"
+#include "absl/time/clock.h"
 #include "runtime/cli/demo_phases.h"
 #include "runtime/client/client.h"
 #include "runtime/rpc/server.h"
@@ -12,6 +17,27 @@
 #include "tests/runtime/local_cluster.h"
 
 namespace annulus {
+namespace {
+
+std::vector<pid_t> ChildrenOf(pid_t parent) {
+  std::ifstream file(absl::StrCat("/proc/", parent, "/task/", parent, "/children"));
+  std::vector<pid_t> children;
+  for (pid_t child; file >> child;) children.push_back(child);
+  return children;
+}
+
+// The coordinator of the cluster that `demo` has started; 0 if there is none.
+pid_t CoordinatorOf(pid_t demo) {
+  for (const pid_t up : ChildrenOf(demo)) {
+    for (const pid_t child : ChildrenOf(up)) {
+      const std::string command = test::ReadBytes(absl::StrCat("/proc/", child, "/cmdline"));
+      if (absl::StrContains(command, absl::string_view("\0coordinator\0", 13))) return child;
+    }
+  }
+  return 0;
+}
+
+}  // namespace
 
 TEST_CASE("demo: every phase is as it must be on clusters of any size") {
   const auto [workers, tokens] =
@@ -92,6 +118,24 @@ TEST_CASE("demo: the program, its cluster of processes and its files") {
     if (event["name"] == "process_name") processes.insert(event["args"]["name"]);
   }
   CHECK(processes == std::set<std::string>{"client", "coordinator", "worker 1", "worker 2"});
+}
+
+TEST_CASE("demo: a cluster that has to wait for a core is not given up") {
+  const test::TempFolder folder;
+  const std::string out_dir = folder / "out";
+  test::Program demo({"demo", "--tokens", "64K", "--workers", "2", "--out-dir", out_dir});
+  const absl::Time deadline = absl::Now() + absl::Minutes(2);
+  while (!absl::StrContains(demo.err(), "demo: uploaded") && absl::Now() < deadline) {
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+  const pid_t coordinator = CoordinatorOf(demo.pid());
+  REQUIRE(coordinator != 0);
+  REQUIRE(kill(coordinator, SIGSTOP) == 0);
+  absl::SleepFor(absl::Seconds(3));
+  REQUIRE(kill(coordinator, SIGCONT) == 0);
+  const test::Outcome outcome = demo.Wait();
+  INFO(outcome.err);
+  CHECK(outcome.code == 0);
 }
 
 TEST_CASE("demo: what makes no sense is refused before anything starts") {

@@ -25,11 +25,15 @@ struct ClusterOptions {
 
 class LocalCluster {
  public:
+  // A crash here is told to the others. Who is only silent waits for a core of a busy machine.
+  static constexpr absl::Duration kSilence = absl::Seconds(30);
+
   explicit LocalCluster(ClusterOptions options) : options_(options) {
     SetLogLevel(LogLevel::kOff);
     CoordinatorOptions coordinator;
     coordinator.fabric = network_.MakeFabric("coordinator").value();
     coordinator.limits = options.limits;
+    coordinator.heartbeat_timeout = kSilence;
     coordinator_ = Coordinator::Start(std::move(coordinator)).value();
     for (int i = 0; i < options.workers; ++i) AddWorker();
   }
@@ -46,6 +50,7 @@ class LocalCluster {
       worker.backend = std::make_unique<FakeDeviceBackend>(std::move(worker.backend));
     }
     worker.kv_bytes_limit = options_.kv_bytes_limit;
+    worker.heartbeat_timeout = kSilence;
     workers_.push_back(Worker::Start(std::move(worker)).value());
     ANNULUS_CHECK(workers_.back()->WaitUntilJoined(absl::Now() + absl::Seconds(20)).ok());
   }
