@@ -123,7 +123,7 @@ TEST_CASE("demo: the program, its cluster of processes and its files") {
 TEST_CASE("demo: a cluster that has to wait for a core is not given up") {
   const test::TempFolder folder;
   const std::string out_dir = folder / "out";
-  test::Program demo({"demo", "--tokens", "64K", "--workers", "2", "--out-dir", out_dir});
+  test::Program demo({"demo", "--tokens", "16K", "--workers", "2", "--out-dir", out_dir});
   const absl::Time deadline = absl::Now() + absl::Minutes(2);
   while (!absl::StrContains(demo.err(), "demo: uploaded") && absl::Now() < deadline) {
     absl::SleepFor(absl::Milliseconds(5));
