@@ -167,6 +167,11 @@ void Worker::Impl::BeginTask(const WorkerTask& task) {
 
 // Waits for a role, or to see whether the task that runs does so for long.
 void Worker::Impl::StandBy(std::unique_lock<std::mutex>& lock) {
+  // It may have begun, and run for long, while this thread was waiting for messages.
+  if (alone_ && options_.clock->Now() - begun_ >= kAloneMax) {
+    alone_ = false;
+    return;
+  }
   alert_ = options_.clock->Now() - begun_ < kAlertFor;
   if (alert_) {
     role_free_.wait_for(lock, absl::ToChronoNanoseconds(kAloneMax));
