@@ -15,6 +15,14 @@ namespace {
 constexpr char kProgram[] = "build/release/annulus ";
 constexpr char kEndpoint[] = "127.0.0.1:7070";
 
+// How long the README's long context is here: instrumented programs take many times as long.
+constexpr char kLong[] = "--tokens 10M";
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr char kLongHere[] = "--tokens 1M";
+#else
+constexpr char kLongHere[] = "--tokens 10M";
+#endif
+
 // The commands of the README's ```sh blocks, one a line.
 std::vector<std::string> Commands() {
   std::istringstream lines(absl::StrReplaceAll(test::ReadBytes(ANNULUS_README), {{" \\\n", " "}}));
@@ -67,8 +75,9 @@ TEST_CASE("readme: every command does what it is there for") {
     REQUIRE(command.rfind(kProgram, 0) == 0);
     // The port that the README names may be taken here: any free one does.
     const bool starts = absl::StrContains(command, " up ");
-    const Arguments words = Words(absl::StrReplaceAll(
-        command.substr(sizeof(kProgram) - 1), {{kEndpoint, starts ? "127.0.0.1:0" : endpoint}}));
+    const Arguments words = Words(
+        absl::StrReplaceAll(command.substr(sizeof(kProgram) - 1),
+                            {{kEndpoint, starts ? "127.0.0.1:0" : endpoint}, {kLong, kLongHere}}));
     if (starts) {
       up = std::make_unique<test::Program>(words);
       endpoint = std::string(absl::StripPrefix(up->ReadLine(), "ready "));
