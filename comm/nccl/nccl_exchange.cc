@@ -95,8 +95,10 @@ absl::StatusOr<std::string> NcclExchange::ShareId(absl::Time deadline) {
     receives.push_back({0, id.data(), id.size()});
   }
   ANNULUS_ASSIGN_OR_RETURN(const Ticket ticket, control_->Post(sends, receives));
-  ANNULUS_RETURN_IF_ERROR(control_->Wait(ticket, deadline));
-  return id;
+  const absl::Status shared = control_->Wait(ticket, deadline);
+  if (shared.ok()) return id;
+  control_->Abort(shared);  // before the id's memory goes
+  return shared;
 }
 
 absl::Status NcclExchange::Open(absl::Time deadline) {
@@ -227,7 +229,10 @@ absl::Status NcclExchange::WaitForControl(Ticket ticket) {
   while (true) {
     const absl::Status status = control_->Wait(ticket, absl::Now() + kControlPeriod);
     if (!absl::IsDeadlineExceeded(status)) return status;
-    ANNULUS_RETURN_IF_ERROR(KeepOn());
+    const absl::Status keep_on = KeepOn();
+    if (keep_on.ok()) continue;
+    control_->Abort(keep_on);  // before the memory of what is under way goes
+    return keep_on;
   }
 }
 
