@@ -9,14 +9,13 @@ once, / time. Times are of device events, with a cold L2; inputs are random norm
 """
 
 import argparse
-import csv
-import datetime
 import functools
 import json
-import os
 import re
 import subprocess
 import sys
+
+import results
 
 WARM_UP_MS = 300  # clocks rise only under work
 FLUSH_BYTES = 256 << 20
@@ -169,23 +168,10 @@ def main():
     parser.add_argument("--repeat", type=int, default=20)
     args = parser.parse_args()
     import torch
-    row = {"date": datetime.date.today().isoformat(), "gpu": torch.cuda.get_device_name(),
-           "commit": os.environ.get("ANNULUS_COMMIT", "unknown"),
-           "matmul_tflops": round(matmul_tflops(torch), 1)}
-    failed = False
-    with open(args.out, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        for case in CASES:
-            if not re.search(args.only, case[0]):
-                continue
-            try:
-                run_case(torch, args, case, row, writer)
-            except RuntimeError as error:
-                print(f"{case[0]}: {error}", file=sys.stderr)
-                failed = True
-            file.flush()
-    return 1 if failed else 0
+    row = dict(results.about(torch), matmul_tflops=round(matmul_tflops(torch), 1))
+    cases = [case for case in CASES if re.search(args.only, case[0])]
+    return results.write(args.out, COLUMNS, cases,
+                         lambda case, writer: run_case(torch, args, case, row, writer))
 
 
 if __name__ == "__main__":

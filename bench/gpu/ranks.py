@@ -10,12 +10,12 @@ pairs·d over all query heads / time / GPUs.
 """
 
 import argparse
-import csv
-import datetime
 import json
 import os
 import subprocess
 import sys
+
+import results
 
 # name, tokens, heads, KV heads, head dim, pattern, plans, peers
 CASES = [
@@ -127,20 +127,9 @@ def main():
         return be_peer(json.loads(args.peer_work))
     import torch
     args.gpus = args.gpus or torch.cuda.device_count()
-    row = {"date": datetime.date.today().isoformat(), "gpu": torch.cuda.get_device_name(),
-           "commit": os.environ.get("ANNULUS_COMMIT", "unknown")}
-    failed = False
-    with open(args.out, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        for case in CASES:
-            try:
-                run_case(args, case, row, writer)
-            except RuntimeError as error:
-                print(f"{case[0]}: {error}", file=sys.stderr)
-                failed = True
-            file.flush()
-    return 1 if failed else 0
+    row = results.about(torch)
+    return results.write(args.out, COLUMNS, CASES,
+                         lambda case, writer: run_case(args, case, row, writer))
 
 
 if __name__ == "__main__":

@@ -34,9 +34,6 @@ class Inputs {
 struct InputPages {
   Buffer bytes;
   KvTable table;
-
-  // Of so many tokens, in bytes.
-  static int64_t SizeBytes(const Problem& problem, int kv_heads, int64_t tokens);
 };
 
 // The pages of KV heads `heads` and blocks `blocks`, ascending: as a worker would hold them, head

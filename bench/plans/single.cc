@@ -8,6 +8,7 @@
 #include "absl/time/clock.h"
 #include "base/status.h"
 #include "runtime/cli/attend.h"
+#include "runtime/engine/packed_pages.h"
 #include "runtime/engine/rows.h"
 #include "sharding/planner.h"
 
@@ -83,7 +84,8 @@ absl::StatusOr<SingleTime> MeasureSingle(const Inputs& inputs, const Problem& pr
                                          int repeat) {
   MemorySpace& space = backend.memory();
   const int64_t free_bytes = int64_t{sysconf(_SC_AVPHYS_PAGES)} * sysconf(_SC_PAGESIZE);
-  const int64_t kv_bytes = InputPages::SizeBytes(problem, problem.kv_heads, problem.kv_tokens);
+  const auto kv_bytes =
+      static_cast<int64_t>(PackedBytes(problem, {0, problem.kv_heads}, problem.KvBlocks()));
   const double all = static_cast<double>(SizeOf(problem).work_pairs);
   if (limit_s <= 0 || all == 0 || kv_bytes > free_bytes / 2) return SingleTime{};
   const absl::StatusOr<InputPages> pages =

@@ -45,7 +45,7 @@ size_t QueryBytes(const ContextSpec& spec, int64_t tokens, HeadRange heads) {
 }
 
 size_t PartialBytes(const ContextSpec& spec, int64_t tokens, HeadRange heads) {
-  return static_cast<size_t>(tokens * heads.count * (spec.v_head_dim + 1)) * sizeof(float);
+  return annulus::PartialBytes(tokens, heads.count, spec.v_head_dim);
 }
 
 }  // namespace

@@ -14,9 +14,8 @@ namespace annulus {
 //   flops, flops_f32     causal attention, head_dim 128
 //   read_bytes_per_s     one query over a long context
 //   launch_s             the smallest attention there is
-//   inside_…             two ranks of a local exchange that send to each other at once, in sum;
-//   with
-//                        a GPU's memory on both sides
+//   inside_…             two ranks of a local exchange that send to each other at once, in sum
+//                        (with a GPU: from its memory and back into it)
 // Errors are those of the backend and the exchange.
 absl::StatusOr<ClusterModel> MeasureMachine(Backend& backend);
 

@@ -141,9 +141,7 @@ absl::StatusOr<Buffer> RankRun::FromCaller(size_t bytes) {
                                             task_.q_packed.size(),
                                             " bytes, fewer than the plan says"));
   }
-  const std::byte* from =
-      task_.q_packed.data() + std::exchange(caller_offset_, caller_offset_ + bytes);
-  return Buffer::Copy(from, bytes);
+  return task_.q_packed.Part(std::exchange(caller_offset_, caller_offset_ + bytes), bytes);
 }
 
 absl::Status RankRun::StartTransfers(const Step& step) {

@@ -1,6 +1,5 @@
 #include "runtime/engine/local_ranks.h"
 
-#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <thread>
@@ -9,6 +8,7 @@
 
 #include "base/status.h"
 #include "comm/local/local_exchange.h"
+#include "runtime/engine/packed_pages.h"
 #include "runtime/engine/tiles.h"
 #include "runtime/engine/wire_rows.h"
 
@@ -22,48 +22,21 @@ void CopyRows(const TensorView& from, TokenRange tokens, int head, std::byte* to
   }
 }
 
-// Copies the pages that `rank` holds to `pages`: head by head, so that a head's pages follow each
-// other in memory, each page its K rows, then its V rows.
+// Copies the pages that `rank` holds to `packed`, in the space.
 absl::StatusOr<KvTable> CopyPages(const Problem& problem, int rank, const TensorView& k,
-                                  const TensorView& v, MemorySpace& space, Buffer* pages) {
+                                  const TensorView& v, MemorySpace& space, Buffer* packed) {
   const HeadRange heads = problem.kv.KvHeads(rank);
   const BlockSet held = problem.HeldBlocks(rank);
-  const size_t k_row = static_cast<size_t>(problem.head_dim) * SizeOf(problem.dtype);
-  const size_t v_row =
-      problem.v_is_k_prefix ? 0 : static_cast<size_t>(problem.v_head_dim) * SizeOf(problem.dtype);
-  Buffer bytes(static_cast<size_t>(held.TokenCount(problem.kv_tokens) * heads.count) *
-               (k_row + v_row));
-  const std::vector<int64_t> blocks = held.ToVector();
-  // Calls fn(head, block, its tokens, where its page begins).
-  const auto for_each_page = [&](auto fn) {
-    size_t at = 0;
-    for (int h = heads.first; h < heads.end(); ++h) {
-      for (int64_t block : blocks) {
-        const int64_t begin = block * kBlockTokens;
-        const TokenRange tokens{begin, std::min(begin + kBlockTokens, problem.kv_tokens)};
-        fn(h, block, tokens, at);
-        at += static_cast<size_t>(tokens.size()) * (k_row + v_row);
-      }
-    }
-  };
-  for_each_page([&](int h, int64_t, TokenRange tokens, size_t at) {
-    CopyRows(k, tokens, h, bytes.data() + at);
-    if (v_row == 0) return;
-    CopyRows(v, tokens, h, bytes.data() + at + static_cast<size_t>(tokens.size()) * k_row);
-  });
-  ANNULUS_ASSIGN_OR_RETURN(*pages, MovedTo(space, std::move(bytes)));
-
-  KvTable table(problem.dtype, heads.first, heads.count, problem.head_dim, problem.v_head_dim,
-                BlocksOf(problem.kv_tokens));
-  table.set_memory(space.kind());
-  for_each_page([&](int h, int64_t block, TokenRange tokens, size_t at) {
-    const std::byte* k_page = pages->data() + at;
-    const std::byte* v_page = k_page + static_cast<size_t>(tokens.size()) * k_row;
-    table.Set(h, block,
-              v_row == 0 ? KvPage{k_page, k_page, problem.head_dim, problem.head_dim}
-                         : KvPage{k_page, v_page, problem.head_dim, problem.v_head_dim});
-  });
-  return table;
+  Buffer host(PackedBytes(problem, heads, held));
+  for (const PackedPage& page : PackedPagesOf(problem, heads, held)) {
+    std::byte* to = host.data() + page.at;
+    CopyRows(k, page.tokens, page.head, to);
+    if (problem.v_is_k_prefix) continue;
+    CopyRows(v, page.tokens, page.head,
+             to + static_cast<size_t>(page.tokens.size()) * KRowBytes(problem));
+  }
+  ANNULUS_ASSIGN_OR_RETURN(*packed, MovedTo(space, std::move(host)));
+  return TableOf(problem, heads, held, packed->data(), space.kind());
 }
 
 // The failure that explains the others: a rank that only lost its peers says UNAVAILABLE.

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "runtime/engine/packed_pages.h"
 
 namespace annulus {
 namespace {
@@ -77,10 +78,6 @@ WorkingKv::WorkingKv(const Plan& plan, int rank, const KvTable& own, MemorySpace
   }
 }
 
-int64_t WorkingKv::BlockTokensOf(int64_t block) const {
-  return std::min(kBlockTokens, problem_.kv_tokens - block * kBlockTokens);
-}
-
 absl::StatusOr<Buffer> WorkingKv::Pack(const Transfer& transfer) {
   for (const Piece& piece : pieces_) {
     if (piece.heads == transfer.heads && piece.blocks.runs() == transfer.blocks.runs()) {
@@ -88,59 +85,33 @@ absl::StatusOr<Buffer> WorkingKv::Pack(const Transfer& transfer) {
     }
   }
   const size_t element_bytes = SizeOf(problem_.dtype);
-  const size_t k_row = static_cast<size_t>(problem_.head_dim) * element_bytes;
-  const size_t v_row =
-      problem_.v_is_k_prefix ? 0 : static_cast<size_t>(problem_.v_head_dim) * element_bytes;
-  const int64_t tokens = transfer.blocks.TokenCount(problem_.kv_tokens);
-  ANNULUS_ASSIGN_OR_RETURN(
-      Buffer bytes,
-      space_.Allocate(static_cast<size_t>(tokens * transfer.heads.count) * (k_row + v_row)));
-  std::byte* to = bytes.data();
+  const size_t k_row = KRowBytes(problem_);
+  const size_t v_row = VRowBytes(problem_);
+  ANNULUS_ASSIGN_OR_RETURN(Buffer bytes,
+                           space_.Allocate(PackedBytes(problem_, transfer.heads, transfer.blocks)));
   std::vector<RowsCopy> copies;
-  const std::vector<int64_t> blocks = transfer.blocks.ToVector();
-  for (int h = transfer.heads.first; h < transfer.heads.end(); ++h) {
-    for (int64_t block : blocks) {
-      const int64_t rows = BlockTokensOf(block);
-      if (rows <= 0) continue;
-      const KvPage& page = table().page(h, block);
-      if (page.k == nullptr || (v_row != 0 && page.v == nullptr)) {
-        return absl::InternalError(absl::StrCat("plan sends block ", block, " of kv head ", h,
-                                                " from a rank that does not hold it"));
-      }
-      AddRows(page.k, static_cast<size_t>(page.k_row_stride) * element_bytes, rows, k_row, to,
-              &copies);
-      to += static_cast<size_t>(rows) * k_row;
-      if (v_row == 0) continue;
-      AddRows(page.v, static_cast<size_t>(page.v_row_stride) * element_bytes, rows, v_row, to,
-              &copies);
-      to += static_cast<size_t>(rows) * v_row;
+  for (const PackedPage& to : PackedPagesOf(problem_, transfer.heads, transfer.blocks)) {
+    const KvPage& page = table().page(to.head, to.block);
+    if (page.k == nullptr || (v_row != 0 && page.v == nullptr)) {
+      return absl::InternalError(absl::StrCat("plan sends block ", to.block, " of kv head ",
+                                              to.head, " from a rank that does not hold it"));
     }
+    const int64_t rows = to.tokens.size();
+    std::byte* k = bytes.data() + to.at;
+    AddRows(page.k, static_cast<size_t>(page.k_row_stride) * element_bytes, rows, k_row, k,
+            &copies);
+    if (v_row == 0) continue;
+    AddRows(page.v, static_cast<size_t>(page.v_row_stride) * element_bytes, rows, v_row,
+            k + static_cast<size_t>(rows) * k_row, &copies);
   }
   ANNULUS_RETURN_IF_ERROR(space_.Copy(copies));
   return bytes;
 }
 
 void WorkingKv::SetPages(const Piece& piece, bool present) {
-  const size_t element_bytes = SizeOf(problem_.dtype);
-  const std::byte* at = piece.bytes.data();
-  const std::vector<int64_t> blocks = piece.blocks.ToVector();
-  for (int h = piece.heads.first; h < piece.heads.end(); ++h) {
-    for (int64_t block : blocks) {
-      const int64_t rows = BlockTokensOf(block);
-      if (rows <= 0) continue;
-      KvPage page;
-      const std::byte* k = at;
-      at += static_cast<size_t>(rows * problem_.head_dim) * element_bytes;
-      const std::byte* v = problem_.v_is_k_prefix ? k : at;
-      if (!problem_.v_is_k_prefix) {
-        at += static_cast<size_t>(rows * problem_.v_head_dim) * element_bytes;
-      }
-      if (present) {
-        page = {k, v, problem_.head_dim,
-                problem_.v_is_k_prefix ? problem_.head_dim : problem_.v_head_dim};
-      }
-      merged_.Set(h, block, page);
-    }
+  for (const PackedPage& page : PackedPagesOf(problem_, piece.heads, piece.blocks)) {
+    merged_.Set(page.head, page.block,
+                present ? PageIn(problem_, piece.bytes.data(), page) : KvPage());
   }
 }
 

@@ -1,8 +1,5 @@
 // WorkingKv: the pages one rank can read while a plan runs: its own and those that arrived, and how
-// pages travel. On the wire a KV transfer is, for each KV head and each block ascending, the
-// block's K rows [tokens, head_dim] then its V rows [tokens, v_head_dim] (no V when V is K's
-// prefix), in the problem's dtype: the same bytes as a stored page. All pages lie in one memory
-// space. Used by one thread.
+// pages travel: packed (packed_pages.h). All pages lie in one memory space. Used by one thread.
 #pragma once
 
 #include <vector>
@@ -42,7 +39,6 @@ class WorkingKv {
     BlockSet blocks;
     Buffer bytes;
   };
-  int64_t BlockTokensOf(int64_t block) const;
   void SetPages(const Piece& piece, bool present);
 
   const Problem& problem_;

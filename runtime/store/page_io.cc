@@ -1,7 +1,6 @@
 #include "runtime/store/page_io.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/status.h"
 #include "runtime/store/append_cut.h"
@@ -116,22 +115,24 @@ absl::Status LoadRows(MemorySpace& space, const ContextSpec& spec, const Layout&
   const auto bytes = static_cast<size_t>(AppendBytes(spec, layout, rank, tokens));
   Buffer staged;
   if (!IsHost(space)) {
-    ANNULUS_ASSIGN_OR_RETURN(staged, space.AllocateZeroed(bytes));
-  } else {
-    std::memset(to, 0, bytes);
+    ANNULUS_ASSIGN_OR_RETURN(staged, space.Allocate(bytes));
   }
   std::byte* at = IsHost(space) ? to : staged.data();
   std::vector<RowsCopy> copies;
+  absl::Status status;
   ForEachOwnedBlock(layout, rank, tokens, [&](int64_t block, TokenRange rows) {
     for (int head = heads.first; head < heads.end(); ++head) {
       const Page* page = pages.Find(head, block);
       if (page != nullptr) {
         shape.Add(page->data, rows.begin - block * kBlockTokens, rows.size(), at,
                   /*to_page=*/false, &copies);
+      } else {
+        status.Update(space.Zero(at, shape.Bytes(rows.size())));
       }
       at += shape.Bytes(rows.size());
     }
   });
+  ANNULUS_RETURN_IF_ERROR(status);
   ANNULUS_RETURN_IF_ERROR(space.Copy(copies));
   return IsHost(space) ? absl::OkStatus() : space.CopyOut(staged.data(), to, bytes);
 }

@@ -11,8 +11,7 @@
 namespace annulus {
 
 size_t StepRunner::Problem::answer_bytes() const {
-  return static_cast<size_t>(args.q.tokens * args.heads.count * (args.into.v_head_dim + 1)) *
-         sizeof(float);
+  return PartialBytes(args.q.tokens, args.heads.count, args.into.v_head_dim);
 }
 
 absl::StatusOr<std::shared_ptr<const Pattern>> StepRunner::Parse(const std::string& text,
