@@ -32,58 +32,124 @@ inline __mmask32 DimsFrom(int c, int dim) {
   return dim - c >= kDotDims ? ~0u : (1u << (dim - c)) - 1;
 }
 
-// Lane i of the result = the sum over the lanes of v[i].
-inline __m512 SumsOf(const __m512* v) {
-  __m512 quads[4];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const __m512 a = _mm512_add_ps(_mm512_unpacklo_ps(v[4 * i], v[4 * i + 1]),
-                                   _mm512_unpackhi_ps(v[4 * i], v[4 * i + 1]));
-    const __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(v[4 * i + 2], v[4 * i + 3]),
-                                   _mm512_unpackhi_ps(v[4 * i + 2], v[4 * i + 3]));
-    quads[i] = _mm512_add_ps((__m512)_mm512_unpacklo_pd((__m512d)a, (__m512d)b),
-                             (__m512)_mm512_unpackhi_pd((__m512d)a, (__m512d)b));
+// Each 128 bits of the result: what the same lanes of v[0], v[1], v[2] and v[3] sum to.
+inline __m512 QuarterSums(const __m512* v) {
+  __m512 half[2];
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const __m512 a = v[2 * i];
+    const __m512 b = v[2 * i + 1];
+    half[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xcccc, a, b), _mm512_shuffle_ps(a, b, 0x4e));
   }
-  const __m512 low = _mm512_add_ps(_mm512_shuffle_f32x4(quads[0], quads[1], 0x88),
-                                   _mm512_shuffle_f32x4(quads[0], quads[1], 0xdd));
-  const __m512 high = _mm512_add_ps(_mm512_shuffle_f32x4(quads[2], quads[3], 0x88),
-                                    _mm512_shuffle_f32x4(quads[2], quads[3], 0xdd));
-  return _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88),
-                       _mm512_shuffle_f32x4(low, high, 0xdd));
+  return _mm512_add_ps(_mm512_shuffle_ps(half[0], half[1], 0x88),
+                       _mm512_shuffle_ps(half[0], half[1], 0xdd));
 }
 
-// scores[r][key] = q[r] · k[key] for kRows (1, 2 or 4) rows; keys go in groups of 16 / kRows. Past
-// the end the last key is taken again, and its scores lie beyond `keys`. A row is read to its end
-// before the next: memory is fast where it is read in its order. kDim is dim, or 0 for any.
+// Lane 4·i + j of the result = the sum of lane j over the quarters of v[i].
+inline __m512 SumsOfQuarters(const __m512* v) {
+  __m512 half[2];
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const __m512 a = v[2 * i];
+    const __m512 b = v[2 * i + 1];
+    half[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xff00, a, b), _mm512_shuffle_f32x4(a, b, 0x4e));
+  }
+  return _mm512_add_ps(_mm512_shuffle_f32x4(half[0], half[1], 0x88),
+                       _mm512_shuffle_f32x4(half[0], half[1], 0xdd));
+}
+
+// 16 sums, [key][row], as [row][key].
+template <int kRows>
+inline __m512 ByRows(__m512 sums) {
+  if constexpr (kRows == 1) {
+    return sums;
+  } else if constexpr (kRows == 2) {
+    return _mm512_permutexvar_ps(
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15), sums);
+  } else {
+    return _mm512_permutexvar_ps(
+        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), sums);
+  }
+}
+
+// The queries of kRows (1, 2 or 4) rows. kDim is the head dim, whose vectors stay in registers, or
+// 0 for any.
 template <int kRows, int kDim>
-__attribute__((noinline)) void StreamScores(const uint16_t* q, int q_stride, const StreamRows& k,
-                                            int any_dim, float* scores) {
-  constexpr int kKeys = kSums / kRows;
-  const int dim = kDim > 0 ? kDim : any_dim;
-  for (int key = 0; key < k.count; key += kKeys) {
-    __m512 sum[kSums];
-#pragma GCC unroll 16
-    for (int i = 0; i < kKeys; ++i) {
-      const uint16_t* row = k.Row(std::min(key + i, k.count - 1));
+struct Queries {
+  static constexpr int kVectors = kDim / kDotDims;
+
+  const uint16_t* data;
+  int stride;
+  int dim;
+  __m512i kept[kRows][std::max(kVectors, 1)];
+
+  __m512i At(int row, int c) const { return _mm512_load_si512(data + row * stride + c); }
+};
+
+// sums[4], [key][row], of the 4 / kRows keys from `key` on; past the end the last one is taken
+// again. A key is read to its end before the next: memory is fast where it is read in its order.
+template <int kRows, int kDim>
+__attribute__((always_inline)) inline void SumQuarter(const Queries<kRows, kDim>& q,
+                                                      const StreamRows& k, int key, __m512* sums) {
 #pragma GCC unroll 4
-      for (int r = 0; r < kRows; ++r) sum[r * kKeys + i] = _mm512_setzero_ps();
+  for (int i = 0; i < 4 / kRows; ++i) {
+    const uint16_t* row = k.Row(std::min(key + i, k.count - 1));
+    __m512* of_key = sums + i * kRows;
 #pragma GCC unroll 4
-      for (int c = 0; c < dim; c += kDotDims) {
-        const __m512i dims = _mm512_maskz_loadu_epi16(DimsFrom(c, dim), row + c);
+    for (int r = 0; r < kRows; ++r) of_key[r] = _mm512_setzero_ps();
 #pragma GCC unroll 4
-        for (int r = 0; r < kRows; ++r) {
-          const __m512i queries = _mm512_load_si512(q + r * q_stride + c);
-          sum[r * kKeys + i] = DotPairs(sum[r * kKeys + i], queries, dims);
-        }
-      }
+    for (int v = 0; v < q.kVectors; ++v) {
+      const __m512i dims = _mm512_loadu_si512(row + v * kDotDims);
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) of_key[r] = DotPairs(of_key[r], q.kept[r][v], dims);
     }
+    if (kDim > 0) continue;
+    for (int c = 0; c < q.dim; c += kDotDims) {
+      const __m512i dims = _mm512_maskz_loadu_epi16(DimsFrom(c, q.dim), row + c);
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) of_key[r] = DotPairs(of_key[r], q.At(r, c), dims);
+    }
+  }
+}
+
+// scores[r][key] = q[r] · k[key]; keys go in groups of 16 / kRows, and scores that nobody asked for
+// lie beyond `keys`. The sums of one quarter of a group are added up across their lanes while the
+// products of the next are made, which do not wait for each other.
+template <int kRows, int kDim>
+__attribute__((noinline)) void StreamScores(const uint16_t* data, int stride, const StreamRows& k,
+                                            int dim, float* scores) {
+  constexpr int kKeys = kSums / kRows;
+  constexpr int kQuarter = kKeys / 4;
+  Queries<kRows, kDim> q = {data, stride, dim, {}};
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < q.kVectors; ++v) q.kept[r][v] = q.At(r, v * kDotDims);
+  }
+  __m512 even[4];
+  __m512 odd[4] = {};
+  __m512 quarters[4] = {};
+  const auto finish_group = [&](int key) __attribute__((always_inline)) {
+    quarters[3] = QuarterSums(odd);
     alignas(64) float sums[kSums];
-    _mm512_store_ps(sums, SumsOf(sum));
+    _mm512_store_ps(sums, ByRows<kRows>(SumsOfQuarters(quarters)));
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
       __builtin_memcpy(scores + r * kScoreRow + key, sums + r * kKeys, kKeys * sizeof(float));
     }
+  };
+  int key = 0;
+  for (; key < k.count; key += kKeys) {
+    SumQuarter(q, k, key, even);
+    if (key > 0) finish_group(key - kKeys);
+    SumQuarter(q, k, key + kQuarter, odd);
+    quarters[0] = QuarterSums(even);
+    SumQuarter(q, k, key + 2 * kQuarter, even);
+    quarters[1] = QuarterSums(odd);
+    SumQuarter(q, k, key + 3 * kQuarter, odd);
+    quarters[2] = QuarterSums(even);
   }
+  finish_group(key - kKeys);
 }
 
 // Scales and masks one row's scores, and turns them into 32 pairs of weights, in place; updates

@@ -1,11 +1,11 @@
 #include "attention/cpu/cpu_backend.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <mutex>
 #include <numbers>
-#include <optional>
 #include <utility>
 #include <vector>
 
@@ -68,33 +68,69 @@ class TileRoom {
   std::vector<float> rows_;
 };
 
-// The blocks of a segment, one after the other.
+// The blocks of a segment, one after the other. Their pages are looked up many at a time, and
+// before that asked for: each lookup misses the caches, and the kernel reads nothing while it
+// waits.
 class BlockWalk {
  public:
-  BlockWalk(const TilePlan& plan, const Tile& tile, const Segment& segment)
-      : plan_(plan), grid_(tile.grid_first), left_(segment.blocks), index_(segment.block_first) {}
-
   struct Step {
     int64_t block = 0;
     bool full = false;
+    KeyBlock keys;
   };
 
-  std::optional<Step> Next() {
-    if (left_ == 0) return std::nullopt;
+  BlockWalk(const TilePlan& plan, const Tile& tile, const Segment& segment)
+      : plan_(plan),
+        tile_(tile),
+        grid_(tile.grid_first),
+        left_(segment.blocks),
+        index_(segment.block_first) {}
+
+  // Null at the end. Stays as it is until the call after the next one.
+  const Step* Next() {
+    if (given_ == known_) LookUp();
+    return given_ == known_ ? nullptr : &ring_[given_++ % ring_.size()];
+  }
+
+ private:
+  static constexpr int kAtOnce = 32;
+
+  void LookUp() {
+    for (int i = 0; i < kAtOnce && left_ > 0; ++i, --left_) {
+      ring_[known_++ % ring_.size()] = LookUpOne();
+    }
+  }
+
+  Step LookUpOne() {
     while (index_ >= plan_.grids()[grid_].size()) {
       index_ -= plan_.grids()[grid_].size();
       ++grid_;
     }
     const cpu::BlockGrid& grid = plan_.grids()[grid_];
-    --left_;
-    return Step{grid.block(index_++), grid.full};
+    Step step{grid.block(index_++), grid.full, {}};
+    const KvTable& kv = *tile_.args->kv;
+    if (step.block >= kv.blocks()) return step;
+    const KvPage& page = kv.page(tile_.kv_head, step.block);
+    const int64_t later = step.block + kAtOnce;
+    if (later < kv.blocks()) __builtin_prefetch(&kv.page(tile_.kv_head, later));
+    const int64_t tokens = tile_.args->kv_tokens - step.block * kBlockTokens;
+    step.keys = {page.k,
+                 page.v,
+                 static_cast<size_t>(page.k_row_stride),
+                 static_cast<size_t>(page.v_row_stride),
+                 static_cast<int>(std::min(tokens, kBlockTokens)),
+                 nullptr};
+    return step;
   }
 
- private:
   const TilePlan& plan_;
+  const Tile& tile_;
   size_t grid_;
   int64_t left_;
   int64_t index_;
+  std::array<Step, 2 * kAtOnce> ring_;
+  size_t known_ = 0;  // steps looked up
+  size_t given_ = 0;
 };
 
 // What a call works with besides its arguments; kept, so that a warm backend allocates nothing.
@@ -123,7 +159,6 @@ class Call {
   void LoadQueries(const Kernel& kernel, const Tile& tile, const TileMemory& memory);
   bool AttendBlocks(const Kernel& kernel, const Tile& tile, const Segment& segment,
                     const TileMemory& memory);
-  bool Fetch(const Tile& tile, int64_t block, KeyBlock* out);
   // Merges one row, whose softmax state is max (log2 units), sum and out, which is overwritten.
   void Give(const Tile& tile, int row, float max, float sum, float* out);
   void Stop(absl::Status status);
@@ -160,47 +195,30 @@ void Call::LoadQueries(const Kernel& kernel, const Tile& tile, const TileMemory&
   }
 }
 
-bool Call::Fetch(const Tile& tile, int64_t block, KeyBlock* out) {
-  const KvTable& kv = *tile.args->kv;
-  const KvPage page = block < kv.blocks() ? kv.page(tile.kv_head, block) : KvPage();
-  if (page.k == nullptr || page.v == nullptr) {
-    Stop(MissingPage(tile.kv_head, block));
-    return false;
-  }
-  const int64_t left = tile.args->kv_tokens - block * kBlockTokens;
-  *out = {page.k,
-          page.v,
-          static_cast<size_t>(page.k_row_stride),
-          static_cast<size_t>(page.v_row_stride),
-          static_cast<int>(std::min(left, kBlockTokens)),
-          nullptr};
-  return true;
-}
-
 bool Call::AttendBlocks(const Kernel& kernel, const Tile& tile, const Segment& segment,
                         const TileMemory& memory) {
   const AttendArgs& args = *tile.args;
   BlockWalk walk(plan_, tile, segment);
-  std::optional<BlockWalk::Step> step = walk.Next();
-  KeyBlock block;
-  if (!Fetch(tile, step->block, &block)) return false;
-  while (step) {
+  const BlockWalk::Step* next = walk.Next();
+  while (next != nullptr) {
+    const BlockWalk::Step& step = *next;
+    next = walk.Next();
     if (stopped()) return false;
     if (args.cancel != nullptr && args.cancel->load(std::memory_order_relaxed)) {
       Stop(AttendCancelled());
       return false;
     }
-    const std::optional<BlockWalk::Step> next_step = walk.Next();
-    KeyBlock next;
-    if (next_step && !Fetch(tile, next_step->block, &next)) return false;
-    uint64_t masks[kBlockTokens];
-    if (!step->full) {
-      args.pattern->CellMask(tile.kv_head, tile.position / kBlockTokens, step->block, masks);
-      block.masks = masks + tile.position % kBlockTokens;
+    KeyBlock keys = step.keys;
+    if (keys.k == nullptr || keys.v == nullptr) {
+      Stop(MissingPage(tile.kv_head, step.block));
+      return false;
     }
-    kernel.attend(tile.shape, memory, block, next_step ? &next : nullptr);
-    step = next_step;
-    block = next;
+    uint64_t masks[kBlockTokens];
+    if (!step.full) {
+      args.pattern->CellMask(tile.kv_head, tile.position / kBlockTokens, step.block, masks);
+      keys.masks = masks + tile.position % kBlockTokens;
+    }
+    kernel.attend(tile.shape, memory, keys, next == nullptr ? nullptr : &next->keys);
   }
   return true;
 }
