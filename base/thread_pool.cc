@@ -41,7 +41,6 @@ struct ThreadPool::Loop {
   int64_t count;
   absl::FunctionRef<void(int64_t)> body;
   std::atomic<int64_t> next{0};
-  std::atomic<size_t> helpers{0};  // that have come so far
 };
 
 ThreadPool::ThreadPool(int threads) {
@@ -73,18 +72,14 @@ void ThreadPool::Run(Loop& loop) {
   }
 }
 
-// A caller that woke on the core of one of the pool's threads keeps it from coming: until the
-// system sees that, which takes it many ms on a busy machine, the two would share that core.
+// A caller that is on the core of one of the pool's threads keeps it from coming, or shares that
+// core with it: until the system sees that, which takes it many ms on a busy machine.
 void ThreadPool::RunAsCaller(Loop& loop) const {
-  const int64_t first = loop.next.fetch_add(1, std::memory_order_relaxed);
-  if (first >= loop.count) return;
-  loop.body(first);
-  if (callers_core_ >= 0 && loop.next.load(std::memory_order_relaxed) < loop.count &&
-      loop.helpers.load(std::memory_order_relaxed) < workers_.size() &&
-      sched_getcpu() != callers_core_) {
-    GoTo(callers_core_);
+  for (int64_t i = loop.next.fetch_add(1, std::memory_order_relaxed); i < loop.count;
+       i = loop.next.fetch_add(1, std::memory_order_relaxed)) {
+    loop.body(i);
+    if (callers_core_ >= 0 && sched_getcpu() != callers_core_) GoTo(callers_core_);
   }
-  Run(loop);
 }
 
 void ThreadPool::ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> body) {
@@ -116,7 +111,6 @@ void ThreadPool::Work() {
     seen = generation_;
     Loop& loop = *loop_;
     ++helping_;
-    loop.helpers.fetch_add(1, std::memory_order_relaxed);
     lock.unlock();
     Run(loop);
     lock.lock();
