@@ -44,7 +44,7 @@ std::vector<BenchCase> BenchCases() {
   std::vector<BenchCase> cases;
   const auto add = [&cases](KernelShape shape, bool with_peer) {
     const std::string workload = with_peer ? PeerWorkload(shape) : "";
-    cases.push_back({std::move(shape), workload});
+    cases.push_back({std::move(shape), workload, std::nullopt});
   };
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
     add(Prefill("prefill-causal-8k", "causal", dtype, kPrefillTokens, 128), true);
@@ -68,10 +68,11 @@ std::vector<BenchCase> BenchCases() {
   std::vector<int64_t> ragged;
   for (int i = 0; i < 12; ++i) ragged.push_back(int64_t{64} << i);
   while (ragged.size() < 16) ragged.push_back((kDecodeTokens / 4 - (int64_t{64} << 12) + 64) / 4);
-  add(Decode("decode-uniform", std::vector<int64_t>(16, kDecodeTokens / 64), DType::kBF16, 32, 8,
-             128),
-      false);
+  const KernelShape uniform = Decode("decode-uniform", std::vector<int64_t>(16, kDecodeTokens / 64),
+                                     DType::kBF16, 32, 8, 128);
+  add(uniform, false);
   add(Decode("decode-ragged", ragged, DType::kBF16, 32, 8, 128), false);
+  cases.back().beside = uniform;
   return cases;
 }
 

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -46,6 +47,7 @@ struct Figures {
   double of_peak = 0;
   double peer = 0;
   double over_peer = 0;
+  double over_beside = 0;  // 0: nothing is
   double error = 0;
 };
 
@@ -91,7 +93,9 @@ Figures Bench::Measure(const BenchCase& what, KernelCase* c) {
                    std::string(status.message()).c_str());
     }
   }
-  std::vector<double> ours, peaks, of_peak, peers, over_peer;
+  std::optional<KernelCase> beside;
+  if (what.beside.has_value()) beside.emplace(*what.beside, &pool_);
+  std::vector<double> ours, peaks, of_peak, peers, over_peer, over_beside;
   c->Run(backend_.get());  // warm
   double before = Peak(*c);
   for (int i = 0; i < options_.repeat; ++i) {
@@ -100,19 +104,20 @@ Figures Bench::Measure(const BenchCase& what, KernelCase* c) {
     peaks.push_back((before + after) / 2);
     before = after;
     of_peak.push_back(ours.back() / peaks.back());
+    if (beside.has_value()) over_beside.push_back(ours.back() * beside->Run(backend_.get()) / work);
     if (!with_peer) continue;
     const absl::StatusOr<double> seconds = peer_->Run();
     if (!seconds.ok()) break;
     peers.push_back(work / *seconds);
     over_peer.push_back(ours.back() / peers.back());
   }
-  return {Median(ours),  Median(peaks),     Median(of_peak),
-          Median(peers), Median(over_peer), c->WorstError(&pool_)};
+  return {Median(ours),      Median(peaks),       Median(of_peak),      Median(peers),
+          Median(over_peer), Median(over_beside), c->WorstError(&pool_)};
 }
 
 constexpr char kColumns[] =
     "kernel,pattern,dtype,contexts,tokens,q_tokens,heads,kv_heads,head_dim,density,target,threads,"
-    "unit,ours,peak,pct_of_peak,peer,peer_name,over_peer,max_rel_err";
+    "unit,ours,peak,pct_of_peak,peer,peer_name,over_peer,max_rel_err,beside,over_beside";
 
 void Bench::Print(const BenchCase& what, const KernelCase& c, const Figures& f) {
   const KernelShape& shape = c.shape();
@@ -120,21 +125,25 @@ void Bench::Print(const BenchCase& what, const KernelCase& c, const Figures& f) 
   const std::string peer =
       f.peer > 0 ? absl::StrFormat(", %.2fx %s (%.1f)", f.over_peer, peer_->name(), f.peer / 1e9)
                  : "";
-  std::printf("%-22s%-5s %3d/%-3d d%-4d%8.1f %-8s= %5.1f%% of %-6.1f error %.1e%s\n",
+  const std::string beside_name = what.beside.has_value() ? what.beside->name : "";
+  const std::string beside =
+      beside_name.empty() ? "" : absl::StrFormat(", %.2fx %s", f.over_beside, beside_name);
+  std::printf("%-22s%-5s %3d/%-3d d%-4d%8.1f %-8s= %5.1f%% of %-6.1f error %.1e%s%s\n",
               shape.name.c_str(), std::string(Name(shape.dtype)).c_str(), shape.heads,
               shape.kv_heads, shape.dim, f.ours / 1e9, unit, 100 * f.of_peak, f.peak / 1e9, f.error,
-              peer.c_str());
+              peer.c_str(), beside.c_str());
   std::fflush(stdout);
   if (csv_ == nullptr) return;
   const double pairs = static_cast<double>(shape.heads) * static_cast<double>(shape.q_tokens) *
                        static_cast<double>(shape.tokens());
   absl::FPrintF(csv_,
-                "%s,\"%s\",%s,%d,%d,%d,%d,%d,%d,%.4g,%s,%d,%s,%.5g,%.5g,%.4g,%.5g,%s,%.4g,%.2g\n",
+                "%s,\"%s\",%s,%d,%d,%d,%d,%d,%d,%.4g,%s,%d,%s,%.5g,%.5g,%.4g,%.5g,%s,%.4g,%.2g,"
+                "%s,%.4g\n",
                 shape.name, shape.pattern, Name(shape.dtype), shape.contexts.size(), shape.tokens(),
                 shape.q_tokens, shape.heads, shape.kv_heads, shape.dim,
                 static_cast<double>(c.pairs().visited) / pairs, backend_->capabilities().detail,
                 pool_.threads(), unit, f.ours / 1e9, f.peak / 1e9, 100 * f.of_peak, f.peer / 1e9,
-                f.peer > 0 ? peer_->name() : "", f.over_peer, f.error);
+                f.peer > 0 ? peer_->name() : "", f.over_peer, f.error, beside_name, f.over_beside);
   std::fflush(csv_);
 }
 
