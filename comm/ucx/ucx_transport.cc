@@ -1,6 +1,7 @@
 #include "comm/ucx/ucx_transport.h"
 
 #include <poll.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -159,6 +160,8 @@ void UcxTransport::Wait(absl::Duration wait, const std::function<bool()>& ready)
       nap_ = kNapMin;
     } else if (now - active >= options_.spin) {
       Sleep(end);
+    } else {
+      sched_yield();  // whoever is to send may wait for this core
     }
     lock_.LetOthersIn();
   }
