@@ -41,8 +41,8 @@ absl::Status LostBy(const grpc::Status& end) {
 }  // namespace
 
 // One gRPC stream from its opening to its end. It has no thread: its events are waited for by the
-// caller of the batch under way. A read is always under way, so that the end of an idle stream is
-// seen before a batch is lost on it. Not thread-safe, but for Cancel.
+// caller of the batch under way. A read begins once a batch is on its way, when the service has the
+// work, or when an idle stream is asked whether it has ended. Not thread-safe, but for Cancel.
 class StepStream::Connection {
  public:
   explicit Connection(const std::shared_ptr<grpc::Channel>& channel)
@@ -53,6 +53,7 @@ class StepStream::Connection {
 
   ~Connection() {
     context_.TryCancel();
+    if (open_) Read();  // which tells of the end
     while (HandleEvent(absl::InfiniteFuture())) {
     }
   }
@@ -61,6 +62,7 @@ class StepStream::Connection {
   // is long.
   bool usable() {
     if (absl::Now() - answered_ < kFresh) return failure_.ok();
+    if (open_) Read();
     // A time long past; gRPC takes one before the epoch for the end of all times.
     while (HandleEvent(absl::UnixEpoch())) {
     }
@@ -75,12 +77,13 @@ class StepStream::Connection {
       const int64_t left_us = absl::ToInt64Microseconds(deadline - absl::Now());
       batch_->set_time_left_us(std::max<int64_t>(1, left_us));
     }
-    if (reading_) Write();
+    if (open_) Write();
   }
 
   // Waits for the batch's answers; what it failed with, the stream is of no use after.
   absl::StatusOr<StepResults> Receive(const Attempt& attempt) {
     while (failure_.ok() && (writing_ || !answers_->complete())) {
+      if (open_) Read();
       const bool in_time = HandleEvent(attempt.deadline);
       if (attempt.cancel.cancelled()) {
         failure_ = absl::CancelledError("the caller cancelled the call");
@@ -110,7 +113,11 @@ class StepStream::Connection {
                                          : absl::InternalError("an answer to nothing has come"));
   }
 
-  void Read() { stream_->Read(&reply_, Tag(kRead)); }
+  void Read() {
+    if (reading_) return;
+    stream_->Read(&reply_, Tag(kRead));
+    reading_ = true;
+  }
   void Write() {
     stream_->Write(*batch_, Tag(kWrite));  // serialised here and now
     batch_.reset();
@@ -123,7 +130,8 @@ class StepStream::Connection {
   const std::unique_ptr<grpc::ClientAsyncReaderWriter<v1::StepBatch, v1::StepsReply>> stream_;
   v1::StepsReply reply_;
   grpc::Status end_;
-  bool reading_ = false;  // the stream is open
+  bool open_ = false;
+  bool reading_ = false;
   bool writing_ = false;
   absl::Time answered_ = absl::InfinitePast();  // the last batch
   absl::Status failure_;                        // of the stream
@@ -147,15 +155,15 @@ void StepStream::Connection::OnEvent(Event event, bool ok) {
   switch (event) {
     case kStart:
     case kRead:
+      reading_ = false;
+      open_ = ok;
       if (!ok) {
-        reading_ = false;
         stream_->Finish(&end_, Tag(kFinish));
-        break;
+      } else if (event == kRead) {
+        OnReply();
+      } else if (batch_.has_value()) {
+        Write();
       }
-      if (event == kRead) OnReply();
-      reading_ = true;
-      Read();
-      if (batch_.has_value()) Write();
       break;
     case kWrite:
       writing_ = false;  // one that failed is followed by the end of the reads

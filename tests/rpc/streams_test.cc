@@ -166,6 +166,15 @@ TEST_CASE("an upload's header is checked field by field before memory is taken")
 
 TEST_CASE("a request's queries must be exactly what its header declares") {
   CHECK(AttendRun({AttendHead(), Data<v1::AttendPart>(95), Data<v1::AttendPart>(1)}).status.ok());
+  const auto with_data = [](size_t bytes) {
+    return AttendHead([bytes](v1::AttendHeader* h) { h->set_data(std::string(bytes, 'x')); });
+  };
+  CHECK(AttendRun({with_data(96)}).status.ok());
+  CHECK(AttendRun({with_data(40), Data<v1::AttendPart>(56)}).status.ok());
+  CHECK(Message(AttendRun({with_data(97)}).status) ==
+        "q has more bytes than declared; expected 96");
+  CHECK(Message(AttendRun({with_data(96), Data<v1::AttendPart>(1)}).status) ==
+        "q has more bytes than declared; expected 96");
   CHECK(Message(AttendRun({}).status).find("header is missing") == 0);
   CHECK(Message(AttendRun({AttendHead()}).status) == "q has 0 bytes of data; expected 96");
   CHECK(Message(AttendRun({AttendHead(), Data<v1::AttendPart>(95)}).status) ==
@@ -208,7 +217,15 @@ TEST_CASE("a reply that does not fit the question is refused by the client") {
     return reader.Finish().status();
   };
   const auto data = Data<v1::AttendReplyPart>(3 * 2 * (8 + 1) * 4);
+  const auto with_data = [&](size_t bytes) {
+    v1::AttendReplyPart part = reply(3, 8, 1, "f32");
+    part.mutable_header()->set_data(std::string(bytes, 'x'));
+    return part;
+  };
   CHECK(run({reply(3, 8, 1, "f32"), data}).ok());
+  CHECK(run({with_data(3 * 2 * (8 + 1) * 4)}).ok());
+  CHECK(absl::IsInternal(run({with_data(3 * 2 * (8 + 1) * 4 + 1)})));
+  CHECK(absl::IsInternal(run({with_data(1), data})));
   CHECK(absl::IsInternal(run({})));
   CHECK(absl::IsInternal(run({data})));
   CHECK(absl::IsInternal(run({reply(3, 8, 1, "f32")})));

@@ -193,9 +193,7 @@ absl::Status AttendReader::Add(const v1::AttendPart& part) {
     return Start(part.header());
   }
   ANNULUS_RETURN_IF_ERROR(CheckDataPart(part));
-  absl::string_view data = part.data();
-  filler_.Take(&data);
-  return data.empty() ? absl::OkStatus() : TooMuch("q", q_.bytes);
+  return AddData(part.data());
 }
 
 absl::Status AttendReader::Start(const v1::AttendHeader& header) {
@@ -232,7 +230,12 @@ absl::Status AttendReader::Start(const v1::AttendHeader& header) {
   request_.q = q_.View(bytes_.data());
   filler_.Aim({Bytes(bytes_, q_.bytes)});
   started_ = true;
-  return absl::OkStatus();
+  return AddData(header.data());
+}
+
+absl::Status AttendReader::AddData(absl::string_view data) {
+  filler_.Take(&data);
+  return data.empty() ? absl::OkStatus() : TooMuch("q", q_.bytes);
 }
 
 absl::StatusOr<AttendRequest> AttendReader::Finish() const {
@@ -254,7 +257,10 @@ absl::Status AttendReplyReader::Add(const v1::AttendReplyPart& part) {
   if (part.part_case() != v1::AttendReplyPart::kData) {
     return absl::InternalError("the reply has a message without data");
   }
-  absl::string_view data = part.data();
+  return AddData(part.data());
+}
+
+absl::Status AttendReplyReader::AddData(absl::string_view data) {
   filler_.Take(&data);
   return data.empty() ? absl::OkStatus()
                       : absl::InternalError("the reply has more bytes than it declared");
@@ -269,7 +275,7 @@ absl::Status AttendReplyReader::Start(const v1::AttendReplyHeader& header) {
   result_.lse = Tensor(lse.dtype, lse.tokens, lse.heads, lse.dim);
   filler_.Aim({Bytes(result_.out), Bytes(result_.lse)});
   started_ = true;
-  return absl::OkStatus();
+  return AddData(header.data());
 }
 
 absl::StatusOr<AttendResult> AttendReplyReader::Finish() {

@@ -107,6 +107,7 @@ class AttendReader {
 
  private:
   absl::Status Start(const v1::AttendHeader& header);
+  absl::Status AddData(absl::string_view data);
 
   const StreamLimits limits_;
   const Reserve reserve_;
@@ -128,6 +129,7 @@ class AttendReplyReader {
 
  private:
   absl::Status Start(const v1::AttendReplyHeader& header);
+  absl::Status AddData(absl::string_view data);
 
   const int64_t q_tokens_;
   const int64_t heads_;
@@ -135,6 +137,9 @@ class AttendReplyReader {
   AttendResult result_;
   Filler filler_;
 };
+
+// A tensor of at most this size, or a reply's together, travels in its stream's header.
+inline constexpr int64_t kHeaderDataBytesMax = 64 << 10;
 
 // Gathers the rows of views, strided or not, into messages of at most chunk_bytes.
 class ChunkWriter {
