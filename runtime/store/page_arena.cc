@@ -9,8 +9,10 @@
 namespace annulus {
 namespace {
 
-// A slab doubles the arena until it has this size: small contexts stay small, large ones have few.
+// A slab adds a quarter to the arena, or doubles one of few pages, until it has this size: huge
+// pages come whole, so that what a slab has beyond its pages in use is memory that nobody counts.
 constexpr size_t kSlabBytesMax = size_t{4} << 20;
+constexpr int64_t kDoubledPagesMax = 8;
 constexpr size_t kChunkBytesMax = size_t{2} << 20;  // from here on memory is in huge pages
 constexpr size_t kAheadBytesMax = size_t{8} << 20;  // of a chunk for what is expected
 constexpr size_t kAlignment = 64;
@@ -49,9 +51,11 @@ PageArena::~PageArena() {
 }
 
 absl::Status PageArena::AddSlab() {
-  const size_t last = slabs_.empty() ? 0 : slabs_.back()->pages.size();
+  // Nothing is free, so that this is all there is.
+  const auto held = static_cast<size_t>(pages_in_use_);
+  const size_t more = pages_in_use_ <= kDoubledPagesMax ? held : held / 4;
   const size_t pages_max = std::max<size_t>(1, kSlabBytesMax / page_bytes_);
-  const size_t pages = std::clamp<size_t>(std::max(2 * last, expected_), 1, pages_max);
+  const size_t pages = std::clamp<size_t>(std::max(more, expected_), 1, pages_max);
   auto slab = std::make_unique<PageSlab>();
   slab->arena = this;
   ANNULUS_ASSIGN_OR_RETURN(slab->memory, memory_->Allocate(pages * page_bytes_));
