@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/status.h"
 #include "base/thread_pool.h"
@@ -45,7 +46,7 @@ class Report {
                                  "p99", "gRPC", "UCX", "kernel", "sum", "p50/sum");
   }
 
-  void Add(const char* name, const Samples& samples, const Parts& parts) {
+  void Add(const std::string& name, const Samples& samples, const Parts& parts) {
     const double ratio = samples.p50() / parts.sum_s();
     if (!json_) {
       std::cout << absl::StrFormat("%-28s %8.0f %8.0f | %8.0f %8.0f %8.0f %8.0f | %6.2f\n", name,
@@ -54,7 +55,7 @@ class Report {
                                    ratio)
                 << std::flush;
     }
-    Put({{"case", std::string(name)},
+    Put({{"case", name},
          {"p50_us", samples.p50() * 1e6},
          {"p99_us", samples.p99() * 1e6},
          {"grpc_us", parts.grpc_s * 1e6},
@@ -145,12 +146,16 @@ absl::Status MeasureLatencies(const Flags& flags, Report* report) {
   return failed;
 }
 
-absl::Status MeasureBatch(const Flags& flags, Report* report) {
+absl::Status MeasureBatch(const Flags& flags, int64_t tokens, Report* report) {
+  constexpr int kBatchWarmUps = 10;
   ServiceShape shape;
   shape.contexts = flags.batch;
-  shape.tokens = flags.batch_tokens;
+  shape.tokens = tokens;
   const int rounds = std::max(20, flags.rounds / 20);
-  ANNULUS_ASSIGN_OR_RETURN(const auto kernel, Kernel::Create(shape));
+  // The contexts grow with every batch.
+  ServiceShape grown = shape;
+  grown.tokens += kBatchWarmUps + rounds / 2;
+  ANNULUS_ASSIGN_OR_RETURN(const auto kernel, Kernel::Create(grown));
   ANNULUS_ASSIGN_OR_RETURN(const auto cluster, ServiceCluster::Start(shape));
   absl::Status failed;
   const auto step = [&] {
@@ -159,8 +164,9 @@ absl::Status MeasureBatch(const Flags& flags, Report* report) {
     for (const auto& result : cluster->client().Step(batch)) failed.Update(result.status());
   };
   const std::vector<Samples> samples =
-      Samples::InTurn(rounds, {step, [&] { kernel->Run(); }}, /*warm_ups=*/10);
-  report->Add("Step, batch, of the kernel", samples[0], {.kernel_s = samples[1].p50()});
+      Samples::InTurn(rounds, {step, [&] { kernel->Run(); }}, kBatchWarmUps);
+  report->Add(absl::StrCat("Step, batch, ", tokens, " tokens each"), samples[0],
+              {.kernel_s = samples[1].p50()});
   return failed;
 }
 
@@ -195,8 +201,8 @@ absl::Status Run(const std::vector<std::string>& args) {
   options.Add("rounds", "N", "calls of each kind that count (1000)",
               SetCount(&flags.rounds, 10, 1'000'000));
   options.Add("batch", "N", "contexts of the decode batch (64)", SetCount(&flags.batch, 1, 1024));
-  options.Add("batch-tokens", "N", "tokens of each of them (2048)",
-              SetCount(&flags.batch_tokens, 1, 1 << 20));
+  options.Add("batch-tokens", "N", "tokens of each of them, and in a second batch 4N (2048)",
+              SetCount(&flags.batch_tokens, 1, 1 << 18));
   options.Add("upload-bytes", "N", "KV that an upload brings, 0: no uploads (256M)",
               SetCount(&flags.upload_bytes, 0, int64_t{2} << 30));
   options.Add("csv", "F", "where the rows go as CSV", SetText(&flags.csv));
@@ -210,7 +216,9 @@ absl::Status Run(const std::vector<std::string>& args) {
   if (!flags.csv.empty()) ANNULUS_RETURN_IF_ERROR(CheckWritable(flags.csv));
   Report report(flags.json);
   ANNULUS_RETURN_IF_ERROR(MeasureLatencies(flags, &report));
-  ANNULUS_RETURN_IF_ERROR(MeasureBatch(flags, &report));
+  for (const int64_t tokens : {flags.batch_tokens, 4 * flags.batch_tokens}) {
+    ANNULUS_RETURN_IF_ERROR(MeasureBatch(flags, tokens, &report));
+  }
   ANNULUS_RETURN_IF_ERROR(MeasureUploads(flags, &report));
   return flags.csv.empty() ? absl::OkStatus() : WriteFile(flags.csv, {report.csv()});
 }
