@@ -24,7 +24,7 @@ struct DataClusterOptions {
   int workers = 1;
   int64_t kv_bytes_limit = int64_t{1} << 30;
   int64_t upload_bytes_max = int64_t{256} << 20;
-  std::string data_address;  // what the last worker says instead of its own; "-": nothing
+  std::string data_address = "";  // what the last worker says instead of its own; "-": nothing
   RetryOptions retry = {};
 };
 
