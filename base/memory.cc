@@ -102,6 +102,13 @@ bool IsKept(size_t size_bytes) {
   return size_bytes >= kKeptBytesMin && size_bytes <= kKeptBytesMax / 4;
 }
 
+// A block that was kept, if there is one that fits; *size_bytes becomes what one of that size has.
+Memory TakeKept(size_t* size_bytes) {
+  if (!IsKept(*size_bytes)) return nullptr;
+  *size_bytes = KeptSize(*size_bytes);
+  return Memory(TheKept().Take(*size_bytes), {*size_bytes});
+}
+
 }  // namespace
 
 void MemoryDeleter::operator()(std::byte* memory) const {
@@ -110,16 +117,17 @@ void MemoryDeleter::operator()(std::byte* memory) const {
 }
 
 Memory AllocateMemory(size_t size_bytes) {
-  if (IsKept(size_bytes)) {
-    size_bytes = KeptSize(size_bytes);
-    if (std::byte* memory = TheKept().Take(size_bytes)) return Memory(memory, {size_bytes});
-  }
+  if (Memory memory = TakeKept(&size_bytes)) return memory;
   return Memory(IsLarge(size_bytes) ? MapLarge(size_bytes) : NewSmall(size_bytes), {size_bytes});
 }
 
 Memory AllocateZeroedMemory(size_t size_bytes) {
-  if (IsLarge(size_bytes)) return Memory(MapLarge(size_bytes), {size_bytes});
-  Memory memory = AllocateMemory(size_bytes);
+  Memory memory = TakeKept(&size_bytes);
+  if (memory == nullptr) {
+    if (IsLarge(size_bytes)) return Memory(MapLarge(size_bytes), {size_bytes});
+    memory.reset(NewSmall(size_bytes));
+    memory.get_deleter().size_bytes = size_bytes;
+  }
   std::memset(memory.get(), 0, size_bytes);
   return memory;
 }

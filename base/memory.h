@@ -16,6 +16,6 @@ struct MemoryDeleter {
 // 64-byte aligned. Throws std::bad_alloc.
 using Memory = std::unique_ptr<std::byte, MemoryDeleter>;
 Memory AllocateMemory(size_t size_bytes);        // NOT zeroed
-Memory AllocateZeroedMemory(size_t size_bytes);  // what is large is not touched for that
+Memory AllocateZeroedMemory(size_t size_bytes);  // what is large and new is not touched
 
 }  // namespace annulus
