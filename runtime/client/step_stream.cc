@@ -53,9 +53,9 @@ class StepStream::Connection {
 
   ~Connection() {
     context_.TryCancel();
-    if (open_) Read();  // which tells of the end
-    while (HandleEvent(absl::InfiniteFuture())) {
-    }
+    do {
+      if (open_) Read();  // which tells of the end; the stream may open only now
+    } while (HandleEvent(absl::InfiniteFuture()));
   }
 
   // Whether another batch can be sent. Looks at what has happened while none was under way, if that
