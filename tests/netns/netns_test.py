@@ -4,6 +4,7 @@ Ethernet, by advertised addresses. Exits 77 (skipped) where there is no right to
     netns_test.py ANNULUS        the program
 """
 
+import atexit
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ PROGRAM = sys.argv.pop() if len(sys.argv) > 1 else None
 FENCED_S_MAX = 1.5
 CALLS_BEFORE = 200  # the load before a fault
 SLOW_MBIT = 10
+NAMESPACES = "/run/netns"  # where `ip netns` keeps them
 
 
 def ip(*args):
@@ -66,6 +68,17 @@ class Network:
     def close(self):
         for host in ("bridge", *self.address):
             subprocess.run(("ip", "netns", "delete", self.prefix + host), capture_output=True)
+
+
+def is_mounted(folder):
+    with open("/proc/self/mounts") as mounts:
+        return any(line.split()[1] == folder for line in mounts)
+
+
+def unmount_namespaces():
+    """`ip netns` mounts its folder onto itself at its first use, and leaves it so."""
+    if is_mounted(NAMESPACES):
+        subprocess.run(("umount", NAMESPACES), capture_output=True)
 
 
 def why_not():
@@ -209,6 +222,8 @@ class NetworkTest(unittest.TestCase):
 
 
 if __name__ == "__main__":
+    if not is_mounted(NAMESPACES):
+        atexit.register(unmount_namespaces)
     if (why := why_not()) is not None:
         print(f"skipped: network namespaces cannot be made here: {why.strip()}")
         sys.exit(77)
