@@ -102,6 +102,11 @@ bool IsKept(size_t size_bytes) {
   return size_bytes >= kKeptBytesMin && size_bytes <= kKeptBytesMax / 4;
 }
 
+// Zero if it is large.
+Memory NewMemory(size_t size_bytes) {
+  return Memory(IsLarge(size_bytes) ? MapLarge(size_bytes) : NewSmall(size_bytes), {size_bytes});
+}
+
 // A block that was kept, if there is one that fits; *size_bytes becomes what one of that size has.
 Memory TakeKept(size_t* size_bytes) {
   if (!IsKept(*size_bytes)) return nullptr;
@@ -118,17 +123,14 @@ void MemoryDeleter::operator()(std::byte* memory) const {
 
 Memory AllocateMemory(size_t size_bytes) {
   if (Memory memory = TakeKept(&size_bytes)) return memory;
-  return Memory(IsLarge(size_bytes) ? MapLarge(size_bytes) : NewSmall(size_bytes), {size_bytes});
+  return NewMemory(size_bytes);
 }
 
 Memory AllocateZeroedMemory(size_t size_bytes) {
   Memory memory = TakeKept(&size_bytes);
-  if (memory == nullptr) {
-    if (IsLarge(size_bytes)) return Memory(MapLarge(size_bytes), {size_bytes});
-    memory.reset(NewSmall(size_bytes));
-    memory.get_deleter().size_bytes = size_bytes;
-  }
-  std::memset(memory.get(), 0, size_bytes);
+  const bool is_zero = memory == nullptr && IsLarge(size_bytes);
+  if (memory == nullptr) memory = NewMemory(size_bytes);
+  if (!is_zero) std::memset(memory.get(), 0, size_bytes);
   return memory;
 }
 

@@ -65,20 +65,15 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::Run(Loop& loop) {
-  for (int64_t i = loop.next.fetch_add(1, std::memory_order_relaxed); i < loop.count;
-       i = loop.next.fetch_add(1, std::memory_order_relaxed)) {
-    loop.body(i);
-  }
-}
-
 // A caller that is on the core of one of the pool's threads keeps it from coming, or shares that
-// core with it: until the system sees that, which takes it many ms on a busy machine.
-void ThreadPool::RunAsCaller(Loop& loop) const {
-  for (int64_t i = loop.next.fetch_add(1, std::memory_order_relaxed); i < loop.count;
-       i = loop.next.fetch_add(1, std::memory_order_relaxed)) {
+// core with it: until the system sees that, which takes it many ms on a busy machine. So it goes to
+// `core`, unless that is -1, between two items.
+void ThreadPool::Run(Loop& loop, int core) {
+  int64_t i = loop.next.fetch_add(1, std::memory_order_relaxed);
+  while (i < loop.count) {
     loop.body(i);
-    if (callers_core_ >= 0 && sched_getcpu() != callers_core_) GoTo(callers_core_);
+    i = loop.next.fetch_add(1, std::memory_order_relaxed);
+    if (core >= 0 && i < loop.count && sched_getcpu() != core) GoTo(core);
   }
 }
 
@@ -86,7 +81,7 @@ void ThreadPool::ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> bod
   Loop loop{count, body};
   std::unique_lock<std::mutex> busy(busy_, std::defer_lock);
   if (count <= 1 || workers_.empty() || !busy.try_lock()) {
-    Run(loop);
+    Run(loop, -1);
     return;
   }
   {
@@ -95,7 +90,7 @@ void ThreadPool::ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> bod
     ++generation_;
   }
   wake_.notify_all();
-  RunAsCaller(loop);
+  Run(loop, callers_core_);
   // All items are handed out; the loop may go once nobody works on one of them.
   std::unique_lock<std::mutex> lock(mutex_);
   loop_ = nullptr;
@@ -112,7 +107,7 @@ void ThreadPool::Work() {
     Loop& loop = *loop_;
     ++helping_;
     lock.unlock();
-    Run(loop);
+    Run(loop, -1);
     lock.lock();
     if (--helping_ == 0) idle_.notify_all();
   }

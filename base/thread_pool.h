@@ -33,8 +33,7 @@ class ThreadPool {
  private:
   struct Loop;
   void Work();
-  static void Run(Loop& loop);
-  void RunAsCaller(Loop& loop) const;
+  static void Run(Loop& loop, int core);
 
   int callers_core_ = -1;  // that no thread of the pool stays on; -1: none stays anywhere
   std::mutex busy_;        // held by the caller whose loop the pool serves

@@ -225,28 +225,20 @@ absl::StatusOr<AttendResult> GrpcTransport::Attend(const AttendRequest& request,
   grpc::ClientContext rpc;
   SetDeadline(attempt.deadline, &rpc);
   const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
-  // The metadata leaves with the header, and the stream's end with the last data. What fails here,
-  // the stream's end says.
+  // The metadata leaves with the header, and the stream's end with the last data.
   rpc.set_initial_metadata_corked(true);
   const auto stream = stub_->Attend(&rpc);
-  grpc::WriteOptions last;
-  last.set_last_message();
-  if (q.bytes <= kHeaderDataBytesMax) {
-    ChunkWriter writer(q.bytes, [&](std::string* data) {
-      header->mutable_data()->swap(*data);
-      return stream->Write(part, last);
-    });
-    writer.Write(request.q);
-  } else {
-    const bool open = stream->Write(part);
-    int64_t left = q.bytes;
-    ChunkWriter writer(options_.chunk_bytes, [&](std::string* data) {
-      left -= static_cast<int64_t>(data->size());
-      part.mutable_data()->swap(*data);
-      return stream->Write(part, left == 0 ? last : grpc::WriteOptions());
-    });
-    (void)(open && writer.Write(request.q) && writer.Flush());
-  }
+  const bool in_header = q.bytes <= kHeaderDataBytesMax;
+  const bool open = in_header || stream->Write(part);
+  int64_t left = q.bytes;
+  ChunkWriter writer(in_header ? q.bytes : options_.chunk_bytes, [&](std::string* data) {
+    left -= static_cast<int64_t>(data->size());
+    (in_header ? header->mutable_data() : part.mutable_data())->swap(*data);
+    grpc::WriteOptions last;
+    if (left == 0) last.set_last_message();
+    return stream->Write(part, last);
+  });
+  (void)(open && writer.Write(request.q) && writer.Flush());  // the stream's end says what failed
 
   AttendReplyReader reader(q.tokens, q.heads);
   absl::Status read;

@@ -54,7 +54,7 @@ class StepStream::Connection {
   ~Connection() {
     context_.TryCancel();
     do {
-      if (open_) Read();  // which tells of the end; the stream may open only now
+      Read();  // which tells of the end; the stream may open only now
     } while (HandleEvent(absl::InfiniteFuture()));
   }
 
@@ -62,7 +62,7 @@ class StepStream::Connection {
   // is long.
   bool usable() {
     if (absl::Now() - answered_ < kFresh) return failure_.ok();
-    if (open_) Read();
+    Read();
     // A time long past; gRPC takes one before the epoch for the end of all times.
     while (HandleEvent(absl::UnixEpoch())) {
     }
@@ -83,7 +83,7 @@ class StepStream::Connection {
   // Waits for the batch's answers; what it failed with, the stream is of no use after.
   absl::StatusOr<StepResults> Receive(const Attempt& attempt) {
     while (failure_.ok() && (writing_ || !answers_->complete())) {
-      if (open_) Read();
+      Read();
       const bool in_time = HandleEvent(attempt.deadline);
       if (attempt.cancel.cancelled()) {
         failure_ = absl::CancelledError("the caller cancelled the call");
@@ -114,7 +114,7 @@ class StepStream::Connection {
   }
 
   void Read() {
-    if (reading_) return;
+    if (!open_ || reading_) return;
     stream_->Read(&reply_, Tag(kRead));
     reading_ = true;
   }

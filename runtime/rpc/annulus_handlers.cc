@@ -187,28 +187,15 @@ class AnnulusHandlers final : public v1::Annulus::Service {
 
     v1::AttendReplyPart reply;
     ToProto(result, reply.mutable_header());
-    return WriteAnswer(context, stream, result, &reply)
-               ? absl::OkStatus()
-               : absl::CancelledError("the caller stopped reading the reply");
-  }
-
-  bool WriteAnswer(grpc::ServerContext* context,
-                   grpc::ServerReaderWriter<v1::AttendReplyPart, v1::AttendPart>* stream,
-                   const AttendResult& result, v1::AttendReplyPart* reply) {
     const auto bytes = static_cast<int64_t>(result.out.size_bytes() + result.lse.size_bytes());
-    if (bytes <= kHeaderDataBytesMax) {
-      ChunkWriter writer(bytes, [&](std::string* data) {
-        reply->mutable_header()->mutable_data()->swap(*data);
-        return Write(context, stream, *reply);
-      });
-      return writer.Write(result.out.view()) && writer.Write(result.lse.view());
-    }
-    if (!Write(context, stream, *reply)) return false;
-    ChunkWriter writer(chunk_bytes_, [&](std::string* data) {
-      reply->mutable_data()->swap(*data);
-      return Write(context, stream, *reply);
+    const bool in_header = bytes <= kHeaderDataBytesMax;
+    bool sent = in_header || Write(context, stream, reply);
+    ChunkWriter writer(in_header ? bytes : chunk_bytes_, [&](std::string* data) {
+      (in_header ? reply.mutable_header()->mutable_data() : reply.mutable_data())->swap(*data);
+      return Write(context, stream, reply);
     });
-    return writer.Write(result.out.view()) && writer.Write(result.lse.view()) && writer.Flush();
+    sent = sent && writer.Write(result.out) && writer.Write(result.lse) && writer.Flush();
+    return sent ? absl::OkStatus() : absl::CancelledError("the caller stopped reading the reply");
   }
 
   annulus::Service* const service_;
