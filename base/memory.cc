@@ -1,7 +1,9 @@
 #include "base/memory.h"
 
+#include <malloc.h>
 #include <sys/mman.h>
 
+#include <atomic>
 #include <bit>
 #include <cstdint>
 #include <cstring>
@@ -16,11 +18,16 @@ constexpr std::align_val_t kAlignment{64};
 constexpr size_t kHugePageBytes = size_t{2} << 20;
 
 #if defined(__SANITIZE_ADDRESS__)
-constexpr size_t kKeptBytesMax = 0;  // so that use after the end of its life is found
+constexpr bool kKeeps = false;  // so that use after the end of its life is found
 #else
-constexpr size_t kKeptBytesMax = size_t{128} << 20;  // of all kept blocks
+constexpr bool kKeeps = true;
 #endif
-constexpr size_t kKeptBytesMin = size_t{128} << 10;  // below it the allocator keeps its own
+std::atomic<size_t> kept_bytes_max = size_t{128} << 20;  // of all kept blocks
+constexpr size_t kKeptBlockMin = size_t{128} << 10;      // below it the allocator keeps its own
+constexpr size_t kKeptBlockMax = size_t{32} << 20;
+
+constexpr int kHeapKeptBytes = 64 << 20;
+constexpr int kHeapBlockMax = 32 << 20;  // what is larger is the system's own; as much as it takes
 
 bool IsLarge(size_t size_bytes) {
   return size_bytes >= kHugePageBytes;
@@ -75,7 +82,7 @@ class Kept {
   // False if there is no room for it.
   bool Give(std::byte* memory, size_t size_bytes) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (size_bytes > kKeptBytesMax - bytes_) return false;
+    if (bytes_ + size_bytes > kept_bytes_max) return false;
     blocks_.emplace(size_bytes, memory);
     bytes_ += size_bytes;
     return true;
@@ -99,7 +106,7 @@ size_t KeptSize(size_t size_bytes) {
 }
 
 bool IsKept(size_t size_bytes) {
-  return size_bytes >= kKeptBytesMin && size_bytes <= kKeptBytesMax / 4;
+  return kKeeps && size_bytes >= kKeptBlockMin && size_bytes <= kKeptBlockMax;
 }
 
 // Zero if it is large.
@@ -132,6 +139,12 @@ Memory AllocateZeroedMemory(size_t size_bytes) {
   if (memory == nullptr) memory = NewMemory(size_bytes);
   if (!is_zero) std::memset(memory.get(), 0, size_bytes);
   return memory;
+}
+
+void KeepFreedMemory(size_t bytes_max) {
+  kept_bytes_max = bytes_max;
+  mallopt(M_TRIM_THRESHOLD, kHeapKeptBytes);
+  mallopt(M_MMAP_THRESHOLD, kHeapBlockMax);
 }
 
 }  // namespace annulus

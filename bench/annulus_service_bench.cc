@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/memory.h"
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "base/write_file.h"
@@ -214,6 +215,7 @@ absl::Status Run(const std::vector<std::string>& args) {
     return absl::OkStatus();
   }
   if (!flags.csv.empty()) ANNULUS_RETURN_IF_ERROR(CheckWritable(flags.csv));
+  KeepFreedMemory(size_t{512} << 20);  // as a worker of 4 GiB does
   Report report(flags.json);
   ANNULUS_RETURN_IF_ERROR(MeasureLatencies(flags, &report));
   for (const int64_t tokens : {flags.batch_tokens, 4 * flags.batch_tokens}) {

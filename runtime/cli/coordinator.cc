@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/memory.h"
 #include "base/status.h"
 #include "comm/local/local_rendezvous.h"
 #include "runtime/cli/cluster_file.h"
@@ -97,6 +98,7 @@ absl::Status RunCoordinator(const Arguments& args, const Console& console) {
     return absl::OkStatus();
   }
   SetLogLevel(flags.service.log_level);
+  KeepFreedMemory();
   Signals signals;
   return Serve(flags, console, signals);
 }

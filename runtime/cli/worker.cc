@@ -1,11 +1,13 @@
 // `annulus worker`: a worker's process.
 #include "runtime/worker/worker.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/memory.h"
 #include "base/quoted.h"
 #include "base/status.h"
 #include "runtime/cli/process.h"
@@ -104,6 +106,13 @@ absl::StatusOr<std::string> FindCoordinator(const std::string& endpoint, Rendezv
   }
 }
 
+// Contexts that come find some of the memory of those that went: an eighth of what KV may take, from
+// 128 MiB to 1 GiB.
+size_t KeptBytes(int64_t kv_bytes_limit) {
+  return static_cast<size_t>(
+      std::clamp(kv_bytes_limit / 8, int64_t{128} << 20, int64_t{1} << 30));
+}
+
 absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
   WorkerOptions options;
   const std::unique_ptr<Rendezvous> rendezvous = MakeRpcRendezvous(flags.coordinator);
@@ -127,6 +136,7 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
                            MakeBackend(flags.compute.backend, flags.compute.threads, flags.place));
   options.kv_in_host_memory = flags.compute.kv_in_host_memory();
   options.kv_bytes_limit = KvBytesLimit(flags.compute, options.backend->capabilities(), 1);
+  KeepFreedMemory(KeptBytes(options.kv_bytes_limit));
   options.rejoin_timeout = absl::Seconds(flags.rejoin_s);
   options.heartbeat_period = absl::Milliseconds(flags.service.heartbeat_ms);
   options.heartbeat_timeout = absl::Milliseconds(flags.service.heartbeat_timeout_ms);
