@@ -1,7 +1,9 @@
 #include "attention/partial.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
@@ -29,6 +31,16 @@ void MergeRow(float* out, float* lse, const float* from_out, float from_lse, int
   const float add = from_weight / sum;
   for (int64_t c = 0; c < dim; ++c) out[c] = keep * out[c] + add * from_out[c];
   *lse = top + std::log(sum);
+}
+
+// Compares bits, which the compiler does for many values at a time.
+bool HasNan(const float* values, int64_t count) {
+  int32_t any = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const auto magnitude = std::bit_cast<int32_t>(values[i]) & 0x7fffffff;
+    any |= static_cast<int32_t>(magnitude > 0x7f800000);
+  }
+  return any != 0;
 }
 
 }  // namespace
@@ -74,9 +86,7 @@ absl::Status Finalise(PartialView partial) {
       std::fill_n(out, dim, 0.0f);
       continue;
     }
-    bool nan = std::isnan(partial.lse[r]);
-    for (int64_t c = 0; c < dim; ++c) nan |= std::isnan(out[c]);
-    if (nan) {
+    if (HasNan(partial.lse + r, 1) || HasNan(out, dim)) {
       return NanInRow(r / partial.heads, r % partial.heads);
     }
   }

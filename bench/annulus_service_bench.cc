@@ -1,7 +1,10 @@
 // annulus_service_bench: what a call of the service costs beside the bare parts it is made of, all
 // measured in the same run, and how much of the kernel's rate a batch of decode steps keeps.
+#include <atomic>
 #include <cstdlib>
+#include <functional>
 #include <iostream>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -35,25 +38,26 @@ struct Parts {
   double grpc_s = 0;  // 0: none
   double ucx_s = 0;
   double kernel_s = 0;
+  double wake_s = 0;  // of threads, beyond the wake-ups within the others
 
-  double sum_s() const { return grpc_s + ucx_s + kernel_s; }
+  double sum_s() const { return grpc_s + ucx_s + kernel_s + wake_s; }
 };
 
 class Report {
  public:
   explicit Report(bool json) : json_(json) {
     if (json) return;
-    std::cout << absl::StrFormat("%-28s %8s %8s | %8s %8s %8s %8s | %6s\n", "call, us", "p50",
-                                 "p99", "gRPC", "UCX", "kernel", "sum", "p50/sum");
+    std::cout << absl::StrFormat("%-28s %8s %8s | %8s %8s %8s %8s %8s | %6s\n", "call, us", "p50",
+                                 "p99", "gRPC", "UCX", "kernel", "wake", "sum", "p50/sum");
   }
 
   void Add(const std::string& name, const Samples& samples, const Parts& parts) {
     const double ratio = samples.p50() / parts.sum_s();
     if (!json_) {
-      std::cout << absl::StrFormat("%-28s %8.0f %8.0f | %8.0f %8.0f %8.0f %8.0f | %6.2f\n", name,
-                                   samples.p50() * 1e6, samples.p99() * 1e6, parts.grpc_s * 1e6,
-                                   parts.ucx_s * 1e6, parts.kernel_s * 1e6, parts.sum_s() * 1e6,
-                                   ratio)
+      std::cout << absl::StrFormat("%-28s %8.0f %8.0f | %8.0f %8.0f %8.0f %8.0f %8.0f | %6.2f\n",
+                                   name, samples.p50() * 1e6, samples.p99() * 1e6,
+                                   parts.grpc_s * 1e6, parts.ucx_s * 1e6, parts.kernel_s * 1e6,
+                                   parts.wake_s * 1e6, parts.sum_s() * 1e6, ratio)
                 << std::flush;
     }
     Put({{"case", name},
@@ -62,6 +66,7 @@ class Report {
          {"grpc_us", parts.grpc_s * 1e6},
          {"ucx_us", parts.ucx_s * 1e6},
          {"kernel_us", parts.kernel_s * 1e6},
+         {"wake_us", parts.wake_s * 1e6},
          {"sum_us", parts.sum_s() * 1e6},
          {"ratio", ratio}});
   }
@@ -105,46 +110,100 @@ class Kernel {
   KernelCase case_;
 };
 
-// Each call in turn with its parts. There is no part for threads that wake each other: beside those
-// in gRPC's and UCX's echoes and in the kernel, a call wakes none that it waits for.
+// What a call is made of: each part alone, and once more all of them one inside the other, as
+// threads of a call wait for one another. What that takes beyond the parts is their waking up: they
+// have slept for longer than in their own echoes.
+class BareCall {
+ public:
+  enum class Grpc { kNone, kUnary, kStream };
+
+  static absl::StatusOr<std::unique_ptr<BareCall>> Start(Grpc grpc, const CallBytes& bytes,
+                                                         const ServiceShape& shape) {
+    auto call = std::make_unique<BareCall>();
+    ANNULUS_ASSIGN_OR_RETURN(call->kernel_, Kernel::Create(shape));
+    ANNULUS_ASSIGN_OR_RETURN(call->ucx_, UcxEcho::Start(bytes));
+    // Of their own, or what ran last would find its data in a cache.
+    ANNULUS_ASSIGN_OR_RETURN(call->inner_kernel_, Kernel::Create(shape));
+    ANNULUS_ASSIGN_OR_RETURN(
+        call->inner_ucx_,
+        UcxEcho::Start(bytes, [kernel = call->inner_kernel_.get()] { kernel->Run(); }));
+    if (grpc == Grpc::kNone) return call;
+    const bool stream = grpc == Grpc::kStream;
+    ANNULUS_ASSIGN_OR_RETURN(call->grpc_, GrpcEcho::Start(bytes, stream));
+    ANNULUS_ASSIGN_OR_RETURN(call->outer_grpc_, GrpcEcho::Start(bytes, stream, [call = call.get()] {
+                               call->Note(call->inner_ucx_->Call());
+                             }));
+    return call;
+  }
+
+  void RunGrpc() { Note(grpc_ == nullptr || grpc_->Call()); }
+  void RunUcx() { Note(ucx_->Call()); }
+  void RunKernel() { kernel_->Run(); }
+  void RunAll() { Note(outer_grpc_ == nullptr ? inner_ucx_->Call() : outer_grpc_->Call()); }
+
+  bool has_grpc() const { return grpc_ != nullptr; }
+  bool echoed() const { return echoed_; }  // all went well
+
+ private:
+  void Note(bool echoed) {
+    if (!echoed) echoed_ = false;
+  }
+
+  std::atomic<bool> echoed_ = true;
+  std::unique_ptr<Kernel> kernel_;
+  std::unique_ptr<Kernel> inner_kernel_;
+  std::unique_ptr<UcxEcho> ucx_;
+  std::unique_ptr<UcxEcho> inner_ucx_;
+  std::unique_ptr<GrpcEcho> grpc_;
+  std::unique_ptr<GrpcEcho> outer_grpc_;
+};
+
+// A call in turn with its parts.
+absl::Status Measure(const char* name, int rounds, BareCall& bare,
+                     const std::function<absl::Status()>& call, Report* report) {
+  absl::Status failed;
+  const std::vector<Samples> samples = Samples::InTurn(
+      rounds, {[&] { failed.Update(call()); }, [&] { bare.RunGrpc(); }, [&] { bare.RunUcx(); },
+               [&] { bare.RunKernel(); }, [&] { bare.RunAll(); }});
+  Parts parts{bare.has_grpc() ? samples[1].p50() : 0, samples[2].p50(), samples[3].p50()};
+  parts.wake_s = samples[4].p50() - parts.sum_s();
+  report->Add(name, samples[0], parts);
+  if (!bare.echoed()) failed.Update(absl::InternalError("a bare echo failed"));
+  return failed;
+}
+
 absl::Status MeasureLatencies(const Flags& flags, Report* report) {
   const ServiceShape shape;
   const CallBytes query{shape.q_bytes(), shape.reply_bytes()};
-  const CallBytes step{shape.q_bytes() + shape.kv_bytes(), shape.reply_bytes()};
-  ANNULUS_ASSIGN_OR_RETURN(const auto unary, GrpcEcho::Start(query, false));
-  ANNULUS_ASSIGN_OR_RETURN(const auto stream, GrpcEcho::Start(step, true));
-  ANNULUS_ASSIGN_OR_RETURN(const auto ucx, UcxEcho::Start(query));
-  ANNULUS_ASSIGN_OR_RETURN(const auto kernel, Kernel::Create(shape));
+  const CallBytes append{shape.q_bytes() + shape.kv_bytes(), shape.reply_bytes()};
   // A context that every call makes longer has so many tokens halfway through.
   ServiceShape grown = shape;
   grown.tokens += Samples::kWarmUps + flags.rounds / 2;
-  ANNULUS_ASSIGN_OR_RETURN(const auto longer, Kernel::Create(grown));
+  using Grpc = BareCall::Grpc;
+  ANNULUS_ASSIGN_OR_RETURN(const auto unary, BareCall::Start(Grpc::kUnary, query, shape));
+  ANNULUS_ASSIGN_OR_RETURN(const auto inside, BareCall::Start(Grpc::kNone, query, shape));
+  ANNULUS_ASSIGN_OR_RETURN(const auto stream, BareCall::Start(Grpc::kStream, query, shape));
+  ANNULUS_ASSIGN_OR_RETURN(const auto longer, BareCall::Start(Grpc::kStream, append, grown));
   ANNULUS_ASSIGN_OR_RETURN(const auto cluster, ServiceCluster::Start(shape));
-  bool echoed = true;
-  absl::Status failed;
-  const auto measure = [&](const char* name, GrpcEcho* grpc, Kernel* alone, const auto& call) {
-    const std::vector<Samples> samples =
-        Samples::InTurn(flags.rounds, {[&] { failed.Update(call()); },
-                                       [&] { echoed &= grpc == nullptr || grpc->Call(); },
-                                       [&] { echoed &= ucx->Call(); }, [&] { alone->Run(); }});
-    report->Add(name, samples[0],
-                {grpc == nullptr ? 0 : samples[1].p50(), samples[2].p50(), samples[3].p50()});
-  };
+  Client& client = cluster->client();
+  Service& service = cluster->service();
   const auto first = [](const std::vector<absl::StatusOr<StepResult>>& results) {
     return results[0].status();
   };
-  measure("Attend, client", unary.get(), kernel.get(),
-          [&] { return cluster->client().Attend(cluster->Attend(0)).status(); });
-  measure("Attend, coordinator", nullptr, kernel.get(),
-          [&] { return cluster->service().Attend(cluster->Attend(0), {}).status(); });
-  measure("Step, query, client", stream.get(), kernel.get(),
-          [&] { return first(cluster->client().Step({cluster->Query(0)})); });
-  measure("Step, query, coordinator", nullptr, kernel.get(),
-          [&] { return first(cluster->service().Step({cluster->Query(0)}, {})); });
-  measure("Step, append, client", stream.get(), longer.get(),
-          [&] { return first(cluster->client().Step({cluster->AppendAndQuery(0)})); });
-  if (!echoed) failed.Update(absl::InternalError("a bare echo failed"));
-  return failed;
+  const auto measure = [&](const char* name, BareCall& bare,
+                           const std::function<absl::Status()>& call) {
+    return Measure(name, flags.rounds, bare, call, report);
+  };
+  ANNULUS_RETURN_IF_ERROR(measure("Attend, client", *unary,
+                                  [&] { return client.Attend(cluster->Attend(0)).status(); }));
+  ANNULUS_RETURN_IF_ERROR(measure("Attend, coordinator", *inside,
+                                  [&] { return service.Attend(cluster->Attend(0), {}).status(); }));
+  ANNULUS_RETURN_IF_ERROR(measure("Step, query, client", *stream,
+                                  [&] { return first(client.Step({cluster->Query(0)})); }));
+  ANNULUS_RETURN_IF_ERROR(measure("Step, query, coordinator", *inside,
+                                  [&] { return first(service.Step({cluster->Query(0)}, {})); }));
+  return measure("Step, append, client", *longer,
+                 [&] { return first(client.Step({cluster->AppendAndQuery(0)})); });
 }
 
 absl::Status MeasureBatch(const Flags& flags, int64_t tokens, Report* report) {

@@ -24,7 +24,8 @@ constexpr absl::Duration kPollMax = absl::Milliseconds(50);
 
 class EchoService final : public v1::Annulus::Service {
  public:
-  explicit EchoService(int64_t reply_bytes) : bytes_(static_cast<size_t>(reply_bytes), 'x') {}
+  EchoService(int64_t reply_bytes, std::function<void()> work)
+      : bytes_(static_cast<size_t>(reply_bytes), 'x'), work_(std::move(work)) {}
 
   grpc::Status Attend(
       grpc::ServerContext*,
@@ -32,6 +33,7 @@ class EchoService final : public v1::Annulus::Service {
     v1::AttendPart part;
     while (stream->Read(&part)) {
     }
+    if (work_) work_();
     v1::AttendReplyPart reply;
     reply.set_data(bytes_);
     stream->Write(reply);
@@ -43,12 +45,16 @@ class EchoService final : public v1::Annulus::Service {
     v1::StepBatch request;
     v1::StepsReply reply;
     reply.add_answers()->mutable_out()->set_data(bytes_);
-    while (stream->Read(&request)) stream->Write(reply);
+    while (stream->Read(&request)) {
+      if (work_) work_();
+      stream->Write(reply);
+    }
     return grpc::Status::OK;
   }
 
  private:
   const std::string bytes_;
+  const std::function<void()> work_;
 };
 
 // One side of the UCX echo.
@@ -81,8 +87,10 @@ class EchoPeer {
 
 class GrpcEchoOverLoopback final : public GrpcEcho {
  public:
-  GrpcEchoOverLoopback(const CallBytes& bytes, bool stream)
-      : stream_(stream), service_(bytes.reply), data_(static_cast<size_t>(bytes.request), 'x') {}
+  GrpcEchoOverLoopback(const CallBytes& bytes, bool stream, std::function<void()> work)
+      : stream_(stream),
+        service_(bytes.reply, std::move(work)),
+        data_(static_cast<size_t>(bytes.request), 'x') {}
 
   ~GrpcEchoOverLoopback() override {
     if (steps_ == nullptr) return;
@@ -132,14 +140,17 @@ class GrpcEchoOverLoopback final : public GrpcEcho {
 
 class UcxEchoOverLoopback final : public UcxEcho {
  public:
-  explicit UcxEchoOverLoopback(const CallBytes& bytes)
-      : request_(static_cast<size_t>(bytes.request)), reply_(static_cast<size_t>(bytes.reply)) {}
+  UcxEchoOverLoopback(const CallBytes& bytes, std::function<void()> work)
+      : request_(static_cast<size_t>(bytes.request)),
+        reply_(static_cast<size_t>(bytes.reply)),
+        work_(std::move(work)) {}
 
   absl::Status Start() {
     ANNULUS_ASSIGN_OR_RETURN(here_, EchoPeer::Create());
     ANNULUS_ASSIGN_OR_RETURN(there_, EchoPeer::Create());
     there_->messenger().SetHandlers({.on_message =
                                          [this](PeerId from, Message) {
+                                           if (work_) work_();
                                            (void)there_->messenger().Send(from, {1, "", reply_});
                                          },
                                      .on_peer_down = [](PeerId, absl::Status) {}});
@@ -161,6 +172,7 @@ class UcxEchoOverLoopback final : public UcxEcho {
  private:
   const Buffer request_;
   const Buffer reply_;
+  const std::function<void()> work_;
   std::unique_ptr<EchoPeer> there_;
   std::unique_ptr<EchoPeer> here_;
   PeerId peer_ = 0;
@@ -198,14 +210,16 @@ double Samples::Quantile(double q) const {
   return sorted_s_[std::min(at, sorted_s_.size() - 1)];
 }
 
-absl::StatusOr<std::unique_ptr<GrpcEcho>> GrpcEcho::Start(const CallBytes& bytes, bool stream) {
-  auto echo = std::make_unique<GrpcEchoOverLoopback>(bytes, stream);
+absl::StatusOr<std::unique_ptr<GrpcEcho>> GrpcEcho::Start(const CallBytes& bytes, bool stream,
+                                                          std::function<void()> work) {
+  auto echo = std::make_unique<GrpcEchoOverLoopback>(bytes, stream, std::move(work));
   ANNULUS_RETURN_IF_ERROR(echo->Start());
   return echo;
 }
 
-absl::StatusOr<std::unique_ptr<UcxEcho>> UcxEcho::Start(const CallBytes& bytes) {
-  auto echo = std::make_unique<UcxEchoOverLoopback>(bytes);
+absl::StatusOr<std::unique_ptr<UcxEcho>> UcxEcho::Start(const CallBytes& bytes,
+                                                        std::function<void()> work) {
+  auto echo = std::make_unique<UcxEchoOverLoopback>(bytes, std::move(work));
   ANNULUS_RETURN_IF_ERROR(echo->Start());
   return echo;
 }

@@ -1,5 +1,6 @@
 // The bare parts that a call of the service is made of, each without a line of the service: gRPC
-// carrying as many bytes, UCX carrying as many bytes. Not thread-safe.
+// carrying as many bytes, UCX carrying as many bytes. An echo may have something else done before
+// it answers, so that parts wait for one another as those of a call do. Not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -38,19 +39,21 @@ struct CallBytes {
   int64_t reply = 0;
 };
 
-// A gRPC server over loopback that answers at once: the protocol's own methods with nothing behind
-// them. `stream`: on one open stream (Steps), else a call each (Attend).
+// A gRPC server over loopback that answers at once, or after `work`: the protocol's own methods
+// with nothing behind them. `stream`: on one open stream (Steps), else a call each (Attend).
 class GrpcEcho {
  public:
-  static absl::StatusOr<std::unique_ptr<GrpcEcho>> Start(const CallBytes& bytes, bool stream);
+  static absl::StatusOr<std::unique_ptr<GrpcEcho>> Start(const CallBytes& bytes, bool stream,
+                                                         std::function<void()> work = {});
   virtual ~GrpcEcho() = default;
   virtual bool Call() = 0;  // whether it went well
 };
 
-// Two fabrics as the service has them, a thread each: a message there and one back.
+// Two fabrics as the service has them, a thread each: a message there and, after `work`, one back.
 class UcxEcho {
  public:
-  static absl::StatusOr<std::unique_ptr<UcxEcho>> Start(const CallBytes& bytes);
+  static absl::StatusOr<std::unique_ptr<UcxEcho>> Start(const CallBytes& bytes,
+                                                        std::function<void()> work = {});
   virtual ~UcxEcho() = default;
   virtual bool Call() = 0;  // whether it went well
 };

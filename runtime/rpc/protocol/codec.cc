@@ -260,8 +260,9 @@ void ToProto(const TensorView& view, v1::TensorShape* message) {
 
 absl::StatusOr<TensorShape> FromProto(const v1::TensorShape& message, absl::string_view field) {
   TensorShape shape;
-  ANNULUS_ASSIGN_OR_RETURN(shape.dtype,
-                           Named(absl::StrCat(field, ".dtype"), ParseDType(message.dtype())));
+  const absl::StatusOr<DType> dtype = ParseDType(message.dtype());
+  if (!dtype.ok()) return Named(absl::StrCat(field, ".dtype"), dtype).status();
+  shape.dtype = *dtype;
   shape.tokens = message.tokens();
   shape.heads = message.heads();
   shape.dim = message.dim();

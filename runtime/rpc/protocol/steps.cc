@@ -23,16 +23,21 @@ absl::StatusOr<int64_t> TensorBytes(const TensorView& view, absl::string_view fi
   return shape.bytes;
 }
 
-absl::StatusOr<int64_t> StepBytes(const StepRequest& request, absl::string_view name) {
+// An error names a field of one step; of which, only those that fail need to say.
+absl::Status Of(absl::string_view steps, size_t index, const absl::Status& status) {
+  if (status.ok()) return status;
+  return absl::Status(status.code(), absl::StrCat(steps, "[", index, "].", status.message()));
+}
+
+absl::StatusOr<int64_t> StepBytes(const StepRequest& request) {
   int64_t bytes = kStepOverheadBytes + static_cast<int64_t>(request.pattern.size());
-  ANNULUS_RETURN_IF_ERROR(CheckAscii(absl::StrCat(name, ".pattern"), request.pattern));
+  ANNULUS_RETURN_IF_ERROR(CheckAscii("pattern", request.pattern));
   for (const auto& [view, field] :
-       {std::pair(&request.k, ".k"), {&request.v, ".v"}, {&request.q, ".q"}}) {
-    const std::string path = absl::StrCat(name, field);
-    ANNULUS_ASSIGN_OR_RETURN(const int64_t tensor_bytes, TensorBytes(*view, path));
+       {std::pair(&request.k, "k"), {&request.v, "v"}, {&request.q, "q"}}) {
+    ANNULUS_ASSIGN_OR_RETURN(const int64_t tensor_bytes, TensorBytes(*view, field));
     if (tensor_bytes > kBatchBytesMax || bytes + tensor_bytes > kBatchBytesMax) {
       return absl::InvalidArgumentError(
-          absl::StrCat(path, " makes the step larger than one message; expected at most ",
+          absl::StrCat(field, " makes the step larger than one message; expected at most ",
                        kBatchBytesMax, " bytes in all: use Append and Attend for so many tokens"));
     }
     bytes += tensor_bytes;
@@ -63,18 +68,15 @@ absl::StatusOr<TensorView> TensorOf(bool present, const v1::InlineTensor& messag
   return shape.View(reinterpret_cast<const std::byte*>(message.data().data()));
 }
 
-absl::StatusOr<StepRequest> RequestOf(const v1::Step& message, absl::string_view name) {
+absl::StatusOr<StepRequest> RequestOf(const v1::Step& message) {
   StepRequest request;
   request.context = message.context();
   request.layer = message.layer();
   request.start = message.start();
-  ANNULUS_RETURN_IF_ERROR(CheckPosition(absl::StrCat(name, ".start"), request.start));
-  ANNULUS_ASSIGN_OR_RETURN(request.k,
-                           TensorOf(message.has_k(), message.k(), absl::StrCat(name, ".k")));
-  ANNULUS_ASSIGN_OR_RETURN(request.v,
-                           TensorOf(message.has_v(), message.v(), absl::StrCat(name, ".v")));
-  ANNULUS_ASSIGN_OR_RETURN(request.q,
-                           TensorOf(message.has_q(), message.q(), absl::StrCat(name, ".q")));
+  ANNULUS_RETURN_IF_ERROR(CheckPosition("start", request.start));
+  ANNULUS_ASSIGN_OR_RETURN(request.k, TensorOf(message.has_k(), message.k(), "k"));
+  ANNULUS_ASSIGN_OR_RETURN(request.v, TensorOf(message.has_v(), message.v(), "v"));
+  ANNULUS_ASSIGN_OR_RETURN(request.q, TensorOf(message.has_q(), message.q(), "q"));
   request.pattern = message.pattern();
   request.scale = message.scale();
   request.key = FromProto(message.key());
@@ -139,14 +141,14 @@ absl::StatusOr<std::vector<StepCut>> CutSteps(absl::Span<const StepRequest> requ
   std::vector<StepCut> cuts;
   int64_t room = 0;
   for (size_t i = 0; i < requests.size(); ++i) {
-    ANNULUS_ASSIGN_OR_RETURN(const int64_t bytes,
-                             StepBytes(requests[i], absl::StrCat("requests[", i, "]")));
-    if (bytes > room || cuts.back().count == kStepsMax) {
+    const absl::StatusOr<int64_t> bytes = StepBytes(requests[i]);
+    if (!bytes.ok()) return Of("requests", i, bytes.status());
+    if (*bytes > room || cuts.back().count == kStepsMax) {
       cuts.push_back({.first = i});
       room = kBatchBytesMax;
     }
     ++cuts.back().count;
-    room -= bytes;
+    room -= *bytes;
   }
   return cuts;
 }
@@ -174,9 +176,9 @@ absl::StatusOr<std::vector<StepRequest>> FromProto(const v1::StepBatch& message)
   std::vector<StepRequest> requests;
   requests.reserve(static_cast<size_t>(message.steps_size()));
   for (int i = 0; i < message.steps_size(); ++i) {
-    ANNULUS_ASSIGN_OR_RETURN(StepRequest request,
-                             RequestOf(message.steps(i), absl::StrCat("steps[", i, "]")));
-    requests.push_back(std::move(request));
+    absl::StatusOr<StepRequest> request = RequestOf(message.steps(i));
+    if (!request.ok()) return Of("steps", static_cast<size_t>(i), request.status());
+    requests.push_back(*std::move(request));
   }
   return requests;
 }
