@@ -1,7 +1,7 @@
 // Memory for bulk data. From 2 MiB on it is asked for in huge pages, which the system may grant:
 // reading a million-token context would else spend as much on finding pages as on reading them.
-// Up to 128 MiB that were given back are kept for who wants as much next, or as KeepFreedMemory says.
-// Thread-safe.
+// Up to 128 MiB that were given back are kept for who wants as much next, or as KeepFreedMemory
+// says. Thread-safe.
 #pragma once
 
 #include <cstddef>
