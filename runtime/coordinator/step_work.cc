@@ -134,10 +134,12 @@ std::vector<StepWork::Part> StepWork::PartsOf(WorkerId worker) const {
 std::byte* StepWork::PackQueries(const Part& part, std::byte* at) const {
   const TensorView& q = requests_[part.item].q;
   const DType dtype = items_[part.item].admitted->map->spec.dtype;
+  // Heads that follow each other without gaps are converted as one.
+  const int64_t at_once = q.head_stride == q.dim ? part.q_heads.count : 1;
   for (int64_t row = 0; row < q.tokens; ++row) {
-    for (int head = part.q_heads.first; head < part.q_heads.end(); ++head) {
-      Convert(q.Row(row, head), q.dtype, at, dtype, q.dim);
-      at += static_cast<size_t>(q.dim) * SizeOf(dtype);
+    for (int64_t head = part.q_heads.first; head < part.q_heads.end(); head += at_once) {
+      Convert(q.Row(row, head), q.dtype, at, dtype, at_once * q.dim);
+      at += static_cast<size_t>(at_once * q.dim) * SizeOf(dtype);
     }
   }
   return at;

@@ -259,13 +259,14 @@ void ToProto(const TensorView& view, v1::TensorShape* message) {
 }
 
 absl::StatusOr<TensorShape> FromProto(const v1::TensorShape& message, absl::string_view field) {
-  TensorShape shape;
   const absl::StatusOr<DType> dtype = ParseDType(message.dtype());
   if (!dtype.ok()) return Named(absl::StrCat(field, ".dtype"), dtype).status();
-  shape.dtype = *dtype;
-  shape.tokens = message.tokens();
-  shape.heads = message.heads();
-  shape.dim = message.dim();
+  return CheckedShape(*dtype, message.tokens(), message.heads(), message.dim(), field);
+}
+
+absl::StatusOr<TensorShape> CheckedShape(DType dtype, int64_t tokens, int64_t heads, int64_t dim,
+                                         absl::string_view field) {
+  TensorShape shape{dtype, tokens, heads, dim};
   ANNULUS_RETURN_IF_ERROR(CheckExtent(field, "tokens", shape.tokens));
   ANNULUS_RETURN_IF_ERROR(CheckExtent(field, "heads", shape.heads));
   ANNULUS_RETURN_IF_ERROR(CheckExtent(field, "dim", shape.dim));

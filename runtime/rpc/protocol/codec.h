@@ -68,6 +68,10 @@ struct TensorShape {
   }
 };
 
+// INVALID_ARGUMENT names `field` for what no tensor can be.
+absl::StatusOr<TensorShape> CheckedShape(DType dtype, int64_t tokens, int64_t heads, int64_t dim,
+                                         absl::string_view field);
+
 void ToProto(const TensorView& view, v1::TensorShape* message);
 // `field` names the tensor in errors ("q").
 absl::StatusOr<TensorShape> FromProto(const v1::TensorShape& message, absl::string_view field);

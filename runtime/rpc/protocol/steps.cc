@@ -1,6 +1,5 @@
 #include "runtime/rpc/protocol/steps.h"
 
-#include <cstring>
 #include <string>
 #include <utility>
 
@@ -108,9 +107,7 @@ void WriteAnswer(const absl::StatusOr<StepResult>& result, v1::StepAnswer* messa
 
 absl::StatusOr<Tensor> OwnedTensorOf(const v1::InlineTensor& message, absl::string_view field) {
   ANNULUS_ASSIGN_OR_RETURN(const TensorView view, TensorOf(true, message, field));
-  Tensor tensor(view.dtype, view.tokens, view.heads, view.dim);
-  std::memcpy(tensor.data(), view.data, tensor.size_bytes());
-  return tensor;
+  return Tensor(view.data, view.dtype, view.tokens, view.heads, view.dim);
 }
 
 absl::StatusOr<StepResult> ResultOf(const v1::StepAnswer& message, int64_t q_tokens,

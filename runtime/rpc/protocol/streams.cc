@@ -46,9 +46,8 @@ absl::Status TooMuch(absl::string_view field, int64_t bytes) {
 }  // namespace
 
 absl::StatusOr<TensorShape> Streamable(const TensorView& view, absl::string_view field) {
-  v1::TensorShape message;
-  ToProto(view, &message);
-  ANNULUS_ASSIGN_OR_RETURN(TensorShape shape, FromProto(message, field));
+  ANNULUS_ASSIGN_OR_RETURN(TensorShape shape,
+                           CheckedShape(view.dtype, view.tokens, view.heads, view.dim, field));
   if (view.data == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat(field, ".data is null; expected ", shape.bytes,
                                                    " bytes or their strided rows"));
