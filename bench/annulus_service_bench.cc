@@ -52,7 +52,9 @@ class Report {
   }
 
   void Add(const std::string& name, const Samples& samples, const Parts& parts) {
-    const double ratio = samples.p50() / parts.sum_s();
+    Add(name, samples, parts, samples.p50() / parts.sum_s());
+  }
+  void Add(const std::string& name, const Samples& samples, const Parts& parts, double ratio) {
     if (!json_) {
       std::cout << absl::StrFormat("%-28s %8.0f %8.0f | %8.0f %8.0f %8.0f %8.0f %8.0f | %6.2f\n",
                                    name, samples.p50() * 1e6, samples.p99() * 1e6,
@@ -226,7 +228,7 @@ absl::Status MeasureBatch(const Flags& flags, int64_t tokens, Report* report) {
   const std::vector<Samples> samples =
       Samples::InTurn(rounds, {step, [&] { kernel->Run(); }}, kBatchWarmUps);
   report->Add(absl::StrCat("Step, batch, ", tokens, " tokens each"), samples[0],
-              {.kernel_s = samples[1].p50()});
+              {.kernel_s = samples[1].p50()}, samples[0].MedianBeside(samples[1]));
   return failed;
 }
 

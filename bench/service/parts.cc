@@ -182,8 +182,16 @@ class UcxEchoOverLoopback final : public UcxEcho {
 
 }  // namespace
 
-Samples::Samples(std::vector<double> seconds) : sorted_s_(std::move(seconds)) {
+Samples::Samples(std::vector<double> seconds) : seconds_(std::move(seconds)), sorted_s_(seconds_) {
   std::sort(sorted_s_.begin(), sorted_s_.end());
+}
+
+double Samples::MedianBeside(const Samples& other) const {
+  std::vector<double> ratios;
+  for (size_t i = 0; i < seconds_.size(); ++i) {
+    ratios.push_back(seconds_[i] / other.seconds_.at(i));
+  }
+  return Samples(std::move(ratios)).p50();
 }
 
 Samples Samples::Of(int rounds, const std::function<void()>& action, int warm_ups) {

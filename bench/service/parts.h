@@ -25,11 +25,16 @@ class Samples {
   static std::vector<Samples> InTurn(int rounds, const std::vector<std::function<void()>>& actions,
                                      int warm_ups = kWarmUps);
 
+  // The median of what one round took beside the same round of another: of two that are done in
+  // turn, where the machine's speed changes from second to second.
+  double MedianBeside(const Samples& other) const;
+
   double Quantile(double q) const;  // seconds; q from 0 to 1
   double p50() const { return Quantile(0.5); }
   double p99() const { return Quantile(0.99); }
 
  private:
+  std::vector<double> seconds_;  // by round
   std::vector<double> sorted_s_;
 };
 

@@ -175,9 +175,8 @@ Message StepWork::Pack(CallId call, const std::vector<Part>& parts) const {
     step.tensor_bytes += to.append_bytes + to.query_bytes;
     step.items.push_back(std::move(to));
   }
-  const size_t tensor_bytes = step.tensor_bytes;
-  Message message = wire::Encode(std::move(step));
-  std::byte* at = message.payload.data();
+  Buffer tensors(step.tensor_bytes);
+  std::byte* at = tensors.data();
   for (size_t i = 0; i < parts.size(); ++i) {
     const Part& part = parts[i];
     const StepRequest& request = requests_[part.item];
@@ -188,8 +187,8 @@ Message StepWork::Pack(CallId call, const std::vector<Part>& parts) const {
     }
     if (part.reads) at = PackQueries(part, at);
   }
-  ANNULUS_CHECK(at == message.payload.data() + tensor_bytes);
-  return message;
+  ANNULUS_CHECK(at == tensors.data() + tensors.size());
+  return wire::Encode(std::move(step), std::move(tensors));
 }
 
 absl::StatusOr<PreparedWork> StepWork::Prepare(const action::AdmitStep& admit) {

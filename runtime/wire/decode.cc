@@ -1,4 +1,5 @@
 // Bytes to bodies: nothing that a peer sends is believed unchecked.
+#include <cstring>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
@@ -238,17 +239,6 @@ absl::StatusOr<Resume> FromProto(const pb::Resume& p) {
   return m;
 }
 
-template <typename Proto>
-absl::StatusOr<Body> DecodeAs(absl::string_view name, const Message& message) {
-  const bool in_payload = message.header.empty() && !message.payload.empty();
-  const void* bytes = in_payload ? static_cast<const void*>(message.payload.data())
-                                 : static_cast<const void*>(message.header.data());
-  const size_t size = in_payload ? message.payload.size() : message.header.size();
-  ANNULUS_ASSIGN_OR_RETURN(const Proto proto, Parse<Proto>(name, bytes, size));
-  ANNULUS_ASSIGN_OR_RETURN(Body body, FromProto(proto));
-  return body;
-}
-
 absl::Status CheckTensorBytes(const Step& m) {
   size_t left = m.tensor_bytes;
   for (const StepItem& item : m.items) {
@@ -265,20 +255,39 @@ absl::Status CheckTensorBytes(const StepDone&) {
   return absl::OkStatus();
 }
 
-template <typename Proto>
-absl::StatusOr<Body> DecodeBehindTensors(absl::string_view name, const Message& message) {
-  ANNULUS_ASSIGN_OR_RETURN(const pb::Behind behind,
-                           Parse<pb::Behind>(name, message.header.data(), message.header.size()));
-  const size_t tensor_bytes = behind.tensor_bytes();
-  if (tensor_bytes > message.payload.size()) {
+// Where a message's body lies, and how much of the payload comes before it.
+struct Parts {
+  const void* body = nullptr;
+  size_t body_bytes = 0;
+  size_t tensor_bytes = 0;
+};
+
+absl::StatusOr<Parts> Split(absl::string_view name, const Message& message) {
+  const Buffer& payload = message.payload;
+  if (!message.header.empty() || payload.empty()) {
+    return Parts{message.header.data(), message.header.size(), payload.size()};
+  }
+  uint64_t tensor_bytes = 0;
+  if (payload.size() < sizeof tensor_bytes) {
+    return BadField(name, "size of the payload", static_cast<int64_t>(payload.size()));
+  }
+  const size_t end = payload.size() - sizeof tensor_bytes;
+  std::memcpy(&tensor_bytes, payload.data() + end, sizeof tensor_bytes);
+  if (tensor_bytes > end) {
     return BadField(name, "tensor_bytes", static_cast<int64_t>(tensor_bytes));
   }
-  ANNULUS_ASSIGN_OR_RETURN(const Proto proto,
-                           Parse<Proto>(name, message.payload.data() + tensor_bytes,
-                                        message.payload.size() - tensor_bytes));
+  return Parts{payload.data() + tensor_bytes, end - tensor_bytes, tensor_bytes};
+}
+
+template <typename Proto>
+absl::StatusOr<Body> DecodeAs(absl::string_view name, const Message& message) {
+  ANNULUS_ASSIGN_OR_RETURN(const Parts parts, Split(name, message));
+  ANNULUS_ASSIGN_OR_RETURN(const Proto proto, Parse<Proto>(name, parts.body, parts.body_bytes));
   ANNULUS_ASSIGN_OR_RETURN(auto body, FromProto(proto));
-  body.tensor_bytes = tensor_bytes;
-  ANNULUS_RETURN_IF_ERROR(CheckTensorBytes(body));
+  if constexpr (requires { body.tensor_bytes; }) {
+    body.tensor_bytes = parts.tensor_bytes;
+    ANNULUS_RETURN_IF_ERROR(CheckTensorBytes(body));
+  }
   return body;
 }
 
@@ -317,9 +326,9 @@ absl::StatusOr<Body> Decode(const Message& message) {
     case TypeOf<Fork>():
       return DecodeAs<pb::Fork>("Fork", message);
     case TypeOf<Step>():
-      return DecodeBehindTensors<pb::Step>("Step", message);
+      return DecodeAs<pb::Step>("Step", message);
     case TypeOf<StepDone>():
-      return DecodeBehindTensors<pb::StepDone>("StepDone", message);
+      return DecodeAs<pb::StepDone>("StepDone", message);
     case TypeOf<Fenced>():
       return DecodeAs<pb::Fenced>("Fenced", message);
     case TypeOf<Inventory>():

@@ -1,7 +1,7 @@
 // Bodies to bytes.
+#include <cstring>
 #include <utility>
 
-#include "base/check.h"
 #include "runtime/wire/body_type.h"
 #include "runtime/wire/wire.h"
 #include "runtime/wire/wire.pb.h"
@@ -292,42 +292,36 @@ pb::Resume ToProto(const Resume& m) {
   return p;
 }
 
-template <typename T>
-Message EncodeOne(const T& m, Buffer payload) {
-  Message message{TypeOf<T>(), ToProto(m).SerializeAsString(), std::move(payload)};
-  if (message.header.size() > kHeaderBytesMax) {
-    ANNULUS_CHECK(message.payload.empty());
-    message.payload = Buffer::Copy(message.header.data(), message.header.size());
-    message.header.clear();
-  }
-  return message;
-}
-
-template <typename T>
-Message EncodeBehindTensors(const T& m) {
-  const auto proto = ToProto(m);
-  Message message{TypeOf<T>(), {}, Buffer(m.tensor_bytes + proto.ByteSizeLong())};
-  proto.SerializeWithCachedSizesToArray(
-      reinterpret_cast<uint8_t*>(message.payload.data() + m.tensor_bytes));
-  pb::Behind behind;
-  behind.set_tensor_bytes(m.tensor_bytes);
-  message.header = behind.SerializeAsString();
-  return message;
+// The body behind the tensors, and behind it where they end.
+Buffer Together(const Buffer& tensors, absl::string_view body) {
+  const uint64_t tensor_bytes = tensors.size();
+  Buffer payload(tensors.size() + body.size() + sizeof tensor_bytes);
+  std::byte* at = payload.data();
+  if (!tensors.empty()) std::memcpy(at, tensors.data(), tensors.size());
+  at += tensors.size();
+  std::memcpy(at, body.data(), body.size());
+  std::memcpy(at + body.size(), &tensor_bytes, sizeof tensor_bytes);
+  return payload;
 }
 
 }  // namespace
 
-Message Encode(const Body& body, Buffer payload) {
-  return std::visit(
-      [&payload]<typename T>(const T& m) {
-        if constexpr (std::is_same_v<T, Step> || std::is_same_v<T, StepDone>) {
-          ANNULUS_CHECK(payload.empty());
-          return EncodeBehindTensors(m);
-        } else {
-          return EncodeOne(m, std::move(payload));
-        }
+Message Encode(const Body& body, Buffer tensors) {
+  Message message;
+  message.payload = std::move(tensors);
+  std::visit(
+      [&message]<typename T>(const T& m) {
+        message.type = TypeOf<T>();
+        message.header = ToProto(m).SerializeAsString();
       },
       body);
+  // An empty header says that the body is not there.
+  if (message.header.size() > kHeaderBytesMax ||
+      (message.header.empty() && !message.payload.empty())) {
+    message.payload = Together(message.payload, message.header);
+    message.header.clear();
+  }
+  return message;
 }
 
 }  // namespace annulus::wire

@@ -27,7 +27,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 7;
+inline constexpr uint32_t kProtocol = 8;
 
 // Worker → coordinator.
 struct Hello {
@@ -216,7 +216,7 @@ struct Step {
   uint64_t request = 0;
   absl::Duration time_left = absl::InfiniteDuration();
   std::vector<StepItem> items;  // at most kStepItemsMax
-  size_t tensor_bytes = 0;      // the sum of theirs
+  size_t tensor_bytes = 0;      // the sum of theirs: what Decode found in the payload
 };
 
 struct Cancel {
@@ -249,7 +249,7 @@ struct StepItemDone {
 struct StepDone {
   uint64_t request = 0;
   std::vector<StepItemDone> items;
-  size_t tensor_bytes = 0;
+  size_t tensor_bytes = 0;  // what Decode found in the payload
 };
 
 // What the worker did for a traced Attend; comes before its Done.
@@ -262,15 +262,15 @@ using Body = std::variant<Hello, Welcome, Heartbeat, HeartbeatSeen, Open, Append
                           Attend, Cancel, Release, Done, Spans, Truncate, Fork, Step, StepDone,
                           Fenced, Inventory, Resume, Expect, Read>;
 
-// A payload goes only with Append, Attend and Done (of an Attend or a Read), whose bodies fit a
-// header as long as patterns of more than kPatternInlineMax bytes go apart and an error message is
-// cut. The bodies of Step and StepDone grow with their items and lie in the payload, behind its
-// first tensor_bytes, which Encode leaves for the caller to write.
+// A payload of tensors goes only with Append, Attend, Done (of an Attend or a Read), Step and
+// StepDone. A body that is too large for a header, as those of large Steps, is copied behind them;
+// the others stay small, as patterns of more than kPatternInlineMax bytes go apart and an error
+// message is cut.
 inline constexpr size_t kPatternInlineMax = 2048;
 inline constexpr size_t kSecretBytes = 16;
 inline constexpr uint64_t kExpectBytesMax = uint64_t{1} << 40;
 inline constexpr size_t kStepItemsMax = 1024;
-Message Encode(const Body& body, Buffer payload = {});
+Message Encode(const Body& body, Buffer tensors = {});
 
 // INVALID_ARGUMENT names the message and its field.
 absl::StatusOr<Body> Decode(const Message& message);

@@ -110,15 +110,16 @@ Message StepRunner::Run(const WorkerTask& task, const Allowed& allowed) {
   std::vector<Problem> problems(count);
   wire::StepDone done;
   done.request = step.request;
+  size_t partial_bytes = 0;
   for (size_t i = 0; i < count; ++i) {
     if (!statuses[i].ok()) continue;
     absl::StatusOr<Problem> problem = SetUp(step.items[i], queries[i], task.cancel.get());
     statuses[i] = problem.status();
     if (!problem.ok()) continue;
     problems[i] = *std::move(problem);
-    done.tensor_bytes += problems[i].answer_bytes();
+    partial_bytes += problems[i].answer_bytes();
   }
-  Buffer partials(done.tensor_bytes);
+  Buffer partials(partial_bytes);
   std::byte* into = partials.data();
   for (Problem& problem : problems) {
     const size_t bytes = problem.answer_bytes();
@@ -128,19 +129,17 @@ Message StepRunner::Run(const WorkerTask& task, const Allowed& allowed) {
     into += bytes;
   }
   Solve(problems, &statuses);
+  std::byte* end = partials.data();
   for (size_t i = 0; i < count; ++i) {
     done.items.push_back({statuses[i], store_.ContextBytes(step.items[i].context)});
-    if (!statuses[i].ok()) done.tensor_bytes -= problems[i].answer_bytes();
-  }
-  Message message = wire::Encode(std::move(done));
-  std::byte* to = message.payload.data();
-  for (size_t i = 0; i < count; ++i) {
     const size_t bytes = problems[i].answer_bytes();
     if (bytes == 0 || !statuses[i].ok()) continue;
-    std::memcpy(to, problems[i].args.into.out, bytes);
-    to += bytes;
+    const auto* from = reinterpret_cast<const std::byte*>(problems[i].args.into.out);
+    if (from != end) std::memmove(end, from, bytes);  // one before it has failed
+    end += bytes;
   }
-  return message;
+  return wire::Encode(std::move(done),
+                      partials.Part(0, static_cast<size_t>(end - partials.data())));
 }
 
 }  // namespace annulus

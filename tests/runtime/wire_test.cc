@@ -26,9 +26,16 @@ Step OneStep() {
   return step;
 }
 
+// As many bytes of tensors as the body speaks of.
+Buffer TensorsOf(const Body& body) {
+  if (const auto* step = std::get_if<Step>(&body)) return Buffer(step->tensor_bytes);
+  if (const auto* done = std::get_if<StepDone>(&body)) return Buffer(done->tensor_bytes);
+  return {};
+}
+
 template <typename T>
 T RoundTrip(const T& body) {
-  absl::StatusOr<Body> back = Decode(Encode(body));
+  absl::StatusOr<Body> back = Decode(Encode(body, TensorsOf(body)));
   REQUIRE(back.ok());
   REQUIRE(std::holds_alternative<T>(*back));
   return std::get<T>(*std::move(back));
@@ -97,6 +104,7 @@ TEST_CASE("Messages come back as they were") {
   step_done.items = {{absl::OkStatus(), 5}, {absl::AbortedError("x"), 6}};
   step_done.tensor_bytes = 100;
   CHECK(absl::IsAborted(RoundTrip(step_done).items.at(1).status));
+  CHECK(RoundTrip(step_done).tensor_bytes == 100);
 }
 
 TEST_CASE("Bodies fit a header, with the largest pattern that goes inline") {
@@ -104,6 +112,22 @@ TEST_CASE("Bodies fit a header, with the largest pattern that goes inline") {
       ~0u, ~0u, ~0u, 1023, PlanKind::kMesh, 1 << 30, 1 << 30, std::string(kPatternInlineMax, 'p')};
   CHECK(Encode(attend, Buffer(10)).header.size() <= kHeaderBytesMax);
   CHECK(Encode(attend, Buffer(10)).payload.size() == 10);
+}
+
+TEST_CASE("A payload is the tensors alone, until the body is too large for a header") {
+  const auto payload_of = [](size_t items) {
+    Step step;
+    step.items.assign(items, {1, 2, 3, 4, 5, 6, 0.5f, "causal", 16, 8});
+    step.tensor_bytes = items * 24;
+    Buffer tensors(step.tensor_bytes);
+    std::fill_n(tensors.data(), tensors.size(), std::byte{7});
+    return Encode(step, tensors).payload;
+  };
+  CHECK(payload_of(64).size() == size_t{64} * 24);
+  const Buffer large = payload_of(kStepItemsMax);
+  CHECK(large.size() > kStepItemsMax * 24 + kHeaderBytesMax);
+  CHECK(std::all_of(large.data(), large.data() + kStepItemsMax * 24,
+                    [](std::byte b) { return b == std::byte{7}; }));
 }
 
 TEST_CASE("Damaged messages are refused, not believed") {
@@ -121,10 +145,12 @@ TEST_CASE("Damaged messages are refused, not believed") {
       Fork{1, 2, 3, 4, {5, 6}},
       Inventory{6, 7, SomeSpec(), 1, {"a", "b"}, std::vector<LayerState>(SomeSpec().layers)},
       Resume{6, 7, {"a"}, {{5}, {6}}},
+      Open{5, 6, 7, SomeSpec(), 1, {"a", std::string(5000, 'b')}},
       OneStep()};
   int refused = 0;
   for (int i = 0; i < 20000; ++i) {
-    Message message = Encode(bodies[rng.Below(bodies.size())]);
+    const Body& sent = bodies[rng.Below(bodies.size())];
+    Message message = Encode(sent, TensorsOf(sent));
     const uint64_t edits = rng.Between(1, 4);
     for (uint64_t e = 0; e < edits && !message.header.empty(); ++e) {
       message.header[rng.Below(message.header.size())] = static_cast<char>(rng.Next());
@@ -133,6 +159,9 @@ TEST_CASE("Damaged messages are refused, not believed") {
     if (rng.Below(4) == 0 && !message.payload.empty()) {
       message.payload.data()[rng.Below(message.payload.size())] =
           static_cast<std::byte>(rng.Next());
+    }
+    if (rng.Below(8) == 0 && message.payload.size() > 8) {
+      message.payload = message.payload.Part(0, rng.Below(message.payload.size()));
     }
     if (rng.Below(8) == 0) message.type = static_cast<uint32_t>(rng.Below(20));
     const absl::StatusOr<Body> body = Decode(message);
