@@ -61,13 +61,9 @@ class Tensor {
         dim_(dim) {
     if (!bytes_.empty()) std::memset(bytes_.data(), 0, bytes_.size());
   }
-  // A copy of values that lie one after the other.
-  Tensor(const std::byte* values, DType dtype, int64_t tokens, int64_t heads, int64_t dim)
-      : bytes_(Buffer::Copy(values, static_cast<size_t>(tokens * heads * dim) * SizeOf(dtype))),
-        dtype_(dtype),
-        tokens_(tokens),
-        heads_(heads),
-        dim_(dim) {}
+  // Takes `bytes` over, which hold its values or will; as many as it needs, 64-byte aligned.
+  Tensor(Buffer bytes, DType dtype, int64_t tokens, int64_t heads, int64_t dim)
+      : bytes_(std::move(bytes)), dtype_(dtype), tokens_(tokens), heads_(heads), dim_(dim) {}
 
   TensorView view() const {
     return TensorView::Contiguous(bytes_.data(), dtype_, tokens_, heads_, dim_);

@@ -6,7 +6,7 @@ namespace annulus {
 namespace {
 
 // Enough to keep tcp and shared memory busy; little enough that an abort soon has them back.
-constexpr size_t kWindowBytes = 4 * kUcxChunkBytes;
+constexpr size_t kWindowBytes = size_t{1} << 20;
 
 }  // namespace
 

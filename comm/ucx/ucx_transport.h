@@ -21,8 +21,10 @@
 namespace annulus {
 
 // Large payloads travel in pieces of this size, so that a heartbeat never waits for long and no
-// side needs memory of UCX's for more than a window of them.
-inline constexpr size_t kUcxChunkBytes = 256 * 1024;
+// side needs memory of UCX's for more than a window of them. With the longest header a piece fits
+// one segment of UCX's tcp (64 KiB): larger ones it puts together on the other side in memory of
+// its own, which takes a third longer.
+inline constexpr size_t kUcxChunkBytes = 56 * 1024;
 
 // What the active messages mean; each kind has a header struct of its own.
 enum class UcxAm : unsigned { kFabric = 0, kMessenger = 1, kExchange = 2 };

@@ -22,9 +22,10 @@ namespace {
 // Streams that are kept open without a batch under way.
 constexpr size_t kIdleMax = 16;
 
-// For so long after a batch a stream is taken for open: asking gRPC takes tens of µs, which is much
-// of a step, and what is lost on a stream that has just ended is retried like any other.
-constexpr absl::Duration kFresh = absl::Milliseconds(10);
+// For so long after a batch a stream is taken for open, unless another one has broken since: asking
+// gRPC takes tens of µs, which is much of a step, and what is lost on a stream that has just ended
+// is retried like any other.
+constexpr absl::Duration kFresh = absl::Seconds(1);
 
 // How a stream's end reads for the steps that were under way: it may be opened again at once,
 // unless the server said something about the steps themselves.
@@ -59,9 +60,9 @@ class StepStream::Connection {
   }
 
   // Whether another batch can be sent. Looks at what has happened while none was under way, if that
-  // is long.
-  bool usable() {
-    if (absl::Now() - answered_ < kFresh) return failure_.ok();
+  // is long, or if a stream `broke` since.
+  bool Usable(absl::Time broke) {
+    if (answered_ > broke && absl::Now() - answered_ < kFresh) return failure_.ok();
     Read();
     // A time long past; gRPC takes one before the epoch for the end of all times.
     while (HandleEvent(absl::UnixEpoch())) {
@@ -181,21 +182,27 @@ StepStream::~StepStream() = default;
 std::unique_ptr<StepStream::Connection> StepStream::Take() {
   while (true) {
     std::unique_ptr<Connection> connection;
+    absl::Time broke;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       if (idle_.empty()) break;
       connection = std::move(idle_.back());
       idle_.pop_back();
+      broke = broke_;
     }
-    if (connection->usable()) return connection;
+    if (connection->Usable(broke)) return connection;
   }
   return std::make_unique<Connection>(channel_);
 }
 
 void StepStream::Keep(std::unique_ptr<Connection> connection) {
-  if (!connection->usable()) return;
+  const bool usable = connection->Usable(absl::InfinitePast());
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (idle_.size() < kIdleMax) idle_.push_back(std::move(connection));
+  if (!usable) {
+    broke_ = absl::Now();
+  } else if (idle_.size() < kIdleMax) {
+    idle_.push_back(std::move(connection));
+  }
 }
 
 StepResults StepStream::Step(absl::Span<const StepRequest> requests, const Attempt& attempt) {

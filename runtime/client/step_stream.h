@@ -7,6 +7,7 @@
 #include <mutex>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "runtime/client/transport.h"
 
 namespace grpc {
@@ -31,6 +32,7 @@ class StepStream {
   const std::shared_ptr<grpc::Channel> channel_;
   std::mutex mutex_;
   std::vector<std::unique_ptr<Connection>> idle_;  // the last one used at the back
+  absl::Time broke_ = absl::InfinitePast();        // when the last one did
 };
 
 }  // namespace annulus

@@ -107,7 +107,8 @@ void WriteAnswer(const absl::StatusOr<StepResult>& result, v1::StepAnswer* messa
 
 absl::StatusOr<Tensor> OwnedTensorOf(const v1::InlineTensor& message, absl::string_view field) {
   ANNULUS_ASSIGN_OR_RETURN(const TensorView view, TensorOf(true, message, field));
-  return Tensor(view.data, view.dtype, view.tokens, view.heads, view.dim);
+  return Tensor(Buffer::Copy(view.data, message.data().size()), view.dtype, view.tokens, view.heads,
+                view.dim);
 }
 
 absl::StatusOr<StepResult> ResultOf(const v1::StepAnswer& message, int64_t q_tokens,
