@@ -1,5 +1,7 @@
 #include "base/memory.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdint>
 
@@ -42,6 +44,23 @@ TEST_CASE("memory that was given back serves whoever wants about as much next, b
     const Memory again = AllocateMemory(bytes - bytes / 100);
     CHECK((taken || again.get() == place));
   }
+}
+
+TEST_CASE("of bulk data as much is kept as a program says") {
+  constexpr size_t kBytes = size_t{6} << 20;
+  // Whether the block is still the process's own once it was given back.
+  const auto is_kept = [] {
+    Memory memory = AllocateMemory(kBytes);
+    std::byte* const place = memory.get();
+    memory.reset();
+    unsigned char resident = 0;
+    return mincore(place, 1, &resident) == 0;
+  };
+  CHECK(is_kept());
+  KeepFreedMemory(0);
+  CHECK(!is_kept());
+  KeepFreedMemory();
+  CHECK(is_kept());
 }
 #endif
 
