@@ -54,11 +54,8 @@ class Tensor {
   Tensor(Tensor&&) = default;
   Tensor& operator=(Tensor&&) = default;
   Tensor(DType dtype, int64_t tokens, int64_t heads, int64_t dim)
-      : bytes_(static_cast<size_t>(tokens * heads * dim) * SizeOf(dtype)),
-        dtype_(dtype),
-        tokens_(tokens),
-        heads_(heads),
-        dim_(dim) {
+      : Tensor(Buffer(static_cast<size_t>(tokens * heads * dim) * SizeOf(dtype)), dtype, tokens,
+               heads, dim) {
     if (!bytes_.empty()) std::memset(bytes_.data(), 0, bytes_.size());
   }
   // Takes `bytes` over, which hold its values or will; as many as it needs, 64-byte aligned.

@@ -22,7 +22,7 @@ constexpr bool kKeeps = false;  // so that use after the end of its life is foun
 #else
 constexpr bool kKeeps = true;
 #endif
-std::atomic<size_t> kept_bytes_max = size_t{128} << 20;  // of all kept blocks
+std::atomic<size_t> kept_bytes_max = kKeptBytesDefault;  // of all kept blocks
 constexpr size_t kKeptBlockMin = size_t{128} << 10;      // below it the allocator keeps its own
 constexpr size_t kKeptBlockMax = size_t{32} << 20;
 

@@ -1,7 +1,6 @@
 // Memory for bulk data. From 2 MiB on it is asked for in huge pages, which the system may grant:
 // reading a million-token context would else spend as much on finding pages as on reading them.
-// Up to 128 MiB that were given back are kept for who wants as much next, or as KeepFreedMemory
-// says. Thread-safe.
+// Some of what was given back is kept for who wants as much next. Thread-safe.
 #pragma once
 
 #include <cstddef>
@@ -19,10 +18,13 @@ using Memory = std::unique_ptr<std::byte, MemoryDeleter>;
 Memory AllocateMemory(size_t size_bytes);        // NOT zeroed
 Memory AllocateZeroedMemory(size_t size_bytes);  // what is large and new is not touched
 
+// Of bulk data that was given back, by a process that says nothing else.
+inline constexpr size_t kKeptBytesDefault = size_t{128} << 20;
+
 // For programs that serve, which will need again what they give back: keeps up to `bytes_max` of
 // bulk data from now on, and has the general allocator keep up to 64 MiB at the end of each of its
 // heaps. Else megabytes of messages come and go with the system's pages, which costs an upload more
 // than all its copies.
-void KeepFreedMemory(size_t bytes_max = size_t{128} << 20);
+void KeepFreedMemory(size_t bytes_max = kKeptBytesDefault);
 
 }  // namespace annulus

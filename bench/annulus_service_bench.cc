@@ -20,6 +20,7 @@
 #include "bench/service/parts.h"
 #include "bench/service/upload.h"
 #include "runtime/cli/options.h"
+#include "runtime/cli/shared_options.h"
 
 namespace annulus {
 namespace {
@@ -54,6 +55,7 @@ class Report {
   void Add(const std::string& name, const Samples& samples, const Parts& parts) {
     Add(name, samples, parts, samples.p50() / parts.sum_s());
   }
+  // `ratio` where it is not that of the p50s.
   void Add(const std::string& name, const Samples& samples, const Parts& parts, double ratio) {
     if (!json_) {
       std::cout << absl::StrFormat("%-28s %8.0f %8.0f | %8.0f %8.0f %8.0f %8.0f %8.0f | %6.2f\n",
@@ -276,7 +278,7 @@ absl::Status Run(const std::vector<std::string>& args) {
     return absl::OkStatus();
   }
   if (!flags.csv.empty()) ANNULUS_RETURN_IF_ERROR(CheckWritable(flags.csv));
-  KeepFreedMemory(size_t{512} << 20);  // as a worker of 4 GiB does
+  KeepFreedMemory(KeptBytes(ServiceCluster::kKvBytesLimit));  // as a worker's process does
   Report report(flags.json);
   ANNULUS_RETURN_IF_ERROR(MeasureLatencies(flags, &report));
   for (const int64_t tokens : {flags.batch_tokens, 4 * flags.batch_tokens}) {

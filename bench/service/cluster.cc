@@ -47,7 +47,7 @@ absl::Status ServiceCluster::Connect() {
   worker.coordinator_address = coordinator_->fabric_address();
   worker.name = "bench";
   ANNULUS_ASSIGN_OR_RETURN(worker.backend, MakeBackend("cpu", 0));
-  worker.kv_bytes_limit = int64_t{4} << 30;
+  worker.kv_bytes_limit = kKvBytesLimit;
   ANNULUS_ASSIGN_OR_RETURN(data_, DataServer::Start({.listen = "127.0.0.1:0", .grants = &grants_}));
   worker.data_address = data_->address();
   worker.grants = &grants_;

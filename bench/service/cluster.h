@@ -32,6 +32,8 @@ struct ServiceShape {
 
 class ServiceCluster {
  public:
+  static constexpr int64_t kKvBytesLimit = int64_t{4} << 30;  // of its worker
+
   static absl::StatusOr<std::unique_ptr<ServiceCluster>> Start(const ServiceShape& shape);
 
   Client& client() { return *client_; }

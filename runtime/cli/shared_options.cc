@@ -1,8 +1,11 @@
 #include "runtime/cli/shared_options.h"
 
+#include <algorithm>
+
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "base/memory.h"
 #include "base/quoted.h"
 #include "base/status.h"
 #include "runtime/cli/service_options.h"
@@ -67,6 +70,10 @@ int64_t KvBytesLimit(const ComputeFlags& flags, const BackendCapabilities& backe
   if (backend.gpu_bytes == 0 || flags.kv_in_host_memory()) return MemoryBytes() / 2 / workers;
   const int sharing = (workers + backend.gpus - 1) / backend.gpus;
   return backend.gpu_bytes / 4 * 3 / sharing;
+}
+
+size_t KeptBytes(int64_t kv_bytes_limit) {
+  return std::clamp(static_cast<size_t>(kv_bytes_limit / 8), kKeptBytesDefault, size_t{1} << 30);
 }
 
 absl::StatusOr<std::unique_ptr<Client>> ConnectTo(const std::string& endpoint, Upload upload) {

@@ -1,6 +1,7 @@
 // Options that several commands share, so that they read and refuse alike. Thread-safe functions.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -38,6 +39,10 @@ void AddComputeOptions(Options* options, ComputeFlags* flags);
 // The limit of one of `workers` on this machine, unless the flags say another: half of the host's
 // memory, or three quarters of a GPU's, by how many share it.
 int64_t KvBytesLimit(const ComputeFlags& flags, const BackendCapabilities& backend, int workers);
+
+// How much freed memory a worker's process keeps (base/memory.h), so that contexts that come find
+// some of what those that went had: an eighth of its KV limit, up to 1 GiB.
+size_t KeptBytes(int64_t kv_bytes_limit);
 
 // UNAVAILABLE names the endpoint where nothing answers within some seconds.
 absl::StatusOr<std::unique_ptr<Client>> ConnectTo(const std::string& endpoint,

@@ -1,7 +1,6 @@
 // `annulus worker`: a worker's process.
 #include "runtime/worker/worker.h"
 
-#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -104,12 +103,6 @@ absl::StatusOr<std::string> FindCoordinator(const std::string& endpoint, Rendezv
     if (!told) Log(LogLevel::kInfo, "waiting for the coordinator", {{"endpoint", endpoint}});
     if (signals.WaitForStop(kLookUp)) return std::string();
   }
-}
-
-// Contexts that come find some of the memory of those that went: an eighth of what KV may take,
-// from 128 MiB to 1 GiB.
-size_t KeptBytes(int64_t kv_bytes_limit) {
-  return static_cast<size_t>(std::clamp(kv_bytes_limit / 8, int64_t{128} << 20, int64_t{1} << 30));
 }
 
 absl::Status Serve(const WorkerFlags& flags, Signals& signals) {

@@ -150,6 +150,7 @@ Message StepWork::Pack(CallId call, const std::vector<Part>& parts) const {
   step.request = call;
   step.time_left = deadline_ - clock_.Now();
   step.items.reserve(parts.size());
+  size_t tensor_bytes = 0;
   std::vector<Layout> layouts;
   layouts.reserve(parts.size());
   for (const Part& part : parts) {
@@ -172,10 +173,10 @@ Message StepWork::Pack(CallId call, const std::vector<Part>& parts) const {
       to.pattern = request.pattern;
       to.query_bytes = QueryBytes(map.spec, request.q.tokens, part.q_heads);
     }
-    step.tensor_bytes += to.append_bytes + to.query_bytes;
+    tensor_bytes += to.append_bytes + to.query_bytes;
     step.items.push_back(std::move(to));
   }
-  Buffer tensors(step.tensor_bytes);
+  Buffer tensors(tensor_bytes);
   std::byte* at = tensors.data();
   for (size_t i = 0; i < parts.size(); ++i) {
     const Part& part = parts[i];

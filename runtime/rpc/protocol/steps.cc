@@ -22,10 +22,9 @@ absl::StatusOr<int64_t> TensorBytes(const TensorView& view, absl::string_view fi
   return shape.bytes;
 }
 
-// An error names a field of one step; of which, only those that fail need to say.
-absl::Status Of(absl::string_view steps, size_t index, const absl::Status& status) {
-  if (status.ok()) return status;
-  return absl::Status(status.code(), absl::StrCat(steps, "[", index, "].", status.message()));
+// An error that names a field of one step, with the step before it: steps[index].field.
+absl::Status Of(absl::string_view steps, size_t index, const absl::Status& error) {
+  return absl::Status(error.code(), absl::StrCat(steps, "[", index, "].", error.message()));
 }
 
 absl::StatusOr<int64_t> StepBytes(const StepRequest& request) {
