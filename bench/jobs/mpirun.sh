@@ -19,7 +19,7 @@ fi
 folder=$1
 ranks=$2
 
-launcher=(mpirun --quiet -np "$ranks")
+launcher=(mpirun -np "$ranks")
 read -ra mpi_args <<<"${MPI_ARGS:---mca pml ob1}"
 launcher+=("${mpi_args[@]}")
 if [[ -n ${3:-} ]]; then
@@ -33,4 +33,6 @@ fi
 if [[ $(id -u) == 0 ]]; then
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 fi
+# Open MPI 4 adds nothing to what a failed job has said; 5 does not know the variable.
+export OMPI_MCA_orte_execute_quiet=1
 exec "$(dirname "${BASH_SOURCE[0]}")/sweep.sh" "$folder" "${launcher[@]}"

@@ -26,7 +26,7 @@ bool SendsReadBlocksAlone(PlanKind kind) {
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<const AttendPlanner::Planned>> AttendPlanner::Plan(
+absl::StatusOr<std::shared_ptr<const AttendPlanner::Planned>> AttendPlanner::PlanFor(
     const ShardMap& map, const AttendRequest& request) {
   const std::string& text = PatternOf(map.spec, request.layer, request.pattern);
   if (map.spec.kv_efficient && request.plan.has_value() && !SendsReadBlocksAlone(*request.plan)) {
@@ -109,7 +109,7 @@ absl::StatusOr<PreparedWork> AttendWork::Prepare(const action::Admit& admit) {
     return absl::InvalidArgumentError(
         absl::StrCat("plan is ", static_cast<int>(*request_.plan), ", expected a known kind"));
   }
-  ANNULUS_ASSIGN_OR_RETURN(planned_, planner_.Plan(map, request_));
+  ANNULUS_ASSIGN_OR_RETURN(planned_, planner_.PlanFor(map, request_));
   const Plan& plan = planned_->plan;
   ANNULUS_RETURN_IF_ERROR(map.retention->CheckReads(
       request_.layer, admit.horizon, plan.problem().pattern, plan.problem().q_range()));

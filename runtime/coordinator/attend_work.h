@@ -34,8 +34,8 @@ class AttendPlanner {
   // INVALID_ARGUMENT for a pattern that does not parse or does not fit the context, and for a plan
   // that a KV-efficient context cannot have: only group-cast and pass-q send what is read and leave
   // the rest.
-  absl::StatusOr<std::shared_ptr<const Planned>> Plan(const ShardMap& map,
-                                                      const AttendRequest& request);
+  absl::StatusOr<std::shared_ptr<const Planned>> PlanFor(const ShardMap& map,
+                                                         const AttendRequest& request);
 
  private:
   const ClusterModel cluster_;

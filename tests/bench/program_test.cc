@@ -89,7 +89,7 @@ Outcome Run(const std::string& launcher, const std::vector<std::string>& args) {
 }
 
 Outcome RunRanks(int ranks, const std::vector<std::string>& args) {
-  return Run(absl::StrCat(ANNULUS_MPIEXEC, " --quiet --oversubscribe -np ", ranks), args);
+  return Run(absl::StrCat(ANNULUS_MPIEXEC, " --oversubscribe -np ", ranks), args);
 }
 
 std::vector<std::string> ArgsOf(const std::string& pattern, const std::string& tokens,
@@ -237,8 +237,13 @@ TEST_CASE("what cannot be run is refused in one line, by one rank", "[ranks]") {
     INFO(outcome.err);
     CHECK(outcome.code == 2);
     CHECK(outcome.out == "");
-    CHECK(std::count(outcome.err.begin(), outcome.err.end(), '\n') == 1);
-    CHECK(absl::StartsWith(outcome.err, "annulus_bench: "));
+    // Open MPI 5 lets no one silence what its launcher adds about the job.
+    const std::vector<std::string> lines = absl::StrSplit(outcome.err, '\n', absl::SkipEmpty());
+    const auto is_ours = [](const std::string& line) {
+      return absl::StartsWith(line, "annulus_bench: ");
+    };
+    CHECK(std::count_if(lines.begin(), lines.end(), is_ours) == 1);
+    CHECK((job || lines.size() == 1));
     CHECK(absl::StrContains(outcome.err, c.names));
   }
 }

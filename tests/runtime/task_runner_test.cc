@@ -2,12 +2,15 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <memory>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/rng.h"
 #include "comm/local/local_network.h"
 #include "runtime/store/append_cut.h"
 #include "runtime/store/context_layout.h"
+#include "runtime/wire/wire.h"
 #include "runtime/worker/task_runner.h"
 #include "tests/catch.h"
 #include "tests/reliability.h"
