@@ -14,6 +14,20 @@ namespace annulus {
 namespace {
 
 constexpr absl::string_view kMagic("\x93NUMPY", 6);
+constexpr size_t kHeaderBytesMax = 10'000;  // as numpy.load without pickles
+
+// What is often saved and not read, and what to save instead.
+struct Hint {
+  absl::string_view descr;
+  absl::string_view text;
+};
+constexpr Hint kHints[] = {
+    {">f4", "it is big-endian: save x.astype('<f4')"},
+    {">f2", "it is big-endian: save x.astype('<f2')"},
+    {"<f8", "it is f64: save x.astype(np.float32)"},
+    {"<V2", "bf16 of ml_dtypes: save x.astype(np.float32), or a .safetensors file"},
+    {"|V2", "bf16 of ml_dtypes: save x.astype(np.float32), or a .safetensors file"},
+    {"bfloat16", "bf16 of ml_dtypes: save x.astype(np.float32), or a .safetensors file"}};
 
 // A cursor over the header's dict.
 class Literal {
@@ -82,7 +96,11 @@ absl::Status ReadDescr(Literal& literal, Header* header) {
     return Unexpected("header field descr", literal.rest(), "'<f4' or '<f2'");
   }
   if (descr != "<f4" && descr != "<f2") {
-    return Unexpected("header field descr", descr, "'<f4' (f32) or '<f2' (f16), little endian");
+    std::string expected = "'<f4' (f32) or '<f2' (f16), little endian";
+    for (const Hint& hint : kHints) {
+      if (hint.descr == descr) absl::StrAppend(&expected, "; ", hint.text);
+    }
+    return Unexpected("header field descr", descr, expected);
   }
   header->dtype = descr == "<f4" ? DType::kF32 : DType::kF16;
   header->has_descr = true;
@@ -92,8 +110,9 @@ absl::Status ReadDescr(Literal& literal, Header* header) {
 absl::Status ReadOrder(Literal& literal, Header* header) {
   absl::string_view word;
   if (!literal.TakeWord(&word) || word != "False") {
-    return Unexpected("header field fortran_order", word.empty() ? literal.rest() : word,
-                      "False (C order)");
+    return Unexpected(
+        "header field fortran_order", word.empty() ? literal.rest() : word,
+        word == "True" ? "False (C order); save np.ascontiguousarray(x)" : "False (C order)");
   }
   header->has_order = true;
   return absl::OkStatus();
@@ -105,7 +124,8 @@ absl::Status ReadShape(Literal& literal, Header* header) {
   while (good && !literal.Take(')')) {
     absl::string_view digits;
     int64_t size = 0;
-    good = literal.TakeWord(&digits) && absl::SimpleAtoi(digits, &size);
+    good = literal.TakeWord(&digits) && absl::SimpleAtoi(digits, &size) &&
+           (digits.size() == 1 || digits[0] != '0');  // Python has no 08
     header->shape.push_back(size);
     if (good && !literal.Take(',')) {
       good = literal.Take(')');
@@ -169,6 +189,10 @@ absl::StatusOr<TensorPlace> ParseNpy(absl::Span<const std::byte> file) {
     return absl::InvalidArgumentError(absl::StrCat("header length is ", header_bytes,
                                                    ", expected at most the file's ", file.size(),
                                                    " bytes"));
+  }
+  if (header_bytes > kHeaderBytesMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("header length is ", header_bytes, ", expected at most ", kHeaderBytesMax));
   }
   ANNULUS_ASSIGN_OR_RETURN(const Header header,
                            ReadHeader(text.substr(header_begin, header_bytes)));

@@ -39,7 +39,8 @@ absl::StatusOr<TensorPlace> PlaceTensor(DType dtype, absl::Span<const int64_t> s
   if (!good) {
     return absl::InvalidArgumentError(
         absl::StrCat("shape is (", absl::StrJoin(shape.subspan(0, 8), ", "),
-                     "), expected three sizes, each at least 1: tokens, heads, dim"));
+                     "), expected three sizes, each at least 1: tokens, heads, dim",
+                     shape.size() == 4 && shape[0] == 1 ? "; of a batch of one save x[0]" : ""));
   }
   const uint64_t needed_bytes = static_cast<uint64_t>(elements) * SizeOf(dtype);
   if (needed_bytes != size_bytes) {

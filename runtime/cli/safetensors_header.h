@@ -1,0 +1,28 @@
+// The header of a .safetensors file, read as strictly as the format's own library does: JSON with
+// each tensor named once, whose data lie one after the other and cover the file. Pure function.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace annulus {
+
+struct SafetensorsEntry {
+  std::string name;
+  std::string dtype;            // one that the format knows, e.g. "BF16"
+  std::vector<uint64_t> shape;  // of any number of dimensions; sizes may be 0
+  uint64_t begin = 0, end = 0;  // within the data, in bytes: shape times dtype
+};
+
+// The tensors of header `text` over `data_bytes` bytes of data, in the order of their data.
+// INVALID_ARGUMENT names the tensor and the field, its value and what was expected. The file's
+// order of names and what it says in __metadata__ do not matter; neither do fields of a tensor
+// that the format does not know. Takes time n log n for n tensors.
+absl::StatusOr<std::vector<SafetensorsEntry>> ParseSafetensorsHeader(absl::string_view text,
+                                                                     uint64_t data_bytes);
+
+}  // namespace annulus
