@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "attention/cuda/longest_first.h"
+
 namespace annulus::cuda {
 namespace {
 
@@ -11,8 +13,10 @@ constexpr int64_t kPanelBlocksMin = 32;
 constexpr int64_t kLaneBlocksMin = 8;
 // Blocks that one more segment in a lane costs: its queries, filling the pipeline, its end.
 constexpr int64_t kSegmentCost = 4;
-// Panels are cut so that the last ones to run are a small part of all.
+// Panels are cut at most so far that there are so many of them for each thread block.
 constexpr int64_t kPanelWaves = 8;
+// Blocks that one more segment of a panel costs.
+constexpr int64_t kPanelSegmentCost = 2;
 
 int DimOf(const KvTable& kv) {
   const int dim = std::max(kv.head_dim(), kv.v_head_dim());
@@ -53,10 +57,12 @@ void WorkList::Make(absl::Span<const AttendArgs> batch, int thread_blocks) {
     AddProblem(batch[static_cast<size_t>(problem_)]);
   }
   for (Group& group : groups_) {
+    // Kernels for the largest head dims have room for one thread block on a multiprocessor.
+    const int slots = group.launch.dim > 128 ? thread_blocks / 2 : thread_blocks;
     if (group.launch.kernel == Kernel::kStream) {
-      CutLanes(&group, thread_blocks);
+      CutLanes(&group, slots);
     } else {
-      Cut(&group, thread_blocks);
+      Cut(&group, slots);
     }
   }
 }
@@ -279,17 +285,21 @@ void WorkList::KeepStates(size_t segment_first) {
 }
 
 void WorkList::Cut(Group* group, int thread_blocks) {
+  std::vector<int64_t> sizes;
   int64_t total = 0;
-  for (const int32_t t : group->tiles) total += tile_blocks_[static_cast<size_t>(t)];
-  const int64_t waves = kPanelWaves * thread_blocks;
-  const int64_t most = std::max(kPanelBlocksMin, (total + waves - 1) / waves);
-  const size_t first = segments_.size();
   for (const int32_t t : group->tiles) {
-    const int64_t blocks = tile_blocks_[static_cast<size_t>(t)];
-    const int64_t parts = (blocks + most - 1) / most;
+    sizes.push_back(tile_blocks_[static_cast<size_t>(t)]);
+    total += sizes.back();
+  }
+  const int64_t waves = kPanelWaves * thread_blocks;
+  const int64_t least = std::max(kPanelBlocksMin, (total + waves - 1) / waves);
+  const int64_t most = LargestPart(sizes, thread_blocks, kPanelSegmentCost, least);
+  const size_t first = segments_.size();
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    const int64_t parts = PartCount(sizes[i], most);
     for (int64_t part = 0; part < parts; ++part) {
-      const int64_t begin = blocks * part / parts;
-      AddSegment(t, begin, blocks * (part + 1) / parts - begin);
+      const int64_t begin = PartBegin(sizes[i], parts, part);
+      AddSegment(group->tiles[i], begin, PartBegin(sizes[i], parts, part + 1) - begin);
     }
   }
   KeepStates(first);
@@ -301,14 +311,15 @@ void WorkList::Cut(Group* group, int thread_blocks) {
   launches_.push_back(group->launch);
 }
 
-// Lays the tiles end to end and cuts that into equal lanes.
+// Lays the tiles end to end and cuts that into equal lanes, at most as many as run at once: where a
+// lane ends, one more segment begins or room for one stays empty, so that each has that much more.
 void WorkList::CutLanes(Group* group, int thread_blocks) {
   int64_t total = 0;
   for (const int32_t t : group->tiles) {
     total += tile_blocks_[static_cast<size_t>(t)] + kSegmentCost;
   }
   const int64_t most =
-      std::max(kLaneBlocksMin + kSegmentCost, (total + thread_blocks - 1) / thread_blocks);
+      std::max(kLaneBlocksMin, (total + thread_blocks - 1) / thread_blocks) + kSegmentCost;
   const size_t first_lane = lanes_.size();
   const size_t first_segment = segments_.size();
   int64_t room = 0;  // in the lane at hand
