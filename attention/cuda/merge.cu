@@ -1,5 +1,6 @@
-// Merges the segments of tiles that were split: one thread block per row. Its warps share out the
-// segments, their lanes the dims.
+// Merges the segments of tiles that were split. The lanes of a warp share out a row's dims. Few
+// tiles have many segments each: a thread block does one row, and its warps share out the segments.
+// Many tiles have few: each warp does a row of its own.
 #include "attention/cuda/device.cuh"
 
 namespace annulus::cuda {
@@ -7,6 +8,8 @@ namespace {
 
 inline constexpr int kWarps = 8;
 inline constexpr int kDimsPerLane = kHeadDimMax / 32;
+// So many tiles fill a GPU with a warp a row.
+inline constexpr int kManyTiles = 256;
 
 struct Extent {
   const Half* half;
@@ -43,34 +46,10 @@ struct State {
   }
 };
 
-__global__ void __launch_bounds__(32 * kWarps) MergeRow(const Work work, const int32_t* tile_ids) {
-  __shared__ float maxima[kWarps];
-  __shared__ float sums[kWarps];
-  __shared__ float outs[kWarps][kHeadDimMax];
-  const Tile& tile = work.tiles[tile_ids[blockIdx.x]];
-  const Problem& problem = work.problems[tile.problem];
-  const Extent extent = ExtentOf(tile, static_cast<int>(blockIdx.y));
-  if (extent.at >= extent.rows) return;
+// Gives the whole row to out and lse, as a warp.
+__device__ inline void GiveRow(const Problem& problem, const Extent& extent, const State& state,
+                               int lane) {
   const int dim = problem.v_head_dim;
-  const int warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  const int64_t state_floats = int64_t{extent.rows} * (2 + dim);
-  State state;
-#pragma unroll 4
-  for (int i = warp; i < tile.segments; i += kWarps) {
-    const float* from = work.states + tile.state_first + i * state_floats;
-    state.Add(from[extent.at], from[extent.rows + extent.at],
-              from + 2 * extent.rows + extent.at * dim, dim, lane);
-  }
-  if (lane == 0) {
-    maxima[warp] = state.max;
-    sums[warp] = state.sum;
-  }
-#pragma unroll
-  for (int i = 0; i < kDimsPerLane; ++i) outs[warp][lane + 32 * i] = state.out[i];
-  __syncthreads();
-  if (warp != 0) return;
-  for (int w = 1; w < kWarps; ++w) state.Add(maxima[w], sums[w], outs[w], dim, lane);
   const int64_t place = PlaceOf(problem, *extent.half, extent.row);
   const RowEnd end = EndOf(problem.lse[place], state.max, state.sum);
   __syncwarp();  // all have read lse
@@ -82,17 +61,66 @@ __global__ void __launch_bounds__(32 * kWarps) MergeRow(const Work work, const i
   }
 }
 
+// kRowWarps warps share out the segments of a row: 1 or all of the thread block's.
+template <int kRowWarps>
+__global__ void __launch_bounds__(32 * kWarps) Merge(const Work work, const int32_t* tile_ids) {
+  static_assert(kRowWarps == 1 || kRowWarps == kWarps);
+  const Tile& tile = work.tiles[tile_ids[blockIdx.x]];
+  const Problem& problem = work.problems[tile.problem];
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const int part = warp % kRowWarps;
+  const Extent extent =
+      ExtentOf(tile, static_cast<int>(blockIdx.y) * (kWarps / kRowWarps) + warp / kRowWarps);
+  if (extent.at >= extent.rows) return;  // with several warps a row, all of them
+  const int dim = problem.v_head_dim;
+  const int64_t state_floats = int64_t{extent.rows} * (2 + dim);
+  State state;
+#pragma unroll 4
+  for (int i = part; i < tile.segments; i += kRowWarps) {
+    const float* from = work.states + tile.state_first + i * state_floats;
+    state.Add(from[extent.at], from[extent.rows + extent.at],
+              from + 2 * extent.rows + extent.at * dim, dim, lane);
+  }
+  if constexpr (kRowWarps > 1) {
+    __shared__ float maxima[kWarps];
+    __shared__ float sums[kWarps];
+    __shared__ float outs[kWarps][kHeadDimMax];
+    if (lane == 0) {
+      maxima[warp] = state.max;
+      sums[warp] = state.sum;
+    }
+#pragma unroll
+    for (int i = 0; i < kDimsPerLane; ++i) outs[warp][lane + 32 * i] = state.out[i];
+    __syncthreads();
+    if (warp != 0) return;
+    for (int w = 1; w < kWarps; ++w) state.Add(maxima[w], sums[w], outs[w], dim, lane);
+  }
+  GiveRow(problem, extent, state, lane);
+}
+
+template <int kRowWarps>
+void Launch(const Work& work, const int32_t* tile_ids, int count, cudaStream_t stream) {
+  constexpr int kRows = kWarps / kRowWarps;  // of a thread block
+  const dim3 grid(static_cast<unsigned>(count), 2 * kPanelRows / kRows);
+  Merge<kRowWarps><<<grid, 32 * kWarps, 0, stream>>>(work, tile_ids);
+}
+
 }  // namespace
 
 cudaError_t LoadMerge() {
   cudaFuncAttributes attributes;
-  return cudaFuncGetAttributes(&attributes, MergeRow);
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, Merge<1>);
+  return error == cudaSuccess ? cudaFuncGetAttributes(&attributes, Merge<kWarps>) : error;
 }
 
 cudaError_t LaunchMerge(const Work& work, const int32_t* tile_ids, int count, cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
-  const dim3 grid(static_cast<unsigned>(count), 2 * kPanelRows);
-  MergeRow<<<grid, 32 * kWarps, 0, stream>>>(work, tile_ids);
+  if (count >= kManyTiles) {
+    Launch<1>(work, tile_ids, count, stream);
+  } else {
+    Launch<kWarps>(work, tile_ids, count, stream);
+  }
   return cudaGetLastError();
 }
 
