@@ -81,7 +81,8 @@ __device__ inline int64_t PlaceOf(const Problem& problem, const Half& half, int 
 }
 
 // How a row ends: weights of what is there and of what comes, whose softmax state is max (log2
-// units) and sum, out not divided by the sum. Merging as Merge() of attention/partial.h.
+// units) and sum, out not divided by the sum. Merging as Merge() of attention/partial.h. A sum of
+// NaN, from scores that overflowed or are NaN, makes the row's lse NaN.
 struct RowEnd {
   float old_weight;
   float new_weight;
@@ -90,7 +91,7 @@ struct RowEnd {
 
 __device__ inline RowEnd EndOf(float old_lse, float max, float sum) {
   constexpr float kLn2 = 0.693147180559945309f;
-  if (!(sum > 0)) return {1, 0, old_lse};
+  if (sum == 0) return {1, 0, old_lse};
   const float lse = (max + log2f(sum)) * kLn2;
   if (old_lse == kNoScore) return {0, 1 / sum, lse};
   const float top = fmaxf(old_lse, lse);
