@@ -1,0 +1,47 @@
+// What four warps that run together do: hand registers over, elect a thread.
+#pragma once
+
+#include <cstdint>
+
+namespace annulus::cuda::sm90 {
+
+inline constexpr int kGroupThreads = 128;
+
+// How the registers of a thread block are shared out: one warpgroup with few, which moves data, the
+// others with many, which compute. setmaxnreg takes from what the thread block got at its launch,
+// `kThreads` times what __launch_bounds__(kThreads, 1) allows a thread; asked for more it waits for
+// ever.
+template <int kThreads, int kFew, int kMany>
+struct Registers {
+  static constexpr int kAtEntry = 65536 / kThreads / 8 * 8;
+  static_assert(kFew % 8 == 0 && kMany % 8 == 0 && kFew >= 24 && kMany <= 240);
+  static_assert(kFew <= kAtEntry && kMany >= kAtEntry);
+  static_assert(kFew * kGroupThreads + kMany * (kThreads - kGroupThreads) <= kAtEntry * kThreads);
+
+  static __device__ void KeepFew() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kFew));
+  }
+  static __device__ void TakeMany() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kMany));
+  }
+};
+
+// True in one thread of the warp, always the same.
+__device__ inline bool Elect() {
+  uint32_t elected;
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "elect.sync _|p, 0xffffffff;\n"
+      "selp.u32 %0, 1, 0, p;\n"
+      "}"
+      : "=r"(elected));
+  return elected != 0;
+}
+
+// The first lane's value, in a way that the compiler sees to be the same in all lanes.
+__device__ inline uint32_t Uniform(uint32_t value) {
+  return __shfl_sync(~0u, value, 0);
+}
+
+}  // namespace annulus::cuda::sm90
