@@ -21,8 +21,8 @@ constexpr KernelSet kBf16Dot = {
     "AVX512_BF16",
     bf16::kStreamRowsMax,
     true,
-    {bf16::PanelSetQuery, bf16::PanelAttend, bf16::PanelGetOut},
-    {bf16::StreamSetQuery, bf16::StreamAttend, bf16::StreamGetOut},
+    {bf16::PanelFloatsOf, bf16::PanelSetQuery, bf16::PanelAttend, bf16::PanelGetOut},
+    {bf16::StreamFloats, bf16::StreamSetQuery, bf16::StreamAttend, bf16::StreamGetOut},
 };
 
 }  // namespace

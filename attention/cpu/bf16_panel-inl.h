@@ -20,11 +20,6 @@ namespace annulus::cpu::bf16 {
 inline constexpr int kLanes = 16;
 inline constexpr int kScalars = 8;  // broadcast against each vector of rows: 8 × 2 sums
 
-// Where the packed values of the dims from c on begin: spare rows keep pieces in different sets.
-inline size_t PackedAt(int c, int key_pairs) {
-  return static_cast<size_t>(c) * static_cast<size_t>(key_pairs + kPackSpareKeys);
-}
-
 // scores[m][lane] = scale · Σ k[m][·] · q[·][lane] for kRows keys; `pairs` = head_dim / 2.
 template <int kCols, int kRows>
 inline void ScoreRows(const uint32_t* q, const uint32_t* k, size_t pairs, __m512 scale,
@@ -207,6 +202,10 @@ inline void PackValues(const TileShape& shape, const KeyBlock& block, uint32_t* 
       _mm_storeu_si128(to + 1, _mm_unpackhi_epi16(a, b));
     }
   }
+}
+
+inline TileFloats PanelFloatsOf(const TileShape& shape) {
+  return PanelFloats(shape, kLanes, shape.head_dim / 2, kBlockKeys / 2);
 }
 
 inline void PanelAttend(const TileShape& shape, const TileMemory& tile, const KeyBlock& block,

@@ -18,6 +18,7 @@ inline constexpr int kStreamRowsMax = 12;  // beyond, panels are faster
 inline constexpr int kSums = 16;
 inline constexpr int kDotDims = 32;   // bf16 in a vector
 inline constexpr int kScoreRow = 64;  // scores [row][64]
+inline constexpr int kRowGroup = 4;   // query rows at a time
 
 struct StreamRows {
   const uint16_t* data = nullptr;
@@ -236,8 +237,19 @@ inline int DimOrder(int c) {
   return c - in_vector + in_quarter / 4 * 16 + in_vector / 8 * 4 + in_quarter % 4;
 }
 
+// Rows of q, of bf16, and of out are this far apart.
 inline int PaddedDims(int dim) {
   return (dim + kDotDims - 1) / kDotDims * kDotDims;
+}
+
+inline TileFloats StreamFloats(const TileShape& shape) {
+  const auto rows = static_cast<size_t>(shape.rows());
+  TileFloats floats;
+  floats.q = rows * static_cast<size_t>(PaddedDims(shape.head_dim)) / 2;
+  floats.out = rows * static_cast<size_t>(PaddedDims(shape.v_head_dim));
+  floats.rows = rows;
+  floats.scores = static_cast<size_t>(kRowGroup * kScoreRow);
+  return floats;
 }
 
 // The keys [begin, end) where a whole row of values, kVectors vectors, has its sums in registers:
@@ -322,9 +334,9 @@ inline void StreamAttend(const TileShape& shape, const TileMemory& tile, const K
   const int rows = shape.rows();
   for (int first = 0; first < rows;) {
     const int left = rows - first;
-    if (left >= 4) {
-      StreamSome<4>(shape, tile, first, block, k, v);
-      first += 4;
+    if (left >= kRowGroup) {
+      StreamSome<kRowGroup>(shape, tile, first, block, k, v);
+      first += kRowGroup;
     } else if (left >= 2) {
       StreamSome<2>(shape, tile, first, block, k, v);
       first += 2;

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "attention/attend_args.h"
 #include "attention/cpu/kernels.h"
+#include "attention/cpu/tile_memory.h"
 #include "attention/cpu/tile_plan.h"
 #include "base/status.h"
 #include "base/thread_pool.h"
@@ -28,44 +29,17 @@ using cpu::TileMemory;
 using cpu::TilePlan;
 using cpu::TileShape;
 
-// Carves a tile's memory out of a buffer that the thread keeps, so that a warm thread allocates
-// nothing.
-class TileRoom {
- public:
-  TileMemory Prepare(const TileShape& shape) {
-    const auto rows = static_cast<size_t>(cpu::PaddedRows(shape.rows()));
-    const auto dim = static_cast<size_t>(shape.head_dim);
-    const auto v_dim = static_cast<size_t>(shape.v_head_dim);
-    const size_t packed = (kBlockTokens + cpu::kPackSpareKeys) * v_dim;
-    const size_t floats = rows * (dim + v_dim + 2) + kBlockTokens * (kBlockTokens + dim) + packed;
-    if (buffer_.size() < floats * sizeof(float)) buffer_ = Buffer(floats * sizeof(float));
-    auto* next = reinterpret_cast<float*>(buffer_.data());
-    const auto take = [&next](size_t count) { return std::exchange(next, next + count); };
-    TileMemory tile;
-    tile.q = take(rows * dim);
-    tile.out = take(rows * v_dim);
-    tile.max = take(rows);
-    tile.sum = take(rows);
-    tile.scores = take(kBlockTokens * kBlockTokens);
-    tile.keys = take(kBlockTokens * dim);
-    tile.values = take(packed);
-    std::fill_n(tile.q, rows * dim, 0.0f);
-    std::fill_n(tile.out, rows * v_dim, 0.0f);
-    std::fill_n(tile.max, rows, cpu::kNoScore);
-    std::fill_n(tile.sum, rows, 0.0f);
-    return tile;
-  }
+// What a thread works with; kept, so that a warm thread allocates nothing.
+struct ThreadRoom {
+  cpu::TileRoom tile;
+  std::vector<float> rows;
 
   // Room for rows of q or out.
-  float* Rows(int rows, int dim) {
-    const size_t floats = static_cast<size_t>(rows) * static_cast<size_t>(dim);
-    if (rows_.size() < floats) rows_.resize(floats);
-    return rows_.data();
+  float* Rows(int count, int dim) {
+    const size_t floats = static_cast<size_t>(count) * static_cast<size_t>(dim);
+    if (rows.size() < floats) rows.resize(floats);
+    return rows.data();
   }
-
- private:
-  Buffer buffer_;
-  std::vector<float> rows_;
 };
 
 // The blocks of a segment, one after the other. Their pages are looked up many at a time, and
@@ -163,11 +137,12 @@ class Call {
   void Give(const Tile& tile, int row, float max, float sum, float* out);
   void Stop(absl::Status status);
 
-  float* State(const Segment& segment) {
-    return reinterpret_cast<float*>(states_.data()) + segment.state;
+  cpu::SegmentState State(const Segment& segment) {
+    float* at = reinterpret_cast<float*>(states_.data()) + segment.state;
+    return cpu::StateAt(at, plan_.tiles()[segment.tile].shape);
   }
 
-  static thread_local TileRoom room_;
+  static thread_local ThreadRoom room_;
 
   const TilePlan& plan_;
   Buffer& states_;
@@ -176,7 +151,7 @@ class Call {
   absl::Status status_;  // the first failure
 };
 
-thread_local TileRoom Call::room_;
+thread_local ThreadRoom Call::room_;
 
 void Call::Stop(absl::Status status) {
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -243,7 +218,7 @@ void Call::RunSegment(const Segment& segment) {
   const KernelSet& kernels = cpu::KernelsFor(tile.args->q.dtype, shape.kv_dtype);
   const bool few = shape.rows() <= kernels.stream_rows_max;
   const Kernel& kernel = few ? kernels.stream : kernels.panel;
-  const TileMemory memory = room_.Prepare(shape);
+  const TileMemory memory = room_.tile.Prepare(kernel.floats(shape));
   LoadQueries(kernel, tile, memory);
   if (!AttendBlocks(kernel, tile, segment, memory)) return;
   if (tile.segment_end - tile.segment_first == 1) {
@@ -254,12 +229,10 @@ void Call::RunSegment(const Segment& segment) {
     }
     return;
   }
-  float* max = State(segment);
-  float* sum = max + shape.rows();
-  float* out = sum + shape.rows();
-  std::copy_n(memory.max, shape.rows(), max);
-  std::copy_n(memory.sum, shape.rows(), sum);
-  kernel.get_out(shape, memory, out);
+  const cpu::SegmentState state = State(segment);
+  std::copy_n(memory.max, shape.rows(), state.max);
+  std::copy_n(memory.sum, shape.rows(), state.sum);
+  kernel.get_out(shape, memory, state.out);
 }
 
 void Call::MergeTile(const Tile& tile) {
@@ -269,15 +242,15 @@ void Call::MergeTile(const Tile& tile) {
   for (int row = 0; row < rows; ++row) {
     float max = cpu::kNoScore;
     for (size_t s = tile.segment_first; s < tile.segment_end; ++s) {
-      max = std::max(max, State(plan_.segments()[s])[row]);
+      max = std::max(max, State(plan_.segments()[s]).max[row]);
     }
     float sum = 0;
     std::fill_n(merged, dim, 0.0f);
     for (size_t s = tile.segment_first; s < tile.segment_end; ++s) {
-      const float* state = State(plan_.segments()[s]);
-      const float weight = std::exp2(state[row] - max);
-      const float* out = state + 2 * rows + static_cast<ptrdiff_t>(row) * dim;
-      sum += weight * state[rows + row];
+      const cpu::SegmentState state = State(plan_.segments()[s]);
+      const float weight = std::exp2(state.max[row] - max);
+      const float* out = state.out + static_cast<ptrdiff_t>(row) * dim;
+      sum += weight * state.sum[row];
       for (int c = 0; c < dim; ++c) merged[c] += weight * out[c];
     }
     Give(tile, row, max, sum, merged);

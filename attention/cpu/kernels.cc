@@ -16,11 +16,11 @@ namespace annulus::cpu::HWY_NAMESPACE {
 
 const KernelSet* Kernels() {
   constexpr bool kAvx512 = HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3;
-  constexpr Kernel kPanel = {PanelSetQuery, PanelAttend, PanelGetOut};
+  constexpr Kernel kPanel = {PanelFloatsOf, PanelSetQuery, PanelAttend, PanelGetOut};
 #if HWY_TARGET == HWY_SCALAR  // one lane: nothing to lay along the dims
   static const KernelSet kernels = {hwy::TargetName(HWY_TARGET), 0, kAvx512, kPanel, kPanel};
 #else
-  constexpr Kernel kStream = {StreamSetQuery, StreamAttend, StreamGetOut};
+  constexpr Kernel kStream = {StreamFloats, StreamSetQuery, StreamAttend, StreamGetOut};
   static const KernelSet kernels = {hwy::TargetName(HWY_TARGET), kStreamRowsMax, kAvx512, kPanel,
                                     kStream};
 #endif

@@ -25,24 +25,29 @@ struct TileShape {
   int rows() const { return tokens * heads; }
 };
 
-// Lanes beyond the last row are computed and dropped, so row counts are rounded up to this.
-inline constexpr int kRowAlign = 32;
+inline constexpr int kBlockKeys = 64;
 
-constexpr int PaddedRows(int rows) {
-  return (rows + kRowAlign - 1) / kRowAlign * kRowAlign;
-}
+// How many floats a kernel needs of each kind of memory for one tile. A kernel counts them with the
+// functions that it finds its rows by. Whoever gives it the memory counts nothing.
+struct TileFloats {
+  size_t q = 0;
+  size_t out = 0;
+  size_t rows = 0;  // of max, and of sum
+  size_t scores = 0;
+  size_t keys = 0;
+  size_t values = 0;
+};
 
-inline constexpr int kPackSpareKeys = 2;
-
-// Memory of one tile, 64-byte aligned, f32. The layout of q and out belongs to the kernels.
+// Memory of one tile, each part 64-byte aligned. The layout of q and out belongs to the kernels.
+// `rows` floats of max and sum stand for the tile's rows and, where lanes are left over, for none.
 struct TileMemory {
-  float* q = nullptr;       // [PaddedRows, head_dim], zeroed before the rows are set
-  float* out = nullptr;     // [PaddedRows, v_head_dim], zeroed before the first block
-  float* max = nullptr;     // [PaddedRows], log2 units; kNoScore before the first block
-  float* sum = nullptr;     // [PaddedRows], of 2^(score − max); zeroed before the first block
-  float* scores = nullptr;  // [64, 64]
-  float* keys = nullptr;    // [64, head_dim], the block as the kernel wants it
-  float* values = nullptr;  // [64 + kPackSpareKeys, v_head_dim]
+  float* q = nullptr;       // zeroed before the rows are set
+  float* out = nullptr;     // zeroed before the first block
+  float* max = nullptr;     // log2 units; kNoScore before the first block
+  float* sum = nullptr;     // of 2^(score − max); zeroed before the first block
+  float* scores = nullptr;  // of the block at hand
+  float* keys = nullptr;    // the block as the kernel wants it
+  float* values = nullptr;
 };
 
 // Less than every finite score, yet finite, so that no difference gives NaN.
@@ -58,6 +63,8 @@ struct KeyBlock {
 };
 
 struct Kernel {
+  // What it needs for any block of at most 64 keys.
+  TileFloats (*floats)(const TileShape& shape);
   // Stores row `row` of q [head_dim], not scaled, into the tile.
   void (*set_query)(const TileShape& shape, const TileMemory& tile, int row, const float* q);
   // Attends to one block. `next` (or null) is fetched meanwhile where that helps.

@@ -50,12 +50,6 @@ class Pieces {
   int large_end_;
 };
 
-// Where the packed values of the dims from c on begin. The keys' two spare rows keep what a vector
-// writes beyond a piece, and pieces in different cache sets.
-HWY_INLINE size_t PackedAt(int c, int keys) {
-  return static_cast<size_t>(c) * static_cast<size_t>(keys + kPackSpareKeys);
-}
-
 // scores[m][lane] = Σ_c k[m][c] · q[c][lane] for kRows keys.
 template <int kCols, int kRows>
 HWY_INLINE void ScoreRows(const float* HWY_RESTRICT q, const float* HWY_RESTRICT k, size_t dim,
@@ -257,6 +251,10 @@ HWY_INLINE void PanelBlock(const TileShape& shape, const TileMemory& tile, const
     }
     fetcher = {};  // once
   }
+}
+
+TileFloats PanelFloatsOf(const TileShape& shape) {
+  return PanelFloats(shape, kLanes, shape.head_dim, kBlockKeys);
 }
 
 void PanelAttend(const TileShape& shape, const TileMemory& tile, const KeyBlock& block,

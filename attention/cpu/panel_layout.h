@@ -23,6 +23,34 @@ inline Panel PanelOf(int row, int rows, int lanes) {
   return {first, rows - first <= lanes ? 1 : kPanelVectors};
 }
 
+// The rows that the panels of `rows` rows have room for.
+inline int PanelRows(int rows, int lanes) {
+  const Panel last = PanelOf(rows - 1, rows, lanes);
+  return last.first + last.vectors * lanes;
+}
+
+// Where the packed values of the dims from c on begin, in a block of so many keys (or pairs of
+// keys). Two spare ones keep what a vector writes beyond a piece, and pieces in different cache
+// sets.
+inline size_t PackedAt(int c, int keys) {
+  constexpr int kSpareKeys = 2;
+  return static_cast<size_t>(c) * static_cast<size_t>(keys + kSpareKeys);
+}
+
+// Kernel::floats of a panel kernel that packs values as so many keys (or pairs of keys), and q and
+// keys as so many floats to a row.
+inline TileFloats PanelFloats(const TileShape& shape, int lanes, int row_floats, int packed_keys) {
+  const auto rows = static_cast<size_t>(PanelRows(shape.rows(), lanes));
+  TileFloats floats;
+  floats.q = rows * static_cast<size_t>(row_floats);
+  floats.out = rows * static_cast<size_t>(shape.v_head_dim);
+  floats.rows = rows;
+  floats.scores = static_cast<size_t>(kBlockKeys * kPanelVectors * lanes);
+  floats.keys = static_cast<size_t>(kBlockKeys * row_floats);
+  floats.values = PackedAt(shape.v_head_dim, packed_keys);
+  return floats;
+}
+
 // Kernel::get_out for an accumulator that lies [panel][v_head_dim][lane].
 inline void GetPanelOut(const TileShape& shape, const TileMemory& tile, int lanes, float* out) {
   constexpr int kDims = 8;  // v_head_dim is a multiple of it; as many lines are read side by side

@@ -288,6 +288,16 @@ HWY_INLINE void StreamBlock(const TileShape& shape, const TileMemory& tile, cons
   }
 }
 
+TileFloats StreamFloats(const TileShape& shape) {
+  const auto rows = static_cast<size_t>(shape.rows());
+  TileFloats floats;
+  floats.q = rows * static_cast<size_t>(shape.head_dim);
+  floats.out = rows * static_cast<size_t>(shape.v_head_dim);
+  floats.rows = rows;
+  floats.scores = static_cast<size_t>(kRowGroup * kScoreRow);
+  return floats;
+}
+
 void StreamAttend(const TileShape& shape, const TileMemory& tile, const KeyBlock& block,
                   const KeyBlock* /*next*/) {
   switch (shape.kv_dtype) {

@@ -82,7 +82,17 @@ class TilePlan {
   size_t state_floats_ = 0;
 };
 
-// Floats of one segment's result: max [rows], sum [rows], out [rows, v_head_dim].
+// One segment's result, of StateFloats.
+struct SegmentState {
+  float* max = nullptr;  // [rows], log2 units
+  float* sum = nullptr;  // [rows]
+  float* out = nullptr;  // [rows, v_head_dim], not normalised
+};
+
+inline SegmentState StateAt(float* at, const TileShape& shape) {
+  return {at, at + shape.rows(), at + 2 * static_cast<ptrdiff_t>(shape.rows())};
+}
+
 inline size_t StateFloats(const TileShape& shape) {
   return static_cast<size_t>(shape.rows()) * (2 + static_cast<size_t>(shape.v_head_dim));
 }

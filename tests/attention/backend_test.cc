@@ -134,6 +134,23 @@ TEST_CASE("backends agree with the oracle for every dtype and head_dim, few rows
   }
 }
 
+TEST_CASE("backends agree with the oracle for narrow values and every number of heads in a group") {
+  for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    for (const int v_head_dim : {8, 40}) {
+      for (int group = 1; group <= 20; ++group) {
+        ProblemShape shape;
+        shape.dtype = shape.q_dtype = dtype;
+        shape.kv_heads = 1;
+        shape.group = group;
+        shape.v_head_dim = v_head_dim;
+        shape.kv_tokens = 130;
+        shape.q_ranges = {{129, 130}};
+        CheckAgreement(shape, 21);
+      }
+    }
+  }
+}
+
 TEST_CASE("backends agree with the oracle where few queries see many blocks") {
   for (const std::string pattern : {"causal", "s2(64, 9, 2) | sink(70)", "window(5000)"}) {
     for (const int64_t rows : {1, 20}) {

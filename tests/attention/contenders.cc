@@ -34,22 +34,28 @@ std::vector<Contender> Contenders() {
     all.push_back(
         {"cuda, on the device", 0, std::make_unique<InOwnMemory>(*MakeBackend("cuda", 0))});
   }
-  ChooseTarget(0);
-  const int64_t have = hwy::SupportedTargets();
-  for (int64_t left = have; left != 0; left &= left - 1) {
-    ChooseTarget(left & ~(left - 1));
+  ForEachSimdTarget([&all] {
     std::unique_ptr<Backend> backend = *MakeBackend("cpu", 2);
     const std::string name = "cpu " + backend->capabilities().detail;
     // Sets for which nothing was compiled fall back on another: test that once.
     const bool known =
         std::any_of(all.begin(), all.end(), [&](const Contender& c) { return c.name == name; });
-    if (!known) all.push_back({name, left & ~(left - 1), std::move(backend)});
-  }
-  ChooseTarget(0);
+    if (!known) all.push_back({name, hwy::SupportedTargets(), std::move(backend)});
+  });
   return all;
 }
 
 }  // namespace
+
+void ForEachSimdTarget(const std::function<void()>& test) {
+  ChooseTarget(0);
+  const int64_t have = hwy::SupportedTargets();
+  for (int64_t left = have; left != 0; left &= left - 1) {
+    ChooseTarget(left & ~(left - 1));
+    test();
+  }
+  ChooseTarget(0);
+}
 
 void ForEachBackend(const std::function<void(Backend*)>& test) {
   for (Contender& contender : Contenders()) {

@@ -12,4 +12,7 @@ namespace annulus {
 // was.
 void ForEachBackend(const std::function<void(Backend*)>& test);
 
+// Calls `test` with each instruction set of this machine chosen for the CPU's kernels.
+void ForEachSimdTarget(const std::function<void()>& test);
+
 }  // namespace annulus
