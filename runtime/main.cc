@@ -9,6 +9,6 @@
 int main(int argc, char** argv) {
   const annulus::Console console{
       [](const std::string& name) -> const char* { return std::getenv(name.c_str()); }, &std::cout,
-      &std::cerr, isatty(STDERR_FILENO) == 1};
+      &std::cerr, isatty(STDOUT_FILENO) == 1, isatty(STDERR_FILENO) == 1};
   return annulus::RunCli(annulus::Arguments(argv + 1, argv + argc), console);
 }

@@ -1,15 +1,20 @@
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status.h"
 #include "runtime/cli/attend.h"
+#include "runtime/cli/connect.h"
 #include "runtime/cli/progress.h"
-#include "runtime/cli/shared_options.h"
+#include "runtime/cli/stop_signals.h"
 #include "runtime/client/client.h"
 
 namespace annulus {
 namespace {
+
+// A service that does not answer for so long is gone, and the context with it.
+constexpr absl::Duration kReleaseTimeout = absl::Seconds(10);
 
 ContextSpec SpecOf(const AttendFlags& flags, const ProblemFlags& problem) {
   ContextSpec spec;
@@ -25,10 +30,34 @@ ContextSpec SpecOf(const AttendFlags& flags, const ProblemFlags& problem) {
   return spec;
 }
 
+// A context made for one attend. It is given back on every way out, exceptions too.
+class OwnContext {
+ public:
+  OwnContext(Client* client, ContextId id, CancelToken cancel)
+      : client_(client), id_(id), cancel_(std::move(cancel)) {}
+  ~OwnContext() {
+    if (client_ != nullptr) (void)Release();
+  }
+  OwnContext(const OwnContext&) = delete;
+  OwnContext& operator=(const OwnContext&) = delete;
+
+  ContextId id() const { return id_; }
+  absl::Status Release() {
+    return std::exchange(client_, nullptr)
+        ->Release(id_, {.timeout = kReleaseTimeout, .cancel = cancel_});
+  }
+
+ private:
+  Client* client_;  // null once it is given back
+  const ContextId id_;
+  const CancelToken cancel_;
+};
+
 absl::Status Upload(Client& client, ContextId context, const AttendInputs& inputs,
-                    const Console& console) {
+                    const Console& console, const CancelToken& cancel) {
   Progress progress(console, "upload");
   CallOptions call;
+  call.cancel = cancel;
   call.progress = [&](int64_t done, int64_t all) { progress.Show(done, all); };
   AppendRequest request;
   request.context = context;
@@ -38,8 +67,9 @@ absl::Status Upload(Client& client, ContextId context, const AttendInputs& input
 }
 
 absl::StatusOr<AttendOutcome> AttendIn(Client& client, ContextId context, const AttendFlags& flags,
-                                       const AttendInputs& inputs, const Console& console) {
-  ANNULUS_RETURN_IF_ERROR(Upload(client, context, inputs, console));
+                                       const AttendInputs& inputs, const Console& console,
+                                       const CancelToken& cancel) {
+  ANNULUS_RETURN_IF_ERROR(Upload(client, context, inputs, console, cancel));
   AttendRequest request;
   request.context = context;
   request.kv_len = inputs.problem.kv_tokens;
@@ -53,7 +83,7 @@ absl::StatusOr<AttendOutcome> AttendIn(Client& client, ContextId context, const 
   std::vector<double> elapsed_s;
   for (int i = 0; i < flags.repeat; ++i) {
     const absl::Time begin = absl::Now();
-    ANNULUS_ASSIGN_OR_RETURN(AttendResult result, client.Attend(request));
+    ANNULUS_ASSIGN_OR_RETURN(AttendResult result, client.Attend(request, {.cancel = cancel}));
     elapsed_s.push_back(absl::ToDoubleSeconds(absl::Now() - begin));
     outcome.out = std::move(result.out);
     outcome.lse = std::move(result.lse);
@@ -75,15 +105,31 @@ absl::StatusOr<AttendOutcome> AttendRemotely(const AttendFlags& flags, const Att
     // On the wire 0 asks for the default.
     return absl::InvalidArgumentError("--scale is 0, expected another number with --endpoint");
   }
+  StopSignals stop;  // before the client's threads
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client,
                            ConnectTo(*flags.endpoint, flags.upload));
   ANNULUS_ASSIGN_OR_RETURN(const ClusterStatus status, client->Status());
-  ANNULUS_ASSIGN_OR_RETURN(const ContextInfo context,
-                           client->CreateContext(SpecOf(flags, inputs.problem)));
-  absl::StatusOr<AttendOutcome> outcome = AttendIn(*client, context.id, flags, inputs, console);
-  const absl::Status released = client->Release(context.id);
+  stop.Hold();
+  ANNULUS_ASSIGN_OR_RETURN(
+      const ContextInfo info,
+      client->CreateContext(SpecOf(flags, inputs.problem), {.cancel = stop.second()}));
+  OwnContext context(client.get(), info.id, stop.second());
+  absl::StatusOr<AttendOutcome> outcome =
+      AttendIn(*client, context.id(), flags, inputs, console, stop.first());
+  const absl::Status released = context.Release();
+  if (stop.signal() != 0) {
+    outcome = absl::CancelledError(
+        absl::StrCat("ended by signal ", stop.signal(), " (", strsignal(stop.signal()), ")"));
+  }
+  // A service that is gone has nothing to give back any more, or tells so itself.
+  if (!released.ok() && !absl::IsNotFound(released)) {
+    const absl::Status& first = outcome.ok() ? released : outcome.status();
+    return absl::Status(
+        first.code(),
+        absl::StrCat(first.message(), "; its context stays: annulus release --endpoint ",
+                     *flags.endpoint, " ", context.id()));
+  }
   ANNULUS_RETURN_IF_ERROR(outcome.status());
-  ANNULUS_RETURN_IF_ERROR(released);
   for (const WorkerStatus& worker : status.workers) {
     // "cpu (AVX2)": the name without what it chose on its machine.
     if (worker.state == "ready") {

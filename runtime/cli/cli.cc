@@ -1,5 +1,8 @@
 #include "runtime/cli/cli.h"
 
+#include <exception>
+#include <new>
+
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -22,6 +25,8 @@ constexpr Command kCommands[] = {
     {"explain", RunExplain, "what a pattern costs and how it would be cut"},
     {"up", RunUp, "a whole cluster on this machine, in the foreground"},
     {"status", RunStatus, "a cluster's workers and contexts"},
+    {"contexts", RunContexts, "the contexts that a service holds"},
+    {"release", RunRelease, "gives contexts of a service back"},
     {"coordinator", RunCoordinator, "a cluster's coordinator"},
     {"worker", RunWorker, "one of a cluster's workers"},
     {"version", RunVersion, "what this program is"},
@@ -70,10 +75,27 @@ std::string OneLine(absl::string_view message) {
   return line;
 }
 
+// What a library throws becomes a status here, so that what a command holds is given back on the
+// way.
+absl::Status DispatchCaught(const Arguments& args, const Console& console) {
+  try {
+    return Dispatch(args, console);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("this machine has not the memory for it");
+  } catch (const std::exception& error) {
+    return absl::InternalError(error.what());
+  }
+}
+
 }  // namespace
 
 int RunCli(const Arguments& args, const Console& console) {
-  const absl::Status status = Dispatch(args, console);
+  absl::Status status = DispatchCaught(args, console);
+  console.out->flush();
+  if (status.ok() && !console.out->good()) {
+    status =
+        absl::UnavailableError("stdout: not all could be written, expected a place that takes it");
+  }
   if (status.ok()) return 0;
   const bool is_users = absl::IsInvalidArgument(status);
   *console.err << "annulus: "

@@ -1,7 +1,9 @@
 // The commands of the program, one file each. A command takes its arguments (without program and
 // command) and a console; INVALID_ARGUMENT is the user's to mend (exit 2), anything else is not
-// (exit 1). With --json a command prints one line per object on `out`, which is for scripts; people
-// read `err`. Each command may use the process (signals, children) as its own.
+// (exit 1). What a command was asked for is on `out`: one line per object with --json, which is for
+// scripts, else a text for people (attend and demo, whose output is files, write that one on
+// `err`). What happens meanwhile, and errors, are on `err`. Each command may use the process
+// (signals, children) as its own.
 #pragma once
 
 #include <ostream>
@@ -17,6 +19,7 @@ struct Console {
   Environment environment;
   std::ostream* out = nullptr;
   std::ostream* err = nullptr;
+  bool out_is_terminal = false;
   bool err_is_terminal = false;
 };
 
@@ -26,6 +29,8 @@ absl::Status RunAttend(const Arguments& args, const Console& console);
 absl::Status RunExplain(const Arguments& args, const Console& console);
 absl::Status RunUp(const Arguments& args, const Console& console);
 absl::Status RunStatus(const Arguments& args, const Console& console);
+absl::Status RunContexts(const Arguments& args, const Console& console);
+absl::Status RunRelease(const Arguments& args, const Console& console);
 absl::Status RunDemo(const Arguments& args, const Console& console);
 absl::Status RunCoordinator(const Arguments& args, const Console& console);
 absl::Status RunWorker(const Arguments& args, const Console& console);

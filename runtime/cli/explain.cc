@@ -81,9 +81,14 @@ absl::Status RunExplain(const Arguments& args, const Console& console) {
     ANNULUS_ASSIGN_OR_RETURN(measured, Measure(decision, problem, machines.model));
   }
   const ExplainReport report{
-      problem,         decision,
-      SizeOf(problem), Coverage(problem.pattern, problem.q_range(), problem.kv_tokens),
-      machines,        measured};
+      problem,
+      decision,
+      SizeOf(problem),
+      Coverage(problem.pattern, problem.q_range(), problem.kv_tokens),
+      Coverage(problem.pattern, {problem.kv_tokens - 1, problem.kv_tokens}, problem.kv_tokens)
+          .covered,
+      machines,
+      measured};
   if (flags.svg.has_value()) {
     const auto chosen =
         std::find_if(decision.candidates.begin(), decision.candidates.end(),
@@ -94,7 +99,7 @@ absl::Status RunExplain(const Arguments& args, const Console& console) {
   if (flags.json) {
     *console.out << ToJson(report) << std::flush;
   } else {
-    *console.err << ToText(report) << std::flush;
+    *console.out << ToText(report) << std::flush;
   }
   return absl::OkStatus();
 }

@@ -8,6 +8,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "base/mapped_file.h"
 #include "base/status.h"
@@ -19,8 +20,9 @@ namespace {
 constexpr char kConfig[] = "config";
 
 // Every command's name may head a section of a file that several commands share.
-constexpr absl::string_view kCommands[] = {"attend", "bench", "coordinator", "demo",  "explain",
-                                           "status", "up",    "version",     "worker"};
+constexpr absl::string_view kCommands[] = {"attend", "bench",   "contexts", "coordinator",
+                                           "demo",   "explain", "release",  "status",
+                                           "up",     "version", "worker"};
 
 std::string VariableOf(const std::string& option) {
   return absl::StrCat("ANNULUS_", absl::AsciiStrToUpper(absl::StrReplaceAll(option, {{"-", "_"}})));
@@ -100,6 +102,12 @@ void Options::AddOptional(const std::string& name, const std::string& placeholde
                       /*is_flag=*/false, alone});
 }
 
+void Options::AddWords(const std::string& name, const std::string& placeholder,
+                       const std::string& help, OptionSetter set) {
+  options_.push_back({name, placeholder, help, std::move(set), /*required=*/false,
+                      /*is_flag=*/false, /*alone=*/{}, /*is_words=*/true});
+}
+
 void Options::AddFlag(const std::string& name, const std::string& help, bool* value) {
   options_.push_back(
       {name, "", help, SetParsed(value, ParseSwitch), /*required=*/false, /*is_flag=*/true});
@@ -126,12 +134,15 @@ absl::StatusOr<std::optional<std::string>> Options::ReadFlags(const std::vector<
   CLI::App app(description_, title_);
   std::map<std::string, std::string> texts;
   std::map<std::string, bool> switches;
+  std::map<std::string, std::vector<std::string>> words;
   for (const Option& option : options_) {
     const std::string flag = absl::StrCat("--", option.name);
     const std::string help = absl::StrCat(option.help, option.required ? " (required)" : "", " [",
                                           VariableOf(option.name), "]");
     if (option.is_flag) {
       app.add_flag(flag, switches[option.name], help);
+    } else if (option.is_words) {
+      app.add_option(option.name, words[option.name], help)->type_name(option.placeholder);
     } else {
       CLI::Option* added = app.add_option(flag, texts[option.name], help);
       added->type_name(option.placeholder);
@@ -152,8 +163,12 @@ absl::StatusOr<std::optional<std::string>> Options::ReadFlags(const std::vector<
     const std::string name = option->get_single_name();
     if (option->count() == 0) continue;
     const auto on = switches.find(name);
-    const std::string text = on == switches.end() ? texts[name] : on->second ? "true" : "false";
-    given->emplace(name, Given{Source::kFlag, absl::StrCat("--", name), text});
+    const auto list = words.find(name);
+    const std::string text = on != switches.end()  ? (on->second ? "true" : "false")
+                             : list != words.end() ? absl::StrJoin(list->second, " ")
+                                                   : texts[name];
+    const char* dashes = list != words.end() ? "" : "--";
+    given->emplace(name, Given{Source::kFlag, absl::StrCat(dashes, name), text});
   }
   return std::nullopt;
 }

@@ -66,6 +66,9 @@ class Options {
   void AddOptional(const std::string& name, const std::string& placeholder, const std::string& help,
                    const std::string& alone, OptionSetter set);
   void AddFlag(const std::string& name, const std::string& help, bool* value);
+  // What stands without a flag: `set` gets the words with a blank between.
+  void AddWords(const std::string& name, const std::string& placeholder, const std::string& help,
+                OptionSetter set);
 
   // At most one of the two may be given; where both are, from different sources, the weaker
   // source's is as if not given.
@@ -86,6 +89,7 @@ class Options {
     bool required = false;
     bool is_flag = false;
     std::string alone = {};  // the value of its flag without one; empty: there must be one
+    bool is_words = false;   // without a flag
   };
   enum class Source { kFlag, kEnvironment, kFile };  // from strong to weak
   struct Given {

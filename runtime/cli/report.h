@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "attention/pattern.h"
 #include "runtime/cli/explain_measure.h"
 #include "runtime/cli/machines.h"
@@ -48,7 +49,8 @@ struct ExplainReport {
   const Problem& problem;
   const Decision& decision;
   ProblemSize size;
-  PatternCoverage coverage;
+  PatternCoverage coverage;  // over all heads and queries
+  double coverage_last = 0;  // the share of the keys that some head shows the last query
   const Machines& machines;
   const std::vector<MeasuredPlan>& measured;  // of each candidate, or empty
 };
@@ -57,6 +59,8 @@ std::string ToText(const ExplainReport& report);
 
 // Of its longest layer, committed.
 int64_t TokensOf(const ContextInfo& context);
+std::string ToJson(const ContextInfo& context);
+std::string ToText(absl::Span<const ContextInfo> contexts);
 std::string ToJson(const ClusterStatus& status);
 std::string ToText(const ClusterStatus& status);
 

@@ -52,6 +52,16 @@ Json ToObject(const MeasuredPlan& measured) {
           {"bytes_moved", measured.bytes_moved}};
 }
 
+Json ToObject(const ContextInfo& context) {
+  return {{"id", context.id},
+          {"state", context.state},
+          {"epoch", context.epoch},
+          {"layers", context.tokens.size()},
+          {"tokens", TokensOf(context)},
+          {"kv_bytes", context.kv_bytes},
+          {"dense_kv_bytes", context.dense_kv_bytes}};
+}
+
 }  // namespace
 
 std::string ToJson(const AttendReport& report) {
@@ -126,9 +136,14 @@ std::string ToJson(const ExplainReport& report) {
                {"stages", report.decision.plan.stages()},
                {"calibration", ToObject(report.machines)},
                {"coverage", report.coverage.covered},
+               {"coverage_last", report.coverage_last},
                {"kept_kv", report.coverage.kept_kv},
                {"workers", std::move(workers)},
                {"candidates", std::move(candidates)}});
+}
+
+std::string ToJson(const ContextInfo& context) {
+  return Line(ToObject(context));
 }
 
 std::string ToJson(const ClusterStatus& status) {
@@ -144,14 +159,7 @@ std::string ToJson(const ClusterStatus& status) {
                        {"heartbeat_age_s", worker.heartbeat_age_s}});
   }
   Json contexts = Json::array();
-  for (const ContextInfo& context : status.contexts) {
-    contexts.push_back({{"id", context.id},
-                        {"state", context.state},
-                        {"epoch", context.epoch},
-                        {"tokens", TokensOf(context)},
-                        {"kv_bytes", context.kv_bytes},
-                        {"dense_kv_bytes", context.dense_kv_bytes}});
-  }
+  for (const ContextInfo& context : status.contexts) contexts.push_back(ToObject(context));
   return Line({{"epoch", status.epoch},
                {"contexts", status.contexts.size()},
                {"in_flight", status.in_flight},

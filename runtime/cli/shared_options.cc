@@ -76,9 +76,4 @@ size_t KeptBytes(int64_t kv_bytes_limit) {
   return std::clamp(static_cast<size_t>(kv_bytes_limit / 8), kKeptBytesDefault, size_t{1} << 30);
 }
 
-absl::StatusOr<std::unique_ptr<Client>> ConnectTo(const std::string& endpoint, Upload upload) {
-  return Client::Connect(
-      {.endpoint = endpoint, .connect_timeout = absl::Seconds(5), .upload = upload});
-}
-
 }  // namespace annulus

@@ -11,7 +11,6 @@
 #include "absl/strings/string_view.h"
 #include "attention/backend.h"
 #include "runtime/cli/options.h"
-#include "runtime/client/client.h"
 #include "sharding/partition.h"
 #include "sharding/plan.h"
 
@@ -43,9 +42,5 @@ int64_t KvBytesLimit(const ComputeFlags& flags, const BackendCapabilities& backe
 // How much freed memory a worker's process keeps (base/memory.h), so that contexts that come find
 // some of what those that went had: an eighth of its KV limit, up to 1 GiB.
 size_t KeptBytes(int64_t kv_bytes_limit);
-
-// UNAVAILABLE names the endpoint where nothing answers within some seconds.
-absl::StatusOr<std::unique_ptr<Client>> ConnectTo(const std::string& endpoint,
-                                                  Upload upload = Upload::kDirect);
 
 }  // namespace annulus

@@ -3,6 +3,7 @@
 
 #include "base/status.h"
 #include "runtime/cli/commands.h"
+#include "runtime/cli/connect.h"
 #include "runtime/cli/process.h"
 #include "runtime/cli/report.h"
 #include "runtime/cli/shared_options.h"
@@ -27,8 +28,8 @@ absl::Status Show(Client& client, const StatusFlags& flags, const Console& conso
     *console.out << ToJson(status) << std::flush;
     return absl::OkStatus();
   }
-  const bool redraws = flags.watch_s.has_value() && console.err_is_terminal;
-  *console.err << (redraws ? kRedraw : "") << ToText(status) << std::flush;
+  const bool redraws = flags.watch_s.has_value() && console.out_is_terminal;
+  *console.out << (redraws ? kRedraw : "") << ToText(status) << std::flush;
   return absl::OkStatus();
 }
 

@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "attention/backend.h"
 #include "base/status.h"
+#include "runtime/cli/connect.h"
 #include "runtime/cli/machines.h"
 #include "runtime/cli/process.h"
 #include "runtime/cli/report.h"

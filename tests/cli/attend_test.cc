@@ -349,8 +349,8 @@ TEST_CASE("explain: the asked-for plan is chosen, the cluster file counts, peopl
   };
   const Outcome table = with({"--workers", "4"});
   CHECK(table.code == 0);
-  CHECK(table.out.empty());
-  CHECK(absl::StrContains(table.err, "heads"));
+  CHECK(table.err.empty());
+  CHECK(absl::StrContains(table.out, "heads"));
   CHECK(json::parse(with({"--workers", "4", "--json"}).out)["plan"] == "heads");
   const Outcome refused = with({"--workers", "5"});
   CHECK(IsRefusal(refused));

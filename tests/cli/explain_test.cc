@@ -70,6 +70,21 @@ TEST_CASE("explain: the terms of a candidate add up") {
   }
 }
 
+TEST_CASE("explain: what all queries see, and what the last one does") {
+  // Each head's local window shows every key to some query; the last query sees its window and
+  // every 64th block of each of eight heads.
+  const Arguments args = {"explain", "--tokens",   "1M", "--heads",   "8",           "--kv-heads",
+                          "8",       "--head-dim", "64", "--pattern", "s2(64,16,64)"};
+  Arguments with_json = args;
+  with_json.push_back("--json");
+  const json report = json::parse(RunHere(with_json).out);
+  CHECK(report["coverage"].get<double>() == 1.0);
+  CHECK(report["coverage_last"].get<double>() == Approx(0.1259).margin(0.001));
+  const Outcome table = RunHere(args);
+  CHECK(table.err.empty());
+  CHECK(absl::StrContains(table.out, "100.00% of the keys to some query, 12.59% to the last one"));
+}
+
 TEST_CASE("explain: this machine is measured once, and what was kept is used") {
   const test::TempFolder folder;
   const std::string path = folder / "kept/machine.json";

@@ -74,7 +74,7 @@ Outcome RunHere(const Arguments& args, const Variables& given) {
   return {code, out.str(), err.str()};
 }
 
-Program::Program(const Arguments& args) {
+Program::Program(const Arguments& args, const std::string& out) {
   const std::string path =
       (std::filesystem::read_symlink("/proc/self/exe").parent_path() / "annulus").string();
   err_path_ = (std::filesystem::temp_directory_path() / "annulus-test-err-XXXXXX").string();
@@ -86,7 +86,11 @@ Program::Program(const Arguments& args) {
   argv.push_back(nullptr);
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
+  if (out.empty()) {
+    posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
+  } else {
+    posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, out.c_str(), O_WRONLY, 0);
+  }
   posix_spawn_file_actions_adddup2(&actions, err_fd, STDERR_FILENO);
   setenv("ANNULUS_CLUSTER", PlainCluster().c_str(), /*replace=*/0);
   const int error = posix_spawn(&pid_, path.c_str(), &actions, nullptr, argv.data(), environ);
@@ -138,6 +142,11 @@ Outcome Program::Wait() {
 
 Outcome RunProgram(const Arguments& args) {
   Program program(args);
+  return program.Wait();
+}
+
+Outcome RunProgramTo(const std::string& out, const Arguments& args) {
+  Program program(args, out);
   return program.Wait();
 }
 

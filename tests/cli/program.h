@@ -42,7 +42,8 @@ Outcome RunHere(const Arguments& args, const Variables& given = {});
 // The program `annulus` beside this one, as its own process.
 class Program {
  public:
-  explicit Program(const Arguments& args);
+  // `out`: a path that its stdout goes to instead of here.
+  explicit Program(const Arguments& args, const std::string& out = "");
   ~Program();  // kill -9, unless it was waited for
 
   pid_t pid() const { return pid_; }
@@ -59,6 +60,7 @@ class Program {
 };
 
 Outcome RunProgram(const Arguments& args);
+Outcome RunProgramTo(const std::string& out, const Arguments& args);
 
 // Whether `outcome` is a refusal as promised: exit 2, nothing on stdout, one printable line.
 bool IsRefusal(const Outcome& outcome);

@@ -1,0 +1,17 @@
+// The command line's way to a service. Thread-safe function.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "runtime/client/client.h"
+
+namespace annulus {
+
+// UNAVAILABLE names the endpoint: at once where its host is unknown or every address of it refuses
+// the connection, and where nothing answers within some seconds.
+absl::StatusOr<std::unique_ptr<Client>> ConnectTo(const std::string& endpoint,
+                                                  Upload upload = Upload::kDirect);
+
+}  // namespace annulus
