@@ -111,8 +111,8 @@ TEST_CASE("coordinator and worker tell what calls did, in base units") {
   watch.Signal(SIGTERM);
   CHECK(watch.Wait().code == 0);
   const test::Outcome table = test::RunProgram({"status", "--endpoint", endpoint});
-  CHECK(absl::StrContains(table.err, "heartbeat"));
-  CHECK(absl::StrContains(table.err, "100.0%"));
+  CHECK(absl::StrContains(table.out, "heartbeat"));
+  CHECK(absl::StrContains(table.out, "100.0%"));
 }
 
 TEST_CASE("status --watch may stand without a period, and is refused with a bad one") {
