@@ -88,6 +88,9 @@ absl::StatusOr<std::optional<std::string>> ParseBenchFlags(const std::vector<std
               "is timed; 0: none (10)",
               SetCount(&flags->single_s, 0, kSingleSecondsMax));
   AddMachines(&options, &flags->machines);
+  options.Add("save-cluster", "F",
+              "where the figures measured here go, links included, as --cluster takes them",
+              SetText(&flags->save_cluster));
   options.Add("csv", "F", "where the rows go as CSV", SetText(&flags->csv));
   options.AddFlag("json", "a JSON line per plan on stdout", &flags->json);
   ANNULUS_ASSIGN_OR_RETURN(std::optional<std::string> help, options.Parse(args, environment));

@@ -26,6 +26,7 @@ struct BenchFlags {
   int check_rows = 32;
   int single_s = 10;
   MachineFlags machines;
+  std::string save_cluster;
   std::string csv;
   bool json = false;
 };

@@ -62,9 +62,10 @@ class PlanBench {
             std::unique_ptr<Backend> backend);
   absl::Status MakeInputs();
   absl::Status MeasureGpuLinks();
+  absl::Status SaveCluster() const;
   absl::Status SetUp(const Environment& environment);
   absl::StatusOr<Plan> Decide(std::optional<PlanKind> kind, PlanRow* row);
-  absl::StatusOr<Repetition> RunOnce(const Plan& plan, Exchange& exchange);
+  absl::StatusOr<Repetition> RunOnce(const Plan& plan);
   absl::Status AddTimes(const Plan& plan, const std::vector<Repetition>& repetitions, PlanRow* row);
   absl::Status AddCheck(RankResult result, PlanRow* row);
   void Say(const std::string& what) const;
@@ -80,6 +81,7 @@ class PlanBench {
   const Rows rows_;  // at home here
   InputQueries q_;
   InputPages pages_;
+  std::unique_ptr<Exchange> exchange_;
   ClusterModel cluster_;  // rank 0's
   SingleTime single_;     // rank 0's
   bool watched_ = false;

@@ -101,10 +101,11 @@ absl::StatusOr<double> MeasureRead(Backend& backend) {
   return static_cast<double>(tokens * 2 * kHeadDim * SizeOf(DType::kBF16)) / seconds;
 }
 
-// Seconds in which two ranks give each other so many bytes, as this one sees it. `space`: where
+// Seconds in which every rank gives the next one so many bytes, as this one sees it. `space`: where
 // they lie before and after.
-absl::StatusOr<double> Swap(Exchange& exchange, MemorySpace& space, size_t bytes) {
-  const int peer = 1 - exchange.rank();
+absl::StatusOr<double> Pass(Exchange& exchange, MemorySpace& space, size_t bytes) {
+  const int next = (exchange.rank() + 1) % exchange.world();
+  const int previous = (exchange.rank() + exchange.world() - 1) % exchange.world();
   MemorySpace& wire = exchange.capabilities().memory == MemoryKind::kHost ? HostMemory() : space;
   const bool staged = wire.kind() != space.kind();
   ANNULUS_ASSIGN_OR_RETURN(Buffer mine, space.AllocateZeroed(bytes));
@@ -112,8 +113,8 @@ absl::StatusOr<double> Swap(Exchange& exchange, MemorySpace& space, size_t bytes
   ANNULUS_ASSIGN_OR_RETURN(Buffer in, wire.AllocateZeroed(bytes));
   return BestSeconds([&]() -> absl::Status {
     if (staged) ANNULUS_RETURN_IF_ERROR(space.CopyOut(mine.data(), out.data(), bytes));
-    const SendOp send{peer, out.data(), bytes};
-    const RecvOp receive{peer, in.data(), bytes};
+    const SendOp send{next, out.data(), bytes};
+    const RecvOp receive{previous, in.data(), bytes};
     ANNULUS_ASSIGN_OR_RETURN(const Exchange::Ticket ticket,
                              exchange.Post({&send, 1}, {&receive, 1}));
     const absl::Status done = exchange.Wait(ticket, absl::Now() + absl::Seconds(10));
@@ -128,8 +129,8 @@ absl::StatusOr<double> Swap(Exchange& exchange, MemorySpace& space, size_t bytes
 absl::StatusOr<double> SwapSeconds(MemorySpace& space, size_t bytes) {
   const std::vector<std::unique_ptr<Exchange>> ranks = MakeLocalExchanges(2);
   absl::StatusOr<double> other;
-  std::thread peer([&] { other = Swap(*ranks[1], space, bytes); });
-  const absl::StatusOr<double> mine = Swap(*ranks[0], space, bytes);
+  std::thread peer([&] { other = Pass(*ranks[1], space, bytes); });
+  const absl::StatusOr<double> mine = Pass(*ranks[0], space, bytes);
   peer.join();
   ANNULUS_RETURN_IF_ERROR(other.status());
   ANNULUS_RETURN_IF_ERROR(mine.status());
@@ -160,10 +161,10 @@ absl::StatusOr<ClusterModel> MeasureMachine(Backend& backend) {
 absl::StatusOr<ClusterModel> MeasureLinks(ClusterModel machine, Exchange& exchange,
                                           MemorySpace& space) {
   constexpr size_t kBytes = size_t{256} << 20;
-  if (exchange.rank() > 1 || exchange.world() < 2) return machine;
-  ANNULUS_ASSIGN_OR_RETURN(const double latency_s, Swap(exchange, space, 8));
-  ANNULUS_ASSIGN_OR_RETURN(const double swap_s, Swap(exchange, space, kBytes));
-  SetLinks(latency_s, kBytes / std::max(swap_s - latency_s, swap_s / 2), &machine);
+  if (exchange.world() < 2) return machine;
+  ANNULUS_ASSIGN_OR_RETURN(const double latency_s, Pass(exchange, space, 8));
+  ANNULUS_ASSIGN_OR_RETURN(const double pass_s, Pass(exchange, space, kBytes));
+  SetLinks(latency_s, kBytes / std::max(pass_s - latency_s, pass_s / 2), &machine);
   return machine;
 }
 

@@ -19,8 +19,8 @@ namespace annulus {
 // Errors are those of the backend and the exchange.
 absl::StatusOr<ClusterModel> MeasureMachine(Backend& backend);
 
-// Of an exchange between GPUs, whose links are nobody else's: ranks 0 and 1 send to each other at
-// once. Collective; the others have nothing to do, and get what they were given.
+// Measures an exchange between GPUs, whose links are nobody else's: every rank sends to the next
+// one while the one before sends to it. Collective; each rank gets the figures that it saw.
 absl::StatusOr<ClusterModel> MeasureLinks(ClusterModel machine, Exchange& exchange,
                                           MemorySpace& space);
 

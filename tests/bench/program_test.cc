@@ -3,7 +3,7 @@
 #include <sys/wait.h>
 
 #include <algorithm>
-
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -134,6 +134,11 @@ TEST_CASE("every plan over both transports is right, to the byte", "[ranks]") {
       {3, "ucx", "docs(700,1300,1000) & causal", "3000", {"--dtype", "f16", "--v-head-dim", "16"}},
       {4, "mpi", "s2(64,2,4)", "4K", {"--q-tokens", "1K", "--placement", "striped"}},
       {4, "ucx", "s2(64,2,4)", "4K", {"--q-tokens", "1K", "--placement", "striped"}},
+      {5, "mpi", "heads(0: causal; 1-3: window(300))", "3000", {}},
+      {6, "ucx", "s2(64,4,8,dense_heads=1)", "4000", {}},
+      {7, "ucx", "causal", "3333", {}},
+      {8, "mpi", "docs(2085,1061,549,293,108) & causal", "4K", {}},
+      {8, "ucx", "heads(0: causal; 1-3: window(300))", "4K", {}},
   };
   for (const Case& c : cases) {
     CAPTURE(c.ranks, c.transport, c.pattern);
@@ -203,6 +208,19 @@ TEST_CASE("alone, without mpirun, it is a world of one", "[ranks]") {
     CHECK(row["single_share"] == 1.0);
     CHECK(row["pct_of_single"] > 0);
   }
+}
+
+TEST_CASE("figures that are saved are those that one rank alone reached", "[ranks]") {
+  const std::string saved = TheFolder() / "saved.json";
+  const Outcome outcome =
+      RunRanks(2, ArgsOf("causal", "2K", {"--plan", "ring", "--json", "--save-cluster", saved}));
+  INFO(outcome.err);
+  REQUIRE(outcome.code == 0);
+  const Json cluster = Json::parse(ReadAll(saved));
+  const double pairs = 8.0 * (32 * 33 / 2) * 64 * 64;  // whole cells of 64 × 64
+  const double flops = 4 * pairs * 32 / (outcome.rows()[0]["single_ms"].get<double>() / 1e3);
+  CHECK(std::abs(cluster["flops"].get<double>() / flops - 1) < 1e-6);
+  CHECK(cluster["inside_gb_per_s"] == 4.0);  // as --cluster has it
 }
 
 TEST_CASE("more ranks than cores: it is said that times mean nothing", "[ranks]") {
