@@ -2,6 +2,7 @@
 // what the engine would have them do, message for message; computing and links take as long as the
 // calibration file says (runtime/cli/cluster_file.h: the file of `annulus explain --cluster`).
 //   annulus_scale --cluster bench/scale/h200.json --csv scale.csv
+//   annulus_scale --cluster F --pattern causal --tokens 128K --ranks 2,4,8
 #include <unistd.h>
 
 #include <cstdint>
@@ -33,6 +34,9 @@ struct Flags {
   std::vector<int64_t> tokens_per_rank = {32 << 10, 8 << 10};
   int64_t tokens = 1 << 20;
   std::vector<Scenario> scenarios = Scenarios();
+  std::string pattern;
+  std::vector<PlanKind> plans = {PlanKind::kRing, PlanKind::kHeads, PlanKind::kMesh,
+                                 PlanKind::kGroupCast};
   Shape shape;
   std::string csv;
   bool json = false;
@@ -69,6 +73,17 @@ OptionSetter SetScenarios(std::vector<Scenario>* chosen) {
   };
 }
 
+OptionSetter SetPlans(std::vector<PlanKind>* plans) {
+  return [=](absl::string_view text) -> absl::Status {
+    plans->clear();
+    for (absl::string_view name : absl::StrSplit(text, ',')) {
+      ANNULUS_ASSIGN_OR_RETURN(const PlanKind kind, ParsePlanKind(name));
+      plans->push_back(kind);
+    }
+    return absl::OkStatus();
+  };
+}
+
 Options OptionsOf(Flags* flags) {
   Options options("", "How plans scale over ranks of a cluster, by simulation.", "annulus_scale");
   options.AddRequired("cluster", "F", "the machines, a JSON file", SetText(&flags->cluster));
@@ -79,6 +94,10 @@ Options OptionsOf(Flags* flags) {
   options.Add("tokens", "N", "in all, of strong scaling (1M)",
               SetCount(&flags->tokens, 1, kTokensMax));
   options.Add("scenarios", "S,…", "which (all)", SetScenarios(&flags->scenarios));
+  options.Add("pattern", "P", "this one under the plans of --plan, strong, in place of scenarios",
+              SetText(&flags->pattern));
+  options.Add("plan", "P,…", "with --pattern: which (ring,heads,mesh,group-cast)",
+              SetPlans(&flags->plans));
   options.Add("heads", "H", "query heads (32)", SetCount(&flags->shape.heads, 1, 1 << 16));
   options.Add("kv-heads", "K", "KV heads (8)", SetCount(&flags->shape.kv_heads, 1, 1 << 16));
   options.Add("head-dim", "D", "width of q, k and v (128)",
@@ -92,6 +111,14 @@ Options OptionsOf(Flags* flags) {
 
 std::vector<Series> SeriesOf(const Flags& flags) {
   std::vector<Series> all;
+  if (!flags.pattern.empty()) {
+    for (PlanKind kind : flags.plans) {
+      const Scenario scenario = {std::string(Name(kind)), kind, flags.pattern, /*decode=*/false,
+                                 kStagesOfPlanner};
+      all.push_back({scenario, Scaling::kStrong, flags.tokens});
+    }
+    return all;
+  }
   for (const Scenario& scenario : flags.scenarios) {
     for (int64_t tokens : flags.tokens_per_rank) {
       all.push_back({scenario, Scaling::kWeak, tokens});

@@ -30,6 +30,15 @@ void WeighWork(const Plan& plan, const PlanLoads& loads, const ClusterModel& clu
   }
 }
 
+absl::StatusOr<Plan> PlanOf(const Scenario& scenario, const Problem& problem,
+                            const ClusterModel& cluster) {
+  if (scenario.stages != kStagesOfPlanner) {
+    return BuildPlan(scenario.plan, problem, scenario.stages);
+  }
+  ANNULUS_ASSIGN_OR_RETURN(Decision decision, Choose(problem, cluster, scenario.plan));
+  return std::move(decision.plan);
+}
+
 }  // namespace
 
 const std::vector<Scenario>& Scenarios() {
@@ -62,8 +71,7 @@ absl::StatusOr<ScaleRow> Play(const Series& series, const Shape& shape, int worl
                                         .pattern = series.scenario.pattern}));
   // A plan of a thousand ranks is large: it goes before its script is played.
   const auto script_of = [&]() -> absl::StatusOr<Script> {
-    ANNULUS_ASSIGN_OR_RETURN(const Plan plan,
-                             BuildPlan(series.scenario.plan, problem, series.scenario.stages));
+    ANNULUS_ASSIGN_OR_RETURN(const Plan plan, PlanOf(series.scenario, problem, cluster));
     const PlanLoads loads = ComputeLoads(plan);
     WeighWork(plan, loads, cluster, &row);
     return Script::Of(plan, loads, cluster);

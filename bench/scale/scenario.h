@@ -13,12 +13,14 @@
 
 namespace annulus {
 
+inline constexpr int kStagesOfPlanner = -1;  // as many as the planner finds cheapest
+
 struct Scenario {
   std::string name;
   PlanKind plan = PlanKind::kRing;
   std::string pattern;
   bool decode = false;          // one query, the context's last token; else every token is a query
-  int stages = kStagesDefault;  // of overlap (sharding/plan.h)
+  int stages = kStagesDefault;  // of overlap (sharding/plan.h), or kStagesOfPlanner
 };
 
 // Ring zigzag, mesh, group-cast and pass-q. Under s2(64,16,16) each of the 8 default KV heads has
