@@ -1,6 +1,7 @@
 // What of the contract of Exchange only those of a Fabric can do: members with addresses, and ranks
 // that go while the others stay. MPI has neither: where one of its ranks is killed, the launcher
 // ends them all.
+#include "tests/comm/killed_in_ring.h"
 #include "tests/comm/test_group.h"
 
 namespace annulus {
@@ -58,6 +59,21 @@ TEST_CASE("a rank that is gone fails the tickets that need it, and later posts",
   CHECK(group.exchanges[0]->Wait(*needs_1, Soon()).ok());
   CHECK(group.exchanges[1]->Wait(*needs_0, Soon()).ok());
   CHECK(in == out);
+}
+
+TEST_CASE("a rank killed at any step of a ring ends it for the others, by an error", "[exchange]") {
+  const std::string kind = Kind();
+  const int world = GENERATE(3, 4, 5, 8);
+  for (int step = 1; step < world; ++step) {
+    const KilledInRing ring = {step, /*posts=*/step % 2 == 0, /*victim=*/step % world, 300'000};
+    CAPTURE(kind, world, step);
+    std::vector<std::vector<std::byte>> memory(world, std::vector<std::byte>(2 * ring.size_bytes));
+    TestGroup group(kind, world);
+    group.Run([&](Exchange& exchange) {
+      const int rank = exchange.rank();
+      return RunKilledInRing(ring, exchange, memory[rank].data(), [&] { group.Kill(rank); });
+    });
+  }
 }
 
 }  // namespace

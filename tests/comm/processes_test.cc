@@ -1,12 +1,9 @@
 // UCX between real processes: kill -9 is noticed at once, SIGSTOP is not, and the bytes counted are
 // those of the wire. A child is this program again, at one of the hidden cases below.
-#include <fcntl.h>
 #include <net/if.h>
 #include <sched.h>
 #include <sys/ioctl.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -15,6 +12,7 @@
 #include <iostream>
 #include <sstream>
 
+#include "tests/child.h"
 #include "tests/comm/test_group.h"
 
 namespace annulus {
@@ -23,73 +21,6 @@ namespace {
 constexpr uint64_t kChannel = 31;
 constexpr uint32_t kPostReceive = 2;  // asks the child for a receive of kLargeBytes
 constexpr size_t kLargeBytes = size_t{64} << 20;
-
-// Runs a hidden case of this program; its stdin and stdout are pipes of ours.
-class Child {
- public:
-  explicit Child(const char* test_case) {
-    int to_child[2];
-    int from_child[2];
-    REQUIRE(pipe2(to_child, O_CLOEXEC) == 0);
-    REQUIRE(pipe2(from_child, O_CLOEXEC) == 0);
-    pid_ = fork();
-    REQUIRE(pid_ >= 0);
-    if (pid_ == 0) {
-      prctl(PR_SET_PDEATHSIG, SIGKILL);
-      dup2(to_child[0], 0);
-      dup2(from_child[1], 1);
-      execl("/proc/self/exe", "test_comm", test_case, nullptr);
-      _exit(127);
-    }
-    close(to_child[0]);
-    close(from_child[1]);
-    in_ = to_child[1];
-    out_ = from_child[0];
-  }
-  ~Child() {
-    if (pid_ > 0) {
-      kill(pid_, SIGKILL);
-      Join();
-    }
-    close(in_);
-    close(out_);
-  }
-
-  pid_t pid() const { return pid_; }
-  void Kill() {
-    kill(pid_, SIGKILL);
-    Join();
-  }
-  int Join() {
-    int status = 0;
-    waitpid(std::exchange(pid_, -1), &status, 0);
-    return status;
-  }
-  void WriteLine(const std::string& line) {
-    const std::string text = line + "\n";
-    REQUIRE(write(in_, text.data(), text.size()) == static_cast<ssize_t>(text.size()));
-  }
-  // The next line that begins with `prefix`, without it.
-  std::string ReadLine(const std::string& prefix) {
-    std::string line;
-    char c;
-    while (read(out_, &c, 1) == 1) {
-      if (c != '\n') {
-        line += c;
-        continue;
-      }
-      if (line.rfind(prefix, 0) == 0) return line.substr(prefix.size());
-      line.clear();
-    }
-    FAIL("the child ended without saying " << prefix);
-    return "";
-  }
-
- private:
-  pid_t pid_ = -1;
-  int in_ = -1;
-  int out_ = -1;
-};
 
 // Echoes messages, and is rank 1 of an exchange in which it posts what it is asked for.
 void EchoForever(const char* transports) {

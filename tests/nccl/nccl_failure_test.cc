@@ -1,23 +1,33 @@
 // What NCCL alone would wait for without end: a rank that never comes, that gives up in the middle,
-// that dies. On two GPUs; every wait ends within seconds.
+// that dies. Every wait ends within seconds. Cases with more ranks than GPUs are skipped by name.
+#include <csignal>
+#include <iostream>
 #include <thread>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "base/cuda/handles.h"
 #include "base/status.h"
 #include "comm/local/local_exchange.h"
 #include "comm/nccl/nccl_exchange.h"
+#include "comm/progress_thread.h"
+#include "comm/ucx/ucx_fabric.h"
 #include "tests/catch.h"
+#include "tests/child.h"
+#include "tests/comm/killed_in_ring.h"
 
 namespace annulus {
 namespace {
 
 constexpr size_t kBytes = size_t{256} << 20;
 
-bool TwoGpus() {
+bool HasGpus(int ranks) {
   int gpus = 0;
-  if (cudaGetDeviceCount(&gpus) == cudaSuccess && gpus >= 2) return true;
-  WARN("skipped: 2 ranks need as many GPUs, " << gpus << " are found");
+  if (cudaGetDeviceCount(&gpus) != cudaSuccess) gpus = 0;
+  if (gpus >= ranks) return true;
+  WARN("skipped: " << ranks << " ranks need as many GPUs, " << gpus << " are found");
   return false;
 }
 
@@ -39,22 +49,27 @@ absl::StatusOr<Rank> Open(int rank, std::unique_ptr<Exchange> control) {
   return opened;
 }
 
-// Runs a body for each of two ranks that have opened an exchange.
+// Runs a body for each rank of a world that has opened an exchange.
 template <typename Body>
-void RunBoth(LocalExchangeGroup& group, Body body) {
-  absl::Status statuses[2];
+void RunRanks(int world, LocalExchangeGroup& group, Body body) {
+  std::vector<absl::Status> statuses(world);
   std::vector<std::thread> threads;
-  for (int rank = 0; rank < 2; ++rank) {
+  for (int rank = 0; rank < world; ++rank) {
     threads.emplace_back([&, rank] {
       absl::StatusOr<Rank> opened = Open(rank, group.Open(rank));
       statuses[rank] = opened.ok() ? body(rank, *opened) : opened.status();
     });
   }
   for (std::thread& thread : threads) thread.join();
-  for (int rank = 0; rank < 2; ++rank) {
+  for (int rank = 0; rank < world; ++rank) {
     INFO("rank " << rank << ": " << statuses[rank]);
     CHECK(statuses[rank].ok());
   }
+}
+
+template <typename Body>
+void RunBoth(LocalExchangeGroup& group, Body body) {
+  RunRanks(2, group, body);
 }
 
 absl::Status ExpectCode(const absl::Status& status, absl::StatusCode code) {
@@ -64,7 +79,7 @@ absl::Status ExpectCode(const absl::Status& status, absl::StatusCode code) {
 }
 
 TEST_CASE("a rank that never posts ends at the deadline, and its peer learns of the abort") {
-  if (!TwoGpus()) return;
+  if (!HasGpus(2)) return;
   const auto group = LocalExchangeGroup::Create(2);
   RunBoth(*group, [](int rank, Rank& own) -> absl::Status {
     if (rank == 1) {
@@ -86,7 +101,7 @@ TEST_CASE("a rank that never posts ends at the deadline, and its peer learns of 
 }
 
 TEST_CASE("a rank that gives up while bytes are on their way") {
-  if (!TwoGpus()) return;
+  if (!HasGpus(2)) return;
   for (int round = 0; round < 6; ++round) {
     const auto group = LocalExchangeGroup::Create(2);
     RunBoth(*group, [&](int rank, Rank& own) -> absl::Status {
@@ -107,7 +122,7 @@ TEST_CASE("a rank that gives up while bytes are on their way") {
 }
 
 TEST_CASE("a rank that dies fails the other's tickets") {
-  if (!TwoGpus()) return;
+  if (!HasGpus(2)) return;
   const auto group = LocalExchangeGroup::Create(2);
   RunBoth(*group, [&](int rank, Rank& own) -> absl::Status {
     if (rank == 1) {
@@ -126,7 +141,7 @@ TEST_CASE("a rank that dies fails the other's tickets") {
 }
 
 TEST_CASE("ranks that post other operations in a group are told so") {
-  if (!TwoGpus()) return;
+  if (!HasGpus(2)) return;
   const auto group = LocalExchangeGroup::Create(2);
   RunBoth(*group, [](int rank, Rank& own) -> absl::Status {
     std::vector<SendOp> sends(rank == 0 ? 2 : 0, {1, own.memory.data(), 100});
@@ -139,7 +154,7 @@ TEST_CASE("ranks that post other operations in a group are told so") {
 }
 
 TEST_CASE("more operations with one peer than one message of sizes holds") {
-  if (!TwoGpus()) return;
+  if (!HasGpus(2)) return;
   const auto group = LocalExchangeGroup::Create(2);
   RunBoth(*group, [](int rank, Rank& own) -> absl::Status {
     const int peer = 1 - rank;
@@ -170,6 +185,75 @@ TEST_CASE("more operations with one peer than one message of sizes holds") {
     }
     return absl::OkStatus();
   });
+}
+
+TEST_CASE("a rank that dies at any step of a ring ends it for the others, by an error") {
+  const int world = GENERATE(2, 3, 4, 5, 8);
+  if (!HasGpus(world)) return;
+  for (int step = 1; step < world; ++step) {
+    const KilledInRing ring = {step, /*posts=*/step % 2 == 0, /*victim=*/step % world, kBytes / 2};
+    CAPTURE(world, step);
+    const auto group = LocalExchangeGroup::Create(world);
+    RunRanks(world, *group, [&](int rank, Rank& own) {
+      return RunKilledInRing(ring, *own.exchange, own.memory.data(),
+                             [&] { group->FailRank(rank, absl::UnavailableError("killed")); });
+    });
+  }
+}
+
+// A process that is one rank of a ring, its control exchange over UCX. Reads its part, says what it
+// saw.
+TEST_CASE("child: a rank of a ring", "[.child]") {
+  UcxOptions options;
+  options.transports = "shm,tcp";
+  std::unique_ptr<UcxFabric> fabric = *UcxFabric::Create(options);
+  fabric->messenger().SetHandlers({[](PeerId, Message) {}, [](PeerId, absl::Status) {}});
+  auto progress = std::make_unique<ProgressThread>(fabric->messenger());
+  std::cout << "\naddress " << fabric->messenger().address() << std::endl;
+  int rank = 0;
+  int step = 0;
+  int posts = 0;
+  std::string joined;
+  std::cin >> rank >> step >> posts >> joined;
+  const std::vector<std::string> addresses = absl::StrSplit(joined, ',');
+  const int world = static_cast<int>(addresses.size());
+  const KilledInRing ring = {step, posts != 0, /*victim=*/step % world, kBytes / 2};
+  absl::StatusOr<std::unique_ptr<Exchange>> control = fabric->OpenExchange(1, rank, addresses);
+  REQUIRE(control.ok());
+  absl::StatusOr<Rank> own = Open(rank, *std::move(control));
+  absl::Status status = own.status();
+  if (own.ok()) {
+    status = RunKilledInRing(ring, *own->exchange, own->memory.data(), [] { raise(SIGKILL); });
+    own->exchange.reset();
+  }
+  std::cout << "\nsaw " << status << std::endl;
+  progress.reset();
+}
+
+TEST_CASE("a process killed at any step of a ring ends it for the others, by an error") {
+  const int world = GENERATE(2, 4, 8);
+  if (!HasGpus(world)) return;
+  for (int step = 1; step < world; ++step) {
+    CAPTURE(world, step);
+    std::vector<std::unique_ptr<Child>> ranks;
+    std::vector<std::string> addresses;
+    for (int rank = 0; rank < world; ++rank) {
+      ranks.push_back(std::make_unique<Child>("child: a rank of a ring"));
+    }
+    for (const auto& rank : ranks) addresses.push_back(rank->ReadLine("address "));
+    for (int rank = 0; rank < world; ++rank) {
+      ranks[rank]->WriteLine(
+          absl::StrCat(rank, " ", step, " ", step % 2 == 0, " ", absl::StrJoin(addresses, ",")));
+    }
+    for (int rank = 0; rank < world; ++rank) {
+      CAPTURE(rank);
+      if (rank == step % world) {
+        CHECK(WTERMSIG(ranks[rank]->Join()) == SIGKILL);
+      } else {
+        CHECK(ranks[rank]->ReadLine("saw ") == "OK");
+      }
+    }
+  }
 }
 
 }  // namespace
