@@ -8,7 +8,11 @@ import sys
 
 def about(torch):
     """What every row says of the run."""
-    return {"date": datetime.date.today().isoformat(), "gpu": torch.cuda.get_device_name(),
+    return about_gpu(torch.cuda.get_device_name())
+
+
+def about_gpu(name):
+    return {"date": datetime.date.today().isoformat(), "gpu": name,
             "commit": os.environ.get("ANNULUS_COMMIT", "unknown")}
 
 
