@@ -10,4 +10,7 @@ namespace annulus {
 // `text` in double quotes, escaped, and cut after `bytes_max` bytes (then "…" follows the quotes).
 std::string Quoted(absl::string_view text, size_t bytes_max = 80);
 
+// The same for a path or a name, whose end says most: what is cut is its beginning.
+std::string QuotedEnd(absl::string_view text, size_t bytes_max = 200);
+
 }  // namespace annulus

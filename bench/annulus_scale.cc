@@ -137,14 +137,14 @@ absl::Status Run(const std::vector<std::string>& args) {
     std::cout << *help;
     return absl::OkStatus();
   }
-  ANNULUS_ASSIGN_OR_RETURN(const ClusterFile cluster, ReadCluster(flags.cluster));
+  ANNULUS_ASSIGN_OR_RETURN(const ClusterFile cluster, FindCluster(flags.cluster));
   for (int64_t ranks : flags.ranks) {
     if (ranks > cluster.workers_max) {
       return absl::InvalidArgumentError(absl::StrCat(
           "--ranks is ", ranks, ", expected at most the cluster's ", cluster.workers_max));
     }
   }
-  if (!flags.csv.empty()) ANNULUS_RETURN_IF_ERROR(CheckWritable(flags.csv));
+  ANNULUS_RETURN_IF_ERROR(CheckOutputs({{"--csv", flags.csv}}, {{"--cluster", flags.cluster}}));
 
   const bool watched = isatty(STDERR_FILENO) == 1;
   std::string csv;

@@ -17,6 +17,7 @@
 #include "attention/backend.h"
 #include "attention/cpu/machine_peaks.h"
 #include "base/thread_pool.h"
+#include "base/write_file.h"
 #include "bench/kernels/cases.h"
 #include "bench/kernels/kernel_case.h"
 #include "bench/kernels/peer.h"
@@ -71,7 +72,7 @@ class Bench {
   std::unique_ptr<Backend> backend_;
   ThreadPool pool_;
   std::unique_ptr<Peer> peer_;
-  FILE* csv_ = nullptr;
+  std::string csv_;
 };
 
 // The peak that bounds a case: of the dot product that its dtype takes, or of memory.
@@ -133,18 +134,17 @@ void Bench::Print(const BenchCase& what, const KernelCase& c, const Figures& f) 
               shape.kv_heads, shape.dim, f.ours / 1e9, unit, 100 * f.of_peak, f.peak / 1e9, f.error,
               peer.c_str(), beside.c_str());
   std::fflush(stdout);
-  if (csv_ == nullptr) return;
   const double pairs = static_cast<double>(shape.heads) * static_cast<double>(shape.q_tokens) *
                        static_cast<double>(shape.tokens());
-  absl::FPrintF(csv_,
-                "%s,\"%s\",%s,%d,%d,%d,%d,%d,%d,%.4g,%s,%d,%s,%.5g,%.5g,%.4g,%.5g,%s,%.4g,%.2g,"
-                "%s,%.4g\n",
-                shape.name, shape.pattern, Name(shape.dtype), shape.contexts.size(), shape.tokens(),
-                shape.q_tokens, shape.heads, shape.kv_heads, shape.dim,
-                static_cast<double>(c.pairs().visited) / pairs, backend_->capabilities().detail,
-                pool_.threads(), unit, f.ours / 1e9, f.peak / 1e9, 100 * f.of_peak, f.peer / 1e9,
-                f.peer > 0 ? peer_->name() : "", f.over_peer, f.error, beside_name, f.over_beside);
-  std::fflush(csv_);
+  absl::StrAppendFormat(
+      &csv_,
+      "%s,\"%s\",%s,%d,%d,%d,%d,%d,%d,%.4g,%s,%d,%s,%.5g,%.5g,%.4g,%.5g,%s,%.4g,%.2g,"
+      "%s,%.4g\n",
+      shape.name, shape.pattern, Name(shape.dtype), shape.contexts.size(), shape.tokens(),
+      shape.q_tokens, shape.heads, shape.kv_heads, shape.dim,
+      static_cast<double>(c.pairs().visited) / pairs, backend_->capabilities().detail,
+      pool_.threads(), unit, f.ours / 1e9, f.peak / 1e9, 100 * f.of_peak, f.peer / 1e9,
+      f.peer > 0 ? peer_->name() : "", f.over_peer, f.error, beside_name, f.over_beside);
 }
 
 // Half of the machine's memory at most: the peer holds as much.
@@ -166,14 +166,12 @@ void Bench::StartPeer() {
 }
 
 int Bench::Run() {
-  if (!options_.csv.empty()) {
-    csv_ = std::fopen(options_.csv.c_str(), "w");
-    if (csv_ == nullptr) {
-      std::fprintf(stderr, "--csv '%s': cannot be written\n", options_.csv.c_str());
-      return 2;
-    }
-    std::fprintf(csv_, "%s\n", kColumns);
+  const absl::Status writable = CheckOutputs({{"--csv", options_.csv}}, {});
+  if (!writable.ok()) {
+    std::fprintf(stderr, "annulus_bench: --csv: %s\n", std::string(writable.message()).c_str());
+    return 2;
   }
+  csv_ = absl::StrCat(kColumns, "\n");
   StartPeer();
   std::printf(
       "%s, %d threads; GFLOP = 4·visited pairs·d per query head, GB = K + V once; medians\n",
@@ -183,8 +181,12 @@ int Bench::Run() {
     KernelCase c(what.shape, &pool_);
     Print(what, c, Measure(what, &c));
   }
-  if (csv_ != nullptr) std::fclose(csv_);
-  return 0;
+  if (options_.csv.empty()) return 0;
+  const absl::Status written = WriteFile(options_.csv, {csv_});
+  if (!written.ok()) {
+    std::fprintf(stderr, "annulus_bench: --csv: %s\n", std::string(written.message()).c_str());
+  }
+  return written.ok() ? 0 : 1;
 }
 
 // Restricts the kernels and the peaks to one instruction set, by Highway's name for it.

@@ -95,8 +95,9 @@ absl::Status PlanBench::SaveCluster() const {
 absl::Status PlanBench::SetUp(const Environment& environment) {
   if (ranks_.rank() != 0) return absl::OkStatus();
   Say("measuring this machine");
-  ANNULUS_ASSIGN_OR_RETURN(const Machines machines, MachinesFor(flags_.machines, flags_.backend,
-                                                                ranks_.world(), environment));
+  ANNULUS_ASSIGN_OR_RETURN(
+      const Machines machines,
+      MachinesFor(flags_.machines, flags_.backend, ranks_.world(), environment, std::cerr));
   cluster_ = machines.model;
   Say("one rank alone");
   ANNULUS_ASSIGN_OR_RETURN(single_,

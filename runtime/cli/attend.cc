@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/quoted.h"
 #include "base/status.h"
+#include "base/write_file.h"
 #include "runtime/cli/shared_options.h"
 #include "runtime/coordinator/check_tensor.h"
 
@@ -98,6 +99,17 @@ absl::StatusOr<int64_t> VHeadDim(const AttendFlags& flags, const AttendInputs& i
   return v.dim;
 }
 
+// Whatever cannot be written, or would overwrite what is read, is refused before any work.
+absl::Status CheckFiles(const AttendFlags& flags) {
+  ANNULUS_RETURN_IF_ERROR(CheckNpyName(flags.out));
+  if (flags.lse.has_value()) ANNULUS_RETURN_IF_ERROR(CheckNpyName(*flags.lse));
+  std::vector<NamedPath> inputs = {{"--q", FileTensor::PathOf(flags.q)},
+                                   {"--k", FileTensor::PathOf(flags.k)},
+                                   {"--v", FileTensor::PathOf(flags.v.value_or(""))}};
+  AddFiles(flags.machines, &inputs);
+  return CheckOutputs({{"--out", flags.out}, {"--lse", flags.lse.value_or("")}}, inputs);
+}
+
 absl::Status WriteOutcome(const AttendFlags& flags, const AttendOutcome& outcome) {
   const auto values = [](const Tensor& tensor) {
     return absl::MakeConstSpan(tensor.f32(), static_cast<size_t>(tensor.view().size()));
@@ -171,8 +183,7 @@ absl::Status RunAttend(const Arguments& args, const Console& console) {
     *console.out << *help;
     return absl::OkStatus();
   }
-  ANNULUS_RETURN_IF_ERROR(CheckNpyPath(flags.out));
-  if (flags.lse.has_value()) ANNULUS_RETURN_IF_ERROR(CheckNpyPath(*flags.lse));
+  ANNULUS_RETURN_IF_ERROR(CheckFiles(flags));
   ANNULUS_ASSIGN_OR_RETURN(AttendInputs inputs, ReadAttendInputs(flags));
   ANNULUS_ASSIGN_OR_RETURN(const AttendOutcome outcome,
                            flags.endpoint.has_value()

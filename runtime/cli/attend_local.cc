@@ -13,8 +13,9 @@ absl::StatusOr<AttendOutcome> AttendLocally(const AttendFlags& flags, AttendInpu
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend,
                            MakeBackend(flags.backend, /*threads=*/0));
   ANNULUS_ASSIGN_OR_RETURN(const Problem problem, MakeProblem(inputs.problem));
-  ANNULUS_ASSIGN_OR_RETURN(Machines machines, MachinesFor(flags.machines, flags.backend,
-                                                          flags.workers, console.environment));
+  ANNULUS_ASSIGN_OR_RETURN(
+      Machines machines,
+      MachinesFor(flags.machines, flags.backend, flags.workers, console.environment, *console.err));
   ANNULUS_ASSIGN_OR_RETURN(const Decision decision, Choose(problem, machines.model, flags.plan));
   inputs.q.RoundTo(problem.dtype);
   inputs.k.RoundTo(problem.dtype);

@@ -120,7 +120,7 @@ absl::StatusOr<ClusterFile> ReadCluster(const std::string& path) {
       absl::string_view(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()));
   if (cluster.ok()) return cluster;
   return absl::InvalidArgumentError(
-      absl::StrCat("file ", Quoted(path), ": ", cluster.status().message()));
+      absl::StrCat("file ", QuotedEnd(path), ": ", cluster.status().message()));
 }
 
 }  // namespace annulus

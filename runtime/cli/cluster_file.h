@@ -30,6 +30,13 @@ struct ClusterFile {
 absl::StatusOr<ClusterFile> ParseCluster(absl::string_view json);
 absl::StatusOr<ClusterFile> ReadCluster(const std::string& path);
 
+// A cluster that the program knows by name ("h100x8": as many nodes of eight H100s as are asked
+// for), else the file at `name`, whose path may be told apart by a slash: "./h100x8".
+// INVALID_ARGUMENT also names the known ones where there is no such file.
+absl::StatusOr<ClusterFile> FindCluster(const std::string& name);
+// "h100x8, h200x8, …".
+std::string KnownClusters();
+
 // The rates of `file`, its machine and that it is shared, as ParseCluster reads them.
 std::string ToJson(const ClusterFile& file);
 

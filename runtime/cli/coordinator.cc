@@ -48,7 +48,7 @@ std::string EndpointOf(const std::string& listen, int port) {
 absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signals& signals) {
   CoordinatorOptions options;
   if (flags.cluster.has_value()) {
-    ANNULUS_ASSIGN_OR_RETURN(const ClusterFile cluster, ReadCluster(*flags.cluster));
+    ANNULUS_ASSIGN_OR_RETURN(const ClusterFile cluster, FindCluster(*flags.cluster));
     options.cluster = cluster.model;
     options.cluster_shared = cluster.shared;
   }

@@ -80,7 +80,7 @@ absl::Status MakeOutDir(const std::string& path) {
   std::error_code error;
   std::filesystem::create_directories(path, error);
   if (!error && std::filesystem::is_directory(path)) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("--out-dir ", Quoted(path),
+  return absl::InvalidArgumentError(absl::StrCat("--out-dir ", QuotedEnd(path),
                                                  " cannot be made: ", error.message(),
                                                  "; expected a folder to write to"));
 }
@@ -143,8 +143,8 @@ absl::Status RunDemo(const DemoOptions& options, const Console& console) {
   report.seed = static_cast<uint64_t>(options.seed);
   report.block_map_path = options.out_dir + "/block-map.svg";
   report.trace_path = options.out_dir + "/trace.json";
-  ANNULUS_RETURN_IF_ERROR(CheckWritable(report.block_map_path));
-  ANNULUS_RETURN_IF_ERROR(CheckWritable(report.trace_path));
+  ANNULUS_RETURN_IF_ERROR(CheckOutputs(
+      {{"the block map", report.block_map_path}, {"the trace", report.trace_path}}, {}));
 
   Say(console, absl::StrCat("starting a coordinator and ", options.workers, " workers"));
   Cluster cluster;

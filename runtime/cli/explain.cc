@@ -70,11 +70,13 @@ absl::Status RunExplain(const Arguments& args, const Console& console) {
   }
   flags.problem.q_tokens = flags.q_tokens.value_or(flags.problem.kv_tokens);
   flags.problem.v_head_dim = flags.v_head_dim.value_or(flags.problem.head_dim);
-  if (flags.svg.has_value()) ANNULUS_RETURN_IF_ERROR(CheckWritable(*flags.svg));
+  std::vector<NamedPath> inputs;
+  AddFiles(flags.machines, &inputs);
+  ANNULUS_RETURN_IF_ERROR(CheckOutputs({{"--svg", flags.svg.value_or("")}}, inputs));
   ANNULUS_ASSIGN_OR_RETURN(const Problem problem, MakeProblem(flags.problem));
-  ANNULUS_ASSIGN_OR_RETURN(
-      const Machines machines,
-      MachinesFor(flags.machines, "auto", flags.problem.workers, console.environment));
+  ANNULUS_ASSIGN_OR_RETURN(const Machines machines,
+                           MachinesFor(flags.machines, "auto", flags.problem.workers,
+                                       console.environment, *console.err));
   ANNULUS_ASSIGN_OR_RETURN(const Decision decision, Choose(problem, machines.model, flags.plan));
   std::vector<MeasuredPlan> measured;
   if (flags.measure) {

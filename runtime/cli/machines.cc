@@ -36,10 +36,11 @@ std::string NameOf(const Backend& backend) {
                       std::thread::hardware_concurrency(), " cores");
 }
 
-absl::Status Keep(const ClusterFile& file, const std::string& path) {
-  std::error_code ignored;  // a folder that cannot be made is named by the write below
+// Before two seconds are spent on what is to be kept there.
+absl::Status MakeRoomFor(const std::string& path) {
+  std::error_code ignored;  // a folder that cannot be made is named by the check
   std::filesystem::create_directories(std::filesystem::path(path).parent_path(), ignored);
-  return WriteFile(path, {ToJson(file)});
+  return CheckWritable(path);
 }
 
 struct Kept {
@@ -48,36 +49,48 @@ struct Kept {
 };
 
 absl::StatusOr<Kept> ThisMachine(const std::optional<std::string>& asked,
-                                 const std::string& backend_name, const Environment& environment) {
+                                 const std::string& backend_name, const Environment& environment,
+                                 std::ostream& notes) {
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, MakeBackend(backend_name, 0));
   const std::string path = asked.value_or(DefaultPath(environment, *backend));
   const std::string name = NameOf(*backend);
+  std::string note;
   std::error_code error;
   if (!path.empty() && std::filesystem::exists(path, error)) {
-    ANNULUS_ASSIGN_OR_RETURN(ClusterFile file, ReadCluster(path));
-    if (file.machine == name) return Kept{std::move(file), path};
+    absl::StatusOr<ClusterFile> file = ReadCluster(path);
+    if (!file.ok() && asked.has_value()) return file.status();
+    if (file.ok() && file->machine == name) return Kept{*std::move(file), path};
+    if (!file.ok()) note = absl::StrCat(file.status().message(), "; measured and kept anew");
   }
+  absl::Status room = path.empty() ? absl::OkStatus() : MakeRoomFor(path);
   Kept kept;
   kept.source = kMeasuredNow;
   kept.file.shared = backend->capabilities().gpus < 2;  // several GPUs are a worker's each
   kept.file.machine = name;
-  ANNULUS_ASSIGN_OR_RETURN(kept.file.model, MeasureMachine(*backend));
-  if (path.empty()) return kept;
-  const absl::Status written = Keep(kept.file, path);
-  if (written.ok()) {
+  if (room.ok() || !asked.has_value()) {
+    ANNULUS_ASSIGN_OR_RETURN(kept.file.model, MeasureMachine(*backend));
+    if (path.empty()) return kept;
+    if (room.ok()) room = WriteFile(path, {ToJson(kept.file)});
+  }
+  if (room.ok()) {
     kept.source = path;
     // As every later run reads it: a rounded digit must not change a plan.
     ANNULUS_ASSIGN_OR_RETURN(kept.file, ReadCluster(path));
   } else if (asked.has_value()) {
-    return absl::InvalidArgumentError(absl::StrCat("--calibration: ", written.message()));
+    return absl::InvalidArgumentError(absl::StrCat("--calibration: ", room.message()));
+  } else {
+    note = absl::StrCat(room.message(), "; this machine's figures are not kept");
   }
+  if (!note.empty()) notes << "annulus: " << note << std::endl;
   return kept;
 }
 
 }  // namespace
 
 void AddMachines(Options* options, MachineFlags* flags) {
-  options->Add("cluster", "F", "the machines, a JSON file (this one)", SetText(&flags->cluster));
+  options->Add("cluster", "F",
+               absl::StrCat("the machines, a JSON file or one of ", KnownClusters(), " (this one)"),
+               SetText(&flags->cluster));
   options->Add(
       "calibration", "F",
       "where this machine's measured figures are kept (annulus/machine.json or machine-gpu.json "
@@ -85,14 +98,20 @@ void AddMachines(Options* options, MachineFlags* flags) {
       SetText(&flags->calibration));
 }
 
+void AddFiles(const MachineFlags& flags, std::vector<NamedPath>* files) {
+  files->push_back({"--cluster", flags.cluster.value_or("")});
+  files->push_back({"--calibration", flags.calibration.value_or("")});
+}
+
 absl::StatusOr<Machines> MachinesFor(const MachineFlags& flags, const std::string& backend,
-                                     int workers, const Environment& environment) {
+                                     int workers, const Environment& environment,
+                                     std::ostream& notes) {
   Kept kept;
   if (flags.cluster.has_value()) {
     kept.source = *flags.cluster;
-    ANNULUS_ASSIGN_OR_RETURN(kept.file, ReadCluster(kept.source));
+    ANNULUS_ASSIGN_OR_RETURN(kept.file, FindCluster(kept.source));
   } else {
-    ANNULUS_ASSIGN_OR_RETURN(kept, ThisMachine(flags.calibration, backend, environment));
+    ANNULUS_ASSIGN_OR_RETURN(kept, ThisMachine(flags.calibration, backend, environment, notes));
   }
   ANNULUS_ASSIGN_OR_RETURN(const ClusterModel model, ModelFor(kept.file, workers));
   std::string file = kept.source == kMeasuredNow ? "" : kept.source;

@@ -4,9 +4,12 @@
 #pragma once
 
 #include <optional>
+#include <ostream>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
+#include "base/write_file.h"
 #include "runtime/cli/options.h"
 #include "sharding/cluster.h"
 
@@ -18,6 +21,9 @@ struct MachineFlags {
 };
 void AddMachines(Options* options, MachineFlags* flags);
 
+// The files that the flags name, as CheckOutputs takes them.
+void AddFiles(const MachineFlags& flags, std::vector<NamedPath>* files);
+
 struct Machines {
   ClusterModel model;  // as each worker sees it
   std::string source;  // the file that the figures are of, or "measured now"
@@ -27,9 +33,11 @@ struct Machines {
 // For `workers` workers that compute with `backend`, as MakeBackend takes it. Without --calibration
 // figures are kept in the user's cache folder
 // ($XDG_CACHE_HOME, else $HOME/.cache); without that, or where it cannot be written, they are
-// measured anew each time. Figures kept by another kind of machine are measured again.
-// INVALID_ARGUMENT names a file that is not as it should be.
+// measured anew each time. Figures kept by another kind of machine are measured again, and so are
+// those of a damaged file in the cache folder. `notes` gets one line about a file that is damaged
+// or cannot be written. INVALID_ARGUMENT names a file of the flags that is not as it should be.
 absl::StatusOr<Machines> MachinesFor(const MachineFlags& flags, const std::string& backend,
-                                     int workers, const Environment& environment);
+                                     int workers, const Environment& environment,
+                                     std::ostream& notes);
 
 }  // namespace annulus

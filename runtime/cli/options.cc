@@ -189,7 +189,7 @@ absl::Status Options::ReadFile(const std::string& path, GivenByName* given) cons
   ANNULUS_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(path));
   const absl::string_view text(reinterpret_cast<const char*>(file.bytes().data()),
                                file.bytes().size());
-  const std::string label = absl::StrCat("file ", Quoted(path));
+  const std::string label = absl::StrCat("file ", QuotedEnd(path));
   absl::StatusOr<std::vector<ConfigEntry>> entries = ParseConfig(text);
   if (!entries.ok()) {
     return absl::InvalidArgumentError(absl::StrCat(label, ": ", entries.status().message()));

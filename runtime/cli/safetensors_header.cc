@@ -38,7 +38,7 @@ uint64_t BitsOf(absl::string_view dtype) {
 }
 
 absl::Status OfTensor(absl::string_view name, absl::string_view what) {
-  return absl::InvalidArgumentError(absl::StrCat("tensor ", Quoted(name), ": ", what));
+  return absl::InvalidArgumentError(absl::StrCat("tensor ", QuotedEnd(name), ": ", what));
 }
 
 // Takes the header as it is parsed. A tree of it would cost many times the memory, and keep the

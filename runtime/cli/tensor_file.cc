@@ -21,7 +21,8 @@ static_assert(std::endian::native == std::endian::little, "files are read as the
 constexpr absl::string_view kSafetensors = ".safetensors";
 
 absl::Status InFile(absl::string_view where, const absl::Status& status) {
-  return absl::Status(status.code(), absl::StrCat("file ", Quoted(where), ": ", status.message()));
+  return absl::Status(status.code(),
+                      absl::StrCat("file ", QuotedEnd(where), ": ", status.message()));
 }
 
 }  // namespace
@@ -63,19 +64,23 @@ FileTensor::FileTensor(MappedFile file, TensorPlace place)
   }
 }
 
-absl::StatusOr<FileTensor> FileTensor::Read(absl::string_view where) {
+std::string FileTensor::PathOf(absl::string_view where) {
   const size_t name_at = where.find(absl::StrCat(kSafetensors, ":"));
-  const bool is_safetensors = name_at != absl::string_view::npos;
+  return std::string(where.substr(
+      0, name_at == absl::string_view::npos ? name_at : name_at + kSafetensors.size()));
+}
+
+absl::StatusOr<FileTensor> FileTensor::Read(absl::string_view where) {
+  const std::string path = PathOf(where);
+  const bool is_safetensors = path.size() < where.size();
   if (!is_safetensors && !absl::EndsWith(where, ".npy")) {
     return absl::InvalidArgumentError(
-        absl::StrCat("file ", Quoted(where), ": expected F.npy or F.safetensors:name"));
+        absl::StrCat("file ", QuotedEnd(where), ": expected F.npy or F.safetensors:name"));
   }
-  const std::string path(is_safetensors ? where.substr(0, name_at + kSafetensors.size()) : where);
   ANNULUS_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Open(path));
   absl::StatusOr<TensorPlace> place =
-      is_safetensors
-          ? ParseSafetensors(file.bytes(), where.substr(name_at + kSafetensors.size() + 1))
-          : ParseNpy(file.bytes());
+      is_safetensors ? ParseSafetensors(file.bytes(), where.substr(path.size() + 1))
+                     : ParseNpy(file.bytes());
   if (!place.ok()) return InFile(where, place.status());
   return FileTensor(std::move(file), *place);
 }
@@ -89,10 +94,10 @@ void FileTensor::RoundTo(DType dtype) {
   file_.reset();
 }
 
-absl::Status CheckNpyPath(const std::string& path) {
-  if (absl::EndsWith(path, ".npy")) return CheckWritable(path);
+absl::Status CheckNpyName(const std::string& path) {
+  if (absl::EndsWith(path, ".npy")) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat("file ", Quoted(path), ": expected a name that ends in .npy"));
+      absl::StrCat("file ", QuotedEnd(path), ": expected a name that ends in .npy"));
 }
 
 absl::Status WriteNpy(const std::string& path, absl::Span<const int64_t> shape,

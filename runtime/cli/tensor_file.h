@@ -35,6 +35,8 @@ class FileTensor {
  public:
   // `where` is "F.npy" or "F.safetensors:name".
   static absl::StatusOr<FileTensor> Read(absl::string_view where);
+  // The file that it reads.
+  static std::string PathOf(absl::string_view where);
 
   const TensorView& view() const { return view_; }
 
@@ -49,8 +51,8 @@ class FileTensor {
   TensorView view_;
 };
 
-// CheckWritable, for a name that ends in .npy.
-absl::Status CheckNpyPath(const std::string& path);
+// INVALID_ARGUMENT unless the name ends in .npy.
+absl::Status CheckNpyName(const std::string& path);
 
 // Writes f32 `values` of `shape`, C order, whose product is their number. Errors as WriteFile.
 absl::Status WriteNpy(const std::string& path, absl::Span<const int64_t> shape,

@@ -199,9 +199,9 @@ absl::Status RunUp(const Arguments& args, const Console& console) {
   SetLogLevel(flags.service.log_level);
   Signals signals;
   ANNULUS_ASSIGN_OR_RETURN(const BackendCapabilities backend, Probe(flags.compute.backend));
-  ANNULUS_ASSIGN_OR_RETURN(
-      const Machines machines,
-      MachinesFor(flags.machines, flags.compute.backend, flags.workers, console.environment));
+  ANNULUS_ASSIGN_OR_RETURN(const Machines machines,
+                           MachinesFor(flags.machines, flags.compute.backend, flags.workers,
+                                       console.environment, *console.err));
   Cluster cluster;
   ANNULUS_RETURN_IF_ERROR(cluster.StartCoordinator(flags, machines.file));
   ANNULUS_RETURN_IF_ERROR(cluster.StartWorkers(flags, backend));

@@ -1,13 +1,10 @@
 #include "runtime/trace/trace.h"
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "absl/strings/str_cat.h"
+#include "base/write_file.h"
 
 namespace annulus {
 namespace {
@@ -85,14 +82,7 @@ std::string TraceJson(const std::vector<TraceSpan>& spans) {
 }
 
 absl::Status WriteTrace(const std::string& path, const std::vector<TraceSpan>& spans) {
-  std::ofstream file(path, std::ios::binary);
-  file << TraceJson(spans) << "\n";
-  file.close();
-  if (!file) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot write the trace \"", path, "\": ", std::strerror(errno)));
-  }
-  return absl::OkStatus();
+  return WriteFile(path, {TraceJson(spans), "\n"});
 }
 
 }  // namespace annulus
