@@ -2,6 +2,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "attention/cpu/cpu_backend.h"
 #include "attention/reference/reference.h"
 #ifdef ANNULUS_CUDA
@@ -28,6 +29,7 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(absl::string_view name, int
   if (name == "reference") return MakeReferenceBackend(threads);
 #ifdef ANNULUS_CUDA
   if (name == "cuda") return MakeCudaBackend(place);
+  if (absl::ConsumePrefix(&name, "cuda:")) return MakeCudaBackend(place, name);
 #endif
   const absl::string_view known = BuiltWithCuda()
                                       ? "auto, cpu, cuda, reference"

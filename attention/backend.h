@@ -89,7 +89,8 @@ class Backend {
 // Whether this program was built with the preset cuda, and knows the backend.
 bool BuiltWithCuda();
 
-// name: "cpu" (also "auto"), "cuda" (FAILED_PRECONDITION where there is no GPU), "reference".
+// name: "cpu" (also "auto"), "cuda" (FAILED_PRECONDITION where there is no GPU; "cuda:sm_80" with
+// portable kernels alone, for comparison), "reference".
 // `threads` compute threads, 0 for one per core, each on its own. `place`: which of the ranks or
 // workers on this machine asks; they take its GPUs in turn. INVALID_ARGUMENT names the backends
 // that this program knows.

@@ -8,6 +8,7 @@
 
 #include "CLI/CLI.hpp"
 #include "attention/cuda/cuda_backend.h"
+#include "attention/cuda/kernels.h"
 #include "attention/cuda/launch.h"
 #include "base/status.h"
 #include "bench/gpu/device_problem.h"
@@ -21,7 +22,6 @@ using cuda::Event;
 using cuda::StatusOf;
 using cuda::Stream;
 
-constexpr int kThreadBlocksPerProcessor = 2;
 // Of runs before those that count: clocks rise only under work.
 constexpr double kWarmUpMs = 300;
 constexpr size_t kFlushBytes = size_t{256} << 20;
@@ -31,6 +31,7 @@ struct Flags {
   std::string dtype = "bf16";
   int repeat = 20;
   int check = 16;
+  std::string kernels;
 };
 
 double Median(std::vector<double> values) {
@@ -77,7 +78,8 @@ absl::StatusOr<double> CopyBandwidth(cudaStream_t stream, Timer& timer) {
 absl::Status Run(const Flags& flags) {
   GpuShape shape = flags.shape;
   ANNULUS_ASSIGN_OR_RETURN(shape.dtype, ParseDType(flags.dtype));
-  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, MakeCudaBackend());
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend,
+                           MakeCudaBackend(0, flags.kernels));
   ANNULUS_ASSIGN_OR_RETURN(const Stream owned, cuda::MakeStream());
   cudaStream_t stream = owned.get();
   Timer timer;
@@ -87,8 +89,10 @@ absl::Status Run(const Flags& flags) {
 
   cudaDeviceProp properties;
   ANNULUS_RETURN_IF_ERROR(StatusOf(cudaGetDeviceProperties(&properties, 0), "the GPU"));
+  ANNULUS_ASSIGN_OR_RETURN(const cuda::LoadedKernels kernels,
+                           cuda::LoadKernels(properties, flags.kernels));
   cuda::WorkList list;
-  list.Make(problem->batch(), kThreadBlocksPerProcessor * properties.multiProcessorCount);
+  list.Make(problem->batch(), kernels.slots);
   cuda::Upload upload;
   ANNULUS_RETURN_IF_ERROR(upload.Place(problem->batch(), list));
   ANNULUS_RETURN_IF_ERROR(upload.Fill(problem->batch(), list, stream));
@@ -156,6 +160,7 @@ int main(int argc, char** argv) {
   app.add_option("--pattern", shape.pattern);
   app.add_option("--dtype", flags.dtype, "f32, f16 or bf16");
   app.add_option("--repeat", flags.repeat)->check(CLI::PositiveNumber);
+  app.add_option("--kernels", flags.kernels, "only of this family, e.g. sm_80");
   app.add_option("--check", flags.check, "rows compared with float64");
   CLI11_PARSE(app, argc, argv);
   const absl::Status status = annulus::Run(flags);

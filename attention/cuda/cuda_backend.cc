@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "attention/attend_args.h"
+#include "attention/cuda/kernels.h"
 #include "attention/cuda/launch.h"
 #include "attention/cuda/parts.h"
 #include "attention/cuda/space.h"
@@ -28,8 +29,6 @@ using cuda::TableCache;
 
 // How often a call that may be cancelled looks whether it was.
 constexpr std::chrono::microseconds kPollPeriod{100};
-// All kernels run two thread blocks per multiprocessor, or would if there were room for more.
-constexpr int kThreadBlocksPerProcessor = 2;
 
 // What a call works with besides its arguments; kept, so that a warm backend allocates nothing.
 struct Workspace {
@@ -80,17 +79,13 @@ absl::Status WaitOrStop(absl::Span<const AttendArgs> batch, Workspace& workspace
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(int device, int devices, const cudaDeviceProp& properties, int head_dim_max,
-              std::unique_ptr<cuda::Space> space)
-      : device_(device),
-        space_(std::move(space)),
-        tables_(*space_),
-        thread_blocks_(kThreadBlocksPerProcessor * properties.multiProcessorCount) {
+  CudaBackend(int device, int devices, const cudaDeviceProp& properties,
+              const cuda::LoadedKernels& kernels, std::unique_ptr<cuda::Space> space)
+      : device_(device), space_(std::move(space)), tables_(*space_), slots_(kernels.slots) {
     capabilities_.name = "cuda";
-    capabilities_.detail =
-        absl::StrCat(properties.name, ", sm_", properties.major, properties.minor);
+    capabilities_.detail = absl::StrCat(properties.name, ", kernels of ", kernels.families);
     capabilities_.dtypes = {DType::kF32, DType::kF16, DType::kBF16};
-    capabilities_.head_dim_max = head_dim_max;
+    capabilities_.head_dim_max = kernels.head_dim_max;
     capabilities_.head_dim_multiple = 8;
     capabilities_.device_memory = true;
     capabilities_.gpus = devices;
@@ -144,7 +139,7 @@ class CudaBackend final : public Backend {
     };
     for (const std::vector<AttendArgs>& part : parts) {
       Workspace& workspace = *(*workspaces)[started];
-      workspace.list.Make(part, thread_blocks_);
+      workspace.list.Make(part, slots_);
       absl::Status status = workspace.upload.Place(part, workspace.list, kept);
       if (!status.ok()) return finish(status);
       if (!workspace.upload.Fits(workspace.list)) {
@@ -189,7 +184,7 @@ class CudaBackend final : public Backend {
   const int device_;
   const std::unique_ptr<cuda::Space> space_;
   cuda::TableCache tables_;
-  const int thread_blocks_;
+  const cuda::Slots slots_;
   BackendCapabilities capabilities_;
   mutable std::mutex mutex_;
   absl::Status lost_;                             // not OK once the GPU is lost
@@ -198,7 +193,7 @@ class CudaBackend final : public Backend {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int place) {
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int place, absl::string_view family) {
   int devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&devices);
   if (error != cudaSuccess || devices == 0) {
@@ -219,9 +214,10 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int place) {
                                                       ", expected at least 8.0"));
   }
   ANNULUS_RETURN_IF_ERROR(StatusOf(cudaSetDevice(device), absl::StrCat("GPU ", device)));
-  ANNULUS_ASSIGN_OR_RETURN(const int head_dim_max, cuda::LoadAll());
+  ANNULUS_ASSIGN_OR_RETURN(const cuda::LoadedKernels kernels,
+                           cuda::LoadKernels(properties, family));
   ANNULUS_ASSIGN_OR_RETURN(std::unique_ptr<cuda::Space> space, cuda::Space::Create(device));
-  return std::make_unique<CudaBackend>(device, devices, properties, head_dim_max, std::move(space));
+  return std::make_unique<CudaBackend>(device, devices, properties, kernels, std::move(space));
 }
 
 }  // namespace annulus

@@ -3,14 +3,10 @@
 #pragma once
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "attention/cuda/upload.h"
 #include "attention/cuda/work_list.h"
 
 namespace annulus::cuda {
-
-// Loads all kernels into the current device. Gives the largest head dim that it has room for.
-absl::StatusOr<int> LoadAll();
 
 // All kernels of the list, in the stream's order; does not wait.
 absl::Status LaunchAll(const WorkList& list, const Upload& upload, cudaStream_t stream);

@@ -2,6 +2,7 @@
 // tiles have many segments each: a thread block does one row, and its warps share out the segments.
 // Many tiles have few: each warp does a row of its own.
 #include "attention/cuda/device.cuh"
+#include "attention/cuda/load.cuh"
 
 namespace annulus::cuda {
 namespace {
@@ -100,7 +101,7 @@ __global__ void __launch_bounds__(32 * kWarps) Merge(const Work work, const int3
 }
 
 template <int kRowWarps>
-void Launch(const Work& work, const int32_t* tile_ids, int count, cudaStream_t stream) {
+void Start(const Work& work, const int32_t* tile_ids, int count, cudaStream_t stream) {
   constexpr int kRows = kWarps / kRowWarps;  // of a thread block
   const dim3 grid(static_cast<unsigned>(count), 2 * kPanelRows / kRows);
   Merge<kRowWarps><<<grid, 32 * kWarps, 0, stream>>>(work, tile_ids);
@@ -109,17 +110,17 @@ void Launch(const Work& work, const int32_t* tile_ids, int count, cudaStream_t s
 }  // namespace
 
 cudaError_t LoadMerge() {
-  cudaFuncAttributes attributes;
-  const cudaError_t error = cudaFuncGetAttributes(&attributes, Merge<1>);
-  return error == cudaSuccess ? cudaFuncGetAttributes(&attributes, Merge<kWarps>) : error;
+  int thread_blocks = 0;
+  const cudaError_t error = LoadKernel(Merge<1>, 32 * kWarps, 0, &thread_blocks);
+  return error == cudaSuccess ? LoadKernel(Merge<kWarps>, 32 * kWarps, 0, &thread_blocks) : error;
 }
 
 cudaError_t LaunchMerge(const Work& work, const int32_t* tile_ids, int count, cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
   if (count >= kManyTiles) {
-    Launch<1>(work, tile_ids, count, stream);
+    Start<1>(work, tile_ids, count, stream);
   } else {
-    Launch<kWarps>(work, tile_ids, count, stream);
+    Start<kWarps>(work, tile_ids, count, stream);
   }
   return cudaGetLastError();
 }

@@ -4,6 +4,7 @@
 #include <cuda_fp16.h>
 
 #include "attention/cuda/device.cuh"
+#include "attention/cuda/load.cuh"
 
 namespace annulus::cuda {
 namespace {
@@ -135,13 +136,12 @@ __global__ void __launch_bounds__(32 * kWarps) Simple(const Work work, int first
 
 }  // namespace
 
-cudaError_t LoadSimple() {
-  cudaFuncAttributes attributes;
-  return cudaFuncGetAttributes(&attributes, Simple);
+cudaError_t LoadSimple(Format, int, int* thread_blocks) {
+  return LoadKernel(Simple, 32 * kWarps, 0, thread_blocks);
 }
 
-cudaError_t LaunchSimple(const Work& work, int first, int count, cudaStream_t stream) {
-  Simple<<<count, 32 * kWarps, 0, stream>>>(work, first);
+cudaError_t LaunchSimple(const Work& work, const Launch& launch, cudaStream_t stream) {
+  Simple<<<launch.count, 32 * kWarps, 0, stream>>>(work, launch.first);
   return cudaGetLastError();
 }
 

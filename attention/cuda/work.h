@@ -117,28 +117,35 @@ struct Work {
 
 // Which kernel does a tile.
 enum class Kernel : int {
-  kPanel,   // two halves of up to 64 rows on the matrix units: 16-bit q and KV
-  kStream,  // one half of up to 16 rows on the matrix units: 16-bit q and KV
   kSimple,  // one half of up to 64 rows in f32: any format, any scale
+  kStream,  // one half of up to 16 rows on the matrix units: 16-bit q and KV
+  kPanel,   // two halves of up to 64 rows on the matrix units: 16-bit q and KV
+};
+inline constexpr int kKernels = 3;
+
+// One launch: segments (kStream: lanes) [first, first + count).
+struct Launch {
+  Kernel kernel = Kernel::kSimple;
+  Format format = Format::kF32;  // of the problems' keys; kSimple takes any
+  int dim = 0;                   // 64, 128 or 256, no less than their head dims; likewise
+  int first = 0;
+  int count = 0;
+
+  bool SameKernel(const Launch& other) const {
+    return kernel == other.kernel && format == other.format && dim == other.dim;
+  }
 };
 
-// Loads the kernels for head dims of at most `dim`, 64, 128 or 256, into the current device: before
-// the first launch, since loading waits for kernels that run. An error if the device has too little
-// shared memory for them.
-cudaError_t LoadPanel(int dim);
-cudaError_t LoadStream(int dim);
-cudaError_t LoadSimple();
-cudaError_t LoadMerge();
-
-// Runs segments (LaunchStream: lanes) [first, first + count), whose problems have this format and
-// head dims (both) of at most `dim`, 64, 128 or 256; kSimple takes any.
-cudaError_t LaunchPanel(const Work& work, Format format, int dim, int first, int count,
-                        cudaStream_t stream);
-cudaError_t LaunchStream(const Work& work, Format format, int dim, int first, int count,
-                         cudaStream_t stream);
-cudaError_t LaunchSimple(const Work& work, int first, int count, cudaStream_t stream);
+// Each kernel's ways to be loaded into the current device, before the first launch, since loading
+// waits for kernels that run (*thread_blocks: how many a multiprocessor runs at once; an error if
+// there is too little shared memory), and to be launched.
+using LoadFunction = cudaError_t(Format format, int dim, int* thread_blocks);
+using LaunchFunction = cudaError_t(const Work& work, const Launch& launch, cudaStream_t stream);
+LoadFunction LoadSimple, LoadStream, LoadPanel;
+LaunchFunction LaunchSimple, LaunchStream, LaunchPanel;
 
 // Merges the segments of the tiles tile_ids[0..count), each of which has several, into out and lse.
+cudaError_t LoadMerge();
 cudaError_t LaunchMerge(const Work& work, const int32_t* tile_ids, int count, cudaStream_t stream);
 
 }  // namespace annulus::cuda

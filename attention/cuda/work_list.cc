@@ -38,7 +38,7 @@ Format FormatOf(DType dtype) {
   return dtype == DType::kF16 ? Format::kF16 : Format::kBF16;
 }
 
-void WorkList::Make(absl::Span<const AttendArgs> batch, int thread_blocks) {
+void WorkList::Make(absl::Span<const AttendArgs> batch, const Slots& slots) {
   tiles_.clear();
   tile_blocks_.clear();
   runs_.clear();
@@ -57,12 +57,11 @@ void WorkList::Make(absl::Span<const AttendArgs> batch, int thread_blocks) {
     AddProblem(batch[static_cast<size_t>(problem_)]);
   }
   for (Group& group : groups_) {
-    // Kernels for the largest head dims have room for one thread block on a multiprocessor.
-    const int slots = group.launch.dim > 128 ? thread_blocks / 2 : thread_blocks;
+    const int of_kernel = slots.Of(group.launch.kernel, group.launch.dim);
     if (group.launch.kernel == Kernel::kStream) {
-      CutLanes(&group, slots);
+      CutLanes(&group, of_kernel);
     } else {
-      Cut(&group, slots);
+      Cut(&group, of_kernel);
     }
   }
 }
@@ -284,16 +283,16 @@ void WorkList::KeepStates(size_t segment_first) {
   }
 }
 
-void WorkList::Cut(Group* group, int thread_blocks) {
+void WorkList::Cut(Group* group, int slots) {
   std::vector<int64_t> sizes;
   int64_t total = 0;
   for (const int32_t t : group->tiles) {
     sizes.push_back(tile_blocks_[static_cast<size_t>(t)]);
     total += sizes.back();
   }
-  const int64_t waves = kPanelWaves * thread_blocks;
+  const int64_t waves = kPanelWaves * slots;
   const int64_t least = std::max(kPanelBlocksMin, (total + waves - 1) / waves);
-  const int64_t most = LargestPart(sizes, thread_blocks, kPanelSegmentCost, least);
+  const int64_t most = LargestPart(sizes, slots, kPanelSegmentCost, least);
   const size_t first = segments_.size();
   for (size_t i = 0; i < sizes.size(); ++i) {
     const int64_t parts = PartCount(sizes[i], most);
@@ -313,13 +312,12 @@ void WorkList::Cut(Group* group, int thread_blocks) {
 
 // Lays the tiles end to end and cuts that into equal lanes, at most as many as run at once: where a
 // lane ends, one more segment begins or room for one stays empty, so that each has that much more.
-void WorkList::CutLanes(Group* group, int thread_blocks) {
+void WorkList::CutLanes(Group* group, int slots) {
   int64_t total = 0;
   for (const int32_t t : group->tiles) {
     total += tile_blocks_[static_cast<size_t>(t)] + kSegmentCost;
   }
-  const int64_t most =
-      std::max(kLaneBlocksMin, (total + thread_blocks - 1) / thread_blocks) + kSegmentCost;
+  const int64_t most = std::max(kLaneBlocksMin, (total + slots - 1) / slots) + kSegmentCost;
   const size_t first_lane = lanes_.size();
   const size_t first_segment = segments_.size();
   int64_t room = 0;  // in the lane at hand

@@ -11,29 +11,17 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/types/span.h"
 #include "attention/backend.h"
+#include "attention/cuda/kernels.h"
 #include "attention/cuda/work.h"
 
 namespace annulus::cuda {
-
-// One launch: segments (kStream: lanes) [first, first + count).
-struct Launch {
-  Kernel kernel = Kernel::kSimple;
-  Format format = Format::kF32;  // of the keys; kSimple takes any
-  int dim = 0;                   // 64, 128 or 256; likewise
-  int first = 0;
-  int count = 0;
-
-  bool SameKernel(const Launch& other) const {
-    return kernel == other.kernel && format == other.format && dim == other.dim;
-  }
-};
 
 Format FormatOf(DType dtype);
 
 class WorkList {
  public:
-  // `thread_blocks`: how many run at once on the device. The batch must outlive the list's use.
-  void Make(absl::Span<const AttendArgs> batch, int thread_blocks);
+  // `slots`: of the device's kernels. The batch must outlive the list's use.
+  void Make(absl::Span<const AttendArgs> batch, const Slots& slots);
 
   const std::vector<Tile>& tiles() const { return tiles_; }
   const std::vector<Run>& runs() const { return runs_; }
@@ -85,8 +73,8 @@ class WorkList {
   int32_t Sees(const AttendArgs& args, int kv_head, TokenRange q, bool full,
                const BlockRun& blocks);
   void AddRun(const BlockRun& blocks, int32_t a, int32_t b);
-  void Cut(Group* group, int thread_blocks);
-  void CutLanes(Group* group, int thread_blocks);
+  void Cut(Group* group, int slots);
+  void CutLanes(Group* group, int slots);
   void AddSegment(int32_t tile, int64_t block_first, int64_t blocks);
   void KeepStates(size_t segment_first);
 

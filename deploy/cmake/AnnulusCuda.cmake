@@ -30,7 +30,8 @@ function(annulus_hopper_sources target)
 endfunction()
 
 # The kernels see plain structs and CUDA's headers only, and are compiled apart from the rest.
-file(GLOB cuda_kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/attention/cuda/*.cu)
+file(GLOB cuda_kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/attention/cuda/*.cu
+                                         ${PROJECT_SOURCE_DIR}/attention/cuda/sm80/*.cu)
 add_library(annulus_cuda_kernels STATIC ${cuda_kernels})
 target_include_directories(annulus_cuda_kernels PRIVATE ${PROJECT_SOURCE_DIR})
 annulus_cuda_sources(annulus_cuda_kernels 32)

@@ -33,6 +33,7 @@ std::vector<Contender> Contenders() {
     all.push_back({"cuda", 0, *std::move(cuda)});
     all.push_back(
         {"cuda, on the device", 0, std::make_unique<InOwnMemory>(*MakeBackend("cuda", 0))});
+    all.push_back({"cuda, portable kernels", 0, *MakeBackend("cuda:sm_80", 0)});
   }
   ForEachSimdTarget([&all] {
     std::unique_ptr<Backend> backend = *MakeBackend("cpu", 2);

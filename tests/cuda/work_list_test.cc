@@ -15,6 +15,17 @@ namespace {
 
 constexpr int kSlots = 264;
 
+cuda::Slots SomeSlots() {
+  cuda::Slots slots;
+  for (const int dim : {64, 128, 256}) {
+    for (const cuda::Kernel kernel :
+         {cuda::Kernel::kSimple, cuda::Kernel::kStream, cuda::Kernel::kPanel}) {
+      slots.Set(kernel, dim, dim > 128 ? kSlots / 2 : kSlots);
+    }
+  }
+  return slots;
+}
+
 // Problems without memory: lists are made of shapes alone.
 struct Shapes {
   explicit Shapes(const std::string& text, int heads, int kv_heads, int dim = 128)
@@ -81,7 +92,7 @@ TEST_CASE("lanes of decode batches are never more than run at once") {
     shapes.Add(rng.Below(3) == 0 ? rng.Between(1, 1 << 20) : rng.Between(1, 1 << 13), 1);
   }
   cuda::WorkList list;
-  list.Make(shapes.batch, kSlots);
+  list.Make(shapes.batch, SomeSlots());
   CheckSegments(list);
   const int slots = shapes.dim > 128 ? kSlots / 2 : kSlots;
   CHECK(std::ssize(list.lanes()) <= slots);
@@ -103,7 +114,7 @@ TEST_CASE("a long context is as many lanes as run at once") {
   Shapes shapes("causal", 32, 8);
   shapes.Add(int64_t{1} << 20, 1);
   cuda::WorkList list;
-  list.Make(shapes.batch, kSlots);
+  list.Make(shapes.batch, SomeSlots());
   CHECK(list.lanes().size() == kSlots);
 }
 
@@ -113,13 +124,13 @@ TEST_CASE("panels are cut only where the longest would end after all others") {
     INFO(pattern);
     Shapes many(pattern, 16, 16);
     many.Add(1 << 14, 1 << 14);
-    list.Make(many.batch, kSlots);
+    list.Make(many.batch, SomeSlots());
     CHECK(CheckSegments(list) == list.tiles().size());
     CHECK(list.split_tiles().empty());
   }
   Shapes few("full", 2, 1);
   few.Add(1 << 16, 64);
-  list.Make(few.batch, kSlots);
+  list.Make(few.batch, SomeSlots());
   CHECK(list.tiles().size() == 1);
   CHECK(CheckSegments(list) == 32);  // of the smallest size that pays
 }

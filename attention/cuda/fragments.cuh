@@ -1,12 +1,72 @@
-// The softmax over scores in mma accumulators, shared by the panel and the stream kernels.
+// What kernels on matrix units share: accumulators as threads hold them (mma.sync and wgmma alike),
+// their masks, and how their rows end; 16-byte asynchronous copies.
 #pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 #include <cstdint>
 
 #include "attention/cuda/device.cuh"
-#include "attention/cuda/mma.cuh"
 
 namespace annulus::cuda {
+
+__device__ inline uint32_t SharedAddress(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// Copies 16 bytes, or writes zeros if not `there`.
+__device__ inline void CopyAsync16(uint32_t to, const void* from, bool there) {
+  const int bytes = there ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from),
+               "r"(bytes));
+}
+__device__ inline void CopyAsync16(uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;\n" ::"r"(to), "l"(from));
+}
+__device__ inline void CommitCopies() {
+  asm volatile("cp.async.commit_group;\n" ::);
+}
+// Until at most `kLeft` groups of copies are on their way.
+template <int kLeft>
+__device__ inline void WaitForCopies() {
+  asm volatile("cp.async.wait_group %0;\n" ::"n"(kLeft) : "memory");
+}
+
+inline constexpr int kSharedAlign = 1024;
+__device__ inline uint32_t AlignShared(uint32_t address) {
+  return (address + kSharedAlign - 1) / kSharedAlign * kSharedAlign;
+}
+
+__device__ inline float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// Max and sum over the four threads that hold a row of an accumulator.
+__device__ inline float MaxOfRow(float x) {
+  x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+  return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+__device__ inline float SumOfRow(float x) {
+  x += __shfl_xor_sync(~0u, x, 1);
+  return x + __shfl_xor_sync(~0u, x, 2);
+}
+
+// Two values rounded, as operands hold them.
+template <typename T>
+__device__ uint32_t Pack(float low, float high);
+template <>
+__device__ inline uint32_t Pack<__nv_bfloat16>(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return reinterpret_cast<const uint32_t&>(pair);
+}
+template <>
+__device__ inline uint32_t Pack<__half>(float low, float high) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  return reinterpret_cast<const uint32_t&>(pair);
+}
 
 // The scores of 16 rows × 8·kTiles keys, as one warp's accumulators hold them: c[n][0..1] are the
 // keys 8n + 2·(lane % 4) + {0, 1} of row lane / 4, c[n][2..3] those of row lane / 4 + 8.
@@ -28,56 +88,17 @@ __device__ inline void MaskScores(Scores<kTiles>& s, uint64_t low, uint64_t high
   }
 }
 
-// One step of the online softmax: turns scores into weights relative to the new maximum, rescales
-// sums and accumulators. max is that of the raw scores; sum is this thread's part. kRare: where few
-// steps bring a new maximum to any of the warp's rows, the others are spared the rescaling.
-template <int kTiles, bool kRare, int kOuts>
-__device__ inline void Soften(Scores<kTiles>& s, float scale_log2, float (&max)[2], float (&sum)[2],
-                              float (&out)[kOuts][4]) {
-  float top[2] = {max[0], max[1]};
-#pragma unroll
-  for (int n = 0; n < kTiles; ++n) {
-    top[0] = fmaxf(top[0], fmaxf(s[n][0], s[n][1]));
-    top[1] = fmaxf(top[1], fmaxf(s[n][2], s[n][3]));
-  }
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    top[i] = MaxOfRow(top[i]);
-    // A row that has seen nothing keeps out and sum at 0: 2^(−inf − 0).
-    const float base = top[i] == kNoScore ? 0 : top[i] * scale_log2;
-    const float shrink = Exp2(max[i] * scale_log2 - base);
-    const bool rescale = !kRare || __any_sync(~0u, top[i] != max[i]);
-    max[i] = top[i];
-    if (rescale) {
-      sum[i] *= shrink;
-#pragma unroll
-      for (int n = 0; n < kOuts; ++n) {
-        out[n][2 * i] *= shrink;
-        out[n][2 * i + 1] *= shrink;
-      }
-    }
-#pragma unroll
-    for (int n = 0; n < kTiles; ++n) {
-#pragma unroll
-      for (int j = 2 * i; j < 2 * i + 2; ++j) {
-        s[n][j] = Exp2(s[n][j] * scale_log2 - base);
-        sum[i] += s[n][j];
-      }
-    }
-  }
-}
-
 // The weights of keys [16·i, 16·i + 16), rounded, as the left operand of a multiplication.
 template <typename T, int kTiles>
 __device__ inline void PackWeights(const Scores<kTiles>& s, int i, uint32_t (&to)[4]) {
-  to[0] = Arithmetic<T>::Pack(s[2 * i][0], s[2 * i][1]);
-  to[1] = Arithmetic<T>::Pack(s[2 * i][2], s[2 * i][3]);
-  to[2] = Arithmetic<T>::Pack(s[2 * i + 1][0], s[2 * i + 1][1]);
-  to[3] = Arithmetic<T>::Pack(s[2 * i + 1][2], s[2 * i + 1][3]);
+  to[0] = Pack<T>(s[2 * i][0], s[2 * i][1]);
+  to[1] = Pack<T>(s[2 * i][2], s[2 * i][3]);
+  to[2] = Pack<T>(s[2 * i + 1][0], s[2 * i + 1][1]);
+  to[3] = Pack<T>(s[2 * i + 1][2], s[2 * i + 1][3]);
 }
 
-// Gives the rows `row` and `row + 8` of a half to out and lse, as a whole warp. sum is that of the
-// whole row.
+// Gives the rows `row` and `row + 8` of a half to out and lse, as a whole warp. max is in units of
+// log2, sum that of the whole row.
 template <int kOuts>
 __device__ inline void GiveRows(const Problem& problem, const Half& half, int row, int lane,
                                 const float (&max)[2], const float (&sum)[2],
@@ -88,7 +109,7 @@ __device__ inline void GiveRows(const Problem& problem, const Half& half, int ro
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     place[i] = row + 8 * i < rows ? PlaceOf(problem, half, row + 8 * i) : -1;
-    end[i] = EndOf(place[i] < 0 ? 0 : problem.lse[place[i]], max[i] * problem.scale_log2, sum[i]);
+    end[i] = EndOf(place[i] < 0 ? 0 : problem.lse[place[i]], max[i], sum[i]);
   }
   __syncwarp();  // all have read lse
 #pragma unroll
@@ -121,7 +142,7 @@ __device__ inline void KeepRows(const Problem& problem, const Half& half, float*
     const int r = row + 8 * i;
     if (r >= half.tokens * half.heads) continue;
     if (lane % 4 == 0) {
-      state[base + r] = max[i] * problem.scale_log2;
+      state[base + r] = max[i];
       state[rows + base + r] = sum[i];
     }
     float* to = state + 2 * rows + int64_t{base + r} * problem.v_head_dim;

@@ -2,7 +2,9 @@
 // the matrix units. One K and one V block in shared memory: V comes while scores are computed, the
 // next K while values are added. Each warp holds 32 rows (16 for head dims beyond 128), so that a
 // row's softmax stays in four threads.
-#include "attention/cuda/panel.cuh"
+#include "attention/cuda/load.cuh"
+#include "attention/cuda/sm80/mma.cuh"
+#include "attention/cuda/sm80/softmax.cuh"
 
 namespace annulus::cuda {
 namespace {
@@ -219,53 +221,54 @@ __global__ void __launch_bounds__(PanelShape<kDim>::kThreads, kDim > 128 ? 1 : 2
       tile.half[0].tokens * tile.half[0].heads + tile.half[1].tokens * tile.half[1].heads;
 #pragma unroll
   for (int m = 0; m < kRowTiles; ++m) {
+    const float top[2] = {max[m][0] * problem.scale_log2, max[m][1] * problem.scale_log2};
     const float whole[2] = {SumOfRow(sum[m][0]), SumOfRow(sum[m][1])};
     if (segment.state < 0) {
-      GiveRows(problem, half, row + 16 * m, lane, max[m], whole, out[m]);
+      GiveRows(problem, half, row + 16 * m, lane, top, whole, out[m]);
     } else {
-      KeepRows(problem, half, work.states + segment.state, rows, base, row + 16 * m, lane, max[m],
+      KeepRows(problem, half, work.states + segment.state, rows, base, row + 16 * m, lane, top,
                whole, out[m]);
     }
   }
 }
 
 template <typename T, int kDim>
-cudaError_t Load() {
-  return cudaFuncSetAttribute(Panel<T, kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              PanelShape<kDim>::kSharedBytes);
+cudaError_t Load(int* thread_blocks) {
+  using Shape = PanelShape<kDim>;
+  return LoadKernel(Panel<T, kDim>, Shape::kThreads, Shape::kSharedBytes, thread_blocks);
 }
 
-template <int kDim>
-cudaError_t LoadBoth() {
-  const cudaError_t error = Load<__nv_bfloat16, kDim>();
-  return error == cudaSuccess ? Load<__half, kDim>() : error;
+template <typename T>
+cudaError_t LoadFor(int dim, int* thread_blocks) {
+  if (dim <= 64) return Load<T, 64>(thread_blocks);
+  return dim <= 128 ? Load<T, 128>(thread_blocks) : Load<T, 256>(thread_blocks);
 }
 
 template <typename T, int kDim>
-cudaError_t Launch(const Work& work, int first, int count, cudaStream_t stream) {
+cudaError_t Start(const Work& work, const Launch& launch, cudaStream_t stream) {
+  using Shape = PanelShape<kDim>;
   Panel<T, kDim>
-      <<<count, PanelShape<kDim>::kThreads, PanelShape<kDim>::kSharedBytes, stream>>>(work, first);
+      <<<launch.count, Shape::kThreads, Shape::kSharedBytes, stream>>>(work, launch.first);
   return cudaGetLastError();
 }
 
 template <typename T>
-cudaError_t LaunchFor(const Work& work, int dim, int first, int count, cudaStream_t stream) {
-  if (dim <= 64) return Launch<T, 64>(work, first, count, stream);
-  if (dim <= 128) return Launch<T, 128>(work, first, count, stream);
-  return Launch<T, 256>(work, first, count, stream);
+cudaError_t StartFor(const Work& work, const Launch& launch, cudaStream_t stream) {
+  if (launch.dim <= 64) return Start<T, 64>(work, launch, stream);
+  if (launch.dim <= 128) return Start<T, 128>(work, launch, stream);
+  return Start<T, 256>(work, launch, stream);
 }
 
 }  // namespace
 
-cudaError_t LoadPanel(int dim) {
-  if (dim <= 64) return LoadBoth<64>();
-  return dim <= 128 ? LoadBoth<128>() : LoadBoth<256>();
+cudaError_t LoadPanel(Format format, int dim, int* thread_blocks) {
+  return format == Format::kBF16 ? LoadFor<__nv_bfloat16>(dim, thread_blocks)
+                                 : LoadFor<__half>(dim, thread_blocks);
 }
 
-cudaError_t LaunchPanel(const Work& work, Format format, int dim, int first, int count,
-                        cudaStream_t stream) {
-  if (format == Format::kBF16) return LaunchFor<__nv_bfloat16>(work, dim, first, count, stream);
-  return LaunchFor<__half>(work, dim, first, count, stream);
+cudaError_t LaunchPanel(const Work& work, const Launch& launch, cudaStream_t stream) {
+  return launch.format == Format::kBF16 ? StartFor<__nv_bfloat16>(work, launch, stream)
+                                        : StartFor<__half>(work, launch, stream);
 }
 
 }  // namespace annulus::cuda

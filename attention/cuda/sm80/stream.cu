@@ -2,7 +2,9 @@
 // blocks. Bound by memory: each of four warps reads every fourth block, 16 keys at a time, through
 // its own pipeline of asynchronous copies, and waits for no other warp until the end, where the
 // four merge.
-#include "attention/cuda/panel.cuh"
+#include "attention/cuda/load.cuh"
+#include "attention/cuda/sm80/mma.cuh"
+#include "attention/cuda/sm80/softmax.cuh"
 
 namespace annulus::cuda {
 namespace {
@@ -276,8 +278,9 @@ __device__ inline void StreamSegment(const Work& work, const Segment& segment,
   Half all;  // all rows, so that none of the state is left as it was
   all.tokens = kStreamRows;
   all.heads = 1;
+  const float top[2] = {max[0] * problem.scale_log2, max[1] * problem.scale_log2};
   const float whole[2] = {SumOfRow(sum[0]), SumOfRow(sum[1])};
-  KeepRows(problem, all, states + warp * state_floats, kStreamRows, 0, lane / 4, lane, max, whole,
+  KeepRows(problem, all, states + warp * state_floats, kStreamRows, 0, lane / 4, lane, top, whole,
            out);
   __syncthreads();
   EndTile(work, problem, half, segment, states, state_floats);
@@ -295,41 +298,41 @@ __global__ void __launch_bounds__(32 * kWarps, kDim > 128 ? 1 : 2)
 }
 
 template <typename T, int kDim>
-cudaError_t Load() {
-  return cudaFuncSetAttribute(Stream<T, kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              StreamShape<kDim>::kSharedBytes);
+cudaError_t Load(int* thread_blocks) {
+  using Shape = StreamShape<kDim>;
+  return LoadKernel(Stream<T, kDim>, 32 * kWarps, Shape::kSharedBytes, thread_blocks);
 }
 
-template <int kDim>
-cudaError_t LoadBoth() {
-  const cudaError_t error = Load<__nv_bfloat16, kDim>();
-  return error == cudaSuccess ? Load<__half, kDim>() : error;
+template <typename T>
+cudaError_t LoadFor(int dim, int* thread_blocks) {
+  if (dim <= 64) return Load<T, 64>(thread_blocks);
+  return dim <= 128 ? Load<T, 128>(thread_blocks) : Load<T, 256>(thread_blocks);
 }
 
 template <typename T, int kDim>
-cudaError_t Launch(const Work& work, int first, int count, cudaStream_t stream) {
-  Stream<T, kDim><<<count, 32 * kWarps, StreamShape<kDim>::kSharedBytes, stream>>>(work, first);
+cudaError_t Start(const Work& work, const Launch& launch, cudaStream_t stream) {
+  using Shape = StreamShape<kDim>;
+  Stream<T, kDim><<<launch.count, 32 * kWarps, Shape::kSharedBytes, stream>>>(work, launch.first);
   return cudaGetLastError();
 }
 
 template <typename T>
-cudaError_t LaunchFor(const Work& work, int dim, int first, int count, cudaStream_t stream) {
-  if (dim <= 64) return Launch<T, 64>(work, first, count, stream);
-  if (dim <= 128) return Launch<T, 128>(work, first, count, stream);
-  return Launch<T, 256>(work, first, count, stream);
+cudaError_t StartFor(const Work& work, const Launch& launch, cudaStream_t stream) {
+  if (launch.dim <= 64) return Start<T, 64>(work, launch, stream);
+  if (launch.dim <= 128) return Start<T, 128>(work, launch, stream);
+  return Start<T, 256>(work, launch, stream);
 }
 
 }  // namespace
 
-cudaError_t LoadStream(int dim) {
-  if (dim <= 64) return LoadBoth<64>();
-  return dim <= 128 ? LoadBoth<128>() : LoadBoth<256>();
+cudaError_t LoadStream(Format format, int dim, int* thread_blocks) {
+  return format == Format::kBF16 ? LoadFor<__nv_bfloat16>(dim, thread_blocks)
+                                 : LoadFor<__half>(dim, thread_blocks);
 }
 
-cudaError_t LaunchStream(const Work& work, Format format, int dim, int first, int count,
-                         cudaStream_t stream) {
-  if (format == Format::kBF16) return LaunchFor<__nv_bfloat16>(work, dim, first, count, stream);
-  return LaunchFor<__half>(work, dim, first, count, stream);
+cudaError_t LaunchStream(const Work& work, const Launch& launch, cudaStream_t stream) {
+  return launch.format == Format::kBF16 ? StartFor<__nv_bfloat16>(work, launch, stream)
+                                        : StartFor<__half>(work, launch, stream);
 }
 
 }  // namespace annulus::cuda

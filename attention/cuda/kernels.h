@@ -1,0 +1,40 @@
+// The kernels of the CUDA backend, by family: the instructions that they are made of. `sm_80` runs
+// on all GPUs since compute capability 8.0. A table (kernels.cc) names each kernel once.
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "attention/cuda/work.h"
+
+namespace annulus::cuda {
+
+// How many thread blocks of each kernel run at once on a device; 0: it has not got this kernel.
+class Slots {
+ public:
+  int Of(Kernel kernel, int dim) const { return of_[static_cast<int>(kernel)][Index(dim)]; }
+  void Set(Kernel kernel, int dim, int slots) { of_[static_cast<int>(kernel)][Index(dim)] = slots; }
+
+ private:
+  static int Index(int dim) { return dim <= 64 ? 0 : dim <= 128 ? 1 : 2; }
+
+  int of_[kKernels][3] = {};
+};
+
+struct LoadedKernels {
+  Slots slots;
+  int head_dim_max = 0;
+  std::string families;  // "sm_80"
+};
+
+// Loads into the current device all kernels that it runs; with `family` those of this one and
+// portable ones for what it does not do. FAILED_PRECONDITION if the device does not run it,
+// INVALID_ARGUMENT if there is no such family.
+absl::StatusOr<LoadedKernels> LoadKernels(const cudaDeviceProp& device, absl::string_view family);
+
+// Does not wait.
+absl::Status StartLaunch(const Work& work, const Launch& launch, cudaStream_t stream);
+
+}  // namespace annulus::cuda
