@@ -11,27 +11,31 @@ inline constexpr float kNoScore = -INFINITY;
 // How often, in blocks, a thread block looks whether it should stop.
 inline constexpr int kStopPeriod = 32;
 
-// One block of a tile, as its halves see it.
+// One block of a tile, as its first kCount halves see it.
+template <int kCount>
 struct Cell {
   int block;
-  int sees[2];  // kSeesAll, kSeesNone or a mask's id
+  int sees[kCount];  // kSeesAll, kSeesNone or a mask's id
 };
 
 // The blocks of one segment, one after the other. Trivial, so that it may lie in shared memory.
 class Walk {
  public:
-  __device__ void Begin(const Work& work, const Tile& tile, const Segment& segment) {
+  // At the tile's block `first`, which it must have.
+  __device__ void Begin(const Work& work, const Tile& tile, int first) {
     run_ = work.runs + tile.run_first;
     mask_ids_ = work.mask_ids;
-    at_ = segment.block_first;
-    for (; segment.blocks != 0 && at_ >= run_->count; ++run_) at_ -= run_->count;
+    at_ = 0;
+    Skip(first);
   }
 
-  __device__ Cell Now() const {
-    Cell cell;
-    cell.block = run_->first + at_ * run_->step;
+  __device__ int Block() const { return run_->first + at_ * run_->step; }
+  template <int kCount>
+  __device__ Cell<kCount> Now() const {
+    Cell<kCount> cell;
+    cell.block = Block();
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
+    for (int h = 0; h < kCount; ++h) {
       const int sees = run_->sees[h];
       cell.sees[h] = sees < 0 ? sees : mask_ids_[sees + at_];
     }

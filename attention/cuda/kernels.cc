@@ -20,6 +20,7 @@ struct Family {
 // The first one is portable.
 constexpr Family kFamilies[] = {
     {"sm_80", [](const cudaDeviceProp& device) { return device.major >= 8; }},
+    {"sm_90a", [](const cudaDeviceProp& device) { return device.major == 9 && device.minor == 0; }},
 };
 
 struct Entry {
@@ -35,6 +36,7 @@ constexpr Entry kEntries[] = {
     {Kernel::kSimple, kFamilies[0], "simple", LoadSimple, LaunchSimple},
     {Kernel::kStream, kFamilies[0], "stream", LoadStream, LaunchStream},
     {Kernel::kPanel, kFamilies[0], "panel", LoadPanel, LaunchPanel},
+    {Kernel::kPanel90, kFamilies[1], "sm_90a panel", LoadPanel90, LaunchPanel90},
 };
 static_assert(std::size(kEntries) == kKernels);
 

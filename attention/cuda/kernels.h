@@ -1,5 +1,6 @@
 // The kernels of the CUDA backend, by family: the instructions that they are made of. `sm_80` runs
-// on all GPUs since compute capability 8.0. A table (kernels.cc) names each kernel once.
+// on all GPUs since compute capability 8.0, `sm_90a` on Hopper alone. A table (kernels.cc) names
+// each kernel once.
 #pragma once
 
 #include <string>
@@ -26,7 +27,7 @@ class Slots {
 struct LoadedKernels {
   Slots slots;
   int head_dim_max = 0;
-  std::string families;  // "sm_80"
+  std::string families;  // "sm_80, sm_90a"
 };
 
 // Loads into the current device all kernels that it runs; with `family` those of this one and

@@ -20,10 +20,18 @@ struct Extent {
 };
 
 __device__ inline Extent ExtentOf(const Tile& tile, int at) {
-  const int first = tile.half[0].tokens * tile.half[0].heads;
-  const int rows = first + tile.half[1].tokens * tile.half[1].heads;
-  if (at < first) return {&tile.half[0], at, at, rows};
-  return {&tile.half[1], at - first, at, rows};
+  Extent extent{&tile.half[0], at, at, 0};
+  int first = 0;
+  for (const Half& half : tile.half) {
+    const int rows = half.tokens * half.heads;
+    if (at >= first && at < first + rows) {
+      extent.half = &half;
+      extent.row = at - first;
+    }
+    first += rows;
+  }
+  extent.rows = first;
+  return extent;
 }
 
 // The softmax state of a row over some segments: max in units of log2, out not divided by sum.
@@ -101,9 +109,11 @@ __global__ void __launch_bounds__(32 * kWarps) Merge(const Work work, const int3
 }
 
 template <int kRowWarps>
-void Start(const Work& work, const int32_t* tile_ids, int count, cudaStream_t stream) {
+void Start(const Work& work, const int32_t* tile_ids, int count, int rows_max,
+           cudaStream_t stream) {
   constexpr int kRows = kWarps / kRowWarps;  // of a thread block
-  const dim3 grid(static_cast<unsigned>(count), 2 * kPanelRows / kRows);
+  const dim3 grid(static_cast<unsigned>(count),
+                  static_cast<unsigned>((rows_max + kRows - 1) / kRows));
   Merge<kRowWarps><<<grid, 32 * kWarps, 0, stream>>>(work, tile_ids);
 }
 
@@ -115,12 +125,13 @@ cudaError_t LoadMerge() {
   return error == cudaSuccess ? LoadKernel(Merge<kWarps>, 32 * kWarps, 0, &thread_blocks) : error;
 }
 
-cudaError_t LaunchMerge(const Work& work, const int32_t* tile_ids, int count, cudaStream_t stream) {
+cudaError_t LaunchMerge(const Work& work, const int32_t* tile_ids, int count, int rows_max,
+                        cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
   if (count >= kManyTiles) {
-    Start<1>(work, tile_ids, count, stream);
+    Start<1>(work, tile_ids, count, rows_max, stream);
   } else {
-    Start<kWarps>(work, tile_ids, count, stream);
+    Start<kWarps>(work, tile_ids, count, rows_max, stream);
   }
   return cudaGetLastError();
 }

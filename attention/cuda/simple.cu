@@ -118,10 +118,10 @@ __global__ void __launch_bounds__(32 * kWarps) Simple(const Work work, int first
     __syncwarp();
     RowState state;
     Walk walk;
-    walk.Begin(work, tile, segment);
+    walk.Begin(work, tile, segment.block_first);
     for (int step = 1; step <= segment.blocks; ++step) {
       if (step != 1) walk.Skip(1);
-      const Cell cell = walk.Now();
+      const Cell<1> cell = walk.Now<1>();
       if (work.stop != nullptr && step % kStopPeriod == 0 && __any_sync(~0u, *work.stop)) return;
       const uint64_t mask =
           RowMask(work, half, cell.sees[0], row, ExistingKeys(problem, cell.block));

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "attention/attend_args.h"
+#include "attention/cuda/sm90/tensor_map.h"
 #include "base/status.h"
 
 namespace annulus::cuda {
@@ -14,6 +15,8 @@ namespace {
 constexpr size_t kAlign = 256;
 constexpr size_t kStagingBytes = size_t{32} << 20;
 constexpr size_t kStopAt = kAlign;  // of the stop flag, behind the report
+constexpr size_t kCountersAt = 2 * kAlign;
+constexpr size_t kFlagsBytes = 3 * kAlign;
 
 absl::Status CopyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                        cudaStream_t stream) {
@@ -60,8 +63,8 @@ absl::Status Upload::Fill(absl::Span<const AttendArgs> batch, const WorkList& li
   ANNULUS_RETURN_IF_ERROR(host_.Reserve(bytes_));
   ANNULUS_RETURN_IF_ERROR(device_.Reserve(bytes_));
   ANNULUS_RETURN_IF_ERROR(states_.Reserve(StateBytes(list)));
-  ANNULUS_RETURN_IF_ERROR(flags_.Reserve(2 * kAlign));
-  ANNULUS_RETURN_IF_ERROR(flags_host_.Reserve(2 * kAlign));
+  ANNULUS_RETURN_IF_ERROR(flags_.Reserve(kFlagsBytes));
+  ANNULUS_RETURN_IF_ERROR(flags_host_.Reserve(kFlagsBytes));
   ANNULUS_RETURN_IF_ERROR(CopyHostPages(stream));
   Write(slots_.tiles, list.tiles());
   Write(slots_.runs, list.runs());
@@ -71,11 +74,14 @@ absl::Status Upload::Fill(absl::Span<const AttendArgs> batch, const WorkList& li
   Write(slots_.lanes, list.lanes());
   Write(slots_.split_tiles, list.split_tiles());
   WriteTables(batch);
-  for (size_t i = 0; i < batch.size(); ++i) WriteProblem(batch[i], i);
+  for (size_t i = 0; i < batch.size(); ++i) {
+    ANNULUS_RETURN_IF_ERROR(WriteShortMaps(batch[i], i));
+    WriteProblem(batch[i], i);
+  }
   ANNULUS_RETURN_IF_ERROR(
       CopyAsync(device_.data(), host_.data(), bytes_, cudaMemcpyHostToDevice, stream));
   ANNULUS_RETURN_IF_ERROR(
-      StatusOf(cudaMemsetAsync(flags_.data(), 0, 2 * kAlign, stream), "cudaMemsetAsync"));
+      StatusOf(cudaMemsetAsync(flags_.data(), 0, kFlagsBytes, stream), "cudaMemsetAsync"));
   work_.problems = OnDevice<Problem>(slots_.problems);
   work_.tiles = OnDevice<Tile>(slots_.tiles);
   work_.runs = OnDevice<Run>(slots_.runs);
@@ -86,6 +92,9 @@ absl::Status Upload::Fill(absl::Span<const AttendArgs> batch, const WorkList& li
   split_tiles_ = OnDevice<int32_t>(slots_.split_tiles);
   work_.states = reinterpret_cast<float*>(states_.data());
   work_.report = reinterpret_cast<Report*>(flags_.data());
+  work_.counters = reinterpret_cast<uint32_t*>(flags_.data() + kCountersAt);
+  std::fill(std::begin(work_.row_strides), std::end(work_.row_strides), 0);
+  std::copy(list.row_strides().begin(), list.row_strides().end(), work_.row_strides);
   const bool may_stop = std::any_of(batch.begin(), batch.end(),
                                     [](const AttendArgs& args) { return args.cancel != nullptr; });
   work_.stop = may_stop ? reinterpret_cast<const int*>(flags_.data() + kStopAt) : nullptr;
@@ -115,6 +124,9 @@ void Upload::PlaceAll(absl::Span<const AttendArgs> batch, const WorkList& list) 
     const AttendArgs& args = batch[i];
     ProblemSlots& slots = problem_slots_[i];
     slots.pages = PlaceBytes(slots.kept == nullptr ? PagesOf(*args.kv) * sizeof(Page) : 0);
+    const bool maps = list.OnPanel90(i) && args.kv_tokens % kBlockTokens != 0;
+    slots.short_maps =
+        PlaceBytes(maps ? 2 * static_cast<size_t>(args.kv->kv_heads()) * sizeof(CUtensorMap) : 0);
     if (args.memory == MemoryKind::kHost) {
       const auto rows = static_cast<size_t>(args.into.rows * args.into.heads);
       slots.q = PlaceBytes(rows * static_cast<size_t>(args.q.dim) * SizeOf(args.q.dtype));
@@ -239,11 +251,43 @@ void Upload::WriteTables(absl::Span<const AttendArgs> batch) {
   }
 }
 
+// Of K and V of each KV head's last block, which has fewer than 64 rows.
+absl::Status Upload::WriteShortMaps(const AttendArgs& args, size_t problem) {
+  const ProblemSlots& slots = problem_slots_[problem];
+  const KvTable& kv = *args.kv;
+  const int64_t block = args.kv_tokens / kBlockTokens;
+  if (slots.short_maps.bytes == 0 || block >= kv.blocks()) return absl::OkStatus();
+  auto* map = reinterpret_cast<CUtensorMap*>(host_.data() + slots.short_maps.at);
+  const auto rows = static_cast<int>(args.kv_tokens % kBlockTokens);
+  const auto make = [&](const void* first, int32_t stride, int dim) {
+    if (first == nullptr) return absl::OkStatus();
+    return StatusOf(sm90::MakeShortMap(first, static_cast<uint64_t>(stride) * SizeOf(kv.dtype()),
+                                       dim, rows, map),
+                    "the map of a short block");
+  };
+  for (int head = 0; head < kv.kv_heads(); ++head) {
+    Page page{};
+    if (OnHost(kv)) {
+      page = reinterpret_cast<const Page*>(host_.data() +
+                                           slots.pages.at)[block * kv.kv_heads() + head];
+    } else {
+      const KvPage& own = kv.page(kv.kv_head_first() + head, block);
+      page = {own.k, own.v, own.k_row_stride, own.v_row_stride};
+    }
+    ANNULUS_RETURN_IF_ERROR(make(page.k, page.k_row_stride, kv.head_dim()));
+    ++map;
+    ANNULUS_RETURN_IF_ERROR(make(page.v, page.v_row_stride, kv.v_head_dim()));
+    ++map;
+  }
+  return absl::OkStatus();
+}
+
 void Upload::WriteProblem(const AttendArgs& args, size_t index) {
   const ProblemSlots& slots = problem_slots_[index];
   Problem problem;
   problem.pages = slots.kept != nullptr ? reinterpret_cast<const Page*>(slots.kept->data())
                                         : OnDevice<Page>(slots.pages);
+  problem.short_maps = OnDevice<CUtensorMap>(slots.short_maps);
   problem.kv_tokens = args.kv_tokens;
   problem.kv_heads = args.kv->kv_heads();
   problem.heads = static_cast<int32_t>(args.into.heads);

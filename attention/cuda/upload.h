@@ -53,6 +53,7 @@ class Upload {
   struct ProblemSlots {
     Slot pages;             // empty if its table is kept
     TableCache::Kept kept;  // until the next Place
+    Slot short_maps;        // empty if kPanel90 reads no short block of it
     Slot q, out, lse;       // empty if they lie on the device
   };
   // Rows of a page in host memory that are copied to pages_, without gaps.
@@ -79,6 +80,7 @@ class Upload {
   size_t PlaceRows(const Rows& rows);
   absl::Status CopyHostPages(cudaStream_t stream);
   void WriteTables(absl::Span<const AttendArgs> batch);
+  absl::Status WriteShortMaps(const AttendArgs& args, size_t problem);
   void WriteProblem(const AttendArgs& args, size_t problem);
   template <typename T>
   const T* OnDevice(Slot slot) const {
@@ -93,7 +95,7 @@ class Upload {
   Slots slots_;
   std::vector<ProblemSlots> problem_slots_;
   DeviceRoom states_;
-  DeviceRoom flags_;  // the report, then the stop flag
+  DeviceRoom flags_;  // the report, the stop flag, the kernels' counters
   PinnedRoom flags_host_;
   DeviceRoom pages_;  // copies of pages in host memory
   size_t pages_bytes_ = 0;

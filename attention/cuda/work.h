@@ -11,7 +11,9 @@ namespace annulus::cuda {
 
 inline constexpr int kBlockKeys = 64;    // keys of one KV block
 inline constexpr int kPanelRows = 64;    // query rows of one half of a panel's tile
+inline constexpr int kHalves = 4;        // of a tile, at most
 inline constexpr int kStreamRows = 16;   // query rows of a stream's tile
+inline constexpr int kRowStrides = 4;    // of one batch's pages, for kPanel90
 inline constexpr int kHeadDimMax = 256;  // and a multiple of 8
 
 enum class Format : int { kF32, kF16, kBF16 };
@@ -41,26 +43,30 @@ struct Problem {
   Format q_format = Format::kF32;
   Format kv_format = Format::kF32;
   float scale_log2 = 1;  // log2(e) · the caller's scale
+  // Of kPanel90: tensor maps (sm90/tensor_map.h) of K and V of each KV head's last block, if that
+  // has fewer than 64 keys.
+  const void* short_maps = nullptr;
 };
 
 // Query rows that see the same keys: row = token · heads + head.
 struct Half {
   int32_t row_first = 0;   // of the problem's q, the first token
-  int32_t tokens = 0;      // within one 64-token block; 0: nothing
   int32_t head_first = 0;  // of the problem's heads
-  int32_t heads = 0;
-  int32_t mask_row = 0;  // the first token's place in its block
+  int16_t tokens = 0;      // within one 64-token block; 0: nothing
+  int16_t heads = 0;
+  int16_t mask_row = 0;  // the first token's place in its block
 };
 
-// Up to two halves that share a KV head and are done together.
+// Up to kHalves halves that share a KV head and are done together.
 struct Tile {
   int32_t problem = 0;
-  int32_t kv_head = 0;  // index in the problem's pages
-  Half half[2];
+  int32_t kv_head = 0;    // index in the problem's pages
   int32_t run_first = 0;  // of its blocks, laid end to end
   int32_t run_end = 0;
+  int32_t masked = 0;  // the first so many blocks are not seen whole by all halves that see them
   int32_t segments = 0;
   int64_t state_first = 0;  // of its segments' states, in floats, one after the other
+  Half half[kHalves];
 };
 
 // What a half sees of a run's blocks, if that is not an index.
@@ -73,7 +79,7 @@ struct Run {
   int32_t first = 0;
   int32_t step = 1;
   int32_t count = 0;
-  int32_t sees[2] = {kSeesAll, kSeesNone};
+  int32_t sees[kHalves] = {kSeesNone, kSeesNone, kSeesNone, kSeesNone};
 };
 
 // A part of a tile's blocks: what one thread block does. With `state` < 0 the result goes to the
@@ -113,6 +119,9 @@ struct Work {
   float* states = nullptr;
   Report* report = nullptr;
   const volatile int* stop = nullptr;  // others set it to 1: end soon; may be null
+  // Of kPanel90: which segment is next, and how many thread blocks have left, 0 between launches.
+  uint32_t* counters = nullptr;
+  int32_t row_strides[kRowStrides] = {};  // that pages have, in elements; 0: no more
 };
 
 // Which kernel does a tile.
@@ -120,8 +129,15 @@ enum class Kernel : int {
   kSimple,  // one half of up to 64 rows in f32: any format, any scale
   kStream,  // one half of up to 16 rows on the matrix units: 16-bit q and KV
   kPanel,   // two halves of up to 64 rows on the matrix units: 16-bit q and KV
+  // As kPanel, of more halves: both head dims 64, 128 or 256, at most kRowStrides row strides.
+  kPanel90,
 };
-inline constexpr int kKernels = 3;
+inline constexpr int kKernels = 4;
+
+constexpr int HalvesOf(Kernel kernel, int dim) {
+  if (kernel == Kernel::kPanel90) return dim <= 64 ? 4 : dim <= 128 ? 3 : 2;
+  return kernel == Kernel::kPanel ? 2 : 1;
+}
 
 // One launch: segments (kStream: lanes) [first, first + count).
 struct Launch {
@@ -130,6 +146,7 @@ struct Launch {
   int dim = 0;                   // 64, 128 or 256, no less than their head dims; likewise
   int first = 0;
   int count = 0;
+  int slots = 0;  // thread blocks that run at once
 
   bool SameKernel(const Launch& other) const {
     return kernel == other.kernel && format == other.format && dim == other.dim;
@@ -141,11 +158,13 @@ struct Launch {
 // there is too little shared memory), and to be launched.
 using LoadFunction = cudaError_t(Format format, int dim, int* thread_blocks);
 using LaunchFunction = cudaError_t(const Work& work, const Launch& launch, cudaStream_t stream);
-LoadFunction LoadSimple, LoadStream, LoadPanel;
-LaunchFunction LaunchSimple, LaunchStream, LaunchPanel;
+LoadFunction LoadSimple, LoadStream, LoadPanel, LoadPanel90;
+LaunchFunction LaunchSimple, LaunchStream, LaunchPanel, LaunchPanel90;
 
-// Merges the segments of the tiles tile_ids[0..count), each of which has several, into out and lse.
+// Merges the segments of the tiles tile_ids[0..count), each of which has several and at most
+// `rows_max` rows, into out and lse.
 cudaError_t LoadMerge();
-cudaError_t LaunchMerge(const Work& work, const int32_t* tile_ids, int count, cudaStream_t stream);
+cudaError_t LaunchMerge(const Work& work, const int32_t* tile_ids, int count, int rows_max,
+                        cudaStream_t stream);
 
 }  // namespace annulus::cuda

@@ -1,6 +1,7 @@
 #include "attention/cuda/work_list.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "attention/cuda/longest_first.h"
@@ -13,6 +14,8 @@ constexpr int64_t kPanelBlocksMin = 32;
 constexpr int64_t kLaneBlocksMin = 8;
 // Blocks that one more segment in a lane costs: its queries, filling the pipeline, its end.
 constexpr int64_t kSegmentCost = 4;
+// The cores of a GPU that compute at once share its L2: the keys that they read should fit in.
+constexpr int64_t kSectionBytes = int64_t{32} << 20;
 // Panels are cut at most so far that there are so many of them for each thread block.
 constexpr int64_t kPanelWaves = 8;
 // Blocks that one more segment of a panel costs.
@@ -27,8 +30,10 @@ bool OnMatrixUnits(const AttendArgs& args) {
   return args.kv->dtype() != DType::kF32 && args.q.dtype == args.kv->dtype() && args.scale > 0;
 }
 
-int RowsOf(const Half& half) {
-  return half.tokens * half.heads;
+int RowsOf(const Tile& tile) {
+  int rows = 0;
+  for (const Half& half : tile.half) rows += half.tokens * half.heads;
+  return rows;
 }
 
 }  // namespace
@@ -41,63 +46,100 @@ Format FormatOf(DType dtype) {
 void WorkList::Make(absl::Span<const AttendArgs> batch, const Slots& slots) {
   tiles_.clear();
   tile_blocks_.clear();
-  runs_.clear();
-  mask_ids_.clear();
-  masks_.clear();
+  runs_.Clear();
   segments_.clear();
   lanes_.clear();
   launches_.clear();
   split_tiles_.clear();
   groups_.clear();
-  known_masks_.clear();
-  v_head_dims_.clear();
+  row_strides_.clear();
+  on_panel90_.assign(batch.size(), false);
+  split_rows_max_ = 0;
   state_floats_ = 0;
-  for (const AttendArgs& args : batch) v_head_dims_.push_back(args.kv->v_head_dim());
+  batch_ = batch;
   for (problem_ = 0; problem_ < std::ssize(batch); ++problem_) {
-    AddProblem(batch[static_cast<size_t>(problem_)]);
+    AddProblem(batch[static_cast<size_t>(problem_)], slots);
   }
   for (Group& group : groups_) {
-    const int of_kernel = slots.Of(group.launch.kernel, group.launch.dim);
+    group.launch.slots = slots.Of(group.launch.kernel, group.launch.dim);
     if (group.launch.kernel == Kernel::kStream) {
-      CutLanes(&group, of_kernel);
+      CutLanes(&group);
     } else {
-      Cut(&group, of_kernel);
+      Cut(&group);
     }
+    launches_.push_back(group.launch);
   }
 }
 
-void WorkList::AddProblem(const AttendArgs& args) {
+// Of the panels of a problem, if it has any.
+Kernel WorkList::PanelFor(const AttendArgs& args, const Slots& slots) {
+  const KvTable& kv = *args.kv;
+  const bool served = kv.head_dim() == kv.v_head_dim() && kv.head_dim() == DimOf(kv) &&
+                      slots.Of(Kernel::kPanel90, kv.head_dim()) != 0 && OnMatrixUnits(args);
+  return served && AddRowStrides(kv) ? Kernel::kPanel90 : Kernel::kPanel;
+}
+
+// Whether there is room for the strides of all pages of the table.
+bool WorkList::AddRowStrides(const KvTable& kv) {
+  const size_t before = row_strides_.size();
+  int32_t last = 0;  // most pages are as the one before
+  const auto add = [&](int32_t stride) {
+    if (stride == last) return true;
+    last = stride;
+    if (std::find(row_strides_.begin(), row_strides_.end(), stride) != row_strides_.end()) {
+      return true;
+    }
+    // The copy engine counts in 16 bytes.
+    if (stride < kv.head_dim() || stride % 8 != 0) return false;
+    row_strides_.push_back(stride);
+    return row_strides_.size() <= kRowStrides;
+  };
+  bool room = true;
+  if (kv.memory() == MemoryKind::kHost) {  // copied without gaps
+    room = add(kv.head_dim());
+  } else {
+    for (int64_t block = 0; room && block < kv.blocks(); ++block) {
+      for (int head = kv.kv_head_first(); room && head < kv.kv_head_first() + kv.kv_heads();
+           ++head) {
+        const KvPage& page = kv.page(head, block);
+        if (page.k != nullptr) room = add(page.k_row_stride) && add(page.v_row_stride);
+      }
+    }
+  }
+  if (!room) row_strides_.resize(before);
+  return room;
+}
+
+void WorkList::AddProblem(const AttendArgs& args, const Slots& slots) {
   const int kv_head_first = args.heads.first / args.group;
   const int kv_head_end = (args.heads.end() - 1) / args.group + 1;
-  waiting_.assign(static_cast<size_t>(kv_head_end), std::nullopt);
+  waiting_.resize(static_cast<size_t>(kv_head_end));
+  queries_.clear();
+  runs_.ForgetRanges();
+  panel_ = PanelFor(args, slots);
   int64_t row = 0;
   for (const TokenRange& range : args.q_ranges) {
     for (int64_t begin = range.begin; begin < range.end;) {
       const int64_t end = std::min(range.end, (begin / kBlockTokens + 1) * kBlockTokens);
-      known_runs_.clear();
-      Queries queries;
       int head_class = -1;
       for (int kv_head = kv_head_first; kv_head < kv_head_end; ++kv_head) {
         if (args.pattern->HeadClass(kv_head) != head_class) {
           head_class = args.pattern->HeadClass(kv_head);
-          queries.q = {begin, end};
-          PiecesOf(args, kv_head, queries.q, &queries.pieces);
+          queries_.push_back({{begin, end}, {}});
+          PiecesOf(args, kv_head, &queries_.back());
         }
-        if (!queries.pieces.empty()) {
-          AddQueries(args, kv_head, static_cast<int32_t>(row), queries);
+        if (!queries_.back().pieces.empty()) {
+          AddQueries(args, kv_head, static_cast<int32_t>(row), queries_.back());
         }
       }
       row += end - begin;
       begin = end;
     }
   }
-  known_runs_.clear();
   for (int kv_head = kv_head_first; kv_head < kv_head_end; ++kv_head) {
-    const auto& waiting = waiting_[static_cast<size_t>(kv_head)];
-    if (!waiting.has_value()) continue;
-    AddTile(args, kv_head, Kernel::kPanel, RunsOf(args, kv_head, waiting->queries, false),
-            waiting->half, nullptr);
-    known_runs_.clear();  // other heads may wait with other queries
+    std::vector<Waiting>& waiting = waiting_[static_cast<size_t>(kv_head)];
+    if (!waiting.empty()) AddTile(args, kv_head, panel_, waiting);
+    waiting.clear();
   }
 }
 
@@ -109,40 +151,32 @@ void WorkList::AddQueries(const AttendArgs& args, int kv_head, int32_t row_first
   Kernel kernel = Kernel::kSimple;
   if (OnMatrixUnits(args)) {
     const bool few = tokens * (head_end - head_first) <= kStreamRows;
-    kernel = few ? Kernel::kStream : Kernel::kPanel;
+    kernel = few ? Kernel::kStream : panel_;
   }
   const int step = std::max(1, kPanelRows / tokens);
-  std::optional<Half> first;
+  const auto halves = static_cast<size_t>(HalvesOf(kernel, DimOf(*args.kv)));
+  std::vector<Waiting>& waiting = waiting_[static_cast<size_t>(kv_head)];
   for (int head = head_first; head < head_end; head += step) {
     Half half;
     half.row_first = row_first;
-    half.tokens = tokens;
+    half.tokens = static_cast<int16_t>(tokens);
     half.head_first = head;
-    half.heads = std::min(step, head_end - head);
-    half.mask_row = static_cast<int32_t>(queries.q.begin % kBlockTokens);
-    if (kernel != Kernel::kPanel) {
-      AddTile(args, kv_head, kernel, RunsOf(args, kv_head, queries, false), half, nullptr);
-    } else if (!first.has_value()) {
-      first = half;
-    } else {
-      AddTile(args, kv_head, kernel, RunsOf(args, kv_head, queries, true), *first, &half);
-      first.reset();
+    half.heads = static_cast<int16_t>(std::min(step, head_end - head));
+    half.mask_row = static_cast<int16_t>(queries.q.begin % kBlockTokens);
+    if (halves == 1) {
+      AddTile(args, kv_head, kernel, {{half, &queries}});
+      continue;
     }
+    waiting.push_back({half, &queries});
+    if (waiting.size() < halves) continue;
+    AddTile(args, kv_head, kernel, waiting);
+    waiting.clear();
   }
-  if (!first.has_value()) return;
-  std::optional<Waiting>& waiting = waiting_[static_cast<size_t>(kv_head)];
-  if (!waiting.has_value()) {
-    waiting = Waiting{*first, queries};
-    return;
-  }
-  AddTile(args, kv_head, kernel, RunsOfTwo(args, kv_head, waiting->queries, queries), waiting->half,
-          &*first);
-  waiting.reset();
 }
 
-void WorkList::AddTile(const AttendArgs& args, int kv_head, Kernel kernel, const KnownRuns& runs,
-                       const Half& a, const Half* b) {
-  Launch launch{kernel, Format::kF32, 0, 0, 0};
+void WorkList::AddTile(const AttendArgs& args, int kv_head, Kernel kernel,
+                       absl::Span<const Waiting> halves) {
+  Launch launch{kernel, Format::kF32, 0, 0, 0, 0};
   if (kernel != Kernel::kSimple) {
     launch.format = FormatOf(args.kv->dtype());
     launch.dim = DimOf(*args.kv);
@@ -151,115 +185,31 @@ void WorkList::AddTile(const AttendArgs& args, int kv_head, Kernel kernel, const
                             [&](const Group& g) { return g.launch.SameKernel(launch); });
   if (group == groups_.end()) group = groups_.insert(group, Group{launch, {}});
   group->tiles.push_back(static_cast<int32_t>(tiles_.size()));
+  if (kernel == Kernel::kPanel90) on_panel90_[static_cast<size_t>(problem_)] = true;
   Tile tile;
   tile.problem = problem_;
   tile.kv_head = kv_head - args.kv->kv_head_first();
-  tile.half[0] = a;
-  if (b != nullptr) tile.half[1] = *b;
+  const Queries* queries[kHalves];
+  for (size_t h = 0; h < halves.size(); ++h) {
+    tile.half[h] = halves[h].half;
+    queries[h] = halves[h].queries;
+  }
+  const TileRuns::Range runs = runs_.Add(args, kv_head, {queries, halves.size()});
   tile.run_first = runs.first;
   tile.run_end = runs.end;
-  int64_t blocks = 0;
-  for (int32_t i = runs.first; i < runs.end; ++i) blocks += runs_[static_cast<size_t>(i)].count;
+  tile.masked = runs.masked;
   tiles_.push_back(tile);
-  tile_blocks_.push_back(blocks);
+  tile_blocks_.push_back(runs.blocks);
 }
 
-void WorkList::PiecesOf(const AttendArgs& args, int kv_head, TokenRange q,
-                        std::vector<Piece>* pieces) {
-  pieces->clear();
-  args.pattern->Row(kv_head, q, args.kv_tokens, &row_);
+void WorkList::PiecesOf(const AttendArgs& args, int kv_head, Queries* queries) {
+  args.pattern->Row(kv_head, queries->q, args.kv_tokens, &row_);
   for (const TileRun& seen : row_) {
     for (const BlockRun& keys : args.keys->runs()) {
       const BlockRun common = Intersect(seen.blocks, keys);
-      if (common.count != 0) pieces->push_back({common, seen.full});
+      if (common.count != 0) queries->pieces.push_back({common, seen.full});
     }
   }
-}
-
-// What queries see of these blocks, as in Run::sees. Masks repeat from block to block; each is kept
-// once.
-int32_t WorkList::Sees(const AttendArgs& args, int kv_head, TokenRange q, bool full,
-                       const BlockRun& blocks) {
-  if (full) return kSeesAll;
-  const auto first = static_cast<int32_t>(mask_ids_.size());
-  std::string mask(kBlockTokens * sizeof(uint64_t), '\0');
-  for (int64_t i = 0; i < blocks.count; ++i) {
-    args.pattern->CellMask(kv_head, q.begin / kBlockTokens, blocks.first + i * blocks.step,
-                           reinterpret_cast<uint64_t*>(mask.data()));
-    const auto [known, is_new] = known_masks_.try_emplace(
-        mask, static_cast<int32_t>(masks_.size() / static_cast<size_t>(kBlockTokens)));
-    if (is_new) {
-      const auto* rows = reinterpret_cast<const uint64_t*>(mask.data());
-      masks_.insert(masks_.end(), rows, rows + kBlockTokens);
-    }
-    mask_ids_.push_back(known->second);
-  }
-  return first;
-}
-
-void WorkList::AddRun(const BlockRun& blocks, int32_t a, int32_t b) {
-  runs_.push_back({static_cast<int32_t>(blocks.first),
-                   static_cast<int32_t>(blocks.step),
-                   static_cast<int32_t>(blocks.count),
-                   {a, b}});
-}
-
-WorkList::KnownRuns WorkList::RunsOf(const AttendArgs& args, int kv_head, const Queries& a,
-                                     bool twice) {
-  const int head_class = args.pattern->HeadClass(kv_head);
-  for (const KnownRuns& known : known_runs_) {
-    if (known.head_class == head_class && known.twice == twice && known.other_q_begin < 0) {
-      return known;
-    }
-  }
-  KnownRuns runs{head_class, twice, -1, static_cast<int32_t>(runs_.size()), 0};
-  for (const Piece& piece : a.pieces) {
-    const int32_t sees = Sees(args, kv_head, a.q, piece.full, piece.blocks);
-    AddRun(piece.blocks, sees, twice ? sees : kSeesNone);
-  }
-  runs.end = static_cast<int32_t>(runs_.size());
-  known_runs_.push_back(runs);
-  return runs;
-}
-
-WorkList::KnownRuns WorkList::RunsOfTwo(const AttendArgs& args, int kv_head, const Queries& a,
-                                        const Queries& b) {
-  const int head_class = args.pattern->HeadClass(kv_head);
-  for (const KnownRuns& known : known_runs_) {
-    if (known.head_class == head_class && known.other_q_begin == a.q.begin) return known;
-  }
-  KnownRuns runs{head_class, false, a.q.begin, static_cast<int32_t>(runs_.size()), 0};
-  std::vector<BlockRun> rest;
-  std::vector<BlockRun> next;
-  const auto subtract = [&](const BlockRun& from, const std::vector<Piece>& pieces) {
-    rest.assign(1, from);
-    for (const Piece& piece : pieces) {
-      next.clear();
-      for (const BlockRun& run : rest) AppendDifference(run, piece.blocks, &next);
-      rest.swap(next);
-    }
-  };
-  for (const Piece& x : a.pieces) {
-    for (const Piece& y : b.pieces) {
-      const BlockRun common = Intersect(x.blocks, y.blocks);
-      if (common.count == 0) continue;
-      AddRun(common, Sees(args, kv_head, a.q, x.full, common),
-             Sees(args, kv_head, b.q, y.full, common));
-    }
-    subtract(x.blocks, b.pieces);
-    for (const BlockRun& run : rest) {
-      AddRun(run, Sees(args, kv_head, a.q, x.full, run), kSeesNone);
-    }
-  }
-  for (const Piece& y : b.pieces) {
-    subtract(y.blocks, a.pieces);
-    for (const BlockRun& run : rest) {
-      AddRun(run, kSeesNone, Sees(args, kv_head, b.q, y.full, run));
-    }
-  }
-  runs.end = static_cast<int32_t>(runs_.size());
-  known_runs_.push_back(runs);
-  return runs;
 }
 
 void WorkList::AddSegment(int32_t tile, int64_t block_first, int64_t blocks) {
@@ -273,23 +223,65 @@ void WorkList::KeepStates(size_t segment_first) {
     Segment& segment = segments_[i];
     Tile& tile = tiles_[static_cast<size_t>(segment.tile)];
     if (tile.segments == 1) continue;
-    const int64_t rows = RowsOf(tile.half[0]) + RowsOf(tile.half[1]);
+    const int rows = RowsOf(tile);
     segment.state = state_floats_;
     if (segment.block_first == 0) {
       tile.state_first = state_floats_;
       split_tiles_.push_back(segment.tile);
+      split_rows_max_ = std::max(split_rows_max_, rows);
     }
-    state_floats_ += rows * (2 + v_head_dims_[static_cast<size_t>(tile.problem)]);
+    const KvTable& kv = *batch_[static_cast<size_t>(tile.problem)].kv;
+    state_floats_ += int64_t{rows} * (2 + kv.v_head_dim());
   }
 }
 
-void WorkList::Cut(Group* group, int slots) {
+// By tile, which part of the launch it belongs to: the KV heads of one part are done together,
+// since their keys fit in the L2, or since fewer would leave thread blocks without work at a part's
+// end.
+std::vector<int> WorkList::SectionsOf(const Group& group) const {
+  struct Head {
+    int64_t tiles = 0;
+    int section = 0;
+  };
+  const auto key = [&](int32_t t) {
+    const Tile& tile = tiles_[static_cast<size_t>(t)];
+    return std::pair(tile.problem, tile.kv_head);
+  };
+  std::map<std::pair<int32_t, int32_t>, Head> heads;
+  for (const int32_t t : group.tiles) ++heads[key(t)].tiles;
+  int64_t tiles = 0;  // of the section at hand
+  int64_t bytes = 0;
+  int section = 0;
+  for (auto& [where, head] : heads) {
+    const KvTable& kv = *batch_[static_cast<size_t>(where.first)].kv;
+    const int64_t own = kv.blocks() * kBlockTokens * (kv.head_dim() + kv.v_head_dim()) *
+                        static_cast<int64_t>(SizeOf(kv.dtype()));
+    if (tiles >= kPanelWaves * group.launch.slots && bytes + own > kSectionBytes) {
+      ++section;
+      tiles = bytes = 0;
+    }
+    head.section = section;
+    tiles += head.tiles;
+    bytes += own;
+  }
+  // A last section of few tiles would end as unevenly as a short launch.
+  const bool join = tiles < kPanelWaves * group.launch.slots;
+  std::vector<int> sections(tiles_.size());
+  for (const int32_t t : group.tiles) {
+    const int own = heads[key(t)].section;
+    sections[static_cast<size_t>(t)] = join && own == section ? std::max(0, own - 1) : own;
+  }
+  return sections;
+}
+
+void WorkList::Cut(Group* group) {
   std::vector<int64_t> sizes;
   int64_t total = 0;
   for (const int32_t t : group->tiles) {
     sizes.push_back(tile_blocks_[static_cast<size_t>(t)]);
     total += sizes.back();
   }
+  const int slots = group->launch.slots;
   const int64_t waves = kPanelWaves * slots;
   const int64_t least = std::max(kPanelBlocksMin, (total + waves - 1) / waves);
   const int64_t most = LargestPart(sizes, slots, kPanelSegmentCost, least);
@@ -303,16 +295,21 @@ void WorkList::Cut(Group* group, int slots) {
   }
   KeepStates(first);
   // Most work first, so that all end together. Neighbours share keys.
+  const std::vector<int> sections = SectionsOf(*group);
+  const auto section = [&](const Segment& s) { return sections[static_cast<size_t>(s.tile)]; };
   std::stable_sort(segments_.begin() + static_cast<int64_t>(first), segments_.end(),
-                   [](const Segment& a, const Segment& b) { return a.blocks > b.blocks; });
+                   [&](const Segment& a, const Segment& b) {
+                     if (section(a) != section(b)) return section(a) < section(b);
+                     return a.blocks > b.blocks;
+                   });
   group->launch.first = static_cast<int>(first);
   group->launch.count = static_cast<int>(segments_.size() - first);
-  launches_.push_back(group->launch);
 }
 
 // Lays the tiles end to end and cuts that into equal lanes, at most as many as run at once: where a
 // lane ends, one more segment begins or room for one stays empty, so that each has that much more.
-void WorkList::CutLanes(Group* group, int slots) {
+void WorkList::CutLanes(Group* group) {
+  const int slots = group->launch.slots;
   int64_t total = 0;
   for (const int32_t t : group->tiles) {
     total += tile_blocks_[static_cast<size_t>(t)] + kSegmentCost;
@@ -339,7 +336,6 @@ void WorkList::CutLanes(Group* group, int slots) {
   KeepStates(first_segment);
   group->launch.first = static_cast<int>(first_lane);
   group->launch.count = static_cast<int>(lanes_.size() - first_lane);
-  launches_.push_back(group->launch);
 }
 
 }  // namespace annulus::cuda

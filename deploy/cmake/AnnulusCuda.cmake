@@ -35,15 +35,20 @@ file(GLOB cuda_kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/attention/cuda/*.
 add_library(annulus_cuda_kernels STATIC ${cuda_kernels})
 target_include_directories(annulus_cuda_kernels PRIVATE ${PROJECT_SOURCE_DIR})
 annulus_cuda_sources(annulus_cuda_kernels 32)
+file(GLOB hopper_kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/attention/cuda/sm90/*.cu
+                                           ${PROJECT_SOURCE_DIR}/attention/cuda/sm90/*.cc)
+add_library(annulus_hopper_kernels STATIC ${hopper_kernels})
+target_include_directories(annulus_hopper_kernels PRIVATE ${PROJECT_SOURCE_DIR})
+target_link_libraries(annulus_hopper_kernels PRIVATE CUDA::cudart_static)
+annulus_hopper_sources(annulus_hopper_kernels)
 
 # Handles and errors of the runtime, for whoever has to do with a GPU.
 target_sources(annulus_base PRIVATE ${PROJECT_SOURCE_DIR}/base/cuda/handles.cc)
 target_link_libraries(annulus_base PRIVATE CUDA::cudart_static)
 
-file(GLOB cuda_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/attention/cuda/*.cc
-                                         ${PROJECT_SOURCE_DIR}/attention/cuda/sm90/*.cc)
+file(GLOB cuda_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/attention/cuda/*.cc)
 target_sources(annulus_attention PRIVATE ${cuda_sources})
-target_link_libraries(annulus_attention PRIVATE annulus_cuda_kernels CUDA::cudart_static
+target_link_libraries(annulus_attention PRIVATE annulus_cuda_kernels annulus_hopper_kernels CUDA::cudart_static
                                                 absl::flat_hash_map)
 
 # NCCL comes with the toolkit or beside it. Only benchmark jobs link it: its library is large, and a

@@ -39,25 +39,34 @@ class InOwnMemory final : public Backend {
   }
 
  private:
+  struct MovedRows {
+    Buffer bytes;
+    int32_t stride = 0;
+  };
   struct Moved {
-    std::map<const std::byte*, Buffer> rows;  // by where they were: many blocks may share one page
+    std::map<const std::byte*, MovedRows> rows;  // by where they were: blocks may share one page
     KvTable kv;
     Buffer q;
     PartialBuffer into;
   };
 
-  absl::StatusOr<const std::byte*> MoveRows(const std::byte* rows, int64_t count, int64_t stride,
+  // Pages of one table have strides of their own, and NaN between rows.
+  absl::StatusOr<const MovedRows*> MoveRows(const std::byte* rows, int64_t count, int64_t stride,
                                             int64_t dim, DType dtype, Moved* moved) {
-    Buffer& known = moved->rows[rows];
-    if (!known.empty()) return known.data();
+    const auto gap = static_cast<int32_t>(moved->rows.size() / 2 % 3 * 8);
+    MovedRows& known = moved->rows[rows];
+    if (!known.bytes.empty()) return &known;
+    known.stride = static_cast<int32_t>(dim) + gap;
     const size_t row_bytes = static_cast<size_t>(dim) * SizeOf(dtype);
-    Buffer host(static_cast<size_t>(count) * row_bytes);
+    const size_t to_bytes = static_cast<size_t>(known.stride) * SizeOf(dtype);
+    Buffer host(static_cast<size_t>(count) * to_bytes);
+    std::memset(host.data(), 0xff, host.size());
     for (int64_t r = 0; r < count; ++r) {
-      std::memcpy(host.data() + static_cast<size_t>(r) * row_bytes,
+      std::memcpy(host.data() + static_cast<size_t>(r) * to_bytes,
                   rows + static_cast<size_t>(r * stride) * SizeOf(dtype), row_bytes);
     }
-    ANNULUS_ASSIGN_OR_RETURN(known, MovedTo(inner_->memory(), std::move(host)));
-    return known.data();
+    ANNULUS_ASSIGN_OR_RETURN(known.bytes, MovedTo(inner_->memory(), std::move(host)));
+    return &known;
   }
 
   absl::Status Move(AttendArgs* args, Moved* moved) {
@@ -72,12 +81,11 @@ class InOwnMemory final : public Backend {
         const int64_t rows = std::min(kBlockTokens, args->kv_tokens - block * kBlockTokens);
         if (page.k == nullptr || page.v == nullptr || rows <= 0) continue;
         // V may be K's first dims, and then has K's rows.
-        const bool prefix = page.v == page.k;
-        ANNULUS_ASSIGN_OR_RETURN(const std::byte* k, MoveRows(page.k, rows, page.k_row_stride,
+        ANNULUS_ASSIGN_OR_RETURN(const MovedRows* k, MoveRows(page.k, rows, page.k_row_stride,
                                                               kv.head_dim(), kv.dtype(), moved));
-        ANNULUS_ASSIGN_OR_RETURN(const std::byte* v, MoveRows(page.v, rows, page.v_row_stride,
+        ANNULUS_ASSIGN_OR_RETURN(const MovedRows* v, MoveRows(page.v, rows, page.v_row_stride,
                                                               kv.v_head_dim(), kv.dtype(), moved));
-        moved->kv.Set(head, block, {k, v, kv.head_dim(), prefix ? kv.head_dim() : kv.v_head_dim()});
+        moved->kv.Set(head, block, {k->bytes.data(), v->bytes.data(), k->stride, v->stride});
       }
     }
     Buffer q(static_cast<size_t>(args->q.size()) * SizeOf(args->q.dtype));

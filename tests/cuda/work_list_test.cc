@@ -15,13 +15,14 @@ namespace {
 
 constexpr int kSlots = 264;
 
-cuda::Slots SomeSlots() {
+cuda::Slots SomeSlots(bool hopper = false) {
   cuda::Slots slots;
   for (const int dim : {64, 128, 256}) {
     for (const cuda::Kernel kernel :
          {cuda::Kernel::kSimple, cuda::Kernel::kStream, cuda::Kernel::kPanel}) {
       slots.Set(kernel, dim, dim > 128 ? kSlots / 2 : kSlots);
     }
+    if (hopper) slots.Set(cuda::Kernel::kPanel90, dim, kSlots / 2);
   }
   return slots;
 }
@@ -79,6 +80,102 @@ size_t CheckSegments(const cuda::WorkList& list) {
     REQUIRE(blocks == 0);
   }
   return list.segments().size();
+}
+
+using KeysByRow = std::map<std::pair<int64_t, int>, std::vector<int64_t>>;
+
+// The keys that each row and head of a tile's halves sees, as the kernels read the list.
+void AddKeys(const cuda::WorkList& list, const cuda::Tile& tile, int64_t kv_tokens,
+             KeysByRow* seen) {
+  int at = 0;  // of the tile's blocks
+  for (int r = tile.run_first; r < tile.run_end; ++r) {
+    const cuda::Run& run = list.runs()[static_cast<size_t>(r)];
+    for (int i = 0; i < run.count; ++i, ++at) {
+      const int64_t block = run.first + int64_t{i} * run.step;
+      bool whole = true;
+      for (int h = 0; h < cuda::kHalves; ++h) {
+        const cuda::Half& half = tile.half[h];
+        if (run.sees[h] == cuda::kSeesNone) continue;
+        REQUIRE(half.tokens > 0);
+        REQUIRE(half.tokens * half.heads <= cuda::kPanelRows);
+        whole = whole && run.sees[h] == cuda::kSeesAll;
+        for (int t = 0; t < half.tokens; ++t) {
+          uint64_t mask = ~uint64_t{0};
+          if (run.sees[h] >= 0) {
+            const auto id =
+                static_cast<size_t>(list.mask_ids()[static_cast<size_t>(run.sees[h] + i)]);
+            mask = list.masks()[id * 64 + static_cast<size_t>(half.mask_row + t)];
+          }
+          for (int head = half.head_first; head < half.head_first + half.heads; ++head) {
+            std::vector<int64_t>& keys = (*seen)[{half.row_first + t, head}];
+            for (int64_t k = 0; k < 64; ++k) {
+              if ((mask >> k & 1) != 0 && block * 64 + k < kv_tokens)
+                keys.push_back(block * 64 + k);
+            }
+          }
+        }
+      }
+      // What is seen in part, or short, comes first.
+      REQUIRE((at < tile.masked || whole));
+      REQUIRE((at < tile.masked || (block + 1) * 64 <= kv_tokens));
+    }
+  }
+}
+
+TEST_CASE("rows see through tiles what their pattern lets them see, each key once") {
+  const uint64_t seed = GENERATE(range(1, 120));
+  CAPTURE(seed);
+  Rng rng(seed);
+  const char* patterns[] = {"causal",
+                            "full",
+                            "window(100)",
+                            "s2(64, 2, 3)",
+                            "s2(24, 1, 4)",
+                            "causal & (sink(70) | window(20))",
+                            "window(7) & sink(4)",
+                            "heads(0: window(70); 1: s2(64, 1, 2))"};
+  const int dims[] = {64, 128, 256, 80};
+  const auto group = static_cast<int>(rng.Between(1, 5));
+  Shapes shapes(patterns[rng.Below(8)], 2 * group, 2, dims[rng.Below(4)]);
+  const int64_t tokens = rng.Between(40, 700);
+  shapes.Add(tokens, rng.Between(1, tokens));
+  AttendArgs& args = shapes.batch[0];
+  if (rng.Below(2) == 0) {  // some of the blocks
+    *shapes.keys[0] = BlockSet::Range(rng.Between(0, 1), rng.Between(1, BlocksOf(tokens)));
+  }
+  if (args.q.tokens > 40 && rng.Below(2) == 0) {  // queries with a gap
+    const int64_t first = args.q_ranges[0].begin;
+    args.q_ranges = {{first, first + 11}, {first + 35, tokens}};
+    args.q.tokens = args.into.rows = 11 + tokens - first - 35;
+  }
+  cuda::WorkList list;
+  list.Make(shapes.batch, SomeSlots(rng.Below(3) != 0));
+  CheckSegments(list);
+  KeysByRow seen;
+  for (const cuda::Tile& tile : list.tiles()) {
+    KeysByRow own;
+    AddKeys(list, tile, tokens, &own);
+    for (auto& [row, keys] : own) {
+      REQUIRE(seen.count(row) == 0);  // a row is in one tile
+      seen[row] = keys;
+    }
+  }
+  int64_t row = 0;
+  for (const TokenRange& range : args.q_ranges) {
+    for (int64_t position = range.begin; position < range.end; ++position, ++row) {
+      for (int head = 0; head < shapes.heads; ++head) {
+        std::vector<int64_t> keys = seen[{row, head}];
+        std::sort(keys.begin(), keys.end());
+        std::vector<int64_t> wanted;
+        for (int64_t k = 0; k < tokens; ++k) {
+          if (args.keys->Contains(k / 64) && shapes.pattern.Allows(head / group, position, k)) {
+            wanted.push_back(k);
+          }
+        }
+        REQUIRE(keys == wanted);
+      }
+    }
+  }
 }
 
 TEST_CASE("lanes of decode batches are never more than run at once") {

@@ -65,15 +65,15 @@ __device__ inline int KeysOf(const Problem& problem, int block) {
 // The cells and pages of the next blocks, by step. One thread fetches them, two steps ahead.
 struct Ahead {
   static constexpr int kSlots = 4;
-  Cell cells[kSlots];
+  Cell<2> cells[kSlots];
   Page pages[kSlots];
   Walk walk;
 };
 
 __device__ inline void Fetch(const Tile& tile, const Problem& problem, int step, Ahead& ahead) {
-  Cell& cell = ahead.cells[step % Ahead::kSlots];
+  Cell<2>& cell = ahead.cells[step % Ahead::kSlots];
   if (step != 0) ahead.walk.Skip(1);
-  cell = ahead.walk.Now();
+  cell = ahead.walk.Now<2>();
   const auto* page = reinterpret_cast<const unsigned char*>(PageAt(tile, problem, cell.block));
   const uint32_t to = SharedAddress(&ahead.pages[step % Ahead::kSlots]);
   CopyAsync16(to, page, true);
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(PanelShape<kDim>::kThreads, kDim > 128 ? 1 : 2
   for (int m = 0; m < kRowTiles; ++m) max[m][0] = max[m][1] = kNoScore;
 
   if (threadIdx.x == 0) {
-    ahead.walk.Begin(work, tile, segment);
+    ahead.walk.Begin(work, tile, segment.block_first);
     for (int i = 0; i < min(2, segment.blocks); ++i) Fetch(tile, problem, i, ahead);
   }
   LoadQueries<T, kDim>(problem, tile, q);

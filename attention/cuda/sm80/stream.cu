@@ -98,7 +98,7 @@ class Loader {
  private:
   __device__ void Look() {
     if (blocks_ == 0) return;
-    block_ = walk_.Now().block;
+    block_ = walk_.Block();
     page_ = *PageAt(tile_, problem_, block_);
     if (blocks_ > 1) walk_.Skip(kWarps);
   }
@@ -199,7 +199,7 @@ __device__ inline void StreamSegment(const Work& work, const Segment& segment,
   CommitCopies();
   const int blocks = (segment.blocks - warp + kWarps - 1) / kWarps;
   Walk walk;
-  walk.Begin(work, tile, segment);
+  walk.Begin(work, tile, segment.block_first);
   if (blocks > 0) walk.Skip(warp);
   Loader<T, kDim> loader(work, tile, problem, walk, blocks, lane);
 #pragma unroll
@@ -226,7 +226,7 @@ __device__ inline void StreamSegment(const Work& work, const Segment& segment,
   int at = 0;  // of the pipeline's stages
   for (int step = 1; step <= blocks; ++step) {
     if (work.stop != nullptr && step % kStopPeriod == 0 && __any_sync(~0u, *work.stop)) break;
-    const Cell cell = walk.Now();
+    const Cell<1> cell = walk.Now<1>();
     if (step < blocks) walk.Skip(kWarps);
     const uint64_t existing = ExistingKeys(problem, cell.block);
     const bool masked = cell.sees[0] >= 0 || existing != ~uint64_t{0};

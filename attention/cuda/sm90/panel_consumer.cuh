@@ -1,0 +1,259 @@
+// A warpgroup of the sm_90a panel kernel that computes: 64 rows, one half of the tile.
+#pragma once
+
+#include <cstdint>
+
+#include "attention/cuda/sm90/panel_shape.cuh"
+#include "attention/cuda/sm90/wgmma.cuh"
+
+namespace annulus::cuda::sm90 {
+
+// The softmax state of a thread's two rows: max in units of log2, sum of this thread's columns.
+struct RowState {
+  float max[2] = {kNoScore, kNoScore};
+  float sum[2] = {0, 0};
+};
+
+// Scores become weights relative to the maximum, which is looked for; out and sums are rescaled
+// where it grew by much. Weights are at most 2⁸.
+template <typename T, int kTiles>
+__device__ inline void SoftenExactly(float (&s)[8][4], float scale, RowState& state,
+                                     float (&out)[kTiles][4], float (&step)[2],
+                                     uint32_t (&weights)[4][4]) {
+  float shrink[2];
+  float base[2];
+  bool grown = false;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    float top[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      top[i] =
+          fmaxf(fmaxf(s[i][2 * r], s[i][2 * r + 1]), fmaxf(s[i + 4][2 * r], s[i + 4][2 * r + 1]));
+    }
+    const float most = MaxOfRow(fmaxf(fmaxf(top[0], top[1]), fmaxf(top[2], top[3]))) * scale;
+    const bool grows = most > state.max[r] + 8.0f;
+    const float now = grows ? most : state.max[r];
+    shrink[r] = grows ? Exp2(state.max[r] - now) : 1.0f;
+    state.max[r] = now;
+    base[r] = now == kNoScore ? 0.0f : now;  // a row that has seen nothing keeps a sum of 0
+    grown |= grows;
+    step[r] = 0;
+  }
+  if (__any_sync(~0u, grown)) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      state.sum[r] *= shrink[r];
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+        out[n][2 * r] *= shrink[r];
+        out[n][2 * r + 1] *= shrink[r];
+      }
+    }
+  }
+#pragma unroll
+  for (int n = 0; n < 8; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      s[n][i] = Exp2(fmaf(s[n][i], scale, -base[i / 2]));
+      step[i / 2] += s[n][i];
+    }
+    weights[n / 2][n % 2 * 2] = Pack<T>(s[n][0], s[n][1]);
+    weights[n / 2][n % 2 * 2 + 1] = Pack<T>(s[n][2], s[n][3]);
+  }
+}
+
+// The same. kStale: with the maximum as it is known, if no weight becomes too large with it, as
+// good as always; then there is no wait for the largest score. Any maximum gives the same answer:
+// weights keep their relative precision.
+template <typename T, bool kStale, int kTiles>
+__device__ inline void SoftenBlock(float (&s)[8][4], float scale, RowState& state,
+                                   float (&out)[kTiles][4], uint32_t (&weights)[4][4]) {
+  float step[2] = {0, 0};
+  bool exactly = true;
+  if constexpr (kStale) {
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      float e[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        e[i] = Exp2(fmaf(s[n][i], scale, -state.max[i / 2]));
+        step[i / 2] += e[i];
+      }
+      weights[n / 2][n % 2 * 2] = Pack<T>(e[0], e[1]);
+      weights[n / 2][n % 2 * 2 + 1] = Pack<T>(e[2], e[3]);
+    }
+    // True too where a sum is NaN.
+    exactly = __any_sync(~0u, !(step[0] + step[1] < 32768.0f));
+  }
+  if (exactly) SoftenExactly<T>(s, scale, state, out, step, weights);
+  state.sum[0] += step[0];
+  state.sum[1] += step[1];
+}
+
+template <typename T, int kDim>
+class Consumer {
+ public:
+  using Shape = PanelShape<kDim>;
+
+  __device__ Consumer(const Work& work, Control<kDim>& control, uint32_t shared, int half)
+      : work_(work),
+        control_(control),
+        half_(half),
+        queries_(Describe(shared + half * Shape::kBlockBytes, 0)),
+        keys_at_(Describe(shared + Shape::kKeysAt, 0)),
+        values_at_(Describe(shared + Shape::kValuesAt, kBoxBytes)),
+        lane_(threadIdx.x % 32),
+        row_(threadIdx.x % kGroupThreads / 32 * 16 + threadIdx.x % 32 / 4) {}
+
+  __device__ void Run() {
+    Ring<2> tickets;
+    Ring<1> queries;
+    for (;;) {
+      Wait(SharedAddress(&control_.ticket_full[tickets.stage]), tickets.parity);
+      const Ticket& ticket = control_.tickets[tickets.stage];
+      const auto blocks = static_cast<int>(Uniform(static_cast<uint32_t>(ticket.blocks)));
+      if (blocks < 0) return;
+      Wait(SharedAddress(&control_.queries_full), queries.parity);
+      DoTile(ticket, blocks);
+      __syncwarp();
+      if (lane_ == 0) Arrive(SharedAddress(&control_.ticket_empty[tickets.stage]));
+      tickets.Next();
+      queries.Next();
+    }
+  }
+
+ private:
+  using Out = float[kDim / 8][4];
+  using Weights = uint32_t[4][4];
+
+  // By one thread for all four warps: their products end together.
+  __device__ void Free(uint64_t& barrier) {
+    if (threadIdx.x % kGroupThreads == 0) Arrive(SharedAddress(&barrier));
+  }
+
+  // What the thread's two rows see of the block whose keys are in the stage at hand.
+  struct Seen {
+    uint64_t low;
+    uint64_t high;
+  };
+  __device__ Seen Look(const Ticket& ticket) const {
+    const auto& staged = control_.staged[keys_.stage];
+    const Half& half = ticket.tile.half[half_];
+    const uint64_t existing = ExistingKeys(ticket.problem, staged.block);
+    const int sees = staged.sees[half_];
+    return {RowMask(work_, half, sees, row_, existing),
+            RowMask(work_, half, sees, row_ + 8, existing)};
+  }
+
+  __device__ void DoTile(const Ticket& ticket, int blocks) {
+    const float scale = ticket.problem.scale_log2;
+    const int masked = max(1, static_cast<int>(Uniform(static_cast<uint32_t>(ticket.masked))));
+    RowState state;
+    Out out = {};
+    Weights weights;
+    First(ticket, scale, state, out, weights);
+    Steps<true>(ticket, masked - 1, scale, state, out, weights);
+    Steps<false>(ticket, blocks - masked, scale, state, out, weights);
+    Free(control_.queries_empty);
+    Wait(SharedAddress(&control_.values_full[values_.stage]), values_.parity);
+    Pin(out);
+    Pin(weights);
+    FenceProducts();
+    AddBlock<T>(out, weights, ValuesAtHand());
+    CommitProducts();
+    WaitForProducts();
+    Pin(out);
+    Pin(weights);
+    Free(control_.values_empty[values_.stage]);
+    values_.Next();
+    End(ticket, state, out);
+  }
+
+  __device__ uint64_t KeysAtHand() const { return At(keys_at_, keys_.stage); }
+  __device__ uint64_t ValuesAtHand() const { return At(values_at_, values_.stage); }
+  __device__ static uint64_t At(uint64_t first, uint32_t stage) {
+    const uint32_t low = static_cast<uint32_t>(first) + stage * (Shape::kBlockBytes >> 4);
+    return (first & 0xffffffff00000000ull) | Uniform(low);
+  }
+
+  // Scores and weights of the first block, as if it were seen in part.
+  __device__ void First(const Ticket& ticket, float scale, RowState& state, Out& out,
+                        Weights& weights) {
+    float s[8][4];
+    Wait(SharedAddress(&control_.keys_full[keys_.stage]), keys_.parity);
+    const Seen seen = Look(ticket);
+    FenceProducts();
+    ScoreBlock<T, kDim>(s, queries_, KeysAtHand());
+    CommitProducts();
+    WaitForProducts();
+    Pin(s);
+    Free(control_.keys_empty[keys_.stage]);
+    keys_.Next();
+    MaskScores<8>(s, seen.low, seen.high, lane_);
+    SoftenBlock<T, false>(s, scale, state, out, weights);
+  }
+
+  // Each adds the values of the block before and scores its own in one group of products, so that
+  // the matrix units run through; the other warpgroups' products run while this one's weights are
+  // made.
+  template <bool kMasked>
+  __device__ void Steps(const Ticket& ticket, int count, float scale, RowState& state, Out& out,
+                        Weights& weights) {
+    for (int i = 0; i < count; ++i) {
+      float s[8][4];
+      Wait(SharedAddress(&control_.keys_full[keys_.stage]), keys_.parity);
+      Seen seen;
+      if constexpr (kMasked) seen = Look(ticket);
+      Wait(SharedAddress(&control_.values_full[values_.stage]), values_.parity);
+      Pin(out);
+      Pin(weights);
+      FenceProducts();
+      AddBlock<T>(out, weights, ValuesAtHand());
+      ScoreBlock<T, kDim>(s, queries_, KeysAtHand());
+      CommitProducts();
+      WaitForProducts();
+      Pin(s);
+      Pin(out);
+      Pin(weights);
+      Free(control_.values_empty[values_.stage]);
+      Free(control_.keys_empty[keys_.stage]);
+      keys_.Next();
+      values_.Next();
+      if constexpr (kMasked) MaskScores<8>(s, seen.low, seen.high, lane_);
+      SoftenBlock<T, !kMasked>(s, scale, state, out, weights);
+    }
+  }
+
+  __device__ void End(const Ticket& ticket, const RowState& state, const Out& out) {
+    const Half& half = ticket.tile.half[half_];
+    const float whole[2] = {SumOfRow(state.sum[0]), SumOfRow(state.sum[1])};
+    if (ticket.state < 0) {
+      GiveRows(ticket.problem, half, row_, lane_, state.max, whole, out);
+      return;
+    }
+    int rows = 0;
+    int base = 0;
+#pragma unroll
+    for (int h = 0; h < Shape::kHalves; ++h) {
+      const Half& other = ticket.tile.half[h];
+      if (h == half_) base = rows;
+      rows += other.tokens * other.heads;
+    }
+    KeepRows(ticket.problem, half, work_.states + ticket.state, rows, base, row_, lane_, state.max,
+             whole, out);
+  }
+
+  const Work& work_;
+  Control<kDim>& control_;
+  const int half_;
+  const uint64_t queries_;
+  const uint64_t keys_at_;
+  const uint64_t values_at_;
+  const int lane_;
+  const int row_;
+  Ring<Shape::kKeyStages> keys_;
+  Ring<Shape::kValueStages> values_;
+};
+
+}  // namespace annulus::cuda::sm90

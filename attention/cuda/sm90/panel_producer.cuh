@@ -1,0 +1,229 @@
+// The first warpgroup of the sm_90a panel kernel: one warp takes tickets, one copies keys and
+// values, two copy queries.
+#pragma once
+
+#include <cstdint>
+
+#include "attention/cuda/sm90/panel_shape.cuh"
+
+namespace annulus::cuda::sm90 {
+
+template <typename T>
+__device__ inline void CopyWords(const T& from, T& to, int lane) {
+  static_assert(sizeof(T) % 4 == 0);
+  const auto* source = reinterpret_cast<const uint32_t*>(&from);
+  auto* target = reinterpret_cast<uint32_t*>(&to);
+  for (int i = lane; i < static_cast<int>(sizeof(T) / 4); i += 32) target[i] = source[i];
+}
+
+// Puts segments [first, first + count) into tickets, each into one thread block's, a tile ahead.
+template <int kDim>
+__device__ inline void TakeTickets(const Work& work, int first, int count, Control<kDim>& control,
+                                   int lane) {
+  Ring<2> ring;
+  int number = static_cast<int>(blockIdx.x);
+  for (;;) {
+    int stop = 0;
+    if (work.stop != nullptr && lane == 0) stop = *work.stop;
+    const bool end = number >= count || __shfl_sync(~0u, stop, 0) != 0;
+    Wait(SharedAddress(&control.ticket_empty[ring.stage]), ring.parity ^ 1);
+    Ticket& ticket = control.tickets[ring.stage];
+    if (end) {
+      if (lane == 0) ticket.blocks = -1;
+    } else {
+      const Segment& segment = work.segments[first + number];
+      const Tile& tile = work.tiles[segment.tile];
+      if (lane == 0) {
+        ticket.blocks = segment.blocks;
+        ticket.masked = min(max(tile.masked - segment.block_first, 0), segment.blocks);
+        ticket.block_first = segment.block_first;
+        ticket.state = segment.state;
+      }
+      CopyWords(tile, ticket.tile, lane);
+      CopyWords(work.problems[tile.problem], ticket.problem, lane);
+    }
+    Arrive(SharedAddress(&control.ticket_full[ring.stage]));
+    if (end) break;
+    ring.Next();
+    if (lane == 0) number = static_cast<int>(gridDim.x + atomicAdd(&work.counters[0], 1u));
+    number = __shfl_sync(~0u, number, 0);
+  }
+  if (lane != 0) return;
+  __threadfence();
+  // The last one leaves the counters as they were.
+  if (atomicInc(&work.counters[1], gridDim.x - 1) == gridDim.x - 1) work.counters[0] = 0;
+}
+
+// The places of a segment's blocks, kLookahead of them at a time: each lane has one.
+template <int kDim>
+class BlockWalk {
+ public:
+  static constexpr int kHalves = PanelShape<kDim>::kHalves;
+
+  __device__ BlockWalk(const Work& work, const RowMaps& maps, const Ticket& ticket, int lane)
+      : work_(work), maps_(maps), ticket_(ticket), lane_(lane) {
+    if (lane >= ticket.blocks) return;
+    walk_.Begin(work, ticket.tile, ticket.block_first + lane);
+    Look();
+  }
+
+  // Those of the blocks [at, at + kLookahead).
+  __device__ void Publish(int at, Control<kDim>& control) {
+    __syncwarp();  // nobody reads the ones before
+    at += lane_;
+    if (at < ticket_.blocks) {
+      const bool missing = page_.k == nullptr || page_.v == nullptr;
+      if (missing) ReportMissing(work_, ticket_.tile, block_);
+      const int64_t keys = ticket_.problem.kv_tokens - int64_t{block_} * kBlockKeys;
+      const int32_t special = missing ? kNoPage : keys < kBlockKeys ? kShortMap : 0;
+      BlockPlaces& places = control.places[lane_];
+      places.k = PlaceOfRows(page_.k, page_.k_row_stride, special);
+      places.v = PlaceOfRows(page_.v, page_.v_row_stride, special);
+      if (at <= ticket_.masked) {
+        const Cell<kHalves> cell = walk_.template Now<kHalves>();
+        SeenBlock<kHalves>& seen = control.seen[lane_];
+        seen.block = cell.block;
+#pragma unroll
+        for (int h = 0; h < kHalves; ++h) seen.sees[h] = cell.sees[h];
+      }
+    }
+    __syncwarp();
+    if (at + kLookahead >= ticket_.blocks) return;
+    walk_.Skip(kLookahead);
+    Look();
+  }
+
+ private:
+  __device__ void Look() {
+    block_ = walk_.Block();
+    page_ = *PageAt(ticket_.tile, ticket_.problem, block_);
+  }
+
+  __device__ BlockPlace PlaceOfRows(const void* rows, int stride, int32_t special) const {
+    if (special != 0) return {{0, 0, 0}, special};
+    int map = 0;
+#pragma unroll
+    for (int i = 1; i < kRowStrides; ++i) {
+      if (maps_.stride[i] == stride) map = i;
+    }
+    return {PlaceAt(reinterpret_cast<uint64_t>(rows), static_cast<uint32_t>(stride) / 8,
+                    maps_.reciprocal[map]),
+            map};
+  }
+
+  const Work& work_;
+  const RowMaps& maps_;
+  const Ticket& ticket_;
+  const int lane_;
+  Walk walk_;
+  int block_ = 0;
+  Page page_;
+};
+
+// Copies the rows of a block; completes on the barrier. `value`: 0 for keys, 1 for values.
+template <int kDim>
+__device__ inline void CopyBlock(const BlockPlace& at, const RowMaps& maps, const Ticket& ticket,
+                                 int value, uint32_t to, uint32_t barrier) {
+  if (at.map == kNoPage) return Arrive(barrier);
+  const CUtensorMap* map = &maps.map[at.map];
+  if (at.map == kShortMap) {
+    map = static_cast<const CUtensorMap*>(ticket.problem.short_maps) + 2 * ticket.tile.kv_head +
+          value;
+    FenceMap(map);
+  }
+  ArriveExpecting(barrier, PanelShape<kDim>::kBlockBytes);
+  Place place = at.place;
+#pragma unroll
+  for (int box = 0; box < kDim / 64; ++box, place.column += 64) {
+    CopyBox(to + box * kBoxBytes, map, place, barrier);
+  }
+}
+
+template <int kDim>
+__device__ inline void CopyBlocks(const Work& work, const RowMaps& maps, Control<kDim>& control,
+                                  uint32_t shared, int lane) {
+  using Shape = PanelShape<kDim>;
+  const bool elected = Elect();
+  Ring<2> tickets;
+  Ring<Shape::kKeyStages> keys;
+  Ring<Shape::kValueStages> values;
+  for (;;) {
+    Wait(SharedAddress(&control.ticket_full[tickets.stage]), tickets.parity);
+    const Ticket& ticket = control.tickets[tickets.stage];
+    const int blocks = ticket.blocks;
+    if (blocks < 0) return;
+    BlockWalk<kDim> walk(work, maps, ticket, lane);
+    for (int i = 0; i < blocks; ++i) {
+      if (i % kLookahead == 0) walk.Publish(i, control);
+      const BlockPlaces& places = control.places[i % kLookahead];
+      Wait(SharedAddress(&control.keys_empty[keys.stage]), keys.parity ^ 1);
+      if (elected) {
+        if (i <= ticket.masked) control.staged[keys.stage] = control.seen[i % kLookahead];
+        CopyBlock<kDim>(places.k, maps, ticket, 0,
+                        shared + Shape::kKeysAt + keys.stage * Shape::kBlockBytes,
+                        SharedAddress(&control.keys_full[keys.stage]));
+      }
+      keys.Next();
+      Wait(SharedAddress(&control.values_empty[values.stage]), values.parity ^ 1);
+      if (elected) {
+        CopyBlock<kDim>(places.v, maps, ticket, 1,
+                        shared + Shape::kValuesAt + values.stage * Shape::kBlockBytes,
+                        SharedAddress(&control.values_full[values.stage]));
+      }
+      values.Next();
+    }
+    __syncwarp();
+    if (lane == 0) Arrive(SharedAddress(&control.ticket_empty[tickets.stage]));
+    tickets.Next();
+  }
+}
+
+// The rows of a half, as matrix units read them; rows that it has not are zeros. `thread`: of
+// 32 · kQueryWarps.
+template <int kDim>
+__device__ inline void CopyHalf(const Problem& problem, const Half& half, uint32_t to, int thread) {
+  constexpr int kChunks = kDim / 8;  // of 16 bytes, by row
+  constexpr int kStep = 32 * kQueryWarps / kChunks;
+  const int chunk = thread % kChunks;
+  const int heads = max(half.heads, 1);
+  int row = thread / kChunks;
+  int token = row / heads;
+  int head = row % heads;
+  to += chunk / 8 * kBoxBytes;
+  const auto* q = static_cast<const uint16_t*>(problem.q) +
+                  half.row_first * problem.q_token_stride +
+                  half.head_first * problem.q_head_stride + chunk * 8;
+  for (; row < kPanelRows; row += kStep) {
+    const bool there = token < half.tokens;
+    const auto* from = q;
+    if (there) from += token * problem.q_token_stride + head * problem.q_head_stride;
+    CopyAsync16(to + row * 128 + (chunk % 8 ^ row % 8) * 16, from, there);
+    for (head += kStep; head >= heads; head -= heads) ++token;
+  }
+}
+
+template <int kDim>
+__device__ inline void CopyQueries(Control<kDim>& control, uint32_t shared, int thread) {
+  using Shape = PanelShape<kDim>;
+  Ring<2> tickets;
+  Ring<1> queries;
+  for (;;) {
+    Wait(SharedAddress(&control.ticket_full[tickets.stage]), tickets.parity);
+    const Ticket& ticket = control.tickets[tickets.stage];
+    if (ticket.blocks < 0) return;
+    Wait(SharedAddress(&control.queries_empty), queries.parity ^ 1);
+    for (int h = 0; h < Shape::kHalves; ++h) {
+      CopyHalf<kDim>(ticket.problem, ticket.tile.half[h], shared + h * Shape::kBlockBytes, thread);
+    }
+    CommitCopies();
+    WaitForCopies<0>();
+    FenceSharedStores();
+    Arrive(SharedAddress(&control.queries_full));
+    __syncwarp();
+    if (thread % 32 == 0) Arrive(SharedAddress(&control.ticket_empty[tickets.stage]));
+    tickets.Next();
+    queries.Next();
+  }
+}
+
+}  // namespace annulus::cuda::sm90

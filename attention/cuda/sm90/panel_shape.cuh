@@ -1,0 +1,120 @@
+// How a thread block of the sm_90a panel kernel is laid out: warpgroup 0 moves data, each of the
+// others does one half of the tile; what lies where in shared memory.
+#pragma once
+
+#include <cstdint>
+
+#include "attention/cuda/device.cuh"
+#include "attention/cuda/fragments.cuh"
+#include "attention/cuda/sm90/copy.cuh"
+#include "attention/cuda/sm90/mbarrier.cuh"
+#include "attention/cuda/sm90/warpgroup.cuh"
+
+namespace annulus::cuda::sm90 {
+
+// Maps of all memory by the pitch of its rows, as kernel parameters.
+struct RowMaps {
+  CUtensorMap map[kRowStrides];
+  uint64_t reciprocal[kRowStrides];
+  int32_t stride[kRowStrides];  // elements
+};
+
+template <int kDim>
+struct PanelShape {
+  static constexpr int kHalves = HalvesOf(Kernel::kPanel90, kDim);
+  static constexpr int kThreads = kGroupThreads * (kHalves + 1);
+  using Budget = Registers<kThreads, kDim == 256 ? 40 : 32,
+                           kDim == 64    ? 112
+                           : kDim == 128 ? 160
+                                         : 232>;
+  static constexpr int kKeyStages = kDim == 64 ? 5 : kDim == 128 ? 4 : 3;
+  static constexpr int kValueStages = kDim == 64 ? 5 : kDim == 128 ? 4 : 2;
+  static constexpr int kBlockBytes = kBlockKeys * kDim * 2;
+  // From the begin of shared memory: queries by half, keys and values by stage, Control.
+  static constexpr int kKeysAt = kHalves * kBlockBytes;
+  static constexpr int kValuesAt = kKeysAt + kKeyStages * kBlockBytes;
+  static constexpr int kControlAt = kValuesAt + kValueStages * kBlockBytes;
+};
+
+// One segment, with all that is said of it, so that nobody waits for device memory between tiles.
+struct alignas(16) Ticket {
+  int32_t blocks;  // < 0: there is no more to do
+  int32_t masked;  // the first so many
+  int32_t block_first;
+  int64_t state;
+  Tile tile;
+  Problem problem;
+};
+
+// Where the rows of a block lie. map: of RowMaps, or one of those below.
+struct BlockPlace {
+  Place place;
+  int32_t map;
+};
+inline constexpr int32_t kShortMap = -1;
+inline constexpr int32_t kNoPage = -2;
+
+struct BlockPlaces {
+  BlockPlace k, v;
+};
+
+// How the first block of a tile and those seen in part are seen.
+template <int kHalves>
+struct alignas(16) SeenBlock {
+  int32_t sees[kHalves];
+  int32_t block;
+};
+
+inline constexpr int kLookahead = 32;  // blocks whose places are known, one by lane
+
+template <int kDim>
+struct Control {
+  using Shape = PanelShape<kDim>;
+  Ticket tickets[2];
+  BlockPlaces places[kLookahead];
+  SeenBlock<Shape::kHalves> seen[kLookahead];
+  SeenBlock<Shape::kHalves> staged[Shape::kKeyStages];  // beside the keys that they are of
+  uint64_t ticket_full[2];
+  uint64_t ticket_empty[2];
+  uint64_t queries_full;
+  uint64_t queries_empty;
+  uint64_t keys_full[Shape::kKeyStages];
+  uint64_t keys_empty[Shape::kKeyStages];
+  uint64_t values_full[Shape::kValueStages];
+  uint64_t values_empty[Shape::kValueStages];
+};
+
+// Warps that read tickets beside the consumers: one that copies blocks, two that copy queries.
+inline constexpr int kQueryWarps = 2;
+
+template <int kDim>
+__device__ inline void InitBarriers(Control<kDim>& control) {
+  using Shape = PanelShape<kDim>;
+  const auto init = [](uint64_t& barrier, int arrivals) {
+    InitBarrier(SharedAddress(&barrier), arrivals);
+  };
+  for (int i = 0; i < 2; ++i) {
+    init(control.ticket_full[i], 32);
+    init(control.ticket_empty[i], 1 + kQueryWarps + 4 * Shape::kHalves);
+  }
+  init(control.queries_full, 32 * kQueryWarps);
+  init(control.queries_empty, Shape::kHalves);
+  for (int i = 0; i < Shape::kKeyStages; ++i) {
+    init(control.keys_full[i], 1);
+    init(control.keys_empty[i], Shape::kHalves);
+  }
+  for (int i = 0; i < Shape::kValueStages; ++i) {
+    init(control.values_full[i], 1);
+    init(control.values_empty[i], Shape::kHalves);
+  }
+  FenceBarrierInit();
+}
+
+template <int kDim>
+constexpr int SharedBytes() {
+  return PanelShape<kDim>::kControlAt + static_cast<int>(sizeof(Control<kDim>));
+}
+static_assert(SharedBytes<64>() <= 232448 && SharedBytes<128>() <= 232448 &&
+              SharedBytes<256>() <= 232448);
+
+}  // namespace annulus::cuda::sm90

@@ -1,0 +1,129 @@
+// Backends against the float64 oracle on what long prefills are made of: many 16-bit rows, head
+// dims of models, blocks seen whole and in part, scores of every course.
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "tests/attention/contenders.h"
+#include "tests/attention/problem.h"
+#include "tests/catch.h"
+
+namespace annulus {
+namespace {
+
+TEST_CASE("many 16-bit rows agree with the oracle, whatever they see") {
+  const char* patterns[] = {"causal",          "full",
+                            "window(100)",     "s2(64, 2, 3)",
+                            "s2(24, 1, 4)",    "causal & (sink(70) | window(20))",
+                            "power(16, 1, 1)", "heads(0: window(7) & sink(4); 1: causal)"};
+  for (uint64_t seed = 1; seed <= 24; ++seed) {
+    Rng rng(seed);
+    ProblemShape shape;
+    shape.dtype = rng.Below(2) == 0 ? DType::kBF16 : DType::kF16;
+    shape.q_dtype = shape.dtype;
+    shape.kv_heads = 2;
+    shape.group = static_cast<int>(rng.Between(1, 5));
+    shape.head_dim = 64 << seed % 3;
+    shape.v_head_dim = shape.head_dim;
+    shape.kv_tokens = rng.Between(1, 6) * 64 + (rng.Below(3) == 0 ? 0 : rng.Between(1, 63));
+    shape.pattern = patterns[rng.Below(8)];
+    const int64_t first = rng.Below(2) == 0 ? 0 : rng.Between(0, shape.kv_tokens - 40);
+    shape.q_ranges = {{first, shape.kv_tokens}};
+    if (rng.Below(3) == 0 && first + 60 < shape.kv_tokens) {
+      shape.q_ranges = {{first, first + 21}, {first + 50, shape.kv_tokens}};
+    }
+    shape.spread = rng.Below(3) == 0 ? 3.0f : 1.0f;
+    const Problem problem(shape, seed);
+    INFO("seed " << seed << ": " << problem.shape().ToString());
+    const std::vector<ReferenceAnswer> oracle = problem.Oracle();
+    ForEachBackend([&](Backend* backend) {
+      Partial partial = problem.Identity();
+      REQUIRE(backend->Attend(problem.Args(&problem.all(), &partial)).ok());
+      CheckAgainst(oracle, OutTolerance(*backend, problem.shape()), &partial);
+    });
+  }
+}
+
+// Scores of key j of `keys`, in natural units, that queries and keys are made to have.
+double Course(int kind, int64_t j, int64_t keys) {
+  const double share = static_cast<double>(j) / static_cast<double>(keys);
+  switch (kind) {
+    case 0:
+      return 150 * share;  // rises: each block brings a new maximum
+    case 1:
+      return -200 * share;
+    case 2:
+      return j >= keys - 4 ? 30 : 0;  // a sink at the end
+    case 3:
+      return j / 64 % 3 == 2 ? 40.0 * static_cast<double>(j / 64) : -30;  // jumps
+    case 4:
+      return j == 5 ? 200 : 0;  // one peak
+    default:
+      return 0;
+  }
+}
+
+TEST_CASE("scores that rise, fall, jump or have one peak lose no accuracy") {
+  constexpr int64_t kTokens = 64 * 9 + 17;
+  constexpr int64_t kRows = 150;
+  for (const int dim : {64, 128, 256}) {
+    for (int kind = 0; kind <= 5; ++kind) {
+      const DType dtype = kind % 2 == 0 ? DType::kBF16 : DType::kF16;
+      CAPTURE(dim, kind);
+      const float scale = 1 / std::sqrt(static_cast<float>(dim));
+      Rng rng(static_cast<uint64_t>(dim + kind));
+      const auto fill = [&](int64_t tokens, int heads, const auto& first) {
+        Tensor tensor(dtype, tokens, heads, dim);
+        for (int64_t i = 0; i < tokens * heads * dim; ++i) {
+          const bool lead = i % dim == 0;
+          const float x = lead ? first(i / dim / heads) : rng.Normal();
+          Convert(&x, DType::kF32, tensor.data() + static_cast<size_t>(i) * 2, dtype, 1);
+        }
+        return tensor;
+      };
+      constexpr float kLead = 8;
+      const Tensor q = fill(kRows, 3, [](int64_t) { return kLead; });
+      const Tensor k = fill(kTokens, 1, [&](int64_t j) {
+        return static_cast<float>(Course(kind, j, kTokens)) / (kLead * scale);
+      });
+      const Tensor v = fill(kTokens, 1, [&](int64_t) { return rng.Normal(); });
+      const KvTable kv = KvTable::FromTensors(k, v);
+      const BlockSet keys = BlockSet::Range(0, BlocksOf(kTokens));
+      const Pattern pattern = *Pattern::Parse("causal", 1);
+      Partial partial(kRows, 3, dim);
+      AttendArgs args;
+      args.q = q;
+      args.q_ranges = {{kTokens - kRows, kTokens}};
+      args.heads = {0, 3};
+      args.group = 3;
+      args.kv_tokens = kTokens;
+      args.kv = &kv;
+      args.pattern = &pattern;
+      args.keys = &keys;
+      args.scale = scale;
+      args.into = partial.view();
+      std::vector<int64_t> rows = {0, 1, 62, 63, 64, 100, kRows - 1};
+      std::vector<ReferenceAnswer> oracle;
+      for (const int64_t row : rows) {
+        oracle.push_back(*ReferenceRow(q.view().Row(row, 2), dtype, kv, kTokens, pattern, 0,
+                                       kTokens - kRows + row, scale));
+      }
+      ForEachBackend([&](Backend* backend) {
+        SetIdentity(partial.view());
+        REQUIRE(backend->Attend(args).ok());
+        for (size_t i = 0; i < rows.size(); ++i) {
+          CAPTURE(rows[i]);
+          const int64_t place = rows[i] * 3 + 2;
+          // Scores have an f32 error of their size.
+          const double slack = 1e-5 + std::abs(oracle[i].lse) * 1e-6;
+          CHECK(std::abs(partial.view().lse[place] - oracle[i].lse) <= slack);
+          CHECK(RelativeError(partial.view().out + place * dim, oracle[i].out) <= 1e-2);
+        }
+      });
+    }
+  }
+}
+
+}  // namespace
+}  // namespace annulus
