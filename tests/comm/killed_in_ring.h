@@ -3,12 +3,13 @@
 
 #include <cstddef>
 #include <functional>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "base/status.h"
 #include "comm/exchange.h"
 
 namespace annulus {
@@ -30,7 +31,17 @@ inline absl::Status RunKilledInRing(const KilledInRing& ring, Exchange& exchange
   const int world = exchange.world();
   const int next = (rank + 1) % world;
   const int previous = (rank + world - 1) % world;
-  absl::Status status;
+  // All connect first: UCX 1.13 may end a process whose peer dies while both connect to each other.
+  std::vector<SendOp> hello;
+  std::vector<RecvOp> answers;
+  for (int peer = 0; peer < world; ++peer) {
+    hello.push_back({peer, memory, 0});
+    answers.push_back({peer, memory, 0});
+  }
+  const auto wait = [&](const absl::StatusOr<Exchange::Ticket>& ticket) {
+    return ticket.ok() ? exchange.Wait(*ticket, absl::Now() + kLimit) : ticket.status();
+  };
+  absl::Status status = wait(exchange.Post(hello, answers));
   for (int step = 1; step < world && status.ok(); ++step) {
     const bool dies = rank == ring.victim && step == ring.step;
     if (dies && !ring.posts) {
@@ -43,7 +54,7 @@ inline absl::Status RunKilledInRing(const KilledInRing& ring, Exchange& exchange
       die();
       return absl::OkStatus();
     }
-    status = ticket.ok() ? exchange.Wait(*ticket, absl::Now() + kLimit) : ticket.status();
+    status = wait(ticket);
   }
   if (status.ok()) {
     const bool needs_it = next == ring.victim || previous == ring.victim;

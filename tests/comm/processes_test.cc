@@ -13,6 +13,7 @@
 #include <sstream>
 
 #include "tests/child.h"
+#include "tests/comm/killed_processes.h"
 #include "tests/comm/test_group.h"
 
 namespace annulus {
@@ -170,6 +171,23 @@ TEST_CASE("a stopped peer with bytes on the way can be left, and come back", "[p
   REQUIRE(kill(pair.child.pid(), SIGCONT) == 0);
   CHECK(pair.Echo());
   CHECK(pair.node.downs.empty());
+}
+
+TEST_CASE("child: a rank of a ring", "[.child]") {
+  TestFabrics fabrics(absl::StrCat("ucx ", kKilledTransports));
+  TestNode node(fabrics);
+  const ProgressThread progress(node.messenger());
+  KilledPart part = ReadKilledPart(node.messenger().address());
+  part.ring.size_bytes = size_t{4} << 20;
+  std::vector<std::byte> memory(2 * part.ring.size_bytes);
+  const auto exchange = node.fabric->OpenExchange(kChannel, part.rank, part.addresses);
+  REQUIRE(exchange.ok());
+  TellSeen(RunKilledInRing(part.ring, **exchange, memory.data(), [] { raise(SIGKILL); }));
+}
+
+TEST_CASE("a process killed at any step of a ring ends it for the others, by an error",
+          "[processes]") {
+  KillProcessesInRings("child: a rank of a ring", GENERATE(3, 5));
 }
 
 // Bytes that the loopback interface of this network namespace has sent.

@@ -1,13 +1,8 @@
 // What NCCL alone would wait for without end: a rank that never comes, that gives up in the middle,
 // that dies. Every wait ends within seconds. Cases with more ranks than GPUs are skipped by name.
-#include <csignal>
-#include <iostream>
 #include <thread>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
 #include "base/cuda/handles.h"
 #include "base/status.h"
 #include "comm/local/local_exchange.h"
@@ -15,8 +10,7 @@
 #include "comm/progress_thread.h"
 #include "comm/ucx/ucx_fabric.h"
 #include "tests/catch.h"
-#include "tests/child.h"
-#include "tests/comm/killed_in_ring.h"
+#include "tests/comm/killed_processes.h"
 
 namespace annulus {
 namespace {
@@ -201,59 +195,26 @@ TEST_CASE("a rank that dies at any step of a ring ends it for the others, by an 
   }
 }
 
-// A process that is one rank of a ring, its control exchange over UCX. Reads its part, says what it
-// saw.
+// The control exchange goes over UCX.
 TEST_CASE("child: a rank of a ring", "[.child]") {
   UcxOptions options;
-  options.transports = "shm,tcp";
+  options.transports = kKilledTransports;
   std::unique_ptr<UcxFabric> fabric = *UcxFabric::Create(options);
   fabric->messenger().SetHandlers({[](PeerId, Message) {}, [](PeerId, absl::Status) {}});
-  auto progress = std::make_unique<ProgressThread>(fabric->messenger());
-  std::cout << "\naddress " << fabric->messenger().address() << std::endl;
-  int rank = 0;
-  int step = 0;
-  int posts = 0;
-  std::string joined;
-  std::cin >> rank >> step >> posts >> joined;
-  const std::vector<std::string> addresses = absl::StrSplit(joined, ',');
-  const int world = static_cast<int>(addresses.size());
-  const KilledInRing ring = {step, posts != 0, /*victim=*/step % world, kBytes / 2};
-  absl::StatusOr<std::unique_ptr<Exchange>> control = fabric->OpenExchange(1, rank, addresses);
+  const ProgressThread progress(fabric->messenger());
+  KilledPart part = ReadKilledPart(fabric->messenger().address());
+  part.ring.size_bytes = kBytes / 2;
+  absl::StatusOr<std::unique_ptr<Exchange>> control =
+      fabric->OpenExchange(1, part.rank, part.addresses);
   REQUIRE(control.ok());
-  absl::StatusOr<Rank> own = Open(rank, *std::move(control));
-  absl::Status status = own.status();
-  if (own.ok()) {
-    status = RunKilledInRing(ring, *own->exchange, own->memory.data(), [] { raise(SIGKILL); });
-    own->exchange.reset();
-  }
-  std::cout << "\nsaw " << status << std::endl;
-  progress.reset();
+  absl::StatusOr<Rank> own = Open(part.rank, *std::move(control));
+  if (!own.ok()) return TellSeen(own.status());
+  TellSeen(RunKilledInRing(part.ring, *own->exchange, own->memory.data(), [] { raise(SIGKILL); }));
 }
 
 TEST_CASE("a process killed at any step of a ring ends it for the others, by an error") {
   const int world = GENERATE(2, 4, 8);
-  if (!HasGpus(world)) return;
-  for (int step = 1; step < world; ++step) {
-    CAPTURE(world, step);
-    std::vector<std::unique_ptr<Child>> ranks;
-    std::vector<std::string> addresses;
-    for (int rank = 0; rank < world; ++rank) {
-      ranks.push_back(std::make_unique<Child>("child: a rank of a ring"));
-    }
-    for (const auto& rank : ranks) addresses.push_back(rank->ReadLine("address "));
-    for (int rank = 0; rank < world; ++rank) {
-      ranks[rank]->WriteLine(
-          absl::StrCat(rank, " ", step, " ", step % 2 == 0, " ", absl::StrJoin(addresses, ",")));
-    }
-    for (int rank = 0; rank < world; ++rank) {
-      CAPTURE(rank);
-      if (rank == step % world) {
-        CHECK(WTERMSIG(ranks[rank]->Join()) == SIGKILL);
-      } else {
-        CHECK(ranks[rank]->ReadLine("saw ") == "OK");
-      }
-    }
-  }
+  if (HasGpus(world)) KillProcessesInRings("child: a rank of a ring", world);
 }
 
 }  // namespace
