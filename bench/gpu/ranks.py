@@ -15,6 +15,7 @@ skipped with a line. --transport mpi or ucx tries the same on CPUs, with --shrin
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import subprocess
@@ -177,6 +178,23 @@ def gpu_names():
     return [line.strip() for line in lines]
 
 
+@contextlib.contextmanager
+def watched(path):
+    """Twice a second what each GPU draws and how fast it runs: one alone may run faster than one of many."""
+    if not path:
+        yield
+        return
+    query = "timestamp,index,clocks.sm,power.draw,temperature.gpu,clocks_event_reasons.active"
+    with open(path, "w", encoding="utf-8") as file:
+        watch = subprocess.Popen(["nvidia-smi", f"--query-gpu={query}", "--format=csv", "-lms", "500"],
+                                 stdout=file)
+        try:
+            yield
+        finally:
+            watch.terminate()
+            watch.wait()
+
+
 def say(line):
     print(line, file=sys.stderr, flush=True)
 
@@ -257,6 +275,7 @@ def main():
     parser.add_argument("--check-rows", type=int, default=8, help="of each rank")
     parser.add_argument("--clusters", help="folder for what annulus_scale takes, a file a case")
     parser.add_argument("--log", help="file for what the peers say")
+    parser.add_argument("--watch", help="file for the GPUs' clocks and power meanwhile")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--transport", default="nccl", choices=["nccl", "mpi", "ucx"])
     parser.add_argument("--shrink", type=int, default=1, help="divides the tokens of all cases")
@@ -270,7 +289,8 @@ def main():
     args.gpus = args.gpus or len(names)
     if args.clusters:
         os.makedirs(args.clusters, exist_ok=True)
-    return Run(args, results.about_gpu(names[0])).all()
+    with watched(args.watch):
+        return Run(args, results.about_gpu(names[0])).all()
 
 
 def shrunk(case, by):

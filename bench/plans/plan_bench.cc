@@ -230,7 +230,7 @@ absl::Status PlanBench::AddCheck(RankResult result, PlanRow* row) {
   const auto check = [&]() -> absl::StatusOr<CheckResult> {
     ANNULUS_ASSIGN_OR_RETURN(Partial home, ToHost(backend_->memory(), result.home));
     return CheckRows(inputs_, problem_, scale_, rows_.ranges(), home.view(), seed,
-                     flags_.check_rows);
+                     flags_.check_rows, backend_->memory().kind());
   };
   const absl::StatusOr<CheckResult> mine = check();
   ANNULUS_RETURN_IF_ERROR(ranks_.AllOk(mine.status()));

@@ -1,7 +1,7 @@
 // UcxFabric: messages and exchanges over UCX's active messages (tcp, shared memory, or whatever UCX
 // finds). For an isolated network only: UCX has no authentication and dies of garbage on its port.
-// A killed peer is noticed within milliseconds (over shared memory once its parent has reaped it), a
-// hung one not at all: heartbeats are the owner's.
+// A killed peer is noticed within milliseconds (over shared memory once its parent has reaped it),
+// a hung one not at all: heartbeats are the owner's.
 // Thread rule: as fabric.h, messenger.h and exchange.h say; exchanges move while some thread polls
 // the messenger, and must be destroyed before the fabric.
 //

@@ -58,9 +58,10 @@ Partial Answer(const Inputs& inputs, const Problem& problem) {
   return answer;
 }
 
-CheckResult Check(const Inputs& inputs, const Problem& problem, Partial& answer, int rows_max) {
+CheckResult Check(const Inputs& inputs, const Problem& problem, Partial& answer, int rows_max,
+                  MemoryKind computed_in = MemoryKind::kHost) {
   const auto result = CheckRows(inputs, problem, kScale, {problem.q_range()}, answer.view(),
-                                /*seed=*/5, rows_max);
+                                /*seed=*/5, rows_max, computed_in);
   REQUIRE(result.ok());
   return *result;
 }
@@ -76,7 +77,19 @@ TEST_CASE("a right answer passes, and its error is told", "[check]") {
   CHECK(result.wrong == "");
   CHECK(result.rows == 40);
   CHECK(result.max_rel_err > 0);
-  CHECK(result.max_rel_err <= ToleranceOf(dtype).out);
+  CHECK(result.max_rel_err <= ToleranceOf(dtype, MemoryKind::kHost).out);
+}
+
+TEST_CASE("an lse that a GPU may tell is wrong on a CPU", "[check]") {
+  const Inputs inputs(14);
+  const Problem problem = ProblemOf("causal", DType::kBF16);
+  Partial answer = Answer(inputs, problem);
+  const PartialView view = answer.view();
+  for (int64_t i = 0; i < view.rows * view.heads; ++i) view.lse[i] += 5e-5f;
+  CHECK(Check(inputs, problem, answer, 40, MemoryKind::kDevice).wrong == "");
+  CHECK(Check(inputs, problem, answer, 40).wrong != "");
+  for (int64_t i = 0; i < view.rows * view.heads; ++i) view.lse[i] += 1e-4f;
+  CHECK(Check(inputs, problem, answer, 40, MemoryKind::kDevice).wrong != "");
 }
 
 TEST_CASE("one wrong row is found and named", "[check]") {
@@ -154,7 +167,7 @@ std::vector<std::string> RunAndCheck(const Plan& plan, const Inputs& inputs) {
       wrong[static_cast<size_t>(rank)] =
           !result.ok() ? result.status().ToString()
                        : CheckRows(inputs, problem, kScale, rows.ranges(), result->home.view, 1,
-                                   /*rows_max=*/500)
+                                   /*rows_max=*/500, MemoryKind::kHost)
                              .value()
                              .wrong;
     });
