@@ -52,8 +52,8 @@ struct ContextInfo {
   std::vector<int64_t> tokens;  // committed, by layer
   int64_t kv_bytes = 0;  // over all workers, copies too; blocks shared with a fork count in both
   int64_t dense_kv_bytes = 0;  // what it would be if nothing was evicted
-  // "ok"; "moving" to other workers; "degraded" while a copy is missing; "lost" once some KV has
-  // none left.
+  // "ok"; "moving" to other workers; "degraded" while a copy is missing; "recovering" while it
+  // waits for workers to join again; "lost" while some KV is on no worker that is there.
   std::string state;
 };
 

@@ -30,7 +30,7 @@ struct WorkerFlags {
   std::string name;
   ComputeFlags compute;
   int place = 0;
-  int rejoin_s = 30;
+  int rejoin_s = 300;
   int drain_s = 25;
   std::string data_listen;
   int64_t upload_bytes_max = int64_t{256} << 20;
@@ -42,7 +42,7 @@ Options OptionsOf(WorkerFlags* flags) {
                       SetParsed(&flags->coordinator, ParseEndpoint));
   options.Add("name", "TEXT", "what people call it in logs and errors", SetText(&flags->name));
   options.Add("rejoin-s", "N",
-              "without its coordinator keep the KV and look for the next one for N s (30)",
+              "without its coordinator keep the KV and look for it for N s (300)",
               SetCount(&flags->rejoin_s, 0, kSecondsMax));
   options.Add("drain-s", "N",
               "after SIGTERM wait up to N s for what is held to be moved to other workers (25)",
@@ -123,6 +123,7 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<DataServer> data, DataServer::Start(data_options));
   options.data_address = data->address();
   options.grants = &grants;
+  options.coordinator_name = flags.coordinator;
   options.name = flags.name;
   ANNULUS_ASSIGN_OR_RETURN(options.backend,
                            MakeBackend(flags.compute.backend, flags.compute.threads, flags.place));

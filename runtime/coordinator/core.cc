@@ -20,8 +20,9 @@ constexpr size_t kNameBytesMax = 64;
 
 Actions CoordinatorCore::Handle(absl::Time now, const Event& event) {
   // A coordinator that itself stood still has heard nobody; that is not the workers' silence.
-  if (now - now_ > heartbeat_timeout_ / 2) {
+  if (now_ != absl::InfinitePast() && now - now_ > heartbeat_timeout_ / 2) {
     for (auto& [id, member] : workers_) member.heard = now;
+    doubt_until_ = now + 2 * heartbeat_timeout_;
   }
   now_ = std::max(now_, now);
   if (recovery_until_ == absl::InfiniteFuture())
@@ -38,6 +39,7 @@ absl::Time CoordinatorCore::NextTimer() const {
     next = std::min(next, workers_.at(id).heard + heartbeat_timeout_);
   }
   if (!recovering_.empty()) next = std::min(next, recovery_until_);
+  next = std::min(next, absent_due_);
   for (const auto& [id, call] : calls_) {
     next = std::min({next, call.begin.deadline, call.failure_due});
   }
@@ -66,7 +68,7 @@ void CoordinatorCore::On(const event::Heard& heard) {
   } else if (const auto* inventory = std::get_if<wire::Inventory>(&heard.body)) {
     OnInventory(id, *inventory);
   } else if (!std::holds_alternative<wire::Spans>(heard.body)) {
-    LoseWorker(id, absl::InternalError("it sent a message that only a coordinator sends"));
+    Ban(id, absl::InternalError("it sent a message that only a coordinator sends"));
   }
 }
 
@@ -75,7 +77,7 @@ void CoordinatorCore::OnHello(PeerId peer, const wire::Hello& hello) {
   if (hello.protocol != wire::kProtocol || peers_.size() >= kWorkersMax) {
     return Emit(action::Drop{peer});
   }
-  if (hello.coordinator == incarnation_.number) return Emit(action::Send{peer, wire::Fenced{}});
+  if (!MakeWayFor(hello)) return Emit(action::Send{peer, wire::Fenced{}});
   const WorkerId id = ++last_worker_;
   ++epoch_;
   Member member;
@@ -120,6 +122,7 @@ void CoordinatorCore::On(const event::SendFailed& failed) {
 
 void CoordinatorCore::On(const event::Tick&) {
   if (!InRecovery()) EndRecovery();
+  if (now_ >= absent_due_) EndAbsences();
   std::vector<WorkerId> silent;
   for (const auto& [peer, id] : peers_) {
     if (now_ - workers_.at(id).heard >= heartbeat_timeout_) silent.push_back(id);
@@ -136,6 +139,11 @@ void CoordinatorCore::On(const event::Tick&) {
       Fail(call, absl::DeadlineExceededError("the call's deadline passed"));
     }
   }
+}
+
+void CoordinatorCore::Ban(WorkerId id, const absl::Status& why) {
+  workers_.at(id).banned = true;
+  LoseWorker(id, why);
 }
 
 void CoordinatorCore::LoseWorker(WorkerId id, const absl::Status& why) {
@@ -197,6 +205,7 @@ void CoordinatorCore::ForgetOldLosses() {
 std::string CoordinatorCore::StateOf(const Context& context) const {
   const ShardMap& map = *context.map;
   if (!context.lost_to.empty()) return "lost";
+  if (!context.absent.empty()) return "recovering";
   if (std::ssize(map.holders) < int64_t{map.world} * map.spec.replicas) return "degraded";
   return move_.has_value() && move_->context == map.context ? "moving" : "ok";
 }

@@ -5,11 +5,12 @@
 // flight, deadlines, cancel and loss live here, so that a simulation can drive a whole cluster.
 //
 // Failure model: a worker is lost when its link breaks or it was silent for heartbeat_timeout; it
-// is cut off at once and for good (its messages are refused, its id is never used again). Calls in
-// flight on contexts with KV there end with UNAVAILABLE. A context of which some rank has no holder
-// left is lost; one with copies goes on with them at a new epoch, with the tokens that were
-// committed. A call answers only when every rank of its plan has answered once, at the call's
-// epoch. Contexts move away from workers that want to leave, to new copies for those that were
+// is cut off at once (its messages are refused, its id is never used again). Calls in flight on
+// contexts with KV there end with UNAVAILABLE. A context of which some rank has no holder left is
+// lost; one with copies goes on with them at a new epoch, with the tokens that were committed. A
+// worker that was cut off may join again under another id, and brings back the contexts that are
+// lost without it (core_absent.cc). A call answers only when every rank of its plan has answered
+// once, at the call's epoch. Contexts move away from workers that want to leave, to new copies for those that were
 // lost, and to workers that have joined (core_moves.cc).
 //
 // Appends: a layer's tokens are committed when every holder has stored them, copies too; an append
@@ -62,7 +63,8 @@ class CoordinatorCore {
         last_context_(incarnation.number - 1) {}
 
   // A gap of more than half a heartbeat_timeout between two events counts as a stand-still of the
-  // coordinator itself and starts every worker's patience anew.
+  // coordinator itself: it starts every worker's patience anew, and contexts wait for workers that
+  // have cut themselves off meanwhile.
   Actions Handle(absl::Time now, const Event& event);
 
   // When a Tick is due at the latest; infinite when nothing waits for one.
@@ -78,10 +80,11 @@ class CoordinatorCore {
   struct Member {
     PeerId peer = 0;
     WorkerStatus status;       // state "ready", "draining" or "lost"
-    bool had_another = false;  // coordinator, before this one
+    bool had_another = false;  // link to a coordinator, before this one
     std::string label;         // as action::WorkerJoined
     absl::Time heard;          // the last sign of life
     uint64_t inventories_due = 0;
+    bool banned = false;  // it did what no worker does: it may not join again
   };
   struct Layer {
     int64_t tokens = 0;    // committed
@@ -102,12 +105,21 @@ class CoordinatorCore {
       horizon = std::min(horizon, HorizonOf(cut));
     }
   };
+  // A holder that was cut off, with all that was committed then: nothing is, until it is back or
+  // the context goes on without it.
+  struct Absent {
+    std::string address;
+    std::string label;  // as Member's
+    int rank = 0;
+  };
   struct Context {
     ShardMapPtr map;
     bool created = false;  // every holder has opened it
     std::vector<Layer> layers;
     std::map<WorkerId, int64_t> kv_bytes;  // by holder
     std::string lost_to;  // the worker that took its KV along; empty: nothing is lost
+    std::vector<Absent> absent;  // those that it waits for, or is lost without
+    absl::Time absent_until = absl::InfinitePast();
   };
   // What is known of a context from before this coordinator.
   struct Recovering {
@@ -233,6 +245,7 @@ class CoordinatorCore {
   void Undo(CallId id, const Call& call);
   void CancelPending(CallId id, const Call& call);
   void LoseWorker(WorkerId id, const absl::Status& why);
+  void Ban(WorkerId id, const absl::Status& why);
   void EndStaleCalls(const absl::Status& why);
   void SendToHolders(const ShardMap& map, const wire::Body& body);
 
@@ -263,7 +276,15 @@ class CoordinatorCore {
   std::pair<std::vector<std::string>, std::vector<wire::Copy>> AddressesOf(
       const ShardMap& map) const;
   wire::Resume ResumeOf(const ShardMap& map, const std::vector<Layer>& layers) const;
+
+  // core_absent.cc
   void LoseHolder(Context& context, WorkerId id);
+  bool TakeUp(WorkerId id, const wire::Inventory& inventory);
+  void GoOn(Context& context);
+  void EndAbsence(Context& context);
+  void EndAbsences();
+  absl::Status CheckAllThere(const Context& context) const;
+  bool MakeWayFor(const wire::Hello& hello);
 
   static bool IsUp(const Member& member) { return member.status.state != "lost"; }
   std::string StateOf(const Context& context) const;
@@ -280,6 +301,8 @@ class CoordinatorCore {
   const Incarnation incarnation_;
   absl::Time recovery_until_ = absl::InfiniteFuture();  // from the first event on
   absl::Time now_ = absl::InfinitePast();               // of the event being handled
+  absl::Time doubt_until_ = absl::InfinitePast();       // losses may be due to a stand-still here
+  absl::Time absent_due_ = absl::InfiniteFuture();      // no context waits for less long
   Actions actions_;                                     // of the event being handled
   uint64_t epoch_ = 0;
   WorkerId last_worker_ = 0;

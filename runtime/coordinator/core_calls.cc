@@ -117,6 +117,7 @@ absl::StatusOr<CoordinatorCore::Context*> CoordinatorCore::FindWhole(ContextId i
     return absl::DataLossError(absl::StrCat("context ", id, " lost KV with ", found->second.lost_to,
                                             "; release it, create it again and upload it"));
   }
+  ANNULUS_RETURN_IF_ERROR(CheckAllThere(found->second));
   ANNULUS_RETURN_IF_ERROR(CheckNotSwitching(id));
   return &found->second;
 }

@@ -1,4 +1,4 @@
-// Which workers hold a context, and how it goes on when one of them is lost.
+// Which workers hold a context.
 #include <algorithm>
 #include <tuple>
 #include <utility>
@@ -83,23 +83,6 @@ wire::Resume CoordinatorCore::ResumeOf(const ShardMap& map,
   }
   resume.serves = map.context;
   return resume;
-}
-
-// A context that has copies of what was there goes on with them. What was in flight ends: an append
-// that only some holders have stored is cut off by the Resume.
-void CoordinatorCore::LoseHolder(Context& context, WorkerId id) {
-  ShardMap map = *context.map;
-  const auto held = std::find_if(map.holders.begin(), map.holders.end(),
-                                 [id](const Holder& holder) { return holder.worker == id; });
-  if (!context.lost_to.empty() || held == map.holders.end()) return;
-  map.epoch = epoch_;
-  map.holders.erase(held);
-  context.kv_bytes.erase(id);
-  // Nobody was told yet that a context exists which is being created: the call fails.
-  const bool goes_on = Arrange(map) && context.created;
-  if (!goes_on) context.lost_to = workers_.at(id).label;
-  context.map = std::make_shared<const ShardMap>(std::move(map));
-  if (goes_on) SendToHolders(*context.map, ResumeOf(*context.map, context.layers));
 }
 
 }  // namespace annulus

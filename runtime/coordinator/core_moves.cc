@@ -105,7 +105,7 @@ void CoordinatorCore::LookForMove() {
   const Context* best = nullptr;
   ShardMap best_to;
   for (const auto& [id, context] : contexts_) {
-    if (!context.created || !context.lost_to.empty()) continue;
+    if (!context.created || !context.lost_to.empty() || !context.absent.empty()) continue;
     if (best != nullptr && BytesOf(context.kv_bytes) <= BytesOf(best->kv_bytes)) continue;
     const bool must = MustMove(context);
     if (!must && (InRecovery() || context.map->holders.size() >= ready)) continue;
@@ -267,7 +267,7 @@ void CoordinatorCore::Retire(const ShardMap& map) {
 
 void CoordinatorCore::EndMove() {
   Context& context = contexts_.at(move_->context);
-  if (move_->phase == Phase::kRetiring && context.lost_to.empty()) {
+  if (move_->phase == Phase::kRetiring && context.lost_to.empty() && context.absent.empty()) {
     // Whichever of the two it is now, it is the latest, and the other one is gone.
     ShardMap map = *context.map;
     map.epoch = ++epoch_;

@@ -54,7 +54,7 @@ void CoordinatorCore::Tell(WorkerId id, const wire::Body& body) {
 void CoordinatorCore::OnInventory(WorkerId id, const wire::Inventory& inventory) {
   Member& member = workers_.at(id);
   if (member.inventories_due == 0) {
-    return LoseWorker(id, absl::InternalError("it told of more contexts than it had announced"));
+    return Ban(id, absl::InternalError("it told of more contexts than it had announced"));
   }
   --member.inventories_due;
   epoch_ = std::max(epoch_, inventory.epoch);
@@ -62,16 +62,18 @@ void CoordinatorCore::OnInventory(WorkerId id, const wire::Inventory& inventory)
   const auto found = recovering_.find(context);
   const bool known = found != recovering_.end();
   const ContextId serves = inventory.serves;
-  if (serves == 0 || serves >= incarnation_.number || contexts_.contains(serves) || !InRecovery()) {
+  if (TakeUp(id, inventory)) {
+    // It was cut off, and is back.
+  } else if (serves == 0 || serves >= incarnation_.number || contexts_.contains(serves) || !InRecovery()) {
     Tell(id, wire::Release{0, inventory.epoch, context});  // it has been given up
   } else if (!known && std::ssize(contexts_) + std::ssize(recovering_) >= limits_.contexts_max) {
-    return LoseWorker(id, absl::ResourceExhaustedError(absl::StrCat(
-                              "contexts_max is ", limits_.contexts_max, ", and it holds more")));
+    return Ban(id, absl::ResourceExhaustedError(absl::StrCat(
+                       "contexts_max is ", limits_.contexts_max, ", and it holds more")));
   } else if (!Lists(inventory, inventory.rank, member.status.address) ||
              (known && (found->second.latest().addresses.size() != inventory.addresses.size() ||
                         found->second.inventories.contains(id)))) {
-    return LoseWorker(id, absl::InternalError(absl::StrCat("it is not rank ", inventory.rank,
-                                                           " of context ", context)));
+    return Ban(id, absl::InternalError(absl::StrCat("it is not rank ", inventory.rank,
+                                                    " of context ", context)));
   } else {
     Recovering& recovering = recovering_[context];
     recovering.inventories[id] = inventory;

@@ -135,10 +135,8 @@ void CoordinatorCore::OnStepDone(WorkerId id, const wire::StepDone& done) {
   if (pending == call.pending.end()) return;  // a second answer
   const std::vector<size_t>& sent = call.sent[id];
   if (done.items.size() != sent.size()) {
-    return LoseWorker(id, absl::InternalError(absl::StrCat("it answered ", done.items.size(),
-                                                           " items of a step, "
-                                                           "expected ",
-                                                           sent.size())));
+    return Ban(id, absl::InternalError(absl::StrCat("it answered ", done.items.size(),
+                                                    " items of a step, expected ", sent.size())));
   }
   const int rank = pending->second;
   call.pending.erase(pending);

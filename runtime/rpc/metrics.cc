@@ -92,7 +92,7 @@ void AddByState(const std::string& name, const std::string& help, const Items& i
 
 // Blocks of every layer and KV head by the state of their context, and dense bytes.
 void AddBlocks(const ClusterStatus& status, Families* families) {
-  std::map<std::string, double> blocks = {{"ok", 0}, {"degraded", 0}, {"lost", 0}};
+  std::map<std::string, double> blocks = {{"ok", 0}, {"moving", 0}, {"degraded", 0}, {"recovering", 0}, {"lost", 0}};
   double dense_bytes = 0;
   for (const ContextInfo& context : status.contexts) {
     const auto found = blocks.find(context.state);
@@ -141,7 +141,7 @@ void AddStatus(const absl::StatusOr<ClusterStatus>& status, Families* into) {
   families.AddGauge("annulus_call_bytes_in_flight", "Bytes of their tensors.",
                     static_cast<double>(status->in_flight_bytes));
   AddByState("annulus_contexts", "Contexts by state.", status->contexts,
-             {{"ok", 0}, {"degraded", 0}, {"lost", 0}}, &families);
+             {{"ok", 0}, {"moving", 0}, {"degraded", 0}, {"recovering", 0}, {"lost", 0}}, &families);
   AddByState("annulus_workers", "Workers by state.", status->workers,
              {{"ready", 0}, {"draining", 0}, {"lost", 0}}, &families);
   AddBlocks(*status, &families);

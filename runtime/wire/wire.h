@@ -3,9 +3,9 @@
 //
 // Life of a link: the worker connects and says Hello until it gets Welcome; from then on it sends a
 // Heartbeat every period and the coordinator answers each with HeartbeatSeen. A worker that had
-// another coordinator before tells the new one what it holds: an Inventory for each context, right
-// after the Welcome; contexts whose ranks are all back go on with a Resume, and so do those that
-// have lost a worker and have a copy of what it held. Tasks (Open, Append,
+// such a link before, to this coordinator or to another one, tells what it holds: an Inventory for
+// each context, right after the Welcome; contexts whose ranks are all back go on with a Resume, and
+// so do those that have lost a worker and have a copy of what it held. Tasks (Open, Append,
 // Expect, Trim, Truncate, Attend, Step, Fork, Release, Resume, Read) are executed in the order they
 // were sent; those with a request number are answered by exactly one Done, a Step by one StepDone.
 // `epoch` is that of the shard map the task was made for and is echoed in its Done.
@@ -47,8 +47,7 @@ struct Welcome {
   uint64_t coordinator = 0;  // its incarnation
 };
 
-// Coordinator → worker, instead of Welcome: this coordinator gave up on that worker before, and
-// what it holds is stale.
+// Coordinator → worker, instead of Welcome: that worker did before what no worker does.
 struct Fenced {};
 
 // A worker beside those of Open::addresses, one for each rank: it holds the same as `rank` does,

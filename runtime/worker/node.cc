@@ -1,5 +1,6 @@
 #include "runtime/worker/node.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -7,6 +8,12 @@
 
 namespace annulus {
 namespace {
+
+// An address may swallow what is sent there, so a worker connects anew. A coordinator that stands
+// still answers the Hellos of all links when it goes on: better they are few.
+constexpr int kAnswerWaitMax = 4;  // times the heartbeat_timeout
+// How often people are told that a worker waits.
+constexpr absl::Duration kWordPeriod = absl::Seconds(10);
 
 // The answer to a task that may be refused.
 Message RefusalOf(const wire::Body& body, const absl::Status& why) {
@@ -87,15 +94,30 @@ void WorkerNode::Vanish(absl::Status why) {
   if (options_.rejoin_timeout <= absl::ZeroDuration()) return Lose(std::move(why));
   state_ = State::kRejoining;
   why_lost_ = std::move(why);
-  give_up_at_ = clock_.Now() + options_.rejoin_timeout;
+  vanished_at_ = clock_.Now();
+  give_up_at_ = vanished_at_ + options_.rejoin_timeout;
+  next_word_ = vanished_at_ + absl::Seconds(1);
+  answer_wait_ = options_.heartbeat_timeout;
   inventory_asked_ = inventory_taken_ = false;
   inventory_.clear();
   long_pattern_.clear();
   Disconnect();
   if (options_.grants != nullptr) options_.grants->RevokeAll();
   CancelAll();
-  Log(LogLevel::kWarning, "coordinator gone; trying to join again",
-      {{"worker", id_}, {"coordinator", coordinator_address_}, {"why", why_lost_.ToString()}});
+  Log(LogLevel::kWarning, "coordinator gone; keeps its KV and tries to join again",
+      {{"worker", id_}, {"coordinator", coordinator_name()}, {"why", why_lost_.ToString()}});
+}
+
+// The pauses between its words grow.
+void WorkerNode::SayThatItWaits(absl::Time now) {
+  if (now < next_word_) return;
+  const absl::Duration waited = now - vanished_at_;
+  next_word_ = now + std::min(waited, kWordPeriod);
+  Log(LogLevel::kWarning, "still waits for its coordinator",
+      {{"worker", id_},
+       {"coordinator", coordinator_name()},
+       {"for", absl::FormatDuration(absl::Trunc(waited, absl::Seconds(1)))},
+       {"gives up in", absl::FormatDuration(absl::Trunc(give_up_at_ - now, absl::Seconds(1)))}});
 }
 
 void WorkerNode::End(absl::string_view what, absl::Status why) {
@@ -106,7 +128,7 @@ void WorkerNode::End(absl::string_view what, absl::Status why) {
   if (options_.grants != nullptr) options_.grants->RevokeAll();
   CancelAll();
   Log(LogLevel::kError, what,
-      {{"worker", id_}, {"coordinator", coordinator_address_}, {"why", why_lost_.ToString()}});
+      {{"worker", id_}, {"coordinator", coordinator_name()}, {"why", why_lost_.ToString()}});
 }
 
 void WorkerNode::CancelAll() {
@@ -151,8 +173,11 @@ void WorkerNode::OnTimeRejoining(absl::Time now) {
     task.body = wire::Inventory{};
     inventory_asked_ = options_.take(task, /*must=*/true);
   }
-  // An address may swallow what is sent there.
-  if (now - connected_ >= options_.heartbeat_timeout) Disconnect();
+  if (coordinator_ != 0 && now - connected_ >= answer_wait_) {
+    Disconnect();
+    answer_wait_ = std::min(2 * answer_wait_, kAnswerWaitMax * options_.heartbeat_timeout);
+  }
+  SayThatItWaits(now);
 }
 
 void WorkerNode::OnWelcome(const wire::Welcome& welcome) {
@@ -160,7 +185,7 @@ void WorkerNode::OnWelcome(const wire::Welcome& welcome) {
   incarnation_ = welcome.coordinator;
   state_ = State::kReady;
   for (Message& message : std::exchange(inventory_, {})) Send(std::move(message));
-  Log(LogLevel::kInfo, "joined", {{"worker", id_}, {"coordinator", coordinator_address_}});
+  Log(LogLevel::kInfo, "joined", {{"worker", id_}, {"coordinator", coordinator_name()}});
 }
 
 void WorkerNode::OnMessage(PeerId from, Message message) {
@@ -171,7 +196,7 @@ void WorkerNode::OnMessage(PeerId from, Message message) {
   if (const auto* welcome = std::get_if<wire::Welcome>(&*body)) {
     if (state_ != State::kReady) OnWelcome(*welcome);
   } else if (std::holds_alternative<wire::Fenced>(*body)) {
-    Lose(absl::AbortedError("it gave up on this worker, whose KV is stale"));
+    Lose(absl::AbortedError("it refuses this worker, which did what no worker does"));
   } else if (const auto* cancel = std::get_if<wire::Cancel>(&*body)) {
     const auto running = running_.find(cancel->request);
     if (running != running_.end()) running->second->store(true);
@@ -187,7 +212,7 @@ void WorkerNode::OnMessage(PeerId from, Message message) {
     state_ = State::kLeft;
     Disconnect();
     if (options_.grants != nullptr) options_.grants->RevokeAll();
-    Log(LogLevel::kInfo, "left", {{"worker", id_}, {"coordinator", coordinator_address_}});
+    Log(LogLevel::kInfo, "left", {{"worker", id_}, {"coordinator", coordinator_name()}});
   } else {
     RevokeGrants(*body);
     OnTask(*std::move(body), std::move(message.payload));

@@ -1,7 +1,7 @@
 // WorkerNode: a worker's side of its link to the coordinator: joins, sends heartbeats, notices when
 // the coordinator is gone, passes tasks on and their outcomes back. A coordinator that is gone may
-// come back as another one, perhaps elsewhere: for a while the worker keeps what it holds and tries
-// to join again, and then tells what that is. It computes nothing, has no thread of its own and
+// come back, as the same or as another one, perhaps elsewhere: for a while the worker keeps what it
+// holds and tries to join again, and then tells what that is. It computes nothing, has no thread of its own and
 // never waits: whoever owns it has it handle what there is, a worker's threads in turn or a
 // simulation. Not thread-safe.
 #pragma once
@@ -41,6 +41,7 @@ class WorkerNode {
     // Where clients upload to this worker, and what they may; null: nowhere. Outlives the node.
     std::string data_address = {};
     GrantTable* grants = nullptr;
+    std::string coordinator_name = {};  // for people; empty: its address
   };
 
   // Both references must outlive this. Sets the messenger's handlers.
@@ -79,6 +80,10 @@ class WorkerNode {
   std::shared_ptr<std::atomic<bool>> AddCancel(uint64_t request);
   void OnTime();
   void OnTimeRejoining(absl::Time now);
+  void SayThatItWaits(absl::Time now);
+  const std::string& coordinator_name() const {
+    return options_.coordinator_name.empty() ? coordinator_address_ : options_.coordinator_name;
+  }
   void Disconnect();
   void Vanish(absl::Status why);
   void Lose(absl::Status why) { End("coordinator lost", std::move(why)); }
@@ -98,7 +103,10 @@ class WorkerNode {
   absl::Time heard_ = absl::InfinitePast();      // the coordinator, last
   absl::Time next_beat_ = absl::InfinitePast();  // of the heartbeat, or of the next try to join
   absl::Time connected_ = absl::InfinitePast();
+  absl::Duration answer_wait_;  // for the answer to a Hello, before the next one
+  absl::Time vanished_at_ = absl::InfinitePast();   // the coordinator, when rejoining began
   absl::Time give_up_at_ = absl::InfiniteFuture();  // when rejoining ends
+  absl::Time next_word_ = absl::InfinitePast();     // to people, that this worker waits
   bool leaves_ = false;
   bool inventory_asked_ = false;
   bool inventory_taken_ = false;

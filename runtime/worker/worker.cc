@@ -104,7 +104,8 @@ class Worker::Impl {
             .kv_bytes = [this] { return runner_.store().kv_bytes(); },
             .take = [this](WorkerTask& task, bool must) { return Take(task, must); },
             .data_address = options_.data_address,
-            .grants = options_.grants};
+            .grants = options_.grants,
+            .coordinator_name = options_.coordinator_name};
   }
 
   bool Take(WorkerTask& task, bool must);

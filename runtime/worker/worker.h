@@ -22,6 +22,7 @@ class GrantTable;
 struct WorkerOptions {
   std::unique_ptr<Fabric> fabric;
   std::string coordinator_address;  // Coordinator::fabric_address()
+  std::string coordinator_name;     // for people, in logs; empty: its address
   std::string name;                 // for people, in logs and errors; the id comes from joining
   std::unique_ptr<Backend> backend;
   // Whether KV lies in host memory although the backend has a memory of its own, which it is then
@@ -72,7 +73,7 @@ class Worker {
   // UNAVAILABLE if it was lost meanwhile.
   absl::Status WaitUntilJoined(absl::Time deadline);
 
-  // Whether the coordinator, once joined, is gone for good (or has fenced this worker off). Final:
+  // Whether the coordinator, once joined, is gone for good (or refuses this worker). Final:
   // what is held here will never be asked for again, so the process should exit with an error.
   bool lost() const;
 

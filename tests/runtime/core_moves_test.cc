@@ -169,6 +169,7 @@ TEST_CASE("A context spreads over a worker that joins, and stays where it was if
   hello.name = "w3";
   hello.address = "addr3";
   d.now += absl::Seconds(10);  // workers of an earlier coordinator are not waited for any more
+  d.Pass(absl::Seconds(3));    // nor those of this one, which stood still so long
   d.joined = 13;
   d.Handle(event::Heard{13, hello});
   d.peers.push_back(13);

@@ -204,14 +204,19 @@ TEST_CASE("Half of the pair that may have gone on alone is not enough, one of tw
   CHECK((d.core.Describe(kContext)->state == "lost") == (pairs == 1));
 }
 
-TEST_CASE("A worker is fenced by the coordinator that gave it up, and by no other") {
+TEST_CASE("A worker that was given up may join again, one that broke the protocol may not") {
   Restarted d;
   CHECK(SentTo<wire::Welcome>(d.Join(11, 0)).size() == 1);
+  CHECK(SentTo<wire::Welcome>(d.Join(12, 0)).size() == 1);
   d.Handle(event::PeerDown{11, absl::UnavailableError("gone")});
+  d.Handle(event::Heard{12, wire::Welcome{}});
   wire::Hello hello;
   hello.coordinator = kNow;
-  CHECK(SentTo<wire::Fenced>(d.Handle(event::Heard{13, hello})) == std::vector<PeerId>{13});
-  CHECK(d.core.Status(d.now).workers.size() == 1);
+  hello.address = "addr11";
+  CHECK(SentTo<wire::Welcome>(d.Handle(event::Heard{13, hello})) == std::vector<PeerId>{13});
+  hello.address = "addr12";
+  CHECK(SentTo<wire::Fenced>(d.Handle(event::Heard{14, hello})) == std::vector<PeerId>{14});
+  CHECK(d.core.Status(d.now).workers.size() == 2);
 }
 
 TEST_CASE("What workers tell is checked") {

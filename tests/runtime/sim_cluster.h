@@ -71,6 +71,8 @@ class SimWorker {
   bool left() const { return node_.state() == WorkerNode::State::kLeft; }
   bool dead() const { return dead_; }
   bool lost() const { return node_.state() == WorkerNode::State::kLost; }
+  // As far as it knows.
+  bool ready() const { return !dead_ && node_.state() == WorkerNode::State::kReady; }
   const std::string& address() const { return address_; }
   const KvStore& store() const { return runner_.store(); }
 
@@ -114,6 +116,7 @@ class SimCluster {
       : rng_(seed),
         kv_bytes_limit_(kv_bytes_limit),
         rejoin_timeout_(rejoin_timeout),
+        coordinator_may_be_lost_(rejoin_timeout > absl::ZeroDuration()),
         network_({.simulation = SimulationOptions{.seed = seed, .drop = drop}}),
         fabric_(network_.MakeFabric("coordinator").value()),
         address_(fabric_->messenger().address()) {
@@ -152,7 +155,9 @@ class SimCluster {
     StartNode();
   }
   bool coordinator_is_up() const { return coordinator_is_up_; }
-  bool coordinator_may_be_lost() const { return rejoin_timeout_ > absl::ZeroDuration(); }
+  // Whether what the coordinator knows may be gone: not if it only stands still.
+  bool coordinator_may_be_lost() const { return coordinator_may_be_lost_; }
+  void NeverLoseCoordinator() { coordinator_may_be_lost_ = false; }
   int coordinators() const { return coordinators_; }                       // so far
   absl::Time coordinator_resumed() const { return coordinator_resumed_; }  // last
 
@@ -189,6 +194,7 @@ class SimCluster {
   Rng rng_;
   const int64_t kv_bytes_limit_;
   const absl::Duration rejoin_timeout_;
+  bool coordinator_may_be_lost_;
   LocalNetwork network_;
   std::unique_ptr<Fabric> fabric_;
   const std::string address_;

@@ -44,9 +44,14 @@ void SimSession::Run() {
   Context& context = *at;
   const auto info = cluster_.coordinator().core().Describe(context.id);
   if (info.ok() && info->state == "lost") {
+    if (waits_for_lost_) {
+      context.lost = true;
+      return cluster_.network().At(cluster_.now() + absl::Milliseconds(5), [this] { Run(); });
+    }
     ++tally_.lost;
     return Release(context);
   }
+  if (std::exchange(context.lost, false)) ++tally_.back;
   if (info.ok()) context.degraded = info->state == "degraded";
   const uint64_t choice = rng_.Below(24);
   if (choice == 0) return Release(context);
@@ -382,6 +387,19 @@ void SimSession::Settle(Context& context) {
   if (info->tokens[0] != context.committed) {
     Fail(absl::StrCat("context ", context.id, " has ", info->tokens[0], " tokens, expected ",
                       context.committed));
+  }
+}
+
+void SimSession::CheckAllThere() {
+  for (const Context& context : contexts_) {
+    const auto info = cluster_.coordinator().core().Describe(context.id);
+    if (!info.ok() || info->state == "lost" || info->state == "recovering") {
+      Fail(absl::StrCat("context ", context.id, " is not there: ",
+                        info.ok() ? info->state : info.status().ToString()));
+    } else if (info->tokens[0] != context.committed) {
+      Fail(absl::StrCat("context ", context.id, " has ", info->tokens[0], " tokens, expected ",
+                        context.committed));
+    }
   }
 }
 

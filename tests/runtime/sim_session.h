@@ -29,6 +29,7 @@ struct Tally {
   int64_t repetitions = 0;
   int64_t recovered = 0;         // contexts, after a restart of the coordinator
   int64_t lost = 0;              // by it, or with their workers
+  int64_t back = 0;              // after they were lost, with their workers
   int64_t degraded_answers = 0;  // by contexts that have lost a copy
   uint64_t trace = 0;            // of everything that happened, in order
 
@@ -51,6 +52,13 @@ class SimSession {
   void Run();
   // All contexts with two copies, and not one of three.
   void AlwaysTwoCopies() { always_two_ = true; }
+  // Waits for contexts that are lost, whose workers may come back with them.
+  void WaitForLost() { waits_for_lost_ = true; }
+  // Looks at each of its contexts once nothing happens any more: what was acknowledged is there.
+  void CheckAllThere();
+
+  // Starts nothing new any more.
+  void End() { end_ = cluster_.now(); }
 
   bool busy() const { return in_flight_ > 0; }
   std::vector<ContextId> ids() const {
@@ -74,6 +82,7 @@ class SimSession {
     // What failed may be undone or not, should the coordinator be lost now.
     bool doubtful = false;
     bool degraded = false;  // a copy is missing, since this round at the latest
+    bool lost = false;      // and waited for
 
     const std::string& pattern() const { return PatternOf(spec, 0, ""); }
   };
@@ -118,12 +127,13 @@ class SimSession {
   StepPlanner& steps_;
   Rng rng_;
   const uint64_t client_;
-  const absl::Time end_;
+  absl::Time end_;
   Tally& tally_;
   std::list<Context> contexts_;
   std::vector<Context*> forgotten_;  // released; erased when the round ends
   int in_flight_ = 0;
   bool always_two_ = false;
+  bool waits_for_lost_ = false;
   uint64_t sequence_ = 0;
   int coordinators_ = 1;  // that the contexts were last compared with
   std::vector<std::string> failures_;
