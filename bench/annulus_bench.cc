@@ -6,8 +6,10 @@
 
 #include "bench/kernels/kernels.h"
 #include "bench/plans/plans.h"
+#include "comm/ucx/ucx_signals.h"
 
 int main(int argc, char** argv) {
+  annulus::GiveBackSignals();
   if (argc > 1 && std::strcmp(argv[1], "--kernels") == 0) {
     argv[1] = argv[0];
     return annulus::RunKernels(argc - 1, argv + 1);

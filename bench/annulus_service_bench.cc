@@ -19,6 +19,7 @@
 #include "bench/service/cluster.h"
 #include "bench/service/parts.h"
 #include "bench/service/upload.h"
+#include "comm/ucx/ucx_signals.h"
 #include "runtime/cli/options.h"
 #include "runtime/cli/shared_options.h"
 
@@ -292,6 +293,7 @@ absl::Status Run(const std::vector<std::string>& args) {
 }  // namespace annulus
 
 int main(int argc, char** argv) {
+  annulus::GiveBackSignals();
   const absl::Status status = annulus::Run(std::vector<std::string>(argv + 1, argv + argc));
   if (status.ok()) return 0;
   std::cerr << "annulus_service_bench: " << status.message() << std::endl;

@@ -196,7 +196,8 @@ struct ListRequest {
 
 struct WorkerStatus {
   uint64_t id = 0;
-  std::string state;    // "ready", "draining" while what it holds is moved away, "lost"
+  // "ready"; "draining" while what it holds is moved away; "left" once it was; "lost".
+  std::string state;
   std::string backend;  // e.g. "cpu (AVX2)"
   std::string address;
   int64_t kv_bytes = 0;

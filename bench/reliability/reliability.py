@@ -38,6 +38,10 @@ TESTS = (
     (9, ("test_runtime", "Random requests*"), {"ANNULUS_HOSTILE_CASES": "1000000"}),
     (13, ("test_runtime", "A bit that flips*"), {"ANNULUS_BIT_FLIPS": "100000"}),
     (14, ("test_runtime", "Simulated clusters answer*"), {"ANNULUS_SIM_SEEDS": "10000"}),
+    (14, ("test_runtime", "Stand-stills and cut-offs*"), {"ANNULUS_PAUSE_SEEDS": "10000"}),
+    (16, ("test_cli", "a coordinator stopped under load*"), {}),
+    (16, ("test_cli", "a coordinator stopped under load*"), {"ANNULUS_PAUSE_S": "5"}),
+    (16, ("test_cli", "a coordinator stopped under load*"), {"ANNULUS_PAUSE_S": "30"}),
 )
 
 

@@ -33,10 +33,12 @@ absl::Status UcxError(absl::string_view what, ucs_status_t status) {
   return absl::UnavailableError(absl::StrCat("UCX: ", what, ": ", ucs_status_string(status)));
 }
 
-absl::StatusOr<UcxContext> MakeUcxContext(const UcxOptions& options) {
-  // Errors of peers are reported through our own status; UCX's chatter would be said twice.
+void SilenceUcx() {
   ucs_global_opts_set_value("LOG_LEVEL", "fatal");
+}
 
+absl::StatusOr<UcxContext> MakeUcxContext(const UcxOptions& options) {
+  SilenceUcx();
   ucp_config_t* raw = nullptr;
   ucs_status_t status = ucp_config_read(nullptr, nullptr, &raw);
   if (status != UCS_OK) return UcxError("reading its configuration", status);

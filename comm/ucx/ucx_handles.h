@@ -26,6 +26,9 @@ struct UcxWorkerDeleter {
 };
 using UcxWorker = std::unique_ptr<ucp_worker, UcxWorkerDeleter>;
 
+// Errors of peers are reported through our own status; UCX's chatter would be said twice.
+void SilenceUcx();
+
 // Options reach UCX by ucp_config_modify, never by the environment: Open MPI in the same process
 // reads that too.
 absl::StatusOr<UcxContext> MakeUcxContext(const UcxOptions& options);

@@ -25,11 +25,9 @@ absl::Status SystemError(absl::string_view what) {
   return absl::UnavailableError(absl::StrCat(what, ": ", strerror(errno)));
 }
 
-sigset_t WaitedFor() {
-  sigset_t signals;
-  sigemptyset(&signals);
-  for (const int signal : {SIGINT, SIGTERM, SIGCHLD}) sigaddset(&signals, signal);
-  return signals;
+bool IsIgnored(int signal) {
+  struct sigaction action = {};
+  return sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
 }
 
 std::vector<char*> Pointers(const std::vector<std::string>& texts) {
@@ -57,16 +55,19 @@ std::vector<char*> Pointers(const std::vector<std::string>& texts) {
 
 Signals::Signals() {
   // A shell starts background jobs with SIGINT ignored; ignored signals could not be waited for.
-  for (const int signal : {SIGINT, SIGTERM, SIGCHLD}) ::signal(signal, SIG_DFL);
-  const sigset_t signals = WaitedFor();
-  ANNULUS_CHECK(pthread_sigmask(SIG_BLOCK, &signals, nullptr) == 0);
+  sigemptyset(&signals_);
+  for (const int signal : {SIGINT, SIGTERM, SIGCHLD}) {
+    ::signal(signal, SIG_DFL);
+    sigaddset(&signals_, signal);
+  }
+  if (!IsIgnored(SIGHUP)) sigaddset(&signals_, SIGHUP);
+  ANNULUS_CHECK(pthread_sigmask(SIG_BLOCK, &signals_, nullptr) == 0);
 }
 
 int Signals::Wait(absl::Duration wait) {
-  const sigset_t signals = WaitedFor();
   const timespec left = absl::ToTimespec(wait);
   while (true) {
-    const int got = sigtimedwait(&signals, nullptr, &left);
+    const int got = sigtimedwait(&signals_, nullptr, &left);
     if (got > 0) return got;
     if (errno != EINTR) return 0;
   }
@@ -74,7 +75,7 @@ int Signals::Wait(absl::Duration wait) {
 
 bool Signals::WaitForStop(absl::Duration wait) {
   const int signal = Wait(wait);
-  return signal == SIGINT || signal == SIGTERM;
+  return signal == SIGINT || signal == SIGTERM || signal == SIGHUP;
 }
 
 absl::StatusOr<std::unique_ptr<Child>> Child::Start(const std::vector<std::string>& args) {

@@ -2,6 +2,7 @@
 // thread starts, watches and ends them.
 #pragma once
 
+#include <signal.h>
 #include <sys/types.h>
 
 #include <memory>
@@ -13,16 +14,20 @@
 
 namespace annulus {
 
-// While it lives SIGINT, SIGTERM and SIGCHLD interrupt nothing and wait to be asked for. To be made
-// before the process has other threads: they inherit that.
+// While it lives SIGINT, SIGTERM, SIGHUP and SIGCHLD interrupt nothing and wait to be asked for. To
+// be made before the process has other threads: they inherit that. A SIGHUP that is ignored (nohup)
+// stays so.
 class Signals {
  public:
   Signals();
 
   // The next signal, or 0 after `wait`.
   int Wait(absl::Duration wait);
-  // Whether SIGINT or SIGTERM came, waiting for one of them up to `wait`.
+  // Whether SIGINT, SIGTERM or SIGHUP came, waiting for a signal up to `wait`.
   bool WaitForStop(absl::Duration wait);
+
+ private:
+  sigset_t signals_;
 };
 
 class Child {
@@ -42,6 +47,9 @@ class Child {
   absl::StatusOr<std::string> ReadLine(absl::Time deadline);
 
   void Terminate();  // SIGTERM, if it runs
+
+  // What Reap says of one that ended in good order.
+  static constexpr char kEndedWell[] = "exit status 0";
 
   // Looks whether it ended meanwhile; "exit status 1", "signal 9" once it did, else empty.
   std::string Reap();

@@ -1,4 +1,6 @@
-// `annulus up`: a whole cluster of processes of this program on this machine, in the foreground.
+// `annulus up`: a whole cluster of processes of this program on this machine, in the foreground. A
+// worker that ends without being told to is started again; without its coordinator the cluster
+// ends.
 #include <unistd.h>
 
 #include <algorithm>
@@ -24,6 +26,11 @@ constexpr int kWorkersUpMax = 256;
 constexpr absl::Duration kStartTimeout = absl::Minutes(1);
 constexpr absl::Duration kStopTimeout = absl::Seconds(10);
 constexpr absl::Duration kLookUp = absl::Milliseconds(20);
+// How often in a row a worker is started again, the pause before the first time, which doubles, and
+// how long it must have run to count as well again.
+constexpr int kRestartsMax = 5;
+constexpr absl::Duration kRestartPause = absl::Seconds(1);
+constexpr absl::Duration kWellAfter = absl::Minutes(1);
 
 struct UpFlags {
   ServiceFlags service;
@@ -35,7 +42,7 @@ struct UpFlags {
 };
 
 Options OptionsOf(UpFlags* flags) {
-  Options options("up", "A cluster on this machine, until SIGINT or SIGTERM.");
+  Options options("up", "A cluster on this machine, until SIGINT, SIGTERM or SIGHUP.");
   options.Add("workers", "N", "workers (4)", SetCount(&flags->workers, 1, kWorkersUpMax));
   options.Add("listen", "HOST:PORT", "where clients find it (127.0.0.1, any port)",
               SetParsed(&flags->listen, ParseEndpoint));
@@ -55,6 +62,42 @@ absl::StatusOr<BackendCapabilities> Probe(const std::string& name) {
 
 // The processes of the cluster.
 class Cluster {
+  struct WorkerProcess {
+    std::string name;
+    Arguments args;
+    std::unique_ptr<Child> child;
+    absl::Time started;
+    absl::Time start_at = absl::InfiniteFuture();  // the next one, in place of one that ended
+    int restarts = 0;                              // in a row
+
+    absl::Status Start() {
+      ANNULUS_ASSIGN_OR_RETURN(child, Child::Start(args));
+      started = absl::Now();
+      start_at = absl::InfiniteFuture();
+      return absl::OkStatus();
+    }
+
+    // One that was told to end, and did so in good order, is not missed.
+    absl::Status LookAfter() {
+      if (const std::string how = child->Reap(); !how.empty()) {
+        Log(LogLevel::kWarning, "worker process ended",
+            {{"worker", name}, {"pid", child->pid()}, {"how", how}});
+        if (how == Child::kEndedWell) return absl::OkStatus();
+        if (absl::Now() - started >= kWellAfter) restarts = 0;
+        if (restarts == kRestartsMax) {
+          return absl::UnavailableError(absl::StrCat("worker ", name, " ended ", restarts + 1,
+                                                     " times in a row, now with ", how));
+        }
+        start_at = absl::Now() + kRestartPause * (1 << restarts++);
+      }
+      if (absl::Now() < start_at) return absl::OkStatus();
+      ANNULUS_RETURN_IF_ERROR(Start());
+      Log(LogLevel::kWarning, "worker process started again, without its KV",
+          {{"worker", name}, {"pid", child->pid()}});
+      return absl::OkStatus();
+    }
+  };
+
  public:
   ~Cluster() { Stop(); }
 
@@ -100,8 +143,10 @@ class Cluster {
                         absl::StrCat(KvBytesLimit(flags.compute, backend, flags.workers))};
       const Arguments shared = ServiceArguments(flags.service);
       args.insert(args.end(), shared.begin(), shared.end());
-      ANNULUS_ASSIGN_OR_RETURN(std::unique_ptr<Child> worker, Child::Start(args));
-      workers_.push_back(std::move(worker));
+      WorkerProcess& worker = workers_.emplace_back();
+      worker.name = absl::StrCat("w", i + 1);
+      worker.args = std::move(args);
+      ANNULUS_RETURN_IF_ERROR(worker.Start());
     }
     return absl::OkStatus();
   }
@@ -113,8 +158,12 @@ class Cluster {
     size_t ready = 0;
     while (ready < workers_.size()) {
       if (signals.WaitForStop(kLookUp)) return true;
-      if (const std::string ended = ReapAll(); !ended.empty()) {
-        return absl::UnavailableError(absl::StrCat(ended, " before all workers had joined"));
+      ANNULUS_RETURN_IF_ERROR(ReapCoordinator());
+      for (WorkerProcess& worker : workers_) {
+        if (const std::string how = worker.child->Reap(); !how.empty()) {
+          return absl::UnavailableError(absl::StrCat("worker ", worker.name, " ended with ", how,
+                                                     " before all workers had joined"));
+        }
       }
       ANNULUS_ASSIGN_OR_RETURN(const ClusterStatus status, client->Status());
       ready = std::count_if(status.workers.begin(), status.workers.end(),
@@ -130,28 +179,33 @@ class Cluster {
 
   UpReport report() const {
     UpReport report{endpoint_, coordinator_->pid(), {}};
-    for (const auto& worker : workers_) report.worker_pids.push_back(worker->pid());
+    for (const WorkerProcess& worker : workers_) report.worker_pids.push_back(worker.child->pid());
     return report;
   }
 
-  // Looks after the processes until a signal says to stop. A worker that ends is told and missed;
-  // without its coordinator there is no cluster.
+  // Looks after the processes until a signal says to stop. UNAVAILABLE once the coordinator has
+  // ended, or a worker too often.
   absl::Status Watch(Signals& signals) {
-    while (!signals.WaitForStop(absl::InfiniteDuration())) {
-      ReapAll();
-      if (!coordinator_->running()) return absl::UnavailableError("the coordinator ended");
+    absl::Time next = absl::InfiniteFuture();  // start of a worker
+    while (!signals.WaitForStop(next - absl::Now())) {
+      ANNULUS_RETURN_IF_ERROR(ReapCoordinator());
+      next = absl::InfiniteFuture();
+      for (WorkerProcess& worker : workers_) {
+        ANNULUS_RETURN_IF_ERROR(worker.LookAfter());
+        next = std::min(next, worker.start_at);
+      }
     }
     return absl::OkStatus();
   }
 
   // Ends all processes and waits for them; by force those that take too long.
   void Stop() {
-    for (const auto& worker : workers_) worker->Terminate();
+    for (const WorkerProcess& worker : workers_) worker.child->Terminate();
     if (coordinator_ != nullptr) coordinator_->Terminate();
     const absl::Time deadline = absl::Now() + kStopTimeout;
     while (AnyRuns() && absl::Now() < deadline) {
       absl::SleepFor(kLookUp);
-      for (const auto& worker : workers_) worker->Reap();
+      for (const WorkerProcess& worker : workers_) worker.child->Reap();
       if (coordinator_ != nullptr) coordinator_->Reap();
     }
     workers_.clear();
@@ -162,27 +216,18 @@ class Cluster {
   bool AnyRuns() const {
     return (coordinator_ != nullptr && coordinator_->running()) ||
            std::any_of(workers_.begin(), workers_.end(),
-                       [](const auto& worker) { return worker->running(); });
+                       [](const WorkerProcess& worker) { return worker.child->running(); });
   }
 
-  // Logs whoever ended; returns the words for the last of them.
-  std::string ReapAll() {
-    std::string ended;
-    for (const auto& worker : workers_) {
-      if (const std::string how = worker->Reap(); !how.empty()) {
-        ended = absl::StrCat("a worker ended with ", how);
-        Log(LogLevel::kWarning, "worker process ended", {{"pid", worker->pid()}, {"how", how}});
-      }
-    }
-    if (const std::string how = coordinator_->Reap(); !how.empty()) {
-      ended = absl::StrCat("the coordinator ended with ", how);
-      Log(LogLevel::kError, "coordinator process ended", {{"how", how}});
-    }
-    return ended;
+  absl::Status ReapCoordinator() {
+    const std::string how = coordinator_->Reap();
+    if (how.empty()) return absl::OkStatus();
+    return absl::UnavailableError(
+        absl::StrCat("the coordinator ended with ", how, ": the cluster ends"));
   }
 
   std::unique_ptr<Child> coordinator_;
-  std::vector<std::unique_ptr<Child>> workers_;
+  std::vector<WorkerProcess> workers_;
   std::string endpoint_;
 };
 

@@ -41,8 +41,7 @@ Options OptionsOf(WorkerFlags* flags) {
   options.AddRequired("coordinator", "HOST:PORT", "where the coordinator listens",
                       SetParsed(&flags->coordinator, ParseEndpoint));
   options.Add("name", "TEXT", "what people call it in logs and errors", SetText(&flags->name));
-  options.Add("rejoin-s", "N",
-              "without its coordinator keep the KV and look for it for N s (300)",
+  options.Add("rejoin-s", "N", "without its coordinator keep the KV and look for it for N s (300)",
               SetCount(&flags->rejoin_s, 0, kSecondsMax));
   options.Add("drain-s", "N",
               "after SIGTERM wait up to N s for what is held to be moved to other workers (25)",

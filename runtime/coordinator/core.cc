@@ -59,8 +59,8 @@ void CoordinatorCore::On(const event::Heard& heard) {
       member.status.state = "draining";
       ++epoch_;
     }
-    const bool may_leave = member.status.state == "draining" && MayLeave(id);
-    Emit(action::Send{heard.peer, wire::HeartbeatSeen{may_leave}});
+    member.may_leave = member.status.state == "draining" && MayLeave(id);
+    Emit(action::Send{heard.peer, wire::HeartbeatSeen{member.may_leave}});
   } else if (const auto* done = std::get_if<wire::Done>(&heard.body)) {
     OnDone(id, *done);
   } else if (const auto* step_done = std::get_if<wire::StepDone>(&heard.body)) {
@@ -149,11 +149,15 @@ void CoordinatorCore::Ban(WorkerId id, const absl::Status& why) {
 void CoordinatorCore::LoseWorker(WorkerId id, const absl::Status& why) {
   Member& member = workers_.at(id);
   peers_.erase(member.peer);
-  member.status.state = "lost";
+  member.status.state = member.may_leave ? "left" : "lost";
   member.status.kv_bytes = 0;
   ++epoch_;
   Emit(action::Drop{member.peer});
-  Emit(action::WorkerLost{member.label, why});
+  if (member.may_leave) {
+    Emit(action::WorkerLeft{member.label});
+  } else {
+    Emit(action::WorkerLost{member.label, why});
+  }
 
   for (auto& [context_id, context] : contexts_) LoseHolder(context, id);
   for (auto next = recovering_.begin(); next != recovering_.end();) {
@@ -196,7 +200,7 @@ void CoordinatorCore::ForgetOldLosses() {
   size_t lost = workers_.size() - peers_.size();
   for (auto next = workers_.begin(); next != workers_.end() && lost > kLostShownMax;) {
     const auto worker = next++;
-    if (worker->second.status.state != "lost") continue;
+    if (IsUp(worker->second)) continue;
     workers_.erase(worker);
     --lost;
   }

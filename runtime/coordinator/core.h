@@ -10,8 +10,8 @@
 // lost; one with copies goes on with them at a new epoch, with the tokens that were committed. A
 // worker that was cut off may join again under another id, and brings back the contexts that are
 // lost without it (core_absent.cc). A call answers only when every rank of its plan has answered
-// once, at the call's epoch. Contexts move away from workers that want to leave, to new copies for those that were
-// lost, and to workers that have joined (core_moves.cc).
+// once, at the call's epoch. Contexts move away from workers that want to leave, to new copies for
+// those that were lost, and to workers that have joined (core_moves.cc).
 //
 // Appends: a layer's tokens are committed when every holder has stored them, copies too; an append
 // that fails on one is taken back on the others. One append at a time on a layer: another one,
@@ -79,12 +79,13 @@ class CoordinatorCore {
  private:
   struct Member {
     PeerId peer = 0;
-    WorkerStatus status;       // state "ready", "draining" or "lost"
+    WorkerStatus status;       // state "ready", "draining", "left" or "lost"
     bool had_another = false;  // link to a coordinator, before this one
     std::string label;         // as action::WorkerJoined
     absl::Time heard;          // the last sign of life
     uint64_t inventories_due = 0;
-    bool banned = false;  // it did what no worker does: it may not join again
+    bool may_leave = false;  // it was told so: nothing needs it
+    bool banned = false;     // it did what no worker does: it may not join again
   };
   struct Layer {
     int64_t tokens = 0;    // committed
@@ -117,7 +118,7 @@ class CoordinatorCore {
     bool created = false;  // every holder has opened it
     std::vector<Layer> layers;
     std::map<WorkerId, int64_t> kv_bytes;  // by holder
-    std::string lost_to;  // the worker that took its KV along; empty: nothing is lost
+    std::string lost_to;         // the worker that took its KV along; empty: nothing is lost
     std::vector<Absent> absent;  // those that it waits for, or is lost without
     absl::Time absent_until = absl::InfinitePast();
   };
@@ -286,7 +287,9 @@ class CoordinatorCore {
   absl::Status CheckAllThere(const Context& context) const;
   bool MakeWayFor(const wire::Hello& hello);
 
-  static bool IsUp(const Member& member) { return member.status.state != "lost"; }
+  static bool IsUp(const Member& member) {
+    return member.status.state == "ready" || member.status.state == "draining";
+  }
   std::string StateOf(const Context& context) const;
   ContextInfo InfoOf(const Context& context) const;
   void ForgetOldLosses();

@@ -90,9 +90,9 @@ bool CoordinatorCore::TakeUp(WorkerId id, const wire::Inventory& inventory) {
   if (found == contexts_.end() || found->second.map->storage != inventory.context) return false;
   Context& context = found->second;
   const std::string& address = workers_.at(id).status.address;
-  const auto absent = std::find_if(context.absent.begin(), context.absent.end(), [&](const auto& a) {
-    return a.address == address && a.rank == inventory.rank;
-  });
+  const auto absent =
+      std::find_if(context.absent.begin(), context.absent.end(),
+                   [&](const auto& a) { return a.address == address && a.rank == inventory.rank; });
   const bool complete = std::equal(
       context.layers.begin(), context.layers.end(), inventory.layers.begin(),
       inventory.layers.end(),

@@ -164,6 +164,9 @@ struct WorkerJoined {  // to be told to people
   std::string label;   // "worker 3 (name)"
   std::string backend;
 };
+struct WorkerLeft {  // in good order: nothing was lost with it
+  std::string label;
+};
 struct WorkerLost {
   std::string label;
   absl::Status why;
@@ -192,8 +195,9 @@ struct MoveEnded {  // to be told to people
 }  // namespace action
 using Action =
     std::variant<action::Send, action::SendTask, action::Drop, action::Admit, action::AdmitStep,
-                 action::Deliver, action::Finish, action::WorkerJoined, action::WorkerLost,
-                 action::MoveRead, action::MoveRows, action::MoveFill, action::MoveEnded>;
+                 action::Deliver, action::Finish, action::WorkerJoined, action::WorkerLeft,
+                 action::WorkerLost, action::MoveRead, action::MoveRows, action::MoveFill,
+                 action::MoveEnded>;
 using Actions = std::vector<Action>;
 
 }  // namespace annulus

@@ -64,7 +64,8 @@ void CoordinatorCore::OnInventory(WorkerId id, const wire::Inventory& inventory)
   const ContextId serves = inventory.serves;
   if (TakeUp(id, inventory)) {
     // It was cut off, and is back.
-  } else if (serves == 0 || serves >= incarnation_.number || contexts_.contains(serves) || !InRecovery()) {
+  } else if (serves == 0 || serves >= incarnation_.number || contexts_.contains(serves) ||
+             !InRecovery()) {
     Tell(id, wire::Release{0, inventory.epoch, context});  // it has been given up
   } else if (!known && std::ssize(contexts_) + std::ssize(recovering_) >= limits_.contexts_max) {
     return Ban(id, absl::ResourceExhaustedError(absl::StrCat(
@@ -72,8 +73,8 @@ void CoordinatorCore::OnInventory(WorkerId id, const wire::Inventory& inventory)
   } else if (!Lists(inventory, inventory.rank, member.status.address) ||
              (known && (found->second.latest().addresses.size() != inventory.addresses.size() ||
                         found->second.inventories.contains(id)))) {
-    return Ban(id, absl::InternalError(absl::StrCat("it is not rank ", inventory.rank,
-                                                    " of context ", context)));
+    return Ban(id, absl::InternalError(
+                       absl::StrCat("it is not rank ", inventory.rank, " of context ", context)));
   } else {
     Recovering& recovering = recovering_[context];
     recovering.inventories[id] = inventory;

@@ -149,6 +149,10 @@ void CoordinatorNode::Do(action::MoveEnded& ended, Incoming&) {
       {{"context", ended.context}, {"status", ended.status.ToString()}});
 }
 
+void CoordinatorNode::Do(action::WorkerLeft& left, Incoming&) {
+  Log(LogLevel::kInfo, "worker left", {{"worker", left.label}});
+}
+
 void CoordinatorNode::Do(action::WorkerLost& lost, Incoming&) {
   Log(LogLevel::kWarning, "worker lost", {{"worker", lost.label}, {"why", lost.why.ToString()}});
 }

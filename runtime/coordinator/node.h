@@ -69,6 +69,7 @@ class CoordinatorNode {
   void Do(action::Deliver& deliver, Incoming& cause);
   void Do(action::Finish& finish, Incoming& cause);
   void Do(action::WorkerJoined& joined, Incoming& cause);
+  void Do(action::WorkerLeft& left, Incoming& cause);
   void Do(action::WorkerLost& lost, Incoming& cause);
   void Do(action::MoveRead& read, Incoming& cause);
   void Do(action::MoveRows& rows, Incoming& cause);

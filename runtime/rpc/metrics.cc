@@ -92,7 +92,8 @@ void AddByState(const std::string& name, const std::string& help, const Items& i
 
 // Blocks of every layer and KV head by the state of their context, and dense bytes.
 void AddBlocks(const ClusterStatus& status, Families* families) {
-  std::map<std::string, double> blocks = {{"ok", 0}, {"moving", 0}, {"degraded", 0}, {"recovering", 0}, {"lost", 0}};
+  std::map<std::string, double> blocks = {
+      {"ok", 0}, {"moving", 0}, {"degraded", 0}, {"recovering", 0}, {"lost", 0}};
   double dense_bytes = 0;
   for (const ContextInfo& context : status.contexts) {
     const auto found = blocks.find(context.state);
@@ -113,7 +114,7 @@ void AddBlocks(const ClusterStatus& status, Families* families) {
 void AddHeartbeats(const ClusterStatus& status, Families* families) {
   int told = 0;
   for (const WorkerStatus& worker : status.workers) {
-    if (worker.state == "lost" || ++told > kWorkersMax) continue;
+    if (worker.state == "lost" || worker.state == "left" || ++told > kWorkersMax) continue;
     families->AddGauge("annulus_heartbeat_age_seconds", "Since a worker's last sign of life.",
                        worker.heartbeat_age_s, {{"worker", absl::StrCat(worker.id)}});
   }
@@ -127,7 +128,7 @@ void AddStatus(const absl::StatusOr<ClusterStatus>& status, Families* into) {
   double kv_bytes = 0;
   double kv_bytes_limit = 0;
   for (const WorkerStatus& worker : status->workers) {
-    if (worker.state == "lost") continue;
+    if (worker.state == "lost" || worker.state == "left") continue;
     kv_bytes += static_cast<double>(worker.kv_bytes);
     kv_bytes_limit += static_cast<double>(worker.kv_bytes_limit);
   }
@@ -141,9 +142,10 @@ void AddStatus(const absl::StatusOr<ClusterStatus>& status, Families* into) {
   families.AddGauge("annulus_call_bytes_in_flight", "Bytes of their tensors.",
                     static_cast<double>(status->in_flight_bytes));
   AddByState("annulus_contexts", "Contexts by state.", status->contexts,
-             {{"ok", 0}, {"moving", 0}, {"degraded", 0}, {"recovering", 0}, {"lost", 0}}, &families);
+             {{"ok", 0}, {"moving", 0}, {"degraded", 0}, {"recovering", 0}, {"lost", 0}},
+             &families);
   AddByState("annulus_workers", "Workers by state.", status->workers,
-             {{"ready", 0}, {"draining", 0}, {"lost", 0}}, &families);
+             {{"ready", 0}, {"draining", 0}, {"left", 0}, {"lost", 0}}, &families);
   AddBlocks(*status, &families);
   AddHeartbeats(*status, &families);
 }

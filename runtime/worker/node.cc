@@ -117,7 +117,7 @@ void WorkerNode::SayThatItWaits(absl::Time now) {
       {{"worker", id_},
        {"coordinator", coordinator_name()},
        {"for", absl::FormatDuration(absl::Trunc(waited, absl::Seconds(1)))},
-       {"gives up in", absl::FormatDuration(absl::Trunc(give_up_at_ - now, absl::Seconds(1)))}});
+       {"gives_up_in", absl::FormatDuration(absl::Trunc(give_up_at_ - now, absl::Seconds(1)))}});
 }
 
 void WorkerNode::End(absl::string_view what, absl::Status why) {

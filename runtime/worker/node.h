@@ -1,9 +1,9 @@
 // WorkerNode: a worker's side of its link to the coordinator: joins, sends heartbeats, notices when
 // the coordinator is gone, passes tasks on and their outcomes back. A coordinator that is gone may
 // come back, as the same or as another one, perhaps elsewhere: for a while the worker keeps what it
-// holds and tries to join again, and then tells what that is. It computes nothing, has no thread of its own and
-// never waits: whoever owns it has it handle what there is, a worker's threads in turn or a
-// simulation. Not thread-safe.
+// holds and tries to join again, and then tells what that is. It computes nothing, has no thread of
+// its own and never waits: whoever owns it has it handle what there is, a worker's threads in turn
+// or a simulation. Not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -103,8 +103,8 @@ class WorkerNode {
   absl::Time heard_ = absl::InfinitePast();      // the coordinator, last
   absl::Time next_beat_ = absl::InfinitePast();  // of the heartbeat, or of the next try to join
   absl::Time connected_ = absl::InfinitePast();
-  absl::Duration answer_wait_;  // for the answer to a Hello, before the next one
-  absl::Time vanished_at_ = absl::InfinitePast();   // the coordinator, when rejoining began
+  absl::Duration answer_wait_;                     // for the answer to a Hello, before the next one
+  absl::Time vanished_at_ = absl::InfinitePast();  // the coordinator, when rejoining began
   absl::Time give_up_at_ = absl::InfiniteFuture();  // when rejoining ends
   absl::Time next_word_ = absl::InfinitePast();     // to people, that this worker waits
   bool leaves_ = false;

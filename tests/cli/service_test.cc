@@ -2,11 +2,14 @@
 #include <signal.h>
 
 #include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "comm/ucx/ucx_signals.h"
 #include "sharding/plan.h"
 #include "tests/catch.h"
 #include "tests/cli/program.h"
@@ -32,6 +35,20 @@ bool Within(absl::Duration patience, Done done) {
 
 bool IsGone(pid_t pid) {
   return kill(pid, 0) != 0;
+}
+
+// Those that the process has a handler for.
+std::set<int> CaughtSignals(pid_t pid) {
+  std::istringstream status(test::ReadBytes(absl::StrCat("/proc/", pid, "/status")));
+  std::set<int> caught;
+  for (std::string line; std::getline(status, line);) {
+    if (!absl::StartsWith(line, "SigCgt:")) continue;
+    const uint64_t bits = std::stoull(line.substr(7), nullptr, 16);
+    for (int signal = 1; signal < 32; ++signal) {  // beyond are the C library's own
+      if ((bits >> (signal - 1) & 1) != 0) caught.insert(signal);
+    }
+  }
+  return caught;
 }
 
 json StatusOf(const std::string& endpoint) {
@@ -137,13 +154,17 @@ TEST_CASE("up: every plan and placement answers as one process does, a loss is s
   const Outcome after = RunHere(files.Args({"--endpoint", endpoint}));
   INFO(after.err);
   REQUIRE(after.code == 0);
-  CHECK(json::parse(after.out)["workers"] == 2);
+  CHECK(Distance(files.Out(), out) < 1e-5);
+  // It is started again, without what it held.
+  CHECK(Within(absl::Seconds(20), [&] { return ReadyWorkers(endpoint) == 3; }));
+  REQUIRE(RunHere(files.Args({"--endpoint", endpoint})).code == 0);
   CHECK(Distance(files.Out(), out) < 1e-5);
 
   up.Signal(SIGTERM);
   const Outcome ended = up.Wait();
   CHECK(ended.code == 0);
   CHECK(absl::StrContains(ended.err, "signal 9"));
+  CHECK(absl::StrContains(ended.err, "started again"));
   CHECK(IsGone(ready["coordinator_pid"].get<pid_t>()));
   for (const pid_t pid : workers) CHECK(IsGone(pid));
   const Outcome gone = RunHere({"status", "--endpoint", endpoint});
@@ -160,6 +181,39 @@ TEST_CASE("up: killed, it takes its children along") {
     return IsGone(ready["coordinator_pid"].get<pid_t>()) &&
            IsGone(ready["worker_pids"][0].get<pid_t>());
   }));
+}
+
+TEST_CASE("up: without its coordinator it ends and says so") {
+  Program up({"up", "--workers", "1", "--json"});
+  const json ready = json::parse(up.ReadLine());
+  REQUIRE(kill(ready["coordinator_pid"].get<pid_t>(), SIGKILL) == 0);
+  const Outcome ended = up.Wait();
+  CHECK(ended.code == 1);
+  CHECK(absl::StrContains(ended.err, "the coordinator ended with signal 9"));
+  CHECK(IsGone(ready["worker_pids"][0].get<pid_t>()));
+}
+
+TEST_CASE("a terminal that is closed ends every program, unless it is ignored") {
+  Program up({"up", "--workers", "1", "--json"});
+  const json ready = json::parse(up.ReadLine());
+  for (const pid_t pid :
+       {up.pid(), ready["coordinator_pid"].get<pid_t>(), ready["worker_pids"][0].get<pid_t>()}) {
+    CHECK(CaughtSignals(pid) == std::set<int>{});  // those that are waited for are blocked
+  }
+  up.Signal(SIGHUP);
+  CHECK(up.Wait().code == 0);
+  CHECK(IsGone(ready["coordinator_pid"].get<pid_t>()));
+
+  GiveBackSignals();  // else UCX keeps it
+  signal(SIGHUP, SIG_IGN);
+  Program nohup({"up", "--workers", "1", "--json"});
+  signal(SIGHUP, SIG_DFL);
+  const std::string endpoint = json::parse(nohup.ReadLine())["endpoint"];
+  nohup.Signal(SIGHUP);
+  absl::SleepFor(absl::Milliseconds(300));
+  CHECK(ReadyWorkers(endpoint) == 1);
+  nohup.Signal(SIGTERM);
+  CHECK(nohup.Wait().code == 0);
 }
 
 TEST_CASE("up: what cannot start ends with one error") {
@@ -183,6 +237,10 @@ TEST_CASE("coordinator and worker: started apart, in any order, with metrics, bo
   worker.Signal(SIGTERM);
   CHECK(worker.Wait().code == 0);
   CHECK(Within(absl::Seconds(5), [&] { return ReadyWorkers(endpoint) == 0; }));
+  CHECK(StatusOf(endpoint)["workers"][0]["state"] == "left");
+  CHECK(absl::StrContains(coordinator.err(), "worker left"));
+  CHECK(!absl::StrContains(coordinator.err(), "lost"));
+  CHECK(!absl::StrContains(worker.err(), "ucx:"));
 
   Program second({"worker", "--coordinator", endpoint, "--rejoin-s", "1"});
   REQUIRE(Within(absl::Seconds(10), [&] { return ReadyWorkers(endpoint) == 1; }));

@@ -26,8 +26,8 @@ struct CutOff : test::Driver {
       const auto& open = std::get<wire::Open>(send.body);
       epoch = open.epoch;
       rank_of[send.peer] = open.rank;
-      held = {open.epoch, open.context, open.spec, 0, open.addresses, {}, 0, open.copies,
-              open.serves};
+      held = {open.epoch, open.context, open.spec,  0, open.addresses, {},
+              0,          open.copies,  open.serves};
     }
     for (const auto& [peer, rank] : rank_of) actions = Answer(peer, call);
     id = All<action::Finish>(actions).at(0).context;
@@ -82,12 +82,10 @@ TEST_CASE("After a stand-still contexts wait for the workers that cut themselves
   for (const PeerId peer : {11, 12, 13}) d.Lose(peer);
   CHECK(d.State() == "recovering");
   CHECK(absl::IsUnavailable(d.TryAttend()));
-  CHECK(d.TryAttend().message() ==
-        "context 1 waits for 3 of its 3 workers to join again; retry");
+  CHECK(d.TryAttend().message() == "context 1 waits for 3 of its 3 workers to join again; retry");
   CHECK(SentTo<wire::Resume>(d.Rejoin(12, 22)).empty());
   CHECK(SentTo<wire::Resume>(d.Rejoin(13, 23)).empty());
-  CHECK(d.TryAttend().message() ==
-        "context 1 waits for 1 of its 3 workers to join again; retry");
+  CHECK(d.TryAttend().message() == "context 1 waits for 1 of its 3 workers to join again; retry");
   // It has stored what was never acknowledged, too.
   const Actions actions = d.Rejoin(11, 21, 140);
   CHECK(SentTo<wire::Resume>(actions).size() == 3);

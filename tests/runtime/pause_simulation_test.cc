@@ -1,8 +1,8 @@
-// Seeded simulation of clusters whose coordinator stands still for a while, or whose workers are cut
-// off from it and join again, while callers do everything that a service does. Answers are the
+// Seeded simulation of clusters whose coordinator stands still for a while, or whose workers are
+// cut off from it and join again, while callers do everything that a service does. Answers are the
 // oracle's; whoever is cut off counts for nothing until it has joined again; and once all have, all
-// that was acknowledged is there, on one owner each. A stand-still of the coordinator alone loses no
-// context at any time.
+// that was acknowledged is there, on one owner each. A stand-still of the coordinator alone loses
+// no context at any time.
 //
 // ANNULUS_PAUSE_SEEDS=N runs N seeds instead of the usual number, ANNULUS_PAUSE_SEED=S only one.
 #include <algorithm>
@@ -83,14 +83,12 @@ class Faults {
         return network.At(until, [&worker] { worker.Pause(false); });
       case 1:
         network.Clog(address, coordinator);
-        return network.At(until, [&network, address, coordinator] {
-          network.Unclog(address, coordinator);
-        });
+        return network.At(
+            until, [&network, address, coordinator] { network.Unclog(address, coordinator); });
       case 2:
         network.Clog(coordinator, address);
-        return network.At(until, [&network, address, coordinator] {
-          network.Unclog(coordinator, address);
-        });
+        return network.At(
+            until, [&network, address, coordinator] { network.Unclog(coordinator, address); });
       default:
         if (!worker.dead()) worker.Crash();
     }
@@ -165,7 +163,7 @@ Tally Simulate(uint64_t seed, std::vector<std::string>* failures) {
   return tally;
 }
 
-TEST_CASE("Simulated coordinators stand still and workers are cut off: all comes back") {
+TEST_CASE("Stand-stills and cut-offs, simulated: all comes back") {
   SetLogLevel(LogLevel::kOff);
   const uint64_t only = test::NumberFromEnvironment("ANNULUS_PAUSE_SEED", 0);
   const uint64_t first = only != 0 ? only : 1;

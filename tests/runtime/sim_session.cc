@@ -390,19 +390,6 @@ void SimSession::Settle(Context& context) {
   }
 }
 
-void SimSession::CheckAllThere() {
-  for (const Context& context : contexts_) {
-    const auto info = cluster_.coordinator().core().Describe(context.id);
-    if (!info.ok() || info->state == "lost" || info->state == "recovering") {
-      Fail(absl::StrCat("context ", context.id, " is not there: ",
-                        info.ok() ? info->state : info.status().ToString()));
-    } else if (info->tokens[0] != context.committed) {
-      Fail(absl::StrCat("context ", context.id, " has ", info->tokens[0], " tokens, expected ",
-                        context.committed));
-    }
-  }
-}
-
 void SimSession::Expect(const absl::Status& status, bool may_be_gone) {
   ++tally_.errors;
   const bool truncated =

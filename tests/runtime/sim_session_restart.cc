@@ -1,4 +1,4 @@
-// How a session goes on with another coordinator.
+// How a session goes on after its coordinator was away.
 #include "absl/strings/str_cat.h"
 #include "tests/runtime/sim_session.h"
 
@@ -35,6 +35,19 @@ void SimSession::FindOut(Context& context, int64_t tokens) {
                       context.committed));
   }
   context.committed = tokens;
+}
+
+void SimSession::CheckAllThere() {
+  for (const Context& context : contexts_) {
+    const auto info = cluster_.coordinator().core().Describe(context.id);
+    if (!info.ok() || info->state == "lost" || info->state == "recovering") {
+      Fail(absl::StrCat("context ", context.id,
+                        " is not there: ", info.ok() ? info->state : info.status().ToString()));
+    } else if (info->tokens[0] != context.committed) {
+      Fail(absl::StrCat("context ", context.id, " has ", info->tokens[0], " tokens, expected ",
+                        context.committed));
+    }
+  }
 }
 
 }  // namespace annulus::test
