@@ -192,7 +192,7 @@ TEST_CASE("a worker told to end under load: what it holds moves, no caller sees 
   const absl::Duration left = load.TimeUntil(told, [&] {
     const ClusterStatus status = load.client->Status().value();
     return std::any_of(status.workers.begin(), status.workers.end(),
-                       [](const WorkerStatus& worker) { return worker.state == "lost"; });
+                       [](const WorkerStatus& worker) { return worker.state == "left"; });
   });
   load.Await(load.before + kAnswersAfter);
   load.Stop();

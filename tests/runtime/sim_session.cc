@@ -372,24 +372,6 @@ void SimSession::RoundEnded() {
                         [this] { Run(); });
 }
 
-// What was acknowledged is committed, and what failed is not.
-void SimSession::Settle(Context& context) {
-  if (context.went_well && context.tried.begin == context.committed) {
-    context.committed = context.tried.end;
-  }
-  context.went_well = false;
-  if (coordinators_ != cluster_.coordinators() || !cluster_.coordinator_is_up()) return;
-  if (cluster_.coordinator_may_be_lost() && context.committed < context.tried.end) {
-    context.doubtful = true;
-  }
-  const auto info = cluster_.coordinator().core().Describe(context.id);
-  if (!info.ok() || context.doubtful) return;  // released
-  if (info->tokens[0] != context.committed) {
-    Fail(absl::StrCat("context ", context.id, " has ", info->tokens[0], " tokens, expected ",
-                      context.committed));
-  }
-}
-
 void SimSession::Expect(const absl::Status& status, bool may_be_gone) {
   ++tally_.errors;
   const bool truncated =

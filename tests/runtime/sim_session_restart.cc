@@ -1,4 +1,4 @@
-// How a session goes on after its coordinator was away.
+// What a session knows to be committed, also after its coordinator was away.
 #include "absl/strings/str_cat.h"
 #include "tests/runtime/sim_session.h"
 
@@ -35,6 +35,24 @@ void SimSession::FindOut(Context& context, int64_t tokens) {
                       context.committed));
   }
   context.committed = tokens;
+}
+
+// What was acknowledged is committed, and what failed is not.
+void SimSession::Settle(Context& context) {
+  if (context.went_well && context.tried.begin == context.committed) {
+    context.committed = context.tried.end;
+  }
+  context.went_well = false;
+  if (coordinators_ != cluster_.coordinators() || !cluster_.coordinator_is_up()) return;
+  if (cluster_.coordinator_may_be_lost() && context.committed < context.tried.end) {
+    context.doubtful = true;
+  }
+  const auto info = cluster_.coordinator().core().Describe(context.id);
+  if (!info.ok() || context.doubtful) return;  // released
+  if (info->tokens[0] != context.committed) {
+    Fail(absl::StrCat("context ", context.id, " has ", info->tokens[0], " tokens, expected ",
+                      context.committed));
+  }
 }
 
 void SimSession::CheckAllThere() {
