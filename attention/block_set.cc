@@ -70,7 +70,16 @@ BlockRun Intersect(const BlockRun& a, const BlockRun& b) {
   const int64_t low = std::max(a.first, b.first);
   const int64_t high = std::min(a.last(), b.last());
   if (low > high || a.count == 0 || b.count == 0) return {0, 0, 1};
-  if (a.step == 1 && b.step == 1) return MakeRun(low, high - low + 1, 1);
+  if (a.step == b.step) {
+    if ((a.first - b.first) % a.step != 0) return {0, 0, 1};
+    return MakeRun(low, (high - low) / a.step + 1, a.step);
+  }
+  if (a.step == 1 || b.step == 1) {
+    const BlockRun& sparse = a.step == 1 ? b : a;
+    const int64_t first = low + FloorMod(sparse.first - low, sparse.step);
+    if (first > high) return {0, 0, 1};
+    return MakeRun(first, (high - first) / sparse.step + 1, sparse.step);
+  }
   const CommonNumbers common = Meet(a.first, a.step, b.first, b.step, low);
   if (!common.found || common.first > high) return {0, 0, 1};
   const int64_t count = static_cast<int64_t>((high - common.first) / common.step) + 1;

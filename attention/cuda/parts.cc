@@ -5,7 +5,7 @@
 namespace annulus::cuda {
 namespace {
 
-// Of the first part: enough to fill a GPU for as long as the rest is listed.
+// Of the first part: enough to fill a GPU for as long as the next is listed.
 constexpr int64_t kPartRows = 8192;
 constexpr int64_t kFirstShare = 8;
 
@@ -45,7 +45,11 @@ std::vector<std::vector<AttendArgs>> PartsOf(absl::Span<const AttendArgs> batch)
     return parts;
   }
   AttendArgs left = batch[0];
-  parts.push_back({TakeRows(left, std::max(kPartRows, left.q.tokens / kFirstShare))});
+  // A part is listed in less time than the part before takes, also where lists are long.
+  for (int64_t rows = std::max(kPartRows, left.q.tokens / kFirstShare); left.q.tokens > 2 * rows;
+       rows += rows / 2) {
+    parts.push_back({TakeRows(left, rows)});
+  }
   parts.push_back({left});
   return parts;
 }

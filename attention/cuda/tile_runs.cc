@@ -5,9 +5,6 @@
 namespace annulus::cuda {
 namespace {
 
-// Ranges that are remembered: of the KV heads of the query blocks at hand.
-constexpr size_t kKnownMax = 64;
-
 // The first half with the queries of half `h`: it sees the same.
 size_t FirstOf(absl::Span<const Queries* const> halves, size_t h) {
   return static_cast<size_t>(std::find(halves.begin(), halves.end(), halves[h]) - halves.begin());
@@ -23,10 +20,33 @@ void TileRuns::Clear() {
   known_.clear();
 }
 
+// Masks repeat from block to block; each is kept once.
+void TileRuns::AddPiece(const AttendArgs& args, int kv_head, const BlockRun& blocks, bool whole,
+                        Queries* queries) {
+  queries->pieces.push_back({blocks, kSeesAll});
+  if (whole) return;
+  queries->pieces.back().sees = static_cast<int32_t>(mask_ids_.size());
+  mask_.resize(kBlockTokens * sizeof(uint64_t));
+  for (int64_t i = 0; i < blocks.count; ++i) {
+    args.pattern->CellMask(kv_head, queries->q.begin / kBlockTokens, blocks.first + i * blocks.step,
+                           reinterpret_cast<uint64_t*>(mask_.data()));
+    const auto [known, is_new] = known_masks_.try_emplace(
+        mask_, static_cast<int32_t>(masks_.size() / static_cast<size_t>(kBlockTokens)));
+    if (is_new) {
+      const auto* rows = reinterpret_cast<const uint64_t*>(mask_.data());
+      masks_.insert(masks_.end(), rows, rows + kBlockTokens);
+    }
+    mask_ids_.push_back(known->second);
+  }
+}
+
 TileRuns::Range TileRuns::Add(const AttendArgs& args, int kv_head,
                               absl::Span<const Queries* const> halves) {
   Known known{args.pattern->HeadClass(kv_head), {-1, -1, -1, -1}, {}};
   for (size_t h = 0; h < halves.size(); ++h) known.q_begin[h] = halves[h]->q.begin;
+  // KV heads come one after the other for each block of queries: what has another last one is over.
+  if (last_q_begin_ != halves.back()->q.begin) known_.clear();
+  last_q_begin_ = halves.back()->q.begin;
   for (const Known& other : known_) {
     if (other.head_class == known.head_class &&
         std::equal(std::begin(other.q_begin), std::end(other.q_begin), known.q_begin)) {
@@ -34,37 +54,42 @@ TileRuns::Range TileRuns::Add(const AttendArgs& args, int kv_head,
     }
   }
   Unite(halves);
-  CutShortBlock(args);
-  Range& range = known.range;
-  range.first = static_cast<int32_t>(runs_.size());
-  const auto in_part = [](const Cells& cells) {
-    return std::find(std::begin(cells.sees), std::end(cells.sees), Sees::kPart) !=
-           std::end(cells.sees);
-  };
-  std::stable_partition(cells_.begin(), cells_.end(), in_part);
-  for (const Cells& cells : cells_) {
+  AddRuns(args.kv_tokens % kBlockTokens == 0 ? -1 : args.kv_tokens / kBlockTokens, &known.range);
+  known_.push_back(known);
+  return known.range;
+}
+
+// The cells as runs, first those that some half sees in part, and the short block if there is one.
+void TileRuns::AddRuns(int64_t short_block, Range* range) {
+  range->first = static_cast<int32_t>(runs_.size());
+  const auto add = [&](const Cells& cells) {
     Run run;
     run.first = static_cast<int32_t>(cells.blocks.first);
     run.step = static_cast<int32_t>(cells.blocks.step);
     run.count = static_cast<int32_t>(cells.blocks.count);
-    for (size_t h = 0; h < halves.size(); ++h) {
-      const size_t same = FirstOf(halves, h);
-      if (same < h) {
-        run.sees[h] = run.sees[same];
-      } else if (cells.sees[h] == Sees::kAll) {
-        run.sees[h] = kSeesAll;
-      } else if (cells.sees[h] == Sees::kPart) {
-        run.sees[h] = MaskIds(args, kv_head, *halves[h], cells.blocks);
-      }
-    }
+    std::copy(std::begin(cells.sees), std::end(cells.sees), run.sees);
     runs_.push_back(run);
-    range.blocks += run.count;
-    if (in_part(cells)) range.masked += run.count;
+    range->blocks += run.count;
+  };
+  const auto in_part = [](const Cells& cells) {
+    return std::any_of(std::begin(cells.sees), std::end(cells.sees),
+                       [](int32_t sees) { return sees >= 0; });
+  };
+  for (Cells& cells : cells_) {
+    if (in_part(cells)) {
+      add(cells);
+    } else if (cells.blocks.Contains(short_block)) {  // no run goes beyond it
+      Cells last = cells;
+      last.blocks = {short_block, 1, 1};
+      add(last);
+      if (--cells.blocks.count == 1) cells.blocks.step = 1;
+    }
   }
-  range.end = static_cast<int32_t>(runs_.size());
-  if (known_.size() >= kKnownMax) known_.clear();
-  known_.push_back(known);
-  return range;
+  range->masked = range->blocks;
+  for (const Cells& cells : cells_) {
+    if (!in_part(cells) && cells.blocks.count != 0) add(cells);
+  }
+  range->end = static_cast<int32_t>(runs_.size());
 }
 
 // Disjoint cells of all blocks that any of the halves sees.
@@ -93,71 +118,45 @@ void TileRuns::Join(const Queries& queries, size_t h) {
   joined_.clear();
   for (const Cells& cells : cells_) {
     for (const Piece& piece : queries.pieces) {
-      Cells common = cells;
-      common.blocks = Intersect(cells.blocks, piece.blocks);
-      if (common.blocks.count == 0) continue;
-      common.sees[h] = piece.full ? Sees::kAll : Sees::kPart;
-      joined_.push_back(common);
+      const BlockRun common = Intersect(cells.blocks, piece.blocks);
+      if (common.count == 0) continue;
+      joined_.push_back(Within(cells, common));
+      joined_.back().sees[h] = Within(piece.sees, piece.blocks, common);
     }
     subtract(cells.blocks, queries.pieces);
-    for (const BlockRun& run : rest_) {
-      joined_.push_back(cells);
-      joined_.back().blocks = run;
-    }
+    for (const BlockRun& run : rest_) joined_.push_back(Within(cells, run));
   }
   for (const Piece& piece : queries.pieces) {
     subtract(piece.blocks, cells_);
     for (const BlockRun& run : rest_) {
       joined_.emplace_back();
       joined_.back().blocks = run;
-      joined_.back().sees[h] = piece.full ? Sees::kAll : Sees::kPart;
+      joined_.back().sees[h] = Within(piece.sees, piece.blocks, run);
     }
   }
   cells_.swap(joined_);
 }
 
-// A block with fewer than 64 keys is seen in part by whoever sees it.
-void TileRuns::CutShortBlock(const AttendArgs& args) {
-  if (args.kv_tokens % kBlockTokens == 0) return;
-  const BlockRun last{args.kv_tokens / kBlockTokens, 1, 1};
-  const size_t count = cells_.size();
-  for (size_t i = 0; i < count; ++i) {
-    if (!cells_[i].blocks.Contains(last.first)) continue;
-    Cells cells = cells_[i];
-    rest_.clear();
-    AppendDifference(cells.blocks, last, &rest_);
-    cells.blocks = last;
-    for (Sees& sees : cells.sees) {
-      if (sees == Sees::kAll) sees = Sees::kPart;
-    }
-    const Cells whole = cells_[i];
-    cells_[i] = cells;
-    for (const BlockRun& run : rest_) {
-      cells_.push_back(whole);
-      cells_.back().blocks = run;
-    }
-    return;
+// Some of the cells' blocks.
+TileRuns::Cells TileRuns::Within(const Cells& cells, const BlockRun& blocks) {
+  Cells some;
+  some.blocks = blocks;
+  for (size_t h = 0; h < kHalves; ++h) {
+    some.sees[h] = Within(cells.sees[h], cells.blocks, blocks);
   }
+  return some;
 }
 
-// Where in mask_ids_ those of these blocks begin, one per block. Masks repeat from block to block;
-// each is kept once.
-int32_t TileRuns::MaskIds(const AttendArgs& args, int kv_head, const Queries& queries,
-                          const BlockRun& blocks) {
-  const auto first = static_cast<int32_t>(mask_ids_.size());
-  std::string mask(kBlockTokens * sizeof(uint64_t), '\0');
-  for (int64_t i = 0; i < blocks.count; ++i) {
-    args.pattern->CellMask(kv_head, queries.q.begin / kBlockTokens, blocks.first + i * blocks.step,
-                           reinterpret_cast<uint64_t*>(mask.data()));
-    const auto [known, is_new] = known_masks_.try_emplace(
-        mask, static_cast<int32_t>(masks_.size() / static_cast<size_t>(kBlockTokens)));
-    if (is_new) {
-      const auto* rows = reinterpret_cast<const uint64_t*>(mask.data());
-      masks_.insert(masks_.end(), rows, rows + kBlockTokens);
-    }
-    mask_ids_.push_back(known->second);
+int32_t TileRuns::Within(int32_t sees, const BlockRun& of, const BlockRun& blocks) {
+  if (sees < 0) return sees;
+  const auto first = sees + static_cast<int32_t>((blocks.first - of.first) / of.step);
+  const auto stride = static_cast<int32_t>(blocks.count == 1 ? 1 : blocks.step / of.step);
+  if (stride == 1) return first;
+  const auto copy = static_cast<int32_t>(mask_ids_.size());
+  for (int32_t i = 0; i < blocks.count; ++i) {
+    mask_ids_.push_back(mask_ids_[static_cast<size_t>(first + i * stride)]);
   }
-  return first;
+  return copy;
 }
 
 }  // namespace annulus::cuda

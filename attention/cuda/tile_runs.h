@@ -13,10 +13,10 @@
 
 namespace annulus::cuda {
 
-// Blocks that queries see, all of them whole or all in part.
+// Blocks that queries see: all of them whole (kSeesAll), or in part, and then as Run::sees says.
 struct Piece {
   BlockRun blocks;
-  bool full = false;
+  int32_t sees = kSeesAll;
 };
 // Queries of one block, and what they see under one KV head.
 struct Queries {
@@ -36,6 +36,10 @@ class TileRuns {
 
   void Clear();
 
+  // Blocks that the queries see under `kv_head`, whole or in part.
+  void AddPiece(const AttendArgs& args, int kv_head, const BlockRun& blocks, bool whole,
+                Queries* queries);
+
   // The blocks that any of the halves' queries sees under `kv_head`, each once: those seen in part
   // and a context's last one, if it is short, come first. Up to kHalves.
   Range Add(const AttendArgs& args, int kv_head, absl::Span<const Queries* const> halves);
@@ -47,11 +51,10 @@ class TileRuns {
   const std::vector<uint64_t>& masks() const { return masks_; }
 
  private:
-  enum class Sees : char { kNone, kPart, kAll };
-  // Blocks that all queries see alike, by half.
+  // Blocks that all halves see alike: as Run::sees.
   struct Cells {
     BlockRun blocks;
-    Sees sees[kHalves] = {Sees::kNone, Sees::kNone, Sees::kNone, Sees::kNone};
+    int32_t sees[kHalves] = {kSeesNone, kSeesNone, kSeesNone, kSeesNone};
   };
   struct Known {
     int head_class = 0;
@@ -61,19 +64,21 @@ class TileRuns {
 
   void Unite(absl::Span<const Queries* const> halves);
   void Join(const Queries& queries, size_t h);
-  void CutShortBlock(const AttendArgs& args);
-  int32_t MaskIds(const AttendArgs& args, int kv_head, const Queries& queries,
-                  const BlockRun& blocks);
+  void AddRuns(int64_t short_block, Range* range);
+  Cells Within(const Cells& cells, const BlockRun& blocks);
+  int32_t Within(int32_t sees, const BlockRun& of, const BlockRun& blocks);
 
   std::vector<Run> runs_;
   std::vector<int32_t> mask_ids_;
   std::vector<uint64_t> masks_;
   absl::flat_hash_map<std::string, int32_t> known_masks_;
   std::vector<Known> known_;
-  std::vector<Cells> cells_;  // reused, as are those below
+  int64_t last_q_begin_ = -1;  // of them
+  std::vector<Cells> cells_;   // reused, as are those below
   std::vector<Cells> joined_;
   std::vector<BlockRun> rest_;
   std::vector<BlockRun> next_;
+  std::string mask_;
 };
 
 }  // namespace annulus::cuda

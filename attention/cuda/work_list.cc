@@ -1,7 +1,6 @@
 #include "attention/cuda/work_list.h"
 
 #include <algorithm>
-#include <map>
 #include <utility>
 
 #include "attention/cuda/longest_first.h"
@@ -207,7 +206,7 @@ void WorkList::PiecesOf(const AttendArgs& args, int kv_head, Queries* queries) {
   for (const TileRun& seen : row_) {
     for (const BlockRun& keys : args.keys->runs()) {
       const BlockRun common = Intersect(seen.blocks, keys);
-      if (common.count != 0) queries->pieces.push_back({common, seen.full});
+      if (common.count != 0) runs_.AddPiece(args, kv_head, common, seen.full, queries);
     }
   }
 }
@@ -243,32 +242,43 @@ std::vector<int> WorkList::SectionsOf(const Group& group) const {
     int64_t tiles = 0;
     int section = 0;
   };
-  const auto key = [&](int32_t t) {
+  // By problem, then KV head.
+  std::vector<size_t> first;
+  size_t count = 0;
+  for (const AttendArgs& args : batch_) {
+    first.push_back(count);
+    count += static_cast<size_t>(args.kv->kv_heads());
+  }
+  const auto index = [&](int32_t t) {
     const Tile& tile = tiles_[static_cast<size_t>(t)];
-    return std::pair(tile.problem, tile.kv_head);
+    return first[static_cast<size_t>(tile.problem)] + static_cast<size_t>(tile.kv_head);
   };
-  std::map<std::pair<int32_t, int32_t>, Head> heads;
-  for (const int32_t t : group.tiles) ++heads[key(t)].tiles;
+  std::vector<Head> heads(count);
+  for (const int32_t t : group.tiles) ++heads[index(t)].tiles;
   int64_t tiles = 0;  // of the section at hand
   int64_t bytes = 0;
   int section = 0;
-  for (auto& [where, head] : heads) {
-    const KvTable& kv = *batch_[static_cast<size_t>(where.first)].kv;
+  for (size_t problem = 0; problem < batch_.size(); ++problem) {
+    const KvTable& kv = *batch_[problem].kv;
     const int64_t own = kv.blocks() * kBlockTokens * (kv.head_dim() + kv.v_head_dim()) *
                         static_cast<int64_t>(SizeOf(kv.dtype()));
-    if (tiles >= kPanelWaves * group.launch.slots && bytes + own > kSectionBytes) {
-      ++section;
-      tiles = bytes = 0;
+    for (int h = 0; h < kv.kv_heads(); ++h) {
+      Head& head = heads[first[problem] + static_cast<size_t>(h)];
+      if (head.tiles == 0) continue;
+      if (tiles >= kPanelWaves * group.launch.slots && bytes + own > kSectionBytes) {
+        ++section;
+        tiles = bytes = 0;
+      }
+      head.section = section;
+      tiles += head.tiles;
+      bytes += own;
     }
-    head.section = section;
-    tiles += head.tiles;
-    bytes += own;
   }
   // A last section of few tiles would end as unevenly as a short launch.
   const bool join = tiles < kPanelWaves * group.launch.slots;
   std::vector<int> sections(tiles_.size());
   for (const int32_t t : group.tiles) {
-    const int own = heads[key(t)].section;
+    const int own = heads[index(t)].section;
     sections[static_cast<size_t>(t)] = join && own == section ? std::max(0, own - 1) : own;
   }
   return sections;

@@ -60,13 +60,15 @@ absl::Status DeviceProblem::Allocate() {
   ANNULUS_RETURN_IF_ERROR(kv_.Reserve(static_cast<size_t>(pages) * PageBytes(shape_)));
   ANNULUS_RETURN_IF_ERROR(out_.Reserve(row_floats * sizeof(float)));
   ANNULUS_RETURN_IF_ERROR(lse_.Reserve(static_cast<size_t>(rows_) * sizeof(float)));
+  const int64_t outliers = shape_.outliers ? shape_.head_dim : 0;
   const int format = static_cast<int>(cuda::FormatOf(shape_.dtype));
   ANNULUS_RETURN_IF_ERROR(StatusOf(
-      FillNormal(q_.data(), static_cast<int64_t>(row_floats), format, kSeed, nullptr), "fill"));
-  const size_t kv_elements = static_cast<size_t>(pages) * PageBytes(shape_) / element;
-  ANNULUS_RETURN_IF_ERROR(StatusOf(
-      FillNormal(kv_.data(), static_cast<int64_t>(kv_elements), format, kSeed + 1, nullptr),
+      FillNormal(q_.data(), static_cast<int64_t>(row_floats), format, kSeed, outliers, nullptr),
       "fill"));
+  const size_t kv_elements = static_cast<size_t>(pages) * PageBytes(shape_) / element;
+  ANNULUS_RETURN_IF_ERROR(StatusOf(FillNormal(kv_.data(), static_cast<int64_t>(kv_elements), format,
+                                              kSeed + 1, outliers, nullptr),
+                                   "fill"));
   int64_t first_page = 0;
   for (const int64_t tokens : lengths) {
     AddContext(tokens, first_page, pages);

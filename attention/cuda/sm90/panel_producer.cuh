@@ -16,16 +16,21 @@ __device__ inline void CopyWords(const T& from, T& to, int lane) {
   for (int i = lane; i < static_cast<int>(sizeof(T) / 4); i += 32) target[i] = source[i];
 }
 
-// Puts segments [first, first + count) into tickets, each into one thread block's, a tile ahead.
+// Puts segments [first, first + count) into tickets, each into one thread block's, a tile ahead. A
+// thread block that starts late, since other work had its multiprocessor, so finds nothing waiting
+// for it.
 template <int kDim>
 __device__ inline void TakeTickets(const Work& work, int first, int count, Control<kDim>& control,
                                    int lane) {
   Ring<2> ring;
-  int number = static_cast<int>(blockIdx.x);
   for (;;) {
-    int stop = 0;
-    if (work.stop != nullptr && lane == 0) stop = *work.stop;
-    const bool end = number >= count || __shfl_sync(~0u, stop, 0) != 0;
+    int number = 0;
+    if (lane == 0) {
+      number = static_cast<int>(atomicAdd(&work.counters[0], 1u));
+      if (work.stop != nullptr && *work.stop) number = count;
+    }
+    number = __shfl_sync(~0u, number, 0);
+    const bool end = number >= count;
     Wait(SharedAddress(&control.ticket_empty[ring.stage]), ring.parity ^ 1);
     Ticket& ticket = control.tickets[ring.stage];
     if (end) {
@@ -45,8 +50,6 @@ __device__ inline void TakeTickets(const Work& work, int first, int count, Contr
     Arrive(SharedAddress(&control.ticket_full[ring.stage]));
     if (end) break;
     ring.Next();
-    if (lane == 0) number = static_cast<int>(gridDim.x + atomicAdd(&work.counters[0], 1u));
-    number = __shfl_sync(~0u, number, 0);
   }
   if (lane != 0) return;
   __threadfence();
@@ -202,23 +205,39 @@ __device__ inline void CopyHalf(const Problem& problem, const Half& half, uint32
   }
 }
 
+// Asks the L2 for the rows of a half: they will be copied as soon as the half before is done.
+template <int kDim>
+__device__ inline void PrefetchHalf(const Problem& problem, const Half& half, int row) {
+  constexpr int kLine = 128;
+  if (row >= half.tokens * half.heads) return;
+  const auto* from = static_cast<const uint16_t*>(problem.q) +
+                     (half.row_first + row / half.heads) * problem.q_token_stride +
+                     (half.head_first + row % half.heads) * problem.q_head_stride;
+#pragma unroll
+  for (int at = 0; at < kDim * 2; at += kLine) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(from + at / 2));
+  }
+}
+
 template <int kDim>
 __device__ inline void CopyQueries(Control<kDim>& control, uint32_t shared, int thread) {
   using Shape = PanelShape<kDim>;
+  static_assert(32 * kQueryWarps == kPanelRows);
   Ring<2> tickets;
   Ring<1> queries;
   for (;;) {
     Wait(SharedAddress(&control.ticket_full[tickets.stage]), tickets.parity);
     const Ticket& ticket = control.tickets[tickets.stage];
     if (ticket.blocks < 0) return;
-    Wait(SharedAddress(&control.queries_empty), queries.parity ^ 1);
+    for (const Half& half : ticket.tile.half) PrefetchHalf<kDim>(ticket.problem, half, thread);
     for (int h = 0; h < Shape::kHalves; ++h) {
+      Wait(SharedAddress(&control.queries_empty[h]), queries.parity ^ 1);
       CopyHalf<kDim>(ticket.problem, ticket.tile.half[h], shared + h * Shape::kBlockBytes, thread);
+      CommitCopies();
+      WaitForCopies<0>();
+      FenceSharedStores();
+      Arrive(SharedAddress(&control.queries_full[h]));
     }
-    CommitCopies();
-    WaitForCopies<0>();
-    FenceSharedStores();
-    Arrive(SharedAddress(&control.queries_full));
     __syncwarp();
     if (thread % 32 == 0) Arrive(SharedAddress(&control.ticket_empty[tickets.stage]));
     tickets.Next();

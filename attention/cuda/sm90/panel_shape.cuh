@@ -76,8 +76,8 @@ struct Control {
   SeenBlock<Shape::kHalves> staged[Shape::kKeyStages];  // beside the keys that they are of
   uint64_t ticket_full[2];
   uint64_t ticket_empty[2];
-  uint64_t queries_full;
-  uint64_t queries_empty;
+  uint64_t queries_full[Shape::kHalves];
+  uint64_t queries_empty[Shape::kHalves];
   uint64_t keys_full[Shape::kKeyStages];
   uint64_t keys_empty[Shape::kKeyStages];
   uint64_t values_full[Shape::kValueStages];
@@ -97,8 +97,10 @@ __device__ inline void InitBarriers(Control<kDim>& control) {
     init(control.ticket_full[i], 32);
     init(control.ticket_empty[i], 1 + kQueryWarps + 4 * Shape::kHalves);
   }
-  init(control.queries_full, 32 * kQueryWarps);
-  init(control.queries_empty, Shape::kHalves);
+  for (int i = 0; i < Shape::kHalves; ++i) {
+    init(control.queries_full[i], 32 * kQueryWarps);
+    init(control.queries_empty[i], 1);
+  }
   for (int i = 0; i < Shape::kKeyStages; ++i) {
     init(control.keys_full[i], 1);
     init(control.keys_empty[i], Shape::kHalves);
