@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <future>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -137,9 +138,17 @@ class CudaBackend final : public Backend {
       }
       return status;
     };
+    // All parts are listed at once: the first is soon on its way, and those that follow are ready
+    // when the GPU is.
+    const auto policy = parts.size() == 1 ? std::launch::deferred : std::launch::async;
+    std::vector<std::future<void>> lists;
+    for (size_t i = 0; i < parts.size(); ++i) {
+      lists.push_back(
+          std::async(policy, [&, i] { (*workspaces)[i]->list.Make(parts[i], slots_); }));
+    }
     for (const std::vector<AttendArgs>& part : parts) {
       Workspace& workspace = *(*workspaces)[started];
-      workspace.list.Make(part, slots_);
+      lists[started].get();
       absl::Status status = workspace.upload.Place(part, workspace.list, kept);
       if (!status.ok()) return finish(status);
       if (!workspace.upload.Fits(workspace.list)) {

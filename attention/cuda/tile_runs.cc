@@ -54,13 +54,15 @@ TileRuns::Range TileRuns::Add(const AttendArgs& args, int kv_head,
     }
   }
   Unite(halves);
-  AddRuns(args.kv_tokens % kBlockTokens == 0 ? -1 : args.kv_tokens / kBlockTokens, &known.range);
+  AddRuns(args.kv_tokens % kBlockTokens == 0 ? -1 : args.kv_tokens / kBlockTokens, halves.size(),
+          &known.range);
   known_.push_back(known);
   return known.range;
 }
 
-// The cells as runs, first those that some half sees in part, and the short block if there is one.
-void TileRuns::AddRuns(int64_t short_block, Range* range) {
+// The cells as runs, first those that some half sees in part or not at all, and the short block if
+// there is one.
+void TileRuns::AddRuns(int64_t short_block, size_t halves, Range* range) {
   range->first = static_cast<int32_t>(runs_.size());
   const auto add = [&](const Cells& cells) {
     Run run;
@@ -71,9 +73,9 @@ void TileRuns::AddRuns(int64_t short_block, Range* range) {
     runs_.push_back(run);
     range->blocks += run.count;
   };
-  const auto in_part = [](const Cells& cells) {
-    return std::any_of(std::begin(cells.sees), std::end(cells.sees),
-                       [](int32_t sees) { return sees >= 0; });
+  const auto in_part = [halves](const Cells& cells) {
+    return std::any_of(cells.sees, cells.sees + halves,
+                       [](int32_t sees) { return sees != kSeesAll; });
   };
   for (Cells& cells : cells_) {
     if (in_part(cells)) {

@@ -26,7 +26,7 @@ struct Queries {
 
 class TileRuns {
  public:
-  // [first, end) of runs(), the first `masked` blocks of which some half sees in part.
+  // [first, end) of runs(): all halves see all of the blocks after the first `masked`.
   struct Range {
     int32_t first = 0;
     int32_t end = 0;
@@ -40,8 +40,8 @@ class TileRuns {
   void AddPiece(const AttendArgs& args, int kv_head, const BlockRun& blocks, bool whole,
                 Queries* queries);
 
-  // The blocks that any of the halves' queries sees under `kv_head`, each once: those seen in part
-  // and a context's last one, if it is short, come first. Up to kHalves.
+  // The blocks that any of the halves' queries sees under `kv_head`, each once: those that not
+  // all of them see whole, and a context's last one, if it is short, come first. Up to kHalves.
   Range Add(const AttendArgs& args, int kv_head, absl::Span<const Queries* const> halves);
   // Between problems: what Add remembers is of one.
   void ForgetRanges() { known_.clear(); }
@@ -64,7 +64,7 @@ class TileRuns {
 
   void Unite(absl::Span<const Queries* const> halves);
   void Join(const Queries& queries, size_t h);
-  void AddRuns(int64_t short_block, Range* range);
+  void AddRuns(int64_t short_block, size_t halves, Range* range);
   Cells Within(const Cells& cells, const BlockRun& blocks);
   int32_t Within(int32_t sees, const BlockRun& of, const BlockRun& blocks);
 

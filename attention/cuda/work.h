@@ -63,7 +63,7 @@ struct Tile {
   int32_t kv_head = 0;    // index in the problem's pages
   int32_t run_first = 0;  // of its blocks, laid end to end
   int32_t run_end = 0;
-  int32_t masked = 0;  // the first so many blocks are not seen whole by all halves that see them
+  int32_t masked = 0;  // the first so many blocks; all halves see the others whole
   int32_t segments = 0;
   int64_t state_first = 0;  // of its segments' states, in floats, one after the other
   Half half[kHalves];

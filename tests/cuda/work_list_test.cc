@@ -95,10 +95,10 @@ void AddKeys(const cuda::WorkList& list, const cuda::Tile& tile, int64_t kv_toke
       bool whole = true;
       for (int h = 0; h < cuda::kHalves; ++h) {
         const cuda::Half& half = tile.half[h];
+        if (half.tokens != 0) whole = whole && run.sees[h] == cuda::kSeesAll;
         if (run.sees[h] == cuda::kSeesNone) continue;
         REQUIRE(half.tokens > 0);
         REQUIRE(half.tokens * half.heads <= cuda::kPanelRows);
-        whole = whole && run.sees[h] == cuda::kSeesAll;
         for (int t = 0; t < half.tokens; ++t) {
           uint64_t mask = ~uint64_t{0};
           if (run.sees[h] >= 0) {
@@ -115,7 +115,7 @@ void AddKeys(const cuda::WorkList& list, const cuda::Tile& tile, int64_t kv_toke
           }
         }
       }
-      // What is seen in part, or short, comes first.
+      // What not all see whole, or is short, comes first.
       REQUIRE((at < tile.masked || whole));
       REQUIRE((at < tile.masked || (block + 1) * 64 <= kv_tokens));
     }
