@@ -79,10 +79,15 @@ void DestroyEvent::operator()(cudaEvent_t event) const {
 }
 }  // namespace internal
 
-absl::StatusOr<Stream> MakeStream() {
+absl::StatusOr<Stream> MakeStream(bool urgent) {
   cudaStream_t stream = nullptr;
-  ANNULUS_RETURN_IF_ERROR(StatusOf(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking),
-                                   "cudaStreamCreateWithFlags"));
+  int least = 0;
+  int greatest = 0;
+  ANNULUS_RETURN_IF_ERROR(StatusOf(cudaDeviceGetStreamPriorityRange(&least, &greatest),
+                                   "cudaDeviceGetStreamPriorityRange"));
+  ANNULUS_RETURN_IF_ERROR(StatusOf(
+      cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, urgent ? greatest : least),
+      "cudaStreamCreateWithPriority"));
   return Stream(stream);
 }
 

@@ -51,7 +51,8 @@ struct DestroyEvent {
 using Stream = std::unique_ptr<CUstream_st, internal::DestroyStream>;
 using Event = std::unique_ptr<CUevent_st, internal::DestroyEvent>;
 
-absl::StatusOr<Stream> MakeStream();
+// `urgent`: thread blocks of its kernels start before those that wait in other streams.
+absl::StatusOr<Stream> MakeStream(bool urgent = false);
 absl::StatusOr<Event> MakeEvent(bool timed = false);
 
 }  // namespace annulus::cuda

@@ -103,7 +103,9 @@ absl::StatusOr<std::string> NcclExchange::ShareId(absl::Time deadline) {
 
 absl::Status NcclExchange::Open(absl::Time deadline) {
   ANNULUS_RETURN_IF_ERROR(StatusOf(cudaGetDevice(&device_), "cudaGetDevice"));
-  ANNULUS_ASSIGN_OR_RETURN(stream_, cuda::MakeStream());
+  // Attention's kernels fill the GPU. Transfers that waited for the end of one would wait on every
+  // GPU, and those that have begun would keep multiprocessors busy until their peers begin too.
+  ANNULUS_ASSIGN_OR_RETURN(stream_, cuda::MakeStream(/*urgent=*/true));
   ANNULUS_ASSIGN_OR_RETURN(done_, cuda::MakeEvent());
   ANNULUS_ASSIGN_OR_RETURN(const std::string id, ShareId(deadline));
   ANNULUS_ASSIGN_OR_RETURN(
