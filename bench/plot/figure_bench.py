@@ -1,6 +1,7 @@
-"""annulus_bench's rows: a line of panels for each problem, a bar for each run of it."""
+"""annulus_bench's rows: a line of panels for each problem, a bar for each run of it. Those of
+bench/gpu/ranks.py have a row for each peer: peers are marks in the bar of their run."""
 
-from style import BLUE, GREEN, GREY, ORANGE, VERMILION, groups, plt, tokens
+from style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION, groups, plt, tokens
 
 PROGRAM = "annulus_bench"
 COLUMNS = {"plan": str, "pattern": str, "tokens": float, "heads": float, "kv_heads": float,
@@ -8,10 +9,12 @@ COLUMNS = {"plan": str, "pattern": str, "tokens": float, "heads": float, "kv_hea
            "ms": float, "tflops_per_rank": float, "pct_of_single": float, "bytes_sent": float,
            "planned_bytes": float, "exposed_comm_ms": float, "max_over_mean_work": float}
 POSITIVE = ("world", "ms", "tflops_per_rank")
+PEERS = {"cudnn": ("context parallel, cuDNN", BLACK), "fa2": ("context parallel, FA2", VERMILION)}
 PROBLEM = ("pattern", "tokens", "heads", "kv_heads", "head_dim", "dtype", "backend")
 
 
 def title_of(pattern, count, heads, kv_heads, head_dim, dtype, backend):
+    pattern = pattern if len(pattern) <= 48 else f"{pattern[:22]}…{pattern[-22:]}"
     return (f"{pattern}, {tokens(count)} tokens, {heads:.0f}/{kv_heads:.0f} heads of "
             f"{head_dim:.0f}, {dtype}, {backend}")
 
@@ -37,6 +40,9 @@ def draw_rate(axes, rows):
             axes.barh(at, single, 0.8, color="none", edgecolor=GREY, label="one rank alone")
         axes.barh(at, row["tflops_per_rank"], 0.55, color=GREEN, label="a rank among all")
         label(axes, at, row["tflops_per_rank"], f"{row['pct_of_single']:.0f}%")
+        for name, rate in row["peers"].items():
+            text, color = PEERS.get(name, (name, GREY))
+            axes.plot([rate, rate], [at - 0.4, at + 0.4], color=color, linewidth=2, label=text)
     axes.set_xlabel("TFLOP/s a rank, % of one alone")
 
 
@@ -65,7 +71,17 @@ def add_legend(axes):
                 bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
 
 
+def merged(rows):
+    """A row for each run, its peers' rates by name."""
+    runs = []
+    for of in groups(rows, *PROBLEM, "plan", "transport", "world", "ms").values():
+        runs.append(dict(of[0], peers={row["peer"]: row["peer_tflops_per_rank"]
+                                       for row in of if row.get("peer")}))
+    return runs
+
+
 def draw(rows):
+    rows = merged(rows)
     problems = groups(rows, *PROBLEM)
     panels = (draw_time, draw_rate, draw_bytes, draw_balance)
     heights = [0.28 * len(of) + 0.9 for of in problems.values()]

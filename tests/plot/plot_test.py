@@ -23,6 +23,13 @@ max_rel_err
 ring,causal,65536,32,8,128,bf16,cpu,mpi,4,812.2,0.11,92.1,805306368,805306368,24,1,1e-3
 group-cast,"s2(64,4,16)",65536,32,8,128,bf16,cpu,ucx,4,142,0.1,90,1053068,1053068,14,1.02,1e-3
 """
+RANKS = """plan,pattern,tokens,heads,kv_heads,head_dim,dtype,backend,transport,world,ms,\
+tflops_per_rank,pct_of_single,bytes_sent,planned_bytes,exposed_comm_ms,max_over_mean_work,\
+peer,peer_ms,peer_tflops_per_rank,ratio
+ring,causal,131072,32,8,128,bf16,cuda,nccl,4,109.8,320,90.9,16106,16106,2.1,1,cudnn,68.5,513,0.6
+ring,causal,131072,32,8,128,bf16,cuda,nccl,4,109.8,320,90.9,16106,16106,2.1,1,fa2,113,310,1.03
+heads,causal,131072,32,8,128,bf16,cuda,nccl,4,109.8,320,90.9,28311,28311,8.5,1,,,,
+"""
 KERNELS = "\n".join(json.dumps({"heads": 8, "kv_heads": 4, "head_dim": 64, **row}) for row in (
     {"kernel": "prefill", "dtype": "f32", "unit": "GFLOP/s", "ours": 150, "peak": 200.5, "peer": 0,
      "peer_name": ""},
@@ -52,6 +59,7 @@ class PlotTest(unittest.TestCase):
 
     def test_every_kind_of_file_gives_both_pictures(self):
         for text, shown in ((SCALE, "s2(64,16,16)"), (BENCH, "s2(64,4,16)"),
+                            (RANKS, "context parallel, FA2"),
                             (KERNELS, "PyTorch SDPA"), (GPU, "decode-1M")):
             with self.subTest(shown):
                 run = self.plot(text)
