@@ -77,6 +77,20 @@ absl::StatusOr<double> CopyBandwidth(cudaStream_t stream, Timer& timer) {
   return 2.0 * kBytes / Median(times) / 1e6;
 }
 
+// Milliseconds of a call as the backend's callers have it: lists are made and uploaded within it.
+absl::StatusOr<double> TimeCalls(Backend& backend, DeviceProblem& problem, cudaStream_t stream) {
+  std::vector<double> calls;
+  for (int i = 0; i < kCalls; ++i) {
+    ANNULUS_RETURN_IF_ERROR(problem.Reset(stream));
+    ANNULUS_RETURN_IF_ERROR(StatusOf(cudaStreamSynchronize(stream), "cudaStreamSynchronize"));
+    const auto begin = std::chrono::steady_clock::now();
+    ANNULUS_RETURN_IF_ERROR(backend.AttendBatch(problem.batch()));
+    const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - begin;
+    calls.push_back(took.count());
+  }
+  return Median(calls);
+}
+
 absl::Status Run(const Flags& flags) {
   GpuShape shape = flags.shape;
   ANNULUS_ASSIGN_OR_RETURN(shape.dtype, ParseDType(flags.dtype));
@@ -111,16 +125,7 @@ absl::Status Run(const Flags& flags) {
     if (warm_ms >= kWarmUpMs) times.push_back(ms);
     warm_ms += ms;
   }
-  // The same as the backend's callers have it: lists are made and uploaded within the call.
-  std::vector<double> calls;
-  for (int i = 0; i < kCalls; ++i) {
-    ANNULUS_RETURN_IF_ERROR(problem->Reset(stream));
-    ANNULUS_RETURN_IF_ERROR(StatusOf(cudaStreamSynchronize(stream), "cudaStreamSynchronize"));
-    const auto begin = std::chrono::steady_clock::now();
-    ANNULUS_RETURN_IF_ERROR(backend->AttendBatch(problem->batch()));
-    const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - begin;
-    calls.push_back(took.count());
-  }
+  ANNULUS_ASSIGN_OR_RETURN(const double call_ms, TimeCalls(*backend, *problem, stream));
   ANNULUS_ASSIGN_OR_RETURN(const DeviceProblem::Errors errors, problem->Check(flags.check));
 
   const double ms = Median(times);
@@ -140,7 +145,7 @@ absl::Status Run(const Flags& flags) {
                                        {"visited_pairs", problem->visited_pairs()},
                                        {"work_pairs", problem->work_pairs()},
                                        {"ms", ms},
-                                       {"call_ms", Median(calls)},
+                                       {"call_ms", call_ms},
                                        {"tflops", flops / ms / 1e9},
                                        {"gb_per_s", problem->kv_bytes() / ms / 1e6},
                                        {"copy_gb_per_s", copy},

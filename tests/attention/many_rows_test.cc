@@ -12,6 +12,23 @@
 namespace annulus {
 namespace {
 
+// As CheckAgainst; the CPU's bf16 products round each pair of them, which among so many rows shows.
+void CheckRows(const std::vector<ReferenceAnswer>& oracle, double out_tolerance,
+               const PartialView& got) {
+  constexpr double kLseTolerance = 2e-5;
+  for (size_t i = 0; i < oracle.size(); ++i) {
+    INFO("row " << i / static_cast<size_t>(got.heads) << " head "
+                << i % static_cast<size_t>(got.heads));
+    const float* out = got.out + static_cast<int64_t>(i) * got.v_head_dim;
+    if (std::isinf(oracle[i].lse)) {
+      REQUIRE(got.lse[i] == -std::numeric_limits<float>::infinity());
+      continue;
+    }
+    REQUIRE(std::abs(got.lse[i] - oracle[i].lse) <= kLseTolerance);
+    REQUIRE(RelativeError(out, oracle[i].out) <= out_tolerance);
+  }
+}
+
 TEST_CASE("many 16-bit rows agree with the oracle, whatever they see") {
   const char* patterns[] = {"causal",          "full",
                             "window(100)",     "s2(64, 2, 3)",
@@ -39,7 +56,7 @@ TEST_CASE("many 16-bit rows agree with the oracle, whatever they see") {
     ForEachBackend([&](Backend* backend) {
       Partial partial = problem.Identity();
       REQUIRE(backend->Attend(problem.Args(&problem.all(), &partial)).ok());
-      CheckAgainst(oracle, OutTolerance(*backend, problem.shape()), &partial);
+      CheckRows(oracle, OutTolerance(*backend, problem.shape()), partial.view());
     });
   }
 }
