@@ -20,6 +20,7 @@
 #include "base/write_file.h"
 #include "runtime/cli/commands.h"
 #include "runtime/cli/demo_phases.h"
+#include "runtime/cli/demo_probe.h"
 #include "runtime/cli/process.h"
 #include "runtime/cli/progress.h"
 #include "runtime/store/context_layout.h"
@@ -99,7 +100,7 @@ void Say(const Console& console, absl::string_view what) {
 }
 
 absl::Status RunPhases(const DemoOptions& options, const Console& console, Client* client,
-                       DemoReport* report) {
+                       Backend* backend, DemoReport* report) {
   const DemoData data(report->seed, options.tokens);
   ANNULUS_ASSIGN_OR_RETURN(const Pattern causal, Pattern::Parse("causal", kDemoKvHeads));
   ANNULUS_ASSIGN_OR_RETURN(const Pattern s2, Pattern::Parse(kS2, kDemoKvHeads));
@@ -107,7 +108,7 @@ absl::Status RunPhases(const DemoOptions& options, const Console& console, Clien
 
   const ContextSpec spec = DemoContext(data.tokens(), options.workers);
   ANNULUS_ASSIGN_OR_RETURN(const ContextInfo context, client->CreateContext(spec));
-  DemoPhases phases(client, context.id, &data, report);
+  DemoPhases phases(client, context.id, &data, backend, report);
   {
     Progress progress(console, "upload");
     ANNULUS_RETURN_IF_ERROR(
@@ -135,11 +136,12 @@ absl::Status RunPhases(const DemoOptions& options, const Console& console, Clien
 // INTERNAL, after the report, if anything is not as it must be.
 absl::Status RunDemo(const DemoOptions& options, const Console& console) {
   const absl::Time begin = absl::Now();
-  ANNULUS_RETURN_IF_ERROR(MakeBackend(options.backend, 1).status());
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, MakeBackend(options.backend, 1));
   ANNULUS_RETURN_IF_ERROR(MakeOutDir(options.out_dir));
   DemoReport report;
   report.tokens = options.tokens;
   report.workers = options.workers;
+  report.gpus = GpusOf(*backend, options.workers);
   report.seed = static_cast<uint64_t>(options.seed);
   report.block_map_path = options.out_dir + "/block-map.svg";
   report.trace_path = options.out_dir + "/trace.json";
@@ -153,7 +155,7 @@ absl::Status RunDemo(const DemoOptions& options, const Console& console) {
                            Client::Connect({.endpoint = cluster.endpoint()}));
   ANNULUS_ASSIGN_OR_RETURN(const ClusterStatus status, client->Status());
   if (!status.workers.empty()) report.backend = status.workers[0].backend;
-  ANNULUS_RETURN_IF_ERROR(RunPhases(options, console, client.get(), &report));
+  ANNULUS_RETURN_IF_ERROR(RunPhases(options, console, client.get(), backend.get(), &report));
 
   report.elapsed_s = absl::ToDoubleSeconds(absl::Now() - begin);
   Judge(&report);

@@ -6,8 +6,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "attention/cpu/machine_peaks.h"
 #include "base/status.h"
+#include "runtime/cli/demo_probe.h"
 
 namespace annulus {
 namespace {
@@ -68,8 +68,14 @@ TokenRange DemoChunk(int64_t tokens) {
   return {std::max<int64_t>(0, tokens - kChunkTokens), tokens};
 }
 
-DemoPhases::DemoPhases(Client* client, ContextId context, const DemoData* data, DemoReport* report)
-    : client_(client), context_(context), data_(data), report_(report), rng_(report->seed) {}
+DemoPhases::DemoPhases(Client* client, ContextId context, const DemoData* data, Backend* backend,
+                       DemoReport* report)
+    : client_(client),
+      context_(context),
+      data_(data),
+      backend_(backend),
+      report_(report),
+      rng_(report->seed) {}
 
 absl::Status DemoPhases::Upload(const std::function<void(int64_t, int64_t)>& progress) {
   const absl::Time begin = absl::Now();
@@ -162,14 +168,17 @@ absl::Status DemoPhases::RunDecode(const Pattern& pattern) {
   phase.name = "decode";
   phase.pattern = pattern.text();
   // As large as the KV, so that a context which fits a cache is held against that cache.
-  ReadProbe probe(/*threads=*/0, static_cast<size_t>(std::clamp(DemoKvBytes(data_->tokens()),
-                                                                kProbeBytesMin, kProbeBytesMax)));
+  ANNULUS_ASSIGN_OR_RETURN(BandwidthProbe probe,
+                           BandwidthProbe::Create(*backend_, static_cast<size_t>(std::clamp(
+                                                                 DemoKvBytes(data_->tokens()),
+                                                                 kProbeBytesMin, kProbeBytesMax))));
   std::vector<double> bytes_per_s, shares;
   double read_bytes_per_s = 0;
   const auto sampled_step = static_cast<int>(rng_.Below(kStepsPerSample));
   for (int i = 0; i < kDemoAssociations; ++i) {
     if (i % kStepsPerProbe == 0) {
-      read_bytes_per_s = probe.Measure();
+      ANNULUS_ASSIGN_OR_RETURN(read_bytes_per_s, probe.Measure());
+      read_bytes_per_s *= std::max(report_->gpus, 1);  // each works on its own part
       reads_.push_back(read_bytes_per_s);
     }
     const Tensor q = data_->Query(i);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "attention/backend.h"
 #include "attention/pattern.h"
 #include "base/rng.h"
 #include "runtime/cli/demo_checks.h"
@@ -30,8 +31,9 @@ TokenRange DemoChunk(int64_t tokens);
 class DemoPhases {
  public:
   // All must outlive this. Results are appended to the report. `context` is empty and as
-  // DemoContext says.
-  DemoPhases(Client* client, ContextId context, const DemoData* data, DemoReport* report);
+  // DemoContext says; `backend` is one like the workers'.
+  DemoPhases(Client* client, ContextId context, const DemoData* data, Backend* backend,
+             DemoReport* report);
 
   // Sends the context piece by piece; `progress` is told of bytes done and bytes in all.
   absl::Status Upload(const std::function<void(int64_t, int64_t)>& progress);
@@ -39,7 +41,8 @@ class DemoPhases {
   // The context's last queries as one chunk, over two plans. The spans of the second go to `trace`.
   absl::Status RunChunk(const Pattern& pattern, std::vector<TraceSpan>* trace);
 
-  // One query per association, at the last position. Reads memory in between, for its bandwidth.
+  // One query per association, at the last position. Measures the bandwidth of the KV's memory in
+  // between.
   absl::Status RunDecode(const Pattern& pattern);
 
   // Compares the sampled rows of all phases so far with the oracle.
@@ -53,6 +56,7 @@ class DemoPhases {
   Client* const client_;
   const ContextId context_;
   const DemoData* const data_;
+  Backend* const backend_;
   DemoReport* const report_;
   Rng rng_;
   std::vector<SampledRow> sample_;

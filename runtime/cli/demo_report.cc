@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "runtime/cli/table.h"
 
 namespace annulus {
 namespace {
@@ -28,16 +29,43 @@ std::string WorkShares(const std::vector<int64_t>& work_pairs) {
   return text;
 }
 
-void AppendRow(const DemoPhase& phase, std::string* text) {
-  const std::string bandwidth =
-      phase.kv_bytes_per_s > 0
-          ? absl::StrFormat("%.2f (%.0f%%)", 1e-9 * phase.kv_bytes_per_s, 100 * phase.read_share)
-          : "-";
-  absl::StrAppendFormat(
-      text, "%-8s%-14s%-12s%13s%13.1e%10.1f%14s%12d%12d  %s\n", phase.name, phase.pattern,
-      phase.plan, absl::StrCat(phase.recall.found, " / ", phase.recall.visible), phase.out_error,
-      static_cast<double>(phase.queries) / phase.elapsed_s, bandwidth, phase.bytes_moved,
-      phase.planned_bytes, WorkShares(phase.work_pairs));
+std::string PhasesText(const std::vector<DemoPhase>& phases) {
+  using Align = Table::Align;
+  Table table({{"", Align::kLeft},
+               {"pattern", Align::kLeft},
+               {"plan", Align::kLeft},
+               {"found/visible"},
+               {"worst error"},
+               {"tokens/s"},
+               {"GB/s (of it)"},
+               {"moved B"},
+               {"planned B"},
+               {"work per worker %", Align::kLeft}});
+  for (const DemoPhase& phase : phases) {
+    table.AddRow(
+        {phase.name, phase.pattern, phase.plan,
+         absl::StrCat(phase.recall.found, " / ", phase.recall.visible),
+         absl::StrFormat("%.1e", phase.out_error),
+         absl::StrFormat("%.1f", static_cast<double>(phase.queries) / phase.elapsed_s),
+         phase.kv_bytes_per_s > 0
+             ? absl::StrFormat("%.2f (%.0f%%)", 1e-9 * phase.kv_bytes_per_s, 100 * phase.read_share)
+             : "-",
+         absl::StrCat(phase.bytes_moved), absl::StrCat(phase.planned_bytes),
+         WorkShares(phase.work_pairs)});
+  }
+  return table.ToText();
+}
+
+// What the KV's bandwidth is held against.
+std::string BandwidthText(const DemoReport& report) {
+  const double gb_per_s = 1e-9 * report.read_bytes_per_s;
+  if (report.gpus == 0) {
+    return absl::StrFormat(
+        "machine   reads %.2f GB/s (the median of reads between the decode steps)", gb_per_s);
+  }
+  return absl::StrFormat(
+      "machine   %d GPU%s read and write %.2f GB/s (the median of copies between the decode steps)",
+      report.gpus, report.gpus == 1 ? "" : "s", gb_per_s);
 }
 
 nlohmann::ordered_json PhaseJson(const DemoPhase& phase) {
@@ -104,17 +132,14 @@ std::string ToText(const DemoReport& report) {
   std::string text = absl::StrFormat(
       "\ncontext   %d tokens, %d heads over %d, d %d, bf16: %.2f GiB on %d workers, %s\n"
       "uploaded  in %.1f s, %.0f MB/s\n"
-      "machine   reads %.2f GB/s (the median of reads between the decode steps)\n"
+      "%s\n"
       "coverage  the KV heads together see %.2f%% of the context under S2\n"
-      "plans     the chunk's answers differ by %.1e\n\n"
-      "%-8s%-14s%-12s%13s%13s%10s%14s%12s%12s  %s\n",
+      "plans     the chunk's answers differ by %.1e\n\n%s",
       report.tokens, kDemoHeads, kDemoKvHeads, kDemoDim,
       static_cast<double>(report.kv_bytes) / (1 << 30), report.workers, report.backend,
       report.upload_s, 1e-6 * static_cast<double>(report.kv_bytes) / report.upload_s,
-      1e-9 * report.read_bytes_per_s, 100 * report.covered, report.plans_difference, "", "pattern",
-      "plan", "found/visible", "worst error", "tokens/s", "GB/s (of it)", "moved B", "planned B",
-      "work per worker %");
-  for (const DemoPhase& phase : report.phases) AppendRow(phase, &text);
+      BandwidthText(report), 100 * report.covered, report.plans_difference,
+      PhasesText(report.phases));
   absl::StrAppendFormat(&text, "\nblock map %s\ntrace     %s (open it in ui.perfetto.dev)\n%s\n",
                         report.block_map_path, report.trace_path,
                         report.failures.empty()
@@ -128,6 +153,7 @@ std::string ToJson(const DemoReport& report) {
   for (const DemoPhase& phase : report.phases) phases.push_back(PhaseJson(phase));
   const nlohmann::ordered_json json = {{"tokens", report.tokens},
                                        {"workers", report.workers},
+                                       {"gpus", report.gpus},
                                        {"backend", report.backend},
                                        {"seed", report.seed},
                                        {"kv_bytes", report.kv_bytes},

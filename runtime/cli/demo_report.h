@@ -25,7 +25,7 @@ struct DemoPhase {
   // KV that the pattern sees per request, over the coordinator's median time of a request. A chunk
   // reads its KV many times over, so that this figure is for decode only; 0 there.
   double kv_bytes_per_s = 0;
-  // The median over the requests of that rate beside a plain read measured just before: a machine
+  // The median over the requests of that rate beside the bandwidth measured just before: a machine
   // whose memory others use too has no one bandwidth.
   double read_share = 0;
   int64_t bytes_moved = 0;
@@ -40,7 +40,10 @@ struct DemoReport {
   uint64_t seed = 0;
   int64_t kv_bytes = 0;
   double upload_s = 0;
-  double read_bytes_per_s = 0;  // of this machine, the median of reads between the decode steps
+  int gpus = 0;  // that hold the KV; 0: host memory does
+  // Of the memory that holds the KV, all GPUs together, the median of measurements between the
+  // decode steps: a plain read of host memory, copies within a GPU's (bytes read and written).
+  double read_bytes_per_s = 0;
   double covered = 0;           // share of the context that the KV heads together see under S2
   double plans_difference = 0;  // ‖a − b‖ / ‖b‖ of the chunk's answers over two plans
   std::vector<DemoPhase> phases;

@@ -59,7 +59,8 @@ TEST_CASE("demo: every phase is as it must be on clusters of any size") {
   const Pattern causal = Pattern::Parse("causal", kDemoKvHeads).value();
   const Pattern s2 = Pattern::Parse("s2(64,16,4)", kDemoKvHeads).value();
   const ContextInfo context = client->CreateContext(DemoContext(tokens, workers)).value();
-  DemoPhases phases(client.get(), context.id, &data, &report);
+  const std::unique_ptr<Backend> backend = MakeBackend("cpu", 1).value();
+  DemoPhases phases(client.get(), context.id, &data, backend.get(), &report);
   int64_t last = 0;
   std::vector<TraceSpan> trace;
   REQUIRE(phases

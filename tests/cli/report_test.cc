@@ -5,6 +5,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_split.h"
+#include "runtime/cli/demo_report.h"
 #include "runtime/cli/table.h"
 #include "runtime/cli/units.h"
 #include "tests/catch.h"
@@ -85,6 +86,47 @@ TEST_CASE("status keeps its columns whatever their content") {
   }
   CheckColumns(ToText(status), "worker ", 3);
   CheckColumns(ToText(status), "context ", 3);
+}
+
+TEST_CASE(
+    "the demo's table keeps its columns at a GPU's speed, and names what it is held against") {
+  DemoReport report;
+  report.tokens = 1 << 20;
+  report.workers = 4;
+  report.upload_s = 1;
+  report.read_bytes_per_s = 31e9;
+  report.backend = "cuda (NVIDIA H100 80GB HBM3)";
+  for (const double rate : {920.81e9, 17.3e9}) {
+    DemoPhase phase;
+    phase.name = "decode";
+    phase.pattern = rate > 1e11 ? "causal" : "s2(64,16,4) | window(1048576)";
+    phase.plan = "pass-q";
+    phase.queries = 64;
+    phase.elapsed_s = rate > 1e11 ? 1e-5 : 1;
+    phase.recall.found = phase.recall.visible = rate > 1e11 ? 512 : 123456789;
+    phase.kv_bytes_per_s = rate;
+    phase.read_share = 10.32;
+    phase.bytes_moved = INT64_MAX;
+    phase.planned_bytes = 1;
+    phase.work_pairs = {1, 1, 1, 1};
+    report.phases.push_back(phase);
+  }
+  const std::string host = ToText(report);
+  const std::vector<std::string> lines = absl::StrSplit(host, '\n');
+  size_t column = 0;
+  size_t rows = 0;
+  for (const std::string& line : lines) {
+    if (column == 0 && absl::StrContains(line, "work per")) column = line.find("work per");
+    if (!absl::StartsWith(line, "decode")) continue;
+    CHECK(line.find("25.0 25.0 25.0 25.0") == column);
+    ++rows;
+  }
+  CHECK(rows == 2);
+  CHECK(absl::StrContains(host, "  920.81 (1032%)  9223372036854775807  "));
+  CHECK(absl::StrContains(host, "machine   reads 31.00 GB/s (the median of reads"));
+  report.gpus = 2;
+  report.read_bytes_per_s = 5.98e12;
+  CHECK(absl::StrContains(ToText(report), "machine   2 GPUs read and write 5980.00 GB/s"));
 }
 
 }  // namespace
