@@ -91,13 +91,13 @@ absl::Status CheckOutputs(const std::vector<NamedPath>& outputs,
                           const std::vector<NamedPath>& inputs) {
   for (size_t i = 0; i < outputs.size(); ++i) {
     const NamedPath& output = outputs[i];
-    if (output.path.empty()) continue;
-    ANNULUS_RETURN_IF_ERROR(CheckWritable(output.path));
+    if (!output.path.has_value()) continue;
+    ANNULUS_RETURN_IF_ERROR(CheckWritable(*output.path));
     std::vector<NamedPath> others(outputs.begin(), outputs.begin() + static_cast<int64_t>(i));
     others.insert(others.end(), inputs.begin(), inputs.end());
     for (const NamedPath& other : others) {
-      if (other.path.empty() || !IsSameFile(output.path, other.path)) continue;
-      return absl::InvalidArgumentError(absl::StrCat(output.name, " ", QuotedEnd(output.path),
+      if (!other.path.has_value() || !IsSameFile(*output.path, *other.path)) continue;
+      return absl::InvalidArgumentError(absl::StrCat(output.name, " ", QuotedEnd(*output.path),
                                                      " is the file of ", other.name,
                                                      ", expected another one"));
     }

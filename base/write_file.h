@@ -2,6 +2,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,7 +18,7 @@ absl::Status CheckWritable(const std::string& path);
 // A file that a program was asked to write or to read.
 struct NamedPath {
   std::string name;  // "--out"
-  std::string path;  // empty: none
+  std::optional<std::string> path;
 };
 
 // CheckWritable for each output, and that no two of them, and no output and input, are one file:

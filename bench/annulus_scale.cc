@@ -144,7 +144,9 @@ absl::Status Run(const std::vector<std::string>& args) {
           "--ranks is ", ranks, ", expected at most the cluster's ", cluster.workers_max));
     }
   }
-  ANNULUS_RETURN_IF_ERROR(CheckOutputs({{"--csv", flags.csv}}, {{"--cluster", flags.cluster}}));
+  if (!flags.csv.empty()) {
+    ANNULUS_RETURN_IF_ERROR(CheckOutputs({{"--csv", flags.csv}}, {{"--cluster", flags.cluster}}));
+  }
 
   const bool watched = isatty(STDERR_FILENO) == 1;
   std::string csv;

@@ -278,7 +278,7 @@ absl::Status Run(const std::vector<std::string>& args) {
     std::cout << *help;
     return absl::OkStatus();
   }
-  ANNULUS_RETURN_IF_ERROR(CheckOutputs({{"--csv", flags.csv}}, {}));
+  if (!flags.csv.empty()) ANNULUS_RETURN_IF_ERROR(CheckWritable(flags.csv));
   KeepFreedMemory(KeptBytes(ServiceCluster::kKvBytesLimit));  // as a worker's process does
   Report report(flags.json);
   ANNULUS_RETURN_IF_ERROR(MeasureLatencies(flags, &report));

@@ -6,9 +6,11 @@
 
 #include "comm/ucx/ucx_signals.h"
 #include "runtime/cli/cli.h"
+#include "runtime/rpc/protocol/channel.h"
 
 int main(int argc, char** argv) {
   annulus::GiveBackSignals();
+  annulus::SilenceLibraries();
   const annulus::Console console{
       [](const std::string& name) -> const char* { return std::getenv(name.c_str()); }, &std::cout,
       &std::cerr, isatty(STDOUT_FILENO) == 1, isatty(STDERR_FILENO) == 1};

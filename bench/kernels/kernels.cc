@@ -166,7 +166,8 @@ void Bench::StartPeer() {
 }
 
 int Bench::Run() {
-  const absl::Status writable = CheckOutputs({{"--csv", options_.csv}}, {});
+  const absl::Status writable =
+      options_.csv.empty() ? absl::OkStatus() : CheckWritable(options_.csv);
   if (!writable.ok()) {
     std::fprintf(stderr, "annulus_bench: --csv: %s\n", std::string(writable.message()).c_str());
     return 2;
@@ -216,7 +217,7 @@ int RunKernels(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);
-    std::fprintf(stderr, "%s\n", error.what());
+    std::fprintf(stderr, "annulus_bench: %s\n", error.what());
     return 2;
   }
   if (!options.target.empty() && !ChooseTarget(options.target)) {

@@ -54,8 +54,9 @@ class Speaker {
 absl::Status MeasurePlans(Ranks& ranks, const BenchFlags& flags, const Environment& environment) {
   std::vector<NamedPath> inputs;
   AddFiles(flags.machines, &inputs);
-  ANNULUS_RETURN_IF_ERROR(ranks.AllOk(
-      ranks.rank() == 0 ? CheckOutputs({{"--csv", flags.csv}}, inputs) : absl::OkStatus()));
+  ANNULUS_RETURN_IF_ERROR(ranks.AllOk(ranks.rank() == 0 && !flags.csv.empty()
+                                          ? CheckOutputs({{"--csv", flags.csv}}, inputs)
+                                          : absl::OkStatus()));
   ANNULUS_ASSIGN_OR_RETURN(const Machinery machinery, ranks.Look());
   ANNULUS_ASSIGN_OR_RETURN(
       const std::unique_ptr<PlanBench> bench,

@@ -9,6 +9,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/quoted.h"
 #include "base/status.h"
 
 namespace annulus {
@@ -75,9 +76,14 @@ absl::StatusOr<UcxContext> MakeUcxContext(const UcxOptions& options) {
   ucp_context_h context = nullptr;
   status = ucp_init(&params, config.get(), &context);
   if (status != UCS_OK) {
-    return UcxError(absl::StrCat("no transport (transports ", options.transports, ", devices ",
-                                 options.net_devices, ")"),
-                    status);
+    const absl::Status failed =
+        UcxError(absl::StrCat("no transport (transports ", Quoted(options.transports),
+                              ", net_devices ", Quoted(options.net_devices), ")"),
+                 status);
+    // Names that it does not know here, as opposed to what the machine lacks.
+    if (status != UCS_ERR_NO_DEVICE) return failed;
+    return absl::InvalidArgumentError(
+        absl::StrCat(failed.message(), ", expected names that UCX knows on this machine"));
   }
   return UcxContext(context);
 }

@@ -104,10 +104,10 @@ absl::Status CheckFiles(const AttendFlags& flags) {
   ANNULUS_RETURN_IF_ERROR(CheckNpyName(flags.out));
   if (flags.lse.has_value()) ANNULUS_RETURN_IF_ERROR(CheckNpyName(*flags.lse));
   std::vector<NamedPath> inputs = {{"--q", FileTensor::PathOf(flags.q)},
-                                   {"--k", FileTensor::PathOf(flags.k)},
-                                   {"--v", FileTensor::PathOf(flags.v.value_or(""))}};
+                                   {"--k", FileTensor::PathOf(flags.k)}};
+  if (flags.v.has_value()) inputs.push_back({"--v", FileTensor::PathOf(*flags.v)});
   AddFiles(flags.machines, &inputs);
-  return CheckOutputs({{"--out", flags.out}, {"--lse", flags.lse.value_or("")}}, inputs);
+  return CheckOutputs({{"--out", flags.out}, {"--lse", flags.lse}}, inputs);
 }
 
 absl::Status WriteOutcome(const AttendFlags& flags, const AttendOutcome& outcome) {

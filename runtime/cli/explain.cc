@@ -72,7 +72,7 @@ absl::Status RunExplain(const Arguments& args, const Console& console) {
   flags.problem.v_head_dim = flags.v_head_dim.value_or(flags.problem.head_dim);
   std::vector<NamedPath> inputs;
   AddFiles(flags.machines, &inputs);
-  ANNULUS_RETURN_IF_ERROR(CheckOutputs({{"--svg", flags.svg.value_or("")}}, inputs));
+  ANNULUS_RETURN_IF_ERROR(CheckOutputs({{"--svg", flags.svg}}, inputs));
   ANNULUS_ASSIGN_OR_RETURN(const Problem problem, MakeProblem(flags.problem));
   ANNULUS_ASSIGN_OR_RETURN(const Machines machines,
                            MachinesFor(flags.machines, "auto", flags.problem.workers,

@@ -99,8 +99,8 @@ void AddMachines(Options* options, MachineFlags* flags) {
 }
 
 void AddFiles(const MachineFlags& flags, std::vector<NamedPath>* files) {
-  files->push_back({"--cluster", flags.cluster.value_or("")});
-  files->push_back({"--calibration", flags.calibration.value_or("")});
+  files->push_back({"--cluster", flags.cluster});
+  files->push_back({"--calibration", flags.calibration});
 }
 
 absl::StatusOr<Machines> MachinesFor(const MachineFlags& flags, const std::string& backend,

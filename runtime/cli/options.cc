@@ -34,6 +34,23 @@ absl::StatusOr<bool> ParseSwitch(absl::string_view text) {
   return absl::InvalidArgumentError(absl::StrCat(Quoted(text), ", expected true or false"));
 }
 
+// In our words what CLI11 says of flags: "--tokens: …", or "…: --json = maybe".
+absl::Status RefusedFlags(const CLI::ParseError& error, const std::vector<std::string>& unknown,
+                          absl::string_view title) {
+  if (!unknown.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        Quoted(unknown[0]), " is unknown, expected an option of ", title, ": --help lists them"));
+  }
+  const absl::string_view what = error.what();
+  const size_t begin = std::min(what.find("--"), what.size());
+  const absl::string_view flag = what.substr(begin, what.find_first_of(": =", begin) - begin);
+  const bool is_value = error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ConversionError);
+  return absl::InvalidArgumentError(
+      absl::StrCat(absl::CHexEscape(flag.substr(0, 80)),
+                   is_value ? ": its value is not understood, expected true or false"
+                            : ": expected once, with one value"));
+}
+
 }  // namespace
 
 absl::StatusOr<int64_t> ParseCount(absl::string_view text, int64_t low, int64_t high) {
@@ -156,8 +173,7 @@ absl::StatusOr<std::optional<std::string>> Options::ReadFlags(const std::vector<
   } catch (const CLI::CallForHelp&) {
     return app.help();
   } catch (const CLI::ParseError& error) {
-    return absl::InvalidArgumentError(absl::StrCat(command_, command_.empty() ? "" : ": ",
-                                                   absl::CHexEscape(error.what()).substr(0, 300)));
+    return RefusedFlags(error, app.remaining(), title_);
   }
   for (const CLI::Option* option : app.get_options()) {
     const std::string name = option->get_single_name();

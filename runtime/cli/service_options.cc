@@ -10,13 +10,28 @@
 #include <fstream>
 #include <memory>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/quoted.h"
 #include "runtime/cli/shared_options.h"
 
 namespace annulus {
 namespace {
 
 constexpr int kMillisecondsMax = 3'600'000;
+
+// UCX itself takes what it does not understand for any port.
+absl::StatusOr<std::string> ParsePortRange(absl::string_view text) {
+  int first = 0, last = 0;
+  const std::vector<absl::string_view> ends = absl::StrSplit(text, '-');
+  if (ends.size() == 2 && absl::SimpleAtoi(ends[0], &first) && absl::SimpleAtoi(ends[1], &last) &&
+      first >= 1 && first <= last && last <= 65535) {
+    return std::string(text);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(Quoted(text), ", expected A-B with 1 <= A <= B <= 65535"));
+}
 
 }  // namespace
 
@@ -26,7 +41,7 @@ void AddServiceOptions(Options* options, ServiceFlags* flags) {
   options->Add("net-devices", "LIST", "network devices for them, as UCX_NET_DEVICES (all)",
                SetText(&flags->net_devices));
   options->Add("tcp-port-range", "A-B", "TCP ports for them, as UCX_TCP_PORT_RANGE (any)",
-               SetText(&flags->tcp_port_range));
+               SetParsed(&flags->tcp_port_range, ParsePortRange));
   options->Add("heartbeat-ms", "N", "a sign of life every N ms (100)",
                SetCount(&flags->heartbeat_ms, 1, kMillisecondsMax));
   options->Add("heartbeat-timeout-ms", "N", "who is silent for N ms is lost (1000)",

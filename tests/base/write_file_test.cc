@@ -85,8 +85,8 @@ TEST_CASE("outputs that are one file, or an input, are refused under every name 
   fs::create_symlink("in", folder / "soft");
   fs::create_symlink("new", folder / "soft_new");
   fs::create_directory(folder / "sub");
-  const std::vector<NamedPath> inputs = {{"--q", folder / "in"}, {"--v", ""}};
-  CHECK(CheckOutputs({{"--out", folder / "out"}, {"--lse", folder / "lse"}, {"--svg", ""}}, inputs)
+  const std::vector<NamedPath> inputs = {{"--q", folder / "in"}, {"--v", {}}};
+  CHECK(CheckOutputs({{"--out", folder / "out"}, {"--lse", folder / "lse"}, {"--svg", {}}}, inputs)
             .ok());
   for (const char* name : {"in", "hard", "soft", "sub/../in", "./in"}) {
     CAPTURE(name);

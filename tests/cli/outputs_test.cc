@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "runtime/cli/cluster_file.h"
 #include "runtime/cli/demo_report.h"
 #include "tests/catch.h"
@@ -19,6 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 using test::Outcome;
+using test::Program;
 using test::RunHere;
 
 const Arguments kExplain = {"explain", "--tokens",   "4K", "--heads",   "2",      "--kv-heads",
@@ -140,6 +142,37 @@ TEST_CASE("explain knows clusters by name, and says which") {
   const Outcome unknown = RunHere(With(kExplain, {"--cluster", "h100x9"}));
   CHECK(test::IsRefusal(unknown));
   CHECK(absl::StrContains(unknown.err, KnownClusters()));
+}
+
+TEST_CASE("the first line of an error is ours, whichever library found it") {
+  Program holder({"coordinator", "--listen", "127.0.0.1:0", "--log-level", "off"});
+  const std::string endpoint = std::string(absl::StripPrefix(holder.ReadLine(), "ready "));
+  const Arguments coordinator = {"coordinator", "--listen", "127.0.0.1:0", "--log-level", "error"};
+  struct Case {
+    Arguments args;
+    int code;
+    std::string names;
+  };
+  const Case cases[] = {
+      {{"coordinator", "--listen", endpoint}, 1, endpoint},                             // gRPC
+      {With(coordinator, {"--metrics-listen", endpoint}), 1, endpoint},                 // civetweb
+      {With(coordinator, {"--transports", "nonsense"}), 2, "transports \"nonsense\""},  // UCX
+      {With(coordinator, {"--net-devices", "nonsense"}), 2, "net_devices \"nonsense\""},
+      {With(coordinator, {"--tcp-port-range", "1"}), 2, "--tcp-port-range"},
+      {With(coordinator, {"--nonsense"}), 2, "\"--nonsense\" is unknown"},  // CLI11
+      {With(coordinator, {"--transports"}), 2, "--transports: expected once, with one value"},
+      {With(coordinator, {"--log-level", "off"}), 2, "--log-level: expected once"},
+      {With(kExplain, {"--json=maybe"}), 2, "--json: its value"},
+      {With(kExplain, {"more"}), 2, "\"more\" is unknown"},
+  };
+  for (const Case& c : cases) {
+    const Outcome outcome = test::RunProgram(c.args);
+    INFO(outcome.err);
+    CHECK(outcome.code == c.code);
+    CHECK(absl::StartsWith(outcome.err, "annulus: "));
+    CHECK(absl::StrContains(outcome.err, c.names));
+    CHECK(std::count(outcome.err.begin(), outcome.err.end(), '\n') == 1);
+  }
 }
 
 }  // namespace
