@@ -76,7 +76,7 @@ struct Service {
 
 TEST_CASE("attend gives its context back on every way out") {
   const Service service;
-  for (const int signal : {SIGINT, SIGTERM}) {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
     CAPTURE(signal);
     Program attend(service.Attend({"--repeat", "100000"}));
     REQUIRE(service.HasContext());
