@@ -1,6 +1,8 @@
 // The safetensors format: the header's length (u64), the header (JSON: name → dtype, shape and
 // data_offsets from the header's end), then the values.
+#include <algorithm>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/quoted.h"

@@ -2,6 +2,7 @@
 // any work; what is kept for later runs hinders none.
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
