@@ -69,6 +69,8 @@ std::vector<Metric> MetricsOf(const WorkerSnapshot& snapshot, const DataServer& 
       gauge("annulus_kv_bytes", "Bytes of KV held", static_cast<double>(snapshot.kv_bytes)),
       gauge("annulus_kv_bytes_limit", "Bytes of KV at most",
             static_cast<double>(snapshot.kv_bytes_limit)),
+      gauge("annulus_table_bytes", "Bytes of contexts and layers beside their KV",
+            static_cast<double>(snapshot.table_bytes)),
       gauge("annulus_contexts", "Contexts with KV here", static_cast<double>(snapshot.contexts)),
       gauge("annulus_joined", "1 while the coordinator counts on this worker",
             snapshot.state == "ready" ? 1 : 0),

@@ -55,6 +55,7 @@ void CoordinatorCore::On(const event::Heard& heard) {
   member.heard = now_;
   if (const auto* heartbeat = std::get_if<wire::Heartbeat>(&heard.body)) {
     member.status.kv_bytes = heartbeat->kv_bytes;
+    member.kv_bytes_since = 0;
     if (heartbeat->leaves && member.status.state == "ready") {
       member.status.state = "draining";
       ++epoch_;

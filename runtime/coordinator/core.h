@@ -84,8 +84,9 @@ class CoordinatorCore {
     std::string label;         // as action::WorkerJoined
     absl::Time heard;          // the last sign of life
     uint64_t inventories_due = 0;
-    bool may_leave = false;  // it was told so: nothing needs it
-    bool banned = false;     // it did what no worker does: it may not join again
+    int64_t kv_bytes_since = 0;  // stored since its last heartbeat, by appends
+    bool may_leave = false;      // it was told so: nothing needs it
+    bool banned = false;         // it did what no worker does: it may not join again
   };
   struct Layer {
     int64_t tokens = 0;    // committed
@@ -208,7 +209,7 @@ class CoordinatorCore {
                                    RequestKey key) const;
   static absl::Status CheckAttend(const Layer& layer, const event::Begin& begin);
   static absl::Status CheckCut(const Context& context, int64_t tokens);
-  absl::Status CheckRoomForContext() const;
+  absl::Status CheckRoomForContext(int64_t layers) const;
   absl::Status CheckRoomForCall() const;
   static absl::Status CheckOvertaken(const ShardMap& map, const Layer& layer, int64_t kv_len,
                                      int64_t horizon);
@@ -272,7 +273,14 @@ class CoordinatorCore {
   bool MayLeave(WorkerId id) const;
 
   // core_copies.cc
-  absl::Status Place(ShardMap& map) const;
+  // KV of each worker that is there, by its limit: what it holds, and soon will.
+  using Loads = std::map<WorkerId, double>;
+  Loads LoadsNow() const;
+  void AddExpected(const Context& context, double times, Loads& loads) const;
+  Loads WithoutIt(const Context& context, Loads loads) const;
+  double ShareOf(WorkerId id, double bytes) const;
+  void NoteBytes(Context& context, WorkerId id, int64_t bytes);
+  absl::Status Place(ShardMap& map, const Loads& loads) const;
   static bool Arrange(ShardMap& map);
   std::pair<std::vector<std::string>, std::vector<wire::Copy>> AddressesOf(
       const ShardMap& map) const;

@@ -260,7 +260,7 @@ void CoordinatorCore::OnDone(WorkerId id, const wire::Done& done) {
   call.pending.erase(pending);
   if (!done.status.ok()) return OnFailedRank(found, id, done.status);
   const auto context = contexts_.find(call.context);
-  if (context != contexts_.end()) context->second.kv_bytes[id] = done.context_kv_bytes;
+  if (context != contexts_.end()) NoteBytes(context->second, id, done.context_kv_bytes);
   if (!call.failure.ok()) {
     if (call.pending.empty()) Fail(found, call.failure);
     return;

@@ -10,10 +10,17 @@
 
 namespace annulus {
 
-absl::Status CoordinatorCore::CheckRoomForContext() const {
+absl::Status CoordinatorCore::CheckRoomForContext(int64_t layers) const {
   if (static_cast<int64_t>(contexts_.size()) >= limits_.contexts_max) {
     return absl::ResourceExhaustedError(absl::StrCat("contexts_max is ", limits_.contexts_max,
                                                      " and as many exist; release contexts"));
+  }
+  int64_t exist = 0;
+  for (const auto& [id, context] : contexts_) exist += std::ssize(context.layers);
+  if (layers > limits_.layers_max - exist) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("layers_max is ", limits_.layers_max, ": contexts have ", exist,
+                     " together, this one needs ", layers, " more; release contexts"));
   }
   return CheckRoomForCall();
 }
@@ -29,14 +36,14 @@ void CoordinatorCore::AddContext(Context context, Call& call) {
 
 absl::Status CoordinatorCore::BeginCreate(Call& call) {
   const ContextSpec& spec = call.begin.spec;
-  ANNULUS_RETURN_IF_ERROR(CheckRoomForContext());
+  ANNULUS_RETURN_IF_ERROR(CheckRoomForContext(spec.layers));
   ANNULUS_ASSIGN_OR_RETURN(Retention retention, Retention::Of(spec));
   ShardMap map;
   map.context = map.storage = last_context_ + 1;
   map.epoch = epoch_;
   map.spec = spec;
   map.retention = std::make_shared<const Retention>(std::move(retention));
-  ANNULUS_RETURN_IF_ERROR(Place(map));
+  ANNULUS_RETURN_IF_ERROR(Place(map, LoadsNow()));
   ++last_context_;
   wire::Open open{call.begin.call, epoch_, map.storage, spec, 0, {}};
   open.serves = map.context;
@@ -69,7 +76,7 @@ absl::Status CoordinatorCore::CheckCut(const Context& context, int64_t tokens) {
 
 absl::Status CoordinatorCore::BeginFork(Call& call) {
   ANNULUS_ASSIGN_OR_RETURN(const Context* parent, FindWhole(call.begin.context));
-  ANNULUS_RETURN_IF_ERROR(CheckRoomForContext());
+  ANNULUS_RETURN_IF_ERROR(CheckRoomForContext(std::ssize(parent->layers)));
   Context context;
   context.layers = parent->layers;
   if (call.begin.fork_tokens.has_value()) {

@@ -104,6 +104,7 @@ void CoordinatorCore::LookForMove() {
       }));
   const Context* best = nullptr;
   ShardMap best_to;
+  std::optional<Loads> loads;
   for (const auto& [id, context] : contexts_) {
     if (!context.created || !context.lost_to.empty() || !context.absent.empty()) continue;
     if (best != nullptr && BytesOf(context.kv_bytes) <= BytesOf(best->kv_bytes)) continue;
@@ -111,7 +112,8 @@ void CoordinatorCore::LookForMove() {
     if (!must && (InRecovery() || context.map->holders.size() >= ready)) continue;
     ShardMap to = *context.map;
     to.holders.clear();
-    if (!Place(to).ok()) continue;
+    if (!loads.has_value()) loads = LoadsNow();
+    if (!Place(to, WithoutIt(context, *loads)).ok()) continue;
     if (!must && (to.holders.size() <= context.map->holders.size() || !IsWorthwhile(context, to))) {
       continue;
     }
@@ -251,7 +253,8 @@ void CoordinatorCore::SwitchMove() {
   Move& move = *move_;
   Context& context = contexts_.at(move.context);
   context.map = move.to;
-  context.kv_bytes = move.kv_bytes;
+  context.kv_bytes.clear();
+  for (const auto& [worker, bytes] : move.kv_bytes) NoteBytes(context, worker, bytes);
   for (Layer& layer : context.layers) layer.turn = std::max(layer.turn, move.turn);
   EndStaleCalls(absl::UnavailableError("the context was moved to other workers; retry"));
   Retire(*move.from);

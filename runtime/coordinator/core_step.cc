@@ -150,7 +150,7 @@ void CoordinatorCore::OnStepDone(WorkerId id, const wire::StepDone& done) {
           absl::Status(status.code(), absl::StrCat(workers_.at(id).label, ": ", status.message()));
     }
     if (status.ok()) {
-      contexts_.at(item.ask.context).kv_bytes[id] = done.items[i].context_kv_bytes;
+      NoteBytes(contexts_.at(item.ask.context), id, done.items[i].context_kv_bytes);
     }
     if (--item.awaited == 0) EndItem(found->first, item, std::exchange(item.status, {}));
   }

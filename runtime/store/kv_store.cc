@@ -21,25 +21,61 @@ absl::Status HeldAlready(ContextId id) {
   return absl::AlreadyExistsError(absl::StrCat("context ", id, " is already held here"));
 }
 
+// What patterns take as text and parsed, by what they take as text.
+constexpr int64_t kPatternFactor = 4;
+
 }  // namespace
+
+int64_t KvStore::Context::layer_bytes() const {
+  constexpr int64_t kDequeBytes = 1024;  // of an empty one, with what malloc adds
+  return static_cast<int64_t>(sizeof(Layer) + sizeof(LayerArenas)) + kDequeBytes +
+         heads.count * static_cast<int64_t>(sizeof(PageArena));
+}
+
+absl::Status KvStore::ReserveTables(Context& context, int64_t bytes) {
+  if (bytes > table_bytes_max_ - table_bytes()) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "table_bytes_max is ", table_bytes_max_, " (an eighth of kv_bytes_limit): ", table_bytes(),
+        " in use by contexts and their layers, ", bytes, " more are needed; release contexts"));
+  }
+  context.table_bytes += bytes;
+  table_bytes_ += bytes;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<KvStore::Layer*> KvStore::MakeLayer(Context& context, int layer) {
+  std::unique_ptr<Layer>& made = context.layers[static_cast<size_t>(layer)];
+  if (made != nullptr) return made.get();
+  ANNULUS_RETURN_IF_ERROR(ReserveTables(context, context.layer_bytes()));
+  const ContextSpec& spec = context.shard.spec;
+  auto arenas = std::make_shared<LayerArenas>(space_);
+  for (int head = 0; head < context.heads.count; ++head) {
+    arenas->by_head.emplace_back(static_cast<size_t>(PageBytes(spec)), &arenas->memory, &kv_bytes_);
+  }
+  made.reset(new Layer{.pages = PageTable(spec, context.heads, std::move(arenas))});
+  return made.get();
+}
+
+LayerState KvStore::StateOf(const Layer* layer) {
+  if (layer == nullptr) return {};
+  return {layer->tokens, layer->horizon, layer->last, layer->last_tokens};
+}
 
 absl::Status KvStore::Open(ContextId id, const ContextSpec& spec, int world, int rank) {
   ANNULUS_RETURN_IF_ERROR(ValidateSpec(spec));
   if (contexts_.contains(id)) return HeldAlready(id);
   ANNULUS_ASSIGN_OR_RETURN(Retention retention, Retention::Of(spec));
-  const HeadRange heads = LayoutOf(spec, world, 0).KvHeads(rank);
   auto context = std::make_unique<Context>();
   context->shard = {spec, world, rank};
+  context->heads = LayoutOf(spec, world, 0).KvHeads(rank);
   context->retention = std::make_shared<const Retention>(std::move(retention));
-  context->layers.reserve(static_cast<size_t>(spec.layers));
-  for (int layer = 0; layer < spec.layers; ++layer) {
-    auto arenas = std::make_shared<LayerArenas>(space_);
-    for (int head = 0; head < heads.count; ++head) {
-      arenas->by_head.emplace_back(static_cast<size_t>(PageBytes(spec)), &arenas->memory,
-                                   &kv_bytes_);
-    }
-    context->layers.push_back({.pages = PageTable(spec, heads, std::move(arenas))});
+  context->layers.resize(static_cast<size_t>(spec.layers));
+  int64_t bytes = static_cast<int64_t>(sizeof(Context) + sizeof(Retention)) +
+                  spec.layers * static_cast<int64_t>(sizeof(std::unique_ptr<Layer>));
+  for (const std::string& pattern : spec.patterns) {
+    bytes += kPatternFactor * static_cast<int64_t>(sizeof(Pattern) + pattern.size());
   }
+  ANNULUS_RETURN_IF_ERROR(ReserveTables(*context, bytes));
   contexts_.emplace(id, std::move(context));
   ++contexts_count_;
   return absl::OkStatus();
@@ -56,16 +92,24 @@ absl::Status KvStore::Fork(ContextId parent_id, ContextId id, const std::vector<
                                                       parent.layers.size()));
   }
   for (size_t layer = 0; layer < tokens.size(); ++layer) {
-    if (tokens[layer] < 0 || tokens[layer] > parent.layers[layer].tokens) {
+    const int64_t held = StateOf(parent.layers[layer].get()).tokens;
+    if (tokens[layer] < 0 || tokens[layer] > held) {
       return absl::FailedPreconditionError(absl::StrCat("fork at ", tokens[layer], ", but layer ",
                                                         layer, " of context ", parent_id, " holds ",
-                                                        parent.layers[layer].tokens, " tokens"));
+                                                        held, " tokens"));
     }
   }
-  auto context = std::make_unique<Context>(parent);
-  for (size_t layer = 0; layer < tokens.size(); ++layer) {
-    Cut(context->layers[layer], tokens[layer]);
-    context->layers[layer].last.key = {};  // keys are of one context
+  auto context = std::make_unique<Context>();
+  context->shard = parent.shard;
+  context->heads = parent.heads;
+  context->retention = parent.retention;
+  context->layers.resize(tokens.size());
+  ANNULUS_RETURN_IF_ERROR(ReserveTables(*context, parent.table_bytes));
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (parent.layers[i] == nullptr) continue;
+    context->layers[i] = std::make_unique<Layer>(*parent.layers[i]);
+    Cut(*context->layers[i], tokens[i]);
+    context->layers[i]->last.key = {};  // keys are of one context
   }
   contexts_.emplace(id, std::move(context));
   ++contexts_count_;
@@ -80,7 +124,7 @@ absl::StatusOr<KvStore::Layer*> KvStore::FindLayer(ContextId id, int layer, Cont
     return absl::InvalidArgumentError(
         absl::StrCat("layer is ", layer, ", expected below ", (*context)->shard.spec.layers));
   }
-  return &(*context)->layers[static_cast<size_t>(layer)];
+  return (*context)->layers[static_cast<size_t>(layer)].get();
 }
 
 absl::StatusOr<int64_t> KvStore::Reserve(const Context& context, const Layer& layer,
@@ -112,9 +156,9 @@ absl::Status KvStore::Append(ContextId id, int layer_index, TokenRange tokens,
     return absl::InvalidArgumentError(
         absl::StrCat("tokens [", tokens.begin, ", ", tokens.end, ") are outside the context"));
   }
-  if (tokens.begin > layer->tokens) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "append at ", tokens.begin, " leaves a gap: ", layer->tokens, " tokens are stored"));
+  if (tokens.begin > StateOf(layer).tokens) {
+    return absl::FailedPreconditionError(absl::StrCat("append at ", tokens.begin, " leaves a gap: ",
+                                                      StateOf(layer).tokens, " tokens are stored"));
   }
   const Layout layout = LayoutOf(spec, context->shard.world, tokens.end);
   const int64_t expected = AppendBytes(spec, layout, context->shard.rank, tokens);
@@ -122,6 +166,7 @@ absl::Status KvStore::Append(ContextId id, int layer_index, TokenRange tokens,
     return absl::DataLossError(
         absl::StrCat("append brought ", packed.size(), " bytes, expected ", expected));
   }
+  ANNULUS_ASSIGN_OR_RETURN(layer, MakeLayer(*context, layer_index));
   Cut(*layer, tokens.begin);
   LetGo(*context, layer_index, horizon.value_or(HorizonOf(tokens.begin)), *layer);
   ANNULUS_ASSIGN_OR_RETURN(const int64_t pages, Reserve(*context, *layer, layout, tokens));
@@ -142,10 +187,10 @@ absl::Status KvStore::Append(ContextId id, int layer_index, TokenRange tokens,
 absl::Status KvStore::Read(ContextId id, int layer_index, TokenRange tokens, std::byte* to) {
   Context* context = nullptr;
   ANNULUS_ASSIGN_OR_RETURN(const Layer* layer, FindLayer(id, layer_index, &context));
-  if (tokens.end > layer->tokens) {
+  if (tokens.end > StateOf(layer).tokens || layer == nullptr) {
     return absl::FailedPreconditionError(absl::StrCat("tokens up to ", tokens.end,
                                                       " are asked for, but layer ", layer_index,
-                                                      " holds ", layer->tokens));
+                                                      " holds ", StateOf(layer).tokens));
   }
   const ContextSpec& spec = context->shard.spec;
   const HeadRange heads = layer->pages.heads();
@@ -184,6 +229,7 @@ void KvStore::Cut(Layer& layer, int64_t tokens) {
 absl::Status KvStore::Trim(ContextId id, int layer_index, int64_t tokens) {
   Context* context = nullptr;
   ANNULUS_ASSIGN_OR_RETURN(Layer * layer, FindLayer(id, layer_index, &context));
+  if (layer == nullptr) return absl::OkStatus();
   Cut(*layer, tokens);
   if (layer->last_tokens.end > tokens) layer->last.key = {};
   return absl::OkStatus();
@@ -192,18 +238,21 @@ absl::Status KvStore::Trim(ContextId id, int layer_index, int64_t tokens) {
 absl::Status KvStore::GoBack(ContextId id, const std::vector<LayerState>& layers) {
   const auto found = contexts_.find(id);
   if (found == contexts_.end()) return NoContext(id);
-  std::vector<Layer>& stored = found->second->layers;
+  Context& context = *found->second;
+  const auto& stored = context.layers;
   const bool is_part =
       std::equal(layers.begin(), layers.end(), stored.begin(), stored.end(),
-                 [](const LayerState& a, const Layer& b) { return a.tokens <= b.tokens; });
+                 [](const auto& a, const auto& b) { return a.tokens <= StateOf(b.get()).tokens; });
   if (!is_part) {
     return absl::FailedPreconditionError(absl::StrCat("context ", id, " has other layers"));
   }
   for (size_t i = 0; i < layers.size(); ++i) {
-    Cut(stored[i], layers[i].tokens);
-    LetGo(*found->second, static_cast<int>(i), layers[i].horizon, stored[i]);
-    stored[i].last = layers[i].last;
-    stored[i].last_tokens = layers[i].last_tokens;
+    if (stored[i] == nullptr && layers[i] == LayerState{}) continue;
+    ANNULUS_ASSIGN_OR_RETURN(Layer * layer, MakeLayer(context, static_cast<int>(i)));
+    Cut(*layer, layers[i].tokens);
+    LetGo(context, static_cast<int>(i), layers[i].horizon, *layer);
+    layer->last = layers[i].last;
+    layer->last_tokens = layers[i].last_tokens;
   }
   return absl::OkStatus();
 }
@@ -211,12 +260,17 @@ absl::Status KvStore::GoBack(ContextId id, const std::vector<LayerState>& layers
 absl::Status KvStore::Truncate(ContextId id, int64_t tokens) {
   const auto found = contexts_.find(id);
   if (found == contexts_.end()) return NoContext(id);
-  for (Layer& layer : found->second->layers) Cut(layer, tokens);
+  for (const auto& layer : found->second->layers) {
+    if (layer != nullptr) Cut(*layer, tokens);
+  }
   return absl::OkStatus();
 }
 
 absl::Status KvStore::Release(ContextId id) {
-  if (contexts_.erase(id) == 0) return NoContext(id);
+  const auto found = contexts_.find(id);
+  if (found == contexts_.end()) return NoContext(id);
+  table_bytes_ -= found->second->table_bytes;
+  contexts_.erase(found);
   --contexts_count_;
   return absl::OkStatus();
 }
@@ -224,9 +278,10 @@ absl::Status KvStore::Release(ContextId id) {
 absl::StatusOr<const KvTable*> KvStore::Table(ContextId id, int layer_index, int64_t kv_tokens) {
   Context* context = nullptr;
   ANNULUS_ASSIGN_OR_RETURN(Layer * layer, FindLayer(id, layer_index, &context));
-  if (kv_tokens < 1 || kv_tokens > layer->tokens) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "kv_len is ", kv_tokens, ", but layer ", layer_index, " holds ", layer->tokens, " tokens"));
+  if (kv_tokens < 1 || kv_tokens > StateOf(layer).tokens) {
+    return absl::FailedPreconditionError(absl::StrCat("kv_len is ", kv_tokens, ", but layer ",
+                                                      layer_index, " holds ", StateOf(layer).tokens,
+                                                      " tokens"));
   }
   return &layer->pages.kv();
 }
@@ -245,6 +300,7 @@ absl::Status KvStore::Verify(ContextId id, int layer_index, HeadRange kv_heads,
                              const BlockSet& blocks) {
   Context* context = nullptr;
   ANNULUS_ASSIGN_OR_RETURN(const Layer* layer, FindLayer(id, layer_index, &context));
+  if (layer == nullptr) return absl::OkStatus();
   const HeadRange heads = layer->pages.heads();
   const auto page_bytes = static_cast<size_t>(PageBytes(context->shard.spec));
   const int64_t blocks_stored = BlocksOf(layer->tokens);
@@ -279,9 +335,7 @@ std::vector<ContextId> KvStore::ContextIds() const {
 
 std::vector<LayerState> KvStore::Layers(ContextId id) const {
   std::vector<LayerState> layers;
-  for (const Layer& layer : contexts_.at(id)->layers) {
-    layers.push_back({layer.tokens, layer.horizon, layer.last, layer.last_tokens});
-  }
+  for (const auto& layer : contexts_.at(id)->layers) layers.push_back(StateOf(layer.get()));
   return layers;
 }
 
@@ -289,7 +343,9 @@ int64_t KvStore::ContextBytes(ContextId id) const {
   const auto found = contexts_.find(id);
   if (found == contexts_.end()) return 0;
   int64_t pages = 0;
-  for (const Layer& layer : found->second->layers) pages += layer.pages.pages_held();
+  for (const auto& layer : found->second->layers) {
+    if (layer != nullptr) pages += layer->pages.pages_held();
+  }
   return pages * PageBytes(found->second->shard.spec);
 }
 

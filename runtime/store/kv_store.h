@@ -2,12 +2,15 @@
 //
 // Pages lie in the host's memory or in that of a GPU. Bytes are counted by pages and reserved
 // before anything is stored: an append that does not fit leaves no trace. A page that forks share
-// counts once. A page is sealed with a CRC32C once its block is full, and checked by Verify before
+// counts once. What contexts and their layers take beside pages is counted apart and has a bound of
+// its own (table_bytes_max), an eighth of that of the pages; a layer takes nothing before its first
+// token. A page is sealed with a CRC32C once its block is full, and checked by Verify before
 // it leaves the worker. Pages are zeroed when they are freed. A KV-efficient context lets go of
 // pages as it grows (retention.h). Thread-compatible (one engine thread owns it); the counters of
 // bytes and contexts are thread-safe.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <map>
@@ -31,16 +34,19 @@ class KvStore {
  public:
   // Pages lie in `space`, which outlives this.
   explicit KvStore(int64_t kv_bytes_limit, MemorySpace& space = HostMemory())
-      : kv_bytes_limit_(kv_bytes_limit), space_(space) {}
+      : kv_bytes_limit_(kv_bytes_limit),
+        table_bytes_max_(std::max(kTableBytesMin, kv_bytes_limit / 8)),
+        space_(space) {}
 
-  // A context of which this worker is `rank` of `world`. ALREADY_EXISTS if it is open.
+  // A context of which this worker is `rank` of `world`. ALREADY_EXISTS if it is open,
+  // RESOURCE_EXHAUSTED names table_bytes_max.
   absl::Status Open(ContextId id, const ContextSpec& spec, int world, int rank);
 
   // Stores this rank's part of the layer's tokens; what was there from tokens.begin on is
   // overwritten. `packed` is what PackAppend made. The layer's horizon is then that of
   // tokens.begin, unless another is named. NOT_FOUND for an unknown context, RESOURCE_EXHAUSTED
-  // names kv_bytes_limit or says that the memory itself is full, DATA_LOSS if `packed` has another
-  // size, FAILED_PRECONDITION for a gap.
+  // names kv_bytes_limit or table_bytes_max or says that the memory itself is full, DATA_LOSS if
+  // `packed` has another size, FAILED_PRECONDITION for a gap.
   absl::Status Append(ContextId id, int layer, TokenRange tokens,
                       absl::Span<const std::byte> packed, const AppendMark& mark = {},
                       std::optional<int64_t> horizon = {});
@@ -59,8 +65,8 @@ class KvStore {
   absl::Status Truncate(ContextId id, int64_t tokens);
 
   // A context that begins as `parent`, with the first tokens[layer] of each layer. Takes no bytes:
-  // pages are shared until one of the two writes. NOT_FOUND, ALREADY_EXISTS, or FAILED_PRECONDITION
-  // where the parent has fewer tokens.
+  // pages are shared until one of the two writes. NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION
+  // where the parent has fewer tokens, or RESOURCE_EXHAUSTED as Open.
   absl::Status Fork(ContextId parent, ContextId id, const std::vector<int64_t>& tokens);
 
   // Frees all of a context.
@@ -92,6 +98,8 @@ class KvStore {
   int64_t ContextBytes(ContextId id) const;
   int64_t kv_bytes() const { return kv_bytes_.load(std::memory_order_relaxed); }
   int64_t kv_bytes_limit() const { return kv_bytes_limit_; }
+  // What contexts and layers take beside pages, about.
+  int64_t table_bytes() const { return table_bytes_.load(std::memory_order_relaxed); }
   int64_t contexts() const { return contexts_count_.load(std::memory_order_relaxed); }
   // That KV-efficient contexts have let go of so far.
   int64_t evicted_bytes() const { return evicted_bytes_.load(std::memory_order_relaxed); }
@@ -106,20 +114,31 @@ class KvStore {
   };
   struct Context {
     Shard shard;
+    HeadRange heads;  // of the rank
     std::shared_ptr<const Retention> retention;
-    std::vector<Layer> layers;
-  };
+    std::vector<std::unique_ptr<Layer>> layers;  // null before the first token
+    int64_t table_bytes = 0;                     // of it all
 
+    int64_t layer_bytes() const;  // of one layer
+  };
+  static constexpr int64_t kTableBytesMin = int64_t{1} << 20;
+
+  // Null for a layer without tokens.
   absl::StatusOr<Layer*> FindLayer(ContextId id, int layer, Context** context);
+  absl::StatusOr<Layer*> MakeLayer(Context& context, int layer);
+  absl::Status ReserveTables(Context& context, int64_t bytes);
   // The pages that an append needs, if there is room for them.
   absl::StatusOr<int64_t> Reserve(const Context& context, const Layer& layer, const Layout& layout,
                                   TokenRange tokens) const;
   void LetGo(const Context& context, int layer, int64_t horizon, Layer& into);
   static void Cut(Layer& layer, int64_t tokens);
+  static LayerState StateOf(const Layer* layer);
 
   const int64_t kv_bytes_limit_;
+  const int64_t table_bytes_max_;
   MemorySpace& space_;
   std::atomic<int64_t> kv_bytes_ = 0;
+  std::atomic<int64_t> table_bytes_ = 0;
   std::atomic<int64_t> contexts_count_ = 0;
   std::atomic<int64_t> evicted_bytes_ = 0;
   std::map<ContextId, std::unique_ptr<Context>> contexts_;

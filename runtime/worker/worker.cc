@@ -265,6 +265,7 @@ WorkerSnapshot Worker::Impl::Snapshot() const {
           .backend = backend_name_,
           .kv_bytes = runner_.store().kv_bytes(),
           .kv_bytes_limit = options_.kv_bytes_limit,
+          .table_bytes = runner_.store().table_bytes(),
           .contexts = runner_.store().contexts(),
           .attends = runner_.attends(),
           .appends = runner_.appends(),

@@ -47,6 +47,7 @@ struct WorkerSnapshot {
   std::string backend;
   int64_t kv_bytes = 0;
   int64_t kv_bytes_limit = 0;
+  int64_t table_bytes = 0;  // of contexts and layers, beside pages
   int64_t contexts = 0;
   uint64_t attends = 0;  // finished, whether well or not
   uint64_t appends = 0;

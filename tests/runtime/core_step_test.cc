@@ -168,7 +168,7 @@ TEST_CASE("Items of a step end for themselves: committed, or taken back everywhe
   CHECK(All<action::Deliver>(actions).size() == 1);
   CHECK(d.Committed(a) == 100);
   actions = AnswerStep(d, 12, call, {absl::OkStatus(), absl::ResourceExhaustedError("full")});
-  CHECK(SentTo<wire::Trim>(actions) == std::vector<PeerId>{11, 12});
+  CHECK(SentTo<wire::Trim>(actions) == std::vector<PeerId>{12, 11});  // b begins at 12
   REQUIRE(FinishIn(actions) != nullptr);
   const std::vector<action::ItemEnd>& ends = FinishIn(actions)->items;
   CHECK(ends[0].status.ok());

@@ -116,11 +116,11 @@ TEST_CASE("An item that fails leaves the others of its batch alone") {
   const ContextId good = service.CreateContext(spec, {})->id;
   const ContextId full = service.CreateContext(spec, {})->id;
   REQUIRE(service.Append(kv.Append(good, 0, 0, 10), {}).ok());
-  REQUIRE(service.Append(kv.Append(full, 0, 0, 6 * 64), {}).ok());
+  REQUIRE(service.Append(kv.Append(full, 0, 0, 7 * 64), {}).ok());
   Tensor q = test::RandomTensor(1, 4, 16, rng);
   Tensor bad_q = test::RandomTensor(1, 4, 16, rng);
   bad_q.f32()[3] = NAN;
-  std::vector<StepRequest> steps = {StepOf(good, kv, 10, q), StepOf(full, kv, 6 * 64, q)};
+  std::vector<StepRequest> steps = {StepOf(good, kv, 10, q), StepOf(full, kv, 7 * 64, q)};
   StepRequest nan = StepOf(good, kv, 10, bad_q);
   nan.k = nan.v = {};
   nan.start = 10;
@@ -135,9 +135,9 @@ TEST_CASE("An item that fails leaves the others of its batch alone") {
   CHECK(absl::IsInvalidArgument(results[2].status()));
   CHECK(absl::IsInvalidArgument(results[3].status()));
   CHECK(service.Describe(good, {})->tokens[0] == 11);
-  CHECK(service.Describe(full, {})->tokens[0] == 6 * 64);
+  CHECK(service.Describe(full, {})->tokens[0] == 7 * 64);
   // What the worker with room had stored of it is gone too.
-  CHECK(service.Attend(AttendOf(full, 6 * 64, q), {}).ok());
+  CHECK(service.Attend(AttendOf(full, 7 * 64, q), {}).ok());
   CHECK(service.Release(good, {}).ok());
   const auto again = service.Step({&steps[1], 1}, {});
   REQUIRE(again[0].ok());

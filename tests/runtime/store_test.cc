@@ -1,8 +1,11 @@
+#include <malloc.h>
+
 #include <algorithm>
 #include <atomic>
 #include <deque>
 #include <set>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/rng.h"
 #include "runtime/store/append_cut.h"
@@ -261,6 +264,41 @@ TEST_CASE("The store refuses what it cannot know") {
   CHECK(absl::IsInvalidArgument(store.Append(1, 2, {0, 1}, Buffer())));
   CHECK(absl::IsInvalidArgument(store.Append(1, 0, {5, 5}, Buffer())));
   CHECK(absl::IsDataLoss(store.Append(1, 0, {0, 1}, Buffer(3))));
+}
+
+TEST_CASE("Layers without tokens take no memory, and others are counted and bounded") {
+  ContextSpec spec;
+  spec.layers = 1024;
+  spec.heads = spec.kv_heads = 2;
+  spec.head_dim = spec.v_head_dim = 8;
+  constexpr int64_t kLimit = int64_t{256} << 20;
+  KvStore store(kLimit);
+  const auto in_use = [] { return static_cast<int64_t>(mallinfo2().uordblks); };
+  const int64_t before = in_use();
+  for (ContextId id = 1; id <= 500; ++id) REQUIRE(store.Open(id, spec, 1, 0).ok());
+  const int64_t empty = in_use() - before;
+  CHECK(empty < int64_t{8} << 20);
+  CHECK(store.kv_bytes() == 0);
+  CHECK(store.table_bytes() > empty / 2);
+
+  // One page for each head of each layer, until the bound of what is no page is met.
+  Rng rng(5);
+  const LayerKv kv(spec, 1, rng);
+  const Buffer rows = Pack(spec, 1, 0, kv, {0, 1});
+  absl::Status status;
+  int64_t layers = 0;
+  for (ContextId id = 1; id <= 500 && status.ok(); ++id) {
+    for (int layer = 0; layer < spec.layers && status.ok(); ++layer) {
+      status = store.Append(id, layer, {0, 1}, rows.span());
+      layers += status.ok();
+    }
+  }
+  CHECK(absl::IsResourceExhausted(status));
+  CHECK(absl::StrContains(status.message(), "table_bytes_max is 33554432"));
+  CHECK(store.table_bytes() <= kLimit / 8);
+  CHECK(layers > 5000);
+  for (ContextId id = 1; id <= 500; ++id) REQUIRE(store.Release(id).ok());
+  CHECK(store.table_bytes() == 0);
 }
 
 }  // namespace
