@@ -7,52 +7,69 @@
 namespace annulus::cuda {
 namespace {
 
-// Until when the last of `slots` is busy, if each takes the largest part left.
-int64_t Makespan(const std::vector<int64_t>& sizes, int64_t most, int slots, int64_t overhead) {
-  std::vector<int64_t> parts;
+// When each slot is free; the soonest is taken.
+class Ends {
+ public:
+  explicit Ends(int slots) : ends_(static_cast<size_t>(slots), 0) {}
+
+  int64_t Soonest() const { return ends_.front(); }
+  void Take(int64_t time) {
+    std::pop_heap(ends_.begin(), ends_.end(), std::greater<>());
+    ends_.back() += time;
+    last_ = std::max(last_, ends_.back());
+    std::push_heap(ends_.begin(), ends_.end(), std::greater<>());
+  }
+  int64_t last() const { return last_; }
+
+ private:
+  std::vector<int64_t> ends_;  // a heap, the soonest first
+  int64_t last_ = 0;
+};
+
+std::vector<Part> Whole(const std::vector<int64_t>& sizes) {
+  std::vector<Part> parts;
   parts.reserve(sizes.size());
-  for (const int64_t size : sizes) {
-    const int64_t count = PartCount(size, most);
-    for (int64_t i = 0; i < count; ++i) {
-      parts.push_back(PartBegin(size, count, i + 1) - PartBegin(size, count, i) + overhead);
-    }
-  }
-  std::sort(parts.begin(), parts.end(), std::greater<>());
-  // A heap whose first entry is the slot that is free soonest.
-  std::vector<int64_t> ends(static_cast<size_t>(slots), 0);
-  int64_t last = 0;
-  for (const int64_t part : parts) {
-    std::pop_heap(ends.begin(), ends.end(), std::greater<>());
-    ends.back() += part;
-    last = std::max(last, ends.back());
-    std::push_heap(ends.begin(), ends.end(), std::greater<>());
-  }
-  return last;
+  for (size_t i = 0; i < sizes.size(); ++i) parts.push_back({i, 0, sizes[i]});
+  return parts;
+}
+
+bool WholeIsGood(const std::vector<int64_t>& sizes, int slots, int64_t overhead, int64_t even) {
+  const int64_t enough = even * 102 / 100;
+  const int64_t longest = *std::max_element(sizes.begin(), sizes.end());
+  // Whoever ends last began before the others ran out of work. This spares long lists the rest.
+  if (even + longest + overhead <= enough) return true;
+  Ends ends(slots);
+  for (const int64_t size : sizes) ends.Take(size + overhead);
+  return ends.last() <= enough;
 }
 
 }  // namespace
 
-int64_t LargestPart(const std::vector<int64_t>& sizes, int slots, int64_t overhead, int64_t least) {
-  if (sizes.empty()) return least;
+std::vector<Part> CutForSlots(const std::vector<int64_t>& sizes, int slots, int64_t overhead,
+                              int64_t least) {
+  if (sizes.empty()) return {};
   const auto count = static_cast<int64_t>(sizes.size());
   const int64_t total = std::accumulate(sizes.begin(), sizes.end(), overhead * count);
-  const int64_t longest = *std::max_element(sizes.begin(), sizes.end());
-  const int64_t enough = (total / slots + 1) * 102 / 100;
-  // Whoever ends last began before the others ran out of work. This spares long lists the search.
-  if (total / slots + longest + overhead <= enough) return longest;
-  // A part that is longer than the whole may take is no use.
-  int64_t most = std::max(least, std::min(longest, enough));
-  int64_t best = most;
-  for (int64_t best_end = Makespan(sizes, most, slots, overhead);
-       best_end > enough && most > least;) {
-    most = std::max(least, (most + 1) / 2);
-    const int64_t end = Makespan(sizes, most, slots, overhead);
-    if (end < best_end) {
-      best_end = end;
-      best = most;
+  int64_t even = total / slots + 1;
+  if (WholeIsGood(sizes, slots, overhead, even)) return Whole(sizes);
+  even += 2 * overhead;  // of the parts that cuts add
+  std::vector<Part> parts;
+  Ends ends(slots);
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    for (int64_t begin = 0; begin < sizes[i];) {
+      const int64_t left = sizes[i] - begin;
+      int64_t room = even - ends.Soonest() - overhead;
+      if (room < least) {  // in no slot there is more
+        even += least - room;
+        room = least;
+      }
+      const int64_t size = left <= room + least / 2 ? left : room;
+      parts.push_back({i, begin, size});
+      ends.Take(size + overhead);
+      begin += size;
     }
   }
-  return best;
+  return parts;
 }
 
 }  // namespace annulus::cuda

@@ -13,7 +13,7 @@ inline constexpr int kBlockKeys = 64;    // keys of one KV block
 inline constexpr int kPanelRows = 64;    // query rows of one half of a panel's tile
 inline constexpr int kHalves = 4;        // of a tile, at most
 inline constexpr int kStreamRows = 16;   // query rows of a stream's tile
-inline constexpr int kRowStrides = 4;    // of one batch's pages, for kPanel90
+inline constexpr int kRowStrides = 6;    // of one batch's pages and queries, for kPanel90
 inline constexpr int kHeadDimMax = 256;  // and a multiple of 8
 
 enum class Format : int { kF32, kF16, kBF16 };
@@ -121,7 +121,7 @@ struct Work {
   const volatile int* stop = nullptr;  // others set it to 1: end soon; may be null
   // Of kPanel90: which segment is next, and how many thread blocks have left, 0 between launches.
   uint32_t* counters = nullptr;
-  int32_t row_strides[kRowStrides] = {};  // that pages have, in elements; 0: no more
+  int32_t row_strides[kRowStrides] = {};  // of pages and queries, in elements; 0: no more
 };
 
 // Which kernel does a tile.

@@ -15,8 +15,10 @@ constexpr int64_t kLaneBlocksMin = 8;
 constexpr int64_t kSegmentCost = 4;
 // The cores of a GPU that compute at once share its L2: the keys that they read should fit in.
 constexpr int64_t kSectionBytes = int64_t{32} << 20;
-// Panels are cut at most so far that there are so many of them for each thread block.
-constexpr int64_t kPanelWaves = 8;
+// Tiles of one section for each thread block, at least.
+constexpr int64_t kSectionWaves = 8;
+// Elements; the copy engine's own bound is far beyond.
+constexpr int64_t kRowStrideMax = 1 << 24;
 // Blocks that one more segment of a panel costs.
 constexpr int64_t kPanelSegmentCost = 2;
 
@@ -59,6 +61,7 @@ void WorkList::Make(absl::Span<const AttendArgs> batch, const Slots& slots) {
   for (problem_ = 0; problem_ < std::ssize(batch); ++problem_) {
     AddProblem(batch[static_cast<size_t>(problem_)], slots);
   }
+  next_state_.assign(tiles_.size(), 0);
   for (Group& group : groups_) {
     group.launch.slots = slots.Of(group.launch.kernel, group.launch.dim);
     if (group.launch.kernel == Kernel::kStream) {
@@ -75,7 +78,18 @@ Kernel WorkList::PanelFor(const AttendArgs& args, const Slots& slots) {
   const KvTable& kv = *args.kv;
   const bool served = kv.head_dim() == kv.v_head_dim() && kv.head_dim() == DimOf(kv) &&
                       slots.Of(Kernel::kPanel90, kv.head_dim()) != 0 && OnMatrixUnits(args);
-  return served && AddRowStrides(kv) ? Kernel::kPanel90 : Kernel::kPanel;
+  if (!served || !AddRowStrides(kv)) return Kernel::kPanel;
+  // Queries that the copy engine cannot read are copied by threads.
+  const int64_t stride =
+      args.memory == MemoryKind::kHost ? args.q.heads * args.q.dim : args.q.token_stride;
+  const bool aligned = stride % 8 == 0 && args.q.head_stride % 8 == 0 && stride >= args.q.dim &&
+                       stride <= kRowStrideMax;
+  const auto end = row_strides_.end();
+  if (aligned && row_strides_.size() < kRowStrides &&
+      std::find(row_strides_.begin(), end, static_cast<int32_t>(stride)) == end) {
+    row_strides_.push_back(static_cast<int32_t>(stride));
+  }
+  return Kernel::kPanel90;
 }
 
 // Whether there is room for the strides of all pages of the table.
@@ -89,7 +103,7 @@ bool WorkList::AddRowStrides(const KvTable& kv) {
       return true;
     }
     // The copy engine counts in 16 bytes.
-    if (stride < kv.head_dim() || stride % 8 != 0) return false;
+    if (stride < kv.head_dim() || stride % 8 != 0 || stride > kRowStrideMax) return false;
     row_strides_.push_back(stride);
     return row_strides_.size() <= kRowStrides;
   };
@@ -216,21 +230,25 @@ void WorkList::AddSegment(int32_t tile, int64_t block_first, int64_t blocks) {
   ++tiles_[static_cast<size_t>(tile)].segments;
 }
 
-// Gives the segments from `segment_first` on, whose tiles have several, room for their results.
+// Gives the segments from `segment_first` on, whose tiles have several, room for their results:
+// those of a tile one after the other.
 void WorkList::KeepStates(size_t segment_first) {
   for (size_t i = segment_first; i < segments_.size(); ++i) {
     Segment& segment = segments_[i];
     Tile& tile = tiles_[static_cast<size_t>(segment.tile)];
     if (tile.segments == 1) continue;
+    const KvTable& kv = *batch_[static_cast<size_t>(tile.problem)].kv;
     const int rows = RowsOf(tile);
-    segment.state = state_floats_;
+    const int64_t floats = int64_t{rows} * (2 + kv.v_head_dim());
+    int64_t& next = next_state_[static_cast<size_t>(segment.tile)];
     if (segment.block_first == 0) {
-      tile.state_first = state_floats_;
+      tile.state_first = next = state_floats_;
+      state_floats_ += tile.segments * floats;
       split_tiles_.push_back(segment.tile);
       split_rows_max_ = std::max(split_rows_max_, rows);
     }
-    const KvTable& kv = *batch_[static_cast<size_t>(tile.problem)].kv;
-    state_floats_ += int64_t{rows} * (2 + kv.v_head_dim());
+    segment.state = next;
+    next += floats;
   }
 }
 
@@ -265,7 +283,7 @@ std::vector<int> WorkList::SectionsOf(const Group& group) const {
     for (int h = 0; h < kv.kv_heads(); ++h) {
       Head& head = heads[first[problem] + static_cast<size_t>(h)];
       if (head.tiles == 0) continue;
-      if (tiles >= kPanelWaves * group.launch.slots && bytes + own > kSectionBytes) {
+      if (tiles >= kSectionWaves * group.launch.slots && bytes + own > kSectionBytes) {
         ++section;
         tiles = bytes = 0;
       }
@@ -275,7 +293,7 @@ std::vector<int> WorkList::SectionsOf(const Group& group) const {
     }
   }
   // A last section of few tiles would end as unevenly as a short launch.
-  const bool join = tiles < kPanelWaves * group.launch.slots;
+  const bool join = tiles < kSectionWaves * group.launch.slots;
   std::vector<int> sections(tiles_.size());
   for (const int32_t t : group.tiles) {
     const int own = heads[index(t)].section;
@@ -285,33 +303,22 @@ std::vector<int> WorkList::SectionsOf(const Group& group) const {
 }
 
 void WorkList::Cut(Group* group) {
-  std::vector<int64_t> sizes;
-  int64_t total = 0;
-  for (const int32_t t : group->tiles) {
-    sizes.push_back(tile_blocks_[static_cast<size_t>(t)]);
-    total += sizes.back();
-  }
-  const int slots = group->launch.slots;
-  const int64_t waves = kPanelWaves * slots;
-  const int64_t least = std::max(kPanelBlocksMin, (total + waves - 1) / waves);
-  const int64_t most = LargestPart(sizes, slots, kPanelSegmentCost, least);
-  const size_t first = segments_.size();
-  for (size_t i = 0; i < sizes.size(); ++i) {
-    const int64_t parts = PartCount(sizes[i], most);
-    for (int64_t part = 0; part < parts; ++part) {
-      const int64_t begin = PartBegin(sizes[i], parts, part);
-      AddSegment(group->tiles[i], begin, PartBegin(sizes[i], parts, part + 1) - begin);
-    }
-  }
-  KeepStates(first);
   // Most work first, so that all end together. Neighbours share keys.
   const std::vector<int> sections = SectionsOf(*group);
-  const auto section = [&](const Segment& s) { return sections[static_cast<size_t>(s.tile)]; };
-  std::stable_sort(segments_.begin() + static_cast<int64_t>(first), segments_.end(),
-                   [&](const Segment& a, const Segment& b) {
-                     if (section(a) != section(b)) return section(a) < section(b);
-                     return a.blocks > b.blocks;
-                   });
+  const auto order = [&](int32_t t) {
+    return std::pair(sections[static_cast<size_t>(t)], -tile_blocks_[static_cast<size_t>(t)]);
+  };
+  std::stable_sort(group->tiles.begin(), group->tiles.end(),
+                   [&](int32_t a, int32_t b) { return order(a) < order(b); });
+  std::vector<int64_t> sizes;
+  sizes.reserve(group->tiles.size());
+  for (const int32_t t : group->tiles) sizes.push_back(tile_blocks_[static_cast<size_t>(t)]);
+  const size_t first = segments_.size();
+  for (const Part& part :
+       CutForSlots(sizes, group->launch.slots, kPanelSegmentCost, kPanelBlocksMin)) {
+    AddSegment(group->tiles[part.item], part.begin, part.size);
+  }
+  KeepStates(first);
   group->launch.first = static_cast<int>(first);
   group->launch.count = static_cast<int>(segments_.size() - first);
 }

@@ -33,7 +33,8 @@ class WorkList {
   const std::vector<int32_t>& split_tiles() const { return split_tiles_; }
   int split_rows_max() const { return split_rows_max_; }  // of one of them
   int64_t state_floats() const { return state_floats_; }
-  // Of the pages that kPanel90 reads, at most kRowStrides; by problem, whether it reads any.
+  // Of the pages and queries that kPanel90 reads, at most kRowStrides; by problem, whether it reads
+  // any.
   const std::vector<int32_t>& row_strides() const { return row_strides_; }
   bool OnPanel90(size_t problem) const { return on_panel90_[problem]; }
 
@@ -70,6 +71,7 @@ class WorkList {
   std::vector<int32_t> split_tiles_;
   int split_rows_max_ = 0;
   int64_t state_floats_ = 0;
+  std::vector<int64_t> next_state_;  // by tile
   std::vector<int32_t> row_strides_;
   std::vector<bool> on_panel90_;
 

@@ -217,14 +217,18 @@ TEST_CASE("a long context is as many lanes as run at once") {
 
 TEST_CASE("panels are cut only where the longest would end after all others") {
   cuda::WorkList list;
-  for (const char* pattern : {"causal", "full"}) {
-    INFO(pattern);
-    Shapes many(pattern, 16, 16);
-    many.Add(1 << 14, 1 << 14);
-    list.Make(many.batch, SomeSlots());
-    CHECK(CheckSegments(list) == list.tiles().size());
-    CHECK(list.split_tiles().empty());
-  }
+  Shapes causal("causal", 16, 16);
+  causal.Add(1 << 14, 1 << 14);
+  list.Make(causal.batch, SomeSlots());
+  CHECK(CheckSegments(list) == list.tiles().size());
+  CHECK(list.split_tiles().empty());
+  // 2,048 equal tiles on 264 slots: the last wave alone is cut.
+  Shapes full("full", 16, 16);
+  full.Add(1 << 14, 1 << 14);
+  list.Make(full.batch, SomeSlots());
+  CheckSegments(list);
+  CHECK(list.split_tiles().size() > 100);
+  CHECK(list.split_tiles().size() <= 264);
   Shapes few("full", 2, 1);
   few.Add(1 << 16, 64);
   list.Make(few.batch, SomeSlots());
@@ -232,21 +236,13 @@ TEST_CASE("panels are cut only where the longest would end after all others") {
   CHECK(CheckSegments(list) == 32);  // of the smallest size that pays
 }
 
-int64_t End(std::vector<int64_t> sizes, int64_t most, int slots, int64_t overhead) {
-  std::vector<int64_t> parts;
-  for (const int64_t size : sizes) {
-    const int64_t count = cuda::PartCount(size, most);
-    for (int64_t i = 0; i < count; ++i) {
-      parts.push_back(cuda::PartBegin(size, count, i + 1) - cuda::PartBegin(size, count, i));
-    }
-  }
-  std::sort(parts.rbegin(), parts.rend());
+int64_t End(const std::vector<int64_t>& parts, int slots, int64_t overhead) {
   std::vector<int64_t> ends(static_cast<size_t>(slots), 0);
   for (const int64_t part : parts) *std::min_element(ends.begin(), ends.end()) += part + overhead;
   return *std::max_element(ends.begin(), ends.end());
 }
 
-TEST_CASE("parts are as large as they may be for all to end together") {
+TEST_CASE("items are cut so that all slots end together, and no more than that needs") {
   const uint64_t seed = GENERATE(range(1, 80));
   CAPTURE(seed);
   Rng rng(seed);
@@ -258,16 +254,28 @@ TEST_CASE("parts are as large as they may be for all to end together") {
   for (int64_t i = 0; i < count; ++i) {
     sizes.push_back(rng.Below(9) == 0 ? rng.Between(1, 2000) : rng.Between(1, 60));
   }
-  const int64_t most = cuda::LargestPart(sizes, slots, overhead, least);
+  std::sort(sizes.rbegin(), sizes.rend());
   int64_t total = overhead * count;
   for (const int64_t size : sizes) total += size;
-  const int64_t longest = *std::max_element(sizes.begin(), sizes.end());
-  CHECK(most >= std::min(least, longest));
-  const int64_t enough = (total / slots + 1) * 102 / 100;
-  const int64_t end = End(sizes, most, slots, overhead);
-  const int64_t uncut = End(sizes, longest, slots, overhead);
-  if (uncut <= enough) CHECK(most >= longest);
-  CHECK(end <= std::max(enough, std::min(uncut, End(sizes, least, slots, overhead))));
+  const std::vector<cuda::Part> parts = cuda::CutForSlots(sizes, slots, overhead, least);
+  std::vector<int64_t> in_order;
+  std::vector<int64_t> done(sizes.size(), 0);
+  for (const cuda::Part& part : parts) {
+    REQUIRE(part.begin == done[part.item]);
+    REQUIRE(part.size > 0);
+    if (part.size != sizes[part.item]) REQUIRE(part.size >= std::max<int64_t>(1, least / 2));
+    done[part.item] += part.size;
+    in_order.push_back(part.size);
+  }
+  CHECK(done == sizes);
+  const int64_t even = total / slots + 1;
+  const int64_t end = End(in_order, slots, overhead);
+  const int64_t uncut = End(sizes, slots, overhead);
+  if (uncut <= even * 102 / 100) CHECK(parts.size() == sizes.size());
+  const auto cuts = static_cast<int64_t>(parts.size() - sizes.size());
+  CHECK(cuts <= slots + total / std::max<int64_t>(least, 1));
+  CHECK(end <=
+        std::max(even * 102 / 100, even + 2 * overhead + cuts * overhead / slots + 2 * least));
 }
 
 }  // namespace

@@ -23,6 +23,9 @@ __global__ void __launch_bounds__(PanelShape<kDim>::kThreads, 1)
   if (threadIdx.x == 0) {
     if (shared % 1024 != 0) __trap();
     InitBarriers(control);
+    for (int h = 0; h < Shape::kHalves; ++h) {
+      control.queries_at[h] = static_cast<uint32_t>(Describe(shared + h * Shape::kBlockBytes, 0));
+    }
   }
   __syncthreads();
   if (warp < 4) {
@@ -32,7 +35,7 @@ __global__ void __launch_bounds__(PanelShape<kDim>::kThreads, 1)
     } else if (warp == 1) {
       TakeTickets(work, first, count, control, lane);
     } else {
-      CopyQueries(control, shared, static_cast<int>(threadIdx.x) - 64);
+      CopyQueries(maps, control, shared, static_cast<int>(threadIdx.x) - 64);
     }
   } else {
     Shape::Budget::TakeMany();

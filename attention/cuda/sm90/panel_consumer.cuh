@@ -63,30 +63,28 @@ __device__ inline void SoftenExactly(float (&s)[8][4], float scale, RowState& st
   }
 }
 
-// The same. kStale: with the maximum as it is known, if no weight becomes too large with it, as
-// good as always; then there is no wait for the largest score. Any maximum gives the same answer:
+// The same with the maximum as it is known, if no weight becomes too large with it, as good as
+// always: then there is no wait for the largest score. Any maximum gives the same answer, since
 // weights keep their relative precision.
-template <typename T, bool kStale, int kTiles>
+template <typename T, int kTiles>
 __device__ inline void SoftenBlock(float (&s)[8][4], float scale, RowState& state,
                                    float (&out)[kTiles][4], uint32_t (&weights)[4][4]) {
   float step[2] = {0, 0};
-  bool exactly = true;
-  if constexpr (kStale) {
 #pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      float e[4];
+  for (int n = 0; n < 8; ++n) {
+    float e[4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        e[i] = Exp2(fmaf(s[n][i], scale, -state.max[i / 2]));
-        step[i / 2] += e[i];
-      }
-      weights[n / 2][n % 2 * 2] = Pack<T>(e[0], e[1]);
-      weights[n / 2][n % 2 * 2 + 1] = Pack<T>(e[2], e[3]);
+    for (int i = 0; i < 4; ++i) {
+      e[i] = Exp2(fmaf(s[n][i], scale, -state.max[i / 2]));
+      step[i / 2] += e[i];
     }
-    // True too where a sum is NaN.
-    exactly = __any_sync(~0u, !(step[0] + step[1] < 32768.0f));
+    weights[n / 2][n % 2 * 2] = Pack<T>(e[0], e[1]);
+    weights[n / 2][n % 2 * 2 + 1] = Pack<T>(e[2], e[3]);
   }
-  if (exactly) SoftenExactly<T>(s, scale, state, out, step, weights);
+  // True too where a sum is NaN: also of a row that has seen nothing, whose maximum is −inf.
+  if (__any_sync(~0u, !(step[0] + step[1] < 32768.0f))) {
+    SoftenExactly<T>(s, scale, state, out, step, weights);
+  }
   state.sum[0] += step[0];
   state.sum[1] += step[1];
 }
@@ -100,7 +98,7 @@ class Consumer {
       : work_(work),
         control_(control),
         half_(half),
-        queries_(Describe(shared + half * Shape::kBlockBytes, 0)),
+        queries_at_(Describe(shared + half * Shape::kBlockBytes, 0)),
         keys_at_(Describe(shared + Shape::kKeysAt, 0)),
         values_at_(Describe(shared + Shape::kValuesAt, kBoxBytes)),
         lane_(threadIdx.x % 32),
@@ -116,8 +114,7 @@ class Consumer {
       if (blocks < 0) return;
       Wait(SharedAddress(&control_.queries_full[half_]), queries.parity);
       DoTile(ticket, blocks);
-      __syncwarp();
-      if (lane_ == 0) Arrive(SharedAddress(&control_.ticket_empty[tickets.stage]));
+      Arrive(SharedAddress(&control_.ticket_empty[tickets.stage]));
       tickets.Next();
       queries.Next();
     }
@@ -131,18 +128,27 @@ class Consumer {
   __device__ void Free(uint64_t& barrier) {
     if (threadIdx.x % kGroupThreads == 0) Arrive(SharedAddress(&barrier));
   }
-
   // What the thread's two rows see of the block whose keys are in the stage at hand.
   struct Seen {
+    bool all;  // the same for all rows of the half
     uint64_t low;
     uint64_t high;
   };
-  __device__ Seen Look(const Ticket& ticket) const {
-    const auto& staged = control_.staged[keys_.stage];
+  __device__ Seen Look(const Ticket& ticket) {
+    int sees = 0;
+    int block = 0;
+    if (lane_ == 0) {
+      sees = control_.staged[seen_.stage].sees[half_];
+      block = control_.staged[seen_.stage].block;
+      Arrive(SharedAddress(&control_.seen_empty[seen_.stage]));
+    }
+    seen_.Next();
+    sees = __shfl_sync(~0u, sees, 0);
+    block = __shfl_sync(~0u, block, 0);
     const Half& half = ticket.tile.half[half_];
-    const uint64_t existing = ExistingKeys(ticket.problem, staged.block);
-    const int sees = staged.sees[half_];
-    return {RowMask(work_, half, sees, row_, existing),
+    const uint64_t existing = ExistingKeys(ticket.problem, block);
+    return {sees == kSeesAll && existing == ~uint64_t{0},
+            RowMask(work_, half, sees, row_, existing),
             RowMask(work_, half, sees, row_ + 8, existing)};
   }
 
@@ -170,6 +176,17 @@ class Consumer {
     End(ticket, state, out);
   }
 
+  // With 16 products, ptxas would keep a description for each of them from step to step, more than
+  // there are uniform registers for, and move them there between the products. So it may not know
+  // that the first is always the same.
+  __device__ uint64_t QueriesAtHand() const {
+    if (kDim < 256) return queries_at_;
+    uint32_t low;
+    asm volatile("ld.volatile.shared.u32 %0, [%1];"
+                 : "=r"(low)
+                 : "r"(SharedAddress(&control_.queries_at[half_])));
+    return (queries_at_ & 0xffffffff00000000ull) | Uniform(low);
+  }
   __device__ uint64_t KeysAtHand() const { return At(keys_at_, keys_.stage); }
   __device__ uint64_t ValuesAtHand() const { return At(values_at_, values_.stage); }
   __device__ static uint64_t At(uint64_t first, uint32_t stage) {
@@ -183,15 +200,19 @@ class Consumer {
     float s[8][4];
     Wait(SharedAddress(&control_.keys_full[keys_.stage]), keys_.parity);
     const Seen seen = Look(ticket);
+    const uint64_t queries = QueriesAtHand();
     FenceProducts();
-    ScoreBlock<T, kDim>(s, queries_, KeysAtHand());
+    ScoreBlock<T, kDim>(s, queries, KeysAtHand());
     CommitProducts();
     WaitForProducts();
     Pin(s);
     Free(control_.keys_empty[keys_.stage]);
     keys_.Next();
     MaskScores<8>(s, seen.low, seen.high, lane_);
-    SoftenBlock<T, false>(s, scale, state, out, weights);
+    float step[2];
+    SoftenExactly<T>(s, scale, state, out, step, weights);
+    state.sum[0] = step[0];
+    state.sum[1] = step[1];
   }
 
   // Each adds the values of the block before and scores its own in one group of products, so that
@@ -205,23 +226,26 @@ class Consumer {
       Wait(SharedAddress(&control_.keys_full[keys_.stage]), keys_.parity);
       Seen seen;
       if constexpr (kMasked) seen = Look(ticket);
+      const uint64_t queries = QueriesAtHand();
       Wait(SharedAddress(&control_.values_full[values_.stage]), values_.parity);
       Pin(out);
       Pin(weights);
       FenceProducts();
       AddBlock<T>(out, weights, ValuesAtHand());
-      ScoreBlock<T, kDim>(s, queries_, KeysAtHand());
+      ScoreBlock<T, kDim>(s, queries, KeysAtHand());
       CommitProducts();
       WaitForProducts();
       Pin(s);
       Pin(out);
       Pin(weights);
       Free(control_.values_empty[values_.stage]);
+      values_.Next();
       Free(control_.keys_empty[keys_.stage]);
       keys_.Next();
-      values_.Next();
-      if constexpr (kMasked) MaskScores<8>(s, seen.low, seen.high, lane_);
-      SoftenBlock<T, !kMasked>(s, scale, state, out, weights);
+      if constexpr (kMasked) {
+        if (!seen.all) MaskScores<8>(s, seen.low, seen.high, lane_);
+      }
+      SoftenBlock<T>(s, scale, state, out, weights);
     }
   }
 
@@ -247,13 +271,14 @@ class Consumer {
   const Work& work_;
   Control<kDim>& control_;
   const int half_;
-  const uint64_t queries_;
+  const uint64_t queries_at_;
   const uint64_t keys_at_;
   const uint64_t values_at_;
   const int lane_;
   const int row_;
   Ring<Shape::kKeyStages> keys_;
   Ring<Shape::kValueStages> values_;
+  Ring<kSeenStages> seen_;
 };
 
 }  // namespace annulus::cuda::sm90

@@ -82,7 +82,7 @@ class BlockWalk {
       BlockPlaces& places = control.places[lane_];
       places.k = PlaceOfRows(page_.k, page_.k_row_stride, special);
       places.v = PlaceOfRows(page_.v, page_.v_row_stride, special);
-      if (at <= ticket_.masked) {
+      if (at < LookedAt(ticket_)) {
         const Cell<kHalves> cell = walk_.template Now<kHalves>();
         SeenBlock<kHalves>& seen = control.seen[lane_];
         seen.block = cell.block;
@@ -104,14 +104,8 @@ class BlockWalk {
 
   __device__ BlockPlace PlaceOfRows(const void* rows, int stride, int32_t special) const {
     if (special != 0) return {{0, 0, 0}, special};
-    int map = 0;
-#pragma unroll
-    for (int i = 1; i < kRowStrides; ++i) {
-      if (maps_.stride[i] == stride) map = i;
-    }
-    return {PlaceAt(reinterpret_cast<uint64_t>(rows), static_cast<uint32_t>(stride) / 8,
-                    maps_.reciprocal[map]),
-            map};
+    const int map = MapOf(maps_, stride);
+    return {PlaceOf(maps_, map, rows), map};
   }
 
   const Work& work_;
@@ -122,6 +116,15 @@ class BlockWalk {
   int block_ = 0;
   Page page_;
 };
+
+template <int kDim>
+__device__ inline void CopyBoxes(uint32_t to, const CUtensorMap* map, Place place,
+                                 uint32_t barrier) {
+#pragma unroll
+  for (int box = 0; box < kDim / 64; ++box, place.column += 64) {
+    CopyBox(to + box * kBoxBytes, map, place, barrier);
+  }
+}
 
 // Copies the rows of a block; completes on the barrier. `value`: 0 for keys, 1 for values.
 template <int kDim>
@@ -135,11 +138,7 @@ __device__ inline void CopyBlock(const BlockPlace& at, const RowMaps& maps, cons
     FenceMap(map);
   }
   ArriveExpecting(barrier, PanelShape<kDim>::kBlockBytes);
-  Place place = at.place;
-#pragma unroll
-  for (int box = 0; box < kDim / 64; ++box, place.column += 64) {
-    CopyBox(to + box * kBoxBytes, map, place, barrier);
-  }
+  CopyBoxes<kDim>(to, map, at.place, barrier);
 }
 
 template <int kDim>
@@ -150,6 +149,7 @@ __device__ inline void CopyBlocks(const Work& work, const RowMaps& maps, Control
   Ring<2> tickets;
   Ring<Shape::kKeyStages> keys;
   Ring<Shape::kValueStages> values;
+  Ring<kSeenStages> seen;
   for (;;) {
     Wait(SharedAddress(&control.ticket_full[tickets.stage]), tickets.parity);
     const Ticket& ticket = control.tickets[tickets.stage];
@@ -159,9 +159,13 @@ __device__ inline void CopyBlocks(const Work& work, const RowMaps& maps, Control
     for (int i = 0; i < blocks; ++i) {
       if (i % kLookahead == 0) walk.Publish(i, control);
       const BlockPlaces& places = control.places[i % kLookahead];
+      if (i < LookedAt(ticket)) {
+        Wait(SharedAddress(&control.seen_empty[seen.stage]), seen.parity ^ 1);
+        if (elected) control.staged[seen.stage] = control.seen[i % kLookahead];
+        seen.Next();
+      }
       Wait(SharedAddress(&control.keys_empty[keys.stage]), keys.parity ^ 1);
       if (elected) {
-        if (i <= ticket.masked) control.staged[keys.stage] = control.seen[i % kLookahead];
         CopyBlock<kDim>(places.k, maps, ticket, 0,
                         shared + Shape::kKeysAt + keys.stage * Shape::kBlockBytes,
                         SharedAddress(&control.keys_full[keys.stage]));
@@ -175,8 +179,7 @@ __device__ inline void CopyBlocks(const Work& work, const RowMaps& maps, Control
       }
       values.Next();
     }
-    __syncwarp();
-    if (lane == 0) Arrive(SharedAddress(&control.ticket_empty[tickets.stage]));
+    Arrive(SharedAddress(&control.ticket_empty[tickets.stage]));
     tickets.Next();
   }
 }
@@ -219,8 +222,10 @@ __device__ inline void PrefetchHalf(const Problem& problem, const Half& half, in
   }
 }
 
+// A half of 64 tokens of one head is a box; others are copied by threads.
 template <int kDim>
-__device__ inline void CopyQueries(Control<kDim>& control, uint32_t shared, int thread) {
+__device__ inline void CopyQueries(const RowMaps& maps, Control<kDim>& control, uint32_t shared,
+                                   int thread) {
   using Shape = PanelShape<kDim>;
   static_assert(32 * kQueryWarps == kPanelRows);
   Ring<2> tickets;
@@ -228,18 +233,34 @@ __device__ inline void CopyQueries(Control<kDim>& control, uint32_t shared, int 
   for (;;) {
     Wait(SharedAddress(&control.ticket_full[tickets.stage]), tickets.parity);
     const Ticket& ticket = control.tickets[tickets.stage];
+    const Problem& problem = ticket.problem;
     if (ticket.blocks < 0) return;
-    for (const Half& half : ticket.tile.half) PrefetchHalf<kDim>(ticket.problem, half, thread);
+    for (const Half& half : ticket.tile.half) PrefetchHalf<kDim>(problem, half, thread);
+    const int map = MapOf(maps, problem.q_token_stride);
     for (int h = 0; h < Shape::kHalves; ++h) {
+      const Half& half = ticket.tile.half[h];
+      const uint32_t to = shared + h * Shape::kBlockBytes;
+      const uint32_t full = SharedAddress(&control.queries_full[h]);
       Wait(SharedAddress(&control.queries_empty[h]), queries.parity ^ 1);
-      CopyHalf<kDim>(ticket.problem, ticket.tile.half[h], shared + h * Shape::kBlockBytes, thread);
-      CommitCopies();
-      WaitForCopies<0>();
-      FenceSharedStores();
-      Arrive(SharedAddress(&control.queries_full[h]));
+      if (map < 0 || half.tokens != kPanelRows) {
+        CopyHalf<kDim>(problem, half, to, thread);
+        CommitCopies();
+        WaitForCopies<0>();
+        FenceSharedStores();
+        Arrive(full);
+      } else if (thread != 0) {
+        Arrive(full);
+      } else {
+        ArriveExpecting(full, Shape::kBlockBytes);
+        CopyBoxes<kDim>(to, &maps.map[map],
+                        PlaceOf(maps, map,
+                                static_cast<const uint16_t*>(problem.q) +
+                                    half.row_first * problem.q_token_stride +
+                                    half.head_first * problem.q_head_stride),
+                        full);
+      }
     }
-    __syncwarp();
-    if (thread % 32 == 0) Arrive(SharedAddress(&control.ticket_empty[tickets.stage]));
+    Arrive(SharedAddress(&control.ticket_empty[tickets.stage]));
     tickets.Next();
     queries.Next();
   }

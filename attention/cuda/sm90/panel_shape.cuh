@@ -19,6 +19,21 @@ struct RowMaps {
   int32_t stride[kRowStrides];  // elements
 };
 
+// Which map has this stride of rows; < 0: none.
+__device__ inline int MapOf(const RowMaps& maps, int64_t stride) {
+  int map = -1;
+#pragma unroll
+  for (int i = 0; i < kRowStrides; ++i) {
+    if (maps.stride[i] == stride) map = i;
+  }
+  return map;
+}
+
+__device__ inline Place PlaceOf(const RowMaps& maps, int map, const void* rows) {
+  return PlaceAt(reinterpret_cast<uint64_t>(rows),
+                 static_cast<uint32_t>(maps.stride[map]) * 2 / kPitchUnit, maps.reciprocal[map]);
+}
+
 template <int kDim>
 struct PanelShape {
   static constexpr int kHalves = HalvesOf(Kernel::kPanel90, kDim);
@@ -66,6 +81,11 @@ struct alignas(16) SeenBlock {
 };
 
 inline constexpr int kLookahead = 32;  // blocks whose places are known, one by lane
+inline constexpr int kSeenStages = 4;
+// So many of a ticket's first blocks are looked at in how they are seen.
+__device__ inline int LookedAt(const Ticket& ticket) {
+  return max(ticket.masked, 1);
+}
 
 template <int kDim>
 struct Control {
@@ -73,11 +93,13 @@ struct Control {
   Ticket tickets[2];
   BlockPlaces places[kLookahead];
   SeenBlock<Shape::kHalves> seen[kLookahead];
-  SeenBlock<Shape::kHalves> staged[Shape::kKeyStages];  // beside the keys that they are of
+  SeenBlock<Shape::kHalves> staged[kSeenStages];  // there as soon as the keys are
+  uint32_t queries_at[Shape::kHalves];            // description of each half's, lower word
   uint64_t ticket_full[2];
   uint64_t ticket_empty[2];
   uint64_t queries_full[Shape::kHalves];
   uint64_t queries_empty[Shape::kHalves];
+  uint64_t seen_empty[kSeenStages];
   uint64_t keys_full[Shape::kKeyStages];
   uint64_t keys_empty[Shape::kKeyStages];
   uint64_t values_full[Shape::kValueStages];
@@ -95,7 +117,7 @@ __device__ inline void InitBarriers(Control<kDim>& control) {
   };
   for (int i = 0; i < 2; ++i) {
     init(control.ticket_full[i], 32);
-    init(control.ticket_empty[i], 1 + kQueryWarps + 4 * Shape::kHalves);
+    init(control.ticket_empty[i], 32 * (1 + kQueryWarps) + kGroupThreads * Shape::kHalves);
   }
   for (int i = 0; i < Shape::kHalves; ++i) {
     init(control.queries_full[i], 32 * kQueryWarps);
@@ -105,6 +127,7 @@ __device__ inline void InitBarriers(Control<kDim>& control) {
     init(control.keys_full[i], 1);
     init(control.keys_empty[i], Shape::kHalves);
   }
+  for (int i = 0; i < kSeenStages; ++i) init(control.seen_empty[i], 4 * Shape::kHalves);
   for (int i = 0; i < Shape::kValueStages; ++i) {
     init(control.values_full[i], 1);
     init(control.values_empty[i], Shape::kHalves);
