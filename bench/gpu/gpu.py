@@ -61,7 +61,9 @@ class Meter:
 
     def watch(self):
         while not self.over.wait(0.01):
-            self.samples.append((self.nvml.nvmlDeviceGetPowerUsage(self.gpu) / 1e3,
+            power = self.nvml.nvmlDeviceGetFieldValues(
+                self.gpu, [self.nvml.NVML_FI_DEV_POWER_INSTANT])[0].value.uiVal
+            self.samples.append((power / 1e3,
                                  self.nvml.nvmlDeviceGetClockInfo(self.gpu, self.nvml.NVML_CLOCK_SM)))
 
     def __exit__(self, *error):
