@@ -6,7 +6,6 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "base/check.h"
 
 namespace annulus {
 namespace {
@@ -54,7 +53,7 @@ absl::string_view Name(DType dtype) {
     case DType::kBF16:
       return "bf16";
   }
-  ANNULUS_CHECK(false);
+  return "unknown";
 }
 
 absl::StatusOr<DType> ParseDType(absl::string_view text) {

@@ -16,7 +16,12 @@ constexpr size_t SizeOf(DType dtype) {
   return dtype == DType::kF32 ? 4 : 2;
 }
 
-// "f32", "f16", "bf16".
+// Whether it is one of them: a caller's may be any number.
+constexpr bool IsKnown(DType dtype) {
+  return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
+}
+
+// "f32", "f16", "bf16"; "unknown" for what is none of them, which ParseDType refuses.
 absl::string_view Name(DType dtype);
 
 // The inverse of Name. INVALID_ARGUMENT names the text and the three choices.

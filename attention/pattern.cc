@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -20,9 +21,40 @@ int64_t TokensOf(const BlockRun& run, int64_t kv_tokens) {
          (has_short_block ? run.last() * kBlockTokens + kBlockTokens - kv_tokens : 0);
 }
 
-// Pairs of a row's tiles cell by cell, for shapes that overlap in too many ways.
+// Pairs of cells, for shapes that overlap in too many ways. `shapes` ascend by their keys.
+class CellPairs {
+ public:
+  CellPairs(const ShapeList& shapes, TokenRange q) : q_block_(q.begin / kBlockTokens) {
+    for (const Shape& shape : shapes) {
+      (shape.k_end - shape.k_begin > kNarrow ? wide_ : narrow_).push_back(shape);
+    }
+  }
+
+  int64_t Count(int64_t k_block) const {
+    uint64_t mask[kBlockTokens] = {};
+    for (const Shape& shape : wide_) AddToMask(shape, q_block_, k_block, mask);
+    const int64_t begin = k_block * kBlockTokens;
+    const auto below = [](const Shape& shape, int64_t key) { return shape.k_begin < key; };
+    auto at = std::lower_bound(narrow_.begin(), narrow_.end(), begin - kNarrow, below);
+    for (; at != narrow_.end() && at->k_begin < begin + kBlockTokens; ++at) {
+      AddToMask(*at, q_block_, k_block, mask);
+    }
+    int64_t pairs = 0;
+    for (const uint64_t row : mask) pairs += std::popcount(row);
+    return pairs;
+  }
+
+ private:
+  static constexpr int64_t kNarrow = 4 * kBlockTokens;  // keys of a shape that is looked up
+
+  const int64_t q_block_;
+  std::vector<Shape> wide_;
+  std::vector<Shape> narrow_;
+};
+
 int64_t PairsOfTiles(const ShapeList& shapes, const std::vector<TileRun>& tiles, TokenRange q,
-                     int64_t kv_tokens) {
+                     int64_t kv_tokens, const Stop& stop) {
+  const CellPairs cells(shapes, q);
   int64_t pairs = 0;
   for (const TileRun& tile : tiles) {
     if (tile.full) {
@@ -30,11 +62,8 @@ int64_t PairsOfTiles(const ShapeList& shapes, const std::vector<TileRun>& tiles,
       continue;
     }
     for (int64_t i = 0; i < tile.blocks.count; ++i) {
-      uint64_t mask[kBlockTokens] = {};
-      for (const Shape& shape : shapes) {
-        AddToMask(shape, q.begin / kBlockTokens, tile.blocks.first + i * tile.blocks.step, mask);
-      }
-      for (const uint64_t row : mask) pairs += std::popcount(row);
+      if (stop.stopped()) return pairs;
+      pairs += cells.Count(tile.blocks.first + i * tile.blocks.step);
     }
   }
   return pairs;
@@ -49,14 +78,14 @@ absl::StatusOr<Pattern> Pattern::Parse(absl::string_view text, int kv_heads) {
   pattern.kv_heads_ = kv_heads;
   pattern.rules_ = std::move(parsed.rules);
   pattern.docs_ = std::make_shared<const std::vector<DocsTotal>>(std::move(parsed.docs));
+  std::multimap<uint64_t, int> classes;  // by the rule's hash, the first head of each
   for (int head = 0; head < kv_heads; ++head) {
-    int first = 0;
-    while (first < head && (pattern.classes_[first] != first ||
-                            !pattern.rules_[first]->Equals(*pattern.rules_[head]))) {
-      ++first;
-    }
-    pattern.classes_.push_back(first);
-    pattern.rules_[head] = pattern.rules_[first];
+    NodePtr& rule = pattern.rules_[head];
+    auto [same, end] = classes.equal_range(rule->hash());
+    while (same != end && !pattern.rules_[same->second]->Equals(*rule)) ++same;
+    if (same == end) same = classes.emplace(rule->hash(), head);
+    pattern.classes_.push_back(same->second);
+    rule = pattern.rules_[same->second];
   }
   return pattern;
 }
@@ -98,11 +127,12 @@ void Pattern::CellMask(int kv_head, int64_t q_block, int64_t k_block, uint64_t m
   for (const Shape& shape : shapes) AddToMask(shape, q_block, k_block, mask);
 }
 
-PairCount Pattern::CountPairs(int kv_head, TokenRange q, int64_t kv_tokens) const {
+PairCount Pattern::CountPairs(int kv_head, TokenRange q, int64_t kv_tokens,
+                              const Stop& stop) const {
   PairCount count;
   ShapeList shapes;
   std::vector<TileRun> tiles;
-  for (int64_t begin = q.begin; begin < q.end;) {
+  for (int64_t begin = q.begin; begin < q.end && !stop.stopped();) {
     const int64_t end = std::min(q.end, (begin / kBlockTokens + 1) * kBlockTokens);
     const TokenRange rows{begin, end};
     shapes.clear();
@@ -112,7 +142,8 @@ PairCount Pattern::CountPairs(int kv_head, TokenRange q, int64_t kv_tokens) cons
       count.work += rows.size() * TokensOf(tile.blocks, kv_tokens);
     }
     const absl::optional<int64_t> pairs = PairsOfUnion(shapes);
-    count.visited += pairs.has_value() ? *pairs : PairsOfTiles(shapes, tiles, rows, kv_tokens);
+    count.visited +=
+        pairs.has_value() ? *pairs : PairsOfTiles(shapes, tiles, rows, kv_tokens, stop);
     begin = end;
   }
   return count;

@@ -11,6 +11,8 @@
 // lengths, blocks, local and strides ≥ 1; step = 0 gives all heads the same stride. `causal` is
 // implied by s2 and power only. S2: arXiv 2407.17678 and its reference code; power: 2503.03588 §3,
 // whose d & (d − 1) = 0 holds for the query's own block (d = 0) too, so a window of 0 is one of 1.
+// On a context of the service, which grows, docs' last document has no end: its queries see all
+// keys from its start on, whatever length it was given (CheckTokens).
 //
 // A pattern is a set of (kv_head, query position, key position) over absolute positions.
 // Allows() is its meaning; Row(), CellMask() and CountPairs() agree with it everywhere and never
@@ -26,8 +28,18 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "attention/block_set.h"
+#include "base/stop.h"
 
 namespace annulus {
+
+// Bounds of a pattern; the errors that meet them name them.
+inline constexpr int kKvHeadsMax = 1024;
+inline constexpr size_t kPatternBytesMax = size_t{1} << 20;  // of the text
+// Terms of one KV head's rule after expansion: what a row of 64 queries may cost in time and
+// memory.
+inline constexpr int64_t kPatternTermsMax = int64_t{1} << 15;
+// Parts of the rules of all KV heads that differ: what a text may cost in time and memory.
+inline constexpr int64_t kPatternPartsMax = int64_t{1} << 18;
 
 // Query positions [begin, end), absolute.
 struct TokenRange {
@@ -60,7 +72,8 @@ class Pattern {
   // Parses and checks `text` for a model with `kv_heads` KV heads, 1 to 1024. Errors are
   // INVALID_ARGUMENT, one line, with the position in the text (bytes, the first is 1), what stands
   // there (escaped and cut) and what was expected. Text is limited to 1 MiB, nesting to 64 levels,
-  // primitives to 4096, their expansion to 2^20 terms (what one row may cost).
+  // primitives to 4096, their expansion to kPatternTermsMax terms for a KV head,
+  // and the heads' rules to kPatternPartsMax parts in all.
   static absl::StatusOr<Pattern> Parse(absl::string_view text, int kv_heads);
 
   // What Parse was given, verbatim.
@@ -84,8 +97,9 @@ class Pattern {
   // 64·k_block + k. All 64 rows are written, positions beyond any context end included.
   void CellMask(int kv_head, int64_t q_block, int64_t k_block, uint64_t mask[64]) const;
 
-  // Exact pair counts of queries q (any range of the context) over one query head of `kv_head`.
-  PairCount CountPairs(int kv_head, TokenRange q, int64_t kv_tokens) const;
+  // Exact pair counts of queries q (any range of the context) over one query head of `kv_head`; of
+  // no meaning once `stop` has stopped.
+  PairCount CountPairs(int kv_head, TokenRange q, int64_t kv_tokens, const Stop& stop = {}) const;
 
   // The lowest KV head with the same rule as `kv_head`: compile once per class.
   int HeadClass(int kv_head) const;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <numeric>
 #include <utility>
 
 #include "attention/pattern_rows.h"
@@ -11,18 +10,9 @@
 namespace annulus {
 namespace {
 
-int64_t SaturatedProduct(int64_t a, int64_t b) {
-  return static_cast<int64_t>(std::min<__int128>(static_cast<__int128>(a) * b, kFar));
-}
-
 // Pattern blocks of `block` tokens that the rows of one query block can lie in.
 int64_t GroupsMax(int64_t block) {
   return (kBlockTokens - 2) / block + 2;
-}
-
-// Two ways to cut the rows of one query block, laid over each other.
-int64_t GroupsTogether(int64_t a, int64_t b) {
-  return std::min(a + b - 1, kBlockTokens);
 }
 
 // Equality of nodes of one kind is that of their numbers.
@@ -35,7 +25,10 @@ bool SameAs(const Node& node, const PatternNode& other) {
 class Band final : public PatternNode {
  public:
   Band(int64_t d_min, int64_t d_max)
-      : PatternNode({.ranges = 1}), d_min_(std::max(d_min, -kFar)), d_max_(std::min(d_max, kFar)) {}
+      : PatternNode({.ranges = 1},
+                    HashNumbers('b', std::array{std::max(d_min, -kFar), std::min(d_max, kFar)})),
+        d_min_(std::max(d_min, -kFar)),
+        d_max_(std::min(d_max, kFar)) {}
 
   bool Allows(int64_t q, int64_t k) const override { return d_min_ <= q - k && q - k <= d_max_; }
   void AppendShapes(const ShapeWindow& window, ShapeList* out) const override {
@@ -55,7 +48,9 @@ class Band final : public PatternNode {
 
 class Sink final : public PatternNode {
  public:
-  explicit Sink(int64_t tokens) : PatternNode({.ranges = 1}), tokens_(std::min(tokens, kFar)) {}
+  explicit Sink(int64_t tokens)
+      : PatternNode({.ranges = 1}, HashNumbers('k', std::array{std::min(tokens, kFar)})),
+        tokens_(std::min(tokens, kFar)) {}
 
   bool Allows(int64_t, int64_t k) const override { return k < tokens_; }
   void AppendShapes(const ShapeWindow& window, ShapeList* out) const override {
@@ -75,7 +70,7 @@ class Sink final : public PatternNode {
 class Docs final : public PatternNode {
  public:
   explicit Docs(const std::vector<int64_t>& lengths)
-      : PatternNode({.groups = GroupsOf(lengths), .ranges = 1}) {
+      : PatternNode({.groups = GroupsOf(lengths), .ranges = 1}, HashNumbers('d', lengths)) {
     starts_.reserve(lengths.size());
     int64_t start = 0;
     for (const int64_t length : lengths) {
@@ -114,8 +109,12 @@ class Docs final : public PatternNode {
 class S2 final : public PatternNode {
  public:
   S2(int64_t block, int64_t local, int64_t stride, int64_t residue)
-      : PatternNode(
-            {.ranges = GroupsMax(block), .combs = 1, .tooth = block, .period = block * stride}),
+      : PatternNode({.ranges = GroupsMax(block),
+                     .comb_lists = 1,
+                     .combs = 1,
+                     .tooth = block,
+                     .period = block * stride},
+                    HashNumbers('s', std::array{block, local, stride, residue})),
         block_(block),
         local_(local),
         stride_(stride),
@@ -135,8 +134,12 @@ class S2 final : public PatternNode {
     const int64_t last_group = (window.q_end - 1) / block_;
     Shape shape{window.q_begin, window.q_end, WindowStart(last_group), kFar, 0, kFar, {}};
     AppendShape(shape, window, out);
-    for (int64_t i = std::max(first_group, local_ - 1); i < last_group; ++i) {
-      const int64_t j = i - (local_ - 1);
+    // From the first group whose window leaves a block behind: blocks that the window's keys meet.
+    const int64_t first_left = std::max<int64_t>(0, first_group - (local_ - 1));
+    const int64_t first = std::max(first_left, window.k_begin / block_);
+    const int64_t end = std::min(last_group - (local_ - 1), (window.k_end - 1) / block_ + 1);
+    for (int64_t j = first; j < end; ++j) {
+      const int64_t i = j + (local_ - 1);
       shape.k_begin = j * block_;
       shape.k_end = shape.k_begin + block_;
       shape.q_end = OnStride(j) ? window.q_end : (i + 1) * block_;
@@ -178,11 +181,13 @@ class S2 final : public PatternNode {
 class Power final : public PatternNode {
  public:
   Power(int64_t block, int64_t window, int64_t sink)
-      : PatternNode({.groups = GroupsMax(block), .ranges = 3 + kSlashesMax}),
+      : PatternNode({.groups = GroupsMax(block), .ranges = 3 + kSlashesMax},
+                    HashNumbers('p', std::array{block, std::max<int64_t>(window, 1), sink})),
         block_(block),
         window_(std::max<int64_t>(window, 1)),
         sink_(sink),
-        sink_end_(SaturatedProduct(sink, block)) {}
+        sink_end_(
+            static_cast<int64_t>(std::min<__int128>(static_cast<__int128>(sink) * block, kFar))) {}
 
   bool Allows(int64_t q, int64_t k) const override {
     const int64_t j = k / block_;
@@ -230,120 +235,7 @@ class Power final : public PatternNode {
   const int64_t sink_end_;
 };
 
-std::vector<BlockSet> UnneededOf(const std::vector<NodePtr>& parts, int64_t next_q,
-                                 int64_t blocks) {
-  std::vector<BlockSet> sets;
-  for (const NodePtr& part : parts) sets.push_back(part->Unneeded(next_q, blocks));
-  return sets;
-}
-
-bool SameParts(const std::vector<NodePtr>& a, const std::vector<NodePtr>& b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
-                    [](const NodePtr& x, const NodePtr& y) { return x == y || x->Equals(*y); });
-}
-
-class Union final : public PatternNode {
- public:
-  explicit Union(std::vector<NodePtr> parts)
-      : PatternNode(SizeOf(parts)), parts_(std::move(parts)) {}
-
-  bool Allows(int64_t q, int64_t k) const override {
-    return std::any_of(parts_.begin(), parts_.end(),
-                       [q, k](const NodePtr& part) { return part->Allows(q, k); });
-  }
-  void AppendShapes(const ShapeWindow& window, ShapeList* out) const override {
-    for (const NodePtr& part : parts_) part->AppendShapes(window, out);
-  }
-  BlockSet Unneeded(int64_t next_q, int64_t blocks) const override {
-    BlockSet all = BlockSet::Range(0, blocks);
-    for (const BlockSet& set : UnneededOf(parts_, next_q, blocks)) all = all.Intersect(set);
-    return all;
-  }
-  bool Equals(const PatternNode& other) const override {
-    const Union* same = dynamic_cast<const Union*>(&other);
-    return same != nullptr && SameParts(parts_, same->parts_);
-  }
-
- private:
-  static Size SizeOf(const std::vector<NodePtr>& parts) {
-    Size all;
-    for (const NodePtr& part : parts) {
-      const Size& size = part->size();
-      all.groups = GroupsTogether(all.groups, size.groups);
-      all.ranges += size.ranges;
-      all.combs += size.combs;
-      all.tooth = std::max(all.tooth, size.tooth);
-      all.period = std::gcd(all.period, size.period);
-    }
-    return all;
-  }
-
-  const std::vector<NodePtr> parts_;
-};
-
-class Intersection final : public PatternNode {
- public:
-  explicit Intersection(std::vector<NodePtr> parts)
-      : PatternNode(SizeOf(parts)), parts_(std::move(parts)) {}
-
-  bool Allows(int64_t q, int64_t k) const override {
-    return std::all_of(parts_.begin(), parts_.end(),
-                       [q, k](const NodePtr& part) { return part->Allows(q, k); });
-  }
-  void AppendShapes(const ShapeWindow& window, ShapeList* out) const override {
-    ShapeList common;
-    parts_.front()->AppendShapes(window, &common);
-    for (size_t i = 1; i < parts_.size() && !common.empty(); ++i) {
-      ShapeList part;
-      parts_[i]->AppendShapes(window, &part);
-      ShapeList both;
-      for (const Shape& a : common) {
-        for (const Shape& b : part) AppendIntersection(a, b, &both);
-      }
-      common = std::move(both);
-    }
-    out->insert(out->end(), common.begin(), common.end());
-  }
-  BlockSet Unneeded(int64_t next_q, int64_t blocks) const override {
-    BlockSet all;
-    for (const BlockSet& set : UnneededOf(parts_, next_q, blocks)) all = all.Union(set);
-    return all;
-  }
-  bool Equals(const PatternNode& other) const override {
-    const Intersection* same = dynamic_cast<const Intersection*>(&other);
-    return same != nullptr && SameParts(parts_, same->parts_);
-  }
-
- private:
-  // Two combs meet once for every shift of their teeth that their periods allow.
-  static Size SizeOf(const std::vector<NodePtr>& parts) {
-    Size all = parts.front()->size();
-    for (size_t i = 1; i < parts.size(); ++i) {
-      const Size& size = parts[i]->size();
-      const int64_t period = std::gcd(all.period, size.period);
-      int64_t combs =
-          SaturatedProduct(all.combs, size.ranges) + SaturatedProduct(all.ranges, size.combs);
-      if (all.combs > 0 && size.combs > 0) {
-        const int64_t shifts = (all.tooth + size.tooth - 2) / period + 1;
-        combs += SaturatedProduct(SaturatedProduct(all.combs, size.combs), shifts);
-      }
-      all = {.groups = GroupsTogether(all.groups, size.groups),
-             .ranges = SaturatedProduct(all.ranges, size.ranges),
-             .combs = std::min(combs, kFar),
-             .tooth = std::max(all.tooth, size.tooth),
-             .period = period};
-    }
-    return all;
-  }
-
-  const std::vector<NodePtr> parts_;
-};
-
 }  // namespace
-
-int64_t PatternNode::Size::shapes() const {
-  return SaturatedProduct(groups, std::min(ranges + combs, kFar));
-}
 
 NodePtr MakeBand(int64_t d_min, int64_t d_max) {
   return std::make_shared<Band>(d_min, d_max);
@@ -365,14 +257,6 @@ NodePtr MakeS2(int64_t block, int64_t local, int64_t stride, int64_t residue) {
 
 NodePtr MakePower(int64_t block, int64_t window, int64_t sink) {
   return std::make_shared<Power>(block, window, sink);
-}
-
-NodePtr MakeUnion(std::vector<NodePtr> parts) {
-  return parts.size() == 1 ? parts.front() : std::make_shared<Union>(std::move(parts));
-}
-
-NodePtr MakeIntersection(std::vector<NodePtr> parts) {
-  return parts.size() == 1 ? parts.front() : std::make_shared<Intersection>(std::move(parts));
 }
 
 }  // namespace annulus

@@ -29,12 +29,16 @@ class PatternNode {
   // Same pairs by the same construction.
   virtual bool Equals(const PatternNode& other) const = 0;
 
-  // An upper bound of the shapes in one query block. Its rows fall into groups; one group meets
-  // `ranges` shapes that are one range of keys and `combs` others, whose longest tooth and whose
-  // periods' greatest common divisor (0 without one) bound in how many ways two combs meet.
+  // An upper bound of the shapes in one query block. Its rows fall into groups. One group meets
+  // `ranges` shapes that are one range of keys and `combs` others, in `lists` and `comb_lists` of
+  // shapes that have no keys in common: two lists of m and n shapes meet in fewer than m + n
+  // places. The combs' longest tooth and their periods' greatest common divisor (0 without one)
+  // bound in how many ways two combs meet.
   struct Size {
     int64_t groups = 1;
+    int64_t lists = 1;
     int64_t ranges = 0;
+    int64_t comb_lists = 0;
     int64_t combs = 0;
     int64_t tooth = 0;
     int64_t period = 0;
@@ -43,12 +47,27 @@ class PatternNode {
   };
   const Size& size() const { return size_; }
 
+  // Equal for nodes that are equal, and mostly for no others.
+  uint64_t hash() const { return hash_; }
+
  protected:
-  explicit PatternNode(Size size) : size_(size) {}
+  PatternNode(Size size, uint64_t hash) : size_(size), hash_(hash) {}
 
  private:
   const Size size_;
+  const uint64_t hash_;
 };
+
+// Of a node of that kind with these numbers, in this order.
+template <typename Numbers>
+uint64_t HashNumbers(char kind, const Numbers& numbers) {
+  uint64_t hash = static_cast<uint64_t>(kind);
+  for (const auto number : numbers) {
+    hash = (hash ^ static_cast<uint64_t>(number)) * 0x9e3779b97f4a7c15;
+    hash ^= hash >> 32;
+  }
+  return hash;
+}
 
 using NodePtr = std::shared_ptr<const PatternNode>;
 

@@ -11,18 +11,15 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/types/span.h"
+#include "attention/pattern.h"
 #include "base/status.h"
 
 namespace annulus {
 namespace {
 
-constexpr size_t kTextBytesMax = size_t{1} << 20;
 constexpr size_t kFoundBytesMax = 24;
 constexpr int kDepthMax = 64;
 constexpr int kPrimitivesMax = 4096;
-constexpr int kKvHeadsMax = 1024;
-// Shapes in one query block: what a row may cost in time and memory.
-constexpr int64_t kTermsMax = int64_t{1} << 20;
 
 using Rules = std::vector<NodePtr>;  // by KV head
 
@@ -63,6 +60,16 @@ class Parser {
   absl::StatusOr<int64_t> ParseNumber(absl::string_view what, int64_t least);
   absl::StatusOr<int> ParseHead();
 
+  // Of rules about to be made for what begins at `at`.
+  absl::Status CountParts(size_t at, size_t more) {
+    parts_ += static_cast<int64_t>(more);
+    if (parts_ <= kPatternPartsMax) return absl::OkStatus();
+    return Refuse(at,
+                  absl::StrCat("at most ", kPatternPartsMax, " parts over all KV heads ",
+                               "(pattern_parts_max)"),
+                  "more");
+  }
+
   Rules SameForAll(NodePtr node) const { return Rules(kv_heads_, node); }
 
   // What stands at the cursor, after blanks.
@@ -100,6 +107,7 @@ class Parser {
   size_t at_ = 0;
   int depth_ = 0;
   int primitives_ = 0;
+  int64_t parts_ = 0;
   bool by_name_ = false;  // an argument of the list being read went by name
   ParsedPattern parsed_;
 };
@@ -125,21 +133,23 @@ absl::StatusOr<Rules> Parser::ParseList(char separator, absl::StatusOr<Rules> (P
   } while (Accept(separator));
   if (parts.size() == 1) return std::move(parts.front());
   Rules all;
-  std::vector<NodePtr> before;
   for (int head = 0; head < kv_heads_; ++head) {
-    std::vector<NodePtr> nodes;
-    for (const Rules& rules : parts) nodes.push_back(rules[head]);
-    if (nodes == before) {
+    const auto as_before = [head](const Rules& rules) { return rules[head] == rules[head - 1]; };
+    if (head > 0 && std::all_of(parts.begin(), parts.end(), as_before)) {
       all.push_back(all.back());
       continue;
     }
-    before = nodes;
+    std::vector<NodePtr> nodes;
+    for (const Rules& rules : parts) nodes.push_back(rules[head]);
+    ANNULUS_RETURN_IF_ERROR(CountParts(begin, nodes.size()));
     all.push_back(separator == '|' ? MakeUnion(std::move(nodes))
                                    : MakeIntersection(std::move(nodes)));
     const int64_t terms = all.back()->size().shapes();
-    if (terms > kTermsMax) {
-      return Refuse(begin, absl::StrCat("at most ", kTermsMax, " terms after expansion"),
-                    absl::StrCat(terms));
+    if (terms > kPatternTermsMax) {
+      return Refuse(
+          begin,
+          absl::StrCat("at most ", kPatternTermsMax, " terms after expansion (pattern_terms_max)"),
+          absl::StrCat(terms));
     }
   }
   return all;
@@ -281,6 +291,7 @@ absl::StatusOr<Rules> Parser::ParseS2() {
     return Refuse(values[3].at, absl::StrCat("dense_heads of at most ", kv_heads_, " KV heads"),
                   absl::StrCat(dense_heads));
   }
+  ANNULUS_RETURN_IF_ERROR(CountParts(values[0].at, static_cast<size_t>(kv_heads_)));
   const int64_t step =
       values[4].given ? values[4].number : std::max<int64_t>(1, stride / kv_heads_);
   Rules rules;
@@ -359,9 +370,9 @@ absl::StatusOr<ParsedPattern> ParsePattern(absl::string_view text, int kv_heads)
     return absl::InvalidArgumentError(
         absl::StrCat("kv_heads: expected 1 to ", kKvHeadsMax, ", found ", kv_heads));
   }
-  if (text.size() > kTextBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat("pattern: at ", kTextBytesMax + 1,
-                                                   ": expected at most ", kTextBytesMax,
+  if (text.size() > kPatternBytesMax) {
+    return absl::InvalidArgumentError(absl::StrCat("pattern: at ", kPatternBytesMax + 1,
+                                                   ": expected at most ", kPatternBytesMax,
                                                    " bytes, found ", text.size()));
   }
   return Parser(text, kv_heads).Parse();

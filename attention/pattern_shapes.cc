@@ -190,6 +190,7 @@ void AddToMask(const Shape& shape, int64_t q_block, int64_t k_block, uint64_t ma
   const int64_t k_base = k_block * kBlockTokens;
   if (shape.k_end <= k_base || shape.k_begin >= k_base + kBlockTokens) return;
   const uint64_t comb = CombBits(shape.comb, k_base);
+  if (comb == 0) return;
   for (int64_t q = shape.q_begin; q < shape.q_end; ++q) {
     const int64_t begin = std::max(shape.k_begin, q - shape.d_max);
     const int64_t end = std::min(shape.k_end, q - shape.d_min + 1);

@@ -168,6 +168,11 @@ struct StepRequest {
   RequestKey key = {};
 };
 
+// Steps of one call; and how many of them the workers are sent in one message: longer calls are
+// cut.
+inline constexpr int kStepsMax = 65536;
+inline constexpr int kStepsAtOnceMax = 1024;
+
 struct StepResult {
   uint64_t epoch = 0;
   int64_t tokens = 0;  // the layer's committed tokens now

@@ -47,9 +47,10 @@ struct Move {
 
 class Assigner {
  public:
-  Assigner(const Problem& problem, const RowTable& rows)
+  Assigner(const Problem& problem, const RowTable& rows, const Stop& stop)
       : problem_(problem),
         rows_(rows),
+        stop_(stop),
         first_(problem.q_range().begin / kBlockTokens),
         cell_blocks_((rows.kv_blocks() + kCellsMax - 1) / kCellsMax),
         reads_(static_cast<size_t>(problem.world())),
@@ -67,7 +68,7 @@ class Assigner {
     int64_t total = 0;
     for (int64_t load : loads_) total += load;
     limit_ = static_cast<int64_t>(kImbalanceMax * static_cast<double>(total) / problem_.world());
-    while (true) {
+    while (!stop_.stopped()) {
       const auto most = std::max_element(loads_.begin(), loads_.end());
       if (*most <= limit_) break;
       const int giver = static_cast<int>(most - loads_.begin());
@@ -124,7 +125,7 @@ class Assigner {
         seen[rows_.KvClass(head)] = true;
       }
       for (const Stretch& stretch : StretchesOf(giver, head)) {
-        for (size_t rows = RowsFor(stretch, need); rows > 0; rows /= 2) {
+        for (size_t rows = RowsFor(stretch, need); rows > 0 && !stop_.stopped(); rows /= 2) {
           Offer offer = OfferOf(stretch, rows);
           const double rows_alone =
               static_cast<double>(offer.row_bytes) / static_cast<double>(offer.work);
@@ -296,6 +297,7 @@ class Assigner {
 
   const Problem& problem_;
   const RowTable& rows_;
+  const Stop& stop_;
   const int64_t first_;  // query block
   const int64_t cell_blocks_;
   std::vector<BlockSet> home_;                     // by rank: the rows it starts with
@@ -309,8 +311,8 @@ class Assigner {
 
 }  // namespace
 
-Assignment AssignRows(const Problem& problem, const RowTable& rows) {
-  return Assigner(problem, rows).Assign();
+Assignment AssignRows(const Problem& problem, const RowTable& rows, const Stop& stop) {
+  return Assigner(problem, rows, stop).Assign();
 }
 
 }  // namespace annulus

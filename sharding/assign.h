@@ -22,7 +22,8 @@ inline constexpr double kImbalanceMax = 1.05;  // max/mean of work_pairs
 // head by exactly one rank.
 using Assignment = std::vector<std::vector<BlockSet>>;
 
-// Above kImbalanceMax only if no rank has room for another query block of one head.
-Assignment AssignRows(const Problem& problem, const RowTable& rows);
+// Above kImbalanceMax only if no rank has room for another query block of one head, or if `stop`
+// has stopped.
+Assignment AssignRows(const Problem& problem, const RowTable& rows, const Stop& stop = {});
 
 }  // namespace annulus

@@ -75,15 +75,19 @@ absl::Status CheckProblem(const Problem& problem) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<Plan> BuildPlan(PlanKind kind, const Problem& problem, int stages) {
+absl::StatusOr<Plan> BuildPlan(PlanKind kind, const Problem& problem, int stages,
+                               const Stop& stop) {
   ANNULUS_RETURN_IF_ERROR(CheckProblem(problem));
   ANNULUS_RETURN_IF_ERROR(CheckRange("stages", stages, 0, kStagesMax));
   if (!NeedsRows(kind, problem)) return BuildRing(kind, problem, nullptr);
   ThreadPool pool(PlanningThreads(problem));
-  const RowTable rows(problem, pool);
-  if (kind == PlanKind::kGroupCast) return GroupCast(problem, rows, pool).Build(stages);
-  if (kind == PlanKind::kPassQ) return BuildPassQ(problem, rows);
-  return BuildRing(kind, problem, &rows);
+  const RowTable rows(problem, pool, stop);
+  ANNULUS_RETURN_IF_ERROR(stop.status());
+  Plan plan = kind == PlanKind::kGroupCast ? GroupCast(problem, rows, pool, stop).Build(stages)
+              : kind == PlanKind::kPassQ   ? BuildPassQ(problem, rows, stop)
+                                           : BuildRing(kind, problem, &rows);
+  ANNULUS_RETURN_IF_ERROR(stop.status());
+  return plan;
 }
 
 Partition RowPartition(const Problem& problem, PartitionSpec spec, int groups) {

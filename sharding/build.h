@@ -15,7 +15,8 @@ bool NeedsRows(PlanKind kind, const Problem& problem);
 
 // One builder per family. See design of each in its file. `rows` may be null unless NeedsRows.
 Plan BuildRing(PlanKind kind, const Problem& problem, const RowTable* rows);
-Plan BuildPassQ(const Problem& problem, const RowTable& rows);
+// Once `stop` has stopped, what comes of it has no meaning.
+Plan BuildPassQ(const Problem& problem, const RowTable& rows, const Stop& stop = {});
 
 // The query blocks cut over `groups` so that the work balances: as the home partition cuts all
 // tokens when every token is a query (then nothing moves), else its kind over the query blocks
@@ -37,7 +38,8 @@ HeadRange Intersect(HeadRange a, HeadRange b);
 // it.
 class GroupCast {
  public:
-  GroupCast(const Problem& problem, const RowTable& rows, ThreadPool& pool);
+  // Once `stop` has stopped, what comes of it has no meaning.
+  GroupCast(const Problem& problem, const RowTable& rows, ThreadPool& pool, const Stop& stop = {});
 
   Plan Build(int stages) const;
 

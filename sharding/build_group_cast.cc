@@ -59,10 +59,12 @@ class RankComputes {
 
 }  // namespace
 
-GroupCast::GroupCast(const Problem& problem, const RowTable& rows, ThreadPool& pool)
+GroupCast::GroupCast(const Problem& problem, const RowTable& rows, ThreadPool& pool,
+                     const Stop& stop)
     : problem_(problem), ranks_(static_cast<size_t>(problem.world())) {
-  const Assignment assignment = AssignRows(problem, rows);
+  const Assignment assignment = AssignRows(problem, rows, stop);
   pool.ParallelFor(problem.world(), [&](int64_t index) {
+    if (stop.stopped()) return;
     Rank& rank = ranks_[index];
     rank.rows =
         GroupHeads({0, problem.kv_heads}, [&](int head) { return assignment[index][head]; });

@@ -17,8 +17,8 @@ using Pieces = std::vector<HeadBlocks>;
 
 class PassQBuilder {
  public:
-  PassQBuilder(const Problem& problem, const RowTable& rows)
-      : problem_(problem), rows_(rows), seen_(RowsThatSee()) {
+  PassQBuilder(const Problem& problem, const RowTable& rows, const Stop& stop)
+      : problem_(problem), rows_(rows), stop_(stop), seen_(RowsThatSee()) {
     if (problem.home == Home::kOwners) {
       for (int rank = 0; rank < problem.world(); ++rank) homes_.push_back(problem.HomeRows(rank));
     }
@@ -54,7 +54,8 @@ class PassQBuilder {
     std::vector<bool> owners(static_cast<size_t>(tokens.world()));
     for (int c = 0; c < rows_.classes(); ++c) {
       std::vector<BlockCollector> collectors(static_cast<size_t>(tokens.world()));
-      for (int64_t q = rows_.q_range().begin / kBlockTokens; q < rows_.kv_blocks(); ++q) {
+      for (int64_t q = rows_.q_range().begin / kBlockTokens;
+           q < rows_.kv_blocks() && !stop_.stopped(); ++q) {
         owners.assign(owners.size(), false);
         for (const RowTable::Run& run : rows_.Row(c, q)) {
           tokens.MarkOwners(run.blocks(), &owners);
@@ -147,14 +148,15 @@ class PassQBuilder {
 
   const Problem& problem_;
   const RowTable& rows_;
+  const Stop& stop_;
   const std::vector<std::vector<BlockSet>> seen_;
   std::vector<BlockSet> homes_;  // by rank; empty for kCaller
 };
 
 }  // namespace
 
-Plan BuildPassQ(const Problem& problem, const RowTable& rows) {
-  return Plan(PlanKind::kPassQ, problem, PassQBuilder(problem, rows).Build());
+Plan BuildPassQ(const Problem& problem, const RowTable& rows, const Stop& stop) {
+  return Plan(PlanKind::kPassQ, problem, PassQBuilder(problem, rows, stop).Build());
 }
 
 }  // namespace annulus

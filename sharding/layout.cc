@@ -18,7 +18,7 @@ absl::string_view Name(Placement placement) {
     case Placement::kMesh:
       return "mesh";
   }
-  return "";
+  return "unknown";
 }
 
 absl::StatusOr<Placement> ParsePlacement(absl::string_view text) {

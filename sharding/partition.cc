@@ -40,7 +40,7 @@ std::string PartitionSpec::ToString() const {
     case PartitionKind::kBlockCyclic:
       return absl::StrCat("block-cyclic:", unit_blocks);
   }
-  return "";
+  return "unknown";
 }
 
 Partition::Partition(PartitionSpec spec, int64_t first_block, int64_t blocks, int world)

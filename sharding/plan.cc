@@ -22,7 +22,7 @@ absl::string_view Name(PlanKind kind) {
     case PlanKind::kPassQ:
       return "pass-q";
   }
-  return "";
+  return "unknown";
 }
 
 absl::StatusOr<PlanKind> ParsePlanKind(absl::string_view text) {

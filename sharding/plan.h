@@ -27,7 +27,8 @@ inline constexpr PlanKind kPlanKinds[] = {PlanKind::kRing,      PlanKind::kRingC
                                           PlanKind::kHeads,     PlanKind::kMesh,
                                           PlanKind::kGroupCast, PlanKind::kPassQ};
 
-// "ring", "ring-contiguous", "heads", "mesh", "group-cast", "pass-q".
+// "ring", "ring-contiguous", "heads", "mesh", "group-cast", "pass-q"; "unknown" for what is none of
+// them, which ParsePlanKind refuses.
 absl::string_view Name(PlanKind kind);
 absl::StatusOr<PlanKind> ParsePlanKind(absl::string_view text);
 
@@ -122,9 +123,10 @@ class Plan {
   // Whether it is right: every transfer's source holds what it sends and its destination does not
   // yet, every compute's rank holds the queries and every page the pattern reads, every (row, head,
   // KV block) that the pattern allows is computed exactly once, every partial reaches its home.
-  // INTERNAL names what is not. Walks blocks, never tokens: well under a second at 1M tokens and 64
-  // ranks, more where rows differ much in who computes them.
-  absl::Status Validate() const;
+  // INTERNAL names what is not, and what `stop` says if it has stopped. Walks blocks, never tokens:
+  // well under a second at 1M tokens and 64 ranks, more where rows differ much in who computes
+  // them.
+  absl::Status Validate(const Stop& stop = {}) const;
 
   // Some lines for people: steps, transfers, bytes.
   std::string ToString() const;
@@ -138,7 +140,8 @@ class Plan {
 
 // Builds the plan of that kind. INVALID_ARGUMENT for a problem that makes no sense (names the
 // field). No kind refuses on divisibility: heads replicate or ranks idle. A pure function: the same
-// arguments give the same plan everywhere.
-absl::StatusOr<Plan> BuildPlan(PlanKind kind, const Problem& problem, int stages = kStagesDefault);
+// arguments give the same plan everywhere, or what `stop` says once it has stopped.
+absl::StatusOr<Plan> BuildPlan(PlanKind kind, const Problem& problem, int stages = kStagesDefault,
+                               const Stop& stop = {});
 
 }  // namespace annulus

@@ -134,12 +134,14 @@ std::vector<int> StagesWorthTrying(const Problem& problem) {
 
 }  // namespace
 
-ProblemSize SizeOf(const Problem& problem) {
+ProblemSize SizeOf(const Problem& problem, const Stop& stop) {
   std::map<int, PairCount> by_class;
   ProblemSize size;
   for (int head = 0; head < problem.kv_heads; ++head) {
     const auto [at, is_new] = by_class.try_emplace(problem.pattern.HeadClass(head));
-    if (is_new) at->second = problem.pattern.CountPairs(head, problem.q_range(), problem.kv_tokens);
+    if (is_new) {
+      at->second = problem.pattern.CountPairs(head, problem.q_range(), problem.kv_tokens, stop);
+    }
     size.visited_pairs += at->second.visited * problem.group();
     size.work_pairs += at->second.work * problem.group();
   }
@@ -154,24 +156,29 @@ PlanCost Cost(const Plan& plan, const ClusterModel& cluster) {
 }
 
 absl::StatusOr<Decision> Choose(const Problem& problem, const ClusterModel& cluster,
-                                std::optional<PlanKind> asked) {
+                                std::optional<PlanKind> asked, const Stop& stop) {
   ANNULUS_RETURN_IF_ERROR(CheckProblem(problem));
   ThreadPool pool(PlanningThreads(problem));
-  const RowTable rows(problem, pool);
+  const RowTable rows(problem, pool, stop);
+  ANNULUS_RETURN_IF_ERROR(stop.status());
   std::vector<Plan> plans;
   for (PlanKind kind : kPlanKinds) {
     if (kind == PlanKind::kGroupCast) {
-      const GroupCast group_cast(problem, rows, pool);
-      for (int stages : StagesWorthTrying(problem)) plans.push_back(group_cast.Build(stages));
+      const GroupCast group_cast(problem, rows, pool, stop);
+      for (int stages : StagesWorthTrying(problem)) {
+        ANNULUS_RETURN_IF_ERROR(stop.status());
+        plans.push_back(group_cast.Build(stages));
+      }
     } else if (kind == PlanKind::kPassQ) {
-      plans.push_back(BuildPassQ(problem, rows));
+      plans.push_back(BuildPassQ(problem, rows, stop));
     } else {
       plans.push_back(BuildRing(kind, problem, &rows));
     }
   }
   std::vector<const Plan*> all;
   for (const Plan& plan : plans) all.push_back(&plan);
-  const std::vector<PlanLoads> loads = ComputeLoads(all, rows, pool);
+  const std::vector<PlanLoads> loads = ComputeLoads(all, rows, pool, stop);
+  ANNULUS_RETURN_IF_ERROR(stop.status());
 
   // Of each kind the cheapest.
   std::vector<PlanCost> candidates;

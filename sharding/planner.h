@@ -49,7 +49,8 @@ struct ProblemSize {
   int64_t work_pairs = 0;
   double density = 0;  // visited_pairs / (heads·q_tokens·kv_tokens)
 };
-ProblemSize SizeOf(const Problem& problem);
+// Of no meaning once `stop` has stopped.
+ProblemSize SizeOf(const Problem& problem, const Stop& stop = {});
 
 // The cost of one plan. At 10M tokens over 64 ranks this takes a second or so: it compiles rows of
 // blocks, not tokens. Uses all cores for problems that are worth it, as Choose does.
@@ -60,8 +61,10 @@ struct Decision {
   std::vector<PlanCost> candidates;  // of each kind the best, cheapest first
 };
 
-// `asked` fixes the kind; without it the cheapest wins, ties to the earlier in kPlanKinds.
+// `asked` fixes the kind; without it the cheapest wins, ties to the earlier in kPlanKinds. What
+// `stop` says, once it has stopped.
 absl::StatusOr<Decision> Choose(const Problem& problem, const ClusterModel& cluster,
-                                std::optional<PlanKind> asked = std::nullopt);
+                                std::optional<PlanKind> asked = std::nullopt,
+                                const Stop& stop = {});
 
 }  // namespace annulus

@@ -12,7 +12,7 @@ int PlanningThreads(const Problem& problem) {
   return problem.QueryBlocks().size() * problem.kv_heads > kBlocksOfOneThread ? 0 : 1;
 }
 
-RowTable::RowTable(const Problem& problem, ThreadPool& pool)
+RowTable::RowTable(const Problem& problem, ThreadPool& pool, const Stop& stop)
     : q_range_(problem.q_range()), group_(problem.group()) {
   std::map<int, int> index_of;  // by Pattern::HeadClass
   std::vector<int> heads;       // one of each class
@@ -30,15 +30,15 @@ RowTable::RowTable(const Problem& problem, ThreadPool& pool)
     const int64_t class_index = item / chunks, chunk = item % chunks;
     const int64_t begin = first + chunk * kChunkBlocks;
     const int64_t end = std::min(begin + kChunkBlocks, kv_blocks());
-    compiled_[class_index][chunk] = Compile(problem.pattern, heads[class_index], begin, end);
+    compiled_[class_index][chunk] = Compile(problem.pattern, heads[class_index], begin, end, stop);
   });
 }
 
 RowTable::Chunk RowTable::Compile(const Pattern& pattern, int kv_head, int64_t q_begin,
-                                  int64_t q_end) const {
+                                  int64_t q_end, const Stop& stop) const {
   Chunk chunk;
   std::vector<TileRun> tiles;
-  for (int64_t block = q_begin; block < q_end; ++block) {
+  for (int64_t block = q_begin; block < q_end && !stop.stopped(); ++block) {
     chunk.begin.push_back(static_cast<uint32_t>(chunk.runs.size()));
     const TokenRange queries{std::max(block * kBlockTokens, q_range_.begin),
                              std::min((block + 1) * kBlockTokens, q_range_.end)};

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "attention/block_set.h"
+#include "base/stop.h"
 #include "base/thread_pool.h"
 #include "sharding/plan.h"
 
@@ -21,8 +22,9 @@ int PlanningThreads(const Problem& problem);
 
 class RowTable {
  public:
-  // Compiles every query block of `problem`, once for each class of KV heads.
-  RowTable(const Problem& problem, ThreadPool& pool);
+  // Compiles every query block of `problem`, once for each class of KV heads. Rows are missing if
+  // `stop` stopped it: then it must not be used.
+  RowTable(const Problem& problem, ThreadPool& pool, const Stop& stop = {});
 
   // A BlockRun in half the memory: a problem has less than 2^31 blocks.
   struct Run {
@@ -52,7 +54,8 @@ class RowTable {
     std::vector<uint32_t> begin;
     std::vector<Run> runs;
   };
-  Chunk Compile(const Pattern& pattern, int kv_head, int64_t q_begin, int64_t q_end) const;
+  Chunk Compile(const Pattern& pattern, int kv_head, int64_t q_begin, int64_t q_end,
+                const Stop& stop) const;
 
   TokenRange q_range_;
   int group_ = 1;

@@ -117,11 +117,12 @@ absl::Status CheckShape(const Plan& plan) {
 // Who holds what, step by step.
 class Player {
  public:
-  Player(const Plan& plan, const RowTable& rows, const HeadSegments& segments)
+  Player(const Plan& plan, const RowTable& rows, const HeadSegments& segments, const Stop& stop)
       : plan_(plan),
         problem_(plan.problem()),
         rows_(rows),
         segments_(segments),
+        stop_(stop),
         received_(plan.world(), problem_.kv_heads, rows.kv_blocks()),
         arriving_(plan.world(), problem_.kv_heads, rows.kv_blocks()),
         queries_(plan.world(), segments.size(), rows.kv_blocks()),
@@ -139,7 +140,10 @@ class Player {
   absl::Status Play() {
     for (const Step& step : plan_.steps()) {
       ANNULUS_RETURN_IF_ERROR(Send(step));
-      for (const Compute& compute : step.computes) ANNULUS_RETURN_IF_ERROR(CheckCompute(compute));
+      for (const Compute& compute : step.computes) {
+        ANNULUS_RETURN_IF_ERROR(stop_.status());
+        ANNULUS_RETURN_IF_ERROR(CheckCompute(compute));
+      }
       ANNULUS_RETURN_IF_ERROR(Receive(step));
       ++step_;
     }
@@ -269,6 +273,7 @@ class Player {
   const Problem& problem_;
   const RowTable& rows_;
   const HeadSegments& segments_;
+  const Stop& stop_;
   BlockBits received_;      // KV, by KV head
   BlockBits arriving_;      // KV of the current step
   BlockBits queries_;       // by segment
@@ -352,15 +357,17 @@ class CoverageCheck {
 
 }  // namespace
 
-absl::Status Plan::Validate() const {
+absl::Status Plan::Validate(const Stop& stop) const {
   ANNULUS_RETURN_IF_ERROR(CheckProblem(problem_));
   ANNULUS_RETURN_IF_ERROR(CheckShape(*this));
   ThreadPool pool(PlanningThreads(problem_));
-  const RowTable rows(problem_, pool);
+  const RowTable rows(problem_, pool, stop);
+  ANNULUS_RETURN_IF_ERROR(stop.status());
   const HeadSegments segments(*this, rows);
-  ANNULUS_RETURN_IF_ERROR(Player(*this, rows, segments).Play());
+  ANNULUS_RETURN_IF_ERROR(Player(*this, rows, segments, stop).Play());
   CoverageCheck coverage(*this, rows);
   for (int segment = 0; segment < segments.size(); ++segment) {
+    ANNULUS_RETURN_IF_ERROR(stop.status());
     ANNULUS_RETURN_IF_ERROR(coverage.Check(segments.FirstHead(segment)));
   }
   return absl::OkStatus();

@@ -144,7 +144,7 @@ void Weigh(const RowTable& rows, const std::vector<Item>& items, BlockSums* sums
 }  // namespace
 
 std::vector<PlanLoads> ComputeLoads(std::span<const Plan* const> plans, const RowTable& rows,
-                                    ThreadPool& pool) {
+                                    ThreadPool& pool, const Stop& stop) {
   std::vector<PlanLoads> loads(plans.size());
   std::map<const BlockSet*, std::vector<Item>, RunsLess> by_rows;
   for (size_t i = 0; i < plans.size(); ++i) {
@@ -160,7 +160,9 @@ std::vector<PlanLoads> ComputeLoads(std::span<const Plan* const> plans, const Ro
   std::atomic<size_t> next{0};
   pool.ParallelFor(pool.threads(), [&](int64_t) {
     BlockSums sums(rows);
-    for (size_t i = next++; i < work.size(); i = next++) Weigh(rows, *work[i], &sums);
+    for (size_t i = next++; i < work.size() && !stop.stopped(); i = next++) {
+      Weigh(rows, *work[i], &sums);
+    }
   });
   return loads;
 }

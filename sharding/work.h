@@ -39,8 +39,8 @@ using PlanLoads = std::vector<std::vector<ComputeLoad>>;
 // rows: a ring of 1,024 ranks has 10^6 computes and takes seconds.
 PlanLoads ComputeLoads(const Plan& plan);
 
-// Of several plans of one problem, whose row table is given.
+// Of several plans of one problem, whose row table is given; of no meaning once `stop` has stopped.
 std::vector<PlanLoads> ComputeLoads(std::span<const Plan* const> plans, const RowTable& rows,
-                                    ThreadPool& pool);
+                                    ThreadPool& pool, const Stop& stop = {});
 
 }  // namespace annulus

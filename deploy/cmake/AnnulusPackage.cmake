@@ -14,7 +14,7 @@ include(GNUInstallDirs)
 set(ANNULUS_CLIENT_HEADERS
     attention/backend.h attention/block_set.h attention/memory_space.h attention/dtype.h attention/kv_view.h
     attention/partial.h attention/pattern.h attention/tensor.h base/buffer.h base/cow_array.h
-    base/memory.h base/memory_kind.h runtime/client/cancel_token.h runtime/client/client.h runtime/retry_hint.h
+    base/memory.h base/memory_kind.h base/stop.h runtime/client/cancel_token.h runtime/client/client.h runtime/retry_hint.h
     runtime/types.h sharding/layout.h sharding/partition.h sharding/plan.h)
 
 set(ANNULUS_CLIENT_MAP ${PROJECT_SOURCE_DIR}/deploy/cmake/annulus_client.map)

@@ -21,7 +21,7 @@ absl::StatusOr<AppendCut> CutAppend(const AppendRequest& request, int64_t piece_
     ANNULUS_ASSIGN_OR_RETURN(const TensorShape v, Streamable(request.v, "v"));
     if (v.tokens != k.tokens) {
       return absl::InvalidArgumentError(
-          absl::StrCat("v.tokens is ", v.tokens, "; expected k.tokens, ", k.tokens, ", or 0"));
+          absl::StrCat("v.tokens: ", v.tokens, "; expected k.tokens, ", k.tokens, ", or 0"));
     }
     cut.bytes += v.bytes;
     row_bytes += v.row_bytes();
@@ -32,6 +32,17 @@ absl::StatusOr<AppendCut> CutAppend(const AppendRequest& request, int64_t piece_
   }
   cut.piece_tokens = std::min(cut.piece_tokens, cut.tokens);
   return cut;
+}
+
+absl::Status WithCommitted(const absl::Status& status, const AppendCut& cut, int64_t pieces) {
+  if (status.ok()) return status;
+  const int64_t done = std::min(cut.tokens, pieces * cut.piece_tokens);
+  absl::Status told(status.code(), absl::StrCat(status.message(), " (", done, " of this request's ",
+                                                cut.tokens, " tokens are committed)"));
+  status.ForEachPayload([&told](absl::string_view type, const absl::Cord& payload) {
+    told.SetPayload(type, payload);
+  });
+  return told;
 }
 
 AppendRequest PieceOf(const AppendRequest& request, const AppendCut& cut, int64_t index) {

@@ -25,6 +25,9 @@ inline constexpr int64_t kPieceBytes = 4 << 20;
 absl::StatusOr<AppendCut> CutAppend(const AppendRequest& request,
                                     int64_t piece_bytes = kPieceBytes);
 
+// The error with how much of the request is committed: its first `pieces`.
+absl::Status WithCommitted(const absl::Status& status, const AppendCut& cut, int64_t pieces);
+
 // Piece `index` of the request, with its start and key; its tensors borrow the same memory.
 AppendRequest PieceOf(const AppendRequest& request, const AppendCut& cut, int64_t index);
 

@@ -1,5 +1,6 @@
 #include "runtime/client/call_threads.h"
 
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -22,9 +23,16 @@ absl::Status CallThreads::Run(Job job) {
       return absl::ResourceExhaustedError(absl::StrCat(
           "async_calls_max ", calls_max_, " asynchronous calls are under way; try again later"));
     }
+    if (calls_ >= static_cast<int>(threads_.size())) {
+      try {
+        threads_.emplace_back([this] { Loop(); });
+      } catch (const std::system_error& error) {
+        return absl::ResourceExhaustedError(
+            absl::StrCat("the system has no thread for an asynchronous call: ", error.what()));
+      }
+    }
     ++calls_;
     jobs_.push_back(std::move(job));
-    if (calls_ > static_cast<int>(threads_.size())) threads_.emplace_back([this] { Loop(); });
   }
   changed_.notify_one();
   return absl::OkStatus();

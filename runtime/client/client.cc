@@ -9,6 +9,7 @@
 #include "base/status.h"
 #include "runtime/client/append_pieces.h"
 #include "runtime/client/call_threads.h"
+#include "runtime/client/check_request.h"
 #include "runtime/client/retry.h"
 #include "runtime/client/transport.h"
 #include "runtime/rpc/protocol/steps.h"
@@ -26,9 +27,15 @@ uint64_t RandomWord() {
 absl::Status CheckOptions(int async_calls_max, const RetryOptions& retry) {
   if (async_calls_max < 1 || async_calls_max > kAsyncCallsMax) {
     return absl::InvalidArgumentError(
-        absl::StrCat("async_calls_max is ", async_calls_max, "; expected 1 to ", kAsyncCallsMax));
+        absl::StrCat("async_calls_max: ", async_calls_max, "; expected 1 to ", kAsyncCallsMax));
   }
   return CheckRetryOptions(retry);
+}
+
+template <typename Done>
+absl::Status CheckDone(const Done& done) {
+  if (done != nullptr) return absl::OkStatus();
+  return absl::InvalidArgumentError("done: empty; expected a function");
 }
 
 absl::Status StatusOf(const absl::Status& status) {
@@ -94,16 +101,26 @@ class Client::Impl {
   CallThreads threads_;  // last: its jobs use the others
 };
 
-// A batch is tried again as one call, with those of its steps that are worth it.
+// A batch is tried again as one call, with those of its steps that are worth it. What is malformed
+// is not tried at all.
 StepResults Client::Impl::Step(absl::Span<const StepRequest> requests, const CallOptions& options) {
   const Attempt attempt = AttemptOf(options);
-  std::vector<StepRequest> left(requests.begin(), requests.end());
-  for (StepRequest& request : left) {
-    if (request.k.tokens != 0) FillKey(&request.key, 1);
+  const std::vector<absl::Status> checks = CheckSteps(requests);
+  StepResults results = AllFail(requests.size(), absl::InternalError("not tried"));
+  std::vector<StepRequest> left;
+  std::vector<size_t> index;  // of left[i] in results
+  left.reserve(requests.size());
+  index.reserve(requests.size());
+  for (size_t i = 0; i < requests.size(); ++i) {
+    if (!checks[i].ok()) {
+      results[i] = checks[i];
+      continue;
+    }
+    left.push_back(requests[i]);
+    index.push_back(i);
+    if (left.back().k.tokens != 0) FillKey(&left.back().key, 1);
   }
-  StepResults results = AllFail(left.size(), absl::InternalError("not tried"));
-  std::vector<size_t> index(left.size());  // of left[i] in results
-  for (size_t i = 0; i < index.size(); ++i) index[i] = i;
+  if (left.empty()) return results;
 
   RetryLoop loop(&budget_, Repeat::kHarmless, attempt.deadline, attempt.cancel);
   absl::Status worst;
@@ -146,12 +163,14 @@ absl::StatusOr<std::unique_ptr<Client>> Client::InProcess(const InProcessOptions
 
 absl::StatusOr<ContextInfo> Client::CreateContext(const ContextSpec& spec,
                                                   const CallOptions& call) {
+  ANNULUS_RETURN_IF_ERROR(CheckRequest(spec));
   return impl_->Run(Repeat::kTwice, call, [&](const Attempt& attempt) {
     return impl_->transport().CreateContext(spec, attempt);
   });
 }
 
 absl::StatusOr<AppendResult> Client::Append(const AppendRequest& request, const CallOptions& call) {
+  ANNULUS_RETURN_IF_ERROR(CheckRequest(request));
   ANNULUS_ASSIGN_OR_RETURN(const AppendCut cut, CutAppend(request));
   AppendRequest keyed = request;
   impl_->FillKey(&keyed.key, static_cast<uint64_t>(cut.pieces()));
@@ -163,6 +182,7 @@ absl::StatusOr<AppendResult> Client::Append(const AppendRequest& request, const 
 }
 
 absl::StatusOr<AttendResult> Client::Attend(const AttendRequest& request, const CallOptions& call) {
+  ANNULUS_RETURN_IF_ERROR(CheckRequest(request));
   return impl_->Run(Repeat::kHarmless, call, [&](const Attempt& attempt) {
     return impl_->transport().Attend(request, attempt);
   });
@@ -214,18 +234,21 @@ absl::StatusOr<ClusterStatus> Client::Status(const CallOptions& call) {
 
 absl::Status Client::AppendAsync(AppendRequest request, CallOptions call,
                                  Completion<AppendResult> done) {
+  ANNULUS_RETURN_IF_ERROR(CheckDone(done));
   return impl_->threads().Run([this, request = std::move(request), call = std::move(call),
                                done = std::move(done)]() mutable { done(Append(request, call)); });
 }
 
 absl::Status Client::AttendAsync(AttendRequest request, CallOptions call,
                                  Completion<AttendResult> done) {
+  ANNULUS_RETURN_IF_ERROR(CheckDone(done));
   return impl_->threads().Run([this, request = std::move(request), call = std::move(call),
                                done = std::move(done)]() mutable { done(Attend(request, call)); });
 }
 
 absl::Status Client::StepAsync(std::vector<StepRequest> requests, CallOptions call,
                                absl::AnyInvocable<void(StepResults)> done) {
+  ANNULUS_RETURN_IF_ERROR(CheckDone(done));
   return impl_->threads().Run([this, requests = std::move(requests), call = std::move(call),
                                done = std::move(done)]() mutable { done(Step(requests, call)); });
 }

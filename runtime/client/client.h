@@ -12,9 +12,10 @@
 // be ordered are the caller's to order. Calls block until done or until `timeout`.
 //
 // Asynchronous calls: *Async returns at once. OK: `done` will run exactly once, on one of the
-// client's own threads; an error (RESOURCE_EXHAUSTED naming async_calls_max): it will not run. What
-// views point to must stay until then. `done` may make calls of the client, blocking ones too, and
-// holds up nothing but its own thread; it must not destroy the client.
+// client's own threads; an error (RESOURCE_EXHAUSTED naming async_calls_max, INVALID_ARGUMENT for
+// an empty `done`): it will not run. What views point to must stay until then. `done` may make
+// calls of the client, blocking ones too, and holds up nothing but its own thread; it must not
+// destroy the client.
 //
 // Errors: INVALID_ARGUMENT never retry; UNAVAILABLE retry; DATA_LOSS the context's KV is gone,
 // upload again; RESOURCE_EXHAUSTED back off; NOT_FOUND no such context; DEADLINE_EXCEEDED;
@@ -57,10 +58,10 @@ enum class Upload {
 };
 
 struct ClientOptions {
-  std::string endpoint;  // "host:port"
-  absl::Duration connect_timeout = absl::Seconds(10);
-  int64_t chunk_bytes = 1 << 20;  // of a streamed tensor, < 4 MiB
-  int async_calls_max = 16;       // asynchronous calls at once; each has a thread
+  std::string endpoint;                                // "host:port"
+  absl::Duration connect_timeout = absl::Seconds(10);  // more than 0
+  int64_t chunk_bytes = 1 << 20;                       // of a streamed tensor, < 4 MiB
+  int async_calls_max = 16;  // asynchronous calls at once; each has a thread
   Upload upload = Upload::kDirect;
   RetryOptions retry = {};
 };
@@ -69,7 +70,7 @@ struct ClientOptions {
 // memory, without any port. It ends with the client, and what it holds is gone. It logs errors
 // only.
 struct InProcessOptions {
-  int workers = 1;
+  int workers = 1;                            // up to 256
   std::string backend = "auto";               // of every worker: "auto", "cpu", "reference"
   int threads = 0;                            // for computing, per worker; 0: one per core
   int64_t kv_bytes_limit = int64_t{1} << 30;  // per worker
@@ -112,9 +113,9 @@ class Client {
   absl::StatusOr<ContextInfo> CreateContext(const ContextSpec& spec, const CallOptions& call = {});
   absl::StatusOr<AppendResult> Append(const AppendRequest& request, const CallOptions& call = {});
   absl::StatusOr<AttendResult> Attend(const AttendRequest& request, const CallOptions& call = {});
-  // Steps of many contexts together, each (context, layer) at most once: one message each way over
-  // a stream that stays open, and one message to each worker. One result per request, in order; one
-  // that fails leaves the others alone, except that a malformed request fails them all unsent.
+  // Steps of many contexts together, up to 65,536, each (context, layer) at most once: one message
+  // each way over a stream that stays open, and one message to each worker; what is too much for
+  // one message is cut. One result per request, in order; one that fails leaves the others alone.
   StepResults Step(absl::Span<const StepRequest> requests, const CallOptions& call = {});
   absl::StatusOr<ContextInfo> Fork(const ForkRequest& request, const CallOptions& call = {});
   absl::StatusOr<ContextInfo> Truncate(const TruncateRequest& request,

@@ -194,8 +194,8 @@ absl::StatusOr<AppendResult> DirectAppends::Append(const AppendRequest& request,
     rpc.TryCancel();  // the coordinator gives the piece up at once
   }
   const absl::Status end = FromGrpc(stream->Finish());
-  ANNULUS_RETURN_IF_ERROR(failure);
-  ANNULUS_RETURN_IF_ERROR(end);
+  failure.Update(end);
+  ANNULUS_RETURN_IF_ERROR(WithCommitted(failure, cut, next));
   if (!open) return absl::InternalError("the service ended the upload without a word");
   return result;
 }

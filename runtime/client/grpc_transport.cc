@@ -39,9 +39,6 @@ class GrpcTransport final : public Transport {
 
   absl::StatusOr<ContextInfo> CreateContext(const ContextSpec& spec,
                                             const Attempt& attempt) override {
-    for (const std::string& pattern : spec.patterns) {
-      ANNULUS_RETURN_IF_ERROR(CheckAscii("spec.patterns", pattern));
-    }
     v1::ContextSpec request;
     ToProto(spec, &request);
     return Unary<ContextInfo, v1::ContextInfo>(&v1::Annulus::Stub::CreateContext, request, attempt);
@@ -202,8 +199,6 @@ absl::Status GrpcTransport::WaitForService() {
 
 absl::StatusOr<AttendResult> GrpcTransport::Attend(const AttendRequest& request,
                                                    const Attempt& attempt) {
-  ANNULUS_RETURN_IF_ERROR(CheckAscii("pattern", request.pattern));
-  ANNULUS_RETURN_IF_ERROR(CheckAscii("request_id", request.request_id));
   ANNULUS_ASSIGN_OR_RETURN(const TensorShape q, Streamable(request.q, "q"));
   ANNULUS_RETURN_IF_ERROR(AwaitConnection(attempt));
   v1::AttendPart part;
@@ -262,7 +257,16 @@ absl::StatusOr<std::unique_ptr<Transport>> MakeGrpcTransport(const ClientOptions
   constexpr int64_t kChunkBytesMax = kMessageBytesMax - kMessageRoomBytes;
   if (options.chunk_bytes < 1 || options.chunk_bytes > kChunkBytesMax) {
     return absl::InvalidArgumentError(
-        absl::StrCat("chunk_bytes is ", options.chunk_bytes, "; expected 1 to ", kChunkBytesMax));
+        absl::StrCat("chunk_bytes: ", options.chunk_bytes, "; expected 1 to ", kChunkBytesMax));
+  }
+  if (options.connect_timeout <= absl::ZeroDuration()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("connect_timeout: ", absl::FormatDuration(options.connect_timeout),
+                     "; expected more than 0"));
+  }
+  if (options.upload != Upload::kDirect && options.upload != Upload::kRelay) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("upload: ", static_cast<int>(options.upload), "; expected kDirect or kRelay"));
   }
   auto transport = std::make_unique<GrpcTransport>(options);
   ANNULUS_RETURN_IF_ERROR(transport->WaitForService());

@@ -15,6 +15,7 @@ namespace annulus {
 namespace {
 
 constexpr int kWorkersMax = 256;
+constexpr int kThreadsMax = 1024;  // for computing, of all workers
 constexpr absl::Duration kJoinTimeout = absl::Seconds(30);
 
 CallContext ContextOf(const Attempt& attempt) {
@@ -36,10 +37,10 @@ class InProcessTransport final : public Transport {
   absl::StatusOr<AppendResult> Append(const AppendRequest& request,
                                       const Attempt& attempt) override {
     ANNULUS_ASSIGN_OR_RETURN(const AppendCut cut, CutAppend(request));
-    AppendResult result;
+    absl::StatusOr<AppendResult> result;
     for (int64_t i = 0; i < cut.pieces(); ++i) {
-      ANNULUS_ASSIGN_OR_RETURN(result,
-                               coordinator_->Append(PieceOf(request, cut, i), ContextOf(attempt)));
+      result = coordinator_->Append(PieceOf(request, cut, i), ContextOf(attempt));
+      if (!result.ok()) return WithCommitted(result.status(), cut, i);
       if (attempt.progress) attempt.progress(cut.bytes * (i + 1) / cut.pieces(), cut.bytes);
     }
     return result;
@@ -90,6 +91,7 @@ class InProcessTransport final : public Transport {
 
 absl::Status InProcessTransport::Start(const InProcessOptions& options) {
   CoordinatorOptions coordinator;
+  coordinator.recovery_wait = absl::ZeroDuration();  // it is the first one of its workers
   ANNULUS_ASSIGN_OR_RETURN(coordinator.fabric, network_.MakeFabric("coordinator"));
   ANNULUS_ASSIGN_OR_RETURN(coordinator_, Coordinator::Start(std::move(coordinator)));
   for (int i = 0; i < options.workers; ++i) {
@@ -113,7 +115,13 @@ absl::Status InProcessTransport::Start(const InProcessOptions& options) {
 absl::StatusOr<std::unique_ptr<Transport>> MakeInProcessTransport(const InProcessOptions& options) {
   if (options.workers < 1 || options.workers > kWorkersMax) {
     return absl::InvalidArgumentError(
-        absl::StrCat("workers is ", options.workers, "; expected 1 to ", kWorkersMax));
+        absl::StrCat("workers: ", options.workers, "; expected 1 to ", kWorkersMax));
+  }
+  const int threads_max = kThreadsMax / options.workers;
+  if (options.threads < 0 || options.threads > threads_max) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("threads: ", options.threads, "; expected 0 (one per core) to ", threads_max,
+                     ", for ", kThreadsMax, " of all ", options.workers, " workers together"));
   }
   // A library has no business on its program's stderr, and workers that end are no news here.
   SetLogLevel(LogLevel::kError);

@@ -13,15 +13,15 @@ namespace annulus {
 absl::Status CheckRetryOptions(const RetryOptions& options) {
   if (options.attempts_max < 1) {
     return absl::InvalidArgumentError(
-        absl::StrCat("retry.attempts_max is ", options.attempts_max, "; expected 1 or more"));
+        absl::StrCat("retry.attempts_max: ", options.attempts_max, "; expected 1 or more"));
   }
   if (options.budget < 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat("retry.budget is ", options.budget, "; expected 0 or more"));
+        absl::StrCat("retry.budget: ", options.budget, "; expected 0 or more"));
   }
   if (options.backoff_min <= absl::ZeroDuration() || options.backoff_max < options.backoff_min) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "retry.backoff_min is ", absl::FormatDuration(options.backoff_min), " and backoff_max ",
+        "retry.backoff_min: ", absl::FormatDuration(options.backoff_min), " and backoff_max ",
         absl::FormatDuration(options.backoff_max), "; expected 0 < backoff_min <= backoff_max"));
   }
   return absl::OkStatus();

@@ -22,6 +22,10 @@ namespace {
 // Streams that are kept open without a batch under way.
 constexpr size_t kIdleMax = 16;
 
+// Batches of one call under way at once. A call has as many messages as its tensors fill; a server
+// has a thread and room for a few of each caller's.
+constexpr size_t kAtOnceMax = kIdleMax;
+
 // For so long after a batch a stream is taken for open, unless another one has broken since: asking
 // gRPC takes tens of µs, which is much of a step, and what is lost on a stream that has just ended
 // is retried like any other.
@@ -206,27 +210,33 @@ void StepStream::Keep(std::unique_ptr<Connection> connection) {
 }
 
 StepResults StepStream::Step(absl::Span<const StepRequest> requests, const Attempt& attempt) {
-  const absl::StatusOr<std::vector<StepCut>> cuts = CutSteps(requests);
-  if (!cuts.ok()) return AllFail(requests.size(), cuts.status());
+  const std::vector<StepCut> cuts = CutSteps(requests);
+  StepResults results;
+  results.reserve(requests.size());
+  for (size_t i = 0; i < cuts.size(); i += kAtOnceMax) {
+    StepAtOnce(requests, absl::MakeConstSpan(cuts).subspan(i, kAtOnceMax), attempt, &results);
+  }
+  return results;
+}
+
+void StepStream::StepAtOnce(absl::Span<const StepRequest> requests, absl::Span<const StepCut> cuts,
+                            const Attempt& attempt, StepResults* results) {
   std::vector<std::unique_ptr<Connection>> connections;
-  for (const StepCut& cut : *cuts) {
+  for (const StepCut& cut : cuts) {
     connections.push_back(Take());
     connections.back()->Send(requests.subspan(cut.first, cut.count), attempt.deadline);
   }
-  StepResults results;
-  results.reserve(requests.size());
   {
     const CancelWatch watch(attempt.cancel, [&] {
       for (const std::unique_ptr<Connection>& connection : connections) connection->Cancel();
     });
     for (size_t i = 0; i < connections.size(); ++i) {
       absl::StatusOr<StepResults> part = connections[i]->Receive(attempt);
-      if (!part.ok()) part = AllFail((*cuts)[i].count, part.status());
-      std::move(part->begin(), part->end(), std::back_inserter(results));
+      if (!part.ok()) part = AllFail(cuts[i].count, part.status());
+      std::move(part->begin(), part->end(), std::back_inserter(*results));
     }
   }
   for (std::unique_ptr<Connection>& connection : connections) Keep(std::move(connection));
-  return results;
 }
 
 }  // namespace annulus

@@ -16,6 +16,8 @@ class Channel;
 
 namespace annulus {
 
+struct StepCut;
+
 class StepStream {
  public:
   explicit StepStream(std::shared_ptr<grpc::Channel> channel);
@@ -25,6 +27,10 @@ class StepStream {
 
  private:
   class Connection;
+
+  // Appends what comes of some of a call's batches, which are under way together.
+  void StepAtOnce(absl::Span<const StepRequest> requests, absl::Span<const StepCut> cuts,
+                  const Attempt& attempt, StepResults* results);
 
   std::unique_ptr<Connection> Take();
   void Keep(std::unique_ptr<Connection> connection);

@@ -14,13 +14,13 @@ absl::Status CheckKv(const ContextSpec& spec, const TensorView& k, const TensorV
   ANNULUS_RETURN_IF_ERROR(CheckTensor("k", k, spec.kv_heads, spec.head_dim, spec.dtype));
   if (spec.v_is_k_prefix) {
     if (v.tokens == 0) return absl::OkStatus();
-    return absl::InvalidArgumentError(absl::StrCat(
-        "v has ", v.tokens, " tokens, expected none: in this context V is K's first dims"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("v.tokens: ", v.tokens, "; expected 0: in this context V is K's first dims"));
   }
   ANNULUS_RETURN_IF_ERROR(CheckTensor("v", v, spec.kv_heads, spec.v_head_dim, spec.dtype));
   if (v.tokens == k.tokens) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat("v has ", v.tokens, " tokens, expected as many as k, ", k.tokens));
+      absl::StrCat("v.tokens: ", v.tokens, "; expected k.tokens, ", k.tokens));
 }
 
 absl::StatusOr<PreparedWork> AppendWork::Prepare(const action::Admit& admit) {

@@ -27,12 +27,12 @@ bool SendsReadBlocksAlone(PlanKind kind) {
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const AttendPlanner::Planned>> AttendPlanner::PlanFor(
-    const ShardMap& map, const AttendRequest& request) {
+    const ShardMap& map, const AttendRequest& request, const Stop& stop) {
   const std::string& text = PatternOf(map.spec, request.layer, request.pattern);
   if (map.spec.kv_efficient && request.plan.has_value() && !SendsReadBlocksAlone(*request.plan)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("plan is ", Name(*request.plan),
-                     ", expected group-cast or pass-q: the context is kv_efficient"));
+        absl::StrCat("plan: ", Name(*request.plan),
+                     "; expected group-cast or pass-q: the context is kv_efficient"));
   }
   const std::string key =
       absl::StrCat(map.context, " ", map.epoch, " ", request.q.tokens, " ", request.kv_len, " ",
@@ -49,8 +49,8 @@ absl::StatusOr<std::shared_ptr<const AttendPlanner::Planned>> AttendPlanner::Pla
       ProblemOf(map.spec, world, request.q.tokens, request.kv_len, std::move(pattern));
   const ClusterModel model =
       shared_ ? SharedBy(cluster_, std::min(world, cluster_.workers_per_node)) : cluster_;
-  ANNULUS_ASSIGN_OR_RETURN(Decision decision, Choose(problem, model, request.plan));
-  Planned planned{std::move(decision.plan), SizeOf(problem), {}};
+  ANNULUS_ASSIGN_OR_RETURN(Decision decision, Choose(problem, model, request.plan, stop));
+  Planned planned{std::move(decision.plan), SizeOf(problem, stop), {}};
   for (PlanCost& cost : decision.candidates) {  // the cheapest first
     const bool eligible = request.plan.has_value()
                               ? cost.kind == *request.plan
@@ -61,8 +61,9 @@ absl::StatusOr<std::shared_ptr<const AttendPlanner::Planned>> AttendPlanner::Pla
   }
   if (planned.plan.kind() != planned.cost.kind) {
     ANNULUS_ASSIGN_OR_RETURN(planned.plan,
-                             BuildPlan(planned.cost.kind, problem, planned.cost.stages));
+                             BuildPlan(planned.cost.kind, problem, planned.cost.stages, stop));
   }
+  ANNULUS_RETURN_IF_ERROR(stop.status());  // before anything of it is kept
   auto shared = std::make_shared<const Planned>(std::move(planned));
   const std::lock_guard<std::mutex> lock(mutex_);
   plans_.Insert(key, shared);
@@ -70,13 +71,14 @@ absl::StatusOr<std::shared_ptr<const AttendPlanner::Planned>> AttendPlanner::Pla
 }
 
 AttendWork::AttendWork(const AttendRequest& request, absl::Time deadline, AttendPlanner& planner,
-                       const Clock& clock)
+                       const Clock& clock, Stop stop)
     : request_(request),
       request_id_(RequestIdOf(request)),
       begin_(clock.Now()),
       deadline_(deadline),
       planner_(planner),
-      clock_(clock) {}
+      clock_(clock),
+      stop_(std::move(stop)) {}
 
 void AttendWork::Trace(absl::string_view name, absl::Time begin) {
   if (!request_.trace) return;
@@ -103,16 +105,16 @@ absl::StatusOr<PreparedWork> AttendWork::Prepare(const action::Admit& admit) {
   ANNULUS_RETURN_IF_ERROR(CheckTensor("q", request_.q, spec.heads, spec.head_dim, spec.dtype));
   if (!std::isfinite(request_.scale)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("scale is ", request_.scale, ", expected a finite number"));
+        absl::StrCat("scale: ", request_.scale, "; expected a finite number"));
   }
-  if (request_.plan.has_value() && Name(*request_.plan).empty()) {
+  if (request_.plan.has_value() && !ParsePlanKind(Name(*request_.plan)).ok()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("plan is ", static_cast<int>(*request_.plan), ", expected a known kind"));
+        absl::StrCat("plan: ", static_cast<int>(*request_.plan), "; expected a known kind"));
   }
-  ANNULUS_ASSIGN_OR_RETURN(planned_, planner_.PlanFor(map, request_));
+  ANNULUS_ASSIGN_OR_RETURN(planned_, planner_.PlanFor(map, request_, stop_));
   const Plan& plan = planned_->plan;
   ANNULUS_RETURN_IF_ERROR(map.retention->CheckReads(
-      request_.layer, admit.horizon, plan.problem().pattern, plan.problem().q_range()));
+      request_.layer, admit.horizon, plan.problem().pattern, plan.problem().q_range(), stop_));
   Trace("plan", begin);
 
   begin = clock_.Now();
@@ -132,6 +134,7 @@ absl::StatusOr<PreparedWork> AttendWork::Prepare(const action::Admit& admit) {
   for (int rank = 0; rank < plan.world(); ++rank) {
     stats.workers.push_back({.worker = map.holders[static_cast<size_t>(rank)].worker});
     if (!TakesPart(rank)) continue;
+    ANNULUS_RETURN_IF_ERROR(stop_.status());
     Buffer queries = PackQueries(plan, rank, request_.q);
     stats.bytes_moved += static_cast<int64_t>(queries.size());
     RankMessages to{rank, {}};

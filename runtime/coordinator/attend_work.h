@@ -11,6 +11,7 @@
 #include "attention/partial.h"
 #include "base/clock.h"
 #include "base/lru_cache.h"
+#include "base/stop.h"
 #include "runtime/coordinator/call_work.h"
 #include "sharding/planner.h"
 
@@ -33,9 +34,10 @@ class AttendPlanner {
 
   // INVALID_ARGUMENT for a pattern that does not parse or does not fit the context, and for a plan
   // that a KV-efficient context cannot have: only group-cast and pass-q send what is read and leave
-  // the rest.
+  // the rest. What `stop` says once it has stopped: then nothing is remembered.
   absl::StatusOr<std::shared_ptr<const Planned>> PlanFor(const ShardMap& map,
-                                                         const AttendRequest& request);
+                                                         const AttendRequest& request,
+                                                         const Stop& stop);
 
  private:
   const ClusterModel cluster_;
@@ -46,9 +48,9 @@ class AttendPlanner {
 
 class AttendWork final : public CallWork {
  public:
-  // All must outlive this.
+  // All must outlive this. `stop`: once the caller does not wait any more.
   AttendWork(const AttendRequest& request, absl::Time deadline, AttendPlanner& planner,
-             const Clock& clock);
+             const Clock& clock, Stop stop = {});
 
   absl::StatusOr<PreparedWork> Prepare(const action::Admit& admit) override;
   absl::Status OnAnswer(RankAnswer answer) override;
@@ -66,6 +68,7 @@ class AttendWork final : public CallWork {
   const absl::Time deadline_;
   AttendPlanner& planner_;
   const Clock& clock_;
+  const Stop stop_;
 
   std::shared_ptr<const AttendPlanner::Planned> planned_;
   Partial merged_;

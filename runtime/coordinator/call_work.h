@@ -9,8 +9,11 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/buffer.h"
+#include "base/clock.h"
+#include "base/stop.h"
 #include "comm/messenger.h"
 #include "runtime/coordinator/core.h"
+#include "runtime/coordinator/service.h"
 
 namespace annulus {
 
@@ -33,6 +36,10 @@ struct PreparedWork {
   std::vector<RankMessages> messages;
   std::vector<std::pair<size_t, absl::Status>> refused;  // as event::Prepared
 };
+
+// Ends what a call's thread does for itself, once the caller does not wait for it any more. Both
+// must outlive it.
+Stop StopOf(const CallContext& call, const Clock& clock);
 
 class CallWork {
  public:

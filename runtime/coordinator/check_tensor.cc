@@ -1,5 +1,6 @@
 #include "runtime/coordinator/check_tensor.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -56,17 +57,17 @@ int64_t FirstBad(const std::byte* row, DType dtype, int64_t dim, float limit) {
 
 absl::Status CheckTensor(absl::string_view name, const TensorView& tensor, int64_t heads,
                          int64_t dim, DType stored) {
-  if (tensor.dtype != DType::kF32 && tensor.dtype != DType::kF16 && tensor.dtype != DType::kBF16) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "dtype of ", name, " is ", static_cast<int>(tensor.dtype), ", expected f32, f16 or bf16"));
+  if (!IsKnown(tensor.dtype)) {
+    return absl::InvalidArgumentError(absl::StrCat(name, ".dtype: ", static_cast<int>(tensor.dtype),
+                                                   "; expected f32, f16 or bf16"));
   }
   if (tensor.tokens < 1 || tensor.heads != heads || tensor.dim != dim) {
     return absl::InvalidArgumentError(
-        absl::StrCat("shape of ", name, " is [", tensor.tokens, ", ", tensor.heads, ", ",
-                     tensor.dim, "], expected [tokens ≥ 1, ", heads, ", ", dim, "]"));
+        absl::StrCat("shape of ", name, ": [", tensor.tokens, ", ", tensor.heads, ", ", tensor.dim,
+                     "]; expected [tokens ≥ 1, ", heads, ", ", dim, "]"));
   }
   if (tensor.data == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat(name, " has no data"));
+    return absl::InvalidArgumentError(absl::StrCat(name, ".data: null; expected its rows"));
   }
   const float limit = LimitOf(stored);
   // Where rounding makes nothing infinite, rows are checked by their bits, many at a time.
@@ -83,6 +84,18 @@ absl::Status CheckTensor(absl::string_view name, const TensorView& tensor, int64
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckBytes(absl::string_view name, const TensorView& tensor, int64_t bytes_max) {
+  const auto bytes = static_cast<__int128>(SizeOf(tensor.dtype)) *
+                     std::max<int64_t>(0, tensor.tokens) * std::max<int64_t>(0, tensor.heads) *
+                     std::max<int64_t>(0, tensor.dim);
+  if (bytes <= bytes_max) return absl::OkStatus();
+  const auto told =
+      static_cast<int64_t>(std::min<__int128>(bytes, std::numeric_limits<int64_t>::max()));
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, ": [", tensor.tokens, ", ", tensor.heads, ", ", tensor.dim, "], ", told,
+                   " bytes; expected at most ", bytes_max, " (request_bytes_max)"));
 }
 
 }  // namespace annulus

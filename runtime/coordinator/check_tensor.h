@@ -15,4 +15,7 @@ namespace annulus {
 absl::Status CheckTensor(absl::string_view name, const TensorView& tensor, int64_t heads,
                          int64_t dim, DType stored);
 
+// INVALID_ARGUMENT for a tensor, of a known dtype or none, of more bytes than one call may bring.
+absl::Status CheckBytes(absl::string_view name, const TensorView& tensor, int64_t bytes_max);
+
 }  // namespace annulus

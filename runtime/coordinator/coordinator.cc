@@ -16,8 +16,10 @@
 #include "base/status.h"
 #include "runtime/coordinator/append_work.h"
 #include "runtime/coordinator/attend_work.h"
+#include "runtime/coordinator/check_tensor.h"
 #include "runtime/coordinator/grant_work.h"
 #include "runtime/coordinator/node.h"
+#include "runtime/coordinator/step_parts.h"
 #include "runtime/coordinator/step_work.h"
 #include "runtime/store/context_layout.h"
 
@@ -308,7 +310,9 @@ absl::StatusOr<AppendResult> Coordinator::AppendDirect(const DirectAppend& reque
 
 absl::StatusOr<AttendResult> Coordinator::Attend(const AttendRequest& request,
                                                  const CallContext& call) {
-  AttendWork work(request, call.deadline, impl_->planner(), *impl_->options().clock);
+  ANNULUS_RETURN_IF_ERROR(CheckBytes("q", request.q, impl_->options().limits.request_bytes_max));
+  const Clock& clock = *impl_->options().clock;
+  AttendWork work(request, call.deadline, impl_->planner(), clock, StopOf(call, clock));
   action::Finish finish;
   event::Begin begin;
   begin.kind = event::Begin::Kind::kAttend;
@@ -323,21 +327,20 @@ absl::StatusOr<AttendResult> Coordinator::Attend(const AttendRequest& request,
 
 std::vector<absl::StatusOr<StepResult>> Coordinator::Step(absl::Span<const StepRequest> requests,
                                                           const CallContext& call) {
-  std::vector<absl::StatusOr<StepResult>> results;
-  if (requests.empty()) return results;
-  StepWork work(requests, call.deadline, impl_->step_planner(), *impl_->options().clock);
-  action::Finish finish;
-  event::Begin begin;
-  begin.kind = event::Begin::Kind::kStep;
-  begin.items.reserve(requests.size());
-  for (const StepRequest& request : requests) {
-    begin.items.push_back({request.context, request.layer, request.start, request.k.tokens,
-                           request.q.tokens, request.key});
-  }
-  const absl::Status failure = impl_->Call(std::move(begin), work, call, &finish);
-  if (failure.ok()) return std::move(work).TakeResults(finish);
-  for (size_t i = 0; i < requests.size(); ++i) results.push_back(failure);
-  return results;
+  const Clock& clock = *impl_->options().clock;
+  return StepInParts(requests, [&](absl::Span<const StepRequest> part) -> StepPartResults {
+    StepWork work(part, call.deadline, impl_->step_planner(), clock, StopOf(call, clock));
+    action::Finish finish;
+    event::Begin begin;
+    begin.kind = event::Begin::Kind::kStep;
+    begin.items.reserve(part.size());
+    for (const StepRequest& request : part) {
+      begin.items.push_back({request.context, request.layer, request.start, request.k.tokens,
+                             request.q.tokens, request.key});
+    }
+    ANNULUS_RETURN_IF_ERROR(impl_->Call(std::move(begin), work, call, &finish));
+    return std::move(work).TakeResults(finish);
+  });
 }
 
 absl::StatusOr<ContextInfo> Coordinator::Fork(const ForkRequest& request, const CallContext& call) {

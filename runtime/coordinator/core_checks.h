@@ -13,7 +13,7 @@
 namespace annulus {
 
 inline absl::Status Bad(absl::string_view field, int64_t value, absl::string_view expected) {
-  return absl::InvalidArgumentError(absl::StrCat(field, " is ", value, ", expected ", expected));
+  return absl::InvalidArgumentError(absl::StrCat(field, ": ", value, "; expected ", expected));
 }
 
 // Tokens [start, start + tokens), with tokens ≤ kContextTokensMax. Whatever a caller named as

@@ -13,9 +13,9 @@ namespace annulus {
 
 absl::Status CoordinatorCore::BeginStep(Call& call) {
   const size_t count = call.begin.items.size();
-  if (count < 1 || count > wire::kStepItemsMax) {
+  if (count < 1 || count > static_cast<size_t>(kStepsAtOnceMax)) {
     return Bad("steps of one batch", static_cast<int64_t>(count),
-               absl::StrCat("1 to ", wire::kStepItemsMax));
+               absl::StrCat("1 to ", kStepsAtOnceMax));
   }
   action::AdmitStep admit;
   admit.call = call.begin.call;

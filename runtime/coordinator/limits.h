@@ -11,6 +11,9 @@ namespace annulus {
 // Contexts that one List answers with.
 inline constexpr int kListMax = 1000;
 
+// Of one step's answer: what asks for more attends by Attend, whose answer is a stream.
+inline constexpr int64_t kStepAnswerBytesMax = int64_t{32} << 20;
+
 struct CoordinatorLimits {
   int64_t contexts_max = 4096;
   int64_t layers_max = 1 << 20;                    // of all contexts together

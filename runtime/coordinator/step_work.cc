@@ -9,6 +9,7 @@
 #include "base/status.h"
 #include "runtime/coordinator/append_work.h"
 #include "runtime/coordinator/check_tensor.h"
+#include "runtime/coordinator/limits.h"
 #include "runtime/engine/wire_rows.h"
 #include "runtime/store/append_cut.h"
 #include "runtime/store/context_layout.h"
@@ -16,7 +17,8 @@
 namespace annulus {
 namespace {
 
-std::vector<bool> FindReaders(const ShardMap& map, const Pattern& pattern, BlockRun q_blocks) {
+std::vector<bool> FindReaders(const ShardMap& map, const Pattern& pattern, BlockRun q_blocks,
+                              const Stop& stop) {
   const int64_t tokens = (q_blocks.last() + 1) * kBlockTokens;
   const Layout layout = LayoutOf(map.spec, map.world, tokens);
   std::vector<bool> readers(static_cast<size_t>(map.world));
@@ -27,7 +29,7 @@ std::vector<bool> FindReaders(const ShardMap& map, const Pattern& pattern, Block
     for (int head = heads.first; head < heads.end(); ++head) {
       const int same = pattern.HeadClass(head);
       if (same >= heads.first && same < head) continue;
-      for (int64_t q = q_blocks.first; q <= q_blocks.last(); ++q) {
+      for (int64_t q = q_blocks.first; q <= q_blocks.last() && !stop.stopped(); ++q) {
         pattern.Row(head, {q * kBlockTokens, (q + 1) * kBlockTokens}, tokens, &row);
         for (const TileRun& run : row) layout.tokens().MarkOwners(run.blocks, &owners);
       }
@@ -64,9 +66,8 @@ absl::StatusOr<std::shared_ptr<const Pattern>> StepPlanner::Parse(const std::str
   return shared;
 }
 
-std::shared_ptr<const std::vector<bool>> StepPlanner::Readers(const ShardMap& map,
-                                                              const Pattern& pattern,
-                                                              TokenRange q) {
+absl::StatusOr<std::shared_ptr<const std::vector<bool>>> StepPlanner::Readers(
+    const ShardMap& map, const Pattern& pattern, TokenRange q, const Stop& stop) {
   const int64_t first = q.begin / kBlockTokens;
   const BlockRun q_blocks{first, BlocksOf(q.end) - first, 1};
   const std::string key = absl::StrCat(map.context, " ", map.epoch, " ", pattern.text());
@@ -75,7 +76,9 @@ std::shared_ptr<const std::vector<bool>> StepPlanner::Readers(const ShardMap& ma
     const Known* known = readers_.Find(key);
     if (known != nullptr && known->q_blocks == q_blocks) return known->readers;
   }
-  auto readers = std::make_shared<const std::vector<bool>>(FindReaders(map, pattern, q_blocks));
+  auto readers =
+      std::make_shared<const std::vector<bool>>(FindReaders(map, pattern, q_blocks, stop));
+  ANNULUS_RETURN_IF_ERROR(stop.status());
   const std::lock_guard<std::mutex> lock(mutex_);
   readers_.Insert(key, {q_blocks, readers});
   return readers;
@@ -91,7 +94,14 @@ absl::Status StepWork::PrepareItem(size_t index, Item& item) {
   ANNULUS_RETURN_IF_ERROR(CheckTensor("q", request.q, spec.heads, spec.head_dim, spec.dtype));
   if (!std::isfinite(request.scale)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("scale is ", request.scale, ", expected a finite number"));
+        absl::StrCat("scale: ", request.scale, "; expected a finite number"));
+  }
+  const auto answer_bytes =
+      static_cast<int64_t>(PartialBytes(spec, request.q.tokens, {0, spec.heads}));
+  if (answer_bytes > kStepAnswerBytesMax) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "tokens of q: ", request.q.tokens, " with an answer of ", answer_bytes,
+        " bytes; expected at most ", kStepAnswerBytesMax, ": use Attend for so many queries"));
   }
   const Pattern* pattern = &map.retention->pattern(request.layer);
   std::shared_ptr<const Pattern> asked;
@@ -102,8 +112,8 @@ absl::Status StepWork::PrepareItem(size_t index, Item& item) {
   ANNULUS_RETURN_IF_ERROR(pattern->CheckTokens(item.kv.end, spec.tokens_expected == 0));
   const TokenRange q{item.kv.end - request.q.tokens, item.kv.end};
   ANNULUS_RETURN_IF_ERROR(
-      map.retention->CheckReads(request.layer, item.admitted->horizon, *pattern, q));
-  item.readers = planner_.Readers(map, *pattern, q);
+      map.retention->CheckReads(request.layer, item.admitted->horizon, *pattern, q, stop_));
+  ANNULUS_ASSIGN_OR_RETURN(item.readers, planner_.Readers(map, *pattern, q, stop_));
   item.merged = Partial(request.q.tokens, spec.heads, spec.v_head_dim);
   return absl::OkStatus();
 }

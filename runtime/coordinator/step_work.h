@@ -12,6 +12,7 @@
 #include "attention/partial.h"
 #include "base/clock.h"
 #include "base/lru_cache.h"
+#include "base/stop.h"
 #include "runtime/coordinator/call_work.h"
 
 namespace annulus {
@@ -24,9 +25,10 @@ class StepPlanner {
   // INVALID_ARGUMENT if the text does not parse.
   absl::StatusOr<std::shared_ptr<const Pattern>> Parse(const std::string& text, int kv_heads);
 
-  // By rank; perhaps some more, never fewer.
-  std::shared_ptr<const std::vector<bool>> Readers(const ShardMap& map, const Pattern& pattern,
-                                                   TokenRange q);
+  // By rank; perhaps some more, never fewer. What `stop` says once it has stopped.
+  absl::StatusOr<std::shared_ptr<const std::vector<bool>>> Readers(const ShardMap& map,
+                                                                   const Pattern& pattern,
+                                                                   TokenRange q, const Stop& stop);
 
  private:
   struct Known {
@@ -41,10 +43,14 @@ class StepPlanner {
 
 class StepWork final : public CallWork {
  public:
-  // All must outlive this.
+  // All must outlive this. `stop`: once the caller does not wait any more.
   StepWork(absl::Span<const StepRequest> requests, absl::Time deadline, StepPlanner& planner,
-           const Clock& clock)
-      : requests_(requests), deadline_(deadline), planner_(planner), clock_(clock) {}
+           const Clock& clock, Stop stop = {})
+      : requests_(requests),
+        deadline_(deadline),
+        planner_(planner),
+        clock_(clock),
+        stop_(std::move(stop)) {}
 
   absl::StatusOr<PreparedWork> Prepare(const action::AdmitStep& admit) override;
   absl::Status OnAnswer(RankAnswer answer) override;
@@ -77,6 +83,7 @@ class StepWork final : public CallWork {
   const absl::Time deadline_;
   StepPlanner& planner_;
   const Clock& clock_;
+  const Stop stop_;
 
   action::AdmitStep admit_;
   std::vector<Item> items_;

@@ -41,9 +41,14 @@ class Admission {
       return absl::OkStatus();
     }
 
-    // RESOURCE_EXHAUSTED names the bound.
+    // RESOURCE_EXHAUSTED names the bound; INVALID_ARGUMENT for what never has room.
     absl::Status Reserve(int64_t bytes) {
       std::lock_guard lock(admission_->mutex_);
+      if (bytes > admission_->bytes_max_ - bytes_) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("bytes of the request: ", bytes, " of buffer; expected at most ",
+                         admission_->bytes_max_ - bytes_, " (buffer_bytes_max)"));
+      }
       if (bytes > admission_->bytes_max_ - admission_->bytes_) {
         return Refuse(absl::StrCat("the request needs ", bytes, " bytes of buffer and ",
                                    admission_->bytes_, " of buffer_bytes_max ",

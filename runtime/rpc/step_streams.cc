@@ -65,14 +65,27 @@ std::vector<absl::StatusOr<StepResult>> StepStreams::Answer(grpc::ServerContext*
   if (absl::Status status = ticket.Enter(); !status.ok()) return refuse(status);
   const auto bytes = static_cast<int64_t>(batch.ByteSizeLong());
   if (absl::Status status = ticket.Reserve(bytes); !status.ok()) return refuse(status);
-  const absl::StatusOr<std::vector<StepRequest>> requests = FromProto(batch);
-  if (!requests.ok()) return refuse(requests.status());
+  std::vector<absl::StatusOr<StepRequest>> requests = FromProto(batch);
+  std::vector<absl::StatusOr<StepResult>> results = refuse(absl::InternalError("not tried"));
+  std::vector<StepRequest> good;
+  std::vector<size_t> index;  // of good[i] in the batch
+  for (size_t i = 0; i < requests.size(); ++i) {
+    if (!requests[i].ok()) {
+      results[i] = requests[i].status();
+      continue;
+    }
+    good.push_back(*std::move(requests[i]));
+    index.push_back(i);
+  }
   CallContext call;
   if (batch.time_left_us() != 0) {
     call.deadline = absl::Now() + absl::Microseconds(batch.time_left_us());
   }
   call.cancelled = CallerGone(context);
-  return service_->Step(*requests, call);
+  std::vector<absl::StatusOr<StepResult>> answers = service_->Step(good, call);
+  if (good.size() == results.size()) return answers;
+  for (size_t i = 0; i < index.size(); ++i) results[index[i]] = std::move(answers[i]);
+  return results;
 }
 
 void StepStreams::Drain() {

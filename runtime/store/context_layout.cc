@@ -10,12 +10,9 @@ namespace annulus {
 namespace {
 
 constexpr int kLayersMax = 1024;
-constexpr int kHeadsMax = 4096;
-constexpr int kHeadDimMax = 576;
-constexpr size_t kPatternBytesMax = size_t{1} << 20;  // of all layers together
 
 absl::Status Bad(absl::string_view field, int64_t value, absl::string_view expected) {
-  return absl::InvalidArgumentError(absl::StrCat(field, " is ", value, ", expected ", expected));
+  return absl::InvalidArgumentError(absl::StrCat(field, ": ", value, "; expected ", expected));
 }
 
 absl::Status CheckDim(absl::string_view field, int dim) {
@@ -61,17 +58,22 @@ absl::Status CheckPatterns(const ContextSpec& spec) {
   if (spec.kv_efficient && patterns == 0) {
     return Bad("size of patterns", 0, "at least 1 with kv_efficient: they say what may be let go");
   }
-  return Retention::Of(spec).status();
+  return absl::OkStatus();
 }
 
 }  // namespace
 
 absl::Status ValidateSpec(const ContextSpec& spec) {
+  ANNULUS_RETURN_IF_ERROR(CheckSpecFields(spec));
+  return Retention::Of(spec).status();
+}
+
+absl::Status CheckSpecFields(const ContextSpec& spec) {
   if (spec.layers < 1 || spec.layers > kLayersMax) {
     return Bad("layers", spec.layers, absl::StrCat("1 to ", kLayersMax));
   }
-  if (spec.kv_heads < 1 || spec.kv_heads > kHeadsMax) {
-    return Bad("kv_heads", spec.kv_heads, absl::StrCat("1 to ", kHeadsMax));
+  if (spec.kv_heads < 1 || spec.kv_heads > kKvHeadsMax) {
+    return Bad("kv_heads", spec.kv_heads, absl::StrCat("1 to ", kKvHeadsMax));
   }
   if (spec.heads < 1 || spec.heads > kHeadsMax || spec.heads % spec.kv_heads != 0) {
     return Bad("heads", spec.heads,
@@ -83,7 +85,7 @@ absl::Status ValidateSpec(const ContextSpec& spec) {
     return Bad("v_head_dim", spec.v_head_dim,
                absl::StrCat("at most head_dim ", spec.head_dim, " with v_is_k_prefix"));
   }
-  if (spec.dtype != DType::kF32 && spec.dtype != DType::kF16 && spec.dtype != DType::kBF16) {
+  if (!IsKnown(spec.dtype)) {
     return Bad("dtype", static_cast<int64_t>(spec.dtype), "f32, f16 or bf16");
   }
   if (spec.placement != Placement::kTokens && spec.placement != Placement::kHeads &&

@@ -15,8 +15,14 @@ namespace annulus {
 // Tokens of one context at most, so that no product of sizes overflows.
 inline constexpr int64_t kContextTokensMax = int64_t{1} << 34;
 
+// Of a context's query heads, and of each head's K and V.
+inline constexpr int kHeadsMax = 4096;
+inline constexpr int kHeadDimMax = 576;
+
 // INVALID_ARGUMENT names the field, its value and what is expected.
 absl::Status ValidateSpec(const ContextSpec& spec);
+// The same but for what the patterns say.
+absl::Status CheckSpecFields(const ContextSpec& spec);
 
 // Who holds which (kv head, block) of a context's first `tokens` over `world` ranks. Block-cyclic
 // cuts every prefix alike; contiguous and zigzag depend on the whole length, so their layout is

@@ -1,7 +1,9 @@
 #include "runtime/store/retention.h"
 
 #include <algorithm>
+#include <map>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -27,9 +29,15 @@ absl::Status Missing(int layer, int kv_head, int64_t block, absl::string_view wh
 absl::StatusOr<Retention> Retention::Of(const ContextSpec& spec) {
   Retention retention;
   retention.kv_efficient_ = spec.kv_efficient;
+  std::map<std::string, size_t> parsed;  // which layer's pattern has a text: few differ
   for (size_t layer = 0; layer < std::max<size_t>(1, spec.patterns.size()); ++layer) {
-    absl::StatusOr<Pattern> pattern =
-        Pattern::Parse(PatternOf(spec, static_cast<int>(layer), ""), spec.kv_heads);
+    const std::string& text = PatternOf(spec, static_cast<int>(layer), "");
+    const auto [same, is_new] = parsed.emplace(text, layer);
+    if (!is_new) {
+      retention.patterns_.push_back(retention.patterns_[same->second]);
+      continue;
+    }
+    absl::StatusOr<Pattern> pattern = Pattern::Parse(text, spec.kv_heads);
     if (!pattern.ok()) {
       return absl::InvalidArgumentError(
           absl::StrCat("patterns[", layer, "]: ", pattern.status().message()));
@@ -48,8 +56,8 @@ BlockSet Retention::Gone(int layer, int kv_head, int64_t horizon) const {
   return pattern(layer).Evictable(kv_head, horizon, horizon);
 }
 
-absl::Status Retention::CheckReads(int layer, int64_t horizon, const Pattern& asked,
-                                   TokenRange q) const {
+absl::Status Retention::CheckReads(int layer, int64_t horizon, const Pattern& asked, TokenRange q,
+                                   const Stop& stop) const {
   if (!kv_efficient_) return absl::OkStatus();
   // Under the layer's own pattern, queries from the horizon on see nothing that is gone.
   const bool own = asked.text() == pattern(layer).text();
@@ -58,6 +66,7 @@ absl::Status Retention::CheckReads(int layer, int64_t horizon, const Pattern& as
   for (int head = 0; head < asked.kv_heads() && q.begin < end; ++head) {
     const BlockSet gone = Gone(layer, head, horizon);
     for (int64_t begin = q.begin; begin < end && !gone.empty();) {
+      ANNULUS_RETURN_IF_ERROR(stop.status());
       const int64_t row_end = std::min(end, (begin / kBlockTokens + 1) * kBlockTokens);
       asked.Row(head, {begin, row_end}, q.end, &row);
       for (const TileRun& seen : row) {

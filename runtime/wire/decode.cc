@@ -153,7 +153,7 @@ absl::StatusOr<Attend> FromProto(const pb::Attend& p) {
 }
 
 absl::StatusOr<Step> FromProto(const pb::Step& p) {
-  if (static_cast<size_t>(p.items_size()) > kStepItemsMax) {
+  if (p.items_size() > kStepsAtOnceMax) {
     return BadField("Step", "items", p.items_size());
   }
   Step m{p.request(), TimeLeft(p.time_left_ns()), {}};
@@ -195,7 +195,7 @@ absl::StatusOr<Done> FromProto(const pb::Done& p) {
 }
 
 absl::StatusOr<StepDone> FromProto(const pb::StepDone& p) {
-  if (static_cast<size_t>(p.items_size()) > kStepItemsMax) {
+  if (p.items_size() > kStepsAtOnceMax) {
     return BadField("StepDone", "items", p.items_size());
   }
   StepDone m;

@@ -214,7 +214,7 @@ struct StepItem {
 struct Step {
   uint64_t request = 0;
   absl::Duration time_left = absl::InfiniteDuration();
-  std::vector<StepItem> items;  // at most kStepItemsMax
+  std::vector<StepItem> items;  // at most kStepsAtOnceMax
   size_t tensor_bytes = 0;      // the sum of theirs: what Decode found in the payload
 };
 
@@ -268,7 +268,6 @@ using Body = std::variant<Hello, Welcome, Heartbeat, HeartbeatSeen, Open, Append
 inline constexpr size_t kPatternInlineMax = 2048;
 inline constexpr size_t kSecretBytes = 16;
 inline constexpr uint64_t kExpectBytesMax = uint64_t{1} << 40;
-inline constexpr size_t kStepItemsMax = 1024;
 Message Encode(const Body& body, Buffer tensors = {});
 
 // INVALID_ARGUMENT names the message and its field.

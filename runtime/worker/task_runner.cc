@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status.h"
+#include "base/stop.h"
 #include "comm/no_exchange.h"
 #include "runtime/store/append_cut.h"
 #include "runtime/store/context_layout.h"
@@ -94,9 +95,10 @@ TaskOutcome TaskRunner::Run(WorkerTask task) {
 }
 
 absl::Status TaskRunner::CheckInTime(const WorkerTask& task) const {
-  if (task.cancel->load()) return absl::CancelledError("the call was cancelled before it started");
+  if (task.cancel->load())
+    return absl::CancelledError("the call was cancelled before it began to compute");
   if (clock_.Now() < task.deadline) return absl::OkStatus();
-  return absl::DeadlineExceededError("the call's deadline passed before it started");
+  return absl::DeadlineExceededError("the call's deadline passed before it began to compute");
 }
 
 absl::Status TaskRunner::CheckEpoch(ContextId context, uint64_t epoch) const {
@@ -180,7 +182,8 @@ absl::Status TaskRunner::Release(const wire::Release& release) {
 }
 
 absl::StatusOr<std::shared_ptr<const Plan>> TaskRunner::PlanOf(const wire::Attend& attend,
-                                                               const KvStore::Shard& shard) {
+                                                               const KvStore::Shard& shard,
+                                                               const WorkerTask& task) {
   const std::string key =
       absl::StrCat(attend.context, " ", attend.epoch, " ", attend.q_tokens, " ", attend.kv_tokens,
                    " ", Name(attend.plan), " ", attend.stages, " ", attend.pattern);
@@ -188,7 +191,8 @@ absl::StatusOr<std::shared_ptr<const Plan>> TaskRunner::PlanOf(const wire::Atten
   ANNULUS_ASSIGN_OR_RETURN(Pattern pattern, Pattern::Parse(attend.pattern, shard.spec.kv_heads));
   const Problem problem =
       ProblemOf(shard.spec, shard.world, attend.q_tokens, attend.kv_tokens, std::move(pattern));
-  ANNULUS_ASSIGN_OR_RETURN(Plan plan, BuildPlan(attend.plan, problem, attend.stages));
+  const Stop stop([&] { return CheckInTime(task); });
+  ANNULUS_ASSIGN_OR_RETURN(Plan plan, BuildPlan(attend.plan, problem, attend.stages, stop));
   auto shared = std::make_shared<const Plan>(std::move(plan));
   plans_.Insert(key, shared);
   return shared;
@@ -231,7 +235,7 @@ absl::StatusOr<RankResult> TaskRunner::Attend(const wire::Attend& attend, Worker
   ANNULUS_ASSIGN_OR_RETURN(const KvStore::Shard* shard, store_.Find(attend.context));
   ANNULUS_ASSIGN_OR_RETURN(const KvTable* table,
                            store_.Table(attend.context, attend.layer, attend.kv_tokens));
-  ANNULUS_ASSIGN_OR_RETURN(const std::shared_ptr<const Plan> plan, PlanOf(attend, *shard));
+  ANNULUS_ASSIGN_OR_RETURN(const std::shared_ptr<const Plan> plan, PlanOf(attend, *shard, task));
   ANNULUS_RETURN_IF_ERROR(VerifyWhatLeaves(*plan, *shard, attend));
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Exchange> exchange,
                            ExchangeFor(*plan, attend, shard->rank));

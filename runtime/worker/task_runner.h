@@ -77,7 +77,8 @@ class TaskRunner {
   // ABORTED unless the context was opened at that epoch.
   absl::Status CheckEpoch(ContextId context, uint64_t epoch) const;
   absl::StatusOr<std::shared_ptr<const Plan>> PlanOf(const wire::Attend& attend,
-                                                     const KvStore::Shard& shard);
+                                                     const KvStore::Shard& shard,
+                                                     const WorkerTask& task);
   absl::StatusOr<std::unique_ptr<Exchange>> ExchangeFor(const Plan& plan,
                                                         const wire::Attend& attend, int rank);
   absl::Status VerifyWhatLeaves(const Plan& plan, const KvStore::Shard& shard,

@@ -105,7 +105,7 @@ TEST_CASE("pattern: text, depth, primitives, terms and heads are bounded") {
   sum += ")";
   REQUIRE(Refusal(sum + "&" + sum) == "accepted");
   CheckRefused("causal&(" + sum + "&" + sum + "&" + sum + ")",
-               "9: expected at most 1048576 terms after expansion, found ");
+               "9: expected at most 32768 terms after expansion (pattern_terms_max), found ");
   REQUIRE(Refusal("full", 0) == "kv_heads: expected 1 to 1024, found 0");
   REQUIRE(Refusal("full", 1025) == "kv_heads: expected 1 to 1024, found 1025");
 }

@@ -156,13 +156,13 @@ TEST_CASE("options that make no sense are refused by name") {
     CHECK(absl::IsInvalidArgument(status));
     CHECK(status.message().find(text) == 0);
   };
-  refused(Client::InProcess({.workers = 0}).status(), "workers is 0");
+  refused(Client::InProcess({.workers = 0}).status(), "workers: 0");
   refused(Client::InProcess({.kv_bytes_limit = 0}).status(), "kv_bytes_limit is 0");
-  refused(Client::InProcess({.async_calls_max = 0}).status(), "async_calls_max is 0");
-  refused(Client::InProcess({.retry = {.attempts_max = 0}}).status(), "retry.attempts_max is 0");
+  refused(Client::InProcess({.async_calls_max = 0}).status(), "async_calls_max: 0");
+  refused(Client::InProcess({.retry = {.attempts_max = 0}}).status(), "retry.attempts_max: 0");
   refused(Client::InProcess({.retry = {.backoff_min = absl::ZeroDuration()}}).status(),
-          "retry.backoff_min is 0");
-  refused(Client::InProcess({.retry = {.budget = -1}}).status(), "retry.budget is -1");
+          "retry.backoff_min: 0");
+  refused(Client::InProcess({.retry = {.budget = -1}}).status(), "retry.budget: -1");
   CHECK_FALSE(Client::InProcess({.backend = "abacus"}).ok());
 }
 
@@ -291,7 +291,9 @@ TEST_CASE("a cancelled token and a past deadline start nothing") {
   CHECK(absl::IsCancelled(one.client->Append(one.Kv(10), cancelled).status()));
   CHECK(absl::IsDeadlineExceeded(
       one.client->Append(one.Kv(10), {.timeout = absl::ZeroDuration()}).status()));
-  CHECK(absl::IsCancelled(one.client->Step(std::vector<StepRequest>(2), cancelled)[1].status()));
+  std::vector<StepRequest> steps(2);
+  steps[1].layer = 1;
+  CHECK(absl::IsCancelled(one.client->Step(steps, cancelled)[1].status()));
   CHECK(one.client->Describe(one.context).value().tokens[0] == 0);
 }
 

@@ -356,7 +356,7 @@ TEST_CASE("views that cannot be streamed are refused before anything is sent") {
   CHECK(absl::IsInvalidArgument(attend(view, "causal")));
   view = good;
   view.tokens = -1;
-  CHECK(attend(view, "causal").message() == "q.tokens is -1; expected 1 or more");
+  CHECK(attend(view, "causal").message() == "q.tokens: -1; expected 1 or more");
   view = good;
   view.heads = view.dim = INT64_MAX;
   CHECK(absl::IsInvalidArgument(attend(view, "causal")));

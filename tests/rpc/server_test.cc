@@ -32,7 +32,7 @@ TEST_CASE("hostile streams are refused by name and the server lives on") {
   refused({Header("f32", 1, 1, 8), Header("f32", 1, 1, 8)}, "header came twice");
   refused({Header("f32", 1, 1, 8), v1::AttendPart()}, "data is 0 bytes");
   refused({Header("f99", 1, 1, 8), Data(32)}, "q.dtype");
-  refused({Header("f32", -1, 1, 8), Data(32)}, "q.tokens is -1");
+  refused({Header("f32", -1, 1, 8), Data(32)}, "q.tokens: -1");
   refused({Header("f32", INT64_MAX, INT64_MAX, INT64_MAX), Data(32)}, "expected a size below");
   refused({Header("f32", int64_t{1} << 40, 8, 64), Data(32)}, "expected at most 1073741824");
   CHECK(raw.service.calls == 0);

@@ -274,22 +274,19 @@ TEST_CASE("a malformed step is refused by name and the stream goes on") {
     CAPTURE(reply.answers(1).failure().message());
     CHECK(reply.answers(1).failure().code() == 3);
     CHECK(reply.answers(1).failure().message().find(text) == 0);
+    CHECK_FALSE(reply.answers(0).has_failure());
   };
-  refused([](v1::Step* s) { s->set_start(-1); }, "steps[1].start is -1");
+  refused([](v1::Step* s) { s->set_start(-1); }, "steps[1].start: -1");
   refused([](v1::Step* s) { s->mutable_q()->mutable_data()->pop_back(); },
-          "steps[1].q has 63 bytes of data; expected 64");
+          "steps[1].q.data: 63 bytes; expected 64");
   refused([](v1::Step* s) { s->mutable_k(); }, "steps[1].k.dtype");
   refused([](v1::Step* s) { s->mutable_v()->mutable_shape()->set_dtype("f8"); },
           "steps[1].v.dtype");
   refused([](v1::Step* s) { s->mutable_q()->mutable_shape()->set_heads(INT64_MAX); },
-          "steps[1].q is [");
-  CHECK(loopback.service.calls == 0);
+          "steps[1].q: [");
   v1::StepBatch good;
   AddStep(&good);
   CHECK(raw.Ask(good).answers(0).out().shape().dim() == 16);
-  v1::StepBatch many;
-  for (int i = 0; i <= kStepsMax; ++i) many.add_steps();
-  CHECK(raw.Ask(many).answers(0).failure().message().find("the batch has 4097 steps") == 0);
   raw.stream->WritesDone();
   v1::StepsReply reply;
   CHECK_FALSE(raw.stream->Read(&reply));

@@ -139,17 +139,17 @@ TEST_CASE("an upload's payload must be exactly what its header declares") {
 
 TEST_CASE("an upload's header is checked field by field before memory is taken") {
   using Header = v1::AppendHeader;
-  CHECK(AppendError([](Header* h) { h->set_start(-1); }).find("start is -1") == 0);
-  CHECK(AppendError([](Header* h) { h->set_start(INT64_MAX); }).find("start is 92") == 0);
+  CHECK(AppendError([](Header* h) { h->set_start(-1); }).find("start: -1") == 0);
+  CHECK(AppendError([](Header* h) { h->set_start(INT64_MAX); }).find("start: 92") == 0);
   CHECK(AppendError([](Header* h) { h->clear_k(); }).find("k.dtype: ") == 0);
   CHECK(AppendError([](Header* h) { h->mutable_k()->set_dtype("f64"); }).find("k.dtype: ") == 0);
   CHECK(AppendError([](Header* h) { h->mutable_k()->set_tokens(0); }) ==
-        "k.tokens is 0; expected 1 or more");
+        "k.tokens: 0; expected 1 or more");
   CHECK(AppendError([](Header* h) { h->mutable_v()->set_heads(-7); }) ==
-        "v.heads is -7; expected 1 or more");
-  CHECK(AppendError([](Header* h) { h->mutable_v()->set_tokens(9); }).find("v.tokens is 9") == 0);
-  CHECK(AppendError([](Header* h) { h->set_piece_tokens(0); }).find("piece_tokens is 0") == 0);
-  CHECK(AppendError([](Header* h) { h->set_piece_tokens(11); }).find("piece_tokens is 11") == 0);
+        "v.heads: -7; expected 1 or more");
+  CHECK(AppendError([](Header* h) { h->mutable_v()->set_tokens(9); }).find("v.tokens: 9") == 0);
+  CHECK(AppendError([](Header* h) { h->set_piece_tokens(0); }).find("piece_tokens: 0") == 0);
+  CHECK(AppendError([](Header* h) { h->set_piece_tokens(11); }).find("piece_tokens: 11") == 0);
   CHECK(AppendError([](Header* h) {
           h->mutable_k()->set_heads(1 << 20);
         }).find("a piece of piece_tokens 4 is ") == 0);
@@ -161,7 +161,7 @@ TEST_CASE("an upload's header is checked field by field before memory is taken")
           SetShape(h->mutable_k(), "f16", 1, int64_t{1} << 31, (int64_t{1} << 31) - 1);
           SetShape(h->mutable_v(), "f16", 1, int64_t{1} << 31, (int64_t{1} << 31) - 1);
           h->set_piece_tokens(1);
-        }).find("a piece of piece_tokens 1 is 184467440") == 0);
+        }).find("piece_tokens: 1 of 184467440") == 0);
 }
 
 TEST_CASE("a request's queries must be exactly what its header declares") {
@@ -185,16 +185,15 @@ TEST_CASE("a request's queries must be exactly what its header declares") {
 
 TEST_CASE("a request's header is checked field by field before memory is taken") {
   using Header = v1::AttendHeader;
-  CHECK(AttendError([](Header* h) { h->set_q_start(-3); }).find("q_start is -3") == 0);
-  CHECK(AttendError([](Header* h) { h->set_kv_len(INT64_MIN); }).find("kv_len is -9") == 0);
+  CHECK(AttendError([](Header* h) { h->set_q_start(-3); }).find("q_start: -3") == 0);
+  CHECK(AttendError([](Header* h) { h->set_kv_len(INT64_MIN); }).find("kv_len: -9") == 0);
   CHECK(AttendError([](Header* h) { h->set_plan("rign"); }).find("plan: ") == 0);
   CHECK(AttendError([](Header* h) { h->mutable_q()->set_dtype("F16"); }).find("q.dtype: ") == 0);
-  CHECK(AttendError([](Header* h) { h->mutable_q()->set_dim(INT64_MIN); }).find("q.dim is -9") ==
-        0);
+  CHECK(AttendError([](Header* h) { h->mutable_q()->set_dim(INT64_MIN); }).find("q.dim: -9") == 0);
   CHECK(AttendError([](Header* h) { h->mutable_q()->set_tokens(129); }) ==
-        "q is [129, 2, 8], 4128 bytes; expected at most 4096");
+        "q: [129, 2, 8], 4128 bytes; expected at most 4096 (request_bytes_max)");
   CHECK(AttendError([](Header* h) { h->set_request_id(std::string(129, 'i')); }) ==
-        "request_id is 129 bytes; expected at most 128");
+        "request_id: 129 bytes; expected at most 128");
 }
 
 TEST_CASE("a refused reservation is the answer") {

@@ -118,7 +118,7 @@ TEST_CASE("A worker that wants to leave may once what it holds is elsewhere") {
   CHECK(d.opened == std::vector<PeerId>{11, 13});
   CHECK(d.may_leave.empty());
   CHECK(d.State(id) == "moving");
-  CHECK(d.TryAppend(id, 50).message() == "start is 50, expected 100, the layer's committed tokens");
+  CHECK(d.TryAppend(id, 50).message() == "start: 50; expected 100, the layer's committed tokens");
   d.may_answer = true;
   d.Serve();
   REQUIRE(d.ended.size() == 1);

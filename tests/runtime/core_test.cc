@@ -42,7 +42,7 @@ TEST_CASE("An append commits when every rank has it, and not before") {
   CHECK(d.Committed(id) == 100);
   const CallId behind = d.BeginAppend(id, 99, 10, &second);
   CHECK(FinishOf(second, behind).message() ==
-        "start is 99, expected 100, the layer's committed tokens");
+        "start: 99; expected 100, the layer's committed tokens");
 }
 
 TEST_CASE("A failed append trims every rank and can be tried again") {

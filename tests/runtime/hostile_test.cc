@@ -102,7 +102,7 @@ TEST_CASE("Append and Attend name the field that makes no sense, and go on after
   append("shape of v", [](AppendRequest& r) { r.v.dim = 16; });
   append("v has", [](AppendRequest& r) { r.v.tokens = 29; });
   append("dtype of v", [](AppendRequest& r) { r.v.dtype = static_cast<DType>(3); });
-  append("k has no data", [](AppendRequest& r) { r.k.data = nullptr; });
+  append("k.data", [](AppendRequest& r) { r.k.data = nullptr; });
   // Finite in f32, but not in the context's f16.
   for (const float bad : {NAN, INFINITY, -INFINITY, 65520.0f}) {
     const float good = std::exchange(kv.k.f32()[(70 * 2 + 1) * 16 + 5], bad);

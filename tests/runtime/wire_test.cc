@@ -94,10 +94,10 @@ TEST_CASE("Messages come back as they were") {
   CHECK(spec_back.patterns == spec.patterns);
   CHECK(spec_back.kv_efficient);
   Step step;
-  step.items.assign(kStepItemsMax, {1, 2, 3, 4, 5, 6, 0.5f, "window(7)", 16, 8});
-  step.tensor_bytes = kStepItemsMax * 24;
+  step.items.assign(kStepsAtOnceMax, {1, 2, 3, 4, 5, 6, 0.5f, "window(7)", 16, 8});
+  step.tensor_bytes = kStepsAtOnceMax * 24;
   const Step step_back = RoundTrip(step);
-  CHECK(step_back.items.size() == kStepItemsMax);
+  CHECK(step_back.items.size() == kStepsAtOnceMax);
   CHECK(step_back.items[9].pattern == "window(7)");
   CHECK(step_back.tensor_bytes == step.tensor_bytes);
   StepDone step_done;
@@ -124,9 +124,9 @@ TEST_CASE("A payload is the tensors alone, until the body is too large for a hea
     return Encode(step, tensors).payload;
   };
   CHECK(payload_of(64).size() == size_t{64} * 24);
-  const Buffer large = payload_of(kStepItemsMax);
-  CHECK(large.size() > kStepItemsMax * 24 + kHeaderBytesMax);
-  CHECK(std::all_of(large.data(), large.data() + kStepItemsMax * 24,
+  const Buffer large = payload_of(kStepsAtOnceMax);
+  CHECK(large.size() > kStepsAtOnceMax * 24 + kHeaderBytesMax);
+  CHECK(std::all_of(large.data(), large.data() + kStepsAtOnceMax * 24,
                     [](std::byte b) { return b == std::byte{7}; }));
 }
 

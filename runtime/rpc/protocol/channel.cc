@@ -8,6 +8,10 @@
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 
+#include <algorithm>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
@@ -27,13 +31,17 @@ absl::Status CheckHostPort(absl::string_view field, absl::string_view text) {
     const absl::string_view host = text.substr(0, colon);
     const bool bracketed = host.front() == '[' && host.back() == ']';
     int port = 0;
-    if (absl::SimpleAtoi(text.substr(colon + 1), &port) && port >= 0 && port <= 65535 &&
-        (bracketed || host.find_first_of(":,/ ") == absl::string_view::npos)) {
+    const absl::string_view digits = text.substr(colon + 1);
+    if (std::all_of(digits.begin(), digits.end(), absl::ascii_isdigit) &&
+        std::all_of(host.begin(), host.end(), absl::ascii_isgraph) &&
+        absl::SimpleAtoi(digits, &port) && port <= 65535 &&
+        (bracketed || host.find_first_of(":,/") == absl::string_view::npos)) {
       return absl::OkStatus();
     }
   }
   return absl::InvalidArgumentError(
-      absl::StrCat(field, " is \"", text, "\"; expected HOST:PORT with a port from 0 to 65535"));
+      absl::StrCat(field, ": \"", absl::CHexEscape(text.substr(0, 300)),
+                   "\"; expected HOST:PORT with a port from 0 to 65535"));
 }
 
 void HoldGrpc() {

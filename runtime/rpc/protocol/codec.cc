@@ -73,7 +73,7 @@ AttendStats FromProto(const v1::AttendStats& message) {
 absl::Status CheckExtent(absl::string_view field, absl::string_view extent, int64_t value) {
   if (value >= 1) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat(field, ".", extent, " is ", value, "; expected 1 or more"));
+      absl::StrCat(field, ".", extent, ": ", value, "; expected 1 or more"));
 }
 
 std::string CutMessage(const absl::Status& status) {
@@ -267,6 +267,10 @@ absl::StatusOr<TensorShape> FromProto(const v1::TensorShape& message, absl::stri
 absl::StatusOr<TensorShape> CheckedShape(DType dtype, int64_t tokens, int64_t heads, int64_t dim,
                                          absl::string_view field) {
   TensorShape shape{dtype, tokens, heads, dim};
+  if (!IsKnown(dtype)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, ".dtype: ", static_cast<int>(dtype), "; expected f32, f16 or bf16"));
+  }
   ANNULUS_RETURN_IF_ERROR(CheckExtent(field, "tokens", shape.tokens));
   ANNULUS_RETURN_IF_ERROR(CheckExtent(field, "heads", shape.heads));
   ANNULUS_RETURN_IF_ERROR(CheckExtent(field, "dim", shape.dim));
@@ -275,7 +279,7 @@ absl::StatusOr<TensorShape> CheckedShape(DType dtype, int64_t tokens, int64_t he
       __builtin_mul_overflow(bytes, shape.heads, &bytes) ||
       __builtin_mul_overflow(bytes, shape.tokens, &bytes)) {
     return absl::InvalidArgumentError(
-        absl::StrCat(field, " is [", shape.tokens, ", ", shape.heads, ", ", shape.dim, "] of ",
+        absl::StrCat(field, ": [", shape.tokens, ", ", shape.heads, ", ", shape.dim, "] of ",
                      Text(Name(shape.dtype)), "; expected a size below 2^63 bytes"));
   }
   shape.bytes = bytes;
@@ -286,7 +290,7 @@ absl::Status CheckPosition(absl::string_view field, int64_t value) {
   constexpr int64_t kPositionMax = int64_t{1} << 48;
   if (value >= 0 && value <= kPositionMax) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat(field, " is ", value, "; expected 0 to ", kPositionMax));
+      absl::StrCat(field, ": ", value, "; expected 0 to ", kPositionMax));
 }
 
 absl::Status CheckAnswer(const TensorShape& out, const TensorShape& lse, int64_t q_tokens,

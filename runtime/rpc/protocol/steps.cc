@@ -1,25 +1,24 @@
 #include "runtime/rpc/protocol/steps.h"
 
+#include <algorithm>
+#include <limits>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "runtime/coordinator/limits.h"
 #include "runtime/rpc/annulus.pb.h"
-#include "runtime/rpc/protocol/channel.h"
 #include "runtime/rpc/protocol/streams.h"
 
 namespace annulus {
 namespace {
 
-constexpr int64_t kBatchBytesMax = kMessageBytesMax - kMessageRoomBytes;
 // What a step's message needs beside its tensors' bytes and its pattern.
 constexpr int64_t kStepOverheadBytes = 256;
 
-absl::StatusOr<int64_t> TensorBytes(const TensorView& view, absl::string_view field) {
-  if (view.tokens == 0) return 0;
-  ANNULUS_ASSIGN_OR_RETURN(const TensorShape shape, Streamable(view, field));
-  return shape.bytes;
+int64_t TensorBytes(const TensorView& view) {
+  return view.size() * static_cast<int64_t>(SizeOf(view.dtype));
 }
 
 // An error that names a field of one step, with the step before it: steps[index].field.
@@ -27,26 +26,9 @@ absl::Status Of(absl::string_view steps, size_t index, const absl::Status& error
   return absl::Status(error.code(), absl::StrCat(steps, "[", index, "].", error.message()));
 }
 
-absl::StatusOr<int64_t> StepBytes(const StepRequest& request) {
-  int64_t bytes = kStepOverheadBytes + static_cast<int64_t>(request.pattern.size());
-  ANNULUS_RETURN_IF_ERROR(CheckAscii("pattern", request.pattern));
-  for (const auto& [view, field] :
-       {std::pair(&request.k, "k"), {&request.v, "v"}, {&request.q, "q"}}) {
-    ANNULUS_ASSIGN_OR_RETURN(const int64_t tensor_bytes, TensorBytes(*view, field));
-    if (tensor_bytes > kBatchBytesMax || bytes + tensor_bytes > kBatchBytesMax) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(field, " makes the step larger than one message; expected at most ",
-                       kBatchBytesMax, " bytes in all: use Append and Attend for so many tokens"));
-    }
-    bytes += tensor_bytes;
-  }
-  return bytes;
-}
-
 void WriteTensor(const TensorView& view, v1::InlineTensor* message) {
   ToProto(view, message->mutable_shape());
-  const int64_t bytes = view.size() * static_cast<int64_t>(SizeOf(view.dtype));
-  ChunkWriter writer(bytes, [&](std::string* data) {
+  ChunkWriter writer(TensorBytes(view), [&](std::string* data) {
     message->mutable_data()->swap(*data);
     return true;
   });
@@ -60,8 +42,8 @@ absl::StatusOr<TensorView> TensorOf(bool present, const v1::InlineTensor& messag
   if (!present) return TensorView();
   ANNULUS_ASSIGN_OR_RETURN(const TensorShape shape, FromProto(message.shape(), field));
   if (static_cast<int64_t>(message.data().size()) != shape.bytes) {
-    return absl::InvalidArgumentError(absl::StrCat(field, " has ", message.data().size(),
-                                                   " bytes of data; expected ", shape.bytes));
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, ".data: ", message.data().size(), " bytes; expected ", shape.bytes));
   }
   return shape.View(reinterpret_cast<const std::byte*>(message.data().data()));
 }
@@ -134,18 +116,24 @@ std::vector<absl::StatusOr<StepResult>> AllFail(size_t count, const absl::Status
   return results;
 }
 
-absl::StatusOr<std::vector<StepCut>> CutSteps(absl::Span<const StepRequest> requests) {
+int64_t StepBytes(const StepRequest& request) {
+  // In 128 bits, since three tensors that can each be read may be too many together.
+  const __int128 bytes = static_cast<__int128>(kStepOverheadBytes) + request.pattern.size() +
+                         TensorBytes(request.k) + TensorBytes(request.v) + TensorBytes(request.q);
+  return static_cast<int64_t>(std::min<__int128>(bytes, std::numeric_limits<int64_t>::max()));
+}
+
+std::vector<StepCut> CutSteps(absl::Span<const StepRequest> requests) {
   std::vector<StepCut> cuts;
   int64_t room = 0;
   for (size_t i = 0; i < requests.size(); ++i) {
-    const absl::StatusOr<int64_t> bytes = StepBytes(requests[i]);
-    if (!bytes.ok()) return Of("requests", i, bytes.status());
-    if (*bytes > room || cuts.back().count == kStepsMax) {
+    const int64_t bytes = StepBytes(requests[i]);
+    if (bytes > room || cuts.back().count == static_cast<size_t>(kStepsAtOnceMax)) {
       cuts.push_back({.first = i});
-      room = kBatchBytesMax;
+      room = kStepBytesMax;
     }
     ++cuts.back().count;
-    room -= *bytes;
+    room -= bytes;
   }
   return cuts;
 }
@@ -165,17 +153,13 @@ void ToProto(absl::Span<const StepRequest> requests, v1::StepBatch* message) {
   }
 }
 
-absl::StatusOr<std::vector<StepRequest>> FromProto(const v1::StepBatch& message) {
-  if (message.steps_size() > kStepsMax) {
-    return absl::InvalidArgumentError(absl::StrCat("the batch has ", message.steps_size(),
-                                                   " steps; expected at most ", kStepsMax));
-  }
-  std::vector<StepRequest> requests;
+std::vector<absl::StatusOr<StepRequest>> FromProto(const v1::StepBatch& message) {
+  std::vector<absl::StatusOr<StepRequest>> requests;
   requests.reserve(static_cast<size_t>(message.steps_size()));
   for (int i = 0; i < message.steps_size(); ++i) {
-    absl::StatusOr<StepRequest> request = RequestOf(message.steps(i));
-    if (!request.ok()) return Of("steps", static_cast<size_t>(i), request.status());
-    requests.push_back(*std::move(request));
+    requests.push_back(RequestOf(message.steps(i)));
+    if (requests.back().ok()) continue;
+    requests.back() = Of("steps", static_cast<size_t>(i), requests.back().status());
   }
   return requests;
 }
@@ -183,14 +167,14 @@ absl::StatusOr<std::vector<StepRequest>> FromProto(const v1::StepBatch& message)
 bool SendAnswers(absl::Span<const absl::StatusOr<StepResult>> results,
                  const std::function<bool(const v1::StepsReply&)>& send) {
   v1::StepsReply reply;
-  int64_t room = kBatchBytesMax;
+  int64_t room = kStepBytesMax;
   for (size_t i = 0; i < results.size(); ++i) {
     const int64_t bytes = kStepOverheadBytes + AnswerBytes(results[i]);
     if (bytes > room && reply.answers_size() > 0) {
       if (!send(reply)) return false;
       reply.clear_answers();
       reply.set_first(static_cast<int>(i));
-      room = kBatchBytesMax;
+      room = kStepBytesMax;
     }
     WriteAnswer(results[i], reply.add_answers());
     room -= bytes;

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "runtime/rpc/protocol/channel.h"
 #include "runtime/rpc/protocol/codec.h"
 #include "runtime/types.h"
 
@@ -22,9 +23,8 @@ class StepBatch;
 class StepsReply;
 }  // namespace v1
 
-inline constexpr int kStepsMax = 4096;  // of one batch
-// Of one step's answer: what asks for more attends by Attend, whose answer is a stream.
-inline constexpr int64_t kStepAnswerBytesMax = int64_t{32} << 20;
+// Of one step's message: what is larger goes by Append and Attend, which are streams.
+inline constexpr int64_t kStepBytesMax = kMessageBytesMax - kMessageRoomBytes;
 
 // The same failure for all of a batch's steps.
 std::vector<absl::StatusOr<StepResult>> AllFail(size_t count, const absl::Status& why);
@@ -35,16 +35,19 @@ struct StepCut {
   size_t count = 0;
 };
 
-// Client: cuts requests, in their order, into as few batches as their messages' bound allows.
-// INVALID_ARGUMENT names requests[i] for one that cannot be sent: a view that makes no sense, a
-// text beyond ASCII, a step larger than a message.
-absl::StatusOr<std::vector<StepCut>> CutSteps(absl::Span<const StepRequest> requests);
+// Client: what a well-formed request takes of a message.
+int64_t StepBytes(const StepRequest& request);
 
-// Client: writes requests that CutSteps let pass into a batch.
+// Client: cuts requests, each of at most kStepBytesMax, in their order into as few batches as the
+// bounds of messages and of batches allow.
+std::vector<StepCut> CutSteps(absl::Span<const StepRequest> requests);
+
+// Client: writes well-formed requests into a batch.
 void ToProto(absl::Span<const StepRequest> requests, v1::StepBatch* message);
 
-// Server: the requests of a batch. Their tensors borrow from the message.
-absl::StatusOr<std::vector<StepRequest>> FromProto(const v1::StepBatch& message);
+// Server: the requests of a batch, or why one is none; the others stand. Their tensors borrow from
+// the message.
+std::vector<absl::StatusOr<StepRequest>> FromProto(const v1::StepBatch& message);
 
 // Server: hands the answers of a batch to `send`, message by message; false once `send` says so.
 bool SendAnswers(absl::Span<const absl::StatusOr<StepResult>> results,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,7 +12,14 @@
 namespace annulus {
 namespace {
 
-constexpr size_t kRequestIdBytesMax = 128;
+// Rows that are read one after the other must not lie on each other: a stride that was left 0 would
+// silently give the first row for all.
+absl::Status CheckStride(absl::string_view field, absl::string_view stride, int64_t value,
+                         int64_t count, int64_t dim) {
+  if (count == 1 || value >= dim) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, ".", stride, ": ", value, "; expected at least dim, ", dim));
+}
 
 absl::Span<std::byte> Bytes(Buffer& buffer, int64_t count) {
   return {buffer.data(), static_cast<size_t>(count)};
@@ -49,8 +57,19 @@ absl::StatusOr<TensorShape> Streamable(const TensorView& view, absl::string_view
   ANNULUS_ASSIGN_OR_RETURN(TensorShape shape,
                            CheckedShape(view.dtype, view.tokens, view.heads, view.dim, field));
   if (view.data == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat(field, ".data is null; expected ", shape.bytes,
-                                                   " bytes or their strided rows"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, ".data: null; expected ", shape.bytes, " bytes or their strided rows"));
+  }
+  ANNULUS_RETURN_IF_ERROR(
+      CheckStride(field, "token_stride", view.token_stride, view.tokens, view.dim));
+  ANNULUS_RETURN_IF_ERROR(
+      CheckStride(field, "head_stride", view.head_stride, view.heads, view.dim));
+  const __int128 last = static_cast<__int128>(view.tokens - 1) * view.token_stride +
+                        static_cast<__int128>(view.heads - 1) * view.head_stride + view.dim;
+  if (last > std::numeric_limits<int64_t>::max() / static_cast<int64_t>(SizeOf(view.dtype))) {
+    return absl::InvalidArgumentError(absl::StrCat(field, ".token_stride: ", view.token_stride,
+                                                   " and head_stride ", view.head_stride,
+                                                   "; expected rows within 2^63 bytes"));
   }
   return shape;
 }
@@ -59,8 +78,9 @@ absl::Status CheckAscii(absl::string_view field, absl::string_view text) {
   const auto* odd = std::find_if(text.begin(), text.end(),
                                  [](char c) { return static_cast<unsigned char>(c) >= 0x80; });
   if (odd == text.end()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(field, " has a byte beyond ASCII at position ",
-                                                 odd - text.begin(), "; expected ASCII text"));
+  return absl::InvalidArgumentError(absl::StrCat(field, ": byte ", static_cast<unsigned char>(*odd),
+                                                 " at position ", odd - text.begin(),
+                                                 "; expected ASCII text"));
 }
 
 void Filler::Aim(std::vector<absl::Span<std::byte>> targets) {
@@ -103,8 +123,8 @@ absl::Status AppendReader::Start(const v1::AppendHeader& header) {
   if (header.has_v()) {
     ANNULUS_ASSIGN_OR_RETURN(v_, FromProto(header.v(), "v"));
     if (v_.tokens != k_.tokens) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "v.tokens is ", v_.tokens, "; expected k.tokens, ", k_.tokens, " (or no v at all)"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("v.tokens: ", v_.tokens, "; expected k.tokens, ", k_.tokens, ", or 0"));
     }
     v_row_bytes = v_.row_bytes();
   }
@@ -112,15 +132,16 @@ absl::Status AppendReader::Start(const v1::AppendHeader& header) {
   piece_tokens_ = header.piece_tokens();
   if (piece_tokens_ < 1 || piece_tokens_ > k_.tokens) {
     return absl::InvalidArgumentError(
-        absl::StrCat("piece_tokens is ", piece_tokens_, "; expected 1 to k.tokens, ", k_.tokens));
+        absl::StrCat("piece_tokens: ", piece_tokens_, "; expected 1 to k.tokens, ", k_.tokens));
   }
   // Neither product exceeds its tensor's bytes; their sum may exceed int64.
   const uint64_t piece_bytes = static_cast<uint64_t>(piece_tokens_ * k_.row_bytes()) +
                                static_cast<uint64_t>(piece_tokens_ * v_row_bytes);
   if (piece_bytes > static_cast<uint64_t>(limits_.piece_bytes_max)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("a piece of piece_tokens ", piece_tokens_, " is ", piece_bytes,
-                     " bytes of k and v; expected at most ", limits_.piece_bytes_max));
+        absl::StrCat("piece_tokens: ", piece_tokens_, " of ", piece_bytes,
+                     " bytes of k and v; expected at most ", limits_.piece_bytes_max,
+                     " bytes (piece_bytes_max)"));
   }
   ANNULUS_RETURN_IF_ERROR(reserve_(static_cast<int64_t>(piece_bytes)));
   k_piece_ = Buffer(static_cast<size_t>(piece_tokens_ * k_.row_bytes()));
@@ -178,9 +199,13 @@ absl::Status AppendReader::Finish() const {
 }
 
 absl::Status AppendReader::Fail(const absl::Status& status) const {
-  return absl::Status(status.code(),
-                      absl::StrCat(status.message(), " (", done_, " of this request's ", k_.tokens,
-                                   " tokens are committed)"));
+  absl::Status told(status.code(),
+                    absl::StrCat(status.message(), " (", done_, " of this request's ", k_.tokens,
+                                 " tokens are committed)"));
+  status.ForEachPayload([&told](absl::string_view type, const absl::Cord& payload) {
+    told.SetPayload(type, payload);
+  });
+  return told;
 }
 
 AttendReader::AttendReader(const StreamLimits& limits, Reserve reserve)
@@ -214,15 +239,15 @@ absl::Status AttendReader::Start(const v1::AttendHeader& header) {
   request_.scale = header.scale();
   request_.request_id = header.request_id();
   if (request_.request_id.size() > kRequestIdBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat("request_id is ", request_.request_id.size(),
+    return absl::InvalidArgumentError(absl::StrCat("request_id: ", request_.request_id.size(),
                                                    " bytes; expected at most ",
                                                    kRequestIdBytesMax));
   }
   request_.trace = header.trace();
   if (q_.bytes > limits_.request_bytes_max) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("q is [", q_.tokens, ", ", q_.heads, ", ", q_.dim, "], ", q_.bytes,
-                     " bytes; expected at most ", limits_.request_bytes_max));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "q: [", q_.tokens, ", ", q_.heads, ", ", q_.dim, "], ", q_.bytes,
+        " bytes; expected at most ", limits_.request_bytes_max, " (request_bytes_max)"));
   }
   ANNULUS_RETURN_IF_ERROR(reserve_(q_.bytes));
   bytes_ = Buffer(static_cast<size_t>(q_.bytes));

@@ -32,8 +32,11 @@ struct StreamLimits {
   int64_t piece_bytes_max = int64_t{16} << 20;   // of one piece of an Append, K and V together
 };
 
-// Client: the shape of a view that can be sent. INVALID_ARGUMENT names `field` for one that cannot;
-// what it must be for the service, the service says.
+// Of an Attend's request_id.
+inline constexpr size_t kRequestIdBytesMax = 128;
+
+// Client: the shape of a view that can be read and sent. INVALID_ARGUMENT names `field` for one
+// that cannot; what it must be for the service, the service says.
 absl::StatusOr<TensorShape> Streamable(const TensorView& view, absl::string_view field);
 
 // Client: proto3 text is UTF-8, and a message with anything else never arrives; what this project

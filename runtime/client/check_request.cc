@@ -1,0 +1,113 @@
+#include "runtime/client/check_request.h"
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "attention/pattern.h"
+#include "base/status.h"
+#include "runtime/coordinator/step_parts.h"
+#include "runtime/rpc/protocol/codec.h"
+#include "runtime/rpc/protocol/steps.h"
+#include "runtime/rpc/protocol/streams.h"
+#include "runtime/store/context_layout.h"
+
+namespace annulus {
+namespace {
+
+absl::Status CheckAtMost(absl::string_view field, int64_t value, int64_t most) {
+  if (value <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(field, ": ", value, "; expected 1 to ", most));
+}
+
+absl::Status CheckView(const TensorView& view, absl::string_view field, int64_t heads_max) {
+  ANNULUS_RETURN_IF_ERROR(Streamable(view, field).status());
+  ANNULUS_RETURN_IF_ERROR(
+      CheckAtMost(absl::StrCat(field, ".tokens"), view.tokens, kContextTokensMax));
+  ANNULUS_RETURN_IF_ERROR(CheckAtMost(absl::StrCat(field, ".heads"), view.heads, heads_max));
+  return CheckAtMost(absl::StrCat(field, ".dim"), view.dim, kHeadDimMax);
+}
+
+absl::Status CheckText(absl::string_view field, absl::string_view text, size_t bytes_max) {
+  if (text.size() > bytes_max) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, ": ", text.size(), " bytes; expected at most ", bytes_max));
+  }
+  return CheckAscii(field, text);
+}
+
+absl::Status CheckScale(float scale) {
+  if (std::isfinite(scale)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("scale: ", scale, "; expected a finite number"));
+}
+
+absl::Status CheckKv(const TensorView& k, const TensorView& v) {
+  ANNULUS_RETURN_IF_ERROR(CheckView(k, "k", kKvHeadsMax));
+  if (v.tokens == 0) return absl::OkStatus();
+  ANNULUS_RETURN_IF_ERROR(CheckView(v, "v", kKvHeadsMax));
+  if (v.tokens == k.tokens) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("v.tokens: ", v.tokens, "; expected k.tokens, ", k.tokens, ", or 0"));
+}
+
+absl::Status CheckStep(const StepRequest& request) {
+  ANNULUS_RETURN_IF_ERROR(CheckPosition("start", request.start));
+  if (request.k.tokens != 0 || request.v.tokens != 0) {
+    ANNULUS_RETURN_IF_ERROR(CheckKv(request.k, request.v));
+  }
+  if (request.q.tokens != 0) {
+    ANNULUS_RETURN_IF_ERROR(CheckView(request.q, "q", kHeadsMax));
+  }
+  ANNULUS_RETURN_IF_ERROR(CheckText("pattern", request.pattern, kPatternBytesMax));
+  ANNULUS_RETURN_IF_ERROR(CheckScale(request.scale));
+  const int64_t bytes = StepBytes(request);
+  if (bytes <= kStepBytesMax) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("bytes: ", bytes, " of k, v, q and pattern together; expected at most ",
+                   kStepBytesMax, ": use Append and Attend for so many tokens"));
+}
+
+}  // namespace
+
+absl::Status CheckRequest(const ContextSpec& spec) {
+  ANNULUS_RETURN_IF_ERROR(CheckSpecFields(spec));
+  for (size_t layer = 0; layer < spec.patterns.size(); ++layer) {
+    ANNULUS_RETURN_IF_ERROR(
+        CheckAscii(absl::StrCat("patterns[", layer, "]"), spec.patterns[layer]));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckRequest(const AppendRequest& request) {
+  ANNULUS_RETURN_IF_ERROR(CheckPosition("start", request.start));
+  return CheckKv(request.k, request.v);
+}
+
+absl::Status CheckRequest(const AttendRequest& request) {
+  ANNULUS_RETURN_IF_ERROR(CheckPosition("q_start", request.q_start));
+  ANNULUS_RETURN_IF_ERROR(CheckPosition("kv_len", request.kv_len));
+  ANNULUS_RETURN_IF_ERROR(CheckView(request.q, "q", kHeadsMax));
+  if (request.plan.has_value() && !ParsePlanKind(Name(*request.plan)).ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("plan: ", static_cast<int>(*request.plan),
+                                                   "; expected a PlanKind or nullopt for auto"));
+  }
+  ANNULUS_RETURN_IF_ERROR(CheckScale(request.scale));
+  ANNULUS_RETURN_IF_ERROR(CheckText("pattern", request.pattern, kPatternBytesMax));
+  return CheckText("request_id", request.request_id, kRequestIdBytesMax);
+}
+
+std::vector<absl::Status> CheckSteps(absl::Span<const StepRequest> requests) {
+  const absl::Status count = CheckStepCount(requests.size());
+  std::vector<absl::Status> statuses(requests.size(), count);
+  if (!count.ok()) return statuses;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const absl::Status status = CheckStep(requests[i]);
+    if (status.ok()) continue;
+    statuses[i] = absl::Status(status.code(), absl::StrCat("requests[", i, "].", status.message()));
+  }
+  for (const auto& [index, why] : RepeatedSteps(requests)) statuses[index].Update(why);
+  return statuses;
+}
+
+}  // namespace annulus
