@@ -2,6 +2,8 @@
 // same words. Pure functions.
 #pragma once
 
+#include <atomic>
+
 #include "absl/status/status.h"
 #include "attention/backend.h"
 
@@ -15,5 +17,10 @@ absl::Status CheckAttendArgs(const AttendArgs& args, const BackendCapabilities& 
 absl::Status MissingPage(int kv_head, int64_t block);
 
 absl::Status AttendCancelled();
+
+// Whether the caller has given the problem up: once true, always true.
+inline bool IsCancelled(const AttendArgs& args) {
+  return args.cancel != nullptr && args.cancel->load(std::memory_order_relaxed);
+}
 
 }  // namespace annulus

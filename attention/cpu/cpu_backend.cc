@@ -179,7 +179,7 @@ bool Call::AttendBlocks(const Kernel& kernel, const Tile& tile, const Segment& s
     const BlockWalk::Step& step = *next;
     next = walk.Next();
     if (stopped()) return false;
-    if (args.cancel != nullptr && args.cancel->load(std::memory_order_relaxed)) {
+    if (IsCancelled(args)) {
       Stop(AttendCancelled());
       return false;
     }
@@ -295,6 +295,8 @@ class CpuBackend final : public Backend {
   absl::Status Run(absl::Span<const AttendArgs> batch, Workspace* workspace) {
     TilePlan& plan = workspace->plan;
     plan.Make(batch);
+    // A problem that was given up has no tiles from then on.
+    if (std::any_of(batch.begin(), batch.end(), IsCancelled)) return AttendCancelled();
     Call call(workspace);
     pool_.ParallelFor(static_cast<int64_t>(plan.order().size()), [&](int64_t i) {
       call.RunSegment(plan.segments()[plan.order()[static_cast<size_t>(i)]]);

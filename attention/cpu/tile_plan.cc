@@ -4,6 +4,8 @@
 #include <numbers>
 #include <utility>
 
+#include "attention/attend_args.h"
+
 namespace annulus::cpu {
 namespace {
 
@@ -65,6 +67,7 @@ void TilePlan::AddProblem(const AttendArgs& args) {
 }
 
 void TilePlan::AddTiles(const AttendArgs& args, int kv_head, TokenRange q, int64_t row_first) {
+  if (IsCancelled(args)) return;
   const size_t grid_first = grids_.size();
   AddGrids(args, kv_head, q);
   int64_t blocks = 0;

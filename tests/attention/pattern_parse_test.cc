@@ -106,6 +106,15 @@ TEST_CASE("pattern: text, depth, primitives, terms and heads are bounded") {
   REQUIRE(Refusal(sum + "&" + sum) == "accepted");
   CheckRefused("causal&(" + sum + "&" + sum + "&" + sum + ")",
                "9: expected at most 32768 terms after expansion (pattern_terms_max), found ");
+  // What all heads' rules cost together, however short the text.
+  std::string parts = "s2(64,1,1024)";
+  for (int i = 1; i < 255; ++i) parts += "|s2(64,1,1024)";
+  REQUIRE(Refusal(parts, 512) == "accepted");
+  REQUIRE(
+      Refusal(parts + "|" + parts + "|" + parts, 1024)
+          .find(
+              "expected at most 262144 parts over all KV heads (pattern_parts_max), found more") !=
+      std::string::npos);
   REQUIRE(Refusal("full", 0) == "kv_heads: expected 1 to 1024, found 0");
   REQUIRE(Refusal("full", 1025) == "kv_heads: expected 1 to 1024, found 1025");
 }
