@@ -21,6 +21,12 @@ StepRequest Query(const std::vector<float>& q, int64_t tokens) {
   return request;
 }
 
+// Each for a layer of its own.
+std::vector<StepRequest> Apart(std::vector<StepRequest> requests) {
+  for (size_t i = 0; i < requests.size(); ++i) requests[i].layer = static_cast<int>(i);
+  return requests;
+}
+
 TEST_CASE("a step's append and attend arrive, and its answer comes back") {
   Loopback loopback;
   const std::vector<float> values = Ramp(4096);
@@ -55,7 +61,8 @@ TEST_CASE("one failing step leaves the others of its batch alone, hints included
   const std::vector<float> values = Ramp(64);
   StepRequest append;
   append.k = TensorView::Contiguous(values.data(), DType::kF32, 2, 1, 8);
-  const StepResults results = loopback.client->Step({Query(values, 1), append, Query(values, 2)});
+  const StepResults results =
+      loopback.client->Step(Apart({Query(values, 1), append, Query(values, 2)}));
   REQUIRE(results.size() == 3);
   CHECK(results[0].ok());
   CHECK(absl::IsResourceExhausted(results[1].status()));
@@ -72,7 +79,7 @@ TEST_CASE("batches above a message are cut, answers above a message too") {
   std::vector<StepRequest> requests;
   for (int i = 0; i < 9; ++i) requests.push_back(Query(values, 1 << 14));
   requests.push_back(Query(values, 1));
-  const StepResults results = loopback.client->Step(requests);
+  const StepResults results = loopback.client->Step(Apart(requests));
   REQUIRE(results.size() == requests.size());
   for (size_t i = 0; i < results.size(); ++i) {
     CAPTURE(i, results[i].status());
@@ -80,10 +87,12 @@ TEST_CASE("batches above a message are cut, answers above a message too") {
     CHECK(results[i]->out.tokens() == requests[i].q.tokens);
   }
   const std::vector<float> large = Ramp(1 << 20);
-  const StepResults refused = loopback.client->Step({Query(values, 1), Query(large, 1 << 16)});
+  const StepResults refused =
+      loopback.client->Step(Apart({Query(values, 1), Query(large, 1 << 16)}));
   REQUIRE(refused.size() == 2);
-  CHECK(absl::IsInvalidArgument(refused[0].status()));
-  CHECK(refused[1].status().message().find("requests[1].q makes the step larger") == 0);
+  CHECK(refused[0].ok());
+  CHECK(absl::IsInvalidArgument(refused[1].status()));
+  CHECK(refused[1].status().message().find("requests[1].bytes: 4194") == 0);
 }
 
 TEST_CASE("steps of many threads do not meet") {
@@ -214,7 +223,8 @@ TEST_CASE("batches under way at once have a stream each, and streams are kept fo
     return absl::OkStatus();
   };
   const std::vector<float> values = Ramp(1 << 18);
-  const std::vector<StepRequest> cut(6, Query(values, 1 << 14));  // more than a message holds
+  const auto cut =
+      Apart(std::vector<StepRequest>(6, Query(values, 1 << 14)));  // more than a message holds
   for (int i = 0; i < 5; ++i) {
     for (const auto& result : loopback.client->Step(cut))
       CHECK(result.status() == absl::OkStatus());
