@@ -152,10 +152,10 @@ TEST_CASE("an upload's header is checked field by field before memory is taken")
   CHECK(AppendError([](Header* h) { h->set_piece_tokens(11); }).find("piece_tokens: 11") == 0);
   CHECK(AppendError([](Header* h) {
           h->mutable_k()->set_heads(1 << 20);
-        }).find("a piece of piece_tokens 4 is ") == 0);
+        }).find("piece_tokens: 4 of ") == 0);
   CHECK(AppendError([](Header* h) {
           SetShape(h->mutable_k(), "f32", int64_t{1} << 40, 1 << 20, 8);
-        }).find("k is [1099511627776, 1048576, 8] of f32") == 0);
+        }).find("k: [1099511627776, 1048576, 8] of f32") == 0);
   // Each tensor's size fits int64; their sum would not.
   CHECK(AppendError([](Header* h) {
           SetShape(h->mutable_k(), "f16", 1, int64_t{1} << 31, (int64_t{1} << 31) - 1);
