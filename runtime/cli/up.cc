@@ -25,6 +25,9 @@ namespace {
 constexpr int kWorkersUpMax = 256;
 constexpr absl::Duration kStartTimeout = absl::Minutes(1);
 constexpr absl::Duration kStopTimeout = absl::Seconds(10);
+// They share the cores: so much longer for each of them.
+constexpr absl::Duration kStartTimeoutOfWorker = absl::Seconds(2);
+constexpr absl::Duration kStopTimeoutOfWorker = absl::Milliseconds(200);
 constexpr absl::Duration kLookUp = absl::Milliseconds(20);
 // How often in a row a worker is started again, the pause before the first time, which doubles, and
 // how long it must have run to count as well again.
@@ -154,7 +157,9 @@ class Cluster {
   // Returns once all workers have joined, or a signal says to stop (then true).
   absl::StatusOr<bool> WaitUntilJoined(Signals& signals) {
     ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client, ConnectTo(endpoint_));
-    const absl::Time deadline = absl::Now() + kStartTimeout;
+    const absl::Duration patience =
+        kStartTimeout + static_cast<int>(workers_.size()) * kStartTimeoutOfWorker;
+    const absl::Time deadline = absl::Now() + patience;
     size_t ready = 0;
     while (ready < workers_.size()) {
       if (signals.WaitForStop(kLookUp)) return true;
@@ -171,7 +176,7 @@ class Cluster {
       if (ready < workers_.size() && absl::Now() > deadline) {
         return absl::DeadlineExceededError(absl::StrCat(ready, " of ", workers_.size(),
                                                         " workers joined within ",
-                                                        absl::FormatDuration(kStartTimeout)));
+                                                        absl::FormatDuration(patience)));
       }
     }
     return false;
@@ -202,7 +207,8 @@ class Cluster {
   void Stop() {
     for (const WorkerProcess& worker : workers_) worker.child->Terminate();
     if (coordinator_ != nullptr) coordinator_->Terminate();
-    const absl::Time deadline = absl::Now() + kStopTimeout;
+    const absl::Time deadline =
+        absl::Now() + kStopTimeout + static_cast<int>(workers_.size()) * kStopTimeoutOfWorker;
     while (AnyRuns() && absl::Now() < deadline) {
       absl::SleepFor(kLookUp);
       for (const WorkerProcess& worker : workers_) worker.child->Reap();

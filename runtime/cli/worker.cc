@@ -1,6 +1,7 @@
 // `annulus worker`: a worker's process.
 #include "runtime/worker/worker.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -22,6 +23,8 @@ namespace {
 
 // How often the process looks up from waiting, for a signal or a loss.
 constexpr absl::Duration kLookUp = absl::Milliseconds(100);
+// How often people are told that a worker waits, at the longest.
+constexpr absl::Duration kWordPeriod = absl::Seconds(10);
 constexpr int kPlacesMax = 1 << 16;
 
 struct WorkerFlags {
@@ -98,10 +101,18 @@ bool IsNotYet(const absl::Status& status) {
 // says to stop.
 absl::StatusOr<std::string> FindCoordinator(const std::string& endpoint, Rendezvous& rendezvous,
                                             Signals& signals) {
-  for (bool told = false;; told = true) {
+  const absl::Time begin = absl::Now();
+  for (absl::Time next_word = begin;;) {
     absl::StatusOr<std::string> address = rendezvous.Get(kFabricKey, absl::Now() + kLookUp);
     if (!IsNotYet(address.status())) return address;
-    if (!told) Log(LogLevel::kInfo, "waiting for the coordinator", {{"endpoint", endpoint}});
+    if (const absl::Time now = absl::Now(); now >= next_word) {
+      const absl::Duration waited = now - begin;
+      next_word = now + std::clamp(waited, absl::Seconds(1), kWordPeriod);
+      Log(LogLevel::kInfo, "waiting for the coordinator",
+          {{"endpoint", endpoint},
+           {"for", absl::FormatDuration(absl::Trunc(waited, absl::Seconds(1)))},
+           {"why", address.status().message()}});
+    }
     if (signals.WaitForStop(kLookUp)) return std::string();
   }
 }

@@ -231,6 +231,7 @@ class CoordinatorCore {
   // core_recovery.cc
   bool InRecovery() const { return now_ < recovery_until_; }
   absl::Status WhyUnknown(ContextId id) const;
+  size_t KnownToBeMissing() const;
   bool IsBack(const std::string& address) const;
   void Tell(WorkerId id, const wire::Body& body);
   void ForgetHalfMade();

@@ -12,6 +12,7 @@
 // its holders know it: so a rank of which nobody is missing proves that there is none, or that
 // nothing was acknowledged since.
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -40,11 +41,25 @@ absl::Status CoordinatorCore::WhyUnknown(ContextId id) const {
                      " of ", found->second.holders(), " workers are back; retry"));
   }
   if (id < incarnation_.number && InRecovery()) {
-    return absl::UnavailableError(absl::StrCat("context ", id,
-                                               " is not known yet: the coordinator has started "
-                                               "anew and waits for workers; retry"));
+    return absl::UnavailableError(absl::StrCat(
+        "context ", id, " is not known yet: the coordinator has started anew, ",
+        std::count_if(peers_.begin(), peers_.end(),
+                      [this](const auto& entry) { return workers_.at(entry.second).had_another; }),
+        " workers are back and ", KnownToBeMissing(), " that they know are missing; retry"));
   }
   return absl::NotFoundError(absl::StrCat("context ", id, " does not exist"));
+}
+
+// Workers that those which are back held contexts with.
+size_t CoordinatorCore::KnownToBeMissing() const {
+  std::set<std::string> missing;
+  for (const auto& [id, recovering] : recovering_) {
+    const wire::Inventory& latest = recovering.latest();
+    missing.insert(latest.addresses.begin(), latest.addresses.end());
+    for (const wire::Copy& copy : latest.copies) missing.insert(copy.address);
+  }
+  for (const auto& [peer, id] : peers_) missing.erase(workers_.at(id).status.address);
+  return missing.size();
 }
 
 void CoordinatorCore::Tell(WorkerId id, const wire::Body& body) {

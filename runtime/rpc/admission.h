@@ -60,9 +60,15 @@ class Admission {
     }
 
    private:
-    // A few calls' time: what is under way ends soon, and whoever waits long loses its place.
-    static absl::Status Refuse(absl::string_view why) {
-      return WithRetryAfter(absl::ResourceExhaustedError(why), absl::Milliseconds(20));
+    // A few calls' time: what is under way ends soon, and whoever waits long loses its place. The
+    // hints are spread, so that those that are refused together do not come again together: a
+    // multiple of the golden ratio is far from those before it.
+    absl::Status Refuse(absl::string_view why) const {
+      constexpr uint64_t kGolden = 0x9E3779B97F4A7C15;
+      constexpr int kSpreadBits = 5;  // 32 ms
+      const uint64_t spread_ms = (++admission_->refusals_ * kGolden) >> (64 - kSpreadBits);
+      return WithRetryAfter(absl::ResourceExhaustedError(why),
+                            kRetryAfterMin + absl::Milliseconds(spread_ms));
     }
 
     Admission* const admission_;
@@ -71,10 +77,13 @@ class Admission {
   };
 
  private:
+  static constexpr absl::Duration kRetryAfterMin = absl::Milliseconds(20);
+
   const int calls_max_;
   const int64_t bytes_max_;
   std::mutex mutex_;
   int calls_ = 0;
+  uint64_t refusals_ = 0;
   int64_t bytes_ = 0;
 };
 

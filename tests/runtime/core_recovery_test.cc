@@ -77,6 +77,9 @@ TEST_CASE("A context is unavailable until its ranks are back, then goes on at a 
   CHECK(d.Describe().message() ==
         "context 1001 is being recovered: 1 of 2 workers are back; retry");
   CHECK(absl::IsUnavailable(d.core.List({}).status()));
+  CHECK(d.core.Describe(kContext + 1).status().message() ==
+        "context 1002 is not known yet: the coordinator has started anew, 2 workers are back and 0 "
+        "that they know are missing; retry");
   const Actions actions = d.Tell(11, Holds(0, Stored(100, 3, {90, 100}, 9)));
   CHECK(SentTo<wire::Resume>(actions) == std::vector<PeerId>{11, 12});
   const auto resume = std::get<wire::Resume>(All<action::Send>(actions).at(0).body);
@@ -143,6 +146,9 @@ TEST_CASE("A context that was being made or released is forgotten once its worke
   d.Join(11, 1);
   d.Tell(11, Holds(0, {}));
   CHECK(absl::IsUnavailable(d.Describe()));
+  CHECK(d.core.Describe(kContext + 1).status().message() ==
+        "context 1002 is not known yet: the coordinator has started anew, 1 workers are back and 1 "
+        "that they know are missing; retry");
   d.Join(12, 1);
   wire::Inventory other = Holds(0, {});
   other.context = other.serves = 1002;
