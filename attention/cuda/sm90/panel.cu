@@ -23,9 +23,6 @@ __global__ void __launch_bounds__(PanelShape<kDim>::kThreads, 1)
   if (threadIdx.x == 0) {
     if (shared % 1024 != 0) __trap();
     InitBarriers(control);
-    for (int h = 0; h < Shape::kHalves; ++h) {
-      control.queries_at[h] = static_cast<uint32_t>(Describe(shared + h * Shape::kBlockBytes, 0));
-    }
   }
   __syncthreads();
   if (warp < 4) {

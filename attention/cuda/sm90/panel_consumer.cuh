@@ -98,7 +98,7 @@ class Consumer {
       : work_(work),
         control_(control),
         half_(half),
-        queries_at_(Describe(shared + half * Shape::kBlockBytes, 0)),
+        queries_(Describe(shared + half * Shape::kBlockBytes, 0)),
         keys_at_(Describe(shared + Shape::kKeysAt, 0)),
         values_at_(Describe(shared + Shape::kValuesAt, kBoxBytes)),
         lane_(threadIdx.x % 32),
@@ -121,6 +121,9 @@ class Consumer {
   }
 
  private:
+  // Whether blocks seen in part have shortcuts too. With the largest head dim these cost registers
+  // that the loop without masks then lacks: it is 5 % slower.
+  static constexpr bool kShortcut = kDim < 256;
   using Out = float[kDim / 8][4];
   using Weights = uint32_t[4][4];
 
@@ -176,17 +179,6 @@ class Consumer {
     End(ticket, state, out);
   }
 
-  // With 16 products, ptxas would keep a description for each of them from step to step, more than
-  // there are uniform registers for, and move them there between the products. So it may not know
-  // that the first is always the same.
-  __device__ uint64_t QueriesAtHand() const {
-    if (kDim < 256) return queries_at_;
-    uint32_t low;
-    asm volatile("ld.volatile.shared.u32 %0, [%1];"
-                 : "=r"(low)
-                 : "r"(SharedAddress(&control_.queries_at[half_])));
-    return (queries_at_ & 0xffffffff00000000ull) | Uniform(low);
-  }
   __device__ uint64_t KeysAtHand() const { return At(keys_at_, keys_.stage); }
   __device__ uint64_t ValuesAtHand() const { return At(values_at_, values_.stage); }
   __device__ static uint64_t At(uint64_t first, uint32_t stage) {
@@ -200,9 +192,8 @@ class Consumer {
     float s[8][4];
     Wait(SharedAddress(&control_.keys_full[keys_.stage]), keys_.parity);
     const Seen seen = Look(ticket);
-    const uint64_t queries = QueriesAtHand();
     FenceProducts();
-    ScoreBlock<T, kDim>(s, queries, KeysAtHand());
+    ScoreBlock<T, kDim>(s, queries_, KeysAtHand());
     CommitProducts();
     WaitForProducts();
     Pin(s);
@@ -226,13 +217,12 @@ class Consumer {
       Wait(SharedAddress(&control_.keys_full[keys_.stage]), keys_.parity);
       Seen seen;
       if constexpr (kMasked) seen = Look(ticket);
-      const uint64_t queries = QueriesAtHand();
       Wait(SharedAddress(&control_.values_full[values_.stage]), values_.parity);
       Pin(out);
       Pin(weights);
       FenceProducts();
       AddBlock<T>(out, weights, ValuesAtHand());
-      ScoreBlock<T, kDim>(s, queries, KeysAtHand());
+      ScoreBlock<T, kDim>(s, queries_, KeysAtHand());
       CommitProducts();
       WaitForProducts();
       Pin(s);
@@ -243,9 +233,16 @@ class Consumer {
       Free(control_.keys_empty[keys_.stage]);
       keys_.Next();
       if constexpr (kMasked) {
-        if (!seen.all) MaskScores<8>(s, seen.low, seen.high, lane_);
+        if (!kShortcut || !seen.all) MaskScores<8>(s, seen.low, seen.high, lane_);
       }
-      SoftenBlock<T>(s, scale, state, out, weights);
+      if constexpr (kMasked && !kShortcut) {
+        float step[2];
+        SoftenExactly<T>(s, scale, state, out, step, weights);
+        state.sum[0] += step[0];
+        state.sum[1] += step[1];
+      } else {
+        SoftenBlock<T>(s, scale, state, out, weights);
+      }
     }
   }
 
@@ -271,7 +268,7 @@ class Consumer {
   const Work& work_;
   Control<kDim>& control_;
   const int half_;
-  const uint64_t queries_at_;
+  const uint64_t queries_;
   const uint64_t keys_at_;
   const uint64_t values_at_;
   const int lane_;

@@ -153,27 +153,29 @@ __device__ inline void CopyBlocks(const Work& work, const RowMaps& maps, Control
   for (;;) {
     Wait(SharedAddress(&control.ticket_full[tickets.stage]), tickets.parity);
     const Ticket& ticket = control.tickets[tickets.stage];
-    const int blocks = ticket.blocks;
-    if (blocks < 0) return;
+    if (ticket.blocks < 0) return;
+    const int looked_at = LookedAt(ticket);
     BlockWalk<kDim> walk(work, maps, ticket, lane);
-    for (int i = 0; i < blocks; ++i) {
+    for (int i = 0; i < ticket.blocks; ++i) {
       if (i % kLookahead == 0) walk.Publish(i, control);
-      const BlockPlaces& places = control.places[i % kLookahead];
-      if (i < LookedAt(ticket)) {
+      if (i < looked_at) {
         Wait(SharedAddress(&control.seen_empty[seen.stage]), seen.parity ^ 1);
         if (elected) control.staged[seen.stage] = control.seen[i % kLookahead];
         seen.Next();
       }
+      // Places are read before the waits, after which there is no time to lose.
+      const BlockPlace k = control.places[i % kLookahead].k;
       Wait(SharedAddress(&control.keys_empty[keys.stage]), keys.parity ^ 1);
       if (elected) {
-        CopyBlock<kDim>(places.k, maps, ticket, 0,
+        CopyBlock<kDim>(k, maps, ticket, 0,
                         shared + Shape::kKeysAt + keys.stage * Shape::kBlockBytes,
                         SharedAddress(&control.keys_full[keys.stage]));
       }
       keys.Next();
+      const BlockPlace v = control.places[i % kLookahead].v;
       Wait(SharedAddress(&control.values_empty[values.stage]), values.parity ^ 1);
       if (elected) {
-        CopyBlock<kDim>(places.v, maps, ticket, 1,
+        CopyBlock<kDim>(v, maps, ticket, 1,
                         shared + Shape::kValuesAt + values.stage * Shape::kBlockBytes,
                         SharedAddress(&control.values_full[values.stage]));
       }

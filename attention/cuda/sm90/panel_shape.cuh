@@ -94,7 +94,6 @@ struct Control {
   BlockPlaces places[kLookahead];
   SeenBlock<Shape::kHalves> seen[kLookahead];
   SeenBlock<Shape::kHalves> staged[kSeenStages];  // there as soon as the keys are
-  uint32_t queries_at[Shape::kHalves];            // description of each half's, lower word
   uint64_t ticket_full[2];
   uint64_t ticket_empty[2];
   uint64_t queries_full[Shape::kHalves];
