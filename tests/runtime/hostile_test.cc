@@ -100,8 +100,8 @@ TEST_CASE("Append and Attend name the field that makes no sense, and go on after
   append("shape of k", [](AppendRequest& r) { r.k.heads = 3; });
   append("shape of k", [](AppendRequest& r) { r.k.dim = -16; });
   append("shape of v", [](AppendRequest& r) { r.v.dim = 16; });
-  append("v has", [](AppendRequest& r) { r.v.tokens = 29; });
-  append("dtype of v", [](AppendRequest& r) { r.v.dtype = static_cast<DType>(3); });
+  append("v.tokens", [](AppendRequest& r) { r.v.tokens = 29; });
+  append("v.dtype", [](AppendRequest& r) { r.v.dtype = static_cast<DType>(3); });
   append("k.data", [](AppendRequest& r) { r.k.data = nullptr; });
   // Finite in f32, but not in the context's f16.
   for (const float bad : {NAN, INFINITY, -INFINITY, 65520.0f}) {
@@ -132,7 +132,7 @@ TEST_CASE("Append and Attend name the field that makes no sense, and go on after
   attend("q_start", [](AttendRequest& r) { r.q.tokens = 65; });
   attend("shape of q", [](AttendRequest& r) { r.q.heads = 2; });
   attend("shape of q", [](AttendRequest& r) { r.q.dim = 8; });
-  attend("dtype of q", [](AttendRequest& r) { r.q.dtype = static_cast<DType>(200); });
+  attend("q.dtype", [](AttendRequest& r) { r.q.dtype = static_cast<DType>(200); });
   attend("scale", [](AttendRequest& r) { r.scale = NAN; });
   attend("scale", [](AttendRequest& r) { r.scale = INFINITY; });
   attend("plan", [](AttendRequest& r) { r.plan = static_cast<PlanKind>(99); });
