@@ -112,7 +112,8 @@ class CudaBackend final : public Backend {
     if (absl::IsUnavailable(status)) lost_ = status;
     // After an error a workspace may still be in use on the device: its end waits for that.
     ANNULUS_RETURN_IF_ERROR(status);
-    for (auto& workspace : workspaces) idle_.push_back(std::move(workspace));
+    // So that the next call's parts take those of the same size.
+    for (auto i = workspaces.rbegin(); i != workspaces.rend(); ++i) idle_.push_back(std::move(*i));
     return absl::OkStatus();
   }
 

@@ -129,7 +129,7 @@ void WorkList::AddProblem(const AttendArgs& args, const Slots& slots) {
   waiting_.resize(static_cast<size_t>(kv_head_end));
   queries_.clear();
   runs_.ForgetRanges();
-  panel_ = PanelFor(args, slots);
+  panel_.reset();
   int64_t row = 0;
   for (const TokenRange& range : args.q_ranges) {
     for (int64_t begin = range.begin; begin < range.end;) {
@@ -142,7 +142,7 @@ void WorkList::AddProblem(const AttendArgs& args, const Slots& slots) {
           PiecesOf(args, kv_head, &queries_.back());
         }
         if (!queries_.back().pieces.empty()) {
-          AddQueries(args, kv_head, static_cast<int32_t>(row), queries_.back());
+          AddQueries(args, slots, kv_head, static_cast<int32_t>(row), queries_.back());
         }
       }
       row += end - begin;
@@ -151,20 +151,22 @@ void WorkList::AddProblem(const AttendArgs& args, const Slots& slots) {
   }
   for (int kv_head = kv_head_first; kv_head < kv_head_end; ++kv_head) {
     std::vector<Waiting>& waiting = waiting_[static_cast<size_t>(kv_head)];
-    if (!waiting.empty()) AddTile(args, kv_head, panel_, waiting);
+    if (!waiting.empty()) AddTile(args, kv_head, *panel_, waiting);
     waiting.clear();
   }
 }
 
-void WorkList::AddQueries(const AttendArgs& args, int kv_head, int32_t row_first,
-                          const Queries& queries) {
+void WorkList::AddQueries(const AttendArgs& args, const Slots& slots, int kv_head,
+                          int32_t row_first, const Queries& queries) {
   const int head_first = std::max(kv_head * args.group, args.heads.first) - args.heads.first;
   const int head_end = std::min((kv_head + 1) * args.group, args.heads.end()) - args.heads.first;
   const auto tokens = static_cast<int>(queries.q.size());
   Kernel kernel = Kernel::kSimple;
   if (OnMatrixUnits(args)) {
     const bool few = tokens * (head_end - head_first) <= kStreamRows;
-    kernel = few ? Kernel::kStream : panel_;
+    // A decode step does not look at all pages of its context.
+    if (!few && !panel_.has_value()) panel_ = PanelFor(args, slots);
+    kernel = few ? Kernel::kStream : *panel_;
   }
   const int step = std::max(1, kPanelRows / tokens);
   const auto halves = static_cast<size_t>(HalvesOf(kernel, DimOf(*args.kv)));

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -50,7 +51,8 @@ class WorkList {
   };
 
   void AddProblem(const AttendArgs& args, const Slots& slots);
-  void AddQueries(const AttendArgs& args, int kv_head, int32_t row_first, const Queries& queries);
+  void AddQueries(const AttendArgs& args, const Slots& slots, int kv_head, int32_t row_first,
+                  const Queries& queries);
   void AddTile(const AttendArgs& args, int kv_head, Kernel kernel,
                absl::Span<const Waiting> halves);
   void PiecesOf(const AttendArgs& args, int kv_head, Queries* queries);
@@ -77,7 +79,7 @@ class WorkList {
 
   absl::Span<const AttendArgs> batch_;
   int32_t problem_ = 0;                        // the one at hand
-  Kernel panel_ = Kernel::kPanel;              // that does its panels
+  std::optional<Kernel> panel_;                // that does its panels, once there are some
   std::deque<Queries> queries_;                // of it; none moves
   std::vector<std::vector<Waiting>> waiting_;  // by its KV head
   std::vector<Group> groups_;
