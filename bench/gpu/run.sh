@@ -31,6 +31,7 @@ gpus=$(nvidia-smi -L | wc -l)
 check version "$bundle/annulus" version
 check kernels "$bundle/test_attention"
 check engine "$bundle/test_engine"
+[[ ! -x $bundle/test_gpu ]] || check instructions "$bundle/test_gpu"
 [[ ! -x $bundle/test_nccl ]] || check nccl "$bundle/test_nccl" '~[channels]~[.]'
 check demo "$bundle/annulus" demo --backend cuda --out-dir "$out/demo"
 python3 "$here/gpu.py" --program "$bundle/annulus_gpu_bench" --out "$out/kernels.csv" || failed=1
