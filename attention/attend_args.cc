@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
@@ -85,7 +86,7 @@ absl::Status CheckAttendArgs(const AttendArgs& args, const BackendCapabilities& 
   ANNULUS_RETURN_IF_ERROR(CheckDim("v_head_dim", args.kv->v_head_dim(), capabilities));
   ANNULUS_RETURN_IF_ERROR(CheckHeads(args));
   ANNULUS_RETURN_IF_ERROR(CheckQueries(args));
-  if (!std::isfinite(args.scale)) return Refuse("scale", args.scale, "a finite number");
+  ANNULUS_RETURN_IF_ERROR(CheckScale(args.scale));
   const PartialView& into = args.into;
   if (into.rows != args.q.tokens || into.heads != args.heads.count ||
       into.v_head_dim != args.kv->v_head_dim()) {
@@ -94,6 +95,18 @@ absl::Status CheckAttendArgs(const AttendArgs& args, const BackendCapabilities& 
                   args.q.tokens, ", ", args.heads.count, ", ", args.kv->v_head_dim(), "]");
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckScale(float scale) {
+  const auto refuse = [scale](absl::string_view expected) {
+    return absl::InvalidArgumentError(absl::StrCat("scale: ", scale, "; expected ", expected));
+  };
+  if (!std::isfinite(scale)) return refuse("a finite number");
+  const float magnitude = std::fabs(scale);
+  if (scale == 0 || (magnitude >= std::numeric_limits<float>::min() && magnitude <= 2.3e38f)) {
+    return absl::OkStatus();
+  }
+  return refuse("0 or a magnitude from 1.2e-38 to 2.3e38");
 }
 
 absl::Status MissingPage(int kv_head, int64_t block) {

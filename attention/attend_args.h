@@ -13,6 +13,10 @@ namespace annulus {
 // with one another and lie within `capabilities`.
 absl::Status CheckAttendArgs(const AttendArgs& args, const BackendCapabilities& capabilities);
 
+// INVALID_ARGUMENT unless it is 0 or a number that scores can be scaled by in f32 (backends count
+// in units of log2, and so take a multiple of it).
+absl::Status CheckScale(float scale);
+
 // The INTERNAL error of a block that the pattern reads and the shard does not hold.
 absl::Status MissingPage(int kv_head, int64_t block);
 

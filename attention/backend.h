@@ -75,6 +75,11 @@ class Backend {
   // threads busy. Outputs are disjoint. INVALID_ARGUMENT for shapes outside the capabilities,
   // CANCELLED once *cancel of one of them is true, INTERNAL if a pattern reads a page that its kv
   // does not hold. On error every `into` is unspecified.
+  // A row is right, or has no answer as attention/partial.h says: it must not end as if it had not
+  // seen a key whose score is NaN or infinite, −∞ included, since sums on the way to a score may
+  // overflow too. Keys that a row does not see do it no harm, whatever their scores. A backend may
+  // answer rows whose scores fit f32 in spite of sums on the way to them, as float64 does. bf16
+  // and f16 subnormals count as they are.
   virtual absl::Status AttendBatch(absl::Span<const AttendArgs> batch) = 0;
 
   absl::Status Attend(const AttendArgs& args) { return AttendBatch({&args, 1}); }

@@ -78,7 +78,9 @@ class Host final : public MemorySpace {
     return absl::OkStatus();
   }
 
-  absl::Status Finalise(PartialView partial) override { return annulus::Finalise(partial); }
+  absl::StatusOr<std::optional<Overflow>> EndRows(PartialView partial) override {
+    return annulus::EndRows(partial);
+  }
 };
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -58,7 +59,7 @@ class MemorySpace {
   // As the functions of attention/partial.h. No two merges have a row of `into` in common.
   virtual absl::Status SetIdentity(PartialView partial) = 0;
   virtual absl::Status Merge(absl::Span<const RowsMerge> merges) = 0;
-  virtual absl::Status Finalise(PartialView partial) = 0;
+  virtual absl::StatusOr<std::optional<Overflow>> EndRows(PartialView partial) = 0;
 };
 
 // That of this process.

@@ -1,9 +1,7 @@
 #include "attention/partial.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
-#include <cstdint>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
@@ -14,8 +12,8 @@ namespace {
 
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
-// The lse of one row decides its weight; a NaN in either side reaches the result, so that
-// Finalise can refuse it.
+// The lse of one row decides its weight. By arithmetic alone a NaN on either side reaches the
+// result, and an infinite out stays infinite or becomes NaN.
 void MergeRow(float* out, float* lse, const float* from_out, float from_lse, int64_t dim) {
   if (from_lse == kNothing) return;
   if (*lse == kNothing) {
@@ -31,16 +29,6 @@ void MergeRow(float* out, float* lse, const float* from_out, float from_lse, int
   const float add = from_weight / sum;
   for (int64_t c = 0; c < dim; ++c) out[c] = keep * out[c] + add * from_out[c];
   *lse = top + std::log(sum);
-}
-
-// Compares bits, which the compiler does for many values at a time.
-bool HasNan(const float* values, int64_t count) {
-  int32_t any = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const auto magnitude = std::bit_cast<int32_t>(values[i]) & 0x7fffffff;
-    any |= static_cast<int32_t>(magnitude > 0x7f800000);
-  }
-  return any != 0;
 }
 
 }  // namespace
@@ -78,24 +66,40 @@ void MergeHeads(PartialView into, int64_t head_first, PartialView from) {
   }
 }
 
-absl::Status Finalise(PartialView partial) {
+std::optional<Overflow> FindOverflow(PartialView partial) {
   const int64_t dim = partial.v_head_dim;
   for (int64_t r = 0; r < partial.rows * partial.heads; ++r) {
-    float* out = partial.out + r * dim;
-    if (partial.lse[r] == kNothing) {
-      std::fill_n(out, dim, 0.0f);
-      continue;
-    }
-    if (HasNan(partial.lse + r, 1) || HasNan(out, dim)) {
-      return NanInRow(r / partial.heads, r % partial.heads);
-    }
+    if (partial.lse[r] == kNothing) continue;
+    const bool of_score = !std::isfinite(partial.lse[r]);
+    if (!of_score && AllFinite(partial.out + r * dim, DType::kF32, dim)) continue;
+    return Overflow{r / partial.heads, r % partial.heads, of_score};
   }
-  return absl::OkStatus();
+  return std::nullopt;
 }
 
-absl::Status NanInRow(int64_t row, int64_t head) {
-  return absl::InternalError(
-      absl::StrCat("the merged answer holds NaN in row ", row, ", head ", head, " of the partial"));
+absl::Status OverflowError(const Overflow& overflow) {
+  if (overflow.of_score) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("q row ", overflow.row, ", head ", overflow.head,
+                     ": a score passes f32's range; expected |scale·q·k|, and each sum on the way "
+                     "to it, below 2.3e38"));
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("v, as q row ", overflow.row, ", head ", overflow.head,
+                   " sees it: a sum of values passes f32's range; expected sums below 3.4e38"));
+}
+
+std::optional<Overflow> EndRows(PartialView partial) {
+  const int64_t dim = partial.v_head_dim;
+  for (int64_t r = 0; r < partial.rows * partial.heads; ++r) {
+    if (partial.lse[r] == kNothing) std::fill_n(partial.out + r * dim, dim, 0.0f);
+  }
+  return FindOverflow(partial);
+}
+
+absl::Status Finalise(PartialView partial) {
+  const std::optional<Overflow> overflow = EndRows(partial);
+  return overflow.has_value() ? OverflowError(*overflow) : absl::OkStatus();
 }
 
 }  // namespace annulus

@@ -4,10 +4,15 @@
 // lse [rows, heads] f32, the natural log of the sum of exponentials of scale·q·k over those keys;
 // −inf where no key was seen (then out = 0). Merging is commutative and associative with identity
 // (0, −inf); a merge of disjoint key sets equals attention over their union.
+// A row has no answer where a score of a key that it sees, or a sum on the way to one, passes f32's
+// range: then its lse is NaN, never −inf, and its out means nothing. A row that sums up values
+// beyond f32's range has an out that is not finite. Merging keeps both, whatever the other side
+// saw, so that every split of the keys ends alike, and Finalise refuses them.
 // Values; a view is written by one thread at a time.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "attention/tensor.h"
@@ -54,11 +59,25 @@ void Merge(PartialView into, PartialView from);
 // Merges a partial of the heads [head_first, head_first + from.heads) of `into`, all rows.
 void MergeHeads(PartialView into, int64_t head_first, PartialView from);
 
-// The once-only end of a row, by its owner after the last merge: a row that saw nothing gives
-// out 0 and lse −inf, whatever its accumulator holds. INTERNAL if a value is NaN (finite input
-// cannot give one), naming row and head; the caller must then not answer.
+// A row without an answer.
+struct Overflow {
+  int64_t row = 0;
+  int64_t head = 0;
+  bool of_score = false;  // else of values
+
+  friend bool operator==(const Overflow&, const Overflow&) = default;
+};
+
+// The first row without an answer.
+std::optional<Overflow> FindOverflow(PartialView partial);
+// INVALID_ARGUMENT that names it; `row` counts the rows of q, `head` its heads.
+absl::Status OverflowError(const Overflow& overflow);
+
+// The once-only end of rows, by their owner after the last merge: a row that saw nothing gives
+// out 0 and lse −inf, whatever its accumulator holds. Then as FindOverflow; where that finds one,
+// the caller must not answer.
+std::optional<Overflow> EndRows(PartialView partial);
+// The same for a partial whose rows and heads are those of q.
 absl::Status Finalise(PartialView partial);
-// What it then says.
-absl::Status NanInRow(int64_t row, int64_t head);
 
 }  // namespace annulus

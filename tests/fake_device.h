@@ -67,8 +67,8 @@ class FakeDevice final : public MemorySpace {
     }
     return HostMemory().Merge(host);
   }
-  absl::Status Finalise(PartialView partial) override {
-    return HostMemory().Finalise(Host(partial));
+  absl::StatusOr<std::optional<Overflow>> EndRows(PartialView partial) override {
+    return HostMemory().EndRows(Host(partial));
   }
 };
 

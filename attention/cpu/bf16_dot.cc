@@ -23,6 +23,7 @@ constexpr KernelSet kBf16Dot = {
     true,
     {bf16::PanelFloatsOf, bf16::PanelSetQuery, bf16::PanelAttend, bf16::PanelGetOut},
     {bf16::StreamFloats, bf16::StreamSetQuery, bf16::StreamAttend, bf16::StreamGetOut},
+    bf16::Takes,
 };
 
 }  // namespace

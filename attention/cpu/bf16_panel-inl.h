@@ -83,8 +83,10 @@ inline void AddValues(const uint32_t* p, const uint32_t* v, int key_pairs, const
   }
 }
 
+// As MaskScores and SoftmaxStep of panel-inl.h.
 template <int kCols>
-inline void MaskScores(const TileShape& shape, int first, const KeyBlock& block, float* scores) {
+inline void MaskScores(const TileShape& shape, int first, const KeyBlock& block, float* scores,
+                       float* sum) {
   const __m512 hidden = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
   for (int n = 0; n < kCols; ++n) {
     alignas(64) uint32_t words[2][kLanes];
@@ -94,17 +96,22 @@ inline void MaskScores(const TileShape& shape, int first, const KeyBlock& block,
       words[0][r] = static_cast<uint32_t>(mask);
       words[1][r] = static_cast<uint32_t>(mask >> 32);
     }
+    __m512 not_finite = _mm512_load_ps(sum + n * kLanes);
     for (int key = 0; key < block.keys; ++key) {
+      float* at = scores + (key * kCols + n) * kLanes;
       const __m512i bit = _mm512_set1_epi32(static_cast<int>(1u << (key % 32)));
-      const __mmask16 out = _mm512_testn_epi32_mask(_mm512_load_si512(words[key / 32]), bit);
-      _mm512_mask_store_ps(scores + (key * kCols + n) * kLanes, out, hidden);
+      const __mmask16 seen = _mm512_test_epi32_mask(_mm512_load_si512(words[key / 32]), bit);
+      const __m512 score = _mm512_maskz_load_ps(seen, at);
+      not_finite = _mm512_fmadd_ps(score, _mm512_setzero_ps(), not_finite);
+      _mm512_store_ps(at, _mm512_mask_blend_ps(seen, hidden, score));
     }
+    _mm512_store_ps(sum + n * kLanes, not_finite);
   }
 }
 
 // Turns scores [key][lane] into pairs of weights [key / 2][lane], in place, which an odd last key
 // shares with a 0; updates the running max and sum; gives the factor by which the past shrinks.
-template <int kCols>
+template <int kCols, bool kMasked>
 inline void SoftmaxStep(int keys, float* scores, float* max, float* sum, __m512* shrink) {
   __m512 top[kCols];
   __m512 total[kCols];
@@ -115,7 +122,9 @@ inline void SoftmaxStep(int keys, float* scores, float* max, float* sum, __m512*
   for (int key = 0; key < keys; ++key) {
 #pragma GCC unroll 2
     for (int n = 0; n < kCols; ++n) {
-      top[n] = _mm512_max_ps(top[n], _mm512_load_ps(scores + (key * kCols + n) * kLanes));
+      const __m512 score = _mm512_load_ps(scores + (key * kCols + n) * kLanes);
+      top[n] = _mm512_max_ps(top[n], score);
+      if (!kMasked) total[n] = _mm512_fmadd_ps(score, _mm512_setzero_ps(), total[n]);
     }
   }
   for (int key = 0; key < keys; key += 2) {
@@ -158,9 +167,13 @@ void AttendPanel(const TileShape& shape, const TileMemory& tile, int first, cons
   for (; key < block.keys; ++key) {
     ScoreRows<kCols, 1>(q, k + key * pairs, pairs, scale, scores + key * kWidth);
   }
-  if (block.masks != nullptr) MaskScores<kCols>(shape, first, block, scores);
   __m512 shrink[kCols];
-  SoftmaxStep<kCols>(block.keys, scores, tile.max + first, tile.sum + first, shrink);
+  if (block.masks != nullptr) {
+    MaskScores<kCols>(shape, first, block, scores, tile.sum + first);
+    SoftmaxStep<kCols, true>(block.keys, scores, tile.max + first, tile.sum + first, shrink);
+  } else {
+    SoftmaxStep<kCols, false>(block.keys, scores, tile.max + first, tile.sum + first, shrink);
+  }
   const auto* p = reinterpret_cast<const uint32_t*>(scores);
   const int key_pairs = (block.keys + 1) / 2;
   const int dims = shape.v_head_dim;  // a multiple of 8

@@ -3,7 +3,10 @@
 
 #include <immintrin.h>
 
+#include <cmath>
 #include <cstdint>
+
+#include "attention/cpu/kernels.h"
 
 #define ANNULUS_BF16_TARGET   \
   _Pragma("GCC push_options") \
@@ -41,6 +44,23 @@ inline uint16_t ToBits(float exact) {  // of a value that is a bf16
   uint32_t bits;
   __builtin_memcpy(&bits, &exact, sizeof(bits));
   return static_cast<uint16_t>(bits >> 16);
+}
+
+// KernelSet::takes. A key's subnormals are lost in as much as q is large, and so are the products
+// that are subnormal: at most 2^-126 each time. What is lost of q itself depends on the key.
+inline bool Takes(const TileShape& shape, const float* q) {
+  const __m512 least = _mm512_set1_ps(0x1p-126f);
+  __m512 top = _mm512_setzero_ps();
+  bool normal = true;
+  for (int c = 0; c < shape.head_dim; c += 16) {
+    const __mmask16 there = shape.head_dim - c >= 16 ? 0xffff : 0xff;
+    const __m512 x = _mm512_abs_ps(_mm512_maskz_loadu_ps(there, q + c));
+    top = _mm512_max_ps(top, x);
+    const __mmask16 below = _mm512_cmp_ps_mask(x, least, _CMP_LT_OQ);
+    normal &= _mm512_mask_cmp_ps_mask(below, x, _mm512_setzero_ps(), _CMP_GT_OQ) == 0;
+  }
+  const double lost = 0x1p-126 * shape.head_dim * (1.0 + double{_mm512_reduce_max_ps(top)});
+  return normal && lost * std::fabs(double{shape.scale}) < 0x1p-24;
 }
 
 inline double DotChains(int64_t steps, float* sink) {

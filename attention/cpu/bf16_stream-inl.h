@@ -161,14 +161,17 @@ inline void StreamSoftmax(int keys, uint64_t seen, float scale, float* scores, f
   const __m512 hidden = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
   __m512 score[4];
   __m512 tops = _mm512_set1_ps(*max);
+  __m512 total = _mm512_setzero_ps();
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    score[i] = _mm512_mask_mul_ps(hidden, static_cast<__mmask16>(seen >> (16 * i)),
-                                  _mm512_load_ps(scores + 16 * i), _mm512_set1_ps(scale));
+    const auto there = static_cast<__mmask16>(seen >> (16 * i));
+    score[i] =
+        _mm512_mask_mul_ps(hidden, there, _mm512_load_ps(scores + 16 * i), _mm512_set1_ps(scale));
     tops = _mm512_max_ps(tops, score[i]);
+    // NaN if a score is not finite.
+    total = _mm512_mask3_fmadd_ps(score[i], _mm512_setzero_ps(), total, there);
   }
   const float top = _mm512_reduce_max_ps(tops);
-  __m512 total = _mm512_setzero_ps();
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     score[i] = Exp2(_mm512_sub_ps(score[i], _mm512_set1_ps(top)));

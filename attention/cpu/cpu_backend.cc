@@ -32,13 +32,18 @@ using cpu::TileShape;
 // What a thread works with; kept, so that a warm thread allocates nothing.
 struct ThreadRoom {
   cpu::TileRoom tile;
-  std::vector<float> rows;
+  std::vector<float> row;
+  std::vector<float> state;
 
-  // Room for rows of q or out.
-  float* Rows(int count, int dim) {
-    const size_t floats = static_cast<size_t>(count) * static_cast<size_t>(dim);
-    if (rows.size() < floats) rows.resize(floats);
-    return rows.data();
+  // Room for a row of q or out.
+  float* Row(int dim) { return AtLeast(static_cast<size_t>(dim), &row); }
+  // Room for the result of a segment that is all of its tile.
+  float* State(size_t floats) { return AtLeast(floats, &state); }
+
+ private:
+  static float* AtLeast(size_t floats, std::vector<float>* room) {
+    if (room->size() < floats) room->resize(floats);
+    return room->data();
   }
 };
 
@@ -130,7 +135,15 @@ class Call {
   bool stopped() const { return stopped_.load(std::memory_order_relaxed); }
 
  private:
-  void LoadQueries(const Kernel& kernel, const Tile& tile, const TileMemory& memory);
+  enum class End { kDone, kStopped, kFlushed };
+
+  // One segment's result with these kernels, not to be used if they flushed what counts, or if the
+  // batch was stopped.
+  End Compute(const KernelSet& kernels, const Tile& tile, const Segment& segment,
+              const cpu::SegmentState& into);
+  // False if the kernels do not take one of the queries.
+  bool LoadQueries(const KernelSet& kernels, const Kernel& kernel, const Tile& tile,
+                   const TileMemory& memory);
   bool AttendBlocks(const Kernel& kernel, const Tile& tile, const Segment& segment,
                     const TileMemory& memory);
   // Merges one row, whose softmax state is max (log2 units), sum and out, which is overwritten.
@@ -159,15 +172,29 @@ void Call::Stop(absl::Status status) {
   stopped_.store(true, std::memory_order_relaxed);
 }
 
-void Call::LoadQueries(const Kernel& kernel, const Tile& tile, const TileMemory& memory) {
+bool Call::LoadQueries(const KernelSet& kernels, const Kernel& kernel, const Tile& tile,
+                       const TileMemory& memory) {
   const TensorView& from = tile.args->q;
-  float* q = room_.Rows(1, tile.shape.head_dim);
+  float* q = room_.Row(tile.shape.head_dim);
   for (int row = 0; row < tile.shape.rows(); ++row) {
     const std::byte* bytes =
         from.Row(tile.row_first + row / tile.shape.heads, tile.head_first + row % tile.shape.heads);
     Convert(bytes, from.dtype, q, DType::kF32, tile.shape.head_dim);
+    if (kernels.takes != nullptr && !kernels.takes(tile.shape, q)) return false;
     kernel.set_query(tile.shape, memory, row, q);
   }
+  return true;
+}
+
+// Whether a row that saw keys came out as if their values were subnormal.
+bool HasFlushedRow(const TileShape& shape, const cpu::SegmentState& state) {
+  const float* out = state.out;
+  for (int row = 0; row < shape.rows(); ++row, out += shape.v_head_dim) {
+    if (!(state.sum[row] > 0)) continue;
+    const auto counts = [](float value) { return std::fabs(value) >= cpu::kFlushedOut; };
+    if (std::none_of(out, out + shape.v_head_dim, counts)) return true;
+  }
+  return false;
 }
 
 bool Call::AttendBlocks(const Kernel& kernel, const Tile& tile, const Segment& segment,
@@ -199,7 +226,7 @@ bool Call::AttendBlocks(const Kernel& kernel, const Tile& tile, const Segment& s
 }
 
 void Call::Give(const Tile& tile, int row, float max, float sum, float* out) {
-  if (sum == 0) return;  // no key was seen
+  if (sum == 0) return;  // no key was seen; a sum of NaN makes lse NaN
   const PartialView& into = tile.args->into;
   const int64_t dim = tile.shape.v_head_dim;
   const float share = 1 / sum;
@@ -211,34 +238,40 @@ void Call::Give(const Tile& tile, int row, float max, float sum, float* out) {
   Merge({into.out + at * dim, into.lse + at, 1, 1, dim}, {out, &lse, 1, 1, dim});
 }
 
+Call::End Call::Compute(const KernelSet& kernels, const Tile& tile, const Segment& segment,
+                        const cpu::SegmentState& into) {
+  const TileShape& shape = tile.shape;
+  const bool few = shape.rows() <= kernels.stream_rows_max;
+  const Kernel& kernel = few ? kernels.stream : kernels.panel;
+  const TileMemory memory = room_.tile.Prepare(kernel.floats(shape));
+  if (!LoadQueries(kernels, kernel, tile, memory)) return End::kFlushed;
+  if (!AttendBlocks(kernel, tile, segment, memory)) return End::kStopped;
+  std::copy_n(memory.max, shape.rows(), into.max);
+  std::copy_n(memory.sum, shape.rows(), into.sum);
+  kernel.get_out(shape, memory, into.out);
+  return kernels.takes != nullptr && HasFlushedRow(shape, into) ? End::kFlushed : End::kDone;
+}
+
 void Call::RunSegment(const Segment& segment) {
   if (stopped()) return;
   const Tile& tile = plan_.tiles()[segment.tile];
   const TileShape& shape = tile.shape;
-  const KernelSet& kernels = cpu::KernelsFor(tile.args->q.dtype, shape.kv_dtype);
-  const bool few = shape.rows() <= kernels.stream_rows_max;
-  const Kernel& kernel = few ? kernels.stream : kernels.panel;
-  const TileMemory memory = room_.tile.Prepare(kernel.floats(shape));
-  LoadQueries(kernel, tile, memory);
-  if (!AttendBlocks(kernel, tile, segment, memory)) return;
-  if (tile.segment_end - tile.segment_first == 1) {
-    float* out = room_.Rows(shape.rows(), shape.v_head_dim);
-    kernel.get_out(shape, memory, out);
-    for (int row = 0; row < shape.rows(); ++row, out += shape.v_head_dim) {
-      Give(tile, row, memory.max[row], memory.sum[row], out);
-    }
-    return;
+  const bool whole = tile.segment_end - tile.segment_first == 1;
+  const cpu::SegmentState state =
+      whole ? cpu::StateAt(room_.State(cpu::StateFloats(shape)), shape) : State(segment);
+  End end = Compute(cpu::KernelsFor(tile.args->q.dtype, shape.kv_dtype), tile, segment, state);
+  if (end == End::kFlushed) end = Compute(cpu::FmaKernels(), tile, segment, state);
+  if (end == End::kStopped || !whole) return;
+  float* out = state.out;
+  for (int row = 0; row < shape.rows(); ++row, out += shape.v_head_dim) {
+    Give(tile, row, state.max[row], state.sum[row], out);
   }
-  const cpu::SegmentState state = State(segment);
-  std::copy_n(memory.max, shape.rows(), state.max);
-  std::copy_n(memory.sum, shape.rows(), state.sum);
-  kernel.get_out(shape, memory, state.out);
 }
 
 void Call::MergeTile(const Tile& tile) {
   const int rows = tile.shape.rows();
   const int dim = tile.shape.v_head_dim;
-  float* merged = room_.Rows(1, dim);
+  float* merged = room_.Row(dim);
   for (int row = 0; row < rows; ++row) {
     float max = cpu::kNoScore;
     for (size_t s = tile.segment_first; s < tile.segment_end; ++s) {

@@ -3,7 +3,9 @@
 // `panel` for many rows (rows in SIMD lanes, so that the softmax needs no sums across lanes, and
 // keys and values are read as they lie), `stream` for few rows (dims in lanes, each key and value
 // read once).
-// Scores are kept in units of log2, scaled. Functions touch only the tile's own memory and the
+// Scores are kept in units of log2, scaled. A row that sees a score that is not finite gets a sum
+// of NaN, and keeps it: arithmetic may have lost anything on the way to such a score, even to −∞.
+// Functions touch only the tile's own memory and the
 // block: safe to call on different tiles from many threads.
 #pragma once
 
@@ -80,7 +82,14 @@ struct KernelSet {
   bool avx512 = false;           // whether it needs AVX-512
   Kernel panel;
   Kernel stream;
+  // Null, or the kernels take subnormals for 0 and give 0 for them: then whether the scores of this
+  // query [head_dim] are right in spite of that, whatever the keys. An out that is smaller than
+  // kFlushedOut all over may be wrong.
+  bool (*takes)(const TileShape& shape, const float* q) = nullptr;
 };
+
+// The least normal value, 2^-126, times more keys than there are, leaves a thousandth of it.
+inline constexpr float kFlushedOut = 0x1p-80f;
 
 // The kernels of the best instruction set of this machine for queries and KV of these dtypes.
 const KernelSet& KernelsFor(DType q, DType kv);

@@ -116,11 +116,11 @@ HWY_INLINE void AddValues(const float* HWY_RESTRICT p, const float* HWY_RESTRICT
   }
 }
 
-// Scores that the pattern does not allow become −∞. Row r of the panel is the tile's row
-// first + r, of token (first + r) / heads.
+// Scores that the pattern does not allow become −∞; of the others each that is not finite makes the
+// row's sum NaN. Row r of the panel is the tile's row first + r, of token (first + r) / heads.
 template <int kCols>
 HWY_INLINE void MaskScores(const TileShape& shape, int first, const KeyBlock& block,
-                           float* HWY_RESTRICT scores) {
+                           float* HWY_RESTRICT scores, float* HWY_RESTRICT sum) {
   const DF d;
   const DU du;
   HWY_ALIGN uint32_t words[2][kCols * kLanes];
@@ -130,19 +130,25 @@ HWY_INLINE void MaskScores(const TileShape& shape, int first, const KeyBlock& bl
     words[1][r] = static_cast<uint32_t>(block.masks[token] >> 32);
   }
   const VF hidden = hn::Set(d, -std::numeric_limits<float>::infinity());
-  for (int key = 0; key < block.keys; ++key) {
-    const auto bit = hn::Set(du, 1u << (key % 32));
-    for (int n = 0; n < kCols; ++n) {
+  for (int n = 0; n < kCols; ++n) {
+    VF not_finite = hn::Load(d, sum + n * kLanes);
+    for (int key = 0; key < block.keys; ++key) {
       float* HWY_RESTRICT at = scores + (key * kCols + n) * kLanes;
-      const auto seen = hn::TestBit(hn::Load(du, words[key / 32] + n * kLanes), bit);
-      hn::Store(hn::IfThenElse(hn::RebindMask(d, seen), hn::Load(d, at), hidden), d, at);
+      const auto bit = hn::Set(du, 1u << (key % 32));
+      const auto seen =
+          hn::RebindMask(d, hn::TestBit(hn::Load(du, words[key / 32] + n * kLanes), bit));
+      const VF score = hn::Load(d, at);
+      not_finite = hn::MulAdd(hn::IfThenElseZero(seen, score), hn::Zero(d), not_finite);
+      hn::Store(hn::IfThenElse(seen, score, hidden), d, at);
     }
+    hn::Store(not_finite, d, sum + n * kLanes);
   }
 }
 
 // Turns scores into 2^(score − max) in place, updates the running max and sum, and gives the
-// factor by which what was accumulated so far shrinks.
-template <int kCols>
+// factor by which what was accumulated so far shrinks. Where no score was masked, one that is not
+// finite makes the sum NaN.
+template <int kCols, bool kMasked>
 HWY_INLINE void SoftmaxStep(int keys, float* HWY_RESTRICT scores, float* HWY_RESTRICT max,
                             float* HWY_RESTRICT sum, VF* shrink) {
   const DF d;
@@ -155,7 +161,9 @@ HWY_INLINE void SoftmaxStep(int keys, float* HWY_RESTRICT scores, float* HWY_RES
   for (int key = 0; key < keys; ++key) {
 #pragma GCC unroll 2
     for (int n = 0; n < kCols; ++n) {
-      top[n] = hn::Max(top[n], hn::Load(d, scores + (key * kCols + n) * kLanes));
+      const VF score = hn::Load(d, scores + (key * kCols + n) * kLanes);
+      top[n] = hn::Max(top[n], score);
+      if (!kMasked) total[n] = hn::MulAdd(score, hn::Zero(d), total[n]);
     }
   }
   for (int key = 0; key < keys; ++key) {
@@ -189,9 +197,13 @@ HWY_NOINLINE void AttendPanel(const TileShape& shape, const TileMemory& tile, in
     next.Keys(key, key + rows());
     ScoreRows<kCols, rows()>(q, k + key * dim, dim, scores + key * kWidth);
   });
-  if (block.masks != nullptr) MaskScores<kCols>(shape, first, block, scores);
   VF shrink[kCols];
-  SoftmaxStep<kCols>(block.keys, scores, tile.max + first, tile.sum + first, shrink);
+  if (block.masks != nullptr) {
+    MaskScores<kCols>(shape, first, block, scores, tile.sum + first);
+    SoftmaxStep<kCols, true>(block.keys, scores, tile.max + first, tile.sum + first, shrink);
+  } else {
+    SoftmaxStep<kCols, false>(block.keys, scores, tile.max + first, tile.sum + first, shrink);
+  }
   Pieces(v_dim).ForEach([&](auto rows, int c) {
     next.Values(c * 64 / v_dim, (c + rows()) * 64 / v_dim);
     AddValues<kCols, rows()>(scores, v + PackedAt(c, block.keys), block.keys, shrink,

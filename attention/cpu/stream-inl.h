@@ -168,21 +168,26 @@ HWY_INLINE void StreamValues(const float* HWY_RESTRICT p, const Rows<T>& v, int 
 }
 
 // Like the panel kernel's softmax, with keys in lanes. scores [64]; beyond `keys` it becomes 0.
-HWY_INLINE void StreamSoftmax(int keys, const uint64_t* mask, float* HWY_RESTRICT scores,
-                              float* max, float* sum, float* shrink) {
+HWY_INLINE void StreamSoftmax(int keys, uint64_t seen, float* HWY_RESTRICT scores, float* max,
+                              float* sum, float* shrink) {
   const hn::ScalableTag<float> d;
-  if (mask != nullptr || keys < kScoreRow) {
-    for (int key = 0; key < kScoreRow; ++key) {
-      const bool seen = key < keys && (mask == nullptr || (*mask >> key & 1) != 0);
-      if (!seen) scores[key] = -std::numeric_limits<float>::infinity();
-    }
-  }
+  if (keys < kScoreRow) seen &= (uint64_t{1} << keys) - 1;
   auto top = hn::Set(d, *max);
+  auto total = hn::Zero(d);
   for (int key = 0; key < kScoreRow; key += kStreamLanes) {
-    top = hn::Max(top, hn::LoadU(d, scores + key));
+    auto score = hn::LoadU(d, scores + key);
+    if (seen != ~uint64_t{0}) {
+      const uint64_t bits = seen >> key;
+      const auto there = hn::LoadMaskBits(d, reinterpret_cast<const uint8_t*>(&bits));
+      total = hn::MulAdd(hn::IfThenElseZero(there, score), hn::Zero(d), total);
+      score = hn::IfThenElse(there, score, hn::Set(d, -std::numeric_limits<float>::infinity()));
+      hn::StoreU(score, d, scores + key);
+    } else {
+      total = hn::MulAdd(score, hn::Zero(d), total);
+    }
+    top = hn::Max(top, score);
   }
   top = hn::MaxOfLanes(d, top);
-  auto total = hn::Zero(d);
   for (int key = 0; key < kScoreRow; key += kStreamLanes) {
     const auto p = Exp2(d, hn::Sub(hn::LoadU(d, scores + key), top));
     hn::StoreU(p, d, scores + key);
@@ -257,9 +262,9 @@ HWY_INLINE void StreamRows(const TileShape& shape, const TileMemory& tile, int f
   }
   float shrink[kRows];
   for (int r = 0; r < kRows; ++r) {
-    const uint64_t* mask =
-        block.masks == nullptr ? nullptr : block.masks + (first + r) / shape.heads;
-    StreamSoftmax(block.keys, mask, tile.scores + r * kScoreRow, tile.max + first + r,
+    const uint64_t seen =
+        block.masks == nullptr ? ~uint64_t{0} : block.masks[(first + r) / shape.heads];
+    StreamSoftmax(block.keys, seen, tile.scores + r * kScoreRow, tile.max + first + r,
                   tile.sum + first + r, shrink + r);
   }
   if (LanesFor(v_dim) == kStreamLanes) {

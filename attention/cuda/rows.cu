@@ -87,18 +87,18 @@ __global__ void __launch_bounds__(kThreads)
 
 __global__ void __launch_bounds__(kThreads)
     FinishRows(float* out, const float* lse, int64_t rows, int64_t v_head_dim,
-               unsigned long long* nan_row) {
+               unsigned long long* bad_row) {
   const int lane = threadIdx.x % 32;
   const int64_t step = int64_t{gridDim.x} * kWarps;
   for (int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32; row < rows; row += step) {
     const bool empty = lse[row] == -INFINITY;
-    bool nan = isnan(lse[row]);
+    bool bad = !empty && !isfinite(lse[row]);
     for (int64_t c = lane; c < v_head_dim; c += 32) {
       float* value = out + row * v_head_dim + c;
       if (empty) *value = 0;
-      nan |= isnan(*value);
+      bad |= !isfinite(*value);
     }
-    if (nan) atomicMin(nan_row, static_cast<unsigned long long>(row));
+    if (bad) atomicMin(bad_row, static_cast<unsigned long long>(row));
   }
 }
 
@@ -136,11 +136,11 @@ cudaError_t LaunchIdentity(float* out, float* lse, int64_t rows, int64_t v_head_
   return cudaGetLastError();
 }
 
-cudaError_t LaunchFinalise(float* out, const float* lse, int64_t rows, int64_t v_head_dim,
-                           unsigned long long* nan_row, cudaStream_t stream) {
+cudaError_t LaunchEndRows(float* out, const float* lse, int64_t rows, int64_t v_head_dim,
+                          unsigned long long* bad_row, cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
   FinishRows<<<Blocks((rows + kWarps - 1) / kWarps), kThreads, 0, stream>>>(out, lse, rows,
-                                                                            v_head_dim, nan_row);
+                                                                            v_head_dim, bad_row);
   return cudaGetLastError();
 }
 

@@ -40,10 +40,10 @@ cudaError_t LaunchMerges(const MergeItem* items, int count, int64_t rows_max, cu
 // Every row of out [rows, v_head_dim] and lse [rows] to the identity.
 cudaError_t LaunchIdentity(float* out, float* lse, int64_t rows, int64_t v_head_dim,
                            cudaStream_t stream);
-// Rows that saw nothing get out 0; the least row that holds NaN goes to *nan_row, which must begin
-// as `rows` or more.
-cudaError_t LaunchFinalise(float* out, const float* lse, int64_t rows, int64_t v_head_dim,
-                           unsigned long long* nan_row, cudaStream_t stream);
+// Rows that saw nothing get out 0; the least row that has no answer goes to *bad_row, which must
+// begin as `rows` or more.
+cudaError_t LaunchEndRows(float* out, const float* lse, int64_t rows, int64_t v_head_dim,
+                          unsigned long long* bad_row, cudaStream_t stream);
 
 // Loads them into the current device.
 cudaError_t LoadRows();

@@ -1,6 +1,7 @@
 #include "attention/cuda/space.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -89,7 +90,7 @@ class CudaSpace final : public Space {
   absl::Status Zero(std::byte* at, size_t size_bytes) override;
   absl::Status SetIdentity(PartialView partial) override;
   absl::Status Merge(absl::Span<const RowsMerge> merges) override;
-  absl::Status Finalise(PartialView partial) override;
+  absl::StatusOr<std::optional<Overflow>> EndRows(PartialView partial) override;
 
  private:
   // Runs `work` alone in the stream, on this thread's device, and remembers a GPU that is lost.
@@ -277,22 +278,25 @@ absl::Status CudaSpace::Merge(absl::Span<const RowsMerge> merges) {
   });
 }
 
-absl::Status CudaSpace::Finalise(PartialView partial) {
+absl::StatusOr<std::optional<Overflow>> CudaSpace::EndRows(PartialView partial) {
   const int64_t rows = partial.rows * partial.heads;
-  if (rows == 0) return absl::OkStatus();
-  uint64_t nan_row = 0;
+  if (rows == 0) return std::nullopt;
+  uint64_t bad_row = 0;
   ANNULUS_RETURN_IF_ERROR(Run([&]() -> absl::Status {
     const std::vector<uint64_t> none = {static_cast<uint64_t>(rows)};
     ANNULUS_ASSIGN_OR_RETURN(const uint64_t* on_device, Upload(none));
     auto* found = reinterpret_cast<unsigned long long*>(const_cast<uint64_t*>(on_device));
     ANNULUS_RETURN_IF_ERROR(StatusOf(
-        LaunchFinalise(partial.out, partial.lse, rows, partial.v_head_dim, found, pool_->stream()),
+        LaunchEndRows(partial.out, partial.lse, rows, partial.v_head_dim, found, pool_->stream()),
         absl::StrCat("the ends of ", rows, " rows")));
-    return MoveOut(items_.data(), reinterpret_cast<std::byte*>(&nan_row), sizeof nan_row);
+    return MoveOut(items_.data(), reinterpret_cast<std::byte*>(&bad_row), sizeof bad_row);
   }));
-  if (nan_row >= static_cast<uint64_t>(rows)) return absl::OkStatus();
-  const auto row = static_cast<int64_t>(nan_row);
-  return NanInRow(row / partial.heads, row % partial.heads);
+  if (bad_row >= static_cast<uint64_t>(rows)) return std::nullopt;
+  const auto row = static_cast<int64_t>(bad_row);
+  float lse = 0;
+  ANNULUS_RETURN_IF_ERROR(
+      CopyOut(reinterpret_cast<const std::byte*>(partial.lse + row), &lse, sizeof lse));
+  return Overflow{row / partial.heads, row % partial.heads, !std::isfinite(lse)};
 }
 
 }  // namespace

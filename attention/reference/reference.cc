@@ -129,7 +129,8 @@ class ReferenceBackend final : public Backend {
     const int64_t dim = args.into.v_head_dim;
     const int64_t at = row * args.into.heads + head;
     std::vector<float> out(answer.out.begin(), answer.out.end());
-    float lse = static_cast<float>(answer.lse);
+    auto lse = static_cast<float>(answer.lse);
+    if (std::isinf(lse) && std::isfinite(answer.lse)) lse = std::nanf("");  // beyond f32
     Merge({args.into.out + at * dim, args.into.lse + at, 1, 1, dim}, {out.data(), &lse, 1, 1, dim});
     return absl::OkStatus();
   }

@@ -143,6 +143,7 @@ absl::StatusOr<PlanBench::Repetition> PlanBench::RunOnce(const Plan& plan) {
   const absl::Time begin = absl::Now();
   absl::StatusOr<RankResult> result = RunRank(task, *backend_, *exchange_);
   repetition.seconds = absl::ToDoubleSeconds(absl::Now() - begin);
+  if (result.ok() && result->overflow.has_value()) result = OverflowError(*result->overflow);
   ANNULUS_RETURN_IF_ERROR(ranks_.AllOk(result.status()));
   repetition.result = *std::move(result);
   return repetition;

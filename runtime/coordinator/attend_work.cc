@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "attention/attend_args.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "runtime/coordinator/check_tensor.h"
@@ -103,10 +104,7 @@ absl::StatusOr<PreparedWork> AttendWork::Prepare(const action::Admit& admit) {
   const ContextSpec& spec = map.spec;
   absl::Time begin = clock_.Now();
   ANNULUS_RETURN_IF_ERROR(CheckTensor("q", request_.q, spec.heads, spec.head_dim, spec.dtype));
-  if (!std::isfinite(request_.scale)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("scale: ", request_.scale, "; expected a finite number"));
-  }
+  ANNULUS_RETURN_IF_ERROR(CheckScale(request_.scale));
   if (request_.plan.has_value() && !ParsePlanKind(Name(*request_.plan)).ok()) {
     return absl::InvalidArgumentError(
         absl::StrCat("plan: ", static_cast<int>(*request_.plan), "; expected a known kind"));
@@ -175,7 +173,11 @@ absl::StatusOr<AttendResult> AttendWork::TakeResult(const absl::Status& ended) &
   absl::Status status = ended;
   if (status.ok()) {
     const absl::Time begin = clock_.Now();
-    status = Finalise(merged_.view());
+    if (const std::optional<Overflow> overflow = EndRows(merged_.view())) {
+      status = absl::InvalidArgumentError(absl::StrCat("context ", request_.context, ", layer ",
+                                                       request_.layer, ": ",
+                                                       OverflowError(*overflow).message()));
+    }
     Trace("finalise", begin);
   }
   Trace(absl::StrCat("attend ", request_id_), begin_);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "attention/attend_args.h"
 #include "base/check.h"
 #include "base/status.h"
 #include "runtime/coordinator/append_work.h"
@@ -92,10 +93,7 @@ absl::Status StepWork::PrepareItem(size_t index, Item& item) {
   if (item.admitted->appends) ANNULUS_RETURN_IF_ERROR(CheckKv(spec, request.k, request.v));
   if (!item.admitted->attends) return absl::OkStatus();
   ANNULUS_RETURN_IF_ERROR(CheckTensor("q", request.q, spec.heads, spec.head_dim, spec.dtype));
-  if (!std::isfinite(request.scale)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("scale: ", request.scale, "; expected a finite number"));
-  }
+  ANNULUS_RETURN_IF_ERROR(CheckScale(request.scale));
   const auto answer_bytes =
       static_cast<int64_t>(PartialBytes(spec, request.q.tokens, {0, spec.heads}));
   if (answer_bytes > kStepAnswerBytesMax) {

@@ -285,7 +285,11 @@ absl::StatusOr<RankResult> RankRun::Run() {
   RankResult result;
   if (problem_.home == Home::kOwners) {
     ANNULUS_ASSIGN_OR_RETURN(result.home, std::move(tiles_).TakeHome());
-    ANNULUS_RETURN_IF_ERROR(space_.Finalise(result.home.view));
+    ANNULUS_ASSIGN_OR_RETURN(result.overflow, space_.EndRows(result.home.view));
+    if (result.overflow.has_value()) {
+      const Rows rows(plan_.HomeRows(task_.rank), problem_.q_range());
+      result.overflow->row = rows.Position(result.overflow->row) - problem_.q_range().begin;
+    }
   }
   result.answer_packed = for_caller_.size() == 1 ? for_caller_[0] : Join(for_caller_);
   const Exchange::Counters after = exchange_.counters();

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -40,8 +41,11 @@ struct RankTask {
 };
 
 struct RankResult {
-  PartialBuffer home;      // Home::kOwners: finalised rows, as q, in the memory that kv lies in
-  Buffer answer_packed;    // Home::kCaller: for MergeAnswer, in host memory
+  PartialBuffer home;    // Home::kOwners: rows that have ended, as q, where kv lies
+  Buffer answer_packed;  // Home::kCaller: for MergeAnswer, in host memory
+  // Home::kOwners: the first of this rank's rows that has no answer, as a row of all of q. The
+  // ranks go on, so that whoever asked hears of the same row each time.
+  std::optional<Overflow> overflow;
   int64_t bytes_sent = 0;  // payload this rank gave to others, the caller included
   int64_t bytes_received = 0;
   double compute_s = 0;                // in launches

@@ -51,6 +51,16 @@ absl::Status FirstCause(const std::vector<absl::StatusOr<RankResult>>& results) 
   return cause;
 }
 
+// The first row without an answer, whichever rank has it.
+absl::Status FirstOverflow(const std::vector<absl::StatusOr<RankResult>>& results) {
+  std::optional<Overflow> first;
+  for (const absl::StatusOr<RankResult>& result : results) {
+    const std::optional<Overflow>& other = result->overflow;
+    if (other.has_value() && (!first.has_value() || other->row < first->row)) first = other;
+  }
+  return first.has_value() ? OverflowError(*first) : absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<LocalRanks> LocalRanks::Create(const Plan& plan, const TensorView& q,
@@ -91,6 +101,7 @@ absl::StatusOr<LocalRun> LocalRanks::Run(float scale) const {
   }
   for (std::thread& thread : threads) thread.join();
   ANNULUS_RETURN_IF_ERROR(FirstCause(results));
+  ANNULUS_RETURN_IF_ERROR(FirstOverflow(results));
 
   LocalRun run;
   run.result = Partial(problem.q_tokens, problem.heads, problem.v_head_dim);

@@ -27,6 +27,7 @@ class LocalRanks {
                                            const TensorView& k, const TensorView& v,
                                            Backend& backend);
 
+  // INVALID_ARGUMENT names the first row and head that has no answer (attention/partial.h).
   absl::StatusOr<LocalRun> Run(float scale) const;
 
  private:

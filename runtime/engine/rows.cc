@@ -21,6 +21,12 @@ Rows::Rows(const BlockSet& blocks, TokenRange q_range) {
   offsets_.push_back(count_);
 }
 
+int64_t Rows::Position(int64_t row) const {
+  size_t range = 0;
+  for (; row >= ranges_[range].size(); ++range) row -= ranges_[range].size();
+  return ranges_[range].begin + row;
+}
+
 std::optional<int64_t> Rows::Find(int64_t block) const {
   const auto at = std::lower_bound(blocks_.begin(), blocks_.end(), block);
   if (at == blocks_.end() || *at != block) return std::nullopt;

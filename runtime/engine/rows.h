@@ -27,6 +27,9 @@ class Rows {
   int64_t offset(int64_t i) const { return offsets_[static_cast<size_t>(i)]; }
   int64_t rows(int64_t i) const { return offset(i + 1) - offset(i); }
 
+  // The absolute position of a row.
+  int64_t Position(int64_t row) const;
+
   // The index of `block`, or nullopt if it has no rows here.
   std::optional<int64_t> Find(int64_t block) const;
   bool Covers(const Rows& other) const;

@@ -1,6 +1,7 @@
 #include "runtime/worker/step_runner.h"
 
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -93,6 +94,15 @@ void StepRunner::Solve(const std::vector<Problem>& problems, std::vector<absl::S
   }
 }
 
+// Here and not where partials are merged: what fails here is taken back everywhere.
+absl::Status StepRunner::CheckRange(const AttendArgs& args, int layer) {
+  std::optional<Overflow> overflow = FindOverflow(args.into);
+  if (!overflow.has_value()) return absl::OkStatus();
+  overflow->head += args.heads.first;
+  return absl::InvalidArgumentError(
+      absl::StrCat("layer ", layer, ", ", OverflowError(*overflow).message()));
+}
+
 Message StepRunner::Run(const WorkerTask& task, const Allowed& allowed) {
   const auto& step = std::get<wire::Step>(task.body);
   const size_t count = step.items.size();
@@ -129,6 +139,10 @@ Message StepRunner::Run(const WorkerTask& task, const Allowed& allowed) {
     into += bytes;
   }
   Solve(problems, &statuses);
+  for (size_t i = 0; i < count; ++i) {
+    if (problems[i].answer_bytes() == 0 || !statuses[i].ok()) continue;
+    statuses[i] = CheckRange(problems[i].args, step.items[i].layer);
+  }
   std::byte* end = partials.data();
   for (size_t i = 0; i < count; ++i) {
     done.items.push_back({statuses[i], store_.ContextBytes(step.items[i].context)});

@@ -51,6 +51,8 @@ class StepRunner {
   absl::StatusOr<std::shared_ptr<const Pattern>> Parse(const std::string& text, int kv_heads);
   const BlockSet& KeysOf(ContextId context, const KvStore::Shard& shard, int64_t kv_tokens);
   void Solve(const std::vector<Problem>& problems, std::vector<absl::Status>* statuses);
+  // INVALID_ARGUMENT names a row that has no answer.
+  static absl::Status CheckRange(const AttendArgs& args, int layer);
 
   KvStore& store_;
   Backend& backend_;

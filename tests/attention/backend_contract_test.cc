@@ -156,7 +156,7 @@ TEST_CASE("shapes that do not fit are refused by field, value and what was expec
             "among the pattern's 2 KV heads");
     args = good;
     args.scale = std::nanf("");
-    refused(args, "scale is nan, expected a finite number");
+    refused(args, "scale: nan; expected a finite number");
     args = good;
     args.into.v_head_dim = 8;
     refused(args, "the partial to merge into is [100, 2, 8], expected [100, 2, 16]");

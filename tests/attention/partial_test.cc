@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "base/rng.h"
@@ -100,7 +101,7 @@ TEST_CASE("scores far apart leave the larger side alone") {
   CHECK(b.view().out[4] == 5);
 }
 
-TEST_CASE("finalise clears rows that saw nothing and refuses NaN") {
+TEST_CASE("finalise clears rows that saw nothing and refuses rows without an answer") {
   Partial partial(2, 3, kDim);
   for (int i = 0; i < 2 * 3 * kDim; ++i) partial.view().out[i] = 7;
   partial.view().lse[4] = 1.5f;
@@ -108,17 +109,58 @@ TEST_CASE("finalise clears rows that saw nothing and refuses NaN") {
   CHECK(partial.view().out[0] == 0);
   CHECK(partial.view().out[4 * kDim] == 7);
 
-  partial.view().out[4 * kDim + 2] = std::nanf("");
-  const absl::Status status = Finalise(partial.view());
-  CHECK(status.code() == absl::StatusCode::kInternal);
-  CHECK(status.message() == "the merged answer holds NaN in row 1, head 1 of the partial");
+  for (const float beyond : {std::nanf(""), INFINITY, -INFINITY}) {
+    partial.view().out[4 * kDim + 2] = beyond;
+    CHECK(EndRows(partial.view()) == Overflow{1, 1, false});
+    const absl::Status status = Finalise(partial.view());
+    CHECK(status.code() == absl::StatusCode::kInvalidArgument);
+    CHECK(status.message() ==
+          "v, as q row 1, head 1 sees it: a sum of values passes f32's range; expected sums below "
+          "3.4e38");
+  }
+  for (const float beyond : {std::nanf(""), INFINITY}) {
+    partial.view().lse[2] = beyond;
+    CHECK(FindOverflow(partial.view()) == Overflow{0, 2, true});
+    CHECK(Finalise(partial.view()).message() ==
+          "q row 0, head 2: a score passes f32's range; expected |scale·q·k|, and each sum on the "
+          "way to it, below 2.3e38");
+  }
+}
 
-  // A NaN that arrives through a merge is not lost on the way.
-  Partial bad(1, 1, kDim);
-  bad.view().lse[0] = std::nanf("");
-  Partial good = Exact({1.0}, {1, 2, 3, 4, 5}, {0});
-  Merge(good.view(), bad.view());
-  CHECK_FALSE(Finalise(good.view()).ok());
+TEST_CASE("a row without an answer has none after any merge") {
+  const auto without = [](float lse, float out) {
+    Partial bad(1, 1, kDim);
+    bad.view().lse[0] = lse;
+    bad.view().out[1] = out;
+    return bad;
+  };
+  const auto of_score = [](Partial& partial) {
+    const std::optional<Overflow> found = FindOverflow(partial.view());
+    REQUIRE(found.has_value());
+    return found->of_score;
+  };
+  for (const float lse : {-3e38f, -1.0f, 1.0f, 3e38f, -INFINITY, INFINITY, std::nanf("")}) {
+    CAPTURE(lse);
+    for (const float beyond : {std::nanf(""), INFINITY}) {
+      Partial bad = without(beyond, 0);
+      Partial other = without(lse, 0);
+      Merge(bad.view(), other.view());
+      CHECK(of_score(bad));
+      bad = without(beyond, 0);
+      Merge(other.view(), bad.view());
+      CHECK(of_score(other));
+      // Values that passed the range stay so where their row's weight is nothing, too.
+      if (!std::isfinite(lse)) continue;
+      bad = without(2.0f, beyond);
+      other = without(lse, 1);
+      Merge(bad.view(), other.view());
+      CHECK_FALSE(of_score(bad));
+      bad = without(2.0f, beyond);
+      other = without(lse, 1);
+      Merge(other.view(), bad.view());
+      CHECK_FALSE(of_score(other));
+    }
+  }
 }
 
 TEST_CASE("rows of a view are those of the partial") {
