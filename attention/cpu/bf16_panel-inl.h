@@ -119,15 +119,34 @@ inline void SoftmaxStep(int keys, float* scores, float* max, float* sum, __m512*
     top[n] = _mm512_load_ps(max + n * kLanes);
     total[n] = _mm512_setzero_ps();
   }
-  for (int key = 0; key < keys; ++key) {
+  // Products of scores: finite unless a score is not, or one is beyond 2^60.
+  __m512 products[kCols];
+  for (int n = 0; n < kCols; ++n) products[n] = _mm512_setzero_ps();
+  int key = 0;
+  for (; key + 2 <= keys; key += 2) {
 #pragma GCC unroll 2
     for (int n = 0; n < kCols; ++n) {
-      const __m512 score = _mm512_load_ps(scores + (key * kCols + n) * kLanes);
-      top[n] = _mm512_max_ps(top[n], score);
-      if (!kMasked) total[n] = _mm512_fmadd_ps(score, _mm512_setzero_ps(), total[n]);
+      const float* from = scores + (key * kCols + n) * kLanes;
+      const __m512 even = _mm512_load_ps(from);
+      const __m512 odd = _mm512_load_ps(from + kCols * kLanes);
+      top[n] = _mm512_max_ps(_mm512_max_ps(top[n], even), odd);
+      if (!kMasked) products[n] = _mm512_fmadd_ps(even, odd, products[n]);
     }
   }
-  for (int key = 0; key < keys; key += 2) {
+  for (int n = 0; n < kCols && key < keys; ++n) {
+    const __m512 last = _mm512_load_ps(scores + (key * kCols + n) * kLanes);
+    top[n] = _mm512_max_ps(top[n], last);
+    if (!kMasked) products[n] = _mm512_fmadd_ps(last, last, products[n]);
+  }
+  for (int n = 0; n < kCols && !kMasked; ++n) {
+    const __m512 zero = _mm512_sub_ps(products[n], products[n]);  // or NaN
+    if (_mm512_cmp_ps_mask(zero, zero, _CMP_UNORD_Q) == 0) continue;
+    for (int i = 0; i < keys; ++i) {
+      const __m512 score = _mm512_load_ps(scores + (i * kCols + n) * kLanes);
+      total[n] = _mm512_fmadd_ps(score, _mm512_setzero_ps(), total[n]);
+    }
+  }
+  for (key = 0; key < keys; key += 2) {
 #pragma GCC unroll 2
     for (int n = 0; n < kCols; ++n) {
       const float* from = scores + (key * kCols + n) * kLanes;

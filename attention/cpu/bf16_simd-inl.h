@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -48,19 +49,26 @@ inline uint16_t ToBits(float exact) {  // of a value that is a bf16
 
 // KernelSet::takes. A key's subnormals are lost in as much as q is large, and so are the products
 // that are subnormal: at most 2^-126 each time. What is lost of q itself depends on the key.
-inline bool Takes(const TileShape& shape, const float* q) {
-  const __m512 least = _mm512_set1_ps(0x1p-126f);
-  __m512 top = _mm512_setzero_ps();
-  bool normal = true;
-  for (int c = 0; c < shape.head_dim; c += 16) {
-    const __mmask16 there = shape.head_dim - c >= 16 ? 0xffff : 0xff;
-    const __m512 x = _mm512_abs_ps(_mm512_maskz_loadu_ps(there, q + c));
-    top = _mm512_max_ps(top, x);
-    const __mmask16 below = _mm512_cmp_ps_mask(x, least, _CMP_LT_OQ);
-    normal &= _mm512_mask_cmp_ps_mask(below, x, _mm512_setzero_ps(), _CMP_GT_OQ) == 0;
+inline bool Takes(const TileShape& shape, const TileFloats& floats, const TileMemory& tile) {
+  constexpr size_t kFloats = 16;  // of a vector, which holds 32 queries
+  const __m512i magnitude = _mm512_set1_epi16(0x7fff);
+  const __m512i one = _mm512_set1_epi16(1);
+  const __m512i subnormals = _mm512_set1_epi16(0x7f);  // 1 to 0x7f
+  __m512i top = _mm512_setzero_si512();
+  __mmask32 subnormal = 0;
+  for (size_t at = 0; at < floats.q; at += kFloats) {
+    const __mmask16 there = floats.q - at >= kFloats ? 0xffff : (1u << (floats.q - at)) - 1;
+    const __m512i bits = _mm512_and_si512(_mm512_maskz_loadu_epi32(there, tile.q + at), magnitude);
+    top = _mm512_max_epu16(top, bits);
+    subnormal |= _mm512_cmplt_epu16_mask(_mm512_sub_epi16(bits, one), subnormals);
   }
-  const double lost = 0x1p-126 * shape.head_dim * (1.0 + double{_mm512_reduce_max_ps(top)});
-  return normal && lost * std::fabs(double{shape.scale}) < 0x1p-24;
+  alignas(64) uint16_t tops[32];
+  _mm512_store_si512(tops, top);
+  const uint32_t largest = uint32_t{*std::max_element(tops, tops + 32)} << 16;
+  float q;
+  __builtin_memcpy(&q, &largest, sizeof q);
+  const double lost = 0x1p-126 * shape.head_dim * (1.0 + double{q});
+  return subnormal == 0 && lost * std::fabs(double{shape.scale}) < 0x1p-24;
 }
 
 inline double DotChains(int64_t steps, float* sink) {

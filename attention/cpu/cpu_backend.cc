@@ -141,9 +141,7 @@ class Call {
   // batch was stopped.
   End Compute(const KernelSet& kernels, const Tile& tile, const Segment& segment,
               const cpu::SegmentState& into);
-  // False if the kernels do not take one of the queries.
-  bool LoadQueries(const KernelSet& kernels, const Kernel& kernel, const Tile& tile,
-                   const TileMemory& memory);
+  void LoadQueries(const Kernel& kernel, const Tile& tile, const TileMemory& memory);
   bool AttendBlocks(const Kernel& kernel, const Tile& tile, const Segment& segment,
                     const TileMemory& memory);
   // Merges one row, whose softmax state is max (log2 units), sum and out, which is overwritten.
@@ -172,18 +170,15 @@ void Call::Stop(absl::Status status) {
   stopped_.store(true, std::memory_order_relaxed);
 }
 
-bool Call::LoadQueries(const KernelSet& kernels, const Kernel& kernel, const Tile& tile,
-                       const TileMemory& memory) {
+void Call::LoadQueries(const Kernel& kernel, const Tile& tile, const TileMemory& memory) {
   const TensorView& from = tile.args->q;
   float* q = room_.Row(tile.shape.head_dim);
   for (int row = 0; row < tile.shape.rows(); ++row) {
     const std::byte* bytes =
         from.Row(tile.row_first + row / tile.shape.heads, tile.head_first + row % tile.shape.heads);
     Convert(bytes, from.dtype, q, DType::kF32, tile.shape.head_dim);
-    if (kernels.takes != nullptr && !kernels.takes(tile.shape, q)) return false;
     kernel.set_query(tile.shape, memory, row, q);
   }
-  return true;
 }
 
 // Whether a row that saw keys came out as if their values were subnormal.
@@ -243,8 +238,10 @@ Call::End Call::Compute(const KernelSet& kernels, const Tile& tile, const Segmen
   const TileShape& shape = tile.shape;
   const bool few = shape.rows() <= kernels.stream_rows_max;
   const Kernel& kernel = few ? kernels.stream : kernels.panel;
-  const TileMemory memory = room_.tile.Prepare(kernel.floats(shape));
-  if (!LoadQueries(kernels, kernel, tile, memory)) return End::kFlushed;
+  const cpu::TileFloats floats = kernel.floats(shape);
+  const TileMemory memory = room_.tile.Prepare(floats);
+  LoadQueries(kernel, tile, memory);
+  if (kernels.takes != nullptr && !kernels.takes(shape, floats, memory)) return End::kFlushed;
   if (!AttendBlocks(kernel, tile, segment, memory)) return End::kStopped;
   std::copy_n(memory.max, shape.rows(), into.max);
   std::copy_n(memory.sum, shape.rows(), into.sum);

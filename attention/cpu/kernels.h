@@ -82,10 +82,10 @@ struct KernelSet {
   bool avx512 = false;           // whether it needs AVX-512
   Kernel panel;
   Kernel stream;
-  // Null, or the kernels take subnormals for 0 and give 0 for them: then whether the scores of this
-  // query [head_dim] are right in spite of that, whatever the keys. An out that is smaller than
+  // Null, or the kernels take subnormals for 0 and give 0 for them: then whether the scores of the
+  // queries that are set are right in spite of that, whatever the keys. An out that is smaller than
   // kFlushedOut all over may be wrong.
-  bool (*takes)(const TileShape& shape, const float* q) = nullptr;
+  bool (*takes)(const TileShape& shape, const TileFloats& floats, const TileMemory& tile) = nullptr;
 };
 
 // The least normal value, 2^-126, times more keys than there are, leaves a thousandth of it.
