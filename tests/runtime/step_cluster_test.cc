@@ -121,13 +121,15 @@ TEST_CASE("An item that fails leaves the others of its batch alone") {
   Tensor bad_q = test::RandomTensor(1, 4, 16, rng);
   bad_q.f32()[3] = NAN;
   std::vector<StepRequest> steps = {StepOf(good, kv, 10, q), StepOf(full, kv, 7 * 64, q)};
-  StepRequest nan = StepOf(good, kv, 10, bad_q);
+  // Forks, which take no room of their own.
+  StepRequest nan = StepOf(service.Fork({full, {}}, {})->id, kv, 7 * 64, bad_q);
   nan.k = nan.v = {};
-  nan.start = 10;
   steps.push_back(nan);
-  steps.push_back(nan);
-  steps.back().q = q;
-  steps.back().pattern = "windows(3)";
+  StepRequest unreadable = nan;
+  unreadable.context = service.Fork({full, {}}, {})->id;
+  unreadable.q = q;
+  unreadable.pattern = "windows(3)";
+  steps.push_back(unreadable);
   const auto results = service.Step(steps, {});
   REQUIRE(results[0].ok());
   CHECK(ErrorOf(*results[0], spec, kv, q, "causal") < 1e-5);
