@@ -87,14 +87,16 @@ absl::Status CheckTensor(absl::string_view name, const TensorView& tensor, int64
 }
 
 absl::Status CheckBytes(absl::string_view name, const TensorView& tensor, int64_t bytes_max) {
-  const auto bytes = static_cast<__int128>(SizeOf(tensor.dtype)) *
-                     std::max<int64_t>(0, tensor.tokens) * std::max<int64_t>(0, tensor.heads) *
-                     std::max<int64_t>(0, tensor.dim);
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
+  auto bytes = static_cast<int64_t>(SizeOf(tensor.dtype));
+  for (const int64_t extent :
+       {int64_t{tensor.tokens}, int64_t{tensor.heads}, int64_t{tensor.dim}}) {
+    const int64_t factor = std::max<int64_t>(0, extent);
+    bytes = factor > 0 && bytes > kMost / factor ? kMost : bytes * factor;
+  }
   if (bytes <= bytes_max) return absl::OkStatus();
-  const auto told =
-      static_cast<int64_t>(std::min<__int128>(bytes, std::numeric_limits<int64_t>::max()));
   return absl::InvalidArgumentError(
-      absl::StrCat(name, ": [", tensor.tokens, ", ", tensor.heads, ", ", tensor.dim, "], ", told,
+      absl::StrCat(name, ": [", tensor.tokens, ", ", tensor.heads, ", ", tensor.dim, "], ", bytes,
                    " bytes; expected at most ", bytes_max, " (request_bytes_max)"));
 }
 

@@ -198,7 +198,11 @@ TEST_CASE("a terminal that is closed ends every program, unless it is ignored") 
   const json ready = json::parse(up.ReadLine());
   for (const pid_t pid :
        {up.pid(), ready["coordinator_pid"].get<pid_t>(), ready["worker_pids"][0].get<pid_t>()}) {
-    CHECK(CaughtSignals(pid) == std::set<int>{});  // those that are waited for are blocked
+    std::set<int> caught = CaughtSignals(pid);  // those that are waited for are blocked
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    for (const int own : {SIGBUS, SIGFPE, SIGSEGV}) caught.erase(own);  // the sanitizer's
+#endif
+    CHECK(caught == std::set<int>{});
   }
   up.Signal(SIGHUP);
   CHECK(up.Wait().code == 0);
