@@ -2,9 +2,11 @@
 // count what they are told.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <thread>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/clock.h"
@@ -81,6 +83,65 @@ struct Writer {
   std::atomic<int64_t> tokens{0};  // acknowledged
   std::atomic<int> passing{0}, odd{0};
   std::thread thread;
+};
+
+// What callers were told, in all.
+struct Told {
+  int right = 0;
+  int wrong = 0;
+  int passing = 0;
+  int odd = 0;
+};
+
+// Readers and a writer of one service, each with a context of its own.
+class Callers {
+ public:
+  static constexpr int kReaders = 3;
+
+  explicit Callers(Client& client) : writer_(client, stop_) {
+    for (int i = 0; i < kReaders; ++i) {
+      readers_.push_back(std::make_unique<Reader>(client, 20 + i, stop_));
+    }
+  }
+  ~Callers() { Stop(); }
+
+  bool uploaded() const {
+    return std::all_of(readers_.begin(), readers_.end(),
+                       [](const auto& reader) { return reader->context.ok(); });
+  }
+  int answers() const {
+    int right = 0;
+    for (const auto& reader : readers_) right += reader->right;
+    return right;
+  }
+  const Writer& writer() const { return writer_; }
+  const std::vector<std::unique_ptr<Reader>>& readers() const { return readers_; }
+
+  // Whether every reader has had a right answer since `since`.
+  bool AllAnswered(absl::Time since) const {
+    return std::all_of(readers_.begin(), readers_.end(), [since](const auto& reader) {
+      return reader->last_right > absl::ToUnixNanos(since);
+    });
+  }
+
+  Told Stop() {
+    stop_ = true;
+    if (writer_.thread.joinable()) writer_.thread.join();
+    Told told{.odd = writer_.odd};
+    for (const auto& reader : readers_) {
+      if (reader->thread.joinable()) reader->thread.join();
+      told.right += reader->right;
+      told.wrong += reader->wrong;
+      told.passing += reader->passing;
+      told.odd += reader->odd;
+    }
+    return told;
+  }
+
+ private:
+  std::atomic<bool> stop_ = false;
+  std::vector<std::unique_ptr<Reader>> readers_;
+  Writer writer_;
 };
 
 }  // namespace annulus::test

@@ -4,7 +4,6 @@
 // ANNULUS_PAUSE_S=N stops it for N s instead.
 #include <signal.h>
 
-#include <memory>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -18,11 +17,6 @@
 namespace annulus {
 namespace {
 
-using test::Question;
-using test::Reader;
-using test::Writer;
-
-constexpr int kReaders = 3;
 constexpr int kAnswersBefore = 200;  // the load before the fault
 constexpr int kTokensBefore = 50;
 constexpr absl::Duration kPatience = absl::Seconds(40);
@@ -51,21 +45,12 @@ TEST_CASE("a coordinator stopped under load: nothing is lost, whatever its worke
     options.retry.attempts_max = 1;
     const auto client = Client::Connect(options);
     REQUIRE(client.ok());
-    std::atomic<bool> stop = false;
-    std::vector<std::unique_ptr<Reader>> readers;
-    for (int i = 0; i < kReaders; ++i) {
-      readers.push_back(std::make_unique<Reader>(**client, 20 + i, stop));
-      REQUIRE(readers.back()->context.ok());
-    }
-    Writer writer(**client, stop);
-    const auto answers = [&] {
-      int right = 0;
-      for (const auto& reader : readers) right += reader->right;
-      return right;
-    };
+    test::Callers callers(**client);
+    REQUIRE(callers.uploaded());
+    const test::Writer& writer = callers.writer();
     Within(kPatience,
-           [&] { return answers() >= kAnswersBefore && writer.tokens >= kTokensBefore; });
-    const int before = answers();
+           [&] { return callers.answers() >= kAnswersBefore && writer.tokens >= kTokensBefore; });
+    const int before = callers.answers();
     const int64_t tokens_before = writer.tokens;
 
     const auto coordinator = ready["coordinator_pid"].get<pid_t>();
@@ -73,24 +58,14 @@ TEST_CASE("a coordinator stopped under load: nothing is lost, whatever its worke
     absl::SleepFor(pause);
     const absl::Time woken = absl::Now();
     kill(coordinator, SIGCONT);
-    const bool all_answer = Within(kPatience, [&] {
-      for (const auto& reader : readers) {
-        if (reader->last_right <= absl::ToUnixNanos(woken)) return false;
-      }
-      return writer.tokens > tokens_before + 1;
-    });
+    const bool all_answer = Within(
+        kPatience, [&] { return callers.AllAnswered(woken) && writer.tokens > tokens_before + 1; });
     const absl::Duration answered = absl::Now() - woken;
     // What is still on its way from before comes to nothing.
     absl::SleepFor(absl::Seconds(2));
-    stop = true;
-    if (writer.thread.joinable()) writer.thread.join();
-    int right = 0, wrong = 0, passing = 0, odd = writer.odd, lost = 0;
-    for (const auto& reader : readers) {
-      reader->thread.join();
-      right += reader->right;
-      wrong += reader->wrong;
-      passing += reader->passing;
-      odd += reader->odd;
+    const test::Told told = callers.Stop();
+    int lost = 0;
+    for (const auto& reader : callers.readers()) {
       const auto info = (*client)->Describe(*reader->context);
       lost += !info.ok() || info->state != "ok";
     }
@@ -101,16 +76,16 @@ TEST_CASE("a coordinator stopped under load: nothing is lost, whatever its worke
         {16, absl::StrCat("SIGSTOP the coordinator for ", absl::FormatDuration(pause)),
          absl::StrCat(before, " answers and ", tokens_before, " appended tokens"),
          "0 contexts lost, 0 wrong",
-         absl::StrCat(lost, " lost, ", wrong, " wrong of ", right + wrong,
+         absl::StrCat(lost, " lost, ", told.wrong, " wrong of ", told.right + told.wrong,
                       ", all callers' answers ", absl::FormatDuration(answered), " after it"),
-         lost == 0 && wrong == 0 && odd == 0 && all_answer});
+         lost == 0 && told.wrong == 0 && told.odd == 0 && all_answer});
     INFO(up.err());
     CHECK(before >= kAnswersBefore);
     CHECK(tokens_before >= kTokensBefore);
     CHECK(all_answer);
     CHECK(lost == 0);
-    CHECK(wrong == 0);
-    CHECK(odd == 0);
+    CHECK(told.wrong == 0);
+    CHECK(told.odd == 0);
     int ready_workers = 0;
     const ClusterStatus status = (*client)->Status().value();
     for (const WorkerStatus& worker : status.workers) {

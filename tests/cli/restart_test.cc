@@ -2,9 +2,7 @@
 // its contexts come back with all that was acknowledged.
 #include <signal.h>
 
-#include <atomic>
 #include <memory>
-#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -23,11 +21,8 @@ namespace {
 
 using test::Program;
 using test::Question;
-using test::Reader;
-using test::Writer;
 
 constexpr int kWorkers = 3;
-constexpr int kReaders = 3;
 constexpr int kAnswersBefore = 300;  // the load before the fault
 constexpr int kTokensBefore = 100;
 
@@ -51,23 +46,14 @@ TEST_CASE("a coordinator killed under load: the next one goes on with every cont
          absl::Now() - begin < absl::Seconds(20)) {
     absl::SleepFor(absl::Milliseconds(20));
   }
-  std::atomic<bool> stop = false;
-  std::vector<std::unique_ptr<Reader>> readers;
-  for (int i = 0; i < kReaders; ++i) {
-    readers.push_back(std::make_unique<Reader>(**client, 20 + i, stop));
-    REQUIRE(readers.back()->context.ok());
-  }
-  Writer writer(**client, stop);
-  const auto answers = [&] {
-    int right = 0;
-    for (const auto& reader : readers) right += reader->right;
-    return right;
-  };
-  while ((answers() < kAnswersBefore || writer.tokens < kTokensBefore) &&
+  test::Callers callers(**client);
+  REQUIRE(callers.uploaded());
+  const test::Writer& writer = callers.writer();
+  while ((callers.answers() < kAnswersBefore || writer.tokens < kTokensBefore) &&
          absl::Now() - begin < absl::Seconds(40)) {
     absl::SleepFor(absl::Milliseconds(1));
   }
-  const int before = answers();
+  const int before = callers.answers();
   const int64_t tokens_before = writer.tokens;
 
   const absl::Time killed = absl::Now();
@@ -76,18 +62,16 @@ TEST_CASE("a coordinator killed under load: the next one goes on with every cont
   coordinator = std::make_unique<Program>(
       Arguments{"coordinator", "--listen", endpoint, "--log-level", "warning"});
   REQUIRE(coordinator->ReadLine() == absl::StrCat("ready ", endpoint));
-  const int64_t started_ns = absl::GetCurrentTimeNanos();
+  const absl::Time started = absl::Now();
   const auto all_answer = [&] {
-    for (const auto& reader : readers) {
-      if (reader->last_right <= started_ns) return false;
-    }
-    return writer.tokens > tokens_before + 1 || writer.tokens == Question::kTokens;
+    return callers.AllAnswered(started) &&
+           (writer.tokens > tokens_before + 1 || writer.tokens == Question::kTokens);
   };
   // The readers' connection may take longer to come back than the service.
   const auto fresh = Client::Connect(options);
   REQUIRE(fresh.ok());
   const auto all_back = [&] {
-    for (const auto& reader : readers) {
+    for (const auto& reader : callers.readers()) {
       if (!(*fresh)->Describe(*reader->context).ok()) return false;
     }
     return (*fresh)->Describe(writer.context).ok();
@@ -101,36 +85,27 @@ TEST_CASE("a coordinator killed under load: the next one goes on with every cont
   }
   const absl::Duration answered = absl::Now() - killed;
   absl::SleepFor(absl::Milliseconds(200));
-  stop = true;
-  writer.thread.join();
-  int right = 0, wrong = 0, passing = 0, odd = writer.odd;
-  for (const auto& reader : readers) {
-    reader->thread.join();
-    right += reader->right;
-    wrong += reader->wrong;
-    passing += reader->passing;
-    odd += reader->odd;
-  }
+  const test::Told told = callers.Stop();
   WARN(before << " answers and " << tokens_before << " appended tokens before the kill; all "
-              << kReaders + 1 << " contexts are back " << absl::FormatDuration(rebuilt)
-              << " after it, all callers' answers " << absl::FormatDuration(answered) << "; "
-              << right << " right, " << wrong << " wrong, " << passing << " UNAVAILABLE, " << odd
-              << " other errors");
-  const bool kept = wrong == 0 && odd == 0 && all_answer();
+              << callers.readers().size() + 1 << " contexts are back "
+              << absl::FormatDuration(rebuilt) << " after it, all callers' answers "
+              << absl::FormatDuration(answered) << "; " << told.right << " right, " << told.wrong
+              << " wrong, " << told.passing << " UNAVAILABLE, " << told.odd << " other errors");
+  const bool kept = told.wrong == 0 && told.odd == 0 && all_answer();
   test::Tell({4, "kill -9 the coordinator",
               absl::StrCat(before, " answers and ", tokens_before, " appended tokens"),
               "contexts back <= 5 s, 0 lost",
               absl::StrCat("back ", absl::FormatDuration(rebuilt), ", all callers' answers ",
-                           absl::FormatDuration(answered), ", ", wrong, " wrong of ", right + wrong,
-                           kept ? ", 0 lost" : ", some lost"),
+                           absl::FormatDuration(answered), ", ", told.wrong, " wrong of ",
+                           told.right + told.wrong, kept ? ", 0 lost" : ", some lost"),
               kept && rebuilt < absl::Seconds(5)});
   CHECK(before >= kAnswersBefore);
   CHECK(tokens_before >= kTokensBefore);
   CHECK(rebuilt < absl::Seconds(5));
   CHECK(answered < absl::Seconds(5));
   CHECK(all_answer());
-  CHECK(wrong == 0);
-  CHECK(odd == 0);
+  CHECK(told.wrong == 0);
+  CHECK(told.odd == 0);
   const auto info = (*client)->Describe(writer.context);
   REQUIRE(info.ok());
   CHECK(info->tokens[0] >= writer.tokens);

@@ -5,9 +5,8 @@
 // ANNULUS_COPIES_SEEDS=N runs N seeds instead of the usual number, ANNULUS_COPIES_SEED=S only one.
 #include <algorithm>
 
-#include "base/log.h"
 #include "tests/catch.h"
-#include "tests/reliability.h"
+#include "tests/runtime/seeds.h"
 #include "tests/runtime/sim_session.h"
 
 namespace annulus {
@@ -20,12 +19,7 @@ using test::Tally;
 constexpr absl::Duration kSessionsEnd = absl::Milliseconds(600);  // simulated
 constexpr absl::Duration kCallsEnd = absl::Seconds(3);
 
-// Instrumented programs take many times as long.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr uint64_t kSeeds = 60;
-#else
-constexpr uint64_t kSeeds = 1000;
-#endif
+constexpr test::SeedCounts kSeeds{.usual = 1000, .instrumented = 60};
 
 void Hurt(SimCluster& cluster, Rng& rng) {
   test::SimWorker& worker = *cluster.workers()[rng.Below(cluster.workers().size())];
@@ -71,26 +65,7 @@ Tally Simulate(uint64_t seed, std::vector<std::string>* failures) {
 }
 
 TEST_CASE("Simulated clusters that hold all twice lose a worker and nothing else") {
-  SetLogLevel(LogLevel::kOff);
-  const uint64_t only = test::NumberFromEnvironment("ANNULUS_COPIES_SEED", 0);
-  const uint64_t first = only != 0 ? only : 1;
-  const uint64_t count =
-      only != 0 ? 1 : test::NumberFromEnvironment("ANNULUS_COPIES_SEEDS", kSeeds);
-  Tally all;
-  int failed = 0;
-  for (uint64_t seed = first; seed < first + count && failed < 10; ++seed) {
-    std::vector<std::string> failures;
-    const Tally tally = Simulate(seed, &failures);
-    if (!failures.empty()) {
-      ++failed;
-      FAIL_CHECK("seed " << seed << " (ANNULUS_COPIES_SEED=" << seed
-                         << " replays it): " << failures.front());
-    }
-    all.answers += tally.answers;
-    all.degraded_answers += tally.degraded_answers;
-    all.appends += tally.appends;
-    all.errors += tally.errors;
-  }
+  const auto [count, failed, all] = test::RunSeeds("COPIES", kSeeds, Simulate);
   WARN(count << " seeds: " << all.appends << " appends, " << all.answers << " right answers, "
              << all.degraded_answers << " of them after the loss, " << all.errors << " errors");
   if (count < 50) return;

@@ -4,10 +4,9 @@
 //
 // ANNULUS_MOVES_SEEDS=N runs N seeds instead of the usual number, ANNULUS_MOVES_SEED=S only one.
 #include <algorithm>
-#include <cstdlib>
 
-#include "base/log.h"
 #include "tests/catch.h"
+#include "tests/runtime/seeds.h"
 #include "tests/runtime/sim_session.h"
 
 namespace annulus {
@@ -21,17 +20,7 @@ constexpr absl::Duration kSessionsEnd = absl::Milliseconds(800);  // simulated
 constexpr absl::Duration kCallsEnd = absl::Seconds(5);
 constexpr absl::Duration kRejoinTimeout = absl::Seconds(2);
 
-// Instrumented programs take many times as long.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr uint64_t kSeeds = 60;
-#else
-constexpr uint64_t kSeeds = 600;
-#endif
-
-struct Outcome {
-  Tally tally;
-  int left = 0;
-};
+constexpr test::SeedCounts kSeeds{.usual = 600, .instrumented = 60};
 
 // Which workers come and go, and what else happens.
 class Changes {
@@ -78,20 +67,20 @@ class Changes {
   const bool faults_;
 };
 
-Outcome Simulate(uint64_t seed, std::vector<std::string>* failures) {
+Tally Simulate(uint64_t seed, std::vector<std::string>* failures) {
   Rng rng(seed);
   const bool faults = seed % 2 == 0;
   SimCluster cluster(seed, static_cast<int>(rng.Between(2, 4)), /*drop=*/0, int64_t{1} << 30,
                      faults ? kRejoinTimeout : absl::ZeroDuration());
   AttendPlanner planner{ClusterModel{}};
   StepPlanner steps;
-  Outcome outcome;
+  Tally tally;
   Changes changes(cluster, rng.Next(), faults);
   std::vector<std::unique_ptr<SimSession>> sessions;
   const absl::Time end = absl::UnixEpoch() + kSessionsEnd;
   for (int i = 0; i < 2; ++i) {
     sessions.push_back(
-        std::make_unique<SimSession>(cluster, planner, steps, rng.Next(), end, outcome.tally));
+        std::make_unique<SimSession>(cluster, planner, steps, rng.Next(), end, tally));
     SimSession& session = *sessions.back();
     cluster.network().At(cluster.now() + absl::Milliseconds(10), [&session] { session.Run(); });
   }
@@ -105,52 +94,28 @@ Outcome Simulate(uint64_t seed, std::vector<std::string>* failures) {
   const auto elapsed = [&cluster] { return cluster.now() - absl::UnixEpoch(); };
   while (elapsed() < kSessionsEnd || (unfinished() && elapsed() < kCallsEnd)) {
     cluster.Step();
-    for (const auto& worker : cluster.workers()) outcome.left += worker->left();
+    for (const auto& worker : cluster.workers()) tally.left += worker->left();
     cluster.RemoveLost();
     if (faults && cluster.workers().empty()) cluster.AddWorker();
   }
-  if (outcome.tally.lost > 0 && !faults) failures->push_back("a context was lost in a move");
+  if (tally.lost > 0 && !faults) failures->push_back("a context was lost in a move");
   if (!faults && unfinished()) failures->push_back("a worker could not leave, or a call not end");
   for (const auto& session : sessions) {
     if (session->busy()) failures->push_back("a call never ended");
     failures->insert(failures->end(), session->failures().begin(), session->failures().end());
   }
-  return outcome;
-}
-
-uint64_t NumberFromEnvironment(const char* name, uint64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
+  return tally;
 }
 
 TEST_CASE("Simulated workers leave and join, and contexts move to where there is room") {
-  SetLogLevel(LogLevel::kOff);
-  const uint64_t only = NumberFromEnvironment("ANNULUS_MOVES_SEED", 0);
-  const uint64_t first = only != 0 ? only : 1;
-  const uint64_t count = only != 0 ? 1 : NumberFromEnvironment("ANNULUS_MOVES_SEEDS", kSeeds);
-  Outcome all;
-  int failed = 0;
-  for (uint64_t seed = first; seed < first + count && failed < 10; ++seed) {
-    std::vector<std::string> failures;
-    const Outcome outcome = Simulate(seed, &failures);
-    if (!failures.empty()) {
-      ++failed;
-      FAIL_CHECK("seed " << seed << " (ANNULUS_MOVES_SEED=" << seed
-                         << " replays it): " << failures.front());
-    }
-    all.left += outcome.left;
-    all.tally.answers += outcome.tally.answers;
-    all.tally.appends += outcome.tally.appends;
-    all.tally.errors += outcome.tally.errors;
-    all.tally.lost += outcome.tally.lost;
-  }
-  WARN(count << " seeds: " << all.left << " workers left, " << all.tally.appends << " appends, "
-             << all.tally.answers << " right answers, " << all.tally.errors << " errors, "
-             << all.tally.lost << " contexts lost");
+  const auto [count, failed, all] = test::RunSeeds("MOVES", kSeeds, Simulate);
+  WARN(count << " seeds: " << all.left << " workers left, " << all.appends << " appends, "
+             << all.answers << " right answers, " << all.errors << " errors, " << all.lost
+             << " contexts lost");
   if (count < 50) return;
   const auto seeds = static_cast<int64_t>(count);
   CHECK(all.left >= seeds / 2);
-  CHECK(all.tally.answers >= seeds * 10);
+  CHECK(all.answers >= seeds * 10);
 }
 
 }  // namespace

@@ -6,14 +6,11 @@
 //
 // ANNULUS_PAUSE_SEEDS=N runs N seeds instead of the usual number, ANNULUS_PAUSE_SEED=S only one.
 #include <algorithm>
-#include <atomic>
-#include <mutex>
-#include <thread>
 
 #include "absl/strings/str_cat.h"
-#include "base/log.h"
 #include "tests/catch.h"
 #include "tests/reliability.h"
+#include "tests/runtime/seeds.h"
 #include "tests/runtime/sim_session.h"
 
 namespace annulus {
@@ -29,14 +26,8 @@ constexpr absl::Duration kCallsEnd = absl::Seconds(20);
 constexpr absl::Duration kRejoinTimeout = absl::Seconds(30);
 // A real coordinator's 0.5, 1.6, 5 and 30 s: heartbeats are a fifth of a real cluster's.
 constexpr int kPausesMs[] = {100, 320, 1000, 6000};
-constexpr int kThreads = 2;
 
-// Instrumented programs take many times as long.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr uint64_t kSeeds = 100;
-#else
-constexpr uint64_t kSeeds = 2000;
-#endif
+constexpr test::SeedCounts kSeeds{.usual = 2000, .instrumented = 100};
 
 // What happens in a simulation, by its seed.
 struct Kind {
@@ -164,45 +155,14 @@ Tally Simulate(uint64_t seed, std::vector<std::string>* failures) {
 }
 
 TEST_CASE("Stand-stills and cut-offs, simulated: all comes back") {
-  SetLogLevel(LogLevel::kOff);
-  const uint64_t only = test::NumberFromEnvironment("ANNULUS_PAUSE_SEED", 0);
-  const uint64_t first = only != 0 ? only : 1;
-  const uint64_t count = only != 0 ? 1 : test::NumberFromEnvironment("ANNULUS_PAUSE_SEEDS", kSeeds);
-  std::atomic<uint64_t> next = first;
-  std::mutex mutex;
-  Tally all;
-  std::map<uint64_t, std::vector<std::string>> failed;  // by seed
-  const auto run = [&] {
-    for (uint64_t seed = next++; seed < first + count; seed = next++) {
-      std::vector<std::string> failures;
-      const Tally tally = Simulate(seed, &failures);
-      const std::lock_guard<std::mutex> lock(mutex);
-      if (!failures.empty()) failed[seed] = std::move(failures);
-      all.answers += tally.answers;
-      all.appends += tally.appends;
-      all.errors += tally.errors;
-      all.lost += tally.lost;
-      all.back += tally.back;
-    }
-  };
-  std::vector<std::thread> threads;
-  for (int i = 0; i < kThreads; ++i) threads.emplace_back(run);
-  for (std::thread& thread : threads) thread.join();
-  constexpr size_t kShown = 10;
-  size_t shown = 0;
-  for (const auto& [seed, failures] : failed) {
-    if (++shown > kShown) break;
-    FAIL_CHECK("seed " << seed << " (ANNULUS_PAUSE_SEED=" << seed
-                       << " replays it): " << failures.front());
-  }
-  CHECK(failed.size() == 0);
+  const auto [count, failed, all] = test::RunSeeds("PAUSE", kSeeds, Simulate);
   WARN(count << " seeds: " << all.appends << " appends, " << all.answers << " right answers, "
              << all.errors << " errors, " << all.back << " contexts back after they were lost, "
              << all.lost << " lost with a worker that crashed");
   test::Tell({14, "simulated stand-stills of the coordinator, workers cut off and back",
               absl::StrCat(all.appends, " appends, ", all.answers, " answers checked"),
-              "invariants hold, 10000 seeds",
-              absl::StrCat(count - failed.size(), " of ", count, " seeds"), failed.empty()});
+              "invariants hold, 10000 seeds", absl::StrCat(count - failed, " of ", count, " seeds"),
+              failed == 0});
   if (count < 100) return;
   const auto seeds = static_cast<int64_t>(count);
   CHECK(all.answers >= seeds * 8);

@@ -6,12 +6,11 @@
 // ANNULUS_RESTART_SEEDS=N runs N seeds instead of the usual number, ANNULUS_RESTART_SEED=S only
 // one.
 #include <algorithm>
-#include <cstdlib>
 
 #include "absl/strings/str_cat.h"
-#include "base/log.h"
 #include "tests/catch.h"
 #include "tests/reliability.h"
+#include "tests/runtime/seeds.h"
 #include "tests/runtime/sim_session.h"
 
 namespace annulus {
@@ -26,12 +25,7 @@ constexpr absl::Duration kSessionsEnd = absl::Milliseconds(600);  // simulated
 constexpr absl::Duration kCallsEnd = absl::Seconds(5);
 constexpr absl::Duration kRejoinTimeout = absl::Seconds(2);
 
-// Instrumented programs take many times as long.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr uint64_t kSeeds = 60;
-#else
-constexpr uint64_t kSeeds = 1000;
-#endif
+constexpr test::SeedCounts kSeeds{.usual = 1000, .instrumented = 60};
 
 class Restarts {
  public:
@@ -112,27 +106,7 @@ Tally Simulate(uint64_t seed, std::vector<std::string>* failures) {
 }
 
 TEST_CASE("Simulated coordinators are lost and followed: what was acknowledged is there") {
-  SetLogLevel(LogLevel::kOff);
-  const uint64_t only = test::NumberFromEnvironment("ANNULUS_RESTART_SEED", 0);
-  const uint64_t first = only != 0 ? only : 1;
-  const uint64_t count =
-      only != 0 ? 1 : test::NumberFromEnvironment("ANNULUS_RESTART_SEEDS", kSeeds);
-  Tally all;
-  int failed = 0;
-  for (uint64_t seed = first; seed < first + count && failed < 10; ++seed) {
-    std::vector<std::string> failures;
-    const Tally tally = Simulate(seed, &failures);
-    if (!failures.empty()) {
-      ++failed;
-      FAIL_CHECK("seed " << seed << " (ANNULUS_RESTART_SEED=" << seed
-                         << " replays it): " << failures.front());
-    }
-    all.recovered += tally.recovered;
-    all.lost += tally.lost;
-    all.answers += tally.answers;
-    all.appends += tally.appends;
-    all.errors += tally.errors;
-  }
+  const auto [count, failed, all] = test::RunSeeds("RESTART", kSeeds, Simulate);
   WARN(count << " seeds: " << all.recovered << " contexts recovered, " << all.lost << " lost, "
              << all.appends << " appends, " << all.answers << " right answers, " << all.errors
              << " errors");

@@ -31,9 +31,21 @@ struct Tally {
   int64_t lost = 0;              // by it, or with their workers
   int64_t back = 0;              // after they were lost, with their workers
   int64_t degraded_answers = 0;  // by contexts that have lost a copy
+  int64_t left = 0;              // workers, in good order
   uint64_t trace = 0;            // of everything that happened, in order
 
   void Note(uint64_t what) { trace = (trace ^ what) * 0x100000001b3u; }
+
+  // Adds the counts; a trace is of one simulation.
+  Tally& operator+=(const Tally& other) {
+    for (int64_t Tally::*count :
+         {&Tally::answers, &Tally::appends, &Tally::errors, &Tally::creates, &Tally::forks,
+          &Tally::truncates, &Tally::repetitions, &Tally::recovered, &Tally::lost, &Tally::back,
+          &Tally::degraded_answers, &Tally::left}) {
+      this->*count += other.*count;
+    }
+    return *this;
+  }
 };
 
 class SimSession {

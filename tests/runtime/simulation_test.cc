@@ -5,15 +5,12 @@
 //
 // ANNULUS_SIM_SEEDS=N runs N seeds instead of the usual number, ANNULUS_SIM_SEED=S only that one.
 #include <algorithm>
-#include <atomic>
-#include <cstdlib>
-#include <mutex>
-#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "tests/catch.h"
 #include "tests/reliability.h"
+#include "tests/runtime/seeds.h"
 #include "tests/runtime/sim_session.h"
 
 namespace annulus {
@@ -25,14 +22,8 @@ using test::Tally;
 
 constexpr absl::Duration kSessionsEnd = absl::Milliseconds(400);  // simulated
 constexpr absl::Duration kCallsEnd = absl::Seconds(3);
-constexpr int kThreads = 2;
 
-// Instrumented programs take many times as long.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr uint64_t kSeeds = 400;
-#else
-constexpr uint64_t kSeeds = 10000;
-#endif
+constexpr test::SeedCounts kSeeds{.usual = 10000, .instrumented = 400};
 
 // Crashes, pauses, black holes; and new workers for those that are gone.
 class Faults {
@@ -155,47 +146,14 @@ Tally Simulate(uint64_t seed, std::vector<std::string>* failures) {
 }
 
 TEST_CASE("Simulated clusters answer right or not at all") {
-  SetLogLevel(LogLevel::kOff);
-  const uint64_t only = test::NumberFromEnvironment("ANNULUS_SIM_SEED", 0);
-  const uint64_t first = only != 0 ? only : 1;
-  const uint64_t count = only != 0 ? 1 : test::NumberFromEnvironment("ANNULUS_SIM_SEEDS", kSeeds);
-  std::atomic<uint64_t> next = first;
-  std::mutex mutex;
-  Tally all;
-  std::map<uint64_t, std::vector<std::string>> failed;  // by seed
-  const auto run = [&] {
-    for (uint64_t seed = next++; seed < first + count; seed = next++) {
-      std::vector<std::string> failures;
-      const Tally tally = Simulate(seed, &failures);
-      const std::lock_guard<std::mutex> lock(mutex);
-      if (!failures.empty()) failed[seed] = std::move(failures);
-      all.answers += tally.answers;
-      all.appends += tally.appends;
-      all.errors += tally.errors;
-      all.creates += tally.creates;
-      all.forks += tally.forks;
-      all.truncates += tally.truncates;
-      all.repetitions += tally.repetitions;
-    }
-  };
-  std::vector<std::thread> threads;
-  for (int i = 0; i < kThreads; ++i) threads.emplace_back(run);
-  for (std::thread& thread : threads) thread.join();
-  constexpr size_t kShown = 10;
-  size_t shown = 0;
-  for (const auto& [seed, failures] : failed) {
-    if (++shown > kShown) break;
-    FAIL_CHECK("seed " << seed << " (ANNULUS_SIM_SEED=" << seed
-                       << " replays it): " << failures.front());
-  }
-  CHECK(failed.size() == 0);
+  const auto [count, failed, all] = test::RunSeeds("SIM", kSeeds, Simulate);
   WARN(count << " seeds: " << all.creates << " contexts, " << all.forks << " forks, " << all.appends
              << " appends, " << all.truncates << " truncations, " << all.repetitions
              << " repetitions, " << all.answers << " right answers, " << all.errors << " errors");
   test::Tell({14, "simulated clusters: crash, pause, reorder, duplicate, drop, clog",
               absl::StrCat(all.appends, " appends, ", all.answers, " answers checked"),
-              "invariants hold, 10000 seeds",
-              absl::StrCat(count - failed.size(), " of ", count, " seeds"), failed.empty()});
+              "invariants hold, 10000 seeds", absl::StrCat(count - failed, " of ", count, " seeds"),
+              failed == 0});
   if (count < 100) return;
   const auto seeds = static_cast<int64_t>(count);
   CHECK(all.answers >= seeds * 8);
