@@ -134,6 +134,9 @@ enum class Kernel : int {
 };
 inline constexpr int kKernels = 4;
 
+// Blocks after which a thread block of kPanel90 leaves: some 2 ms.
+inline constexpr int kStayBlocks = 2048;
+
 constexpr int HalvesOf(Kernel kernel, int dim) {
   if (kernel == Kernel::kPanel90) return dim <= 64 ? 4 : dim <= 128 ? 3 : 2;
   return kernel == Kernel::kPanel ? 2 : 1;
@@ -147,6 +150,9 @@ struct Launch {
   int first = 0;
   int count = 0;
   int slots = 0;  // thread blocks that run at once
+  // kPanel90: a thread block leaves once it has done so many blocks, so that other work on the
+  // device, such as transfers, need not wait for a long launch to end; others take its place.
+  int64_t blocks = 0;  // of all segments
 
   bool SameKernel(const Launch& other) const {
     return kernel == other.kernel && format == other.format && dim == other.dim;

@@ -191,7 +191,8 @@ void WorkList::AddQueries(const AttendArgs& args, const Slots& slots, int kv_hea
 
 void WorkList::AddTile(const AttendArgs& args, int kv_head, Kernel kernel,
                        absl::Span<const Waiting> halves) {
-  Launch launch{kernel, Format::kF32, 0, 0, 0, 0};
+  Launch launch;
+  launch.kernel = kernel;
   if (kernel != Kernel::kSimple) {
     launch.format = FormatOf(args.kv->dtype());
     launch.dim = DimOf(*args.kv);
@@ -319,6 +320,7 @@ void WorkList::Cut(Group* group) {
   for (const Part& part :
        CutForSlots(sizes, group->launch.slots, kPanelSegmentCost, kPanelBlocksMin)) {
     AddSegment(group->tiles[part.item], part.begin, part.size);
+    group->launch.blocks += part.size;
   }
   KeepStates(first);
   group->launch.first = static_cast<int>(first);

@@ -2,6 +2,8 @@
 // another. A thread block stays for many tiles. The copy engine brings keys and values into rings
 // of stages; each warpgroup that computes multiplies from there, keeps weights in registers, and
 // waits for no other, so that the matrix units do the products of some while others make weights.
+#include <climits>
+
 #include "attention/cuda/load.cuh"
 #include "attention/cuda/sm90/panel_consumer.cuh"
 #include "attention/cuda/sm90/panel_producer.cuh"
@@ -13,7 +15,7 @@ namespace {
 template <typename T, int kDim>
 __global__ void __launch_bounds__(PanelShape<kDim>::kThreads, 1)
     Panel(const __grid_constant__ Work work, const __grid_constant__ RowMaps maps, int first,
-          int count) {
+          int count, int stay) {
   using Shape = PanelShape<kDim>;
   extern __shared__ __align__(1024) unsigned char memory[];
   const uint32_t shared = SharedAddress(memory);
@@ -30,7 +32,7 @@ __global__ void __launch_bounds__(PanelShape<kDim>::kThreads, 1)
     if (warp == 0) {
       CopyBlocks(work, maps, control, shared, lane);
     } else if (warp == 1) {
-      TakeTickets(work, first, count, control, lane);
+      TakeTickets(work, first, count, stay, control, lane);
     } else {
       CopyQueries(maps, control, shared, static_cast<int>(threadIdx.x) - 64);
     }
@@ -69,9 +71,13 @@ cudaError_t Start(const Work& work, const Launch& launch, cudaStream_t stream) {
   RowMaps maps = {};
   const cudaError_t error = MakeMaps(work, kDim, &maps);
   if (error != cudaSuccess) return error;
-  const int thread_blocks = launch.count < launch.slots ? launch.count : launch.slots;
+  // Thread blocks that leave early have done kStayBlocks at least, so that these are enough.
+  const bool leave = launch.blocks > int64_t{launch.slots} * kStayBlocks;
+  const int stay = leave ? kStayBlocks : INT_MAX;
+  int thread_blocks = launch.count < launch.slots ? launch.count : launch.slots;
+  if (leave) thread_blocks += static_cast<int>(launch.blocks / kStayBlocks) + 1;
   Panel<T, kDim><<<thread_blocks, PanelShape<kDim>::kThreads, SharedBytes<kDim>(), stream>>>(
-      work, maps, launch.first, launch.count);
+      work, maps, launch.first, launch.count, stay);
   return cudaGetLastError();
 }
 

@@ -18,14 +18,14 @@ __device__ inline void CopyWords(const T& from, T& to, int lane) {
 
 // Puts segments [first, first + count) into tickets, each into one thread block's, a tile ahead. A
 // thread block that starts late, since other work had its multiprocessor, so finds nothing waiting
-// for it.
+// for it. None is taken once it has taken `stay` blocks.
 template <int kDim>
-__device__ inline void TakeTickets(const Work& work, int first, int count, Control<kDim>& control,
-                                   int lane) {
+__device__ inline void TakeTickets(const Work& work, int first, int count, int stay,
+                                   Control<kDim>& control, int lane) {
   Ring<2> ring;
   for (;;) {
-    int number = 0;
-    if (lane == 0) {
+    int number = count;
+    if (lane == 0 && stay > 0) {
       number = static_cast<int>(atomicAdd(&work.counters[0], 1u));
       if (work.stop != nullptr && *work.stop) number = count;
     }
@@ -38,6 +38,7 @@ __device__ inline void TakeTickets(const Work& work, int first, int count, Contr
     } else {
       const Segment& segment = work.segments[first + number];
       const Tile& tile = work.tiles[segment.tile];
+      stay -= segment.blocks;
       if (lane == 0) {
         ticket.blocks = segment.blocks;
         ticket.masked = min(max(tile.masked - segment.block_first, 0), segment.blocks);
