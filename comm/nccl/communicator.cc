@@ -10,9 +10,18 @@
 namespace annulus {
 namespace {
 
+constexpr absl::Duration kSpin = absl::Microseconds(300);
 constexpr std::chrono::microseconds kNap{20};
 
 }  // namespace
+
+void Glances::Rest() const {
+  if (absl::Now() - begin_ < kSpin) {
+    std::this_thread::yield();
+  } else {
+    std::this_thread::sleep_for(kNap);
+  }
+}
 
 absl::Status NcclError(ncclResult_t result, absl::string_view call) {
   if (result == ncclSuccess || result == ncclInProgress) return absl::OkStatus();
@@ -42,12 +51,13 @@ absl::StatusOr<Communicator> Communicator::Open(const std::string& id, int rank,
 }
 
 absl::Status Communicator::WaitUntilBegun(absl::string_view call, const KeepOn& keep_on) const {
+  const Glances glances;
   while (true) {
     ncclResult_t state = ncclInProgress;
     ANNULUS_RETURN_IF_ERROR(NcclError(ncclCommGetAsyncError(get(), &state), call));
     if (state != ncclInProgress) return NcclError(state, call);
     ANNULUS_RETURN_IF_ERROR(keep_on());
-    std::this_thread::sleep_for(kNap);
+    glances.Rest();
   }
 }
 

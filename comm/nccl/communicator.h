@@ -11,11 +11,23 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 
 namespace annulus {
 
 // UNAVAILABLE with what NCCL says, unless it is ncclSuccess or says that it goes on.
 absl::Status NcclError(ncclResult_t result, absl::string_view call);
+
+// Between two looks at something that is soon over, or takes long: at first at once, for a wake-up
+// takes longer than a small transfer; later with naps.
+class Glances {
+ public:
+  void Rest() const;
+
+ private:
+  const absl::Time begin_ = absl::Now();
+};
 
 class Communicator {
  public:

@@ -1,7 +1,6 @@
 #include "comm/nccl/nccl_exchange.h"
 
 #include <atomic>
-#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <map>
@@ -25,10 +24,11 @@ namespace {
 
 using cuda::StatusOf;
 
-constexpr std::chrono::microseconds kNap{20};
 // How often a wait asks the control exchange whether the others are there.
 constexpr absl::Duration kControlPeriod = absl::Milliseconds(2);
 constexpr absl::Duration kFinishTimeout = absl::Seconds(2);
+// How long Post waits for a group to begin.
+constexpr absl::Duration kBeginLimit = absl::Milliseconds(2);
 
 class NcclExchange final : public Exchange {
  public:
@@ -61,6 +61,7 @@ class NcclExchange final : public Exchange {
   absl::Status WaitForControl(Ticket ticket);
   absl::StatusOr<std::string> ShareId(absl::Time deadline);
   void FailAll(const absl::Status& why);
+  void Begun(Ticket ticket);
 
   const Capabilities capabilities_{"nccl", MemoryKind::kDevice, /*groups_in_order=*/true};
   const std::unique_ptr<Exchange> control_;
@@ -76,6 +77,7 @@ class NcclExchange final : public Exchange {
   std::condition_variable changed_;
   std::deque<Group> queue_;
   TicketBook book_;
+  Ticket begun_ = 0;     // the last group whose kernel is queued on the device, or that is over
   absl::Status failed_;  // why nothing moves any more
   bool quiet_ = true;    // thread_ touches no operation's memory
   bool stop_ = false;
@@ -144,7 +146,22 @@ absl::StatusOr<Exchange::Ticket> NcclExchange::Post(absl::Span<const SendOp> sen
     queue_.push_back({ticket, {sends.begin(), sends.end()}, {receives.begin(), receives.end()}});
   }
   changed_.notify_all();
+  // A kernel of attention that came first would keep this group's from the device until it ends,
+  // and the peers' waiting there meanwhile.
+  const absl::Time until = absl::Now() + kBeginLimit;
+  std::unique_lock<std::mutex> lock(mutex_);
+  while (begun_ < ticket && failed_.ok() && absl::Now() < until) {
+    changed_.wait_for(lock, absl::ToChronoMicroseconds(until - absl::Now()));
+  }
   return ticket;
+}
+
+void NcclExchange::Begun(Ticket ticket) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    begun_ = ticket;
+  }
+  changed_.notify_all();
 }
 
 absl::Status NcclExchange::Wait(Ticket ticket, absl::Time deadline) {
@@ -253,6 +270,7 @@ absl::Status NcclExchange::Move(const Group& group, absl::Status* mismatch) {
     theirs[rank()] = self->second;
   }
   ANNULUS_RETURN_IF_ERROR(Launch(group, theirs, mismatch));
+  Begun(group.ticket);
   return AwaitDevice();
 }
 
@@ -309,12 +327,13 @@ absl::Status NcclExchange::Launch(const Group& group, const SizesByPeer& theirs,
 
 absl::Status NcclExchange::AwaitDevice() {
   ANNULUS_RETURN_IF_ERROR(StatusOf(cudaEventRecord(done_.get(), stream_.get()), "cudaEventRecord"));
+  const Glances glances;
   while (true) {
     const cudaError_t state = cudaEventQuery(done_.get());
     if (state != cudaErrorNotReady) return StatusOf(state, "an exchange's transfers");
     ANNULUS_RETURN_IF_ERROR(KeepOn());
     ANNULUS_RETURN_IF_ERROR(communicator_.health());
-    std::this_thread::sleep_for(kNap);
+    glances.Rest();
   }
 }
 
