@@ -86,8 +86,11 @@ __device__ inline int64_t PlaceOf(const Problem& problem, const Half& half, int 
 
 // How a row ends: weights of what is there and of what comes, whose softmax state is max (log2
 // units) and sum, out not divided by the sum. Merging as Merge() of attention/partial.h. A sum of
-// NaN, from scores that overflowed or are NaN, makes the row's lse NaN.
+// NaN, from scores that overflowed or are NaN, makes the row's lse NaN. What is not there is not
+// read, and what did not come not written: a weight of 0 keeps values that are not finite.
 struct RowEnd {
+  bool has_old;
+  bool has_new;
   float old_weight;
   float new_weight;
   float lse;
@@ -95,13 +98,13 @@ struct RowEnd {
 
 __device__ inline RowEnd EndOf(float old_lse, float max, float sum) {
   constexpr float kLn2 = 0.693147180559945309f;
-  if (sum == 0) return {1, 0, old_lse};
+  if (sum == 0) return {true, false, 1, 0, old_lse};
   const float lse = (max + log2f(sum)) * kLn2;
-  if (old_lse == kNoScore) return {0, 1 / sum, lse};
+  if (old_lse == kNoScore) return {false, true, 0, 1 / sum, lse};
   const float top = fmaxf(old_lse, lse);
   const float a = expf(old_lse - top);
   const float b = expf(lse - top);
-  return {a / (a + b), b / (a + b) / sum, top + logf(a + b)};
+  return {true, true, a / (a + b), b / (a + b) / sum, top + logf(a + b)};
 }
 
 }  // namespace annulus::cuda

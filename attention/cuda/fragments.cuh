@@ -6,6 +6,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "attention/cuda/device.cuh"
 
@@ -73,18 +74,27 @@ __device__ inline uint32_t Pack<__half>(float low, float high) {
 template <int kTiles>
 using Scores = float[kTiles][4];
 
-// Scores of keys that the row does not see become −inf. `low` and `high` are what the two rows see
-// of the warp's keys, bit 0 being its first.
+// Whether scores of this type can pass f32's range. Those of f16 cannot, with scales that the
+// kernels on matrix units are given.
+template <typename T>
+inline constexpr bool kMayOverflow = std::is_same_v<T, __nv_bfloat16>;
+
+// The score of a key that a row does not see. One below it, −inf, passed f32's range on the way: it
+// leaves the row without an answer (attention/partial.h).
+inline constexpr float kUnseen = -3.402823466e38f;
+
+// Scores of keys that the row does not see become kUnseen. `low` and `high` are what the two rows
+// see of the warp's keys, bit 0 being its first.
 template <int kTiles>
 __device__ inline void MaskScores(Scores<kTiles>& s, uint64_t low, uint64_t high, int lane) {
   low >>= 2 * (lane % 4);
   high >>= 2 * (lane % 4);
 #pragma unroll
   for (int n = 0; n < kTiles; ++n) {
-    if (!((low >> (8 * n)) & 1)) s[n][0] = kNoScore;
-    if (!((low >> (8 * n)) & 2)) s[n][1] = kNoScore;
-    if (!((high >> (8 * n)) & 1)) s[n][2] = kNoScore;
-    if (!((high >> (8 * n)) & 2)) s[n][3] = kNoScore;
+    if (!((low >> (8 * n)) & 1)) s[n][0] = kUnseen;
+    if (!((low >> (8 * n)) & 2)) s[n][1] = kUnseen;
+    if (!((high >> (8 * n)) & 1)) s[n][2] = kUnseen;
+    if (!((high >> (8 * n)) & 2)) s[n][3] = kUnseen;
   }
 }
 
@@ -114,7 +124,7 @@ __device__ inline void GiveRows(const Problem& problem, const Half& half, int ro
   __syncwarp();  // all have read lse
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    if (place[i] < 0 || end[i].new_weight == 0) continue;
+    if (place[i] < 0 || !end[i].has_new) continue;
     if (lane % 4 == 0) problem.lse[place[i]] = end[i].lse;
     float* to = problem.out + place[i] * problem.v_head_dim;
 #pragma unroll
@@ -122,7 +132,7 @@ __device__ inline void GiveRows(const Problem& problem, const Half& half, int ro
       const int c = 8 * n + 2 * (lane % 4);
       if (c >= problem.v_head_dim) continue;
       float2 value = {out[n][2 * i] * end[i].new_weight, out[n][2 * i + 1] * end[i].new_weight};
-      if (end[i].old_weight != 0) {
+      if (end[i].has_old) {
         const float2 old = *reinterpret_cast<const float2*>(to + c);
         value.x += old.x * end[i].old_weight;
         value.y += old.y * end[i].old_weight;

@@ -42,8 +42,8 @@ struct State {
 
   // The dims of a lane are lane, lane + 32, …: `dim` of them all.
   __device__ void Add(float other_max, float other_sum, const float* other_out, int dim, int lane) {
+    if (other_sum == 0) return;
     const float top = fmaxf(max, other_max);
-    if (top == kNoScore) return;
     const float a = exp2f(max - top);
     const float b = exp2f(other_max - top);
     sum = a * sum + b * other_sum;
@@ -62,11 +62,11 @@ __device__ inline void GiveRow(const Problem& problem, const Extent& extent, con
   const int64_t place = PlaceOf(problem, *extent.half, extent.row);
   const RowEnd end = EndOf(problem.lse[place], state.max, state.sum);
   __syncwarp();  // all have read lse
-  if (end.new_weight == 0) return;
+  if (!end.has_new) return;
   if (lane == 0) problem.lse[place] = end.lse;
   for (int i = 0; i < kDimsPerLane && lane + 32 * i < dim; ++i) {
     float* to = problem.out + place * dim + lane + 32 * i;
-    *to = (end.old_weight == 0 ? 0 : end.old_weight * *to) + end.new_weight * state.out[i];
+    *to = (end.has_old ? end.old_weight * *to : 0) + end.new_weight * state.out[i];
   }
 }
 

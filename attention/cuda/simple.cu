@@ -43,6 +43,7 @@ struct RowState {
 __device__ inline void AttendBlock(const Problem& problem, const Page& page, uint64_t mask,
                                    const float* q, int lane, RowState& state) {
   float s[2] = {kNoScore, kNoScore};
+  bool lost = false;  // to f32's range
   for (int i = 0; i < 2; ++i) {
     const int key = lane + 32 * i;
     if (!((mask >> key) & 1)) continue;
@@ -51,9 +52,13 @@ __device__ inline void AttendBlock(const Problem& problem, const Page& page, uin
       dot += q[d] * At(page.k, problem.kv_format, int64_t{key} * page.k_row_stride + d);
     }
     s[i] = dot * problem.scale_log2;
+    lost |= !isfinite(s[i]);
+  }
+  if (__any_sync(~0u, lost)) {
+    state.sum = NAN;  // for good
+    return;
   }
   const float top = fmaxf(state.max, MaxOfWarp(fmaxf(s[0], s[1])));
-  if (top == kNoScore) return;
   const float shrink = exp2f(state.max - top);
   float weights[2];
   for (int i = 0; i < 2; ++i) weights[i] = s[i] == kNoScore ? 0 : exp2f(s[i] - top);
@@ -92,11 +97,11 @@ __device__ inline void EndRow(const Work& work, const Problem& problem, const Ha
   const int64_t place = PlaceOf(problem, half, row);
   const RowEnd end = EndOf(problem.lse[place], state.max, state.sum);
   __syncwarp();  // all have read lse
-  if (end.new_weight == 0) return;
+  if (!end.has_new) return;
   if (lane == 0) problem.lse[place] = end.lse;
   for (int i = 0; i < kDimsPerLane && lane + 32 * i < dim; ++i) {
     float* to = problem.out + place * dim + lane + 32 * i;
-    *to = (end.old_weight == 0 ? 0 : end.old_weight * *to) + end.new_weight * state.out[i];
+    *to = (end.has_old ? end.old_weight * *to : 0) + end.new_weight * state.out[i];
   }
 }
 

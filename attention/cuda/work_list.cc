@@ -27,8 +27,13 @@ int DimOf(const KvTable& kv) {
   return dim <= 64 ? 64 : dim <= 128 ? 128 : 256;
 }
 
+// Scales with which unseen keys weigh nothing and scores of f16 stay in f32's range.
+constexpr float kScaleMin = 1e-25f;
+constexpr float kScaleMax = 1e25f;
+
 bool OnMatrixUnits(const AttendArgs& args) {
-  return args.kv->dtype() != DType::kF32 && args.q.dtype == args.kv->dtype() && args.scale > 0;
+  return args.kv->dtype() != DType::kF32 && args.q.dtype == args.kv->dtype() &&
+         args.scale >= kScaleMin && args.scale <= kScaleMax;
 }
 
 int RowsOf(const Tile& tile) {

@@ -34,7 +34,7 @@ file(GLOB cuda_kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/attention/cuda/*.
                                          ${PROJECT_SOURCE_DIR}/attention/cuda/sm80/*.cu)
 add_library(annulus_cuda_kernels STATIC ${cuda_kernels})
 target_include_directories(annulus_cuda_kernels PRIVATE ${PROJECT_SOURCE_DIR})
-annulus_cuda_sources(annulus_cuda_kernels 32)
+annulus_cuda_sources(annulus_cuda_kernels 96)
 file(GLOB hopper_kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/attention/cuda/sm90/*.cu
                                            ${PROJECT_SOURCE_DIR}/attention/cuda/sm90/*.cc)
 add_library(annulus_hopper_kernels STATIC ${hopper_kernels})

@@ -201,6 +201,42 @@ TEST_CASE("a score beyond f32 leaves a row without an answer, wherever its key l
   CHECK(count.refused == 0);
 }
 
+TEST_CASE("a score beyond f32 leaves the rows that see it without an answer, in panels too") {
+  const int64_t dim = GENERATE(64, 128, 256);
+  const float sign = GENERATE(1.0f, -1.0f);
+  const int64_t key = GENERATE(5, 100, 133, 158);
+  CAPTURE(dim, sign, key);
+  constexpr int64_t kTokens = 160, kRows = 100;
+  Rng rng(static_cast<uint64_t>(key));
+  Question question{test::ExtremeTensor(rng, Extreme::kNormal, DType::kBF16, kRows, 2, dim),
+                    test::ExtremeTensor(rng, Extreme::kNormal, DType::kBF16, kTokens, 1, dim),
+                    test::ExtremeTensor(rng, Extreme::kNormal, DType::kBF16, kTokens, 1, dim),
+                    *Pattern::Parse("causal", 1),
+                    {},
+                    2,
+                    1 / std::sqrt(static_cast<float>(dim)),
+                    {}};
+  const auto set_first = [](Tensor* tensor, int64_t row, float value) {
+    Convert(&value, DType::kF32, tensor->data() + static_cast<size_t>(row * tensor->dim()) * 2,
+            DType::kBF16, 1);
+  };
+  for (int64_t row = 0; row < kRows * 2; ++row) set_first(&question.q, row, 1e15f);
+  for (int64_t token = 0; token < kTokens; ++token) {
+    set_first(&question.k, token, token == key ? sign * 1e30f : 1e-15f);
+  }
+  question.Solve();
+  const BlockSet keys = BlockSet::Range(0, BlocksOf(kTokens));
+  ForEachBackend([&](Backend* backend) {
+    Partial partial(kRows, 2, dim);
+    REQUIRE(question.Attend(backend, keys, &partial).ok());
+    Count count;
+    CheckRows(question, 1e-2, &partial, &count);
+    // Only float64 knows that −1e45 does not count beside the other keys.
+    if (backend->capabilities().name == "reference") return;
+    CHECK(count.refused == 2 * std::min(kRows, kTokens - key));
+  });
+}
+
 TEST_CASE("sums that overflow on the way to a score do not pass for small scores") {
   // The true scores are 0 and 1e30: what comes first is lost to −∞ or NaN in some order of adding.
   const float a = 1.5e19f;

@@ -211,7 +211,7 @@ __global__ void __launch_bounds__(PanelShape<kDim>::kThreads, kDim > 128 ? 1 : 2
     if (sees == kSeesNone) continue;
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
-      Soften<8, false>(s[m], problem.scale_log2, max[m], sum[m], out[m]);
+      Soften<T, 8, false>(s[m], problem.scale_log2, max[m], sum[m], out[m]);
     }
     AddValues<T, kDim>(s, v, lane, out);
   }

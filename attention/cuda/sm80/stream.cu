@@ -140,6 +140,7 @@ __device__ inline void LoadQueries(const Problem& problem, const Half& half, uin
 __device__ inline void EndTile(const Work& work, const Problem& problem, const Half& half,
                                const Segment& segment, const float* states, int state_floats) {
   __shared__ float ends[kStreamRows][kWarps + 1];  // the warps' weights, that of what was there
+  __shared__ bool had[kStreamRows];                // whether anything was
   const int rows = half.tokens * half.heads;
   float* kept = work.states + segment.state;
   if (const int row = threadIdx.x; row < rows) {
@@ -157,11 +158,13 @@ __device__ inline void EndTile(const Work& work, const Problem& problem, const H
       const RowEnd end = EndOf(problem.lse[place], top, sum);
       problem.lse[place] = end.lse;
       ends[row][kWarps] = end.old_weight;
+      had[row] = end.has_old;
       new_weight = end.new_weight;
     } else {
       kept[row] = top;
       kept[rows + row] = sum;
       ends[row][kWarps] = 0;
+      had[row] = false;
     }
     for (int w = 0; w < kWarps; ++w) ends[row][w] *= new_weight;
   }
@@ -171,7 +174,7 @@ __device__ inline void EndTile(const Work& work, const Problem& problem, const H
     const int row = i / dim;
     float* to = segment.state < 0 ? problem.out + PlaceOf(problem, half, row) * dim + i % dim
                                   : kept + 2 * rows + i;
-    float value = ends[row][kWarps] == 0 ? 0 : ends[row][kWarps] * *to;
+    float value = had[row] ? ends[row][kWarps] * *to : 0;
     for (int w = 0; w < kWarps; ++w) {
       value += ends[row][w] * states[w * state_floats + 2 * kStreamRows + row * dim + i % dim];
     }
@@ -258,7 +261,7 @@ __device__ inline void StreamSegment(const Work& work, const Segment& segment,
         low >>= kStageKeys;
         high >>= kStageKeys;
       }
-      Soften<2, true>(s, problem.scale_log2, max, sum, out);
+      Soften<T, 2, true>(s, problem.scale_log2, max, sum, out);
       uint32_t weights[4];
       PackWeights<T>(s, 0, weights);
 #pragma unroll

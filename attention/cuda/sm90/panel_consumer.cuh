@@ -8,14 +8,25 @@
 
 namespace annulus::cuda::sm90 {
 
-// The softmax state of a thread's two rows: max in units of log2, sum of this thread's columns.
+// Weights are relative to the maximum that is known, as powers of two, and are made so much smaller
+// that no sum of values overflows where a maximum is found late. The least values still count.
+template <typename T>
+inline constexpr float kHeadroom = kMayOverflow<T> ? 8.0f : 0.0f;
+// The known maximum is left alone until a score is beyond it by so much,
+inline constexpr float kGrowth = 8.0f;
+// or, without a look at scores, while a block's weights of two rows in a thread are less: 2¹⁵.
+template <typename T>
+inline constexpr float kWeightsMax = kMayOverflow<T> ? 128.0f : 32768.0f;
+
+// The softmax state of a thread's two rows: max in units of log2, with kHeadroom added; sum of this
+// thread's columns.
 struct RowState {
   float max[2] = {kNoScore, kNoScore};
   float sum[2] = {0, 0};
 };
 
 // Scores become weights relative to the maximum, which is looked for; out and sums are rescaled
-// where it grew by much. Weights are at most 2⁸.
+// where it grew by much. A score of −inf makes the sum NaN.
 template <typename T, int kTiles>
 __device__ inline void SoftenExactly(float (&s)[8][4], float scale, RowState& state,
                                      float (&out)[kTiles][4], float (&step)[2],
@@ -26,19 +37,27 @@ __device__ inline void SoftenExactly(float (&s)[8][4], float scale, RowState& st
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     float top[4];
+    float least[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       top[i] =
           fmaxf(fmaxf(s[i][2 * r], s[i][2 * r + 1]), fmaxf(s[i + 4][2 * r], s[i + 4][2 * r + 1]));
+      least[i] =
+          fminf(fminf(s[i][2 * r], s[i][2 * r + 1]), fminf(s[i + 4][2 * r], s[i + 4][2 * r + 1]));
     }
-    const float most = MaxOfRow(fmaxf(fmaxf(top[0], top[1]), fmaxf(top[2], top[3]))) * scale;
-    const bool grows = most > state.max[r] + 8.0f;
+    const float score = MaxOfRow(fmaxf(fmaxf(top[0], top[1]), fmaxf(top[2], top[3])));
+    const float most =
+        score > kUnseen ? __fadd_rn(__fmul_rn(score, scale), kHeadroom<T>) : kNoScore;
+    const bool grows = most > state.max[r] + kGrowth;
     const float now = grows ? most : state.max[r];
     shrink[r] = grows ? Exp2(state.max[r] - now) : 1.0f;
     state.max[r] = now;
     base[r] = now == kNoScore ? 0.0f : now;  // a row that has seen nothing keeps a sum of 0
     grown |= grows;
-    step[r] = 0;
+    // Also if all that is seen times the scale is −inf.
+    const bool lost = fminf(fminf(least[0], least[1]), fminf(least[2], least[3])) < kUnseen ||
+                      (score > kUnseen && most == kNoScore);
+    step[r] = kMayOverflow<T> && lost ? NAN : 0;
   }
   if (__any_sync(~0u, grown)) {
 #pragma unroll
@@ -55,7 +74,8 @@ __device__ inline void SoftenExactly(float (&s)[8][4], float scale, RowState& st
   for (int n = 0; n < 8; ++n) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      s[n][i] = Exp2(fmaf(s[n][i], scale, -base[i / 2]));
+      // Rounded as the maximum was: huge ones would not cancel else.
+      s[n][i] = Exp2(__fadd_rn(__fmul_rn(s[n][i], scale), -base[i / 2]));
       step[i / 2] += s[n][i];
     }
     weights[n / 2][n % 2 * 2] = Pack<T>(s[n][0], s[n][1]);
@@ -65,11 +85,12 @@ __device__ inline void SoftenExactly(float (&s)[8][4], float scale, RowState& st
 
 // The same with the maximum as it is known, if no weight becomes too large with it, as good as
 // always: then there is no wait for the largest score. Any maximum gives the same answer, since
-// weights keep their relative precision.
+// weights keep their relative precision. Not where some keys are not seen.
 template <typename T, int kTiles>
 __device__ inline void SoftenBlock(float (&s)[8][4], float scale, RowState& state,
                                    float (&out)[kTiles][4], uint32_t (&weights)[4][4]) {
   float step[2] = {0, 0};
+  float odd[2];  // finite if all scores are, and far from f32's range
 #pragma unroll
   for (int n = 0; n < 8; ++n) {
     float e[4];
@@ -78,11 +99,26 @@ __device__ inline void SoftenBlock(float (&s)[8][4], float scale, RowState& stat
       e[i] = Exp2(fmaf(s[n][i], scale, -state.max[i / 2]));
       step[i / 2] += e[i];
     }
+    // Begins with a weight, so as not to be done before the exponentials are on their way.
+    if (n == 2) odd[0] = e[0], odd[1] = e[2];
     weights[n / 2][n % 2 * 2] = Pack<T>(e[0], e[1]);
     weights[n / 2][n % 2 * 2 + 1] = Pack<T>(e[2], e[3]);
   }
-  // True too where a sum is NaN: also of a row that has seen nothing, whose maximum is −inf.
-  if (__any_sync(~0u, !(step[0] + step[1] < 32768.0f))) {
+  if constexpr (kMayOverflow<T>) {
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      odd[0] = fmaf(s[n][0], s[n][1], odd[0]);
+      odd[1] = fmaf(s[n][2], s[n][3], odd[1]);
+    }
+  }
+  // Maxima beyond 2²⁴, of which even the last bit is much, cannot be subtracted in the same
+  // rounding.
+  constexpr float kLarge = kWeightsMax<T> * 0x1p-24f;
+  float all =
+      fmaf(fabsf(state.max[0]), kLarge, step[0]) + fmaf(fabsf(state.max[1]), kLarge, step[1]);
+  if (kMayOverflow<T>) all = fmaf(odd[0] + odd[1], 0.0f, all);
+  // True too where that is NaN: also of a row that has seen nothing, whose maximum is −inf.
+  if (__any_sync(~0u, !(all < kWeightsMax<T>))) {
     SoftenExactly<T>(s, scale, state, out, step, weights);
   }
   state.sum[0] += step[0];
@@ -121,9 +157,6 @@ class Consumer {
   }
 
  private:
-  // Whether blocks seen in part have shortcuts too. With the largest head dim these cost registers
-  // that the loop without masks then lacks: it is 5 % slower.
-  static constexpr bool kShortcut = kDim < 256;
   using Out = float[kDim / 8][4];
   using Weights = uint32_t[4][4];
 
@@ -133,7 +166,6 @@ class Consumer {
   }
   // What the thread's two rows see of the block whose keys are in the stage at hand.
   struct Seen {
-    bool all;  // the same for all rows of the half
     uint64_t low;
     uint64_t high;
   };
@@ -150,8 +182,7 @@ class Consumer {
     block = __shfl_sync(~0u, block, 0);
     const Half& half = ticket.tile.half[half_];
     const uint64_t existing = ExistingKeys(ticket.problem, block);
-    return {sees == kSeesAll && existing == ~uint64_t{0},
-            RowMask(work_, half, sees, row_, existing),
+    return {RowMask(work_, half, sees, row_, existing),
             RowMask(work_, half, sees, row_ + 8, existing)};
   }
 
@@ -233,9 +264,7 @@ class Consumer {
       Free(control_.keys_empty[keys_.stage]);
       keys_.Next();
       if constexpr (kMasked) {
-        if (!kShortcut || !seen.all) MaskScores<8>(s, seen.low, seen.high, lane_);
-      }
-      if constexpr (kMasked && !kShortcut) {
+        MaskScores<8>(s, seen.low, seen.high, lane_);
         float step[2];
         SoftenExactly<T>(s, scale, state, out, step, weights);
         state.sum[0] += step[0];
