@@ -1,7 +1,10 @@
-// The tensor work of an Append: checks k and v, cuts their rows by owner. Not thread-safe.
+// The work of an Append: the cutting of k and v by owner, or what a direct append takes instead.
+// Not thread-safe.
 #pragma once
 
+#include "base/clock.h"
 #include "runtime/coordinator/call_work.h"
+#include "runtime/coordinator/service.h"
 
 namespace annulus {
 
@@ -18,6 +21,25 @@ class AppendWork final : public CallWork {
 
  private:
   const AppendRequest& request_;
+};
+
+// A direct append has no tensors here, but what each rank is to expect from the client, and what
+// the client must know for that.
+class GrantWork final : public CallWork {
+ public:
+  // Both must outlive this. An upload must be whole at `deadline`.
+  GrantWork(const DirectAppend& request, const GrantSink& granted, absl::Time deadline,
+            const Clock& clock)
+      : request_(request), granted_(granted), deadline_(deadline), clock_(clock) {}
+
+  absl::StatusOr<PreparedWork> Prepare(const action::Admit& admit) override;
+  absl::Status OnAnswer(RankAnswer) override { return absl::OkStatus(); }
+
+ private:
+  const DirectAppend& request_;
+  const GrantSink& granted_;
+  const absl::Time deadline_;
+  const Clock& clock_;
 };
 
 }  // namespace annulus

@@ -100,7 +100,8 @@ bool AttendWork::TakesPart(int rank) const {
 }
 
 absl::StatusOr<PreparedWork> AttendWork::Prepare(const action::Admit& admit) {
-  const ShardMap& map = *admit.map;
+  const action::AdmittedItem& item = admit.items.front();
+  const ShardMap& map = *item.map;
   const ContextSpec& spec = map.spec;
   absl::Time begin = clock_.Now();
   ANNULUS_RETURN_IF_ERROR(CheckTensor("q", request_.q, spec.heads, spec.head_dim, spec.dtype));
@@ -112,7 +113,7 @@ absl::StatusOr<PreparedWork> AttendWork::Prepare(const action::Admit& admit) {
   ANNULUS_ASSIGN_OR_RETURN(planned_, planner_.PlanFor(map, request_, stop_));
   const Plan& plan = planned_->plan;
   ANNULUS_RETURN_IF_ERROR(map.retention->CheckReads(
-      request_.layer, admit.horizon, plan.problem().pattern, plan.problem().q_range(), stop_));
+      request_.layer, item.horizon, plan.problem().pattern, plan.problem().q_range(), stop_));
   Trace("plan", begin);
 
   begin = clock_.Now();

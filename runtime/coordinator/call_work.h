@@ -12,7 +12,7 @@
 #include "base/clock.h"
 #include "base/stop.h"
 #include "comm/messenger.h"
-#include "runtime/coordinator/core.h"
+#include "runtime/coordinator/core/core.h"
 #include "runtime/coordinator/service.h"
 
 namespace annulus {
@@ -45,10 +45,9 @@ class CallWork {
  public:
   virtual ~CallWork() = default;
 
-  // The call was admitted (a Step by the second): checks the request against the context and cuts
-  // it. An error ends the call.
+  // The call was admitted: checks the request against the context and cuts it. An error ends the
+  // call.
   virtual absl::StatusOr<PreparedWork> Prepare(const action::Admit& admit);
-  virtual absl::StatusOr<PreparedWork> Prepare(const action::AdmitStep& admit);
 
   // Called once for each rank that Prepare named. An error ends the call.
   virtual absl::Status OnAnswer(RankAnswer answer) = 0;

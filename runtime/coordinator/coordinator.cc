@@ -17,7 +17,6 @@
 #include "runtime/coordinator/append_work.h"
 #include "runtime/coordinator/attend_work.h"
 #include "runtime/coordinator/check_tensor.h"
-#include "runtime/coordinator/grant_work.h"
 #include "runtime/coordinator/node.h"
 #include "runtime/coordinator/step_parts.h"
 #include "runtime/coordinator/step_work.h"
@@ -71,9 +70,12 @@ class Coordinator::Impl {
     thread_.join();
   }
 
-  // Runs a call to its end. `finish` gets what the core says of a call that went well.
-  absl::Status Call(event::Begin begin, CallWork& work, const CallContext& context,
-                    action::Finish* finish);
+  // Runs a call to its end. What the core says of one that went well.
+  absl::StatusOr<action::Finish> Call(Request request, CallWork& work, const CallContext& context);
+  absl::StatusOr<action::Finish> Call(Request request, const CallContext& context) {
+    NoWork work;
+    return Call(std::move(request), work, context);
+  }
 
   // What `read` returns of the core.
   template <typename Read>
@@ -189,14 +191,13 @@ std::optional<CallNews> Coordinator::Impl::AwaitNews(Caller& caller, absl::Durat
   return news;
 }
 
-absl::Status Coordinator::Impl::Call(event::Begin begin, CallWork& work, const CallContext& context,
-                                     action::Finish* finish) {
-  const CallId id = begin.call = ++last_call_;
-  begin.deadline = context.deadline;
+absl::StatusOr<action::Finish> Coordinator::Impl::Call(Request request, CallWork& work,
+                                                       const CallContext& context) {
+  const CallId id = ++last_call_;
   Caller caller;
   Do([&](CoordinatorNode& node) {
     ++calls_;
-    node.Begin(std::move(begin), [&caller](CallNews news) {
+    node.Begin({id, std::move(request), context.deadline}, [&caller](CallNews news) {
       caller.news.push_back(std::move(news));
       caller.changed.notify_one();
     });
@@ -215,9 +216,10 @@ absl::Status Coordinator::Impl::Call(event::Begin begin, CallWork& work, const C
     }
     if (!news.has_value()) continue;
     if (auto* end = std::get_if<action::Finish>(&*news)) {
-      *finish = *std::move(end);
       EndCall();
-      return failure.ok() ? finish->status : failure;
+      ANNULUS_RETURN_IF_ERROR(failure);
+      ANNULUS_RETURN_IF_ERROR(end->status);
+      return *std::move(end);
     }
     if (auto* answer = std::get_if<RankAnswer>(&*news)) {
       if (!failure.ok()) continue;
@@ -225,9 +227,7 @@ absl::Status Coordinator::Impl::Call(event::Begin begin, CallWork& work, const C
       if (!failure.ok()) give_up(failure);
       continue;
     }
-    const auto* step = std::get_if<action::AdmitStep>(&*news);
-    absl::StatusOr<PreparedWork> prepared =
-        step != nullptr ? work.Prepare(*step) : work.Prepare(std::get<action::Admit>(*news));
+    absl::StatusOr<PreparedWork> prepared = work.Prepare(std::get<action::Admit>(*news));
     if (prepared.ok()) {
       Do([&](CoordinatorNode& node) { node.Prepared(id, *std::move(prepared)); });
     } else {
@@ -264,28 +264,17 @@ Messenger::Counters Coordinator::fabric_counters() const {
 absl::StatusOr<ContextInfo> Coordinator::CreateContext(const ContextSpec& spec,
                                                        const CallContext& call) {
   ANNULUS_RETURN_IF_ERROR(ValidateSpec(spec));
-  NoWork work;
-  action::Finish finish;
-  event::Begin begin;
-  begin.kind = event::Begin::Kind::kCreate;
-  begin.spec = spec;
-  ANNULUS_RETURN_IF_ERROR(impl_->Call(begin, work, call, &finish));
+  ANNULUS_ASSIGN_OR_RETURN(const auto finish, impl_->Call(request::Create{spec}, call));
   return Describe(finish.context, call);
 }
 
 absl::StatusOr<AppendResult> Coordinator::Append(const AppendRequest& request,
                                                  const CallContext& call) {
   AppendWork work(request);
-  action::Finish finish;
-  event::Begin begin;
-  begin.kind = event::Begin::Kind::kAppend;
-  begin.context = request.context;
-  begin.layer = request.layer;
-  begin.begin = request.start;
-  begin.tokens = request.k.tokens;
-  begin.key = request.key;
-  ANNULUS_RETURN_IF_ERROR(impl_->Call(begin, work, call, &finish));
-  return AppendResult{finish.epoch, finish.tokens};
+  const request::Append append{request.context,  request.layer, request.start,
+                               request.k.tokens, request.key,   /*direct=*/false};
+  ANNULUS_ASSIGN_OR_RETURN(const auto finish, impl_->Call(append, work, call));
+  return AppendResult{finish.items.at(0).epoch, finish.items.at(0).tokens};
 }
 
 absl::StatusOr<AppendResult> Coordinator::AppendDirect(const DirectAppend& request,
@@ -295,17 +284,10 @@ absl::StatusOr<AppendResult> Coordinator::AppendDirect(const DirectAppend& reque
   const Clock& clock = *impl_->options().clock;
   bounded.deadline = std::min(call.deadline, clock.Now() + kUploadTimeMax);
   GrantWork work(request, granted, bounded.deadline, clock);
-  action::Finish finish;
-  event::Begin begin;
-  begin.kind = event::Begin::Kind::kAppend;
-  begin.direct = true;
-  begin.context = request.context;
-  begin.layer = request.layer;
-  begin.begin = request.start;
-  begin.tokens = request.tokens;
-  begin.key = request.key;
-  ANNULUS_RETURN_IF_ERROR(impl_->Call(begin, work, bounded, &finish));
-  return AppendResult{finish.epoch, finish.tokens};
+  const request::Append append{request.context, request.layer, request.start,
+                               request.tokens,  request.key,   /*direct=*/true};
+  ANNULUS_ASSIGN_OR_RETURN(const auto finish, impl_->Call(append, work, bounded));
+  return AppendResult{finish.items.at(0).epoch, finish.items.at(0).tokens};
 }
 
 absl::StatusOr<AttendResult> Coordinator::Attend(const AttendRequest& request,
@@ -313,16 +295,9 @@ absl::StatusOr<AttendResult> Coordinator::Attend(const AttendRequest& request,
   ANNULUS_RETURN_IF_ERROR(CheckBytes("q", request.q, impl_->options().limits.request_bytes_max));
   const Clock& clock = *impl_->options().clock;
   AttendWork work(request, call.deadline, impl_->planner(), clock, StopOf(call, clock));
-  action::Finish finish;
-  event::Begin begin;
-  begin.kind = event::Begin::Kind::kAttend;
-  begin.context = request.context;
-  begin.layer = request.layer;
-  begin.begin = request.q_start;
-  begin.tokens = request.q.tokens;
-  begin.kv_len = request.kv_len;
-  const absl::Status ended = impl_->Call(begin, work, call, &finish);
-  return std::move(work).TakeResult(ended);
+  const request::Attend attend{request.context, request.layer, request.q_start, request.q.tokens,
+                               request.kv_len};
+  return std::move(work).TakeResult(impl_->Call(attend, work, call).status());
 }
 
 std::vector<absl::StatusOr<StepResult>> Coordinator::Step(absl::Span<const StepRequest> requests,
@@ -330,39 +305,25 @@ std::vector<absl::StatusOr<StepResult>> Coordinator::Step(absl::Span<const StepR
   const Clock& clock = *impl_->options().clock;
   return StepInParts(requests, [&](absl::Span<const StepRequest> part) -> StepPartResults {
     StepWork work(part, call.deadline, impl_->step_planner(), clock, StopOf(call, clock));
-    action::Finish finish;
-    event::Begin begin;
-    begin.kind = event::Begin::Kind::kStep;
-    begin.items.reserve(part.size());
+    request::Step step;
+    step.items.reserve(part.size());
     for (const StepRequest& request : part) {
-      begin.items.push_back({request.context, request.layer, request.start, request.k.tokens,
-                             request.q.tokens, request.key});
+      step.items.push_back({request.context, request.layer, request.start, request.k.tokens,
+                            request.q.tokens, request.key});
     }
-    ANNULUS_RETURN_IF_ERROR(impl_->Call(std::move(begin), work, call, &finish));
+    ANNULUS_ASSIGN_OR_RETURN(const auto finish, impl_->Call(std::move(step), work, call));
     return std::move(work).TakeResults(finish);
   });
 }
 
 absl::StatusOr<ContextInfo> Coordinator::Fork(const ForkRequest& request, const CallContext& call) {
-  NoWork work;
-  action::Finish finish;
-  event::Begin begin;
-  begin.kind = event::Begin::Kind::kFork;
-  begin.context = request.context;
-  begin.fork_tokens = request.tokens;
-  ANNULUS_RETURN_IF_ERROR(impl_->Call(std::move(begin), work, call, &finish));
+  ANNULUS_ASSIGN_OR_RETURN(const auto finish, impl_->Call(request, call));
   return Describe(finish.context, call);
 }
 
 absl::StatusOr<ContextInfo> Coordinator::Truncate(const TruncateRequest& request,
                                                   const CallContext& call) {
-  NoWork work;
-  action::Finish finish;
-  event::Begin begin;
-  begin.kind = event::Begin::Kind::kTruncate;
-  begin.context = request.context;
-  begin.tokens = request.tokens;
-  ANNULUS_RETURN_IF_ERROR(impl_->Call(std::move(begin), work, call, &finish));
+  ANNULUS_RETURN_IF_ERROR(impl_->Call(request, call).status());
   return Describe(request.context, call);
 }
 
@@ -372,12 +333,7 @@ absl::StatusOr<std::vector<ContextInfo>> Coordinator::List(const ListRequest& re
 }
 
 absl::Status Coordinator::Release(ContextId context, const CallContext& call) {
-  NoWork work;
-  action::Finish finish;
-  event::Begin begin;
-  begin.kind = event::Begin::Kind::kRelease;
-  begin.context = context;
-  return impl_->Call(begin, work, call, &finish);
+  return impl_->Call(request::Release{context}, call).status();
 }
 
 absl::StatusOr<ContextInfo> Coordinator::Describe(ContextId context, const CallContext&) {

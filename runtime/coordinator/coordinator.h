@@ -1,8 +1,8 @@
 // The coordinator of a cluster: admits calls, plans them, fans them out to the workers, merges
-// their partials and answers. Its decisions are a pure state machine (core.h); this is the process
-// around it: one communication thread drives the transport and the machine, and each caller's
-// thread does its own call's tensor work (planning, packing, merging) between the machine's steps.
-// Thread-safe: Service calls may come from any threads; they block.
+// their partials and answers. A pure state machine (core/core.h) decides; this is the process
+// around it. Each call's thread does the call's own tensor work (planning, packing, merging) and
+// takes its turn at driving the transport and the machine; a thread of the coordinator's own drives
+// them while no call does. Thread-safe: Service calls may come from any threads; they block.
 #pragma once
 
 #include <memory>
@@ -35,7 +35,7 @@ class Coordinator final : public Service {
  public:
   static absl::StatusOr<std::unique_ptr<Coordinator>> Start(CoordinatorOptions options);
 
-  // Stops the communication thread; calls in flight end with CANCELLED. No call may start any more.
+  // Stops the coordinator's thread; calls in flight end with CANCELLED. No call may start any more.
   ~Coordinator() override;
 
   // Where workers reach it.

@@ -1,11 +1,11 @@
-// The tensor work of moving a context (core_moves.cc): one chunk of a layer, from the rows that its
+// The tensor work of moving a context (core/mover.h): one chunk of a layer, from the rows that its
 // old holders send to what its new holders store. Used by one thread.
 #pragma once
 
 #include "absl/status/status.h"
 #include "attention/tensor.h"
 #include "base/buffer.h"
-#include "runtime/coordinator/core.h"
+#include "runtime/coordinator/core/core.h"
 
 namespace annulus {
 

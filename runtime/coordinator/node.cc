@@ -105,10 +105,6 @@ void CoordinatorNode::Do(action::Admit& admit, Incoming&) {
   Tell(admit.call, std::move(admit));
 }
 
-void CoordinatorNode::Do(action::AdmitStep& admit, Incoming&) {
-  Tell(admit.call, std::move(admit));
-}
-
 void CoordinatorNode::Do(action::Deliver& deliver, Incoming& cause) {
   auto& heard = std::get<event::Heard>(cause.event);
   RankAnswer answer{deliver.rank, std::move(heard.body), std::move(cause.payload), {}};

@@ -15,14 +15,13 @@
 #include "base/clock.h"
 #include "comm/messenger.h"
 #include "runtime/coordinator/call_work.h"
-#include "runtime/coordinator/core.h"
+#include "runtime/coordinator/core/core.h"
 #include "runtime/coordinator/move_work.h"
 
 namespace annulus {
 
-// What a caller hears of its call: at most one Admit or AdmitStep, then answers, then exactly one
-// Finish.
-using CallNews = std::variant<action::Admit, action::AdmitStep, RankAnswer, action::Finish>;
+// What a caller hears of its call: at most one Admit, then answers, then exactly one Finish.
+using CallNews = std::variant<action::Admit, RankAnswer, action::Finish>;
 using CallListener = std::function<void(CallNews)>;
 
 class CoordinatorNode {
@@ -65,7 +64,6 @@ class CoordinatorNode {
   void Do(action::SendTask& send, Incoming& cause);
   void Do(action::Drop& drop, Incoming& cause);
   void Do(action::Admit& admit, Incoming& cause);
-  void Do(action::AdmitStep& admit, Incoming& cause);
   void Do(action::Deliver& deliver, Incoming& cause);
   void Do(action::Finish& finish, Incoming& cause);
   void Do(action::WorkerJoined& joined, Incoming& cause);

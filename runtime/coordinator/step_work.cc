@@ -200,7 +200,7 @@ Message StepWork::Pack(CallId call, const std::vector<Part>& parts) const {
   return wire::Encode(std::move(step), std::move(tensors));
 }
 
-absl::StatusOr<PreparedWork> StepWork::Prepare(const action::AdmitStep& admit) {
+absl::StatusOr<PreparedWork> StepWork::Prepare(const action::Admit& admit) {
   admit_ = admit;
   items_.resize(admit_.items.size());
   PreparedWork work;

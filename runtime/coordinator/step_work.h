@@ -52,7 +52,7 @@ class StepWork final : public CallWork {
         clock_(clock),
         stop_(std::move(stop)) {}
 
-  absl::StatusOr<PreparedWork> Prepare(const action::AdmitStep& admit) override;
+  absl::StatusOr<PreparedWork> Prepare(const action::Admit& admit) override;
   absl::Status OnAnswer(RankAnswer answer) override;
 
   // After the call finished: one for each request.
@@ -85,7 +85,7 @@ class StepWork final : public CallWork {
   const Clock& clock_;
   const Stop stop_;
 
-  action::AdmitStep admit_;
+  action::Admit admit_;
   std::vector<Item> items_;
   std::vector<std::vector<Part>> parts_;  // by rank of the call
 };

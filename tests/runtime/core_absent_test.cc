@@ -16,12 +16,10 @@ using test::TokensOf;
 // Workers 1… at peers 11…, one context with 100 tokens in its first layer.
 struct CutOff : test::Driver {
   explicit CutOff(int workers, int replicas = 1) : Driver(workers) {
-    event::Begin begin;
-    begin.kind = test::Kind::kCreate;
-    begin.spec = SmallSpec();
-    begin.spec.replicas = replicas;
+    request::Create create{SmallSpec()};
+    create.spec.replicas = replicas;
     Actions actions;
-    CallId call = Begin(begin, &actions);
+    CallId call = Begin(create, &actions);
     for (const action::Send& send : All<action::Send>(actions)) {
       const auto& open = std::get<wire::Open>(send.body);
       epoch = open.epoch;
@@ -166,11 +164,8 @@ TEST_CASE("With copies a context waits a moment only, and goes on without who is
 TEST_CASE("What was released or made anew meanwhile does not come back") {
   CutOff d(2);
   d.Lose(11);
-  event::Begin release;
-  release.kind = test::Kind::kRelease;
-  release.context = d.id;
   Actions actions;
-  d.Begin(release, &actions);
+  d.Begin(request::Release{d.id}, &actions);
   CHECK(SentTo<wire::Release>(d.Rejoin(11, 21)) == std::vector<PeerId>{21});
   CHECK(absl::IsNotFound(d.TryAttend()));
 }

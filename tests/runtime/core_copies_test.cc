@@ -10,7 +10,6 @@ namespace {
 using test::All;
 using test::Driver;
 using test::FinishOf;
-using test::Kind;
 using test::SentTo;
 using test::SmallSpec;
 using test::TokensOf;
@@ -26,11 +25,8 @@ ContextSpec TwoCopies() {
 // Created over `workers` workers, peers 11, 12, …, which all have opened it.
 struct Replicated : Driver {
   explicit Replicated(int workers) : Driver(workers) {
-    event::Begin begin;
-    begin.kind = Kind::kCreate;
-    begin.spec = TwoCopies();
     Actions actions;
-    const CallId call = Begin(begin, &actions);
+    const CallId call = Begin(request::Create{TwoCopies()}, &actions);
     for (const action::Send& send : All<action::Send>(actions)) {
       opens.emplace_back(send.peer, std::get<wire::Open>(send.body));
     }
@@ -47,7 +43,7 @@ struct Replicated : Driver {
     const auto admits = All<action::Admit>(actions);
     REQUIRE(admits.size() == 1);
     std::vector<int> all;
-    for (size_t i = 0; i < admits[0].map->holders.size(); ++i) all.push_back(static_cast<int>(i));
+    for (size_t i = 0; i < admits[0].workers.size(); ++i) all.push_back(static_cast<int>(i));
     sent = All<action::SendTask>(Handle(event::Prepared{call, all}));
     return call;
   }
@@ -91,11 +87,8 @@ TEST_CASE("Two copies take pairs of workers, and need two") {
   }
   CHECK(d.State() == "ok");
   Driver one(1);
-  event::Begin begin;
-  begin.kind = Kind::kCreate;
-  begin.spec = TwoCopies();
   Actions actions;
-  const CallId call = one.Begin(begin, &actions);
+  const CallId call = one.Begin(request::Create{TwoCopies()}, &actions);
   CHECK(absl::IsFailedPrecondition(FinishOf(actions, call)));
   CHECK(FinishOf(actions, call).message() == "replicas is 2, but only 1 worker is ready");
 }
@@ -157,12 +150,10 @@ TEST_CASE("Whoever is lost, the context goes on with its copy and what was ackno
 TEST_CASE("A step on a context that goes on with its copies is retried, not half done") {
   Replicated d(2);
   d.Append(0, 10);
-  event::Begin begin;
-  begin.kind = Kind::kStep;
-  begin.items = {{d.id, 0, 10, 1, 1, {5, 1}}};
+  const request::Step step{{{d.id, 0, 10, 1, 1, {5, 1}}}};
   Actions actions;
-  CallId call = d.Begin(begin, &actions);
-  CHECK(All<action::AdmitStep>(actions).at(0).workers.size() == 2);
+  CallId call = d.Begin(step, &actions);
+  CHECK(All<action::Admit>(actions).at(0).workers.size() == 2);
   d.Handle(event::Prepared{call, {0, 1}});
   d.Lose(11);
   wire::StepDone done;
@@ -171,17 +162,14 @@ TEST_CASE("A step on a context that goes on with its copies is retried, not half
   actions = d.Handle(event::Heard{12, done});  // too late to count
   CHECK(absl::IsUnavailable(All<action::Finish>(actions).at(0).items.at(0).status));
   CHECK(d.Committed(d.id) == 10);
-  call = d.Begin(begin, &actions);
-  CHECK(All<action::AdmitStep>(actions).at(0).workers.size() == 1);
+  call = d.Begin(step, &actions);
+  CHECK(All<action::Admit>(actions).at(0).workers.size() == 1);
 }
 
 TEST_CASE("A context that is being created when a worker is lost never was") {
   Driver d(2);
-  event::Begin begin;
-  begin.kind = Kind::kCreate;
-  begin.spec = TwoCopies();
   Actions actions;
-  const CallId call = d.Begin(begin, &actions);
+  const CallId call = d.Begin(request::Create{TwoCopies()}, &actions);
   actions = d.Handle(event::PeerDown{11, kGone});
   CHECK(absl::IsUnavailable(FinishOf(actions, call)));
   CHECK(SentTo<wire::Release>(actions) == std::vector<PeerId>{12});

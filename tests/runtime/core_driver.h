@@ -7,12 +7,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "runtime/coordinator/core.h"
+#include "runtime/coordinator/core/core.h"
 #include "tests/catch.h"
 
 namespace annulus::test {
-
-using Kind = event::Begin::Kind;
 
 inline ContextSpec SmallSpec() {
   ContextSpec spec;
@@ -76,17 +74,13 @@ struct Driver {
   }
   void Beat(PeerId peer) { Handle(event::Heard{peer, wire::Heartbeat{}}); }
 
-  CallId Begin(event::Begin begin, Actions* actions) {
-    begin.call = ++last_call;
-    *actions = Handle(begin);
-    return begin.call;
+  CallId Begin(Request request, Actions* actions, absl::Time deadline = absl::InfiniteFuture()) {
+    *actions = Handle(event::Begin{++last_call, std::move(request), deadline});
+    return last_call;
   }
   ContextId Create(std::vector<PeerId> peers) {
-    event::Begin begin;
-    begin.kind = Kind::kCreate;
-    begin.spec = SmallSpec();
     Actions actions;
-    const CallId call = Begin(begin, &actions);
+    const CallId call = Begin(request::Create{SmallSpec()}, &actions);
     for (const action::Send& send : All<action::Send>(actions)) {
       epoch = std::get<wire::Open>(send.body).epoch;
     }
@@ -98,21 +92,10 @@ struct Driver {
     return All<action::Finish>(actions).at(0).context;
   }
   CallId BeginAppend(ContextId id, int64_t start, int64_t tokens, Actions* actions) {
-    event::Begin begin;
-    begin.kind = Kind::kAppend;
-    begin.context = id;
-    begin.begin = start;
-    begin.tokens = tokens;
-    return Begin(begin, actions);
+    return Begin(request::Append{id, 0, start, tokens}, actions);
   }
   CallId BeginAttend(ContextId id, int64_t tokens, int64_t kv_len, Actions* actions) {
-    event::Begin begin;
-    begin.kind = Kind::kAttend;
-    begin.context = id;
-    begin.begin = kv_len - tokens;
-    begin.tokens = tokens;
-    begin.kv_len = kv_len;
-    return Begin(begin, actions);
+    return Begin(request::Attend{id, 0, kv_len - tokens, tokens, kv_len}, actions);
   }
   ContextId CreateWithTokens(std::vector<PeerId> peers, int64_t tokens) {
     const ContextId id = Create(peers);

@@ -12,7 +12,6 @@ namespace {
 using test::All;
 using test::Driver;
 using test::FinishOf;
-using test::Kind;
 using test::SentTo;
 using test::TokensOf;
 
@@ -203,12 +202,9 @@ TEST_CASE("A context that moves can be released, and then nothing of it is left"
   d.leaving = 12;
   d.may_answer = false;
   d.Pass(absl::Milliseconds(200));
-  event::Begin begin;
-  begin.kind = Kind::kRelease;
-  begin.context = id;
   Actions actions;
-  d.Begin(begin, &actions);
-  CHECK(SentTo<wire::Release>(actions) == std::vector<PeerId>{11, 13, 11, 12, 13});
+  d.Begin(request::Release{id}, &actions);
+  CHECK(SentTo<wire::Release>(actions) == std::vector<PeerId>{11, 12, 13, 11, 13});
   d.may_answer = true;
   d.Pass(absl::Milliseconds(50));
   CHECK(!d.core.Describe(id).ok());

@@ -54,16 +54,11 @@ wire::Inventory Holds(int rank, const LayerState& layer) {
 }
 
 absl::Status Repeat(Restarted& d, int64_t start, int64_t tokens, uint64_t sequence) {
-  event::Begin begin;
-  begin.kind = event::Begin::Kind::kAppend;
-  begin.call = 5000 + sequence;
-  begin.context = kContext;
-  begin.begin = start;
-  begin.tokens = tokens;
-  begin.key = {5, sequence};
-  const Actions actions = d.Handle(begin);
+  const CallId call = 5000 + sequence;
+  const request::Append append{kContext, 0, start, tokens, {5, sequence}};
+  const Actions actions = d.Handle(event::Begin{call, append});
   if (!All<action::Admit>(actions).empty()) return absl::CancelledError("is appended");
-  return test::FinishOf(actions, begin.call);
+  return test::FinishOf(actions, call);
 }
 
 TEST_CASE("A context is unavailable until its ranks are back, then goes on at a new epoch") {

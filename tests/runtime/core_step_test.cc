@@ -9,32 +9,18 @@ using test::All;
 using test::Driver;
 using test::FinishOf;
 using test::SentTo;
-using Kind = event::Begin::Kind;
 
 CallId Append(Driver& d, ContextId id, int64_t start, int64_t tokens, RequestKey key,
               Actions* actions) {
-  event::Begin begin;
-  begin.kind = Kind::kAppend;
-  begin.context = id;
-  begin.begin = start;
-  begin.tokens = tokens;
-  begin.key = key;
-  return d.Begin(begin, actions);
+  return d.Begin(request::Append{id, 0, start, tokens, key}, actions);
 }
 
 CallId Truncate(Driver& d, ContextId id, int64_t tokens, Actions* actions) {
-  event::Begin begin;
-  begin.kind = Kind::kTruncate;
-  begin.context = id;
-  begin.tokens = tokens;
-  return d.Begin(begin, actions);
+  return d.Begin(request::Truncate{id, tokens}, actions);
 }
 
-CallId Step(Driver& d, std::vector<event::StepItem> items, Actions* actions) {
-  event::Begin begin;
-  begin.kind = Kind::kStep;
-  begin.items = std::move(items);
-  return d.Begin(begin, actions);
+CallId Step(Driver& d, std::vector<request::StepItem> items, Actions* actions) {
+  return d.Begin(request::Step{std::move(items)}, actions);
 }
 
 Actions AnswerStep(Driver& d, PeerId peer, CallId call, std::vector<absl::Status> statuses) {
@@ -67,7 +53,7 @@ TEST_CASE("A repeated append answers as the first did and appends nothing") {
   const CallId again = Append(d, id, 0, 100, key, &repeated);
   CHECK(FinishOf(repeated, again).ok());
   REQUIRE(FinishIn(repeated) != nullptr);
-  CHECK(FinishIn(repeated)->tokens == 100);
+  CHECK(FinishIn(repeated)->items.at(0).tokens == 100);
   CHECK(All<action::Admit>(repeated).empty());
   CHECK(d.Committed(id) == 100);
   const CallId other = Append(d, id, 0, 90, key, &repeated);
@@ -111,10 +97,8 @@ TEST_CASE("A fork has the parent's committed tokens and goes where the parent is
   const ContextId parent = d.CreateWithTokens({11, 12}, 100);
   Actions actions;
   Append(d, parent, 100, 10, {}, &actions);  // in flight: not part of the fork
-  event::Begin begin;
-  begin.kind = Kind::kFork;
-  begin.context = parent;
-  const CallId call = d.Begin(begin, &actions);
+  const request::Fork fork{parent, std::nullopt};
+  const CallId call = d.Begin(fork, &actions);
   REQUIRE(SentTo<wire::Fork>(actions) == std::vector<PeerId>{11, 12});
   d.Answer(11, call);
   actions = d.Answer(12, call);
@@ -122,7 +106,7 @@ TEST_CASE("A fork has the parent's committed tokens and goes where the parent is
   const ContextId child = FinishIn(actions)->context;
   CHECK(child != parent);
   CHECK(d.Committed(child) == 100);
-  const CallId third = d.Begin(begin, &actions);
+  const CallId third = d.Begin(fork, &actions);
   CHECK(absl::IsResourceExhausted(FinishOf(actions, third)));
 
   const auto all = d.core.List({});
@@ -148,7 +132,7 @@ TEST_CASE("Items of a step end for themselves: committed, or taken back everywhe
                             {b, 0, 200, 2, 1, {}},
                             {b, 0, 200, 0, 0, {}}},
                            &actions);
-  const auto admits = All<action::AdmitStep>(actions);
+  const auto admits = All<action::Admit>(actions);
   REQUIRE(admits.size() == 1);
   const auto& items = admits[0].items;
   CHECK(admits[0].workers == std::vector<WorkerId>{1, 2});
@@ -180,7 +164,7 @@ TEST_CASE("Items of a step end for themselves: committed, or taken back everywhe
 
   // Repeated, the one that went well only attends; the other one is tried anew.
   const CallId again = Step(d, {{a, 0, 100, 1, 1, {5, 1}}, {b, 0, 200, 1, 0, {5, 3}}}, &actions);
-  const auto repeated = All<action::AdmitStep>(actions).at(0).items;
+  const auto repeated = All<action::Admit>(actions).at(0).items;
   CHECK(!repeated[0].appends);
   CHECK(repeated[0].attends);
   CHECK(repeated[1].appends);
@@ -198,10 +182,7 @@ TEST_CASE("A step loses the items of a lost worker and of a released context onl
   Actions actions;
   const CallId call = Step(d, {{both, 0, 10, 1, 1, {}}, {released, 0, 10, 1, 1, {}}}, &actions);
   d.Handle(event::Prepared{call, {0, 1}});
-  event::Begin release;
-  release.kind = Kind::kRelease;
-  release.context = released;
-  d.Begin(release, &actions);
+  d.Begin(request::Release{released}, &actions);
   AnswerStep(d, 11, call, {absl::OkStatus(), absl::OkStatus()});
   actions = d.Handle(event::PeerDown{12, absl::UnavailableError("gone")});
   const auto finishes = All<action::Finish>(actions);
@@ -214,14 +195,11 @@ TEST_CASE("A step loses the items of a lost worker and of a released context onl
 TEST_CASE("A step's deadline takes back what was not answered") {
   Driver d(1);
   const ContextId id = d.Create({11});
-  event::Begin begin;
-  begin.kind = Kind::kStep;
-  begin.items = {{id, 0, 0, 5, 5, {}}};
-  begin.deadline = d.now + absl::Milliseconds(40);
+  const absl::Time deadline = d.now + absl::Milliseconds(40);
   Actions actions;
-  const CallId call = d.Begin(begin, &actions);
+  const CallId call = d.Begin(request::Step{{{id, 0, 0, 5, 5, {}}}}, &actions, deadline);
   d.Handle(event::Prepared{call, {0}});
-  d.now = begin.deadline;
+  d.now = deadline;
   actions = d.Handle(event::Tick{});
   REQUIRE(FinishIn(actions) != nullptr);
   CHECK(absl::IsDeadlineExceeded(FinishIn(actions)->items.at(0).status));

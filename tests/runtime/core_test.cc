@@ -12,7 +12,6 @@ using test::Driver;
 using test::FinishOf;
 using test::SentTo;
 using test::SmallSpec;
-using Kind = event::Begin::Kind;
 
 TEST_CASE("An append commits when every rank has it, and not before") {
   Driver d(2);
@@ -20,7 +19,7 @@ TEST_CASE("An append commits when every rank has it, and not before") {
   Actions actions;
   const CallId call = d.BeginAppend(id, 0, 100, &actions);
   REQUIRE(All<action::Admit>(actions).size() == 1);
-  const ShardMap& map = *All<action::Admit>(actions)[0].map;
+  const ShardMap& map = *All<action::Admit>(actions)[0].items.at(0).map;
   REQUIRE(map.holders.size() == 2);
   for (int rank = 0; rank < 2; ++rank) {
     CHECK(map.holders[rank].rank == rank);
@@ -38,7 +37,7 @@ TEST_CASE("An append commits when every rank has it, and not before") {
 
   actions = d.Answer(11, call);
   CHECK(FinishOf(actions, call).ok());
-  CHECK(All<action::Finish>(actions)[0].tokens == 100);
+  CHECK(All<action::Finish>(actions)[0].items.at(0).tokens == 100);
   CHECK(d.Committed(id) == 100);
   const CallId behind = d.BeginAppend(id, 99, 10, &second);
   CHECK(FinishOf(second, behind).message() ==
@@ -152,10 +151,7 @@ TEST_CASE("A silent worker is fenced, its calls end, its contexts are lost, new 
 
   const CallId late = d.BeginAttend(id, 1, 100, &actions);
   CHECK(absl::IsDataLoss(FinishOf(actions, late)));
-  event::Begin release;
-  release.kind = Kind::kRelease;
-  release.context = id;
-  const CallId released = d.Begin(release, &actions);
+  const CallId released = d.Begin(request::Release{id}, &actions);
   CHECK(SentTo<wire::Release>(actions) == std::vector<PeerId>{11});
   CHECK(FinishOf(d.Answer(11, released, absl::OkStatus(), epoch + 1), released).ok());
   CHECK(d.Create({11}) != id);
@@ -172,22 +168,19 @@ TEST_CASE("A coordinator that stood still does not blame its workers") {
 TEST_CASE("Deadlines end calls in every phase") {
   Driver d(1);
   const ContextId id = d.Create({11});
-  event::Begin begin;
-  begin.kind = Kind::kAppend;
-  begin.context = id;
-  begin.tokens = 10;
-  begin.deadline = d.now + absl::Milliseconds(40);
+  const request::Append append{id, 0, 0, 10};
+  absl::Time deadline = d.now + absl::Milliseconds(40);
   Actions actions;
-  const CallId planning = d.Begin(begin, &actions);
-  CHECK(d.core.NextTimer() == begin.deadline);
-  d.now = begin.deadline;
+  const CallId planning = d.Begin(append, &actions, deadline);
+  CHECK(d.core.NextTimer() == deadline);
+  d.now = deadline;
   CHECK(absl::IsDeadlineExceeded(FinishOf(d.Handle(event::Tick{}), planning)));
-  const CallId dead = d.Begin(begin, &actions);
+  const CallId dead = d.Begin(append, &actions, deadline);
   CHECK(absl::IsDeadlineExceeded(FinishOf(actions, dead)));
-  begin.deadline += absl::Milliseconds(40);
-  const CallId waiting = d.Begin(begin, &actions);
+  deadline += absl::Milliseconds(40);
+  const CallId waiting = d.Begin(append, &actions, deadline);
   d.Handle(event::Prepared{waiting, {0}});
-  d.now = begin.deadline;
+  d.now = deadline;
   actions = d.Handle(event::Tick{});
   CHECK(absl::IsDeadlineExceeded(FinishOf(actions, waiting)));
   CHECK(SentTo<wire::Trim>(actions).size() == 1);
@@ -200,9 +193,7 @@ TEST_CASE("Every bound is named, and what it held is given back") {
                .request_bytes_max = 30000});
   const ContextId id = d.Create({11});
   Actions actions;
-  event::Begin create;
-  create.kind = Kind::kCreate;
-  create.spec = SmallSpec();
+  const request::Create create{SmallSpec()};
   const CallId second = d.Begin(create, &actions);
   CHECK(absl::IsResourceExhausted(FinishOf(actions, second)));
   CHECK(FinishOf(actions, second).message() ==
@@ -214,11 +205,7 @@ TEST_CASE("Every bound is named, and what it held is given back") {
   CHECK(FinishOf(actions, large).message().find("request_bytes_max") != std::string::npos);
   const CallId first = d.BeginAppend(id, 0, 234, &actions);
   CHECK(All<action::Admit>(actions).size() == 1);
-  event::Begin other_layer;
-  other_layer.kind = Kind::kAppend;
-  other_layer.context = id;
-  other_layer.layer = 1;
-  other_layer.tokens = 100;
+  request::Append other_layer{id, 1, 0, 100};
   const CallId many = d.Begin(other_layer, &actions);
   CHECK(absl::IsResourceExhausted(FinishOf(actions, many)));
   CHECK(FinishOf(actions, many).message().find("in_flight_bytes_max") != std::string::npos);
@@ -243,10 +230,7 @@ TEST_CASE("A context is released under its calls") {
   Actions actions;
   const CallId attend = d.BeginAttend(id, 1, 100, &actions);
   d.Handle(event::Prepared{attend, {0, 1}});
-  event::Begin release;
-  release.kind = Kind::kRelease;
-  release.context = id;
-  const CallId released = d.Begin(release, &actions);
+  const CallId released = d.Begin(request::Release{id}, &actions);
   CHECK(absl::IsCancelled(FinishOf(actions, attend)));
   CHECK(SentTo<wire::Release>(actions).size() == 2);
   CHECK(d.Answer(11, attend).empty());
@@ -257,11 +241,8 @@ TEST_CASE("A context is released under its calls") {
 
 TEST_CASE("A context that a rank cannot open is taken back everywhere") {
   Driver d(2);
-  event::Begin create;
-  create.kind = Kind::kCreate;
-  create.spec = SmallSpec();
   Actions actions;
-  const CallId call = d.Begin(create, &actions);
+  const CallId call = d.Begin(request::Create{SmallSpec()}, &actions);
   d.epoch = 2;
   d.Answer(11, call);
   actions = d.Answer(12, call, absl::InternalError("no"));

@@ -6,8 +6,6 @@
 namespace annulus::test {
 namespace {
 
-using Kind = event::Begin::Kind;
-
 constexpr int64_t kTokensMax = 200;
 constexpr absl::Duration kLateMax = absl::Milliseconds(50);  // of an end after its deadline
 
@@ -76,9 +74,6 @@ void SimSession::Create() {
   if (rng_.Below(2) == 0) spec.patterns = {kPatterns[rng_.Below(4)]};
   spec.kv_efficient = !spec.patterns.empty() && rng_.Below(2) == 0;
   if (always_two_ || rng_.Below(3) == 0) spec.replicas = 2;
-  event::Begin begin;
-  begin.kind = Kind::kCreate;
-  begin.spec = spec;
   auto call = std::make_shared<Call>();
   call->finished = [this, spec](const action::Finish& finish) {
     // Two copies need two workers.
@@ -90,7 +85,7 @@ void SimSession::Create() {
     context.kv = LayerKv(spec, kTokensMax, rng_);
     ++tally_.creates;
   };
-  Begin(begin, std::move(call), absl::ZeroDuration());
+  Begin(request::Create{spec}, std::move(call), absl::ZeroDuration());
 }
 
 // New values, so that what was taken back or truncated cannot pass for what comes now.
@@ -129,17 +124,12 @@ void SimSession::StartAppend(Context& context, TokenRange tokens, absl::Duration
   call->append.key = context.key;
   call->contexts = {&context};
   call->work = std::make_unique<AppendWork>(call->append);
-  event::Begin begin;
-  begin.kind = Kind::kAppend;
-  begin.context = context.id;
-  begin.begin = tokens.begin;
-  begin.tokens = tokens.size();
-  begin.key = context.key;
   call->finished = [this, &context](const action::Finish& finish) {
-    Appended(context, finish.status, finish.tokens);
+    Appended(context, finish.status, finish.status.ok() ? finish.items.at(0).tokens : 0);
     tally_.appends += finish.status.ok();
   };
-  Begin(begin, std::move(call), later);
+  Begin(request::Append{context.id, 0, tokens.begin, tokens.size(), context.key}, std::move(call),
+        later);
 }
 
 void SimSession::Step() {
@@ -166,8 +156,7 @@ void SimSession::StartStep(const std::vector<Context*>& contexts,
                            const std::vector<int64_t>& queries, absl::Duration later) {
   auto call = std::make_shared<Call>();
   call->contexts = contexts;
-  event::Begin begin;
-  begin.kind = Kind::kStep;
+  request::Step step_request;
   for (size_t i = 0; i < contexts.size(); ++i) {
     Context& context = *contexts[i];
     const AppendRequest append =
@@ -181,7 +170,8 @@ void SimSession::StartStep(const std::vector<Context*>& contexts,
     step.q = call->queries.back();
     step.key = context.key;
     call->steps.push_back(step);
-    begin.items.push_back({step.context, 0, step.start, step.k.tokens, step.q.tokens, step.key});
+    step_request.items.push_back(
+        {step.context, 0, step.start, step.k.tokens, step.q.tokens, step.key});
   }
   auto work = std::make_unique<StepWork>(call->steps, absl::InfiniteFuture(), steps_,
                                          cluster_.network().clock());
@@ -205,7 +195,7 @@ void SimSession::StartStep(const std::vector<Context*>& contexts,
       }
     }
   };
-  Begin(begin, std::move(call), later);
+  Begin(std::move(step_request), std::move(call), later);
 }
 
 void SimSession::Attend(Context& context) {
@@ -221,12 +211,7 @@ void SimSession::Attend(Context& context) {
   attend.q_start = attend.kv_len - n;
   if (!context.spec.kv_efficient) attend.pattern = kPatterns[rng_.Below(4)];
   attend.plan = PlanKind::kPassQ;
-  event::Begin begin;
-  begin.kind = Kind::kAttend;
-  begin.context = context.id;
-  begin.begin = attend.q_start;
-  begin.tokens = n;
-  begin.kv_len = attend.kv_len;
+  const request::Attend request{context.id, 0, attend.q_start, n, attend.kv_len};
   auto work = std::make_unique<AttendWork>(attend, absl::InfiniteFuture(), planner_,
                                            cluster_.network().clock());
   AttendWork& attend_work = *work;
@@ -243,15 +228,11 @@ void SimSession::Attend(Context& context) {
     ++tally_.answers;
     tally_.degraded_answers += context.degraded;
   };
-  Begin(begin, std::move(call), absl::ZeroDuration());
+  Begin(request, std::move(call), absl::ZeroDuration());
 }
 
 void SimSession::Truncate(Context& context) {
   const int64_t tokens = rng_.Between(0, context.committed);
-  event::Begin begin;
-  begin.kind = Kind::kTruncate;
-  begin.context = context.id;
-  begin.tokens = tokens;
   auto call = std::make_shared<Call>();
   call->contexts = {&context};
   call->finished = [this, &context, tokens](const action::Finish& finish) {
@@ -271,16 +252,14 @@ void SimSession::Truncate(Context& context) {
     context.horizon = std::min(context.horizon, HorizonOf(tokens));
     ++tally_.truncates;
   };
-  Begin(begin, std::move(call), absl::ZeroDuration());
+  Begin(request::Truncate{context.id, tokens}, std::move(call), absl::ZeroDuration());
 }
 
 void SimSession::Fork(Context& context) {
-  event::Begin begin;
-  begin.kind = Kind::kFork;
-  begin.context = context.id;
-  if (rng_.Below(2) == 0) begin.fork_tokens = rng_.Between(0, context.committed);
+  request::Fork fork{context.id, std::nullopt};
+  if (rng_.Below(2) == 0) fork.tokens = rng_.Between(0, context.committed);
   auto call = std::make_shared<Call>();
-  const int64_t tokens = begin.fork_tokens.value_or(context.committed);
+  const int64_t tokens = fork.tokens.value_or(context.committed);
   call->finished = [this, &context, tokens](const action::Finish& finish) {
     if (absl::IsInvalidArgument(finish.status) && tokens < context.horizon) return;
     if (!finish.status.ok()) return Expect(finish.status, false);
@@ -292,13 +271,10 @@ void SimSession::Fork(Context& context) {
     child.horizon = std::min(context.horizon, HorizonOf(tokens));
     ++tally_.forks;
   };
-  Begin(begin, std::move(call), absl::ZeroDuration());
+  Begin(fork, std::move(call), absl::ZeroDuration());
 }
 
 void SimSession::Release(Context& context) {
-  event::Begin begin;
-  begin.kind = Kind::kRelease;
-  begin.context = context.id;
   auto call = std::make_shared<Call>();
   call->finished = [this, &context](const action::Finish& finish) {
     // Nobody knows it any more if it was lost with a coordinator and all of its workers.
@@ -312,41 +288,39 @@ void SimSession::Release(Context& context) {
     }
     forgotten_.push_back(&context);
   };
-  Begin(begin, std::move(call), absl::ZeroDuration());
+  Begin(request::Release{context.id}, std::move(call), absl::ZeroDuration());
 }
 
-void SimSession::Begin(event::Begin begin, std::shared_ptr<Call> call, absl::Duration later) {
+void SimSession::Begin(Request request, std::shared_ptr<Call> call, absl::Duration later) {
   ++in_flight_;
-  begin.call = call->id = cluster_.NextCall();
+  call->id = cluster_.NextCall();
   call->deadline = absl::InfiniteFuture();
   if (rng_.Below(4) == 0) {
     call->deadline = cluster_.now() + later + absl::Milliseconds(rng_.Between(100, 400));
   }
-  begin.deadline = call->deadline;
-  cluster_.network().At(cluster_.now() + later, [this, begin, call] {
+  cluster_.network().At(cluster_.now() + later, [this, request = std::move(request), call] {
     if (!cluster_.coordinator_is_up()) {
       action::Finish finish;
       finish.status = absl::UnavailableError("there is no coordinator");
       return OnNews(call, std::move(finish));
     }
-    cluster_.coordinator().Begin(begin,
+    cluster_.coordinator().Begin({call->id, request, call->deadline},
                                  [this, call](CallNews news) { OnNews(call, std::move(news)); });
   });
 }
 
 void SimSession::OnNews(const std::shared_ptr<Call>& call, CallNews news) {
-  const auto prepare = [&](auto admit) {
+  if (auto* admitted = std::get_if<action::Admit>(&news)) {
     // Planning and packing take the caller some time.
     const absl::Time when = cluster_.now() + absl::Microseconds(rng_.Between(0, 3000));
-    cluster_.network().At(when, [this, call, admit = std::move(admit)] {
+    cluster_.network().At(when, [this, call, admit = std::move(*admitted)] {
       if (call->work == nullptr) return;  // it has ended meanwhile
       absl::StatusOr<PreparedWork> work = call->work->Prepare(admit);
       if (!work.ok()) return cluster_.coordinator().GiveUp(call->id, work.status());
       cluster_.coordinator().Prepared(call->id, *std::move(work));
     });
-  };
-  if (auto* admit = std::get_if<action::Admit>(&news)) return prepare(std::move(*admit));
-  if (auto* admit = std::get_if<action::AdmitStep>(&news)) return prepare(std::move(*admit));
+    return;
+  }
   if (auto* answer = std::get_if<RankAnswer>(&news)) {
     const absl::Status merged = call->work->OnAnswer(std::move(*answer));
     if (!merged.ok()) Fail(merged.ToString());

@@ -125,7 +125,7 @@ class SimSession {
   void NewTry(Context& context, int64_t tokens);
   void Appended(Context& context, const absl::Status& status, int64_t tokens);
 
-  void Begin(event::Begin begin, std::shared_ptr<Call> call, absl::Duration later);
+  void Begin(Request request, std::shared_ptr<Call> call, absl::Duration later);
   void OnNews(const std::shared_ptr<Call>& call, CallNews news);
   void RoundEnded();
   void Settle(Context& context);

@@ -35,7 +35,7 @@ struct OneWorker {
 
   absl::StatusOr<StepResult> Step(const StepRequest& request) {
     StepWork work({&request, 1}, absl::InfiniteFuture(), planner, Clock::Real());
-    action::AdmitStep admit{1, {1}, {{absl::OkStatus(), map, true, true, 0}}};
+    action::Admit admit{1, {1}, {{absl::OkStatus(), map, true, true, 0}}};
     absl::Time begin = absl::Now();
     PreparedWork prepared = work.Prepare(admit).value();
     absl::Duration coordinator = absl::Now() - begin;

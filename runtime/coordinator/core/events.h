@@ -1,6 +1,7 @@
 // What a CoordinatorCore is told and what it orders: values, without transport or tensors.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -22,6 +23,14 @@ namespace annulus {
 using WorkerId = uint64_t;
 // Also the request number on the wire and the channel of the call's exchange. Never used twice.
 using CallId = uint64_t;
+
+// Which of several coordinators one after the other this is, and how long it waits for what workers
+// of the one before it hold. Contexts' ids begin at `number`, so a later coordinator's must be
+// larger than any id before it: the time at its start in µs is.
+struct Incarnation {
+  uint64_t number = 1;
+  absl::Duration recovery_wait = absl::Seconds(10);
+};
 
 struct Holder {
   WorkerId worker = 0;
@@ -47,6 +56,48 @@ struct ShardMap {
 };
 using ShardMapPtr = std::shared_ptr<const ShardMap>;
 
+// What a caller may want. `start`, `layer` and `key` as in AppendRequest.
+namespace request {
+
+struct Create {
+  ContextSpec spec;  // validated
+};
+struct Append {
+  ContextId context = 0;
+  int layer = 0;
+  int64_t start = 0;
+  int64_t tokens = 0;
+  RequestKey key = {};
+  bool direct = false;  // its tensors do not pass here
+};
+struct Attend {
+  ContextId context = 0;
+  int layer = 0;
+  int64_t q_start = 0;
+  int64_t tokens = 0;
+  int64_t kv_len = 0;
+};
+struct StepItem {
+  ContextId context = 0;
+  int layer = 0;
+  int64_t start = 0;
+  int64_t k_tokens = 0;
+  int64_t q_tokens = 0;
+  RequestKey key = {};
+};
+struct Step {
+  std::vector<StepItem> items;
+};
+using Fork = ForkRequest;
+using Truncate = TruncateRequest;
+struct Release {
+  ContextId context = 0;
+};
+
+}  // namespace request
+using Request = std::variant<request::Create, request::Append, request::Attend, request::Step,
+                             request::Fork, request::Truncate, request::Release>;
+
 // What may happen.
 namespace event {
 
@@ -63,38 +114,17 @@ struct SendFailed {  // the transport took no message for this peer
   CallId call = 0;  // whose tensors it carried; 0: a message that must not be missed
   absl::Status why;
 };
-struct StepItem {  // as StepRequest
-  ContextId context = 0;
-  int layer = 0;
-  int64_t start = 0;
-  int64_t k_tokens = 0;
-  int64_t q_tokens = 0;
-  RequestKey key = {};
-};
-// A caller wants something. Only the fields of its kind are read.
-struct Begin {
-  enum class Kind { kCreate, kAppend, kAttend, kStep, kFork, kTruncate, kRelease };
-  Kind kind = Kind::kCreate;
+struct Begin {  // a caller wants something
   CallId call = 0;
+  Request request;
   absl::Time deadline = absl::InfiniteFuture();
-  ContextSpec spec;  // kCreate, validated
-  ContextId context = 0;
-  int layer = 0;
-  int64_t begin = 0;    // kAppend: start; kAttend: q_start
-  int64_t tokens = 0;   // kAppend: of k; kAttend: of q; kTruncate: that stay
-  int64_t kv_len = 0;   // kAttend
-  RequestKey key;       // kAppend
-  bool direct = false;  // kAppend: its tensors do not pass here
-  std::optional<int64_t> fork_tokens;
-  std::vector<StepItem> items = {};  // kStep
 };
-// The caller has planned and packed what these get: the map's holders by their index, which is the
-// rank of those that answer queries. Of a Step, they are those of AdmitStep::workers, and each gets
-// the live items (AdmittedItem) that are not refused here and whose context it holds, in order.
+// The caller has planned and packed what these get: Admit::workers by their index. Each gets the
+// live items (AdmittedItem) that are not refused here and whose context it holds, in order.
 struct Prepared {
   CallId call = 0;
   std::vector<int> ranks;
-  std::vector<std::pair<size_t, absl::Status>> refused = {};  // items of a Step, ascending
+  std::vector<std::pair<size_t, absl::Status>> refused = {};  // items, ascending
 };
 struct GiveUp {  // the caller cannot or will not go on
   CallId call = 0;
@@ -121,44 +151,37 @@ struct SendTask {  // what the caller prepared for this rank
 struct Drop {  // disconnect, for good
   PeerId peer = 0;
 };
-struct Admit {  // the caller may prepare
-  CallId call = 0;
-  ShardMapPtr map;
-  int64_t horizon = 0;                           // of the layer: see Retention
-  AppendMark mark = {};                          // of an append
-  std::vector<std::string> data_addresses = {};  // of a direct append, by holder
-};
+// An item of a Step; an Append or Attend is one item.
 struct AdmittedItem {
   absl::Status status;  // an error: the item has ended
   ShardMapPtr map;
   bool appends = false;
   bool attends = false;
-  int64_t horizon = 0;   // of the layer, after the append
+  int64_t horizon = 0;   // of the layer, after the append (see Retention)
   AppendMark mark = {};  // of the append
 
   bool live() const { return status.ok() && (appends || attends); }
 };
-struct AdmitStep {  // the caller may prepare the live items
+struct Admit {  // the caller may prepare the live items
   CallId call = 0;
-  std::vector<WorkerId> workers;  // that hold a context of a live item
+  std::vector<WorkerId> workers;  // the receivers of live items; of one item, in its map's order
   std::vector<AdmittedItem> items;
+  std::vector<std::string> data_addresses = {};  // of a direct append, by holder
 };
 struct Deliver {  // the message just heard is this rank's answer, good and the only one
   CallId call = 0;
   int rank = 0;
 };
-struct ItemEnd {  // of a Step
+struct ItemEnd {
   absl::Status status;
   uint64_t epoch = 0;
   int64_t tokens = 0;  // committed now
 };
 struct Finish {
   CallId call = 0;
-  absl::Status status;
-  uint64_t epoch = 0;
-  ContextId context = 0;       // kCreate, kFork: the new one
-  int64_t tokens = 0;          // kAppend: committed now
-  std::vector<ItemEnd> items;  // kStep that began: how each of them ended
+  absl::Status status;         // of an Append or Attend, its item's
+  ContextId context = 0;       // Create, Fork: the new one
+  std::vector<ItemEnd> items;  // how each item of a call that was admitted ended
 };
 struct WorkerJoined {  // to be told to people
   std::string label;   // "worker 3 (name)"
@@ -194,10 +217,31 @@ struct MoveEnded {  // to be told to people
 
 }  // namespace action
 using Action =
-    std::variant<action::Send, action::SendTask, action::Drop, action::Admit, action::AdmitStep,
-                 action::Deliver, action::Finish, action::WorkerJoined, action::WorkerLeft,
-                 action::WorkerLost, action::MoveRead, action::MoveRows, action::MoveFill,
-                 action::MoveEnded>;
+    std::variant<action::Send, action::SendTask, action::Drop, action::Admit, action::Deliver,
+                 action::Finish, action::WorkerJoined, action::WorkerLeft, action::WorkerLost,
+                 action::MoveRead, action::MoveRows, action::MoveFill, action::MoveEnded>;
 using Actions = std::vector<Action>;
+
+// What the parts of a core share while an event is handled: its time, and the actions it leads to.
+class Outbox {
+ public:
+  // A time before that of the last event counts as that.
+  void Begin(absl::Time now) {
+    now_ = std::max(now_, now);
+    actions_.clear();
+  }
+  Actions Take() { return std::move(actions_); }
+
+  absl::Time now() const { return now_; }
+
+  template <typename T>
+  void Emit(T action) {
+    actions_.emplace_back(std::in_place_type<T>, std::move(action));
+  }
+
+ private:
+  absl::Time now_ = absl::InfinitePast();
+  Actions actions_;
+};
 
 }  // namespace annulus

@@ -1,11 +1,10 @@
-// Which workers hold a context.
+#include "runtime/coordinator/core/placement.h"
+
 #include <algorithm>
 #include <cmath>
-#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "runtime/coordinator/core.h"
 #include "runtime/store/context_layout.h"
 
 namespace annulus {
@@ -35,57 +34,49 @@ std::vector<std::pair<int, double>> FirstBytes(const ContextSpec& spec, int worl
   return first;
 }
 
+double ShareOf(const Member& member, double bytes) {
+  return bytes / static_cast<double>(std::max<int64_t>(1, member.status.kv_bytes_limit));
+}
+
 }  // namespace
 
-double CoordinatorCore::ShareOf(WorkerId id, double bytes) const {
-  return bytes / static_cast<double>(std::max<int64_t>(1, workers_.at(id).status.kv_bytes_limit));
-}
-
-void CoordinatorCore::NoteBytes(Context& context, WorkerId id, int64_t bytes) {
-  const int64_t before = std::exchange(context.kv_bytes[id], bytes);
-  workers_.at(id).kv_bytes_since += std::max<int64_t>(0, bytes - before);
-}
-
-CoordinatorCore::Loads CoordinatorCore::LoadsNow() const {
-  Loads loads;
-  for (const auto& [peer, id] : peers_) {
-    const Member& member = workers_.at(id);
-    loads[id] = ShareOf(id, static_cast<double>(member.status.kv_bytes + member.kv_bytes_since));
+Loads::Loads(const Members& members, const std::map<ContextId, Context>& contexts)
+    : members_(members) {
+  for (const auto& [peer, id] : members.links()) {
+    const Member& member = members.at(id);
+    loads_[id] =
+        ShareOf(member, static_cast<double>(member.status.kv_bytes + member.kv_bytes_since));
   }
-  for (const auto& [id, context] : contexts_) AddExpected(context, 1, loads);
-  return loads;
+  for (const auto& [id, context] : contexts) AddExpected(context, 1);
+}
+
+double Loads::With(WorkerId id, double bytes) const {
+  return loads_.at(id) + ShareOf(members_.at(id), bytes);
 }
 
 // What a context without KV will take.
-void CoordinatorCore::AddExpected(const Context& context, double times, Loads& loads) const {
+void Loads::AddExpected(const Context& context, double times) {
   const ShardMap& map = *context.map;
-  const bool is_empty = std::all_of(context.kv_bytes.begin(), context.kv_bytes.end(),
-                                    [](const auto& entry) { return entry.second == 0; });
-  if (!is_empty || !context.absent.empty()) return;
+  if (context.kv_bytes_sum() != 0 || !context.absent.empty()) return;
   for (const auto& [rank, bytes] : FirstBytes(map.spec, map.world)) {
     for (const Holder& holder : map.holders) {
-      if (holder.rank == rank) loads[holder.worker] += times * ShareOf(holder.worker, bytes);
+      if (holder.rank != rank) continue;
+      loads_[holder.worker] += times * ShareOf(members_.at(holder.worker), bytes);
     }
   }
 }
 
-// Of a context that may move.
-CoordinatorCore::Loads CoordinatorCore::WithoutIt(const Context& context, Loads loads) const {
-  AddExpected(context, -1, loads);
+Loads Loads::Without(const Context& context) const {
+  Loads loads = *this;
+  loads.AddExpected(context, -1);
   for (const auto& [worker, bytes] : context.kv_bytes) {
-    loads[worker] -= ShareOf(worker, static_cast<double>(bytes));
+    loads.loads_[worker] -= ShareOf(members_.at(worker), static_cast<double>(bytes));
   }
   return loads;
 }
 
-// A context takes all ready workers: one for each rank, or a pair. It begins where the fullest of
-// those that take its first tokens is the least full: short contexts lie on few workers, and not
-// always on the same. Of a pair now the one and now the other answers queries.
-absl::Status CoordinatorCore::Place(ShardMap& map, const Loads& loads) const {
-  std::vector<WorkerId> ready;
-  for (const auto& [peer, id] : peers_) {
-    if (workers_.at(id).status.state == "ready") ready.push_back(id);
-  }
+absl::Status Place(ShardMap& map, const Members& members, const Loads& loads) {
+  const std::vector<WorkerId> ready = members.Ready();
   if (ready.empty()) {
     return absl::UnavailableError("no worker is ready; retry once one has joined");
   }
@@ -94,7 +85,6 @@ absl::Status CoordinatorCore::Place(ShardMap& map, const Loads& loads) const {
     return absl::FailedPreconditionError(
         absl::StrCat("replicas is ", replicas, ", but only ", ready.size(), " worker is ready"));
   }
-  std::sort(ready.begin(), ready.end());
   map.world = static_cast<int>(ready.size() / replicas);
   const auto first = FirstBytes(map.spec, map.world);
   struct Fullness {
@@ -111,7 +101,7 @@ absl::Status CoordinatorCore::Place(ShardMap& map, const Loads& loads) const {
       for (size_t copy = 0; copy < replicas; ++copy) {
         const size_t place = start + static_cast<size_t>(rank) * replicas + copy;
         const WorkerId id = ready[place % ready.size()];
-        const double load = loads.at(id) + ShareOf(id, bytes);
+        const double load = loads.With(id, bytes);
         fullness.most = std::max(fullness.most, load);
         fullness.sum += load;
       }
@@ -132,9 +122,7 @@ absl::Status CoordinatorCore::Place(ShardMap& map, const Loads& loads) const {
   return absl::OkStatus();
 }
 
-// Puts the first holder of each rank in its place as the one that answers. False if some rank has
-// none.
-bool CoordinatorCore::Arrange(ShardMap& map) {
+bool Arrange(ShardMap& map) {
   std::vector<Holder> answering(static_cast<size_t>(map.world));
   std::vector<Holder> copies;
   for (const Holder& holder : map.holders) {
@@ -153,32 +141,17 @@ bool CoordinatorCore::Arrange(ShardMap& map) {
   return true;
 }
 
-std::pair<std::vector<std::string>, std::vector<wire::Copy>> CoordinatorCore::AddressesOf(
-    const ShardMap& map) const {
-  std::vector<std::string> addresses;
-  std::vector<wire::Copy> copies;
+Addresses AddressesOf(const ShardMap& map, const Members& members) {
+  Addresses addresses;
   for (const Holder& holder : map.holders) {
-    const std::string& address = workers_.at(holder.worker).status.address;
-    if (std::ssize(addresses) < map.world) {
-      addresses.push_back(address);
+    const std::string& address = members.at(holder.worker).status.address;
+    if (std::ssize(addresses.answering) < map.world) {
+      addresses.answering.push_back(address);
     } else {
-      copies.push_back({holder.rank, address});
+      addresses.copies.push_back({holder.rank, address});
     }
   }
-  return {std::move(addresses), std::move(copies)};
-}
-
-// That the context goes on as the map says, with what is committed.
-wire::Resume CoordinatorCore::ResumeOf(const ShardMap& map,
-                                       const std::vector<Layer>& layers) const {
-  wire::Resume resume{map.epoch, map.storage, {}, {}};
-  std::tie(resume.addresses, resume.copies) = AddressesOf(map);
-  for (const Layer& layer : layers) {
-    resume.layers.push_back(
-        {layer.tokens, layer.horizon, {layer.turn, layer.last_key}, layer.last_tokens});
-  }
-  resume.serves = map.context;
-  return resume;
+  return addresses;
 }
 
 }  // namespace annulus

@@ -1,0 +1,244 @@
+#include "runtime/coordinator/core/calls.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/status.h"
+
+namespace annulus {
+namespace {
+
+// A rank that fails drags the others of its exchange along; whose Done comes first is chance. An
+// error that may be such an echo is held back this long for the one that caused it.
+constexpr absl::Duration kEchoWait = absl::Milliseconds(50);
+
+bool MayBeEcho(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsCancelled(status) || absl::IsAborted(status);
+}
+
+}  // namespace
+
+void Calls::Begin(const event::Begin& begin) {
+  ANNULUS_CHECK(begin.call != 0 && !calls_.contains(begin.call));
+  const Entry entry = calls_.emplace(begin.call, Call{}).first;
+  entry->second.deadline = begin.deadline;
+  absl::Status status =
+      out_.now() >= begin.deadline
+          ? absl::DeadlineExceededError("the call's deadline had passed when it came")
+          : std::visit([&](const auto& request) { return Start(entry, request); }, begin.request);
+  if (status.ok()) return Settle(entry);
+  calls_.erase(entry);  // nothing was started, so nothing needs undoing
+  out_.Emit(action::Finish{begin.call, std::move(status), 0, {}});
+}
+
+// All holders of the map are to answer.
+void Calls::Await(Call& call, const ShardMap& map, Kind kind) const {
+  call.kind = kind;
+  call.context = map.context;
+  call.epoch = map.epoch;
+  for (const Holder& holder : map.holders) {
+    if (members_.IsUp(holder.worker)) call.pending.emplace(holder.worker, holder.rank);
+  }
+}
+
+absl::Status Calls::Start(Entry entry, const request::Create& create) {
+  ANNULUS_RETURN_IF_ERROR(CheckRoom());
+  ANNULUS_ASSIGN_OR_RETURN(const Context* context, contexts_.Create(create.spec, entry->first));
+  Await(entry->second, *context->map, Kind::kOpen);
+  return absl::OkStatus();
+}
+
+absl::Status Calls::Start(Entry entry, const request::Fork& fork) {
+  ANNULUS_ASSIGN_OR_RETURN(const Context* parent, FindUsable(fork.context));
+  ANNULUS_RETURN_IF_ERROR(CheckRoom());
+  ANNULUS_ASSIGN_OR_RETURN(const Context* child,
+                           contexts_.Fork(*parent, fork.tokens, entry->first));
+  Await(entry->second, *child->map, Kind::kOpen);
+  return absl::OkStatus();
+}
+
+// Is done once it has begun.
+absl::Status Calls::Start(Entry entry, const request::Truncate& truncate) {
+  ANNULUS_ASSIGN_OR_RETURN(Context * context, FindUsable(truncate.context));
+  ANNULUS_RETURN_IF_ERROR(CheckRoom());
+  ANNULUS_RETURN_IF_ERROR(contexts_.Truncate(*context, truncate.tokens, entry->first));
+  Await(entry->second, *context->map, Kind::kTruncate);
+  return absl::OkStatus();
+}
+
+absl::Status Calls::Start(Entry entry, const request::Release& release) {
+  const ContextId id = release.context;
+  const Context* context = contexts_.Find(id);
+  if (context == nullptr) return recovery_.WhyUnknown(id);
+  ANNULUS_RETURN_IF_ERROR(context->CheckNotSwitching());
+  const absl::Status released = absl::CancelledError(absl::StrCat("context ", id, " was released"));
+  for (Entry next = calls_.begin(); next != calls_.end();) {
+    const Entry other = next++;
+    for (Item& item : other->second.items) {
+      if (item.ask.context == id) EndItem(other->first, item, released);
+    }
+    if (other->second.context == id) End(other, released);
+  }
+  Await(entry->second, *context->map, Kind::kRelease);
+  contexts_.Release(id, entry->first);
+  return absl::OkStatus();
+}
+
+absl::Status Calls::Reserve(int64_t bytes, Call& call) {
+  if (bytes > limits_.request_bytes_max) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the call's tensors take ", bytes, " bytes with their answer, expected at most ",
+        limits_.request_bytes_max, " (request_bytes_max); send fewer tokens at once"));
+  }
+  ANNULUS_RETURN_IF_ERROR(CheckRoom());
+  if (bytes > limits_.in_flight_bytes_max - in_flight_bytes_) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("in_flight_bytes_max is ", limits_.in_flight_bytes_max, ": ", in_flight_bytes_,
+                     " are in flight, this call needs ", bytes, " more"));
+  }
+  call.bytes = bytes;
+  in_flight_bytes_ += bytes;
+  return absl::OkStatus();
+}
+
+absl::Status Calls::CheckRoom() const {
+  if (std::ssize(calls_) <= limits_.in_flight_max) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("in_flight_max is ", limits_.in_flight_max, " and as many calls are in flight"));
+}
+
+void Calls::GiveUp(CallId id, const absl::Status& why) {
+  const Entry entry = calls_.find(id);
+  if (entry != calls_.end()) End(entry, why);
+}
+
+absl::Status Calls::OnDone(WorkerId id, const wire::Done& done) {
+  const Entry entry = calls_.find(done.request);
+  if (entry == calls_.end()) return absl::OkStatus();  // late: the call has ended
+  Call& call = entry->second;
+  const auto pending = call.pending.find(id);
+  if (pending == call.pending.end()) return absl::OkStatus();  // a second answer
+  if (call.kind == Kind::kStep) return absl::InternalError("it answered a step as another call");
+  if (done.epoch != call.epoch) {
+    End(entry, absl::InternalError(absl::StrCat(members_.at(id).label, " answered at epoch ",
+                                                done.epoch, ", expected ", call.epoch)));
+    return absl::OkStatus();
+  }
+  const int rank = pending->second;
+  call.pending.erase(pending);
+  if (!done.status.ok()) {
+    OnFailedRank(entry, id, done.status);
+    return absl::OkStatus();
+  }
+  if (contexts_.Has(call.context)) {
+    contexts_.NoteBytes(contexts_.at(call.context), id, done.context_kv_bytes);
+  }
+  if (call.failure.ok() && call.kind == Kind::kOneItem && call.items[0].attends) {
+    out_.Emit(action::Deliver{done.request, rank});
+  }
+  if (call.pending.empty()) End(entry, call.failure);
+  return absl::OkStatus();
+}
+
+void Calls::OnFailedRank(Entry entry, WorkerId id, const absl::Status& status) {
+  Call& call = entry->second;
+  const absl::Status named(status.code(),
+                           absl::StrCat(members_.at(id).label, ": ", status.message()));
+  if (!MayBeEcho(status)) return End(entry, named);
+  if (call.failure.ok()) {
+    call.failure = named;
+    call.failure_due = out_.now() + kEchoWait;
+    CancelPending(entry->first, call);
+  }
+  if (call.pending.empty()) End(entry, call.failure);
+}
+
+void Calls::LoseWorker(WorkerId id, const absl::Status& why) {
+  EndStale(why);
+  for (Entry next = calls_.begin(); next != calls_.end();) {
+    const Entry entry = next++;
+    if (entry->second.pending.erase(id) != 0) Settle(entry);
+  }
+}
+
+void Calls::EndStale(const absl::Status& why) {
+  const auto is_stale = [this](ContextId id, uint64_t epoch) {
+    return contexts_.Has(id) && contexts_.at(id).map->epoch != epoch;
+  };
+  for (Entry next = calls_.begin(); next != calls_.end();) {
+    const Entry entry = next++;
+    Call& call = entry->second;
+    for (Item& item : call.items) {
+      if (item.map == nullptr || !is_stale(item.ask.context, item.map->epoch)) continue;
+      EndItem(entry->first, item, why);
+    }
+    const bool ends = call.kind != Kind::kStep && call.kind != Kind::kRelease;
+    if (ends && is_stale(call.context, call.epoch)) End(entry, why);
+  }
+}
+
+void Calls::EndDue() {
+  for (Entry next = calls_.begin(); next != calls_.end();) {
+    const Entry entry = next++;
+    const Call& call = entry->second;
+    if (out_.now() >= call.failure_due) {
+      End(entry, call.failure);
+    } else if (out_.now() >= call.deadline) {
+      End(entry, absl::DeadlineExceededError("the call's deadline passed"));
+    }
+  }
+}
+
+absl::Time Calls::NextTimer() const {
+  absl::Time next = absl::InfiniteFuture();
+  for (const auto& [id, call] : calls_) next = std::min({next, call.deadline, call.failure_due});
+  return next;
+}
+
+// Ends the call if nothing is awaited any more.
+void Calls::Settle(Entry entry) {
+  const Call& call = entry->second;
+  if (call.kind == Kind::kOneItem) {
+    if (call.items[0].ended) End(entry, call.items[0].status);
+  } else if (call.kind == Kind::kStep) {
+    if (call.prepared && call.pending.empty()) {
+      End(entry, absl::InternalError("nobody answered for this item of the step"));
+    }
+  } else if (call.pending.empty()) {
+    End(entry, absl::OkStatus());
+  }
+}
+
+// What of the call has not ended yet ends with this status. Where it fails the workers are left as
+// they were before: links keep order, so whatever comes next on the same context finds it so.
+void Calls::End(Entry entry, absl::Status status) {
+  const CallId id = entry->first;
+  Call call = std::move(entry->second);
+  calls_.erase(entry);
+  in_flight_bytes_ -= call.bytes;
+  if (!call.items.empty()) CancelPending(id, call);
+  action::Finish finish{id, status, call.context, {}};
+  for (Item& item : call.items) {
+    EndItem(id, item, status);
+    finish.items.push_back({item.status, item.map == nullptr ? 0 : item.map->epoch,
+                            item.status.ok() ? item.kv_len() : 0});
+  }
+  if (call.kind == Kind::kStep) finish.status = absl::OkStatus();
+  if (call.kind == Kind::kOneItem) finish.status = call.items[0].status;
+  if (call.kind == Kind::kOpen && contexts_.Has(call.context)) {
+    if (status.ok()) {
+      contexts_.at(call.context).created = true;
+    } else {
+      contexts_.Release(call.context, 0);
+    }
+  }
+  out_.Emit(std::move(finish));
+}
+
+void Calls::CancelPending(CallId id, const Call& call) {
+  for (const auto& [worker, rank] : call.pending) members_.Tell(worker, wire::Cancel{id});
+}
+
+}  // namespace annulus

@@ -1,0 +1,124 @@
+// Calls: the calls in flight, each from its admission to its end.
+//
+// A call that works on tokens (Append, Attend, Step) is one of items, which share its messages and
+// nothing else: each is admitted, committed or taken back for itself. An Append or Attend is one
+// item and ends with it. A call answers only when every rank that takes part has answered once, at
+// the epoch of its admission.
+//
+// A layer's tokens are committed when every holder has stored them, copies too; an append that
+// fails on one is taken back on the others. One append at a time on a layer: another one, which may
+// be a repetition of it, gets UNAVAILABLE. A repetition of the layer's last append (the same
+// RequestKey) stores nothing and answers as the first did.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "runtime/coordinator/core/contexts.h"
+#include "runtime/coordinator/core/events.h"
+#include "runtime/coordinator/core/members.h"
+#include "runtime/coordinator/core/recovery.h"
+#include "runtime/coordinator/limits.h"
+#include "runtime/wire/wire.h"
+
+namespace annulus {
+
+class Calls {
+ public:
+  Calls(const CoordinatorLimits& limits, Outbox& out, Members& members, Contexts& contexts,
+        const Recovery& recovery)
+      : limits_(limits), out_(out), members_(members), contexts_(contexts), recovery_(recovery) {}
+
+  void Begin(const event::Begin& begin);
+  void Prepared(const event::Prepared& prepared);
+  // The call, if there is one, ends with this error.
+  void GiveUp(CallId id, const absl::Status& why);
+  // Not OK: no worker would have said so.
+  absl::Status OnDone(WorkerId id, const wire::Done& done);
+  absl::Status OnStepDone(WorkerId id, const wire::StepDone& done);
+  // After it has left the maps of contexts.
+  void LoseWorker(WorkerId id, const absl::Status& why);
+  // Calls on contexts that have gone on at another epoch end.
+  void EndStale(const absl::Status& why);
+  // To be called when time has passed.
+  void EndDue();
+  absl::Time NextTimer() const;
+
+  int64_t in_flight() const { return std::ssize(calls_); }
+  int64_t in_flight_bytes() const { return in_flight_bytes_; }
+
+ private:
+  enum class Kind { kOpen, kTruncate, kRelease, kOneItem, kStep };
+  struct Item {
+    request::StepItem ask;  // of an Attend: with `start` at its kv_len
+    ShardMapPtr map;        // null: it was not admitted
+    bool appends = false;
+    bool attends = false;
+    bool sent = false;
+    bool ended = false;
+    int64_t horizon = 0;
+    uint64_t turn = 0;
+    size_t awaited = 0;  // of a Step: holders whose answer is
+    absl::Status status;
+
+    int64_t kv_len() const { return ask.start + ask.k_tokens; }
+  };
+  struct Call {
+    Kind kind = Kind::kOpen;
+    absl::Time deadline;
+    ContextId context = 0;  // of all but a Step
+    uint64_t epoch = 0;     // of its map
+    int64_t bytes = 0;
+    bool prepared = false;
+    std::vector<Item> items;
+    std::vector<WorkerId> workers;                 // as action::Admit
+    std::map<WorkerId, int> pending;               // receivers whose answer is awaited
+    std::map<WorkerId, std::vector<size_t>> sent;  // of a Step: the items that each got
+    // An error that may be the echo of another rank's: the call waits a little for a better one.
+    absl::Status failure;
+    absl::Time failure_due = absl::InfiniteFuture();
+  };
+  using Entry = std::map<CallId, Call>::iterator;
+
+  absl::Status Start(Entry entry, const request::Create& create);
+  absl::Status Start(Entry entry, const request::Fork& fork);
+  absl::Status Start(Entry entry, const request::Truncate& truncate);
+  absl::Status Start(Entry entry, const request::Release& release);
+  void Await(Call& call, const ShardMap& map, Kind kind) const;
+  void OnFailedRank(Entry entry, WorkerId id, const absl::Status& status);
+  void Settle(Entry entry);
+  void End(Entry entry, absl::Status status);
+  void CancelPending(CallId id, const Call& call);
+  absl::Status Reserve(int64_t bytes, Call& call);
+  absl::Status CheckRoom() const;
+
+  // items.cc
+  absl::Status Start(Entry entry, const request::Append& append);
+  absl::Status Start(Entry entry, const request::Attend& attend);
+  absl::Status Start(Entry entry, const request::Step& step);
+  absl::Status StartItems(Entry entry, absl::Span<const request::StepItem> asks,
+                          action::Admit admit);
+  absl::Status AdmitItem(Item& item, Kind kind, CallId call);
+  static int64_t BytesOf(const Item& item);
+  absl::Status CheckOvertaken(const Item& item) const;
+  void EndItem(CallId call, Item& item, const absl::Status& status);
+  absl::StatusOr<Context*> FindUsable(ContextId id) const;
+  Layer& LayerOf(const Item& item) const;
+
+  const CoordinatorLimits& limits_;
+  Outbox& out_;
+  Members& members_;
+  Contexts& contexts_;
+  const Recovery& recovery_;
+  int64_t in_flight_bytes_ = 0;
+  std::map<CallId, Call> calls_;
+};
+
+}  // namespace annulus

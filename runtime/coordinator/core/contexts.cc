@@ -1,0 +1,196 @@
+#include "runtime/coordinator/core/contexts.h"
+
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "runtime/coordinator/core/checks.h"
+#include "runtime/coordinator/core/placement.h"
+#include "runtime/store/context_layout.h"
+#include "runtime/store/retention.h"
+
+namespace annulus {
+
+int64_t Context::kv_bytes_sum() const {
+  int64_t sum = 0;
+  for (const auto& [worker, bytes] : kv_bytes) sum += bytes;
+  return sum;
+}
+
+absl::Status Context::CheckUsable() const {
+  const ContextId id = map->context;
+  if (!lost_to.empty()) {
+    return absl::DataLossError(absl::StrCat("context ", id, " lost KV with ", lost_to,
+                                            "; release it, create it again and upload it"));
+  }
+  if (!absent.empty()) {
+    return absl::UnavailableError(absl::StrCat("context ", id, " waits for ", absent.size(),
+                                               " of its ", absent.size() + map->holders.size(),
+                                               " workers to join again; retry"));
+  }
+  return CheckNotSwitching();
+}
+
+absl::Status Context::CheckNotSwitching() const {
+  if (moving != Moving::kSwitching) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat("context ", map->context, " is being moved; retry"));
+}
+
+absl::Status Context::CheckCut(int64_t tokens) const {
+  int64_t longest = 0;
+  for (const Layer& layer : layers) longest = std::max(longest, layer.tokens);
+  if (tokens < 0 || tokens > longest) {
+    return Bad("tokens", tokens, absl::StrCat("0 to ", longest, ", the context's tokens"));
+  }
+  for (size_t i = 0; i < layers.size(); ++i) {
+    if (tokens >= layers[i].tokens) continue;
+    ANNULUS_RETURN_IF_ERROR(
+        map->retention->CheckCut(static_cast<int>(i), layers[i].horizon, tokens));
+  }
+  return absl::OkStatus();
+}
+
+wire::Resume Context::Resume(const Members& members, const ShardMap& held) const {
+  wire::Resume resume{held.epoch, held.storage, {}, {}};
+  Addresses addresses = AddressesOf(held, members);
+  resume.addresses = std::move(addresses.answering);
+  resume.copies = std::move(addresses.copies);
+  for (const Layer& layer : layers) {
+    resume.layers.push_back(
+        {layer.tokens, layer.horizon, {layer.turn, layer.last_key}, layer.last_tokens});
+  }
+  resume.serves = held.context;
+  return resume;
+}
+
+ContextInfo Context::Info() const {
+  ContextInfo info;
+  info.id = map->context;
+  info.epoch = map->epoch;
+  info.spec = map->spec;
+  for (const Layer& layer : layers) info.tokens.push_back(layer.tokens);
+  info.kv_bytes = kv_bytes_sum();
+  info.dense_kv_bytes = DenseBytes(map->spec, map->world, info.tokens) * map->spec.replicas;
+  info.state = !lost_to.empty()        ? "lost"
+               : !absent.empty()       ? "recovering"
+               : is_degraded()         ? "degraded"
+               : moving != Moving::kNo ? "moving"
+                                       : "ok";
+  return info;
+}
+
+const Context* Contexts::Find(ContextId id) const {
+  const auto found = contexts_.find(id);
+  return found == contexts_.end() || !found->second.created ? nullptr : &found->second;
+}
+
+Context* Contexts::Find(ContextId id) {
+  return const_cast<Context*>(std::as_const(*this).Find(id));
+}
+
+bool Contexts::Need(WorkerId id) const {
+  return std::any_of(contexts_.begin(), contexts_.end(), [id](const auto& entry) {
+    const std::vector<Holder>& holders = entry.second.map->holders;
+    return entry.second.lost_to.empty() &&
+           std::any_of(holders.begin(), holders.end(),
+                       [id](const Holder& holder) { return holder.worker == id; });
+  });
+}
+
+absl::Status Contexts::CheckRoom(int64_t layers) const {
+  if (std::ssize(contexts_) >= limits_.contexts_max) {
+    return absl::ResourceExhaustedError(absl::StrCat("contexts_max is ", limits_.contexts_max,
+                                                     " and as many exist; release contexts"));
+  }
+  int64_t exist = 0;
+  for (const auto& [id, context] : contexts_) exist += std::ssize(context.layers);
+  if (layers <= limits_.layers_max - exist) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("layers_max is ", limits_.layers_max, ": contexts have ", exist,
+                   " together, this one needs ", layers, " more; release contexts"));
+}
+
+absl::StatusOr<Context*> Contexts::Create(const ContextSpec& spec, CallId request) {
+  ANNULUS_RETURN_IF_ERROR(CheckRoom(spec.layers));
+  ANNULUS_ASSIGN_OR_RETURN(Retention retention, Retention::Of(spec));
+  ShardMap map;
+  map.context = map.storage = last_id_ + 1;
+  map.epoch = members_.epoch();
+  map.spec = spec;
+  map.retention = std::make_shared<const Retention>(std::move(retention));
+  ANNULUS_RETURN_IF_ERROR(Place(map, members_, Loads(members_, contexts_)));
+  ++last_id_;
+  Open(map, request, map.context);
+  Context& context = contexts_[map.context];
+  context.layers.resize(static_cast<size_t>(spec.layers));
+  context.map = std::make_shared<const ShardMap>(std::move(map));
+  return &context;
+}
+
+void Contexts::Open(const ShardMap& map, uint64_t request, ContextId serves) {
+  Addresses addresses = AddressesOf(map, members_);
+  wire::Open open{request, map.epoch,           map.storage,      map.spec,
+                  0,       addresses.answering, addresses.copies, serves};
+  for (const Holder& holder : map.holders) {
+    open.rank = holder.rank;
+    members_.Tell(holder.worker, open);
+  }
+}
+
+absl::StatusOr<Context*> Contexts::Fork(const Context& parent, std::optional<int64_t> tokens,
+                                        CallId request) {
+  ANNULUS_RETURN_IF_ERROR(CheckRoom(std::ssize(parent.layers)));
+  if (tokens.has_value()) ANNULUS_RETURN_IF_ERROR(parent.CheckCut(*tokens));
+  ShardMap map = *parent.map;
+  map.context = map.storage = ++last_id_;
+  Context& context = contexts_[map.context];
+  context.layers = parent.layers;
+  wire::Fork fork{request, map.epoch, map.storage, parent.map->storage, {}};
+  for (Layer& layer : context.layers) {
+    if (tokens.has_value()) layer.Cut(*tokens);
+    layer.appending = 0;
+    layer.last_key = {};  // keys are of one context
+    fork.tokens.push_back(layer.tokens);
+  }
+  context.map = std::make_shared<const ShardMap>(std::move(map));
+  members_.TellHolders(*context.map, fork);
+  return &context;
+}
+
+// Whatever comes next on a link finds the tokens gone.
+absl::Status Contexts::Truncate(Context& context, int64_t tokens, CallId request) {
+  for (const Layer& layer : context.layers) {
+    if (layer.appending == 0) continue;
+    return absl::UnavailableError("an append to this context is in flight; retry after it");
+  }
+  ANNULUS_RETURN_IF_ERROR(context.CheckCut(tokens));
+  ++context.truncations;
+  for (Layer& layer : context.layers) layer.Cut(tokens);
+  const ShardMap& map = *context.map;
+  members_.TellHolders(map, wire::Truncate{request, map.epoch, map.storage, tokens});
+  return absl::OkStatus();
+}
+
+void Contexts::Release(ContextId id, CallId request) {
+  const auto found = contexts_.find(id);
+  const ShardMapPtr map = found->second.map;
+  contexts_.erase(found);
+  members_.TellHolders(*map, wire::Release{request, map->epoch, map->storage});
+}
+
+void Contexts::Add(Context context) {
+  const ContextId id = context.map->context;
+  contexts_.emplace(id, std::move(context));
+}
+
+void Contexts::SetMap(Context& context, ShardMap map) const {
+  map.epoch = members_.epoch();
+  context.map = std::make_shared<const ShardMap>(std::move(map));
+}
+
+void Contexts::NoteBytes(Context& context, WorkerId id, int64_t bytes) {
+  const int64_t before = std::exchange(context.kv_bytes[id], bytes);
+  members_.NoteStored(id, std::max<int64_t>(0, bytes - before));
+}
+
+}  // namespace annulus

@@ -1,0 +1,157 @@
+// Contexts: the contexts of a cluster, who holds them and what of them is committed.
+//
+// A context whose ranks are not all held is lost, or waits for holders that were cut off and may
+// join again (absent.cc). One with copies goes on with them at a new epoch, with the tokens that
+// were committed.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "runtime/coordinator/core/events.h"
+#include "runtime/coordinator/core/members.h"
+#include "runtime/coordinator/limits.h"
+#include "runtime/store/layer_state.h"
+#include "runtime/types.h"
+#include "runtime/wire/wire.h"
+
+namespace annulus {
+
+struct Layer {
+  int64_t tokens = 0;    // committed
+  CallId appending = 0;  // the append in flight; 0: none
+  int64_t horizon = 0;   // that the ranks have been sent
+  uint64_t turn = 0;     // of the last append that began
+  // The last append that went well.
+  RequestKey last_key;
+  TokenRange last_tokens;
+
+  // An append from `start` on is on its way to the ranks.
+  void Advance(int64_t start) { horizon = std::max(horizon, HorizonOf(start)); }
+  void Commit(TokenRange range, RequestKey key) {
+    tokens = range.end;
+    last_key = key;
+    last_tokens = range;
+  }
+  // The tokens from `cut` on are forgotten.
+  void Cut(int64_t cut) {
+    if (cut >= tokens) return;
+    tokens = cut;
+    horizon = std::min(horizon, HorizonOf(cut));
+  }
+};
+
+// A holder that was cut off, with all that was committed then: nothing is, until it is back or the
+// context goes on without it.
+struct Absent {
+  std::string address;
+  std::string label;  // as Member's
+  int rank = 0;
+};
+
+// What a move (mover.h) asks of the calls on its context.
+enum class Moving {
+  kNo,
+  kCopying,    // nothing
+  kHoldsOff,   // appends wait
+  kSwitching,  // all wait
+};
+
+struct Context {
+  ShardMapPtr map;
+  bool created = false;  // every holder has opened it
+  Moving moving = Moving::kNo;
+  int64_t truncations = 0;
+  std::vector<Layer> layers;
+  std::map<WorkerId, int64_t> kv_bytes;  // by holder
+  std::string lost_to;         // the worker that took its KV along; empty: nothing is lost
+  std::vector<Absent> absent;  // those that it waits for, or is lost without
+  absl::Time absent_until = absl::InfinitePast();
+
+  bool is_whole() const { return lost_to.empty() && absent.empty(); }
+  bool is_degraded() const {
+    return is_whole() && std::ssize(map->holders) < int64_t{map->world} * map->spec.replicas;
+  }
+  int64_t kv_bytes_sum() const;
+  // UNAVAILABLE while it changes hands or waits for workers, DATA_LOSS if it is lost.
+  absl::Status CheckUsable() const;
+  absl::Status CheckNotSwitching() const;
+  // INVALID_ARGUMENT if it does not have these tokens, or cannot go back there.
+  absl::Status CheckCut(int64_t tokens) const;
+  // It goes on with what is committed, held as `held` says.
+  wire::Resume Resume(const Members& members, const ShardMap& held) const;
+  ContextInfo Info() const;
+};
+
+class Contexts {
+ public:
+  Contexts(const CoordinatorLimits& limits, absl::Duration heartbeat_timeout,
+           const Incarnation& incarnation, Outbox& out, Members& members)
+      : limits_(limits),
+        heartbeat_timeout_(heartbeat_timeout),
+        recovery_wait_(incarnation.recovery_wait),
+        last_id_(incarnation.number - 1),
+        out_(out),
+        members_(members) {}
+
+  // Null if there is none. `Find` knows only those that a caller may know.
+  Context* Find(ContextId id);
+  const Context* Find(ContextId id) const;
+  Context& at(ContextId id) { return contexts_.at(id); }
+  const std::map<ContextId, Context>& all() const { return contexts_; }
+  bool Has(ContextId id) const { return contexts_.contains(id); }
+  ContextId NewId() { return ++last_id_; }
+  // Whether the worker holds one that is not lost.
+  bool Need(WorkerId id) const;
+
+  // These tell the holders, which are to answer `request`. What is made is not `created` yet.
+  // RESOURCE_EXHAUSTED names the bound.
+  absl::StatusOr<Context*> Create(const ContextSpec& spec, CallId request);
+  absl::StatusOr<Context*> Fork(const Context& parent, std::optional<int64_t> tokens,
+                                CallId request);
+  absl::Status Truncate(Context& context, int64_t tokens, CallId request);
+  // request 0: nobody answers.
+  void Release(ContextId id, CallId request);
+
+  // Tells a map's holders to open it. A context that another one moves to serves nothing yet (0).
+  void Open(const ShardMap& map, uint64_t request, ContextId serves);
+
+  // A context that is already held as its map says.
+  void Add(Context context);
+  // The map is replaced; its epoch is the current one.
+  void SetMap(Context& context, ShardMap map) const;
+  void NoteBytes(Context& context, WorkerId id, int64_t bytes);
+
+  // absent.cc. The worker holds nothing any more.
+  void LoseHolder(WorkerId id);
+  // Whether the worker is a holder of the context again, which it was when it was cut off.
+  bool TakeUp(WorkerId id, const wire::Inventory& inventory);
+  // To be called when time has passed.
+  void EndAbsences();
+  absl::Time NextTimer() const { return absent_due_; }
+
+ private:
+  absl::Status CheckRoom(int64_t layers) const;
+  void LoseHolder(Context& context, WorkerId id);
+  void EndAbsence(Context& context);
+  void GoOn(Context& context);
+
+  const CoordinatorLimits& limits_;
+  const absl::Duration heartbeat_timeout_;
+  const absl::Duration recovery_wait_;
+  ContextId last_id_;
+  Outbox& out_;
+  Members& members_;
+  std::map<ContextId, Context> contexts_;
+  absl::Time absent_due_ = absl::InfiniteFuture();  // no context waits for less long
+};
+
+}  // namespace annulus

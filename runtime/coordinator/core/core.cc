@@ -1,0 +1,144 @@
+#include "runtime/coordinator/core/core.h"
+
+#include <algorithm>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+
+namespace annulus {
+
+CoordinatorCore::CoordinatorCore(const CoordinatorLimits& limits, absl::Duration heartbeat_timeout,
+                                 const Incarnation& incarnation)
+    : limits_(limits),
+      heartbeat_timeout_(heartbeat_timeout),
+      members_(out_, heartbeat_timeout, incarnation.number),
+      contexts_(limits_, heartbeat_timeout, incarnation, out_, members_),
+      recovery_(limits_, incarnation, out_, members_, contexts_),
+      calls_(limits_, out_, members_, contexts_, recovery_),
+      mover_(out_, members_, contexts_, calls_, recovery_) {}
+
+Actions CoordinatorCore::Handle(absl::Time now, const Event& event) {
+  out_.Begin(now);
+  members_.NoteTime();
+  recovery_.NoteTime();
+  std::visit([this](const auto& e) { On(e); }, event);
+  mover_.Step();
+  return out_.Take();
+}
+
+absl::Time CoordinatorCore::NextTimer() const {
+  return std::min(
+      {members_.NextTimer(), recovery_.NextTimer(), contexts_.NextTimer(), calls_.NextTimer()});
+}
+
+void CoordinatorCore::On(const event::Heard& heard) {
+  if (const auto* hello = std::get_if<wire::Hello>(&heard.body)) return OnHello(heard.peer, *hello);
+  const WorkerId id = members_.At(heard.peer);
+  if (id == 0) return;  // cut off, or never joined
+  members_.Hear(id);
+  const absl::Status status = OnBody(id, heard.body);
+  if (status.ok()) return;
+  members_.Ban(id);
+  LoseWorker(id, status);
+}
+
+void CoordinatorCore::OnHello(PeerId peer, const wire::Hello& hello) {
+  if (members_.At(peer) != 0) return;
+  if (const WorkerId before = members_.FindReturning(hello); before != 0) {
+    LoseWorker(before, absl::UnavailableError("it has joined again"));
+  }
+  members_.Join(peer, hello);
+}
+
+// Not OK: it said what no worker would.
+absl::Status CoordinatorCore::OnBody(WorkerId id, const wire::Body& body) {
+  if (const auto* done = std::get_if<wire::Done>(&body)) {
+    if (!Mover::IsRequest(done->request)) return calls_.OnDone(id, *done);
+    mover_.OnDone(id, *done);
+  } else if (const auto* step_done = std::get_if<wire::StepDone>(&body)) {
+    return calls_.OnStepDone(id, *step_done);
+  } else if (const auto* inventory = std::get_if<wire::Inventory>(&body)) {
+    return recovery_.OnInventory(id, *inventory);
+  } else if (const auto* heartbeat = std::get_if<wire::Heartbeat>(&body)) {
+    OnHeartbeat(id, *heartbeat);
+  } else if (!std::holds_alternative<wire::Spans>(body)) {
+    return absl::InternalError("it sent a message that only a coordinator sends");
+  }
+  return absl::OkStatus();
+}
+
+// A draining worker may leave once nothing needs it.
+void CoordinatorCore::OnHeartbeat(WorkerId id, const wire::Heartbeat& heartbeat) {
+  members_.Beat(id, heartbeat);
+  const bool may_leave = members_.at(id).is_draining() && !mover_.Needs(id) && !contexts_.Need(id);
+  members_.LetLeave(id, may_leave);
+}
+
+void CoordinatorCore::On(const event::PeerDown& down) {
+  if (const WorkerId id = members_.At(down.peer); id != 0) LoseWorker(id, down.why);
+}
+
+void CoordinatorCore::On(const event::SendFailed& failed) {
+  if (failed.call != 0 && absl::IsResourceExhausted(failed.why)) {
+    calls_.GiveUp(failed.call, failed.why);
+    mover_.OnSendFailed(failed.call, failed.why);
+    return;
+  }
+  // A worker that has missed a message no longer knows what it should.
+  if (const WorkerId id = members_.At(failed.peer); id != 0) LoseWorker(id, failed.why);
+}
+
+void CoordinatorCore::On(const event::Tick&) {
+  recovery_.EndIfDue();
+  contexts_.EndAbsences();
+  for (const WorkerId id : members_.Silent()) {
+    LoseWorker(id, absl::DeadlineExceededError(absl::StrCat(
+                       "no heartbeat for ", absl::FormatDuration(heartbeat_timeout_))));
+  }
+  calls_.EndDue();
+}
+
+void CoordinatorCore::LoseWorker(WorkerId id, const absl::Status& why) {
+  members_.Lose(id, why);
+  contexts_.LoseHolder(id);
+  recovery_.LoseWorker(id);
+  calls_.LoseWorker(id, absl::UnavailableError(absl::StrCat(
+                            members_.at(id).label, " was lost during the call: ", why.message())));
+}
+
+absl::StatusOr<ContextInfo> CoordinatorCore::Describe(ContextId id) const {
+  const Context* context = contexts_.Find(id);
+  if (context == nullptr) return recovery_.WhyUnknown(id);
+  return context->Info();
+}
+
+absl::StatusOr<std::vector<ContextInfo>> CoordinatorCore::List(const ListRequest& request) const {
+  if (request.limit < 1 || request.limit > kListMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("limit is ", request.limit, ", expected 1 to ", kListMax));
+  }
+  if (recovery_.pending() != 0) {
+    return absl::UnavailableError(
+        absl::StrCat(recovery_.pending(), " contexts are being recovered after a restart; retry"));
+  }
+  std::vector<ContextInfo> infos;
+  for (auto next = contexts_.all().upper_bound(request.after);
+       next != contexts_.all().end() && std::ssize(infos) < request.limit; ++next) {
+    if (next->second.created) infos.push_back(next->second.Info());
+  }
+  return infos;
+}
+
+ClusterStatus CoordinatorCore::Status(absl::Time now) const {
+  ClusterStatus status;
+  status.epoch = members_.epoch();
+  status.in_flight = calls_.in_flight();
+  status.in_flight_bytes = calls_.in_flight_bytes();
+  for (const auto& [id, context] : contexts_.all()) {
+    if (context.created) status.contexts.push_back(context.Info());
+  }
+  status.workers = members_.Status(now);
+  return status;
+}
+
+}  // namespace annulus

@@ -1,0 +1,70 @@
+// CoordinatorCore: everything a coordinator decides, as a state machine
+//   (state, event) → (state, actions)
+// without clock, transport, threads or tensors. Time comes with the event; tensors are moved, cut
+// and merged by whoever carries the actions out. So a simulation can drive a whole cluster.
+//
+// Its parts each own their state and know those before them: members (who is there), contexts (who
+// holds what, and what is committed), recovery (what an earlier coordinator left), calls (what is
+// in flight), mover (a context on its way to other workers). Thread-compatible.
+#pragma once
+
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "runtime/coordinator/core/calls.h"
+#include "runtime/coordinator/core/contexts.h"
+#include "runtime/coordinator/core/events.h"
+#include "runtime/coordinator/core/members.h"
+#include "runtime/coordinator/core/mover.h"
+#include "runtime/coordinator/core/recovery.h"
+#include "runtime/coordinator/limits.h"
+#include "runtime/types.h"
+
+namespace annulus {
+
+class CoordinatorCore {
+ public:
+  CoordinatorCore(const CoordinatorLimits& limits, absl::Duration heartbeat_timeout,
+                  const Incarnation& incarnation = {});
+
+  CoordinatorCore(const CoordinatorCore&) = delete;
+  CoordinatorCore& operator=(const CoordinatorCore&) = delete;
+
+  Actions Handle(absl::Time now, const Event& event);
+
+  // When a Tick is due at the latest; infinite when nothing waits for one.
+  absl::Time NextTimer() const;
+
+  // NOT_FOUND for an unknown context, UNAVAILABLE while it is being recovered.
+  absl::StatusOr<ContextInfo> Describe(ContextId id) const;
+  // INVALID_ARGUMENT for a limit outside [1, kListMax], UNAVAILABLE while contexts are recovered.
+  absl::StatusOr<std::vector<ContextInfo>> List(const ListRequest& request) const;
+  ClusterStatus Status(absl::Time now) const;
+
+ private:
+  void On(const event::Heard& heard);
+  void On(const event::PeerDown& down);
+  void On(const event::SendFailed& failed);
+  void On(const event::Begin& begin) { calls_.Begin(begin); }
+  void On(const event::Prepared& prepared) { calls_.Prepared(prepared); }
+  void On(const event::GiveUp& give_up) { calls_.GiveUp(give_up.call, give_up.why); }
+  void On(const event::Tick&);
+
+  void OnHello(PeerId peer, const wire::Hello& hello);
+  absl::Status OnBody(WorkerId id, const wire::Body& body);
+  void OnHeartbeat(WorkerId id, const wire::Heartbeat& heartbeat);
+  void LoseWorker(WorkerId id, const absl::Status& why);
+
+  const CoordinatorLimits limits_;
+  const absl::Duration heartbeat_timeout_;
+  Outbox out_;
+  Members members_;
+  Contexts contexts_;
+  Recovery recovery_;
+  Calls calls_;
+  Mover mover_;
+};
+
+}  // namespace annulus

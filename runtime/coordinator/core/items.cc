@@ -1,0 +1,316 @@
+// The items of calls: what is admitted, sent, committed or taken back.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "runtime/coordinator/core/calls.h"
+#include "runtime/coordinator/core/checks.h"
+#include "runtime/store/retention.h"
+
+namespace annulus {
+namespace {
+
+absl::StatusOr<Layer*> FindLayer(Context& context, int layer) {
+  const int layers = static_cast<int>(context.layers.size());
+  if (layer < 0 || layer >= layers) return Bad("layer", layer, absl::StrCat("0 to ", layers - 1));
+  return &context.layers[static_cast<size_t>(layer)];
+}
+
+// Whether the tokens are to be appended: not if they were, by the same request.
+absl::StatusOr<bool> CheckAppend(const Context& context, const Layer& layer, TokenRange tokens,
+                                 RequestKey key) {
+  if (layer.appending != 0) {
+    return absl::UnavailableError(
+        "another append to this layer, or an earlier try of this one, is in flight; retry after "
+        "it");
+  }
+  if (key.client != 0 && key == layer.last_key) {
+    if (tokens != layer.last_tokens) {
+      return Bad("sequence of the request's key", static_cast<int64_t>(key.sequence),
+                 absl::StrCat("a new one: it appended tokens [", layer.last_tokens.begin, ", ",
+                              layer.last_tokens.end, ")"));
+    }
+    if (layer.tokens >= tokens.end) return false;
+    return absl::AbortedError("what this request appended has been truncated since");
+  }
+  if (context.moving >= Moving::kHoldsOff) {
+    return absl::UnavailableError("the context is being moved; retry");
+  }
+  if (tokens.begin != layer.tokens) {
+    return Bad("start", tokens.begin, absl::StrCat(layer.tokens, ", the layer's committed tokens"));
+  }
+  const ContextSpec& spec = context.map->spec;
+  const int64_t tokens_max = spec.tokens_expected > 0 ? spec.tokens_expected : kContextTokensMax;
+  if (tokens.size() > tokens_max - tokens.begin) {
+    return Bad("tokens of k", tokens.size(),
+               absl::StrCat("at most ", tokens_max - tokens.begin, ", since the context ends at ",
+                            tokens_max));
+  }
+  return true;
+}
+
+absl::Status CheckAttend(const Layer& layer, const request::Attend& attend) {
+  if (attend.tokens < 1 || attend.tokens > kContextTokensMax) {
+    return Bad("tokens of q", attend.tokens, absl::StrCat("1 to ", kContextTokensMax));
+  }
+  if (attend.kv_len < 1 || attend.kv_len > layer.tokens) {
+    return Bad(
+        "kv_len", attend.kv_len,
+        absl::StrCat("1 to ", layer.tokens, ", the committed tokens of layer ", attend.layer));
+  }
+  if (attend.tokens > attend.kv_len || attend.q_start != attend.kv_len - attend.tokens) {
+    return Bad("q_start", attend.q_start,
+               absl::StrCat("kv_len ", attend.kv_len, " − ", attend.tokens,
+                            " query tokens: queries are the last tokens"));
+  }
+  return absl::OkStatus();
+}
+
+// Of a Step, whose queries are the last tokens that the layer has after it.
+absl::Status CheckStep(const Layer& layer, const request::StepItem& ask) {
+  if (ask.k_tokens < 0 || ask.k_tokens > kContextTokensMax) {
+    return Bad("tokens of k", ask.k_tokens, absl::StrCat("0 to ", kContextTokensMax));
+  }
+  if (ask.q_tokens < 0 ||
+      (ask.q_tokens != ask.k_tokens && ask.q_tokens != 0 && ask.k_tokens != 0)) {
+    return Bad("tokens of q", ask.q_tokens, absl::StrCat(ask.k_tokens, ", those of k, or none"));
+  }
+  if (ask.q_tokens == 0 && ask.k_tokens == 0) {
+    return Bad("tokens of q", 0, "at least 1 in a step that appends nothing");
+  }
+  if (ask.k_tokens == 0 && ask.start != layer.tokens) {
+    return Bad("start", ask.start, absl::StrCat(layer.tokens, ", the layer's committed tokens"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<Context*> Calls::FindUsable(ContextId id) const {
+  Context* context = contexts_.Find(id);
+  if (context == nullptr) return recovery_.WhyUnknown(id);
+  ANNULUS_RETURN_IF_ERROR(context->CheckUsable());
+  return context;
+}
+
+Layer& Calls::LayerOf(const Item& item) const {
+  return contexts_.at(item.ask.context).layers[static_cast<size_t>(item.ask.layer)];
+}
+
+absl::Status Calls::Start(Entry entry, const request::Append& append) {
+  ANNULUS_ASSIGN_OR_RETURN(Context * context, FindUsable(append.context));
+  ANNULUS_RETURN_IF_ERROR(FindLayer(*context, append.layer).status());
+  if (append.tokens < 1 || append.tokens > kContextTokensMax) {
+    return Bad("tokens of k", append.tokens, absl::StrCat("1 to ", kContextTokensMax));
+  }
+  action::Admit admit;
+  for (const Holder& holder : context->map->holders) {
+    if (!append.direct) break;
+    const Member& member = members_.at(holder.worker);
+    if (member.status.data_address.empty()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(member.label, " has no data port; upload by relay (ClientOptions::upload)"));
+    }
+    admit.data_addresses.push_back(member.status.data_address);
+  }
+  entry->second.kind = Kind::kOneItem;
+  const request::StepItem ask{append.context, append.layer, append.start, append.tokens, 0,
+                              append.key};
+  return StartItems(entry, {&ask, 1}, std::move(admit));
+}
+
+absl::Status Calls::Start(Entry entry, const request::Attend& attend) {
+  ANNULUS_ASSIGN_OR_RETURN(Context * context, FindUsable(attend.context));
+  ANNULUS_ASSIGN_OR_RETURN(const Layer* layer, FindLayer(*context, attend.layer));
+  ANNULUS_RETURN_IF_ERROR(CheckAttend(*layer, attend));
+  entry->second.kind = Kind::kOneItem;
+  const request::StepItem ask{attend.context, attend.layer, attend.kv_len, 0, attend.tokens, {}};
+  return StartItems(entry, {&ask, 1}, {});
+}
+
+absl::Status Calls::Start(Entry entry, const request::Step& step) {
+  if (step.items.empty() || step.items.size() > static_cast<size_t>(kStepsAtOnceMax)) {
+    return Bad("steps of one batch", std::ssize(step.items),
+               absl::StrCat("1 to ", kStepsAtOnceMax));
+  }
+  entry->second.kind = Kind::kStep;
+  return StartItems(entry, step.items, {});
+}
+
+absl::Status Calls::StartItems(Entry entry, absl::Span<const request::StepItem> asks,
+                               action::Admit admit) {
+  Call& call = entry->second;
+  admit.call = entry->first;
+  const bool direct = !admit.data_addresses.empty();
+  std::map<WorkerId, size_t> receivers;
+  int64_t bytes = 0;
+  bool any_live = false;
+  for (const request::StepItem& ask : asks) {
+    Item& item = call.items.emplace_back();
+    item.ask = ask;
+    item.status = AdmitItem(item, call.kind, admit.call);
+    admit.items.push_back(
+        {item.status, item.map, item.appends, item.attends, item.horizon, {item.turn, ask.key}});
+    if (!admit.items.back().live()) {
+      item.ended = true;
+      continue;
+    }
+    any_live = true;
+    // Once the sum is too large it grows no further, and so cannot overflow.
+    if (!direct && bytes <= limits_.request_bytes_max) bytes += BytesOf(item);
+    for (const Holder& holder : item.map->Receivers(item.appends)) {
+      if (receivers.emplace(holder.worker, call.workers.size()).second) {
+        call.workers.push_back(holder.worker);
+      }
+    }
+  }
+  absl::Status status = any_live ? Reserve(bytes, call) : absl::OkStatus();
+  if (call.kind == Kind::kOneItem) {
+    if (status.ok()) status = call.items[0].status;
+    call.context = asks[0].context;
+    call.epoch = status.ok() ? call.items[0].map->epoch : 0;
+  }
+  if (!status.ok()) {
+    for (Item& item : call.items) EndItem(admit.call, item, status);
+    return status;
+  }
+  call.prepared = !any_live;
+  if (!any_live) return absl::OkStatus();
+  admit.workers = call.workers;
+  out_.Emit(std::move(admit));
+  return absl::OkStatus();
+}
+
+absl::Status Calls::AdmitItem(Item& item, Kind kind, CallId call) {
+  const request::StepItem& ask = item.ask;
+  ANNULUS_ASSIGN_OR_RETURN(Context * context, FindUsable(ask.context));
+  ANNULUS_ASSIGN_OR_RETURN(Layer * layer, FindLayer(*context, ask.layer));
+  if (kind == Kind::kStep) ANNULUS_RETURN_IF_ERROR(CheckStep(*layer, ask));
+  if (ask.k_tokens > 0) {
+    ANNULUS_ASSIGN_OR_RETURN(
+        item.appends, CheckAppend(*context, *layer, RangeOf(ask.start, ask.k_tokens), ask.key));
+  }
+  if (ask.q_tokens > item.kv_len()) {
+    item.appends = false;
+    return Bad("tokens of q", ask.q_tokens,
+               absl::StrCat("at most ", item.kv_len(), ", those of the context"));
+  }
+  item.map = context->map;
+  item.attends = ask.q_tokens > 0;
+  item.horizon = item.appends ? std::max(layer->horizon, HorizonOf(ask.start)) : layer->horizon;
+  if (!item.appends) return absl::OkStatus();
+  layer->appending = call;
+  item.turn = ++layer->turn;
+  return absl::OkStatus();
+}
+
+// Of its tensors, with the answer.
+int64_t Calls::BytesOf(const Item& item) {
+  int64_t bytes = 0;
+  if (item.appends) bytes += AppendBytesOf(item.map->spec, item.ask.k_tokens);
+  if (item.attends) bytes += AttendBytesOf(item.map->spec, item.ask.q_tokens);
+  return bytes;
+}
+
+// Between its admission and its sending a query may have been overtaken by calls that leave it
+// without what it reads. Nothing overtakes an append.
+absl::Status Calls::CheckOvertaken(const Item& item) const {
+  if (item.appends) return absl::OkStatus();
+  const Layer& layer = LayerOf(item);
+  if (layer.tokens < item.kv_len()) {
+    return absl::AbortedError("the layer was truncated during the call");
+  }
+  if (item.map->spec.kv_efficient && layer.horizon != item.horizon) {
+    return absl::UnavailableError("the layer let go of blocks during the call; retry");
+  }
+  return absl::OkStatus();
+}
+
+void Calls::Prepared(const event::Prepared& prepared) {
+  const Entry entry = calls_.find(prepared.call);
+  if (entry == calls_.end()) return;  // it has failed meanwhile
+  const CallId id = entry->first;
+  Call& call = entry->second;
+  call.prepared = true;
+  // What was refused is not in the messages; what has ended otherwise since is, and its answers
+  // will not count.
+  std::vector<bool> in_messages(call.items.size(), true);
+  for (const auto& [index, why] : prepared.refused) {
+    EndItem(id, call.items.at(index), why);
+    in_messages[index] = false;
+  }
+  for (size_t i = 0; i < call.items.size(); ++i) {
+    Item& item = call.items[i];
+    if (!in_messages[i] || !(item.appends || item.attends)) continue;
+    if (!item.ended) {
+      if (absl::Status there = CheckOvertaken(item); !there.ok()) EndItem(id, item, there);
+    }
+    if (!item.ended && item.appends) LayerOf(item).Advance(item.ask.start);
+    item.sent = true;
+    if (call.kind != Kind::kStep) continue;
+    const absl::Span<const Holder> receivers = item.map->Receivers(item.appends);
+    item.awaited = receivers.size();
+    for (const Holder& holder : receivers) call.sent[holder.worker].push_back(i);
+  }
+  if (call.kind == Kind::kOneItem && call.items[0].ended) return Settle(entry);
+  for (const int rank : prepared.ranks) {
+    const WorkerId worker = call.workers.at(static_cast<size_t>(rank));
+    if (!members_.IsUp(worker)) continue;
+    call.pending.emplace(worker, rank);
+    out_.Emit(action::SendTask{members_.at(worker).peer, id, rank});
+  }
+  if (call.kind == Kind::kOneItem && call.pending.empty()) return End(entry, absl::OkStatus());
+  Settle(entry);
+}
+
+absl::Status Calls::OnStepDone(WorkerId id, const wire::StepDone& done) {
+  const Entry entry = calls_.find(done.request);
+  if (entry == calls_.end()) return absl::OkStatus();  // late: the call has ended
+  Call& call = entry->second;
+  const auto pending = call.pending.find(id);
+  if (pending == call.pending.end()) return absl::OkStatus();  // a second answer
+  if (call.kind != Kind::kStep) return absl::InternalError("it answered a call as a step");
+  const std::vector<size_t>& sent = call.sent[id];
+  if (done.items.size() != sent.size()) {
+    return absl::InternalError(absl::StrCat("it answered ", done.items.size(),
+                                            " items of a step, expected ", sent.size()));
+  }
+  const int rank = pending->second;
+  call.pending.erase(pending);
+  out_.Emit(action::Deliver{done.request, rank});
+  for (size_t i = 0; i < sent.size(); ++i) {
+    Item& item = call.items[sent[i]];
+    if (item.ended) continue;
+    const absl::Status& status = done.items[i].status;
+    if (!status.ok() && item.status.ok()) {
+      item.status =
+          absl::Status(status.code(), absl::StrCat(members_.at(id).label, ": ", status.message()));
+    }
+    if (status.ok()) {
+      contexts_.NoteBytes(contexts_.at(item.ask.context), id, done.items[i].context_kv_bytes);
+    }
+    if (--item.awaited == 0) EndItem(done.request, item, absl::Status(item.status));
+  }
+  Settle(entry);
+  return absl::OkStatus();
+}
+
+// Decides an item: its append is committed, or taken back from the ranks that may have it.
+void Calls::EndItem(CallId call, Item& item, const absl::Status& status) {
+  if (item.ended) return;
+  item.ended = true;
+  item.status = status;
+  if (!item.appends) return;
+  Layer& layer = LayerOf(item);
+  if (layer.appending != call) return;
+  layer.appending = 0;
+  if (status.ok()) {
+    layer.Commit(RangeOf(item.ask.start, item.ask.k_tokens), item.ask.key);
+  } else if (item.sent) {
+    const ShardMap& map = *contexts_.at(item.ask.context).map;
+    members_.TellHolders(map, wire::Trim{map.storage, item.ask.layer, layer.tokens});
+  }
+}
+
+}  // namespace annulus
