@@ -11,6 +11,19 @@ inline constexpr float kNoScore = -INFINITY;
 // How often, in blocks, a thread block looks whether it should stop.
 inline constexpr int kStopPeriod = 32;
 
+// The merge may be launched while kernels before it run, and waits for their results by itself
+// (PTX ISA, "griddepcontrol"): code of sm_90 alone, and that is looked at where it is launched.
+__device__ inline void LetNextKernelStart() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ inline void WaitForKernelBefore() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // One block of a tile, as its first kCount halves see it.
 template <int kCount>
 struct Cell {

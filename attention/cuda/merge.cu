@@ -74,6 +74,7 @@ __device__ inline void GiveRow(const Problem& problem, const Extent& extent, con
 template <int kRowWarps>
 __global__ void __launch_bounds__(32 * kWarps) Merge(const Work work, const int32_t* tile_ids) {
   static_assert(kRowWarps == 1 || kRowWarps == kWarps);
+  WaitForKernelBefore();
   const Tile& tile = work.tiles[tile_ids[blockIdx.x]];
   const Problem& problem = work.problems[tile.problem];
   const int warp = threadIdx.x / 32;
@@ -109,12 +110,23 @@ __global__ void __launch_bounds__(32 * kWarps) Merge(const Work work, const int3
 }
 
 template <int kRowWarps>
-void Start(const Work& work, const int32_t* tile_ids, int count, int rows_max,
-           cudaStream_t stream) {
+cudaError_t Start(const Work& work, const int32_t* tile_ids, int count, int rows_max,
+                  cudaStream_t stream) {
   constexpr int kRows = kWarps / kRowWarps;  // of a thread block
-  const dim3 grid(static_cast<unsigned>(count),
-                  static_cast<unsigned>((rows_max + kRows - 1) / kRows));
-  Merge<kRowWarps><<<grid, 32 * kWarps, 0, stream>>>(work, tile_ids);
+  cudaFuncAttributes code;
+  const cudaError_t error = cudaFuncGetAttributes(&code, Merge<kRowWarps>);
+  if (error != cudaSuccess) return error;
+  cudaLaunchAttribute early;
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim =
+      dim3(static_cast<unsigned>(count), static_cast<unsigned>((rows_max + kRows - 1) / kRows));
+  config.blockDim = dim3(32 * kWarps);
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = code.ptxVersion >= 90 ? 1 : 0;  // else WaitForKernelBefore is nothing
+  return cudaLaunchKernelEx(&config, Merge<kRowWarps>, work, tile_ids);
 }
 
 }  // namespace
@@ -128,12 +140,8 @@ cudaError_t LoadMerge() {
 cudaError_t LaunchMerge(const Work& work, const int32_t* tile_ids, int count, int rows_max,
                         cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
-  if (count >= kManyTiles) {
-    Start<1>(work, tile_ids, count, rows_max, stream);
-  } else {
-    Start<kWarps>(work, tile_ids, count, rows_max, stream);
-  }
-  return cudaGetLastError();
+  return count >= kManyTiles ? Start<1>(work, tile_ids, count, rows_max, stream)
+                             : Start<kWarps>(work, tile_ids, count, rows_max, stream);
 }
 
 }  // namespace annulus::cuda

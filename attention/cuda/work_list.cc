@@ -1,6 +1,7 @@
 #include "attention/cuda/work_list.h"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "attention/cuda/longest_first.h"
@@ -311,10 +312,13 @@ std::vector<int> WorkList::SectionsOf(const Group& group) const {
 }
 
 void WorkList::Cut(Group* group) {
-  // Most work first, so that all end together. Neighbours share keys.
+  // Most work first, so that all end together. Of equal ones those of a KV head come one after the
+  // other, since they share its keys.
   const std::vector<int> sections = SectionsOf(*group);
   const auto order = [&](int32_t t) {
-    return std::pair(sections[static_cast<size_t>(t)], -tile_blocks_[static_cast<size_t>(t)]);
+    const Tile& tile = tiles_[static_cast<size_t>(t)];
+    return std::tuple(sections[static_cast<size_t>(t)], -tile_blocks_[static_cast<size_t>(t)],
+                      tile.problem, tile.kv_head);
   };
   std::stable_sort(group->tiles.begin(), group->tiles.end(),
                    [&](int32_t a, int32_t b) { return order(a) < order(b); });

@@ -294,6 +294,7 @@ template <typename T, int kDim>
 __global__ void __launch_bounds__(32 * kWarps, kDim > 128 ? 1 : 2)
     Stream(const Work work, int first) {
   extern __shared__ __align__(128) unsigned char shared[];
+  LetNextKernelStart();
   const Lane lane = work.lanes[first + blockIdx.x];
   for (int i = lane.first; i < lane.end; ++i) {
     StreamSegment<T, kDim>(work, work.segments[i], shared);
