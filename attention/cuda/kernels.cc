@@ -76,6 +76,7 @@ absl::Status CheckFamily(const cudaDeviceProp& device, absl::string_view name) {
 absl::StatusOr<LoadedKernels> LoadKernels(const cudaDeviceProp& device, absl::string_view family) {
   ANNULUS_RETURN_IF_ERROR(CheckFamily(device, family));
   ANNULUS_RETURN_IF_ERROR(StatusOf(LoadMerge(), "loading the merge kernel"));
+  ANNULUS_RETURN_IF_ERROR(StatusOf(LoadMeasure(), "loading the kernel that measures keys"));
   LoadedKernels loaded;
   std::vector<absl::string_view> families;
   for (const Entry& entry : kEntries) {

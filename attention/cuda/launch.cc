@@ -7,6 +7,10 @@
 namespace annulus::cuda {
 
 absl::Status LaunchAll(const WorkList& list, const Upload& upload, cudaStream_t stream) {
+  ANNULUS_RETURN_IF_ERROR(
+      StatusOf(LaunchMeasure(upload.work(), static_cast<int>(list.key_runs().size()),
+                             list.key_heads_max(), stream),
+               "the kernel that measures keys"));
   for (const Launch& launch : list.launches()) {
     ANNULUS_RETURN_IF_ERROR(StartLaunch(upload.work(), launch, stream));
   }

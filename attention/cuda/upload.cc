@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <numbers>
 
 #include "absl/strings/str_cat.h"
@@ -73,6 +74,8 @@ absl::Status Upload::Fill(absl::Span<const AttendArgs> batch, const WorkList& li
   Write(slots_.segments, list.segments());
   Write(slots_.lanes, list.lanes());
   Write(slots_.split_tiles, list.split_tiles());
+  Write(slots_.key_runs, list.key_runs());
+  WriteKeySizes(list);
   WriteTables(batch);
   for (size_t i = 0; i < batch.size(); ++i) {
     ANNULUS_RETURN_IF_ERROR(WriteShortMaps(batch[i], i));
@@ -89,6 +92,8 @@ absl::Status Upload::Fill(absl::Span<const AttendArgs> batch, const WorkList& li
   work_.masks = OnDevice<uint64_t>(slots_.masks);
   work_.segments = OnDevice<Segment>(slots_.segments);
   work_.lanes = OnDevice<Lane>(slots_.lanes);
+  work_.key_runs = OnDevice<KeyRun>(slots_.key_runs);
+  work_.key_sizes = const_cast<uint32_t*>(OnDevice<uint32_t>(slots_.key_sizes));
   split_tiles_ = OnDevice<int32_t>(slots_.split_tiles);
   work_.states = reinterpret_cast<float*>(states_.data());
   work_.report = reinterpret_cast<Report*>(flags_.data());
@@ -120,6 +125,8 @@ void Upload::PlaceAll(absl::Span<const AttendArgs> batch, const WorkList& list) 
   slots_.segments = place(list.segments());
   slots_.lanes = place(list.lanes());
   slots_.split_tiles = place(list.split_tiles());
+  slots_.key_runs = place(list.key_runs());
+  slots_.key_sizes = PlaceBytes(batch.size() * sizeof(uint32_t));
   for (size_t i = 0; i < batch.size(); ++i) {
     const AttendArgs& args = batch[i];
     ProblemSlots& slots = problem_slots_[i];
@@ -280,6 +287,14 @@ absl::Status Upload::WriteShortMaps(const AttendArgs& args, size_t problem) {
     ++map;
   }
   return absl::OkStatus();
+}
+
+// 0 where they are still to be measured, infinity where they are not.
+void Upload::WriteKeySizes(const WorkList& list) {
+  auto* sizes = reinterpret_cast<float*>(host_.data() + slots_.key_sizes.at);
+  for (size_t i = 0; i < problem_slots_.size(); ++i) {
+    sizes[i] = list.Measured(i) ? 0.0f : std::numeric_limits<float>::infinity();
+  }
 }
 
 void Upload::WriteProblem(const AttendArgs& args, size_t index) {

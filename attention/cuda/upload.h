@@ -48,7 +48,7 @@ class Upload {
     size_t bytes = 0;
   };
   struct Slots {  // of the whole batch
-    Slot problems, tiles, runs, mask_ids, masks, segments, lanes, split_tiles;
+    Slot problems, tiles, runs, mask_ids, masks, segments, lanes, split_tiles, key_runs, key_sizes;
   };
   struct ProblemSlots {
     Slot pages;             // empty if its table is kept
@@ -82,6 +82,7 @@ class Upload {
   void WriteTables(absl::Span<const AttendArgs> batch);
   absl::Status WriteShortMaps(const AttendArgs& args, size_t problem);
   void WriteProblem(const AttendArgs& args, size_t problem);
+  void WriteKeySizes(const WorkList& list);
   template <typename T>
   const T* OnDevice(Slot slot) const {
     return reinterpret_cast<const T*>(device_.data() + slot.at);

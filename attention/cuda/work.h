@@ -108,6 +108,15 @@ struct Report {
   int32_t block = 0;
 };
 
+// Blocks of a problem whose keys are measured, at most kKeyRunBlocks.
+inline constexpr int kKeyRunBlocks = 16;
+struct KeyRun {
+  int32_t problem = 0;
+  int32_t first = 0;
+  int32_t step = 1;
+  int32_t count = 0;
+};
+
 struct Work {
   const Problem* problems = nullptr;
   const Tile* tiles = nullptr;
@@ -122,6 +131,10 @@ struct Work {
   // Of kPanel90: which segment is next, and how many thread blocks have left, 0 between launches.
   uint32_t* counters = nullptr;
   int32_t row_strides[kRowStrides] = {};  // of pages and queries, in elements; 0: no more
+  const KeyRun* key_runs = nullptr;
+  // By problem the bits of the largest magnitude among its keys, in f32, once measured, or of
+  // infinity: then kPanel90 looks at scores with care.
+  uint32_t* key_sizes = nullptr;
 };
 
 // Which kernel does a tile.
@@ -166,6 +179,10 @@ using LoadFunction = cudaError_t(Format format, int dim, int* thread_blocks);
 using LaunchFunction = cudaError_t(const Work& work, const Launch& launch, cudaStream_t stream);
 LoadFunction LoadSimple, LoadStream, LoadPanel, LoadPanel90;
 LaunchFunction LaunchSimple, LaunchStream, LaunchPanel, LaunchPanel90;
+
+// Measures the keys of key_runs[0..runs), of up to `kv_heads_max` KV heads.
+cudaError_t LoadMeasure();
+cudaError_t LaunchMeasure(const Work& work, int runs, int kv_heads_max, cudaStream_t stream);
 
 // Merges the segments of the tiles tile_ids[0..count), each of which has several and at most
 // `rows_max` rows, into out and lse.

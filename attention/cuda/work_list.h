@@ -34,6 +34,10 @@ class WorkList {
   const std::vector<int32_t>& split_tiles() const { return split_tiles_; }
   int split_rows_max() const { return split_rows_max_; }  // of one of them
   int64_t state_floats() const { return state_floats_; }
+  // What is to be measured before the launches.
+  const std::vector<KeyRun>& key_runs() const { return key_runs_; }
+  int key_heads_max() const { return key_heads_max_; }
+  bool Measured(size_t problem) const { return measured_[problem]; }
   // Of the pages and queries that kPanel90 reads, at most kRowStrides; by problem, whether it reads
   // any.
   const std::vector<int32_t>& row_strides() const { return row_strides_; }
@@ -58,6 +62,7 @@ class WorkList {
   void PiecesOf(const AttendArgs& args, int kv_head, Queries* queries);
   Kernel PanelFor(const AttendArgs& args, const Slots& slots);
   bool AddRowStrides(const KvTable& kv);
+  void MeasureKeys();
   void Cut(Group* group);
   void CutLanes(Group* group);
   std::vector<int> SectionsOf(const Group& group) const;
@@ -76,6 +81,9 @@ class WorkList {
   std::vector<int64_t> next_state_;  // by tile
   std::vector<int32_t> row_strides_;
   std::vector<bool> on_panel90_;
+  std::vector<KeyRun> key_runs_;
+  int key_heads_max_ = 0;
+  std::vector<bool> measured_;  // by problem
 
   absl::Span<const AttendArgs> batch_;
   int32_t problem_ = 0;                        // the one at hand

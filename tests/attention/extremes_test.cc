@@ -237,6 +237,49 @@ TEST_CASE("a score beyond f32 leaves the rows that see it without an answer, in 
   });
 }
 
+TEST_CASE("a score beyond f32 is found among many rows too, whose keys a GPU measures first") {
+  const int64_t dim = GENERATE(64, 128, 256);
+  const int64_t key = GENERATE(0, 77, 500);
+  const float largest = GENERATE(-1e30f, 1e15f, 1e5f);
+  CAPTURE(dim, key, largest);
+  constexpr int64_t kTokens = 505, kHeads = 8;
+  Rng rng(static_cast<uint64_t>(dim));
+  Question question{test::ExtremeTensor(rng, Extreme::kNormal, DType::kBF16, kTokens, kHeads, dim),
+                    test::ExtremeTensor(rng, Extreme::kNormal, DType::kBF16, kTokens, 1, dim),
+                    test::ExtremeTensor(rng, Extreme::kNormal, DType::kBF16, kTokens, 1, dim),
+                    *Pattern::Parse("causal", 1),
+                    {},
+                    kHeads,
+                    1 / std::sqrt(static_cast<float>(dim)),
+                    {}};
+  const auto set_first = [](Tensor* tensor, int64_t row, float value) {
+    Convert(&value, DType::kF32, tensor->data() + static_cast<size_t>(row * tensor->dim()) * 2,
+            DType::kBF16, 1);
+  };
+  for (int64_t row = 0; row < kTokens * kHeads; ++row) set_first(&question.q, row, 1e15f);
+  for (int64_t token = 0; token < kTokens; ++token) {
+    set_first(&question.k, token, token == key ? largest : 1e-15f);
+  }
+  const BlockSet keys = BlockSet::Range(0, BlocksOf(kTokens));
+  const bool overflows = largest < 0;
+  ForEachBackend([&](Backend* backend) {
+    if (backend->capabilities().name != "cuda") return;
+    Partial partial(kTokens, kHeads, dim);
+    REQUIRE(question.Attend(backend, keys, &partial).ok());
+    for (int64_t row = 0; row < kTokens; ++row) {
+      for (int64_t head = 0; head < kHeads; ++head) {
+        const float lse = partial.lse().f32()[row * kHeads + head];
+        INFO("row " << row << ", head " << head << ", lse " << lse);
+        REQUIRE(std::isfinite(lse) == (row < key || !overflows));
+        // All of the weight is the large key's.
+        if (row < key || overflows) continue;
+        const float expected = 1e15f * largest * question.scale;
+        REQUIRE(std::fabs(lse / expected - 1) < 0.02f);
+      }
+    }
+  });
+}
+
 TEST_CASE("sums that overflow on the way to a score do not pass for small scores") {
   // The true scores are 0 and 1e30: what comes first is lost to −∞ or NaN in some order of adding.
   const float a = 1.5e19f;

@@ -278,5 +278,32 @@ TEST_CASE("items are cut so that all slots end together, and no more than that n
         std::max(even * 102 / 100, even + 2 * overhead + cuts * overhead / slots + 2 * least));
 }
 
+TEST_CASE("the keys of long prefills on Hopper are measured, each block once") {
+  Shapes shapes("causal", 8, 2);
+  shapes.Add(40'000, 40'000);
+  shapes.Add(40'000, 64);
+  shapes.Add(1000, 1);
+  shapes.batch[0].keys = shapes.keys[0].get();
+  *shapes.keys[0] = BlockSet::Range(3, 500);
+  cuda::WorkList list;
+  list.Make(shapes.batch, SomeSlots(/*hopper=*/true));
+  CHECK(list.Measured(0));
+  CHECK_FALSE(list.Measured(1));  // of too few rows
+  CHECK_FALSE(list.Measured(2));
+  CHECK(list.key_heads_max() == 2);
+  std::map<int64_t, int> seen;
+  for (const cuda::KeyRun& run : list.key_runs()) {
+    CHECK(run.problem == 0);
+    CHECK(run.count >= 1);
+    CHECK(run.count <= cuda::kKeyRunBlocks);
+    for (int i = 0; i < run.count; ++i) ++seen[run.first + i * run.step];
+  }
+  CHECK(seen.size() == 500);
+  CHECK(seen.begin()->first == 3);
+  CHECK(std::all_of(seen.begin(), seen.end(), [](const auto& entry) { return entry.second == 1; }));
+  list.Make(shapes.batch, SomeSlots());
+  CHECK(list.key_runs().empty());
+}
+
 }  // namespace
 }  // namespace annulus

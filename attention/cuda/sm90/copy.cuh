@@ -38,6 +38,13 @@ __device__ inline void CopyBox(uint32_t to, const CUtensorMap* map, const Place&
       : "memory");
 }
 
+__device__ inline void LoadShared16(uint32_t from, uint32_t (&to)[4]) {
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(from)
+               : "memory");
+}
+
 // Before a map that lies in device memory, where the host put it, is used by the thread.
 __device__ inline void FenceMap(const CUtensorMap* map) {
   asm volatile("fence.proxy.tensormap::generic.acquire.sys [%0], 128;" ::"l"(map) : "memory");

@@ -18,6 +18,8 @@ inline constexpr float kGrowth = 8.0f;
 template <typename T>
 inline constexpr float kWeightsMax = kMayOverflow<T> ? 128.0f : 32768.0f;
 
+inline constexpr float kScoreMax = 0x1p24f;  // in units of log2
+
 // The softmax state of a thread's two rows: max in units of log2, with kHeadroom added; sum of this
 // thread's columns.
 struct RowState {
@@ -85,12 +87,12 @@ __device__ inline void SoftenExactly(float (&s)[8][4], float scale, RowState& st
 
 // The same with the maximum as it is known, if no weight becomes too large with it, as good as
 // always: then there is no wait for the largest score. Any maximum gives the same answer, since
-// weights keep their relative precision. Not where some keys are not seen.
+// weights keep their relative precision. Not where some keys are not seen, nor where scores may be
+// beyond kScoreMax: even the last bit of such ones is much, and does not cancel in one rounding.
 template <typename T, int kTiles>
 __device__ inline void SoftenBlock(float (&s)[8][4], float scale, RowState& state,
                                    float (&out)[kTiles][4], uint32_t (&weights)[4][4]) {
   float step[2] = {0, 0};
-  float odd[2];  // finite if all scores are, and far from f32's range
 #pragma unroll
   for (int n = 0; n < 8; ++n) {
     float e[4];
@@ -99,26 +101,11 @@ __device__ inline void SoftenBlock(float (&s)[8][4], float scale, RowState& stat
       e[i] = Exp2(fmaf(s[n][i], scale, -state.max[i / 2]));
       step[i / 2] += e[i];
     }
-    // Begins with a weight, so as not to be done before the exponentials are on their way.
-    if (n == 2) odd[0] = e[0], odd[1] = e[2];
     weights[n / 2][n % 2 * 2] = Pack<T>(e[0], e[1]);
     weights[n / 2][n % 2 * 2 + 1] = Pack<T>(e[2], e[3]);
   }
-  if constexpr (kMayOverflow<T>) {
-#pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      odd[0] = fmaf(s[n][0], s[n][1], odd[0]);
-      odd[1] = fmaf(s[n][2], s[n][3], odd[1]);
-    }
-  }
-  // Maxima beyond 2²⁴, of which even the last bit is much, cannot be subtracted in the same
-  // rounding.
-  constexpr float kLarge = kWeightsMax<T> * 0x1p-24f;
-  float all =
-      fmaf(fabsf(state.max[0]), kLarge, step[0]) + fmaf(fabsf(state.max[1]), kLarge, step[1]);
-  if (kMayOverflow<T>) all = fmaf(odd[0] + odd[1], 0.0f, all);
-  // True too where that is NaN: also of a row that has seen nothing, whose maximum is −inf.
-  if (__any_sync(~0u, !(all < kWeightsMax<T>))) {
+  // True too where the sum is NaN: also of a row that has seen nothing, whose maximum is −inf.
+  if (__any_sync(~0u, !(step[0] + step[1] < kWeightsMax<T>))) {
     SoftenExactly<T>(s, scale, state, out, step, weights);
   }
   state.sum[0] += step[0];
@@ -189,12 +176,14 @@ class Consumer {
   __device__ void DoTile(const Ticket& ticket, int blocks) {
     const float scale = ticket.problem.scale_log2;
     const int masked = max(1, static_cast<int>(Uniform(static_cast<uint32_t>(ticket.masked))));
+    const auto careful =
+        static_cast<int>(Uniform(static_cast<uint32_t>(Careful(ticket, scale) ? blocks : masked)));
     RowState state;
     Out out = {};
     Weights weights;
     First(ticket, scale, state, out, weights);
-    Steps<true>(ticket, masked - 1, scale, state, out, weights);
-    Steps<false>(ticket, blocks - masked, scale, state, out, weights);
+    Steps<true>(ticket, careful - 1, masked - 1, scale, state, out, weights);
+    Steps<false>(ticket, blocks - careful, 0, scale, state, out, weights);
     Free(control_.queries_empty[half_]);
     Wait(SharedAddress(&control_.values_full[values_.stage]), values_.parity);
     Pin(out);
@@ -210,8 +199,36 @@ class Consumer {
     End(ticket, state, out);
   }
 
-  __device__ uint64_t KeysAtHand() const { return At(keys_at_, keys_.stage); }
-  __device__ uint64_t ValuesAtHand() const { return At(values_at_, values_.stage); }
+  // Whether a score of the half may pass kScoreMax, or f32's range on the way to it.
+  __device__ bool Careful(const Ticket& ticket, float scale) const {
+    // Not by half_, of which the compiler then makes less in the loops.
+    const auto half = static_cast<int>(threadIdx.x / kGroupThreads) - 1;
+    const uint32_t from = SharedAddress(&control_) - Shape::kControlAt + half * Shape::kBlockBytes +
+                          threadIdx.x % kGroupThreads * 16;
+    const float key_size = __uint_as_float(work_.key_sizes[ticket.tile.problem]);
+    uint32_t largest = 0;  // magnitude of 16 bits, in the upper half
+#pragma unroll
+    for (int i = 0; i < kDim / 16; ++i) {
+      uint32_t q[4];
+      LoadShared16(from + i * kGroupThreads * 16, q);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        largest = max(largest, max(q[j] & 0x7fffffffu, (q[j] << 16) & 0x7fffffffu));
+      }
+    }
+    const float size = kMayOverflow<T>
+                           ? __uint_as_float(largest & 0xffff0000u)
+                           : __half2float(__ushort_as_half(static_cast<uint16_t>(largest >> 16)));
+    // Also if that is NaN.
+    return AnyOfGroup(!(size * (key_size * (scale * kDim)) <= kScoreMax), 1 + half);
+  }
+
+  __device__ uint64_t KeysAtHand() const {
+    return At(keys_at_, keys_.stage);
+  }
+  __device__ uint64_t ValuesAtHand() const {
+    return At(values_at_, values_.stage);
+  }
   __device__ static uint64_t At(uint64_t first, uint32_t stage) {
     const uint32_t low = static_cast<uint32_t>(first) + stage * (Shape::kBlockBytes >> 4);
     return (first & 0xffffffff00000000ull) | Uniform(low);
@@ -240,14 +257,15 @@ class Consumer {
   // Each adds the values of the block before and scores its own in one group of products, so that
   // the matrix units run through; the other warpgroups' products run while this one's weights are
   // made.
+  // kMasked: with care, and the first `looked_at` are seen in part.
   template <bool kMasked>
-  __device__ void Steps(const Ticket& ticket, int count, float scale, RowState& state, Out& out,
-                        Weights& weights) {
+  __device__ void Steps(const Ticket& ticket, int count, int looked_at, float scale,
+                        RowState& state, Out& out, Weights& weights) {
     for (int i = 0; i < count; ++i) {
       float s[8][4];
       Wait(SharedAddress(&control_.keys_full[keys_.stage]), keys_.parity);
-      Seen seen;
-      if constexpr (kMasked) seen = Look(ticket);
+      Seen seen = {~uint64_t{0}, ~uint64_t{0}};
+      if (kMasked && i < looked_at) seen = Look(ticket);
       Wait(SharedAddress(&control_.values_full[values_.stage]), values_.parity);
       Pin(out);
       Pin(weights);

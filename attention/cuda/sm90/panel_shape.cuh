@@ -38,9 +38,9 @@ template <int kDim>
 struct PanelShape {
   static constexpr int kHalves = HalvesOf(Kernel::kPanel90, kDim);
   static constexpr int kThreads = kGroupThreads * (kHalves + 1);
-  using Budget = Registers<kThreads, kDim == 256 ? 40 : 32,
+  using Budget = Registers<kThreads, kDim >= 128 ? 40 : 32,
                            kDim == 64    ? 112
-                           : kDim == 128 ? 160
+                           : kDim == 128 ? 152
                                          : 232>;
   static constexpr int kKeyStages = kDim == 64 ? 5 : kDim == 128 ? 4 : 3;
   static constexpr int kValueStages = kDim == 64 ? 5 : kDim == 128 ? 4 : 2;

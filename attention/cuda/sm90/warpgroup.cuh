@@ -26,6 +26,22 @@ struct Registers {
   }
 };
 
+// Whether it is true in any thread of the warpgroup; `barrier`: a named one of its own, 1 to 15.
+__device__ inline bool AnyOfGroup(bool value, int barrier) {
+  uint32_t any;
+  asm volatile(
+      "{\n"
+      ".reg .pred p, q;\n"
+      "setp.ne.u32 p, %1, 0;\n"
+      "barrier.cta.red.or.pred q, %2, %3, p;\n"
+      "selp.u32 %0, 1, 0, q;\n"
+      "}"
+      : "=r"(any)
+      : "r"(static_cast<uint32_t>(value)), "r"(barrier), "n"(kGroupThreads)
+      : "memory");
+  return any != 0;
+}
+
 // True in one thread of the warp, always the same.
 __device__ inline bool Elect() {
   uint32_t elected;
