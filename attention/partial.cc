@@ -5,12 +5,14 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "attention/merge_limit.h"
 #include "base/check.h"
 
 namespace annulus {
 namespace {
 
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
+constexpr float kNoAnswer = std::numeric_limits<float>::quiet_NaN();
 
 // The lse of one row decides its weight. By arithmetic alone a NaN on either side reaches the
 // result, and an infinite out stays infinite or becomes NaN.
@@ -24,6 +26,10 @@ void MergeRow(float* out, float* lse, const float* from_out, float from_lse, int
   const float top = std::max(*lse, from_lse);
   const float weight = std::exp(*lse - top);
   const float from_weight = std::exp(from_lse - top);
+  if (std::min(weight, from_weight) * std::abs(top) > kMergeLseMax) {
+    *lse = kNoAnswer;
+    return;
+  }
   const float sum = weight + from_weight;
   const float keep = weight / sum;
   const float add = from_weight / sum;
@@ -82,7 +88,8 @@ absl::Status OverflowError(const Overflow& overflow) {
     return absl::InvalidArgumentError(
         absl::StrCat("q row ", overflow.row, ", head ", overflow.head,
                      ": a score passes f32's range; expected |scale·q·k|, and each sum on the way "
-                     "to it, below 2.3e38"));
+                     "to it, below 2.3e38, and below ",
+                     kMergeLseMax, " where scores of several parts of the keys tie"));
   }
   return absl::InvalidArgumentError(
       absl::StrCat("v, as q row ", overflow.row, ", head ", overflow.head,

@@ -5,10 +5,11 @@
 // −inf where no key was seen (then out = 0). Merging is commutative and associative with identity
 // (0, −inf); a merge of disjoint key sets equals attention over their union.
 // A row has no answer where a score of a key that it sees, or a sum on the way to one, passes f32's
-// range: then its lse is NaN, never −inf, and its out means nothing. A row that sums up values
-// beyond f32's range has an out that is not finite. Merging keeps both, whatever the other side
-// saw, so that every split of the keys ends alike, and Finalise refuses them.
-// Values; a view is written by one thread at a time.
+// range: then its lse is NaN, never −inf, and its out means nothing. Neither has it one where two
+// sides of a merge both count and |lse| is too large for f32 to weigh them by (merge_limit.h). A
+// row that sums up values beyond f32's range has an out that is not finite. Merging keeps both,
+// whatever the other side saw, so that every split of the keys ends alike, and Finalise refuses
+// them. Values; a view is written by one thread at a time.
 #pragma once
 
 #include <cstdint>

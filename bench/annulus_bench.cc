@@ -8,6 +8,8 @@
 #include "bench/plans/plans.h"
 #include "comm/ucx/ucx_signals.h"
 
+ANNULUS_HOLD_SIGNALS_EARLY;
+
 int main(int argc, char** argv) {
   annulus::GiveBackSignals();
   if (argc > 1 && std::strcmp(argv[1], "--kernels") == 0) {

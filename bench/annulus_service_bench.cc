@@ -292,6 +292,8 @@ absl::Status Run(const std::vector<std::string>& args) {
 }  // namespace
 }  // namespace annulus
 
+ANNULUS_HOLD_SIGNALS_EARLY;
+
 int main(int argc, char** argv) {
   annulus::GiveBackSignals();
   const absl::Status status = annulus::Run(std::vector<std::string>(argv + 1, argv + argc));

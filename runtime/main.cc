@@ -8,6 +8,8 @@
 #include "runtime/cli/cli.h"
 #include "runtime/rpc/protocol/channel.h"
 
+ANNULUS_HOLD_SIGNALS_EARLY;
+
 int main(int argc, char** argv) {
   annulus::GiveBackSignals();
   annulus::SilenceLibraries();

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "attention/dtype.h"
+#include "attention/merge_limit.h"
 #include "attention/pattern.h"
 #include "attention/tensor.h"
 #include "base/rng.h"
@@ -87,9 +88,12 @@ struct RowTruth {
   double v_reach = 0;      // Σ |v| over the keys, of the largest dim
   double floor = 0;        // of out: what is lost where f32 ends below
 
-  // Whether nothing on the way passes f32's range, however it is added up.
+  // Whether nothing on the way passes f32's range, however it is added up, and parts of the keys
+  // can be weighed against each other, however they are cut.
   bool MustBeAnswered() const { return ScoresFit() && v_reach < 3.3e38; }
-  bool ScoresFit() const { return reach < 3.3e38; }
+  bool ScoresFit() const {
+    return reach < 3.3e38 && (std::isinf(lse) || std::fabs(lse) <= double{kMergeLseMax});
+  }
 };
 
 inline std::vector<double> RowOf(const TensorView& tensor, int64_t token, int64_t head,

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "attention/cuda/work.h"
+#include "attention/merge_limit.h"
 
 namespace annulus::cuda {
 
@@ -117,6 +118,7 @@ __device__ inline RowEnd EndOf(float old_lse, float max, float sum) {
   const float top = fmaxf(old_lse, lse);
   const float a = expf(old_lse - top);
   const float b = expf(lse - top);
+  if (fminf(a, b) * fabsf(top) > kMergeLseMax) return {true, true, 0, 0, NAN};
   return {true, true, a / (a + b), b / (a + b) / sum, top + logf(a + b)};
 }
 

@@ -1,6 +1,8 @@
 // Copies, merges and the ends of rows on the device.
 #include "attention/cuda/rows.h"
 
+#include "attention/merge_limit.h"
+
 namespace annulus::cuda {
 namespace {
 
@@ -61,13 +63,14 @@ __global__ void __launch_bounds__(kThreads) MergePartials(const MergeItem* items
         const bool first = lse == -INFINITY;
         const float weight = first ? 0 : expf(lse - top);
         const float from_weight = first ? 1 : expf(from_lse - top);
+        const bool lost = !first && fminf(weight, from_weight) * fabsf(top) > kMergeLseMax;
         const float sum = weight + from_weight;
         const float keep = weight / sum;
         const float add = from_weight / sum;
         for (int c = lane; c < item.v_head_dim; c += 32) {
           out[c] = first ? from_out[c] : keep * out[c] + add * from_out[c];
         }
-        if (lane == 0) item.into_lse[into] = first ? from_lse : top + logf(sum);
+        if (lane == 0) item.into_lse[into] = first ? from_lse : lost ? NAN : top + logf(sum);
       }
       if (item.forget != 0) {
         for (int c = lane; c < item.v_head_dim; c += 32) from_out[c] = 0;

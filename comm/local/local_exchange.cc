@@ -3,6 +3,7 @@
 #include <condition_variable>
 #include <cstring>
 #include <deque>
+#include <map>
 #include <mutex>
 #include <utility>
 
@@ -35,7 +36,7 @@ struct Copy {
 
 class Group final : public LocalExchangeGroup, public std::enable_shared_from_this<Group> {
  public:
-  explicit Group(int world) : world_(world), pairs_(world * world), members_(world) {}
+  explicit Group(int world) : world_(world), members_(world) {}
 
   std::unique_ptr<Exchange> Open(int rank) override;
   void FailRank(int rank, const absl::Status& why) override;
@@ -53,9 +54,8 @@ class Group final : public LocalExchangeGroup, public std::enable_shared_from_th
     TicketBook book;
     absl::Status failed;  // why later posts fail
     Exchange::Counters counters;
+    std::condition_variable changed;  // the book
   };
-
-  Pair& pair(int source, int dest) { return pairs_[source * world_ + dest]; }
   void Match(int source, int dest, std::vector<Copy>& copies);
   void Finish(const Copy& copy);
   void FailTicket(int rank, Exchange::Ticket ticket, const absl::Status& why);
@@ -64,8 +64,9 @@ class Group final : public LocalExchangeGroup, public std::enable_shared_from_th
 
   const int world_;
   mutable std::mutex mutex_;
-  std::condition_variable changed_;
-  std::vector<Pair> pairs_;  // [source, dest]
+  // By (source, dest): those with a side that waits. All pairs of a large group would take more
+  // than what they move.
+  std::map<std::pair<int, int>, Pair> pairs_;
   std::vector<Member> members_;
 };
 
@@ -79,11 +80,11 @@ absl::StatusOr<Exchange::Ticket> Group::Post(int rank, absl::Span<const SendOp> 
   const Exchange::Ticket ticket = member.book.Open(sends.size() + receives.size());
   for (const SendOp& op : sends) {
     auto* data = static_cast<std::byte*>(const_cast<void*>(op.data));
-    pair(rank, op.peer).sends.push_back({ticket, data, op.size_bytes});
+    pairs_[{rank, op.peer}].sends.push_back({ticket, data, op.size_bytes});
   }
   for (const RecvOp& op : receives) {
     auto* data = static_cast<std::byte*>(op.data);
-    pair(op.peer, rank).receives.push_back({ticket, data, op.size_bytes});
+    pairs_[{op.peer, rank}].receives.push_back({ticket, data, op.size_bytes});
   }
   for (const SendOp& op : sends) Match(rank, op.peer, copies);
   for (const RecvOp& op : receives) Match(op.peer, rank, copies);
@@ -97,12 +98,13 @@ absl::StatusOr<Exchange::Ticket> Group::Post(int rank, absl::Span<const SendOp> 
   }
   lock.lock();
   for (const Copy& copy : copies) Finish(copy);
-  if (!copies.empty()) changed_.notify_all();
   return ticket;
 }
 
 void Group::Match(int source, int dest, std::vector<Copy>& copies) {
-  Pair& queue = pair(source, dest);
+  const auto found = pairs_.find({source, dest});
+  if (found == pairs_.end()) return;  // matched by another operation of the same post
+  Pair& queue = found->second;
   while (!queue.sends.empty() && !queue.receives.empty()) {
     const Half from = queue.sends.front();
     const Half to = queue.receives.front();
@@ -116,6 +118,7 @@ void Group::Match(int source, int dest, std::vector<Copy>& copies) {
     queue.receives.pop_front();
     copies.push_back({source, dest, from, to});
   }
+  if (queue.sends.empty() && queue.receives.empty()) pairs_.erase(found);
 }
 
 void Group::Finish(const Copy& copy) {
@@ -125,11 +128,14 @@ void Group::Finish(const Copy& copy) {
   }
   members_[copy.source].book.Finish(copy.from.ticket);
   members_[copy.dest].book.Finish(copy.to.ticket);
+  members_[copy.source].changed.notify_all();
+  members_[copy.dest].changed.notify_all();
 }
 
 absl::Status Group::Wait(int rank, Exchange::Ticket ticket, absl::Time deadline) {
   std::unique_lock<std::mutex> lock(mutex_);
-  return members_[rank].book.Wait(ticket, deadline, lock, changed_);
+  Member& member = members_[rank];
+  return member.book.Wait(ticket, deadline, lock, member.changed);
 }
 
 // Takes what the ticket still has in the queues, so that its memory is free once the copies that
@@ -142,11 +148,11 @@ void Group::FailTicket(int rank, Exchange::Ticket ticket, const absl::Status& wh
     const auto is_ours = [&](const Half& half) { return half.ticket == ticket; };
     for (size_t n = std::erase_if(queue, is_ours); n > 0; --n) member.book.Finish(ticket);
   };
-  for (int peer = 0; peer < world_; ++peer) {
-    drop(pair(rank, peer).sends);
-    drop(pair(peer, rank).receives);
+  for (auto& [ends, queue] : pairs_) {
+    if (ends.first == rank) drop(queue.sends);
+    if (ends.second == rank) drop(queue.receives);
   }
-  changed_.notify_all();
+  member.changed.notify_all();
 }
 
 void Group::FailMember(int rank, const absl::Status& why) {
@@ -156,7 +162,8 @@ void Group::FailMember(int rank, const absl::Status& why) {
 }
 
 void Group::AwaitQuiet(int rank, std::unique_lock<std::mutex>& lock) {
-  changed_.wait(lock, [&] { return members_[rank].book.unfinished().empty(); });
+  Member& member = members_[rank];
+  member.changed.wait(lock, [&] { return member.book.unfinished().empty(); });
 }
 
 void Group::Abort(int rank, absl::Status why) {
@@ -179,13 +186,20 @@ void Group::Close(int rank) {
 void Group::FailRank(int rank, const absl::Status& why) {
   std::unique_lock<std::mutex> lock(mutex_);
   const absl::Status down = RankIsDown(rank, why.message());
+  std::vector<std::pair<int, Exchange::Ticket>> needing;  // it, by the others
+  for (const auto& [ends, queue] : pairs_) {
+    if (ends.second == rank) {
+      for (const Half& half : queue.sends) needing.emplace_back(ends.first, half.ticket);
+    }
+    if (ends.first == rank) {
+      for (const Half& half : queue.receives) needing.emplace_back(ends.second, half.ticket);
+    }
+  }
+  for (const auto& [other, ticket] : needing) {
+    if (other != rank) FailTicket(other, ticket, down);
+  }
   for (int other = 0; other < world_; ++other) {
-    if (other == rank) continue;
-    std::deque<Half> needing = pair(other, rank).sends;
-    const std::deque<Half>& receives = pair(rank, other).receives;
-    needing.insert(needing.end(), receives.begin(), receives.end());
-    for (const Half& half : needing) FailTicket(other, half.ticket, down);
-    if (members_[other].failed.ok()) members_[other].failed = down;
+    if (other != rank && members_[other].failed.ok()) members_[other].failed = down;
   }
   FailMember(rank, down);
   AwaitQuiet(rank, lock);

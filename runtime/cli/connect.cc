@@ -34,9 +34,9 @@ bool Refuses(const addrinfo& address) {
   return error == ECONNREFUSED;
 }
 
-// The client waits for a service that is about to come; a person who is at the wrong port does not
-// want to.
-absl::Status Probe(const std::string& endpoint) {
+}  // namespace
+
+absl::Status ProbeService(const std::string& endpoint) {
   const size_t colon = endpoint.rfind(':');
   std::string host = endpoint.substr(0, colon);
   if (host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
@@ -57,10 +57,10 @@ absl::Status Probe(const std::string& endpoint) {
   return refused ? failed("connection refused") : absl::OkStatus();
 }
 
-}  // namespace
-
 absl::StatusOr<std::unique_ptr<Client>> ConnectTo(const std::string& endpoint, Upload upload) {
-  ANNULUS_RETURN_IF_ERROR(Probe(endpoint));
+  // The client waits for a service that is about to come; a person who is at the wrong port does
+  // not want to.
+  ANNULUS_RETURN_IF_ERROR(ProbeService(endpoint));
   return Client::Connect(
       {.endpoint = endpoint, .connect_timeout = kConnectTimeout, .upload = upload});
 }

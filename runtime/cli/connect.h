@@ -9,6 +9,10 @@
 
 namespace annulus {
 
+// UNAVAILABLE where the endpoint's host is unknown or every address of it refuses the connection.
+// Looks for a second at most.
+absl::Status ProbeService(const std::string& endpoint);
+
 // UNAVAILABLE names the endpoint: at once where its host is unknown or every address of it refuses
 // the connection, and where nothing answers within some seconds.
 absl::StatusOr<std::unique_ptr<Client>> ConnectTo(const std::string& endpoint,

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "attention/backend.h"
+#include "base/quoted.h"
 #include "base/status.h"
 #include "base/write_file.h"
 #include "runtime/cli/cluster_file.h"
@@ -58,8 +59,16 @@ absl::StatusOr<Kept> ThisMachine(const std::optional<std::string>& asked,
   std::error_code error;
   if (!path.empty() && std::filesystem::exists(path, error)) {
     absl::StatusOr<ClusterFile> file = ReadCluster(path);
-    if (!file.ok() && asked.has_value()) return file.status();
     if (file.ok() && file->machine == name) return Kept{*std::move(file), path};
+    if (asked.has_value() && (!file.ok() || file->machine.empty())) {
+      const std::string what = file.ok()
+                                   ? absl::StrCat("file ", QuotedEnd(path), " names no machine")
+                                   : std::string(file.status().message());
+      return absl::InvalidArgumentError(
+          absl::StrCat("--calibration: ", what,
+                       "; expected what this option kept there, or no file: remove it "
+                       "to measure anew"));
+    }
     if (!file.ok()) note = absl::StrCat(file.status().message(), "; measured and kept anew");
   }
   absl::Status room = path.empty() ? absl::OkStatus() : MakeRoomFor(path);

@@ -24,6 +24,7 @@ struct Hint {
 constexpr Hint kHints[] = {
     {">f4", "it is big-endian: save x.astype('<f4')"},
     {">f2", "it is big-endian: save x.astype('<f2')"},
+    {">f8", "it is big-endian f64: save x.astype('<f4')"},
     {"<f8", "it is f64: save x.astype(np.float32)"},
     {"<V2", "bf16 of ml_dtypes: save x.astype(np.float32), or a .safetensors file"},
     {"|V2", "bf16 of ml_dtypes: save x.astype(np.float32), or a .safetensors file"},

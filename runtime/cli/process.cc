@@ -56,7 +56,7 @@ std::vector<char*> Pointers(const std::vector<std::string>& texts) {
 Signals::Signals() {
   // A shell starts background jobs with SIGINT ignored; ignored signals could not be waited for.
   sigemptyset(&signals_);
-  for (const int signal : {SIGINT, SIGTERM, SIGCHLD}) {
+  for (const int signal : {SIGINT, SIGTERM, SIGQUIT, SIGCHLD}) {
     ::signal(signal, SIG_DFL);
     sigaddset(&signals_, signal);
   }
@@ -75,7 +75,7 @@ int Signals::Wait(absl::Duration wait) {
 
 bool Signals::WaitForStop(absl::Duration wait) {
   const int signal = Wait(wait);
-  return signal == SIGINT || signal == SIGTERM || signal == SIGHUP;
+  return signal != 0 && signal != SIGCHLD;
 }
 
 absl::StatusOr<std::unique_ptr<Child>> Child::Start(const std::vector<std::string>& args) {

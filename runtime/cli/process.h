@@ -14,16 +14,16 @@
 
 namespace annulus {
 
-// While it lives SIGINT, SIGTERM, SIGHUP and SIGCHLD interrupt nothing and wait to be asked for. To
-// be made before the process has other threads: they inherit that. A SIGHUP that is ignored (nohup)
-// stays so.
+// While it lives SIGINT, SIGTERM, SIGQUIT, SIGHUP and SIGCHLD interrupt nothing and wait to be
+// asked for. To be made before the process has other threads: they inherit that. A SIGHUP that is
+// ignored (nohup) stays so.
 class Signals {
  public:
   Signals();
 
   // The next signal, or 0 after `wait`.
   int Wait(absl::Duration wait);
-  // Whether SIGINT, SIGTERM or SIGHUP came, waiting for a signal up to `wait`.
+  // Whether one that ends the process came, waiting for a signal up to `wait`.
   bool WaitForStop(absl::Duration wait);
 
  private:

@@ -24,12 +24,9 @@ struct StatusFlags {
 
 absl::Status Show(Client& client, const StatusFlags& flags, const Console& console) {
   ANNULUS_ASSIGN_OR_RETURN(const ClusterStatus status, client.Status());
-  if (flags.json) {
-    *console.out << ToJson(status) << std::flush;
-    return absl::OkStatus();
-  }
-  const bool redraws = flags.watch_s.has_value() && console.out_is_terminal;
-  *console.out << (redraws ? kRedraw : "") << ToText(status) << std::flush;
+  const bool redraws = flags.watch_s.has_value() && console.out_is_terminal && !flags.json;
+  *console.out << (redraws ? kRedraw : "") << (flags.json ? ToJson(status) : ToText(status))
+               << std::flush;
   return absl::OkStatus();
 }
 
@@ -53,7 +50,9 @@ absl::Status RunStatus(const Arguments& args, const Console& console) {
   if (flags.watch_s.has_value()) signals.emplace();
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client, ConnectTo(flags.endpoint));
   ANNULUS_RETURN_IF_ERROR(Show(*client, flags, console));
-  while (signals.has_value() && !signals->WaitForStop(absl::Seconds(*flags.watch_s))) {
+  // Whoever runs the command says that stdout takes no more.
+  while (signals.has_value() && console.out->good() &&
+         !signals->WaitForStop(absl::Seconds(*flags.watch_s))) {
     const absl::Status shown = Show(*client, flags, console);
     // A coordinator that is followed by another one is worth waiting for.
     if (!absl::IsUnavailable(shown) && !absl::IsDeadlineExceeded(shown)) {

@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "base/quoted.h"
 #include "base/status.h"
+#include "runtime/cli/connect.h"
 #include "runtime/cli/process.h"
 #include "runtime/cli/service_options.h"
 #include "runtime/cli/shared_options.h"
@@ -107,11 +108,12 @@ absl::StatusOr<std::string> FindCoordinator(const std::string& endpoint, Rendezv
     if (!IsNotYet(address.status())) return address;
     if (const absl::Time now = absl::Now(); now >= next_word) {
       const absl::Duration waited = now - begin;
+      const absl::Status probed = ProbeService(endpoint);
       next_word = now + std::clamp(waited, absl::Seconds(1), kWordPeriod);
       Log(LogLevel::kInfo, "waiting for the coordinator",
           {{"endpoint", endpoint},
            {"for", absl::FormatDuration(absl::Trunc(waited, absl::Seconds(1)))},
-           {"why", address.status().message()}});
+           {"why", probed.ok() ? address.status().message() : probed.message()}});
     }
     if (signals.WaitForStop(kLookUp)) return std::string();
   }

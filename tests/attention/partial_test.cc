@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "attention/merge_limit.h"
 #include "base/rng.h"
 #include "tests/catch.h"
 
@@ -101,6 +102,23 @@ TEST_CASE("scores far apart leave the larger side alone") {
   CHECK(b.view().out[4] == 5);
 }
 
+TEST_CASE("parts that f32 cannot weigh against each other leave no answer") {
+  for (const double score : {2e3, 4e3, 1e4, 3.3e4, 8.4e6, 1.3e8, 1e30, -1e4, -1e30}) {
+    CAPTURE(score);
+    // Two keys and one, all of the same score: 2:1, whose lse f32 cannot tell apart in the end.
+    Partial merged = Exact({score, score}, {1, 1, 1, 1, 1, 1, 1, 1, 1, 1}, {0, 1});
+    Partial from = Exact({score}, {4, 4, 4, 4, 4}, {0});
+    Merge(merged.view(), from.view());
+    const std::optional<Overflow> overflow = EndRows(merged.view());
+    if (std::abs(score) < double{kMergeLseMax}) {
+      CHECK(overflow == std::nullopt);
+      CHECK(std::abs(merged.view().out[0] - 2) < 2e-3);
+    } else {
+      CHECK(overflow == Overflow{0, 0, true});
+    }
+  }
+}
+
 TEST_CASE("finalise clears rows that saw nothing and refuses rows without an answer") {
   Partial partial(2, 3, kDim);
   for (int i = 0; i < 2 * 3 * kDim; ++i) partial.view().out[i] = 7;
@@ -123,7 +141,7 @@ TEST_CASE("finalise clears rows that saw nothing and refuses rows without an ans
     CHECK(FindOverflow(partial.view()) == Overflow{0, 2, true});
     CHECK(Finalise(partial.view()).message() ==
           "q row 0, head 2: a score passes f32's range; expected |scale·q·k|, and each sum on the "
-          "way to it, below 2.3e38");
+          "way to it, below 2.3e38, and below 4096 where scores of several parts of the keys tie");
   }
 }
 

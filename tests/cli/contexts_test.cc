@@ -76,7 +76,7 @@ struct Service {
 
 TEST_CASE("attend gives its context back on every way out") {
   const Service service;
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+  for (const int signal : {SIGINT, SIGTERM, SIGQUIT, SIGHUP}) {
     CAPTURE(signal);
     Program attend(service.Attend({"--repeat", "100000"}));
     REQUIRE(service.HasContext());

@@ -108,6 +108,14 @@ TEST_CASE("explain: this machine is measured once, and what was kept is used") {
   CHECK(test::IsRefusal(refused));
   CHECK(absl::StrContains(refused.err, "machine.json"));
   CHECK(absl::StrContains(refused.err, "flops"));
+  // What somebody else wrote is not overwritten.
+  for (const std::string theirs : {R"({"nodes": 2, "workers_per_node": 4})", "{}", "notes"}) {
+    test::WriteBytes(path, theirs);
+    const Outcome kept_out = RunHere(args, variables);
+    CHECK(test::IsRefusal(kept_out));
+    CHECK(absl::StrContains(kept_out.err, "machine.json"));
+    CHECK(test::ReadBytes(path) == theirs);
+  }
   test::WriteBytes(folder / "file", "");
   CHECK(test::IsRefusal(RunHere(args, {{"ANNULUS_CALIBRATION", folder / "file/machine.json"}})));
 }

@@ -110,6 +110,10 @@ TEST_CASE("coordinator and worker tell what calls did, in base units") {
   }
   watch.Signal(SIGTERM);
   CHECK(watch.Wait().code == 0);
+  const test::Outcome unread =
+      test::RunProgramTo("/dev/full", {"status", "--endpoint", endpoint, "--watch", "1"});
+  CHECK(unread.code == 1);
+  CHECK(absl::StrContains(unread.err, "stdout"));
   const test::Outcome table = test::RunProgram({"status", "--endpoint", endpoint});
   CHECK(absl::StrContains(table.out, "heartbeat"));
   CHECK(absl::StrContains(table.out, "100.0%"));

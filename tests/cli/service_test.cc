@@ -193,6 +193,17 @@ TEST_CASE("up: without its coordinator it ends and says so") {
   CHECK(IsGone(ready["worker_pids"][0].get<pid_t>()));
 }
 
+TEST_CASE("a terminal that is closed ends a program that has only begun") {
+  for (int ms = 0; ms < 40; ms += 2) {
+    CAPTURE(ms);
+    Program worker({"worker", "--coordinator", "127.0.0.1:1", "--log-level", "off"});
+    absl::SleepFor(absl::Milliseconds(ms));
+    worker.Signal(SIGHUP);
+    const int code = worker.Wait().code;
+    CHECK((code == 0 || code == 128 + SIGHUP));
+  }
+}
+
 TEST_CASE("a terminal that is closed ends every program, unless it is ignored") {
   Program up({"up", "--workers", "1", "--json"});
   const json ready = json::parse(up.ReadLine());

@@ -51,7 +51,7 @@ struct Service {
 
 constexpr char kPasses[] =
     ": a score passes f32's range; expected |scale·q·k|, and each sum on the way to it, below "
-    "2.3e38";
+    "2.3e38, and below 4096 where scores of several parts of the keys tie";
 
 }  // namespace
 

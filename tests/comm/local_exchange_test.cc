@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "comm/local/local_exchange.h"
 #include "comm/local/local_network.h"
 #include "comm/no_exchange.h"
 #include "tests/catch.h"
@@ -47,6 +48,19 @@ TEST_CASE("who opens an exchange late hears that another one has given it up") {
   const absl::Status status =
       ticket.ok() ? late->Wait(*ticket, absl::Now() + absl::Seconds(5)) : ticket.status();
   CHECK(absl::IsUnavailable(status));
+}
+
+TEST_CASE("a group takes what its ranks move, and not what all pairs of them could") {
+  constexpr int kWorld = 50'000;
+  std::vector<std::unique_ptr<Exchange>> ranks = MakeLocalExchanges(kWorld);
+  char from = 'x', to = 0;
+  const auto sent = ranks.front()->Post({{kWorld - 1, &from, 1}}, {});
+  const auto received = ranks.back()->Post({}, {{0, &to, 1}});
+  REQUIRE(sent.ok());
+  REQUIRE(received.ok());
+  CHECK(ranks.front()->Wait(*sent, absl::InfiniteFuture()).ok());
+  CHECK(ranks.back()->Wait(*received, absl::InfiniteFuture()).ok());
+  CHECK(to == 'x');
 }
 
 TEST_CASE("an exchange in which nothing moves refuses what should") {

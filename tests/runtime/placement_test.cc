@@ -48,7 +48,9 @@ TEST_CASE("Short contexts lie on all workers alike, whatever their shape") {
       GENERATE(Case{4, 1, 4, 2, 1, Placement::kTokens}, Case{3, 5, 8, 1, 1, Placement::kTokens},
                Case{5, 2, 6, 3, 1, Placement::kMesh}, Case{4, 2, 4, 4, 1, Placement::kHeads},
                Case{4, 2, 4, 2, 1, Placement::kMesh}, Case{4, 3, 4, 2, 2, Placement::kTokens},
-               Case{5, 1, 2, 1, 2, Placement::kTokens}, Case{2, 40, 2, 2, 1, Placement::kTokens});
+               Case{7, 1, 4, 2, 1, Placement::kHeads}, Case{6, 1, 4, 2, 1, Placement::kHeads},
+               Case{5, 1, 4, 1, 1, Placement::kHeads}, Case{5, 1, 2, 1, 2, Placement::kTokens},
+               Case{2, 40, 2, 2, 1, Placement::kTokens});
   const bool all_first = GENERATE(false, true);  // are created before one of them has tokens
   CAPTURE(c.workers, c.layers, c.kv_heads, c.replicas, all_first);
   LocalCluster cluster({.workers = c.workers});

@@ -29,7 +29,8 @@ std::vector<std::pair<int, double>> FirstBytes(const ContextSpec& spec, int worl
   std::vector<std::pair<int, double>> first;
   for (int group = 0; group < mesh.head_groups; ++group) {
     const int rank = layout.Rank(group, 0);
-    first.emplace_back(rank, head_bytes * layout.KvHeads(rank).count);
+    const int heads = layout.KvHeads(rank).count;
+    if (heads > 0) first.emplace_back(rank, head_bytes * heads);
   }
   return first;
 }
