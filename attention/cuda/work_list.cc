@@ -18,9 +18,6 @@ constexpr int64_t kSegmentCost = 4;
 constexpr int64_t kSectionBytes = int64_t{32} << 20;
 // Tiles of one section for each thread block, at least.
 constexpr int64_t kSectionWaves = 8;
-// Tiles of one KV head for which its keys are measured: for fewer, a look at them costs more than a
-// look at their scores.
-constexpr int64_t kMeasuredTiles = 8;
 // Elements; the copy engine's own bound is far beyond.
 constexpr int64_t kRowStrideMax = 1 << 24;
 // Blocks that one more segment of a panel costs.
@@ -226,35 +223,6 @@ void WorkList::AddTile(const AttendArgs& args, int kv_head, Kernel kernel,
   tile.masked = runs.masked;
   tiles_.push_back(tile);
   tile_blocks_.push_back(runs.blocks);
-}
-
-void WorkList::MeasureKeys() {
-  key_runs_.clear();
-  key_heads_max_ = 0;
-  measured_.assign(batch_.size(), false);
-  std::vector<int64_t> tiles(batch_.size(), 0);
-  for (const Group& group : groups_) {
-    if (group.launch.kernel != Kernel::kPanel90) continue;
-    for (const int32_t t : group.tiles) {
-      ++tiles[static_cast<size_t>(tiles_[static_cast<size_t>(t)].problem)];
-    }
-  }
-  for (size_t problem = 0; problem < batch_.size(); ++problem) {
-    const KvTable& kv = *batch_[problem].kv;
-    measured_[problem] = tiles[problem] >= kMeasuredTiles * kv.kv_heads();
-    if (!measured_[problem]) continue;
-    key_heads_max_ = std::max(key_heads_max_, kv.kv_heads());
-    for (const BlockRun& run : batch_[problem].keys->runs()) {
-      for (int64_t i = 0; i < run.count; i += kKeyRunBlocks) {
-        const int64_t first = run.first + i * run.step;
-        if (first >= kv.blocks()) break;
-        const int64_t held = (kv.blocks() - 1 - first) / run.step + 1;
-        const int64_t count = std::min({run.count - i, held, int64_t{kKeyRunBlocks}});
-        key_runs_.push_back({static_cast<int32_t>(problem), static_cast<int32_t>(first),
-                             static_cast<int32_t>(run.step), static_cast<int32_t>(count)});
-      }
-    }
-  }
 }
 
 void WorkList::PiecesOf(const AttendArgs& args, int kv_head, Queries* queries) {

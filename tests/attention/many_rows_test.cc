@@ -2,6 +2,7 @@
 // dims of models, blocks seen whole and in part, scores of every course.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -139,6 +140,37 @@ TEST_CASE("scores that rise, fall, jump or have one peak lose no accuracy") {
       });
     }
   }
+}
+
+TEST_CASE("the same problem has the same answer, bit by bit") {
+  // Few rows over many keys, and so many that a GPU's thread blocks take tiles as they come.
+  const auto [dim, rows] = GENERATE(
+      table<int, int64_t>({{64, 1}, {128, 1}, {64, 1500}, {128, 700}, {128, 3000}, {256, 1500}}));
+  CAPTURE(dim, rows);
+  ProblemShape shape;
+  shape.dtype = shape.q_dtype = DType::kBF16;
+  shape.kv_heads = 2;
+  shape.group = 4;
+  shape.head_dim = shape.v_head_dim = dim;
+  shape.kv_tokens = 3000;
+  shape.pattern = "causal";
+  shape.q_ranges = {{shape.kv_tokens - rows, shape.kv_tokens}};
+  const Problem problem(shape, 1);
+  ForEachBackend([&](Backend* backend) {
+    if (backend->capabilities().name != "cuda") return;
+    Partial first = problem.Identity();
+    REQUIRE(backend->Attend(problem.Args(&problem.all(), &first)).ok());
+    for (int i = 0; i < 2; ++i) {
+      Partial again = problem.Identity();
+      REQUIRE(backend->Attend(problem.Args(&problem.all(), &again)).ok());
+      const auto same = [](const Tensor& a, const Tensor& b) {
+        const int64_t count = a.tokens() * a.heads() * a.dim();
+        return std::memcmp(a.data(), b.data(), static_cast<size_t>(count) * sizeof(float)) == 0;
+      };
+      REQUIRE(same(first.out(), again.out()));
+      REQUIRE(same(first.lse(), again.lse()));
+    }
+  });
 }
 
 }  // namespace

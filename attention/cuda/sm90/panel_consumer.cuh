@@ -112,6 +112,10 @@ __device__ inline void SoftenBlock(float (&s)[8][4], float scale, RowState& stat
   state.sum[1] += step[1];
 }
 
+// Named barriers: 0 is the thread block's, the next four are those of AnyOfGroup.
+inline constexpr int kGroupBarriers = 1;
+inline constexpr int kTurnBarriers = kGroupBarriers + kHalves;
+
 template <typename T, int kDim>
 class Consumer {
  public:
@@ -128,6 +132,7 @@ class Consumer {
         row_(threadIdx.x % kGroupThreads / 32 * 16 + threadIdx.x % 32 / 4) {}
 
   __device__ void Run() {
+    if (half_ == Shape::kHalves - 1) PassTurn();
     Ring<2> tickets;
     Ring<1> queries;
     for (;;) {
@@ -147,6 +152,14 @@ class Consumer {
   using Out = float[kDim / 8][4];
   using Weights = uint32_t[4][4];
 
+  // All warpgroups do the same number of steps.
+  __device__ void AwaitTurn() const {
+    if constexpr (Shape::kTurns) AwaitGroup(kTurnBarriers + half_);
+  }
+  __device__ void PassTurn() const {
+    const int next = half_ + 1 == Shape::kHalves ? 0 : half_ + 1;
+    if constexpr (Shape::kTurns) TellGroup(kTurnBarriers + next);
+  }
   // By one thread for all four warps: their products end together.
   __device__ void Free(uint64_t& barrier) {
     if (threadIdx.x % kGroupThreads == 0) Arrive(SharedAddress(&barrier));
@@ -176,12 +189,12 @@ class Consumer {
   __device__ void DoTile(const Ticket& ticket, int blocks) {
     const float scale = ticket.problem.scale_log2;
     const int masked = max(1, static_cast<int>(Uniform(static_cast<uint32_t>(ticket.masked))));
-    const auto careful =
-        static_cast<int>(Uniform(static_cast<uint32_t>(Careful(ticket, scale) ? blocks : masked)));
     RowState state;
     Out out = {};
     Weights weights;
-    First(ticket, scale, state, out, weights);
+    const bool with_care = First(ticket, scale, state, out, weights);
+    const auto careful =
+        static_cast<int>(Uniform(static_cast<uint32_t>(with_care ? blocks : masked)));
     Steps<true>(ticket, careful - 1, masked - 1, scale, state, out, weights);
     Steps<false>(ticket, blocks - careful, 0, scale, state, out, weights);
     Free(control_.queries_empty[half_]);
@@ -201,8 +214,8 @@ class Consumer {
 
   // Whether a score of the half may pass kScoreMax, or f32's range on the way to it.
   __device__ bool Careful(const Ticket& ticket, float scale) const {
-    // Not by half_, of which the compiler then makes less in the loops.
-    const auto half = static_cast<int>(threadIdx.x / kGroupThreads) - 1;
+    // Not by half_, which then would not stay uniform in the loops.
+    const int half = static_cast<int>(threadIdx.x / kGroupThreads) - 1;
     const uint32_t from = SharedAddress(&control_) - Shape::kControlAt + half * Shape::kBlockBytes +
                           threadIdx.x % kGroupThreads * 16;
     const float key_size = __uint_as_float(work_.key_sizes[ticket.tile.problem]);
@@ -220,7 +233,7 @@ class Consumer {
                            ? __uint_as_float(largest & 0xffff0000u)
                            : __half2float(__ushort_as_half(static_cast<uint16_t>(largest >> 16)));
     // Also if that is NaN.
-    return AnyOfGroup(!(size * (key_size * (scale * kDim)) <= kScoreMax), 1 + half);
+    return AnyOfGroup(!(size * (key_size * (scale * kDim)) <= kScoreMax), kGroupBarriers + half);
   }
 
   __device__ uint64_t KeysAtHand() const {
@@ -234,15 +247,19 @@ class Consumer {
     return (first & 0xffffffff00000000ull) | Uniform(low);
   }
 
-  // Scores and weights of the first block, as if it were seen in part.
-  __device__ void First(const Ticket& ticket, float scale, RowState& state, Out& out,
+  // Scores and weights of the first block, as if it were seen in part. Whether the others need
+  // care.
+  __device__ bool First(const Ticket& ticket, float scale, RowState& state, Out& out,
                         Weights& weights) {
     float s[8][4];
     Wait(SharedAddress(&control_.keys_full[keys_.stage]), keys_.parity);
     const Seen seen = Look(ticket);
+    AwaitTurn();
     FenceProducts();
     ScoreBlock<T, kDim>(s, queries_, KeysAtHand());
     CommitProducts();
+    PassTurn();
+    const bool with_care = Careful(ticket, scale);  // meanwhile
     WaitForProducts();
     Pin(s);
     Free(control_.keys_empty[keys_.stage]);
@@ -252,6 +269,7 @@ class Consumer {
     SoftenExactly<T>(s, scale, state, out, step, weights);
     state.sum[0] = step[0];
     state.sum[1] = step[1];
+    return with_care;
   }
 
   // Each adds the values of the block before and scores its own in one group of products, so that
@@ -269,10 +287,12 @@ class Consumer {
       Wait(SharedAddress(&control_.values_full[values_.stage]), values_.parity);
       Pin(out);
       Pin(weights);
+      AwaitTurn();
       FenceProducts();
       AddBlock<T>(out, weights, ValuesAtHand());
       ScoreBlock<T, kDim>(s, queries_, KeysAtHand());
       CommitProducts();
+      PassTurn();
       WaitForProducts();
       Pin(s);
       Pin(out);

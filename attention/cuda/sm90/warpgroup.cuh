@@ -42,6 +42,15 @@ __device__ inline bool AnyOfGroup(bool value, int barrier) {
   return any != 0;
 }
 
+// Named barriers (1 to 15) between warpgroups: waits until the other one has arrived, and arrives
+// without waiting.
+__device__ inline void AwaitGroup(int barrier) {
+  asm volatile("barrier.cta.sync %0, %1;" ::"r"(barrier), "n"(2 * kGroupThreads) : "memory");
+}
+__device__ inline void TellGroup(int barrier) {
+  asm volatile("barrier.cta.arrive %0, %1;" ::"r"(barrier), "n"(2 * kGroupThreads) : "memory");
+}
+
 // True in one thread of the warp, always the same.
 __device__ inline bool Elect() {
   uint32_t elected;
