@@ -19,19 +19,11 @@
 #include "attention/memory_space.h"
 #include "attention/partial.h"
 #include "attention/pattern.h"
+#include "attention/ranges.h"
 #include "attention/tensor.h"
 #include "base/memory_kind.h"
 
 namespace annulus {
-
-// Query heads [first, first + count), global numbering.
-struct HeadRange {
-  int first = 0;
-  int count = 0;
-
-  int end() const { return first + count; }
-  friend bool operator==(const HeadRange&, const HeadRange&) = default;
-};
 
 // One problem: every (query row, query head) of `q` against the keys that the pattern allows among
 // the blocks `keys`. Query head h reads KV head h / group.
@@ -42,7 +34,7 @@ struct AttendArgs {
   TensorView q;
   std::vector<TokenRange> q_ranges;
   HeadRange heads;
-  int64_t kv_tokens = 0;        // length of the context; keys at and beyond it do not exist
+  int64_t kv_tokens = 0;        // keys at and beyond it do not exist; queries may
   int group = 1;                // query heads per KV head, ≥ 1
   const KvTable* kv = nullptr;  // holds every page of `keys` that the pattern reads
   const Pattern* pattern = nullptr;

@@ -15,10 +15,50 @@
 namespace annulus {
 namespace {
 
-int64_t TokensOf(const BlockRun& run, int64_t kv_tokens) {
-  const bool has_short_block = run.last() * kBlockTokens + kBlockTokens > kv_tokens;
-  return run.count * kBlockTokens -
-         (has_short_block ? run.last() * kBlockTokens + kBlockTokens - kv_tokens : 0);
+// The tokens of a run's blocks that lie within `keys`, of which only the first and the last block
+// may hold fewer than 64.
+int64_t TokensOf(const BlockRun& run, TokenRange keys) {
+  const int64_t before = keys.begin - run.first * kBlockTokens;
+  const int64_t after = (run.last() + 1) * kBlockTokens - keys.end;
+  return run.count * kBlockTokens - std::max<int64_t>(0, before) - std::max<int64_t>(0, after);
+}
+
+// Σ over the rows of a stretch of the tokens of `keys` that are in blocks they see.
+int64_t TokensOf(const RowStretch& stretch, TokenRange keys) {
+  const BlockRun rows{stretch.q_begin, stretch.q_end - stretch.q_begin, 1};
+  const int64_t first = keys.begin / kBlockTokens, end = BlocksOf(keys.end);
+  const int64_t before = keys.begin - first * kBlockTokens;
+  const int64_t after = end * kBlockTokens - keys.end;
+  int64_t tokens = 0;
+  for (const RowBand& band : stretch.bands) {
+    tokens += kBlockTokens * BlocksSeen(band, rows, {first, end - first, 1});
+    if (before > 0) tokens -= before * BlocksSeen(band, rows, {first, 1, 1});
+    if (after > 0) tokens -= after * BlocksSeen(band, rows, {end - 1, 1, 1});
+  }
+  return tokens;
+}
+
+// fn(rows) for the parts of `q` that lie in one query block each.
+template <typename Fn>
+void ForEachQueryBlock(TokenRange q, Fn fn) {
+  for (int64_t begin = q.begin; begin < q.end;) {
+    const int64_t end = std::min(q.end, (begin / kBlockTokens + 1) * kBlockTokens);
+    fn(TokenRange{begin, end});
+    begin = end;
+  }
+}
+
+// Whether all rows at once may be looked at: more shapes than that meet in too many ways, and no
+// deadline is watched meanwhile.
+bool HasFewShapes(const PatternNode& rule) {
+  constexpr int64_t kShapesMax = 256;
+  return rule.size().shapes() <= kShapesMax;
+}
+
+// How many bands are worth more than so many rows one by one.
+int64_t BandsMax(int64_t q_blocks) {
+  constexpr int64_t kAlways = 1024, kRowsOfOneBand = 64;
+  return std::max(kAlways, q_blocks / kRowsOfOneBand);
 }
 
 // Pairs of cells, for shapes that overlap in too many ways. `shapes` ascend by their keys.
@@ -53,12 +93,12 @@ class CellPairs {
 };
 
 int64_t PairsOfTiles(const ShapeList& shapes, const std::vector<TileRun>& tiles, TokenRange q,
-                     int64_t kv_tokens, const Stop& stop) {
+                     TokenRange keys, const Stop& stop) {
   const CellPairs cells(shapes, q);
   int64_t pairs = 0;
   for (const TileRun& tile : tiles) {
     if (tile.full) {
-      pairs += q.size() * TokensOf(tile.blocks, kv_tokens);
+      pairs += q.size() * TokensOf(tile.blocks, keys);
       continue;
     }
     for (int64_t i = 0; i < tile.blocks.count; ++i) {
@@ -106,16 +146,54 @@ absl::Status Pattern::CheckTokens(int64_t kv_tokens, bool may_grow) const {
   return absl::OkStatus();
 }
 
+Pattern Pattern::KeysFrom(int64_t first) const {
+  Pattern pattern = *this;
+  pattern.first_key_ = first;
+  return pattern;
+}
+
 bool Pattern::Allows(int kv_head, int64_t q, int64_t k) const {
-  return rules_[kv_head]->Allows(q, k);
+  return k >= first_key_ && rules_[kv_head]->Allows(q, k);
 }
 
 void Pattern::Row(int kv_head, TokenRange q, int64_t kv_tokens, std::vector<TileRun>* out) const {
   ANNULUS_CHECK(0 <= q.begin && q.begin < q.end &&
                 q.begin / kBlockTokens == (q.end - 1) / kBlockTokens);
   ShapeList shapes;
-  rules_[kv_head]->AppendShapes({q.begin, q.end, 0, kv_tokens}, &shapes);
+  rules_[kv_head]->AppendShapes({q.begin, q.end, first_key_, kv_tokens}, &shapes);
   TilesOfUnion(&shapes, q, kv_tokens, out);
+}
+
+bool Pattern::Stretches(int kv_head, TokenRange q, int64_t kv_tokens,
+                        std::vector<RowStretch>* out) const {
+  out->clear();
+  if (!HasFewShapes(*rules_[kv_head])) return false;
+  const ShapeWindow whole{CeilDiv(q.begin, kBlockTokens) * kBlockTokens,
+                          q.end / kBlockTokens * kBlockTokens, first_key_, kv_tokens};
+  std::vector<BlockBand> bands;
+  if (whole.q_begin < whole.q_end && first_key_ < kv_tokens &&
+      !rules_[kv_head]->AppendBands(whole, &bands)) {
+    return false;
+  }
+  if (!MakeStretches(std::move(bands), BandsMax(BlocksOf(q.size())), out)) return false;
+  // Query blocks of which some rows are no queries are stretches of their own.
+  const auto add_row = [&](TokenRange rows, std::vector<RowStretch>::iterator at) {
+    std::vector<TileRun> tiles;
+    Row(kv_head, rows, kv_tokens, &tiles);
+    RowStretch stretch{rows.begin / kBlockTokens, rows.begin / kBlockTokens + 1, {}};
+    for (const TileRun& tile : tiles) {
+      const BlockRun& run = tile.blocks;
+      stretch.bands.push_back({run.first, run.last() + 1, false, false, run.first, run.step});
+    }
+    if (!stretch.bands.empty()) out->insert(at, std::move(stretch));
+  };
+  if (q.begin < whole.q_begin) {
+    add_row({q.begin, std::min(q.end, whole.q_begin)}, out->begin());
+  }
+  if (whole.q_begin <= whole.q_end && whole.q_end < q.end) {
+    add_row({whole.q_end, q.end}, out->end());
+  }
+  return true;
 }
 
 void Pattern::CellMask(int kv_head, int64_t q_block, int64_t k_block, uint64_t mask[64]) const {
@@ -123,29 +201,44 @@ void Pattern::CellMask(int kv_head, int64_t q_block, int64_t k_block, uint64_t m
   const int64_t q = q_block * kBlockTokens;
   const int64_t k = k_block * kBlockTokens;
   ShapeList shapes;
-  rules_[kv_head]->AppendShapes({q, q + kBlockTokens, k, k + kBlockTokens}, &shapes);
+  rules_[kv_head]->AppendShapes({q, q + kBlockTokens, std::max(k, first_key_), k + kBlockTokens},
+                                &shapes);
   for (const Shape& shape : shapes) AddToMask(shape, q_block, k_block, mask);
 }
 
 PairCount Pattern::CountPairs(int kv_head, TokenRange q, int64_t kv_tokens,
                               const Stop& stop) const {
   PairCount count;
+  const TokenRange keys{first_key_, kv_tokens};
+  if (keys.size() <= 0 || q.size() <= 0) return count;
+  absl::optional<int64_t> visited;
+  if (HasFewShapes(*rules_[kv_head])) {
+    visited = rules_[kv_head]->CountPairs({q.begin, q.end, keys.begin, keys.end});
+  }
+  std::vector<RowStretch> stretches;
+  const bool banded = Stretches(kv_head, q, kv_tokens, &stretches);
+  for (size_t i = 0; banded && i < stretches.size(); ++i) {
+    const RowStretch& stretch = stretches[i];
+    const int64_t rows = std::min(kBlockTokens * stretch.q_end, q.end) -
+                         std::max(kBlockTokens * stretch.q_begin, q.begin);
+    count.work += rows / (stretch.q_end - stretch.q_begin) * TokensOf(stretch, keys);
+  }
+  if (visited.has_value()) count.visited = *visited;
+  if (visited.has_value() && banded) return count;
   ShapeList shapes;
   std::vector<TileRun> tiles;
-  for (int64_t begin = q.begin; begin < q.end && !stop.stopped();) {
-    const int64_t end = std::min(q.end, (begin / kBlockTokens + 1) * kBlockTokens);
-    const TokenRange rows{begin, end};
+  ForEachQueryBlock(q, [&](TokenRange rows) {
+    if (stop.stopped()) return;
     shapes.clear();
-    rules_[kv_head]->AppendShapes({begin, end, 0, kv_tokens}, &shapes);
+    rules_[kv_head]->AppendShapes({rows.begin, rows.end, keys.begin, keys.end}, &shapes);
     TilesOfUnion(&shapes, rows, kv_tokens, &tiles);
     for (const TileRun& tile : tiles) {
-      count.work += rows.size() * TokensOf(tile.blocks, kv_tokens);
+      if (!banded) count.work += rows.size() * TokensOf(tile.blocks, keys);
     }
+    if (visited.has_value()) return;
     const absl::optional<int64_t> pairs = PairsOfUnion(shapes);
-    count.visited +=
-        pairs.has_value() ? *pairs : PairsOfTiles(shapes, tiles, rows, kv_tokens, stop);
-    begin = end;
-  }
+    count.visited += pairs.has_value() ? *pairs : PairsOfTiles(shapes, tiles, rows, keys, stop);
+  });
   return count;
 }
 

@@ -28,6 +28,8 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "attention/block_set.h"
+#include "attention/ranges.h"
+#include "attention/row_bands.h"
 #include "base/stop.h"
 
 namespace annulus {
@@ -41,22 +43,13 @@ inline constexpr int64_t kPatternTermsMax = int64_t{1} << 15;
 // Parts of the rules of all KV heads that differ: what a text may cost in time and memory.
 inline constexpr int64_t kPatternPartsMax = int64_t{1} << 18;
 
-// Query positions [begin, end), absolute.
-struct TokenRange {
-  int64_t begin = 0;
-  int64_t end = 0;
-
-  int64_t size() const { return end - begin; }
-  friend bool operator==(const TokenRange&, const TokenRange&) = default;
-};
-
 // A run of KV blocks that a query block sees: whole (every existing pair allowed) or in part.
 struct TileRun {
   BlockRun blocks;
   bool full = false;
 };
 
-// Pair counts over one query head.
+// Pair counts over one query head. Keys exist in [first_key, kv_tokens).
 struct PairCount {
   int64_t visited = 0;  // allowed (query, key) pairs, exact
   int64_t work = 0;     // existing pairs of every 64×64 cell that holds an allowed pair
@@ -84,6 +77,11 @@ class Pattern {
   // that grows: then the last document is open-ended and only a start beyond the end is refused.
   absl::Status CheckTokens(int64_t kv_tokens, bool may_grow) const;
 
+  // The same pattern over the keys from `first` on alone: nobody sees those before. What was
+  // parsed, its text and its classes of heads stay.
+  Pattern KeysFrom(int64_t first) const;
+  int64_t first_key() const { return first_key_; }
+
   // Whether the query at absolute position q sees the key at k under `kv_head`.
   bool Allows(int kv_head, int64_t q, int64_t k) const;
 
@@ -93,12 +91,16 @@ class Pattern {
   // pair is in exactly one run; no block without one is in any. `out` is cleared first.
   void Row(int kv_head, TokenRange q, int64_t kv_tokens, std::vector<TileRun>* out) const;
 
+  // The same blocks of all queries `q`, any range, as few bands, full or not. False, and `out` is
+  // of no meaning, where the rows do not follow from one another: then Row gives them one by one.
+  bool Stretches(int kv_head, TokenRange q, int64_t kv_tokens, std::vector<RowStretch>* out) const;
+
   // The allowed pairs of one cell: bit k of mask[r] says whether query 64·q_block + r sees key
   // 64·k_block + k. All 64 rows are written, positions beyond any context end included.
   void CellMask(int kv_head, int64_t q_block, int64_t k_block, uint64_t mask[64]) const;
 
-  // Exact pair counts of queries q (any range of the context) over one query head of `kv_head`; of
-  // no meaning once `stop` has stopped.
+  // Exact pair counts of queries q (any range) over one query head of `kv_head`; of no meaning once
+  // `stop` has stopped.
   PairCount CountPairs(int kv_head, TokenRange q, int64_t kv_tokens, const Stop& stop = {}) const;
 
   // The lowest KV head with the same rule as `kv_head`: compile once per class.
@@ -116,13 +118,14 @@ class Pattern {
 
   std::string text_;
   int kv_heads_ = 0;
+  int64_t first_key_ = 0;
   std::vector<std::shared_ptr<const PatternNode>> rules_;  // by KV head, `heads` resolved
   std::vector<int> classes_;                               // by KV head, HeadClass
   std::shared_ptr<const std::vector<DocsTotal>> docs_;
 };
 
-// Which share of the keys [0, kv_tokens) the union of all KV heads lets the queries q see, in
-// [0, 1], and the mean share of blocks that a KV-efficient cache keeps per head after kv_tokens.
+// Which share of the keys [first_key, kv_tokens) the union of all KV heads lets the queries q see,
+// in [0, 1], and the mean share of blocks that a KV-efficient cache keeps per head after kv_tokens.
 struct PatternCoverage {
   double covered = 0;
   double kept_kv = 0;

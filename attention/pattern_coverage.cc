@@ -64,6 +64,14 @@ struct CombOrder {
 
 using KeysSeen = std::map<Comb, Spans, CombOrder>;
 
+void AddKeys(const ShapeList& shapes, KeysSeen* seen) {
+  for (const Shape& shape : shapes) {
+    Comb comb = shape.comb;
+    if (!comb.all()) comb.first = FloorMod(comb.first, comb.period);
+    (*seen)[comb].Add({shape.k_begin, shape.k_end});
+  }
+}
+
 // Keys of [begin, end) in at least one comb. Only one period of the combs in common is laid out,
 // or the range if that is shorter.
 int64_t CountInAny(const std::vector<Comb>& combs, int64_t begin, int64_t end) {
@@ -137,22 +145,25 @@ PatternCoverage Coverage(const Pattern& pattern, TokenRange q, int64_t kv_tokens
     kept_blocks += static_cast<double>(BlocksOf(kv_tokens) -
                                        pattern.Evictable(head, kv_tokens, kv_tokens).size());
     if (pattern.HeadClass(head) != head) continue;
+    const PatternNode& rule = *pattern.rules_[head];
+    const TokenRange keys{pattern.first_key(), kv_tokens};
     ShapeList shapes;
+    if (rule.AppendSeen({q.begin, q.end, keys.begin, keys.end}, &shapes)) {
+      AddKeys(shapes, &seen);
+      continue;
+    }
     for (int64_t begin = q.begin; begin < q.end;) {
       const int64_t end = std::min(q.end, (begin / kBlockTokens + 1) * kBlockTokens);
       shapes.clear();
-      pattern.rules_[head]->AppendShapes({begin, end, 0, kv_tokens}, &shapes);
-      for (const Shape& shape : shapes) {
-        Comb comb = shape.comb;
-        if (!comb.all()) comb.first = FloorMod(comb.first, comb.period);
-        seen[comb].Add({shape.k_begin, shape.k_end});
-      }
+      rule.AppendShapes({begin, end, keys.begin, keys.end}, &shapes);
+      AddKeys(shapes, &seen);
       begin = end;
     }
   }
   PatternCoverage coverage;
-  if (kv_tokens == 0) return coverage;
-  coverage.covered = static_cast<double>(CountKeys(&seen)) / static_cast<double>(kv_tokens);
+  if (kv_tokens <= pattern.first_key()) return coverage;
+  coverage.covered =
+      static_cast<double>(CountKeys(&seen)) / static_cast<double>(kv_tokens - pattern.first_key());
   coverage.kept_kv = kept_blocks / (static_cast<double>(BlocksOf(kv_tokens)) * pattern.kv_heads());
   return coverage;
 }

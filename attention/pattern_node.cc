@@ -15,6 +15,16 @@ int64_t GroupsMax(int64_t block) {
   return (kBlockTokens - 2) / block + 2;
 }
 
+// All cells of a window on and below the diagonal.
+BlockBand BandOf(const ShapeWindow& window) {
+  return {.q_begin = window.q_begin / kBlockTokens,
+          .q_end = BlocksOf(window.q_end),
+          .k_begin = window.k_begin / kBlockTokens,
+          .k_end = BlocksOf(window.k_end),
+          .d_min = 0,
+          .d_max = kFarBlocks};
+}
+
 // Equality of nodes of one kind is that of their numbers.
 template <typename Node>
 bool SameAs(const Node& node, const PatternNode& other) {
@@ -33,6 +43,10 @@ class Band final : public PatternNode {
   bool Allows(int64_t q, int64_t k) const override { return d_min_ <= q - k && q - k <= d_max_; }
   void AppendShapes(const ShapeWindow& window, ShapeList* out) const override {
     AppendShape({window.q_begin, window.q_end, 0, kFar, d_min_, d_max_, {}}, window, out);
+  }
+  bool AppendWide(const ShapeWindow& window, ShapeList* out) const override {
+    AppendShapes(window, out);
+    return true;
   }
   BlockSet Unneeded(int64_t next_q, int64_t blocks) const override {
     const int64_t oldest = std::max<int64_t>(0, next_q - d_max_);
@@ -55,6 +69,10 @@ class Sink final : public PatternNode {
   bool Allows(int64_t, int64_t k) const override { return k < tokens_; }
   void AppendShapes(const ShapeWindow& window, ShapeList* out) const override {
     AppendShape({window.q_begin, window.q_end, 0, tokens_, -kFar, kFar, {}}, window, out);
+  }
+  bool AppendWide(const ShapeWindow& window, ShapeList* out) const override {
+    AppendShapes(window, out);
+    return true;
   }
   BlockSet Unneeded(int64_t, int64_t blocks) const override {
     const int64_t first = std::min(BlocksOf(tokens_), blocks);
@@ -87,6 +105,10 @@ class Docs final : public PatternNode {
       if (begin >= window.q_end) break;
       AppendShape({begin, end, begin, end, -kFar, kFar, {}}, window, out);
     }
+  }
+  bool AppendWide(const ShapeWindow& window, ShapeList* out) const override {
+    AppendShapes(window, out);
+    return true;
   }
   BlockSet Unneeded(int64_t next_q, int64_t blocks) const override {
     return BlockSet::Range(0, std::min(starts_[DocOf(next_q)] / kBlockTokens, blocks));
@@ -152,6 +174,50 @@ class S2 final : public PatternNode {
     AppendShape(shape, window, out);
   }
 
+  // Window and comb are bands where a pattern block is a block: a cell is then seen by all of its
+  // rows or, on the diagonal, by its last.
+  bool AppendBands(const ShapeWindow& window, std::vector<BlockBand>* out) const override {
+    if (block_ != kBlockTokens) return false;
+    BlockBand band = BandOf(window);
+    band.d_max = std::min(local_, kFarBlocks) - 1;
+    out->push_back(band);
+    band.d_min = band.d_max + 1;
+    band.d_max = kFarBlocks;
+    band.first = residue_;
+    band.step = stride_;
+    out->push_back(band);
+    return true;
+  }
+
+  // All rows of a pattern block have the same window begin and the same comb before it.
+  absl::optional<int64_t> CountPairs(const ShapeWindow& window) const override {
+    if (block_ < kBlockTokens) return absl::nullopt;
+    const Comb comb{residue_ * block_, block_, block_ * stride_};
+    int64_t pairs = 0;
+    for (int64_t i = window.q_begin / block_; i * block_ < window.q_end; ++i) {
+      Shape shape{i * block_, (i + 1) * block_, WindowStart(i), kFar, 0, kFar, {}};
+      ShapeList local;
+      AppendShape(shape, window, &local);
+      if (!local.empty()) pairs += PairsOf(local[0]);
+      const int64_t rows =
+          std::min(window.q_end, shape.q_end) - std::max(window.q_begin, shape.q_begin);
+      pairs += rows * comb.CountIn(window.k_begin, std::min(window.k_end, WindowStart(i)));
+    }
+    return pairs;
+  }
+
+  // The last query sees all of the comb before it, and windows follow each other without a gap.
+  bool AppendSeen(const ShapeWindow& window, ShapeList* out) const override {
+    const ShapeWindow before{window.q_end - 1, window.q_end, window.k_begin, window.k_end};
+    Shape shape{
+        window.q_begin, window.q_end, WindowStart(window.q_begin / block_), kFar, 0, kFar, {}};
+    AppendShape(shape, window, out);
+    shape.k_begin = 0;
+    shape.comb = {residue_ * block_, block_, block_ * stride_};
+    AppendShape(shape, before, out);
+    return true;
+  }
+
   // §3.3 of the paper: what has left the local window and is off the stride never comes back.
   BlockSet Unneeded(int64_t next_q, int64_t blocks) const override {
     const int64_t left = std::min(WindowStart(next_q / block_), blocks * kBlockTokens);
@@ -214,6 +280,22 @@ class Power final : public PatternNode {
         AppendShape(shape, window, out);
       }
     }
+  }
+
+  // As S2's; a power of two ahead is a band of one block's distance.
+  bool AppendBands(const ShapeWindow& window, std::vector<BlockBand>* out) const override {
+    if (block_ != kBlockTokens) return false;
+    BlockBand band = BandOf(window);
+    band.k_end = std::min(band.k_end, sink_end_ / kBlockTokens);
+    if (band.k_begin < band.k_end) out->push_back(band);
+    band.k_end = BlocksOf(window.k_end);
+    band.d_max = std::min(window_, kFarBlocks) - 1;
+    out->push_back(band);
+    for (int64_t d = FirstSlash(); d < band.q_end; d *= 2) {
+      band.d_min = band.d_max = d;
+      out->push_back(band);
+    }
+    return true;
   }
 
   // A key's distance always has a greater power of two ahead: every key may be needed again.

@@ -7,8 +7,10 @@
 #include <memory>
 #include <vector>
 
+#include "absl/types/optional.h"
 #include "attention/block_set.h"
 #include "attention/pattern_shapes.h"
+#include "attention/row_bands.h"
 
 namespace annulus {
 
@@ -21,6 +23,21 @@ class PatternNode {
 
   // Appends shapes whose union is the node's pairs within `window`.
   virtual void AppendShapes(const ShapeWindow& window, ShapeList* out) const = 0;
+
+  // The rest but for Unneeded is for any number of rows at once. Where a node cannot say it, it
+  // answers false or nothing, whatever it appended, and its rows are looked at block by block.
+
+  // Appends shapes whose union is the node's pairs within `window`.
+  virtual bool AppendWide(const ShapeWindow& window, ShapeList* out) const;
+
+  // Appends bands whose union is the cells that hold a pair. The window's queries are whole blocks.
+  virtual bool AppendBands(const ShapeWindow& window, std::vector<BlockBand>* out) const;
+
+  // The node's pairs within `window`.
+  virtual absl::optional<int64_t> CountPairs(const ShapeWindow& window) const;
+
+  // Appends shapes of which only the keys are meant: together they are those that some query sees.
+  virtual bool AppendSeen(const ShapeWindow& window, ShapeList* out) const;
 
   // Blocks among [0, blocks) that no query at position ≥ next_q sees, those only that are known
   // from the definition: never too many, perhaps too few.

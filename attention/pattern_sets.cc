@@ -8,6 +8,9 @@
 namespace annulus {
 namespace {
 
+// Two lists of shapes are intersected pair by pair up to so many pairs.
+constexpr size_t kWideMeetingsMax = size_t{1} << 18;
+
 int64_t Saturated(__int128 value) {
   return static_cast<int64_t>(std::min<__int128>(value, kFar));
 }
@@ -59,6 +62,15 @@ class Union final : public PatternNode {
   void AppendShapes(const ShapeWindow& window, ShapeList* out) const override {
     for (const NodePtr& part : parts_) part->AppendShapes(window, out);
   }
+  bool AppendWide(const ShapeWindow& window, ShapeList* out) const override {
+    return OfAll([&](const PatternNode& part) { return part.AppendWide(window, out); });
+  }
+  bool AppendBands(const ShapeWindow& window, std::vector<BlockBand>* out) const override {
+    return OfAll([&](const PatternNode& part) { return part.AppendBands(window, out); });
+  }
+  bool AppendSeen(const ShapeWindow& window, ShapeList* out) const override {
+    return OfAll([&](const PatternNode& part) { return part.AppendSeen(window, out); });
+  }
   BlockSet Unneeded(int64_t next_q, int64_t blocks) const override {
     BlockSet all = BlockSet::Range(0, blocks);
     for (const BlockSet& set : UnneededOf(parts_, next_q, blocks)) all = all.Intersect(set);
@@ -70,6 +82,12 @@ class Union final : public PatternNode {
   }
 
  private:
+  template <typename Fn>
+  bool OfAll(Fn fn) const {
+    return std::all_of(parts_.begin(), parts_.end(),
+                       [&fn](const NodePtr& part) { return fn(*part); });
+  }
+
   static Size SizeOf(const std::vector<NodePtr>& parts) {
     Size all{.lists = 0};
     for (const NodePtr& part : parts) {
@@ -110,6 +128,22 @@ class Intersection final : public PatternNode {
       common = std::move(both);
     }
     out->insert(out->end(), common.begin(), common.end());
+  }
+  bool AppendWide(const ShapeWindow& window, ShapeList* out) const override {
+    ShapeList common;
+    if (!parts_.front()->AppendWide(window, &common)) return false;
+    for (size_t i = 1; i < parts_.size() && !common.empty(); ++i) {
+      ShapeList part;
+      if (!parts_[i]->AppendWide(window, &part)) return false;
+      if (common.size() * part.size() > kWideMeetingsMax) return false;
+      ShapeList both;
+      for (const Shape& a : common) {
+        for (const Shape& b : part) AppendIntersection(a, b, &both);
+      }
+      common = std::move(both);
+    }
+    out->insert(out->end(), common.begin(), common.end());
+    return true;
   }
   BlockSet Unneeded(int64_t next_q, int64_t blocks) const override {
     BlockSet all;

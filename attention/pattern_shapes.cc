@@ -10,9 +10,9 @@ namespace {
 
 constexpr int kUnionTermsMax = 512;
 
-// Points (u, v) ≥ 0 with u + v ≤ sum.
-int64_t Triangle(int64_t sum) {
-  return sum < 0 ? 0 : (sum + 1) * (sum + 2) / 2;
+// Points (u, v) ≥ 0 with u + v ≤ sum, modulo 2^64: differences of them fit 63 bits.
+uint64_t Triangle(int64_t sum) {
+  return sum < 0 ? 0 : static_cast<uint64_t>(static_cast<__int128>(sum + 1) * (sum + 2) / 2);
 }
 
 // Pairs with q in [q_begin, q_end), k in [k_begin, k_end), q − k ≤ d. Counted in the corner
@@ -21,7 +21,8 @@ int64_t PairsUpTo(int64_t q_begin, int64_t q_end, int64_t k_begin, int64_t k_end
   const int64_t rows = q_end - q_begin;
   const int64_t keys = k_end - k_begin;
   const int64_t sum = std::min(d - q_begin + k_end - 1, rows + keys);
-  return Triangle(sum) - Triangle(sum - rows) - Triangle(sum - keys) + Triangle(sum - rows - keys);
+  return static_cast<int64_t>(Triangle(sum) - Triangle(sum - rows) - Triangle(sum - keys) +
+                              Triangle(sum - rows - keys));
 }
 
 // Pairs of the shape's rows with its comb's keys in [begin, end), which the band may cut.
@@ -172,7 +173,7 @@ void AppendIntersection(const Shape& a, const Shape& b, ShapeList* out) {
 }
 
 int64_t PairsOf(const Shape& shape) {
-  // Keys that every row sees. The band can cut only fewer than 64 keys before and after them.
+  // Keys that every row sees. The band cuts fewer keys before and after them than there are rows.
   const int64_t begin = std::clamp(shape.q_end - 1 - shape.d_max, shape.k_begin, shape.k_end);
   const int64_t end = std::clamp(shape.q_begin - shape.d_min + 1, begin, shape.k_end);
   return PairsAtEdge(shape, shape.k_begin, begin) +

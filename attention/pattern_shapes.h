@@ -47,7 +47,8 @@ struct Shape {
 
 using ShapeList = absl::InlinedVector<Shape, 12>;
 
-// What is asked for: queries within one 64-token block, keys [k_begin, k_end).
+// What is asked for: queries [q_begin, q_end), within one 64-token block unless it is said, and
+// keys [k_begin, k_end).
 struct ShapeWindow {
   int64_t q_begin = 0;
   int64_t q_end = 0;
@@ -64,7 +65,8 @@ void SortByKeys(ShapeList* shapes);
 // different periods meet.
 void AppendIntersection(const Shape& a, const Shape& b, ShapeList* out);
 
-// Pairs of one shape with at most 64 rows. Closed form but for the comb's teeth at the band's ends.
+// Pairs of one shape, with any number of rows. Closed form but for the comb's teeth at the band's
+// ends.
 int64_t PairsOf(const Shape& shape);
 
 // Pairs in the union of the shapes, by inclusion and exclusion; nullopt where the shapes overlap in

@@ -20,7 +20,63 @@ constexpr int kReceiversMax = 64;
 constexpr int64_t kSlopeMax = 2;
 constexpr int kStays = -1;  // of a row: at home
 
-using Cells = std::vector<uint32_t>;
+// Blocks read, by cell of the context; and by coarse cells of many, which are quick to make and to
+// compare and mostly tell enough.
+class Cells {
+ public:
+  Cells() = default;
+  Cells(BlockSet blocks, int64_t kv_blocks, int64_t cell_blocks)
+      : blocks_(std::move(blocks)), kv_blocks_(kv_blocks), cell_blocks_(cell_blocks) {
+    Count(cell_blocks * kTogether, &coarse_);
+  }
+
+  // How many blocks of these `other` does not read: at least LackedAtLeast.
+  int64_t LackedBy(Cells& other) { return Lacked(Fine(), other.Fine()); }
+  int64_t LackedAtLeast(const Cells& other) const { return Lacked(coarse_, other.coarse_); }
+
+  // Reads what `other` reads, too.
+  void Raise(Cells& other) {
+    std::vector<uint32_t>& fine = Fine();
+    std::fill(coarse_.begin(), coarse_.end(), 0);
+    for (size_t i = 0; i < fine.size(); ++i) {
+      fine[i] = std::max(fine[i], other.Fine()[i]);
+      coarse_[i / kTogether] += fine[i];
+    }
+  }
+
+ private:
+  static constexpr int64_t kTogether = 32;  // cells in a coarse one
+
+  std::vector<uint32_t>& Fine() {
+    if (fine_.empty()) Count(cell_blocks_, &fine_);
+    return fine_;
+  }
+
+  void Count(int64_t cell_blocks, std::vector<uint32_t>* cells) const {
+    cells->assign(static_cast<size_t>((kv_blocks_ + cell_blocks - 1) / cell_blocks), 0);
+    for (const BlockRun& run : blocks_.runs()) {
+      for (int64_t i = 0; i < run.count;) {
+        const int64_t cell = (run.first + i * run.step) / cell_blocks;
+        const int64_t left = (cell + 1) * cell_blocks - (run.first + i * run.step);
+        const int64_t here = std::min(run.count - i, (left + run.step - 1) / run.step);
+        (*cells)[static_cast<size_t>(cell)] += static_cast<uint32_t>(here);
+        i += here;
+      }
+    }
+  }
+
+  static int64_t Lacked(const std::vector<uint32_t>& mine, const std::vector<uint32_t>& theirs) {
+    int64_t lacked = 0;
+    for (size_t i = 0; i < mine.size(); ++i) lacked += std::max(mine[i], theirs[i]) - theirs[i];
+    return lacked;
+  }
+
+  BlockSet blocks_;
+  int64_t kv_blocks_ = 0;
+  int64_t cell_blocks_ = 1;
+  std::vector<uint32_t> coarse_;
+  std::vector<uint32_t> fine_;  // made when it is asked for
+};
 
 // Rows of one KV head that a rank could give, those with most work first.
 struct Stretch {
@@ -88,16 +144,11 @@ class Assigner {
 
   // Work of each query block, of all query heads of a KV head; and of each rank at the start.
   void WeighRows() {
-    const int64_t last = rows_.kv_blocks() - 1;
-    const int64_t lacking = (last + 1) * kBlockTokens - rows_.kv_tokens();
     work_.resize(static_cast<size_t>(rows_.classes()));
     for (int c = 0; c < rows_.classes(); ++c) {
-      for (int64_t q = first_; q <= last; ++q) {
+      for (int64_t q = first_; q < rows_.q_blocks_end(); ++q) {
         int64_t tokens = 0;
-        for (const RowTable::Run& run : rows_.Row(c, q)) {
-          const BlockRun blocks = run.blocks();
-          tokens += blocks.count * kBlockTokens - (blocks.last() == last ? lacking : 0);
-        }
+        rows_.ForEachRun(c, q, [&](const BlockRun& run) { tokens += rows_.Keys(run); });
         work_[c].push_back(tokens * rows_.Queries(q) * problem_.group());
       }
     }
@@ -197,7 +248,8 @@ class Assigner {
 
   Cells ReadsOf(const Stretch& stretch, size_t rows) const {
     std::vector<int64_t> q_blocks(stretch.q_blocks.begin(), stretch.q_blocks.begin() + rows);
-    std::sort(q_blocks.begin(), q_blocks.end());
+    // A stretch ascends or descends.
+    if (q_blocks.front() > q_blocks.back()) std::reverse(q_blocks.begin(), q_blocks.end());
     return CellsOf(
         BlocksRead(rows_, rows_.KvClass(stretch.kv_head), BlockSet::FromBlocks(q_blocks)));
   }
@@ -210,34 +262,24 @@ class Assigner {
     return problem_.group() * (query + answer);
   }
 
-  Cells CellsOf(const BlockSet& blocks) const {
-    Cells cells((rows_.kv_blocks() + cell_blocks_ - 1) / cell_blocks_);
-    for (const BlockRun& run : blocks.runs()) {
-      for (int64_t i = 0; i < run.count;) {
-        const int64_t cell = (run.first + i * run.step) / cell_blocks_;
-        const int64_t left = (cell + 1) * cell_blocks_ - (run.first + i * run.step);
-        const int64_t here = std::min(run.count - i, (left + run.step - 1) / run.step);
-        cells[cell] += static_cast<uint32_t>(here);
-        i += here;
-      }
-    }
-    return cells;
+  Cells CellsOf(BlockSet blocks) const {
+    return Cells(std::move(blocks), rows_.kv_blocks(), cell_blocks_);
   }
 
-  void Consider(const Stretch& stretch, const Offer& offer, const std::vector<int>& receivers,
+  void Consider(const Stretch& stretch, Offer& offer, const std::vector<int>& receivers,
                 int64_t cap, std::optional<Move>* best) {
     const int64_t page_bytes =
         kBlockTokens * static_cast<int64_t>(SizeOf(problem_.dtype)) *
         (problem_.head_dim + (problem_.v_is_k_prefix ? 0 : problem_.v_head_dim));
     for (int receiver : receivers) {
       if (loads_[receiver] + offer.work > cap) continue;
-      const Cells& has = ReadsOf(receiver, stretch.kv_head);
-      int64_t pages = 0;
-      for (size_t i = 0; i < has.size(); ++i) {
-        pages += offer.reads[i] > has[i] ? offer.reads[i] - has[i] : 0;
-      }
-      const double bytes_per_work = static_cast<double>(offer.row_bytes + pages * page_bytes) /
-                                    static_cast<double>(offer.work);
+      Cells& has = ReadsOf(receiver, stretch.kv_head);
+      const auto cost = [&](int64_t pages) {
+        return static_cast<double>(offer.row_bytes + pages * page_bytes) /
+               static_cast<double>(offer.work);
+      };
+      if (*best && (*best)->bytes_per_work <= cost(offer.reads.LackedAtLeast(has))) continue;
+      const double bytes_per_work = cost(offer.reads.LackedBy(has));
       if (*best && (*best)->bytes_per_work <= bytes_per_work) continue;
       *best = Move{stretch.kv_head, {}, offer.work, offer.reads, receiver, bytes_per_work};
       (*best)->q_blocks.assign(stretch.q_blocks.begin(), stretch.q_blocks.begin() + offer.rows);
@@ -253,7 +295,7 @@ class Assigner {
       if (kv_head >= held.first && kv_head < held.end()) {
         blocks = blocks.Union(problem_.HeldBlocks(rank));
       }
-      at->second = CellsOf(blocks);
+      at->second = CellsOf(std::move(blocks));
     }
     return at->second;
   }
@@ -261,10 +303,9 @@ class Assigner {
   void Apply(int giver, Move move) {
     loads_[giver] -= move.work;
     loads_[move.receiver] += move.work;
-    Cells& has = ReadsOf(move.receiver, move.kv_head);
-    for (size_t i = 0; i < has.size(); ++i) has[i] = std::max(has[i], move.reads[i]);
+    ReadsOf(move.receiver, move.kv_head).Raise(move.reads);
     std::vector<int>& moved = moved_[move.kv_head];
-    moved.resize(static_cast<size_t>(rows_.kv_blocks() - first_), kStays);
+    moved.resize(static_cast<size_t>(rows_.q_blocks_end() - first_), kStays);
     for (int64_t q_block : move.q_blocks) moved[q_block - first_] = move.receiver;
   }
 

@@ -37,7 +37,13 @@ bool Same(const BlockSet& a, const BlockSet& b) {
 
 absl::Status CheckProblem(const Problem& problem) {
   ANNULUS_RETURN_IF_ERROR(CheckRange("kv_tokens", problem.kv_tokens, 1, kTokensMax));
-  ANNULUS_RETURN_IF_ERROR(CheckRange("q_tokens", problem.q_tokens, 1, problem.kv_tokens));
+  const int64_t q_tokens_max = problem.q_start.has_value() ? kTokensMax : problem.kv_tokens;
+  ANNULUS_RETURN_IF_ERROR(CheckRange("q_tokens", problem.q_tokens, 1, q_tokens_max));
+  ANNULUS_RETURN_IF_ERROR(
+      CheckRange("q_start", problem.q_range().begin, 0, kTokensMax - problem.q_tokens));
+  ANNULUS_RETURN_IF_ERROR(CheckRange("keys_end", problem.keys().end, 1, problem.kv_tokens));
+  ANNULUS_RETURN_IF_ERROR(
+      CheckRange("keys_begin", problem.keys().begin, 0, problem.keys().end - 1));
   ANNULUS_RETURN_IF_ERROR(CheckRange("heads", problem.heads, 1, kHeadsMax));
   ANNULUS_RETURN_IF_ERROR(CheckRange("kv_heads", problem.kv_heads, 1, problem.heads));
   if (problem.heads % problem.kv_heads != 0) {
@@ -92,8 +98,10 @@ absl::StatusOr<Plan> BuildPlan(PlanKind kind, const Problem& problem, int stages
 
 Partition RowPartition(const Problem& problem, PartitionSpec spec, int groups) {
   const int64_t first = problem.q_range().begin / kBlockTokens;
-  const int64_t q_blocks = BlocksOf(problem.kv_tokens) - first;
-  if (first > 0) spec = SpecForRows(spec, q_blocks, groups);
+  const int64_t q_blocks = BlocksOf(problem.q_range().end) - first;
+  if (first > 0 || q_blocks != BlocksOf(problem.kv_tokens)) {
+    spec = SpecForRows(spec, q_blocks, groups);
+  }
   return Partition(spec, first, q_blocks, groups);
 }
 
@@ -110,11 +118,6 @@ std::vector<HeadBlocks> GroupHeads(HeadRange heads, absl::FunctionRef<BlockSet(i
     }
   }
   return groups;
-}
-
-HeadRange Intersect(HeadRange a, HeadRange b) {
-  const int first = std::max(a.first, b.first);
-  return {first, std::max(0, std::min(a.end(), b.end()) - first)};
 }
 
 void MoveRows(const Problem& problem, Transfer::Kind kind, int rank, HeadRange heads,

@@ -32,8 +32,6 @@ struct HeadBlocks {
 // with no blocks are left out.
 std::vector<HeadBlocks> GroupHeads(HeadRange heads, absl::FunctionRef<BlockSet(int)> blocks_of);
 
-HeadRange Intersect(HeadRange a, HeadRange b);
-
 // What all group-casts of a problem have in common, whatever their stages. `problem` must outlive
 // it.
 class GroupCast {

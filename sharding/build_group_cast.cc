@@ -88,7 +88,7 @@ std::vector<HeadRange> GroupCast::Parts(int count) const {
   std::vector<double> sent(static_cast<size_t>(problem_.kv_heads), 1.0);  // tokens, by head
   for (const Rank& rank : ranks_) {
     for (const Transfer& t : rank.kv) {
-      const auto tokens = static_cast<double>(t.blocks.TokenCount(problem_.kv_tokens));
+      const auto tokens = static_cast<double>(t.blocks.TokenCount(problem_.keys().end));
       for (int head = t.heads.first; head < t.heads.end(); ++head) sent[head] += tokens;
     }
   }

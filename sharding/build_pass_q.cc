@@ -53,13 +53,17 @@ class PassQBuilder {
     std::vector<std::vector<BlockSet>> seen(static_cast<size_t>(tokens.world()));
     std::vector<bool> owners(static_cast<size_t>(tokens.world()));
     for (int c = 0; c < rows_.classes(); ++c) {
+      if (rows_.banded(c)) {
+        for (size_t group = 0; group < seen.size(); ++group) {
+          seen[group].push_back(RowsSeeing(c, tokens.BlocksOf(static_cast<int>(group))));
+        }
+        continue;
+      }
       std::vector<BlockCollector> collectors(static_cast<size_t>(tokens.world()));
       for (int64_t q = rows_.q_range().begin / kBlockTokens;
-           q < rows_.kv_blocks() && !stop_.stopped(); ++q) {
+           q < rows_.q_blocks_end() && !stop_.stopped(); ++q) {
         owners.assign(owners.size(), false);
-        for (const RowTable::Run& run : rows_.Row(c, q)) {
-          tokens.MarkOwners(run.blocks(), &owners);
-        }
+        rows_.ForEachRun(c, q, [&](const BlockRun& run) { tokens.MarkOwners(run, &owners); });
         for (size_t group = 0; group < owners.size(); ++group) {
           if (owners[group]) collectors[group].Add(q);
         }
@@ -69,6 +73,19 @@ class PassQBuilder {
       }
     }
     return seen;
+  }
+
+  // The query blocks that see one of these KV blocks under a class that is banded.
+  BlockSet RowsSeeing(int class_index, const BlockSet& kv) const {
+    std::vector<BlockRun> seeing;
+    for (const RowStretch& stretch : rows_.Stretches(class_index)) {
+      for (const RowBand& band : stretch.bands) {
+        for (const BlockRun& run : kv.runs()) {
+          AppendSeeing(band, stretch.q_begin, stretch.q_end, run, &seeing);
+        }
+      }
+    }
+    return BlockSet::FromRuns(std::move(seeing));
   }
 
   // Which of `rows`, by head, see something that `rank` computes.

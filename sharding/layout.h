@@ -12,7 +12,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "attention/backend.h"
+#include "attention/ranges.h"
 #include "sharding/partition.h"
 
 namespace annulus {

@@ -177,7 +177,7 @@ class BlockMap {
     const TokenRange queries{std::max(range.begin, q_block * kBlockTokens),
                              std::min(range.end, (q_block + 1) * kBlockTokens)};
     std::vector<TileRun> tiles;
-    problem_.pattern.Row(kv_head_, queries, problem_.kv_tokens, &tiles);
+    problem_.pattern.Row(kv_head_, queries, problem_.keys().end, &tiles);
     for (const Compute* compute : computes_) {
       if (!compute->q_blocks.Contains(q_block)) continue;
       for (const TileRun& tile : tiles) {

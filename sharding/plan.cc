@@ -37,16 +37,22 @@ absl::StatusOr<PlanKind> ParsePlanKind(absl::string_view text) {
 
 BlockSet Problem::QueryBlocks() const {
   const int64_t first = q_range().begin / kBlockTokens;
-  return BlockSet::Range(first, BlocksOf(kv_tokens) - first);
+  return BlockSet::Range(first, BlocksOf(q_range().end) - first);
 }
 
 BlockSet Problem::KvBlocks() const {
-  return BlockSet::Range(0, BlocksOf(kv_tokens));
+  const int64_t first = keys().begin / kBlockTokens;
+  return BlockSet::Range(first, BlocksOf(keys().end) - first);
 }
 
 BlockSet Problem::HomeRows(int rank) const {
-  const Partition tokens(home_partition, 0, BlocksOf(kv_tokens), world());
-  return tokens.BlocksOf(rank).Intersect(QueryBlocks());
+  const int64_t blocks = BlocksOf(kv_tokens), end = BlocksOf(q_range().end);
+  const Partition tokens(home_partition, 0, blocks, world());
+  BlockSet mine = tokens.BlocksOf(rank);
+  if (end > blocks && tokens.Owner(blocks - 1) == rank) {
+    mine = mine.Union(BlockSet::Range(blocks, end - blocks));
+  }
+  return mine.Intersect(QueryBlocks());
 }
 
 int64_t Problem::Rows(const BlockSet& blocks) const {
@@ -54,7 +60,7 @@ int64_t Problem::Rows(const BlockSet& blocks) const {
   const int64_t begin = q_range().begin;
   // The first query block may begin with tokens that are not queries.
   const int64_t before = mine.Contains(begin / kBlockTokens) ? begin % kBlockTokens : 0;
-  return mine.TokenCount(kv_tokens) - before;
+  return mine.TokenCount(q_range().end) - before;
 }
 
 Plan::Plan(PlanKind kind, Problem problem, std::vector<Step> steps, int stages)
@@ -68,7 +74,7 @@ int64_t Plan::Bytes(const Transfer& transfer) const {
       return problem_.Rows(transfer.blocks) * heads * problem_.head_dim * element;
     case Transfer::Kind::kKv: {
       const int64_t dims = problem_.head_dim + (problem_.v_is_k_prefix ? 0 : problem_.v_head_dim);
-      return transfer.blocks.TokenCount(problem_.kv_tokens) * heads * dims * element;
+      return transfer.blocks.TokenCount(problem_.keys().end) * heads * dims * element;
     }
     case Transfer::Kind::kPartial:
       return problem_.Rows(transfer.blocks) * heads * (problem_.v_head_dim + 1) *

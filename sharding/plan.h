@@ -9,15 +9,17 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "attention/backend.h"
 #include "attention/block_set.h"
+#include "attention/dtype.h"
 #include "attention/pattern.h"
+#include "attention/ranges.h"
 #include "sharding/layout.h"
 
 namespace annulus {
@@ -36,10 +38,14 @@ absl::StatusOr<PlanKind> ParsePlanKind(absl::string_view text);
 // heads, cut by `home_partition`); kCaller = outside the ranks (the service's coordinator).
 enum class Home { kOwners, kCaller };
 
-// What is to be computed, and what lies where before.
+// What is to be computed, and what lies where before. The context has the tokens [0, kv_tokens);
+// the queries are at any positions, before its end or beyond it, and see keys of
+// [pattern.first_key(), keys_end) alone.
 struct Problem {
-  int64_t q_tokens = 0;  // the LAST q_tokens of the context
+  int64_t q_tokens = 0;
+  std::optional<int64_t> q_start = {};  // of the first query; absent: they are the context's last
   int64_t kv_tokens = 0;
+  std::optional<int64_t> keys_end = {};  // absent: kv_tokens
   int heads = 0;
   int kv_heads = 0;
   int head_dim = 0;
@@ -54,14 +60,20 @@ struct Problem {
   Layout kv;  // who holds the KV now; may have room for more blocks than kv_tokens has
 
   int group() const { return heads / kv_heads; }
-  TokenRange q_range() const { return {kv_tokens - q_tokens, kv_tokens}; }
+  TokenRange q_range() const {
+    const int64_t begin = q_start.value_or(kv_tokens - q_tokens);
+    return {begin, begin + q_tokens};
+  }
+  TokenRange keys() const { return {pattern.first_key(), keys_end.value_or(kv_tokens)}; }
   int world() const { return kv.world(); }
 
   BlockSet QueryBlocks() const;  // those with a row of q_range
-  BlockSet KvBlocks() const;     // those of the first kv_tokens tokens
-  // The KV blocks that `rank` holds before the plan, of each of the heads kv.KvHeads(rank).
+  BlockSet KvBlocks() const;     // those with a key
+  // The KV blocks with a key that `rank` holds before the plan, of each of the heads
+  // kv.KvHeads(rank).
   BlockSet HeldBlocks(int rank) const { return kv.Blocks(rank).Intersect(KvBlocks()); }
-  BlockSet HomeRows(int rank) const;           // query blocks at home there; kOwners
+  // Query blocks at home there; kOwners. Those beyond the context's are with its last.
+  BlockSet HomeRows(int rank) const;
   int64_t Rows(const BlockSet& blocks) const;  // query rows in these blocks
 };
 
@@ -114,7 +126,7 @@ class Plan {
 
   // Payload bytes of one transfer: kQuery rows·heads·head_dim elements of dtype; kKv tokens·heads·
   // (head_dim + v_head_dim) elements (head_dim alone when v_is_k_prefix); kPartial rows·heads·
-  // (v_head_dim + 1) f32. The context's short last block counts its tokens only.
+  // (v_head_dim + 1) f32. The last block with a key counts its tokens up to keys().end only.
   int64_t Bytes(const Transfer& transfer) const;
   int64_t BytesSent(int rank) const;      // kCaller allowed
   int64_t BytesReceived(int rank) const;  // kCaller allowed

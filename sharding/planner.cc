@@ -85,7 +85,7 @@ PlanCost CostWith(const Plan& plan, const ClusterModel& cluster, const PlanLoads
   cost.stages = plan.stages();
   for (int rank = 0; rank < plan.world(); ++rank) {
     cost.workers.push_back(
-        {.worker = rank, .kv_tokens = problem.HeldBlocks(rank).TokenCount(problem.kv_tokens)});
+        {.worker = rank, .kv_tokens = problem.kv.Blocks(rank).TokenCount(problem.kv_tokens)});
   }
   for (size_t s = 0; s < plan.steps().size(); ++s) {
     const Step& step = plan.steps()[s];
@@ -140,7 +140,7 @@ ProblemSize SizeOf(const Problem& problem, const Stop& stop) {
   for (int head = 0; head < problem.kv_heads; ++head) {
     const auto [at, is_new] = by_class.try_emplace(problem.pattern.HeadClass(head));
     if (is_new) {
-      at->second = problem.pattern.CountPairs(head, problem.q_range(), problem.kv_tokens, stop);
+      at->second = problem.pattern.CountPairs(head, problem.q_range(), problem.keys().end, stop);
     }
     size.visited_pairs += at->second.visited * problem.group();
     size.work_pairs += at->second.work * problem.group();

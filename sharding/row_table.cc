@@ -13,7 +13,7 @@ int PlanningThreads(const Problem& problem) {
 }
 
 RowTable::RowTable(const Problem& problem, ThreadPool& pool, const Stop& stop)
-    : q_range_(problem.q_range()), group_(problem.group()) {
+    : q_range_(problem.q_range()), keys_(problem.keys()), group_(problem.group()) {
   std::map<int, int> index_of;  // by Pattern::HeadClass
   std::vector<int> heads;       // one of each class
   for (int head = 0; head < problem.kv_heads; ++head) {
@@ -22,15 +22,28 @@ RowTable::RowTable(const Problem& problem, ThreadPool& pool, const Stop& stop)
     if (is_new) heads.push_back(head);
     class_of_.push_back(at->second);
   }
+  of_class_.resize(heads.size());
+  const Pattern& pattern = problem.pattern;
+  pool.ParallelFor(classes(), [&](int64_t c) {
+    Class& mine = of_class_[c];
+    if (stop.stopped()) return;
+    mine.banded = pattern.Stretches(heads[c], q_range_, keys_.end, &mine.stretches);
+    if (!mine.banded) mine.stretches.clear();
+  });
+  std::vector<int> by_rows;
+  for (int c = 0; c < classes(); ++c) {
+    if (!banded(c)) by_rows.push_back(c);
+  }
   const int64_t first = q_range_.begin / kBlockTokens;
-  const int64_t q_blocks = kv_blocks() - first;
+  const int64_t q_blocks = q_blocks_end() - first;
   const int64_t chunks = (q_blocks + kChunkBlocks - 1) / kChunkBlocks;
-  compiled_.assign(heads.size(), std::vector<Chunk>(static_cast<size_t>(chunks)));
-  pool.ParallelFor(chunks * classes(), [&](int64_t item) {
-    const int64_t class_index = item / chunks, chunk = item % chunks;
+  for (const int c : by_rows) of_class_[c].chunks.resize(static_cast<size_t>(chunks));
+  pool.ParallelFor(chunks * static_cast<int64_t>(by_rows.size()), [&](int64_t item) {
+    const int c = by_rows[item / chunks];
+    const int64_t chunk = item % chunks;
     const int64_t begin = first + chunk * kChunkBlocks;
-    const int64_t end = std::min(begin + kChunkBlocks, kv_blocks());
-    compiled_[class_index][chunk] = Compile(problem.pattern, heads[class_index], begin, end, stop);
+    const int64_t end = std::min(begin + kChunkBlocks, q_blocks_end());
+    of_class_[c].chunks[chunk] = Compile(pattern, heads[c], begin, end, stop);
   });
 }
 
@@ -42,7 +55,7 @@ RowTable::Chunk RowTable::Compile(const Pattern& pattern, int kv_head, int64_t q
     chunk.begin.push_back(static_cast<uint32_t>(chunk.runs.size()));
     const TokenRange queries{std::max(block * kBlockTokens, q_range_.begin),
                              std::min((block + 1) * kBlockTokens, q_range_.end)};
-    pattern.Row(kv_head, queries, kv_tokens(), &tiles);
+    pattern.Row(kv_head, queries, keys_.end, &tiles);
     const size_t row_begin = chunk.runs.size();
     for (const TileRun& tile : tiles) {
       const Run run{static_cast<int32_t>(tile.blocks.first),
@@ -66,10 +79,18 @@ RowTable::Chunk RowTable::Compile(const Pattern& pattern, int kv_head, int64_t q
 
 std::span<const RowTable::Run> RowTable::Row(int class_index, int64_t q_block) const {
   const int64_t offset = q_block - q_range_.begin / kBlockTokens;
-  ANNULUS_CHECK(offset >= 0 && q_block < kv_blocks());
-  const Chunk& chunk = compiled_[class_index][offset / kChunkBlocks];
+  ANNULUS_CHECK(offset >= 0 && q_block < q_blocks_end());
+  const Chunk& chunk = of_class_[class_index].chunks[offset / kChunkBlocks];
   const uint32_t* begin = &chunk.begin[offset % kChunkBlocks];
   return {chunk.runs.data() + begin[0], begin[1] - begin[0]};
+}
+
+const RowStretch* RowTable::StretchOf(int class_index, int64_t q_block) const {
+  const std::vector<RowStretch>& stretches = Stretches(class_index);
+  const auto at = std::upper_bound(
+      stretches.begin(), stretches.end(), q_block,
+      [](int64_t block, const RowStretch& stretch) { return block < stretch.q_end; });
+  return at != stretches.end() && at->q_begin <= q_block ? &*at : nullptr;
 }
 
 int64_t RowTable::Queries(int64_t q_block) const {
@@ -96,7 +117,7 @@ void ReadCounts::Add(const BlockRun& run, int64_t queries) {
 
 void ReadCounts::AddRow(const RowTable& rows, int class_index, int64_t q_block) {
   const int64_t queries = rows.Queries(q_block);
-  for (const RowTable::Run& run : rows.Row(class_index, q_block)) Add(run.blocks(), queries);
+  rows.ForEachRun(class_index, q_block, [&](const BlockRun& run) { Add(run, queries); });
 }
 
 void ReadCounts::AddRows(const RowTable& rows, int class_index, const BlockSet& q_blocks) {
@@ -122,16 +143,22 @@ const std::vector<int64_t>& ReadCounts::Finish() {
 }
 
 BlockSet BlocksRead(const RowTable& rows, int class_index, const BlockSet& q_blocks) {
+  std::vector<BlockRun> runs;
+  if (rows.banded(class_index)) {
+    ForEachStretch(rows, class_index, q_blocks, [&](const RowStretch& stretch, BlockRun part) {
+      for (const RowBand& band : stretch.bands) AppendSeen(band, part, &runs);
+    });
+    return BlockSet::FromRuns(std::move(runs));
+  }
   // Of the runs that begin alike the longest holds the others: what grows from row to row, as a
   // causal prefix or a stride does, leaves one run.
   std::map<std::pair<int64_t, int64_t>, int64_t> longest;  // first and step to count
   ForEachBlock(q_blocks, [&](int64_t q_block) {
-    for (const RowTable::Run& run : rows.Row(class_index, q_block)) {
+    rows.ForEachRun(class_index, q_block, [&](const BlockRun& run) {
       int64_t& count = longest[{run.first, run.step}];
       count = std::max<int64_t>(count, run.count);
-    }
+    });
   });
-  std::vector<BlockRun> runs;
   for (const auto& [begin, count] : longest) runs.push_back({begin.first, count, begin.second});
   return BlockSet::FromRuns(std::move(runs));
 }

@@ -1,10 +1,12 @@
-// RowTable: a problem's pattern compiled once, row of blocks by row of blocks, for everything
-// that plans it; and ReadCounts, which sums rows into how often each KV block is read.
-// This is what keeps planning fast: a row is a few runs, and a run costs O(1) to add whatever its
-// length, so 10M tokens under S2 (10⁹ visited blocks) cost 10⁶ row entries.
+// RowTable: a problem's pattern compiled once for everything that plans it; and ReadCounts, which
+// sums rows of blocks into how often each KV block is read.
+// This is what keeps planning fast: where rows follow from one another a few bands stand for all of
+// them (attention/row_bands.h), so that 10M tokens under S2 cost as much as 10K. Elsewhere a row is
+// a few runs, and a run costs O(1) to add whatever its length.
 // RowTable is an immutable value, safe to share between threads; the others are for one thread.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <utility>
@@ -26,6 +28,36 @@ class RowTable {
   // `stop` stopped it: then it must not be used.
   RowTable(const Problem& problem, ThreadPool& pool, const Stop& stop = {});
 
+  // fn(BlockRun) for the KV blocks that the queries of `q_block` (one of the problem's) see, as
+  // disjoint runs.
+  template <typename Fn>
+  void ForEachRun(int class_index, int64_t q_block, Fn fn) const;
+
+  // Whether the class's rows are kept as bands; then those in ascending order.
+  bool banded(int class_index) const { return of_class_[class_index].banded; }
+  const std::vector<RowStretch>& Stretches(int class_index) const {
+    return of_class_[class_index].stretches;
+  }
+
+  // Heads that see the same have one class; classes are numbered 0, 1, ….
+  int classes() const { return static_cast<int>(of_class_.size()); }
+  int KvClass(int kv_head) const { return class_of_[kv_head]; }
+  int QueryClass(int head) const { return class_of_[head / group_]; }
+  int group() const { return group_; }  // query heads per KV head
+
+  const TokenRange& q_range() const { return q_range_; }
+  int64_t q_blocks_end() const { return BlocksOf(q_range_.end); }
+  const TokenRange& keys() const { return keys_; }
+  int64_t kv_blocks() const { return BlocksOf(keys_.end); }
+  // Keys in the blocks of a run, which all hold some.
+  int64_t Keys(const BlockRun& run) const {
+    return run.count * kBlockTokens - std::max<int64_t>(0, keys_.begin - run.first * kBlockTokens) -
+           std::max<int64_t>(0, (run.last() + 1) * kBlockTokens - keys_.end);
+  }
+  // Queries of the problem in one query block.
+  int64_t Queries(int64_t q_block) const;
+
+ private:
   // A BlockRun in half the memory: a problem has less than 2^31 blocks.
   struct Run {
     int32_t first = 0;
@@ -33,35 +65,57 @@ class RowTable {
     int32_t step = 1;
     BlockRun blocks() const { return {first, count, step}; }
   };
-  // The KV blocks that the queries of `q_block` (one of the problem's) see, as disjoint runs.
-  std::span<const Run> Row(int class_index, int64_t q_block) const;
-
-  // Heads that see the same have one class; classes are numbered 0, 1, ….
-  int classes() const { return static_cast<int>(compiled_.size()); }
-  int KvClass(int kv_head) const { return class_of_[kv_head]; }
-  int QueryClass(int head) const { return class_of_[head / group_]; }
-  int group() const { return group_; }  // query heads per KV head
-
-  const TokenRange& q_range() const { return q_range_; }
-  int64_t kv_tokens() const { return q_range_.end; }
-  int64_t kv_blocks() const { return BlocksOf(q_range_.end); }
-  // Queries of the problem in one query block.
-  int64_t Queries(int64_t q_block) const;
-
- private:
   static constexpr int64_t kChunkBlocks = 1024;
   struct Chunk {  // consecutive query blocks, compiled by one thread
     std::vector<uint32_t> begin;
     std::vector<Run> runs;
   };
+  struct Class {
+    bool banded = false;
+    std::vector<RowStretch> stretches;
+    std::vector<Chunk> chunks;  // of rows one by one; none if banded
+  };
+  std::span<const Run> Row(int class_index, int64_t q_block) const;
+  const RowStretch* StretchOf(int class_index, int64_t q_block) const;
   Chunk Compile(const Pattern& pattern, int kv_head, int64_t q_begin, int64_t q_end,
                 const Stop& stop) const;
 
   TokenRange q_range_;
+  TokenRange keys_;
   int group_ = 1;
   std::vector<int> class_of_;  // by KV head
-  std::vector<std::vector<Chunk>> compiled_;
+  std::vector<Class> of_class_;
 };
+
+template <typename Fn>
+void RowTable::ForEachRun(int class_index, int64_t q_block, Fn fn) const {
+  if (!banded(class_index)) {
+    for (const Run& run : Row(class_index, q_block)) fn(run.blocks());
+    return;
+  }
+  const RowStretch* stretch = StretchOf(class_index, q_block);
+  if (stretch == nullptr) return;
+  for (const RowBand& band : stretch->bands) {
+    const BlockRun run = band.Row(q_block);
+    if (run.count > 0) fn(run);
+  }
+}
+
+// fn(stretch, rows) for the parts of the class's stretches that lie in `q_blocks`, as runs. The
+// class is banded.
+template <typename Fn>
+void ForEachStretch(const RowTable& rows, int class_index, const BlockSet& q_blocks, Fn fn) {
+  const std::vector<RowStretch>& stretches = rows.Stretches(class_index);
+  for (const BlockRun& run : q_blocks.runs()) {
+    auto at = std::upper_bound(
+        stretches.begin(), stretches.end(), run.first,
+        [](int64_t block, const RowStretch& stretch) { return block < stretch.q_end; });
+    for (; at != stretches.end() && at->q_begin <= run.last(); ++at) {
+      const BlockRun part = Intersect(run, {at->q_begin, at->q_end - at->q_begin, 1});
+      if (part.count > 0) fn(*at, part);
+    }
+  }
+}
 
 // How many queries read each KV block of a context. Serves one count after another and keeps its
 // memory between them: at 10M tokens, fresh memory would cost more than the counting.

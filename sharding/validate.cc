@@ -125,8 +125,8 @@ class Player {
         stop_(stop),
         received_(plan.world(), problem_.kv_heads, rows.kv_blocks()),
         arriving_(plan.world(), problem_.kv_heads, rows.kv_blocks()),
-        queries_(plan.world(), segments.size(), rows.kv_blocks()),
-        partials_(plan.world(), segments.size(), rows.kv_blocks()) {
+        queries_(plan.world(), segments.size(), rows.q_blocks_end()),
+        partials_(plan.world(), segments.size(), rows.q_blocks_end()) {
     for (int64_t block = 0; block < rows.kv_blocks(); ++block) {
       owner_.push_back(problem_.kv.tokens().Owner(block));
     }
@@ -315,7 +315,7 @@ class CoverageCheck {
   // By query block: equal numbers for those in exactly the same computes, by splitting all of them
   // at each compute in turn.
   std::vector<int> Kinds(const std::vector<const Compute*>& computes, int64_t first) const {
-    std::vector<int> kinds(static_cast<size_t>(rows_.kv_blocks() - first));
+    std::vector<int> kinds(static_cast<size_t>(rows_.q_blocks_end() - first));
     int next = 1;
     std::vector<std::pair<const Compute*, int>> split(1);  // by kind: last split, and into what
     for (const Compute* compute : computes) {

@@ -20,9 +20,9 @@ class BlockSums {
     reads_.AddRows(rows_, class_index, q_blocks);
     const std::vector<int64_t>& counts = reads_.Finish();
     for (size_t b = 0; b < counts.size(); ++b) {
-      const int64_t begin = static_cast<int64_t>(b) * kBlockTokens;
-      const int64_t tokens = std::min(kBlockTokens, rows_.kv_tokens() - begin);
-      below_[b + 1].work_pairs = below_[b].work_pairs + counts[b] * tokens;
+      const auto block = static_cast<int64_t>(b);
+      const int64_t tokens = std::min(kBlockTokens, rows_.keys().end - block * kBlockTokens);
+      below_[b + 1].work_pairs = below_[b].work_pairs + counts[b] * rows_.Keys({block, 1, 1});
       below_[b + 1].tokens_read = below_[b].tokens_read + (counts[b] > 0 ? tokens : 0);
     }
   }
@@ -76,24 +76,58 @@ std::pair<int, int> HeadsOfClass(const RowTable& rows, HeadRange heads, int clas
   return {count, kv_count};
 }
 
+// One compute's load, band by band. `read` is what its rows read.
+ComputeLoad LoadByBands(const RowTable& rows, int class_index, const Compute& compute,
+                        const BlockSet& read) {
+  // The first and the last block may hold fewer keys than 64.
+  std::vector<BlockRun> short_blocks;
+  for (const int64_t block : {rows.keys().begin / kBlockTokens, rows.kv_blocks() - 1}) {
+    const BlockRun run{block, 1, 1};
+    const bool is_known = !short_blocks.empty() && short_blocks[0] == run;
+    if (rows.Keys(run) < kBlockTokens && !is_known) short_blocks.push_back(run);
+  }
+  ComputeLoad load;
+  const auto keys = [&](const RowBand& band, const BlockRun& q_blocks, const BlockRun& kv) {
+    if (kv.last() < band.Begin(q_blocks.first) || kv.first >= band.End(q_blocks.last())) {
+      return int64_t{0};
+    }
+    int64_t seen = kBlockTokens * BlocksSeen(band, q_blocks, kv);
+    for (const BlockRun& run : short_blocks) {
+      if (!kv.Contains(run.first)) continue;
+      seen -= (kBlockTokens - rows.Keys(run)) * BlocksSeen(band, q_blocks, run);
+    }
+    return seen;
+  };
+  ForEachStretch(rows, class_index, compute.q_blocks,
+                 [&](const RowStretch& stretch, const BlockRun& part) {
+                   // A query block that is no whole one is a stretch by itself.
+                   const int64_t queries = rows.Queries(part.first);
+                   for (const RowBand& band : stretch.bands) {
+                     for (const BlockRun& kv : compute.kv_blocks.runs()) {
+                       load.work_pairs += queries * keys(band, part, kv);
+                     }
+                   }
+                 });
+  load.tokens_read = read.Intersect(compute.kv_blocks).TokenCount(rows.keys().end);
+  return load;
+}
+
 // One compute's load, run by run: for few runs in a long context.
 ComputeLoad LoadByRuns(const RowTable& rows, int class_index, const Compute& compute) {
   ComputeLoad load;
   ForEachBlock(compute.q_blocks, [&](int64_t q_block) {
     int64_t tokens = 0;
-    for (const RowTable::Run& run : rows.Row(class_index, q_block)) {
+    rows.ForEachRun(class_index, q_block, [&](const BlockRun& run) {
       for (const BlockRun& kv : compute.kv_blocks.runs()) {
-        const BlockRun common = Intersect(run.blocks(), kv);
-        const int64_t end = (common.last() + 1) * kBlockTokens;
-        if (common.count == 0) continue;
-        tokens += common.count * kBlockTokens - std::max<int64_t>(0, end - rows.kv_tokens());
+        const BlockRun common = Intersect(run, kv);
+        if (common.count > 0) tokens += rows.Keys(common);
       }
-    }
+    });
     load.work_pairs += tokens * rows.Queries(q_block);
   });
   load.tokens_read = BlocksRead(rows, class_index, compute.q_blocks)
                          .Intersect(compute.kv_blocks)
-                         .TokenCount(rows.kv_tokens());
+                         .TokenCount(rows.keys().end);
   return load;
 }
 
@@ -102,7 +136,7 @@ bool RunsAreFewer(const RowTable& rows, int class_index, const std::vector<Item>
   constexpr int64_t kBlocksPerPair = 16;  // that are counted while two runs are intersected
   int64_t row_runs = 0, kv_runs = 0;
   ForEachBlock(items.front().compute->q_blocks, [&](int64_t q_block) {
-    row_runs += static_cast<int64_t>(rows.Row(class_index, q_block).size());
+    rows.ForEachRun(class_index, q_block, [&](const BlockRun&) { ++row_runs; });
   });
   for (const Item& item : items) {
     kv_runs += static_cast<int64_t>(item.compute->kv_blocks.runs().size());
@@ -118,7 +152,10 @@ void Weigh(const RowTable& rows, const std::vector<Item>& items, BlockSums* sums
                [&](int64_t q_block) { queries += rows.Queries(q_block); });
   for (int c = 0; c < rows.classes(); ++c) {
     bool ready = false;
-    const bool by_runs = RunsAreFewer(rows, c, items);
+    const bool banded = rows.banded(c);
+    const bool by_runs = !banded && RunsAreFewer(rows, c, items);
+    const BlockSet read =
+        banded ? BlocksRead(rows, c, items.front().compute->q_blocks) : BlockSet();
     HeadRange last;
     std::pair<int, int> heads;
     for (const Item& item : items) {
@@ -127,10 +164,11 @@ void Weigh(const RowTable& rows, const std::vector<Item>& items, BlockSums* sums
         heads = HeadsOfClass(rows, last, c);
       }
       if (heads.first == 0) continue;
-      if (!ready && !by_runs) sums->Reset(c, item.compute->q_blocks);
+      if (!ready && !banded && !by_runs) sums->Reset(c, item.compute->q_blocks);
       ready = true;
-      const ComputeLoad load =
-          by_runs ? LoadByRuns(rows, c, *item.compute) : sums->Over(item.compute->kv_blocks);
+      const ComputeLoad load = banded    ? LoadByBands(rows, c, *item.compute, read)
+                               : by_runs ? LoadByRuns(rows, c, *item.compute)
+                                         : sums->Over(item.compute->kv_blocks);
       item.load->work_pairs += load.work_pairs * heads.first;
       item.load->tokens_read += load.tokens_read * heads.second;
       if (load.work_pairs > 0) {

@@ -61,13 +61,13 @@ absl::StatusOr<ReferenceAnswer> OracleRow(const Inputs& inputs, const Problem& p
     ANNULUS_ASSIGN_OR_RETURN(const InputPages pages, MakePages(inputs, problem, {kv_head, 1}, keys,
                                                                HostMemory(), /*threads=*/1));
     ANNULUS_ASSIGN_OR_RETURN(const ReferenceAnswer part,
-                             ReferenceRow(q.data(), problem.dtype, pages.table, problem.kv_tokens,
+                             ReferenceRow(q.data(), problem.dtype, pages.table, problem.keys().end,
                                           problem.pattern, kv_head, position, scale, &keys));
     Merge(part, &answer);
     return absl::OkStatus();
   };
   // By the pattern's meaning alone: its compiled rows are what is being checked.
-  for (int64_t k = 0; k < problem.kv_tokens; ++k) {
+  for (int64_t k = 0; k < problem.keys().end; ++k) {
     if (!problem.pattern.Allows(kv_head, position, k)) continue;
     blocks.push_back(k / kBlockTokens);
     if (blocks.size() == kOracleBlocks) ANNULUS_RETURN_IF_ERROR(add_blocks());
@@ -106,9 +106,10 @@ absl::StatusOr<CheckResult> CheckRows(const Inputs& inputs, const Problem& probl
           head, error.out, tolerance.out, error.lse, tolerance.lse);
     }
     ++result.rows;
-    keys += 1 + problem.pattern
-                    .CountPairs(head / problem.group(), {position, position + 1}, problem.kv_tokens)
-                    .visited;
+    keys +=
+        1 + problem.pattern
+                .CountPairs(head / problem.group(), {position, position + 1}, problem.keys().end)
+                .visited;
   }
   return result;
 }

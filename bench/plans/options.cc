@@ -40,6 +40,7 @@ void AddProblem(Options* options, ProblemFlags* problem, std::optional<int64_t>*
                        SetCount(&problem->kv_tokens, 1, kTokensMax));
   options->Add("q-tokens", "Q", "queries, the context's last (all)",
                SetCount(&problem->q_tokens, 1, kTokensMax));
+  AddPositions(options, problem);
   options->AddRequired("heads", "H", "query heads", SetCount(&problem->heads, 1, kHeadsMax));
   options->AddRequired("kv-heads", "K", "KV heads", SetCount(&problem->kv_heads, 1, kHeadsMax));
   options->AddRequired("head-dim", "D", "width of q and k",

@@ -32,7 +32,7 @@ class Sample {
     args_.q = q_.view;
     args_.q_ranges = rows_.ranges();
     args_.heads = {0, problem.heads};
-    args_.kv_tokens = problem.kv_tokens;
+    args_.kv_tokens = problem.keys().end;
     args_.group = problem.group();
     args_.kv = &kv;
     args_.pattern = &problem.pattern;
@@ -43,7 +43,7 @@ class Sample {
     for (int head = 0; head < problem.kv_heads; ++head) {
       for (const TokenRange& range : rows_.ranges()) {
         work_pairs_ += static_cast<double>(
-            problem.pattern.CountPairs(head, range, problem.kv_tokens).work * problem.group());
+            problem.pattern.CountPairs(head, range, problem.keys().end).work * problem.group());
       }
     }
     return absl::OkStatus();

@@ -37,6 +37,7 @@ Options OptionsOf(AttendFlags* flags) {
               SetText(&flags->lse));
   options.AddRequired("pattern", "P", "which keys each query sees, e.g. \"causal\"",
                       SetText(&flags->pattern));
+  AddPositions(&options, &flags->positions);
   options.Add("workers", "N", "compute with N workers in this process (1)",
               SetCount(&flags->workers, 1, kWorkersMax));
   options.Add("endpoint", "HOST:PORT", "compute in the service there",
@@ -135,7 +136,9 @@ absl::StatusOr<AttendInputs> ReadAttendInputs(const AttendFlags& flags) {
   const TensorView q_view = inputs.q.view();
   const TensorView k_view = inputs.k.view();
   problem.q_tokens = q_view.tokens;
+  problem.q_start = flags.positions.q_start;
   problem.kv_tokens = k_view.tokens;
+  problem.keys = flags.positions.keys;
   problem.heads = q_view.heads;
   problem.kv_heads = k_view.heads;
   problem.head_dim = k_view.dim;
@@ -160,7 +163,9 @@ AttendReport ReportOf(const AttendFlags& flags, const AttendInputs& inputs) {
   AttendReport report;
   report.pattern = flags.pattern;
   report.tokens = problem.q_tokens;
+  report.q_start = problem.q_start.value_or(problem.kv_tokens - problem.q_tokens);
   report.kv_tokens = problem.kv_tokens;
+  report.keys = problem.keys.value_or(TokenRange{0, problem.kv_tokens});
   report.heads = static_cast<int>(problem.heads);
   report.kv_heads = static_cast<int>(problem.kv_heads);
   report.head_dim = static_cast<int>(problem.head_dim);

@@ -24,6 +24,7 @@ struct AttendFlags {
   std::string out;
   std::optional<std::string> lse;
   std::string pattern;
+  ProblemFlags positions;  // q_start and keys alone
   std::optional<std::string> endpoint;
   int workers = 1;
   std::optional<PlanKind> plan;  // absent: auto

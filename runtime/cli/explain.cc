@@ -37,6 +37,7 @@ Options OptionsOf(ExplainFlags* flags) {
                       SetCount(&problem.kv_tokens, 1, kTokensMax));
   options.Add("q-tokens", "Q", "queries, the context's last (all)",
               SetCount(&flags->q_tokens, 1, kTokensMax));
+  AddPositions(&options, &problem);
   options.AddRequired("heads", "H", "query heads", SetCount(&problem.heads, 1, kHeadsMax));
   options.AddRequired("kv-heads", "K", "KV heads", SetCount(&problem.kv_heads, 1, kHeadsMax));
   options.AddRequired("head-dim", "D", "width of q and k", SetCount(&problem.head_dim, 1, kDimMax));
@@ -82,15 +83,15 @@ absl::Status RunExplain(const Arguments& args, const Console& console) {
   if (flags.measure) {
     ANNULUS_ASSIGN_OR_RETURN(measured, Measure(decision, problem, machines.model));
   }
-  const ExplainReport report{
-      problem,
-      decision,
-      SizeOf(problem),
-      Coverage(problem.pattern, problem.q_range(), problem.kv_tokens),
-      Coverage(problem.pattern, {problem.kv_tokens - 1, problem.kv_tokens}, problem.kv_tokens)
-          .covered,
-      machines,
-      measured};
+  const TokenRange q = problem.q_range();
+  const int64_t keys_end = problem.keys().end;
+  const ExplainReport report{problem,
+                             decision,
+                             SizeOf(problem),
+                             Coverage(problem.pattern, q, keys_end),
+                             Coverage(problem.pattern, {q.end - 1, q.end}, keys_end).covered,
+                             machines,
+                             measured};
   if (flags.svg.has_value()) {
     const auto chosen =
         std::find_if(decision.candidates.begin(), decision.candidates.end(),

@@ -3,11 +3,49 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/quoted.h"
 #include "base/status.h"
 #include "runtime/store/context_layout.h"
 
 namespace annulus {
 namespace {
+
+absl::Status CheckPositions(const ProblemFlags& flags) {
+  if (!flags.q_start.has_value() && (flags.q_tokens < 1 || flags.q_tokens > flags.kv_tokens)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("q has ", flags.q_tokens, " tokens, expected 1 to the ", flags.kv_tokens,
+                     " of k: queries are the context's last without --q-start"));
+  }
+  if (flags.q_tokens < 1 || flags.q_tokens > kContextTokensMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("q has ", flags.q_tokens, " tokens, expected 1 to ", kContextTokensMax));
+  }
+  const int64_t start_max = kContextTokensMax - flags.q_tokens;
+  if (flags.q_start.has_value() && (*flags.q_start < 0 || *flags.q_start > start_max)) {
+    return absl::InvalidArgumentError(absl::StrCat("q_start: ", *flags.q_start, "; expected 0 to ",
+                                                   start_max, " with ", flags.q_tokens,
+                                                   " queries"));
+  }
+  if (flags.keys.has_value() &&
+      (flags.keys->begin < 0 || flags.keys->size() < 1 || flags.keys->end > flags.kv_tokens)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "keys: ", flags.keys->begin, ":", flags.keys->end,
+        "; expected A:B with 0 <= A < B <= ", flags.kv_tokens, ", the context's tokens"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<TokenRange> ParseKeys(absl::string_view text) {
+  const std::vector<absl::string_view> ends = absl::StrSplit(text, ':');
+  if (ends.size() == 2) {
+    const absl::StatusOr<int64_t> begin = ParseCount(ends[0], 0, kContextTokensMax);
+    const absl::StatusOr<int64_t> end = ParseCount(ends[1], 0, kContextTokensMax);
+    if (begin.ok() && end.ok()) return TokenRange{*begin, *end};
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(Quoted(text), ", expected A:B, two counts of tokens"));
+}
 
 // The limits of the service hold here too, so that what one accepts the other does.
 absl::Status CheckShape(const ProblemFlags& flags) {
@@ -29,11 +67,7 @@ absl::Status CheckShape(const ProblemFlags& flags) {
   spec.partition = flags.placement;
   spec.tokens_expected = flags.kv_tokens;
   ANNULUS_RETURN_IF_ERROR(ValidateSpec(spec));
-  if (flags.q_tokens < 1 || flags.q_tokens > flags.kv_tokens) {
-    return absl::InvalidArgumentError(absl::StrCat("q has ", flags.q_tokens,
-                                                   " tokens, expected 1 to the ", flags.kv_tokens,
-                                                   " of k: queries are the context's last"));
-  }
+  ANNULUS_RETURN_IF_ERROR(CheckPositions(flags));
   // So that no count of pairs or bytes overflows.
   const __int128 pairs = __int128{flags.heads} * flags.q_tokens * flags.kv_tokens;
   const __int128 bytes = __int128{flags.workers} * flags.kv_tokens * flags.heads *
@@ -49,14 +83,28 @@ absl::Status CheckShape(const ProblemFlags& flags) {
 
 }  // namespace
 
+void AddPositions(Options* options, ProblemFlags* problem) {
+  options->Add("q-start", "N", "position of the first query (queries are the context's last)",
+               SetCount(&problem->q_start, 0, kContextTokensMax));
+  options->Add("keys", "A:B", "only the tokens from A to before B are seen (all)",
+               SetParsed(&problem->keys, ParseKeys));
+}
+
 absl::StatusOr<Problem> MakeProblem(const ProblemFlags& flags) {
   ANNULUS_RETURN_IF_ERROR(CheckShape(flags));
   const int heads = static_cast<int>(flags.heads);
   const int kv_heads = static_cast<int>(flags.kv_heads);
   ANNULUS_ASSIGN_OR_RETURN(Pattern pattern, Pattern::Parse(flags.pattern, kv_heads));
   ANNULUS_RETURN_IF_ERROR(pattern.CheckTokens(flags.kv_tokens, /*may_grow=*/false));
+  std::optional<int64_t> keys_end;
+  if (flags.keys.has_value()) {
+    pattern = pattern.KeysFrom(flags.keys->begin);
+    keys_end = flags.keys->end;
+  }
   return Problem{.q_tokens = flags.q_tokens,
+                 .q_start = flags.q_start,
                  .kv_tokens = flags.kv_tokens,
+                 .keys_end = keys_end,
                  .heads = heads,
                  .kv_heads = kv_heads,
                  .head_dim = static_cast<int>(flags.head_dim),

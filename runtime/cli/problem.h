@@ -2,16 +2,20 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "runtime/cli/options.h"
 #include "sharding/plan.h"
 
 namespace annulus {
 
 struct ProblemFlags {
   int64_t q_tokens = 0;
+  std::optional<int64_t> q_start = {};  // absent: queries are the context's last
   int64_t kv_tokens = 0;
+  std::optional<TokenRange> keys = {};  // absent: all
   int64_t heads = 0;
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
@@ -24,6 +28,9 @@ struct ProblemFlags {
 };
 
 inline constexpr int kWorkersMax = 4096;
+
+// --q-start and --keys.
+void AddPositions(Options* options, ProblemFlags* problem);
 
 // INVALID_ARGUMENT names the field, its value and what was expected.
 absl::StatusOr<Problem> MakeProblem(const ProblemFlags& flags);

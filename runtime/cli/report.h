@@ -28,7 +28,9 @@ struct AttendReport {
   std::string plan;
   std::string pattern;
   int64_t tokens = 0;  // of q
+  int64_t q_start = 0;
   int64_t kv_tokens = 0;
+  TokenRange keys;
   int heads = 0;
   int kv_heads = 0;
   int head_dim = 0;

@@ -62,6 +62,10 @@ Json ToObject(const ContextInfo& context) {
           {"dense_kv_bytes", context.dense_kv_bytes}};
 }
 
+Json Range(TokenRange range) {
+  return Json::array({range.begin, range.end});
+}
+
 }  // namespace
 
 std::string ToJson(const AttendReport& report) {
@@ -69,7 +73,9 @@ std::string ToJson(const AttendReport& report) {
       {{"plan", report.plan},
        {"pattern", report.pattern},
        {"tokens", report.tokens},
+       {"q_start", report.q_start},
        {"kv_tokens", report.kv_tokens},
+       {"keys", Range(report.keys)},
        {"heads", report.heads},
        {"kv_heads", report.kv_heads},
        {"head_dim", report.head_dim},
@@ -121,7 +127,9 @@ std::string ToJson(const ExplainReport& report) {
   return Line({{"plan", Text(Name(chosen))},
                {"pattern", problem.pattern.text()},
                {"tokens", problem.q_tokens},
+               {"q_start", problem.q_range().begin},
                {"kv_tokens", problem.kv_tokens},
+               {"keys", Range(problem.keys())},
                {"heads", problem.heads},
                {"kv_heads", problem.kv_heads},
                {"head_dim", problem.head_dim},

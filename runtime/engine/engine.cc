@@ -208,7 +208,7 @@ absl::Status RankRun::Launch(const Compute& compute) {
   args.q = tile->q;
   args.q_ranges = rows.ranges();
   args.heads = compute.heads;
-  args.kv_tokens = problem_.kv_tokens;
+  args.kv_tokens = problem_.keys().end;
   args.group = problem_.group();
   args.kv = &kv_.table();
   args.pattern = &problem_.pattern;

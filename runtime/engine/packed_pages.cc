@@ -23,7 +23,7 @@ std::vector<PackedPage> PackedPagesOf(const Problem& problem, HeadRange heads,
   for (int head = heads.first; head < heads.end(); ++head) {
     for (const int64_t block : all) {
       const int64_t begin = block * kBlockTokens;
-      const TokenRange tokens{begin, std::min(begin + kBlockTokens, problem.kv_tokens)};
+      const TokenRange tokens{begin, std::min(begin + kBlockTokens, problem.keys().end)};
       if (tokens.size() <= 0) continue;
       pages.push_back({head, block, tokens, at});
       at += static_cast<size_t>(tokens.size()) * token_bytes;
@@ -33,7 +33,7 @@ std::vector<PackedPage> PackedPagesOf(const Problem& problem, HeadRange heads,
 }
 
 size_t PackedBytes(const Problem& problem, HeadRange heads, const BlockSet& blocks) {
-  return static_cast<size_t>(blocks.TokenCount(problem.kv_tokens) * heads.count) *
+  return static_cast<size_t>(blocks.TokenCount(problem.keys().end) * heads.count) *
          (KRowBytes(problem) + VRowBytes(problem));
 }
 
@@ -47,7 +47,7 @@ KvPage PageIn(const Problem& problem, const std::byte* packed, const PackedPage&
 KvTable TableOf(const Problem& problem, HeadRange heads, const BlockSet& blocks,
                 const std::byte* packed, MemoryKind memory) {
   KvTable table(problem.dtype, heads.first, heads.count, problem.head_dim, problem.v_head_dim,
-                BlocksOf(problem.kv_tokens));
+                BlocksOf(problem.keys().end));
   table.set_memory(memory);
   for (const PackedPage& page : PackedPagesOf(problem, heads, blocks)) {
     table.Set(page.head, page.block, PageIn(problem, packed, page));

@@ -66,10 +66,10 @@ void AddRows(const std::byte* from, size_t stride_bytes, int64_t rows, size_t ro
 WorkingKv::WorkingKv(const Plan& plan, int rank, const KvTable& own, MemorySpace& space)
     : problem_(plan.problem()), space_(space), own_(&own) {
   const HeadRange heads = HeadsTouched(plan, rank);
-  own_suffices_ = !Receives(plan, rank) && Covers(own, heads, BlocksOf(problem_.kv_tokens));
+  own_suffices_ = !Receives(plan, rank) && Covers(own, heads, BlocksOf(problem_.keys().end));
   if (own_suffices_) return;
   merged_ = KvTable(problem_.dtype, heads.first, heads.count, problem_.head_dim,
-                    problem_.v_head_dim, BlocksOf(problem_.kv_tokens));
+                    problem_.v_head_dim, BlocksOf(problem_.keys().end));
   merged_.set_memory(space.kind());
   const int64_t blocks = std::min(own.blocks(), merged_.blocks());
   for (int h = own.kv_head_first(); h < own.kv_head_first() + own.kv_heads(); ++h) {

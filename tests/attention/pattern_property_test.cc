@@ -22,9 +22,9 @@ struct Cell {
 };
 using Cells = std::map<int64_t, Cell>;
 
-Cells CellsOf(const PairRule& allows, int head, TokenRange q, int64_t kv_tokens) {
+Cells CellsOf(const PairRule& allows, int head, TokenRange q, TokenRange keys) {
   Cells cells;
-  for (int64_t k = 0; k < kv_tokens; ++k) {
+  for (int64_t k = keys.begin; k < keys.end; ++k) {
     Cell& cell = cells[k / kBlockTokens];
     for (int64_t i = q.begin; i < q.end; ++i) {
       cell.allowed += allows(head, i, k);
@@ -88,28 +88,68 @@ absl::optional<Pattern> ParseRandom(const std::string& text, int kv_heads) {
   return absl::nullopt;
 }
 
+// The rows of all queries as bands: every allowed cell in one of them.
+void CheckStretches(const Pattern& pattern, const std::map<int64_t, Cells>& rows, int head,
+                    TokenRange q, int64_t kv_tokens) {
+  std::vector<RowStretch> stretches = {{1, 2, {}}};
+  if (!pattern.Stretches(head, q, kv_tokens, &stretches)) return;
+  std::set<std::pair<int64_t, int64_t>> seen;
+  int64_t before = 0;
+  for (const RowStretch& stretch : stretches) {
+    REQUIRE(stretch.q_begin >= before);
+    REQUIRE(stretch.q_begin < stretch.q_end);
+    before = stretch.q_end;
+    for (int64_t row = stretch.q_begin; row < stretch.q_end; ++row) {
+      for (const RowBand& band : stretch.bands) {
+        CAPTURE(row, band.begin, band.begin_moves, band.end, band.end_moves, band.step);
+        REQUIRE(band.Begin(row) < band.End(row));
+        const BlockRun run = band.Row(row);
+        for (int64_t i = 0; i < run.count; ++i) {
+          REQUIRE(seen.insert({row, run.first + i * run.step}).second);
+        }
+      }
+    }
+  }
+  for (const auto& [row, cells] : rows) {
+    for (const auto& [block, cell] : cells) {
+      CAPTURE(row, block);
+      REQUIRE(seen.erase({row, block}) == (cell.allowed > 0 ? 1 : 0));
+    }
+  }
+  REQUIRE(seen.empty());
+}
+
 // Returns whether the pattern was within the limits.
 bool CheckPattern(uint64_t seed) {
   Rng rng(seed);
   const int kv_heads = static_cast<int>(rng.Between(1, 5));
   const int64_t kv_tokens = rng.Below(4) == 0 ? rng.Between(1, 70) : rng.Between(65, 900);
-  const RandomPattern random =
+  RandomPattern random =
       PatternMaker(rng.Next(), kv_heads, kv_tokens).Make(static_cast<int>(rng.Between(0, 3)));
-  CAPTURE(seed, random.text, kv_heads, kv_tokens);
-  const absl::optional<Pattern> pattern = ParseRandom(random.text, kv_heads);
+  const int64_t first_key = rng.Below(3) == 0 ? rng.Between(1, kv_tokens - 1) : 0;
+  CAPTURE(seed, random.text, kv_heads, kv_tokens, first_key);
+  absl::optional<Pattern> pattern = ParseRandom(random.text, kv_heads);
   if (!pattern.has_value()) return false;
+  pattern = pattern->KeysFrom(first_key);
+  random.allows = [all = random.allows, first_key](int64_t h, int64_t q, int64_t k) {
+    return k >= first_key && all(h, q, k);
+  };
   REQUIRE(pattern->CheckTokens(kv_tokens, false).ok());
   const int head = static_cast<int>(rng.Below(kv_heads));
   const int rule = pattern->HeadClass(head);
   REQUIRE(rule <= head);
-  const int64_t begin = rng.Between(0, kv_tokens - 1);
-  const TokenRange q{begin, rng.Between(begin + 1, kv_tokens)};
+  // Queries may lie beyond the keys.
+  const int64_t tokens = rng.Below(3) == 0 ? kv_tokens + rng.Between(1, 200) : kv_tokens;
+  const int64_t begin = rng.Between(0, tokens - 1);
+  const TokenRange q{begin, rng.Between(begin + 1, tokens)};
   CAPTURE(head, rule, q.begin, q.end);
   PairCount expected;
+  std::map<int64_t, Cells> rows;
   for (int64_t at = q.begin; at < q.end;) {
     const TokenRange row{at, std::min(q.end, (at / kBlockTokens + 1) * kBlockTokens)};
     CAPTURE(row.begin, row.end);
-    const Cells cells = CellsOf(random.allows, head, row, kv_tokens);
+    const Cells& cells = rows[at / kBlockTokens] =
+        CellsOf(random.allows, head, row, {first_key, kv_tokens});
     CheckRow(*pattern, cells, head, row, kv_tokens);
     CheckRow(*pattern, cells, rule, row, kv_tokens);
     for (const auto& [block, cell] : cells) {
@@ -118,6 +158,7 @@ bool CheckPattern(uint64_t seed) {
     }
     at = row.end;
   }
+  CheckStretches(*pattern, rows, head, q, kv_tokens);
   const PairCount count = pattern->CountPairs(head, q, kv_tokens);
   REQUIRE(count.visited == expected.visited);
   REQUIRE(count.work == expected.work);
@@ -164,17 +205,19 @@ void CheckCoverage(uint64_t seed) {
   if (!pattern.has_value()) return;
   const int64_t begin = rng.Between(0, tokens - 1);
   const TokenRange q{begin, rng.Between(begin + 1, std::min(tokens, begin + 150))};
-  CAPTURE(seed, random.text, kv_heads, tokens, q.begin, q.end);
+  const int64_t first_key = rng.Below(3) == 0 ? rng.Between(0, tokens - 1) : 0;
+  CAPTURE(seed, random.text, kv_heads, tokens, q.begin, q.end, first_key);
   int64_t seen = 0;
-  for (int64_t k = 0; k < tokens; ++k) {
+  for (int64_t k = first_key; k < tokens; ++k) {
     bool sees = false;
     for (int head = 0; head < kv_heads && !sees; ++head) {
       for (int64_t i = q.begin; i < q.end && !sees; ++i) sees = random.allows(head, i, k);
     }
     seen += sees;
   }
-  const PatternCoverage coverage = Coverage(*pattern, q, tokens);
-  REQUIRE(coverage.covered == Approx(static_cast<double>(seen) / static_cast<double>(tokens)));
+  const PatternCoverage coverage = Coverage(pattern->KeysFrom(first_key), q, tokens);
+  REQUIRE(coverage.covered ==
+          Approx(static_cast<double>(seen) / static_cast<double>(tokens - first_key)));
   double kept = 0;
   for (int head = 0; head < kv_heads; ++head) {
     const int64_t evicted = pattern->Evictable(head, tokens, tokens).size();

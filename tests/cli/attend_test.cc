@@ -37,7 +37,8 @@ struct Expected {
 
 // Attention by its definition. v_dim of k's dims stand for v if it is null.
 Expected Attend(const TestTensor& q, const TestTensor& k, const TestTensor* v, int64_t v_dim,
-                const std::string& pattern_text, double scale) {
+                const std::string& pattern_text, double scale,
+                int64_t q_start = kKvTokens - kTokens, TokenRange keys = {0, kKvTokens}) {
   const Pattern pattern = Pattern::Parse(pattern_text, kKvHeads).value();
   const TestTensor& values = v != nullptr ? *v : k;
   Expected expected;
@@ -46,8 +47,8 @@ Expected Attend(const TestTensor& q, const TestTensor& k, const TestTensor* v, i
       const int64_t g = h / (kHeads / kKvHeads);
       std::vector<double> sum(v_dim, 0);
       double total = 0;
-      for (int64_t key = 0; key < kKvTokens; ++key) {
-        if (!pattern.Allows(static_cast<int>(g), kKvTokens - kTokens + t, key)) continue;
+      for (int64_t key = keys.begin; key < keys.end; ++key) {
+        if (!pattern.Allows(static_cast<int>(g), q_start + t, key)) continue;
         ++expected.visited_pairs;
         double score = 0;
         for (int64_t i = 0; i < kDim; ++i) {
@@ -133,6 +134,70 @@ TEST_CASE("attend: every plan, placement and number of workers gives the definit
           CHECK(report["workers"] == workers);
         }
       }
+    }
+  }
+}
+
+TEST_CASE("attend: queries anywhere over any range of the keys give the definition's answer") {
+  const Files files;
+  struct Place {
+    int64_t q_start;
+    TokenRange keys;
+  };
+  for (const std::string pattern : {"causal", "s2(64,1,3)", "docs(130,200) & window(90,20)"}) {
+    for (const Place place :
+         {Place{0, {0, 330}}, {100, {70, 140}}, {300, {1, 2}}, {500, {64, 330}}}) {
+      const int workers = place.q_start == 0 ? 1 : 3;
+      CAPTURE(pattern, place.q_start, place.keys.begin, place.keys.end);
+      const Outcome outcome =
+          RunHere(files.Args({{"--workers", absl::StrCat(workers)},
+                              {"--pattern", pattern},
+                              {"--q-start", absl::StrCat(place.q_start)},
+                              {"--keys", absl::StrCat(place.keys.begin, ":", place.keys.end)}}));
+      INFO(outcome.err);
+      REQUIRE(outcome.code == 0);
+      const Expected expected =
+          Attend(files.q, files.k, &files.v, kVDim, pattern, 0.25, place.q_start, place.keys);
+      CHECK(Distance(test::ReadF32(files.folder / "out.npy", {kTokens, kHeads, kVDim}),
+                     expected.out) < 1e-5);
+      CHECK(Distance(test::ReadF32(files.folder / "lse.npy", {kTokens, kHeads}), expected.lse) <
+            1e-5);
+      const json report = json::parse(outcome.out);
+      CHECK(report["visited_pairs"] == expected.visited_pairs);
+      CHECK(report["bytes_moved"] == report["planned_bytes"]);
+      CHECK(report["q_start"] == place.q_start);
+      CHECK(report["keys"] == json::array({place.keys.begin, place.keys.end}));
+      CHECK(report["kv_tokens"] == kKvTokens);
+      const json explained =
+          json::parse(RunHere({"explain",
+                               "--tokens",
+                               absl::StrCat(kKvTokens),
+                               "--q-tokens",
+                               absl::StrCat(kTokens),
+                               "--heads",
+                               "4",
+                               "--kv-heads",
+                               "2",
+                               "--head-dim",
+                               "16",
+                               "--v-head-dim",
+                               "24",
+                               "--dtype",
+                               "f32",
+                               "--workers",
+                               absl::StrCat(workers),
+                               "--pattern",
+                               pattern,
+                               "--q-start",
+                               absl::StrCat(place.q_start),
+                               "--keys",
+                               absl::StrCat(place.keys.begin, ":", place.keys.end),
+                               "--json",
+                               "--plan",
+                               report["plan"].get<std::string>()})
+                          .out);
+      CHECK(explained["visited_pairs"] == expected.visited_pairs);
+      CHECK(explained["bytes_total"] == report["planned_bytes"]);
     }
   }
 }
@@ -259,6 +324,12 @@ TEST_CASE("attend: wrong input is refused in one line that names it") {
       {{{"--kv-placement", "rows"}}, "--kv-placement"},
       {{{"--upload", "raley"}}, "raley"},
       {{{"--config", files.folder / "none.conf"}}, "none.conf"},
+      {{{"--q-start", "-1"}}, "--q-start"},
+      {{{"--q-start", "16G"}}, "q_start"},
+      {{{"--keys", "5"}}, "A:B"},
+      {{{"--keys", "5:3"}}, "keys: 5:3; expected"},
+      {{{"--keys", "7:7"}}, "keys: 7:7; expected"},
+      {{{"--keys", "0:331"}}, "keys: 0:331; expected"},
   };
   for (const auto& [changes, part] : cases) {
     const Outcome outcome = RunHere(files.Args(changes));

@@ -21,6 +21,10 @@ struct Case {
   int heads, kv_heads, head_dim, v_head_dim;
   bool v_is_k_prefix;
   std::string pattern;
+  std::optional<int64_t> q_start = std::nullopt;
+  std::optional<TokenRange> keys = std::nullopt;
+
+  TokenRange seen() const { return keys.value_or(TokenRange{0, kv_tokens}); }
 };
 
 struct Inputs {
@@ -46,14 +50,16 @@ Problem MakeProblem(const Case& c, int world, Home home, Placement placement,
   REQUIRE(pattern.ok());
   return Problem{
       .q_tokens = c.q_tokens,
+      .q_start = c.q_start,
       .kv_tokens = c.kv_tokens,
+      .keys_end = c.seen().end,
       .heads = c.heads,
       .kv_heads = c.kv_heads,
       .head_dim = c.head_dim,
       .v_head_dim = c.v_head_dim,
       .v_is_k_prefix = c.v_is_k_prefix,
       .dtype = DType::kF32,
-      .pattern = *pattern,
+      .pattern = pattern->KeysFrom(c.seen().begin),
       .home = home,
       .home_partition = partition,
       .kv = Layout::Of(placement, world, c.heads, c.kv_heads, partition, BlocksOf(c.kv_tokens))};
@@ -67,7 +73,7 @@ float Scale(const Case& c) {
 Partial Oracle(const Case& c, const Inputs& in) {
   absl::StatusOr<std::unique_ptr<Backend>> oracle = MakeBackend("reference", 1);
   REQUIRE(oracle.ok());
-  const Pattern pattern = *Pattern::Parse(c.pattern, c.kv_heads);
+  const Pattern pattern = Pattern::Parse(c.pattern, c.kv_heads)->KeysFrom(c.seen().begin);
   const KvTable table = KvTable::FromTensors(in.k, c.v_is_k_prefix ? in.k.view() : in.v.view());
   const BlockSet keys = BlockSet::Range(0, BlocksOf(c.kv_tokens));
   KvTable latent(DType::kF32, 0, c.kv_heads, c.head_dim, c.v_head_dim, BlocksOf(c.kv_tokens));
@@ -77,9 +83,10 @@ Partial Oracle(const Case& c, const Inputs& in) {
   Partial partial(c.q_tokens, c.heads, c.v_head_dim);
   AttendArgs args;
   args.q = in.q;
-  args.q_ranges = {{c.kv_tokens - c.q_tokens, c.kv_tokens}};
+  const int64_t q_start = c.q_start.value_or(c.kv_tokens - c.q_tokens);
+  args.q_ranges = {{q_start, q_start + c.q_tokens}};
   args.heads = {0, c.heads};
-  args.kv_tokens = c.kv_tokens;
+  args.kv_tokens = c.seen().end;
   args.group = c.heads / c.kv_heads;
   args.kv = &latent;
   args.pattern = &pattern;
@@ -180,10 +187,10 @@ void CheckAllPlans(const Case& c, const std::vector<int>& worlds, uint64_t seed,
             home == Home::kOwners ? Placement::kTokens : static_cast<Placement>(rng.Below(3));
         const int stages = static_cast<int>(rng.Below(5));
         INFO("seed " << seed << " pattern " << c.pattern << " q " << c.q_tokens << " kv "
-                     << c.kv_tokens << " heads " << c.heads << "/" << c.kv_heads << " world "
-                     << world << " plan " << std::string(Name(kind)) << " stages " << stages
-                     << " partition " << partition.ToString() << " placement "
-                     << static_cast<int>(placement)
+                     << c.kv_tokens << " keys " << c.seen().begin << ":" << c.seen().end
+                     << " heads " << c.heads << "/" << c.kv_heads << " world " << world << " plan "
+                     << std::string(Name(kind)) << " stages " << stages << " partition "
+                     << partition.ToString() << " placement " << static_cast<int>(placement)
                      << (home == Home::kCaller ? " for a caller" : " for owners"));
         const Problem problem = MakeProblem(c, world, home, placement, partition);
         absl::StatusOr<Plan> plan = BuildPlan(kind, problem, stages);
@@ -239,6 +246,17 @@ TEST_CASE("rows that move to balance work come home") {
   CheckAllPlans({1500, 1500, 4, 2, 16, 8, false, "docs(1000,100,300,100) & causal"}, worlds, 10);
   CheckAllPlans({400, 1300, 6, 3, 8, 16, false, "heads(0: causal; 1-2: window(64) & causal)"},
                 worlds, 11);
+}
+
+TEST_CASE("queries before, among and beyond the keys, which are a part of the context's") {
+  const std::vector<int> worlds = {1, 2, 3, 4, 7};
+  CheckAllPlans({90, 700, 4, 2, 16, 16, false, "causal", 300}, worlds, 12);
+  CheckAllPlans({900, 300, 4, 2, 8, 8, false, "s2(64,2,3)", 200}, worlds, 13);
+  CheckAllPlans({70, 500, 4, 4, 8, 16, false, "window(90,30) | sink(3)", 30, {{100, 333}}}, worlds,
+                14);
+  CheckAllPlans({1, 700, 6, 3, 8, 8, false, "docs(300,200,200) & causal", 5000, {{450, 641}}},
+                worlds, 15);
+  CheckAllPlans({130, 600, 4, 2, 16, 8, true, "causal", 0, {{65, 66}}}, worlds, 16);
 }
 
 // Every byte that the host touches without the memory space is a fault there.

@@ -39,9 +39,9 @@ Shares SharesOf(const Problem& problem, const Assignment& assignment) {
       const BlockSet& mine = assignment[rank][head];
       for (int64_t q_block : mine.ToVector()) {
         const TokenRange queries{std::max(q_block * 64, problem.q_range().begin),
-                                 std::min(q_block * 64 + 64, problem.kv_tokens)};
+                                 std::min(q_block * 64 + 64, problem.q_range().end)};
         const int64_t unit =
-            problem.pattern.CountPairs(head, queries, problem.kv_tokens).work * problem.group();
+            problem.pattern.CountPairs(head, queries, problem.keys().end).work * problem.group();
         shares.unit = std::max(shares.unit, unit);
         work += unit;
       }
@@ -50,7 +50,7 @@ Shares SharesOf(const Problem& problem, const Assignment& assignment) {
       if (head >= held.first && head < held.end()) {
         read = read.Subtract(problem.HeldBlocks(rank));
       }
-      shares.kv_bytes += read.TokenCount(problem.kv_tokens) * BytesPerToken(problem);
+      shares.kv_bytes += read.TokenCount(problem.keys().end) * BytesPerToken(problem);
       shares.row_bytes += RowBytes(problem, mine.Subtract(problem.HomeRows(rank)));
     }
     shares.work.push_back(work);

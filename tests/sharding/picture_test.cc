@@ -37,7 +37,7 @@ TEST_CASE("a block map has one cell for each visited block of a small problem") 
     Problem problem = RandomProblem(rng);
     const AllowedBlocks allowed(problem);
     int64_t visited = 0;
-    for (int64_t q = 0; q < allowed.blocks(); ++q) {
+    for (const int64_t q : problem.QueryBlocks().ToVector()) {
       for (int64_t k = 0; k < allowed.blocks(); ++k) visited += allowed.At(0, q, k) ? 1 : 0;
     }
     for (PlanKind kind : kPlanKinds) {

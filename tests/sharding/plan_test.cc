@@ -113,8 +113,9 @@ class Simulation {
   }
 
   int HomeOf(int64_t row) const {
-    const Partition tokens(problem_.home_partition, 0, BlocksOf(problem_.kv_tokens), plan_.world());
-    return tokens.Owner(row);
+    const int64_t blocks = BlocksOf(problem_.kv_tokens);
+    const Partition tokens(problem_.home_partition, 0, blocks, plan_.world());
+    return tokens.Owner(std::min(row, blocks - 1));
   }
 
   const Plan& plan_;
@@ -234,6 +235,10 @@ TEST_CASE("a problem that makes no sense is refused by its field") {
   };
   refused([](Problem& p) { p.q_tokens = 0; }, "q_tokens 0");
   refused([](Problem& p) { p.q_tokens = 101; }, "q_tokens 101");
+  refused([](Problem& p) { p.q_start = -1; }, "q_start -1");
+  refused([](Problem& p) { p.keys_end = 101; }, "keys_end 101");
+  refused([](Problem& p) { p.keys_end = 0; }, "keys_end 0");
+  refused([](Problem& p) { p.pattern = p.pattern.KeysFrom(100); }, "keys_begin 100");
   refused([](Problem& p) { p.kv_tokens = int64_t{1} << 60; }, "kv_tokens");
   refused([](Problem& p) { p.heads = 5; }, "heads 5");
   refused([](Problem& p) { p.kv_heads = 0; }, "kv_heads 0");

@@ -32,8 +32,9 @@ int64_t PairsOf(const Problem& problem, const AllowedBlocks& allowed, int kv_hea
     for (int64_t k : kv_blocks.ToVector()) {
       if (!allowed.At(kv_head, q, k)) continue;
       const int64_t rows =
-          std::min(problem.kv_tokens, 64 * q + 64) - std::max(problem.q_range().begin, 64 * q);
-      pairs += rows * (std::min(problem.kv_tokens, 64 * k + 64) - 64 * k);
+          std::min(problem.q_range().end, 64 * q + 64) - std::max(problem.q_range().begin, 64 * q);
+      pairs += rows *
+               (std::min(problem.keys().end, 64 * k + 64) - std::max(problem.keys().begin, 64 * k));
     }
   }
   return pairs;
@@ -49,8 +50,8 @@ TEST_CASE("work is counted to the pair, by every plan and by the pattern alike")
     const AllowedBlocks allowed(problem);
     const ProblemSize size = SizeOf(problem);
     int64_t visited = 0;
-    for (int64_t q = problem.q_range().begin; q < problem.kv_tokens; ++q) {
-      for (int64_t k = 0; k < problem.kv_tokens; ++k) {
+    for (int64_t q = problem.q_range().begin; q < problem.q_range().end; ++q) {
+      for (int64_t k = problem.keys().begin; k < problem.keys().end; ++k) {
         for (int head = 0; head < problem.kv_heads; ++head) {
           visited += problem.pattern.Allows(head, q, k) ? problem.group() : 0;
         }

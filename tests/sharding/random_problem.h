@@ -88,6 +88,16 @@ inline Problem RandomProblem(Rng& rng) {
   Problem problem =
       MakeProblem(q_tokens, kv_tokens, heads, kv_heads, world, RandomPattern(rng, kv_heads),
                   RandomSpec(rng), rng.Below(2) == 0 ? Home::kOwners : Home::kCaller);
+  // Queries anywhere, before, among and beyond the keys, which may be a part of the context's.
+  if (rng.Below(3) == 0) {
+    problem.q_start = rng.Between(0, kv_tokens + 150);
+    problem.q_tokens = rng.Below(3) == 0 ? 1 : rng.Between(1, 700);
+  }
+  if (rng.Below(3) == 0) {
+    const int64_t begin = rng.Between(0, kv_tokens - 1);
+    problem.keys_end = rng.Between(begin + 1, kv_tokens);
+    problem.pattern = problem.pattern.KeysFrom(begin);
+  }
   problem.v_head_dim = static_cast<int>(8 * rng.Between(1, 8));
   problem.v_is_k_prefix = rng.Below(4) == 0;
   problem.dtype = rng.Below(2) == 0 ? DType::kF32 : DType::kBF16;
@@ -101,23 +111,25 @@ inline Problem RandomProblem(Rng& rng) {
 }
 
 inline std::string Describe(const Problem& problem) {
-  return absl::StrCat("q ", problem.q_tokens, " kv ", problem.kv_tokens, " heads ", problem.heads,
-                      "/", problem.kv_heads, " world ", problem.world(), " kv mesh ",
-                      problem.kv.mesh().head_groups, "x", problem.kv.mesh().token_groups, " ",
-                      problem.kv.tokens().spec().ToString(), " home ",
-                      problem.home == Home::kCaller ? "caller" : problem.home_partition.ToString(),
-                      " pattern ", problem.pattern.text());
+  return absl::StrCat(
+      "q ", problem.q_tokens, " from ", problem.q_range().begin, " kv ", problem.kv_tokens,
+      " keys ", problem.keys().begin, ":", problem.keys().end, " heads ", problem.heads, "/",
+      problem.kv_heads, " world ", problem.world(), " kv mesh ", problem.kv.mesh().head_groups, "x",
+      problem.kv.mesh().token_groups, " ", problem.kv.tokens().spec().ToString(), " home ",
+      problem.home == Home::kCaller ? "caller" : problem.home_partition.ToString(), " pattern ",
+      problem.pattern.text());
 }
 
 // By (KV head, query block, KV block): whether some existing query of the problem sees some
 // existing key, straight from the pattern's meaning.
 class AllowedBlocks {
  public:
-  explicit AllowedBlocks(const Problem& problem) : blocks_(BlocksOf(problem.kv_tokens)) {
-    allowed_.resize(static_cast<size_t>(problem.kv_heads * blocks_ * blocks_));
+  explicit AllowedBlocks(const Problem& problem)
+      : blocks_(BlocksOf(problem.kv_tokens)), q_blocks_(BlocksOf(problem.q_range().end)) {
+    allowed_.resize(static_cast<size_t>(problem.kv_heads * q_blocks_ * blocks_));
     for (int head = 0; head < problem.kv_heads; ++head) {
       for (int64_t q = problem.q_range().begin; q < problem.q_range().end; ++q) {
-        for (int64_t k = 0; k < problem.kv_tokens; ++k) {
+        for (int64_t k = problem.keys().begin; k < problem.keys().end; ++k) {
           if (!At(head, q / 64, k / 64) && problem.pattern.Allows(head, q, k)) {
             allowed_[Index(head, q / 64, k / 64)] = true;
           }
@@ -133,10 +145,11 @@ class AllowedBlocks {
 
  private:
   size_t Index(int head, int64_t q, int64_t k) const {
-    return static_cast<size_t>((head * blocks_ + q) * blocks_ + k);
+    return static_cast<size_t>((head * q_blocks_ + q) * blocks_ + k);
   }
 
   int64_t blocks_;
+  int64_t q_blocks_;
   std::vector<bool> allowed_;
 };
 
