@@ -12,9 +12,9 @@ include(GNUInstallDirs)
 
 # Rooted at the tree's top, where includes are; installed below include/annulus.
 set(ANNULUS_CLIENT_HEADERS
-    attention/backend.h attention/block_set.h attention/memory_space.h attention/dtype.h attention/kv_view.h
-    attention/partial.h attention/pattern.h attention/tensor.h base/buffer.h base/cow_array.h
-    base/memory.h base/memory_kind.h base/stop.h runtime/client/cancel_token.h runtime/client/client.h runtime/retry_hint.h
+    attention/block_set.h attention/dtype.h attention/pattern.h attention/ranges.h attention/row_bands.h
+    attention/tensor.h base/buffer.h base/memory.h base/stop.h runtime/client/cancel_token.h
+    runtime/client/client.h runtime/client/partials.h runtime/retry_hint.h
     runtime/types.h sharding/layout.h sharding/partition.h sharding/plan.h)
 
 set(ANNULUS_CLIENT_MAP ${PROJECT_SOURCE_DIR}/deploy/cmake/annulus_client.map)
