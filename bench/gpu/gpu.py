@@ -19,7 +19,8 @@ import threading
 
 import results
 
-WARM_UP_MS = 300  # clocks rise only under work
+# Clocks rise under work, and settle under the power cap only after some hundred milliseconds.
+WARM_UP_MS = 1000
 FLUSH_BYTES = 256 << 20
 # name, kind, tokens, queries, contexts, heads, KV heads, head dim, pattern, peers
 PREFILL = "prefill"
@@ -165,6 +166,7 @@ def matmul_tflops(torch):
 def run_case(torch, args, case, row, writer):
     kind, peers = case[1], case[-1]
     first = ours(args.program, case, args.repeat)
+    peers = [peer for peer in peers if peer in (args.peers or peer)]
     for peer in peers or ("",):
         peer_ms, peer_mhz, peer_watts = 0.0, 0, 0
         if peer:
@@ -208,6 +210,7 @@ def main():
     parser.add_argument("--program", required=True)
     parser.add_argument("--out", required=True)
     parser.add_argument("--only", default="", help="a regular expression on the cases' names")
+    parser.add_argument("--peers", default="", help="of cudnn, fa2 and flex only these")
     parser.add_argument("--repeat", type=int, default=20)
     args = parser.parse_args()
     import torch
