@@ -23,8 +23,8 @@ using cuda::Event;
 using cuda::StatusOf;
 using cuda::Stream;
 
-// Of runs before those that count: clocks rise under work, and settle under the power cap only after
-// some hundred milliseconds.
+// Of runs before those that count: clocks rise under work, and settle under the power cap only
+// after some hundred milliseconds.
 constexpr double kWarmUpMs = 1000;
 constexpr int kCalls = 7;
 constexpr size_t kFlushBytes = size_t{256} << 20;
