@@ -1,11 +1,13 @@
 #include "sharding/assign.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <map>
 #include <optional>
 #include <utility>
 
+#include "base/check.h"
 #include "sharding/build.h"
 
 namespace annulus {
@@ -27,6 +29,7 @@ class Cells {
   Cells() = default;
   Cells(BlockSet blocks, int64_t kv_blocks, int64_t cell_blocks)
       : blocks_(std::move(blocks)), kv_blocks_(kv_blocks), cell_blocks_(cell_blocks) {
+    ANNULUS_CHECK(kv_blocks <= cell_blocks * kTogether * std::ssize(coarse_));
     Count(cell_blocks * kTogether, &coarse_);
   }
 
@@ -36,8 +39,8 @@ class Cells {
 
   // Reads what `other` reads, too.
   void Raise(Cells& other) {
-    std::vector<uint32_t>& fine = Fine();
-    std::fill(coarse_.begin(), coarse_.end(), 0);
+    std::vector<int32_t>& fine = Fine();
+    coarse_ = {};
     for (size_t i = 0; i < fine.size(); ++i) {
       fine[i] = std::max(fine[i], other.Fine()[i]);
       coarse_[i / kTogether] += fine[i];
@@ -47,41 +50,57 @@ class Cells {
  private:
   static constexpr int64_t kTogether = 32;  // cells in a coarse one
 
-  std::vector<uint32_t>& Fine() {
-    if (fine_.empty()) Count(cell_blocks_, &fine_);
+  std::vector<int32_t>& Fine() {
+    if (fine_.empty()) {
+      fine_.resize(static_cast<size_t>((kv_blocks_ + cell_blocks_ - 1) / cell_blocks_));
+      Count(cell_blocks_, &fine_);
+    }
     return fine_;
   }
 
-  void Count(int64_t cell_blocks, std::vector<uint32_t>* cells) const {
-    cells->assign(static_cast<size_t>((kv_blocks_ + cell_blocks - 1) / cell_blocks), 0);
+  // Into cells that are 0.
+  template <typename Counts>
+  void Count(int64_t cell_blocks, Counts* cells) const {
     for (const BlockRun& run : blocks_.runs()) {
+      int64_t cell = run.first / cell_blocks;
+      for (int64_t at = run.first; run.step == 1 && at <= run.last(); ++cell) {
+        const int64_t next = std::min((cell + 1) * cell_blocks, run.last() + 1);
+        (*cells)[static_cast<size_t>(cell)] += static_cast<int32_t>(next - at);
+        at = next;
+      }
+      if (run.step == 1) continue;
       for (int64_t i = 0; i < run.count;) {
-        const int64_t cell = (run.first + i * run.step) / cell_blocks;
+        cell = (run.first + i * run.step) / cell_blocks;
         const int64_t left = (cell + 1) * cell_blocks - (run.first + i * run.step);
         const int64_t here = std::min(run.count - i, (left + run.step - 1) / run.step);
-        (*cells)[static_cast<size_t>(cell)] += static_cast<uint32_t>(here);
+        (*cells)[static_cast<size_t>(cell)] += static_cast<int32_t>(here);
         i += here;
       }
     }
   }
 
-  static int64_t Lacked(const std::vector<uint32_t>& mine, const std::vector<uint32_t>& theirs) {
-    int64_t lacked = 0;
-    for (size_t i = 0; i < mine.size(); ++i) lacked += std::max(mine[i], theirs[i]) - theirs[i];
+  // In 32 bits, as blocks are numbered, so that several cells are compared at once.
+  template <typename Counts>
+  static int64_t Lacked(const Counts& mine, const Counts& theirs) {
+    int32_t lacked = 0;
+    for (size_t i = 0; i < mine.size(); ++i) lacked += std::max(mine[i] - theirs[i], 0);
     return lacked;
   }
 
   BlockSet blocks_;
   int64_t kv_blocks_ = 0;
   int64_t cell_blocks_ = 1;
-  std::vector<uint32_t> coarse_;
-  std::vector<uint32_t> fine_;  // made when it is asked for
+  std::array<int32_t, kCellsMax / kTogether> coarse_ = {};
+  std::vector<int32_t> fine_;  // made when it is asked for
 };
 
 // Rows of one KV head that a rank could give, those with most work first.
 struct Stretch {
   int kv_head = 0;
   std::vector<int64_t> q_blocks;
+  // Of the first rows, by how many: their work, and their queries under one query head.
+  std::vector<int64_t> work = {0};
+  std::vector<int64_t> queries = {0};
 };
 
 // The first `rows` of a stretch: what they are worth and what they cost.
@@ -201,9 +220,12 @@ class Assigner {
     return receivers;
   }
 
-  // The rows of a head that `giver` still has from home, cut where a document ends.
-  std::vector<Stretch> StretchesOf(int giver, int kv_head) const {
-    std::vector<Stretch> stretches;
+  // The rows of a head that `giver` still has from home, cut where a document ends. They stay as
+  // they are until rows of the head move from there.
+  const std::vector<Stretch>& StretchesOf(int giver, int kv_head) {
+    const auto [at, is_new] = stretches_.try_emplace({giver, kv_head});
+    std::vector<Stretch>& stretches = at->second;
+    if (!is_new) return stretches;
     int64_t before = 0;
     for (int64_t q_block : home_blocks_[giver]) {
       const int64_t work = WorkOf(kv_head, q_block);
@@ -219,31 +241,23 @@ class Assigner {
       if (WorkOf(kv_head, blocks.front()) <= WorkOf(kv_head, blocks.back())) {
         std::reverse(blocks.begin(), blocks.end());
       }
+      for (const int64_t q_block : blocks) {
+        stretch.work.push_back(stretch.work.back() + WorkOf(kv_head, q_block));
+        stretch.queries.push_back(stretch.queries.back() + rows_.Queries(q_block));
+      }
     }
     return stretches;
   }
 
   // As many rows of a stretch as give `need` work, or all.
-  size_t RowsFor(const Stretch& stretch, int64_t need) const {
-    size_t rows = 0;
-    for (int64_t work = 0; rows < stretch.q_blocks.size() && work < need; ++rows) {
-      work += WorkOf(stretch.kv_head, stretch.q_blocks[rows]);
-    }
-    return rows;
+  static size_t RowsFor(const Stretch& stretch, int64_t need) {
+    const auto enough = std::lower_bound(stretch.work.begin(), stretch.work.end(), need);
+    return std::min(static_cast<size_t>(enough - stretch.work.begin()), stretch.q_blocks.size());
   }
 
   // Without what it reads.
   Offer OfferOf(const Stretch& stretch, size_t rows) const {
-    Offer offer;
-    offer.rows = rows;
-    int64_t queries = 0;
-    for (size_t i = 0; i < rows; ++i) {
-      const int64_t q_block = stretch.q_blocks[i];
-      offer.work += WorkOf(stretch.kv_head, q_block);
-      queries += rows_.Queries(q_block);
-    }
-    offer.row_bytes = queries * RowBytes();
-    return offer;
+    return {rows, stretch.work[rows], stretch.queries[rows] * RowBytes(), {}};
   }
 
   Cells ReadsOf(const Stretch& stretch, size_t rows) const {
@@ -303,6 +317,7 @@ class Assigner {
   void Apply(int giver, Move move) {
     loads_[giver] -= move.work;
     loads_[move.receiver] += move.work;
+    stretches_.erase({giver, move.kv_head});
     ReadsOf(move.receiver, move.kv_head).Raise(move.reads);
     std::vector<int>& moved = moved_[move.kv_head];
     moved.resize(static_cast<size_t>(rows_.q_blocks_end() - first_), kStays);
@@ -345,7 +360,8 @@ class Assigner {
   std::vector<std::vector<int64_t>> home_blocks_;  // the same, ascending
   std::vector<std::vector<int64_t>> work_;         // by class, by query block
   std::vector<std::map<int, Cells>> reads_;        // by rank, by KV head
-  std::vector<int64_t> loads_;                     // by rank
+  std::map<std::pair<int, int>, std::vector<Stretch>> stretches_;  // by giver and KV head
+  std::vector<int64_t> loads_;                                     // by rank
   int64_t limit_ = 0;
   std::map<int, std::vector<int>> moved_;  // by KV head, by query block: to whom, or kStays
 };
