@@ -43,6 +43,12 @@ struct ContextSpec {
   // the context; if a worker is lost, calls in flight end with UNAVAILABLE, and the context goes on
   // from the copies: nothing that was acknowledged is lost.
   int replicas = 1;
+  // Seconds without a call on it after which the context is released; 0: never. A client renews
+  // the leases of contexts that it made for as long as it lives.
+  double lease = 300;
+  // Where the service is told to evict: when KV is full, contexts so marked that no call uses are
+  // released, the least recently used first.
+  bool evictable = false;
 };
 
 struct ContextInfo {
@@ -55,7 +61,11 @@ struct ContextInfo {
   // "ok"; "moving" to other workers; "degraded" while a copy is missing; "recovering" while it
   // waits for workers to join again; "lost" while some KV is on no worker that is there.
   std::string state;
+  double idle_s = 0;  // since a call last used it
 };
+
+// Contexts that one KeepAlive renews at most.
+inline constexpr int kKeepAliveMax = 16384;
 
 // Makes a call that changes a context safe to repeat: the same (client, sequence) never appends
 // twice, and a repetition answers as the first would have; while the first is in flight it gets
@@ -217,6 +227,9 @@ struct ClusterStatus {
   std::vector<WorkerStatus> workers;
   int64_t in_flight = 0;        // calls under way
   int64_t in_flight_bytes = 0;  // of their tensors
+  // Contexts that ended by themselves since the coordinator began.
+  int64_t contexts_expired = 0;
+  int64_t contexts_evicted = 0;
 };
 
 }  // namespace annulus

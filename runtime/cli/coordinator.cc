@@ -24,6 +24,7 @@ struct CoordinatorFlags {
   std::string listen = "127.0.0.1:7070";
   std::optional<std::string> cluster;
   int recovery_s = 10;
+  CoordinatorLimits limits;
   bool json = false;
 };
 
@@ -36,6 +37,7 @@ Options OptionsOf(CoordinatorFlags* flags) {
   options.Add("recovery-s", "N",
               "contexts from before a restart wait N s for all of their workers (10)",
               SetCount(&flags->recovery_s, 1, kSecondsMax));
+  AddLimits(&options, &flags->limits);
   AddServiceOptions(&options, &flags->service);
   options.AddFlag("json", "say {endpoint} instead of ready HOST:PORT", &flags->json);
   return options;
@@ -53,6 +55,7 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
     options.cluster_shared = cluster.shared;
   }
   options.recovery_wait = absl::Seconds(flags.recovery_s);
+  options.limits = flags.limits;
   options.heartbeat_period = absl::Milliseconds(flags.service.heartbeat_ms);
   options.heartbeat_timeout = absl::Milliseconds(flags.service.heartbeat_timeout_ms);
   ANNULUS_ASSIGN_OR_RETURN(options.fabric, UcxFabric::Create(UcxOptionsOf(flags.service)));

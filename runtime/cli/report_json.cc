@@ -59,7 +59,10 @@ Json ToObject(const ContextInfo& context) {
           {"layers", context.tokens.size()},
           {"tokens", TokensOf(context)},
           {"kv_bytes", context.kv_bytes},
-          {"dense_kv_bytes", context.dense_kv_bytes}};
+          {"dense_kv_bytes", context.dense_kv_bytes},
+          {"lease", context.spec.lease},
+          {"evictable", context.spec.evictable},
+          {"idle_s", context.idle_s}};
 }
 
 Json Range(TokenRange range) {
@@ -172,6 +175,8 @@ std::string ToJson(const ClusterStatus& status) {
                {"contexts", status.contexts.size()},
                {"in_flight", status.in_flight},
                {"in_flight_bytes", status.in_flight_bytes},
+               {"contexts_expired", status.contexts_expired},
+               {"contexts_evicted", status.contexts_evicted},
                {"context_list", std::move(contexts)},
                {"workers", std::move(workers)}});
 }

@@ -152,6 +152,10 @@ int64_t TokensOf(const ContextInfo& context) {
                                 : *std::max_element(context.tokens.begin(), context.tokens.end());
 }
 
+std::string LeaseText(double lease) {
+  return lease == 0 ? "none" : absl::StrCat(lease, " s");
+}
+
 std::string ToText(absl::Span<const ContextInfo> contexts) {
   Table table({{"context", Align::kLeft},
                {"state", Align::kLeft},
@@ -159,12 +163,17 @@ std::string ToText(absl::Span<const ContextInfo> contexts) {
                {"layers"},
                {"tokens"},
                {"kv"},
-               {"of dense"}});
+               {"of dense"},
+               {"unused"},
+               {"lease"},
+               {"evictable"}});
   for (const ContextInfo& context : contexts) {
     table.AddRow({absl::StrCat(context.id), context.state, absl::StrCat(context.epoch),
                   absl::StrCat(context.tokens.size()), absl::StrCat(TokensOf(context)),
                   BytesText(context.kv_bytes),
-                  PercentText(context.kv_bytes, context.dense_kv_bytes)});
+                  PercentText(context.kv_bytes, context.dense_kv_bytes),
+                  absl::StrFormat("%.1f s", context.idle_s), LeaseText(context.spec.lease),
+                  context.spec.evictable ? "yes" : "no"});
   }
   return table.ToText();
 }

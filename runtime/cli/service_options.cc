@@ -55,6 +55,32 @@ void AddServiceOptions(Options* options, ServiceFlags* flags) {
                });
 }
 
+void AddLimits(Options* options, CoordinatorLimits* limits) {
+  constexpr int64_t kBytesMax = int64_t{1} << 50;
+  options->Add("contexts-max", "N", "contexts at once (4096)",
+               SetCount(&limits->contexts_max, 1, int64_t{1} << 24));
+  options->Add("layers-max", "N", "layers of all contexts together (1M)",
+               SetCount(&limits->layers_max, 1, int64_t{1} << 32));
+  options->Add("in-flight-max", "N", "calls at once (256)",
+               SetCount(&limits->in_flight_max, 1, int64_t{1} << 20));
+  options->Add("in-flight-bytes-max", "N", "bytes of all calls' tensors at once (4G)",
+               SetCount(&limits->in_flight_bytes_max, 1, kBytesMax));
+  options->Add("request-bytes-max", "N", "bytes of one call's tensors with its answer (1G)",
+               SetCount(&limits->request_bytes_max, 1, kBytesMax));
+  options->AddFlag("evict", "when KV is full, unused contexts that are marked evictable go",
+                   &limits->evict);
+}
+
+Arguments LimitArguments(const CoordinatorLimits& limits) {
+  Arguments args = {"--contexts-max",        absl::StrCat(limits.contexts_max),
+                    "--layers-max",          absl::StrCat(limits.layers_max),
+                    "--in-flight-max",       absl::StrCat(limits.in_flight_max),
+                    "--in-flight-bytes-max", absl::StrCat(limits.in_flight_bytes_max),
+                    "--request-bytes-max",   absl::StrCat(limits.request_bytes_max)};
+  if (limits.evict) args.push_back("--evict");
+  return args;
+}
+
 Metric TransportBytes(const char* transport, const char* direction, uint64_t bytes) {
   return {"annulus_transport_bytes_total",
           "Payload bytes that went over a transport.",

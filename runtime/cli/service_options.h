@@ -10,6 +10,7 @@
 #include "comm/ucx/ucx_fabric.h"
 #include "runtime/cli/commands.h"
 #include "runtime/cli/options.h"
+#include "runtime/coordinator/limits.h"
 #include "runtime/rpc/metrics.h"
 
 namespace annulus {
@@ -38,6 +39,11 @@ Metric TransportBytes(const char* transport, const char* direction, uint64_t byt
 // The flags that give another command the same options, but for metrics_listen, which two processes
 // cannot share.
 Arguments ServiceArguments(const ServiceFlags& flags);
+
+// What a coordinator holds at most.
+void AddLimits(Options* options, CoordinatorLimits* limits);
+// The flags that give another command the same limits.
+Arguments LimitArguments(const CoordinatorLimits& limits);
 
 UcxOptions UcxOptionsOf(const ServiceFlags& flags);
 

@@ -41,6 +41,7 @@ struct UpFlags {
   std::string listen = "127.0.0.1:0";
   MachineFlags machines;
   ComputeFlags compute;
+  CoordinatorLimits limits;
   bool json = false;
 };
 
@@ -51,6 +52,7 @@ Options OptionsOf(UpFlags* flags) {
               SetParsed(&flags->listen, ParseEndpoint));
   AddMachines(&options, &flags->machines);
   AddComputeOptions(&options, &flags->compute);
+  AddLimits(&options, &flags->limits);
   AddServiceOptions(&options, &flags->service);
   options.AddFlag("json", "say {endpoint, coordinator_pid, worker_pids} instead of ready HOST:PORT",
                   &flags->json);
@@ -113,6 +115,8 @@ class Cluster {
     }
     const Arguments shared = ServiceArguments(flags.service);
     args.insert(args.end(), shared.begin(), shared.end());
+    const Arguments limits = LimitArguments(flags.limits);
+    args.insert(args.end(), limits.begin(), limits.end());
     ANNULUS_ASSIGN_OR_RETURN(coordinator_, Child::Start(args));
     absl::StatusOr<std::string> line = coordinator_->ReadLine(absl::Now() + kStartTimeout);
     constexpr absl::string_view kReady = "ready ";

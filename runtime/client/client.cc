@@ -1,5 +1,6 @@
 #include "runtime/client/client.h"
 
+#include <algorithm>
 #include <atomic>
 #include <random>
 #include <utility>
@@ -10,6 +11,7 @@
 #include "runtime/client/append_pieces.h"
 #include "runtime/client/call_threads.h"
 #include "runtime/client/check_request.h"
+#include "runtime/client/lease_keeper.h"
 #include "runtime/client/retry.h"
 #include "runtime/client/transport.h"
 #include "runtime/rpc/protocol/steps.h"
@@ -61,6 +63,11 @@ class Client::Impl {
       : transport_(std::move(transport)),
         client_id_(RandomWord() | 1),  // never 0, which means none
         budget_(retry, RandomWord()),
+        leases_([this](absl::Span<const ContextId> contexts, absl::Time deadline,
+                       const CancelToken& cancel) {
+          return transport_->KeepAlive(contexts,
+                                       {.deadline = deadline, .cancel = cancel, .progress = {}});
+        }),
         threads_(async_calls_max) {}
 
   // Runs `call` (of an Attempt) until it goes well or is not worth another try.
@@ -85,6 +92,7 @@ class Client::Impl {
   }
 
   Transport& transport() { return *transport_; }
+  LeaseKeeper& leases() { return leases_; }
   CallThreads& threads() { return threads_; }
 
  private:
@@ -98,6 +106,7 @@ class Client::Impl {
   const uint64_t client_id_;
   std::atomic<uint64_t> next_sequence_ = 1;
   RetryBudget budget_;
+  LeaseKeeper leases_;
   CallThreads threads_;  // last: its jobs use the others
 };
 
@@ -164,9 +173,11 @@ absl::StatusOr<std::unique_ptr<Client>> Client::InProcess(const InProcessOptions
 absl::StatusOr<ContextInfo> Client::CreateContext(const ContextSpec& spec,
                                                   const CallOptions& call) {
   ANNULUS_RETURN_IF_ERROR(CheckRequest(spec));
-  return impl_->Run(Repeat::kTwice, call, [&](const Attempt& attempt) {
+  absl::StatusOr<ContextInfo> made = impl_->Run(Repeat::kTwice, call, [&](const Attempt& attempt) {
     return impl_->transport().CreateContext(spec, attempt);
   });
+  if (made.ok()) impl_->leases().Add(made->id, made->spec.lease);
+  return made;
 }
 
 absl::StatusOr<AppendResult> Client::Append(const AppendRequest& request, const CallOptions& call) {
@@ -193,9 +204,11 @@ StepResults Client::Step(absl::Span<const StepRequest> requests, const CallOptio
 }
 
 absl::StatusOr<ContextInfo> Client::Fork(const ForkRequest& request, const CallOptions& call) {
-  return impl_->Run(Repeat::kTwice, call, [&](const Attempt& attempt) {
+  absl::StatusOr<ContextInfo> made = impl_->Run(Repeat::kTwice, call, [&](const Attempt& attempt) {
     return impl_->transport().Fork(request, attempt);
   });
+  if (made.ok()) impl_->leases().Add(made->id, made->spec.lease);
+  return made;
 }
 
 absl::StatusOr<ContextInfo> Client::Truncate(const TruncateRequest& request,
@@ -207,11 +220,32 @@ absl::StatusOr<ContextInfo> Client::Truncate(const TruncateRequest& request,
 
 absl::Status Client::Release(ContextId context, const CallOptions& call) {
   bool repeated = false;
+  impl_->leases().Remove(context);
   return impl_->Run(Repeat::kHarmless, call, [&](const Attempt& attempt) {
     const absl::Status status = impl_->transport().Release(context, attempt);
     // The first attempt may have released it, and only its answer was lost.
     return std::exchange(repeated, true) && absl::IsNotFound(status) ? absl::OkStatus() : status;
   });
+}
+
+std::vector<absl::Status> Client::KeepAlive(absl::Span<const ContextId> contexts,
+                                            const CallOptions& call) {
+  std::vector<absl::Status> renewed;
+  for (size_t first = 0; first < contexts.size(); first += kKeepAliveMax) {
+    const absl::Span<const ContextId> part = contexts.subspan(first, kKeepAliveMax);
+    std::vector<absl::Status> some;
+    // What concerns one context is its answer; only a call that failed as a whole is tried again.
+    const absl::Status status =
+        impl_->Run(Repeat::kHarmless, call, [&](const Attempt& attempt) -> absl::Status {
+          some = impl_->transport().KeepAlive(part, attempt);
+          const bool alike = std::all_of(some.begin(), some.end(),
+                                         [&](const absl::Status& s) { return s == some[0]; });
+          return alike && !some.empty() ? some[0] : absl::OkStatus();
+        });
+    if (some.empty()) some.assign(part.size(), status);
+    renewed.insert(renewed.end(), some.begin(), some.end());
+  }
+  return renewed;
 }
 
 absl::StatusOr<ContextInfo> Client::Describe(ContextId context, const CallOptions& call) {

@@ -121,6 +121,10 @@ class Client {
   absl::StatusOr<ContextInfo> Truncate(const TruncateRequest& request,
                                        const CallOptions& call = {});
   absl::Status Release(ContextId context, const CallOptions& call = {});
+  // Renews the leases of contexts, as any call on them does. One status for each, in order. The
+  // client does so by itself for those that it made, and not for others.
+  std::vector<absl::Status> KeepAlive(absl::Span<const ContextId> contexts,
+                                      const CallOptions& call = {});
   // One context.
   absl::StatusOr<ContextInfo> Describe(ContextId context, const CallOptions& call = {});
   absl::StatusOr<std::vector<ContextInfo>> List(const ListRequest& request = {},

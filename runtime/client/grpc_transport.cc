@@ -91,6 +91,16 @@ class GrpcTransport final : public Transport {
     return Call(&v1::Annulus::Stub::Release, request, &reply, attempt);
   }
 
+  std::vector<absl::Status> KeepAlive(absl::Span<const ContextId> contexts,
+                                      const Attempt& attempt) override {
+    v1::KeepAliveRequest request;
+    request.mutable_contexts()->Assign(contexts.begin(), contexts.end());
+    v1::KeepAliveReply reply;
+    const absl::Status status = Call(&v1::Annulus::Stub::KeepAlive, request, &reply, attempt);
+    if (!status.ok()) return std::vector<absl::Status>(contexts.size(), status);
+    return FromProto(reply, contexts.size());
+  }
+
   absl::StatusOr<ContextInfo> Describe(ContextId context, const Attempt& attempt) override {
     v1::ContextRef request;
     request.set_context(context);

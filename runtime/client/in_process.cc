@@ -68,6 +68,11 @@ class InProcessTransport final : public Transport {
     return coordinator_->Release(context, ContextOf(attempt));
   }
 
+  std::vector<absl::Status> KeepAlive(absl::Span<const ContextId> contexts,
+                                      const Attempt& attempt) override {
+    return coordinator_->KeepAlive(contexts, ContextOf(attempt));
+  }
+
   absl::StatusOr<ContextInfo> Describe(ContextId context, const Attempt& attempt) override {
     return coordinator_->Describe(context, ContextOf(attempt));
   }

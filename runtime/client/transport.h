@@ -31,6 +31,8 @@ class Transport {
   virtual absl::StatusOr<ContextInfo> Fork(const ForkRequest& request, const Attempt&) = 0;
   virtual absl::StatusOr<ContextInfo> Truncate(const TruncateRequest& request, const Attempt&) = 0;
   virtual absl::Status Release(ContextId context, const Attempt&) = 0;
+  virtual std::vector<absl::Status> KeepAlive(absl::Span<const ContextId> contexts,
+                                              const Attempt&) = 0;
   virtual absl::StatusOr<ContextInfo> Describe(ContextId context, const Attempt&) = 0;
   virtual absl::StatusOr<std::vector<ContextInfo>> List(const ListRequest& request,
                                                         const Attempt&) = 0;

@@ -336,7 +336,17 @@ absl::Status Coordinator::Release(ContextId context, const CallContext& call) {
   return impl_->Call(request::Release{context}, call).status();
 }
 
-absl::StatusOr<ContextInfo> Coordinator::Describe(ContextId context, const CallContext&) {
+std::vector<absl::Status> Coordinator::KeepAlive(absl::Span<const ContextId> contexts,
+                                                 const CallContext& call) {
+  const auto finish = impl_->Call(request::KeepAlive{{contexts.begin(), contexts.end()}}, call);
+  if (!finish.ok()) return std::vector<absl::Status>(contexts.size(), finish.status());
+  std::vector<absl::Status> renewed;
+  for (const action::ItemEnd& end : finish->items) renewed.push_back(end.status);
+  return renewed;
+}
+
+absl::StatusOr<ContextInfo> Coordinator::Describe(ContextId context, const CallContext& call) {
+  ANNULUS_RETURN_IF_ERROR(KeepAlive({&context, 1}, call)[0]);  // as any call on it
   return impl_->Ask([context](const CoordinatorCore& core) { return core.Describe(context); });
 }
 

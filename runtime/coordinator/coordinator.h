@@ -60,6 +60,8 @@ class Coordinator final : public Service {
                                                 const CallContext& call) override;
   absl::Status Release(ContextId context, const CallContext& call) override;
   absl::StatusOr<ContextInfo> Describe(ContextId context, const CallContext& call) override;
+  std::vector<absl::Status> KeepAlive(absl::Span<const ContextId> contexts,
+                                      const CallContext& call) override;
   absl::StatusOr<ClusterStatus> Status(const CallContext& call) override;
 
  private:

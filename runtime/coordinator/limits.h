@@ -20,6 +20,8 @@ struct CoordinatorLimits {
   int64_t in_flight_max = 256;                     // calls at once
   int64_t in_flight_bytes_max = int64_t{4} << 30;  // tensors of all calls at once
   int64_t request_bytes_max = int64_t{1} << 30;    // tensors of one call, its answer included
+  // When KV is full, contexts that are marked evictable go.
+  bool evict = false;
 };
 
 // How long a client may take for one upload (a direct append) before it is given up: its layer

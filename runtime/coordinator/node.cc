@@ -145,6 +145,14 @@ void CoordinatorNode::Do(action::MoveEnded& ended, Incoming&) {
       {{"context", ended.context}, {"status", ended.status.ToString()}});
 }
 
+void CoordinatorNode::Do(action::ContextEnded& ended, Incoming&) {
+  Log(LogLevel::kInfo, "context released by the service",
+      {{"context", ended.context},
+       {"why", ended.why},
+       {"kv_bytes", ended.kv_bytes},
+       {"idle_s", absl::ToDoubleSeconds(ended.idle)}});
+}
+
 void CoordinatorNode::Do(action::WorkerLeft& left, Incoming&) {
   Log(LogLevel::kInfo, "worker left", {{"worker", left.label}});
 }

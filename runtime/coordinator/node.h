@@ -69,6 +69,7 @@ class CoordinatorNode {
   void Do(action::WorkerJoined& joined, Incoming& cause);
   void Do(action::WorkerLeft& left, Incoming& cause);
   void Do(action::WorkerLost& lost, Incoming& cause);
+  void Do(action::ContextEnded& ended, Incoming& cause);
   void Do(action::MoveRead& read, Incoming& cause);
   void Do(action::MoveRows& rows, Incoming& cause);
   void Do(action::MoveFill& fill, Incoming& cause);

@@ -51,6 +51,11 @@ class Service {
                                                         const CallContext& call) = 0;
   virtual absl::Status Release(ContextId context, const CallContext& call) = 0;
   virtual absl::StatusOr<ContextInfo> Describe(ContextId context, const CallContext& call) = 0;
+  // Renews the contexts' leases, as any other call on them. One status for each, in order:
+  // NOT_FOUND, UNAVAILABLE while it is being recovered. INVALID_ARGUMENT of more than
+  // kKeepAliveMax.
+  virtual std::vector<absl::Status> KeepAlive(absl::Span<const ContextId> contexts,
+                                              const CallContext& call) = 0;
   virtual absl::StatusOr<ClusterStatus> Status(const CallContext& call) = 0;
 };
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status.h"
 #include "runtime/rpc/annulus.grpc.pb.h"
@@ -99,6 +100,17 @@ class AnnulusHandlers final : public v1::Annulus::Service {
   grpc::Status Describe(grpc::ServerContext* context, const v1::ContextRef* request,
                         v1::ContextInfo* reply) override {
     return Answer(service_->Describe(request->context(), ContextOf(context)), reply);
+  }
+
+  grpc::Status KeepAlive(grpc::ServerContext* context, const v1::KeepAliveRequest* request,
+                         v1::KeepAliveReply* reply) override {
+    const std::vector<ContextId> contexts(request->contexts().begin(), request->contexts().end());
+    if (std::ssize(contexts) > kKeepAliveMax) {
+      return ToGrpc(absl::InvalidArgumentError(
+          absl::StrCat("contexts: ", contexts.size(), "; expected at most ", kKeepAliveMax)));
+    }
+    ToProto(service_->KeepAlive(contexts, ContextOf(context)), reply);
+    return grpc::Status::OK;
   }
 
   grpc::Status Status(grpc::ServerContext* context, const v1::StatusRequest* request,

@@ -38,6 +38,7 @@ using MetricsSnapshot = std::function<std::vector<Metric>()>;  // called at each
 //   annulus_kv_dense_bytes                       what contexts would hold if nothing was evicted
 //   annulus_contexts{state}, annulus_workers{state}, annulus_epoch
 //   annulus_blocks{state}                        over layers and KV heads, by their context's state
+//   annulus_contexts_expired_total, annulus_contexts_evicted_total   that ended by themselves
 //   annulus_calls_in_flight, annulus_call_bytes_in_flight
 //   annulus_heartbeat_age_seconds{worker}        of workers that are not lost
 //   annulus_status_up                            0 when Status failed: then the others are absent
@@ -64,6 +65,8 @@ class MetricsService final : public Service {
                                                 const CallContext& call) override;
   absl::Status Release(ContextId context, const CallContext& call) override;
   absl::StatusOr<ContextInfo> Describe(ContextId context, const CallContext& call) override;
+  std::vector<absl::Status> KeepAlive(absl::Span<const ContextId> contexts,
+                                      const CallContext& call) override;
   absl::StatusOr<ClusterStatus> Status(const CallContext& call) override;
 
  private:

@@ -10,6 +10,7 @@ namespace annulus {
 namespace {
 
 constexpr int kLayersMax = 1024;
+constexpr int kLeaseMaxS = 366 * 86'400;
 
 absl::Status Bad(absl::string_view field, int64_t value, absl::string_view expected) {
   return absl::InvalidArgumentError(absl::StrCat(field, ": ", value, "; expected ", expected));
@@ -97,6 +98,10 @@ absl::Status CheckSpecFields(const ContextSpec& spec) {
   }
   if (spec.replicas < 1 || spec.replicas > 2) {
     return Bad("replicas", spec.replicas, "1 or 2: how many workers hold each page");
+  }
+  if (!(spec.lease >= 0 && spec.lease <= kLeaseMaxS)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("lease: ", spec.lease, "; expected 0 (none) to ", kLeaseMaxS, " seconds"));
   }
   ANNULUS_RETURN_IF_ERROR(CheckPartition(spec));
   return CheckPatterns(spec);

@@ -44,6 +44,8 @@ inline absl::StatusOr<ContextSpec> SpecOf(absl::string_view name, const pb::Spec
   spec.patterns.assign(p.patterns().begin(), p.patterns().end());
   spec.kv_efficient = p.kv_efficient();
   spec.replicas = p.replicas();
+  spec.lease = p.lease();
+  spec.evictable = p.evictable();
   ANNULUS_RETURN_IF_ERROR(ValidateSpec(spec));
   return spec;
 }

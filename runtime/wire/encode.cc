@@ -69,6 +69,8 @@ void SetSpec(const ContextSpec& m, pb::Spec& spec) {
   for (const std::string& pattern : m.patterns) spec.add_patterns(pattern);
   spec.set_kv_efficient(m.kv_efficient);
   spec.set_replicas(m.replicas);
+  spec.set_lease(m.lease);
+  spec.set_evictable(m.evictable);
 }
 
 template <typename Proto>

@@ -27,7 +27,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 8;
+inline constexpr uint32_t kProtocol = 9;
 
 // Worker → coordinator.
 struct Hello {

@@ -45,6 +45,7 @@ class FakeService : public Service {
     info_.kv_bytes = 12345;
     info_.dense_kv_bytes = 23456;
     info_.state = "ok";
+    info_.idle_s = 1.5;
     return info_;
   }
 
@@ -149,6 +150,15 @@ class FakeService : public Service {
     return info_;
   }
 
+  std::vector<absl::Status> KeepAlive(absl::Span<const ContextId> contexts,
+                                      const CallContext& call) override {
+    std::vector<absl::Status> renewed(contexts.size(), Enter("KeepAlive", call));
+    for (size_t i = 0; i < contexts.size(); ++i) {
+      if (contexts[i] == 404) renewed[i] = absl::NotFoundError("context 404 does not exist");
+    }
+    return renewed;
+  }
+
   absl::StatusOr<ClusterStatus> Status(const CallContext& call) override {
     if (absl::Status status = Enter("Status", call); !status.ok()) return status;
     std::lock_guard lock(mutex_);
@@ -160,6 +170,8 @@ class FakeService : public Service {
                       {3, "ready", "cpu (AVX2)", "c:3", 11, 1000, "", 0.25}};
     status.in_flight = 5;
     status.in_flight_bytes = 640;
+    status.contexts_expired = 3;
+    status.contexts_evicted = 2;
     return status;
   }
 

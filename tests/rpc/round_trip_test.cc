@@ -29,7 +29,9 @@ TEST_CASE("a context's spec and info survive the wire") {
                    .tokens_expected = 1 << 20,
                    .patterns = {"causal", "s2(64,2,2)", "window(64) & causal"},
                    .kv_efficient = true,
-                   .replicas = 2};
+                   .replicas = 2,
+                   .lease = 12.5,
+                   .evictable = true};
   const auto info = loopback.client->CreateContext(spec);
   REQUIRE(info.ok());
   CHECK(info->id == 0xfedcba9876543210u);
@@ -51,6 +53,9 @@ TEST_CASE("a context's spec and info survive the wire") {
   CHECK(info->spec.patterns == spec.patterns);
   CHECK(info->spec.kv_efficient);
   CHECK(info->spec.replicas == 2);
+  CHECK(info->spec.lease == 12.5);
+  CHECK(info->spec.evictable);
+  CHECK(info->idle_s == 1.5);
 
   const auto fork = loopback.client->Fork({.context = info->id, .tokens = 7});
   REQUIRE(fork.ok());
@@ -70,6 +75,9 @@ TEST_CASE("a context's spec and info survive the wire") {
   CHECK(loopback.service.last_list.limit == 17);
 
   CHECK(loopback.client->Describe(info->id)->kv_bytes == 12345);
+  const auto renewed = loopback.client->KeepAlive(std::vector<ContextId>{1, 404, 3});
+  CHECK(renewed ==
+        std::vector<absl::Status>{{}, absl::NotFoundError("context 404 does not exist"), {}});
   CHECK(loopback.client->Release(info->id).ok());
   CHECK(absl::IsNotFound(loopback.client->Release(5)));
   const auto missing = loopback.client->Describe(6);

@@ -1,5 +1,6 @@
 // Requests that make no sense, straight at the service: each is refused with the name of the field.
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <limits>
 
@@ -63,6 +64,9 @@ TEST_CASE("CreateContext names the field that makes no sense") {
           [](ContextSpec& spec) { spec.tokens_expected = std::numeric_limits<int64_t>::max(); });
   refused("replicas", [](ContextSpec& spec) { spec.replicas = 0; });
   refused("replicas", [](ContextSpec& spec) { spec.replicas = 3; });
+  refused("lease", [](ContextSpec& spec) { spec.lease = -1; });
+  refused("lease", [](ContextSpec& spec) { spec.lease = 1e12; });
+  refused("lease", [](ContextSpec& spec) { spec.lease = std::nan(""); });
   refused("size of patterns", [](ContextSpec& spec) { spec.patterns.resize(3, "full"); });
   refused("patterns[0]", [](ContextSpec& spec) { spec.patterns = {"windows(3)"}; });
   refused("bytes of patterns",

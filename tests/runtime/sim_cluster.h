@@ -112,8 +112,9 @@ class SimCluster {
  public:
   // Workers that lost their coordinator look for another one for `rejoin_timeout`.
   SimCluster(uint64_t seed, int workers, double drop, int64_t kv_bytes_limit,
-             absl::Duration rejoin_timeout = absl::ZeroDuration())
+             absl::Duration rejoin_timeout = absl::ZeroDuration(), CoordinatorLimits limits = {})
       : rng_(seed),
+        limits_(limits),
         kv_bytes_limit_(kv_bytes_limit),
         rejoin_timeout_(rejoin_timeout),
         coordinator_may_be_lost_(rejoin_timeout > absl::ZeroDuration()),
@@ -178,7 +179,7 @@ class SimCluster {
  private:
   void StartNode() {
     const auto number = static_cast<uint64_t>(++coordinators_) * 1'000'000;
-    coordinator_ = std::make_unique<CoordinatorNode>(fabric_->messenger(), CoordinatorLimits{},
+    coordinator_ = std::make_unique<CoordinatorNode>(fabric_->messenger(), limits_,
                                                      kSimHeartbeatTimeout, network_.clock(),
                                                      Incarnation{number, absl::Milliseconds(200)});
     coordinator_is_up_ = true;
@@ -192,6 +193,7 @@ class SimCluster {
   }
 
   Rng rng_;
+  const CoordinatorLimits limits_;
   const int64_t kv_bytes_limit_;
   const absl::Duration rejoin_timeout_;
   bool coordinator_may_be_lost_;

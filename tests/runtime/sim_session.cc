@@ -74,6 +74,8 @@ void SimSession::Create() {
   if (rng_.Below(2) == 0) spec.patterns = {kPatterns[rng_.Below(4)]};
   spec.kv_efficient = !spec.patterns.empty() && rng_.Below(2) == 0;
   if (always_two_ || rng_.Below(3) == 0) spec.replicas = 2;
+  spec.lease = lease_;
+  if (lease_ > 0) spec.evictable = rng_.Below(2) == 0;
   auto call = std::make_shared<Call>();
   call->finished = [this, spec](const action::Finish& finish) {
     // Two copies need two workers.
@@ -83,6 +85,7 @@ void SimSession::Create() {
     context.spec = spec;
     context.id = finish.context;
     context.kv = LayerKv(spec, kTokensMax, rng_);
+    context.used = cluster_.now();
     ++tally_.creates;
   };
   Begin(request::Create{spec}, std::move(call), absl::ZeroDuration());
@@ -101,7 +104,7 @@ void SimSession::NewTry(Context& context, int64_t tokens) {
 }
 
 void SimSession::Appended(Context& context, const absl::Status& status, int64_t tokens) {
-  if (!status.ok()) return Expect(status, context.committed < context.tried.end);
+  if (!status.ok()) return ExpectOf(context, status, context.committed < context.tried.end);
   if (tokens != context.tried.end) Fail("acknowledged tokens do not add up");
   context.went_well = true;
 }
@@ -211,6 +214,7 @@ void SimSession::Attend(Context& context) {
   attend.q_start = attend.kv_len - n;
   if (!context.spec.kv_efficient) attend.pattern = kPatterns[rng_.Below(4)];
   attend.plan = PlanKind::kPassQ;
+  call->contexts = {&context};
   const request::Attend request{context.id, 0, attend.q_start, n, attend.kv_len};
   auto work = std::make_unique<AttendWork>(attend, absl::InfiniteFuture(), planner_,
                                            cluster_.network().clock());
@@ -219,7 +223,7 @@ void SimSession::Attend(Context& context) {
   call->finished = [this, &context, &attend, &attend_work](const action::Finish& finish) {
     const bool evicted = absl::IsInvalidArgument(finish.status) && attend.q_start < context.horizon;
     if (evicted) return;
-    if (!finish.status.ok()) return Expect(finish.status, false);
+    if (!finish.status.ok()) return ExpectOf(context, finish.status);
     const absl::StatusOr<AttendResult> result = std::move(attend_work).TakeResult(finish.status);
     if (!result.ok()) return Fail("an answer cannot be finalised");
     const Partial expected = Oracle(context.spec, context.kv, attend.q, attend.kv_len,
@@ -237,7 +241,7 @@ void SimSession::Truncate(Context& context) {
   call->contexts = {&context};
   call->finished = [this, &context, tokens](const action::Finish& finish) {
     if (absl::IsInvalidArgument(finish.status) && tokens < context.horizon) return;
-    if (!finish.status.ok()) Expect(finish.status, false);
+    if (!finish.status.ok()) ExpectOf(context, finish.status);
     if (!finish.status.ok() && cluster_.coordinator_may_be_lost()) {
       context.doubtful = true;
       return;
@@ -260,10 +264,12 @@ void SimSession::Fork(Context& context) {
   if (rng_.Below(2) == 0) fork.tokens = rng_.Between(0, context.committed);
   auto call = std::make_shared<Call>();
   const int64_t tokens = fork.tokens.value_or(context.committed);
+  call->contexts = {&context};
   call->finished = [this, &context, tokens](const action::Finish& finish) {
     if (absl::IsInvalidArgument(finish.status) && tokens < context.horizon) return;
-    if (!finish.status.ok()) return Expect(finish.status, false);
+    if (!finish.status.ok()) return ExpectOf(context, finish.status);
     Context& child = contexts_.emplace_back();
+    child.used = cluster_.now();
     child.spec = context.spec;
     child.kv = CopyOf(context.kv);
     child.id = finish.context;
@@ -276,7 +282,9 @@ void SimSession::Fork(Context& context) {
 
 void SimSession::Release(Context& context) {
   auto call = std::make_shared<Call>();
+  call->contexts = {&context};
   call->finished = [this, &context](const action::Finish& finish) {
+    if (lease_ > 0 && absl::IsNotFound(finish.status)) return ExpectOf(context, finish.status);
     // Nobody knows it any more if it was lost with a coordinator and all of its workers.
     const bool coordinator_lost =
         (absl::IsUnavailable(finish.status) && cluster_.coordinator_may_be_lost()) ||
@@ -329,6 +337,15 @@ void SimSession::OnNews(const std::shared_ptr<Call>& call, CallNews news) {
   const auto& finish = std::get<action::Finish>(news);
   call->finished(finish);
   call->work = nullptr;
+  // One whose deadline had passed when it came did not use its contexts; an item of a step that
+  // failed may have ended long before.
+  for (size_t i = 0; i < call->contexts.size(); ++i) {
+    const bool is_step = !call->steps.empty();
+    const absl::Status& end =
+        is_step && !finish.items.empty() ? finish.items[i].status : finish.status;
+    const bool used = is_step ? end.ok() : !absl::IsDeadlineExceeded(end);
+    if (used) call->contexts[i]->used = cluster_.now();
+  }
   tally_.Note(static_cast<uint64_t>(finish.status.code()));
   tally_.Note(static_cast<uint64_t>(absl::ToUnixNanos(cluster_.now())));
   if (cluster_.now() > std::max(call->deadline, cluster_.coordinator_resumed()) + kLateMax) {
@@ -344,6 +361,18 @@ void SimSession::RoundEnded() {
   }
   cluster_.network().At(cluster_.now() + absl::Milliseconds(rng_.Between(0, 15)),
                         [this] { Run(); });
+}
+
+void SimSession::ExpectOf(Context& context, const absl::Status& status, bool may_be_gone) {
+  if (lease_ == 0 || !absl::IsNotFound(status)) return Expect(status, may_be_gone);
+  ++tally_.errors;
+  if (std::exchange(context.gone, true)) return;
+  const absl::Duration unused = cluster_.now() - context.used;
+  if (unused < absl::Seconds(lease_) && !context.spec.evictable) {
+    Fail(absl::StrCat("after ", absl::FormatDuration(unused), ": ", status.message()));
+  }
+  ++tally_.ended;
+  forgotten_.push_back(&context);
 }
 
 void SimSession::Expect(const absl::Status& status, bool may_be_gone) {

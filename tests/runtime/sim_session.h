@@ -31,6 +31,7 @@ struct Tally {
   int64_t lost = 0;              // by it, or with their workers
   int64_t back = 0;              // after they were lost, with their workers
   int64_t degraded_answers = 0;  // by contexts that have lost a copy
+  int64_t ended = 0;             // contexts that ended by themselves
   int64_t left = 0;              // workers, in good order
   uint64_t trace = 0;            // of everything that happened, in order
 
@@ -41,7 +42,7 @@ struct Tally {
     for (int64_t Tally::*count :
          {&Tally::answers, &Tally::appends, &Tally::errors, &Tally::creates, &Tally::forks,
           &Tally::truncates, &Tally::repetitions, &Tally::recovered, &Tally::lost, &Tally::back,
-          &Tally::degraded_answers, &Tally::left}) {
+          &Tally::degraded_answers, &Tally::ended, &Tally::left}) {
       this->*count += other.*count;
     }
     return *this;
@@ -66,6 +67,9 @@ class SimSession {
   void AlwaysTwoCopies() { always_two_ = true; }
   // Waits for contexts that are lost, whose workers may come back with them.
   void WaitForLost() { waits_for_lost_ = true; }
+  // Contexts have leases of so many seconds, and some are evictable: they may end by themselves,
+  // and not while they are used.
+  void LeaseFor(double lease) { lease_ = lease; }
   // Looks at each of its contexts once nothing happens any more: what was acknowledged is there.
   void CheckAllThere();
 
@@ -95,6 +99,8 @@ class SimSession {
     bool doubtful = false;
     bool degraded = false;  // a copy is missing, since this round at the latest
     bool lost = false;      // and waited for
+    bool gone = false;      // it has ended by itself
+    absl::Time used;        // last, by a call that ended
 
     const std::string& pattern() const { return PatternOf(spec, 0, ""); }
   };
@@ -131,6 +137,8 @@ class SimSession {
   void Settle(Context& context);
   bool FindOut();
   void FindOut(Context& context, int64_t tokens);
+  // As Expect, of a call on this context.
+  void ExpectOf(Context& context, const absl::Status& status, bool may_be_gone = false);
   void Expect(const absl::Status& status, bool may_be_gone);
   void Fail(std::string what) { failures_.push_back(std::move(what)); }
 
@@ -145,6 +153,7 @@ class SimSession {
   std::vector<Context*> forgotten_;  // released; erased when the round ends
   int in_flight_ = 0;
   bool always_two_ = false;
+  double lease_ = 0;
   bool waits_for_lost_ = false;
   uint64_t sequence_ = 0;
   int coordinators_ = 1;  // that the contexts were last compared with

@@ -105,13 +105,24 @@ bool OwnersAreUnique(SimCluster& cluster,
   return true;
 }
 
+// After all leases have passed.
+bool NothingIsLeft(SimCluster& cluster) {
+  return cluster.coordinator().core().Status(cluster.now()).contexts.empty() &&
+         std::none_of(cluster.workers().begin(), cluster.workers().end(), [](const auto& worker) {
+           return worker->ready() && worker->store().kv_bytes() > 0;
+         });
+}
+
 Tally Simulate(uint64_t seed, std::vector<std::string>* failures) {
   Rng rng(seed);
   const int workers = static_cast<int>(rng.Between(1, 4));
   const double drop = rng.Below(3) == 0 ? 0.002 : 0;
   // Sometimes too little for everybody.
   const int64_t kv_bytes_limit = rng.Below(3) == 0 ? 24 << 10 : 1 << 30;
-  SimCluster cluster(seed, workers, drop, kv_bytes_limit);
+  // Sometimes contexts end when nobody uses them, or for others that need the room.
+  const double lease = rng.Below(3) == 0 ? 0.02 * static_cast<double>(rng.Between(1, 10)) : 0;
+  SimCluster cluster(seed, workers, drop, kv_bytes_limit, absl::ZeroDuration(),
+                     {.evict = lease > 0});
   AttendPlanner planner{ClusterModel{}};
   StepPlanner steps;
   Tally tally;
@@ -122,6 +133,7 @@ Tally Simulate(uint64_t seed, std::vector<std::string>* failures) {
     sessions.push_back(
         std::make_unique<SimSession>(cluster, planner, steps, rng.Next(), end, tally));
     SimSession& session = *sessions.back();
+    session.LeaseFor(lease);
     cluster.network().At(cluster.now() + absl::Milliseconds(10), [&session] { session.Run(); });
   }
   cluster.network().At(cluster.now() + absl::Milliseconds(rng.Between(20, 200)),
@@ -137,6 +149,15 @@ Tally Simulate(uint64_t seed, std::vector<std::string>* failures) {
     faults.Replace();
     if (step % 64 == 0) owners_unique &= OwnersAreUnique(cluster, sessions);
   }
+  if (lease > 0) {
+    const absl::Time gone =
+        std::max(cluster.now(), absl::UnixEpoch() + absl::Seconds(1)) + absl::Seconds(lease + 1);
+    while (cluster.now() < gone) {
+      cluster.Step();
+      faults.Replace();
+    }
+    if (!NothingIsLeft(cluster)) failures->push_back("contexts outlive their leases");
+  }
   if (!owners_unique) failures->push_back("too many workers hold the same rank of a context");
   for (const auto& session : sessions) {
     if (session->busy()) failures->push_back("a call never ended");
@@ -149,7 +170,8 @@ TEST_CASE("Simulated clusters answer right or not at all") {
   const auto [count, failed, all] = test::RunSeeds("SIM", kSeeds, Simulate);
   WARN(count << " seeds: " << all.creates << " contexts, " << all.forks << " forks, " << all.appends
              << " appends, " << all.truncates << " truncations, " << all.repetitions
-             << " repetitions, " << all.answers << " right answers, " << all.errors << " errors");
+             << " repetitions, " << all.ended << " unused contexts ended, " << all.answers
+             << " right answers, " << all.errors << " errors");
   test::Tell({14, "simulated clusters: crash, pause, reorder, duplicate, drop, clog",
               absl::StrCat(all.appends, " appends, ", all.answers, " answers checked"),
               "invariants hold, 10000 seeds", absl::StrCat(count - failed, " of ", count, " seeds"),
@@ -159,6 +181,7 @@ TEST_CASE("Simulated clusters answer right or not at all") {
   CHECK(all.answers >= seeds * 8);
   CHECK(all.errors >= seeds);
   CHECK(all.forks >= seeds / 2);
+  CHECK(all.ended >= seeds / 20);
   CHECK(all.truncates >= seeds / 2);
   CHECK(all.repetitions >= seeds * 2);
 }

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status.h"
+#include "runtime/coordinator/core/checks.h"
 
 namespace annulus {
 namespace {
@@ -51,11 +52,13 @@ absl::Status Calls::Start(Entry entry, const request::Create& create) {
 }
 
 absl::Status Calls::Start(Entry entry, const request::Fork& fork) {
-  ANNULUS_ASSIGN_OR_RETURN(const Context* parent, FindUsable(fork.context));
+  ANNULUS_ASSIGN_OR_RETURN(Context * parent, FindUsable(fork.context));
   ANNULUS_RETURN_IF_ERROR(CheckRoom());
   ANNULUS_ASSIGN_OR_RETURN(const Context* child,
                            contexts_.Fork(*parent, fork.tokens, entry->first));
   Await(entry->second, *child->map, Kind::kOpen);
+  entry->second.uses = fork.context;
+  contexts_.Use(*parent, 1);
   return absl::OkStatus();
 }
 
@@ -65,6 +68,8 @@ absl::Status Calls::Start(Entry entry, const request::Truncate& truncate) {
   ANNULUS_RETURN_IF_ERROR(CheckRoom());
   ANNULUS_RETURN_IF_ERROR(contexts_.Truncate(*context, truncate.tokens, entry->first));
   Await(entry->second, *context->map, Kind::kTruncate);
+  entry->second.uses = truncate.context;
+  contexts_.Use(*context, 1);
   return absl::OkStatus();
 }
 
@@ -83,6 +88,26 @@ absl::Status Calls::Start(Entry entry, const request::Release& release) {
   }
   Await(entry->second, *context->map, Kind::kRelease);
   contexts_.Release(id, entry->first);
+  return absl::OkStatus();
+}
+
+// Ends at once.
+absl::Status Calls::Start(Entry entry, const request::KeepAlive& keep_alive) {
+  if (std::ssize(keep_alive.contexts) > kKeepAliveMax) {
+    return Bad("contexts", std::ssize(keep_alive.contexts),
+               absl::StrCat("at most ", kKeepAliveMax, " in one KeepAlive"));
+  }
+  entry->second.kind = Kind::kStep;
+  entry->second.prepared = true;
+  for (const ContextId id : keep_alive.contexts) {
+    Item& item = entry->second.items.emplace_back();
+    item.ended = true;
+    if (Context* context = contexts_.Find(id); context != nullptr) {
+      contexts_.Use(*context);
+    } else {
+      item.status = recovery_.WhyUnknown(id);
+    }
+  }
   return absl::OkStatus();
 }
 
@@ -144,8 +169,8 @@ absl::Status Calls::OnDone(WorkerId id, const wire::Done& done) {
 
 void Calls::OnFailedRank(Entry entry, WorkerId id, const absl::Status& status) {
   Call& call = entry->second;
-  const absl::Status named(status.code(),
-                           absl::StrCat(members_.at(id).label, ": ", status.message()));
+  const bool has_item = call.kind == Kind::kOneItem;
+  const absl::Status named = Named(id, has_item ? &call.items[0] : nullptr, status);
   if (!MayBeEcho(status)) return End(entry, named);
   if (call.failure.ok()) {
     call.failure = named;
@@ -153,6 +178,18 @@ void Calls::OnFailedRank(Entry entry, WorkerId id, const absl::Status& status) {
     CancelPending(entry->first, call);
   }
   if (call.pending.empty()) End(entry, call.failure);
+}
+
+// What a worker said of a call or its item. An append for which KV was full may find room if it is
+// tried again.
+absl::Status Calls::Named(WorkerId id, const Item* item, const absl::Status& status) {
+  const std::string& label = members_.at(id).label;
+  if (item != nullptr && item->appends && absl::IsResourceExhausted(status) &&
+      contexts_.MakeRoom(id, RoomFor(*item, id))) {
+    return absl::UnavailableError(absl::StrCat(label, ": KV was full (", status.message(),
+                                               "), and unused contexts have gone; retry"));
+  }
+  return absl::Status(status.code(), absl::StrCat(label, ": ", status.message()));
 }
 
 void Calls::LoseWorker(WorkerId id, const absl::Status& why) {
@@ -222,14 +259,17 @@ void Calls::End(Entry entry, absl::Status status) {
   action::Finish finish{id, status, call.context, {}};
   for (Item& item : call.items) {
     EndItem(id, item, status);
+    LetGo(item);
     finish.items.push_back({item.status, item.map == nullptr ? 0 : item.map->epoch,
                             item.status.ok() ? item.kv_len() : 0});
   }
   if (call.kind == Kind::kStep) finish.status = absl::OkStatus();
   if (call.kind == Kind::kOneItem) finish.status = call.items[0].status;
+  if (contexts_.Has(call.uses)) contexts_.Use(contexts_.at(call.uses), -1);
   if (call.kind == Kind::kOpen && contexts_.Has(call.context)) {
     if (status.ok()) {
       contexts_.at(call.context).created = true;
+      contexts_.Use(contexts_.at(call.context));
     } else {
       contexts_.Release(call.context, 0);
     }

@@ -75,6 +75,7 @@ class Calls {
     absl::Time deadline;
     ContextId context = 0;  // of all but a Step
     uint64_t epoch = 0;     // of its map
+    ContextId uses = 0;     // of a Truncate, and a Fork's parent: it is in use meanwhile
     int64_t bytes = 0;
     bool prepared = false;
     std::vector<Item> items;
@@ -91,8 +92,10 @@ class Calls {
   absl::Status Start(Entry entry, const request::Fork& fork);
   absl::Status Start(Entry entry, const request::Truncate& truncate);
   absl::Status Start(Entry entry, const request::Release& release);
+  absl::Status Start(Entry entry, const request::KeepAlive& keep_alive);
   void Await(Call& call, const ShardMap& map, Kind kind) const;
   void OnFailedRank(Entry entry, WorkerId id, const absl::Status& status);
+  absl::Status Named(WorkerId id, const Item* item, const absl::Status& status);
   void Settle(Entry entry);
   void End(Entry entry, absl::Status status);
   void CancelPending(CallId id, const Call& call);
@@ -109,6 +112,8 @@ class Calls {
   static int64_t BytesOf(const Item& item);
   absl::Status CheckOvertaken(const Item& item) const;
   void EndItem(CallId call, Item& item, const absl::Status& status);
+  void LetGo(const Item& item);
+  int64_t RoomFor(const Item& item, WorkerId id) const;
   absl::StatusOr<Context*> FindUsable(ContextId id) const;
   Layer& LayerOf(const Item& item) const;
 

@@ -63,13 +63,14 @@ wire::Resume Context::Resume(const Members& members, const ShardMap& held) const
   return resume;
 }
 
-ContextInfo Context::Info() const {
+ContextInfo Context::Info(absl::Time now) const {
   ContextInfo info;
   info.id = map->context;
   info.epoch = map->epoch;
   info.spec = map->spec;
   for (const Layer& layer : layers) info.tokens.push_back(layer.tokens);
   info.kv_bytes = kv_bytes_sum();
+  info.idle_s = calls > 0 ? 0 : std::max(0.0, absl::ToDoubleSeconds(now - used));
   info.dense_kv_bytes = DenseBytes(map->spec, map->world, info.tokens) * map->spec.replicas;
   info.state = !lost_to.empty()        ? "lost"
                : !absent.empty()       ? "recovering"
@@ -180,7 +181,7 @@ void Contexts::Release(ContextId id, CallId request) {
 
 void Contexts::Add(Context context) {
   const ContextId id = context.map->context;
-  contexts_.emplace(id, std::move(context));
+  Use(contexts_.emplace(id, std::move(context)).first->second);
 }
 
 void Contexts::SetMap(Context& context, ShardMap map) const {

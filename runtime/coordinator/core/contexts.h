@@ -70,6 +70,8 @@ struct Context {
   bool created = false;  // every holder has opened it
   Moving moving = Moving::kNo;
   int64_t truncations = 0;
+  int calls = 0;    // in flight, that work on its tokens
+  absl::Time used;  // by a call, last
   std::vector<Layer> layers;
   std::map<WorkerId, int64_t> kv_bytes;  // by holder
   std::string lost_to;         // the worker that took its KV along; empty: nothing is lost
@@ -80,6 +82,8 @@ struct Context {
   bool is_degraded() const {
     return is_whole() && std::ssize(map->holders) < int64_t{map->world} * map->spec.replicas;
   }
+  bool is_idle() const;        // whether it may end by itself
+  absl::Time expires() const;  // at the earliest
   int64_t kv_bytes_sum() const;
   // UNAVAILABLE while it changes hands or waits for workers, DATA_LOSS if it is lost.
   absl::Status CheckUsable() const;
@@ -88,7 +92,7 @@ struct Context {
   absl::Status CheckCut(int64_t tokens) const;
   // It goes on with what is committed, held as `held` says.
   wire::Resume Resume(const Members& members, const ShardMap& held) const;
-  ContextInfo Info() const;
+  ContextInfo Info(absl::Time now) const;
 };
 
 class Contexts {
@@ -134,15 +138,30 @@ class Contexts {
   void LoseHolder(WorkerId id);
   // Whether the worker is a holder of the context again, which it was when it was cut off.
   bool TakeUp(WorkerId id, const wire::Inventory& inventory);
-  // To be called when time has passed.
+  // leases.cc. A call uses the context, which begins (calls 1) or ends (−1) with it.
+  void Use(Context& context, int calls = 0);
+  // Time in which the coordinator stood still counts for no lease.
+  void NoteStandStill(absl::Duration length);
+  // Has contexts go that are not used so that a worker may store so many bytes more, if that is
+  // enough: whatever comes next on its link finds the room.
+  bool MakeRoom(WorkerId id, int64_t bytes);
+  // Why a context ended that nobody released; OK if none did.
+  absl::Status WhyEnded(ContextId id) const;
+  int64_t expired() const { return expired_; }
+  int64_t evicted() const { return evicted_; }
+
+  // These are to be called when time has passed.
   void EndAbsences();
-  absl::Time NextTimer() const { return absent_due_; }
+  void EndLeases();
+  absl::Time NextTimer() const;
 
  private:
   absl::Status CheckRoom(int64_t layers) const;
   void LoseHolder(Context& context, WorkerId id);
   void EndAbsence(Context& context);
   void GoOn(Context& context);
+  void Expire(const Context& context);
+  void EndUnused(const Context& context, const std::string& why);
 
   const CoordinatorLimits& limits_;
   const absl::Duration heartbeat_timeout_;
@@ -152,6 +171,11 @@ class Contexts {
   Members& members_;
   std::map<ContextId, Context> contexts_;
   absl::Time absent_due_ = absl::InfiniteFuture();  // no context waits for less long
+  absl::Time leases_due_ = absl::InfiniteFuture();  // no lease ends before
+  absl::Time leases_looked_ = absl::InfinitePast();
+  std::map<ContextId, std::string> ended_;  // why
+  int64_t expired_ = 0;
+  int64_t evicted_ = 0;
 };
 
 }  // namespace annulus

@@ -19,7 +19,7 @@ CoordinatorCore::CoordinatorCore(const CoordinatorLimits& limits, absl::Duration
 
 Actions CoordinatorCore::Handle(absl::Time now, const Event& event) {
   out_.Begin(now);
-  members_.NoteTime();
+  contexts_.NoteStandStill(members_.NoteTime());
   recovery_.NoteTime();
   std::visit([this](const auto& e) { On(e); }, event);
   mover_.Step();
@@ -91,6 +91,7 @@ void CoordinatorCore::On(const event::SendFailed& failed) {
 void CoordinatorCore::On(const event::Tick&) {
   recovery_.EndIfDue();
   contexts_.EndAbsences();
+  contexts_.EndLeases();
   for (const WorkerId id : members_.Silent()) {
     LoseWorker(id, absl::DeadlineExceededError(absl::StrCat(
                        "no heartbeat for ", absl::FormatDuration(heartbeat_timeout_))));
@@ -109,7 +110,7 @@ void CoordinatorCore::LoseWorker(WorkerId id, const absl::Status& why) {
 absl::StatusOr<ContextInfo> CoordinatorCore::Describe(ContextId id) const {
   const Context* context = contexts_.Find(id);
   if (context == nullptr) return recovery_.WhyUnknown(id);
-  return context->Info();
+  return context->Info(out_.now());
 }
 
 absl::StatusOr<std::vector<ContextInfo>> CoordinatorCore::List(const ListRequest& request) const {
@@ -124,7 +125,7 @@ absl::StatusOr<std::vector<ContextInfo>> CoordinatorCore::List(const ListRequest
   std::vector<ContextInfo> infos;
   for (auto next = contexts_.all().upper_bound(request.after);
        next != contexts_.all().end() && std::ssize(infos) < request.limit; ++next) {
-    if (next->second.created) infos.push_back(next->second.Info());
+    if (next->second.created) infos.push_back(next->second.Info(out_.now()));
   }
   return infos;
 }
@@ -134,8 +135,10 @@ ClusterStatus CoordinatorCore::Status(absl::Time now) const {
   status.epoch = members_.epoch();
   status.in_flight = calls_.in_flight();
   status.in_flight_bytes = calls_.in_flight_bytes();
+  status.contexts_expired = contexts_.expired();
+  status.contexts_evicted = contexts_.evicted();
   for (const auto& [id, context] : contexts_.all()) {
-    if (context.created) status.contexts.push_back(context.Info());
+    if (context.created) status.contexts.push_back(context.Info(now));
   }
   status.workers = members_.Status(now);
   return status;

@@ -93,10 +93,14 @@ using Truncate = TruncateRequest;
 struct Release {
   ContextId context = 0;
 };
+struct KeepAlive {
+  std::vector<ContextId> contexts;  // at most kKeepAliveMax
+};
 
 }  // namespace request
-using Request = std::variant<request::Create, request::Append, request::Attend, request::Step,
-                             request::Fork, request::Truncate, request::Release>;
+using Request =
+    std::variant<request::Create, request::Append, request::Attend, request::Step, request::Fork,
+                 request::Truncate, request::Release, request::KeepAlive>;
 
 // What may happen.
 namespace event {
@@ -181,7 +185,7 @@ struct Finish {
   CallId call = 0;
   absl::Status status;         // of an Append or Attend, its item's
   ContextId context = 0;       // Create, Fork: the new one
-  std::vector<ItemEnd> items;  // how each item of a call that was admitted ended
+  std::vector<ItemEnd> items;  // how each item of a call that was admitted, or context, ended
 };
 struct WorkerJoined {  // to be told to people
   std::string label;   // "worker 3 (name)"
@@ -193,6 +197,12 @@ struct WorkerLeft {  // in good order: nothing was lost with it
 struct WorkerLost {
   std::string label;
   absl::Status why;
+};
+struct ContextEnded {  // to be told to people: released, and not by a caller
+  ContextId context = 0;
+  std::string why;
+  int64_t kv_bytes = 0;
+  absl::Duration idle;
 };
 // A context moves: a chunk of its tokens is about to be read. Until the next MoveRead, MoveRows and
 // MoveFill are about this one.
@@ -219,7 +229,8 @@ struct MoveEnded {  // to be told to people
 using Action =
     std::variant<action::Send, action::SendTask, action::Drop, action::Admit, action::Deliver,
                  action::Finish, action::WorkerJoined, action::WorkerLeft, action::WorkerLost,
-                 action::MoveRead, action::MoveRows, action::MoveFill, action::MoveEnded>;
+                 action::ContextEnded, action::MoveRead, action::MoveRows, action::MoveFill,
+                 action::MoveEnded>;
 using Actions = std::vector<Action>;
 
 // What the parts of a core share while an event is handled: its time, and the actions it leads to.

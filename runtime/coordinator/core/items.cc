@@ -6,6 +6,7 @@
 #include "base/status.h"
 #include "runtime/coordinator/core/calls.h"
 #include "runtime/coordinator/core/checks.h"
+#include "runtime/store/append_cut.h"
 #include "runtime/store/retention.h"
 
 namespace annulus {
@@ -90,6 +91,7 @@ absl::Status CheckStep(const Layer& layer, const request::StepItem& ask) {
 absl::StatusOr<Context*> Calls::FindUsable(ContextId id) const {
   Context* context = contexts_.Find(id);
   if (context == nullptr) return recovery_.WhyUnknown(id);
+  contexts_.Use(*context);
   ANNULUS_RETURN_IF_ERROR(context->CheckUsable());
   return context;
 }
@@ -172,7 +174,10 @@ absl::Status Calls::StartItems(Entry entry, absl::Span<const request::StepItem> 
     call.epoch = status.ok() ? call.items[0].map->epoch : 0;
   }
   if (!status.ok()) {
-    for (Item& item : call.items) EndItem(admit.call, item, status);
+    for (Item& item : call.items) {
+      EndItem(admit.call, item, status);
+      LetGo(item);
+    }
     return status;
   }
   call.prepared = !any_live;
@@ -199,6 +204,7 @@ absl::Status Calls::AdmitItem(Item& item, Kind kind, CallId call) {
   item.map = context->map;
   item.attends = ask.q_tokens > 0;
   item.horizon = item.appends ? std::max(layer->horizon, HorizonOf(ask.start)) : layer->horizon;
+  contexts_.Use(*context, 1);
   if (!item.appends) return absl::OkStatus();
   layer->appending = call;
   item.turn = ++layer->turn;
@@ -211,6 +217,16 @@ int64_t Calls::BytesOf(const Item& item) {
   if (item.appends) bytes += AppendBytesOf(item.map->spec, item.ask.k_tokens);
   if (item.attends) bytes += AttendBytesOf(item.map->spec, item.ask.q_tokens);
   return bytes;
+}
+
+// Bytes that a holder's pages of an append take at most.
+int64_t Calls::RoomFor(const Item& item, WorkerId id) const {
+  const ShardMap& map = *item.map;
+  const TokenRange blocks{item.ask.start / kBlockTokens * kBlockTokens,
+                          BlocksOf(item.kv_len()) * kBlockTokens};
+  const auto holder = std::find_if(map.holders.begin(), map.holders.end(),
+                                   [id](const Holder& holder) { return holder.worker == id; });
+  return AppendBytes(map.spec, LayoutOf(map.spec, map.world, blocks.end), holder->rank, blocks);
 }
 
 // Between its admission and its sending a query may have been overtaken by calls that leave it
@@ -284,8 +300,7 @@ absl::Status Calls::OnStepDone(WorkerId id, const wire::StepDone& done) {
     if (item.ended) continue;
     const absl::Status& status = done.items[i].status;
     if (!status.ok() && item.status.ok()) {
-      item.status =
-          absl::Status(status.code(), absl::StrCat(members_.at(id).label, ": ", status.message()));
+      item.status = Named(id, &item, status);
     }
     if (status.ok()) {
       contexts_.NoteBytes(contexts_.at(item.ask.context), id, done.items[i].context_kv_bytes);
@@ -294,6 +309,12 @@ absl::Status Calls::OnStepDone(WorkerId id, const wire::StepDone& done) {
   }
   Settle(entry);
   return absl::OkStatus();
+}
+
+// A call uses the contexts of its items until it ends, also where an item has ended before.
+void Calls::LetGo(const Item& item) {
+  if (item.map == nullptr || !contexts_.Has(item.ask.context)) return;
+  contexts_.Use(contexts_.at(item.ask.context), -1);
 }
 
 // Decides an item: its append is committed, or taken back from the ranks that may have it.

@@ -16,14 +16,16 @@ constexpr size_t kNameBytesMax = 64;
 
 }  // namespace
 
-bool Members::NoteTime() {
+absl::Duration Members::NoteTime() {
   ForgetOldLosses();
   const absl::Time now = out_.now();
   const absl::Time last = std::exchange(last_event_, now);
-  if (last == absl::InfinitePast() || now - last <= heartbeat_timeout_ / 2) return false;
+  if (last == absl::InfinitePast() || now - last <= heartbeat_timeout_ / 2) {
+    return absl::ZeroDuration();
+  }
   for (auto& [id, member] : members_) member.heard = now;
   doubt_until_ = now + 2 * heartbeat_timeout_;
-  return true;
+  return now - last;
 }
 
 WorkerId Members::At(PeerId peer) const {

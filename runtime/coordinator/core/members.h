@@ -43,8 +43,8 @@ class Members {
 
   // To be called first of every event. A gap of more than half a heartbeat_timeout since the last
   // one counts as a stand-still of the coordinator itself: everybody's patience starts anew.
-  // Whether it was one.
-  bool NoteTime();
+  // How long it was, or 0.
+  absl::Duration NoteTime();
   // Losses may be due to a stand-still of the coordinator, or be about to end.
   bool in_doubt() const { return out_.now() < doubt_until_; }
 

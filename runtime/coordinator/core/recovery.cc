@@ -51,6 +51,7 @@ void Recovery::NoteTime() {
 }
 
 absl::Status Recovery::WhyUnknown(ContextId id) const {
+  ANNULUS_RETURN_IF_ERROR(contexts_.WhyEnded(id));
   const auto found = std::find_if(found_.begin(), found_.end(), [id](const auto& entry) {
     return entry.second.latest().serves == id;
   });

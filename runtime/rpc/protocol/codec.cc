@@ -111,6 +111,8 @@ void ToProto(const ContextSpec& spec, v1::ContextSpec* message) {
   for (const std::string& pattern : spec.patterns) message->add_patterns(pattern);
   message->set_kv_efficient(spec.kv_efficient);
   message->set_replicas(spec.replicas);
+  message->set_lease(spec.lease);
+  message->set_evictable(spec.evictable);
 }
 
 absl::StatusOr<ContextSpec> FromProto(const v1::ContextSpec& message) {
@@ -130,6 +132,8 @@ absl::StatusOr<ContextSpec> FromProto(const v1::ContextSpec& message) {
   spec.patterns.assign(message.patterns().begin(), message.patterns().end());
   spec.kv_efficient = message.kv_efficient();
   spec.replicas = message.replicas() == 0 ? 1 : message.replicas();
+  if (message.has_lease()) spec.lease = message.lease();
+  spec.evictable = message.evictable();
   return spec;
 }
 
@@ -141,6 +145,7 @@ void ToProto(const ContextInfo& info, v1::ContextInfo* message) {
   message->set_kv_bytes(info.kv_bytes);
   message->set_dense_kv_bytes(info.dense_kv_bytes);
   message->set_state(info.state);
+  message->set_idle_s(info.idle_s);
 }
 
 absl::StatusOr<ContextInfo> FromProto(const v1::ContextInfo& message) {
@@ -152,6 +157,7 @@ absl::StatusOr<ContextInfo> FromProto(const v1::ContextInfo& message) {
   info.kv_bytes = message.kv_bytes();
   info.dense_kv_bytes = message.dense_kv_bytes();
   info.state = message.state();
+  info.idle_s = message.idle_s();
   return info;
 }
 
@@ -208,6 +214,8 @@ void ToProto(const ClusterStatus& status, v1::ClusterStatus* message) {
   for (const WorkerStatus& worker : status.workers) ToProto(worker, message->add_workers());
   message->set_in_flight(status.in_flight);
   message->set_in_flight_bytes(status.in_flight_bytes);
+  message->set_contexts_expired(status.contexts_expired);
+  message->set_contexts_evicted(status.contexts_evicted);
 }
 
 absl::StatusOr<ClusterStatus> FromProto(const v1::ClusterStatus& message) {
@@ -224,7 +232,27 @@ absl::StatusOr<ClusterStatus> FromProto(const v1::ClusterStatus& message) {
   }
   status.in_flight = message.in_flight();
   status.in_flight_bytes = message.in_flight_bytes();
+  status.contexts_expired = message.contexts_expired();
+  status.contexts_evicted = message.contexts_evicted();
   return status;
+}
+
+void ToProto(absl::Span<const absl::Status> renewed, v1::KeepAliveReply* message) {
+  for (size_t i = 0; i < renewed.size(); ++i) {
+    if (renewed[i].ok()) continue;
+    v1::NotRenewed* failure = message->add_failures();
+    failure->set_index(static_cast<int>(i));
+    ToProto(renewed[i], failure->mutable_failure());
+  }
+}
+
+std::vector<absl::Status> FromProto(const v1::KeepAliveReply& message, size_t contexts) {
+  std::vector<absl::Status> renewed(contexts);
+  for (const v1::NotRenewed& failure : message.failures()) {
+    const auto index = static_cast<size_t>(failure.index());
+    if (index < contexts) renewed[index] = FromProto(failure.failure());
+  }
+  return renewed;
 }
 
 void ToProto(const AttendResult& result, v1::AttendReplyHeader* message) {

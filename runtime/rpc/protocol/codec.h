@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "runtime/types.h"
 
 namespace grpc {
@@ -25,6 +26,7 @@ class ClusterStatus;
 class ContextInfo;
 class ContextList;
 class ContextSpec;
+class KeepAliveReply;
 class RequestKey;
 class StepFailure;
 class TensorShape;
@@ -47,6 +49,10 @@ absl::StatusOr<AppendGrant> FromProto(const v1::AppendGrant& message);
 
 void ToProto(const ClusterStatus& status, v1::ClusterStatus* message);
 absl::StatusOr<ClusterStatus> FromProto(const v1::ClusterStatus& message);
+
+// One status for each of the contexts that were asked for.
+void ToProto(absl::Span<const absl::Status> renewed, v1::KeepAliveReply* message);
+std::vector<absl::Status> FromProto(const v1::KeepAliveReply& message, size_t contexts);
 
 // All of a result but its tensors' bytes.
 void ToProto(const AttendResult& result, v1::AttendReplyHeader* message);

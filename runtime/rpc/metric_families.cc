@@ -1,0 +1,154 @@
+#include "runtime/rpc/metric_families.h"
+
+#include <prometheus/metric_family.h>
+
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "attention/block_set.h"
+
+namespace annulus {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+
+// Workers whose heartbeat is told by name: as many series as workers come and go.
+constexpr int kWorkersMax = 1024;
+
+ClientMetric Value(MetricType type, double value, std::vector<ClientMetric::Label> labels) {
+  ClientMetric metric;
+  metric.label = std::move(labels);
+  (type == MetricType::Counter ? metric.counter.value : metric.gauge.value) = value;
+  return metric;
+}
+
+// Collects families from single values, those of one name together as the format wants them.
+class Families {
+ public:
+  void Add(const std::string& name, const std::string& help, MetricType type, double value,
+           std::vector<ClientMetric::Label> labels = {}) {
+    MetricFamily& family = by_name_[name];
+    if (family.metric.empty()) {
+      family.name = name;
+      family.help = help;
+      family.type = type;
+    }
+    family.metric.push_back(Value(family.type, value, std::move(labels)));
+  }
+
+  void AddGauge(const std::string& name, const std::string& help, double value,
+                std::vector<ClientMetric::Label> labels = {}) {
+    Add(name, help, MetricType::Gauge, value, std::move(labels));
+  }
+
+  std::vector<MetricFamily> Take() && {
+    std::vector<MetricFamily> families;
+    for (auto& [name, family] : by_name_) families.push_back(std::move(family));
+    return families;
+  }
+
+ private:
+  std::map<std::string, MetricFamily> by_name_;
+};
+
+// Counts by state; the states are the service's few, anything else is "other".
+template <typename Items>
+void AddByState(const std::string& name, const std::string& help, const Items& items,
+                std::map<std::string, int> counts, Families* families) {
+  for (const auto& item : items) {
+    const auto found = counts.find(item.state);
+    ++(found == counts.end() ? counts["other"] : found->second);
+  }
+  for (const auto& [state, count] : counts) {
+    families->AddGauge(name, help, count, {{"state", state}});
+  }
+}
+
+// Blocks of every layer and KV head by the state of their context, and dense bytes.
+void AddBlocks(const ClusterStatus& status, Families* families) {
+  std::map<std::string, double> blocks = {
+      {"ok", 0}, {"moving", 0}, {"degraded", 0}, {"recovering", 0}, {"lost", 0}};
+  double dense_bytes = 0;
+  for (const ContextInfo& context : status.contexts) {
+    const auto found = blocks.find(context.state);
+    double& count = found == blocks.end() ? blocks["other"] : found->second;
+    for (const int64_t tokens : context.tokens) {
+      count += static_cast<double>(BlocksOf(tokens) * context.spec.kv_heads);
+    }
+    dense_bytes += static_cast<double>(context.dense_kv_bytes);
+  }
+  for (const auto& [state, count] : blocks) {
+    families->AddGauge("annulus_blocks", "Blocks of all layers and KV heads by context state.",
+                       count, {{"state", state}});
+  }
+  families->AddGauge("annulus_kv_dense_bytes", "KV bytes of contexts if nothing was evicted.",
+                     dense_bytes);
+}
+
+void AddHeartbeats(const ClusterStatus& status, Families* families) {
+  int told = 0;
+  for (const WorkerStatus& worker : status.workers) {
+    if (worker.state == "lost" || worker.state == "left" || ++told > kWorkersMax) continue;
+    families->AddGauge("annulus_heartbeat_age_seconds", "Since a worker's last sign of life.",
+                       worker.heartbeat_age_s, {{"worker", absl::StrCat(worker.id)}});
+  }
+}
+
+void AddStatus(const absl::StatusOr<ClusterStatus>& status, Families* into) {
+  Families& families = *into;
+  families.AddGauge("annulus_status_up", "Whether the service told its status, 0 or 1.",
+                    status.ok() ? 1 : 0);
+  if (!status.ok()) return;
+  double kv_bytes = 0;
+  double kv_bytes_limit = 0;
+  for (const WorkerStatus& worker : status->workers) {
+    if (worker.state == "lost" || worker.state == "left") continue;
+    kv_bytes += static_cast<double>(worker.kv_bytes);
+    kv_bytes_limit += static_cast<double>(worker.kv_bytes_limit);
+  }
+  families.AddGauge("annulus_kv_bytes", "KV bytes held by the ready workers.", kv_bytes);
+  families.AddGauge("annulus_kv_bytes_limit", "KV bytes the ready workers may hold.",
+                    kv_bytes_limit);
+  families.AddGauge("annulus_epoch", "Version of the shard map.",
+                    static_cast<double>(status->epoch));
+  families.Add("annulus_contexts_expired_total", "Contexts whose lease passed.",
+               MetricType::Counter, static_cast<double>(status->contexts_expired));
+  families.Add("annulus_contexts_evicted_total", "Contexts that went because KV was full.",
+               MetricType::Counter, static_cast<double>(status->contexts_evicted));
+  families.AddGauge("annulus_calls_in_flight", "Calls that the coordinator has under way.",
+                    static_cast<double>(status->in_flight));
+  families.AddGauge("annulus_call_bytes_in_flight", "Bytes of their tensors.",
+                    static_cast<double>(status->in_flight_bytes));
+  AddByState("annulus_contexts", "Contexts by state.", status->contexts,
+             {{"ok", 0}, {"moving", 0}, {"degraded", 0}, {"recovering", 0}, {"lost", 0}},
+             &families);
+  AddByState("annulus_workers", "Workers by state.", status->workers,
+             {{"ready", 0}, {"draining", 0}, {"left", 0}, {"lost", 0}}, &families);
+  AddBlocks(*status, &families);
+  AddHeartbeats(*status, &families);
+}
+
+}  // namespace
+
+std::vector<MetricFamily> FamiliesOf(absl::Span<const Metric> metrics) {
+  Families families;
+  for (const Metric& metric : metrics) {
+    std::vector<ClientMetric::Label> labels;
+    for (const auto& [name, value] : metric.labels) labels.push_back({name, value});
+    families.Add(metric.name, metric.help,
+                 metric.kind == Metric::Kind::kCounter ? MetricType::Counter : MetricType::Gauge,
+                 metric.value, std::move(labels));
+  }
+  return std::move(families).Take();
+}
+
+std::vector<MetricFamily> FamiliesOf(const absl::StatusOr<ClusterStatus>& status) {
+  Families families;
+  AddStatus(status, &families);
+  return std::move(families).Take();
+}
+
+}  // namespace annulus
