@@ -1,6 +1,7 @@
 #include "attention/pattern.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <map>
 #include <utility>
@@ -113,7 +114,9 @@ int64_t PairsOfTiles(const ShapeList& shapes, const std::vector<TileRun>& tiles,
 
 absl::StatusOr<Pattern> Pattern::Parse(absl::string_view text, int kv_heads) {
   ANNULUS_ASSIGN_OR_RETURN(ParsedPattern parsed, ParsePattern(text, kv_heads));
+  static std::atomic<int64_t> last_id = 0;
   Pattern pattern;
+  pattern.id_ = ++last_id;
   pattern.text_ = std::string(text);
   pattern.kv_heads_ = kv_heads;
   pattern.rules_ = std::move(parsed.rules);

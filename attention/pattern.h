@@ -69,6 +69,10 @@ class Pattern {
   // and the heads' rules to kPatternPartsMax parts in all.
   static absl::StatusOr<Pattern> Parse(absl::string_view text, int kv_heads);
 
+  // Another one for each Parse; copies keep it, so that what is worked out from a pattern is found
+  // again without its text.
+  int64_t id() const { return id_; }
+
   // What Parse was given, verbatim.
   const std::string& text() const { return text_; }
   int kv_heads() const { return kv_heads_; }
@@ -116,6 +120,7 @@ class Pattern {
 
   Pattern() = default;
 
+  int64_t id_ = 0;
   std::string text_;
   int kv_heads_ = 0;
   int64_t first_key_ = 0;

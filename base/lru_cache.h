@@ -1,7 +1,10 @@
 // A small cache that forgets what was not asked for longest. Not thread-safe.
 #pragma once
 
+#include <array>
 #include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <list>
 #include <string>
 #include <unordered_map>
@@ -9,13 +12,26 @@
 
 namespace annulus {
 
-template <typename T>
+// Of keys that are a few numbers.
+struct NumbersHash {
+  template <size_t N>
+  size_t operator()(const std::array<int64_t, N>& numbers) const {
+    uint64_t hash = 0;
+    for (const int64_t number : numbers) {
+      hash = (hash ^ static_cast<uint64_t>(number)) * 0x9e3779b97f4a7c15;
+      hash ^= hash >> 32;
+    }
+    return hash;
+  }
+};
+
+template <typename T, typename Key = std::string, typename Hash = std::hash<Key>>
 class LruCache {
  public:
   explicit LruCache(size_t entries_max) : entries_max_(entries_max) {}
 
   // nullptr if there is none; valid until the next Insert.
-  const T* Find(const std::string& key) {
+  const T* Find(const Key& key) {
     const auto found = index_.find(key);
     if (found == index_.end()) return nullptr;
     entries_.splice(entries_.begin(), entries_, found->second);
@@ -23,7 +39,7 @@ class LruCache {
   }
 
   // Replaces what was under the key.
-  void Insert(const std::string& key, T value) {
+  void Insert(const Key& key, T value) {
     if (const auto found = index_.find(key); found != index_.end()) {
       entries_.erase(found->second);
       index_.erase(found);
@@ -37,11 +53,11 @@ class LruCache {
   }
 
  private:
-  using Entry = std::pair<std::string, T>;
+  using Entry = std::pair<Key, T>;
 
   const size_t entries_max_;
   std::list<Entry> entries_;  // most recently asked for first
-  std::unordered_map<std::string, typename std::list<Entry>::iterator> index_;
+  std::unordered_map<Key, typename std::list<Entry>::iterator, Hash> index_;
 };
 
 }  // namespace annulus

@@ -115,7 +115,9 @@ struct AppendResult {
 };
 
 // Attends q [n, heads, head_dim] (any dtype; rounded to the context's) at positions
-// [q_start, q_start + n) over the first kv_len tokens; q_start + n == kv_len ≤ committed tokens.
+// [q_start, q_start + n): of the first kv_len ≤ committed tokens' end, among them, or beyond them.
+// They see keys of [keys_begin, keys_end) alone, so that parts over different keys merge
+// (client/partials.h); positions in patterns are those of the context, of which docs cut kv_len.
 struct AttendRequest {
   ContextId context = 0;
   int layer = 0;
@@ -127,6 +129,8 @@ struct AttendRequest {
   float scale = 0;                    // 0: 1/√head_dim
   std::string request_id = {};        // appears in logs and traces; made up when empty
   bool trace = false;                 // whether the answer brings spans
+  int64_t keys_begin = 0;
+  std::optional<int64_t> keys_end = {};  // absent: kv_len
 };
 
 // What a process did when, wall clock; for a trace file.

@@ -73,7 +73,12 @@ absl::StatusOr<AttendOutcome> AttendIn(Client& client, ContextId context, const 
   AttendRequest request;
   request.context = context;
   request.kv_len = inputs.problem.kv_tokens;
-  request.q_start = inputs.problem.kv_tokens - inputs.problem.q_tokens;
+  const ProblemFlags& problem = inputs.problem;
+  request.q_start = problem.q_start.value_or(problem.kv_tokens - problem.q_tokens);
+  if (problem.keys.has_value()) {
+    request.keys_begin = problem.keys->begin;
+    request.keys_end = problem.keys->end;
+  }
   request.q = inputs.q.view();
   request.pattern = flags.pattern;
   request.plan = flags.plan;

@@ -87,6 +87,8 @@ absl::Status CheckRequest(const AppendRequest& request) {
 absl::Status CheckRequest(const AttendRequest& request) {
   ANNULUS_RETURN_IF_ERROR(CheckPosition("q_start", request.q_start));
   ANNULUS_RETURN_IF_ERROR(CheckPosition("kv_len", request.kv_len));
+  ANNULUS_RETURN_IF_ERROR(CheckPosition("keys_begin", request.keys_begin));
+  ANNULUS_RETURN_IF_ERROR(CheckPosition("keys_end", request.keys_end.value_or(0)));
   ANNULUS_RETURN_IF_ERROR(CheckView(request.q, "q", kHeadsMax));
   if (request.plan.has_value() && !ParsePlanKind(Name(*request.plan)).ok()) {
     return absl::InvalidArgumentError(absl::StrCat("plan: ", static_cast<int>(*request.plan),

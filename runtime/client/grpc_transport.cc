@@ -217,6 +217,8 @@ absl::StatusOr<AttendResult> GrpcTransport::Attend(const AttendRequest& request,
   header->set_layer(request.layer);
   header->set_q_start(request.q_start);
   header->set_kv_len(request.kv_len);
+  header->set_keys_begin(request.keys_begin);
+  if (request.keys_end.has_value()) header->set_keys_end(*request.keys_end);
   ToProto(request.q, header->mutable_q());
   header->set_pattern(request.pattern);
   if (request.plan.has_value()) {

@@ -29,25 +29,32 @@ bool SendsReadBlocksAlone(PlanKind kind) {
 
 absl::StatusOr<std::shared_ptr<const AttendPlanner::Planned>> AttendPlanner::PlanFor(
     const ShardMap& map, const AttendRequest& request, const Stop& stop) {
-  const std::string& text = PatternOf(map.spec, request.layer, request.pattern);
   if (map.spec.kv_efficient && request.plan.has_value() && !SendsReadBlocksAlone(*request.plan)) {
     return absl::InvalidArgumentError(
         absl::StrCat("plan: ", Name(*request.plan),
                      "; expected group-cast or pass-q: the context is kv_efficient"));
   }
-  const std::string key =
-      absl::StrCat(map.context, " ", map.epoch, " ", request.q.tokens, " ", request.kv_len, " ",
-                   request.plan.has_value() ? Name(*request.plan) : "auto", " ", text);
+  ANNULUS_ASSIGN_OR_RETURN(const std::shared_ptr<const Pattern> pattern,
+                           patterns_.PatternOf(map.retention, request.layer, request.pattern));
+  const TokenRange keys = KeysOf(request);
+  const Key key = {static_cast<int64_t>(map.context),
+                   static_cast<int64_t>(map.epoch),
+                   pattern->id(),
+                   request.plan.has_value() ? static_cast<int64_t>(*request.plan) : -1,
+                   request.q_start,
+                   request.q.tokens,
+                   request.kv_len,
+                   keys.begin,
+                   keys.end};
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (const auto* found = plans_.Find(key)) return *found;
   }
-  ANNULUS_ASSIGN_OR_RETURN(Pattern pattern, Pattern::Parse(text, map.spec.kv_heads));
   const bool may_grow = map.spec.tokens_expected == 0;
-  ANNULUS_RETURN_IF_ERROR(pattern.CheckTokens(request.kv_len, may_grow));
+  ANNULUS_RETURN_IF_ERROR(pattern->CheckTokens(request.kv_len, may_grow));
   const int world = map.world;
-  const Problem problem =
-      ProblemOf(map.spec, world, request.q.tokens, request.kv_len, std::move(pattern));
+  const TokenRange q{request.q_start, request.q_start + request.q.tokens};
+  const Problem problem = ProblemOf(map.spec, world, q, request.kv_len, keys, *pattern);
   const ClusterModel model =
       shared_ ? SharedBy(cluster_, std::min(world, cluster_.workers_per_node)) : cluster_;
   ANNULUS_ASSIGN_OR_RETURN(Decision decision, Choose(problem, model, request.plan, stop));
@@ -112,8 +119,9 @@ absl::StatusOr<PreparedWork> AttendWork::Prepare(const action::Admit& admit) {
   }
   ANNULUS_ASSIGN_OR_RETURN(planned_, planner_.PlanFor(map, request_, stop_));
   const Plan& plan = planned_->plan;
-  ANNULUS_RETURN_IF_ERROR(map.retention->CheckReads(
-      request_.layer, item.horizon, plan.problem().pattern, plan.problem().q_range(), stop_));
+  const Problem& problem = plan.problem();
+  ANNULUS_RETURN_IF_ERROR(map.retention->CheckReads(request_.layer, item.horizon, problem.pattern,
+                                                    problem.q_range(), problem.keys().end, stop_));
   Trace("plan", begin);
 
   begin = clock_.Now();
@@ -127,6 +135,8 @@ absl::StatusOr<PreparedWork> AttendWork::Prepare(const action::Admit& admit) {
   attend.time_left = deadline_ - clock_.Now();
   attend.trace = request_.trace;
   attend.stages = plan.stages();
+  attend.q_start = request_.q_start;
+  attend.keys = problem.keys();
 
   AttendStats& stats = result_.stats;
   PreparedWork work;

@@ -2,6 +2,7 @@
 // and finalises. Not thread-safe; the planner may be shared.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -13,6 +14,7 @@
 #include "base/lru_cache.h"
 #include "base/stop.h"
 #include "runtime/coordinator/call_work.h"
+#include "runtime/coordinator/pattern_cache.h"
 #include "sharding/planner.h"
 
 namespace annulus {
@@ -42,8 +44,12 @@ class AttendPlanner {
  private:
   const ClusterModel cluster_;
   const bool shared_;
+  // Context, epoch, pattern, plan, and where queries and keys are.
+  using Key = std::array<int64_t, 9>;
+
+  PatternCache patterns_;
   std::mutex mutex_;
-  LruCache<std::shared_ptr<const Planned>> plans_{64};
+  LruCache<std::shared_ptr<const Planned>, Key, NumbersHash> plans_{64};
 };
 
 class AttendWork final : public CallWork {

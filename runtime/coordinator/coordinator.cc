@@ -295,8 +295,8 @@ absl::StatusOr<AttendResult> Coordinator::Attend(const AttendRequest& request,
   ANNULUS_RETURN_IF_ERROR(CheckBytes("q", request.q, impl_->options().limits.request_bytes_max));
   const Clock& clock = *impl_->options().clock;
   AttendWork work(request, call.deadline, impl_->planner(), clock, StopOf(call, clock));
-  const request::Attend attend{request.context, request.layer, request.q_start, request.q.tokens,
-                               request.kv_len};
+  const request::Attend attend{request.context,  request.layer,  request.q_start,
+                               request.q.tokens, request.kv_len, KeysOf(request)};
   return std::move(work).TakeResult(impl_->Call(attend, work, call).status());
 }
 

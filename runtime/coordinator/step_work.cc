@@ -53,25 +53,12 @@ size_t PartialBytes(const ContextSpec& spec, int64_t tokens, HeadRange heads) {
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<const Pattern>> StepPlanner::Parse(const std::string& text,
-                                                                  int kv_heads) {
-  const std::string key = absl::StrCat(kv_heads, " ", text);
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (const auto* found = patterns_.Find(key)) return *found;
-  }
-  ANNULUS_ASSIGN_OR_RETURN(Pattern pattern, Pattern::Parse(text, kv_heads));
-  auto shared = std::make_shared<const Pattern>(std::move(pattern));
-  const std::lock_guard<std::mutex> lock(mutex_);
-  patterns_.Insert(key, shared);
-  return shared;
-}
-
 absl::StatusOr<std::shared_ptr<const std::vector<bool>>> StepPlanner::Readers(
     const ShardMap& map, const Pattern& pattern, TokenRange q, const Stop& stop) {
   const int64_t first = q.begin / kBlockTokens;
   const BlockRun q_blocks{first, BlocksOf(q.end) - first, 1};
-  const std::string key = absl::StrCat(map.context, " ", map.epoch, " ", pattern.text());
+  const Key key = {static_cast<int64_t>(map.context), static_cast<int64_t>(map.epoch),
+                   pattern.id()};
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     const Known* known = readers_.Find(key);
@@ -101,16 +88,13 @@ absl::Status StepWork::PrepareItem(size_t index, Item& item) {
         "tokens of q: ", request.q.tokens, " with an answer of ", answer_bytes,
         " bytes; expected at most ", kStepAnswerBytesMax, ": use Attend for so many queries"));
   }
-  const Pattern* pattern = &map.retention->pattern(request.layer);
-  std::shared_ptr<const Pattern> asked;
-  if (!request.pattern.empty()) {
-    ANNULUS_ASSIGN_OR_RETURN(asked, planner_.Parse(request.pattern, spec.kv_heads));
-    pattern = asked.get();
-  }
+  ANNULUS_ASSIGN_OR_RETURN(
+      const std::shared_ptr<const Pattern> pattern,
+      planner_.patterns().PatternOf(map.retention, request.layer, request.pattern));
   ANNULUS_RETURN_IF_ERROR(pattern->CheckTokens(item.kv.end, spec.tokens_expected == 0));
   const TokenRange q{item.kv.end - request.q.tokens, item.kv.end};
   ANNULUS_RETURN_IF_ERROR(
-      map.retention->CheckReads(request.layer, item.admitted->horizon, *pattern, q, stop_));
+      map.retention->CheckReads(request.layer, item.admitted->horizon, *pattern, q, q.end, stop_));
   ANNULUS_ASSIGN_OR_RETURN(item.readers, planner_.Readers(map, *pattern, q, stop_));
   item.merged = Partial(request.q.tokens, spec.heads, spec.v_head_dim);
   return absl::OkStatus();

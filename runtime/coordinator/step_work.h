@@ -2,6 +2,7 @@
 // each worker answers, item by item, and finalises. Not thread-safe; the planner may be shared.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -14,6 +15,7 @@
 #include "base/lru_cache.h"
 #include "base/stop.h"
 #include "runtime/coordinator/call_work.h"
+#include "runtime/coordinator/pattern_cache.h"
 
 namespace annulus {
 
@@ -22,8 +24,7 @@ namespace annulus {
 // that it holds for 64 steps and all layers of a pattern. Thread-safe.
 class StepPlanner {
  public:
-  // INVALID_ARGUMENT if the text does not parse.
-  absl::StatusOr<std::shared_ptr<const Pattern>> Parse(const std::string& text, int kv_heads);
+  PatternCache& patterns() { return patterns_; }
 
   // By rank; perhaps some more, never fewer. What `stop` says once it has stopped.
   absl::StatusOr<std::shared_ptr<const std::vector<bool>>> Readers(const ShardMap& map,
@@ -36,9 +37,11 @@ class StepPlanner {
     std::shared_ptr<const std::vector<bool>> readers;
   };
 
+  using Key = std::array<int64_t, 3>;  // context, epoch, pattern
+
+  PatternCache patterns_;
   std::mutex mutex_;
-  LruCache<std::shared_ptr<const Pattern>> patterns_{64};
-  LruCache<Known> readers_{4096};
+  LruCache<Known, Key, NumbersHash> readers_{4096};
 };
 
 class StepWork final : public CallWork {

@@ -114,17 +114,19 @@ Layout LayoutOf(const ContextSpec& spec, int world, int64_t tokens) {
                     BlocksOf(length));
 }
 
-Problem ProblemOf(const ContextSpec& spec, int world, int64_t q_tokens, int64_t kv_tokens,
-                  Pattern pattern) {
-  return {.q_tokens = q_tokens,
+Problem ProblemOf(const ContextSpec& spec, int world, TokenRange q, int64_t kv_tokens,
+                  TokenRange keys, const Pattern& pattern) {
+  return {.q_tokens = q.size(),
+          .q_start = q.begin,
           .kv_tokens = kv_tokens,
+          .keys_end = keys.end,
           .heads = spec.heads,
           .kv_heads = spec.kv_heads,
           .head_dim = spec.head_dim,
           .v_head_dim = spec.v_head_dim,
           .v_is_k_prefix = spec.v_is_k_prefix,
           .dtype = spec.dtype,
-          .pattern = std::move(pattern),
+          .pattern = pattern.KeysFrom(keys.begin),
           .home = Home::kCaller,
           .home_partition = {PartitionKind::kZigzag, 1},
           .kv = LayoutOf(spec, world, kv_tokens)};

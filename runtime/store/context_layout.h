@@ -29,10 +29,16 @@ absl::Status CheckSpecFields(const ContextSpec& spec);
 // that of tokens_expected, whatever is there already.
 Layout LayoutOf(const ContextSpec& spec, int world, int64_t tokens);
 
-// The last q_tokens of a context's first kv_tokens, attended from outside the ranks; plans that
-// cut query rows do it zigzag. The pattern must have been parsed for spec.kv_heads.
-Problem ProblemOf(const ContextSpec& spec, int world, int64_t q_tokens, int64_t kv_tokens,
-                  Pattern pattern);
+// Queries at the positions `q` over the keys `keys` of a context's first kv_tokens, attended from
+// outside the ranks; plans that cut query rows do it zigzag. The pattern must have been parsed for
+// spec.kv_heads.
+Problem ProblemOf(const ContextSpec& spec, int world, TokenRange q, int64_t kv_tokens,
+                  TokenRange keys, const Pattern& pattern);
+
+// The keys that a request lets its queries see; they may make no sense.
+inline TokenRange KeysOf(const AttendRequest& request) {
+  return {request.keys_begin, request.keys_end.value_or(request.kv_len)};
+}
 
 // What queries of a layer are attended with: what the call asked for, else the context's pattern
 // for the layer, else causal.

@@ -57,7 +57,7 @@ BlockSet Retention::Gone(int layer, int kv_head, int64_t horizon) const {
 }
 
 absl::Status Retention::CheckReads(int layer, int64_t horizon, const Pattern& asked, TokenRange q,
-                                   const Stop& stop) const {
+                                   int64_t keys_end, const Stop& stop) const {
   if (!kv_efficient_) return absl::OkStatus();
   // Under the layer's own pattern, queries from the horizon on see nothing that is gone.
   const bool own = asked.text() == pattern(layer).text();
@@ -68,7 +68,7 @@ absl::Status Retention::CheckReads(int layer, int64_t horizon, const Pattern& as
     for (int64_t begin = q.begin; begin < end && !gone.empty();) {
       ANNULUS_RETURN_IF_ERROR(stop.status());
       const int64_t row_end = std::min(end, (begin / kBlockTokens + 1) * kBlockTokens);
-      asked.Row(head, {begin, row_end}, q.end, &row);
+      asked.Row(head, {begin, row_end}, keys_end, &row);
       for (const TileRun& seen : row) {
         const BlockSet blocks = BlockSet::FromRuns({seen.blocks}).Intersect(gone);
         if (const auto first = FirstOf(blocks)) {

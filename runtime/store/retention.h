@@ -33,10 +33,10 @@ class Retention {
   // horizon adds blocks and brings none back.
   BlockSet Gone(int layer, int kv_head, int64_t horizon) const;
 
-  // INVALID_ARGUMENT names layer, KV head and the first missing block if queries `q` of the first
-  // q.end tokens would read under `pattern` what is gone; what `stop` says if it has stopped.
+  // INVALID_ARGUMENT names layer, KV head and the first missing block if queries `q` over the keys
+  // up to `keys_end` would read under `pattern` what is gone; what `stop` says if it has stopped.
   absl::Status CheckReads(int layer, int64_t horizon, const Pattern& pattern, TokenRange q,
-                          const Stop& stop = {}) const;
+                          int64_t keys_end, const Stop& stop = {}) const;
 
   // The same for any query from `tokens` on under the layer's own pattern: whether the layer can go
   // back there.

@@ -134,8 +134,17 @@ absl::StatusOr<Attend> FromProto(const pb::Attend& p) {
   if (p.kv_tokens() < 1 || p.kv_tokens() > kContextTokensMax) {
     return BadField("Attend", "kv_tokens", p.kv_tokens());
   }
-  if (p.q_tokens() < 1 || p.q_tokens() > p.kv_tokens()) {
+  if (p.q_tokens() < 1 || p.q_tokens() > kContextTokensMax) {
     return BadField("Attend", "q_tokens", p.q_tokens());
+  }
+  if (p.q_start() < 0 || p.q_start() > kContextTokensMax - p.q_tokens()) {
+    return BadField("Attend", "q_start", p.q_start());
+  }
+  if (p.keys_end() < 1 || p.keys_end() > p.kv_tokens()) {
+    return BadField("Attend", "keys_end", p.keys_end());
+  }
+  if (p.keys_begin() < 0 || p.keys_begin() >= p.keys_end()) {
+    return BadField("Attend", "keys_begin", p.keys_begin());
   }
   return Attend{p.request(),
                 p.epoch(),
@@ -149,7 +158,9 @@ absl::StatusOr<Attend> FromProto(const pb::Attend& p) {
                 p.scale(),
                 TimeLeft(p.time_left_ns()),
                 p.trace(),
-                static_cast<int>(p.stages())};
+                static_cast<int>(p.stages()),
+                p.q_start(),
+                {p.keys_begin(), p.keys_end()}};
 }
 
 absl::StatusOr<Step> FromProto(const pb::Step& p) {

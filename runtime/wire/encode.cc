@@ -184,6 +184,9 @@ pb::Attend ToProto(const Attend& m) {
   p.set_time_left_ns(absl::ToInt64Nanoseconds(m.time_left));  // saturates: infinite is the largest
   p.set_trace(m.trace);
   p.set_stages(static_cast<uint32_t>(m.stages));
+  p.set_q_start(m.q_start);
+  p.set_keys_begin(m.keys.begin);
+  p.set_keys_end(m.keys.end);
   return p;
 }
 

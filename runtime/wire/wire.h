@@ -27,7 +27,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 9;
+inline constexpr uint32_t kProtocol = 10;
 
 // Worker → coordinator.
 struct Hello {
@@ -190,6 +190,8 @@ struct Attend {
   absl::Duration time_left = absl::InfiniteDuration();
   bool trace = false;
   int stages = kStagesDefault;  // of the plan: the coordinator weighed them, workers do not
+  int64_t q_start = 0;          // position of the first query
+  TokenRange keys;              // that are seen, of the first kv_tokens
 };
 
 // One context's part of a Step: tokens [start, start + k_tokens) are appended, then the last

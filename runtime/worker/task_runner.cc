@@ -185,12 +185,15 @@ absl::StatusOr<std::shared_ptr<const Plan>> TaskRunner::PlanOf(const wire::Atten
                                                                const KvStore::Shard& shard,
                                                                const WorkerTask& task) {
   const std::string key =
-      absl::StrCat(attend.context, " ", attend.epoch, " ", attend.q_tokens, " ", attend.kv_tokens,
-                   " ", Name(attend.plan), " ", attend.stages, " ", attend.pattern);
+      absl::StrCat(attend.context, " ", attend.epoch, " ", attend.q_start, " ", attend.q_tokens,
+                   " ", attend.kv_tokens, " ", attend.keys.begin, " ", attend.keys.end, " ",
+                   Name(attend.plan), " ", attend.stages, " ", attend.pattern);
   if (const auto* found = plans_.Find(key)) return *found;
-  ANNULUS_ASSIGN_OR_RETURN(Pattern pattern, Pattern::Parse(attend.pattern, shard.spec.kv_heads));
+  ANNULUS_ASSIGN_OR_RETURN(const Pattern pattern,
+                           Pattern::Parse(attend.pattern, shard.spec.kv_heads));
+  const TokenRange q{attend.q_start, attend.q_start + attend.q_tokens};
   const Problem problem =
-      ProblemOf(shard.spec, shard.world, attend.q_tokens, attend.kv_tokens, std::move(pattern));
+      ProblemOf(shard.spec, shard.world, q, attend.kv_tokens, attend.keys, pattern);
   const Stop stop([&] { return CheckInTime(task); });
   ANNULUS_ASSIGN_OR_RETURN(Plan plan, BuildPlan(attend.plan, problem, attend.stages, stop));
   auto shared = std::make_shared<const Plan>(std::move(plan));

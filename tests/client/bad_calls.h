@@ -180,7 +180,9 @@ inline void AddAttends(BadCalls* all) {
       &calls);
   attend("nothing", [](AttendRequest& r) { r.q = {}; });
   attend("by an unknown plan", [](AttendRequest& r) { r.plan = static_cast<PlanKind>(99); });
-  attend("from elsewhere", [](AttendRequest& r) { r.q_start = 0; });
+  attend("no key", [](AttendRequest& r) { r.keys_begin = kTokens; });
+  attend("keys in the wrong order", [](AttendRequest& r) { r.keys_begin = 5, r.keys_end = 4; });
+  attend("keys beyond kv_len", [](AttendRequest& r) { r.keys_end = kTokens + 1; });
   attend("beyond the end", [](AttendRequest& r) { r.q_start = 10, r.kv_len = 12; });
   attend("at negative positions", [](AttendRequest& r) { r.q_start = -2, r.kv_len = 0; });
   attend("at the last position", [](AttendRequest& r) { r.q_start = kMax, r.kv_len = kMin + 1; });

@@ -39,7 +39,7 @@ trap 'kill "$service_PID"; wait "$service_PID" || true' EXIT
 read -r -t 30 ready endpoint <&"${service[0]}"
 [[ $ready == ready ]]
 "$scratch/hello"
-for example in hello decode_loop forks; do
+for example in hello decode_loop forks cascade; do
   "$scratch/build/$example"
   "$scratch/build/$example" "$endpoint"
 done

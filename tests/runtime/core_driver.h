@@ -95,7 +95,7 @@ struct Driver {
     return Begin(request::Append{id, 0, start, tokens}, actions);
   }
   CallId BeginAttend(ContextId id, int64_t tokens, int64_t kv_len, Actions* actions) {
-    return Begin(request::Attend{id, 0, kv_len - tokens, tokens, kv_len}, actions);
+    return Begin(request::Attend{id, 0, kv_len - tokens, tokens, kv_len, {0, kv_len}}, actions);
   }
   ContextId CreateWithTokens(std::vector<PeerId> peers, int64_t tokens) {
     const ContextId id = Create(peers);

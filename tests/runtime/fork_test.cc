@@ -214,7 +214,7 @@ TEST_CASE("What is gone at a horizon no later query may see, and never comes bac
             }
           }
         }
-        CHECK(retention.CheckReads(0, horizon, pattern, q).ok() == !reads_gone);
+        CHECK(retention.CheckReads(0, horizon, pattern, q, end).ok() == !reads_gone);
       }
     }
   }

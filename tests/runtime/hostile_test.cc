@@ -130,10 +130,14 @@ TEST_CASE("Append and Attend name the field that makes no sense, and go on after
   attend("kv_len", [](AttendRequest& r) { r.kv_len = 65; });
   attend("kv_len", [](AttendRequest& r) { r.kv_len = 0; });
   attend("kv_len", [](AttendRequest& r) { r.kv_len = -64; });
-  attend("q_start", [](AttendRequest& r) { r.q_start = 53; });
+  attend("q_start", [](AttendRequest& r) { r.q_start = -1; });
+  attend("q_start", [](AttendRequest& r) { r.q_start = std::numeric_limits<int64_t>::max(); });
+  attend("keys: [64, 64)", [](AttendRequest& r) { r.keys_begin = 64; });
+  attend("keys: [0, 65)", [](AttendRequest& r) { r.keys_end = 65; });
+  attend("keys: [7, 3)", [](AttendRequest& r) { r.keys_begin = 7, r.keys_end = 3; });
+  attend("keys: [-1, 64)", [](AttendRequest& r) { r.keys_begin = -1; });
   attend("q_start", [](AttendRequest& r) { r.q_start = std::numeric_limits<int64_t>::min(); });
   attend("tokens of q", [](AttendRequest& r) { r.q.tokens = 0; });
-  attend("q_start", [](AttendRequest& r) { r.q.tokens = 65; });
   attend("shape of q", [](AttendRequest& r) { r.q.heads = 2; });
   attend("shape of q", [](AttendRequest& r) { r.q.dim = 8; });
   attend("q.dtype", [](AttendRequest& r) { r.q.dtype = static_cast<DType>(200); });

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <optional>
 #include <string>
 
 #include "attention/backend.h"
@@ -49,20 +50,24 @@ struct LayerKv {
   Tensor v;
 };
 
-// Float64 attention of the last q.tokens of the first kv_len.
+// Float64 attention of queries from q_start on, or the last q.tokens, of the first kv_len, over all
+// of those or `seen`.
 inline Partial Oracle(const ContextSpec& spec, const LayerKv& kv, const TensorView& q,
-                      int64_t kv_len, const std::string& pattern_text) {
+                      int64_t kv_len, const std::string& pattern_text,
+                      std::optional<int64_t> q_start = {}, std::optional<TokenRange> seen = {}) {
   static Backend& reference = *MakeBackend("reference", 1).value().release();
-  const Pattern pattern = Pattern::Parse(pattern_text, spec.kv_heads).value();
+  const TokenRange range = seen.value_or(TokenRange{0, kv_len});
+  const Pattern pattern = Pattern::Parse(pattern_text, spec.kv_heads).value().KeysFrom(range.begin);
   const KvTable table =
       KvTable::FromTensors(kv.k.view().Tokens(0, kv_len), kv.V(spec).Tokens(0, kv_len));
   const BlockSet keys = BlockSet::Range(0, BlocksOf(kv_len));
   Partial answer(q.tokens, spec.heads, spec.v_head_dim);
   AttendArgs args;
   args.q = q;
-  args.q_ranges = {{kv_len - q.tokens, kv_len}};
+  const int64_t first = q_start.value_or(kv_len - q.tokens);
+  args.q_ranges = {{first, first + q.tokens}};
   args.heads = {0, spec.heads};
-  args.kv_tokens = kv_len;
+  args.kv_tokens = range.end;
   args.group = spec.heads / spec.kv_heads;
   args.kv = &table;
   args.pattern = &pattern;

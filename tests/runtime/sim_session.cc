@@ -215,7 +215,8 @@ void SimSession::Attend(Context& context) {
   if (!context.spec.kv_efficient) attend.pattern = kPatterns[rng_.Below(4)];
   attend.plan = PlanKind::kPassQ;
   call->contexts = {&context};
-  const request::Attend request{context.id, 0, attend.q_start, n, attend.kv_len};
+  const request::Attend request{context.id,        0, attend.q_start, n, attend.kv_len,
+                                {0, attend.kv_len}};
   auto work = std::make_unique<AttendWork>(attend, absl::InfiniteFuture(), planner_,
                                            cluster_.network().clock());
   AttendWork& attend_work = *work;

@@ -57,6 +57,8 @@ struct OneRunner {
   absl::Status Attend(absl::Time deadline, bool cancelled) {
     const ContextSpec spec = SmallSpec();
     wire::Attend attend{++request, 1, 1, 0, PlanKind::kPassQ, 1, kTokens, "causal"};
+    attend.q_start = kTokens - 1;
+    attend.keys = {0, kTokens};
     attend.scale = 1.0f / std::sqrt(static_cast<float>(spec.head_dim));
     Buffer q(static_cast<size_t>(spec.heads * spec.head_dim) * SizeOf(spec.dtype));
     std::memset(q.data(), 0, q.size());

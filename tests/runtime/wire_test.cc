@@ -1,5 +1,7 @@
 #include "runtime/wire/wire.h"
+
 #include "base/rng.h"
+#include "runtime/store/context_layout.h"
 #include "tests/catch.h"
 
 namespace annulus::wire {
@@ -70,6 +72,8 @@ TEST_CASE("Messages come back as they were") {
   CHECK(open.spec.partition == SomeSpec().partition);
   CHECK(open.spec.placement == Placement::kMesh);
   Attend attend{9, 8, 7, 2, PlanKind::kMesh, 10, 1000, "causal", false, 0.5f};
+  attend.q_start = 2000;
+  attend.keys = {10, 20};
   CHECK(RoundTrip(attend).time_left == absl::InfiniteDuration());
   attend.time_left = absl::Milliseconds(1500);
   attend.stages = 7;
@@ -108,8 +112,16 @@ TEST_CASE("Messages come back as they were") {
 }
 
 TEST_CASE("Bodies fit a header, with the largest pattern that goes inline") {
-  Attend attend{
-      ~0u, ~0u, ~0u, 1023, PlanKind::kMesh, 1 << 30, 1 << 30, std::string(kPatternInlineMax, 'p')};
+  Attend attend{.request = ~0u,
+                .epoch = ~0u,
+                .context = ~0u,
+                .layer = 1023,
+                .plan = PlanKind::kMesh,
+                .q_tokens = 1 << 30,
+                .kv_tokens = 1 << 30,
+                .pattern = std::string(kPatternInlineMax, 'p'),
+                .q_start = kContextTokensMax,
+                .keys = {1 << 29, 1 << 30}};
   CHECK(Encode(attend, Buffer(10)).header.size() <= kHeaderBytesMax);
   CHECK(Encode(attend, Buffer(10)).payload.size() == 10);
 }
@@ -139,7 +151,17 @@ TEST_CASE("Damaged messages are refused, not believed") {
       Open{5, 6, 7, SomeSpec(), 1, {"a", "b"}, {{0, "c"}, {1, "d"}}},
       Append{1, 2, 3, 0, 64, 10, {}, 64},
       Read{1, 2, 3, 0, 64, 10},
-      Attend{9, 8, 7, 2, PlanKind::kMesh, 10, 1000, "causal", false, 0.5f},
+      Attend{.request = 9,
+             .epoch = 8,
+             .context = 7,
+             .layer = 2,
+             .plan = PlanKind::kMesh,
+             .q_tokens = 1001,
+             .kv_tokens = 1000,
+             .pattern = "causal",
+             .scale = 0.5f,
+             .q_start = 5000,
+             .keys = {3, 800}},
       Done{1, 2, absl::DataLossError("x"), 3, 4, 5},
       Spans{1, {{"", "step", 10, 20}}},
       Fork{1, 2, 3, 4, {5, 6}},
@@ -177,7 +199,12 @@ TEST_CASE("Damaged messages are refused, not believed") {
     } else if (const auto* attend = std::get_if<Attend>(&*body)) {
       REQUIRE(!Name(attend->plan).empty());
       REQUIRE(attend->stages <= kStagesMax);
-      REQUIRE(attend->q_tokens <= attend->kv_tokens);
+      REQUIRE(attend->q_tokens >= 1);
+      REQUIRE(attend->q_start >= 0);
+      REQUIRE(attend->q_start + attend->q_tokens <= kContextTokensMax);
+      REQUIRE(attend->keys.begin >= 0);
+      REQUIRE(attend->keys.begin < attend->keys.end);
+      REQUIRE(attend->keys.end <= attend->kv_tokens);
     } else if (const auto* step = std::get_if<Step>(&*body)) {
       size_t bytes = 0;
       for (const StepItem& item : step->items) bytes += item.append_bytes + item.query_bytes;

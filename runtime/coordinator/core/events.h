@@ -76,6 +76,7 @@ struct Attend {
   int64_t q_start = 0;
   int64_t tokens = 0;
   int64_t kv_len = 0;
+  TokenRange keys;  // that are seen, of the first kv_len
 };
 struct StepItem {
   ContextId context = 0;

@@ -60,10 +60,16 @@ absl::Status CheckAttend(const Layer& layer, const request::Attend& attend) {
         "kv_len", attend.kv_len,
         absl::StrCat("1 to ", layer.tokens, ", the committed tokens of layer ", attend.layer));
   }
-  if (attend.tokens > attend.kv_len || attend.q_start != attend.kv_len - attend.tokens) {
+  if (attend.q_start < 0 || attend.q_start > kContextTokensMax - attend.tokens) {
     return Bad("q_start", attend.q_start,
-               absl::StrCat("kv_len ", attend.kv_len, " − ", attend.tokens,
-                            " query tokens: queries are the last tokens"));
+               absl::StrCat("0 to ", kContextTokensMax - attend.tokens, " with ", attend.tokens,
+                            " queries"));
+  }
+  if (attend.keys.begin < 0 || attend.keys.end > attend.kv_len ||
+      attend.keys.begin >= attend.keys.end) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("keys: [", attend.keys.begin, ", ", attend.keys.end,
+                     "); expected at least one of the tokens from 0 to kv_len ", attend.kv_len));
   }
   return absl::OkStatus();
 }

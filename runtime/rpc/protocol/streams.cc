@@ -227,6 +227,10 @@ absl::Status AttendReader::Start(const v1::AttendHeader& header) {
   request_.kv_len = header.kv_len();
   ANNULUS_RETURN_IF_ERROR(CheckPosition("q_start", request_.q_start));
   ANNULUS_RETURN_IF_ERROR(CheckPosition("kv_len", request_.kv_len));
+  request_.keys_begin = header.keys_begin();
+  ANNULUS_RETURN_IF_ERROR(CheckPosition("keys_begin", request_.keys_begin));
+  if (header.has_keys_end()) request_.keys_end = header.keys_end();
+  ANNULUS_RETURN_IF_ERROR(CheckPosition("keys_end", request_.keys_end.value_or(0)));
   ANNULUS_ASSIGN_OR_RETURN(q_, FromProto(header.q(), "q"));
   request_.pattern = header.pattern();
   if (!header.plan().empty()) {
