@@ -29,12 +29,12 @@ namespace annulus {
 // number with its first message.
 using PeerId = uint64_t;
 
-inline constexpr size_t kHeaderBytesMax = 4096;
-
+// Both parts may have any size; a transport that sends the first bytes of a message otherwise than
+// the rest sees to that itself.
 struct Message {
-  uint32_t type = 0;   // the protocol's own numbering
-  std::string header;  // ≤ kHeaderBytesMax bytes
-  Buffer payload;      // any size
+  uint32_t type = 0;  // the protocol's own numbering
+  std::string body;   // what it says
+  Buffer payload;     // the tensors that go with it, never copied on the way out
 };
 
 class Messenger {
@@ -56,8 +56,8 @@ class Messenger {
   // An unreachable address is reported by on_peer_down.
   virtual absl::StatusOr<PeerId> Connect(absl::string_view address) = 0;
 
-  // Queues a message. INVALID_ARGUMENT for an oversize header, NOT_FOUND for a peer that is down or
-  // unknown, RESOURCE_EXHAUSTED when the bytes queued to that peer exceed the messenger's limit.
+  // Queues a message. NOT_FOUND for a peer that is down or unknown, RESOURCE_EXHAUSTED when the
+  // bytes queued to that peer exceed the messenger's limit.
   virtual absl::Status Send(PeerId peer, Message message) = 0;
 
   // Drops the connection at once; what is queued is lost. No on_peer_down follows here.
@@ -79,7 +79,7 @@ class Messenger {
   // Ends a Wait, or the next one if there is none.
   virtual void Wake() = 0;
 
-  // Payload bytes of all messages sent and received so far, headers excluded.
+  // Payload bytes of all messages sent and received so far, bodies excluded.
   struct Counters {
     uint64_t bytes_sent = 0;
     uint64_t bytes_received = 0;

@@ -99,10 +99,6 @@ absl::StatusOr<PeerId> LocalCore::Connect(const std::shared_ptr<LocalNode>& node
 }
 
 absl::Status LocalCore::Send(LocalNode& node, PeerId peer, Message message) {
-  if (message.header.size() > kHeaderBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat("message.header is ", message.header.size(),
-                                                   " bytes, expected at most ", kHeaderBytesMax));
-  }
   std::lock_guard<std::mutex> lock(mutex_);
   const auto it = node.peers.find(peer);
   if (it == node.peers.end()) {

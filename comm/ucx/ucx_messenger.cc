@@ -18,12 +18,14 @@ constexpr uint8_t kGoodbye = 2;  // the sender disconnected
 // other side saw our goodbye, so few are needed.
 constexpr size_t kClosedMax = 4096;
 
-// Of UcxAm::kMessenger: a piece of a message's payload; the first one carries the message's header.
+// Of UcxAm::kMessenger: a piece of a message's data, which are its body, if that is too long for a
+// header (kUcxBodyBytesMax), then its payload. A shorter body is in the header of the first piece.
 struct MessengerHeader {
   uint64_t fabric;  // of the connection's opener
   uint64_t number;  // the opener's count of connections
   uint64_t sequence;
   uint64_t offset;
+  uint64_t body_bytes;  // of the data
   uint64_t payload_bytes;
   uint32_t type;
   uint8_t kind;
@@ -51,7 +53,7 @@ absl::StatusOr<PeerId> UcxMessenger::Connect(absl::string_view address) {
   const PeerId id = peer.id;
   Attach(peer, std::move(remote));
   Message hello;
-  hello.header = transport_.address().ToString();
+  hello.body = transport_.address().ToString();
   Transmit(peer, kHello, std::move(hello));
   transport_.WakeIfAsleep();
   return id;
@@ -63,10 +65,6 @@ void UcxMessenger::Attach(Peer& peer, UcxAddress remote) {
 }
 
 absl::Status UcxMessenger::Send(PeerId peer, Message message) {
-  if (message.header.size() > kHeaderBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat("message.header is ", message.header.size(),
-                                                   " bytes, expected at most ", kHeaderBytesMax));
-  }
   const auto lock = transport_.Lock();
   const auto it = keys_.find(peer);
   if (it == keys_.end()) {
@@ -74,9 +72,10 @@ absl::Status UcxMessenger::Send(PeerId peer, Message message) {
   }
   Peer& to = peers_.at(it->second);
   const size_t size_bytes = message.payload.size();
+  const size_t body_bytes = message.body.size() > kUcxBodyBytesMax ? message.body.size() : 0;
   const size_t queued_bytes = to.link->unsent_bytes();
   const size_t limit = transport_.options().queue_bytes_max;
-  if (queued_bytes != 0 && queued_bytes + size_bytes > limit) {
+  if (queued_bytes != 0 && queued_bytes + size_bytes + body_bytes > limit) {
     return absl::ResourceExhaustedError(absl::StrCat("peer ", peer, ": ", queued_bytes,
                                                      " bytes are queued, ", size_bytes,
                                                      " more exceed the limit of ", limit));
@@ -98,16 +97,26 @@ void UcxMessenger::Transmit(Peer& peer, uint8_t kind, Message message) {
   piece.type = message.type;
   piece.kind = kind;
   piece.to_opener = !peer.key.opener;
+  Buffer body;
+  if (message.body.size() > kUcxBodyBytesMax) {
+    body = Buffer::Copy(message.body.data(), message.body.size());
+    message.body.clear();
+  }
+  piece.body_bytes = body.size();
+  const size_t data_bytes = body.size() + message.payload.size();
   do {
+    const bool in_body = piece.offset < body.size();
+    const Buffer& part = in_body ? body : message.payload;
+    const size_t at = piece.offset - (in_body ? 0 : body.size());
     UcxSend send;
     send.am = UcxAm::kMessenger;
-    send.header = UcxHeader(piece, piece.offset == 0 ? message.header : std::string());
-    send.size_bytes = std::min<size_t>(kUcxChunkBytes, piece.payload_bytes - piece.offset);
-    if (send.size_bytes != 0) send.data = message.payload.data() + piece.offset;
-    send.keep = message.payload;
+    send.header = UcxHeader(piece, piece.offset == 0 ? message.body : std::string());
+    send.size_bytes = std::min<size_t>(kUcxChunkBytes, part.size() - at);
+    if (send.size_bytes != 0) send.data = part.data() + at;
+    send.keep = part;
     piece.offset += send.size_bytes;
     peer.link->Send(std::move(send));
-  } while (piece.offset < piece.payload_bytes);
+  } while (piece.offset < data_bytes);
 }
 
 void UcxMessenger::Disconnect(PeerId peer) {
@@ -143,20 +152,31 @@ void UcxMessenger::OnMessage(absl::Span<const std::byte> header, absl::Span<cons
     }
     return;
   }
-  if (data.size() > piece.payload_bytes || piece.offset > piece.payload_bytes - data.size()) return;
+  // Where the piece lies: in one of the two, whole.
+  const bool in_body = piece.offset < piece.body_bytes;
+  const uint64_t at = piece.offset - (in_body ? 0 : piece.body_bytes);
+  const uint64_t part_bytes = in_body ? piece.body_bytes : piece.payload_bytes;
+  if (data.size() > part_bytes || at > part_bytes - data.size()) return;
   Incoming& incoming = peer.incoming[piece.sequence];
-  if (incoming.message.payload.empty() && piece.payload_bytes != 0) {
-    incoming.message.payload = Buffer(piece.payload_bytes);
+  if (!incoming.begun) {
+    incoming.begun = true;
+    incoming.message.body.resize(piece.body_bytes);
+    if (piece.payload_bytes != 0) incoming.message.payload = Buffer(piece.payload_bytes);
+    incoming.data_bytes = piece.body_bytes + piece.payload_bytes;
   }
   if (piece.offset == 0) {
     incoming.has_header = true;
     incoming.is_hello = piece.kind == kHello;
     incoming.message.type = piece.type;
     const auto text = header.subspan(sizeof piece);
-    incoming.message.header.assign(reinterpret_cast<const char*>(text.data()), text.size());
+    if (piece.body_bytes == 0) {
+      incoming.message.body.assign(reinterpret_cast<const char*>(text.data()), text.size());
+    }
   }
-  if (!data.empty()) {
-    std::memcpy(incoming.message.payload.data() + piece.offset, data.data(), data.size());
+  if (!data.empty() && in_body) {
+    std::memcpy(incoming.message.body.data() + at, data.data(), data.size());
+  } else if (!data.empty()) {
+    std::memcpy(incoming.message.payload.data() + at, data.data(), data.size());
   }
   incoming.received_bytes += data.size();
   TakeComplete(peer);
@@ -167,10 +187,10 @@ void UcxMessenger::TakeComplete(Peer& peer) {
   for (auto it = peer.incoming.begin(); it != peer.incoming.end() && it->first == peer.next_in;
        it = peer.incoming.begin()) {
     Incoming& incoming = it->second;
-    if (!incoming.has_header || incoming.received_bytes < incoming.message.payload.size()) return;
+    if (!incoming.has_header || incoming.received_bytes < incoming.data_bytes) return;
     ++peer.next_in;
     if (incoming.is_hello) {
-      Greet(peer, incoming.message.header);
+      Greet(peer, incoming.message.body);
     } else if (peer.link != nullptr) {
       if (peer.id == 0) {
         peer.id = ++last_peer_;

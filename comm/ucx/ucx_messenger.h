@@ -44,6 +44,8 @@ class UcxMessenger final : public Messenger {
     Message message;
     bool is_hello = false;
     bool has_header = false;
+    bool begun = false;
+    size_t data_bytes = 0;  // to come in all, known once begun
     size_t received_bytes = 0;
   };
 

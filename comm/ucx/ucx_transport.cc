@@ -56,7 +56,7 @@ absl::Status UcxTransport::Init() {
   ucp_worker_attr_t attributes = {};
   attributes.field_mask = UCP_WORKER_ATTR_FIELD_MAX_AM_HEADER;
   ucp_worker_query(worker_.get(), &attributes);
-  if (attributes.max_am_header < kHeaderBytesMax + 512) {
+  if (attributes.max_am_header < kUcxHeaderBytesMax) {
     return absl::UnavailableError("UCX: these transports' headers are too small");
   }
   SetReceiver(UcxAm::kFabric, [this](absl::Span<const std::byte> header,

@@ -26,6 +26,11 @@ namespace annulus {
 // its own, which takes a third longer.
 inline constexpr size_t kUcxChunkBytes = 56 * 1024;
 
+// Of a message's body that goes in an active message's header, and of all of that header: UCX
+// bounds it.
+inline constexpr size_t kUcxBodyBytesMax = 4096;
+inline constexpr size_t kUcxHeaderBytesMax = kUcxBodyBytesMax + 512;
+
 // What the active messages mean; each kind has a header struct of its own.
 enum class UcxAm : unsigned { kFabric = 0, kMessenger = 1, kExchange = 2 };
 

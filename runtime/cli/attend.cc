@@ -39,7 +39,7 @@ Options OptionsOf(AttendFlags* flags) {
                       SetText(&flags->pattern));
   AddPositions(&options, &flags->positions);
   options.Add("workers", "N", "compute with N workers in this process (1)",
-              SetCount(&flags->workers, 1, kWorkersMax));
+              SetCount(&flags->workers, 1, kPlanWorkersMax));
   options.Add("endpoint", "HOST:PORT", "compute in the service there",
               SetParsed(&flags->endpoint, ParseEndpoint));
   options.Exclude("workers", "endpoint");

@@ -45,7 +45,7 @@ Options OptionsOf(ExplainFlags* flags) {
               SetCount(&flags->v_head_dim, 1, kDimMax));
   options.AddFlag("v-is-k-prefix", "V is K's first dims and moves no bytes of its own",
                   &problem.v_is_k_prefix);
-  options.Add("workers", "W", "workers (1)", SetCount(&problem.workers, 1, kWorkersMax));
+  options.Add("workers", "W", "workers (1)", SetCount(&problem.workers, 1, kPlanWorkersMax));
   options.AddRequired("pattern", "P", "which keys each query sees", SetText(&problem.pattern));
   options.Add("dtype", "f32|f16|bf16", "of q, k and v (bf16)",
               SetParsed(&problem.dtype, ParseDType));

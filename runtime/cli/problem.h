@@ -27,7 +27,7 @@ struct ProblemFlags {
   std::string pattern;
 };
 
-inline constexpr int kWorkersMax = 4096;
+inline constexpr int kPlanWorkersMax = 4096;
 
 // --q-start and --keys.
 void AddPositions(Options* options, ProblemFlags* problem);

@@ -18,11 +18,11 @@
 #include "runtime/cli/report.h"
 #include "runtime/cli/service_options.h"
 #include "runtime/cli/shared_options.h"
+#include "runtime/limits.h"
 
 namespace annulus {
 namespace {
 
-constexpr int kWorkersUpMax = 256;
 constexpr absl::Duration kStartTimeout = absl::Minutes(1);
 constexpr absl::Duration kStopTimeout = absl::Seconds(10);
 // They share the cores: so much longer for each of them.
@@ -47,7 +47,7 @@ struct UpFlags {
 
 Options OptionsOf(UpFlags* flags) {
   Options options("up", "A cluster on this machine, until SIGINT, SIGTERM or SIGHUP.");
-  options.Add("workers", "N", "workers (4)", SetCount(&flags->workers, 1, kWorkersUpMax));
+  options.Add("workers", "N", "workers (4)", SetCount(&flags->workers, 1, kWorkersHereMax));
   options.Add("listen", "HOST:PORT", "where clients find it (127.0.0.1, any port)",
               SetParsed(&flags->listen, ParseEndpoint));
   AddMachines(&options, &flags->machines);

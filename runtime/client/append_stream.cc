@@ -25,11 +25,12 @@ absl::StatusOr<AppendResult> StreamAppend(const std::shared_ptr<grpc::Channel>& 
   ToProto(request.k, header->mutable_k());
   if (request.v.tokens != 0) ToProto(request.v, header->mutable_v());
   header->set_piece_tokens(cut.piece_tokens);
-  ToProto(request.key, header->mutable_key());
+  header->mutable_key()->set_client(request.key.client);
+  header->mutable_key()->set_sequence(request.key.sequence);
 
   v1::AppendResult reply;
   grpc::ClientContext rpc;
-  SetDeadline(attempt.deadline, &rpc);
+  SetUpCall(attempt.deadline, &rpc);
   const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
   const auto stub = v1::Annulus::NewStub(channel);
   const auto stream = stub->Append(&rpc, &reply);

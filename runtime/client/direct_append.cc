@@ -87,16 +87,6 @@ class PackedPart {
   size_t packed_at_ = 0;  // what has been handed out of it
 };
 
-v1::DirectAppend MessageOf(const AppendRequest& piece) {
-  v1::DirectAppend message;
-  message.set_context(piece.context);
-  message.set_layer(piece.layer);
-  message.set_start(piece.start);
-  message.set_tokens(piece.k.tokens);
-  ToProto(piece.key, message.mutable_key());
-  return message;
-}
-
 }  // namespace
 
 DirectAppends::DirectAppends(std::shared_ptr<grpc::Channel> coordinator, int64_t chunk_bytes)
@@ -116,7 +106,7 @@ absl::Status DirectAppends::UploadPart(const AppendGrant& grant, const Layout& l
   ANNULUS_RETURN_IF_ERROR(CheckHostPort("a worker's data port", address));
   PackedPart part(grant.spec, layout, grant.ranks[holder], piece, chunk_bytes_);
   grpc::ClientContext rpc;
-  SetDeadline(attempt.deadline, &rpc);
+  SetUpCall(attempt.deadline, &rpc);
   const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
   const absl::Status status = PutUpload(ChannelTo(address), &rpc, grant.id, grant.secret,
                                         [&part](std::string* data) { return part.Next(data); });
@@ -132,7 +122,7 @@ absl::Status DirectAppends::UploadPart(const AppendGrant& grant, const Layout& l
 
 absl::Status DirectAppends::Upload(const v1::AppendGrant& message, const AppendRequest& piece,
                                    const Attempt& attempt) {
-  ANNULUS_ASSIGN_OR_RETURN(const AppendGrant grant, FromProto(message));
+  ANNULUS_ASSIGN_OR_RETURN(const AppendGrant grant, ReplyOf<AppendGrant>(message));
   ANNULUS_RETURN_IF_ERROR(ValidateSpec(grant.spec));
   ANNULUS_RETURN_IF_ERROR(CheckKv(grant.spec, piece.k, piece.v));
   const TokenRange tokens{piece.start, piece.start + piece.k.tokens};
@@ -167,7 +157,7 @@ absl::StatusOr<AppendResult> DirectAppends::Append(const AppendRequest& request,
                                                    const Attempt& attempt) {
   ANNULUS_ASSIGN_OR_RETURN(const AppendCut cut, CutAppend(request, kDirectPieceBytes));
   grpc::ClientContext rpc;
-  SetDeadline(attempt.deadline, &rpc);
+  SetUpCall(attempt.deadline, &rpc);
   const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
   const auto stub = v1::Annulus::NewStub(coordinator_);
   const auto stream = stub->AppendDirect(&rpc);
@@ -178,13 +168,20 @@ absl::StatusOr<AppendResult> DirectAppends::Append(const AppendRequest& request,
   while (open && next < cut.pieces()) {
     const AppendRequest piece = PieceOf(request, cut, next);
     v1::DirectReply reply;
-    open = stream->Write(MessageOf(piece)) && stream->Read(&reply);
+    v1::DirectAppend message;
+    ANNULUS_RETURN_IF_ERROR(ToProto(DirectAppend{.context = piece.context,
+                                                 .layer = piece.layer,
+                                                 .start = piece.start,
+                                                 .tokens = piece.k.tokens,
+                                                 .key = piece.key},
+                                    &message));
+    open = stream->Write(message) && stream->Read(&reply);
     if (open && reply.has_grant()) {
       failure = Upload(reply.grant(), piece, attempt);
       open = failure.ok() && stream->Read(&reply);
     }
     if (!open) break;
-    result = {.epoch = reply.result().epoch(), .tokens = reply.result().tokens()};
+    ANNULUS_ASSIGN_OR_RETURN(result, ReplyOf<AppendResult>(reply.result()));
     ++next;
     if (attempt.progress) attempt.progress(cut.bytes * next / cut.pieces(), cut.bytes);
   }

@@ -39,9 +39,7 @@ class GrpcTransport final : public Transport {
 
   absl::StatusOr<ContextInfo> CreateContext(const ContextSpec& spec,
                                             const Attempt& attempt) override {
-    v1::ContextSpec request;
-    ToProto(spec, &request);
-    return Unary<ContextInfo, v1::ContextInfo>(&v1::Annulus::Stub::CreateContext, request, attempt);
+    return Unary<ContextInfo>(&v1::Annulus::Stub::CreateContext, spec, attempt);
   }
 
   absl::StatusOr<AppendResult> Append(const AppendRequest& request,
@@ -70,25 +68,16 @@ class GrpcTransport final : public Transport {
   }
 
   absl::StatusOr<ContextInfo> Fork(const ForkRequest& request, const Attempt& attempt) override {
-    v1::ForkRequest message;
-    message.set_context(request.context);
-    if (request.tokens.has_value()) message.set_tokens(*request.tokens);
-    return Unary<ContextInfo, v1::ContextInfo>(&v1::Annulus::Stub::Fork, message, attempt);
+    return Unary<ContextInfo>(&v1::Annulus::Stub::Fork, request, attempt);
   }
 
   absl::StatusOr<ContextInfo> Truncate(const TruncateRequest& request,
                                        const Attempt& attempt) override {
-    v1::TruncateRequest message;
-    message.set_context(request.context);
-    message.set_tokens(request.tokens);
-    return Unary<ContextInfo, v1::ContextInfo>(&v1::Annulus::Stub::Truncate, message, attempt);
+    return Unary<ContextInfo>(&v1::Annulus::Stub::Truncate, request, attempt);
   }
 
   absl::Status Release(ContextId context, const Attempt& attempt) override {
-    v1::ContextRef request;
-    request.set_context(context);
-    v1::ReleaseResult reply;
-    return Call(&v1::Annulus::Stub::Release, request, &reply, attempt);
+    return Unary<Nothing>(&v1::Annulus::Stub::Release, ContextRef{context}, attempt).status();
   }
 
   std::vector<absl::Status> KeepAlive(absl::Span<const ContextId> contexts,
@@ -102,23 +91,18 @@ class GrpcTransport final : public Transport {
   }
 
   absl::StatusOr<ContextInfo> Describe(ContextId context, const Attempt& attempt) override {
-    v1::ContextRef request;
-    request.set_context(context);
-    return Unary<ContextInfo, v1::ContextInfo>(&v1::Annulus::Stub::Describe, request, attempt);
+    return Unary<ContextInfo>(&v1::Annulus::Stub::Describe, ContextRef{context}, attempt);
   }
 
   absl::StatusOr<std::vector<ContextInfo>> List(const ListRequest& request,
                                                 const Attempt& attempt) override {
-    v1::ListRequest message;
-    message.set_after(request.after);
-    message.set_limit(request.limit);
-    return Unary<std::vector<ContextInfo>, v1::ContextList>(&v1::Annulus::Stub::List, message,
-                                                            attempt);
+    ANNULUS_ASSIGN_OR_RETURN(ContextList list,
+                             Unary<ContextList>(&v1::Annulus::Stub::List, request, attempt));
+    return std::move(list.contexts);
   }
 
   absl::StatusOr<ClusterStatus> Status(const Attempt& attempt) override {
-    return Unary<ClusterStatus, v1::ClusterStatus>(&v1::Annulus::Stub::Status, v1::StatusRequest(),
-                                                   attempt);
+    return Unary<ClusterStatus>(&v1::Annulus::Stub::Status, Nothing(), attempt);
   }
 
   ConnectionState connection() const override {
@@ -137,22 +121,24 @@ class GrpcTransport final : public Transport {
   template <typename Reply, typename Request>
   using Method = grpc::Status (v1::Annulus::Stub::*)(grpc::ClientContext*, const Request&, Reply*);
 
+  template <typename Result, typename Reply, typename Request, typename Value>
+  absl::StatusOr<Result> Unary(Method<Reply, Request> method, const Value& value,
+                               const Attempt& attempt) {
+    Request request;
+    ANNULUS_RETURN_IF_ERROR(ToProto(value, &request));
+    Reply reply;
+    ANNULUS_RETURN_IF_ERROR(Call(method, request, &reply, attempt));
+    return ReplyOf<Result>(reply);
+  }
+
   template <typename Reply, typename Request>
   absl::Status Call(Method<Reply, Request> method, const Request& request, Reply* reply,
                     const Attempt& attempt) {
     ANNULUS_RETURN_IF_ERROR(AwaitConnection(attempt));
     grpc::ClientContext rpc;
-    SetDeadline(attempt.deadline, &rpc);
+    SetUpCall(attempt.deadline, &rpc);
     const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
     return Named(FromGrpc((stub_.get()->*method)(&rpc, request, reply)));
-  }
-
-  template <typename Result, typename Reply, typename Request>
-  absl::StatusOr<Result> Unary(Method<Reply, Request> method, const Request& request,
-                               const Attempt& attempt) {
-    Reply reply;
-    ANNULUS_RETURN_IF_ERROR(Call(method, request, &reply, attempt));
-    return FromProto(reply);
   }
 
   // gRPC brings a broken connection back only while somebody waits for it, else every 5 s: each
@@ -190,13 +176,15 @@ absl::Status GrpcTransport::WaitForService() {
     grpc::health::v1::HealthCheckResponse reply;
     grpc::ClientContext rpc;
     rpc.set_wait_for_ready(true);
-    SetDeadline(deadline, &rpc);
+    SetUpCall(deadline, &rpc);
     const grpc::Status status = stub->Check(&rpc, request, &reply);
     if (status.ok()) {
       if (reply.status() == grpc::health::v1::HealthCheckResponse::SERVING) {
         return absl::OkStatus();
       }
       last = "it answers that it is not serving";
+    } else if (status.error_code() == grpc::StatusCode::FAILED_PRECONDITION) {
+      return FromGrpc(status);  // another version of the protocol: waiting helps nobody
     } else if (status.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED) {
       last = status.error_message();
     }
@@ -213,24 +201,11 @@ absl::StatusOr<AttendResult> GrpcTransport::Attend(const AttendRequest& request,
   ANNULUS_RETURN_IF_ERROR(AwaitConnection(attempt));
   v1::AttendPart part;
   v1::AttendHeader* header = part.mutable_header();
-  header->set_context(request.context);
-  header->set_layer(request.layer);
-  header->set_q_start(request.q_start);
-  header->set_kv_len(request.kv_len);
-  header->set_keys_begin(request.keys_begin);
-  if (request.keys_end.has_value()) header->set_keys_end(*request.keys_end);
+  ANNULUS_RETURN_IF_ERROR(ToProto(request, header));
   ToProto(request.q, header->mutable_q());
-  header->set_pattern(request.pattern);
-  if (request.plan.has_value()) {
-    const absl::string_view plan = Name(*request.plan);
-    header->set_plan(plan.data(), plan.size());
-  }
-  header->set_scale(request.scale);
-  header->set_request_id(request.request_id);
-  header->set_trace(request.trace);
 
   grpc::ClientContext rpc;
-  SetDeadline(attempt.deadline, &rpc);
+  SetUpCall(attempt.deadline, &rpc);
   const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
   // The metadata leaves with the header, and the stream's end with the last data.
   rpc.set_initial_metadata_corked(true);

@@ -9,12 +9,12 @@
 #include "runtime/client/append_pieces.h"
 #include "runtime/client/transport.h"
 #include "runtime/coordinator/coordinator.h"
+#include "runtime/limits.h"
 #include "runtime/worker/worker.h"
 
 namespace annulus {
 namespace {
 
-constexpr int kWorkersMax = 256;
 constexpr int kThreadsMax = 1024;  // for computing, of all workers
 constexpr absl::Duration kJoinTimeout = absl::Seconds(30);
 
@@ -118,9 +118,9 @@ absl::Status InProcessTransport::Start(const InProcessOptions& options) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Transport>> MakeInProcessTransport(const InProcessOptions& options) {
-  if (options.workers < 1 || options.workers > kWorkersMax) {
+  if (options.workers < 1 || options.workers > kWorkersHereMax) {
     return absl::InvalidArgumentError(
-        absl::StrCat("workers: ", options.workers, "; expected 1 to ", kWorkersMax));
+        absl::StrCat("workers: ", options.workers, "; expected 1 to ", kWorkersHereMax));
   }
   const int threads_max = kThreadsMax / options.workers;
   if (options.threads < 0 || options.threads > threads_max) {

@@ -14,6 +14,7 @@
 #include "absl/time/clock.h"
 #include "runtime/client/cancel_watch.h"
 #include "runtime/rpc/annulus.grpc.pb.h"
+#include "runtime/rpc/protocol/channel.h"
 #include "runtime/rpc/protocol/steps.h"
 
 namespace annulus {
@@ -52,7 +53,7 @@ class StepStream::Connection {
  public:
   explicit Connection(const std::shared_ptr<grpc::Channel>& channel)
       : stub_(v1::Annulus::NewStub(channel)),
-        stream_(stub_->PrepareAsyncSteps(&context_, &queue_)) {
+        stream_(stub_->PrepareAsyncSteps(SetUp(&context_), &queue_)) {
     stream_->StartCall(Tag(kStart));
   }
 
@@ -107,6 +108,11 @@ class StepStream::Connection {
   void Cancel() { context_.TryCancel(); }
 
  private:
+  static grpc::ClientContext* SetUp(grpc::ClientContext* context) {
+    SetUpCall(absl::InfiniteFuture(), context);
+    return context;
+  }
+
   enum Event : intptr_t { kStart = 1, kRead, kWrite, kFinish };
 
   static void* Tag(Event event) { return reinterpret_cast<void*>(event); }

@@ -50,7 +50,7 @@ absl::StatusOr<PreparedWork> AppendWork::Prepare(const action::Admit& admit) {
   for (size_t i = 0; i < map.holders.size(); ++i) {
     const int rank = map.holders[i].rank;
     Buffer packed = PackAppend(map.spec, layout, rank, tokens, request_.k, request_.v);
-    work.messages.push_back({static_cast<int>(i), {wire::Encode(append, std::move(packed))}});
+    work.messages.push_back({static_cast<int>(i), wire::Encode(append, std::move(packed))});
   }
   return work;
 }
@@ -72,7 +72,7 @@ absl::StatusOr<PreparedWork> GrantWork::Prepare(const action::Admit& admit) {
         bytes == 0 ? wire::Encode(append)
                    : wire::Encode(wire::Expect{append, grant.secret, static_cast<uint64_t>(bytes),
                                                map.spec.dtype, deadline_ - clock_.Now()});
-    work.messages.push_back({static_cast<int>(i), {std::move(message)}});
+    work.messages.push_back({static_cast<int>(i), std::move(message)});
   }
   ANNULUS_RETURN_IF_ERROR(granted_(grant));
   return work;

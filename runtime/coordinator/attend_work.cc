@@ -126,10 +126,8 @@ absl::StatusOr<PreparedWork> AttendWork::Prepare(const action::Admit& admit) {
 
   begin = clock_.Now();
   const std::string& pattern = plan.problem().pattern.text();
-  const bool apart = pattern.size() > wire::kPatternInlineMax;
   wire::Attend attend{admit.call,  map.epoch,         map.storage,     request_.layer,
-                      plan.kind(), request_.q.tokens, request_.kv_len, apart ? "" : pattern,
-                      apart};
+                      plan.kind(), request_.q.tokens, request_.kv_len, pattern};
   attend.scale =
       request_.scale != 0 ? request_.scale : 1.0f / std::sqrt(static_cast<float>(spec.head_dim));
   attend.time_left = deadline_ - clock_.Now();
@@ -146,10 +144,7 @@ absl::StatusOr<PreparedWork> AttendWork::Prepare(const action::Admit& admit) {
     ANNULUS_RETURN_IF_ERROR(stop_.status());
     Buffer queries = PackQueries(plan, rank, request_.q);
     stats.bytes_moved += static_cast<int64_t>(queries.size());
-    RankMessages to{rank, {}};
-    if (apart) to.messages.push_back(wire::Encode(wire::LongPattern{pattern}));
-    to.messages.push_back(wire::Encode(attend, std::move(queries)));
-    work.messages.push_back(std::move(to));
+    work.messages.push_back({rank, wire::Encode(attend, std::move(queries))});
   }
   for (const WorkerLoad& load : planned_->cost.workers) {
     stats.workers.at(load.worker).work_pairs = load.work_pairs;
@@ -167,12 +162,12 @@ absl::StatusOr<PreparedWork> AttendWork::Prepare(const action::Admit& admit) {
 absl::Status AttendWork::OnAnswer(RankAnswer answer) {
   const absl::Time begin = clock_.Now();
   ANNULUS_RETURN_IF_ERROR(MergeAnswer(planned_->plan, answer.rank, answer.payload, merged_.view()));
-  const auto& done = std::get<wire::Done>(answer.done);
+  auto& done = std::get<wire::Done>(answer.done);
   WorkerShare& share = result_.stats.workers.at(answer.rank);
   share.bytes_sent = done.bytes_sent;
   share.bytes_received = done.bytes_received;
   result_.stats.bytes_moved += done.bytes_sent;
-  for (TraceSpan& span : answer.spans) {
+  for (TraceSpan& span : done.spans) {
     span.process = absl::StrCat("worker ", share.worker);
     result_.trace.push_back(std::move(span));
   }

@@ -17,10 +17,10 @@
 
 namespace annulus {
 
-// What one rank is sent, in order.
-struct RankMessages {
+// What one rank is sent.
+struct RankMessage {
   int rank = 0;
-  std::vector<Message> messages;
+  Message message;
 };
 
 // What one rank answered.
@@ -28,12 +28,11 @@ struct RankAnswer {
   int rank = 0;
   wire::Body done;  // a Done, or the StepDone of a Step
   Buffer payload;
-  std::vector<TraceSpan> spans;
 };
 
 // What a call sends. Ranks that are left out take no part.
 struct PreparedWork {
-  std::vector<RankMessages> messages;
+  std::vector<RankMessage> messages;
   std::vector<std::pair<size_t, absl::Status>> refused;  // as event::Prepared
 };
 

@@ -5,14 +5,12 @@
 #include <cstdint>
 
 #include "absl/time/time.h"
+#include "runtime/limits.h"
 
 namespace annulus {
 
 // Contexts that one List answers with.
 inline constexpr int kListMax = 1000;
-
-// Of one step's answer: what asks for more attends by Attend, whose answer is a stream.
-inline constexpr int64_t kStepAnswerBytesMax = int64_t{32} << 20;
 
 struct CoordinatorLimits {
   int64_t contexts_max = 4096;

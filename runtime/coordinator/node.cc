@@ -40,7 +40,7 @@ void CoordinatorNode::Prepared(CallId call, PreparedWork work) {
   const auto found = calls_.find(call);
   if (found == calls_.end()) return;
   event::Prepared prepared{call, {}, std::move(work.refused)};
-  for (const RankMessages& to : work.messages) prepared.ranks.push_back(to.rank);
+  for (const RankMessage& to : work.messages) prepared.ranks.push_back(to.rank);
   found->second.messages = std::move(work.messages);
   incoming_.push_back({std::move(prepared), {}});
 }
@@ -65,9 +65,6 @@ void CoordinatorNode::HandleAll() {
   while (!incoming_.empty()) {
     Incoming next = std::move(incoming_.front());
     incoming_.pop_front();
-    if (auto* heard = std::get_if<event::Heard>(&next.event)) {
-      if (auto* spans = std::get_if<wire::Spans>(&heard->body)) spans_[heard->peer] = *spans;
-    }
     Actions actions = core_.Handle(clock_.Now(), next.event);
     for (Action& action : actions) {
       std::visit([&](auto& act) { Do(act, next); }, action);
@@ -90,14 +87,12 @@ void CoordinatorNode::Do(action::Send& send, Incoming&) {
 }
 
 void CoordinatorNode::Do(action::SendTask& send, Incoming&) {
-  for (RankMessages& to : calls_.at(send.call).messages) {
-    if (to.rank != send.rank) continue;
-    for (Message& message : to.messages) SendOrReport(send.peer, send.call, std::move(message));
+  for (RankMessage& to : calls_.at(send.call).messages) {
+    if (to.rank == send.rank) SendOrReport(send.peer, send.call, std::move(to.message));
   }
 }
 
 void CoordinatorNode::Do(action::Drop& drop, Incoming&) {
-  spans_.erase(drop.peer);
   messenger_.Disconnect(drop.peer);
 }
 
@@ -107,12 +102,7 @@ void CoordinatorNode::Do(action::Admit& admit, Incoming&) {
 
 void CoordinatorNode::Do(action::Deliver& deliver, Incoming& cause) {
   auto& heard = std::get<event::Heard>(cause.event);
-  RankAnswer answer{deliver.rank, std::move(heard.body), std::move(cause.payload), {}};
-  const auto spans = spans_.find(heard.peer);
-  if (spans != spans_.end()) {
-    if (spans->second.request == deliver.call) answer.spans = std::move(spans->second.spans);
-    spans_.erase(spans);
-  }
+  RankAnswer answer{deliver.rank, std::move(heard.body), std::move(cause.payload)};
   Tell(deliver.call, std::move(answer));
 }
 

@@ -48,7 +48,7 @@ class CoordinatorNode {
  private:
   struct InFlight {
     CallListener listener;
-    std::vector<RankMessages> messages;  // prepared, not sent
+    std::vector<RankMessage> messages;  // prepared, not sent
   };
   // An event, and what came with it that the core does not see.
   struct Incoming {
@@ -82,8 +82,7 @@ class CoordinatorNode {
   CoordinatorCore core_;
   std::deque<Incoming> incoming_;
   std::map<CallId, InFlight> calls_;
-  std::optional<MoveWork> move_;         // of the context that moves
-  std::map<PeerId, wire::Spans> spans_;  // the last of each worker, until its Done
+  std::optional<MoveWork> move_;  // of the context that moves
 };
 
 }  // namespace annulus

@@ -199,7 +199,7 @@ absl::StatusOr<PreparedWork> StepWork::Prepare(const action::Admit& admit) {
   for (size_t rank = 0; rank < admit_.workers.size(); ++rank) {
     parts_.push_back(PartsOf(admit_.workers[rank]));
     if (parts_.back().empty()) continue;
-    work.messages.push_back({static_cast<int>(rank), {Pack(admit_.call, parts_.back())}});
+    work.messages.push_back({static_cast<int>(rank), Pack(admit_.call, parts_.back())});
   }
   return work;
 }
@@ -215,15 +215,15 @@ absl::Status StepWork::OnAnswer(RankAnswer answer) {
     const ContextSpec& spec = item.admitted->map->spec;
     const int64_t rows = requests_[part.item].q.tokens;
     const size_t bytes = PartialBytes(spec, rows, part.q_heads);
-    if (done.tensor_bytes - at < bytes) break;
+    if (answer.payload.size() - at < bytes) break;
     MergeHeads(item.merged.view(), part.q_heads.first,
                PartialIn(answer.payload.data() + at, rows, part.q_heads.count, spec.v_head_dim));
     at += bytes;
   }
-  if (at == done.tensor_bytes) return absl::OkStatus();
+  if (at == answer.payload.size()) return absl::OkStatus();
   return absl::DataLossError(absl::StrCat(
       "worker ", admit_.workers[static_cast<size_t>(answer.rank)], " answered a step with ",
-      done.tensor_bytes, " bytes of partials, which is not what was asked for"));
+      answer.payload.size(), " bytes of partials, which is not what was asked for"));
 }
 
 std::vector<absl::StatusOr<StepResult>> StepWork::TakeResults(const action::Finish& finish) && {

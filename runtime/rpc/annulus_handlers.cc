@@ -5,11 +5,13 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status.h"
 #include "runtime/rpc/annulus.grpc.pb.h"
 #include "runtime/rpc/handlers.h"
+#include "runtime/rpc/protocol/channel.h"
 #include "runtime/rpc/protocol/codec.h"
 #include "runtime/rpc/stall_watch.h"
 #include "runtime/rpc/step_streams.h"
@@ -27,11 +29,16 @@ CallContext ContextOf(const grpc::ServerContext* context) {
   return call;
 }
 
-// Answers a unary call: `fill` writes the message from the result.
-template <typename Result, typename Message>
-grpc::Status Answer(const absl::StatusOr<Result>& result, Message* message) {
-  if (result.ok()) ToProto(*result, message);
-  return ToGrpc(result.status());
+// Answers a unary call of a `Request`: `call` has its result.
+template <typename Request, typename Call>
+grpc::Status Unary(const grpc::ServerContext* context, const google::protobuf::MessageLite& message,
+                   google::protobuf::MessageLite* reply, Call call) {
+  if (absl::Status status = CheckProtocol(*context); !status.ok()) return ToGrpc(status);
+  const absl::StatusOr<Request> request = FromProto<Request>(message);
+  if (!request.ok()) return ToGrpc(request.status());
+  const auto result = call(*request);
+  if (!result.ok()) return ToGrpc(result.status());
+  return ToGrpc(ToProto(*result, reply));
 }
 
 class AnnulusHandlers final : public v1::Annulus::Service {
@@ -47,9 +54,9 @@ class AnnulusHandlers final : public v1::Annulus::Service {
 
   grpc::Status CreateContext(grpc::ServerContext* context, const v1::ContextSpec* request,
                              v1::ContextInfo* reply) override {
-    const absl::StatusOr<ContextSpec> spec = FromProto(*request);
-    if (!spec.ok()) return ToGrpc(spec.status());
-    return Answer(service_->CreateContext(*spec, ContextOf(context)), reply);
+    return Unary<ContextSpec>(context, *request, reply, [&](const ContextSpec& value) {
+      return service_->CreateContext(value, ContextOf(context));
+    });
   }
 
   grpc::Status Append(grpc::ServerContext* context, grpc::ServerReader<v1::AppendPart>* stream,
@@ -75,35 +82,47 @@ class AnnulusHandlers final : public v1::Annulus::Service {
 
   grpc::Status Fork(grpc::ServerContext* context, const v1::ForkRequest* request,
                     v1::ContextInfo* reply) override {
-    ForkRequest fork{.context = request->context(), .tokens = std::nullopt};
-    if (request->has_tokens()) fork.tokens = request->tokens();
-    return Answer(service_->Fork(fork, ContextOf(context)), reply);
+    return Unary<ForkRequest>(context, *request, reply, [&](const ForkRequest& value) {
+      return service_->Fork(value, ContextOf(context));
+    });
   }
 
   grpc::Status Truncate(grpc::ServerContext* context, const v1::TruncateRequest* request,
                         v1::ContextInfo* reply) override {
-    const TruncateRequest truncate{.context = request->context(), .tokens = request->tokens()};
-    return Answer(service_->Truncate(truncate, ContextOf(context)), reply);
+    return Unary<TruncateRequest>(context, *request, reply, [&](const TruncateRequest& value) {
+      return service_->Truncate(value, ContextOf(context));
+    });
   }
 
   grpc::Status List(grpc::ServerContext* context, const v1::ListRequest* request,
                     v1::ContextList* reply) override {
-    const ListRequest list{.after = request->after(), .limit = request->limit()};
-    return Answer(service_->List(list, ContextOf(context)), reply);
+    return Unary<ListRequest>(
+        context, *request, reply, [&](const ListRequest& value) -> absl::StatusOr<ContextList> {
+          ContextList list;
+          ANNULUS_ASSIGN_OR_RETURN(list.contexts, service_->List(value, ContextOf(context)));
+          return list;
+        });
   }
 
   grpc::Status Release(grpc::ServerContext* context, const v1::ContextRef* request,
                        v1::ReleaseResult* reply) override {
-    return ToGrpc(service_->Release(request->context(), ContextOf(context)));
+    return Unary<ContextRef>(
+        context, *request, reply, [&](const ContextRef& value) -> absl::StatusOr<Nothing> {
+          ANNULUS_RETURN_IF_ERROR(service_->Release(value.context, ContextOf(context)));
+          return Nothing();
+        });
   }
 
   grpc::Status Describe(grpc::ServerContext* context, const v1::ContextRef* request,
                         v1::ContextInfo* reply) override {
-    return Answer(service_->Describe(request->context(), ContextOf(context)), reply);
+    return Unary<ContextRef>(context, *request, reply, [&](const ContextRef& value) {
+      return service_->Describe(value.context, ContextOf(context));
+    });
   }
 
   grpc::Status KeepAlive(grpc::ServerContext* context, const v1::KeepAliveRequest* request,
                          v1::KeepAliveReply* reply) override {
+    if (absl::Status status = CheckProtocol(*context); !status.ok()) return ToGrpc(status);
     const std::vector<ContextId> contexts(request->contexts().begin(), request->contexts().end());
     if (std::ssize(contexts) > kKeepAliveMax) {
       return ToGrpc(absl::InvalidArgumentError(
@@ -115,7 +134,9 @@ class AnnulusHandlers final : public v1::Annulus::Service {
 
   grpc::Status Status(grpc::ServerContext* context, const v1::StatusRequest* request,
                       v1::ClusterStatus* reply) override {
-    return Answer(service_->Status(ContextOf(context)), reply);
+    return Unary<Nothing>(context, *request, reply, [&](const Nothing& value) {
+      return service_->Status(ContextOf(context));
+    });
   }
 
  private:
@@ -141,6 +162,7 @@ class AnnulusHandlers final : public v1::Annulus::Service {
 
   absl::Status DoAppend(grpc::ServerContext* context, grpc::ServerReader<v1::AppendPart>* stream,
                         v1::AppendResult* reply) {
+    ANNULUS_RETURN_IF_ERROR(CheckProtocol(*context));
     Admission::Ticket ticket(admission_);
     ANNULUS_RETURN_IF_ERROR(ticket.Enter());
     const CallContext call = ContextOf(context);
@@ -148,9 +170,7 @@ class AnnulusHandlers final : public v1::Annulus::Service {
         limits_, [&](int64_t bytes) { return ticket.Reserve(bytes); },
         [&](const AppendRequest& piece) -> absl::Status {
           ANNULUS_ASSIGN_OR_RETURN(const AppendResult result, service_->Append(piece, call));
-          reply->set_epoch(result.epoch);
-          reply->set_tokens(result.tokens);
-          return absl::OkStatus();
+          return ToProto(result, reply);
         });
     v1::AppendPart part;
     while (Read(context, stream, &part)) ANNULUS_RETURN_IF_ERROR(reader.Add(part));
@@ -160,26 +180,24 @@ class AnnulusHandlers final : public v1::Annulus::Service {
 
   absl::Status DoAppendDirect(grpc::ServerContext* context,
                               grpc::ServerReaderWriter<v1::DirectReply, v1::DirectAppend>* stream) {
+    ANNULUS_RETURN_IF_ERROR(CheckProtocol(*context));
     Admission::Ticket ticket(admission_);
     ANNULUS_RETURN_IF_ERROR(ticket.Enter());
     const CallContext call = ContextOf(context);
     const GrantSink granted = [&](const AppendGrant& grant) {
       v1::DirectReply reply;
-      ToProto(grant, reply.mutable_grant());
+      ANNULUS_RETURN_IF_ERROR(ToProto(grant, reply.mutable_grant()));
       return Write(context, stream, reply)
                  ? absl::OkStatus()
                  : absl::CancelledError("the caller went before its grant");
     };
     v1::DirectAppend message;
     while (Read(context, stream, &message)) {
-      ANNULUS_RETURN_IF_ERROR(CheckPosition("start", message.start()));
-      const DirectAppend request{message.context(), message.layer(), message.start(),
-                                 message.tokens(), FromProto(message.key())};
+      ANNULUS_ASSIGN_OR_RETURN(const DirectAppend request, FromProto<DirectAppend>(message));
       ANNULUS_ASSIGN_OR_RETURN(const AppendResult result,
                                service_->AppendDirect(request, granted, call));
       v1::DirectReply reply;
-      reply.mutable_result()->set_epoch(result.epoch);
-      reply.mutable_result()->set_tokens(result.tokens);
+      ANNULUS_RETURN_IF_ERROR(ToProto(result, reply.mutable_result()));
       if (!Write(context, stream, reply)) break;
     }
     return Gone(context, call);
@@ -187,6 +205,7 @@ class AnnulusHandlers final : public v1::Annulus::Service {
 
   absl::Status DoAttend(grpc::ServerContext* context,
                         grpc::ServerReaderWriter<v1::AttendReplyPart, v1::AttendPart>* stream) {
+    ANNULUS_RETURN_IF_ERROR(CheckProtocol(*context));
     Admission::Ticket ticket(admission_);
     ANNULUS_RETURN_IF_ERROR(ticket.Enter());
     const CallContext call = ContextOf(context);
@@ -198,7 +217,9 @@ class AnnulusHandlers final : public v1::Annulus::Service {
     ANNULUS_ASSIGN_OR_RETURN(const AttendResult result, service_->Attend(request, call));
 
     v1::AttendReplyPart reply;
-    ToProto(result, reply.mutable_header());
+    ANNULUS_RETURN_IF_ERROR(ToProto(result, reply.mutable_header()));
+    ToProto(result.out.view(), reply.mutable_header()->mutable_out());
+    ToProto(result.lse.view(), reply.mutable_header()->mutable_lse());
     const auto bytes = static_cast<int64_t>(result.out.size_bytes() + result.lse.size_bytes());
     const bool in_header = bytes <= kHeaderDataBytesMax;
     bool sent = in_header || Write(context, stream, reply);
@@ -219,6 +240,16 @@ class AnnulusHandlers final : public v1::Annulus::Service {
 };
 
 }  // namespace
+
+absl::Status CheckProtocol(const grpc::ServerContext& context) {
+  const auto named = context.client_metadata().find(kProtocolKey);
+  if (named == context.client_metadata().end()) return absl::OkStatus();
+  const absl::string_view version(named->second.data(), named->second.size());
+  if (version == kProtocolVersion) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "protocol: ", absl::CHexEscape(version.substr(0, 16)), " of the client; expected ",
+      kProtocolVersion, ", which the service speaks: use a client of the service's release"));
+}
 
 // Asking gRPC polls the connection, against the threads that read from it; a call of a few hundred
 // µs must not pay for that at each of its stages. So gRPC is asked every few ms only.

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 
+#include "absl/status/status.h"
 #include "comm/rendezvous.h"
 #include "runtime/coordinator/service.h"
 #include "runtime/rpc/admission.h"
@@ -24,6 +25,9 @@ class StepStreams;
 std::unique_ptr<grpc::Service> MakeAnnulusHandlers(Service* service, Admission* admission,
                                                    StepStreams* steps, StallWatch* stalls,
                                                    const StreamLimits& limits, int64_t chunk_bytes);
+
+// FAILED_PRECONDITION says which version of the protocol the caller speaks and which this is.
+absl::Status CheckProtocol(const grpc::ServerContext& context);
 
 // Whether the caller of an rpc has gone, for work that asks often. For one thread at a time; the
 // context outlives what is returned.

@@ -3,6 +3,8 @@
 #include <chrono>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/rpc/handlers.h"
+#include "runtime/rpc/protocol/codec.h"
 
 namespace annulus {
 namespace {
@@ -28,8 +30,10 @@ void HealthService::Shutdown() {
   changed_.notify_all();
 }
 
-grpc::Status HealthService::Check(grpc::ServerContext*, const HealthCheckRequest* request,
+grpc::Status HealthService::Check(grpc::ServerContext* context, const HealthCheckRequest* request,
                                   HealthCheckResponse* reply) {
+  // Clients ask here as they connect.
+  if (absl::Status status = CheckProtocol(*context); !status.ok()) return ToGrpc(status);
   if (!Knows(request->service())) return {grpc::StatusCode::NOT_FOUND, "no such service"};
   const std::lock_guard<std::mutex> lock(mutex_);
   reply->set_status(serving_ ? HealthCheckResponse::SERVING : HealthCheckResponse::NOT_SERVING);

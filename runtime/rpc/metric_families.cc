@@ -16,7 +16,7 @@ using prometheus::MetricFamily;
 using prometheus::MetricType;
 
 // Workers whose heartbeat is told by name: as many series as workers come and go.
-constexpr int kWorkersMax = 1024;
+constexpr int kWorkersToldMax = 1024;
 
 ClientMetric Value(MetricType type, double value, std::vector<ClientMetric::Label> labels) {
   ClientMetric metric;
@@ -91,7 +91,7 @@ void AddBlocks(const ClusterStatus& status, Families* families) {
 void AddHeartbeats(const ClusterStatus& status, Families* families) {
   int told = 0;
   for (const WorkerStatus& worker : status.workers) {
-    if (worker.state == "lost" || worker.state == "left" || ++told > kWorkersMax) continue;
+    if (worker.state == "lost" || worker.state == "left" || ++told > kWorkersToldMax) continue;
     families->AddGauge("annulus_heartbeat_age_seconds", "Since a worker's last sign of life.",
                        worker.heartbeat_age_s, {{"worker", absl::StrCat(worker.id)}});
   }

@@ -102,7 +102,7 @@ class RpcRendezvous final : public Rendezvous {
     v1::PutResult reply;
     grpc::ClientContext context;
     context.set_wait_for_ready(true);
-    SetDeadline(absl::Now() + kPutTimeout, &context);
+    SetUpCall(absl::Now() + kPutTimeout, &context);
     return Named(stub_->Put(&context, request, &reply), key);
   }
 
@@ -113,7 +113,7 @@ class RpcRendezvous final : public Rendezvous {
       v1::KeyValue reply;
       grpc::ClientContext context;
       context.set_wait_for_ready(true);
-      SetDeadline(deadline, &context);
+      SetUpCall(deadline, &context);
       const grpc::Status status = stub_->Get(&context, request, &reply);
       if (status.ok()) return reply.value();
       // The service waits less long than the caller may want to, and may restart meanwhile.

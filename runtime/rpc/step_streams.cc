@@ -36,6 +36,7 @@ bool StepStreams::SetBusy(grpc::ServerContext* context, bool busy) {
 }
 
 absl::Status StepStreams::Serve(grpc::ServerContext* context, Stream* stream) {
+  ANNULUS_RETURN_IF_ERROR(CheckProtocol(*context));
   ANNULUS_RETURN_IF_ERROR(Open(context));
   v1::StepBatch batch;
   bool broken = false;

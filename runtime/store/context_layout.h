@@ -7,17 +7,11 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "runtime/limits.h"
 #include "runtime/types.h"
 #include "sharding/plan.h"
 
 namespace annulus {
-
-// Tokens of one context at most, so that no product of sizes overflows.
-inline constexpr int64_t kContextTokensMax = int64_t{1} << 34;
-
-// Of a context's query heads, and of each head's K and V.
-inline constexpr int kHeadsMax = 4096;
-inline constexpr int kHeadDimMax = 576;
 
 // INVALID_ARGUMENT names the field, its value and what is expected.
 absl::Status ValidateSpec(const ContextSpec& spec);

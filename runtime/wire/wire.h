@@ -1,5 +1,5 @@
-// What a coordinator and its workers say to each other, as values, and their encoding in messages.
-// Decode trusts nothing: what it returns has enums in range and counts that make sense.
+// What a coordinator and its workers say to each other, as values, and their encoding in messages
+// (fields.h). Decode trusts nothing: what it returns has enums in range and counts that make sense.
 //
 // Life of a link: the worker connects and says Hello until it gets Welcome; from then on it sends a
 // Heartbeat every period and the coordinator answers each with HeartbeatSeen. A worker that had
@@ -27,7 +27,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 10;
+inline constexpr uint32_t kProtocol = 11;
 
 // Worker → coordinator.
 struct Hello {
@@ -49,6 +49,12 @@ struct Welcome {
 
 // Coordinator → worker, instead of Welcome: that worker did before what no worker does.
 struct Fenced {};
+
+// Coordinator → worker, instead of Welcome: why this worker cannot be taken in as it is. It, Hello
+// and the numbers of these two messages stay as they are in every version of the protocol.
+struct Refused {
+  std::string why;
+};
 
 // A worker beside those of Open::addresses, one for each rank: it holds the same as `rank` does,
 // and answers no queries.
@@ -168,11 +174,6 @@ struct Fork {
   std::vector<int64_t> tokens;  // by layer
 };
 
-// The pattern of the Attend that follows, when it is too long for a header.
-struct LongPattern {
-  std::string text;
-};
-
 // One rank's part of a plan, which the worker builds again from these values and the context's
 // layout. The payload is PackQueries of the rank. The exchange's channel is `request`.
 struct Attend {
@@ -184,7 +185,6 @@ struct Attend {
   int64_t q_tokens = 0;
   int64_t kv_tokens = 0;
   std::string pattern;
-  bool pattern_apart = false;  // `pattern` came in a LongPattern before
   float scale = 0;
   // Until the deadline, and not the deadline itself: clocks of machines differ.
   absl::Duration time_left = absl::InfiniteDuration();
@@ -216,8 +216,7 @@ struct StepItem {
 struct Step {
   uint64_t request = 0;
   absl::Duration time_left = absl::InfiniteDuration();
-  std::vector<StepItem> items;  // at most kStepsAtOnceMax
-  size_t tensor_bytes = 0;      // the sum of theirs: what Decode found in the payload
+  std::vector<StepItem> items;  // at most kStepsAtOnceMax; their tensors are the payload's bytes
 };
 
 struct Cancel {
@@ -239,6 +238,7 @@ struct Done {
   int64_t context_kv_bytes = 0;  // that the context holds on this worker now
   int64_t bytes_sent = 0;        // of an Attend: payload, as RankResult
   int64_t bytes_received = 0;
+  std::vector<TraceSpan> spans = {};  // of a traced Attend; `process` is the receiver's to fill
 };
 
 // What became of each item of a Step, in its order. The payload's tensors are the partials of those
@@ -250,24 +250,14 @@ struct StepItemDone {
 struct StepDone {
   uint64_t request = 0;
   std::vector<StepItemDone> items;
-  size_t tensor_bytes = 0;  // what Decode found in the payload
 };
 
-// What the worker did for a traced Attend; comes before its Done.
-struct Spans {
-  uint64_t request = 0;
-  std::vector<TraceSpan> spans;  // `process` is the receiver's to fill
-};
-
-using Body = std::variant<Hello, Welcome, Heartbeat, HeartbeatSeen, Open, Append, Trim, LongPattern,
-                          Attend, Cancel, Release, Done, Spans, Truncate, Fork, Step, StepDone,
-                          Fenced, Inventory, Resume, Expect, Read>;
+using Body = std::variant<Hello, Refused, Welcome, Heartbeat, HeartbeatSeen, Open, Append, Trim,
+                          Attend, Cancel, Release, Done, Truncate, Fork, Step, StepDone, Fenced,
+                          Inventory, Resume, Expect, Read>;
 
 // A payload of tensors goes only with Append, Attend, Done (of an Attend or a Read), Step and
-// StepDone. A body that is too large for a header, as those of large Steps, is copied behind them;
-// the others stay small, as patterns of more than kPatternInlineMax bytes go apart and an error
-// message is cut.
-inline constexpr size_t kPatternInlineMax = 2048;
+// StepDone.
 inline constexpr size_t kSecretBytes = 16;
 inline constexpr uint64_t kExpectBytesMax = uint64_t{1} << 40;
 Message Encode(const Body& body, Buffer tensors = {});

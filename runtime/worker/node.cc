@@ -100,7 +100,6 @@ void WorkerNode::Vanish(absl::Status why) {
   answer_wait_ = options_.heartbeat_timeout;
   inventory_asked_ = inventory_taken_ = false;
   inventory_.clear();
-  long_pattern_.clear();
   Disconnect();
   if (options_.grants != nullptr) options_.grants->RevokeAll();
   CancelAll();
@@ -197,11 +196,11 @@ void WorkerNode::OnMessage(PeerId from, Message message) {
     if (state_ != State::kReady) OnWelcome(*welcome);
   } else if (std::holds_alternative<wire::Fenced>(*body)) {
     Lose(absl::AbortedError("it refuses this worker, which did what no worker does"));
+  } else if (const auto* refused = std::get_if<wire::Refused>(&*body)) {
+    Lose(absl::FailedPreconditionError(refused->why));
   } else if (const auto* cancel = std::get_if<wire::Cancel>(&*body)) {
     const auto running = running_.find(cancel->request);
     if (running != running_.end()) running->second->store(true);
-  } else if (auto* pattern = std::get_if<wire::LongPattern>(&*body)) {
-    long_pattern_ = std::move(pattern->text);
   } else if (auto* expect = std::get_if<wire::Expect>(&*body)) {
     if (options_.grants == nullptr) {
       return Lose(absl::InternalError("it expects an upload where there is no data port"));
@@ -241,7 +240,6 @@ void WorkerNode::OnTask(wire::Body body, Buffer payload) {
     request = append->request;
     must = false;
   } else if (auto* attend = std::get_if<wire::Attend>(&body)) {
-    if (attend->pattern_apart) attend->pattern = std::exchange(long_pattern_, std::string());
     request = attend->request;
     must = false;
     task.deadline = clock_.Now() + attend->time_left;

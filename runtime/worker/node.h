@@ -111,7 +111,6 @@ class WorkerNode {
   bool inventory_asked_ = false;
   bool inventory_taken_ = false;
   std::vector<Message> inventory_;  // to be sent to the next coordinator
-  std::string long_pattern_;        // of the Attend that comes next
   std::map<uint64_t, std::shared_ptr<std::atomic<bool>>> running_;  // cancel flags by request
 };
 

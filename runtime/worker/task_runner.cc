@@ -86,9 +86,7 @@ TaskOutcome TaskRunner::Run(WorkerTask task) {
   TaskOutcome outcome;
   outcome.request = done.request;
   if (done.request == 0) return outcome;
-  if (!spans.empty()) {
-    outcome.messages.push_back(wire::Encode(wire::Spans{done.request, std::move(spans)}));
-  }
+  done.spans = std::move(spans);
   done.context_kv_bytes = store_.ContextBytes(context);
   outcome.messages.push_back(wire::Encode(std::move(done), std::move(answer)));
   return outcome;

@@ -69,8 +69,7 @@ struct Pair {
     REQUIRE(node.messenger().Send(peer, {1, text, Buffer(8192)}).ok());
     return fabrics.PollUntil(
         {&node.messenger()},
-        [&] { return !node.messages.empty() && node.messages.back().second.header == text; },
-        limit);
+        [&] { return !node.messages.empty() && node.messages.back().second.body == text; }, limit);
   }
 
   TestFabrics fabrics;

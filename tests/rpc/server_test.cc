@@ -43,6 +43,42 @@ TEST_CASE("hostile streams are refused by name and the server lives on") {
   CHECK(raw.service.calls == 1);
 }
 
+TEST_CASE("a caller of another version of the protocol is refused in words, one of none served") {
+  const RawServer raw;
+  const auto status_of = [&](const char* version) {
+    grpc::ClientContext context;
+    if (version != nullptr) context.AddMetadata(kProtocolKey, version);
+    v1::ClusterStatus reply;
+    return raw.stub->Status(&context, v1::StatusRequest(), &reply);
+  };
+  CHECK(status_of(nullptr).ok());
+  CHECK(status_of(kProtocolVersion).ok());
+  CHECK(status_of("2").error_code() == grpc::StatusCode::FAILED_PRECONDITION);
+  CHECK(status_of("2").error_message() ==
+        "protocol: 2 of the client; expected 1, which the service speaks: use a client of the "
+        "service's release");
+
+  // A client learns it as it connects, and where it has a stream open already.
+  grpc::ClientContext check;
+  check.AddMetadata(kProtocolKey, "2");
+  grpc::health::v1::HealthCheckResponse health;
+  CHECK(grpc::health::v1::Health::NewStub(raw.channel)
+            ->Check(&check, grpc::health::v1::HealthCheckRequest(), &health)
+            .error_code() == grpc::StatusCode::FAILED_PRECONDITION);
+  grpc::ClientContext steps;
+  steps.AddMetadata(kProtocolKey, "2");
+  CHECK(raw.stub->Steps(&steps)->Finish().error_code() == grpc::StatusCode::FAILED_PRECONDITION);
+}
+
+TEST_CASE("a tensor of another layout is refused by name") {
+  const RawServer raw;
+  v1::AttendPart header = Header("f32", 1, 1, 8);
+  header.mutable_header()->mutable_q()->set_layout("HND");
+  const grpc::Status status = raw.Attend({header, Data(32)});
+  CHECK(status.error_code() == grpc::StatusCode::INVALID_ARGUMENT);
+  CHECK(status.error_message() == "q.layout: HND; expected NHD, which is [tokens, heads, dim]");
+}
+
 TEST_CASE("bytes that are no message are refused and the server lives on") {
   const RawServer raw;
   const uint64_t seed = 5;

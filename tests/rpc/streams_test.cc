@@ -322,14 +322,15 @@ TEST_CASE("mutated specs are refused or read") {
   const uint64_t seed = 97;
   Rng rng(seed);
   v1::ContextSpec good;
-  ToProto(ContextSpec{.heads = 8, .kv_heads = 4, .head_dim = 64, .v_head_dim = 64}, &good);
-  REQUIRE(FromProto(good).ok());
+  const ContextSpec value{.heads = 8, .kv_heads = 4, .head_dim = 64, .v_head_dim = 64};
+  REQUIRE(ToProto(value, &good).ok());
+  REQUIRE(FromProto<ContextSpec>(good).ok());
   int refused = 0;
   for (int round = 0; round < 20'000; ++round) {
     CAPTURE(seed, round);
     v1::ContextSpec mutated;
     if (!mutated.ParseFromString(Mutate(good.SerializeAsString(), &rng))) continue;
-    const auto spec = FromProto(mutated);
+    const auto spec = FromProto<ContextSpec>(mutated);
     REQUIRE((spec.ok() || absl::IsInvalidArgument(spec.status())));
     refused += !spec.ok();
   }
@@ -338,16 +339,16 @@ TEST_CASE("mutated specs are refused or read") {
 
 TEST_CASE("a spec's texts are named when they mean nothing") {
   v1::ContextSpec spec;
-  ToProto(ContextSpec{}, &spec);
+  REQUIRE(ToProto(ContextSpec{}, &spec).ok());
   v1::ContextSpec bad = spec;
   bad.set_dtype("int8");
-  CHECK(Message(FromProto(bad).status()).find("spec.dtype: ") == 0);
+  CHECK(Message(FromProto<ContextSpec>(bad).status()).find("dtype: ") == 0);
   bad = spec;
   bad.set_placement("");
-  CHECK(Message(FromProto(bad).status()).find("spec.placement: ") == 0);
+  CHECK(Message(FromProto<ContextSpec>(bad).status()).find("placement: ") == 0);
   bad = spec;
   bad.set_partition("block-cyclic:0");
-  CHECK(Message(FromProto(bad).status()).find("spec.partition: ") == 0);
+  CHECK(Message(FromProto<ContextSpec>(bad).status()).find("partition: ") == 0);
 }
 
 }  // namespace

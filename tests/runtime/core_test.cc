@@ -44,6 +44,21 @@ TEST_CASE("An append commits when every rank has it, and not before") {
         "start: 99; expected 100, the layer's committed tokens");
 }
 
+TEST_CASE("A worker of another protocol is told what to do") {
+  Driver d(1);
+  wire::Hello hello;
+  hello.protocol = wire::kProtocol - 1;
+  const Actions actions = d.Handle(event::Heard{99, hello});
+  const auto sent = All<action::Send>(actions);
+  REQUIRE(sent.size() == 1);
+  CHECK(sent[0].peer == 99);
+  CHECK(std::get<wire::Refused>(sent[0].body).why ==
+        absl::StrCat("protocol: ", wire::kProtocol - 1, " of the worker; expected ",
+                     wire::kProtocol,
+                     ", which the coordinator speaks: run the same release of annulus on both"));
+  CHECK(d.core.Status(d.now).workers.size() == 1);
+}
+
 TEST_CASE("A failed append trims every rank and can be tried again") {
   Driver d(2);
   const ContextId id = d.Create({11, 12});

@@ -67,7 +67,7 @@ TEST_CASE("CreateContext names the field that makes no sense") {
   refused("lease", [](ContextSpec& spec) { spec.lease = -1; });
   refused("lease", [](ContextSpec& spec) { spec.lease = 1e12; });
   refused("lease", [](ContextSpec& spec) { spec.lease = std::nan(""); });
-  refused("size of patterns", [](ContextSpec& spec) { spec.patterns.resize(3, "full"); });
+  refused("patterns: 3", [](ContextSpec& spec) { spec.patterns.resize(3, "full"); });
   refused("patterns[0]", [](ContextSpec& spec) { spec.patterns = {"windows(3)"}; });
   refused("bytes of patterns",
           [](ContextSpec& spec) { spec.patterns = {std::string(1 << 20, ' ') + "full"}; });

@@ -42,15 +42,15 @@ struct OneWorker {
 
     begin = absl::Now();
     WorkerTask task;
-    task.body = wire::Decode(prepared.messages.at(0).messages.at(0)).value();
-    task.payload = std::move(prepared.messages[0].messages[0].payload);
+    task.body = wire::Decode(prepared.messages.at(0).message).value();
+    task.payload = std::move(prepared.messages[0].message.payload);
     task.cancel = std::make_shared<std::atomic<bool>>(false);
     Message answer = runner.Run(task, [](ContextId, uint64_t) { return absl::OkStatus(); });
     worker_best = std::min(worker_best, absl::Now() - begin);
 
     begin = absl::Now();
     const wire::Body done = wire::Decode(answer).value();
-    ANNULUS_CHECK(work.OnAnswer({0, done, std::move(answer.payload), {}}).ok());
+    ANNULUS_CHECK(work.OnAnswer({0, done, std::move(answer.payload)}).ok());
     action::Finish finish;
     finish.items = {{absl::OkStatus(), 1, request.start + request.k.tokens}};
     auto results = std::move(work).TakeResults(finish);

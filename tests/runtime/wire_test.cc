@@ -24,15 +24,16 @@ ContextSpec SomeSpec() {
 Step OneStep() {
   Step step;
   step.items = {{1, 2, 3, 4, 5, 6, 0.5f, "causal", 64, 32}};
-  step.tensor_bytes = 96;
   return step;
 }
 
 // As many bytes of tensors as the body speaks of.
 Buffer TensorsOf(const Body& body) {
-  if (const auto* step = std::get_if<Step>(&body)) return Buffer(step->tensor_bytes);
-  if (const auto* done = std::get_if<StepDone>(&body)) return Buffer(done->tensor_bytes);
-  return {};
+  size_t bytes = 0;
+  if (const auto* step = std::get_if<Step>(&body)) {
+    for (const StepItem& item : step->items) bytes += item.append_bytes + item.query_bytes;
+  }
+  return Buffer(bytes);
 }
 
 template <typename T>
@@ -71,7 +72,7 @@ TEST_CASE("Messages come back as they were") {
   CHECK(open.addresses[1].size() == 5000);
   CHECK(open.spec.partition == SomeSpec().partition);
   CHECK(open.spec.placement == Placement::kMesh);
-  Attend attend{9, 8, 7, 2, PlanKind::kMesh, 10, 1000, "causal", false, 0.5f};
+  Attend attend{9, 8, 7, 2, PlanKind::kMesh, 10, 1000, "causal", 0.5f};
   attend.q_start = 2000;
   attend.keys = {10, 20};
   CHECK(RoundTrip(attend).time_left == absl::InfiniteDuration());
@@ -85,7 +86,7 @@ TEST_CASE("Messages come back as they were") {
   const Done done = RoundTrip(Done{1, 2, absl::DataLossError(std::string(9999, 'x')), 3, 4, 5});
   CHECK(absl::IsDataLoss(done.status));
   CHECK(done.bytes_received == 5);
-  CHECK(RoundTrip(Spans{1, {{"", "step", 10, 20}}}).spans.at(0).end_ns == 20);
+  CHECK(RoundTrip(Done{1, 2, {}, 3, 4, 5, {{"", "step", 10, 20}}}).spans.at(0).end_ns == 20);
   CHECK(RoundTrip(Release{1, 2, 3}).context == 3);
   CHECK(RoundTrip(Trim{1, 2, 3}).tokens == 3);
   CHECK(RoundTrip(Truncate{1, 2, 3, 4}).tokens == 4);
@@ -99,47 +100,41 @@ TEST_CASE("Messages come back as they were") {
   CHECK(spec_back.kv_efficient);
   Step step;
   step.items.assign(kStepsAtOnceMax, {1, 2, 3, 4, 5, 6, 0.5f, "window(7)", 16, 8});
-  step.tensor_bytes = kStepsAtOnceMax * 24;
   const Step step_back = RoundTrip(step);
   CHECK(step_back.items.size() == kStepsAtOnceMax);
   CHECK(step_back.items[9].pattern == "window(7)");
-  CHECK(step_back.tensor_bytes == step.tensor_bytes);
   StepDone step_done;
   step_done.items = {{absl::OkStatus(), 5}, {absl::AbortedError("x"), 6}};
-  step_done.tensor_bytes = 100;
   CHECK(absl::IsAborted(RoundTrip(step_done).items.at(1).status));
-  CHECK(RoundTrip(step_done).tensor_bytes == 100);
 }
 
-TEST_CASE("Bodies fit a header, with the largest pattern that goes inline") {
-  Attend attend{.request = ~0u,
-                .epoch = ~0u,
-                .context = ~0u,
-                .layer = 1023,
-                .plan = PlanKind::kMesh,
-                .q_tokens = 1 << 30,
-                .kv_tokens = 1 << 30,
-                .pattern = std::string(kPatternInlineMax, 'p'),
-                .q_start = kContextTokensMax,
-                .keys = {1 << 29, 1 << 30}};
-  CHECK(Encode(attend, Buffer(10)).header.size() <= kHeaderBytesMax);
-  CHECK(Encode(attend, Buffer(10)).payload.size() == 10);
-}
-
-TEST_CASE("A payload is the tensors alone, until the body is too large for a header") {
-  const auto payload_of = [](size_t items) {
-    Step step;
-    step.items.assign(items, {1, 2, 3, 4, 5, 6, 0.5f, "causal", 16, 8});
-    step.tensor_bytes = items * 24;
-    Buffer tensors(step.tensor_bytes);
-    std::fill_n(tensors.data(), tensors.size(), std::byte{7});
-    return Encode(step, tensors).payload;
+TEST_CASE("What is refused is named, with its value and what was expected") {
+  const auto why = [](const Body& body) {
+    return std::string(Decode(Encode(body, TensorsOf(body))).status().message());
   };
-  CHECK(payload_of(64).size() == size_t{64} * 24);
-  const Buffer large = payload_of(kStepsAtOnceMax);
-  CHECK(large.size() > kStepsAtOnceMax * 24 + kHeaderBytesMax);
-  CHECK(std::all_of(large.data(), large.data() + kStepsAtOnceMax * 24,
-                    [](std::byte b) { return b == std::byte{7}; }));
+  Step step = OneStep();
+  step.items.push_back(step.items[0]);
+  step.items[1].layer = -1;
+  CHECK(why(step) == "Step.items[1].layer: -1; expected 0 to 1023");
+  Open open{5, 6, 7, SomeSpec(), 1, {"a"}};
+  CHECK(why(open) == "Open.rank: 1; expected at most the last rank, 0");
+  open.spec.kv_heads = 0;
+  CHECK(why(open) == "Open.spec.kv_heads: 0; expected 1 to 1024");
+  open.spec.kv_heads = 3;
+  CHECK(why(open) == "Open.spec.heads: 8; expected a multiple of kv_heads 3 up to 4096");
+  CHECK(why(Resume{}) == "Resume.addresses: 0 elements; expected 1 to 65536");
+  Message odd = Encode(Read{1, 2, 3, 4, 5, 6});
+  odd.body += '\x0b';  // the end of a group that never began
+  CHECK(Decode(odd).status().message() == "Read: does not parse; expected protobuf");
+}
+
+TEST_CASE("A payload is the tensors alone, however long the body is") {
+  Step step;
+  step.items.assign(kStepsAtOnceMax, {1, 2, 3, 4, 5, 6, 0.5f, "causal", 16, 8});
+  const Buffer tensors = TensorsOf(step);
+  const Message message = Encode(step, tensors);
+  CHECK(message.payload.data() == tensors.data());
+  CHECK(message.payload.size() == size_t{kStepsAtOnceMax} * 24);
 }
 
 TEST_CASE("Damaged messages are refused, not believed") {
@@ -163,7 +158,7 @@ TEST_CASE("Damaged messages are refused, not believed") {
              .q_start = 5000,
              .keys = {3, 800}},
       Done{1, 2, absl::DataLossError("x"), 3, 4, 5},
-      Spans{1, {{"", "step", 10, 20}}},
+      Done{1, 2, {}, 3, 4, 5, {{"", "step", 10, 20}}},
       Fork{1, 2, 3, 4, {5, 6}},
       Inventory{6, 7, SomeSpec(), 1, {"a", "b"}, std::vector<LayerState>(SomeSpec().layers)},
       Resume{6, 7, {"a"}, {{5}, {6}}},
@@ -174,10 +169,10 @@ TEST_CASE("Damaged messages are refused, not believed") {
     const Body& sent = bodies[rng.Below(bodies.size())];
     Message message = Encode(sent, TensorsOf(sent));
     const uint64_t edits = rng.Between(1, 4);
-    for (uint64_t e = 0; e < edits && !message.header.empty(); ++e) {
-      message.header[rng.Below(message.header.size())] = static_cast<char>(rng.Next());
+    for (uint64_t e = 0; e < edits && !message.body.empty(); ++e) {
+      message.body[rng.Below(message.body.size())] = static_cast<char>(rng.Next());
     }
-    if (rng.Below(4) == 0) message.header.resize(rng.Below(message.header.size() + 1));
+    if (rng.Below(4) == 0) message.body.resize(rng.Below(message.body.size() + 1));
     if (rng.Below(4) == 0 && !message.payload.empty()) {
       message.payload.data()[rng.Below(message.payload.size())] =
           static_cast<std::byte>(rng.Next());
@@ -208,8 +203,7 @@ TEST_CASE("Damaged messages are refused, not believed") {
     } else if (const auto* step = std::get_if<Step>(&*body)) {
       size_t bytes = 0;
       for (const StepItem& item : step->items) bytes += item.append_bytes + item.query_bytes;
-      REQUIRE(bytes == step->tensor_bytes);
-      REQUIRE(bytes <= message.payload.size());
+      REQUIRE(bytes == message.payload.size());
     }
   }
   CHECK(refused > 1000);

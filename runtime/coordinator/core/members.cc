@@ -5,11 +5,11 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "runtime/limits.h"
 
 namespace annulus {
 namespace {
 
-constexpr size_t kWorkersMax = 1 << 16;
 // Workers that were lost stay visible in Status, but not forever.
 constexpr size_t kLostShownMax = 64;
 constexpr size_t kNameBytesMax = 64;
@@ -60,8 +60,15 @@ WorkerId Members::FindReturning(const wire::Hello& hello) {
 }
 
 void Members::Join(PeerId peer, const wire::Hello& hello) {
-  if (hello.protocol != wire::kProtocol || links_.size() >= kWorkersMax) {
-    return out_.Emit(action::Drop{peer});
+  if (hello.protocol != wire::kProtocol) {
+    return out_.Emit(action::Send{
+        peer, wire::Refused{absl::StrCat(
+                  "protocol: ", hello.protocol, " of the worker; expected ", wire::kProtocol,
+                  ", which the coordinator speaks: run the same release of annulus on both")}});
+  }
+  if (links_.size() >= size_t{kWorkersMax}) {
+    return out_.Emit(action::Send{
+        peer, wire::Refused{absl::StrCat("workers_max ", kWorkersMax, " workers are here")}});
   }
   const auto before = FindAddress(hello.address);
   if (before != members_.end()) {

@@ -70,7 +70,8 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& endpoint) {
   return grpc::CreateCustomChannel(endpoint, grpc::InsecureChannelCredentials(), args);
 }
 
-void SetDeadline(absl::Time deadline, grpc::ClientContext* context) {
+void SetUpCall(absl::Time deadline, grpc::ClientContext* context) {
+  context->AddMetadata(kProtocolKey, kProtocolVersion);
   if (deadline == absl::InfiniteFuture()) return;
   context->set_deadline(absl::ToChronoTime(deadline));
 }

@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "runtime/limits.h"
 
 namespace grpc {
 class Channel;
@@ -14,11 +15,6 @@ class ClientContext;
 }  // namespace grpc
 
 namespace annulus {
-
-// The largest message either side accepts: gRPC's default, said aloud. A stream's chunk stays below
-// it by kMessageRoomBytes.
-inline constexpr int kMessageBytesMax = 4 << 20;
-inline constexpr int kMessageRoomBytes = 64 << 10;
 
 // A server accepts pings this often; clients ping less often than that.
 inline constexpr int kPingIntervalMinMs = 250;
@@ -40,8 +36,13 @@ void HoldGrpc();
 // used.
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& endpoint);
 
-// Infinite times leave the call without a deadline.
-void SetDeadline(absl::Time deadline, grpc::ClientContext* context);
+// The public protocol's version, which a client names with each call, in this entry of its
+// metadata; a call that names none is of version 1.
+inline constexpr char kProtocolKey[] = "annulus-protocol";
+inline constexpr char kProtocolVersion[] = "1";
+
+// Names the version. Infinite times leave the call without a deadline.
+void SetUpCall(absl::Time deadline, grpc::ClientContext* context);
 
 // Stops gRPC and protobuf from writing to stderr, for programs whose stderr is for people. Call it
 // first in main.

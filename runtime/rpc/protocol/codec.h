@@ -1,18 +1,28 @@
 // Codec: the service's values to and from their messages (annulus.proto), and statuses to and from
 // gRPC's. Shared by server and client. Reading is defensive: a message comes from anybody, so every
 // FromProto refuses what has no meaning with INVALID_ARGUMENT, naming the field, its value and what
-// was expected. What a field means for the service (limits, known contexts) is the Service's to
-// judge. Pure functions, thread-safe. No protobuf header is needed to include this one.
+// was expected. What a field means for the service (known contexts, what is committed) is the
+// Service's to judge. Which value is which message's fields say the descriptions in
+// runtime/fields/values.h. Pure functions, thread-safe. No protobuf header is needed to include
+// this one.
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "runtime/fields/read.h"
+#include "runtime/fields/values.h"
+#include "runtime/fields/write.h"
 #include "runtime/types.h"
+
+namespace google::protobuf {
+class MessageLite;
+}  // namespace google::protobuf
 
 namespace grpc {
 class Status;
@@ -20,45 +30,37 @@ class Status;
 
 namespace annulus {
 namespace v1 {
-class AppendGrant;
-class AttendReplyHeader;
-class ClusterStatus;
-class ContextInfo;
-class ContextList;
-class ContextSpec;
 class KeepAliveReply;
-class RequestKey;
 class StepFailure;
 class TensorShape;
 }  // namespace v1
 
-void ToProto(const ContextSpec& spec, v1::ContextSpec* message);
-absl::StatusOr<ContextSpec> FromProto(const v1::ContextSpec& message);
+// A message's encoding, and a message from one. INTERNAL: a text of it is not UTF-8.
+std::string EncodingOf(const google::protobuf::MessageLite& message);
+absl::Status ParseEncoding(const std::string& bytes, google::protobuf::MessageLite* message);
 
-void ToProto(const ContextInfo& info, v1::ContextInfo* message);
-absl::StatusOr<ContextInfo> FromProto(const v1::ContextInfo& message);
+// Replaces all of the message. Of an Attend and its reply: all but the tensors.
+template <Described T>
+absl::Status ToProto(const T& value, google::protobuf::MessageLite* message) {
+  return ParseEncoding(BytesOf(value), message);
+}
 
-void ToProto(const std::vector<ContextInfo>& contexts, v1::ContextList* message);
-absl::StatusOr<std::vector<ContextInfo>> FromProto(const v1::ContextList& message);
+template <Described T>
+absl::StatusOr<T> FromProto(const google::protobuf::MessageLite& message) {
+  return ValueOf<T>(EncodingOf(message), "");
+}
 
-void ToProto(const RequestKey& key, v1::RequestKey* message);
-RequestKey FromProto(const v1::RequestKey& message);
-
-void ToProto(const AppendGrant& grant, v1::AppendGrant* message);
-absl::StatusOr<AppendGrant> FromProto(const v1::AppendGrant& message);
-
-void ToProto(const ClusterStatus& status, v1::ClusterStatus* message);
-absl::StatusOr<ClusterStatus> FromProto(const v1::ClusterStatus& message);
+// Client: what the service answered; INTERNAL, since it is the server that is wrong.
+template <Described T>
+absl::StatusOr<T> ReplyOf(const google::protobuf::MessageLite& message) {
+  absl::StatusOr<T> value = FromProto<T>(message);
+  if (value.ok()) return value;
+  return absl::InternalError(absl::StrCat("the reply is malformed: ", value.status().message()));
+}
 
 // One status for each of the contexts that were asked for.
 void ToProto(absl::Span<const absl::Status> renewed, v1::KeepAliveReply* message);
 std::vector<absl::Status> FromProto(const v1::KeepAliveReply& message, size_t contexts);
-
-// All of a result but its tensors' bytes.
-void ToProto(const AttendResult& result, v1::AttendReplyHeader* message);
-
-// Epoch, stats and trace of a result; its tensors are left empty.
-AttendResult FromProto(const v1::AttendReplyHeader& message);
 
 // A tensor as a message declares it. Every extent is ≥ 1 and `bytes` does not overflow.
 struct TensorShape {

@@ -7,7 +7,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
-#include "runtime/coordinator/limits.h"
 #include "runtime/rpc/annulus.pb.h"
 #include "runtime/rpc/protocol/streams.h"
 
@@ -59,7 +58,7 @@ absl::StatusOr<StepRequest> RequestOf(const v1::Step& message) {
   ANNULUS_ASSIGN_OR_RETURN(request.q, TensorOf(message.has_q(), message.q(), "q"));
   request.pattern = message.pattern();
   request.scale = message.scale();
-  request.key = FromProto(message.key());
+  request.key = {message.key().client(), message.key().sequence()};
   return request;
 }
 
@@ -149,7 +148,10 @@ void ToProto(absl::Span<const StepRequest> requests, v1::StepBatch* message) {
     if (request.q.tokens > 0) WriteTensor(request.q, step->mutable_q());
     step->set_pattern(request.pattern);
     step->set_scale(request.scale);
-    if (request.key.client != 0) ToProto(request.key, step->mutable_key());
+    if (request.key.client != 0) {
+      step->mutable_key()->set_client(request.key.client);
+      step->mutable_key()->set_sequence(request.key.sequence);
+    }
   }
 }
 

@@ -12,7 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "runtime/rpc/protocol/channel.h"
+#include "runtime/limits.h"
 #include "runtime/rpc/protocol/codec.h"
 #include "runtime/types.h"
 
@@ -22,9 +22,6 @@ class InlineTensor;
 class StepBatch;
 class StepsReply;
 }  // namespace v1
-
-// Of one step's message: what is larger goes by Append and Attend, which are streams.
-inline constexpr int64_t kStepBytesMax = kMessageBytesMax - kMessageRoomBytes;
 
 // The same failure for all of a batch's steps.
 std::vector<absl::StatusOr<StepResult>> AllFail(size_t count, const absl::Status& why);

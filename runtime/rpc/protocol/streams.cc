@@ -128,7 +128,7 @@ absl::Status AppendReader::Start(const v1::AppendHeader& header) {
     }
     v_row_bytes = v_.row_bytes();
   }
-  key_ = FromProto(header.key());
+  key_ = {header.key().client(), header.key().sequence()};
   piece_tokens_ = header.piece_tokens();
   if (piece_tokens_ < 1 || piece_tokens_ > k_.tokens) {
     return absl::InvalidArgumentError(
@@ -221,33 +221,8 @@ absl::Status AttendReader::Add(const v1::AttendPart& part) {
 }
 
 absl::Status AttendReader::Start(const v1::AttendHeader& header) {
-  request_.context = header.context();
-  request_.layer = header.layer();
-  request_.q_start = header.q_start();
-  request_.kv_len = header.kv_len();
-  ANNULUS_RETURN_IF_ERROR(CheckPosition("q_start", request_.q_start));
-  ANNULUS_RETURN_IF_ERROR(CheckPosition("kv_len", request_.kv_len));
-  request_.keys_begin = header.keys_begin();
-  ANNULUS_RETURN_IF_ERROR(CheckPosition("keys_begin", request_.keys_begin));
-  if (header.has_keys_end()) request_.keys_end = header.keys_end();
-  ANNULUS_RETURN_IF_ERROR(CheckPosition("keys_end", request_.keys_end.value_or(0)));
+  ANNULUS_ASSIGN_OR_RETURN(request_, FromProto<AttendRequest>(header));
   ANNULUS_ASSIGN_OR_RETURN(q_, FromProto(header.q(), "q"));
-  request_.pattern = header.pattern();
-  if (!header.plan().empty()) {
-    absl::StatusOr<PlanKind> plan = ParsePlanKind(header.plan());
-    if (!plan.ok()) {
-      return absl::InvalidArgumentError(absl::StrCat("plan: ", plan.status().message()));
-    }
-    request_.plan = *plan;
-  }
-  request_.scale = header.scale();
-  request_.request_id = header.request_id();
-  if (request_.request_id.size() > kRequestIdBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat("request_id: ", request_.request_id.size(),
-                                                   " bytes; expected at most ",
-                                                   kRequestIdBytesMax));
-  }
-  request_.trace = header.trace();
   if (q_.bytes > limits_.request_bytes_max) {
     return absl::InvalidArgumentError(absl::StrCat(
         "q: [", q_.tokens, ", ", q_.heads, ", ", q_.dim, "], ", q_.bytes,
@@ -298,7 +273,7 @@ absl::Status AttendReplyReader::Start(const v1::AttendReplyHeader& header) {
   ANNULUS_ASSIGN_OR_RETURN(const TensorShape out, FromProto(header.out(), "out"));
   ANNULUS_ASSIGN_OR_RETURN(const TensorShape lse, FromProto(header.lse(), "lse"));
   ANNULUS_RETURN_IF_ERROR(CheckAnswer(out, lse, q_tokens_, heads_));
-  result_ = FromProto(header);
+  ANNULUS_ASSIGN_OR_RETURN(result_, ReplyOf<AttendResult>(header));
   result_.out = Tensor(out.dtype, out.tokens, out.heads, out.dim);
   result_.lse = Tensor(lse.dtype, lse.tokens, lse.heads, lse.dim);
   filler_.Aim({Bytes(result_.out), Bytes(result_.lse)});

@@ -32,9 +32,6 @@ struct StreamLimits {
   int64_t piece_bytes_max = int64_t{16} << 20;   // of one piece of an Append, K and V together
 };
 
-// Of an Attend's request_id.
-inline constexpr size_t kRequestIdBytesMax = 128;
-
 // Client: the shape of a view that can be read and sent. INVALID_ARGUMENT names `field` for one
 // that cannot; what it must be for the service, the service says.
 absl::StatusOr<TensorShape> Streamable(const TensorView& view, absl::string_view field);

@@ -14,8 +14,8 @@ namespace annulus::fuzz {
 
 using Bytes = absl::Span<const std::byte>;
 
-// A worker link's message: its type (a byte), the length of its header (two bytes, little endian),
-// header, payload. What decodes must encode and decode to itself.
+// A worker link's message: its type (a byte), the length of its body (two bytes, little endian),
+// body, payload. What decodes must encode and decode to itself.
 bool TryWire(Bytes input);
 
 // A message of the public protocol, or a stream of them (a two-byte length before each), as server

@@ -1,0 +1,199 @@
+// The fields of the service's values (types.h), as annulus.proto has them, and of what both
+// protocols share. Pure functions.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "runtime/fields/field.h"
+#include "runtime/limits.h"
+#include "runtime/types.h"
+
+namespace annulus {
+
+template <>
+struct TextForm<DType> {
+  static std::string Write(DType dtype) { return std::string(Name(dtype)); }
+  static std::optional<DType> Parse(absl::string_view text);
+  static bool Known(DType dtype) { return IsKnown(dtype); }
+  static std::string Expected() { return "f32, f16 or bf16"; }
+};
+
+template <>
+struct TextForm<Placement> {
+  static std::string Write(Placement placement) { return std::string(Name(placement)); }
+  static std::optional<Placement> Parse(absl::string_view text);
+  static bool Known(Placement placement) { return Parse(Name(placement)).has_value(); }
+  static std::string Expected() { return "tokens, heads or mesh"; }
+};
+
+template <>
+struct TextForm<PlanKind> {
+  static std::string Write(PlanKind kind) { return std::string(Name(kind)); }
+  static std::optional<PlanKind> Parse(absl::string_view text);
+  static bool Known(PlanKind kind) { return Parse(Name(kind)).has_value(); }
+  static std::string Expected();
+};
+
+template <>
+struct TextForm<PartitionSpec> {
+  static std::string Write(const PartitionSpec& partition) { return partition.ToString(); }
+  static std::optional<PartitionSpec> Parse(absl::string_view text);
+  static bool Known(const PartitionSpec& partition) { return true; }  // CheckWhole says more
+  static std::string Expected();
+};
+
+constexpr auto DescriptionOf(const ContextSpec*) {
+  using T = ContextSpec;
+  return Describe(
+      "ContextSpec", Field(1, "layers", &T::layers, Between(1, kLayersMax)),
+      Field(3, "kv_heads", &T::kv_heads, Between(1, kKvHeadsMax)),
+      Field(2, "heads", &T::heads, Between(1, kHeadsMax)),
+      Field(4, "head_dim", &T::head_dim, MultipleOf(8, kHeadDimMax)),
+      Field(5, "v_head_dim", &T::v_head_dim, MultipleOf(8, kHeadDimMax)),
+      Field(6, "v_is_k_prefix", &T::v_is_k_prefix), Field(7, "dtype", &T::dtype),
+      Field(8, "placement", &T::placement), Field(9, "partition", &T::partition),
+      Field(10, "tokens_expected", &T::tokens_expected, Between(0, kContextTokensMax)),
+      Field(11, "patterns", &T::patterns, SizeAtMost(kLayersMax)),
+      Field(12, "kv_efficient", &T::kv_efficient),
+      Field(13, "replicas", &T::replicas, Bounds{.min = 1, .max = kReplicasMax, .absent = 1}),
+      Field(14, "lease", &T::lease, Bounds{.min = 0, .max = kLeaseMaxS, .absent = kLeaseDefaultS}),
+      Field(15, "evictable", &T::evictable));
+}
+absl::Status CheckWhole(const ContextSpec& spec);
+
+constexpr auto DescriptionOf(const RequestKey*) {
+  using T = RequestKey;
+  return Describe("RequestKey", Field(1, "client", &T::client), Field(2, "sequence", &T::sequence));
+}
+
+constexpr auto DescriptionOf(const ContextInfo*) {
+  using T = ContextInfo;
+  return Describe("ContextInfo", Field(1, "context", &T::id), Field(2, "epoch", &T::epoch),
+                  Field(3, "spec", &T::spec), Field(4, "tokens", &T::tokens, AtLeast(0)),
+                  Field(5, "kv_bytes", &T::kv_bytes), Field(6, "state", &T::state),
+                  Field(7, "dense_kv_bytes", &T::dense_kv_bytes), Field(8, "idle_s", &T::idle_s));
+}
+
+// A message that is nothing but contexts.
+struct ContextList {
+  std::vector<ContextInfo> contexts;
+};
+constexpr auto DescriptionOf(const ContextList*) {
+  return Describe("ContextList", Field(1, "contexts", &ContextList::contexts));
+}
+
+// A message that says nothing.
+struct Nothing {};
+constexpr auto DescriptionOf(const Nothing*) {
+  return Describe("Nothing");
+}
+
+// A message that is nothing but a context's id.
+struct ContextRef {
+  ContextId context = 0;
+};
+constexpr auto DescriptionOf(const ContextRef*) {
+  return Describe("ContextRef", Field(1, "context", &ContextRef::context));
+}
+
+constexpr auto DescriptionOf(const DirectAppend*) {
+  using T = DirectAppend;
+  return Describe("DirectAppend", Field(1, "context", &T::context), Field(2, "layer", &T::layer),
+                  Field(3, "start", &T::start, Between(0, kPositionMax)),
+                  Field(4, "tokens", &T::tokens), Field(5, "key", &T::key));
+}
+
+constexpr auto DescriptionOf(const AppendGrant*) {
+  using T = AppendGrant;
+  return Describe("AppendGrant", Field(1, "id", &T::id), Field(2, "secret", &T::secret),
+                  Field(3, "spec", &T::spec), Field(4, "addresses", &T::addresses),
+                  Field(5, "ranks", &T::ranks, AtLeast(0)), Field(6, "world", &T::world));
+}
+absl::Status CheckWhole(const AppendGrant& grant);
+
+constexpr auto DescriptionOf(const AppendResult*) {
+  using T = AppendResult;
+  return Describe("AppendResult", Field(1, "epoch", &T::epoch), Field(2, "tokens", &T::tokens));
+}
+
+// But for q.
+constexpr auto DescriptionOf(const AttendRequest*) {
+  using T = AttendRequest;
+  return Describe("AttendHeader", Field(1, "context", &T::context), Field(2, "layer", &T::layer),
+                  Field(3, "q_start", &T::q_start, Between(0, kPositionMax)),
+                  Field(4, "kv_len", &T::kv_len, Between(0, kPositionMax)),
+                  Field(6, "pattern", &T::pattern), Field(7, "plan", &T::plan),
+                  Field(8, "scale", &T::scale),
+                  Field(9, "request_id", &T::request_id, SizeAtMost(kRequestIdBytesMax)),
+                  Field(10, "trace", &T::trace),
+                  Field(12, "keys_begin", &T::keys_begin, Between(0, kPositionMax)),
+                  Field(13, "keys_end", &T::keys_end, Between(0, kPositionMax)));
+}
+
+constexpr auto DescriptionOf(const WorkerShare*) {
+  using T = WorkerShare;
+  return Describe("WorkerShare", Field(1, "worker", &T::worker),
+                  Field(2, "work_pairs", &T::work_pairs), Field(3, "bytes_sent", &T::bytes_sent),
+                  Field(4, "bytes_received", &T::bytes_received));
+}
+
+constexpr auto DescriptionOf(const AttendStats*) {
+  using T = AttendStats;
+  return Describe("AttendStats", Field(1, "plan", &T::plan),
+                  Field(2, "visited_pairs", &T::visited_pairs),
+                  Field(3, "work_pairs", &T::work_pairs), Field(4, "bytes_moved", &T::bytes_moved),
+                  Field(5, "planned_bytes", &T::planned_bytes),
+                  Field(6, "elapsed_s", &T::elapsed_s), Field(7, "workers", &T::workers));
+}
+
+constexpr auto DescriptionOf(const TraceSpan*) {
+  using T = TraceSpan;
+  return Describe("TraceSpan", Field(1, "process", &T::process), Field(2, "name", &T::name),
+                  Field(3, "begin_ns", &T::begin_ns), Field(4, "end_ns", &T::end_ns));
+}
+
+// But for the tensors.
+constexpr auto DescriptionOf(const AttendResult*) {
+  using T = AttendResult;
+  return Describe("AttendReplyHeader", Field(1, "epoch", &T::epoch), Field(4, "stats", &T::stats),
+                  Field(5, "trace", &T::trace));
+}
+
+constexpr auto DescriptionOf(const ForkRequest*) {
+  using T = ForkRequest;
+  return Describe("ForkRequest", Field(1, "context", &T::context), Field(2, "tokens", &T::tokens));
+}
+
+constexpr auto DescriptionOf(const TruncateRequest*) {
+  using T = TruncateRequest;
+  return Describe("TruncateRequest", Field(1, "context", &T::context),
+                  Field(2, "tokens", &T::tokens));
+}
+
+constexpr auto DescriptionOf(const ListRequest*) {
+  using T = ListRequest;
+  return Describe("ListRequest", Field(1, "after", &T::after), Field(2, "limit", &T::limit));
+}
+
+constexpr auto DescriptionOf(const WorkerStatus*) {
+  using T = WorkerStatus;
+  return Describe(
+      "WorkerStatus", Field(1, "id", &T::id), Field(2, "state", &T::state),
+      Field(3, "backend", &T::backend), Field(4, "address", &T::address),
+      Field(5, "kv_bytes", &T::kv_bytes), Field(6, "kv_bytes_limit", &T::kv_bytes_limit),
+      Field(7, "data_address", &T::data_address), Field(8, "heartbeat_age_s", &T::heartbeat_age_s));
+}
+
+constexpr auto DescriptionOf(const ClusterStatus*) {
+  using T = ClusterStatus;
+  return Describe("ClusterStatus", Field(1, "epoch", &T::epoch), Field(2, "contexts", &T::contexts),
+                  Field(3, "workers", &T::workers), Field(4, "in_flight", &T::in_flight),
+                  Field(5, "in_flight_bytes", &T::in_flight_bytes),
+                  Field(6, "contexts_expired", &T::contexts_expired),
+                  Field(7, "contexts_evicted", &T::contexts_evicted));
+}
+
+}  // namespace annulus

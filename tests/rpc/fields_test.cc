@@ -1,0 +1,163 @@
+// Values as messages: the descriptions of runtime/fields are those of annulus.proto, what is
+// written is what protobuf writes, and a new field has few places to be named at.
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <sstream>
+
+#include <google/protobuf/descriptor.h>
+
+#include "absl/strings/match.h"
+#include "runtime/rpc/annulus.pb.h"
+#include "runtime/rpc/protocol/codec.h"
+#include "tests/catch.h"
+
+namespace annulus {
+namespace {
+
+// Whether protobuf's type of a field is that of a member.
+template <typename T>
+bool HasType(const google::protobuf::FieldDescriptor& field) {
+  using Proto = google::protobuf::FieldDescriptor;
+  if constexpr (IsVector<T>::value) {
+    return field.is_repeated() && HasType<typename T::value_type>(field);
+  } else if constexpr (IsOptional<T>::value) {
+    return HasType<typename T::value_type>(field);
+  } else if constexpr (Described<T>) {
+    return field.type() == Proto::TYPE_MESSAGE &&
+           field.message_type()->name() ==
+               std::string(DescriptionOf(static_cast<const T*>(nullptr)).name);
+  } else if constexpr (HasTextForm<T>) {
+    return field.type() == Proto::TYPE_STRING;
+  } else if constexpr (std::is_same_v<T, std::string>) {
+    return field.type() == Proto::TYPE_STRING || field.type() == Proto::TYPE_BYTES;
+  } else {
+    const Proto::Type expected = std::is_same_v<T, bool>       ? Proto::TYPE_BOOL
+                                 : std::is_same_v<T, float>    ? Proto::TYPE_FLOAT
+                                 : std::is_same_v<T, double>   ? Proto::TYPE_DOUBLE
+                                 : std::is_same_v<T, int>      ? Proto::TYPE_INT32
+                                 : std::is_same_v<T, int64_t>  ? Proto::TYPE_INT64
+                                 : std::is_same_v<T, uint64_t> ? Proto::TYPE_UINT64
+                                                               : Proto::TYPE_GROUP;
+    return field.type() == expected;
+  }
+}
+
+// Every field of the message is described, but for its tensors.
+template <typename T>
+void Agrees(const google::protobuf::Descriptor* message, std::set<std::string> tensors = {}) {
+  INFO(message->full_name());
+  CHECK((message->name() == std::string(DescriptionOf(static_cast<const T*>(nullptr)).name) ||
+         std::is_same_v<T, Nothing>));
+  std::set<std::string> described = std::move(tensors);
+  ForEachField<T>([&](const auto& field, size_t) {
+    const std::string name(field.name);
+    INFO(name);
+    const auto* declared = message->FindFieldByNumber(field.number);
+    REQUIRE(declared != nullptr);
+    CHECK(declared->name() == name);
+    CHECK(HasType<std::decay_t<decltype(std::declval<T>().*field.member)>>(*declared));
+    described.insert(name);
+  });
+  for (int i = 0; i < message->field_count(); ++i) {
+    INFO(message->field(i)->name());
+    CHECK(described.count(message->field(i)->name()) == 1);
+  }
+}
+
+TEST_CASE("values are described as the public protocol declares them") {
+  Agrees<ContextSpec>(v1::ContextSpec::descriptor());
+  Agrees<RequestKey>(v1::RequestKey::descriptor());
+  Agrees<ContextInfo>(v1::ContextInfo::descriptor());
+  Agrees<ContextList>(v1::ContextList::descriptor());
+  Agrees<ContextRef>(v1::ContextRef::descriptor());
+  Agrees<DirectAppend>(v1::DirectAppend::descriptor());
+  Agrees<AppendGrant>(v1::AppendGrant::descriptor());
+  Agrees<AppendResult>(v1::AppendResult::descriptor());
+  Agrees<AttendRequest>(v1::AttendHeader::descriptor(), {"q", "data"});
+  Agrees<AttendStats>(v1::AttendStats::descriptor());
+  Agrees<WorkerShare>(v1::WorkerShare::descriptor());
+  Agrees<TraceSpan>(v1::TraceSpan::descriptor());
+  Agrees<AttendResult>(v1::AttendReplyHeader::descriptor(), {"out", "lse", "data"});
+  Agrees<ForkRequest>(v1::ForkRequest::descriptor());
+  Agrees<TruncateRequest>(v1::TruncateRequest::descriptor());
+  Agrees<ListRequest>(v1::ListRequest::descriptor());
+  Agrees<WorkerStatus>(v1::WorkerStatus::descriptor());
+  Agrees<ClusterStatus>(v1::ClusterStatus::descriptor());
+  Agrees<Nothing>(v1::ReleaseResult::descriptor());
+  Agrees<Nothing>(v1::StatusRequest::descriptor());
+}
+
+TEST_CASE("values of all sizes are each other's messages") {
+  ContextInfo info;
+  info.id = UINT64_MAX;
+  info.spec = {.layers = 3, .heads = 8, .kv_heads = 4, .head_dim = 64, .v_head_dim = 32};
+  info.spec.patterns = {"causal", "", std::string(20'000, ' ') + "full"};
+  info.tokens = {0, 127, int64_t{1} << 34};
+  info.kv_bytes = INT64_MAX;
+  info.state = "ok";
+  v1::ContextInfo message;
+  REQUIRE(ToProto(info, &message).ok());
+  CHECK(message.context() == UINT64_MAX);
+  CHECK(message.spec().dtype() == "bf16");
+  CHECK(message.spec().partition() == "block-cyclic:64");
+  CHECK(message.spec().patterns(2).size() == 20'004);
+  CHECK(message.tokens(2) == int64_t{1} << 34);
+  const absl::StatusOr<ContextInfo> back = FromProto<ContextInfo>(message);
+  INFO(back.status());
+  REQUIRE(back.ok());
+  CHECK(back->spec.patterns == info.spec.patterns);
+  CHECK(back->tokens == info.tokens);
+  CHECK(BytesOf(*back) == BytesOf(info));
+  // What another program leaves out, or sends beside what is known.
+  message.mutable_spec()->set_replicas(0);
+  CHECK(FromProto<ContextInfo>(message)->spec.replicas == 1);
+  CHECK(ValueOf<ContextInfo>(BytesOf(info) + std::string("\xf8\x06\x01", 3), "").ok());
+  message.mutable_spec()->set_head_dim(577);
+  CHECK(FromProto<ContextInfo>(message).status().message() ==
+        "spec.head_dim: 577; expected a multiple of 8 from 8 to 576");
+  message.mutable_spec()->set_dtype("int8");
+  CHECK(FromProto<ContextInfo>(message).status().message() ==
+        "spec.dtype: \"int8\"; expected f32, f16 or bf16");
+  // Numbers of other widths and signs, and what is no UTF-8.
+  ListRequest list{.after = 1, .limit = -5};
+  v1::ListRequest list_message;
+  REQUIRE(ToProto(list, &list_message).ok());
+  CHECK(list_message.limit() == -5);
+  CHECK(FromProto<ListRequest>(list_message)->limit == -5);
+  CHECK(ValueOf<ListRequest>(std::string("\x10\x80\x80\x80\x80\x10", 6), "").status().message() ==
+        "limit: 4294967296; expected a number of 32 bits");
+  ForkRequest fork{.context = 1, .tokens = 0};
+  v1::ForkRequest fork_message;
+  REQUIRE(ToProto(fork, &fork_message).ok());
+  CHECK(fork_message.has_tokens());
+  info.state = "\xff";
+  CHECK(absl::IsInternal(ToProto(info, &message)));
+}
+
+TEST_CASE("a field is named in three files and by those that it matters to") {
+  namespace fs = std::filesystem;
+  std::set<std::string> naming;  // of what both protocols and the client consist of
+  const fs::path runtime = fs::path(ANNULUS_SOURCES) / "runtime";
+  for (const char* folder : {"", "fields", "rpc", "wire", "client", "data"}) {
+    const auto note = [&](const fs::path& path) {
+      const std::string kind = path.extension();
+      if (kind != ".h" && kind != ".cc" && kind != ".proto") return;
+      std::stringstream text;
+      text << std::ifstream(path).rdbuf();
+      if (absl::StrContains(text.str(), "replicas"))
+        naming.insert(path.lexically_relative(runtime));
+    };
+    if (*folder == '\0') {
+      for (const fs::directory_entry& entry : fs::directory_iterator(runtime)) note(entry.path());
+    } else {
+      for (const fs::directory_entry& entry : fs::recursive_directory_iterator(runtime / folder)) {
+        if (!absl::StrContains(entry.path().string(), "examples")) note(entry.path());
+      }
+    }
+  }
+  CHECK(naming == std::set<std::string>{"types.h", "fields/values.h", "rpc/annulus.proto"});
+}
+
+}  // namespace
+}  // namespace annulus
