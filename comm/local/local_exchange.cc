@@ -56,6 +56,7 @@ class Group final : public LocalExchangeGroup, public std::enable_shared_from_th
     Exchange::Counters counters;
     std::condition_variable changed;  // the book
   };
+
   void Match(int source, int dest, std::vector<Copy>& copies);
   void Finish(const Copy& copy);
   void FailTicket(int rank, Exchange::Ticket ticket, const absl::Status& why);

@@ -27,18 +27,6 @@ constexpr int64_t kLongTokens = 6000;
 using test::LayerKv;
 using test::LocalCluster;
 
-ContextSpec SmallSpec() {
-  ContextSpec spec;
-  spec.layers = 2;
-  spec.heads = 4;
-  spec.kv_heads = 2;
-  spec.head_dim = 16;
-  spec.v_head_dim = 8;
-  spec.dtype = DType::kF32;
-  spec.partition = {PartitionKind::kBlockCyclic, 1};
-  return spec;
-}
-
 AttendRequest Attend(ContextId context, const TensorView& q, int64_t kv_len,
                      const std::string& pattern, std::optional<PlanKind> plan) {
   AttendRequest request;
@@ -84,7 +72,7 @@ TEST_CASE("Every plan, placement and number of workers agrees with the oracle") 
   for (uint64_t seed = 1; seed <= 12; ++seed) {
     CAPTURE(seed);
     Rng rng(seed * 100 + static_cast<uint64_t>(world));
-    ContextSpec spec = SmallSpec();
+    ContextSpec spec = test::SmallF32Spec(/*layers=*/2);
     spec.placement = static_cast<Placement>(seed % 3);
     spec.v_is_k_prefix = seed % 4 == 3;
     const int64_t length = seed == 1 ? 20 : rng.Between(2, 600);
@@ -127,7 +115,7 @@ TEST_CASE("Every plan, placement and number of workers agrees with the oracle") 
 
 TEST_CASE("A long pattern travels apart from its header") {
   LocalCluster cluster({.workers = 2});
-  const ContextSpec spec = SmallSpec();
+  const ContextSpec spec = test::SmallF32Spec(/*layers=*/2);
   Rng rng(5);
   const LayerKv kv(spec, 200, rng);
   const ContextId id = cluster.service().CreateContext(spec, {})->id;
@@ -142,7 +130,7 @@ TEST_CASE("A long pattern travels apart from its header") {
 
 TEST_CASE("A full worker refuses an append whole, and a smaller one still fits") {
   // Room for three blocks on each worker, of two heads each.
-  const ContextSpec spec = SmallSpec();
+  const ContextSpec spec = test::SmallF32Spec(/*layers=*/2);
   LocalCluster cluster({.workers = 2, .kv_bytes_limit = 3 * 2 * 64 * 24 * 4});
   Service& service = cluster.service();
   Rng rng(6);
@@ -168,7 +156,7 @@ TEST_CASE("A full worker refuses an append whole, and a smaller one still fits")
 TEST_CASE("A worker killed under load: right answers or errors, then survivors serve") {
   LocalCluster cluster({.workers = 3});
   Service& service = cluster.service();
-  const ContextSpec spec = SmallSpec();
+  const ContextSpec spec = test::SmallF32Spec(/*layers=*/2);
   Rng rng(7);
   const LayerKv kv(spec, 500, rng);
   const ContextId id = service.CreateContext(spec, {})->id;
@@ -223,9 +211,10 @@ TEST_CASE("A worker killed under load: right answers or errors, then survivors s
 
 TEST_CASE("Without workers, and after the coordinator, calls and workers say so") {
   LocalCluster cluster({.workers = 0});
-  CHECK(absl::IsUnavailable(cluster.service().CreateContext(SmallSpec(), {}).status()));
+  CHECK(absl::IsUnavailable(
+      cluster.service().CreateContext(test::SmallF32Spec(/*layers=*/2), {}).status()));
   cluster.AddWorker();
-  CHECK(cluster.service().CreateContext(SmallSpec(), {}).ok());
+  CHECK(cluster.service().CreateContext(test::SmallF32Spec(/*layers=*/2), {}).ok());
   CHECK(cluster.service().Status({})->workers.at(0).state == "ready");
   cluster.KillCoordinator();
   const absl::Time begin = absl::Now();
@@ -239,7 +228,7 @@ TEST_CASE("Without workers, and after the coordinator, calls and workers say so"
 TEST_CASE("A call ends at its deadline and when it is cancelled, though the work is long") {
   LocalCluster cluster({.workers = 2});
   Service& service = cluster.service();
-  ContextSpec spec = SmallSpec();
+  ContextSpec spec = test::SmallF32Spec(/*layers=*/2);
   spec.head_dim = spec.v_head_dim = 64;
   Rng rng(8);
   const LayerKv kv(spec, kLongTokens, rng);
@@ -281,7 +270,7 @@ TEST_CASE("A call ends at its deadline and when it is cancelled, though the work
 
 TEST_CASE("A trace tells what every process did") {
   LocalCluster cluster({.workers = 2});
-  const ContextSpec spec = SmallSpec();
+  const ContextSpec spec = test::SmallF32Spec(/*layers=*/2);
   Rng rng(9);
   const LayerKv kv(spec, 300, rng);
   const ContextId id = cluster.service().CreateContext(spec, {})->id;

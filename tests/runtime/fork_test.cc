@@ -17,17 +17,6 @@ namespace {
 
 using test::LayerKv;
 
-ContextSpec SmallSpec() {
-  ContextSpec spec;
-  spec.heads = 4;
-  spec.kv_heads = 2;
-  spec.head_dim = 16;
-  spec.v_head_dim = 8;
-  spec.dtype = DType::kF32;
-  spec.partition = {PartitionKind::kBlockCyclic, 1};
-  return spec;
-}
-
 Buffer Pack(const ContextSpec& spec, const LayerKv& kv, TokenRange tokens) {
   return PackAppend(spec, LayoutOf(spec, 1, tokens.end), 0, tokens,
                     kv.k.view().Tokens(tokens.begin, tokens.size()),
@@ -35,7 +24,7 @@ Buffer Pack(const ContextSpec& spec, const LayerKv& kv, TokenRange tokens) {
 }
 
 TEST_CASE("A fork takes no bytes until one of the two writes, and one block then") {
-  const ContextSpec spec = SmallSpec();
+  const ContextSpec spec = test::SmallF32Spec();
   Rng rng(1);
   const LayerKv kv(spec, 400, rng);
   const int64_t page = PageBytes(spec);
@@ -63,7 +52,7 @@ TEST_CASE("A family of forks keeps every one's tokens and no byte too many") {
   const uint64_t seed = GENERATE(range(uint64_t{1}, uint64_t{13}));
   CAPTURE(seed);
   Rng rng(seed);
-  ContextSpec spec = SmallSpec();
+  ContextSpec spec = test::SmallF32Spec();
   spec.v_is_k_prefix = seed % 3 == 0;
   const bool lean = seed % 2 == 0;
   if (lean) {
@@ -179,7 +168,7 @@ TEST_CASE("What is gone at a horizon no later query may see, and never comes bac
         return "causal";
     }
   };
-  ContextSpec spec = SmallSpec();
+  ContextSpec spec = test::SmallF32Spec();
   spec.kv_efficient = true;
   spec.patterns = {primitive() + (rng.Below(2) ? " | " : " & ") + primitive()};
   CAPTURE(spec.patterns[0]);

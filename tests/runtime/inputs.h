@@ -22,6 +22,19 @@ inline Tensor RandomTensor(int64_t tokens, int64_t heads, int64_t dim, Rng& rng)
   return tensor;
 }
 
+// A small context of f32, whose blocks change ranks one by one.
+inline ContextSpec SmallF32Spec(int layers = 1) {
+  ContextSpec spec;
+  spec.layers = layers;
+  spec.heads = 4;
+  spec.kv_heads = 2;
+  spec.head_dim = 16;
+  spec.v_head_dim = 8;
+  spec.dtype = DType::kF32;
+  spec.partition = {PartitionKind::kBlockCyclic, 1};
+  return spec;
+}
+
 // The values of a context's layer.
 struct LayerKv {
   LayerKv() = default;

@@ -13,17 +13,6 @@ namespace {
 using test::LayerKv;
 using test::LocalCluster;
 
-ContextSpec SmallSpec() {
-  ContextSpec spec;
-  spec.heads = 4;
-  spec.kv_heads = 2;
-  spec.head_dim = 16;
-  spec.v_head_dim = 8;
-  spec.dtype = DType::kF32;
-  spec.partition = {PartitionKind::kBlockCyclic, 1};
-  return spec;
-}
-
 const char* const kPatterns[] = {"causal", "window(90, 40) | sink(3)", "s2(64, 1, 3)",
                                  "causal & docs(100, 50, 70)", "full"};
 
@@ -33,7 +22,7 @@ TEST_CASE("Queries before, among and beyond the keys: the oracle's answer, and p
   Service& service = cluster.service();
   for (uint64_t seed = 1; seed <= 12; ++seed) {
     Rng rng(seed * 10 + static_cast<uint64_t>(world));
-    ContextSpec spec = SmallSpec();
+    ContextSpec spec = test::SmallF32Spec();
     spec.placement = static_cast<Placement>(rng.Below(3));
     const int64_t kv_len = rng.Between(221, 600);
     const LayerKv kv(spec, kv_len, rng);
@@ -75,7 +64,7 @@ TEST_CASE("What a KV-efficient context let go of is refused by name, wherever th
   LocalCluster cluster({.workers = 2});
   Service& service = cluster.service();
   Rng rng(3);
-  ContextSpec spec = SmallSpec();
+  ContextSpec spec = test::SmallF32Spec();
   spec.kv_efficient = true;
   spec.patterns = {"causal & window(100)"};
   const LayerKv kv(spec, 640, rng);

@@ -15,17 +15,6 @@ namespace {
 using test::LayerKv;
 using test::LocalCluster;
 
-ContextSpec SmallSpec() {
-  ContextSpec spec;
-  spec.heads = 4;
-  spec.kv_heads = 2;
-  spec.head_dim = 16;
-  spec.v_head_dim = 8;
-  spec.dtype = DType::kF32;
-  spec.partition = {PartitionKind::kBlockCyclic, 1};
-  return spec;
-}
-
 StepRequest StepOf(ContextId id, const LayerKv& kv, int64_t start, const TensorView& q) {
   const AppendRequest append = kv.Append(id, 0, start, q.tokens);
   StepRequest step;
@@ -70,7 +59,7 @@ TEST_CASE("Steps of many contexts agree with the oracle, whatever the placement"
       "causal",  "window(70)", "s2(64, 1, 2)", "full", "heads(0: causal; 1: sink(3) | window(1))",
       "sink(70)"};
   for (int i = 0; i < 6; ++i) {
-    ContextSpec spec = SmallSpec();
+    ContextSpec spec = test::SmallF32Spec();
     spec.placement = static_cast<Placement>(i % 3);
     spec.v_is_k_prefix = i == 3;
     if (i % 2 == 0) spec.patterns = {patterns[i]};
@@ -107,7 +96,7 @@ TEST_CASE("Steps of many contexts agree with the oracle, whatever the placement"
 }
 
 TEST_CASE("An item that fails leaves the others of its batch alone") {
-  const ContextSpec spec = SmallSpec();
+  const ContextSpec spec = test::SmallF32Spec();
   // Room for four blocks on each worker.
   LocalCluster cluster({.workers = 2, .kv_bytes_limit = 4 * 2 * PageBytes(spec)});
   Service& service = cluster.service();
@@ -153,7 +142,7 @@ TEST_CASE("An item that fails leaves the others of its batch alone") {
 TEST_CASE("Retries from many threads append every token once") {
   LocalCluster cluster({.workers = 2});
   Service& service = cluster.service();
-  const ContextSpec spec = SmallSpec();
+  const ContextSpec spec = test::SmallF32Spec();
   Rng rng(3);
   const LayerKv kv(spec, 200, rng);
   const ContextId id = service.CreateContext(spec, {})->id;
@@ -196,7 +185,7 @@ TEST_CASE("Forks go their own ways, and a truncated parent does not hurt them") 
   Rng rng(4);
   for (int placement = 0; placement < 3; ++placement) {
     CAPTURE(placement);
-    ContextSpec spec = SmallSpec();
+    ContextSpec spec = test::SmallF32Spec();
     spec.placement = static_cast<Placement>(placement);
     const LayerKv kv(spec, 300, rng);
     const LayerKv other(spec, 300, rng);
@@ -249,7 +238,7 @@ TEST_CASE("A KV-efficient context answers as a dense one and refuses what it let
   Rng rng(5);
   for (const char* pattern : {"s2(64, 2, 4, step=1)", "window(100) | sink(10)", "window(64)"}) {
     CAPTURE(pattern);
-    ContextSpec spec = SmallSpec();
+    ContextSpec spec = test::SmallF32Spec();
     spec.patterns = {pattern};
     spec.placement = static_cast<Placement>(rng.Below(3));
     const LayerKv kv(spec, 1500, rng);

@@ -22,18 +22,6 @@ namespace {
 
 using test::LayerKv;
 
-ContextSpec SmallSpec() {
-  ContextSpec spec;
-  spec.layers = 2;
-  spec.heads = 4;
-  spec.kv_heads = 2;
-  spec.head_dim = 16;
-  spec.v_head_dim = 8;
-  spec.dtype = DType::kF32;
-  spec.partition = {PartitionKind::kBlockCyclic, 1};
-  return spec;
-}
-
 Buffer Pack(const ContextSpec& spec, int world, int rank, const LayerKv& kv, TokenRange tokens) {
   return PackAppend(spec, LayoutOf(spec, world, tokens.end), rank, tokens,
                     kv.k.view().Tokens(tokens.begin, tokens.size()),
@@ -117,7 +105,7 @@ TEST_CASE("Every token's rows lie with every rank that the layout gives them to"
   const uint64_t seed = GENERATE(range(uint64_t{1}, uint64_t{21}));
   CAPTURE(seed);
   Rng rng(seed);
-  ContextSpec spec = SmallSpec();
+  ContextSpec spec = test::SmallF32Spec(/*layers=*/2);
   spec.placement = static_cast<Placement>(rng.Below(3));
   spec.v_is_k_prefix = rng.Below(2) == 0;
   const int64_t length = rng.Between(1, 700);
@@ -161,7 +149,7 @@ TEST_CASE("Every token's rows lie with every rank that the layout gives them to"
 }
 
 TEST_CASE("An append beyond the quota names the figures and leaves no trace") {
-  const ContextSpec spec = SmallSpec();
+  const ContextSpec spec = test::SmallF32Spec(/*layers=*/2);
   Rng rng(1);
   const LayerKv kv(spec, 256, rng);
   const int64_t page = PageBytes(spec);
@@ -182,7 +170,7 @@ TEST_CASE("An append beyond the quota names the figures and leaves no trace") {
 }
 
 TEST_CASE("A bit that flips in a sealed page is found and named") {
-  const ContextSpec spec = SmallSpec();
+  const ContextSpec spec = test::SmallF32Spec(/*layers=*/2);
   Rng rng(2);
   const LayerKv kv(spec, 200, rng);
   KvStore store(1 << 30);
@@ -215,7 +203,7 @@ TEST_CASE("A bit that flips in a sealed page is found and named") {
 }
 
 TEST_CASE("Trim forgets, frees and lets the tokens be written anew") {
-  const ContextSpec spec = SmallSpec();
+  const ContextSpec spec = test::SmallF32Spec(/*layers=*/2);
   Rng rng(3);
   const LayerKv first(spec, 300, rng);
   const LayerKv second(spec, 300, rng);
@@ -238,7 +226,7 @@ TEST_CASE("Trim forgets, frees and lets the tokens be written anew") {
 }
 
 TEST_CASE("A context goes back to what it was, by layer") {
-  const ContextSpec spec = SmallSpec();
+  const ContextSpec spec = test::SmallF32Spec(/*layers=*/2);
   Rng rng(3);
   const LayerKv kv(spec, 300, rng);
   KvStore store(1 << 30);
@@ -255,7 +243,7 @@ TEST_CASE("A context goes back to what it was, by layer") {
 }
 
 TEST_CASE("The store refuses what it cannot know") {
-  const ContextSpec spec = SmallSpec();
+  const ContextSpec spec = test::SmallF32Spec(/*layers=*/2);
   KvStore store(1 << 20);
   REQUIRE(store.Open(1, spec, 1, 0).ok());
   CHECK(absl::IsAlreadyExists(store.Open(1, spec, 1, 0)));
