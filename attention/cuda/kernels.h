@@ -16,6 +16,7 @@ namespace annulus::cuda {
 class Slots {
  public:
   int Of(Kernel kernel, int dim) const { return of_[static_cast<int>(kernel)][Index(dim)]; }
+  friend bool operator==(const Slots&, const Slots&) = default;
   void Set(Kernel kernel, int dim, int slots) { of_[static_cast<int>(kernel)][Index(dim)] = slots; }
 
  private:

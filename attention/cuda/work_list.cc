@@ -18,6 +18,8 @@ constexpr int64_t kSegmentCost = 4;
 constexpr int64_t kSectionBytes = int64_t{32} << 20;
 // Tiles of one section for each thread block, at least.
 constexpr int64_t kSectionWaves = 8;
+// Query rows of a problem whose list is worth being kept.
+constexpr int64_t kKeptRows = 512;
 // Elements; the copy engine's own bound is far beyond.
 constexpr int64_t kRowStrideMax = 1 << 24;
 // Blocks that one more segment of a panel costs.
@@ -51,6 +53,15 @@ Format FormatOf(DType dtype) {
 }
 
 void WorkList::Make(absl::Span<const AttendArgs> batch, const Slots& slots) {
+  const bool is_long = batch.size() == 1 && batch[0].q.tokens >= kKeptRows;
+  batch_ = batch;
+  if (is_long && key_.has_value() && key_->Fits(batch[0], slots)) return;
+  key_.reset();
+  MakeAll(slots);
+  if (is_long) key_.emplace(batch[0], slots);
+}
+
+void WorkList::MakeAll(const Slots& slots) {
   tiles_.clear();
   tile_blocks_.clear();
   runs_.Clear();
@@ -60,12 +71,11 @@ void WorkList::Make(absl::Span<const AttendArgs> batch, const Slots& slots) {
   split_tiles_.clear();
   groups_.clear();
   row_strides_.clear();
-  on_panel90_.assign(batch.size(), false);
+  on_panel90_.assign(batch_.size(), false);
   split_rows_max_ = 0;
   state_floats_ = 0;
-  batch_ = batch;
-  for (problem_ = 0; problem_ < std::ssize(batch); ++problem_) {
-    AddProblem(batch[static_cast<size_t>(problem_)], slots);
+  for (problem_ = 0; problem_ < std::ssize(batch_); ++problem_) {
+    AddProblem(batch_[static_cast<size_t>(problem_)], slots);
   }
   MeasureKeys();
   next_state_.assign(tiles_.size(), 0);

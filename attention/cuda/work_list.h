@@ -11,6 +11,7 @@
 #include "absl/types/span.h"
 #include "attention/backend.h"
 #include "attention/cuda/kernels.h"
+#include "attention/cuda/list_key.h"
 #include "attention/cuda/tile_runs.h"
 #include "attention/cuda/work.h"
 
@@ -20,7 +21,8 @@ Format FormatOf(DType dtype);
 
 class WorkList {
  public:
-  // `slots`: of the device's kernels. The batch must outlive the list's use.
+  // `slots`: of the device's kernels. The batch must outlive the list's use. A prefill with the
+  // list of the one before, as of another layer, keeps it.
   void Make(absl::Span<const AttendArgs> batch, const Slots& slots);
 
   const std::vector<Tile>& tiles() const { return tiles_; }
@@ -54,6 +56,7 @@ class WorkList {
     std::vector<int32_t> tiles;
   };
 
+  void MakeAll(const Slots& slots);
   void AddProblem(const AttendArgs& args, const Slots& slots);
   void AddQueries(const AttendArgs& args, const Slots& slots, int kv_head, int32_t row_first,
                   const Queries& queries);
@@ -91,7 +94,8 @@ class WorkList {
   std::deque<Queries> queries_;                // of it; none moves
   std::vector<std::vector<Waiting>> waiting_;  // by its KV head
   std::vector<Group> groups_;
-  std::vector<TileRun> row_;  // reused
+  std::vector<TileRun> row_;    // reused
+  std::optional<ListKey> key_;  // of a long list of one problem
 };
 
 }  // namespace annulus::cuda
