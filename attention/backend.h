@@ -43,6 +43,10 @@ struct AttendArgs {
   PartialView into;                       // [rows, heads.count, v_head_dim]: merged into, in place
   MemoryKind memory = MemoryKind::kHost;  // where q and into lie; kv says it of its pages
   const std::atomic<bool>* cancel = nullptr;  // checked every few ms; may be null
+  // How a call takes turns with others, alike in all of a batch. Urgent ones go first, within a ms;
+  // the others share the backend evenly among owners.
+  bool urgent = false;
+  uint64_t owner = 0;
 };
 
 struct BackendCapabilities {

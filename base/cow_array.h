@@ -13,6 +13,9 @@ namespace annulus {
 template <typename T>
 class CowArray {
  public:
+  // Cut at a multiple of it, an array copies nothing.
+  static constexpr size_t kChunk = 1024;
+
   CowArray() = default;
   explicit CowArray(size_t size) { Resize(size); }
 
@@ -37,7 +40,6 @@ class CowArray {
   }
 
  private:
-  static constexpr size_t kChunk = 1024;
   using Chunk = std::vector<T>;
 
   Chunk& Own(size_t c) {

@@ -3,6 +3,8 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <chrono>
+#include <utility>
 
 namespace annulus {
 namespace {
@@ -35,18 +37,60 @@ void GoTo(int core) {
   sched_setaffinity(0, sizeof(before), &before);
 }
 
+int64_t NowNs() {
+  return std::chrono::steady_clock::now().time_since_epoch().count();
+}
+
+// Loops that are not urgent wait for urgent ones for so long at most, and after that have a turn of
+// a quarter of it: they keep a fifth of the time.
+constexpr int64_t kPatienceNs = 2'000'000;
+constexpr int64_t kWaitPerRun = 4;
+
 }  // namespace
 
 struct ThreadPool::Loop {
-  int64_t count;
-  absl::FunctionRef<void(int64_t)> body;
+  Loop(int64_t items, absl::FunctionRef<void(int64_t)> body_of, Turn turn_of)
+      : count(items), body(body_of), turn(turn_of) {}
+
+  const int64_t count;
+  const absl::FunctionRef<void(int64_t)> body;
+  const Turn turn;
   std::atomic<int64_t> next{0};
+  // Under the mutex:
+  int working = 0;        // threads
+  bool waits = false;     // its caller, for a place or for the others to end
+  int64_t served_ns = 0;  // of its owner
+  uint64_t last_run = 0;  // counts the turns of all
+  std::condition_variable caller;
+
+  bool has_items() const { return next.load(std::memory_order_relaxed) < count; }
 };
+
+// What a thread knows of itself.
+struct ThreadPool::Share {
+  const ThreadPool* inside = nullptr;  // whose item it runs
+  int64_t since_ns = 0;                // it runs an item that is not urgent, without a pause
+  int64_t away_ns = 0;                 // spent in LetUrgentGoFirst
+  int64_t debt_ns = 0;                 // how long it waited, less what it ran since
+  bool insists = false;                // it has waited for as long as it must
+
+  // It has run until now.
+  void Ran(int64_t now_ns) {
+    debt_ns -= kWaitPerRun * (now_ns - since_ns);
+    since_ns = now_ns;
+    if (debt_ns > 0) return;
+    debt_ns = 0;
+    insists = false;
+  }
+};
+
+thread_local ThreadPool::Share ThreadPool::share_;
 
 ThreadPool::ThreadPool(int threads) {
   const std::vector<int> cores = OurCores();
   const size_t all = threads > 0 ? static_cast<size_t>(threads) : cores.size();
   workers_.reserve(all - 1);
+  loops_.reserve(16);
   if (threads <= 0 && all > 1) callers_core_ = cores[0];
   for (size_t i = 1; i < all; ++i) {
     workers_.emplace_back([this, core = threads > 0 ? -1 : cores[i]] {
@@ -65,51 +109,178 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
+void ThreadPool::Begin(Loop& loop) {
+  // It does not catch up on what others had before it came, nor do they pay for it now.
+  const auto is_long = [](const Loop* other) { return !other->turn.urgent; };
+  if (is_long(&loop) && std::count_if(loops_.begin(), loops_.end(), is_long) == 1) {
+    shared_since_ns_ = NowNs();
+  }
+  const Loop* least = nullptr;
+  for (const Loop* other : loops_) {
+    if (other->turn.urgent) continue;
+    if (least == nullptr || other->served_ns < least->served_ns) least = other;
+    if (other->turn.owner == loop.turn.owner) {
+      least = other;
+      break;
+    }
+  }
+  if (least != nullptr) loop.served_ns = least->served_ns;
+  loops_.push_back(&loop);
+  all_.store(static_cast<int>(loops_.size()), std::memory_order_relaxed);
+  if (loop.turn.urgent) urgent_.fetch_add(1, std::memory_order_relaxed);
+}
+
+void ThreadPool::End(Loop& loop) {
+  std::erase(loops_, &loop);
+  all_.store(static_cast<int>(loops_.size()), std::memory_order_relaxed);
+  if (loop.turn.urgent) urgent_.fetch_sub(1, std::memory_order_relaxed);
+}
+
+ThreadPool::Loop* ThreadPool::Next(bool urgent_only) const {
+  Loop* next = nullptr;
+  for (Loop* loop : loops_) {
+    if (!loop->has_items()) continue;
+    if (loop->turn.urgent) return loop;
+    if (urgent_only) continue;
+    // Those of one owner have had the same.
+    const auto before = [](const Loop* a) { return std::make_pair(a->served_ns, a->last_run); };
+    if (next == nullptr || before(loop) < before(next)) next = loop;
+  }
+  return next;
+}
+
+void ThreadPool::Charge(const Loop& loop, int64_t ns) {
+  for (Loop* own : loops_) {
+    if (!own->turn.urgent && own->turn.owner == loop.turn.owner) own->served_ns += ns;
+  }
+}
+
 // A caller that is on the core of one of the pool's threads keeps it from coming, or shares that
 // core with it: until the system sees that, which takes it many ms on a busy machine. So it goes to
 // `core`, unless that is -1, between two items.
-void ThreadPool::Run(Loop& loop, int core) {
+void ThreadPool::RunItems(Loop& loop, int core) {
   int64_t i = loop.next.fetch_add(1, std::memory_order_relaxed);
   while (i < loop.count) {
     loop.body(i);
+    // Another loop is due, perhaps.
+    if (!loop.turn.urgent && all_.load(std::memory_order_relaxed) > 1) return;
     i = loop.next.fetch_add(1, std::memory_order_relaxed);
     if (core >= 0 && i < loop.count && sched_getcpu() != core) GoTo(core);
   }
 }
 
-void ThreadPool::ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> body) {
-  Loop loop{count, body};
-  std::unique_lock<std::mutex> busy(busy_, std::defer_lock);
-  if (count <= 1 || workers_.empty() || !busy.try_lock()) {
-    Run(loop, -1);
-    return;
+void ThreadPool::RunSome(Loop& loop, int core, Lock& lock) {
+  int& threads = loop.turn.urgent ? urgent_running_ : running_;
+  ++threads;
+  ++loop.working;
+  loop.last_run = ++turns_;
+  lock.unlock();
+  const ThreadPool* const outside = std::exchange(share_.inside, this);
+  if (loop.turn.urgent) {
+    RunItems(loop, core);
+    lock.lock();
+  } else {
+    const int64_t begin_ns = NowNs();
+    const int64_t away_before_ns = share_.away_ns;
+    share_.since_ns = begin_ns;
+    RunItems(loop, core);
+    const int64_t end_ns = NowNs();
+    share_.Ran(end_ns);
+    lock.lock();
+    const int64_t away_ns = share_.away_ns - away_before_ns;
+    Charge(loop, std::max<int64_t>(0, end_ns - std::max(begin_ns, shared_since_ns_) - away_ns));
   }
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    loop_ = &loop;
-    ++generation_;
+  share_.inside = outside;
+  --threads;
+  if (--loop.working == 0 && loop.waits && !loop.has_items()) loop.caller.notify_one();
+}
+
+// Some thread has left: another one may have something to do.
+void ThreadPool::PassOn() {
+  if (paused_ > 0 && has_room()) return room_.notify_one();
+  if (!has_place()) return;
+  bool items = false;
+  for (Loop* loop : loops_) {
+    if (!loop->has_items()) continue;
+    items = true;
+    if (loop->waits) return loop->caller.notify_one();
   }
-  wake_.notify_all();
-  Run(loop, callers_core_);
-  // All items are handed out; the loop may go once nobody works on one of them.
-  std::unique_lock<std::mutex> lock(mutex_);
-  loop_ = nullptr;
-  idle_.wait(lock, [this] { return helping_ == 0; });
+  if (items && idle_ > 0) wake_.notify_one();
+}
+
+void ThreadPool::RunAlone(int64_t count, absl::FunctionRef<void(int64_t)> body) {
+  for (int64_t i = 0; i < count; ++i) body(i);
+}
+
+void ThreadPool::ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> body, Turn turn) {
+  if (count <= 0) return;
+  if (share_.inside == this) return RunAlone(count, body);
+  Loop loop(count, body, turn);
+  Lock lock(mutex_);
+  Begin(loop);
+  const int core = loops_.size() == 1 ? callers_core_ : -1;
+  if (count > 1 && idle_ > 0) {
+    lock.unlock();
+    wake_.notify_all();
+    lock.lock();
+  }
+  while (loop.has_items() || loop.working > 0) {
+    // Others take items without the mutex, perhaps the last ones just now.
+    Loop* const next = turn.urgent ? &loop : Next(/*urgent_only=*/false);
+    if (loop.has_items() && next != nullptr && (turn.urgent || has_place())) {
+      RunSome(*next, core, lock);
+      continue;
+    }
+    PassOn();
+    loop.waits = true;
+    loop.caller.wait(lock);
+    loop.waits = false;
+  }
+  End(loop);
+  PassOn();
+}
+
+void ThreadPool::LetUrgentGoFirst() {
+  const int64_t begin_ns = NowNs();
+  Share& share = share_;
+  share.Ran(begin_ns);
+  if (share.insists) return;
+  const auto until = std::chrono::steady_clock::time_point(
+      std::chrono::nanoseconds(begin_ns + kPatienceNs - share.debt_ns));
+  Lock lock(mutex_);
+  ++away_;
+  while (std::chrono::steady_clock::now() < until) {
+    if (Loop* urgent = Next(/*urgent_only=*/true); urgent != nullptr) {
+      RunSome(*urgent, -1, lock);
+    } else if (has_room()) {
+      break;
+    } else {
+      ++paused_;
+      room_.wait_until(lock, until);
+      --paused_;
+    }
+  }
+  --away_;
+  PassOn();
+  lock.unlock();
+  share.since_ns = NowNs();
+  const int64_t waited_ns = share.since_ns - begin_ns;
+  share.away_ns += waited_ns;
+  share.debt_ns += waited_ns;
+  if (share.debt_ns >= kPatienceNs) share.insists = true;
 }
 
 void ThreadPool::Work() {
-  uint64_t seen = 0;
-  std::unique_lock<std::mutex> lock(mutex_);
-  while (true) {
-    wake_.wait(lock, [&] { return stop_ || (loop_ != nullptr && generation_ != seen); });
-    if (stop_) return;
-    seen = generation_;
-    Loop& loop = *loop_;
-    ++helping_;
-    lock.unlock();
-    Run(loop, -1);
-    lock.lock();
-    if (--helping_ == 0) idle_.notify_all();
+  Lock lock(mutex_);
+  while (!stop_) {
+    Loop* const next = Next(/*urgent_only=*/false);
+    if (next != nullptr && (next->turn.urgent || has_place())) {
+      RunSome(*next, -1, lock);
+      continue;
+    }
+    ++idle_;
+    wake_.wait(lock);
+    --idle_;
   }
 }
 

@@ -1,5 +1,6 @@
 // annulus_service_bench: what a call of the service costs beside the bare parts it is made of, all
 // measured in the same run, and how much of the kernel's rate a batch of decode steps keeps.
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <functional>
@@ -16,6 +17,7 @@
 #include "base/write_file.h"
 #include "bench/kernels/kernel_case.h"
 #include "bench/report/columns.h"
+#include "bench/service/beside.h"
 #include "bench/service/cluster.h"
 #include "bench/service/parts.h"
 #include "bench/service/upload.h"
@@ -31,6 +33,8 @@ struct Flags {
   int batch = 64;
   int64_t batch_tokens = 2048;
   int64_t upload_bytes = int64_t{256} << 20;
+  int64_t beside_tokens = 32 << 10;
+  std::string endpoint;
   bool json = false;
   std::string csv;
 };
@@ -260,6 +264,44 @@ absl::Status MeasureUploads(const Flags& flags, Report* report) {
   return absl::OkStatus();
 }
 
+// Bars: p99 beside of at most 2 times that alone, a prefill of at most 1.15 times what it would be
+// on the cores that are left, no context with less than 0.7 of its share.
+absl::Status MeasureTogether(const Flags& flags) {
+  if (flags.beside_tokens == 0) return absl::OkStatus();
+  std::unique_ptr<ServiceCluster> cluster;
+  std::unique_ptr<Client> remote;
+  if (flags.endpoint.empty()) {
+    ANNULUS_ASSIGN_OR_RETURN(cluster, ServiceCluster::Start({.contexts = 0, .workers = 2}));
+  } else {
+    ANNULUS_ASSIGN_OR_RETURN(remote, Client::Connect({.endpoint = flags.endpoint}));
+  }
+  Client& client = remote != nullptr ? *remote : cluster->client();
+  std::cout << absl::StrFormat("%-28s %8s %8s %8s %8s %6s | %8s %8s %6s %6s\n",
+                               "steps beside prefills", "p50, us", "p99", "beside", "p99", "ratio",
+                               "alone, s", "beside", "steps'", "ratio");
+  for (const int64_t tokens : {flags.beside_tokens, 4 * flags.beside_tokens}) {
+    BesideShape shape;
+    shape.prefill_tokens = tokens;
+    for (int round = 0; round < 3; ++round) {
+      ANNULUS_ASSIGN_OR_RETURN(const BesideResult result, MeasureBeside(client, shape));
+      std::cout << absl::StrFormat(
+                       "%-28s %8.0f %8.0f %8.0f %8.0f %6.2f | %8.3f %8.3f %6.2f %6.2f\n",
+                       absl::StrCat("prefill over ", tokens), result.alone.p50() * 1e6,
+                       result.alone.p99() * 1e6, result.beside.p50() * 1e6,
+                       result.beside.p99() * 1e6, result.p99_ratio(), result.prefill_alone_s,
+                       result.prefill_beside_s, result.steps_share, result.prefill_ratio())
+                << std::flush;
+    }
+  }
+  BesideShape shape;
+  shape.prefill_tokens = flags.beside_tokens;
+  ANNULUS_ASSIGN_OR_RETURN(std::vector<double> shares,
+                           MeasureShares(client, shape, 8, absl::Seconds(20)));
+  std::cout << absl::StrFormat("8 prefills of 8 contexts: the least has %.2f of its share\n",
+                               *std::min_element(shares.begin(), shares.end()));
+  return absl::OkStatus();
+}
+
 absl::Status Run(const std::vector<std::string>& args) {
   Flags flags;
   Options options("", "Latencies of the service beside their bare parts.", "annulus_service_bench");
@@ -270,6 +312,11 @@ absl::Status Run(const std::vector<std::string>& args) {
               SetCount(&flags.batch_tokens, 1, 1 << 18));
   options.Add("upload-bytes", "N", "KV that an upload brings, 0: no uploads (256M)",
               SetCount(&flags.upload_bytes, 0, int64_t{2} << 30));
+  options.Add("beside-tokens", "N",
+              "tokens that steps are measured beside prefills of, and then 4N; 0: not (32K)",
+              SetCount(&flags.beside_tokens, 0, int64_t{1} << 24));
+  options.Add("endpoint", "HOST:PORT", "only that, in a service that runs there",
+              SetText(&flags.endpoint));
   options.Add("csv", "F", "where the rows go as CSV", SetText(&flags.csv));
   options.AddFlag("json", "a JSON line per row on stdout, no table", &flags.json);
   const Environment environment = [](const std::string& name) { return std::getenv(name.c_str()); };
@@ -280,12 +327,14 @@ absl::Status Run(const std::vector<std::string>& args) {
   }
   if (!flags.csv.empty()) ANNULUS_RETURN_IF_ERROR(CheckWritable(flags.csv));
   KeepFreedMemory(KeptBytes(ServiceCluster::kKvBytesLimit));  // as a worker's process does
+  if (!flags.endpoint.empty()) return MeasureTogether(flags);
   Report report(flags.json);
   ANNULUS_RETURN_IF_ERROR(MeasureLatencies(flags, &report));
   for (const int64_t tokens : {flags.batch_tokens, 4 * flags.batch_tokens}) {
     ANNULUS_RETURN_IF_ERROR(MeasureBatch(flags, tokens, &report));
   }
   ANNULUS_RETURN_IF_ERROR(MeasureUploads(flags, &report));
+  ANNULUS_RETURN_IF_ERROR(MeasureTogether(flags));
   return flags.csv.empty() ? absl::OkStatus() : WriteFile(flags.csv, {report.csv()});
 }
 

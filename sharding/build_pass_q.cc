@@ -10,9 +10,6 @@
 namespace annulus {
 namespace {
 
-// Up to this many partials go straight to their home: fewer steps.
-constexpr size_t kDirectPartialsMax = 4;
-
 using Pieces = std::vector<HeadBlocks>;
 
 class PassQBuilder {

@@ -29,6 +29,10 @@ inline constexpr PlanKind kPlanKinds[] = {PlanKind::kRing,      PlanKind::kRingC
                                           PlanKind::kHeads,     PlanKind::kMesh,
                                           PlanKind::kGroupCast, PlanKind::kPassQ};
 
+// Up to so many ranks pass-q moves nothing between them: partials go straight to the home of their
+// rows, in the fewest steps.
+inline constexpr size_t kDirectPartialsMax = 4;
+
 // "ring", "ring-contiguous", "heads", "mesh", "group-cast", "pass-q"; "unknown" for what is none of
 // them, which ParsePlanKind refuses.
 absl::string_view Name(PlanKind kind);

@@ -121,7 +121,9 @@ struct Workspace {
 // One batch in flight: shared by the threads that take its segments.
 class Call {
  public:
-  explicit Call(Workspace* workspace) : plan_(workspace->plan), states_(workspace->states) {
+  // Of a call that is not urgent, `pool` lets urgent ones go first.
+  Call(Workspace* workspace, ThreadPool* pool, bool urgent)
+      : plan_(workspace->plan), states_(workspace->states), pool_(*pool), urgent_(urgent) {
     const size_t bytes = plan_.state_floats() * sizeof(float);
     if (states_.size() < bytes) states_ = Buffer(bytes);
   }
@@ -153,16 +155,21 @@ class Call {
     return cpu::StateAt(at, plan_.tiles()[segment.tile].shape);
   }
 
-  static thread_local ThreadRoom room_;
+  ThreadRoom& room() const { return rooms_[urgent_ ? 1 : 0]; }
+
+  // A thread may turn to an urgent call in the midst of another one's segment.
+  static thread_local std::array<ThreadRoom, 2> rooms_;
 
   const TilePlan& plan_;
   Buffer& states_;
+  ThreadPool& pool_;
+  const bool urgent_;
   std::atomic<bool> stopped_{false};
   std::mutex mutex_;
   absl::Status status_;  // the first failure
 };
 
-thread_local ThreadRoom Call::room_;
+thread_local std::array<ThreadRoom, 2> Call::rooms_;
 
 void Call::Stop(absl::Status status) {
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -172,7 +179,7 @@ void Call::Stop(absl::Status status) {
 
 void Call::LoadQueries(const Kernel& kernel, const Tile& tile, const TileMemory& memory) {
   const TensorView& from = tile.args->q;
-  float* q = room_.Row(tile.shape.head_dim);
+  float* q = room().Row(tile.shape.head_dim);
   for (int row = 0; row < tile.shape.rows(); ++row) {
     const std::byte* bytes =
         from.Row(tile.row_first + row / tile.shape.heads, tile.head_first + row % tile.shape.heads);
@@ -200,6 +207,7 @@ bool Call::AttendBlocks(const Kernel& kernel, const Tile& tile, const Segment& s
   while (next != nullptr) {
     const BlockWalk::Step& step = *next;
     next = walk.Next();
+    if (!urgent_) pool_.GiveWay();
     if (stopped()) return false;
     if (IsCancelled(args)) {
       Stop(AttendCancelled());
@@ -239,7 +247,7 @@ Call::End Call::Compute(const KernelSet& kernels, const Tile& tile, const Segmen
   const bool few = shape.rows() <= kernels.stream_rows_max;
   const Kernel& kernel = few ? kernels.stream : kernels.panel;
   const cpu::TileFloats floats = kernel.floats(shape);
-  const TileMemory memory = room_.tile.Prepare(floats);
+  const TileMemory memory = room().tile.Prepare(floats);
   LoadQueries(kernel, tile, memory);
   if (kernels.takes != nullptr && !kernels.takes(shape, floats, memory)) return End::kFlushed;
   if (!AttendBlocks(kernel, tile, segment, memory)) return End::kStopped;
@@ -255,7 +263,7 @@ void Call::RunSegment(const Segment& segment) {
   const TileShape& shape = tile.shape;
   const bool whole = tile.segment_end - tile.segment_first == 1;
   const cpu::SegmentState state =
-      whole ? cpu::StateAt(room_.State(cpu::StateFloats(shape)), shape) : State(segment);
+      whole ? cpu::StateAt(room().State(cpu::StateFloats(shape)), shape) : State(segment);
   End end = Compute(cpu::KernelsFor(tile.args->q.dtype, shape.kv_dtype), tile, segment, state);
   if (end == End::kFlushed) end = Compute(cpu::FmaKernels(), tile, segment, state);
   if (end == End::kStopped || !whole) return;
@@ -268,7 +276,7 @@ void Call::RunSegment(const Segment& segment) {
 void Call::MergeTile(const Tile& tile) {
   const int rows = tile.shape.rows();
   const int dim = tile.shape.v_head_dim;
-  float* merged = room_.Row(dim);
+  float* merged = room().Row(dim);
   for (int row = 0; row < rows; ++row) {
     float max = cpu::kNoScore;
     for (size_t s = tile.segment_first; s < tile.segment_end; ++s) {
@@ -327,14 +335,18 @@ class CpuBackend final : public Backend {
     plan.Make(batch);
     // A problem that was given up has no tiles from then on.
     if (std::any_of(batch.begin(), batch.end(), IsCancelled)) return AttendCancelled();
-    Call call(workspace);
-    pool_.ParallelFor(static_cast<int64_t>(plan.order().size()), [&](int64_t i) {
+    if (batch.empty()) return absl::OkStatus();
+    const ThreadPool::Turn turn{batch.front().urgent, batch.front().owner};
+    Call call(workspace, &pool_, turn.urgent);
+    const auto run = [&](int64_t i) {
       call.RunSegment(plan.segments()[plan.order()[static_cast<size_t>(i)]]);
-    });
+    };
+    pool_.ParallelFor(static_cast<int64_t>(plan.order().size()), run, turn);
     if (call.stopped()) return call.status();
-    pool_.ParallelFor(static_cast<int64_t>(plan.split_tiles().size()), [&](int64_t i) {
+    const auto merge = [&](int64_t i) {
       call.MergeTile(plan.tiles()[plan.split_tiles()[static_cast<size_t>(i)]]);
-    });
+    };
+    pool_.ParallelFor(static_cast<int64_t>(plan.split_tiles().size()), merge, turn);
     return absl::OkStatus();
   }
 

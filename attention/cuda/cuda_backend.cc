@@ -1,6 +1,7 @@
 #include "attention/cuda/cuda_backend.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <future>
 #include <mutex>
@@ -41,9 +42,10 @@ struct Workspace {
   Event done;
 };
 
-absl::StatusOr<std::unique_ptr<Workspace>> MakeWorkspace() {
+// The GPU starts thread blocks of urgent calls before those of others that wait.
+absl::StatusOr<std::unique_ptr<Workspace>> MakeWorkspace(bool urgent) {
   auto workspace = std::make_unique<Workspace>();
-  ANNULUS_ASSIGN_OR_RETURN(workspace->stream, cuda::MakeStream());
+  ANNULUS_ASSIGN_OR_RETURN(workspace->stream, cuda::MakeStream(urgent));
   ANNULUS_ASSIGN_OR_RETURN(workspace->stop_stream, cuda::MakeStream());
   ANNULUS_ASSIGN_OR_RETURN(workspace->uploaded, cuda::MakeEvent());
   ANNULUS_ASSIGN_OR_RETURN(workspace->done, cuda::MakeEvent());
@@ -113,7 +115,8 @@ class CudaBackend final : public Backend {
     // After an error a workspace may still be in use on the device: its end waits for that.
     ANNULUS_RETURN_IF_ERROR(status);
     // So that the next call's parts take those of the same size.
-    for (auto i = workspaces.rbegin(); i != workspaces.rend(); ++i) idle_.push_back(std::move(*i));
+    std::vector<std::unique_ptr<Workspace>>& idle = idle_[IsUrgent(batch) ? 1 : 0];
+    for (auto i = workspaces.rbegin(); i != workspaces.rend(); ++i) idle.push_back(std::move(*i));
     return absl::OkStatus();
   }
 
@@ -129,7 +132,7 @@ class CudaBackend final : public Backend {
     }
     const std::vector<std::vector<AttendArgs>> parts = cuda::PartsOf(batch);
     for (size_t i = 0; i < parts.size(); ++i) {
-      ANNULUS_ASSIGN_OR_RETURN(workspaces->emplace_back(), TakeWorkspace());
+      ANNULUS_ASSIGN_OR_RETURN(workspaces->emplace_back(), TakeWorkspace(IsUrgent(batch)));
     }
     size_t started = 0, finished = 0;
     // All that was started, also after an error: that may be a cancel, which must reach each.
@@ -162,11 +165,16 @@ class CudaBackend final : public Backend {
     return finish(absl::OkStatus());
   }
 
-  absl::StatusOr<std::unique_ptr<Workspace>> TakeWorkspace() {
+  static bool IsUrgent(absl::Span<const AttendArgs> batch) {
+    return !batch.empty() && batch.front().urgent;
+  }
+
+  absl::StatusOr<std::unique_ptr<Workspace>> TakeWorkspace(bool urgent) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (idle_.empty()) return MakeWorkspace();
-    std::unique_ptr<Workspace> workspace = std::move(idle_.back());
-    idle_.pop_back();
+    std::vector<std::unique_ptr<Workspace>>& idle = idle_[urgent ? 1 : 0];
+    if (idle.empty()) return MakeWorkspace(urgent);
+    std::unique_ptr<Workspace> workspace = std::move(idle.back());
+    idle.pop_back();
     return workspace;
   }
 
@@ -197,8 +205,9 @@ class CudaBackend final : public Backend {
   const cuda::Slots slots_;
   BackendCapabilities capabilities_;
   mutable std::mutex mutex_;
-  absl::Status lost_;                             // not OK once the GPU is lost
-  std::vector<std::unique_ptr<Workspace>> idle_;  // at most one per concurrent caller
+  absl::Status lost_;  // not OK once the GPU is lost
+  // At most one per concurrent caller; those of urgent calls apart.
+  std::array<std::vector<std::unique_ptr<Workspace>>, 2> idle_;
 };
 
 }  // namespace

@@ -303,7 +303,8 @@ absl::StatusOr<std::optional<Overflow>> CudaSpace::EndRows(PartialView partial) 
 
 absl::StatusOr<std::unique_ptr<Space>> Space::Create(int device) {
   ANNULUS_RETURN_IF_ERROR(StatusOf(cudaSetDevice(device), absl::StrCat("GPU ", device)));
-  ANNULUS_ASSIGN_OR_RETURN(Stream stream, MakeStream());
+  // What a call copies or merges is short, and its end waits for it.
+  ANNULUS_ASSIGN_OR_RETURN(Stream stream, MakeStream(/*urgent=*/true));
   auto space =
       std::make_unique<CudaSpace>(device, std::make_shared<Pool>(device, std::move(stream)));
   ANNULUS_RETURN_IF_ERROR(space->Prepare());

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/rng.h"
 #include "base/status.h"
+#include "base/thread_pool.h"
 #include "comm/ucx/ucx_fabric.h"
 
 namespace annulus {
@@ -37,22 +38,32 @@ std::string ServiceCluster::endpoint() const {
   return absl::StrCat("127.0.0.1:", server_->port());
 }
 
+absl::Status ServiceCluster::AddWorker(int threads) {
+  WorkerOptions options;
+  ANNULUS_ASSIGN_OR_RETURN(options.fabric, UcxFabric::Create());
+  options.coordinator_address = coordinator_->fabric_address();
+  options.name = "bench";
+  ANNULUS_ASSIGN_OR_RETURN(options.backend, MakeBackend("cpu", threads));
+  options.kv_bytes_limit = kKvBytesLimit;
+  workers_.push_back(std::make_unique<OneWorker>());
+  OneWorker& one = *workers_.back();
+  ANNULUS_ASSIGN_OR_RETURN(one.data,
+                           DataServer::Start({.listen = "127.0.0.1:0", .grants = &one.grants}));
+  options.data_address = one.data->address();
+  options.grants = &one.grants;
+  ANNULUS_ASSIGN_OR_RETURN(one.worker, Worker::Start(std::move(options)));
+  return one.worker->WaitUntilJoined(absl::Now() + absl::Seconds(20));
+}
+
 absl::Status ServiceCluster::Connect() {
   SetLogLevel(LogLevel::kWarning);
   CoordinatorOptions coordinator;
   ANNULUS_ASSIGN_OR_RETURN(coordinator.fabric, UcxFabric::Create());
   ANNULUS_ASSIGN_OR_RETURN(coordinator_, Coordinator::Start(std::move(coordinator)));
-  WorkerOptions worker;
-  ANNULUS_ASSIGN_OR_RETURN(worker.fabric, UcxFabric::Create());
-  worker.coordinator_address = coordinator_->fabric_address();
-  worker.name = "bench";
-  ANNULUS_ASSIGN_OR_RETURN(worker.backend, MakeBackend("cpu", 0));
-  worker.kv_bytes_limit = kKvBytesLimit;
-  ANNULUS_ASSIGN_OR_RETURN(data_, DataServer::Start({.listen = "127.0.0.1:0", .grants = &grants_}));
-  worker.data_address = data_->address();
-  worker.grants = &grants_;
-  ANNULUS_ASSIGN_OR_RETURN(worker_, Worker::Start(std::move(worker)));
-  ANNULUS_RETURN_IF_ERROR(worker_->WaitUntilJoined(absl::Now() + absl::Seconds(20)));
+  // As `annulus up` shares them out.
+  const int threads =
+      shape_.workers == 1 ? 0 : std::max(1, ThreadPool(0).threads() / shape_.workers);
+  for (int i = 0; i < shape_.workers; ++i) ANNULUS_RETURN_IF_ERROR(AddWorker(threads));
   RpcServerOptions server;
   server.service = coordinator_.get();
   ANNULUS_ASSIGN_OR_RETURN(server_, RpcServer::Start(server));

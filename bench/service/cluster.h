@@ -1,4 +1,4 @@
-// The service as its processes run it, within one process: a coordinator and one worker over UCX's
+// The service as its processes run it, within one process: a coordinator and workers over UCX's
 // TCP, the coordinator's gRPC server and a client of it over loopback. Contexts are small and full
 // of random KV. Not thread-safe.
 #pragma once
@@ -24,6 +24,7 @@ struct ServiceShape {
   DType dtype = DType::kBF16;
   int64_t tokens = 256;
   int contexts = 1;
+  int workers = 1;  // that share the cores
 
   int64_t q_bytes() const { return int64_t{heads} * dim * 2; }            // one query, bf16
   int64_t reply_bytes() const { return int64_t{heads} * (dim + 1) * 4; }  // out and lse, f32
@@ -32,7 +33,7 @@ struct ServiceShape {
 
 class ServiceCluster {
  public:
-  static constexpr int64_t kKvBytesLimit = int64_t{4} << 30;  // of its worker
+  static constexpr int64_t kKvBytesLimit = int64_t{4} << 30;  // of each worker
 
   static absl::StatusOr<std::unique_ptr<ServiceCluster>> Start(const ServiceShape& shape);
 
@@ -49,15 +50,19 @@ class ServiceCluster {
  private:
   explicit ServiceCluster(const ServiceShape& shape);
   absl::Status Connect();
+  absl::Status AddWorker(int threads);
   absl::Status Fill();
   TensorView Rows(int64_t tokens, int64_t heads) const;
 
   const ServiceShape shape_;
   Tensor values_;  // what every tensor's rows come from
   std::unique_ptr<Coordinator> coordinator_;
-  GrantTable grants_{int64_t{256} << 20};
-  std::unique_ptr<DataServer> data_;
-  std::unique_ptr<Worker> worker_;
+  struct OneWorker {
+    GrantTable grants{int64_t{256} << 20};
+    std::unique_ptr<DataServer> data;
+    std::unique_ptr<Worker> worker;
+  };
+  std::vector<std::unique_ptr<OneWorker>> workers_;
   std::unique_ptr<RpcServer> server_;
   std::unique_ptr<Client> client_;
   std::vector<ContextId> contexts_;

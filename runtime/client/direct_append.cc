@@ -140,7 +140,7 @@ absl::Status DirectAppends::Upload(const v1::AppendGrant& message, const AppendR
   std::mutex mutex;
   absl::Status failure;  // the first one
   std::atomic<bool> failed = false;
-  pool->ParallelFor(static_cast<int64_t>(holders.size()), [&](int64_t i) {
+  const auto put = [&](int64_t i) {
     if (failed) return;
     const absl::Status status =
         UploadPart(grant, layout, holders[static_cast<size_t>(i)], piece, attempt);
@@ -149,7 +149,9 @@ absl::Status DirectAppends::Upload(const v1::AppendGrant& message, const AppendR
     failed = true;
     const std::lock_guard<std::mutex> lock(mutex);
     failure.Update(status);
-  });
+  };
+  // An upload that stands still must not hold up those of other callers.
+  pool->ParallelFor(static_cast<int64_t>(holders.size()), put, {.urgent = true});
   return failure;
 }
 

@@ -217,6 +217,8 @@ absl::Status RankRun::Launch(const Compute& compute) {
   args.into = tile->partial.view;
   args.memory = space_.kind();
   args.cancel = task_.cancel;
+  args.urgent = task_.urgent;
+  args.owner = task_.owner;
   return backend_.Attend(args);
 }
 

@@ -36,6 +36,8 @@ struct RankTask {
   float scale = 1.0f;
   absl::Time deadline = absl::InfiniteFuture();
   const std::atomic<bool>* cancel = nullptr;
+  bool urgent = false;  // as in AttendArgs
+  uint64_t owner = 0;
   // Told of each step and launch with its begin and end; for traces. May be empty.
   std::function<void(absl::string_view name, absl::Time begin, absl::Time end)> trace;
 };

@@ -21,6 +21,8 @@ absl::Status HeldAlready(ContextId id) {
   return absl::AlreadyExistsError(absl::StrCat("context ", id, " is already held here"));
 }
 
+using Lock = std::lock_guard<std::mutex>;
+
 // What patterns take as text and parsed, by what they take as text.
 constexpr int64_t kPatternFactor = 4;
 
@@ -44,6 +46,7 @@ absl::Status KvStore::ReserveTables(Context& context, int64_t bytes) {
 }
 
 absl::StatusOr<KvStore::Layer*> KvStore::MakeLayer(Context& context, int layer) {
+  const Lock lock(mutex_);
   std::unique_ptr<Layer>& made = context.layers[static_cast<size_t>(layer)];
   if (made != nullptr) return made.get();
   ANNULUS_RETURN_IF_ERROR(ReserveTables(context, context.layer_bytes()));
@@ -63,7 +66,7 @@ LayerState KvStore::StateOf(const Layer* layer) {
 
 absl::Status KvStore::Open(ContextId id, const ContextSpec& spec, int world, int rank) {
   ANNULUS_RETURN_IF_ERROR(ValidateSpec(spec));
-  if (contexts_.contains(id)) return HeldAlready(id);
+  if (FindContext(id).ok()) return HeldAlready(id);
   ANNULUS_ASSIGN_OR_RETURN(Retention retention, Retention::Of(spec));
   auto context = std::make_unique<Context>();
   context->shard = {spec, world, rank};
@@ -75,17 +78,28 @@ absl::Status KvStore::Open(ContextId id, const ContextSpec& spec, int world, int
   for (const std::string& pattern : spec.patterns) {
     bytes += kPatternFactor * static_cast<int64_t>(sizeof(Pattern) + pattern.size());
   }
-  ANNULUS_RETURN_IF_ERROR(ReserveTables(*context, bytes));
+  return Add(id, std::move(context), bytes);
+}
+
+absl::Status KvStore::Add(ContextId id, std::unique_ptr<Context> context, int64_t table_bytes) {
+  const Lock lock(mutex_);
+  ANNULUS_RETURN_IF_ERROR(ReserveTables(*context, table_bytes));
   contexts_.emplace(id, std::move(context));
   ++contexts_count_;
   return absl::OkStatus();
 }
 
+absl::StatusOr<KvStore::Context*> KvStore::FindContext(ContextId id) const {
+  const Lock lock(mutex_);
+  const auto found = contexts_.find(id);
+  if (found == contexts_.end()) return NoContext(id);
+  return found->second.get();
+}
+
 absl::Status KvStore::Fork(ContextId parent_id, ContextId id, const std::vector<int64_t>& tokens) {
-  const auto found = contexts_.find(parent_id);
-  if (found == contexts_.end()) return NoContext(parent_id);
-  if (contexts_.contains(id)) return HeldAlready(id);
-  const Context& parent = *found->second;
+  ANNULUS_ASSIGN_OR_RETURN(const Context* held, FindContext(parent_id));
+  if (FindContext(id).ok()) return HeldAlready(id);
+  const Context& parent = *held;
   if (tokens.size() != parent.layers.size()) {
     return absl::FailedPreconditionError(absl::StrCat("fork of ", tokens.size(),
                                                       " layers, but context ", parent_id, " has ",
@@ -104,19 +118,18 @@ absl::Status KvStore::Fork(ContextId parent_id, ContextId id, const std::vector<
   context->heads = parent.heads;
   context->retention = parent.retention;
   context->layers.resize(tokens.size());
-  ANNULUS_RETURN_IF_ERROR(ReserveTables(*context, parent.table_bytes));
   for (size_t i = 0; i < tokens.size(); ++i) {
     if (parent.layers[i] == nullptr) continue;
     context->layers[i] = std::make_unique<Layer>(*parent.layers[i]);
     Cut(*context->layers[i], tokens[i]);
     context->layers[i]->last.key = {};  // keys are of one context
   }
-  contexts_.emplace(id, std::move(context));
-  ++contexts_count_;
-  return absl::OkStatus();
+  return Add(id, std::move(context), parent.table_bytes);
 }
 
-absl::StatusOr<KvStore::Layer*> KvStore::FindLayer(ContextId id, int layer, Context** context) {
+absl::StatusOr<KvStore::Layer*> KvStore::FindLayer(ContextId id, int layer,
+                                                   Context** context) const {
+  const Lock lock(mutex_);
   const auto found = contexts_.find(id);
   if (found == contexts_.end()) return NoContext(id);
   *context = found->second.get();
@@ -128,7 +141,7 @@ absl::StatusOr<KvStore::Layer*> KvStore::FindLayer(ContextId id, int layer, Cont
 }
 
 absl::StatusOr<int64_t> KvStore::Reserve(const Context& context, const Layer& layer,
-                                         const Layout& layout, TokenRange tokens) const {
+                                         const Layout& layout, TokenRange tokens) {
   int64_t pages = 0;
   const HeadRange heads = layer.pages.heads();
   ForEachOwnedBlock(layout, context.shard.rank, tokens, [&](int64_t block, TokenRange) {
@@ -137,11 +150,14 @@ absl::StatusOr<int64_t> KvStore::Reserve(const Context& context, const Layer& la
     }
   });
   const int64_t wanted = pages * PageBytes(context.shard.spec);
-  if (wanted > kv_bytes_limit_ - kv_bytes()) {
-    return absl::ResourceExhaustedError(absl::StrCat("kv_bytes_limit is ", kv_bytes_limit_, ": ",
-                                                     kv_bytes(), " in use, this append needs ",
-                                                     wanted, " more; release contexts"));
-  }
+  int64_t in_use = kv_bytes();
+  do {
+    if (wanted > kv_bytes_limit_ - in_use) {
+      return absl::ResourceExhaustedError(absl::StrCat("kv_bytes_limit is ", kv_bytes_limit_, ": ",
+                                                       in_use, " in use, this append needs ",
+                                                       wanted, " more; release contexts"));
+    }
+  } while (!kv_bytes_.compare_exchange_weak(in_use, in_use + wanted));
   return pages;
 }
 
@@ -174,6 +190,7 @@ absl::Status KvStore::Append(ContextId id, int layer_index, TokenRange tokens,
   layer->pages.Expect(pages);
   const absl::Status stored =
       StoreRows(space_, spec, layout, context->shard.rank, tokens, packed, layer->pages);
+  kv_bytes_ -= layer->pages.ExpectNoMore() * PageBytes(spec);
   if (!stored.ok()) {
     layer->pages.Cut(BlocksOf(layer->tokens));
     return stored;
@@ -236,9 +253,8 @@ absl::Status KvStore::Trim(ContextId id, int layer_index, int64_t tokens) {
 }
 
 absl::Status KvStore::GoBack(ContextId id, const std::vector<LayerState>& layers) {
-  const auto found = contexts_.find(id);
-  if (found == contexts_.end()) return NoContext(id);
-  Context& context = *found->second;
+  ANNULUS_ASSIGN_OR_RETURN(Context* const found, FindContext(id));
+  Context& context = *found;
   const auto& stored = context.layers;
   const bool is_part =
       std::equal(layers.begin(), layers.end(), stored.begin(), stored.end(),
@@ -258,18 +274,20 @@ absl::Status KvStore::GoBack(ContextId id, const std::vector<LayerState>& layers
 }
 
 absl::Status KvStore::Truncate(ContextId id, int64_t tokens) {
-  const auto found = contexts_.find(id);
-  if (found == contexts_.end()) return NoContext(id);
-  for (const auto& layer : found->second->layers) {
+  ANNULUS_ASSIGN_OR_RETURN(const Context* context, FindContext(id));
+  for (const auto& layer : context->layers) {
     if (layer != nullptr) Cut(*layer, tokens);
   }
   return absl::OkStatus();
 }
 
 absl::Status KvStore::Release(ContextId id) {
+  std::unique_ptr<Context> released;  // without the mutex: to zero pages takes a while
+  const Lock lock(mutex_);
   const auto found = contexts_.find(id);
   if (found == contexts_.end()) return NoContext(id);
-  table_bytes_ -= found->second->table_bytes;
+  released = std::move(found->second);
+  table_bytes_ -= released->table_bytes;
   contexts_.erase(found);
   --contexts_count_;
   return absl::OkStatus();
@@ -287,13 +305,12 @@ absl::StatusOr<const KvTable*> KvStore::Table(ContextId id, int layer_index, int
 }
 
 absl::StatusOr<const KvStore::Shard*> KvStore::Find(ContextId id) const {
-  const auto found = contexts_.find(id);
-  if (found == contexts_.end()) return NoContext(id);
-  return &found->second->shard;
+  ANNULUS_ASSIGN_OR_RETURN(const Context* context, FindContext(id));
+  return &context->shard;
 }
 
 const Pattern& KvStore::PatternOfLayer(ContextId id, int layer) const {
-  return contexts_.at(id)->retention->pattern(layer);
+  return (*FindContext(id))->retention->pattern(layer);
 }
 
 absl::Status KvStore::Verify(ContextId id, int layer_index, HeadRange kv_heads,
@@ -328,6 +345,7 @@ absl::Status KvStore::Verify(ContextId id, int layer_index, HeadRange kv_heads,
 }
 
 std::vector<ContextId> KvStore::ContextIds() const {
+  const Lock lock(mutex_);
   std::vector<ContextId> ids;
   for (const auto& [id, context] : contexts_) ids.push_back(id);
   return ids;
@@ -335,11 +353,12 @@ std::vector<ContextId> KvStore::ContextIds() const {
 
 std::vector<LayerState> KvStore::Layers(ContextId id) const {
   std::vector<LayerState> layers;
-  for (const auto& layer : contexts_.at(id)->layers) layers.push_back(StateOf(layer.get()));
+  for (const auto& layer : (*FindContext(id))->layers) layers.push_back(StateOf(layer.get()));
   return layers;
 }
 
 int64_t KvStore::ContextBytes(ContextId id) const {
+  const Lock lock(mutex_);
   const auto found = contexts_.find(id);
   if (found == contexts_.end()) return 0;
   int64_t pages = 0;

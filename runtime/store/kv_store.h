@@ -6,8 +6,12 @@
 // its own (table_bytes_max), an eighth of that of the pages; a layer takes nothing before its first
 // token. A page is sealed with a CRC32C once its block is full, and checked by Verify before
 // it leaves the worker. Pages are zeroed when they are freed. A KV-efficient context lets go of
-// pages as it grows (retention.h). Thread-compatible (one engine thread owns it); the counters of
-// bytes and contexts are thread-safe.
+// pages as it grows (retention.h).
+//
+// Calls on different layers may be made at once, and any number that only read one (Read, Table,
+// Verify). A call that changes a layer needs it for itself, and what Table gave is used up before;
+// Open, Fork (of the new context), Truncate, GoBack and Release need all of theirs, Fork reads its
+// parent's. TaskQueue keeps tasks apart so. Counters are thread-safe.
 #pragma once
 
 #include <algorithm>
@@ -15,6 +19,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <vector>
 
@@ -123,13 +128,16 @@ class KvStore {
   };
   static constexpr int64_t kTableBytesMin = int64_t{1} << 20;
 
+  absl::StatusOr<Context*> FindContext(ContextId id) const;
   // Null for a layer without tokens.
-  absl::StatusOr<Layer*> FindLayer(ContextId id, int layer, Context** context);
+  absl::StatusOr<Layer*> FindLayer(ContextId id, int layer, Context** context) const;
   absl::StatusOr<Layer*> MakeLayer(Context& context, int layer);
+  absl::Status Add(ContextId id, std::unique_ptr<Context> context, int64_t table_bytes);
+  // With the mutex held.
   absl::Status ReserveTables(Context& context, int64_t bytes);
-  // The pages that an append needs, if there is room for them.
+  // Counts the pages that an append needs, if there is room for them.
   absl::StatusOr<int64_t> Reserve(const Context& context, const Layer& layer, const Layout& layout,
-                                  TokenRange tokens) const;
+                                  TokenRange tokens);
   void LetGo(const Context& context, int layer, int64_t horizon, Layer& into);
   static void Cut(Layer& layer, int64_t tokens);
   static LayerState StateOf(const Layer* layer);
@@ -141,6 +149,8 @@ class KvStore {
   std::atomic<int64_t> table_bytes_ = 0;
   std::atomic<int64_t> contexts_count_ = 0;
   std::atomic<int64_t> evicted_bytes_ = 0;
+  // Of the map, and of what a context knows of its layers: which there are, what they take.
+  mutable std::mutex mutex_;
   std::map<ContextId, std::unique_ptr<Context>> contexts_;
 };
 

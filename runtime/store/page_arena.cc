@@ -71,7 +71,7 @@ absl::Status PageArena::AddSlab() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<PageRef> PageArena::Allocate() {
+absl::StatusOr<PageRef> PageArena::Allocate(bool counted) {
   if (with_room_.empty()) {
     ANNULUS_RETURN_IF_ERROR(AddSlab());
   }
@@ -81,7 +81,7 @@ absl::StatusOr<PageRef> PageArena::Allocate() {
   slab->free.pop_back();
   if (slab->free.empty()) with_room_.pop_back();
   ++pages_in_use_;
-  *bytes_in_use_ += static_cast<int64_t>(page_bytes_);
+  if (!counted) *bytes_in_use_ += static_cast<int64_t>(page_bytes_);
   return PageRef(page);
 }
 

@@ -91,8 +91,9 @@ class PageArena {
   PageArena(const PageArena&) = delete;
   PageArena& operator=(const PageArena&) = delete;
 
-  // A zeroed page. RESOURCE_EXHAUSTED where the space has no room for it.
-  absl::StatusOr<PageRef> Allocate();
+  // A zeroed page; `counted`: its bytes are in bytes_in_use already. RESOURCE_EXHAUSTED where the
+  // space has no room for it.
+  absl::StatusOr<PageRef> Allocate(bool counted = false);
   // So many will be asked for next: those that need a new slab get one.
   void Expect(size_t pages) { expected_ = pages; }
 

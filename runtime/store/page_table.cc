@@ -1,10 +1,16 @@
 #include "runtime/store/page_table.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/status.h"
 
 namespace annulus {
+namespace {
+
+using Lock = std::lock_guard<std::mutex>;
+
+}  // namespace
 
 PageTable::PageTable(const ContextSpec& spec, HeadRange heads, std::shared_ptr<LayerArenas> arenas)
     : arenas_(std::move(arenas)),
@@ -18,7 +24,21 @@ PageTable::PageTable(const ContextSpec& spec, HeadRange heads, std::shared_ptr<L
   kv_.set_memory(arenas_->memory.space().kind());
 }
 
+PageTable::PageTable(const PageTable& other, const Lock&)
+    : arenas_(other.arenas_),
+      heads_(other.heads_),
+      k_bytes_(other.k_bytes_),
+      strides_(other.strides_),
+      pages_(other.pages_),
+      kv_(other.kv_),
+      pages_held_(other.pages_held()) {}
+
+PageTable::~PageTable() {
+  Cut(0);
+}
+
 void PageTable::Extend(int64_t blocks) {
+  const Lock lock(arenas_->mutex);
   const auto size = static_cast<size_t>(blocks * heads_.count);
   if (size <= pages_.size()) return;
   pages_.Resize(size);
@@ -27,11 +47,17 @@ void PageTable::Extend(int64_t blocks) {
 
 void PageTable::Expect(int64_t pages) {
   if (heads_.count == 0) return;
+  const Lock lock(arenas_->mutex);
+  expected_ = pages;
   const auto count = static_cast<size_t>(pages);
   const auto heads = static_cast<size_t>(heads_.count);
   const size_t of_head = (count + heads - 1) / heads;
   for (PageArena& arena : arenas_->by_head) arena.Expect(of_head);
   arenas_->memory.Expect(heads * of_head * arenas_->by_head.front().page_bytes());
+}
+
+int64_t PageTable::ExpectNoMore() {
+  return std::exchange(expected_, 0);
 }
 
 const Page* PageTable::Find(int head, int64_t block) const {
@@ -40,21 +66,24 @@ const Page* PageTable::Find(int head, int64_t block) const {
 }
 
 bool PageTable::WriteNeedsPage(int head, int64_t block) const {
+  const Lock lock(arenas_->mutex);
   const size_t index = Index(head, block);
   return index >= pages_.size() || !pages_[index] || pages_[index].shared() || pages_.Shared(index);
 }
 
 absl::StatusOr<Page*> PageTable::Write(int head, int64_t block) {
+  const Lock lock(arenas_->mutex);
   PageRef& page = pages_.Mutable(Index(head, block));
   if (!page || page.shared()) {
     PageArena& arena = arenas_->by_head[static_cast<size_t>(head - heads_.first)];
-    ANNULUS_ASSIGN_OR_RETURN(PageRef own, arena.Allocate());
+    ANNULUS_ASSIGN_OR_RETURN(PageRef own, arena.Allocate(/*counted=*/expected_ > 0));
+    if (expected_ > 0) --expected_;
     if (page) {
       const size_t bytes = arena.page_bytes();
       ANNULUS_RETURN_IF_ERROR(
           arena.space().Copy({{page->data, own->data, 1, bytes, bytes, bytes}}));
     }
-    pages_held_ += page ? 0 : 1;
+    Hold(page ? 0 : 1);
     page = std::move(own);
     KvPage view = strides_;
     view.k = page->data;
@@ -66,18 +95,27 @@ absl::StatusOr<Page*> PageTable::Write(int head, int64_t block) {
 }
 
 void PageTable::Drop(int head, int64_t block) {
+  const Lock lock(arenas_->mutex);
   const size_t index = Index(head, block);
   if (index >= pages_.size() || !pages_[index]) return;
   pages_.Mutable(index) = PageRef();
   kv_.Set(head, block, {});
-  --pages_held_;
+  Hold(-1);
 }
 
+// A chunk at a time, since pages that nobody holds any more are zeroed, which takes a while.
 void PageTable::Cut(int64_t blocks) {
   const auto size = static_cast<size_t>(blocks * heads_.count);
-  for (size_t i = size; i < pages_.size(); ++i) pages_held_ -= pages_[i] ? 1 : 0;
-  if (size >= pages_.size()) return;
-  pages_.Resize(size);
+  while (size < pages_.size()) {
+    const Lock lock(arenas_->mutex);
+    constexpr size_t kChunk = CowArray<PageRef>::kChunk;
+    const size_t next = std::max(size, (pages_.size() - 1) / kChunk * kChunk);
+    int64_t gone = 0;
+    for (size_t i = next; i < pages_.size(); ++i) gone += pages_[i] ? 1 : 0;
+    pages_.Resize(next);
+    Hold(-gone);
+  }
+  const Lock lock(arenas_->mutex);
   kv_.Cut(blocks);
 }
 

@@ -1,11 +1,13 @@
 // PageTable: the pages of one layer of one context on one rank. A copy is a fork: it holds the same
 // pages, copies no KV byte, and gets a page of its own where it, or the original, is written next.
-// Thread-compatible.
+// Thread-compatible; forks may be used by different threads. pages_held() is thread-safe.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <mutex>
 
 #include "absl/status/statusor.h"
 #include "attention/backend.h"
@@ -21,6 +23,9 @@ namespace annulus {
 struct LayerArenas {
   explicit LayerArenas(MemorySpace& space) : memory(space) {}
 
+  // Held where a table of theirs changes, is copied or goes, which touches what forks share. Pages
+  // are written and read without it: whoever writes to one holds it alone.
+  std::mutex mutex;
   SlabMemory memory;
   std::deque<PageArena> by_head;
 };
@@ -29,19 +34,23 @@ class PageTable {
  public:
   // Blocks of the KV heads `heads`; `arenas` has one for each.
   PageTable(const ContextSpec& spec, HeadRange heads, std::shared_ptr<LayerArenas> arenas);
-  ~PageTable() = default;
-  PageTable(const PageTable&) = default;  // a fork
+  ~PageTable();
+  PageTable(const PageTable& other)  // a fork
+      : PageTable(other, std::lock_guard<std::mutex>(other.arenas_->mutex)) {}
   PageTable& operator=(const PageTable&) = delete;
 
   HeadRange heads() const { return heads_; }
-  int64_t pages_held() const { return pages_held_; }  // shared ones too
+  int64_t pages_held() const { return pages_held_.load(std::memory_order_relaxed); }  // shared too
   const KvTable& kv() const { return kv_; }
 
   // Makes room for blocks [0, blocks).
   void Extend(int64_t blocks);
 
-  // So many pages will be written next, over all heads, that are not there yet.
+  // So many pages will be written next, over all heads, that are not there yet. Their bytes are
+  // counted already.
   void Expect(int64_t pages);
+  // How many of them were not; none is expected any more.
+  int64_t ExpectNoMore();
 
   // nullptr where there is none.
   const Page* Find(int head, int64_t block) const;
@@ -59,6 +68,9 @@ class PageTable {
   void Cut(int64_t blocks);
 
  private:
+  PageTable(const PageTable& other, const std::lock_guard<std::mutex>&);
+
+  void Hold(int64_t pages) { pages_held_.fetch_add(pages, std::memory_order_relaxed); }
   size_t Index(int head, int64_t block) const {
     return static_cast<size_t>(block * heads_.count + head - heads_.first);
   }
@@ -69,7 +81,8 @@ class PageTable {
   KvPage strides_;
   CowArray<PageRef> pages_;
   KvTable kv_;
-  int64_t pages_held_ = 0;
+  std::atomic<int64_t> pages_held_ = 0;
+  int64_t expected_ = 0;
 };
 
 }  // namespace annulus

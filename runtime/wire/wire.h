@@ -6,9 +6,10 @@
 // such a link before, to this coordinator or to another one, tells what it holds: an Inventory for
 // each context, right after the Welcome; contexts whose ranks are all back go on with a Resume, and
 // so do those that have lost a worker and have a copy of what it held. Tasks (Open, Append,
-// Expect, Trim, Truncate, Attend, Step, Fork, Release, Resume, Read) are executed in the order they
-// were sent; those with a request number are answered by exactly one Done, a Step by one StepDone.
-// `epoch` is that of the shard map the task was made for and is echoed in its Done.
+// Expect, Trim, Truncate, Attend, Step, Fork, Release, Resume, Read) take effect in the order they
+// were sent where they touch the same layer of the same context; those with a request number are
+// answered by exactly one Done, a Step by one StepDone. `epoch` is that of the shard map the task
+// was made for and is echoed in its Done.
 #pragma once
 
 #include <cstdint>

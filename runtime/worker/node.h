@@ -35,7 +35,7 @@ class WorkerNode {
     absl::Duration heartbeat_timeout;
     absl::Duration rejoin_timeout;      // 0: a coordinator that is gone is lost
     std::function<int64_t()> kv_bytes;  // held now
-    // Takes a task for execution in order, or returns false when it has no room. Tasks that only
+    // Takes a task for execution (TaskQueue), or returns false when it has no room. Tasks that only
     // tidy up (`must`) may use room that others may not.
     std::function<bool(WorkerTask& task, bool must)> take;
     // Where clients upload to this worker, and what they may; null: nowhere. Outlives the node.

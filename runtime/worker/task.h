@@ -1,4 +1,4 @@
-// What a worker's communication thread hands to its engine thread, and gets back. Values.
+// What a worker is told to do, and what comes of it. Values.
 #pragma once
 
 #include <atomic>
@@ -20,6 +20,7 @@ struct WorkerTask {
   absl::Time deadline = absl::InfiniteFuture();
   // Of an Attend or a Step; set when nobody waits for it.
   std::shared_ptr<std::atomic<bool>> cancel;
+  bool urgent = false;                       // it goes before long work
   std::shared_ptr<const void> reserved;      // what the payload's memory counts in, if anything
   absl::Time queued = absl::InfinitePast();  // since when it waits for its turn
 };

@@ -1,10 +1,8 @@
 #include "runtime/worker/worker.h"
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <condition_variable>
-#include <deque>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -14,17 +12,17 @@
 #include "attention/backend.h"
 #include "base/status.h"
 #include "runtime/worker/node.h"
-#include "runtime/worker/task_runner.h"
+#include "runtime/worker/task_executor.h"
+#include "runtime/worker/task_queue.h"
 
 namespace annulus {
 namespace {
 
-constexpr size_t kTasksMax = 4096;
-// Places that only tasks which tidy up may take, so that a flood of work cannot keep them out.
-constexpr size_t kTasksHeadroom = kTasksMax / 2;
+// One waits for messages while as many tasks run as may.
+constexpr int kThreads = TaskQueue::kRunningMax + 1;
 constexpr absl::Duration kWaitMax = absl::Milliseconds(50);
-// How long a task may run before somebody waits for messages beside it, and how long after the last
-// one the thread that would do so looks at the time by itself.
+// How long a short task may run before somebody waits for messages beside it, and how long after
+// the last one the thread that would do so looks at the time by itself.
 constexpr absl::Duration kAloneMax = absl::Milliseconds(1);
 constexpr absl::Duration kAlertFor = absl::Milliseconds(20);
 
@@ -36,23 +34,24 @@ std::string NameOf(const BackendCapabilities& capabilities) {
 
 }  // namespace
 
-// Two threads that are alike share two roles: one waits for messages, one runs tasks. Whoever has
-// received a task runs it, unless one is running already, and sends the answer. So a task is handed
-// to no other thread. The other thread waits for messages once the task has run for kAloneMax, or
-// as soon as it moves something: to be woken by each of the short ones would cost them more than
-// they take. While tasks come it wakes by the clock, so that none has to wake it.
+// Threads that are alike: one at a time waits for messages, the others run tasks or wait for
+// something to do. Whoever has received a task runs it, if it may begin, and sends the answer: it
+// is handed to no other thread. Another thread waits for messages meanwhile, for a short task only
+// once it has run for kAloneMax: to be woken by each of them would cost them more than they take.
+// While tasks come one thread wakes by the clock, so that none has to wake it.
 class Worker::Impl {
  public:
   explicit Impl(WorkerOptions options)
       : options_(std::move(options)),
         messenger_(options_.fabric->messenger()),
         backend_name_(NameOf(options_.backend->capabilities())),
-        runner_(std::move(options_.backend), *options_.fabric, *options_.clock,
-                {.kv_bytes_limit = options_.kv_bytes_limit,
-                 .kv_in_host_memory = options_.kv_in_host_memory,
-                 .on_exchange = [this] { AskForCompany(); }}),
+        executor_(std::move(options_.backend), *options_.fabric, *options_.clock,
+                  {.kv_bytes_limit = options_.kv_bytes_limit,
+                   .kv_in_host_memory = options_.kv_in_host_memory,
+                   .on_exchange = [this] { AskForCompany(); }}),
         node_(messenger_, NodeOptions(), *options_.clock),
-        threads_{std::thread([this] { Run(); }), std::thread([this] { Run(); })} {
+        tasks_([this](const wire::Attend& attend) { return executor_.Exchanges(attend); }) {
+    for (int i = 0; i < kThreads; ++i) threads_.emplace_back([this] { Run(); });
     if (options_.grants == nullptr) return;
     options_.grants->SetTake([this](WorkerTask& task) {
       const bool taken = Take(task, /*must=*/false);
@@ -101,26 +100,28 @@ class Worker::Impl {
             .heartbeat_period = options_.heartbeat_period,
             .heartbeat_timeout = options_.heartbeat_timeout,
             .rejoin_timeout = options_.rejoin_timeout,
-            .kv_bytes = [this] { return runner_.store().kv_bytes(); },
+            .kv_bytes = [this] { return executor_.store().kv_bytes(); },
             .take = [this](WorkerTask& task, bool must) { return Take(task, must); },
             .data_address = options_.data_address,
             .grants = options_.grants,
             .coordinator_name = options_.coordinator_name};
   }
 
+  using Lock = std::unique_lock<std::mutex>;
+
   bool Take(WorkerTask& task, bool must);
   void AskForCompany();
   void Run();
-  void BeginTask(const WorkerTask& task);
-  void StandBy(std::unique_lock<std::mutex>& lock);
-  void RunTask(WorkerTask task);
+  void StandBy(Lock& lock);
+  void RunTask(TaskQueue::Begun begun, Lock& lock);
+  bool Another(TaskQueue::Lane lane);
   void Communicate();
   void PublishState();
 
   WorkerOptions options_;
   Messenger& messenger_;
   const std::string backend_name_;
-  TaskRunner runner_;  // of the thread that runs tasks
+  TaskExecutor executor_;
   mutable std::mutex node_mutex_;
   WorkerNode node_;  // under node_mutex_
   std::atomic<WorkerNode::State> state_ = WorkerNode::State::kJoining;
@@ -130,74 +131,62 @@ class Worker::Impl {
 
   mutable std::mutex roles_mutex_;  // the rest; taken after all others
   std::condition_variable role_free_;
-  std::deque<WorkerTask> tasks_;
+  TaskQueue tasks_;
   uint64_t tasks_begun_ = 0;
   absl::Duration queue_wait_;
-  bool running_ = false;                     // somebody runs a task
-  absl::Time begun_ = absl::InfinitePast();  // the last one
+  absl::Time begun_ = absl::InfinitePast();  // the last short task
   bool alone_ = false;                       // it needs nobody to wait for messages yet
-  bool alert_ = false;                       // whoever has no role looks at the time by itself
+  bool alert_ = false;                       // somebody without a role looks at the time by itself
   bool communicating_ = false;               // somebody waits for messages
   bool stopping_ = false;
-  std::array<std::thread, 2> threads_;
+  std::vector<std::thread> threads_;
 };
 
 bool Worker::Impl::Take(WorkerTask& task, bool must) {
   const std::lock_guard<std::mutex> lock(roles_mutex_);
-  if (tasks_.size() >= (must ? kTasksMax : kTasksMax - kTasksHeadroom)) return false;
   task.queued = options_.clock->Now();
-  tasks_.push_back(std::move(task));
-  return true;
+  return tasks_.Add(task, must);
 }
 
-// The task that runs moves something, which only happens while somebody waits for messages.
+// A task that runs moves something, which only happens while somebody waits for messages.
 void Worker::Impl::AskForCompany() {
   {
     const std::lock_guard<std::mutex> lock(roles_mutex_);
     alone_ = false;
+    if (communicating_) return;
   }
   role_free_.notify_one();
 }
 
-void Worker::Impl::BeginTask(const WorkerTask& task) {
-  running_ = alone_ = true;
-  begun_ = options_.clock->Now();
-  ++tasks_begun_;
-  queue_wait_ += begun_ - task.queued;
-}
-
-// Waits for a role, or to see whether the task that runs does so for long.
-void Worker::Impl::StandBy(std::unique_lock<std::mutex>& lock) {
-  // It may have begun, and run for long, while this thread was waiting for messages.
-  if (alone_ && options_.clock->Now() - begun_ >= kAloneMax) {
-    alone_ = false;
-    return;
-  }
-  alert_ = options_.clock->Now() - begun_ < kAlertFor;
-  if (alert_) {
-    role_free_.wait_for(lock, absl::ToChronoNanoseconds(kAloneMax));
+// Waits for a role, or to see whether the short task that runs does so for long.
+void Worker::Impl::StandBy(Lock& lock) {
+  absl::Duration since = options_.clock->Now() - begun_;
+  if (alert_ || since >= kAlertFor) {
+    // It may have begun, and run for long, while this thread was waiting for messages.
+    if (!alone_ || since < kAloneMax) role_free_.wait(lock);
   } else {
-    role_free_.wait(lock);
+    alert_ = true;
+    if (!alone_ || since < kAloneMax)
+      role_free_.wait_for(lock, absl::ToChronoNanoseconds(kAloneMax));
+    alert_ = false;
   }
-  alert_ = false;
   if (options_.clock->Now() - begun_ >= kAloneMax) alone_ = false;
 }
 
+// Whether one more thread is wanted now that a task of this lane has begun.
+bool Worker::Impl::Another(TaskQueue::Lane lane) {
+  if (tasks_.waiting() > 0 && tasks_.ready(begun_)) return true;
+  if (communicating_) return false;
+  return lane > TaskQueue::Lane::kShort || !alert_;
+}
+
 void Worker::Impl::Run() {
-  std::unique_lock<std::mutex> lock(roles_mutex_);
-  while (!stopping_ || running_) {
-    if (!running_ && !tasks_.empty()) {
-      WorkerTask task = std::move(tasks_.front());
-      tasks_.pop_front();
-      BeginTask(task);
-      const bool wake = !alert_;
-      lock.unlock();
-      if (wake) role_free_.notify_one();
-      RunTask(std::move(task));
-      lock.lock();
-      running_ = alone_ = false;
-      // Its exchanges move, as long as it runs, only while the other one waits for messages.
-      if (stopping_) messenger_.Wake();
+  Lock lock(roles_mutex_);
+  while (!stopping_ || tasks_.running() > 0) {
+    std::optional<TaskQueue::Begun> begun;
+    if (!stopping_ && tasks_.waiting() > 0) begun = tasks_.Begin(options_.clock->Now());
+    if (begun.has_value()) {
+      RunTask(*std::move(begun), lock);
     } else if (!communicating_ && !alone_) {
       communicating_ = true;
       lock.unlock();
@@ -211,11 +200,29 @@ void Worker::Impl::Run() {
   role_free_.notify_all();
 }
 
-void Worker::Impl::RunTask(WorkerTask task) {
-  TaskOutcome outcome = runner_.Run(std::move(task));
-  const std::lock_guard<std::mutex> lock(node_mutex_);
-  node_.Finish(std::move(outcome));
-  if (const absl::Status health = runner_.health(); !health.ok()) node_.Fail(health);
+void Worker::Impl::RunTask(TaskQueue::Begun begun, Lock& lock) {
+  const bool is_short = begun.lane <= TaskQueue::Lane::kShort;
+  const absl::Time now = options_.clock->Now();
+  ++tasks_begun_;
+  queue_wait_ += now - begun.task.queued;
+  if (is_short) {
+    alone_ = true;
+    begun_ = now;
+  }
+  const bool another = Another(begun.lane);
+  lock.unlock();
+  if (another) role_free_.notify_one();
+  {
+    TaskOutcome outcome = executor_.Run(std::move(begun.task));
+    const std::lock_guard<std::mutex> node_lock(node_mutex_);
+    node_.Finish(std::move(outcome));
+    if (const absl::Status health = executor_.health(); !health.ok()) node_.Fail(health);
+  }
+  lock.lock();
+  tasks_.End(begun.id);
+  if (is_short) alone_ = false;
+  // Exchanges of tasks that still run move only while somebody waits for messages.
+  if (stopping_) messenger_.Wake();
 }
 
 void Worker::Impl::Communicate() {
@@ -263,19 +270,19 @@ WorkerSnapshot Worker::Impl::Snapshot() const {
   return {.id = id_.load(),
           .state = kNames[static_cast<int>(state_.load())],
           .backend = backend_name_,
-          .kv_bytes = runner_.store().kv_bytes(),
+          .kv_bytes = executor_.store().kv_bytes(),
           .kv_bytes_limit = options_.kv_bytes_limit,
-          .table_bytes = runner_.store().table_bytes(),
-          .contexts = runner_.store().contexts(),
-          .attends = runner_.attends(),
-          .appends = runner_.appends(),
-          .steps = runner_.steps(),
-          .bytes_sent = counters.bytes_sent + runner_.exchange_bytes_sent(),
-          .bytes_received = counters.bytes_received + runner_.exchange_bytes_received(),
-          .kv_bytes_evicted = runner_.store().evicted_bytes(),
+          .table_bytes = executor_.store().table_bytes(),
+          .contexts = executor_.store().contexts(),
+          .attends = executor_.attends(),
+          .appends = executor_.appends(),
+          .steps = executor_.steps(),
+          .bytes_sent = counters.bytes_sent + executor_.exchange_bytes_sent(),
+          .bytes_received = counters.bytes_received + executor_.exchange_bytes_received(),
+          .kv_bytes_evicted = executor_.store().evicted_bytes(),
           .tasks = tasks_begun_,
           .queue_wait_s = absl::ToDoubleSeconds(queue_wait_),
-          .kernel_s = absl::ToDoubleSeconds(runner_.kernel_time())};
+          .kernel_s = absl::ToDoubleSeconds(executor_.kernel_time())};
 }
 
 Worker::Worker(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -1,7 +1,6 @@
 // A worker of a cluster: holds the KV pages that the coordinator places on it and computes partials
-// where they lie. One communication thread owns the transport, the heartbeats and the state; one
-// engine thread owns the KV store and runs tasks in the order the coordinator sent them.
-// Thread-safe.
+// where they lie. Its threads take turns at waiting for messages and run the tasks that come, as
+// many at once as TaskQueue allows: no decode step waits for a prefill. Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -62,12 +61,12 @@ struct WorkerSnapshot {
 
 class Worker {
  public:
-  // Starts both threads; joining goes on in the background and is tried again until it works.
+  // Starts the threads; joining goes on in the background and is tried again until it works.
   // INVALID_ARGUMENT without a fabric or a backend, or for a limit below one. An address that is
   // malformed makes the worker lost.
   static absl::StatusOr<std::unique_ptr<Worker>> Start(WorkerOptions options);
 
-  // Stops both threads; running work is cancelled.
+  // Stops the threads; running work is cancelled.
   ~Worker();
 
   // OK once the coordinator has taken this worker in; DEADLINE_EXCEEDED names its address;

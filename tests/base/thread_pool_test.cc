@@ -2,6 +2,8 @@
 
 #include <sched.h>
 
+#include <atomic>
+#include <chrono>
 #include <thread>
 #include <vector>
 
@@ -72,6 +74,93 @@ TEST_CASE("many short loops after one another lose no item") {
     sum += parts[0] + parts[1] + parts[2];
   }
   CHECK(sum == 5000 * 6);
+}
+
+// A loop of long items, each of which gives way at every `piece_us`, on a thread of its own.
+class LongLoop {
+ public:
+  LongLoop(ThreadPool* pool, int64_t pieces, uint64_t owner = 0)
+      : thread_([=, this] {
+          const auto item = [&](int64_t) {
+            for (int64_t i = 0; i < pieces && !over_; ++i) {
+              pool->GiveWay();
+              const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(50);
+              while (std::chrono::steady_clock::now() < until) {
+              }
+              ++done_;
+            }
+          };
+          pool->ParallelFor(100'000, item, {.owner = owner});
+        }) {}
+  ~LongLoop() {
+    over_ = true;
+    thread_.join();
+  }
+  void Stop() { over_ = true; }
+  int64_t done() const { return done_; }
+  void WaitFor(int64_t pieces) const {
+    while (done_ < pieces) std::this_thread::yield();
+  }
+
+ private:
+  std::atomic<bool> over_ = false;
+  std::atomic<int64_t> done_ = 0;
+  std::thread thread_;
+};
+
+TEST_CASE("an urgent loop ends while a long item of another one runs") {
+  for (int threads : {1, 2, 4}) {
+    CAPTURE(threads);
+    ThreadPool pool(threads);
+    const LongLoop other(&pool, 1'000'000);  // an item would take a minute
+    other.WaitFor(1);
+    for (int round = 0; round < 100; ++round) {
+      std::atomic<int> items = 0;
+      pool.ParallelFor(8, [&](int64_t) { ++items; }, {.urgent = true});
+      REQUIRE(items == 8);
+    }
+    other.WaitFor(other.done() + 1);  // it goes on
+  }
+}
+
+TEST_CASE("under endless urgent loops the others keep a part of the time") {
+  constexpr std::chrono::milliseconds kTime{500};
+  ThreadPool pool(1);
+  const LongLoop other(&pool, 1'000'000);
+  other.WaitFor(1);
+  const auto begin = std::chrono::steady_clock::now();
+  int64_t before = other.done();
+  std::this_thread::sleep_until(begin + kTime);
+  const int64_t alone = other.done() - before;
+  before = other.done();
+  while (std::chrono::steady_clock::now() < begin + 2 * kTime) {
+    const auto spin = [](int64_t) {
+      const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(10);
+      while (std::chrono::steady_clock::now() < until) {
+      }
+    };
+    pool.ParallelFor(1, spin, {.urgent = true});
+  }
+  // A fifth, or less on a busy machine.
+  CHECK(other.done() - before > alone / 20);
+}
+
+TEST_CASE("long loops share the threads by owner, not by loop") {
+  ThreadPool pool(1);
+  LongLoop one(&pool, 4, 1);
+  LongLoop more[3] = {{&pool, 4, 2}, {&pool, 4, 2}, {&pool, 4, 2}};
+  for (const LongLoop& loop : more) loop.WaitFor(1);
+  const int64_t one_before = one.done();
+  int64_t more_before = 0;
+  for (const LongLoop& loop : more) more_before += loop.done();
+  one.WaitFor(one_before + 800);
+  const int64_t one_done = one.done() - one_before;
+  int64_t more_done = -more_before;
+  for (const LongLoop& loop : more) more_done += loop.done();
+  one.Stop();
+  for (LongLoop& loop : more) loop.Stop();
+  CHECK(more_done > one_done / 2);
+  CHECK(more_done < one_done * 2);
 }
 
 }  // namespace annulus

@@ -4,9 +4,9 @@
 // block the one thread.
 #pragma once
 
-#include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -18,7 +18,8 @@
 #include "comm/local/local_network.h"
 #include "runtime/coordinator/node.h"
 #include "runtime/worker/node.h"
-#include "runtime/worker/task_runner.h"
+#include "runtime/worker/task_executor.h"
+#include "runtime/worker/task_queue.h"
 
 namespace annulus::test {
 
@@ -34,21 +35,34 @@ class SimWorker {
         rng_(seed),
         fabric_(network.MakeFabric(name).value()),
         address_(fabric_->messenger().address()),
-        runner_(MakeBackend("reference", 1).value(), *fabric_, network.clock(),
-                {.kv_bytes_limit = kv_bytes_limit}),
+        executor_(MakeBackend("reference", 1).value(), *fabric_, network.clock(),
+                  {.kv_bytes_limit = kv_bytes_limit}),
+        tasks_([this](const wire::Attend& attend) { return executor_.Exchanges(attend); }),
         node_(fabric_->messenger(), Options(name, coordinator, kv_bytes_limit, rejoin_timeout),
               network.clock()) {}
 
-  // One round of both of its threads, unless it stands still.
+  // One round of its threads, unless it stands still. Tasks that may run at once do: they take
+  // effect and end in any order that their lanes allow.
   void Poll() {
     if (dead_ || paused_) return;
     node_.Handle();
-    if (tasks_.empty() || network_.clock().Now() < busy_until_) return;
-    WorkerTask task = std::move(tasks_.front());
-    tasks_.pop_front();
-    busy_until_ = network_.clock().Now() + absl::Microseconds(rng_.Between(10, 4000));
-    network_.At(busy_until_, [] {});  // so that somebody polls then
-    node_.Finish(runner_.Run(std::move(task)));
+    const absl::Time now = network_.clock().Now();
+    while (std::optional<TaskQueue::Begun> begun = tasks_.Begin(now)) {
+      const absl::Time run = now + absl::Microseconds(rng_.Between(0, 2000));
+      const absl::Time end = run + absl::Microseconds(rng_.Between(10, 2000));
+      for (const absl::Time time : {run, end}) network_.At(time, [] {});  // somebody polls then
+      running_.push_back({*std::move(begun), run, end, {}});
+    }
+    for (Running& task : running_) {
+      if (now < task.run || task.outcome.has_value()) continue;
+      task.outcome = executor_.Run(std::move(task.begun.task));
+    }
+    std::erase_if(running_, [&](Running& task) {
+      if (now < task.end || !task.outcome.has_value()) return false;
+      node_.Finish(*std::move(task.outcome));
+      tasks_.End(task.begun.id);
+      return true;
+    });
   }
 
   void Crash() {
@@ -74,7 +88,7 @@ class SimWorker {
   // As far as it knows.
   bool ready() const { return !dead_ && node_.state() == WorkerNode::State::kReady; }
   const std::string& address() const { return address_; }
-  const KvStore& store() const { return runner_.store(); }
+  const KvStore& store() const { return executor_.store(); }
 
  private:
   WorkerNode::Options Options(const std::string& name, const std::string& coordinator,
@@ -86,23 +100,29 @@ class SimWorker {
             .heartbeat_period = kSimHeartbeatPeriod,
             .heartbeat_timeout = kSimHeartbeatTimeout,
             .rejoin_timeout = rejoin_timeout,
-            .kv_bytes = [this] { return runner_.store().kv_bytes(); },
+            .kv_bytes = [this] { return executor_.store().kv_bytes(); },
             .take =
                 [this](WorkerTask& task, bool must) {
-                  if (!must && tasks_.size() >= 64) return false;
-                  tasks_.push_back(std::move(task));
-                  return true;
+                  return (must || tasks_.waiting() < 64) && tasks_.Add(task, must);
                 }};
   }
+
+  // A task that has begun takes effect at one time and ends at another.
+  struct Running {
+    TaskQueue::Begun begun;
+    absl::Time run;
+    absl::Time end;
+    std::optional<TaskOutcome> outcome;
+  };
 
   LocalNetwork& network_;
   Rng rng_;
   std::unique_ptr<Fabric> fabric_;
   const std::string address_;
-  TaskRunner runner_;
+  TaskExecutor executor_;
+  TaskQueue tasks_;
   WorkerNode node_;
-  std::deque<WorkerTask> tasks_;
-  absl::Time busy_until_ = absl::InfinitePast();
+  std::vector<Running> running_;
   bool dead_ = false;
   bool leaves_ = false;
   bool paused_ = false;

@@ -7,7 +7,7 @@
 #include "runtime/coordinator/step_work.h"
 #include "runtime/store/append_cut.h"
 #include "runtime/store/context_layout.h"
-#include "runtime/worker/step_runner.h"
+#include "runtime/worker/decode_batch.h"
 #include "tests/catch.h"
 #include "tests/runtime/inputs.h"
 
@@ -60,7 +60,7 @@ struct OneWorker {
 
   std::unique_ptr<Backend> backend = MakeBackend("cpu", 1).value();
   KvStore store;
-  StepRunner runner;
+  DecodeBatch runner;
   StepPlanner planner;
   ShardMapPtr map;
   absl::Duration coordinator_best = absl::InfiniteDuration();

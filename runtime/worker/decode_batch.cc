@@ -1,4 +1,4 @@
-#include "runtime/worker/step_runner.h"
+#include "runtime/worker/decode_batch.h"
 
 #include <cstring>
 #include <optional>
@@ -11,13 +11,14 @@
 
 namespace annulus {
 
-size_t StepRunner::Problem::answer_bytes() const {
+size_t DecodeBatch::Problem::answer_bytes() const {
   return PartialBytes(args.q.tokens, args.heads.count, args.into.v_head_dim);
 }
 
-absl::StatusOr<std::shared_ptr<const Pattern>> StepRunner::Parse(const std::string& text,
-                                                                 int kv_heads) {
+absl::StatusOr<std::shared_ptr<const Pattern>> DecodeBatch::Parse(const std::string& text,
+                                                                  int kv_heads) {
   const std::string key = absl::StrCat(kv_heads, " ", text);
+  const std::lock_guard<std::mutex> lock(mutex_);
   if (const auto* found = patterns_.Find(key)) return *found;
   ANNULUS_ASSIGN_OR_RETURN(Pattern pattern, Pattern::Parse(text, kv_heads));
   auto shared = std::make_shared<const Pattern>(std::move(pattern));
@@ -25,8 +26,9 @@ absl::StatusOr<std::shared_ptr<const Pattern>> StepRunner::Parse(const std::stri
   return shared;
 }
 
-const BlockSet& StepRunner::KeysOf(ContextId context, const KvStore::Shard& shard,
-                                   int64_t kv_tokens) {
+const BlockSet& DecodeBatch::KeysOf(ContextId context, const KvStore::Shard& shard,
+                                    int64_t kv_tokens) {
+  const std::lock_guard<std::mutex> lock(mutex_);
   Held& held = held_[context];
   const int64_t blocks = BlocksOf(kv_tokens);
   if (held.blocks != blocks) {
@@ -38,15 +40,15 @@ const BlockSet& StepRunner::KeysOf(ContextId context, const KvStore::Shard& shar
   return held.keys;
 }
 
-absl::Status StepRunner::Store(const wire::StepItem& item, absl::Span<const std::byte> packed) {
+absl::Status DecodeBatch::Store(const wire::StepItem& item, absl::Span<const std::byte> packed) {
   if (item.k_tokens == 0) return absl::OkStatus();
   return store_.Append(item.context, item.layer, {item.start, item.start + item.k_tokens}, packed,
                        item.mark);
 }
 
-absl::StatusOr<StepRunner::Problem> StepRunner::SetUp(const wire::StepItem& item,
-                                                      const std::byte* queries,
-                                                      const std::atomic<bool>* cancel) {
+absl::StatusOr<DecodeBatch::Problem> DecodeBatch::SetUp(const wire::StepItem& item,
+                                                        const std::byte* queries,
+                                                        const std::atomic<bool>* cancel) {
   Problem problem;
   if (item.q_tokens == 0) return problem;
   ANNULUS_ASSIGN_OR_RETURN(const KvStore::Shard* shard, store_.Find(item.context));
@@ -75,11 +77,12 @@ absl::StatusOr<StepRunner::Problem> StepRunner::SetUp(const wire::StepItem& item
   args.scale = item.scale;
   args.into.v_head_dim = spec.v_head_dim;
   args.cancel = cancel;
+  args.urgent = true;
   return problem;
 }
 
 // If the batch fails, each problem is solved for itself, so that only the one to blame fails.
-void StepRunner::Solve(const std::vector<Problem>& problems, std::vector<absl::Status>* statuses) {
+void DecodeBatch::Solve(const std::vector<Problem>& problems, std::vector<absl::Status>* statuses) {
   std::vector<AttendArgs> batch;
   for (const Problem& problem : problems) {
     if (problem.args.into.rows == 0) continue;
@@ -95,7 +98,7 @@ void StepRunner::Solve(const std::vector<Problem>& problems, std::vector<absl::S
 }
 
 // Here and not where partials are merged: what fails here is taken back everywhere.
-absl::Status StepRunner::CheckRange(const AttendArgs& args, int layer) {
+absl::Status DecodeBatch::CheckRange(const AttendArgs& args, int layer) {
   std::optional<Overflow> overflow = FindOverflow(args.into);
   if (!overflow.has_value()) return absl::OkStatus();
   overflow->head += args.heads.first;
@@ -103,7 +106,7 @@ absl::Status StepRunner::CheckRange(const AttendArgs& args, int layer) {
       absl::StrCat("layer ", layer, ", ", OverflowError(*overflow).message()));
 }
 
-Message StepRunner::Run(const WorkerTask& task, const Allowed& allowed) {
+Message DecodeBatch::Run(const WorkerTask& task, const Allowed& allowed) {
   const auto& step = std::get<wire::Step>(task.body);
   const size_t count = step.items.size();
   std::vector<absl::Status> statuses(count);

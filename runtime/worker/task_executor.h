@@ -1,6 +1,6 @@
-// TaskRunner: executes a worker's tasks, one at a time and in order: it owns the KV store and runs
-// this rank's part of plans over it. Used by one thread (the engine thread, or a simulation);
-// store()'s counters and the counters here may be read by any.
+// TaskExecutor: executes a worker's tasks: it owns the KV store and runs this rank's part of plans
+// over it. Thread-safe as far as TaskQueue lets tasks run at once, on whichever threads; one thread
+// (a simulation) will do. store()'s counters and the counters here may be read by any.
 #pragma once
 
 #include <atomic>
@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -18,13 +19,13 @@
 #include "comm/fabric.h"
 #include "runtime/engine/engine.h"
 #include "runtime/store/kv_store.h"
-#include "runtime/worker/step_runner.h"
+#include "runtime/worker/decode_batch.h"
 #include "runtime/worker/task.h"
 #include "runtime/worker/timed_backend.h"
 
 namespace annulus {
 
-class TaskRunner {
+class TaskExecutor {
  public:
   struct Options {
     int64_t kv_bytes_limit = 0;
@@ -35,9 +36,13 @@ class TaskRunner {
   };
 
   // `fabric` and `clock` must outlive this.
-  TaskRunner(std::unique_ptr<Backend> backend, Fabric& fabric, const Clock& clock, Options options);
+  TaskExecutor(std::unique_ptr<Backend> backend, Fabric& fabric, const Clock& clock,
+               Options options);
 
   TaskOutcome Run(WorkerTask task);
+
+  // Whether the plan of an attend may move something between workers. Of a context that is held.
+  bool Exchanges(const wire::Attend& attend) const;
 
   const KvStore& store() const { return store_; }
   // As Backend::health.
@@ -89,7 +94,8 @@ class TaskRunner {
   const Clock& clock_;
   const std::function<void()> on_exchange_;
   KvStore store_;
-  StepRunner steps_;
+  DecodeBatch steps_;
+  mutable std::mutex mutex_;  // of the next two
   std::map<ContextId, Opened> opened_;
   LruCache<std::shared_ptr<const Plan>> plans_{64};
   std::atomic<uint64_t> appends_ = 0;

@@ -1,4 +1,4 @@
-#include "runtime/worker/task_runner.h"
+#include "runtime/worker/task_executor.h"
 
 #include <utility>
 
@@ -11,9 +11,14 @@
 #include "runtime/store/context_layout.h"
 
 namespace annulus {
+namespace {
 
-TaskRunner::TaskRunner(std::unique_ptr<Backend> backend, Fabric& fabric, const Clock& clock,
-                       Options options)
+using Lock = std::lock_guard<std::mutex>;
+
+}  // namespace
+
+TaskExecutor::TaskExecutor(std::unique_ptr<Backend> backend, Fabric& fabric, const Clock& clock,
+                           Options options)
     : backend_(std::move(backend), clock),
       fabric_(fabric),
       clock_(clock),
@@ -21,7 +26,7 @@ TaskRunner::TaskRunner(std::unique_ptr<Backend> backend, Fabric& fabric, const C
       store_(options.kv_bytes_limit, options.kv_in_host_memory ? HostMemory() : backend_.memory()),
       steps_(store_, backend_) {}
 
-TaskOutcome TaskRunner::RunStep(const WorkerTask& task) {
+TaskOutcome TaskExecutor::RunStep(const WorkerTask& task) {
   const auto& step = std::get<wire::Step>(task.body);
   const absl::Status in_time = CheckInTime(task);
   TaskOutcome outcome;
@@ -33,7 +38,7 @@ TaskOutcome TaskRunner::RunStep(const WorkerTask& task) {
   return outcome;
 }
 
-TaskOutcome TaskRunner::Run(WorkerTask task) {
+TaskOutcome TaskExecutor::Run(WorkerTask task) {
   if (std::holds_alternative<wire::Step>(task.body)) return RunStep(task);
   if (std::holds_alternative<wire::Inventory>(task.body)) return TakeInventory();
   wire::Done done;
@@ -92,14 +97,15 @@ TaskOutcome TaskRunner::Run(WorkerTask task) {
   return outcome;
 }
 
-absl::Status TaskRunner::CheckInTime(const WorkerTask& task) const {
+absl::Status TaskExecutor::CheckInTime(const WorkerTask& task) const {
   if (task.cancel->load())
     return absl::CancelledError("the call was cancelled before it began to compute");
   if (clock_.Now() < task.deadline) return absl::OkStatus();
   return absl::DeadlineExceededError("the call's deadline passed before it began to compute");
 }
 
-absl::Status TaskRunner::CheckEpoch(ContextId context, uint64_t epoch) const {
+absl::Status TaskExecutor::CheckEpoch(ContextId context, uint64_t epoch) const {
+  const Lock lock(mutex_);
   const auto found = opened_.find(context);
   if (found == opened_.end()) {
     return absl::NotFoundError(absl::StrCat("context ", context, " is not held here"));
@@ -111,35 +117,38 @@ absl::Status TaskRunner::CheckEpoch(ContextId context, uint64_t epoch) const {
   return absl::OkStatus();
 }
 
-absl::Status TaskRunner::Open(const wire::Open& open) {
+absl::Status TaskExecutor::Open(const wire::Open& open) {
   ANNULUS_RETURN_IF_ERROR(
       store_.Open(open.context, open.spec, static_cast<int>(open.addresses.size()), open.rank));
+  const Lock lock(mutex_);
   opened_[open.context] = {open.epoch, open.addresses, open.copies, open.serves};
   return absl::OkStatus();
 }
 
-absl::Status TaskRunner::Append(const wire::Append& append, const Buffer& packed) {
+absl::Status TaskExecutor::Append(const wire::Append& append, const Buffer& packed) {
   ANNULUS_RETURN_IF_ERROR(CheckEpoch(append.context, append.epoch));
   return store_.Append(append.context, append.layer, {append.start, append.start + append.tokens},
                        packed.span(), append.mark, append.horizon);
 }
 
-absl::Status TaskRunner::Truncate(const wire::Truncate& truncate) {
+absl::Status TaskExecutor::Truncate(const wire::Truncate& truncate) {
   ANNULUS_RETURN_IF_ERROR(CheckEpoch(truncate.context, truncate.epoch));
   return store_.Truncate(truncate.context, truncate.tokens);
 }
 
-absl::Status TaskRunner::Fork(const wire::Fork& fork) {
+absl::Status TaskExecutor::Fork(const wire::Fork& fork) {
   ANNULUS_RETURN_IF_ERROR(CheckEpoch(fork.parent, fork.epoch));
   ANNULUS_RETURN_IF_ERROR(store_.Fork(fork.parent, fork.context, fork.tokens));
+  const Lock lock(mutex_);
   opened_[fork.context] = opened_.at(fork.parent);
   opened_[fork.context].serves = fork.context;
   return absl::OkStatus();
 }
 
-TaskOutcome TaskRunner::TakeInventory() const {
+TaskOutcome TaskExecutor::TakeInventory() const {
   TaskOutcome outcome;
   outcome.inventory = true;
+  const Lock lock(mutex_);
   for (const ContextId id : store_.ContextIds()) {
     const KvStore::Shard& shard = **store_.Find(id);
     const Opened& opened = opened_.at(id);
@@ -151,18 +160,19 @@ TaskOutcome TaskRunner::TakeInventory() const {
 }
 
 // If it cannot be carried out, the context stays at its old epoch, and calls at the new one fail.
-absl::Status TaskRunner::Resume(const wire::Resume& resume) {
-  const auto opened = opened_.find(resume.context);
-  if (opened == opened_.end()) return store_.Find(resume.context).status();
-  if (resume.addresses.size() != opened->second.addresses.size()) {
+absl::Status TaskExecutor::Resume(const wire::Resume& resume) {
+  ANNULUS_ASSIGN_OR_RETURN(const KvStore::Shard* shard, store_.Find(resume.context));
+  if (resume.addresses.size() != static_cast<size_t>(shard->world)) {
     return absl::FailedPreconditionError("the context has other ranks");
   }
   ANNULUS_RETURN_IF_ERROR(store_.GoBack(resume.context, resume.layers));
-  opened->second = {resume.epoch, resume.addresses, resume.copies, resume.serves, resume.tentative};
+  const Lock lock(mutex_);
+  opened_[resume.context] = {resume.epoch, resume.addresses, resume.copies, resume.serves,
+                             resume.tentative};
   return absl::OkStatus();
 }
 
-absl::StatusOr<Buffer> TaskRunner::Read(const wire::Read& read) {
+absl::StatusOr<Buffer> TaskExecutor::Read(const wire::Read& read) {
   ANNULUS_RETURN_IF_ERROR(CheckEpoch(read.context, read.epoch));
   ANNULUS_ASSIGN_OR_RETURN(const KvStore::Shard* shard, store_.Find(read.context));
   const TokenRange tokens{read.start, read.start + read.tokens};
@@ -173,20 +183,26 @@ absl::StatusOr<Buffer> TaskRunner::Read(const wire::Read& read) {
 }
 
 // At any epoch: a context is released also after it was lost elsewhere.
-absl::Status TaskRunner::Release(const wire::Release& release) {
-  opened_.erase(release.context);
+absl::Status TaskExecutor::Release(const wire::Release& release) {
+  {
+    const Lock lock(mutex_);
+    opened_.erase(release.context);
+  }
   steps_.Forget(release.context);
   return store_.Release(release.context);
 }
 
-absl::StatusOr<std::shared_ptr<const Plan>> TaskRunner::PlanOf(const wire::Attend& attend,
-                                                               const KvStore::Shard& shard,
-                                                               const WorkerTask& task) {
+absl::StatusOr<std::shared_ptr<const Plan>> TaskExecutor::PlanOf(const wire::Attend& attend,
+                                                                 const KvStore::Shard& shard,
+                                                                 const WorkerTask& task) {
   const std::string key =
       absl::StrCat(attend.context, " ", attend.epoch, " ", attend.q_start, " ", attend.q_tokens,
                    " ", attend.kv_tokens, " ", attend.keys.begin, " ", attend.keys.end, " ",
                    Name(attend.plan), " ", attend.stages, " ", attend.pattern);
-  if (const auto* found = plans_.Find(key)) return *found;
+  {
+    const Lock lock(mutex_);
+    if (const auto* found = plans_.Find(key)) return *found;
+  }
   ANNULUS_ASSIGN_OR_RETURN(const Pattern pattern,
                            Pattern::Parse(attend.pattern, shard.spec.kv_heads));
   const TokenRange q{attend.q_start, attend.q_start + attend.q_tokens};
@@ -195,13 +211,14 @@ absl::StatusOr<std::shared_ptr<const Plan>> TaskRunner::PlanOf(const wire::Atten
   const Stop stop([&] { return CheckInTime(task); });
   ANNULUS_ASSIGN_OR_RETURN(Plan plan, BuildPlan(attend.plan, problem, attend.stages, stop));
   auto shared = std::make_shared<const Plan>(std::move(plan));
+  const Lock lock(mutex_);
   plans_.Insert(key, shared);
   return shared;
 }
 
 // A page that was damaged here must not make a wrong answer elsewhere.
-absl::Status TaskRunner::VerifyWhatLeaves(const Plan& plan, const KvStore::Shard& shard,
-                                          const wire::Attend& attend) {
+absl::Status TaskExecutor::VerifyWhatLeaves(const Plan& plan, const KvStore::Shard& shard,
+                                            const wire::Attend& attend) {
   for (const Step& step : plan.steps()) {
     for (const Transfer& transfer : step.transfers) {
       if (transfer.kind != Transfer::Kind::kKv || transfer.source != shard.rank) continue;
@@ -212,11 +229,18 @@ absl::Status TaskRunner::VerifyWhatLeaves(const Plan& plan, const KvStore::Shard
   return absl::OkStatus();
 }
 
+// Pass-q of a few ranks moves everything between them and the caller.
+bool TaskExecutor::Exchanges(const wire::Attend& attend) const {
+  const absl::StatusOr<const KvStore::Shard*> shard = store_.Find(attend.context);
+  return shard.ok() && (attend.plan != PlanKind::kPassQ ||
+                        static_cast<size_t>((*shard)->world) > kDirectPartialsMax);
+}
+
 // Where queries come from the caller and partials go back to it, ranks have nothing to tell each
 // other: none waits for another one, not even to hear that it failed.
-absl::StatusOr<std::unique_ptr<Exchange>> TaskRunner::ExchangeFor(const Plan& plan,
-                                                                  const wire::Attend& attend,
-                                                                  int rank) {
+absl::StatusOr<std::unique_ptr<Exchange>> TaskExecutor::ExchangeFor(const Plan& plan,
+                                                                    const wire::Attend& attend,
+                                                                    int rank) {
   bool moves = false;
   for (const Step& step : plan.steps()) {
     for (const Transfer& transfer : step.transfers) {
@@ -225,11 +249,16 @@ absl::StatusOr<std::unique_ptr<Exchange>> TaskRunner::ExchangeFor(const Plan& pl
   }
   if (!moves) return std::make_unique<NoExchange>(rank, plan.world());
   if (on_exchange_) on_exchange_();
-  return fabric_.OpenExchange(attend.request, rank, opened_.at(attend.context).addresses);
+  std::vector<std::string> addresses;
+  {
+    const Lock lock(mutex_);
+    addresses = opened_.at(attend.context).addresses;
+  }
+  return fabric_.OpenExchange(attend.request, rank, addresses);
 }
 
-absl::StatusOr<RankResult> TaskRunner::Attend(const wire::Attend& attend, WorkerTask& task,
-                                              std::vector<TraceSpan>* spans) {
+absl::StatusOr<RankResult> TaskExecutor::Attend(const wire::Attend& attend, WorkerTask& task,
+                                                std::vector<TraceSpan>* spans) {
   ANNULUS_RETURN_IF_ERROR(CheckInTime(task));
   const absl::Duration time_left = task.deadline - clock_.Now();
   ANNULUS_RETURN_IF_ERROR(CheckEpoch(attend.context, attend.epoch));
@@ -248,6 +277,8 @@ absl::StatusOr<RankResult> TaskRunner::Attend(const wire::Attend& attend, Worker
   rank_task.scale = attend.scale;
   rank_task.deadline = absl::Now() + time_left;  // the engine and the exchange go by wall time
   rank_task.cancel = task.cancel.get();
+  rank_task.urgent = task.urgent;
+  rank_task.owner = attend.context;
   if (attend.trace) {
     rank_task.trace = [spans](absl::string_view name, absl::Time begin, absl::Time end) {
       spans->push_back({"", std::string(name), absl::ToUnixNanos(begin), absl::ToUnixNanos(end)});

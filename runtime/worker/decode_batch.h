@@ -1,11 +1,12 @@
-// StepRunner: executes a Step on one worker: stores what each item appends, then solves the queries
-// of all items as one batch, straight into the answer. An item that fails leaves the others alone.
-// Used by one thread.
+// DecodeBatch: executes a Step on one worker: stores what each item appends, then solves the
+// queries of all items as one batch, straight into the answer. An item that fails leaves the others
+// alone. Thread-safe as far as TaskQueue lets tasks run at once.
 #pragma once
 
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -19,17 +20,20 @@
 
 namespace annulus {
 
-class StepRunner {
+class DecodeBatch {
  public:
   // Both must outlive this.
-  StepRunner(KvStore& store, Backend& backend) : store_(store), backend_(backend) {}
+  DecodeBatch(KvStore& store, Backend& backend) : store_(store), backend_(backend) {}
 
   // The StepDone of a task that is a Step. `allowed` says whether a context is held here at an
   // epoch, and whether it is still time.
   using Allowed = std::function<absl::Status(ContextId, uint64_t epoch)>;
   Message Run(const WorkerTask& task, const Allowed& allowed);
 
-  void Forget(ContextId context) { held_.erase(context); }
+  void Forget(ContextId context) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    held_.erase(context);
+  }
 
  private:
   // The blocks that this rank holds of a context's first `blocks`: the same for 64 steps and all
@@ -56,6 +60,7 @@ class StepRunner {
 
   KvStore& store_;
   Backend& backend_;
+  std::mutex mutex_;  // of the next two
   std::map<ContextId, Held> held_;
   LruCache<std::shared_ptr<const Pattern>> patterns_{64};
 };

@@ -11,7 +11,7 @@
 #include "runtime/store/append_cut.h"
 #include "runtime/store/context_layout.h"
 #include "runtime/wire/wire.h"
-#include "runtime/worker/task_runner.h"
+#include "runtime/worker/task_executor.h"
 #include "tests/catch.h"
 #include "tests/reliability.h"
 #include "tests/runtime/inputs.h"
@@ -67,7 +67,7 @@ struct OneRunner {
 
   LocalNetwork network;
   std::unique_ptr<Fabric> fabric;
-  TaskRunner runner;
+  TaskExecutor runner;
   uint64_t request = 10;
 };
 

@@ -1,0 +1,166 @@
+#include "runtime/worker/task_queue.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace annulus {
+namespace {
+
+constexpr size_t kSmallAppendBytes = size_t{1} << 20;
+constexpr int64_t kFewQueries = 16;
+constexpr size_t kSpareMax = 64;
+constexpr uint64_t kEverything = ~uint64_t{0};
+
+constexpr std::array<int, 4> kPlaces = {TaskQueue::kOrderMax, TaskQueue::kShortMax,
+                                        TaskQueue::kBulkMax, TaskQueue::kLongMax};
+
+uint64_t Bit(ContextId context) {
+  return uint64_t{1} << (context * 0x9E3779B97F4A7C15u >> 58);
+}
+
+}  // namespace
+
+void TaskQueue::ListClaims(const wire::Body& body, Entry* entry) {
+  std::vector<Claim>& claims = entry->claims;
+  if (const auto* step = std::get_if<wire::Step>(&body)) {
+    for (const wire::StepItem& item : step->items) {
+      claims.push_back({item.context, item.layer, item.k_tokens > 0});
+    }
+    const auto by_context = [](const Claim& a, const Claim& b) { return a.context < b.context; };
+    if (!std::is_sorted(claims.begin(), claims.end(), by_context)) {
+      std::sort(claims.begin(), claims.end(), by_context);
+    }
+  } else if (const auto* append = std::get_if<wire::Append>(&body)) {
+    claims.push_back({append->context, append->layer, true});
+  } else if (const auto* attend = std::get_if<wire::Attend>(&body)) {
+    claims.push_back({attend->context, attend->layer, false});
+  } else if (const auto* read = std::get_if<wire::Read>(&body)) {
+    claims.push_back({read->context, read->layer, false});
+  } else if (const auto* trim = std::get_if<wire::Trim>(&body)) {
+    claims.push_back({trim->context, trim->layer, true});
+  } else if (const auto* open = std::get_if<wire::Open>(&body)) {
+    claims.push_back({open->context, kAllLayers, true});
+  } else if (const auto* truncate = std::get_if<wire::Truncate>(&body)) {
+    claims.push_back({truncate->context, kAllLayers, true});
+  } else if (const auto* release = std::get_if<wire::Release>(&body)) {
+    claims.push_back({release->context, kAllLayers, true});
+  } else if (const auto* resume = std::get_if<wire::Resume>(&body)) {
+    claims.push_back({resume->context, kAllLayers, true});
+  } else if (const auto* fork = std::get_if<wire::Fork>(&body)) {
+    claims.push_back({std::min(fork->parent, fork->context), kAllLayers, true});
+    claims.push_back({std::max(fork->parent, fork->context), kAllLayers, true});
+    claims[fork->parent < fork->context ? 0 : 1].writes = false;
+  } else {
+    entry->contexts = kEverything;
+    return;
+  }
+  for (const Claim& claim : claims) entry->contexts |= Bit(claim.context);
+}
+
+bool TaskQueue::Conflict(const Entry& a, const Entry& b) {
+  if ((a.contexts & b.contexts) == 0) return false;
+  if (a.claims.empty() || b.claims.empty()) return true;  // everything
+  auto i = a.claims.begin();
+  auto j = b.claims.begin();
+  while (i != a.claims.end() && j != b.claims.end()) {
+    if (i->context < j->context) {
+      ++i;
+    } else if (j->context < i->context) {
+      ++j;
+    } else {
+      for (auto k = j; k != b.claims.end() && k->context == i->context; ++k) {
+        const bool same = i->layer == k->layer || i->layer == kAllLayers || k->layer == kAllLayers;
+        if (same && (i->writes || k->writes)) return true;
+      }
+      ++i;
+    }
+  }
+  return false;
+}
+
+bool TaskQueue::Add(WorkerTask& task, bool must) {
+  if (waiting() >= (must ? kTasksMax : kWorkMax)) return false;
+  if (spare_.empty()) spare_.emplace_back();
+  Entry& entry = spare_.front();
+  entry.id = ++last_id_;
+  entry.task = std::move(task);
+  entry.claims.clear();
+  entry.contexts = 0;
+  entry.earlier = 0;
+  entry.lane.reset();
+  entry.begun = false;
+  ListClaims(entry.task.body, &entry);
+  for (const Entry& before : tasks_) entry.earlier += Conflict(before, entry) ? 1 : 0;
+  tasks_.splice(tasks_.end(), spare_, spare_.begin());
+  return true;
+}
+
+TaskQueue::Lane TaskQueue::LaneOf(Entry& entry, absl::Time now) {
+  const WorkerTask& task = entry.task;
+  if (entry.earlier == 0 && (task.deadline <= now || (task.cancel != nullptr && *task.cancel))) {
+    return Lane::kOrder;
+  }
+  if (entry.lane.has_value()) return *entry.lane;
+  const auto* attend = std::get_if<wire::Attend>(&task.body);
+  if (attend != nullptr) {
+    if (entry.earlier > 0) return Lane::kLong;  // until it is known
+    const bool few = attend->q_tokens <= kFewQueries && !exchanges_(*attend);
+    entry.lane = few ? Lane::kShort : Lane::kLong;
+  } else if (std::holds_alternative<wire::Read>(task.body) ||
+             std::holds_alternative<wire::Truncate>(task.body) ||
+             std::holds_alternative<wire::Release>(task.body) ||
+             (std::holds_alternative<wire::Append>(task.body) &&
+              task.payload.size() > kSmallAppendBytes)) {
+    entry.lane = Lane::kBulk;
+  } else {
+    entry.lane = std::holds_alternative<wire::Step>(task.body) ? Lane::kShort : Lane::kOrder;
+  }
+  return *entry.lane;
+}
+
+TaskQueue::Place TaskQueue::FindReady(absl::Time now) {
+  Place best = tasks_.end();
+  Lane best_lane = Lane::kLong;
+  bool long_before = false;  // one that waits
+  for (Place entry = tasks_.begin(); entry != tasks_.end(); ++entry) {
+    if (entry->begun) continue;
+    const Lane lane = LaneOf(*entry, now);
+    if (lane == Lane::kLong && std::exchange(long_before, true)) continue;
+    if (entry->earlier > 0) continue;
+    if (running(lane) >= kPlaces[static_cast<size_t>(lane)]) continue;
+    if (lane == Lane::kOrder) return entry;
+    if (best == tasks_.end() || lane < best_lane) {
+      best = entry;
+      best_lane = lane;
+    }
+  }
+  return best;
+}
+
+std::optional<TaskQueue::Begun> TaskQueue::Begin(absl::Time now) {
+  const Place found = FindReady(now);
+  if (found == tasks_.end()) return std::nullopt;
+  const Lane lane = LaneOf(*found, now);
+  found->lane = lane;
+  found->begun = true;
+  ++running_[static_cast<size_t>(lane)];
+  found->task.urgent = lane <= Lane::kShort;
+  return Begun{found->id, lane, std::move(found->task)};
+}
+
+void TaskQueue::End(uint64_t id) {
+  const Place ended = std::find_if(tasks_.begin(), tasks_.end(),
+                                   [id](const Entry& entry) { return entry.id == id; });
+  --running_[static_cast<size_t>(*ended->lane)];
+  for (Place later = std::next(ended); later != tasks_.end(); ++later) {
+    if (!later->begun && Conflict(*ended, *later)) --later->earlier;
+  }
+  ended->task = {};
+  if (spare_.size() < kSpareMax) {
+    spare_.splice(spare_.begin(), tasks_, ended);
+  } else {
+    tasks_.erase(ended);
+  }
+}
+
+}  // namespace annulus

@@ -1,0 +1,103 @@
+// TaskQueue: a worker's tasks that have come and not ended, and which of them may begin now.
+//
+// Order: of two tasks on the same layer of the same context the later one begins once the earlier
+// one has ended, unless both only read it. A task on a whole context touches all of its layers, an
+// inventory touches everything. All other tasks may pass each other.
+//
+// Lanes: a task waits for tasks of its own lane only.
+//   order  small appends, opens, forks and the like; and whatever was cancelled or is late, since
+//   it
+//          ends at once.
+//   short  decode steps, attends of few queries.
+//   bulk   what moves or clears much memory: large appends, reads, truncations, releases.
+//   long   other attends. They begin in the order in which they came, whatever the number of
+//   places:
+//          so all workers begin the same ones, and none waits in an exchange for a rank that waits
+//          for its own place behind another exchange.
+// A short task waits for no other worker; an attend that might is long.
+//
+// Thread-compatible, without a clock or a thread: worker threads and simulations drive it.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <numeric>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "runtime/worker/task.h"
+
+namespace annulus {
+
+class TaskQueue {
+ public:
+  enum class Lane { kOrder, kShort, kBulk, kLong };
+  // How many tasks of each lane run at once.
+  static constexpr int kOrderMax = 1;
+  static constexpr int kShortMax = 1;
+  static constexpr int kBulkMax = 2;
+  static constexpr int kLongMax = 8;
+  static constexpr int kRunningMax = kOrderMax + kShortMax + kBulkMax + kLongMax;
+  // Tasks that wait. The second half is for those that must be taken, so that a flood of work
+  // cannot keep them out.
+  static constexpr size_t kTasksMax = 4096;
+  static constexpr size_t kWorkMax = kTasksMax / 2;
+
+  // Whether the plan of an attend may move something between workers. Asked once all that came
+  // before on its context has ended.
+  using Exchanges = std::function<bool(const wire::Attend&)>;
+  explicit TaskQueue(Exchanges exchanges) : exchanges_(std::move(exchanges)) {}
+
+  // Takes a task, or returns false where there is no room for it.
+  bool Add(WorkerTask& task, bool must);
+
+  struct Begun {
+    uint64_t id = 0;
+    Lane lane = Lane::kShort;
+    WorkerTask task;
+  };
+  // The next task that may begin, those of the first lanes first. It runs until End.
+  std::optional<Begun> Begin(absl::Time now);
+  void End(uint64_t id);
+
+  // Whether Begin would give one.
+  bool ready(absl::Time now) { return FindReady(now) != tasks_.end(); }
+  int running() const { return std::accumulate(running_.begin(), running_.end(), 0); }
+  int running(Lane lane) const { return running_[static_cast<size_t>(lane)]; }
+  size_t waiting() const { return tasks_.size() - static_cast<size_t>(running()); }
+
+ private:
+  struct Claim {
+    ContextId context = 0;
+    int layer = 0;  // or kAllLayers
+    bool writes = false;
+  };
+  struct Entry {
+    uint64_t id = 0;
+    WorkerTask task;            // until it begins
+    std::vector<Claim> claims;  // by context
+    uint64_t contexts = 0;      // a bit for each context, as Bit gives it; all for everything
+    int earlier = 0;            // conflicting tasks before it that have not ended
+    std::optional<Lane> lane;   // once it is known
+    bool begun = false;
+  };
+  using Place = std::list<Entry>::iterator;
+
+  static constexpr int kAllLayers = -1;
+  static bool Conflict(const Entry& a, const Entry& b);
+  static void ListClaims(const wire::Body& body, Entry* entry);
+  Lane LaneOf(Entry& entry, absl::Time now);
+  Place FindReady(absl::Time now);
+
+  const Exchanges exchanges_;
+  std::list<Entry> tasks_;  // in the order in which they came
+  std::list<Entry> spare_;  // kept, so that a warm queue allocates nothing
+  uint64_t last_id_ = 0;
+  std::array<int, 4> running_ = {};
+};
+
+}  // namespace annulus
