@@ -45,6 +45,7 @@ int64_t NowNs() {
 // a quarter of it: they keep a fifth of the time.
 constexpr int64_t kPatienceNs = 2'000'000;
 constexpr int64_t kWaitPerRun = 4;
+constexpr int64_t kYieldNs = 100'000;
 
 }  // namespace
 
@@ -162,8 +163,11 @@ void ThreadPool::RunItems(Loop& loop, int core) {
   int64_t i = loop.next.fetch_add(1, std::memory_order_relaxed);
   while (i < loop.count) {
     loop.body(i);
-    // Another loop is due, perhaps.
-    if (!loop.turn.urgent && all_.load(std::memory_order_relaxed) > 1) return;
+    if (!loop.turn.urgent) {
+      YieldCore();
+      // Another loop is due, perhaps.
+      if (all_.load(std::memory_order_relaxed) > 1) return;
+    }
     i = loop.next.fetch_add(1, std::memory_order_relaxed);
     if (core >= 0 && i < loop.count && sched_getcpu() != core) GoTo(core);
   }
@@ -268,6 +272,16 @@ void ThreadPool::LetUrgentGoFirst() {
   share.away_ns += waited_ns;
   share.debt_ns += waited_ns;
   if (share.debt_ns >= kPatienceNs) share.insists = true;
+}
+
+// Where two threads that compute share a core, the system may let one that has woken up wait for
+// its next tick, which is up to 4 ms away.
+void ThreadPool::YieldCore() {
+  static thread_local int64_t yielded_ns = 0;
+  const int64_t now_ns = NowNs();
+  if (now_ns - yielded_ns < kYieldNs) return;
+  sched_yield();
+  yielded_ns = now_ns;
 }
 
 void ThreadPool::Work() {

@@ -45,9 +45,11 @@ class ThreadPool {
   }
 
   // For bodies of loops that are not urgent, in the midst of a long item: lets urgent loops go
-  // first, perhaps on this thread. Costs nothing while there is none.
+  // first, perhaps on this thread, and now and then whatever else waits for this core. Costs a look
+  // at the clock otherwise.
   void GiveWay() {
     if (urgent_.load(std::memory_order_relaxed) != 0) LetUrgentGoFirst();
+    YieldCore();
   }
 
  private:
@@ -68,6 +70,7 @@ class ThreadPool {
   bool has_place() const { return running_ < threads(); }
   bool has_room() const { return running_ - away_ + urgent_running_ < threads(); }
   void LetUrgentGoFirst();
+  static void YieldCore();
 
   static thread_local Share share_;
 

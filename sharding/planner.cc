@@ -5,6 +5,7 @@
 #include <map>
 #include <utility>
 
+#include "base/check.h"
 #include "base/status.h"
 #include "sharding/build.h"
 #include "sharding/row_table.h"
@@ -199,6 +200,21 @@ absl::StatusOr<Decision> Choose(const Problem& problem, const ClusterModel& clus
     return plan.kind() == kind && plan.stages() == best.stages;
   });
   return Decision{std::move(chosen), std::move(candidates)};
+}
+
+const PlanCost& Lightest(const std::vector<PlanCost>& candidates,
+                         absl::FunctionRef<bool(PlanKind)> eligible) {
+  constexpr double kSameCost = 1.03;
+  const PlanCost* cheapest = nullptr;
+  const PlanCost* lightest = nullptr;
+  for (const PlanCost& cost : candidates) {
+    if (!eligible(cost.kind)) continue;
+    if (cheapest == nullptr) cheapest = lightest = &cost;
+    if (cost.cost_s > cheapest->cost_s * kSameCost) break;
+    if (cost.bytes_total < lightest->bytes_total) lightest = &cost;
+  }
+  ANNULUS_CHECK(lightest != nullptr);
+  return *lightest;
 }
 
 }  // namespace annulus

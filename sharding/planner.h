@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "sharding/cluster.h"
 #include "sharding/plan.h"
@@ -66,5 +67,12 @@ struct Decision {
 absl::StatusOr<Decision> Choose(const Problem& problem, const ClusterModel& cluster,
                                 std::optional<PlanKind> asked = std::nullopt,
                                 const Stop& stop = {});
+
+// For plans that share their machines with other work. Of the eligible `candidates`, cheapest
+// first, those that cost at most 3 % more than the first cost the same, since the model is no
+// finer: the one of them that moves the fewest bytes, which take the network, and on CPUs the
+// cores, from others. At least one must be eligible.
+const PlanCost& Lightest(const std::vector<PlanCost>& candidates,
+                         absl::FunctionRef<bool(PlanKind)> eligible);
 
 }  // namespace annulus

@@ -26,12 +26,8 @@ constexpr int64_t kRowStrideMax = 1 << 24;
 constexpr int64_t kPanelSegmentCost = 2;
 
 int DimOf(const KvTable& kv) {
-  return DimFor(std::max(kv.head_dim(), kv.v_head_dim()));
-}
-
-// Beyond what kStream and the panels do.
-bool IsWide(const KvTable& kv) {
-  return DimOf(kv) > 256;
+  const int dim = std::max(kv.head_dim(), kv.v_head_dim());
+  return dim <= 64 ? 64 : dim <= 128 ? 128 : 256;
 }
 
 // Scales with which unseen keys weigh nothing and scores of f16 stay in f32's range.
@@ -75,8 +71,8 @@ void WorkList::MakeAll(const Slots& slots) {
   split_tiles_.clear();
   groups_.clear();
   row_strides_.clear();
-  on_hopper_.assign(batch_.size(), false);
-  split_rows_max_ = split_dim_max_ = 0;
+  on_panel90_.assign(batch_.size(), false);
+  split_rows_max_ = 0;
   state_floats_ = 0;
   for (problem_ = 0; problem_ < std::ssize(batch_); ++problem_) {
     AddProblem(batch_[static_cast<size_t>(problem_)], slots);
@@ -94,19 +90,12 @@ void WorkList::MakeAll(const Slots& slots) {
   }
 }
 
-// Which one does what kStream does not.
+// Of the panels of a problem, if it has any.
 Kernel WorkList::PanelFor(const AttendArgs& args, const Slots& slots) {
   const KvTable& kv = *args.kv;
-  const int dim = DimOf(kv);
-  const Kernel kernel = IsWide(kv) ? Kernel::kLatent90 : Kernel::kPanel90;
-  const Kernel portable = IsWide(kv) ? Kernel::kSimple : Kernel::kPanel;
-  const int v_head_dim = IsWide(kv) ? kLatentDim : dim;
-  if (kv.head_dim() != dim || kv.v_head_dim() != v_head_dim || slots.Of(kernel, dim) == 0) {
-    return portable;
-  }
-  const PageRows rows = PageRowsOf(kv);
-  if (IsWide(kv) && !rows.values_in_keys) return portable;
-  if (!AddRowStrides(rows, dim)) return portable;
+  const bool served = kv.head_dim() == kv.v_head_dim() && kv.head_dim() == DimOf(kv) &&
+                      slots.Of(Kernel::kPanel90, kv.head_dim()) != 0 && OnMatrixUnits(args);
+  if (!served || !AddRowStrides(kv)) return Kernel::kPanel;
   // Queries that the copy engine cannot read are copied by threads.
   const int64_t stride =
       args.memory == MemoryKind::kHost ? args.q.heads * args.q.dim : args.q.token_stride;
@@ -117,20 +106,36 @@ Kernel WorkList::PanelFor(const AttendArgs& args, const Slots& slots) {
       std::find(row_strides_.begin(), end, static_cast<int32_t>(stride)) == end) {
     row_strides_.push_back(static_cast<int32_t>(stride));
   }
-  return kernel;
+  return Kernel::kPanel90;
 }
 
-// Whether the copy engine can read these rows, and there is room for their strides.
-bool WorkList::AddRowStrides(const PageRows& rows, int dim) {
+// Whether there is room for the strides of all pages of the table.
+bool WorkList::AddRowStrides(const KvTable& kv) {
   const size_t before = row_strides_.size();
-  bool room = true;
-  for (const int32_t stride : rows.strides) {
-    if (std::find(row_strides_.begin(), row_strides_.end(), stride) != row_strides_.end()) continue;
+  int32_t last = 0;  // most pages are as the one before
+  const auto add = [&](int32_t stride) {
+    if (stride == last) return true;
+    last = stride;
+    if (std::find(row_strides_.begin(), row_strides_.end(), stride) != row_strides_.end()) {
+      return true;
+    }
     // The copy engine counts in 16 bytes.
-    room = room && stride >= dim && stride % 8 == 0 && stride <= kRowStrideMax;
+    if (stride < kv.head_dim() || stride % 8 != 0 || stride > kRowStrideMax) return false;
     row_strides_.push_back(stride);
+    return row_strides_.size() <= kRowStrides;
+  };
+  bool room = true;
+  if (kv.memory() == MemoryKind::kHost) {  // copied without gaps
+    room = add(kv.head_dim());
+  } else {
+    for (int64_t block = 0; room && block < kv.blocks(); ++block) {
+      for (int head = kv.kv_head_first(); room && head < kv.kv_head_first() + kv.kv_heads();
+           ++head) {
+        const KvPage& page = kv.page(head, block);
+        if (page.k != nullptr) room = add(page.k_row_stride) && add(page.v_row_stride);
+      }
+    }
   }
-  room = room && row_strides_.size() <= kRowStrides;
   if (!room) row_strides_.resize(before);
   return room;
 }
@@ -175,11 +180,10 @@ void WorkList::AddQueries(const AttendArgs& args, const Slots& slots, int kv_hea
   const auto tokens = static_cast<int>(queries.q.size());
   Kernel kernel = Kernel::kSimple;
   if (OnMatrixUnits(args)) {
-    const bool few = tokens * (head_end - head_first) <= kStreamRows && !IsWide(*args.kv);
+    const bool few = tokens * (head_end - head_first) <= kStreamRows;
     // A decode step does not look at all pages of its context.
     if (!few && !panel_.has_value()) panel_ = PanelFor(args, slots);
     kernel = few ? Kernel::kStream : *panel_;
-    if (slots.Of(kernel, DimOf(*args.kv)) == 0) kernel = Kernel::kSimple;
   }
   const int step = std::max(1, kPanelRows / tokens);
   const auto halves = static_cast<size_t>(HalvesOf(kernel, DimOf(*args.kv)));
@@ -214,7 +218,7 @@ void WorkList::AddTile(const AttendArgs& args, int kv_head, Kernel kernel,
                             [&](const Group& g) { return g.launch.SameKernel(launch); });
   if (group == groups_.end()) group = groups_.insert(group, Group{launch, {}});
   group->tiles.push_back(static_cast<int32_t>(tiles_.size()));
-  if (IsHopper(kernel)) on_hopper_[static_cast<size_t>(problem_)] = true;
+  if (kernel == Kernel::kPanel90) on_panel90_[static_cast<size_t>(problem_)] = true;
   Tile tile;
   tile.problem = problem_;
   tile.kv_head = kv_head - args.kv->kv_head_first();
@@ -262,7 +266,6 @@ void WorkList::KeepStates(size_t segment_first) {
       state_floats_ += tile.segments * floats;
       split_tiles_.push_back(segment.tile);
       split_rows_max_ = std::max(split_rows_max_, rows);
-      split_dim_max_ = std::max(split_dim_max_, kv.v_head_dim());
     }
     segment.state = next;
     next += floats;
@@ -334,10 +337,8 @@ void WorkList::Cut(Group* group) {
   sizes.reserve(group->tiles.size());
   for (const int32_t t : group->tiles) sizes.push_back(tile_blocks_[static_cast<size_t>(t)]);
   const size_t first = segments_.size();
-  // Latent heads are few, and their rows so long that a part soon is worth its end.
-  const int64_t least =
-      group->launch.kernel == Kernel::kLatent90 ? kLaneBlocksMin : kPanelBlocksMin;
-  for (const Part& part : CutForSlots(sizes, group->launch.slots, kPanelSegmentCost, least)) {
+  for (const Part& part :
+       CutForSlots(sizes, group->launch.slots, kPanelSegmentCost, kPanelBlocksMin)) {
     AddSegment(group->tiles[part.item], part.begin, part.size);
     group->launch.blocks += part.size;
   }

@@ -59,14 +59,10 @@ absl::StatusOr<std::shared_ptr<const AttendPlanner::Planned>> AttendPlanner::Pla
       shared_ ? SharedBy(cluster_, std::min(world, cluster_.workers_per_node)) : cluster_;
   ANNULUS_ASSIGN_OR_RETURN(Decision decision, Choose(problem, model, request.plan, stop));
   Planned planned{std::move(decision.plan), SizeOf(problem, stop), {}};
-  for (PlanCost& cost : decision.candidates) {  // the cheapest first
-    const bool eligible = request.plan.has_value()
-                              ? cost.kind == *request.plan
-                              : !map.spec.kv_efficient || SendsReadBlocksAlone(cost.kind);
-    if (!eligible) continue;
-    planned.cost = std::move(cost);
-    break;
-  }
+  planned.cost = Lightest(decision.candidates, [&](PlanKind kind) {
+    if (request.plan.has_value()) return kind == *request.plan;
+    return !map.spec.kv_efficient || SendsReadBlocksAlone(kind);
+  });
   if (planned.plan.kind() != planned.cost.kind) {
     ANNULUS_ASSIGN_OR_RETURN(planned.plan,
                              BuildPlan(planned.cost.kind, problem, planned.cost.stages, stop));

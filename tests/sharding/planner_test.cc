@@ -118,6 +118,27 @@ TEST_CASE("where the network is slow a narrow window goes by group-cast, full at
   CHECK(ChooseFrom(full, cluster).plan.kind() == PlanKind::kHeads);
 }
 
+TEST_CASE("the lightest moves the fewest bytes of those that cost nearly the least") {
+  const auto cost = [](PlanKind kind, double cost_s, int64_t bytes) {
+    PlanCost made;
+    made.kind = kind;
+    made.cost_s = cost_s;
+    made.bytes_total = bytes;
+    return made;
+  };
+  const std::vector<PlanCost> candidates = {
+      cost(PlanKind::kRing, 1.00, 900), cost(PlanKind::kHeads, 1.02, 500),
+      cost(PlanKind::kGroupCast, 1.025, 700), cost(PlanKind::kPassQ, 1.04, 10)};
+  CHECK(Lightest(candidates, [](PlanKind) { return true; }).kind == PlanKind::kHeads);
+  // The cheapest is that of the eligible ones.
+  const auto no_kv_moves = [](PlanKind kind) {
+    return kind == PlanKind::kGroupCast || kind == PlanKind::kPassQ;
+  };
+  CHECK(Lightest(candidates, no_kv_moves).kind == PlanKind::kPassQ);
+  const auto ring = [](PlanKind kind) { return kind == PlanKind::kRing; };
+  CHECK(Lightest(candidates, ring).kind == PlanKind::kRing);
+}
+
 TEST_CASE("where nothing has to move the first kind wins, and an asked one is obeyed") {
   const Problem problem = MakeProblem(4096, 4096, 4, 2, 1, "causal");
   const Decision decision = ChooseFrom(problem, ClusterModel{});

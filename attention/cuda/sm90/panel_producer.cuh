@@ -19,9 +19,9 @@ __device__ inline void CopyWords(const T& from, T& to, int lane) {
 // Puts segments [first, first + count) into tickets, each into one thread block's, a tile ahead. A
 // thread block that starts late, since other work had its multiprocessor, so finds nothing waiting
 // for it. None is taken once it has taken `stay` blocks.
-template <typename Control>
+template <int kDim>
 __device__ inline void TakeTickets(const Work& work, int first, int count, int stay,
-                                   Control& control, int lane) {
+                                   Control<kDim>& control, int lane) {
   Ring<2> ring;
   for (;;) {
     int number = count;
@@ -59,10 +59,10 @@ __device__ inline void TakeTickets(const Work& work, int first, int count, int s
 }
 
 // The places of a segment's blocks, kLookahead of them at a time: each lane has one.
-template <typename Control>
+template <int kDim>
 class BlockWalk {
  public:
-  static constexpr int kHalves = Control::Shape::kHalves;
+  static constexpr int kHalves = PanelShape<kDim>::kHalves;
 
   __device__ BlockWalk(const Work& work, const RowMaps& maps, const Ticket& ticket, int lane)
       : work_(work), maps_(maps), ticket_(ticket), lane_(lane) {
@@ -72,7 +72,7 @@ class BlockWalk {
   }
 
   // Those of the blocks [at, at + kLookahead).
-  __device__ void Publish(int at, Control& control) {
+  __device__ void Publish(int at, Control<kDim>& control) {
     __syncwarp();  // nobody reads the ones before
     at += lane_;
     if (at < ticket_.blocks) {
@@ -80,11 +80,9 @@ class BlockWalk {
       if (missing) ReportMissing(work_, ticket_.tile, block_);
       const int64_t keys = ticket_.problem.kv_tokens - int64_t{block_} * kBlockKeys;
       const int32_t special = missing ? kNoPage : keys < kBlockKeys ? kShortMap : 0;
-      auto& places = control.places[lane_];
+      BlockPlaces& places = control.places[lane_];
       places.k = PlaceOfRows(page_.k, page_.k_row_stride, special);
-      if constexpr (Control::kValues) {
-        places.v = PlaceOfRows(page_.v, page_.v_row_stride, special);
-      }
+      places.v = PlaceOfRows(page_.v, page_.v_row_stride, special);
       if (at < LookedAt(ticket_)) {
         const Cell<kHalves> cell = walk_.template Now<kHalves>();
         SeenBlock<kHalves>& seen = control.seen[lane_];
@@ -120,14 +118,10 @@ class BlockWalk {
   Page page_;
 };
 
-// Loops over boxes: these warps have few registers.
-template <int kDim>
-inline constexpr int kUnrolled = kDim > 256 ? 1 : kDim / 64;
-
 template <int kDim>
 __device__ inline void CopyBoxes(uint32_t to, const CUtensorMap* map, Place place,
                                  uint32_t barrier) {
-#pragma unroll(kUnrolled <kDim>)
+#pragma unroll
   for (int box = 0; box < kDim / 64; ++box, place.column += 64) {
     CopyBox(to + box * kBoxBytes, map, place, barrier);
   }
@@ -144,7 +138,7 @@ __device__ inline void CopyBlock(const BlockPlace& at, const RowMaps& maps, cons
           value;
     FenceMap(map);
   }
-  ArriveExpecting(barrier, kDim / 64 * kBoxBytes);
+  ArriveExpecting(barrier, PanelShape<kDim>::kBlockBytes);
   CopyBoxes<kDim>(to, map, at.place, barrier);
 }
 
@@ -162,7 +156,7 @@ __device__ inline void CopyBlocks(const Work& work, const RowMaps& maps, Control
     const Ticket& ticket = control.tickets[tickets.stage];
     if (ticket.blocks < 0) return;
     const int looked_at = LookedAt(ticket);
-    BlockWalk<Control<kDim>> walk(work, maps, ticket, lane);
+    BlockWalk<kDim> walk(work, maps, ticket, lane);
     for (int i = 0; i < ticket.blocks; ++i) {
       if (i % kLookahead == 0) walk.Publish(i, control);
       if (i < looked_at) {
@@ -197,13 +191,14 @@ __device__ inline void CopyBlocks(const Work& work, const RowMaps& maps, Control
 // 32 · kQueryWarps.
 template <int kDim>
 __device__ inline void CopyHalf(const Problem& problem, const Half& half, uint32_t to, int thread) {
-  constexpr int kChunks = 8;  // of 16 bytes, by row of a box
+  constexpr int kChunks = kDim / 8;  // of 16 bytes, by row
   constexpr int kStep = 32 * kQueryWarps / kChunks;
   const int chunk = thread % kChunks;
   const int heads = max(half.heads, 1);
   int row = thread / kChunks;
   int token = row / heads;
   int head = row % heads;
+  to += chunk / 8 * kBoxBytes;
   const auto* q = static_cast<const uint16_t*>(problem.q) +
                   half.row_first * problem.q_token_stride +
                   half.head_first * problem.q_head_stride + chunk * 8;
@@ -211,11 +206,7 @@ __device__ inline void CopyHalf(const Problem& problem, const Half& half, uint32
     const bool there = token < half.tokens;
     const auto* from = q;
     if (there) from += token * problem.q_token_stride + head * problem.q_head_stride;
-    const uint32_t at = to + row * 128 + (chunk ^ row % 8) * 16;
-#pragma unroll(kUnrolled <kDim>)
-    for (int box = 0; box < kDim / 64; ++box) {
-      CopyAsync16(at + box * kBoxBytes, from + box * 64, there);
-    }
+    CopyAsync16(to + row * 128 + (chunk % 8 ^ row % 8) * 16, from, there);
     for (head += kStep; head >= heads; head -= heads) ++token;
   }
 }
@@ -228,18 +219,17 @@ __device__ inline void PrefetchHalf(const Problem& problem, const Half& half, in
   const auto* from = static_cast<const uint16_t*>(problem.q) +
                      (half.row_first + row / half.heads) * problem.q_token_stride +
                      (half.head_first + row % half.heads) * problem.q_head_stride;
-#pragma unroll(kUnrolled <kDim>)
+#pragma unroll
   for (int at = 0; at < kDim * 2; at += kLine) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(from + at / 2));
   }
 }
 
 // A half of 64 tokens of one head is a box; others are copied by threads.
-template <typename Control>
-__device__ inline void CopyQueries(const RowMaps& maps, Control& control, uint32_t shared,
+template <int kDim>
+__device__ inline void CopyQueries(const RowMaps& maps, Control<kDim>& control, uint32_t shared,
                                    int thread) {
-  using Shape = typename Control::Shape;
-  constexpr int kDim = Shape::kHeadDim;
+  using Shape = PanelShape<kDim>;
   static_assert(32 * kQueryWarps == kPanelRows);
   Ring<2> tickets;
   Ring<1> queries;
@@ -248,9 +238,7 @@ __device__ inline void CopyQueries(const RowMaps& maps, Control& control, uint32
     const Ticket& ticket = control.tickets[tickets.stage];
     const Problem& problem = ticket.problem;
     if (ticket.blocks < 0) return;
-    for (int h = 0; h < Shape::kHalves; ++h) {
-      PrefetchHalf<kDim>(problem, ticket.tile.half[h], thread);
-    }
+    for (const Half& half : ticket.tile.half) PrefetchHalf<kDim>(problem, half, thread);
     const int map = MapOf(maps, problem.q_token_stride);
     for (int h = 0; h < Shape::kHalves; ++h) {
       const Half& half = ticket.tile.half[h];

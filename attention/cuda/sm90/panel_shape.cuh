@@ -36,7 +36,6 @@ __device__ inline Place PlaceOf(const RowMaps& maps, int map, const void* rows) 
 
 template <int kDim>
 struct PanelShape {
-  static constexpr int kHeadDim = kDim;
   static constexpr int kHalves = HalvesOf(Kernel::kPanel90, kDim);
   static constexpr int kThreads = kGroupThreads * (kHalves + 1);
   using Budget = Registers<kThreads, kDim >= 128 ? 40 : 32,
@@ -73,13 +72,8 @@ struct BlockPlace {
 inline constexpr int32_t kShortMap = -1;
 inline constexpr int32_t kNoPage = -2;
 
-template <bool kValues>
 struct BlockPlaces {
   BlockPlace k, v;
-};
-template <>
-struct BlockPlaces<false> {  // values lie in the keys
-  BlockPlace k;
 };
 
 // How the first block of a tile and those seen in part are seen.
@@ -99,9 +93,8 @@ __device__ inline int LookedAt(const Ticket& ticket) {
 template <int kDim>
 struct Control {
   using Shape = PanelShape<kDim>;
-  static constexpr bool kValues = true;
   Ticket tickets[2];
-  BlockPlaces<kValues> places[kLookahead];
+  BlockPlaces places[kLookahead];
   SeenBlock<Shape::kHalves> seen[kLookahead];
   SeenBlock<Shape::kHalves> staged[kSeenStages];  // there as soon as the keys are
   uint64_t ticket_full[2];
