@@ -130,7 +130,6 @@ absl::Status Run(const Flags& flags) {
   ANNULUS_ASSIGN_OR_RETURN(const DeviceProblem::Errors errors, problem->Check(flags.check));
 
   const double ms = Median(times);
-  const double flops = 4.0 * static_cast<double>(problem->visited_pairs()) * shape.head_dim;
   std::cout << nlohmann::ordered_json({{"device", backend->capabilities().detail},
                                        {"tokens", shape.tokens},
                                        {"q_tokens", shape.q_tokens},
@@ -140,6 +139,7 @@ absl::Status Run(const Flags& flags) {
                                        {"heads", shape.heads},
                                        {"kv_heads", shape.kv_heads},
                                        {"head_dim", shape.head_dim},
+                                       {"v_head_dim", shape.v_head_dim},
                                        {"pattern", shape.pattern},
                                        {"outliers", shape.outliers},
                                        {"dtype", flags.dtype},
@@ -147,7 +147,7 @@ absl::Status Run(const Flags& flags) {
                                        {"work_pairs", problem->work_pairs()},
                                        {"ms", ms},
                                        {"call_ms", call_ms},
-                                       {"tflops", flops / ms / 1e9},
+                                       {"tflops", problem->flops() / ms / 1e9},
                                        {"gb_per_s", problem->kv_bytes() / ms / 1e6},
                                        {"copy_gb_per_s", copy},
                                        {"max_rel_err", errors.out},
@@ -175,6 +175,8 @@ int main(int argc, char** argv) {
   app.add_option("--heads", shape.heads)->check(CLI::PositiveNumber);
   app.add_option("--kv-heads", shape.kv_heads)->check(CLI::PositiveNumber);
   app.add_option("--head-dim", shape.head_dim)->check(CLI::PositiveNumber);
+  app.add_option("--latent", shape.v_head_dim, "values are the first so many dims of the keys")
+      ->check(CLI::PositiveNumber);
   app.add_option("--pattern", shape.pattern);
   app.add_option("--dtype", flags.dtype, "f32, f16 or bf16");
   app.add_option("--repeat", flags.repeat)->check(CLI::PositiveNumber);

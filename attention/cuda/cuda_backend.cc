@@ -88,7 +88,7 @@ class CudaBackend final : public Backend {
     capabilities_.name = "cuda";
     capabilities_.detail = absl::StrCat(properties.name, ", kernels of ", kernels.families);
     capabilities_.dtypes = {DType::kF32, DType::kF16, DType::kBF16};
-    capabilities_.head_dim_max = kernels.head_dim_max;
+    capabilities_.head_dim_max = cuda::kHeadDimMax;
     capabilities_.head_dim_multiple = 8;
     capabilities_.device_memory = true;
     capabilities_.gpus = devices;

@@ -107,6 +107,25 @@ __device__ inline void PackWeights(const Scores<kTiles>& s, int i, uint32_t (&to
   to[3] = Pack<T>(s[2 * i + 1][2], s[2 * i + 1][3]);
 }
 
+// Gives columns of one row to out, from `column` on.
+template <int kOuts>
+__device__ inline void GiveColumns(const Problem& problem, int64_t place, int column, int lane,
+                                   const RowEnd& end, int i, const float (&out)[kOuts][4]) {
+  float* to = problem.out + place * problem.v_head_dim;
+#pragma unroll
+  for (int n = 0; n < kOuts; ++n) {
+    const int c = column + 8 * n + 2 * (lane % 4);
+    if (c >= problem.v_head_dim) continue;
+    float2 value = {out[n][2 * i] * end.new_weight, out[n][2 * i + 1] * end.new_weight};
+    if (end.has_old) {
+      const float2 old = *reinterpret_cast<const float2*>(to + c);
+      value.x += old.x * end.old_weight;
+      value.y += old.y * end.old_weight;
+    }
+    *reinterpret_cast<float2*>(to + c) = value;
+  }
+}
+
 // Gives the rows `row` and `row + 8` of a half to out and lse, as a whole warp. max is in units of
 // log2, sum that of the whole row.
 template <int kOuts>
@@ -126,18 +145,19 @@ __device__ inline void GiveRows(const Problem& problem, const Half& half, int ro
   for (int i = 0; i < 2; ++i) {
     if (place[i] < 0 || !end[i].has_new) continue;
     if (lane % 4 == 0) problem.lse[place[i]] = end[i].lse;
-    float* to = problem.out + place[i] * problem.v_head_dim;
+    GiveColumns(problem, place[i], 0, lane, end[i], i, out);
+  }
+}
+
+// Keeps columns of one row in a segment's state, from `column` on.
+template <int kOuts>
+__device__ inline void KeepColumns(const Problem& problem, float* to, int column, int lane, int i,
+                                   const float (&out)[kOuts][4]) {
 #pragma unroll
-    for (int n = 0; n < kOuts; ++n) {
-      const int c = 8 * n + 2 * (lane % 4);
-      if (c >= problem.v_head_dim) continue;
-      float2 value = {out[n][2 * i] * end[i].new_weight, out[n][2 * i + 1] * end[i].new_weight};
-      if (end[i].has_old) {
-        const float2 old = *reinterpret_cast<const float2*>(to + c);
-        value.x += old.x * end[i].old_weight;
-        value.y += old.y * end[i].old_weight;
-      }
-      *reinterpret_cast<float2*>(to + c) = value;
+  for (int n = 0; n < kOuts; ++n) {
+    const int c = column + 8 * n + 2 * (lane % 4);
+    if (c < problem.v_head_dim) {
+      *reinterpret_cast<float2*>(to + c) = {out[n][2 * i], out[n][2 * i + 1]};
     }
   }
 }
@@ -155,14 +175,8 @@ __device__ inline void KeepRows(const Problem& problem, const Half& half, float*
       state[base + r] = max[i];
       state[rows + base + r] = sum[i];
     }
-    float* to = state + 2 * rows + int64_t{base + r} * problem.v_head_dim;
-#pragma unroll
-    for (int n = 0; n < kOuts; ++n) {
-      const int c = 8 * n + 2 * (lane % 4);
-      if (c < problem.v_head_dim) {
-        *reinterpret_cast<float2*>(to + c) = {out[n][2 * i], out[n][2 * i + 1]};
-      }
-    }
+    KeepColumns(problem, state + 2 * rows + int64_t{base + r} * problem.v_head_dim, 0, lane, i,
+                out);
   }
 }
 

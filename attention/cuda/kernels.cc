@@ -37,16 +37,18 @@ constexpr Entry kEntries[] = {
     {Kernel::kStream, kFamilies[0], "stream", LoadStream, LaunchStream},
     {Kernel::kPanel, kFamilies[0], "panel", LoadPanel, LaunchPanel},
     {Kernel::kPanel90, kFamilies[1], "sm_90a panel", LoadPanel90, LaunchPanel90},
+    {Kernel::kLatent90, kFamilies[1], "sm_90a latent", LoadLatent90, LaunchLatent90},
 };
 static_assert(std::size(kEntries) == kKernels);
 
-// The thread blocks of a kernel that one multiprocessor runs at once; 0 if it has no room for one.
+// The thread blocks of a kernel that one multiprocessor runs at once; 0 if it has no room for one,
+// or the kernel is not for this head dim.
 absl::StatusOr<int> LoadEntry(const Entry& entry, int dim) {
   int least = 0;
   for (const Format format : {Format::kBF16, Format::kF16}) {
     int thread_blocks = 0;
     const cudaError_t error = entry.load(format, dim, &thread_blocks);
-    if (error == cudaErrorInvalidValue) {  // too little shared memory
+    if (error == cudaErrorInvalidValue) {
       cudaGetLastError();
       return 0;
     }
@@ -86,19 +88,10 @@ absl::StatusOr<LoadedKernels> LoadKernels(const cudaDeviceProp& device, absl::st
     if (families.empty() || families.back() != entry.family.name) {
       families.push_back(entry.family.name);
     }
-    for (const int dim : {64, 128, kHeadDimMax}) {
+    for (const int dim : kDims) {
       ANNULUS_ASSIGN_OR_RETURN(const int thread_blocks, LoadEntry(entry, dim));
       loaded.slots.Set(entry.kernel, dim, thread_blocks * device.multiProcessorCount);
     }
-  }
-  for (const int dim : {64, 128, kHeadDimMax}) {
-    if (loaded.slots.Of(Kernel::kPanel, dim) == 0 || loaded.slots.Of(Kernel::kStream, dim) == 0)
-      break;
-    loaded.head_dim_max = dim;
-  }
-  if (loaded.head_dim_max == 0) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(device.name, " has too little shared memory for the kernels"));
   }
   loaded.families = absl::StrJoin(families, ", ");
   return loaded;

@@ -3,6 +3,8 @@
 // each kernel once.
 #pragma once
 
+#include <algorithm>
+#include <iterator>
 #include <string>
 
 #include "absl/status/status.h"
@@ -20,14 +22,16 @@ class Slots {
   void Set(Kernel kernel, int dim, int slots) { of_[static_cast<int>(kernel)][Index(dim)] = slots; }
 
  private:
-  static int Index(int dim) { return dim <= 64 ? 0 : dim <= 128 ? 1 : 2; }
+  static size_t Index(int dim) {
+    return static_cast<size_t>(std::find(std::begin(kDims), std::end(kDims), DimFor(dim)) -
+                               std::begin(kDims));
+  }
 
-  int of_[kKernels][3] = {};
+  int of_[kKernels][std::size(kDims)] = {};
 };
 
 struct LoadedKernels {
   Slots slots;
-  int head_dim_max = 0;
   std::string families;  // "sm_80, sm_90a"
 };
 

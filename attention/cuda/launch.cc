@@ -15,9 +15,9 @@ absl::Status LaunchAll(const WorkList& list, const Upload& upload, cudaStream_t 
     ANNULUS_RETURN_IF_ERROR(StartLaunch(upload.work(), launch, stream));
   }
   const auto splits = static_cast<int>(list.split_tiles().size());
-  return StatusOf(
-      LaunchMerge(upload.work(), upload.split_tiles(), splits, list.split_rows_max(), stream),
-      absl::StrCat("the merge kernel, ", splits, " tiles"));
+  return StatusOf(LaunchMerge(upload.work(), upload.split_tiles(), splits, list.split_rows_max(),
+                              list.split_dim_max(), stream),
+                  absl::StrCat("the merge kernel, ", splits, " tiles"));
 }
 
 }  // namespace annulus::cuda

@@ -7,6 +7,7 @@
 
 #include "attention/backend.h"
 #include "attention/cuda/kernels.h"
+#include "attention/cuda/page_rows.h"
 
 namespace annulus::cuda {
 
@@ -34,7 +35,7 @@ class ListKey {
     MemoryKind memory, kv_memory;
     int kv_head_first, kv_heads, head_dim, v_head_dim;
     int64_t blocks;
-    std::vector<int32_t> row_strides;  // those of the pages, each once, as they come
+    PageRows rows;
   };
 
   Shape shape_;

@@ -8,7 +8,8 @@ namespace annulus::cuda {
 namespace {
 
 inline constexpr int kWarps = 8;
-inline constexpr int kDimsPerLane = kHeadDimMax / 32;
+// Values of up to so many dims are merged by code of their own, with fewer registers.
+inline constexpr int kNarrowDim = 256;
 // So many tiles fill a GPU with a warp a row.
 inline constexpr int kManyTiles = 256;
 
@@ -35,7 +36,10 @@ __device__ inline Extent ExtentOf(const Tile& tile, int at) {
 }
 
 // The softmax state of a row over some segments: max in units of log2, out not divided by sum.
+template <int kDim>
 struct State {
+  static constexpr int kDimsPerLane = kDim / 32;
+
   float max = kNoScore;
   float sum = 0;
   float out[kDimsPerLane] = {};
@@ -56,22 +60,23 @@ struct State {
 };
 
 // Gives the whole row to out and lse, as a warp.
-__device__ inline void GiveRow(const Problem& problem, const Extent& extent, const State& state,
-                               int lane) {
+template <int kDim>
+__device__ inline void GiveRow(const Problem& problem, const Extent& extent,
+                               const State<kDim>& state, int lane) {
   const int dim = problem.v_head_dim;
   const int64_t place = PlaceOf(problem, *extent.half, extent.row);
   const RowEnd end = EndOf(problem.lse[place], state.max, state.sum);
   __syncwarp();  // all have read lse
   if (!end.has_new) return;
   if (lane == 0) problem.lse[place] = end.lse;
-  for (int i = 0; i < kDimsPerLane && lane + 32 * i < dim; ++i) {
+  for (int i = 0; i < kDim / 32 && lane + 32 * i < dim; ++i) {
     float* to = problem.out + place * dim + lane + 32 * i;
     *to = (end.has_old ? end.old_weight * *to : 0) + end.new_weight * state.out[i];
   }
 }
 
 // kRowWarps warps share out the segments of a row: 1 or all of the thread block's.
-template <int kRowWarps>
+template <int kRowWarps, int kDim>
 __global__ void __launch_bounds__(32 * kWarps) Merge(const Work work, const int32_t* tile_ids) {
   static_assert(kRowWarps == 1 || kRowWarps == kWarps);
   WaitForKernelBefore();
@@ -85,7 +90,7 @@ __global__ void __launch_bounds__(32 * kWarps) Merge(const Work work, const int3
   if (extent.at >= extent.rows) return;  // with several warps a row, all of them
   const int dim = problem.v_head_dim;
   const int64_t state_floats = int64_t{extent.rows} * (2 + dim);
-  State state;
+  State<kDim> state;
 #pragma unroll 4
   for (int i = part; i < tile.segments; i += kRowWarps) {
     const float* from = work.states + tile.state_first + i * state_floats;
@@ -95,13 +100,13 @@ __global__ void __launch_bounds__(32 * kWarps) Merge(const Work work, const int3
   if constexpr (kRowWarps > 1) {
     __shared__ float maxima[kWarps];
     __shared__ float sums[kWarps];
-    __shared__ float outs[kWarps][kHeadDimMax];
+    __shared__ float outs[kWarps][kDim];
     if (lane == 0) {
       maxima[warp] = state.max;
       sums[warp] = state.sum;
     }
 #pragma unroll
-    for (int i = 0; i < kDimsPerLane; ++i) outs[warp][lane + 32 * i] = state.out[i];
+    for (int i = 0; i < kDim / 32; ++i) outs[warp][lane + 32 * i] = state.out[i];
     __syncthreads();
     if (warp != 0) return;
     for (int w = 1; w < kWarps; ++w) state.Add(maxima[w], sums[w], outs[w], dim, lane);
@@ -109,12 +114,12 @@ __global__ void __launch_bounds__(32 * kWarps) Merge(const Work work, const int3
   GiveRow(problem, extent, state, lane);
 }
 
-template <int kRowWarps>
+template <int kRowWarps, int kDim>
 cudaError_t Start(const Work& work, const int32_t* tile_ids, int count, int rows_max,
                   cudaStream_t stream) {
   constexpr int kRows = kWarps / kRowWarps;  // of a thread block
   cudaFuncAttributes code;
-  const cudaError_t error = cudaFuncGetAttributes(&code, Merge<kRowWarps>);
+  const cudaError_t error = cudaFuncGetAttributes(&code, Merge<kRowWarps, kDim>);
   if (error != cudaSuccess) return error;
   cudaLaunchAttribute early;
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -126,22 +131,31 @@ cudaError_t Start(const Work& work, const int32_t* tile_ids, int count, int rows
   config.stream = stream;
   config.attrs = &early;
   config.numAttrs = code.ptxVersion >= 90 ? 1 : 0;  // else WaitForKernelBefore is nothing
-  return cudaLaunchKernelEx(&config, Merge<kRowWarps>, work, tile_ids);
+  return cudaLaunchKernelEx(&config, Merge<kRowWarps, kDim>, work, tile_ids);
 }
 
 }  // namespace
 
 cudaError_t LoadMerge() {
-  int thread_blocks = 0;
-  const cudaError_t error = LoadKernel(Merge<1>, 32 * kWarps, 0, &thread_blocks);
-  return error == cudaSuccess ? LoadKernel(Merge<kWarps>, 32 * kWarps, 0, &thread_blocks) : error;
+  for (const auto kernel : {Merge<1, kNarrowDim>, Merge<kWarps, kNarrowDim>, Merge<1, kHeadDimMax>,
+                            Merge<kWarps, kHeadDimMax>}) {
+    int thread_blocks = 0;
+    const cudaError_t error = LoadKernel(kernel, 32 * kWarps, 0, &thread_blocks);
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
 }
 
 cudaError_t LaunchMerge(const Work& work, const int32_t* tile_ids, int count, int rows_max,
-                        cudaStream_t stream) {
+                        int dim_max, cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
-  return count >= kManyTiles ? Start<1>(work, tile_ids, count, rows_max, stream)
-                             : Start<kWarps>(work, tile_ids, count, rows_max, stream);
+  const bool many = count >= kManyTiles;
+  if (dim_max <= kNarrowDim) {
+    return many ? Start<1, kNarrowDim>(work, tile_ids, count, rows_max, stream)
+                : Start<kWarps, kNarrowDim>(work, tile_ids, count, rows_max, stream);
+  }
+  return many ? Start<1, kHeadDimMax>(work, tile_ids, count, rows_max, stream)
+              : Start<kWarps, kHeadDimMax>(work, tile_ids, count, rows_max, stream);
 }
 
 }  // namespace annulus::cuda

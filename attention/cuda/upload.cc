@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "attention/attend_args.h"
+#include "attention/cuda/page_rows.h"
 #include "attention/cuda/sm90/tensor_map.h"
 #include "base/status.h"
 
@@ -131,7 +132,7 @@ void Upload::PlaceAll(absl::Span<const AttendArgs> batch, const WorkList& list) 
     const AttendArgs& args = batch[i];
     ProblemSlots& slots = problem_slots_[i];
     slots.pages = PlaceBytes(slots.kept == nullptr ? PagesOf(*args.kv) * sizeof(Page) : 0);
-    const bool maps = list.OnPanel90(i) && args.kv_tokens % kBlockTokens != 0;
+    const bool maps = list.OnHopper(i) && args.kv_tokens % kBlockTokens != 0;
     slots.short_maps =
         PlaceBytes(maps ? 2 * static_cast<size_t>(args.kv->kv_heads()) * sizeof(CUtensorMap) : 0);
     if (args.memory == MemoryKind::kHost) {
@@ -189,8 +190,10 @@ absl::Status Upload::FindHostPage(const AttendArgs& args, size_t problem, int he
                       static_cast<size_t>(dim) * element, 0});
   };
   const size_t k_at = rows(page.k, page.k_row_stride, kv.head_dim());
-  const size_t v_at = rows(page.v, page.v_row_stride, kv.v_head_dim());
-  host_pages_.push_back({problem, static_cast<size_t>(block * kv.kv_heads() + head), k_at, v_at});
+  const bool in_keys = ValuesInKeys(page) && kv.v_head_dim() <= kv.head_dim();
+  const size_t v_at = in_keys ? k_at : rows(page.v, page.v_row_stride, kv.v_head_dim());
+  host_pages_.push_back({problem, static_cast<size_t>(block * kv.kv_heads() + head), k_at, v_at,
+                         in_keys ? kv.head_dim() : kv.v_head_dim()});
   return absl::OkStatus();
 }
 
@@ -254,7 +257,7 @@ void Upload::WriteTables(absl::Span<const AttendArgs> batch) {
   for (const HostPage& page : host_pages_) {
     const KvTable& kv = *batch[page.problem].kv;
     table(page.problem)[page.index] = {pages_.data() + page.k_at, pages_.data() + page.v_at,
-                                       kv.head_dim(), kv.v_head_dim()};
+                                       kv.head_dim(), page.v_row_stride};
   }
 }
 

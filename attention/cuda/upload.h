@@ -53,7 +53,7 @@ class Upload {
   struct ProblemSlots {
     Slot pages;             // empty if its table is kept
     TableCache::Kept kept;  // until the next Place
-    Slot short_maps;        // empty if kPanel90 reads no short block of it
+    Slot short_maps;        // empty if no kernel of sm_90a reads a short block of it
     Slot q, out, lse;       // empty if they lie on the device
   };
   // Rows of a page in host memory that are copied to pages_, without gaps.
@@ -69,6 +69,7 @@ class Upload {
     size_t index = 0;  // in its table of pages
     size_t k_at = 0;   // in pages_
     size_t v_at = 0;
+    int32_t v_row_stride = 0;  // there
   };
 
   void PlaceAll(absl::Span<const AttendArgs> batch, const WorkList& list);

@@ -13,8 +13,9 @@ inline constexpr int kBlockKeys = 64;    // keys of one KV block
 inline constexpr int kPanelRows = 64;    // query rows of one half of a panel's tile
 inline constexpr int kHalves = 4;        // of a tile, at most
 inline constexpr int kStreamRows = 16;   // query rows of a stream's tile
-inline constexpr int kRowStrides = 6;    // of one batch's pages and queries, for kPanel90
-inline constexpr int kHeadDimMax = 256;  // and a multiple of 8
+inline constexpr int kRowStrides = 6;    // of one batch's pages and queries, for sm_90a
+inline constexpr int kHeadDimMax = 576;  // and a multiple of 8
+inline constexpr int kLatentDim = 512;   // of the values of kLatent90
 
 enum class Format : int { kF32, kF16, kBF16 };
 
@@ -43,8 +44,8 @@ struct Problem {
   Format q_format = Format::kF32;
   Format kv_format = Format::kF32;
   float scale_log2 = 1;  // log2(e) · the caller's scale
-  // Of kPanel90: tensor maps (sm90/tensor_map.h) of K and V of each KV head's last block, if that
-  // has fewer than 64 keys.
+  // Of kernels of sm_90a: tensor maps (sm90/tensor_map.h) of K and V of each KV head's last block,
+  // if that has fewer than 64 keys.
   const void* short_maps = nullptr;
 };
 
@@ -128,7 +129,8 @@ struct Work {
   float* states = nullptr;
   Report* report = nullptr;
   const volatile int* stop = nullptr;  // others set it to 1: end soon; may be null
-  // Of kPanel90: which segment is next, and how many thread blocks have left, 0 between launches.
+  // Of kernels of sm_90a: which segment is next, and how many thread blocks have left, 0 between
+  // launches.
   uint32_t* counters = nullptr;
   int32_t row_strides[kRowStrides] = {};  // of pages and queries, in elements; 0: no more
   const KeyRun* key_runs = nullptr;
@@ -144,12 +146,27 @@ enum class Kernel : int {
   kPanel,   // two halves of up to 64 rows on the matrix units: 16-bit q and KV
   // As kPanel, of more halves: both head dims 64, 128 or 256, at most kRowStrides row strides.
   kPanel90,
+  // Latent heads, few rows and many: one half of up to 64 rows, head dim 512 or 576, values the
+  // first kLatentDim dims of the keys' own rows, at most kRowStrides row strides.
+  kLatent90,
 };
-inline constexpr int kKernels = 4;
+inline constexpr int kKernels = 5;
 
-// Blocks after which a thread block of kPanel90 leaves: some 2 ms.
+// Head dims that kernels are compiled for: the larger one of a problem's, or the next.
+inline constexpr int kDims[] = {64, 128, 256, 512, 576};
+constexpr int DimFor(int head_dim) {
+  for (const int dim : kDims) {
+    if (head_dim <= dim) return dim;
+  }
+  return kHeadDimMax;
+}
+
+// Blocks after which a thread block of a kernel of sm_90a leaves: some 2 ms.
 inline constexpr int kStayBlocks = 2048;
 
+constexpr bool IsHopper(Kernel kernel) {
+  return kernel == Kernel::kPanel90 || kernel == Kernel::kLatent90;
+}
 constexpr int HalvesOf(Kernel kernel, int dim) {
   if (kernel == Kernel::kPanel90) return dim <= 64 ? 4 : dim <= 128 ? 3 : 2;
   return kernel == Kernel::kPanel ? 2 : 1;
@@ -159,11 +176,11 @@ constexpr int HalvesOf(Kernel kernel, int dim) {
 struct Launch {
   Kernel kernel = Kernel::kSimple;
   Format format = Format::kF32;  // of the problems' keys; kSimple takes any
-  int dim = 0;                   // 64, 128 or 256, no less than their head dims; likewise
+  int dim = 0;                   // DimFor their head dims; likewise
   int first = 0;
   int count = 0;
   int slots = 0;  // thread blocks that run at once
-  // kPanel90: a thread block leaves once it has done so many blocks, so that other work on the
+  // sm_90a: a thread block leaves once it has done so many blocks, so that other work on the
   // device, such as transfers, need not wait for a long launch to end; others take its place.
   int64_t blocks = 0;  // of all segments
 
@@ -174,20 +191,20 @@ struct Launch {
 
 // Each kernel's ways to be loaded into the current device, before the first launch, since loading
 // waits for kernels that run (*thread_blocks: how many a multiprocessor runs at once; an error if
-// there is too little shared memory), and to be launched.
+// there is too little shared memory, or none for this head dim), and to be launched.
 using LoadFunction = cudaError_t(Format format, int dim, int* thread_blocks);
 using LaunchFunction = cudaError_t(const Work& work, const Launch& launch, cudaStream_t stream);
-LoadFunction LoadSimple, LoadStream, LoadPanel, LoadPanel90;
-LaunchFunction LaunchSimple, LaunchStream, LaunchPanel, LaunchPanel90;
+LoadFunction LoadSimple, LoadStream, LoadPanel, LoadPanel90, LoadLatent90;
+LaunchFunction LaunchSimple, LaunchStream, LaunchPanel, LaunchPanel90, LaunchLatent90;
 
 // Measures the keys of key_runs[0..runs), of up to `kv_heads_max` KV heads.
 cudaError_t LoadMeasure();
 cudaError_t LaunchMeasure(const Work& work, int runs, int kv_heads_max, cudaStream_t stream);
 
-// Merges the segments of the tiles tile_ids[0..count), each of which has several and at most
-// `rows_max` rows, into out and lse.
+// Merges the segments of the tiles tile_ids[0..count), each of which has several, at most
+// `rows_max` rows and values of `dim_max` dims, into out and lse.
 cudaError_t LoadMerge();
 cudaError_t LaunchMerge(const Work& work, const int32_t* tile_ids, int count, int rows_max,
-                        cudaStream_t stream);
+                        int dim_max, cudaStream_t stream);
 
 }  // namespace annulus::cuda

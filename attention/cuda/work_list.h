@@ -12,6 +12,7 @@
 #include "attention/backend.h"
 #include "attention/cuda/kernels.h"
 #include "attention/cuda/list_key.h"
+#include "attention/cuda/page_rows.h"
 #include "attention/cuda/tile_runs.h"
 #include "attention/cuda/work.h"
 
@@ -35,15 +36,16 @@ class WorkList {
   // Tiles with several segments, whose results must be merged.
   const std::vector<int32_t>& split_tiles() const { return split_tiles_; }
   int split_rows_max() const { return split_rows_max_; }  // of one of them
+  int split_dim_max() const { return split_dim_max_; }    // of their values
   int64_t state_floats() const { return state_floats_; }
   // What is to be measured before the launches.
   const std::vector<KeyRun>& key_runs() const { return key_runs_; }
   int key_heads_max() const { return key_heads_max_; }
   bool Measured(size_t problem) const { return measured_[problem]; }
-  // Of the pages and queries that kPanel90 reads, at most kRowStrides; by problem, whether it reads
-  // any.
+  // Of the pages and queries that kernels of sm_90a read, at most kRowStrides; by problem, whether
+  // they read any.
   const std::vector<int32_t>& row_strides() const { return row_strides_; }
-  bool OnPanel90(size_t problem) const { return on_panel90_[problem]; }
+  bool OnHopper(size_t problem) const { return on_hopper_[problem]; }
 
  private:
   // A half that waits for others of the same KV head.
@@ -64,8 +66,9 @@ class WorkList {
                absl::Span<const Waiting> halves);
   void PiecesOf(const AttendArgs& args, int kv_head, Queries* queries);
   Kernel PanelFor(const AttendArgs& args, const Slots& slots);
-  bool AddRowStrides(const KvTable& kv);
+  bool AddRowStrides(const PageRows& rows, int dim);
   void MeasureKeys();
+  size_t TeamOf(const Group& group) const;
   void Cut(Group* group);
   void CutLanes(Group* group);
   std::vector<int> SectionsOf(const Group& group) const;
@@ -80,10 +83,11 @@ class WorkList {
   std::vector<Launch> launches_;
   std::vector<int32_t> split_tiles_;
   int split_rows_max_ = 0;
+  int split_dim_max_ = 0;
   int64_t state_floats_ = 0;
   std::vector<int64_t> next_state_;  // by tile
   std::vector<int32_t> row_strides_;
-  std::vector<bool> on_panel90_;
+  std::vector<bool> on_hopper_;
   std::vector<KeyRun> key_runs_;
   int key_heads_max_ = 0;
   std::vector<bool> measured_;  // by problem

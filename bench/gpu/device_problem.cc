@@ -18,10 +18,6 @@ using cuda::StatusOf;
 
 constexpr uint64_t kSeed = 20260101;
 
-size_t PageBytes(const GpuShape& shape) {  // K and V of one block and head
-  return 2 * static_cast<size_t>(kBlockTokens * shape.head_dim) * SizeOf(shape.dtype);
-}
-
 std::vector<int64_t> LengthsOf(const GpuShape& shape) {
   std::vector<int64_t> lengths(static_cast<size_t>(shape.contexts), shape.tokens);
   if (!shape.ragged) return lengths;
@@ -49,6 +45,16 @@ absl::StatusOr<std::unique_ptr<DeviceProblem>> DeviceProblem::Make(const GpuShap
   return problem;
 }
 
+size_t DeviceProblem::PageBytes() const {
+  const int rows = shape_.v_head_dim == 0 ? 2 : 1;
+  return static_cast<size_t>(rows * kBlockTokens * shape_.head_dim) * SizeOf(shape_.dtype);
+}
+
+KvPage DeviceProblem::PageAt(const std::byte* page) const {
+  const std::byte* v = shape_.v_head_dim == 0 ? page + PageBytes() / 2 : page;
+  return {page, v, shape_.head_dim, shape_.head_dim};
+}
+
 absl::Status DeviceProblem::Allocate() {
   const std::vector<int64_t> lengths = LengthsOf(shape_);
   int64_t pages = 0;
@@ -57,15 +63,15 @@ absl::Status DeviceProblem::Allocate() {
   const size_t element = SizeOf(shape_.dtype);
   const auto row_floats = static_cast<size_t>(rows_ * shape_.head_dim);
   ANNULUS_RETURN_IF_ERROR(q_.Reserve(row_floats * element));
-  ANNULUS_RETURN_IF_ERROR(kv_.Reserve(static_cast<size_t>(pages) * PageBytes(shape_)));
-  ANNULUS_RETURN_IF_ERROR(out_.Reserve(row_floats * sizeof(float)));
+  ANNULUS_RETURN_IF_ERROR(kv_.Reserve(static_cast<size_t>(pages) * PageBytes()));
+  ANNULUS_RETURN_IF_ERROR(out_.Reserve(static_cast<size_t>(rows_ * v_head_dim_) * sizeof(float)));
   ANNULUS_RETURN_IF_ERROR(lse_.Reserve(static_cast<size_t>(rows_) * sizeof(float)));
   const int64_t outliers = shape_.outliers ? shape_.head_dim : 0;
   const int format = static_cast<int>(cuda::FormatOf(shape_.dtype));
   ANNULUS_RETURN_IF_ERROR(StatusOf(
       FillNormal(q_.data(), static_cast<int64_t>(row_floats), format, kSeed, outliers, nullptr),
       "fill"));
-  const size_t kv_elements = static_cast<size_t>(pages) * PageBytes(shape_) / element;
+  const size_t kv_elements = static_cast<size_t>(pages) * PageBytes() / element;
   ANNULUS_RETURN_IF_ERROR(StatusOf(FillNormal(kv_.data(), static_cast<int64_t>(kv_elements), format,
                                               kSeed + 1, outliers, nullptr),
                                    "fill"));
@@ -87,9 +93,9 @@ absl::Status DeviceProblem::Allocate() {
     args.group = shape_.heads / shape_.kv_heads;
     args.pattern = &pattern_;
     args.scale = 1 / std::sqrt(static_cast<float>(shape_.head_dim));
-    args.into = {reinterpret_cast<float*>(out_.data()) + at * shape_.head_dim,
+    args.into = {reinterpret_cast<float*>(out_.data()) + at * v_head_dim_,
                  reinterpret_cast<float*>(lse_.data()) + at, context.q_tokens, shape_.heads,
-                 shape_.head_dim};
+                 v_head_dim_};
     args.memory = MemoryKind::kDevice;
     batch_.push_back(args);
   }
@@ -108,7 +114,7 @@ void DeviceProblem::AddContext(int64_t tokens, int64_t first_page, int64_t pages
   const size_t element = SizeOf(shape_.dtype);
   context.q_at = static_cast<size_t>(context.row_first * shape_.heads * shape_.head_dim) * element;
   context.kv =
-      KvTable(shape_.dtype, 0, shape_.kv_heads, shape_.head_dim, shape_.head_dim, BlocksOf(tokens));
+      KvTable(shape_.dtype, 0, shape_.kv_heads, shape_.head_dim, v_head_dim_, BlocksOf(tokens));
   context.kv.set_memory(MemoryKind::kDevice);
   // A step that has no common factor with the number of pages visits each of them once.
   int64_t step = shape_.scattered ? pages * 5 / 8 | 1 : 1;
@@ -117,8 +123,7 @@ void DeviceProblem::AddContext(int64_t tokens, int64_t first_page, int64_t pages
   for (int64_t block = 0; block < BlocksOf(tokens); ++block) {
     for (int head = 0; head < shape_.kv_heads; ++head, ++at) {
       const int64_t page = at * step % pages;
-      const std::byte* k = kv_.data() + static_cast<size_t>(page) * PageBytes(shape_);
-      context.kv.Set(head, block, {k, k + PageBytes(shape_) / 2, shape_.head_dim, shape_.head_dim});
+      context.kv.Set(head, block, PageAt(kv_.data() + static_cast<size_t>(page) * PageBytes()));
     }
   }
   const int group = shape_.heads / shape_.kv_heads;
@@ -127,13 +132,13 @@ void DeviceProblem::AddContext(int64_t tokens, int64_t first_page, int64_t pages
     visited_pairs_ += pairs.visited * group;
     work_pairs_ += pairs.work * group;
   }
-  kv_bytes_ += tokens * shape_.kv_heads * shape_.head_dim * 2 * static_cast<int64_t>(element);
+  kv_bytes_ += tokens * shape_.kv_heads * static_cast<int64_t>(PageBytes()) / kBlockTokens;
   contexts_.push_back(std::move(context));
 }
 
 absl::Status DeviceProblem::Reset(cudaStream_t stream) {
   ANNULUS_RETURN_IF_ERROR(
-      StatusOf(FillValue(reinterpret_cast<float*>(out_.data()), rows_ * shape_.head_dim,
+      StatusOf(FillValue(reinterpret_cast<float*>(out_.data()), rows_ * v_head_dim_,
                          std::numeric_limits<float>::quiet_NaN(), stream),
                "fill"));
   return StatusOf(FillValue(reinterpret_cast<float*>(lse_.data()), rows_,
@@ -144,14 +149,14 @@ absl::Status DeviceProblem::Reset(cudaStream_t stream) {
 // A table over copies of one head's pages.
 absl::StatusOr<KvTable> DeviceProblem::OnHost(const Context& context, int kv_head,
                                               std::vector<std::byte>* bytes) {
-  const size_t page_bytes = PageBytes(shape_);
+  const size_t page_bytes = PageBytes();
   const int64_t blocks = BlocksOf(context.tokens);
   bytes->resize(static_cast<size_t>(blocks) * page_bytes);
-  KvTable kv(shape_.dtype, kv_head, 1, shape_.head_dim, shape_.head_dim, blocks);
+  KvTable kv(shape_.dtype, kv_head, 1, shape_.head_dim, v_head_dim_, blocks);
   for (int64_t block = 0; block < blocks; ++block) {
     std::byte* to = bytes->data() + static_cast<size_t>(block) * page_bytes;
     ANNULUS_RETURN_IF_ERROR(CopyBack(to, context.kv.page(kv_head, block).k, page_bytes));
-    kv.Set(kv_head, block, {to, to + page_bytes / 2, shape_.head_dim, shape_.head_dim});
+    kv.Set(kv_head, block, PageAt(to));
   }
   return kv;
 }
@@ -161,7 +166,7 @@ absl::StatusOr<DeviceProblem::Errors> DeviceProblem::Check(int rows) {
   Rng rng(kSeed);
   const size_t q_bytes = static_cast<size_t>(shape_.head_dim) * SizeOf(shape_.dtype);
   std::vector<std::byte> q(q_bytes);
-  std::vector<float> out(static_cast<size_t>(shape_.head_dim));
+  std::vector<float> out(static_cast<size_t>(v_head_dim_));
   std::vector<std::byte> pages;
   const int group = shape_.heads / shape_.kv_heads;
   const int64_t each = std::max(1, rows / 2);  // rows of one head at a time
@@ -177,8 +182,8 @@ absl::StatusOr<DeviceProblem::Errors> DeviceProblem::Check(int rows) {
       float lse = 0;
       ANNULUS_RETURN_IF_ERROR(CopyBack(q.data(), args.q.Row(row, head), q_bytes));
       ANNULUS_RETURN_IF_ERROR(CopyBack(&lse, args.into.lse + place, sizeof(lse)));
-      ANNULUS_RETURN_IF_ERROR(CopyBack(out.data(), args.into.out + place * shape_.head_dim,
-                                       out.size() * sizeof(float)));
+      ANNULUS_RETURN_IF_ERROR(
+          CopyBack(out.data(), args.into.out + place * v_head_dim_, out.size() * sizeof(float)));
       ANNULUS_ASSIGN_OR_RETURN(
           const ReferenceAnswer answer,
           ReferenceRow(q.data(), shape_.dtype, kv, context.tokens, pattern_, head / group,

@@ -23,6 +23,8 @@ struct GpuShape {
   int heads = 32;
   int kv_heads = 8;
   int head_dim = 128;
+  int v_head_dim =
+      0;  // values are the first so many dims of the keys; 0: have a memory of their own
   std::string pattern = "causal";
   DType dtype = DType::kBF16;
 };
@@ -35,6 +37,10 @@ class DeviceProblem {
   // All outputs to the identity; poisoned where the identity may not stay.
   absl::Status Reset(cudaStream_t stream);
 
+  // Floating point operations of the visited pairs.
+  double flops() const {
+    return 2.0 * static_cast<double>(visited_pairs_) * (shape_.head_dim + v_head_dim_);
+  }
   int64_t visited_pairs() const { return visited_pairs_; }  // over query heads and contexts
   int64_t work_pairs() const { return work_pairs_; }
   int64_t kv_bytes() const { return kv_bytes_; }
@@ -56,13 +62,19 @@ class DeviceProblem {
   };
 
   explicit DeviceProblem(const GpuShape& shape, Pattern pattern)
-      : shape_(shape), pattern_(std::move(pattern)) {}
+      : shape_(shape),
+        v_head_dim_(shape.v_head_dim == 0 ? shape.head_dim : shape.v_head_dim),
+        pattern_(std::move(pattern)) {}
+  // K and V of one block and head.
+  size_t PageBytes() const;
+  KvPage PageAt(const std::byte* page) const;
   absl::Status Allocate();
   void AddContext(int64_t tokens, int64_t first_page, int64_t pages);
   absl::StatusOr<KvTable> OnHost(const Context& context, int kv_head,
                                  std::vector<std::byte>* bytes);
 
   GpuShape shape_;
+  int v_head_dim_;
   Pattern pattern_;
   std::vector<Context> contexts_;
   std::vector<BlockSet> keys_;

@@ -62,6 +62,39 @@ TEST_CASE("many 16-bit rows agree with the oracle, whatever they see") {
   }
 }
 
+TEST_CASE("latent heads of 16 bits agree with the oracle, few rows and many") {
+  const char* patterns[] = {"causal", "full", "window(100)", "causal & (sink(70) | window(20))"};
+  for (uint64_t seed = 1; seed <= 24; ++seed) {
+    Rng rng(seed);
+    ProblemShape shape;
+    shape.dtype = shape.q_dtype = seed % 2 == 0 ? DType::kBF16 : DType::kF16;
+    shape.kv_heads = 1;
+    shape.group = static_cast<int>(rng.Between(1, 3)) * (rng.Below(3) == 0 ? 40 : 1);
+    shape.head_dim = rng.Below(2) == 0 ? 576 : 512;
+    shape.v_head_dim = 512;
+    shape.v_is_k_prefix = true;
+    shape.kv_tokens = rng.Between(1, 12) * 64 + (rng.Below(3) == 0 ? 0 : rng.Between(1, 63));
+    shape.pattern = patterns[rng.Below(4)];
+    const int64_t rows =
+        shape.group > 3 ? 2 : rng.Between(1, std::min<int64_t>(shape.kv_tokens, 90));
+    shape.q_ranges = {{shape.kv_tokens - rows, shape.kv_tokens}};
+    const Problem problem(shape, seed);
+    INFO("seed " << seed << ": " << problem.shape().ToString());
+    const std::vector<ReferenceAnswer> oracle = problem.Oracle();
+    // At once, or in two calls of which the second merges into what the first left.
+    const int64_t blocks = BlocksOf(shape.kv_tokens);
+    const int64_t cut = rng.Below(2) == 0 ? 0 : rng.Between(0, blocks);
+    const BlockSet pieces[] = {BlockSet::Range(0, cut), BlockSet::Range(cut, blocks)};
+    ForEachBackend([&](Backend* backend) {
+      Partial partial = problem.Identity();
+      for (const BlockSet& piece : pieces) {
+        REQUIRE(backend->Attend(problem.Args(&piece, &partial)).ok());
+      }
+      CheckRows(oracle, OutTolerance(*backend, problem.shape()), partial.view());
+    });
+  }
+}
+
 // Scores of key j of `keys`, in natural units, that queries and keys are made to have.
 double Course(int kind, int64_t j, int64_t keys) {
   const double share = static_cast<double>(j) / static_cast<double>(keys);

@@ -24,6 +24,10 @@ cuda::Slots SomeSlots(bool hopper = false) {
     }
     if (hopper) slots.Set(cuda::Kernel::kPanel90, dim, kSlots / 2);
   }
+  for (const int dim : {512, 576}) {
+    slots.Set(cuda::Kernel::kSimple, dim, kSlots);
+    if (hopper) slots.Set(cuda::Kernel::kLatent90, dim, kSlots / 2);
+  }
   return slots;
 }
 
@@ -176,6 +180,47 @@ TEST_CASE("rows see through tiles what their pattern lets them see, each key onc
       }
     }
   }
+}
+
+TEST_CASE("latent heads run on Hopper's kernel where all their values lie in their keys") {
+  static const std::byte bytes[2] = {};
+  Shapes shapes("causal", 128, 1, 576);
+  shapes.Add(6400, 1);
+  KvTable latent(DType::kBF16, 0, 1, 576, 512, 100);
+  latent.set_memory(MemoryKind::kDevice);
+  for (int64_t block = 0; block < 100; ++block) latent.Set(0, block, {bytes, bytes, 576, 576});
+  AttendArgs& args = shapes.batch[0];
+  args.kv = &latent;
+  args.into.v_head_dim = 512;
+  const auto kernel = [&](bool hopper) {
+    cuda::WorkList list;
+    list.Make(shapes.batch, SomeSlots(hopper));
+    REQUIRE(list.launches().size() == 1);
+    CheckSegments(list);
+    return list.launches()[0];
+  };
+  const cuda::Launch launch = kernel(true);
+  CHECK(launch.kernel == cuda::Kernel::kLatent90);
+  CHECK(launch.dim == 576);
+  CHECK(launch.count >= 20);  // two tiles of 64 heads, in parts of a few blocks
+  // Both read the same blocks at the same time.
+  cuda::WorkList list;
+  list.Make(shapes.batch, SomeSlots(true));
+  for (int i = 0; i < launch.count; i += 2) {
+    const cuda::Segment& a = list.segments()[static_cast<size_t>(launch.first + i)];
+    const cuda::Segment& b = list.segments()[static_cast<size_t>(launch.first + i + 1)];
+    CHECK(a.tile != b.tile);
+    CHECK(a.block_first == b.block_first);
+    CHECK(a.blocks == b.blocks);
+  }
+  CHECK(kernel(false).kernel == cuda::Kernel::kSimple);
+  latent.Set(0, 70, {bytes, bytes + 1, 576, 576});
+  CHECK(kernel(true).kernel == cuda::Kernel::kSimple);
+  latent.Set(0, 70, {bytes, bytes, 576, 568});
+  CHECK(kernel(true).kernel == cuda::Kernel::kSimple);
+  KvTable shorter(DType::kBF16, 0, 1, 576, 448, 100);
+  args.kv = &shorter;
+  CHECK(kernel(true).kernel == cuda::Kernel::kSimple);
 }
 
 TEST_CASE("lanes of decode batches are never more than run at once") {

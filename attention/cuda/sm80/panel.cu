@@ -262,6 +262,7 @@ cudaError_t StartFor(const Work& work, const Launch& launch, cudaStream_t stream
 }  // namespace
 
 cudaError_t LoadPanel(Format format, int dim, int* thread_blocks) {
+  if (dim > 256) return cudaErrorInvalidValue;
   return format == Format::kBF16 ? LoadFor<__nv_bfloat16>(dim, thread_blocks)
                                  : LoadFor<__half>(dim, thread_blocks);
 }

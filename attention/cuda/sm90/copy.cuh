@@ -45,6 +45,10 @@ __device__ inline void LoadShared16(uint32_t from, uint32_t (&to)[4]) {
                : "memory");
 }
 
+__device__ inline void StoreShared4(uint32_t to, uint32_t value) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(value) : "memory");
+}
+
 // Before a map that lies in device memory, where the host put it, is used by the thread.
 __device__ inline void FenceMap(const CUtensorMap* map) {
   asm volatile("fence.proxy.tensormap::generic.acquire.sys [%0], 128;" ::"l"(map) : "memory");

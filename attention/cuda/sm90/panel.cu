@@ -2,11 +2,10 @@
 // another. A thread block stays for many tiles. The copy engine brings keys and values into rings
 // of stages; each warpgroup that computes multiplies from there, keeps weights in registers, and
 // waits for no other, so that the matrix units do the products of some while others make weights.
-#include <climits>
-
 #include "attention/cuda/load.cuh"
 #include "attention/cuda/sm90/panel_consumer.cuh"
 #include "attention/cuda/sm90/panel_producer.cuh"
+#include "attention/cuda/sm90/start.cuh"
 
 namespace annulus::cuda {
 namespace sm90 {
@@ -53,31 +52,14 @@ cudaError_t LoadFor(int dim, int* thread_blocks) {
   return dim <= 128 ? Load<T, 128>(thread_blocks) : Load<T, 256>(thread_blocks);
 }
 
-cudaError_t MakeMaps(const Work& work, int dim, RowMaps* maps) {
-  for (int i = 0; i < kRowStrides; ++i) {
-    const int32_t stride = work.row_strides[i];
-    if (stride == 0) break;
-    const auto pitch = static_cast<uint64_t>(stride) * 2;
-    maps->stride[i] = stride;
-    maps->reciprocal[i] = Reciprocal(pitch / kPitchUnit);
-    const cudaError_t error = MakeMap(pitch, dim, &maps->map[i]);
-    if (error != cudaSuccess) return error;
-  }
-  return cudaSuccess;
-}
-
 template <typename T, int kDim>
 cudaError_t Start(const Work& work, const Launch& launch, cudaStream_t stream) {
   RowMaps maps = {};
   const cudaError_t error = MakeMaps(work, kDim, &maps);
   if (error != cudaSuccess) return error;
-  // Thread blocks that leave early have done kStayBlocks at least, so that these are enough.
-  const bool leave = launch.blocks > int64_t{launch.slots} * kStayBlocks;
-  const int stay = leave ? kStayBlocks : INT_MAX;
-  int thread_blocks = launch.count < launch.slots ? launch.count : launch.slots;
-  if (leave) thread_blocks += static_cast<int>(launch.blocks / kStayBlocks) + 1;
-  Panel<T, kDim><<<thread_blocks, PanelShape<kDim>::kThreads, SharedBytes<kDim>(), stream>>>(
-      work, maps, launch.first, launch.count, stay);
+  const Grid grid = GridOf(launch);
+  Panel<T, kDim><<<grid.thread_blocks, PanelShape<kDim>::kThreads, SharedBytes<kDim>(), stream>>>(
+      work, maps, launch.first, launch.count, grid.stay);
   return cudaGetLastError();
 }
 
@@ -92,6 +74,7 @@ cudaError_t StartFor(const Work& work, const Launch& launch, cudaStream_t stream
 }  // namespace sm90
 
 cudaError_t LoadPanel90(Format format, int dim, int* thread_blocks) {
+  if (dim > 256) return cudaErrorInvalidValue;
   return format == Format::kBF16 ? sm90::LoadFor<__nv_bfloat16>(dim, thread_blocks)
                                  : sm90::LoadFor<__half>(dim, thread_blocks);
 }

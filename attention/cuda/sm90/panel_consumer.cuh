@@ -28,12 +28,11 @@ struct RowState {
 };
 
 // Scores become weights relative to the maximum, which is looked for; out and sums are rescaled
-// where it grew by much. A score of −inf makes the sum NaN.
+// where it grew by much, `shrink` times. A score of −inf makes the sum NaN.
 template <typename T, int kTiles>
 __device__ inline void SoftenExactly(float (&s)[8][4], float scale, RowState& state,
                                      float (&out)[kTiles][4], float (&step)[2],
-                                     uint32_t (&weights)[4][4]) {
-  float shrink[2];
+                                     uint32_t (&weights)[4][4], float (&shrink)[2]) {
   float base[2];
   bool grown = false;
 #pragma unroll
@@ -106,7 +105,8 @@ __device__ inline void SoftenBlock(float (&s)[8][4], float scale, RowState& stat
   }
   // True too where the sum is NaN: also of a row that has seen nothing, whose maximum is −inf.
   if (__any_sync(~0u, !(step[0] + step[1] < kWeightsMax<T>))) {
-    SoftenExactly<T>(s, scale, state, out, step, weights);
+    float shrink[2];
+    SoftenExactly<T>(s, scale, state, out, step, weights, shrink);
   }
   state.sum[0] += step[0];
   state.sum[1] += step[1];
@@ -266,7 +266,8 @@ class Consumer {
     keys_.Next();
     MaskScores<8>(s, seen.low, seen.high, lane_);
     float step[2];
-    SoftenExactly<T>(s, scale, state, out, step, weights);
+    float shrink[2];
+    SoftenExactly<T>(s, scale, state, out, step, weights, shrink);
     state.sum[0] = step[0];
     state.sum[1] = step[1];
     return with_care;
@@ -304,7 +305,8 @@ class Consumer {
       if constexpr (kMasked) {
         MaskScores<8>(s, seen.low, seen.high, lane_);
         float step[2];
-        SoftenExactly<T>(s, scale, state, out, step, weights);
+        float shrink[2];
+        SoftenExactly<T>(s, scale, state, out, step, weights, shrink);
         state.sum[0] += step[0];
         state.sum[1] += step[1];
       } else {

@@ -16,12 +16,12 @@ __device__ inline void CopyWords(const T& from, T& to, int lane) {
   for (int i = lane; i < static_cast<int>(sizeof(T) / 4); i += 32) target[i] = source[i];
 }
 
-// Puts segments [first, first + count) into tickets, each into one thread block's, a tile ahead. A
-// thread block that starts late, since other work had its multiprocessor, so finds nothing waiting
-// for it. None is taken once it has taken `stay` blocks.
-template <int kDim>
+// Puts segments [first, first + count) into tickets, each into one thread block's, shortly before
+// it is done with the one before. A thread block that starts late, since other work had its
+// multiprocessor, so finds nothing waiting for it. None is taken once it has taken `stay` blocks.
+template <typename Control>
 __device__ inline void TakeTickets(const Work& work, int first, int count, int stay,
-                                   Control<kDim>& control, int lane) {
+                                   Control& control, int lane) {
   Ring<2> ring;
   for (;;) {
     int number = count;
@@ -51,6 +51,7 @@ __device__ inline void TakeTickets(const Work& work, int first, int count, int s
     Arrive(SharedAddress(&control.ticket_full[ring.stage]));
     if (end) break;
     ring.Next();
+    Wait(SharedAddress(&control.ticket_wanted), ring.stage ^ 1);
   }
   if (lane != 0) return;
   __threadfence();
@@ -59,10 +60,10 @@ __device__ inline void TakeTickets(const Work& work, int first, int count, int s
 }
 
 // The places of a segment's blocks, kLookahead of them at a time: each lane has one.
-template <int kDim>
+template <typename Control>
 class BlockWalk {
  public:
-  static constexpr int kHalves = PanelShape<kDim>::kHalves;
+  static constexpr int kHalves = Control::Shape::kHalves;
 
   __device__ BlockWalk(const Work& work, const RowMaps& maps, const Ticket& ticket, int lane)
       : work_(work), maps_(maps), ticket_(ticket), lane_(lane) {
@@ -72,7 +73,7 @@ class BlockWalk {
   }
 
   // Those of the blocks [at, at + kLookahead).
-  __device__ void Publish(int at, Control<kDim>& control) {
+  __device__ void Publish(int at, Control& control) {
     __syncwarp();  // nobody reads the ones before
     at += lane_;
     if (at < ticket_.blocks) {
@@ -80,9 +81,11 @@ class BlockWalk {
       if (missing) ReportMissing(work_, ticket_.tile, block_);
       const int64_t keys = ticket_.problem.kv_tokens - int64_t{block_} * kBlockKeys;
       const int32_t special = missing ? kNoPage : keys < kBlockKeys ? kShortMap : 0;
-      BlockPlaces& places = control.places[lane_];
+      auto& places = control.places[lane_];
       places.k = PlaceOfRows(page_.k, page_.k_row_stride, special);
-      places.v = PlaceOfRows(page_.v, page_.v_row_stride, special);
+      if constexpr (Control::kValues) {
+        places.v = PlaceOfRows(page_.v, page_.v_row_stride, special);
+      }
       if (at < LookedAt(ticket_)) {
         const Cell<kHalves> cell = walk_.template Now<kHalves>();
         SeenBlock<kHalves>& seen = control.seen[lane_];
@@ -118,10 +121,14 @@ class BlockWalk {
   Page page_;
 };
 
+// Loops over boxes: these warps have few registers.
+template <int kDim>
+inline constexpr int kUnrolled = kDim > 256 ? 1 : kDim / 64;
+
 template <int kDim>
 __device__ inline void CopyBoxes(uint32_t to, const CUtensorMap* map, Place place,
                                  uint32_t barrier) {
-#pragma unroll
+#pragma unroll(kUnrolled <kDim>)
   for (int box = 0; box < kDim / 64; ++box, place.column += 64) {
     CopyBox(to + box * kBoxBytes, map, place, barrier);
   }
@@ -138,7 +145,7 @@ __device__ inline void CopyBlock(const BlockPlace& at, const RowMaps& maps, cons
           value;
     FenceMap(map);
   }
-  ArriveExpecting(barrier, PanelShape<kDim>::kBlockBytes);
+  ArriveExpecting(barrier, kDim / 64 * kBoxBytes);
   CopyBoxes<kDim>(to, map, at.place, barrier);
 }
 
@@ -156,8 +163,10 @@ __device__ inline void CopyBlocks(const Work& work, const RowMaps& maps, Control
     const Ticket& ticket = control.tickets[tickets.stage];
     if (ticket.blocks < 0) return;
     const int looked_at = LookedAt(ticket);
-    BlockWalk<kDim> walk(work, maps, ticket, lane);
+    BlockWalk<Control<kDim>> walk(work, maps, ticket, lane);
     for (int i = 0; i < ticket.blocks; ++i) {
+      if (elected && i == max(0, ticket.blocks - kWantedBlocks))
+        Arrive(SharedAddress(&control.ticket_wanted));
       if (i % kLookahead == 0) walk.Publish(i, control);
       if (i < looked_at) {
         Wait(SharedAddress(&control.seen_empty[seen.stage]), seen.parity ^ 1);
@@ -191,14 +200,13 @@ __device__ inline void CopyBlocks(const Work& work, const RowMaps& maps, Control
 // 32 · kQueryWarps.
 template <int kDim>
 __device__ inline void CopyHalf(const Problem& problem, const Half& half, uint32_t to, int thread) {
-  constexpr int kChunks = kDim / 8;  // of 16 bytes, by row
+  constexpr int kChunks = 8;  // of 16 bytes, by row of a box
   constexpr int kStep = 32 * kQueryWarps / kChunks;
   const int chunk = thread % kChunks;
   const int heads = max(half.heads, 1);
   int row = thread / kChunks;
   int token = row / heads;
   int head = row % heads;
-  to += chunk / 8 * kBoxBytes;
   const auto* q = static_cast<const uint16_t*>(problem.q) +
                   half.row_first * problem.q_token_stride +
                   half.head_first * problem.q_head_stride + chunk * 8;
@@ -206,7 +214,11 @@ __device__ inline void CopyHalf(const Problem& problem, const Half& half, uint32
     const bool there = token < half.tokens;
     const auto* from = q;
     if (there) from += token * problem.q_token_stride + head * problem.q_head_stride;
-    CopyAsync16(to + row * 128 + (chunk % 8 ^ row % 8) * 16, from, there);
+    const uint32_t at = to + row * 128 + (chunk ^ row % 8) * 16;
+#pragma unroll(kUnrolled <kDim>)
+    for (int box = 0; box < kDim / 64; ++box) {
+      CopyAsync16(at + box * kBoxBytes, from + box * 64, there);
+    }
     for (head += kStep; head >= heads; head -= heads) ++token;
   }
 }
@@ -219,17 +231,18 @@ __device__ inline void PrefetchHalf(const Problem& problem, const Half& half, in
   const auto* from = static_cast<const uint16_t*>(problem.q) +
                      (half.row_first + row / half.heads) * problem.q_token_stride +
                      (half.head_first + row % half.heads) * problem.q_head_stride;
-#pragma unroll
+#pragma unroll(kUnrolled <kDim>)
   for (int at = 0; at < kDim * 2; at += kLine) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(from + at / 2));
   }
 }
 
 // A half of 64 tokens of one head is a box; others are copied by threads.
-template <int kDim>
-__device__ inline void CopyQueries(const RowMaps& maps, Control<kDim>& control, uint32_t shared,
+template <typename Control>
+__device__ inline void CopyQueries(const RowMaps& maps, Control& control, uint32_t shared,
                                    int thread) {
-  using Shape = PanelShape<kDim>;
+  using Shape = typename Control::Shape;
+  constexpr int kDim = Shape::kHeadDim;
   static_assert(32 * kQueryWarps == kPanelRows);
   Ring<2> tickets;
   Ring<1> queries;
@@ -238,7 +251,9 @@ __device__ inline void CopyQueries(const RowMaps& maps, Control<kDim>& control, 
     const Ticket& ticket = control.tickets[tickets.stage];
     const Problem& problem = ticket.problem;
     if (ticket.blocks < 0) return;
-    for (const Half& half : ticket.tile.half) PrefetchHalf<kDim>(problem, half, thread);
+    for (int h = 0; h < Shape::kHalves; ++h) {
+      PrefetchHalf<kDim>(problem, ticket.tile.half[h], thread);
+    }
     const int map = MapOf(maps, problem.q_token_stride);
     for (int h = 0; h < Shape::kHalves; ++h) {
       const Half& half = ticket.tile.half[h];

@@ -36,6 +36,7 @@ __device__ inline Place PlaceOf(const RowMaps& maps, int map, const void* rows) 
 
 template <int kDim>
 struct PanelShape {
+  static constexpr int kHeadDim = kDim;
   static constexpr int kHalves = HalvesOf(Kernel::kPanel90, kDim);
   static constexpr int kThreads = kGroupThreads * (kHalves + 1);
   using Budget = Registers<kThreads, kDim >= 128 ? 40 : 32,
@@ -72,8 +73,13 @@ struct BlockPlace {
 inline constexpr int32_t kShortMap = -1;
 inline constexpr int32_t kNoPage = -2;
 
+template <bool kValues>
 struct BlockPlaces {
   BlockPlace k, v;
+};
+template <>
+struct BlockPlaces<false> {  // values lie in the keys
+  BlockPlace k;
 };
 
 // How the first block of a tile and those seen in part are seen.
@@ -83,6 +89,9 @@ struct alignas(16) SeenBlock {
   int32_t block;
 };
 
+// The next ticket is taken when so many of a ticket's blocks are still to be copied, and not
+// sooner: another thread block may be free before.
+inline constexpr int kWantedBlocks = 16;
 inline constexpr int kLookahead = 32;  // blocks whose places are known, one by lane
 inline constexpr int kSeenStages = 4;
 // So many of a ticket's first blocks are looked at in how they are seen.
@@ -93,12 +102,14 @@ __device__ inline int LookedAt(const Ticket& ticket) {
 template <int kDim>
 struct Control {
   using Shape = PanelShape<kDim>;
+  static constexpr bool kValues = true;
   Ticket tickets[2];
-  BlockPlaces places[kLookahead];
+  BlockPlaces<kValues> places[kLookahead];
   SeenBlock<Shape::kHalves> seen[kLookahead];
   SeenBlock<Shape::kHalves> staged[kSeenStages];  // there as soon as the keys are
   uint64_t ticket_full[2];
   uint64_t ticket_empty[2];
+  uint64_t ticket_wanted;
   uint64_t queries_full[Shape::kHalves];
   uint64_t queries_empty[Shape::kHalves];
   uint64_t seen_empty[kSeenStages];
@@ -121,6 +132,7 @@ __device__ inline void InitBarriers(Control<kDim>& control) {
     init(control.ticket_full[i], 32);
     init(control.ticket_empty[i], 32 * (1 + kQueryWarps) + kGroupThreads * Shape::kHalves);
   }
+  init(control.ticket_wanted, 1);
   for (int i = 0; i < Shape::kHalves; ++i) {
     init(control.queries_full[i], 32 * kQueryWarps);
     init(control.queries_empty[i], 1);

@@ -8,14 +8,16 @@ namespace annulus::cuda::sm90 {
 inline constexpr int kGroupThreads = 128;
 
 // How the registers of a thread block are shared out: one warpgroup with few, which moves data, the
-// others with many, which compute. setmaxnreg takes from what the thread block got at its launch,
+// others with many, which compute; the first of these may have kMore than they, which the last one
+// gives. setmaxnreg takes from what the thread block got at its launch,
 // `kThreads` times what __launch_bounds__(kThreads, 1) allows a thread; asked for more it waits for
 // ever.
-template <int kThreads, int kFew, int kMany>
+template <int kThreads, int kFew, int kMany, int kMore = 0>
 struct Registers {
   static constexpr int kAtEntry = 65536 / kThreads / 8 * 8;
-  static_assert(kFew % 8 == 0 && kMany % 8 == 0 && kFew >= 24 && kMany <= 240);
-  static_assert(kFew <= kAtEntry && kMany >= kAtEntry);
+  static_assert(kFew % 8 == 0 && kMany % 8 == 0 && kMore % 8 == 0);
+  static_assert(kFew >= 24 && kMany + kMore <= 248);
+  static_assert(kFew <= kAtEntry && kMany - kMore >= kAtEntry);
   static_assert(kFew * kGroupThreads + kMany * (kThreads - kGroupThreads) <= kAtEntry * kThreads);
 
   static __device__ void KeepFew() {
@@ -23,6 +25,12 @@ struct Registers {
   }
   static __device__ void TakeMany() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kMany));
+  }
+  static __device__ void TakeMost() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kMany + kMore));
+  }
+  static __device__ void TakeLess() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kMany - kMore));
   }
 };
 

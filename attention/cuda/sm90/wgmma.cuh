@@ -21,9 +21,10 @@ __device__ inline void FenceProducts() {
 __device__ inline void CommitProducts() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
-// Until all products that were committed are done.
+// Until at most `kLeft` groups of the products that were committed are not done.
+template <int kLeft = 0>
 __device__ inline void WaitForProducts() {
-  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kLeft) : "memory");
 }
 
 // Tells the compiler that products write (accumulators) or read (weights) these registers up to
@@ -96,7 +97,7 @@ __device__ constexpr uint64_t Bytes(int bytes) {
 // memory are its 16 (values), else its 8·kTiles (keys).
 template <typename T, bool kAdd, bool kTransposed, int kTiles>
 __device__ inline void Product(float (&d)[kTiles][4], uint64_t a, uint64_t b) {
-  static_assert(kTiles == 8 || kTiles == 16);
+  static_assert(kTiles == 8 || kTiles == 16 || kTiles == 32);
   constexpr bool kBf16 = std::is_same_v<T, __nv_bfloat16>;
   if constexpr (kTiles == 8 && kBf16) {
     ANNULUS_PRODUCT_SS("m64n64", "bf16", ANNULUS_D8(d, 0), a, b, ANNULUS_REGISTERS_32, "%32", "%33",
@@ -104,12 +105,18 @@ __device__ inline void Product(float (&d)[kTiles][4], uint64_t a, uint64_t b) {
   } else if constexpr (kTiles == 8) {
     ANNULUS_PRODUCT_SS("m64n64", "f16", ANNULUS_D8(d, 0), a, b, ANNULUS_REGISTERS_32, "%32", "%33",
                        "%34", "%35");
-  } else if constexpr (kBf16) {
+  } else if constexpr (kTiles == 16 && kBf16) {
     ANNULUS_PRODUCT_SS("m64n128", "bf16", ANNULUS_D16(d, 0), a, b, ANNULUS_REGISTERS_64, "%64",
                        "%65", "%66", "%67");
-  } else {
+  } else if constexpr (kTiles == 16) {
     ANNULUS_PRODUCT_SS("m64n128", "f16", ANNULUS_D16(d, 0), a, b, ANNULUS_REGISTERS_64, "%64",
                        "%65", "%66", "%67");
+  } else if constexpr (kBf16) {
+    ANNULUS_PRODUCT_SS("m64n256", "bf16", ANNULUS_D32(d, 0), a, b, ANNULUS_REGISTERS_128, "%128",
+                       "%129", "%130", "%131");
+  } else {
+    ANNULUS_PRODUCT_SS("m64n256", "f16", ANNULUS_D32(d, 0), a, b, ANNULUS_REGISTERS_128, "%128",
+                       "%129", "%130", "%131");
   }
 }
 
@@ -164,13 +171,22 @@ __device__ inline void ScoreBlock(float (&s)[8][4], uint64_t queries, uint64_t k
   }
 }
 
-// out += weights · values: 64 rows by kDim columns, over the 64 keys of a block.
+// out += weights · values: 64 rows by 8·kTiles columns, over the 64 keys of a block.
 template <typename T, int kTiles>
 __device__ inline void AddBlock(float (&out)[kTiles][4], const uint32_t (&weights)[4][4],
                                 uint64_t values) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     Product<T, true, true>(out, weights[i], values + Bytes(i * 16 * 128));
+  }
+}
+
+// The same with the weights in shared memory, one box.
+template <typename T, int kTiles>
+__device__ inline void AddBlock(float (&out)[kTiles][4], uint64_t weights, uint64_t values) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    Product<T, true, true>(out, weights + Bytes(i * 32), values + Bytes(i * 16 * 128));
   }
 }
 
