@@ -14,13 +14,13 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "annulus/tensor.h"
 #include "attention/block_set.h"
 #include "attention/kv_view.h"
 #include "attention/memory_space.h"
 #include "attention/partial.h"
 #include "attention/pattern.h"
 #include "attention/ranges.h"
-#include "attention/tensor.h"
 #include "base/memory_kind.h"
 
 namespace annulus {

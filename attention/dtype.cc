@@ -1,4 +1,4 @@
-#include "attention/dtype.h"
+#include "annulus/dtype.h"
 
 #include <bit>
 #include <cmath>

@@ -12,8 +12,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "annulus/tensor.h"
 #include "attention/block_set.h"
-#include "attention/tensor.h"
 #include "base/cow_array.h"
 #include "base/memory_kind.h"
 

@@ -11,8 +11,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "annulus/buffer.h"
 #include "attention/partial.h"
-#include "base/buffer.h"
 #include "base/memory_kind.h"
 
 namespace annulus {

@@ -16,7 +16,7 @@
 #include <optional>
 
 #include "absl/status/status.h"
-#include "attention/tensor.h"
+#include "annulus/tensor.h"
 
 namespace annulus {
 

@@ -13,10 +13,15 @@ LINES_MAX = 400
 FUNCTION_LINES_MAX = 69
 COLUMNS_MAX = 100
 
-# What a folder may include beside itself and base. A folder not named here is a part of its parent.
+# The client's public headers, named in includes as its users name them.
+PUBLIC = "base/api"
+PUBLIC_INCLUDE = re.compile(r'\s*#\s*include (<[a-z_]+>|"(absl|annulus)/[^"]+")')
+
+# What a folder may include beside itself, base and the public headers. A folder not named here is a part of its parent.
 VALUES = ("attention", "sharding")
 LAYERS = {
-    "base": (),
+    PUBLIC: (),
+    "base": (PUBLIC,),
     "attention": (),
     "attention/cpu": ("attention",),
     "attention/cuda": ("attention",),
@@ -42,6 +47,7 @@ LAYERS = {
 }
 # Programs and tests stand on top of everything; these few files tie an interface to its
 # implementations and so look up.
+BELOW_ALL = ("base", PUBLIC)
 TOP = ("runtime/cli/", "runtime/main.cc", "bench/", "tests/")
 FACTORIES = {"attention/backend.cc": ("attention/cpu", "attention/cuda", "attention/reference")}
 
@@ -56,6 +62,8 @@ TEST_NAME_WITH_SEMICOLON = re.compile(r'TEST_CASE\("[^"]*;')
 def folder_of(path):
     """The layer that a file belongs to, or None if it is none of ours."""
     folder = os.path.dirname(path)
+    if folder == "annulus":
+        return PUBLIC
     while folder:
         if folder in LAYERS:
             return folder
@@ -69,11 +77,11 @@ def check_include(path, target):
     here, there = folder_of(path), folder_of(target)
     if target.startswith(TOP):
         return f"{path} includes {target}, which stands on top of it"
-    if there is None or there in (here, "base", *LAYERS[here]):
+    if there is None or there in (here, *BELOW_ALL, *LAYERS[here]):
         return None
     if there in FACTORIES.get(path, ()):
         return None
-    return f"{here} includes {target}, expected only {', '.join(('base', *LAYERS[here]))}"
+    return f"{here} includes {target}, expected only {', '.join((*BELOW_ALL, *LAYERS[here]))}"
 
 
 def long_functions(lines):
@@ -103,6 +111,8 @@ def check_file(path):
             yield number, "a path of some machine, expected none"
         if TEST_NAME_WITH_SEMICOLON.search(line):
             yield number, "a test's name with ';', expected none: CTest cannot run it"
+        if path.startswith(PUBLIC) and "#include" in line and not PUBLIC_INCLUDE.match(line):
+            yield number, "expected includes of annulus/, absl/ and the standard library only"
         include = INCLUDE.match(line)
         if include and (finding := check_include(path, include.group(1))):
             yield number, finding

@@ -10,17 +10,11 @@
 #include <string>
 #include <vector>
 
-#include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
+#include "annulus/placement.h"
 #include "attention/ranges.h"
 #include "sharding/partition.h"
 
 namespace annulus {
-
-// Where CreateContext places KV: "tokens", "heads" or "mesh".
-enum class Placement { kTokens, kHeads, kMesh };
-absl::StatusOr<Placement> ParsePlacement(absl::string_view text);
-absl::string_view Name(Placement placement);
 
 // The mesh of `world` ranks: head_groups × token_groups = world, head_groups the largest divisor
 // ≤ √world (so a mesh of prime world is 1 × world).

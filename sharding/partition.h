@@ -1,8 +1,5 @@
-// Partition: which rank owns which KV blocks of a context, and with them their tokens.
-//   contiguous      rank r owns one range; ranges differ by at most one block
-//   zigzag          2·world chunks; rank r owns chunks r and 2·world − 1 − r (causal work balances)
-//   block-cyclic:N  blocks go round the ranks N at a time; the only kind that can grow
-//   striped         block-cyclic:1
+// Partition: which rank owns which KV blocks of a context, and with them their tokens, as a
+// PartitionSpec says.
 // Ownership is by whole 64-token blocks; a context with fewer blocks than ranks leaves ranks idle.
 // Immutable value; O(1) memory whatever the context's length.
 #pragma once
@@ -11,26 +8,10 @@
 #include <string>
 #include <vector>
 
-#include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
+#include "annulus/placement.h"
 #include "attention/block_set.h"
 
 namespace annulus {
-
-// No unit of a block-cyclic partition is larger.
-inline constexpr int64_t kUnitBlocksMax = int64_t{1} << 30;
-
-enum class PartitionKind { kContiguous, kZigzag, kBlockCyclic };
-
-struct PartitionSpec {
-  PartitionKind kind = PartitionKind::kZigzag;
-  int64_t unit_blocks = 1;  // block-cyclic only, ≥ 1
-
-  // "zigzag", "contiguous", "striped", "block-cyclic:N". INVALID_ARGUMENT names the text.
-  static absl::StatusOr<PartitionSpec> Parse(absl::string_view text);
-  std::string ToString() const;
-  friend bool operator==(const PartitionSpec&, const PartitionSpec&) = default;
-};
 
 class Partition {
  public:

@@ -15,28 +15,18 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
+#include "annulus/dtype.h"
+#include "annulus/plan_kind.h"
 #include "attention/block_set.h"
-#include "attention/dtype.h"
 #include "attention/pattern.h"
 #include "attention/ranges.h"
 #include "sharding/layout.h"
 
 namespace annulus {
 
-enum class PlanKind { kRing, kRingContiguous, kHeads, kMesh, kGroupCast, kPassQ };
-inline constexpr PlanKind kPlanKinds[] = {PlanKind::kRing,      PlanKind::kRingContiguous,
-                                          PlanKind::kHeads,     PlanKind::kMesh,
-                                          PlanKind::kGroupCast, PlanKind::kPassQ};
-
 // Up to so many ranks pass-q moves nothing between them: partials go straight to the home of their
 // rows, in the fewest steps.
 inline constexpr size_t kDirectPartialsMax = 4;
-
-// "ring", "ring-contiguous", "heads", "mesh", "group-cast", "pass-q"; "unknown" for what is none of
-// them, which ParsePlanKind refuses.
-absl::string_view Name(PlanKind kind);
-absl::StatusOr<PlanKind> ParsePlanKind(absl::string_view text);
 
 // Where queries start and answers end: kOwners = on the ranks that hold those tokens (SPMD, all
 // heads, cut by `home_partition`); kCaller = outside the ranks (the service's coordinator).

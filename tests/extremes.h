@@ -10,10 +10,10 @@
 #include <string>
 #include <vector>
 
-#include "attention/dtype.h"
+#include "annulus/dtype.h"
+#include "annulus/tensor.h"
 #include "attention/merge_limit.h"
 #include "attention/pattern.h"
-#include "attention/tensor.h"
 #include "base/rng.h"
 
 namespace annulus::test {

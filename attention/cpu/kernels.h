@@ -12,7 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "attention/dtype.h"
+#include "annulus/dtype.h"
 
 namespace annulus::cpu {
 

@@ -5,7 +5,7 @@
 #include <cstddef>
 
 #include "absl/types/span.h"
-#include "base/buffer.h"
+#include "annulus/buffer.h"
 #include "base/thread_pool.h"
 
 namespace annulus {

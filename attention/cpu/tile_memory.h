@@ -6,8 +6,8 @@
 #include <cstddef>
 #include <utility>
 
+#include "annulus/buffer.h"
 #include "attention/cpu/kernels.h"
-#include "base/buffer.h"
 
 namespace annulus::cpu {
 

@@ -11,9 +11,9 @@
 #include <unordered_map>
 
 #include "absl/status/statusor.h"
+#include "annulus/buffer.h"
 #include "attention/kv_view.h"
 #include "attention/memory_space.h"
-#include "base/buffer.h"
 
 namespace annulus::cuda {
 

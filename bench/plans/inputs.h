@@ -8,10 +8,10 @@
 #include <cstdint>
 
 #include "absl/status/statusor.h"
+#include "annulus/buffer.h"
+#include "annulus/tensor.h"
 #include "attention/kv_view.h"
 #include "attention/memory_space.h"
-#include "attention/tensor.h"
-#include "base/buffer.h"
 #include "sharding/plan.h"
 
 namespace annulus {

@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "absl/time/clock.h"
-#include "attention/dtype.h"
+#include "annulus/dtype.h"
 #include "base/rng.h"
 #include "base/status.h"
 #include "base/thread_pool.h"

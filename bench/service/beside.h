@@ -7,8 +7,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "annulus/client.h"
 #include "bench/service/parts.h"
-#include "runtime/client/client.h"
 
 namespace annulus {
 

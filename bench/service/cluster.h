@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "runtime/client/client.h"
+#include "annulus/client.h"
 #include "runtime/coordinator/coordinator.h"
 #include "runtime/data/data_server.h"
 #include "runtime/rpc/server.h"

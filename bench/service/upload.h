@@ -4,8 +4,8 @@
 #include <cstdint>
 
 #include "absl/status/statusor.h"
+#include "annulus/client.h"
 #include "bench/service/parts.h"
-#include "runtime/client/client.h"
 
 namespace annulus {
 

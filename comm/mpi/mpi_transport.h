@@ -20,7 +20,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "base/buffer.h"
+#include "annulus/buffer.h"
 #include "comm/mpi/mpi_session.h"
 #include "comm/piece_exchange.h"
 #include "comm/piece_transport.h"

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "base/buffer.h"
+#include "annulus/buffer.h"
 #include "comm/piece_transport.h"
 #include "comm/ucx/ucx_handles.h"
 

@@ -33,12 +33,12 @@ endfunction()
 file(GLOB cuda_kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/attention/cuda/*.cu
                                          ${PROJECT_SOURCE_DIR}/attention/cuda/sm80/*.cu)
 add_library(annulus_cuda_kernels STATIC ${cuda_kernels})
-target_include_directories(annulus_cuda_kernels PRIVATE ${PROJECT_SOURCE_DIR})
+target_include_directories(annulus_cuda_kernels PRIVATE ${ANNULUS_INCLUDES})
 annulus_cuda_sources(annulus_cuda_kernels 96)
 file(GLOB hopper_kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/attention/cuda/sm90/*.cu
                                            ${PROJECT_SOURCE_DIR}/attention/cuda/sm90/*.cc)
 add_library(annulus_hopper_kernels STATIC ${hopper_kernels})
-target_include_directories(annulus_hopper_kernels PRIVATE ${PROJECT_SOURCE_DIR})
+target_include_directories(annulus_hopper_kernels PRIVATE ${ANNULUS_INCLUDES})
 target_link_libraries(annulus_hopper_kernels PRIVATE CUDA::cudart_static)
 annulus_hopper_sources(annulus_hopper_kernels)
 

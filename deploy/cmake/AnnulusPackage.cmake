@@ -10,20 +10,13 @@
 include(CMakePackageConfigHelpers)
 include(GNUInstallDirs)
 
-# Rooted at the tree's top, where includes are; installed below include/annulus.
-set(ANNULUS_CLIENT_HEADERS
-    attention/block_set.h attention/dtype.h attention/pattern.h attention/ranges.h attention/row_bands.h
-    attention/tensor.h base/buffer.h base/memory.h base/stop.h runtime/client/cancel_token.h
-    runtime/client/client.h runtime/client/partials.h runtime/retry_hint.h
-    runtime/types.h sharding/layout.h sharding/partition.h sharding/plan.h)
-
 set(ANNULUS_CLIENT_MAP ${PROJECT_SOURCE_DIR}/deploy/cmake/annulus_client.map)
 add_library(annulus_client_shared SHARED $<TARGET_OBJECTS:annulus_client>)
 set_target_properties(annulus_client_shared PROPERTIES
   OUTPUT_NAME annulus_client EXPORT_NAME client VERSION ${PROJECT_VERSION} SOVERSION 0
   LINK_DEPENDS ${ANNULUS_CLIENT_MAP})
 target_compile_features(annulus_client_shared INTERFACE cxx_std_20)
-target_include_directories(annulus_client_shared INTERFACE $<INSTALL_INTERFACE:include/annulus>)
+target_include_directories(annulus_client_shared INTERFACE $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 target_link_options(annulus_client_shared PRIVATE LINKER:--version-script=${ANNULUS_CLIENT_MAP})
 target_link_libraries(annulus_client_shared
   PUBLIC absl::any_invocable absl::cord absl::optional absl::span absl::status absl::statusor
@@ -50,7 +43,4 @@ install(FILES ${PROJECT_BINARY_DIR}/annulusConfig.cmake
         DESTINATION ${package_dir} COMPONENT client)
 install(FILES ${PROJECT_BINARY_DIR}/annulus.pc
         DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT client)
-foreach(header ${ANNULUS_CLIENT_HEADERS})
-  get_filename_component(folder ${header} DIRECTORY)
-  install(FILES ${header} DESTINATION include/annulus/${folder} COMPONENT client)
-endforeach()
+install(DIRECTORY base/api/annulus DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT client)

@@ -1,6 +1,9 @@
 # The few kinds of target that Annulus has. A folder without sources yet makes an interface target,
 # so that the layers can be named from the start.
 
+# Sources are included by their path in the tree, the client's public headers as its users do.
+set(ANNULUS_INCLUDES ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/base/api)
+
 # annulus_library(NAME [DIR folder] [SUBDIRS a b] [DEPS public…] [PRIVATE private…])
 # All *.cc directly in the folder (and in the named subfolders) make the static library annulus_NAME.
 function(annulus_library name)
@@ -25,7 +28,7 @@ function(annulus_library name)
     set(kind INTERFACE)
     target_link_libraries(annulus_${name} INTERFACE ${ARG_PRIVATE})
   endif()
-  target_include_directories(annulus_${name} ${kind} ${PROJECT_SOURCE_DIR})
+  target_include_directories(annulus_${name} ${kind} ${ANNULUS_INCLUDES})
   target_compile_features(annulus_${name} ${kind} cxx_std_20)
   target_link_libraries(annulus_${name} ${kind} ${ARG_DEPS})
 endfunction()
@@ -118,6 +121,6 @@ function(annulus_headers)
     endforeach()
   endforeach()
   add_library(annulus_headers OBJECT EXCLUDE_FROM_ALL ${sources})
-  target_include_directories(annulus_headers PRIVATE ${PROJECT_SOURCE_DIR})
+  target_include_directories(annulus_headers PRIVATE ${ANNULUS_INCLUDES})
   target_link_libraries(annulus_headers PRIVATE ${ARG_DEPS})
 endfunction()

@@ -6,13 +6,13 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "annulus/client.h"
 #include "attention/partial.h"
 #include "runtime/cli/commands.h"
 #include "runtime/cli/machines.h"
 #include "runtime/cli/problem.h"
 #include "runtime/cli/report.h"
 #include "runtime/cli/tensor_file.h"
-#include "runtime/client/client.h"
 
 namespace annulus {
 

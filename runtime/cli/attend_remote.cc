@@ -3,12 +3,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "annulus/client.h"
 #include "base/status.h"
 #include "runtime/cli/attend.h"
 #include "runtime/cli/connect.h"
 #include "runtime/cli/progress.h"
 #include "runtime/cli/stop_signals.h"
-#include "runtime/client/client.h"
 
 namespace annulus {
 namespace {

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "runtime/client/client.h"
+#include "annulus/client.h"
 
 namespace annulus {
 

@@ -6,8 +6,8 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "annulus/tensor.h"
 #include "attention/pattern.h"
-#include "attention/tensor.h"
 #include "runtime/cli/demo_data.h"
 
 namespace annulus {

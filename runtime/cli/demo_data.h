@@ -7,9 +7,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "annulus/tensor.h"
 #include "attention/backend.h"
 #include "attention/pattern.h"
-#include "attention/tensor.h"
 
 namespace annulus {
 

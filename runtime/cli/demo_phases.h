@@ -8,13 +8,13 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "annulus/client.h"
 #include "attention/backend.h"
 #include "attention/pattern.h"
 #include "base/rng.h"
 #include "runtime/cli/demo_checks.h"
 #include "runtime/cli/demo_data.h"
 #include "runtime/cli/demo_report.h"
-#include "runtime/client/client.h"
 
 namespace annulus {
 

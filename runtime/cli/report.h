@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "annulus/types.h"
 #include "attention/pattern.h"
 #include "runtime/cli/explain_measure.h"
 #include "runtime/cli/machines.h"
-#include "runtime/types.h"
 #include "sharding/planner.h"
 
 namespace annulus {

@@ -7,8 +7,8 @@
 #include <atomic>
 #include <thread>
 
+#include "annulus/cancel_token.h"
 #include "runtime/cli/process.h"
-#include "runtime/client/cancel_token.h"
 
 namespace annulus {
 

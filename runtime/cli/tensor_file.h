@@ -11,7 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
-#include "attention/tensor.h"
+#include "annulus/tensor.h"
 #include "base/mapped_file.h"
 
 namespace annulus {

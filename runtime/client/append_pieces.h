@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "absl/status/statusor.h"
-#include "runtime/types.h"
+#include "annulus/types.h"
 
 namespace annulus {
 

@@ -1,4 +1,4 @@
-#include "runtime/client/cancel_token.h"
+#include "annulus/cancel_token.h"
 
 #include <condition_variable>
 #include <mutex>

@@ -7,7 +7,7 @@
 #include <memory>
 
 #include "absl/time/time.h"
-#include "runtime/client/cancel_token.h"
+#include "annulus/cancel_token.h"
 
 namespace annulus {
 

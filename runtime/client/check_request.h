@@ -6,7 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
-#include "runtime/client/client.h"
+#include "annulus/client.h"
 
 namespace annulus {
 

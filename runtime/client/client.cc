@@ -1,4 +1,4 @@
-#include "runtime/client/client.h"
+#include "annulus/client.h"
 
 #include <algorithm>
 #include <atomic>

@@ -11,6 +11,8 @@
 #include "absl/status/statusor.h"
 #include "base/thread_pool.h"
 #include "runtime/client/transport.h"
+#include "runtime/direct_append.h"
+#include "sharding/layout.h"
 
 namespace grpc {
 class Channel;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "runtime/limits.h"
 
 namespace annulus {
 namespace {

@@ -12,8 +12,8 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
-#include "runtime/client/cancel_token.h"
-#include "runtime/types.h"
+#include "annulus/cancel_token.h"
+#include "annulus/types.h"
 
 namespace annulus {
 

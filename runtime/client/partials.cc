@@ -1,4 +1,4 @@
-#include "runtime/client/partials.h"
+#include "annulus/partials.h"
 
 #include <algorithm>
 #include <cmath>

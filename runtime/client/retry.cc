@@ -5,8 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "annulus/retry_hint.h"
 #include "runtime/client/cancel_watch.h"
-#include "runtime/retry_hint.h"
 
 namespace annulus {
 

@@ -6,8 +6,8 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "annulus/client.h"
 #include "base/rng.h"
-#include "runtime/client/client.h"
 
 namespace annulus {
 

@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "runtime/client/client.h"
+#include "annulus/client.h"
 
 namespace annulus {
 

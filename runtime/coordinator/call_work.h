@@ -8,7 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "base/buffer.h"
+#include "annulus/buffer.h"
 #include "base/clock.h"
 #include "base/stop.h"
 #include "comm/messenger.h"

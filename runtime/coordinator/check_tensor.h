@@ -5,7 +5,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
-#include "attention/tensor.h"
+#include "annulus/tensor.h"
 
 namespace annulus {
 

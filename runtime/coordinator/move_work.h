@@ -3,8 +3,8 @@
 #pragma once
 
 #include "absl/status/status.h"
-#include "attention/tensor.h"
-#include "base/buffer.h"
+#include "annulus/buffer.h"
+#include "annulus/tensor.h"
 #include "runtime/coordinator/core/core.h"
 
 namespace annulus {

@@ -10,7 +10,8 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
-#include "runtime/types.h"
+#include "annulus/types.h"
+#include "runtime/direct_append.h"
 
 namespace annulus {
 

@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/limits.h"
 
 namespace annulus {
 namespace {

@@ -9,7 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "runtime/types.h"
+#include "annulus/types.h"
 
 namespace annulus {
 

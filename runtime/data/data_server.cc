@@ -6,9 +6,9 @@
 #include <grpcpp/server_builder.h>
 
 #include "absl/strings/str_cat.h"
+#include "annulus/retry_hint.h"
 #include "base/status.h"
 #include "runtime/data/data.grpc.pb.h"
-#include "runtime/retry_hint.h"
 #include "runtime/rpc/protocol/channel.h"
 #include "runtime/rpc/protocol/codec.h"
 #include "runtime/worker/grants.h"

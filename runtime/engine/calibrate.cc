@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "annulus/buffer.h"
+#include "annulus/tensor.h"
 #include "attention/kv_view.h"
 #include "attention/memory_space.h"
-#include "attention/tensor.h"
-#include "base/buffer.h"
 #include "base/status.h"
 #include "comm/local/local_exchange.h"
 #include "runtime/engine/random_tensor.h"

@@ -15,10 +15,10 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "annulus/buffer.h"
 #include "attention/backend.h"
 #include "attention/kv_view.h"
 #include "attention/memory_space.h"
-#include "base/buffer.h"
 #include "comm/exchange.h"
 #include "sharding/plan.h"
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "attention/tensor.h"
+#include "annulus/tensor.h"
 #include "base/rng.h"
 
 namespace annulus {

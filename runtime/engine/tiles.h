@@ -9,9 +9,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "annulus/tensor.h"
 #include "attention/backend.h"
 #include "attention/memory_space.h"
-#include "attention/tensor.h"
 #include "runtime/engine/rows.h"
 #include "sharding/plan.h"
 

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "annulus/buffer.h"
+#include "annulus/tensor.h"
 #include "attention/memory_space.h"
-#include "attention/tensor.h"
-#include "base/buffer.h"
 #include "runtime/engine/rows.h"
 #include "sharding/plan.h"
 

@@ -6,9 +6,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "annulus/buffer.h"
 #include "attention/kv_view.h"
 #include "attention/memory_space.h"
-#include "base/buffer.h"
 #include "sharding/plan.h"
 
 namespace annulus {

@@ -7,9 +7,10 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "annulus/types.h"
+#include "runtime/direct_append.h"
 #include "runtime/fields/field.h"
 #include "runtime/limits.h"
-#include "runtime/types.h"
 
 namespace annulus {
 

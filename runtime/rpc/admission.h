@@ -9,7 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
-#include "runtime/retry_hint.h"
+#include "annulus/retry_hint.h"
 
 namespace annulus {
 

@@ -5,8 +5,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "annulus/types.h"
 #include "runtime/rpc/metrics.h"
-#include "runtime/types.h"
 
 namespace prometheus {
 struct MetricFamily;

@@ -7,9 +7,9 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "attention/tensor.h"
-#include "base/buffer.h"
-#include "runtime/types.h"
+#include "annulus/buffer.h"
+#include "annulus/tensor.h"
+#include "annulus/types.h"
 #include "sharding/layout.h"
 
 namespace annulus {

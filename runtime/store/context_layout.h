@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "annulus/types.h"
 #include "runtime/limits.h"
-#include "runtime/types.h"
 #include "sharding/plan.h"
 
 namespace annulus {

@@ -26,11 +26,11 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "annulus/types.h"
 #include "attention/kv_view.h"
 #include "runtime/store/layer_state.h"
 #include "runtime/store/page_table.h"
 #include "runtime/store/retention.h"
-#include "runtime/types.h"
 #include "sharding/layout.h"
 
 namespace annulus {

@@ -5,7 +5,8 @@
 
 #include <cstdint>
 
-#include "runtime/types.h"
+#include "annulus/types.h"
+#include "attention/ranges.h"
 
 namespace annulus {
 

@@ -8,9 +8,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "annulus/types.h"
 #include "attention/memory_space.h"
 #include "runtime/store/page_table.h"
-#include "runtime/types.h"
 #include "sharding/layout.h"
 
 namespace annulus {

@@ -10,11 +10,11 @@
 #include <mutex>
 
 #include "absl/status/statusor.h"
+#include "annulus/types.h"
 #include "attention/backend.h"
 #include "attention/kv_view.h"
 #include "base/cow_array.h"
 #include "runtime/store/page_arena.h"
-#include "runtime/types.h"
 
 namespace annulus {
 

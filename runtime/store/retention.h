@@ -12,8 +12,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "annulus/types.h"
 #include "attention/pattern.h"
-#include "runtime/types.h"
 
 namespace annulus {
 

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "runtime/types.h"
+#include "annulus/types.h"
 
 namespace annulus {
 

@@ -21,10 +21,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "base/buffer.h"
+#include "annulus/buffer.h"
+#include "annulus/types.h"
+#include "attention/ranges.h"
 #include "comm/messenger.h"
 #include "runtime/store/layer_state.h"
-#include "runtime/types.h"
+#include "sharding/plan.h"
 
 namespace annulus::wire {
 

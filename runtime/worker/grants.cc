@@ -5,9 +5,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "attention/dtype.h"
+#include "annulus/dtype.h"
+#include "annulus/retry_hint.h"
 #include "base/status.h"
-#include "runtime/retry_hint.h"
 
 namespace annulus {
 namespace {

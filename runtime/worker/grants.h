@@ -22,7 +22,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
-#include "base/buffer.h"
+#include "annulus/buffer.h"
 #include "base/clock.h"
 #include "runtime/wire/wire.h"
 #include "runtime/worker/task.h"

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
-#include "base/buffer.h"
+#include "annulus/buffer.h"
 #include "comm/messenger.h"
 #include "runtime/wire/wire.h"
 

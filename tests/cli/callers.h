@@ -11,8 +11,8 @@
 #include "absl/status/statusor.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "annulus/client.h"
 #include "base/rng.h"
-#include "runtime/client/client.h"
 #include "tests/cli/question.h"
 
 namespace annulus::test {

@@ -8,7 +8,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "runtime/client/client.h"
+#include "annulus/client.h"
 #include "tests/catch.h"
 #include "tests/cli/program.h"
 

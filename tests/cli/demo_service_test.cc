@@ -9,8 +9,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/time/clock.h"
+#include "annulus/client.h"
 #include "runtime/cli/demo_phases.h"
-#include "runtime/client/client.h"
 #include "runtime/rpc/server.h"
 #include "tests/catch.h"
 #include "tests/cli/program.h"

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
-#include "attention/dtype.h"
+#include "annulus/dtype.h"
 #include "base/rng.h"
 #include "runtime/cli/commands.h"
 

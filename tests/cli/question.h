@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "annulus/client.h"
 #include "attention/kv_view.h"
 #include "attention/reference/reference.h"
 #include "base/rng.h"
-#include "runtime/client/client.h"
 
 namespace annulus::test {
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "runtime/client/client.h"
+#include "annulus/client.h"
 
 namespace annulus::test {
 

@@ -1,5 +1,5 @@
 // The client library's own part: retries, cancellation, asynchronous calls, the service in process.
-#include "runtime/client/client.h"
+#include "annulus/client.h"
 
 #include <atomic>
 #include <condition_variable>
@@ -7,11 +7,11 @@
 #include <thread>
 
 #include "absl/time/clock.h"
+#include "annulus/retry_hint.h"
 #include "base/rng.h"
 #include "runtime/client/call_threads.h"
 #include "runtime/client/cancel_watch.h"
 #include "runtime/client/retry.h"
-#include "runtime/retry_hint.h"
 #include "tests/catch.h"
 
 namespace annulus {

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "annulus/client.h"
 #include "base/rng.h"
-#include "runtime/client/client.h"
 #include "tests/catch.h"
 
 namespace annulus {

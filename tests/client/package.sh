@@ -10,11 +10,21 @@ rm -rf "$scratch"
 mkdir -p "$scratch/examples"
 cmake --install "$build" --prefix "$scratch/prefix" --component client >/dev/null
 
-# No header of ours may need one that the user does not have.
-if grep -rnE '#include [<"](grpc|google|ucp|ucs|hwy|spdlog|nlohmann)' "$scratch/prefix/include"; then
-  echo "an installed header includes one of those above; expected Abseil's and the standard's" >&2
+# The public headers and nothing else, each of which compiles alone, with Abseil only.
+if ! diff <(cd "$source/base/api" && find annulus -type f | sort) \
+  <(cd "$scratch/prefix/include" && find . -type f -printf '%P\n' | sort); then
+  echo "the files above are installed on one side only; expected base/api's headers alone" >&2
   exit 1
 fi
+read -ra abseil <<<"$(pkg-config --cflags-only-I absl_statusor)"
+for header in "$scratch"/prefix/include/annulus/*; do
+  if [[ $header != *.h ]] || grep -nE '#include ("|<[^>]*/)' "$header" | grep -vE '"(absl|annulus)/'; then
+    echo "$(basename "$header"): expected a header of annulus/, absl/ and the standard library" >&2
+    exit 1
+  fi
+  echo "#include <annulus/$(basename "$header")>" |
+    "$cxx" -std=c++20 "$@" -fsyntax-only -I"$scratch/prefix/include" "${abseil[@]}" -x c++ -
+done
 
 cp "$source"/runtime/client/examples/* "$scratch/examples"
 cmake -G Ninja -S "$scratch/examples" -B "$scratch/build" -DCMAKE_PREFIX_PATH="$scratch/prefix" \
@@ -33,6 +43,13 @@ if [[ -n $exported ]]; then
   echo "the library exports, beside annulus:: functions: $exported" >&2
   exit 1
 fi
+
+sed -n '/^class Client {/,/ private:/p' "$scratch/prefix/include/annulus/client.h" |
+  grep -oE '^  [a-zA-Z].* [A-Za-z]+\(' | grep -oE '[A-Za-z]+\($' | sort -u |
+  while read -r name; do
+    nm -DC --defined-only "$lib/libannulus_client.so" | grep -qF "annulus::Client::$name" ||
+      { echo "the library does not export Client::$name...), expected every call" >&2; exit 1; }
+  done
 
 coproc service { exec "$build/annulus" up --workers 2; }
 trap 'kill "$service_PID"; wait "$service_PID" || true' EXIT

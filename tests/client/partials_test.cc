@@ -1,5 +1,5 @@
 // What callers put together by themselves: merges, sinks and gates, against their definitions.
-#include "runtime/client/partials.h"
+#include "annulus/partials.h"
 
 #include <cmath>
 #include <limits>

@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "runtime/client/client.h"
+#include "annulus/client.h"
 #include "tests/catch.h"
 #include "tests/data/data_cluster.h"
 

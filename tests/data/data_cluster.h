@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "annulus/client.h"
 #include "base/check.h"
 #include "base/log.h"
 #include "comm/local/local_network.h"
-#include "runtime/client/client.h"
 #include "runtime/coordinator/coordinator.h"
 #include "runtime/data/data_server.h"
 #include "runtime/rpc/server.h"

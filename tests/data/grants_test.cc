@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
-#include "runtime/retry_hint.h"
+#include "annulus/retry_hint.h"
 #include "tests/catch.h"
 
 namespace annulus {

@@ -6,7 +6,7 @@
 #include <limits>
 #include <vector>
 
-#include "attention/dtype.h"
+#include "annulus/dtype.h"
 #include "base/rng.h"
 #include "tests/catch.h"
 #include "tests/gpu/block_product.h"

@@ -6,7 +6,7 @@
 #include <mutex>
 #include <thread>
 
-#include "runtime/retry_hint.h"
+#include "annulus/retry_hint.h"
 #include "runtime/rpc/protocol/codec.h"
 #include "tests/reliability.h"
 #include "tests/rpc/raw_server.h"

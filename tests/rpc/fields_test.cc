@@ -138,25 +138,29 @@ TEST_CASE("values of all sizes are each other's messages") {
 TEST_CASE("a field is named in three files and by those that it matters to") {
   namespace fs = std::filesystem;
   std::set<std::string> naming;  // of what both protocols and the client consist of
-  const fs::path runtime = fs::path(ANNULUS_SOURCES) / "runtime";
-  for (const char* folder : {"", "fields", "rpc", "wire", "client", "data"}) {
+  const fs::path sources(ANNULUS_SOURCES);
+  for (const char* folder : {"base/api", "runtime", "runtime/fields", "runtime/rpc", "runtime/wire",
+                             "runtime/client", "runtime/data"}) {
     const auto note = [&](const fs::path& path) {
       const std::string kind = path.extension();
       if (kind != ".h" && kind != ".cc" && kind != ".proto") return;
       std::stringstream text;
       text << std::ifstream(path).rdbuf();
       if (absl::StrContains(text.str(), "replicas"))
-        naming.insert(path.lexically_relative(runtime));
+        naming.insert(path.lexically_relative(sources));
     };
-    if (*folder == '\0') {
-      for (const fs::directory_entry& entry : fs::directory_iterator(runtime)) note(entry.path());
+    if (fs::path(folder) == "runtime") {
+      for (const fs::directory_entry& entry : fs::directory_iterator(sources / folder)) {
+        note(entry.path());
+      }
     } else {
-      for (const fs::directory_entry& entry : fs::recursive_directory_iterator(runtime / folder)) {
+      for (const fs::directory_entry& entry : fs::recursive_directory_iterator(sources / folder)) {
         if (!absl::StrContains(entry.path().string(), "examples")) note(entry.path());
       }
     }
   }
-  CHECK(naming == std::set<std::string>{"types.h", "fields/values.h", "rpc/annulus.proto"});
+  CHECK(naming == std::set<std::string>{"base/api/annulus/types.h", "runtime/fields/values.h",
+                                        "runtime/rpc/annulus.proto"});
 }
 
 }  // namespace

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "annulus/client.h"
 #include "base/rng.h"
-#include "runtime/client/client.h"
 #include "runtime/rpc/server.h"
 #include "tests/catch.h"
 #include "tests/rpc/fake_service.h"

@@ -8,8 +8,8 @@
 #include <thread>
 #include <vector>
 
+#include "annulus/client.h"
 #include "base/rng.h"
-#include "runtime/client/client.h"
 #include "runtime/rpc/health.grpc.pb.h"
 #include "runtime/rpc/rendezvous.h"
 #include "tests/rpc/raw_server.h"

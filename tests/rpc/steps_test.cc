@@ -5,7 +5,7 @@
 
 #include <thread>
 
-#include "runtime/retry_hint.h"
+#include "annulus/retry_hint.h"
 #include "runtime/rpc/annulus.grpc.pb.h"
 #include "runtime/rpc/protocol/channel.h"
 #include "runtime/rpc/protocol/steps.h"

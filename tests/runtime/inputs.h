@@ -5,11 +5,11 @@
 #include <optional>
 #include <string>
 
+#include "annulus/types.h"
 #include "attention/backend.h"
 #include "attention/kv_view.h"
 #include "base/check.h"
 #include "base/rng.h"
-#include "runtime/types.h"
 
 namespace annulus::test {
 

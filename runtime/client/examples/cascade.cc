@@ -7,8 +7,7 @@
 #include <random>
 #include <vector>
 
-#include "runtime/client/client.h"
-#include "runtime/client/partials.h"
+#include <annulus/client.h>
 
 namespace {
 

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "runtime/client/client.h"
+#include <annulus/client.h>
 
 namespace {
 

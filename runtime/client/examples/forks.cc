@@ -5,7 +5,7 @@
 #include <random>
 #include <vector>
 
-#include "runtime/client/client.h"
+#include <annulus/client.h>
 
 namespace {
 

@@ -3,7 +3,7 @@
 #include <cstdio>
 #include <vector>
 
-#include "runtime/client/client.h"
+#include <annulus/client.h>
 
 int main(int argc, char** argv) {
   const int64_t tokens = 1000, heads = 4, dim = 64;

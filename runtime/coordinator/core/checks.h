@@ -6,9 +6,9 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "annulus/types.h"
 #include "attention/pattern.h"
 #include "runtime/store/context_layout.h"
-#include "runtime/types.h"
 
 namespace annulus {
 

@@ -16,11 +16,11 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "annulus/types.h"
 #include "runtime/coordinator/core/events.h"
 #include "runtime/coordinator/core/members.h"
 #include "runtime/coordinator/limits.h"
 #include "runtime/store/layer_state.h"
-#include "runtime/types.h"
 #include "runtime/wire/wire.h"
 
 namespace annulus {

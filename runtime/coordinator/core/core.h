@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "annulus/types.h"
 #include "runtime/coordinator/core/calls.h"
 #include "runtime/coordinator/core/contexts.h"
 #include "runtime/coordinator/core/events.h"
@@ -20,7 +21,6 @@
 #include "runtime/coordinator/core/mover.h"
 #include "runtime/coordinator/core/recovery.h"
 #include "runtime/coordinator/limits.h"
-#include "runtime/types.h"
 
 namespace annulus {
 

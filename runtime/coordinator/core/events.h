@@ -13,9 +13,9 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "annulus/types.h"
 #include "comm/messenger.h"
 #include "runtime/store/retention.h"
-#include "runtime/types.h"
 #include "runtime/wire/wire.h"
 
 namespace annulus {

@@ -14,8 +14,8 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "annulus/types.h"
 #include "runtime/coordinator/core/events.h"
-#include "runtime/types.h"
 #include "runtime/wire/wire.h"
 
 namespace annulus {

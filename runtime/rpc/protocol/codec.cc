@@ -7,8 +7,8 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "annulus/retry_hint.h"
 #include "base/status.h"
-#include "runtime/retry_hint.h"
 #include "runtime/rpc/annulus.pb.h"
 
 namespace annulus {

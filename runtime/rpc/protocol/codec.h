@@ -15,10 +15,10 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "annulus/types.h"
 #include "runtime/fields/read.h"
 #include "runtime/fields/values.h"
 #include "runtime/fields/write.h"
-#include "runtime/types.h"
 
 namespace google::protobuf {
 class MessageLite;

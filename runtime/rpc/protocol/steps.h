@@ -12,9 +12,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "annulus/types.h"
 #include "runtime/limits.h"
 #include "runtime/rpc/protocol/codec.h"
-#include "runtime/types.h"
 
 namespace annulus {
 namespace v1 {

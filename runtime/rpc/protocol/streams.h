@@ -13,9 +13,9 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
-#include "base/buffer.h"
+#include "annulus/buffer.h"
+#include "annulus/types.h"
 #include "runtime/rpc/protocol/codec.h"
-#include "runtime/types.h"
 
 namespace annulus {
 namespace v1 {

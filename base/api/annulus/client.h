@@ -1,6 +1,6 @@
 // The C++ client of an Annulus service, over the network or with the service inside this process.
-// Views in, owned results out. README.md beside this file has every call's shapes, units and
-// errors.
+// Views in, owned results out. The reference page (runtime/client/README.md) has every call's
+// shapes, units and errors. This header brings all others of the library.
 //
 //   auto client = annulus::Client::Connect({.endpoint = "localhost:7070"});
 //   auto context = (*client)->CreateContext({.heads = 8, .kv_heads = 4, .head_dim = 64, …});
@@ -32,8 +32,10 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
-#include "runtime/client/cancel_token.h"
-#include "runtime/types.h"
+#include "annulus/cancel_token.h"
+#include "annulus/partials.h"
+#include "annulus/retry_hint.h"
+#include "annulus/types.h"
 
 namespace annulus {
 

@@ -1,8 +1,7 @@
 // Bytes with shared ownership: one payload can be on its way to many peers without a copy.
 // Allocated 64-byte aligned and NOT zeroed. Copying copies the reference. The bytes may be written
 // by the one who allocated them, until the buffer is handed on. Reference counting is thread-safe.
-// A buffer may also be a GPU's memory (attention/memory_space.h): then only data() and size() are
-// for the host.
+// A buffer may also be a GPU's memory: then only data() and size() are for the host.
 #pragma once
 
 #include <cstddef>
@@ -11,14 +10,13 @@
 #include <utility>
 
 #include "absl/types/span.h"
-#include "base/memory.h"
 
 namespace annulus {
 
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(size_t size_bytes) : data_(AllocateMemory(size_bytes)), size_bytes_(size_bytes) {}
+  explicit Buffer(size_t size_bytes);  // throws std::bad_alloc
   // Takes over memory that somebody else allocated.
   Buffer(std::shared_ptr<std::byte> data, size_t size_bytes)
       : data_(std::move(data)), size_bytes_(size_bytes) {}

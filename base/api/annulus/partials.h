@@ -9,7 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
-#include "attention/tensor.h"
+#include "annulus/tensor.h"
 
 namespace annulus {
 

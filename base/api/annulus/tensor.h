@@ -4,9 +4,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <utility>
 
-#include "attention/dtype.h"
-#include "base/buffer.h"
+#include "annulus/buffer.h"
+#include "annulus/dtype.h"
 
 namespace annulus {
 

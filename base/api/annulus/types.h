@@ -1,6 +1,5 @@
-// The values of the service's calls, shared by client, coordinator and rpc. Nothing here knows a
-// transport. Tensors are NHD; positions are absolute; K and Q arrive with positions already applied
-// (post-RoPE); lse is the natural log.
+// What callers ask of the service and what it answers. Plain values. Tensors are NHD; positions are
+// absolute; K and Q arrive with positions already applied (post-RoPE); lse is the natural log.
 #pragma once
 
 #include <cstdint>
@@ -8,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "attention/tensor.h"
-#include "sharding/layout.h"
-#include "sharding/plan.h"
+#include "annulus/placement.h"
+#include "annulus/plan_kind.h"
+#include "annulus/tensor.h"
 
 namespace annulus {
 
@@ -64,9 +63,6 @@ struct ContextInfo {
   double idle_s = 0;  // since a call last used it
 };
 
-// Contexts that one KeepAlive renews at most.
-inline constexpr int kKeepAliveMax = 16384;
-
 // Makes a call that changes a context safe to repeat: the same (client, sequence) never appends
 // twice, and a repetition answers as the first would have; while the first is in flight it gets
 // UNAVAILABLE. client 0: the client library fills both.
@@ -89,26 +85,6 @@ struct AppendRequest {
   RequestKey key = {};
 };
 
-// An append whose tensors go straight to the workers that own them (AppendGrant).
-struct DirectAppend {
-  ContextId context = 0;
-  int layer = 0;
-  int64_t start = 0;   // must equal the layer's committed tokens
-  int64_t tokens = 0;  // ≥ 1
-  RequestKey key = {};
-};
-
-// Leave to upload one DirectAppend, once, within a minute or less. What each rank gets follows from
-// the spec and the number of ranks (store/append_cut.h); those that hold the same get the same.
-struct AppendGrant {
-  uint64_t id = 0;
-  std::string secret;  // whoever knows it may write: to be kept from logs
-  ContextSpec spec;
-  int world = 0;                       // ranks
-  std::vector<std::string> addresses;  // the data port of each holder, "host:port"
-  std::vector<int> ranks;              // that they hold
-};
-
 struct AppendResult {
   uint64_t epoch = 0;
   int64_t tokens = 0;  // the layer's committed tokens now
@@ -117,7 +93,7 @@ struct AppendResult {
 // Attends q [n, heads, head_dim] (any dtype; rounded to the context's) at positions
 // [q_start, q_start + n): of the first kv_len ≤ committed tokens' end, among them, or beyond them.
 // They see keys of [keys_begin, keys_end) alone, so that parts over different keys merge
-// (client/partials.h); positions in patterns are those of the context, of which docs cut kv_len.
+// (partials.h); positions in patterns are those of the context, of which docs cut kv_len.
 struct AttendRequest {
   ContextId context = 0;
   int layer = 0;
@@ -182,10 +158,8 @@ struct StepRequest {
   RequestKey key = {};
 };
 
-// Steps of one call; and how many of them the workers are sent in one message: longer calls are
-// cut.
+// Steps of one call.
 inline constexpr int kStepsMax = 65536;
-inline constexpr int kStepsAtOnceMax = 1024;
 
 struct StepResult {
   uint64_t epoch = 0;
