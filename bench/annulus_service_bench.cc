@@ -37,6 +37,7 @@ struct Flags {
   std::string endpoint;
   bool json = false;
   std::string csv;
+  std::string beside_csv;
 };
 
 // Bare parts of a call, p50 in seconds.
@@ -264,6 +265,19 @@ absl::Status MeasureUploads(const Flags& flags, Report* report) {
   return absl::OkStatus();
 }
 
+Columns BesideColumns(int64_t tokens, const BesideResult& result) {
+  return {{"prefill_tokens", tokens},
+          {"alone_p50_us", result.alone.p50() * 1e6},
+          {"alone_p99_us", result.alone.p99() * 1e6},
+          {"beside_p50_us", result.beside.p50() * 1e6},
+          {"beside_p99_us", result.beside.p99() * 1e6},
+          {"p99_ratio", result.p99_ratio()},
+          {"prefill_alone_s", result.prefill_alone_s},
+          {"prefill_beside_s", result.prefill_beside_s},
+          {"steps_share", result.steps_share},
+          {"prefill_ratio", result.prefill_ratio()}};
+}
+
 // Bars: p99 beside of at most 2 times that alone, a prefill of at most 1.15 times what it would be
 // on the cores that are left, no context with less than 0.7 of its share.
 absl::Status MeasureTogether(const Flags& flags) {
@@ -276,14 +290,23 @@ absl::Status MeasureTogether(const Flags& flags) {
     ANNULUS_ASSIGN_OR_RETURN(remote, Client::Connect({.endpoint = flags.endpoint}));
   }
   Client& client = remote != nullptr ? *remote : cluster->client();
-  std::cout << absl::StrFormat("%-28s %8s %8s %8s %8s %6s | %8s %8s %6s %6s\n",
-                               "steps beside prefills", "p50, us", "p99", "beside", "p99", "ratio",
-                               "alone, s", "beside", "steps'", "ratio");
+  if (!flags.json) {
+    std::cout << absl::StrFormat("%-28s %8s %8s %8s %8s %6s | %8s %8s %6s %6s\n",
+                                 "steps beside prefills", "p50, us", "p99", "beside", "p99",
+                                 "ratio", "alone, s", "beside", "steps'", "ratio");
+  }
+  std::string csv;
   for (const int64_t tokens : {flags.beside_tokens, 4 * flags.beside_tokens}) {
     BesideShape shape;
     shape.prefill_tokens = tokens;
     for (int round = 0; round < 3; ++round) {
       ANNULUS_ASSIGN_OR_RETURN(const BesideResult result, MeasureBeside(client, shape));
+      const Columns columns = BesideColumns(tokens, result);
+      csv += (csv.empty() ? columns.CsvHeader() : "") + columns.CsvLine();
+      if (flags.json) {
+        std::cout << columns.JsonLine() << std::flush;
+        continue;
+      }
       std::cout << absl::StrFormat(
                        "%-28s %8.0f %8.0f %8.0f %8.0f %6.2f | %8.3f %8.3f %6.2f %6.2f\n",
                        absl::StrCat("prefill over ", tokens), result.alone.p50() * 1e6,
@@ -295,11 +318,17 @@ absl::Status MeasureTogether(const Flags& flags) {
   }
   BesideShape shape;
   shape.prefill_tokens = flags.beside_tokens;
+  constexpr int kPrefills = 8;
   ANNULUS_ASSIGN_OR_RETURN(std::vector<double> shares,
-                           MeasureShares(client, shape, 8, absl::Seconds(20)));
-  std::cout << absl::StrFormat("8 prefills of 8 contexts: the least has %.2f of its share\n",
-                               *std::min_element(shares.begin(), shares.end()));
-  return absl::OkStatus();
+                           MeasureShares(client, shape, kPrefills, absl::Seconds(20)));
+  const double least = *std::min_element(shares.begin(), shares.end());
+  if (flags.json) {
+    std::cout << Columns({{"prefills", int64_t{kPrefills}}, {"least_share", least}}).JsonLine();
+  } else {
+    std::cout << absl::StrFormat(
+        "%d prefills of as many contexts: the least has %.2f of its share\n", kPrefills, least);
+  }
+  return flags.beside_csv.empty() ? absl::OkStatus() : WriteFile(flags.beside_csv, {csv});
 }
 
 absl::Status Run(const std::vector<std::string>& args) {
@@ -318,6 +347,8 @@ absl::Status Run(const std::vector<std::string>& args) {
   options.Add("endpoint", "HOST:PORT", "only that, in a service that runs there",
               SetText(&flags.endpoint));
   options.Add("csv", "F", "where the rows go as CSV", SetText(&flags.csv));
+  options.Add("beside-csv", "F", "where the rows of steps beside prefills go as CSV",
+              SetText(&flags.beside_csv));
   options.AddFlag("json", "a JSON line per row on stdout, no table", &flags.json);
   const Environment environment = [](const std::string& name) { return std::getenv(name.c_str()); };
   ANNULUS_ASSIGN_OR_RETURN(const std::optional<std::string> help, options.Parse(args, environment));
@@ -325,7 +356,9 @@ absl::Status Run(const std::vector<std::string>& args) {
     std::cout << *help;
     return absl::OkStatus();
   }
-  if (!flags.csv.empty()) ANNULUS_RETURN_IF_ERROR(CheckWritable(flags.csv));
+  for (const std::string& file : {flags.csv, flags.beside_csv}) {
+    if (!file.empty()) ANNULUS_RETURN_IF_ERROR(CheckWritable(file));
+  }
   KeepFreedMemory(KeptBytes(ServiceCluster::kKvBytesLimit));  // as a worker's process does
   if (!flags.endpoint.empty()) return MeasureTogether(flags);
   Report report(flags.json);
