@@ -175,8 +175,8 @@ int main(int argc, char** argv) {
   app.add_option("--heads", shape.heads)->check(CLI::PositiveNumber);
   app.add_option("--kv-heads", shape.kv_heads)->check(CLI::PositiveNumber);
   app.add_option("--head-dim", shape.head_dim)->check(CLI::PositiveNumber);
-  app.add_option("--latent", shape.v_head_dim, "values are the first so many dims of the keys")
-      ->check(CLI::PositiveNumber);
+  app.add_option("--v-head-dim", shape.v_head_dim)->check(CLI::PositiveNumber);
+  app.add_flag("--latent", shape.latent, "values are the first dims of the keys");
   app.add_option("--pattern", shape.pattern);
   app.add_option("--dtype", flags.dtype, "f32, f16 or bf16");
   app.add_option("--repeat", flags.repeat)->check(CLI::PositiveNumber);

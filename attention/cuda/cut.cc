@@ -112,7 +112,7 @@ std::vector<int> WorkList::SectionsOf(const Group& group) const {
 // How many tiles, one after the other, are cut alike so that they read the same keys at the same
 // time: those of a latent head's query heads, if all have as many.
 size_t WorkList::TeamOf(const Group& group) const {
-  if (group.launch.kernel != Kernel::kLatent90) return 1;
+  if (group.launch.dim <= kNarrowDimMax) return 1;
   const auto follows = [&](size_t i) {  // the tile before, with the same runs
     const Tile& a = tiles_[static_cast<size_t>(group.tiles[i - 1])];
     const Tile& b = tiles_[static_cast<size_t>(group.tiles[i])];
@@ -148,9 +148,8 @@ void WorkList::Cut(Group* group) {
     sizes.push_back(tile_blocks_[static_cast<size_t>(group->tiles[i])]);
   }
   const size_t first = segments_.size();
-  // Latent heads are few, and their rows so long that a part soon is worth its end.
-  const int64_t least =
-      group->launch.kernel == Kernel::kLatent90 ? kLaneBlocksMin : kPanelBlocksMin;
+  // Wide heads are few, and their rows so long that a part soon is worth its end.
+  const int64_t least = group->launch.dim > kNarrowDimMax ? kLaneBlocksMin : kPanelBlocksMin;
   const int slots = group->launch.slots / static_cast<int>(team);
   for (const Part& part : CutForSlots(sizes, slots, kPanelSegmentCost, least)) {
     for (size_t i = 0; i < team; ++i) {

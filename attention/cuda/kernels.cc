@@ -36,6 +36,7 @@ constexpr Entry kEntries[] = {
     {Kernel::kSimple, kFamilies[0], "simple", LoadSimple, LaunchSimple},
     {Kernel::kStream, kFamilies[0], "stream", LoadStream, LaunchStream},
     {Kernel::kPanel, kFamilies[0], "panel", LoadPanel, LaunchPanel},
+    {Kernel::kWide, kFamilies[0], "wide", LoadWide, LaunchWide},
     {Kernel::kPanel90, kFamilies[1], "sm_90a panel", LoadPanel90, LaunchPanel90},
     {Kernel::kLatent90, kFamilies[1], "sm_90a latent", LoadLatent90, LaunchLatent90},
 };

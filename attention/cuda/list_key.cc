@@ -1,7 +1,7 @@
 #include "attention/cuda/list_key.h"
 
 namespace annulus::cuda {
-ListKey::Shape::Shape(const AttendArgs& args, const Slots& slots)
+ListKey::Shape::Shape(const AttendArgs& args, const Slots& slots, const PageRows& rows)
     : slots(slots),
       pattern_id(args.pattern->id()),
       first_key(args.pattern->first_key()),
@@ -22,14 +22,14 @@ ListKey::Shape::Shape(const AttendArgs& args, const Slots& slots)
       head_dim(args.kv->head_dim()),
       v_head_dim(args.kv->v_head_dim()),
       blocks(args.kv->blocks()),
-      rows(PageRowsOf(*args.kv)) {}
+      rows(rows) {}
 
-ListKey::ListKey(const AttendArgs& args, const Slots& slots)
-    : shape_(args, slots), q_ranges_(args.q_ranges), keys_(args.keys->runs()) {}
+ListKey::ListKey(const AttendArgs& args, const Slots& slots, const PageRows& rows)
+    : shape_(args, slots, rows), q_ranges_(args.q_ranges), keys_(args.keys->runs()) {}
 
-bool ListKey::Fits(const AttendArgs& args, const Slots& slots) const {
+bool ListKey::Fits(const AttendArgs& args, const Slots& slots, const PageRows& rows) const {
   return shape_.pattern_id == args.pattern->id() && q_ranges_ == args.q_ranges &&
-         keys_ == args.keys->runs() && shape_ == Shape(args, slots);
+         keys_ == args.keys->runs() && shape_ == Shape(args, slots, rows);
 }
 
 }  // namespace annulus::cuda

@@ -13,15 +13,16 @@ namespace annulus::cuda {
 
 class ListKey {
  public:
-  ListKey(const AttendArgs& args, const Slots& slots);
+  // `rows`: of the arguments' table.
+  ListKey(const AttendArgs& args, const Slots& slots, const PageRows& rows);
 
   // Whether the same list would be made of these.
-  bool Fits(const AttendArgs& args, const Slots& slots) const;
+  bool Fits(const AttendArgs& args, const Slots& slots, const PageRows& rows) const;
 
  private:
   // All that is copied from the arguments as it is.
   struct Shape {
-    Shape(const AttendArgs& args, const Slots& slots);
+    Shape(const AttendArgs& args, const Slots& slots, const PageRows& rows);
     friend bool operator==(const Shape&, const Shape&) = default;
 
     Slots slots;

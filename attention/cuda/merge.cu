@@ -8,8 +8,6 @@ namespace annulus::cuda {
 namespace {
 
 inline constexpr int kWarps = 8;
-// Values of up to so many dims are merged by code of their own, with fewer registers.
-inline constexpr int kNarrowDim = 256;
 // So many tiles fill a GPU with a warp a row.
 inline constexpr int kManyTiles = 256;
 
@@ -137,8 +135,8 @@ cudaError_t Start(const Work& work, const int32_t* tile_ids, int count, int rows
 }  // namespace
 
 cudaError_t LoadMerge() {
-  for (const auto kernel : {Merge<1, kNarrowDim>, Merge<kWarps, kNarrowDim>, Merge<1, kHeadDimMax>,
-                            Merge<kWarps, kHeadDimMax>}) {
+  for (const auto kernel : {Merge<1, kNarrowDimMax>, Merge<kWarps, kNarrowDimMax>,
+                            Merge<1, kHeadDimMax>, Merge<kWarps, kHeadDimMax>}) {
     int thread_blocks = 0;
     const cudaError_t error = LoadKernel(kernel, 32 * kWarps, 0, &thread_blocks);
     if (error != cudaSuccess) return error;
@@ -150,9 +148,9 @@ cudaError_t LaunchMerge(const Work& work, const int32_t* tile_ids, int count, in
                         int dim_max, cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
   const bool many = count >= kManyTiles;
-  if (dim_max <= kNarrowDim) {
-    return many ? Start<1, kNarrowDim>(work, tile_ids, count, rows_max, stream)
-                : Start<kWarps, kNarrowDim>(work, tile_ids, count, rows_max, stream);
+  if (dim_max <= kNarrowDimMax) {
+    return many ? Start<1, kNarrowDimMax>(work, tile_ids, count, rows_max, stream)
+                : Start<kWarps, kNarrowDimMax>(work, tile_ids, count, rows_max, stream);
   }
   return many ? Start<1, kHeadDimMax>(work, tile_ids, count, rows_max, stream)
               : Start<kWarps, kHeadDimMax>(work, tile_ids, count, rows_max, stream);

@@ -9,6 +9,7 @@ PageRows PageRowsOf(const KvTable& kv) {
   rows.values_in_keys = kv.v_head_dim() <= kv.head_dim();
   const bool on_host = kv.memory() == MemoryKind::kHost;
   if (on_host) rows.strides = {kv.head_dim()};
+  if (on_host && kv.v_head_dim() != kv.head_dim()) rows.strides.push_back(kv.v_head_dim());
   int32_t last = 0;  // most pages are as the one before
   const auto add = [&](int32_t stride) {
     if (stride == last || on_host) return;

@@ -9,13 +9,14 @@
 
 namespace annulus::cuda {
 
-inline constexpr int kBlockKeys = 64;    // keys of one KV block
-inline constexpr int kPanelRows = 64;    // query rows of one half of a panel's tile
-inline constexpr int kHalves = 4;        // of a tile, at most
-inline constexpr int kStreamRows = 16;   // query rows of a stream's tile
-inline constexpr int kRowStrides = 6;    // of one batch's pages and queries, for sm_90a
-inline constexpr int kHeadDimMax = 576;  // and a multiple of 8
-inline constexpr int kLatentDim = 512;   // of the values of kLatent90
+inline constexpr int kBlockKeys = 64;      // keys of one KV block
+inline constexpr int kPanelRows = 64;      // query rows of one half of a panel's tile
+inline constexpr int kHalves = 4;          // of a tile, at most
+inline constexpr int kStreamRows = 16;     // query rows of a stream's tile
+inline constexpr int kRowStrides = 6;      // of one batch's pages and queries, for sm_90a
+inline constexpr int kHeadDimMax = 576;    // and a multiple of 8
+inline constexpr int kNarrowDimMax = 256;  // beyond: wide heads, which have kernels of their own
+inline constexpr int kLatentDim = 512;     // of the values of kLatent90
 
 enum class Format : int { kF32, kF16, kBF16 };
 
@@ -144,16 +145,18 @@ enum class Kernel : int {
   kSimple,  // one half of up to 64 rows in f32: any format, any scale
   kStream,  // one half of up to 16 rows on the matrix units: 16-bit q and KV
   kPanel,   // two halves of up to 64 rows on the matrix units: 16-bit q and KV
-  // As kPanel, of more halves: both head dims 64, 128 or 256, at most kRowStrides row strides.
+  kWide,    // one half of up to 64 rows likewise, of head dims beyond 256
+  // As kPanel, of more halves: head dims 64, 128, 192 or 256, values' ValueDimOf that, at most
+  // kRowStrides row strides.
   kPanel90,
   // Latent heads, few rows and many: one half of up to 64 rows, head dim 512 or 576, values the
   // first kLatentDim dims of the keys' own rows, at most kRowStrides row strides.
   kLatent90,
 };
-inline constexpr int kKernels = 5;
+inline constexpr int kKernels = 6;
 
 // Head dims that kernels are compiled for: the larger one of a problem's, or the next.
-inline constexpr int kDims[] = {64, 128, 256, 512, 576};
+inline constexpr int kDims[] = {64, 128, 192, 256, 512, 576};
 constexpr int DimFor(int head_dim) {
   for (const int dim : kDims) {
     if (head_dim <= dim) return dim;
@@ -164,11 +167,15 @@ constexpr int DimFor(int head_dim) {
 // Blocks after which a thread block of a kernel of sm_90a leaves: some 2 ms.
 inline constexpr int kStayBlocks = 2048;
 
+// Of the values that kernels of sm_90a take beside keys of one of kDims.
+constexpr int ValueDimOf(int dim) {
+  return dim == 192 ? 128 : dim < kLatentDim ? dim : kLatentDim;
+}
 constexpr bool IsHopper(Kernel kernel) {
   return kernel == Kernel::kPanel90 || kernel == Kernel::kLatent90;
 }
 constexpr int HalvesOf(Kernel kernel, int dim) {
-  if (kernel == Kernel::kPanel90) return dim <= 64 ? 4 : dim <= 128 ? 3 : 2;
+  if (kernel == Kernel::kPanel90) return dim <= 64 ? 4 : dim <= 192 ? 3 : 2;
   return kernel == Kernel::kPanel ? 2 : 1;
 }
 
@@ -194,8 +201,8 @@ struct Launch {
 // there is too little shared memory, or none for this head dim), and to be launched.
 using LoadFunction = cudaError_t(Format format, int dim, int* thread_blocks);
 using LaunchFunction = cudaError_t(const Work& work, const Launch& launch, cudaStream_t stream);
-LoadFunction LoadSimple, LoadStream, LoadPanel, LoadPanel90, LoadLatent90;
-LaunchFunction LaunchSimple, LaunchStream, LaunchPanel, LaunchPanel90, LaunchLatent90;
+LoadFunction LoadSimple, LoadStream, LoadPanel, LoadWide, LoadPanel90, LoadLatent90;
+LaunchFunction LaunchSimple, LaunchStream, LaunchPanel, LaunchWide, LaunchPanel90, LaunchLatent90;
 
 // Measures the keys of key_runs[0..runs), of up to `kv_heads_max` KV heads.
 cudaError_t LoadMeasure();

@@ -8,6 +8,8 @@ namespace {
 
 // Query rows of a problem whose list is worth being kept.
 constexpr int64_t kKeptRows = 512;
+// Tables whose rows' places are remembered.
+constexpr size_t kPageRowsMax = 1 << 14;
 // Elements; the copy engine's own bound is far beyond.
 constexpr int64_t kRowStrideMax = 1 << 24;
 int DimOf(const KvTable& kv) {
@@ -16,7 +18,7 @@ int DimOf(const KvTable& kv) {
 
 // Beyond what kStream and the panels do.
 bool IsWide(const KvTable& kv) {
-  return DimOf(kv) > 256;
+  return DimOf(kv) > kNarrowDimMax;
 }
 
 // Scales with which unseen keys weigh nothing and scores of f16 stay in f32's range.
@@ -38,10 +40,10 @@ Format FormatOf(DType dtype) {
 void WorkList::Make(absl::Span<const AttendArgs> batch, const Slots& slots) {
   const bool is_long = batch.size() == 1 && batch[0].q.tokens >= kKeptRows;
   batch_ = batch;
-  if (is_long && key_.has_value() && key_->Fits(batch[0], slots)) return;
+  if (is_long && key_.has_value() && key_->Fits(batch[0], slots, PageRowsFor(*batch[0].kv))) return;
   key_.reset();
   MakeAll(slots);
-  if (is_long) key_.emplace(batch[0], slots);
+  if (is_long) key_.emplace(batch[0], slots, PageRowsFor(*batch[0].kv));
 }
 
 void WorkList::MakeAll(const Slots& slots) {
@@ -78,14 +80,13 @@ Kernel WorkList::PanelFor(const AttendArgs& args, const Slots& slots) {
   const KvTable& kv = *args.kv;
   const int dim = DimOf(kv);
   const Kernel kernel = IsWide(kv) ? Kernel::kLatent90 : Kernel::kPanel90;
-  const Kernel portable = IsWide(kv) ? Kernel::kSimple : Kernel::kPanel;
-  const int v_head_dim = IsWide(kv) ? kLatentDim : dim;
-  if (kv.head_dim() != dim || kv.v_head_dim() != v_head_dim || slots.Of(kernel, dim) == 0) {
+  const Kernel portable = IsWide(kv) ? Kernel::kWide : Kernel::kPanel;
+  if (kv.head_dim() != dim || kv.v_head_dim() != ValueDimOf(dim) || slots.Of(kernel, dim) == 0) {
     return portable;
   }
-  const PageRows rows = PageRowsOf(kv);
+  const PageRows& rows = PageRowsFor(kv);
   if (IsWide(kv) && !rows.values_in_keys) return portable;
-  if (!AddRowStrides(rows, dim)) return portable;
+  if (!AddRowStrides(rows, std::min(kv.head_dim(), kv.v_head_dim()))) return portable;
   // Queries that the copy engine cannot read are copied by threads.
   const int64_t stride =
       args.memory == MemoryKind::kHost ? args.q.heads * args.q.dim : args.q.token_stride;
@@ -97,6 +98,14 @@ Kernel WorkList::PanelFor(const AttendArgs& args, const Slots& slots) {
     row_strides_.push_back(static_cast<int32_t>(stride));
   }
   return kernel;
+}
+
+// A decode step finds most of its tables as the step before left them.
+const PageRows& WorkList::PageRowsFor(const KvTable& kv) {
+  if (page_rows_.size() >= kPageRowsMax) page_rows_.clear();
+  const auto [known, is_new] = page_rows_.try_emplace(kv.stamp());
+  if (is_new) known->second = PageRowsOf(kv);
+  return known->second;
 }
 
 // Whether the copy engine can read these rows, and there is room for their strides.

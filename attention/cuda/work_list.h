@@ -8,6 +8,7 @@
 #include <optional>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/types/span.h"
 #include "attention/backend.h"
 #include "attention/cuda/kernels.h"
@@ -66,6 +67,7 @@ class WorkList {
                absl::Span<const Waiting> halves);
   void PiecesOf(const AttendArgs& args, int kv_head, Queries* queries);
   Kernel PanelFor(const AttendArgs& args, const Slots& slots);
+  const PageRows& PageRowsFor(const KvTable& kv);
   bool AddRowStrides(const PageRows& rows, int dim);
   void MeasureKeys();
   size_t TeamOf(const Group& group) const;
@@ -98,8 +100,9 @@ class WorkList {
   std::deque<Queries> queries_;                // of it; none moves
   std::vector<std::vector<Waiting>> waiting_;  // by its KV head
   std::vector<Group> groups_;
-  std::vector<TileRun> row_;    // reused
-  std::optional<ListKey> key_;  // of a long list of one problem
+  std::vector<TileRun> row_;                           // reused
+  absl::flat_hash_map<uint64_t, PageRows> page_rows_;  // by the table's stamp
+  std::optional<ListKey> key_;                         // of a long list of one problem
 };
 
 }  // namespace annulus::cuda

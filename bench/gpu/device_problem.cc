@@ -46,13 +46,14 @@ absl::StatusOr<std::unique_ptr<DeviceProblem>> DeviceProblem::Make(const GpuShap
 }
 
 size_t DeviceProblem::PageBytes() const {
-  const int rows = shape_.v_head_dim == 0 ? 2 : 1;
-  return static_cast<size_t>(rows * kBlockTokens * shape_.head_dim) * SizeOf(shape_.dtype);
+  const int dims = shape_.head_dim + (shape_.latent ? 0 : v_head_dim_);
+  return static_cast<size_t>(kBlockTokens * dims) * SizeOf(shape_.dtype);
 }
 
 KvPage DeviceProblem::PageAt(const std::byte* page) const {
-  const std::byte* v = shape_.v_head_dim == 0 ? page + PageBytes() / 2 : page;
-  return {page, v, shape_.head_dim, shape_.head_dim};
+  if (shape_.latent) return {page, page, shape_.head_dim, shape_.head_dim};
+  const size_t k_bytes = static_cast<size_t>(kBlockTokens * shape_.head_dim) * SizeOf(shape_.dtype);
+  return {page, page + k_bytes, shape_.head_dim, v_head_dim_};
 }
 
 absl::Status DeviceProblem::Allocate() {

@@ -23,8 +23,8 @@ struct GpuShape {
   int heads = 32;
   int kv_heads = 8;
   int head_dim = 128;
-  int v_head_dim =
-      0;  // values are the first so many dims of the keys; 0: have a memory of their own
+  int v_head_dim = 0;   // 0: as head_dim
+  bool latent = false;  // values are the first dims of the keys, not a memory of their own
   std::string pattern = "causal";
   DType dtype = DType::kBF16;
 };

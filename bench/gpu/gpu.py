@@ -3,10 +3,10 @@
     python3 bench/gpu/gpu.py --program build/bundle/annulus_gpu_bench --out FILE.csv [--only REGEX]
 
 Ours is annulus_gpu_bench, which checks sampled rows against float64; peers are PyTorch's
-scaled_dot_product_attention (cuDNN, FlashAttention 2) and FlexAttention with the same mask (the dense causal one for s2-128k, whose ratio is that of the
-times). TFLOP/s
-are 4·visited pairs·d over all query heads / time; GB/s of a decode are the bytes of K and V, read
-once, / time. Times are of device events, with a cold L2; inputs are random normal.
+scaled_dot_product_attention (cuDNN, FlashAttention 2) and FlexAttention with the same mask (the
+dense causal one for s2-128k, whose ratio is that of the times). TFLOP/s are
+2·visited pairs·(d + d_v) over all query heads / time; GB/s of a decode are the bytes of K and V,
+read once, / time. Times are of device events, with a cold L2; inputs are random normal.
 """
 
 import argparse
@@ -34,6 +34,7 @@ CASES = [
     ("causal-128k", PREFILL, 1 << 17, 1 << 17, 1, 32, 8, 128, "causal", SDPA),
     ("causal-16k-d64", PREFILL, 1 << 14, 1 << 14, 1, 32, 8, 64, "causal", SDPA),
     ("causal-16k-d256", PREFILL, 1 << 14, 1 << 14, 1, 8, 8, 256, "causal", SDPA),
+    ("causal-16k-d192", PREFILL, 1 << 14, 1 << 14, 1, 16, 16, 192, "causal", SDPA),
     ("causal-64k", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "causal", ("flex",)),
     ("s2-64k", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "s2(128,8,16)", ("flex",)),
     ("window-64k", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "window(4096)", ("flex",)),
@@ -42,7 +43,13 @@ CASES = [
     ("decode-1M", DECODE, 1 << 20, 1, 1, 32, 8, 128, "causal", SDPA),
     ("decode-16x64k", DECODE, 1 << 16, 1, 16, 32, 8, 128, "causal", SDPA),
     ("decode-16-ragged", DECODE, 1 << 16, 1, 16, 32, 8, 128, "causal", ()),
+    ("latent-decode-16", DECODE, 1 << 15, 1, 64, 16, 1, 576, "causal", ()),
+    ("latent-decode-128", DECODE, 1 << 15, 1, 64, 128, 1, 576, "causal", ()),
+    ("latent-16k", PREFILL, 1 << 14, 1 << 14, 1, 16, 1, 576, "causal", ()),
 ]
+# Where it is not the head dim; "latent" cases have their values within the keys.
+V_HEAD_DIM = {"causal-16k-d192": 128, "latent-decode-16": 512, "latent-decode-128": 512,
+              "latent-16k": 512}
 COLUMNS = ("date gpu commit case tokens q_tokens contexts heads kv_heads head_dim pattern dtype "
            "ours_ms ours_call_ms ours_mhz ours_watts ours_tflops ours_gb_per_s share_of_copy peer peer_ms peer_mhz peer_watts peer_rate ratio "
            "copy_gb_per_s matmul_tflops max_rel_err max_lse_err").split()
@@ -91,6 +98,10 @@ def ours(program, case, repeat):
         command.append("--ragged")
     if name.endswith("outliers"):
         command.append("--outliers")
+    if name in V_HEAD_DIM:
+        command += ["--v-head-dim", V_HEAD_DIM[name]]
+    if name.startswith("latent"):
+        command.append("--latent")
     with Meter() as meter:
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode != 0:
@@ -134,11 +145,11 @@ def mask_of(pattern, kv_heads, group):
 
 
 def peer_call(torch, peer, case):
-    _, kind, tokens, queries, contexts, heads, kv_heads, dim, pattern, _ = case
+    name, kind, tokens, queries, contexts, heads, kv_heads, dim, pattern, _ = case
     shape = functools.partial(torch.randn, dtype=torch.bfloat16, device="cuda")
     q = shape(contexts, heads, queries, dim)
     k = shape(contexts, kv_heads, tokens, dim)
-    v = shape(contexts, kv_heads, tokens, dim)
+    v = shape(contexts, kv_heads, tokens, V_HEAD_DIM.get(name, dim))
     if peer == "flex":
         from torch.nn.attention.flex_attention import create_block_mask, flex_attention
         mask = torch.compile(create_block_mask)(

@@ -22,7 +22,7 @@ cuda::Slots SomeSlots(bool hopper) {
   }
   // Where the strides of keys and values agree, as they lie in one memory here.
   if (hopper) slots.Set(cuda::Kernel::kLatent90, 576, 132);
-  slots.Set(cuda::Kernel::kSimple, 576, 264);
+  slots.Set(cuda::Kernel::kWide, 576, 132);
   return slots;
 }
 

@@ -25,7 +25,7 @@ cuda::Slots SomeSlots(bool hopper = false) {
     if (hopper) slots.Set(cuda::Kernel::kPanel90, dim, kSlots / 2);
   }
   for (const int dim : {512, 576}) {
-    slots.Set(cuda::Kernel::kSimple, dim, kSlots);
+    slots.Set(cuda::Kernel::kWide, dim, kSlots / 2);
     if (hopper) slots.Set(cuda::Kernel::kLatent90, dim, kSlots / 2);
   }
   return slots;
@@ -213,14 +213,14 @@ TEST_CASE("latent heads run on Hopper's kernel where all their values lie in the
     CHECK(a.block_first == b.block_first);
     CHECK(a.blocks == b.blocks);
   }
-  CHECK(kernel(false).kernel == cuda::Kernel::kSimple);
+  CHECK(kernel(false).kernel == cuda::Kernel::kWide);
   latent.Set(0, 70, {bytes, bytes + 1, 576, 576});
-  CHECK(kernel(true).kernel == cuda::Kernel::kSimple);
+  CHECK(kernel(true).kernel == cuda::Kernel::kWide);
   latent.Set(0, 70, {bytes, bytes, 576, 568});
-  CHECK(kernel(true).kernel == cuda::Kernel::kSimple);
+  CHECK(kernel(true).kernel == cuda::Kernel::kWide);
   KvTable shorter(DType::kBF16, 0, 1, 576, 448, 100);
   args.kv = &shorter;
-  CHECK(kernel(true).kernel == cuda::Kernel::kSimple);
+  CHECK(kernel(true).kernel == cuda::Kernel::kWide);
 }
 
 TEST_CASE("lanes of decode batches are never more than run at once") {

@@ -3,6 +3,7 @@
 // next K while values are added. Each warp holds 32 rows (16 for head dims beyond 128), so that a
 // row's softmax stays in four threads.
 #include "attention/cuda/load.cuh"
+#include "attention/cuda/sm80/ahead.cuh"
 #include "attention/cuda/sm80/mma.cuh"
 #include "attention/cuda/sm80/softmax.cuh"
 
@@ -55,29 +56,6 @@ __device__ inline void LoadBlock(const void* rows, int row_stride, int dim, int 
     CopyAsync16(to + step * kRows * Shape::kRowBytes,
                 there ? from + step * kRows * row_stride : from, there);
   }
-}
-
-__device__ inline int KeysOf(const Problem& problem, int block) {
-  const int64_t keys = problem.kv_tokens - int64_t{block} * kBlockKeys;
-  return keys < kBlockKeys ? static_cast<int>(keys) : kBlockKeys;
-}
-
-// The cells and pages of the next blocks, by step. One thread fetches them, two steps ahead.
-struct Ahead {
-  static constexpr int kSlots = 4;
-  Cell<2> cells[kSlots];
-  Page pages[kSlots];
-  Walk walk;
-};
-
-__device__ inline void Fetch(const Tile& tile, const Problem& problem, int step, Ahead& ahead) {
-  Cell<2>& cell = ahead.cells[step % Ahead::kSlots];
-  if (step != 0) ahead.walk.Skip(1);
-  cell = ahead.walk.Now<2>();
-  const auto* page = reinterpret_cast<const unsigned char*>(PageAt(tile, problem, cell.block));
-  const uint32_t to = SharedAddress(&ahead.pages[step % Ahead::kSlots]);
-  CopyAsync16(to, page, true);
-  CopyAsync16(to + 16, page + 16, true);
 }
 
 // S = Q · K of the warp's rows and a block's keys.
@@ -139,7 +117,7 @@ __global__ void __launch_bounds__(PanelShape<kDim>::kThreads, kDim > 128 ? 1 : 2
   using Shape = PanelShape<kDim>;
   constexpr int kRowTiles = Shape::kRowTiles;
   extern __shared__ unsigned char shared[];
-  __shared__ Ahead ahead;
+  __shared__ Ahead<2> ahead;
   const uint32_t q = AlignShared(SharedAddress(shared));
   const uint32_t k = q + 2 * kPanelRows * Shape::kRowBytes;
   const uint32_t v = k + kBlockKeys * Shape::kRowBytes;
@@ -168,14 +146,14 @@ __global__ void __launch_bounds__(PanelShape<kDim>::kThreads, kDim > 128 ? 1 : 2
   WaitForCopies<0>();
   __syncthreads();
   const auto load_k = [&](int step) {
-    const Page& page = ahead.pages[step % Ahead::kSlots];
+    const Page& page = ahead.pages[step % Ahead<2>::kSlots];
     LoadBlock<T, kDim>(page.k, page.k_row_stride, problem.head_dim,
-                       KeysOf(problem, ahead.cells[step % Ahead::kSlots].block), k);
+                       KeysOf(problem, ahead.cells[step % Ahead<2>::kSlots].block), k);
   };
   load_k(0);
   CommitCopies();
   for (int step = 0; step < segment.blocks; ++step) {
-    const int slot = step % Ahead::kSlots;
+    const int slot = step % Ahead<2>::kSlots;
     const int sees = h == 0 ? ahead.cells[slot].sees[0] : ahead.cells[slot].sees[1];
     const int block = ahead.cells[slot].block;
     WaitForCopies<0>();
@@ -262,7 +240,7 @@ cudaError_t StartFor(const Work& work, const Launch& launch, cudaStream_t stream
 }  // namespace
 
 cudaError_t LoadPanel(Format format, int dim, int* thread_blocks) {
-  if (dim > 256) return cudaErrorInvalidValue;
+  if (dim > kNarrowDimMax) return cudaErrorInvalidValue;
   return format == Format::kBF16 ? LoadFor<__nv_bfloat16>(dim, thread_blocks)
                                  : LoadFor<__half>(dim, thread_blocks);
 }

@@ -330,7 +330,7 @@ cudaError_t StartFor(const Work& work, const Launch& launch, cudaStream_t stream
 }  // namespace
 
 cudaError_t LoadStream(Format format, int dim, int* thread_blocks) {
-  if (dim > 256) return cudaErrorInvalidValue;
+  if (dim > kNarrowDimMax) return cudaErrorInvalidValue;
   return format == Format::kBF16 ? LoadFor<__nv_bfloat16>(dim, thread_blocks)
                                  : LoadFor<__half>(dim, thread_blocks);
 }

@@ -35,8 +35,7 @@ __device__ inline void CopyLatents(const Work& work, const RowMaps& maps,
       const BlockPlace k = control.places[i % kLookahead].k;
       Wait(SharedAddress(&control.keys_empty[keys.stage]), keys.parity ^ 1);
       if (elected) {
-        CopyBlock<kDim>(k, maps, ticket, 0,
-                        shared + Shape::kKeysAt + keys.stage * Shape::kBlockBytes,
+        CopyBlock<kDim>(k, maps, ticket, 0, shared + Shape::kKeysAt + keys.stage * Shape::kKeyBytes,
                         SharedAddress(&control.keys_full[keys.stage]));
       }
       keys.Next();

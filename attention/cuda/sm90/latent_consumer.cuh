@@ -32,7 +32,7 @@ class LatentGroup {
     Wait(SharedAddress(&control_.keys_full[keys_.stage]), keys_.parity);
   }
   __device__ uint64_t AtHand(uint64_t first) const {
-    const uint32_t low = static_cast<uint32_t>(first) + keys_.stage * (Shape::kBlockBytes >> 4);
+    const uint32_t low = static_cast<uint32_t>(first) + keys_.stage * (Shape::kKeyBytes >> 4);
     return (first & 0xffffffff00000000ull) | Uniform(low);
   }
   // Where row `row_ + 8 · i` lies in out; < 0: the half has no such row.

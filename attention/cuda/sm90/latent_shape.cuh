@@ -17,10 +17,10 @@ struct LatentShape {
   static constexpr int kThreads = 3 * kGroupThreads;
   using Budget = Registers<kThreads, 40, 232, 16>;
   static constexpr int kStages = 2;
-  static constexpr int kBlockBytes = kBlockKeys * kDim * 2;
+  static constexpr int kKeyBytes = kBlockKeys * kDim * 2;
   // From the begin of shared memory: queries, keys by stage, weights, LatentControl.
-  static constexpr int kKeysAt = kBlockBytes;
-  static constexpr int kWeightsAt = kKeysAt + kStages * kBlockBytes;
+  static constexpr int kKeysAt = kKeyBytes;
+  static constexpr int kWeightsAt = kKeysAt + kStages * kKeyBytes;
   static constexpr int kControlAt = kWeightsAt + kBoxBytes;
 };
 

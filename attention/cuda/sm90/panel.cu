@@ -49,7 +49,8 @@ cudaError_t Load(int* thread_blocks) {
 template <typename T>
 cudaError_t LoadFor(int dim, int* thread_blocks) {
   if (dim <= 64) return Load<T, 64>(thread_blocks);
-  return dim <= 128 ? Load<T, 128>(thread_blocks) : Load<T, 256>(thread_blocks);
+  if (dim <= 128) return Load<T, 128>(thread_blocks);
+  return dim <= 192 ? Load<T, 192>(thread_blocks) : Load<T, 256>(thread_blocks);
 }
 
 template <typename T, int kDim>
@@ -67,6 +68,7 @@ template <typename T>
 cudaError_t StartFor(const Work& work, const Launch& launch, cudaStream_t stream) {
   if (launch.dim <= 64) return Start<T, 64>(work, launch, stream);
   if (launch.dim <= 128) return Start<T, 128>(work, launch, stream);
+  if (launch.dim <= 192) return Start<T, 192>(work, launch, stream);
   return Start<T, 256>(work, launch, stream);
 }
 
@@ -74,7 +76,7 @@ cudaError_t StartFor(const Work& work, const Launch& launch, cudaStream_t stream
 }  // namespace sm90
 
 cudaError_t LoadPanel90(Format format, int dim, int* thread_blocks) {
-  if (dim > 256) return cudaErrorInvalidValue;
+  if (dim > kNarrowDimMax) return cudaErrorInvalidValue;
   return format == Format::kBF16 ? sm90::LoadFor<__nv_bfloat16>(dim, thread_blocks)
                                  : sm90::LoadFor<__half>(dim, thread_blocks);
 }

@@ -125,7 +125,7 @@ class Consumer {
       : work_(work),
         control_(control),
         half_(half),
-        queries_(Describe(shared + half * Shape::kBlockBytes, 0)),
+        queries_(Describe(shared + half * Shape::kKeyBytes, 0)),
         keys_at_(Describe(shared + Shape::kKeysAt, 0)),
         values_at_(Describe(shared + Shape::kValuesAt, kBoxBytes)),
         lane_(threadIdx.x % 32),
@@ -149,7 +149,7 @@ class Consumer {
   }
 
  private:
-  using Out = float[kDim / 8][4];
+  using Out = float[Shape::kValueDim / 8][4];
   using Weights = uint32_t[4][4];
 
   // All warpgroups do the same number of steps.
@@ -216,7 +216,7 @@ class Consumer {
   __device__ bool Careful(const Ticket& ticket, float scale) const {
     // Not by half_, which then would not stay uniform in the loops.
     const int half = static_cast<int>(threadIdx.x / kGroupThreads) - 1;
-    const uint32_t from = SharedAddress(&control_) - Shape::kControlAt + half * Shape::kBlockBytes +
+    const uint32_t from = SharedAddress(&control_) - Shape::kControlAt + half * Shape::kKeyBytes +
                           threadIdx.x % kGroupThreads * 16;
     const float key_size = __uint_as_float(work_.key_sizes[ticket.tile.problem]);
     uint32_t largest = 0;  // magnitude of 16 bits, in the upper half
@@ -237,13 +237,13 @@ class Consumer {
   }
 
   __device__ uint64_t KeysAtHand() const {
-    return At(keys_at_, keys_.stage);
+    return At(keys_at_, keys_.stage * Shape::kKeyBytes);
   }
   __device__ uint64_t ValuesAtHand() const {
-    return At(values_at_, values_.stage);
+    return At(values_at_, values_.stage * Shape::kValueBytes);
   }
-  __device__ static uint64_t At(uint64_t first, uint32_t stage) {
-    const uint32_t low = static_cast<uint32_t>(first) + stage * (Shape::kBlockBytes >> 4);
+  __device__ static uint64_t At(uint64_t first, uint32_t bytes) {
+    const uint32_t low = static_cast<uint32_t>(first) + (bytes >> 4);
     return (first & 0xffffffff00000000ull) | Uniform(low);
   }
 

@@ -177,17 +177,16 @@ __device__ inline void CopyBlocks(const Work& work, const RowMaps& maps, Control
       const BlockPlace k = control.places[i % kLookahead].k;
       Wait(SharedAddress(&control.keys_empty[keys.stage]), keys.parity ^ 1);
       if (elected) {
-        CopyBlock<kDim>(k, maps, ticket, 0,
-                        shared + Shape::kKeysAt + keys.stage * Shape::kBlockBytes,
+        CopyBlock<kDim>(k, maps, ticket, 0, shared + Shape::kKeysAt + keys.stage * Shape::kKeyBytes,
                         SharedAddress(&control.keys_full[keys.stage]));
       }
       keys.Next();
       const BlockPlace v = control.places[i % kLookahead].v;
       Wait(SharedAddress(&control.values_empty[values.stage]), values.parity ^ 1);
       if (elected) {
-        CopyBlock<kDim>(v, maps, ticket, 1,
-                        shared + Shape::kValuesAt + values.stage * Shape::kBlockBytes,
-                        SharedAddress(&control.values_full[values.stage]));
+        CopyBlock<Shape::kValueDim>(v, maps, ticket, 1,
+                                    shared + Shape::kValuesAt + values.stage * Shape::kValueBytes,
+                                    SharedAddress(&control.values_full[values.stage]));
       }
       values.Next();
     }
@@ -257,7 +256,7 @@ __device__ inline void CopyQueries(const RowMaps& maps, Control& control, uint32
     const int map = MapOf(maps, problem.q_token_stride);
     for (int h = 0; h < Shape::kHalves; ++h) {
       const Half& half = ticket.tile.half[h];
-      const uint32_t to = shared + h * Shape::kBlockBytes;
+      const uint32_t to = shared + h * Shape::kKeyBytes;
       const uint32_t full = SharedAddress(&control.queries_full[h]);
       Wait(SharedAddress(&control.queries_empty[h]), queries.parity ^ 1);
       if (map < 0 || half.tokens != kPanelRows) {
@@ -269,7 +268,7 @@ __device__ inline void CopyQueries(const RowMaps& maps, Control& control, uint32
       } else if (thread != 0) {
         Arrive(full);
       } else {
-        ArriveExpecting(full, Shape::kBlockBytes);
+        ArriveExpecting(full, Shape::kKeyBytes);
         CopyBoxes<kDim>(to, &maps.map[map],
                         PlaceOf(maps, map,
                                 static_cast<const uint16_t*>(problem.q) +

@@ -37,22 +37,24 @@ __device__ inline Place PlaceOf(const RowMaps& maps, int map, const void* rows) 
 template <int kDim>
 struct PanelShape {
   static constexpr int kHeadDim = kDim;
+  static constexpr int kValueDim = ValueDimOf(kDim);
   static constexpr int kHalves = HalvesOf(Kernel::kPanel90, kDim);
   static constexpr int kThreads = kGroupThreads * (kHalves + 1);
   using Budget = Registers<kThreads, kDim >= 128 ? 40 : 32,
                            kDim == 64    ? 112
-                           : kDim == 128 ? 152
+                           : kDim <= 192 ? 152
                                          : 232>;
   // Whether warpgroups start their products in turn, so that not all make weights at once: it gains
   // 2 to 3 % with head dims 64 and 256, and costs as much with 128.
-  static constexpr bool kTurns = kDim != 128;
+  static constexpr bool kTurns = kDim == 64 || kDim == 256;
   static constexpr int kKeyStages = kDim == 64 ? 5 : kDim == 128 ? 4 : 3;
-  static constexpr int kValueStages = kDim == 64 ? 5 : kDim == 128 ? 4 : 2;
-  static constexpr int kBlockBytes = kBlockKeys * kDim * 2;
+  static constexpr int kValueStages = kDim == 64 ? 5 : kDim <= 192 ? 4 : 2;
+  static constexpr int kKeyBytes = kBlockKeys * kDim * 2;  // of a block
+  static constexpr int kValueBytes = kBlockKeys * kValueDim * 2;
   // From the begin of shared memory: queries by half, keys and values by stage, Control.
-  static constexpr int kKeysAt = kHalves * kBlockBytes;
-  static constexpr int kValuesAt = kKeysAt + kKeyStages * kBlockBytes;
-  static constexpr int kControlAt = kValuesAt + kValueStages * kBlockBytes;
+  static constexpr int kKeysAt = kHalves * kKeyBytes;
+  static constexpr int kValuesAt = kKeysAt + kKeyStages * kKeyBytes;
+  static constexpr int kControlAt = kValuesAt + kValueStages * kValueBytes;
 };
 
 // One segment, with all that is said of it, so that nobody waits for device memory between tiles.
@@ -154,6 +156,6 @@ constexpr int SharedBytes() {
   return PanelShape<kDim>::kControlAt + static_cast<int>(sizeof(Control<kDim>));
 }
 static_assert(SharedBytes<64>() <= 232448 && SharedBytes<128>() <= 232448 &&
-              SharedBytes<256>() <= 232448);
+              SharedBytes<192>() <= 232448 && SharedBytes<256>() <= 232448);
 
 }  // namespace annulus::cuda::sm90
