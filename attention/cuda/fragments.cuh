@@ -126,20 +126,33 @@ __device__ inline void GiveColumns(const Problem& problem, int64_t place, int co
   }
 }
 
-// Gives the rows `row` and `row + 8` of a half to out and lse, as a whole warp. max is in units of
-// log2, sum that of the whole row.
-template <int kOuts>
-__device__ inline void GiveRows(const Problem& problem, const Half& half, int row, int lane,
-                                const float (&max)[2], const float (&sum)[2],
-                                const float (&out)[kOuts][4]) {
+// What is there of the rows `row` and `row + 8` of a half.
+struct OldRows {
+  int64_t place[2];  // < 0: the half has no such row
+  float lse[2];
+};
+
+__device__ inline OldRows LookAtRows(const Problem& problem, const Half& half, int row) {
   const int rows = half.tokens * half.heads;
-  RowEnd end[2];
-  int64_t place[2];
+  OldRows old;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    place[i] = row + 8 * i < rows ? PlaceOf(problem, half, row + 8 * i) : -1;
-    end[i] = EndOf(place[i] < 0 ? 0 : problem.lse[place[i]], max[i], sum[i]);
+    old.place[i] = row + 8 * i < rows ? PlaceOf(problem, half, row + 8 * i) : -1;
+    old.lse[i] = old.place[i] < 0 ? 0 : problem.lse[old.place[i]];
   }
+  return old;
+}
+
+// Gives these rows to out and lse, as a whole warp. max is in units of log2, sum that of the whole
+// row.
+template <int kOuts>
+__device__ inline void GiveRows(const Problem& problem, const OldRows& old, int lane,
+                                const float (&max)[2], const float (&sum)[2],
+                                const float (&out)[kOuts][4]) {
+  const auto& place = old.place;
+  RowEnd end[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) end[i] = EndOf(old.lse[i], max[i], sum[i]);
   __syncwarp();  // all have read lse
 #pragma unroll
   for (int i = 0; i < 2; ++i) {

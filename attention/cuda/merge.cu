@@ -77,7 +77,7 @@ __device__ inline void GiveRow(const Problem& problem, const Extent& extent,
 template <int kRowWarps, int kDim>
 __global__ void __launch_bounds__(32 * kWarps) Merge(const Work work, const int32_t* tile_ids) {
   static_assert(kRowWarps == 1 || kRowWarps == kWarps);
-  WaitForKernelBefore();
+  // What the host wrote is read before the wait, and is at hand when the states are there.
   const Tile& tile = work.tiles[tile_ids[blockIdx.x]];
   const Problem& problem = work.problems[tile.problem];
   const int warp = threadIdx.x / 32;
@@ -87,11 +87,14 @@ __global__ void __launch_bounds__(32 * kWarps) Merge(const Work work, const int3
       ExtentOf(tile, static_cast<int>(blockIdx.y) * (kWarps / kRowWarps) + warp / kRowWarps);
   if (extent.at >= extent.rows) return;  // with several warps a row, all of them
   const int dim = problem.v_head_dim;
+  const int segments = tile.segments;
+  const float* states = work.states + tile.state_first;
   const int64_t state_floats = int64_t{extent.rows} * (2 + dim);
+  WaitForKernelBefore();
   State<kDim> state;
 #pragma unroll 4
-  for (int i = part; i < tile.segments; i += kRowWarps) {
-    const float* from = work.states + tile.state_first + i * state_floats;
+  for (int i = part; i < segments; i += kRowWarps) {
+    const float* from = states + i * state_floats;
     state.Add(from[extent.at], from[extent.rows + extent.at],
               from + 2 * extent.rows + extent.at * dim, dim, lane);
   }

@@ -202,7 +202,7 @@ __global__ void __launch_bounds__(PanelShape<kDim>::kThreads, kDim > 128 ? 1 : 2
     const float top[2] = {max[m][0] * problem.scale_log2, max[m][1] * problem.scale_log2};
     const float whole[2] = {SumOfRow(sum[m][0]), SumOfRow(sum[m][1])};
     if (segment.state < 0) {
-      GiveRows(problem, half, row + 16 * m, lane, top, whole, out[m]);
+      GiveRows(problem, LookAtRows(problem, half, row + 16 * m), lane, top, whole, out[m]);
     } else {
       KeepRows(problem, half, work.states + segment.state, rows, base, row + 16 * m, lane, top,
                whole, out[m]);

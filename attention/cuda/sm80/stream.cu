@@ -198,13 +198,15 @@ __device__ inline void StreamSegment(const Work& work, const Segment& segment,
   const uint32_t pipeline = SharedAddress(shared) + warp * kStages * Shape::kStageBytes;
   const uint32_t q = SharedAddress(shared) + Shape::kPipelineBytes;
 
-  LoadQueries<T, kDim>(problem, half, q);
-  CommitCopies();
+  // The first page is looked up while the queries are: each waits for loads that follow one
+  // another.
   const int blocks = (segment.blocks - warp + kWarps - 1) / kWarps;
   Walk walk;
   walk.Begin(work, tile, segment.block_first);
   if (blocks > 0) walk.Skip(warp);
   Loader<T, kDim> loader(work, tile, problem, walk, blocks, lane);
+  LoadQueries<T, kDim>(problem, half, q);
+  CommitCopies();
 #pragma unroll
   for (int i = 0; i + 1 < kStages; ++i) loader.Start(pipeline + i * Shape::kStageBytes);
   WaitForCopies<kStages - 1>();

@@ -198,6 +198,10 @@ class Consumer {
     Steps<true>(ticket, careful - 1, masked - 1, scale, state, out, weights);
     Steps<false>(ticket, blocks - careful, 0, scale, state, out, weights);
     Free(control_.queries_empty[half_]);
+    OldRows old = {};
+    if (ticket.state < 0) {  // on their way while the last values are added
+      old = LookAtRows(ticket.problem, ticket.tile.half[half_], row_);
+    }
     Wait(SharedAddress(&control_.values_full[values_.stage]), values_.parity);
     Pin(out);
     Pin(weights);
@@ -209,7 +213,7 @@ class Consumer {
     Pin(weights);
     Free(control_.values_empty[values_.stage]);
     values_.Next();
-    End(ticket, state, out);
+    End(ticket, old, state, out);
   }
 
   // Whether a score of the half may pass kScoreMax, or f32's range on the way to it.
@@ -315,11 +319,12 @@ class Consumer {
     }
   }
 
-  __device__ void End(const Ticket& ticket, const RowState& state, const Out& out) {
+  __device__ void End(const Ticket& ticket, const OldRows& old, const RowState& state,
+                      const Out& out) {
     const Half& half = ticket.tile.half[half_];
     const float whole[2] = {SumOfRow(state.sum[0]), SumOfRow(state.sum[1])};
     if (ticket.state < 0) {
-      GiveRows(ticket.problem, half, row_, lane_, state.max, whole, out);
+      GiveRows(ticket.problem, old, lane_, state.max, whole, out);
       return;
     }
     int rows = 0;
