@@ -207,11 +207,13 @@ absl::Status MeasureLatencies(const Flags& flags, Report* report) {
   ANNULUS_RETURN_IF_ERROR(measure("Attend, client", *unary,
                                   [&] { return client.Attend(cluster->Attend(0)).status(); }));
   ANNULUS_RETURN_IF_ERROR(measure("Attend, coordinator", *inside,
-                                  [&] { return service.Attend(cluster->Attend(0), {}).status(); }));
+                                  [&] { return service.Call(cluster->Attend(0), {}).status(); }));
   ANNULUS_RETURN_IF_ERROR(measure("Step, query, client", *stream,
                                   [&] { return first(client.Step({cluster->Query(0)})); }));
-  ANNULUS_RETURN_IF_ERROR(measure("Step, query, coordinator", *inside,
-                                  [&] { return first(service.Step({cluster->Query(0)}, {})); }));
+  ANNULUS_RETURN_IF_ERROR(measure("Step, query, coordinator", *inside, [&] {
+    const StepRequest step = cluster->Query(0);
+    return first(StepResultsOf(service.Call(StepsRequest{{&step, 1}}, {}), 1));
+  }));
   return measure("Step, append, client", *longer,
                  [&] { return first(client.Step({cluster->AppendAndQuery(0)})); });
 }

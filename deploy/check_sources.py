@@ -30,19 +30,21 @@ LAYERS = {
     "sharding": ("attention",),
     "runtime": VALUES,
     "runtime/fields": (*VALUES, "runtime"),
+    "runtime/service": (*VALUES, "runtime", "runtime/fields"),
     "runtime/engine": (*VALUES, "comm"),
     "runtime/store": (*VALUES, "runtime", "runtime/fields"),
     "runtime/wire": (*VALUES, "comm", "runtime", "runtime/fields", "runtime/store"),
     "runtime/worker": (
         *VALUES, "comm", "runtime", "runtime/engine", "runtime/store", "runtime/wire"),
     "runtime/coordinator": (
-        *VALUES, "comm", "runtime", "runtime/engine", "runtime/store", "runtime/wire"),
-    "runtime/rpc": (*VALUES, "comm", "runtime", "runtime/coordinator", "runtime/fields"),
+        *VALUES, "comm", "runtime", "runtime/engine", "runtime/service", "runtime/store",
+        "runtime/wire"),
+    "runtime/rpc": (*VALUES, "comm", "runtime", "runtime/fields", "runtime/service"),
     "runtime/data": ("runtime", "runtime/rpc", "runtime/worker"),
     # The client holds a whole service for use within one process.
     "runtime/client": (
         *VALUES, "comm", "runtime", "runtime/coordinator", "runtime/data", "runtime/fields",
-        "runtime/rpc", "runtime/store", "runtime/worker"),
+        "runtime/rpc", "runtime/service", "runtime/store", "runtime/worker"),
     "runtime/trace": (*VALUES, "runtime"),
 }
 # Programs and tests stand on top of everything; these few files tie an interface to its

@@ -21,9 +21,6 @@ inline constexpr int64_t kContextTokensMax = int64_t{1} << 34;
 // Positions stay so far below 2^63 that no sum of a few can overflow.
 inline constexpr int64_t kPositionMax = int64_t{1} << 48;
 
-// Contexts that one KeepAlive renews at most.
-inline constexpr int kKeepAliveMax = 16384;
-
 // Steps that the workers are sent in one message: longer calls are cut.
 inline constexpr int kStepsAtOnceMax = 1024;
 

@@ -78,11 +78,11 @@ absl::Status ServiceCluster::Fill() {
   spec.head_dim = spec.v_head_dim = shape_.dim;
   spec.dtype = shape_.dtype;
   for (int i = 0; i < shape_.contexts; ++i) {
-    ANNULUS_ASSIGN_OR_RETURN(const ContextInfo info, coordinator_->CreateContext(spec, {}));
+    ANNULUS_ASSIGN_OR_RETURN(const ContextInfo info, coordinator_->Call(spec, {}));
     AppendRequest request;
     request.context = info.id;
     request.k = request.v = Rows(shape_.tokens, shape_.kv_heads);
-    ANNULUS_RETURN_IF_ERROR(coordinator_->Append(request, {}).status());
+    ANNULUS_RETURN_IF_ERROR(coordinator_->Call(request, {}).status());
     contexts_.push_back(info.id);
     tokens_.push_back(shape_.tokens);
   }

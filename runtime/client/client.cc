@@ -40,14 +40,6 @@ absl::Status CheckDone(const Done& done) {
   return absl::InvalidArgumentError("done: empty; expected a function");
 }
 
-absl::Status StatusOf(const absl::Status& status) {
-  return status;
-}
-template <typename T>
-absl::Status StatusOf(const absl::StatusOr<T>& result) {
-  return result.status();
-}
-
 // Why an attempt must not start, if it must not.
 absl::Status CheckPatience(const Attempt& attempt) {
   if (attempt.cancel.cancelled()) return absl::CancelledError("the caller cancelled the call");
@@ -65,22 +57,34 @@ class Client::Impl {
         budget_(retry, RandomWord()),
         leases_([this](absl::Span<const ContextId> contexts, absl::Time deadline,
                        const CancelToken& cancel) {
-          return transport_->KeepAlive(contexts,
-                                       {.deadline = deadline, .cancel = cancel, .progress = {}});
+          const Attempt attempt{.deadline = deadline, .cancel = cancel, .progress = {}};
+          const KeepAliveRequest request{{contexts.begin(), contexts.end()}};
+          return RenewedOf(transport_->Call(request, attempt), contexts.size());
         }),
         threads_(async_calls_max) {}
 
-  // Runs `call` (of an Attempt) until it goes well or is not worth another try.
-  template <typename Call>
-  auto Run(Repeat repeat, const CallOptions& options, Call call) {
-    const Attempt attempt = AttemptOf(options);
+  // Tries until it goes well or is not worth another try.
+  template <typename Request>
+  absl::StatusOr<AnswerTo<Request>> Call(Repeat repeat, const Request& request,
+                                         const CallOptions& options, int* attempts = nullptr) {
+    Attempt attempt = AttemptOf(options);
+    int64_t pieces_done = 0;
+    attempt.pieces_done = &pieces_done;
     RetryLoop loop(&budget_, repeat, attempt.deadline, attempt.cancel);
     while (true) {
-      const absl::Status patience = CheckPatience(attempt);
-      if (!patience.ok()) return decltype(call(attempt))(patience);
-      auto result = call(attempt);
-      if (!loop.Again(StatusOf(result))) return result;
+      ANNULUS_RETURN_IF_ERROR(CheckPatience(attempt));
+      if (attempts != nullptr) ++*attempts;
+      absl::StatusOr<AnswerTo<Request>> answer = transport_->Call(request, attempt);
+      if (!loop.Again(answer.status())) return answer;
     }
+  }
+
+  // Calls that make a context, whose lease the client then renews.
+  template <typename Request>
+  absl::StatusOr<ContextInfo> Make(const Request& request, const CallOptions& options) {
+    absl::StatusOr<ContextInfo> made = Call(Repeat::kTwice, request, options);
+    if (made.ok()) leases_.Add(made->id, made->spec.lease);
+    return made;
   }
 
   StepResults Step(absl::Span<const StepRequest> requests, const CallOptions& options);
@@ -115,7 +119,7 @@ class Client::Impl {
 StepResults Client::Impl::Step(absl::Span<const StepRequest> requests, const CallOptions& options) {
   const Attempt attempt = AttemptOf(options);
   const std::vector<absl::Status> checks = CheckSteps(requests);
-  StepResults results = AllFail(requests.size(), absl::InternalError("not tried"));
+  StepResults results = StepResultsOf(absl::InternalError("not tried"), requests.size());
   std::vector<StepRequest> left;
   std::vector<size_t> index;  // of left[i] in results
   left.reserve(requests.size());
@@ -135,8 +139,8 @@ StepResults Client::Impl::Step(absl::Span<const StepRequest> requests, const Cal
   absl::Status worst;
   do {
     const absl::Status patience = CheckPatience(attempt);
-    StepResults tried =
-        patience.ok() ? transport_->Step(left, attempt) : AllFail(left.size(), patience);
+    StepResults tried = StepResultsOf(
+        patience.ok() ? transport_->Call(StepsRequest{left}, attempt) : patience, left.size());
     worst = absl::OkStatus();
     size_t kept = 0;
     for (size_t i = 0; i < tried.size(); ++i) {
@@ -173,11 +177,7 @@ absl::StatusOr<std::unique_ptr<Client>> Client::InProcess(const InProcessOptions
 absl::StatusOr<ContextInfo> Client::CreateContext(const ContextSpec& spec,
                                                   const CallOptions& call) {
   ANNULUS_RETURN_IF_ERROR(CheckRequest(spec));
-  absl::StatusOr<ContextInfo> made = impl_->Run(Repeat::kTwice, call, [&](const Attempt& attempt) {
-    return impl_->transport().CreateContext(spec, attempt);
-  });
-  if (made.ok()) impl_->leases().Add(made->id, made->spec.lease);
-  return made;
+  return impl_->Make(spec, call);
 }
 
 absl::StatusOr<AppendResult> Client::Append(const AppendRequest& request, const CallOptions& call) {
@@ -185,18 +185,12 @@ absl::StatusOr<AppendResult> Client::Append(const AppendRequest& request, const 
   ANNULUS_ASSIGN_OR_RETURN(const AppendCut cut, CutAppend(request));
   AppendRequest keyed = request;
   impl_->FillKey(&keyed.key, static_cast<uint64_t>(cut.pieces()));
-  int64_t pieces_done = 0;
-  return impl_->Run(Repeat::kHarmless, call, [&](Attempt attempt) {
-    attempt.pieces_done = &pieces_done;
-    return impl_->transport().Append(keyed, attempt);
-  });
+  return impl_->Call(Repeat::kHarmless, keyed, call);
 }
 
 absl::StatusOr<AttendResult> Client::Attend(const AttendRequest& request, const CallOptions& call) {
   ANNULUS_RETURN_IF_ERROR(CheckRequest(request));
-  return impl_->Run(Repeat::kHarmless, call, [&](const Attempt& attempt) {
-    return impl_->transport().Attend(request, attempt);
-  });
+  return impl_->Call(Repeat::kHarmless, request, call);
 }
 
 StepResults Client::Step(absl::Span<const StepRequest> requests, const CallOptions& call) {
@@ -204,66 +198,47 @@ StepResults Client::Step(absl::Span<const StepRequest> requests, const CallOptio
 }
 
 absl::StatusOr<ContextInfo> Client::Fork(const ForkRequest& request, const CallOptions& call) {
-  absl::StatusOr<ContextInfo> made = impl_->Run(Repeat::kTwice, call, [&](const Attempt& attempt) {
-    return impl_->transport().Fork(request, attempt);
-  });
-  if (made.ok()) impl_->leases().Add(made->id, made->spec.lease);
-  return made;
+  return impl_->Make(request, call);
 }
 
 absl::StatusOr<ContextInfo> Client::Truncate(const TruncateRequest& request,
                                              const CallOptions& call) {
-  return impl_->Run(Repeat::kTwice, call, [&](const Attempt& attempt) {
-    return impl_->transport().Truncate(request, attempt);
-  });
+  return impl_->Call(Repeat::kTwice, request, call);
 }
 
 absl::Status Client::Release(ContextId context, const CallOptions& call) {
-  bool repeated = false;
   impl_->leases().Remove(context);
-  return impl_->Run(Repeat::kHarmless, call, [&](const Attempt& attempt) {
-    const absl::Status status = impl_->transport().Release(context, attempt);
-    // The first attempt may have released it, and only its answer was lost.
-    return std::exchange(repeated, true) && absl::IsNotFound(status) ? absl::OkStatus() : status;
-  });
+  int attempts = 0;
+  const ReleaseRequest request{context};
+  const absl::Status status = impl_->Call(Repeat::kHarmless, request, call, &attempts).status();
+  // An earlier attempt may have released it, and only its answer was lost.
+  return attempts > 1 && absl::IsNotFound(status) ? absl::OkStatus() : status;
 }
 
 std::vector<absl::Status> Client::KeepAlive(absl::Span<const ContextId> contexts,
                                             const CallOptions& call) {
   std::vector<absl::Status> renewed;
-  for (size_t first = 0; first < contexts.size(); first += kKeepAliveMax) {
-    const absl::Span<const ContextId> part = contexts.subspan(first, kKeepAliveMax);
-    std::vector<absl::Status> some;
-    // What concerns one context is its answer; only a call that failed as a whole is tried again.
-    const absl::Status status =
-        impl_->Run(Repeat::kHarmless, call, [&](const Attempt& attempt) -> absl::Status {
-          some = impl_->transport().KeepAlive(part, attempt);
-          const bool alike = std::all_of(some.begin(), some.end(),
-                                         [&](const absl::Status& s) { return s == some[0]; });
-          return alike && !some.empty() ? some[0] : absl::OkStatus();
-        });
-    if (some.empty()) some.assign(part.size(), status);
+  for (size_t first = 0; first < contexts.size(); first += kRenewedMax) {
+    const absl::Span<const ContextId> part = contexts.subspan(first, kRenewedMax);
+    const KeepAliveRequest request{{part.begin(), part.end()}};
+    const auto some = RenewedOf(impl_->Call(Repeat::kHarmless, request, call), part.size());
     renewed.insert(renewed.end(), some.begin(), some.end());
   }
   return renewed;
 }
 
 absl::StatusOr<ContextInfo> Client::Describe(ContextId context, const CallOptions& call) {
-  return impl_->Run(Repeat::kHarmless, call, [&](const Attempt& attempt) {
-    return impl_->transport().Describe(context, attempt);
-  });
+  return impl_->Call(Repeat::kHarmless, DescribeRequest{context}, call);
 }
 
 absl::StatusOr<std::vector<ContextInfo>> Client::List(const ListRequest& request,
                                                       const CallOptions& call) {
-  return impl_->Run(Repeat::kHarmless, call, [&](const Attempt& attempt) {
-    return impl_->transport().List(request, attempt);
-  });
+  ANNULUS_ASSIGN_OR_RETURN(ContextList list, impl_->Call(Repeat::kHarmless, request, call));
+  return std::move(list.contexts);
 }
 
 absl::StatusOr<ClusterStatus> Client::Status(const CallOptions& call) {
-  return impl_->Run(Repeat::kHarmless, call,
-                    [&](const Attempt& attempt) { return impl_->transport().Status(attempt); });
+  return impl_->Call(Repeat::kHarmless, StatusRequest(), call);
 }
 
 absl::Status Client::AppendAsync(AppendRequest request, CallOptions call,

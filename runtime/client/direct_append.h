@@ -11,7 +11,7 @@
 #include "absl/status/statusor.h"
 #include "base/thread_pool.h"
 #include "runtime/client/transport.h"
-#include "runtime/direct_append.h"
+#include "runtime/service/calls.h"
 #include "sharding/layout.h"
 
 namespace grpc {

@@ -29,66 +29,29 @@ class InProcessTransport final : public Transport {
  public:
   absl::Status Start(const InProcessOptions& options);
 
-  absl::StatusOr<ContextInfo> CreateContext(const ContextSpec& spec,
-                                            const Attempt& attempt) override {
-    return coordinator_->CreateContext(spec, ContextOf(attempt));
+  ConnectionState connection() const override { return ConnectionState::kReady; }
+
+ private:
+  absl::StatusOr<AnyAnswer> Answer(const AnyRequest& request, const Attempt& attempt) override {
+    return AnswerAny(request, [&](const auto& typed) { return Do(typed, attempt); });
   }
 
-  absl::StatusOr<AppendResult> Append(const AppendRequest& request,
-                                      const Attempt& attempt) override {
+  template <typename Request>
+  absl::StatusOr<AnswerTo<Request>> Do(const Request& request, const Attempt& attempt) {
+    return coordinator_->Call(request, ContextOf(attempt));
+  }
+
+  absl::StatusOr<AppendResult> Do(const AppendRequest& request, const Attempt& attempt) {
     ANNULUS_ASSIGN_OR_RETURN(const AppendCut cut, CutAppend(request));
     absl::StatusOr<AppendResult> result;
     for (int64_t i = 0; i < cut.pieces(); ++i) {
-      result = coordinator_->Append(PieceOf(request, cut, i), ContextOf(attempt));
+      result = coordinator_->Call(PieceOf(request, cut, i), ContextOf(attempt));
       if (!result.ok()) return WithCommitted(result.status(), cut, i);
       if (attempt.progress) attempt.progress(cut.bytes * (i + 1) / cut.pieces(), cut.bytes);
     }
     return result;
   }
 
-  absl::StatusOr<AttendResult> Attend(const AttendRequest& request,
-                                      const Attempt& attempt) override {
-    return coordinator_->Attend(request, ContextOf(attempt));
-  }
-
-  StepResults Step(absl::Span<const StepRequest> requests, const Attempt& attempt) override {
-    return coordinator_->Step(requests, ContextOf(attempt));
-  }
-
-  absl::StatusOr<ContextInfo> Fork(const ForkRequest& request, const Attempt& attempt) override {
-    return coordinator_->Fork(request, ContextOf(attempt));
-  }
-
-  absl::StatusOr<ContextInfo> Truncate(const TruncateRequest& request,
-                                       const Attempt& attempt) override {
-    return coordinator_->Truncate(request, ContextOf(attempt));
-  }
-
-  absl::Status Release(ContextId context, const Attempt& attempt) override {
-    return coordinator_->Release(context, ContextOf(attempt));
-  }
-
-  std::vector<absl::Status> KeepAlive(absl::Span<const ContextId> contexts,
-                                      const Attempt& attempt) override {
-    return coordinator_->KeepAlive(contexts, ContextOf(attempt));
-  }
-
-  absl::StatusOr<ContextInfo> Describe(ContextId context, const Attempt& attempt) override {
-    return coordinator_->Describe(context, ContextOf(attempt));
-  }
-
-  absl::StatusOr<std::vector<ContextInfo>> List(const ListRequest& request,
-                                                const Attempt& attempt) override {
-    return coordinator_->List(request, ContextOf(attempt));
-  }
-
-  absl::StatusOr<ClusterStatus> Status(const Attempt& attempt) override {
-    return coordinator_->Status(ContextOf(attempt));
-  }
-
-  ConnectionState connection() const override { return ConnectionState::kReady; }
-
- private:
   LocalNetwork network_;
   std::unique_ptr<Coordinator> coordinator_;
   std::vector<std::unique_ptr<Worker>> workers_;

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/time/clock.h"
-#include "runtime/limits.h"
+#include "runtime/service/calls.h"
 
 namespace annulus {
 namespace {
@@ -44,7 +44,7 @@ std::vector<ContextId> LeaseKeeper::TakeDue(absl::Time now) {
   std::vector<ContextId> due;
   for (auto& [context, lease] : leases_) {
     if (now < lease.due - lease.period * kTogether) continue;
-    if (std::ssize(due) == kKeepAliveMax) break;
+    if (std::ssize(due) == kRenewedMax) break;
     lease.due = now + lease.period;
     due.push_back(context);
   }

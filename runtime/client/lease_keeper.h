@@ -19,7 +19,7 @@ namespace annulus {
 
 class LeaseKeeper {
  public:
-  // KeepAlive of so many contexts at most, by a time, or until cancelled.
+  // Of kRenewedMax contexts at most, by a time, or until cancelled.
   using Renew = std::function<std::vector<absl::Status>(
       absl::Span<const ContextId> contexts, absl::Time deadline, const CancelToken& cancel)>;
 

@@ -238,7 +238,7 @@ void StepStream::StepAtOnce(absl::Span<const StepRequest> requests, absl::Span<c
     });
     for (size_t i = 0; i < connections.size(); ++i) {
       absl::StatusOr<StepResults> part = connections[i]->Receive(attempt);
-      if (!part.ok()) part = AllFail(cuts[i].count, part.status());
+      if (!part.ok()) part = StepResultsOf(part.status(), cuts[i].count);
       std::move(part->begin(), part->end(), std::back_inserter(*results));
     }
   }

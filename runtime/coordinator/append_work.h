@@ -4,7 +4,7 @@
 
 #include "base/clock.h"
 #include "runtime/coordinator/call_work.h"
-#include "runtime/coordinator/service.h"
+#include "runtime/service/service.h"
 
 namespace annulus {
 

@@ -13,7 +13,7 @@
 #include "base/stop.h"
 #include "comm/messenger.h"
 #include "runtime/coordinator/core/core.h"
-#include "runtime/coordinator/service.h"
+#include "runtime/service/service.h"
 
 namespace annulus {
 

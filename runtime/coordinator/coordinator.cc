@@ -70,6 +70,23 @@ class Coordinator::Impl {
     thread_.join();
   }
 
+  // The calls that callers make.
+  absl::StatusOr<ContextInfo> Answer(const ContextSpec& spec, const CallContext& call);
+  absl::StatusOr<AppendResult> Answer(const AppendRequest& request, const CallContext& call);
+  absl::StatusOr<AppendResult> Answer(const DirectAppend& request, const CallContext& call);
+  absl::StatusOr<AttendResult> Answer(const AttendRequest& request, const CallContext& call);
+  absl::StatusOr<StepResults> Answer(const StepsRequest& request, const CallContext& call);
+  absl::StatusOr<ContextInfo> Answer(const ForkRequest& request, const CallContext& call);
+  absl::StatusOr<ContextInfo> Answer(const TruncateRequest& request, const CallContext& call);
+  absl::StatusOr<ContextList> Answer(const ListRequest& request, const CallContext& call);
+  absl::StatusOr<ReleaseResult> Answer(const ReleaseRequest& request, const CallContext& call);
+  absl::StatusOr<ContextInfo> Answer(const DescribeRequest& request, const CallContext& call);
+  absl::StatusOr<KeepAliveReply> Answer(const KeepAliveRequest& request, const CallContext& call);
+  absl::StatusOr<ClusterStatus> Answer(const StatusRequest& request, const CallContext& call);
+
+  Messenger& messenger() { return messenger_; }
+
+ private:
   // Runs a call to its end. What the core says of one that went well.
   absl::StatusOr<action::Finish> Call(Request request, CallWork& work, const CallContext& context);
   absl::StatusOr<action::Finish> Call(Request request, const CallContext& context) {
@@ -84,12 +101,6 @@ class Coordinator::Impl {
     return read(node_.core());
   }
 
-  CoordinatorOptions& options() { return options_; }
-  AttendPlanner& planner() { return planner_; }
-  StepPlanner& step_planner() { return step_planner_; }
-  Messenger& messenger() { return messenger_; }
-
- private:
   // A call's thread, as the others see it.
   struct Caller {
     std::deque<CallNews> news;
@@ -261,98 +272,110 @@ Messenger::Counters Coordinator::fabric_counters() const {
   return impl_->messenger().counters();
 }
 
-absl::StatusOr<ContextInfo> Coordinator::CreateContext(const ContextSpec& spec,
-                                                       const CallContext& call) {
+absl::StatusOr<ContextInfo> Coordinator::Impl::Answer(const ContextSpec& spec,
+                                                      const CallContext& call) {
   ANNULUS_RETURN_IF_ERROR(ValidateSpec(spec));
-  ANNULUS_ASSIGN_OR_RETURN(const auto finish, impl_->Call(request::Create{spec}, call));
-  return Describe(finish.context, call);
+  ANNULUS_ASSIGN_OR_RETURN(const auto finish, Call(request::Create{spec}, call));
+  return Answer(DescribeRequest{finish.context}, call);
 }
 
-absl::StatusOr<AppendResult> Coordinator::Append(const AppendRequest& request,
-                                                 const CallContext& call) {
+absl::StatusOr<AppendResult> Coordinator::Impl::Answer(const AppendRequest& request,
+                                                       const CallContext& call) {
   AppendWork work(request);
   const request::Append append{request.context,  request.layer, request.start,
                                request.k.tokens, request.key,   /*direct=*/false};
-  ANNULUS_ASSIGN_OR_RETURN(const auto finish, impl_->Call(append, work, call));
+  ANNULUS_ASSIGN_OR_RETURN(const auto finish, Call(append, work, call));
   return AppendResult{finish.items.at(0).epoch, finish.items.at(0).tokens};
 }
 
-absl::StatusOr<AppendResult> Coordinator::AppendDirect(const DirectAppend& request,
-                                                       const GrantSink& granted,
+absl::StatusOr<AppendResult> Coordinator::Impl::Answer(const DirectAppend& request,
                                                        const CallContext& call) {
   CallContext bounded = call;
-  const Clock& clock = *impl_->options().clock;
+  const Clock& clock = *options_.clock;
   bounded.deadline = std::min(call.deadline, clock.Now() + kUploadTimeMax);
-  GrantWork work(request, granted, bounded.deadline, clock);
+  GrantWork work(request, request.granted, bounded.deadline, clock);
   const request::Append append{request.context, request.layer, request.start,
                                request.tokens,  request.key,   /*direct=*/true};
-  ANNULUS_ASSIGN_OR_RETURN(const auto finish, impl_->Call(append, work, bounded));
+  ANNULUS_ASSIGN_OR_RETURN(const auto finish, Call(append, work, bounded));
   return AppendResult{finish.items.at(0).epoch, finish.items.at(0).tokens};
 }
 
-absl::StatusOr<AttendResult> Coordinator::Attend(const AttendRequest& request,
-                                                 const CallContext& call) {
-  ANNULUS_RETURN_IF_ERROR(CheckBytes("q", request.q, impl_->options().limits.request_bytes_max));
-  const Clock& clock = *impl_->options().clock;
-  AttendWork work(request, call.deadline, impl_->planner(), clock, StopOf(call, clock));
+absl::StatusOr<AttendResult> Coordinator::Impl::Answer(const AttendRequest& request,
+                                                       const CallContext& call) {
+  ANNULUS_RETURN_IF_ERROR(CheckBytes("q", request.q, options_.limits.request_bytes_max));
+  const Clock& clock = *options_.clock;
+  AttendWork work(request, call.deadline, planner_, clock, StopOf(call, clock));
   const request::Attend attend{request.context,  request.layer,  request.q_start,
                                request.q.tokens, request.kv_len, KeysOf(request)};
-  return std::move(work).TakeResult(impl_->Call(attend, work, call).status());
+  return std::move(work).TakeResult(Call(attend, work, call).status());
 }
 
-std::vector<absl::StatusOr<StepResult>> Coordinator::Step(absl::Span<const StepRequest> requests,
-                                                          const CallContext& call) {
-  const Clock& clock = *impl_->options().clock;
-  return StepInParts(requests, [&](absl::Span<const StepRequest> part) -> StepPartResults {
-    StepWork work(part, call.deadline, impl_->step_planner(), clock, StopOf(call, clock));
+absl::StatusOr<StepResults> Coordinator::Impl::Answer(const StepsRequest& request,
+                                                      const CallContext& call) {
+  const Clock& clock = *options_.clock;
+  return StepInParts(request.steps, [&](absl::Span<const StepRequest> part) -> StepPartResults {
+    StepWork work(part, call.deadline, step_planner_, clock, StopOf(call, clock));
     request::Step step;
     step.items.reserve(part.size());
     for (const StepRequest& request : part) {
       step.items.push_back({request.context, request.layer, request.start, request.k.tokens,
                             request.q.tokens, request.key});
     }
-    ANNULUS_ASSIGN_OR_RETURN(const auto finish, impl_->Call(std::move(step), work, call));
+    ANNULUS_ASSIGN_OR_RETURN(const auto finish, Call(std::move(step), work, call));
     return std::move(work).TakeResults(finish);
   });
 }
 
-absl::StatusOr<ContextInfo> Coordinator::Fork(const ForkRequest& request, const CallContext& call) {
-  ANNULUS_ASSIGN_OR_RETURN(const auto finish, impl_->Call(request, call));
-  return Describe(finish.context, call);
+absl::StatusOr<ContextInfo> Coordinator::Impl::Answer(const ForkRequest& request,
+                                                      const CallContext& call) {
+  ANNULUS_ASSIGN_OR_RETURN(const auto finish, Call(request, call));
+  return Answer(DescribeRequest{finish.context}, call);
 }
 
-absl::StatusOr<ContextInfo> Coordinator::Truncate(const TruncateRequest& request,
-                                                  const CallContext& call) {
-  ANNULUS_RETURN_IF_ERROR(impl_->Call(request, call).status());
-  return Describe(request.context, call);
+absl::StatusOr<ContextInfo> Coordinator::Impl::Answer(const TruncateRequest& request,
+                                                      const CallContext& call) {
+  ANNULUS_RETURN_IF_ERROR(Call(request, call).status());
+  return Answer(DescribeRequest{request.context}, call);
 }
 
-absl::StatusOr<std::vector<ContextInfo>> Coordinator::List(const ListRequest& request,
-                                                           const CallContext&) {
-  return impl_->Ask([request](const CoordinatorCore& core) { return core.List(request); });
+absl::StatusOr<ContextList> Coordinator::Impl::Answer(const ListRequest& request,
+                                                      const CallContext&) {
+  ANNULUS_ASSIGN_OR_RETURN(auto contexts,
+                           Ask([&](const CoordinatorCore& core) { return core.List(request); }));
+  return ContextList{std::move(contexts)};
 }
 
-absl::Status Coordinator::Release(ContextId context, const CallContext& call) {
-  return impl_->Call(request::Release{context}, call).status();
+absl::StatusOr<ReleaseResult> Coordinator::Impl::Answer(const ReleaseRequest& request,
+                                                        const CallContext& call) {
+  ANNULUS_RETURN_IF_ERROR(Call(request, call).status());
+  return ReleaseResult();
 }
 
-std::vector<absl::Status> Coordinator::KeepAlive(absl::Span<const ContextId> contexts,
-                                                 const CallContext& call) {
-  const auto finish = impl_->Call(request::KeepAlive{{contexts.begin(), contexts.end()}}, call);
-  if (!finish.ok()) return std::vector<absl::Status>(contexts.size(), finish.status());
-  std::vector<absl::Status> renewed;
-  for (const action::ItemEnd& end : finish->items) renewed.push_back(end.status);
-  return renewed;
+absl::StatusOr<KeepAliveReply> Coordinator::Impl::Answer(const KeepAliveRequest& request,
+                                                         const CallContext& call) {
+  ANNULUS_ASSIGN_OR_RETURN(const auto finish, Call(request, call));
+  KeepAliveReply reply;
+  for (size_t i = 0; i < finish.items.size(); ++i) {
+    const absl::Status& status = finish.items[i].status;
+    if (!status.ok()) reply.failures.push_back({static_cast<int>(i), status});
+  }
+  return reply;
 }
 
-absl::StatusOr<ContextInfo> Coordinator::Describe(ContextId context, const CallContext& call) {
-  ANNULUS_RETURN_IF_ERROR(KeepAlive({&context, 1}, call)[0]);  // as any call on it
-  return impl_->Ask([context](const CoordinatorCore& core) { return core.Describe(context); });
+absl::StatusOr<ContextInfo> Coordinator::Impl::Answer(const DescribeRequest& request,
+                                                      const CallContext& call) {
+  // Renews its lease, as any call on it.
+  ANNULUS_RETURN_IF_ERROR(RenewedOf(Answer(KeepAliveRequest{{request.context}}, call), 1)[0]);
+  return Ask([&](const CoordinatorCore& core) { return core.Describe(request.context); });
 }
 
-absl::StatusOr<ClusterStatus> Coordinator::Status(const CallContext&) {
-  const absl::Time now = impl_->options().clock->Now();
-  return impl_->Ask([now](const CoordinatorCore& core) { return core.Status(now); });
+absl::StatusOr<ClusterStatus> Coordinator::Impl::Answer(const StatusRequest&, const CallContext&) {
+  const absl::Time now = options_.clock->Now();
+  return Ask([now](const CoordinatorCore& core) { return core.Status(now); });
+}
+
+absl::StatusOr<AnyAnswer> Coordinator::Answer(const AnyRequest& request, const CallContext& call) {
+  return AnswerAny(request, [&](const auto& typed) { return impl_->Answer(typed, call); });
 }
 
 }  // namespace annulus

@@ -7,14 +7,13 @@
 
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "comm/fabric.h"
 #include "runtime/coordinator/limits.h"
-#include "runtime/coordinator/service.h"
+#include "runtime/service/service.h"
 #include "sharding/planner.h"
 
 namespace annulus {
@@ -43,28 +42,9 @@ class Coordinator final : public Service {
   // What went over the workers' network from and to here.
   Messenger::Counters fabric_counters() const;
 
-  absl::StatusOr<ContextInfo> CreateContext(const ContextSpec& spec,
-                                            const CallContext& call) override;
-  absl::StatusOr<AppendResult> Append(const AppendRequest& request,
-                                      const CallContext& call) override;
-  absl::StatusOr<AppendResult> AppendDirect(const DirectAppend& request, const GrantSink& granted,
-                                            const CallContext& call) override;
-  absl::StatusOr<AttendResult> Attend(const AttendRequest& request,
-                                      const CallContext& call) override;
-  std::vector<absl::StatusOr<StepResult>> Step(absl::Span<const StepRequest> requests,
-                                               const CallContext& call) override;
-  absl::StatusOr<ContextInfo> Fork(const ForkRequest& request, const CallContext& call) override;
-  absl::StatusOr<ContextInfo> Truncate(const TruncateRequest& request,
-                                       const CallContext& call) override;
-  absl::StatusOr<std::vector<ContextInfo>> List(const ListRequest& request,
-                                                const CallContext& call) override;
-  absl::Status Release(ContextId context, const CallContext& call) override;
-  absl::StatusOr<ContextInfo> Describe(ContextId context, const CallContext& call) override;
-  std::vector<absl::Status> KeepAlive(absl::Span<const ContextId> contexts,
-                                      const CallContext& call) override;
-  absl::StatusOr<ClusterStatus> Status(const CallContext& call) override;
-
  private:
+  absl::StatusOr<AnyAnswer> Answer(const AnyRequest& request, const CallContext& call) override;
+
   class Impl;
   explicit Coordinator(std::unique_ptr<Impl> impl);
 

@@ -97,15 +97,4 @@ absl::Status CheckWhole(const ContextSpec& spec) {
   return CheckPatterns(spec);
 }
 
-absl::Status CheckWhole(const AppendGrant& grant) {
-  if (grant.ranks.size() != grant.addresses.size()) {
-    return Bad("ranks", static_cast<int64_t>(grant.ranks.size()),
-               absl::StrCat("one for each of ", grant.addresses.size(), " addresses"));
-  }
-  for (const int rank : grant.ranks) {
-    if (rank >= grant.world) return Bad("ranks", rank, absl::StrCat("less than ", grant.world));
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace annulus

@@ -8,7 +8,6 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "annulus/types.h"
-#include "runtime/direct_append.h"
 #include "runtime/fields/field.h"
 #include "runtime/limits.h"
 
@@ -78,62 +77,6 @@ constexpr auto DescriptionOf(const ContextInfo*) {
                   Field(7, "dense_kv_bytes", &T::dense_kv_bytes), Field(8, "idle_s", &T::idle_s));
 }
 
-// A message that is nothing but contexts.
-struct ContextList {
-  std::vector<ContextInfo> contexts;
-};
-constexpr auto DescriptionOf(const ContextList*) {
-  return Describe("ContextList", Field(1, "contexts", &ContextList::contexts));
-}
-
-// A message that says nothing.
-struct Nothing {};
-constexpr auto DescriptionOf(const Nothing*) {
-  return Describe("Nothing");
-}
-
-// A message that is nothing but a context's id.
-struct ContextRef {
-  ContextId context = 0;
-};
-constexpr auto DescriptionOf(const ContextRef*) {
-  return Describe("ContextRef", Field(1, "context", &ContextRef::context));
-}
-
-constexpr auto DescriptionOf(const DirectAppend*) {
-  using T = DirectAppend;
-  return Describe("DirectAppend", Field(1, "context", &T::context), Field(2, "layer", &T::layer),
-                  Field(3, "start", &T::start, Between(0, kPositionMax)),
-                  Field(4, "tokens", &T::tokens), Field(5, "key", &T::key));
-}
-
-constexpr auto DescriptionOf(const AppendGrant*) {
-  using T = AppendGrant;
-  return Describe("AppendGrant", Field(1, "id", &T::id), Field(2, "secret", &T::secret),
-                  Field(3, "spec", &T::spec), Field(4, "addresses", &T::addresses),
-                  Field(5, "ranks", &T::ranks, AtLeast(0)), Field(6, "world", &T::world));
-}
-absl::Status CheckWhole(const AppendGrant& grant);
-
-constexpr auto DescriptionOf(const AppendResult*) {
-  using T = AppendResult;
-  return Describe("AppendResult", Field(1, "epoch", &T::epoch), Field(2, "tokens", &T::tokens));
-}
-
-// But for q.
-constexpr auto DescriptionOf(const AttendRequest*) {
-  using T = AttendRequest;
-  return Describe("AttendHeader", Field(1, "context", &T::context), Field(2, "layer", &T::layer),
-                  Field(3, "q_start", &T::q_start, Between(0, kPositionMax)),
-                  Field(4, "kv_len", &T::kv_len, Between(0, kPositionMax)),
-                  Field(6, "pattern", &T::pattern), Field(7, "plan", &T::plan),
-                  Field(8, "scale", &T::scale),
-                  Field(9, "request_id", &T::request_id, SizeAtMost(kRequestIdBytesMax)),
-                  Field(10, "trace", &T::trace),
-                  Field(12, "keys_begin", &T::keys_begin, Between(0, kPositionMax)),
-                  Field(13, "keys_end", &T::keys_end, Between(0, kPositionMax)));
-}
-
 constexpr auto DescriptionOf(const WorkerShare*) {
   using T = WorkerShare;
   return Describe("WorkerShare", Field(1, "worker", &T::worker),
@@ -154,29 +97,6 @@ constexpr auto DescriptionOf(const TraceSpan*) {
   using T = TraceSpan;
   return Describe("TraceSpan", Field(1, "process", &T::process), Field(2, "name", &T::name),
                   Field(3, "begin_ns", &T::begin_ns), Field(4, "end_ns", &T::end_ns));
-}
-
-// But for the tensors.
-constexpr auto DescriptionOf(const AttendResult*) {
-  using T = AttendResult;
-  return Describe("AttendReplyHeader", Field(1, "epoch", &T::epoch), Field(4, "stats", &T::stats),
-                  Field(5, "trace", &T::trace));
-}
-
-constexpr auto DescriptionOf(const ForkRequest*) {
-  using T = ForkRequest;
-  return Describe("ForkRequest", Field(1, "context", &T::context), Field(2, "tokens", &T::tokens));
-}
-
-constexpr auto DescriptionOf(const TruncateRequest*) {
-  using T = TruncateRequest;
-  return Describe("TruncateRequest", Field(1, "context", &T::context),
-                  Field(2, "tokens", &T::tokens));
-}
-
-constexpr auto DescriptionOf(const ListRequest*) {
-  using T = ListRequest;
-  return Describe("ListRequest", Field(1, "after", &T::after), Field(2, "limit", &T::limit));
 }
 
 constexpr auto DescriptionOf(const WorkerStatus*) {

@@ -1,7 +1,11 @@
+#include <grpcpp/impl/rpc_service_method.h>
+#include <grpcpp/impl/service_type.h>
 #include <grpcpp/server_context.h>
+#include <grpcpp/support/method_handler.h>
 #include <grpcpp/support/sync_stream.h>
 
 #include <chrono>
+#include <deque>
 #include <string>
 #include <utility>
 
@@ -13,6 +17,7 @@
 #include "runtime/rpc/handlers.h"
 #include "runtime/rpc/protocol/channel.h"
 #include "runtime/rpc/protocol/codec.h"
+#include "runtime/rpc/protocol/unary.h"
 #include "runtime/rpc/stall_watch.h"
 #include "runtime/rpc/step_streams.h"
 
@@ -29,19 +34,8 @@ CallContext ContextOf(const grpc::ServerContext* context) {
   return call;
 }
 
-// Answers a unary call of a `Request`: `call` has its result.
-template <typename Request, typename Call>
-grpc::Status Unary(const grpc::ServerContext* context, const google::protobuf::MessageLite& message,
-                   google::protobuf::MessageLite* reply, Call call) {
-  if (absl::Status status = CheckProtocol(*context); !status.ok()) return ToGrpc(status);
-  const absl::StatusOr<Request> request = FromProto<Request>(message);
-  if (!request.ok()) return ToGrpc(request.status());
-  const auto result = call(*request);
-  if (!result.ok()) return ToGrpc(result.status());
-  return ToGrpc(ToProto(*result, reply));
-}
-
-class AnnulusHandlers final : public v1::Annulus::Service {
+// Small calls go by the table; those that carry tensors, or stay open, have code of their own.
+class AnnulusHandlers final : public grpc::Service {
  public:
   AnnulusHandlers(annulus::Service* service, Admission* admission, StepStreams* steps,
                   StallWatch* stalls, const StreamLimits& limits, int64_t chunk_bytes)
@@ -50,96 +44,59 @@ class AnnulusHandlers final : public v1::Annulus::Service {
         steps_(steps),
         stalls_(stalls),
         limits_(limits),
-        chunk_bytes_(chunk_bytes) {}
-
-  grpc::Status CreateContext(grpc::ServerContext* context, const v1::ContextSpec* request,
-                             v1::ContextInfo* reply) override {
-    return Unary<ContextSpec>(context, *request, reply, [&](const ContextSpec& value) {
-      return service_->CreateContext(value, ContextOf(context));
+        chunk_bytes_(chunk_bytes) {
+    ForEachCall([this](const auto& call) {
+      using Call = std::decay_t<decltype(call)>;
+      if constexpr (Call::kForm == Form::kUnary) AddUnary<typename Call::Request>(call.name);
     });
-  }
-
-  grpc::Status Append(grpc::ServerContext* context, grpc::ServerReader<v1::AppendPart>* stream,
-                      v1::AppendResult* reply) override {
-    return ToGrpc(DoAppend(context, stream, reply));
-  }
-
-  grpc::Status AppendDirect(
-      grpc::ServerContext* context,
-      grpc::ServerReaderWriter<v1::DirectReply, v1::DirectAppend>* stream) override {
-    return ToGrpc(DoAppendDirect(context, stream));
-  }
-
-  grpc::Status Attend(
-      grpc::ServerContext* context,
-      grpc::ServerReaderWriter<v1::AttendReplyPart, v1::AttendPart>* stream) override {
-    return ToGrpc(DoAttend(context, stream));
-  }
-
-  grpc::Status Steps(grpc::ServerContext* context, StepStreams::Stream* stream) override {
-    return ToGrpc(steps_->Serve(context, stream));
-  }
-
-  grpc::Status Fork(grpc::ServerContext* context, const v1::ForkRequest* request,
-                    v1::ContextInfo* reply) override {
-    return Unary<ForkRequest>(context, *request, reply, [&](const ForkRequest& value) {
-      return service_->Fork(value, ContextOf(context));
-    });
-  }
-
-  grpc::Status Truncate(grpc::ServerContext* context, const v1::TruncateRequest* request,
-                        v1::ContextInfo* reply) override {
-    return Unary<TruncateRequest>(context, *request, reply, [&](const TruncateRequest& value) {
-      return service_->Truncate(value, ContextOf(context));
-    });
-  }
-
-  grpc::Status List(grpc::ServerContext* context, const v1::ListRequest* request,
-                    v1::ContextList* reply) override {
-    return Unary<ListRequest>(
-        context, *request, reply, [&](const ListRequest& value) -> absl::StatusOr<ContextList> {
-          ContextList list;
-          ANNULUS_ASSIGN_OR_RETURN(list.contexts, service_->List(value, ContextOf(context)));
-          return list;
-        });
-  }
-
-  grpc::Status Release(grpc::ServerContext* context, const v1::ContextRef* request,
-                       v1::ReleaseResult* reply) override {
-    return Unary<ContextRef>(
-        context, *request, reply, [&](const ContextRef& value) -> absl::StatusOr<Nothing> {
-          ANNULUS_RETURN_IF_ERROR(service_->Release(value.context, ContextOf(context)));
-          return Nothing();
-        });
-  }
-
-  grpc::Status Describe(grpc::ServerContext* context, const v1::ContextRef* request,
-                        v1::ContextInfo* reply) override {
-    return Unary<ContextRef>(context, *request, reply, [&](const ContextRef& value) {
-      return service_->Describe(value.context, ContextOf(context));
-    });
-  }
-
-  grpc::Status KeepAlive(grpc::ServerContext* context, const v1::KeepAliveRequest* request,
-                         v1::KeepAliveReply* reply) override {
-    if (absl::Status status = CheckProtocol(*context); !status.ok()) return ToGrpc(status);
-    const std::vector<ContextId> contexts(request->contexts().begin(), request->contexts().end());
-    if (std::ssize(contexts) > kKeepAliveMax) {
-      return ToGrpc(absl::InvalidArgumentError(
-          absl::StrCat("contexts: ", contexts.size(), "; expected at most ", kKeepAliveMax)));
-    }
-    ToProto(service_->KeepAlive(contexts, ContextOf(context)), reply);
-    return grpc::Status::OK;
-  }
-
-  grpc::Status Status(grpc::ServerContext* context, const v1::StatusRequest* request,
-                      v1::ClusterStatus* reply) override {
-    return Unary<Nothing>(context, *request, reply, [&](const Nothing& value) {
-      return service_->Status(ContextOf(context));
-    });
+    AddStream<
+        grpc::internal::ClientStreamingHandler<AnnulusHandlers, v1::AppendPart, v1::AppendResult>>(
+        "Append", grpc::internal::RpcMethod::CLIENT_STREAMING, &AnnulusHandlers::Append);
+    AddBidi<v1::DirectAppend, v1::DirectReply>("AppendDirect", &AnnulusHandlers::AppendDirect);
+    AddBidi<v1::AttendPart, v1::AttendReplyPart>("Attend", &AnnulusHandlers::Attend);
+    AddBidi<v1::StepBatch, v1::StepsReply>("Steps", &AnnulusHandlers::Steps);
   }
 
  private:
+  template <typename Request>
+  void AddUnary(const char* call) {
+    AddMethod(NewUnaryMethod(
+        Path(call), [this](grpc::ServerContext* rpc, const std::string& bytes, std::string* reply) {
+          return ToGrpc(Unary<Request>(rpc, bytes, reply));
+        }));
+  }
+
+  // What is sent on such a stream is the first, what is answered the second.
+  template <typename Part, typename ReplyPart, typename Serve>
+  void AddBidi(const char* call, Serve serve) {
+    AddStream<grpc::internal::BidiStreamingHandler<AnnulusHandlers, Part, ReplyPart>>(
+        call, grpc::internal::RpcMethod::BIDI_STREAMING, serve);
+  }
+
+  template <typename Handler, typename Serve>
+  void AddStream(const char* call, grpc::internal::RpcMethod::RpcType type, Serve serve) {
+    const auto run = [serve](AnnulusHandlers* self, auto*... arguments) {
+      return ToGrpc((self->*serve)(arguments...));
+    };
+    AddMethod(new grpc::internal::RpcServiceMethod(Path(call), type, new Handler(run, this)));
+  }
+
+  // Lives as long as this.
+  const char* Path(const char* call) { return paths_.emplace_back(PathOf(call)).c_str(); }
+
+  template <typename Request>
+  absl::Status Unary(grpc::ServerContext* rpc, const std::string& bytes, std::string* reply) {
+    ANNULUS_RETURN_IF_ERROR(CheckProtocol(*rpc));
+    ANNULUS_ASSIGN_OR_RETURN(const Request request, ValueOf<Request>(bytes, ""));
+    ANNULUS_ASSIGN_OR_RETURN(const auto answer, service_->Call(request, ContextOf(rpc)));
+    *reply = BytesOf(answer);
+    return absl::OkStatus();
+  }
+
+  absl::Status Steps(grpc::ServerContext* rpc, StepStreams::Stream* stream) {
+    return steps_->Serve(rpc, stream);
+  }
+
   // Of messages that the client owes, or has asked for.
   template <typename Stream, typename Part>
   bool Read(grpc::ServerContext* context, Stream* stream, Part* part) {
@@ -160,8 +117,8 @@ class AnnulusHandlers final : public v1::Annulus::Service {
                : absl::CancelledError("the caller cancelled the call");
   }
 
-  absl::Status DoAppend(grpc::ServerContext* context, grpc::ServerReader<v1::AppendPart>* stream,
-                        v1::AppendResult* reply) {
+  absl::Status Append(grpc::ServerContext* context, grpc::ServerReader<v1::AppendPart>* stream,
+                      v1::AppendResult* reply) {
     ANNULUS_RETURN_IF_ERROR(CheckProtocol(*context));
     Admission::Ticket ticket(admission_);
     ANNULUS_RETURN_IF_ERROR(ticket.Enter());
@@ -169,7 +126,7 @@ class AnnulusHandlers final : public v1::Annulus::Service {
     AppendReader reader(
         limits_, [&](int64_t bytes) { return ticket.Reserve(bytes); },
         [&](const AppendRequest& piece) -> absl::Status {
-          ANNULUS_ASSIGN_OR_RETURN(const AppendResult result, service_->Append(piece, call));
+          ANNULUS_ASSIGN_OR_RETURN(const AppendResult result, service_->Call(piece, call));
           return ToProto(result, reply);
         });
     v1::AppendPart part;
@@ -178,13 +135,13 @@ class AnnulusHandlers final : public v1::Annulus::Service {
     return reader.Finish();
   }
 
-  absl::Status DoAppendDirect(grpc::ServerContext* context,
-                              grpc::ServerReaderWriter<v1::DirectReply, v1::DirectAppend>* stream) {
+  absl::Status AppendDirect(grpc::ServerContext* context,
+                            grpc::ServerReaderWriter<v1::DirectReply, v1::DirectAppend>* stream) {
     ANNULUS_RETURN_IF_ERROR(CheckProtocol(*context));
     Admission::Ticket ticket(admission_);
     ANNULUS_RETURN_IF_ERROR(ticket.Enter());
     const CallContext call = ContextOf(context);
-    const GrantSink granted = [&](const AppendGrant& grant) {
+    const auto granted = [&](const AppendGrant& grant) -> absl::Status {
       v1::DirectReply reply;
       ANNULUS_RETURN_IF_ERROR(ToProto(grant, reply.mutable_grant()));
       return Write(context, stream, reply)
@@ -193,9 +150,9 @@ class AnnulusHandlers final : public v1::Annulus::Service {
     };
     v1::DirectAppend message;
     while (Read(context, stream, &message)) {
-      ANNULUS_ASSIGN_OR_RETURN(const DirectAppend request, FromProto<DirectAppend>(message));
-      ANNULUS_ASSIGN_OR_RETURN(const AppendResult result,
-                               service_->AppendDirect(request, granted, call));
+      ANNULUS_ASSIGN_OR_RETURN(DirectAppend request, FromProto<DirectAppend>(message));
+      request.granted = granted;
+      ANNULUS_ASSIGN_OR_RETURN(const AppendResult result, service_->Call(request, call));
       v1::DirectReply reply;
       ANNULUS_RETURN_IF_ERROR(ToProto(result, reply.mutable_result()));
       if (!Write(context, stream, reply)) break;
@@ -203,8 +160,8 @@ class AnnulusHandlers final : public v1::Annulus::Service {
     return Gone(context, call);
   }
 
-  absl::Status DoAttend(grpc::ServerContext* context,
-                        grpc::ServerReaderWriter<v1::AttendReplyPart, v1::AttendPart>* stream) {
+  absl::Status Attend(grpc::ServerContext* context,
+                      grpc::ServerReaderWriter<v1::AttendReplyPart, v1::AttendPart>* stream) {
     ANNULUS_RETURN_IF_ERROR(CheckProtocol(*context));
     Admission::Ticket ticket(admission_);
     ANNULUS_RETURN_IF_ERROR(ticket.Enter());
@@ -214,7 +171,7 @@ class AnnulusHandlers final : public v1::Annulus::Service {
     while (Read(context, stream, &part)) ANNULUS_RETURN_IF_ERROR(reader.Add(part));
     ANNULUS_RETURN_IF_ERROR(Gone(context, call));
     ANNULUS_ASSIGN_OR_RETURN(const AttendRequest request, reader.Finish());
-    ANNULUS_ASSIGN_OR_RETURN(const AttendResult result, service_->Attend(request, call));
+    ANNULUS_ASSIGN_OR_RETURN(const AttendResult result, service_->Call(request, call));
 
     v1::AttendReplyPart reply;
     ANNULUS_RETURN_IF_ERROR(ToProto(result, reply.mutable_header()));
@@ -237,6 +194,7 @@ class AnnulusHandlers final : public v1::Annulus::Service {
   StallWatch* const stalls_;
   const StreamLimits limits_;
   const int64_t chunk_bytes_;
+  std::deque<std::string> paths_;
 };
 
 }  // namespace

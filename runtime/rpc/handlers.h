@@ -7,9 +7,9 @@
 
 #include "absl/status/status.h"
 #include "comm/rendezvous.h"
-#include "runtime/coordinator/service.h"
 #include "runtime/rpc/admission.h"
 #include "runtime/rpc/protocol/streams.h"
+#include "runtime/service/service.h"
 
 namespace grpc {
 class ServerContext;

@@ -35,6 +35,28 @@ std::string PlanLabel(absl::string_view plan) {
   return ParsePlanKind(plan).ok() ? std::string(plan.data(), plan.size()) : "other";
 }
 
+// Of a request's tensors, as they were sent.
+template <typename Request>
+int64_t TensorBytesOf(const Request& request) {
+  return 0;
+}
+int64_t TensorBytesOf(const TensorView& view) {
+  return view.size() * static_cast<int64_t>(SizeOf(view.dtype));
+}
+int64_t TensorBytesOf(const AppendRequest& request) {
+  return TensorBytesOf(request.k) + TensorBytesOf(request.v);
+}
+int64_t TensorBytesOf(const AttendRequest& request) {
+  return TensorBytesOf(request.q);
+}
+int64_t TensorBytesOf(const StepsRequest& request) {
+  int64_t bytes = 0;
+  for (const StepRequest& step : request.steps) {
+    bytes += TensorBytesOf(step.k) + TensorBytesOf(step.v) + TensorBytesOf(step.q);
+  }
+  return bytes;
+}
+
 class SnapshotCollectable final : public prometheus::Collectable {
  public:
   explicit SnapshotCollectable(MetricsSnapshot snapshot) : snapshot_(std::move(snapshot)) {}
@@ -87,23 +109,28 @@ struct MetricsService::State final : public prometheus::Collectable {
                         {{"transport", "grpc"}, {"direction", direction}}});
     }
     for (MetricFamily& family : FamiliesOf(counts)) families.push_back(std::move(family));
-    for (MetricFamily& family : FamiliesOf(inner->Status(call))) {
+    for (MetricFamily& family : FamiliesOf(inner->Call(StatusRequest(), call))) {
       families.push_back(std::move(family));
     }
     return families;
   }
 
-  void CountBytes(std::initializer_list<const TensorView*> received) {
-    for (const TensorView* view : received) {
-      bytes_received += view->size() * static_cast<int64_t>(SizeOf(view->dtype));
+  // Answers without tensors.
+  template <typename Answer>
+  void CountAnswer(const Answer& answer) {}
+  void CountAnswer(const AttendResult& answer) {
+    bytes_sent += answer.out.size_bytes() + answer.lse.size_bytes();
+    const prometheus::Labels labels = {{"plan", PlanLabel(answer.stats.plan)}};
+    moved.Add(labels).Increment(static_cast<double>(answer.stats.bytes_moved));
+    planned.Add(labels).Increment(static_cast<double>(answer.stats.planned_bytes));
+  }
+  void CountAnswer(const StepResults& answer) {
+    for (const absl::StatusOr<StepResult>& step : answer) {
+      if (step.ok()) bytes_sent += step->out.size_bytes() + step->lse.size_bytes();
     }
   }
-  template <typename Result>  // of an Attend or a Step
-  void CountAnswer(const absl::StatusOr<Result>& result) {
-    if (result.ok()) bytes_sent += result->out.size_bytes() + result->lse.size_bytes();
-  }
 
-  // Runs `body` (of absl::Status or absl::StatusOr) counted as `call`.
+  // Runs `body` counted as `call`.
   template <typename Body>
   auto Count(const char* call, Body body) {
     prometheus::Gauge& running = in_flight.Add({{"call", call}});
@@ -112,18 +139,11 @@ struct MetricsService::State final : public prometheus::Collectable {
     auto result = body();
     const double elapsed_s = absl::ToDoubleSeconds(absl::Now() - begin);
     running.Decrement();
-    const prometheus::Labels labels = {{"call", call}, {"code", CodeOf(result)}};
+    const absl::StatusCode code = result.ok() ? CodeOf(*result) : result.status().code();
+    const prometheus::Labels labels = {{"call", call}, {"code", absl::StatusCodeToString(code)}};
     requests.Add(labels).Increment();
     seconds.Add(labels, LatencyBounds()).Observe(elapsed_s);
     return result;
-  }
-
-  static std::string CodeOf(const absl::Status& status) {
-    return absl::StatusCodeToString(status.code());
-  }
-  template <typename T>
-  static std::string CodeOf(const absl::StatusOr<T>& result) {
-    return CodeOf(result.status());
   }
 
   Service* const inner;
@@ -142,93 +162,15 @@ MetricsService::MetricsService(Service* inner, MetricsSnapshot more)
     : state_(std::make_shared<State>(inner, std::move(more))) {}
 MetricsService::~MetricsService() = default;
 
-absl::StatusOr<ContextInfo> MetricsService::CreateContext(const ContextSpec& spec,
-                                                          const CallContext& call) {
-  return state_->Count("CreateContext", [&] { return state_->inner->CreateContext(spec, call); });
-}
-
-absl::StatusOr<AppendResult> MetricsService::Append(const AppendRequest& request,
-                                                    const CallContext& call) {
-  state_->CountBytes({&request.k, &request.v});
-  return state_->Count("Append", [&] { return state_->inner->Append(request, call); });
-}
-
-absl::StatusOr<AppendResult> MetricsService::AppendDirect(const DirectAppend& request,
-                                                          const GrantSink& granted,
-                                                          const CallContext& call) {
-  return state_->Count("AppendDirect",
-                       [&] { return state_->inner->AppendDirect(request, granted, call); });
-}
-
-absl::StatusOr<AttendResult> MetricsService::Attend(const AttendRequest& request,
-                                                    const CallContext& call) {
-  state_->CountBytes({&request.q});
-  absl::StatusOr<AttendResult> result =
-      state_->Count("Attend", [&] { return state_->inner->Attend(request, call); });
-  state_->CountAnswer(result);
-  if (result.ok()) {
-    const prometheus::Labels labels = {{"plan", PlanLabel(result->stats.plan)}};
-    state_->moved.Add(labels).Increment(static_cast<double>(result->stats.bytes_moved));
-    state_->planned.Add(labels).Increment(static_cast<double>(result->stats.planned_bytes));
-  }
-  return result;
-}
-
-std::vector<absl::StatusOr<StepResult>> MetricsService::Step(absl::Span<const StepRequest> requests,
-                                                             const CallContext& call) {
-  for (const StepRequest& step : requests) state_->CountBytes({&step.k, &step.v, &step.q});
-  std::vector<absl::StatusOr<StepResult>> results;
-  // A batch is one call; its code is that of the first that failed.
-  (void)state_->Count("Step", [&] {
-    results = state_->inner->Step(requests, call);
-    for (const absl::StatusOr<StepResult>& result : results) {
-      if (!result.ok()) return result.status();
-    }
-    return absl::OkStatus();
-  });
-  for (const absl::StatusOr<StepResult>& result : results) state_->CountAnswer(result);
-  return results;
-}
-
-absl::StatusOr<ContextInfo> MetricsService::Fork(const ForkRequest& request,
+absl::StatusOr<AnyAnswer> MetricsService::Answer(const AnyRequest& request,
                                                  const CallContext& call) {
-  return state_->Count("Fork", [&] { return state_->inner->Fork(request, call); });
-}
-
-absl::StatusOr<ContextInfo> MetricsService::Truncate(const TruncateRequest& request,
-                                                     const CallContext& call) {
-  return state_->Count("Truncate", [&] { return state_->inner->Truncate(request, call); });
-}
-
-absl::StatusOr<std::vector<ContextInfo>> MetricsService::List(const ListRequest& request,
-                                                              const CallContext& call) {
-  return state_->Count("List", [&] { return state_->inner->List(request, call); });
-}
-
-absl::Status MetricsService::Release(ContextId context, const CallContext& call) {
-  return state_->Count("Release", [&] { return state_->inner->Release(context, call); });
-}
-
-absl::StatusOr<ContextInfo> MetricsService::Describe(ContextId context, const CallContext& call) {
-  return state_->Count("Describe", [&] { return state_->inner->Describe(context, call); });
-}
-
-std::vector<absl::Status> MetricsService::KeepAlive(absl::Span<const ContextId> contexts,
-                                                    const CallContext& call) {
-  std::vector<absl::Status> renewed;
-  // Is one call; its code is that of the first context that failed.
-  (void)state_->Count("KeepAlive", [&] {
-    renewed = state_->inner->KeepAlive(contexts, call);
-    for (const absl::Status& status : renewed) {
-      if (!status.ok()) return status;
-    }
-    return absl::OkStatus();
+  return AnswerAny(request, [&](const auto& typed) {
+    state_->bytes_received += TensorBytesOf(typed);
+    auto answer = state_->Count(CallOf<std::decay_t<decltype(typed)>>().name,
+                                [&] { return state_->inner->Call(typed, call); });
+    if (answer.ok()) state_->CountAnswer(*answer);
+    return answer;
   });
-  return renewed;
-}
-
-absl::StatusOr<ClusterStatus> MetricsService::Status(const CallContext& call) {
-  return state_->Count("Status", [&] { return state_->inner->Status(call); });
 }
 
 struct MetricsEndpoint::Parts {

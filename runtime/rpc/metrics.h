@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "runtime/coordinator/service.h"
+#include "runtime/service/service.h"
 
 namespace annulus {
 
@@ -48,29 +48,10 @@ class MetricsService final : public Service {
   explicit MetricsService(Service* inner, MetricsSnapshot more = {});
   ~MetricsService() override;
 
-  absl::StatusOr<ContextInfo> CreateContext(const ContextSpec& spec,
-                                            const CallContext& call) override;
-  absl::StatusOr<AppendResult> Append(const AppendRequest& request,
-                                      const CallContext& call) override;
-  absl::StatusOr<AppendResult> AppendDirect(const DirectAppend& request, const GrantSink& granted,
-                                            const CallContext& call) override;
-  absl::StatusOr<AttendResult> Attend(const AttendRequest& request,
-                                      const CallContext& call) override;
-  std::vector<absl::StatusOr<StepResult>> Step(absl::Span<const StepRequest> requests,
-                                               const CallContext& call) override;
-  absl::StatusOr<ContextInfo> Fork(const ForkRequest& request, const CallContext& call) override;
-  absl::StatusOr<ContextInfo> Truncate(const TruncateRequest& request,
-                                       const CallContext& call) override;
-  absl::StatusOr<std::vector<ContextInfo>> List(const ListRequest& request,
-                                                const CallContext& call) override;
-  absl::Status Release(ContextId context, const CallContext& call) override;
-  absl::StatusOr<ContextInfo> Describe(ContextId context, const CallContext& call) override;
-  std::vector<absl::Status> KeepAlive(absl::Span<const ContextId> contexts,
-                                      const CallContext& call) override;
-  absl::StatusOr<ClusterStatus> Status(const CallContext& call) override;
-
  private:
   friend class MetricsEndpoint;
+  absl::StatusOr<AnyAnswer> Answer(const AnyRequest& request, const CallContext& call) override;
+
   struct State;
   std::shared_ptr<State> state_;
 };

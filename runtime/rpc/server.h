@@ -12,8 +12,8 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "comm/rendezvous.h"
-#include "runtime/coordinator/service.h"
 #include "runtime/rpc/protocol/streams.h"
+#include "runtime/service/service.h"
 
 namespace annulus {
 

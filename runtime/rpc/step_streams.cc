@@ -42,10 +42,10 @@ absl::Status StepStreams::Serve(grpc::ServerContext* context, Stream* stream) {
   bool broken = false;
   while (!broken && stream->Read(&batch)) {
     const bool serving = SetBusy(context, true);
-    const std::vector<absl::StatusOr<StepResult>> results =
+    const StepResults results =
         serving ? Answer(context, batch)
-                : AllFail(static_cast<size_t>(batch.steps_size()),
-                          absl::UnavailableError("the server is shutting down"));
+                : StepResultsOf(absl::UnavailableError("the server is shutting down"),
+                                static_cast<size_t>(batch.steps_size()));
     broken = !SendAnswers(results, [&](const v1::StepsReply& reply) {
       const StallWatch::Wait wait(stalls_, context);
       return stream->Write(reply);
@@ -57,17 +57,16 @@ absl::Status StepStreams::Serve(grpc::ServerContext* context, Stream* stream) {
   return absl::OkStatus();
 }
 
-std::vector<absl::StatusOr<StepResult>> StepStreams::Answer(grpc::ServerContext* context,
-                                                            const v1::StepBatch& batch) {
+StepResults StepStreams::Answer(grpc::ServerContext* context, const v1::StepBatch& batch) {
   const auto refuse = [&](const absl::Status& why) {
-    return AllFail(static_cast<size_t>(batch.steps_size()), why);
+    return StepResultsOf(why, static_cast<size_t>(batch.steps_size()));
   };
   Admission::Ticket ticket(admission_);
   if (absl::Status status = ticket.Enter(); !status.ok()) return refuse(status);
   const auto bytes = static_cast<int64_t>(batch.ByteSizeLong());
   if (absl::Status status = ticket.Reserve(bytes); !status.ok()) return refuse(status);
   std::vector<absl::StatusOr<StepRequest>> requests = FromProto(batch);
-  std::vector<absl::StatusOr<StepResult>> results = refuse(absl::InternalError("not tried"));
+  StepResults results = refuse(absl::InternalError("not tried"));
   std::vector<StepRequest> good;
   std::vector<size_t> index;  // of good[i] in the batch
   for (size_t i = 0; i < requests.size(); ++i) {
@@ -83,7 +82,7 @@ std::vector<absl::StatusOr<StepResult>> StepStreams::Answer(grpc::ServerContext*
     call.deadline = absl::Now() + absl::Microseconds(batch.time_left_us());
   }
   call.cancelled = CallerGone(context);
-  std::vector<absl::StatusOr<StepResult>> answers = service_->Step(good, call);
+  StepResults answers = StepResultsOf(service_->Call(StepsRequest{good}, call), good.size());
   if (good.size() == results.size()) return answers;
   for (size_t i = 0; i < index.size(); ++i) results[index[i]] = std::move(answers[i]);
   return results;

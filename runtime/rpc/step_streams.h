@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "runtime/coordinator/service.h"
 #include "runtime/rpc/admission.h"
 #include "runtime/rpc/stall_watch.h"
+#include "runtime/service/service.h"
 
 namespace grpc {
 class ServerContext;
@@ -43,8 +43,7 @@ class StepStreams {
   absl::Status Open(grpc::ServerContext* context);
   // Says that a batch of the stream begins or has ended; false: the server is shutting down.
   bool SetBusy(grpc::ServerContext* context, bool busy);
-  std::vector<absl::StatusOr<StepResult>> Answer(grpc::ServerContext* context,
-                                                 const v1::StepBatch& batch);
+  StepResults Answer(grpc::ServerContext* context, const v1::StepBatch& batch);
 
   Service* const service_;
   Admission* const admission_;

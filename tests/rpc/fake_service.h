@@ -12,7 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "runtime/coordinator/service.h"
+#include "runtime/service/service.h"
 
 namespace annulus {
 
@@ -34,8 +34,11 @@ class FakeService : public Service {
   int64_t append_tokens_max = INT64_MAX;  // the piece that would exceed it is refused
   int v_head_dim = 16;
 
-  absl::StatusOr<ContextInfo> CreateContext(const ContextSpec& spec,
-                                            const CallContext& call) override {
+  absl::StatusOr<AnyAnswer> Answer(const AnyRequest& request, const CallContext& call) override {
+    return AnswerAny(request, [&](const auto& typed) { return Do(typed, call); });
+  }
+
+  absl::StatusOr<ContextInfo> Do(const ContextSpec& spec, const CallContext& call) {
     if (absl::Status status = Enter("CreateContext", call); !status.ok()) return status;
     std::lock_guard lock(mutex_);
     info_.id = 0xfedcba9876543210u;
@@ -49,8 +52,7 @@ class FakeService : public Service {
     return info_;
   }
 
-  absl::StatusOr<AppendResult> Append(const AppendRequest& request,
-                                      const CallContext& call) override {
+  absl::StatusOr<AppendResult> Do(const AppendRequest& request, const CallContext& call) {
     if (absl::Status status = Enter("Append", call); !status.ok()) return status;
     std::lock_guard lock(mutex_);
     if (request.start != tokens_) return absl::InternalError("pieces out of order");
@@ -67,14 +69,12 @@ class FakeService : public Service {
   }
 
   // There are no workers to upload to.
-  absl::StatusOr<AppendResult> AppendDirect(const DirectAppend&, const GrantSink&,
-                                            const CallContext& call) override {
+  absl::StatusOr<AppendResult> Do(const DirectAppend&, const CallContext& call) {
     if (absl::Status status = Enter("AppendDirect", call); !status.ok()) return status;
     return absl::FailedPreconditionError("no data port");
   }
 
-  absl::StatusOr<AttendResult> Attend(const AttendRequest& request,
-                                      const CallContext& call) override {
+  absl::StatusOr<AttendResult> Do(const AttendRequest& request, const CallContext& call) {
     if (absl::Status status = Enter("Attend", call); !status.ok()) return status;
     const TensorView& q = request.q;
     AttendResult result;
@@ -105,14 +105,13 @@ class FakeService : public Service {
   }
 
   // Each as its Append and then its Attend would be.
-  std::vector<absl::StatusOr<StepResult>> Step(absl::Span<const StepRequest> requests,
-                                               const CallContext& call) override {
-    std::vector<absl::StatusOr<StepResult>> results;
-    for (const StepRequest& request : requests) results.push_back(StepOne(request, call));
+  absl::StatusOr<StepResults> Do(const StepsRequest& request, const CallContext& call) {
+    StepResults results;
+    for (const StepRequest& step : request.steps) results.push_back(StepOne(step, call));
     return results;
   }
 
-  absl::StatusOr<ContextInfo> Fork(const ForkRequest& request, const CallContext& call) override {
+  absl::StatusOr<ContextInfo> Do(const ForkRequest& request, const CallContext& call) {
     if (absl::Status status = Enter("Fork", call); !status.ok()) return status;
     std::lock_guard lock(mutex_);
     last_fork = request;
@@ -121,45 +120,46 @@ class FakeService : public Service {
     return info;
   }
 
-  absl::StatusOr<ContextInfo> Truncate(const TruncateRequest& request,
-                                       const CallContext& call) override {
+  absl::StatusOr<ContextInfo> Do(const TruncateRequest& request, const CallContext& call) {
     if (absl::Status status = Enter("Truncate", call); !status.ok()) return status;
     std::lock_guard lock(mutex_);
     last_truncate = request;
     return info_;
   }
 
-  absl::StatusOr<std::vector<ContextInfo>> List(const ListRequest& request,
-                                                const CallContext& call) override {
+  absl::StatusOr<ContextList> Do(const ListRequest& request, const CallContext& call) {
     if (absl::Status status = Enter("List", call); !status.ok()) return status;
     std::lock_guard lock(mutex_);
     last_list = request;
-    return std::vector<ContextInfo>{info_};
+    return ContextList{{info_}};
   }
 
-  absl::Status Release(ContextId context, const CallContext& call) override {
+  absl::StatusOr<ReleaseResult> Do(const ReleaseRequest& request, const CallContext& call) {
     if (absl::Status status = Enter("Release", call); !status.ok()) return status;
     std::lock_guard lock(mutex_);
-    if (context == info_.id) return absl::OkStatus();
-    return absl::NotFoundError(absl::StrCat("context ", context, " is unknown"));
+    if (request.context == info_.id) return ReleaseResult();
+    return absl::NotFoundError(absl::StrCat("context ", request.context, " is unknown"));
   }
 
-  absl::StatusOr<ContextInfo> Describe(ContextId context, const CallContext& call) override {
-    if (absl::Status status = Release(context, call); !status.ok()) return status;
+  absl::StatusOr<ContextInfo> Do(const DescribeRequest& request, const CallContext& call) {
+    const auto known = Do(ReleaseRequest{request.context}, call);
+    if (!known.ok()) return known.status();
     std::lock_guard lock(mutex_);
     return info_;
   }
 
-  std::vector<absl::Status> KeepAlive(absl::Span<const ContextId> contexts,
-                                      const CallContext& call) override {
-    std::vector<absl::Status> renewed(contexts.size(), Enter("KeepAlive", call));
-    for (size_t i = 0; i < contexts.size(); ++i) {
-      if (contexts[i] == 404) renewed[i] = absl::NotFoundError("context 404 does not exist");
+  absl::StatusOr<KeepAliveReply> Do(const KeepAliveRequest& request, const CallContext& call) {
+    if (absl::Status status = Enter("KeepAlive", call); !status.ok()) return status;
+    KeepAliveReply reply;
+    for (size_t i = 0; i < request.contexts.size(); ++i) {
+      if (request.contexts[i] != 404) continue;
+      reply.failures.push_back(
+          {static_cast<int>(i), absl::NotFoundError("context 404 does not exist")});
     }
-    return renewed;
+    return reply;
   }
 
-  absl::StatusOr<ClusterStatus> Status(const CallContext& call) override {
+  absl::StatusOr<ClusterStatus> Do(const StatusRequest&, const CallContext& call) {
     if (absl::Status status = Enter("Status", call); !status.ok()) return status;
     std::lock_guard lock(mutex_);
     ClusterStatus status;
@@ -215,7 +215,7 @@ class FakeService : public Service {
       append.k = request.k;
       append.v = request.v;
       append.key = request.key;
-      absl::StatusOr<AppendResult> appended = Append(append, call);
+      absl::StatusOr<AppendResult> appended = Do(append, call);
       if (!appended.ok()) return appended.status();
       result.epoch = appended->epoch;
       result.tokens = appended->tokens;
@@ -229,7 +229,7 @@ class FakeService : public Service {
       attend.q = request.q;
       attend.pattern = request.pattern;
       attend.scale = request.scale;
-      absl::StatusOr<AttendResult> attended = Attend(attend, call);
+      absl::StatusOr<AttendResult> attended = Do(attend, call);
       if (!attended.ok()) return attended.status();
       result.epoch = attended->epoch;
       result.out = std::move(attended->out);

@@ -22,15 +22,15 @@ TEST_CASE("calls are counted by name and code, and the cluster's state is told a
   REQUIRE(endpoint.ok());
   REQUIRE((*endpoint)->port() > 0);
 
-  const auto created = service.CreateContext({}, {});
+  const auto created = service.Call(ContextSpec(), {});
   REQUIRE(created.ok());
-  CHECK(absl::IsNotFound(service.Release(1, {})));
-  CHECK(absl::IsNotFound(service.Release(2, {})));
-  CHECK(service.Release(created->id, {}).ok());
+  CHECK(absl::IsNotFound(service.Call(ReleaseRequest{1}, {}).status()));
+  CHECK(absl::IsNotFound(service.Call(ReleaseRequest{2}, {}).status()));
+  CHECK(service.Call(ReleaseRequest{created->id}, {}).ok());
   const std::vector<float> q(8);
   AttendRequest request;
   request.q = TensorView::Contiguous(q.data(), DType::kF32, 1, 1, 8);
-  for (int i = 0; i < 3; ++i) REQUIRE(service.Attend(request, {}).ok());
+  for (int i = 0; i < 3; ++i) REQUIRE(service.Call(request, {}).ok());
 
   std::string text = Scrape((*endpoint)->port());
   CheckLine(text, "annulus_requests_total{call=\"Release\",code=\"NOT_FOUND\"} 2");

@@ -43,7 +43,7 @@ AttendRequest Attend(ContextId context, const TensorView& q, int64_t kv_len,
 // Appends [start, end) of layer 1.
 absl::Status Upload(Service& service, ContextId context, const LayerKv& kv, int64_t start,
                     int64_t end) {
-  return service.Append(kv.Append(context, 1, start, end - start), {}).status();
+  return service.Call(kv.Append(context, 1, start, end - start), {}).status();
 }
 
 std::string RandomPattern(Rng& rng, int64_t length) {
@@ -81,7 +81,7 @@ TEST_CASE("Every plan, placement and number of workers agrees with the oracle") 
       spec.tokens_expected = length + rng.Between(0, 200);
     }
     const LayerKv kv(spec, length, rng);
-    const absl::StatusOr<ContextInfo> context = service.CreateContext(spec, {});
+    const absl::StatusOr<ContextInfo> context = service.Call(spec, {});
     REQUIRE(context.ok());
     for (int64_t start = 0; start < length;) {
       const int64_t end = std::min(length, start + rng.Between(1, 200));
@@ -98,7 +98,7 @@ TEST_CASE("Every plan, placement and number of workers agrees with the oracle") 
       INFO("plan " << (plan ? std::string(Name(*plan)) : "auto") << " pattern " << pattern
                    << " kv_len " << kv_len << " of " << length << " q " << n);
       absl::StatusOr<AttendResult> answer =
-          service.Attend(Attend(context->id, q, kv_len, pattern, plan), {});
+          service.Call(Attend(context->id, q, kv_len, pattern, plan), {});
       INFO(answer.status());
       REQUIRE(answer.ok());
       CHECK(test::WorstError(answer->out, answer->lse, test::Oracle(spec, kv, q, kv_len, pattern)) <
@@ -107,8 +107,8 @@ TEST_CASE("Every plan, placement and number of workers agrees with the oracle") 
       CHECK(answer->stats.bytes_moved == answer->stats.planned_bytes);
       if (plan) CHECK(answer->stats.plan == Name(*plan));
     }
-    REQUIRE(service.Release(context->id, {}).ok());
-    CHECK(absl::IsNotFound(service.Describe(context->id, {}).status()));
+    REQUIRE(service.Call(ReleaseRequest{context->id}, {}).ok());
+    CHECK(absl::IsNotFound(service.Call(DescribeRequest{context->id}, {}).status()));
   }
   for (int i = 0; i < world; ++i) CHECK(cluster.worker(i).Snapshot().kv_bytes == 0);
 }
@@ -118,11 +118,11 @@ TEST_CASE("A long pattern travels apart from its header") {
   const ContextSpec spec = test::SmallF32Spec(/*layers=*/2);
   Rng rng(5);
   const LayerKv kv(spec, 200, rng);
-  const ContextId id = cluster.service().CreateContext(spec, {})->id;
+  const ContextId id = cluster.service().Call(spec, {})->id;
   REQUIRE(Upload(cluster.service(), id, kv, 0, 200).ok());
   const std::string pattern = absl::StrCat("causal & docs(1", std::string(4000, ' '), ",199)");
   const Tensor q = test::RandomTensor(70, spec.heads, spec.head_dim, rng);
-  const auto answer = cluster.service().Attend(Attend(id, q, 200, pattern, PlanKind::kPassQ), {});
+  const auto answer = cluster.service().Call(Attend(id, q, 200, pattern, PlanKind::kPassQ), {});
   INFO(answer.status());
   REQUIRE(answer.ok());
   CHECK(test::WorstError(answer->out, answer->lse, test::Oracle(spec, kv, q, 200, pattern)) < 1e-5);
@@ -135,21 +135,21 @@ TEST_CASE("A full worker refuses an append whole, and a smaller one still fits")
   Service& service = cluster.service();
   Rng rng(6);
   const LayerKv kv(spec, 512, rng);
-  const ContextId id = service.CreateContext(spec, {})->id;
+  const ContextId id = service.Call(spec, {})->id;
   REQUIRE(Upload(service, id, kv, 0, 200).ok());
   const absl::Status refused = Upload(service, id, kv, 200, 512);
   CHECK(absl::IsResourceExhausted(refused));
   CHECK(std::string(refused.message()).find("kv_bytes_limit") != std::string::npos);
-  CHECK(service.Describe(id, {})->tokens[1] == 200);
-  CHECK(service.Describe(id, {})->kv_bytes == 4 * 2 * 64 * 24 * 4);
+  CHECK(service.Call(DescribeRequest{id}, {})->tokens[1] == 200);
+  CHECK(service.Call(DescribeRequest{id}, {})->kv_bytes == 4 * 2 * 64 * 24 * 4);
   CHECK(Upload(service, id, kv, 200, 384).ok());
   const Tensor q = test::RandomTensor(3, spec.heads, spec.head_dim, rng);
-  const auto answer = service.Attend(Attend(id, q, 384, "causal", std::nullopt), {});
+  const auto answer = service.Call(Attend(id, q, 384, "causal", std::nullopt), {});
   REQUIRE(answer.ok());
   CHECK(test::WorstError(answer->out, answer->lse, test::Oracle(spec, kv, q, 384, "causal")) <
         1e-5);
-  CHECK(service.Release(id, {}).ok());
-  const ContextId next = service.CreateContext(spec, {})->id;
+  CHECK(service.Call(ReleaseRequest{id}, {}).ok());
+  const ContextId next = service.Call(spec, {})->id;
   CHECK(Upload(service, next, kv, 0, 384).ok());
 }
 
@@ -159,7 +159,7 @@ TEST_CASE("A worker killed under load: right answers or errors, then survivors s
   const ContextSpec spec = test::SmallF32Spec(/*layers=*/2);
   Rng rng(7);
   const LayerKv kv(spec, 500, rng);
-  const ContextId id = service.CreateContext(spec, {})->id;
+  const ContextId id = service.Call(spec, {})->id;
   REQUIRE(Upload(service, id, kv, 0, 500).ok());
   const Tensor q = test::RandomTensor(100, spec.heads, spec.head_dim, rng);
   const Partial expected = test::Oracle(spec, kv, q, 500, "causal");
@@ -171,8 +171,7 @@ TEST_CASE("A worker killed under load: right answers or errors, then survivors s
     callers.emplace_back([&, c] {
       for (int i = 0;; ++i) {
         const absl::Time begin = absl::Now();
-        const auto answer =
-            service.Attend(Attend(id, q, 500, "causal", kPlanKinds[(c + i) % 6]), {});
+        const auto answer = service.Call(Attend(id, q, 500, "causal", kPlanKinds[(c + i) % 6]), {});
         if (!answer.ok()) {
           slowest_ms =
               std::max<int64_t>(slowest_ms, absl::ToInt64Milliseconds(absl::Now() - begin));
@@ -193,17 +192,17 @@ TEST_CASE("A worker killed under load: right answers or errors, then survivors s
   CHECK(odd_errors == 0);
   CHECK(slowest_ms < kErrorWithinMs);
 
-  const absl::Status lost = service.Attend(Attend(id, q, 500, "causal", std::nullopt), {}).status();
+  const absl::Status lost = service.Call(Attend(id, q, 500, "causal", std::nullopt), {}).status();
   CHECK(absl::IsDataLoss(lost));
   CHECK(std::string(lost.message()).find("worker 2 (w1)") != std::string::npos);
   CHECK(absl::IsDataLoss(Upload(service, id, kv, 500, 500 - 1)));
-  CHECK(service.Describe(id, {})->state == "lost");
-  CHECK(service.Release(id, {}).ok());
+  CHECK(service.Call(DescribeRequest{id}, {})->state == "lost");
+  CHECK(service.Call(ReleaseRequest{id}, {}).ok());
 
-  const absl::StatusOr<ContextInfo> again = service.CreateContext(spec, {});
+  const absl::StatusOr<ContextInfo> again = service.Call(spec, {});
   REQUIRE(again.ok());
   REQUIRE(Upload(service, again->id, kv, 0, 500).ok());
-  const auto answer = service.Attend(Attend(again->id, q, 500, "causal", PlanKind::kRing), {});
+  const auto answer = service.Call(Attend(again->id, q, 500, "causal", PlanKind::kRing), {});
   REQUIRE(answer.ok());
   CHECK(test::WorstError(answer->out, answer->lse, expected) < 1e-5);
   CHECK(answer->stats.workers.size() == 2);
@@ -211,11 +210,10 @@ TEST_CASE("A worker killed under load: right answers or errors, then survivors s
 
 TEST_CASE("Without workers, and after the coordinator, calls and workers say so") {
   LocalCluster cluster({.workers = 0});
-  CHECK(absl::IsUnavailable(
-      cluster.service().CreateContext(test::SmallF32Spec(/*layers=*/2), {}).status()));
+  CHECK(absl::IsUnavailable(cluster.service().Call(test::SmallF32Spec(/*layers=*/2), {}).status()));
   cluster.AddWorker();
-  CHECK(cluster.service().CreateContext(test::SmallF32Spec(/*layers=*/2), {}).ok());
-  CHECK(cluster.service().Status({})->workers.at(0).state == "ready");
+  CHECK(cluster.service().Call(test::SmallF32Spec(/*layers=*/2), {}).ok());
+  CHECK(cluster.service().Call(StatusRequest(), {})->workers.at(0).state == "ready");
   cluster.KillCoordinator();
   const absl::Time begin = absl::Now();
   while (!cluster.worker(0).lost() && absl::Now() < begin + absl::Seconds(10)) {
@@ -232,7 +230,7 @@ TEST_CASE("A call ends at its deadline and when it is cancelled, though the work
   spec.head_dim = spec.v_head_dim = 64;
   Rng rng(8);
   const LayerKv kv(spec, kLongTokens, rng);
-  const ContextId id = service.CreateContext(spec, {})->id;
+  const ContextId id = service.Call(spec, {})->id;
   REQUIRE(Upload(service, id, kv, 0, kLongTokens).ok());
   const Tensor q = test::RandomTensor(kLongTokens, spec.heads, spec.head_dim, rng);
   absl::Duration worst;
@@ -241,7 +239,7 @@ TEST_CASE("A call ends at its deadline and when it is cancelled, though the work
     CallContext call;
     const absl::Time deadline = absl::Now() + absl::Milliseconds(300);
     call.deadline = deadline;
-    CHECK(absl::IsDeadlineExceeded(service.Attend(request, call).status()));
+    CHECK(absl::IsDeadlineExceeded(service.Call(request, call).status()));
     worst = std::max(worst, absl::Now() - deadline);
     CHECK(absl::Now() - deadline < absl::Milliseconds(250));
 
@@ -253,7 +251,7 @@ TEST_CASE("A call ends at its deadline and when it is cancelled, though the work
       cancelled = true;
     });
     const absl::Time begin = absl::Now();
-    CHECK(absl::IsCancelled(service.Attend(request, call).status()));
+    CHECK(absl::IsCancelled(service.Call(request, call).status()));
     CHECK(absl::Now() - begin < absl::Milliseconds(800));
     canceller.join();
   }
@@ -264,7 +262,7 @@ TEST_CASE("A call ends at its deadline and when it is cancelled, though the work
   CallContext call;
   call.deadline = absl::Now() + absl::Seconds(5);
   const absl::Status after =
-      service.Attend(Attend(id, one, kLongTokens, "causal", std::nullopt), call).status();
+      service.Call(Attend(id, one, kLongTokens, "causal", std::nullopt), call).status();
   CHECK(after == absl::OkStatus());
 }
 
@@ -273,13 +271,13 @@ TEST_CASE("A trace tells what every process did") {
   const ContextSpec spec = test::SmallF32Spec(/*layers=*/2);
   Rng rng(9);
   const LayerKv kv(spec, 300, rng);
-  const ContextId id = cluster.service().CreateContext(spec, {})->id;
+  const ContextId id = cluster.service().Call(spec, {})->id;
   REQUIRE(Upload(cluster.service(), id, kv, 0, 300).ok());
   const Tensor q = test::RandomTensor(10, spec.heads, spec.head_dim, rng);
   AttendRequest request = Attend(id, q, 300, "causal", PlanKind::kPassQ);
-  CHECK(cluster.service().Attend(request, {})->trace.empty());
+  CHECK(cluster.service().Call(request, {})->trace.empty());
   request.trace = true;
-  const auto answer = cluster.service().Attend(request, {});
+  const auto answer = cluster.service().Call(request, {});
   REQUIRE(answer.ok());
   std::map<std::string, int> spans;
   for (const TraceSpan& span : answer->trace) {

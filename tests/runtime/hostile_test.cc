@@ -39,7 +39,7 @@ TEST_CASE("CreateContext names the field that makes no sense") {
                            const std::function<void(ContextSpec&)>& spoil) {
     ContextSpec spec = GoodSpec();
     spoil(spec);
-    Refused(cluster.service().CreateContext(spec, {}).status(), field);
+    Refused(cluster.service().Call(spec, {}).status(), field);
   };
   for (const int bad : {0, -1, 1025, std::numeric_limits<int>::min()}) {
     refused("layers", [bad](ContextSpec& spec) { spec.layers = bad; });
@@ -84,14 +84,14 @@ TEST_CASE("Append and Attend name the field that makes no sense, and go on after
   ContextSpec spec = GoodSpec();
   spec.dtype = DType::kF16;
   LayerKv kv(spec, 100, rng);
-  const ContextId id = service.CreateContext(spec, {})->id;
-  REQUIRE(service.Append(kv.Append(id, 0, 0, 64), {}).ok());
+  const ContextId id = service.Call(spec, {})->id;
+  REQUIRE(service.Call(kv.Append(id, 0, 0, 64), {}).ok());
 
   const auto append = [&](absl::string_view field,
                           const std::function<void(AppendRequest&)>& spoil) {
     AppendRequest request = kv.Append(id, 0, 64, 30);
     spoil(request);
-    Refused(service.Append(request, {}).status(), field);
+    Refused(service.Call(request, {}).status(), field);
   };
   append("layer", [](AppendRequest& r) { r.layer = 1; });
   append("layer", [](AppendRequest& r) { r.layer = -1; });
@@ -113,7 +113,7 @@ TEST_CASE("Append and Attend name the field that makes no sense, and go on after
     append("k[6, 1, 5] is not finite", [](AppendRequest&) {});
     kv.k.f32()[(70 * 2 + 1) * 16 + 5] = good;
   }
-  CHECK(absl::IsNotFound(service.Append(kv.Append(id + 1, 0, 0, 1), {}).status()));
+  CHECK(absl::IsNotFound(service.Call(kv.Append(id + 1, 0, 0, 1), {}).status()));
 
   Tensor q = test::RandomTensor(10, 4, 16, rng);
   const auto attend = [&](absl::string_view field,
@@ -124,7 +124,7 @@ TEST_CASE("Append and Attend name the field that makes no sense, and go on after
     request.kv_len = 64;
     request.q = q;
     spoil(request);
-    Refused(service.Attend(request, {}).status(), field);
+    Refused(service.Call(request, {}).status(), field);
   };
   attend("layer", [](AttendRequest& r) { r.layer = 77; });
   attend("kv_len", [](AttendRequest& r) { r.kv_len = 65; });
@@ -152,8 +152,8 @@ TEST_CASE("Append and Attend name the field that makes no sense, and go on after
   attend("q[0, 0, 7] is not finite", [](AttendRequest&) {});
   q.f32()[7] = 0;
 
-  CHECK(service.Append(kv.Append(id, 0, 64, 30), {}).ok());
-  CHECK(service.Describe(id, {})->tokens[0] == 94);
+  CHECK(service.Call(kv.Append(id, 0, 64, 30), {}).ok());
+  CHECK(service.Call(DescribeRequest{id}, {})->tokens[0] == 94);
 }
 
 TEST_CASE("Random requests get an answer or the name of a field") {
@@ -164,8 +164,8 @@ TEST_CASE("Random requests get an answer or the name of a field") {
   Service& service = cluster.service();
   const ContextSpec spec = GoodSpec();
   const LayerKv kv(spec, 128, rng);
-  const ContextId id = service.CreateContext(spec, {})->id;
-  REQUIRE(service.Append(kv.Append(id, 0, 0, 128), {}).ok());
+  const ContextId id = service.Call(spec, {})->id;
+  REQUIRE(service.Call(kv.Append(id, 0, 0, 128), {}).ok());
   const Tensor q = test::RandomTensor(128, 8, 32, rng);  // larger than any view below needs
   const auto odd = [&rng](int64_t good) {
     constexpr int64_t kOdd[] = {
@@ -182,7 +182,7 @@ TEST_CASE("Random requests get an answer or the name of a field") {
     request.kv_len = odd(128);
     request.q_start = odd(std::max<int64_t>(request.kv_len, 4) - 4);
     request.layer = static_cast<int>(odd(0));
-    const auto answer = service.Attend(request, {});
+    const auto answer = service.Call(request, {});
     answered += answer.ok();
     if (answer.ok()) continue;
     INFO(answer.status());

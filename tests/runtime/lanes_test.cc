@@ -38,9 +38,9 @@ struct Beside {
   }
 
   ContextId Create(int64_t tokens) {
-    const ContextId id = service().CreateContext(spec, {})->id;
+    const ContextId id = service().Call(spec, {})->id;
     kv = LayerKv(spec, tokens, rng);
-    REQUIRE(service().Append(kv.Append(id, 0, 0, tokens), {}).ok());
+    REQUIRE(service().Call(kv.Append(id, 0, 0, tokens), {}).ok());
     return id;
   }
   absl::StatusOr<AttendResult> Prefill(const CallContext& call = {}) {
@@ -50,7 +50,7 @@ struct Beside {
     request.kv_len = kPrefillTokens;
     request.q = q;
     request.pattern = "full";
-    return service().Attend(request, call);
+    return service().Call(request, call);
   }
   StepRequest Step(ContextId context, int64_t start) {
     StepRequest request = {};
@@ -99,17 +99,17 @@ TEST_CASE("Steps, appends and orders end beside a prefill, whose answer is what 
   const int before = prefills;
   for (; prefills < before + 3; ++steps) {
     const std::vector<StepRequest> batch = {beside.Step(decoded, kDecodeTokens + steps)};
-    const auto results = beside.service().Step(batch, {});
+    const auto results = test::Step(beside.service(), batch);
     if (!results[0].ok()) failed.push_back(results[0].status());
     // Of another layer of the context that is attended, and orders on others.
     if (steps % 2 == 0 && steps < 100) {
       failed.push_back(
-          beside.service().Append(other.Append(beside.prefilled, 1, steps / 2, 1), {}).status());
+          beside.service().Call(other.Append(beside.prefilled, 1, steps / 2, 1), {}).status());
     }
     const absl::StatusOr<ContextInfo> fork =
-        beside.service().Fork({.context = decoded, .tokens = {}}, {});
+        beside.service().Call(ForkRequest{.context = decoded, .tokens = {}}, {});
     failed.push_back(fork.status());
-    if (fork.ok()) failed.push_back(beside.service().Release(fork->id, {}));
+    if (fork.ok()) failed.push_back(beside.service().Call(ReleaseRequest{fork->id}, {}).status());
   }
   over = true;
   caller.join();
@@ -154,7 +154,8 @@ TEST_CASE("Prefills of many contexts beside steps all end right") {
   const ContextId decoded = beside.Create(kDecodeTokens);
   std::vector<ContextId> forks;
   for (int i = 0; i < kCallers; ++i) {
-    const auto fork = beside.service().Fork({.context = beside.prefilled, .tokens = {}}, {});
+    const auto fork =
+        beside.service().Call(ForkRequest{.context = beside.prefilled, .tokens = {}}, {});
     REQUIRE(fork.ok());
     forks.push_back(fork->id);
   }
@@ -168,20 +169,20 @@ TEST_CASE("Prefills of many contexts beside steps all end right") {
       request.kv_len = kPrefillTokens;
       request.q = beside.q;
       request.pattern = "full";
-      const absl::StatusOr<AttendResult> result = beside.service().Attend(request, {});
+      const absl::StatusOr<AttendResult> result = beside.service().Call(request, {});
       right += result.ok() && SameBytes(result->out, alone->out) ? 1 : 0;
       // Its blocks are shared until now.
       AppendRequest append;
       append.context = fork;
       append.start = kPrefillTokens;
       append.k = append.v = beside.q.view().Tokens(0, 70);
-      right += beside.service().Append(append, {}).ok() ? 1 : 0;
-      right += beside.service().Release(fork, {}).ok() ? 1 : 0;
+      right += beside.service().Call(append, {}).ok() ? 1 : 0;
+      right += beside.service().Call(ReleaseRequest{fork}, {}).ok() ? 1 : 0;
     });
   }
   for (int64_t i = 0; right < 3 * kCallers && i < 2000; ++i) {
     const std::vector<StepRequest> batch = {beside.Step(decoded, kDecodeTokens + i)};
-    REQUIRE(beside.service().Step(batch, {})[0].ok());
+    REQUIRE(test::Step(beside.service(), batch)[0].ok());
   }
   for (std::thread& caller : callers) caller.join();
   CHECK(right == 3 * kCallers);

@@ -23,6 +23,11 @@ struct ClusterOptions {
   CoordinatorLimits limits = {};
 };
 
+inline StepResults Step(Service& service, absl::Span<const StepRequest> steps,
+                        const CallContext& call = {}) {
+  return StepResultsOf(service.Call(StepsRequest{steps}, call), steps.size());
+}
+
 class LocalCluster {
  public:
   // A crash here is told to the others. Who is only silent waits for a core of a busy machine.

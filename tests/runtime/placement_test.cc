@@ -35,7 +35,7 @@ ContextSpec SpecOf(int layers, int heads, int kv_heads) {
 
 void Append(Coordinator& service, ContextId id, const LayerKv& kv, int layers, int64_t tokens) {
   for (int layer = 0; layer < layers; ++layer) {
-    REQUIRE(service.Append(kv.Append(id, layer, 0, tokens), {}).ok());
+    REQUIRE(service.Call(kv.Append(id, layer, 0, tokens), {}).ok());
   }
 }
 
@@ -62,7 +62,7 @@ TEST_CASE("Short contexts lie on all workers alike, whatever their shape") {
   const LayerKv kv(spec, 1000, rng);
   std::vector<ContextId> ids;
   for (int i = 0; i < 64; ++i) {
-    const auto context = service.CreateContext(spec, {});
+    const auto context = service.Call(spec, {});
     REQUIRE(context.ok());
     ids.push_back(context->id);
     // Of whatever length, if the next one's place may follow from it.
@@ -83,13 +83,13 @@ TEST_CASE("A full worker hinders no short context while others have room") {
   // 32 blocks of two heads, 2 KiB each: 8 contexts fill a worker.
   for (int i = 0; i < 32; ++i) {
     CAPTURE(i);
-    const auto context = service.CreateContext(spec, {});
+    const auto context = service.Call(spec, {});
     REQUIRE(context.ok());
-    REQUIRE(service.Append(kv.Append(context->id, 0, 0, 2000), {}).ok());
+    REQUIRE(service.Call(kv.Append(context->id, 0, 0, 2000), {}).ok());
   }
-  const auto more = service.CreateContext(spec, {});
+  const auto more = service.Call(spec, {});
   REQUIRE(more.ok());
-  CHECK(absl::IsResourceExhausted(service.Append(kv.Append(more->id, 0, 0, 2000), {}).status()));
+  CHECK(absl::IsResourceExhausted(service.Call(kv.Append(more->id, 0, 0, 2000), {}).status()));
 }
 
 }  // namespace

@@ -26,8 +26,8 @@ TEST_CASE("Queries before, among and beyond the keys: the oracle's answer, and p
     spec.placement = static_cast<Placement>(rng.Below(3));
     const int64_t kv_len = rng.Between(221, 600);
     const LayerKv kv(spec, kv_len, rng);
-    const ContextId id = service.CreateContext(spec, {})->id;
-    REQUIRE(service.Append(kv.Append(id, 0, 0, kv_len), {}).ok());
+    const ContextId id = service.Call(spec, {})->id;
+    REQUIRE(service.Call(kv.Append(id, 0, 0, kv_len), {}).ok());
     const Tensor q = test::RandomTensor(rng.Between(1, 150), spec.heads, spec.head_dim, rng);
     AttendRequest request{.context = id, .kv_len = kv_len, .q = q};
     request.q_start = rng.Between(0, kv_len + 200);
@@ -41,7 +41,7 @@ TEST_CASE("Queries before, among and beyond the keys: the oracle's answer, and p
       request.keys_end = keys.end;
       request.plan = kPlanKinds[rng.Below(std::size(kPlanKinds))];
       CAPTURE(keys.begin, keys.end, Name(*request.plan));
-      absl::StatusOr<AttendResult> answer = service.Attend(request, {});
+      absl::StatusOr<AttendResult> answer = service.Call(request, {});
       INFO(answer.status());
       REQUIRE(answer.ok());
       CHECK(test::WorstError(
@@ -56,7 +56,7 @@ TEST_CASE("Queries before, among and beyond the keys: the oracle's answer, and p
     CHECK(test::WorstError(merged.out(), merged.lse(),
                            test::Oracle(spec, kv, q, kv_len, request.pattern, request.q_start)) <
           1e-5);
-    REQUIRE(service.Release(id, {}).ok());
+    REQUIRE(service.Call(ReleaseRequest{id}, {}).ok());
   }
 }
 
@@ -68,14 +68,14 @@ TEST_CASE("What a KV-efficient context let go of is refused by name, wherever th
   spec.kv_efficient = true;
   spec.patterns = {"causal & window(100)"};
   const LayerKv kv(spec, 640, rng);
-  const ContextId id = service.CreateContext(spec, {})->id;
+  const ContextId id = service.Call(spec, {})->id;
   for (int64_t start = 0; start < 640; start += 64) {
-    REQUIRE(service.Append(kv.Append(id, 0, start, 64), {}).ok());
+    REQUIRE(service.Call(kv.Append(id, 0, start, 64), {}).ok());
   }
   const Tensor q = test::RandomTensor(3, spec.heads, spec.head_dim, rng);
   AttendRequest request{.context = id, .kv_len = 640, .q = q};
   const auto refused = [&](absl::string_view part) {
-    const absl::Status status = service.Attend(request, {}).status();
+    const absl::Status status = service.Call(request, {}).status();
     INFO(status);
     CHECK(absl::IsInvalidArgument(status));
     CHECK(absl::StrContains(status.message(), part));
@@ -86,7 +86,7 @@ TEST_CASE("What a KV-efficient context let go of is refused by name, wherever th
   request.pattern = "full";
   refused("block 0");
   request.keys_begin = 600;  // which are there
-  const absl::StatusOr<AttendResult> answer = service.Attend(request, {});
+  const absl::StatusOr<AttendResult> answer = service.Call(request, {});
   INFO(answer.status());
   REQUIRE(answer.ok());
   CHECK(test::WorstError(answer->out, answer->lse,
@@ -95,7 +95,7 @@ TEST_CASE("What a KV-efficient context let go of is refused by name, wherever th
   request.q_start = 655;
   request.pattern = "";
   request.keys_begin = 0;
-  CHECK(service.Attend(request, {}).ok());
+  CHECK(service.Call(request, {}).ok());
 }
 
 }  // namespace

@@ -99,7 +99,7 @@ class Processes {
 };
 
 int Ready(Service& service) {
-  const ClusterStatus status = service.Status({}).value();
+  const ClusterStatus status = service.Call(StatusRequest(), {}).value();
   int ready = 0;
   for (const WorkerStatus& worker : status.workers) ready += worker.state == "ready";
   return ready;
@@ -135,16 +135,16 @@ TEST_CASE("Worker processes over UCX: killed, stopped, orphaned") {
   request.kv_len = 1000;
   request.q = q;
   const auto upload = [&] {
-    const absl::StatusOr<ContextInfo> context = coordinator->CreateContext(spec, {});
+    const absl::StatusOr<ContextInfo> context = coordinator->Call(spec, {});
     REQUIRE(context.ok());
     for (int64_t start = 0; start < 1000; start += 250) {
-      REQUIRE(coordinator->Append(kv.Append(context->id, 0, start, 250), {}).ok());
+      REQUIRE(coordinator->Call(kv.Append(context->id, 0, start, 250), {}).ok());
     }
     request.context = context->id;
   };
   const auto attend_right = [&](PlanKind plan) {
     request.plan = plan;
-    const auto answer = coordinator->Attend(request, {});
+    const auto answer = coordinator->Call(request, {});
     INFO(Name(plan) << ": " << answer.status());
     REQUIRE(answer.ok());
     CHECK(test::WorstError(answer->out, answer->lse, expected) < 1e-5);
@@ -160,14 +160,14 @@ TEST_CASE("Worker processes over UCX: killed, stopped, orphaned") {
   request.plan = PlanKind::kRing;
   absl::Status failed;
   while (failed.ok()) {
-    const auto answer = coordinator->Attend(request, {});
+    const auto answer = coordinator->Call(request, {});
     if (answer.ok()) REQUIRE(test::WorstError(answer->out, answer->lse, expected) < 1e-5);
     failed = answer.status();
   }
   CHECK(absl::Now() - killed < absl::Milliseconds(500));
   CHECK((absl::IsUnavailable(failed) || absl::IsDataLoss(failed)));
   REQUIRE(WaitForReady(*coordinator, 3));
-  CHECK(absl::IsDataLoss(coordinator->Attend(request, {}).status()));
+  CHECK(absl::IsDataLoss(coordinator->Call(request, {}).status()));
   upload();
   CHECK(absl::Now() - killed < absl::Seconds(2));
   for (const PlanKind plan : kPlanKinds) attend_right(plan);
@@ -175,7 +175,7 @@ TEST_CASE("Worker processes over UCX: killed, stopped, orphaned") {
   // Stopped: nothing breaks, only the heartbeats end. It is fenced, and exits when it wakes.
   const absl::Time stopped = absl::Now();
   processes.Signal(2, SIGSTOP);
-  CHECK(!coordinator->Attend(request, {}).ok());
+  CHECK(!coordinator->Call(request, {}).ok());
   CHECK(absl::Now() - stopped < absl::Milliseconds(1500));
   upload();
   attend_right(PlanKind::kPassQ);

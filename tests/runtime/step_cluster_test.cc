@@ -68,9 +68,9 @@ TEST_CASE("Steps of many contexts agree with the oracle, whatever the placement"
       spec.tokens_expected = 400;
     }
     LayerKv kv(spec, 400, rng);
-    const ContextId id = service.CreateContext(spec, {})->id;
+    const ContextId id = service.Call(spec, {})->id;
     const int64_t tokens = i == 0 ? 0 : rng.Between(1, 300);
-    if (tokens > 0) REQUIRE(service.Append(kv.Append(id, 0, 0, tokens), {}).ok());
+    if (tokens > 0) REQUIRE(service.Call(kv.Append(id, 0, 0, tokens), {}).ok());
     contexts.push_back({spec, std::move(kv), id, tokens, patterns[i]});
   }
   for (int round = 0; round < 20; ++round) {
@@ -82,7 +82,7 @@ TEST_CASE("Steps of many contexts agree with the oracle, whatever the placement"
       steps.push_back(StepOf(one.id, one.kv, one.tokens, queries.back()));
       if (one.spec.patterns.empty()) steps.back().pattern = one.pattern;
     }
-    const auto results = service.Step(steps, {});
+    const auto results = test::Step(service, steps);
     REQUIRE(results.size() == steps.size());
     for (size_t i = 0; i < steps.size(); ++i) {
       One& one = contexts[i];
@@ -102,41 +102,41 @@ TEST_CASE("An item that fails leaves the others of its batch alone") {
   Service& service = cluster.service();
   Rng rng(2);
   LayerKv kv(spec, 1000, rng);
-  const ContextId good = service.CreateContext(spec, {})->id;
-  const ContextId full = service.CreateContext(spec, {})->id;
-  REQUIRE(service.Append(kv.Append(good, 0, 0, 10), {}).ok());
-  REQUIRE(service.Append(kv.Append(full, 0, 0, 7 * 64), {}).ok());
+  const ContextId good = service.Call(spec, {})->id;
+  const ContextId full = service.Call(spec, {})->id;
+  REQUIRE(service.Call(kv.Append(good, 0, 0, 10), {}).ok());
+  REQUIRE(service.Call(kv.Append(full, 0, 0, 7 * 64), {}).ok());
   Tensor q = test::RandomTensor(1, 4, 16, rng);
   Tensor bad_q = test::RandomTensor(1, 4, 16, rng);
   bad_q.f32()[3] = NAN;
   std::vector<StepRequest> steps = {StepOf(good, kv, 10, q), StepOf(full, kv, 7 * 64, q)};
   // Forks, which take no room of their own.
-  StepRequest nan = StepOf(service.Fork({full, {}}, {})->id, kv, 7 * 64, bad_q);
+  StepRequest nan = StepOf(service.Call(ForkRequest{full, {}}, {})->id, kv, 7 * 64, bad_q);
   nan.k = nan.v = {};
   steps.push_back(nan);
   StepRequest unreadable = nan;
-  unreadable.context = service.Fork({full, {}}, {})->id;
+  unreadable.context = service.Call(ForkRequest{full, {}}, {})->id;
   unreadable.q = q;
   unreadable.pattern = "windows(3)";
   steps.push_back(unreadable);
-  const auto results = service.Step(steps, {});
+  const auto results = test::Step(service, steps);
   REQUIRE(results[0].ok());
   CHECK(ErrorOf(*results[0], spec, kv, q, "causal") < 1e-5);
   CHECK(absl::IsResourceExhausted(results[1].status()));
   CHECK(absl::IsInvalidArgument(results[2].status()));
   CHECK(absl::IsInvalidArgument(results[3].status()));
-  CHECK(service.Describe(good, {})->tokens[0] == 11);
-  CHECK(service.Describe(full, {})->tokens[0] == 7 * 64);
+  CHECK(service.Call(DescribeRequest{good}, {})->tokens[0] == 11);
+  CHECK(service.Call(DescribeRequest{full}, {})->tokens[0] == 7 * 64);
   // What the worker with room had stored of it is gone too.
-  CHECK(service.Attend(AttendOf(full, 7 * 64, q), {}).ok());
-  CHECK(service.Release(good, {}).ok());
-  const auto again = service.Step({&steps[1], 1}, {});
+  CHECK(service.Call(AttendOf(full, 7 * 64, q), {}).ok());
+  CHECK(service.Call(ReleaseRequest{good}, {}).ok());
+  const auto again = test::Step(service, {&steps[1], 1});
   REQUIRE(again[0].ok());
   CHECK(ErrorOf(*again[0], spec, kv, q, "causal") < 1e-5);
 
   const std::vector<StepRequest> many(1025, steps[0]);
-  CHECK(absl::IsInvalidArgument(service.Step(many, {}).back().status()));
-  CHECK(service.Step({}, {}).empty());
+  CHECK(absl::IsInvalidArgument(test::Step(service, many).back().status()));
+  CHECK(test::Step(service, {}).empty());
 }
 
 TEST_CASE("Retries from many threads append every token once") {
@@ -145,7 +145,7 @@ TEST_CASE("Retries from many threads append every token once") {
   const ContextSpec spec = test::SmallF32Spec();
   Rng rng(3);
   const LayerKv kv(spec, 200, rng);
-  const ContextId id = service.CreateContext(spec, {})->id;
+  const ContextId id = service.Call(spec, {})->id;
   const Tensor q = test::RandomTensor(1, 4, 16, rng);
   std::atomic<int> wrong = 0;
   for (int64_t t = 0; t < 60; ++t) {
@@ -158,12 +158,12 @@ TEST_CASE("Retries from many threads append every token once") {
           if (c == 2) {
             AppendRequest append = kv.Append(id, 0, t, 1);
             append.key = step.key;
-            const auto result = service.Append(append, {});
+            const auto result = service.Call(append, {});
             if (absl::IsUnavailable(result.status())) continue;
             wrong += !result.ok() || result->tokens != t + 1;
             return;
           }
-          const auto result = std::move(service.Step({&step, 1}, {})[0]);
+          const auto result = std::move(test::Step(service, {&step, 1})[0]);
           if (absl::IsUnavailable(result.status())) continue;
           wrong += !result.ok() || result->tokens != t + 1 ||
                    !(ErrorOf(*result, spec, kv, q, "causal") < 1e-5);
@@ -174,7 +174,7 @@ TEST_CASE("Retries from many threads append every token once") {
     for (std::thread& one : tries) one.join();
   }
   CHECK(wrong == 0);
-  CHECK(service.Describe(id, {})->tokens[0] == 60);
+  CHECK(service.Call(DescribeRequest{id}, {})->tokens[0] == 60);
 }
 
 TEST_CASE("Forks go their own ways, and a truncated parent does not hurt them") {
@@ -189,24 +189,24 @@ TEST_CASE("Forks go their own ways, and a truncated parent does not hurt them") 
     spec.placement = static_cast<Placement>(placement);
     const LayerKv kv(spec, 300, rng);
     const LayerKv other(spec, 300, rng);
-    const ContextId parent = service.CreateContext(spec, {})->id;
-    REQUIRE(service.Append(kv.Append(parent, 0, 0, 150), {}).ok());
-    const int64_t bytes = service.Describe(parent, {})->kv_bytes;
-    CHECK(bytes == service.Describe(parent, {})->dense_kv_bytes);
-    const absl::StatusOr<ContextInfo> whole = service.Fork({parent, {}}, {});
-    const absl::StatusOr<ContextInfo> half = service.Fork({parent, 70}, {});
+    const ContextId parent = service.Call(spec, {})->id;
+    REQUIRE(service.Call(kv.Append(parent, 0, 0, 150), {}).ok());
+    const int64_t bytes = service.Call(DescribeRequest{parent}, {})->kv_bytes;
+    CHECK(bytes == service.Call(DescribeRequest{parent}, {})->dense_kv_bytes);
+    const absl::StatusOr<ContextInfo> whole = service.Call(ForkRequest{parent, {}}, {});
+    const absl::StatusOr<ContextInfo> half = service.Call(ForkRequest{parent, 70}, {});
     REQUIRE((whole.ok() && half.ok()));
     CHECK(whole->tokens[0] == 150);
     CHECK(half->tokens[0] == 70);
     CHECK(whole->kv_bytes == bytes);
-    REQUIRE(service.Truncate({parent, 140}, {}).ok());
+    REQUIRE(service.Call(TruncateRequest{parent, 140}, {}).ok());
     // Each writes the block that all share, differently.
-    REQUIRE(service.Append(other.Append(parent, 0, 140, 60), {}).ok());
-    REQUIRE(service.Append(kv.Append(whole->id, 0, 150, 100), {}).ok());
-    REQUIRE(service.Append(kv.Append(half->id, 0, 70, 230), {}).ok());
+    REQUIRE(service.Call(other.Append(parent, 0, 140, 60), {}).ok());
+    REQUIRE(service.Call(kv.Append(whole->id, 0, 150, 100), {}).ok());
+    REQUIRE(service.Call(kv.Append(half->id, 0, 70, 230), {}).ok());
     const Tensor q = test::RandomTensor(3, 4, 16, rng);
     const auto check = [&](ContextId id, const LayerKv& expected, int64_t tokens) {
-      const auto answer = service.Attend(AttendOf(id, tokens, q), {});
+      const auto answer = service.Call(AttendOf(id, tokens, q), {});
       REQUIRE(answer.ok());
       CHECK(test::WorstError(answer->out, answer->lse,
                              test::Oracle(spec, expected, q, tokens, "causal")) < 1e-5);
@@ -221,11 +221,11 @@ TEST_CASE("Forks go their own ways, and a truncated parent does not hurt them") 
       std::copy_n(second->f32() + 140 * row, 60 * row, to->f32() + 140 * row);
     }
     check(parent, mixed, 200);
-    REQUIRE(service.Release(parent, {}).ok());
+    REQUIRE(service.Call(ReleaseRequest{parent}, {}).ok());
     check(whole->id, kv, 250);
-    REQUIRE(service.Release(whole->id, {}).ok());
+    REQUIRE(service.Call(ReleaseRequest{whole->id}, {}).ok());
     check(half->id, kv, 300);
-    REQUIRE(service.Release(half->id, {}).ok());
+    REQUIRE(service.Call(ReleaseRequest{half->id}, {}).ok());
     for (int w = 0; w < world; ++w) CHECK(cluster.worker(w).Snapshot().kv_bytes == 0);
   }
 }
@@ -242,58 +242,59 @@ TEST_CASE("A KV-efficient context answers as a dense one and refuses what it let
     spec.patterns = {pattern};
     spec.placement = static_cast<Placement>(rng.Below(3));
     const LayerKv kv(spec, 1500, rng);
-    const ContextId dense = service.CreateContext(spec, {})->id;
+    const ContextId dense = service.Call(spec, {})->id;
     spec.kv_efficient = true;
-    const ContextId lean = service.CreateContext(spec, {})->id;
+    const ContextId lean = service.Call(spec, {})->id;
     for (int64_t start = 0; start < 1400; start += 100) {
-      REQUIRE(service.Append(kv.Append(dense, 0, start, 100), {}).ok());
-      REQUIRE(service.Append(kv.Append(lean, 0, start, 100), {}).ok());
+      REQUIRE(service.Call(kv.Append(dense, 0, start, 100), {}).ok());
+      REQUIRE(service.Call(kv.Append(lean, 0, start, 100), {}).ok());
       for (const std::optional<PlanKind> plan :
            {std::optional<PlanKind>(), {PlanKind::kGroupCast}, {PlanKind::kPassQ}}) {
         const Tensor q = test::RandomTensor(rng.Between(1, 100), 4, 16, rng);
         AttendRequest request = AttendOf(dense, start + 100, q);
         request.plan = plan;
-        const auto expected = service.Attend(request, {});
+        const auto expected = service.Call(request, {});
         request.context = lean;
-        const auto answer = service.Attend(request, {});
+        const auto answer = service.Call(request, {});
         INFO(answer.status());
         REQUIRE((expected.ok() && answer.ok()));
         const Partial oracle = test::Oracle(spec, kv, q, start + 100, pattern);
         CHECK(test::WorstError(answer->out, answer->lse, oracle) < 1e-5);
       }
     }
-    const ContextInfo info = *service.Describe(lean, {});
+    const ContextInfo info = *service.Call(DescribeRequest{lean}, {});
     CHECK(info.kv_bytes < info.dense_kv_bytes * 6 / 10);
-    CHECK(info.dense_kv_bytes == service.Describe(dense, {})->kv_bytes);
+    CHECK(info.dense_kv_bytes == service.Call(DescribeRequest{dense}, {})->kv_bytes);
     const Tensor q = test::RandomTensor(1, 4, 16, rng);
     AttendRequest evicted = AttendOf(lean, 1400, q);
     evicted.pattern = "causal";
-    absl::Status refused = service.Attend(evicted, {}).status();
+    absl::Status refused = service.Call(evicted, {}).status();
     CHECK(absl::IsInvalidArgument(refused));
     CHECK(std::string(refused.message()).find("layer 0 KV head ") != std::string::npos);
     CHECK(std::string(refused.message()).find("let go of block ") != std::string::npos);
-    CHECK(absl::IsInvalidArgument(service.Attend(AttendOf(lean, 500, q), {}).status()));
-    CHECK(absl::IsInvalidArgument(service.Truncate({lean, 700}, {}).status()));
-    CHECK(absl::IsInvalidArgument(service.Fork({lean, 700}, {}).status()));
+    CHECK(absl::IsInvalidArgument(service.Call(AttendOf(lean, 500, q), {}).status()));
+    CHECK(absl::IsInvalidArgument(service.Call(TruncateRequest{lean, 700}, {}).status()));
+    CHECK(absl::IsInvalidArgument(service.Call(ForkRequest{lean, 700}, {}).status()));
     evicted = AttendOf(lean, 1400, q);
     evicted.plan = PlanKind::kRing;
-    CHECK(absl::IsInvalidArgument(service.Attend(evicted, {}).status()));
+    CHECK(absl::IsInvalidArgument(service.Call(evicted, {}).status()));
     StepRequest step = StepOf(lean, kv, 1400, q);
     step.pattern = "full";
-    CHECK(absl::IsInvalidArgument(service.Step({&step, 1}, {})[0].status()));
+    CHECK(absl::IsInvalidArgument(test::Step(service, {&step, 1})[0].status()));
     step.pattern.clear();
-    CHECK(service.Truncate({lean, 1390}, {}).ok());
-    const absl::StatusOr<ContextInfo> fork = service.Fork({lean, {}}, {});
+    CHECK(service.Call(TruncateRequest{lean, 1390}, {}).ok());
+    const absl::StatusOr<ContextInfo> fork = service.Call(ForkRequest{lean, {}}, {});
     REQUIRE(fork.ok());
     for (const ContextId id : {lean, fork->id}) {
       for (int64_t t = 1390; t < 1480; ++t) {
         step = StepOf(id, kv, t, q);
-        const auto result = std::move(service.Step({&step, 1}, {})[0]);
+        const auto result = std::move(test::Step(service, {&step, 1})[0]);
         REQUIRE(result.ok());
         if (t % 9 == 0) CHECK(ErrorOf(*result, spec, kv, q, pattern) < 1e-5);
       }
     }
-    for (const ContextId id : {dense, lean, fork->id}) REQUIRE(service.Release(id, {}).ok());
+    for (const ContextId id : {dense, lean, fork->id})
+      REQUIRE(service.Call(ReleaseRequest{id}, {}).ok());
   }
   for (int w = 0; w < world; ++w) CHECK(cluster.worker(w).Snapshot().kv_bytes == 0);
 }

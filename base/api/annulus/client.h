@@ -96,7 +96,6 @@ enum class ConnectionState {
 
 template <typename Result>
 using Completion = absl::AnyInvocable<void(absl::StatusOr<Result>)>;
-using StepResults = std::vector<absl::StatusOr<StepResult>>;
 
 class Client {
  public:

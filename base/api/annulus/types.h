@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "annulus/placement.h"
 #include "annulus/plan_kind.h"
 #include "annulus/tensor.h"
@@ -167,6 +168,7 @@ struct StepResult {
   Tensor out;          // f32 [n, heads, v_head_dim]; empty without q
   Tensor lse;          // f32 [n, heads, 1]
 };
+using StepResults = std::vector<absl::StatusOr<StepResult>>;  // of a call, by step
 
 // A new context that begins with the parent's first `tokens` (all that are committed, layer by
 // layer, if absent). Blocks are shared until one of the two writes to them.

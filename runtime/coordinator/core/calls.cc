@@ -93,9 +93,9 @@ absl::Status Calls::Start(Entry entry, const request::Release& release) {
 
 // Ends at once.
 absl::Status Calls::Start(Entry entry, const request::KeepAlive& keep_alive) {
-  if (std::ssize(keep_alive.contexts) > kKeepAliveMax) {
+  if (std::ssize(keep_alive.contexts) > kRenewedMax) {
     return Bad("contexts", std::ssize(keep_alive.contexts),
-               absl::StrCat("at most ", kKeepAliveMax, " in one KeepAlive"));
+               absl::StrCat("at most ", kRenewedMax, " in one KeepAlive"));
   }
   entry->second.kind = Kind::kStep;
   entry->second.prepared = true;

@@ -91,12 +91,8 @@ struct Step {
 };
 using Fork = ForkRequest;
 using Truncate = TruncateRequest;
-struct Release {
-  ContextId context = 0;
-};
-struct KeepAlive {
-  std::vector<ContextId> contexts;  // at most kKeepAliveMax
-};
+using Release = ReleaseRequest;
+using KeepAlive = KeepAliveRequest;
 
 }  // namespace request
 using Request =

@@ -57,24 +57,6 @@ absl::Status ParseEncoding(const std::string& bytes, google::protobuf::MessageLi
       absl::StrCat(message->GetTypeName(), ": some text; expected UTF-8 in all of them"));
 }
 
-void ToProto(absl::Span<const absl::Status> renewed, v1::KeepAliveReply* message) {
-  for (size_t i = 0; i < renewed.size(); ++i) {
-    if (renewed[i].ok()) continue;
-    v1::NotRenewed* failure = message->add_failures();
-    failure->set_index(static_cast<int>(i));
-    ToProto(renewed[i], failure->mutable_failure());
-  }
-}
-
-std::vector<absl::Status> FromProto(const v1::KeepAliveReply& message, size_t contexts) {
-  std::vector<absl::Status> renewed(contexts);
-  for (const v1::NotRenewed& failure : message.failures()) {
-    const auto index = static_cast<size_t>(failure.index());
-    if (index < contexts) renewed[index] = FromProto(failure.failure());
-  }
-  return renewed;
-}
-
 void ToProto(const TensorView& view, v1::TensorShape* message) {
   message->set_dtype(TextForm<DType>::Write(view.dtype));
   message->set_tokens(view.tokens);

@@ -9,12 +9,10 @@
 
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/types/span.h"
 #include "annulus/types.h"
 #include "runtime/fields/read.h"
 #include "runtime/fields/values.h"
@@ -30,7 +28,6 @@ class Status;
 
 namespace annulus {
 namespace v1 {
-class KeepAliveReply;
 class StepFailure;
 class TensorShape;
 }  // namespace v1
@@ -52,15 +49,11 @@ absl::StatusOr<T> FromProto(const google::protobuf::MessageLite& message) {
 
 // Client: what the service answered; INTERNAL, since it is the server that is wrong.
 template <Described T>
-absl::StatusOr<T> ReplyOf(const google::protobuf::MessageLite& message) {
-  absl::StatusOr<T> value = FromProto<T>(message);
+absl::StatusOr<T> ReplyOf(const std::string& encoding) {
+  absl::StatusOr<T> value = ValueOf<T>(encoding, "");
   if (value.ok()) return value;
   return absl::InternalError(absl::StrCat("the reply is malformed: ", value.status().message()));
 }
-
-// One status for each of the contexts that were asked for.
-void ToProto(absl::Span<const absl::Status> renewed, v1::KeepAliveReply* message);
-std::vector<absl::Status> FromProto(const v1::KeepAliveReply& message, size_t contexts);
 
 // A tensor as a message declares it. Every extent is ≥ 1 and `bytes` does not overflow.
 struct TensorShape {

@@ -108,20 +108,6 @@ absl::StatusOr<StepResult> ResultOf(const v1::StepAnswer& message, int64_t q_tok
 
 }  // namespace
 
-std::vector<absl::StatusOr<StepResult>> AllFail(size_t count, const absl::Status& why) {
-  std::vector<absl::StatusOr<StepResult>> results;
-  results.reserve(count);
-  for (size_t i = 0; i < count; ++i) results.emplace_back(why);
-  return results;
-}
-
-int64_t StepBytes(const StepRequest& request) {
-  // In 128 bits, since three tensors that can each be read may be too many together.
-  const __int128 bytes = static_cast<__int128>(kStepOverheadBytes) + request.pattern.size() +
-                         TensorBytes(request.k) + TensorBytes(request.v) + TensorBytes(request.q);
-  return static_cast<int64_t>(std::min<__int128>(bytes, std::numeric_limits<int64_t>::max()));
-}
-
 std::vector<StepCut> CutSteps(absl::Span<const StepRequest> requests) {
   std::vector<StepCut> cuts;
   int64_t room = 0;
@@ -187,7 +173,7 @@ bool SendAnswers(absl::Span<const absl::StatusOr<StepResult>> results,
 StepAnswersReader::StepAnswersReader(absl::Span<const StepRequest> requests)
     : come_(requests.size(), false),
       missing_(requests.size()),
-      results_(AllFail(requests.size(), absl::InternalError("no answer has come"))) {
+      results_(StepResultsOf(absl::InternalError("no answer has come"), requests.size())) {
   for (const StepRequest& request : requests) q_.push_back({request.q.tokens, request.q.heads});
 }
 

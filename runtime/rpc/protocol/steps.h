@@ -15,6 +15,7 @@
 #include "annulus/types.h"
 #include "runtime/limits.h"
 #include "runtime/rpc/protocol/codec.h"
+#include "runtime/service/calls.h"
 
 namespace annulus {
 namespace v1 {
@@ -22,9 +23,6 @@ class InlineTensor;
 class StepBatch;
 class StepsReply;
 }  // namespace v1
-
-// The same failure for all of a batch's steps.
-std::vector<absl::StatusOr<StepResult>> AllFail(size_t count, const absl::Status& why);
 
 // Client: one batch that fits a message, and which of the requests it holds.
 struct StepCut {

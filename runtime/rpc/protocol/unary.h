@@ -1,0 +1,35 @@
+// Unary calls of annulus.v1.Annulus by name, with encoded messages: what the code that gRPC
+// generates for each call does, once for all of them. Thread-safe.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "absl/strings/string_view.h"
+
+namespace grpc {
+class Channel;
+class ClientContext;
+class ServerContext;
+class Status;
+namespace internal {
+class RpcServiceMethod;
+}  // namespace internal
+}  // namespace grpc
+
+namespace annulus {
+
+// "/annulus.v1.Annulus/Fork" of "Fork".
+std::string PathOf(absl::string_view call);
+
+// Client: the reply is empty where the status is an error.
+grpc::Status CallUnary(grpc::Channel* channel, const std::string& path, grpc::ClientContext* rpc,
+                       const std::string& request, std::string* reply);
+
+// Server: what answers a call, for grpc::Service::AddMethod, which takes it over. `path` outlives
+// the service.
+using UnaryHandler = std::function<grpc::Status(grpc::ServerContext* rpc,
+                                                const std::string& request, std::string* reply)>;
+grpc::internal::RpcServiceMethod* NewUnaryMethod(const char* path, UnaryHandler handler);
+
+}  // namespace annulus
