@@ -22,11 +22,10 @@
 #include "bench/scale/script.h"
 #include "runtime/cli/cluster_file.h"
 #include "runtime/cli/options.h"
+#include "runtime/limits.h"
 
 namespace annulus {
 namespace {
-
-constexpr int64_t kTokensMax = int64_t{1} << 34;
 
 struct Flags {
   std::string cluster;
@@ -90,9 +89,9 @@ Options OptionsOf(Flags* flags) {
   options.Add("ranks", "N,…", "numbers of ranks (8,16,…,1024)",
               SetCounts(&flags->ranks, kScriptRanksMax));
   options.Add("tokens-per-rank", "N,…", "of weak scaling (32K,8K)",
-              SetCounts(&flags->tokens_per_rank, kTokensMax));
+              SetCounts(&flags->tokens_per_rank, kContextTokensMax));
   options.Add("tokens", "N", "in all, of strong scaling (1M)",
-              SetCount(&flags->tokens, 1, kTokensMax));
+              SetCount(&flags->tokens, 1, kContextTokensMax));
   options.Add("scenarios", "S,…", "which (all)", SetScenarios(&flags->scenarios));
   options.Add("pattern", "P", "this one under the plans of --plan, strong, in place of scenarios",
               SetText(&flags->pattern));

@@ -13,7 +13,6 @@ namespace {
 
 // Keeps block numbers within 31 bits.
 constexpr int64_t kTokensMax = int64_t{1} << 36;
-constexpr int kHeadsMax = 1 << 16;
 constexpr int kDimMax = 1 << 16;
 
 absl::Status CheckRange(absl::string_view field, int64_t value, int64_t low, int64_t high) {
@@ -44,7 +43,7 @@ absl::Status CheckProblem(const Problem& problem) {
   ANNULUS_RETURN_IF_ERROR(CheckRange("keys_end", problem.keys().end, 1, problem.kv_tokens));
   ANNULUS_RETURN_IF_ERROR(
       CheckRange("keys_begin", problem.keys().begin, 0, problem.keys().end - 1));
-  ANNULUS_RETURN_IF_ERROR(CheckRange("heads", problem.heads, 1, kHeadsMax));
+  ANNULUS_RETURN_IF_ERROR(CheckRange("heads", problem.heads, 1, kPlanHeadsMax));
   ANNULUS_RETURN_IF_ERROR(CheckRange("kv_heads", problem.kv_heads, 1, problem.heads));
   if (problem.heads % problem.kv_heads != 0) {
     return absl::InvalidArgumentError(absl::StrCat(

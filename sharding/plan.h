@@ -28,6 +28,9 @@ namespace annulus {
 // rows, in the fewest steps.
 inline constexpr size_t kDirectPartialsMax = 4;
 
+// Query heads of a problem.
+inline constexpr int kPlanHeadsMax = 1 << 16;
+
 // Where queries start and answers end: kOwners = on the ranks that hold those tokens (SPMD, all
 // heads, cut by `home_partition`); kCaller = outside the ranks (the service's coordinator).
 enum class Home { kOwners, kCaller };

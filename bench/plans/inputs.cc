@@ -7,11 +7,11 @@
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "runtime/engine/packed_pages.h"
+#include "runtime/limits.h"
 
 namespace annulus {
 namespace {
 
-constexpr size_t kDimMax = 576;
 // Of a uniform 16-bit integer to variance 1: √3 / 2^15.
 constexpr float kStep = 1.7320508f / 32768;
 
@@ -22,7 +22,7 @@ void Inputs::Fill(InputKind kind, int head, int64_t token, int64_t dim, DType dt
   // The product spreads neighbouring tokens over the seeds; Rng mixes what it is given.
   Rng rng(seed_ ^ (static_cast<uint64_t>(token) * 0x9e3779b97f4a7c15u) ^
           ((static_cast<uint64_t>(kind) << 16 | static_cast<uint64_t>(head)) << 44));
-  std::array<float, kDimMax + 4> row;
+  std::array<float, kHeadDimMax + 4> row;
   for (size_t c = 0; c < static_cast<size_t>(dim); c += 4) {
     const uint64_t word = rng.Next();
     for (size_t i = 0; i < 4; ++i) {

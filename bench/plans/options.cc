@@ -5,12 +5,11 @@
 #include "base/quoted.h"
 #include "base/status.h"
 #include "runtime/cli/shared_options.h"
+#include "runtime/limits.h"
 
 namespace annulus {
 namespace {
 
-constexpr int64_t kTokensMax = int64_t{1} << 34;
-constexpr int64_t kHeadsMax = 1 << 16;
 constexpr int kThreadsMax = 4096;
 constexpr int kRepeatMax = 1000;
 constexpr int kCheckRowsMax = 1 << 20;
@@ -37,15 +36,15 @@ absl::StatusOr<std::string> ParseTransport(absl::string_view text) {
 
 void AddProblem(Options* options, ProblemFlags* problem, std::optional<int64_t>* v_head_dim) {
   options->AddRequired("tokens", "N", "tokens of the context",
-                       SetCount(&problem->kv_tokens, 1, kTokensMax));
+                       SetCount(&problem->kv_tokens, 1, kContextTokensMax));
   options->Add("q-tokens", "Q", "queries, the context's last (all)",
-               SetCount(&problem->q_tokens, 1, kTokensMax));
+               SetCount(&problem->q_tokens, 1, kContextTokensMax));
   AddPositions(options, problem);
-  options->AddRequired("heads", "H", "query heads", SetCount(&problem->heads, 1, kHeadsMax));
-  options->AddRequired("kv-heads", "K", "KV heads", SetCount(&problem->kv_heads, 1, kHeadsMax));
+  options->AddRequired("heads", "H", "query heads", SetCount(&problem->heads, 1, kPlanHeadsMax));
+  options->AddRequired("kv-heads", "K", "KV heads", SetCount(&problem->kv_heads, 1, kPlanHeadsMax));
   options->AddRequired("head-dim", "D", "width of q and k",
-                       SetCount(&problem->head_dim, 1, kDimMax));
-  options->Add("v-head-dim", "D", "width of v (that of k)", SetCount(v_head_dim, 1, kDimMax));
+                       SetCount(&problem->head_dim, 1, kHeadDimMax));
+  options->Add("v-head-dim", "D", "width of v (that of k)", SetCount(v_head_dim, 1, kHeadDimMax));
   options->AddFlag("v-is-k-prefix", "V is K's first dims and moves no bytes of its own",
                    &problem->v_is_k_prefix);
   options->AddRequired("pattern", "P", "which keys each query sees, e.g. \"causal\"",

@@ -10,6 +10,7 @@
 #include "base/write_file.h"
 #include "runtime/cli/shared_options.h"
 #include "runtime/coordinator/check_tensor.h"
+#include "runtime/limits.h"
 
 namespace annulus {
 namespace {
@@ -30,7 +31,7 @@ Options OptionsOf(AttendFlags* flags) {
   options.AddRequired("k", "F", "keys [kv_tokens, kv_heads, d]", SetText(&flags->k));
   options.Add("v", "F", "values [kv_tokens, kv_heads, d_v]", SetText(&flags->v));
   options.Add("v-head-dim", "N", "without --v: V is K's first N dims",
-              SetCount(&flags->v_head_dim, 1, kDimMax));
+              SetCount(&flags->v_head_dim, 1, kHeadDimMax));
   options.AddRequired("out", "F", "where out [tokens, heads, d_v] goes, .npy, f32",
                       SetText(&flags->out));
   options.Add("lse", "F", "where lse [tokens, heads] goes, .npy, f32, natural log",

@@ -137,7 +137,7 @@ absl::StatusOr<AttendOutcome> AttendRemotely(const AttendFlags& flags, const Att
   ANNULUS_RETURN_IF_ERROR(outcome.status());
   for (const WorkerStatus& worker : status.workers) {
     // "cpu (AVX2)": the name without what it chose on its machine.
-    if (worker.state == "ready") {
+    if (worker.state == Name(WorkerState::kReady)) {
       outcome->report.backend = worker.backend.substr(0, worker.backend.find(' '));
     }
   }

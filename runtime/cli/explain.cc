@@ -10,14 +10,12 @@
 #include "runtime/cli/problem.h"
 #include "runtime/cli/report.h"
 #include "runtime/cli/shared_options.h"
+#include "runtime/limits.h"
 #include "sharding/picture.h"
 #include "sharding/planner.h"
 
 namespace annulus {
 namespace {
-
-constexpr int64_t kTokensMax = int64_t{1} << 34;
-constexpr int64_t kHeadsMax = 1 << 16;
 
 struct ExplainFlags {
   ProblemFlags problem;
@@ -34,15 +32,16 @@ Options OptionsOf(ExplainFlags* flags) {
   ProblemFlags& problem = flags->problem;
   Options options("explain", "What attention under a pattern costs, and how it would be cut.");
   options.AddRequired("tokens", "N", "tokens of the context",
-                      SetCount(&problem.kv_tokens, 1, kTokensMax));
+                      SetCount(&problem.kv_tokens, 1, kContextTokensMax));
   options.Add("q-tokens", "Q", "queries, the context's last (all)",
-              SetCount(&flags->q_tokens, 1, kTokensMax));
+              SetCount(&flags->q_tokens, 1, kContextTokensMax));
   AddPositions(&options, &problem);
-  options.AddRequired("heads", "H", "query heads", SetCount(&problem.heads, 1, kHeadsMax));
-  options.AddRequired("kv-heads", "K", "KV heads", SetCount(&problem.kv_heads, 1, kHeadsMax));
-  options.AddRequired("head-dim", "D", "width of q and k", SetCount(&problem.head_dim, 1, kDimMax));
+  options.AddRequired("heads", "H", "query heads", SetCount(&problem.heads, 1, kPlanHeadsMax));
+  options.AddRequired("kv-heads", "K", "KV heads", SetCount(&problem.kv_heads, 1, kPlanHeadsMax));
+  options.AddRequired("head-dim", "D", "width of q and k",
+                      SetCount(&problem.head_dim, 1, kHeadDimMax));
   options.Add("v-head-dim", "D", "width of v (that of k)",
-              SetCount(&flags->v_head_dim, 1, kDimMax));
+              SetCount(&flags->v_head_dim, 1, kHeadDimMax));
   options.AddFlag("v-is-k-prefix", "V is K's first dims and moves no bytes of its own",
                   &problem.v_is_k_prefix);
   options.Add("workers", "W", "workers (1)", SetCount(&problem.workers, 1, kPlanWorkersMax));

@@ -19,7 +19,7 @@ absl::Status CheckSize(const Problem& problem) {
                             (problem.kv_heads * (problem.head_dim + problem.v_head_dim));
   const int64_t q_bytes = static_cast<int64_t>(SizeOf(problem.dtype)) * problem.heads *
                           (problem.head_dim + problem.v_head_dim);
-  // In long double: at kTokensMax tokens the product does not fit 64 bits.
+  // In long double: at kContextTokensMax tokens the product does not fit 64 bits.
   const long double bytes = 2.0L * (static_cast<long double>(problem.kv_tokens) * row_bytes +
                                     static_cast<long double>(problem.q_tokens) * q_bytes);
   if (bytes <= static_cast<long double>(kMeasuredBytesMax)) return absl::OkStatus();

@@ -16,8 +16,6 @@
 
 namespace annulus {
 
-inline constexpr int64_t kDimMax = 576;
-
 // "host:port", "[::1]:port"; the port 0 to 65535.
 absl::StatusOr<std::string> ParseEndpoint(absl::string_view text);
 

@@ -175,8 +175,9 @@ class Cluster {
         }
       }
       ANNULUS_ASSIGN_OR_RETURN(const ClusterStatus status, client->Status());
-      ready = std::count_if(status.workers.begin(), status.workers.end(),
-                            [](const WorkerStatus& worker) { return worker.state == "ready"; });
+      ready = std::count_if(
+          status.workers.begin(), status.workers.end(),
+          [](const WorkerStatus& worker) { return worker.state == Name(WorkerState::kReady); });
       if (ready < workers_.size() && absl::Now() > deadline) {
         return absl::DeadlineExceededError(absl::StrCat(ready, " of ", workers_.size(),
                                                         " workers joined within ",

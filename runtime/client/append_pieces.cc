@@ -3,15 +3,11 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "attention/block_set.h"
 #include "base/status.h"
 #include "runtime/rpc/protocol/streams.h"
 
 namespace annulus {
-namespace {
-
-constexpr int64_t kPieceAlignTokens = 64;  // whole blocks where a piece has that many tokens
-
-}  // namespace
 
 absl::StatusOr<AppendCut> CutAppend(const AppendRequest& request, int64_t piece_bytes) {
   ANNULUS_ASSIGN_OR_RETURN(const TensorShape k, Streamable(request.k, "k"));
@@ -27,9 +23,7 @@ absl::StatusOr<AppendCut> CutAppend(const AppendRequest& request, int64_t piece_
     row_bytes += v.row_bytes();
   }
   cut.piece_tokens = std::max<int64_t>(1, piece_bytes / row_bytes);
-  if (cut.piece_tokens > kPieceAlignTokens) {
-    cut.piece_tokens -= cut.piece_tokens % kPieceAlignTokens;
-  }
+  if (cut.piece_tokens > kBlockTokens) cut.piece_tokens -= cut.piece_tokens % kBlockTokens;
   cut.piece_tokens = std::min(cut.piece_tokens, cut.tokens);
   return cut;
 }
@@ -52,7 +46,7 @@ AppendRequest PieceOf(const AppendRequest& request, const AppendCut& cut, int64_
   piece.start += first;
   piece.k = request.k.Tokens(first, count);
   if (request.v.tokens != 0) piece.v = request.v.Tokens(first, count);
-  if (piece.key.client != 0) piece.key.sequence += static_cast<uint64_t>(index);
+  if (piece.key.given()) piece.key.sequence += static_cast<uint64_t>(index);
   return piece;
 }
 

@@ -19,14 +19,10 @@ absl::StatusOr<AppendResult> StreamAppend(const std::shared_ptr<grpc::Channel>& 
   ANNULUS_ASSIGN_OR_RETURN(const AppendCut cut, CutAppend(request));
   v1::AppendPart part;
   v1::AppendHeader* header = part.mutable_header();
-  header->set_context(request.context);
-  header->set_layer(request.layer);
-  header->set_start(request.start);
+  ANNULUS_RETURN_IF_ERROR(ToProto(request, header));
   ToProto(request.k, header->mutable_k());
   if (request.v.tokens != 0) ToProto(request.v, header->mutable_v());
   header->set_piece_tokens(cut.piece_tokens);
-  header->mutable_key()->set_client(request.key.client);
-  header->mutable_key()->set_sequence(request.key.sequence);
 
   v1::AppendResult reply;
   grpc::ClientContext rpc;

@@ -80,20 +80,13 @@ absl::Status CheckRequest(const ContextSpec& spec) {
 }
 
 absl::Status CheckRequest(const AppendRequest& request) {
-  ANNULUS_RETURN_IF_ERROR(CheckPosition("start", request.start));
+  ANNULUS_RETURN_IF_ERROR(CheckFields(request, {}));
   return CheckKv(request.k, request.v);
 }
 
 absl::Status CheckRequest(const AttendRequest& request) {
-  ANNULUS_RETURN_IF_ERROR(CheckPosition("q_start", request.q_start));
-  ANNULUS_RETURN_IF_ERROR(CheckPosition("kv_len", request.kv_len));
-  ANNULUS_RETURN_IF_ERROR(CheckPosition("keys_begin", request.keys_begin));
-  ANNULUS_RETURN_IF_ERROR(CheckPosition("keys_end", request.keys_end.value_or(0)));
+  ANNULUS_RETURN_IF_ERROR(CheckFields(request, {}));
   ANNULUS_RETURN_IF_ERROR(CheckView(request.q, "q", kHeadsMax));
-  if (request.plan.has_value() && !ParsePlanKind(Name(*request.plan)).ok()) {
-    return absl::InvalidArgumentError(absl::StrCat("plan: ", static_cast<int>(*request.plan),
-                                                   "; expected a PlanKind or nullopt for auto"));
-  }
   ANNULUS_RETURN_IF_ERROR(CheckScale(request.scale));
   ANNULUS_RETURN_IF_ERROR(CheckText("pattern", request.pattern, kPatternBytesMax));
   return CheckText("request_id", request.request_id, kRequestIdBytesMax);

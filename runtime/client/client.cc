@@ -91,7 +91,7 @@ class Client::Impl {
 
   // Fills a key that the caller left out, for `count` changes.
   void FillKey(RequestKey* key, uint64_t count) {
-    if (key->client != 0) return;
+    if (key->given()) return;
     *key = {.client = client_id_, .sequence = next_sequence_.fetch_add(count)};
   }
 

@@ -54,44 +54,34 @@ class Families {
   std::map<std::string, MetricFamily> by_name_;
 };
 
-// Counts by state; the states are the service's few, anything else is "other".
-template <typename Items>
-void AddByState(const std::string& name, const std::string& help, const Items& items,
-                std::map<std::string, int> counts, Families* families) {
-  for (const auto& item : items) {
-    const auto found = counts.find(item.state);
-    ++(found == counts.end() ? counts["other"] : found->second);
-  }
-  for (const auto& [state, count] : counts) {
-    families->AddGauge(name, help, count, {{"state", state}});
-  }
+// Sums of `value` of each item by state; what is in none of `states` is "other".
+template <typename States, typename Items, typename Value>
+void AddByState(const std::string& name, const std::string& help, const States& states,
+                const Items& items, Value value, Families* families) {
+  std::map<std::string, double> sums;
+  for (const auto state : states) sums[std::string(Name(state))] = 0;
+  for (const auto& item : items)
+    sums[sums.contains(item.state) ? item.state : "other"] += value(item);
+  for (const auto& [state, sum] : sums) families->AddGauge(name, help, sum, {{"state", state}});
 }
 
-// Blocks of every layer and KV head by the state of their context, and dense bytes.
-void AddBlocks(const ClusterStatus& status, Families* families) {
-  std::map<std::string, double> blocks = {
-      {"ok", 0}, {"moving", 0}, {"degraded", 0}, {"recovering", 0}, {"lost", 0}};
-  double dense_bytes = 0;
-  for (const ContextInfo& context : status.contexts) {
-    const auto found = blocks.find(context.state);
-    double& count = found == blocks.end() ? blocks["other"] : found->second;
-    for (const int64_t tokens : context.tokens) {
-      count += static_cast<double>(BlocksOf(tokens) * context.spec.kv_heads);
-    }
-    dense_bytes += static_cast<double>(context.dense_kv_bytes);
+// Of every layer and KV head.
+double BlocksIn(const ContextInfo& context) {
+  double blocks = 0;
+  for (const int64_t tokens : context.tokens) {
+    blocks += static_cast<double>(BlocksOf(tokens) * context.spec.kv_heads);
   }
-  for (const auto& [state, count] : blocks) {
-    families->AddGauge("annulus_blocks", "Blocks of all layers and KV heads by context state.",
-                       count, {{"state", state}});
-  }
-  families->AddGauge("annulus_kv_dense_bytes", "KV bytes of contexts if nothing was evicted.",
-                     dense_bytes);
+  return blocks;
+}
+
+bool IsUp(const WorkerStatus& worker) {
+  return worker.state == Name(WorkerState::kReady) || worker.state == Name(WorkerState::kDraining);
 }
 
 void AddHeartbeats(const ClusterStatus& status, Families* families) {
   int told = 0;
   for (const WorkerStatus& worker : status.workers) {
-    if (worker.state == "lost" || worker.state == "left" || ++told > kWorkersToldMax) continue;
+    if (!IsUp(worker) || ++told > kWorkersToldMax) continue;
     families->AddGauge("annulus_heartbeat_age_seconds", "Since a worker's last sign of life.",
                        worker.heartbeat_age_s, {{"worker", absl::StrCat(worker.id)}});
   }
@@ -105,7 +95,7 @@ void AddStatus(const absl::StatusOr<ClusterStatus>& status, Families* into) {
   double kv_bytes = 0;
   double kv_bytes_limit = 0;
   for (const WorkerStatus& worker : status->workers) {
-    if (worker.state == "lost" || worker.state == "left") continue;
+    if (!IsUp(worker)) continue;
     kv_bytes += static_cast<double>(worker.kv_bytes);
     kv_bytes_limit += static_cast<double>(worker.kv_bytes_limit);
   }
@@ -122,12 +112,19 @@ void AddStatus(const absl::StatusOr<ClusterStatus>& status, Families* into) {
                     static_cast<double>(status->in_flight));
   families.AddGauge("annulus_call_bytes_in_flight", "Bytes of their tensors.",
                     static_cast<double>(status->in_flight_bytes));
-  AddByState("annulus_contexts", "Contexts by state.", status->contexts,
-             {{"ok", 0}, {"moving", 0}, {"degraded", 0}, {"recovering", 0}, {"lost", 0}},
+  double dense_bytes = 0;
+  for (const ContextInfo& context : status->contexts) {
+    dense_bytes += static_cast<double>(context.dense_kv_bytes);
+  }
+  families.AddGauge("annulus_kv_dense_bytes", "KV bytes of contexts if nothing was evicted.",
+                    dense_bytes);
+  const auto one = [](const auto&) { return 1.0; };
+  AddByState("annulus_contexts", "Contexts by state.", kContextStates, status->contexts, one,
              &families);
-  AddByState("annulus_workers", "Workers by state.", status->workers,
-             {{"ready", 0}, {"draining", 0}, {"left", 0}, {"lost", 0}}, &families);
-  AddBlocks(*status, &families);
+  AddByState("annulus_workers", "Workers by state.", kWorkerStates, status->workers, one,
+             &families);
+  AddByState("annulus_blocks", "Blocks of all layers and KV heads by context state.",
+             kContextStates, status->contexts, BlocksIn, &families);
   AddHeartbeats(*status, &families);
 }
 

@@ -36,7 +36,9 @@ using MetricsSnapshot = std::function<std::vector<Metric>()>;  // called at each
 // and at each scrape asks it for its Status:
 //   annulus_kv_bytes, annulus_kv_bytes_limit     sums over the ready workers
 //   annulus_kv_dense_bytes                       what contexts would hold if nothing was evicted
-//   annulus_contexts{state}, annulus_workers{state}, annulus_epoch
+//   annulus_contexts{state}                      "ok", "moving", "degraded", "recovering", "lost"
+//   annulus_workers{state}                       "ready", "draining", "left", "lost"
+//   annulus_epoch
 //   annulus_blocks{state}                        over layers and KV heads, by their context's state
 //   annulus_contexts_expired_total, annulus_contexts_evicted_total   that ended by themselves
 //   annulus_calls_in_flight, annulus_call_bytes_in_flight

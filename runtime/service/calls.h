@@ -21,6 +21,13 @@
 namespace annulus {
 
 // What carries tensors is described without them: they follow the message as a stream.
+constexpr auto DescriptionOf(const AppendRequest*) {
+  using T = AppendRequest;
+  return Describe("AppendHeader", Field(1, "context", &T::context), Field(2, "layer", &T::layer),
+                  Field(3, "start", &T::start, Between(0, kPositionMax)),
+                  Field(7, "key", &T::key));
+}
+
 constexpr auto DescriptionOf(const AttendRequest*) {
   using T = AttendRequest;
   return Describe("AttendHeader", Field(1, "context", &T::context), Field(2, "layer", &T::layer),

@@ -138,9 +138,8 @@ TEST_CASE("What changes a layer waits for the attend that reads it, and no cance
     absl::SleepFor(absl::Milliseconds(5));
     if (round > 0) cancelled = true;
     const LayerKv one(beside.spec, kPrefillTokens + 3, beside.rng);
-    CHECK(beside.service()
-              .Append(one.Append(beside.prefilled, 0, kPrefillTokens + round, 1), {})
-              .ok());
+    CHECK(
+        beside.service().Call(one.Append(beside.prefilled, 0, kPrefillTokens + round, 1), {}).ok());
     caller.join();
     CHECK((status.ok() || absl::IsCancelled(status)));
   }

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "annulus/placement.h"
 #include "annulus/plan_kind.h"
+#include "annulus/states.h"
 #include "annulus/tensor.h"
 
 namespace annulus {
@@ -58,10 +59,8 @@ struct ContextInfo {
   std::vector<int64_t> tokens;  // committed, by layer
   int64_t kv_bytes = 0;  // over all workers, copies too; blocks shared with a fork count in both
   int64_t dense_kv_bytes = 0;  // what it would be if nothing was evicted
-  // "ok"; "moving" to other workers; "degraded" while a copy is missing; "recovering" while it
-  // waits for workers to join again; "lost" while some KV is on no worker that is there.
-  std::string state;
-  double idle_s = 0;  // since a call last used it
+  std::string state;           // Name of a ContextState
+  double idle_s = 0;           // since a call last used it
 };
 
 // Makes a call that changes a context safe to repeat: the same (client, sequence) never appends
@@ -71,6 +70,7 @@ struct RequestKey {
   uint64_t client = 0;
   uint64_t sequence = 0;
 
+  bool given() const { return client != 0; }
   friend bool operator==(const RequestKey&, const RequestKey&) = default;
 };
 
@@ -191,8 +191,7 @@ struct ListRequest {
 
 struct WorkerStatus {
   uint64_t id = 0;
-  // "ready"; "draining" while what it holds is moved away; "left" once it was; "lost".
-  std::string state;
+  std::string state;    // Name of a WorkerState
   std::string backend;  // e.g. "cpu (AVX2)"
   std::string address;
   int64_t kv_bytes = 0;

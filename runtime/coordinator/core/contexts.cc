@@ -72,12 +72,15 @@ ContextInfo Context::Info(absl::Time now) const {
   info.kv_bytes = kv_bytes_sum();
   info.idle_s = calls > 0 ? 0 : std::max(0.0, absl::ToDoubleSeconds(now - used));
   info.dense_kv_bytes = DenseBytes(map->spec, map->world, info.tokens) * map->spec.replicas;
-  info.state = !lost_to.empty()        ? "lost"
-               : !absent.empty()       ? "recovering"
-               : is_degraded()         ? "degraded"
-               : moving != Moving::kNo ? "moving"
-                                       : "ok";
+  info.state = std::string(Name(state()));
   return info;
+}
+
+ContextState Context::state() const {
+  if (!lost_to.empty()) return ContextState::kLost;
+  if (!absent.empty()) return ContextState::kRecovering;
+  if (is_degraded()) return ContextState::kDegraded;
+  return moving == Moving::kNo ? ContextState::kOk : ContextState::kMoving;
 }
 
 const Context* Contexts::Find(ContextId id) const {

@@ -79,6 +79,7 @@ struct Context {
   absl::Time absent_until = absl::InfinitePast();
 
   bool is_whole() const { return lost_to.empty() && absent.empty(); }
+  ContextState state() const;
   bool is_degraded() const {
     return is_whole() && std::ssize(map->holders) < int64_t{map->world} * map->spec.replicas;
   }

@@ -13,8 +13,8 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
-#include "annulus/types.h"
 #include "comm/messenger.h"
+#include "runtime/service/calls.h"
 #include "runtime/store/retention.h"
 #include "runtime/wire/wire.h"
 

@@ -26,7 +26,7 @@ absl::StatusOr<bool> CheckAppend(const Context& context, const Layer& layer, Tok
         "another append to this layer, or an earlier try of this one, is in flight; retry after "
         "it");
   }
-  if (key.client != 0 && key == layer.last_key) {
+  if (key.given() && key == layer.last_key) {
     if (tokens != layer.last_tokens) {
       return Bad("sequence of the request's key", static_cast<int64_t>(key.sequence),
                  absl::StrCat("a new one: it appended tokens [", layer.last_tokens.begin, ", ",

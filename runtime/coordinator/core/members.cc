@@ -86,7 +86,6 @@ void Members::Join(PeerId peer, const wire::Hello& hello) {
                     absl::CEscape(absl::string_view(hello.name).substr(0, kNameBytesMax)), ")");
   }
   member.status = {.id = id,
-                   .state = "ready",
                    .backend = hello.backend,
                    .address = hello.address,
                    .kv_bytes = 0,
@@ -103,7 +102,7 @@ void Members::Join(PeerId peer, const wire::Hello& hello) {
 void Members::Lose(WorkerId id, const absl::Status& why) {
   Member& member = members_.at(id);
   links_.erase(member.peer);
-  member.status.state = member.may_leave ? "left" : "lost";
+  member.state = member.may_leave ? WorkerState::kLeft : WorkerState::kLost;
   member.status.kv_bytes = 0;
   ++epoch_;
   out_.Emit(action::Drop{member.peer});
@@ -143,7 +142,7 @@ void Members::Beat(WorkerId id, const wire::Heartbeat& heartbeat) {
   member.status.kv_bytes = heartbeat.kv_bytes;
   member.kv_bytes_since = 0;
   if (!heartbeat.leaves || !member.is_ready()) return;
-  member.status.state = "draining";
+  member.state = WorkerState::kDraining;
   ++epoch_;
 }
 
@@ -174,6 +173,7 @@ std::vector<WorkerStatus> Members::Status(absl::Time now) const {
   std::vector<WorkerStatus> all;
   for (const auto& [id, member] : members_) {
     all.push_back(member.status);
+    all.back().state = std::string(Name(member.state));
     all.back().heartbeat_age_s = absl::ToDoubleSeconds(now - member.heard);
   }
   return all;

@@ -22,7 +22,8 @@ namespace annulus {
 
 struct Member {
   PeerId peer = 0;
-  WorkerStatus status;       // state "ready", "draining", "left" or "lost"
+  WorkerState state = WorkerState::kReady;
+  WorkerStatus status;       // but for its state
   bool had_another = false;  // link to a coordinator, before this one
   std::string label;         // as action::WorkerJoined
   absl::Time heard;          // the last sign of life
@@ -31,8 +32,8 @@ struct Member {
   bool may_leave = false;      // it was told so: nothing needs it
   bool banned = false;         // it did what no worker does: it may not join again
 
-  bool is_ready() const { return status.state == "ready"; }
-  bool is_draining() const { return status.state == "draining"; }
+  bool is_ready() const { return state == WorkerState::kReady; }
+  bool is_draining() const { return state == WorkerState::kDraining; }
   bool is_up() const { return is_ready() || is_draining(); }
 };
 
@@ -64,7 +65,7 @@ class Members {
   WorkerId FindReturning(const wire::Hello& hello);
   // A worker that may not join again is told so.
   void Join(PeerId peer, const wire::Hello& hello);
-  // Its state goes to "left" or "lost", and the epoch moves on.
+  // Its state goes to kLeft or kLost, and the epoch moves on.
   void Lose(WorkerId id, const absl::Status& why);
   void Ban(WorkerId id) { members_.at(id).banned = true; }
   std::vector<WorkerId> Silent() const;  // for too long

@@ -36,7 +36,7 @@ Layer Reconcile(const std::vector<const LayerState*>& holders) {
     layer.tokens = std::min(layer.tokens, holder->tokens);
     if (holder->last.turn > behind.last.turn) {
       layer.tokens = std::min(layer.tokens, holder->last_tokens.begin);
-    } else if (holder->last.key.client == 0) {
+    } else if (!holder->last.key.given()) {
       layer.last_key = {};  // it was being taken back
     }
   }

@@ -106,7 +106,6 @@ absl::Status CheckPosition(absl::string_view field, int64_t value) {
 
 absl::Status CheckAnswer(const TensorShape& out, const TensorShape& lse, int64_t q_tokens,
                          int64_t heads) {
-  constexpr int64_t kDimMax = 4096;
   const auto check = [&](const TensorShape& shape, absl::string_view field, int64_t dim_max) {
     if (shape.dtype == DType::kF32 && shape.tokens == q_tokens && shape.heads == heads &&
         shape.dim <= dim_max) {
@@ -116,7 +115,7 @@ absl::Status CheckAnswer(const TensorShape& out, const TensorShape& lse, int64_t
                                             shape.heads, ", ", shape.dim, "]; expected [", q_tokens,
                                             ", ", heads, ", 1 to ", dim_max, "] of f32"));
   };
-  ANNULUS_RETURN_IF_ERROR(check(out, "out", kDimMax));
+  ANNULUS_RETURN_IF_ERROR(check(out, "out", kHeadDimMax));
   return check(lse, "lse", 1);
 }
 

@@ -3,7 +3,7 @@
 // FromProto refuses what has no meaning with INVALID_ARGUMENT, naming the field, its value and what
 // was expected. What a field means for the service (known contexts, what is committed) is the
 // Service's to judge. Which value is which message's fields say the descriptions in
-// runtime/fields/values.h. Pure functions, thread-safe. No protobuf header is needed to include
+// runtime/service/calls.h. Pure functions, thread-safe. No protobuf header is needed to include
 // this one.
 #pragma once
 
@@ -15,8 +15,8 @@
 #include "absl/strings/string_view.h"
 #include "annulus/types.h"
 #include "runtime/fields/read.h"
-#include "runtime/fields/values.h"
 #include "runtime/fields/write.h"
+#include "runtime/service/calls.h"
 
 namespace google::protobuf {
 class MessageLite;
@@ -53,6 +53,11 @@ absl::StatusOr<T> ReplyOf(const std::string& encoding) {
   absl::StatusOr<T> value = ValueOf<T>(encoding, "");
   if (value.ok()) return value;
   return absl::InternalError(absl::StrCat("the reply is malformed: ", value.status().message()));
+}
+
+template <Described T>
+absl::StatusOr<T> ReplyOf(const google::protobuf::MessageLite& message) {
+  return ReplyOf<T>(EncodingOf(message));
 }
 
 // A tensor as a message declares it. Every extent is ≥ 1 and `bytes` does not overflow.

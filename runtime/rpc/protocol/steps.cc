@@ -108,6 +108,13 @@ absl::StatusOr<StepResult> ResultOf(const v1::StepAnswer& message, int64_t q_tok
 
 }  // namespace
 
+int64_t StepBytes(const StepRequest& request) {
+  // In 128 bits, since three tensors that can each be read may be too many together.
+  const __int128 bytes = static_cast<__int128>(kStepOverheadBytes) + request.pattern.size() +
+                         TensorBytes(request.k) + TensorBytes(request.v) + TensorBytes(request.q);
+  return static_cast<int64_t>(std::min<__int128>(bytes, std::numeric_limits<int64_t>::max()));
+}
+
 std::vector<StepCut> CutSteps(absl::Span<const StepRequest> requests) {
   std::vector<StepCut> cuts;
   int64_t room = 0;
@@ -134,7 +141,7 @@ void ToProto(absl::Span<const StepRequest> requests, v1::StepBatch* message) {
     if (request.q.tokens > 0) WriteTensor(request.q, step->mutable_q());
     step->set_pattern(request.pattern);
     step->set_scale(request.scale);
-    if (request.key.client != 0) {
+    if (request.key.given()) {
       step->mutable_key()->set_client(request.key.client);
       step->mutable_key()->set_sequence(request.key.sequence);
     }

@@ -114,10 +114,7 @@ absl::Status AppendReader::Add(const v1::AppendPart& part) {
 }
 
 absl::Status AppendReader::Start(const v1::AppendHeader& header) {
-  context_ = header.context();
-  layer_ = header.layer();
-  start_ = header.start();
-  ANNULUS_RETURN_IF_ERROR(CheckPosition("start", start_));
+  ANNULUS_ASSIGN_OR_RETURN(next_, FromProto<AppendRequest>(header));
   ANNULUS_ASSIGN_OR_RETURN(k_, FromProto(header.k(), "k"));
   int64_t v_row_bytes = 0;
   if (header.has_v()) {
@@ -128,7 +125,6 @@ absl::Status AppendReader::Start(const v1::AppendHeader& header) {
     }
     v_row_bytes = v_.row_bytes();
   }
-  key_ = {header.key().client(), header.key().sequence()};
   piece_tokens_ = header.piece_tokens();
   if (piece_tokens_ < 1 || piece_tokens_ > k_.tokens) {
     return absl::InvalidArgumentError(
@@ -176,18 +172,15 @@ absl::Status AppendReader::AddData(absl::string_view data) {
 
 absl::Status AppendReader::HandOn() {
   const int64_t count = std::min(piece_tokens_, k_.tokens - done_);
-  AppendRequest piece;
-  piece.context = context_;
-  piece.layer = layer_;
-  piece.start = start_ + done_;
+  AppendRequest piece = next_;
   piece.k = TensorView::Contiguous(k_piece_.data(), k_.dtype, count, k_.heads, k_.dim);
   if (v_.tokens > 0) {
     piece.v = TensorView::Contiguous(v_piece_.data(), v_.dtype, count, v_.heads, v_.dim);
   }
-  piece.key = key_;
   ANNULUS_RETURN_IF_ERROR(sink_(piece));
   done_ += count;
-  ++key_.sequence;
+  next_.start += count;
+  ++next_.key.sequence;
   return absl::OkStatus();
 }
 

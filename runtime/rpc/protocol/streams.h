@@ -83,10 +83,7 @@ class AppendReader {
   const Reserve reserve_;
   const Sink sink_;
   bool started_ = false;
-  ContextId context_ = 0;
-  int layer_ = 0;
-  int64_t start_ = 0;
-  RequestKey key_;  // of the next piece
+  AppendRequest next_;  // piece, but for its tensors
   TensorShape k_;
   TensorShape v_;  // tokens 0: none
   int64_t piece_tokens_ = 0;
