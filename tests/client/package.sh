@@ -44,12 +44,14 @@ if [[ -n $exported ]]; then
   exit 1
 fi
 
-sed -n '/^class Client {/,/ private:/p' "$scratch/prefix/include/annulus/client.h" |
-  grep -oE '^  [a-zA-Z].* [A-Za-z]+\(' | grep -oE '[A-Za-z]+\($' | sort -u |
-  while read -r name; do
-    nm -DC --defined-only "$lib/libannulus_client.so" | grep -qF "annulus::Client::$name" ||
-      { echo "the library does not export Client::$name...), expected every call" >&2; exit 1; }
-  done
+functions=$(nm -DC --defined-only "$lib/libannulus_client.so")
+for name in $(sed -n '/^class Client {/,/ private:/p' "$scratch/prefix/include/annulus/client.h" |
+  grep -oE '^  [a-zA-Z].* [A-Za-z]+\(' | grep -oE '[A-Za-z]+\($' | sort -u); do
+  if [[ $functions != *"annulus::Client::$name"* ]]; then
+    echo "the library does not export Client::$name...), expected every call" >&2
+    exit 1
+  fi
+done
 
 coproc service { exec "$build/annulus" up --workers 2; }
 trap 'kill "$service_PID"; wait "$service_PID" || true' EXIT
