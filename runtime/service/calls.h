@@ -24,8 +24,7 @@ namespace annulus {
 constexpr auto DescriptionOf(const AppendRequest*) {
   using T = AppendRequest;
   return Describe("AppendHeader", Field(1, "context", &T::context), Field(2, "layer", &T::layer),
-                  Field(3, "start", &T::start, Between(0, kPositionMax)),
-                  Field(7, "key", &T::key));
+                  Field(3, "start", &T::start, Between(0, kPositionMax)), Field(7, "key", &T::key));
 }
 
 constexpr auto DescriptionOf(const AttendRequest*) {
