@@ -16,9 +16,12 @@ namespace {
 
 constexpr size_t kAlign = 256;
 constexpr size_t kStagingBytes = size_t{32} << 20;
-constexpr size_t kStopAt = kAlign;  // of the stop flag, behind the report
-constexpr size_t kCountersAt = 2 * kAlign;
-constexpr size_t kFlagsBytes = 3 * kAlign;
+// Of what is 0 before the kernels: the stop flag, and behind it their counters.
+constexpr size_t kCountersAt = kAlign;
+constexpr size_t kFlagsBytes = 2 * kAlign;
+// Of shared_: the report, and behind it what sets the stop flag.
+constexpr size_t kStopperAt = kAlign;
+constexpr size_t kSharedBytes = 2 * kAlign;
 
 absl::Status CopyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                        cudaStream_t stream) {
@@ -56,7 +59,7 @@ absl::Status Upload::Place(absl::Span<const AttendArgs> batch, const WorkList& l
 
 bool Upload::Fits(const WorkList& list) const {
   return host_.size() >= bytes_ && device_.size() >= bytes_ && states_.size() >= StateBytes(list) &&
-         flags_.size() != 0 && flags_host_.size() != 0 && pages_.size() >= pages_bytes_ &&
+         shared_.size() != 0 && pages_.size() >= pages_bytes_ &&
          staging_.size() >= std::min(pages_bytes_, kStagingBytes);
 }
 
@@ -65,8 +68,7 @@ absl::Status Upload::Fill(absl::Span<const AttendArgs> batch, const WorkList& li
   ANNULUS_RETURN_IF_ERROR(host_.Reserve(bytes_));
   ANNULUS_RETURN_IF_ERROR(device_.Reserve(bytes_));
   ANNULUS_RETURN_IF_ERROR(states_.Reserve(StateBytes(list)));
-  ANNULUS_RETURN_IF_ERROR(flags_.Reserve(kFlagsBytes));
-  ANNULUS_RETURN_IF_ERROR(flags_host_.Reserve(kFlagsBytes));
+  ANNULUS_RETURN_IF_ERROR(shared_.Reserve(kSharedBytes));
   ANNULUS_RETURN_IF_ERROR(CopyHostPages(stream));
   Write(slots_.tiles, list.tiles());
   Write(slots_.runs, list.runs());
@@ -78,14 +80,15 @@ absl::Status Upload::Fill(absl::Span<const AttendArgs> batch, const WorkList& li
   Write(slots_.key_runs, list.key_runs());
   WriteKeySizes(list);
   WriteTables(batch);
+  std::memset(host_.data() + slots_.flags.at, 0, kFlagsBytes);
+  auto* report = reinterpret_cast<Report*>(shared_.data());
+  *report = Report();
   for (size_t i = 0; i < batch.size(); ++i) {
     ANNULUS_RETURN_IF_ERROR(WriteShortMaps(batch[i], i));
     WriteProblem(batch[i], i);
   }
   ANNULUS_RETURN_IF_ERROR(
       CopyAsync(device_.data(), host_.data(), bytes_, cudaMemcpyHostToDevice, stream));
-  ANNULUS_RETURN_IF_ERROR(
-      StatusOf(cudaMemsetAsync(flags_.data(), 0, kFlagsBytes, stream), "cudaMemsetAsync"));
   work_.problems = OnDevice<Problem>(slots_.problems);
   work_.tiles = OnDevice<Tile>(slots_.tiles);
   work_.runs = OnDevice<Run>(slots_.runs);
@@ -97,13 +100,13 @@ absl::Status Upload::Fill(absl::Span<const AttendArgs> batch, const WorkList& li
   work_.key_sizes = const_cast<uint32_t*>(OnDevice<uint32_t>(slots_.key_sizes));
   split_tiles_ = OnDevice<int32_t>(slots_.split_tiles);
   work_.states = reinterpret_cast<float*>(states_.data());
-  work_.report = reinterpret_cast<Report*>(flags_.data());
-  work_.counters = reinterpret_cast<uint32_t*>(flags_.data() + kCountersAt);
+  work_.report = report;
+  work_.counters = reinterpret_cast<uint32_t*>(device_.data() + slots_.flags.at + kCountersAt);
   std::fill(std::begin(work_.row_strides), std::end(work_.row_strides), 0);
   std::copy(list.row_strides().begin(), list.row_strides().end(), work_.row_strides);
   const bool may_stop = std::any_of(batch.begin(), batch.end(),
                                     [](const AttendArgs& args) { return args.cancel != nullptr; });
-  work_.stop = may_stop ? reinterpret_cast<const int*>(flags_.data() + kStopAt) : nullptr;
+  work_.stop = may_stop ? OnDevice<int>(slots_.flags) : nullptr;
   return absl::OkStatus();
 }
 
@@ -127,6 +130,7 @@ void Upload::PlaceAll(absl::Span<const AttendArgs> batch, const WorkList& list) 
   slots_.lanes = place(list.lanes());
   slots_.split_tiles = place(list.split_tiles());
   slots_.key_runs = place(list.key_runs());
+  slots_.flags = PlaceBytes(kFlagsBytes);
   slots_.key_sizes = PlaceBytes(batch.size() * sizeof(uint32_t));
   for (size_t i = 0; i < batch.size(); ++i) {
     const AttendArgs& args = batch[i];
@@ -340,9 +344,10 @@ void Upload::WriteProblem(const AttendArgs& args, size_t index) {
 }
 
 absl::Status Upload::Stop(cudaStream_t stream) {
-  int* stop = reinterpret_cast<int*>(flags_host_.data() + kStopAt);
+  int* stop = reinterpret_cast<int*>(shared_.data() + kStopperAt);
   *stop = 1;
-  return CopyAsync(flags_.data() + kStopAt, stop, sizeof(int), cudaMemcpyHostToDevice, stream);
+  return CopyAsync(device_.data() + slots_.flags.at, stop, sizeof(int), cudaMemcpyHostToDevice,
+                   stream);
 }
 
 absl::Status Upload::Finish(absl::Span<const AttendArgs> batch, cudaStream_t stream,
@@ -354,10 +359,8 @@ absl::Status Upload::Finish(absl::Span<const AttendArgs> batch, cudaStream_t str
     ANNULUS_RETURN_IF_ERROR(CopyAsync(host_.data() + out.at, device_.data() + out.at, bytes,
                                       cudaMemcpyDeviceToHost, stream));
   }
-  ANNULUS_RETURN_IF_ERROR(
-      CopyAsync(flags_host_.data(), flags_.data(), sizeof(Report), cudaMemcpyDeviceToHost, stream));
   ANNULUS_RETURN_IF_ERROR(Wait(stream));
-  std::memcpy(report, flags_host_.data(), sizeof(Report));
+  std::memcpy(report, shared_.data(), sizeof(Report));
   for (size_t i = 0; i < batch.size(); ++i) {
     if (batch[i].memory != MemoryKind::kHost) continue;
     const ProblemSlots& slots = problem_slots_[i];

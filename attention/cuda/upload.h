@@ -48,7 +48,8 @@ class Upload {
     size_t bytes = 0;
   };
   struct Slots {  // of the whole batch
-    Slot problems, tiles, runs, mask_ids, masks, segments, lanes, split_tiles, key_runs, key_sizes;
+    Slot problems, tiles, runs, mask_ids, masks, segments, lanes, split_tiles, key_runs, key_sizes,
+        flags;
   };
   struct ProblemSlots {
     Slot pages;             // empty if its table is kept
@@ -97,9 +98,8 @@ class Upload {
   Slots slots_;
   std::vector<ProblemSlots> problem_slots_;
   DeviceRoom states_;
-  DeviceRoom flags_;  // the report, the stop flag, the kernels' counters
-  PinnedRoom flags_host_;
-  DeviceRoom pages_;  // copies of pages in host memory
+  PinnedRoom shared_;  // with the kernels, which write their report there
+  DeviceRoom pages_;   // copies of pages in host memory
   size_t pages_bytes_ = 0;
   PinnedRoom staging_;  // on their way there
   std::vector<Rows> rows_;

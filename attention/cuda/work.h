@@ -128,7 +128,7 @@ struct Work {
   const Segment* segments = nullptr;
   const Lane* lanes = nullptr;
   float* states = nullptr;
-  Report* report = nullptr;
+  Report* report = nullptr;            // in memory that the host shares
   const volatile int* stop = nullptr;  // others set it to 1: end soon; may be null
   // Of kernels of sm_90a: which segment is next, and how many thread blocks have left, 0 between
   // launches.
