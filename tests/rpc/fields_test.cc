@@ -8,6 +8,7 @@
 #include <google/protobuf/descriptor.h>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "runtime/rpc/annulus.pb.h"
 #include "runtime/rpc/protocol/codec.h"
 #include "tests/catch.h"
@@ -171,6 +172,21 @@ std::set<std::string> FilesNaming(const char* text, const std::vector<std::strin
     }
   }
   return naming;
+}
+
+TEST_CASE("every state is named where states are documented") {
+  for (const char* file :
+       {"runtime/rpc/annulus.proto", "runtime/rpc/metrics.h", "runtime/client/README.md"}) {
+    std::stringstream content;
+    content << std::ifstream(std::filesystem::path(ANNULUS_SOURCES) / file).rdbuf();
+    const std::string mark = absl::EndsWith(file, ".md") ? "`" : "\"";
+    const auto named = [&](absl::string_view name) {
+      INFO(file << " " << name);
+      CHECK(absl::StrContains(content.str(), absl::StrCat(mark, name, mark)));
+    };
+    for (const ContextState state : kContextStates) named(Name(state));
+    for (const WorkerState state : kWorkerStates) named(Name(state));
+  }
 }
 
 // CONTRIBUTING, "Adding a field" and "Adding a call".

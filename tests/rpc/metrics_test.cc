@@ -57,6 +57,8 @@ TEST_CASE("calls are counted by name and code, and the cluster's state is told a
   CheckLine(text, "annulus_transport_bytes_total{transport=\"grpc\",direction=\"sent\"} 204");
   CheckLine(text, "annulus_contexts{state=\"ok\"} 1");
   CheckLine(text, "annulus_contexts{state=\"lost\"} 0");
+  CheckLine(text, "annulus_contexts{state=\"moving\"} 0");
+  CheckLine(text, "annulus_blocks{state=\"moving\"} 0");
   CheckLine(text, "annulus_workers{state=\"ready\"} 2");
   CheckLine(text, "annulus_workers{state=\"lost\"} 1");
   CheckLine(text, "annulus_status_up 1");
