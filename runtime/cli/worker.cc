@@ -77,7 +77,7 @@ std::vector<Metric> MetricsOf(const WorkerSnapshot& snapshot, const DataServer& 
             static_cast<double>(snapshot.table_bytes)),
       gauge("annulus_contexts", "Contexts with KV here", static_cast<double>(snapshot.contexts)),
       gauge("annulus_joined", "1 while the coordinator counts on this worker",
-            snapshot.state == "ready" ? 1 : 0),
+            snapshot.state == LinkState::kReady ? 1 : 0),
       counter("annulus_kv_evicted_bytes_total", "KV bytes that KV-efficient contexts let go of",
               static_cast<double>(snapshot.kv_bytes_evicted)),
       counter("annulus_tasks_total", "Tasks begun", static_cast<double>(snapshot.tasks)),
@@ -160,7 +160,7 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
   std::optional<absl::Time> leave_by;
   while (!worker->left() && (!leave_by.has_value() || absl::Now() < *leave_by)) {
     if (signals.WaitForStop(kLookUp)) {
-      if (leave_by.has_value() || worker->Snapshot().state != "ready") break;
+      if (leave_by.has_value() || worker->Snapshot().state != LinkState::kReady) break;
       worker->Leave();
       leave_by = absl::Now() + absl::Seconds(flags.drain_s);
     }

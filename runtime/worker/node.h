@@ -18,13 +18,14 @@
 #include "base/clock.h"
 #include "comm/messenger.h"
 #include "runtime/worker/grants.h"
+#include "runtime/worker/link_state.h"
 #include "runtime/worker/task.h"
 
 namespace annulus {
 
 class WorkerNode {
  public:
-  enum class State { kJoining, kReady, kRejoining, kLost, kLeft };
+  using State = LinkState;
 
   struct Options {
     std::string coordinator_address;

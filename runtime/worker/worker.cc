@@ -264,11 +264,10 @@ absl::Status Worker::Impl::WaitUntilJoined(absl::Time deadline) {
 }
 
 WorkerSnapshot Worker::Impl::Snapshot() const {
-  constexpr const char* kNames[] = {"joining", "ready", "rejoining", "lost", "left"};
   const Messenger::Counters counters = messenger_.counters();
   const std::lock_guard<std::mutex> lock(roles_mutex_);
   return {.id = id_.load(),
-          .state = kNames[static_cast<int>(state_.load())],
+          .state = state_.load(),
           .backend = backend_name_,
           .kv_bytes = executor_.store().kv_bytes(),
           .kv_bytes_limit = options_.kv_bytes_limit,

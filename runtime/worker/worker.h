@@ -13,6 +13,7 @@
 #include "attention/backend.h"
 #include "base/clock.h"
 #include "comm/fabric.h"
+#include "runtime/worker/link_state.h"
 
 namespace annulus {
 
@@ -41,8 +42,8 @@ struct WorkerOptions {
 };
 
 struct WorkerSnapshot {
-  uint64_t id = 0;    // 0 until joined
-  std::string state;  // "joining", "ready", "rejoining", "lost", "left"
+  uint64_t id = 0;  // 0 until joined
+  LinkState state = LinkState::kJoining;
   std::string backend;
   int64_t kv_bytes = 0;
   int64_t kv_bytes_limit = 0;

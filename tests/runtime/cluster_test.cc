@@ -220,7 +220,7 @@ TEST_CASE("Without workers, and after the coordinator, calls and workers say so"
     absl::SleepFor(absl::Milliseconds(5));
   }
   CHECK(cluster.worker(0).lost());
-  CHECK(cluster.worker(0).Snapshot().state == "lost");
+  CHECK(cluster.worker(0).Snapshot().state == LinkState::kLost);
 }
 
 TEST_CASE("A call ends at its deadline and when it is cancelled, though the work is long") {
