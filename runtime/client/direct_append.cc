@@ -11,7 +11,7 @@
 #include "base/status.h"
 #include "runtime/client/append_pieces.h"
 #include "runtime/client/cancel_watch.h"
-#include "runtime/coordinator/append_work.h"
+#include "runtime/coordinator/check_tensor.h"
 #include "runtime/data/put.h"
 #include "runtime/rpc/annulus.grpc.pb.h"
 #include "runtime/rpc/protocol/channel.h"

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "base/status.h"
 
 namespace annulus {
 namespace {
@@ -84,6 +85,19 @@ absl::Status CheckTensor(absl::string_view name, const TensorView& tensor, int64
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckKv(const ContextSpec& spec, const TensorView& k, const TensorView& v) {
+  ANNULUS_RETURN_IF_ERROR(CheckTensor("k", k, spec.kv_heads, spec.head_dim, spec.dtype));
+  if (spec.v_is_k_prefix) {
+    if (v.tokens == 0) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat("v.tokens: ", v.tokens, "; expected 0: in this context V is K's first dims"));
+  }
+  ANNULUS_RETURN_IF_ERROR(CheckTensor("v", v, spec.kv_heads, spec.v_head_dim, spec.dtype));
+  if (v.tokens == k.tokens) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("v.tokens: ", v.tokens, "; expected k.tokens, ", k.tokens));
 }
 
 absl::Status CheckBytes(absl::string_view name, const TensorView& tensor, int64_t bytes_max) {

@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "annulus/tensor.h"
+#include "annulus/types.h"
 
 namespace annulus {
 
@@ -14,6 +15,9 @@ namespace annulus {
 // rounded to `stored`. A value that is not would spoil every answer that sees it.
 absl::Status CheckTensor(absl::string_view name, const TensorView& tensor, int64_t heads,
                          int64_t dim, DType stored);
+
+// The same of what is appended to a context: INVALID_ARGUMENT names the tensor that does not fit.
+absl::Status CheckKv(const ContextSpec& spec, const TensorView& k, const TensorView& v);
 
 // INVALID_ARGUMENT for a tensor, of a known dtype or none, of more bytes than one call may bring.
 absl::Status CheckBytes(absl::string_view name, const TensorView& tensor, int64_t bytes_max);

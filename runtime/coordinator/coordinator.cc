@@ -14,12 +14,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status.h"
-#include "runtime/coordinator/append_work.h"
-#include "runtime/coordinator/attend_work.h"
+#include "runtime/coordinator/attend_call.h"
+#include "runtime/coordinator/batch_call.h"
 #include "runtime/coordinator/check_tensor.h"
+#include "runtime/coordinator/direct_append_call.h"
 #include "runtime/coordinator/node.h"
 #include "runtime/coordinator/step_parts.h"
-#include "runtime/coordinator/step_work.h"
 #include "runtime/store/context_layout.h"
 
 namespace annulus {
@@ -32,10 +32,16 @@ constexpr absl::Duration kWaitMax = absl::Milliseconds(50);
 constexpr absl::Duration kCallersFirst = absl::Milliseconds(5);
 
 // A call without tensors.
-class NoWork final : public CallWork {
+class NoTensors final : public TensorCall {
  public:
-  absl::Status OnAnswer(RankAnswer) override { return absl::OkStatus(); }
+  absl::Status OnAnswer(ShareAnswer) override { return absl::OkStatus(); }
 };
+
+absl::StatusOr<AppendResult> AppendResultOf(const action::Finish& finish) {
+  const action::ItemEnd& end = finish.items.at(0);
+  ANNULUS_RETURN_IF_ERROR(end.status);
+  return AppendResult{end.epoch, end.tokens};
+}
 
 }  // namespace
 
@@ -88,10 +94,11 @@ class Coordinator::Impl {
 
  private:
   // Runs a call to its end. What the core says of one that went well.
-  absl::StatusOr<action::Finish> Call(Request request, CallWork& work, const CallContext& context);
+  absl::StatusOr<action::Finish> Call(Request request, TensorCall& tensors,
+                                      const CallContext& context);
   absl::StatusOr<action::Finish> Call(Request request, const CallContext& context) {
-    NoWork work;
-    return Call(std::move(request), work, context);
+    NoTensors tensors;
+    return Call(std::move(request), tensors, context);
   }
 
   // What `read` returns of the core.
@@ -122,8 +129,7 @@ class Coordinator::Impl {
   CoordinatorOptions options_;
   const Incarnation incarnation_;
   Messenger& messenger_;
-  AttendPlanner planner_;
-  StepPlanner step_planner_;
+  CallPlanner planner_;
   // Workers of an earlier coordinator know its calls' numbers: these begin above them.
   std::atomic<CallId> last_call_;
   std::mutex mutex_;  // all that follows, but not while somebody waits for messages
@@ -202,7 +208,7 @@ std::optional<CallNews> Coordinator::Impl::AwaitNews(Caller& caller, absl::Durat
   return news;
 }
 
-absl::StatusOr<action::Finish> Coordinator::Impl::Call(Request request, CallWork& work,
+absl::StatusOr<action::Finish> Coordinator::Impl::Call(Request request, TensorCall& tensors,
                                                        const CallContext& context) {
   const CallId id = ++last_call_;
   Caller caller;
@@ -232,13 +238,13 @@ absl::StatusOr<action::Finish> Coordinator::Impl::Call(Request request, CallWork
       ANNULUS_RETURN_IF_ERROR(end->status);
       return *std::move(end);
     }
-    if (auto* answer = std::get_if<RankAnswer>(&*news)) {
+    if (auto* answer = std::get_if<ShareAnswer>(&*news)) {
       if (!failure.ok()) continue;
-      failure = work.OnAnswer(std::move(*answer));
+      failure = tensors.OnAnswer(std::move(*answer));
       if (!failure.ok()) give_up(failure);
       continue;
     }
-    absl::StatusOr<PreparedWork> prepared = work.Prepare(std::get<action::Admit>(*news));
+    absl::StatusOr<PreparedCall> prepared = tensors.Prepare(std::get<action::Admit>(*news));
     if (prepared.ok()) {
       Do([&](CoordinatorNode& node) { node.Prepared(id, *std::move(prepared)); });
     } else {
@@ -281,11 +287,9 @@ absl::StatusOr<ContextInfo> Coordinator::Impl::Answer(const ContextSpec& spec,
 
 absl::StatusOr<AppendResult> Coordinator::Impl::Answer(const AppendRequest& request,
                                                        const CallContext& call) {
-  AppendWork work(request);
-  const request::Append append{request.context,  request.layer, request.start,
-                               request.k.tokens, request.key,   /*direct=*/false};
-  ANNULUS_ASSIGN_OR_RETURN(const auto finish, Call(append, work, call));
-  return AppendResult{finish.items.at(0).epoch, finish.items.at(0).tokens};
+  BatchCall append({CallItem(request)}, call.deadline, planner_, *options_.clock);
+  ANNULUS_ASSIGN_OR_RETURN(const auto finish, Call(append.request(), append, call));
+  return AppendResultOf(finish);
 }
 
 absl::StatusOr<AppendResult> Coordinator::Impl::Answer(const DirectAppend& request,
@@ -293,36 +297,30 @@ absl::StatusOr<AppendResult> Coordinator::Impl::Answer(const DirectAppend& reque
   CallContext bounded = call;
   const Clock& clock = *options_.clock;
   bounded.deadline = std::min(call.deadline, clock.Now() + kUploadTimeMax);
-  GrantWork work(request, request.granted, bounded.deadline, clock);
-  const request::Append append{request.context, request.layer, request.start,
-                               request.tokens,  request.key,   /*direct=*/true};
-  ANNULUS_ASSIGN_OR_RETURN(const auto finish, Call(append, work, bounded));
-  return AppendResult{finish.items.at(0).epoch, finish.items.at(0).tokens};
+  DirectAppendCall append(request, bounded.deadline, clock);
+  ANNULUS_ASSIGN_OR_RETURN(const auto finish, Call(append.request(), append, bounded));
+  return AppendResultOf(finish);
 }
 
 absl::StatusOr<AttendResult> Coordinator::Impl::Answer(const AttendRequest& request,
                                                        const CallContext& call) {
   ANNULUS_RETURN_IF_ERROR(CheckBytes("q", request.q, options_.limits.request_bytes_max));
   const Clock& clock = *options_.clock;
-  AttendWork work(request, call.deadline, planner_, clock, StopOf(call, clock));
-  const request::Attend attend{request.context,  request.layer,  request.q_start,
-                               request.q.tokens, request.kv_len, KeysOf(request)};
-  return std::move(work).TakeResult(Call(attend, work, call).status());
+  AttendCall attend(request, call.deadline, planner_, clock, StopOf(call, clock));
+  return std::move(attend).TakeResult(Call(attend.request(), attend, call));
 }
 
 absl::StatusOr<StepResults> Coordinator::Impl::Answer(const StepsRequest& request,
                                                       const CallContext& call) {
   const Clock& clock = *options_.clock;
   return StepInParts(request.steps, [&](absl::Span<const StepRequest> part) -> StepPartResults {
-    StepWork work(part, call.deadline, step_planner_, clock, StopOf(call, clock));
-    request::Step step;
-    step.items.reserve(part.size());
-    for (const StepRequest& request : part) {
-      step.items.push_back({request.context, request.layer, request.start, request.k.tokens,
-                            request.q.tokens, request.key});
-    }
-    ANNULUS_ASSIGN_OR_RETURN(const auto finish, Call(std::move(step), work, call));
-    return std::move(work).TakeResults(finish);
+    BatchCall batch({part.begin(), part.end()}, call.deadline, planner_, clock,
+                    StopOf(call, clock));
+    ANNULUS_ASSIGN_OR_RETURN(const auto finish, Call(batch.request(), batch, call));
+    std::vector<absl::StatusOr<StepResult>> results;
+    results.reserve(part.size());
+    for (size_t i = 0; i < part.size(); ++i) results.push_back(batch.TakeResult(i, finish));
+    return results;
   });
 }
 

@@ -36,13 +36,13 @@ void CoordinatorNode::Begin(event::Begin begin, CallListener listener) {
   incoming_.push_back({std::move(begin), {}});
 }
 
-void CoordinatorNode::Prepared(CallId call, PreparedWork work) {
+void CoordinatorNode::Prepared(CallId call, PreparedCall prepared) {
   const auto found = calls_.find(call);
   if (found == calls_.end()) return;
-  event::Prepared prepared{call, {}, std::move(work.refused)};
-  for (const RankMessage& to : work.messages) prepared.ranks.push_back(to.rank);
-  found->second.messages = std::move(work.messages);
-  incoming_.push_back({std::move(prepared), {}});
+  event::Prepared event{call, {}, std::move(prepared.refused)};
+  for (ShareMessage& to : prepared.messages) event.shares.push_back(to.share);
+  found->second.messages = std::move(prepared.messages);
+  incoming_.push_back({std::move(event), {}});
 }
 
 void CoordinatorNode::GiveUp(CallId call, absl::Status why) {
@@ -87,8 +87,8 @@ void CoordinatorNode::Do(action::Send& send, Incoming&) {
 }
 
 void CoordinatorNode::Do(action::SendTask& send, Incoming&) {
-  for (RankMessage& to : calls_.at(send.call).messages) {
-    if (to.rank == send.rank) SendOrReport(send.peer, send.call, std::move(to.message));
+  for (ShareMessage& to : calls_.at(send.call).messages) {
+    if (to.share.rank == send.rank) SendOrReport(send.peer, send.call, std::move(to.message));
   }
 }
 
@@ -102,8 +102,8 @@ void CoordinatorNode::Do(action::Admit& admit, Incoming&) {
 
 void CoordinatorNode::Do(action::Deliver& deliver, Incoming& cause) {
   auto& heard = std::get<event::Heard>(cause.event);
-  RankAnswer answer{deliver.rank, std::move(heard.body), std::move(cause.payload)};
-  Tell(deliver.call, std::move(answer));
+  Tell(deliver.call, ShareAnswer{deliver.rank, std::move(std::get<wire::WorkDone>(heard.body)),
+                                 std::move(cause.payload)});
 }
 
 void CoordinatorNode::Do(action::Finish& finish, Incoming&) {
@@ -117,20 +117,22 @@ void CoordinatorNode::Do(action::WorkerJoined& joined, Incoming&) {
 }
 
 void CoordinatorNode::Do(action::MoveRead& read, Incoming&) {
-  move_.emplace(read);
+  copy_.emplace(read);
 }
 
 void CoordinatorNode::Do(action::MoveRows& rows, Incoming& cause) {
-  absl::Status taken = move_->Take(rows.rank, cause.payload);
+  absl::Status taken = copy_->Take(rows.rank, cause.payload);
   if (!taken.ok()) Distrust(std::get<event::Heard>(cause.event).peer, std::move(taken));
 }
 
 void CoordinatorNode::Do(action::MoveFill& fill, Incoming&) {
-  SendOrReport(fill.peer, fill.append.request, wire::Encode(fill.append, move_->Pack(fill.rank)));
+  Buffer rows = copy_->Pack(fill.rank);
+  fill.work.items[0].append_bytes = rows.size();
+  SendOrReport(fill.peer, fill.work.request, wire::Encode(fill.work, std::move(rows)));
 }
 
 void CoordinatorNode::Do(action::MoveEnded& ended, Incoming&) {
-  move_.reset();
+  copy_.reset();
   Log(LogLevel::kInfo, "context moved",
       {{"context", ended.context}, {"status", ended.status.ToString()}});
 }

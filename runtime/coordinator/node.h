@@ -14,14 +14,14 @@
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "comm/messenger.h"
-#include "runtime/coordinator/call_work.h"
+#include "runtime/coordinator/context_copy.h"
 #include "runtime/coordinator/core/core.h"
-#include "runtime/coordinator/move_work.h"
+#include "runtime/coordinator/tensor_call.h"
 
 namespace annulus {
 
 // What a caller hears of its call: at most one Admit, then answers, then exactly one Finish.
-using CallNews = std::variant<action::Admit, RankAnswer, action::Finish>;
+using CallNews = std::variant<action::Admit, ShareAnswer, action::Finish>;
 using CallListener = std::function<void(CallNews)>;
 
 class CoordinatorNode {
@@ -33,7 +33,7 @@ class CoordinatorNode {
 
   // These take effect with the next Handle. The listener is called from there, and may call them.
   void Begin(event::Begin begin, CallListener listener);
-  void Prepared(CallId call, PreparedWork work);
+  void Prepared(CallId call, PreparedCall prepared);
   void GiveUp(CallId call, absl::Status why);
   // Ends all calls.
   void GiveUpAll(const absl::Status& why);
@@ -48,7 +48,7 @@ class CoordinatorNode {
  private:
   struct InFlight {
     CallListener listener;
-    std::vector<RankMessage> messages;  // prepared, not sent
+    std::vector<ShareMessage> messages;  // prepared, not sent
   };
   // An event, and what came with it that the core does not see.
   struct Incoming {
@@ -82,7 +82,7 @@ class CoordinatorNode {
   CoordinatorCore core_;
   std::deque<Incoming> incoming_;
   std::map<CallId, InFlight> calls_;
-  std::optional<MoveWork> move_;  // of the context that moves
+  std::optional<ContextCopy> copy_;  // of the context that moves
 };
 
 }  // namespace annulus

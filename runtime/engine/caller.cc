@@ -18,24 +18,36 @@ void ForEachTransfer(const Plan& plan, int source, int destination, Fn fn) {
   }
 }
 
+int64_t BytesBetween(const Plan& plan, int source, int destination) {
+  int64_t bytes = 0;
+  ForEachTransfer(plan, source, destination,
+                  [&](const Transfer& transfer) { bytes += plan.Bytes(transfer); });
+  return bytes;
+}
+
 }  // namespace
 
-Buffer PackQueries(const Plan& plan, int rank, const TensorView& q) {
+int64_t QueryBytes(const Plan& plan, int rank) {
+  return BytesBetween(plan, kCaller, rank);
+}
+
+int64_t AnswerBytes(const Plan& plan, int rank) {
+  return BytesBetween(plan, rank, kCaller);
+}
+
+std::byte* PackQueries(const Plan& plan, int rank, const TensorView& q, std::byte* to) {
   const Problem& problem = plan.problem();
   const Rows all(problem.QueryBlocks(), problem.q_range());
-  std::vector<Buffer> parts;
   ForEachTransfer(plan, kCaller, rank, [&](const Transfer& transfer) {
-    const Rows rows(transfer.blocks, problem.q_range());
-    parts.push_back(PackQueryRows(problem, rows, transfer.heads, all, q));
+    to = PackQueryRows(problem, Rows(transfer.blocks, problem.q_range()), transfer.heads, all, q,
+                       to);
   });
-  return parts.size() == 1 ? parts[0] : Join(parts);
+  return to;
 }
 
 absl::Status MergeAnswer(const Plan& plan, int rank, const Buffer& answer, PartialView into) {
   const Problem& problem = plan.problem();
-  int64_t expected = 0;
-  ForEachTransfer(plan, rank, kCaller,
-                  [&](const Transfer& transfer) { expected += plan.Bytes(transfer); });
+  const int64_t expected = AnswerBytes(plan, rank);
   if (static_cast<int64_t>(answer.size()) != expected) {
     return absl::DataLossError(absl::StrCat("rank ", rank, " answered ", answer.size(),
                                             " bytes, the plan says ", expected));

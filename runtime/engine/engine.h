@@ -60,9 +60,12 @@ struct RankResult {
 // instead of waiting.
 absl::StatusOr<RankResult> RunRank(const RankTask& task, Backend& backend, Exchange& exchange);
 
-// Caller's side of Home::kCaller. q [q_tokens, heads, head_dim] of any dtype, rounded to the
-// problem's.
-Buffer PackQueries(const Plan& plan, int rank, const TensorView& q);
+// Caller's side of Home::kCaller. Packs q [q_tokens, heads, head_dim] of any dtype, rounded to the
+// problem's, at `to`, which has QueryBytes; returns the end.
+std::byte* PackQueries(const Plan& plan, int rank, const TensorView& q, std::byte* to);
+// Bytes of what PackQueries makes, and of what MergeAnswer takes.
+int64_t QueryBytes(const Plan& plan, int rank);
+int64_t AnswerBytes(const Plan& plan, int rank);
 
 // Merges a rank's answer into out/lse [q_tokens, heads, …]. DATA_LOSS if its size is not the
 // plan's.

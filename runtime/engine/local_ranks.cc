@@ -72,9 +72,10 @@ absl::StatusOr<LocalRanks> LocalRanks::Create(const Plan& plan, const TensorView
   for (int r = 0; r < plan.world(); ++r) {
     Rank& rank = ranks.ranks_.emplace_back();
     const Rows rows(plan.HomeRows(r), problem.q_range());
-    ANNULUS_ASSIGN_OR_RETURN(
-        rank.q_bytes,
-        MovedTo(backend.memory(), PackQueryRows(problem, rows, {0, problem.heads}, all, q)));
+    Buffer packed(static_cast<size_t>(rows.count() * problem.heads * problem.head_dim) *
+                  SizeOf(problem.dtype));
+    PackQueryRows(problem, rows, {0, problem.heads}, all, q, packed.data());
+    ANNULUS_ASSIGN_OR_RETURN(rank.q_bytes, MovedTo(backend.memory(), std::move(packed)));
     rank.q = TensorView::Contiguous(rank.q_bytes.data(), problem.dtype, rows.count(), problem.heads,
                                     problem.head_dim);
     ANNULUS_ASSIGN_OR_RETURN(rank.table,

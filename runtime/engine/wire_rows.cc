@@ -8,22 +8,27 @@
 
 namespace annulus {
 
-Buffer PackQueryRows(const Problem& problem, const Rows& rows, HeadRange heads, const Rows& q_rows,
-                     const TensorView& q) {
-  const size_t row_bytes = static_cast<size_t>(problem.head_dim) * SizeOf(problem.dtype);
-  Buffer bytes(static_cast<size_t>(rows.count() * heads.count) * row_bytes);
-  std::byte* to = bytes.data();
+std::byte* PackQueryRows(const TensorView& q, int64_t first, int64_t count, HeadRange heads,
+                         DType dtype, std::byte* to) {
+  // Heads that follow each other without gaps are converted as one.
+  const int at_once = q.head_stride == q.dim ? heads.count : 1;
+  for (int64_t row = first; row < first + count; ++row) {
+    for (int head = heads.first; head < heads.end(); head += at_once) {
+      Convert(q.Row(row, head), q.dtype, to, dtype, at_once * q.dim);
+      to += static_cast<size_t>(at_once * q.dim) * SizeOf(dtype);
+    }
+  }
+  return to;
+}
+
+std::byte* PackQueryRows(const Problem& problem, const Rows& rows, HeadRange heads,
+                         const Rows& q_rows, const TensorView& q, std::byte* to) {
   for (int64_t i = 0; i < rows.blocks(); ++i) {
     const std::optional<int64_t> at = q_rows.Find(rows.block(i));
     ANNULUS_CHECK(at.has_value());
-    for (int64_t r = 0; r < rows.rows(i); ++r) {
-      for (int h = heads.first; h < heads.end(); ++h) {
-        Convert(q.Row(q_rows.offset(*at) + r, h), q.dtype, to, problem.dtype, problem.head_dim);
-        to += row_bytes;
-      }
-    }
+    to = PackQueryRows(q, q_rows.offset(*at), rows.rows(i), heads, problem.dtype, to);
   }
-  return bytes;
+  return to;
 }
 
 absl::StatusOr<Buffer> PackQueryRowsIn(MemorySpace& space, const Problem& problem, const Rows& rows,

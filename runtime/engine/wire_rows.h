@@ -15,10 +15,14 @@
 
 namespace annulus {
 
-// Packs rows × heads out of `q`, which holds `q_rows` (a superset) with all heads, of any dtype, in
-// host memory.
-Buffer PackQueryRows(const Problem& problem, const Rows& rows, HeadRange heads, const Rows& q_rows,
-                     const TensorView& q);
+// Packs these rows of these heads of `q`, which lies in host memory, as `dtype` at `to`; returns
+// the end.
+std::byte* PackQueryRows(const TensorView& q, int64_t first, int64_t count, HeadRange heads,
+                         DType dtype, std::byte* to);
+
+// The same of rows × heads, in the problem's dtype; `q` holds `q_rows` (a superset) with all heads.
+std::byte* PackQueryRows(const Problem& problem, const Rows& rows, HeadRange heads,
+                         const Rows& q_rows, const TensorView& q, std::byte* to);
 
 // The same of queries that lie in `space`, contiguous and of the problem's dtype; packed there.
 absl::StatusOr<Buffer> PackQueryRowsIn(MemorySpace& space, const Problem& problem, const Rows& rows,

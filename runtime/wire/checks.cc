@@ -46,30 +46,43 @@ absl::Status CheckWhole(const Open& m) {
   return ValidateSpec(m.spec);
 }
 
-absl::Status CheckWhole(const Append& m) {
-  if (m.horizon.has_value()) {
-    ANNULUS_RETURN_IF_ERROR(CheckAtMost("horizon", *m.horizon, "start", m.start));
-  }
-  return CheckAtMost("tokens", m.tokens, "what a context may still have",
-                     kContextTokensMax - m.start);
-}
-
 absl::Status CheckWhole(const Read& m) {
   return CheckAtMost("tokens", m.tokens, "what a context may still have",
                      kContextTokensMax - m.start);
 }
 
-absl::Status CheckWhole(const Attend& m) {
+absl::Status CheckWhole(const WorkItem& m) {
+  if (m.horizon.has_value()) {
+    ANNULUS_RETURN_IF_ERROR(CheckAtMost("horizon", *m.horizon, "start", m.start));
+  }
+  ANNULUS_RETURN_IF_ERROR(CheckAtMost("k_tokens", m.k_tokens, "what a context may still have",
+                                      kContextTokensMax - m.start));
+  if (m.q_tokens == 0) return absl::OkStatus();
   ANNULUS_RETURN_IF_ERROR(CheckAtMost("q_start", m.q_start, "what leaves room for the queries",
                                       kContextTokensMax - m.q_tokens));
   ANNULUS_RETURN_IF_ERROR(CheckAtMost("keys.end", m.keys.end, "kv_tokens", m.kv_tokens));
   return CheckAtMost("keys.begin", m.keys.begin, "the last key", m.keys.end - 1);
 }
 
-absl::Status CheckWhole(const StepItem& m) {
-  ANNULUS_RETURN_IF_ERROR(CheckAtMost("k_tokens", m.k_tokens, "what a context may still have",
-                                      kContextTokensMax - m.start));
-  return CheckAtMost("q_tokens", m.q_tokens, "start + k_tokens", m.start + m.k_tokens);
+absl::Status CheckWhole(const Work& m) {
+  for (size_t i = 0; i < m.items.size(); ++i) {
+    if (m.items[i].exchanges && m.items.size() > 1) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("items[", i, "].exchanges: true; expected an item alone in its message"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckWhole(const Expect& m) {
+  if (m.work.items.size() != 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("work.items: ", m.work.items.size(), " elements; expected 1"));
+  }
+  const size_t bytes = m.work.items[0].append_bytes;
+  if (bytes >= 1 && bytes <= kExpectBytesMax) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("work.items[0].append_bytes: ", bytes, "; expected 1 to ", kExpectBytesMax));
 }
 
 absl::Status CheckWhole(const Inventory& m) {

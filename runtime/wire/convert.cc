@@ -13,26 +13,26 @@
 namespace annulus::wire {
 namespace {
 
-// What an item takes, about: so that a Step's text grows once.
-constexpr size_t kStepItemBytes = 96;
+// What an item takes, about: so that a Work's text grows once.
+constexpr size_t kItemBytes = 96;
 
-absl::Status CheckTensorBytes(const Step& m, size_t tensor_bytes) {
+absl::Status CheckTensorBytes(const Work& m, size_t tensor_bytes) {
   size_t left = tensor_bytes;
-  for (const StepItem& item : m.items) {
+  for (const WorkItem& item : m.items) {
     for (const size_t bytes : {item.append_bytes, item.query_bytes}) {
-      if (bytes > left) return BadField({nullptr, "Step.items"}, bytes, "bytes of the payload");
+      if (bytes > left) return BadField({nullptr, "Work.items"}, bytes, "bytes of the payload");
       left -= bytes;
     }
   }
   if (left == 0) return absl::OkStatus();
-  return BadField({nullptr, "Step.items"}, left, "all bytes of the payload to be some item's");
+  return BadField({nullptr, "Work.items"}, left, "all bytes of the payload to be some item's");
 }
 
 template <typename T>
 absl::StatusOr<Body> DecodeAs(const Message& message) {
   constexpr auto kDescription = DescriptionOf(static_cast<const T*>(nullptr));
   ANNULUS_ASSIGN_OR_RETURN(T body, ValueOf<T>(message.body, kDescription.name));
-  if constexpr (std::is_same_v<T, Step>) {
+  if constexpr (std::is_same_v<T, Work>) {
     ANNULUS_RETURN_IF_ERROR(CheckTensorBytes(body, message.payload.size()));
   }
   return body;
@@ -55,7 +55,7 @@ Message Encode(const Body& body, Buffer tensors) {
   FieldWriter out;
   std::visit(
       [&out]<typename T>(const T& m) {
-        if constexpr (requires { m.items; }) out.Reserve(m.items.size() * kStepItemBytes);
+        if constexpr (requires { m.items; }) out.Reserve(m.items.size() * kItemBytes);
         WriteFields(m, &out);
       },
       body);

@@ -90,15 +90,6 @@ constexpr auto DescriptionOf(const Open*) {
 }
 absl::Status CheckWhole(const Open& m);
 
-constexpr auto DescriptionOf(const Append*) {
-  using T = Append;
-  return Describe("Append", Field(1, "request", &T::request), Field(2, "epoch", &T::epoch),
-                  Field(3, "context", &T::context), Field(4, "layer", &T::layer, kLayer),
-                  Field(5, "start", &T::start, kPosition), Field(6, "tokens", &T::tokens, kTokens),
-                  Field(7, "mark", &T::mark), Field(8, "horizon", &T::horizon, kPosition));
-}
-absl::Status CheckWhole(const Append& m);
-
 constexpr auto DescriptionOf(const Read*) {
   using T = Read;
   return Describe("Read", Field(1, "request", &T::request), Field(2, "epoch", &T::epoch),
@@ -107,13 +98,38 @@ constexpr auto DescriptionOf(const Read*) {
 }
 absl::Status CheckWhole(const Read& m);
 
+constexpr auto DescriptionOf(const WorkItem*) {
+  using T = WorkItem;
+  return Describe(
+      "WorkItem", Field(1, "epoch", &T::epoch), Field(2, "context", &T::context),
+      Field(3, "layer", &T::layer, kLayer), Field(4, "start", &T::start, kPosition),
+      Field(5, "k_tokens", &T::k_tokens, kPosition), Field(6, "mark", &T::mark),
+      Field(7, "horizon", &T::horizon, kPosition), Field(8, "append_bytes", &T::append_bytes),
+      Field(9, "q_start", &T::q_start, kPosition), Field(10, "q_tokens", &T::q_tokens, kPosition),
+      Field(11, "kv_tokens", &T::kv_tokens, kPosition), Field(12, "keys", &T::keys),
+      Field(13, "scale", &T::scale),
+      Field(14, "pattern", &T::pattern, SizeAtMost(kPatternBytesMax)),
+      Field(15, "query_bytes", &T::query_bytes), Field(16, "plan", &T::plan),
+      Field(17, "stages", &T::stages, Between(0, kStagesMax)),
+      Field(18, "exchanges", &T::exchanges));
+}
+absl::Status CheckWhole(const WorkItem& m);
+
+constexpr auto DescriptionOf(const Work*) {
+  using T = Work;
+  return Describe("Work", Field(1, "request", &T::request), Field(2, "time_left_ns", &T::time_left),
+                  Field(3, "trace", &T::trace),
+                  Field(4, "items", &T::items, SizeAtMost(kStepsAtOnceMax)));
+}
+absl::Status CheckWhole(const Work& m);
+
 constexpr auto DescriptionOf(const Expect*) {
   using T = Expect;
-  return Describe("Expect", Field(1, "append", &T::append),
+  return Describe("Expect", Field(1, "work", &T::work),
                   Field(2, "secret", &T::secret, SizeBetween(kSecretBytes, kSecretBytes)),
-                  Field(3, "bytes", &T::bytes, Between(1, kExpectBytesMax)),
-                  Field(4, "dtype", &T::dtype), Field(5, "time_left_ns", &T::time_left));
+                  Field(3, "dtype", &T::dtype));
 }
+absl::Status CheckWhole(const Expect& m);
 
 constexpr auto DescriptionOf(const Trim*) {
   using T = Trim;
@@ -134,38 +150,6 @@ constexpr auto DescriptionOf(const Fork*) {
                   Field(5, "tokens", &T::tokens, AtLeast(0)));
 }
 
-constexpr auto DescriptionOf(const Attend*) {
-  using T = Attend;
-  return Describe("Attend", Field(1, "request", &T::request), Field(2, "epoch", &T::epoch),
-                  Field(3, "context", &T::context), Field(4, "layer", &T::layer, kLayer),
-                  Field(5, "plan", &T::plan), Field(6, "q_tokens", &T::q_tokens, kTokens),
-                  Field(7, "kv_tokens", &T::kv_tokens, kTokens),
-                  Field(8, "pattern", &T::pattern, SizeAtMost(kPatternBytesMax)),
-                  Field(9, "scale", &T::scale), Field(10, "time_left_ns", &T::time_left),
-                  Field(11, "trace", &T::trace),
-                  Field(12, "stages", &T::stages, Between(0, kStagesMax)),
-                  Field(13, "q_start", &T::q_start, kPosition), Field(14, "keys", &T::keys));
-}
-absl::Status CheckWhole(const Attend& m);
-
-constexpr auto DescriptionOf(const StepItem*) {
-  using T = StepItem;
-  return Describe("StepItem", Field(1, "epoch", &T::epoch), Field(2, "context", &T::context),
-                  Field(3, "layer", &T::layer, kLayer), Field(4, "start", &T::start, kPosition),
-                  Field(5, "k_tokens", &T::k_tokens, kPosition),
-                  Field(6, "q_tokens", &T::q_tokens, kPosition), Field(7, "scale", &T::scale),
-                  Field(8, "pattern", &T::pattern, SizeAtMost(kPatternBytesMax)),
-                  Field(9, "append_bytes", &T::append_bytes),
-                  Field(10, "query_bytes", &T::query_bytes), Field(11, "mark", &T::mark));
-}
-absl::Status CheckWhole(const StepItem& m);
-
-constexpr auto DescriptionOf(const Step*) {
-  using T = Step;
-  return Describe("Step", Field(1, "request", &T::request), Field(2, "time_left_ns", &T::time_left),
-                  Field(3, "items", &T::items, SizeAtMost(kStepsAtOnceMax)));
-}
-
 constexpr auto DescriptionOf(const Cancel*) {
   return Describe("Cancel", Field(1, "request", &Cancel::request));
 }
@@ -178,22 +162,23 @@ constexpr auto DescriptionOf(const Release*) {
 
 constexpr auto DescriptionOf(const Done*) {
   using T = Done;
-  return Describe(
-      "Done", Field(1, "request", &T::request), Field(2, "epoch", &T::epoch),
-      Field(3, "status", &T::status), Field(4, "context_kv_bytes", &T::context_kv_bytes),
-      Field(5, "bytes_sent", &T::bytes_sent), Field(6, "bytes_received", &T::bytes_received),
-      Field(7, "spans", &T::spans, SizeAtMost(kSpansMax)));
+  return Describe("Done", Field(1, "request", &T::request), Field(2, "epoch", &T::epoch),
+                  Field(3, "status", &T::status),
+                  Field(4, "context_kv_bytes", &T::context_kv_bytes));
 }
 
-constexpr auto DescriptionOf(const StepItemDone*) {
-  using T = StepItemDone;
-  return Describe("StepItemDone", Field(1, "status", &T::status),
-                  Field(2, "context_kv_bytes", &T::context_kv_bytes));
+constexpr auto DescriptionOf(const WorkItemDone*) {
+  using T = WorkItemDone;
+  return Describe("WorkItemDone", Field(1, "epoch", &T::epoch), Field(2, "status", &T::status),
+                  Field(3, "context_kv_bytes", &T::context_kv_bytes),
+                  Field(4, "bytes_sent", &T::bytes_sent),
+                  Field(5, "bytes_received", &T::bytes_received),
+                  Field(6, "spans", &T::spans, SizeAtMost(kSpansMax)));
 }
 
-constexpr auto DescriptionOf(const StepDone*) {
-  using T = StepDone;
-  return Describe("StepDone", Field(1, "request", &T::request),
+constexpr auto DescriptionOf(const WorkDone*) {
+  using T = WorkDone;
+  return Describe("WorkDone", Field(1, "request", &T::request),
                   Field(2, "items", &T::items, SizeAtMost(kStepsAtOnceMax)));
 }
 

@@ -5,11 +5,11 @@
 // Heartbeat every period and the coordinator answers each with HeartbeatSeen. A worker that had
 // such a link before, to this coordinator or to another one, tells what it holds: an Inventory for
 // each context, right after the Welcome; contexts whose ranks are all back go on with a Resume, and
-// so do those that have lost a worker and have a copy of what it held. Tasks (Open, Append,
-// Expect, Trim, Truncate, Attend, Step, Fork, Release, Resume, Read) take effect in the order they
-// were sent where they touch the same layer of the same context; those with a request number are
-// answered by exactly one Done, a Step by one StepDone. `epoch` is that of the shard map the task
-// was made for and is echoed in its Done.
+// so do those that have lost a worker and have a copy of what it held. Tasks (Open, Work, Expect,
+// Trim, Truncate, Fork, Release, Resume, Read) take effect in the order they were sent where they
+// touch the same layer of the same context; those with a request number are answered by exactly one
+// Done, a Work by one WorkDone. `epoch` is that of the shard map the task was made for and is
+// echoed in its answer.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +30,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 11;
+inline constexpr uint32_t kProtocol = 12;
 
 // Worker → coordinator.
 struct Hello {
@@ -117,21 +117,8 @@ struct Open {
   ContextId serves = 0;
 };
 
-// Tokens [start, start + tokens) of a layer; the payload holds what this rank stores of them
-// (PackAppend, store/append_cut.h). What was there from `start` on is overwritten.
-struct Append {
-  uint64_t request = 0;
-  uint64_t epoch = 0;
-  ContextId context = 0;
-  int layer = 0;
-  int64_t start = 0;
-  int64_t tokens = 0;
-  AppendMark mark = {};
-  std::optional<int64_t> horizon = {};  // of the layer then; absent: that of `start`
-};
-
 // Asks for what this rank holds of tokens [start, start + tokens) of a layer: the payload of its
-// Done is what an Append of them brought, with zeros for what was let go of.
+// Done is what an append of them brought, with zeros for what was let go of.
 struct Read {
   uint64_t request = 0;
   uint64_t epoch = 0;
@@ -141,15 +128,51 @@ struct Read {
   int64_t tokens = 0;
 };
 
-// An Append whose payload comes from the client, at this worker's data port, from whoever names the
-// request as its grant and knows the secret. Over when it has come, with the time, or with the next
-// Trim or Release of the layer.
-struct Expect {
-  Append append;
-  std::string secret;
-  uint64_t bytes = 0;  // of the payload
-  DType dtype = DType::kF32;
+// What one rank does for one layer of a context: tokens [start, start + k_tokens) are stored, what
+// was there from `start` on is overwritten; then queries at [q_start, q_start + q_tokens) see the
+// keys `keys` of the first kv_tokens. Where the ranks follow a plan, each builds it again from
+// these values and the context's layout. Without a plan a rank attends all the queries of all its
+// query heads over its own pages. Of the payload the item's tensors are what this rank stores
+// (PackAppend, store/append_cut.h), then its queries (PackQueries, engine/engine.h).
+struct WorkItem {
+  uint64_t epoch = 0;
+  ContextId context = 0;
+  int layer = 0;
+  int64_t start = 0;
+  int64_t k_tokens = 0;  // 0: nothing to append
+  AppendMark mark = {};
+  std::optional<int64_t> horizon = {};  // of the layer then; absent: that of `start`
+  size_t append_bytes = 0;              // its tensors in the payload
+  int64_t q_start = 0;
+  int64_t q_tokens = 0;  // 0: no query, or none that sees a page of this rank
+  int64_t kv_tokens = 0;
+  TokenRange keys = {};
+  float scale = 0;
+  std::string pattern = {};  // empty: the context's for this layer
+  size_t query_bytes = 0;
+  std::optional<PlanKind> plan = {};
+  int stages = 0;          // of the plan: the coordinator weighed them, workers do not
+  bool exchanges = false;  // the plan's ranks wait for one another
+};
+
+// One rank's part of a call, or of many that came together. Items share nothing but the message,
+// and each layer of a context is in one of them only. The channel of an item that exchanges is
+// `request`; it has the message for itself.
+struct Work {
+  uint64_t request = 0;
+  // Until the deadline, and not the deadline itself: clocks of machines differ.
   absl::Duration time_left = absl::InfiniteDuration();
+  bool trace = false;
+  std::vector<WorkItem> items;  // at most kStepsAtOnceMax; their tensors are the payload's bytes
+};
+
+// A Work of one append whose tensors come from the client, at this worker's data port, from whoever
+// names the request as its grant and knows the secret. Over when it has come, with the time, or
+// with the next Trim or Release of the layer.
+struct Expect {
+  Work work;
+  std::string secret;
+  DType dtype = DType::kF32;
 };
 
 // Forgets a layer's tokens from `tokens` on: an append that some other worker refused.
@@ -177,51 +200,6 @@ struct Fork {
   std::vector<int64_t> tokens;  // by layer
 };
 
-// One rank's part of a plan, which the worker builds again from these values and the context's
-// layout. The payload is PackQueries of the rank. The exchange's channel is `request`.
-struct Attend {
-  uint64_t request = 0;
-  uint64_t epoch = 0;
-  ContextId context = 0;
-  int layer = 0;
-  PlanKind plan = PlanKind::kPassQ;
-  int64_t q_tokens = 0;
-  int64_t kv_tokens = 0;
-  std::string pattern;
-  float scale = 0;
-  // Until the deadline, and not the deadline itself: clocks of machines differ.
-  absl::Duration time_left = absl::InfiniteDuration();
-  bool trace = false;
-  int stages = kStagesDefault;  // of the plan: the coordinator weighed them, workers do not
-  int64_t q_start = 0;          // position of the first query
-  TokenRange keys;              // that are seen, of the first kv_tokens
-};
-
-// One context's part of a Step: tokens [start, start + k_tokens) are appended, then the last
-// q_tokens of the first start + k_tokens attended over the pages of this rank.
-struct StepItem {
-  uint64_t epoch = 0;
-  ContextId context = 0;
-  int layer = 0;
-  int64_t start = 0;
-  int64_t k_tokens = 0;  // 0: nothing to append
-  int64_t q_tokens = 0;  // 0: no query, or none that sees a page of this rank
-  float scale = 0;
-  std::string pattern = {};  // empty: the context's for this layer
-  size_t append_bytes = 0;   // its tensors in the payload
-  size_t query_bytes = 0;
-  AppendMark mark = {};
-};
-
-// The decode step of many contexts. The payload's tensors are, item by item, what this rank stores
-// of the append (PackAppend) and its queries [q_tokens, query heads of the rank, head_dim] in the
-// context's dtype.
-struct Step {
-  uint64_t request = 0;
-  absl::Duration time_left = absl::InfiniteDuration();
-  std::vector<StepItem> items;  // at most kStepsAtOnceMax; their tensors are the payload's bytes
-};
-
 struct Cancel {
   uint64_t request = 0;
 };
@@ -233,34 +211,35 @@ struct Release {
   ContextId context = 0;
 };
 
-// The end of a task. Of an Attend that went well the payload is the rank's answer_packed.
+// The end of a task. Of a Read that went well the payload is what it asked for.
 struct Done {
   uint64_t request = 0;
   uint64_t epoch = 0;
   absl::Status status;
   int64_t context_kv_bytes = 0;  // that the context holds on this worker now
-  int64_t bytes_sent = 0;        // of an Attend: payload, as RankResult
-  int64_t bytes_received = 0;
-  std::vector<TraceSpan> spans = {};  // of a traced Attend; `process` is the receiver's to fill
 };
 
-// What became of each item of a Step, in its order. The payload's tensors are the partials of those
-// with queries that went well: out [q_tokens, query heads of the rank, v_head_dim] f32, then lse.
-struct StepItemDone {
+// What became of each item of a Work, in its order. The payload's tensors are the partials of those
+// with queries that went well: of a plan what its rank has for the caller (MergeAnswer), else out
+// [q_tokens, query heads of the rank, v_head_dim] f32, then lse.
+struct WorkItemDone {
+  uint64_t epoch = 0;
   absl::Status status;
   int64_t context_kv_bytes = 0;
+  int64_t bytes_sent = 0;  // of a plan: payload, as RankResult
+  int64_t bytes_received = 0;
+  std::vector<TraceSpan> spans = {};  // of a trace; `process` is the receiver's to fill
 };
-struct StepDone {
+struct WorkDone {
   uint64_t request = 0;
-  std::vector<StepItemDone> items;
+  std::vector<WorkItemDone> items;
 };
 
-using Body = std::variant<Hello, Refused, Welcome, Heartbeat, HeartbeatSeen, Open, Append, Trim,
-                          Attend, Cancel, Release, Done, Truncate, Fork, Step, StepDone, Fenced,
-                          Inventory, Resume, Expect, Read>;
+using Body =
+    std::variant<Hello, Refused, Welcome, Heartbeat, HeartbeatSeen, Open, Work, WorkDone, Trim,
+                 Cancel, Release, Done, Truncate, Fork, Fenced, Inventory, Resume, Expect, Read>;
 
-// A payload of tensors goes only with Append, Attend, Done (of an Attend or a Read), Step and
-// StepDone.
+// A payload of tensors goes only with Work, WorkDone and the Done of a Read.
 inline constexpr size_t kSecretBytes = 16;
 inline constexpr uint64_t kExpectBytesMax = uint64_t{1} << 40;
 Message Encode(const Body& body, Buffer tensors = {});

@@ -46,12 +46,12 @@ void GrantTable::End(Over over) {
 }
 
 void GrantTable::Add(wire::Expect expect) {
-  const uint64_t id = expect.append.request;
+  const uint64_t id = expect.work.request;
   const absl::Time now = clock_.Now();
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     End([now](const Grant& grant) { return now >= grant.deadline; });
-    const absl::Time deadline = now + expect.time_left;
+    const absl::Time deadline = now + expect.work.time_left;
     grants_[id] = {std::move(expect), deadline};
   }
   added_.notify_all();
@@ -60,7 +60,7 @@ void GrantTable::Add(wire::Expect expect) {
 void GrantTable::Revoke(ContextId context, std::optional<int> layer) {
   const std::lock_guard<std::mutex> lock(mutex_);
   End([&](const Grant& grant) {
-    const wire::Append& append = grant.expect.append;
+    const wire::WorkItem& append = grant.expect.work.items[0];
     return append.context == context && (!layer.has_value() || append.layer == *layer);
   });
 }
@@ -97,7 +97,7 @@ absl::StatusOr<std::unique_ptr<GrantTable::Upload>> GrantTable::Claim(
         "no such grant as ", id, ": it is unknown, used or over, or has another secret"));
   }
   ANNULUS_ASSIGN_OR_RETURN(std::shared_ptr<const void> reserved,
-                           Reserve(found->second.expect.bytes));
+                           Reserve(found->second.expect.work.items[0].append_bytes));
   auto upload = std::unique_ptr<Upload>(
       new Upload(this, found->second.expect, std::move(reserved), std::move(on_revoked)));
   found->second.upload = upload.get();
@@ -110,11 +110,11 @@ GrantTable::Upload::Upload(GrantTable* table, wire::Expect expect,
       expect_(std::move(expect)),
       on_revoked_(std::move(on_revoked)),
       reserved_(std::move(reserved)),
-      payload_(expect_.bytes) {}
+      payload_(expect_.work.items[0].append_bytes) {}
 
 GrantTable::Upload::~Upload() {
   const std::lock_guard<std::mutex> lock(table_->mutex_);
-  if (!revoked_) table_->grants_.erase(expect_.append.request);
+  if (!revoked_) table_->grants_.erase(expect_.work.request);
 }
 
 absl::Status GrantTable::Upload::Add(absl::string_view data) {
@@ -127,10 +127,10 @@ absl::Status GrantTable::Upload::Add(absl::string_view data) {
   // While they are in the cache.
   const size_t values = (received_ - checked_) / SizeOf(expect_.dtype);
   if (!AllFinite(payload_.data() + checked_, expect_.dtype, static_cast<int64_t>(values))) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("k or v has a value that is not finite (in ", Name(expect_.dtype),
-                     ") in tokens [", expect_.append.start, ", ",
-                     expect_.append.start + expect_.append.tokens, "), expected finite values"));
+    const wire::WorkItem& append = expect_.work.items[0];
+    return absl::InvalidArgumentError(absl::StrCat(
+        "k or v has a value that is not finite (in ", Name(expect_.dtype), ") in tokens [",
+        append.start, ", ", append.start + append.k_tokens, "), expected finite values"));
   }
   checked_ += values * SizeOf(expect_.dtype);
   return absl::OkStatus();
@@ -146,9 +146,9 @@ absl::Status GrantTable::Upload::Finish() {
   const std::lock_guard<std::mutex> lock(table_->mutex_);
   if (revoked_) return absl::AbortedError("the upload's grant was revoked");
   if (!table_->take_) return absl::UnavailableError("the worker is shutting down");
-  table_->grants_.erase(expect_.append.request);  // it is used, however this ends
+  table_->grants_.erase(expect_.work.request);  // it is used, however this ends
   WorkerTask task;
-  task.body = expect_.append;
+  task.body = expect_.work;
   task.payload = std::move(payload_);
   task.reserved = std::move(reserved_);
   if (!table_->take_(task)) {

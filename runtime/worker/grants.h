@@ -34,8 +34,8 @@ class GrantTable {
   // upload_bytes_max: of all uploads that are under way or wait to be stored.
   explicit GrantTable(int64_t upload_bytes_max, const Clock& clock = Clock::Real());
 
-  // The worker's side. `take` gets each Append that is whole, as WorkerNode::Options::take; empty:
-  // there is no worker, and uploads are refused.
+  // The worker's side. `take` gets each Work whose tensors are whole, as WorkerNode::Options::take;
+  // empty: there is no worker, and uploads are refused.
   void SetTake(std::function<bool(WorkerTask& task)> take);
   void Add(wire::Expect expect);
   void Revoke(ContextId context, std::optional<int> layer);  // absent: all layers

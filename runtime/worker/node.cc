@@ -17,25 +17,14 @@ constexpr absl::Duration kWordPeriod = absl::Seconds(10);
 
 // The answer to a task that may be refused.
 Message RefusalOf(const wire::Body& body, const absl::Status& why) {
-  if (const auto* step = std::get_if<wire::Step>(&body)) {
-    wire::StepDone done;
-    done.request = step->request;
-    done.items.assign(step->items.size(), {why, 0});
+  if (const auto* work = std::get_if<wire::Work>(&body)) {
+    wire::WorkDone done;
+    done.request = work->request;
+    for (const wire::WorkItem& item : work->items) done.items.push_back({item.epoch, why});
     return wire::Encode(done);
   }
-  wire::Done done;
-  done.status = why;
-  if (const auto* append = std::get_if<wire::Append>(&body)) {
-    done.request = append->request;
-    done.epoch = append->epoch;
-  } else if (const auto* attend = std::get_if<wire::Attend>(&body)) {
-    done.request = attend->request;
-    done.epoch = attend->epoch;
-  } else if (const auto* read = std::get_if<wire::Read>(&body)) {
-    done.request = read->request;
-    done.epoch = read->epoch;
-  }
-  return wire::Encode(done);
+  const auto& read = std::get<wire::Read>(body);
+  return wire::Encode(wire::Done{read.request, read.epoch, why});
 }
 
 }  // namespace
@@ -234,24 +223,15 @@ std::shared_ptr<std::atomic<bool>> WorkerNode::AddCancel(uint64_t request) {
 
 void WorkerNode::OnTask(wire::Body body, Buffer payload) {
   WorkerTask task;
-  uint64_t request = 0;
   bool must = true;
-  if (const auto* append = std::get_if<wire::Append>(&body)) {
-    request = append->request;
+  uint64_t request = 0;
+  if (const auto* work = std::get_if<wire::Work>(&body)) {
     must = false;
-  } else if (auto* attend = std::get_if<wire::Attend>(&body)) {
-    request = attend->request;
-    must = false;
-    task.deadline = clock_.Now() + attend->time_left;
+    request = work->request;
+    task.deadline = clock_.Now() + work->time_left;
     task.cancel = AddCancel(request);
-  } else if (const auto* read = std::get_if<wire::Read>(&body)) {
-    request = read->request;
+  } else if (std::holds_alternative<wire::Read>(body)) {
     must = false;
-  } else if (const auto* step = std::get_if<wire::Step>(&body)) {
-    request = step->request;
-    must = false;
-    task.deadline = clock_.Now() + step->time_left;
-    task.cancel = AddCancel(request);
   } else if (!std::holds_alternative<wire::Open>(body) &&
              !std::holds_alternative<wire::Trim>(body) &&
              !std::holds_alternative<wire::Truncate>(body) &&

@@ -1,6 +1,7 @@
 #include "runtime/worker/task_queue.h"
 
 #include <algorithm>
+#include <type_traits>
 #include <utility>
 
 namespace annulus {
@@ -22,38 +23,26 @@ uint64_t Bit(ContextId context) {
 
 void TaskQueue::ListClaims(const wire::Body& body, Entry* entry) {
   std::vector<Claim>& claims = entry->claims;
-  if (const auto* step = std::get_if<wire::Step>(&body)) {
-    for (const wire::StepItem& item : step->items) {
-      claims.push_back({item.context, item.layer, item.k_tokens > 0});
-    }
-    const auto by_context = [](const Claim& a, const Claim& b) { return a.context < b.context; };
-    if (!std::is_sorted(claims.begin(), claims.end(), by_context)) {
-      std::sort(claims.begin(), claims.end(), by_context);
-    }
-  } else if (const auto* append = std::get_if<wire::Append>(&body)) {
-    claims.push_back({append->context, append->layer, true});
-  } else if (const auto* attend = std::get_if<wire::Attend>(&body)) {
-    claims.push_back({attend->context, attend->layer, false});
-  } else if (const auto* read = std::get_if<wire::Read>(&body)) {
-    claims.push_back({read->context, read->layer, false});
-  } else if (const auto* trim = std::get_if<wire::Trim>(&body)) {
-    claims.push_back({trim->context, trim->layer, true});
-  } else if (const auto* open = std::get_if<wire::Open>(&body)) {
-    claims.push_back({open->context, kAllLayers, true});
-  } else if (const auto* truncate = std::get_if<wire::Truncate>(&body)) {
-    claims.push_back({truncate->context, kAllLayers, true});
-  } else if (const auto* release = std::get_if<wire::Release>(&body)) {
-    claims.push_back({release->context, kAllLayers, true});
-  } else if (const auto* resume = std::get_if<wire::Resume>(&body)) {
-    claims.push_back({resume->context, kAllLayers, true});
-  } else if (const auto* fork = std::get_if<wire::Fork>(&body)) {
-    claims.push_back({std::min(fork->parent, fork->context), kAllLayers, true});
-    claims.push_back({std::max(fork->parent, fork->context), kAllLayers, true});
-    claims[fork->parent < fork->context ? 0 : 1].writes = false;
-  } else {
-    entry->contexts = kEverything;
-    return;
+  std::visit(
+      [&claims]<typename T>(const T& m) {
+        if constexpr (std::is_same_v<T, wire::Work>) {
+          for (const wire::WorkItem& item : m.items) {
+            claims.push_back({item.context, item.layer, item.k_tokens > 0});
+          }
+        } else if constexpr (std::is_same_v<T, wire::Fork>) {
+          claims = {{m.parent, kAllLayers, false}, {m.context, kAllLayers, true}};
+        } else if constexpr (requires { m.layer; }) {
+          claims.push_back({m.context, m.layer, !std::is_same_v<T, wire::Read>});
+        } else if constexpr (requires { m.context; } && !std::is_same_v<T, wire::Inventory>) {
+          claims.push_back({m.context, kAllLayers, true});
+        }
+      },
+      body);
+  const auto by_context = [](const Claim& a, const Claim& b) { return a.context < b.context; };
+  if (!std::is_sorted(claims.begin(), claims.end(), by_context)) {
+    std::sort(claims.begin(), claims.end(), by_context);
   }
+  if (claims.empty()) entry->contexts = kEverything;
   for (const Claim& claim : claims) entry->contexts |= Bit(claim.context);
 }
 
@@ -95,25 +84,31 @@ bool TaskQueue::Add(WorkerTask& task, bool must) {
   return true;
 }
 
+TaskQueue::Lane TaskQueue::LaneOf(const wire::Work& work, size_t bytes) {
+  int64_t q_tokens = 0;  // the most of one item
+  for (const wire::WorkItem& item : work.items) {
+    if (item.exchanges) return Lane::kLong;
+    q_tokens = std::max(q_tokens, item.q_tokens);
+  }
+  if (q_tokens > kFewQueries) return Lane::kLong;
+  if (q_tokens > 0) return Lane::kShort;
+  return bytes > kSmallAppendBytes ? Lane::kBulk : Lane::kOrder;
+}
+
 TaskQueue::Lane TaskQueue::LaneOf(Entry& entry, absl::Time now) {
   const WorkerTask& task = entry.task;
   if (entry.earlier == 0 && (task.deadline <= now || (task.cancel != nullptr && *task.cancel))) {
     return Lane::kOrder;
   }
   if (entry.lane.has_value()) return *entry.lane;
-  const auto* attend = std::get_if<wire::Attend>(&task.body);
-  if (attend != nullptr) {
-    if (entry.earlier > 0) return Lane::kLong;  // until it is known
-    const bool few = attend->q_tokens <= kFewQueries && !exchanges_(*attend);
-    entry.lane = few ? Lane::kShort : Lane::kLong;
+  if (const auto* work = std::get_if<wire::Work>(&task.body)) {
+    entry.lane = LaneOf(*work, task.payload.size());
   } else if (std::holds_alternative<wire::Read>(task.body) ||
              std::holds_alternative<wire::Truncate>(task.body) ||
-             std::holds_alternative<wire::Release>(task.body) ||
-             (std::holds_alternative<wire::Append>(task.body) &&
-              task.payload.size() > kSmallAppendBytes)) {
+             std::holds_alternative<wire::Release>(task.body)) {
     entry.lane = Lane::kBulk;
   } else {
-    entry.lane = std::holds_alternative<wire::Step>(task.body) ? Lane::kShort : Lane::kOrder;
+    entry.lane = Lane::kOrder;
   }
   return *entry.lane;
 }

@@ -6,22 +6,19 @@
 //
 // Lanes: a task waits for tasks of its own lane only.
 //   order  small appends, opens, forks and the like; and whatever was cancelled or is late, since
-//   it
-//          ends at once.
-//   short  decode steps, attends of few queries.
+//          it ends at once.
+//   short  work whose items have few queries each: decode steps above all.
 //   bulk   what moves or clears much memory: large appends, reads, truncations, releases.
-//   long   other attends. They begin in the order in which they came, whatever the number of
-//   places:
-//          so all workers begin the same ones, and none waits in an exchange for a rank that waits
-//          for its own place behind another exchange.
-// A short task waits for no other worker; an attend that might is long.
+//   long   other work. It begins in the order in which it came, whatever the number of places: so
+//          all workers begin the same, and none waits in an exchange for a rank that waits for its
+//          own place behind another exchange.
+// A short task waits for no other worker; one that may is long.
 //
 // Thread-compatible, without a clock or a thread: worker threads and simulations drive it.
 #pragma once
 
 #include <array>
 #include <cstdint>
-#include <functional>
 #include <list>
 #include <numeric>
 #include <optional>
@@ -46,11 +43,6 @@ class TaskQueue {
   // cannot keep them out.
   static constexpr size_t kTasksMax = 4096;
   static constexpr size_t kWorkMax = kTasksMax / 2;
-
-  // Whether the plan of an attend may move something between workers. Asked once all that came
-  // before on its context has ended.
-  using Exchanges = std::function<bool(const wire::Attend&)>;
-  explicit TaskQueue(Exchanges exchanges) : exchanges_(std::move(exchanges)) {}
 
   // Takes a task, or returns false where there is no room for it.
   bool Add(WorkerTask& task, bool must);
@@ -90,10 +82,10 @@ class TaskQueue {
   static constexpr int kAllLayers = -1;
   static bool Conflict(const Entry& a, const Entry& b);
   static void ListClaims(const wire::Body& body, Entry* entry);
+  static Lane LaneOf(const wire::Work& work, size_t bytes);
   Lane LaneOf(Entry& entry, absl::Time now);
   Place FindReady(absl::Time now);
 
-  const Exchanges exchanges_;
   std::list<Entry> tasks_;  // in the order in which they came
   std::list<Entry> spare_;  // kept, so that a warm queue allocates nothing
   uint64_t last_id_ = 0;

@@ -49,8 +49,7 @@ class Worker::Impl {
                   {.kv_bytes_limit = options_.kv_bytes_limit,
                    .kv_in_host_memory = options_.kv_in_host_memory,
                    .on_exchange = [this] { AskForCompany(); }}),
-        node_(messenger_, NodeOptions(), *options_.clock),
-        tasks_([this](const wire::Attend& attend) { return executor_.Exchanges(attend); }) {
+        node_(messenger_, NodeOptions(), *options_.clock) {
     for (int i = 0; i < kThreads; ++i) threads_.emplace_back([this] { Run(); });
     if (options_.grants == nullptr) return;
     options_.grants->SetTake([this](WorkerTask& task) {

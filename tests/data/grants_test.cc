@@ -19,12 +19,12 @@ struct ManualClock final : Clock {
 
 wire::Expect Expectation(uint64_t grant, int layer = 0, uint64_t bytes = 64) {
   wire::Expect expect;
-  expect.append = {
-      .request = grant, .epoch = 3, .context = 7, .layer = layer, .start = 0, .tokens = 4};
+  expect.work.request = grant;
+  expect.work.time_left = absl::Seconds(30);
+  expect.work.items = {{.epoch = 3, .context = 7, .layer = layer, .k_tokens = 4}};
+  expect.work.items[0].append_bytes = bytes;
   expect.secret = std::string(wire::kSecretBytes, static_cast<char>('a' + grant));
-  expect.bytes = bytes;
   expect.dtype = DType::kBF16;
-  expect.time_left = absl::Seconds(30);
   return expect;
 }
 
@@ -71,10 +71,10 @@ TEST_CASE("an upload becomes the append that was expected") {
   REQUIRE((*upload)->Finish().ok());
   upload->reset();
   REQUIRE(f.taken.size() == 1);
-  const auto& append = std::get<wire::Append>(f.taken[0].body);
-  CHECK(append.request == 1);
-  CHECK(append.context == 7);
-  CHECK(append.epoch == 3);
+  const auto& work = std::get<wire::Work>(f.taken[0].body);
+  CHECK(work.request == 1);
+  CHECK(work.items.at(0).context == 7);
+  CHECK(work.items[0].epoch == 3);
   CHECK(f.taken[0].payload.size() == 64);
   CHECK(f.taken[0].payload.data()[63] == std::byte{5});
   CHECK(f.table.upload_bytes() == 64);  // until it is stored

@@ -139,7 +139,8 @@ Partial RunForCaller(const Plan& plan, const Case& c, const Inputs& in, Backend&
       RankTask task;
       task.plan = &plan;
       task.rank = rank;
-      task.q_packed = PackQueries(plan, rank, in.q);
+      task.q_packed = Buffer(static_cast<size_t>(QueryBytes(plan, rank)));
+      PackQueries(plan, rank, in.q, task.q_packed.data());
       task.kv = &held;
       task.scale = Scale(c);
       results[static_cast<size_t>(rank)] =
@@ -154,7 +155,7 @@ Partial RunForCaller(const Plan& plan, const Case& c, const Inputs& in, Backend&
     INFO("rank " << rank << ": " << result.status().ToString());
     REQUIRE(result.ok());
     REQUIRE(MergeAnswer(plan, rank, result->answer_packed, merged.view()).ok());
-    *bytes += result->bytes_sent + static_cast<int64_t>(PackQueries(plan, rank, in.q).size());
+    *bytes += result->bytes_sent + QueryBytes(plan, rank);
   }
   REQUIRE(Finalise(merged.view()).ok());
   return merged;

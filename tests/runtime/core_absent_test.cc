@@ -30,8 +30,8 @@ struct CutOff : test::Driver {
     for (const auto& [peer, rank] : rank_of) actions = Answer(peer, call);
     id = All<action::Finish>(actions).at(0).context;
     call = BeginAppend(id, 0, 100, &actions);
-    std::vector<int> all;
-    for (int i = 0; i < workers / replicas * replicas; ++i) all.push_back(i);
+    std::vector<event::Share> all;
+    for (int i = 0; i < workers / replicas * replicas; ++i) all.emplace_back(i);
     Handle(event::Prepared{call, all});
     for (const auto& [peer, rank] : rank_of) actions = Answer(peer, call);
     CHECK(FinishOf(actions, call).ok());

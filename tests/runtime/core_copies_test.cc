@@ -42,8 +42,8 @@ struct Replicated : Driver {
     const CallId call = BeginAppend(id, start, tokens, &actions);
     const auto admits = All<action::Admit>(actions);
     REQUIRE(admits.size() == 1);
-    std::vector<int> all;
-    for (size_t i = 0; i < admits[0].workers.size(); ++i) all.push_back(static_cast<int>(i));
+    std::vector<event::Share> all;
+    for (size_t i = 0; i < admits[0].workers.size(); ++i) all.emplace_back(static_cast<int>(i));
     sent = All<action::SendTask>(Handle(event::Prepared{call, all}));
     return call;
   }
@@ -150,17 +150,14 @@ TEST_CASE("Whoever is lost, the context goes on with its copy and what was ackno
 TEST_CASE("A step on a context that goes on with its copies is retried, not half done") {
   Replicated d(2);
   d.Append(0, 10);
-  const request::Step step{{{d.id, 0, 10, 1, 1, {5, 1}}}};
+  const request::Work step{{{d.id, 0, 10, 1, 1, {5, 1}}}};
   Actions actions;
   CallId call = d.Begin(step, &actions);
   CHECK(All<action::Admit>(actions).at(0).workers.size() == 2);
   d.Handle(event::Prepared{call, {0, 1}});
-  d.Lose(11);
-  wire::StepDone done;
-  done.request = call;
-  done.items = {{absl::OkStatus(), 0}};
-  actions = d.Handle(event::Heard{12, done});  // too late to count
+  actions = d.Lose(11);
   CHECK(absl::IsUnavailable(All<action::Finish>(actions).at(0).items.at(0).status));
+  CHECK(d.Answer(12, call).empty());  // too late to count
   CHECK(d.Committed(d.id) == 10);
   call = d.Begin(step, &actions);
   CHECK(All<action::Admit>(actions).at(0).workers.size() == 1);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -42,7 +43,8 @@ std::vector<PeerId> SentTo(const Actions& actions) {
 
 inline absl::Status FinishOf(const Actions& actions, CallId call) {
   for (const action::Finish& finish : All<action::Finish>(actions)) {
-    if (finish.call == call) return finish.status;
+    if (finish.call != call) continue;
+    return finish.status.ok() && finish.items.size() == 1 ? finish.items[0].status : finish.status;
   }
   return absl::UnknownError("not finished");
 }
@@ -51,6 +53,11 @@ inline std::vector<int64_t> TokensOf(const wire::Resume& resume) {
   std::vector<int64_t> tokens;
   for (const LayerState& layer : resume.layers) tokens.push_back(layer.tokens);
   return tokens;
+}
+
+inline request::Work AppendOf(ContextId id, int layer, int64_t start, int64_t tokens,
+                              RequestKey key = {}) {
+  return {{{id, layer, start, tokens, 0, key, request::WorkItem::Kind::kAppend}}};
 }
 
 struct Driver {
@@ -66,15 +73,16 @@ struct Driver {
   Actions Handle(const Event& event) { return core.Handle(now, event); }
   Actions Answer(PeerId peer, CallId call, absl::Status status = absl::OkStatus(),
                  uint64_t epoch = 0) {
-    wire::Done done;
-    done.request = call;
-    done.epoch = epoch != 0 ? epoch : this->epoch;
-    done.status = std::move(status);
-    return Handle(event::Heard{peer, done});
+    if (epoch == 0) epoch = this->epoch;
+    if (!has_items.contains(call)) {
+      return Handle(event::Heard{peer, wire::Done{call, epoch, std::move(status)}});
+    }
+    return Handle(event::Heard{peer, wire::WorkDone{call, {{epoch, std::move(status)}}}});
   }
   void Beat(PeerId peer) { Handle(event::Heard{peer, wire::Heartbeat{}}); }
 
   CallId Begin(Request request, Actions* actions, absl::Time deadline = absl::InfiniteFuture()) {
+    if (std::holds_alternative<request::Work>(request)) has_items.insert(last_call + 1);
     *actions = Handle(event::Begin{++last_call, std::move(request), deadline});
     return last_call;
   }
@@ -92,10 +100,19 @@ struct Driver {
     return All<action::Finish>(actions).at(0).context;
   }
   CallId BeginAppend(ContextId id, int64_t start, int64_t tokens, Actions* actions) {
-    return Begin(request::Append{id, 0, start, tokens}, actions);
+    return Begin(AppendOf(id, 0, start, tokens), actions);
   }
   CallId BeginAttend(ContextId id, int64_t tokens, int64_t kv_len, Actions* actions) {
-    return Begin(request::Attend{id, 0, kv_len - tokens, tokens, kv_len, {0, kv_len}}, actions);
+    return Begin(request::Work{{{id,
+                                 0,
+                                 kv_len,
+                                 0,
+                                 tokens,
+                                 {},
+                                 request::WorkItem::Kind::kAttend,
+                                 kv_len - tokens,
+                                 {0, kv_len}}}},
+                 actions);
   }
   ContextId CreateWithTokens(std::vector<PeerId> peers, int64_t tokens) {
     const ContextId id = Create(peers);
@@ -111,6 +128,7 @@ struct Driver {
   CoordinatorCore core;
   absl::Time now = absl::UnixEpoch();
   CallId last_call = 0;
+  std::set<CallId> has_items;  // calls that are answered by a WorkDone
   uint64_t epoch = 0;
 };
 

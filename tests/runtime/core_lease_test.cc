@@ -62,11 +62,10 @@ struct Leases : test::Driver {
     Actions actions;
     const CallId call = BeginAppend(id, core.Describe(id)->tokens[0], tokens, &actions);
     Handle(event::Prepared{call, {0, 1}});
-    wire::Done done;
-    done.request = call;
-    done.epoch = epoch;
-    done.context_kv_bytes = 40'000;
-    if (full) done.status = absl::ResourceExhaustedError("kv_bytes_limit is 100000: …");
+    wire::WorkDone done{call, {{epoch, absl::OkStatus(), 40'000}}};
+    if (full) {
+      done.items[0].status = absl::ResourceExhaustedError("kv_bytes_limit is 100000: …");
+    }
     last = Handle(event::Heard{11, done});
     if (full) return FinishOf(last, call);
     return FinishOf(Handle(event::Heard{12, done}), call);

@@ -26,10 +26,10 @@ struct Movers : Driver {
     const ContextId id = Create(peers);
     Actions actions;
     const CallId call = BeginAppend(id, 0, 100, &actions);
-    std::vector<int> ranks(peers.size());
-    std::iota(ranks.begin(), ranks.end(), 0);
-    Handle(event::Prepared{call, ranks});
-    for (const PeerId peer : peers) Ask(peer, call, epoch);
+    std::vector<event::Share> all;
+    for (size_t i = 0; i < peers.size(); ++i) all.emplace_back(static_cast<int>(i));
+    Handle(event::Prepared{call, all});
+    for (const PeerId peer : peers) AskForWork(peer, call, epoch);
     Serve();
     CHECK(Committed(id) == 100);
     return id;
@@ -68,18 +68,17 @@ struct Movers : Driver {
           if (seen->may_leave) may_leave.push_back(send->peer);
         }
       } else if (const auto* fill = std::get_if<action::MoveFill>(&action)) {
-        Ask(fill->peer, fill->append.request, fill->append.epoch);
+        AskForWork(fill->peer, fill->work.request, fill->work.items.at(0).epoch);
       } else if (const auto* end = std::get_if<action::MoveEnded>(&action)) {
         ended.push_back(end->status);
       }
     }
   }
   void Ask(PeerId peer, uint64_t request, uint64_t of_epoch) {
-    wire::Done done;
-    done.request = request;
-    done.epoch = of_epoch;
-    done.context_kv_bytes = 4096;
-    asked.emplace_back(peer, done);
+    asked.emplace_back(peer, wire::Done{request, of_epoch, absl::OkStatus(), 4096});
+  }
+  void AskForWork(PeerId peer, uint64_t request, uint64_t of_epoch) {
+    asked.emplace_back(peer, wire::WorkDone{request, {{of_epoch, absl::OkStatus(), 4096}}});
   }
   wire::Heartbeat Beats(PeerId peer) const {
     return {.kv_bytes = peer == joined ? 0 : 4096, .leaves = peer == leaving};
@@ -101,7 +100,7 @@ struct Movers : Driver {
   PeerId leaving = 0;
   PeerId joined = 0;  // and holds nothing
   bool may_answer = true;
-  std::deque<std::pair<PeerId, wire::Done>> asked;
+  std::deque<std::pair<PeerId, wire::Body>> asked;
   std::vector<PeerId> opened, released, may_leave;
   std::vector<absl::Status> ended;
   wire::Resume resumed;

@@ -55,7 +55,7 @@ wire::Inventory Holds(int rank, const LayerState& layer) {
 
 absl::Status Repeat(Restarted& d, int64_t start, int64_t tokens, uint64_t sequence) {
   const CallId call = 5000 + sequence;
-  const request::Append append{kContext, 0, start, tokens, {5, sequence}};
+  const request::Work append = test::AppendOf(kContext, 0, start, tokens, {5, sequence});
   const Actions actions = d.Handle(event::Begin{call, append});
   if (!All<action::Admit>(actions).empty()) return absl::CancelledError("is appended");
   return test::FinishOf(actions, call);

@@ -12,21 +12,21 @@ using test::SentTo;
 
 CallId Append(Driver& d, ContextId id, int64_t start, int64_t tokens, RequestKey key,
               Actions* actions) {
-  return d.Begin(request::Append{id, 0, start, tokens, key}, actions);
+  return d.Begin(test::AppendOf(id, 0, start, tokens, key), actions);
 }
 
 CallId Truncate(Driver& d, ContextId id, int64_t tokens, Actions* actions) {
   return d.Begin(request::Truncate{id, tokens}, actions);
 }
 
-CallId Step(Driver& d, std::vector<request::StepItem> items, Actions* actions) {
-  return d.Begin(request::Step{std::move(items)}, actions);
+CallId Step(Driver& d, std::vector<request::WorkItem> items, Actions* actions) {
+  return d.Begin(request::Work{std::move(items)}, actions);
 }
 
 Actions AnswerStep(Driver& d, PeerId peer, CallId call, std::vector<absl::Status> statuses) {
-  wire::StepDone done;
+  wire::WorkDone done;
   done.request = call;
-  for (absl::Status& status : statuses) done.items.push_back({std::move(status), 1});
+  for (absl::Status& status : statuses) done.items.push_back({d.epoch, std::move(status), 1});
   return d.Handle(event::Heard{peer, done});
 }
 
@@ -145,8 +145,8 @@ TEST_CASE("Items of a step end for themselves: committed, or taken back everywhe
   CHECK(absl::IsInvalidArgument(items[5].status));
   CHECK(absl::IsInvalidArgument(items[6].status));
 
-  actions =
-      d.Handle(event::Prepared{call, {0, 1}, {{3, absl::InvalidArgumentError("q is not finite")}}});
+  actions = d.Handle(event::Prepared{
+      call, {{0, {0, 2}}, {1, {0, 2}}}, {{3, absl::InvalidArgumentError("q is not finite")}}});
   CHECK(All<action::SendTask>(actions).size() == 2);
   actions = AnswerStep(d, 11, call, {absl::OkStatus(), absl::OkStatus()});
   CHECK(All<action::Deliver>(actions).size() == 1);
@@ -168,7 +168,7 @@ TEST_CASE("Items of a step end for themselves: committed, or taken back everywhe
   CHECK(!repeated[0].appends);
   CHECK(repeated[0].attends);
   CHECK(repeated[1].appends);
-  d.Handle(event::Prepared{again, {0, 1}});
+  d.Handle(event::Prepared{again, {{0, {0, 1}}, {1, {0, 1}}}});
   AnswerStep(d, 11, again, {absl::OkStatus(), absl::OkStatus()});
   AnswerStep(d, 12, again, {absl::OkStatus(), absl::OkStatus()});
   CHECK(d.Committed(a) == 101);
@@ -181,7 +181,7 @@ TEST_CASE("A step loses the items of a lost worker and of a released context onl
   const ContextId released = d.CreateWithTokens({11, 12}, 10);
   Actions actions;
   const CallId call = Step(d, {{both, 0, 10, 1, 1, {}}, {released, 0, 10, 1, 1, {}}}, &actions);
-  d.Handle(event::Prepared{call, {0, 1}});
+  d.Handle(event::Prepared{call, {{0, {0, 1}}, {1, {0, 1}}}});
   d.Begin(request::Release{released}, &actions);
   AnswerStep(d, 11, call, {absl::OkStatus(), absl::OkStatus()});
   actions = d.Handle(event::PeerDown{12, absl::UnavailableError("gone")});
@@ -197,7 +197,7 @@ TEST_CASE("A step's deadline takes back what was not answered") {
   const ContextId id = d.Create({11});
   const absl::Time deadline = d.now + absl::Milliseconds(40);
   Actions actions;
-  const CallId call = d.Begin(request::Step{{{id, 0, 0, 5, 5, {}}}}, &actions, deadline);
+  const CallId call = d.Begin(request::Work{{{id, 0, 0, 5, 5, {}}}}, &actions, deadline);
   d.Handle(event::Prepared{call, {0}});
   d.now = deadline;
   actions = d.Handle(event::Tick{});

@@ -8,6 +8,7 @@ namespace annulus {
 namespace {
 
 using test::All;
+using test::AppendOf;
 using test::Driver;
 using test::FinishOf;
 using test::SentTo;
@@ -183,7 +184,7 @@ TEST_CASE("A coordinator that stood still does not blame its workers") {
 TEST_CASE("Deadlines end calls in every phase") {
   Driver d(1);
   const ContextId id = d.Create({11});
-  const request::Append append{id, 0, 0, 10};
+  const request::Work append = AppendOf(id, 0, 0, 10);
   absl::Time deadline = d.now + absl::Milliseconds(40);
   Actions actions;
   const CallId planning = d.Begin(append, &actions, deadline);
@@ -220,22 +221,17 @@ TEST_CASE("Every bound is named, and what it held is given back") {
   CHECK(FinishOf(actions, large).message().find("request_bytes_max") != std::string::npos);
   const CallId first = d.BeginAppend(id, 0, 234, &actions);
   CHECK(All<action::Admit>(actions).size() == 1);
-  request::Append other_layer{id, 1, 0, 100};
-  const CallId many = d.Begin(other_layer, &actions);
+  const CallId many = d.Begin(AppendOf(id, 1, 0, 100), &actions);
   CHECK(absl::IsResourceExhausted(FinishOf(actions, many)));
   CHECK(FinishOf(actions, many).message().find("in_flight_bytes_max") != std::string::npos);
-  other_layer.tokens = 50;
-  d.Begin(other_layer, &actions);
+  d.Begin(AppendOf(id, 1, 0, 50), &actions);
   CHECK(All<action::Admit>(actions).size() == 1);
   const CallId third = d.BeginAttend(id, 1, 1, &actions);
   CHECK(absl::IsInvalidArgument(FinishOf(actions, third)));  // nothing is committed yet
   d.Handle(event::GiveUp{first, absl::CancelledError("enough")});
-  other_layer.layer = 0;
-  other_layer.tokens = 234;
-  d.Begin(other_layer, &actions);
+  d.Begin(AppendOf(id, 0, 0, 234), &actions);
   CHECK(All<action::Admit>(actions).size() == 1);
-  other_layer.tokens = 1;
-  const CallId fourth = d.Begin(other_layer, &actions);
+  const CallId fourth = d.Begin(AppendOf(id, 0, 0, 1), &actions);
   CHECK(absl::IsUnavailable(FinishOf(actions, fourth)));
 }
 

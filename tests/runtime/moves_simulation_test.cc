@@ -72,15 +72,13 @@ Tally Simulate(uint64_t seed, std::vector<std::string>* failures) {
   const bool faults = seed % 2 == 0;
   SimCluster cluster(seed, static_cast<int>(rng.Between(2, 4)), /*drop=*/0, int64_t{1} << 30,
                      faults ? kRejoinTimeout : absl::ZeroDuration());
-  AttendPlanner planner{ClusterModel{}};
-  StepPlanner steps;
+  CallPlanner planner;
   Tally tally;
   Changes changes(cluster, rng.Next(), faults);
   std::vector<std::unique_ptr<SimSession>> sessions;
   const absl::Time end = absl::UnixEpoch() + kSessionsEnd;
   for (int i = 0; i < 2; ++i) {
-    sessions.push_back(
-        std::make_unique<SimSession>(cluster, planner, steps, rng.Next(), end, tally));
+    sessions.push_back(std::make_unique<SimSession>(cluster, planner, rng.Next(), end, tally));
     SimSession& session = *sessions.back();
     cluster.network().At(cluster.now() + absl::Milliseconds(10), [&session] { session.Run(); });
   }

@@ -115,13 +115,12 @@ Tally Simulate(uint64_t seed, std::vector<std::string>* failures) {
   SimCluster cluster(seed, static_cast<int>(rng.Between(1, 4)), /*drop=*/0, int64_t{1} << 30,
                      kRejoinTimeout);
   cluster.NeverLoseCoordinator();
-  AttendPlanner planner{ClusterModel{}};
-  StepPlanner steps;
+  CallPlanner planner;
   Tally tally;
   Faults faults(cluster, rng.Next(), kind);
   std::vector<std::unique_ptr<SimSession>> sessions;
   for (int i = 0; i < 2; ++i) {
-    sessions.push_back(std::make_unique<SimSession>(cluster, planner, steps, rng.Next(),
+    sessions.push_back(std::make_unique<SimSession>(cluster, planner, rng.Next(),
                                                     absl::UnixEpoch() + kCallsEnd / 2, tally));
     SimSession& session = *sessions.back();
     if (kind.workers && !kind.crashes) session.WaitForLost();

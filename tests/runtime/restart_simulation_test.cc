@@ -74,15 +74,13 @@ Tally Simulate(uint64_t seed, std::vector<std::string>* failures) {
   const int workers = static_cast<int>(rng.Between(1, 4));
   const bool workers_too = seed % 2 == 0;
   SimCluster cluster(seed, workers, /*drop=*/0, int64_t{1} << 30, kRejoinTimeout);
-  AttendPlanner planner{ClusterModel{}};
-  StepPlanner steps;
+  CallPlanner planner;
   Tally tally;
   Restarts restarts(cluster, rng.Next(), workers_too);
   std::vector<std::unique_ptr<SimSession>> sessions;
   const absl::Time end = absl::UnixEpoch() + kSessionsEnd;
   for (int i = 0; i < 2; ++i) {
-    sessions.push_back(
-        std::make_unique<SimSession>(cluster, planner, steps, rng.Next(), end, tally));
+    sessions.push_back(std::make_unique<SimSession>(cluster, planner, rng.Next(), end, tally));
     SimSession& session = *sessions.back();
     cluster.network().At(cluster.now() + absl::Milliseconds(10), [&session] { session.Run(); });
   }

@@ -37,7 +37,6 @@ class SimWorker {
         address_(fabric_->messenger().address()),
         executor_(MakeBackend("reference", 1).value(), *fabric_, network.clock(),
                   {.kv_bytes_limit = kv_bytes_limit}),
-        tasks_([this](const wire::Attend& attend) { return executor_.Exchanges(attend); }),
         node_(fabric_->messenger(), Options(name, coordinator, kv_bytes_limit, rejoin_timeout),
               network.clock()) {}
 

@@ -26,6 +26,11 @@ void Randomise(Tensor& tensor, TokenRange tokens, Rng& rng) {
   for (int64_t i = tokens.begin * row; i < tokens.end * row; ++i) tensor.f32()[i] = rng.Normal();
 }
 
+// Of a call of one item, its end.
+absl::Status StatusOf(const action::Finish& finish) {
+  return finish.items.empty() ? finish.status : finish.items[0].status;
+}
+
 }  // namespace
 
 void SimSession::Run() {
@@ -126,13 +131,16 @@ void SimSession::StartAppend(Context& context, TokenRange tokens, absl::Duration
   call->append = context.kv.Append(context.id, 0, tokens.begin, tokens.size());
   call->append.key = context.key;
   call->contexts = {&context};
-  call->work = std::make_unique<AppendWork>(call->append);
+  call->work =
+      std::make_unique<BatchCall>(std::vector{CallItem(call->append)}, absl::InfiniteFuture(),
+                                  planner_, cluster_.network().clock());
   call->finished = [this, &context](const action::Finish& finish) {
-    Appended(context, finish.status, finish.status.ok() ? finish.items.at(0).tokens : 0);
-    tally_.appends += finish.status.ok();
+    const absl::Status status = StatusOf(finish);
+    Appended(context, status, status.ok() ? finish.items.at(0).tokens : 0);
+    tally_.appends += status.ok();
   };
-  Begin(request::Append{context.id, 0, tokens.begin, tokens.size(), context.key}, std::move(call),
-        later);
+  const request::Work request = call->work->request();
+  Begin(request, std::move(call), later);
 }
 
 void SimSession::Step() {
@@ -159,7 +167,6 @@ void SimSession::StartStep(const std::vector<Context*>& contexts,
                            const std::vector<int64_t>& queries, absl::Duration later) {
   auto call = std::make_shared<Call>();
   call->contexts = contexts;
-  request::Step step_request;
   for (size_t i = 0; i < contexts.size(); ++i) {
     Context& context = *contexts[i];
     const AppendRequest append =
@@ -173,32 +180,30 @@ void SimSession::StartStep(const std::vector<Context*>& contexts,
     step.q = call->queries.back();
     step.key = context.key;
     call->steps.push_back(step);
-    step_request.items.push_back(
-        {step.context, 0, step.start, step.k.tokens, step.q.tokens, step.key});
   }
-  auto work = std::make_unique<StepWork>(call->steps, absl::InfiniteFuture(), steps_,
-                                         cluster_.network().clock());
-  StepWork& step_work = *work;
-  call->work = std::move(work);
-  call->finished = [this, &step_work, call = call.get()](const action::Finish& finish) {
+  call->work =
+      std::make_unique<BatchCall>(std::vector<CallItem>(call->steps.begin(), call->steps.end()),
+                                  absl::InfiniteFuture(), planner_, cluster_.network().clock());
+  call->finished = [this, call = call.get()](const action::Finish& finish) {
     if (finish.items.empty()) return Expect(finish.status, false);
-    const auto results = std::move(step_work).TakeResults(finish);
-    for (size_t i = 0; i < results.size(); ++i) {
+    for (size_t i = 0; i < call->steps.size(); ++i) {
+      const absl::StatusOr<StepResult> result = call->work->TakeResult(i, finish);
       Context& context = *call->contexts[i];
-      Appended(context, results[i].status(), results[i].ok() ? results[i]->tokens : 0);
-      if (!results[i].ok()) continue;
+      Appended(context, result.status(), result.ok() ? result->tokens : 0);
+      if (!result.ok()) continue;
       ++tally_.appends;
       if (call->queries[i].tokens() == 0) continue;
       ++tally_.answers;
       tally_.degraded_answers += context.degraded;
       const Partial expected =
           Oracle(context.spec, context.kv, call->queries[i], context.tried.end, context.pattern());
-      if (!(WorstError(results[i]->out, results[i]->lse, expected) < 1e-4)) {
+      if (!(WorstError(result->out, result->lse, expected) < 1e-4)) {
         Fail("wrong answer to a step");
       }
     }
   };
-  Begin(std::move(step_request), std::move(call), later);
+  const request::Work request = call->work->request();
+  Begin(request, std::move(call), later);
 }
 
 void SimSession::Attend(Context& context) {
@@ -215,17 +220,17 @@ void SimSession::Attend(Context& context) {
   if (!context.spec.kv_efficient) attend.pattern = kPatterns[rng_.Below(4)];
   attend.plan = PlanKind::kPassQ;
   call->contexts = {&context};
-  const request::Attend request{context.id,        0, attend.q_start, n, attend.kv_len,
-                                {0, attend.kv_len}};
-  auto work = std::make_unique<AttendWork>(attend, absl::InfiniteFuture(), planner_,
+  auto work = std::make_unique<AttendCall>(attend, absl::InfiniteFuture(), planner_,
                                            cluster_.network().clock());
-  AttendWork& attend_work = *work;
+  AttendCall& attend_call = *work;
   call->work = std::move(work);
-  call->finished = [this, &context, &attend, &attend_work](const action::Finish& finish) {
-    const bool evicted = absl::IsInvalidArgument(finish.status) && attend.q_start < context.horizon;
+  const request::Work request = call->work->request();
+  call->finished = [this, &context, &attend, &attend_call](const action::Finish& finish) {
+    const absl::Status status = StatusOf(finish);
+    const bool evicted = absl::IsInvalidArgument(status) && attend.q_start < context.horizon;
     if (evicted) return;
-    if (!finish.status.ok()) return ExpectOf(context, finish.status);
-    const absl::StatusOr<AttendResult> result = std::move(attend_work).TakeResult(finish.status);
+    if (!status.ok()) return ExpectOf(context, status);
+    const absl::StatusOr<AttendResult> result = std::move(attend_call).TakeResult(finish);
     if (!result.ok()) return Fail("an answer cannot be finalised");
     const Partial expected = Oracle(context.spec, context.kv, attend.q, attend.kv_len,
                                     PatternOf(context.spec, 0, attend.pattern));
@@ -324,13 +329,13 @@ void SimSession::OnNews(const std::shared_ptr<Call>& call, CallNews news) {
     const absl::Time when = cluster_.now() + absl::Microseconds(rng_.Between(0, 3000));
     cluster_.network().At(when, [this, call, admit = std::move(*admitted)] {
       if (call->work == nullptr) return;  // it has ended meanwhile
-      absl::StatusOr<PreparedWork> work = call->work->Prepare(admit);
+      absl::StatusOr<PreparedCall> work = call->work->Prepare(admit);
       if (!work.ok()) return cluster_.coordinator().GiveUp(call->id, work.status());
       cluster_.coordinator().Prepared(call->id, *std::move(work));
     });
     return;
   }
-  if (auto* answer = std::get_if<RankAnswer>(&news)) {
+  if (auto* answer = std::get_if<ShareAnswer>(&news)) {
     const absl::Status merged = call->work->OnAnswer(std::move(*answer));
     if (!merged.ok()) Fail(merged.ToString());
     return;
@@ -342,12 +347,11 @@ void SimSession::OnNews(const std::shared_ptr<Call>& call, CallNews news) {
   // failed may have ended long before.
   for (size_t i = 0; i < call->contexts.size(); ++i) {
     const bool is_step = !call->steps.empty();
-    const absl::Status& end =
-        is_step && !finish.items.empty() ? finish.items[i].status : finish.status;
+    const absl::Status& end = finish.items.empty() ? finish.status : finish.items[i].status;
     const bool used = is_step ? end.ok() : !absl::IsDeadlineExceeded(end);
     if (used) call->contexts[i]->used = cluster_.now();
   }
-  tally_.Note(static_cast<uint64_t>(finish.status.code()));
+  tally_.Note(static_cast<uint64_t>(StatusOf(finish).code()));
   tally_.Note(static_cast<uint64_t>(absl::ToUnixNanos(cluster_.now())));
   if (cluster_.now() > std::max(call->deadline, cluster_.coordinator_resumed()) + kLateMax) {
     Fail("a call ended long after its deadline");

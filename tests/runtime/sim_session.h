@@ -10,9 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include "runtime/coordinator/append_work.h"
-#include "runtime/coordinator/attend_work.h"
-#include "runtime/coordinator/step_work.h"
+#include "runtime/coordinator/attend_call.h"
+#include "runtime/coordinator/batch_call.h"
 #include "runtime/store/context_layout.h"
 #include "tests/runtime/inputs.h"
 #include "tests/runtime/sim_cluster.h"
@@ -52,11 +51,9 @@ struct Tally {
 class SimSession {
  public:
   // Starts nothing new from `end` on.
-  SimSession(SimCluster& cluster, AttendPlanner& planner, StepPlanner& steps, uint64_t seed,
-             absl::Time end, Tally& tally)
+  SimSession(SimCluster& cluster, CallPlanner& planner, uint64_t seed, absl::Time end, Tally& tally)
       : cluster_(cluster),
         planner_(planner),
-        steps_(steps),
         rng_(seed),
         client_(rng_.Next() | 1),
         end_(end),
@@ -113,7 +110,7 @@ class SimSession {
     std::vector<Tensor> queries;
     AppendRequest append;
     AttendRequest attend;
-    std::unique_ptr<CallWork> work;
+    std::unique_ptr<BatchCall> work;
     std::function<void(const action::Finish&)> finished;
   };
 
@@ -143,8 +140,7 @@ class SimSession {
   void Fail(std::string what) { failures_.push_back(std::move(what)); }
 
   SimCluster& cluster_;
-  AttendPlanner& planner_;
-  StepPlanner& steps_;
+  CallPlanner& planner_;
   Rng rng_;
   const uint64_t client_;
   absl::Time end_;

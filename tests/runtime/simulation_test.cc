@@ -123,15 +123,13 @@ Tally Simulate(uint64_t seed, std::vector<std::string>* failures) {
   const double lease = rng.Below(3) == 0 ? 0.02 * static_cast<double>(rng.Between(1, 10)) : 0;
   SimCluster cluster(seed, workers, drop, kv_bytes_limit, absl::ZeroDuration(),
                      {.evict = lease > 0});
-  AttendPlanner planner{ClusterModel{}};
-  StepPlanner steps;
+  CallPlanner planner;
   Tally tally;
   Faults faults(cluster, rng.Next(), workers);
   std::vector<std::unique_ptr<SimSession>> sessions;
   const absl::Time end = absl::UnixEpoch() + kSessionsEnd;
   for (int i = 0; i < 2; ++i) {
-    sessions.push_back(
-        std::make_unique<SimSession>(cluster, planner, steps, rng.Next(), end, tally));
+    sessions.push_back(std::make_unique<SimSession>(cluster, planner, rng.Next(), end, tally));
     SimSession& session = *sessions.back();
     session.LeaseFor(lease);
     cluster.network().At(cluster.now() + absl::Milliseconds(10), [&session] { session.Run(); });

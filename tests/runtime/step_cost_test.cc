@@ -4,10 +4,10 @@
 
 #include "absl/time/clock.h"
 #include "base/rng.h"
-#include "runtime/coordinator/step_work.h"
+#include "runtime/coordinator/batch_call.h"
 #include "runtime/store/append_cut.h"
 #include "runtime/store/context_layout.h"
-#include "runtime/worker/decode_batch.h"
+#include "runtime/worker/work_runner.h"
 #include "tests/catch.h"
 #include "tests/runtime/inputs.h"
 
@@ -22,7 +22,7 @@ constexpr absl::Duration kCostMax = absl::Microseconds(50);
 
 // Coordinator and worker without the transport between them.
 struct OneWorker {
-  explicit OneWorker(const ContextSpec& spec) : store(int64_t{1} << 30), runner(store, *backend) {
+  explicit OneWorker(const ContextSpec& spec) : store(int64_t{1} << 30) {
     ShardMap shards;
     shards.context = shards.storage = shards.epoch = 1;
     shards.spec = spec;
@@ -34,10 +34,10 @@ struct OneWorker {
   }
 
   absl::StatusOr<StepResult> Step(const StepRequest& request) {
-    StepWork work({&request, 1}, absl::InfiniteFuture(), planner, Clock::Real());
+    BatchCall work({CallItem(request)}, absl::InfiniteFuture(), planner, Clock::Real());
     action::Admit admit{1, {1}, {{absl::OkStatus(), map, true, true, 0}}};
     absl::Time begin = absl::Now();
-    PreparedWork prepared = work.Prepare(admit).value();
+    PreparedCall prepared = work.Prepare(admit).value();
     absl::Duration coordinator = absl::Now() - begin;
 
     begin = absl::Now();
@@ -45,23 +45,26 @@ struct OneWorker {
     task.body = wire::Decode(prepared.messages.at(0).message).value();
     task.payload = std::move(prepared.messages[0].message.payload);
     task.cancel = std::make_shared<std::atomic<bool>>(false);
-    Message answer = runner.Run(task, [](ContextId, uint64_t) { return absl::OkStatus(); });
+    task.urgent = true;
+    Message answer = runner.Run(task);
     worker_best = std::min(worker_best, absl::Now() - begin);
 
     begin = absl::Now();
-    const wire::Body done = wire::Decode(answer).value();
+    const auto done = std::get<wire::WorkDone>(wire::Decode(answer).value());
     ANNULUS_CHECK(work.OnAnswer({0, done, std::move(answer.payload)}).ok());
     action::Finish finish;
     finish.items = {{absl::OkStatus(), 1, request.start + request.k.tokens}};
-    auto results = std::move(work).TakeResults(finish);
+    absl::StatusOr<StepResult> result = work.TakeResult(0, finish);
     coordinator_best = std::min(coordinator_best, coordinator + (absl::Now() - begin));
-    return std::move(results[0]);
+    return result;
   }
 
   std::unique_ptr<Backend> backend = MakeBackend("cpu", 1).value();
   KvStore store;
-  DecodeBatch runner;
-  StepPlanner planner;
+  WorkRunner runner{store, *backend, Clock::Real(), {.check = [](ContextId, uint64_t) {
+                      return absl::OkStatus();
+                    }}};
+  CallPlanner planner;
   ShardMapPtr map;
   absl::Duration coordinator_best = absl::InfiniteDuration();
   absl::Duration worker_best = absl::InfiniteDuration();

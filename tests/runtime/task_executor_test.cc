@@ -39,9 +39,12 @@ struct OneRunner {
     const TokenRange tokens{0, kTokens};
     Rng rng(1);
     const test::LayerKv kv(spec, kTokens, rng);
-    REQUIRE(Run(wire::Append{2, 1, 1, 0, 0, kTokens, {}},
-                PackAppend(spec, LayoutOf(spec, 1, kTokens), 0, tokens, kv.k, kv.v))
-                .ok());
+    wire::WorkItem append;
+    append.epoch = append.context = 1;
+    append.k_tokens = kTokens;
+    Buffer packed = PackAppend(spec, LayoutOf(spec, 1, kTokens), 0, tokens, kv.k, kv.v);
+    append.append_bytes = packed.size();
+    REQUIRE(Run(WorkOf(append), std::move(packed)).ok());
   }
 
   absl::Status Run(wire::Body body, Buffer payload = {},
@@ -52,17 +55,29 @@ struct OneRunner {
     task.deadline = deadline;
     task.cancel = std::make_shared<std::atomic<bool>>(cancelled);
     const TaskOutcome outcome = runner.Run(std::move(task));
-    return std::get<wire::Done>(wire::Decode(outcome.messages.back()).value()).status;
+    const wire::Body done = wire::Decode(outcome.messages.back()).value();
+    const auto* work_done = std::get_if<wire::WorkDone>(&done);
+    return work_done != nullptr ? work_done->items.at(0).status : std::get<wire::Done>(done).status;
+  }
+  wire::Work WorkOf(wire::WorkItem item) {
+    wire::Work work;
+    work.request = ++request;
+    work.items.push_back(std::move(item));
+    return work;
   }
   absl::Status Attend(absl::Time deadline, bool cancelled) {
     const ContextSpec spec = SmallSpec();
-    wire::Attend attend{++request, 1, 1, 0, PlanKind::kPassQ, 1, kTokens, "causal"};
+    wire::WorkItem attend;
+    attend.epoch = attend.context = attend.q_tokens = 1;
     attend.q_start = kTokens - 1;
+    attend.kv_tokens = kTokens;
     attend.keys = {0, kTokens};
+    attend.plan = PlanKind::kPassQ;
     attend.scale = 1.0f / std::sqrt(static_cast<float>(spec.head_dim));
     Buffer q(static_cast<size_t>(spec.heads * spec.head_dim) * SizeOf(spec.dtype));
     std::memset(q.data(), 0, q.size());
-    return Run(attend, std::move(q), deadline, cancelled);
+    attend.query_bytes = q.size();
+    return Run(WorkOf(attend), std::move(q), deadline, cancelled);
   }
 
   LocalNetwork network;

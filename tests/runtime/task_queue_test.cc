@@ -23,26 +23,32 @@ WorkerTask Task(wire::Body body) {
   task.cancel = std::make_shared<std::atomic<bool>>(false);
   return task;
 }
+WorkerTask Work(wire::WorkItem item) {
+  wire::Work work;
+  work.items.push_back(std::move(item));
+  return Task(work);
+}
 WorkerTask Prefill(ContextId context, int layer = 0) {
-  wire::Attend attend;
-  attend.context = context;
-  attend.layer = layer;
-  attend.q_tokens = 1024;
-  return Task(attend);
+  wire::WorkItem item;
+  item.context = context;
+  item.layer = layer;
+  item.q_tokens = 1024;
+  return Work(item);
 }
 WorkerTask Step(ContextId context, int layer = 0, int64_t k_tokens = 1) {
-  wire::Step step;
-  step.items.emplace_back();
-  step.items[0].context = context;
-  step.items[0].layer = layer;
-  step.items[0].k_tokens = k_tokens;
-  return Task(step);
+  wire::WorkItem item;
+  item.context = context;
+  item.layer = layer;
+  item.k_tokens = k_tokens;
+  item.q_tokens = 1;
+  return Work(item);
 }
 WorkerTask Append(ContextId context, int layer = 0, size_t bytes = 100) {
-  wire::Append append;
-  append.context = context;
-  append.layer = layer;
-  WorkerTask task = Task(append);
+  wire::WorkItem item;
+  item.context = context;
+  item.layer = layer;
+  item.k_tokens = 1;
+  WorkerTask task = Work(item);
   task.payload = Buffer(bytes);
   return task;
 }
@@ -72,7 +78,7 @@ class Queue {
   TaskQueue& tasks() { return tasks_; }
 
  private:
-  TaskQueue tasks_{[](const wire::Attend& attend) { return attend.plan != PlanKind::kPassQ; }};
+  TaskQueue tasks_;
   std::optional<TaskQueue::Begun> last_;
 };
 
@@ -141,14 +147,15 @@ TEST_CASE("An inventory comes after all that came before it, and before the rest
   CHECK(queue.Next() == Lane::kOrder);
 }
 
-TEST_CASE("Attends of few queries are short unless they wait for other workers") {
+TEST_CASE("Items of few queries are short unless they wait for other workers") {
   Queue queue;
-  wire::Attend few;
+  wire::WorkItem few;
   few.context = 1;
   few.q_tokens = 1;
-  queue.Add(Task(few));
-  few.plan = PlanKind::kRing;
-  queue.Add(Task(few));
+  few.plan = PlanKind::kPassQ;
+  queue.Add(Work(few));
+  few.exchanges = true;
+  queue.Add(Work(few));
   const std::optional<TaskQueue::Begun> first = queue.Begin();
   REQUIRE(first.has_value());
   CHECK(first->lane == Lane::kShort);
@@ -170,7 +177,7 @@ TEST_CASE("Long tasks begin in the order they came, also behind one that waits f
   queue.End(append);
   const std::optional<TaskQueue::Begun> first = queue.Begin();
   REQUIRE(first.has_value());
-  CHECK(std::get<wire::Attend>(first->task.body).context == 1);
+  CHECK(std::get<wire::Work>(first->task.body).items[0].context == 1);
 }
 
 TEST_CASE("What is cancelled or late ends without waiting for a place, in every lane") {
@@ -202,7 +209,7 @@ TEST_CASE("What is cancelled or late ends without waiting for a place, in every 
 }
 
 TEST_CASE("A flood of work leaves room for orders") {
-  TaskQueue tasks([](const wire::Attend&) { return false; });
+  TaskQueue tasks;
   size_t taken = 0;
   for (WorkerTask task = Prefill(1); tasks.Add(task, /*must=*/false); task = Prefill(1)) ++taken;
   CHECK(taken == TaskQueue::kWorkMax);

@@ -21,17 +21,49 @@ ContextSpec SomeSpec() {
   return spec;
 }
 
-Step OneStep() {
-  Step step;
-  step.items = {{1, 2, 3, 4, 5, 6, 0.5f, "causal", 64, 32}};
-  return step;
+// A decode step.
+WorkItem OneItem(std::string pattern = "causal") {
+  return {.epoch = 1,
+          .context = 2,
+          .layer = 3,
+          .start = 4,
+          .k_tokens = 5,
+          .append_bytes = 16,
+          .q_start = 8,
+          .q_tokens = 1,
+          .kv_tokens = 9,
+          .keys = {0, 9},
+          .scale = 0.5f,
+          .pattern = std::move(pattern),
+          .query_bytes = 8};
+}
+
+Work Several(size_t count, std::string pattern = "causal") {
+  Work work;
+  work.items.assign(count, OneItem(std::move(pattern)));
+  return work;
+}
+
+Work OnePlanned() {
+  Work work = Several(1);
+  WorkItem& item = work.items[0];
+  item.k_tokens = 0;
+  item.append_bytes = 0;
+  item.q_start = 5000;
+  item.q_tokens = 1001;
+  item.kv_tokens = 1000;
+  item.keys = {3, 800};
+  item.plan = PlanKind::kMesh;
+  item.stages = 7;
+  item.exchanges = true;
+  return work;
 }
 
 // As many bytes of tensors as the body speaks of.
 Buffer TensorsOf(const Body& body) {
   size_t bytes = 0;
-  if (const auto* step = std::get_if<Step>(&body)) {
-    for (const StepItem& item : step->items) bytes += item.append_bytes + item.query_bytes;
+  if (const auto* work = std::get_if<Work>(&body)) {
+    for (const WorkItem& item : work->items) bytes += item.append_bytes + item.query_bytes;
   }
   return Buffer(bytes);
 }
@@ -62,8 +94,11 @@ TEST_CASE("Messages come back as they were") {
   CHECK(resume.serves == 9);
   CHECK(resume.tentative);
   CHECK(RoundTrip(Read{1, 2, 3, 4, 5, 6}).tokens == 6);
-  CHECK(RoundTrip(Append{1, 2, 3, 0, 64, 10, {}, 0}).horizon == 0);
-  CHECK(!RoundTrip(Append{1, 2, 3, 0, 64, 10}).horizon.has_value());
+  Work fill = Several(1);
+  fill.items[0].horizon = 0;
+  CHECK(RoundTrip(fill).items[0].horizon == 0);
+  const Expect expect = RoundTrip(Expect{Several(1), std::string(kSecretBytes, 's'), DType::kF16});
+  CHECK(expect.work.items.at(0).append_bytes == 16);
   CHECK(RoundTrip(Heartbeat{1, true}).leaves);
   CHECK(RoundTrip(HeartbeatSeen{true}).may_leave);
   CHECK(RoundTrip(Open{5, 6, 7, SomeSpec(), 0, {"a"}, copies}).copies == copies);
@@ -72,21 +107,18 @@ TEST_CASE("Messages come back as they were") {
   CHECK(open.addresses[1].size() == 5000);
   CHECK(open.spec.partition == SomeSpec().partition);
   CHECK(open.spec.placement == Placement::kMesh);
-  Attend attend{9, 8, 7, 2, PlanKind::kMesh, 10, 1000, "causal", 0.5f};
-  attend.q_start = 2000;
-  attend.keys = {10, 20};
-  CHECK(RoundTrip(attend).time_left == absl::InfiniteDuration());
-  attend.time_left = absl::Milliseconds(1500);
-  attend.stages = 7;
-  const Attend attend_back = RoundTrip(attend);
-  CHECK(attend_back.time_left == absl::Milliseconds(1500));
-  CHECK(attend_back.plan == PlanKind::kMesh);
-  CHECK(attend_back.stages == 7);
-  CHECK(attend_back.scale == 0.5f);
-  const Done done = RoundTrip(Done{1, 2, absl::DataLossError(std::string(9999, 'x')), 3, 4, 5});
+  Work planned = OnePlanned();
+  CHECK(RoundTrip(planned).time_left == absl::InfiniteDuration());
+  planned.time_left = absl::Milliseconds(1500);
+  const Work planned_back = RoundTrip(planned);
+  CHECK(planned_back.time_left == absl::Milliseconds(1500));
+  CHECK(planned_back.items.at(0).plan == PlanKind::kMesh);
+  CHECK(planned_back.items[0].stages == 7);
+  CHECK(planned_back.items[0].scale == 0.5f);
+  CHECK(planned_back.items[0].exchanges);
+  const Done done = RoundTrip(Done{1, 2, absl::DataLossError(std::string(9999, 'x')), 3});
   CHECK(absl::IsDataLoss(done.status));
-  CHECK(done.bytes_received == 5);
-  CHECK(RoundTrip(Done{1, 2, {}, 3, 4, 5, {{"", "step", 10, 20}}}).spans.at(0).end_ns == 20);
+  CHECK(done.context_kv_bytes == 3);
   CHECK(RoundTrip(Release{1, 2, 3}).context == 3);
   CHECK(RoundTrip(Trim{1, 2, 3}).tokens == 3);
   CHECK(RoundTrip(Truncate{1, 2, 3, 4}).tokens == 4);
@@ -98,24 +130,31 @@ TEST_CASE("Messages come back as they were") {
   const ContextSpec spec_back = RoundTrip(Open{5, 6, 7, spec, 0, {"a"}}).spec;
   CHECK(spec_back.patterns == spec.patterns);
   CHECK(spec_back.kv_efficient);
-  Step step;
-  step.items.assign(kStepsAtOnceMax, {1, 2, 3, 4, 5, 6, 0.5f, "window(7)", 16, 8});
-  const Step step_back = RoundTrip(step);
-  CHECK(step_back.items.size() == kStepsAtOnceMax);
-  CHECK(step_back.items[9].pattern == "window(7)");
-  StepDone step_done;
-  step_done.items = {{absl::OkStatus(), 5}, {absl::AbortedError("x"), 6}};
-  CHECK(absl::IsAborted(RoundTrip(step_done).items.at(1).status));
+  const Work work_back = RoundTrip(Several(kStepsAtOnceMax, "window(7)"));
+  CHECK(work_back.items.size() == kStepsAtOnceMax);
+  CHECK(work_back.items[9].pattern == "window(7)");
+  CHECK(!work_back.items[9].plan.has_value());
+  CHECK(!work_back.items[9].horizon.has_value());
+  WorkDone work_done;
+  work_done.items = {{7, absl::OkStatus(), 5, 6, 8, {{"", "step", 10, 20}}},
+                     {7, absl::AbortedError("x"), 6}};
+  const WorkDone done_back = RoundTrip(work_done);
+  CHECK(absl::IsAborted(done_back.items.at(1).status));
+  CHECK(done_back.items[0].bytes_received == 8);
+  CHECK(done_back.items[0].spans.at(0).end_ns == 20);
 }
 
 TEST_CASE("What is refused is named, with its value and what was expected") {
   const auto why = [](const Body& body) {
     return std::string(Decode(Encode(body, TensorsOf(body))).status().message());
   };
-  Step step = OneStep();
-  step.items.push_back(step.items[0]);
-  step.items[1].layer = -1;
-  CHECK(why(step) == "Step.items[1].layer: -1; expected 0 to 1023");
+  Work work = Several(2);
+  work.items[1].layer = -1;
+  CHECK(why(work) == "Work.items[1].layer: -1; expected 0 to 1023");
+  work.items[1] = OnePlanned().items[0];
+  CHECK(why(work) == "Work.items[1].exchanges: true; expected an item alone in its message");
+  CHECK(why(Expect{Several(2), std::string(kSecretBytes, 's')}) ==
+        "Expect.work.items: 2 elements; expected 1");
   Open open{5, 6, 7, SomeSpec(), 1, {"a"}};
   CHECK(why(open) == "Open.rank: 1; expected at most the last rank, 0");
   open.spec.kv_heads = 0;
@@ -129,10 +168,9 @@ TEST_CASE("What is refused is named, with its value and what was expected") {
 }
 
 TEST_CASE("A payload is the tensors alone, however long the body is") {
-  Step step;
-  step.items.assign(kStepsAtOnceMax, {1, 2, 3, 4, 5, 6, 0.5f, "causal", 16, 8});
-  const Buffer tensors = TensorsOf(step);
-  const Message message = Encode(step, tensors);
+  const Work work = Several(kStepsAtOnceMax);
+  const Buffer tensors = TensorsOf(work);
+  const Message message = Encode(work, tensors);
   CHECK(message.payload.data() == tensors.data());
   CHECK(message.payload.size() == size_t{kStepsAtOnceMax} * 24);
 }
@@ -144,26 +182,17 @@ TEST_CASE("Damaged messages are refused, not believed") {
   const std::vector<Body> bodies = {
       Hello{kProtocol, "w", "cpu", "local:w", 123},
       Open{5, 6, 7, SomeSpec(), 1, {"a", "b"}, {{0, "c"}, {1, "d"}}},
-      Append{1, 2, 3, 0, 64, 10, {}, 64},
+      Several(2),
+      Expect{Several(1), std::string(kSecretBytes, 's')},
       Read{1, 2, 3, 0, 64, 10},
-      Attend{.request = 9,
-             .epoch = 8,
-             .context = 7,
-             .layer = 2,
-             .plan = PlanKind::kMesh,
-             .q_tokens = 1001,
-             .kv_tokens = 1000,
-             .pattern = "causal",
-             .scale = 0.5f,
-             .q_start = 5000,
-             .keys = {3, 800}},
-      Done{1, 2, absl::DataLossError("x"), 3, 4, 5},
-      Done{1, 2, {}, 3, 4, 5, {{"", "step", 10, 20}}},
+      OnePlanned(),
+      Done{1, 2, absl::DataLossError("x"), 3},
+      WorkDone{1, {{2, {}, 3, 4, 5, {{"", "step", 10, 20}}}}},
       Fork{1, 2, 3, 4, {5, 6}},
       Inventory{6, 7, SomeSpec(), 1, {"a", "b"}, std::vector<LayerState>(SomeSpec().layers)},
       Resume{6, 7, {"a"}, {{5}, {6}}},
       Open{5, 6, 7, SomeSpec(), 1, {"a", std::string(5000, 'b')}},
-      OneStep()};
+      Several(1)};
   int refused = 0;
   for (int i = 0; i < 20000; ++i) {
     const Body& sent = bodies[rng.Below(bodies.size())];
@@ -191,18 +220,19 @@ TEST_CASE("Damaged messages are refused, not believed") {
         REQUIRE(copy.rank >= 0);
         REQUIRE(copy.rank < static_cast<int>(open->addresses.size()));
       }
-    } else if (const auto* attend = std::get_if<Attend>(&*body)) {
-      REQUIRE(!Name(attend->plan).empty());
-      REQUIRE(attend->stages <= kStagesMax);
-      REQUIRE(attend->q_tokens >= 1);
-      REQUIRE(attend->q_start >= 0);
-      REQUIRE(attend->q_start + attend->q_tokens <= kContextTokensMax);
-      REQUIRE(attend->keys.begin >= 0);
-      REQUIRE(attend->keys.begin < attend->keys.end);
-      REQUIRE(attend->keys.end <= attend->kv_tokens);
-    } else if (const auto* step = std::get_if<Step>(&*body)) {
+    } else if (const auto* work = std::get_if<Work>(&*body)) {
       size_t bytes = 0;
-      for (const StepItem& item : step->items) bytes += item.append_bytes + item.query_bytes;
+      for (const WorkItem& item : work->items) {
+        bytes += item.append_bytes + item.query_bytes;
+        if (item.plan.has_value()) REQUIRE(!Name(*item.plan).empty());
+        REQUIRE(item.stages <= kStagesMax);
+        REQUIRE(item.q_start >= 0);
+        if (item.q_tokens == 0) continue;
+        REQUIRE(item.q_start + item.q_tokens <= kContextTokensMax);
+        REQUIRE(item.keys.begin >= 0);
+        REQUIRE(item.keys.begin < item.keys.end);
+        REQUIRE(item.keys.end <= item.kv_tokens);
+      }
       REQUIRE(bytes == message.payload.size());
     }
   }

@@ -9,17 +9,7 @@
 #include "runtime/coordinator/core/checks.h"
 
 namespace annulus {
-namespace {
-
-// A rank that fails drags the others of its exchange along; whose Done comes first is chance. An
-// error that may be such an echo is held back this long for the one that caused it.
-constexpr absl::Duration kEchoWait = absl::Milliseconds(50);
-
-bool MayBeEcho(const absl::Status& status) {
-  return absl::IsUnavailable(status) || absl::IsCancelled(status) || absl::IsAborted(status);
-}
-
-}  // namespace
+namespace {}  // namespace
 
 void Calls::Begin(const event::Begin& begin) {
   ANNULUS_CHECK(begin.call != 0 && !calls_.contains(begin.call));
@@ -84,7 +74,11 @@ absl::Status Calls::Start(Entry entry, const request::Release& release) {
     for (Item& item : other->second.items) {
       if (item.ask.context == id) EndItem(other->first, item, released);
     }
-    if (other->second.context == id) End(other, released);
+    if (other->second.kind == Kind::kItems) {
+      Settle(other);
+    } else if (other->second.context == id) {
+      End(other, released);
+    }
   }
   Await(entry->second, *context->map, Kind::kRelease);
   contexts_.Release(id, entry->first);
@@ -97,8 +91,7 @@ absl::Status Calls::Start(Entry entry, const request::KeepAlive& keep_alive) {
     return Bad("contexts", std::ssize(keep_alive.contexts),
                absl::StrCat("at most ", kRenewedMax, " in one KeepAlive"));
   }
-  entry->second.kind = Kind::kStep;
-  entry->second.prepared = true;
+  entry->second.kind = Kind::kItems;
   for (const ContextId id : keep_alive.contexts) {
     Item& item = entry->second.items.emplace_back();
     item.ended = true;
@@ -145,39 +138,22 @@ absl::Status Calls::OnDone(WorkerId id, const wire::Done& done) {
   Call& call = entry->second;
   const auto pending = call.pending.find(id);
   if (pending == call.pending.end()) return absl::OkStatus();  // a second answer
-  if (call.kind == Kind::kStep) return absl::InternalError("it answered a step as another call");
+  if (call.kind == Kind::kItems) return absl::InternalError("it answered work as another task");
   if (done.epoch != call.epoch) {
     End(entry, absl::InternalError(absl::StrCat(members_.at(id).label, " answered at epoch ",
                                                 done.epoch, ", expected ", call.epoch)));
     return absl::OkStatus();
   }
-  const int rank = pending->second;
   call.pending.erase(pending);
   if (!done.status.ok()) {
-    OnFailedRank(entry, id, done.status);
+    End(entry, Named(id, nullptr, done.status));
     return absl::OkStatus();
   }
   if (contexts_.Has(call.context)) {
     contexts_.NoteBytes(contexts_.at(call.context), id, done.context_kv_bytes);
   }
-  if (call.failure.ok() && call.kind == Kind::kOneItem && call.items[0].attends) {
-    out_.Emit(action::Deliver{done.request, rank});
-  }
-  if (call.pending.empty()) End(entry, call.failure);
+  Settle(entry);
   return absl::OkStatus();
-}
-
-void Calls::OnFailedRank(Entry entry, WorkerId id, const absl::Status& status) {
-  Call& call = entry->second;
-  const bool has_item = call.kind == Kind::kOneItem;
-  const absl::Status named = Named(id, has_item ? &call.items[0] : nullptr, status);
-  if (!MayBeEcho(status)) return End(entry, named);
-  if (call.failure.ok()) {
-    call.failure = named;
-    call.failure_due = out_.now() + kEchoWait;
-    CancelPending(entry->first, call);
-  }
-  if (call.pending.empty()) End(entry, call.failure);
 }
 
 // What a worker said of a call or its item. An append for which KV was full may find room if it is
@@ -211,8 +187,11 @@ void Calls::EndStale(const absl::Status& why) {
       if (item.map == nullptr || !is_stale(item.ask.context, item.map->epoch)) continue;
       EndItem(entry->first, item, why);
     }
-    const bool ends = call.kind != Kind::kStep && call.kind != Kind::kRelease;
-    if (ends && is_stale(call.context, call.epoch)) End(entry, why);
+    if (call.kind == Kind::kItems) {
+      Settle(entry);
+    } else if (call.kind != Kind::kRelease && is_stale(call.context, call.epoch)) {
+      End(entry, why);
+    }
   }
 }
 
@@ -221,7 +200,7 @@ void Calls::EndDue() {
     const Entry entry = next++;
     const Call& call = entry->second;
     if (out_.now() >= call.failure_due) {
-      End(entry, call.failure);
+      End(entry, absl::InternalError("the call failed"));
     } else if (out_.now() >= call.deadline) {
       End(entry, absl::DeadlineExceededError("the call's deadline passed"));
     }
@@ -237,11 +216,11 @@ absl::Time Calls::NextTimer() const {
 // Ends the call if nothing is awaited any more.
 void Calls::Settle(Entry entry) {
   const Call& call = entry->second;
-  if (call.kind == Kind::kOneItem) {
-    if (call.items[0].ended) End(entry, call.items[0].status);
-  } else if (call.kind == Kind::kStep) {
-    if (call.prepared && call.pending.empty()) {
-      End(entry, absl::InternalError("nobody answered for this item of the step"));
+  if (call.kind == Kind::kItems) {
+    const bool ended = std::all_of(call.items.begin(), call.items.end(),
+                                   [](const Item& item) { return item.ended; });
+    if (ended || (call.prepared && call.pending.empty())) {
+      End(entry, absl::InternalError("nobody answered for this item of the call"));
     }
   } else if (call.pending.empty()) {
     End(entry, absl::OkStatus());
@@ -258,13 +237,12 @@ void Calls::End(Entry entry, absl::Status status) {
   if (!call.items.empty()) CancelPending(id, call);
   action::Finish finish{id, status, call.context, {}};
   for (Item& item : call.items) {
-    EndItem(id, item, status);
+    EndItem(id, item, item.status.ok() ? status : absl::Status(item.status));
     LetGo(item);
     finish.items.push_back({item.status, item.map == nullptr ? 0 : item.map->epoch,
-                            item.status.ok() ? item.kv_len() : 0});
+                            item.status.ok() ? item.ask.kv_len() : 0});
   }
-  if (call.kind == Kind::kStep) finish.status = absl::OkStatus();
-  if (call.kind == Kind::kOneItem) finish.status = call.items[0].status;
+  if (call.kind == Kind::kItems) finish.status = absl::OkStatus();
   if (contexts_.Has(call.uses)) contexts_.Use(contexts_.at(call.uses), -1);
   if (call.kind == Kind::kOpen && contexts_.Has(call.context)) {
     if (status.ok()) {

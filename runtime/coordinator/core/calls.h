@@ -1,9 +1,9 @@
 // Calls: the calls in flight, each from its admission to its end.
 //
 // A call that works on tokens (Append, Attend, Step) is one of items, which share its messages and
-// nothing else: each is admitted, committed or taken back for itself. An Append or Attend is one
-// item and ends with it. A call answers only when every rank that takes part has answered once, at
-// the epoch of its admission.
+// nothing else: each is admitted, committed or taken back for itself. An item has an answer only
+// when every rank that takes part has answered once, at the epoch of its admission; it fails with
+// the error that explains the others. The call ends with its last item.
 //
 // A layer's tokens are committed when every holder has stored them, copies too; an append that
 // fails on one is taken back on the others. One append at a time on a layer: another one, which may
@@ -42,7 +42,7 @@ class Calls {
   void GiveUp(CallId id, const absl::Status& why);
   // Not OK: no worker would have said so.
   absl::Status OnDone(WorkerId id, const wire::Done& done);
-  absl::Status OnStepDone(WorkerId id, const wire::StepDone& done);
+  absl::Status OnWorkDone(WorkerId id, const wire::WorkDone& done);
   // After it has left the maps of contexts.
   void LoseWorker(WorkerId id, const absl::Status& why);
   // Calls on contexts that have gone on at another epoch end.
@@ -55,25 +55,24 @@ class Calls {
   int64_t in_flight_bytes() const { return in_flight_bytes_; }
 
  private:
-  enum class Kind { kOpen, kTruncate, kRelease, kOneItem, kStep };
+  enum class Kind { kOpen, kTruncate, kRelease, kItems };
   struct Item {
-    request::StepItem ask;  // of an Attend: with `start` at its kv_len
-    ShardMapPtr map;        // null: it was not admitted
+    request::WorkItem ask;
+    ShardMapPtr map;  // null: it was not admitted
     bool appends = false;
     bool attends = false;
     bool sent = false;
     bool ended = false;
     int64_t horizon = 0;
     uint64_t turn = 0;
-    size_t awaited = 0;  // of a Step: holders whose answer is
-    absl::Status status;
-
-    int64_t kv_len() const { return ask.start + ask.k_tokens; }
+    size_t awaited = 0;   // holders whose answer is
+    absl::Status status;  // while it has not ended: what some rank said
+    bool echo = false;    // perhaps because another rank failed
   };
   struct Call {
     Kind kind = Kind::kOpen;
     absl::Time deadline;
-    ContextId context = 0;  // of all but a Step
+    ContextId context = 0;  // of a call without items
     uint64_t epoch = 0;     // of its map
     ContextId uses = 0;     // of a Truncate, and a Fork's parent: it is in use meanwhile
     int64_t bytes = 0;
@@ -81,9 +80,9 @@ class Calls {
     std::vector<Item> items;
     std::vector<WorkerId> workers;                 // as action::Admit
     std::map<WorkerId, int> pending;               // receivers whose answer is awaited
-    std::map<WorkerId, std::vector<size_t>> sent;  // of a Step: the items that each got
-    // An error that may be the echo of another rank's: the call waits a little for a better one.
-    absl::Status failure;
+    std::map<WorkerId, std::vector<size_t>> sent;  // the items that each got
+    // All that has not ended has failed, perhaps as the echo of another rank's error: the call
+    // waits a little for that.
     absl::Time failure_due = absl::InfiniteFuture();
   };
   using Entry = std::map<CallId, Call>::iterator;
@@ -94,7 +93,6 @@ class Calls {
   absl::Status Start(Entry entry, const request::Release& release);
   absl::Status Start(Entry entry, const request::KeepAlive& keep_alive);
   void Await(Call& call, const ShardMap& map, Kind kind) const;
-  void OnFailedRank(Entry entry, WorkerId id, const absl::Status& status);
   absl::Status Named(WorkerId id, const Item* item, const absl::Status& status);
   void Settle(Entry entry);
   void End(Entry entry, absl::Status status);
@@ -103,14 +101,12 @@ class Calls {
   absl::Status CheckRoom() const;
 
   // items.cc
-  absl::Status Start(Entry entry, const request::Append& append);
-  absl::Status Start(Entry entry, const request::Attend& attend);
-  absl::Status Start(Entry entry, const request::Step& step);
-  absl::Status StartItems(Entry entry, absl::Span<const request::StepItem> asks,
-                          action::Admit admit);
-  absl::Status AdmitItem(Item& item, Kind kind, CallId call);
+  absl::Status Start(Entry entry, const request::Work& work);
+  absl::StatusOr<std::vector<std::string>> DataAddresses(const request::WorkItem& append) const;
+  absl::Status AdmitItem(Item& item, CallId call);
   static int64_t BytesOf(const Item& item);
   absl::Status CheckOvertaken(const Item& item) const;
+  void EndIfHopeless(Entry entry);
   void EndItem(CallId call, Item& item, const absl::Status& status);
   void LetGo(const Item& item);
   int64_t RoomFor(const Item& item, WorkerId id) const;

@@ -54,9 +54,12 @@ void CoordinatorCore::OnHello(PeerId peer, const wire::Hello& hello) {
 absl::Status CoordinatorCore::OnBody(WorkerId id, const wire::Body& body) {
   if (const auto* done = std::get_if<wire::Done>(&body)) {
     if (!Mover::IsRequest(done->request)) return calls_.OnDone(id, *done);
-    mover_.OnDone(id, *done);
-  } else if (const auto* step_done = std::get_if<wire::StepDone>(&body)) {
-    return calls_.OnStepDone(id, *step_done);
+    mover_.OnDone(id, done->request, done->status, done->context_kv_bytes);
+  } else if (const auto* work_done = std::get_if<wire::WorkDone>(&body)) {
+    if (!Mover::IsRequest(work_done->request)) return calls_.OnWorkDone(id, *work_done);
+    for (const wire::WorkItemDone& item : work_done->items) {
+      mover_.OnDone(id, work_done->request, item.status, item.context_kv_bytes);
+    }
   } else if (const auto* inventory = std::get_if<wire::Inventory>(&body)) {
     return recovery_.OnInventory(id, *inventory);
   } else if (const auto* heartbeat = std::get_if<wire::Heartbeat>(&body)) {

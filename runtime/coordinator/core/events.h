@@ -56,38 +56,39 @@ struct ShardMap {
 };
 using ShardMapPtr = std::shared_ptr<const ShardMap>;
 
-// What a caller may want. `start`, `layer` and `key` as in AppendRequest.
+// What a caller may want.
 namespace request {
 
 struct Create {
   ContextSpec spec;  // validated
 };
-struct Append {
-  ContextId context = 0;
-  int layer = 0;
-  int64_t start = 0;
-  int64_t tokens = 0;
-  RequestKey key = {};
-  bool direct = false;  // its tensors do not pass here
-};
-struct Attend {
-  ContextId context = 0;
-  int layer = 0;
-  int64_t q_start = 0;
-  int64_t tokens = 0;
-  int64_t kv_len = 0;
-  TokenRange keys;  // that are seen, of the first kv_len
-};
-struct StepItem {
+// What a call wants of one layer of a context: tokens [start, start + k_tokens) are appended, then
+// q_tokens queries attended.
+struct WorkItem {
+  // Of a step the queries are the last tokens that the layer then has; an attend says where they
+  // are and what they see, and its `start` is kv_len.
+  enum class Kind { kStep, kAppend, kAttend };
+
   ContextId context = 0;
   int layer = 0;
   int64_t start = 0;
   int64_t k_tokens = 0;
   int64_t q_tokens = 0;
   RequestKey key = {};
+  Kind kind = Kind::kStep;
+  int64_t q_start = 0;
+  TokenRange keys = {};  // that are seen, of the first kv_len
+
+  int64_t kv_len() const { return start + k_tokens; }
+  TokenRange queries() const {
+    const int64_t begin = kind == Kind::kAttend ? q_start : kv_len() - q_tokens;
+    return {begin, begin + q_tokens};
+  }
+  TokenRange seen() const { return kind == Kind::kAttend ? keys : TokenRange{0, kv_len()}; }
 };
-struct Step {
-  std::vector<StepItem> items;
+struct Work {
+  std::vector<WorkItem> items;
+  bool direct = false;  // the tensors of its append do not pass here
 };
 using Fork = ForkRequest;
 using Truncate = TruncateRequest;
@@ -95,9 +96,8 @@ using Release = ReleaseRequest;
 using KeepAlive = KeepAliveRequest;
 
 }  // namespace request
-using Request =
-    std::variant<request::Create, request::Append, request::Attend, request::Step, request::Fork,
-                 request::Truncate, request::Release, request::KeepAlive>;
+using Request = std::variant<request::Create, request::Work, request::Fork, request::Truncate,
+                             request::Release, request::KeepAlive>;
 
 // What may happen.
 namespace event {
@@ -120,11 +120,18 @@ struct Begin {  // a caller wants something
   Request request;
   absl::Time deadline = absl::InfiniteFuture();
 };
-// The caller has planned and packed what these get: Admit::workers by their index. Each gets the
-// live items (AdmittedItem) that are not refused here and whose context it holds, in order.
+// What one worker gets: Admit::workers by its index, and the live items (AdmittedItem) that are in
+// its message, in their order there.
+struct Share {
+  Share(int rank, std::vector<size_t> items = {0}) : rank(rank), items(std::move(items)) {}
+
+  int rank = 0;
+  std::vector<size_t> items;
+};
+// The caller has planned and packed what these get. An item that is in no message sees nothing.
 struct Prepared {
   CallId call = 0;
-  std::vector<int> ranks;
+  std::vector<Share> shares;
   std::vector<std::pair<size_t, absl::Status>> refused = {};  // items, ascending
 };
 struct GiveUp {  // the caller cannot or will not go on
@@ -152,7 +159,6 @@ struct SendTask {  // what the caller prepared for this rank
 struct Drop {  // disconnect, for good
   PeerId peer = 0;
 };
-// An item of a Step; an Append or Attend is one item.
 struct AdmittedItem {
   absl::Status status;  // an error: the item has ended
   ShardMapPtr map;
@@ -180,7 +186,7 @@ struct ItemEnd {
 };
 struct Finish {
   CallId call = 0;
-  absl::Status status;         // of an Append or Attend, its item's
+  absl::Status status;         // of a call that was admitted, OK: its items have their own
   ContextId context = 0;       // Create, Fork: the new one
   std::vector<ItemEnd> items;  // how each item of a call that was admitted, or context, ended
 };
@@ -215,7 +221,7 @@ struct MoveRows {  // the message just heard has what this rank holds of it
 struct MoveFill {  // what this rank stores of it goes there
   PeerId peer = 0;
   int rank = 0;
-  wire::Append append;
+  wire::Work work;  // but for the size of its tensors
 };
 struct MoveEnded {  // to be told to people
   ContextId context = 0;

@@ -51,31 +51,30 @@ absl::StatusOr<bool> CheckAppend(const Context& context, const Layer& layer, Tok
   return true;
 }
 
-absl::Status CheckAttend(const Layer& layer, const request::Attend& attend) {
-  if (attend.tokens < 1 || attend.tokens > kContextTokensMax) {
-    return Bad("tokens of q", attend.tokens, absl::StrCat("1 to ", kContextTokensMax));
+absl::Status CheckAttend(const Layer& layer, const request::WorkItem& ask) {
+  const int64_t kv_len = ask.kv_len();
+  if (ask.q_tokens < 1 || ask.q_tokens > kContextTokensMax) {
+    return Bad("tokens of q", ask.q_tokens, absl::StrCat("1 to ", kContextTokensMax));
   }
-  if (attend.kv_len < 1 || attend.kv_len > layer.tokens) {
-    return Bad(
-        "kv_len", attend.kv_len,
-        absl::StrCat("1 to ", layer.tokens, ", the committed tokens of layer ", attend.layer));
+  if (kv_len < 1 || kv_len > layer.tokens) {
+    return Bad("kv_len", kv_len,
+               absl::StrCat("1 to ", layer.tokens, ", the committed tokens of layer ", ask.layer));
   }
-  if (attend.q_start < 0 || attend.q_start > kContextTokensMax - attend.tokens) {
-    return Bad("q_start", attend.q_start,
-               absl::StrCat("0 to ", kContextTokensMax - attend.tokens, " with ", attend.tokens,
+  if (ask.q_start < 0 || ask.q_start > kContextTokensMax - ask.q_tokens) {
+    return Bad("q_start", ask.q_start,
+               absl::StrCat("0 to ", kContextTokensMax - ask.q_tokens, " with ", ask.q_tokens,
                             " queries"));
   }
-  if (attend.keys.begin < 0 || attend.keys.end > attend.kv_len ||
-      attend.keys.begin >= attend.keys.end) {
+  if (ask.keys.begin < 0 || ask.keys.end > kv_len || ask.keys.begin >= ask.keys.end) {
     return absl::InvalidArgumentError(
-        absl::StrCat("keys: [", attend.keys.begin, ", ", attend.keys.end,
-                     "); expected at least one of the tokens from 0 to kv_len ", attend.kv_len));
+        absl::StrCat("keys: [", ask.keys.begin, ", ", ask.keys.end,
+                     "); expected at least one of the tokens from 0 to kv_len ", kv_len));
   }
   return absl::OkStatus();
 }
 
 // Of a Step, whose queries are the last tokens that the layer has after it.
-absl::Status CheckStep(const Layer& layer, const request::StepItem& ask) {
+absl::Status CheckStep(const Layer& layer, const request::WorkItem& ask) {
   if (ask.k_tokens < 0 || ask.k_tokens > kContextTokensMax) {
     return Bad("tokens of k", ask.k_tokens, absl::StrCat("0 to ", kContextTokensMax));
   }
@@ -92,6 +91,22 @@ absl::Status CheckStep(const Layer& layer, const request::StepItem& ask) {
   return absl::OkStatus();
 }
 
+absl::Status CheckAsk(const Layer& layer, const request::WorkItem& ask) {
+  using Kind = request::WorkItem::Kind;
+  if (ask.kind == Kind::kAttend) return CheckAttend(layer, ask);
+  if (ask.kind == Kind::kStep) return CheckStep(layer, ask);
+  if (ask.k_tokens >= 1 && ask.k_tokens <= kContextTokensMax) return absl::OkStatus();
+  return Bad("tokens of k", ask.k_tokens, absl::StrCat("1 to ", kContextTokensMax));
+}
+
+// A rank that fails drags the others of its exchange along; whose answer comes first is chance. An
+// error that may be such an echo is held back this long for the one that caused it.
+constexpr absl::Duration kEchoWait = absl::Milliseconds(50);
+
+bool MayBeEcho(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsCancelled(status) || absl::IsAborted(status);
+}
+
 }  // namespace
 
 absl::StatusOr<Context*> Calls::FindUsable(ContextId id) const {
@@ -106,58 +121,43 @@ Layer& Calls::LayerOf(const Item& item) const {
   return contexts_.at(item.ask.context).layers[static_cast<size_t>(item.ask.layer)];
 }
 
-absl::Status Calls::Start(Entry entry, const request::Append& append) {
+// Of all holders of the context, for a direct append.
+absl::StatusOr<std::vector<std::string>> Calls::DataAddresses(
+    const request::WorkItem& append) const {
   ANNULUS_ASSIGN_OR_RETURN(Context * context, FindUsable(append.context));
-  ANNULUS_RETURN_IF_ERROR(FindLayer(*context, append.layer).status());
-  if (append.tokens < 1 || append.tokens > kContextTokensMax) {
-    return Bad("tokens of k", append.tokens, absl::StrCat("1 to ", kContextTokensMax));
-  }
-  action::Admit admit;
+  ANNULUS_ASSIGN_OR_RETURN(const Layer* layer, FindLayer(*context, append.layer));
+  ANNULUS_RETURN_IF_ERROR(CheckAsk(*layer, append));
+  std::vector<std::string> addresses;
   for (const Holder& holder : context->map->holders) {
-    if (!append.direct) break;
     const Member& member = members_.at(holder.worker);
     if (member.status.data_address.empty()) {
       return absl::FailedPreconditionError(
           absl::StrCat(member.label, " has no data port; upload by relay (ClientOptions::upload)"));
     }
-    admit.data_addresses.push_back(member.status.data_address);
+    addresses.push_back(member.status.data_address);
   }
-  entry->second.kind = Kind::kOneItem;
-  const request::StepItem ask{append.context, append.layer, append.start, append.tokens, 0,
-                              append.key};
-  return StartItems(entry, {&ask, 1}, std::move(admit));
+  return addresses;
 }
 
-absl::Status Calls::Start(Entry entry, const request::Attend& attend) {
-  ANNULUS_ASSIGN_OR_RETURN(Context * context, FindUsable(attend.context));
-  ANNULUS_ASSIGN_OR_RETURN(const Layer* layer, FindLayer(*context, attend.layer));
-  ANNULUS_RETURN_IF_ERROR(CheckAttend(*layer, attend));
-  entry->second.kind = Kind::kOneItem;
-  const request::StepItem ask{attend.context, attend.layer, attend.kv_len, 0, attend.tokens, {}};
-  return StartItems(entry, {&ask, 1}, {});
-}
-
-absl::Status Calls::Start(Entry entry, const request::Step& step) {
-  if (step.items.empty() || step.items.size() > static_cast<size_t>(kStepsAtOnceMax)) {
-    return Bad("steps of one batch", std::ssize(step.items),
+absl::Status Calls::Start(Entry entry, const request::Work& work) {
+  if (work.items.empty() || work.items.size() > static_cast<size_t>(kStepsAtOnceMax)) {
+    return Bad("steps of one batch", std::ssize(work.items),
                absl::StrCat("1 to ", kStepsAtOnceMax));
   }
-  entry->second.kind = Kind::kStep;
-  return StartItems(entry, step.items, {});
-}
-
-absl::Status Calls::StartItems(Entry entry, absl::Span<const request::StepItem> asks,
-                               action::Admit admit) {
+  action::Admit admit;
+  if (work.direct) {
+    ANNULUS_ASSIGN_OR_RETURN(admit.data_addresses, DataAddresses(work.items[0]));
+  }
   Call& call = entry->second;
+  call.kind = Kind::kItems;
   admit.call = entry->first;
-  const bool direct = !admit.data_addresses.empty();
   std::map<WorkerId, size_t> receivers;
   int64_t bytes = 0;
   bool any_live = false;
-  for (const request::StepItem& ask : asks) {
+  for (const request::WorkItem& ask : work.items) {
     Item& item = call.items.emplace_back();
     item.ask = ask;
-    item.status = AdmitItem(item, call.kind, admit.call);
+    item.status = AdmitItem(item, admit.call);
     admit.items.push_back(
         {item.status, item.map, item.appends, item.attends, item.horizon, {item.turn, ask.key}});
     if (!admit.items.back().live()) {
@@ -166,7 +166,7 @@ absl::Status Calls::StartItems(Entry entry, absl::Span<const request::StepItem> 
     }
     any_live = true;
     // Once the sum is too large it grows no further, and so cannot overflow.
-    if (!direct && bytes <= limits_.request_bytes_max) bytes += BytesOf(item);
+    if (!work.direct && bytes <= limits_.request_bytes_max) bytes += BytesOf(item);
     for (const Holder& holder : item.map->Receivers(item.appends)) {
       if (receivers.emplace(holder.worker, call.workers.size()).second) {
         call.workers.push_back(holder.worker);
@@ -174,11 +174,6 @@ absl::Status Calls::StartItems(Entry entry, absl::Span<const request::StepItem> 
     }
   }
   absl::Status status = any_live ? Reserve(bytes, call) : absl::OkStatus();
-  if (call.kind == Kind::kOneItem) {
-    if (status.ok()) status = call.items[0].status;
-    call.context = asks[0].context;
-    call.epoch = status.ok() ? call.items[0].map->epoch : 0;
-  }
   if (!status.ok()) {
     for (Item& item : call.items) {
       EndItem(admit.call, item, status);
@@ -186,26 +181,25 @@ absl::Status Calls::StartItems(Entry entry, absl::Span<const request::StepItem> 
     }
     return status;
   }
-  call.prepared = !any_live;
   if (!any_live) return absl::OkStatus();
   admit.workers = call.workers;
   out_.Emit(std::move(admit));
   return absl::OkStatus();
 }
 
-absl::Status Calls::AdmitItem(Item& item, Kind kind, CallId call) {
-  const request::StepItem& ask = item.ask;
+absl::Status Calls::AdmitItem(Item& item, CallId call) {
+  const request::WorkItem& ask = item.ask;
   ANNULUS_ASSIGN_OR_RETURN(Context * context, FindUsable(ask.context));
   ANNULUS_ASSIGN_OR_RETURN(Layer * layer, FindLayer(*context, ask.layer));
-  if (kind == Kind::kStep) ANNULUS_RETURN_IF_ERROR(CheckStep(*layer, ask));
+  ANNULUS_RETURN_IF_ERROR(CheckAsk(*layer, ask));
   if (ask.k_tokens > 0) {
     ANNULUS_ASSIGN_OR_RETURN(
         item.appends, CheckAppend(*context, *layer, RangeOf(ask.start, ask.k_tokens), ask.key));
   }
-  if (ask.q_tokens > item.kv_len()) {
+  if (ask.kind == request::WorkItem::Kind::kStep && ask.q_tokens > ask.kv_len()) {
     item.appends = false;
     return Bad("tokens of q", ask.q_tokens,
-               absl::StrCat("at most ", item.kv_len(), ", those of the context"));
+               absl::StrCat("at most ", item.ask.kv_len(), ", those of the context"));
   }
   item.map = context->map;
   item.attends = ask.q_tokens > 0;
@@ -229,7 +223,7 @@ int64_t Calls::BytesOf(const Item& item) {
 int64_t Calls::RoomFor(const Item& item, WorkerId id) const {
   const ShardMap& map = *item.map;
   const TokenRange blocks{item.ask.start / kBlockTokens * kBlockTokens,
-                          BlocksOf(item.kv_len()) * kBlockTokens};
+                          BlocksOf(item.ask.kv_len()) * kBlockTokens};
   const auto holder = std::find_if(map.holders.begin(), map.holders.end(),
                                    [id](const Holder& holder) { return holder.worker == id; });
   return AppendBytes(map.spec, LayoutOf(map.spec, map.world, blocks.end), holder->rank, blocks);
@@ -240,7 +234,7 @@ int64_t Calls::RoomFor(const Item& item, WorkerId id) const {
 absl::Status Calls::CheckOvertaken(const Item& item) const {
   if (item.appends) return absl::OkStatus();
   const Layer& layer = LayerOf(item);
-  if (layer.tokens < item.kv_len()) {
+  if (layer.tokens < item.ask.kv_len()) {
     return absl::AbortedError("the layer was truncated during the call");
   }
   if (item.map->spec.kv_efficient && layer.horizon != item.horizon) {
@@ -254,67 +248,97 @@ void Calls::Prepared(const event::Prepared& prepared) {
   if (entry == calls_.end()) return;  // it has failed meanwhile
   const CallId id = entry->first;
   Call& call = entry->second;
-  call.prepared = true;
-  // What was refused is not in the messages; what has ended otherwise since is, and its answers
-  // will not count.
-  std::vector<bool> in_messages(call.items.size(), true);
-  for (const auto& [index, why] : prepared.refused) {
-    EndItem(id, call.items.at(index), why);
-    in_messages[index] = false;
+  for (const auto& [index, why] : prepared.refused) EndItem(id, call.items.at(index), why);
+  for (Item& item : call.items) {
+    if (item.ended) continue;
+    if (absl::Status there = CheckOvertaken(item); !there.ok()) EndItem(id, item, there);
   }
-  for (size_t i = 0; i < call.items.size(); ++i) {
-    Item& item = call.items[i];
-    if (!in_messages[i] || !(item.appends || item.attends)) continue;
-    if (!item.ended) {
-      if (absl::Status there = CheckOvertaken(item); !there.ok()) EndItem(id, item, there);
+  // What has ended since it was packed is in the messages too; its answers will not count.
+  for (const event::Share& share : prepared.shares) {
+    const WorkerId worker = call.workers.at(static_cast<size_t>(share.rank));
+    for (const size_t index : share.items) {
+      Item& item = call.items.at(index);
+      if (!item.ended && !item.sent && item.appends) LayerOf(item).Advance(item.ask.start);
+      item.sent = true;
+      ++item.awaited;
     }
-    if (!item.ended && item.appends) LayerOf(item).Advance(item.ask.start);
-    item.sent = true;
-    if (call.kind != Kind::kStep) continue;
-    const absl::Span<const Holder> receivers = item.map->Receivers(item.appends);
-    item.awaited = receivers.size();
-    for (const Holder& holder : receivers) call.sent[holder.worker].push_back(i);
+    call.sent[worker] = share.items;
   }
-  if (call.kind == Kind::kOneItem && call.items[0].ended) return Settle(entry);
-  for (const int rank : prepared.ranks) {
-    const WorkerId worker = call.workers.at(static_cast<size_t>(rank));
+  for (Item& item : call.items) {
+    if (!item.ended && !item.sent) EndItem(id, item, absl::OkStatus());
+  }
+  Settle(entry);
+  if (!calls_.contains(id)) return;  // nothing of it is left
+  for (const event::Share& share : prepared.shares) {
+    const WorkerId worker = call.workers[static_cast<size_t>(share.rank)];
     if (!members_.IsUp(worker)) continue;
-    call.pending.emplace(worker, rank);
-    out_.Emit(action::SendTask{members_.at(worker).peer, id, rank});
+    call.pending.emplace(worker, share.rank);
+    out_.Emit(action::SendTask{members_.at(worker).peer, id, share.rank});
   }
-  if (call.kind == Kind::kOneItem && call.pending.empty()) return End(entry, absl::OkStatus());
+  call.prepared = true;
   Settle(entry);
 }
 
-absl::Status Calls::OnStepDone(WorkerId id, const wire::StepDone& done) {
+absl::Status Calls::OnWorkDone(WorkerId id, const wire::WorkDone& done) {
   const Entry entry = calls_.find(done.request);
   if (entry == calls_.end()) return absl::OkStatus();  // late: the call has ended
   Call& call = entry->second;
   const auto pending = call.pending.find(id);
   if (pending == call.pending.end()) return absl::OkStatus();  // a second answer
-  if (call.kind != Kind::kStep) return absl::InternalError("it answered a call as a step");
+  if (call.kind != Kind::kItems) return absl::InternalError("it answered another task as work");
   const std::vector<size_t>& sent = call.sent[id];
   if (done.items.size() != sent.size()) {
-    return absl::InternalError(absl::StrCat("it answered ", done.items.size(),
-                                            " items of a step, expected ", sent.size()));
+    return absl::InternalError(
+        absl::StrCat("it answered ", done.items.size(), " items, expected ", sent.size()));
   }
   const int rank = pending->second;
   call.pending.erase(pending);
-  out_.Emit(action::Deliver{done.request, rank});
+  bool counts = false;
+  for (size_t i = 0; i < sent.size(); ++i) {
+    Item& item = call.items[sent[i]];
+    if (item.ended) continue;
+    const uint64_t epoch = item.map->epoch;
+    if (done.items[i].epoch == epoch) {
+      counts = true;
+    } else {
+      EndItem(done.request, item,
+              absl::InternalError(absl::StrCat(members_.at(id).label, " answered at epoch ",
+                                               done.items[i].epoch, ", expected ", epoch)));
+    }
+  }
+  if (counts) out_.Emit(action::Deliver{done.request, rank});
   for (size_t i = 0; i < sent.size(); ++i) {
     Item& item = call.items[sent[i]];
     if (item.ended) continue;
     const absl::Status& status = done.items[i].status;
-    if (!status.ok() && item.status.ok()) {
-      item.status = Named(id, &item, status);
-    }
     if (status.ok()) {
       contexts_.NoteBytes(contexts_.at(item.ask.context), id, done.items[i].context_kv_bytes);
+    } else if (item.status.ok() || (item.echo && !MayBeEcho(status))) {
+      item.status = Named(id, &item, status);
+      item.echo = MayBeEcho(status);
     }
     if (--item.awaited == 0) EndItem(done.request, item, absl::Status(item.status));
   }
-  Settle(entry);
+  EndIfHopeless(entry);
   return absl::OkStatus();
+}
+
+// Nobody waits for the other ranks of items that have failed, once that is all there is; but for a
+// moment for the error that caused what may be its echo.
+void Calls::EndIfHopeless(Entry entry) {
+  Call& call = entry->second;
+  bool failed = true, echo = false;
+  for (const Item& item : call.items) {
+    if (item.ended) continue;
+    failed &= !item.status.ok();
+    echo |= item.echo;
+  }
+  if (failed && !echo) return End(entry, absl::OkStatus());
+  if (failed && call.failure_due == absl::InfiniteFuture()) {
+    call.failure_due = out_.now() + kEchoWait;
+    CancelPending(entry->first, call);
+  }
+  Settle(entry);
 }
 
 // A call uses the contexts of its items until it ends, also where an item has ended before.

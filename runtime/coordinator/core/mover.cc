@@ -113,11 +113,11 @@ uint64_t Mover::Await(absl::Span<const Holder> holders) {
   return move_->request;
 }
 
-void Mover::OnDone(WorkerId id, const wire::Done& done) {
-  if (!move_.has_value() || move_->request != done.request || move_->pending.erase(id) == 0) return;
+void Mover::OnDone(WorkerId id, uint64_t request, const absl::Status& status, int64_t kv_bytes) {
+  if (!move_.has_value() || move_->request != request || move_->pending.erase(id) == 0) return;
   Move& move = *move_;
-  if (!done.status.ok() && move.phase != Phase::kRetiring) return GiveUp(done.status);
-  if (move.phase == Phase::kFilling) move.kv_bytes[id] = done.context_kv_bytes;
+  if (!status.ok() && move.phase != Phase::kRetiring) return GiveUp(status);
+  if (move.phase == Phase::kFilling) move.kv_bytes[id] = kv_bytes;
   if (move.phase == Phase::kReading) out_.Emit(action::MoveRows{RankOf(*move.from, id)});
 }
 
@@ -219,18 +219,19 @@ void Mover::Fill() {
   Move& move = *move_;
   move.phase = Phase::kFilling;
   const Layer& layer = contexts_.at(move.context).layers[static_cast<size_t>(move.layer)];
-  wire::Append append;
-  append.request = Await(move.to->holders);
+  wire::Work work;
+  work.request = Await(move.to->holders);
+  wire::WorkItem& append = work.items.emplace_back();
   append.epoch = move.to->epoch;
   append.context = move.to->storage;
   append.layer = move.layer;
   append.start = move.chunk.begin;
-  append.tokens = move.chunk.size();
+  append.k_tokens = move.chunk.size();
   append.mark.turn = ++move.turn;
   // What the old holders have not let go of is kept.
   append.horizon = std::min(HorizonOf(move.chunk.begin), layer.horizon);
   for (const Holder& holder : move.to->holders) {
-    out_.Emit(action::MoveFill{members_.at(holder.worker).peer, holder.rank, append});
+    out_.Emit(action::MoveFill{members_.at(holder.worker).peer, holder.rank, work});
   }
 }
 

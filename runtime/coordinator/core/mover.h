@@ -40,7 +40,7 @@ class Mover {
   void Step();
   // The answers to a move's requests come here, and not to a call.
   static bool IsRequest(uint64_t request);
-  void OnDone(WorkerId id, const wire::Done& done);
+  void OnDone(WorkerId id, uint64_t request, const absl::Status& status, int64_t kv_bytes);
   // The transport took no message of this request.
   void OnSendFailed(uint64_t request, const absl::Status& why);
   bool Needs(WorkerId id) const;

@@ -9,9 +9,9 @@
 
 namespace annulus {
 
-class MoveWork {
+class ContextCopy {
  public:
-  explicit MoveWork(const action::MoveRead& read);
+  explicit ContextCopy(const action::MoveRead& read);
 
   // What an old rank sent: the same bytes as it once got (PackAppend). DATA_LOSS if they are not as
   // many as it holds.

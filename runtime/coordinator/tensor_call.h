@@ -1,5 +1,5 @@
 // The tensor work of a call, done by its caller's thread between the core's decisions: what each
-// rank gets, and what becomes of its answer. Each object serves one call; not thread-safe.
+// worker gets, and what becomes of its answer. Each object serves one call; not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -17,22 +17,22 @@
 
 namespace annulus {
 
-// What one rank is sent.
-struct RankMessage {
-  int rank = 0;
+// What one worker is sent: the share of it, and the message.
+struct ShareMessage {
+  event::Share share;
   Message message;
 };
 
-// What one rank answered.
-struct RankAnswer {
-  int rank = 0;
-  wire::Body done;  // a Done, or the StepDone of a Step
+// What one worker answered.
+struct ShareAnswer {
+  int rank = 0;  // as in its share
+  wire::WorkDone done;
   Buffer payload;
 };
 
-// What a call sends. Ranks that are left out take no part.
-struct PreparedWork {
-  std::vector<RankMessage> messages;
+// What a call sends. Workers that are left out take no part.
+struct PreparedCall {
+  std::vector<ShareMessage> messages;
   std::vector<std::pair<size_t, absl::Status>> refused;  // as event::Prepared
 };
 
@@ -40,16 +40,16 @@ struct PreparedWork {
 // must outlive it.
 Stop StopOf(const CallContext& call, const Clock& clock);
 
-class CallWork {
+class TensorCall {
  public:
-  virtual ~CallWork() = default;
+  virtual ~TensorCall() = default;
 
   // The call was admitted: checks the request against the context and cuts it. An error ends the
   // call.
-  virtual absl::StatusOr<PreparedWork> Prepare(const action::Admit& admit);
+  virtual absl::StatusOr<PreparedCall> Prepare(const action::Admit& admit);
 
-  // Called once for each rank that Prepare named. An error ends the call.
-  virtual absl::Status OnAnswer(RankAnswer answer) = 0;
+  // Called once for each worker that Prepare named. An error ends the call.
+  virtual absl::Status OnAnswer(ShareAnswer answer) = 0;
 };
 
 }  // namespace annulus

@@ -1,4 +1,4 @@
-#include "runtime/coordinator/call_work.h"
+#include "runtime/coordinator/tensor_call.h"
 
 namespace annulus {
 
@@ -14,7 +14,7 @@ Stop StopOf(const CallContext& call, const Clock& clock) {
   });
 }
 
-absl::StatusOr<PreparedWork> CallWork::Prepare(const action::Admit&) {
+absl::StatusOr<PreparedCall> TensorCall::Prepare(const action::Admit&) {
   return absl::InternalError("this call has no tensors to prepare");
 }
 

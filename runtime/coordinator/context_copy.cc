@@ -1,4 +1,4 @@
-#include "runtime/coordinator/move_work.h"
+#include "runtime/coordinator/context_copy.h"
 
 #include "absl/strings/str_cat.h"
 #include "runtime/store/append_cut.h"
@@ -6,7 +6,7 @@
 
 namespace annulus {
 
-MoveWork::MoveWork(const action::MoveRead& read)
+ContextCopy::ContextCopy(const action::MoveRead& read)
     : read_(read),
       k_(read.to->spec.dtype, read.chunk.size(), read.to->spec.kv_heads, read.to->spec.head_dim) {
   const ContextSpec& spec = read.to->spec;
@@ -15,7 +15,7 @@ MoveWork::MoveWork(const action::MoveRead& read)
   }
 }
 
-absl::Status MoveWork::Take(int rank, const Buffer& rows) {
+absl::Status ContextCopy::Take(int rank, const Buffer& rows) {
   const ShardMap& from = *read_.from;
   const Layout layout = LayoutOf(from.spec, from.world, read_.chunk.end);
   const int64_t bytes = AppendBytes(from.spec, layout, rank, read_.chunk);
@@ -27,7 +27,7 @@ absl::Status MoveWork::Take(int rank, const Buffer& rows) {
   return absl::OkStatus();
 }
 
-Buffer MoveWork::Pack(int rank) const {
+Buffer ContextCopy::Pack(int rank) const {
   const ShardMap& to = *read_.to;
   return PackAppend(to.spec, LayoutOf(to.spec, to.world, read_.chunk.end), rank, read_.chunk, k_,
                     v_);

@@ -1,5 +1,4 @@
-// The pattern that a call is attended with: the context's own, which is parsed already, or the one
-// that the call brings, parsed once and then found by its text. Thread-safe.
+// Patterns that calls bring: parsed once, and then found by their text. Thread-safe.
 #pragma once
 
 #include <memory>
@@ -15,8 +14,11 @@ namespace annulus {
 
 class PatternCache {
  public:
-  // Of a layer of the context whose patterns `retention` has; `asked` is empty where the call
-  // brings none. INVALID_ARGUMENT if it does not parse.
+  // INVALID_ARGUMENT if it does not parse.
+  absl::StatusOr<std::shared_ptr<const Pattern>> Parse(const std::string& text, int kv_heads);
+
+  // What a layer of the context whose patterns `retention` has is attended with: its own, or the
+  // one that is asked for, unless that is empty.
   absl::StatusOr<std::shared_ptr<const Pattern>> PatternOf(
       const std::shared_ptr<const Retention>& retention, int layer, const std::string& asked);
 

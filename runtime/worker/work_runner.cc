@@ -1,0 +1,233 @@
+#include "runtime/worker/work_runner.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/status.h"
+#include "comm/no_exchange.h"
+#include "runtime/store/context_layout.h"
+
+namespace annulus {
+namespace {
+
+absl::Status CheckQueryBytes(const wire::WorkItem& item, int64_t elements, DType dtype) {
+  const size_t expected = static_cast<size_t>(elements) * SizeOf(dtype);
+  if (item.query_bytes == expected) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat("an item brought ", item.query_bytes, " bytes of queries, expected ", expected));
+}
+
+}  // namespace
+
+absl::Status WorkRunner::CheckInTime(const WorkerTask& task) const {
+  if (task.cancel != nullptr && task.cancel->load()) {
+    return absl::CancelledError("the call was cancelled before it began to compute");
+  }
+  if (clock_.Now() < task.deadline) return absl::OkStatus();
+  return absl::DeadlineExceededError("the call's deadline passed before it began to compute");
+}
+
+std::shared_ptr<const BlockSet> WorkRunner::KeysOf(ContextId context, const KvStore::Shard& shard,
+                                                   int64_t kv_tokens) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  Held& held = held_[context];
+  const int64_t blocks = BlocksOf(kv_tokens);
+  if (held.blocks != blocks) {
+    held.blocks = blocks;
+    held.keys = std::make_shared<const BlockSet>(LayoutOf(shard.spec, shard.world, kv_tokens)
+                                                     .Blocks(shard.rank)
+                                                     .Intersect(BlockSet::Range(0, blocks)));
+  }
+  return held.keys;
+}
+
+absl::StatusOr<std::shared_ptr<const Plan>> WorkRunner::PlanOf(const wire::WorkItem& item,
+                                                               const KvStore::Shard& shard,
+                                                               const Pattern& pattern,
+                                                               const Stop& stop) {
+  const Key key = {static_cast<int64_t>(item.context),
+                   static_cast<int64_t>(item.epoch),
+                   pattern.id(),
+                   static_cast<int64_t>(*item.plan),
+                   item.stages,
+                   item.q_start,
+                   item.q_tokens,
+                   item.kv_tokens,
+                   item.keys.begin,
+                   item.keys.end};
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (const auto* found = plans_.Find(key)) return *found;
+  }
+  const TokenRange q{item.q_start, item.q_start + item.q_tokens};
+  const Problem problem = ProblemOf(shard.spec, shard.world, q, item.kv_tokens, item.keys, pattern);
+  ANNULUS_ASSIGN_OR_RETURN(Plan plan, BuildPlan(*item.plan, problem, item.stages, stop));
+  auto shared = std::make_shared<const Plan>(std::move(plan));
+  const std::lock_guard<std::mutex> lock(mutex_);
+  plans_.Insert(key, shared);
+  return shared;
+}
+
+// A page that was damaged here must not make a wrong answer elsewhere.
+absl::Status WorkRunner::VerifyWhatLeaves(const Plan& plan, int rank, const wire::WorkItem& item) {
+  for (const Step& step : plan.steps()) {
+    for (const Transfer& transfer : step.transfers) {
+      if (transfer.kind != Transfer::Kind::kKv || transfer.source != rank) continue;
+      ANNULUS_RETURN_IF_ERROR(
+          store_.Verify(item.context, item.layer, transfer.heads, transfer.blocks));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WorkRunner::Store(const wire::WorkItem& item, absl::Span<const std::byte> packed) {
+  if (item.k_tokens == 0) return absl::OkStatus();
+  return store_.Append(item.context, item.layer, {item.start, item.start + item.k_tokens}, packed,
+                       item.mark, item.horizon);
+}
+
+// All of the queries of all of this rank's heads, over its own pages.
+absl::Status WorkRunner::SetUpAlone(const wire::WorkItem& item, const KvStore::Shard& shard,
+                                    const Buffer& queries, BatchItem* to, Kept* kept) {
+  const ContextSpec& spec = shard.spec;
+  if (item.keys.begin > 0) {
+    kept->pattern = std::make_shared<const Pattern>(kept->pattern->KeysFrom(item.keys.begin));
+  }
+  kept->keys = KeysOf(item.context, shard, item.keys.end);
+  AttendArgs& part = to->parts.emplace_back();
+  part.heads = LayoutOf(spec, shard.world, item.kv_tokens).QueryHeads(shard.rank);
+  part.q = TensorView::Contiguous(queries.data(), spec.dtype, item.q_tokens, part.heads.count,
+                                  spec.head_dim);
+  part.q_ranges = {{item.q_start, item.q_start + item.q_tokens}};
+  part.kv_tokens = item.keys.end;
+  part.group = spec.heads / spec.kv_heads;
+  part.pattern = kept->pattern.get();
+  part.keys = kept->keys.get();
+  part.into.v_head_dim = spec.v_head_dim;
+  return CheckQueryBytes(item, part.q.size(), spec.dtype);
+}
+
+// Ranks that have nothing to tell each other do not wait for one another, not even to hear that one
+// has failed.
+absl::Status WorkRunner::SetUpPlanned(const WorkerTask& task, const wire::WorkItem& item,
+                                      const KvStore::Shard& shard, const KvTable& table,
+                                      Buffer queries, BatchItem* to, Kept* kept) {
+  const Stop stop([&] { return CheckInTime(task); });
+  ANNULUS_ASSIGN_OR_RETURN(kept->plan, PlanOf(item, shard, *kept->pattern, stop));
+  const Plan& plan = *kept->plan;
+  to->parts = DirectPartsOf(plan, shard.rank, queries.data());
+  if (!to->parts.empty()) {
+    int64_t elements = 0;
+    for (const AttendArgs& part : to->parts) elements += part.q.size();
+    return CheckQueryBytes(item, elements, shard.spec.dtype);
+  }
+  ANNULUS_RETURN_IF_ERROR(VerifyWhatLeaves(plan, shard.rank, item));
+  if (item.exchanges) {
+    const auto& work = std::get<wire::Work>(task.body);
+    ANNULUS_ASSIGN_OR_RETURN(to->exchange,
+                             owner_.open_exchange(item.context, work.request, shard.rank));
+  } else {
+    to->exchange = std::make_unique<NoExchange>(shard.rank, plan.world());
+  }
+  to->ranked = std::make_unique<RankTask>();
+  to->ranked->plan = &plan;
+  to->ranked->rank = shard.rank;
+  to->ranked->q_packed = std::move(queries);
+  to->ranked->kv = &table;
+  to->ranked->scale = item.scale;
+  // The engine and the exchange go by wall time.
+  to->ranked->deadline = absl::Now() + (task.deadline - clock_.Now());
+  to->ranked->cancel = task.cancel.get();
+  to->ranked->urgent = task.urgent;
+  to->ranked->owner = item.context;
+  return absl::OkStatus();
+}
+
+absl::Status WorkRunner::SetUp(const WorkerTask& task, const wire::WorkItem& item, Buffer queries,
+                               BatchItem* to, Kept* kept) {
+  to->layer = item.layer;
+  to->refuses_overflow = item.k_tokens > 0;  // what fails here is taken back everywhere
+  if (item.q_tokens == 0) return absl::OkStatus();
+  ANNULUS_ASSIGN_OR_RETURN(const KvStore::Shard* shard, store_.Find(item.context));
+  ANNULUS_ASSIGN_OR_RETURN(const KvTable* table,
+                           store_.Table(item.context, item.layer, item.kv_tokens));
+  if (item.pattern.empty()) {
+    const Pattern& own = store_.PatternOfLayer(item.context, item.layer);
+    kept->pattern = std::shared_ptr<const Pattern>(std::shared_ptr<void>(), &own);
+  } else {
+    ANNULUS_ASSIGN_OR_RETURN(kept->pattern, patterns_.Parse(item.pattern, shard->spec.kv_heads));
+  }
+  ANNULUS_RETURN_IF_ERROR(
+      item.plan.has_value() ? SetUpPlanned(task, item, *shard, *table, std::move(queries), to, kept)
+                            : SetUpAlone(item, *shard, queries, to, kept));
+  for (AttendArgs& part : to->parts) {
+    part.kv = table;
+    part.scale = item.scale;
+    part.cancel = task.cancel.get();
+    part.urgent = task.urgent;
+    part.owner = std::get<wire::Work>(task.body).items[0].context;
+  }
+  return absl::OkStatus();
+}
+
+Message WorkRunner::Run(const WorkerTask& task) {
+  const auto& work = std::get<wire::Work>(task.body);
+  const size_t count = work.items.size();
+  const absl::Status in_time = CheckInTime(task);
+  std::vector<BatchItem> batch(count);
+  size_t at = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const wire::WorkItem& item = work.items[i];
+    batch[i].status = in_time.ok() ? owner_.check(item.context, item.epoch) : in_time;
+    if (batch[i].status.ok()) {
+      batch[i].status = Store(item, task.payload.span().subspan(at, item.append_bytes));
+    }
+    at += item.append_bytes + item.query_bytes;
+  }
+  // Once everything is stored, since what a context appends may move the pages of another.
+  std::vector<Kept> kept(count);
+  at = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const wire::WorkItem& item = work.items[i];
+    at += item.append_bytes;
+    if (batch[i].status.ok()) {
+      batch[i].status =
+          SetUp(task, item, task.payload.Part(at, item.query_bytes), &batch[i], &kept[i]);
+    }
+    at += item.query_bytes;
+  }
+  wire::WorkDone done;
+  done.request = work.request;
+  done.items.resize(count);
+  if (work.trace) {
+    for (size_t i = 0; i < count; ++i) {
+      if (batch[i].ranked == nullptr) continue;
+      batch[i].ranked->trace = [&spans = done.items[i].spans](absl::string_view name,
+                                                              absl::Time begin, absl::Time end) {
+        spans.push_back({"", std::string(name), absl::ToUnixNanos(begin), absl::ToUnixNanos(end)});
+      };
+    }
+  }
+  const absl::Time begin = absl::Now();
+  Buffer partials = RunBatch(absl::MakeSpan(batch), backend_);
+  for (size_t i = 0; i < count; ++i) {
+    wire::WorkItemDone& item = done.items[i];
+    item.epoch = work.items[i].epoch;
+    item.status = std::move(batch[i].status);
+    item.context_kv_bytes = store_.ContextBytes(work.items[i].context);
+    if (!work.items[i].plan.has_value()) continue;
+    if (batch[i].exchange != nullptr) {
+      const Exchange::Counters moved = batch[i].exchange->counters();
+      exchange_bytes_sent_ += moved.bytes_sent;
+      exchange_bytes_received_ += moved.bytes_received;
+    }
+    item.bytes_sent = batch[i].bytes_sent;
+    item.bytes_received = batch[i].bytes_received;
+    if (!work.trace || batch[i].parts.empty()) continue;
+    item.spans.push_back({"", "attend", absl::ToUnixNanos(begin), absl::ToUnixNanos(absl::Now())});
+  }
+  return wire::Encode(std::move(done), std::move(partials));
+}
+
+}  // namespace annulus

@@ -1,0 +1,106 @@
+// WorkRunner: executes a Work on one worker: stores what each item appends, then has the engine
+// attend the queries of all items. An item that fails leaves the others alone. Thread-safe as far
+// as TaskQueue lets tasks run at once.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "attention/backend.h"
+#include "base/clock.h"
+#include "base/lru_cache.h"
+#include "base/stop.h"
+#include "runtime/engine/batch.h"
+#include "runtime/store/kv_store.h"
+#include "runtime/store/pattern_cache.h"
+#include "runtime/worker/task.h"
+#include "sharding/plan.h"
+
+namespace annulus {
+
+class WorkRunner {
+ public:
+  // What it asks of its owner.
+  struct Owner {
+    // Whether a context is held here at an epoch.
+    std::function<absl::Status(ContextId, uint64_t epoch)> check;
+    // This rank's end of an exchange among the holders of a context.
+    std::function<absl::StatusOr<std::unique_ptr<Exchange>>(ContextId, uint64_t channel, int rank)>
+        open_exchange = {};
+  };
+
+  // All must outlive this.
+  WorkRunner(KvStore& store, Backend& backend, const Clock& clock, Owner owner)
+      : store_(store), backend_(backend), clock_(clock), owner_(std::move(owner)) {}
+
+  // The WorkDone of a task that is a Work.
+  Message Run(const WorkerTask& task);
+
+  // Payload that exchanges have moved.
+  uint64_t exchange_bytes_sent() const {
+    return exchange_bytes_sent_.load(std::memory_order_relaxed);
+  }
+  uint64_t exchange_bytes_received() const {
+    return exchange_bytes_received_.load(std::memory_order_relaxed);
+  }
+
+  void Forget(ContextId context) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    held_.erase(context);
+  }
+
+ private:
+  // The blocks that this rank holds of a context's first `blocks`: the same for 64 steps and all
+  // layers.
+  struct Held {
+    int64_t blocks = 0;
+    std::shared_ptr<const BlockSet> keys;
+  };
+  // What an item's part of the batch borrows.
+  struct Kept {
+    std::shared_ptr<const Pattern> pattern;
+    std::shared_ptr<const Plan> plan;
+    std::shared_ptr<const BlockSet> keys;
+  };
+  // Of a plan: context, epoch, pattern, kind, stages, and where queries and keys are.
+  using Key = std::array<int64_t, 10>;
+
+  // CANCELLED or DEADLINE_EXCEEDED for a task that nobody waits for any more.
+  absl::Status CheckInTime(const WorkerTask& task) const;
+  absl::Status Store(const wire::WorkItem& item, absl::Span<const std::byte> packed);
+  absl::Status SetUp(const WorkerTask& task, const wire::WorkItem& item, Buffer queries,
+                     BatchItem* to, Kept* kept);
+  absl::Status SetUpAlone(const wire::WorkItem& item, const KvStore::Shard& shard,
+                          const Buffer& queries, BatchItem* to, Kept* kept);
+  absl::Status SetUpPlanned(const WorkerTask& task, const wire::WorkItem& item,
+                            const KvStore::Shard& shard, const KvTable& table, Buffer queries,
+                            BatchItem* to, Kept* kept);
+  absl::StatusOr<std::shared_ptr<const Plan>> PlanOf(const wire::WorkItem& item,
+                                                     const KvStore::Shard& shard,
+                                                     const Pattern& pattern, const Stop& stop);
+  absl::Status VerifyWhatLeaves(const Plan& plan, int rank, const wire::WorkItem& item);
+  std::shared_ptr<const BlockSet> KeysOf(ContextId context, const KvStore::Shard& shard,
+                                         int64_t kv_tokens);
+
+  KvStore& store_;
+  Backend& backend_;
+  const Clock& clock_;
+  const Owner owner_;
+  std::atomic<uint64_t> exchange_bytes_sent_ = 0;
+  std::atomic<uint64_t> exchange_bytes_received_ = 0;
+  PatternCache patterns_;
+  std::mutex mutex_;  // of the next two
+  std::map<ContextId, Held> held_;
+  LruCache<std::shared_ptr<const Plan>, Key, NumbersHash> plans_{64};
+};
+
+}  // namespace annulus
