@@ -71,7 +71,8 @@ struct ThreadPool::Loop {
 struct ThreadPool::Share {
   const ThreadPool* inside = nullptr;  // whose item it runs
   int64_t since_ns = 0;                // it runs an item that is not urgent, without a pause
-  int64_t away_ns = 0;                 // spent in LetUrgentGoFirst
+  int64_t yielded_ns = 0;              // when it last left the core to others
+  int64_t away_ns = 0;                 // spent in LetUrgentGoFirst and YieldCore
   int64_t debt_ns = 0;                 // how long it waited, less what it ran since
   bool insists = false;                // it has waited for as long as it must
 
@@ -275,13 +276,16 @@ void ThreadPool::LetUrgentGoFirst() {
 }
 
 // Where two threads that compute share a core, the system may let one that has woken up wait for
-// its next tick, which is up to 4 ms away.
+// its next tick, which is up to 4 ms away. Who has waited for urgent loops keeps the turn that this
+// earned, and time away is nobody's turn.
 void ThreadPool::YieldCore() {
-  static thread_local int64_t yielded_ns = 0;
+  Share& share = share_;
   const int64_t now_ns = NowNs();
-  if (now_ns - yielded_ns < kYieldNs) return;
+  if (share.insists || now_ns - share.yielded_ns < kYieldNs) return;
   sched_yield();
-  yielded_ns = now_ns;
+  share.yielded_ns = NowNs();
+  share.since_ns += share.yielded_ns - now_ns;
+  share.away_ns += share.yielded_ns - now_ns;
 }
 
 void ThreadPool::Work() {
