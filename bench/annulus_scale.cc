@@ -1,6 +1,7 @@
 // annulus_scale: the plans that annulus runs, played on a cluster that is not there. The ranks do
 // what the engine would have them do, message for message; computing and links take as long as the
-// calibration file says (runtime/cli/cluster_file.h: the file of `annulus explain --cluster`).
+// calibration file says (runtime/cli/files/cluster_file.h: the file of `annulus explain
+// --cluster`).
 //   annulus_scale --cluster bench/scale/h200.json --csv scale.csv
 //   annulus_scale --cluster F --pattern causal --tokens 128K --ranks 2,4,8
 #include <unistd.h>
@@ -20,8 +21,8 @@
 #include "bench/scale/report.h"
 #include "bench/scale/scenario.h"
 #include "bench/scale/script.h"
-#include "runtime/cli/cluster_file.h"
-#include "runtime/cli/options.h"
+#include "runtime/cli/files/cluster_file.h"
+#include "runtime/cli/options/options.h"
 #include "runtime/limits.h"
 
 namespace annulus {

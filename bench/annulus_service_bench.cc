@@ -22,8 +22,8 @@
 #include "bench/service/parts.h"
 #include "bench/service/upload.h"
 #include "comm/ucx/ucx_signals.h"
-#include "runtime/cli/options.h"
-#include "runtime/cli/shared_options.h"
+#include "runtime/cli/options/options.h"
+#include "runtime/cli/options/shared_options.h"
 
 namespace annulus {
 namespace {

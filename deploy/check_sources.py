@@ -31,21 +31,25 @@ LAYERS = {
     "runtime": VALUES,
     "runtime/fields": (*VALUES, "runtime"),
     "runtime/service": (*VALUES, "runtime", "runtime/fields"),
+    "runtime/context": (*VALUES, "runtime", "runtime/fields"),
     "runtime/engine": (*VALUES, "comm"),
-    "runtime/store": (*VALUES, "runtime", "runtime/fields"),
-    "runtime/wire": (*VALUES, "comm", "runtime", "runtime/fields", "runtime/store"),
+    "runtime/store": (*VALUES, "runtime", "runtime/context"),
+    "runtime/protocol/cluster": (*VALUES, "comm", "runtime", "runtime/context", "runtime/fields"),
+    "runtime/protocol/public": (*VALUES, "runtime", "runtime/fields", "runtime/service"),
     "runtime/worker": (
-        *VALUES, "comm", "runtime", "runtime/engine", "runtime/store", "runtime/wire"),
+        *VALUES, "comm", "runtime", "runtime/context", "runtime/engine", "runtime/store",
+        "runtime/protocol/cluster"),
     "runtime/coordinator": (
-        *VALUES, "comm", "runtime", "runtime/engine", "runtime/service", "runtime/store",
-        "runtime/wire"),
-    "runtime/rpc": (*VALUES, "comm", "runtime", "runtime/fields", "runtime/service"),
-    "runtime/data": ("runtime", "runtime/rpc", "runtime/worker"),
+        *VALUES, "comm", "runtime", "runtime/context", "runtime/engine", "runtime/service",
+        "runtime/protocol/cluster"),
+    "runtime/telemetry": (*VALUES, "comm", "runtime", "runtime/service", "runtime/protocol/public"),
+    "runtime/server": (
+        *VALUES, "comm", "runtime", "runtime/service", "runtime/protocol/public",
+        "runtime/worker"),
     # The client holds a whole service for use within one process.
     "runtime/client": (
-        *VALUES, "comm", "runtime", "runtime/coordinator", "runtime/data", "runtime/fields",
-        "runtime/rpc", "runtime/service", "runtime/store", "runtime/worker"),
-    "runtime/trace": (*VALUES, "runtime"),
+        *VALUES, "comm", "runtime", "runtime/context", "runtime/coordinator", "runtime/fields",
+        "runtime/protocol/public", "runtime/service", "runtime/worker"),
 }
 # Programs and tests stand on top of everything; these few files tie an interface to its
 # implementations and so look up.

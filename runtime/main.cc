@@ -6,7 +6,7 @@
 
 #include "comm/ucx/ucx_signals.h"
 #include "runtime/cli/cli.h"
-#include "runtime/rpc/protocol/channel.h"
+#include "runtime/protocol/public/channel.h"
 
 ANNULUS_HOLD_SIGNALS_EARLY;
 

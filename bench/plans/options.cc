@@ -4,7 +4,7 @@
 #include "absl/strings/str_split.h"
 #include "base/quoted.h"
 #include "base/status.h"
-#include "runtime/cli/shared_options.h"
+#include "runtime/cli/options/shared_options.h"
 #include "runtime/limits.h"
 
 namespace annulus {

@@ -8,7 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "runtime/cli/machines.h"
-#include "runtime/cli/options.h"
+#include "runtime/cli/options/options.h"
 #include "runtime/cli/problem.h"
 
 namespace annulus {

@@ -10,7 +10,7 @@
 #include "base/status.h"
 #include "base/write_file.h"
 #include "bench/plans/check.h"
-#include "runtime/cli/cluster_file.h"
+#include "runtime/cli/files/cluster_file.h"
 #include "runtime/engine/calibrate.h"
 
 namespace annulus {

@@ -10,8 +10,8 @@
 #include "absl/status/statusor.h"
 #include "annulus/client.h"
 #include "runtime/coordinator/coordinator.h"
-#include "runtime/data/data_server.h"
-#include "runtime/rpc/server.h"
+#include "runtime/server/data_server.h"
+#include "runtime/server/server.h"
 #include "runtime/worker/grants.h"
 #include "runtime/worker/worker.h"
 

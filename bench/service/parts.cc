@@ -14,8 +14,8 @@
 #include "absl/time/clock.h"
 #include "base/status.h"
 #include "comm/ucx/ucx_fabric.h"
-#include "runtime/rpc/annulus.grpc.pb.h"
-#include "runtime/rpc/protocol/channel.h"
+#include "runtime/protocol/public/annulus.grpc.pb.h"
+#include "runtime/protocol/public/channel.h"
 
 namespace annulus {
 namespace {

@@ -9,9 +9,9 @@
 #include "absl/strings/str_cat.h"
 #include "base/rng.h"
 #include "base/status.h"
-#include "runtime/data/data.grpc.pb.h"
-#include "runtime/data/put.h"
-#include "runtime/rpc/protocol/channel.h"
+#include "runtime/client/put.h"
+#include "runtime/protocol/public/channel.h"
+#include "runtime/protocol/public/data.grpc.pb.h"
 
 namespace annulus {
 namespace {

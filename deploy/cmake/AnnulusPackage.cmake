@@ -22,8 +22,7 @@ target_link_libraries(annulus_client_shared
   PUBLIC absl::any_invocable absl::cord absl::optional absl::span absl::status absl::statusor
          absl::strings absl::time
   PRIVATE $<BUILD_INTERFACE:annulus_protocol> $<BUILD_INTERFACE:annulus_proto>
-          $<BUILD_INTERFACE:annulus_coordinator> $<BUILD_INTERFACE:annulus_worker>
-          $<BUILD_INTERFACE:annulus_data>)
+          $<BUILD_INTERFACE:annulus_coordinator> $<BUILD_INTERFACE:annulus_worker>)
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/annulus)
 configure_package_config_file(deploy/cmake/annulusConfig.cmake.in

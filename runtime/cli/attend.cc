@@ -8,8 +8,8 @@
 #include "base/quoted.h"
 #include "base/status.h"
 #include "base/write_file.h"
-#include "runtime/cli/shared_options.h"
-#include "runtime/coordinator/check_tensor.h"
+#include "runtime/cli/options/shared_options.h"
+#include "runtime/context/check_tensor.h"
 #include "runtime/limits.h"
 
 namespace annulus {

@@ -9,10 +9,10 @@
 #include "annulus/client.h"
 #include "attention/partial.h"
 #include "runtime/cli/commands.h"
+#include "runtime/cli/files/tensor_file.h"
 #include "runtime/cli/machines.h"
 #include "runtime/cli/problem.h"
-#include "runtime/cli/report.h"
-#include "runtime/cli/tensor_file.h"
+#include "runtime/cli/report/report.h"
 
 namespace annulus {
 

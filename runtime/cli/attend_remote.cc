@@ -6,8 +6,8 @@
 #include "annulus/client.h"
 #include "base/status.h"
 #include "runtime/cli/attend.h"
-#include "runtime/cli/connect.h"
-#include "runtime/cli/progress.h"
+#include "runtime/cli/options/connect.h"
+#include "runtime/cli/report/progress.h"
 #include "runtime/cli/stop_signals.h"
 
 namespace annulus {

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "runtime/cli/options.h"
+#include "runtime/cli/options/options.h"
 
 namespace annulus {
 

@@ -8,9 +8,9 @@
 #include "absl/strings/str_split.h"
 #include "base/status.h"
 #include "runtime/cli/commands.h"
-#include "runtime/cli/connect.h"
-#include "runtime/cli/report.h"
-#include "runtime/cli/shared_options.h"
+#include "runtime/cli/options/connect.h"
+#include "runtime/cli/options/shared_options.h"
+#include "runtime/cli/report/report.h"
 
 namespace annulus {
 namespace {

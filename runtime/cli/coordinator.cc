@@ -7,12 +7,12 @@
 #include "base/memory.h"
 #include "base/status.h"
 #include "comm/local/local_rendezvous.h"
-#include "runtime/cli/cluster_file.h"
+#include "runtime/cli/files/cluster_file.h"
+#include "runtime/cli/options/service_options.h"
+#include "runtime/cli/options/shared_options.h"
 #include "runtime/cli/process.h"
-#include "runtime/cli/service_options.h"
-#include "runtime/cli/shared_options.h"
-#include "runtime/rpc/metrics.h"
-#include "runtime/rpc/server.h"
+#include "runtime/server/server.h"
+#include "runtime/telemetry/metrics.h"
 
 namespace annulus {
 namespace {

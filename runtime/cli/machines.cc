@@ -9,7 +9,7 @@
 #include "base/quoted.h"
 #include "base/status.h"
 #include "base/write_file.h"
-#include "runtime/cli/cluster_file.h"
+#include "runtime/cli/files/cluster_file.h"
 #include "runtime/engine/calibrate.h"
 
 namespace annulus {

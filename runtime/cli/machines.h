@@ -10,7 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/write_file.h"
-#include "runtime/cli/options.h"
+#include "runtime/cli/options/options.h"
 #include "sharding/cluster.h"
 
 namespace annulus {

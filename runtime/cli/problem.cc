@@ -6,7 +6,7 @@
 #include "absl/strings/str_split.h"
 #include "base/quoted.h"
 #include "base/status.h"
-#include "runtime/store/context_layout.h"
+#include "runtime/context/layout.h"
 
 namespace annulus {
 namespace {

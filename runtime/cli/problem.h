@@ -6,7 +6,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "runtime/cli/options.h"
+#include "runtime/cli/options/options.h"
 #include "sharding/plan.h"
 
 namespace annulus {

@@ -3,10 +3,10 @@
 
 #include "base/status.h"
 #include "runtime/cli/commands.h"
-#include "runtime/cli/connect.h"
+#include "runtime/cli/options/connect.h"
+#include "runtime/cli/options/shared_options.h"
 #include "runtime/cli/process.h"
-#include "runtime/cli/report.h"
-#include "runtime/cli/shared_options.h"
+#include "runtime/cli/report/report.h"
 
 namespace annulus {
 

@@ -12,12 +12,12 @@
 #include "absl/time/clock.h"
 #include "attention/backend.h"
 #include "base/status.h"
-#include "runtime/cli/connect.h"
 #include "runtime/cli/machines.h"
+#include "runtime/cli/options/connect.h"
+#include "runtime/cli/options/service_options.h"
+#include "runtime/cli/options/shared_options.h"
 #include "runtime/cli/process.h"
-#include "runtime/cli/report.h"
-#include "runtime/cli/service_options.h"
-#include "runtime/cli/shared_options.h"
+#include "runtime/cli/report/report.h"
 #include "runtime/limits.h"
 
 namespace annulus {

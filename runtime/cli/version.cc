@@ -2,7 +2,7 @@
 #include "attention/backend.h"
 #include "base/status.h"
 #include "runtime/cli/commands.h"
-#include "runtime/cli/report.h"
+#include "runtime/cli/report/report.h"
 
 namespace annulus {
 

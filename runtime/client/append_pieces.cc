@@ -5,7 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "attention/block_set.h"
 #include "base/status.h"
-#include "runtime/rpc/protocol/streams.h"
+#include "runtime/protocol/public/tensor_stream.h"
 
 namespace annulus {
 

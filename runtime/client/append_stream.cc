@@ -6,10 +6,10 @@
 #include "base/status.h"
 #include "runtime/client/append_pieces.h"
 #include "runtime/client/cancel_watch.h"
-#include "runtime/rpc/annulus.grpc.pb.h"
-#include "runtime/rpc/protocol/channel.h"
-#include "runtime/rpc/protocol/codec.h"
-#include "runtime/rpc/protocol/streams.h"
+#include "runtime/protocol/public/annulus.grpc.pb.h"
+#include "runtime/protocol/public/channel.h"
+#include "runtime/protocol/public/convert.h"
+#include "runtime/protocol/public/tensor_stream.h"
 
 namespace annulus {
 

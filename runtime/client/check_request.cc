@@ -7,11 +7,11 @@
 #include "absl/strings/str_cat.h"
 #include "attention/pattern.h"
 #include "base/status.h"
-#include "runtime/coordinator/step_parts.h"
-#include "runtime/rpc/protocol/codec.h"
-#include "runtime/rpc/protocol/steps.h"
-#include "runtime/rpc/protocol/streams.h"
-#include "runtime/store/context_layout.h"
+#include "runtime/context/layout.h"
+#include "runtime/coordinator/calls/step_parts.h"
+#include "runtime/protocol/public/convert.h"
+#include "runtime/protocol/public/step_batch.h"
+#include "runtime/protocol/public/tensor_stream.h"
 
 namespace annulus {
 namespace {

@@ -14,7 +14,7 @@
 #include "runtime/client/lease_keeper.h"
 #include "runtime/client/retry.h"
 #include "runtime/client/transport.h"
-#include "runtime/rpc/protocol/steps.h"
+#include "runtime/protocol/public/step_batch.h"
 
 namespace annulus {
 namespace {

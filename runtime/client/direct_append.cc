@@ -11,13 +11,13 @@
 #include "base/status.h"
 #include "runtime/client/append_pieces.h"
 #include "runtime/client/cancel_watch.h"
-#include "runtime/coordinator/check_tensor.h"
-#include "runtime/data/put.h"
-#include "runtime/rpc/annulus.grpc.pb.h"
-#include "runtime/rpc/protocol/channel.h"
-#include "runtime/rpc/protocol/codec.h"
-#include "runtime/store/append_cut.h"
-#include "runtime/store/context_layout.h"
+#include "runtime/client/put.h"
+#include "runtime/context/append_cut.h"
+#include "runtime/context/check_tensor.h"
+#include "runtime/context/layout.h"
+#include "runtime/protocol/public/annulus.grpc.pb.h"
+#include "runtime/protocol/public/channel.h"
+#include "runtime/protocol/public/convert.h"
 
 namespace annulus {
 namespace {

@@ -11,15 +11,15 @@
 #include "runtime/client/append_stream.h"
 #include "runtime/client/cancel_watch.h"
 #include "runtime/client/direct_append.h"
-#include "runtime/client/step_stream.h"
+#include "runtime/client/step_connections.h"
 #include "runtime/client/transport.h"
-#include "runtime/rpc/annulus.grpc.pb.h"
-#include "runtime/rpc/health.grpc.pb.h"
-#include "runtime/rpc/protocol/channel.h"
-#include "runtime/rpc/protocol/codec.h"
-#include "runtime/rpc/protocol/steps.h"
-#include "runtime/rpc/protocol/streams.h"
-#include "runtime/rpc/protocol/unary.h"
+#include "runtime/protocol/public/annulus.grpc.pb.h"
+#include "runtime/protocol/public/channel.h"
+#include "runtime/protocol/public/convert.h"
+#include "runtime/protocol/public/health.grpc.pb.h"
+#include "runtime/protocol/public/step_batch.h"
+#include "runtime/protocol/public/tensor_stream.h"
+#include "runtime/protocol/public/unary.h"
 
 namespace annulus {
 namespace {
@@ -112,7 +112,7 @@ class GrpcTransport final : public Transport {
   const ClientOptions options_;
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<v1::Annulus::Stub> stub_;
-  StepStream steps_;
+  StepConnections steps_;
   DirectAppends direct_;
 };
 

@@ -14,13 +14,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status.h"
-#include "runtime/coordinator/attend_call.h"
-#include "runtime/coordinator/batch_call.h"
-#include "runtime/coordinator/check_tensor.h"
-#include "runtime/coordinator/direct_append_call.h"
-#include "runtime/coordinator/node.h"
-#include "runtime/coordinator/step_parts.h"
-#include "runtime/store/context_layout.h"
+#include "runtime/context/check_tensor.h"
+#include "runtime/context/layout.h"
+#include "runtime/coordinator/calls/attend_call.h"
+#include "runtime/coordinator/calls/batch_call.h"
+#include "runtime/coordinator/calls/direct_append_call.h"
+#include "runtime/coordinator/calls/step_parts.h"
+#include "runtime/coordinator/coordinator_loop.h"
 
 namespace annulus {
 namespace {
@@ -62,7 +62,7 @@ class Coordinator::Impl {
         thread_([this] { Run(); }) {}
 
   ~Impl() {
-    Do([](CoordinatorNode& node) {
+    Do([](CoordinatorLoop& node) {
       node.GiveUpAll(absl::CancelledError("the coordinator is shutting down"));
     });
     messenger_.Wake();
@@ -120,7 +120,7 @@ class Coordinator::Impl {
   }
 
   void Run();
-  void Do(absl::FunctionRef<void(CoordinatorNode&)> what);
+  void Do(absl::FunctionRef<void(CoordinatorLoop&)> what);
   std::optional<CallNews> AwaitNews(Caller& caller, absl::Duration patience);
   void TakeTurn(absl::Duration wait, std::unique_lock<std::mutex>& lock);
   void HandOn();
@@ -133,7 +133,7 @@ class Coordinator::Impl {
   // Workers of an earlier coordinator know its calls' numbers: these begin above them.
   std::atomic<CallId> last_call_;
   std::mutex mutex_;  // all that follows, but not while somebody waits for messages
-  CoordinatorNode node_;
+  CoordinatorLoop node_;
   bool waiting_ = false;           // somebody has the turn
   absl::Time turn_end_;            // at the latest
   std::deque<Caller*> followers_;  // callers that wait for it
@@ -146,7 +146,7 @@ class Coordinator::Impl {
 };
 
 // Has the node carry out what somebody wants of it.
-void Coordinator::Impl::Do(absl::FunctionRef<void(CoordinatorNode&)> what) {
+void Coordinator::Impl::Do(absl::FunctionRef<void(CoordinatorLoop&)> what) {
   const std::lock_guard<std::mutex> lock(mutex_);
   what(node_);
   node_.Handle();
@@ -212,7 +212,7 @@ absl::StatusOr<action::Finish> Coordinator::Impl::Call(Request request, TensorCa
                                                        const CallContext& context) {
   const CallId id = ++last_call_;
   Caller caller;
-  Do([&](CoordinatorNode& node) {
+  Do([&](CoordinatorLoop& node) {
     ++calls_;
     node.Begin({id, std::move(request), context.deadline}, [&caller](CallNews news) {
       caller.news.push_back(std::move(news));
@@ -220,7 +220,7 @@ absl::StatusOr<action::Finish> Coordinator::Impl::Call(Request request, TensorCa
     });
   });
   const auto give_up = [&](const absl::Status& why) {
-    Do([&](CoordinatorNode& node) { node.GiveUp(id, why); });
+    Do([&](CoordinatorLoop& node) { node.GiveUp(id, why); });
   };
   bool asked_to_end = false;
   absl::Status failure;  // the core may have finished the call before it hears of this
@@ -246,7 +246,7 @@ absl::StatusOr<action::Finish> Coordinator::Impl::Call(Request request, TensorCa
     }
     absl::StatusOr<PreparedCall> prepared = tensors.Prepare(std::get<action::Admit>(*news));
     if (prepared.ok()) {
-      Do([&](CoordinatorNode& node) { node.Prepared(id, *std::move(prepared)); });
+      Do([&](CoordinatorLoop& node) { node.Prepared(id, *std::move(prepared)); });
     } else {
       give_up(prepared.status());
     }

@@ -52,7 +52,7 @@ constexpr auto DescriptionOf(const AppendResult*) {
 }
 
 // Leave to upload one DirectAppend, once, within a minute or less. What each rank gets follows from
-// the spec and the number of ranks (store/append_cut.h); those that hold the same get the same.
+// the spec and the number of ranks (context/append_cut.h); those that hold the same get the same.
 struct AppendGrant {
   uint64_t id = 0;
   std::string secret;  // whoever knows it may write: to be kept from logs

@@ -6,8 +6,8 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status.h"
-#include "runtime/store/append_cut.h"
-#include "runtime/store/context_layout.h"
+#include "runtime/context/append_cut.h"
+#include "runtime/context/layout.h"
 #include "runtime/store/page_io.h"
 
 namespace annulus {
@@ -184,7 +184,7 @@ absl::Status KvStore::Append(ContextId id, int layer_index, TokenRange tokens,
   }
   ANNULUS_ASSIGN_OR_RETURN(layer, MakeLayer(*context, layer_index));
   Cut(*layer, tokens.begin);
-  LetGo(*context, layer_index, horizon.value_or(HorizonOf(tokens.begin)), *layer);
+  Evict(*context, layer_index, horizon.value_or(HorizonOf(tokens.begin)), *layer);
   ANNULUS_ASSIGN_OR_RETURN(const int64_t pages, Reserve(*context, *layer, layout, tokens));
   layer->pages.Extend(BlocksOf(tokens.end));
   layer->pages.Expect(pages);
@@ -220,7 +220,7 @@ absl::Status KvStore::Read(ContextId id, int layer_index, TokenRange tokens, std
 }
 
 // Frees what no query from `horizon` on can need. Only what the horizon's step adds is looked at.
-void KvStore::LetGo(const Context& context, int layer_index, int64_t horizon, Layer& layer) {
+void KvStore::Evict(const Context& context, int layer_index, int64_t horizon, Layer& layer) {
   if (horizon <= layer.horizon) return;
   const int64_t before = std::exchange(layer.horizon, horizon);
   const int64_t pages_before = layer.pages.pages_held();
@@ -243,7 +243,7 @@ void KvStore::Cut(Layer& layer, int64_t tokens) {
   layer.horizon = std::min(layer.horizon, HorizonOf(tokens));
 }
 
-absl::Status KvStore::Trim(ContextId id, int layer_index, int64_t tokens) {
+absl::Status KvStore::TruncateLayer(ContextId id, int layer_index, int64_t tokens) {
   Context* context = nullptr;
   ANNULUS_ASSIGN_OR_RETURN(Layer * layer, FindLayer(id, layer_index, &context));
   if (layer == nullptr) return absl::OkStatus();
@@ -252,7 +252,7 @@ absl::Status KvStore::Trim(ContextId id, int layer_index, int64_t tokens) {
   return absl::OkStatus();
 }
 
-absl::Status KvStore::GoBack(ContextId id, const std::vector<LayerState>& layers) {
+absl::Status KvStore::RollBack(ContextId id, const std::vector<LayerState>& layers) {
   ANNULUS_ASSIGN_OR_RETURN(Context* const found, FindContext(id));
   Context& context = *found;
   const auto& stored = context.layers;
@@ -266,7 +266,7 @@ absl::Status KvStore::GoBack(ContextId id, const std::vector<LayerState>& layers
     if (stored[i] == nullptr && layers[i] == LayerState{}) continue;
     ANNULUS_ASSIGN_OR_RETURN(Layer * layer, MakeLayer(context, static_cast<int>(i)));
     Cut(*layer, layers[i].tokens);
-    LetGo(context, static_cast<int>(i), layers[i].horizon, *layer);
+    Evict(context, static_cast<int>(i), layers[i].horizon, *layer);
     layer->last = layers[i].last;
     layer->last_tokens = layers[i].last_tokens;
   }

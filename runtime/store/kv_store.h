@@ -10,8 +10,8 @@
 //
 // Calls on different layers may be made at once, and any number that only read one (Read, Table,
 // Verify). A call that changes a layer needs it for itself, and what Table gave is used up before;
-// Open, Fork (of the new context), Truncate, GoBack and Release need all of theirs, Fork reads its
-// parent's. TaskQueue keeps tasks apart so. Counters are thread-safe.
+// Open, Fork (of the new context), Truncate, RollBack and Release need all of theirs, Fork reads
+// its parent's. TaskQueue keeps tasks apart so. Counters are thread-safe.
 #pragma once
 
 #include <algorithm>
@@ -28,9 +28,9 @@
 #include "absl/types/span.h"
 #include "annulus/types.h"
 #include "attention/kv_view.h"
-#include "runtime/store/layer_state.h"
+#include "runtime/context/layer_state.h"
+#include "runtime/context/retention.h"
 #include "runtime/store/page_table.h"
-#include "runtime/store/retention.h"
 #include "sharding/layout.h"
 
 namespace annulus {
@@ -62,10 +62,10 @@ class KvStore {
 
   // Takes an append back: forgets the layer's tokens from `tokens` on, with the key of who appended
   // them, and frees the pages they had alone.
-  absl::Status Trim(ContextId id, int layer, int64_t tokens);
+  absl::Status TruncateLayer(ContextId id, int layer, int64_t tokens);
   // Makes the layers what is said of them: forgets the tokens beyond it, lets go of what no query
   // from the horizon on can need. FAILED_PRECONDITION if that is not a part of what is stored.
-  absl::Status GoBack(ContextId id, const std::vector<LayerState>& layers);
+  absl::Status RollBack(ContextId id, const std::vector<LayerState>& layers);
   // Forgets all layers' tokens from `tokens` on.
   absl::Status Truncate(ContextId id, int64_t tokens);
 
@@ -138,7 +138,7 @@ class KvStore {
   // Counts the pages that an append needs, if there is room for them.
   absl::StatusOr<int64_t> Reserve(const Context& context, const Layer& layer, const Layout& layout,
                                   TokenRange tokens);
-  void LetGo(const Context& context, int layer, int64_t horizon, Layer& into);
+  void Evict(const Context& context, int layer, int64_t horizon, Layer& into);
   static void Cut(Layer& layer, int64_t tokens);
   static LayerState StateOf(const Layer* layer);
 

@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "base/status.h"
-#include "runtime/store/append_cut.h"
-#include "runtime/store/context_layout.h"
+#include "runtime/context/append_cut.h"
+#include "runtime/context/layout.h"
 #include "runtime/store/crc32c.h"
 
 namespace annulus {

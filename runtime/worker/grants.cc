@@ -45,7 +45,7 @@ void GrantTable::End(Over over) {
   }
 }
 
-void GrantTable::Add(wire::Expect expect) {
+void GrantTable::Add(wire::ExpectUpload expect) {
   const uint64_t id = expect.work.request;
   const absl::Time now = clock_.Now();
   {
@@ -104,7 +104,7 @@ absl::StatusOr<std::unique_ptr<GrantTable::Upload>> GrantTable::Claim(
   return upload;
 }
 
-GrantTable::Upload::Upload(GrantTable* table, wire::Expect expect,
+GrantTable::Upload::Upload(GrantTable* table, wire::ExpectUpload expect,
                            std::shared_ptr<const void> reserved, std::function<void()> on_revoked)
     : table_(table),
       expect_(std::move(expect)),

@@ -1,5 +1,6 @@
-// GrantTable: the uploads that the coordinator told this worker to expect (wire::Expect), between
-// the worker, which learns of them and stores what came, and the data port, where the bytes come.
+// GrantTable: the uploads that the coordinator told this worker to expect (wire::ExpectUpload),
+// between the worker, which learns of them and stores what came, and the data port, where the bytes
+// come.
 //
 // A grant is claimed once, by whoever names it and its secret, and is over when its bytes have been
 // handed on, when its time is over, or once it is revoked: then nothing of it can be stored any
@@ -24,7 +25,7 @@
 #include "absl/types/span.h"
 #include "annulus/buffer.h"
 #include "base/clock.h"
-#include "runtime/wire/wire.h"
+#include "runtime/protocol/cluster/wire.h"
 #include "runtime/worker/task.h"
 
 namespace annulus {
@@ -34,10 +35,10 @@ class GrantTable {
   // upload_bytes_max: of all uploads that are under way or wait to be stored.
   explicit GrantTable(int64_t upload_bytes_max, const Clock& clock = Clock::Real());
 
-  // The worker's side. `take` gets each Work whose tensors are whole, as WorkerNode::Options::take;
-  // empty: there is no worker, and uploads are refused.
+  // The worker's side. `take` gets each Work whose tensors are whole, as
+  // CoordinatorLink::Options::take; empty: there is no worker, and uploads are refused.
   void SetTake(std::function<bool(WorkerTask& task)> take);
-  void Add(wire::Expect expect);
+  void Add(wire::ExpectUpload expect);
   void Revoke(ContextId context, std::optional<int> layer);  // absent: all layers
   void RevokeAll();
 
@@ -59,11 +60,11 @@ class GrantTable {
 
    private:
     friend class GrantTable;
-    Upload(GrantTable* table, wire::Expect expect, std::shared_ptr<const void> reserved,
+    Upload(GrantTable* table, wire::ExpectUpload expect, std::shared_ptr<const void> reserved,
            std::function<void()> on_revoked);
 
     GrantTable* const table_;
-    const wire::Expect expect_;
+    const wire::ExpectUpload expect_;
     const std::function<void()> on_revoked_;
     std::shared_ptr<const void> reserved_;
     Buffer payload_;
@@ -84,7 +85,7 @@ class GrantTable {
 
  private:
   struct Grant {
-    wire::Expect expect;
+    wire::ExpectUpload expect;
     absl::Time deadline;
     Upload* upload = nullptr;  // that claimed it
   };

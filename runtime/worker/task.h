@@ -8,13 +8,13 @@
 #include "absl/time/time.h"
 #include "annulus/buffer.h"
 #include "comm/messenger.h"
-#include "runtime/wire/wire.h"
+#include "runtime/protocol/cluster/wire.h"
 
 namespace annulus {
 
 struct WorkerTask {
-  // Open, Work, Trim, Truncate, Fork, Release, Resume or Read. An Inventory, which no coordinator
-  // sends, asks for one of each context held.
+  // Open, Work, TruncateLayer, Truncate, Fork, Release, Resume or Read. An Inventory, which no
+  // coordinator sends, asks for one of each context held.
   wire::Body body;
   Buffer payload;
   absl::Time deadline = absl::InfiniteFuture();

@@ -4,8 +4,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
-#include "runtime/store/append_cut.h"
-#include "runtime/store/context_layout.h"
+#include "runtime/context/append_cut.h"
+#include "runtime/context/layout.h"
 
 namespace annulus {
 namespace {
@@ -59,8 +59,8 @@ TaskOutcome TaskExecutor::Run(WorkerTask task) {
       },
       task.body);
   // A context that was never opened here has nothing to forget.
-  if (const auto* trim = std::get_if<wire::Trim>(&task.body)) {
-    (void)store_.Trim(trim->context, trim->layer, trim->tokens);
+  if (const auto* trim = std::get_if<wire::TruncateLayer>(&task.body)) {
+    (void)store_.TruncateLayer(trim->context, trim->layer, trim->tokens);
   }
   return outcome;
 }
@@ -109,7 +109,7 @@ TaskOutcome TaskExecutor::TakeInventory() const {
     const Opened& opened = opened_.at(id);
     outcome.messages.push_back(wire::Encode(wire::Inventory{
         opened.epoch, id, shard.spec, shard.rank, opened.addresses, store_.Layers(id),
-        store_.ContextBytes(id), opened.copies, opened.serves, opened.tentative}));
+        store_.ContextBytes(id), opened.copies, opened.serves, opened.activating}));
   }
   return outcome;
 }
@@ -120,10 +120,10 @@ absl::Status TaskExecutor::Execute(const wire::Resume& resume, Buffer*) {
   if (resume.addresses.size() != static_cast<size_t>(shard->world)) {
     return absl::FailedPreconditionError("the context has other ranks");
   }
-  ANNULUS_RETURN_IF_ERROR(store_.GoBack(resume.context, resume.layers));
+  ANNULUS_RETURN_IF_ERROR(store_.RollBack(resume.context, resume.layers));
   const Lock lock(mutex_);
   opened_[resume.context] = {resume.epoch, resume.addresses, resume.copies, resume.serves,
-                             resume.tentative};
+                             resume.activating};
   return absl::OkStatus();
 }
 

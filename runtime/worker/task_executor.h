@@ -56,7 +56,7 @@ class TaskExecutor {
     std::vector<std::string> addresses;
     std::vector<wire::Copy> copies;
     ContextId serves = 0;  // as in wire::Resume
-    bool tentative = false;
+    bool activating = false;
   };
 
   // `answer` gets what a Read asks for.

@@ -6,7 +6,7 @@
 #include "absl/time/clock.h"
 #include "base/status.h"
 #include "comm/no_exchange.h"
-#include "runtime/store/context_layout.h"
+#include "runtime/context/layout.h"
 
 namespace annulus {
 namespace {

@@ -19,9 +19,9 @@
 #include "base/clock.h"
 #include "base/lru_cache.h"
 #include "base/stop.h"
+#include "runtime/context/pattern_cache.h"
 #include "runtime/engine/batch.h"
 #include "runtime/store/kv_store.h"
-#include "runtime/store/pattern_cache.h"
 #include "runtime/worker/task.h"
 #include "sharding/plan.h"
 

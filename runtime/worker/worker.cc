@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "attention/backend.h"
 #include "base/status.h"
-#include "runtime/worker/node.h"
+#include "runtime/worker/coordinator_link.h"
 #include "runtime/worker/task_executor.h"
 #include "runtime/worker/task_queue.h"
 
@@ -76,7 +76,7 @@ class Worker::Impl {
   }
 
   absl::Status WaitUntilJoined(absl::Time deadline);
-  WorkerNode::State state() const { return state_.load(); }
+  CoordinatorLink::State state() const { return state_.load(); }
   void SetCoordinatorAddress(const std::string& address) {
     const std::lock_guard<std::mutex> lock(node_mutex_);
     node_.SetCoordinatorAddress(address);
@@ -91,7 +91,7 @@ class Worker::Impl {
   WorkerSnapshot Snapshot() const;
 
  private:
-  WorkerNode::Options NodeOptions() {
+  CoordinatorLink::Options NodeOptions() {
     return {.coordinator_address = options_.coordinator_address,
             .name = options_.name,
             .backend = backend_name_,
@@ -122,8 +122,8 @@ class Worker::Impl {
   const std::string backend_name_;
   TaskExecutor executor_;
   mutable std::mutex node_mutex_;
-  WorkerNode node_;  // under node_mutex_
-  std::atomic<WorkerNode::State> state_ = WorkerNode::State::kJoining;
+  CoordinatorLink node_;  // under node_mutex_
+  std::atomic<CoordinatorLink::State> state_ = CoordinatorLink::State::kJoining;
   std::atomic<uint64_t> id_ = 0;
   absl::Status why_lost_;  // under node_mutex_
   std::condition_variable state_changed_;
@@ -249,7 +249,8 @@ void Worker::Impl::PublishState() {
 absl::Status Worker::Impl::WaitUntilJoined(absl::Time deadline) {
   std::unique_lock<std::mutex> lock(node_mutex_);
   const auto joined = [this] {
-    return state_.load() == WorkerNode::State::kReady || state_.load() == WorkerNode::State::kLost;
+    return state_.load() == CoordinatorLink::State::kReady ||
+           state_.load() == CoordinatorLink::State::kLost;
   };
   if (deadline == absl::InfiniteFuture()) {
     state_changed_.wait(lock, joined);
@@ -257,7 +258,7 @@ absl::Status Worker::Impl::WaitUntilJoined(absl::Time deadline) {
     return absl::DeadlineExceededError(
         absl::StrCat("no coordinator took this worker in at ", options_.coordinator_address));
   }
-  if (state_.load() == WorkerNode::State::kReady) return absl::OkStatus();
+  if (state_.load() == CoordinatorLink::State::kReady) return absl::OkStatus();
   return absl::UnavailableError(absl::StrCat("the coordinator at ", options_.coordinator_address,
                                              " was lost: ", why_lost_.message()));
 }
@@ -305,11 +306,11 @@ absl::Status Worker::WaitUntilJoined(absl::Time deadline) {
 }
 
 bool Worker::lost() const {
-  return impl_->state() == WorkerNode::State::kLost;
+  return impl_->state() == CoordinatorLink::State::kLost;
 }
 
 bool Worker::rejoining() const {
-  return impl_->state() == WorkerNode::State::kRejoining;
+  return impl_->state() == CoordinatorLink::State::kRejoining;
 }
 
 void Worker::SetCoordinatorAddress(const std::string& address) {
@@ -321,7 +322,7 @@ void Worker::Leave() {
 }
 
 bool Worker::left() const {
-  return impl_->state() == WorkerNode::State::kLeft;
+  return impl_->state() == CoordinatorLink::State::kLeft;
 }
 
 WorkerSnapshot Worker::Snapshot() const {

@@ -35,7 +35,7 @@ struct WorkerOptions {
   // same or another one. 0: it is lost at once.
   absl::Duration rejoin_timeout = absl::ZeroDuration();
   // Where clients upload straight to this worker, and the grants of whoever listens there
-  // (runtime/data); null: nowhere. They outlive the worker.
+  // (runtime/server/data_server.h); null: nowhere. They outlive the worker.
   std::string data_address;
   GrantTable* grants = nullptr;
   const Clock* clock = &Clock::Real();

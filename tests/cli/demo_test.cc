@@ -7,8 +7,8 @@
 
 #include "attention/backend.h"
 #include "attention/kv_view.h"
-#include "runtime/cli/demo_checks.h"
-#include "runtime/cli/demo_data.h"
+#include "runtime/cli/demo/checks.h"
+#include "runtime/cli/demo/data.h"
 #include "tests/catch.h"
 
 namespace annulus {

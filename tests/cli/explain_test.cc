@@ -4,7 +4,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "runtime/cli/cluster_file.h"
+#include "runtime/cli/files/cluster_file.h"
 #include "tests/catch.h"
 #include "tests/cli/program.h"
 

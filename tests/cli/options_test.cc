@@ -1,14 +1,14 @@
 // Options: three sources, one order, and refusals that say where the value came from.
-#include "runtime/cli/options.h"
+#include "runtime/cli/options/options.h"
 
 #include <algorithm>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "runtime/cli/cluster_file.h"
-#include "runtime/cli/config_file.h"
-#include "runtime/cli/shared_options.h"
+#include "runtime/cli/files/cluster_file.h"
+#include "runtime/cli/options/config_file.h"
+#include "runtime/cli/options/shared_options.h"
 #include "tests/catch.h"
 #include "tests/cli/program.h"
 

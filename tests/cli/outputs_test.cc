@@ -10,8 +10,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
-#include "runtime/cli/cluster_file.h"
-#include "runtime/cli/demo_report.h"
+#include "runtime/cli/demo/report.h"
+#include "runtime/cli/files/cluster_file.h"
 #include "tests/catch.h"
 #include "tests/cli/program.h"
 

@@ -1,13 +1,13 @@
 // What people read: units that fit, and columns that stay columns whatever is in them.
-#include "runtime/cli/report.h"
+#include "runtime/cli/report/report.h"
 
 #include <set>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_split.h"
-#include "runtime/cli/demo_report.h"
-#include "runtime/cli/table.h"
-#include "runtime/cli/units.h"
+#include "runtime/cli/demo/report.h"
+#include "runtime/cli/report/table.h"
+#include "runtime/cli/report/units.h"
 #include "tests/catch.h"
 
 namespace annulus {

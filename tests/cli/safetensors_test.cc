@@ -7,8 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/time/clock.h"
-#include "runtime/cli/safetensors_header.h"
-#include "runtime/cli/tensor_file.h"
+#include "runtime/cli/files/safetensors_header.h"
+#include "runtime/cli/files/tensor_file.h"
 #include "tests/catch.h"
 #include "tests/cli/program.h"
 

@@ -1,5 +1,5 @@
 // Tensor files: what is read is what was written, and nothing malformed is.
-#include "runtime/cli/tensor_file.h"
+#include "runtime/cli/files/tensor_file.h"
 
 #include <cstring>
 

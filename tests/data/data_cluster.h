@@ -13,8 +13,8 @@
 #include "base/log.h"
 #include "comm/local/local_network.h"
 #include "runtime/coordinator/coordinator.h"
-#include "runtime/data/data_server.h"
-#include "runtime/rpc/server.h"
+#include "runtime/server/data_server.h"
+#include "runtime/server/server.h"
 #include "runtime/worker/grants.h"
 #include "runtime/worker/worker.h"
 

@@ -17,8 +17,8 @@ struct ManualClock final : Clock {
   absl::Time now = absl::UnixEpoch();
 };
 
-wire::Expect Expectation(uint64_t grant, int layer = 0, uint64_t bytes = 64) {
-  wire::Expect expect;
+wire::ExpectUpload Expectation(uint64_t grant, int layer = 0, uint64_t bytes = 64) {
+  wire::ExpectUpload expect;
   expect.work.request = grant;
   expect.work.time_left = absl::Seconds(30);
   expect.work.items = {{.epoch = 3, .context = 7, .layer = layer, .k_tokens = 4}};

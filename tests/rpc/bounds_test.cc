@@ -7,7 +7,7 @@
 #include <thread>
 
 #include "annulus/retry_hint.h"
-#include "runtime/rpc/protocol/codec.h"
+#include "runtime/protocol/public/convert.h"
 #include "tests/reliability.h"
 #include "tests/rpc/raw_server.h"
 

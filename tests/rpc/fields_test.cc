@@ -9,8 +9,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "runtime/rpc/annulus.pb.h"
-#include "runtime/rpc/protocol/codec.h"
+#include "runtime/protocol/public/annulus.pb.h"
+#include "runtime/protocol/public/convert.h"
 #include "tests/catch.h"
 
 namespace annulus {
@@ -175,8 +175,8 @@ std::set<std::string> FilesNaming(const char* text, const std::vector<std::strin
 }
 
 TEST_CASE("every state is named where states are documented") {
-  for (const char* file :
-       {"runtime/rpc/annulus.proto", "runtime/rpc/metrics.h", "runtime/client/README.md"}) {
+  for (const char* file : {"runtime/protocol/public/annulus.proto", "runtime/telemetry/metrics.h",
+                           "runtime/client/README.md"}) {
     std::stringstream content;
     content << std::ifstream(std::filesystem::path(ANNULUS_SOURCES) / file).rdbuf();
     const std::string mark = absl::EndsWith(file, ".md") ? "`" : "\"";
@@ -192,19 +192,19 @@ TEST_CASE("every state is named where states are documented") {
 // CONTRIBUTING, "Adding a field" and "Adding a call".
 TEST_CASE("a field is named in three files and by those that it matters to") {
   // Of what both protocols and the client consist of.
-  CHECK(
-      FilesNaming("replicas", {"base/api", "runtime/.", "runtime/fields", "runtime/service",
-                               "runtime/rpc", "runtime/wire", "runtime/client", "runtime/data"}) ==
-      std::set<std::string>{"base/api/annulus/types.h", "runtime/fields/values.h",
-                            "runtime/rpc/annulus.proto"});
+  CHECK(FilesNaming("replicas",
+                    {"base/api", "runtime/.", "runtime/fields", "runtime/service",
+                     "runtime/protocol", "runtime/context", "runtime/client", "runtime/server"}) ==
+        std::set<std::string>{"base/api/annulus/types.h", "runtime/fields/values.h",
+                              "runtime/protocol/public/annulus.proto"});
 }
 
 TEST_CASE("a call is named in five files, one of which carries it out") {
   // What the cluster's state decides beside is the core's.
   CHECK(FilesNaming("KeepAlive", {"base/api", "runtime"}, "coordinator/core") ==
         std::set<std::string>{"base/api/annulus/client.h", "runtime/client/client.cc",
-                              "runtime/coordinator/coordinator.cc", "runtime/rpc/annulus.proto",
-                              "runtime/service/calls.h"});
+                              "runtime/coordinator/coordinator.cc",
+                              "runtime/protocol/public/annulus.proto", "runtime/service/calls.h"});
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 
 #include "annulus/client.h"
 #include "base/rng.h"
-#include "runtime/rpc/server.h"
+#include "runtime/server/server.h"
 #include "tests/catch.h"
 #include "tests/rpc/fake_service.h"
 

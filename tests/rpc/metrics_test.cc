@@ -1,4 +1,4 @@
-#include "runtime/rpc/metrics.h"
+#include "runtime/telemetry/metrics.h"
 
 #include "tests/catch.h"
 #include "tests/rpc/fake_service.h"

@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "comm/local/local_rendezvous.h"
-#include "runtime/rpc/annulus.grpc.pb.h"
-#include "runtime/rpc/protocol/channel.h"
-#include "runtime/rpc/server.h"
+#include "runtime/protocol/public/annulus.grpc.pb.h"
+#include "runtime/protocol/public/channel.h"
+#include "runtime/server/server.h"
 #include "tests/catch.h"
 #include "tests/rpc/fake_service.h"
 

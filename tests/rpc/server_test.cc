@@ -1,5 +1,5 @@
 // The server against raw gRPC: hostile streams, bounds, health, reflection, rendezvous, shutdown.
-#include "runtime/rpc/server.h"
+#include "runtime/server/server.h"
 
 #include <grpcpp/client_context.h>
 #include <grpcpp/generic/generic_stub.h>
@@ -10,8 +10,8 @@
 
 #include "annulus/client.h"
 #include "base/rng.h"
-#include "runtime/rpc/health.grpc.pb.h"
-#include "runtime/rpc/rendezvous.h"
+#include "runtime/protocol/public/health.grpc.pb.h"
+#include "runtime/server/rendezvous.h"
 #include "tests/rpc/raw_server.h"
 
 namespace annulus {

@@ -6,9 +6,9 @@
 #include <thread>
 
 #include "annulus/retry_hint.h"
-#include "runtime/rpc/annulus.grpc.pb.h"
-#include "runtime/rpc/protocol/channel.h"
-#include "runtime/rpc/protocol/steps.h"
+#include "runtime/protocol/public/annulus.grpc.pb.h"
+#include "runtime/protocol/public/channel.h"
+#include "runtime/protocol/public/step_batch.h"
 #include "tests/rpc/loopback.h"
 
 namespace annulus {

@@ -1,5 +1,5 @@
 // The readers of request streams against messages that no honest client sends: no network here.
-#include "runtime/rpc/protocol/streams.h"
+#include "runtime/protocol/public/tensor_stream.h"
 
 #include <functional>
 #include <string>
@@ -7,7 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/rng.h"
-#include "runtime/rpc/annulus.pb.h"
+#include "runtime/protocol/public/annulus.pb.h"
 #include "tests/catch.h"
 
 namespace annulus {

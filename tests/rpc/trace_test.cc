@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "runtime/trace/trace.h"
+#include "runtime/telemetry/trace.h"
 #include "tests/catch.h"
 
 namespace annulus {

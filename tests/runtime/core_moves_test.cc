@@ -125,7 +125,7 @@ TEST_CASE("A worker that wants to leave may once what it holds is elsewhere") {
   CHECK(d.released == std::vector<PeerId>{11, 12, 13});
   CHECK(d.resumed.serves == id);
   CHECK(d.resumed.context != id);
-  CHECK(!d.resumed.tentative);
+  CHECK(!d.resumed.activating);
   CHECK(TokensOf(d.resumed) == std::vector<int64_t>{100, 0});
   CHECK(d.State(id) == "ok");
   CHECK(d.Committed(id) == 100);
@@ -149,7 +149,7 @@ TEST_CASE("Calls wait only while a context changes hands") {
     const auto asked = std::exchange(d.asked, {});
     for (const auto& [peer, done] : asked) d.Take(d.Handle(event::Heard{peer, done}));
   }
-  CHECK(d.resumed.tentative);
+  CHECK(d.resumed.activating);
   CHECK(TokensOf(d.resumed) == std::vector<int64_t>{100, 0});
   Actions actions;
   const CallId call = d.BeginAttend(id, 1, 100, &actions);

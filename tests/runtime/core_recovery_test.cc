@@ -37,8 +37,8 @@ struct Restarted {
   absl::Time now = absl::UnixEpoch();
 };
 
-LayerState Stored(int64_t tokens, uint64_t turn, TokenRange last, uint64_t sequence) {
-  return {tokens, HorizonOf(last.begin), {turn, {5, sequence}}, last};
+LayerState Stored(int64_t tokens, uint64_t append_number, TokenRange last, uint64_t sequence) {
+  return {tokens, HorizonOf(last.begin), {append_number, {5, sequence}}, last};
 }
 
 // Rank `rank` of two, at peers 11 and 12, with both layers alike.

@@ -152,7 +152,7 @@ TEST_CASE("Items of a step end for themselves: committed, or taken back everywhe
   CHECK(All<action::Deliver>(actions).size() == 1);
   CHECK(d.Committed(a) == 100);
   actions = AnswerStep(d, 12, call, {absl::OkStatus(), absl::ResourceExhaustedError("full")});
-  CHECK(SentTo<wire::Trim>(actions) == std::vector<PeerId>{12, 11});  // b begins at 12
+  CHECK(SentTo<wire::TruncateLayer>(actions) == std::vector<PeerId>{12, 11});  // b begins at 12
   REQUIRE(FinishIn(actions) != nullptr);
   const std::vector<action::ItemEnd>& ends = FinishIn(actions)->items;
   CHECK(ends[0].status.ok());
@@ -203,7 +203,7 @@ TEST_CASE("A step's deadline takes back what was not answered") {
   actions = d.Handle(event::Tick{});
   REQUIRE(FinishIn(actions) != nullptr);
   CHECK(absl::IsDeadlineExceeded(FinishIn(actions)->items.at(0).status));
-  CHECK(SentTo<wire::Trim>(actions).size() == 1);
+  CHECK(SentTo<wire::TruncateLayer>(actions).size() == 1);
   CHECK(SentTo<wire::Cancel>(actions).size() == 1);
   CHECK(AnswerStep(d, 11, call, {absl::OkStatus()}).empty());
   CHECK(d.Committed(id) == 0);

@@ -69,7 +69,7 @@ TEST_CASE("A failed append trims every rank and can be tried again") {
   d.Answer(11, call);
   actions = d.Answer(12, call, absl::ResourceExhaustedError("full"));
   CHECK(FinishOf(actions, call).message() == "worker 2 (w2): full");
-  CHECK(SentTo<wire::Trim>(actions) == std::vector<PeerId>{11, 12});
+  CHECK(SentTo<wire::TruncateLayer>(actions) == std::vector<PeerId>{11, 12});
   CHECK(d.Committed(id) == 0);
   const CallId again = d.BeginAppend(id, 0, 50, &actions);
   d.Handle(event::Prepared{again, {0, 1}});
@@ -199,7 +199,7 @@ TEST_CASE("Deadlines end calls in every phase") {
   d.now = deadline;
   actions = d.Handle(event::Tick{});
   CHECK(absl::IsDeadlineExceeded(FinishOf(actions, waiting)));
-  CHECK(SentTo<wire::Trim>(actions).size() == 1);
+  CHECK(SentTo<wire::TruncateLayer>(actions).size() == 1);
 }
 
 TEST_CASE("Every bound is named, and what it held is given back") {

@@ -4,8 +4,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/rng.h"
-#include "runtime/store/append_cut.h"
-#include "runtime/store/context_layout.h"
+#include "runtime/context/append_cut.h"
+#include "runtime/context/layout.h"
 #include "runtime/store/kv_store.h"
 #include "tests/catch.h"
 #include "tests/fake_device.h"
@@ -84,7 +84,7 @@ TEST_CASE("A store on a device holds what one on the host does") {
         }
         break;
       case 1:
-        (void)twins.Both([&](KvStore& store) { return store.Trim(id, 0, tokens / 2); });
+        (void)twins.Both([&](KvStore& store) { return store.TruncateLayer(id, 0, tokens / 2); });
         break;
       case 2:
         if (step > 40) (void)twins.Both([&](KvStore& store) { return store.Release(id); });

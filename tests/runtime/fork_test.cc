@@ -5,10 +5,10 @@
 #include <set>
 
 #include "base/rng.h"
-#include "runtime/store/append_cut.h"
-#include "runtime/store/context_layout.h"
+#include "runtime/context/append_cut.h"
+#include "runtime/context/layout.h"
+#include "runtime/context/retention.h"
 #include "runtime/store/kv_store.h"
-#include "runtime/store/retention.h"
 #include "tests/catch.h"
 #include "tests/runtime/inputs.h"
 

@@ -16,8 +16,8 @@
 #include "attention/backend.h"
 #include "base/rng.h"
 #include "comm/local/local_network.h"
-#include "runtime/coordinator/node.h"
-#include "runtime/worker/node.h"
+#include "runtime/coordinator/coordinator_loop.h"
+#include "runtime/worker/coordinator_link.h"
 #include "runtime/worker/task_executor.h"
 #include "runtime/worker/task_queue.h"
 
@@ -81,17 +81,17 @@ class SimWorker {
   }
 
   bool leaves() const { return leaves_; }
-  bool left() const { return node_.state() == WorkerNode::State::kLeft; }
+  bool left() const { return node_.state() == CoordinatorLink::State::kLeft; }
   bool dead() const { return dead_; }
-  bool lost() const { return node_.state() == WorkerNode::State::kLost; }
+  bool lost() const { return node_.state() == CoordinatorLink::State::kLost; }
   // As far as it knows.
-  bool ready() const { return !dead_ && node_.state() == WorkerNode::State::kReady; }
+  bool ready() const { return !dead_ && node_.state() == CoordinatorLink::State::kReady; }
   const std::string& address() const { return address_; }
   const KvStore& store() const { return executor_.store(); }
 
  private:
-  WorkerNode::Options Options(const std::string& name, const std::string& coordinator,
-                              int64_t kv_bytes_limit, absl::Duration rejoin_timeout) {
+  CoordinatorLink::Options Options(const std::string& name, const std::string& coordinator,
+                                   int64_t kv_bytes_limit, absl::Duration rejoin_timeout) {
     return {.coordinator_address = coordinator,
             .name = name,
             .backend = "reference",
@@ -120,7 +120,7 @@ class SimWorker {
   const std::string address_;
   TaskExecutor executor_;
   TaskQueue tasks_;
-  WorkerNode node_;
+  CoordinatorLink node_;
   std::vector<Running> running_;
   bool dead_ = false;
   bool leaves_ = false;
@@ -190,7 +190,7 @@ class SimCluster {
 
   absl::Time now() const { return network_.clock().Now(); }
   LocalNetwork& network() { return network_; }
-  CoordinatorNode& coordinator() { return *coordinator_; }
+  CoordinatorLoop& coordinator() { return *coordinator_; }
   const std::string& address() const { return address_; }
   std::vector<std::unique_ptr<SimWorker>>& workers() { return workers_; }
   CallId NextCall() { return ++last_call_; }
@@ -198,7 +198,7 @@ class SimCluster {
  private:
   void StartNode() {
     const auto number = static_cast<uint64_t>(++coordinators_) * 1'000'000;
-    coordinator_ = std::make_unique<CoordinatorNode>(fabric_->messenger(), limits_,
+    coordinator_ = std::make_unique<CoordinatorLoop>(fabric_->messenger(), limits_,
                                                      kSimHeartbeatTimeout, network_.clock(),
                                                      Incarnation{number, absl::Milliseconds(200)});
     coordinator_is_up_ = true;
@@ -219,7 +219,7 @@ class SimCluster {
   LocalNetwork network_;
   std::unique_ptr<Fabric> fabric_;
   const std::string address_;
-  std::unique_ptr<CoordinatorNode> coordinator_;  // null while there is none
+  std::unique_ptr<CoordinatorLoop> coordinator_;  // null while there is none
   int coordinators_ = 0;
   std::vector<std::unique_ptr<SimWorker>> workers_;
   bool coordinator_is_up_ = false;

@@ -10,9 +10,9 @@
 #include <utility>
 #include <vector>
 
-#include "runtime/coordinator/attend_call.h"
-#include "runtime/coordinator/batch_call.h"
-#include "runtime/store/context_layout.h"
+#include "runtime/context/layout.h"
+#include "runtime/coordinator/calls/attend_call.h"
+#include "runtime/coordinator/calls/batch_call.h"
 #include "tests/runtime/inputs.h"
 #include "tests/runtime/sim_cluster.h"
 

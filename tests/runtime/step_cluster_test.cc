@@ -4,7 +4,7 @@
 #include <thread>
 
 #include "base/rng.h"
-#include "runtime/store/context_layout.h"
+#include "runtime/context/layout.h"
 #include "tests/catch.h"
 #include "tests/runtime/inputs.h"
 #include "tests/runtime/local_cluster.h"

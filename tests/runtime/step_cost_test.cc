@@ -4,9 +4,9 @@
 
 #include "absl/time/clock.h"
 #include "base/rng.h"
-#include "runtime/coordinator/batch_call.h"
-#include "runtime/store/append_cut.h"
-#include "runtime/store/context_layout.h"
+#include "runtime/context/append_cut.h"
+#include "runtime/context/layout.h"
+#include "runtime/coordinator/calls/batch_call.h"
 #include "runtime/worker/work_runner.h"
 #include "tests/catch.h"
 #include "tests/runtime/inputs.h"

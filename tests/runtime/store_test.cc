@@ -8,8 +8,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/rng.h"
-#include "runtime/store/append_cut.h"
-#include "runtime/store/context_layout.h"
+#include "runtime/context/append_cut.h"
+#include "runtime/context/layout.h"
 #include "runtime/store/crc32c.h"
 #include "runtime/store/kv_store.h"
 #include "runtime/store/page_arena.h"
@@ -202,7 +202,7 @@ TEST_CASE("A bit that flips in a sealed page is found and named") {
               found == trials});
 }
 
-TEST_CASE("Trim forgets, frees and lets the tokens be written anew") {
+TEST_CASE("TruncateLayer forgets, frees and lets the tokens be written anew") {
   const ContextSpec spec = test::SmallF32Spec(/*layers=*/2);
   Rng rng(3);
   const LayerKv first(spec, 300, rng);
@@ -210,7 +210,7 @@ TEST_CASE("Trim forgets, frees and lets the tokens be written anew") {
   KvStore store(1 << 30);
   REQUIRE(store.Open(1, spec, 1, 0).ok());
   REQUIRE(store.Append(1, 0, {0, 300}, Pack(spec, 1, 0, first, {0, 300})).ok());
-  REQUIRE(store.Trim(1, 0, 70).ok());
+  REQUIRE(store.TruncateLayer(1, 0, 70).ok());
   CHECK(store.kv_bytes() == 2 * 2 * PageBytes(spec));
   CHECK(absl::IsFailedPrecondition(store.Table(1, 0, 71).status()));
   CHECK(
@@ -233,11 +233,11 @@ TEST_CASE("A context goes back to what it was, by layer") {
   REQUIRE(store.Open(1, spec, 1, 0).ok());
   REQUIRE(store.Append(1, 0, {0, 300}, Pack(spec, 1, 0, kv, {0, 300})).ok());
   const std::vector<LayerState> before = {{250, 192, {7, {5, 6}}, {100, 250}}, {}};
-  CHECK(absl::IsNotFound(store.GoBack(2, before)));
-  CHECK(absl::IsFailedPrecondition(store.GoBack(1, {before[0]})));
-  CHECK(absl::IsFailedPrecondition(store.GoBack(1, {{300}, {1}})));
+  CHECK(absl::IsNotFound(store.RollBack(2, before)));
+  CHECK(absl::IsFailedPrecondition(store.RollBack(1, {before[0]})));
+  CHECK(absl::IsFailedPrecondition(store.RollBack(1, {{300}, {1}})));
   CHECK(store.Layers(1)[0].tokens == 300);
-  REQUIRE(store.GoBack(1, before).ok());
+  REQUIRE(store.RollBack(1, before).ok());
   CHECK(store.Layers(1) == before);
   CHECK(store.kv_bytes() == 2 * 4 * PageBytes(spec));
 }

@@ -1,7 +1,7 @@
-#include "runtime/wire/wire.h"
+#include "runtime/protocol/cluster/wire.h"
 
 #include "base/rng.h"
-#include "runtime/store/context_layout.h"
+#include "runtime/context/layout.h"
 #include "tests/catch.h"
 
 namespace annulus::wire {
@@ -92,12 +92,13 @@ TEST_CASE("Messages come back as they were") {
   CHECK(resume.copies == copies);
   CHECK(resume.request == 8);
   CHECK(resume.serves == 9);
-  CHECK(resume.tentative);
+  CHECK(resume.activating);
   CHECK(RoundTrip(Read{1, 2, 3, 4, 5, 6}).tokens == 6);
   Work fill = Several(1);
   fill.items[0].horizon = 0;
   CHECK(RoundTrip(fill).items[0].horizon == 0);
-  const Expect expect = RoundTrip(Expect{Several(1), std::string(kSecretBytes, 's'), DType::kF16});
+  const ExpectUpload expect =
+      RoundTrip(ExpectUpload{Several(1), std::string(kSecretBytes, 's'), DType::kF16});
   CHECK(expect.work.items.at(0).append_bytes == 16);
   CHECK(RoundTrip(Heartbeat{1, true}).leaves);
   CHECK(RoundTrip(HeartbeatSeen{true}).may_leave);
@@ -120,7 +121,7 @@ TEST_CASE("Messages come back as they were") {
   CHECK(absl::IsDataLoss(done.status));
   CHECK(done.context_kv_bytes == 3);
   CHECK(RoundTrip(Release{1, 2, 3}).context == 3);
-  CHECK(RoundTrip(Trim{1, 2, 3}).tokens == 3);
+  CHECK(RoundTrip(TruncateLayer{1, 2, 3}).tokens == 3);
   CHECK(RoundTrip(Truncate{1, 2, 3, 4}).tokens == 4);
   const std::vector<int64_t> tokens(1024, int64_t{1} << 33);
   CHECK(RoundTrip(Fork{1, 2, 3, 4, tokens}).tokens == tokens);
@@ -153,8 +154,8 @@ TEST_CASE("What is refused is named, with its value and what was expected") {
   CHECK(why(work) == "Work.items[1].layer: -1; expected 0 to 1023");
   work.items[1] = OnePlanned().items[0];
   CHECK(why(work) == "Work.items[1].exchanges: true; expected an item alone in its message");
-  CHECK(why(Expect{Several(2), std::string(kSecretBytes, 's')}) ==
-        "Expect.work.items: 2 elements; expected 1");
+  CHECK(why(ExpectUpload{Several(2), std::string(kSecretBytes, 's')}) ==
+        "ExpectUpload.work.items: 2 elements; expected 1");
   Open open{5, 6, 7, SomeSpec(), 1, {"a"}};
   CHECK(why(open) == "Open.rank: 1; expected at most the last rank, 0");
   open.spec.kv_heads = 0;
@@ -183,7 +184,7 @@ TEST_CASE("Damaged messages are refused, not believed") {
       Hello{kProtocol, "w", "cpu", "local:w", 123},
       Open{5, 6, 7, SomeSpec(), 1, {"a", "b"}, {{0, "c"}, {1, "d"}}},
       Several(2),
-      Expect{Several(1), std::string(kSecretBytes, 's')},
+      ExpectUpload{Several(1), std::string(kSecretBytes, 's')},
       Read{1, 2, 3, 0, 64, 10},
       OnePlanned(),
       Done{1, 2, absl::DataLossError("x"), 3},

@@ -238,7 +238,7 @@ void Calls::End(Entry entry, absl::Status status) {
   action::Finish finish{id, status, call.context, {}};
   for (Item& item : call.items) {
     EndItem(id, item, item.status.ok() ? status : absl::Status(item.status));
-    LetGo(item);
+    StopUsing(item);
     finish.items.push_back({item.status, item.map == nullptr ? 0 : item.map->epoch,
                             item.status.ok() ? item.ask.kv_len() : 0});
   }

@@ -26,7 +26,7 @@
 #include "runtime/coordinator/core/members.h"
 #include "runtime/coordinator/core/recovery.h"
 #include "runtime/coordinator/limits.h"
-#include "runtime/wire/wire.h"
+#include "runtime/protocol/cluster/wire.h"
 
 namespace annulus {
 
@@ -64,7 +64,7 @@ class Calls {
     bool sent = false;
     bool ended = false;
     int64_t horizon = 0;
-    uint64_t turn = 0;
+    uint64_t append_number = 0;
     size_t awaited = 0;   // holders whose answer is
     absl::Status status;  // while it has not ended: what some rank said
     bool echo = false;    // perhaps because another rank failed
@@ -108,7 +108,7 @@ class Calls {
   absl::Status CheckOvertaken(const Item& item) const;
   void EndIfHopeless(Entry entry);
   void EndItem(CallId call, Item& item, const absl::Status& status);
-  void LetGo(const Item& item);
+  void StopUsing(const Item& item);
   int64_t RoomFor(const Item& item, WorkerId id) const;
   absl::StatusOr<Context*> FindUsable(ContextId id) const;
   Layer& LayerOf(const Item& item) const;

@@ -8,7 +8,7 @@
 #include "absl/strings/string_view.h"
 #include "annulus/types.h"
 #include "attention/pattern.h"
-#include "runtime/store/context_layout.h"
+#include "runtime/context/layout.h"
 
 namespace annulus {
 

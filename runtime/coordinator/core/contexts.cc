@@ -4,10 +4,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "runtime/context/layout.h"
+#include "runtime/context/retention.h"
 #include "runtime/coordinator/core/checks.h"
 #include "runtime/coordinator/core/placement.h"
-#include "runtime/store/context_layout.h"
-#include "runtime/store/retention.h"
 
 namespace annulus {
 
@@ -57,7 +57,7 @@ wire::Resume Context::Resume(const Members& members, const ShardMap& held) const
   resume.copies = std::move(addresses.copies);
   for (const Layer& layer : layers) {
     resume.layers.push_back(
-        {layer.tokens, layer.horizon, {layer.turn, layer.last_key}, layer.last_tokens});
+        {layer.tokens, layer.horizon, {layer.append_number, layer.last_key}, layer.last_tokens});
   }
   resume.serves = held.context;
   return resume;

@@ -17,19 +17,19 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "annulus/types.h"
+#include "runtime/context/layer_state.h"
 #include "runtime/coordinator/core/events.h"
 #include "runtime/coordinator/core/members.h"
 #include "runtime/coordinator/limits.h"
-#include "runtime/store/layer_state.h"
-#include "runtime/wire/wire.h"
+#include "runtime/protocol/cluster/wire.h"
 
 namespace annulus {
 
 struct Layer {
-  int64_t tokens = 0;    // committed
-  CallId appending = 0;  // the append in flight; 0: none
-  int64_t horizon = 0;   // that the ranks have been sent
-  uint64_t turn = 0;     // of the last append that began
+  int64_t tokens = 0;          // committed
+  CallId appending = 0;        // the append in flight; 0: none
+  int64_t horizon = 0;         // that the ranks have been sent
+  uint64_t append_number = 0;  // of the last append that began
   // The last append that went well.
   RequestKey last_key;
   TokenRange last_tokens;

@@ -14,9 +14,9 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "comm/messenger.h"
+#include "runtime/context/retention.h"
+#include "runtime/protocol/cluster/wire.h"
 #include "runtime/service/calls.h"
-#include "runtime/store/retention.h"
-#include "runtime/wire/wire.h"
 
 namespace annulus {
 

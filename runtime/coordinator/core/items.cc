@@ -4,10 +4,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "runtime/context/append_cut.h"
+#include "runtime/context/retention.h"
 #include "runtime/coordinator/core/calls.h"
 #include "runtime/coordinator/core/checks.h"
-#include "runtime/store/append_cut.h"
-#include "runtime/store/retention.h"
 
 namespace annulus {
 namespace {
@@ -158,8 +158,12 @@ absl::Status Calls::Start(Entry entry, const request::Work& work) {
     Item& item = call.items.emplace_back();
     item.ask = ask;
     item.status = AdmitItem(item, admit.call);
-    admit.items.push_back(
-        {item.status, item.map, item.appends, item.attends, item.horizon, {item.turn, ask.key}});
+    admit.items.push_back({item.status,
+                           item.map,
+                           item.appends,
+                           item.attends,
+                           item.horizon,
+                           {item.append_number, ask.key}});
     if (!admit.items.back().live()) {
       item.ended = true;
       continue;
@@ -177,7 +181,7 @@ absl::Status Calls::Start(Entry entry, const request::Work& work) {
   if (!status.ok()) {
     for (Item& item : call.items) {
       EndItem(admit.call, item, status);
-      LetGo(item);
+      StopUsing(item);
     }
     return status;
   }
@@ -207,7 +211,7 @@ absl::Status Calls::AdmitItem(Item& item, CallId call) {
   contexts_.Use(*context, 1);
   if (!item.appends) return absl::OkStatus();
   layer->appending = call;
-  item.turn = ++layer->turn;
+  item.append_number = ++layer->append_number;
   return absl::OkStatus();
 }
 
@@ -342,7 +346,7 @@ void Calls::EndIfHopeless(Entry entry) {
 }
 
 // A call uses the contexts of its items until it ends, also where an item has ended before.
-void Calls::LetGo(const Item& item) {
+void Calls::StopUsing(const Item& item) {
   if (item.map == nullptr || !contexts_.Has(item.ask.context)) return;
   contexts_.Use(contexts_.at(item.ask.context), -1);
 }
@@ -360,7 +364,7 @@ void Calls::EndItem(CallId call, Item& item, const absl::Status& status) {
     layer.Commit(RangeOf(item.ask.start, item.ask.k_tokens), item.ask.key);
   } else if (item.sent) {
     const ShardMap& map = *contexts_.at(item.ask.context).map;
-    members_.TellHolders(map, wire::Trim{map.storage, item.ask.layer, layer.tokens});
+    members_.TellHolders(map, wire::TruncateLayer{map.storage, item.ask.layer, layer.tokens});
   }
 }
 

@@ -16,7 +16,7 @@
 #include "absl/time/time.h"
 #include "annulus/types.h"
 #include "runtime/coordinator/core/events.h"
-#include "runtime/wire/wire.h"
+#include "runtime/protocol/cluster/wire.h"
 
 namespace annulus {
 

@@ -4,7 +4,7 @@
 #include <memory>
 #include <utility>
 
-#include "runtime/store/context_layout.h"
+#include "runtime/context/layout.h"
 
 namespace annulus {
 namespace {
@@ -227,7 +227,7 @@ void Mover::Fill() {
   append.layer = move.layer;
   append.start = move.chunk.begin;
   append.k_tokens = move.chunk.size();
-  append.mark.turn = ++move.turn;
+  append.mark.append_number = ++move.append_number;
   // What the old holders have not let go of is kept.
   append.horizon = std::min(HorizonOf(move.chunk.begin), layer.horizon);
   for (const Holder& holder : move.to->holders) {
@@ -242,7 +242,7 @@ void Mover::Activate() {
   Context& context = contexts_.at(move.context);
   context.moving = Moving::kSwitching;
   wire::Resume resume = context.Resume(members_, *move.to);
-  resume.tentative = true;
+  resume.activating = true;
   resume.request = Await(move.to->holders);
   members_.TellHolders(*move.to, resume);
 }
@@ -253,7 +253,8 @@ void Mover::Switch() {
   context.map = move.to;
   context.kv_bytes.clear();
   for (const auto& [worker, bytes] : move.kv_bytes) contexts_.NoteBytes(context, worker, bytes);
-  for (Layer& layer : context.layers) layer.turn = std::max(layer.turn, move.turn);
+  for (Layer& layer : context.layers)
+    layer.append_number = std::max(layer.append_number, move.append_number);
   calls_.EndStale(absl::UnavailableError("the context was moved to other workers; retry"));
   Retire(*move.from);
 }

@@ -27,7 +27,7 @@
 #include "runtime/coordinator/core/members.h"
 #include "runtime/coordinator/core/placement.h"
 #include "runtime/coordinator/core/recovery.h"
-#include "runtime/wire/wire.h"
+#include "runtime/protocol/cluster/wire.h"
 
 namespace annulus {
 
@@ -58,7 +58,7 @@ class Mover {
     std::vector<int64_t> copied;  // tokens, by layer
     int layer = 0;                // of the chunk that is copied
     TokenRange chunk;
-    uint64_t turn = 0;                     // of the last append to the new holders
+    uint64_t append_number = 0;            // of the last append to the new holders
     int rounds = 0;                        // over all layers
     std::map<WorkerId, int64_t> kv_bytes;  // of the new holders
     absl::Status failure;                  // it has been given up

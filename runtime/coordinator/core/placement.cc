@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "runtime/store/context_layout.h"
+#include "runtime/context/layout.h"
 
 namespace annulus {
 

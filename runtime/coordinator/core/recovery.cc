@@ -7,8 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status.h"
+#include "runtime/context/retention.h"
 #include "runtime/coordinator/core/placement.h"
-#include "runtime/store/retention.h"
 
 namespace annulus {
 namespace {
@@ -22,7 +22,7 @@ bool Lists(const wire::Inventory& inventory, int rank, const std::string& addres
 // What of a layer all of its holders have alike.
 Layer Reconcile(const std::vector<const LayerState*>& holders) {
   const auto earlier = [](const LayerState* a, const LayerState* b) {
-    return a->last.turn < b->last.turn;
+    return a->last.append_number < b->last.append_number;
   };
   // The one that is behind knows the last append that all have stored.
   const LayerState& behind = **std::min_element(holders.begin(), holders.end(), earlier);
@@ -31,10 +31,10 @@ Layer Reconcile(const std::vector<const LayerState*>& holders) {
   layer.last_key = behind.last.key;
   layer.last_tokens = behind.last_tokens;
   for (const LayerState* holder : holders) {
-    layer.turn = std::max(layer.turn, holder->last.turn);
+    layer.append_number = std::max(layer.append_number, holder->last.append_number);
     layer.horizon = std::max(layer.horizon, holder->horizon);
     layer.tokens = std::min(layer.tokens, holder->tokens);
-    if (holder->last.turn > behind.last.turn) {
+    if (holder->last.append_number > behind.last.append_number) {
       layer.tokens = std::min(layer.tokens, holder->last_tokens.begin);
     } else if (!holder->last.key.given()) {
       layer.last_key = {};  // it was being taken back
@@ -117,7 +117,7 @@ absl::Status Recovery::OnInventory(WorkerId id, const wire::Inventory& inventory
     found.inventories[id] = inventory;
     DropStale(context, found);
     // What it moved from may be back yet, and be right.
-    if (HoldersBack(found).size() == found.holders() && !found.tentative()) {
+    if (HoldersBack(found).size() == found.holders() && !found.activating()) {
       Rebuild(context, found);
       found_.erase(context);
       ForgetOtherForms(serves);
@@ -166,9 +166,9 @@ const wire::Inventory& Recovery::Found::latest() const {
       ->second;
 }
 
-bool Recovery::Found::tentative() const {
+bool Recovery::Found::activating() const {
   return std::all_of(inventories.begin(), inventories.end(),
-                     [](const auto& entry) { return entry.second.tentative; });
+                     [](const auto& entry) { return entry.second.activating; });
 }
 
 void Recovery::DropStale(ContextId id, Found& found) {

@@ -2,10 +2,10 @@
 // join again say they hold.
 //
 // Which tokens the holders of a layer have alike: each has carried out a prefix of the same orders,
-// and one whose last append has a later turn is ahead. When an append was sent, all tokens before
-// its start were committed, so all holders have those alike; of what comes from its start on, those
-// behind have nothing, or what was taken back since. So the layer is cut to the fewest tokens of
-// any holder, and to the start of each last append that some holder does not know.
+// and one whose last append has a higher append number is ahead. When an append was sent, all
+// tokens before its start were committed, so all holders have those alike; of what comes from its
+// start on, those behind have nothing, or what was taken back since. So the layer is cut to the
+// fewest tokens of any holder, and to the start of each last append that some holder does not know.
 //
 // Who the holders are is what the latest epoch says: one that it does not list was given up before,
 // and is stale. Which epoch is the latest is certain only if no one of those that are missing may
@@ -24,7 +24,7 @@
 #include "runtime/coordinator/core/contexts.h"
 #include "runtime/coordinator/core/members.h"
 #include "runtime/coordinator/limits.h"
-#include "runtime/wire/wire.h"
+#include "runtime/protocol/cluster/wire.h"
 
 namespace annulus {
 
@@ -64,7 +64,7 @@ class Recovery {
     // The latest: who holds the context is what it says.
     const wire::Inventory& latest() const;
     // Whether it may have been moving here, and not have arrived.
-    bool tentative() const;
+    bool activating() const;
     size_t holders() const { return latest().addresses.size() + latest().copies.size(); }
     // Whether no missing holder can know a later epoch at which something was acknowledged.
     bool is_safe() const;

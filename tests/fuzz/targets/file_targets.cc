@@ -3,10 +3,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
-#include "runtime/cli/cluster_file.h"
-#include "runtime/cli/config_file.h"
-#include "runtime/cli/options.h"
-#include "runtime/cli/tensor_file.h"
+#include "runtime/cli/files/cluster_file.h"
+#include "runtime/cli/files/tensor_file.h"
+#include "runtime/cli/options/config_file.h"
+#include "runtime/cli/options/options.h"
 #include "sharding/partition.h"
 #include "tests/fuzz/targets/targets.h"
 

@@ -2,11 +2,11 @@
 #include <vector>
 
 #include "base/check.h"
-#include "runtime/rpc/annulus.pb.h"
-#include "runtime/rpc/protocol/codec.h"
-#include "runtime/rpc/protocol/steps.h"
-#include "runtime/rpc/protocol/streams.h"
-#include "runtime/store/context_layout.h"
+#include "runtime/context/layout.h"
+#include "runtime/protocol/public/annulus.pb.h"
+#include "runtime/protocol/public/convert.h"
+#include "runtime/protocol/public/step_batch.h"
+#include "runtime/protocol/public/tensor_stream.h"
 #include "tests/fuzz/targets/targets.h"
 
 namespace annulus::fuzz {

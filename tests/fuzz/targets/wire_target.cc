@@ -1,7 +1,7 @@
 #include <string>
 
 #include "base/check.h"
-#include "runtime/wire/wire.h"
+#include "runtime/protocol/cluster/wire.h"
 #include "tests/fuzz/targets/targets.h"
 
 namespace annulus::fuzz {

@@ -1,0 +1,57 @@
+// Options that the processes of a service share. Thread-safe functions.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "base/log.h"
+#include "comm/ucx/ucx_fabric.h"
+#include "runtime/cli/commands.h"
+#include "runtime/cli/options/options.h"
+#include "runtime/coordinator/limits.h"
+#include "runtime/telemetry/metrics.h"
+
+namespace annulus {
+
+// Under this key of the rendezvous workers find the coordinator's address on their own network.
+inline constexpr char kFabricKey[] = "coordinator/fabric";
+
+inline constexpr int kSecondsMax = 86'400;  // that an option may name
+
+struct ServiceFlags {
+  std::string transports = "tcp";
+  std::string net_devices;
+  std::string tcp_port_range;
+  int heartbeat_ms = 100;
+  int heartbeat_timeout_ms = 1000;
+  std::string metrics_listen;  // empty: no metrics
+  LogLevel log_level = LogLevel::kInfo;
+  std::string log_level_text = "info";
+};
+
+void AddServiceOptions(Options* options, ServiceFlags* flags);
+
+// annulus_transport_bytes_total.
+Metric TransportBytes(const char* transport, const char* direction, uint64_t bytes);
+
+// The flags that give another command the same options, but for metrics_listen, which two processes
+// cannot share.
+Arguments ServiceArguments(const ServiceFlags& flags);
+
+// What a coordinator holds at most.
+void AddLimits(Options* options, CoordinatorLimits* limits);
+// The flags that give another command the same limits.
+Arguments LimitArguments(const CoordinatorLimits& limits);
+
+UcxOptions UcxOptionsOf(const ServiceFlags& flags);
+
+// The address of this machine from which it reaches `endpoint`, "host" or "[host]". UNAVAILABLE
+// names an endpoint that cannot be reached from here at all.
+absl::StatusOr<std::string> LocalHostTowards(const std::string& endpoint);
+
+// This machine's memory, or what the control group leaves of it.
+int64_t MemoryBytes();
+
+}  // namespace annulus

@@ -1,0 +1,260 @@
+#include "runtime/coordinator/calls/batch_call.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "attention/attend_args.h"
+#include "base/check.h"
+#include "base/status.h"
+#include "runtime/context/append_cut.h"
+#include "runtime/context/check_tensor.h"
+#include "runtime/context/layout.h"
+#include "runtime/engine/engine.h"
+#include "runtime/engine/wire_rows.h"
+
+namespace annulus {
+namespace {
+
+using Kind = request::WorkItem::Kind;
+
+absl::Status CheckStepAnswer(const ContextSpec& spec, const TensorView& q) {
+  const auto bytes = static_cast<int64_t>(PartialBytes(q.tokens, spec.heads, spec.v_head_dim));
+  if (bytes <= kStepAnswerBytesMax) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "tokens of q: ", q.tokens, " with an answer of ", bytes, " bytes; expected at most ",
+      kStepAnswerBytesMax, ": use Attend for so many queries"));
+}
+
+}  // namespace
+
+CallItem::CallItem(const AppendRequest& request)
+    : ask{request.context, request.layer, request.start, request.k.tokens,
+          /*q_tokens=*/0,  request.key,   Kind::kAppend},
+      k(request.k),
+      v(request.v) {}
+
+CallItem::CallItem(const AttendRequest& request)
+    : ask{request.context, request.layer, request.kv_len,  /*k_tokens=*/0, request.q.tokens,
+          /*key=*/{},      Kind::kAttend, request.q_start, KeysOf(request)},
+      q(request.q),
+      pattern(&request.pattern),
+      plan(request.plan),
+      scale(request.scale) {}
+
+CallItem::CallItem(const StepRequest& request)
+    : ask{request.context,  request.layer, request.start, request.k.tokens,
+          request.q.tokens, request.key,   Kind::kStep},
+      k(request.k),
+      v(request.v),
+      q(request.q),
+      pattern(&request.pattern),
+      scale(request.scale) {}
+
+BatchCall::BatchCall(std::vector<CallItem> items, absl::Time deadline, CallPlanner& planner,
+                     const Clock& clock, Stop stop)
+    : wanted_(std::move(items)),
+      deadline_(deadline),
+      planner_(planner),
+      clock_(clock),
+      stop_(std::move(stop)) {}
+
+request::Work BatchCall::request() const {
+  request::Work work;
+  work.items.reserve(wanted_.size());
+  for (const CallItem& wanted : wanted_) work.items.push_back(wanted.ask);
+  return work;
+}
+
+absl::Status BatchCall::PrepareItem(const CallItem& wanted, Item& item) {
+  const request::WorkItem& ask = wanted.ask;
+  const ShardMap& map = *item.admitted->map;
+  const ContextSpec& spec = map.spec;
+  item.layout.emplace(LayoutOf(spec, map.world, ask.kv_len()));
+  if (item.admitted->appends) ANNULUS_RETURN_IF_ERROR(CheckKv(spec, wanted.k, wanted.v));
+  if (!item.admitted->attends) return absl::OkStatus();
+  ANNULUS_RETURN_IF_ERROR(CheckTensor("q", wanted.q, spec.heads, spec.head_dim, spec.dtype));
+  ANNULUS_RETURN_IF_ERROR(CheckScale(wanted.scale));
+  if (ask.kind == Kind::kStep) ANNULUS_RETURN_IF_ERROR(CheckStepAnswer(spec, wanted.q));
+  ANNULUS_ASSIGN_OR_RETURN(std::shared_ptr<const Planned> planned,
+                           planner_.PlanFor(map, ask, *wanted.pattern, wanted.plan, stop_));
+  ANNULUS_RETURN_IF_ERROR(map.retention->CheckReads(ask.layer, item.admitted->horizon,
+                                                    planned->plan.problem().pattern, ask.queries(),
+                                                    ask.seen().end, stop_));
+  item.planned = std::move(planned);
+  item.merged = Partial(ask.q_tokens, spec.heads, spec.v_head_dim);
+  return absl::OkStatus();
+}
+
+// Every holder of a context hears of its append, also where it stores nothing of it, so that each
+// knows the layer's length and a gap cannot go unnoticed. Queries go to one holder of each rank
+// that takes part.
+void BatchCall::ShareOut(size_t index) {
+  const Item& item = items_[index];
+  const ShardMap& map = *item.admitted->map;
+  const absl::Span<const Holder> receivers = map.Receivers(item.admitted->appends);
+  for (size_t i = 0; i < receivers.size(); ++i) {
+    Part part{index, receivers[i].rank};
+    part.reads = i < static_cast<size_t>(map.world) && item.planned != nullptr &&
+                 item.planned->takes_part[static_cast<size_t>(part.rank)];
+    if (!part.reads && !item.admitted->appends) continue;
+    const auto at = std::find(admit_.workers.begin(), admit_.workers.end(), receivers[i].worker);
+    parts_[static_cast<size_t>(at - admit_.workers.begin())].push_back(part);
+  }
+}
+
+wire::WorkItem BatchCall::WireItem(const Part& part) const {
+  const CallItem& wanted = wanted_[part.item];
+  const request::WorkItem& ask = wanted.ask;
+  const Item& item = items_[part.item];
+  const ShardMap& map = *item.admitted->map;
+  wire::WorkItem to;
+  to.epoch = map.epoch;
+  to.context = map.storage;
+  to.layer = ask.layer;
+  if (item.admitted->appends) {
+    to.start = ask.start;
+    to.k_tokens = ask.k_tokens;
+    to.mark = item.admitted->mark;
+    to.append_bytes = static_cast<size_t>(
+        AppendBytes(map.spec, *item.layout, part.rank, {ask.start, ask.kv_len()}));
+  }
+  if (!part.reads) return to;
+  const Plan& plan = item.planned->plan;
+  to.q_start = ask.queries().begin;
+  to.q_tokens = ask.q_tokens;
+  to.kv_tokens = ask.kv_len();
+  to.keys = ask.seen();
+  to.scale =
+      wanted.scale != 0 ? wanted.scale : 1.0f / std::sqrt(static_cast<float>(map.spec.head_dim));
+  const Pattern& pattern = plan.problem().pattern;
+  if (pattern.id() != map.retention->pattern(ask.layer).id()) to.pattern = pattern.text();
+  if (wanted.follows_plan()) {
+    to.plan = plan.kind();
+    to.stages = plan.stages();
+    to.exchanges = item.planned->exchanges;
+    to.query_bytes = static_cast<size_t>(QueryBytes(plan, part.rank));
+  } else {
+    to.query_bytes = static_cast<size_t>(ask.q_tokens * item.layout->QueryHeads(part.rank).count *
+                                         map.spec.head_dim) *
+                     SizeOf(map.spec.dtype);
+  }
+  return to;
+}
+
+Message BatchCall::Pack(CallId call, const std::vector<Part>& parts) const {
+  wire::Work work;
+  work.request = call;
+  work.time_left = deadline_ - clock_.Now();
+  work.trace = trace_;
+  work.items.reserve(parts.size());
+  size_t bytes = 0;
+  for (const Part& part : parts) {
+    const wire::WorkItem& item = work.items.emplace_back(WireItem(part));
+    bytes += item.append_bytes + item.query_bytes;
+  }
+  Buffer tensors(bytes);
+  std::byte* at = tensors.data();
+  for (const Part& part : parts) {
+    const CallItem& wanted = wanted_[part.item];
+    const Item& item = items_[part.item];
+    const ContextSpec& spec = item.admitted->map->spec;
+    if (item.admitted->appends) {
+      at = PackAppend(spec, *item.layout, part.rank, {wanted.ask.start, wanted.ask.kv_len()},
+                      wanted.k, wanted.v, at);
+    }
+    if (!part.reads) continue;
+    at = wanted.follows_plan() ? PackQueries(item.planned->plan, part.rank, wanted.q, at)
+                               : PackQueryRows(wanted.q, 0, wanted.ask.q_tokens,
+                                               item.layout->QueryHeads(part.rank), spec.dtype, at);
+  }
+  ANNULUS_CHECK(at == tensors.data() + tensors.size());
+  return wire::Encode(std::move(work), std::move(tensors));
+}
+
+absl::StatusOr<PreparedCall> BatchCall::Prepare(const action::Admit& admit) {
+  absl::Time begin = clock_.Now();
+  admit_ = admit;
+  items_.resize(admit_.items.size());
+  parts_.resize(admit_.workers.size());
+  PreparedCall prepared;
+  for (size_t i = 0; i < items_.size(); ++i) {
+    items_[i].admitted = &admit_.items[i];
+    if (!admit_.items[i].live()) continue;
+    absl::Status status = PrepareItem(wanted_[i], items_[i]);
+    if (status.ok()) {
+      ShareOut(i);
+    } else {
+      prepared.refused.emplace_back(i, std::move(status));
+    }
+  }
+  OnPhase("plan", begin);
+  begin = clock_.Now();
+  for (size_t rank = 0; rank < parts_.size(); ++rank) {
+    if (parts_[rank].empty()) continue;
+    ANNULUS_RETURN_IF_ERROR(stop_.status());
+    std::vector<size_t> items;
+    for (const Part& part : parts_[rank]) items.push_back(part.item);
+    prepared.messages.push_back(
+        {{static_cast<int>(rank), std::move(items)}, Pack(admit_.call, parts_[rank])});
+  }
+  OnPhase("pack queries", begin);
+  return prepared;
+}
+
+int64_t BatchCall::AnswerBytesOf(const Part& part) const {
+  const CallItem& wanted = wanted_[part.item];
+  const Item& item = items_[part.item];
+  if (wanted.follows_plan()) return AnswerBytes(item.planned->plan, part.rank);
+  return static_cast<int64_t>(PartialBytes(wanted.ask.q_tokens,
+                                           item.layout->QueryHeads(part.rank).count,
+                                           item.admitted->map->spec.v_head_dim));
+}
+
+absl::Status BatchCall::OnAnswer(ShareAnswer answer) {
+  const std::vector<Part>& parts = parts_.at(static_cast<size_t>(answer.rank));
+  size_t at = 0;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const Part& part = parts[i];
+    if (!part.reads || !answer.done.items.at(i).status.ok()) continue;
+    const CallItem& wanted = wanted_[part.item];
+    Item& item = items_[part.item];
+    const auto bytes = static_cast<size_t>(AnswerBytesOf(part));
+    if (answer.payload.size() - at < bytes) break;
+    if (wanted.follows_plan()) {
+      ANNULUS_RETURN_IF_ERROR(MergeAnswer(item.planned->plan, part.rank,
+                                          answer.payload.Part(at, bytes), item.merged.view()));
+    } else {
+      const HeadRange heads = item.layout->QueryHeads(part.rank);
+      MergeHeads(item.merged.view(), heads.first,
+                 PartialIn(answer.payload.data() + at, wanted.ask.q_tokens, heads.count,
+                           item.admitted->map->spec.v_head_dim));
+    }
+    at += bytes;
+  }
+  if (at == answer.payload.size()) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat("worker ", admit_.workers[static_cast<size_t>(answer.rank)], " answered with ",
+                   answer.payload.size(), " bytes of partials, which is not what was asked for"));
+}
+
+absl::StatusOr<StepResult> BatchCall::TakeResult(size_t index, const action::Finish& finish) {
+  const action::ItemEnd& end = finish.items.at(index);
+  ANNULUS_RETURN_IF_ERROR(end.status);
+  StepResult result;
+  result.epoch = end.epoch;
+  result.tokens = end.tokens;
+  const request::WorkItem& ask = wanted_[index].ask;
+  if (ask.q_tokens == 0) return result;
+  Item& item = items_[index];
+  if (const std::optional<Overflow> overflow = EndRows(item.merged.view())) {
+    return absl::InvalidArgumentError(absl::StrCat("context ", ask.context, ", layer ", ask.layer,
+                                                   ": ", OverflowError(*overflow).message()));
+  }
+  result.out = std::move(item.merged).TakeOut();
+  result.lse = std::move(item.merged).TakeLse();
+  return result;
+}
+
+}  // namespace annulus

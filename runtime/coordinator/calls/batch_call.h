@@ -1,0 +1,96 @@
+// BatchCall: the tensor work of a call that appends or attends: a batch of items, whichever call
+// they came by. It packs each worker's part of all items into one message, merges what each worker
+// answers, item by item, and finalises. Not thread-safe; the planner may be shared.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "attention/partial.h"
+#include "base/clock.h"
+#include "base/stop.h"
+#include "runtime/coordinator/calls/call_planner.h"
+#include "runtime/coordinator/calls/tensor_call.h"
+#include "sharding/layout.h"
+
+namespace annulus {
+
+// What a call wants of one layer of a context, and its tensors. The request that it was made of
+// must outlive it.
+struct CallItem {
+  explicit CallItem(const AppendRequest& request);
+  explicit CallItem(const AttendRequest& request);
+  explicit CallItem(const StepRequest& request);
+
+  // Else each rank gets all queries of all its heads: those of a step.
+  bool follows_plan() const { return ask.kind == request::WorkItem::Kind::kAttend; }
+
+  request::WorkItem ask;
+  TensorView k = {};
+  TensorView v = {};
+  TensorView q = {};
+  const std::string* pattern = nullptr;
+  std::optional<PlanKind> plan = {};
+  float scale = 0;
+};
+
+class BatchCall : public TensorCall {
+ public:
+  // Both must outlive this. `stop`: once the caller does not wait any more.
+  BatchCall(std::vector<CallItem> items, absl::Time deadline, CallPlanner& planner,
+            const Clock& clock, Stop stop = {});
+
+  // What the core is asked for.
+  request::Work request() const;
+
+  absl::StatusOr<PreparedCall> Prepare(const action::Admit& admit) override;
+  absl::Status OnAnswer(ShareAnswer answer) override;
+
+  // After the call has ended, once: how an item did.
+  absl::StatusOr<StepResult> TakeResult(size_t index, const action::Finish& finish);
+
+ protected:
+  const Clock& clock() const { return clock_; }
+  bool trace_ = false;  // whether workers tell what they did when
+  // Null unless the item attends and was not refused.
+  const Planned* planned(size_t index) const { return items_[index].planned.get(); }
+
+ private:
+  // Told of each phase that has ended.
+  virtual void OnPhase(absl::string_view name, absl::Time begin) {}
+
+  struct Item {
+    const action::AdmittedItem* admitted = nullptr;
+    std::optional<Layout> layout;
+    std::shared_ptr<const Planned> planned;
+    Partial merged;
+  };
+  // An item's part of one worker's message.
+  struct Part {
+    size_t item = 0;
+    int rank = 0;  // the worker's in the item's context
+    bool reads = false;
+  };
+
+  absl::Status PrepareItem(const CallItem& wanted, Item& item);
+  void ShareOut(size_t index);
+  wire::WorkItem WireItem(const Part& part) const;
+  Message Pack(CallId call, const std::vector<Part>& parts) const;
+  int64_t AnswerBytesOf(const Part& part) const;
+
+  const std::vector<CallItem> wanted_;
+  const absl::Time deadline_;
+  CallPlanner& planner_;
+  const Clock& clock_;
+  const Stop stop_;
+
+  action::Admit admit_;
+  std::vector<Item> items_;
+  std::vector<std::vector<Part>> parts_;  // by rank of the call
+};
+
+}  // namespace annulus

@@ -1,0 +1,115 @@
+#include "runtime/coordinator/calls/call_planner.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "runtime/context/layout.h"
+
+namespace annulus {
+namespace {
+
+bool SendsReadBlocksAlone(PlanKind kind) {
+  return kind == PlanKind::kGroupCast || kind == PlanKind::kPassQ;
+}
+
+absl::Status CheckKind(const ContextSpec& spec, PlanKind kind) {
+  if (!ParsePlanKind(Name(kind)).ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("plan: ", static_cast<int>(kind), "; expected a known kind"));
+  }
+  if (!spec.kv_efficient || SendsReadBlocksAlone(kind)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "plan: ", Name(kind), "; expected group-cast or pass-q: the context is kv_efficient"));
+}
+
+void NoteParts(Planned* planned) {
+  planned->takes_part.resize(static_cast<size_t>(planned->plan.world()));
+  const auto take = [&](int rank) {
+    if (rank != kCaller) planned->takes_part[static_cast<size_t>(rank)] = true;
+  };
+  for (const Step& step : planned->plan.steps()) {
+    for (const Transfer& transfer : step.transfers) {
+      take(transfer.source);
+      take(transfer.destination);
+      planned->exchanges |= transfer.source != kCaller && transfer.destination != kCaller;
+    }
+    for (const Compute& compute : step.computes) take(compute.rank);
+  }
+}
+
+// The whole blocks in which these tokens are.
+TokenRange WholeBlocks(TokenRange tokens) {
+  return {tokens.begin / kBlockTokens * kBlockTokens, BlocksOf(tokens.end) * kBlockTokens};
+}
+
+}  // namespace
+
+absl::StatusOr<Planned> CallPlanner::PlanStep(const ShardMap& map, TokenRange q,
+                                              const Pattern& pattern, const Stop& stop) const {
+  const Problem problem = ProblemOf(map.spec, map.world, q, q.end, {0, q.end}, pattern);
+  ANNULUS_ASSIGN_OR_RETURN(Plan plan, BuildPlan(PlanKind::kPassQ, problem, kStagesDefault, stop));
+  return Planned{std::move(plan)};
+}
+
+absl::StatusOr<Planned> CallPlanner::PlanAttend(const ShardMap& map, const request::WorkItem& ask,
+                                                const Pattern& pattern,
+                                                std::optional<PlanKind> kind,
+                                                const Stop& stop) const {
+  const Problem problem =
+      ProblemOf(map.spec, map.world, ask.queries(), ask.kv_len(), ask.keys, pattern);
+  const ClusterModel model =
+      shared_ ? SharedBy(cluster_, std::min(map.world, cluster_.workers_per_node)) : cluster_;
+  ANNULUS_ASSIGN_OR_RETURN(Decision decision, Choose(problem, model, kind, stop));
+  Planned planned{std::move(decision.plan), SizeOf(problem, stop)};
+  planned.cost = Lightest(decision.candidates, [&](PlanKind candidate) {
+    if (kind.has_value()) return candidate == *kind;
+    return !map.spec.kv_efficient || SendsReadBlocksAlone(candidate);
+  });
+  if (planned.plan.kind() != planned.cost.kind) {
+    ANNULUS_ASSIGN_OR_RETURN(planned.plan,
+                             BuildPlan(planned.cost.kind, problem, planned.cost.stages, stop));
+  }
+  return planned;
+}
+
+absl::StatusOr<std::shared_ptr<const Planned>> CallPlanner::PlanFor(const ShardMap& map,
+                                                                    const request::WorkItem& ask,
+                                                                    const std::string& asked,
+                                                                    std::optional<PlanKind> kind,
+                                                                    const Stop& stop) {
+  if (kind.has_value()) ANNULUS_RETURN_IF_ERROR(CheckKind(map.spec, *kind));
+  ANNULUS_ASSIGN_OR_RETURN(const std::shared_ptr<const Pattern> pattern,
+                           patterns_.PatternOf(map.retention, ask.layer, asked));
+  ANNULUS_RETURN_IF_ERROR(
+      pattern->CheckTokens(ask.kv_len(), /*may_grow=*/map.spec.tokens_expected == 0));
+  const bool is_step = ask.kind == request::WorkItem::Kind::kStep;
+  const TokenRange q = is_step ? WholeBlocks(ask.queries()) : ask.queries();
+  Key key = {static_cast<int64_t>(map.context),
+             static_cast<int64_t>(map.epoch),
+             pattern->id(),
+             kind.has_value() ? static_cast<int64_t>(*kind) : -1,
+             q.begin,
+             q.end};
+  if (!is_step) {
+    key[6] = ask.kv_len();
+    key[7] = ask.keys.begin;
+    key[8] = ask.keys.end;
+  }
+  auto& plans = is_step ? of_steps_ : of_attends_;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (const auto* found = plans.Find(key)) return *found;
+  }
+  ANNULUS_ASSIGN_OR_RETURN(Planned planned, is_step ? PlanStep(map, q, *pattern, stop)
+                                                    : PlanAttend(map, ask, *pattern, kind, stop));
+  ANNULUS_RETURN_IF_ERROR(stop.status());  // before anything of it is kept
+  NoteParts(&planned);
+  auto shared = std::make_shared<const Planned>(std::move(planned));
+  const std::lock_guard<std::mutex> lock(mutex_);
+  plans.Insert(key, shared);
+  return shared;
+}
+
+}  // namespace annulus

@@ -1,0 +1,68 @@
+// CallPlanner: plans calls, and remembers the plans: one depends on the context, its epoch, the
+// pattern and where queries and keys are, but not on the layer. That of a step is a pass-q of whole
+// query blocks, so that it holds for 64 steps and all layers. Thread-safe.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/lru_cache.h"
+#include "base/stop.h"
+#include "runtime/context/pattern_cache.h"
+#include "runtime/coordinator/core/events.h"
+#include "sharding/planner.h"
+
+namespace annulus {
+
+// A plan and what follows from it.
+struct Planned {
+  Plan plan;
+  ProblemSize size = {};              // not of a step's
+  PlanCost cost = {};                 // likewise
+  std::vector<bool> takes_part = {};  // by rank
+  bool exchanges = false;             // whether ranks have something to tell each other
+};
+
+class CallPlanner {
+ public:
+  // `shared`: the cluster's figures are those of one worker alone on its node; the workers of a
+  // context share them.
+  explicit CallPlanner(const ClusterModel& cluster = {}, bool shared = false)
+      : cluster_(cluster), shared_(shared) {}
+
+  // The plan of an item that attends, with `pattern` if that is not empty; `kind` absent: the
+  // cheapest. INVALID_ARGUMENT for a pattern that does not parse or does not fit the context, and
+  // for a plan that a KV-efficient context cannot have: only group-cast and pass-q send what is
+  // read and leave the rest. What `stop` says once it has stopped: then nothing is remembered.
+  absl::StatusOr<std::shared_ptr<const Planned>> PlanFor(const ShardMap& map,
+                                                         const request::WorkItem& ask,
+                                                         const std::string& pattern,
+                                                         std::optional<PlanKind> kind,
+                                                         const Stop& stop);
+
+ private:
+  using PlannedPtr = std::shared_ptr<const Planned>;
+  // Context, epoch, pattern, plan, and where queries and keys are.
+  using Key = std::array<int64_t, 9>;
+
+  absl::StatusOr<Planned> PlanStep(const ShardMap& map, TokenRange q, const Pattern& pattern,
+                                   const Stop& stop) const;
+  absl::StatusOr<Planned> PlanAttend(const ShardMap& map, const request::WorkItem& ask,
+                                     const Pattern& pattern, std::optional<PlanKind> kind,
+                                     const Stop& stop) const;
+
+  const ClusterModel cluster_;
+  const bool shared_;
+  PatternCache patterns_;
+  std::mutex mutex_;  // of the next two
+  LruCache<PlannedPtr, Key, NumbersHash> of_attends_{64};
+  LruCache<PlannedPtr, Key, NumbersHash> of_steps_{4096};
+};
+
+}  // namespace annulus

@@ -1,0 +1,232 @@
+#include <grpcpp/impl/rpc_service_method.h>
+#include <grpcpp/impl/service_type.h>
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/method_handler.h>
+#include <grpcpp/support/sync_stream.h>
+
+#include <chrono>
+#include <deque>
+#include <string>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/status.h"
+#include "runtime/protocol/public/annulus.grpc.pb.h"
+#include "runtime/protocol/public/channel.h"
+#include "runtime/protocol/public/convert.h"
+#include "runtime/protocol/public/unary.h"
+#include "runtime/server/handlers.h"
+#include "runtime/server/stall_watch.h"
+#include "runtime/server/step_service.h"
+
+namespace annulus {
+namespace {
+
+CallContext ContextOf(const grpc::ServerContext* context) {
+  CallContext call;
+  const auto deadline = context->deadline();
+  if (deadline != std::chrono::system_clock::time_point::max()) {
+    call.deadline = absl::FromChrono(deadline);
+  }
+  call.cancelled = CallerGone(context);
+  return call;
+}
+
+// Small calls go by the table; those that carry tensors, or stay open, have code of their own.
+class AnnulusHandlers final : public grpc::Service {
+ public:
+  AnnulusHandlers(annulus::Service* service, Admission* admission, StepService* steps,
+                  StallWatch* stalls, const StreamLimits& limits, int64_t chunk_bytes)
+      : service_(service),
+        admission_(admission),
+        steps_(steps),
+        stalls_(stalls),
+        limits_(limits),
+        chunk_bytes_(chunk_bytes) {
+    ForEachCall([this](const auto& call) {
+      using Call = std::decay_t<decltype(call)>;
+      if constexpr (Call::kForm == Form::kUnary) AddUnary<typename Call::Request>(call.name);
+    });
+    AddStream<
+        grpc::internal::ClientStreamingHandler<AnnulusHandlers, v1::AppendPart, v1::AppendResult>>(
+        "Append", grpc::internal::RpcMethod::CLIENT_STREAMING, &AnnulusHandlers::Append);
+    AddBidi<v1::DirectAppend, v1::DirectReply>("AppendDirect", &AnnulusHandlers::AppendDirect);
+    AddBidi<v1::AttendPart, v1::AttendReplyPart>("Attend", &AnnulusHandlers::Attend);
+    AddBidi<v1::StepBatch, v1::StepsReply>("Steps", &AnnulusHandlers::Steps);
+  }
+
+ private:
+  template <typename Request>
+  void AddUnary(const char* call) {
+    AddMethod(NewUnaryMethod(
+        Path(call), [this](grpc::ServerContext* rpc, const std::string& bytes, std::string* reply) {
+          return ToGrpc(Unary<Request>(rpc, bytes, reply));
+        }));
+  }
+
+  // What is sent on such a stream is the first, what is answered the second.
+  template <typename Part, typename ReplyPart, typename Serve>
+  void AddBidi(const char* call, Serve serve) {
+    AddStream<grpc::internal::BidiStreamingHandler<AnnulusHandlers, Part, ReplyPart>>(
+        call, grpc::internal::RpcMethod::BIDI_STREAMING, serve);
+  }
+
+  template <typename Handler, typename Serve>
+  void AddStream(const char* call, grpc::internal::RpcMethod::RpcType type, Serve serve) {
+    const auto run = [serve](AnnulusHandlers* self, auto*... arguments) {
+      return ToGrpc((self->*serve)(arguments...));
+    };
+    AddMethod(new grpc::internal::RpcServiceMethod(Path(call), type, new Handler(run, this)));
+  }
+
+  // Lives as long as this.
+  const char* Path(const char* call) { return paths_.emplace_back(PathOf(call)).c_str(); }
+
+  template <typename Request>
+  absl::Status Unary(grpc::ServerContext* rpc, const std::string& bytes, std::string* reply) {
+    ANNULUS_RETURN_IF_ERROR(CheckProtocol(*rpc));
+    ANNULUS_ASSIGN_OR_RETURN(const Request request, ValueOf<Request>(bytes, ""));
+    ANNULUS_ASSIGN_OR_RETURN(const auto answer, service_->Call(request, ContextOf(rpc)));
+    *reply = BytesOf(answer);
+    return absl::OkStatus();
+  }
+
+  absl::Status Steps(grpc::ServerContext* rpc, StepService::Stream* stream) {
+    return steps_->Serve(rpc, stream);
+  }
+
+  // Of messages that the client owes, or has asked for.
+  template <typename Stream, typename Part>
+  bool Read(grpc::ServerContext* context, Stream* stream, Part* part) {
+    const StallWatch::Wait wait(stalls_, context);
+    return stream->Read(part);
+  }
+  template <typename Stream, typename Reply>
+  bool Write(grpc::ServerContext* context, Stream* stream, const Reply& reply) {
+    const StallWatch::Wait wait(stalls_, context);
+    return stream->Write(reply);
+  }
+
+  // A stream whose caller went away ends like one that stopped early; the true reason is told.
+  static absl::Status Gone(const grpc::ServerContext* context, const CallContext& call) {
+    if (!context->IsCancelled()) return absl::OkStatus();
+    return absl::Now() >= call.deadline
+               ? absl::DeadlineExceededError("the deadline passed while the request arrived")
+               : absl::CancelledError("the caller cancelled the call");
+  }
+
+  absl::Status Append(grpc::ServerContext* context, grpc::ServerReader<v1::AppendPart>* stream,
+                      v1::AppendResult* reply) {
+    ANNULUS_RETURN_IF_ERROR(CheckProtocol(*context));
+    Admission::Ticket ticket(admission_);
+    ANNULUS_RETURN_IF_ERROR(ticket.Enter());
+    const CallContext call = ContextOf(context);
+    AppendReader reader(
+        limits_, [&](int64_t bytes) { return ticket.Reserve(bytes); },
+        [&](const AppendRequest& piece) -> absl::Status {
+          ANNULUS_ASSIGN_OR_RETURN(const AppendResult result, service_->Call(piece, call));
+          return ToProto(result, reply);
+        });
+    v1::AppendPart part;
+    while (Read(context, stream, &part)) ANNULUS_RETURN_IF_ERROR(reader.Add(part));
+    ANNULUS_RETURN_IF_ERROR(Gone(context, call));
+    return reader.Finish();
+  }
+
+  absl::Status AppendDirect(grpc::ServerContext* context,
+                            grpc::ServerReaderWriter<v1::DirectReply, v1::DirectAppend>* stream) {
+    ANNULUS_RETURN_IF_ERROR(CheckProtocol(*context));
+    Admission::Ticket ticket(admission_);
+    ANNULUS_RETURN_IF_ERROR(ticket.Enter());
+    const CallContext call = ContextOf(context);
+    const auto granted = [&](const AppendGrant& grant) -> absl::Status {
+      v1::DirectReply reply;
+      ANNULUS_RETURN_IF_ERROR(ToProto(grant, reply.mutable_grant()));
+      return Write(context, stream, reply)
+                 ? absl::OkStatus()
+                 : absl::CancelledError("the caller went before its grant");
+    };
+    v1::DirectAppend message;
+    while (Read(context, stream, &message)) {
+      ANNULUS_ASSIGN_OR_RETURN(DirectAppend request, FromProto<DirectAppend>(message));
+      request.granted = granted;
+      ANNULUS_ASSIGN_OR_RETURN(const AppendResult result, service_->Call(request, call));
+      v1::DirectReply reply;
+      ANNULUS_RETURN_IF_ERROR(ToProto(result, reply.mutable_result()));
+      if (!Write(context, stream, reply)) break;
+    }
+    return Gone(context, call);
+  }
+
+  absl::Status Attend(grpc::ServerContext* context,
+                      grpc::ServerReaderWriter<v1::AttendReplyPart, v1::AttendPart>* stream) {
+    ANNULUS_RETURN_IF_ERROR(CheckProtocol(*context));
+    Admission::Ticket ticket(admission_);
+    ANNULUS_RETURN_IF_ERROR(ticket.Enter());
+    const CallContext call = ContextOf(context);
+    AttendReader reader(limits_, [&](int64_t bytes) { return ticket.Reserve(bytes); });
+    v1::AttendPart part;
+    while (Read(context, stream, &part)) ANNULUS_RETURN_IF_ERROR(reader.Add(part));
+    ANNULUS_RETURN_IF_ERROR(Gone(context, call));
+    ANNULUS_ASSIGN_OR_RETURN(const AttendRequest request, reader.Finish());
+    ANNULUS_ASSIGN_OR_RETURN(const AttendResult result, service_->Call(request, call));
+
+    v1::AttendReplyPart reply;
+    ANNULUS_RETURN_IF_ERROR(ToProto(result, reply.mutable_header()));
+    ToProto(result.out.view(), reply.mutable_header()->mutable_out());
+    ToProto(result.lse.view(), reply.mutable_header()->mutable_lse());
+    const auto bytes = static_cast<int64_t>(result.out.size_bytes() + result.lse.size_bytes());
+    const bool in_header = bytes <= kHeaderDataBytesMax;
+    bool sent = in_header || Write(context, stream, reply);
+    ChunkWriter writer(in_header ? bytes : chunk_bytes_, [&](std::string* data) {
+      (in_header ? reply.mutable_header()->mutable_data() : reply.mutable_data())->swap(*data);
+      return Write(context, stream, reply);
+    });
+    sent = sent && writer.Write(result.out) && writer.Write(result.lse) && writer.Flush();
+    return sent ? absl::OkStatus() : absl::CancelledError("the caller stopped reading the reply");
+  }
+
+  annulus::Service* const service_;
+  Admission* const admission_;
+  StepService* const steps_;
+  StallWatch* const stalls_;
+  const StreamLimits limits_;
+  const int64_t chunk_bytes_;
+  std::deque<std::string> paths_;
+};
+
+}  // namespace
+
+absl::Status CheckProtocol(const grpc::ServerContext& context) {
+  const auto named = context.client_metadata().find(kProtocolKey);
+  if (named == context.client_metadata().end()) return absl::OkStatus();
+  const absl::string_view version(named->second.data(), named->second.size());
+  if (version == kProtocolVersion) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "protocol: ", absl::CHexEscape(version.substr(0, 16)), " of the client; expected ",
+      kProtocolVersion, ", which the service speaks: use a client of the service's release"));
+}
+
+// Asking gRPC polls the connection, against the threads that read from it; a call of a few hundred
+// µs must not pay for that at each of its stages. So gRPC is asked every few ms only.
+std::function<bool()> CallerGone(const grpc::ServerContext* context) {
+  constexpr absl::Duration kPeriod = absl::Milliseconds(5);
+  return [context, next = absl::Now() + kPeriod, gone = false]() mutable {
+    const absl::Time now = absl::Now();
+    if (gone || now < next) return gone;
+    next = now + kPeriod;
+    gone = context->IsCancelled();
+    return gone;
+  };
+}
+
+std::unique_ptr<grpc::Service> MakeAnnulusHandlers(Service* service, Admission* admission,
+                                                   StepService* steps, StallWatch* stalls,
+                                                   const StreamLimits& limits,
+                                                   int64_t chunk_bytes) {
+  return std::make_unique<AnnulusHandlers>(service, admission, steps, stalls, limits, chunk_bytes);
+}
+
+}  // namespace annulus

@@ -1,0 +1,151 @@
+#include "runtime/telemetry/metric_families.h"
+
+#include <prometheus/metric_family.h>
+
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "attention/block_set.h"
+
+namespace annulus {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+
+// Workers whose heartbeat is told by name: as many series as workers come and go.
+constexpr int kWorkersToldMax = 1024;
+
+ClientMetric Value(MetricType type, double value, std::vector<ClientMetric::Label> labels) {
+  ClientMetric metric;
+  metric.label = std::move(labels);
+  (type == MetricType::Counter ? metric.counter.value : metric.gauge.value) = value;
+  return metric;
+}
+
+// Collects families from single values, those of one name together as the format wants them.
+class Families {
+ public:
+  void Add(const std::string& name, const std::string& help, MetricType type, double value,
+           std::vector<ClientMetric::Label> labels = {}) {
+    MetricFamily& family = by_name_[name];
+    if (family.metric.empty()) {
+      family.name = name;
+      family.help = help;
+      family.type = type;
+    }
+    family.metric.push_back(Value(family.type, value, std::move(labels)));
+  }
+
+  void AddGauge(const std::string& name, const std::string& help, double value,
+                std::vector<ClientMetric::Label> labels = {}) {
+    Add(name, help, MetricType::Gauge, value, std::move(labels));
+  }
+
+  std::vector<MetricFamily> Take() && {
+    std::vector<MetricFamily> families;
+    for (auto& [name, family] : by_name_) families.push_back(std::move(family));
+    return families;
+  }
+
+ private:
+  std::map<std::string, MetricFamily> by_name_;
+};
+
+// Sums of `value` of each item by state; what is in none of `states` is "other".
+template <typename States, typename Items, typename Value>
+void AddByState(const std::string& name, const std::string& help, const States& states,
+                const Items& items, Value value, Families* families) {
+  std::map<std::string, double> sums;
+  for (const auto state : states) sums[std::string(Name(state))] = 0;
+  for (const auto& item : items)
+    sums[sums.contains(item.state) ? item.state : "other"] += value(item);
+  for (const auto& [state, sum] : sums) families->AddGauge(name, help, sum, {{"state", state}});
+}
+
+// Of every layer and KV head.
+double BlocksIn(const ContextInfo& context) {
+  double blocks = 0;
+  for (const int64_t tokens : context.tokens) {
+    blocks += static_cast<double>(BlocksOf(tokens) * context.spec.kv_heads);
+  }
+  return blocks;
+}
+
+bool IsUp(const WorkerStatus& worker) {
+  return worker.state == Name(WorkerState::kReady) || worker.state == Name(WorkerState::kDraining);
+}
+
+void AddHeartbeats(const ClusterStatus& status, Families* families) {
+  int told = 0;
+  for (const WorkerStatus& worker : status.workers) {
+    if (!IsUp(worker) || ++told > kWorkersToldMax) continue;
+    families->AddGauge("annulus_heartbeat_age_seconds", "Since a worker's last sign of life.",
+                       worker.heartbeat_age_s, {{"worker", absl::StrCat(worker.id)}});
+  }
+}
+
+void AddStatus(const absl::StatusOr<ClusterStatus>& status, Families* into) {
+  Families& families = *into;
+  families.AddGauge("annulus_status_up", "Whether the service told its status, 0 or 1.",
+                    status.ok() ? 1 : 0);
+  if (!status.ok()) return;
+  double kv_bytes = 0;
+  double kv_bytes_limit = 0;
+  for (const WorkerStatus& worker : status->workers) {
+    if (!IsUp(worker)) continue;
+    kv_bytes += static_cast<double>(worker.kv_bytes);
+    kv_bytes_limit += static_cast<double>(worker.kv_bytes_limit);
+  }
+  families.AddGauge("annulus_kv_bytes", "KV bytes held by the ready workers.", kv_bytes);
+  families.AddGauge("annulus_kv_bytes_limit", "KV bytes the ready workers may hold.",
+                    kv_bytes_limit);
+  families.AddGauge("annulus_epoch", "Version of the shard map.",
+                    static_cast<double>(status->epoch));
+  families.Add("annulus_contexts_expired_total", "Contexts whose lease passed.",
+               MetricType::Counter, static_cast<double>(status->contexts_expired));
+  families.Add("annulus_contexts_evicted_total", "Contexts that went because KV was full.",
+               MetricType::Counter, static_cast<double>(status->contexts_evicted));
+  families.AddGauge("annulus_calls_in_flight", "Calls that the coordinator has under way.",
+                    static_cast<double>(status->in_flight));
+  families.AddGauge("annulus_call_bytes_in_flight", "Bytes of their tensors.",
+                    static_cast<double>(status->in_flight_bytes));
+  double dense_bytes = 0;
+  for (const ContextInfo& context : status->contexts) {
+    dense_bytes += static_cast<double>(context.dense_kv_bytes);
+  }
+  families.AddGauge("annulus_kv_dense_bytes", "KV bytes of contexts if nothing was evicted.",
+                    dense_bytes);
+  const auto one = [](const auto&) { return 1.0; };
+  AddByState("annulus_contexts", "Contexts by state.", kContextStates, status->contexts, one,
+             &families);
+  AddByState("annulus_workers", "Workers by state.", kWorkerStates, status->workers, one,
+             &families);
+  AddByState("annulus_blocks", "Blocks of all layers and KV heads by context state.",
+             kContextStates, status->contexts, BlocksIn, &families);
+  AddHeartbeats(*status, &families);
+}
+
+}  // namespace
+
+std::vector<MetricFamily> FamiliesOf(absl::Span<const Metric> metrics) {
+  Families families;
+  for (const Metric& metric : metrics) {
+    std::vector<ClientMetric::Label> labels;
+    for (const auto& [name, value] : metric.labels) labels.push_back({name, value});
+    families.Add(metric.name, metric.help,
+                 metric.kind == Metric::Kind::kCounter ? MetricType::Counter : MetricType::Gauge,
+                 metric.value, std::move(labels));
+  }
+  return std::move(families).Take();
+}
+
+std::vector<MetricFamily> FamiliesOf(const absl::StatusOr<ClusterStatus>& status) {
+  Families families;
+  AddStatus(status, &families);
+  return std::move(families).Take();
+}
+
+}  // namespace annulus

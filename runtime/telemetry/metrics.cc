@@ -1,0 +1,226 @@
+#include "runtime/telemetry/metrics.h"
+
+#include <prometheus/collectable.h>
+#include <prometheus/counter.h>
+#include <prometheus/exposer.h>
+#include <prometheus/family.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+
+#include <atomic>
+#include <exception>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/status.h"
+#include "runtime/protocol/public/channel.h"
+#include "runtime/telemetry/metric_families.h"
+
+namespace annulus {
+namespace {
+
+using prometheus::MetricFamily;
+
+constexpr absl::Duration kScrapeTimeout = absl::Seconds(1);
+
+// From a decode step to a prefill of minutes.
+const prometheus::Histogram::BucketBoundaries& LatencyBounds() {
+  static const prometheus::Histogram::BucketBoundaries bounds = {
+      0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 100, 300};
+  return bounds;
+}
+
+std::string PlanLabel(absl::string_view plan) {
+  return ParsePlanKind(plan).ok() ? std::string(plan.data(), plan.size()) : "other";
+}
+
+// Of a request's tensors, as they were sent.
+template <typename Request>
+int64_t TensorBytesOf(const Request& request) {
+  return 0;
+}
+int64_t TensorBytesOf(const TensorView& view) {
+  return view.size() * static_cast<int64_t>(SizeOf(view.dtype));
+}
+int64_t TensorBytesOf(const AppendRequest& request) {
+  return TensorBytesOf(request.k) + TensorBytesOf(request.v);
+}
+int64_t TensorBytesOf(const AttendRequest& request) {
+  return TensorBytesOf(request.q);
+}
+int64_t TensorBytesOf(const StepsRequest& request) {
+  int64_t bytes = 0;
+  for (const StepRequest& step : request.steps) {
+    bytes += TensorBytesOf(step.k) + TensorBytesOf(step.v) + TensorBytesOf(step.q);
+  }
+  return bytes;
+}
+
+class SnapshotCollectable final : public prometheus::Collectable {
+ public:
+  explicit SnapshotCollectable(MetricsSnapshot snapshot) : snapshot_(std::move(snapshot)) {}
+
+  std::vector<MetricFamily> Collect() const override { return FamiliesOf(snapshot_()); }
+
+ private:
+  const MetricsSnapshot snapshot_;
+};
+
+}  // namespace
+
+struct MetricsService::State final : public prometheus::Collectable {
+  State(Service* inner, MetricsSnapshot more)
+      : inner(inner),
+        more(std::move(more)),
+        requests(prometheus::BuildCounter()
+                     .Name("annulus_requests_total")
+                     .Help("Calls that ended, by status code.")
+                     .Register(registry)),
+        seconds(prometheus::BuildHistogram()
+                    .Name("annulus_request_seconds")
+                    .Help("Time of calls from whole request to answer.")
+                    .Register(registry)),
+        in_flight(prometheus::BuildGauge()
+                      .Name("annulus_requests_in_flight")
+                      .Help("Calls under way.")
+                      .Register(registry)),
+        moved(prometheus::BuildCounter()
+                  .Name("annulus_attend_moved_bytes_total")
+                  .Help("Payload bytes that Attend calls moved.")
+                  .Register(registry)),
+        planned(prometheus::BuildCounter()
+                    .Name("annulus_attend_planned_bytes_total")
+                    .Help("Payload bytes that the plans of Attend calls said.")
+                    .Register(registry)) {}
+
+  std::vector<MetricFamily> Collect() const override {
+    std::vector<MetricFamily> families = registry.Collect();
+    CallContext call;
+    call.deadline = absl::Now() + kScrapeTimeout;
+    std::vector<Metric> counts;
+    if (more) counts = more();
+    for (const auto& [direction, bytes] :
+         {std::pair("received", &bytes_received), {"sent", &bytes_sent}}) {
+      counts.push_back({"annulus_transport_bytes_total",
+                        "Payload bytes that went over a transport.",
+                        Metric::Kind::kCounter,
+                        static_cast<double>(bytes->load()),
+                        {{"transport", "grpc"}, {"direction", direction}}});
+    }
+    for (MetricFamily& family : FamiliesOf(counts)) families.push_back(std::move(family));
+    for (MetricFamily& family : FamiliesOf(inner->Call(StatusRequest(), call))) {
+      families.push_back(std::move(family));
+    }
+    return families;
+  }
+
+  // Answers without tensors.
+  template <typename Answer>
+  void CountAnswer(const Answer& answer) {}
+  void CountAnswer(const AttendResult& answer) {
+    bytes_sent += answer.out.size_bytes() + answer.lse.size_bytes();
+    const prometheus::Labels labels = {{"plan", PlanLabel(answer.stats.plan)}};
+    moved.Add(labels).Increment(static_cast<double>(answer.stats.bytes_moved));
+    planned.Add(labels).Increment(static_cast<double>(answer.stats.planned_bytes));
+  }
+  void CountAnswer(const StepResults& answer) {
+    for (const absl::StatusOr<StepResult>& step : answer) {
+      if (step.ok()) bytes_sent += step->out.size_bytes() + step->lse.size_bytes();
+    }
+  }
+
+  // Runs `body` counted as `call`.
+  template <typename Body>
+  auto Count(const char* call, Body body) {
+    prometheus::Gauge& running = in_flight.Add({{"call", call}});
+    running.Increment();
+    const absl::Time begin = absl::Now();
+    auto result = body();
+    const double elapsed_s = absl::ToDoubleSeconds(absl::Now() - begin);
+    running.Decrement();
+    const absl::StatusCode code = result.ok() ? CodeOf(*result) : result.status().code();
+    const prometheus::Labels labels = {{"call", call}, {"code", absl::StatusCodeToString(code)}};
+    requests.Add(labels).Increment();
+    seconds.Add(labels, LatencyBounds()).Observe(elapsed_s);
+    return result;
+  }
+
+  Service* const inner;
+  const MetricsSnapshot more;
+  std::atomic<int64_t> bytes_received = 0;
+  std::atomic<int64_t> bytes_sent = 0;
+  prometheus::Registry registry;
+  prometheus::Family<prometheus::Counter>& requests;
+  prometheus::Family<prometheus::Histogram>& seconds;
+  prometheus::Family<prometheus::Gauge>& in_flight;
+  prometheus::Family<prometheus::Counter>& moved;
+  prometheus::Family<prometheus::Counter>& planned;
+};
+
+MetricsService::MetricsService(Service* inner, MetricsSnapshot more)
+    : state_(std::make_shared<State>(inner, std::move(more))) {}
+MetricsService::~MetricsService() = default;
+
+absl::StatusOr<AnyAnswer> MetricsService::Answer(const AnyRequest& request,
+                                                 const CallContext& call) {
+  return AnswerAny(request, [&](const auto& typed) {
+    state_->bytes_received += TensorBytesOf(typed);
+    auto answer = state_->Count(CallOf<std::decay_t<decltype(typed)>>().name,
+                                [&] { return state_->inner->Call(typed, call); });
+    if (answer.ok()) state_->CountAnswer(*answer);
+    return answer;
+  });
+}
+
+struct MetricsEndpoint::Parts {
+  std::shared_ptr<prometheus::Collectable> collectable;  // the exposer holds it weakly
+  std::unique_ptr<prometheus::Exposer> exposer;
+  int port = 0;
+};
+
+MetricsEndpoint::MetricsEndpoint(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
+MetricsEndpoint::~MetricsEndpoint() = default;
+
+int MetricsEndpoint::port() const {
+  return parts_->port;
+}
+
+absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Start(
+    const std::string& listen, const MetricsService& service) {
+  auto parts = std::make_unique<Parts>();
+  parts->collectable = service.state_;
+  return Serve(listen, std::move(parts));
+}
+
+absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Start(const std::string& listen,
+                                                                        MetricsSnapshot snapshot) {
+  auto parts = std::make_unique<Parts>();
+  parts->collectable = std::make_shared<SnapshotCollectable>(std::move(snapshot));
+  return Serve(listen, std::move(parts));
+}
+
+absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Serve(
+    const std::string& listen, std::unique_ptr<Parts> parts) {
+  // The HTTP server inside would take a port alone, on all interfaces, or several addresses.
+  ANNULUS_RETURN_IF_ERROR(CheckHostPort("metrics address", listen));
+  const auto failed = [&](absl::string_view why) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot serve metrics on \"", listen, "\": ", why,
+                     "; expected an address of this machine and a free port"));
+  };
+  try {
+    // The short timeout frees the few threads from connections that never ask anything.
+    parts->exposer = std::make_unique<prometheus::Exposer>(std::vector<std::string>{
+        "listening_ports", listen, "num_threads", "4", "request_timeout_ms", "2000"});
+    parts->exposer->RegisterCollectable(parts->collectable);
+  } catch (const std::exception& error) {
+    return failed(error.what());
+  }
+  const std::vector<int> ports = parts->exposer->GetListeningPorts();
+  if (ports.empty()) return failed("no port opened");
+  parts->port = ports.front();
+  return std::unique_ptr<MetricsEndpoint>(new MetricsEndpoint(std::move(parts)));
+}
+
+}  // namespace annulus
