@@ -104,9 +104,10 @@ class AnnulusHandlers final : public grpc::Service {
     return stream->Read(part);
   }
   template <typename Stream, typename Reply>
-  bool Write(grpc::ServerContext* context, Stream* stream, const Reply& reply) {
+  bool Write(grpc::ServerContext* context, Stream* stream, const Reply& reply,
+             grpc::WriteOptions options = {}) {
     const StallWatch::Wait wait(stalls_, context);
-    return stream->Write(reply);
+    return stream->Write(reply, options);
   }
 
   // A stream whose caller went away ends like one that stopped early; the true reason is told.
@@ -180,9 +181,13 @@ class AnnulusHandlers final : public grpc::Service {
     const auto bytes = static_cast<int64_t>(result.out.size_bytes() + result.lse.size_bytes());
     const bool in_header = bytes <= kHeaderDataBytesMax;
     bool sent = in_header || Write(context, stream, reply);
+    // A small answer and the status leave together. More could wait for a client that does not
+    // read, and nobody watches over the status.
+    grpc::WriteOptions options;
+    if (in_header) options.set_last_message();
     ChunkWriter writer(in_header ? bytes : chunk_bytes_, [&](std::string* data) {
       (in_header ? reply.mutable_header()->mutable_data() : reply.mutable_data())->swap(*data);
-      return Write(context, stream, reply);
+      return Write(context, stream, reply, options);
     });
     sent = sent && writer.Write(result.out) && writer.Write(result.lse) && writer.Flush();
     return sent ? absl::OkStatus() : absl::CancelledError("the caller stopped reading the reply");
