@@ -20,7 +20,7 @@ namespace {
 constexpr int kErrorWithinMs = 5000;
 constexpr int64_t kLongTokens = 2000;
 #else
-constexpr int kErrorWithinMs = 500;
+constexpr int kErrorWithinMs = 2000;
 constexpr int64_t kLongTokens = 6000;
 #endif
 
