@@ -30,7 +30,8 @@ LAYERS = {
     "sharding": ("attention",),
     "runtime": VALUES,
     "runtime/fields": (*VALUES, "runtime"),
-    "runtime/service": (*VALUES, "runtime", "runtime/fields"),
+    "runtime/identity": (),
+    "runtime/service": (*VALUES, "runtime", "runtime/fields", "runtime/identity"),
     "runtime/context": (*VALUES, "runtime", "runtime/fields"),
     "runtime/engine": (*VALUES, "comm"),
     "runtime/store": (*VALUES, "runtime", "runtime/context"),
@@ -44,8 +45,8 @@ LAYERS = {
         "runtime/protocol/cluster"),
     "runtime/telemetry": (*VALUES, "comm", "runtime", "runtime/service", "runtime/protocol/public"),
     "runtime/server": (
-        *VALUES, "comm", "runtime", "runtime/service", "runtime/protocol/public",
-        "runtime/worker"),
+        *VALUES, "comm", "runtime", "runtime/identity", "runtime/service",
+        "runtime/protocol/public", "runtime/worker"),
     # The client holds a whole service for use within one process.
     "runtime/client": (
         *VALUES, "comm", "runtime", "runtime/context", "runtime/coordinator", "runtime/fields",

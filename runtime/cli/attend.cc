@@ -8,6 +8,7 @@
 #include "base/quoted.h"
 #include "base/status.h"
 #include "base/write_file.h"
+#include "runtime/cli/options/security_options.h"
 #include "runtime/cli/options/shared_options.h"
 #include "runtime/context/check_tensor.h"
 #include "runtime/limits.h"
@@ -52,6 +53,7 @@ Options OptionsOf(AttendFlags* flags) {
               "with --endpoint: KV goes to the workers, or through the "
               "service (direct)",
               SetParsed(&flags->upload, ParseUpload));
+  AddClientSecurity(&options, &flags->security);
   options.Add("scale", "S", "scores are S q·k (1/sqrt(d))", SetFloat(&flags->scale));
   options.Add("dtype", "f32|f16|bf16", "what q, k, v are rounded to (the files', which must agree)",
               SetParsed(&flags->dtype, ParseDType));

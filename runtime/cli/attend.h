@@ -13,6 +13,7 @@
 #include "runtime/cli/machines.h"
 #include "runtime/cli/problem.h"
 #include "runtime/cli/report/report.h"
+#include "runtime/protocol/public/channel.h"
 
 namespace annulus {
 
@@ -31,6 +32,7 @@ struct AttendFlags {
   PartitionSpec placement;
   Placement kv_placement = Placement::kTokens;
   Upload upload = Upload::kDirect;
+  ClientSecurity security;  // towards the endpoint
   std::optional<float> scale;
   std::optional<DType> dtype;
   std::string backend = "auto";

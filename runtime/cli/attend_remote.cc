@@ -112,7 +112,7 @@ absl::StatusOr<AttendOutcome> AttendRemotely(const AttendFlags& flags, const Att
   }
   StopSignals stop;  // before the client's threads
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client,
-                           ConnectTo(*flags.endpoint, flags.upload));
+                           ConnectTo(*flags.endpoint, flags.security, flags.upload));
   ANNULUS_ASSIGN_OR_RETURN(const ClusterStatus status, client->Status());
   stop.Hold();
   ANNULUS_ASSIGN_OR_RETURN(

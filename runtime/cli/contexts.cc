@@ -9,6 +9,7 @@
 #include "base/status.h"
 #include "runtime/cli/commands.h"
 #include "runtime/cli/options/connect.h"
+#include "runtime/cli/options/security_options.h"
 #include "runtime/cli/options/shared_options.h"
 #include "runtime/cli/report/report.h"
 
@@ -43,9 +44,11 @@ absl::StatusOr<std::vector<ContextId>> ParseIds(absl::string_view text) {
 
 absl::Status RunContexts(const Arguments& args, const Console& console) {
   std::string endpoint;
+  ClientSecurity security;
   bool json = false;
   Options options("contexts", "The contexts that a service holds.");
   options.AddRequired("endpoint", "HOST:PORT", "the service", SetParsed(&endpoint, ParseEndpoint));
+  AddClientSecurity(&options, &security);
   options.AddFlag("json", "one JSON line for each on stdout", &json);
   ANNULUS_ASSIGN_OR_RETURN(const std::optional<std::string> help,
                            options.Parse(args, console.environment));
@@ -53,7 +56,7 @@ absl::Status RunContexts(const Arguments& args, const Console& console) {
     *console.out << *help;
     return absl::OkStatus();
   }
-  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client, ConnectTo(endpoint));
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client, ConnectTo(endpoint, security));
   ANNULUS_ASSIGN_OR_RETURN(const std::vector<ContextInfo> contexts, ListAll(*client));
   if (!json) {
     *console.out << ToText(contexts) << std::flush;
@@ -65,6 +68,7 @@ absl::Status RunContexts(const Arguments& args, const Console& console) {
 
 absl::Status RunRelease(const Arguments& args, const Console& console) {
   std::string endpoint;
+  ClientSecurity security;
   std::vector<ContextId> ids;
   bool all = false;
   Options options("release", "Gives contexts of a service back: their KV is gone.");
@@ -73,6 +77,7 @@ absl::Status RunRelease(const Arguments& args, const Console& console) {
                    SetParsed(&ids, ParseIds));
   options.AddFlag("all", "every context that the service holds", &all);
   options.Exclude("id", "all");
+  AddClientSecurity(&options, &security);
   ANNULUS_ASSIGN_OR_RETURN(const std::optional<std::string> help,
                            options.Parse(args, console.environment));
   if (help.has_value()) {
@@ -82,7 +87,7 @@ absl::Status RunRelease(const Arguments& args, const Console& console) {
   if (ids.empty() && !all) {
     return absl::InvalidArgumentError("ID is missing, expected contexts' numbers or --all");
   }
-  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client, ConnectTo(endpoint));
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client, ConnectTo(endpoint, security));
   if (all) {
     ANNULUS_ASSIGN_OR_RETURN(const std::vector<ContextInfo> contexts, ListAll(*client));
     for (const ContextInfo& context : contexts) ids.push_back(context.id);

@@ -8,9 +8,11 @@
 #include "base/status.h"
 #include "comm/local/local_rendezvous.h"
 #include "runtime/cli/files/cluster_file.h"
+#include "runtime/cli/options/security_options.h"
 #include "runtime/cli/options/service_options.h"
 #include "runtime/cli/options/shared_options.h"
 #include "runtime/cli/process.h"
+#include "runtime/server/door.h"
 #include "runtime/server/server.h"
 #include "runtime/telemetry/metrics.h"
 
@@ -21,6 +23,7 @@ constexpr absl::Duration kShutdownGrace = absl::Seconds(2);
 
 struct CoordinatorFlags {
   ServiceFlags service;
+  ServerSecurityFlags security;
   std::string listen = "127.0.0.1:7070";
   std::optional<std::string> cluster;
   int recovery_s = 10;
@@ -39,6 +42,7 @@ Options OptionsOf(CoordinatorFlags* flags) {
               SetCount(&flags->recovery_s, 1, kSecondsMax));
   AddLimits(&options, &flags->limits);
   AddServiceOptions(&options, &flags->service);
+  AddServerSecurity(&options, &flags->security);
   options.AddFlag("json", "say {endpoint} instead of ready HOST:PORT", &flags->json);
   return options;
 }
@@ -47,7 +51,19 @@ std::string EndpointOf(const std::string& listen, int port) {
   return absl::StrCat(listen.substr(0, listen.rfind(':')), ":", port);
 }
 
+std::vector<Metric> MetricsOf(const Coordinator& coordinator, const Door& door,
+                              const Authenticator* authenticator) {
+  const Messenger::Counters fabric = coordinator.fabric_counters();
+  std::vector<Metric> metrics = {TransportBytes("ucx", "sent", fabric.bytes_sent),
+                                 TransportBytes("ucx", "received", fabric.bytes_received)};
+  AddSecurityMetrics(door, authenticator, &metrics);
+  return metrics;
+}
+
 absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signals& signals) {
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Authenticator> authenticator,
+                           OpenAuthenticator(flags.security));
+  Door door(authenticator.get());
   CoordinatorOptions options;
   if (flags.cluster.has_value()) {
     ANNULUS_ASSIGN_OR_RETURN(const ClusterFile cluster, FindCluster(*flags.cluster));
@@ -63,11 +79,8 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
                            Coordinator::Start(std::move(options)));
   LocalRendezvous rendezvous;
   ANNULUS_RETURN_IF_ERROR(rendezvous.Put(kFabricKey, coordinator->fabric_address()));
-  MetricsService service(coordinator.get(), [&coordinator] {
-    const Messenger::Counters counters = coordinator->fabric_counters();
-    return std::vector<Metric>{TransportBytes("ucx", "sent", counters.bytes_sent),
-                               TransportBytes("ucx", "received", counters.bytes_received)};
-  });
+  MetricsService service(coordinator.get(),
+                         [&] { return MetricsOf(*coordinator, door, authenticator.get()); });
   std::unique_ptr<MetricsEndpoint> metrics;
   if (!flags.service.metrics_listen.empty()) {
     ANNULUS_ASSIGN_OR_RETURN(metrics,
@@ -78,6 +91,7 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
   rpc.listen = flags.listen;
   rpc.service = &service;
   rpc.rendezvous = &rendezvous;
+  rpc.door = &door;
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> server, RpcServer::Start(rpc));
   const std::string endpoint = EndpointOf(flags.listen, server->port());
   *console.out << (flags.json ? absl::StrCat("{\"endpoint\":\"", endpoint, "\"}")

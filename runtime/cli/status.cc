@@ -4,6 +4,7 @@
 #include "base/status.h"
 #include "runtime/cli/commands.h"
 #include "runtime/cli/options/connect.h"
+#include "runtime/cli/options/security_options.h"
 #include "runtime/cli/options/shared_options.h"
 #include "runtime/cli/process.h"
 #include "runtime/cli/report/report.h"
@@ -18,6 +19,7 @@ constexpr char kRedraw[] = "\033[H\033[2J";
 
 struct StatusFlags {
   std::string endpoint;
+  ClientSecurity security;
   std::optional<int> watch_s;
   bool json = false;
 };
@@ -39,6 +41,7 @@ absl::Status RunStatus(const Arguments& args, const Console& console) {
                       SetParsed(&flags.endpoint, ParseEndpoint));
   options.AddOptional("watch", "SECONDS", "again every so often, until interrupted (2)", "2",
                       SetCount(&flags.watch_s, 1, kPeriodMaxS));
+  AddClientSecurity(&options, &flags.security);
   options.AddFlag("json", "one JSON line on stdout", &flags.json);
   ANNULUS_ASSIGN_OR_RETURN(const std::optional<std::string> help,
                            options.Parse(args, console.environment));
@@ -48,7 +51,8 @@ absl::Status RunStatus(const Arguments& args, const Console& console) {
   }
   std::optional<Signals> signals;  // before the client's threads
   if (flags.watch_s.has_value()) signals.emplace();
-  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client, ConnectTo(flags.endpoint));
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client,
+                           ConnectTo(flags.endpoint, flags.security));
   ANNULUS_RETURN_IF_ERROR(Show(*client, flags, console));
   // Whoever runs the command says that stdout takes no more.
   while (signals.has_value() && console.out->good() &&

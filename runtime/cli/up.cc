@@ -160,7 +160,7 @@ class Cluster {
 
   // Returns once all workers have joined, or a signal says to stop (then true).
   absl::StatusOr<bool> WaitUntilJoined(Signals& signals) {
-    ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client, ConnectTo(endpoint_));
+    ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client, ConnectTo(endpoint_, {}));
     const absl::Duration patience =
         kStartTimeout + static_cast<int>(workers_.size()) * kStartTimeoutOfWorker;
     const absl::Time deadline = absl::Now() + patience;

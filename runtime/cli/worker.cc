@@ -11,6 +11,7 @@
 #include "base/quoted.h"
 #include "base/status.h"
 #include "runtime/cli/options/connect.h"
+#include "runtime/cli/options/security_options.h"
 #include "runtime/cli/options/service_options.h"
 #include "runtime/cli/options/shared_options.h"
 #include "runtime/cli/process.h"
@@ -30,6 +31,7 @@ constexpr int kPlacesMax = 1 << 16;
 
 struct WorkerFlags {
   ServiceFlags service;
+  ClientSecurity security;  // towards the coordinator
   std::string coordinator;
   std::string name;
   ComputeFlags compute;
@@ -59,6 +61,7 @@ Options OptionsOf(WorkerFlags* flags) {
               SetCount(&flags->place, 0, kPlacesMax));
   AddComputeOptions(&options, &flags->compute);
   AddServiceOptions(&options, &flags->service);
+  AddClientSecurity(&options, &flags->security);
   return options;
 }
 
@@ -119,9 +122,19 @@ absl::StatusOr<std::string> FindCoordinator(const std::string& endpoint, Rendezv
   }
 }
 
+// A coordinator that was started anew listens at another address of the workers' network. A token
+// that it does not accept may be on its way here anew: the KV waits for it.
+absl::Status LookForCoordinator(Rendezvous& rendezvous, Worker& worker) {
+  const absl::StatusOr<std::string> address = rendezvous.Get(kFabricKey, absl::Now() + kLookUp);
+  if (address.ok()) worker.SetCoordinatorAddress(*address);
+  const bool waits = IsNotYet(address.status()) || absl::IsUnauthenticated(address.status());
+  return waits ? absl::OkStatus() : address.status();
+}
+
 absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
   WorkerOptions options;
-  const std::unique_ptr<Rendezvous> rendezvous = MakeRpcRendezvous(flags.coordinator);
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Rendezvous> rendezvous,
+                           MakeRpcRendezvous(flags.coordinator, flags.security));
   ANNULUS_ASSIGN_OR_RETURN(options.coordinator_address,
                            FindCoordinator(flags.coordinator, *rendezvous, signals));
   if (options.coordinator_address.empty()) return absl::OkStatus();
@@ -167,11 +180,7 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
     if (worker->rejoining()) {
       if (leave_by.has_value()) break;  // nobody is there to move anything
 
-      // A coordinator that was started anew listens at another address of the workers' network.
-      const absl::StatusOr<std::string> address =
-          rendezvous->Get(kFabricKey, absl::Now() + kLookUp);
-      if (address.ok()) worker->SetCoordinatorAddress(*address);
-      if (!address.ok() && !IsNotYet(address.status())) return address.status();
+      ANNULUS_RETURN_IF_ERROR(LookForCoordinator(*rendezvous, *worker));
     }
     if (!worker->lost()) continue;
     return absl::UnavailableError(

@@ -14,8 +14,8 @@
 namespace annulus {
 
 absl::StatusOr<AppendResult> StreamAppend(const std::shared_ptr<grpc::Channel>& channel,
-                                          const AppendRequest& request, int64_t chunk_bytes,
-                                          const Attempt& attempt) {
+                                          TokenFile* token, const AppendRequest& request,
+                                          int64_t chunk_bytes, const Attempt& attempt) {
   ANNULUS_ASSIGN_OR_RETURN(const AppendCut cut, CutAppend(request));
   v1::AppendPart part;
   v1::AppendHeader* header = part.mutable_header();
@@ -26,7 +26,7 @@ absl::StatusOr<AppendResult> StreamAppend(const std::shared_ptr<grpc::Channel>& 
 
   v1::AppendResult reply;
   grpc::ClientContext rpc;
-  SetUpCall(attempt.deadline, &rpc);
+  SetUpCall(attempt.deadline, &rpc, token);
   const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
   const auto stub = v1::Annulus::NewStub(channel);
   const auto stream = stub->Append(&rpc, &reply);

@@ -12,9 +12,11 @@ class Channel;
 
 namespace annulus {
 
-// Errors as the service's.
+class TokenFile;
+
+// `token` may be null. Errors as the service's.
 absl::StatusOr<AppendResult> StreamAppend(const std::shared_ptr<grpc::Channel>& channel,
-                                          const AppendRequest& request, int64_t chunk_bytes,
-                                          const Attempt& attempt);
+                                          TokenFile* token, const AppendRequest& request,
+                                          int64_t chunk_bytes, const Attempt& attempt);
 
 }  // namespace annulus

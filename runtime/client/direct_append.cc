@@ -89,8 +89,9 @@ class PackedPart {
 
 }  // namespace
 
-DirectAppends::DirectAppends(std::shared_ptr<grpc::Channel> coordinator, int64_t chunk_bytes)
-    : coordinator_(std::move(coordinator)), chunk_bytes_(chunk_bytes) {}
+DirectAppends::DirectAppends(std::shared_ptr<grpc::Channel> coordinator, TokenFile* token,
+                             int64_t chunk_bytes)
+    : coordinator_(std::move(coordinator)), token_(token), chunk_bytes_(chunk_bytes) {}
 
 std::shared_ptr<grpc::Channel> DirectAppends::ChannelTo(const std::string& address) {
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -159,7 +160,7 @@ absl::StatusOr<AppendResult> DirectAppends::Append(const AppendRequest& request,
                                                    const Attempt& attempt) {
   ANNULUS_ASSIGN_OR_RETURN(const AppendCut cut, CutAppend(request, kDirectPieceBytes));
   grpc::ClientContext rpc;
-  SetUpCall(attempt.deadline, &rpc);
+  SetUpCall(attempt.deadline, &rpc, token_);
   const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
   const auto stub = v1::Annulus::NewStub(coordinator_);
   const auto stream = stub->AppendDirect(&rpc);

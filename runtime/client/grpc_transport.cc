@@ -19,6 +19,7 @@
 #include "runtime/protocol/public/health.grpc.pb.h"
 #include "runtime/protocol/public/step_batch.h"
 #include "runtime/protocol/public/tensor_stream.h"
+#include "runtime/protocol/public/token_file.h"
 #include "runtime/protocol/public/unary.h"
 
 namespace annulus {
@@ -28,12 +29,13 @@ constexpr absl::Duration kReconnectWait = absl::Milliseconds(500);
 
 class GrpcTransport final : public Transport {
  public:
-  explicit GrpcTransport(const ClientOptions& options)
+  GrpcTransport(const ClientOptions& options, std::unique_ptr<TokenFile> token)
       : options_(options),
+        token_(std::move(token)),
         channel_(MakeChannel(options.endpoint)),
         stub_(v1::Annulus::NewStub(channel_)),
-        steps_(channel_),
-        direct_(channel_, options.chunk_bytes) {}
+        steps_(channel_, token_.get()),
+        direct_(channel_, token_.get(), options.chunk_bytes) {}
 
   // Waits until the service says that it serves.
   absl::Status WaitForService();
@@ -54,8 +56,9 @@ class GrpcTransport final : public Transport {
   absl::StatusOr<AnyAnswer> Answer(const AnyRequest& request, const Attempt& attempt) override {
     return AnswerAny(request, [&](const auto& typed) -> absl::StatusOr<AnyAnswer> {
       ANNULUS_RETURN_IF_ERROR(AwaitConnection(attempt));
+      const int64_t token = TokenVersion();
       auto answer = Do(typed, attempt);
-      if (absl::IsUnavailable(answer.status())) return Named(answer.status());
+      if (!answer.ok()) return Told(answer.status(), token);
       return answer;
     });
   }
@@ -63,7 +66,7 @@ class GrpcTransport final : public Transport {
   template <typename Request>
   absl::StatusOr<AnswerTo<Request>> Do(const Request& request, const Attempt& attempt) {
     grpc::ClientContext rpc;
-    SetUpCall(attempt.deadline, &rpc);
+    SetUpCall(attempt.deadline, &rpc, token_.get());
     const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
     std::string reply;
     ANNULUS_RETURN_IF_ERROR(FromGrpc(
@@ -74,7 +77,7 @@ class GrpcTransport final : public Transport {
   absl::StatusOr<AppendResult> Do(const AppendRequest& request, const Attempt& attempt) {
     return options_.upload == Upload::kDirect
                ? direct_.Append(request, attempt)
-               : StreamAppend(channel_, request, options_.chunk_bytes, attempt);
+               : StreamAppend(channel_, token_.get(), request, options_.chunk_bytes, attempt);
   }
 
   absl::StatusOr<AppendResult> Do(const DirectAppend& request, const Attempt& attempt) {
@@ -84,9 +87,10 @@ class GrpcTransport final : public Transport {
   absl::StatusOr<AttendResult> Do(const AttendRequest& request, const Attempt& attempt);
 
   absl::StatusOr<StepResults> Do(const StepsRequest& request, const Attempt& attempt) {
+    const int64_t token = TokenVersion();
     StepResults results = steps_.Step(request.steps, attempt);
     for (absl::StatusOr<StepResult>& result : results) {
-      if (absl::IsUnavailable(result.status())) result = Named(result.status());
+      if (!result.ok()) result = Told(result.status(), token);
     }
     return results;
   }
@@ -103,6 +107,16 @@ class GrpcTransport final : public Transport {
     return Named(absl::UnavailableError("not connected"));
   }
 
+  int64_t TokenVersion() const { return token_ == nullptr ? 0 : token_->version(); }
+
+  // How a failure reads for the caller. A call whose token was refused is worth another try if
+  // there is a newer one by now.
+  absl::Status Told(const absl::Status& status, int64_t token) const {
+    if (!absl::IsUnauthenticated(status) || token_ == nullptr) return Named(status);
+    token_->Refresh();
+    return token_->version() == token ? status : WithRetryAfter(status, kReconnectWait / 100);
+  }
+
   // A failed connection is worth the name of its endpoint.
   absl::Status Named(const absl::Status& status) const {
     if (!absl::IsUnavailable(status)) return status;
@@ -110,6 +124,7 @@ class GrpcTransport final : public Transport {
   }
 
   const ClientOptions options_;
+  const std::unique_ptr<TokenFile> token_;  // may be null
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<v1::Annulus::Stub> stub_;
   StepConnections steps_;
@@ -126,15 +141,17 @@ absl::Status GrpcTransport::WaitForService() {
     grpc::health::v1::HealthCheckResponse reply;
     grpc::ClientContext rpc;
     rpc.set_wait_for_ready(true);
-    SetUpCall(deadline, &rpc);
+    SetUpCall(deadline, &rpc, token_.get());
     const grpc::Status status = stub->Check(&rpc, request, &reply);
     if (status.ok()) {
       if (reply.status() == grpc::health::v1::HealthCheckResponse::SERVING) {
         return absl::OkStatus();
       }
       last = "it answers that it is not serving";
-    } else if (status.error_code() == grpc::StatusCode::FAILED_PRECONDITION) {
-      return FromGrpc(status);  // another version of the protocol: waiting helps nobody
+    } else if (status.error_code() == grpc::StatusCode::FAILED_PRECONDITION ||
+               status.error_code() == grpc::StatusCode::UNAUTHENTICATED) {
+      // Another version of the protocol, or a token that is not good: waiting helps nobody.
+      return FromGrpc(status);
     } else if (status.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED) {
       last = status.error_message();
     }
@@ -154,7 +171,7 @@ absl::StatusOr<AttendResult> GrpcTransport::Do(const AttendRequest& request,
   ToProto(request.q, header->mutable_q());
 
   grpc::ClientContext rpc;
-  SetUpCall(attempt.deadline, &rpc);
+  SetUpCall(attempt.deadline, &rpc, token_.get());
   const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
   // The metadata leaves with the header, and the stream's end with the last data.
   rpc.set_initial_metadata_corked(true);
@@ -204,7 +221,8 @@ absl::StatusOr<std::unique_ptr<Transport>> MakeGrpcTransport(const ClientOptions
     return absl::InvalidArgumentError(
         absl::StrCat("upload: ", static_cast<int>(options.upload), "; expected kDirect or kRelay"));
   }
-  auto transport = std::make_unique<GrpcTransport>(options);
+  ANNULUS_ASSIGN_OR_RETURN(std::unique_ptr<TokenFile> token, TokenFile::Open(options.token_file));
+  auto transport = std::make_unique<GrpcTransport>(options, std::move(token));
   ANNULUS_RETURN_IF_ERROR(transport->WaitForService());
   return transport;
 }

@@ -50,7 +50,9 @@ absl::Duration RetryBudget::Backoff(int retry) {
 }
 
 bool RetryLoop::Worthwhile(const absl::Status& status, Repeat repeat) {
-  if (absl::IsResourceExhausted(status)) return RetryAfter(status).has_value();
+  if (absl::IsResourceExhausted(status) || absl::IsUnauthenticated(status)) {
+    return RetryAfter(status).has_value();
+  }
   return absl::IsUnavailable(status) && repeat == Repeat::kHarmless;
 }
 

@@ -33,11 +33,12 @@ constexpr size_t kAtOnceMax = kIdleMax;
 constexpr absl::Duration kFresh = absl::Seconds(1);
 
 // How a stream's end reads for the steps that were under way: it may be opened again at once,
-// unless the server said something about the steps themselves.
+// unless the server said something about the steps themselves or about who asks for them.
 absl::Status LostBy(const grpc::Status& end) {
   const absl::Status status = FromGrpc(end);
   if (absl::IsResourceExhausted(status) || absl::IsUnimplemented(status) ||
-      absl::IsInvalidArgument(status)) {
+      absl::IsInvalidArgument(status) || absl::IsUnauthenticated(status) ||
+      absl::IsPermissionDenied(status)) {
     return status;
   }
   return absl::UnavailableError(
@@ -51,9 +52,9 @@ absl::Status LostBy(const grpc::Status& end) {
 // work, or when an idle stream is asked whether it has ended. Not thread-safe, but for Cancel.
 class StepConnections::Connection {
  public:
-  explicit Connection(const std::shared_ptr<grpc::Channel>& channel)
+  Connection(const std::shared_ptr<grpc::Channel>& channel, TokenFile* token)
       : stub_(v1::Annulus::NewStub(channel)),
-        stream_(stub_->PrepareAsyncSteps(SetUp(&context_), &queue_)) {
+        stream_(stub_->PrepareAsyncSteps(SetUp(&context_, token), &queue_)) {
     stream_->StartCall(Tag(kStart));
   }
 
@@ -108,8 +109,8 @@ class StepConnections::Connection {
   void Cancel() { context_.TryCancel(); }
 
  private:
-  static grpc::ClientContext* SetUp(grpc::ClientContext* context) {
-    SetUpCall(absl::InfiniteFuture(), context);
+  static grpc::ClientContext* SetUp(grpc::ClientContext* context, TokenFile* token) {
+    SetUpCall(absl::InfiniteFuture(), context, token);
     return context;
   }
 
@@ -186,8 +187,8 @@ void StepConnections::Connection::OnEvent(Event event, bool ok) {
   }
 }
 
-StepConnections::StepConnections(std::shared_ptr<grpc::Channel> channel)
-    : channel_(std::move(channel)) {}
+StepConnections::StepConnections(std::shared_ptr<grpc::Channel> channel, TokenFile* token)
+    : channel_(std::move(channel)), token_(token) {}
 StepConnections::~StepConnections() = default;
 
 std::unique_ptr<StepConnections::Connection> StepConnections::Take() {
@@ -203,7 +204,7 @@ std::unique_ptr<StepConnections::Connection> StepConnections::Take() {
     }
     if (connection->Usable(broke)) return connection;
   }
-  return std::make_unique<Connection>(channel_);
+  return std::make_unique<Connection>(channel_, token_);
 }
 
 void StepConnections::Keep(std::unique_ptr<Connection> connection) {

@@ -17,10 +17,12 @@ class Channel;
 namespace annulus {
 
 struct StepCut;
+class TokenFile;
 
 class StepConnections {
  public:
-  explicit StepConnections(std::shared_ptr<grpc::Channel> channel);
+  // `token`, with which streams are opened, outlives this and may be null.
+  StepConnections(std::shared_ptr<grpc::Channel> channel, TokenFile* token);
   ~StepConnections();  // no step may be under way
 
   StepResults Step(absl::Span<const StepRequest> requests, const Attempt& attempt);
@@ -36,6 +38,7 @@ class StepConnections {
   void Keep(std::unique_ptr<Connection> connection);
 
   const std::shared_ptr<grpc::Channel> channel_;
+  TokenFile* const token_;
   std::mutex mutex_;
   std::vector<std::unique_ptr<Connection>> idle_;  // the last one used at the back
   absl::Time broke_ = absl::InfinitePast();        // when the last one did

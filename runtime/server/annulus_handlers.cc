@@ -17,6 +17,7 @@
 #include "runtime/protocol/public/channel.h"
 #include "runtime/protocol/public/convert.h"
 #include "runtime/protocol/public/unary.h"
+#include "runtime/server/door.h"
 #include "runtime/server/handlers.h"
 #include "runtime/server/stall_watch.h"
 #include "runtime/server/step_service.h"
@@ -24,8 +25,9 @@
 namespace annulus {
 namespace {
 
-CallContext ContextOf(const grpc::ServerContext* context) {
+CallContext ContextOf(const grpc::ServerContext* context, Caller caller) {
   CallContext call;
+  call.caller = std::move(caller);
   const auto deadline = context->deadline();
   if (deadline != std::chrono::system_clock::time_point::max()) {
     call.deadline = absl::FromChrono(deadline);
@@ -37,9 +39,10 @@ CallContext ContextOf(const grpc::ServerContext* context) {
 // Small calls go by the table; those that carry tensors, or stay open, have code of their own.
 class AnnulusHandlers final : public grpc::Service {
  public:
-  AnnulusHandlers(annulus::Service* service, Admission* admission, StepService* steps,
+  AnnulusHandlers(annulus::Service* service, Door* door, Admission* admission, StepService* steps,
                   StallWatch* stalls, const StreamLimits& limits, int64_t chunk_bytes)
       : service_(service),
+        door_(door),
         admission_(admission),
         steps_(steps),
         stalls_(stalls),
@@ -84,11 +87,20 @@ class AnnulusHandlers final : public grpc::Service {
   // Lives as long as this.
   const char* Path(const char* call) { return paths_.emplace_back(PathOf(call)).c_str(); }
 
+  // Each call begins with this: the caller speaks our protocol, is known, and may make the call.
+  template <typename Request>
+  absl::StatusOr<CallContext> Begin(const grpc::ServerContext* rpc) {
+    ANNULUS_RETURN_IF_ERROR(CheckProtocol(*rpc));
+    const auto& call = CallOf<Request>();
+    ANNULUS_ASSIGN_OR_RETURN(Caller caller, door_->Admit(*rpc, call.name, call.access));
+    return ContextOf(rpc, std::move(caller));
+  }
+
   template <typename Request>
   absl::Status Unary(grpc::ServerContext* rpc, const std::string& bytes, std::string* reply) {
-    ANNULUS_RETURN_IF_ERROR(CheckProtocol(*rpc));
+    ANNULUS_ASSIGN_OR_RETURN(const CallContext call, Begin<Request>(rpc));
     ANNULUS_ASSIGN_OR_RETURN(const Request request, ValueOf<Request>(bytes, ""));
-    ANNULUS_ASSIGN_OR_RETURN(const auto answer, service_->Call(request, ContextOf(rpc)));
+    ANNULUS_ASSIGN_OR_RETURN(const auto answer, service_->Call(request, call));
     *reply = BytesOf(answer);
     return absl::OkStatus();
   }
@@ -120,10 +132,9 @@ class AnnulusHandlers final : public grpc::Service {
 
   absl::Status Append(grpc::ServerContext* context, grpc::ServerReader<v1::AppendPart>* stream,
                       v1::AppendResult* reply) {
-    ANNULUS_RETURN_IF_ERROR(CheckProtocol(*context));
+    ANNULUS_ASSIGN_OR_RETURN(const CallContext call, Begin<AppendRequest>(context));
     Admission::Ticket ticket(admission_);
     ANNULUS_RETURN_IF_ERROR(ticket.Enter());
-    const CallContext call = ContextOf(context);
     AppendReader reader(
         limits_, [&](int64_t bytes) { return ticket.Reserve(bytes); },
         [&](const AppendRequest& piece) -> absl::Status {
@@ -138,10 +149,9 @@ class AnnulusHandlers final : public grpc::Service {
 
   absl::Status AppendDirect(grpc::ServerContext* context,
                             grpc::ServerReaderWriter<v1::DirectReply, v1::DirectAppend>* stream) {
-    ANNULUS_RETURN_IF_ERROR(CheckProtocol(*context));
+    ANNULUS_ASSIGN_OR_RETURN(const CallContext call, Begin<DirectAppend>(context));
     Admission::Ticket ticket(admission_);
     ANNULUS_RETURN_IF_ERROR(ticket.Enter());
-    const CallContext call = ContextOf(context);
     const auto granted = [&](const AppendGrant& grant) -> absl::Status {
       v1::DirectReply reply;
       ANNULUS_RETURN_IF_ERROR(ToProto(grant, reply.mutable_grant()));
@@ -163,10 +173,9 @@ class AnnulusHandlers final : public grpc::Service {
 
   absl::Status Attend(grpc::ServerContext* context,
                       grpc::ServerReaderWriter<v1::AttendReplyPart, v1::AttendPart>* stream) {
-    ANNULUS_RETURN_IF_ERROR(CheckProtocol(*context));
+    ANNULUS_ASSIGN_OR_RETURN(const CallContext call, Begin<AttendRequest>(context));
     Admission::Ticket ticket(admission_);
     ANNULUS_RETURN_IF_ERROR(ticket.Enter());
-    const CallContext call = ContextOf(context);
     AttendReader reader(limits_, [&](int64_t bytes) { return ticket.Reserve(bytes); });
     v1::AttendPart part;
     while (Read(context, stream, &part)) ANNULUS_RETURN_IF_ERROR(reader.Add(part));
@@ -194,6 +203,7 @@ class AnnulusHandlers final : public grpc::Service {
   }
 
   annulus::Service* const service_;
+  Door* const door_;
   Admission* const admission_;
   StepService* const steps_;
   StallWatch* const stalls_;
@@ -227,11 +237,12 @@ std::function<bool()> CallerGone(const grpc::ServerContext* context) {
   };
 }
 
-std::unique_ptr<grpc::Service> MakeAnnulusHandlers(Service* service, Admission* admission,
-                                                   StepService* steps, StallWatch* stalls,
-                                                   const StreamLimits& limits,
+std::unique_ptr<grpc::Service> MakeAnnulusHandlers(Service* service, Door* door,
+                                                   Admission* admission, StepService* steps,
+                                                   StallWatch* stalls, const StreamLimits& limits,
                                                    int64_t chunk_bytes) {
-  return std::make_unique<AnnulusHandlers>(service, admission, steps, stalls, limits, chunk_bytes);
+  return std::make_unique<AnnulusHandlers>(service, door, admission, steps, stalls, limits,
+                                           chunk_bytes);
 }
 
 }  // namespace annulus

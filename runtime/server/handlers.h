@@ -18,13 +18,15 @@ class Service;
 
 namespace annulus {
 
+class Door;
 class StallWatch;
 class StepService;
 
 // `limits` and `admission` bound the calls that carry tensors; the others are small and short.
-std::unique_ptr<grpc::Service> MakeAnnulusHandlers(Service* service, Admission* admission,
-                                                   StepService* steps, StallWatch* stalls,
-                                                   const StreamLimits& limits, int64_t chunk_bytes);
+std::unique_ptr<grpc::Service> MakeAnnulusHandlers(Service* service, Door* door,
+                                                   Admission* admission, StepService* steps,
+                                                   StallWatch* stalls, const StreamLimits& limits,
+                                                   int64_t chunk_bytes);
 
 // FAILED_PRECONDITION says which version of the protocol the caller speaks and which this is.
 absl::Status CheckProtocol(const grpc::ServerContext& context);
@@ -33,6 +35,7 @@ absl::Status CheckProtocol(const grpc::ServerContext& context);
 // context outlives what is returned.
 std::function<bool()> CallerGone(const grpc::ServerContext* context);
 
-std::unique_ptr<grpc::Service> MakeRendezvousHandlers(Rendezvous* rendezvous, Admission* admission);
+std::unique_ptr<grpc::Service> MakeRendezvousHandlers(Rendezvous* rendezvous, Door* door,
+                                                      Admission* admission);
 
 }  // namespace annulus

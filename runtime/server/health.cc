@@ -34,6 +34,9 @@ grpc::Status HealthService::Check(grpc::ServerContext* context, const HealthChec
                                   HealthCheckResponse* reply) {
   // Clients ask here as they connect.
   if (absl::Status status = CheckProtocol(*context); !status.ok()) return ToGrpc(status);
+  if (absl::Status status = door_->CheckToken(*context, "Check"); !status.ok()) {
+    return ToGrpc(status);
+  }
   if (!Knows(request->service())) return {grpc::StatusCode::NOT_FOUND, "no such service"};
   const std::lock_guard<std::mutex> lock(mutex_);
   reply->set_status(serving_ ? HealthCheckResponse::SERVING : HealthCheckResponse::NOT_SERVING);

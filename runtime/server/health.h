@@ -8,13 +8,15 @@
 #include <string>
 
 #include "runtime/protocol/public/health.grpc.pb.h"
+#include "runtime/server/door.h"
 
 namespace annulus {
 
 class HealthService final : public grpc::health::v1::Health::Service {
  public:
-  // `service` is the name that is answered for beside "", the server as a whole.
-  explicit HealthService(std::string service) : service_(std::move(service)) {}
+  // `service` is the name that is answered for beside "", the server as a whole. Everybody may ask,
+  // but whoever brings a token to Check learns whether it is good. `door` outlives this.
+  HealthService(std::string service, Door* door) : service_(std::move(service)), door_(door) {}
 
   void SetServing(bool serving);
   // Not serving from now on, whatever SetServing says; watches end.
@@ -32,6 +34,7 @@ class HealthService final : public grpc::health::v1::Health::Service {
   bool Knows(const std::string& service) const { return service.empty() || service == service_; }
 
   const std::string service_;
+  Door* const door_;
   std::mutex mutex_;
   std::condition_variable changed_;
   bool serving_ = false;

@@ -14,6 +14,8 @@
 #include "runtime/protocol/public/annulus.grpc.pb.h"
 #include "runtime/protocol/public/channel.h"
 #include "runtime/protocol/public/convert.h"
+#include "runtime/protocol/public/token_file.h"
+#include "runtime/server/door.h"
 #include "runtime/server/handlers.h"
 
 namespace annulus {
@@ -35,12 +37,12 @@ absl::Status CheckKey(absl::string_view key) {
 
 class RendezvousHandlers final : public v1::Rendezvous::Service {
  public:
-  RendezvousHandlers(annulus::Rendezvous* rendezvous, Admission* admission)
-      : rendezvous_(rendezvous), admission_(admission) {}
+  RendezvousHandlers(annulus::Rendezvous* rendezvous, Door* door, Admission* admission)
+      : rendezvous_(rendezvous), door_(door), admission_(admission) {}
 
   grpc::Status Put(grpc::ServerContext* context, const v1::KeyValue* request,
                    v1::PutResult* reply) override {
-    return ToGrpc(DoPut(*request));
+    return ToGrpc(DoPut(*context, *request));
   }
 
   grpc::Status Get(grpc::ServerContext* context, const v1::Key* request,
@@ -54,7 +56,8 @@ class RendezvousHandlers final : public v1::Rendezvous::Service {
   }
 
  private:
-  absl::Status DoPut(const v1::KeyValue& request) {
+  absl::Status DoPut(const grpc::ServerContext& context, const v1::KeyValue& request) {
+    ANNULUS_RETURN_IF_ERROR(door_->Admit(context, "Put", Access::kJoin).status());
     ANNULUS_RETURN_IF_ERROR(CheckKey(request.key()));
     if (request.value().size() > kValueBytesMax) {
       return absl::InvalidArgumentError(absl::StrCat("value is ", request.value().size(),
@@ -71,6 +74,7 @@ class RendezvousHandlers final : public v1::Rendezvous::Service {
   }
 
   absl::StatusOr<std::string> DoGet(const grpc::ServerContext& context, const std::string& key) {
+    ANNULUS_RETURN_IF_ERROR(door_->Admit(context, "Get", Access::kJoin).status());
     ANNULUS_RETURN_IF_ERROR(CheckKey(key));
     Admission::Ticket ticket(admission_);
     ANNULUS_RETURN_IF_ERROR(ticket.Enter());
@@ -85,6 +89,7 @@ class RendezvousHandlers final : public v1::Rendezvous::Service {
   }
 
   annulus::Rendezvous* const rendezvous_;
+  Door* const door_;
   Admission* const admission_;
   std::mutex mutex_;
   std::set<std::string> keys_;  // put through this service, to bound them
@@ -92,8 +97,10 @@ class RendezvousHandlers final : public v1::Rendezvous::Service {
 
 class RpcRendezvous final : public Rendezvous {
  public:
-  explicit RpcRendezvous(const std::string& endpoint)
-      : endpoint_(endpoint), stub_(v1::Rendezvous::NewStub(MakeChannel(endpoint))) {}
+  RpcRendezvous(const std::string& endpoint, std::unique_ptr<TokenFile> token)
+      : endpoint_(endpoint),
+        token_(std::move(token)),
+        stub_(v1::Rendezvous::NewStub(MakeChannel(endpoint))) {}
 
   absl::Status Put(absl::string_view key, absl::string_view value) override {
     v1::KeyValue request;
@@ -102,7 +109,7 @@ class RpcRendezvous final : public Rendezvous {
     v1::PutResult reply;
     grpc::ClientContext context;
     context.set_wait_for_ready(true);
-    SetUpCall(absl::Now() + kPutTimeout, &context);
+    SetUpCall(absl::Now() + kPutTimeout, &context, token_.get());
     return Named(stub_->Put(&context, request, &reply), key);
   }
 
@@ -113,7 +120,7 @@ class RpcRendezvous final : public Rendezvous {
       v1::KeyValue reply;
       grpc::ClientContext context;
       context.set_wait_for_ready(true);
-      SetUpCall(deadline, &context);
+      SetUpCall(deadline, &context, token_.get());
       const grpc::Status status = stub_->Get(&context, request, &reply);
       if (status.ok()) return reply.value();
       // The service waits less long than the caller may want to, and may restart meanwhile.
@@ -132,18 +139,21 @@ class RpcRendezvous final : public Rendezvous {
   }
 
   const std::string endpoint_;
+  const std::unique_ptr<TokenFile> token_;
   const std::unique_ptr<v1::Rendezvous::Stub> stub_;
 };
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> MakeRendezvousHandlers(Rendezvous* rendezvous,
+std::unique_ptr<grpc::Service> MakeRendezvousHandlers(Rendezvous* rendezvous, Door* door,
                                                       Admission* admission) {
-  return std::make_unique<RendezvousHandlers>(rendezvous, admission);
+  return std::make_unique<RendezvousHandlers>(rendezvous, door, admission);
 }
 
-std::unique_ptr<Rendezvous> MakeRpcRendezvous(const std::string& endpoint) {
-  return std::make_unique<RpcRendezvous>(endpoint);
+absl::StatusOr<std::unique_ptr<Rendezvous>> MakeRpcRendezvous(const std::string& endpoint,
+                                                              const ClientSecurity& security) {
+  ANNULUS_ASSIGN_OR_RETURN(std::unique_ptr<TokenFile> token, TokenFile::Open(security.token_file));
+  return std::make_unique<RpcRendezvous>(endpoint, std::move(token));
 }
 
 }  // namespace annulus

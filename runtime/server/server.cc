@@ -2,19 +2,23 @@
 
 #include <google/protobuf/stubs/logging.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/impl/server_builder_option.h>
 #include <grpcpp/impl/service_type.h>
 #include <grpcpp/resource_quota.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 
+#include <memory>
 #include <mutex>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status.h"
 #include "runtime/protocol/public/channel.h"
 #include "runtime/server/admission.h"
+#include "runtime/server/door.h"
 #include "runtime/server/handlers.h"
 #include "runtime/server/health.h"
 #include "runtime/server/stall_watch.h"
@@ -51,16 +55,29 @@ absl::Status Check(const RpcLimits& limits) {
   return CheckLimit("chunk_bytes", limits.chunk_bytes, 1, kMessageBytesMax - kMessageRoomBytes);
 }
 
+// Every server of a process has reflection otherwise. Its handlers are gRPC's own and ask nobody
+// who calls.
+class WithoutReflection final : public grpc::ServerBuilderOption {
+ public:
+  void UpdateArguments(grpc::ChannelArguments*) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    const std::string name = grpc::reflection::ProtoServerReflectionPlugin().name();
+    std::erase_if(*plugins, [&](const auto& plugin) { return plugin->name() == name; });
+  }
+};
+
 class GrpcServer final : public RpcServer {
  public:
   explicit GrpcServer(const RpcServerOptions& options)
-      : admission_(options.limits.in_flight_max, options.limits.buffer_bytes_max),
+      : door_(options.door != nullptr ? options.door : &open_door_),
+        admission_(options.limits.in_flight_max, options.limits.buffer_bytes_max),
+        health_(kServiceName, door_),
         stalls_(options.limits.client_stall_max),
-        steps_(options.service, &admission_, &stalls_, options.limits.step_streams_max),
-        annulus_(MakeAnnulusHandlers(options.service, &admission_, &steps_, &stalls_,
+        steps_(options.service, door_, &admission_, &stalls_, options.limits.step_streams_max),
+        annulus_(MakeAnnulusHandlers(options.service, door_, &admission_, &steps_, &stalls_,
                                      options.limits.stream, options.limits.chunk_bytes)) {
     if (options.rendezvous != nullptr) {
-      rendezvous_ = MakeRendezvousHandlers(options.rendezvous, &admission_);
+      rendezvous_ = MakeRendezvousHandlers(options.rendezvous, door_, &admission_);
     }
   }
 
@@ -74,6 +91,7 @@ class GrpcServer final : public RpcServer {
       grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     });
     grpc::ServerBuilder builder;
+    if (door_->asks()) builder.SetOption(std::make_unique<WithoutReflection>());
     grpc::ResourceQuota quota("annulus");
     quota.Resize(static_cast<size_t>(options.limits.transport_bytes_max));
     quota.SetMaxThreads(options.limits.in_flight_max + options.limits.step_streams_max +
@@ -119,8 +137,10 @@ class GrpcServer final : public RpcServer {
   }
 
  private:
+  Door open_door_{nullptr};
+  Door* const door_;
   Admission admission_;
-  HealthService health_{kServiceName};
+  HealthService health_;
   StallWatch stalls_;
   StepService steps_;
   std::unique_ptr<grpc::Service> annulus_;

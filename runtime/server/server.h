@@ -1,8 +1,7 @@
 // RpcServer: a Service offered over gRPC (annulus.proto), with a rendezvous beside it, the standard
-// health service and reflection. Connections are plain text: TLS and tokens come with the
-// service's security. Every bound below is named in the error of the call that meets it.
-// Thread-safe. Calls run on at most in_flight_max + a few threads; each open stream of steps has
-// one of its own.
+// health service and, where nobody is asked for a token, reflection. Every bound below is named in
+// the error of the call that meets it. Thread-safe. Calls run on at most in_flight_max + a few
+// threads; each open stream of steps has one of its own.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +15,8 @@
 #include "runtime/service/service.h"
 
 namespace annulus {
+
+class Door;
 
 struct RpcLimits {
   StreamLimits stream = {};
@@ -33,6 +34,7 @@ struct RpcServerOptions {
   std::string listen = "127.0.0.1:0";  // "host:port"; port 0: any free one
   Service* service = nullptr;          // outlives the server
   Rendezvous* rendezvous = nullptr;    // outlives the server; nullptr: not offered
+  Door* door = nullptr;                // outlives the server; nullptr: everybody may do everything
   RpcLimits limits = {};
 };
 

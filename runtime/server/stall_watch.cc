@@ -19,14 +19,21 @@ StallWatch::~StallWatch() {
   thread_.join();
 }
 
-StallWatch::Wait::Wait(StallWatch* watch, grpc::ServerContext* context) : watch_(watch) {
+StallWatch::Wait::Wait(StallWatch* watch, grpc::ServerContext* context)
+    : watch_(watch), list_(&watch->waiting_) {
   const std::lock_guard<std::mutex> lock(watch_->mutex_);
-  place_ = watch_->waiting_.insert(watch_->waiting_.end(), {context, absl::Now()});
+  place_ = list_->insert(list_->end(), {context, absl::Now()});
+}
+
+StallWatch::Wait::Wait(StallWatch* watch, grpc::ServerContext* context, absl::Time until)
+    : watch_(watch), list_(&watch->bounded_) {
+  const std::lock_guard<std::mutex> lock(watch_->mutex_);
+  place_ = list_->insert(list_->end(), {context, until});
 }
 
 StallWatch::Wait::~Wait() {
   const std::lock_guard<std::mutex> lock(watch_->mutex_);
-  watch_->waiting_.erase(place_);
+  list_->erase(place_);
 }
 
 // Looks now and then instead of being woken for each wait, of which there are several in each call.
@@ -42,6 +49,9 @@ void StallWatch::Run() {
            {"client_stall_max_s", absl::ToDoubleSeconds(client_stall_max_)}});
       waiting.context->TryCancel();
       waiting.since = now;  // its thread may take a moment
+    }
+    for (const Waiting& bounded : bounded_) {
+      if (now >= bounded.since) bounded.context->TryCancel();
     }
   }
 }

@@ -17,6 +17,7 @@
 #include "absl/types/span.h"
 #include "annulus/types.h"
 #include "runtime/fields/values.h"
+#include "runtime/identity/caller.h"
 
 namespace annulus {
 
@@ -180,26 +181,28 @@ struct CallEntry {
   static constexpr Form kForm = kFormOf;
 
   const char* name;  // as in annulus.proto, and the label of metrics
+  Access access;     // that its caller's role must have
 };
 template <typename Request, typename Answer>
 using Unary = CallEntry<Request, Answer, Form::kUnary>;
 template <typename Request, typename Answer>
 using Stream = CallEntry<Request, Answer, Form::kStream>;
 
-// Each request belongs to one call.
+// Each request belongs to one call. A step that appends needs kWrite, which is seen to step by
+// step.
 inline constexpr std::tuple kCalls{
-    Unary<ContextSpec, ContextInfo>{"CreateContext"},
-    Stream<AppendRequest, AppendResult>{"Append"},
-    Stream<DirectAppend, AppendResult>{"AppendDirect"},
-    Stream<AttendRequest, AttendResult>{"Attend"},
-    Stream<StepsRequest, StepResults>{"Step"},
-    Unary<ForkRequest, ContextInfo>{"Fork"},
-    Unary<TruncateRequest, ContextInfo>{"Truncate"},
-    Unary<ReleaseRequest, ReleaseResult>{"Release"},
-    Unary<KeepAliveRequest, KeepAliveReply>{"KeepAlive"},
-    Unary<DescribeRequest, ContextInfo>{"Describe"},
-    Unary<ListRequest, ContextList>{"List"},
-    Unary<StatusRequest, ClusterStatus>{"Status"},
+    Unary<ContextSpec, ContextInfo>{"CreateContext", Access::kWrite},
+    Stream<AppendRequest, AppendResult>{"Append", Access::kWrite},
+    Stream<DirectAppend, AppendResult>{"AppendDirect", Access::kWrite},
+    Stream<AttendRequest, AttendResult>{"Attend", Access::kRead},
+    Stream<StepsRequest, StepResults>{"Step", Access::kRead},
+    Unary<ForkRequest, ContextInfo>{"Fork", Access::kWrite},
+    Unary<TruncateRequest, ContextInfo>{"Truncate", Access::kWrite},
+    Unary<ReleaseRequest, ReleaseResult>{"Release", Access::kWrite},
+    Unary<KeepAliveRequest, KeepAliveReply>{"KeepAlive", Access::kWrite},
+    Unary<DescribeRequest, ContextInfo>{"Describe", Access::kRead},
+    Unary<ListRequest, ContextList>{"List", Access::kRead},
+    Unary<StatusRequest, ClusterStatus>{"Status", Access::kRead},
 };
 using AnyAnswer = std::variant<ContextInfo, AppendResult, AttendResult, StepResults, ReleaseResult,
                                KeepAliveReply, ContextList, ClusterStatus>;

@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "absl/time/time.h"
+#include "runtime/identity/caller.h"
 #include "runtime/service/calls.h"
 
 namespace annulus {
@@ -15,6 +16,7 @@ namespace annulus {
 struct CallContext {
   absl::Time deadline = absl::InfiniteFuture();
   std::function<bool()> cancelled;  // may be empty
+  Caller caller = {};               // who calls, and may: the call's door has seen to that
 };
 
 using Service = Answerer<CallContext>;

@@ -21,27 +21,11 @@
 namespace annulus::test {
 namespace {
 
-std::string MakeTempFolder() {
-  std::string path = (std::filesystem::temp_directory_path() / "annulus-test-XXXXXX").string();
-  ANNULUS_CHECK(mkdtemp(path.data()) != nullptr);
-  return path;
-}
-
 std::string ShapeText(const std::vector<int64_t>& shape) {
   return absl::StrCat("(", absl::StrJoin(shape, ", "), ")");
 }
 
 }  // namespace
-
-TempFolder::TempFolder() : path_(MakeTempFolder()) {}
-
-TempFolder::~TempFolder() {
-  std::filesystem::remove_all(path_);
-}
-
-std::string TempFolder::operator/(absl::string_view name) const {
-  return absl::StrCat(path_, "/", name);
-}
 
 namespace {
 

@@ -13,19 +13,9 @@
 #include "annulus/dtype.h"
 #include "base/rng.h"
 #include "runtime/cli/commands.h"
+#include "tests/temp_folder.h"
 
 namespace annulus::test {
-
-// A folder of its own, gone with it.
-class TempFolder {
- public:
-  TempFolder();
-  ~TempFolder();
-  std::string operator/(absl::string_view name) const;
-
- private:
-  std::string path_;
-};
 
 struct Outcome {
   int code = 0;  // exit code; 128 + n for signal n

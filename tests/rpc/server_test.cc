@@ -267,7 +267,7 @@ TEST_CASE("reflection lists the services") {
 
 TEST_CASE("a rendezvous is reached before and after its value is there") {
   RawServer raw;
-  const auto remote = MakeRpcRendezvous(raw.endpoint());
+  const auto remote = MakeRpcRendezvous(raw.endpoint()).value();
   REQUIRE(raw.rendezvous.Put("coordinator/fabric", std::string("addr\0\xff", 6)).ok());
   const auto value = remote->Get("coordinator/fabric", absl::Now() + absl::Seconds(5));
   REQUIRE(value.ok());

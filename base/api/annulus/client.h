@@ -17,9 +17,9 @@
 // calls of the client, blocking ones too, and holds up nothing but its own thread; it must not
 // destroy the client.
 //
-// Errors: INVALID_ARGUMENT never retry; UNAVAILABLE retry; DATA_LOSS the context's KV is gone,
-// upload again; RESOURCE_EXHAUSTED back off; NOT_FOUND no such context; DEADLINE_EXCEEDED;
-// CANCELLED. The client has already retried as RetryOptions says when a call returns an error.
+// Errors: INVALID_ARGUMENT never retry; UNAVAILABLE retry; DATA_LOSS the KV is gone, upload again;
+// RESOURCE_EXHAUSTED back off; NOT_FOUND no such context; UNAUTHENTICATED, PERMISSION_DENIED who
+// calls; DEADLINE_EXCEEDED; CANCELLED. RetryOptions says what the client has retried by then.
 #pragma once
 
 #include <functional>
@@ -66,6 +66,10 @@ struct ClientOptions {
   int async_calls_max = 16;  // asynchronous calls at once; each has a thread
   Upload upload = Upload::kDirect;
   RetryOptions retry = {};
+  // A file with the bearer token by which the service knows the caller; empty: none. It is read
+  // again when it changes. The token goes wherever `endpoint` is, in plain text where that is
+  // plain.
+  std::string token_file;
 };
 
 // A whole service within this process: a coordinator and workers in threads of their own, over

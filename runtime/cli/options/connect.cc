@@ -57,12 +57,15 @@ absl::Status ProbeService(const std::string& endpoint) {
   return refused ? failed("connection refused") : absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<Client>> ConnectTo(const std::string& endpoint, Upload upload) {
+absl::StatusOr<std::unique_ptr<Client>> ConnectTo(const std::string& endpoint,
+                                                  const ClientSecurity& security, Upload upload) {
   // The client waits for a service that is about to come; a person who is at the wrong port does
   // not want to.
   ANNULUS_RETURN_IF_ERROR(ProbeService(endpoint));
-  return Client::Connect(
-      {.endpoint = endpoint, .connect_timeout = kConnectTimeout, .upload = upload});
+  return Client::Connect({.endpoint = endpoint,
+                          .connect_timeout = kConnectTimeout,
+                          .upload = upload,
+                          .token_file = security.token_file});
 }
 
 }  // namespace annulus

@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "annulus/client.h"
+#include "runtime/protocol/public/channel.h"
 
 namespace annulus {
 
@@ -14,8 +15,10 @@ namespace annulus {
 absl::Status ProbeService(const std::string& endpoint);
 
 // UNAVAILABLE names the endpoint: at once where its host is unknown or every address of it refuses
-// the connection, and where nothing answers within some seconds.
+// the connection, and where nothing answers within some seconds. UNAUTHENTICATED where the service
+// does not know the token.
 absl::StatusOr<std::unique_ptr<Client>> ConnectTo(const std::string& endpoint,
+                                                  const ClientSecurity& security,
                                                   Upload upload = Upload::kDirect);
 
 }  // namespace annulus

@@ -14,6 +14,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "runtime/protocol/public/token_file.h"
 
 namespace annulus {
 namespace {
@@ -70,8 +71,10 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& endpoint) {
   return grpc::CreateCustomChannel(endpoint, grpc::InsecureChannelCredentials(), args);
 }
 
-void SetUpCall(absl::Time deadline, grpc::ClientContext* context) {
+void SetUpCall(absl::Time deadline, grpc::ClientContext* context, TokenFile* token) {
   context->AddMetadata(kProtocolKey, kProtocolVersion);
+  // gRPC's own way of bringing a token refuses connections without TLS.
+  if (token != nullptr) context->AddMetadata(kAuthorizationKey, token->Authorization());
   if (deadline == absl::InfiniteFuture()) return;
   context->set_deadline(absl::ToChronoTime(deadline));
 }

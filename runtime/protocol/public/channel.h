@@ -16,6 +16,8 @@ class ClientContext;
 
 namespace annulus {
 
+class TokenFile;
+
 // A server accepts pings this often; clients ping less often than that.
 inline constexpr int kPingIntervalMinMs = 250;
 
@@ -32,6 +34,11 @@ absl::Status CheckHostPort(absl::string_view field, absl::string_view text);
 // of a process go, and then may wait 10 s for a poller of its own that a large write has left.
 void HoldGrpc();
 
+// What a client proves itself with and whom it trusts: files, each empty where there is none.
+struct ClientSecurity {
+  std::string token_file;  // a bearer token
+};
+
 // A channel of its own to "host:port", not connected yet. Proxies named in the environment are not
 // used.
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& endpoint);
@@ -41,8 +48,13 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& endpoint);
 inline constexpr char kProtocolKey[] = "annulus-protocol";
 inline constexpr char kProtocolVersion[] = "1";
 
-// Names the version. Infinite times leave the call without a deadline.
-void SetUpCall(absl::Time deadline, grpc::ClientContext* context);
+// Where a call's metadata has its caller's token.
+inline constexpr char kAuthorizationKey[] = "authorization";
+inline constexpr char kBearer[] = "Bearer ";
+
+// Names the version, and brings the token if there is one. Infinite times leave the call without a
+// deadline.
+void SetUpCall(absl::Time deadline, grpc::ClientContext* context, TokenFile* token = nullptr);
 
 // Stops gRPC and protobuf from writing to stderr, for programs whose stderr is for people. Call it
 // first in main.

@@ -39,6 +39,10 @@ bool TryConfig(Bytes input);
 // A --cluster or --calibration file.
 bool TryCluster(Bytes input);
 
+// What says who calls; the first byte says which: 'a' a file of --auth, 'k' a JWKS, 't' a signed
+// token, for fixed keys, rules and time. What is refused is refused in one line.
+bool TryIdentity(Bytes input);
+
 // Their names are those of the corpora; `run` says whether the reader accepted the input.
 struct Target {
   absl::string_view name;
@@ -47,7 +51,7 @@ struct Target {
 inline constexpr Target kTargets[] = {
     {"wire", TryWire},       {"protocol", TryProtocol},       {"pattern", TryPattern},
     {"npy", TryNpy},         {"safetensors", TrySafetensors}, {"config", TryConfig},
-    {"cluster", TryCluster},
+    {"cluster", TryCluster}, {"identity", TryIdentity},
 };
 
 // The first bytes of an input, of a size that the format fixes.

@@ -1,0 +1,79 @@
+// Authenticator: who a caller is, by what it brings. Knows the file of --auth and the keys that it
+// names, and reads both again when they change: a file that is spoilt then changes nothing.
+// Thread-safe.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "base/watched_file.h"
+#include "runtime/identity/auth_file.h"
+#include "runtime/identity/caller.h"
+
+namespace annulus {
+
+// A bearer token, and one of the files.
+inline constexpr size_t kTokenBytesMax = 8192;
+inline constexpr size_t kAuthFileBytesMax = 4 << 20;
+// Signed tokens that are remembered until they expire, so that a signature is checked once.
+inline constexpr size_t kVerifiedMax = 4096;
+
+class Authenticator {
+ public:
+  struct Counts {
+    uint64_t reloads = 0;         // that went well, beside the first
+    uint64_t reloads_failed = 0;  // files that were spoilt, each once
+  };
+
+  // INVALID_ARGUMENT names the file, the field, its value and what was expected. From then on the
+  // files are looked at every `reload_period`; zero: only by Reload.
+  static absl::StatusOr<std::unique_ptr<Authenticator>> Open(const std::string& path,
+                                                             absl::Duration reload_period);
+  ~Authenticator();
+
+  // Whose bearer token this is. UNAUTHENTICATED says why it is nobody's, for logs: to the caller
+  // all reasons must read alike.
+  absl::StatusOr<Caller> OfToken(absl::string_view token, absl::Time now);
+
+  // Whose certificate has these names, of which the peer has proved that it has the key.
+  absl::StatusOr<Caller> OfCertificate(absl::Span<const std::string> names);
+  bool knows_certificates() const;
+
+  Quotas quotas() const;
+  Counts counts() const { return {reloads_.load(), reloads_failed_.load()}; }
+
+  // Reads what may have changed. The error of a spoilt file, which then has changed nothing.
+  absl::Status Reload();
+
+ private:
+  class Known;
+
+  explicit Authenticator(const std::string& path) : auth_(path, kAuthFileBytesMax) {}
+
+  absl::Status Load(bool* changed);  // with reload_mutex_
+  void Watch(absl::Duration period);
+  std::shared_ptr<Known> known() const;
+
+  std::mutex reload_mutex_;  // the three that follow
+  WatchedFile auth_;
+  std::unique_ptr<WatchedFile> jwks_;
+  std::string loaded_, failed_;  // what was read last, and failed last
+  mutable std::mutex mutex_;
+  std::shared_ptr<Known> known_;  // under mutex_; replaced, never changed
+  std::atomic<uint64_t> reloads_ = 0;
+  std::atomic<uint64_t> reloads_failed_ = 0;
+  std::condition_variable stop_;
+  bool stopping_ = false;  // under mutex_
+  std::thread thread_;
+};
+
+}  // namespace annulus

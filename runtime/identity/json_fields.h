@@ -1,0 +1,50 @@
+// What the readers of this folder share: fields of a JSON object, taken one by one, so that what is
+// left over is known to be unknown. For .cc files only: it brings nlohmann-json.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "base/quoted.h"
+
+namespace annulus {
+
+using Json = nlohmann::json;
+
+// INVALID_ARGUMENT: "tokens[2].role: "king"; expected admin, …".
+inline absl::Status Unexpected(absl::string_view field, const Json& found,
+                               absl::string_view expected) {
+  const std::string text = found.is_string() ? Quoted(found.get<std::string>())
+                                             : found.dump(-1, ' ', /*ensure_ascii=*/true,
+                                                          Json::error_handler_t::replace);
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, ": ", absl::string_view(text).substr(0, 100), "; expected ", expected));
+}
+
+// A whole text. Names that come twice in an object are refused: readers differ in which one counts.
+// `what` names the text in errors.
+inline absl::StatusOr<Json> ParseObject(absl::string_view what, absl::string_view text) {
+  std::vector<std::set<std::string>> names;  // of the objects that are open
+  std::string twice;
+  const auto look = [&](int, Json::parse_event_t event, Json& parsed) {
+    if (event == Json::parse_event_t::object_start) names.emplace_back();
+    if (event == Json::parse_event_t::object_end) names.pop_back();
+    if (event == Json::parse_event_t::key && !names.back().insert(parsed).second) twice = parsed;
+    return true;
+  };
+  Json object = Json::parse(text.begin(), text.end(), look, /*allow_exceptions=*/false);
+  if (!object.is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat(what, ": no JSON object; expected one"));
+  }
+  if (twice.empty()) return object;
+  return absl::InvalidArgumentError(
+      absl::StrCat(what, ": name ", Quoted(twice), " comes twice in an object; expected once"));
+}
+
+}  // namespace annulus

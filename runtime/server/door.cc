@@ -1,0 +1,110 @@
+#include "runtime/server/door.h"
+
+#include <grpcpp/security/auth_context.h>
+#include <grpcpp/server_context.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "runtime/identity/authenticator.h"
+#include "runtime/protocol/public/channel.h"
+
+namespace annulus {
+namespace {
+
+constexpr int kToldPerSecond = 10;
+
+// The names in a connection's certificate, if the peer had to show one.
+std::vector<std::string> CertificateNames(const grpc::ServerContext& rpc) {
+  std::vector<std::string> names;
+  const std::shared_ptr<const grpc::AuthContext> peer = rpc.auth_context();
+  if (peer == nullptr || !peer->IsPeerAuthenticated()) return names;
+  for (const char* property : {"x509_subject_alternative_name", "x509_common_name"}) {
+    for (const grpc::string_ref& name : peer->FindPropertyValues(property)) {
+      names.emplace_back(name.data(), name.size());
+    }
+  }
+  return names;
+}
+
+}  // namespace
+
+absl::Status CheckMay(const Caller& caller, absl::string_view call, Access access) {
+  if (May(caller.role, access)) return absl::OkStatus();
+  return absl::PermissionDeniedError(absl::StrCat("role: ", Name(caller.role), ", which may not ",
+                                                  call, "; expected one of ",
+                                                  RolesThatMay(access)));
+}
+
+absl::StatusOr<Caller> Door::Identify(const grpc::ServerContext& rpc) const {
+  const auto [begin, end] = rpc.client_metadata().equal_range(kAuthorizationKey);
+  if (begin == end) {
+    if (!authenticator_->knows_certificates()) {
+      return absl::UnauthenticatedError("authorization: none; expected a bearer token");
+    }
+    return authenticator_->OfCertificate(CertificateNames(rpc));
+  }
+  absl::string_view token(begin->second.data(), begin->second.size());
+  if (std::next(begin) != end || !absl::StartsWithIgnoreCase(token, kBearer)) {
+    return absl::UnauthenticatedError("authorization: not one of the form Bearer TOKEN");
+  }
+  token.remove_prefix(absl::string_view(kBearer).size());
+  return authenticator_->OfToken(token, absl::Now());
+}
+
+absl::StatusOr<Caller> Door::Admit(const grpc::ServerContext& rpc, absl::string_view call,
+                                   Access access) {
+  if (authenticator_ == nullptr) return Caller();
+  absl::StatusOr<Caller> caller = Identify(rpc);
+  if (!caller.ok()) return Refuse(rpc, call, caller.status());
+  if (absl::Status may = CheckMay(*caller, call, access); !may.ok()) {
+    ++denied_;
+    Tell(rpc, call, absl::StrCat(caller->name, ": ", may.message()));
+    return may;
+  }
+  return caller;
+}
+
+absl::Status Door::CheckToken(const grpc::ServerContext& rpc, absl::string_view call) {
+  if (authenticator_ == nullptr) return absl::OkStatus();
+  if (rpc.client_metadata().count(kAuthorizationKey) == 0) return absl::OkStatus();
+  const absl::Status known = Identify(rpc).status();
+  return known.ok() ? known : Refuse(rpc, call, known);
+}
+
+absl::Status Door::Refuse(const grpc::ServerContext& rpc, absl::string_view call,
+                          const absl::Status& why) {
+  ++unauthenticated_;
+  Tell(rpc, call, why.message());
+  return absl::UnauthenticatedError(
+      "authorization: not accepted; expected a bearer token that the service knows and that is "
+      "valid now");
+}
+
+void Door::Tell(const grpc::ServerContext& rpc, absl::string_view call, absl::string_view why) {
+  int64_t left_out = 0;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const absl::Time now = absl::Now();
+    if (now - second_ >= absl::Seconds(1) || now < second_) {
+      second_ = now;
+      told_ = 0;
+    }
+    if (told_ >= kToldPerSecond) {
+      ++left_out_;
+      return;
+    }
+    ++told_;
+    left_out = std::exchange(left_out_, 0);
+  }
+  Log(LogLevel::kWarning, "call refused",
+      {{"call", call}, {"client", rpc.peer()}, {"why", why}, {"refusals_left_out", left_out}});
+}
+
+}  // namespace annulus

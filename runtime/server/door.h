@@ -1,0 +1,65 @@
+// Door: who comes in by a server's port, and whether they may make the call that they make.
+// Handlers ask before they reserve or read anything. A caller proves itself with a bearer token
+// (metadata "authorization: Bearer …") or, without one, with the certificate of its connection.
+// Refusals are counted, and logged up to some each second. Thread-safe.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "runtime/identity/caller.h"
+
+namespace grpc {
+class ServerContext;
+}  // namespace grpc
+
+namespace annulus {
+
+class Authenticator;
+
+// PERMISSION_DENIED names the call, the caller's role and the roles that may.
+absl::Status CheckMay(const Caller& caller, absl::string_view call, Access access);
+
+class Door {
+ public:
+  struct Counts {
+    uint64_t unauthenticated = 0;
+    uint64_t denied = 0;
+  };
+
+  // `authenticator` outlives this; nullptr: nobody is asked, and everybody may do everything.
+  explicit Door(Authenticator* authenticator) : authenticator_(authenticator) {}
+
+  bool asks() const { return authenticator_ != nullptr; }
+
+  // UNAUTHENTICATED reads the same whatever is wrong with what the caller brings; the log says it.
+  // PERMISSION_DENIED as CheckMay.
+  absl::StatusOr<Caller> Admit(const grpc::ServerContext& rpc, absl::string_view call,
+                               Access access);
+
+  // UNAUTHENTICATED if the caller brings a token and it is not good: for what everybody may ask.
+  absl::Status CheckToken(const grpc::ServerContext& rpc, absl::string_view call);
+
+  Counts counts() const { return {unauthenticated_.load(), denied_.load()}; }
+
+ private:
+  absl::StatusOr<Caller> Identify(const grpc::ServerContext& rpc) const;
+  absl::Status Refuse(const grpc::ServerContext& rpc, absl::string_view call,
+                      const absl::Status& why);
+  void Tell(const grpc::ServerContext& rpc, absl::string_view call, absl::string_view why);
+
+  Authenticator* const authenticator_;
+  std::atomic<uint64_t> unauthenticated_ = 0;
+  std::atomic<uint64_t> denied_ = 0;
+  std::mutex mutex_;  // all that follows
+  absl::Time second_ = absl::InfinitePast();
+  int told_ = 0;          // in that second
+  int64_t left_out_ = 0;  // since the last that was told
+};
+
+}  // namespace annulus

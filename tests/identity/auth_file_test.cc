@@ -1,0 +1,216 @@
+// The file of --auth, and who is known by it while it changes.
+#include "runtime/identity/auth_file.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/log.h"
+#include "runtime/identity/authenticator.h"
+#include "tests/catch.h"
+#include "tests/identity/signer.h"
+#include "tests/temp_folder.h"
+
+namespace annulus {
+namespace {
+
+namespace fs = std::filesystem;
+using test::Sha256Hex;
+using test::TempFolder;
+
+std::string TokenEntry(absl::string_view token, absl::string_view tenant, absl::string_view role) {
+  return absl::StrCat(R"({"name":"n-)", tenant, R"(","sha256":")", Sha256Hex(token),
+                      R"(","tenant":")", tenant, R"(","role":")", role, R"("})");
+}
+
+std::string Tokens(absl::string_view entries) {
+  return absl::StrCat(R"({"tokens":[)", entries, "]}");
+}
+
+TEST_CASE("an auth file with everything is read as it is written") {
+  const auto file =
+      ParseAuthFile(absl::StrCat(R"({"tokens":[)", TokenEntry("t", "lab", "tenant"), R"(],
+        "certificates":[{"name":"w1.example","role":"worker"}],
+        "jwt":{"jwks":"keys.json","issuer":"https://i","audience":"annulus",
+               "claims":{"tenant":"/kubernetes.io/namespace",
+                         "role":{"claim":"sub","map":{"x":"reader"},"default":"tenant"}}},
+        "quotas":{"default":{"contexts_max":7,"streams_max":2},"lab":{"contexts_max":9}}})"));
+  INFO(file.status());
+  REQUIRE(file.ok());
+  REQUIRE(file->tokens.size() == 1);
+  CHECK(SameDigest(file->tokens[0].digest, Sha256("t")));
+  CHECK(file->tokens[0].caller.tenant == "lab");
+  CHECK(file->tokens[0].caller.role == Role::kTenant);
+  REQUIRE(file->certificates.size() == 1);
+  CHECK(file->certificates[0].role == Role::kWorker);
+  REQUIRE(file->jwt.has_value());
+  CHECK(file->jwt->jwks == "keys.json");
+  CHECK(file->jwt->rules.tenant.claim == "/kubernetes.io/namespace");
+  CHECK(file->jwt->rules.role.map.at("x") == "reader");
+  CHECK(file->quotas.Of("lab").contexts_max == 9);
+  CHECK(file->quotas.Of("lab").streams_max == 2);
+  CHECK(file->quotas.Of("other").contexts_max == 7);
+  CHECK(file->quotas.Of("other").kv_bytes_max == kNoQuota);
+}
+
+TEST_CASE("a spoilt auth file is refused by the name of its field") {
+  const auto why = [](const std::string& text) {
+    const auto file = ParseAuthFile(text);
+    CHECK(absl::IsInvalidArgument(file.status()));
+    return std::string(file.status().message());
+  };
+  const std::string good = TokenEntry("t", "lab", "tenant");
+  const std::string jwt = R"({"jwt":{"jwks":"k","issuer":"i","audience":"a","claims":)";
+  const std::pair<std::string, const char*> cases[] = {
+      {"", "content: no JSON object"},
+      {"[]", "content: no JSON object"},
+      {"{}", "content: nobody is known"},
+      {R"({"tokens":[]})", "content: nobody is known"},
+      {R"({"token":[]})", "field \"token\" of the file: unknown"},
+      {R"({"tokens":{}})", "tokens: {}"},
+      {R"({"tokens":[7]})", "tokens[0]: 7"},
+      {Tokens(good + "," + good), "tokens[1].sha256: "},
+      {Tokens(TokenEntry("t", "lab", "king")), "tokens[0].role: \"king\""},
+      {Tokens(TokenEntry("t", "", "tenant")), "tokens[0].tenant: none"},
+      {Tokens(R"({"name":"n","role":"admin"})"), "tokens[0].sha256: none"},
+      {Tokens(R"({"name":"n","role":"admin","sha256":"ab"})"), "tokens[0].sha256: \"ab\""},
+      {Tokens(R"({"name":"n","role":"admin","secret":"ab","sha256":")" + Sha256Hex("x") + "\"}"),
+       "field \"secret\" of tokens[0]: unknown"},
+      {R"({"tokens":[],"tokens":[]})", "content: name \"tokens\" comes twice"},
+      {R"({"certificates":[{"name":"a","role":"admin"},{"name":"a","role":"admin"}]})",
+       "certificates[1].name: \"a\""},
+      {R"({"jwt":{"jwks":"k","issuer":"i"}})", "jwt.audience: none"},
+      {R"({"jwt":{"jwks":"","issuer":"i","audience":"a"}})", "jwt.jwks: \"\""},
+      {jwt + R"({"tenant":"/~2"}}})", "jwt.claims.tenant: "},
+      {jwt + R"({"role":{"default":"king"}}}})", "jwt.claims.role: \"king\""},
+      {jwt + R"({"role":{"map":{}}}}})", "jwt.claims.role.claim: none"},
+      {jwt + R"({"name":"x"}}})", "field \"name\" of jwt.claims: unknown"},
+      {R"({"quotas":{"lab":{"contexts":1}}})", "field \"contexts\" of quotas[\"lab\"]: unknown"},
+      {R"({"quotas":{"lab":{"contexts_max":-1}}})", "quotas[\"lab\"].contexts_max: -1"},
+      {R"({"quotas":7})", "quotas: 7"},
+  };
+  for (const auto& [text, begin] : cases) {
+    INFO(text << "\n" << why(text));
+    CHECK(absl::StartsWith(why(text), begin));
+  }
+}
+
+std::unique_ptr<Authenticator> Open(const std::string& path) {
+  auto opened = Authenticator::Open(path, absl::ZeroDuration());
+  INFO(opened.status());
+  REQUIRE(opened.ok());
+  return *std::move(opened);
+}
+
+TEST_CASE("known are the tokens of the file as it is now, and a spoilt one changes nothing") {
+  SetLogLevel(LogLevel::kOff);
+  const TempFolder folder;
+  const std::string path = folder / "auth.json";
+  CHECK(absl::IsInvalidArgument(Authenticator::Open(path, absl::ZeroDuration()).status()));
+  folder.Write("auth.json", Tokens(TokenEntry("old", "a", "tenant")));
+  const auto authenticator = Open(path);
+  const auto tenant = [&](absl::string_view token) {
+    const auto caller = authenticator->OfToken(token, absl::Now());
+    if (!caller.ok()) CHECK(absl::IsUnauthenticated(caller.status()));
+    return caller.ok() ? caller->tenant : "(nobody)";
+  };
+  CHECK(tenant("old") == "a");
+  CHECK(tenant("new") == "(nobody)");
+  CHECK(tenant("") == "(nobody)");
+  CHECK(tenant(std::string(kTokenBytesMax + 1, 'x')) == "(nobody)");
+  CHECK(tenant("a.b.c") == "(nobody)");
+
+  folder.Write("auth.json", Tokens(TokenEntry("new", "b", "tenant")));
+  CHECK(authenticator->Reload().ok());
+  CHECK(tenant("old") == "(nobody)");
+  CHECK(tenant("new") == "b");
+  CHECK(authenticator->counts().reloads == 1);
+  CHECK(authenticator->Reload().ok());
+  CHECK(authenticator->counts().reloads == 1);
+
+  folder.Write("auth.json", "{");
+  for (int i = 0; i < 3; ++i) CHECK(absl::IsInvalidArgument(authenticator->Reload()));
+  CHECK(authenticator->counts().reloads_failed == 1);
+  CHECK(tenant("new") == "b");
+  fs::remove(path);
+  CHECK_FALSE(authenticator->Reload().ok());
+  CHECK(tenant("new") == "b");
+  CHECK(authenticator->counts().reloads_failed == 2);
+
+  folder.Write("auth.json", Tokens(TokenEntry("third", "c", "admin")));
+  CHECK(authenticator->Reload().ok());
+  CHECK(tenant("third") == "c");
+  SetLogLevel(LogLevel::kInfo);
+}
+
+TEST_CASE("keys are read again when Kubernetes turns its link to another folder") {
+  SetLogLevel(LogLevel::kOff);
+  const TempFolder folder;
+  const test::Signer first = test::Signer::EdDsa(), second = test::Signer::Es256();
+  const std::string auth = R"({"jwt":{"jwks":"jwks.json","issuer":"i","audience":"a"}})";
+  for (const auto& [name, signer] : {std::pair("1", &first), {"2", &second}}) {
+    REQUIRE(mkdir((folder / name).c_str(), 0700) == 0);
+    folder.Write(absl::StrCat(name, "/auth.json"), auth);
+    folder.Write(absl::StrCat(name, "/jwks.json"), test::JwksOf(signer->Jwk()));
+  }
+  REQUIRE(symlink("1", (folder / "..data").c_str()) == 0);
+  const auto authenticator = Open(folder / "..data/auth.json");
+  const std::string claims = absl::StrCat(R"({"iss":"i","aud":"a","sub":"s","exp":)",
+                                          absl::ToUnixSeconds(absl::Now()) + 600, "}");
+  const std::string old_token = first.Sign(R"({"alg":"EdDSA"})", claims);
+  const std::string new_token = second.Sign(R"({"alg":"ES256"})", claims);
+  for (int i = 0; i < 2; ++i) CHECK(authenticator->OfToken(old_token, absl::Now()).ok());
+  // A token that was verified is so until it expires only.
+  const absl::Time late = absl::Now() + absl::Hours(1);
+  CHECK(absl::IsUnauthenticated(authenticator->OfToken(old_token, late).status()));
+  CHECK_FALSE(authenticator->OfToken(new_token, absl::Now()).ok());
+  REQUIRE(symlink("2", (folder / "..new").c_str()) == 0);
+  fs::rename(folder / "..new", folder / "..data");
+  CHECK(authenticator->Reload().ok());
+  CHECK_FALSE(authenticator->OfToken(old_token, absl::Now()).ok());
+  const auto caller = authenticator->OfToken(new_token, absl::Now());
+  REQUIRE(caller.ok());
+  CHECK(caller->tenant == "s");
+  CHECK(caller->role == Role::kTenant);
+  SetLogLevel(LogLevel::kInfo);
+}
+
+TEST_CASE("the files are looked at by themselves") {
+  SetLogLevel(LogLevel::kOff);
+  const TempFolder folder;
+  folder.Write("auth.json", Tokens(TokenEntry("old", "a", "tenant")));
+  const auto authenticator =
+      Authenticator::Open(folder / "auth.json", absl::Milliseconds(5)).value();
+  folder.Write("auth.json", Tokens(TokenEntry("new", "b", "tenant")));
+  const absl::Time give_up = absl::Now() + absl::Seconds(30);
+  while (!authenticator->OfToken("new", absl::Now()).ok() && absl::Now() < give_up) {
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+  CHECK(authenticator->OfToken("new", absl::Now()).ok());
+  SetLogLevel(LogLevel::kInfo);
+}
+
+TEST_CASE("base64url and hex have one spelling") {
+  CHECK(FromBase64Url("") == "");
+  CHECK(FromBase64Url("_-8") == "\xff\xef");
+  for (const char* bad : {"A", "AB", "AAB", "AA==", "A+==", "A/", "A A", "AAAAA"}) {
+    INFO(bad);
+    CHECK_FALSE(FromBase64Url(bad).has_value());
+  }
+  CHECK(DigestFromHex(Sha256Hex("abc")) == Sha256("abc"));
+  CHECK_FALSE(DigestFromHex(std::string(63, 'a')).has_value());
+  CHECK_FALSE(DigestFromHex(std::string(64, 'g')).has_value());
+}
+
+TEST_CASE("roles may what the table says") {
+  CHECK(RolesThatMay(Access::kRead) == "admin, tenant, reader");
+  CHECK(RolesThatMay(Access::kWrite) == "admin, tenant");
+  CHECK(RolesThatMay(Access::kJoin) == "admin, worker");
+}
+
+}  // namespace
+}  // namespace annulus
