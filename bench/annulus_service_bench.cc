@@ -20,6 +20,7 @@
 #include "bench/service/beside.h"
 #include "bench/service/cluster.h"
 #include "bench/service/parts.h"
+#include "bench/service/spread.h"
 #include "bench/service/upload.h"
 #include "comm/ucx/ucx_signals.h"
 #include "runtime/cli/options/options.h"
@@ -34,6 +35,7 @@ struct Flags {
   int64_t batch_tokens = 2048;
   int64_t upload_bytes = int64_t{256} << 20;
   int64_t beside_tokens = 32 << 10;
+  int spread = 0;
   std::string endpoint;
   bool json = false;
   std::string csv;
@@ -346,6 +348,8 @@ absl::Status Run(const std::vector<std::string>& args) {
   options.Add("beside-tokens", "N",
               "tokens that steps are measured beside prefills of, and then 4N; 0: not (32K)",
               SetCount(&flags.beside_tokens, 0, int64_t{1} << 24));
+  options.Add("spread", "N", "only steps of 1, 8 and 64 contexts over N workers",
+              SetCount(&flags.spread, 1, 64));
   options.Add("endpoint", "HOST:PORT", "only that, in a service that runs there",
               SetText(&flags.endpoint));
   options.Add("csv", "F", "where the rows go as CSV", SetText(&flags.csv));
@@ -363,6 +367,12 @@ absl::Status Run(const std::vector<std::string>& args) {
   }
   KeepFreedMemory(KeptBytes(ServiceCluster::kKvBytesLimit));  // as a worker's process does
   if (!flags.endpoint.empty()) return MeasureTogether(flags);
+  for (const int contexts : {1, 8, 64}) {
+    if (flags.spread == 0) break;
+    ANNULUS_ASSIGN_OR_RETURN(auto row, MeasureSpread(flags.spread, contexts, flags.rounds));
+    std::cout << row.JsonLine() << std::flush;
+  }
+  if (flags.spread != 0) return absl::OkStatus();
   Report report(flags.json);
   ANNULUS_RETURN_IF_ERROR(MeasureLatencies(flags, &report));
   for (const int64_t tokens : {flags.batch_tokens, 4 * flags.batch_tokens}) {

@@ -1,7 +1,7 @@
 // Pass-Q (arXiv 2411.01783 §3): KV stays where it is; the queries go to every rank that holds
 // something they see, and partials come back. The plan for decode, where queries are few. Many
-// partials of one home are merged on the way by a binary tree among the ranks that made them, so
-// that no home takes in more than log2 of them.
+// partials of one home and the same heads are merged on the way by a tree among the ranks that made
+// them: a rank takes in no more than log2 of them, and the caller no more than four of each head.
 #include <algorithm>
 #include <utility>
 
@@ -115,29 +115,58 @@ class PassQBuilder {
     Pieces partials;
   };
 
+  // Ranks of different heads have nothing to merge.
   void ComeHomeTo(int home, const BlockSet& rows, std::vector<Step>* steps) const {
     if (rows.empty()) return;
+    std::vector<std::vector<Holder>> holders(
+        static_cast<size_t>(problem_.kv.mesh().head_groups));  // by head group
     // Starting after the home itself spreads the work of the inner nodes of different homes.
-    std::vector<Holder> holders;
     for (int i = 1; i <= problem_.world(); ++i) {
       const int rank = (std::max(home, 0) + i) % problem_.world();
       if (rank == home) continue;
       Pieces partials = Seeing(rank, rows);
-      if (!partials.empty()) holders.push_back({rank, std::move(partials)});
+      if (partials.empty()) continue;
+      holders[static_cast<size_t>(problem_.kv.HeadGroup(rank))].push_back(
+          {rank, std::move(partials)});
     }
-    if (holders.size() <= kDirectPartialsMax) {
-      for (const Holder& holder : holders) Send(holder, home, 0, steps);
-      return;
-    }
-    if (home != kCaller) holders.insert(holders.begin(), Holder{home, {}});
-    size_t round = 0;
-    for (size_t apart = 1; apart < holders.size(); apart *= 2, ++round) {
-      for (size_t i = apart; i < holders.size(); i += 2 * apart) {
-        Send(holders[i], holders[i - apart].rank, round, steps);
-        Absorb(holders[i].partials, &holders[i - apart].partials);
+    for (std::vector<Holder>& group : holders) {
+      if (group.size() <= kDirectPartialsMax) {
+        for (const Holder& holder : group) Send(holder, home, 0, steps);
+      } else if (home == kCaller) {
+        ComeToCaller(std::move(group), steps);
+      } else {
+        group.insert(group.begin(), Holder{home, {}});
+        size_t round = 0;
+        for (size_t apart = 1; apart < group.size(); apart *= 2)
+          Join(group, apart, 2, round++, steps);
       }
     }
-    if (home == kCaller) Send(holders[0], home, round, steps);
+  }
+
+  // In the fewest rounds after which no more than kDirectPartialsMax are left. A rank takes in up
+  // to three others' in a round.
+  void ComeToCaller(std::vector<Holder> holders, std::vector<Step>* steps) const {
+    size_t round = 0;
+    size_t apart = 1;
+    const auto left = [&] { return (holders.size() + apart - 1) / apart; };
+    while (left() > kDirectPartialsMax) {
+      const size_t together =
+          std::min((left() + kDirectPartialsMax - 1) / kDirectPartialsMax, kDirectPartialsMax);
+      Join(holders, apart, together, round++, steps);
+      apart *= together;
+    }
+    for (size_t i = 0; i < holders.size(); i += apart) Send(holders[i], kCaller, round, steps);
+  }
+
+  // Of the holders that are left, each `apart` from the next, so many merge `together`.
+  void Join(std::vector<Holder>& holders, size_t apart, size_t together, size_t round,
+            std::vector<Step>* steps) const {
+    for (size_t i = 0; i < holders.size(); i += apart) {
+      const size_t into = i - i % (apart * together);
+      if (into == i) continue;
+      Send(holders[i], holders[into].rank, round, steps);
+      Absorb(holders[i].partials, &holders[into].partials);
+    }
   }
 
   void Send(const Holder& from, int to, size_t round, std::vector<Step>* steps) const {

@@ -24,8 +24,8 @@
 
 namespace annulus {
 
-// Up to so many ranks pass-q moves nothing between them: partials go straight to the home of their
-// rows, in the fewest steps.
+// Up to so many ranks that hold the same heads pass-q moves nothing between them: partials go
+// straight to the home of their rows, in the fewest steps. No caller takes in more.
 inline constexpr size_t kDirectPartialsMax = 4;
 
 // Query heads of a problem.

@@ -77,6 +77,7 @@ absl::Status ServiceCluster::Fill() {
   spec.kv_heads = shape_.kv_heads;
   spec.head_dim = spec.v_head_dim = shape_.dim;
   spec.dtype = shape_.dtype;
+  spec.partition = shape_.partition;
   for (int i = 0; i < shape_.contexts; ++i) {
     ANNULUS_ASSIGN_OR_RETURN(const ContextInfo info, coordinator_->Call(spec, {}));
     AppendRequest request;

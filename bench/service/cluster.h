@@ -25,6 +25,7 @@ struct ServiceShape {
   int64_t tokens = 256;
   int contexts = 1;
   int workers = 1;  // that share the cores
+  PartitionSpec partition = ContextSpec().partition;
 
   int64_t q_bytes() const { return int64_t{heads} * dim * 2; }            // one query, bf16
   int64_t reply_bytes() const { return int64_t{heads} * (dim + 1) * 4; }  // out and lse, f32
@@ -40,6 +41,7 @@ class ServiceCluster {
   Client& client() { return *client_; }
   std::string endpoint() const;
   Service& service() { return *coordinator_; }
+  Coordinator& coordinator() { return *coordinator_; }
 
   // One query at the end of context `i`, as an Attend and as a Step.
   AttendRequest Attend(int i) const;

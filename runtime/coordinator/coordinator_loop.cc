@@ -39,7 +39,7 @@ void CoordinatorLoop::Begin(event::Begin begin, CallListener listener) {
 void CoordinatorLoop::Prepared(CallId call, PreparedCall prepared) {
   const auto found = calls_.find(call);
   if (found == calls_.end()) return;
-  event::Prepared event{call, {}, std::move(prepared.refused)};
+  event::Prepared event{call, {}, std::move(prepared.refused), std::move(prepared.merging)};
   for (ShareMessage& to : prepared.messages) event.shares.push_back(to.share);
   found->second.messages = std::move(prepared.messages);
   incoming_.push_back({std::move(event), {}});

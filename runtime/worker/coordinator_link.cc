@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "runtime/worker/merge_point.h"
 
 namespace annulus {
 namespace {
@@ -12,6 +13,10 @@ namespace {
 // An address may swallow what is sent there, so a worker connects anew. A coordinator that stands
 // still answers the Hellos of all links when it goes on: better they are few.
 constexpr int kAnswerWaitMax = 4;  // times the heartbeat_timeout
+// The coordinator sends a Work to all of its ranks at once. A link to it that held one up for so
+// many times the heartbeat_timeout would have been given up: other ranks' partials that have waited
+// for so long are of a Work that has ended here.
+constexpr int kEarlyTimes = 3;
 // How often people are told that a worker waits.
 constexpr absl::Duration kWordPeriod = absl::Seconds(10);
 
@@ -33,11 +38,13 @@ CoordinatorLink::CoordinatorLink(Messenger& messenger, Options options, const Cl
     : messenger_(messenger),
       options_(std::move(options)),
       clock_(clock),
-      coordinator_address_(options_.coordinator_address) {
+      coordinator_address_(options_.coordinator_address),
+      peers_(messenger) {
   messenger_.SetHandlers({
       .on_message = [this](PeerId from, Message message) { OnMessage(from, std::move(message)); },
       .on_peer_down =
           [this](PeerId peer, absl::Status why) {
+            if (peers_.Forget(peer)) TellLinkLost();
             if (peer != coordinator_) return;
             coordinator_ = 0;
             if (state_ == State::kReady) Vanish(std::move(why));
@@ -119,8 +126,11 @@ void CoordinatorLink::End(absl::string_view what, absl::Status why) {
       {{"worker", id_}, {"coordinator", coordinator_name()}, {"why", why_lost_.ToString()}});
 }
 
+// What runs ends by itself. What waits for other ranks' partials waits no more.
 void CoordinatorLink::CancelAll() {
-  for (const auto& [request, cancel] : running_) cancel->store(true);
+  for (const auto& [request, running] : running_) running.cancel->store(true);
+  std::erase_if(running_, [](const auto& entry) { return entry.second.merge_point != nullptr; });
+  peers_.DropEarly();
 }
 
 void CoordinatorLink::Handle() {
@@ -132,7 +142,10 @@ void CoordinatorLink::Handle() {
 void CoordinatorLink::OnTime() {
   const absl::Time now = clock_.Now();
   // A worker that itself stood still has heard nobody; what came meanwhile is handled first.
-  if (now - handled_ > options_.heartbeat_timeout / 2) heard_ = now;
+  if (now - handled_ > options_.heartbeat_timeout / 2) {
+    heard_ = now;
+    peers_.RenewEarly(now);
+  }
   handled_ = now;
   if (state_ == State::kLost || state_ == State::kLeft) return;
   if (state_ == State::kReady && now - heard_ >= options_.heartbeat_timeout) {
@@ -142,6 +155,7 @@ void CoordinatorLink::OnTime() {
   if (state_ == State::kRejoining) OnTimeRejoining(now);
   if (now < next_beat_) return;
   next_beat_ = now + options_.heartbeat_period;
+  peers_.DropEarlyBefore(now - kEarlyTimes * options_.heartbeat_timeout);
   if (coordinator_ == 0) {
     if (state_ == State::kJoining || inventory_taken_) Connect();
   } else if (state_ == State::kReady) {
@@ -177,7 +191,8 @@ void CoordinatorLink::OnWelcome(const wire::Welcome& welcome) {
 }
 
 void CoordinatorLink::OnMessage(PeerId from, Message message) {
-  if (from != coordinator_ || state_ == State::kLost) return;  // nobody else gives orders
+  if (state_ == State::kLost) return;
+  if (from != coordinator_) return OnPartials(from, std::move(message));
   absl::StatusOr<wire::Body> body = wire::Decode(message);
   if (!body.ok()) return Lose(body.status());
   heard_ = clock_.Now();
@@ -188,8 +203,7 @@ void CoordinatorLink::OnMessage(PeerId from, Message message) {
   } else if (const auto* refused = std::get_if<wire::Refused>(&*body)) {
     Lose(absl::FailedPreconditionError(refused->why));
   } else if (const auto* cancel = std::get_if<wire::Cancel>(&*body)) {
-    const auto running = running_.find(cancel->request);
-    if (running != running_.end()) running->second->store(true);
+    OnCancel(*cancel);
   } else if (auto* expect = std::get_if<wire::ExpectUpload>(&*body)) {
     if (options_.grants == nullptr) {
       return Lose(absl::InternalError("it expects an upload where there is no data port"));
@@ -217,8 +231,38 @@ void CoordinatorLink::RevokeGrants(const wire::Body& body) {
   }
 }
 
-std::shared_ptr<std::atomic<bool>> CoordinatorLink::AddCancel(uint64_t request) {
-  return running_[request] = std::make_shared<std::atomic<bool>>(false);
+void CoordinatorLink::OnCancel(const wire::Cancel& cancel) {
+  const auto running = running_.find(cancel.request);
+  if (running == running_.end()) return;
+  if (cancel.items.empty()) running->second.cancel->store(true);
+  const std::shared_ptr<MergePoint> merge_point = running->second.merge_point;
+  if (merge_point != nullptr) Finish(merge_point->Drop(cancel.items));
+}
+
+// Other workers send nothing else, and give no orders.
+void CoordinatorLink::OnPartials(PeerId from, Message message) {
+  if (state_ != State::kReady) return;
+  absl::StatusOr<wire::Body> body = wire::Decode(message);
+  if (!body.ok() || !std::holds_alternative<wire::Partials>(*body)) {
+    return messenger_.Disconnect(from);
+  }
+  PeerLinks::Early partials{std::get<wire::Partials>(*std::move(body)), std::move(message.payload),
+                            clock_.Now()};
+  const auto running = running_.find(partials.body.request);
+  if (running != running_.end()) {
+    if (running->second.merge_point == nullptr) return;
+    return TakePartials(std::move(partials), running->second.merge_point);
+  }
+  if (!peers_.Keep(std::move(partials))) TellLinkLost();
+}
+
+void CoordinatorLink::TakePartials(PeerLinks::Early partials,
+                                   const std::shared_ptr<MergePoint>& merge_point) {
+  WorkerTask task;
+  task.body = std::move(partials.body);
+  task.payload = std::move(partials.payload);
+  task.merge_point = merge_point;
+  if (!options_.take(task, /*must=*/true)) TellLinkLost();
 }
 
 void CoordinatorLink::OnTask(wire::Body body, Buffer payload) {
@@ -229,7 +273,9 @@ void CoordinatorLink::OnTask(wire::Body body, Buffer payload) {
     must = false;
     request = work->request;
     task.deadline = clock_.Now() + work->time_left;
-    task.cancel = AddCancel(request);
+    task.cancel = std::make_shared<std::atomic<bool>>(false);
+    task.merge_point = MergePoint::Of(*work);
+    running_[request] = {task.cancel, task.merge_point};
   } else if (std::holds_alternative<wire::Read>(body)) {
     must = false;
   } else if (!std::holds_alternative<wire::Open>(body) &&
@@ -242,7 +288,14 @@ void CoordinatorLink::OnTask(wire::Body body, Buffer payload) {
   }
   task.body = std::move(body);
   task.payload = std::move(payload);
-  if (options_.take(task, must)) return;
+  const std::shared_ptr<MergePoint> merge_point = task.merge_point;
+  if (options_.take(task, must)) {
+    if (merge_point == nullptr) return;
+    for (PeerLinks::Early& early : peers_.TakeEarly(request)) {
+      TakePartials(std::move(early), merge_point);
+    }
+    return;
+  }
   if (must) return Lose(absl::ResourceExhaustedError("it sent more than the task queue holds"));
   running_.erase(request);
   Send(RefusalOf(task.body,
@@ -250,13 +303,16 @@ void CoordinatorLink::OnTask(wire::Body body, Buffer payload) {
 }
 
 void CoordinatorLink::Finish(TaskOutcome outcome) {
-  running_.erase(outcome.request);
+  if (outcome.request != 0) running_.erase(outcome.request);
   if (outcome.inventory) {
     inventory_ = std::move(outcome.messages);
     inventory_taken_ = true;
     return;
   }
   if (state_ != State::kReady) return;  // nobody waits for it any more
+  for (PeerMessage& to : outcome.to_peers) {
+    if (!peers_.Send(to.address, std::move(to.message))) TellLinkLost();
+  }
   for (Message& message : outcome.messages) Send(std::move(message));
 }
 

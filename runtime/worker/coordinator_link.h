@@ -1,9 +1,10 @@
 // CoordinatorLink: a worker's side of its link to the coordinator: joins, sends heartbeats, notices
 // when the coordinator is gone, passes tasks on and their outcomes back. A coordinator that is gone
 // may come back, as the same or as another one, perhaps elsewhere: for a while the worker keeps
-// what it holds and tries to join again, and then tells what that is. It computes nothing, has no
-// thread of its own and never waits: whoever owns it has it handle what there is, a worker's
-// threads in turn or a simulation. Not thread-safe.
+// what it holds and tries to join again, and then tells what that is. It also has the links to
+// other workers over which partials come and go (MergePoint). It computes nothing, has no thread of
+// its own and never waits: whoever owns it has it handle what there is, a worker's threads in turn
+// or a simulation. Not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +20,7 @@
 #include "comm/messenger.h"
 #include "runtime/worker/grants.h"
 #include "runtime/worker/link_state.h"
+#include "runtime/worker/peer_links.h"
 #include "runtime/worker/task.h"
 
 namespace annulus {
@@ -77,8 +79,10 @@ class CoordinatorLink {
   void OnMessage(PeerId from, Message message);
   void OnWelcome(const wire::Welcome& welcome);
   void OnTask(wire::Body body, Buffer payload);
+  void OnPartials(PeerId from, Message message);
+  void OnCancel(const wire::Cancel& cancel);
+  void TakePartials(PeerLinks::Early partials, const std::shared_ptr<MergePoint>& merge_point);
   void RevokeGrants(const wire::Body& body);
-  std::shared_ptr<std::atomic<bool>> AddCancel(uint64_t request);
   void OnTime();
   void OnTimeRejoining(absl::Time now);
   void SayThatItWaits(absl::Time now);
@@ -90,6 +94,13 @@ class CoordinatorLink {
   void Lose(absl::Status why) { End("coordinator lost", std::move(why)); }
   void End(absl::string_view what, absl::Status why);
   void Send(Message message);
+  void TellLinkLost() { Send(wire::Encode(wire::LinkLost{})); }
+
+  // A Work that has come and is not answered.
+  struct Running {
+    std::shared_ptr<std::atomic<bool>> cancel;
+    std::shared_ptr<MergePoint> merge_point;
+  };
 
   Messenger& messenger_;
   const Options options_;
@@ -111,8 +122,9 @@ class CoordinatorLink {
   bool leaves_ = false;
   bool inventory_asked_ = false;
   bool inventory_taken_ = false;
-  std::vector<Message> inventory_;  // to be sent to the next coordinator
-  std::map<uint64_t, std::shared_ptr<std::atomic<bool>>> running_;  // cancel flags by request
+  std::vector<Message> inventory_;       // to be sent to the next coordinator
+  std::map<uint64_t, Running> running_;  // by request
+  PeerLinks peers_;
 };
 
 }  // namespace annulus

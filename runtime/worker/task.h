@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -12,24 +13,36 @@
 
 namespace annulus {
 
+class MergePoint;
+
 struct WorkerTask {
-  // Open, Work, TruncateLayer, Truncate, Fork, Release, Resume or Read. An Inventory, which no
-  // coordinator sends, asks for one of each context held.
+  // Open, Work, TruncateLayer, Truncate, Fork, Release, Resume or Read; Partials of another worker.
+  // An Inventory, which no coordinator sends, asks for one of each context held.
   wire::Body body;
   Buffer payload;
   absl::Time deadline = absl::InfiniteFuture();
   // Of a Work that its coordinator sent itself; set when nobody waits for it.
   std::shared_ptr<std::atomic<bool>> cancel;
+  // Of a Work of which something is merged among workers, and of Partials of it.
+  std::shared_ptr<MergePoint> merge_point;
   bool urgent = false;                       // it goes before long work
   std::shared_ptr<const void> reserved;      // what the payload's memory counts in, if anything
   absl::Time queued = absl::InfinitePast();  // since when it waits for its turn
 };
 
-// What is to be sent, in order: the last is the Done or WorkDone of `request`, if the task had one.
+// What is to be sent to another worker.
+struct PeerMessage {
+  std::string address;  // of its fabric
+  Message message;
+};
+
+// What is to be sent, in order. To the coordinator the last is the Done or WorkDone of `request`;
+// 0: the task had none, or it is not answered yet.
 struct TaskOutcome {
   uint64_t request = 0;
   bool inventory = false;  // the Inventories that were asked for
   std::vector<Message> messages;
+  std::vector<PeerMessage> to_peers = {};
 };
 
 }  // namespace annulus

@@ -6,6 +6,7 @@
 #include "base/status.h"
 #include "runtime/context/append_cut.h"
 #include "runtime/context/layout.h"
+#include "runtime/worker/merge_point.h"
 
 namespace annulus {
 namespace {
@@ -24,14 +25,13 @@ TaskExecutor::TaskExecutor(std::unique_ptr<Backend> backend, Fabric& fabric, con
              {.check = [this](ContextId context,
                               uint64_t epoch) { return CheckEpoch(context, epoch); },
               .open_exchange = [this](ContextId context, uint64_t channel,
-                                      int rank) { return OpenExchange(context, channel, rank); }}) {
-}
+                                      int rank) { return OpenExchange(context, channel, rank); },
+              .address_of = [this](ContextId context,
+                                   int rank) { return AddressOf(context, rank); }}) {}
 
 TaskOutcome TaskExecutor::RunWork(const WorkerTask& task) {
   const auto& work = std::get<wire::Work>(task.body);
-  TaskOutcome outcome;
-  outcome.request = work.request;
-  outcome.messages.push_back(works_.Run(task));
+  TaskOutcome outcome = works_.Run(task);
   bool plans = false, attends = false;
   for (const wire::WorkItem& item : work.items) {
     plans |= item.plan.has_value();
@@ -43,6 +43,9 @@ TaskOutcome TaskExecutor::RunWork(const WorkerTask& task) {
 
 TaskOutcome TaskExecutor::Run(WorkerTask task) {
   if (std::holds_alternative<wire::Work>(task.body)) return RunWork(task);
+  if (auto* partials = std::get_if<wire::Partials>(&task.body)) {
+    return task.merge_point->AddOthers(std::move(*partials), std::move(task.payload));
+  }
   if (std::holds_alternative<wire::Inventory>(task.body)) return TakeInventory();
   TaskOutcome outcome;
   std::visit(
@@ -146,6 +149,14 @@ absl::Status TaskExecutor::Execute(const wire::Release& release, Buffer*) {
   }
   works_.Forget(release.context);
   return store_.Release(release.context);
+}
+
+std::string TaskExecutor::AddressOf(ContextId context, int rank) const {
+  const Lock lock(mutex_);
+  const auto found = opened_.find(context);
+  if (found == opened_.end()) return "";
+  const std::vector<std::string>& addresses = found->second.addresses;
+  return static_cast<size_t>(rank) < addresses.size() ? addresses[static_cast<size_t>(rank)] : "";
 }
 
 absl::StatusOr<std::unique_ptr<Exchange>> TaskExecutor::OpenExchange(ContextId context,

@@ -72,6 +72,7 @@ class TaskExecutor {
   absl::Status CheckEpoch(ContextId context, uint64_t epoch) const;
   absl::StatusOr<std::unique_ptr<Exchange>> OpenExchange(ContextId context, uint64_t channel,
                                                          int rank);
+  std::string AddressOf(ContextId context, int rank) const;
 
   TimedBackend backend_;
   Fabric& fabric_;

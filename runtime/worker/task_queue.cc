@@ -42,7 +42,8 @@ void TaskQueue::ListClaims(const wire::Body& body, Entry* entry) {
   if (!std::is_sorted(claims.begin(), claims.end(), by_context)) {
     std::sort(claims.begin(), claims.end(), by_context);
   }
-  if (claims.empty()) entry->contexts = kEverything;
+  const bool touches_none = std::holds_alternative<wire::Partials>(body);
+  if (claims.empty() && !touches_none) entry->contexts = kEverything;
   for (const Claim& claim : claims) entry->contexts |= Bit(claim.context);
 }
 

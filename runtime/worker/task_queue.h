@@ -5,14 +5,15 @@
 // inventory touches everything. All other tasks may pass each other.
 //
 // Lanes: a task waits for tasks of its own lane only.
-//   order  small appends, opens, forks and the like; and whatever was cancelled or is late, since
-//          it ends at once.
+//   order  small appends, opens, forks and the like; what other workers have to be merged; and
+//          whatever was cancelled or is late, since it ends at once.
 //   short  work whose items have few queries each: decode steps above all.
 //   bulk   what moves or clears much memory: large appends, reads, truncations, releases.
 //   long   other work. It begins in the order in which it came, whatever the number of places: so
 //          all workers begin the same, and none waits in an exchange for a rank that waits for its
 //          own place behind another exchange.
-// A short task waits for no other worker; one that may is long.
+// A short task waits for no other worker; one that may is long. Where steps are merged among
+// workers no task waits: what comes from others is a task of its own, which touches no context.
 //
 // Thread-compatible, without a clock or a thread: worker threads and simulations drive it.
 #pragma once

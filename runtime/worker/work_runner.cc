@@ -7,6 +7,7 @@
 #include "base/status.h"
 #include "comm/no_exchange.h"
 #include "runtime/context/layout.h"
+#include "runtime/worker/merge_point.h"
 
 namespace annulus {
 namespace {
@@ -171,7 +172,7 @@ absl::Status WorkRunner::SetUp(const WorkerTask& task, const wire::WorkItem& ite
   return absl::OkStatus();
 }
 
-Message WorkRunner::Run(const WorkerTask& task) {
+TaskOutcome WorkRunner::Run(const WorkerTask& task) {
   const auto& work = std::get<wire::Work>(task.body);
   const size_t count = work.items.size();
   const absl::Status in_time = CheckInTime(task);
@@ -227,7 +228,33 @@ Message WorkRunner::Run(const WorkerTask& task) {
     if (!work.trace || batch[i].parts.empty()) continue;
     item.spans.push_back({"", "attend", absl::ToUnixNanos(begin), absl::ToUnixNanos(absl::Now())});
   }
-  return wire::Encode(std::move(done), std::move(partials));
+  return Hand(task, batch, std::move(done), std::move(partials));
+}
+
+// Hands what was computed to the coordinator, or to where it is merged with other ranks'.
+TaskOutcome WorkRunner::Hand(const WorkerTask& task, absl::Span<const BatchItem> batch,
+                             wire::WorkDone done, Buffer partials) {
+  if (task.merge_point == nullptr) {
+    TaskOutcome outcome;
+    outcome.request = done.request;
+    outcome.messages.push_back(wire::Encode(std::move(done), std::move(partials)));
+    return outcome;
+  }
+  const auto& work = std::get<wire::Work>(task.body);
+  OwnPartials own{std::move(done), std::move(partials), {}};
+  std::byte* at = own.bytes.data();
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const wire::WorkItem& item = work.items[i];
+    PartialView& view = own.views.emplace_back();
+    if (own.done.items[i].status.ok() && !batch[i].parts.empty()) {
+      const PartialView& into = batch[i].parts[0].into;
+      view = PartialIn(at, into.rows, into.heads, into.v_head_dim);
+      at += PartialBytes(into.rows, into.heads, into.v_head_dim);
+    }
+    own.next.push_back(
+        item.merge_into.has_value() ? owner_.address_of(item.context, *item.merge_into) : "");
+  }
+  return task.merge_point->AddOwn(std::move(own));
 }
 
 }  // namespace annulus

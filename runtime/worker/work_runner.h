@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -36,14 +37,16 @@ class WorkRunner {
     // This rank's end of an exchange among the holders of a context.
     std::function<absl::StatusOr<std::unique_ptr<Exchange>>(ContextId, uint64_t channel, int rank)>
         open_exchange = {};
+    // The address of a context's rank; empty if the context is not held here.
+    std::function<std::string(ContextId, int rank)> address_of = {};
   };
 
   // All must outlive this.
   WorkRunner(KvStore& store, Backend& backend, const Clock& clock, Owner owner)
       : store_(store), backend_(backend), clock_(clock), owner_(std::move(owner)) {}
 
-  // The WorkDone of a task that is a Work.
-  Message Run(const WorkerTask& task);
+  // A task that is a Work. Its WorkDone, unless that waits for other ranks' partials.
+  TaskOutcome Run(const WorkerTask& task);
 
   // Payload that exchanges have moved.
   uint64_t exchange_bytes_sent() const {
@@ -88,6 +91,8 @@ class WorkRunner {
                                                      const KvStore::Shard& shard,
                                                      const Pattern& pattern, const Stop& stop);
   absl::Status VerifyWhatLeaves(const Plan& plan, int rank, const wire::WorkItem& item);
+  TaskOutcome Hand(const WorkerTask& task, absl::Span<const BatchItem> batch, wire::WorkDone done,
+                   Buffer partials);
   std::shared_ptr<const BlockSet> KeysOf(ContextId context, const KvStore::Shard& shard,
                                          int64_t kv_tokens);
 

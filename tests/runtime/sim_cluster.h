@@ -88,6 +88,7 @@ class SimWorker {
   bool ready() const { return !dead_ && node_.state() == CoordinatorLink::State::kReady; }
   const std::string& address() const { return address_; }
   const KvStore& store() const { return executor_.store(); }
+  int64_t merges() const { return merges_; }  // partials that came from other workers
 
  private:
   CoordinatorLink::Options Options(const std::string& name, const std::string& coordinator,
@@ -102,6 +103,7 @@ class SimWorker {
             .kv_bytes = [this] { return executor_.store().kv_bytes(); },
             .take =
                 [this](WorkerTask& task, bool must) {
+                  merges_ += std::holds_alternative<wire::Partials>(task.body);
                   return (must || tasks_.waiting() < 64) && tasks_.Add(task, must);
                 }};
   }
@@ -122,6 +124,7 @@ class SimWorker {
   TaskQueue tasks_;
   CoordinatorLink node_;
   std::vector<Running> running_;
+  int64_t merges_ = 0;
   bool dead_ = false;
   bool leaves_ = false;
   bool paused_ = false;

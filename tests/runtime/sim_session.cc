@@ -6,7 +6,6 @@
 namespace annulus::test {
 namespace {
 
-constexpr int64_t kTokensMax = 200;
 constexpr absl::Duration kLateMax = absl::Milliseconds(50);  // of an end after its deadline
 
 void CopyTensor(const Tensor& from, Tensor* to) {
@@ -60,9 +59,10 @@ void SimSession::Run() {
   if (choice == 0) return Release(context);
   if (choice == 1 && contexts_.size() < 3) return Create();
   if (choice <= 3 && contexts_.size() < 3) return Fork(context);
-  if (choice <= 5 || context.committed > kTokensMax - 8) return Truncate(context);
+  if (many_ranks_ && context.committed < 6 * kBlockTokens) return Append(context);
+  if (choice <= 5 || context.committed > tokens_max_ - 8) return Truncate(context);
   if (choice <= 9 || context.committed == 0) return Append(context);
-  if (choice <= 13) return Attend(context);
+  if (choice <= 13 && !many_ranks_) return Attend(context);
   Step();
 }
 
@@ -76,6 +76,7 @@ void SimSession::Create() {
   spec.dtype = DType::kF32;
   spec.placement = static_cast<Placement>(rng_.Below(3));
   spec.partition = {PartitionKind::kBlockCyclic, 1};
+  if (many_ranks_ && rng_.Below(3) != 0) spec.placement = Placement::kTokens;
   if (rng_.Below(2) == 0) spec.patterns = {kPatterns[rng_.Below(4)]};
   spec.kv_efficient = !spec.patterns.empty() && rng_.Below(2) == 0;
   if (always_two_ || rng_.Below(3) == 0) spec.replicas = 2;
@@ -89,7 +90,7 @@ void SimSession::Create() {
     Context& context = contexts_.emplace_back();
     context.spec = spec;
     context.id = finish.context;
-    context.kv = LayerKv(spec, kTokensMax, rng_);
+    context.kv = LayerKv(spec, tokens_max_, rng_);
     context.used = cluster_.now();
     ++tally_.creates;
   };
@@ -117,7 +118,8 @@ void SimSession::Appended(Context& context, const absl::Status& status, int64_t 
 void SimSession::Append(Context& context) {
   const bool again = context.tried.size() > 0 && rng_.Below(5) == 0;
   if (!again) {
-    NewTry(context, rng_.Between(1, std::min<int64_t>(70, kTokensMax - context.committed)));
+    const int64_t most = many_ranks_ ? 8 * kBlockTokens : 70;
+    NewTry(context, rng_.Between(1, std::min<int64_t>(most, tokens_max_ - context.committed)));
   }
   tally_.repetitions += again;
   StartAppend(context, context.tried, absl::ZeroDuration());
@@ -150,13 +152,15 @@ void SimSession::Step() {
     const bool again = context.tried.size() > 0 && context.tried.size() < 4 && rng_.Below(6) == 0;
     tally_.repetitions += again;
     if (!again) {
-      if (context.committed > kTokensMax - 8) continue;
+      if (context.committed > tokens_max_ - 8) continue;
       NewTry(context, rng_.Below(4) == 0 ? rng_.Between(2, 3) : 1);
     }
     contexts.push_back(&context);
     queries.push_back(rng_.Below(6) == 0 ? 0 : context.tried.size());
   }
-  if (contexts.empty()) return Attend(contexts_.front());
+  if (contexts.empty()) {
+    return many_ranks_ ? Truncate(contexts_.front()) : Attend(contexts_.front());
+  }
   StartStep(contexts, queries, absl::ZeroDuration());
   if (rng_.Below(4) != 0) return;
   ++tally_.repetitions;
@@ -242,7 +246,7 @@ void SimSession::Attend(Context& context) {
 }
 
 void SimSession::Truncate(Context& context) {
-  const int64_t tokens = rng_.Between(0, context.committed);
+  const int64_t tokens = rng_.Between(many_ranks_ ? context.committed / 2 : 0, context.committed);
   auto call = std::make_shared<Call>();
   call->contexts = {&context};
   call->finished = [this, &context, tokens](const action::Finish& finish) {

@@ -32,6 +32,7 @@ struct Tally {
   int64_t degraded_answers = 0;  // by contexts that have lost a copy
   int64_t ended = 0;             // contexts that ended by themselves
   int64_t left = 0;              // workers, in good order
+  int64_t merges = 0;            // partials that workers sent to each other
   uint64_t trace = 0;            // of everything that happened, in order
 
   void Note(uint64_t what) { trace = (trace ^ what) * 0x100000001b3u; }
@@ -41,7 +42,7 @@ struct Tally {
     for (int64_t Tally::*count :
          {&Tally::answers, &Tally::appends, &Tally::errors, &Tally::creates, &Tally::forks,
           &Tally::truncates, &Tally::repetitions, &Tally::recovered, &Tally::lost, &Tally::back,
-          &Tally::degraded_answers, &Tally::ended, &Tally::left}) {
+          &Tally::degraded_answers, &Tally::ended, &Tally::left, &Tally::merges}) {
       this->*count += other.*count;
     }
     return *this;
@@ -67,6 +68,12 @@ class SimSession {
   // Contexts have leases of so many seconds, and some are evictable: they may end by themselves,
   // and not while they are used.
   void LeaseFor(double lease) { lease_ = lease; }
+  // Contexts of so many blocks that many ranks hold some, and no attends, whose ranks would wait
+  // for each other in one thread.
+  void StepOverManyRanks() {
+    tokens_max_ = 12 * kBlockTokens;
+    many_ranks_ = true;
+  }
   // Looks at each of its contexts once nothing happens any more: what was acknowledged is there.
   void CheckAllThere();
 
@@ -148,6 +155,8 @@ class SimSession {
   std::list<Context> contexts_;
   std::vector<Context*> forgotten_;  // released; erased when the round ends
   int in_flight_ = 0;
+  int64_t tokens_max_ = 200;
+  bool many_ranks_ = false;
   bool always_two_ = false;
   double lease_ = 0;
   bool waits_for_lost_ = false;

@@ -24,12 +24,14 @@ constexpr absl::Duration kSessionsEnd = absl::Milliseconds(400);  // simulated
 constexpr absl::Duration kCallsEnd = absl::Seconds(3);
 
 constexpr test::SeedCounts kSeeds{.usual = 10000, .instrumented = 400};
+constexpr test::SeedCounts kMergeSeeds{.usual = 2000, .instrumented = 100};
 
 // Crashes, pauses, black holes; and new workers for those that are gone.
 class Faults {
  public:
-  Faults(SimCluster& cluster, uint64_t seed, int workers)
-      : cluster_(cluster), rng_(seed), workers_wanted_(workers) {}
+  // `among_workers`: black holes between two workers too.
+  Faults(SimCluster& cluster, uint64_t seed, int workers, bool among_workers)
+      : cluster_(cluster), rng_(seed), workers_wanted_(workers), among_workers_(among_workers) {}
 
   void Run() {
     auto& workers = cluster_.workers();
@@ -38,7 +40,7 @@ class Faults {
     const absl::Time end = cluster_.now() + length;
     if (!workers.empty()) {
       const std::string address = workers[rng_.Below(workers.size())]->address();
-      switch (rng_.Below(5)) {
+      switch (rng_.Below(among_workers_ ? 6 : 5)) {
         case 0:
           WithWorker(address, [](test::SimWorker& worker) { worker.Crash(); });
           break;
@@ -53,6 +55,9 @@ class Faults {
           break;
         case 3:
           Clog(cluster_.address(), address, end);
+          break;
+        case 5:
+          Clog(address, workers[rng_.Below(workers.size())]->address(), end);
           break;
         default:
           cluster_.PauseCoordinator(true);
@@ -87,6 +92,7 @@ class Faults {
   SimCluster& cluster_;
   Rng rng_;
   const int workers_wanted_;
+  const bool among_workers_;
   absl::Time next_ = absl::InfinitePast();
 };
 
@@ -113,9 +119,10 @@ bool NothingIsLeft(SimCluster& cluster) {
          });
 }
 
-Tally Simulate(uint64_t seed, std::vector<std::string>* failures) {
+// `many`: so many workers that they merge the partials of steps among themselves.
+Tally SimulateWith(bool many, uint64_t seed, std::vector<std::string>* failures) {
   Rng rng(seed);
-  const int workers = static_cast<int>(rng.Between(1, 4));
+  const auto workers = static_cast<int>(many ? rng.Between(5, 9) : rng.Between(1, 4));
   const double drop = rng.Below(3) == 0 ? 0.002 : 0;
   // Sometimes too little for everybody.
   const int64_t kv_bytes_limit = rng.Below(3) == 0 ? 24 << 10 : 1 << 30;
@@ -125,13 +132,14 @@ Tally Simulate(uint64_t seed, std::vector<std::string>* failures) {
                      {.evict = lease > 0});
   CallPlanner planner;
   Tally tally;
-  Faults faults(cluster, rng.Next(), workers);
+  Faults faults(cluster, rng.Next(), workers, many);
   std::vector<std::unique_ptr<SimSession>> sessions;
   const absl::Time end = absl::UnixEpoch() + kSessionsEnd;
-  for (int i = 0; i < 2; ++i) {
+  for (int i = 0; i < (many ? 4 : 2); ++i) {
     sessions.push_back(std::make_unique<SimSession>(cluster, planner, rng.Next(), end, tally));
     SimSession& session = *sessions.back();
     session.LeaseFor(lease);
+    if (many) session.StepOverManyRanks();
     cluster.network().At(cluster.now() + absl::Milliseconds(10), [&session] { session.Run(); });
   }
   cluster.network().At(cluster.now() + absl::Milliseconds(rng.Between(20, 200)),
@@ -161,7 +169,12 @@ Tally Simulate(uint64_t seed, std::vector<std::string>* failures) {
     if (session->busy()) failures->push_back("a call never ended");
     failures->insert(failures->end(), session->failures().begin(), session->failures().end());
   }
+  for (const auto& worker : cluster.workers()) tally.merges += worker->merges();
   return tally;
+}
+
+Tally Simulate(uint64_t seed, std::vector<std::string>* failures) {
+  return SimulateWith(false, seed, failures);
 }
 
 TEST_CASE("Simulated clusters answer right or not at all") {
@@ -182,6 +195,21 @@ TEST_CASE("Simulated clusters answer right or not at all") {
   CHECK(all.ended >= seeds / 20);
   CHECK(all.truncates >= seeds / 2);
   CHECK(all.repetitions >= seeds * 2);
+}
+
+TEST_CASE("Simulated clusters that merge steps among workers answer right or not at all") {
+  const auto simulate = [](uint64_t seed, std::vector<std::string>* failures) {
+    return SimulateWith(true, seed, failures);
+  };
+  const auto [count, failed, all] = test::RunSeeds("MERGE", kMergeSeeds, simulate);
+  WARN(count << " seeds: " << all.appends << " appends, " << all.answers << " right answers, "
+             << all.merges << " partials between workers, " << all.errors << " errors");
+  CHECK(failed == 0);
+  if (count < 100) return;
+  const auto seeds = static_cast<int64_t>(count);
+  CHECK(all.answers >= seeds * 8);
+  CHECK(all.merges >= seeds * 8);
+  CHECK(all.errors >= seeds);
 }
 
 TEST_CASE("A simulation replays from its seed") {

@@ -95,6 +95,78 @@ TEST_CASE("Steps of many contexts agree with the oracle, whatever the placement"
   }
 }
 
+TEST_CASE("Steps over any number of workers equal the whole, and four partials of them come home") {
+  constexpr int64_t kTokens = 64 * 18;
+  Rng rng(8);
+  ContextSpec spec = test::SmallF32Spec();
+  const LayerKv kv(spec, kTokens + 3, rng);
+  const Tensor q = test::RandomTensor(3, spec.heads, spec.head_dim, rng);
+  for (int world = 1; world <= 16; ++world) {
+    CAPTURE(world);
+    LocalCluster cluster({.workers = world});
+    Service& service = cluster.service();
+    std::vector<StepRequest> steps;
+    for (const Placement placement : {Placement::kTokens, Placement::kMesh, Placement::kHeads}) {
+      spec.placement = placement;
+      // Contexts begin at workers of their own.
+      for (int i = 0; i < 2; ++i) {
+        const ContextId id = service.Call(spec, {})->id;
+        REQUIRE(service.Call(kv.Append(id, 0, 0, kTokens), {}).ok());
+        steps.push_back(StepOf(id, kv, kTokens, q));
+      }
+    }
+    const auto bytes = [&] { return cluster.service().fabric_counters().bytes_received; };
+    const uint64_t before = bytes();
+    const auto results = test::Step(service, steps);
+    const auto partial = static_cast<uint64_t>(3 * spec.heads * (spec.v_head_dim + 1) * 4);
+    CHECK(bytes() - before <= std::min(world, 4) * partial * steps.size());
+    for (const auto& result : results) {
+      REQUIRE(result.ok());
+      CHECK(ErrorOf(*result, spec, kv, q, "causal") < 1e-6);
+    }
+  }
+}
+
+TEST_CASE("An item that fails at one of many workers leaves the others of its batch alone") {
+  constexpr int kWorkers = 8;
+  const ContextSpec spec = test::SmallF32Spec();
+  // Room for two blocks of each of two contexts, and one more of one of them.
+  LocalCluster cluster({.workers = kWorkers, .kv_bytes_limit = 5 * 2 * PageBytes(spec)});
+  Service& service = cluster.service();
+  Rng rng(9);
+  const int64_t tokens = 2 * kWorkers * 64;
+  const LayerKv kv(spec, 2 * tokens, rng);
+  const Tensor q = test::RandomTensor(1, spec.heads, spec.head_dim, rng);
+  ContextId ids[2] = {};
+  int64_t held[2] = {tokens, tokens};
+  for (ContextId& id : ids) {
+    id = service.Call(spec, {})->id;
+    REQUIRE(service.Call(kv.Append(id, 0, 0, tokens), {}).ok());
+  }
+  // Both grow by a block in each round, at some worker each: once one is full, one fails there.
+  int refused = 0;
+  for (int round = 0; round < 2 * kWorkers; ++round) {
+    const std::vector<StepRequest> steps = {StepOf(ids[0], kv, held[0], q),
+                                            StepOf(ids[1], kv, held[1], q)};
+    const auto results = test::Step(service, steps);
+    for (size_t i = 0; i < 2; ++i) {
+      INFO("round " << round << " item " << i << " " << results[i].status());
+      if (!results[i].ok()) {
+        CHECK(absl::IsResourceExhausted(results[i].status()));
+        ++refused;
+        continue;
+      }
+      CHECK(ErrorOf(*results[i], spec, kv, q, "causal") < 1e-6);
+      ++held[i];
+      CHECK(service.Call(DescribeRequest{ids[i]}, {})->tokens[0] == held[i]);
+      const AppendRequest rest = kv.Append(ids[i], 0, held[i], 63);
+      REQUIRE(service.Call(rest, {}).ok());
+      held[i] += 63;
+    }
+  }
+  CHECK(refused >= 2);
+}
+
 TEST_CASE("An item that fails leaves the others of its batch alone") {
   const ContextSpec spec = test::SmallF32Spec();
   // Room for four blocks on each worker.

@@ -65,6 +65,9 @@ Buffer TensorsOf(const Body& body) {
   if (const auto* work = std::get_if<Work>(&body)) {
     for (const WorkItem& item : work->items) bytes += item.append_bytes + item.query_bytes;
   }
+  if (const auto* partials = std::get_if<Partials>(&body)) {
+    for (const ItemPartial& item : partials->items) bytes += item.bytes;
+  }
   return Buffer(bytes);
 }
 
@@ -100,6 +103,12 @@ TEST_CASE("Messages come back as they were") {
   const ExpectUpload expect =
       RoundTrip(ExpectUpload{Several(1), std::string(kSecretBytes, 's'), DType::kF16});
   CHECK(expect.work.items.at(0).append_bytes == 16);
+  const Cancel cancel = RoundTrip(Cancel{5, {{6, 7}, {8, 9}}});
+  CHECK(cancel.items == std::vector<ItemName>{{6, 7}, {8, 9}});
+  const Partials partials = RoundTrip(Partials{5, {{{6, 7}, 24}, {{8, 9}, 0}}});
+  CHECK(partials.items.at(0).item == ItemName{6, 7});
+  CHECK(partials.items.at(0).bytes == 24);
+  RoundTrip(LinkLost{});
   CHECK(RoundTrip(Heartbeat{1, true}).leaves);
   CHECK(RoundTrip(HeartbeatSeen{true}).may_leave);
   CHECK(RoundTrip(Open{5, 6, 7, SomeSpec(), 0, {"a"}, copies}).copies == copies);

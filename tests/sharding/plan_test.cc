@@ -213,8 +213,44 @@ TEST_CASE("many partials come home over a tree") {
       MakeProblem(1, 64 * 640, 8, 8, 64, "causal", {PartitionKind::kBlockCyclic, 1}, Home::kCaller);
   const Plan plan = Build(PlanKind::kPassQ, problem);
   REQUIRE(plan.Validate().ok());
-  CHECK(plan.steps().size() == 2 + 6 + 1);
-  CHECK(plan.BytesReceived(kCaller) == 8 * 65 * 4);
+  CHECK(plan.steps().size() == 2 + 2 + 1);
+  CHECK(plan.BytesReceived(kCaller) == 4 * 8 * 65 * 4);
+}
+
+TEST_CASE("a caller takes in four partials of a head at most, each of which moved once before") {
+  for (int world = 1; world <= 40; ++world) {
+    CAPTURE(world);
+    Problem problem = MakeProblem(1, 64 * 640, 8, 8, world, "causal",
+                                  {PartitionKind::kBlockCyclic, 1}, Home::kCaller);
+    const int64_t partial = 8 * 65 * 4;
+    const Plan plan = Build(PlanKind::kPassQ, problem);
+    REQUIRE(plan.Validate().ok());
+    CHECK(plan.BytesReceived(kCaller) <= 4 * partial);
+    int64_t sent = 0;
+    for (int rank = 0; rank < world; ++rank) {
+      CHECK(plan.BytesSent(rank) == partial);
+      sent += plan.BytesSent(rank);
+    }
+    CHECK(sent == world * partial);
+  }
+}
+
+TEST_CASE("ranks of different heads merge nothing for a caller") {
+  Problem problem = MakeProblem(1, 64 * 640, 16, 16, 36, "causal", {PartitionKind::kBlockCyclic, 1},
+                                Home::kCaller);
+  const auto placed = [&](Placement placement) {
+    problem.kv = Layout::Of(placement, 36, 16, 16, {PartitionKind::kBlockCyclic, 1}, 640);
+    const Plan plan = Build(PlanKind::kPassQ, problem);
+    REQUIRE(plan.Validate().ok());
+    return plan;
+  };
+  // Six groups of heads by six of tokens: two of each six merge.
+  const Plan mesh = placed(Placement::kMesh);
+  CHECK(mesh.steps().size() == 2 + 1 + 1);
+  CHECK(mesh.BytesReceived(kCaller) == 3 * 16 * 65 * 4);
+  const Plan heads = placed(Placement::kHeads);
+  CHECK(heads.steps().size() == 2 + 1);
+  CHECK(heads.BytesReceived(kCaller) == 16 * 65 * 4);
 }
 
 TEST_CASE("a mesh of prime world is a ring") {

@@ -98,6 +98,9 @@ void BatchCall::ShareOut(size_t index) {
     Part part{index, receivers[i].rank};
     part.reads = i < static_cast<size_t>(map.world) && item.planned != nullptr &&
                  item.planned->takes_part[static_cast<size_t>(part.rank)];
+    part.answers =
+        part.reads && (!item.merges_on_the_way() ||
+                       item.planned->merging[static_cast<size_t>(part.rank)].into == kCaller);
     if (!part.reads && !item.admitted->appends) continue;
     const auto at = std::find(admit_.workers.begin(), admit_.workers.end(), receivers[i].worker);
     parts_[static_cast<size_t>(at - admit_.workers.begin())].push_back(part);
@@ -139,6 +142,11 @@ wire::WorkItem BatchCall::WireItem(const Part& part) const {
     to.query_bytes = static_cast<size_t>(ask.q_tokens * item.layout->QueryHeads(part.rank).count *
                                          map.spec.head_dim) *
                      SizeOf(map.spec.dtype);
+    if (item.merges_on_the_way()) {
+      const MergePlace& place = item.planned->merging[static_cast<size_t>(part.rank)];
+      if (place.into != kCaller) to.merge_into = place.into;
+      to.merges = place.from;
+    }
   }
   return to;
 }
@@ -185,6 +193,7 @@ absl::StatusOr<PreparedCall> BatchCall::Prepare(const action::Admit& admit) {
     absl::Status status = PrepareItem(wanted_[i], items_[i]);
     if (status.ok()) {
       ShareOut(i);
+      if (items_[i].merges_on_the_way()) prepared.merging.push_back(i);
     } else {
       prepared.refused.emplace_back(i, std::move(status));
     }
@@ -217,7 +226,7 @@ absl::Status BatchCall::OnAnswer(ShareAnswer answer) {
   size_t at = 0;
   for (size_t i = 0; i < parts.size(); ++i) {
     const Part& part = parts[i];
-    if (!part.reads || !answer.done.items.at(i).status.ok()) continue;
+    if (!part.answers || !answer.done.items.at(i).status.ok()) continue;
     const CallItem& wanted = wanted_[part.item];
     Item& item = items_[part.item];
     const auto bytes = static_cast<size_t>(AnswerBytesOf(part));

@@ -68,12 +68,15 @@ class BatchCall : public TensorCall {
     std::optional<Layout> layout;
     std::shared_ptr<const Planned> planned;
     Partial merged;
+
+    bool merges_on_the_way() const { return planned != nullptr && !planned->merging.empty(); }
   };
   // An item's part of one worker's message.
   struct Part {
     size_t item = 0;
     int rank = 0;  // the worker's in the item's context
     bool reads = false;
+    bool answers = false;  // with a partial: not if another rank merges it
   };
 
   absl::Status PrepareItem(const CallItem& wanted, Item& item);

@@ -39,6 +39,20 @@ void NoteParts(Planned* planned) {
   }
 }
 
+// In a pass-q a rank's partial goes to one place, in one transfer or more.
+void NoteMerging(Planned* planned) {
+  if (!planned->exchanges) return;
+  planned->merging.resize(static_cast<size_t>(planned->plan.world()));
+  for (const Step& step : planned->plan.steps()) {
+    for (const Transfer& transfer : step.transfers) {
+      if (transfer.kind != Transfer::Kind::kPartial || transfer.destination == kCaller) continue;
+      MergePlace& source = planned->merging[static_cast<size_t>(transfer.source)];
+      if (std::exchange(source.into, transfer.destination) != kCaller) continue;
+      ++planned->merging[static_cast<size_t>(transfer.destination)].from;
+    }
+  }
+}
+
 // The whole blocks in which these tokens are.
 TokenRange WholeBlocks(TokenRange tokens) {
   return {tokens.begin / kBlockTokens * kBlockTokens, BlocksOf(tokens.end) * kBlockTokens};
@@ -106,6 +120,7 @@ absl::StatusOr<std::shared_ptr<const Planned>> CallPlanner::PlanFor(const ShardM
                                                     : PlanAttend(map, ask, *pattern, kind, stop));
   ANNULUS_RETURN_IF_ERROR(stop.status());  // before anything of it is kept
   NoteParts(&planned);
+  if (is_step) NoteMerging(&planned);
   auto shared = std::make_shared<const Planned>(std::move(planned));
   const std::lock_guard<std::mutex> lock(mutex_);
   plans.Insert(key, shared);

@@ -20,6 +20,12 @@
 
 namespace annulus {
 
+// Where a rank's partial of a step goes, and how many others are merged into it before.
+struct MergePlace {
+  int into = kCaller;  // a rank, or kCaller
+  int from = 0;
+};
+
 // A plan and what follows from it.
 struct Planned {
   Plan plan;
@@ -27,6 +33,8 @@ struct Planned {
   PlanCost cost = {};                 // likewise
   std::vector<bool> takes_part = {};  // by rank
   bool exchanges = false;             // whether ranks have something to tell each other
+  // Of a step's plan, by rank; empty if all partials go straight to the caller.
+  std::vector<MergePlace> merging = {};
 };
 
 class CallPlanner {

@@ -168,6 +168,15 @@ absl::Status Calls::Named(WorkerId id, const Item* item, const absl::Status& sta
   return absl::Status(status.code(), absl::StrCat(label, ": ", status.message()));
 }
 
+void Calls::OnLinkLost(WorkerId id) {
+  for (Entry next = calls_.begin(); next != calls_.end();) {
+    const Entry entry = next++;
+    if (!entry->second.merges || !entry->second.sent.contains(id)) continue;
+    End(entry, absl::UnavailableError(
+                   absl::StrCat(members_.at(id).label, " lost its link to another worker; retry")));
+  }
+}
+
 void Calls::LoseWorker(WorkerId id, const absl::Status& why) {
   EndStale(why);
   for (Entry next = calls_.begin(); next != calls_.end();) {
@@ -215,8 +224,9 @@ absl::Time Calls::NextTimer() const {
 
 // Ends the call if nothing is awaited any more.
 void Calls::Settle(Entry entry) {
-  const Call& call = entry->second;
+  Call& call = entry->second;
   if (call.kind == Kind::kItems) {
+    if (call.merges) TellOfFailed(entry->first, call);
     const bool ended = std::all_of(call.items.begin(), call.items.end(),
                                    [](const Item& item) { return item.ended; });
     if (ended || (call.prepared && call.pending.empty())) {

@@ -43,6 +43,8 @@ class Calls {
   // Not OK: no worker would have said so.
   absl::Status OnDone(WorkerId id, const wire::Done& done);
   absl::Status OnWorkDone(WorkerId id, const wire::WorkDone& done);
+  // One of its links to other workers is down.
+  void OnLinkLost(WorkerId id);
   // After it has left the maps of contexts.
   void LoseWorker(WorkerId id, const absl::Status& why);
   // Calls on contexts that have gone on at another epoch end.
@@ -68,6 +70,7 @@ class Calls {
     size_t awaited = 0;   // holders whose answer is
     absl::Status status;  // while it has not ended: what some rank said
     bool echo = false;    // perhaps because another rank failed
+    bool merges = false;  // among the workers, which wait for each other's partials
   };
   struct Call {
     Kind kind = Kind::kOpen;
@@ -77,6 +80,7 @@ class Calls {
     ContextId uses = 0;     // of a Truncate, and a Fork's parent: it is in use meanwhile
     int64_t bytes = 0;
     bool prepared = false;
+    bool merges = false;  // some item does
     std::vector<Item> items;
     std::vector<WorkerId> workers;                 // as action::Admit
     std::map<WorkerId, int> pending;               // receivers whose answer is awaited
@@ -107,6 +111,7 @@ class Calls {
   static int64_t BytesOf(const Item& item);
   absl::Status CheckOvertaken(const Item& item) const;
   void EndIfHopeless(Entry entry);
+  void TellOfFailed(CallId id, Call& call);
   void EndItem(CallId call, Item& item, const absl::Status& status);
   void StopUsing(const Item& item);
   int64_t RoomFor(const Item& item, WorkerId id) const;

@@ -64,6 +64,8 @@ absl::Status CoordinatorCore::OnBody(WorkerId id, const wire::Body& body) {
     return recovery_.OnInventory(id, *inventory);
   } else if (const auto* heartbeat = std::get_if<wire::Heartbeat>(&body)) {
     OnHeartbeat(id, *heartbeat);
+  } else if (std::holds_alternative<wire::LinkLost>(body)) {
+    calls_.OnLinkLost(id);
   } else {
     return absl::InternalError("it sent a message that only a coordinator sends");
   }

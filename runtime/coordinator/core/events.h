@@ -133,6 +133,7 @@ struct Prepared {
   CallId call = 0;
   std::vector<Share> shares;
   std::vector<std::pair<size_t, absl::Status>> refused = {};  // items, ascending
+  std::vector<size_t> merging = {};  // items whose partials are merged among the workers
 };
 struct GiveUp {  // the caller cannot or will not go on
   CallId call = 0;

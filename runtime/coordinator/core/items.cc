@@ -257,6 +257,7 @@ void Calls::Prepared(const event::Prepared& prepared) {
     if (item.ended) continue;
     if (absl::Status there = CheckOvertaken(item); !there.ok()) EndItem(id, item, there);
   }
+  for (const size_t index : prepared.merging) call.items.at(index).merges = call.merges = true;
   // What has ended since it was packed is in the messages too; its answers will not count.
   for (const event::Share& share : prepared.shares) {
     const WorkerId worker = call.workers.at(static_cast<size_t>(share.rank));
@@ -343,6 +344,29 @@ void Calls::EndIfHopeless(Entry entry) {
     CancelPending(entry->first, call);
   }
   Settle(entry);
+}
+
+// Ranks wait for no partials of items that have failed at another one: they hear of it here.
+void Calls::TellOfFailed(CallId id, Call& call) {
+  std::vector<bool> failed(call.items.size());
+  bool any = false;
+  for (size_t i = 0; i < call.items.size(); ++i) {
+    Item& item = call.items[i];
+    if (!item.merges || item.status.ok() || !call.prepared) continue;
+    item.merges = false;
+    failed[i] = any = true;
+  }
+  if (!any) return;
+  for (const auto& [worker, rank] : call.pending) {
+    wire::Cancel cancel{id};
+    for (const size_t index : call.sent[worker]) {
+      const request::WorkItem& ask = call.items[index].ask;
+      if (failed[index]) {
+        cancel.items.push_back({call.items[index].map->storage, ask.layer});
+      }
+    }
+    if (!cancel.items.empty()) members_.Tell(worker, std::move(cancel));
+  }
 }
 
 // A call uses the contexts of its items until it ends, also where an item has ended before.

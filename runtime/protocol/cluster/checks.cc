@@ -57,6 +57,9 @@ absl::Status CheckWhole(const WorkItem& m) {
   }
   ANNULUS_RETURN_IF_ERROR(CheckAtMost("k_tokens", m.k_tokens, "what a context may still have",
                                       kContextTokensMax - m.start));
+  if ((m.q_tokens == 0 || m.plan.has_value()) && (m.merges > 0 || m.merge_into.has_value())) {
+    return absl::InvalidArgumentError("merges, merge_into: set; expected queries without a plan");
+  }
   if (m.q_tokens == 0) return absl::OkStatus();
   ANNULUS_RETURN_IF_ERROR(CheckAtMost("q_start", m.q_start, "what leaves room for the queries",
                                       kContextTokensMax - m.q_tokens));

@@ -16,16 +16,25 @@ namespace {
 // What an item takes, about: so that a Work's text grows once.
 constexpr size_t kItemBytes = 96;
 
-absl::Status CheckTensorBytes(const Work& m, size_t tensor_bytes) {
+std::array<size_t, 2> TensorsOf(const WorkItem& item) {
+  return {item.append_bytes, item.query_bytes};
+}
+std::array<size_t, 1> TensorsOf(const ItemPartial& item) {
+  return {item.bytes};
+}
+
+// The payload is the items' tensors.
+template <typename T>
+absl::Status CheckTensorBytes(const T& m, const char* field, size_t tensor_bytes) {
   size_t left = tensor_bytes;
-  for (const WorkItem& item : m.items) {
-    for (const size_t bytes : {item.append_bytes, item.query_bytes}) {
-      if (bytes > left) return BadField({nullptr, "Work.items"}, bytes, "bytes of the payload");
+  for (const auto& item : m.items) {
+    for (const size_t bytes : TensorsOf(item)) {
+      if (bytes > left) return BadField({nullptr, field}, bytes, "bytes of the payload");
       left -= bytes;
     }
   }
   if (left == 0) return absl::OkStatus();
-  return BadField({nullptr, "Work.items"}, left, "all bytes of the payload to be some item's");
+  return BadField({nullptr, field}, left, "all bytes of the payload to be some item's");
 }
 
 template <typename T>
@@ -33,7 +42,9 @@ absl::StatusOr<Body> DecodeAs(const Message& message) {
   constexpr auto kDescription = DescriptionOf(static_cast<const T*>(nullptr));
   ANNULUS_ASSIGN_OR_RETURN(T body, ValueOf<T>(message.body, kDescription.name));
   if constexpr (std::is_same_v<T, Work>) {
-    ANNULUS_RETURN_IF_ERROR(CheckTensorBytes(body, message.payload.size()));
+    ANNULUS_RETURN_IF_ERROR(CheckTensorBytes(body, "Work.items", message.payload.size()));
+  } else if constexpr (std::is_same_v<T, Partials>) {
+    ANNULUS_RETURN_IF_ERROR(CheckTensorBytes(body, "Partials.items", message.payload.size()));
   }
   return body;
 }

@@ -112,7 +112,9 @@ constexpr auto DescriptionOf(const WorkItem*) {
       Field(14, "pattern", &T::pattern, SizeAtMost(kPatternBytesMax)),
       Field(15, "query_bytes", &T::query_bytes), Field(16, "plan", &T::plan),
       Field(17, "stages", &T::stages, Between(0, kStagesMax)),
-      Field(18, "exchanges", &T::exchanges));
+      Field(18, "exchanges", &T::exchanges),
+      Field(19, "merge_into", &T::merge_into, Between(0, kWorkersMax - 1)),
+      Field(20, "merges", &T::merges, Between(0, kWorkersMax - 1)));
 }
 absl::Status CheckWhole(const WorkItem& m);
 
@@ -151,8 +153,31 @@ constexpr auto DescriptionOf(const Fork*) {
                   Field(5, "tokens", &T::tokens, AtLeast(0)));
 }
 
+constexpr auto DescriptionOf(const ItemName*) {
+  using T = ItemName;
+  return Describe("ItemName", Field(1, "context", &T::context),
+                  Field(2, "layer", &T::layer, kLayer));
+}
+
 constexpr auto DescriptionOf(const Cancel*) {
-  return Describe("Cancel", Field(1, "request", &Cancel::request));
+  using T = Cancel;
+  return Describe("Cancel", Field(1, "request", &T::request),
+                  Field(2, "items", &T::items, SizeAtMost(kStepsAtOnceMax)));
+}
+
+constexpr auto DescriptionOf(const ItemPartial*) {
+  using T = ItemPartial;
+  return Describe("ItemPartial", Field(1, "item", &T::item), Field(2, "bytes", &T::bytes));
+}
+
+constexpr auto DescriptionOf(const Partials*) {
+  using T = Partials;
+  return Describe("Partials", Field(1, "request", &T::request),
+                  Field(2, "items", &T::items, SizeAtMost(kStepsAtOnceMax)));
+}
+
+constexpr auto DescriptionOf(const LinkLost*) {
+  return Describe("LinkLost");
 }
 
 constexpr auto DescriptionOf(const Release*) {

@@ -10,6 +10,9 @@
 // were sent where they touch the same layer of the same context; those with a request number are
 // answered by exactly one Done, a Work by one WorkDone. `epoch` is that of the shard map the task
 // was made for and is echoed in its answer.
+//
+// Workers speak to each other only to merge partials on their way to the coordinator (Partials),
+// over links of their own.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +33,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 12;
+inline constexpr uint32_t kProtocol = 13;
 
 // Worker → coordinator.
 struct Hello {
@@ -153,6 +156,10 @@ struct WorkItem {
   std::optional<PlanKind> plan = {};
   int stages = 0;          // of the plan: the coordinator weighed them, workers do not
   bool exchanges = false;  // the plan's ranks wait for one another
+  // Without a plan: the rank that takes this one's partial and merges it into its own; absent: the
+  // coordinator does. And how many ranks' partials this one merges into its own before.
+  std::optional<int> merge_into = {};
+  int merges = 0;
 };
 
 // One rank's part of a call, or of many that came together. Items share nothing but the message,
@@ -200,9 +207,36 @@ struct Fork {
   std::vector<int64_t> tokens;  // by layer
 };
 
+// An item of a Work, where it is not told by its place there: each layer of a context is in one of
+// them only.
+struct ItemName {
+  ContextId context = 0;
+  int layer = 0;
+
+  friend bool operator==(const ItemName&, const ItemName&) = default;
+};
+
+// Nobody waits for the Work any more, or for these of its items: other ranks will send no partials
+// of them. The Work is answered all the same.
 struct Cancel {
   uint64_t request = 0;
+  std::vector<ItemName> items = {};  // empty: all
 };
+
+// Worker → worker: partials of items of a Work, to be merged into the receiver's own. The payload
+// has them one after the other, each as a WorkDone has it.
+struct ItemPartial {
+  ItemName item;
+  size_t bytes = 0;  // 0: the item has failed
+};
+struct Partials {
+  uint64_t request = 0;
+  std::vector<ItemPartial> items;
+};
+
+// Worker → coordinator: a link of this worker to another one is down. Partials may be lost with it:
+// calls in which this worker's partials are merged must not wait for them.
+struct LinkLost {};
 
 // Zeroes and frees a context's KV.
 struct Release {
@@ -220,8 +254,9 @@ struct Done {
 };
 
 // What became of each item of a Work, in its order. The payload's tensors are the partials of those
-// with queries that went well: of a plan what its rank has for the caller (MergeAnswer), else out
-// [q_tokens, query heads of the rank, v_head_dim] f32, then lse.
+// with queries that went well, but for those that another rank merges: of a plan what its rank has
+// for the caller (MergeAnswer), else out [q_tokens, query heads of the rank, v_head_dim] f32, then
+// lse.
 struct WorkItemDone {
   uint64_t epoch = 0;
   absl::Status status;
@@ -237,9 +272,9 @@ struct WorkDone {
 
 using Body = std::variant<Hello, Refused, Welcome, Heartbeat, HeartbeatSeen, Open, Work, WorkDone,
                           TruncateLayer, Cancel, Release, Done, Truncate, Fork, Fenced, Inventory,
-                          Resume, ExpectUpload, Read>;
+                          Resume, ExpectUpload, Read, Partials, LinkLost>;
 
-// A payload of tensors goes only with Work, WorkDone and the Done of a Read.
+// A payload of tensors goes only with Work, WorkDone, Partials and the Done of a Read.
 inline constexpr size_t kSecretBytes = 16;
 inline constexpr uint64_t kExpectBytesMax = uint64_t{1} << 40;
 Message Encode(const Body& body, Buffer tensors = {});
