@@ -28,6 +28,7 @@ struct CoordinatorFlags {
   std::optional<std::string> cluster;
   int recovery_s = 10;
   CoordinatorLimits limits;
+  bool reflection = false;
   bool json = false;
 };
 
@@ -43,6 +44,8 @@ Options OptionsOf(CoordinatorFlags* flags) {
   AddLimits(&options, &flags->limits);
   AddServiceOptions(&options, &flags->service);
   AddServerSecurity(&options, &flags->security);
+  options.AddFlag("reflection", "tell callers which services there are (for development)",
+                  &flags->reflection);
   options.AddFlag("json", "say {endpoint} instead of ready HOST:PORT", &flags->json);
   return options;
 }
@@ -51,11 +54,12 @@ std::string EndpointOf(const std::string& listen, int port) {
   return absl::StrCat(listen.substr(0, listen.rfind(':')), ":", port);
 }
 
-std::vector<Metric> MetricsOf(const Coordinator& coordinator, const Door& door,
-                              const Authenticator* authenticator) {
+std::vector<Metric> MetricsOf(const Coordinator& coordinator, const ConnectionCounts& connections,
+                              const Door& door, const Authenticator* authenticator) {
   const Messenger::Counters fabric = coordinator.fabric_counters();
-  std::vector<Metric> metrics = {TransportBytes("ucx", "sent", fabric.bytes_sent),
-                                 TransportBytes("ucx", "received", fabric.bytes_received)};
+  std::vector<Metric> metrics = MetricsOf(connections);
+  metrics.push_back(TransportBytes("ucx", "sent", fabric.bytes_sent));
+  metrics.push_back(TransportBytes("ucx", "received", fabric.bytes_received));
   AddSecurityMetrics(door, authenticator, &metrics);
   return metrics;
 }
@@ -79,8 +83,10 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
                            Coordinator::Start(std::move(options)));
   LocalRendezvous rendezvous;
   ANNULUS_RETURN_IF_ERROR(rendezvous.Put(kFabricKey, coordinator->fabric_address()));
-  MetricsService service(coordinator.get(),
-                         [&] { return MetricsOf(*coordinator, door, authenticator.get()); });
+  ConnectionCounts connections;
+  MetricsService service(coordinator.get(), [&] {
+    return MetricsOf(*coordinator, connections, door, authenticator.get());
+  });
   std::unique_ptr<MetricsEndpoint> metrics;
   if (!flags.service.metrics_listen.empty()) {
     ANNULUS_ASSIGN_OR_RETURN(metrics,
@@ -92,6 +98,10 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
   rpc.service = &service;
   rpc.rendezvous = &rendezvous;
   rpc.door = &door;
+  rpc.reflection = flags.reflection;
+  rpc.counts = &connections;
+  rpc.limits.client = ClientLimitsOf(flags.service);
+  rpc.limits.connections = ConnectionLimitsOf(flags.service);
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> server, RpcServer::Start(rpc));
   const std::string endpoint = EndpointOf(flags.listen, server->port());
   *console.out << (flags.json ? absl::StrCat("{\"endpoint\":\"", endpoint, "\"}")

@@ -65,14 +65,15 @@ Options OptionsOf(WorkerFlags* flags) {
   return options;
 }
 
-std::vector<Metric> MetricsOf(const WorkerSnapshot& snapshot, const DataServer& data) {
+std::vector<Metric> MetricsOf(const WorkerSnapshot& snapshot, const DataServer& data,
+                              const ConnectionCounts& connections) {
   const auto gauge = [](const char* name, const char* help, double value) {
     return Metric{name, help, Metric::Kind::kGauge, value, {}};
   };
   const auto counter = [](const char* name, const char* help, double value) {
     return Metric{name, help, Metric::Kind::kCounter, value, {}};
   };
-  return {
+  std::vector<Metric> metrics = {
       gauge("annulus_kv_bytes", "Bytes of KV held", static_cast<double>(snapshot.kv_bytes)),
       gauge("annulus_kv_bytes_limit", "Bytes of KV at most",
             static_cast<double>(snapshot.kv_bytes_limit)),
@@ -95,6 +96,8 @@ std::vector<Metric> MetricsOf(const WorkerSnapshot& snapshot, const DataServer& 
       TransportBytes("ucx", "received", snapshot.bytes_received),
       TransportBytes("grpc", "received", data.bytes_received()),
   };
+  for (Metric& metric : MetricsOf(connections)) metrics.push_back(std::move(metric));
+  return metrics;
 }
 
 bool IsNotYet(const absl::Status& status) {
@@ -140,8 +143,12 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
   if (options.coordinator_address.empty()) return absl::OkStatus();
   ANNULUS_ASSIGN_OR_RETURN(options.fabric, UcxFabric::Create(UcxOptionsOf(flags.service)));
   GrantTable grants(flags.upload_bytes_max);
+  ConnectionCounts connections;
   DataServerOptions data_options;
+  data_options.counts = &connections;
   data_options.grants = &grants;
+  data_options.client = ClientLimitsOf(flags.service);
+  data_options.connections = ConnectionLimitsOf(flags.service);
   data_options.listen = flags.data_listen;
   if (data_options.listen.empty()) {
     ANNULUS_ASSIGN_OR_RETURN(const std::string host, LocalHostTowards(flags.coordinator));
@@ -163,9 +170,8 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Worker> worker, Worker::Start(std::move(options)));
   std::unique_ptr<MetricsEndpoint> metrics;
   if (!flags.service.metrics_listen.empty()) {
-    ANNULUS_ASSIGN_OR_RETURN(metrics,
-                             MetricsEndpoint::Start(flags.service.metrics_listen, [&worker, &data] {
-                               return MetricsOf(worker->Snapshot(), *data);
+    ANNULUS_ASSIGN_OR_RETURN(metrics, MetricsEndpoint::Start(flags.service.metrics_listen, [&] {
+                               return MetricsOf(worker->Snapshot(), *data, connections);
                              }));
     Log(LogLevel::kInfo, "metrics", {{"port", metrics->port()}});
   }

@@ -1,7 +1,7 @@
 // DataServer: the data port of a worker's process: takes uploads over gRPC (data.proto) and hands
 // them to the worker through its grants. Who knows no grant gets nothing and takes no memory.
 // Connections are plain text; a grant's secret is worth one append. Thread-safe; each upload has a
-// thread, at most puts_max at once.
+// thread, at most puts_max at once. Those without a grant yet make room for others.
 #pragma once
 
 #include <atomic>
@@ -10,6 +10,8 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "runtime/server/acceptor.h"
+#include "runtime/server/stall_watch.h"
 
 namespace annulus {
 
@@ -18,7 +20,10 @@ class GrantTable;
 struct DataServerOptions {
   std::string listen;            // "host:port", port 0: any free one
   GrantTable* grants = nullptr;  // outlives the server
-  int puts_max = 64;             // uploads at once
+  int puts_max = 128;            // uploads at once; one peer (peer.h) has at most half
+  ClientLimits client = {};
+  ConnectionLimits connections = {};
+  ConnectionCounts* counts = nullptr;  // outlives the server, if there is one
 };
 
 class DataServer {

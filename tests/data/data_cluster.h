@@ -24,6 +24,7 @@ struct DataClusterOptions {
   int workers = 1;
   int64_t kv_bytes_limit = int64_t{1} << 30;
   int64_t upload_bytes_max = int64_t{256} << 20;
+  int data_puts_max = 128;
   std::string data_address = "";  // what the last worker says instead of its own; "-": nothing
   RetryOptions retry = {};
 };
@@ -38,8 +39,10 @@ class DataCluster {
     for (int i = 0; i < options.workers; ++i) {
       Port& port = ports_.emplace_back();
       port.grants = std::make_unique<GrantTable>(options.upload_bytes_max);
-      port.server =
-          DataServer::Start({.listen = "127.0.0.1:0", .grants = port.grants.get()}).value();
+      port.server = DataServer::Start({.listen = "127.0.0.1:0",
+                                       .grants = port.grants.get(),
+                                       .puts_max = options.data_puts_max})
+                        .value();
       WorkerOptions worker;
       worker.name = absl::StrCat("w", i);
       worker.fabric = network_.MakeFabric(worker.name).value();
