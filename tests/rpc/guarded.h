@@ -36,7 +36,6 @@ struct Guarded {
     options.rendezvous = &rendezvous;
     options.door = door.get();
     options.limits = limits;
-    options.reflection = true;
     server = RpcServer::Start(options).value();
   }
 

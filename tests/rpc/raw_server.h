@@ -18,12 +18,10 @@
 namespace annulus {
 
 struct RawServer {
-  explicit RawServer(RpcLimits limits = {}, bool reflection = false) {
+  explicit RawServer(RpcLimits limits = {}) {
     SilenceLibraries();
-    auto started = RpcServer::Start({.service = &service,
-                                     .rendezvous = &rendezvous,
-                                     .limits = limits,
-                                     .reflection = reflection});
+    auto started =
+        RpcServer::Start({.service = &service, .rendezvous = &rendezvous, .limits = limits});
     INFO(started.status());
     REQUIRE(started.ok());
     server = *std::move(started);

@@ -70,8 +70,7 @@ void ReadStream(Bytes input, Add add) {
 
 bool TryAppendStream(Bytes input) {
   int64_t reserved = 0, next = 0;
-  const auto admit = [&](const AppendRequest& header, int64_t bytes) {
-    ANNULUS_CHECK(header.k.tokens >= 1 && header.k.data == nullptr);
+  const auto reserve = [&](int64_t bytes) {
     ANNULUS_CHECK(reserved == 0 && bytes >= 1 && bytes <= kLimits.piece_bytes_max);
     reserved = bytes;
     return absl::OkStatus();
@@ -83,15 +82,14 @@ bool TryAppendStream(Bytes input) {
     (void)(Sum(piece.k) + Sum(piece.v));
     return absl::OkStatus();
   };
-  AppendReader reader(kLimits, admit, sink);
+  AppendReader reader(kLimits, reserve, sink);
   ReadStream<v1::AppendPart>(input, [&](const v1::AppendPart& part) { return reader.Add(part); });
   return reader.Finish().ok();
 }
 
 bool TryAttendStream(Bytes input) {
   int64_t reserved = 0;
-  AttendReader reader(kLimits, [&](const AttendRequest& header, int64_t bytes) {
-    ANNULUS_CHECK(header.q.tokens >= 1 && header.q.data == nullptr);
+  AttendReader reader(kLimits, [&](int64_t bytes) {
     ANNULUS_CHECK(reserved == 0 && bytes >= 1 && bytes <= kLimits.request_bytes_max);
     reserved = bytes;
     return absl::OkStatus();
