@@ -31,9 +31,7 @@ constexpr int kPlacesMax = 1 << 16;
 
 struct WorkerFlags {
   ServiceFlags service;
-  ServerSecurityFlags security;  // of the data port
-  ClientSecurity join;           // towards the coordinator; certificate and key are the data port's
-  bool plain_data = false;
+  ClientSecurity security;  // towards the coordinator
   std::string coordinator;
   std::string name;
   ComputeFlags compute;
@@ -63,21 +61,19 @@ Options OptionsOf(WorkerFlags* flags) {
               SetCount(&flags->place, 0, kPlacesMax));
   AddComputeOptions(&options, &flags->compute);
   AddServiceOptions(&options, &flags->service);
-  AddServerSecurity(&options, &flags->security);
-  AddJoinSecurity(&options, &flags->join);
-  options.AddFlag("plain-data", "uploads come in plain text: the network protects them",
-                  &flags->plain_data);
+  AddClientSecurity(&options, &flags->security);
   return options;
 }
 
-std::vector<Metric> MetricsOf(const WorkerSnapshot& snapshot, const DataServer& data) {
+std::vector<Metric> MetricsOf(const WorkerSnapshot& snapshot, const DataServer& data,
+                              const ConnectionCounts& connections) {
   const auto gauge = [](const char* name, const char* help, double value) {
     return Metric{name, help, Metric::Kind::kGauge, value, {}};
   };
   const auto counter = [](const char* name, const char* help, double value) {
     return Metric{name, help, Metric::Kind::kCounter, value, {}};
   };
-  return {
+  std::vector<Metric> metrics = {
       gauge("annulus_kv_bytes", "Bytes of KV held", static_cast<double>(snapshot.kv_bytes)),
       gauge("annulus_kv_bytes_limit", "Bytes of KV at most",
             static_cast<double>(snapshot.kv_bytes_limit)),
@@ -100,6 +96,8 @@ std::vector<Metric> MetricsOf(const WorkerSnapshot& snapshot, const DataServer& 
       TransportBytes("ucx", "received", snapshot.bytes_received),
       TransportBytes("grpc", "received", data.bytes_received()),
   };
+  for (Metric& metric : MetricsOf(connections)) metrics.push_back(std::move(metric));
+  return metrics;
 }
 
 bool IsNotYet(const absl::Status& status) {
@@ -136,61 +134,27 @@ absl::Status LookForCoordinator(Rendezvous& rendezvous, Worker& worker) {
   return waits ? absl::OkStatus() : address.status();
 }
 
-// What the worker shows to the coordinator.
-ClientSecurity JoinSecurityOf(const WorkerFlags& flags) {
-  ClientSecurity join = flags.join;
-  if (join.tls.on()) {
-    join.tls.cert = flags.security.tls_cert;
-    join.tls.key = flags.security.tls_key;
-  }
-  return join;
-}
-
-absl::StatusOr<std::unique_ptr<DataServer>> StartData(const WorkerFlags& flags, GrantTable* grants,
-                                                      Door* door) {
-  DataServerOptions data;
-  data.grants = grants;
-  data.listen = flags.data_listen;
-  if (data.listen.empty()) {
-    ANNULUS_ASSIGN_OR_RETURN(const std::string host, LocalHostTowards(flags.coordinator));
-    data.listen = absl::StrCat(host, ":0");
-  }
-  if (!flags.plain_data) data.tls = TlsOf(flags.security);
-  const bool open = !data.tls.on() && !flags.plain_data;
-  ANNULUS_RETURN_IF_ERROR(CheckExposed(
-      "--data-listen", data.listen,
-      open ? "TLS (--tls-cert, --tls-key), or --plain-data where the network protects uploads" : "",
-      flags.security.insecure));
-  if (door->asks()) data.door = door;
-  return DataServer::Start(data);
-}
-
-// INVALID_ARGUMENT unless strangers are kept out, or it was said that they need not be.
-absl::Status CheckSecurity(const WorkerFlags& flags) {
-  if (flags.plain_data && !flags.security.auth.empty()) {
-    return absl::InvalidArgumentError(
-        "--auth: with --plain-data; expected one of them, since tokens are not told in plain text");
-  }
-  return CheckExposed("--coordinator", flags.coordinator,
-                      flags.join.tls.on() ? "" : "TLS (--tls-ca)", flags.security.insecure);
-}
-
 absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
-  ANNULUS_RETURN_IF_ERROR(CheckSecurity(flags));
-  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Authenticator> authenticator,
-                           OpenAuthenticator(flags.security));
-  WarnIfInsecure(flags.security);
-  Door door(authenticator.get());
   WorkerOptions options;
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Rendezvous> rendezvous,
-                           MakeRpcRendezvous(flags.coordinator, JoinSecurityOf(flags)));
+                           MakeRpcRendezvous(flags.coordinator, flags.security));
   ANNULUS_ASSIGN_OR_RETURN(options.coordinator_address,
                            FindCoordinator(flags.coordinator, *rendezvous, signals));
   if (options.coordinator_address.empty()) return absl::OkStatus();
   ANNULUS_ASSIGN_OR_RETURN(options.fabric, UcxFabric::Create(UcxOptionsOf(flags.service)));
   GrantTable grants(flags.upload_bytes_max);
-  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<DataServer> data,
-                           StartData(flags, &grants, &door));
+  ConnectionCounts connections;
+  DataServerOptions data_options;
+  data_options.counts = &connections;
+  data_options.grants = &grants;
+  data_options.client = ClientLimitsOf(flags.service);
+  data_options.connections = ConnectionLimitsOf(flags.service);
+  data_options.listen = flags.data_listen;
+  if (data_options.listen.empty()) {
+    ANNULUS_ASSIGN_OR_RETURN(const std::string host, LocalHostTowards(flags.coordinator));
+    data_options.listen = absl::StrCat(host, ":0");
+  }
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<DataServer> data, DataServer::Start(data_options));
   options.data_address = data->address();
   options.grants = &grants;
   options.coordinator_name = flags.coordinator;
@@ -207,9 +171,7 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
   std::unique_ptr<MetricsEndpoint> metrics;
   if (!flags.service.metrics_listen.empty()) {
     ANNULUS_ASSIGN_OR_RETURN(metrics, MetricsEndpoint::Start(flags.service.metrics_listen, [&] {
-                               std::vector<Metric> all = MetricsOf(worker->Snapshot(), *data);
-                               AddSecurityMetrics(flags.security, door, authenticator.get(), &all);
-                               return all;
+                               return MetricsOf(worker->Snapshot(), *data, connections);
                              }));
     Log(LogLevel::kInfo, "metrics", {{"port", metrics->port()}});
   }

@@ -56,8 +56,8 @@ int64_t FirstBad(const std::byte* row, DType dtype, int64_t dim, float limit) {
 
 }  // namespace
 
-absl::Status CheckTensor(absl::string_view name, const TensorView& tensor, int64_t heads,
-                         int64_t dim, DType stored) {
+absl::Status CheckShape(absl::string_view name, const TensorView& tensor, int64_t heads,
+                        int64_t dim) {
   if (!IsKnown(tensor.dtype)) {
     return absl::InvalidArgumentError(absl::StrCat(name, ".dtype: ", static_cast<int>(tensor.dtype),
                                                    "; expected f32, f16 or bf16"));
@@ -67,6 +67,12 @@ absl::Status CheckTensor(absl::string_view name, const TensorView& tensor, int64
         absl::StrCat("shape of ", name, ": [", tensor.tokens, ", ", tensor.heads, ", ", tensor.dim,
                      "]; expected [tokens ≥ 1, ", heads, ", ", dim, "]"));
   }
+  return absl::OkStatus();
+}
+
+absl::Status CheckTensor(absl::string_view name, const TensorView& tensor, int64_t heads,
+                         int64_t dim, DType stored) {
+  ANNULUS_RETURN_IF_ERROR(CheckShape(name, tensor, heads, dim));
   if (tensor.data == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat(name, ".data: null; expected its rows"));
   }
@@ -87,17 +93,24 @@ absl::Status CheckTensor(absl::string_view name, const TensorView& tensor, int64
   return absl::OkStatus();
 }
 
-absl::Status CheckKv(const ContextSpec& spec, const TensorView& k, const TensorView& v) {
-  ANNULUS_RETURN_IF_ERROR(CheckTensor("k", k, spec.kv_heads, spec.head_dim, spec.dtype));
+absl::Status CheckKvShapes(const ContextSpec& spec, const TensorView& k, const TensorView& v) {
+  ANNULUS_RETURN_IF_ERROR(CheckShape("k", k, spec.kv_heads, spec.head_dim));
   if (spec.v_is_k_prefix) {
     if (v.tokens == 0) return absl::OkStatus();
     return absl::InvalidArgumentError(
         absl::StrCat("v.tokens: ", v.tokens, "; expected 0: in this context V is K's first dims"));
   }
-  ANNULUS_RETURN_IF_ERROR(CheckTensor("v", v, spec.kv_heads, spec.v_head_dim, spec.dtype));
+  ANNULUS_RETURN_IF_ERROR(CheckShape("v", v, spec.kv_heads, spec.v_head_dim));
   if (v.tokens == k.tokens) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("v.tokens: ", v.tokens, "; expected k.tokens, ", k.tokens));
+}
+
+absl::Status CheckKv(const ContextSpec& spec, const TensorView& k, const TensorView& v) {
+  ANNULUS_RETURN_IF_ERROR(CheckKvShapes(spec, k, v));
+  ANNULUS_RETURN_IF_ERROR(CheckTensor("k", k, spec.kv_heads, spec.head_dim, spec.dtype));
+  if (spec.v_is_k_prefix) return absl::OkStatus();
+  return CheckTensor("v", v, spec.kv_heads, spec.v_head_dim, spec.dtype);
 }
 
 absl::Status CheckBytes(absl::string_view name, const TensorView& tensor, int64_t bytes_max) {

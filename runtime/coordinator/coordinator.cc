@@ -18,6 +18,7 @@
 #include "runtime/context/layout.h"
 #include "runtime/coordinator/calls/attend_call.h"
 #include "runtime/coordinator/calls/batch_call.h"
+#include "runtime/coordinator/calls/check_header.h"
 #include "runtime/coordinator/calls/direct_append_call.h"
 #include "runtime/coordinator/calls/step_parts.h"
 #include "runtime/coordinator/coordinator_loop.h"
@@ -89,6 +90,14 @@ class Coordinator::Impl {
   absl::StatusOr<ContextInfo> Answer(const DescribeRequest& request, const CallContext& call);
   absl::StatusOr<KeepAliveReply> Answer(const KeepAliveRequest& request, const CallContext& call);
   absl::StatusOr<ClusterStatus> Answer(const StatusRequest& request, const CallContext& call);
+
+  template <typename Request>
+  absl::StatusOr<int64_t> Check(const Request& header) {
+    ANNULUS_ASSIGN_OR_RETURN(const ShardMapPtr map, Ask([&](const CoordinatorCore& core) {
+                               return core.Look(header.context, header.layer);
+                             }));
+    return CheckHeader(map->spec, header);
+  }
 
   Messenger& messenger() { return messenger_; }
 
@@ -370,6 +379,14 @@ absl::StatusOr<ContextInfo> Coordinator::Impl::Answer(const DescribeRequest& req
 absl::StatusOr<ClusterStatus> Coordinator::Impl::Answer(const StatusRequest&, const CallContext&) {
   const absl::Time now = options_.clock->Now();
   return Ask([now](const CoordinatorCore& core) { return core.Status(now); });
+}
+
+absl::StatusOr<int64_t> Coordinator::Check(const AppendRequest& header, const CallContext&) {
+  return impl_->Check(header);
+}
+
+absl::StatusOr<int64_t> Coordinator::Check(const AttendRequest& header, const CallContext&) {
+  return impl_->Check(header);
 }
 
 absl::StatusOr<AnyAnswer> Coordinator::Answer(const AnyRequest& request, const CallContext& call) {

@@ -21,7 +21,8 @@
 
 namespace annulus {
 
-// The file of --auth, and that of keys.
+// A bearer token, and one of the files.
+inline constexpr size_t kTokenBytesMax = 8192;
 inline constexpr size_t kAuthFileBytesMax = 4 << 20;
 // Signed tokens that are remembered until they expire, so that a signature is checked once.
 inline constexpr size_t kVerifiedMax = 4096;

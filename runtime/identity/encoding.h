@@ -3,7 +3,6 @@
 #pragma once
 
 #include <array>
-#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -11,9 +10,6 @@
 #include "absl/types/optional.h"
 
 namespace annulus {
-
-// A bearer token: gRPC takes 8 KiB of metadata in all.
-inline constexpr size_t kTokenBytesMax = 7 << 10;
 
 using Sha256Digest = std::array<uint64_t, 4>;  // 32 bytes as they come
 

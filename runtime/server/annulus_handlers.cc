@@ -19,8 +19,8 @@
 #include "runtime/protocol/public/unary.h"
 #include "runtime/server/door.h"
 #include "runtime/server/handlers.h"
-#include "runtime/server/stall_watch.h"
 #include "runtime/server/step_service.h"
+#include "runtime/server/transfer.h"
 
 namespace annulus {
 namespace {
@@ -39,13 +39,12 @@ CallContext ContextOf(const grpc::ServerContext* context, Caller caller) {
 // Small calls go by the table; those that carry tensors, or stay open, have code of their own.
 class AnnulusHandlers final : public grpc::Service {
  public:
-  AnnulusHandlers(annulus::Service* service, Door* door, Admission* admission, StepService* steps,
-                  StallWatch* stalls, const StreamLimits& limits, int64_t chunk_bytes)
+  AnnulusHandlers(annulus::Service* service, Door* door, RpcBounds* bounds, StepService* steps,
+                  const StreamLimits& limits, int64_t chunk_bytes)
       : service_(service),
         door_(door),
-        admission_(admission),
+        bounds_(bounds),
         steps_(steps),
-        stalls_(stalls),
         limits_(limits),
         chunk_bytes_(chunk_bytes) {
     ForEachCall([this](const auto& call) {
@@ -57,7 +56,7 @@ class AnnulusHandlers final : public grpc::Service {
         "Append", grpc::internal::RpcMethod::CLIENT_STREAMING, &AnnulusHandlers::Append);
     AddBidi<v1::DirectAppend, v1::DirectReply>("AppendDirect", &AnnulusHandlers::AppendDirect);
     AddBidi<v1::AttendPart, v1::AttendReplyPart>("Attend", &AnnulusHandlers::Attend);
-    AddBidi<v1::StepBatch, v1::StepsReply>("Steps", &AnnulusHandlers::Steps);
+    AddBidi<grpc::ByteBuffer, v1::StepsReply>("Steps", &AnnulusHandlers::Steps);
   }
 
  private:
@@ -99,6 +98,9 @@ class AnnulusHandlers final : public grpc::Service {
   template <typename Request>
   absl::Status Unary(grpc::ServerContext* rpc, const std::string& bytes, std::string* reply) {
     ANNULUS_ASSIGN_OR_RETURN(const CallContext call, Begin<Request>(rpc));
+    Admission::Peer peer(&bounds_->admission, PeerOf(*rpc, call.caller));
+    Admission::Ticket ticket(&peer);
+    ANNULUS_RETURN_IF_ERROR(ticket.EnterShort());
     ANNULUS_ASSIGN_OR_RETURN(const Request request, ValueOf<Request>(bytes, ""));
     ANNULUS_ASSIGN_OR_RETURN(const auto answer, service_->Call(request, call));
     *reply = BytesOf(answer);
@@ -107,19 +109,6 @@ class AnnulusHandlers final : public grpc::Service {
 
   absl::Status Steps(grpc::ServerContext* rpc, StepService::Stream* stream) {
     return steps_->Serve(rpc, stream);
-  }
-
-  // Of messages that the client owes, or has asked for.
-  template <typename Stream, typename Part>
-  bool Read(grpc::ServerContext* context, Stream* stream, Part* part) {
-    const StallWatch::Wait wait(stalls_, context);
-    return stream->Read(part);
-  }
-  template <typename Stream, typename Reply>
-  bool Write(grpc::ServerContext* context, Stream* stream, const Reply& reply,
-             grpc::WriteOptions options = {}) {
-    const StallWatch::Wait wait(stalls_, context);
-    return stream->Write(reply, options);
   }
 
   // A stream whose caller went away ends like one that stopped early; the true reason is told.
@@ -133,40 +122,46 @@ class AnnulusHandlers final : public grpc::Service {
   absl::Status Append(grpc::ServerContext* context, grpc::ServerReader<v1::AppendPart>* stream,
                       v1::AppendResult* reply) {
     ANNULUS_ASSIGN_OR_RETURN(const CallContext call, Begin<AppendRequest>(context));
-    Admission::Ticket ticket(admission_);
-    ANNULUS_RETURN_IF_ERROR(ticket.Enter());
+    Transfer transfer(bounds_, context, PeerOf(*context, call.caller));
+    ANNULUS_RETURN_IF_ERROR(transfer.status());
     AppendReader reader(
-        limits_, [&](int64_t bytes) { return ticket.Reserve(bytes); },
+        limits_,
+        [&](const AppendRequest& header, int64_t bytes) {
+          return transfer.Admit(service_, header, call, bytes);
+        },
         [&](const AppendRequest& piece) -> absl::Status {
-          ANNULUS_ASSIGN_OR_RETURN(const AppendResult result, service_->Call(piece, call));
+          ANNULUS_ASSIGN_OR_RETURN(const AppendResult result, transfer.Work(service_, piece, call));
           return ToProto(result, reply);
         });
     v1::AppendPart part;
-    while (Read(context, stream, &part)) ANNULUS_RETURN_IF_ERROR(reader.Add(part));
+    while (transfer.Read(stream, &part)) ANNULUS_RETURN_IF_ERROR(reader.Add(part));
     ANNULUS_RETURN_IF_ERROR(Gone(context, call));
     return reader.Finish();
   }
 
+  // Has no slot: while it lasts, it waits for what its client uploads to the workers.
   absl::Status AppendDirect(grpc::ServerContext* context,
                             grpc::ServerReaderWriter<v1::DirectReply, v1::DirectAppend>* stream) {
     ANNULUS_ASSIGN_OR_RETURN(const CallContext call, Begin<DirectAppend>(context));
-    Admission::Ticket ticket(admission_);
-    ANNULUS_RETURN_IF_ERROR(ticket.Enter());
+    Transfer transfer(bounds_, context, PeerOf(*context, call.caller));
+    ANNULUS_RETURN_IF_ERROR(transfer.status());
     const auto granted = [&](const AppendGrant& grant) -> absl::Status {
       v1::DirectReply reply;
       ANNULUS_RETURN_IF_ERROR(ToProto(grant, reply.mutable_grant()));
-      return Write(context, stream, reply)
+      return transfer.Write(stream, reply)
                  ? absl::OkStatus()
                  : absl::CancelledError("the caller went before its grant");
     };
     v1::DirectAppend message;
-    while (Read(context, stream, &message)) {
+    while (transfer.Read(stream, &message)) {
+      ANNULUS_RETURN_IF_ERROR(transfer.Resume());
       ANNULUS_ASSIGN_OR_RETURN(DirectAppend request, FromProto<DirectAppend>(message));
       request.granted = granted;
       ANNULUS_ASSIGN_OR_RETURN(const AppendResult result, service_->Call(request, call));
       v1::DirectReply reply;
       ANNULUS_RETURN_IF_ERROR(ToProto(result, reply.mutable_result()));
-      if (!Write(context, stream, reply)) break;
+      if (!transfer.Write(stream, reply)) break;
+      transfer.Pause();
     }
     return Gone(context, call);
   }
@@ -174,14 +169,16 @@ class AnnulusHandlers final : public grpc::Service {
   absl::Status Attend(grpc::ServerContext* context,
                       grpc::ServerReaderWriter<v1::AttendReplyPart, v1::AttendPart>* stream) {
     ANNULUS_ASSIGN_OR_RETURN(const CallContext call, Begin<AttendRequest>(context));
-    Admission::Ticket ticket(admission_);
-    ANNULUS_RETURN_IF_ERROR(ticket.Enter());
-    AttendReader reader(limits_, [&](int64_t bytes) { return ticket.Reserve(bytes); });
+    Transfer transfer(bounds_, context, PeerOf(*context, call.caller));
+    ANNULUS_RETURN_IF_ERROR(transfer.status());
+    AttendReader reader(limits_, [&](const AttendRequest& header, int64_t bytes) {
+      return transfer.Admit(service_, header, call, bytes);
+    });
     v1::AttendPart part;
-    while (Read(context, stream, &part)) ANNULUS_RETURN_IF_ERROR(reader.Add(part));
+    while (transfer.Read(stream, &part)) ANNULUS_RETURN_IF_ERROR(reader.Add(part));
     ANNULUS_RETURN_IF_ERROR(Gone(context, call));
     ANNULUS_ASSIGN_OR_RETURN(const AttendRequest request, reader.Finish());
-    ANNULUS_ASSIGN_OR_RETURN(const AttendResult result, service_->Call(request, call));
+    ANNULUS_ASSIGN_OR_RETURN(const AttendResult result, transfer.Work(service_, request, call));
 
     v1::AttendReplyPart reply;
     ANNULUS_RETURN_IF_ERROR(ToProto(result, reply.mutable_header()));
@@ -189,14 +186,14 @@ class AnnulusHandlers final : public grpc::Service {
     ToProto(result.lse.view(), reply.mutable_header()->mutable_lse());
     const auto bytes = static_cast<int64_t>(result.out.size_bytes() + result.lse.size_bytes());
     const bool in_header = bytes <= kHeaderDataBytesMax;
-    bool sent = in_header || Write(context, stream, reply);
+    bool sent = in_header || transfer.Write(stream, reply);
     // A small answer and the status leave together. More could wait for a client that does not
     // read, and nobody watches over the status.
     grpc::WriteOptions options;
     if (in_header) options.set_last_message();
     ChunkWriter writer(in_header ? bytes : chunk_bytes_, [&](std::string* data) {
       (in_header ? reply.mutable_header()->mutable_data() : reply.mutable_data())->swap(*data);
-      return Write(context, stream, reply, options);
+      return transfer.Write(stream, reply, options);
     });
     sent = sent && writer.Write(result.out) && writer.Write(result.lse) && writer.Flush();
     return sent ? absl::OkStatus() : absl::CancelledError("the caller stopped reading the reply");
@@ -204,9 +201,8 @@ class AnnulusHandlers final : public grpc::Service {
 
   annulus::Service* const service_;
   Door* const door_;
-  Admission* const admission_;
+  RpcBounds* const bounds_;
   StepService* const steps_;
-  StallWatch* const stalls_;
   const StreamLimits limits_;
   const int64_t chunk_bytes_;
   std::deque<std::string> paths_;
@@ -237,12 +233,10 @@ std::function<bool()> CallerGone(const grpc::ServerContext* context) {
   };
 }
 
-std::unique_ptr<grpc::Service> MakeAnnulusHandlers(Service* service, Door* door,
-                                                   Admission* admission, StepService* steps,
-                                                   StallWatch* stalls, const StreamLimits& limits,
+std::unique_ptr<grpc::Service> MakeAnnulusHandlers(Service* service, Door* door, RpcBounds* bounds,
+                                                   StepService* steps, const StreamLimits& limits,
                                                    int64_t chunk_bytes) {
-  return std::make_unique<AnnulusHandlers>(service, door, admission, steps, stalls, limits,
-                                           chunk_bytes);
+  return std::make_unique<AnnulusHandlers>(service, door, bounds, steps, limits, chunk_bytes);
 }
 
 }  // namespace annulus

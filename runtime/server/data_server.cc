@@ -1,17 +1,19 @@
 #include "runtime/server/data_server.h"
 
-#include <grpcpp/resource_quota.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 
 #include "absl/strings/str_cat.h"
-#include "annulus/retry_hint.h"
 #include "base/status.h"
 #include "runtime/protocol/public/channel.h"
 #include "runtime/protocol/public/convert.h"
 #include "runtime/protocol/public/data.grpc.pb.h"
-#include "runtime/server/door.h"
+#include "runtime/server/acceptor.h"
+#include "runtime/server/grpc_server.h"
+#include "runtime/server/limits.h"
+#include "runtime/server/peer.h"
+#include "runtime/server/places.h"
 #include "runtime/worker/grants.h"
 
 namespace annulus {
@@ -20,44 +22,40 @@ namespace {
 // How long a client may be ahead of its coordinator's message.
 constexpr absl::Duration kGrantWait = absl::Milliseconds(500);
 // gRPC's own buffers, of all connections.
-constexpr size_t kTransportBytesMax = size_t{128} << 20;
+constexpr int64_t kTransportBytesMax = int64_t{128} << 20;
 constexpr int kPutsLimit = 10'000;
-constexpr int kSpareThreads = 4;
+constexpr int kSpareThreads = 32;  // pollers, and uploads that are refused
 
 class Handlers final : public v1::Data::Service {
  public:
-  Handlers(GrantTable* grants, Door* door, int puts_max)
-      : grants_(grants), door_(door), puts_max_(puts_max) {}
+  explicit Handlers(const DataServerOptions& options)
+      : grants_(options.grants),
+        puts_("puts_max", options.puts_max, "are under way"),
+        stalls_(options.client) {}
 
   grpc::Status Put(grpc::ServerContext* context, grpc::ServerReader<v1::PutPart>* stream,
                    v1::PutDone*) override {
-    if (door_ != nullptr) {
-      const absl::Status may = door_->Admit(*context, "Put", Access::kWrite).status();
-      if (!may.ok()) return ToGrpc(may);
-    }
-    const bool room = puts_.fetch_add(1) < puts_max_;
-    const absl::Status status =
-        room ? DoPut(context, stream)
-             : WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat(
-                                  "puts_max ", puts_max_, " uploads are under way; back off")),
-                              absl::Milliseconds(20));
-    --puts_;
-    return ToGrpc(status);
+    return ToGrpc(DoPut(context, stream));
   }
 
   uint64_t bytes_received() const { return bytes_received_.load(); }
 
  private:
   absl::Status DoPut(grpc::ServerContext* context, grpc::ServerReader<v1::PutPart>* stream) {
+    Places::Place place(&puts_);
+    ANNULUS_RETURN_IF_ERROR(place.Take(context, PeerOf(*context)));
+    ClientPace pace(&stalls_, context);
     v1::PutPart part;
-    if (!stream->Read(&part) || !part.has_header()) {
+    const auto read = [&] { return pace.Wait(part, [&] { return stream->Read(&part); }); };
+    if (!read() || !part.has_header()) {
       return absl::InvalidArgumentError("header is missing; expected it as the first message");
     }
     // What waits for bytes that must not be stored any more need not wait.
     ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<GrantTable::Upload> upload,
                              grants_->Claim(part.header().grant(), part.header().secret(),
                                             kGrantWait, [context] { context->TryCancel(); }));
-    while (stream->Read(&part)) {
+    if (!place.SetBusy(true)) return absl::CancelledError("others needed the upload's place");
+    while (read()) {
       const std::string& data = part.data();
       if (part.part_case() != v1::PutPart::kData || data.empty()) {
         return absl::InvalidArgumentError("data is missing; expected some in every later message");
@@ -69,45 +67,35 @@ class Handlers final : public v1::Data::Service {
   }
 
   GrantTable* const grants_;
-  Door* const door_;
-  const int puts_max_;
-  std::atomic<int> puts_ = 0;
+  Places puts_;
+  StallWatch stalls_;
   std::atomic<uint64_t> bytes_received_ = 0;
 };
 
 class GrpcDataServer final : public DataServer {
  public:
-  explicit GrpcDataServer(const DataServerOptions& options)
-      : handlers_(options.grants, options.door, options.puts_max) {}
+  explicit GrpcDataServer(const DataServerOptions& options) : handlers_(options) {}
 
   ~GrpcDataServer() override {
+    if (acceptor_ != nullptr) acceptor_->Stop();
     if (server_ != nullptr) server_->Shutdown(absl::ToChronoTime(absl::InfinitePast()));
   }
 
   absl::Status Listen(const DataServerOptions& options) {
+    ANNULUS_ASSIGN_OR_RETURN(acceptor_,
+                             Acceptor::Listen(options.listen, options.connections, options.counts));
     grpc::ServerBuilder builder;
-    grpc::ResourceQuota quota("annulus data");
-    quota.Resize(kTransportBytesMax);
-    quota.SetMaxThreads(options.puts_max + kSpareThreads);
-    builder.SetResourceQuota(quota);
-    builder.SetMaxReceiveMessageSize(kMessageBytesMax);
-    builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kStreamWindowBytes);
-    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-    builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
-                               kPingIntervalMinMs);
-    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-    int port = 0;
-    ANNULUS_ASSIGN_OR_RETURN(const auto credentials, MakeServerCredentials(options.tls));
-    builder.AddListeningPort(options.listen, credentials, &port);
+    SetUpServer({.name = "annulus data",
+                 .transport_bytes_max = kTransportBytesMax,
+                 .threads_max = options.puts_max + kSpareThreads},
+                &builder);
+    acceptor_->AddTo(&builder, grpc::InsecureServerCredentials());
     builder.RegisterService(&handlers_);
     server_ = builder.BuildAndStart();
-    if (server_ == nullptr || port == 0) {
-      return absl::UnavailableError(
-          absl::StrCat("cannot listen for data on \"", options.listen,
-                       "\"; expected an address of this machine and a free port"));
-    }
-    address_ = absl::StrCat(options.tls.on() ? kTlsScheme : "",
-                            options.listen.substr(0, options.listen.rfind(':')), ":", port);
+    if (server_ == nullptr) return absl::InternalError("gRPC starts no server");
+    acceptor_->Start();
+    address_ =
+        absl::StrCat(options.listen.substr(0, options.listen.rfind(':')), ":", acceptor_->port());
     return absl::OkStatus();
   }
 
@@ -116,6 +104,7 @@ class GrpcDataServer final : public DataServer {
 
  private:
   Handlers handlers_;
+  std::unique_ptr<Acceptor> acceptor_;
   std::unique_ptr<grpc::Server> server_;
   std::string address_;
 };
@@ -128,6 +117,7 @@ absl::StatusOr<std::unique_ptr<DataServer>> DataServer::Start(const DataServerOp
     return absl::InvalidArgumentError(
         absl::StrCat("puts_max is ", options.puts_max, "; expected 1 to ", kPutsLimit));
   }
+  ANNULUS_RETURN_IF_ERROR(CheckLimits(options.client));
   auto server = std::make_unique<GrpcDataServer>(options);
   ANNULUS_RETURN_IF_ERROR(server->Listen(options));
   return server;

@@ -8,7 +8,7 @@
 #include "absl/status/status.h"
 #include "comm/rendezvous.h"
 #include "runtime/protocol/public/tensor_stream.h"
-#include "runtime/server/admission.h"
+#include "runtime/server/limits.h"
 #include "runtime/service/service.h"
 
 namespace grpc {
@@ -19,13 +19,12 @@ class Service;
 namespace annulus {
 
 class Door;
-class StallWatch;
 class StepService;
 
-// `limits` and `admission` bound the calls that carry tensors; the others are small and short.
-std::unique_ptr<grpc::Service> MakeAnnulusHandlers(Service* service, Door* door,
-                                                   Admission* admission, StepService* steps,
-                                                   StallWatch* stalls, const StreamLimits& limits,
+// What a call asks for is checked before room is taken for it, and that before its tensors are
+// read.
+std::unique_ptr<grpc::Service> MakeAnnulusHandlers(Service* service, Door* door, RpcBounds* bounds,
+                                                   StepService* steps, const StreamLimits& limits,
                                                    int64_t chunk_bytes);
 
 // FAILED_PRECONDITION says which version of the protocol the caller speaks and which this is.
@@ -35,7 +34,7 @@ absl::Status CheckProtocol(const grpc::ServerContext& context);
 // context outlives what is returned.
 std::function<bool()> CallerGone(const grpc::ServerContext* context);
 
-std::unique_ptr<grpc::Service> MakeRendezvousHandlers(Rendezvous* rendezvous, Door* door,
-                                                      Admission* admission);
+// Answers with what the rendezvous has already, and publishes nothing.
+std::unique_ptr<grpc::Service> MakeRendezvousHandlers(Rendezvous* rendezvous, Door* door);
 
 }  // namespace annulus

@@ -1,7 +1,7 @@
-// RpcServer: a Service offered over gRPC (annulus.proto), with a rendezvous beside it, the standard
-// health service and, where nobody is asked for a token, reflection. Every bound below is named in
-// the error of the call that meets it. Thread-safe. Calls run on at most in_flight_max + a few
-// threads; each open stream of steps has one of its own.
+// RpcServer: a Service offered over gRPC (annulus.proto), with a rendezvous beside it and the
+// standard health service. Connections are plain text: TLS and tokens come with the service's
+// security. Thread-safe. Each call has a thread: at most transfers_max + step_streams_max +
+// short_calls_max + a few.
 #pragma once
 
 #include <cstdint>
@@ -11,33 +11,23 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "comm/rendezvous.h"
-#include "runtime/protocol/public/tensor_stream.h"
-#include "runtime/protocol/public/tls.h"
+#include "runtime/server/limits.h"
 #include "runtime/service/service.h"
 
 namespace annulus {
 
 class Door;
 
-struct RpcLimits {
-  StreamLimits stream = {};
-  int in_flight_max = 64;                            // calls that carry tensors or wait
-  int64_t buffer_bytes_max = int64_t{2} << 30;       // of all requests' tensors together
-  int64_t transport_bytes_max = int64_t{256} << 20;  // of gRPC's own buffers, all connections
-  int64_t chunk_bytes = 1 << 20;                     // of a streamed reply's messages, < 4 MiB
-  int step_streams_max = 256;  // open at once, idle or not: as many as batches are sent at once
-  // How long a call waits for its client to send what it owes or to read what it is sent; then it
-  // is cut.
-  absl::Duration client_stall_max = absl::Seconds(10);
-};
-
 struct RpcServerOptions {
   std::string listen = "127.0.0.1:0";  // "host:port"; port 0: any free one
   Service* service = nullptr;          // outlives the server
   Rendezvous* rendezvous = nullptr;    // outlives the server; nullptr: not offered
-  ServerTls tls = {};                  // without a certificate: plain text
   Door* door = nullptr;                // outlives the server; nullptr: everybody may do everything
   RpcLimits limits = {};
+  // Callers may ask which services there are, each question on a stream that holds a thread: for
+  // development, and only where nobody is asked who it is.
+  bool reflection = false;
+  ConnectionCounts* counts = nullptr;  // outlives the server, if there is one
 };
 
 class RpcServer {

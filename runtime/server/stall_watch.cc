@@ -2,13 +2,13 @@
 
 #include <grpcpp/server_context.h>
 
-#include "absl/time/clock.h"
+#include <algorithm>
+
 #include "base/log.h"
 
 namespace annulus {
 
-StallWatch::StallWatch(absl::Duration client_stall_max)
-    : client_stall_max_(client_stall_max), thread_([this] { Run(); }) {}
+StallWatch::StallWatch(const ClientLimits& limits) : limits_(limits), thread_([this] { Run(); }) {}
 
 StallWatch::~StallWatch() {
   {
@@ -19,41 +19,47 @@ StallWatch::~StallWatch() {
   thread_.join();
 }
 
-StallWatch::Wait::Wait(StallWatch* watch, grpc::ServerContext* context)
-    : watch_(watch), list_(&watch->waiting_) {
-  const std::lock_guard<std::mutex> lock(watch_->mutex_);
-  place_ = list_->insert(list_->end(), {context, absl::Now()});
-}
+StallWatch::Wait::Wait(StallWatch* watch, grpc::ServerContext* context, absl::Duration patience)
+    : Wait(watch, {context, absl::Now() + patience, true}) {}
 
-StallWatch::Wait::Wait(StallWatch* watch, grpc::ServerContext* context, absl::Time until)
-    : watch_(watch), list_(&watch->bounded_) {
+StallWatch::Wait::Wait(StallWatch* watch, const Waiting& waiting) : watch_(watch) {
   const std::lock_guard<std::mutex> lock(watch_->mutex_);
-  place_ = list_->insert(list_->end(), {context, until});
+  place_ = watch_->waiting_.insert(watch_->waiting_.end(), waiting);
 }
 
 StallWatch::Wait::~Wait() {
   const std::lock_guard<std::mutex> lock(watch_->mutex_);
-  list_->erase(place_);
+  watch_->waiting_.erase(place_);
 }
 
 // Looks now and then instead of being woken for each wait, of which there are several in each call.
 void StallWatch::Run() {
   std::unique_lock<std::mutex> lock(mutex_);
   while (!stopping_) {
-    stop_.wait_for(lock, absl::ToChronoMicroseconds(client_stall_max_ / 10));
+    stop_.wait_for(lock, absl::ToChronoMicroseconds(limits_.client_stall_max / 10));
     const absl::Time now = absl::Now();
     for (Waiting& waiting : waiting_) {
-      if (now - waiting.since < client_stall_max_) break;
-      Log(LogLevel::kWarning, "client cut: it neither sends nor reads",
-          {{"client", waiting.context->peer()},
-           {"client_stall_max_s", absl::ToDoubleSeconds(client_stall_max_)}});
+      if (now < waiting.until) continue;
+      if (waiting.owes) {
+        Log(LogLevel::kWarning, "client cut: it neither sends nor reads, or too slowly",
+            {{"client", waiting.context->peer()},
+             {"client_stall_max_s", absl::ToDoubleSeconds(limits_.client_stall_max)},
+             {"client_rate_min", limits_.client_rate_min}});
+      }
       waiting.context->TryCancel();
-      waiting.since = now;  // its thread may take a moment
-    }
-    for (const Waiting& bounded : bounded_) {
-      if (now >= bounded.since) bounded.context->TryCancel();
+      waiting.until = now + limits_.client_stall_max;  // its thread may take a moment
     }
   }
+}
+
+absl::Duration ClientPace::Patience() const {
+  return std::max(watch_->limits().client_stall_max - behind_, absl::ZeroDuration());
+}
+
+void ClientPace::Note(absl::Duration waited, int64_t bytes) {
+  const auto rate = static_cast<double>(watch_->limits().client_rate_min);
+  behind_ = std::max(behind_ + waited - absl::Seconds(static_cast<double>(bytes) / rate),
+                     absl::ZeroDuration());
 }
 
 }  // namespace annulus

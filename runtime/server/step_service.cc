@@ -1,18 +1,23 @@
 #include "runtime/server/step_service.h"
 
 #include <grpcpp/server_context.h>
+#include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/support/proto_buffer_reader.h>
 #include <grpcpp/support/sync_stream.h>
 
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "annulus/retry_hint.h"
 #include "base/status.h"
 #include "runtime/protocol/public/annulus.grpc.pb.h"
 #include "runtime/protocol/public/step_batch.h"
+#include "runtime/protocol/public/step_parser.h"
 #include "runtime/server/handlers.h"
+#include "runtime/server/peer.h"
 
 namespace annulus {
 namespace {
@@ -20,62 +25,79 @@ namespace {
 constexpr const auto& kCall = CallOf<StepsRequest>();
 constexpr absl::Duration kReopenAfter = absl::Milliseconds(1);
 
+// What a stream keeps of its batches' memory while it is idle.
+constexpr size_t kKeptBytesMax = 4 << 20;
+
 }  // namespace
 
-absl::Status StepService::Open(grpc::ServerContext* context) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (draining_) return absl::UnavailableError("the server is shutting down");
-  if (static_cast<int>(open_.size()) >= streams_max_) {
-    return WithRetryAfter(
-        absl::ResourceExhaustedError(absl::StrCat("step_streams_max ", streams_max_,
-                                                  " streams of steps are open; try again later")),
-        absl::Seconds(1));
-  }
-  open_.emplace(context, false);
-  return absl::OkStatus();
-}
+struct StepService::Batches {
+  grpc::ByteBuffer bytes;   // of the batch that has come
+  v1::StepBatch parsed;     // its memory is used again
+  size_t parsed_bytes = 0;  // of that, at most
 
-bool StepService::SetBusy(grpc::ServerContext* context, bool busy) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  open_.at(context) = busy;
-  if (draining_ && !busy) context->TryCancel();
-  return !draining_;
-}
+  absl::StatusOr<size_t> Count() {
+    grpc::ProtoBufferReader reader(&bytes);
+    ANNULUS_ASSIGN_OR_RETURN(const int64_t steps, CountSteps(&reader));
+    return static_cast<size_t>(steps);
+  }
+
+  // Requests borrow from `parsed`.
+  std::vector<absl::StatusOr<StepRequest>> Parse() {
+    parsed_bytes += bytes.Length();
+    std::vector<std::pair<size_t, absl::Status>> malformed;
+    {
+      grpc::ProtoBufferReader reader(&bytes);
+      malformed = ParseSteps(&reader, &parsed);
+    }
+    bytes.Clear();
+    std::vector<absl::StatusOr<StepRequest>> requests = FromProto(parsed);
+    for (const auto& [index, why] : malformed) requests[index] = why;
+    return requests;
+  }
+
+  void Trim() {
+    if (parsed_bytes <= kKeptBytesMax) return;
+    parsed = v1::StepBatch();
+    parsed_bytes = 0;
+  }
+};
 
 // An idle stream does not outlive its caller's token.
 bool StepService::Read(grpc::ServerContext* context, Stream* stream, const Caller& caller,
-                       v1::StepBatch* batch) {
+                       grpc::ByteBuffer* bytes) {
   std::optional<StallWatch::Wait> wait;
-  if (caller.expires != absl::InfiniteFuture()) wait.emplace(stalls_, context, caller.expires);
-  return stream->Read(batch);
+  if (caller.expires != absl::InfiniteFuture()) {
+    wait.emplace(&bounds_->stalls, context, caller.expires);
+  }
+  return stream->Read(bytes);
 }
 
 absl::Status StepService::Serve(grpc::ServerContext* context, Stream* stream) {
   ANNULUS_RETURN_IF_ERROR(CheckProtocol(*context));
   absl::StatusOr<Caller> caller = door_->Admit(*context, kCall.name, kCall.access);
   ANNULUS_RETURN_IF_ERROR(caller.status());
-  ANNULUS_RETURN_IF_ERROR(Open(context));
-  v1::StepBatch batch;
+  const std::string peer_name = PeerOf(*context, *caller);
+  Admission::Peer peer(&bounds_->admission, peer_name);
+  Places::Place place(&bounds_->step_streams);
+  ANNULUS_RETURN_IF_ERROR(place.Take(context, peer_name));
+  Batches batches;
   bool broken = false;
-  while (!broken && Read(context, stream, *caller, &batch)) {
+  while (!broken && Read(context, stream, *caller, &batches.bytes)) {
     if (door_->asks()) {
       caller = door_->Admit(*context, kCall.name, kCall.access);
       if (!caller.ok()) break;
     }
-    const bool serving = SetBusy(context, true);
+    const bool serving = place.SetBusy(true);
+    ANNULUS_ASSIGN_OR_RETURN(const size_t steps, batches.Count());
     const StepResults results =
-        serving ? Answer(context, *caller, batch)
-                : StepResultsOf(absl::UnavailableError("the server is shutting down"),
-                                static_cast<size_t>(batch.steps_size()));
+        serving ? Answer(context, *caller, &peer, steps, &batches)
+                : StepResultsOf(absl::UnavailableError("the server closes the stream"), steps);
     broken = !SendAnswers(results, [&](const v1::StepsReply& reply) {
-      const StallWatch::Wait wait(stalls_, context);
+      const StallWatch::Wait wait(&bounds_->stalls, context);
       return stream->Write(reply);
     });
-    SetBusy(context, false);
-  }
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    open_.erase(context);
+    batches.Trim();
+    place.SetBusy(false);
   }
   if (!absl::IsUnauthenticated(caller.status())) return caller.status();
   return WithRetryAfter(
@@ -85,17 +107,16 @@ absl::Status StepService::Serve(grpc::ServerContext* context, Stream* stream) {
 }
 
 StepResults StepService::Answer(grpc::ServerContext* context, const Caller& caller,
-                                const v1::StepBatch& batch) {
-  const auto refuse = [&](const absl::Status& why) {
-    return StepResultsOf(why, static_cast<size_t>(batch.steps_size()));
-  };
-  Admission::Ticket ticket(admission_);
-  if (absl::Status status = ticket.Enter(); !status.ok()) return refuse(status);
-  const auto bytes = static_cast<int64_t>(batch.ByteSizeLong());
-  if (absl::Status status = ticket.Reserve(bytes); !status.ok()) return refuse(status);
+                                Admission::Peer* peer, size_t steps, Batches* batches) {
+  Admission::Ticket ticket(peer);
+  if (absl::Status status = ticket.Enter(); !status.ok()) return StepResultsOf(status, steps);
+  const auto bytes = static_cast<int64_t>(batches->bytes.Length() + steps * kParsedStepBytes);
+  if (absl::Status status = ticket.Reserve(bytes); !status.ok()) {
+    return StepResultsOf(status, steps);
+  }
   const absl::Status may_append = CheckMay(caller, "append", Access::kWrite);
-  std::vector<absl::StatusOr<StepRequest>> requests = FromProto(batch);
-  StepResults results = refuse(absl::InternalError("not tried"));
+  std::vector<absl::StatusOr<StepRequest>> requests = batches->Parse();
+  StepResults results = StepResultsOf(absl::InternalError("not tried"), steps);
   std::vector<StepRequest> good;
   std::vector<size_t> index;  // of good[i] in the batch
   for (size_t i = 0; i < requests.size(); ++i) {
@@ -111,22 +132,14 @@ StepResults StepService::Answer(grpc::ServerContext* context, const Caller& call
   }
   CallContext call;
   call.caller = caller;
-  if (batch.time_left_us() != 0) {
-    call.deadline = absl::Now() + absl::Microseconds(batch.time_left_us());
+  if (batches->parsed.time_left_us() != 0) {
+    call.deadline = absl::Now() + absl::Microseconds(batches->parsed.time_left_us());
   }
   call.cancelled = CallerGone(context);
   StepResults answers = StepResultsOf(service_->Call(StepsRequest{good}, call), good.size());
   if (good.size() == results.size()) return answers;
   for (size_t i = 0; i < index.size(); ++i) results[index[i]] = std::move(answers[i]);
   return results;
-}
-
-void StepService::Drain() {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  draining_ = true;
-  for (const auto& [context, busy] : open_) {
-    if (!busy) context->TryCancel();
-  }
 }
 
 }  // namespace annulus

@@ -3,17 +3,13 @@
 // from thread to thread. Thread-safe.
 #pragma once
 
-#include <map>
-#include <mutex>
-#include <vector>
-
 #include "absl/status/status.h"
-#include "runtime/server/admission.h"
 #include "runtime/server/door.h"
-#include "runtime/server/stall_watch.h"
+#include "runtime/server/limits.h"
 #include "runtime/service/service.h"
 
 namespace grpc {
+class ByteBuffer;
 class ServerContext;
 template <class W, class R>
 class ServerReaderWriter;
@@ -21,49 +17,37 @@ class ServerReaderWriter;
 
 namespace annulus {
 namespace v1 {
-class StepBatch;
 class StepsReply;
 }  // namespace v1
 
 class StepService {
  public:
-  using Stream = grpc::ServerReaderWriter<v1::StepsReply, v1::StepBatch>;
+  using Stream = grpc::ServerReaderWriter<v1::StepsReply, grpc::ByteBuffer>;
 
   // All pointers outlive this.
-  StepService(Service* service, Door* door, Admission* admission, StallWatch* stalls,
-              int streams_max)
-      : service_(service),
-        door_(door),
-        admission_(admission),
-        stalls_(stalls),
-        streams_max_(streams_max) {}
+  StepService(Service* service, Door* door, RpcBounds* bounds)
+      : service_(service), door_(door), bounds_(bounds) {}
 
-  // Serves one stream to its end. RESOURCE_EXHAUSTED names step_streams_max. A stream whose caller
-  // is not known any more, since its token has expired or was taken back, ends with UNAUTHENTICATED
-  // and a retry hint: a fresh token opens another one.
+  // Serves one stream to its end. RESOURCE_EXHAUSTED names step_streams_max, INVALID_ARGUMENT what
+  // is no batch. A stream whose caller is not known any more, since its token has expired or was
+  // taken back, ends with UNAUTHENTICATED and a retry hint: a fresh token opens another one.
   absl::Status Serve(grpc::ServerContext* context, Stream* stream);
 
   // From now on new batches are refused with UNAVAILABLE, and a stream is closed as soon as it has
   // none under way: one that is merely open must not hold up a shutdown.
-  void Drain();
+  void Drain() { bounds_->step_streams.Drain(); }
 
  private:
-  absl::Status Open(grpc::ServerContext* context);
-  // Says that a batch of the stream begins or has ended; false: the server is shutting down.
-  bool SetBusy(grpc::ServerContext* context, bool busy);
+  struct Batches;  // of one stream
+
   bool Read(grpc::ServerContext* context, Stream* stream, const Caller& caller,
-            v1::StepBatch* batch);
-  StepResults Answer(grpc::ServerContext* context, const Caller& caller,
-                     const v1::StepBatch& batch);
+            grpc::ByteBuffer* bytes);
+  StepResults Answer(grpc::ServerContext* context, const Caller& caller, Admission::Peer* peer,
+                     size_t steps, Batches* batches);
 
   Service* const service_;
   Door* const door_;
-  Admission* const admission_;
-  StallWatch* const stalls_;
-  const int streams_max_;
-  std::mutex mutex_;
-  bool draining_ = false;
-  std::map<grpc::ServerContext*, bool> open_;  // and whether a batch is under way
+  RpcBounds* const bounds_;
 };
 
 }  // namespace annulus

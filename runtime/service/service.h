@@ -19,6 +19,17 @@ struct CallContext {
   Caller caller = {};               // who calls, and may: the call's door has seen to that
 };
 
-using Service = Answerer<CallContext>;
+class Service : public Answerer<CallContext> {
+ public:
+  // Looks, before anything is kept or read for it, whether a call can be carried out as far as its
+  // header says: its tensors have shapes and no data yet. Errors as of the call. What the call's
+  // answer has in bytes of tensors, at most.
+  virtual absl::StatusOr<int64_t> Check(const AppendRequest& header, const CallContext& call) {
+    return 0;
+  }
+  virtual absl::StatusOr<int64_t> Check(const AttendRequest& header, const CallContext& call) {
+    return 0;
+  }
+};
 
 }  // namespace annulus

@@ -130,6 +130,22 @@ struct MetricsService::State final : public prometheus::Collectable {
     }
   }
 
+  template <typename Request>
+  absl::StatusOr<int64_t> Check(const Request& header, const CallContext& call) {
+    const absl::Time begin = absl::Now();
+    absl::StatusOr<int64_t> answer_bytes = inner->Check(header, call);
+    if (!answer_bytes.ok()) {
+      CountEnd(CallOf<Request>().name, answer_bytes.status().code(), absl::Now() - begin);
+    }
+    return answer_bytes;
+  }
+
+  void CountEnd(const char* call, absl::StatusCode code, absl::Duration took) {
+    const prometheus::Labels labels = {{"call", call}, {"code", absl::StatusCodeToString(code)}};
+    requests.Add(labels).Increment();
+    seconds.Add(labels, LatencyBounds()).Observe(absl::ToDoubleSeconds(took));
+  }
+
   // Runs `body` counted as `call`.
   template <typename Body>
   auto Count(const char* call, Body body) {
@@ -137,12 +153,9 @@ struct MetricsService::State final : public prometheus::Collectable {
     running.Increment();
     const absl::Time begin = absl::Now();
     auto result = body();
-    const double elapsed_s = absl::ToDoubleSeconds(absl::Now() - begin);
+    const absl::Duration took = absl::Now() - begin;
     running.Decrement();
-    const absl::StatusCode code = result.ok() ? CodeOf(*result) : result.status().code();
-    const prometheus::Labels labels = {{"call", call}, {"code", absl::StatusCodeToString(code)}};
-    requests.Add(labels).Increment();
-    seconds.Add(labels, LatencyBounds()).Observe(elapsed_s);
+    CountEnd(call, result.ok() ? CodeOf(*result) : result.status().code(), took);
     return result;
   }
 
@@ -161,6 +174,16 @@ struct MetricsService::State final : public prometheus::Collectable {
 MetricsService::MetricsService(Service* inner, MetricsSnapshot more)
     : state_(std::make_shared<State>(inner, std::move(more))) {}
 MetricsService::~MetricsService() = default;
+
+absl::StatusOr<int64_t> MetricsService::Check(const AppendRequest& header,
+                                              const CallContext& call) {
+  return state_->Check(header, call);
+}
+
+absl::StatusOr<int64_t> MetricsService::Check(const AttendRequest& header,
+                                              const CallContext& call) {
+  return state_->Check(header, call);
+}
 
 absl::StatusOr<AnyAnswer> MetricsService::Answer(const AnyRequest& request,
                                                  const CallContext& call) {

@@ -50,6 +50,10 @@ class MetricsService final : public Service {
   explicit MetricsService(Service* inner, MetricsSnapshot more = {});
   ~MetricsService() override;
 
+  // Those that are refused count as calls.
+  absl::StatusOr<int64_t> Check(const AppendRequest& header, const CallContext& call) override;
+  absl::StatusOr<int64_t> Check(const AttendRequest& header, const CallContext& call) override;
+
  private:
   friend class MetricsEndpoint;
   absl::StatusOr<AnyAnswer> Answer(const AnyRequest& request, const CallContext& call) override;

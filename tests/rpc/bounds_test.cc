@@ -34,7 +34,7 @@ absl::Duration TimeUntilFree(const RawServer& raw) {
 }
 
 TEST_CASE("a client that does not read its answer is cut, and its place is free") {
-  RawServer raw({.in_flight_max = 1, .client_stall_max = kStallMax});
+  RawServer raw({.transfers_max = 1, .client = {.client_stall_max = kStallMax}});
   raw.service.v_head_dim = 512;
   const int64_t before = ResidentBytes();
   grpc::ClientContext context;
@@ -63,7 +63,7 @@ TEST_CASE("a client that does not read its answer is cut, and its place is free"
 }
 
 TEST_CASE("a client that does not send what it announced is cut, and its place is free") {
-  const RawServer raw({.in_flight_max = 1, .client_stall_max = kStallMax});
+  const RawServer raw({.transfers_max = 1, .client = {.client_stall_max = kStallMax}});
   grpc::ClientContext context;
   const auto stream = raw.stub->Attend(&context);
   REQUIRE(stream->Write(Header("f32", 4096, 8, 8)));
@@ -75,7 +75,7 @@ TEST_CASE("a client that does not send what it announced is cut, and its place i
 }
 
 TEST_CASE("a stream of steps may be idle, but its answers must be read") {
-  RawServer raw({.client_stall_max = kStallMax});
+  RawServer raw({.client = {.client_stall_max = kStallMax}});
   raw.service.v_head_dim = 512;
   grpc::ClientContext context;
   const auto stream = raw.stub->Steps(&context);
@@ -137,7 +137,7 @@ Load MeasureLoad(const std::string& endpoint, int callers, absl::Duration time) 
           }
           refused_ms.push_back(absl::ToDoubleMilliseconds(took));
           load.named &= absl::IsResourceExhausted(status) && wait.has_value() &&
-                        status.message().find("in_flight_max 4") != absl::string_view::npos;
+                        status.message().find("in_flight_max 8") != absl::string_view::npos;
         }
         absl::SleepFor(wait.value_or(absl::ZeroDuration()));
       }
@@ -153,7 +153,7 @@ Load MeasureLoad(const std::string& endpoint, int callers, absl::Duration time) 
 }
 
 TEST_CASE("ten times more callers than places: an early no with a hint, and the work goes on") {
-  RawServer raw({.in_flight_max = 4});
+  RawServer raw({.in_flight_max = 8});  // of which one peer has half
   raw.service.before = [](const char*, const CallContext&) {
     absl::SleepFor(absl::Milliseconds(20));
     return absl::OkStatus();

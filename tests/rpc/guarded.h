@@ -36,6 +36,7 @@ struct Guarded {
     options.rendezvous = &rendezvous;
     options.door = door.get();
     options.limits = limits;
+    options.reflection = true;
     server = RpcServer::Start(options).value();
   }
 

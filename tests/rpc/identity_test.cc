@@ -84,9 +84,11 @@ TEST_CASE("each role may make its calls and no others") {
     const auto rendezvous =
         MakeRpcRendezvous(guarded.endpoint(), {.token_file = guarded.folder / "token"}).value();
     const bool joins = absl::string_view(role) == "admin" || absl::string_view(role) == "worker";
-    CHECK(absl::IsPermissionDenied(rendezvous->Put(role, "x")) == !joins);
-    CHECK(absl::IsPermissionDenied(
-              rendezvous->Get(role, absl::Now() + absl::Seconds(5)).status()) == !joins);
+    CHECK(absl::IsPermissionDenied(rendezvous->Put(role, "x")));  // nobody publishes
+    const absl::Status got =
+        rendezvous->Get("absent", absl::Now() + absl::Milliseconds(500)).status();
+    INFO(got);
+    CHECK(absl::IsPermissionDenied(got) == !joins);
   }
   CHECK(guarded.door->counts().unauthenticated == 0);
   CHECK(guarded.door->counts().denied > 0);
@@ -169,7 +171,7 @@ TEST_CASE("who is not known is refused in the same words, and nothing reaches th
   CHECK(absl::StartsWith(missing.status().message(), "token_file: "));
 }
 
-TEST_CASE("everybody may ask for health, and for reflection only where nobody is asked") {
+TEST_CASE("everybody may ask for health, and nobody for reflection where callers are asked") {
   const Quiet quiet;
   const auto health = [](const std::string& endpoint) {
     const auto stub = grpc::health::v1::Health::NewStub(MakeChannel(endpoint));
@@ -196,8 +198,7 @@ TEST_CASE("everybody may ask for health, and for reflection only where nobody is
   };
   const Loopback open;
   CHECK(health(open.endpoint()).ok());
-  CHECK(reflection(open.endpoint()) == grpc::StatusCode::OK);
-  const Guarded guarded;
+  const Guarded guarded;  // which has reflection, where nobody is asked
   CHECK(health(guarded.endpoint()).ok());
   CHECK(reflection(guarded.endpoint()) == grpc::StatusCode::UNIMPLEMENTED);
 }
@@ -258,7 +259,7 @@ std::string TokenFor(const Guarded& guarded, absl::Duration left) {
 TEST_CASE("a stream of steps ends with its token, and says how to go on") {
   const Quiet quiet;
   RpcLimits limits;
-  limits.client_stall_max = absl::Seconds(60);  // nobody looks at idle streams in this test
+  limits.client.client_stall_max = absl::Seconds(60);  // nobody looks at idle streams in this test
   const Guarded guarded(limits);
   const absl::Duration left = absl::Seconds(2);
   RawSteps raw(guarded, TokenFor(guarded, left));
@@ -274,7 +275,7 @@ TEST_CASE("a stream of steps ends with its token, and says how to go on") {
 TEST_CASE("an idle stream of steps is closed when its token expires") {
   const Quiet quiet;
   RpcLimits limits;
-  limits.client_stall_max = absl::Milliseconds(100);
+  limits.client.client_stall_max = absl::Milliseconds(100);
   const Guarded guarded(limits);
   RawSteps raw(guarded, TokenFor(guarded, absl::Seconds(1)));
   CHECK(raw.Ask());

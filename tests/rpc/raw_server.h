@@ -18,10 +18,12 @@
 namespace annulus {
 
 struct RawServer {
-  explicit RawServer(RpcLimits limits = {}) {
+  explicit RawServer(RpcLimits limits = {}, bool reflection = false) {
     SilenceLibraries();
-    auto started =
-        RpcServer::Start({.service = &service, .rendezvous = &rendezvous, .limits = limits});
+    auto started = RpcServer::Start({.service = &service,
+                                     .rendezvous = &rendezvous,
+                                     .limits = limits,
+                                     .reflection = reflection});
     INFO(started.status());
     REQUIRE(started.ok());
     server = *std::move(started);

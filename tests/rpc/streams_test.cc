@@ -20,7 +20,7 @@ struct AppendRun {
   explicit AppendRun(const std::vector<v1::AppendPart>& parts) {
     AppendReader reader(
         kLimits,
-        [&](int64_t bytes) {
+        [&](const AppendRequest&, int64_t bytes) {
           reserved += bytes;
           return absl::OkStatus();
         },
@@ -43,7 +43,7 @@ struct AppendRun {
 
 struct AttendRun {
   explicit AttendRun(const std::vector<v1::AttendPart>& parts) {
-    AttendReader reader(kLimits, [&](int64_t bytes) {
+    AttendReader reader(kLimits, [&](const AttendRequest&, int64_t bytes) {
       reserved += bytes;
       return absl::OkStatus();
     });
@@ -197,7 +197,8 @@ TEST_CASE("a request's header is checked field by field before memory is taken")
 }
 
 TEST_CASE("a refused reservation is the answer") {
-  AttendReader reader(kLimits, [](int64_t) { return absl::ResourceExhaustedError("full"); });
+  AttendReader reader(
+      kLimits, [](const AttendRequest&, int64_t) { return absl::ResourceExhaustedError("full"); });
   CHECK(absl::IsResourceExhausted(reader.Add(AttendHead())));
 }
 

@@ -46,6 +46,16 @@ void AddServiceOptions(Options* options, ServiceFlags* flags) {
                SetCount(&flags->heartbeat_ms, 1, kMillisecondsMax));
   options->Add("heartbeat-timeout-ms", "N", "who is silent for N ms is lost (1000)",
                SetCount(&flags->heartbeat_timeout_ms, 1, kMillisecondsMax));
+  options->Add("client-stall-max", "S",
+               "a client that neither sends what it owes nor reads for S s is cut (10)",
+               SetCount(&flags->client_stall_max_s, 1, 3600));
+  options->Add("client-rate-min", "N",
+               "bytes a second that a client must move of what it owes (64K)",
+               SetCount(&flags->client_rate_min, 1, int64_t{1} << 40));
+  options->Add(
+      "connections-max", "N",
+      "connections at once, half of them from one address; fewer where descriptors are (4K)",
+      SetCount(&flags->connections_max, 1, 1 << 20));
   options->Add("metrics-listen", "HOST:PORT", "Prometheus metrics at /metrics (none)",
                SetParsed(&flags->metrics_listen, ParseEndpoint));
   options->Add("log-level", "debug|info|warning|error|off", "what is logged on stderr (info)",
@@ -89,6 +99,23 @@ Metric TransportBytes(const char* transport, const char* direction, uint64_t byt
           {{"transport", transport}, {"direction", direction}}};
 }
 
+std::vector<Metric> MetricsOf(const ConnectionCounts& counts) {
+  const auto count = [](const char* why, uint64_t value) {
+    return Metric{"annulus_connections_refused_total",
+                  "Connections that were closed at once.",
+                  Metric::Kind::kCounter,
+                  static_cast<double>(value),
+                  {{"why", why}}};
+  };
+  return {{"annulus_connections",
+           "Connections of clients that are open.",
+           Metric::Kind::kGauge,
+           static_cast<double>(counts.open.load()),
+           {}},
+          count("bound", counts.refused.load()),
+          count("descriptors", counts.failed.load())};
+}
+
 Arguments ServiceArguments(const ServiceFlags& flags) {
   Arguments args = {"--transports",
                     flags.transports,
@@ -96,6 +123,12 @@ Arguments ServiceArguments(const ServiceFlags& flags) {
                     absl::StrCat(flags.heartbeat_ms),
                     "--heartbeat-timeout-ms",
                     absl::StrCat(flags.heartbeat_timeout_ms),
+                    "--client-stall-max",
+                    absl::StrCat(flags.client_stall_max_s),
+                    "--client-rate-min",
+                    absl::StrCat(flags.client_rate_min),
+                    "--connections-max",
+                    absl::StrCat(flags.connections_max),
                     "--log-level",
                     flags.log_level_text};
   if (!flags.net_devices.empty()) args.insert(args.end(), {"--net-devices", flags.net_devices});
@@ -103,6 +136,14 @@ Arguments ServiceArguments(const ServiceFlags& flags) {
     args.insert(args.end(), {"--tcp-port-range", flags.tcp_port_range});
   }
   return args;
+}
+
+ClientLimits ClientLimitsOf(const ServiceFlags& flags) {
+  return {absl::Seconds(flags.client_stall_max_s), flags.client_rate_min};
+}
+
+ConnectionLimits ConnectionLimitsOf(const ServiceFlags& flags) {
+  return {.connections_max = flags.connections_max};
 }
 
 UcxOptions UcxOptionsOf(const ServiceFlags& flags) {

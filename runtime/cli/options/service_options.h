@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -11,6 +12,8 @@
 #include "runtime/cli/commands.h"
 #include "runtime/cli/options/options.h"
 #include "runtime/coordinator/limits.h"
+#include "runtime/server/acceptor.h"
+#include "runtime/server/stall_watch.h"
 #include "runtime/telemetry/metrics.h"
 
 namespace annulus {
@@ -26,15 +29,24 @@ struct ServiceFlags {
   std::string tcp_port_range;
   int heartbeat_ms = 100;
   int heartbeat_timeout_ms = 1000;
+  // Of clients, at both kinds of doors that they reach.
+  int client_stall_max_s = 10;
+  int64_t client_rate_min = ClientLimits().client_rate_min;
+  int connections_max = ConnectionLimits().connections_max;
   std::string metrics_listen;  // empty: no metrics
   LogLevel log_level = LogLevel::kInfo;
   std::string log_level_text = "info";
 };
 
 void AddServiceOptions(Options* options, ServiceFlags* flags);
+ClientLimits ClientLimitsOf(const ServiceFlags& flags);
+ConnectionLimits ConnectionLimitsOf(const ServiceFlags& flags);
 
 // annulus_transport_bytes_total.
 Metric TransportBytes(const char* transport, const char* direction, uint64_t bytes);
+
+// annulus_connections and how many were turned away.
+std::vector<Metric> MetricsOf(const ConnectionCounts& counts);
 
 // The flags that give another command the same options, but for metrics_listen, which two processes
 // cannot share.

@@ -36,6 +36,17 @@ absl::Status Context::CheckNotSwitching() const {
   return absl::UnavailableError(absl::StrCat("context ", map->context, " is being moved; retry"));
 }
 
+absl::Status Context::CheckLayer(int layer) const {
+  const int count = static_cast<int>(layers.size());
+  if (layer >= 0 && layer < count) return absl::OkStatus();
+  return Bad("layer", layer, absl::StrCat("0 to ", count - 1));
+}
+
+absl::StatusOr<Layer*> Context::FindLayer(int layer) {
+  ANNULUS_RETURN_IF_ERROR(CheckLayer(layer));
+  return &layers[static_cast<size_t>(layer)];
+}
+
 absl::Status Context::CheckCut(int64_t tokens) const {
   int64_t longest = 0;
   for (const Layer& layer : layers) longest = std::max(longest, layer.tokens);

@@ -89,6 +89,9 @@ struct Context {
   // UNAVAILABLE while it changes hands or waits for workers, DATA_LOSS if it is lost.
   absl::Status CheckUsable() const;
   absl::Status CheckNotSwitching() const;
+  // INVALID_ARGUMENT if it has no such layer.
+  absl::Status CheckLayer(int layer) const;
+  absl::StatusOr<Layer*> FindLayer(int layer);
   // INVALID_ARGUMENT if it does not have these tokens, or cannot go back there.
   absl::Status CheckCut(int64_t tokens) const;
   // It goes on with what is committed, held as `held` says.

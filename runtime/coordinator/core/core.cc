@@ -4,6 +4,7 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "base/status.h"
 
 namespace annulus {
 
@@ -116,6 +117,14 @@ absl::StatusOr<ContextInfo> CoordinatorCore::Describe(ContextId id) const {
   const Context* context = contexts_.Find(id);
   if (context == nullptr) return recovery_.WhyUnknown(id);
   return context->Info(out_.now());
+}
+
+absl::StatusOr<ShardMapPtr> CoordinatorCore::Look(ContextId id, int layer) const {
+  const Context* context = contexts_.Find(id);
+  if (context == nullptr) return recovery_.WhyUnknown(id);
+  ANNULUS_RETURN_IF_ERROR(context->CheckUsable());
+  ANNULUS_RETURN_IF_ERROR(context->CheckLayer(layer));
+  return context->map;
 }
 
 absl::StatusOr<std::vector<ContextInfo>> CoordinatorCore::List(const ListRequest& request) const {

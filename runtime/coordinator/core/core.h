@@ -39,6 +39,8 @@ class CoordinatorCore {
 
   // NOT_FOUND for an unknown context, UNAVAILABLE while it is being recovered.
   absl::StatusOr<ContextInfo> Describe(ContextId id) const;
+  // The map of a context that has this layer and can be used. Errors as of a call that works on it.
+  absl::StatusOr<ShardMapPtr> Look(ContextId id, int layer) const;
   // INVALID_ARGUMENT for a limit outside [1, kListMax], UNAVAILABLE while contexts are recovered.
   absl::StatusOr<std::vector<ContextInfo>> List(const ListRequest& request) const;
   ClusterStatus Status(absl::Time now) const;

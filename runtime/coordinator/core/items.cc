@@ -12,12 +12,6 @@
 namespace annulus {
 namespace {
 
-absl::StatusOr<Layer*> FindLayer(Context& context, int layer) {
-  const int layers = static_cast<int>(context.layers.size());
-  if (layer < 0 || layer >= layers) return Bad("layer", layer, absl::StrCat("0 to ", layers - 1));
-  return &context.layers[static_cast<size_t>(layer)];
-}
-
 // Whether the tokens are to be appended: not if they were, by the same request.
 absl::StatusOr<bool> CheckAppend(const Context& context, const Layer& layer, TokenRange tokens,
                                  RequestKey key) {
@@ -125,7 +119,7 @@ Layer& Calls::LayerOf(const Item& item) const {
 absl::StatusOr<std::vector<std::string>> Calls::DataAddresses(
     const request::WorkItem& append) const {
   ANNULUS_ASSIGN_OR_RETURN(Context * context, FindUsable(append.context));
-  ANNULUS_ASSIGN_OR_RETURN(const Layer* layer, FindLayer(*context, append.layer));
+  ANNULUS_ASSIGN_OR_RETURN(const Layer* layer, context->FindLayer(append.layer));
   ANNULUS_RETURN_IF_ERROR(CheckAsk(*layer, append));
   std::vector<std::string> addresses;
   for (const Holder& holder : context->map->holders) {
@@ -194,7 +188,7 @@ absl::Status Calls::Start(Entry entry, const request::Work& work) {
 absl::Status Calls::AdmitItem(Item& item, CallId call) {
   const request::WorkItem& ask = item.ask;
   ANNULUS_ASSIGN_OR_RETURN(Context * context, FindUsable(ask.context));
-  ANNULUS_ASSIGN_OR_RETURN(Layer * layer, FindLayer(*context, ask.layer));
+  ANNULUS_ASSIGN_OR_RETURN(Layer * layer, context->FindLayer(ask.layer));
   ANNULUS_RETURN_IF_ERROR(CheckAsk(*layer, ask));
   if (ask.k_tokens > 0) {
     ANNULUS_ASSIGN_OR_RETURN(

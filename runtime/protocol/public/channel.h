@@ -11,7 +11,6 @@
 
 namespace grpc {
 class Channel;
-class ChannelCredentials;
 class ClientContext;
 }  // namespace grpc
 
@@ -35,13 +34,14 @@ absl::Status CheckHostPort(absl::string_view field, absl::string_view text);
 // of a process go, and then may wait 10 s for a poller of its own that a large write has left.
 void HoldGrpc();
 
-// A channel of its own to "host:port", not connected yet. Proxies named in the environment are not
-// used. Without credentials it is in plain text.
-std::shared_ptr<grpc::Channel> MakeChannel(
-    const std::string& endpoint, std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr);
+// What a client proves itself with and whom it trusts: files, each empty where there is none.
+struct ClientSecurity {
+  std::string token_file;  // a bearer token
+};
 
-// How a worker tells that its data port speaks TLS: "tls://host:port", else "host:port".
-inline constexpr char kTlsScheme[] = "tls://";
+// A channel of its own to "host:port", not connected yet. Proxies named in the environment are not
+// used.
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& endpoint);
 
 // The public protocol's version, which a client names with each call, in this entry of its
 // metadata; a call that names none is of version 1.

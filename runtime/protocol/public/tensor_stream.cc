@@ -101,8 +101,8 @@ void Filler::Take(absl::string_view* data) {
   }
 }
 
-AppendReader::AppendReader(const StreamLimits& limits, Reserve reserve, Sink sink)
-    : limits_(limits), reserve_(std::move(reserve)), sink_(std::move(sink)) {}
+AppendReader::AppendReader(const StreamLimits& limits, Admit<AppendRequest> admit, Sink sink)
+    : limits_(limits), admit_(std::move(admit)), sink_(std::move(sink)) {}
 
 absl::Status AppendReader::Add(const v1::AppendPart& part) {
   if (!started_) {
@@ -139,7 +139,11 @@ absl::Status AppendReader::Start(const v1::AppendHeader& header) {
                      " bytes of k and v; expected at most ", limits_.piece_bytes_max,
                      " bytes (piece_bytes_max)"));
   }
-  ANNULUS_RETURN_IF_ERROR(reserve_(static_cast<int64_t>(piece_bytes)));
+  AppendRequest whole = next_;
+  whole.k = k_.View(nullptr);
+  if (v_.tokens > 0) whole.v = v_.View(nullptr);
+  const absl::Status admitted = admit_(whole, static_cast<int64_t>(piece_bytes));
+  if (!admitted.ok()) return Fail(admitted);
   k_piece_ = Buffer(static_cast<size_t>(piece_tokens_ * k_.row_bytes()));
   v_piece_ = Buffer(static_cast<size_t>(piece_tokens_ * v_row_bytes));
   AimAtNextPiece();
@@ -201,8 +205,8 @@ absl::Status AppendReader::Fail(const absl::Status& status) const {
   return told;
 }
 
-AttendReader::AttendReader(const StreamLimits& limits, Reserve reserve)
-    : limits_(limits), reserve_(std::move(reserve)) {}
+AttendReader::AttendReader(const StreamLimits& limits, Admit<AttendRequest> admit)
+    : limits_(limits), admit_(std::move(admit)) {}
 
 absl::Status AttendReader::Add(const v1::AttendPart& part) {
   if (!started_) {
@@ -221,7 +225,8 @@ absl::Status AttendReader::Start(const v1::AttendHeader& header) {
         "q: [", q_.tokens, ", ", q_.heads, ", ", q_.dim, "], ", q_.bytes,
         " bytes; expected at most ", limits_.request_bytes_max, " (request_bytes_max)"));
   }
-  ANNULUS_RETURN_IF_ERROR(reserve_(q_.bytes));
+  request_.q = q_.View(nullptr);
+  ANNULUS_RETURN_IF_ERROR(admit_(request_, q_.bytes));
   bytes_ = Buffer(static_cast<size_t>(q_.bytes));
   request_.q = q_.View(bytes_.data());
   filler_.Aim({Bytes(bytes_, q_.bytes)});

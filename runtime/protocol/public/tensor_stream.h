@@ -40,8 +40,10 @@ absl::StatusOr<TensorShape> Streamable(const TensorView& view, absl::string_view
 // sends is ASCII. INVALID_ARGUMENT names `field`.
 absl::Status CheckAscii(absl::string_view field, absl::string_view text);
 
-// Asked before memory is taken for a request: keeps that many bytes for it or says why not.
-using Reserve = std::function<absl::Status(int64_t bytes)>;
+// Asked before memory is taken for a request, of which the header has come, so that its tensors
+// have shapes and no data: keeps that many bytes for it or says why not.
+template <typename Request>
+using Admit = std::function<absl::Status(const Request& header, int64_t bytes)>;
 
 // Fills a few memory areas, one after the other, from bytes that come cut anywhere.
 class Filler {
@@ -64,9 +66,9 @@ class AppendReader {
   // Gets one piece (its tensors borrowed for the call). An error ends the stream.
   using Sink = std::function<absl::Status(const AppendRequest& piece)>;
 
-  AppendReader(const StreamLimits& limits, Reserve reserve, Sink sink);
+  AppendReader(const StreamLimits& limits, Admit<AppendRequest> admit, Sink sink);
 
-  // INVALID_ARGUMENT, what `reserve` or the sink says; the message says how many of the request's
+  // INVALID_ARGUMENT, what `admit` or the sink says; the message says how many of the request's
   // tokens are committed.
   absl::Status Add(const v1::AppendPart& part);
   // Whether everything declared has come.
@@ -80,7 +82,7 @@ class AppendReader {
   absl::Status Fail(const absl::Status& status) const;
 
   const StreamLimits limits_;
-  const Reserve reserve_;
+  const Admit<AppendRequest> admit_;
   const Sink sink_;
   bool started_ = false;
   AppendRequest next_;  // piece, but for its tensors
@@ -96,7 +98,7 @@ class AppendReader {
 // The server's side of Attend's request.
 class AttendReader {
  public:
-  AttendReader(const StreamLimits& limits, Reserve reserve);
+  AttendReader(const StreamLimits& limits, Admit<AttendRequest> admit);
 
   absl::Status Add(const v1::AttendPart& part);
   // The whole request; its q borrows from the reader.
@@ -107,7 +109,7 @@ class AttendReader {
   absl::Status AddData(absl::string_view data);
 
   const StreamLimits limits_;
-  const Reserve reserve_;
+  const Admit<AttendRequest> admit_;
   bool started_ = false;
   AttendRequest request_;
   TensorShape q_;

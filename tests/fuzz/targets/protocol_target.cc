@@ -70,7 +70,8 @@ void ReadStream(Bytes input, Add add) {
 
 bool TryAppendStream(Bytes input) {
   int64_t reserved = 0, next = 0;
-  const auto reserve = [&](int64_t bytes) {
+  const auto admit = [&](const AppendRequest& header, int64_t bytes) {
+    ANNULUS_CHECK(header.k.tokens >= 1 && header.k.data == nullptr);
     ANNULUS_CHECK(reserved == 0 && bytes >= 1 && bytes <= kLimits.piece_bytes_max);
     reserved = bytes;
     return absl::OkStatus();
@@ -82,14 +83,15 @@ bool TryAppendStream(Bytes input) {
     (void)(Sum(piece.k) + Sum(piece.v));
     return absl::OkStatus();
   };
-  AppendReader reader(kLimits, reserve, sink);
+  AppendReader reader(kLimits, admit, sink);
   ReadStream<v1::AppendPart>(input, [&](const v1::AppendPart& part) { return reader.Add(part); });
   return reader.Finish().ok();
 }
 
 bool TryAttendStream(Bytes input) {
   int64_t reserved = 0;
-  AttendReader reader(kLimits, [&](int64_t bytes) {
+  AttendReader reader(kLimits, [&](const AttendRequest& header, int64_t bytes) {
+    ANNULUS_CHECK(header.q.tokens >= 1 && header.q.data == nullptr);
     ANNULUS_CHECK(reserved == 0 && bytes >= 1 && bytes <= kLimits.request_bytes_max);
     reserved = bytes;
     return absl::OkStatus();

@@ -1,0 +1,79 @@
+#include "runtime/protocol/public/step_parser.h"
+
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/wire_format_lite.h>
+
+#include "absl/strings/str_cat.h"
+#include "annulus/types.h"
+#include "runtime/protocol/public/annulus.pb.h"
+
+namespace annulus {
+namespace {
+
+using google::protobuf::internal::WireFormatLite;
+using google::protobuf::io::CodedInputStream;
+using google::protobuf::io::ZeroCopyInputStream;
+
+constexpr uint32_t kTimeLeftTag =
+    WireFormatLite::MakeTag(v1::StepBatch::kTimeLeftUsFieldNumber, WireFormatLite::WIRETYPE_VARINT);
+constexpr uint32_t kStepTag = WireFormatLite::MakeTag(v1::StepBatch::kStepsFieldNumber,
+                                                      WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
+
+// Walks the batch: `on_step` gets the bytes of each step as a limit of the stream, and may read as
+// far. False if the bytes are no batch, or once on_step says so.
+template <typename OnStep>
+bool Walk(ZeroCopyInputStream* bytes, int64_t* time_left_us, OnStep on_step) {
+  CodedInputStream input(bytes);
+  while (const uint32_t tag = input.ReadTag()) {
+    if (tag == kStepTag) {
+      int size = 0;
+      if (!input.ReadVarintSizeAsInt(&size)) return false;
+      const CodedInputStream::Limit end = input.PushLimit(size);
+      if (!on_step(&input) || !input.Skip(input.BytesUntilLimit())) return false;
+      input.PopLimit(end);
+    } else if (tag == kTimeLeftTag) {
+      uint64_t value = 0;
+      if (!input.ReadVarint64(&value)) return false;
+      *time_left_us = static_cast<int64_t>(value);
+    } else if (!WireFormatLite::SkipField(&input, tag)) {
+      return false;
+    }
+  }
+  return input.ConsumedEntireMessage();
+}
+
+}  // namespace
+
+absl::StatusOr<int64_t> CountSteps(ZeroCopyInputStream* bytes) {
+  int64_t count = 0, time_left_us = 0;
+  const bool whole = Walk(bytes, &time_left_us, [&](CodedInputStream*) {
+    ++count;
+    return count <= kStepsMax;
+  });
+  if (count > kStepsMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("steps: more than ", kStepsMax, "; expected at most ", kStepsMax));
+  }
+  if (!whole) return absl::InvalidArgumentError("batch: malformed; expected a StepBatch");
+  return count;
+}
+
+std::vector<std::pair<size_t, absl::Status>> ParseSteps(ZeroCopyInputStream* bytes,
+                                                        v1::StepBatch* batch) {
+  batch->Clear();
+  std::vector<std::pair<size_t, absl::Status>> failures;
+  int64_t time_left_us = 0;
+  Walk(bytes, &time_left_us, [&](CodedInputStream* input) {
+    v1::Step* step = batch->add_steps();
+    if (step->MergeFromCodedStream(input) && input->ConsumedEntireMessage()) return true;
+    step->Clear();
+    const auto index = static_cast<size_t>(batch->steps_size() - 1);
+    failures.emplace_back(index, absl::InvalidArgumentError(absl::StrCat(
+                                     "steps[", index, "]: malformed; expected a Step")));
+    return true;
+  });
+  batch->set_time_left_us(time_left_us);
+  return failures;
+}
+
+}  // namespace annulus

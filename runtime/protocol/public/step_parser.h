@@ -1,0 +1,34 @@
+// Server: an encoded StepBatch, before and while it is parsed. A message of 4 MiB can hold a
+// million empty steps, which would take a gigabyte once parsed: they are counted first. Each step
+// is parsed for itself, so that one that is none does not take the others along. Pure functions.
+#pragma once
+
+#include <cstddef>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace google::protobuf::io {
+class ZeroCopyInputStream;
+}  // namespace google::protobuf::io
+
+namespace annulus {
+namespace v1 {
+class StepBatch;
+}  // namespace v1
+
+// Of a step in memory, beside its tensors' bytes; no less than it takes.
+inline constexpr size_t kParsedStepBytes = 1024;
+
+// How many steps there are. INVALID_ARGUMENT if the bytes are no StepBatch, as far as can be said
+// without a look into its steps, or if there are more than kStepsMax.
+absl::StatusOr<int64_t> CountSteps(google::protobuf::io::ZeroCopyInputStream* bytes);
+
+// Parses what CountSteps has counted. What is wrong with steps that are none, by their place in the
+// batch, where they are left out as empty ones.
+std::vector<std::pair<size_t, absl::Status>> ParseSteps(
+    google::protobuf::io::ZeroCopyInputStream* bytes, v1::StepBatch* batch);
+
+}  // namespace annulus

@@ -1,0 +1,269 @@
+#include "runtime/server/acceptor.h"
+
+#include <fcntl.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server_builder.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "base/status.h"
+#include "runtime/server/admission.h"
+#include "runtime/server/peer.h"
+
+namespace annulus {
+namespace {
+
+constexpr int kConnectionsLimit = 1 << 20;
+// Descriptors that a process needs beside its clients' connections.
+constexpr int kOtherDescriptors = 128;
+constexpr int kConnectionsLeast = 8;
+constexpr int kBacklog = 4096;
+constexpr int kAcceptedAtOnce = 64;
+// How often connections that have gone are looked for, at the longest and while a bound is met.
+constexpr absl::Duration kSweepPeriod = absl::Milliseconds(500);
+constexpr absl::Duration kSweepPeriodMin = absl::Milliseconds(20);
+// After an accept that failed for want of something.
+constexpr absl::Duration kAcceptPause = absl::Milliseconds(20);
+
+int DescriptorsMax() {
+  rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return kOtherDescriptors;
+  return static_cast<int>(std::min<rlim_t>(limit.rlim_cur, kConnectionsLimit));
+}
+
+UniqueFd OpenSpare() {
+  return UniqueFd(open("/dev/null", O_RDONLY | O_CLOEXEC));
+}
+
+void SetOption(int fd, int level, int option, int value) {
+  setsockopt(fd, level, option, &value, sizeof(value));
+}
+
+// A socket that listens on the address; its port 0 means `port`. Errno tells why there is none.
+UniqueFd ListenOn(const addrinfo& address, int port) {
+  UniqueFd fd(socket(address.ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!fd.is_open()) return fd;
+  sockaddr_storage name = {};
+  memcpy(&name, address.ai_addr, address.ai_addrlen);
+  const auto port_there = htons(static_cast<uint16_t>(port));
+  if (address.ai_family == AF_INET6) {
+    reinterpret_cast<sockaddr_in6&>(name).sin6_port = port_there;
+    SetOption(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, 0);  // "[::]" takes IPv4 too
+  } else {
+    reinterpret_cast<sockaddr_in&>(name).sin_port = port_there;
+  }
+  SetOption(fd.get(), SOL_SOCKET, SO_REUSEADDR, 1);
+  if (bind(fd.get(), reinterpret_cast<sockaddr*>(&name), address.ai_addrlen) != 0 ||
+      listen(fd.get(), kBacklog) != 0) {
+    const int error = errno;
+    fd.Reset();
+    errno = error;
+  }
+  return fd;
+}
+
+int PortOf(int fd) {
+  sockaddr_storage name = {};
+  socklen_t size = sizeof(name);
+  getsockname(fd, reinterpret_cast<sockaddr*>(&name), &size);
+  return ntohs(name.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6&>(name).sin6_port
+                                          : reinterpret_cast<sockaddr_in&>(name).sin_port);
+}
+
+}  // namespace
+
+absl::Status CheckLimits(const ConnectionLimits& limits) {
+  if (limits.connections_max < 1 || limits.connections_max > kConnectionsLimit) {
+    return absl::InvalidArgumentError(absl::StrCat("connections_max is ", limits.connections_max,
+                                                   "; expected 1 to ", kConnectionsLimit));
+  }
+  if (limits.handshake_max >= absl::Milliseconds(10) && limits.handshake_max <= absl::Hours(1)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("handshake_max in ms is ",
+                                                 absl::ToInt64Milliseconds(limits.handshake_max),
+                                                 "; expected 10 to 3600000"));
+}
+
+Acceptor::Acceptor(const ConnectionLimits& limits, ConnectionCounts* counts)
+    : limits_(limits),
+      counts_(counts != nullptr ? *counts : own_counts_),
+      connections_max_(std::min(limits.connections_max,
+                                std::max(kConnectionsLeast, DescriptorsMax() - kOtherDescriptors))),
+      stop_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+      spare_(OpenSpare()) {}
+
+Acceptor::~Acceptor() {
+  Stop();
+  counts_.open -= std::ssize(connections_);
+}
+
+absl::StatusOr<std::unique_ptr<Acceptor>> Acceptor::Listen(const std::string& listen,
+                                                           const ConnectionLimits& limits,
+                                                           ConnectionCounts* counts) {
+  ANNULUS_RETURN_IF_ERROR(CheckLimits(limits));
+  const size_t colon = listen.rfind(':');
+  absl::string_view host = absl::string_view(listen).substr(0, colon);
+  if (absl::ConsumePrefix(&host, "[")) absl::ConsumeSuffix(&host, "]");
+  int port = 0;
+  absl::Status bound;
+  if (!absl::SimpleAtoi(listen.substr(colon + 1), &port)) {
+    bound = absl::UnavailableError("the port is no number");
+  }
+  auto acceptor = std::unique_ptr<Acceptor>(new Acceptor(limits, counts));
+  if (bound.ok()) bound = acceptor->BindAll(std::string(host), port);
+  if (bound.ok()) return acceptor;
+  return absl::UnavailableError(
+      absl::StrCat("cannot listen on \"", listen, "\": ", bound.message(),
+                   "; expected an address of this machine and a free port"));
+}
+
+// All addresses of a name share the port. One that this machine does not have is left out if there
+// is another; one whose port is taken is not, since then some callers would meet somebody else.
+absl::Status Acceptor::BindAll(const std::string& host, int port) {
+  addrinfo hints = {};
+  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  if (const int error = getaddrinfo(host.c_str(), "0", &hints, &found); error != 0) {
+    return absl::UnavailableError(gai_strerror(error));
+  }
+  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> addresses(found, freeaddrinfo);
+  port_ = port;
+  int error = EADDRNOTAVAIL;
+  for (const addrinfo* address = found; address != nullptr; address = address->ai_next) {
+    UniqueFd listener = ListenOn(*address, port_);
+    if (!listener.is_open()) {
+      error = errno;
+      if (error == EADDRNOTAVAIL || error == EAFNOSUPPORT) continue;
+      return absl::UnavailableError(strerror(error));
+    }
+    port_ = PortOf(listener.get());
+    listeners_.push_back(std::move(listener));
+  }
+  return listeners_.empty() ? absl::UnavailableError(strerror(error)) : absl::OkStatus();
+}
+
+void Acceptor::AddTo(grpc::ServerBuilder* builder,
+                     std::shared_ptr<grpc::ServerCredentials> credentials) {
+  builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS,
+                              static_cast<int>(absl::ToInt64Milliseconds(limits_.handshake_max)));
+  using Type = grpc::ServerBuilder::experimental_type::ExternalConnectionType;
+  server_ =
+      builder->experimental().AddExternalConnectionAcceptor(Type::FROM_FD, std::move(credentials));
+}
+
+void Acceptor::Start() {
+  thread_ = std::thread([this] { Run(); });
+}
+
+void Acceptor::Stop() {
+  if (thread_.joinable()) {
+    eventfd_write(stop_.get(), 1);
+    thread_.join();
+  }
+  listeners_.clear();
+}
+
+void Acceptor::Run() {
+  std::vector<pollfd> watched = {{stop_.get(), POLLIN, 0}};
+  for (const UniqueFd& listener : listeners_) watched.push_back({listener.get(), POLLIN, 0});
+  while (true) {
+    const int wait_ms =
+        connections_.empty() ? -1 : static_cast<int>(absl::ToInt64Milliseconds(kSweepPeriod));
+    poll(watched.data(), watched.size(), wait_ms);
+    if (watched[0].revents != 0) return;
+    for (size_t i = 1; i < watched.size(); ++i) {
+      if (watched[i].revents != 0) AcceptSome(watched[i].fd);
+    }
+    if (absl::Now() - swept_ >= kSweepPeriod) Sweep();
+  }
+}
+
+void Acceptor::AcceptSome(int listener) {
+  for (int i = 0; i < kAcceptedAtOnce; ++i) {
+    sockaddr_storage address = {};
+    socklen_t size = sizeof(address);
+    auto* const name = reinterpret_cast<sockaddr*>(&address);
+    UniqueFd connection(accept4(listener, name, &size, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (connection.is_open()) {
+      Take(listener, std::move(connection), *name);
+      continue;
+    }
+    if (errno == EINTR || errno == ECONNABORTED) continue;
+    if (errno != EAGAIN && errno != EWOULDBLOCK) OnAcceptError(listener, errno);
+    return;
+  }
+}
+
+// The first in the queue is taken off and closed, so that its client hears of it, by means of the
+// descriptor that is kept for that.
+void Acceptor::OnAcceptError(int listener, int error) {
+  ++counts_.failed;
+  if (error == EMFILE || error == ENFILE) {
+    spare_.Reset();
+    UniqueFd(accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)).Reset();
+    spare_ = OpenSpare();
+  }
+  absl::SleepFor(kAcceptPause);
+}
+
+bool Acceptor::HasRoom(const std::string& peer) const {
+  if (std::ssize(connections_) >= connections_max_) return false;
+  const auto has = peers_.find(peer);
+  return has == peers_.end() || has->second < ShareOf(connections_max_);
+}
+
+void Acceptor::Take(int listener, UniqueFd connection, const sockaddr& address) {
+  const int fd = connection.get();
+  // gRPC has closed what had the number.
+  if (const auto old = connections_.find(fd); old != connections_.end()) Forget(old);
+  const std::string peer = PeerOf(address);
+  if (!HasRoom(peer) && absl::Now() - swept_ >= kSweepPeriodMin) Sweep();
+  struct stat file;
+  if (!HasRoom(peer) || fstat(fd, &file) != 0) {
+    ++counts_.refused;
+    return;
+  }
+  SetOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+  connections_.emplace(fd, Connection{file.st_ino, peer});
+  ++peers_[peer];
+  ++counts_.open;
+  grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters handed;
+  handed.listener_fd = listener;
+  handed.fd = connection.Release();
+  server_->HandleNewConnection(&handed);
+}
+
+void Acceptor::Forget(std::unordered_map<int, Connection>::iterator connection) {
+  const auto peer = peers_.find(connection->second.peer);
+  if (--peer->second == 0) peers_.erase(peer);
+  connections_.erase(connection);
+  --counts_.open;
+}
+
+void Acceptor::Sweep() {
+  swept_ = absl::Now();
+  for (auto next = connections_.begin(); next != connections_.end();) {
+    const auto connection = next++;
+    struct stat file;
+    if (fstat(connection->first, &file) != 0 || file.st_ino != connection->second.inode) {
+      Forget(connection);
+    }
+  }
+}
+
+}  // namespace annulus

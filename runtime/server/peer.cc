@@ -1,0 +1,62 @@
+#include "runtime/server/peer.h"
+
+#include <arpa/inet.h>
+#include <grpcpp/server_context.h>
+#include <netinet/in.h>
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
+
+namespace annulus {
+namespace {
+
+template <typename Address>
+std::string TextOf(int family, const Address& address) {
+  char text[INET6_ADDRSTRLEN] = "";
+  inet_ntop(family, &address, text, sizeof(text));
+  return text;
+}
+
+std::string PeerOfIpv6(in6_addr address) {
+  if (IN6_IS_ADDR_V4MAPPED(&address)) {
+    in_addr inner;
+    std::copy_n(address.s6_addr + 12, 4, reinterpret_cast<uint8_t*>(&inner));
+    return TextOf(AF_INET, inner);
+  }
+  std::fill_n(address.s6_addr + 8, 8, uint8_t{0});
+  return TextOf(AF_INET6, address);
+}
+
+}  // namespace
+
+std::string PeerOf(const sockaddr& address) {
+  if (address.sa_family == AF_INET) {
+    return TextOf(AF_INET, reinterpret_cast<const sockaddr_in&>(address).sin_addr);
+  }
+  if (address.sa_family == AF_INET6) {
+    return PeerOfIpv6(reinterpret_cast<const sockaddr_in6&>(address).sin6_addr);
+  }
+  return "local";
+}
+
+std::string PeerOf(const grpc::ServerContext& context, const Caller& caller) {
+  if (!caller.tenant.empty()) return absl::StrCat("tenant ", caller.tenant);
+  return PeerOfUri(context.peer());
+}
+
+std::string PeerOfUri(absl::string_view uri) {
+  absl::string_view host = uri;
+  if (absl::ConsumePrefix(&host, "ipv4:")) return std::string(host.substr(0, host.rfind(':')));
+  if (!absl::ConsumePrefix(&host, "ipv6:")) return std::string(uri);
+  std::string text = absl::StrReplaceAll(host.substr(0, host.rfind(':')),
+                                         {{"%5B", ""}, {"%5D", ""}, {"[", ""}, {"]", ""}});
+  text.resize(std::min(text.size(), text.find('%')));  // the link of a local address
+  in6_addr address;
+  if (inet_pton(AF_INET6, text.c_str(), &address) != 1) return text;
+  return PeerOfIpv6(address);
+}
+
+}  // namespace annulus

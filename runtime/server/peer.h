@@ -1,0 +1,28 @@
+// Who a call or a connection counts as where bounds are shared: the caller's tenant or, where it
+// has none, its address. Of IPv6 that is the /64 network, since whoever has one address of it has
+// them all. Thread-safe functions.
+#pragma once
+
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "runtime/identity/caller.h"
+
+namespace grpc {
+class ServerContext;
+}  // namespace grpc
+struct sockaddr;
+
+namespace annulus {
+
+// "192.0.2.1", or "2001:db8::" of any address of that network; IPv4 in IPv6 is IPv4.
+std::string PeerOf(const sockaddr& address);
+
+// Of a call, from whichever of its connections.
+std::string PeerOf(const grpc::ServerContext& context, const Caller& caller = {});
+
+// The same of what gRPC says of a connection: "ipv4:192.0.2.1:80", "ipv6:%5B2001:db8::1%5D:80".
+// What is neither counts as it stands.
+std::string PeerOfUri(absl::string_view uri);
+
+}  // namespace annulus

@@ -1,0 +1,96 @@
+// Batches of steps as bytes that no client library makes: one bad step does not take the others
+// along, and no message takes more memory than it should.
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+#include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/support/proto_buffer_reader.h>
+
+#include <optional>
+
+#include "runtime/protocol/public/annulus.pb.h"
+#include "runtime/protocol/public/channel.h"
+#include "runtime/protocol/public/step_batch.h"
+#include "tests/rpc/loopback.h"
+
+namespace annulus {
+namespace {
+
+// The bytes of a batch that no client library makes.
+struct BytesOfSteps {
+  explicit BytesOfSteps(const Loopback& loopback)
+      : generic(MakeChannel(loopback.endpoint())),
+        call(generic.PrepareCall(&context, "/annulus.v1.Annulus/Steps", &queue)) {
+    call->StartCall(nullptr);
+    CHECK(Wait());
+  }
+  bool Wait() {
+    void* tag = nullptr;
+    bool ok = false;
+    return queue.Next(&tag, &ok) && ok;
+  }
+  // Nothing if the stream ends.
+  std::optional<v1::StepsReply> Ask(const std::string& bytes) {
+    const grpc::Slice slice(bytes);
+    call->Write(grpc::ByteBuffer(&slice, 1), nullptr);
+    if (!Wait()) return std::nullopt;
+    grpc::ByteBuffer answer;
+    call->Read(&answer, nullptr);
+    if (!Wait()) return std::nullopt;
+    v1::StepsReply reply;
+    grpc::ProtoBufferReader reader(&answer);
+    CHECK(reply.ParseFromZeroCopyStream(&reader));
+    return reply;
+  }
+  grpc::Status Finish() {
+    grpc::Status status;
+    call->Finish(&status, nullptr);
+    CHECK(Wait());
+    return status;
+  }
+
+  grpc::GenericStub generic;
+  grpc::ClientContext context;
+  grpc::CompletionQueue queue;
+  std::unique_ptr<grpc::GenericClientAsyncReaderWriter> call;
+};
+
+TEST_CASE("a step whose bytes are none fails alone, and a batch that is none ends its stream") {
+  const Loopback loopback;
+  BytesOfSteps raw(loopback);
+  const std::vector<float> values = Ramp(16);
+  StepRequest step;
+  step.q = TensorView::Contiguous(values.data(), DType::kF32, 1, 2, 8);
+  v1::StepBatch good;
+  ToProto(std::vector<StepRequest>{step}, &good);
+  const std::string whole = good.SerializeAsString();
+  // Field 2, a step: a pattern that is not UTF-8; a field that is cut off; a group that never ends.
+  const std::string bad[] = {
+      {"\x12\x03\x3a\x01\xff", 5}, {"\x12\x02\x3a\x09", 4}, {"\x12\x01\x0b", 3}};
+  for (const std::string& none : bad) {
+    const auto reply = raw.Ask(whole + none + whole);
+    REQUIRE(reply.has_value());
+    REQUIRE(reply->answers_size() == 3);
+    CHECK_FALSE(reply->answers(0).has_failure());
+    CHECK(reply->answers(1).failure().message() == "steps[1]: malformed; expected a Step");
+    CHECK_FALSE(reply->answers(2).has_failure());
+  }
+  CHECK_FALSE(raw.Ask("\x12\x09").has_value());
+  const grpc::Status status = raw.Finish();
+  CHECK(status.error_code() == grpc::StatusCode::INVALID_ARGUMENT);
+  CHECK(status.error_message() == "batch: malformed; expected a StepBatch");
+}
+
+TEST_CASE("a message of a million empty steps is counted before it takes memory") {
+  const Loopback loopback;
+  BytesOfSteps raw(loopback);
+  std::string steps;
+  while (steps.size() < (3 << 20)) steps += std::string("\x12\0", 2);
+  CHECK_FALSE(raw.Ask(steps).has_value());
+  const grpc::Status status = raw.Finish();
+  CHECK(status.error_code() == grpc::StatusCode::INVALID_ARGUMENT);
+  CHECK(status.error_message().find("steps: more than 65536") == 0);
+}
+
+}  // namespace
+}  // namespace annulus
