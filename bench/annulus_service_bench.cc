@@ -20,6 +20,7 @@
 #include "bench/service/beside.h"
 #include "bench/service/cluster.h"
 #include "bench/service/parts.h"
+#include "bench/service/security.h"
 #include "bench/service/spread.h"
 #include "bench/service/upload.h"
 #include "comm/ucx/ucx_signals.h"
@@ -37,7 +38,7 @@ struct Flags {
   int64_t beside_tokens = 32 << 10;
   int spread = 0;
   std::string endpoint;
-  bool json = false;
+  bool security = false, json = false;
   std::string csv;
   std::string beside_csv;
 };
@@ -352,6 +353,7 @@ absl::Status Run(const std::vector<std::string>& args) {
               SetCount(&flags.spread, 1, 64));
   options.Add("endpoint", "HOST:PORT", "only that, in a service that runs there",
               SetText(&flags.endpoint));
+  options.AddFlag("security", "only what tokens and TLS cost", &flags.security);
   options.Add("csv", "F", "where the rows go as CSV", SetText(&flags.csv));
   options.Add("beside-csv", "F", "where the rows of steps beside prefills go as CSV",
               SetText(&flags.beside_csv));
@@ -373,6 +375,7 @@ absl::Status Run(const std::vector<std::string>& args) {
     std::cout << row.JsonLine() << std::flush;
   }
   if (flags.spread != 0) return absl::OkStatus();
+  if (flags.security) return MeasureSecurity(flags.rounds, flags.upload_bytes);
   Report report(flags.json);
   ANNULUS_RETURN_IF_ERROR(MeasureLatencies(flags, &report));
   for (const int64_t tokens : {flags.batch_tokens, 4 * flags.batch_tokens}) {

@@ -36,7 +36,8 @@ LAYERS = {
     "runtime/engine": (*VALUES, "comm"),
     "runtime/store": (*VALUES, "runtime", "runtime/context"),
     "runtime/protocol/cluster": (*VALUES, "comm", "runtime", "runtime/context", "runtime/fields"),
-    "runtime/protocol/public": (*VALUES, "runtime", "runtime/fields", "runtime/service"),
+    "runtime/protocol/public": (
+        *VALUES, "runtime", "runtime/fields", "runtime/identity", "runtime/service"),
     "runtime/worker": (
         *VALUES, "comm", "runtime", "runtime/context", "runtime/engine", "runtime/store",
         "runtime/protocol/cluster"),

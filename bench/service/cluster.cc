@@ -47,8 +47,9 @@ absl::Status ServiceCluster::AddWorker(int threads) {
   options.kv_bytes_limit = kKvBytesLimit;
   workers_.push_back(std::make_unique<OneWorker>());
   OneWorker& one = *workers_.back();
-  ANNULUS_ASSIGN_OR_RETURN(one.data,
-                           DataServer::Start({.listen = "127.0.0.1:0", .grants = &one.grants}));
+  ANNULUS_ASSIGN_OR_RETURN(
+      one.data,
+      DataServer::Start({.listen = "127.0.0.1:0", .grants = &one.grants, .tls = shape_.tls}));
   options.data_address = one.data->address();
   options.grants = &one.grants;
   ANNULUS_ASSIGN_OR_RETURN(one.worker, Worker::Start(std::move(options)));
@@ -66,8 +67,10 @@ absl::Status ServiceCluster::Connect() {
   for (int i = 0; i < shape_.workers; ++i) ANNULUS_RETURN_IF_ERROR(AddWorker(threads));
   RpcServerOptions server;
   server.service = coordinator_.get();
+  server.tls = shape_.tls;
   ANNULUS_ASSIGN_OR_RETURN(server_, RpcServer::Start(server));
-  ANNULUS_ASSIGN_OR_RETURN(client_, Client::Connect({.endpoint = endpoint()}));
+  ANNULUS_ASSIGN_OR_RETURN(client_,
+                           Client::Connect({.endpoint = endpoint(), .tls_ca = shape_.tls_ca}));
   return absl::OkStatus();
 }
 

@@ -26,6 +26,8 @@ struct ServiceShape {
   int contexts = 1;
   int workers = 1;  // that share the cores
   PartitionSpec partition = ContextSpec().partition;
+  ServerTls tls = {};       // of the coordinator's server and of the data ports
+  std::string tls_ca = {};  // that the client trusts
 
   int64_t q_bytes() const { return int64_t{heads} * dim * 2; }            // one query, bf16
   int64_t reply_bytes() const { return int64_t{heads} * (dim + 1) * 4; }  // out and lse, f32

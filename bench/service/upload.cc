@@ -33,15 +33,18 @@ class Sink final : public v1::Data::Service {
 
 }  // namespace
 
-absl::StatusOr<Samples> MeasureGrpcStream(int64_t bytes, int rounds) {
+absl::StatusOr<Samples> MeasureGrpcStream(int64_t bytes, int rounds, const ServerTls& tls,
+                                          const std::string& ca) {
   Sink sink;
   grpc::ServerBuilder builder;
   int port = 0;
-  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+  ANNULUS_ASSIGN_OR_RETURN(const auto server_credentials, MakeServerCredentials(tls));
+  ANNULUS_ASSIGN_OR_RETURN(const auto credentials, MakeChannelCredentials({.ca = ca}));
+  builder.AddListeningPort("127.0.0.1:0", server_credentials, &port);
   builder.RegisterService(&sink);
   const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr) return absl::UnavailableError("cannot listen on 127.0.0.1");
-  const auto channel = MakeChannel(absl::StrCat("127.0.0.1:", port));
+  const auto channel = MakeChannel(absl::StrCat("127.0.0.1:", port), credentials);
   const int64_t chunk_bytes = ClientOptions().chunk_bytes;
   absl::Status failed;
   const Samples samples = Samples::Of(

@@ -13,7 +13,7 @@
 #include "runtime/cli/machines.h"
 #include "runtime/cli/problem.h"
 #include "runtime/cli/report/report.h"
-#include "runtime/protocol/public/channel.h"
+#include "runtime/protocol/public/client_identity.h"
 
 namespace annulus {
 

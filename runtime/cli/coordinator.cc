@@ -54,19 +54,34 @@ std::string EndpointOf(const std::string& listen, int port) {
   return absl::StrCat(listen.substr(0, listen.rfind(':')), ":", port);
 }
 
-std::vector<Metric> MetricsOf(const Coordinator& coordinator, const ConnectionCounts& connections,
-                              const Door& door, const Authenticator* authenticator) {
+std::vector<Metric> MetricsOf(const Coordinator& coordinator, const ServerSecurityFlags& security,
+                              const ConnectionCounts& connections, const Door& door,
+                              const Authenticator* authenticator) {
   const Messenger::Counters fabric = coordinator.fabric_counters();
   std::vector<Metric> metrics = MetricsOf(connections);
   metrics.push_back(TransportBytes("ucx", "sent", fabric.bytes_sent));
   metrics.push_back(TransportBytes("ucx", "received", fabric.bytes_received));
-  AddSecurityMetrics(door, authenticator, &metrics);
+  AddSecurityMetrics(security, door, authenticator, &metrics);
   return metrics;
 }
 
+// INVALID_ARGUMENT unless strangers are kept out, or it was said that they need not be.
+absl::Status CheckSecurity(const CoordinatorFlags& flags) {
+  const ServerSecurityFlags& security = flags.security;
+  std::string missing;
+  if (security.tls_cert.empty()) missing = "TLS (--tls-cert, --tls-key)";
+  if (security.auth.empty() && security.tls_client_ca.empty()) {
+    absl::StrAppend(&missing, missing.empty() ? "" : " and ",
+                    "to be told who may call (--auth or --tls-client-ca)");
+  }
+  return CheckExposed("--listen", flags.listen, missing, security.insecure);
+}
+
 absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signals& signals) {
+  ANNULUS_RETURN_IF_ERROR(CheckSecurity(flags));
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Authenticator> authenticator,
                            OpenAuthenticator(flags.security));
+  WarnIfInsecure(flags.security);
   Door door(authenticator.get());
   CoordinatorOptions options;
   if (flags.cluster.has_value()) {
@@ -85,7 +100,7 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
   ANNULUS_RETURN_IF_ERROR(rendezvous.Put(kFabricKey, coordinator->fabric_address()));
   ConnectionCounts connections;
   MetricsService service(coordinator.get(), [&] {
-    return MetricsOf(*coordinator, connections, door, authenticator.get());
+    return MetricsOf(*coordinator, flags.security, connections, door, authenticator.get());
   });
   std::unique_ptr<MetricsEndpoint> metrics;
   if (!flags.service.metrics_listen.empty()) {
@@ -97,6 +112,7 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
   rpc.listen = flags.listen;
   rpc.service = &service;
   rpc.rendezvous = &rendezvous;
+  rpc.tls = TlsOf(flags.security);
   rpc.door = &door;
   rpc.reflection = flags.reflection;
   rpc.counts = &connections;

@@ -14,6 +14,7 @@
 #include "base/status.h"
 #include "runtime/cli/machines.h"
 #include "runtime/cli/options/connect.h"
+#include "runtime/cli/options/security_options.h"
 #include "runtime/cli/options/service_options.h"
 #include "runtime/cli/options/shared_options.h"
 #include "runtime/cli/process.h"
@@ -42,6 +43,7 @@ struct UpFlags {
   MachineFlags machines;
   ComputeFlags compute;
   CoordinatorLimits limits;
+  bool insecure = false;
   bool json = false;
 };
 
@@ -54,6 +56,8 @@ Options OptionsOf(UpFlags* flags) {
   AddComputeOptions(&options, &flags->compute);
   AddLimits(&options, &flags->limits);
   AddServiceOptions(&options, &flags->service);
+  options.AddFlag("insecure", "let --listen name more than this machine, open to everybody",
+                  &flags->insecure);
   options.AddFlag("json", "say {endpoint, coordinator_pid, worker_pids} instead of ready HOST:PORT",
                   &flags->json);
   return options;
@@ -109,6 +113,7 @@ class Cluster {
   // `cluster_file`: what plans are weighed with; may be empty.
   absl::Status StartCoordinator(const UpFlags& flags, const std::string& cluster_file) {
     Arguments args = {"coordinator", "--listen", flags.listen};
+    if (flags.insecure) args.push_back("--insecure");
     if (!cluster_file.empty()) args.insert(args.end(), {"--cluster", cluster_file});
     if (!flags.service.metrics_listen.empty()) {
       args.insert(args.end(), {"--metrics-listen", flags.service.metrics_listen});
@@ -148,6 +153,7 @@ class Cluster {
                         flags.compute.kv_memory,
                         "--kv-bytes-limit",
                         absl::StrCat(KvBytesLimit(flags.compute, backend, flags.workers))};
+      if (flags.insecure) args.push_back("--insecure");
       const Arguments shared = ServiceArguments(flags.service);
       args.insert(args.end(), shared.begin(), shared.end());
       WorkerProcess& worker = workers_.emplace_back();
@@ -252,6 +258,9 @@ absl::Status RunUp(const Arguments& args, const Console& console) {
     *console.out << *help;
     return absl::OkStatus();
   }
+  ANNULUS_RETURN_IF_ERROR(
+      CheckExposed("--listen", flags.listen,
+                   "a coordinator and workers of their own, with TLS and --auth", flags.insecure));
   SetLogLevel(flags.service.log_level);
   Signals signals;
   ANNULUS_ASSIGN_OR_RETURN(const BackendCapabilities backend, Probe(flags.compute.backend));

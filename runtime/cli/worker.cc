@@ -31,7 +31,9 @@ constexpr int kPlacesMax = 1 << 16;
 
 struct WorkerFlags {
   ServiceFlags service;
-  ClientSecurity security;  // towards the coordinator
+  ServerSecurityFlags security;  // of the data port
+  ClientSecurity join;           // towards the coordinator; certificate and key are the data port's
+  bool plain_data = false;
   std::string coordinator;
   std::string name;
   ComputeFlags compute;
@@ -61,7 +63,10 @@ Options OptionsOf(WorkerFlags* flags) {
               SetCount(&flags->place, 0, kPlacesMax));
   AddComputeOptions(&options, &flags->compute);
   AddServiceOptions(&options, &flags->service);
-  AddClientSecurity(&options, &flags->security);
+  AddServerSecurity(&options, &flags->security);
+  AddJoinSecurity(&options, &flags->join);
+  options.AddFlag("plain-data", "uploads come in plain text: the network protects them",
+                  &flags->plain_data);
   return options;
 }
 
@@ -134,27 +139,65 @@ absl::Status LookForCoordinator(Rendezvous& rendezvous, Worker& worker) {
   return waits ? absl::OkStatus() : address.status();
 }
 
+// What the worker shows to the coordinator.
+ClientSecurity JoinSecurityOf(const WorkerFlags& flags) {
+  ClientSecurity join = flags.join;
+  if (join.tls.on()) {
+    join.tls.cert = flags.security.tls_cert;
+    join.tls.key = flags.security.tls_key;
+  }
+  return join;
+}
+
+absl::StatusOr<std::unique_ptr<DataServer>> StartData(const WorkerFlags& flags, GrantTable* grants,
+                                                      Door* door, ConnectionCounts* connections) {
+  DataServerOptions data;
+  data.counts = connections;
+  data.client = ClientLimitsOf(flags.service);
+  data.connections = ConnectionLimitsOf(flags.service);
+  data.grants = grants;
+  data.listen = flags.data_listen;
+  if (data.listen.empty()) {
+    ANNULUS_ASSIGN_OR_RETURN(const std::string host, LocalHostTowards(flags.coordinator));
+    data.listen = absl::StrCat(host, ":0");
+  }
+  if (!flags.plain_data) data.tls = TlsOf(flags.security);
+  const bool open = !data.tls.on() && !flags.plain_data;
+  ANNULUS_RETURN_IF_ERROR(CheckExposed(
+      "--data-listen", data.listen,
+      open ? "TLS (--tls-cert, --tls-key), or --plain-data where the network protects uploads" : "",
+      flags.security.insecure));
+  if (door->asks()) data.door = door;
+  return DataServer::Start(data);
+}
+
+// INVALID_ARGUMENT unless strangers are kept out, or it was said that they need not be.
+absl::Status CheckSecurity(const WorkerFlags& flags) {
+  if (flags.plain_data && !flags.security.auth.empty()) {
+    return absl::InvalidArgumentError(
+        "--auth: with --plain-data; expected one of them, since tokens are not told in plain text");
+  }
+  return CheckExposed("--coordinator", flags.coordinator,
+                      flags.join.tls.on() ? "" : "TLS (--tls-ca)", flags.security.insecure);
+}
+
 absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
+  ANNULUS_RETURN_IF_ERROR(CheckSecurity(flags));
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Authenticator> authenticator,
+                           OpenAuthenticator(flags.security));
+  WarnIfInsecure(flags.security);
+  Door door(authenticator.get());
   WorkerOptions options;
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Rendezvous> rendezvous,
-                           MakeRpcRendezvous(flags.coordinator, flags.security));
+                           MakeRpcRendezvous(flags.coordinator, JoinSecurityOf(flags)));
   ANNULUS_ASSIGN_OR_RETURN(options.coordinator_address,
                            FindCoordinator(flags.coordinator, *rendezvous, signals));
   if (options.coordinator_address.empty()) return absl::OkStatus();
   ANNULUS_ASSIGN_OR_RETURN(options.fabric, UcxFabric::Create(UcxOptionsOf(flags.service)));
   GrantTable grants(flags.upload_bytes_max);
   ConnectionCounts connections;
-  DataServerOptions data_options;
-  data_options.counts = &connections;
-  data_options.grants = &grants;
-  data_options.client = ClientLimitsOf(flags.service);
-  data_options.connections = ConnectionLimitsOf(flags.service);
-  data_options.listen = flags.data_listen;
-  if (data_options.listen.empty()) {
-    ANNULUS_ASSIGN_OR_RETURN(const std::string host, LocalHostTowards(flags.coordinator));
-    data_options.listen = absl::StrCat(host, ":0");
-  }
-  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<DataServer> data, DataServer::Start(data_options));
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<DataServer> data,
+                           StartData(flags, &grants, &door, &connections));
   options.data_address = data->address();
   options.grants = &grants;
   options.coordinator_name = flags.coordinator;
@@ -171,7 +214,10 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
   std::unique_ptr<MetricsEndpoint> metrics;
   if (!flags.service.metrics_listen.empty()) {
     ANNULUS_ASSIGN_OR_RETURN(metrics, MetricsEndpoint::Start(flags.service.metrics_listen, [&] {
-                               return MetricsOf(worker->Snapshot(), *data, connections);
+                               std::vector<Metric> all =
+                                   MetricsOf(worker->Snapshot(), *data, connections);
+                               AddSecurityMetrics(flags.security, door, authenticator.get(), &all);
+                               return all;
                              }));
     Log(LogLevel::kInfo, "metrics", {{"port", metrics->port()}});
   }

@@ -7,7 +7,9 @@
 #include <atomic>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "base/status.h"
 #include "runtime/client/append_pieces.h"
 #include "runtime/client/cancel_watch.h"
@@ -17,6 +19,7 @@
 #include "runtime/context/layout.h"
 #include "runtime/protocol/public/annulus.grpc.pb.h"
 #include "runtime/protocol/public/channel.h"
+#include "runtime/protocol/public/client_identity.h"
 #include "runtime/protocol/public/convert.h"
 
 namespace annulus {
@@ -89,14 +92,24 @@ class PackedPart {
 
 }  // namespace
 
-DirectAppends::DirectAppends(std::shared_ptr<grpc::Channel> coordinator, TokenFile* token,
-                             int64_t chunk_bytes)
-    : coordinator_(std::move(coordinator)), token_(token), chunk_bytes_(chunk_bytes) {}
+DirectAppends::DirectAppends(std::shared_ptr<grpc::Channel> coordinator,
+                             const ClientIdentity* identity, int64_t chunk_bytes)
+    : coordinator_(std::move(coordinator)), identity_(identity), chunk_bytes_(chunk_bytes) {}
 
-std::shared_ptr<grpc::Channel> DirectAppends::ChannelTo(const std::string& address) {
+// The service says whether a data port speaks TLS: it may leave the encryption of bulk to the
+// network.
+absl::StatusOr<std::shared_ptr<grpc::Channel>> DirectAppends::ChannelTo(
+    const std::string& address) {
+  const std::string endpoint(absl::StripPrefix(address, kTlsScheme));
+  ANNULUS_RETURN_IF_ERROR(CheckHostPort("a worker's data port", endpoint));
+  const bool tls = endpoint.size() != address.size();
+  if (tls && !identity_->tls()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("tls_ca: none; expected one, for the data port ", address, " speaks TLS"));
+  }
   const std::lock_guard<std::mutex> lock(mutex_);
   std::shared_ptr<grpc::Channel>& channel = workers_[address];
-  if (channel == nullptr) channel = MakeChannel(address);
+  if (channel == nullptr) channel = tls ? identity_->ChannelTo(endpoint) : MakeChannel(endpoint);
   return channel;
 }
 
@@ -104,12 +117,14 @@ absl::Status DirectAppends::UploadPart(const AppendGrant& grant, const Layout& l
                                        size_t holder, const AppendRequest& piece,
                                        const Attempt& attempt) {
   const std::string& address = grant.addresses[holder];
-  ANNULUS_RETURN_IF_ERROR(CheckHostPort("a worker's data port", address));
+  ANNULUS_ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel, ChannelTo(address));
+  // A token is told in plain text only where it has been already.
+  const bool tells = absl::StartsWith(address, kTlsScheme) || !identity_->tls();
   PackedPart part(grant.spec, layout, grant.ranks[holder], piece, chunk_bytes_);
   grpc::ClientContext rpc;
-  SetUpCall(attempt.deadline, &rpc);
+  SetUpCall(attempt.deadline, &rpc, tells ? identity_->token() : nullptr);
   const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
-  const absl::Status status = PutUpload(ChannelTo(address), &rpc, grant.id, grant.secret,
+  const absl::Status status = PutUpload(channel, &rpc, grant.id, grant.secret,
                                         [&part](std::string* data) { return part.Next(data); });
   if (absl::IsPermissionDenied(status)) {
     // The grant is ours and fresh: the coordinator's word to the worker is late, or lost.
@@ -160,7 +175,7 @@ absl::StatusOr<AppendResult> DirectAppends::Append(const AppendRequest& request,
                                                    const Attempt& attempt) {
   ANNULUS_ASSIGN_OR_RETURN(const AppendCut cut, CutAppend(request, kDirectPieceBytes));
   grpc::ClientContext rpc;
-  SetUpCall(attempt.deadline, &rpc, token_);
+  SetUpCall(attempt.deadline, &rpc, identity_->token());
   const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
   const auto stub = v1::Annulus::NewStub(coordinator_);
   const auto stream = stub->AppendDirect(&rpc);

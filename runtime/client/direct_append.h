@@ -23,12 +23,13 @@ namespace v1 {
 class AppendGrant;
 }  // namespace v1
 
-class TokenFile;
+class ClientIdentity;
 
 class DirectAppends {
  public:
-  // `token` outlives this and may be null; chunk_bytes: of one message.
-  DirectAppends(std::shared_ptr<grpc::Channel> coordinator, TokenFile* token, int64_t chunk_bytes);
+  // `identity` outlives this; chunk_bytes: of one message.
+  DirectAppends(std::shared_ptr<grpc::Channel> coordinator, const ClientIdentity* identity,
+                int64_t chunk_bytes);
 
   // Begins with the piece after attempt.pieces_done and counts there. Errors as the service's;
   // UNAVAILABLE names a worker's data port that does not answer.
@@ -40,10 +41,10 @@ class DirectAppends {
                       const Attempt& attempt);
   absl::Status UploadPart(const AppendGrant& grant, const Layout& layout, size_t holder,
                           const AppendRequest& piece, const Attempt& attempt);
-  std::shared_ptr<grpc::Channel> ChannelTo(const std::string& address);
+  absl::StatusOr<std::shared_ptr<grpc::Channel>> ChannelTo(const std::string& address);
 
   const std::shared_ptr<grpc::Channel> coordinator_;
-  TokenFile* const token_;
+  const ClientIdentity* const identity_;
   const int64_t chunk_bytes_;
   std::mutex mutex_;
   std::unique_ptr<ThreadPool> pool_;  // under mutex_; made by the first append

@@ -15,11 +15,11 @@
 #include "runtime/client/transport.h"
 #include "runtime/protocol/public/annulus.grpc.pb.h"
 #include "runtime/protocol/public/channel.h"
+#include "runtime/protocol/public/client_identity.h"
 #include "runtime/protocol/public/convert.h"
 #include "runtime/protocol/public/health.grpc.pb.h"
 #include "runtime/protocol/public/step_batch.h"
 #include "runtime/protocol/public/tensor_stream.h"
-#include "runtime/protocol/public/token_file.h"
 #include "runtime/protocol/public/unary.h"
 
 namespace annulus {
@@ -29,16 +29,18 @@ constexpr absl::Duration kReconnectWait = absl::Milliseconds(500);
 
 class GrpcTransport final : public Transport {
  public:
-  GrpcTransport(const ClientOptions& options, std::unique_ptr<TokenFile> token)
+  GrpcTransport(const ClientOptions& options, std::unique_ptr<ClientIdentity> identity)
       : options_(options),
-        token_(std::move(token)),
-        channel_(MakeChannel(options.endpoint)),
+        identity_(std::move(identity)),
+        token_(identity_->token()),
+        channel_(identity_->ChannelTo(options.endpoint)),
         stub_(v1::Annulus::NewStub(channel_)),
-        steps_(channel_, token_.get()),
-        direct_(channel_, token_.get(), options.chunk_bytes) {}
+        steps_(channel_, token_),
+        direct_(channel_, identity_.get(), options.chunk_bytes) {}
 
   // Waits until the service says that it serves.
   absl::Status WaitForService();
+  std::string WhyNotConnected() const;
 
   ConnectionState connection() const override {
     switch (channel_->GetState(/*try_to_connect=*/false)) {
@@ -66,7 +68,7 @@ class GrpcTransport final : public Transport {
   template <typename Request>
   absl::StatusOr<AnswerTo<Request>> Do(const Request& request, const Attempt& attempt) {
     grpc::ClientContext rpc;
-    SetUpCall(attempt.deadline, &rpc, token_.get());
+    SetUpCall(attempt.deadline, &rpc, token_);
     const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
     std::string reply;
     ANNULUS_RETURN_IF_ERROR(FromGrpc(
@@ -77,7 +79,7 @@ class GrpcTransport final : public Transport {
   absl::StatusOr<AppendResult> Do(const AppendRequest& request, const Attempt& attempt) {
     return options_.upload == Upload::kDirect
                ? direct_.Append(request, attempt)
-               : StreamAppend(channel_, token_.get(), request, options_.chunk_bytes, attempt);
+               : StreamAppend(channel_, token_, request, options_.chunk_bytes, attempt);
   }
 
   absl::StatusOr<AppendResult> Do(const DirectAppend& request, const Attempt& attempt) {
@@ -124,12 +126,26 @@ class GrpcTransport final : public Transport {
   }
 
   const ClientOptions options_;
-  const std::unique_ptr<TokenFile> token_;  // may be null
+  const std::unique_ptr<ClientIdentity> identity_;
+  TokenFile* const token_;  // may be null
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<v1::Annulus::Stub> stub_;
   StepConnections steps_;
   DirectAppends direct_;
 };
+
+// A call that waits for a connection does not say why there is none; one that does not wait does.
+std::string GrpcTransport::WhyNotConnected() const {
+  if (channel_->GetState(/*try_to_connect=*/false) != GRPC_CHANNEL_TRANSIENT_FAILURE) {
+    return "no answer";
+  }
+  grpc::ClientContext rpc;
+  SetUpCall(absl::Now() + kReconnectWait, &rpc);
+  grpc::health::v1::HealthCheckResponse reply;
+  return grpc::health::v1::Health::NewStub(channel_)
+      ->Check(&rpc, grpc::health::v1::HealthCheckRequest(), &reply)
+      .error_message();
+}
 
 absl::Status GrpcTransport::WaitForService() {
   const absl::Time deadline = absl::Now() + options_.connect_timeout;
@@ -141,7 +157,7 @@ absl::Status GrpcTransport::WaitForService() {
     grpc::health::v1::HealthCheckResponse reply;
     grpc::ClientContext rpc;
     rpc.set_wait_for_ready(true);
-    SetUpCall(deadline, &rpc, token_.get());
+    SetUpCall(deadline, &rpc, token_);
     const grpc::Status status = stub->Check(&rpc, request, &reply);
     if (status.ok()) {
       if (reply.status() == grpc::health::v1::HealthCheckResponse::SERVING) {
@@ -154,6 +170,8 @@ absl::Status GrpcTransport::WaitForService() {
       return FromGrpc(status);
     } else if (status.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED) {
       last = status.error_message();
+    } else {
+      last = WhyNotConnected();
     }
     absl::SleepFor(std::min(absl::Milliseconds(50), deadline - absl::Now()));
   } while (absl::Now() < deadline);
@@ -171,7 +189,7 @@ absl::StatusOr<AttendResult> GrpcTransport::Do(const AttendRequest& request,
   ToProto(request.q, header->mutable_q());
 
   grpc::ClientContext rpc;
-  SetUpCall(attempt.deadline, &rpc, token_.get());
+  SetUpCall(attempt.deadline, &rpc, token_);
   const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
   // The metadata leaves with the header, and the stream's end with the last data.
   rpc.set_initial_metadata_corked(true);
@@ -221,8 +239,11 @@ absl::StatusOr<std::unique_ptr<Transport>> MakeGrpcTransport(const ClientOptions
     return absl::InvalidArgumentError(
         absl::StrCat("upload: ", static_cast<int>(options.upload), "; expected kDirect or kRelay"));
   }
-  ANNULUS_ASSIGN_OR_RETURN(std::unique_ptr<TokenFile> token, TokenFile::Open(options.token_file));
-  auto transport = std::make_unique<GrpcTransport>(options, std::move(token));
+  ANNULUS_ASSIGN_OR_RETURN(
+      std::unique_ptr<ClientIdentity> identity,
+      ClientIdentity::Open({.tls = {options.tls_ca, options.tls_cert, options.tls_key},
+                            .token_file = options.token_file}));
+  auto transport = std::make_unique<GrpcTransport>(options, std::move(identity));
   ANNULUS_RETURN_IF_ERROR(transport->WaitForService());
   return transport;
 }

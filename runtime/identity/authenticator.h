@@ -21,8 +21,7 @@
 
 namespace annulus {
 
-// A bearer token, and one of the files.
-inline constexpr size_t kTokenBytesMax = 8192;
+// The file of --auth, and that of keys.
 inline constexpr size_t kAuthFileBytesMax = 4 << 20;
 // Signed tokens that are remembered until they expire, so that a signature is checked once.
 inline constexpr size_t kVerifiedMax = 4096;

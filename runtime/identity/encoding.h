@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -10,6 +11,9 @@
 #include "absl/types/optional.h"
 
 namespace annulus {
+
+// A bearer token: gRPC takes 8 KiB of metadata in all.
+inline constexpr size_t kTokenBytesMax = 7 << 10;
 
 using Sha256Digest = std::array<uint64_t, 4>;  // 32 bytes as they come
 

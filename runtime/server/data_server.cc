@@ -10,6 +10,7 @@
 #include "runtime/protocol/public/convert.h"
 #include "runtime/protocol/public/data.grpc.pb.h"
 #include "runtime/server/acceptor.h"
+#include "runtime/server/door.h"
 #include "runtime/server/grpc_server.h"
 #include "runtime/server/limits.h"
 #include "runtime/server/peer.h"
@@ -30,6 +31,7 @@ class Handlers final : public v1::Data::Service {
  public:
   explicit Handlers(const DataServerOptions& options)
       : grants_(options.grants),
+        door_(options.door),
         puts_("puts_max", options.puts_max, "are under way"),
         stalls_(options.client) {}
 
@@ -42,8 +44,12 @@ class Handlers final : public v1::Data::Service {
 
  private:
   absl::Status DoPut(grpc::ServerContext* context, grpc::ServerReader<v1::PutPart>* stream) {
+    Caller caller;
+    if (door_ != nullptr) {
+      ANNULUS_ASSIGN_OR_RETURN(caller, door_->Admit(*context, "Put", Access::kWrite));
+    }
     Places::Place place(&puts_);
-    ANNULUS_RETURN_IF_ERROR(place.Take(context, PeerOf(*context)));
+    ANNULUS_RETURN_IF_ERROR(place.Take(context, PeerOf(*context, caller)));
     ClientPace pace(&stalls_, context);
     v1::PutPart part;
     const auto read = [&] { return pace.Wait(part, [&] { return stream->Read(&part); }); };
@@ -67,6 +73,7 @@ class Handlers final : public v1::Data::Service {
   }
 
   GrantTable* const grants_;
+  Door* const door_;
   Places puts_;
   StallWatch stalls_;
   std::atomic<uint64_t> bytes_received_ = 0;
@@ -89,13 +96,15 @@ class GrpcDataServer final : public DataServer {
                  .transport_bytes_max = kTransportBytesMax,
                  .threads_max = options.puts_max + kSpareThreads},
                 &builder);
-    acceptor_->AddTo(&builder, grpc::InsecureServerCredentials());
+    ANNULUS_ASSIGN_OR_RETURN(auto credentials, MakeServerCredentials(options.tls));
+    acceptor_->AddTo(&builder, std::move(credentials));
     builder.RegisterService(&handlers_);
     server_ = builder.BuildAndStart();
     if (server_ == nullptr) return absl::InternalError("gRPC starts no server");
     acceptor_->Start();
     address_ =
-        absl::StrCat(options.listen.substr(0, options.listen.rfind(':')), ":", acceptor_->port());
+        absl::StrCat(options.tls.on() ? kTlsScheme : "",
+                     options.listen.substr(0, options.listen.rfind(':')), ":", acceptor_->port());
     return absl::OkStatus();
   }
 

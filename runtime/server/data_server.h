@@ -1,7 +1,8 @@
 // DataServer: the data port of a worker's process: takes uploads over gRPC (data.proto) and hands
 // them to the worker through its grants. Who knows no grant gets nothing and takes no memory.
-// Connections are plain text; a grant's secret is worth one append. Thread-safe; each upload has a
-// thread, at most puts_max at once. Those without a grant yet make room for others.
+// A grant's secret is worth one append; behind a door that asks, a token must come with it.
+// Thread-safe; each upload has a thread, at most puts_max at once. Those without a grant yet make
+// room for others.
 #pragma once
 
 #include <atomic>
@@ -10,16 +11,20 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "runtime/protocol/public/tls.h"
 #include "runtime/server/acceptor.h"
 #include "runtime/server/stall_watch.h"
 
 namespace annulus {
 
+class Door;
 class GrantTable;
 
 struct DataServerOptions {
   std::string listen;            // "host:port", port 0: any free one
   GrantTable* grants = nullptr;  // outlives the server
+  ServerTls tls = {};            // without a certificate: plain text
+  Door* door = nullptr;          // outlives the server; nullptr: a grant is enough
   int puts_max = 128;            // uploads at once; one peer (peer.h) has at most half
   ClientLimits client = {};
   ConnectionLimits connections = {};
@@ -34,7 +39,7 @@ class DataServer {
 
   virtual ~DataServer() = default;  // cancels what is under way
 
-  // The host of `listen` and the port.
+  // The host of `listen` and the port, after "tls://" where the port speaks TLS.
   virtual std::string address() const = 0;
   virtual uint64_t bytes_received() const = 0;  // payload, in all
 };

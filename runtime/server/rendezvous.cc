@@ -10,7 +10,6 @@
 #include "runtime/protocol/public/annulus.grpc.pb.h"
 #include "runtime/protocol/public/channel.h"
 #include "runtime/protocol/public/convert.h"
-#include "runtime/protocol/public/token_file.h"
 #include "runtime/server/door.h"
 #include "runtime/server/handlers.h"
 
@@ -69,10 +68,10 @@ class RendezvousHandlers final : public v1::Rendezvous::Service {
 
 class RpcRendezvous final : public Rendezvous {
  public:
-  RpcRendezvous(const std::string& endpoint, std::unique_ptr<TokenFile> token)
+  RpcRendezvous(const std::string& endpoint, std::unique_ptr<ClientIdentity> identity)
       : endpoint_(endpoint),
-        token_(std::move(token)),
-        stub_(v1::Rendezvous::NewStub(MakeChannel(endpoint))) {}
+        identity_(std::move(identity)),
+        stub_(v1::Rendezvous::NewStub(identity_->ChannelTo(endpoint))) {}
 
   absl::Status Put(absl::string_view key, absl::string_view value) override {
     v1::KeyValue request;
@@ -81,7 +80,7 @@ class RpcRendezvous final : public Rendezvous {
     v1::PutResult reply;
     grpc::ClientContext context;
     context.set_wait_for_ready(true);
-    SetUpCall(absl::Now() + kPutTimeout, &context, token_.get());
+    SetUpCall(absl::Now() + kPutTimeout, &context, identity_->token());
     return Named(stub_->Put(&context, request, &reply), key);
   }
 
@@ -92,7 +91,7 @@ class RpcRendezvous final : public Rendezvous {
       v1::KeyValue reply;
       grpc::ClientContext context;
       context.set_wait_for_ready(true);
-      SetUpCall(deadline, &context, token_.get());
+      SetUpCall(deadline, &context, identity_->token());
       const grpc::Status status = stub_->Get(&context, request, &reply);
       if (status.ok()) return reply.value();
       // The service does not wait for a value, and may restart meanwhile.
@@ -120,7 +119,7 @@ class RpcRendezvous final : public Rendezvous {
   }
 
   const std::string endpoint_;
-  const std::unique_ptr<TokenFile> token_;
+  const std::unique_ptr<ClientIdentity> identity_;
   const std::unique_ptr<v1::Rendezvous::Stub> stub_;
 };
 
@@ -132,8 +131,9 @@ std::unique_ptr<grpc::Service> MakeRendezvousHandlers(Rendezvous* rendezvous, Do
 
 absl::StatusOr<std::unique_ptr<Rendezvous>> MakeRpcRendezvous(const std::string& endpoint,
                                                               const ClientSecurity& security) {
-  ANNULUS_ASSIGN_OR_RETURN(std::unique_ptr<TokenFile> token, TokenFile::Open(security.token_file));
-  return std::make_unique<RpcRendezvous>(endpoint, std::move(token));
+  ANNULUS_ASSIGN_OR_RETURN(std::unique_ptr<ClientIdentity> identity,
+                           ClientIdentity::Open(security));
+  return std::make_unique<RpcRendezvous>(endpoint, std::move(identity));
 }
 
 }  // namespace annulus

@@ -7,7 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "comm/rendezvous.h"
-#include "runtime/protocol/public/channel.h"
+#include "runtime/protocol/public/client_identity.h"
 
 namespace annulus {
 

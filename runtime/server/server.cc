@@ -56,7 +56,8 @@ class GrpcServer final : public RpcServer {
                                 limits.short_calls_max + kSpareThreads,
                  .reflection = options.reflection && !door_->asks()},
                 &builder);
-    acceptor_->AddTo(&builder, grpc::InsecureServerCredentials());
+    ANNULUS_ASSIGN_OR_RETURN(auto credentials, MakeServerCredentials(options.tls));
+    acceptor_->AddTo(&builder, std::move(credentials));
     builder.RegisterService(annulus_.get());
     builder.RegisterService(&health_);
     if (rendezvous_ != nullptr) builder.RegisterService(rendezvous_.get());

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "comm/rendezvous.h"
+#include "runtime/protocol/public/tls.h"
 #include "runtime/server/limits.h"
 #include "runtime/service/service.h"
 
@@ -22,6 +23,7 @@ struct RpcServerOptions {
   std::string listen = "127.0.0.1:0";  // "host:port"; port 0: any free one
   Service* service = nullptr;          // outlives the server
   Rendezvous* rendezvous = nullptr;    // outlives the server; nullptr: not offered
+  ServerTls tls = {};                  // without a certificate: plain text
   Door* door = nullptr;                // outlives the server; nullptr: everybody may do everything
   RpcLimits limits = {};
   // Callers may ask which services there are, each question on a stream that holds a thread: for

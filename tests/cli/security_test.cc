@@ -6,8 +6,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "tests/catch.h"
+#include "tests/certificates.h"
 #include "tests/cli/program.h"
 #include "tests/identity/signer.h"
+#include "tests/rpc/scrape.h"
 
 namespace annulus {
 namespace {
@@ -43,6 +45,12 @@ struct Secrets {
 
   test::TempFolder folder;
 };
+
+int PortAfter(const std::string& text, const std::string& mark) {
+  const size_t at = text.find(mark);
+  REQUIRE(at != std::string::npos);
+  return std::stoi(text.substr(at + mark.size()));
+}
 
 template <typename Done>
 bool Within(absl::Duration patience, Done done) {
@@ -115,6 +123,93 @@ TEST_CASE("files of security that are spoilt are refused by name at start") {
   refused({"coordinator", "--listen", "127.0.0.1:0", "--auth", folder / "none"}, "--auth: file");
   refused({"worker", "--coordinator", "127.0.0.1:1", "--token-file", folder / "none"},
           "token_file: file");
+}
+
+TEST_CASE("whoever would serve strangers unprotected is told what is missing, or says so") {
+  const Secrets secrets("1");
+  const auto refused = [](const Arguments& args, absl::string_view what) {
+    const Outcome outcome = RunHere(args);
+    INFO(outcome.err);
+    CHECK(test::IsRefusal(outcome));
+    CHECK(absl::StrContains(outcome.err, what));
+  };
+  refused({"coordinator", "--listen", "0.0.0.0:0"},
+          "--listen: \"0.0.0.0:0\" is not loopback; expected TLS (--tls-cert, --tls-key) and to be "
+          "told who may call (--auth or --tls-client-ca), or --insecure");
+  refused({"coordinator", "--listen", "0.0.0.0:0", "--auth", secrets.Auth()},
+          "expected TLS (--tls-cert, --tls-key), or --insecure");
+  refused({"coordinator", "--listen", "[::]:0", "--tls-cert", "c", "--tls-key", "k"},
+          "expected to be told who may call");
+  refused({"worker", "--coordinator", "192.0.2.1:7070"}, "--coordinator: \"192.0.2.1:7070\"");
+  refused({"up", "--listen", "0.0.0.0:0"}, "--listen: \"0.0.0.0:0\"");
+  refused({"worker", "--coordinator", "localhost:1", "--plain-data", "--auth", secrets.Auth()},
+          "--auth: with --plain-data");
+
+  Program open(
+      {"coordinator", "--listen", "0.0.0.0:0", "--insecure", "--metrics-listen", "127.0.0.1:0"});
+  CHECK(absl::StartsWith(open.ReadLine(), "ready 0.0.0.0:"));
+  CHECK(absl::StrContains(open.err(), "insecure: what is not protected"));
+  CHECK(test::ValueOf(test::Scrape(PortAfter(open.err(), "event=metrics port=")),
+                      "annulus_insecure") == 1);
+}
+
+TEST_CASE("a cluster over TLS: certificates and tokens are replaced, and it serves on") {
+  const Secrets secrets("1");
+  const test::Authority authority;
+  const std::string ca = secrets.folder.Write("ca.pem", authority.certificate());
+  const auto install = [&](const test::Authority& by) {
+    const test::Certificate certificate = by.Issue();
+    secrets.folder.Write("cert.pem", certificate.certificate);
+    secrets.folder.Write("key.pem", certificate.key);
+  };
+  install(authority);
+  const Arguments tls = {"--tls-cert",      secrets.folder / "cert.pem",
+                         "--tls-key",       secrets.folder / "key.pem",
+                         "--tls-client-ca", ca,
+                         "--reload-s",      "1"};
+  const auto with = [](Arguments args, const Arguments& more) {
+    args.insert(args.end(), more.begin(), more.end());
+    return args;
+  };
+  Program coordinator(
+      with({"coordinator", "--listen", "127.0.0.1:0", "--auth", secrets.Auth()}, tls));
+  const std::string endpoint = coordinator.ReadLine().substr(6);
+  const Program worker(with({"worker", "--coordinator", endpoint, "--threads", "1", "--tls-ca", ca,
+                             "--token-file", secrets.Token("worker")},
+                            tls));
+  const Arguments client = {"--endpoint", endpoint,
+                            "--tls-ca",   ca,
+                            "--tls-cert", secrets.folder / "cert.pem",
+                            "--tls-key",  secrets.folder / "key.pem"};
+  const auto status = [&] {
+    return RunHere(with({"status", "--json", "--token-file", secrets.Token("reader")}, client));
+  };
+  REQUIRE(Within(absl::Seconds(30), [&] {
+    const Outcome outcome = status();
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 0);
+    const json workers = json::parse(outcome.out)["workers"];
+    return workers.size() == 1 && workers[0]["state"] == "ready" &&
+           absl::StartsWith(workers[0]["data_address"].get<std::string>(), "tls://127.0.0.1:");
+  }));
+  // KV goes over TLS too.
+  Rng rng(1);
+  for (const char* name : {"q", "k", "v"}) {
+    secrets.folder.Write(absl::StrCat(name, ".npy"),
+                         test::TestTensor::Random(rng, DType::kF32, {64, 2, 16}).Npy());
+  }
+  const auto attend = [&] {
+    return RunHere(with({"attend", "--q", secrets.folder / "q.npy", "--k", secrets.folder / "k.npy",
+                         "--v", secrets.folder / "v.npy", "--out", secrets.folder / "o.npy",
+                         "--pattern", "causal", "--token-file", secrets.Token("tenant")},
+                        client));
+  };
+  const Outcome first = attend();
+  INFO(first.err);
+  CHECK(first.code == 0);
+  install(authority);
+  secrets.Change("2");
+  CHECK(Within(absl::Seconds(30), [&] { return attend().code == 0; }));
 }
 
 }  // namespace

@@ -235,7 +235,7 @@ TEST_CASE("up: what cannot start ends with one error") {
   const Outcome backend = test::RunProgram({"up", "--workers", "2", "--backend", "abacus"});
   CHECK(backend.code != 0);
   CHECK(absl::StrContains(backend.err, "abacus"));
-  const Outcome listen = test::RunProgram({"up", "--listen", "192.0.2.1:1"});
+  const Outcome listen = test::RunProgram({"up", "--listen", "192.0.2.1:1", "--insecure"});
   CHECK(listen.code == 1);
   CHECK(absl::StrContains(listen.err, "192.0.2.1:1"));
   CHECK(test::IsRefusal(test::RunProgram({"up", "--workers", "0"})));

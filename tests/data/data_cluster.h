@@ -27,6 +27,11 @@ struct DataClusterOptions {
   int data_puts_max = 128;
   std::string data_address = "";  // what the last worker says instead of its own; "-": nothing
   RetryOptions retry = {};
+  ServerTls tls = {};       // of the coordinator's server
+  ServerTls data_tls = {};  // of the data ports
+  Door* data_door = nullptr;
+  std::string tls_ca = {};  // of the client
+  std::string token_file = {};
 };
 
 class DataCluster {
@@ -41,6 +46,8 @@ class DataCluster {
       port.grants = std::make_unique<GrantTable>(options.upload_bytes_max);
       port.server = DataServer::Start({.listen = "127.0.0.1:0",
                                        .grants = port.grants.get(),
+                                       .tls = options.data_tls,
+                                       .door = options.data_door,
                                        .puts_max = options.data_puts_max})
                         .value();
       WorkerOptions worker;
@@ -57,12 +64,19 @@ class DataCluster {
       port.worker = Worker::Start(std::move(worker)).value();
       ANNULUS_CHECK(port.worker->WaitUntilJoined(absl::Now() + absl::Seconds(20)).ok());
     }
-    server_ = RpcServer::Start({.service = coordinator_.get()}).value();
+    server_ = RpcServer::Start({.service = coordinator_.get(), .tls = options.tls}).value();
+    tls_ca_ = options.tls_ca;
+    token_file_ = options.token_file;
     client_ = Connect(Upload::kDirect, options.retry);
   }
 
   std::unique_ptr<Client> Connect(Upload upload, const RetryOptions& retry = {}) const {
-    return Client::Connect({.endpoint = endpoint(), .upload = upload, .retry = retry}).value();
+    return Client::Connect({.endpoint = endpoint(),
+                            .upload = upload,
+                            .retry = retry,
+                            .tls_ca = tls_ca_,
+                            .token_file = token_file_})
+        .value();
   }
   std::string endpoint() const { return absl::StrCat("127.0.0.1:", server_->port()); }
   Client& client() { return *client_; }
@@ -86,6 +100,8 @@ class DataCluster {
   std::unique_ptr<Coordinator> coordinator_;
   std::vector<Port> ports_;
   std::unique_ptr<RpcServer> server_;
+  std::string tls_ca_;
+  std::string token_file_;
   std::unique_ptr<Client> client_;
 };
 

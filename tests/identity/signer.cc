@@ -10,7 +10,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "tests/catch.h"
+#include "base/check.h"
 
 namespace annulus::test {
 namespace {
@@ -20,7 +20,7 @@ constexpr size_t kNumberBytes = 32;
 // A number of a key, at its own length or padded to `bytes`.
 std::string NumberOf(const EVP_PKEY* key, const char* name, size_t bytes = 0) {
   BIGNUM* number = nullptr;
-  REQUIRE(EVP_PKEY_get_bn_param(key, name, &number) == 1);
+  ANNULUS_CHECK(EVP_PKEY_get_bn_param(key, name, &number) == 1);
   const size_t own = static_cast<size_t>(BN_num_bytes(number));
   std::string text(bytes == 0 ? own : bytes, '\0');
   BN_bn2binpad(number, reinterpret_cast<uint8_t*>(text.data()), static_cast<int>(text.size()));
@@ -31,7 +31,7 @@ std::string NumberOf(const EVP_PKEY* key, const char* name, size_t bytes = 0) {
 std::string RawEcdsa(const std::string& der) {
   const auto* at = reinterpret_cast<const uint8_t*>(der.data());
   ECDSA_SIG* const both = d2i_ECDSA_SIG(nullptr, &at, static_cast<long>(der.size()));
-  REQUIRE(both != nullptr);
+  ANNULUS_CHECK(both != nullptr);
   std::string raw(2 * kNumberBytes, '\0');
   auto* const bytes = reinterpret_cast<uint8_t*>(raw.data());
   BN_bn2binpad(ECDSA_SIG_get0_r(both), bytes, kNumberBytes);
@@ -60,7 +60,7 @@ std::string Sha256Hex(absl::string_view text) {
 
 Signer::Signer(std::string algorithm, EVP_PKEY* key)
     : algorithm_(std::move(algorithm)), key_(key, Free()) {
-  REQUIRE(key != nullptr);
+  ANNULUS_CHECK(key != nullptr);
 }
 
 Signer Signer::Rs256(int bits) {
@@ -89,7 +89,8 @@ std::string Signer::Jwk(absl::string_view more) const {
   } else {
     std::string x(kNumberBytes, '\0');
     size_t size = x.size();
-    REQUIRE(EVP_PKEY_get_raw_public_key(key, reinterpret_cast<uint8_t*>(x.data()), &size) == 1);
+    ANNULUS_CHECK(EVP_PKEY_get_raw_public_key(key, reinterpret_cast<uint8_t*>(x.data()), &size) ==
+                  1);
     kind = absl::StrCat("\"kty\":\"OKP\",\"crv\":\"Ed25519\"", field("x", x));
   }
   return absl::StrCat("{", more, kind, "}");
@@ -100,13 +101,13 @@ std::string Signer::Sign(absl::string_view header, absl::string_view claims) con
   EVP_MD_CTX* const context = EVP_MD_CTX_new();
   const char* const hash = algorithm_ == "EdDSA" ? nullptr : "SHA256";
   const auto* const bytes = reinterpret_cast<const uint8_t*>(text.data());
-  REQUIRE(EVP_DigestSignInit_ex(context, nullptr, hash, nullptr, nullptr, key_.get(), nullptr) ==
-          1);
+  ANNULUS_CHECK(
+      EVP_DigestSignInit_ex(context, nullptr, hash, nullptr, nullptr, key_.get(), nullptr) == 1);
   size_t size = 0;
-  REQUIRE(EVP_DigestSign(context, nullptr, &size, bytes, text.size()) == 1);
+  ANNULUS_CHECK(EVP_DigestSign(context, nullptr, &size, bytes, text.size()) == 1);
   std::string signature(size, '\0');
-  REQUIRE(EVP_DigestSign(context, reinterpret_cast<uint8_t*>(signature.data()), &size, bytes,
-                         text.size()) == 1);
+  ANNULUS_CHECK(EVP_DigestSign(context, reinterpret_cast<uint8_t*>(signature.data()), &size, bytes,
+                               text.size()) == 1);
   signature.resize(size);
   EVP_MD_CTX_free(context);
   if (algorithm_ == "ES256") signature = RawEcdsa(signature);

@@ -82,7 +82,7 @@ class Service:
     def __init__(self, program, network, folder, workers, *coordinator_options):
         self.program, self.network, self.folder, self.processes = program, network, folder, {}
         self.start("coordinator", "coordinator", "--listen",
-                   network.address["coordinator"] + ":0", *coordinator_options)
+                   network.address["coordinator"] + ":0", "--insecure", *coordinator_options)
         # "ready HOST:PORT"
         self.endpoint = self.processes["coordinator"].stdout.readline().decode().split()[1]
         for worker in workers:
@@ -90,7 +90,8 @@ class Service:
         self.await_ready(len(workers))
 
     def start_worker(self, name):
-        self.start(name, "worker", "--coordinator", self.endpoint, "--name", name, "--threads", "1")
+        self.start(name, "worker", "--coordinator", self.endpoint, "--name", name, "--threads", "1",
+                   "--insecure")
 
     def start(self, host, command, *options):
         with open(os.path.join(self.folder, host + ".log"), "ab") as log:

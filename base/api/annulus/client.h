@@ -66,10 +66,12 @@ struct ClientOptions {
   int async_calls_max = 16;  // asynchronous calls at once; each has a thread
   Upload upload = Upload::kDirect;
   RetryOptions retry = {};
-  // A file with the bearer token by which the service knows the caller; empty: none. It is read
-  // again when it changes. The token goes wherever `endpoint` is, in plain text where that is
-  // plain.
-  std::string token_file;
+  // Files, looked at again when they change; empty: none. tls_ca: PEM with the authorities whose
+  // certificates servers must show; without it connections are in plain text, and so is the token.
+  std::string tls_ca = {};
+  std::string tls_cert = {};  // that the client shows, with its key
+  std::string tls_key = {};
+  std::string token_file = {};  // the bearer token by which the service knows the caller
 };
 
 // A whole service within this process: a coordinator and workers in threads of their own, over

@@ -65,6 +65,9 @@ absl::StatusOr<std::unique_ptr<Client>> ConnectTo(const std::string& endpoint,
   return Client::Connect({.endpoint = endpoint,
                           .connect_timeout = kConnectTimeout,
                           .upload = upload,
+                          .tls_ca = security.tls.ca,
+                          .tls_cert = security.tls.cert,
+                          .tls_key = security.tls.key,
                           .token_file = security.token_file});
 }
 

@@ -6,7 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "annulus/client.h"
-#include "runtime/protocol/public/channel.h"
+#include "runtime/protocol/public/client_identity.h"
 
 namespace annulus {
 

@@ -1,6 +1,6 @@
 // Cascade: a prefix that many sequences share is attended where it lies, each sequence's own tail
 // here, and the two are merged. Shows that the answer is that of the whole sequence in a context of
-// its own. Usage: cascade [HOST:PORT], without it with a service inside this process.
+// its own. Usage: cascade [HOST:PORT …] (connect.h), without it with a service inside this process.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -8,6 +8,8 @@
 #include <vector>
 
 #include <annulus/client.h>
+
+#include "connect.h"
 
 namespace {
 
@@ -92,8 +94,7 @@ absl::StatusOr<double> Difference(annulus::Client& client) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  auto client = argc > 1 ? annulus::Client::Connect({.endpoint = argv[1]})
-                         : annulus::Client::InProcess({.workers = 2});
+  auto client = ConnectByArguments(argc, argv, {.workers = 2});
   if (!client.ok()) return std::fprintf(stderr, "%s\n", client.status().ToString().c_str()), 1;
   const absl::StatusOr<double> difference = Difference(**client);
   if (!difference.ok()) {

@@ -1,6 +1,6 @@
 // A toy transformer that decodes with Step: per token and layer one message with its query, key and
 // value, and the attention's output back. The same model with attention computed here must give
-// the same tokens' states. Usage: decode_loop [HOST:PORT]
+// the same tokens' states. Usage: decode_loop [HOST:PORT …] (connect.h)
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -10,6 +10,8 @@
 #include <vector>
 
 #include <annulus/client.h>
+
+#include "connect.h"
 
 namespace {
 
@@ -129,8 +131,7 @@ Vector Decode(const std::vector<Layer>& layers, Attention* attention) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  auto client = argc > 1 ? annulus::Client::Connect({.endpoint = argv[1]})
-                         : annulus::Client::InProcess({.workers = 2});
+  auto client = ConnectByArguments(argc, argv, {.workers = 2});
   if (!client.ok()) {
     std::fprintf(stderr, "%s\n", client.status().ToString().c_str());
     return 1;

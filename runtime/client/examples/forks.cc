@@ -1,11 +1,14 @@
 // A batch of continuations of one prompt: the prompt is uploaded once, forked, and all forks decode
-// in one Step per token. The prompt's blocks are stored once. Usage: forks [HOST:PORT]
+// in one Step per token. The prompt's blocks are stored once. Usage: forks [HOST:PORT …]
+// (connect.h)
 #include <cstdio>
 #include <memory>
 #include <random>
 #include <vector>
 
 #include <annulus/client.h>
+
+#include "connect.h"
 
 namespace {
 
@@ -70,8 +73,7 @@ absl::Status Run(annulus::Client* client) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  auto client = argc > 1 ? annulus::Client::Connect({.endpoint = argv[1]})
-                         : annulus::Client::InProcess({.workers = 2});
+  auto client = ConnectByArguments(argc, argv, {.workers = 2});
   const absl::Status status = client.ok() ? Run(client->get()) : client.status();
   if (!status.ok()) std::fprintf(stderr, "%s\n", status.ToString().c_str());
   return status.ok() ? 0 : 1;

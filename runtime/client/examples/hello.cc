@@ -1,14 +1,15 @@
-// The smallest use: a context, its keys and values, one query. Usage: hello [HOST:PORT], without it
-// with a service inside this process.
+// The smallest use: a context, its keys and values, one query. Usage: hello [HOST:PORT …]
+// (connect.h), without it with a service inside this process.
 #include <cstdio>
 #include <vector>
 
 #include <annulus/client.h>
 
+#include "connect.h"
+
 int main(int argc, char** argv) {
   const int64_t tokens = 1000, heads = 4, dim = 64;
-  auto client = argc > 1 ? annulus::Client::Connect({.endpoint = argv[1]})
-                         : annulus::Client::InProcess({.workers = 2});
+  auto client = ConnectByArguments(argc, argv, {.workers = 2});
   if (!client.ok()) return std::fprintf(stderr, "%s\n", client.status().ToString().c_str()), 1;
   annulus::ContextSpec spec{.heads = heads, .kv_heads = heads, .head_dim = dim, .v_head_dim = dim};
   const auto context = (*client)->CreateContext(spec);

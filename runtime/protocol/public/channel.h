@@ -11,6 +11,7 @@
 
 namespace grpc {
 class Channel;
+class ChannelCredentials;
 class ClientContext;
 }  // namespace grpc
 
@@ -34,14 +35,13 @@ absl::Status CheckHostPort(absl::string_view field, absl::string_view text);
 // of a process go, and then may wait 10 s for a poller of its own that a large write has left.
 void HoldGrpc();
 
-// What a client proves itself with and whom it trusts: files, each empty where there is none.
-struct ClientSecurity {
-  std::string token_file;  // a bearer token
-};
-
 // A channel of its own to "host:port", not connected yet. Proxies named in the environment are not
-// used.
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& endpoint);
+// used. Without credentials it is in plain text.
+std::shared_ptr<grpc::Channel> MakeChannel(
+    const std::string& endpoint, std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr);
+
+// How a worker tells that its data port speaks TLS: "tls://host:port", else "host:port".
+inline constexpr char kTlsScheme[] = "tls://";
 
 // The public protocol's version, which a client names with each call, in this entry of its
 // metadata; a call that names none is of version 1.

@@ -7,12 +7,12 @@
 #include "absl/time/clock.h"
 #include "base/quoted.h"
 #include "base/status.h"
+#include "runtime/identity/encoding.h"
 #include "runtime/protocol/public/channel.h"
 
 namespace annulus {
 namespace {
 
-constexpr size_t kTokenBytesMax = 8192;
 constexpr absl::Duration kLookPeriod = absl::Seconds(1);
 
 }  // namespace

@@ -1,0 +1,126 @@
+#include "runtime/protocol/public/tls.h"
+
+#include <grpcpp/security/credentials.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/security/tls_certificate_provider.h>
+#include <grpcpp/security/tls_credentials_options.h>
+#include <openssl/bio.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/x509.h>
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "base/quoted.h"
+#include "base/status.h"
+#include "base/watched_file.h"
+
+namespace annulus {
+namespace {
+
+using grpc::experimental::FileWatcherCertificateProvider;
+
+constexpr size_t kPemBytesMax = 1 << 20;
+constexpr unsigned kClientReloadS = 2;
+
+template <auto kFree>
+struct FreeBy {
+  template <typename T>
+  void operator()(T* object) const {
+    kFree(object);
+  }
+};
+using Cert = std::unique_ptr<X509, FreeBy<&X509_free>>;
+using Key = std::unique_ptr<EVP_PKEY, FreeBy<&EVP_PKEY_free>>;
+using Bio = std::unique_ptr<BIO, FreeBy<&BIO_free>>;
+
+absl::Status Refused(absl::string_view field, const std::string& path, absl::string_view expected) {
+  ERR_clear_error();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, ": file ", QuotedEnd(path), "; expected ", expected));
+}
+
+absl::StatusOr<std::string> Read(absl::string_view field, const std::string& path) {
+  absl::StatusOr<std::string> text = WatchedFile(path, kPemBytesMax).Read();
+  if (text.ok()) return text;
+  return absl::InvalidArgumentError(absl::StrCat(field, ": ", text.status().message()));
+}
+
+Bio BioOf(const std::string& text) {
+  return Bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
+}
+
+// OpenSSL would ask at the terminal for the password of an encrypted key.
+int NoPassword(char*, int, int, void*) {
+  return -1;
+}
+
+absl::StatusOr<Cert> ReadCertificate(absl::string_view field, const std::string& path) {
+  ANNULUS_ASSIGN_OR_RETURN(const std::string text, Read(field, path));
+  Cert cert(PEM_read_bio_X509(BioOf(text).get(), nullptr, &NoPassword, nullptr));
+  if (cert == nullptr) return Refused(field, path, "a certificate in PEM");
+  return cert;
+}
+
+// gRPC says nothing of files that it cannot use, and every connection fails.
+absl::Status CheckPair(const std::string& cert_path, const std::string& key_path) {
+  if (cert_path.empty() || key_path.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(cert_path.empty() ? "tls_cert" : "tls_key",
+                                                   ": none; expected tls_cert and tls_key "
+                                                   "together"));
+  }
+  ANNULUS_ASSIGN_OR_RETURN(const Cert cert, ReadCertificate("tls_cert", cert_path));
+  ANNULUS_ASSIGN_OR_RETURN(const std::string text, Read("tls_key", key_path));
+  const Key key(PEM_read_bio_PrivateKey(BioOf(text).get(), nullptr, &NoPassword, nullptr));
+  if (key == nullptr) return Refused("tls_key", key_path, "a private key in PEM, not encrypted");
+  if (X509_check_private_key(cert.get(), key.get()) != 1) {
+    return Refused("tls_key", key_path, "the key of the certificate in tls_cert");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeServerCredentials(
+    const ServerTls& tls) {
+  if (!tls.on() && tls.key.empty() && tls.client_ca.empty()) {
+    return grpc::InsecureServerCredentials();
+  }
+  ANNULUS_RETURN_IF_ERROR(CheckPair(tls.cert, tls.key));
+  if (!tls.client_ca.empty()) {
+    ANNULUS_RETURN_IF_ERROR(ReadCertificate("tls_client_ca", tls.client_ca).status());
+  }
+  const auto period_s = std::max<int64_t>(1, absl::ToInt64Seconds(tls.reload_period));
+  grpc::experimental::TlsServerCredentialsOptions options(
+      std::make_shared<FileWatcherCertificateProvider>(tls.key, tls.cert, tls.client_ca,
+                                                       static_cast<unsigned>(period_s)));
+  options.watch_identity_key_cert_pairs();
+  if (!tls.client_ca.empty()) {
+    options.watch_root_certs();
+    options.set_cert_request_type(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+  }
+  return grpc::experimental::TlsServerCredentials(options);
+}
+
+absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeChannelCredentials(
+    const ClientTls& tls) {
+  if (!tls.on()) {
+    if (tls.cert.empty() && tls.key.empty()) return grpc::InsecureChannelCredentials();
+    return absl::InvalidArgumentError(
+        "tls_ca: none; expected one beside tls_cert and tls_key, for connections are in plain text "
+        "without it");
+  }
+  ANNULUS_RETURN_IF_ERROR(ReadCertificate("tls_ca", tls.ca).status());
+  const bool shows = !tls.cert.empty() || !tls.key.empty();
+  if (shows) ANNULUS_RETURN_IF_ERROR(CheckPair(tls.cert, tls.key));
+  grpc::experimental::TlsChannelCredentialsOptions options;
+  options.set_certificate_provider(
+      std::make_shared<FileWatcherCertificateProvider>(tls.key, tls.cert, tls.ca, kClientReloadS));
+  options.watch_root_certs();
+  if (shows) options.watch_identity_key_cert_pairs();
+  options.set_verify_server_certs(true);
+  return grpc::experimental::TlsCredentials(options);
+}
+
+}  // namespace annulus

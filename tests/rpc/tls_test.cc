@@ -1,0 +1,222 @@
+// TLS between clients and the server: who is refused, and certificates that are replaced while
+// clients call.
+#include <atomic>
+#include <thread>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "annulus/client.h"
+#include "base/log.h"
+#include "runtime/identity/authenticator.h"
+#include "runtime/protocol/public/channel.h"
+#include "runtime/protocol/public/tls.h"
+#include "runtime/server/door.h"
+#include "runtime/server/server.h"
+#include "tests/catch.h"
+#include "tests/certificates.h"
+#include "tests/rpc/fake_service.h"
+#include "tests/temp_folder.h"
+
+namespace annulus {
+namespace {
+
+using test::Authority;
+using test::Certificate;
+using test::CertificateSpec;
+
+// gRPC and refusals are loud.
+struct Quiet {
+  Quiet() {
+    SilenceLibraries();
+    SetLogLevel(LogLevel::kOff);
+  }
+  ~Quiet() { SetLogLevel(LogLevel::kInfo); }
+};
+
+struct Secured {
+  explicit Secured(const CertificateSpec& spec = {}, bool asks_clients = false,
+                   absl::string_view auth = "") {
+    Install(authority.Issue(spec));
+    folder.Write("ca.pem", authority.certificate());
+    RpcServerOptions options;
+    options.service = &service;
+    options.tls = {.cert = folder / "server.pem",
+                   .key = folder / "server.key",
+                   .client_ca = asks_clients ? folder / "ca.pem" : "",
+                   .reload_period = absl::Seconds(1)};
+    if (!auth.empty()) {
+      authenticator =
+          Authenticator::Open(folder.Write("auth.json", auth), absl::ZeroDuration()).value();
+      door = std::make_unique<Door>(authenticator.get());
+      options.door = door.get();
+    }
+    server = RpcServer::Start(options).value();
+  }
+  void Install(const Certificate& certificate) const {
+    folder.Write("server.pem", certificate.certificate);
+    folder.Write("server.key", certificate.key);
+  }
+
+  ClientOptions Options() const {
+    return {.endpoint = absl::StrCat("127.0.0.1:", server->port()),
+            .connect_timeout = absl::Seconds(30),
+            .upload = Upload::kRelay,
+            .tls_ca = folder / "ca.pem"};
+  }
+  // With a certificate of the client's.
+  ClientOptions Options(const Certificate& certificate) const {
+    ClientOptions options = Options();
+    options.tls_cert = folder.Write("client.pem", certificate.certificate);
+    options.tls_key = folder.Write("client.key", certificate.key);
+    return options;
+  }
+
+  test::TempFolder folder;
+  Authority authority;
+  std::unique_ptr<Authenticator> authenticator;
+  std::unique_ptr<Door> door;
+  FakeService service;
+  std::unique_ptr<RpcServer> server;
+};
+
+absl::Status StatusBy(ClientOptions options) {
+  const auto client = Client::Connect(options);
+  return client.ok() ? (*client)->Status().status() : client.status();
+}
+
+// Soon enough for what never connects.
+absl::Status RefusalBy(ClientOptions options) {
+  options.connect_timeout = absl::Seconds(3);
+  return StatusBy(options);
+}
+
+TEST_CASE("calls over TLS are served, and by a server that proves who it is alone") {
+  const Quiet quiet;
+  const Secured secured;
+  const absl::Status good = StatusBy(secured.Options());
+  INFO(good);
+  CHECK(good.ok());
+  std::vector<float> values(64, 1.0f);
+  const auto client = Client::Connect(secured.Options()).value();
+  StepRequest step;
+  step.q = TensorView::Contiguous(values.data(), DType::kF32, 1, 2, 8);
+  for (int i = 0; i < 3; ++i) CHECK(client->Step({step})[0].ok());
+
+  ClientOptions plain = secured.Options();
+  plain.tls_ca.clear();
+  CHECK(absl::IsUnavailable(RefusalBy(plain)));
+  ClientOptions other = secured.Options();
+  other.tls_ca = secured.folder.Write("other.pem", Authority().certificate());
+  const absl::Status refused = RefusalBy(other);
+  CHECK(absl::IsUnavailable(refused));
+  INFO(refused);
+  CHECK(absl::StrContains(refused.message(), "handshake failed"));
+}
+
+TEST_CASE("a server's certificate must be valid now and name its host") {
+  const Quiet quiet;
+  const CertificateSpec bad[] = {
+      {.names = "DNS:elsewhere.example,IP:10.1.2.3"},
+      {.from = -absl::Hours(2), .until = -absl::Hours(1)},
+      {.from = absl::Hours(1), .until = absl::Hours(2)},
+  };
+  for (const CertificateSpec& spec : bad) {
+    const Secured secured(spec);
+    CHECK(absl::IsUnavailable(RefusalBy(secured.Options())));
+  }
+}
+
+TEST_CASE("mTLS: no certificate, one of another authority and an expired one are refused") {
+  const Quiet quiet;
+  const Secured secured({}, /*asks_clients=*/true);
+  const CertificateSpec of_client{.common_name = "ann", .names = ""};
+  const absl::Status good = StatusBy(secured.Options(secured.authority.Issue(of_client)));
+  INFO(good);
+  CHECK(good.ok());
+  CHECK(absl::IsUnavailable(RefusalBy(secured.Options())));
+  CHECK(absl::IsUnavailable(RefusalBy(secured.Options(Authority().Issue(of_client)))));
+  CertificateSpec expired = of_client;
+  expired.from = -absl::Hours(2);
+  expired.until = -absl::Hours(1);
+  CHECK(absl::IsUnavailable(RefusalBy(secured.Options(secured.authority.Issue(expired)))));
+  CHECK(secured.service.calls == 1);
+}
+
+TEST_CASE("a certificate is a caller with a role, by its alternative or its common name") {
+  const Quiet quiet;
+  const Secured secured({}, /*asks_clients=*/true,
+                        R"({"certificates":[{"name":"ann","tenant":"lab","role":"reader"},
+                                            {"name":"w1.example","role":"worker"}]})");
+  const auto as = [&](const CertificateSpec& spec) {
+    return RefusalBy(secured.Options(secured.authority.Issue(spec)));
+  };
+  CHECK(as({.common_name = "ann", .names = ""}).ok());
+  CHECK(absl::IsPermissionDenied(as({.common_name = "x", .names = "DNS:w1.example"})));
+  CHECK(absl::IsUnauthenticated(as({.common_name = "bob", .names = "DNS:w2.example"})));
+}
+
+TEST_CASE("certificates are replaced under clients without a call that fails") {
+  const Quiet quiet;
+  const Secured secured;
+  const auto client = Client::Connect(secured.Options()).value();
+  std::atomic<bool> stop = false;
+  std::atomic<int> calls = 0, failed = 0;
+  std::thread caller([&] {
+    while (!stop) {
+      failed += client->Status().ok() ? 0 : 1;
+      ++calls;
+    }
+  });
+  // Who trusts the new authority alone is served once the new certificate is.
+  const Authority fresh("the new authority");
+  const absl::Time begin = absl::Now();
+  secured.Install(fresh.Issue());
+  ClientOptions options = secured.Options();
+  options.tls_ca = secured.folder.Write("fresh.pem", fresh.certificate());
+  const absl::Status served = StatusBy(options);
+  INFO(served << " after " << absl::Now() - begin);
+  CHECK(served.ok());
+  CHECK(absl::Now() - begin < absl::Seconds(30));
+  stop = true;
+  caller.join();
+  CHECK(calls > 0);
+  CHECK(failed == 0);
+}
+
+TEST_CASE("files of TLS that are missing or spoilt are refused by name") {
+  const Quiet quiet;
+  const test::TempFolder folder;
+  const Authority authority;
+  const Certificate one = authority.Issue(), two = authority.Issue();
+  const std::string cert = folder.Write("cert", one.certificate);
+  const std::string key = folder.Write("key", one.key);
+  const std::string other_key = folder.Write("other", two.key);
+  const std::string rubbish = folder.Write("rubbish", "-----BEGIN");
+  const auto refused = [](const absl::Status& status, absl::string_view begin) {
+    INFO(status);
+    CHECK(absl::IsInvalidArgument(status));
+    CHECK(absl::StartsWith(status.message(), begin));
+  };
+  const auto server = [](const ServerTls& tls) { return MakeServerCredentials(tls).status(); };
+  CHECK(server({}).ok());
+  CHECK(server({.cert = cert, .key = key, .client_ca = cert}).ok());
+  refused(server({.cert = cert}), "tls_key: none");
+  refused(server({.key = key}), "tls_cert: none");
+  refused(server({.client_ca = cert}), "tls_cert: none");
+  refused(server({.cert = folder / "no", .key = key}), "tls_cert: file");
+  refused(server({.cert = rubbish, .key = key}), "tls_cert: file");
+  refused(server({.cert = cert, .key = rubbish}), "tls_key: file");
+  refused(server({.cert = cert, .key = other_key}), "tls_key: file");
+  refused(server({.cert = cert, .key = key, .client_ca = rubbish}), "tls_client_ca: file");
+  const auto client = [](const ClientTls& tls) { return MakeChannelCredentials(tls).status(); };
+  CHECK(client({}).ok());
+  refused(client({.cert = cert, .key = key}), "tls_ca: none");
+  refused(client({.ca = rubbish}), "tls_ca: file");
+  refused(client({.ca = cert, .cert = cert}), "tls_key: none");
+  refused(Client::Connect({.endpoint = "127.0.0.1:1", .tls_ca = folder / "no"}).status(),
+          "tls_ca: file");
+}
+
+}  // namespace
+}  // namespace annulus
