@@ -90,6 +90,10 @@ absl::Status CheckLimits(const ConnectionLimits& limits) {
     return absl::InvalidArgumentError(absl::StrCat("connections_max is ", limits.connections_max,
                                                    "; expected 1 to ", kConnectionsLimit));
   }
+  if (limits.connection_rate_max < 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "connection_rate_max is ", limits.connection_rate_max, "; expected 1 or more"));
+  }
   if (limits.handshake_max >= absl::Milliseconds(10) && limits.handshake_max <= absl::Hours(1)) {
     return absl::OkStatus();
   }
@@ -183,7 +187,7 @@ void Acceptor::Run() {
   for (const UniqueFd& listener : listeners_) watched.push_back({listener.get(), POLLIN, 0});
   while (true) {
     const int wait_ms =
-        connections_.empty() ? -1 : static_cast<int>(absl::ToInt64Milliseconds(kSweepPeriod));
+        peers_.empty() ? -1 : static_cast<int>(absl::ToInt64Milliseconds(kSweepPeriod));
     poll(watched.data(), watched.size(), wait_ms);
     if (watched[0].revents != 0) return;
     for (size_t i = 1; i < watched.size(); ++i) {
@@ -221,26 +225,39 @@ void Acceptor::OnAcceptError(int listener, int error) {
   absl::SleepFor(kAcceptPause);
 }
 
-bool Acceptor::HasRoom(const std::string& peer) const {
-  if (std::ssize(connections_) >= connections_max_) return false;
-  const auto has = peers_.find(peer);
-  return has == peers_.end() || has->second < ShareOf(connections_max_);
+bool Acceptor::HasRoom(const Peer& peer) const {
+  return std::ssize(connections_) < connections_max_ && peer.open < ShareOf(connections_max_);
+}
+
+void Acceptor::Refill(Peer& peer) const {
+  const absl::Time now = absl::Now();
+  const double rate = limits_.connection_rate_max;
+  peer.may_open = std::min(rate, peer.may_open + rate * absl::ToDoubleSeconds(now - peer.since));
+  peer.since = now;
 }
 
 void Acceptor::Take(int listener, UniqueFd connection, const sockaddr& address) {
   const int fd = connection.get();
   // gRPC has closed what had the number.
   if (const auto old = connections_.find(fd); old != connections_.end()) Forget(old);
-  const std::string peer = PeerOf(address);
-  if (!HasRoom(peer) && absl::Now() - swept_ >= kSweepPeriodMin) Sweep();
+  const std::string name = PeerOf(address);
+  const auto find = [&]() -> Peer& {
+    const auto [found, is_new] = peers_.try_emplace(name);
+    if (is_new) found->second = {0, static_cast<double>(limits_.connection_rate_max), absl::Now()};
+    return found->second;
+  };
+  if (!HasRoom(find()) && absl::Now() - swept_ >= kSweepPeriodMin) Sweep();
+  Peer& peer = find();  // which the sweep may have taken away
+  Refill(peer);
   struct stat file;
-  if (!HasRoom(peer) || fstat(fd, &file) != 0) {
+  if (!HasRoom(peer) || peer.may_open < 1 || fstat(fd, &file) != 0) {
     ++counts_.refused;
     return;
   }
   SetOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-  connections_.emplace(fd, Connection{file.st_ino, peer});
-  ++peers_[peer];
+  connections_.emplace(fd, Connection{file.st_ino, name});
+  ++peer.open;
+  --peer.may_open;
   ++counts_.open;
   grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters handed;
   handed.listener_fd = listener;
@@ -249,8 +266,7 @@ void Acceptor::Take(int listener, UniqueFd connection, const sockaddr& address) 
 }
 
 void Acceptor::Forget(std::unordered_map<int, Connection>::iterator connection) {
-  const auto peer = peers_.find(connection->second.peer);
-  if (--peer->second == 0) peers_.erase(peer);
+  --peers_.at(connection->second.peer).open;
   connections_.erase(connection);
   --counts_.open;
 }
@@ -262,6 +278,13 @@ void Acceptor::Sweep() {
     struct stat file;
     if (fstat(connection->first, &file) != 0 || file.st_ino != connection->second.inode) {
       Forget(connection);
+    }
+  }
+  for (auto next = peers_.begin(); next != peers_.end();) {
+    const auto peer = next++;
+    Refill(peer->second);
+    if (peer->second.open == 0 && peer->second.may_open >= limits_.connection_rate_max) {
+      peers_.erase(peer);
     }
   }
 }

@@ -1,8 +1,8 @@
 // Acceptor: the door of a gRPC server. It listens and hands each connection to the server, as long
-// as there are fewer than connections_max, and of one peer (peer.h) fewer than half as many: the
-// others are closed at once. gRPC's own accept loop has no bounds, and does not come back once the
-// process has run out of descriptors.
-// Thread-safe. Has one thread.
+// as there are fewer than connections_max, of one peer (peer.h) fewer than half as many, and of one
+// peer no more than connection_rate_max a second: the others are closed at once, which costs
+// little. gRPC's own accept loop has no bounds, and does not come back once the process has run out
+// of descriptors. Thread-safe. Has one thread.
 #pragma once
 
 #include <sys/socket.h>
@@ -34,6 +34,8 @@ namespace annulus {
 struct ConnectionLimits {
   // Fewer where the process may have fewer descriptors: some are left for everything else.
   int connections_max = 4096;
+  // New ones a second, of one peer: as many at once after a second without any.
+  int connection_rate_max = 1000;
   // Whoever has not completed a handshake by then, TLS and HTTP/2, is cut.
   absl::Duration handshake_max = absl::Seconds(10);
 };
@@ -67,6 +69,12 @@ class Acceptor {
   void Stop();
 
  private:
+  struct Peer {
+    int open = 0;
+    double may_open = 0;  // at once
+    absl::Time since;     // may_open was true
+  };
+
   // A connection that gRPC has. When it has closed it, the descriptor is none or another file.
   struct Connection {
     ino_t inode;
@@ -79,7 +87,8 @@ class Acceptor {
   void Run();
   void AcceptSome(int listener);
   void Take(int listener, UniqueFd connection, const sockaddr& address);
-  bool HasRoom(const std::string& peer) const;
+  bool HasRoom(const Peer& peer) const;
+  void Refill(Peer& peer) const;
   void OnAcceptError(int listener, int error);
   void Forget(std::unordered_map<int, Connection>::iterator connection);
   void Sweep();
@@ -95,7 +104,7 @@ class Acceptor {
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> server_;
   // The thread's own.
   std::unordered_map<int, Connection> connections_;  // by descriptor
-  std::unordered_map<std::string, int> peers_;
+  std::unordered_map<std::string, Peer> peers_;
   absl::Time swept_ = absl::InfinitePast();
   std::thread thread_;
 };

@@ -83,6 +83,18 @@ TEST_CASE("a peer has at most half of the connections, and they are free once th
   CHECK(TimeUntilServed(relay.endpoint()) < absl::Seconds(30));
 }
 
+TEST_CASE("a peer that connects over and over again is slowed down, and nobody else") {
+  const RawServer raw({.connections = {.connection_rate_max = 10}});
+  int closed = 0;
+  for (int i = 0; i < 40; ++i) {
+    closed += IsClosed(ConnectTo(PortIn(raw.endpoint()), "127.0.0.9"), absl::Milliseconds(20));
+  }
+  CHECK(closed >= 10);  // it takes a second, or several where others use this machine
+  CHECK(StatusOf(raw.endpoint(), absl::Seconds(10)).ok());
+  const Relay relay("127.0.0.9", raw.endpoint());
+  CHECK(TimeUntilServed(relay.endpoint()) < absl::Seconds(30));
+}
+
 TEST_CASE("who does not complete a handshake in time is cut") {
   const RawServer raw({.connections = {.handshake_max = absl::Milliseconds(300)}});
   const UniqueFd silent = ConnectTo(PortIn(raw.endpoint()));
