@@ -24,8 +24,9 @@ class Fabric {
   virtual Messenger& messenger() = 0;
 
   // Opens rank `rank` of an exchange among the fabrics at `addresses` (those of their messengers,
-  // by rank; addresses[rank] is our own). All members pass the same `channel`, which is never used
-  // twice. Members may open at different times: what arrives early waits. Thread-safe.
+  // by rank; addresses[rank] is our own). All members pass the same `channel`, a random number
+  // that nobody else knows: whoever knows it is believed to be a member. It is never used twice.
+  // Members may open at different times: what arrives early waits. Thread-safe.
   virtual absl::StatusOr<std::unique_ptr<Exchange>> OpenExchange(
       uint64_t channel, int rank, absl::Span<const std::string> addresses) = 0;
 };

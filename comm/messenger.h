@@ -7,6 +7,8 @@
 //  - messages from one peer to another arrive in order, once, whole, or the peer goes down;
 //  - after on_peer_down(p) nothing more comes from p, sends to p fail, and p is never reused;
 //  - a peer that dies (kill -9) is reported; one that hangs is NOT: heartbeats are the owner's;
+//  - a peer that connects to us is a stranger until Trust: it may send one message, of at most
+//    kStrangerBytesMax; one that sends more is dropped and, if it was heard of, reported down;
 //  - handlers run inside Deliver, never inside Send, Connect or Wait;
 //  - one thread at a time may be in Wait, and one in Deliver; the rest may be called from any
 //    thread at any time.
@@ -22,6 +24,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "annulus/buffer.h"
+#include "comm/link_key.h"
 
 namespace annulus {
 
@@ -35,6 +38,17 @@ struct Message {
   uint32_t type = 0;  // the protocol's own numbering
   std::string body;   // what it says
   Buffer payload;     // the tensors that go with it, never copied on the way out
+};
+
+// Body and payload of the one message that a stranger may send.
+inline constexpr size_t kStrangerBytesMax = 64 << 10;
+
+// Whom a messenger hears among those that connect to it. The others are refused before anything but
+// their key is read, and are told nothing.
+enum class PeerDoor {
+  kStrangers,  // anybody, as a stranger until it is trusted
+  kKeys,       // who names a key that was admitted, and was so trusted with it
+  kOpen,       // anybody, trusted: for tests and benchmarks
 };
 
 class Messenger {
@@ -53,8 +67,23 @@ class Messenger {
   virtual std::string address() const = 0;
 
   // Starts a connection; messages may be sent at once. INVALID_ARGUMENT for a malformed address.
-  // An unreachable address is reported by on_peer_down.
-  virtual absl::StatusOr<PeerId> Connect(absl::string_view address) = 0;
+  // An unreachable address is reported by on_peer_down; one that does not admit the key is silent.
+  virtual absl::StatusOr<PeerId> Connect(absl::string_view address, const LinkKey& key) = 0;
+  // With a key that nobody else has.
+  absl::StatusOr<PeerId> Connect(absl::string_view address) {
+    return Connect(address, LinkKey::Random());
+  }
+
+  // kStrangers at the start; those that are connected stay.
+  virtual void SetDoor(PeerDoor door) = 0;
+  // From now on a key opens the door, to any number of connections, or no longer does.
+  virtual void AdmitKey(const LinkKey& key) = 0;
+  virtual void DismissKey(const LinkKey& key) = 0;
+  // The key that the connection to this peer was made with. NOT_FOUND as Send.
+  virtual absl::StatusOr<LinkKey> KeyOf(PeerId peer) const = 0;
+
+  // This peer is no stranger any more. Nothing for one that is down or unknown.
+  virtual void Trust(PeerId peer) = 0;
 
   // Queues a message. NOT_FOUND for a peer that is down or unknown, RESOURCE_EXHAUSTED when the
   // bytes queued to that peer exceed the messenger's limit.

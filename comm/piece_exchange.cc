@@ -14,7 +14,10 @@
 namespace annulus {
 namespace {
 
-constexpr size_t kReasonBytesMax = 512;
+// A member says what no member of ours would: nothing that it moves can be trusted.
+absl::Status Nonsense(int peer, absl::string_view what) {
+  return absl::InternalError(absl::StrCat("rank ", peer, " of the exchange ", what));
+}
 
 }  // namespace
 
@@ -80,8 +83,10 @@ absl::StatusOr<Exchange::Ticket> PieceExchange::PostToSelf(absl::Span<const Send
 void PieceExchange::PostReceive(Ticket ticket, const RecvOp& op) {
   Member& member = members_[op.peer];
   const uint64_t sequence = member.next_receive++;
+  const size_t piece_bytes_max = hub_.transport().piece_bytes_max();
   member.receives.emplace(sequence,
-                          Incoming{ticket, static_cast<std::byte*>(op.data), op.size_bytes});
+                          Incoming{ticket, static_cast<std::byte*>(op.data), op.size_bytes,
+                                   PieceMap(op.size_bytes, piece_bytes_max)});
   Tell(op.peer, PieceHeader::kReady, sequence, op.size_bytes);
 }
 
@@ -147,11 +152,7 @@ void PieceExchange::OnMessage(const PieceHeader& header, absl::string_view text)
   Member& member = members_[peer];
   switch (header.kind) {
     case PieceHeader::kReady:
-      if (member.sends.count(header.sequence) != 0) {
-        StartSend(peer, header.sequence, header.size_bytes);
-      } else if (header.sequence >= member.next_send) {
-        member.ready.emplace(header.sequence, header.size_bytes);
-      }
+      OnReady(peer, header.sequence, header.size_bytes);
       return;
     case PieceHeader::kData:  // has a place, see Place
       return;
@@ -165,6 +166,25 @@ void PieceExchange::OnMessage(const PieceHeader& header, absl::string_view text)
       FailAll(AbortedByRank(peer, text));
       return;
   }
+  FailAll(Nonsense(peer, absl::StrCat("sent a message of kind ", header.kind)));
+}
+
+// Each receive is announced once. One whose send has failed meanwhile is nobody's any more.
+void PieceExchange::OnReady(int peer, uint64_t sequence, size_t size_bytes) {
+  Member& member = members_[peer];
+  if (const auto it = member.sends.find(sequence); it != member.sends.end()) {
+    if (it->second.pieces == 0) return StartSend(peer, sequence, size_bytes);
+    return FailAll(Nonsense(peer, absl::StrCat("announced receive ", sequence, " twice")));
+  }
+  if (sequence < member.next_send) return;
+  if (sequence - member.next_send >= kReadyMax) {
+    return FailAll(
+        Nonsense(peer, absl::StrCat("announced receive ", sequence, "; expected at most ",
+                                    kReadyMax, " before their sends")));
+  }
+  if (!member.ready.emplace(sequence, size_bytes).second) {
+    FailAll(Nonsense(peer, absl::StrCat("announced receive ", sequence, " twice")));
+  }
 }
 
 std::optional<std::byte*> PieceExchange::Place(const PieceHeader& header, size_t size_bytes) {
@@ -174,9 +194,11 @@ std::optional<std::byte*> PieceExchange::Place(const PieceHeader& header, size_t
   // What has failed meanwhile is not ours to write any more.
   if (it == receives.end() || it->second.dropped) return std::nullopt;
   Incoming& receive = it->second;
-  if (header.size_bytes != receive.size_bytes || header.offset > receive.size_bytes ||
-      size_bytes > receive.size_bytes - header.offset) {
-    FailTicket(receive.ticket, absl::InternalError("a piece lies outside of its receive"));
+  if (header.size_bytes != receive.size_bytes || !receive.pieces.Take(header.offset, size_bytes)) {
+    FailAll(Nonsense(
+        static_cast<int>(header.rank),
+        absl::StrCat("sent a piece at ", header.offset, " of ", size_bytes,
+                     " bytes; expected each piece of a receive of ", receive.size_bytes, " once")));
     return std::nullopt;
   }
   ++receive.arriving;
@@ -189,10 +211,8 @@ void PieceExchange::OnArrived(const PieceHeader& header, size_t size_bytes) {
   ANNULUS_CHECK(it != receives.end() && it->second.arriving > 0);
   Incoming& receive = it->second;
   --receive.arriving;
-  receive.received_bytes += size_bytes;
   bytes_received_ += size_bytes;
-  const bool whole = receive.received_bytes == receive.size_bytes;
-  if (receive.arriving > 0 || !(whole || receive.dropped)) return;
+  if (receive.arriving > 0 || !(receive.pieces.whole() || receive.dropped)) return;
   const Ticket ticket = receive.ticket;
   receives.erase(it);
   FinishOp(ticket);

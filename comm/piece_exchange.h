@@ -16,7 +16,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/time.h"
+#include "base/clock.h"
 #include "comm/exchange.h"
+#include "comm/piece_map.h"
 #include "comm/piece_transport.h"
 #include "comm/tickets.h"
 
@@ -40,7 +43,8 @@ class PieceExchange final : public Exchange {
   void Abort(absl::Status why) override;
   Counters counters() const override;
 
-  // For the hub, with the transport's lock held.
+  // For the hub, with the transport's lock held. What no member of ours would say fails the
+  // exchange, with INTERNAL.
   void OnMessage(const PieceHeader& header, absl::string_view text);
   std::optional<std::byte*> Place(const PieceHeader& header, size_t size_bytes);
   void OnArrived(const PieceHeader& header, size_t size_bytes);
@@ -58,7 +62,7 @@ class PieceExchange final : public Exchange {
     Ticket ticket;
     std::byte* data;
     size_t size_bytes;
-    size_t received_bytes = 0;
+    PieceMap pieces;
     int arriving = 0;      // pieces that the transport is writing
     bool dropped = false;  // its ticket has failed: it ends when nothing is arriving
   };
@@ -75,6 +79,7 @@ class PieceExchange final : public Exchange {
   void PostReceive(Ticket ticket, const RecvOp& op);
   absl::StatusOr<Ticket> PostToSelf(absl::Span<const SendOp> sends,
                                     absl::Span<const RecvOp> receives);
+  void OnReady(int peer, uint64_t sequence, size_t size_bytes);
   void StartSend(int peer, uint64_t sequence, size_t expected_bytes);
   void PieceDone(int peer, uint64_t sequence, size_t size_bytes, bool sent);
   void Tell(int peer, PieceHeader::Kind kind, uint64_t sequence, size_t size_bytes,
@@ -101,10 +106,22 @@ class PieceExchange final : public Exchange {
   std::atomic<uint64_t> bytes_received_{0};
 };
 
+// What is kept of messages for exchanges that are not open yet: beyond it the oldest are forgotten,
+// and who waits for them ends at its deadline. Nobody's call takes as long as kEarlyTime.
+inline constexpr size_t kEarlyMax = 65536;
+inline constexpr size_t kEarlyBytesMax = size_t{16} << 20;
+inline constexpr absl::Duration kEarlyTime = absl::Minutes(10);
+// Receives that a member may announce before the sends are posted.
+inline constexpr size_t kReadyMax = 65536;
+// Of a message that says why an exchange is aborted.
+inline constexpr size_t kReasonBytesMax = 512;
+
 // The exchanges over a transport, and what came too early for any.
 class PieceHub {
  public:
-  explicit PieceHub(PieceTransport& transport) : transport_(transport) {}
+  // Both outlive it.
+  explicit PieceHub(PieceTransport& transport, const Clock& clock = Clock::Real())
+      : transport_(transport), clock_(clock) {}
 
   PieceTransport& transport() { return transport_; }
 
@@ -119,23 +136,37 @@ class PieceHub {
   std::optional<std::byte*> Place(const PieceHeader& header, size_t size_bytes);
   void OnArrived(const PieceHeader& header, size_t size_bytes);
   void OnLinkDown(const PieceLink& link, const absl::Status& why);
+  // One exchange, if it is open, cannot go on.
+  void Fail(uint64_t channel, const absl::Status& why);
   // The transport itself is broken.
   void FailAll(const absl::Status& why);
+
+  // Kept for exchanges that are not open yet.
+  size_t early_bytes() const { return early_bytes_; }
 
  private:
   struct Early {
     PieceHeader header;
     std::string text;
+
+    size_t bytes() const { return sizeof(Early) + text.size(); }
+  };
+  struct Mail {
+    absl::Time since;
+    std::vector<Early> messages;
   };
 
   void KeepEarly(const PieceHeader& header, absl::string_view text);
+  void ForgetEarly(const Mail& mail);
   PieceExchange* Find(const PieceHeader& header) const;
 
   PieceTransport& transport_;
+  const Clock& clock_;
   std::map<uint64_t, PieceExchange*> exchanges_;  // by channel
-  std::map<uint64_t, std::vector<Early>> early_;  // by channel
+  std::map<uint64_t, Mail> early_;                // by channel
   std::deque<uint64_t> early_order_;              // channels of early_, oldest first
   size_t early_count_ = 0;
+  size_t early_bytes_ = 0;
 };
 
 }  // namespace annulus

@@ -4,13 +4,6 @@
 #include "comm/piece_exchange.h"
 
 namespace annulus {
-namespace {
-
-// Announcements kept for exchanges that are not open yet; beyond it the oldest are forgotten, and
-// who waits for them ends at its deadline.
-constexpr size_t kEarlyMax = 65536;
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<Exchange>> PieceHub::Open(
     std::string name, uint64_t channel, int rank, std::vector<std::shared_ptr<PieceLink>> links) {
@@ -23,8 +16,8 @@ absl::StatusOr<std::unique_ptr<Exchange>> PieceHub::Open(
   exchanges_.emplace(channel, exchange.get());
   if (auto early = early_.extract(channel); !early.empty()) {
     std::erase(early_order_, channel);
-    early_count_ -= early.mapped().size();
-    for (const Early& mail : early.mapped()) exchange->OnMessage(mail.header, mail.text);
+    ForgetEarly(early.mapped());
+    for (const Early& mail : early.mapped().messages) exchange->OnMessage(mail.header, mail.text);
   }
   transport_.WakeIfAsleep();
   return exchange;
@@ -53,18 +46,35 @@ void PieceHub::OnArrived(const PieceHeader& header, size_t size_bytes) {
 }
 
 void PieceHub::KeepEarly(const PieceHeader& header, absl::string_view text) {
-  std::vector<Early>& mail = early_[header.channel];
-  if (mail.empty()) early_order_.push_back(header.channel);
-  mail.push_back({header, std::string(text)});
+  if (text.size() > kReasonBytesMax) return;
+  const absl::Time now = clock_.Now();
+  const auto [it, is_new] = early_.try_emplace(header.channel, Mail{now, {}});
+  if (is_new) early_order_.push_back(header.channel);
+  const Early& kept = it->second.messages.emplace_back(Early{header, std::string(text)});
   ++early_count_;
-  while (early_count_ > kEarlyMax) {
-    early_count_ -= early_.extract(early_order_.front()).mapped().size();
+  early_bytes_ += kept.bytes();
+  while (!early_order_.empty()) {
+    const auto oldest = early_.find(early_order_.front());
+    const bool over = early_count_ > kEarlyMax || early_bytes_ > kEarlyBytesMax;
+    if (!over && now - oldest->second.since < kEarlyTime) return;
+    ForgetEarly(oldest->second);
+    early_.erase(oldest);
     early_order_.pop_front();
   }
 }
 
+void PieceHub::ForgetEarly(const Mail& mail) {
+  early_count_ -= mail.messages.size();
+  for (const Early& early : mail.messages) early_bytes_ -= early.bytes();
+}
+
 void PieceHub::OnLinkDown(const PieceLink& link, const absl::Status& why) {
   for (const auto& [channel, exchange] : exchanges_) exchange->OnLinkDown(link, why);
+}
+
+void PieceHub::Fail(uint64_t channel, const absl::Status& why) {
+  const auto it = exchanges_.find(channel);
+  if (it != exchanges_.end()) it->second->FailAll(why);
 }
 
 void PieceHub::FailAll(const absl::Status& why) {

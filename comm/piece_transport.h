@@ -54,7 +54,7 @@ class PieceTransport {
  public:
   virtual ~PieceTransport() = default;
 
-  // No piece is larger.
+  // The size of all pieces of a send but its last. The same for all members of an exchange.
   virtual size_t piece_bytes_max() const = 0;
   [[nodiscard]] virtual std::unique_lock<FairLock> Lock() = 0;
   // There is something to be sent: the thread that moves it may be asleep.

@@ -36,6 +36,11 @@ inline constexpr int64_t kStepBytesMax = kMessageBytesMax - kMessageRoomBytes;
 // Of one step's answer: what asks for more attends by Attend, whose answer is a stream.
 inline constexpr int64_t kStepAnswerBytesMax = int64_t{32} << 20;
 
+// Bytes that a worker holds, may hold or says it has moved: no sum over kWorkersMax overflows.
+inline constexpr int64_t kWorkerBytesMax = int64_t{1} << 46;
+// Contexts that a worker brings to a coordinator.
+inline constexpr int64_t kWorkerContextsMax = 1 << 20;
+
 // Workers that a cluster has ever had at once; and those of one process, of `up` or a client.
 inline constexpr int kWorkersMax = 1 << 16;
 inline constexpr int kWorkersHereMax = 256;

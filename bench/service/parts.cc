@@ -63,6 +63,7 @@ class EchoPeer {
   static absl::StatusOr<std::unique_ptr<EchoPeer>> Create() {
     auto peer = std::unique_ptr<EchoPeer>(new EchoPeer);
     ANNULUS_ASSIGN_OR_RETURN(peer->fabric_, UcxFabric::Create());
+    peer->messenger().SetDoor(PeerDoor::kOpen);
     return peer;
   }
   ~EchoPeer() {

@@ -74,7 +74,7 @@ void LocalCore::Crash(absl::string_view address) {
 }
 
 absl::StatusOr<PeerId> LocalCore::Connect(const std::shared_ptr<LocalNode>& node,
-                                          absl::string_view address) {
+                                          absl::string_view address, const LinkKey& key) {
   if (!absl::StartsWith(address, kPrefix)) {
     return absl::InvalidArgumentError(
         absl::StrCat("address is ", absl::CHexEscape(address.substr(0, 80)),
@@ -82,6 +82,7 @@ absl::StatusOr<PeerId> LocalCore::Connect(const std::shared_ptr<LocalNode>& node
   }
   std::lock_guard<std::mutex> lock(mutex_);
   auto link = std::make_shared<LocalLink>();
+  link->key = key;
   const PeerId peer = ++node->last_peer;
   link->ends[0].node = node;
   link->ends[0].peer = peer;
@@ -96,6 +97,33 @@ absl::StatusOr<PeerId> LocalCore::Connect(const std::shared_ptr<LocalNode>& node
   std::erase_if(links_, [](const auto& old) { return old->ends[0].closed && old->ends[1].closed; });
   links_.push_back(std::move(link));
   return peer;
+}
+
+void LocalCore::SetDoor(LocalNode& node, PeerDoor door) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  node.door = door;
+}
+
+void LocalCore::AdmitKey(LocalNode& node, const LinkKey& key, bool admitted) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (admitted) {
+    node.admitted.Add(key);
+  } else {
+    node.admitted.Remove(key);
+  }
+}
+
+absl::StatusOr<LinkKey> LocalCore::KeyOf(const LocalNode& node, PeerId peer) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto it = node.peers.find(peer);
+  if (it != node.peers.end()) return it->second.link->key;
+  return absl::NotFoundError(absl::StrCat("peer ", peer, " is down or unknown"));
+}
+
+void LocalCore::Trust(LocalNode& node, PeerId peer) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto it = node.peers.find(peer);
+  if (it != node.peers.end()) it->second.link->ends[it->second.end].stranger = false;
 }
 
 absl::Status LocalCore::Send(LocalNode& node, PeerId peer, Message message) {
@@ -160,14 +188,39 @@ void LocalCore::Transmit(LocalEvent event) {
   events_.emplace(Key{when, ++last_event_}, std::move(event));
 }
 
+// Whether the end that connected may say this: as messenger.h says of strangers.
+bool LocalCore::Admits(const LocalEvent& event) {
+  const LocalLink::End& end = event.link->ends[event.to];
+  if (event.to == 0 || !event.message) return true;
+  if (end.peer != 0) return !end.stranger;
+  const size_t bytes = event.message->body.size() + event.message->payload.size();
+  return end.node->door != PeerDoor::kStrangers || bytes <= kStrangerBytesMax;
+}
+
+void LocalCore::DropStranger(LocalEvent event) {
+  LocalLink& link = *event.link;
+  link.cut = true;
+  event.message.reset();
+  event.why = absl::UnavailableError("a stranger sent more than one short message");
+  ReportDown(event.link, 0, "the other side disconnected");
+  Transmit(std::move(event));
+}
+
 // Runs the handler of the event, if its end still listens.
 bool LocalCore::Deliver(LocalEvent event, std::unique_lock<std::mutex>& lock) {
   LocalLink::End& end = event.link->ends[event.to];
   if (event.message) end.queued_bytes -= event.message->payload.size();
   if (end.closed) return false;
   LocalNode& node = *end.node;
+  const bool first = event.message && end.peer == 0;
+  if (first && node.door == PeerDoor::kKeys && !node.admitted.Has(event.link->key)) return false;
+  if (!Admits(event)) {
+    if (!event.link->cut) DropStranger(std::move(event));
+    return false;
+  }
   if (event.message) {
     if (end.peer == 0) {
+      end.stranger = node.door == PeerDoor::kStrangers;
       end.peer = ++node.last_peer;
       node.peers.emplace(end.peer, LocalNode::Place{event.link, event.to});
     }

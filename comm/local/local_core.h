@@ -24,11 +24,13 @@ struct LocalNode;
 
 // A connection. End 0 connected; end 1 has no number until it is spoken to.
 struct LocalLink {
+  LinkKey key;
   struct End {
     std::shared_ptr<LocalNode> node;  // null: nobody was at the address
     PeerId peer = 0;
     bool closed = false;
     size_t queued_bytes = 0;  // on the way to this end
+    bool stranger = false;    // the other end, which has spoken and is not trusted yet
     absl::Time last_arrival = absl::InfinitePast();
   };
   End ends[2];
@@ -56,6 +58,8 @@ struct LocalNode {
   bool woken = false;
   PeerId last_peer = 0;
   std::map<PeerId, Place> peers;
+  PeerDoor door = PeerDoor::kStrangers;
+  KeyRing admitted;
   std::deque<LocalEvent> inbox;  // threads mode
   std::condition_variable ready;
   Messenger::Counters counters;
@@ -71,7 +75,12 @@ class LocalCore {
   void Crash(absl::string_view address);
 
   // A messenger's calls.
-  absl::StatusOr<PeerId> Connect(const std::shared_ptr<LocalNode>& node, absl::string_view address);
+  absl::StatusOr<PeerId> Connect(const std::shared_ptr<LocalNode>& node, absl::string_view address,
+                                 const LinkKey& key);
+  void SetDoor(LocalNode& node, PeerDoor door);
+  void AdmitKey(LocalNode& node, const LinkKey& key, bool admitted);
+  absl::StatusOr<LinkKey> KeyOf(const LocalNode& node, PeerId peer) const;
+  void Trust(LocalNode& node, PeerId peer);
   absl::Status Send(LocalNode& node, PeerId peer, Message message);
   void Disconnect(LocalNode& node, PeerId peer);
   void Wait(LocalNode& node, absl::Duration wait);
@@ -107,6 +116,8 @@ class LocalCore {
 
   void Transmit(LocalEvent event);
   void ReportDown(const std::shared_ptr<LocalLink>& link, int to, absl::string_view why);
+  static bool Admits(const LocalEvent& event);
+  void DropStranger(LocalEvent event);
   bool Deliver(LocalEvent event, std::unique_lock<std::mutex>& lock);
   bool Blocked(const LocalEvent& event) const;
   void FailExchangesOf(const LocalNode& node, absl::string_view why);

@@ -16,9 +16,15 @@ class LocalMessenger final : public Messenger {
 
   void SetHandlers(Handlers handlers) override { node_->handlers = std::move(handlers); }
   std::string address() const override { return node_->address; }
-  absl::StatusOr<PeerId> Connect(absl::string_view address) override {
-    return core_.Connect(node_, address);
+  using Messenger::Connect;
+  absl::StatusOr<PeerId> Connect(absl::string_view address, const LinkKey& key) override {
+    return core_.Connect(node_, address, key);
   }
+  void SetDoor(PeerDoor door) override { core_.SetDoor(*node_, door); }
+  void AdmitKey(const LinkKey& key) override { core_.AdmitKey(*node_, key, true); }
+  void DismissKey(const LinkKey& key) override { core_.AdmitKey(*node_, key, false); }
+  absl::StatusOr<LinkKey> KeyOf(PeerId peer) const override { return core_.KeyOf(*node_, peer); }
+  void Trust(PeerId peer) override { core_.Trust(*node_, peer); }
   absl::Status Send(PeerId peer, Message message) override {
     return core_.Send(*node_, peer, std::move(message));
   }

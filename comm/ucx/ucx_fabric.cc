@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <map>
+#include <new>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -23,6 +24,8 @@ class UcxFabric::Parts {
 
  private:
   void OnExchangeMessage(absl::Span<const std::byte> header, absl::Span<const std::byte> data);
+  void OnPiece(const PieceHeader& fields, absl::Span<const std::byte> rest,
+               absl::Span<const std::byte> data);
   std::shared_ptr<PieceLink> LinkTo(const UcxAddress& remote);
 
   const std::unique_ptr<UcxTransport> transport_;
@@ -75,7 +78,15 @@ void UcxFabric::Parts::OnExchangeMessage(absl::Span<const std::byte> header,
   PieceHeader fields;
   if (header.size() < sizeof fields) return;
   std::memcpy(&fields, header.data(), sizeof fields);
-  const auto rest = header.subspan(sizeof fields);
+  try {
+    OnPiece(fields, header.subspan(sizeof fields), data);
+  } catch (const std::bad_alloc&) {
+    hub_.Fail(fields.channel, absl::ResourceExhaustedError("no memory for what a rank sent"));
+  }
+}
+
+void UcxFabric::Parts::OnPiece(const PieceHeader& fields, absl::Span<const std::byte> rest,
+                               absl::Span<const std::byte> data) {
   if (fields.kind != PieceHeader::kData) {
     hub_.OnMessage(fields, {reinterpret_cast<const char*>(rest.data()), rest.size()});
     return;

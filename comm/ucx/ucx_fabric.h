@@ -1,5 +1,7 @@
 // UcxFabric: messages and exchanges over UCX's active messages (tcp, shared memory, or whatever UCX
-// finds). For an isolated network only: UCX has no authentication and dies of garbage on its port.
+// finds). For an isolated network only: UCX dies of garbage on its port below its active messages,
+// and of an address that somebody makes up. What comes in active messages is checked (messenger.h
+// and peer_limits.h say what a stranger may).
 // A killed peer is noticed within milliseconds (over shared memory once its parent has reaped it),
 // a hung one not at all: heartbeats are the owner's.
 // Thread rule: as fabric.h, messenger.h and exchange.h say; exchanges move while some thread polls
@@ -16,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "comm/fabric.h"
+#include "comm/peer_limits.h"
 
 namespace annulus {
 
@@ -25,6 +28,7 @@ struct UcxOptions {
   std::string tcp_port_range;      // as UCX_TCP_PORT_RANGE, "9000-9100"; empty: any
   size_t queue_bytes_max = size_t{256} << 20;          // unsent payload to one peer
   absl::Duration keepalive = absl::Milliseconds(100);  // how often UCX looks after idle peers
+  PeerLimits peers;                                    // of the messenger
   absl::Duration spin = absl::Microseconds(20);  // how long an idle Wait spins before it sleeps
 };
 

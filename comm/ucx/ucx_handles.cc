@@ -1,5 +1,6 @@
 #include "comm/ucx/ucx_handles.h"
 
+#include <openssl/sha.h>
 #include <ucs/config/global_opts.h>
 
 #include <cstring>
@@ -107,6 +108,14 @@ absl::StatusOr<std::string> UcxWorkerAddress(ucp_worker_h worker) {
   std::string bytes(reinterpret_cast<const char*>(address), size_bytes);
   ucp_worker_release_address(worker, address);
   return bytes;
+}
+
+uint64_t UcxIdentityOf(const LinkKey& farewell) {
+  unsigned char hash[SHA256_DIGEST_LENGTH];
+  SHA256(reinterpret_cast<const unsigned char*>(farewell.bytes.data()), LinkKey::kBytes, hash);
+  uint64_t identity = 0;
+  std::memcpy(&identity, hash, sizeof identity);
+  return identity;
 }
 
 std::string UcxAddress::ToString() const {

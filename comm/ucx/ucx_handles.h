@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "comm/link_key.h"
 #include "comm/ucx/ucx_fabric.h"
 
 namespace annulus {
@@ -26,6 +27,17 @@ struct UcxWorkerDeleter {
 };
 using UcxWorker = std::unique_ptr<ucp_worker, UcxWorkerDeleter>;
 
+// Acts inside a callback of UCX's, which nothing may be thrown through. False: there was no memory.
+template <typename Act>
+bool Guarded(const Act& act) noexcept {
+  try {
+    act();
+    return true;
+  } catch (...) {
+    return false;
+  }
+}
+
 // Errors of peers are reported through our own status; UCX's chatter would be said twice.
 void SilenceUcx();
 
@@ -37,10 +49,13 @@ absl::StatusOr<UcxWorker> MakeUcxWorker(ucp_context_h context);
 // The worker's own address, as UCX's bytes.
 absl::StatusOr<std::string> UcxWorkerAddress(ucp_worker_h worker);
 
-// A printable address: "ucx:" and base64 of a fabric's random identity, a checksum and UCX's bytes.
+// A fabric's identity, which is public: a hash of the secret that only it can say goodbye with.
+uint64_t UcxIdentityOf(const LinkKey& farewell);
+
+// A printable address: "ucx:" and base64 of a fabric's identity, a checksum and UCX's bytes.
 // The checksum stands guard since UCX dies of malformed bytes.
 struct UcxAddress {
-  uint64_t fabric = 0;
+  uint64_t fabric = 0;  // its identity
   std::string worker;
 
   std::string ToString() const;

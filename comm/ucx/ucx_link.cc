@@ -21,7 +21,8 @@ void UcxLink::Open() {
   params.address = reinterpret_cast<const ucp_address_t*>(remote_.worker.data());
   params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
   params.err_handler.cb = [](void* arg, ucp_ep_h, ucs_status_t status) {
-    static_cast<UcxLink*>(arg)->GiveUp(UcxError("the peer's connection failed", status));
+    auto& link = *static_cast<UcxLink*>(arg);
+    link.Act([&] { link.GiveUp(UcxError("the peer's connection failed", status)); });
   };
   params.err_handler.arg = this;
   ucs_status_t status = ucp_ep_create(transport_.worker_.get(), &params, &endpoint_);
@@ -38,7 +39,7 @@ void UcxLink::Open() {
         static_cast<std::shared_ptr<UcxLink>*>(user_data));
     ucp_request_free(request);
     --(*link)->in_flight_;
-    (*link)->Wired(result);
+    (*link)->Act([&] { (*link)->Wired(result); });
   };
   ++in_flight_;
   const ucs_status_ptr_t request = ucp_ep_flush_nbx(endpoint_, &flush);
@@ -111,8 +112,11 @@ void UcxLink::Issue(UcxSend send) {
   param.cb.send = [](void* ucx_request, ucs_status_t status, void* user_data) {
     const std::unique_ptr<Request> done(static_cast<Request*>(user_data));
     ucp_request_free(ucx_request);
-    done->link->Complete(done->send, status);
-    done->link->Pump();
+    UcxLink& link = *done->link;
+    link.Act([&] {
+      link.Complete(done->send, status);
+      link.Pump();
+    });
   };
   const UcxSend& out = request->send;
   const ucs_status_ptr_t result =

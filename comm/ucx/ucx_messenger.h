@@ -7,14 +7,37 @@
 #include <deque>
 #include <map>
 #include <memory>
-#include <optional>
 #include <set>
 #include <string>
+#include <tuple>
 
+#include "comm/drop_log.h"
+#include "comm/message_assembler.h"
 #include "comm/messenger.h"
 #include "comm/ucx/ucx_transport.h"
 
 namespace annulus {
+
+// Of UcxAm::kMessenger: a piece of a message's data, which are its body, if that is too long for a
+// header (kUcxBodyBytesMax), then its payload. A shorter body is in the header of the first piece.
+struct MessengerHeader {
+  enum Kind : uint8_t {
+    kMessage,
+    kHello,    // the opener's first: its text is the sender's address
+    kGoodbye,  // the sender disconnected
+  };
+
+  LinkKey key;
+  uint64_t number;  // the opener's, of the connection
+  uint64_t sequence;
+  uint64_t offset;
+  uint64_t body_bytes;  // of the data
+  uint64_t payload_bytes;
+  uint32_t type;
+  uint8_t kind;
+  uint8_t to_opener;
+  uint8_t padding[2];
+};
 
 class UcxMessenger final : public Messenger {
  public:
@@ -22,7 +45,13 @@ class UcxMessenger final : public Messenger {
 
   void SetHandlers(Handlers handlers) override { handlers_ = std::move(handlers); }
   std::string address() const override { return transport_.address().ToString(); }
-  absl::StatusOr<PeerId> Connect(absl::string_view address) override;
+  using Messenger::Connect;
+  absl::StatusOr<PeerId> Connect(absl::string_view address, const LinkKey& key) override;
+  void SetDoor(PeerDoor door) override;
+  void AdmitKey(const LinkKey& key) override;
+  void DismissKey(const LinkKey& key) override;
+  absl::StatusOr<LinkKey> KeyOf(PeerId peer) const override;
+  void Trust(PeerId peer) override;
   absl::Status Send(PeerId peer, Message message) override;
   void Disconnect(PeerId peer) override;
   void Wait(absl::Duration wait) override;
@@ -31,57 +60,74 @@ class UcxMessenger final : public Messenger {
   Counters counters() const override;
 
  private:
-  // A connection's name: who opened it, its number there, and which end of it we are.
+  // A connection's name, which only its two ends know: its key, its number, and which end of it we
+  // are. Half of the key orders connections, and the whole is compared in constant time.
   struct Key {
-    uint64_t fabric;
+    LinkKey secret;
     uint64_t number;
     bool opener;
 
-    auto operator<=>(const Key&) const = default;
-  };
-
-  struct Incoming {
-    Message message;
-    bool is_hello = false;
-    bool has_header = false;
-    bool begun = false;
-    size_t data_bytes = 0;  // to come in all, known once begun
-    size_t received_bytes = 0;
+    bool operator<(const Key& other) const { return Order() < other.Order(); }
+    std::tuple<uint64_t, uint64_t, bool> Order() const;
   };
 
   struct Peer {
-    Key key;
-    PeerId id = 0;  // 0 until it is connected to or has spoken
-    std::shared_ptr<UcxLink> link = {};
-    uint64_t next_out = 0;  // sequence numbers of messages
-    uint64_t next_in = 0;
-    std::map<uint64_t, Incoming> incoming = {};  // not complete, or before their turn
-  };
+    Peer(const Key& key, const MessageAssembler::Limits& limits, ByteBudget* all)
+        : key(key), pieces(limits, kUcxChunkBytes, all) {}
 
-  // An absent message is the news that the peer is down.
-  struct Arrival {
-    PeerId from;
-    std::optional<Message> message;
+    const Key key;
+    PeerId id = 0;  // 0 until it is connected to or has spoken
+    std::shared_ptr<UcxLink> link;
+    uint64_t next_out = 0;  // the sequence number of the next message
+    MessageAssembler pieces;
+    bool greeted = false;    // ours to open, or it has sent its address
+    uint64_t stranger = 0;   // its place among the strangers; 0: it is none
+    bool trusted = false;    // ours to open, or the owner has said so
+    size_t announced = 0;    // of its messages that are ready: in arrivals_
+    int age = 0;             // sweeps that it has been a stranger for, but for its message's wait
+    bool condemned = false;  // to be dropped, for this reason
+    bool told = false;       // the owner hears of that
     absl::Status why;
   };
 
-  void OnMessage(absl::Span<const std::byte> header, absl::Span<const std::byte> data);
-  void TakeComplete(Peer& peer);
-  void Greet(Peer& peer, absl::string_view address);
+  // What Deliver tells: a message of the peer's, or, with a reason, that it is down.
+  struct Arrival {
+    PeerId from;
+    absl::Status why;
+  };
+
+  MessageAssembler::Limits LimitsOf(bool stranger) const;
+  void OnPiece(absl::Span<const std::byte> header, absl::Span<const std::byte> data);
+  Peer* FindOrMeet(const Key& key);
+  void TakeReady(Peer& peer);
+  absl::Status Greet(Peer& peer, absl::string_view address);
   void Attach(Peer& peer, UcxAddress remote);
-  void OnLinkDown(Key key, const absl::Status& why);
+  void OnLinkDown(const Key& key, const absl::Status& why);
+  void Condemn(Peer& peer, absl::Status why);
+  void DropCondemned();
+  void EndStranger(Peer& peer);
+  void Sweep();
   void Forget(const Key& key);
   void Transmit(Peer& peer, uint8_t kind, Message message);
+  void SayGoodbye(Peer& peer);
 
   UcxTransport& transport_;
+  const PeerLimits limits_;
   Handlers handlers_;
+  PeerDoor door_ = PeerDoor::kStrangers;
+  KeyRing admitted_;
   PeerId last_peer_ = 0;
-  uint64_t last_number_ = 0;
+  ByteBudget held_;  // by all peers
   std::map<Key, Peer> peers_;
   std::map<PeerId, Key> keys_;  // the living peers
   std::set<Key> closed_;        // accepted once and down: what still comes is dropped
   std::deque<Key> closed_order_;
+  std::map<uint64_t, Key> strangers_;  // oldest first
+  uint64_t last_stranger_ = 0;
+  bool condemned_ = false;  // some peer is
   std::deque<Arrival> arrivals_;
+  absl::Time next_sweep_ = absl::InfinitePast();
+  DropLog drops_;
   Counters counters_;
 };
 

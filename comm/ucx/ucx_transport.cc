@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <random>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -17,9 +16,9 @@
 namespace annulus {
 namespace {
 
-// Of UcxAm::kFabric: the fabric of this identity is closing.
+// Of UcxAm::kFabric: the fabric that knows this secret is closing.
 struct GoneHeader {
-  uint64_t fabric;
+  LinkKey farewell;
 };
 
 // How long the end of a fabric waits for peers to take the goodbyes.
@@ -45,8 +44,8 @@ UcxTransport::UcxTransport(const UcxOptions& options, UcxContext context, UcxWor
     : options_(options), context_(std::move(context)), worker_(std::move(worker)) {}
 
 absl::Status UcxTransport::Init() {
-  std::random_device random;
-  address_.fabric = (uint64_t{random()} << 32) | random();
+  farewell_ = LinkKey::Random();
+  address_.fabric = UcxIdentityOf(farewell_);
   ANNULUS_ASSIGN_OR_RETURN(address_.worker, UcxWorkerAddress(worker_.get()));
   const ucs_status_t status = ucp_worker_get_efd(worker_.get(), &event_fd_);
   if (status != UCS_OK) return UcxError("these transports cannot wake a sleeper", status);
@@ -67,9 +66,9 @@ absl::Status UcxTransport::Init() {
 UcxTransport::~UcxTransport() {
   const std::unique_lock<FairLock> lock = Lock();
   // Those who listened are gone already.
-  for (Receiver& receiver : receivers_) receiver = [](auto, auto) {};
+  for (Slot& slot : receivers_) slot.receive = [](auto, auto) {};
   for (const auto& link : std::set<std::shared_ptr<UcxLink>>(links_)) {
-    link->Close(UcxAm::kFabric, UcxHeader(GoneHeader{address_.fabric}));
+    link->Close(UcxAm::kFabric, UcxHeader(GoneHeader{farewell_}));
   }
   const absl::Time patience = absl::Now() + kGoodbyeTime;
   while (!links_.empty() || closes_in_flight_ > 0 || sends_in_flight_ > 0) {
@@ -85,8 +84,8 @@ UcxTransport::~UcxTransport() {
 }
 
 void UcxTransport::SetReceiver(UcxAm am, Receiver receiver) {
-  Receiver& slot = receivers_[static_cast<size_t>(am)];
-  slot = std::move(receiver);
+  Slot& slot = receivers_[static_cast<size_t>(am)];
+  slot = {this, std::move(receiver)};
   ucp_am_handler_param_t param = {};
   param.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB |
                      UCP_AM_HANDLER_PARAM_FIELD_ARG;
@@ -96,8 +95,13 @@ void UcxTransport::SetReceiver(UcxAm am, Receiver receiver) {
                 const ucp_am_recv_param_t* info) {
     // Nobody sends by UCX's rendezvous: what does is dropped.
     if (info->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) return UCS_OK;
-    (*static_cast<Receiver*>(arg))({static_cast<const std::byte*>(header), header_bytes},
-                                   {static_cast<const std::byte*>(data), data_bytes});
+    const auto& slot = *static_cast<Slot*>(arg);
+    const bool taken = Guarded([&] {
+      slot.receive({static_cast<const std::byte*>(header), header_bytes},
+                   {static_cast<const std::byte*>(data), data_bytes});
+    });
+    // It is lost like one that never came: whoever waits for it sees that by the time.
+    if (!taken) ++slot.transport->lost_;
     return UCS_OK;
   };
   ANNULUS_CHECK(ucp_worker_set_am_recv_handler(worker_.get(), &param) == UCS_OK);
@@ -114,8 +118,9 @@ void UcxTransport::OnFabricMessage(absl::Span<const std::byte> header) {
   GoneHeader gone;
   if (header.size() < sizeof gone) return;
   std::memcpy(&gone, header.data(), sizeof gone);
+  const uint64_t fabric = UcxIdentityOf(gone.farewell);
   for (const std::shared_ptr<UcxLink>& link : links_) {
-    if (link->remote().fabric == gone.fabric) {
+    if (link->remote().fabric == fabric) {
       link->Leave(absl::UnavailableError("the peer closed its fabric"));
     }
   }
@@ -131,11 +136,17 @@ unsigned UcxTransport::Progress() {
     std::vector<Failure> failures = std::exchange(failures_, {});
     for (const Failure& failure : failures) failure.link->Fail(failure.why);
   }
+  if (const uint64_t lost = std::exchange(lost_, 0); lost != 0) {
+    drops_.Note(absl::ResourceExhaustedError("no memory for what came"));
+  }
+  half_open_ = 0;
   for (auto it = links_.begin(); it != links_.end();) {
     UcxLink& link = **it;
+    if (link.broken_) link.Fail(absl::ResourceExhaustedError("no memory for its connection"));
     if (link.state_ == UcxLink::State::kClosing && link.in_flight_ == 0) {
       link.Fail(absl::CancelledError("closed"));
     }
+    if (link.state_ != UcxLink::State::kUp) ++half_open_;
     it = link.down() ? links_.erase(it) : std::next(it);
   }
   return count;

@@ -15,6 +15,7 @@
 
 #include "absl/types/span.h"
 #include "annulus/buffer.h"
+#include "comm/drop_log.h"
 #include "comm/piece_transport.h"
 #include "comm/ucx/ucx_handles.h"
 
@@ -87,6 +88,12 @@ class UcxLink final : public PieceLink, public std::enable_shared_from_this<UcxL
     UcxSend send;
   };
 
+  // In a callback of UCX's.
+  template <typename Do>
+  void Act(const Do& act) noexcept {
+    if (!Guarded(act)) broken_ = true;
+  }
+
   void Open();
   void Wired(ucs_status_t status);
   void Pump();
@@ -105,6 +112,7 @@ class UcxLink final : public PieceLink, public std::enable_shared_from_this<UcxL
   size_t unsent_bytes_ = 0;     // queued and in flight
   size_t in_flight_bytes_ = 0;  // with UCX
   int in_flight_ = 0;           // sends and the flush
+  bool broken_ = false;         // for want of memory in a callback: fails at the next progress
 };
 
 class UcxTransport : public PieceTransport {
@@ -125,6 +133,9 @@ class UcxTransport : public PieceTransport {
   void SetReceiver(UcxAm am, Receiver receiver);
   std::shared_ptr<UcxLink> Connect(UcxAddress remote);
 
+  // Links whose endpoints are being opened or closed.
+  size_t half_open() const { return half_open_ + opening_.size(); }
+
   // Moves everything that can move; returns how much UCX did.
   unsigned Progress();
 
@@ -142,6 +153,11 @@ class UcxTransport : public PieceTransport {
     absl::Status why;
   };
 
+  struct Slot {
+    UcxTransport* transport = nullptr;
+    Receiver receive;
+  };
+
   UcxTransport(const UcxOptions& options, UcxContext context, UcxWorker worker);
   absl::Status Init();
   void OnFabricMessage(absl::Span<const std::byte> header);
@@ -152,7 +168,10 @@ class UcxTransport : public PieceTransport {
   UcxContext context_;
   UcxWorker worker_;
   UcxAddress address_;
-  std::array<Receiver, 3> receivers_;
+  LinkKey farewell_;  // see UcxIdentityOf
+  std::array<Slot, 3> receivers_;
+  uint64_t lost_ = 0;  // active messages that there was no memory for, until Progress tells
+  DropLog drops_;
   std::set<std::shared_ptr<UcxLink>> links_;  // until their endpoints are closed
   // Inside its progress, that is in all its callbacks, UCX must not be asked to open, to close or
   // to send: it asserts, or uses a socket that has changed hands. What they want waits here.
@@ -160,6 +179,7 @@ class UcxTransport : public PieceTransport {
   std::vector<std::shared_ptr<UcxLink>> opening_;
   std::set<std::shared_ptr<UcxLink>> pumping_;
   std::vector<Failure> failures_;
+  size_t half_open_ = 0;  // as Progress saw it last
   int closes_in_flight_ = 0;
   int sends_in_flight_ = 0;
 

@@ -125,7 +125,8 @@ class Coordinator::Impl {
 
   static Incarnation IncarnationOf(const CoordinatorOptions& options) {
     const int64_t now_us = absl::ToUnixMicros(options.clock->Now());
-    return {static_cast<uint64_t>(std::max<int64_t>(1, now_us)), options.recovery_wait};
+    return {static_cast<uint64_t>(std::max<int64_t>(1, now_us)), options.recovery_wait,
+            LinkKey::Random()};
   }
 
   void Run();
@@ -262,7 +263,8 @@ absl::StatusOr<action::Finish> Coordinator::Impl::Call(Request request, TensorCa
   }
 }
 
-Coordinator::Coordinator(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Coordinator::Coordinator(std::unique_ptr<Impl> impl)
+    : impl_(std::move(impl)), messenger_(impl_->messenger()) {}
 Coordinator::~Coordinator() = default;
 
 absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Start(CoordinatorOptions options) {
@@ -276,6 +278,7 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Start(CoordinatorOptio
                      ", expected at least twice heartbeat_period ",
                      absl::FormatDuration(options.heartbeat_period), ", which must be positive"));
   }
+  if (options.workers_need_keys) options.fabric->messenger().SetDoor(PeerDoor::kKeys);
   return std::unique_ptr<Coordinator>(new Coordinator(std::make_unique<Impl>(std::move(options))));
 }
 

@@ -27,6 +27,8 @@ struct CoordinatorOptions {
   // How long contexts from before this start wait for all of their workers.
   absl::Duration recovery_wait = absl::Seconds(10);
   CoordinatorLimits limits;
+  // Only workers that name a key of AdmitWorker's are heard; else whoever says Hello may join.
+  bool workers_need_keys = false;
   const Clock* clock = &Clock::Real();
 };
 
@@ -42,6 +44,13 @@ class Coordinator final : public Service {
 
   // Where workers reach it.
   std::string fabric_address() const;
+  // Draws a key for a worker that may join, or join again, until it is dismissed. Members stay.
+  LinkKey AdmitWorker() {
+    const LinkKey key = LinkKey::Random();
+    messenger_.AdmitKey(key);
+    return key;
+  }
+  void DismissWorker(const LinkKey& key) { messenger_.DismissKey(key); }
   // What went over the workers' network from and to here.
   Messenger::Counters fabric_counters() const;
 
@@ -52,6 +61,7 @@ class Coordinator final : public Service {
   explicit Coordinator(std::unique_ptr<Impl> impl);
 
   std::unique_ptr<Impl> impl_;
+  Messenger& messenger_;  // its fabric's
 };
 
 }  // namespace annulus

@@ -113,6 +113,7 @@ void CoordinatorLoop::Do(action::Finish& finish, Incoming&) {
 }
 
 void CoordinatorLoop::Do(action::WorkerJoined& joined, Incoming&) {
+  messenger_.Trust(joined.peer);
   Log(LogLevel::kInfo, "worker joined", {{"worker", joined.label}, {"backend", joined.backend}});
 }
 

@@ -39,7 +39,9 @@ CoordinatorLink::CoordinatorLink(Messenger& messenger, Options options, const Cl
       options_(std::move(options)),
       clock_(clock),
       coordinator_address_(options_.coordinator_address),
+      coordinator_key_(options_.coordinator_key),
       peers_(messenger) {
+  messenger_.SetDoor(PeerDoor::kKeys);  // that of Welcome: nobody but other workers connects
   messenger_.SetHandlers({
       .on_message = [this](PeerId from, Message message) { OnMessage(from, std::move(message)); },
       .on_peer_down =
@@ -53,7 +55,8 @@ CoordinatorLink::CoordinatorLink(Messenger& messenger, Options options, const Cl
 }
 
 void CoordinatorLink::Connect() {
-  absl::StatusOr<PeerId> peer = messenger_.Connect(coordinator_address_);
+  absl::StatusOr<PeerId> peer =
+      messenger_.Connect(coordinator_address_, coordinator_key_.value_or(LinkKey::Random()));
   if (!peer.ok()) return Lose(peer.status());  // malformed: trying again cannot help
   coordinator_ = *peer;
   connected_ = clock_.Now();
@@ -75,9 +78,11 @@ void CoordinatorLink::Leave() {
   next_beat_ = absl::InfinitePast();
 }
 
-void CoordinatorLink::SetCoordinatorAddress(const std::string& address) {
-  if (address == coordinator_address_) return;
+void CoordinatorLink::SetCoordinatorAddress(const std::string& address,
+                                            const std::optional<LinkKey>& key) {
+  if (address == coordinator_address_ && key == coordinator_key_) return;
   coordinator_address_ = address;
+  coordinator_key_ = key;
   if (state_ != State::kReady) Disconnect();
 }
 
@@ -185,6 +190,10 @@ void CoordinatorLink::OnTimeRejoining(absl::Time now) {
 void CoordinatorLink::OnWelcome(const wire::Welcome& welcome) {
   id_ = welcome.worker;
   incarnation_ = welcome.coordinator;
+  messenger_.DismissKey(std::exchange(peer_key_, {}));
+  welcome.peer_key.copy(peer_key_.bytes.data(), LinkKey::kBytes);
+  messenger_.AdmitKey(peer_key_);
+  peers_.SetKey(peer_key_);
   state_ = State::kReady;
   for (Message& message : std::exchange(inventory_, {})) Send(std::move(message));
   Log(LogLevel::kInfo, "joined", {{"worker", id_}, {"coordinator", coordinator_name()}});

@@ -11,6 +11,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -44,7 +45,8 @@ class CoordinatorLink {
     // Where clients upload to this worker, and what they may; null: nowhere. Outlives the node.
     std::string data_address = {};
     GrantTable* grants = nullptr;
-    std::string coordinator_name = {};  // for people; empty: its address
+    std::string coordinator_name = {};            // for people; empty: its address
+    std::optional<LinkKey> coordinator_key = {};  // absent: one of our own
   };
 
   // Both references must outlive this. Sets the messenger's handlers.
@@ -61,8 +63,8 @@ class CoordinatorLink {
   // Asks the coordinator to move away what this worker holds; it has left once that is done.
   void Leave();
 
-  // Where the coordinator is now, if it came back elsewhere.
-  void SetCoordinatorAddress(const std::string& address);
+  // Where the coordinator is now, if it came back elsewhere, and the key that it admits now.
+  void SetCoordinatorAddress(const std::string& address, const std::optional<LinkKey>& key);
 
   // This worker can compute no more: it is lost.
   void Fail(absl::Status why) { End("the backend cannot go on", std::move(why)); }
@@ -107,6 +109,8 @@ class CoordinatorLink {
   const Clock& clock_;
   State state_ = State::kJoining;
   std::string coordinator_address_;
+  std::optional<LinkKey> coordinator_key_;
+  LinkKey peer_key_;  // of Welcome
   uint64_t id_ = 0;
   uint64_t incarnation_ = 0;  // of the coordinator, last
   absl::Status why_lost_;

@@ -7,20 +7,10 @@
 #include "absl/strings/str_cat.h"
 #include "annulus/dtype.h"
 #include "annulus/retry_hint.h"
+#include "base/secret.h"
 #include "base/status.h"
 
 namespace annulus {
-namespace {
-
-// In a time that does not tell how much of it is right.
-bool SameSecret(absl::string_view a, absl::string_view b) {
-  if (a.size() != b.size()) return false;
-  unsigned char differ = 0;
-  for (size_t i = 0; i < a.size(); ++i) differ |= static_cast<unsigned char>(a[i] ^ b[i]);
-  return differ == 0;
-}
-
-}  // namespace
 
 GrantTable::GrantTable(int64_t upload_bytes_max, const Clock& clock)
     : upload_bytes_max_(upload_bytes_max),

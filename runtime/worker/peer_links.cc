@@ -8,7 +8,7 @@ namespace annulus {
 bool PeerLinks::Send(const std::string& address, Message message) {
   auto link = links_.find(address);
   if (link == links_.end()) {
-    const absl::StatusOr<PeerId> peer = messenger_.Connect(address);
+    const absl::StatusOr<PeerId> peer = messenger_.Connect(address, key_);
     if (!peer.ok()) return false;
     link = links_.emplace(address, *peer).first;
   }

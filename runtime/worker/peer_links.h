@@ -29,6 +29,8 @@ class PeerLinks {
   // Must outlive this.
   explicit PeerLinks(Messenger& messenger) : messenger_(messenger) {}
 
+  // With which links are made from now on.
+  void SetKey(const LinkKey& key) { key_ = key; }
   // False if the message cannot be sent: then the link, if there was one, is down.
   bool Send(const std::string& address, Message message);
   // Whether it was a link of ours. It is made anew when it is needed.
@@ -45,6 +47,7 @@ class PeerLinks {
 
  private:
   Messenger& messenger_;
+  LinkKey key_;
   std::map<std::string, PeerId> links_;  // by address
   std::multimap<uint64_t, Early> early_;
   size_t early_bytes_ = 0;

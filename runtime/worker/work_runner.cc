@@ -124,10 +124,9 @@ absl::Status WorkRunner::SetUpPlanned(const WorkerTask& task, const wire::WorkIt
     return CheckQueryBytes(item, elements, shard.spec.dtype);
   }
   ANNULUS_RETURN_IF_ERROR(VerifyWhatLeaves(plan, shard.rank, item));
-  if (item.exchanges) {
-    const auto& work = std::get<wire::Work>(task.body);
+  if (item.channel != 0) {
     ANNULUS_ASSIGN_OR_RETURN(to->exchange,
-                             owner_.open_exchange(item.context, work.request, shard.rank));
+                             owner_.open_exchange(item.context, item.channel, shard.rank));
   } else {
     to->exchange = std::make_unique<NoExchange>(shard.rank, plan.world());
   }

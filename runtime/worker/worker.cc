@@ -77,9 +77,9 @@ class Worker::Impl {
 
   absl::Status WaitUntilJoined(absl::Time deadline);
   CoordinatorLink::State state() const { return state_.load(); }
-  void SetCoordinatorAddress(const std::string& address) {
+  void SetCoordinatorAddress(const std::string& address, const std::optional<LinkKey>& key) {
     const std::lock_guard<std::mutex> lock(node_mutex_);
-    node_.SetCoordinatorAddress(address);
+    node_.SetCoordinatorAddress(address, key);
   }
   void Leave() {
     {
@@ -103,7 +103,8 @@ class Worker::Impl {
             .take = [this](WorkerTask& task, bool must) { return Take(task, must); },
             .data_address = options_.data_address,
             .grants = options_.grants,
-            .coordinator_name = options_.coordinator_name};
+            .coordinator_name = options_.coordinator_name,
+            .coordinator_key = options_.coordinator_key};
   }
 
   using Lock = std::unique_lock<std::mutex>;
@@ -313,8 +314,8 @@ bool Worker::rejoining() const {
   return impl_->state() == CoordinatorLink::State::kRejoining;
 }
 
-void Worker::SetCoordinatorAddress(const std::string& address) {
-  impl_->SetCoordinatorAddress(address);
+void Worker::SetCoordinatorAddress(const std::string& address, const std::optional<LinkKey>& key) {
+  impl_->SetCoordinatorAddress(address, key);
 }
 
 void Worker::Leave() {

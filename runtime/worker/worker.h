@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -22,8 +23,11 @@ class GrantTable;
 struct WorkerOptions {
   std::unique_ptr<Fabric> fabric;
   std::string coordinator_address;  // Coordinator::fabric_address()
-  std::string coordinator_name;     // for people, in logs; empty: its address
-  std::string name;                 // for people, in logs and errors; the id comes from joining
+  // What opens the coordinator's door (Coordinator::AdmitWorker); absent: a key of our own, for one
+  // that hears strangers.
+  std::optional<LinkKey> coordinator_key;
+  std::string coordinator_name;  // for people, in logs; empty: its address
+  std::string name;              // for people, in logs and errors; the id comes from joining
   std::unique_ptr<Backend> backend;
   // Whether KV lies in host memory although the backend has a memory of its own, which it is then
   // copied to for each call: for contexts that do not fit there.
@@ -80,8 +84,9 @@ class Worker {
 
   // Whether the coordinator is gone and this worker tries to join again.
   bool rejoining() const;
-  // Where the coordinator is now, if it came back elsewhere.
-  void SetCoordinatorAddress(const std::string& address);
+  // Where the coordinator is now, if it came back elsewhere, and the key that it admits now.
+  void SetCoordinatorAddress(const std::string& address,
+                             const std::optional<LinkKey>& key = std::nullopt);
 
   // Asks the coordinator to move what is held here to other workers, and to place nothing new here.
   void Leave();

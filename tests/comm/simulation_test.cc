@@ -27,6 +27,7 @@ std::string Trace(uint64_t seed) {
   const absl::Time start = network.clock().Now();
   for (int node = 0; node < nodes; ++node) {
     fabrics.push_back(*network.MakeFabric(absl::StrCat(node)));
+    fabrics[node]->messenger().SetDoor(PeerDoor::kOpen);
     fabrics[node]->messenger().SetHandlers(
         {[&, node](PeerId from, Message message) {
            REQUIRE(!down[{node, from}]);
@@ -92,6 +93,7 @@ TEST_CASE("one seed gives one trace, another gives another", "[simulation]") {
 
 struct Observer {
   Observer(LocalNetwork& network, absl::string_view name) : fabric(*network.MakeFabric(name)) {
+    messenger().SetDoor(PeerDoor::kOpen);
     messenger().SetHandlers({[this](PeerId from, Message message) {
                                last_from = from;
                                types.push_back(message.type);

@@ -66,6 +66,7 @@ class TestFabrics {
 // A fabric whose messenger remembers what it was told.
 struct TestNode {
   explicit TestNode(TestFabrics& fabrics) : fabric(fabrics.Make()) {
+    fabric->messenger().SetDoor(PeerDoor::kOpen);
     fabric->messenger().SetHandlers({[this](PeerId from, Message message) {
                                        messages.push_back({from, std::move(message)});
                                        if (on_message) on_message(from);

@@ -154,7 +154,7 @@ TEST_CASE("Items of few queries are short unless they wait for other workers") {
   few.q_tokens = 1;
   few.plan = PlanKind::kPassQ;
   queue.Add(Work(few));
-  few.exchanges = true;
+  few.channel = 1;
   queue.Add(Work(few));
   const std::optional<TaskQueue::Begun> first = queue.Begin();
   REQUIRE(first.has_value());

@@ -55,7 +55,7 @@ Work OnePlanned() {
   item.keys = {3, 800};
   item.plan = PlanKind::kMesh;
   item.stages = 7;
-  item.exchanges = true;
+  item.channel = ~uint64_t{0};
   return work;
 }
 
@@ -112,9 +112,9 @@ TEST_CASE("Messages come back as they were") {
   CHECK(RoundTrip(Heartbeat{1, true}).leaves);
   CHECK(RoundTrip(HeartbeatSeen{true}).may_leave);
   CHECK(RoundTrip(Open{5, 6, 7, SomeSpec(), 0, {"a"}, copies}).copies == copies);
-  const Open open = RoundTrip(Open{5, 6, 7, SomeSpec(), 1, {"a", std::string(5000, 'b')}});
+  const Open open = RoundTrip(Open{5, 6, 7, SomeSpec(), 1, {"a", std::string(4000, 'b')}});
   CHECK(open.rank == 1);
-  CHECK(open.addresses[1].size() == 5000);
+  CHECK(open.addresses[1].size() == 4000);
   CHECK(open.spec.partition == SomeSpec().partition);
   CHECK(open.spec.placement == Placement::kMesh);
   Work planned = OnePlanned();
@@ -125,7 +125,7 @@ TEST_CASE("Messages come back as they were") {
   CHECK(planned_back.items.at(0).plan == PlanKind::kMesh);
   CHECK(planned_back.items[0].stages == 7);
   CHECK(planned_back.items[0].scale == 0.5f);
-  CHECK(planned_back.items[0].exchanges);
+  CHECK(planned_back.items[0].channel == ~uint64_t{0});
   const Done done = RoundTrip(Done{1, 2, absl::DataLossError(std::string(9999, 'x')), 3});
   CHECK(absl::IsDataLoss(done.status));
   CHECK(done.context_kv_bytes == 3);
@@ -162,11 +162,13 @@ TEST_CASE("What is refused is named, with its value and what was expected") {
   work.items[1].layer = -1;
   CHECK(why(work) == "Work.items[1].layer: -1; expected 0 to 1023");
   work.items[1] = OnePlanned().items[0];
-  CHECK(why(work) == "Work.items[1].exchanges: true; expected an item alone in its message");
+  CHECK(why(work) == "Work.items[1].channel: not 0; expected an item alone in its message");
   CHECK(why(ExpectUpload{Several(2), std::string(kSecretBytes, 's')}) ==
         "ExpectUpload.work.items: 2 elements; expected 1");
   Open open{5, 6, 7, SomeSpec(), 1, {"a"}};
   CHECK(why(open) == "Open.rank: 1; expected at most the last rank, 0");
+  CHECK(why(Open{5, 6, 7, SomeSpec(), 0, {std::string(5000, 'b')}}) ==
+        "Open.bytes of addresses: 5000; expected at most kTextBytesMax, 4096");
   open.spec.kv_heads = 0;
   CHECK(why(open) == "Open.spec.kv_heads: 0; expected 1 to 1024");
   open.spec.kv_heads = 3;
@@ -201,7 +203,7 @@ TEST_CASE("Damaged messages are refused, not believed") {
       Fork{1, 2, 3, 4, {5, 6}},
       Inventory{6, 7, SomeSpec(), 1, {"a", "b"}, std::vector<LayerState>(SomeSpec().layers)},
       Resume{6, 7, {"a"}, {{5}, {6}}},
-      Open{5, 6, 7, SomeSpec(), 1, {"a", std::string(5000, 'b')}},
+      Open{5, 6, 7, SomeSpec(), 1, {"a", std::string(4000, 'b')}},
       Several(1)};
   int refused = 0;
   for (int i = 0; i < 20000; ++i) {

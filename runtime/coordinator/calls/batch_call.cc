@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "attention/attend_args.h"
 #include "base/check.h"
+#include "base/secret.h"
 #include "base/status.h"
 #include "runtime/context/append_cut.h"
 #include "runtime/context/check_tensor.h"
@@ -83,6 +84,7 @@ absl::Status BatchCall::PrepareItem(const CallItem& wanted, Item& item) {
                                                     planned->plan.problem().pattern, ask.queries(),
                                                     ask.seen().end, stop_));
   item.planned = std::move(planned);
+  if (item.planned->exchanges) item.channel = RandomSecret();
   item.merged = Partial(ask.q_tokens, spec.heads, spec.v_head_dim);
   return absl::OkStatus();
 }
@@ -136,7 +138,7 @@ wire::WorkItem BatchCall::WireItem(const Part& part) const {
   if (wanted.follows_plan()) {
     to.plan = plan.kind();
     to.stages = plan.stages();
-    to.exchanges = item.planned->exchanges;
+    to.channel = item.channel;
     to.query_bytes = static_cast<size_t>(QueryBytes(plan, part.rank));
   } else {
     to.query_bytes = static_cast<size_t>(ask.q_tokens * item.layout->QueryHeads(part.rank).count *

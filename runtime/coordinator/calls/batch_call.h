@@ -67,6 +67,7 @@ class BatchCall : public TensorCall {
     const action::AdmittedItem* admitted = nullptr;
     std::optional<Layout> layout;
     std::shared_ptr<const Planned> planned;
+    uint64_t channel = 0;  // as wire::WorkItem
     Partial merged;
 
     bool merges_on_the_way() const { return planned != nullptr && !planned->merging.empty(); }

@@ -1,8 +1,8 @@
 #include "runtime/coordinator/calls/direct_append_call.h"
 
-#include <random>
 #include <utility>
 
+#include "base/secret.h"
 #include "base/status.h"
 #include "runtime/context/append_cut.h"
 #include "runtime/context/layout.h"
@@ -12,9 +12,8 @@ namespace {
 
 // From the system's generator: whoever guesses it may write into the context.
 std::string NewSecret() {
-  std::random_device device;
   std::string secret(wire::kSecretBytes, '\0');
-  for (char& byte : secret) byte = static_cast<char>(device());
+  FillRandom({reinterpret_cast<std::byte*>(secret.data()), secret.size()});
   return secret;
 }
 

@@ -12,7 +12,7 @@ CoordinatorCore::CoordinatorCore(const CoordinatorLimits& limits, absl::Duration
                                  const Incarnation& incarnation)
     : limits_(limits),
       heartbeat_timeout_(heartbeat_timeout),
-      members_(out_, heartbeat_timeout, incarnation.number),
+      members_(out_, heartbeat_timeout, incarnation),
       contexts_(limits_, heartbeat_timeout, incarnation, out_, members_),
       recovery_(limits_, incarnation, out_, members_, contexts_),
       calls_(limits_, out_, members_, contexts_, recovery_),

@@ -21,7 +21,7 @@
 namespace annulus {
 
 using WorkerId = uint64_t;
-// Also the request number on the wire and the channel of the call's exchange. Never used twice.
+// Also the request number on the wire. Never used twice.
 using CallId = uint64_t;
 
 // Which of several coordinators one after the other this is, and how long it waits for what workers
@@ -30,6 +30,8 @@ using CallId = uint64_t;
 struct Incarnation {
   uint64_t number = 1;
   absl::Duration recovery_wait = absl::Seconds(10);
+  // With which its workers connect to one another: a random one, but for tests.
+  LinkKey peer_key = {};
 };
 
 struct Holder {
@@ -191,8 +193,9 @@ struct Finish {
   ContextId context = 0;       // Create, Fork: the new one
   std::vector<ItemEnd> items;  // how each item of a call that was admitted, or context, ended
 };
-struct WorkerJoined {  // to be told to people
-  std::string label;   // "worker 3 (name)"
+struct WorkerJoined {  // its link is trusted from now on; to be told to people
+  PeerId peer = 0;
+  std::string label;  // "worker 3 (name)"
   std::string backend;
 };
 struct WorkerLeft {  // in good order: nothing was lost with it

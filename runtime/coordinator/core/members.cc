@@ -93,8 +93,9 @@ void Members::Join(PeerId peer, const wire::Hello& hello) {
                    .data_address = hello.data_address};
   member.inventories_due = hello.contexts;
   member.had_another = hello.coordinator != 0;
-  out_.Emit(action::Send{peer, wire::Welcome{id, incarnation_}});
-  out_.Emit(action::WorkerJoined{member.label, hello.backend});
+  out_.Emit(action::WorkerJoined{peer, member.label, hello.backend});
+  out_.Emit(action::Send{
+      peer, wire::Welcome{id, incarnation_.number, std::string(incarnation_.peer_key.view())}});
   members_.emplace(id, std::move(member));
   links_.emplace(peer, id);
 }

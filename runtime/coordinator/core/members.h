@@ -39,7 +39,7 @@ struct Member {
 
 class Members {
  public:
-  Members(Outbox& out, absl::Duration heartbeat_timeout, uint64_t incarnation)
+  Members(Outbox& out, absl::Duration heartbeat_timeout, const Incarnation& incarnation)
       : out_(out), heartbeat_timeout_(heartbeat_timeout), incarnation_(incarnation) {}
 
   // To be called first of every event. A gap of more than half a heartbeat_timeout since the last
@@ -91,7 +91,7 @@ class Members {
 
   Outbox& out_;
   const absl::Duration heartbeat_timeout_;
-  const uint64_t incarnation_;
+  const Incarnation incarnation_;
   absl::Time last_event_ = absl::InfinitePast();
   absl::Time doubt_until_ = absl::InfinitePast();
   uint64_t epoch_ = 0;

@@ -23,6 +23,11 @@ absl::Status CheckHolders(const T& m) {
   if constexpr (requires { m.rank; }) {
     ANNULUS_RETURN_IF_ERROR(CheckAtMost("rank", m.rank, "the last rank", ranks - 1));
   }
+  for (const std::string& address : m.addresses) {
+    ANNULUS_RETURN_IF_ERROR(CheckAtMost("bytes of addresses", static_cast<int64_t>(address.size()),
+                                        "kTextBytesMax",
+                                        static_cast<int64_t>(wire::kTextBytesMax)));
+  }
   for (const wire::Copy& copy : m.copies) {
     ANNULUS_RETURN_IF_ERROR(CheckAtMost("copies.rank", copy.rank, "the last rank", ranks - 1));
   }
@@ -69,9 +74,9 @@ absl::Status CheckWhole(const WorkItem& m) {
 
 absl::Status CheckWhole(const Work& m) {
   for (size_t i = 0; i < m.items.size(); ++i) {
-    if (m.items[i].exchanges && m.items.size() > 1) {
+    if (m.items[i].channel != 0 && m.items.size() > 1) {
       return absl::InvalidArgumentError(
-          absl::StrCat("items[", i, "].exchanges: true; expected an item alone in its message"));
+          absl::StrCat("items[", i, "].channel: not 0; expected an item alone in its message"));
     }
   }
   return absl::OkStatus();

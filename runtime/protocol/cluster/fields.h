@@ -39,7 +39,9 @@ inline constexpr size_t kSpansMax = 1 << 16;
 // Bounds that recur.
 inline constexpr Bounds kLayer = Between(0, kLayersMax - 1);
 inline constexpr Bounds kPosition = Between(0, kContextTokensMax);
+inline constexpr Bounds kLayerTokens = {.min = 0, .max = kContextTokensMax, .size_max = kLayersMax};
 inline constexpr Bounds kTokens = Between(1, kContextTokensMax);
+inline constexpr Bounds kBytes = Between(0, kWorkerBytesMax);
 inline constexpr Bounds kAddresses = SizeBetween(1, kAddressesMax);
 
 constexpr auto DescriptionOf(const Hello*) {
@@ -48,15 +50,17 @@ constexpr auto DescriptionOf(const Hello*) {
                   Field(2, "name", &T::name, SizeAtMost(kTextBytesMax)),
                   Field(3, "backend", &T::backend, SizeAtMost(kTextBytesMax)),
                   Field(4, "address", &T::address, SizeAtMost(kTextBytesMax)),
-                  Field(5, "kv_bytes_limit", &T::kv_bytes_limit, AtLeast(0)),
-                  Field(6, "coordinator", &T::coordinator), Field(7, "contexts", &T::contexts),
+                  Field(5, "kv_bytes_limit", &T::kv_bytes_limit, kBytes),
+                  Field(6, "coordinator", &T::coordinator),
+                  Field(7, "contexts", &T::contexts, Between(0, kWorkerContextsMax)),
                   Field(8, "data_address", &T::data_address, SizeAtMost(kTextBytesMax)));
 }
 
 constexpr auto DescriptionOf(const Welcome*) {
   using T = Welcome;
   return Describe("Welcome", Field(1, "worker", &T::worker, AtLeast(1)),
-                  Field(2, "coordinator", &T::coordinator));
+                  Field(2, "coordinator", &T::coordinator),
+                  Field(3, "peer_key", &T::peer_key, SizeAtMost(LinkKey::kBytes)));
 }
 
 constexpr auto DescriptionOf(const Fenced*) {
@@ -69,7 +73,8 @@ constexpr auto DescriptionOf(const Refused*) {
 
 constexpr auto DescriptionOf(const Heartbeat*) {
   using T = Heartbeat;
-  return Describe("Heartbeat", Field(1, "kv_bytes", &T::kv_bytes), Field(2, "leaves", &T::leaves));
+  return Describe("Heartbeat", Field(1, "kv_bytes", &T::kv_bytes, kBytes),
+                  Field(2, "leaves", &T::leaves));
 }
 
 constexpr auto DescriptionOf(const HeartbeatSeen*) {
@@ -78,7 +83,8 @@ constexpr auto DescriptionOf(const HeartbeatSeen*) {
 
 constexpr auto DescriptionOf(const Copy*) {
   using T = Copy;
-  return Describe("Copy", Field(1, "rank", &T::rank, AtLeast(0)), Field(2, "address", &T::address));
+  return Describe("Copy", Field(1, "rank", &T::rank, AtLeast(0)),
+                  Field(2, "address", &T::address, SizeAtMost(kTextBytesMax)));
 }
 
 constexpr auto DescriptionOf(const Open*) {
@@ -111,8 +117,7 @@ constexpr auto DescriptionOf(const WorkItem*) {
       Field(13, "scale", &T::scale),
       Field(14, "pattern", &T::pattern, SizeAtMost(kPatternBytesMax)),
       Field(15, "query_bytes", &T::query_bytes), Field(16, "plan", &T::plan),
-      Field(17, "stages", &T::stages, Between(0, kStagesMax)),
-      Field(18, "exchanges", &T::exchanges),
+      Field(17, "stages", &T::stages, Between(0, kStagesMax)), Field(18, "channel", &T::channel),
       Field(19, "merge_into", &T::merge_into, Between(0, kWorkersMax - 1)),
       Field(20, "merges", &T::merges, Between(0, kWorkersMax - 1)));
 }
@@ -150,7 +155,7 @@ constexpr auto DescriptionOf(const Fork*) {
   using T = Fork;
   return Describe("Fork", Field(1, "request", &T::request), Field(2, "epoch", &T::epoch),
                   Field(3, "context", &T::context), Field(4, "parent", &T::parent),
-                  Field(5, "tokens", &T::tokens, AtLeast(0)));
+                  Field(5, "tokens", &T::tokens, kLayerTokens));
 }
 
 constexpr auto DescriptionOf(const ItemName*) {
@@ -190,15 +195,15 @@ constexpr auto DescriptionOf(const Done*) {
   using T = Done;
   return Describe("Done", Field(1, "request", &T::request), Field(2, "epoch", &T::epoch),
                   Field(3, "status", &T::status),
-                  Field(4, "context_kv_bytes", &T::context_kv_bytes));
+                  Field(4, "context_kv_bytes", &T::context_kv_bytes, kBytes));
 }
 
 constexpr auto DescriptionOf(const WorkItemDone*) {
   using T = WorkItemDone;
   return Describe("WorkItemDone", Field(1, "epoch", &T::epoch), Field(2, "status", &T::status),
-                  Field(3, "context_kv_bytes", &T::context_kv_bytes),
-                  Field(4, "bytes_sent", &T::bytes_sent),
-                  Field(5, "bytes_received", &T::bytes_received),
+                  Field(3, "context_kv_bytes", &T::context_kv_bytes, kBytes),
+                  Field(4, "bytes_sent", &T::bytes_sent, kBytes),
+                  Field(5, "bytes_received", &T::bytes_received, kBytes),
                   Field(6, "spans", &T::spans, SizeAtMost(kSpansMax)));
 }
 
@@ -214,7 +219,7 @@ constexpr auto DescriptionOf(const Inventory*) {
                   Field(3, "spec", &T::spec), Field(4, "rank", &T::rank, AtLeast(0)),
                   Field(5, "addresses", &T::addresses, kAddresses),
                   Field(6, "layers", &T::layers, SizeAtMost(kLayersMax)),
-                  Field(7, "kv_bytes", &T::kv_bytes),
+                  Field(7, "kv_bytes", &T::kv_bytes, kBytes),
                   Field(8, "copies", &T::copies, SizeAtMost(kAddressesMax)),
                   Field(9, "serves", &T::serves), Field(10, "activating", &T::activating));
 }

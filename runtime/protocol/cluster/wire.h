@@ -33,7 +33,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 13;
+inline constexpr uint32_t kProtocol = 14;
 
 // Worker → coordinator.
 struct Hello {
@@ -50,7 +50,8 @@ struct Hello {
 // Coordinator → worker: taken in under this id.
 struct Welcome {
   uint64_t worker = 0;
-  uint64_t coordinator = 0;  // its incarnation
+  uint64_t coordinator = 0;   // its incarnation
+  std::string peer_key = {};  // the LinkKey that opens the doors of the other workers
 };
 
 // Coordinator → worker, instead of Welcome: that worker did before what no worker does.
@@ -154,8 +155,10 @@ struct WorkItem {
   std::string pattern = {};  // empty: the context's for this layer
   size_t query_bytes = 0;
   std::optional<PlanKind> plan = {};
-  int stages = 0;          // of the plan: the coordinator weighed them, workers do not
-  bool exchanges = false;  // the plan's ranks wait for one another
+  int stages = 0;  // of the plan: the coordinator weighed them, workers do not
+  // Of the exchange in which the plan's ranks wait for one another: a random number that only they
+  // are told. 0: they do not. An item that has one has the message for itself.
+  uint64_t channel = 0;
   // Without a plan: the rank that takes this one's partial and merges it into its own; absent: the
   // coordinator does. And how many ranks' partials this one merges into its own before.
   std::optional<int> merge_into = {};
@@ -163,8 +166,7 @@ struct WorkItem {
 };
 
 // One rank's part of a call, or of many that came together. Items share nothing but the message,
-// and each layer of a context is in one of them only. The channel of an item that exchanges is
-// `request`; it has the message for itself.
+// and each layer of a context is in one of them only.
 struct Work {
   uint64_t request = 0;
   // Until the deadline, and not the deadline itself: clocks of machines differ.
