@@ -1,10 +1,15 @@
 #!/usr/bin/env bash
-# run.sh FOLDER SECONDS: each libFuzzer program of a build folder for so long, as many at a time as
-# there are cores. What they reach beyond the corpus grows in FOLDER/fuzz and is the next run's start;
-# an input that ends a program lies in FOLDER/fuzz/findings. One line a target; exit 1 on a finding.
+# run.sh FOLDER SECONDS: all libFuzzer programs of a build folder in so long, each for its share, as
+# many at a time as there are cores. What they reach beyond the corpus grows in FOLDER/fuzz and is
+# the next run's start; an input that ends a program lies in FOLDER/fuzz/findings. One line a
+# target; exit 1 on a finding.
 set -uo pipefail
-build=$(realpath "$1") seconds=$2
+build=$(realpath "$1")
 corpus=$(dirname "$(realpath "${BASH_SOURCE[0]}")")/corpus
+mapfile -t targets < <(find "$corpus" -mindepth 1 -maxdepth 1 -type d -printf '%f\n' | sort)
+jobs=$(nproc)
+rounds=$(((${#targets[@]} + jobs - 1) / jobs))
+seconds=$(($2 / rounds > 0 ? $2 / rounds : 1))
 
 fuzz_one() {
   local name=$1 log=$build/fuzz/$1.log status=0
@@ -26,5 +31,5 @@ fuzz_one() {
 export -f fuzz_one
 export build seconds corpus
 
-find "$corpus" -mindepth 1 -maxdepth 1 -type d -printf '%f\n' | sort |
-  xargs -P "$(nproc)" -I{} bash -c 'fuzz_one {} || exit 1'
+printf '%s\n' "${targets[@]}" |
+  xargs -P "$jobs" -I{} bash -c 'fuzz_one {} || exit 1'

@@ -18,10 +18,24 @@ using Bytes = absl::Span<const std::byte>;
 // body, payload. What decodes must encode and decode to itself.
 bool TryWire(Bytes input);
 
-// A message of the public protocol, or a stream of them (a two-byte length before each), as server
-// and client read it; the first byte says which (protocol_target.cc). Values must convert back to
-// themselves, streams hand on exactly what they declared and reserved.
+// A message of the public protocol, as server and client read it; the first byte says which
+// (protocol_target.cc). Values must convert back to themselves.
 bool TryProtocol(Bytes input);
+
+// A stream of tensors, as server and client read it: the first byte says which
+// (streams_target.cc), then messages, a two-byte length before each. Streams hand on exactly what
+// they declared and reserved.
+bool TryStreams(Bytes input);
+
+// Pieces of a peer's messages (pieces_target.cc). Messages that become whole are exactly what came.
+bool TryPieces(Bytes input);
+
+// What the ranks of an exchange, and others, may do to one of them (exchange_target.cc). A receive
+// that ends well is written all over, and nothing else is written.
+bool TryExchange(Bytes input);
+
+// A coordinator (the first byte is even) or a worker, and what its peers say (handshake_target.cc).
+bool TryHandshake(Bytes input);
 
 // KV heads and a context's length (a byte each), then a pattern's text. Rows, masks and counts of
 // what parses must agree.
@@ -49,9 +63,10 @@ struct Target {
   bool (*run)(Bytes input);
 };
 inline constexpr Target kTargets[] = {
-    {"wire", TryWire},       {"protocol", TryProtocol},       {"pattern", TryPattern},
-    {"npy", TryNpy},         {"safetensors", TrySafetensors}, {"config", TryConfig},
-    {"cluster", TryCluster}, {"identity", TryIdentity},
+    {"wire", TryWire},         {"protocol", TryProtocol},       {"pattern", TryPattern},
+    {"npy", TryNpy},           {"safetensors", TrySafetensors}, {"config", TryConfig},
+    {"cluster", TryCluster},   {"streams", TryStreams},         {"pieces", TryPieces},
+    {"exchange", TryExchange}, {"handshake", TryHandshake},     {"identity", TryIdentity},
 };
 
 // The first bytes of an input, of a size that the format fixes.
