@@ -157,7 +157,7 @@ absl::Status GrpcTransport::WaitForService() {
     grpc::health::v1::HealthCheckResponse reply;
     grpc::ClientContext rpc;
     rpc.set_wait_for_ready(true);
-    SetUpCall(deadline, &rpc, token_);
+    SetUpCall(deadline, &rpc, token_, /*first=*/true);
     const grpc::Status status = stub->Check(&rpc, request, &reply);
     if (status.ok()) {
       if (reply.status() == grpc::health::v1::HealthCheckResponse::SERVING) {

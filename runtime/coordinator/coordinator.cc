@@ -307,9 +307,8 @@ absl::StatusOr<AppendResult> Coordinator::Impl::Answer(const AppendRequest& requ
 absl::StatusOr<AppendResult> Coordinator::Impl::Answer(const DirectAppend& request,
                                                        const CallContext& call) {
   CallContext bounded = call;
-  const Clock& clock = *options_.clock;
-  bounded.deadline = std::min(call.deadline, clock.Now() + kUploadTimeMax);
-  DirectAppendCall append(request, bounded.deadline, clock);
+  bounded.deadline = std::min(call.deadline, options_.clock->Now() + kUploadTimeMax);
+  DirectAppendCall append(request, bounded.deadline, *options_.clock);
   ANNULUS_ASSIGN_OR_RETURN(const auto finish, Call(append.request(), append, bounded));
   return AppendResultOf(finish);
 }

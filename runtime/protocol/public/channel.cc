@@ -73,8 +73,10 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& endpoint,
   return grpc::CreateCustomChannel(endpoint, credentials, args);
 }
 
-void SetUpCall(absl::Time deadline, grpc::ClientContext* context, TokenFile* token) {
-  context->AddMetadata(kProtocolKey, kProtocolVersion);
+void SetUpCall(absl::Time deadline, grpc::ClientContext* context, TokenFile* token, bool first) {
+  if (first || absl::string_view(kProtocolVersion) != kProtocolUnnamed) {
+    context->AddMetadata(kProtocolKey, kProtocolVersion);
+  }
   // gRPC's own way of bringing a token refuses connections without TLS.
   if (token != nullptr) context->AddMetadata(kAuthorizationKey, token->Authorization());
   if (deadline == absl::InfiniteFuture()) return;

@@ -43,18 +43,21 @@ std::shared_ptr<grpc::Channel> MakeChannel(
 // How a worker tells that its data port speaks TLS: "tls://host:port", else "host:port".
 inline constexpr char kTlsScheme[] = "tls://";
 
-// The public protocol's version, which a client names with each call, in this entry of its
-// metadata; a call that names none is of version 1.
+// The public protocol's version, which a client names in this entry of a call's metadata. A call
+// that names none is of version 1, so that only its first call says so: each entry costs every call
+// some µs.
 inline constexpr char kProtocolKey[] = "annulus-protocol";
 inline constexpr char kProtocolVersion[] = "1";
+inline constexpr char kProtocolUnnamed[] = "1";  // of a call that names none
 
 // Where a call's metadata has its caller's token.
 inline constexpr char kAuthorizationKey[] = "authorization";
 inline constexpr char kBearer[] = "Bearer ";
 
-// Names the version, and brings the token if there is one. Infinite times leave the call without a
-// deadline.
-void SetUpCall(absl::Time deadline, grpc::ClientContext* context, TokenFile* token = nullptr);
+// Names the version where it must be named or this is the `first` call of a client, and brings the
+// token if there is one. Infinite times leave the call without a deadline.
+void SetUpCall(absl::Time deadline, grpc::ClientContext* context, TokenFile* token = nullptr,
+               bool first = false);
 
 // Stops gRPC and protobuf from writing to stderr, for programs whose stderr is for people. Call it
 // first in main.
