@@ -26,7 +26,8 @@ void GivePlaces(absl::Span<BatchItem> items, std::byte* into) {
     for (AttendArgs& part : item.parts) {
       part.into = PartialIn(into, part.q.tokens, part.heads.count, part.into.v_head_dim);
       into += AnswerBytes(part);
-      item.bytes_received += static_cast<int64_t>(part.q.size()) * int64_t{SizeOf(part.q.dtype)};
+      item.bytes_received +=
+          static_cast<int64_t>(part.q.size()) * static_cast<int64_t>(SizeOf(part.q.dtype));
       SetIdentity(part.into);
     }
   }

@@ -51,7 +51,7 @@ TaskOutcome TaskExecutor::Run(WorkerTask task) {
   std::visit(
       [&](const auto& order) {
         if constexpr (requires { Execute(order, nullptr); }) {
-          wire::Done done{order.request, order.epoch};
+          wire::Done done{.request = order.request, .epoch = order.epoch, .status = {}};
           Buffer answer;
           done.status = Execute(order, &answer);
           outcome.request = done.request;

@@ -86,6 +86,7 @@ void Members::Join(PeerId peer, const wire::Hello& hello) {
                     absl::CEscape(absl::string_view(hello.name).substr(0, kNameBytesMax)), ")");
   }
   member.status = {.id = id,
+                   .state = {},
                    .backend = hello.backend,
                    .address = hello.address,
                    .kv_bytes = 0,
