@@ -94,7 +94,7 @@ void Mover::Look() {
 void Mover::Begin(const Context& context, ShardMap to) {
   to.storage = contexts_.NewId();
   to.epoch = members_.NextEpoch();
-  Move& move = move_.emplace();
+  Move& move = move_.emplace(Move());
   move.context = to.context;
   move.from = context.map;
   move.to = std::make_shared<const ShardMap>(std::move(to));
