@@ -10,26 +10,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/quoted.h"
+#include "base/unique_fd.h"
 
 namespace annulus {
 namespace {
 
 // File systems note times no finer than this; two changes within it may look like one.
 constexpr absl::Duration kTimeGrain = absl::Seconds(2);
-
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  const int fd_;
-};
 
 int64_t ModifiedNs(const struct stat& info) {
   return absl::ToUnixNanos(absl::TimeFromTimespec(info.st_mtim));
@@ -46,9 +33,9 @@ absl::StatusOr<std::string> WatchedFile::Read() {
   stamp_ = Stamp();
   if (path_.find('\0') != std::string::npos) return refused("its name holds a NUL");
   // Opening a FIFO must not wait for a writer.
-  const Descriptor fd(open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  const UniqueFd fd(open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   struct stat info;
-  if (fd.get() < 0 || fstat(fd.get(), &info) != 0) return refused(strerror(errno));
+  if (!fd.is_open() || fstat(fd.get(), &info) != 0) return refused(strerror(errno));
   if (!S_ISREG(info.st_mode)) return refused("not a regular file");
   std::string bytes(bytes_max_ + 1, '\0');
   size_t size = 0;

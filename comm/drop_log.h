@@ -3,10 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "base/line_limit.h"
 #include "base/log.h"
 
 namespace annulus {
@@ -14,20 +16,14 @@ namespace annulus {
 class DropLog {
  public:
   void Note(const absl::Status& why) {
-    ++dropped_;
-    const absl::Time now = absl::Now();
-    if (now < next_) return;
-    next_ = now + kPeriod;
+    const std::optional<int64_t> left_out = limit_.Admit(absl::Now());
+    if (!left_out.has_value()) return;
     Log(LogLevel::kWarning, "dropped a peer for what it sent",
-        {{"why", why.ToString()}, {"since_last_line", dropped_}});
-    dropped_ = 0;
+        {{"why", why.ToString()}, {"since_last_line", *left_out + 1}});
   }
 
  private:
-  static constexpr absl::Duration kPeriod = absl::Seconds(10);
-
-  absl::Time next_ = absl::InfinitePast();
-  uint64_t dropped_ = 0;
+  LineLimit limit_{1, absl::Seconds(10)};
 };
 
 }  // namespace annulus

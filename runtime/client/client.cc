@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <atomic>
-#include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/secret.h"
 #include "base/status.h"
 #include "runtime/client/append_pieces.h"
 #include "runtime/client/call_threads.h"
@@ -20,11 +20,6 @@ namespace annulus {
 namespace {
 
 constexpr int kAsyncCallsMax = 1024;
-
-uint64_t RandomWord() {
-  std::random_device device;
-  return (uint64_t{device()} << 32) | device();
-}
 
 absl::Status CheckOptions(int async_calls_max, const RetryOptions& retry) {
   if (async_calls_max < 1 || async_calls_max > kAsyncCallsMax) {
@@ -53,8 +48,8 @@ class Client::Impl {
  public:
   Impl(std::unique_ptr<Transport> transport, int async_calls_max, const RetryOptions& retry)
       : transport_(std::move(transport)),
-        client_id_(RandomWord() | 1),  // never 0, which means none
-        budget_(retry, RandomWord()),
+        client_id_(RandomSecret()),  // never 0, which means none
+        budget_(retry, RandomSecret()),
         leases_([this](absl::Span<const ContextId> contexts, absl::Time deadline,
                        const CancelToken& cancel) {
           const Attempt attempt{.deadline = deadline, .cancel = cancel, .progress = {}};

@@ -70,9 +70,10 @@ absl::Status CheckShape(absl::string_view name, const TensorView& tensor, int64_
   return absl::OkStatus();
 }
 
-absl::Status CheckTensor(absl::string_view name, const TensorView& tensor, int64_t heads,
-                         int64_t dim, DType stored) {
-  ANNULUS_RETURN_IF_ERROR(CheckShape(name, tensor, heads, dim));
+namespace {
+
+// Of a tensor whose shape is good.
+absl::Status CheckValues(absl::string_view name, const TensorView& tensor, DType stored) {
   if (tensor.data == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat(name, ".data: null; expected its rows"));
   }
@@ -81,16 +82,24 @@ absl::Status CheckTensor(absl::string_view name, const TensorView& tensor, int64
   const bool rounds_safely =
       tensor.dtype == stored || tensor.dtype == DType::kF16 || stored == DType::kF32;
   for (int64_t token = 0; token < tensor.tokens; ++token) {
-    for (int64_t head = 0; head < heads; ++head) {
-      if (rounds_safely && AllFinite(tensor.Row(token, head), tensor.dtype, dim)) continue;
-      const int64_t bad = FirstBad(tensor.Row(token, head), tensor.dtype, dim, limit);
-      if (bad == dim) continue;
+    for (int64_t head = 0; head < tensor.heads; ++head) {
+      if (rounds_safely && AllFinite(tensor.Row(token, head), tensor.dtype, tensor.dim)) continue;
+      const int64_t bad = FirstBad(tensor.Row(token, head), tensor.dtype, tensor.dim, limit);
+      if (bad == tensor.dim) continue;
       return absl::InvalidArgumentError(absl::StrCat(name, "[", token, ", ", head, ", ", bad,
                                                      "] is not finite, expected finite values (in ",
                                                      Name(stored), ")"));
     }
   }
   return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status CheckTensor(absl::string_view name, const TensorView& tensor, int64_t heads,
+                         int64_t dim, DType stored) {
+  ANNULUS_RETURN_IF_ERROR(CheckShape(name, tensor, heads, dim));
+  return CheckValues(name, tensor, stored);
 }
 
 absl::Status CheckKvShapes(const ContextSpec& spec, const TensorView& k, const TensorView& v) {
@@ -108,9 +117,8 @@ absl::Status CheckKvShapes(const ContextSpec& spec, const TensorView& k, const T
 
 absl::Status CheckKv(const ContextSpec& spec, const TensorView& k, const TensorView& v) {
   ANNULUS_RETURN_IF_ERROR(CheckKvShapes(spec, k, v));
-  ANNULUS_RETURN_IF_ERROR(CheckTensor("k", k, spec.kv_heads, spec.head_dim, spec.dtype));
-  if (spec.v_is_k_prefix) return absl::OkStatus();
-  return CheckTensor("v", v, spec.kv_heads, spec.v_head_dim, spec.dtype);
+  ANNULUS_RETURN_IF_ERROR(CheckValues("k", k, spec.dtype));
+  return spec.v_is_k_prefix ? absl::OkStatus() : CheckValues("v", v, spec.dtype);
 }
 
 absl::Status CheckBytes(absl::string_view name, const TensorView& tensor, int64_t bytes_max) {

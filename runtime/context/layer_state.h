@@ -10,9 +10,8 @@
 
 namespace annulus {
 
-// Which append of its layer this is. Turns count up with every append that is begun, also with
-// those that are taken back: a rank with a lower append number has missed, or refused, what came
-// later.
+// Which append of its layer this is. The number counts up with every append that is begun, also
+// with those that are taken back: a rank with a lower one has missed, or refused, what came later.
 struct AppendMark {
   uint64_t append_number = 0;
   RequestKey key = {};

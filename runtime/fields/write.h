@@ -58,8 +58,9 @@ void WriteField(int number, const T& value, bool always, FieldWriter* out) {
     if constexpr (std::integral<typename T::value_type>) {
       if (value.empty()) return;
       const size_t begin = out->Begin(number);
-      for (const auto element : value)
+      for (const auto element : value) {
         out->Element(static_cast<uint64_t>(static_cast<int64_t>(element)));
+      }
       out->End(begin);
     } else {
       for (const auto& element : value) WriteField(number, element, true, out);

@@ -9,8 +9,6 @@
 namespace annulus {
 namespace {
 
-constexpr char kRolesText[] = "admin, tenant, reader or worker";
-
 // One object of the file: its fields are taken one by one, and what is left is unknown.
 class Fields {
  public:
@@ -27,8 +25,7 @@ class Fields {
   // nullptr if there is no such field.
   const Json* Take(const char* field) {
     taken_.insert(field);
-    const auto found = object_.find(field);
-    return found == object_.end() ? nullptr : &*found;
+    return Find(object_, field);
   }
 
   // A text of 1 to kNameBytesMax bytes; nullopt if there is no such field.

@@ -27,6 +27,8 @@ constexpr absl::string_view Name(Role role) {
   return kNames[static_cast<int>(role)];
 }
 
+inline constexpr char kRolesText[] = "admin, tenant, reader or worker";  // as errors name them
+
 // nullopt: no role has this name.
 inline absl::optional<Role> RoleOf(absl::string_view name) {
   for (const Role role : kRoles) {

@@ -1,5 +1,5 @@
-// What the readers of this folder share: fields of a JSON object, taken one by one, so that what is
-// left over is known to be unknown. For .cc files only: it brings nlohmann-json.
+// What the readers of this folder share: JSON objects, their fields, and what is said of those that
+// are not as expected. For .cc files only: it brings nlohmann-json.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -25,6 +25,12 @@ inline absl::Status Unexpected(absl::string_view field, const Json& found,
                                                           Json::error_handler_t::replace);
   return absl::InvalidArgumentError(
       absl::StrCat(field, ": ", absl::string_view(text).substr(0, 100), "; expected ", expected));
+}
+
+// A field of an object; nullptr if it has none of this name.
+inline const Json* Find(const Json& object, const char* name) {
+  const auto found = object.find(name);
+  return found == object.end() ? nullptr : &*found;
 }
 
 // A whole text. Names that come twice in an object are refused: readers differ in which one counts.

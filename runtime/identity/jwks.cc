@@ -9,8 +9,8 @@ namespace {
 
 // The text of a key's field, "" if it has none.
 absl::StatusOr<std::string> TextOf(const Json& key, const char* field) {
-  const auto found = key.find(field);
-  if (found == key.end()) return std::string();
+  const Json* const found = Find(key, field);
+  if (found == nullptr) return std::string();
   if (!found->is_string()) return Unexpected(field, *found, "a text");
   return found->get<std::string>();
 }
@@ -69,8 +69,8 @@ absl::StatusOr<const Kind*> KindOf(const Json& key) {
 
 absl::StatusOr<KeySet> KeySet::Parse(absl::string_view json) {
   ANNULUS_ASSIGN_OR_RETURN(const Json object, ParseObject("keys", json));
-  const auto list = object.find("keys");
-  if (list == object.end() || !list->is_array() || list->size() > kKeysMax) {
+  const Json* const list = Find(object, "keys");
+  if (list == nullptr || !list->is_array() || list->size() > kKeysMax) {
     return absl::InvalidArgumentError(
         absl::StrCat("keys: none, or no list; expected a list of 1 to ", kKeysMax));
   }

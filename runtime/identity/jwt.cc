@@ -21,11 +21,6 @@ absl::StatusOr<Json> ObjectOf(absl::string_view what, absl::string_view part) {
   return absl::InvalidArgumentError(absl::StrCat(what, ": no base64url; expected it"));
 }
 
-const Json* Find(const Json& object, const char* name) {
-  const auto found = object.find(name);
-  return found == object.end() ? nullptr : &*found;
-}
-
 absl::Status Absent(absl::string_view field, absl::string_view expected) {
   return absl::InvalidArgumentError(absl::StrCat(field, ": none; expected ", expected));
 }
@@ -134,7 +129,7 @@ absl::StatusOr<Caller> VerifyJwt(absl::string_view token, const KeySet& keys, co
   ANNULUS_ASSIGN_OR_RETURN(caller.tenant, TextBy("tenant", rules.tenant, claims));
   ANNULUS_ASSIGN_OR_RETURN(const std::string role, TextBy("role", rules.role, claims));
   const absl::optional<Role> known = RoleOf(role);
-  if (!known.has_value()) return Unexpected("role", role, "admin, tenant, reader or worker");
+  if (!known.has_value()) return Unexpected("role", role, kRolesText);
   caller.role = *known;
   const Json* const subject = Find(claims, "sub");
   caller.name =

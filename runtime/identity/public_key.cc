@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/free_by.h"
 
 namespace annulus {
 namespace {
@@ -18,13 +19,6 @@ constexpr size_t kP256Bytes = 32;
 constexpr size_t kEd25519Bytes = 32;
 constexpr int kExponentBitsMax = 64;
 
-template <auto kFree>
-struct FreeBy {
-  template <typename T>
-  void operator()(T* object) const {
-    kFree(object);
-  }
-};
 using Number = std::unique_ptr<BIGNUM, FreeBy<&BN_free>>;
 using KeyContext = std::unique_ptr<EVP_PKEY_CTX, FreeBy<&EVP_PKEY_CTX_free>>;
 using Builder = std::unique_ptr<OSSL_PARAM_BLD, FreeBy<&OSSL_PARAM_BLD_free>>;

@@ -3,6 +3,7 @@
 #include <grpcpp/security/auth_context.h>
 #include <grpcpp/server_context.h>
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,8 +18,6 @@
 
 namespace annulus {
 namespace {
-
-constexpr int kToldPerSecond = 10;
 
 // The names in a connection's certificate, if the peer had to show one.
 std::vector<std::string> CertificateNames(const grpc::ServerContext& rpc) {
@@ -88,23 +87,14 @@ absl::Status Door::Refuse(const grpc::ServerContext& rpc, absl::string_view call
 }
 
 void Door::Tell(const grpc::ServerContext& rpc, absl::string_view call, absl::string_view why) {
-  int64_t left_out = 0;
+  std::optional<int64_t> left_out;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    const absl::Time now = absl::Now();
-    if (now - second_ >= absl::Seconds(1) || now < second_) {
-      second_ = now;
-      told_ = 0;
-    }
-    if (told_ >= kToldPerSecond) {
-      ++left_out_;
-      return;
-    }
-    ++told_;
-    left_out = std::exchange(left_out_, 0);
+    left_out = told_.Admit(absl::Now());
   }
+  if (!left_out.has_value()) return;
   Log(LogLevel::kWarning, "call refused",
-      {{"call", call}, {"client", rpc.peer()}, {"why", why}, {"refusals_left_out", left_out}});
+      {{"call", call}, {"client", rpc.peer()}, {"why", why}, {"refusals_left_out", *left_out}});
 }
 
 }  // namespace annulus

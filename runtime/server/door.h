@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "base/line_limit.h"
 #include "runtime/identity/caller.h"
 
 namespace grpc {
@@ -48,6 +49,8 @@ class Door {
   Counts counts() const { return {unauthenticated_.load(), denied_.load()}; }
 
  private:
+  static constexpr int kToldPerSecond = 10;
+
   absl::StatusOr<Caller> Identify(const grpc::ServerContext& rpc) const;
   absl::Status Refuse(const grpc::ServerContext& rpc, absl::string_view call,
                       const absl::Status& why);
@@ -56,10 +59,8 @@ class Door {
   Authenticator* const authenticator_;
   std::atomic<uint64_t> unauthenticated_ = 0;
   std::atomic<uint64_t> denied_ = 0;
-  std::mutex mutex_;  // all that follows
-  absl::Time second_ = absl::InfinitePast();
-  int told_ = 0;          // in that second
-  int64_t left_out_ = 0;  // since the last that was told
+  std::mutex mutex_;
+  LineLimit told_{kToldPerSecond, absl::Seconds(1)};  // under mutex_
 };
 
 }  // namespace annulus

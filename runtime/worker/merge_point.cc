@@ -68,7 +68,7 @@ TaskOutcome MergePoint::Drop(absl::Span<const wire::ItemName> names) {
 
 // Of its own partial, and so of any other rank's.
 size_t MergePoint::BytesOf(const Item& item) const {
-  const PartialView& view = own_.views[static_cast<size_t>(&item - items_.data())];
+  const PartialView& view = own_.views[IndexOf(item)];
   return PartialBytes(view.rows, view.heads, view.v_head_dim);
 }
 
@@ -78,8 +78,7 @@ Buffer MergePoint::PartialsOf(const std::vector<const Item*>& items) const {
   bool joined = true;
   size_t bytes = 0;
   for (const Item* item : items) {
-    auto* begin =
-        reinterpret_cast<std::byte*>(own_.views[static_cast<size_t>(item - items_.data())].out);
+    auto* begin = reinterpret_cast<std::byte*>(own_.views[IndexOf(*item)].out);
     const auto at = static_cast<size_t>(begin - own_.bytes.data());
     parts.push_back(own_.bytes.Part(at, BytesOf(*item)));
     joined &= parts.back().data() == parts[0].data() + bytes;
@@ -104,7 +103,7 @@ void MergePoint::Fail(Item* item, const char* why) {
   if (item == nullptr) return;
   item->failed = true;
   absl::Status* status = nullptr;
-  if (computed_) status = &own_.done.items[static_cast<size_t>(item - items_.data())].status;
+  if (computed_) status = &own_.done.items[IndexOf(*item)].status;
   if (status != nullptr && status->ok()) *status = absl::AbortedError(why);
 }
 
@@ -122,7 +121,7 @@ void MergePoint::Merge(const Others& others) {
                                     : "another rank's partial has another size than this one's");
       continue;
     }
-    const PartialView& own = own_.views[static_cast<size_t>(item - items_.data())];
+    const PartialView& own = own_.views[IndexOf(*item)];
     annulus::Merge(own, PartialIn(from, own.rows, own.heads, own.v_head_dim));
     --item->awaited;
   }

@@ -52,6 +52,7 @@ class MergePoint {
   using Others = std::pair<wire::Partials, Buffer>;
 
   explicit MergePoint(const wire::Work& work);
+  size_t IndexOf(const Item& item) const { return static_cast<size_t>(&item - items_.data()); }
   size_t BytesOf(const Item& item) const;
   Buffer PartialsOf(const std::vector<const Item*>& items) const;
   Item* Find(const wire::ItemName& name, size_t* hint);

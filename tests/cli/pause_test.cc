@@ -21,17 +21,12 @@ constexpr int kAnswersBefore = 200;  // the load before the fault
 constexpr int kTokensBefore = 50;
 constexpr absl::Duration kPatience = absl::Seconds(40);
 
+constexpr absl::Duration kLookPeriod = absl::Milliseconds(2);  // how exact times are
+
 std::vector<absl::Duration> Pauses() {
   const uint64_t pause_s = test::NumberFromEnvironment("ANNULUS_PAUSE_S", 0);
   if (pause_s != 0) return {absl::Seconds(static_cast<int64_t>(pause_s))};
   return {absl::Milliseconds(500), absl::Milliseconds(1600)};
-}
-
-template <typename Condition>
-bool Within(absl::Duration patience, Condition condition) {
-  const absl::Time end = absl::Now() + patience;
-  while (!condition() && absl::Now() < end) absl::SleepFor(absl::Milliseconds(2));
-  return condition();
 }
 
 TEST_CASE("a coordinator stopped under load: nothing is lost, whatever its workers make of it") {
@@ -48,8 +43,10 @@ TEST_CASE("a coordinator stopped under load: nothing is lost, whatever its worke
     test::Callers callers(**client);
     REQUIRE(callers.uploaded());
     const test::Writer& writer = callers.writer();
-    Within(kPatience,
-           [&] { return callers.answers() >= kAnswersBefore && writer.tokens >= kTokensBefore; });
+    test::Within(
+        kPatience,
+        [&] { return callers.answers() >= kAnswersBefore && writer.tokens >= kTokensBefore; },
+        kLookPeriod);
     const int before = callers.answers();
     const int64_t tokens_before = writer.tokens;
 
@@ -58,8 +55,9 @@ TEST_CASE("a coordinator stopped under load: nothing is lost, whatever its worke
     absl::SleepFor(pause);
     const absl::Time woken = absl::Now();
     kill(coordinator, SIGCONT);
-    const bool all_answer = Within(
-        kPatience, [&] { return callers.AllAnswered(woken) && writer.tokens > tokens_before + 1; });
+    const bool all_answer = test::Within(
+        kPatience, [&] { return callers.AllAnswered(woken) && writer.tokens > tokens_before + 1; },
+        kLookPeriod);
     const absl::Duration answered = absl::Now() - woken;
     // What is still on its way from before comes to nothing.
     absl::SleepFor(absl::Seconds(2));

@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "annulus/dtype.h"
 #include "base/rng.h"
 #include "runtime/cli/commands.h"
@@ -73,6 +75,17 @@ void WriteBytes(const std::string& path, absl::string_view bytes);
 std::string ReadBytes(const std::string& path);
 // The values of a .npy file that this program wrote; its shape must be this.
 std::vector<float> ReadF32(const std::string& path, const std::vector<int64_t>& shape);
+
+// Whether it is `done` within that time; asked every `period`.
+template <typename Done>
+bool Within(absl::Duration patience, Done done, absl::Duration period = absl::Milliseconds(20)) {
+  const absl::Time deadline = absl::Now() + patience;
+  while (!done()) {
+    if (absl::Now() > deadline) return false;
+    absl::SleepFor(period);
+  }
+  return true;
+}
 
 // Some bytes of `text` changed, dropped, doubled or cut off.
 std::string Mutated(Rng& rng, std::string text);

@@ -19,6 +19,7 @@ using test::Outcome;
 using test::Program;
 using test::RunHere;
 using test::Variables;
+using test::Within;
 
 std::string Entry(absl::string_view token, absl::string_view role) {
   return absl::StrCat(R"({"name":")", role, R"(","tenant":"lab","role":")", role, R"(","sha256":")",
@@ -50,16 +51,6 @@ int PortAfter(const std::string& text, const std::string& mark) {
   const size_t at = text.find(mark);
   REQUIRE(at != std::string::npos);
   return std::stoi(text.substr(at + mark.size()));
-}
-
-template <typename Done>
-bool Within(absl::Duration patience, Done done) {
-  const absl::Time deadline = absl::Now() + patience;
-  while (!done()) {
-    if (absl::Now() > deadline) return false;
-    absl::SleepFor(absl::Milliseconds(50));
-  }
-  return true;
 }
 
 TEST_CASE("a cluster with --auth serves those who bring a token, and goes on when all change") {

@@ -21,17 +21,7 @@ using nlohmann::json;
 using test::Outcome;
 using test::Program;
 using test::RunHere;
-
-// Polls until `done`, for some seconds.
-template <typename Done>
-bool Within(absl::Duration patience, Done done) {
-  const absl::Time deadline = absl::Now() + patience;
-  while (!done()) {
-    if (absl::Now() > deadline) return false;
-    absl::SleepFor(absl::Milliseconds(20));
-  }
-  return true;
-}
+using test::Within;
 
 bool IsGone(pid_t pid) {
   return kill(pid, 0) != 0;

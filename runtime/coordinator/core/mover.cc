@@ -253,8 +253,9 @@ void Mover::Switch() {
   context.map = move.to;
   context.kv_bytes.clear();
   for (const auto& [worker, bytes] : move.kv_bytes) contexts_.NoteBytes(context, worker, bytes);
-  for (Layer& layer : context.layers)
+  for (Layer& layer : context.layers) {
     layer.append_number = std::max(layer.append_number, move.append_number);
+  }
   calls_.EndStale(absl::UnavailableError("the context was moved to other workers; retry"));
   Retire(*move.from);
 }

@@ -12,6 +12,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "base/free_by.h"
 #include "base/quoted.h"
 #include "base/status.h"
 #include "base/watched_file.h"
@@ -24,13 +25,6 @@ using grpc::experimental::FileWatcherCertificateProvider;
 constexpr size_t kPemBytesMax = 1 << 20;
 constexpr unsigned kClientReloadS = 2;
 
-template <auto kFree>
-struct FreeBy {
-  template <typename T>
-  void operator()(T* object) const {
-    kFree(object);
-  }
-};
 using Cert = std::unique_ptr<X509, FreeBy<&X509_free>>;
 using Key = std::unique_ptr<EVP_PKEY, FreeBy<&EVP_PKEY_free>>;
 using Bio = std::unique_ptr<BIO, FreeBy<&BIO_free>>;
