@@ -39,8 +39,7 @@ absl::StatusOr<Samples> MeasureGrpcStream(int64_t bytes, int rounds, const Serve
   grpc::ServerBuilder builder;
   int port = 0;
   ANNULUS_ASSIGN_OR_RETURN(const auto server_credentials, MakeServerCredentials(tls));
-  ANNULUS_ASSIGN_OR_RETURN(const auto credentials,
-                           MakeChannelCredentials({.ca = ca, .cert = {}, .key = {}}));
+  ANNULUS_ASSIGN_OR_RETURN(const auto credentials, MakeChannelCredentials({.ca = ca}));
   builder.AddListeningPort("127.0.0.1:0", server_credentials, &port);
   builder.RegisterService(&sink);
   const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();

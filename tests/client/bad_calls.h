@@ -57,7 +57,7 @@ inline BadCall Attend(std::function<void(AttendRequest&)> spoil) {
 
 inline BadCall Step(std::function<void(StepRequest&)> spoil) {
   return [spoil](Client& client, ContextId context) {
-    StepRequest request{.context = context, .start = kTokens, .q = Rows(1)};
+    StepRequest request{.context = context, .start = kTokens, .q = Rows(1), .pattern = {}};
     spoil(request);
     return client.Step({&request, 1}).at(0).status();
   };

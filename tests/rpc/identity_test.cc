@@ -58,7 +58,7 @@ std::map<std::string, absl::Status> AllCalls(Client& client) {
           {"Attend", client.Attend(attend).status()},
           {"Step", client.Step({StepOf(values, false)})[0].status()},
           {"Step that appends", client.Step({StepOf(values, true)})[0].status()},
-          {"Fork", client.Fork({.context = 1}).status()},
+          {"Fork", client.Fork({.context = 1, .tokens = {}}).status()},
           {"Truncate", client.Truncate({.context = 1}).status()},
           {"Release", client.Release(1)},
           {"KeepAlive", client.KeepAlive({1})[0]},

@@ -35,7 +35,7 @@ struct One {
 };
 
 wire::Work WorkOf(const std::vector<One>& items) {
-  wire::Work work{.request = 7};
+  wire::Work work{.request = 7, .items = {}};
   for (const One& one : items) {
     wire::WorkItem& item = work.items.emplace_back();
     item.context = one.name.context;
@@ -47,7 +47,7 @@ wire::Work WorkOf(const std::vector<One>& items) {
 }
 
 OwnPartials OwnOf(const std::vector<One>& items, Buffer bytes) {
-  OwnPartials own{{.request = 7}, bytes, {}};
+  OwnPartials own{{.request = 7, .items = {}}, bytes, {}};
   size_t at = 0;
   for (const One& one : items) {
     own.done.items.push_back({1, one.status});

@@ -17,9 +17,9 @@ class ServerCredentials;
 namespace annulus {
 
 struct ServerTls {
-  std::string cert;       // the server's chain; empty: no TLS
-  std::string key;        // of it
-  std::string client_ca;  // whose certificates clients must show; empty: none are asked for
+  std::string cert = {};       // the server's chain; empty: no TLS
+  std::string key = {};        // of it
+  std::string client_ca = {};  // whose certificates clients must show; empty: none are asked for
   absl::Duration reload_period = absl::Seconds(5);  // whole seconds
 
   bool on() const { return !cert.empty(); }
@@ -30,9 +30,9 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeServerCredentials(
     const ServerTls& tls);
 
 struct ClientTls {
-  std::string ca;    // whose certificates servers must show; empty: no TLS
-  std::string cert;  // that the client shows; empty: none
-  std::string key;   // of it
+  std::string ca = {};    // whose certificates servers must show; empty: no TLS
+  std::string cert = {};  // that the client shows; empty: none
+  std::string key = {};   // of it
 
   bool on() const { return !ca.empty(); }
 };

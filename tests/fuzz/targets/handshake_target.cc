@@ -89,7 +89,7 @@ Message TakeMessage(Bytes* input) {
 }
 
 event::Begin SomeCall(CallId call, unsigned what, ContextId context) {
-  if (what % 3 == 1) return {call, request::Fork{context}};
+  if (what % 3 == 1) return {call, request::Fork{context, {}}};
   if (what % 3 == 2) return {call, request::Release{context}};
   ContextSpec spec;
   spec.layers = 2;
