@@ -4,9 +4,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
 #include "base/memory.h"
 #include "base/status.h"
-#include "comm/local/local_rendezvous.h"
 #include "runtime/cli/files/cluster_file.h"
 #include "runtime/cli/options/security_options.h"
 #include "runtime/cli/options/service_options.h"
@@ -26,6 +27,7 @@ struct CoordinatorFlags {
   ServerSecurityFlags security;
   std::string listen = "127.0.0.1:7070";
   std::optional<std::string> cluster;
+  std::vector<std::string> data_hosts;
   int recovery_s = 10;
   CoordinatorLimits limits;
   bool reflection = false;
@@ -41,6 +43,13 @@ Options OptionsOf(CoordinatorFlags* flags) {
   options.Add("recovery-s", "N",
               "contexts from before a restart wait N s for all of their workers (10)",
               SetCount(&flags->recovery_s, 1, kSecondsMax));
+  options.Add("data-hosts", "LIST",
+              "hosts that workers may name for uploads beside the one that they join from, as "
+              "10.1.*,*.pool.svc (none)",
+              [flags](absl::string_view text) -> absl::Status {
+                flags->data_hosts = absl::StrSplit(text, ',', absl::SkipEmpty());
+                return absl::OkStatus();
+              });
   AddLimits(&options, &flags->limits);
   AddServiceOptions(&options, &flags->service);
   AddServerSecurity(&options, &flags->security);
@@ -89,6 +98,7 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
     options.cluster = cluster.model;
     options.cluster_shared = cluster.shared;
   }
+  options.workers_need_keys = true;
   options.recovery_wait = absl::Seconds(flags.recovery_s);
   options.limits = flags.limits;
   options.heartbeat_period = absl::Milliseconds(flags.service.heartbeat_ms);
@@ -96,8 +106,6 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
   ANNULUS_ASSIGN_OR_RETURN(options.fabric, UcxFabric::Create(UcxOptionsOf(flags.service)));
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Coordinator> coordinator,
                            Coordinator::Start(std::move(options)));
-  LocalRendezvous rendezvous;
-  ANNULUS_RETURN_IF_ERROR(rendezvous.Put(kFabricKey, coordinator->fabric_address()));
   ConnectionCounts connections;
   MetricsService service(coordinator.get(), [&] {
     return MetricsOf(*coordinator, flags.security, connections, door, authenticator.get());
@@ -111,7 +119,12 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
   RpcServerOptions rpc;
   rpc.listen = flags.listen;
   rpc.service = &service;
-  rpc.rendezvous = &rendezvous;
+  rpc.join = JoinOptions{[&](const std::string& before, const std::string& data_address) {
+                           return Admittance{
+                               coordinator->fabric_address(),
+                               coordinator->admitted().Admit(before, data_address, absl::Now())};
+                         },
+                         flags.data_hosts};
   rpc.tls = TlsOf(flags.security);
   rpc.door = &door;
   rpc.reflection = flags.reflection;

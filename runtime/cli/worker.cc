@@ -16,7 +16,7 @@
 #include "runtime/cli/options/shared_options.h"
 #include "runtime/cli/process.h"
 #include "runtime/server/data_server.h"
-#include "runtime/server/rendezvous.h"
+#include "runtime/server/join.h"
 #include "runtime/telemetry/metrics.h"
 #include "runtime/worker/grants.h"
 
@@ -28,6 +28,8 @@ constexpr absl::Duration kLookUp = absl::Milliseconds(100);
 // How often people are told that a worker waits, at the longest.
 constexpr absl::Duration kWordPeriod = absl::Seconds(10);
 constexpr int kPlacesMax = 1 << 16;
+// How often a worker that the coordinator does not hear yet asks again for its key, which would go.
+constexpr absl::Duration kLookPeriod = absl::Seconds(10);
 
 struct WorkerFlags {
   ServiceFlags service;
@@ -109,14 +111,14 @@ bool IsNotYet(const absl::Status& status) {
   return absl::IsDeadlineExceeded(status) || absl::IsUnavailable(status);
 }
 
-// The coordinator's address on the workers' network, once it is there to tell; empty when a signal
-// says to stop.
-absl::StatusOr<std::string> FindCoordinator(const std::string& endpoint, Rendezvous& rendezvous,
-                                            Signals& signals) {
+// The coordinator's address on the workers' network and the key to it, once it is there to tell;
+// no address when a signal says to stop.
+absl::StatusOr<Admittance> FindCoordinator(const std::string& endpoint, JoinClient& join,
+                                           const std::string& data_address, Signals& signals) {
   const absl::Time begin = absl::Now();
   for (absl::Time next_word = begin;;) {
-    absl::StatusOr<std::string> address = rendezvous.Get(kFabricKey, absl::Now() + kLookUp);
-    if (!IsNotYet(address.status())) return address;
+    absl::StatusOr<Admittance> in = join.Join(data_address, absl::Now() + kLookUp);
+    if (!IsNotYet(in.status())) return in;
     if (const absl::Time now = absl::Now(); now >= next_word) {
       const absl::Duration waited = now - begin;
       const absl::Status probed = ProbeService(endpoint);
@@ -124,19 +126,19 @@ absl::StatusOr<std::string> FindCoordinator(const std::string& endpoint, Rendezv
       Log(LogLevel::kInfo, "waiting for the coordinator",
           {{"endpoint", endpoint},
            {"for", absl::FormatDuration(absl::Trunc(waited, absl::Seconds(1)))},
-           {"why", probed.ok() ? address.status().message() : probed.message()}});
+           {"why", probed.ok() ? in.status().message() : probed.message()}});
     }
-    if (signals.WaitForStop(kLookUp)) return std::string();
+    if (signals.WaitForStop(kLookUp)) return Admittance();
   }
 }
 
 // A coordinator that was started anew listens at another address of the workers' network. A token
 // that it does not accept may be on its way here anew: the KV waits for it.
-absl::Status LookForCoordinator(Rendezvous& rendezvous, Worker& worker) {
-  const absl::StatusOr<std::string> address = rendezvous.Get(kFabricKey, absl::Now() + kLookUp);
-  if (address.ok()) worker.SetCoordinatorAddress(*address);
-  const bool waits = IsNotYet(address.status()) || absl::IsUnauthenticated(address.status());
-  return waits ? absl::OkStatus() : address.status();
+absl::Status LookForCoordinator(JoinClient& join, const std::string& data_address, Worker& worker) {
+  const absl::StatusOr<Admittance> in = join.Join(data_address, absl::Now() + kLookUp);
+  if (in.ok()) worker.SetCoordinatorAddress(in->address, in->key);
+  const bool waits = IsNotYet(in.status()) || absl::IsUnauthenticated(in.status());
+  return waits ? absl::OkStatus() : in.status();
 }
 
 // What the worker shows to the coordinator.
@@ -181,6 +183,33 @@ absl::Status CheckSecurity(const WorkerFlags& flags) {
                       flags.join.tls.on() ? "" : "TLS (--tls-ca)", flags.security.insecure);
 }
 
+// Keeps the worker a member until a signal asks it to leave and it has left. UNAVAILABLE if it is
+// lost.
+absl::Status Stay(const WorkerFlags& flags, const std::string& data_address, JoinClient& join,
+                  Worker& worker, Signals& signals) {
+  // The first signal asks to leave; the next one, or drain_s, ends the process at once.
+  std::optional<absl::Time> leave_by;
+  absl::Time next_look = absl::Now() + kLookPeriod;
+  while (!worker.left() && (!leave_by.has_value() || absl::Now() < *leave_by)) {
+    if (signals.WaitForStop(kLookUp)) {
+      if (leave_by.has_value() || worker.Snapshot().state != LinkState::kReady) break;
+      worker.Leave();
+      leave_by = absl::Now() + absl::Seconds(flags.drain_s);
+    }
+    if (worker.rejoining() && leave_by.has_value()) break;  // nobody is there to move anything
+    const LinkState state = worker.Snapshot().state;
+    if (worker.rejoining() || (state == LinkState::kJoining && absl::Now() >= next_look)) {
+      ANNULUS_RETURN_IF_ERROR(LookForCoordinator(join, data_address, worker));
+      next_look = absl::Now() + kLookPeriod;
+    }
+    if (!worker.lost()) continue;
+    return absl::UnavailableError(
+        absl::StrCat("the coordinator at ", Quoted(flags.coordinator), " is gone, or gave up on ",
+                     "this worker, or its GPU failed; what it held is lost: start it again"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
   ANNULUS_RETURN_IF_ERROR(CheckSecurity(flags));
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Authenticator> authenticator,
@@ -188,17 +217,21 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
   WarnIfInsecure(flags.security);
   Door door(authenticator.get());
   WorkerOptions options;
-  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Rendezvous> rendezvous,
-                           MakeRpcRendezvous(flags.coordinator, JoinSecurityOf(flags)));
-  ANNULUS_ASSIGN_OR_RETURN(options.coordinator_address,
-                           FindCoordinator(flags.coordinator, *rendezvous, signals));
-  if (options.coordinator_address.empty()) return absl::OkStatus();
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<JoinClient> join,
+                           JoinClient::Make(flags.coordinator, JoinSecurityOf(flags)));
+  // Until it is there nobody may know which of this machine's addresses is towards it.
+  ANNULUS_ASSIGN_OR_RETURN(Admittance in, FindCoordinator(flags.coordinator, *join, "", signals));
+  if (in.address.empty()) return absl::OkStatus();
   ANNULUS_ASSIGN_OR_RETURN(options.fabric, UcxFabric::Create(UcxOptionsOf(flags.service)));
   GrantTable grants(flags.upload_bytes_max);
   ConnectionCounts connections;
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<DataServer> data,
                            StartData(flags, &grants, &door, &connections));
   options.data_address = data->address();
+  ANNULUS_ASSIGN_OR_RETURN(in, FindCoordinator(flags.coordinator, *join, data->address(), signals));
+  if (in.address.empty()) return absl::OkStatus();
+  options.coordinator_address = in.address;
+  options.coordinator_key = in.key;
   options.grants = &grants;
   options.coordinator_name = flags.coordinator;
   options.name = flags.name;
@@ -221,24 +254,7 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
                              }));
     Log(LogLevel::kInfo, "metrics", {{"port", metrics->port()}});
   }
-  // The first signal asks to leave; the next one, or drain_s, ends the process at once.
-  std::optional<absl::Time> leave_by;
-  while (!worker->left() && (!leave_by.has_value() || absl::Now() < *leave_by)) {
-    if (signals.WaitForStop(kLookUp)) {
-      if (leave_by.has_value() || worker->Snapshot().state != LinkState::kReady) break;
-      worker->Leave();
-      leave_by = absl::Now() + absl::Seconds(flags.drain_s);
-    }
-    if (worker->rejoining()) {
-      if (leave_by.has_value()) break;  // nobody is there to move anything
-
-      ANNULUS_RETURN_IF_ERROR(LookForCoordinator(*rendezvous, *worker));
-    }
-    if (!worker->lost()) continue;
-    return absl::UnavailableError(
-        absl::StrCat("the coordinator at ", Quoted(flags.coordinator), " is gone, or gave up on ",
-                     "this worker, or its GPU failed; what it held is lost: start it again"));
-  }
+  ANNULUS_RETURN_IF_ERROR(Stay(flags, data->address(), *join, *worker, signals));
   const WorkerSnapshot last = worker->Snapshot();
   if (last.contexts > 0 && !worker->rejoining()) {
     Log(LogLevel::kWarning, "ends with KV that was not moved",

@@ -22,6 +22,7 @@
 #include "runtime/coordinator/calls/direct_append_call.h"
 #include "runtime/coordinator/calls/step_parts.h"
 #include "runtime/coordinator/coordinator_loop.h"
+#include "runtime/limits.h"
 
 namespace annulus {
 namespace {
@@ -31,12 +32,6 @@ constexpr absl::Duration kCancelledPeriod = absl::Milliseconds(10);
 constexpr absl::Duration kWaitMax = absl::Milliseconds(50);
 // How long after a caller's turn the next turn is left to callers.
 constexpr absl::Duration kCallersFirst = absl::Milliseconds(5);
-
-// A call without tensors.
-class NoTensors final : public TensorCall {
- public:
-  absl::Status OnAnswer(ShareAnswer) override { return absl::OkStatus(); }
-};
 
 absl::StatusOr<AppendResult> AppendResultOf(const action::Finish& finish) {
   const action::ItemEnd& end = finish.items.at(0);
@@ -56,10 +51,11 @@ class Coordinator::Impl {
       : options_(std::move(options)),
         incarnation_(IncarnationOf(options_)),
         messenger_(options_.fabric->messenger()),
+        admitted_(messenger_, kWorkersMax),
         planner_(options_.cluster, options_.cluster_shared),
         last_call_(incarnation_.number),
         node_(messenger_, options_.limits, options_.heartbeat_timeout, *options_.clock,
-              incarnation_),
+              incarnation_, options_.workers_need_keys ? &admitted_ : nullptr),
         thread_([this] { Run(); }) {}
 
   ~Impl() {
@@ -100,6 +96,7 @@ class Coordinator::Impl {
   }
 
   Messenger& messenger() { return messenger_; }
+  AdmittedWorkers& admitted() { return admitted_; }
 
  private:
   // Runs a call to its end. What the core says of one that went well.
@@ -139,6 +136,7 @@ class Coordinator::Impl {
   CoordinatorOptions options_;
   const Incarnation incarnation_;
   Messenger& messenger_;
+  AdmittedWorkers admitted_;
   CallPlanner planner_;
   // Workers of an earlier coordinator know its calls' numbers: these begin above them.
   std::atomic<CallId> last_call_;
@@ -263,8 +261,7 @@ absl::StatusOr<action::Finish> Coordinator::Impl::Call(Request request, TensorCa
   }
 }
 
-Coordinator::Coordinator(std::unique_ptr<Impl> impl)
-    : impl_(std::move(impl)), messenger_(impl_->messenger()) {}
+Coordinator::Coordinator(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Coordinator::~Coordinator() = default;
 
 absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Start(CoordinatorOptions options) {
@@ -284,6 +281,10 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Start(CoordinatorOptio
 
 std::string Coordinator::fabric_address() const {
   return impl_->messenger().address();
+}
+
+AdmittedWorkers& Coordinator::admitted() {
+  return impl_->admitted();
 }
 
 Messenger::Counters Coordinator::fabric_counters() const {

@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "comm/fabric.h"
+#include "runtime/coordinator/admitted_workers.h"
 #include "runtime/coordinator/limits.h"
 #include "runtime/service/service.h"
 #include "sharding/planner.h"
@@ -27,7 +28,7 @@ struct CoordinatorOptions {
   // How long contexts from before this start wait for all of their workers.
   absl::Duration recovery_wait = absl::Seconds(10);
   CoordinatorLimits limits;
-  // Only workers that name a key of AdmitWorker's are heard; else whoever says Hello may join.
+  // Only workers that name a key of admitted() are heard; else whoever says Hello may join.
   bool workers_need_keys = false;
   const Clock* clock = &Clock::Real();
 };
@@ -44,13 +45,8 @@ class Coordinator final : public Service {
 
   // Where workers reach it.
   std::string fabric_address() const;
-  // Draws a key for a worker that may join, or join again, until it is dismissed. Members stay.
-  LinkKey AdmitWorker() {
-    const LinkKey key = LinkKey::Random();
-    messenger_.AdmitKey(key);
-    return key;
-  }
-  void DismissWorker(const LinkKey& key) { messenger_.DismissKey(key); }
+  // The keys of workers, and what they may say.
+  AdmittedWorkers& admitted();
   // What went over the workers' network from and to here.
   Messenger::Counters fabric_counters() const;
 
@@ -61,7 +57,6 @@ class Coordinator final : public Service {
   explicit Coordinator(std::unique_ptr<Impl> impl);
 
   std::unique_ptr<Impl> impl_;
-  Messenger& messenger_;  // its fabric's
 };
 
 }  // namespace annulus

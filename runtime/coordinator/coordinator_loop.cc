@@ -3,13 +3,17 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/status.h"
 
 namespace annulus {
 
 CoordinatorLoop::CoordinatorLoop(Messenger& messenger, const CoordinatorLimits& limits,
                                  absl::Duration heartbeat_timeout, const Clock& clock,
-                                 const Incarnation& incarnation)
-    : messenger_(messenger), clock_(clock), core_(limits, heartbeat_timeout, incarnation) {
+                                 const Incarnation& incarnation, const AdmittedWorkers* admitted)
+    : messenger_(messenger),
+      clock_(clock),
+      admitted_(admitted),
+      core_(limits, heartbeat_timeout, incarnation) {
   messenger_.SetHandlers({
       .on_message = [this](PeerId from, Message message) { OnMessage(from, std::move(message)); },
       .on_peer_down =
@@ -22,7 +26,19 @@ CoordinatorLoop::CoordinatorLoop(Messenger& messenger, const CoordinatorLimits& 
 void CoordinatorLoop::OnMessage(PeerId from, Message message) {
   absl::StatusOr<wire::Body> body = wire::Decode(message);
   if (!body.ok()) return Distrust(from, body.status());
+  if (const auto* hello = std::get_if<wire::Hello>(&*body)) {
+    if (absl::Status may = CheckAdmitted(from, *hello); !may.ok()) {
+      Log(LogLevel::kWarning, "worker refused", {{"worker", hello->name}, {"why", may.message()}});
+      return Distrust(from, std::move(may));
+    }
+  }
   incoming_.push_back({event::Heard{from, *std::move(body)}, std::move(message.payload)});
+}
+
+absl::Status CoordinatorLoop::CheckAdmitted(PeerId from, const wire::Hello& hello) const {
+  if (admitted_ == nullptr) return absl::OkStatus();
+  ANNULUS_ASSIGN_OR_RETURN(const LinkKey key, messenger_.KeyOf(from));
+  return admitted_->Check(key, hello.data_address, clock_.Now());
 }
 
 // Nothing that follows on this link can be trusted. Contract: no on_peer_down after this.

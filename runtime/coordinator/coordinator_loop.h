@@ -14,6 +14,7 @@
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "comm/messenger.h"
+#include "runtime/coordinator/admitted_workers.h"
 #include "runtime/coordinator/calls/context_copy.h"
 #include "runtime/coordinator/calls/tensor_call.h"
 #include "runtime/coordinator/core/core.h"
@@ -26,10 +27,11 @@ using CallListener = std::function<void(CallNews)>;
 
 class CoordinatorLoop {
  public:
-  // Both references must outlive this. Sets the messenger's handlers.
+  // What is pointed or referred to must outlive this. Sets the messenger's handlers. With
+  // `admitted` only those workers may join, else whoever says Hello.
   CoordinatorLoop(Messenger& messenger, const CoordinatorLimits& limits,
                   absl::Duration heartbeat_timeout, const Clock& clock,
-                  const Incarnation& incarnation = {});
+                  const Incarnation& incarnation = {}, const AdmittedWorkers* admitted = nullptr);
 
   // These take effect with the next Handle. The listener is called from there, and may call them.
   void Begin(event::Begin begin, CallListener listener);
@@ -57,6 +59,7 @@ class CoordinatorLoop {
   };
 
   void OnMessage(PeerId from, Message message);
+  absl::Status CheckAdmitted(PeerId from, const wire::Hello& hello) const;
   void Distrust(PeerId peer, absl::Status why);
   void HandleAll();
 
@@ -79,6 +82,7 @@ class CoordinatorLoop {
 
   Messenger& messenger_;
   const Clock& clock_;
+  const AdmittedWorkers* const admitted_;
   CoordinatorCore core_;
   std::deque<Incoming> incoming_;
   std::map<CallId, InFlight> calls_;

@@ -4,9 +4,7 @@
 #include <grpcpp/server_context.h>
 
 #include <optional>
-#include <string>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -17,9 +15,7 @@
 #include "runtime/protocol/public/channel.h"
 
 namespace annulus {
-namespace {
 
-// The names in a connection's certificate, if the peer had to show one.
 std::vector<std::string> CertificateNames(const grpc::ServerContext& rpc) {
   std::vector<std::string> names;
   const std::shared_ptr<const grpc::AuthContext> peer = rpc.auth_context();
@@ -31,8 +27,6 @@ std::vector<std::string> CertificateNames(const grpc::ServerContext& rpc) {
   }
   return names;
 }
-
-}  // namespace
 
 absl::Status CheckMay(const Caller& caller, absl::string_view call, Access access) {
   if (May(caller.role, access)) return absl::OkStatus();

@@ -7,6 +7,8 @@
 #include <atomic>
 #include <cstdint>
 #include <mutex>
+#include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -22,6 +24,9 @@ class ServerContext;
 namespace annulus {
 
 class Authenticator;
+
+// The names in a connection's certificate, if the peer had to show one.
+std::vector<std::string> CertificateNames(const grpc::ServerContext& rpc);
 
 // PERMISSION_DENIED names the call, the caller's role and the roles that may.
 absl::Status CheckMay(const Caller& caller, absl::string_view call, Access access);

@@ -6,7 +6,6 @@
 #include <memory>
 
 #include "absl/status/status.h"
-#include "comm/rendezvous.h"
 #include "runtime/protocol/public/tensor_stream.h"
 #include "runtime/server/limits.h"
 #include "runtime/service/service.h"
@@ -33,8 +32,5 @@ absl::Status CheckProtocol(const grpc::ServerContext& context);
 // Whether the caller of an rpc has gone, for work that asks often. For one thread at a time; the
 // context outlives what is returned.
 std::function<bool()> CallerGone(const grpc::ServerContext* context);
-
-// Answers with what the rendezvous has already, and publishes nothing.
-std::unique_ptr<grpc::Service> MakeRendezvousHandlers(Rendezvous* rendezvous, Door* door);
 
 }  // namespace annulus

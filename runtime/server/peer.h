@@ -21,6 +21,14 @@ std::string PeerOf(const sockaddr& address);
 // Of a call, from whichever of its connections.
 std::string PeerOf(const grpc::ServerContext& context, const Caller& caller = {});
 
+// The host of "HOST:PORT" ("192.0.2.1", "2001:db8::1", "a.example"), addresses in one form whoever
+// wrote them; and of what gRPC says of a connection.
+std::string HostOf(absl::string_view endpoint);
+std::string HostOfUri(absl::string_view uri);
+
+// "localhost", or an address that only this machine reaches.
+bool IsLoopbackHost(absl::string_view host);
+
 // The same of what gRPC says of a connection: "ipv4:192.0.2.1:80", "ipv6:%5B2001:db8::1%5D:80".
 // What is neither counts as it stands.
 std::string PeerOfUri(absl::string_view uri);

@@ -36,9 +36,7 @@ class GrpcServer final : public RpcServer {
         steps_(options.service, door_, &bounds_),
         annulus_(MakeAnnulusHandlers(options.service, door_, &bounds_, &steps_,
                                      options.limits.stream, options.limits.chunk_bytes)) {
-    if (options.rendezvous != nullptr) {
-      rendezvous_ = MakeRendezvousHandlers(options.rendezvous, door_);
-    }
+    if (options.join.has_value()) join_ = MakeJoinHandlers(*options.join, door_, &bounds_);
   }
 
   ~GrpcServer() override { Shutdown(absl::ZeroDuration()); }
@@ -60,7 +58,7 @@ class GrpcServer final : public RpcServer {
     acceptor_->AddTo(&builder, std::move(credentials));
     builder.RegisterService(annulus_.get());
     builder.RegisterService(&health_);
-    if (rendezvous_ != nullptr) builder.RegisterService(rendezvous_.get());
+    if (join_ != nullptr) builder.RegisterService(join_.get());
     server_ = builder.BuildAndStart();
     if (server_ == nullptr) return absl::InternalError("gRPC starts no server");
     acceptor_->Start();
@@ -90,7 +88,7 @@ class GrpcServer final : public RpcServer {
   HealthService health_;
   StepService steps_;
   std::unique_ptr<grpc::Service> annulus_;
-  std::unique_ptr<grpc::Service> rendezvous_;
+  std::unique_ptr<grpc::Service> join_;
   std::unique_ptr<Acceptor> acceptor_;
   std::unique_ptr<grpc::Server> server_;
   std::mutex shutdown_mutex_;

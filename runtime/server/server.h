@@ -1,17 +1,17 @@
-// RpcServer: a Service offered over gRPC (annulus.proto), with a rendezvous beside it and the
-// standard health service. Connections are plain text: TLS and tokens come with the service's
-// security. Thread-safe. Each call has a thread: at most transfers_max + step_streams_max +
-// short_calls_max + a few.
+// RpcServer: a Service offered over gRPC (annulus.proto), with the way in for workers and
+// the standard health service beside it. Thread-safe. Each call has a thread: at most transfers_max
+// + step_streams_max + short_calls_max + a few.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "comm/rendezvous.h"
 #include "runtime/protocol/public/tls.h"
+#include "runtime/server/join.h"
 #include "runtime/server/limits.h"
 #include "runtime/service/service.h"
 
@@ -20,11 +20,11 @@ namespace annulus {
 class Door;
 
 struct RpcServerOptions {
-  std::string listen = "127.0.0.1:0";  // "host:port"; port 0: any free one
-  Service* service = nullptr;          // outlives the server
-  Rendezvous* rendezvous = nullptr;    // outlives the server; nullptr: not offered
-  ServerTls tls = {};                  // without a certificate: plain text
-  Door* door = nullptr;                // outlives the server; nullptr: everybody may do everything
+  std::string listen = "127.0.0.1:0";    // "host:port"; port 0: any free one
+  Service* service = nullptr;            // outlives the server
+  std::optional<JoinOptions> join = {};  // absent: nobody joins here
+  ServerTls tls = {};                    // without a certificate: plain text
+  Door* door = nullptr;  // outlives the server; nullptr: everybody may do everything
   RpcLimits limits = {};
   // Callers may ask which services there are, each question on a stream that holds a thread: for
   // development, and only where nobody is asked who it is.

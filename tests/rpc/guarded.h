@@ -7,7 +7,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "annulus/client.h"
-#include "comm/local/local_rendezvous.h"
 #include "runtime/identity/authenticator.h"
 #include "runtime/server/door.h"
 #include "runtime/server/server.h"
@@ -33,7 +32,7 @@ struct Guarded {
     door = std::make_unique<Door>(authenticator.get());
     RpcServerOptions options;
     options.service = &service;
-    options.rendezvous = &rendezvous;
+    options.join = JoinOptions{[](const auto&...) { return Admittance{"fabric", {}}; }};
     options.door = door.get();
     options.limits = limits;
     options.reflection = true;
@@ -67,7 +66,6 @@ struct Guarded {
   std::unique_ptr<Authenticator> authenticator;
   std::unique_ptr<Door> door;
   FakeService service;
-  LocalRendezvous rendezvous;
   std::unique_ptr<RpcServer> server;
 };
 

@@ -15,7 +15,7 @@
 #include "runtime/protocol/public/convert.h"
 #include "runtime/protocol/public/health.grpc.pb.h"
 #include "runtime/protocol/public/step_batch.h"
-#include "runtime/server/rendezvous.h"
+#include "runtime/server/join.h"
 #include "tests/rpc/guarded.h"
 #include "tests/rpc/loopback.h"
 
@@ -81,14 +81,13 @@ TEST_CASE("each role may make its calls and no others") {
       CHECK(Refused(status) == !may);
       if (!may) CHECK(absl::StrContains(status.message(), absl::StrCat("role: ", role)));
     }
-    const auto rendezvous =
-        MakeRpcRendezvous(guarded.endpoint(), {.token_file = guarded.folder / "token"}).value();
+    const auto join =
+        JoinClient::Make(guarded.endpoint(), {.token_file = guarded.folder / "token"}).value();
     const bool joins = absl::string_view(role) == "admin" || absl::string_view(role) == "worker";
-    CHECK(absl::IsPermissionDenied(rendezvous->Put(role, "x")));  // nobody publishes
-    const absl::Status got =
-        rendezvous->Get("absent", absl::Now() + absl::Milliseconds(500)).status();
-    INFO(got);
-    CHECK(absl::IsPermissionDenied(got) == !joins);
+    const absl::StatusOr<Admittance> got = join->Join("", absl::Now() + absl::Seconds(5));
+    INFO(got.status());
+    CHECK(got.ok() == joins);
+    CHECK(absl::IsPermissionDenied(got.status()) == !joins);
   }
   CHECK(guarded.door->counts().unauthenticated == 0);
   CHECK(guarded.door->counts().denied > 0);

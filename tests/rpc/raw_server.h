@@ -8,7 +8,6 @@
 #include <string>
 #include <vector>
 
-#include "comm/local/local_rendezvous.h"
 #include "runtime/protocol/public/annulus.grpc.pb.h"
 #include "runtime/protocol/public/channel.h"
 #include "runtime/server/server.h"
@@ -20,10 +19,8 @@ namespace annulus {
 struct RawServer {
   explicit RawServer(RpcLimits limits = {}, bool reflection = false) {
     SilenceLibraries();
-    auto started = RpcServer::Start({.service = &service,
-                                     .rendezvous = &rendezvous,
-                                     .limits = limits,
-                                     .reflection = reflection});
+    auto started =
+        RpcServer::Start({.service = &service, .limits = limits, .reflection = reflection});
     INFO(started.status());
     REQUIRE(started.ok());
     server = *std::move(started);
@@ -47,7 +44,6 @@ struct RawServer {
   }
 
   FakeService service;
-  LocalRendezvous rendezvous;
   std::unique_ptr<RpcServer> server;
   std::shared_ptr<grpc::Channel> channel;
   std::unique_ptr<v1::Annulus::Stub> stub;

@@ -1,4 +1,4 @@
-// The server against raw gRPC: hostile streams, bounds, health, reflection, rendezvous, shutdown.
+// The server against raw gRPC: hostile streams, bounds, health, reflection, shutdown.
 #include "runtime/server/server.h"
 
 #include <grpcpp/client_context.h>
@@ -11,7 +11,6 @@
 #include "annulus/client.h"
 #include "base/rng.h"
 #include "runtime/protocol/public/health.grpc.pb.h"
-#include "runtime/server/rendezvous.h"
 #include "tests/rpc/raw_server.h"
 
 namespace annulus {
@@ -84,9 +83,9 @@ TEST_CASE("bytes that are no message are refused and the server lives on") {
   const uint64_t seed = 5;
   Rng rng(seed);
   grpc::GenericStub generic(raw.channel);
-  for (const char* method : {"/annulus.v1.Annulus/Attend", "/annulus.v1.Annulus/Append",
-                             "/annulus.v1.Annulus/CreateContext", "/annulus.v1.Rendezvous/Put",
-                             "/annulus.v1.Annulus/NoSuchCall"}) {
+  for (const char* method :
+       {"/annulus.v1.Annulus/Attend", "/annulus.v1.Annulus/Append",
+        "/annulus.v1.Annulus/CreateContext", "/annulus.v1.Annulus/NoSuchCall"}) {
     for (int round = 0; round < 100; ++round) {
       CAPTURE(seed, method, round);
       std::string bytes(rng.Below(64), '\0');
@@ -103,8 +102,7 @@ TEST_CASE("bytes that are no message are refused and the server lives on") {
       void* tag = nullptr;
       bool ok = false;
       REQUIRE(queue.Next(&tag, &ok));
-      // An empty key is refused, other random bytes may be a key and value.
-      if (method != std::string("/annulus.v1.Rendezvous/Put")) CHECK_FALSE(status.ok());
+      CHECK_FALSE(status.ok());
     }
   }
   CHECK(raw.service.calls == 0);
@@ -263,8 +261,7 @@ TEST_CASE("reflection lists the services, where it is asked for") {
   grpc::Slice slice;
   REQUIRE(reply.DumpToSingleSlice(&slice).ok());
   const std::string text(reinterpret_cast<const char*>(slice.begin()), slice.size());
-  for (const char* name :
-       {"annulus.v1.Annulus", "annulus.v1.Rendezvous", "grpc.health.v1.Health"}) {
+  for (const char* name : {"annulus.v1.Annulus", "grpc.health.v1.Health"}) {
     CAPTURE(name);
     CHECK(text.find(name) != std::string::npos);
   }
@@ -272,31 +269,6 @@ TEST_CASE("reflection lists the services, where it is asked for") {
   grpc::Status status;
   call->Finish(&status, nullptr);
   wait();
-}
-
-TEST_CASE("a rendezvous is reached before and after its value is there, and only read") {
-  RawServer raw;
-  const auto remote = MakeRpcRendezvous(raw.endpoint()).value();
-  REQUIRE(raw.rendezvous.Put("coordinator/fabric", std::string("addr\0\xff", 6)).ok());
-  const auto value = remote->Get("coordinator/fabric", absl::Now() + absl::Seconds(5));
-  REQUIRE(value.ok());
-  CHECK(*value == std::string("addr\0\xff", 6));
-
-  std::thread later([&] {
-    absl::SleepFor(absl::Milliseconds(150));
-    CHECK(raw.rendezvous.Put("late", "v").ok());
-  });
-  const auto late = remote->Get("late", absl::Now() + absl::Seconds(5));
-  later.join();
-  REQUIRE(late.ok());
-  CHECK(*late == "v");
-
-  const auto never = remote->Get("never", absl::Now() + absl::Milliseconds(200));
-  CHECK(absl::IsDeadlineExceeded(never.status()));
-  CHECK(never.status().message().find("\"never\"") != absl::string_view::npos);
-  CHECK(absl::IsInvalidArgument(remote->Get("", absl::Now() + absl::Seconds(5)).status()));
-  CHECK(absl::IsPermissionDenied(remote->Put("mine", "v")));
-  CHECK(absl::IsDeadlineExceeded(raw.rendezvous.Get("mine", absl::Now()).status()));
 }
 
 TEST_CASE("a taken port, a bad address and a bad limit are refused") {

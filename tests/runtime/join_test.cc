@@ -7,6 +7,7 @@
 #include "absl/time/clock.h"
 #include "base/log.h"
 #include "comm/local/local_network.h"
+#include "runtime/coordinator/admitted_workers.h"
 #include "runtime/coordinator/coordinator.h"
 #include "runtime/protocol/cluster/wire.h"
 #include "runtime/worker/worker.h"
@@ -49,15 +50,21 @@ struct Cluster {
   }
 
   std::unique_ptr<Worker> StartWorker(const std::string& name,
-                                      const std::optional<LinkKey>& key = {}) {
+                                      const std::optional<LinkKey>& key = {},
+                                      const std::string& data_address = "") {
     WorkerOptions options;
     options.fabric = std::make_unique<ListeningFabric>(network.MakeFabric(name).value(), &channels);
     options.coordinator_address = coordinator->fabric_address();
     options.coordinator_key = key;
     options.name = name;
+    options.data_address = data_address;
     options.backend = MakeBackend("reference", 1).value();
     options.heartbeat_timeout = absl::Seconds(30);
     return Worker::Start(std::move(options)).value();
+  }
+
+  LinkKey Admit(const std::string& data_address = "") const {
+    return coordinator->admitted().Admit("", data_address, absl::Now());
   }
 
   LocalNetwork network;
@@ -71,7 +78,7 @@ bool Joins(Worker& worker, absl::Duration patience) {
 
 TEST_CASE("A worker joins with a key that its coordinator has drawn, and not without") {
   Cluster cluster(/*workers_need_keys=*/true);
-  const LinkKey key = cluster.coordinator->AdmitWorker();
+  const LinkKey key = cluster.Admit();
   const auto stranger = cluster.StartWorker("stranger");
   const auto guesser = cluster.StartWorker("guesser", LinkKey::Random());
   const auto member = cluster.StartWorker("member", key);
@@ -79,15 +86,45 @@ TEST_CASE("A worker joins with a key that its coordinator has drawn, and not wit
   CHECK(!Joins(*stranger, absl::Milliseconds(100)));
   CHECK(!Joins(*guesser, absl::Milliseconds(10)));
   // One that is told a key later.
-  guesser->SetCoordinatorAddress(cluster.coordinator->fabric_address(),
-                                 cluster.coordinator->AdmitWorker());
+  guesser->SetCoordinatorAddress(cluster.coordinator->fabric_address(), cluster.Admit());
   CHECK(Joins(*guesser, absl::Seconds(20)));
-  cluster.coordinator->DismissWorker(key);
+  cluster.coordinator->admitted().Dismiss(key);
   const auto late = cluster.StartWorker("late", key);
   CHECK(!Joins(*late, absl::Milliseconds(100)));
   const auto status = cluster.coordinator->Call(StatusRequest{}, {});
   REQUIRE(status.ok());
   CHECK(status->workers.size() == 2);
+}
+
+TEST_CASE("A worker takes uploads where it said that it would when it got its key") {
+  Cluster cluster(/*workers_need_keys=*/true);
+  const auto honest = cluster.StartWorker("honest", cluster.Admit("10.0.0.1:5"), "10.0.0.1:5");
+  const auto liar = cluster.StartWorker("liar", cluster.Admit("10.0.0.2:5"), "10.0.0.1:5");
+  CHECK(Joins(*honest, absl::Seconds(20)));
+  CHECK(!Joins(*liar, absl::Milliseconds(200)));
+  const auto status = cluster.coordinator->Call(StatusRequest{}, {});
+  REQUIRE(status.ok());
+  REQUIRE(status->workers.size() == 1);
+  CHECK(status->workers[0].data_address == "10.0.0.1:5");
+}
+
+TEST_CASE("A key stays while it is asked for, and goes when it is not or when there are too many") {
+  LocalNetwork network;
+  const auto fabric = network.MakeFabric("coordinator").value();
+  AdmittedWorkers admitted(fabric->messenger(), 3);
+  const absl::Time begin = absl::Now();
+  const auto at = [&](double minutes) { return begin + minutes * AdmittedWorkers::kKeyTime; };
+  const LinkKey a = admitted.Admit("", "a:1", at(0));
+  CHECK(admitted.Admit(a.view(), "a:2", at(0.9)) == a);
+  CHECK(admitted.Check(a, "a:2", at(1.8)).ok());
+  CHECK(absl::IsPermissionDenied(admitted.Check(a, "a:1", at(1.8))));
+  CHECK(absl::IsPermissionDenied(admitted.Check(a, "a:2", at(2))));
+  CHECK(!(admitted.Admit(a.view(), "a:2", at(2)) == a));  // it was gone
+  CHECK(!(admitted.Admit("guess", "a:2", at(2)) == a));
+  const LinkKey b = admitted.Admit("", "b:1", at(2));
+  CHECK(admitted.Check(b, "b:1", at(2)).ok());
+  for (int i = 0; i < 3; ++i) admitted.Admit("", "", at(2.1));
+  CHECK(!admitted.Check(b, "b:1", at(2.1)).ok());
 }
 
 // Partials of somebody who is no worker would be merged into answers.

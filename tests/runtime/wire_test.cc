@@ -1,5 +1,6 @@
 #include "runtime/protocol/cluster/wire.h"
 
+#include "absl/strings/match.h"
 #include "base/rng.h"
 #include "runtime/context/layout.h"
 #include "tests/catch.h"
@@ -249,6 +250,17 @@ TEST_CASE("Damaged messages are refused, not believed") {
     }
   }
   CHECK(refused > 1000);
+}
+
+TEST_CASE("an epoch that would wrap is refused") {
+  Inventory inventory{uint64_t{1} << 62, 7, SomeSpec(), 1, {"a", "b"}, {}};
+  inventory.layers.resize(SomeSpec().layers);
+  CHECK(Decode(Encode(inventory)).ok());
+  ++inventory.epoch;
+  CHECK(absl::StrContains(Decode(Encode(inventory)).status().message(),
+                          "epoch: 4611686018427387905"));
+  inventory.epoch = ~uint64_t{0};
+  CHECK(absl::IsInvalidArgument(Decode(Encode(inventory)).status()));
 }
 
 }  // namespace

@@ -50,31 +50,6 @@ bool Soon(Holds holds, absl::Duration within = absl::Seconds(20)) {
   return true;
 }
 
-TEST_CASE("Gets of a key that is not there wait nowhere, and Puts leave nothing") {
-  const RawServer raw({.in_flight_max = 4, .transfers_max = 4, .short_calls_max = 4});
-  const auto stub = v1::Rendezvous::NewStub(raw.channel);
-  for (int i = 0; i < 64; ++i) {
-    grpc::ClientContext context;
-    context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(20)));
-    v1::Key key;
-    key.set_key("absent");
-    v1::KeyValue value;
-    const absl::Time begin = absl::Now();
-    CHECK(stub->Get(&context, key, &value).error_code() == grpc::StatusCode::NOT_FOUND);
-    CHECK(absl::Now() - begin < absl::Seconds(5));
-  }
-  for (int i = 0; i < 4096; ++i) {
-    grpc::ClientContext context;
-    v1::KeyValue value;
-    value.set_key(absl::StrCat("key ", i));
-    value.set_value(std::string(64 << 10, 'x'));
-    v1::PutResult result;
-    const grpc::Status status = stub->Put(&context, value, &result);
-    REQUIRE(status.error_code() == grpc::StatusCode::PERMISSION_DENIED);
-  }
-  CHECK(Serves(raw));
-}
-
 TEST_CASE("headers that lie take no byte of the buffer") {
   DataCluster cluster({});
   ContextSpec spec;

@@ -18,9 +18,6 @@
 
 namespace annulus {
 
-// Under this key of the rendezvous workers find the coordinator's address on their own network.
-inline constexpr char kFabricKey[] = "coordinator/fabric";
-
 inline constexpr int kSecondsMax = 86'400;  // that an option may name
 
 struct ServiceFlags {

@@ -53,4 +53,10 @@ class TensorCall {
   virtual absl::Status OnAnswer(ShareAnswer answer) = 0;
 };
 
+// A call without tensors.
+class NoTensors final : public TensorCall {
+ public:
+  absl::Status OnAnswer(ShareAnswer) override { return absl::OkStatus(); }
+};
+
 }  // namespace annulus

@@ -213,10 +213,14 @@ constexpr auto DescriptionOf(const WorkDone*) {
                   Field(2, "items", &T::items, SizeAtMost(kStepsAtOnceMax)));
 }
 
+// The coordinator goes on above the epochs that workers bring it: none ever wraps.
+inline constexpr int64_t kEpochMax = int64_t{1} << 62;
+
 constexpr auto DescriptionOf(const Inventory*) {
   using T = Inventory;
-  return Describe("Inventory", Field(1, "epoch", &T::epoch), Field(2, "context", &T::context),
-                  Field(3, "spec", &T::spec), Field(4, "rank", &T::rank, AtLeast(0)),
+  return Describe("Inventory", Field(1, "epoch", &T::epoch, Between(0, kEpochMax)),
+                  Field(2, "context", &T::context), Field(3, "spec", &T::spec),
+                  Field(4, "rank", &T::rank, AtLeast(0)),
                   Field(5, "addresses", &T::addresses, kAddresses),
                   Field(6, "layers", &T::layers, SizeAtMost(kLayersMax)),
                   Field(7, "kv_bytes", &T::kv_bytes, kBytes),

@@ -1,0 +1,122 @@
+#include "runtime/server/join.h"
+
+#include <fnmatch.h>
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+#include <grpcpp/server_context.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "base/log.h"
+#include "base/quoted.h"
+#include "base/status.h"
+#include "runtime/protocol/public/annulus.grpc.pb.h"
+#include "runtime/protocol/public/channel.h"
+#include "runtime/protocol/public/convert.h"
+#include "runtime/server/door.h"
+#include "runtime/server/peer.h"
+
+namespace annulus {
+namespace {
+
+class JoinHandlers final : public v1::Workers::Service {
+ public:
+  JoinHandlers(const JoinOptions& options, Door* door, RpcBounds* bounds)
+      : options_(options), door_(door), bounds_(bounds) {}
+
+  grpc::Status Join(grpc::ServerContext* rpc, const v1::JoinRequest* request,
+                    v1::JoinReply* reply) override {
+    return ToGrpc(DoJoin(*rpc, *request, reply));
+  }
+
+ private:
+  absl::Status DoJoin(const grpc::ServerContext& rpc, const v1::JoinRequest& request,
+                      v1::JoinReply* reply) {
+    ANNULUS_ASSIGN_OR_RETURN(const Caller caller, door_->Admit(rpc, "Join", Access::kJoin));
+    Admission::Peer peer(&bounds_->admission, PeerOf(rpc, caller));
+    Admission::Ticket ticket(&peer);
+    ANNULUS_RETURN_IF_ERROR(ticket.EnterShort());
+    ANNULUS_RETURN_IF_ERROR(CheckDataAddress(request.data_address(), HostOfUri(rpc.peer()),
+                                             CertificateNames(rpc), options_.data_hosts));
+    Admittance in = options_.admit(request.key(), request.data_address());
+    reply->set_address(std::move(in.address));
+    reply->set_key(in.key.bytes.data(), LinkKey::kBytes);
+    return absl::OkStatus();
+  }
+
+  const JoinOptions options_;
+  Door* const door_;
+  RpcBounds* const bounds_;
+};
+
+}  // namespace
+
+absl::Status CheckDataAddress(const std::string& data_address, const std::string& caller,
+                              const std::vector<std::string>& names,
+                              const std::vector<std::string>& hosts) {
+  if (data_address.empty()) return absl::OkStatus();
+  const absl::string_view endpoint = absl::StripPrefix(data_address, kTlsScheme);
+  ANNULUS_RETURN_IF_ERROR(CheckHostPort("data_address", endpoint));
+  const std::string host = HostOf(endpoint);
+  if (host == caller || (IsLoopbackHost(host) && IsLoopbackHost(caller))) return absl::OkStatus();
+  if (std::find(names.begin(), names.end(), host) != names.end()) return absl::OkStatus();
+  for (const std::string& pattern : hosts) {
+    if (fnmatch(pattern.c_str(), host.c_str(), FNM_NOESCAPE) == 0) return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "data_address: ", Quoted(data_address), "; expected the host that the worker joins from, ",
+      caller, ", one that its certificate names, or one of the coordinator's --data-hosts"));
+}
+
+std::unique_ptr<grpc::Service> MakeJoinHandlers(const JoinOptions& options, Door* door,
+                                                RpcBounds* bounds) {
+  return std::make_unique<JoinHandlers>(options, door, bounds);
+}
+
+absl::StatusOr<std::unique_ptr<JoinClient>> JoinClient::Make(const std::string& endpoint,
+                                                             const ClientSecurity& security) {
+  ANNULUS_ASSIGN_OR_RETURN(std::unique_ptr<ClientIdentity> identity,
+                           ClientIdentity::Open(security));
+  return std::unique_ptr<JoinClient>(new JoinClient(endpoint, std::move(identity)));
+}
+
+JoinClient::JoinClient(const std::string& endpoint, std::unique_ptr<ClientIdentity> identity)
+    : endpoint_(endpoint),
+      identity_(std::move(identity)),
+      channel_(identity_->ChannelTo(endpoint)) {}
+
+absl::StatusOr<Admittance> JoinClient::Join(const std::string& data_address, absl::Time deadline) {
+  v1::JoinRequest request;
+  request.set_data_address(data_address);
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    request.set_key(key_);
+  }
+  grpc::ClientContext context;
+  context.set_wait_for_ready(true);
+  SetUpCall(deadline, &context, identity_->token());
+  v1::JoinReply reply;
+  const absl::Status joined =
+      FromGrpc(v1::Workers::NewStub(channel_)->Join(&context, request, &reply));
+  if (!joined.ok()) {
+    return absl::Status(joined.code(),
+                        absl::StrCat("joining at ", endpoint_, ": ", joined.message()));
+  }
+  if (reply.key().size() != LinkKey::kBytes) {
+    return absl::InternalError(absl::StrCat("joining at ", endpoint_, ": a key of ",
+                                            reply.key().size(), " bytes; expected ",
+                                            LinkKey::kBytes));
+  }
+  Admittance in{reply.address(), {}};
+  reply.key().copy(in.key.bytes.data(), LinkKey::kBytes);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  key_ = reply.key();
+  return in;
+}
+
+}  // namespace annulus
