@@ -1,0 +1,67 @@
+"""Arrays that the module cannot borrow as they are, and answers in the caller's kind of array."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from annulus.errors import InvalidArgument
+
+DTYPES = ("f32", "f16", "bf16")
+
+
+def to_host(tensor: Any, field: str) -> tuple[Any, bool]:
+    """A form of ``tensor`` that lies in host memory and can be borrowed.
+
+    Returns it, and whether it is 16-bit integers that hold bfloat16 (NumPy has no such type of its
+    own, and exports ml_dtypes' by no protocol).
+    """
+    kind = type(tensor).__module__.partition(".")[0]
+    if isinstance(tensor, np.ndarray) and tensor.dtype.name == "bfloat16":
+        return tensor.view(np.uint16), True
+    if kind == "torch":
+        tensor = tensor.detach()
+        if tensor.device.type != "cpu":
+            import torch
+
+            staged = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            tensor = staged.copy_(tensor)
+        if tensor.stride(-1) != 1:
+            tensor = tensor.contiguous()
+        return tensor, False
+    if kind in ("jax", "jaxlib"):
+        host = np.asarray(tensor)
+        return (host.view(np.uint16), True) if host.dtype.name == "bfloat16" else (host, False)
+    if isinstance(tensor, np.ndarray):
+        return tensor, False
+    raise InvalidArgument(
+        f"{field}: a {type(tensor).__name__}; expected an array with __dlpack__ or the buffer "
+        "protocol"
+    )
+
+
+def as_kind_of(like: Any, out: np.ndarray, lse: np.ndarray, dtype: str | None) -> tuple[Any, Any]:
+    """``out`` in ``dtype`` and ``lse``, as the kind of array that ``like`` is."""
+    if dtype is not None and dtype not in DTYPES:
+        raise InvalidArgument(f"out_dtype: {dtype!r}; expected f32, f16 or bf16")
+    kind = type(like).__module__.partition(".")[0]
+    if kind == "torch":
+        import torch
+
+        names = {"f16": torch.float16, "bf16": torch.bfloat16}
+        made = torch.from_numpy(out), torch.from_numpy(lse)
+        if like.device.type != "cpu":
+            made = made[0].to(like.device), made[1].to(like.device)
+        return (made[0].to(names[dtype]) if dtype in names else made[0]), made[1]
+    if dtype == "f16":
+        out = out.astype(np.float16)
+    elif dtype == "bf16":
+        import ml_dtypes
+
+        out = out.astype(ml_dtypes.bfloat16)
+    if kind in ("jax", "jaxlib"):
+        import jax.numpy as jnp
+
+        return jnp.asarray(out), jnp.asarray(lse)
+    return out, lse

@@ -1,0 +1,99 @@
+"""The C++ library (python/src); the package is what people use."""
+
+from collections.abc import Sequence
+from typing import Any
+
+class CancelToken:
+    @staticmethod
+    def new() -> CancelToken: ...
+    def cancel(self) -> None: ...
+    @property
+    def cancelled(self) -> bool: ...
+
+class Client:
+    def close(self) -> None: ...
+    def create(self, spec: dict[str, Any], timeout: float | None, /) -> dict[str, Any]: ...
+    def append(
+        self,
+        context: int,
+        layer: int,
+        start: int,
+        k: Any,
+        v: Any,
+        timeout: float | None,
+        cancel: CancelToken,
+        /,
+    ) -> tuple[int, int]: ...
+    def attend(
+        self,
+        context: int,
+        layer: int,
+        q_start: int,
+        kv_len: int,
+        q: Any,
+        pattern: str,
+        plan: str | None,
+        scale: float,
+        keys_begin: int,
+        keys_end: int | None,
+        request_id: str,
+        trace: bool,
+        timeout: float | None,
+        cancel: CancelToken,
+        /,
+    ) -> tuple[Any, Any, int, dict[str, Any], list[dict[str, Any]]]: ...
+    def step(
+        self, steps: Sequence[Any], timeout: float | None, cancel: CancelToken, /
+    ) -> list[Any]: ...
+    def fork(
+        self, context: int, tokens: int | None, timeout: float | None, /
+    ) -> dict[str, Any]: ...
+    def truncate(self, context: int, tokens: int, timeout: float | None, /) -> dict[str, Any]: ...
+    def release(self, context: int, timeout: float | None, /) -> None: ...
+    def keep_alive(self, contexts: Sequence[int], timeout: float | None, /) -> list[Any]: ...
+    def describe(self, context: int, timeout: float | None, /) -> dict[str, Any]: ...
+    def list(self, after: int, limit: int, timeout: float | None, /) -> Any: ...
+    def status(self, timeout: float | None, /) -> dict[str, Any]: ...
+    @property
+    def connection(self) -> str: ...
+
+def connect(
+    endpoint: str,
+    connect_timeout: float,
+    chunk_bytes: int,
+    async_calls_max: int,
+    upload: str,
+    attempts_max: int,
+    backoff_min: float,
+    backoff_max: float,
+    budget: int,
+    tls_ca: str,
+    tls_cert: str,
+    tls_key: str,
+    token_file: str,
+    /,
+) -> Client: ...
+def in_process(
+    workers: int, backend: str, threads: int, kv_bytes_limit: int, async_calls_max: int, /
+) -> Client: ...
+def spec_names() -> list[str]: ...
+def attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    pattern: str,
+    plan: str | None,
+    workers: int,
+    scale: float,
+    q_start: int | None,
+    keys: tuple[int, int] | None,
+    v_head_dim: int | None,
+    dtype: str | None,
+    backend: str,
+    threads: int,
+    /,
+) -> tuple[Any, Any]: ...
+def explain(arguments: Sequence[str], /) -> str: ...
+def merge(parts: Sequence[tuple[Any, Any]], /) -> tuple[Any, Any]: ...
+def with_sinks(out: Any, lse: Any, logits: Sequence[float], /) -> tuple[Any, Any]: ...
+def gate(out: Any, gates: Any, /) -> Any: ...

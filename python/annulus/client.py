@@ -1,0 +1,277 @@
+"""A client of a service, over the network or inside this process."""
+
+from __future__ import annotations
+
+import atexit
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict, Unpack
+
+from annulus import _core
+from annulus._arrays import as_kind_of
+from annulus.context import Answer, Context, in_thread
+from annulus.errors import AnnulusError
+
+_open: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+class ContextOptions(TypedDict, total=False):
+    """Keywords of :meth:`Client.create_context` beside heads and dims."""
+
+    layers: int  # 1 to 1024 (1)
+    v_is_k_prefix: bool  # MLA: V is K's first v_head_dim dims and is not stored again
+    dtype: str  # "bf16", "f16" or "f32": what K and V are rounded to and stored in ("bf16")
+    placement: str  # "tokens", "heads" or "mesh": what is cut over the workers ("tokens")
+    partition: str  # "block-cyclic:N", "zigzag", "contiguous", "striped" ("block-cyclic:64")
+    tokens_expected: int  # 0: grows without a known end (0)
+    patterns: Sequence[str]  # of all layers, or one for each; none: causal
+    kv_efficient: bool  # keep only the blocks that the patterns can still need
+    replicas: int  # workers that hold each page, 1 or 2 (1)
+    lease: float  # seconds without a call after which it is released, 0: never (300)
+    evictable: bool  # may go, unused, when KV is full and the service is told to evict
+
+
+@dataclass(slots=True)
+class Step:
+    """One context's part of a decode step: append k and v, then attend q.
+
+    Without k the queries are the last of the tokens that are there; without q nothing is attended.
+
+    Attributes:
+        context: a :class:`Context` of the client.
+        layer: which of its layers.
+        q: [n, heads, head_dim], the queries of the last n tokens, or None.
+        k: [n, kv_heads, head_dim], positions already applied, or None.
+        v: [n, kv_heads, v_head_dim], or None.
+        pattern: None: the context's for this layer.
+        scale: None: 1/√head_dim.
+    """
+
+    context: Context
+    layer: int = 0
+    q: Any = None
+    k: Any = None
+    v: Any = None
+    pattern: str | None = None
+    scale: float | None = None
+
+
+@dataclass(slots=True)
+class _Request:
+    context: int
+    layer: int
+    start: int
+    k: Any
+    v: Any
+    q: Any
+    pattern: str | None
+    scale: float | None
+
+
+class Client:
+    """A service that holds contexts; made by :func:`annulus.connect` or :func:`annulus.in_process`.
+
+    Calls may come from any threads at once. They release the GIL. On the main thread Ctrl-C cancels
+    an append or attend. A client renews the leases of the contexts that it made.
+    """
+
+    def __init__(self, core: _core.Client) -> None:
+        self._core = core
+        _open.add(self)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection, or the service inside this process with all that it holds."""
+        self._core.close()
+
+    @property
+    def connection(self) -> str:
+        """``"ready"``, ``"connecting"`` or ``"down"``; does not wait."""
+        return self._core.connection
+
+    def create_context(
+        self,
+        *,
+        heads: int,
+        kv_heads: int | None = None,
+        head_dim: int,
+        v_head_dim: int | None = None,
+        timeout: float | None = None,
+        **options: Unpack[ContextOptions],
+    ) -> Context:
+        """An empty context: one sequence's KV over all layers.
+
+        Args:
+            heads: query heads, a multiple of kv_heads.
+            kv_heads: KV heads (as many as heads).
+            head_dim: width of q and k, a multiple of 8 up to 576.
+            v_head_dim: width of v (that of k).
+            timeout: seconds.
+            options: see :class:`ContextOptions`.
+
+        Raises:
+            InvalidArgument: names the keyword.
+            ResourceExhausted: ``contexts_max``, or a tenant's quota.
+            Unavailable: no worker is there.
+        """
+        spec: dict[str, Any] = dict(options)
+        spec["heads"] = heads
+        spec["kv_heads"] = heads if kv_heads is None else kv_heads
+        spec["head_dim"] = head_dim
+        spec["v_head_dim"] = head_dim if v_head_dim is None else v_head_dim
+        if "patterns" in spec:
+            spec["patterns"] = list(spec["patterns"])
+        return Context(self, self._core.create(spec, timeout))
+
+    def context(self, id: int) -> Context:
+        """A context that is there already, by its id.
+
+        Raises:
+            NotFound: none of this caller's has it.
+        """
+        return Context(self, self._core.describe(id, None))
+
+    def step(
+        self, steps: Sequence[Step], *, timeout: float | None = None, out_dtype: str | None = None
+    ) -> list[Answer | AnnulusError]:
+        """A decode step of many contexts: one message each way, and one to each worker.
+
+        Each (context, layer) may be there once. Returns one for each step, in order: its answer, or
+        the error that it ended with, which leaves the others alone. Where the append went well and
+        the attend did not, the tokens are committed.
+        """
+        results = self._core.step(
+            [_request_of(step) for step in steps], timeout, _core.CancelToken.new()
+        )
+        return [
+            _answer_of(step, result, out_dtype) for step, result in zip(steps, results, strict=True)
+        ]
+
+    async def step_async(
+        self, steps: Sequence[Step], *, timeout: float | None = None, out_dtype: str | None = None
+    ) -> list[Answer | AnnulusError]:
+        """As :meth:`step`; cancelling the task cancels the call."""
+        requests = [_request_of(step) for step in steps]
+        results = await in_thread(lambda cancel: self._core.step(requests, timeout, cancel))
+        return [
+            _answer_of(step, result, out_dtype) for step, result in zip(steps, results, strict=True)
+        ]
+
+    def keep_alive(self, contexts: Iterable[Context]) -> list[AnnulusError | None]:
+        """Renews the leases of contexts, as any call on one does: None for each, or its error."""
+        return self._core.keep_alive([context.id for context in contexts], None)
+
+    def contexts(self, *, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
+        """Contexts with ids above ``after``, ascending; as :meth:`Context.describe`."""
+        contexts: list[dict[str, Any]] = self._core.list(after, limit, None)
+        return contexts
+
+    def status(self) -> dict[str, Any]:
+        """The cluster: epoch, contexts, workers, calls in flight."""
+        return self._core.status(None)
+
+
+def connect(
+    endpoint: str,
+    *,
+    connect_timeout: float = 10.0,
+    chunk_bytes: int = 1 << 20,
+    async_calls_max: int = 64,
+    upload: str = "direct",
+    retry_attempts_max: int = 4,
+    retry_backoff_min: float = 0.02,
+    retry_backoff_max: float = 2.0,
+    retry_budget: int = 10,
+    tls_ca: str = "",
+    tls_cert: str = "",
+    tls_key: str = "",
+    token_file: str = "",
+) -> Client:
+    """A client of the service at ``endpoint``, "HOST:PORT". Waits until it answers.
+
+    Args:
+        endpoint: where the coordinator listens.
+        connect_timeout: seconds to wait for it.
+        chunk_bytes: of a streamed tensor's messages, below 4 MiB.
+        async_calls_max: asynchronous calls at once.
+        upload: "direct" to the workers, or "relay" through the service where they are out of reach.
+        retry_attempts_max: of one call, the first included; 1: never again.
+        retry_backoff_min: seconds before the first retry; doubled for each that follows.
+        retry_backoff_max: seconds, at most.
+        retry_budget: retries of all calls in a row; each success gives a tenth of one back.
+        tls_ca: PEM file of the authorities whose certificates servers must show; "": plain text.
+        tls_cert: PEM file with the certificate to show.
+        tls_key: PEM file with its key.
+        token_file: file with the bearer token; read again when it changes.
+
+    Raises:
+        Unavailable: nobody answered; names the endpoint.
+        InvalidArgument: names the option or the file.
+    """
+    return Client(
+        _core.connect(
+            endpoint,
+            connect_timeout,
+            chunk_bytes,
+            async_calls_max,
+            upload,
+            retry_attempts_max,
+            retry_backoff_min,
+            retry_backoff_max,
+            retry_budget,
+            tls_ca,
+            tls_cert,
+            tls_key,
+            token_file,
+        )
+    )
+
+
+def in_process(
+    workers: int = 1,
+    *,
+    backend: str = "auto",
+    threads: int = 0,
+    kv_bytes_limit: int = 1 << 30,
+    async_calls_max: int = 64,
+) -> Client:
+    """A whole service inside this process, without any port; it ends with the client.
+
+    Args:
+        workers: up to 256.
+        backend: of every worker: "auto", "cpu" or "reference".
+        threads: for computing, per worker; 0: one per core.
+        kv_bytes_limit: bytes of KV per worker.
+        async_calls_max: asynchronous calls at once.
+    """
+    return Client(_core.in_process(workers, backend, threads, kv_bytes_limit, async_calls_max))
+
+
+def _request_of(step: Step) -> _Request:
+    context = step.context
+    start = context._at(step.layer)
+    return _Request(context.id, step.layer, start, step.k, step.v, step.q, step.pattern, step.scale)
+
+
+def _answer_of(step: Step, result: Any, out_dtype: str | None) -> Answer | AnnulusError:
+    if isinstance(result, AnnulusError):
+        step.context._tokens = None
+        return result
+    epoch, tokens, out, lse = result
+    if step.context._tokens is not None:
+        step.context._tokens[step.layer] = tokens
+    if out is not None:
+        out, lse = as_kind_of(step.q, out, lse, out_dtype)
+    return Answer(out, lse, epoch=epoch, tokens=tokens)
+
+
+@atexit.register
+def _close_all() -> None:
+    for client in list(_open):
+        client.close()

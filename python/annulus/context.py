@@ -1,0 +1,313 @@
+"""Contexts, and what calls on them are answered with."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from annulus import _core
+from annulus._arrays import as_kind_of
+from annulus.errors import AnnulusError, InvalidArgument
+
+if TYPE_CHECKING:
+    from annulus.client import Client
+
+
+class Answer(tuple[Any, Any]):
+    """What queries are answered with: ``out, lse = answer``.
+
+    Attributes:
+        out: [n, heads, v_head_dim], float32 unless ``out_dtype`` said otherwise; 0 where a row sees
+            no key.
+        lse: float32 [n, heads], natural logarithm of the sum of exponentials of the scaled scores;
+            -inf where a row sees no key.
+        epoch: version of the shard map that answered.
+        stats: plan, pairs, bytes and seconds, for :meth:`Context.attend`.
+        trace: spans, if they were asked for.
+        tokens: the layer's committed tokens, for steps.
+    """
+
+    out: Any
+    lse: Any
+    epoch: int
+    stats: dict[str, Any] | None
+    trace: list[dict[str, Any]]
+    tokens: int | None
+
+    def __new__(
+        cls,
+        out: Any,
+        lse: Any,
+        *,
+        epoch: int = 0,
+        stats: dict[str, Any] | None = None,
+        trace: list[dict[str, Any]] | None = None,
+        tokens: int | None = None,
+    ) -> Answer:
+        answer = super().__new__(cls, (out, lse))
+        answer.out = out
+        answer.lse = lse
+        answer.epoch = epoch
+        answer.stats = stats
+        answer.trace = trace or []
+        answer.tokens = tokens
+        return answer
+
+
+class Appended(NamedTuple):
+    """What an append is answered with."""
+
+    epoch: int
+    tokens: int  # the layer's committed tokens now
+
+
+class Context:
+    """One sequence's KV, over all layers, held by a service. Released at the end of a ``with``.
+
+    Tensors are [tokens, heads, dim]: anything with ``__dlpack__`` or the buffer protocol, float32,
+    float16 or bfloat16, strided too as long as the last dimension is contiguous. They are read
+    where they lie; a tensor on a GPU is copied to pinned host memory first. Positions (RoPE) are
+    applied by the caller. Calls that change one layer are the caller's to order.
+    """
+
+    def __init__(self, client: Client, info: dict[str, Any]) -> None:
+        self._client = client
+        self._core = client._core
+        self.id: int = info["context"]
+        self.spec: dict[str, Any] = info["spec"]
+        self._tokens: list[int] | None = info["tokens"]
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            self.release()
+        except AnnulusError:
+            if kind is None:
+                raise
+
+    def __repr__(self) -> str:
+        spec = self.spec
+        return (
+            f"<annulus.Context {self.id}: {spec['layers']} layers, "
+            f"{spec['heads']}/{spec['kv_heads']} heads, d {spec['head_dim']}, {spec['dtype']}>"
+        )
+
+    @property
+    def tokens(self) -> list[int]:
+        """Committed tokens, by layer, as this client knows them."""
+        if self._tokens is None:
+            self._tokens = self.describe()["tokens"]
+        return self._tokens
+
+    def _at(self, layer: int) -> int:
+        if not 0 <= layer < self.spec["layers"]:
+            raise InvalidArgument(f"layer: {layer}; expected 0 to {self.spec['layers'] - 1}")
+        return self.tokens[layer]
+
+    def append(
+        self,
+        layer: int,
+        k: Any,
+        v: Any = None,
+        *,
+        start: int | None = None,
+        timeout: float | None = None,
+    ) -> Appended:
+        """Stores n tokens of one layer behind those that are there.
+
+        Args:
+            layer: which.
+            k: [n, kv_heads, head_dim].
+            v: [n, kv_heads, v_head_dim]; None where the context has ``v_is_k_prefix``.
+            start: must be the layer's committed tokens (as this client knows them).
+            timeout: seconds.
+
+        Raises:
+            InvalidArgument: a shape, a dtype, or ``start``.
+            ResourceExhausted: KV is full.
+            DataLoss: the context lost KV.
+        """
+        start = self._at(layer) if start is None else start
+        return self._appended(
+            layer,
+            lambda: self._core.append(
+                self.id, layer, start, k, v, timeout, _core.CancelToken.new()
+            ),
+        )
+
+    async def append_async(
+        self,
+        layer: int,
+        k: Any,
+        v: Any = None,
+        *,
+        start: int | None = None,
+        timeout: float | None = None,
+    ) -> Appended:
+        """As :meth:`append`; cancelling the task cancels the call."""
+        start = self._at(layer) if start is None else start
+        try:
+            result = await in_thread(
+                lambda cancel: self._core.append(self.id, layer, start, k, v, timeout, cancel)
+            )
+        except BaseException:
+            self._tokens = None
+            raise
+        return self._appended(layer, lambda: result)
+
+    def _appended(self, layer: int, call: Any) -> Appended:
+        try:
+            result = Appended(*call())
+        except BaseException:
+            self._tokens = None  # some pieces may be committed
+            raise
+        if self._tokens is not None:
+            self._tokens[layer] = result.tokens
+        return result
+
+    def attend(
+        self,
+        layer: int,
+        q: Any,
+        pattern: str | None = None,
+        *,
+        q_start: int | None = None,
+        kv_len: int | None = None,
+        keys: tuple[int, int] | None = None,
+        plan: str | None = None,
+        scale: float | None = None,
+        request_id: str = "",
+        trace: bool = False,
+        out_dtype: str | None = None,
+        timeout: float | None = None,
+    ) -> Answer:
+        """Attends queries to one layer.
+
+        Args:
+            layer: which.
+            q: [n, heads, head_dim].
+            pattern: which keys each query sees (None: the context's for this layer, or causal).
+            q_start: position of the first query, before, among or beyond the keys (None: the
+                queries are the last n of kv_len tokens).
+            kv_len: how many tokens of the context there are (None: all that are committed).
+            keys: only tokens [a, b) are seen (None: all); positions in patterns stay absolute.
+            plan: "ring", "heads", "mesh", "group-cast", "pass-q" … (None: the service chooses).
+            scale: what scores are multiplied by (None: 1/√head_dim).
+            request_id: appears in logs and traces.
+            trace: whether the answer brings spans.
+            out_dtype: "f32", "bf16" or "f16" for ``out`` (None: f32).
+            timeout: seconds.
+
+        Returns:
+            ``(out, lse)`` with more as attributes, see :class:`Answer`; NumPy, or torch or JAX if q
+            is.
+        """
+        call = self._attend_call(
+            layer, q, pattern, q_start, kv_len, keys, plan, scale, request_id, trace
+        )
+        return self._answer(q, call(timeout, _core.CancelToken.new()), out_dtype)
+
+    async def attend_async(
+        self,
+        layer: int,
+        q: Any,
+        pattern: str | None = None,
+        *,
+        q_start: int | None = None,
+        kv_len: int | None = None,
+        keys: tuple[int, int] | None = None,
+        plan: str | None = None,
+        scale: float | None = None,
+        request_id: str = "",
+        trace: bool = False,
+        out_dtype: str | None = None,
+        timeout: float | None = None,
+    ) -> Answer:
+        """As :meth:`attend`; cancelling the task cancels the call."""
+        call = self._attend_call(
+            layer, q, pattern, q_start, kv_len, keys, plan, scale, request_id, trace
+        )
+        return self._answer(q, await in_thread(lambda cancel: call(timeout, cancel)), out_dtype)
+
+    def _attend_call(
+        self,
+        layer: int,
+        q: Any,
+        pattern: str | None,
+        q_start: int | None,
+        kv_len: int | None,
+        keys: tuple[int, int] | None,
+        plan: str | None,
+        scale: float | None,
+        request_id: str,
+        trace: bool,
+    ) -> Any:
+        kv_len = self._at(layer) if kv_len is None else kv_len
+        if q_start is None:
+            q_start = kv_len - len(q)
+            if q_start < 0:
+                raise InvalidArgument(
+                    f"q: {len(q)} tokens; expected at most the {kv_len} of the layer, whose last "
+                    "they are without q_start"
+                )
+        begin, end = (0, None) if keys is None else keys
+        return lambda timeout, cancel: self._core.attend(
+            self.id,
+            layer,
+            q_start,
+            kv_len,
+            q,
+            pattern or "",
+            plan,
+            scale or 0.0,
+            begin,
+            end,
+            request_id,
+            trace,
+            timeout,
+            cancel,
+        )
+
+    @staticmethod
+    def _answer(q: Any, result: Any, out_dtype: str | None) -> Answer:
+        out, lse = as_kind_of(q, result[0], result[1], out_dtype)
+        return Answer(out, lse, epoch=result[2], stats=result[3], trace=result[4])
+
+    def fork(self, tokens: int | None = None) -> Context:
+        """A new context that begins with this one's first ``tokens`` (all, layer by layer).
+
+        Blocks are shared until one of the two writes.
+        """
+        return Context(self._client, self._core.fork(self.id, tokens, None))
+
+    def truncate(self, tokens: int) -> None:
+        """Forgets each layer's tokens from ``tokens`` on."""
+        self._tokens = None
+        self._tokens = self._core.truncate(self.id, tokens, None)["tokens"]
+
+    def describe(self) -> dict[str, Any]:
+        """Its id, epoch, spec, committed tokens by layer, bytes and state."""
+        return self._core.describe(self.id, None)
+
+    def release(self) -> None:
+        """Frees its KV.
+
+        Raises:
+            NotFound: it was released already, by its lease for instance.
+        """
+        self._core.release(self.id, None)
+
+
+async def in_thread(call: Any) -> Any:
+    """Runs ``call(cancel)`` on another thread; the token is cancelled with the task."""
+    cancel = _core.CancelToken.new()
+    thread = asyncio.get_running_loop().run_in_executor(None, call, cancel)
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        cancel.cancel()
+        await asyncio.wait([thread])  # what it reads must stay until it has ended
+        thread.exception()
+        raise

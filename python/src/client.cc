@@ -1,0 +1,358 @@
+#include "python/src/client.h"
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "annulus/client.h"
+#include "python/src/arrays.h"
+#include "python/src/values.h"
+#include "python/src/waiting.h"
+
+namespace annulus::python {
+namespace {
+
+CallOptions OptionsOf(std::optional<double> timeout, const CancelToken& cancel) {
+  CallOptions call;
+  if (timeout.has_value()) call.timeout = absl::Seconds(*timeout);
+  call.cancel = cancel;
+  return call;
+}
+
+std::optional<PlanKind> PlanOf(const std::optional<std::string>& plan) {
+  if (!plan.has_value()) return std::nullopt;
+  return ValueOrRaise(ParsePlanKind(*plan));
+}
+
+// The members of Step of client.py, in its order.
+struct PythonStep {
+  ContextId context = 0;
+  int layer = 0;
+  int64_t start = 0;
+  Borrowed k, v, q;
+  std::string pattern;
+  float scale = 0;
+
+  static PythonStep Of(nb::handle step) {
+    const auto at = [&](const char* name) { return step.attr(name); };
+    PythonStep taken;
+    taken.context = nb::cast<ContextId>(at("context"));
+    taken.layer = nb::cast<int>(at("layer"));
+    taken.start = nb::cast<int64_t>(at("start"));
+    taken.k = Borrow(at("k"), "k");
+    taken.v = Borrow(at("v"), "v");
+    taken.q = Borrow(at("q"), "q");
+    if (const nb::object pattern = at("pattern"); !pattern.is_none()) {
+      taken.pattern = nb::cast<std::string>(pattern);
+    }
+    if (const nb::object scale = at("scale"); !scale.is_none()) {
+      taken.scale = nb::cast<float>(scale);
+    }
+    return taken;
+  }
+
+  StepRequest request() const {
+    StepRequest request;
+    request.context = context;
+    request.layer = layer;
+    request.start = start;
+    request.k = k.view;
+    request.v = v.view;
+    request.q = q.view;
+    request.pattern = pattern;
+    request.scale = scale;
+    return request;
+  }
+};
+
+class PythonClient {
+ private:
+  // A call under way keeps the client, whoever closes it meanwhile.
+  std::shared_ptr<Client> Open() const {
+    if (client_ == nullptr) Raise(absl::FailedPreconditionError("the client is closed"));
+    return client_;
+  }
+
+  template <typename Call>
+  auto Run(Call call, std::optional<double> timeout) {
+    const std::shared_ptr<Client> client = Open();
+    auto run = [&] {
+      const nb::gil_scoped_release release;
+      return call(*client, OptionsOf(timeout, {}));
+    };
+    return ValueOrRaise(run());
+  }
+
+  template <typename Result, typename Request, typename Call, typename Async>
+  absl::StatusOr<Result> RunLong(const Request& request, std::optional<double> timeout,
+                                 const CancelToken& cancel, Call call, Async async) {
+    const std::shared_ptr<Client> client = Open();
+    CallOptions options = OptionsOf(timeout, cancel);
+    if (!OnMainThread()) {
+      const nb::gil_scoped_release release;
+      return ((*client).*call)(request, options);
+    }
+    return WaitFor<Result>(options.cancel, [&](Completion<Result> done) {
+      return ((*client).*async)(request, options, std::move(done));
+    });
+  }
+
+ public:
+  static PythonClient* Connect(const ClientOptions& options) {
+    absl::StatusOr<std::unique_ptr<Client>> made;
+    {
+      const nb::gil_scoped_release release;
+      made = Client::Connect(options);
+    }
+    return new PythonClient(ValueOrRaise(std::move(made)));
+  }
+
+  static PythonClient* InProcess(const InProcessOptions& options) {
+    absl::StatusOr<std::unique_ptr<Client>> made;
+    {
+      const nb::gil_scoped_release release;
+      made = Client::InProcess(options);
+    }
+    return new PythonClient(ValueOrRaise(std::move(made)));
+  }
+
+  ~PythonClient() { Close(); }
+
+  void Close() {
+    std::shared_ptr<Client> last = std::move(client_);
+    const nb::gil_scoped_release release;
+    last.reset();
+  }
+
+  nb::object Create(const nb::dict& keywords, std::optional<double> timeout) {
+    ContextSpec spec;
+    FromKeywords(keywords, &spec);
+    return ToPython(Run(
+        [&](Client& client, const CallOptions& call) { return client.CreateContext(spec, call); },
+        timeout));
+  }
+
+  nb::tuple Append(ContextId context, int layer, int64_t start, nb::handle k, nb::handle v,
+                   std::optional<double> timeout, const CancelToken& cancel) {
+    const Borrowed keys = Borrow(k, "k"), values = Borrow(v, "v");
+    AppendRequest request;
+    request.context = context;
+    request.layer = layer;
+    request.start = start;
+    request.k = keys.view;
+    request.v = values.view;
+    const AppendResult result = ValueOrRaise(
+        RunLong<AppendResult>(request, timeout, cancel, &Client::Append, &Client::AppendAsync));
+    return nb::make_tuple(result.epoch, result.tokens);
+  }
+
+  nb::tuple Attend(ContextId context, int layer, int64_t q_start, int64_t kv_len, nb::handle q,
+                   const std::string& pattern, const std::optional<std::string>& plan, float scale,
+                   int64_t keys_begin, std::optional<int64_t> keys_end,
+                   const std::string& request_id, bool trace, std::optional<double> timeout,
+                   const CancelToken& cancel) {
+    const Borrowed queries = Borrow(q, "q");
+    AttendRequest request;
+    request.context = context;
+    request.layer = layer;
+    request.q_start = q_start;
+    request.kv_len = kv_len;
+    request.q = queries.view;
+    request.pattern = pattern;
+    request.plan = PlanOf(plan);
+    request.scale = scale;
+    request.request_id = request_id;
+    request.trace = trace;
+    request.keys_begin = keys_begin;
+    request.keys_end = keys_end;
+    AttendResult result = ValueOrRaise(
+        RunLong<AttendResult>(request, timeout, cancel, &Client::Attend, &Client::AttendAsync));
+    return nb::make_tuple(ToNumpy(std::move(result.out), true),
+                          ToNumpy(std::move(result.lse), false), result.epoch,
+                          ToPython(result.stats), ToPython(result.trace));
+  }
+
+  // One for each step: (epoch, tokens, out, lse), or its error.
+  nb::list Step(const nb::sequence& steps, std::optional<double> timeout,
+                const CancelToken& cancel) {
+    std::vector<PythonStep> taken;
+    taken.reserve(nb::len(steps));
+    for (const nb::handle step : steps) taken.push_back(PythonStep::Of(step));
+    std::vector<StepRequest> requests;
+    requests.reserve(taken.size());
+    for (const PythonStep& step : taken) requests.push_back(step.request());
+    const std::shared_ptr<Client> client = Open();
+    StepResults results;
+    {
+      const nb::gil_scoped_release release;
+      results = client->Step(requests, OptionsOf(timeout, cancel));
+    }
+    nb::list list;
+    for (absl::StatusOr<StepResult>& result : results) {
+      if (!result.ok()) {
+        list.append(ExceptionOf(result.status()));
+        continue;
+      }
+      const bool attended = result->out.tokens() > 0;
+      list.append(nb::make_tuple(
+          result->epoch, result->tokens,
+          attended ? ToNumpy(std::move(result->out), true) : nb::object(nb::none()),
+          attended ? ToNumpy(std::move(result->lse), false) : nb::object(nb::none())));
+    }
+    return list;
+  }
+
+  nb::object Fork(ContextId context, std::optional<int64_t> tokens, std::optional<double> timeout) {
+    return ToPython(Run(
+        [&](Client& client, const CallOptions& call) {
+          return client.Fork({.context = context, .tokens = tokens}, call);
+        },
+        timeout));
+  }
+
+  nb::object Truncate(ContextId context, int64_t tokens, std::optional<double> timeout) {
+    return ToPython(Run(
+        [&](Client& client, const CallOptions& call) {
+          return client.Truncate({.context = context, .tokens = tokens}, call);
+        },
+        timeout));
+  }
+
+  void Release(ContextId context, std::optional<double> timeout) {
+    const std::shared_ptr<Client> client = Open();
+    absl::Status status;
+    {
+      const nb::gil_scoped_release release;
+      status = client->Release(context, OptionsOf(timeout, {}));
+    }
+    RaiseUnlessOk(status);
+  }
+
+  // One for each context: None, or its error.
+  nb::list KeepAlive(const std::vector<ContextId>& contexts, std::optional<double> timeout) {
+    const std::shared_ptr<Client> client = Open();
+    std::vector<absl::Status> statuses;
+    {
+      const nb::gil_scoped_release release;
+      statuses = client->KeepAlive(contexts, OptionsOf(timeout, {}));
+    }
+    nb::list list;
+    for (const absl::Status& status : statuses) {
+      list.append(status.ok() ? nb::object(nb::none()) : ExceptionOf(status));
+    }
+    return list;
+  }
+
+  nb::object Describe(ContextId context, std::optional<double> timeout) {
+    return ToPython(
+        Run([&](Client& client, const CallOptions& call) { return client.Describe(context, call); },
+            timeout));
+  }
+
+  nb::object List(ContextId after, int limit, std::optional<double> timeout) {
+    return ToPython(Run(
+        [&](Client& client, const CallOptions& call) {
+          return client.List({.after = after, .limit = limit}, call);
+        },
+        timeout));
+  }
+
+  nb::object Status(std::optional<double> timeout) {
+    return ToPython(
+        Run([&](Client& client, const CallOptions& call) { return client.Status(call); }, timeout));
+  }
+
+  const char* connection() const {
+    switch (Open()->connection()) {
+      case ConnectionState::kReady:
+        return "ready";
+      case ConnectionState::kConnecting:
+        return "connecting";
+      case ConnectionState::kDown:
+        break;
+    }
+    return "down";
+  }
+
+ private:
+  explicit PythonClient(std::unique_ptr<Client> client) : client_(std::move(client)) {}
+
+  std::shared_ptr<Client> client_;
+};
+
+PythonClient* Connect(const std::string& endpoint, double connect_timeout, int64_t chunk_bytes,
+                      int async_calls_max, const std::string& upload, int attempts_max,
+                      double backoff_min, double backoff_max, int budget, const std::string& tls_ca,
+                      const std::string& tls_cert, const std::string& tls_key,
+                      const std::string& token_file) {
+  ClientOptions options;
+  options.endpoint = endpoint;
+  options.connect_timeout = absl::Seconds(connect_timeout);
+  options.chunk_bytes = chunk_bytes;
+  options.async_calls_max = async_calls_max;
+  if (upload != "direct" && upload != "relay") {
+    Raise(absl::InvalidArgumentError(
+        absl::StrCat("upload: \"", upload, "\"; expected direct or relay")));
+  }
+  options.upload = upload == "direct" ? Upload::kDirect : Upload::kRelay;
+  options.retry = {.attempts_max = attempts_max,
+                   .backoff_min = absl::Seconds(backoff_min),
+                   .backoff_max = absl::Seconds(backoff_max),
+                   .budget = budget};
+  options.tls_ca = tls_ca;
+  options.tls_cert = tls_cert;
+  options.tls_key = tls_key;
+  options.token_file = token_file;
+  return PythonClient::Connect(options);
+}
+
+PythonClient* InProcess(int workers, const std::string& backend, int threads,
+                        int64_t kv_bytes_limit, int async_calls_max) {
+  InProcessOptions options;
+  options.workers = workers;
+  options.backend = backend;
+  options.threads = threads;
+  options.kv_bytes_limit = kv_bytes_limit;
+  options.async_calls_max = async_calls_max;
+  return PythonClient::InProcess(options);
+}
+
+nb::list SpecNames() {
+  nb::list names;
+  ForEachField<ContextSpec>([&](const auto& field, size_t) {
+    names.append(nb::str(field.name.data(), field.name.size()));
+  });
+  return names;
+}
+
+}  // namespace
+
+void AddClient(nb::module_& module) {
+  nb::class_<CancelToken>(module, "CancelToken")
+      .def_static("new", &CancelToken::New)
+      .def("cancel", &CancelToken::Cancel)
+      .def_prop_ro("cancelled", &CancelToken::cancelled);
+  nb::class_<PythonClient>(module, "Client")
+      .def("close", &PythonClient::Close)
+      .def("create", &PythonClient::Create)
+      .def("append", &PythonClient::Append, nb::arg(), nb::arg(), nb::arg(), nb::arg().none(),
+           nb::arg().none(), nb::arg().none(), nb::arg())
+      .def("attend", &PythonClient::Attend, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+           nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
+           nb::arg(), nb::arg().none(), nb::arg())
+      .def("step", &PythonClient::Step)
+      .def("fork", &PythonClient::Fork)
+      .def("truncate", &PythonClient::Truncate)
+      .def("release", &PythonClient::Release)
+      .def("keep_alive", &PythonClient::KeepAlive)
+      .def("describe", &PythonClient::Describe)
+      .def("list", &PythonClient::List)
+      .def("status", &PythonClient::Status)
+      .def_prop_ro("connection", &PythonClient::connection);
+  module.def("connect", &Connect, nb::rv_policy::take_ownership);
+  module.def("in_process", &InProcess, nb::rv_policy::take_ownership);
+  module.def("spec_names", &SpecNames);
+}
+
+}  // namespace annulus::python

@@ -1,0 +1,25 @@
+// Errors of the library as Python's exceptions (annulus/errors.py). To be used with the GIL held.
+#pragma once
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "python/src/nanobind.h"
+
+namespace annulus::python {
+
+// The exception that an error becomes: its code, message and retry hint.
+nb::object ExceptionOf(const absl::Status& status);
+
+[[noreturn]] void Raise(const absl::Status& status);
+
+inline void RaiseUnlessOk(const absl::Status& status) {
+  if (!status.ok()) Raise(status);
+}
+
+template <typename T>
+T ValueOrRaise(absl::StatusOr<T> value) {
+  if (!value.ok()) Raise(value.status());
+  return *std::move(value);
+}
+
+}  // namespace annulus::python

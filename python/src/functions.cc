@@ -1,0 +1,168 @@
+#include "python/src/functions.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "annulus/client.h"
+#include "annulus/partials.h"
+#include "attention/backend.h"
+#include "base/status.h"
+#include "python/src/arrays.h"
+#include "python/src/errors.h"
+#include "runtime/cli/commands.h"
+#include "runtime/cli/problem.h"
+#include "runtime/engine/local_ranks.h"
+#include "runtime/limits.h"
+#include "sharding/planner.h"
+
+namespace annulus::python {
+namespace {
+
+// K and V as they are stored: rounded to the problem's dtype.
+TensorView Rounded(const TensorView& view, DType dtype, Tensor* held) {
+  if (view.dtype == dtype) return view;
+  *held = Tensor(dtype, view.tokens, view.heads, view.dim);
+  for (int64_t token = 0; token < view.tokens; ++token) {
+    for (int64_t head = 0; head < view.heads; ++head) {
+      Convert(view.Row(token, head), view.dtype,
+              held->data() +
+                  static_cast<size_t>((token * view.heads + head) * view.dim) * SizeOf(dtype),
+              dtype, view.dim);
+    }
+  }
+  return *held;
+}
+
+struct Answer {
+  Tensor out;
+  Tensor lse;
+};
+
+absl::StatusOr<Answer> Run(const ProblemFlags& flags, const TensorView& q, const TensorView& k,
+                           const TensorView& v, const std::optional<PlanKind>& plan, float scale,
+                           const std::string& backend_name, int threads) {
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend,
+                           MakeBackend(backend_name, threads));
+  ANNULUS_ASSIGN_OR_RETURN(const Problem problem, MakeProblem(flags));
+  ANNULUS_ASSIGN_OR_RETURN(const Decision decision, Choose(problem, ClusterModel{}, plan));
+  Tensor held_q, held_k, held_v;
+  ANNULUS_ASSIGN_OR_RETURN(const LocalRanks ranks,
+                           LocalRanks::Create(decision.plan, Rounded(q, flags.dtype, &held_q),
+                                              Rounded(k, flags.dtype, &held_k),
+                                              Rounded(v, flags.dtype, &held_v), *backend));
+  const float default_scale = 1 / std::sqrt(static_cast<float>(q.dim));
+  ANNULUS_ASSIGN_OR_RETURN(LocalRun run, ranks.Run(scale == 0 ? default_scale : scale));
+  Tensor lse = std::move(run.result).TakeLse();
+  return Answer{std::move(run.result).TakeOut(), std::move(lse)};
+}
+
+absl::Status CheckTogether(const TensorView& q, const TensorView& k, const TensorView& v) {
+  if (k.dim != q.dim) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("k: head_dim ", k.dim, "; expected that of q, ", q.dim));
+  }
+  if (v.tokens != 0 && (v.tokens != k.tokens || v.heads != k.heads)) {
+    return absl::InvalidArgumentError(absl::StrCat("v: [", v.tokens, ", ", v.heads, ", ", v.dim,
+                                                   "]; expected [", k.tokens, ", ", k.heads,
+                                                   ", v_head_dim], as k"));
+  }
+  return absl::OkStatus();
+}
+
+nb::tuple Attention(nb::handle q, nb::handle k, nb::handle v, const std::string& pattern,
+                    const std::optional<std::string>& plan, int workers, float scale,
+                    std::optional<int64_t> q_start,
+                    const std::optional<std::pair<int64_t, int64_t>>& keys,
+                    std::optional<int64_t> v_head_dim, const std::optional<std::string>& dtype,
+                    const std::string& backend, int threads) {
+  const Borrowed queries = Borrow(q, "q"), key_rows = Borrow(k, "k"), values = Borrow(v, "v");
+  RaiseUnlessOk(CheckTogether(queries.view, key_rows.view, values.view));
+  ProblemFlags flags;
+  flags.q_tokens = queries.view.tokens;
+  flags.q_start = q_start;
+  flags.kv_tokens = key_rows.view.tokens;
+  if (keys.has_value()) flags.keys = TokenRange{keys->first, keys->second};
+  flags.heads = queries.view.heads;
+  flags.kv_heads = key_rows.view.heads;
+  flags.head_dim = queries.view.dim;
+  flags.v_is_k_prefix = values.view.tokens == 0;
+  flags.v_head_dim = flags.v_is_k_prefix ? v_head_dim.value_or(0) : values.view.dim;
+  flags.dtype = dtype.has_value() ? ValueOrRaise(ParseDType(*dtype)) : key_rows.view.dtype;
+  flags.workers = workers;
+  flags.pattern = pattern;
+  std::optional<PlanKind> kind;
+  if (plan.has_value()) kind = ValueOrRaise(ParsePlanKind(*plan));
+  if (workers < 1 || workers > kWorkersHereMax) {
+    Raise(absl::InvalidArgumentError(
+        absl::StrCat("workers: ", workers, "; expected 1 to ", kWorkersHereMax)));
+  }
+  absl::StatusOr<Answer> answer;
+  {
+    const nb::gil_scoped_release release;
+    answer = Run(flags, queries.view, key_rows.view, values.view, kind, scale, backend, threads);
+  }
+  Answer done = ValueOrRaise(std::move(answer));
+  return nb::make_tuple(ToNumpy(std::move(done.out), true), ToNumpy(std::move(done.lse), false));
+}
+
+// What `annulus explain` prints.
+std::string Explain(const std::vector<std::string>& arguments) {
+  std::ostringstream out, err;
+  Console console;
+  console.environment = [](const std::string& name) { return std::getenv(name.c_str()); };
+  console.out = &out;
+  console.err = &err;
+  absl::Status status;
+  {
+    const nb::gil_scoped_release release;
+    status = RunExplain(arguments, console);
+  }
+  RaiseUnlessOk(status);
+  return out.str();
+}
+
+using Part = std::pair<nb::object, nb::object>;
+
+nb::tuple MergeParts(const std::vector<Part>& parts) {
+  if (parts.empty()) Raise(absl::InvalidArgumentError("parts: none; expected one or more"));
+  Tensor out = CopyF32(parts[0].first, "out", false);
+  Tensor lse = CopyF32(parts[0].second, "lse", true);
+  for (size_t i = 1; i < parts.size(); ++i) {
+    const Tensor more = CopyF32(parts[i].first, "out", false);
+    const Tensor more_lse = CopyF32(parts[i].second, "lse", true);
+    RaiseUnlessOk(Merge(more, more_lse, &out, &lse));
+  }
+  return nb::make_tuple(ToNumpy(std::move(out), true), ToNumpy(std::move(lse), false));
+}
+
+nb::tuple AddSinks(nb::handle out, nb::handle lse, const std::vector<float>& logits) {
+  Tensor rows = CopyF32(out, "out", false);
+  Tensor sums = CopyF32(lse, "lse", true);
+  RaiseUnlessOk(WithSinks(logits, &rows, &sums));
+  return nb::make_tuple(ToNumpy(std::move(rows), true), ToNumpy(std::move(sums), false));
+}
+
+nb::object ApplyGate(nb::handle out, nb::handle gate) {
+  Tensor rows = CopyF32(out, "out", false);
+  const Borrowed gates = Borrow(gate, "gate");
+  RaiseUnlessOk(Gate(gates.view, &rows));
+  return ToNumpy(std::move(rows), true);
+}
+
+}  // namespace
+
+void AddFunctions(nb::module_& module) {
+  module.def("attention", &Attention, nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
+             nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(),
+             nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg());
+  module.def("explain", &Explain);
+  module.def("merge", &MergeParts);
+  module.def("with_sinks", &AddSinks);
+  module.def("gate", &ApplyGate);
+}
+
+}  // namespace annulus::python

@@ -1,0 +1,30 @@
+// annulus._core: the library under the Python package. The package is what people use.
+#include <thread>
+
+#include "python/src/client.h"
+#include "python/src/functions.h"
+#include "python/src/nanobind.h"
+#include "python/src/waiting.h"
+
+namespace annulus::python {
+namespace {
+
+std::thread::id main_thread;
+
+}  // namespace
+
+bool OnMainThread() {
+  return std::this_thread::get_id() == main_thread;
+}
+
+void NoteMainThread() {
+  main_thread = std::this_thread::get_id();
+}
+
+}  // namespace annulus::python
+
+NB_MODULE(_core, module) {
+  annulus::python::NoteMainThread();
+  annulus::python::AddClient(module);
+  annulus::python::AddFunctions(module);
+}

@@ -1,0 +1,60 @@
+// How a call of Python's waits for the library: without the GIL, and on the main thread so that
+// Ctrl-C ends it.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "annulus/client.h"
+#include "python/src/errors.h"
+#include "python/src/nanobind.h"
+
+namespace annulus::python {
+
+// The thread that signals come to: the one that imported the module.
+bool OnMainThread();
+void NoteMainThread();
+
+// Starts a call by `start(done)` and waits for what `done` is called with. A signal whose handler
+// raises cancels the call, and what it raises goes on once the call has ended: nothing that the
+// call reads goes before it. To be used with the GIL held.
+template <typename Result, typename Start>
+absl::StatusOr<Result> WaitFor(const CancelToken& cancel, Start start) {
+  struct Shared {
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::optional<absl::StatusOr<Result>> result;
+  } shared;
+  const absl::Status started = start([&shared](absl::StatusOr<Result> result) {
+    const std::lock_guard<std::mutex> lock(shared.mutex);
+    shared.result = std::move(result);
+    shared.changed.notify_one();
+  });
+  if (!started.ok()) return started;
+  std::optional<nb::python_error> raised;
+  const auto done_within = [&shared](std::chrono::milliseconds wait) {
+    std::unique_lock<std::mutex> lock(shared.mutex);
+    return shared.changed.wait_for(lock, wait, [&] { return shared.result.has_value(); });
+  };
+  for (;;) {
+    {
+      const nb::gil_scoped_release release;
+      if (done_within(std::chrono::milliseconds(50))) break;
+    }
+    if (raised.has_value() || PyErr_CheckSignals() == 0) continue;
+    raised.emplace();
+    cancel.Cancel();
+  }
+  // `done` may hold the lock for a moment longer.
+  const std::lock_guard<std::mutex> lock(shared.mutex);
+  if (raised.has_value()) throw *std::move(raised);
+  return *std::move(shared.result);
+}
+
+}  // namespace annulus::python

@@ -1,0 +1,291 @@
+"""The client against float64: contexts, calls, errors, threads and asyncio."""
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+import annulus
+from oracle import attention
+
+
+def tensors(rng, n, *, kv_heads=2, dim=64):
+    return [rng.standard_normal((n, kv_heads, dim), dtype=np.float32) for _ in range(2)]
+
+
+def queries(rng, n, *, heads=4, dim=64):
+    return rng.standard_normal((n, heads, dim), dtype=np.float32)
+
+
+@pytest.fixture
+def context(client):
+    with client.create_context(heads=4, kv_heads=2, head_dim=64, dtype="f32", layers=2) as made:
+        yield made
+
+
+def pairs(a, b):
+    return zip(a, b, strict=True)
+
+
+def check(answer, expected, tolerance=2e-6):
+    out, lse = answer
+    assert out.dtype == np.float32 and lse.dtype == np.float32
+    np.testing.assert_allclose(out, expected[0], atol=tolerance, rtol=0)
+    np.testing.assert_allclose(lse, expected[1], atol=tolerance, rtol=1e-6)
+
+
+def test_a_context_answers_as_float64_does(client, context, rng):
+    k, v = tensors(rng, 300)
+    assert context.append(0, k[:200], v[:200]).tokens == 200
+    assert context.append(0, k[200:], v[200:]).tokens == 300
+    assert context.tokens == [300, 0]
+    q = queries(rng, 7)
+    answer = context.attend(0, q)
+    check(answer, attention(q, k, v))
+    assert answer.stats["visited_pairs"] == 4 * sum(range(294, 301))
+    assert answer.epoch == context.describe()["epoch"]
+    check(context.attend(0, q, "causal & window(64)"), attention(q, k, v, window=64))
+    check(context.attend(0, q, scale=0.3), attention(q, k, v, scale=0.3))
+    check(
+        context.attend(0, q, q_start=100, kv_len=200),
+        attention(q, k[:200], v[:200], q_start=100),
+    )
+    parts = [context.attend(0, q, keys=keys) for keys in ((0, 100), (100, 290), (290, 300))]
+    check(annulus.merge(parts), attention(q, k, v))
+    assert context.attend(0, q, trace=True).trace
+
+
+def test_steps_append_and_attend_many_contexts(client, rng):
+    contexts, kept = [], []
+    for n in (3, 70, 200):
+        context = client.create_context(heads=4, kv_heads=2, head_dim=64, dtype="f32")
+        k, v = tensors(rng, n)
+        context.append(0, k, v)
+        contexts.append(context)
+        kept.append((k, v))
+    k, v = tensors(rng, 3)
+    q = queries(rng, 3)
+    answers = client.step(
+        [
+            annulus.Step(context, q=q[i : i + 1], k=k[i : i + 1], v=v[i : i + 1])
+            for i, context in enumerate(contexts)
+        ]
+    )
+    for i, answer in enumerate(answers):
+        whole = [np.concatenate([old, new[i : i + 1]]) for old, new in pairs(kept[i], (k, v))]
+        check(answer, attention(q[i : i + 1], *whole))
+        assert answer.tokens == len(whole[0]) == contexts[i].tokens[0]
+    again = client.step([annulus.Step(contexts[0], q=q[:1])])
+    check(again[0], answers[0])
+    for context in contexts:
+        context.release()
+    failed = client.step([annulus.Step(contexts[0], q=q[:1])])[0]
+    assert isinstance(failed, annulus.NotFound)
+
+
+def test_forks_share_and_truncate_forgets(context, rng):
+    k, v = tensors(rng, 100)
+    for layer in range(2):
+        context.append(layer, k, v)
+    with context.fork(60) as fork:
+        assert fork.tokens == [60, 60]
+        fork.append(0, k[60:61], v[60:61])
+        q = queries(rng, 1)
+        check(fork.attend(0, q), attention(q, k[:61], v[:61]))
+    context.truncate(10)
+    assert context.tokens == [10, 10]
+    check(context.attend(1, q), attention(q, k[:10], v[:10]))
+
+
+def test_strided_arrays_are_read_where_they_lie(context, rng):
+    k, v = tensors(rng, 64)
+    heads_first = [np.ascontiguousarray(a.transpose(1, 0, 2)).transpose(1, 0, 2) for a in (k, v)]
+    assert not heads_first[0].flags.c_contiguous
+    context.append(0, *heads_first)
+    every_other = np.repeat(queries(rng, 4), 2, axis=1)[:, ::2]
+    check(context.attend(0, every_other), attention(every_other, k, v))
+
+
+def test_latent_heads_need_no_v(client, rng):
+    with client.create_context(
+        heads=4, kv_heads=1, head_dim=64, v_head_dim=48, v_is_k_prefix=True, dtype="f32"
+    ) as context:
+        k = rng.standard_normal((50, 1, 64), dtype=np.float32)
+        context.append(0, k)
+        q = queries(rng, 2)
+        check(context.attend(0, q), attention(q, k, k[..., :48]))
+        check(annulus.attention(q, k, v_head_dim=48), attention(q, k, k[..., :48]))
+
+
+def test_every_field_of_a_context_is_a_keyword(client):
+    named = set(annulus.ContextOptions.__annotations__) | {
+        "heads",
+        "kv_heads",
+        "head_dim",
+        "v_head_dim",
+    }
+    assert named == set(annulus._core.spec_names())
+    options = {
+        "layers": 3,
+        "dtype": "f16",
+        "placement": "heads",
+        "partition": "contiguous",
+        "tokens_expected": 512,
+        "patterns": ("causal", "causal & window(64)", "full"),
+        "replicas": 1,
+        "lease": 60,
+        "evictable": True,
+        "kv_efficient": False,
+        "v_is_k_prefix": False,
+    }
+    with client.create_context(heads=4, head_dim=64, v_head_dim=32, **options) as context:
+        spec = context.describe()["spec"]
+        assert spec == {**options, "patterns": list(options["patterns"])} | {
+            "heads": 4,
+            "kv_heads": 4,
+            "head_dim": 64,
+            "v_head_dim": 32,
+        }
+        assert client.context(context.id).spec == spec
+        assert context.id in [info["context"] for info in client.contexts(limit=1000)]
+        assert client.keep_alive([context]) == [None]
+    status = client.status()
+    assert [worker["state"] for worker in status["workers"]] == ["ready", "ready"]
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "field", "words"),
+    [
+        (lambda c, x, k: x.append(0, k.astype(np.float64), k), "InvalidArgument", "k", "float64"),
+        (lambda c, x, k: x.append(0, k[0], k[0]), "InvalidArgument", "k", "[tokens, heads, dim]"),
+        (lambda c, x, k: x.append(0, k[:, :1], k), "InvalidArgument", "k", "[9, 1, 64]"),
+        (lambda c, x, k: x.append(0, k, k, start=5), "InvalidArgument", "start", "expected"),
+        (lambda c, x, k: x.append(2, k, k), "InvalidArgument", "layer", "0 to 1"),
+        (lambda c, x, k: x.append(0, "k", k), "InvalidArgument", "k", "a str"),
+        (lambda c, x, k: x.append(0, k[..., ::2], k), "InvalidArgument", "k", "stride"),
+        (
+            lambda c, x, k: annulus.attention(k, k, k, pattern="casual"),
+            "InvalidArgument",
+            "pattern",
+            "casual",
+        ),
+        (lambda c, x, k: x.attend(0, k), "InvalidArgument", "q", "9 tokens"),
+        (lambda c, x, k: x.append(0, k), "InvalidArgument", "v", "expected"),
+        (lambda c, x, k: x.attend(0, k, q_start=0, plan="rong"), "InvalidArgument", "plan", "rong"),
+        (lambda c, x, k: c.create_context(heads=4, head_dim=7), "InvalidArgument", "head_dim", "7"),
+        (
+            lambda c, x, k: c.create_context(heads=4, head_dim=64, dtype="f8"),
+            "InvalidArgument",
+            "dtype",
+            "f32, f16 or bf16",
+        ),
+        (
+            lambda c, x, k: c.create_context(heads=4, head_dim=64, layer=2),
+            "InvalidArgument",
+            "layer",
+            "no such keyword",
+        ),
+        (
+            lambda c, x, k: c.create_context(heads=4, head_dim=64, layers="2"),
+            "InvalidArgument",
+            "layers",
+            "an integer",
+        ),
+        (lambda c, x, k: c.context(12345), "NotFound", None, "12345"),
+        (
+            lambda c, x, k: annulus.connect("127.0.0.1:1", connect_timeout=0.2),
+            "Unavailable",
+            None,
+            "127.0.0.1:1",
+        ),
+        (lambda c, x, k: annulus.in_process(workers=0), "InvalidArgument", "workers", "0"),
+        (
+            lambda c, x, k: annulus.connect("127.0.0.1:1", upload="x"),
+            "InvalidArgument",
+            "upload",
+            "direct or relay",
+        ),
+    ],
+)
+def test_errors_name_the_argument(client, context, rng, call, kind, field, words):
+    k, _ = tensors(rng, 9)
+    with pytest.raises(annulus.AnnulusError) as raised:
+        call(client, context, k)
+    error = raised.value
+    assert type(error).__name__ == kind
+    assert words in str(error)
+    if field is not None:
+        assert error.field == field
+    # What failed has changed nothing.
+    assert context.describe()["tokens"] == [0, 0]
+
+
+def test_calls_of_many_threads(client, rng):
+    k, v = tensors(rng, 128)
+    q = queries(rng, 2)
+    expected = attention(q, k, v)
+    failures = []
+
+    def work():
+        try:
+            with client.create_context(heads=4, kv_heads=2, head_dim=64, dtype="f32") as context:
+                context.append(0, k, v)
+                for _ in range(10):
+                    check(context.attend(0, q), expected)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_asyncio(client, rng):
+    k, v = tensors(rng, 200)
+    q = queries(rng, 2)
+
+    async def one():
+        context = client.create_context(heads=4, kv_heads=2, head_dim=64, dtype="f32")
+        await context.append_async(0, k[:-1], v[:-1])
+        (step,) = await client.step_async([annulus.Step(context, q=q[:1], k=k[-1:], v=v[-1:])])
+        check(step, attention(q[:1], k, v))
+        answer = await context.attend_async(0, q)
+        context.release()
+        return answer
+
+    async def many():
+        return await asyncio.gather(*(one() for _ in range(8)))
+
+    for answer in asyncio.run(many()):
+        check(answer, attention(q, k, v))
+
+
+def test_a_cancelled_task_cancels_its_call(rng):
+    with annulus.in_process(workers=1, threads=1) as client:
+        context = client.create_context(heads=32, kv_heads=32, head_dim=128, dtype="f32")
+        k = rng.standard_normal((8192, 32, 128), dtype=np.float32)
+        context.append(0, k, k)
+
+        async def cancelled():
+            task = asyncio.create_task(context.attend_async(0, k))
+            await asyncio.sleep(0.3)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        asyncio.run(cancelled())
+        assert client.status()["in_flight"] == 0
+        with pytest.raises(annulus.DeadlineExceeded):
+            context.attend(0, k, timeout=0.2)
+
+
+def test_a_closed_client_says_so():
+    client = annulus.in_process()
+    client.close()
+    client.close()
+    with pytest.raises(annulus.FailedPrecondition):
+        client.status()

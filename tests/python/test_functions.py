@@ -1,0 +1,138 @@
+"""Attention without a service, kinds of arrays, partial answers, and what a pattern costs."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import annulus
+from oracle import attention
+
+
+@pytest.fixture
+def problem(rng):
+    return [
+        rng.standard_normal(shape, dtype=np.float32)
+        for shape in ((40, 8, 32), (200, 2, 32), (200, 2, 16))
+    ]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("plan", [None, "ring", "heads", "pass-q", "group-cast"])
+def test_attention(problem, workers, plan):
+    out, lse = annulus.attention(*problem, workers=workers, plan=plan, threads=1)
+    expected = attention(*problem)
+    np.testing.assert_allclose(out, expected[0], atol=2e-6, rtol=0)
+    np.testing.assert_allclose(lse, expected[1], atol=2e-6, rtol=1e-6)
+
+
+def test_attention_at_other_positions(problem):
+    answer = annulus.attention(*problem, q_start=10, keys=(5, 90))
+    expected = attention(*problem, q_start=10, keys=(5, 90))
+    np.testing.assert_allclose(answer.out, expected[0], atol=2e-6, rtol=0)
+    np.testing.assert_allclose(answer.lse, expected[1], atol=2e-6, rtol=1e-6)
+    before = annulus.attention(*problem, q_start=0, keys=(100, 200))
+    assert np.all(before.out == 0) and np.all(np.isneginf(before.lse))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "field"),
+    [
+        (lambda q, k, v: (q, k, v[:-1]), "v"),
+        (lambda q, k, v: (q[..., :16], k, v), "k"),
+        (lambda q, k, v: (q[:, :3], k, v), "heads"),
+    ],
+)
+def test_attention_names_what_does_not_fit(problem, spoil, field):
+    with pytest.raises(annulus.InvalidArgument) as raised:
+        annulus.attention(*spoil(*problem))
+    assert field in str(raised.value)
+
+
+def test_bfloat16_and_float16(problem):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    for dtype, name in ((ml_dtypes.bfloat16, "bf16"), (np.float16, "f16")):
+        rounded = [a.astype(dtype) for a in problem]
+        expected = attention(*(a.astype(np.float64) for a in rounded))
+        answer = annulus.attention(*rounded)
+        assert answer.out.dtype == np.float32
+        np.testing.assert_allclose(answer.out, expected[0], atol=2e-2 if name == "bf16" else 3e-3)
+        short = annulus.attention(*rounded, out_dtype=name)
+        assert short.out.dtype == np.dtype(dtype) and short.lse.dtype == np.float32
+        # What is rounded on the way in is the same as what came rounded.
+        same = annulus.attention(*(a.astype(np.float32) for a in rounded), dtype=name)
+        np.testing.assert_array_equal(same.out, answer.out)
+
+
+def test_torch_tensors_come_back_as_torch(problem):
+    torch = pytest.importorskip("torch")
+    expected = attention(*problem)
+    answer = annulus.attention(*(torch.from_numpy(a).requires_grad_() for a in problem))
+    assert isinstance(answer.out, torch.Tensor)
+    np.testing.assert_allclose(answer.out.numpy(), expected[0], atol=2e-6, rtol=0)
+    short = annulus.attention(
+        *(torch.from_numpy(a).to(torch.bfloat16) for a in problem), out_dtype="bf16"
+    )
+    assert short.out.dtype == torch.bfloat16
+    heads_first = [torch.from_numpy(a).transpose(0, 1).contiguous() for a in problem]
+    strided = annulus.attention(*(a.transpose(0, 1) for a in heads_first))
+    np.testing.assert_allclose(strided.out.numpy(), expected[0], atol=2e-6, rtol=0)
+
+
+def test_sinks_and_gates(problem, rng):
+    out, lse = annulus.attention(*problem)
+    sinks = rng.standard_normal(8).astype(np.float32)
+    with_sinks = annulus.with_sinks(out, lse, sinks)
+    kept = 1 / (1 + np.exp(sinks - lse.astype(np.float64)))
+    np.testing.assert_allclose(with_sinks.out, out * kept[..., None], atol=1e-6)
+    np.testing.assert_allclose(with_sinks.lse, np.logaddexp(lse, sinks), atol=1e-6)
+    gates = rng.standard_normal((40, 8, 1)).astype(np.float32)
+    np.testing.assert_allclose(annulus.gate(out, gates), out / (1 + np.exp(-gates)), atol=1e-6)
+    with pytest.raises(annulus.InvalidArgument, match="sinks"):
+        annulus.with_sinks(out, lse, sinks[:3])
+    with pytest.raises(annulus.InvalidArgument, match="parts"):
+        annulus.merge([])
+
+
+def test_explain():
+    made = annulus.explain(
+        tokens=100_000, heads=8, kv_heads=4, head_dim=64, pattern="s2(64,2,4)", workers=4
+    )
+    assert made["tokens"] == 100_000 and made["plan"] in repr(made)
+    assert made._repr_svg_().startswith("<svg")
+    with pytest.raises(annulus.InvalidArgument, match="pattern"):
+        annulus.explain(tokens=10, heads=8, head_dim=64, pattern="s2(")
+
+
+def test_the_program_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "annulus", "version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("annulus ")
+    bad = subprocess.run([sys.executable, "-m", "annulus", "nonsense"], capture_output=True)
+    assert bad.returncode == 2
+
+
+def test_ctrl_c_ends_a_call():
+    program = """
+import os, signal, threading, time, numpy as np, annulus
+with annulus.in_process(threads=1) as client:
+    context = client.create_context(heads=32, head_dim=128, dtype="f32")
+    k = np.ones((8192, 32, 128), np.float32)
+    context.append(0, k, k)
+    threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    try:
+        context.attend(0, k)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "interrupted\n", done.stderr
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_program_that_leaves_its_client_open_ends_well():
+    program = "import annulus\nclient = annulus.in_process(workers=2)\nprint(client.connection)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ready\n", "")
