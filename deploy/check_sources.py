@@ -30,7 +30,7 @@ LAYERS = {
     "sharding": ("attention",),
     "runtime": VALUES,
     "runtime/fields": (*VALUES, "runtime"),
-    "runtime/identity": (),
+    "runtime/identity": (*VALUES, "runtime"),
     "runtime/service": (*VALUES, "runtime", "runtime/fields", "runtime/identity"),
     "runtime/context": (*VALUES, "runtime", "runtime/fields"),
     "runtime/engine": (*VALUES, "comm"),
@@ -42,8 +42,8 @@ LAYERS = {
         *VALUES, "comm", "runtime", "runtime/context", "runtime/engine", "runtime/store",
         "runtime/protocol/cluster"),
     "runtime/coordinator": (
-        *VALUES, "comm", "runtime", "runtime/context", "runtime/engine", "runtime/service",
-        "runtime/protocol/cluster"),
+        *VALUES, "comm", "runtime", "runtime/context", "runtime/engine", "runtime/identity",
+        "runtime/service", "runtime/protocol/cluster"),
     "runtime/telemetry": (*VALUES, "comm", "runtime", "runtime/service", "runtime/protocol/public"),
     "runtime/server": (
         *VALUES, "comm", "runtime", "runtime/identity", "runtime/service",

@@ -15,6 +15,7 @@ inline constexpr int kHeadDimMax = 576;
 inline constexpr int kReplicasMax = 2;
 inline constexpr int64_t kLeaseMaxS = 366 * 86'400;
 inline constexpr int64_t kLeaseDefaultS = 300;
+inline constexpr size_t kTenantBytesMax = 128;  // of its owner's name
 // Tokens, so that no product of sizes overflows.
 inline constexpr int64_t kContextTokensMax = int64_t{1} << 34;
 

@@ -88,9 +88,9 @@ class Coordinator::Impl {
   absl::StatusOr<ClusterStatus> Answer(const StatusRequest& request, const CallContext& call);
 
   template <typename Request>
-  absl::StatusOr<int64_t> Check(const Request& header) {
+  absl::StatusOr<int64_t> Check(const Request& header, const CallContext& call) {
     ANNULUS_ASSIGN_OR_RETURN(const ShardMapPtr map, Ask([&](const CoordinatorCore& core) {
-                               return core.Look(header.context, header.layer);
+                               return core.Look(header.context, header.layer, call.caller);
                              }));
     return CheckHeader(map->spec, header);
   }
@@ -115,7 +115,7 @@ class Coordinator::Impl {
   }
 
   // A call's thread, as the others see it.
-  struct Caller {
+  struct CallThread {
     std::deque<CallNews> news;
     std::condition_variable changed;  // there is news, or nobody has the turn
   };
@@ -128,7 +128,7 @@ class Coordinator::Impl {
 
   void Run();
   void Do(absl::FunctionRef<void(CoordinatorLoop&)> what);
-  std::optional<CallNews> AwaitNews(Caller& caller, absl::Duration patience);
+  std::optional<CallNews> AwaitNews(CallThread& caller, absl::Duration patience);
   void TakeTurn(absl::Duration wait, std::unique_lock<std::mutex>& lock);
   void HandOn();
   void EndCall();
@@ -142,10 +142,10 @@ class Coordinator::Impl {
   std::atomic<CallId> last_call_;
   std::mutex mutex_;  // all that follows, but not while somebody waits for messages
   CoordinatorLoop node_;
-  bool waiting_ = false;           // somebody has the turn
-  absl::Time turn_end_;            // at the latest
-  std::deque<Caller*> followers_;  // callers that wait for it
-  absl::Time callers_until_;       // it is left to callers
+  bool waiting_ = false;               // somebody has the turn
+  absl::Time turn_end_;                // at the latest
+  std::deque<CallThread*> followers_;  // callers that wait for it
+  absl::Time callers_until_;           // it is left to callers
   bool stopping_ = false;
   std::condition_variable quiet_;  // the coordinator's thread waits for it
   int calls_ = 0;                  // under way
@@ -196,7 +196,7 @@ void Coordinator::Impl::Run() {
 }
 
 // The next news of a call; nullopt if there is none within `patience`.
-std::optional<CallNews> Coordinator::Impl::AwaitNews(Caller& caller, absl::Duration patience) {
+std::optional<CallNews> Coordinator::Impl::AwaitNews(CallThread& caller, absl::Duration patience) {
   const absl::Time until = absl::Now() + patience;
   std::unique_lock<std::mutex> lock(mutex_);
   for (absl::Time now = absl::Now(); caller.news.empty() && now < until; now = absl::Now()) {
@@ -219,10 +219,10 @@ std::optional<CallNews> Coordinator::Impl::AwaitNews(Caller& caller, absl::Durat
 absl::StatusOr<action::Finish> Coordinator::Impl::Call(Request request, TensorCall& tensors,
                                                        const CallContext& context) {
   const CallId id = ++last_call_;
-  Caller caller;
+  CallThread caller;
   Do([&](CoordinatorLoop& node) {
     ++calls_;
-    node.Begin({id, std::move(request), context.deadline}, [&caller](CallNews news) {
+    node.Begin({id, std::move(request), context.deadline, context.caller}, [&](CallNews news) {
       caller.news.push_back(std::move(news));
       caller.changed.notify_one();
     });
@@ -349,9 +349,9 @@ absl::StatusOr<ContextInfo> Coordinator::Impl::Answer(const TruncateRequest& req
 }
 
 absl::StatusOr<ContextList> Coordinator::Impl::Answer(const ListRequest& request,
-                                                      const CallContext&) {
-  ANNULUS_ASSIGN_OR_RETURN(auto contexts,
-                           Ask([&](const CoordinatorCore& core) { return core.List(request); }));
+                                                      const CallContext& call) {
+  const auto list = [&](const auto& core) { return core.List(request, call.caller); };
+  ANNULUS_ASSIGN_OR_RETURN(auto contexts, Ask(list));
   return ContextList{std::move(contexts)};
 }
 
@@ -376,20 +376,21 @@ absl::StatusOr<ContextInfo> Coordinator::Impl::Answer(const DescribeRequest& req
                                                       const CallContext& call) {
   // Renews its lease, as any call on it.
   ANNULUS_RETURN_IF_ERROR(RenewedOf(Answer(KeepAliveRequest{{request.context}}, call), 1)[0]);
-  return Ask([&](const CoordinatorCore& core) { return core.Describe(request.context); });
+  return Ask([&](const auto& core) { return core.Describe(request.context, call.caller); });
 }
 
-absl::StatusOr<ClusterStatus> Coordinator::Impl::Answer(const StatusRequest&, const CallContext&) {
+absl::StatusOr<ClusterStatus> Coordinator::Impl::Answer(const StatusRequest&,
+                                                        const CallContext& call) {
   const absl::Time now = options_.clock->Now();
-  return Ask([now](const CoordinatorCore& core) { return core.Status(now); });
+  return Ask([&](const CoordinatorCore& core) { return core.Status(now, call.caller); });
 }
 
-absl::StatusOr<int64_t> Coordinator::Check(const AppendRequest& header, const CallContext&) {
-  return impl_->Check(header);
+absl::StatusOr<int64_t> Coordinator::Check(const AppendRequest& header, const CallContext& call) {
+  return impl_->Check(header, call);
 }
 
-absl::StatusOr<int64_t> Coordinator::Check(const AttendRequest& header, const CallContext&) {
-  return impl_->Check(header);
+absl::StatusOr<int64_t> Coordinator::Check(const AttendRequest& header, const CallContext& call) {
+  return impl_->Check(header, call);
 }
 
 absl::StatusOr<AnyAnswer> Coordinator::Answer(const AnyRequest& request, const CallContext& call) {

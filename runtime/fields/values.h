@@ -60,7 +60,8 @@ constexpr auto DescriptionOf(const ContextSpec*) {
       Field(12, "kv_efficient", &T::kv_efficient),
       Field(13, "replicas", &T::replicas, Bounds{.min = 1, .max = kReplicasMax, .absent = 1}),
       Field(14, "lease", &T::lease, Bounds{.min = 0, .max = kLeaseMaxS, .absent = kLeaseDefaultS}),
-      Field(15, "evictable", &T::evictable));
+      Field(15, "evictable", &T::evictable),
+      Field(16, "owner", &T::owner, SizeAtMost(kTenantBytesMax)));
 }
 absl::Status CheckWhole(const ContextSpec& spec);
 
@@ -108,13 +109,22 @@ constexpr auto DescriptionOf(const WorkerStatus*) {
       Field(7, "data_address", &T::data_address), Field(8, "heartbeat_age_s", &T::heartbeat_age_s));
 }
 
+constexpr auto DescriptionOf(const TenantStatus*) {
+  using T = TenantStatus;
+  return Describe("TenantStatus", Field(1, "tenant", &T::tenant),
+                  Field(2, "contexts", &T::contexts), Field(3, "kv_bytes", &T::kv_bytes),
+                  Field(4, "in_flight", &T::in_flight),
+                  Field(5, "in_flight_bytes", &T::in_flight_bytes));
+}
+
 constexpr auto DescriptionOf(const ClusterStatus*) {
   using T = ClusterStatus;
   return Describe("ClusterStatus", Field(1, "epoch", &T::epoch), Field(2, "contexts", &T::contexts),
                   Field(3, "workers", &T::workers), Field(4, "in_flight", &T::in_flight),
                   Field(5, "in_flight_bytes", &T::in_flight_bytes),
                   Field(6, "contexts_expired", &T::contexts_expired),
-                  Field(7, "contexts_evicted", &T::contexts_evicted));
+                  Field(7, "contexts_evicted", &T::contexts_evicted),
+                  Field(8, "tenants", &T::tenants));
 }
 
 }  // namespace annulus

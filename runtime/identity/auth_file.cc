@@ -5,6 +5,7 @@
 
 #include "base/status.h"
 #include "runtime/identity/json_fields.h"
+#include "runtime/limits.h"
 
 namespace annulus {
 namespace {
@@ -85,6 +86,10 @@ absl::StatusOr<Caller> CallerOf(Fields* fields) {
   const Json* const tenant = fields->Take("tenant");
   if (tenant != nullptr && *tenant != "") {
     ANNULUS_ASSIGN_OR_RETURN(caller.tenant, Fields::TextOf(fields->PathOf("tenant"), *tenant));
+    if (caller.tenant.size() > kTenantBytesMax) {
+      return Unexpected(fields->PathOf("tenant"), *tenant,
+                        absl::StrCat("a text of at most ", kTenantBytesMax, " bytes"));
+    }
   }
   if (caller.role == Role::kTenant && caller.tenant.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(

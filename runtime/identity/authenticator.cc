@@ -166,7 +166,10 @@ std::shared_ptr<Authenticator::Known> Authenticator::known() const {
 }
 
 absl::StatusOr<Caller> Authenticator::OfToken(absl::string_view token, absl::Time now) {
-  return known()->OfToken(token, now);
+  const std::shared_ptr<Known> known = this->known();
+  ANNULUS_ASSIGN_OR_RETURN(Caller caller, known->OfToken(token, now));
+  caller.quotas = known->file().quotas.Of(caller.tenant);
+  return caller;
 }
 
 bool Authenticator::knows_certificates() const {
@@ -175,8 +178,10 @@ bool Authenticator::knows_certificates() const {
 
 absl::StatusOr<Caller> Authenticator::OfCertificate(absl::Span<const std::string> names) {
   const std::shared_ptr<Known> known = this->known();
-  for (const Caller& caller : known->file().certificates) {
-    if (std::find(names.begin(), names.end(), caller.name) != names.end()) return caller;
+  for (Caller caller : known->file().certificates) {
+    if (std::find(names.begin(), names.end(), caller.name) == names.end()) continue;
+    caller.quotas = known->file().quotas.Of(caller.tenant);
+    return caller;
   }
   return absl::UnauthenticatedError("certificate: none that is known; expected one of the file");
 }

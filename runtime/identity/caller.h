@@ -8,11 +8,12 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
+#include "runtime/identity/quotas.h"
 
 namespace annulus {
 
 // What callers may do is the table below (May), and which access a call needs is a column of the
-// table of calls (runtime/service/calls.h). Whose contexts a caller may touch is not said here.
+// table of calls (runtime/service/calls.h). Whose contexts a caller may touch: MayKnow.
 enum class Role {
   kAdmin,   // everything
   kTenant,  // makes, fills, asks and releases contexts
@@ -74,6 +75,19 @@ struct Caller {
   std::string tenant;  // whose contexts are meant; empty: nobody's in particular
   Role role = Role::kAdmin;
   absl::Time expires = absl::InfiniteFuture();  // the caller must prove itself again by then
+  TenantQuotas quotas = {};                     // its tenant's, as they are now
 };
+
+// Admins are held to no quota, and neither is whoever calls for nobody in particular.
+inline bool HasQuotas(const Caller& caller) {
+  return caller.role != Role::kAdmin && !caller.tenant.empty();
+}
+
+// Whether the caller may know that a context of this owner is there. What is nobody's is the
+// admins'.
+inline bool MayKnow(const Caller& caller, absl::string_view owner) {
+  if (caller.role == Role::kAdmin) return true;
+  return !caller.tenant.empty() && caller.tenant == owner;
+}
 
 }  // namespace annulus

@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "runtime/identity/encoding.h"
 #include "runtime/identity/json_fields.h"
+#include "runtime/limits.h"
 
 namespace annulus {
 namespace {
@@ -131,6 +132,11 @@ absl::StatusOr<Caller> VerifyJwt(absl::string_view token, const KeySet& keys, co
   const absl::optional<Role> known = RoleOf(role);
   if (!known.has_value()) return Unexpected("role", role, kRolesText);
   caller.role = *known;
+  if (caller.tenant.size() > kTenantBytesMax ||
+      (caller.tenant.empty() && caller.role == Role::kTenant)) {
+    return Unexpected("tenant", caller.tenant,
+                      absl::StrCat("a text of 1 to ", kTenantBytesMax, " bytes"));
+  }
   const Json* const subject = Find(claims, "sub");
   caller.name =
       subject != nullptr && subject->is_string() ? subject->get<std::string>() : caller.tenant;

@@ -1,9 +1,13 @@
-// Quotas: what one tenant may take of the service, as the file of --auth says it. Plain values.
+// Quotas: what one tenant may take of the service, as the file of --auth says it. Plain values;
+// thread-safe functions.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 
 namespace annulus {
 
@@ -27,5 +31,10 @@ struct Quotas {
     return found == by_tenant.end() ? of_others : found->second;
   }
 };
+
+// RESOURCE_EXHAUSTED, which names the quota, its value and what the tenant has: `more` would be too
+// many.
+absl::Status AboveQuota(absl::string_view quota, int64_t quota_max, const std::string& tenant,
+                        int64_t has, int64_t more);
 
 }  // namespace annulus

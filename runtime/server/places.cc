@@ -16,11 +16,19 @@ constexpr absl::Duration kIdleMin = absl::Milliseconds(100);
 }  // namespace
 
 absl::Status Places::Place::Take(grpc::ServerContext* context, const std::string& peer) {
+  return Take(context, peer, Caller(), "", kNoQuota);
+}
+
+absl::Status Places::Place::Take(grpc::ServerContext* context, const std::string& peer,
+                                 const Caller& caller, absl::string_view quota, int64_t quota_max) {
   Places& places = *places_;
   const std::lock_guard<std::mutex> lock(places.mutex_);
   if (places.draining_) return absl::UnavailableError("the server is shutting down");
-  const auto had = places.peers_.find(peer);
-  const bool has_half = had != places.peers_.end() && had->second >= ShareOf(places.places_max_);
+  const int has = places.PlacesOf(peer);
+  if (HasQuotas(caller) && has >= quota_max && !places.EndIdle(&peer)) {
+    return WithRetryAfter(AboveQuota(quota, quota_max, caller.tenant, has, 1), kIdleMin);
+  }
+  const bool has_half = places.PlacesOf(peer) >= ShareOf(places.places_max_);
   const bool full = places.count_ >= places.places_max_;
   if ((has_half || full) && !places.EndIdle(has_half ? &peer : nullptr)) {
     return WithRetryAfter(
@@ -60,6 +68,11 @@ void Places::Drain() {
   for (const Entry& entry : entries_) {
     if (!entry.busy) entry.context->TryCancel();
   }
+}
+
+int Places::PlacesOf(const std::string& peer) const {
+  const auto found = peers_.find(peer);
+  return found == peers_.end() ? 0 : found->second;
 }
 
 bool Places::EndIdle(const std::string* of_peer) {

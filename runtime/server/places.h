@@ -12,7 +12,9 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "runtime/identity/caller.h"
 
 namespace grpc {
 class ServerContext;
@@ -44,6 +46,9 @@ class Places {
 
     // Once, first. RESOURCE_EXHAUSTED names the bound, UNAVAILABLE says that the server shuts down.
     absl::Status Take(grpc::ServerContext* context, const std::string& peer);
+    // The same of a caller with a quota of such places, whose name errors say.
+    absl::Status Take(grpc::ServerContext* context, const std::string& peer, const Caller& caller,
+                      absl::string_view quota, int64_t quota_max);
     // Says that work begins, or that the call waits for its client, who may not come back. False:
     // the call is cancelled, or will be as soon as it is idle; it must not begin anything.
     bool SetBusy(bool busy);
@@ -58,7 +63,9 @@ class Places {
   void Drain();
 
  private:
-  // With the mutex held. Whether there was one to end.
+  // All with the mutex held.
+  int PlacesOf(const std::string& peer) const;
+  // Whether there was one to end.
   bool EndIdle(const std::string* of_peer);
   void Uncount(Entry& entry);
 

@@ -79,7 +79,8 @@ absl::Status StepService::Serve(grpc::ServerContext* context, Stream* stream) {
   const std::string peer_name = PeerOf(*context, *caller);
   Admission::Peer peer(&bounds_->admission, peer_name);
   Places::Place place(&bounds_->step_streams);
-  ANNULUS_RETURN_IF_ERROR(place.Take(context, peer_name));
+  ANNULUS_RETURN_IF_ERROR(
+      place.Take(context, peer_name, *caller, "streams_max", caller->quotas.streams_max));
   Batches batches;
   bool broken = false;
   while (!broken && Read(context, stream, *caller, &batches.bytes)) {

@@ -28,9 +28,10 @@ class StepService {
   StepService(Service* service, Door* door, RpcBounds* bounds)
       : service_(service), door_(door), bounds_(bounds) {}
 
-  // Serves one stream to its end. RESOURCE_EXHAUSTED names step_streams_max, INVALID_ARGUMENT what
-  // is no batch. A stream whose caller is not known any more, since its token has expired or was
-  // taken back, ends with UNAUTHENTICATED and a retry hint: a fresh token opens another one.
+  // Serves one stream to its end. RESOURCE_EXHAUSTED names step_streams_max or
+  // the quota streams_max, INVALID_ARGUMENT what is no batch. A stream whose caller is not known
+  // any more, since its token has expired or was taken back, ends with UNAUTHENTICATED and a retry
+  // hint: a fresh token opens another one.
   absl::Status Serve(grpc::ServerContext* context, Stream* stream);
 
   // From now on new batches are refused with UNAVAILABLE, and a stream is closed as soon as it has

@@ -53,7 +53,8 @@ absl::StatusOr<KvStore::Layer*> KvStore::MakeLayer(Context& context, int layer) 
   const ContextSpec& spec = context.shard.spec;
   auto arenas = std::make_shared<LayerArenas>(space_);
   for (int head = 0; head < context.heads.count; ++head) {
-    arenas->by_head.emplace_back(static_cast<size_t>(PageBytes(spec)), &arenas->memory, &kv_bytes_);
+    arenas->by_head.emplace_back(static_cast<size_t>(PageBytes(spec)), &arenas->memory,
+                                 CountOf(context));
   }
   made.reset(new Layer{.pages = PageTable(spec, context.heads, std::move(arenas))});
   return made.get();
@@ -70,6 +71,7 @@ absl::Status KvStore::Open(ContextId id, const ContextSpec& spec, int world, int
   ANNULUS_ASSIGN_OR_RETURN(Retention retention, Retention::Of(spec));
   auto context = std::make_unique<Context>();
   context->shard = {spec, world, rank};
+  context->owned = CountOf(spec.owner);
   context->heads = LayoutOf(spec, world, 0).KvHeads(rank);
   context->retention = std::make_shared<const Retention>(std::move(retention));
   context->layers.resize(static_cast<size_t>(spec.layers));
@@ -115,6 +117,7 @@ absl::Status KvStore::Fork(ContextId parent_id, ContextId id, const std::vector<
   }
   auto context = std::make_unique<Context>();
   context->shard = parent.shard;
+  context->owned = parent.owned;
   context->heads = parent.heads;
   context->retention = parent.retention;
   context->layers.resize(tokens.size());
@@ -150,14 +153,12 @@ absl::StatusOr<int64_t> KvStore::Reserve(const Context& context, const Layer& la
     }
   });
   const int64_t wanted = pages * PageBytes(context.shard.spec);
-  int64_t in_use = kv_bytes();
-  do {
-    if (wanted > kv_bytes_limit_ - in_use) {
-      return absl::ResourceExhaustedError(absl::StrCat("kv_bytes_limit is ", kv_bytes_limit_, ": ",
-                                                       in_use, " in use, this append needs ",
-                                                       wanted, " more; release contexts"));
-    }
-  } while (!kv_bytes_.compare_exchange_weak(in_use, in_use + wanted));
+  if (!kv_bytes_.AddWithin(wanted, kv_bytes_limit_)) {
+    return absl::ResourceExhaustedError(absl::StrCat("kv_bytes_limit is ", kv_bytes_limit_, ": ",
+                                                     kv_bytes(), " in use, this append needs ",
+                                                     wanted, " more; release contexts"));
+  }
+  if (context.owned != nullptr) context.owned->AddAlone(wanted);
   return pages;
 }
 
@@ -190,7 +191,7 @@ absl::Status KvStore::Append(ContextId id, int layer_index, TokenRange tokens,
   layer->pages.Expect(pages);
   const absl::Status stored =
       StoreRows(space_, spec, layout, context->shard.rank, tokens, packed, layer->pages);
-  kv_bytes_ -= layer->pages.ExpectNoMore() * PageBytes(spec);
+  CountOf(*context)->Add(-layer->pages.ExpectNoMore() * PageBytes(spec));
   if (!stored.ok()) {
     layer->pages.Cut(BlocksOf(layer->tokens));
     return stored;
@@ -355,17 +356,6 @@ std::vector<LayerState> KvStore::Layers(ContextId id) const {
   std::vector<LayerState> layers;
   for (const auto& layer : (*FindContext(id))->layers) layers.push_back(StateOf(layer.get()));
   return layers;
-}
-
-int64_t KvStore::ContextBytes(ContextId id) const {
-  const Lock lock(mutex_);
-  const auto found = contexts_.find(id);
-  if (found == contexts_.end()) return 0;
-  int64_t pages = 0;
-  for (const auto& layer : found->second->layers) {
-    if (layer != nullptr) pages += layer->pages.pages_held();
-  }
-  return pages * PageBytes(found->second->shard.spec);
 }
 
 }  // namespace annulus

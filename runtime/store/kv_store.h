@@ -2,11 +2,11 @@
 //
 // Pages lie in the host's memory or in that of a GPU. Bytes are counted by pages and reserved
 // before anything is stored: an append that does not fit leaves no trace. A page that forks share
-// counts once. What contexts and their layers take beside pages is counted apart and has a bound of
-// its own (table_bytes_max), an eighth of that of the pages; a layer takes nothing before its first
-// token. A page is sealed with a CRC32C once its block is full, and checked by Verify before
-// it leaves the worker. Pages are zeroed when they are freed. A KV-efficient context lets go of
-// pages as it grows (retention.h).
+// counts once, also where the contexts of one owner are counted together. What contexts and their
+// layers take beside pages is counted apart and has a bound of its own (table_bytes_max), an eighth
+// of that of the pages; a layer takes nothing before its first token. A page is sealed with a
+// CRC32C once its block is full, and checked by Verify before it leaves the worker. Pages are
+// zeroed when they are freed. A KV-efficient context lets go of pages as it grows (retention.h).
 //
 // Calls on different layers may be made at once, and any number that only read one (Read, Table,
 // Verify). A call that changes a layer needs it for itself, and what Table gave is used up before;
@@ -21,6 +21,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -29,7 +30,9 @@
 #include "annulus/types.h"
 #include "attention/kv_view.h"
 #include "runtime/context/layer_state.h"
+#include "runtime/context/owner_bytes.h"
 #include "runtime/context/retention.h"
+#include "runtime/store/byte_count.h"
 #include "runtime/store/page_table.h"
 #include "sharding/layout.h"
 
@@ -99,9 +102,20 @@ class KvStore {
   // Of a context that is held, by layer.
   std::vector<LayerState> Layers(ContextId id) const;
 
-  // What the context holds, shared pages included.
-  int64_t ContextBytes(ContextId id) const;
-  int64_t kv_bytes() const { return kv_bytes_.load(std::memory_order_relaxed); }
+  // What the context holds, shared pages included, and what all contexts of its owner hold. Those
+  // that are nobody's are not counted together: 0.
+  struct Held {
+    int64_t context_bytes = 0;
+    int64_t owner_bytes = 0;
+  };
+  Held HeldBy(ContextId id) const;
+  // The count of its owner, which goes on when the context is gone; null if it is nobody's.
+  std::shared_ptr<const ByteCount> OwnerCount(ContextId id) const;
+  // What owners hold, of at most `owners_max` of them: some in turn, so that what was told too late
+  // or got lost is put right after a while, then those of whom this last told another count.
+  // Whoever has no context any more is told of for some time.
+  std::vector<OwnerBytes> TellOwners(size_t owners_max);
+  int64_t kv_bytes() const { return kv_bytes_.bytes(); }
   int64_t kv_bytes_limit() const { return kv_bytes_limit_; }
   // What contexts and layers take beside pages, about.
   int64_t table_bytes() const { return table_bytes_.load(std::memory_order_relaxed); }
@@ -119,7 +133,8 @@ class KvStore {
   };
   struct Context {
     Shard shard;
-    HeadRange heads;  // of the rank
+    std::shared_ptr<ByteCount> owned;  // the owner's count; null: it is nobody's
+    HeadRange heads;                   // of the rank
     std::shared_ptr<const Retention> retention;
     std::vector<std::unique_ptr<Layer>> layers;  // null before the first token
     int64_t table_bytes = 0;                     // of it all
@@ -128,7 +143,21 @@ class KvStore {
   };
   static constexpr int64_t kTableBytesMin = int64_t{1} << 20;
 
+  // Owners that have a context, or had one.
+  struct Owner {
+    std::shared_ptr<ByteCount> count;
+    int64_t told = 0;
+    int told_gone = 0;  // how often it was told that nothing of it is left
+  };
+  static constexpr size_t kOwnersInTurn = 16;
+  static constexpr int kToldGoneMax = 10;
+
   absl::StatusOr<Context*> FindContext(ContextId id) const;
+  std::shared_ptr<ByteCount> CountOf(const std::string& owner);
+  OwnerBytes Tell(std::map<std::string, Owner>::iterator owner);
+  ByteCount* CountOf(const Context& context) {
+    return context.owned != nullptr ? context.owned.get() : &kv_bytes_;
+  }
   // Null for a layer without tokens.
   absl::StatusOr<Layer*> FindLayer(ContextId id, int layer, Context** context) const;
   absl::StatusOr<Layer*> MakeLayer(Context& context, int layer);
@@ -145,12 +174,14 @@ class KvStore {
   const int64_t kv_bytes_limit_;
   const int64_t table_bytes_max_;
   MemorySpace& space_;
-  std::atomic<int64_t> kv_bytes_ = 0;
+  ByteCount kv_bytes_;
   std::atomic<int64_t> table_bytes_ = 0;
   std::atomic<int64_t> contexts_count_ = 0;
   std::atomic<int64_t> evicted_bytes_ = 0;
   // Of the map, and of what a context knows of its layers: which there are, what they take.
   mutable std::mutex mutex_;
+  std::map<std::string, Owner> owners_;  // under mutex_
+  std::string last_told_;                // of those told in turn
   std::map<ContextId, std::unique_ptr<Context>> contexts_;
 };
 

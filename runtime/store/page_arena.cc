@@ -43,7 +43,7 @@ absl::StatusOr<Buffer> SlabMemory::Allocate(size_t size_bytes) {
   return chunk_.Part(at, size_bytes);
 }
 
-PageArena::PageArena(size_t page_bytes, SlabMemory* memory, std::atomic<int64_t>* bytes_in_use)
+PageArena::PageArena(size_t page_bytes, SlabMemory* memory, ByteCount* bytes_in_use)
     : page_bytes_(page_bytes), memory_(memory), bytes_in_use_(bytes_in_use) {}
 
 PageArena::~PageArena() {
@@ -81,7 +81,7 @@ absl::StatusOr<PageRef> PageArena::Allocate(bool counted) {
   slab->free.pop_back();
   if (slab->free.empty()) with_room_.pop_back();
   ++pages_in_use_;
-  if (!counted) *bytes_in_use_ += static_cast<int64_t>(page_bytes_);
+  if (!counted) bytes_in_use_->Add(static_cast<int64_t>(page_bytes_));
   return PageRef(page);
 }
 
@@ -94,7 +94,7 @@ void PageArena::Free(Page* page) {
   if (slab->free.empty()) arena.with_room_.push_back(slab);
   slab->free.push_back(page);
   --arena.pages_in_use_;
-  *arena.bytes_in_use_ -= static_cast<int64_t>(arena.page_bytes_);
+  arena.bytes_in_use_->Add(-static_cast<int64_t>(arena.page_bytes_));
   if (slab->free.size() < slab->pages.size()) return;
   std::erase(arena.with_room_, slab);
   std::erase_if(arena.slabs_, [slab](const auto& own) { return own.get() == slab; });

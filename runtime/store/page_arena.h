@@ -6,7 +6,6 @@
 // arena outlives the references to its pages.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -15,6 +14,7 @@
 
 #include "absl/status/statusor.h"
 #include "attention/memory_space.h"
+#include "runtime/store/byte_count.h"
 
 namespace annulus {
 
@@ -86,7 +86,7 @@ class PageArena {
  public:
   // Counts the bytes of the pages in use in `bytes_in_use` too, which outlives this, as `memory`
   // does.
-  PageArena(size_t page_bytes, SlabMemory* memory, std::atomic<int64_t>* bytes_in_use);
+  PageArena(size_t page_bytes, SlabMemory* memory, ByteCount* bytes_in_use);
   ~PageArena();
   PageArena(const PageArena&) = delete;
   PageArena& operator=(const PageArena&) = delete;
@@ -109,7 +109,7 @@ class PageArena {
 
   const size_t page_bytes_;
   SlabMemory* const memory_;
-  std::atomic<int64_t>* const bytes_in_use_;
+  ByteCount* const bytes_in_use_;
   std::vector<std::unique_ptr<PageSlab>> slabs_;
   std::vector<PageSlab*> with_room_;  // those with a free page
   int64_t pages_in_use_ = 0;

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "attention/block_set.h"
+#include "runtime/telemetry/tenant_names.h"
 
 namespace annulus {
 namespace {
@@ -87,6 +88,29 @@ void AddHeartbeats(const ClusterStatus& status, Families* families) {
   }
 }
 
+// The first by name, and the others together.
+void AddTenants(const ClusterStatus& status, Families* families) {
+  std::map<std::string, TenantStatus> told;
+  size_t named = 0;
+  for (const TenantStatus& tenant : status.tenants) {
+    TenantStatus& sum = told[++named <= kTenantsNamedMax ? tenant.tenant : kOtherTenants];
+    sum.contexts += tenant.contexts;
+    sum.kv_bytes += tenant.kv_bytes;
+    sum.in_flight += tenant.in_flight;
+    sum.in_flight_bytes += tenant.in_flight_bytes;
+  }
+  for (const auto& [name, sum] : told) {
+    const auto add = [&, &name = name](const char* metric, const char* help, int64_t value) {
+      families->AddGauge(metric, help, static_cast<double>(value), {{"tenant", name}});
+    };
+    add("annulus_tenant_contexts", "Contexts of a tenant.", sum.contexts);
+    add("annulus_tenant_kv_bytes", "KV bytes of a tenant; blocks that forks share count once.",
+        sum.kv_bytes);
+    add("annulus_tenant_calls_in_flight", "Calls of a tenant under way.", sum.in_flight);
+    add("annulus_tenant_call_bytes_in_flight", "Bytes of their tensors.", sum.in_flight_bytes);
+  }
+}
+
 void AddStatus(const absl::StatusOr<ClusterStatus>& status, Families* into) {
   Families& families = *into;
   families.AddGauge("annulus_status_up", "Whether the service told its status, 0 or 1.",
@@ -126,6 +150,7 @@ void AddStatus(const absl::StatusOr<ClusterStatus>& status, Families* into) {
   AddByState("annulus_blocks", "Blocks of all layers and KV heads by context state.",
              kContextStates, status->contexts, BlocksIn, &families);
   AddHeartbeats(*status, &families);
+  AddTenants(*status, &families);
 }
 
 }  // namespace

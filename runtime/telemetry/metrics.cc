@@ -16,6 +16,7 @@
 #include "base/status.h"
 #include "runtime/protocol/public/channel.h"
 #include "runtime/telemetry/metric_families.h"
+#include "runtime/telemetry/tenant_names.h"
 
 namespace annulus {
 namespace {
@@ -77,6 +78,10 @@ struct MetricsService::State final : public prometheus::Collectable {
                      .Name("annulus_requests_total")
                      .Help("Calls that ended, by status code.")
                      .Register(registry)),
+        tenant_requests(prometheus::BuildCounter()
+                            .Name("annulus_tenant_requests_total")
+                            .Help("Calls of a tenant that ended, by status code.")
+                            .Register(registry)),
         seconds(prometheus::BuildHistogram()
                     .Name("annulus_request_seconds")
                     .Help("Time of calls from whole request to answer.")
@@ -135,27 +140,33 @@ struct MetricsService::State final : public prometheus::Collectable {
     const absl::Time begin = absl::Now();
     absl::StatusOr<int64_t> answer_bytes = inner->Check(header, call);
     if (!answer_bytes.ok()) {
-      CountEnd(CallOf<Request>().name, answer_bytes.status().code(), absl::Now() - begin);
+      CountEnd(CallOf<Request>().name, call.caller.tenant, answer_bytes.status().code(),
+               absl::Now() - begin);
     }
     return answer_bytes;
   }
 
-  void CountEnd(const char* call, absl::StatusCode code, absl::Duration took) {
+  void CountEnd(const char* call, const std::string& tenant, absl::StatusCode code,
+                absl::Duration took) {
     const prometheus::Labels labels = {{"call", call}, {"code", absl::StatusCodeToString(code)}};
     requests.Add(labels).Increment();
     seconds.Add(labels, LatencyBounds()).Observe(absl::ToDoubleSeconds(took));
+    if (tenant.empty()) return;
+    tenant_requests
+        .Add({{"tenant", tenants.NameOf(tenant)}, {"code", absl::StatusCodeToString(code)}})
+        .Increment();
   }
 
-  // Runs `body` counted as `call`.
+  // Runs `body` counted as `call` of this tenant.
   template <typename Body>
-  auto Count(const char* call, Body body) {
+  auto Count(const char* call, const std::string& tenant, Body body) {
     prometheus::Gauge& running = in_flight.Add({{"call", call}});
     running.Increment();
     const absl::Time begin = absl::Now();
     auto result = body();
     const absl::Duration took = absl::Now() - begin;
     running.Decrement();
-    CountEnd(call, result.ok() ? CodeOf(*result) : result.status().code(), took);
+    CountEnd(call, tenant, result.ok() ? CodeOf(*result) : result.status().code(), took);
     return result;
   }
 
@@ -164,7 +175,9 @@ struct MetricsService::State final : public prometheus::Collectable {
   std::atomic<int64_t> bytes_received = 0;
   std::atomic<int64_t> bytes_sent = 0;
   prometheus::Registry registry;
+  TenantNames tenants;
   prometheus::Family<prometheus::Counter>& requests;
+  prometheus::Family<prometheus::Counter>& tenant_requests;
   prometheus::Family<prometheus::Histogram>& seconds;
   prometheus::Family<prometheus::Gauge>& in_flight;
   prometheus::Family<prometheus::Counter>& moved;
@@ -189,7 +202,7 @@ absl::StatusOr<AnyAnswer> MetricsService::Answer(const AnyRequest& request,
                                                  const CallContext& call) {
   return AnswerAny(request, [&](const auto& typed) {
     state_->bytes_received += TensorBytesOf(typed);
-    auto answer = state_->Count(CallOf<std::decay_t<decltype(typed)>>().name,
+    auto answer = state_->Count(CallOf<std::decay_t<decltype(typed)>>().name, call.caller.tenant,
                                 [&] { return state_->inner->Call(typed, call); });
     if (answer.ok()) state_->CountAnswer(*answer);
     return answer;

@@ -1,5 +1,6 @@
 // Metrics: what a process counts, offered to Prometheus over HTTP at /metrics. Names are annulus_*
-// in base units (bytes, seconds); labels come from fixed sets, so the number of series is bounded.
+// in base units (bytes, seconds); labels come from fixed sets, and at most 64 tenants are told by
+// name (all others are "other"), so the number of series is bounded.
 // The endpoint has no authentication and three stuck connections can keep scrapes out: bind it to
 // loopback or a network of the operator's. Thread-safe.
 #pragma once
@@ -30,6 +31,7 @@ using MetricsSnapshot = std::function<std::vector<Metric>()>;  // called at each
 //   annulus_requests_total{call,code}            an upload counts once per piece
 //   annulus_request_seconds{call,code}           histogram
 //   annulus_requests_in_flight{call}
+//   annulus_tenant_requests_total{tenant,code}   where callers have tenants
 //   annulus_attend_moved_bytes_total{plan}       payload counted at the transports
 //   annulus_attend_planned_bytes_total{plan}     what the plans said
 //   annulus_transport_bytes_total{transport="grpc",direction}   tensors of calls, as they were sent
@@ -43,6 +45,8 @@ using MetricsSnapshot = std::function<std::vector<Metric>()>;  // called at each
 //   annulus_contexts_expired_total, annulus_contexts_evicted_total   that ended by themselves
 //   annulus_calls_in_flight, annulus_call_bytes_in_flight
 //   annulus_heartbeat_age_seconds{worker}        of workers that are not lost
+//   annulus_tenant_contexts{tenant}, annulus_tenant_kv_bytes{tenant},
+//   annulus_tenant_calls_in_flight{tenant}, annulus_tenant_call_bytes_in_flight{tenant}
 //   annulus_status_up                            0 when Status failed: then the others are absent
 class MetricsService final : public Service {
  public:

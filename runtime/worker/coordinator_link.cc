@@ -164,7 +164,8 @@ void CoordinatorLink::OnTime() {
   if (coordinator_ == 0) {
     if (state_ == State::kJoining || inventory_taken_) Connect();
   } else if (state_ == State::kReady) {
-    Send(wire::Encode(wire::Heartbeat{options_.kv_bytes(), leaves_}));
+    Send(wire::Encode(
+        wire::Heartbeat{options_.kv_bytes(), leaves_, options_.owners(wire::kOwnersMax)}));
   }
 }
 

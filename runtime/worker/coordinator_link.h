@@ -39,6 +39,8 @@ class CoordinatorLink {
     absl::Duration heartbeat_timeout;
     absl::Duration rejoin_timeout;      // 0: a coordinator that is gone is lost
     std::function<int64_t()> kv_bytes;  // held now
+    // Whose contexts hold how much, those first of whom that is news (KvStore::TellOwners).
+    std::function<std::vector<OwnerBytes>(size_t owners_max)> owners;
     // Takes a task for execution (TaskQueue), or returns false when it has no room. Tasks that only
     // tidy up (`must`) may use room that others may not.
     std::function<bool(WorkerTask& task, bool must)> take;

@@ -53,10 +53,13 @@ TaskOutcome TaskExecutor::Run(WorkerTask task) {
         if constexpr (requires { Execute(order, nullptr); }) {
           wire::Done done{.request = order.request, .epoch = order.epoch, .status = {}};
           Buffer answer;
+          const auto owner = store_.OwnerCount(order.context);  // a Release lets go of the context
           done.status = Execute(order, &answer);
           outcome.request = done.request;
           if (done.request == 0) return;
-          done.context_kv_bytes = store_.ContextBytes(order.context);
+          const KvStore::Held held = store_.HeldBy(order.context);
+          done.context_kv_bytes = held.context_bytes;
+          done.owner_kv_bytes = owner != nullptr ? owner->bytes() : held.owner_bytes;
           outcome.messages.push_back(wire::Encode(std::move(done), std::move(answer)));
         }
       },
@@ -110,9 +113,10 @@ TaskOutcome TaskExecutor::TakeInventory() const {
   for (const ContextId id : store_.ContextIds()) {
     const KvStore::Shard& shard = **store_.Find(id);
     const Opened& opened = opened_.at(id);
+    const KvStore::Held held = store_.HeldBy(id);
     outcome.messages.push_back(wire::Encode(wire::Inventory{
         opened.epoch, id, shard.spec, shard.rank, opened.addresses, store_.Layers(id),
-        store_.ContextBytes(id), opened.copies, opened.serves, opened.activating}));
+        held.context_bytes, opened.copies, opened.serves, opened.activating, held.owner_bytes}));
   }
   return outcome;
 }

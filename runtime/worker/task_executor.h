@@ -40,6 +40,8 @@ class TaskExecutor {
   TaskOutcome Run(WorkerTask task);
 
   const KvStore& store() const { return store_; }
+  // As KvStore; for any thread.
+  std::vector<OwnerBytes> TellOwners(size_t owners_max) { return store_.TellOwners(owners_max); }
   // As Backend::health.
   absl::Status health() const { return backend_.health(); }
   absl::Duration kernel_time() const { return backend_.busy(); }

@@ -215,7 +215,9 @@ TaskOutcome WorkRunner::Run(const WorkerTask& task) {
     wire::WorkItemDone& item = done.items[i];
     item.epoch = work.items[i].epoch;
     item.status = std::move(batch[i].status);
-    item.context_kv_bytes = store_.ContextBytes(work.items[i].context);
+    const KvStore::Held held = store_.HeldBy(work.items[i].context);
+    item.context_kv_bytes = held.context_bytes;
+    item.owner_kv_bytes = held.owner_bytes;
     if (!work.items[i].plan.has_value()) continue;
     if (batch[i].exchange != nullptr) {
       const Exchange::Counters moved = batch[i].exchange->counters();

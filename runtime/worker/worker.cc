@@ -100,6 +100,7 @@ class Worker::Impl {
             .heartbeat_timeout = options_.heartbeat_timeout,
             .rejoin_timeout = options_.rejoin_timeout,
             .kv_bytes = [this] { return executor_.store().kv_bytes(); },
+            .owners = [this](size_t owners_max) { return executor_.TellOwners(owners_max); },
             .take = [this](WorkerTask& task, bool must) { return Take(task, must); },
             .data_address = options_.data_address,
             .grants = options_.grants,

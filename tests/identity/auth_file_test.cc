@@ -76,6 +76,7 @@ TEST_CASE("a spoilt auth file is refused by the name of its field") {
       {Tokens(good + "," + good), "tokens[1].sha256: "},
       {Tokens(TokenEntry("t", "lab", "king")), "tokens[0].role: \"king\""},
       {Tokens(TokenEntry("t", "", "tenant")), "tokens[0].tenant: none"},
+      {Tokens(TokenEntry("t", std::string(129, 'x'), "tenant")), "tokens[0].tenant: "},
       {Tokens(R"({"name":"n","role":"admin"})"), "tokens[0].sha256: none"},
       {Tokens(R"({"name":"n","role":"admin","sha256":"ab"})"), "tokens[0].sha256: \"ab\""},
       {Tokens(R"({"name":"n","role":"admin","secret":"ab","sha256":")" + Sha256Hex("x") + "\"}"),
@@ -210,6 +211,40 @@ TEST_CASE("roles may what the table says") {
   CHECK(RolesThatMay(Access::kRead) == "admin, tenant, reader");
   CHECK(RolesThatMay(Access::kWrite) == "admin, tenant");
   CHECK(RolesThatMay(Access::kJoin) == "admin, worker");
+}
+
+TEST_CASE("callers know their tenant's contexts, admins all, and nobody's are the admins'") {
+  const Caller admin{"a", "lab", Role::kAdmin};
+  const Caller tenant{"t", "lab", Role::kTenant};
+  const Caller reader{"r", "lab", Role::kReader};
+  const Caller probe{"p", "", Role::kReader};
+  for (const char* owner : {"lab", "other", ""}) {
+    INFO(owner);
+    CHECK(MayKnow(admin, owner));
+    CHECK(MayKnow(Caller(), owner));  // where nobody is asked who calls
+    CHECK(MayKnow(tenant, owner) == (std::string(owner) == "lab"));
+    CHECK(MayKnow(reader, owner) == (std::string(owner) == "lab"));
+    CHECK_FALSE(MayKnow(probe, owner));
+  }
+}
+
+TEST_CASE("callers bring their tenant's quotas, as they are in the file now") {
+  TempFolder folder;
+  const auto write = [&](int lab_max) {
+    folder.Write("auth.json", absl::StrCat(R"({"tokens":[)", TokenEntry("t", "lab", "tenant"), ",",
+                                           TokenEntry("u", "other", "tenant"), "],",
+                                           R"("quotas":{"default":{"contexts_max":7},)",
+                                           R"("lab":{"contexts_max":)", lab_max, "}}}"));
+  };
+  write(1);
+  const auto authenticator =
+      Authenticator::Open(folder / "auth.json", absl::ZeroDuration()).value();
+  CHECK(authenticator->OfToken("t", absl::Now())->quotas.contexts_max == 1);
+  CHECK(authenticator->OfToken("u", absl::Now())->quotas.contexts_max == 7);
+  CHECK(authenticator->OfToken("u", absl::Now())->quotas.kv_bytes_max == kNoQuota);
+  write(22);
+  CHECK(authenticator->Reload().ok());
+  CHECK(authenticator->OfToken("t", absl::Now())->quotas.contexts_max == 22);
 }
 
 }  // namespace

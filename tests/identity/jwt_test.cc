@@ -154,6 +154,10 @@ TEST_CASE("a token is refused for each thing that is not as it must be") {
   CHECK(absl::StartsWith(claims(R"("nbf":2000000000)", R"("nbf":2000000400)"), "nbf: "));
   CHECK(
       absl::StartsWith(claims(R"("namespace":"lab")", R"("namespace":7)"), "tenant by the claim"));
+  CHECK(absl::StartsWith(claims(R"("namespace":"lab")", R"("namespace":"")"), "tenant: \"\""));
+  CHECK(absl::StartsWith(
+      claims(R"("namespace":"lab")", absl::StrCat(R"("namespace":")", std::string(129, 'x'), "\"")),
+      "tenant: \"xxx"));
   CHECK(absl::StartsWith(claims(R"("iat":)", R"("exp":9,"iat":)"),
                          "claims: name \"exp\" comes twice"));
   CHECK(absl::StartsWith(why(signer.SignAs("b", kClaims)), "signature: "));

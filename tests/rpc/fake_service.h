@@ -170,6 +170,7 @@ class FakeService : public Service {
                       {3, "ready", "cpu (AVX2)", "c:3", 11, 1000, "", 0.25}};
     status.in_flight = 5;
     status.in_flight_bytes = 640;
+    status.tenants = {{"lab", 2, 300, 1, 64}};
     status.contexts_expired = 3;
     status.contexts_evicted = 2;
     return status;

@@ -42,10 +42,11 @@ struct Guarded {
   std::string endpoint() const { return absl::StrCat("127.0.0.1:", server->port()); }
 
   // From the next Reload on.
-  void Know(absl::string_view tokens) const {
+  void Know(absl::string_view tokens, absl::string_view quotas = "{}") const {
     folder.Write("auth.json",
                  absl::StrCat(R"({"tokens":[)", tokens, R"(],"jwt":{"jwks":"keys.json",)",
-                              R"("issuer":"i","audience":"a","claims":{"role":"role"}}})"));
+                              R"("issuer":"i","audience":"a","claims":{"role":"role"}},"quotas":)",
+                              quotas, "}"));
   }
 
   // Valid until `expires`, the server's leeway not counted.

@@ -49,6 +49,10 @@ TEST_CASE("calls are counted by name and code, and the cluster's state is told a
   CheckLine(text, "annulus_heartbeat_age_seconds{worker=\"3\"} 0.25");
   CHECK(text.find("annulus_heartbeat_age_seconds{worker=\"2\"}") == std::string::npos);
   CheckLine(text, "annulus_kv_dense_bytes 23456");
+  CheckLine(text, "annulus_tenant_contexts{tenant=\"lab\"} 2");
+  CheckLine(text, "annulus_tenant_kv_bytes{tenant=\"lab\"} 300");
+  CheckLine(text, "annulus_tenant_calls_in_flight{tenant=\"lab\"} 1");
+  CHECK(text.find("annulus_tenant_requests_total") == std::string::npos);  // nobody has a tenant
   CheckLine(text, "annulus_blocks{state=\"ok\"} 0");
   CheckLine(text, "annulus_contexts{state=\"degraded\"} 0");
   CheckLine(text, "annulus_workers{state=\"draining\"} 0");
@@ -67,6 +71,22 @@ TEST_CASE("calls are counted by name and code, and the cluster's state is told a
   text = Scrape((*endpoint)->port());
   CheckLine(text, "annulus_status_up 0");
   CHECK(text.find("annulus_kv_bytes") == std::string::npos);
+}
+
+TEST_CASE("tenants are told by name, as many as there may be") {
+  FakeService fake;
+  MetricsService service(&fake);
+  const auto endpoint = MetricsEndpoint::Start("127.0.0.1:0", service);
+  REQUIRE(endpoint.ok());
+  for (int i = 0; i < 70; ++i) {
+    CallContext call;
+    call.caller.tenant = absl::StrCat("t", i);
+    CHECK(service.Call(StatusRequest(), call).ok());
+  }
+  const std::string text = Scrape((*endpoint)->port());
+  CheckLine(text, "annulus_tenant_requests_total{code=\"OK\",tenant=\"t0\"} 1");
+  CheckLine(text, "annulus_tenant_requests_total{code=\"OK\",tenant=\"t63\"} 1");
+  CheckLine(text, "annulus_tenant_requests_total{code=\"OK\",tenant=\"other\"} 6");
 }
 
 TEST_CASE("a process without a service tells a snapshot") {

@@ -1,6 +1,10 @@
 // What a coordinator makes of workers that had another one before, event by event.
+#include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "tests/catch.h"
 #include "tests/runtime/core_driver.h"
 
@@ -59,6 +63,76 @@ absl::Status Repeat(Restarted& d, int64_t start, int64_t tokens, uint64_t sequen
   const Actions actions = d.Handle(event::Begin{call, append});
   if (!All<action::Admit>(actions).empty()) return absl::CancelledError("is appended");
   return test::FinishOf(actions, call);
+}
+
+// The same of a tenant, who asks for what may be refused.
+struct Returning : Restarted {
+  wire::Inventory HoldsOfLab(ContextId id, int rank, std::vector<std::string> addresses) const {
+    wire::Inventory inventory = Holds(rank, Stored(64, 3, {0, 64}, 9));
+    inventory.context = inventory.serves = id;
+    inventory.spec.owner = "lab";
+    inventory.addresses = std::move(addresses);
+    return inventory;
+  }
+  // OK if it has begun.
+  absl::Status Ask(Request request) {
+    const CallId call = ++last_call;
+    const Actions actions = Handle(event::Begin{call, request, absl::InfiniteFuture(), ann});
+    return All<action::Finish>(actions).empty() ? absl::OkStatus() : test::FinishOf(actions, call);
+  }
+  absl::Status Create() { return Ask(request::Create{SmallSpec()}); }
+
+  Caller ann{"ann", "lab", Role::kTenant};
+  CallId last_call = 7000;
+};
+
+TEST_CASE("A tenant makes no contexts before it is known how many it has") {
+  Returning d;
+  d.ann.quotas.contexts_max = 1;
+  d.Join(11, 1);
+  const absl::Status unknown = d.Create();
+  CHECK(absl::IsUnavailable(unknown));
+  CHECK(absl::StrContains(unknown.message(), "contexts_max"));
+  d.ann.quotas.contexts_max = 2;
+  d.Tell(11, d.HoldsOfLab(kContext, 0, {"addr11", "addr12"}));
+  CHECK(absl::IsUnavailable(d.Create()));  // the other one may hold more of it
+  d.Join(12, 2);
+  d.Tell(12, d.HoldsOfLab(kContext, 1, {"addr11", "addr12"}));
+  CHECK(absl::IsUnavailable(d.Create()));
+  d.Tell(12, d.HoldsOfLab(kContext + 1, 0, {"addr12"}));
+  CHECK(absl::IsResourceExhausted(d.Create()));
+  d.ann.quotas.contexts_max = 3;
+  CHECK(d.Create().ok());
+}
+
+TEST_CASE("What is still missing when the time is over holds no tenant up") {
+  Returning d;
+  d.ann.quotas.contexts_max = 2;
+  d.Join(11, 1);
+  d.Tell(11, d.HoldsOfLab(kContext, 0, {"addr11", "addr12"}));
+  CHECK(absl::IsUnavailable(d.Create()));
+  for (int i = 0; i < 26; ++i) {
+    d.now += absl::Seconds(0.4);
+    d.Handle(event::Heard{11, wire::Heartbeat{}});
+  }
+  d.Handle(event::Tick{});
+  CHECK(d.Create().ok());
+  CHECK(absl::IsResourceExhausted(d.Create()));  // the lost one counts until it is released
+}
+
+TEST_CASE("A tenant stores nothing more before it is known what it has stored") {
+  Returning d;
+  d.ann.quotas.kv_bytes_max = 1 << 20;
+  d.Join(11, 2);
+  d.Tell(11, d.HoldsOfLab(kContext, 0, {"addr11"}));
+  d.Tell(11, d.HoldsOfLab(kContext + 1, 0, {"addr11", "addr12"}));
+  const auto append = [&] { return d.Ask(test::AppendOf(kContext, 0, 64, 1)); };
+  const absl::Status unknown = append();
+  CHECK(absl::IsUnavailable(unknown));
+  CHECK(absl::StrContains(unknown.message(), "kv_bytes_max"));
+  d.Join(12, 1);
+  d.Tell(12, d.HoldsOfLab(kContext + 1, 1, {"addr11", "addr12"}));
+  CHECK(append().ok());
 }
 
 TEST_CASE("A context is unavailable until its ranks are back, then goes on at a new epoch") {

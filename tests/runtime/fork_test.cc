@@ -3,7 +3,11 @@
 #include <chrono>
 #include <map>
 #include <set>
+#include <string>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/rng.h"
 #include "runtime/context/append_cut.h"
 #include "runtime/context/layout.h"
@@ -33,7 +37,7 @@ TEST_CASE("A fork takes no bytes until one of the two writes, and one block then
   REQUIRE(store.Append(1, 0, {0, 200}, Pack(spec, kv, {0, 200})).ok());  // 4 blocks of 2 heads
   REQUIRE(store.Fork(1, 2, {200}).ok());
   CHECK(store.kv_bytes() == 8 * page);
-  CHECK(store.ContextBytes(2) == 8 * page);
+  CHECK(store.HeldBy(2).context_bytes == 8 * page);
   CHECK(store.Table(2, 0, 200).value()->page(1, 3).k ==
         store.Table(1, 0, 200).value()->page(1, 3).k);
   // The copy of the started block counts before it is made.
@@ -46,6 +50,81 @@ TEST_CASE("A fork takes no bytes until one of the two writes, and one block then
   CHECK(absl::IsNotFound(store.Fork(1, 3, {1})));
   CHECK(absl::IsFailedPrecondition(store.Fork(2, 3, {202})));
   CHECK(absl::IsFailedPrecondition(store.Fork(2, 3, {1, 1})));
+}
+
+std::string OwnersIn(const std::vector<OwnerBytes>& owners, int64_t page) {
+  std::set<std::string> told;
+  for (const auto& [owner, bytes] : owners) {
+    told.insert(absl::StrCat(owner, ": ", bytes / page, " pages"));
+  }
+  return absl::StrJoin(told, ", ");
+}
+
+TEST_CASE("Many owners are told of in turn, and at once where that is news") {
+  const ContextSpec base = test::SmallF32Spec();
+  Rng rng(1);
+  const LayerKv kv(base, 64, rng);
+  KvStore store(int64_t{1} << 30);
+  for (int i = 100; i < 200; ++i) {
+    ContextSpec spec = base;
+    spec.owner = absl::StrCat(i);
+    REQUIRE(store.Open(static_cast<ContextId>(i), spec, 1, 0).ok());
+  }
+  REQUIRE(store.Append(199, 0, {0, 1}, Pack(base, kv, {0, 1})).ok());
+  std::set<std::string> told;
+  for (int i = 0; i < 7; ++i) {
+    const std::vector<OwnerBytes> owners = store.TellOwners(1000);
+    CHECK(owners.size() <= 17);
+    if (i == 0) CHECK(owners.back() == OwnerBytes{"199", 2 * PageBytes(base)});
+    for (const OwnerBytes& held : owners) told.insert(held.owner);
+  }
+  CHECK(told.size() == 100);
+  CHECK(store.TellOwners(3).size() == 3);
+}
+
+TEST_CASE("What an owner's contexts hold counts together, and what forks share once") {
+  ContextSpec spec = test::SmallF32Spec();
+  Rng rng(1);
+  const LayerKv kv(spec, 400, rng);
+  const int64_t page = PageBytes(spec);
+  KvStore store(100 * page);
+  REQUIRE(store.Open(9, spec, 1, 0).ok());  // nobody's
+  REQUIRE(store.Append(9, 0, {0, 200}, Pack(spec, kv, {0, 200})).ok());
+  CHECK(store.HeldBy(9).owner_bytes == 0);
+  spec.owner = "a";
+  REQUIRE(store.Open(1, spec, 1, 0).ok());
+  REQUIRE(store.Append(1, 0, {0, 200}, Pack(spec, kv, {0, 200})).ok());  // 4 blocks of 2 heads
+  REQUIRE(store.Fork(1, 2, {200}).ok());
+  CHECK(store.HeldBy(2).owner_bytes == 8 * page);
+  REQUIRE(store.Append(2, 0, {200, 201}, Pack(spec, kv, {200, 201})).ok());  // a block of its own
+  REQUIRE(store.Open(3, spec, 1, 0).ok());
+  REQUIRE(store.Append(3, 0, {0, 1}, Pack(spec, kv, {0, 1})).ok());
+  CHECK(store.HeldBy(1).owner_bytes == 12 * page);
+  CHECK(store.kv_bytes() == 20 * page);
+  CHECK(store.TellOwners(10) == std::vector<OwnerBytes>{{"a", 12 * page}});
+  spec.owner = "b";
+  REQUIRE(store.Open(4, spec, 1, 0).ok());
+  REQUIRE(store.Append(4, 0, {0, 1}, Pack(spec, kv, {0, 1})).ok());
+  CHECK(OwnersIn(store.TellOwners(10), page) == "a: 12 pages, b: 2 pages");
+
+  std::shared_ptr<const ByteCount> count = store.OwnerCount(1);
+  for (const ContextId id : {1, 2, 3}) REQUIRE(store.Release(id).ok());
+  CHECK(count->bytes() == 0);
+  CHECK(store.OwnerCount(1) == nullptr);
+  // It is told for a while that nothing is left, should one telling be overtaken.
+  for (int i = 0; i < 4; ++i) {
+    CHECK(OwnersIn(store.TellOwners(10), page) == "a: 0 pages, b: 2 pages");
+  }
+  count = nullptr;
+  for (int i = 0; i < 10; ++i) store.TellOwners(10);
+  CHECK(OwnersIn(store.TellOwners(10), page) == "b: 2 pages");
+  CHECK(store.HeldBy(4).owner_bytes == 2 * page);
+  CHECK(store.kv_bytes() == 10 * page);
+  // An append that fails takes nothing.
+  KvStore small(page);
+  REQUIRE(small.Open(1, spec, 1, 0).ok());
+  CHECK(!small.Append(1, 0, {0, 200}, Pack(spec, kv, {0, 200})).ok());
+  CHECK(small.HeldBy(1).owner_bytes == 0);
 }
 
 TEST_CASE("A family of forks keeps every one's tokens and no byte too many") {
@@ -133,7 +212,7 @@ TEST_CASE("A family of forks keeps every one's tokens and no byte too many") {
           }
         }
       }
-      REQUIRE(store.ContextBytes(held) == context_pages * PageBytes(spec));
+      REQUIRE(store.HeldBy(held).context_bytes == context_pages * PageBytes(spec));
       REQUIRE(store.Verify(held, 0, {0, 2}, BlockSet::Range(0, 20)).ok());
     }
     REQUIRE(store.kv_bytes() == static_cast<int64_t>(pages.size()) * PageBytes(spec));

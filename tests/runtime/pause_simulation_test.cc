@@ -143,6 +143,10 @@ Tally Simulate(uint64_t seed, std::vector<std::string>* failures) {
     cluster.Step();
     if (step % 64 == 0) owners_unique &= OwnersAreUnique(cluster, sessions);
   }
+  // What was done last is told with the next heartbeats.
+  for (auto& session : sessions) session->End();
+  const absl::Time told = cluster.now() + 2 * test::kSimHeartbeatPeriod;
+  while (cluster.now() < told) cluster.Step();
   if (!owners_unique) failures->push_back("too many workers hold the same rank of a context");
   if (tally.lost > 0 && !kind.crashes) failures->push_back("a context was lost");
   for (const auto& session : sessions) {

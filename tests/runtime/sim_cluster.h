@@ -101,6 +101,7 @@ class SimWorker {
             .heartbeat_timeout = kSimHeartbeatTimeout,
             .rejoin_timeout = rejoin_timeout,
             .kv_bytes = [this] { return executor_.store().kv_bytes(); },
+            .owners = [this](size_t owners_max) { return executor_.TellOwners(owners_max); },
             .take =
                 [this](WorkerTask& task, bool must) {
                   merges_ += std::holds_alternative<wire::Partials>(task.body);

@@ -44,7 +44,7 @@ void SimSession::Run() {
   auto at = contexts_.begin();
   std::advance(at, static_cast<long>(rng_.Below(contexts_.size())));
   Context& context = *at;
-  const auto info = cluster_.coordinator().core().Describe(context.id);
+  const auto info = cluster_.coordinator().core().Describe(context.id, caller_);
   if (info.ok() && info->state == "lost") {
     if (waits_for_lost_) {
       context.lost = true;
@@ -257,7 +257,7 @@ void SimSession::Truncate(Context& context) {
       return;
     }
     // Past its deadline it may have been carried out all the same.
-    const auto info = cluster_.coordinator().core().Describe(context.id);
+    const auto info = cluster_.coordinator().core().Describe(context.id, caller_);
     if (!info.ok() || info->tokens[0] != tokens) {
       if (finish.status.ok()) Fail("what was truncated is there");
       return;
@@ -304,6 +304,7 @@ void SimSession::Release(Context& context) {
         !moving) {
       Fail(finish.status.ToString());
     }
+    if (!finish.status.ok()) left_behind_.push_back(context.id);
     forgotten_.push_back(&context);
   };
   Begin(request::Release{context.id}, std::move(call), absl::ZeroDuration());
@@ -322,7 +323,7 @@ void SimSession::Begin(Request request, std::shared_ptr<Call> call, absl::Durati
       finish.status = absl::UnavailableError("there is no coordinator");
       return OnNews(call, std::move(finish));
     }
-    cluster_.coordinator().Begin({call->id, request, call->deadline},
+    cluster_.coordinator().Begin({call->id, request, call->deadline, caller_},
                                  [this, call](CallNews news) { OnNews(call, std::move(news)); });
   });
 }

@@ -57,6 +57,7 @@ class SimSession {
         planner_(planner),
         rng_(seed),
         client_(rng_.Next() | 1),
+        caller_{"client", absl::StrCat("tenant ", client_), Role::kTenant},
         end_(end),
         tally_(tally) {}
 
@@ -139,6 +140,8 @@ class SimSession {
   void OnNews(const std::shared_ptr<Call>& call, CallNews news);
   void RoundEnded();
   void Settle(Context& context);
+  void CheckOwner(const ContextInfo& info);
+  void CheckQuotas();
   bool FindOut();
   void FindOut(Context& context, int64_t tokens);
   // As Expect, of a call on this context.
@@ -150,10 +153,12 @@ class SimSession {
   CallPlanner& planner_;
   Rng rng_;
   const uint64_t client_;
+  const Caller caller_;  // each session is a tenant of its own
   absl::Time end_;
   Tally& tally_;
   std::list<Context> contexts_;
-  std::vector<Context*> forgotten_;  // released; erased when the round ends
+  std::vector<Context*> forgotten_;     // released; erased when the round ends
+  std::vector<ContextId> left_behind_;  // of these, where the release failed: some may be there yet
   int in_flight_ = 0;
   int64_t tokens_max_ = 200;
   bool many_ranks_ = false;

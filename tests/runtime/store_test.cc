@@ -37,7 +37,7 @@ TEST_CASE("CRC32C has the standard's check value") {
 }
 
 TEST_CASE("A page without holders is zeroed, its memory used again or given back") {
-  std::atomic<int64_t> bytes = 0;
+  ByteCount bytes;
   SlabMemory memory(HostMemory());
   PageArena arena(1000, &memory, &bytes);
   std::vector<PageRef> pages;
@@ -47,7 +47,7 @@ TEST_CASE("A page without holders is zeroed, its memory used again or given back
     std::fill_n(pages.back()->data, 1000, std::byte{0xAB});
   }
   CHECK(arena.pages_in_use() == 50);
-  CHECK(bytes == 50 * 1000);
+  CHECK(bytes.bytes() == 50 * 1000);
   const PageRef holder = pages[8];  // the first of a slab of eight
   CHECK(holder.shared());
   pages.erase(pages.begin() + 1, pages.end());
@@ -62,16 +62,16 @@ TEST_CASE("A page without holders is zeroed, its memory used again or given back
     CHECK(std::count(data, data + 1000, std::byte{0}) == 1000);
   }
   CHECK(again);
-  CHECK(bytes == 62 * 1000);
+  CHECK(bytes.bytes() == 62 * 1000);
   pages.clear();
-  CHECK(bytes == 1000);
+  CHECK(bytes.bytes() == 1000);
 }
 
 TEST_CASE("Slabs of arenas that share memory lie apart, aligned and zero, in few huge pages") {
   constexpr size_t kPage = 32'000;
   constexpr int kHeads = 8;
   constexpr int kPages = 40;
-  std::atomic<int64_t> bytes = 0;
+  ByteCount bytes;
   SlabMemory memory(HostMemory());
   std::deque<PageArena> arenas;
   for (int head = 0; head < kHeads; ++head) arenas.emplace_back(kPage, &memory, &bytes);
@@ -98,7 +98,7 @@ TEST_CASE("Slabs of arenas that share memory lie apart, aligned and zero, in few
     CHECK(std::adjacent_find(places.begin(), places.end(), close) == places.end());
     CHECK(huge_pages.size() <= 2 * kPages * kHeads * kPage / (size_t{2} << 20) + 12);
   }
-  CHECK(bytes == 0);
+  CHECK(bytes.bytes() == 0);
 }
 
 TEST_CASE("Every token's rows lie with every rank that the layout gives them to") {
@@ -141,7 +141,7 @@ TEST_CASE("Every token's rows lie with every rank that the layout gives them to"
       }
     }
     CHECK(store.Verify(7, 1, {0, spec.kv_heads}, BlockSet::Range(0, 1000)).ok());
-    CHECK(store.kv_bytes() == store.ContextBytes(7));
+    CHECK(store.kv_bytes() == store.HeldBy(7).context_bytes);
     CHECK(store.Release(7).ok());
     CHECK(store.kv_bytes() == 0);
   }

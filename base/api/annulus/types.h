@@ -50,6 +50,9 @@ struct ContextSpec {
   // Where the service is told to evict: when KV is full, contexts so marked that no call uses are
   // released, the least recently used first.
   bool evictable = false;
+  // The tenant whose context it is, at most 128 bytes; filled in by the service: whoever is neither
+  // an admin nor of this tenant finds no such context. Admins may name another tenant than theirs.
+  std::string owner = {};
 };
 
 struct ContextInfo {
@@ -200,6 +203,17 @@ struct WorkerStatus {
   double heartbeat_age_s = 0;     // since its last sign of life
 };
 
+// What a tenant has of the cluster now.
+struct TenantStatus {
+  std::string tenant;
+  int64_t contexts = 0;
+  int64_t kv_bytes = 0;         // over all workers, copies too; blocks that forks share count once
+  int64_t in_flight = 0;        // calls under way
+  int64_t in_flight_bytes = 0;  // of their tensors
+};
+
+// Callers who are no admins are told of what is their tenant's, and of the cluster its epoch and
+// its workers: their states and how full they are.
 struct ClusterStatus {
   uint64_t epoch = 0;
   std::vector<ContextInfo> contexts;
@@ -209,6 +223,7 @@ struct ClusterStatus {
   // Contexts that ended by themselves since the coordinator began.
   int64_t contexts_expired = 0;
   int64_t contexts_evicted = 0;
+  std::vector<TenantStatus> tenants;  // that have anything
 };
 
 }  // namespace annulus

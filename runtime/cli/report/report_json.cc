@@ -62,6 +62,7 @@ Json ToObject(const ContextInfo& context) {
           {"dense_kv_bytes", context.dense_kv_bytes},
           {"lease", context.spec.lease},
           {"evictable", context.spec.evictable},
+          {"owner", context.spec.owner},
           {"idle_s", context.idle_s}};
 }
 

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -166,14 +167,15 @@ std::string ToText(absl::Span<const ContextInfo> contexts) {
                {"of dense"},
                {"unused"},
                {"lease"},
-               {"evictable"}});
+               {"evictable"},
+               {"owner", Align::kLeft}});
   for (const ContextInfo& context : contexts) {
-    table.AddRow({absl::StrCat(context.id), context.state, absl::StrCat(context.epoch),
-                  absl::StrCat(context.tokens.size()), absl::StrCat(TokensOf(context)),
-                  BytesText(context.kv_bytes),
-                  PercentText(context.kv_bytes, context.dense_kv_bytes),
-                  absl::StrFormat("%.1f s", context.idle_s), LeaseText(context.spec.lease),
-                  context.spec.evictable ? "yes" : "no"});
+    table.AddRow(
+        {absl::StrCat(context.id), context.state, absl::StrCat(context.epoch),
+         absl::StrCat(context.tokens.size()), absl::StrCat(TokensOf(context)),
+         BytesText(context.kv_bytes), PercentText(context.kv_bytes, context.dense_kv_bytes),
+         absl::StrFormat("%.1f s", context.idle_s), LeaseText(context.spec.lease),
+         context.spec.evictable ? "yes" : "no", absl::Utf8SafeCHexEscape(context.spec.owner)});
   }
   return table.ToText();
 }

@@ -9,18 +9,21 @@
 #include "runtime/coordinator/core/checks.h"
 
 namespace annulus {
-namespace {}  // namespace
 
 void Calls::Begin(const event::Begin& begin) {
   ANNULUS_CHECK(begin.call != 0 && !calls_.contains(begin.call));
   const Entry entry = calls_.emplace(begin.call, Call{}).first;
+  entry->second.tenant = begin.caller.tenant;
+  tenants_.AddCalls(begin.caller.tenant, 1, 0);
   entry->second.deadline = begin.deadline;
   absl::Status status =
       out_.now() >= begin.deadline
           ? absl::DeadlineExceededError("the call's deadline had passed when it came")
-          : std::visit([&](const auto& request) { return Start(entry, request); }, begin.request);
+          : std::visit([&](const auto& request) { return Start(entry, request, begin.caller); },
+                       begin.request);
   if (status.ok()) return Settle(entry);
   calls_.erase(entry);  // nothing was started, so nothing needs undoing
+  tenants_.AddCalls(begin.caller.tenant, -1, 0);
   out_.Emit(action::Finish{begin.call, std::move(status), 0, {}});
 }
 
@@ -28,22 +31,27 @@ void Calls::Begin(const event::Begin& begin) {
 void Calls::Await(Call& call, const ShardMap& map, Kind kind) const {
   call.kind = kind;
   call.context = map.context;
+  call.owner = map.spec.owner;
   call.epoch = map.epoch;
   for (const Holder& holder : map.holders) {
     if (members_.IsUp(holder.worker)) call.pending.emplace(holder.worker, holder.rank);
   }
 }
 
-absl::Status Calls::Start(Entry entry, const request::Create& create) {
-  ANNULUS_RETURN_IF_ERROR(CheckRoom());
-  ANNULUS_ASSIGN_OR_RETURN(const Context* context, contexts_.Create(create.spec, entry->first));
+absl::Status Calls::Start(Entry entry, const request::Create& create, const Caller& caller) {
+  ContextSpec spec = create.spec;
+  ANNULUS_ASSIGN_OR_RETURN(spec.owner, OwnerFor(caller, spec.owner));
+  ANNULUS_RETURN_IF_ERROR(CheckCreate(caller));
+  ANNULUS_RETURN_IF_ERROR(CheckRoom(caller));
+  ANNULUS_ASSIGN_OR_RETURN(const Context* context, contexts_.Create(spec, entry->first));
   Await(entry->second, *context->map, Kind::kOpen);
   return absl::OkStatus();
 }
 
-absl::Status Calls::Start(Entry entry, const request::Fork& fork) {
-  ANNULUS_ASSIGN_OR_RETURN(Context * parent, FindUsable(fork.context));
-  ANNULUS_RETURN_IF_ERROR(CheckRoom());
+absl::Status Calls::Start(Entry entry, const request::Fork& fork, const Caller& caller) {
+  ANNULUS_ASSIGN_OR_RETURN(Context * parent, FindUsable(fork.context, caller));
+  ANNULUS_RETURN_IF_ERROR(CheckCreate(caller));
+  ANNULUS_RETURN_IF_ERROR(CheckRoom(caller));
   ANNULUS_ASSIGN_OR_RETURN(const Context* child,
                            contexts_.Fork(*parent, fork.tokens, entry->first));
   Await(entry->second, *child->map, Kind::kOpen);
@@ -53,9 +61,9 @@ absl::Status Calls::Start(Entry entry, const request::Fork& fork) {
 }
 
 // Is done once it has begun.
-absl::Status Calls::Start(Entry entry, const request::Truncate& truncate) {
-  ANNULUS_ASSIGN_OR_RETURN(Context * context, FindUsable(truncate.context));
-  ANNULUS_RETURN_IF_ERROR(CheckRoom());
+absl::Status Calls::Start(Entry entry, const request::Truncate& truncate, const Caller& caller) {
+  ANNULUS_ASSIGN_OR_RETURN(Context * context, FindUsable(truncate.context, caller));
+  ANNULUS_RETURN_IF_ERROR(CheckRoom(caller));
   ANNULUS_RETURN_IF_ERROR(contexts_.Truncate(*context, truncate.tokens, entry->first));
   Await(entry->second, *context->map, Kind::kTruncate);
   entry->second.uses = truncate.context;
@@ -63,10 +71,9 @@ absl::Status Calls::Start(Entry entry, const request::Truncate& truncate) {
   return absl::OkStatus();
 }
 
-absl::Status Calls::Start(Entry entry, const request::Release& release) {
+absl::Status Calls::Start(Entry entry, const request::Release& release, const Caller& caller) {
   const ContextId id = release.context;
-  const Context* context = contexts_.Find(id);
-  if (context == nullptr) return recovery_.WhyUnknown(id);
+  ANNULUS_ASSIGN_OR_RETURN(const Context* context, recovery_.Find(caller, id));
   ANNULUS_RETURN_IF_ERROR(context->CheckNotSwitching());
   const absl::Status released = absl::CancelledError(absl::StrCat("context ", id, " was released"));
   for (Entry next = calls_.begin(); next != calls_.end();) {
@@ -86,7 +93,7 @@ absl::Status Calls::Start(Entry entry, const request::Release& release) {
 }
 
 // Ends at once.
-absl::Status Calls::Start(Entry entry, const request::KeepAlive& keep_alive) {
+absl::Status Calls::Start(Entry entry, const request::KeepAlive& keep_alive, const Caller& caller) {
   if (std::ssize(keep_alive.contexts) > kRenewedMax) {
     return Bad("contexts", std::ssize(keep_alive.contexts),
                absl::StrCat("at most ", kRenewedMax, " in one KeepAlive"));
@@ -95,22 +102,21 @@ absl::Status Calls::Start(Entry entry, const request::KeepAlive& keep_alive) {
   for (const ContextId id : keep_alive.contexts) {
     Item& item = entry->second.items.emplace_back();
     item.ended = true;
-    if (Context* context = contexts_.Find(id); context != nullptr) {
-      contexts_.Use(*context);
-    } else {
-      item.status = recovery_.WhyUnknown(id);
-    }
+    const absl::StatusOr<Context*> context = recovery_.Find(caller, id);
+    item.status = context.status();
+    if (context.ok()) contexts_.Use(**context);
   }
   return absl::OkStatus();
 }
 
-absl::Status Calls::Reserve(int64_t bytes, Call& call) {
+absl::Status Calls::Reserve(int64_t bytes, Call& call, const Caller& caller) {
   if (bytes > limits_.request_bytes_max) {
     return absl::InvalidArgumentError(absl::StrCat(
         "the call's tensors take ", bytes, " bytes with their answer, expected at most ",
         limits_.request_bytes_max, " (request_bytes_max); send fewer tokens at once"));
   }
-  ANNULUS_RETURN_IF_ERROR(CheckRoom());
+  ANNULUS_RETURN_IF_ERROR(tenants_.CheckCallBytes(caller, bytes));
+  ANNULUS_RETURN_IF_ERROR(CheckRoom(caller));
   if (bytes > limits_.in_flight_bytes_max - in_flight_bytes_) {
     return absl::ResourceExhaustedError(
         absl::StrCat("in_flight_bytes_max is ", limits_.in_flight_bytes_max, ": ", in_flight_bytes_,
@@ -118,13 +124,26 @@ absl::Status Calls::Reserve(int64_t bytes, Call& call) {
   }
   call.bytes = bytes;
   in_flight_bytes_ += bytes;
+  tenants_.AddCalls(call.tenant, 0, bytes);
   return absl::OkStatus();
 }
 
-absl::Status Calls::CheckRoom() const {
+absl::Status Calls::CheckRoom(const Caller& caller) const {
+  ANNULUS_RETURN_IF_ERROR(tenants_.CheckCall(caller));
   if (std::ssize(calls_) <= limits_.in_flight_max) return absl::OkStatus();
   return absl::ResourceExhaustedError(
       absl::StrCat("in_flight_max is ", limits_.in_flight_max, " and as many calls are in flight"));
+}
+
+// Of contexts and forks. Nobody gets past its quota because the coordinator does not know yet what
+// it has.
+absl::Status Calls::CheckCreate(const Caller& caller) {
+  if (HasQuotas(caller) && caller.quotas.contexts_max != kNoQuota && recovery_.may_find_more()) {
+    return absl::UnavailableError(
+        "contexts_max: not known yet how many contexts the tenant has, since the coordinator has "
+        "started anew; retry");
+  }
+  return tenants_.CheckCreate(caller, recovery_.Pending(caller));
 }
 
 void Calls::GiveUp(CallId id, const absl::Status& why) {
@@ -145,6 +164,7 @@ absl::Status Calls::OnDone(WorkerId id, const wire::Done& done) {
     return absl::OkStatus();
   }
   call.pending.erase(pending);
+  tenants_.NoteKv(call.owner, id, done.owner_kv_bytes);
   if (!done.status.ok()) {
     End(entry, Named(id, nullptr, done.status));
     return absl::OkStatus();
@@ -244,6 +264,7 @@ void Calls::End(Entry entry, absl::Status status) {
   Call call = std::move(entry->second);
   calls_.erase(entry);
   in_flight_bytes_ -= call.bytes;
+  tenants_.AddCalls(call.tenant, -1, -call.bytes);
   if (!call.items.empty()) CancelPending(id, call);
   action::Finish finish{id, status, call.context, {}};
   for (Item& item : call.items) {
@@ -263,6 +284,17 @@ void Calls::End(Entry entry, absl::Status status) {
     }
   }
   out_.Emit(std::move(finish));
+}
+
+Calls::InFlight Calls::CountInFlight(const Caller& caller) const {
+  if (caller.role == Role::kAdmin) return {std::ssize(calls_), in_flight_bytes_};
+  InFlight counts;
+  for (const auto& [id, call] : calls_) {
+    if (!MayKnow(caller, call.tenant)) continue;
+    ++counts.calls;
+    counts.bytes += call.bytes;
+  }
+  return counts;
 }
 
 void Calls::CancelPending(CallId id, const Call& call) {

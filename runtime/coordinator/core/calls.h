@@ -25,6 +25,7 @@
 #include "runtime/coordinator/core/events.h"
 #include "runtime/coordinator/core/members.h"
 #include "runtime/coordinator/core/recovery.h"
+#include "runtime/coordinator/core/tenants.h"
 #include "runtime/coordinator/limits.h"
 #include "runtime/protocol/cluster/wire.h"
 
@@ -32,9 +33,14 @@ namespace annulus {
 
 class Calls {
  public:
-  Calls(const CoordinatorLimits& limits, Outbox& out, Members& members, Contexts& contexts,
-        const Recovery& recovery)
-      : limits_(limits), out_(out), members_(members), contexts_(contexts), recovery_(recovery) {}
+  Calls(const CoordinatorLimits& limits, Outbox& out, Members& members, Tenants& tenants,
+        Contexts& contexts, const Recovery& recovery)
+      : limits_(limits),
+        out_(out),
+        members_(members),
+        tenants_(tenants),
+        contexts_(contexts),
+        recovery_(recovery) {}
 
   void Begin(const event::Begin& begin);
   void Prepared(const event::Prepared& prepared);
@@ -53,8 +59,12 @@ class Calls {
   void EndDue();
   absl::Time NextTimer() const;
 
-  int64_t in_flight() const { return std::ssize(calls_); }
-  int64_t in_flight_bytes() const { return in_flight_bytes_; }
+  // Calls under way that the caller may know of, and the bytes of their tensors.
+  struct InFlight {
+    int64_t calls = 0;
+    int64_t bytes = 0;
+  };
+  InFlight CountInFlight(const Caller& caller) const;
 
  private:
   enum class Kind { kOpen, kTruncate, kRelease, kItems };
@@ -67,15 +77,18 @@ class Calls {
     bool ended = false;
     int64_t horizon = 0;
     uint64_t append_number = 0;
-    size_t awaited = 0;   // holders whose answer is
-    absl::Status status;  // while it has not ended: what some rank said
-    bool echo = false;    // perhaps because another rank failed
-    bool merges = false;  // among the workers, which wait for each other's partials
+    int64_t kv_bytes = 0;  // that its append may add
+    size_t awaited = 0;    // holders whose answer is
+    absl::Status status;   // while it has not ended: what some rank said
+    bool echo = false;     // perhaps because another rank failed
+    bool merges = false;   // among the workers, which wait for each other's partials
   };
   struct Call {
     Kind kind = Kind::kOpen;
+    std::string tenant;  // whose call it is
     absl::Time deadline;
     ContextId context = 0;  // of a call without items
+    std::string owner;      // of that
     uint64_t epoch = 0;     // of its map
     ContextId uses = 0;     // of a Truncate, and a Fork's parent: it is in use meanwhile
     int64_t bytes = 0;
@@ -91,36 +104,42 @@ class Calls {
   };
   using Entry = std::map<CallId, Call>::iterator;
 
-  absl::Status Start(Entry entry, const request::Create& create);
-  absl::Status Start(Entry entry, const request::Fork& fork);
-  absl::Status Start(Entry entry, const request::Truncate& truncate);
-  absl::Status Start(Entry entry, const request::Release& release);
-  absl::Status Start(Entry entry, const request::KeepAlive& keep_alive);
+  absl::Status Start(Entry entry, const request::Create& create, const Caller& caller);
+  absl::Status Start(Entry entry, const request::Fork& fork, const Caller& caller);
+  absl::Status Start(Entry entry, const request::Truncate& truncate, const Caller& caller);
+  absl::Status Start(Entry entry, const request::Release& release, const Caller& caller);
+  absl::Status Start(Entry entry, const request::KeepAlive& keep_alive, const Caller& caller);
   void Await(Call& call, const ShardMap& map, Kind kind) const;
   absl::Status Named(WorkerId id, const Item* item, const absl::Status& status);
   void Settle(Entry entry);
   void End(Entry entry, absl::Status status);
   void CancelPending(CallId id, const Call& call);
-  absl::Status Reserve(int64_t bytes, Call& call);
-  absl::Status CheckRoom() const;
+  absl::Status Reserve(int64_t bytes, Call& call, const Caller& caller);
+  absl::Status CheckRoom(const Caller& caller) const;
+  absl::Status CheckCreate(const Caller& caller);
+
+  // admit_items.cc
+  absl::Status Start(Entry entry, const request::Work& work, const Caller& caller);
+  absl::StatusOr<std::vector<std::string>> DataAddresses(const request::WorkItem& append,
+                                                         const Caller& caller) const;
+  absl::Status AdmitItem(Item& item, CallId call, const Caller& caller);
+  absl::Status CheckKv(const Caller& caller, int64_t bytes) const;
+  static int64_t BytesOf(const Item& item);
+  absl::StatusOr<Context*> FindUsable(ContextId id, const Caller& caller) const;
 
   // items.cc
-  absl::Status Start(Entry entry, const request::Work& work);
-  absl::StatusOr<std::vector<std::string>> DataAddresses(const request::WorkItem& append) const;
-  absl::Status AdmitItem(Item& item, CallId call);
-  static int64_t BytesOf(const Item& item);
   absl::Status CheckOvertaken(const Item& item) const;
   void EndIfHopeless(Entry entry);
   void TellOfFailed(CallId id, Call& call);
   void EndItem(CallId call, Item& item, const absl::Status& status);
   void StopUsing(const Item& item);
   int64_t RoomFor(const Item& item, WorkerId id) const;
-  absl::StatusOr<Context*> FindUsable(ContextId id) const;
   Layer& LayerOf(const Item& item) const;
 
   const CoordinatorLimits& limits_;
   Outbox& out_;
   Members& members_;
+  Tenants& tenants_;
   Contexts& contexts_;
   const Recovery& recovery_;
   int64_t in_flight_bytes_ = 0;

@@ -2,13 +2,17 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "annulus/types.h"
 #include "attention/pattern.h"
 #include "runtime/context/layout.h"
+#include "runtime/identity/caller.h"
 
 namespace annulus {
 
@@ -21,6 +25,15 @@ inline absl::Status Bad(absl::string_view field, int64_t value, absl::string_vie
 inline TokenRange RangeOf(int64_t start, int64_t tokens) {
   return {start,
           static_cast<int64_t>(static_cast<uint64_t>(start) + static_cast<uint64_t>(tokens))};
+}
+
+// Whose a context is that the caller makes for `owner`.
+inline absl::StatusOr<std::string> OwnerFor(const Caller& caller, const std::string& owner) {
+  if (owner.empty() || owner == caller.tenant) return caller.tenant;
+  if (caller.role == Role::kAdmin) return owner;
+  return absl::PermissionDeniedError(absl::StrCat("owner: \"", absl::CHexEscape(owner),
+                                                  "\"; expected none, or \"", caller.tenant,
+                                                  "\", the caller's tenant"));
 }
 
 // Tensor bytes of an append, and of an attention call with its answer.

@@ -139,6 +139,7 @@ absl::StatusOr<Context*> Contexts::Create(const ContextSpec& spec, CallId reques
   Context& context = contexts_[map.context];
   context.layers.resize(static_cast<size_t>(spec.layers));
   context.map = std::make_shared<const ShardMap>(std::move(map));
+  tenants_.AddContexts(context.owner(), 1);
   return &context;
 }
 
@@ -169,6 +170,7 @@ absl::StatusOr<Context*> Contexts::Fork(const Context& parent, std::optional<int
   }
   context.map = std::make_shared<const ShardMap>(std::move(map));
   members_.TellHolders(*context.map, fork);
+  tenants_.AddContexts(context.owner(), 1);
   return &context;
 }
 
@@ -190,11 +192,13 @@ void Contexts::Release(ContextId id, CallId request) {
   const auto found = contexts_.find(id);
   const ShardMapPtr map = found->second.map;
   contexts_.erase(found);
+  tenants_.AddContexts(map->spec.owner, -1);
   members_.TellHolders(*map, wire::Release{request, map->epoch, map->storage});
 }
 
 void Contexts::Add(Context context) {
   const ContextId id = context.map->context;
+  tenants_.AddContexts(context.owner(), 1);
   Use(contexts_.emplace(id, std::move(context)).first->second);
 }
 

@@ -20,6 +20,7 @@
 #include "runtime/context/layer_state.h"
 #include "runtime/coordinator/core/events.h"
 #include "runtime/coordinator/core/members.h"
+#include "runtime/coordinator/core/tenants.h"
 #include "runtime/coordinator/limits.h"
 #include "runtime/protocol/cluster/wire.h"
 
@@ -78,6 +79,7 @@ struct Context {
   std::vector<Absent> absent;  // those that it waits for, or is lost without
   absl::Time absent_until = absl::InfinitePast();
 
+  const std::string& owner() const { return map->spec.owner; }
   bool is_whole() const { return lost_to.empty() && absent.empty(); }
   ContextState state() const;
   bool is_degraded() const {
@@ -102,15 +104,16 @@ struct Context {
 class Contexts {
  public:
   Contexts(const CoordinatorLimits& limits, absl::Duration heartbeat_timeout,
-           const Incarnation& incarnation, Outbox& out, Members& members)
+           const Incarnation& incarnation, Outbox& out, Members& members, Tenants& tenants)
       : limits_(limits),
         heartbeat_timeout_(heartbeat_timeout),
         recovery_wait_(incarnation.recovery_wait),
         last_id_(incarnation.number - 1),
         out_(out),
-        members_(members) {}
+        members_(members),
+        tenants_(tenants) {}
 
-  // Null if there is none. `Find` knows only those that a caller may know.
+  // Null if there is none. `Find` knows only those of which callers have been told.
   Context* Find(ContextId id);
   const Context* Find(ContextId id) const;
   Context& at(ContextId id) { return contexts_.at(id); }
@@ -149,10 +152,14 @@ class Contexts {
   // Has contexts go that are not used so that a worker may store so many bytes more, if that is
   // enough: whatever comes next on its link finds the room.
   bool MakeRoom(WorkerId id, int64_t bytes);
-  // Why a context ended that nobody released; OK if none did.
-  absl::Status WhyEnded(ContextId id) const;
-  int64_t expired() const { return expired_; }
-  int64_t evicted() const { return evicted_; }
+  // Why a context ended that nobody released, if the caller may know; OK if none did.
+  absl::Status WhyEnded(ContextId id, const Caller& caller) const;
+  // Contexts that ended so: all of them, or of the last ones those that the caller may know.
+  struct EndedCounts {
+    int64_t expired = 0;
+    int64_t evicted = 0;
+  };
+  EndedCounts CountEnded(const Caller& caller) const;
 
   // These are to be called when time has passed.
   void EndAbsences();
@@ -164,8 +171,13 @@ class Contexts {
   void LoseHolder(Context& context, WorkerId id);
   void EndAbsence(Context& context);
   void GoOn(Context& context);
+  struct Ended {
+    std::string owner;
+    std::string why;
+    bool evicted = false;
+  };
   void Expire(const Context& context);
-  void EndUnused(const Context& context, const std::string& why);
+  void EndUnused(const Context& context, std::string why, bool evicted);
 
   const CoordinatorLimits& limits_;
   const absl::Duration heartbeat_timeout_;
@@ -173,13 +185,13 @@ class Contexts {
   ContextId last_id_;
   Outbox& out_;
   Members& members_;
+  Tenants& tenants_;
   std::map<ContextId, Context> contexts_;
   absl::Time absent_due_ = absl::InfiniteFuture();  // no context waits for less long
   absl::Time leases_due_ = absl::InfiniteFuture();  // no lease ends before
   absl::Time leases_looked_ = absl::InfinitePast();
-  std::map<ContextId, std::string> ended_;  // why
-  int64_t expired_ = 0;
-  int64_t evicted_ = 0;
+  std::map<ContextId, Ended> ended_;  // the last ones
+  EndedCounts ended_counts_;
 };
 
 }  // namespace annulus

@@ -13,10 +13,11 @@ CoordinatorCore::CoordinatorCore(const CoordinatorLimits& limits, absl::Duration
     : limits_(limits),
       heartbeat_timeout_(heartbeat_timeout),
       members_(out_, heartbeat_timeout, incarnation),
-      contexts_(limits_, heartbeat_timeout, incarnation, out_, members_),
+      tenants_(out_),
+      contexts_(limits_, heartbeat_timeout, incarnation, out_, members_, tenants_),
       recovery_(limits_, incarnation, out_, members_, contexts_),
-      calls_(limits_, out_, members_, contexts_, recovery_),
-      mover_(out_, members_, contexts_, calls_, recovery_) {}
+      calls_(limits_, out_, members_, tenants_, contexts_, recovery_),
+      mover_(out_, members_, tenants_, contexts_, calls_, recovery_) {}
 
 Actions CoordinatorCore::Handle(absl::Time now, const Event& event) {
   out_.Begin(now);
@@ -55,13 +56,15 @@ void CoordinatorCore::OnHello(PeerId peer, const wire::Hello& hello) {
 absl::Status CoordinatorCore::OnBody(WorkerId id, const wire::Body& body) {
   if (const auto* done = std::get_if<wire::Done>(&body)) {
     if (!Mover::IsRequest(done->request)) return calls_.OnDone(id, *done);
-    mover_.OnDone(id, done->request, done->status, done->context_kv_bytes);
+    mover_.OnDone(id, done->request, done->status, done->context_kv_bytes, done->owner_kv_bytes);
   } else if (const auto* work_done = std::get_if<wire::WorkDone>(&body)) {
     if (!Mover::IsRequest(work_done->request)) return calls_.OnWorkDone(id, *work_done);
     for (const wire::WorkItemDone& item : work_done->items) {
-      mover_.OnDone(id, work_done->request, item.status, item.context_kv_bytes);
+      mover_.OnDone(id, work_done->request, item.status, item.context_kv_bytes,
+                    item.owner_kv_bytes);
     }
   } else if (const auto* inventory = std::get_if<wire::Inventory>(&body)) {
+    tenants_.NoteKv(inventory->spec.owner, id, inventory->owner_kv_bytes);
     return recovery_.OnInventory(id, *inventory);
   } else if (const auto* heartbeat = std::get_if<wire::Heartbeat>(&body)) {
     OnHeartbeat(id, *heartbeat);
@@ -76,6 +79,10 @@ absl::Status CoordinatorCore::OnBody(WorkerId id, const wire::Body& body) {
 // A draining worker may leave once nothing needs it.
 void CoordinatorCore::OnHeartbeat(WorkerId id, const wire::Heartbeat& heartbeat) {
   members_.Beat(id, heartbeat);
+  for (const OwnerBytes& held : heartbeat.owners) {
+    // Others have no contexts here: what is said of them is of no use, and without bounds.
+    if (tenants_.Has(held.owner)) tenants_.NoteKv(held.owner, id, held.kv_bytes);
+  }
   const bool may_leave = members_.at(id).is_draining() && !mover_.Needs(id) && !contexts_.Need(id);
   members_.LetLeave(id, may_leave);
 }
@@ -107,54 +114,63 @@ void CoordinatorCore::On(const event::Tick&) {
 
 void CoordinatorCore::LoseWorker(WorkerId id, const absl::Status& why) {
   members_.Lose(id, why);
+  tenants_.LoseWorker(id);
   contexts_.LoseHolder(id);
   recovery_.LoseWorker(id);
   calls_.LoseWorker(id, absl::UnavailableError(absl::StrCat(
                             members_.at(id).label, " was lost during the call: ", why.message())));
 }
 
-absl::StatusOr<ContextInfo> CoordinatorCore::Describe(ContextId id) const {
-  const Context* context = contexts_.Find(id);
-  if (context == nullptr) return recovery_.WhyUnknown(id);
+absl::StatusOr<ContextInfo> CoordinatorCore::Describe(ContextId id, const Caller& caller) const {
+  ANNULUS_ASSIGN_OR_RETURN(const Context* context, recovery_.Find(caller, id));
   return context->Info(out_.now());
 }
 
-absl::StatusOr<ShardMapPtr> CoordinatorCore::Look(ContextId id, int layer) const {
-  const Context* context = contexts_.Find(id);
-  if (context == nullptr) return recovery_.WhyUnknown(id);
+absl::StatusOr<ShardMapPtr> CoordinatorCore::Look(ContextId id, int layer,
+                                                  const Caller& caller) const {
+  ANNULUS_ASSIGN_OR_RETURN(const Context* context, recovery_.Find(caller, id));
   ANNULUS_RETURN_IF_ERROR(context->CheckUsable());
   ANNULUS_RETURN_IF_ERROR(context->CheckLayer(layer));
   return context->map;
 }
 
-absl::StatusOr<std::vector<ContextInfo>> CoordinatorCore::List(const ListRequest& request) const {
+absl::StatusOr<std::vector<ContextInfo>> CoordinatorCore::List(const ListRequest& request,
+                                                               const Caller& caller) const {
   if (request.limit < 1 || request.limit > kListMax) {
     return absl::InvalidArgumentError(
         absl::StrCat("limit is ", request.limit, ", expected 1 to ", kListMax));
   }
-  if (recovery_.pending() != 0) {
+  if (const int64_t pending = recovery_.Pending(caller); pending != 0) {
     return absl::UnavailableError(
-        absl::StrCat(recovery_.pending(), " contexts are being recovered after a restart; retry"));
+        absl::StrCat(pending, " contexts are being recovered after a restart; retry"));
   }
   std::vector<ContextInfo> infos;
   for (auto next = contexts_.all().upper_bound(request.after);
        next != contexts_.all().end() && std::ssize(infos) < request.limit; ++next) {
-    if (next->second.created) infos.push_back(next->second.Info(out_.now()));
+    const Context& context = next->second;
+    if (context.created && MayKnow(caller, context.owner()))
+      infos.push_back(context.Info(out_.now()));
   }
   return infos;
 }
 
-ClusterStatus CoordinatorCore::Status(absl::Time now) const {
+ClusterStatus CoordinatorCore::Status(absl::Time now, const Caller& caller) const {
   ClusterStatus status;
   status.epoch = members_.epoch();
-  status.in_flight = calls_.in_flight();
-  status.in_flight_bytes = calls_.in_flight_bytes();
-  status.contexts_expired = contexts_.expired();
-  status.contexts_evicted = contexts_.evicted();
+  const Calls::InFlight in_flight = calls_.CountInFlight(caller);
+  status.in_flight = in_flight.calls;
+  status.in_flight_bytes = in_flight.bytes;
+  const Contexts::EndedCounts ended = contexts_.CountEnded(caller);
+  status.contexts_expired = ended.expired;
+  status.contexts_evicted = ended.evicted;
   for (const auto& [id, context] : contexts_.all()) {
-    if (context.created) status.contexts.push_back(context.Info(now));
+    if (!context.created || !MayKnow(caller, context.owner())) continue;
+    status.contexts.push_back(context.Info(now));
   }
+  status.tenants = tenants_.Status(caller);
   status.workers = members_.Status(now);
+  if (caller.role == Role::kAdmin) return status;
+  for (WorkerStatus& worker : status.workers) worker.address.clear();
   return status;
 }
 

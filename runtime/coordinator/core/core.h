@@ -3,9 +3,10 @@
 // without clock, transport, threads or tensors. Time comes with the event; tensors are moved, cut
 // and merged by whoever carries the actions out. So a simulation can drive a whole cluster.
 //
-// Its parts each own their state and know those before them: members (who is there), contexts (who
-// holds what, and what is committed), recovery (what an earlier coordinator left), calls (what is
-// in flight), mover (a context on its way to other workers). Thread-compatible.
+// Its parts each own their state and know those before them: members (who is there), tenants (who
+// has how much), contexts (who holds what, and what is committed), recovery (what an earlier
+// coordinator left), calls (what is in flight), mover (a context on its way to other workers).
+// Thread-compatible.
 #pragma once
 
 #include <vector>
@@ -20,6 +21,7 @@
 #include "runtime/coordinator/core/members.h"
 #include "runtime/coordinator/core/mover.h"
 #include "runtime/coordinator/core/recovery.h"
+#include "runtime/coordinator/core/tenants.h"
 #include "runtime/coordinator/limits.h"
 
 namespace annulus {
@@ -37,13 +39,17 @@ class CoordinatorCore {
   // When a Tick is due at the latest; infinite when nothing waits for one.
   absl::Time NextTimer() const;
 
+  // What a caller may know; the default caller is the process itself.
   // NOT_FOUND for an unknown context, UNAVAILABLE while it is being recovered.
-  absl::StatusOr<ContextInfo> Describe(ContextId id) const;
+  absl::StatusOr<ContextInfo> Describe(ContextId id, const Caller& caller = {}) const;
   // The map of a context that has this layer and can be used. Errors as of a call that works on it.
-  absl::StatusOr<ShardMapPtr> Look(ContextId id, int layer) const;
+  absl::StatusOr<ShardMapPtr> Look(ContextId id, int layer, const Caller& caller) const;
   // INVALID_ARGUMENT for a limit outside [1, kListMax], UNAVAILABLE while contexts are recovered.
-  absl::StatusOr<std::vector<ContextInfo>> List(const ListRequest& request) const;
-  ClusterStatus Status(absl::Time now) const;
+  absl::StatusOr<std::vector<ContextInfo>> List(const ListRequest& request,
+                                                const Caller& caller = {}) const;
+  // Callers who are no admins get the cluster's health (its epoch, its workers and how full they
+  // are, without their addresses on the workers' network), and beside it what is their tenant's.
+  ClusterStatus Status(absl::Time now, const Caller& caller = {}) const;
 
  private:
   void On(const event::Heard& heard);
@@ -63,6 +69,7 @@ class CoordinatorCore {
   const absl::Duration heartbeat_timeout_;
   Outbox out_;
   Members members_;
+  Tenants tenants_;
   Contexts contexts_;
   Recovery recovery_;
   Calls calls_;

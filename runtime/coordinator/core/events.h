@@ -15,6 +15,7 @@
 #include "absl/types/span.h"
 #include "comm/messenger.h"
 #include "runtime/context/retention.h"
+#include "runtime/identity/caller.h"
 #include "runtime/protocol/cluster/wire.h"
 #include "runtime/service/calls.h"
 
@@ -121,6 +122,7 @@ struct Begin {  // a caller wants something
   CallId call = 0;
   Request request;
   absl::Time deadline = absl::InfiniteFuture();
+  Caller caller = {};
 };
 // What one worker gets: Admit::workers by its index, and the live items (AdmittedItem) that are in
 // its message, in their order there.

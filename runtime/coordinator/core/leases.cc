@@ -5,6 +5,7 @@
 // released, and then, where limits say so, those that are marked evictable, the least recently used
 // first. A context in use never goes.
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -64,24 +65,35 @@ absl::Time Contexts::NextTimer() const {
 }
 
 void Contexts::Expire(const Context& context) {
-  ++expired_;
-  EndUnused(context, absl::StrCat("its lease of ", context.map->spec.lease,
-                                  " s passed without a call on it"));
+  EndUnused(
+      context,
+      absl::StrCat("its lease of ", context.map->spec.lease, " s passed without a call on it"),
+      /*evicted=*/false);
 }
 
-void Contexts::EndUnused(const Context& context, const std::string& why) {
+void Contexts::EndUnused(const Context& context, std::string why, bool evicted) {
   const ContextId id = context.map->context;
   out_.Emit(action::ContextEnded{id, why, context.kv_bytes_sum(), out_.now() - context.used});
-  ended_[id] = why;
+  ++(evicted ? ended_counts_.evicted : ended_counts_.expired);
+  ended_[id] = {context.owner(), std::move(why), evicted};
   if (ended_.size() > kEndedShownMax) ended_.erase(ended_.begin());
   Release(id, 0);
 }
 
-absl::Status Contexts::WhyEnded(ContextId id) const {
+absl::Status Contexts::WhyEnded(ContextId id, const Caller& caller) const {
   const auto ended = ended_.find(id);
-  if (ended == ended_.end()) return absl::OkStatus();
+  if (ended == ended_.end() || !MayKnow(caller, ended->second.owner)) return absl::OkStatus();
   return absl::NotFoundError(
-      absl::StrCat("context ", id, " was released: ", ended->second, "; create it again"));
+      absl::StrCat("context ", id, " was released: ", ended->second.why, "; create it again"));
+}
+
+Contexts::EndedCounts Contexts::CountEnded(const Caller& caller) const {
+  if (caller.role == Role::kAdmin) return ended_counts_;
+  EndedCounts counts;
+  for (const auto& [id, ended] : ended_) {
+    if (MayKnow(caller, ended.owner)) ++(ended.evicted ? counts.evicted : counts.expired);
+  }
+  return counts;
 }
 
 bool Contexts::MakeRoom(WorkerId id, int64_t bytes) {
@@ -110,10 +122,10 @@ bool Contexts::MakeRoom(WorkerId id, int64_t bytes) {
   for (const Context* context : evictable) {
     if (missing <= 0) break;
     missing -= context->kv_bytes.at(id);
-    ++evicted_;
-    EndUnused(*context, absl::StrCat("KV of ", member.label,
-                                     " was full, and it was the least recently used evictable "
-                                     "context"));
+    EndUnused(*context,
+              absl::StrCat("KV of ", member.label,
+                           " was full, and it was the least recently used evictable context"),
+              /*evicted=*/true);
   }
   return true;
 }

@@ -113,11 +113,18 @@ uint64_t Mover::Await(absl::Span<const Holder> holders) {
   return move_->request;
 }
 
-void Mover::OnDone(WorkerId id, uint64_t request, const absl::Status& status, int64_t kv_bytes) {
+void Mover::OnDone(WorkerId id, uint64_t request, const absl::Status& status, int64_t kv_bytes,
+                   int64_t owner_kv_bytes) {
   if (!move_.has_value() || move_->request != request || move_->pending.erase(id) == 0) return;
   Move& move = *move_;
+  if (status.ok()) tenants_.NoteKv(move.to->spec.owner, id, owner_kv_bytes);
   if (!status.ok() && move.phase != Phase::kRetiring) return GiveUp(status);
-  if (move.phase == Phase::kFilling) move.kv_bytes[id] = kv_bytes;
+  if (move.phase == Phase::kFilling) {
+    move.kv_bytes[id] = kv_bytes;
+    int64_t twice = 0;
+    for (const auto& [worker, bytes] : move.kv_bytes) twice += bytes;
+    tenants_.SetKvMoving(move.to->spec.owner, twice);
+  }
   if (move.phase == Phase::kReading) out_.Emit(action::MoveRows{RankOf(*move.from, id)});
 }
 
@@ -280,6 +287,7 @@ void Mover::End() {
       members_.TellHolders(*context.map, context.Resume(members_, *context.map));
     }
   }
+  tenants_.SetKvMoving(move.to->spec.owner, 0);
   out_.Emit(action::MoveEnded{move.context, move.failure});
   next_look_ = out_.now() + (move.failure.ok() ? absl::ZeroDuration() : kRetryPeriod);
   move_.reset();

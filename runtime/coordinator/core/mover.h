@@ -27,20 +27,29 @@
 #include "runtime/coordinator/core/members.h"
 #include "runtime/coordinator/core/placement.h"
 #include "runtime/coordinator/core/recovery.h"
+#include "runtime/coordinator/core/tenants.h"
 #include "runtime/protocol/cluster/wire.h"
 
 namespace annulus {
 
 class Mover {
  public:
-  Mover(Outbox& out, Members& members, Contexts& contexts, Calls& calls, const Recovery& recovery)
-      : out_(out), members_(members), contexts_(contexts), calls_(calls), recovery_(recovery) {}
+  Mover(Outbox& out, Members& members, Tenants& tenants, Contexts& contexts, Calls& calls,
+        const Recovery& recovery)
+      : out_(out),
+        members_(members),
+        tenants_(tenants),
+        contexts_(contexts),
+        calls_(calls),
+        recovery_(recovery) {}
 
   // To be called last of every event: begins a move, goes on with it, or gives it up.
   void Step();
   // The answers to a move's requests come here, and not to a call.
   static bool IsRequest(uint64_t request);
-  void OnDone(WorkerId id, uint64_t request, const absl::Status& status, int64_t kv_bytes);
+  // `kv_bytes`: what the worker holds of the context; `owner_kv_bytes`: of all of its owner's.
+  void OnDone(WorkerId id, uint64_t request, const absl::Status& status, int64_t kv_bytes,
+              int64_t owner_kv_bytes);
   // The transport took no message of this request.
   void OnSendFailed(uint64_t request, const absl::Status& why);
   bool Needs(WorkerId id) const;
@@ -81,6 +90,7 @@ class Mover {
 
   Outbox& out_;
   Members& members_;
+  Tenants& tenants_;
   Contexts& contexts_;
   Calls& calls_;
   const Recovery& recovery_;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/context/append_cut.h"
 #include "runtime/context/layout.h"
 
 namespace annulus {
@@ -153,6 +154,18 @@ Addresses AddressesOf(const ShardMap& map, const Members& members) {
     }
   }
   return addresses;
+}
+
+int64_t NewBlockBytes(const ShardMap& map, TokenRange tokens) {
+  const TokenRange blocks{BlocksOf(tokens.begin) * kBlockTokens,
+                          BlocksOf(tokens.end) * kBlockTokens};
+  if (blocks.size() == 0) return 0;
+  const Layout layout = LayoutOf(map.spec, map.world, blocks.end);
+  int64_t bytes = 0;
+  for (const Holder& holder : map.holders) {
+    bytes += AppendBytes(map.spec, layout, holder.rank, blocks);
+  }
+  return bytes;
 }
 
 }  // namespace annulus

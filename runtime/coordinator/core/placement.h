@@ -47,4 +47,7 @@ struct Addresses {
 };
 Addresses AddressesOf(const ShardMap& map, const Members& members);
 
+// Bytes of the blocks that an append of these tokens begins, on all holders together.
+int64_t NewBlockBytes(const ShardMap& map, TokenRange tokens);
+
 }  // namespace annulus

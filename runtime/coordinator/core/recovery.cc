@@ -50,10 +50,32 @@ void Recovery::NoteTime() {
   if (until_ == absl::InfiniteFuture()) until_ = out_.now() + incarnation_.recovery_wait;
 }
 
-absl::Status Recovery::WhyUnknown(ContextId id) const {
-  ANNULUS_RETURN_IF_ERROR(contexts_.WhyEnded(id));
-  const auto found = std::find_if(found_.begin(), found_.end(), [id](const auto& entry) {
-    return entry.second.latest().serves == id;
+int64_t Recovery::Pending(const Caller& caller) const {
+  return std::count_if(found_.begin(), found_.end(), [&](const auto& entry) {
+    return MayKnow(caller, entry.second.latest().spec.owner);
+  });
+}
+
+bool Recovery::may_find_more() const {
+  if (!waits()) return false;
+  const bool some_tell = std::any_of(
+      members_.links().begin(), members_.links().end(),
+      [this](const auto& entry) { return members_.at(entry.second).inventories_due > 0; });
+  return some_tell || KnownToBeMissing() > 0;
+}
+
+absl::StatusOr<Context*> Recovery::Find(const Caller& caller, ContextId id) const {
+  Context* const context = contexts_.Find(id);
+  if (context != nullptr && MayKnow(caller, context->owner())) return context;
+  return WhyUnknown(caller, id);
+}
+
+// Of a context that the caller may not know this says what it says of one that never was.
+absl::Status Recovery::WhyUnknown(const Caller& caller, ContextId id) const {
+  ANNULUS_RETURN_IF_ERROR(contexts_.WhyEnded(id, caller));
+  const auto found = std::find_if(found_.begin(), found_.end(), [&](const auto& entry) {
+    const wire::Inventory& latest = entry.second.latest();
+    return latest.serves == id && MayKnow(caller, latest.spec.owner);
   });
   if (found != found_.end()) {
     return absl::UnavailableError(

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "runtime/coordinator/core/contexts.h"
 #include "runtime/coordinator/core/members.h"
@@ -41,12 +42,14 @@ class Recovery {
   // To be called first of every event: the first one starts the wait.
   void NoteTime();
   bool waits() const { return out_.now() < until_; }
-  // Contexts whose workers are not all back.
-  size_t pending() const { return found_.size(); }
+  // Contexts whose workers are not all back, as far as the caller may know.
+  int64_t Pending(const Caller& caller) const;
+  // Whether workers of an earlier coordinator may yet tell of contexts that nobody has told of.
+  bool may_find_more() const;
 
-  // Why a call cannot have a context that is not there: NOT_FOUND, or UNAVAILABLE while it may come
-  // back.
-  absl::Status WhyUnknown(ContextId id) const;
+  // A context for a call. One that is not there, and one that the caller may not know, are
+  // NOT_FOUND alike, or UNAVAILABLE while it may come back.
+  absl::StatusOr<Context*> Find(const Caller& caller, ContextId id) const;
 
   // Not OK: no worker would have said so.
   absl::Status OnInventory(WorkerId id, const wire::Inventory& inventory);
@@ -70,6 +73,7 @@ class Recovery {
     bool is_safe() const;
   };
 
+  absl::Status WhyUnknown(const Caller& caller, ContextId id) const;
   absl::Status CheckInventory(const Member& member, const wire::Inventory& inventory) const;
   size_t KnownToBeMissing() const;
   bool IsBack(const std::string& address) const;

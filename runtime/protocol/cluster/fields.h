@@ -30,6 +30,12 @@ constexpr auto DescriptionOf(const LayerState*) {
 }
 absl::Status CheckWhole(const LayerState& layer);
 
+constexpr auto DescriptionOf(const OwnerBytes*) {
+  using T = OwnerBytes;
+  return Describe("OwnerBytes", Field(1, "owner", &T::owner, SizeBetween(1, kTenantBytesMax)),
+                  Field(2, "kv_bytes", &T::kv_bytes, Between(0, kWorkerBytesMax)));
+}
+
 namespace wire {
 
 inline constexpr size_t kTextBytesMax = 4096;
@@ -74,7 +80,8 @@ constexpr auto DescriptionOf(const Refused*) {
 constexpr auto DescriptionOf(const Heartbeat*) {
   using T = Heartbeat;
   return Describe("Heartbeat", Field(1, "kv_bytes", &T::kv_bytes, kBytes),
-                  Field(2, "leaves", &T::leaves));
+                  Field(2, "leaves", &T::leaves),
+                  Field(3, "owners", &T::owners, SizeAtMost(kOwnersMax)));
 }
 
 constexpr auto DescriptionOf(const HeartbeatSeen*) {
@@ -195,7 +202,8 @@ constexpr auto DescriptionOf(const Done*) {
   using T = Done;
   return Describe("Done", Field(1, "request", &T::request), Field(2, "epoch", &T::epoch),
                   Field(3, "status", &T::status),
-                  Field(4, "context_kv_bytes", &T::context_kv_bytes, kBytes));
+                  Field(4, "context_kv_bytes", &T::context_kv_bytes, kBytes),
+                  Field(5, "owner_kv_bytes", &T::owner_kv_bytes, kBytes));
 }
 
 constexpr auto DescriptionOf(const WorkItemDone*) {
@@ -204,7 +212,8 @@ constexpr auto DescriptionOf(const WorkItemDone*) {
                   Field(3, "context_kv_bytes", &T::context_kv_bytes, kBytes),
                   Field(4, "bytes_sent", &T::bytes_sent, kBytes),
                   Field(5, "bytes_received", &T::bytes_received, kBytes),
-                  Field(6, "spans", &T::spans, SizeAtMost(kSpansMax)));
+                  Field(6, "spans", &T::spans, SizeAtMost(kSpansMax)),
+                  Field(7, "owner_kv_bytes", &T::owner_kv_bytes, kBytes));
 }
 
 constexpr auto DescriptionOf(const WorkDone*) {
@@ -225,7 +234,8 @@ constexpr auto DescriptionOf(const Inventory*) {
                   Field(6, "layers", &T::layers, SizeAtMost(kLayersMax)),
                   Field(7, "kv_bytes", &T::kv_bytes, kBytes),
                   Field(8, "copies", &T::copies, SizeAtMost(kAddressesMax)),
-                  Field(9, "serves", &T::serves), Field(10, "activating", &T::activating));
+                  Field(9, "serves", &T::serves), Field(10, "activating", &T::activating),
+                  Field(11, "owner_kv_bytes", &T::owner_kv_bytes, kBytes));
 }
 absl::Status CheckWhole(const Inventory& m);
 

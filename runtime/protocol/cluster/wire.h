@@ -29,11 +29,12 @@
 #include "attention/ranges.h"
 #include "comm/messenger.h"
 #include "runtime/context/layer_state.h"
+#include "runtime/context/owner_bytes.h"
 #include "sharding/plan.h"
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 14;
+inline constexpr uint32_t kProtocol = 15;
 
 // Worker → coordinator.
 struct Hello {
@@ -82,8 +83,9 @@ struct Inventory {
   std::vector<LayerState> layers;
   int64_t kv_bytes = 0;
   std::vector<Copy> copies = {};
-  ContextId serves = 0;     // as in Resume; 0: it is being filled
-  bool activating = false;  // as in Resume
+  ContextId serves = 0;        // as in Resume; 0: it is being filled
+  bool activating = false;     // as in Resume
+  int64_t owner_kv_bytes = 0;  // as in Done
 };
 
 // A context goes on at a new epoch, with its layers as they are here: cut to these tokens.
@@ -98,9 +100,13 @@ struct Resume {
   bool activating = false;  // those it moved from may still hold it
 };
 
+// Owners that one Heartbeat names at most.
+inline constexpr size_t kOwnersMax = 1024;
+
 struct Heartbeat {
   int64_t kv_bytes = 0;
-  bool leaves = false;  // the worker wants to go: what it holds is to be moved away
+  bool leaves = false;                  // the worker wants to go: what it holds is to be moved away
+  std::vector<OwnerBytes> owners = {};  // whose contexts hold something else than they last did
 };
 
 struct HeartbeatSeen {
@@ -253,6 +259,8 @@ struct Done {
   uint64_t epoch = 0;
   absl::Status status;
   int64_t context_kv_bytes = 0;  // that the context holds on this worker now
+  // That all contexts of its owner hold there; blocks that forks share count once. 0 of nobody's.
+  int64_t owner_kv_bytes = 0;
 };
 
 // What became of each item of a Work, in its order. The payload's tensors are the partials of those
@@ -266,6 +274,7 @@ struct WorkItemDone {
   int64_t bytes_sent = 0;  // of a plan: payload, as RankResult
   int64_t bytes_received = 0;
   std::vector<TraceSpan> spans = {};  // of a trace; `process` is the receiver's to fill
+  int64_t owner_kv_bytes = 0;         // as in Done
 };
 struct WorkDone {
   uint64_t request = 0;

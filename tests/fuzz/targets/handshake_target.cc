@@ -152,6 +152,7 @@ bool TryWorker(Bytes input) {
                         .heartbeat_timeout = absl::Seconds(1),
                         .rejoin_timeout = absl::Seconds(30),
                         .kv_bytes = [] { return 0; },
+                        .owners = [](size_t) { return std::vector<OwnerBytes>(); },
                         .take =
                             [&](WorkerTask& task, bool) {
                               if (tasks.size() >= 16) return false;
