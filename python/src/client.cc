@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "annulus/client.h"
 #include "python/src/arrays.h"
 #include "python/src/values.h"
@@ -19,6 +20,15 @@ CallOptions OptionsOf(std::optional<double> timeout, const CancelToken& cancel) 
   call.cancel = cancel;
   return call;
 }
+
+// Notes how long it lived.
+class Timer {
+ public:
+  ~Timer() { NoteSeconds(absl::ToDoubleSeconds(absl::Now() - begin_)); }
+
+ private:
+  const absl::Time begin_ = absl::Now();
+};
 
 std::optional<PlanKind> PlanOf(const std::optional<std::string>& plan) {
   if (!plan.has_value()) return std::nullopt;
@@ -91,6 +101,7 @@ class PythonClient {
     CallOptions options = OptionsOf(timeout, cancel);
     if (!OnMainThread()) {
       const nb::gil_scoped_release release;
+      const Timer timer;
       return ((*client).*call)(request, options);
     }
     return WaitFor<Result>(options.cancel, [&](Completion<Result> done) {
@@ -186,6 +197,7 @@ class PythonClient {
     StepResults results;
     {
       const nb::gil_scoped_release release;
+      const Timer timer;
       results = client->Step(requests, OptionsOf(timeout, cancel));
     }
     nb::list list;

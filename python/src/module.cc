@@ -10,11 +10,20 @@ namespace annulus::python {
 namespace {
 
 std::thread::id main_thread;
+thread_local double last_seconds = 0;
 
 }  // namespace
 
 bool OnMainThread() {
   return std::this_thread::get_id() == main_thread;
+}
+
+double LastSeconds() {
+  return last_seconds;
+}
+
+void NoteSeconds(double seconds) {
+  last_seconds = seconds;
 }
 
 void NoteMainThread() {
@@ -27,4 +36,5 @@ NB_MODULE(_core, module) {
   annulus::python::NoteMainThread();
   annulus::python::AddClient(module);
   annulus::python::AddFunctions(module);
+  module.def("last_seconds", &annulus::python::LastSeconds);
 }

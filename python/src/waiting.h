@@ -17,6 +17,10 @@
 
 namespace annulus::python {
 
+// How long the last call of this thread spent in the library, seconds: what is more was Python's.
+double LastSeconds();
+void NoteSeconds(double seconds);
+
 // The thread that signals come to: the one that imported the module.
 bool OnMainThread();
 void NoteMainThread();
