@@ -20,6 +20,8 @@ class Client:
         start: int,
         k: Any,
         v: Any,
+        key: tuple[int, int],
+        progress: Any,
         timeout: float | None,
         cancel: CancelToken,
         /,
@@ -74,7 +76,16 @@ def connect(
     /,
 ) -> Client: ...
 def in_process(
-    workers: int, backend: str, threads: int, kv_bytes_limit: int, async_calls_max: int, /
+    workers: int,
+    backend: str,
+    threads: int,
+    kv_bytes_limit: int,
+    async_calls_max: int,
+    attempts_max: int,
+    backoff_min: float,
+    backoff_max: float,
+    budget: int,
+    /,
 ) -> Client: ...
 def spec_names() -> list[str]: ...
 def last_seconds() -> float: ...

@@ -129,13 +129,13 @@ class Client:
             spec["patterns"] = list(spec["patterns"])
         return Context(self, self._core.create(spec, timeout))
 
-    def context(self, id: int) -> Context:
+    def context(self, id: int, *, timeout: float | None = None) -> Context:
         """A context that is there already, by its id.
 
         Raises:
             NotFound: none of this caller's has it.
         """
-        return Context(self, self._core.describe(id, None))
+        return Context(self, self._core.describe(id, timeout))
 
     def step(
         self, steps: Sequence[Step], *, timeout: float | None = None, out_dtype: str | None = None
@@ -163,18 +163,22 @@ class Client:
             _answer_of(step, result, out_dtype) for step, result in zip(steps, results, strict=True)
         ]
 
-    def keep_alive(self, contexts: Iterable[Context]) -> list[AnnulusError | None]:
+    def keep_alive(
+        self, contexts: Iterable[Context], *, timeout: float | None = None
+    ) -> list[AnnulusError | None]:
         """Renews the leases of contexts, as any call on one does: None for each, or its error."""
-        return self._core.keep_alive([context.id for context in contexts], None)
+        return self._core.keep_alive([context.id for context in contexts], timeout)
 
-    def contexts(self, *, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
+    def contexts(
+        self, *, after: int = 0, limit: int = 1000, timeout: float | None = None
+    ) -> list[dict[str, Any]]:
         """Contexts with ids above ``after``, ascending; as :meth:`Context.describe`."""
-        contexts: list[dict[str, Any]] = self._core.list(after, limit, None)
+        contexts: list[dict[str, Any]] = self._core.list(after, limit, timeout)
         return contexts
 
-    def status(self) -> dict[str, Any]:
+    def status(self, *, timeout: float | None = None) -> dict[str, Any]:
         """The cluster: epoch, contexts, workers, calls in flight."""
-        return self._core.status(None)
+        return self._core.status(timeout)
 
 
 def connect(
@@ -240,6 +244,10 @@ def in_process(
     threads: int = 0,
     kv_bytes_limit: int = 1 << 30,
     async_calls_max: int = 64,
+    retry_attempts_max: int = 4,
+    retry_backoff_min: float = 0.02,
+    retry_backoff_max: float = 2.0,
+    retry_budget: int = 10,
 ) -> Client:
     """A whole service inside this process, without any port; it ends with the client.
 
@@ -249,8 +257,24 @@ def in_process(
         threads: for computing, per worker; 0: one per core.
         kv_bytes_limit: bytes of KV per worker.
         async_calls_max: asynchronous calls at once.
+        retry_attempts_max: as :func:`connect`, as are the others of retries.
+        retry_backoff_min: seconds.
+        retry_backoff_max: seconds.
+        retry_budget: retries in a row.
     """
-    return Client(_core.in_process(workers, backend, threads, kv_bytes_limit, async_calls_max))
+    return Client(
+        _core.in_process(
+            workers,
+            backend,
+            threads,
+            kv_bytes_limit,
+            async_calls_max,
+            retry_attempts_max,
+            retry_backoff_min,
+            retry_backoff_max,
+            retry_budget,
+        )
+    )
 
 
 def _request_of(step: Step) -> _Request:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from annulus import _core
@@ -113,6 +114,8 @@ class Context:
         v: Any = None,
         *,
         start: int | None = None,
+        key: tuple[int, int] | None = None,
+        progress: Callable[[int, int], object] | None = None,
         timeout: float | None = None,
     ) -> Appended:
         """Stores n tokens of one layer behind those that are there.
@@ -122,6 +125,8 @@ class Context:
             k: [n, kv_heads, head_dim].
             v: [n, kv_heads, v_head_dim]; None where the context has ``v_is_k_prefix``.
             start: must be the layer's committed tokens (as this client knows them).
+            key: (client, sequence), by which the service knows a repetition (the library's own).
+            progress: called with (bytes done, bytes in all) as they leave, on some thread.
             timeout: seconds.
 
         Raises:
@@ -133,7 +138,15 @@ class Context:
         return self._appended(
             layer,
             lambda: self._core.append(
-                self.id, layer, start, k, v, timeout, _core.CancelToken.new()
+                self.id,
+                layer,
+                start,
+                k,
+                v,
+                key or (0, 0),
+                progress,
+                timeout,
+                _core.CancelToken.new(),
             ),
         )
 
@@ -144,13 +157,17 @@ class Context:
         v: Any = None,
         *,
         start: int | None = None,
+        key: tuple[int, int] | None = None,
+        progress: Callable[[int, int], object] | None = None,
         timeout: float | None = None,
     ) -> Appended:
         """As :meth:`append`; cancelling the task cancels the call."""
         start = self._at(layer) if start is None else start
         try:
             result = await in_thread(
-                lambda cancel: self._core.append(self.id, layer, start, k, v, timeout, cancel)
+                lambda cancel: self._core.append(
+                    self.id, layer, start, k, v, key or (0, 0), progress, timeout, cancel
+                )
             )
         except BaseException:
             self._tokens = None
@@ -275,29 +292,29 @@ class Context:
         out, lse = as_kind_of(q, result[0], result[1], out_dtype)
         return Answer(out, lse, epoch=result[2], stats=result[3], trace=result[4])
 
-    def fork(self, tokens: int | None = None) -> Context:
+    def fork(self, tokens: int | None = None, *, timeout: float | None = None) -> Context:
         """A new context that begins with this one's first ``tokens`` (all, layer by layer).
 
         Blocks are shared until one of the two writes.
         """
-        return Context(self._client, self._core.fork(self.id, tokens, None))
+        return Context(self._client, self._core.fork(self.id, tokens, timeout))
 
-    def truncate(self, tokens: int) -> None:
+    def truncate(self, tokens: int, *, timeout: float | None = None) -> None:
         """Forgets each layer's tokens from ``tokens`` on."""
         self._tokens = None
-        self._tokens = self._core.truncate(self.id, tokens, None)["tokens"]
+        self._tokens = self._core.truncate(self.id, tokens, timeout)["tokens"]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Its id, epoch, spec, committed tokens by layer, bytes and state."""
-        return self._core.describe(self.id, None)
+        return self._core.describe(self.id, timeout)
 
-    def release(self) -> None:
+    def release(self, *, timeout: float | None = None) -> None:
         """Frees its KV.
 
         Raises:
             NotFound: it was released already, by its lease for instance.
         """
-        self._core.release(self.id, None)
+        self._core.release(self.id, timeout)
 
 
 async def in_thread(call: Any) -> Any:

@@ -1,5 +1,6 @@
 #include "python/src/client.h"
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -19,6 +20,20 @@ CallOptions OptionsOf(std::optional<double> timeout, const CancelToken& cancel) 
   if (timeout.has_value()) call.timeout = absl::Seconds(*timeout);
   call.cancel = cancel;
   return call;
+}
+
+// Told by whichever thread sends. What it raises is reported and holds nothing up.
+// The caller holds `told` until the call has ended: copies of this go on threads without the GIL.
+std::function<void(int64_t, int64_t)> ProgressOf(nb::handle told) {
+  if (told.is_none()) return {};
+  return [told](int64_t done, int64_t total) {
+    const nb::gil_scoped_acquire acquire;
+    try {
+      told(done, total);
+    } catch (nb::python_error& error) {
+      error.discard_as_unraisable("progress of an append");
+    }
+  };
 }
 
 // Notes how long it lived.
@@ -95,10 +110,9 @@ class PythonClient {
   }
 
   template <typename Result, typename Request, typename Call, typename Async>
-  absl::StatusOr<Result> RunLong(const Request& request, std::optional<double> timeout,
-                                 const CancelToken& cancel, Call call, Async async) {
+  absl::StatusOr<Result> RunLong(const Request& request, const CallOptions& options, Call call,
+                                 Async async) {
     const std::shared_ptr<Client> client = Open();
-    CallOptions options = OptionsOf(timeout, cancel);
     if (!OnMainThread()) {
       const nb::gil_scoped_release release;
       const Timer timer;
@@ -145,6 +159,7 @@ class PythonClient {
   }
 
   nb::tuple Append(ContextId context, int layer, int64_t start, nb::handle k, nb::handle v,
+                   const std::pair<uint64_t, uint64_t>& key, nb::handle progress,
                    std::optional<double> timeout, const CancelToken& cancel) {
     const Borrowed keys = Borrow(k, "k"), values = Borrow(v, "v");
     AppendRequest request;
@@ -153,8 +168,11 @@ class PythonClient {
     request.start = start;
     request.k = keys.view;
     request.v = values.view;
+    request.key = {key.first, key.second};
+    CallOptions options = OptionsOf(timeout, cancel);
+    options.progress = ProgressOf(progress);
     const AppendResult result = ValueOrRaise(
-        RunLong<AppendResult>(request, timeout, cancel, &Client::Append, &Client::AppendAsync));
+        RunLong<AppendResult>(request, options, &Client::Append, &Client::AppendAsync));
     return nb::make_tuple(result.epoch, result.tokens);
   }
 
@@ -177,8 +195,8 @@ class PythonClient {
     request.trace = trace;
     request.keys_begin = keys_begin;
     request.keys_end = keys_end;
-    AttendResult result = ValueOrRaise(
-        RunLong<AttendResult>(request, timeout, cancel, &Client::Attend, &Client::AttendAsync));
+    AttendResult result = ValueOrRaise(RunLong<AttendResult>(
+        request, OptionsOf(timeout, cancel), &Client::Attend, &Client::AttendAsync));
     return nb::make_tuple(ToNumpy(std::move(result.out), true),
                           ToNumpy(std::move(result.lse), false), result.epoch,
                           ToPython(result.stats), ToPython(result.trace));
@@ -293,6 +311,13 @@ class PythonClient {
   std::shared_ptr<Client> client_;
 };
 
+RetryOptions RetryOf(int attempts_max, double backoff_min, double backoff_max, int budget) {
+  return {.attempts_max = attempts_max,
+          .backoff_min = absl::Seconds(backoff_min),
+          .backoff_max = absl::Seconds(backoff_max),
+          .budget = budget};
+}
+
 PythonClient* Connect(const std::string& endpoint, double connect_timeout, int64_t chunk_bytes,
                       int async_calls_max, const std::string& upload, int attempts_max,
                       double backoff_min, double backoff_max, int budget, const std::string& tls_ca,
@@ -308,10 +333,7 @@ PythonClient* Connect(const std::string& endpoint, double connect_timeout, int64
         absl::StrCat("upload: \"", upload, "\"; expected direct or relay")));
   }
   options.upload = upload == "direct" ? Upload::kDirect : Upload::kRelay;
-  options.retry = {.attempts_max = attempts_max,
-                   .backoff_min = absl::Seconds(backoff_min),
-                   .backoff_max = absl::Seconds(backoff_max),
-                   .budget = budget};
+  options.retry = RetryOf(attempts_max, backoff_min, backoff_max, budget);
   options.tls_ca = tls_ca;
   options.tls_cert = tls_cert;
   options.tls_key = tls_key;
@@ -320,8 +342,10 @@ PythonClient* Connect(const std::string& endpoint, double connect_timeout, int64
 }
 
 PythonClient* InProcess(int workers, const std::string& backend, int threads,
-                        int64_t kv_bytes_limit, int async_calls_max) {
+                        int64_t kv_bytes_limit, int async_calls_max, int attempts_max,
+                        double backoff_min, double backoff_max, int budget) {
   InProcessOptions options;
+  options.retry = RetryOf(attempts_max, backoff_min, backoff_max, budget);
   options.workers = workers;
   options.backend = backend;
   options.threads = threads;
@@ -349,7 +373,7 @@ void AddClient(nb::module_& module) {
       .def("close", &PythonClient::Close)
       .def("create", &PythonClient::Create)
       .def("append", &PythonClient::Append, nb::arg(), nb::arg(), nb::arg(), nb::arg().none(),
-           nb::arg().none(), nb::arg().none(), nb::arg())
+           nb::arg().none(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg())
       .def("attend", &PythonClient::Attend, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
            nb::arg(), nb::arg().none(), nb::arg())

@@ -286,3 +286,12 @@ def test_a_closed_client_says_so():
     client.close()
     with pytest.raises(annulus.FailedPrecondition):
         client.status()
+
+
+def test_an_append_tells_its_progress_and_knows_a_repetition(context, rng):
+    k, v = tensors(rng, 500)
+    told = []
+    context.append(0, k, v, key=(77, 1), progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (k.nbytes + v.nbytes, k.nbytes + v.nbytes)
+    again = context.append(0, k, v, start=0, key=(77, 1))
+    assert again.tokens == 500 == context.describe()["tokens"][0]
