@@ -25,7 +25,7 @@ class ContextOptions(TypedDict, total=False):
     placement: str  # "tokens", "heads" or "mesh": what is cut over the workers ("tokens")
     partition: str  # "block-cyclic:N", "zigzag", "contiguous", "striped" ("block-cyclic:64")
     tokens_expected: int  # 0: grows without a known end (0)
-    patterns: Sequence[str]  # of all layers, or one for each; none: causal
+    patterns: str | Sequence[str]  # of all layers, or one for each; none: causal
     kv_efficient: bool  # keep only the blocks that the patterns can still need
     replicas: int  # workers that hold each page, 1 or 2 (1)
     lease: float  # seconds without a call after which it is released, 0: never (300)
@@ -126,7 +126,8 @@ class Client:
         spec["head_dim"] = head_dim
         spec["v_head_dim"] = head_dim if v_head_dim is None else v_head_dim
         if "patterns" in spec:
-            spec["patterns"] = list(spec["patterns"])
+            patterns = spec["patterns"]
+            spec["patterns"] = [patterns] if isinstance(patterns, str) else list(patterns)
         return Context(self, self._core.create(spec, timeout))
 
     def context(self, id: int, *, timeout: float | None = None) -> Context:

@@ -80,6 +80,10 @@ nb::tuple Attention(nb::handle q, nb::handle k, nb::handle v, const std::string&
                     std::optional<int64_t> v_head_dim, const std::optional<std::string>& dtype,
                     const std::string& backend, int threads) {
   const Borrowed queries = Borrow(q, "q"), key_rows = Borrow(k, "k"), values = Borrow(v, "v");
+  for (const auto& [name, tensor] : {std::pair("q", q), {"k", k}}) {
+    if (!tensor.is_none()) continue;
+    Raise(absl::InvalidArgumentError(absl::StrCat(name, ": None; expected an array")));
+  }
   RaiseUnlessOk(CheckTogether(queries.view, key_rows.view, values.view));
   ProblemFlags flags;
   flags.q_tokens = queries.view.tokens;
@@ -156,8 +160,8 @@ nb::object ApplyGate(nb::handle out, nb::handle gate) {
 }  // namespace
 
 void AddFunctions(nb::module_& module) {
-  module.def("attention", &Attention, nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
-             nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(),
+  module.def("attention", &Attention, nb::arg().none(), nb::arg().none(), nb::arg().none(),
+             nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(),
              nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg());
   module.def("explain", &Explain);
   module.def("merge", &MergeParts);

@@ -189,6 +189,13 @@ def test_fields_of_a_context_are_keywords(client):
             "layers",
             "an integer",
         ),
+        (lambda c, x, k: annulus.attention(None, k, k), "InvalidArgument", "q", "None"),
+        (
+            lambda c, x, k: c.create_context(heads=4, head_dim=64, patterns="casual"),
+            "InvalidArgument",
+            None,
+            "casual",
+        ),
         (lambda c, x, k: c.context(12345), "NotFound", None, "12345"),
         (
             lambda c, x, k: annulus.connect("127.0.0.1:1", connect_timeout=0.2),
