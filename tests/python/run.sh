@@ -12,6 +12,7 @@ if [[ $1 == lint ]]; then
   $python -m ruff format --check "${files[@]}"
   exec $python -m mypy
 fi
+export OPENBLAS_NUM_THREADS=1  # beside workers' threads, more of NumPy's wait for each other
 status=0
 $python -m pytest -q -rs -p no:cacheprovider "$1" || status=$?
 [[ $status != 5 ]] || status=77  # every test was skipped by name before it began
