@@ -1,6 +1,6 @@
 // One shape of attention on one GPU: its time by device events, with a cold L2, beside the copy
 // bandwidth of the same process, and its error against float64. One JSON line; bench/gpu/gpu.py
-// runs it beside its peers.
+// runs it beside its peers. With --steps: decode steps in process, a line for each case.
 #include <algorithm>
 #include <chrono>
 #include <iostream>
@@ -13,6 +13,7 @@
 #include "attention/cuda/launch.h"
 #include "base/status.h"
 #include "bench/gpu/device_problem.h"
+#include "bench/gpu/steps.h"
 #include "nlohmann/json.hpp"
 
 namespace annulus {
@@ -35,6 +36,8 @@ struct Flags {
   int repeat = 20;
   int check = 16;
   std::string kernels;
+  bool steps = false;
+  int step_rounds = 500;
 };
 
 double Median(std::vector<double> values) {
@@ -92,6 +95,34 @@ absl::StatusOr<double> TimeCalls(Backend& backend, DeviceProblem& problem, cudaS
   return Median(calls);
 }
 
+// Milliseconds of a batch's kernels; `cold`: each time with none of its memory in the L2.
+absl::StatusOr<double> TimeKernels(DeviceProblem& problem, const Flags& flags, bool cold,
+                                   Timer& timer, cudaStream_t stream) {
+  cudaDeviceProp properties;
+  ANNULUS_RETURN_IF_ERROR(StatusOf(cudaGetDeviceProperties(&properties, 0), "the GPU"));
+  ANNULUS_ASSIGN_OR_RETURN(const cuda::LoadedKernels kernels,
+                           cuda::LoadKernels(properties, flags.kernels));
+  cuda::WorkList list;
+  list.Make(problem.batch(), kernels.slots);
+  cuda::Upload upload;
+  ANNULUS_RETURN_IF_ERROR(upload.Place(problem.batch(), list));
+  ANNULUS_RETURN_IF_ERROR(upload.Fill(problem.batch(), list, stream));
+  DeviceRoom flush;
+  ANNULUS_RETURN_IF_ERROR(flush.Reserve(kFlushBytes));
+  std::vector<double> times;
+  double warm_ms = 0;
+  while (std::ssize(times) < flags.repeat) {
+    ANNULUS_RETURN_IF_ERROR(problem.Reset(stream));
+    if (cold) cudaMemsetAsync(flush.data(), 1, kFlushBytes, stream);
+    timer.Start(stream);
+    ANNULUS_RETURN_IF_ERROR(cuda::LaunchAll(list, upload, stream));
+    ANNULUS_ASSIGN_OR_RETURN(const double ms, timer.Stop(stream));
+    if (warm_ms >= kWarmUpMs) times.push_back(ms);
+    warm_ms += ms;
+  }
+  return Median(times);
+}
+
 absl::Status Run(const Flags& flags) {
   GpuShape shape = flags.shape;
   ANNULUS_ASSIGN_OR_RETURN(shape.dtype, ParseDType(flags.dtype));
@@ -104,32 +135,11 @@ absl::Status Run(const Flags& flags) {
   ANNULUS_ASSIGN_OR_RETURN(const double copy, CopyBandwidth(stream, timer));
   ANNULUS_ASSIGN_OR_RETURN(const auto problem, DeviceProblem::Make(shape));
 
-  cudaDeviceProp properties;
-  ANNULUS_RETURN_IF_ERROR(StatusOf(cudaGetDeviceProperties(&properties, 0), "the GPU"));
-  ANNULUS_ASSIGN_OR_RETURN(const cuda::LoadedKernels kernels,
-                           cuda::LoadKernels(properties, flags.kernels));
-  cuda::WorkList list;
-  list.Make(problem->batch(), kernels.slots);
-  cuda::Upload upload;
-  ANNULUS_RETURN_IF_ERROR(upload.Place(problem->batch(), list));
-  ANNULUS_RETURN_IF_ERROR(upload.Fill(problem->batch(), list, stream));
-  DeviceRoom flush;
-  ANNULUS_RETURN_IF_ERROR(flush.Reserve(kFlushBytes));
-  std::vector<double> times;
-  double warm_ms = 0;
-  while (std::ssize(times) < flags.repeat) {
-    ANNULUS_RETURN_IF_ERROR(problem->Reset(stream));
-    cudaMemsetAsync(flush.data(), 1, kFlushBytes, stream);
-    timer.Start(stream);
-    ANNULUS_RETURN_IF_ERROR(cuda::LaunchAll(list, upload, stream));
-    ANNULUS_ASSIGN_OR_RETURN(const double ms, timer.Stop(stream));
-    if (warm_ms >= kWarmUpMs) times.push_back(ms);
-    warm_ms += ms;
-  }
+  ANNULUS_ASSIGN_OR_RETURN(const double ms,
+                           TimeKernels(*problem, flags, /*cold=*/true, timer, stream));
   ANNULUS_ASSIGN_OR_RETURN(const double call_ms, TimeCalls(*backend, *problem, stream));
   ANNULUS_ASSIGN_OR_RETURN(const DeviceProblem::Errors errors, problem->Check(flags.check));
 
-  const double ms = Median(times);
   std::cout << nlohmann::ordered_json({{"device", backend->capabilities().detail},
                                        {"tokens", shape.tokens},
                                        {"q_tokens", shape.q_tokens},
@@ -154,6 +164,52 @@ absl::Status Run(const Flags& flags) {
                                        {"max_lse_err", errors.lse}})
                    .dump()
             << std::endl;
+  return absl::OkStatus();
+}
+
+// Decode steps in process over the GPU, beside the kernels alone and beside a step over the CPU
+// that has next to nothing to compute.
+absl::Status RunSteps(const Flags& flags) {
+  struct Case {
+    int contexts;
+    int64_t tokens;
+  };
+  ANNULUS_ASSIGN_OR_RETURN(const Stream stream, cuda::MakeStream());
+  Timer timer;
+  ANNULUS_RETURN_IF_ERROR(timer.Make());
+  for (const Case& one :
+       {Case{1, 1 << 10}, Case{1, 1 << 14}, Case{1, 1 << 17}, Case{64, 1 << 10}}) {
+    GpuShape shape;
+    shape.tokens = one.tokens;
+    shape.q_tokens = 1;
+    shape.contexts = one.contexts;
+    double kernel_us = 0;
+    {
+      ANNULUS_ASSIGN_OR_RETURN(const auto problem, DeviceProblem::Make(shape));
+      ANNULUS_ASSIGN_OR_RETURN(kernel_us,
+                               TimeKernels(*problem, flags, /*cold=*/false, timer, stream.get()));
+      kernel_us *= 1e3;
+    }
+    for (const bool append : {false, true}) {
+      StepShape steps;
+      steps.tokens = one.tokens;
+      steps.contexts = one.contexts;
+      steps.append = append;
+      ANNULUS_ASSIGN_OR_RETURN(const StepTimes gpu, TimeSteps(steps, "cuda", flags.step_rounds));
+      steps.tokens = kBlockTokens;
+      ANNULUS_ASSIGN_OR_RETURN(const StepTimes cpu, TimeSteps(steps, "cpu", flags.step_rounds));
+      std::cout << nlohmann::ordered_json({{"tokens", one.tokens},
+                                           {"contexts", one.contexts},
+                                           {"append", append},
+                                           {"p50_us", gpu.p50_us},
+                                           {"p99_us", gpu.p99_us},
+                                           {"kernel_us", kernel_us},
+                                           {"cpu_step_us", cpu.p50_us},
+                                           {"beside_us", gpu.p50_us - kernel_us - cpu.p50_us}})
+                       .dump()
+                << std::endl;
+    }
+  }
   return absl::OkStatus();
 }
 
@@ -182,8 +238,10 @@ int main(int argc, char** argv) {
   app.add_option("--repeat", flags.repeat)->check(CLI::PositiveNumber);
   app.add_option("--kernels", flags.kernels, "only of this family, e.g. sm_80");
   app.add_option("--check", flags.check, "rows compared with float64");
+  app.add_flag("--steps", flags.steps, "decode steps in process instead");
+  app.add_option("--step-rounds", flags.step_rounds)->check(CLI::PositiveNumber);
   CLI11_PARSE(app, argc, argv);
-  const absl::Status status = annulus::Run(flags);
+  const absl::Status status = flags.steps ? annulus::RunSteps(flags) : annulus::Run(flags);
   if (status.ok()) return 0;
   std::cerr << "annulus_gpu_bench: " << status.message() << std::endl;
   return 1;

@@ -29,8 +29,10 @@ using cuda::StatusOf;
 using cuda::Stream;
 using cuda::TableCache;
 
-// How often a call that may be cancelled looks whether it was.
+// How often a call that may be cancelled looks whether it was, and whether it is done. One that has
+// just begun, as a decode step, does so all the time: a sleep takes longer than most of them.
 constexpr std::chrono::microseconds kPollPeriod{100};
+constexpr std::chrono::milliseconds kAwake{2};
 
 // What a call works with besides its arguments; kept, so that a warm backend allocates nothing.
 struct Workspace {
@@ -62,6 +64,7 @@ bool IsCancelled(absl::Span<const AttendArgs> batch) {
 absl::Status WaitOrStop(absl::Span<const AttendArgs> batch, Workspace& workspace) {
   ANNULUS_RETURN_IF_ERROR(
       StatusOf(cudaEventRecord(workspace.done.get(), workspace.stream.get()), "cudaEventRecord"));
+  const auto begin = std::chrono::steady_clock::now();
   for (bool stopped = false;;) {
     const cudaError_t state = cudaEventQuery(workspace.done.get());
     if (state != cudaErrorNotReady) {
@@ -76,7 +79,11 @@ absl::Status WaitOrStop(absl::Span<const AttendArgs> batch, Workspace& workspace
       ANNULUS_RETURN_IF_ERROR(workspace.upload.Stop(stop));
       stopped = true;
     }
-    std::this_thread::sleep_for(kPollPeriod);
+    if (std::chrono::steady_clock::now() - begin < kAwake) {
+      std::this_thread::yield();
+    } else {
+      std::this_thread::sleep_for(kPollPeriod);
+    }
   }
 }
 
@@ -184,7 +191,8 @@ class CudaBackend final : public Backend {
     ANNULUS_RETURN_IF_ERROR(workspace.upload.Fill(batch, workspace.list, stream));
     ANNULUS_RETURN_IF_ERROR(
         StatusOf(cudaEventRecord(workspace.uploaded.get(), stream), "cudaEventRecord"));
-    return cuda::LaunchAll(workspace.list, workspace.upload, stream);
+    ANNULUS_RETURN_IF_ERROR(cuda::LaunchAll(workspace.list, workspace.upload, stream));
+    return workspace.upload.CopyBack(stream);
   }
 
   absl::Status Finish(absl::Span<const AttendArgs> batch, Workspace& workspace) const {

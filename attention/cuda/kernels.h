@@ -3,7 +3,6 @@
 // each kernel once.
 #pragma once
 
-#include <algorithm>
 #include <iterator>
 #include <string>
 
@@ -23,8 +22,9 @@ class Slots {
 
  private:
   static size_t Index(int dim) {
-    return static_cast<size_t>(std::find(std::begin(kDims), std::end(kDims), DimFor(dim)) -
-                               std::begin(kDims));
+    size_t i = 0;
+    while (i + 1 < std::size(kDims) && kDims[i] < dim) ++i;
+    return i;
   }
 
   int of_[kKernels][std::size(kDims)] = {};

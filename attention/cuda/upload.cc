@@ -88,7 +88,7 @@ absl::Status Upload::Fill(absl::Span<const AttendArgs> batch, const WorkList& li
     WriteProblem(batch[i], i);
   }
   ANNULUS_RETURN_IF_ERROR(
-      CopyAsync(device_.data(), host_.data(), bytes_, cudaMemcpyHostToDevice, stream));
+      CopyAsync(device_.data(), host_.data(), up_end_, cudaMemcpyHostToDevice, stream));
   work_.problems = OnDevice<Problem>(slots_.problems);
   work_.tiles = OnDevice<Tile>(slots_.tiles);
   work_.runs = OnDevice<Run>(slots_.runs);
@@ -140,12 +140,10 @@ void Upload::PlaceAll(absl::Span<const AttendArgs> batch, const WorkList& list) 
     slots.short_maps =
         PlaceBytes(maps ? 2 * static_cast<size_t>(args.kv->kv_heads()) * sizeof(CUtensorMap) : 0);
     if (args.memory == MemoryKind::kHost) {
-      const auto rows = static_cast<size_t>(args.into.rows * args.into.heads);
-      slots.q = PlaceBytes(rows * static_cast<size_t>(args.q.dim) * SizeOf(args.q.dtype));
-      slots.out = PlaceBytes(rows * static_cast<size_t>(args.into.v_head_dim) * sizeof(float));
-      slots.lse = PlaceBytes(rows * sizeof(float));
+      slots.q = PlaceBytes(static_cast<size_t>(args.q.size()) * SizeOf(args.q.dtype));
     }
   }
+  PlaceOutputs(batch);
 }
 
 template <typename T>
@@ -331,7 +329,9 @@ void Upload::WriteProblem(const AttendArgs& args, size_t index) {
         std::memcpy(q, args.q.Row(token, head), row_bytes);
       }
     }
-    std::memcpy(host_.data() + slots.out.at, args.into.out, slots.out.bytes);
+    if (!slots.is_new) {
+      std::memcpy(host_.data() + slots.out.at, args.into.out, slots.out.bytes);
+    }
     std::memcpy(host_.data() + slots.lse.at, args.into.lse, slots.lse.bytes);
     problem.q = OnDevice<std::byte>(slots.q);
     problem.q_token_stride = args.q.heads * args.q.dim;
@@ -348,26 +348,6 @@ absl::Status Upload::Stop(cudaStream_t stream) {
   *stop = 1;
   return CopyAsync(device_.data() + slots_.flags.at, stop, sizeof(int), cudaMemcpyHostToDevice,
                    stream);
-}
-
-absl::Status Upload::Finish(absl::Span<const AttendArgs> batch, cudaStream_t stream,
-                            Report* report) {
-  for (size_t i = 0; i < batch.size(); ++i) {
-    if (batch[i].memory != MemoryKind::kHost) continue;
-    const Slot& out = problem_slots_[i].out;
-    const size_t bytes = problem_slots_[i].lse.at + problem_slots_[i].lse.bytes - out.at;
-    ANNULUS_RETURN_IF_ERROR(CopyAsync(host_.data() + out.at, device_.data() + out.at, bytes,
-                                      cudaMemcpyDeviceToHost, stream));
-  }
-  ANNULUS_RETURN_IF_ERROR(Wait(stream));
-  std::memcpy(report, shared_.data(), sizeof(Report));
-  for (size_t i = 0; i < batch.size(); ++i) {
-    if (batch[i].memory != MemoryKind::kHost) continue;
-    const ProblemSlots& slots = problem_slots_[i];
-    std::memcpy(batch[i].into.out, host_.data() + slots.out.at, slots.out.bytes);
-    std::memcpy(batch[i].into.lse, host_.data() + slots.lse.at, slots.lse.bytes);
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace annulus::cuda

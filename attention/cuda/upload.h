@@ -28,14 +28,17 @@ class Upload {
   // Whether Fill will allocate nothing. What allocates may wait for all kernels that run.
   bool Fits(const WorkList& list) const;
 
-  // Puts everything in its place, in the stream's order.
+  // Puts everything in its place, in the stream's order. Outputs in host memory that hold nothing
+  // yet are not brought.
   absl::Status Fill(absl::Span<const AttendArgs> batch, const WorkList& list, cudaStream_t stream);
 
   // Asks the kernels to end soon, through a stream of its own.
   absl::Status Stop(cudaStream_t stream);
 
-  // After the kernels: copies results to those outputs that lie in host memory. Waits for the
-  // stream.
+  // After the kernels: starts what brings back the outputs that lie in host memory.
+  absl::Status CopyBack(cudaStream_t stream);
+
+  // Once the stream is done with all that: gives these outputs to the callers.
   absl::Status Finish(absl::Span<const AttendArgs> batch, cudaStream_t stream, Report* report);
 
   const Work& work() const { return work_; }
@@ -56,6 +59,7 @@ class Upload {
     TableCache::Kept kept;  // until the next Place
     Slot short_maps;        // empty if no kernel of sm_90a reads a short block of it
     Slot q, out, lse;       // empty if they lie on the device
+    bool is_new = false;    // no row has seen a key yet: out is not read
   };
   // Rows of a page in host memory that are copied to pages_, without gaps.
   struct Rows {
@@ -74,6 +78,8 @@ class Upload {
   };
 
   void PlaceAll(absl::Span<const AttendArgs> batch, const WorkList& list);
+  void PlaceOutputs(absl::Span<const AttendArgs> batch);
+  void GiveOutputs(const AttendArgs& args, const ProblemSlots& slots) const;
   Slot PlaceBytes(size_t bytes);
   template <typename T>
   void Write(Slot slot, const std::vector<T>& values);
@@ -95,6 +101,9 @@ class Upload {
   PinnedRoom host_;  // lists and tensors, as they lie in device_
   DeviceRoom device_;
   size_t bytes_ = 0;  // used of both
+  // [0, up_end_) is brought to the device, [back_, bytes_) comes back.
+  size_t up_end_ = 0;
+  size_t back_ = 0;
   Slots slots_;
   std::vector<ProblemSlots> problem_slots_;
   DeviceRoom states_;

@@ -1,12 +1,16 @@
 """Attention on one GPU beside its peers, in one run: ours, peer, ours, peer; medians.
 
     python3 bench/gpu/gpu.py --program build/bundle/annulus_gpu_bench --out FILE.csv [--only REGEX]
+                             [--steps FILE.csv]
 
 Ours is annulus_gpu_bench, which checks sampled rows against float64; peers are PyTorch's
 scaled_dot_product_attention (cuDNN, FlashAttention 2) and FlexAttention with the same mask (the
 dense causal one for s2-128k, whose ratio is that of the times). TFLOP/s are
 2·visited pairs·(d + d_v) over all query heads / time; GB/s of a decode are the bytes of K and V,
 read once, / time. Times are of device events, with a cold L2; inputs are random normal.
+
+--steps: decode steps of a service in process too, beside their kernels alone (a warm L2) and beside
+a step over a CPU whose contexts have 64 tokens; beside_us is what is left of the p50.
 """
 
 import argparse
@@ -53,6 +57,10 @@ V_HEAD_DIM = {"causal-16k-d192": 128, "latent-decode-16": 512, "latent-decode-12
 COLUMNS = ("date gpu commit case tokens q_tokens contexts heads kv_heads head_dim pattern dtype "
            "ours_ms ours_call_ms ours_mhz ours_watts ours_tflops ours_gb_per_s share_of_copy peer peer_ms peer_mhz peer_watts peer_rate ratio "
            "copy_gb_per_s matmul_tflops max_rel_err max_lse_err").split()
+
+
+STEP_COLUMNS = ("date gpu commit tokens contexts append p50_us p99_us kernel_us cpu_step_us "
+                "beside_us").split()
 
 
 class Meter:
@@ -216,19 +224,37 @@ def run_case(torch, args, case, row, writer):
               file=sys.stderr, flush=True)
 
 
+def run_steps(program, row, writer):
+    run = subprocess.run([program, "--steps"], capture_output=True, text=True)
+    if run.returncode != 0:
+        raise RuntimeError(run.stderr.strip())
+    for line in run.stdout.splitlines():
+        step = json.loads(line)
+        writer.writerow(dict(row, **{name: round(value, 1) if name.endswith("_us") else value
+                                     for name, value in step.items()}))
+        print(f"step, {step['contexts']} × {step['tokens']}{' with append' * step['append']}:"
+              f" {step['p50_us']:.0f} us, kernel {step['kernel_us']:.0f},"
+              f" CPU step {step['cpu_step_us']:.0f}", file=sys.stderr, flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--program", required=True)
     parser.add_argument("--out", required=True)
     parser.add_argument("--only", default="", help="a regular expression on the cases' names")
     parser.add_argument("--peers", default="", help="of cudnn, fa2 and flex only these")
+    parser.add_argument("--steps", default="", help="where the rows of decode steps go")
     parser.add_argument("--repeat", type=int, default=20)
     args = parser.parse_args()
     import torch
     row = dict(results.about(torch), matmul_tflops=round(matmul_tflops(torch), 1))
     cases = [case for case in CASES if re.search(args.only, case[0])]
-    return results.write(args.out, COLUMNS, cases,
-                         lambda case, writer: run_case(torch, args, case, row, writer))
+    failed = results.write(args.out, COLUMNS, cases,
+                           lambda case, writer: run_case(torch, args, case, row, writer))
+    if args.steps:
+        failed |= results.write(args.steps, STEP_COLUMNS, [("steps",)],
+                                lambda _, writer: run_steps(args.program, row, writer))
+    return failed
 
 
 if __name__ == "__main__":

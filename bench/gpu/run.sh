@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # run.sh FOLDER [BUNDLE]: everything about GPUs in one run, on a machine that has some: checks, then
 # times beside PyTorch, with the programs of `./dev bundle` (build/bundle; a .tar.gz is unpacked
-# first). Leaves in FOLDER: checks.log, kernels.csv (one GPU) and, with several, ranks.csv. Needs
+# first). Leaves in FOLDER: checks.log, kernels.csv and steps.csv (one GPU) and, with several,
+# ranks.csv. Needs
 # Python with PyTorch; for several GPUs mpirun and NCCL too.
 set -uo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
@@ -34,7 +35,8 @@ check engine "$bundle/test_engine"
 [[ ! -x $bundle/test_gpu ]] || check instructions "$bundle/test_gpu"
 [[ ! -x $bundle/test_nccl ]] || check nccl "$bundle/test_nccl" '~[channels]~[.]'
 check demo "$bundle/annulus" demo --backend cuda --out-dir "$out/demo"
-python3 "$here/gpu.py" --program "$bundle/annulus_gpu_bench" --out "$out/kernels.csv" || failed=1
+python3 "$here/gpu.py" --program "$bundle/annulus_gpu_bench" --out "$out/kernels.csv" \
+  --steps "$out/steps.csv" || failed=1
 if [[ $gpus -gt 1 && -x $bundle/annulus_bench ]]; then
   python3 "$here/ranks.py" --program "$bundle/annulus_bench" --out "$out/ranks.csv" || failed=1
 fi

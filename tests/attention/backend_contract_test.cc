@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <string>
 #include <thread>
@@ -33,6 +34,23 @@ TEST_CASE("no keys leave the partial as it was") {
     CHECK(partial.view().out[3] == 2.5f);
     CHECK(partial.view().lse[0] == 1.0f);
     CHECK(partial.view().lse[1] == -std::numeric_limits<float>::infinity());
+  });
+}
+
+TEST_CASE("a row that sees no key stays as it was beside one that does") {
+  ProblemShape shape;
+  shape.kv_tokens = 300;
+  shape.q_ranges = {{10, 11}, {299, 300}};
+  shape.pattern = "causal";
+  const Problem problem(shape, 3);
+  const BlockSet late = BlockSet::Range(1, 4);
+  ForEachBackend([&](Backend* backend) {
+    Partial partial = problem.Identity();
+    partial.view().out[3] = 2.5f;
+    REQUIRE(backend->Attend(problem.Args(&late, &partial)).ok());
+    CHECK(partial.view().out[3] == 2.5f);
+    CHECK(partial.view().lse[0] == -std::numeric_limits<float>::infinity());
+    CHECK(std::isfinite(partial.view().lse[partial.view().heads]));
   });
 }
 
