@@ -132,12 +132,12 @@ size_t WorkList::TeamOf(const Group& group) const {
 
 void WorkList::Cut(Group* group) {
   // Most work first, so that all end together. Of equal ones those of a KV head come one after the
-  // other, since they share its keys.
+  // other, since they share its keys, also if they are of several problems over one context.
   const std::vector<int> sections = SectionsOf(*group);
   const auto order = [&](int32_t t) {
     const Tile& tile = tiles_[static_cast<size_t>(t)];
     return std::tuple(sections[static_cast<size_t>(t)], -tile_blocks_[static_cast<size_t>(t)],
-                      tile.problem, tile.kv_head);
+                      tile.kv_head, tile.problem);
   };
   std::stable_sort(group->tiles.begin(), group->tiles.end(),
                    [&](int32_t a, int32_t b) { return order(a) < order(b); });

@@ -39,6 +39,7 @@ constexpr Entry kEntries[] = {
     {Kernel::kWide, kFamilies[0], "wide", LoadWide, LaunchWide},
     {Kernel::kPanel90, kFamilies[1], "sm_90a panel", LoadPanel90, LaunchPanel90},
     {Kernel::kLatent90, kFamilies[1], "sm_90a latent", LoadLatent90, LaunchLatent90},
+    {Kernel::kSingle90, kFamilies[1], "sm_90a single panel", LoadSingle90, LaunchSingle90},
 };
 static_assert(std::size(kEntries) == kKernels);
 

@@ -152,8 +152,11 @@ enum class Kernel : int {
   // Latent heads, few rows and many: one half of up to 64 rows, head dim 512 or 576, values the
   // first kLatentDim dims of the keys' own rows, at most kRowStrides row strides.
   kLatent90,
+  // As kPanel90, of one half, head dims 64 and 128: for rows that share their list with no other
+  // ones.
+  kSingle90,
 };
-inline constexpr int kKernels = 6;
+inline constexpr int kKernels = 7;
 
 // Head dims that kernels are compiled for: the larger one of a problem's, or the next.
 inline constexpr int kDims[] = {64, 128, 192, 256, 512, 576};
@@ -172,7 +175,7 @@ constexpr int ValueDimOf(int dim) {
   return dim == 192 ? 128 : dim < kLatentDim ? dim : kLatentDim;
 }
 constexpr bool IsHopper(Kernel kernel) {
-  return kernel == Kernel::kPanel90 || kernel == Kernel::kLatent90;
+  return kernel == Kernel::kPanel90 || kernel == Kernel::kLatent90 || kernel == Kernel::kSingle90;
 }
 constexpr int HalvesOf(Kernel kernel, int dim) {
   if (kernel == Kernel::kPanel90) return dim <= 64 ? 4 : dim <= 192 ? 3 : 2;
@@ -201,8 +204,9 @@ struct Launch {
 // there is too little shared memory, or none for this head dim), and to be launched.
 using LoadFunction = cudaError_t(Format format, int dim, int* thread_blocks);
 using LaunchFunction = cudaError_t(const Work& work, const Launch& launch, cudaStream_t stream);
-LoadFunction LoadSimple, LoadStream, LoadPanel, LoadWide, LoadPanel90, LoadLatent90;
-LaunchFunction LaunchSimple, LaunchStream, LaunchPanel, LaunchWide, LaunchPanel90, LaunchLatent90;
+LoadFunction LoadSimple, LoadStream, LoadPanel, LoadWide, LoadPanel90, LoadLatent90, LoadSingle90;
+LaunchFunction LaunchSimple, LaunchStream, LaunchPanel, LaunchWide, LaunchPanel90, LaunchLatent90,
+    LaunchSingle90;
 
 // Measures the keys of key_runs[0..runs), of up to `kv_heads_max` KV heads.
 cudaError_t LoadMeasure();

@@ -21,6 +21,14 @@ bool IsWide(const KvTable& kv) {
   return DimOf(kv) > kNarrowDimMax;
 }
 
+// Whether all queries of a KV head are one half of a tile.
+bool IsOneHalf(const AttendArgs& args) {
+  if (args.q_ranges.size() != 1) return false;
+  const TokenRange& q = args.q_ranges[0];
+  const int64_t heads = std::min(args.group, args.heads.count);
+  return q.begin / kBlockTokens == (q.end - 1) / kBlockTokens && q.size() * heads <= kPanelRows;
+}
+
 // Scales with which unseen keys weigh nothing and scores of f16 stay in f32's range.
 constexpr float kScaleMin = 1e-25f;
 constexpr float kScaleMax = 1e25f;
@@ -79,7 +87,10 @@ void WorkList::MakeAll(const Slots& slots) {
 Kernel WorkList::PanelFor(const AttendArgs& args, const Slots& slots) {
   const KvTable& kv = *args.kv;
   const int dim = DimOf(kv);
-  const Kernel kernel = IsWide(kv) ? Kernel::kLatent90 : Kernel::kPanel90;
+  const bool single = IsOneHalf(args) && slots.Of(Kernel::kSingle90, dim) != 0;
+  const Kernel kernel = IsWide(kv) ? Kernel::kLatent90
+                        : single   ? Kernel::kSingle90
+                                   : Kernel::kPanel90;
   const Kernel portable = IsWide(kv) ? Kernel::kWide : Kernel::kPanel;
   if (kv.head_dim() != dim || kv.v_head_dim() != ValueDimOf(dim) || slots.Of(kernel, dim) == 0) {
     return portable;

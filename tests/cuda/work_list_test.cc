@@ -23,6 +23,7 @@ cuda::Slots SomeSlots(bool hopper = false) {
       slots.Set(kernel, dim, dim > 128 ? kSlots / 2 : kSlots);
     }
     if (hopper) slots.Set(cuda::Kernel::kPanel90, dim, kSlots / 2);
+    if (hopper && dim <= 128) slots.Set(cuda::Kernel::kSingle90, dim, kSlots);
   }
   for (const int dim : {512, 576}) {
     slots.Set(cuda::Kernel::kWide, dim, kSlots / 2);
@@ -221,6 +222,37 @@ TEST_CASE("latent heads run on Hopper's kernel where all their values lie in the
   KvTable shorter(DType::kBF16, 0, 1, 576, 448, 100);
   args.kv = &shorter;
   CHECK(kernel(true).kernel == cuda::Kernel::kWide);
+}
+
+TEST_CASE("rows that share a list with no others have a kernel of one half on Hopper") {
+  const auto kernel = [](int64_t queries, int group, int dim) {
+    Shapes shapes("causal", 4 * group, 4, dim);
+    shapes.Add(64 * 30, queries);
+    cuda::WorkList list;
+    list.Make(shapes.batch, SomeSlots(/*hopper=*/true));
+    CheckSegments(list);
+    REQUIRE(list.launches().size() == 1);
+    return list.launches()[0].kernel;
+  };
+  CHECK(kernel(64, 1, 128) == cuda::Kernel::kSingle90);
+  CHECK(kernel(32, 2, 64) == cuda::Kernel::kSingle90);
+  CHECK(kernel(33, 2, 64) == cuda::Kernel::kPanel90);   // two halves
+  CHECK(kernel(90, 1, 128) == cuda::Kernel::kPanel90);  // of two blocks
+  CHECK(kernel(64, 1, 256) == cuda::Kernel::kPanel90);
+  CHECK(kernel(16, 1, 128) == cuda::Kernel::kStream);
+}
+
+TEST_CASE("several problems over one context go head by head") {
+  Shapes shapes("full", 2, 2);
+  for (int i = 0; i < 5; ++i) shapes.Add(64 * 30, 64);
+  for (AttendArgs& args : shapes.batch) args.kv = shapes.batch[0].kv;
+  cuda::WorkList list;
+  list.Make(shapes.batch, SomeSlots(/*hopper=*/true));
+  REQUIRE(list.segments().size() == 10);
+  for (size_t i = 0; i < 10; ++i) {
+    const auto tile = static_cast<size_t>(list.segments()[i].tile);
+    CHECK(list.tiles()[tile].kv_head == static_cast<int>(i) / 5);
+  }
 }
 
 TEST_CASE("lanes of decode batches are never more than run at once") {

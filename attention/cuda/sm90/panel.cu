@@ -11,14 +11,13 @@ namespace annulus::cuda {
 namespace sm90 {
 namespace {
 
-template <typename T, int kDim>
-__global__ void __launch_bounds__(PanelShape<kDim>::kThreads, 1)
+template <typename T, typename Shape>
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     Panel(const __grid_constant__ Work work, const __grid_constant__ RowMaps maps, int first,
           int count, int stay) {
-  using Shape = PanelShape<kDim>;
   extern __shared__ __align__(1024) unsigned char memory[];
   const uint32_t shared = SharedAddress(memory);
-  auto& control = *reinterpret_cast<Control<kDim>*>(memory + Shape::kControlAt);
+  auto& control = *reinterpret_cast<Control<Shape>*>(memory + Shape::kControlAt);
   const auto warp = static_cast<int>(Uniform(threadIdx.x / 32));
   const int lane = threadIdx.x % 32;
   if (threadIdx.x == 0) {
@@ -37,53 +36,71 @@ __global__ void __launch_bounds__(PanelShape<kDim>::kThreads, 1)
     }
   } else {
     Shape::Budget::TakeMany();
-    Consumer<T, kDim>(work, control, shared, warp / 4 - 1).Run();
+    Consumer<T, Shape>(work, control, shared, warp / 4 - 1).Run();
   }
 }
 
-template <typename T, int kDim>
-cudaError_t Load(int* thread_blocks) {
-  return LoadKernel(Panel<T, kDim>, PanelShape<kDim>::kThreads, SharedBytes<kDim>(), thread_blocks);
+// Calls fn with the kernel's shape for this head dim, if it has one.
+template <Kernel kKernel, typename Fn>
+cudaError_t ForShape(int dim, Fn fn) {
+  if (dim <= 64) return fn(PanelShape<64, kKernel>());
+  if (dim <= 128) return fn(PanelShape<128, kKernel>());
+  if constexpr (kKernel == Kernel::kPanel90) {
+    if (dim <= 192) return fn(PanelShape<192, kKernel>());
+    if (dim <= kNarrowDimMax) return fn(PanelShape<256, kKernel>());
+  }
+  return cudaErrorInvalidValue;
 }
 
-template <typename T>
-cudaError_t LoadFor(int dim, int* thread_blocks) {
-  if (dim <= 64) return Load<T, 64>(thread_blocks);
-  if (dim <= 128) return Load<T, 128>(thread_blocks);
-  return dim <= 192 ? Load<T, 192>(thread_blocks) : Load<T, 256>(thread_blocks);
+template <typename T, Kernel kKernel>
+cudaError_t Load(int dim, int* thread_blocks) {
+  return ForShape<kKernel>(dim, [&](auto shape) {
+    using Shape = decltype(shape);
+    return LoadKernel(Panel<T, Shape>, Shape::kThreads, SharedBytes<Shape>(), thread_blocks);
+  });
 }
 
-template <typename T, int kDim>
+template <typename T, Kernel kKernel>
 cudaError_t Start(const Work& work, const Launch& launch, cudaStream_t stream) {
-  RowMaps maps = {};
-  const cudaError_t error = MakeMaps(work, kDim, &maps);
-  if (error != cudaSuccess) return error;
-  const Grid grid = GridOf(launch);
-  Panel<T, kDim><<<grid.thread_blocks, PanelShape<kDim>::kThreads, SharedBytes<kDim>(), stream>>>(
-      work, maps, launch.first, launch.count, grid.stay);
-  return cudaGetLastError();
+  return ForShape<kKernel>(launch.dim, [&](auto shape) {
+    using Shape = decltype(shape);
+    RowMaps maps = {};
+    const cudaError_t error = MakeMaps(work, Shape::kHeadDim, &maps);
+    if (error != cudaSuccess) return error;
+    const Grid grid = GridOf(launch);
+    Panel<T, Shape><<<grid.thread_blocks, Shape::kThreads, SharedBytes<Shape>(), stream>>>(
+        work, maps, launch.first, launch.count, grid.stay);
+    return cudaGetLastError();
+  });
 }
 
-template <typename T>
-cudaError_t StartFor(const Work& work, const Launch& launch, cudaStream_t stream) {
-  if (launch.dim <= 64) return Start<T, 64>(work, launch, stream);
-  if (launch.dim <= 128) return Start<T, 128>(work, launch, stream);
-  if (launch.dim <= 192) return Start<T, 192>(work, launch, stream);
-  return Start<T, 256>(work, launch, stream);
+template <Kernel kKernel>
+cudaError_t Load(Format format, int dim, int* thread_blocks) {
+  return format == Format::kBF16 ? Load<__nv_bfloat16, kKernel>(dim, thread_blocks)
+                                 : Load<__half, kKernel>(dim, thread_blocks);
+}
+
+template <Kernel kKernel>
+cudaError_t Start(const Work& work, const Launch& launch, cudaStream_t stream) {
+  return launch.format == Format::kBF16 ? Start<__nv_bfloat16, kKernel>(work, launch, stream)
+                                        : Start<__half, kKernel>(work, launch, stream);
 }
 
 }  // namespace
 }  // namespace sm90
 
 cudaError_t LoadPanel90(Format format, int dim, int* thread_blocks) {
-  if (dim > kNarrowDimMax) return cudaErrorInvalidValue;
-  return format == Format::kBF16 ? sm90::LoadFor<__nv_bfloat16>(dim, thread_blocks)
-                                 : sm90::LoadFor<__half>(dim, thread_blocks);
+  return sm90::Load<Kernel::kPanel90>(format, dim, thread_blocks);
+}
+cudaError_t LaunchPanel90(const Work& work, const Launch& launch, cudaStream_t stream) {
+  return sm90::Start<Kernel::kPanel90>(work, launch, stream);
 }
 
-cudaError_t LaunchPanel90(const Work& work, const Launch& launch, cudaStream_t stream) {
-  return launch.format == Format::kBF16 ? sm90::StartFor<__nv_bfloat16>(work, launch, stream)
-                                        : sm90::StartFor<__half>(work, launch, stream);
+cudaError_t LoadSingle90(Format format, int dim, int* thread_blocks) {
+  return sm90::Load<Kernel::kSingle90>(format, dim, thread_blocks);
+}
+cudaError_t LaunchSingle90(const Work& work, const Launch& launch, cudaStream_t stream) {
+  return sm90::Start<Kernel::kSingle90>(work, launch, stream);
 }
 
 }  // namespace annulus::cuda

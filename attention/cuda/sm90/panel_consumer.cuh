@@ -116,12 +116,12 @@ __device__ inline void SoftenBlock(float (&s)[8][4], float scale, RowState& stat
 inline constexpr int kGroupBarriers = 1;
 inline constexpr int kTurnBarriers = kGroupBarriers + kHalves;
 
-template <typename T, int kDim>
+template <typename T, typename Shape>
 class Consumer {
  public:
-  using Shape = PanelShape<kDim>;
+  static constexpr int kDim = Shape::kHeadDim;
 
-  __device__ Consumer(const Work& work, Control<kDim>& control, uint32_t shared, int half)
+  __device__ Consumer(const Work& work, Control<Shape>& control, uint32_t shared, int half)
       : work_(work),
         control_(control),
         half_(half),
@@ -340,7 +340,7 @@ class Consumer {
   }
 
   const Work& work_;
-  Control<kDim>& control_;
+  Control<Shape>& control_;
   const int half_;
   const uint64_t queries_;
   const uint64_t keys_at_;

@@ -149,10 +149,9 @@ __device__ inline void CopyBlock(const BlockPlace& at, const RowMaps& maps, cons
   CopyBoxes<kDim>(to, map, at.place, barrier);
 }
 
-template <int kDim>
-__device__ inline void CopyBlocks(const Work& work, const RowMaps& maps, Control<kDim>& control,
+template <typename Shape>
+__device__ inline void CopyBlocks(const Work& work, const RowMaps& maps, Control<Shape>& control,
                                   uint32_t shared, int lane) {
-  using Shape = PanelShape<kDim>;
   const bool elected = Elect();
   Ring<2> tickets;
   Ring<Shape::kKeyStages> keys;
@@ -163,7 +162,7 @@ __device__ inline void CopyBlocks(const Work& work, const RowMaps& maps, Control
     const Ticket& ticket = control.tickets[tickets.stage];
     if (ticket.blocks < 0) return;
     const int looked_at = LookedAt(ticket);
-    BlockWalk<Control<kDim>> walk(work, maps, ticket, lane);
+    BlockWalk<Control<Shape>> walk(work, maps, ticket, lane);
     for (int i = 0; i < ticket.blocks; ++i) {
       if (elected && i == max(0, ticket.blocks - kWantedBlocks))
         Arrive(SharedAddress(&control.ticket_wanted));
@@ -177,8 +176,9 @@ __device__ inline void CopyBlocks(const Work& work, const RowMaps& maps, Control
       const BlockPlace k = control.places[i % kLookahead].k;
       Wait(SharedAddress(&control.keys_empty[keys.stage]), keys.parity ^ 1);
       if (elected) {
-        CopyBlock<kDim>(k, maps, ticket, 0, shared + Shape::kKeysAt + keys.stage * Shape::kKeyBytes,
-                        SharedAddress(&control.keys_full[keys.stage]));
+        CopyBlock<Shape::kHeadDim>(k, maps, ticket, 0,
+                                   shared + Shape::kKeysAt + keys.stage * Shape::kKeyBytes,
+                                   SharedAddress(&control.keys_full[keys.stage]));
       }
       keys.Next();
       const BlockPlace v = control.places[i % kLookahead].v;

@@ -34,21 +34,26 @@ __device__ inline Place PlaceOf(const RowMaps& maps, int map, const void* rows) 
                  static_cast<uint32_t>(maps.stride[map]) * 2 / kPitchUnit, maps.reciprocal[map]);
 }
 
-template <int kDim>
+// kKernel: kPanel90 or kSingle90.
+template <int kDim, Kernel kKernel>
 struct PanelShape {
   static constexpr int kHeadDim = kDim;
   static constexpr int kValueDim = ValueDimOf(kDim);
-  static constexpr int kHalves = HalvesOf(Kernel::kPanel90, kDim);
+  static constexpr int kHalves = HalvesOf(kKernel, kDim);
+  static constexpr bool kSingle = kHalves == 1;
+  static constexpr int kBlocks = kSingle ? 2 : 1;  // thread blocks of a multiprocessor
   static constexpr int kThreads = kGroupThreads * (kHalves + 1);
-  using Budget = Registers<kThreads, kDim >= 128 ? 40 : 32,
-                           kDim == 64    ? 112
+  using Budget = Registers<kThreads, kDim >= 128 || kSingle ? 40 : 32,
+                           kSingle       ? 216
+                           : kDim == 64  ? 112
                            : kDim <= 192 ? 152
-                                         : 232>;
+                                         : 232,
+                           0, kBlocks>;
   // Whether warpgroups start their products in turn, so that not all make weights at once: it gains
   // 2 to 3 % with head dims 64 and 256, and costs as much with 128.
-  static constexpr bool kTurns = kDim == 64 || kDim == 256;
-  static constexpr int kKeyStages = kDim == 64 ? 5 : kDim == 128 ? 4 : 3;
-  static constexpr int kValueStages = kDim == 64 ? 5 : kDim <= 192 ? 4 : 2;
+  static constexpr bool kTurns = !kSingle && (kDim == 64 || kDim == 256);
+  static constexpr int kKeyStages = kDim == 64 ? 5 : kDim == 128 && !kSingle ? 4 : 3;
+  static constexpr int kValueStages = kDim == 64 ? 5 : kDim <= 192 && !kSingle ? 4 : 2;
   static constexpr int kKeyBytes = kBlockKeys * kDim * 2;  // of a block
   static constexpr int kValueBytes = kBlockKeys * kValueDim * 2;
   // From the begin of shared memory: queries by half, keys and values by stage, Control.
@@ -101,9 +106,9 @@ __device__ inline int LookedAt(const Ticket& ticket) {
   return max(ticket.masked, 1);
 }
 
-template <int kDim>
+template <typename PanelShape>
 struct Control {
-  using Shape = PanelShape<kDim>;
+  using Shape = PanelShape;
   static constexpr bool kValues = true;
   Ticket tickets[2];
   BlockPlaces<kValues> places[kLookahead];
@@ -124,9 +129,8 @@ struct Control {
 // Warps that read tickets beside the consumers: one that copies blocks, two that copy queries.
 inline constexpr int kQueryWarps = 2;
 
-template <int kDim>
-__device__ inline void InitBarriers(Control<kDim>& control) {
-  using Shape = PanelShape<kDim>;
+template <typename Shape>
+__device__ inline void InitBarriers(Control<Shape>& control) {
   const auto init = [](uint64_t& barrier, int arrivals) {
     InitBarrier(SharedAddress(&barrier), arrivals);
   };
@@ -151,11 +155,11 @@ __device__ inline void InitBarriers(Control<kDim>& control) {
   FenceBarrierInit();
 }
 
-template <int kDim>
+template <typename Shape>
 constexpr int SharedBytes() {
-  return PanelShape<kDim>::kControlAt + static_cast<int>(sizeof(Control<kDim>));
+  constexpr int kBytes = Shape::kControlAt + static_cast<int>(sizeof(Control<Shape>));
+  static_assert(Shape::kBlocks * (kBytes + 1024) <= 228 << 10);  // 1 KB is the system's
+  return kBytes;
 }
-static_assert(SharedBytes<64>() <= 232448 && SharedBytes<128>() <= 232448 &&
-              SharedBytes<192>() <= 232448 && SharedBytes<256>() <= 232448);
 
 }  // namespace annulus::cuda::sm90

@@ -10,11 +10,11 @@ inline constexpr int kGroupThreads = 128;
 // How the registers of a thread block are shared out: one warpgroup with few, which moves data, the
 // others with many, which compute; the first of these may have kMore than they, which the last one
 // gives. setmaxnreg takes from what the thread block got at its launch,
-// `kThreads` times what __launch_bounds__(kThreads, 1) allows a thread; asked for more it waits for
-// ever.
-template <int kThreads, int kFew, int kMany, int kMore = 0>
+// `kThreads` times what __launch_bounds__(kThreads, kBlocks) allows a thread; asked for more it
+// waits for ever.
+template <int kThreads, int kFew, int kMany, int kMore = 0, int kBlocks = 1>
 struct Registers {
-  static constexpr int kAtEntry = 65536 / kThreads / 8 * 8;
+  static constexpr int kAtEntry = 65536 / (kThreads * kBlocks) / 8 * 8;
   static_assert(kFew % 8 == 0 && kMany % 8 == 0 && kMore % 8 == 0);
   static_assert(kFew >= 24 && kMany + kMore <= 248);
   static_assert(kFew <= kAtEntry && kMany - kMore >= kAtEntry);
