@@ -7,9 +7,13 @@
 
 namespace annulus {
 
+std::string PatternCache::KeyOf(const std::string& text, int kv_heads) {
+  return absl::StrCat(kv_heads, " ", text);
+}
+
 absl::StatusOr<std::shared_ptr<const Pattern>> PatternCache::Parse(const std::string& text,
                                                                    int kv_heads) {
-  const std::string key = absl::StrCat(kv_heads, " ", text);
+  const std::string key = KeyOf(text, kv_heads);
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (const auto* found = patterns_.Find(key)) return *found;
@@ -26,6 +30,15 @@ absl::StatusOr<std::shared_ptr<const Pattern>> PatternCache::PatternOf(
   const Pattern& own = retention->pattern(layer);
   if (!asked.empty() && asked != own.text()) return Parse(asked, own.kv_heads());
   return std::shared_ptr<const Pattern>(retention, &own);  // lives as long as the context's
+}
+
+std::shared_ptr<const Pattern> PatternCache::Recall(
+    const std::shared_ptr<const Retention>& retention, int layer, const std::string& asked) {
+  const Pattern& own = retention->pattern(layer);
+  if (asked.empty() || asked == own.text()) return {retention, &own};
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto* found = patterns_.Find(KeyOf(asked, own.kv_heads()));
+  return found == nullptr ? nullptr : *found;
 }
 
 }  // namespace annulus

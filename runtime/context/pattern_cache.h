@@ -21,8 +21,13 @@ class PatternCache {
   // one that is asked for, unless that is empty.
   absl::StatusOr<std::shared_ptr<const Pattern>> PatternOf(
       const std::shared_ptr<const Retention>& retention, int layer, const std::string& asked);
+  // The same, or null if it would have to be parsed.
+  std::shared_ptr<const Pattern> Recall(const std::shared_ptr<const Retention>& retention,
+                                        int layer, const std::string& asked);
 
  private:
+  static std::string KeyOf(const std::string& text, int kv_heads);
+
   std::mutex mutex_;
   LruCache<std::shared_ptr<const Pattern>> patterns_{64};
 };

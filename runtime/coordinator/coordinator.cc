@@ -88,11 +88,11 @@ class Coordinator::Impl {
   absl::StatusOr<ClusterStatus> Answer(const StatusRequest& request, const CallContext& call);
 
   template <typename Request>
-  absl::StatusOr<int64_t> Check(const Request& header, const CallContext& call) {
+  absl::StatusOr<CallSize> Check(const Request& header, const CallContext& call) {
     ANNULUS_ASSIGN_OR_RETURN(const ShardMapPtr map, Ask([&](const CoordinatorCore& core) {
                                return core.Look(header.context, header.layer, call.caller);
                              }));
-    return CheckHeader(map->spec, header);
+    return CheckHeader(*map, header, planner_);
   }
 
   Messenger& messenger() { return messenger_; }
@@ -385,11 +385,11 @@ absl::StatusOr<ClusterStatus> Coordinator::Impl::Answer(const StatusRequest&,
   return Ask([&](const CoordinatorCore& core) { return core.Status(now, call.caller); });
 }
 
-absl::StatusOr<int64_t> Coordinator::Check(const AppendRequest& header, const CallContext& call) {
+absl::StatusOr<CallSize> Coordinator::Check(const AppendRequest& header, const CallContext& call) {
   return impl_->Check(header, call);
 }
 
-absl::StatusOr<int64_t> Coordinator::Check(const AttendRequest& header, const CallContext& call) {
+absl::StatusOr<CallSize> Coordinator::Check(const AttendRequest& header, const CallContext& call) {
   return impl_->Check(header, call);
 }
 

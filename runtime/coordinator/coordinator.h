@@ -40,8 +40,8 @@ class Coordinator final : public Service {
   // Stops the coordinator's thread; calls in flight end with CANCELLED. No call may start any more.
   ~Coordinator() override;
 
-  absl::StatusOr<int64_t> Check(const AppendRequest& header, const CallContext& call) override;
-  absl::StatusOr<int64_t> Check(const AttendRequest& header, const CallContext& call) override;
+  absl::StatusOr<CallSize> Check(const AppendRequest& header, const CallContext& call) override;
+  absl::StatusOr<CallSize> Check(const AttendRequest& header, const CallContext& call) override;
 
   // Where workers reach it.
   std::string fabric_address() const;

@@ -1,6 +1,9 @@
 #include "runtime/server/admission.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "annulus/retry_hint.h"
 
 namespace annulus {
@@ -10,8 +13,8 @@ constexpr absl::Duration kRetryAfterMin = absl::Milliseconds(20);
 
 }  // namespace
 
-Admission::Peer::Peer(Admission* admission, const std::string& name)
-    : admission_(admission), name_(name) {
+Admission::Peer::Peer(Admission* admission, const std::string& name, std::string turn)
+    : admission_(admission), name_(name), turn_(std::move(turn)) {
   const std::lock_guard<std::mutex> lock(admission_->mutex_);
   entry_ = &admission_->peers_[name];
   ++entry_->refs;
@@ -29,15 +32,14 @@ Admission::Ticket::~Ticket() {
   }
 }
 
-absl::Status Admission::Ticket::Enter(absl::Duration patience) {
+// While a slot is free, whoever waits may not have it, or it would.
+absl::Status Admission::Ticket::Enter(const Work& work) {
   std::unique_lock<std::mutex> lock(admission_->mutex_);
-  if (patience > absl::ZeroDuration() && !admission_->HasRoom(kSlots, 1, *entry_)) {
-    ++admission_->waiting_;
-    admission_->slot_free_.wait_for(lock, absl::ToChronoNanoseconds(patience),
-                                    [this] { return admission_->HasRoom(kSlots, 1, *entry_); });
-    --admission_->waiting_;
-  }
-  return admission_->Take(kSlots, 1, *this);
+  cost_ = work.cost;
+  if (admission_->HasRoom(kSlots, 1, *peer_.entry_)) return admission_->Take(kSlots, 1, *this);
+  const absl::Time now = absl::Now();
+  Waiting call(this, work.cost, std::min(work.deadline, now + kWaitMax));
+  return admission_->Wait(call, now, lock);
 }
 
 void Admission::Ticket::Leave() {
@@ -45,10 +47,53 @@ void Admission::Ticket::Leave() {
   admission_->Give(kSlots, held_[kSlots], *this);
 }
 
-absl::Status Admission::Ticket::CheckSlot() {
+absl::Status Admission::Ticket::CheckTurn(const Work& work) {
   const std::lock_guard<std::mutex> lock(admission_->mutex_);
-  if (admission_->HasRoom(kSlots, 1, *entry_)) return absl::OkStatus();
-  return admission_->Refuse(kSlots, 1, *entry_);
+  if (admission_->HasRoom(kSlots, 1, *peer_.entry_)) return absl::OkStatus();
+  const absl::Time now = absl::Now();
+  const Waiting call(this, work.cost, std::min(work.deadline, now + kWaitMax));
+  if (admission_->MayWait(call, now)) return absl::OkStatus();
+  return admission_->Refuse(kSlots, 1, *peer_.entry_);
+}
+
+// What a peer has waiting is at most half of the queue, whoever takes turns in it.
+bool Admission::MayWait(const Waiting& call, absl::Time now) const {
+  const Peer& peer = call.ticket->peer_;
+  return peer.entry_->waiting < ShareOf(max_[kSlots]) &&
+         queue_.Judge(call, peer.turn_, now) == FairQueue::Verdict::kWaits;
+}
+
+absl::Status Admission::Wait(Waiting& call, absl::Time now, std::unique_lock<std::mutex>& lock) {
+  Ticket& ticket = *call.ticket;
+  Entry& entry = *ticket.peer_.entry_;
+  if (!MayWait(call, now)) return Refuse(kSlots, 1, entry);
+  FairQueue::Call* pushed_out = nullptr;
+  queue_.Add(&call, ticket.peer_.turn_, now, &pushed_out);
+  if (pushed_out != nullptr) {
+    auto& other = static_cast<Waiting&>(*pushed_out);
+    other.over = true;
+    other.news.notify_one();
+  }
+  ++entry.waiting;
+  const auto until = absl::ToChronoTime(call.latest);
+  call.news.wait_until(lock, until, [&call] { return call.over; });
+  --entry.waiting;
+  if (!call.over) queue_.Remove(&call);
+  return ticket.held_[kSlots] > 0 ? absl::OkStatus() : Refuse(kSlots, 1, entry);
+}
+
+// Free slots go to those that wait and may have one.
+void Admission::HandOn() {
+  while (!queue_.empty() && held_[kSlots] < max_[kSlots]) {
+    FairQueue::Call* const next = queue_.Next([this](const FairQueue::Call& call) {
+      return HasRoom(kSlots, 1, *static_cast<const Waiting&>(call).ticket->peer_.entry_);
+    });
+    if (next == nullptr) return;
+    auto& call = static_cast<Waiting&>(*next);
+    Take(kSlots, 1, *call.ticket).IgnoreError();  // it has room
+    call.over = true;
+    call.news.notify_one();
+  }
 }
 
 absl::Status Admission::Ticket::EnterShort() {
@@ -84,9 +129,10 @@ bool Admission::HasRoom(Bound bound, int64_t count, const Entry& entry) const {
 }
 
 absl::Status Admission::Take(Bound bound, int64_t count, Ticket& ticket) {
-  if (!HasRoom(bound, count, *ticket.entry_)) return Refuse(bound, count, *ticket.entry_);
+  if (!HasRoom(bound, count, *ticket.peer_.entry_))
+    return Refuse(bound, count, *ticket.peer_.entry_);
   held_[bound] += count;
-  ticket.entry_->held[bound] += count;
+  ticket.peer_.entry_->held[bound] += count;
   ticket.held_[bound] += count;
   return absl::OkStatus();
 }
@@ -94,10 +140,11 @@ absl::Status Admission::Take(Bound bound, int64_t count, Ticket& ticket) {
 void Admission::Give(Bound bound, int64_t count, Ticket& ticket) {
   if (count == 0) return;
   held_[bound] -= count;
-  ticket.entry_->held[bound] -= count;
+  ticket.peer_.entry_->held[bound] -= count;
   ticket.held_[bound] -= count;
-  // Not one: whoever is woken may have its peer's share.
-  if (bound == kSlots && waiting_ > 0) slot_free_.notify_all();
+  if (bound != kSlots || queue_.empty()) return;
+  queue_.NoteServed(ticket.cost_, absl::Now());
+  HandOn();
 }
 
 // A few calls' time: what is under way ends soon, and whoever waits long loses its place. The hints

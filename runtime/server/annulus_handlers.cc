@@ -122,7 +122,7 @@ class AnnulusHandlers final : public grpc::Service {
   absl::Status Append(grpc::ServerContext* context, grpc::ServerReader<v1::AppendPart>* stream,
                       v1::AppendResult* reply) {
     ANNULUS_ASSIGN_OR_RETURN(const CallContext call, Begin<AppendRequest>(context));
-    Transfer transfer(bounds_, context, PeerOf(*context, call.caller));
+    Transfer transfer(bounds_, context, call.caller);
     ANNULUS_RETURN_IF_ERROR(transfer.status());
     AppendReader reader(
         limits_,
@@ -143,7 +143,7 @@ class AnnulusHandlers final : public grpc::Service {
   absl::Status AppendDirect(grpc::ServerContext* context,
                             grpc::ServerReaderWriter<v1::DirectReply, v1::DirectAppend>* stream) {
     ANNULUS_ASSIGN_OR_RETURN(const CallContext call, Begin<DirectAppend>(context));
-    Transfer transfer(bounds_, context, PeerOf(*context, call.caller));
+    Transfer transfer(bounds_, context, call.caller);
     ANNULUS_RETURN_IF_ERROR(transfer.status());
     const auto granted = [&](const AppendGrant& grant) -> absl::Status {
       v1::DirectReply reply;
@@ -169,7 +169,7 @@ class AnnulusHandlers final : public grpc::Service {
   absl::Status Attend(grpc::ServerContext* context,
                       grpc::ServerReaderWriter<v1::AttendReplyPart, v1::AttendPart>* stream) {
     ANNULUS_ASSIGN_OR_RETURN(const CallContext call, Begin<AttendRequest>(context));
-    Transfer transfer(bounds_, context, PeerOf(*context, call.caller));
+    Transfer transfer(bounds_, context, call.caller);
     ANNULUS_RETURN_IF_ERROR(transfer.status());
     AttendReader reader(limits_, [&](const AttendRequest& header, int64_t bytes) {
       return transfer.Admit(service_, header, call, bytes);

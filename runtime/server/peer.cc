@@ -74,6 +74,10 @@ bool IsLoopbackHost(absl::string_view host) {
   return host == "::1" || host == "localhost";
 }
 
+std::string TurnOf(const grpc::ServerContext& context, const Caller& caller) {
+  return caller.tenant.empty() ? context.peer() : PeerOf(context, caller);
+}
+
 std::string PeerOfUri(absl::string_view uri) {
   if (!absl::StartsWith(uri, "ipv4:") && !absl::StartsWith(uri, "ipv6:")) return std::string(uri);
   std::string host = HostOfUri(uri);

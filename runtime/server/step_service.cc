@@ -16,6 +16,7 @@
 #include "runtime/protocol/public/annulus.grpc.pb.h"
 #include "runtime/protocol/public/step_batch.h"
 #include "runtime/protocol/public/step_parser.h"
+#include "runtime/server/call_cost.h"
 #include "runtime/server/handlers.h"
 #include "runtime/server/peer.h"
 
@@ -77,7 +78,7 @@ absl::Status StepService::Serve(grpc::ServerContext* context, Stream* stream) {
   absl::StatusOr<Caller> caller = door_->Admit(*context, kCall.name, kCall.access);
   ANNULUS_RETURN_IF_ERROR(caller.status());
   const std::string peer_name = PeerOf(*context, *caller);
-  Admission::Peer peer(&bounds_->admission, peer_name);
+  Admission::Peer peer(&bounds_->admission, peer_name, TurnOf(*context, *caller));
   Places::Place place(&bounds_->step_streams);
   ANNULUS_RETURN_IF_ERROR(
       place.Take(context, peer_name, *caller, "streams_max", caller->quotas.streams_max));
@@ -110,7 +111,6 @@ absl::Status StepService::Serve(grpc::ServerContext* context, Stream* stream) {
 StepResults StepService::Answer(grpc::ServerContext* context, const Caller& caller,
                                 Admission::Peer* peer, size_t steps, Batches* batches) {
   Admission::Ticket ticket(peer);
-  if (absl::Status status = ticket.Enter(); !status.ok()) return StepResultsOf(status, steps);
   const auto bytes = static_cast<int64_t>(batches->bytes.Length() + steps * kParsedStepBytes);
   if (absl::Status status = ticket.Reserve(bytes); !status.ok()) {
     return StepResultsOf(status, steps);
@@ -135,6 +135,9 @@ StepResults StepService::Answer(grpc::ServerContext* context, const Caller& call
   call.caller = caller;
   if (batches->parsed.time_left_us() != 0) {
     call.deadline = absl::Now() + absl::Microseconds(batches->parsed.time_left_us());
+  }
+  if (absl::Status turn = ticket.Enter({CostOf(good), call.deadline}); !turn.ok()) {
+    return StepResultsOf(turn, steps);
   }
   call.cancelled = CallerGone(context);
   StepResults answers = StepResultsOf(service_->Call(StepsRequest{good}, call), good.size());

@@ -7,19 +7,20 @@
 
 #include "absl/status/status.h"
 #include "base/status.h"
+#include "runtime/server/call_cost.h"
 #include "runtime/server/limits.h"
 #include "runtime/server/peer.h"
 #include "runtime/service/service.h"
 
 namespace annulus {
 
-// How long a call whose tensors have come waits for a slot.
-inline constexpr absl::Duration kSlotPatience = absl::Seconds(1);
-
 class Transfer {
  public:
-  Transfer(RpcBounds* bounds, grpc::ServerContext* context, const std::string& peer)
-      : peer_(&bounds->admission, peer),
+  Transfer(RpcBounds* bounds, grpc::ServerContext* context, const Caller& caller)
+      : Transfer(bounds, context, caller, PeerOf(*context, caller)) {}
+  Transfer(RpcBounds* bounds, grpc::ServerContext* context, const Caller& caller,
+           const std::string& peer)
+      : peer_(&bounds->admission, peer, TurnOf(*context, caller)),
         ticket_(&peer_),
         place_(&bounds->transfers),
         pace_(&bounds->stalls, context),
@@ -39,21 +40,21 @@ class Transfer {
   }
 
   // The header has come: keeps the bytes of what follows it and of the answer, if the call can be
-  // carried out. While no slot is free it is refused now, before its tensors are sent.
+  // carried out. If its turn would come too late it is refused now, before its tensors are sent.
   template <typename Request>
   absl::Status Admit(Service* service, const Request& header, const CallContext& call,
                      int64_t bytes) {
-    ANNULUS_ASSIGN_OR_RETURN(const int64_t answer_bytes, service->Check(header, call));
-    ANNULUS_RETURN_IF_ERROR(ticket_.CheckSlot());
-    ANNULUS_RETURN_IF_ERROR(ticket_.Reserve(bytes + answer_bytes));
+    ANNULUS_ASSIGN_OR_RETURN(size_, service->Check(header, call));
+    ANNULUS_RETURN_IF_ERROR(ticket_.CheckTurn({CostOf(header, size_), call.deadline}));
+    ANNULUS_RETURN_IF_ERROR(ticket_.Reserve(bytes + size_.answer_bytes));
     return Resume();
   }
 
-  // Has the service work, which needs a slot.
+  // Has the service work, which needs a slot: waits for the call's turn.
   template <typename Request>
   absl::StatusOr<AnswerTo<Request>> Work(Service* service, const Request& request,
                                          const CallContext& call) {
-    ANNULUS_RETURN_IF_ERROR(ticket_.Enter(kSlotPatience));
+    ANNULUS_RETURN_IF_ERROR(ticket_.Enter({CostOf(request, size_), call.deadline}));
     auto answer = service->Call(request, call);
     ticket_.Leave();
     return answer;
@@ -74,6 +75,7 @@ class Transfer {
   Admission::Ticket ticket_;
   Places::Place place_;
   ClientPace pace_;
+  CallSize size_;
   const absl::Status taken_;
 };
 

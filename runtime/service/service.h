@@ -3,6 +3,7 @@
 // Thread-safe; calls block. Errors as in client.h.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 
 #include "absl/time/time.h"
@@ -19,16 +20,21 @@ struct CallContext {
   Caller caller = {};               // who calls, and may: the call's door has seen to that
 };
 
+// What a call takes of what callers share, as far as its header says.
+struct CallSize {
+  int64_t answer_bytes = 0;  // of the tensors of its answer, at most
+  int64_t work_pairs = 0;    // that its plan computes; 0: not known before it is planned
+};
+
 class Service : public Answerer<CallContext> {
  public:
   // Looks, before anything is kept or read for it, whether a call can be carried out as far as its
-  // header says: its tensors have shapes and no data yet. Errors as of the call. What the call's
-  // answer has in bytes of tensors, at most.
-  virtual absl::StatusOr<int64_t> Check(const AppendRequest& header, const CallContext& call) {
-    return 0;
+  // header says: its tensors have shapes and no data yet. Errors as of the call.
+  virtual absl::StatusOr<CallSize> Check(const AppendRequest& header, const CallContext& call) {
+    return CallSize();
   }
-  virtual absl::StatusOr<int64_t> Check(const AttendRequest& header, const CallContext& call) {
-    return 0;
+  virtual absl::StatusOr<CallSize> Check(const AttendRequest& header, const CallContext& call) {
+    return CallSize();
   }
 };
 

@@ -136,14 +136,14 @@ struct MetricsService::State final : public prometheus::Collectable {
   }
 
   template <typename Request>
-  absl::StatusOr<int64_t> Check(const Request& header, const CallContext& call) {
+  absl::StatusOr<CallSize> Check(const Request& header, const CallContext& call) {
     const absl::Time begin = absl::Now();
-    absl::StatusOr<int64_t> answer_bytes = inner->Check(header, call);
-    if (!answer_bytes.ok()) {
-      CountEnd(CallOf<Request>().name, call.caller.tenant, answer_bytes.status().code(),
+    absl::StatusOr<CallSize> size = inner->Check(header, call);
+    if (!size.ok()) {
+      CountEnd(CallOf<Request>().name, call.caller.tenant, size.status().code(),
                absl::Now() - begin);
     }
-    return answer_bytes;
+    return size;
   }
 
   void CountEnd(const char* call, const std::string& tenant, absl::StatusCode code,
@@ -188,13 +188,13 @@ MetricsService::MetricsService(Service* inner, MetricsSnapshot more)
     : state_(std::make_shared<State>(inner, std::move(more))) {}
 MetricsService::~MetricsService() = default;
 
-absl::StatusOr<int64_t> MetricsService::Check(const AppendRequest& header,
-                                              const CallContext& call) {
+absl::StatusOr<CallSize> MetricsService::Check(const AppendRequest& header,
+                                               const CallContext& call) {
   return state_->Check(header, call);
 }
 
-absl::StatusOr<int64_t> MetricsService::Check(const AttendRequest& header,
-                                              const CallContext& call) {
+absl::StatusOr<CallSize> MetricsService::Check(const AttendRequest& header,
+                                               const CallContext& call) {
   return state_->Check(header, call);
 }
 

@@ -55,8 +55,8 @@ class MetricsService final : public Service {
   ~MetricsService() override;
 
   // Those that are refused count as calls.
-  absl::StatusOr<int64_t> Check(const AppendRequest& header, const CallContext& call) override;
-  absl::StatusOr<int64_t> Check(const AttendRequest& header, const CallContext& call) override;
+  absl::StatusOr<CallSize> Check(const AppendRequest& header, const CallContext& call) override;
+  absl::StatusOr<CallSize> Check(const AttendRequest& header, const CallContext& call) override;
 
  private:
   friend class MetricsEndpoint;

@@ -88,6 +88,34 @@ absl::StatusOr<Planned> CallPlanner::PlanAttend(const ShardMap& map, const reque
   return planned;
 }
 
+CallPlanner::Key CallPlanner::KeyOf(const ShardMap& map, const request::WorkItem& ask,
+                                    const Pattern& pattern, std::optional<PlanKind> kind,
+                                    TokenRange q) {
+  Key key = {static_cast<int64_t>(map.context),
+             static_cast<int64_t>(map.epoch),
+             pattern.id(),
+             kind.has_value() ? static_cast<int64_t>(*kind) : -1,
+             q.begin,
+             q.end};
+  if (ask.kind == request::WorkItem::Kind::kStep) return key;
+  key[6] = ask.kv_len();
+  key[7] = ask.keys.begin;
+  key[8] = ask.keys.end;
+  return key;
+}
+
+std::shared_ptr<const Planned> CallPlanner::Recall(const ShardMap& map,
+                                                   const request::WorkItem& ask,
+                                                   const std::string& asked,
+                                                   std::optional<PlanKind> kind) {
+  const std::shared_ptr<const Pattern> pattern = patterns_.Recall(map.retention, ask.layer, asked);
+  if (pattern == nullptr) return nullptr;
+  const Key key = KeyOf(map, ask, *pattern, kind, ask.queries());
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto* found = of_attends_.Find(key);
+  return found == nullptr ? nullptr : *found;
+}
+
 absl::StatusOr<std::shared_ptr<const Planned>> CallPlanner::PlanFor(const ShardMap& map,
                                                                     const request::WorkItem& ask,
                                                                     const std::string& asked,
@@ -100,17 +128,7 @@ absl::StatusOr<std::shared_ptr<const Planned>> CallPlanner::PlanFor(const ShardM
       pattern->CheckTokens(ask.kv_len(), /*may_grow=*/map.spec.tokens_expected == 0));
   const bool is_step = ask.kind == request::WorkItem::Kind::kStep;
   const TokenRange q = is_step ? WholeBlocks(ask.queries()) : ask.queries();
-  Key key = {static_cast<int64_t>(map.context),
-             static_cast<int64_t>(map.epoch),
-             pattern->id(),
-             kind.has_value() ? static_cast<int64_t>(*kind) : -1,
-             q.begin,
-             q.end};
-  if (!is_step) {
-    key[6] = ask.kv_len();
-    key[7] = ask.keys.begin;
-    key[8] = ask.keys.end;
-  }
+  const Key key = KeyOf(map, ask, *pattern, kind, q);
   auto& plans = is_step ? of_steps_ : of_attends_;
   {
     const std::lock_guard<std::mutex> lock(mutex_);

@@ -54,10 +54,17 @@ class CallPlanner {
                                                          std::optional<PlanKind> kind,
                                                          const Stop& stop);
 
+  // The same of an Attend that was planned before, else null.
+  std::shared_ptr<const Planned> Recall(const ShardMap& map, const request::WorkItem& ask,
+                                        const std::string& pattern, std::optional<PlanKind> kind);
+
  private:
   using PlannedPtr = std::shared_ptr<const Planned>;
   // Context, epoch, pattern, plan, and where queries and keys are.
   using Key = std::array<int64_t, 9>;
+
+  static Key KeyOf(const ShardMap& map, const request::WorkItem& ask, const Pattern& pattern,
+                   std::optional<PlanKind> kind, TokenRange q);
 
   absl::StatusOr<Planned> PlanStep(const ShardMap& map, TokenRange q, const Pattern& pattern,
                                    const Stop& stop) const;

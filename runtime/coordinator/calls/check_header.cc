@@ -3,17 +3,27 @@
 #include "attention/memory_space.h"
 #include "base/status.h"
 #include "runtime/context/check_tensor.h"
+#include "runtime/coordinator/calls/batch_call.h"
 
 namespace annulus {
 
-absl::StatusOr<int64_t> CheckHeader(const ContextSpec& spec, const AppendRequest& header) {
-  ANNULUS_RETURN_IF_ERROR(CheckKvShapes(spec, header.k, header.v));
-  return 0;
+absl::StatusOr<CallSize> CheckHeader(const ShardMap& map, const AppendRequest& header,
+                                     CallPlanner&) {
+  ANNULUS_RETURN_IF_ERROR(CheckKvShapes(map.spec, header.k, header.v));
+  return CallSize();
 }
 
-absl::StatusOr<int64_t> CheckHeader(const ContextSpec& spec, const AttendRequest& header) {
+absl::StatusOr<CallSize> CheckHeader(const ShardMap& map, const AttendRequest& header,
+                                     CallPlanner& planner) {
+  const ContextSpec& spec = map.spec;
   ANNULUS_RETURN_IF_ERROR(CheckShape("q", header.q, spec.heads, spec.head_dim));
-  return static_cast<int64_t>(PartialBytes(header.q.tokens, spec.heads, spec.v_head_dim));
+  CallSize size;
+  size.answer_bytes =
+      static_cast<int64_t>(PartialBytes(header.q.tokens, spec.heads, spec.v_head_dim));
+  const CallItem item(header);
+  const auto planned = planner.Recall(map, item.ask, header.pattern, header.plan);
+  if (planned != nullptr) size.work_pairs = planned->size.work_pairs;
+  return size;
 }
 
 }  // namespace annulus

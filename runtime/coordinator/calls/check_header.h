@@ -1,17 +1,20 @@
 // What a call's header must be before room is taken for its tensors, which have shapes and no data
-// yet. Pure functions.
+// yet. Thread-safe functions.
 #pragma once
-
-#include <cstdint>
 
 #include "absl/status/statusor.h"
 #include "annulus/types.h"
+#include "runtime/coordinator/calls/call_planner.h"
+#include "runtime/coordinator/core/events.h"
+#include "runtime/service/service.h"
 
 namespace annulus {
 
-// INVALID_ARGUMENT names the tensor that cannot be one of the context's. The bytes of the answer's
-// tensors.
-absl::StatusOr<int64_t> CheckHeader(const ContextSpec& spec, const AppendRequest& header);
-absl::StatusOr<int64_t> CheckHeader(const ContextSpec& spec, const AttendRequest& header);
+// INVALID_ARGUMENT names the tensor that cannot be one of the context's. The work is known of an
+// Attend that was planned before.
+absl::StatusOr<CallSize> CheckHeader(const ShardMap& map, const AppendRequest& header,
+                                     CallPlanner& planner);
+absl::StatusOr<CallSize> CheckHeader(const ShardMap& map, const AttendRequest& header,
+                                     CallPlanner& planner);
 
 }  // namespace annulus
