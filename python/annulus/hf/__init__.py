@@ -18,6 +18,7 @@ padding, packed sequences, other caches, encoders. Needs ``pip install annulus[h
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import threading
@@ -149,10 +150,10 @@ class Enabled:
             name: kwargs[name] if name in kwargs else getattr(given, name, None)
             for name in ("use_cache", "cache_implementation")
         }
-        if setting["cache_implementation"] not in (None, "dynamic"):
+        kind = setting["cache_implementation"]
+        if kind not in (None, "dynamic", "dynamic_full"):
             raise InvalidArgument(
-                f"cache_implementation: {setting['cache_implementation']!r}; expected none, since "
-                "contexts hold the KV"
+                f"cache_implementation: {kind!r}; expected none, since contexts hold the KV"
             )
         names = {"cache", "past_key_values", self._cache_name} & {*kwargs}
         passed = [kwargs[name] for name in names if kwargs[name] is not None]
@@ -162,6 +163,10 @@ class Enabled:
             return generate(model, *args, **kwargs)
         for name in names:
             del kwargs[name]
+        if kind is not None:  # transformers refuses any beside a cache
+            kwargs.pop("cache_implementation", None)
+            kwargs["generation_config"] = copy.deepcopy(given)
+            kwargs["generation_config"].cache_implementation = None
         made = self.cache()
         kept = False
         try:

@@ -211,17 +211,19 @@ class ContextCache(Cache):
         self._starts = [0] * len(self.rows)
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forgets the last ``-tokens_to_remove`` tokens."""
-        if tokens_to_remove > 0:
-            raise InvalidArgument(
-                f"tokens_to_remove: {tokens_to_remove}; expected how many to forget, negative"
-            )
+        """Forgets the last ``-tokens_to_remove`` tokens.
+
+        A positive number says how many to keep, as older versions call it.
+        """
         if tokens_to_remove == 0:
             return
-        tokens = self.length(0) + tokens_to_remove
+        length = self.length(0)
+        tokens = tokens_to_remove + (length if tokens_to_remove < 0 else 0)
+        if tokens >= length:
+            return
         for row, start in zip(self.rows, self._starts, strict=True):
             row.truncate(max(tokens - start, 0))
-        self._starts = [min(start, tokens) for start in self._starts]
+        self._starts = [min(start, max(tokens, 0)) for start in self._starts]
 
     def reorder_cache(self, beam_idx: Any) -> None:
         """Row i becomes row ``beam_idx[i]``: the first use takes it, each other one is a fork."""
