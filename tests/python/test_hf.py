@@ -1,6 +1,7 @@
 """Models of transformers say with annulus.hf what they say by eager."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -129,6 +130,16 @@ def test_sampling(client, model):
     with hf.enable(model, client=client):
         torch.manual_seed(5)
         assert torch.equal(model.generate(**inputs, **kwargs), expected)
+
+
+@one_config
+def test_threads_share_a_model(client, model):
+    inputs = [prompt(rows) for rows in (1, 2, 3, 4)]
+    expected = [model.generate(**each, max_new_tokens=8) for each in inputs]
+    with hf.enable(model, client=client), ThreadPoolExecutor(4) as threads:
+        found = threads.map(lambda each: model.generate(**each, max_new_tokens=8), inputs)
+        assert all(map(torch.equal, found, expected))
+    assert client.contexts() == []
 
 
 @one_config

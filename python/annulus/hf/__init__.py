@@ -35,10 +35,7 @@ from annulus.hf.cache import ContextCache, Holder
 
 __all__ = ["ContextCache", "Enabled", "enable"]
 
-NAME = "annulus"
-AttentionInterface.register(NAME, lambda *args, **kwargs: _attend(*args, **kwargs))
-AttentionMaskInterface.register(NAME, mask_of)
-
+NAME = "annulus"  # of the attention implementation
 _DTYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 _MADE_BY_THE_MODEL = ("layers", "patterns", "v_is_k_prefix")
 _enabled: weakref.WeakKeyDictionary[Any, Enabled] = weakref.WeakKeyDictionary()  # by module
@@ -223,6 +220,10 @@ def _attend(module: Any, *args: Any, **kwargs: Any) -> Any:
             "model that was enabled"
         )
     return attend(cache, module, *args, **kwargs)
+
+
+AttentionInterface.register(NAME, _attend)
+AttentionMaskInterface.register(NAME, mask_of)
 
 
 def _check_model(model: Any) -> None:
