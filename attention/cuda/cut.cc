@@ -67,12 +67,19 @@ std::vector<int> WorkList::SectionsOf(const Group& group) const {
     int64_t tiles = 0;
     int section = 0;
   };
-  // By problem, then KV head.
+  // By problem, then KV head; problems over the same context, one after the other, share theirs.
+  const auto continues = [&](size_t problem) {
+    return problem > 0 && batch_[problem].kv->stamp() == batch_[problem - 1].kv->stamp();
+  };
   std::vector<size_t> first;
   size_t count = 0;
-  for (const AttendArgs& args : batch_) {
+  for (size_t problem = 0; problem < batch_.size(); ++problem) {
+    if (continues(problem)) {
+      first.push_back(first.back());
+      continue;
+    }
     first.push_back(count);
-    count += static_cast<size_t>(args.kv->kv_heads());
+    count += static_cast<size_t>(batch_[problem].kv->kv_heads());
   }
   const auto index = [&](int32_t t) {
     const Tile& tile = tiles_[static_cast<size_t>(t)];
@@ -84,6 +91,7 @@ std::vector<int> WorkList::SectionsOf(const Group& group) const {
   int64_t bytes = 0;
   int section = 0;
   for (size_t problem = 0; problem < batch_.size(); ++problem) {
+    if (continues(problem)) continue;
     const KvTable& kv = *batch_[problem].kv;
     const int64_t own = kv.blocks() * kBlockTokens * (kv.head_dim() + kv.v_head_dim()) *
                         static_cast<int64_t>(SizeOf(kv.dtype()));

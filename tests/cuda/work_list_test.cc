@@ -242,16 +242,18 @@ TEST_CASE("rows that share a list with no others have a kernel of one half on Ho
   CHECK(kernel(16, 1, 128) == cuda::Kernel::kStream);
 }
 
-TEST_CASE("several problems over one context go head by head") {
-  Shapes shapes("full", 2, 2);
-  for (int i = 0; i < 5; ++i) shapes.Add(64 * 30, 64);
+TEST_CASE("many problems over one context go head by head") {
+  Shapes shapes("full", 3, 3);
+  for (int i = 0; i < 1000; ++i) shapes.Add(64 * 2000, 64);
   for (AttendArgs& args : shapes.batch) args.kv = shapes.batch[0].kv;
   cuda::WorkList list;
   list.Make(shapes.batch, SomeSlots(/*hopper=*/true));
-  REQUIRE(list.segments().size() == 10);
-  for (size_t i = 0; i < 10; ++i) {
-    const auto tile = static_cast<size_t>(list.segments()[i].tile);
-    CHECK(list.tiles()[tile].kv_head == static_cast<int>(i) / 5);
+  REQUIRE(list.segments().size() >= 3000);
+  int last = 0;
+  for (const cuda::Segment& segment : list.segments()) {
+    const int head = list.tiles()[static_cast<size_t>(segment.tile)].kv_head;
+    REQUIRE(head >= last);
+    last = head;
   }
 }
 
