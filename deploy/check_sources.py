@@ -44,7 +44,8 @@ LAYERS = {
     "runtime/coordinator": (
         *VALUES, "comm", "runtime", "runtime/context", "runtime/engine", "runtime/identity",
         "runtime/service", "runtime/protocol/cluster"),
-    "runtime/telemetry": (*VALUES, "comm", "runtime", "runtime/service", "runtime/protocol/public"),
+    "runtime/http": ("runtime", "runtime/protocol/public"),
+    "runtime/telemetry": (*VALUES, "comm", "runtime", "runtime/http", "runtime/service", "runtime/protocol/public"),
     "runtime/server": (
         *VALUES, "comm", "runtime", "runtime/identity", "runtime/service",
         "runtime/protocol/public", "runtime/worker"),

@@ -1,6 +1,8 @@
 // `annulus coordinator`: the coordinator's process.
 #include "runtime/coordinator/coordinator.h"
 
+#include <algorithm>
+#include <atomic>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,7 +14,10 @@
 #include "runtime/cli/options/security_options.h"
 #include "runtime/cli/options/service_options.h"
 #include "runtime/cli/options/shared_options.h"
+#include "runtime/cli/pages.h"
 #include "runtime/cli/process.h"
+#include "runtime/cli/report/report.h"
+#include "runtime/cli/report/status_page.h"
 #include "runtime/server/door.h"
 #include "runtime/server/server.h"
 #include "runtime/telemetry/metrics.h"
@@ -74,6 +79,55 @@ std::vector<Metric> MetricsOf(const Coordinator& coordinator, const ServerSecuri
   return metrics;
 }
 
+constexpr absl::Duration kProbePatience = absl::Seconds(1);
+
+template <typename Request>
+auto Ask(Service& service, const Request& request) {
+  CallContext call;
+  call.deadline = absl::Now() + kProbePatience;
+  return service.Call(request, call);
+}
+
+HttpAnswer Failed(const absl::Status& why) {
+  return ProbeAnswer(absl::UnavailableError(why.message()));
+}
+
+// Probes ask the coordinator itself: they are no calls to be counted.
+ProcessPages PagesOf(Coordinator& coordinator, const MetricsService& service, RpcServer& server,
+                     const std::atomic<bool>& draining) {
+  ProcessPages pages;
+  pages.live = [&] {
+    if (!server.Answers(kProbePatience)) {
+      return absl::UnavailableError("no connections are accepted");
+    }
+    return Ask(coordinator, ListRequest{.limit = 1}).status();
+  };
+  pages.ready = [&, live = pages.live]() -> absl::Status {
+    if (draining) return absl::UnavailableError("it stops");
+    ANNULUS_RETURN_IF_ERROR(live());
+    ANNULUS_ASSIGN_OR_RETURN(const ClusterStatus status, Ask(coordinator, StatusRequest()));
+    const auto waits = [](const ContextInfo& context) {
+      return context.state == Name(ContextState::kRecovering);
+    };
+    if (std::any_of(status.contexts.begin(), status.contexts.end(), waits)) {
+      return absl::UnavailableError("contexts wait for workers to join again");
+    }
+    return absl::OkStatus();
+  };
+  pages.metrics = [&] { return MetricsPage(service); };
+  pages.status = [&] {
+    const absl::StatusOr<ClusterStatus> status = Ask(coordinator, StatusRequest());
+    if (!status.ok()) return Failed(status.status());
+    return HttpAnswer{.type = "text/html; charset=utf-8", .body = StatusPage(*status)};
+  };
+  pages.status_json = [&] {
+    const absl::StatusOr<ClusterStatus> status = Ask(coordinator, StatusRequest());
+    if (!status.ok()) return Failed(status.status());
+    return HttpAnswer{.type = "application/json", .body = ToJson(*status)};
+  };
+  return pages;
+}
+
 // INVALID_ARGUMENT unless strangers are kept out, or it was said that they need not be.
 absl::Status CheckSecurity(const CoordinatorFlags& flags) {
   const ServerSecurityFlags& security = flags.security;
@@ -110,12 +164,6 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
   MetricsService service(coordinator.get(), [&] {
     return MetricsOf(*coordinator, flags.security, connections, door, authenticator.get());
   });
-  std::unique_ptr<MetricsEndpoint> metrics;
-  if (!flags.service.metrics_listen.empty()) {
-    ANNULUS_ASSIGN_OR_RETURN(metrics,
-                             MetricsEndpoint::Start(flags.service.metrics_listen, service));
-    Log(LogLevel::kInfo, "metrics", {{"port", metrics->port()}});
-  }
   RpcServerOptions rpc;
   rpc.listen = flags.listen;
   rpc.service = &service;
@@ -132,6 +180,10 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
   rpc.limits.client = ClientLimitsOf(flags.service);
   rpc.limits.connections = ConnectionLimitsOf(flags.service);
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> server, RpcServer::Start(rpc));
+  std::atomic<bool> draining = false;
+  ANNULUS_ASSIGN_OR_RETURN(
+      const std::unique_ptr<HttpDoor> pages,
+      StartPages(flags.service.http_listen, PagesOf(*coordinator, service, *server, draining)));
   const std::string endpoint = EndpointOf(flags.listen, server->port());
   *console.out << (flags.json ? absl::StrCat("{\"endpoint\":\"", endpoint, "\"}")
                               : absl::StrCat("ready ", endpoint))
@@ -139,6 +191,7 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
   while (!signals.WaitForStop(absl::InfiniteDuration())) {
   }
   Log(LogLevel::kInfo, "coordinator stops");
+  draining = true;
   server->Shutdown(kShutdownGrace);
   return absl::OkStatus();
 }

@@ -115,8 +115,8 @@ class Cluster {
     Arguments args = {"coordinator", "--listen", flags.listen};
     if (flags.insecure) args.push_back("--insecure");
     if (!cluster_file.empty()) args.insert(args.end(), {"--cluster", cluster_file});
-    if (!flags.service.metrics_listen.empty()) {
-      args.insert(args.end(), {"--metrics-listen", flags.service.metrics_listen});
+    if (!flags.service.http_listen.empty()) {
+      args.insert(args.end(), {"--http-listen", flags.service.http_listen});
     }
     const Arguments shared = ServiceArguments(flags.service);
     args.insert(args.end(), shared.begin(), shared.end());

@@ -15,9 +15,9 @@
 #include "runtime/cli/options/service_options.h"
 #include "runtime/cli/options/shared_options.h"
 #include "runtime/cli/process.h"
+#include "runtime/cli/worker_pages.h"
 #include "runtime/server/data_server.h"
 #include "runtime/server/join.h"
-#include "runtime/telemetry/metrics.h"
 #include "runtime/worker/grants.h"
 
 namespace annulus {
@@ -70,41 +70,6 @@ Options OptionsOf(WorkerFlags* flags) {
   options.AddFlag("plain-data", "uploads come in plain text: the network protects them",
                   &flags->plain_data);
   return options;
-}
-
-std::vector<Metric> MetricsOf(const WorkerSnapshot& snapshot, const DataServer& data,
-                              const ConnectionCounts& connections) {
-  const auto gauge = [](const char* name, const char* help, double value) {
-    return Metric{name, help, Metric::Kind::kGauge, value, {}};
-  };
-  const auto counter = [](const char* name, const char* help, double value) {
-    return Metric{name, help, Metric::Kind::kCounter, value, {}};
-  };
-  std::vector<Metric> metrics = {
-      gauge("annulus_kv_bytes", "Bytes of KV held", static_cast<double>(snapshot.kv_bytes)),
-      gauge("annulus_kv_bytes_limit", "Bytes of KV at most",
-            static_cast<double>(snapshot.kv_bytes_limit)),
-      gauge("annulus_table_bytes", "Bytes of contexts and layers beside their KV",
-            static_cast<double>(snapshot.table_bytes)),
-      gauge("annulus_contexts", "Contexts with KV here", static_cast<double>(snapshot.contexts)),
-      gauge("annulus_joined", "1 while the coordinator counts on this worker",
-            snapshot.state == LinkState::kReady ? 1 : 0),
-      counter("annulus_kv_evicted_bytes_total", "KV bytes that KV-efficient contexts let go of",
-              static_cast<double>(snapshot.kv_bytes_evicted)),
-      counter("annulus_tasks_total", "Tasks begun", static_cast<double>(snapshot.tasks)),
-      counter("annulus_queue_wait_seconds_total", "Time that tasks waited for their turn",
-              snapshot.queue_wait_s),
-      counter("annulus_kernel_seconds_total", "Time spent in the backend", snapshot.kernel_s),
-      counter("annulus_steps_total", "Steps finished", static_cast<double>(snapshot.steps)),
-      counter("annulus_attends_total", "Attends finished, well or not",
-              static_cast<double>(snapshot.attends)),
-      counter("annulus_appends_total", "Appends finished", static_cast<double>(snapshot.appends)),
-      TransportBytes("ucx", "sent", snapshot.bytes_sent),
-      TransportBytes("ucx", "received", snapshot.bytes_received),
-      TransportBytes("grpc", "received", data.bytes_received()),
-  };
-  for (Metric& metric : MetricsOf(connections)) metrics.push_back(std::move(metric));
-  return metrics;
 }
 
 bool IsNotYet(const absl::Status& status) {
@@ -217,16 +182,24 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
   WarnIfInsecure(flags.security);
   Door door(authenticator.get());
   WorkerOptions options;
+  GrantTable grants(flags.upload_bytes_max);
+  WorkerParts parts;
+  parts.name = flags.name;
+  std::unique_ptr<DataServer> data;
+  std::unique_ptr<Worker> worker;
+  const auto security_metrics = [&](std::vector<Metric>* metrics) {
+    AddSecurityMetrics(flags.security, door, authenticator.get(), metrics);
+  };
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<HttpDoor> pages,
+                           StartPages(flags.service.http_listen, PagesOf(parts, security_metrics)));
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<JoinClient> join,
                            JoinClient::Make(flags.coordinator, JoinSecurityOf(flags)));
   // Until it is there nobody may know which of this machine's addresses is towards it.
   ANNULUS_ASSIGN_OR_RETURN(Admittance in, FindCoordinator(flags.coordinator, *join, "", signals));
   if (in.address.empty()) return absl::OkStatus();
   ANNULUS_ASSIGN_OR_RETURN(options.fabric, UcxFabric::Create(UcxOptionsOf(flags.service)));
-  GrantTable grants(flags.upload_bytes_max);
-  ConnectionCounts connections;
-  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<DataServer> data,
-                           StartData(flags, &grants, &door, &connections));
+  ANNULUS_ASSIGN_OR_RETURN(data, StartData(flags, &grants, &door, &parts.connections));
+  parts.data = data.get();
   options.data_address = data->address();
   ANNULUS_ASSIGN_OR_RETURN(in, FindCoordinator(flags.coordinator, *join, data->address(), signals));
   if (in.address.empty()) return absl::OkStatus();
@@ -243,17 +216,8 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
   options.rejoin_timeout = absl::Seconds(flags.rejoin_s);
   options.heartbeat_period = absl::Milliseconds(flags.service.heartbeat_ms);
   options.heartbeat_timeout = absl::Milliseconds(flags.service.heartbeat_timeout_ms);
-  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Worker> worker, Worker::Start(std::move(options)));
-  std::unique_ptr<MetricsEndpoint> metrics;
-  if (!flags.service.metrics_listen.empty()) {
-    ANNULUS_ASSIGN_OR_RETURN(metrics, MetricsEndpoint::Start(flags.service.metrics_listen, [&] {
-                               std::vector<Metric> all =
-                                   MetricsOf(worker->Snapshot(), *data, connections);
-                               AddSecurityMetrics(flags.security, door, authenticator.get(), &all);
-                               return all;
-                             }));
-    Log(LogLevel::kInfo, "metrics", {{"port", metrics->port()}});
-  }
+  ANNULUS_ASSIGN_OR_RETURN(worker, Worker::Start(std::move(options)));
+  parts.worker = worker.get();
   ANNULUS_RETURN_IF_ERROR(Stay(flags, data->address(), *join, *worker, signals));
   const WorkerSnapshot last = worker->Snapshot();
   if (last.contexts > 0 && !worker->rejoining()) {

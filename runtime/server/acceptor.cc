@@ -107,7 +107,7 @@ Acceptor::Acceptor(const ConnectionLimits& limits, ConnectionCounts* counts)
       counts_(counts != nullptr ? *counts : own_counts_),
       connections_max_(std::min(limits.connections_max,
                                 std::max(kConnectionsLeast, DescriptorsMax() - kOtherDescriptors))),
-      stop_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+      wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       spare_(OpenSpare()) {}
 
 Acceptor::~Acceptor() {
@@ -176,20 +176,36 @@ void Acceptor::Start() {
 
 void Acceptor::Stop() {
   if (thread_.joinable()) {
-    eventfd_write(stop_.get(), 1);
+    stopping_ = true;
+    eventfd_write(wake_.get(), 1);
     thread_.join();
   }
   listeners_.clear();
 }
 
+bool Acceptor::Answers(absl::Duration patience) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  const uint64_t asked = ++asked_;
+  eventfd_write(wake_.get(), 1);
+  return answered_.wait_for(lock, absl::ToChronoMilliseconds(patience),
+                            [&] { return rounds_ >= asked; });
+}
+
 void Acceptor::Run() {
-  std::vector<pollfd> watched = {{stop_.get(), POLLIN, 0}};
+  std::vector<pollfd> watched = {{wake_.get(), POLLIN, 0}};
   for (const UniqueFd& listener : listeners_) watched.push_back({listener.get(), POLLIN, 0});
   while (true) {
     const int wait_ms =
         peers_.empty() ? -1 : static_cast<int>(absl::ToInt64Milliseconds(kSweepPeriod));
     poll(watched.data(), watched.size(), wait_ms);
-    if (watched[0].revents != 0) return;
+    if (stopping_) return;
+    if (watched[0].revents != 0) {
+      eventfd_t count = 0;
+      eventfd_read(wake_.get(), &count);
+      const std::lock_guard<std::mutex> lock(mutex_);
+      rounds_ = asked_;
+      answered_.notify_all();
+    }
     for (size_t i = 1; i < watched.size(); ++i) {
       if (watched[i].revents != 0) AcceptSome(watched[i].fd);
     }

@@ -9,8 +9,10 @@
 #include <sys/types.h>
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <unordered_map>
@@ -68,6 +70,9 @@ class Acceptor {
   // None is taken any more. Those that are open stay.
   void Stop();
 
+  // Whether the loop that takes connections comes round within `patience`. Any thread may ask.
+  bool Answers(absl::Duration patience);
+
  private:
   struct Peer {
     int open = 0;
@@ -99,9 +104,14 @@ class Acceptor {
   int connections_max_ = 0;
   int port_ = 0;
   std::vector<UniqueFd> listeners_;
-  UniqueFd stop_;   // readable: the thread is to end
+  UniqueFd wake_;   // readable: the thread is to answer, or to end
   UniqueFd spare_;  // given up for a moment to take a connection off the queue, and close it
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> server_;
+  std::mutex mutex_;  // of the next three
+  std::condition_variable answered_;
+  uint64_t asked_ = 0;
+  uint64_t rounds_ = 0;  // the last question that was answered
+  std::atomic<bool> stopping_ = false;
   // The thread's own.
   std::unordered_map<int, Connection> connections_;  // by descriptor
   std::unordered_map<std::string, Peer> peers_;

@@ -110,6 +110,7 @@ class GrpcDataServer final : public DataServer {
 
   std::string address() const override { return address_; }
   uint64_t bytes_received() const override { return handlers_.bytes_received(); }
+  bool Answers(absl::Duration patience) override { return acceptor_->Answers(patience); }
 
  private:
   Handlers handlers_;

@@ -42,6 +42,8 @@ class DataServer {
   // The host of `listen` and the port, after "tls://" where the port speaks TLS.
   virtual std::string address() const = 0;
   virtual uint64_t bytes_received() const = 0;  // payload, in all
+  // Whether it takes connections: its accept loop answered within `patience`.
+  virtual bool Answers(absl::Duration patience) = 0;
 };
 
 }  // namespace annulus

@@ -68,6 +68,8 @@ class GrpcServer final : public RpcServer {
 
   int port() const override { return acceptor_->port(); }
 
+  bool Answers(absl::Duration patience) override { return acceptor_->Answers(patience); }
+
   void SetServing(bool serving) override { health_.SetServing(serving); }
 
   void Shutdown(absl::Duration grace) override {

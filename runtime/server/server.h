@@ -42,6 +42,9 @@ class RpcServer {
 
   virtual int port() const = 0;
 
+  // Whether it takes connections: its accept loop answered within `patience`.
+  virtual bool Answers(absl::Duration patience) = 0;
+
   // What the health service answers for the server and for "annulus.v1.Annulus".
   virtual void SetServing(bool serving) = 0;
 

@@ -2,19 +2,17 @@
 
 #include <prometheus/collectable.h>
 #include <prometheus/counter.h>
-#include <prometheus/exposer.h>
 #include <prometheus/family.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
 
 #include <atomic>
-#include <exception>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status.h"
-#include "runtime/protocol/public/channel.h"
 #include "runtime/telemetry/metric_families.h"
 #include "runtime/telemetry/tenant_names.h"
 
@@ -58,15 +56,10 @@ int64_t TensorBytesOf(const StepsRequest& request) {
   return bytes;
 }
 
-class SnapshotCollectable final : public prometheus::Collectable {
- public:
-  explicit SnapshotCollectable(MetricsSnapshot snapshot) : snapshot_(std::move(snapshot)) {}
-
-  std::vector<MetricFamily> Collect() const override { return FamiliesOf(snapshot_()); }
-
- private:
-  const MetricsSnapshot snapshot_;
-};
+HttpAnswer PageOf(const std::vector<MetricFamily>& families) {
+  return {.type = "text/plain; version=0.0.4; charset=utf-8",
+          .body = prometheus::TextSerializer().Serialize(families)};
+}
 
 }  // namespace
 
@@ -209,54 +202,12 @@ absl::StatusOr<AnyAnswer> MetricsService::Answer(const AnyRequest& request,
   });
 }
 
-struct MetricsEndpoint::Parts {
-  std::shared_ptr<prometheus::Collectable> collectable;  // the exposer holds it weakly
-  std::unique_ptr<prometheus::Exposer> exposer;
-  int port = 0;
-};
-
-MetricsEndpoint::MetricsEndpoint(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
-MetricsEndpoint::~MetricsEndpoint() = default;
-
-int MetricsEndpoint::port() const {
-  return parts_->port;
+HttpAnswer MetricsPage(const MetricsService& service) {
+  return PageOf(service.state_->Collect());
 }
 
-absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Start(
-    const std::string& listen, const MetricsService& service) {
-  auto parts = std::make_unique<Parts>();
-  parts->collectable = service.state_;
-  return Serve(listen, std::move(parts));
-}
-
-absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Start(const std::string& listen,
-                                                                        MetricsSnapshot snapshot) {
-  auto parts = std::make_unique<Parts>();
-  parts->collectable = std::make_shared<SnapshotCollectable>(std::move(snapshot));
-  return Serve(listen, std::move(parts));
-}
-
-absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Serve(
-    const std::string& listen, std::unique_ptr<Parts> parts) {
-  // The HTTP server inside would take a port alone, on all interfaces, or several addresses.
-  ANNULUS_RETURN_IF_ERROR(CheckHostPort("metrics address", listen));
-  const auto failed = [&](absl::string_view why) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot serve metrics on \"", listen, "\": ", why,
-                     "; expected an address of this machine and a free port"));
-  };
-  try {
-    // The short timeout frees the few threads from connections that never ask anything.
-    parts->exposer = std::make_unique<prometheus::Exposer>(std::vector<std::string>{
-        "listening_ports", listen, "num_threads", "4", "request_timeout_ms", "2000"});
-    parts->exposer->RegisterCollectable(parts->collectable);
-  } catch (const std::exception& error) {
-    return failed(error.what());
-  }
-  const std::vector<int> ports = parts->exposer->GetListeningPorts();
-  if (ports.empty()) return failed("no port opened");
-  parts->port = ports.front();
-  return std::unique_ptr<MetricsEndpoint>(new MetricsEndpoint(std::move(parts)));
+HttpAnswer MetricsPage(const std::vector<Metric>& metrics) {
+  return PageOf(FamiliesOf(metrics));
 }
 
 }  // namespace annulus

@@ -1,8 +1,7 @@
-// Metrics: what a process counts, offered to Prometheus over HTTP at /metrics. Names are annulus_*
+// Metrics: what a process counts, offered to Prometheus as the page /metrics. Names are annulus_*
 // in base units (bytes, seconds); labels come from fixed sets, and at most 64 tenants are told by
 // name (all others are "other"), so the number of series is bounded.
-// The endpoint has no authentication and three stuck connections can keep scrapes out: bind it to
-// loopback or a network of the operator's. Thread-safe.
+// Thread-safe.
 #pragma once
 
 #include <functional>
@@ -12,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "runtime/http/http_door.h"
 #include "runtime/service/service.h"
 
 namespace annulus {
@@ -59,32 +59,15 @@ class MetricsService final : public Service {
   absl::StatusOr<CallSize> Check(const AttendRequest& header, const CallContext& call) override;
 
  private:
-  friend class MetricsEndpoint;
+  friend HttpAnswer MetricsPage(const MetricsService& service);
   absl::StatusOr<AnyAnswer> Answer(const AnyRequest& request, const CallContext& call) override;
 
   struct State;
   std::shared_ptr<State> state_;
 };
 
-class MetricsEndpoint {
- public:
-  // `listen` is "host:port", port 0: any free one. INVALID_ARGUMENT and UNAVAILABLE name it. What
-  // is behind the service or the snapshot outlives the endpoint.
-  static absl::StatusOr<std::unique_ptr<MetricsEndpoint>> Start(const std::string& listen,
-                                                                const MetricsService& service);
-  static absl::StatusOr<std::unique_ptr<MetricsEndpoint>> Start(const std::string& listen,
-                                                                MetricsSnapshot snapshot);
-
-  ~MetricsEndpoint();
-  int port() const;
-
- private:
-  struct Parts;
-  explicit MetricsEndpoint(std::unique_ptr<Parts> parts);
-  static absl::StatusOr<std::unique_ptr<MetricsEndpoint>> Serve(const std::string& listen,
-                                                                std::unique_ptr<Parts> parts);
-
-  std::unique_ptr<Parts> parts_;
-};
+// The page /metrics, in Prometheus' text format.
+HttpAnswer MetricsPage(const MetricsService& service);
+HttpAnswer MetricsPage(const std::vector<Metric>& metrics);
 
 }  // namespace annulus

@@ -25,7 +25,7 @@ constexpr int kAttends = 7;
 
 // Waits until the process has logged where its metrics are.
 int MetricsPort(const Program& program) {
-  const std::string mark = "event=metrics port=";
+  const std::string mark = "event=http port=";
   for (int i = 0; i < 500; ++i, absl::SleepFor(absl::Milliseconds(20))) {
     const std::string err = program.err();
     const size_t at = err.find(mark);

@@ -140,7 +140,7 @@ TEST_CASE("whoever would serve strangers unprotected is told what is missing, or
       {"coordinator", "--listen", "0.0.0.0:0", "--insecure", "--metrics-listen", "127.0.0.1:0"});
   CHECK(absl::StartsWith(open.ReadLine(), "ready 0.0.0.0:"));
   CHECK(absl::StrContains(open.err(), "insecure: what is not protected"));
-  CHECK(test::ValueOf(test::Scrape(PortAfter(open.err(), "event=metrics port=")),
+  CHECK(test::ValueOf(test::Scrape(PortAfter(open.err(), "event=http port=")),
                       "annulus_insecure") == 1);
 }
 

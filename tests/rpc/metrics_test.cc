@@ -14,10 +14,14 @@ void CheckLine(const std::string& text, const std::string& line) {
   CHECK(text.find("\n" + line + "\n") != std::string::npos);
 }
 
+absl::StatusOr<std::unique_ptr<HttpDoor>> Serve(HttpPage metrics) {
+  return HttpDoor::Start("127.0.0.1:0", {{"/metrics", std::move(metrics)}});
+}
+
 TEST_CASE("calls are counted by name and code, and the cluster's state is told at each scrape") {
   FakeService fake;
   MetricsService service(&fake);
-  const auto endpoint = MetricsEndpoint::Start("127.0.0.1:0", service);
+  const auto endpoint = Serve([&] { return MetricsPage(service); });
   INFO(endpoint.status());
   REQUIRE(endpoint.ok());
   REQUIRE((*endpoint)->port() > 0);
@@ -76,7 +80,7 @@ TEST_CASE("calls are counted by name and code, and the cluster's state is told a
 TEST_CASE("tenants are told by name, as many as there may be") {
   FakeService fake;
   MetricsService service(&fake);
-  const auto endpoint = MetricsEndpoint::Start("127.0.0.1:0", service);
+  const auto endpoint = Serve([&] { return MetricsPage(service); });
   REQUIRE(endpoint.ok());
   for (int i = 0; i < 70; ++i) {
     CallContext call;
@@ -91,11 +95,11 @@ TEST_CASE("tenants are told by name, as many as there may be") {
 
 TEST_CASE("a process without a service tells a snapshot") {
   double value = 5;
-  const auto endpoint = MetricsEndpoint::Start("127.0.0.1:0", [&] {
-    return std::vector<Metric>{
-        {"annulus_kv_bytes", "Held.", Metric::Kind::kGauge, value, {}},
-        {"annulus_sent_bytes_total", "Sent.", Metric::Kind::kCounter, 7, {{"peer", "worker"}}},
-        {"annulus_sent_bytes_total", "Sent.", Metric::Kind::kCounter, 8, {{"peer", "caller"}}}};
+  const auto endpoint = Serve([&] {
+    return MetricsPage(
+        {{"annulus_kv_bytes", "Held.", Metric::Kind::kGauge, value, {}},
+         {"annulus_sent_bytes_total", "Sent.", Metric::Kind::kCounter, 7, {{"peer", "worker"}}},
+         {"annulus_sent_bytes_total", "Sent.", Metric::Kind::kCounter, 8, {{"peer", "caller"}}}});
   });
   REQUIRE(endpoint.ok());
   CheckLine(Scrape((*endpoint)->port()), "annulus_kv_bytes 5");
@@ -105,34 +109,6 @@ TEST_CASE("a process without a service tells a snapshot") {
   CheckLine(text, "# TYPE annulus_sent_bytes_total counter");
   CheckLine(text, "annulus_sent_bytes_total{peer=\"worker\"} 7");
   CheckLine(text, "annulus_sent_bytes_total{peer=\"caller\"} 8");
-}
-
-TEST_CASE("connections that never ask do not keep scrapes out for long") {
-  const auto endpoint = MetricsEndpoint::Start("127.0.0.1:0", [] {
-    return std::vector<Metric>{{"annulus_up", "Up.", Metric::Kind::kGauge, 1, {}}};
-  });
-  REQUIRE(endpoint.ok());
-  std::vector<int> silent;
-  for (int i = 0; i < 6; ++i) silent.push_back(test::ConnectToLoopback((*endpoint)->port()));
-  const absl::Time begin = absl::Now();
-  CheckLine(Scrape((*endpoint)->port()), "annulus_up 1");
-  CHECK(absl::Now() - begin < absl::Seconds(10));
-  for (const int fd : silent) close(fd);
-}
-
-TEST_CASE("an address that metrics cannot be served on is named") {
-  const auto none = [] { return std::vector<Metric>(); };
-  for (const char* listen : {"", "8080", "nowhere:x", "127.0.0.1:99999", "127.0.0.1:0,0.0.0.0:0"}) {
-    const auto endpoint = MetricsEndpoint::Start(listen, none);
-    CAPTURE(listen);
-    CHECK(absl::IsInvalidArgument(endpoint.status()));
-    CHECK(endpoint.status().message().find(absl::StrCat("\"", listen, "\"")) !=
-          absl::string_view::npos);
-  }
-  const auto first = MetricsEndpoint::Start("127.0.0.1:0", none);
-  REQUIRE(first.ok());
-  const std::string taken = absl::StrCat("127.0.0.1:", (*first)->port());
-  CHECK(absl::IsUnavailable(MetricsEndpoint::Start(taken, none).status()));
 }
 
 }  // namespace

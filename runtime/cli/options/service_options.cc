@@ -56,8 +56,12 @@ void AddServiceOptions(Options* options, ServiceFlags* flags) {
       "connections-max", "N",
       "connections at once, half of them from one address; fewer where descriptors are (4K)",
       SetCount(&flags->connections_max, 1, 1 << 20));
-  options->Add("metrics-listen", "HOST:PORT", "Prometheus metrics at /metrics (none)",
-               SetParsed(&flags->metrics_listen, ParseEndpoint));
+  options->Add("http-listen", "HOST:PORT",
+               "pages for probes, scrapers and people: /livez /readyz /startupz /metrics /status "
+               "/status.json (none)",
+               SetParsed(&flags->http_listen, ParseEndpoint));
+  options->Add("metrics-listen", "HOST:PORT", "another name of --http-listen",
+               SetParsed(&flags->http_listen, ParseEndpoint));
   options->Add("log-level", "debug|info|warning|error|off", "what is logged on stderr (info)",
                [flags](absl::string_view text) {
                  flags->log_level_text = std::string(text);

@@ -30,7 +30,7 @@ struct ServiceFlags {
   int client_stall_max_s = 10;
   int64_t client_rate_min = ClientLimits().client_rate_min;
   int connections_max = ConnectionLimits().connections_max;
-  std::string metrics_listen;  // empty: no metrics
+  std::string http_listen;  // empty: no pages
   LogLevel log_level = LogLevel::kInfo;
   std::string log_level_text = "info";
 };
@@ -45,7 +45,7 @@ Metric TransportBytes(const char* transport, const char* direction, uint64_t byt
 // annulus_connections and how many were turned away.
 std::vector<Metric> MetricsOf(const ConnectionCounts& counts);
 
-// The flags that give another command the same options, but for metrics_listen, which two processes
+// The flags that give another command the same options, but for http_listen, which two processes
 // cannot share.
 Arguments ServiceArguments(const ServiceFlags& flags);
 

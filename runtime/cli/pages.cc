@@ -1,0 +1,26 @@
+#include "runtime/cli/pages.h"
+
+#include <map>
+#include <utility>
+
+#include "base/log.h"
+#include "base/status.h"
+
+namespace annulus {
+
+absl::StatusOr<std::unique_ptr<HttpDoor>> StartPages(const std::string& listen,
+                                                     const ProcessPages& pages) {
+  if (listen.empty()) return std::unique_ptr<HttpDoor>();
+  std::map<std::string, HttpPage> by_path;
+  by_path["/livez"] = [live = pages.live] { return ProbeAnswer(live()); };
+  by_path["/readyz"] = [ready = pages.ready] { return ProbeAnswer(ready()); };
+  by_path["/startupz"] = [] { return ProbeAnswer(absl::OkStatus()); };
+  by_path["/metrics"] = pages.metrics;
+  by_path["/status"] = by_path["/"] = pages.status;
+  by_path["/status.json"] = pages.status_json;
+  ANNULUS_ASSIGN_OR_RETURN(auto door, HttpDoor::Start(listen, std::move(by_path)));
+  Log(LogLevel::kInfo, "http", {{"port", door->port()}});
+  return door;
+}
+
+}  // namespace annulus

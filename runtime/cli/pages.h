@@ -1,0 +1,28 @@
+// The pages that coordinator and worker offer at --http-listen (runtime/http).
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "runtime/http/http_door.h"
+
+namespace annulus {
+
+struct ProcessPages {
+  // UNAVAILABLE says what is wrong. The process answers at all: for /livez.
+  std::function<absl::Status()> live;
+  // Others may use it now: for /readyz.
+  std::function<absl::Status()> ready;
+  HttpPage metrics;
+  HttpPage status;       // for people, HTML
+  HttpPage status_json;  // for scripts
+};
+
+// /livez, /startupz (it listens), /readyz, /metrics, /status, /status.json and /. nullptr where
+// `listen` is empty. Logs the port.
+absl::StatusOr<std::unique_ptr<HttpDoor>> StartPages(const std::string& listen,
+                                                     const ProcessPages& pages);
+
+}  // namespace annulus

@@ -1,0 +1,99 @@
+#include "runtime/cli/report/status_page.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "runtime/cli/report/units.h"
+
+namespace annulus {
+namespace {
+
+constexpr size_t kContextsShown = 1000;
+
+std::string Escaped(absl::string_view text) {
+  std::string safe = absl::StrReplaceAll(
+      text, {{"&", "&amp;"}, {"<", "&lt;"}, {">", "&gt;"}, {"\"", "&quot;"}, {"'", "&#39;"}});
+  // A terminal that shows the page's source must not obey it.
+  for (char& c : safe) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+  }
+  return safe;
+}
+
+std::string Row(const std::vector<std::string>& cells, const char* tag) {
+  return absl::StrCat("<tr>",
+                      absl::StrJoin(cells, "",
+                                    [&](std::string* out, const std::string& cell) {
+                                      absl::StrAppend(out, "<", tag, ">", cell, "</", tag, ">");
+                                    }),
+                      "</tr>\n");
+}
+
+std::string Page(absl::string_view title, const std::string& body) {
+  return absl::StrCat(
+      "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>", Escaped(title),
+      "</title>\n<style>body{font:14px/1.4 system-ui,sans-serif;margin:2em;color:#222}"
+      "table{border-collapse:collapse;margin:1em 0}th,td{text-align:left;padding:2px 12px 2px 0;"
+      "border-bottom:1px solid #ddd}meter{width:10em}</style></head>\n<body><h1>",
+      Escaped(title), "</h1>\n", body, "</body></html>\n");
+}
+
+std::string WorkersTable(const ClusterStatus& status) {
+  std::string rows = Row({"worker", "state", "backend", "address", "KV", "", "heartbeat"}, "th");
+  for (const WorkerStatus& worker : status.workers) {
+    const int64_t limit = std::max<int64_t>(1, worker.kv_bytes_limit);
+    rows += Row({absl::StrCat(worker.id), Escaped(worker.state), Escaped(worker.backend),
+                 Escaped(worker.data_address),
+                 absl::StrCat(BytesText(worker.kv_bytes), " of ", BytesText(limit)),
+                 absl::StrFormat("<meter value=\"%.4f\"></meter>",
+                                 static_cast<double>(worker.kv_bytes) / static_cast<double>(limit)),
+                 absl::StrFormat("%.1f s ago", worker.heartbeat_age_s)},
+                "td");
+  }
+  return absl::StrCat("<table>\n", rows, "</table>\n");
+}
+
+std::string ContextsTable(const ClusterStatus& status) {
+  std::string rows =
+      Row({"context", "state", "layers", "heads", "dtype", "tokens", "KV", "idle", "lease"}, "th");
+  for (size_t i = 0; i < std::min(status.contexts.size(), kContextsShown); ++i) {
+    const ContextInfo& context = status.contexts[i];
+    const ContextSpec& spec = context.spec;
+    const auto longest = std::max_element(context.tokens.begin(), context.tokens.end());
+    rows += Row({absl::StrCat(context.id), Escaped(context.state), absl::StrCat(spec.layers),
+                 absl::StrCat(spec.heads, "/", spec.kv_heads, ", d ", spec.head_dim),
+                 std::string(Name(spec.dtype)),
+                 absl::StrCat(longest == context.tokens.end() ? 0 : *longest),
+                 BytesText(context.kv_bytes), absl::StrFormat("%.0f s", context.idle_s),
+                 spec.lease == 0 ? "none" : absl::StrFormat("%.0f s", spec.lease)},
+                "td");
+  }
+  const std::string left_out =
+      status.contexts.size() > kContextsShown
+          ? absl::StrCat("<p>", status.contexts.size() - kContextsShown, " more</p>\n")
+          : "";
+  return absl::StrCat("<table>\n", rows, "</table>\n", left_out);
+}
+
+}  // namespace
+
+std::string StatusPage(const ClusterStatus& status) {
+  return Page(
+      "Annulus",
+      absl::StrCat("<p>epoch ", status.epoch, ", ", status.contexts.size(), " contexts, ",
+                   status.in_flight, " calls in flight (", BytesText(status.in_flight_bytes), "), ",
+                   status.contexts_expired, " contexts expired, ", status.contexts_evicted,
+                   " evicted</p>\n", WorkersTable(status), ContextsTable(status)));
+}
+
+std::string StatusPage(absl::string_view title,
+                       const std::vector<std::pair<std::string, std::string>>& rows) {
+  std::string table;
+  for (const auto& [name, value] : rows) table += Row({Escaped(name), Escaped(value)}, "td");
+  return Page(title, absl::StrCat("<table>\n", table, "</table>\n"));
+}
+
+}  // namespace annulus

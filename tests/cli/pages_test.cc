@@ -1,0 +1,107 @@
+// The pages of coordinator and worker: what probes are told at each stage, and that whatever others
+// have said shows as text.
+#include <signal.h>
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "runtime/cli/report/status_page.h"
+#include "tests/catch.h"
+#include "tests/cli/program.h"
+#include "tests/rpc/scrape.h"
+
+namespace annulus {
+namespace {
+
+using nlohmann::json;
+using test::Program;
+using test::Within;
+
+int PortOf(const Program& program) {
+  const std::string mark = "event=http port=";
+  int port = 0;
+  REQUIRE(Within(absl::Seconds(20), [&] {
+    const std::string err = program.err();
+    const size_t at = err.find(mark);
+    if (at == std::string::npos || err.find('\n', at) == std::string::npos) return false;
+    port = std::atoi(err.c_str() + at + mark.size());
+    return true;
+  }));
+  return port;
+}
+
+struct Answer {
+  int code = 0;
+  std::string body;
+};
+
+Answer Get(int port, const std::string& path) {
+  const int fd = test::ConnectToLoopback(port);
+  const std::string request =
+      absl::StrCat("GET ", path, " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  REQUIRE(write(fd, request.data(), request.size()) == static_cast<ssize_t>(request.size()));
+  std::string text;
+  char part[4096];
+  for (ssize_t n = 0; (n = read(fd, part, sizeof(part))) > 0;) text.append(part, n);
+  close(fd);
+  REQUIRE(absl::StartsWith(text, "HTTP/1.1 "));
+  return {std::atoi(text.c_str() + 9), text.substr(text.find("\r\n\r\n") + 4)};
+}
+
+TEST_CASE("probes are told how coordinator and worker stand") {
+  Program coordinator({"coordinator", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"});
+  const std::string endpoint = coordinator.ReadLine().substr(6);
+  const int at = PortOf(coordinator);
+  for (const char* path : {"/livez", "/startupz", "/readyz"}) CHECK(Get(at, path).code == 200);
+  CHECK(Get(at, "/metrics").code == 200);
+  CHECK(json::parse(Get(at, "/status.json").body)["workers"].empty());
+
+  const std::string name = "<script>alert(1)</script>\x1b[31m";
+  Program worker({"worker", "--coordinator", endpoint, "--threads", "1", "--name", name,
+                  "--http-listen", "127.0.0.1:0", "--rejoin-s", "60"});
+  const int worker_at = PortOf(worker);
+  CHECK(Within(absl::Seconds(20), [&] { return Get(worker_at, "/readyz").code == 200; }));
+  CHECK(Get(worker_at, "/livez").code == 200);
+  CHECK(json::parse(Get(worker_at, "/status.json").body)["state"] == "ready");
+  CHECK(json::parse(Get(worker_at, "/status.json").body)["name"] == name);
+  const std::string page = Get(worker_at, "/status").body;
+  CHECK(!absl::StrContains(page, "<script"));
+  CHECK(!absl::StrContains(page, "\x1b"));
+  CHECK(absl::StrContains(page, "&lt;script&gt;alert(1)"));
+  CHECK(json::parse(Get(at, "/status.json").body)["workers"].size() == 1);
+
+  coordinator.Signal(SIGKILL);
+  CHECK(Within(absl::Seconds(20), [&] { return Get(worker_at, "/readyz").code == 503; }));
+  CHECK(Get(worker_at, "/readyz").body == "it is rejoining\n");
+  CHECK(Get(worker_at, "/livez").code == 200);  // nobody should kill it, with its KV
+}
+
+TEST_CASE("a worker that still looks for its coordinator is alive and not ready") {
+  Program worker({"worker", "--coordinator", "127.0.0.1:1", "--http-listen", "127.0.0.1:0"});
+  const int at = PortOf(worker);
+  CHECK(Get(at, "/livez").code == 200);
+  CHECK(Get(at, "/startupz").code == 200);
+  const Answer ready = Get(at, "/readyz");
+  CHECK(ready.code == 503);
+  CHECK(ready.body == "it is joining\n");
+  CHECK(test::ValueOf("\n" + Get(at, "/metrics").body, "annulus_joined") == 0);
+}
+
+TEST_CASE("what workers say of themselves shows as text on the page") {
+  ClusterStatus status;
+  status.workers.push_back({.id = 1,
+                            .state = "ready",
+                            .backend = "<img src=x onerror=\"a()\">",
+                            .address = "'&\x1b]0;x\x07",
+                            .kv_bytes_limit = 0,
+                            .data_address = "\"><b>"});
+  status.contexts.resize(1001);
+  const std::string page = StatusPage(status);
+  for (const char* raw : {"<img", "<b>", "\x1b", "\x07"}) CHECK(!absl::StrContains(page, raw));
+  CHECK(absl::StrContains(page, "&lt;img src=x onerror=&quot;a()&quot;&gt;"));
+  CHECK(absl::StrContains(page, "<p>1 more</p>"));
+}
+
+}  // namespace
+}  // namespace annulus

@@ -1,0 +1,107 @@
+// Pages over HTTP: what is answered, to whom, and what strangers on the port can do.
+#include "runtime/http/http_door.h"
+
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/rng.h"
+#include "tests/catch.h"
+#include "tests/rpc/scrape.h"
+
+namespace annulus {
+namespace {
+
+// What the port answers to these bytes, until it closes the connection.
+std::string Ask(int port, const std::string& request) {
+  const int fd = test::ConnectToLoopback(port);
+  REQUIRE(write(fd, request.data(), request.size()) == static_cast<ssize_t>(request.size()));
+  std::string text;
+  char part[4096];
+  for (ssize_t n = 0; (n = read(fd, part, sizeof(part))) > 0;) text.append(part, n);
+  close(fd);
+  return text;
+}
+
+std::string Request(const std::string& method, const std::string& path) {
+  return absl::StrCat(method, " ", path, " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+}
+
+std::unique_ptr<HttpDoor> Open() {
+  std::map<std::string, HttpPage> pages;
+  pages["/good"] = [] { return ProbeAnswer(absl::OkStatus()); };
+  pages["/bad"] = [] { return ProbeAnswer(absl::UnavailableError("it waits")); };
+  pages["/metrics"] = [] { return HttpAnswer{.body = "\nup 1\n"}; };
+  auto door = HttpDoor::Start("127.0.0.1:0", pages);
+  INFO(door.status());
+  REQUIRE(door.ok());
+  return *std::move(door);
+}
+
+TEST_CASE("pages are answered by path, to GET and HEAD alone") {
+  const auto door = Open();
+  const std::string good = Ask(door->port(), Request("GET", "/good"));
+  CHECK(absl::StartsWith(good, "HTTP/1.1 200 "));
+  CHECK(absl::EndsWith(good, "\r\n\r\nok\n"));
+  CHECK(absl::StrContains(good, "Content-Security-Policy: default-src 'none'"));
+  const std::string bad = Ask(door->port(), Request("GET", "/bad?x=1"));
+  CHECK(absl::StartsWith(bad, "HTTP/1.1 503 "));
+  CHECK(absl::EndsWith(bad, "\r\n\r\nit waits\n"));
+  CHECK(absl::EndsWith(Ask(door->port(), Request("HEAD", "/good")), "\r\n\r\n"));
+  const std::string none = Ask(door->port(), Request("GET", "/goo"));
+  CHECK(absl::StartsWith(none, "HTTP/1.1 404 "));
+  CHECK(absl::EndsWith(none, "expected one of /bad /good /metrics\n"));
+  for (const char* method : {"POST", "DELETE", "BREW"}) {
+    CHECK(absl::StartsWith(Ask(door->port(), Request(method, "/good")), "HTTP/1.1 405 "));
+  }
+  // A body is not read.
+  Ask(door->port(), "GET /good HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody");
+  CHECK(absl::StartsWith(Ask(door->port(), Request("GET", "/good")), "HTTP/1.1 200 "));
+}
+
+TEST_CASE("connections that never ask, or ask nonsense, keep nobody out") {
+  const auto door = Open();
+  std::vector<int> silent;
+  for (int i = 0; i < 40; ++i) {
+    silent.push_back(test::ConnectToLoopback(door->port()));
+    if (i % 2 == 0) REQUIRE(write(silent.back(), "GET /", 5) == 5);
+  }
+  CHECK(test::ValueOf(test::Scrape(door->port()), "up") == 1);
+  for (const int fd : silent) close(fd);
+  const uint64_t seed = 11;
+  Rng rng(seed);
+  CAPTURE(seed);
+  for (int round = 0; round < 300; ++round) {
+    std::string bytes(rng.Below(200), '\0');
+    for (char& c : bytes) c = static_cast<char>(rng.Next());
+    if (round % 3 == 0) bytes = Request("GET", absl::StrCat("/", bytes));
+    if (round % 3 == 1) bytes = "GET /good HTTP/1.1\r\n" + bytes;
+    const int fd = test::ConnectToLoopback(door->port());
+    (void)!write(fd, bytes.data(), bytes.size());
+    close(fd);
+  }
+  const std::string large(64 << 10, 'a');  // more than a head may be
+  const int fd = test::ConnectToLoopback(door->port());
+  (void)!send(fd, large.data(), large.size(), MSG_NOSIGNAL);
+  close(fd);
+  CHECK(test::ValueOf(test::Scrape(door->port()), "up") == 1);
+}
+
+TEST_CASE("an address that pages cannot be served on is named") {
+  for (const char* listen : {"", "8080", "nowhere:x", "127.0.0.1:99999", "127.0.0.1:0,0.0.0.0:0"}) {
+    const auto door = HttpDoor::Start(listen, {});
+    CAPTURE(listen);
+    CHECK(absl::IsInvalidArgument(door.status()));
+    CHECK(absl::StrContains(door.status().message(), absl::StrCat("\"", listen, "\"")));
+  }
+  const auto first = Open();
+  const std::string taken = absl::StrCat("127.0.0.1:", first->port());
+  const absl::Status refused = HttpDoor::Start(taken, {}).status();
+  CHECK(absl::IsUnavailable(refused));
+  CHECK(absl::StrContains(refused.message(), taken));
+}
+
+}  // namespace
+}  // namespace annulus
