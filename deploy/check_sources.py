@@ -45,7 +45,9 @@ LAYERS = {
         *VALUES, "comm", "runtime", "runtime/context", "runtime/engine", "runtime/identity",
         "runtime/service", "runtime/protocol/cluster"),
     "runtime/http": ("runtime", "runtime/protocol/public"),
-    "runtime/telemetry": (*VALUES, "comm", "runtime", "runtime/http", "runtime/service", "runtime/protocol/public"),
+    "runtime/telemetry": (
+        *VALUES, "comm", "runtime", "runtime/http", "runtime/identity", "runtime/service",
+        "runtime/protocol/public"),
     "runtime/server": (
         *VALUES, "comm", "runtime", "runtime/identity", "runtime/service",
         "runtime/protocol/public", "runtime/worker"),

@@ -18,8 +18,10 @@
 #include "runtime/cli/process.h"
 #include "runtime/cli/report/report.h"
 #include "runtime/cli/report/status_page.h"
+#include "runtime/identity/audit_log.h"
 #include "runtime/server/door.h"
 #include "runtime/server/server.h"
+#include "runtime/telemetry/audit_service.h"
 #include "runtime/telemetry/metrics.h"
 
 namespace annulus {
@@ -33,6 +35,7 @@ struct CoordinatorFlags {
   std::string listen = "127.0.0.1:7070";
   std::optional<std::string> cluster;
   std::vector<std::string> data_hosts;
+  std::string audit_log;  // empty: the process's log, where --auth asks who calls
   int recovery_s = 10;
   CoordinatorLimits limits;
   bool reflection = false;
@@ -58,6 +61,10 @@ Options OptionsOf(CoordinatorFlags* flags) {
   AddLimits(&options, &flags->limits);
   AddServiceOptions(&options, &flags->service);
   AddServerSecurity(&options, &flags->security);
+  options.Add("audit-log", "F",
+              "add to this file who made, forked, truncated or released which context, who joined "
+              "and who was denied (with --auth: the log on stderr)",
+              SetText(&flags->audit_log));
   options.AddFlag("reflection", "tell callers which services there are (for development)",
                   &flags->reflection);
   options.AddFlag("json", "say {endpoint} instead of ready HOST:PORT", &flags->json);
@@ -142,10 +149,14 @@ absl::Status CheckSecurity(const CoordinatorFlags& flags) {
 
 absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signals& signals) {
   ANNULUS_RETURN_IF_ERROR(CheckSecurity(flags));
+  std::unique_ptr<AuditLog> audit;
+  if (!flags.audit_log.empty() || !flags.security.auth.empty()) {
+    ANNULUS_ASSIGN_OR_RETURN(audit, AuditLog::Open(flags.audit_log));
+  }
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Authenticator> authenticator,
-                           OpenAuthenticator(flags.security));
+                           OpenAuthenticator(flags.security, audit.get()));
   WarnIfInsecure(flags.security);
-  Door door(authenticator.get());
+  Door door(authenticator.get(), audit.get());
   CoordinatorOptions options;
   if (flags.cluster.has_value()) {
     ANNULUS_ASSIGN_OR_RETURN(const ClusterFile cluster, FindCluster(*flags.cluster));
@@ -161,7 +172,9 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Coordinator> coordinator,
                            Coordinator::Start(std::move(options)));
   ConnectionCounts connections;
-  MetricsService service(coordinator.get(), [&] {
+  AuditService audited(coordinator.get(), audit.get());
+  Service* const calls = audit == nullptr ? static_cast<Service*>(coordinator.get()) : &audited;
+  MetricsService service(calls, [&] {
     return MetricsOf(*coordinator, flags.security, connections, door, authenticator.get());
   });
   RpcServerOptions rpc;

@@ -10,6 +10,7 @@
 #include "base/lru_cache.h"
 #include "base/quoted.h"
 #include "base/status.h"
+#include "runtime/identity/audit_log.h"
 
 namespace annulus {
 namespace {
@@ -80,8 +81,9 @@ class Authenticator::Known {
 };
 
 absl::StatusOr<std::unique_ptr<Authenticator>> Authenticator::Open(const std::string& path,
-                                                                   absl::Duration reload_period) {
-  std::unique_ptr<Authenticator> authenticator(new Authenticator(path));
+                                                                   absl::Duration reload_period,
+                                                                   AuditLog* audit) {
+  std::unique_ptr<Authenticator> authenticator(new Authenticator(path, audit));
   ANNULUS_RETURN_IF_ERROR(authenticator->Reload());
   if (reload_period > absl::ZeroDuration()) {
     authenticator->thread_ =
@@ -151,11 +153,13 @@ absl::Status Authenticator::Reload() {
     if (!changed) return status;
     ++reloads_;
     Log(LogLevel::kInfo, "authentication was read again", {{"file", auth_.path()}});
+    if (audit_ != nullptr) audit_->Tell("reload", {}, status.code(), 0, auth_.path());
   } else if (failed_ != status.message()) {
     failed_ = std::string(status.message());
     ++reloads_failed_;
     Log(LogLevel::kError, "authentication is as it was, since its new file is spoilt",
         {{"file", auth_.path()}, {"why", status.message()}});
+    if (audit_ != nullptr) audit_->Tell("reload", {}, status.code(), 0, status.message());
   }
   return status;
 }

@@ -21,6 +21,8 @@
 
 namespace annulus {
 
+class AuditLog;
+
 // The file of --auth, and that of keys.
 inline constexpr size_t kAuthFileBytesMax = 4 << 20;
 // Signed tokens that are remembered until they expire, so that a signature is checked once.
@@ -34,9 +36,11 @@ class Authenticator {
   };
 
   // INVALID_ARGUMENT names the file, the field, its value and what was expected. From then on the
-  // files are looked at every `reload_period`; zero: only by Reload.
+  // files are looked at every `reload_period`; zero: only by Reload. `audit`, which outlives this,
+  // is told when they were read again.
   static absl::StatusOr<std::unique_ptr<Authenticator>> Open(const std::string& path,
-                                                             absl::Duration reload_period);
+                                                             absl::Duration reload_period,
+                                                             AuditLog* audit = nullptr);
   ~Authenticator();
 
   // Whose bearer token this is. UNAUTHENTICATED says why it is nobody's, for logs: to the caller
@@ -56,12 +60,14 @@ class Authenticator {
  private:
   class Known;
 
-  explicit Authenticator(const std::string& path) : auth_(path, kAuthFileBytesMax) {}
+  Authenticator(const std::string& path, AuditLog* audit)
+      : audit_(audit), auth_(path, kAuthFileBytesMax) {}
 
   absl::Status Load(bool* changed);  // with reload_mutex_
   void Watch(absl::Duration period);
   std::shared_ptr<Known> known() const;
 
+  AuditLog* const audit_;
   std::mutex reload_mutex_;  // the three that follow
   WatchedFile auth_;
   std::unique_ptr<WatchedFile> jwks_;

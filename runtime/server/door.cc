@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "runtime/identity/audit_log.h"
 #include "runtime/identity/authenticator.h"
 #include "runtime/protocol/public/channel.h"
 
@@ -56,9 +57,11 @@ absl::StatusOr<Caller> Door::Admit(const grpc::ServerContext& rpc, absl::string_
   if (authenticator_ == nullptr) return Caller();
   absl::StatusOr<Caller> caller = Identify(rpc);
   if (!caller.ok()) return Refuse(rpc, call, caller.status());
+  caller->client = rpc.peer();
   if (absl::Status may = CheckMay(*caller, call, access); !may.ok()) {
     ++denied_;
     Tell(rpc, call, absl::StrCat(caller->name, ": ", may.message()));
+    Audit(call, *caller, may.code(), may.message());
     return may;
   }
   return caller;
@@ -75,9 +78,17 @@ absl::Status Door::Refuse(const grpc::ServerContext& rpc, absl::string_view call
                           const absl::Status& why) {
   ++unauthenticated_;
   Tell(rpc, call, why.message());
+  Caller stranger{"", "", Role::kReader};
+  stranger.client = rpc.peer();
+  Audit(call, stranger, absl::StatusCode::kUnauthenticated, why.message());
   return absl::UnauthenticatedError(
       "authorization: not accepted; expected a bearer token that the service knows and that is "
       "valid now");
+}
+
+void Door::Audit(absl::string_view call, const Caller& caller, absl::StatusCode outcome,
+                 absl::string_view detail) const {
+  if (audit_ != nullptr) audit_->Tell(call, caller, outcome, 0, detail);
 }
 
 void Door::Tell(const grpc::ServerContext& rpc, absl::string_view call, absl::string_view why) {

@@ -23,6 +23,7 @@ class ServerContext;
 
 namespace annulus {
 
+class AuditLog;
 class Authenticator;
 
 // The names in a connection's certificate, if the peer had to show one.
@@ -38,8 +39,10 @@ class Door {
     uint64_t denied = 0;
   };
 
-  // `authenticator` outlives this; nullptr: nobody is asked, and everybody may do everything.
-  explicit Door(Authenticator* authenticator) : authenticator_(authenticator) {}
+  // Both outlive this. authenticator nullptr: nobody is asked, and everybody may do everything;
+  // audit nullptr: nobody is told who was refused.
+  explicit Door(Authenticator* authenticator, AuditLog* audit = nullptr)
+      : authenticator_(authenticator), audit_(audit) {}
 
   bool asks() const { return authenticator_ != nullptr; }
 
@@ -50,6 +53,10 @@ class Door {
 
   // UNAUTHENTICATED if the caller brings a token and it is not good: for what everybody may ask.
   absl::Status CheckToken(const grpc::ServerContext& rpc, absl::string_view call);
+
+  // A call of someone who was let in has had this outcome; `detail` is for people.
+  void Audit(absl::string_view call, const Caller& caller, absl::StatusCode outcome,
+             absl::string_view detail) const;
 
   Counts counts() const { return {unauthenticated_.load(), denied_.load()}; }
 
@@ -62,6 +69,7 @@ class Door {
   void Tell(const grpc::ServerContext& rpc, absl::string_view call, absl::string_view why);
 
   Authenticator* const authenticator_;
+  AuditLog* const audit_;
   std::atomic<uint64_t> unauthenticated_ = 0;
   std::atomic<uint64_t> denied_ = 0;
   std::mutex mutex_;

@@ -41,9 +41,17 @@ class JoinHandlers final : public v1::Workers::Service {
     Admission::Peer peer(&bounds_->admission, PeerOf(rpc, caller));
     Admission::Ticket ticket(&peer);
     ANNULUS_RETURN_IF_ERROR(ticket.EnterShort());
-    ANNULUS_RETURN_IF_ERROR(CheckDataAddress(request.data_address(), HostOfUri(rpc.peer()),
-                                             CertificateNames(rpc), options_.data_hosts));
+    const absl::Status address = CheckDataAddress(request.data_address(), HostOfUri(rpc.peer()),
+                                                  CertificateNames(rpc), options_.data_hosts);
+    if (!address.ok()) {
+      door_->Audit("Join", caller, address.code(), address.message());
+      return address;
+    }
     Admittance in = options_.admit(request.key(), request.data_address());
+    // Members ask again and again, and keep their key.
+    if (absl::string_view(request.key()) != in.key.view()) {
+      door_->Audit("Join", caller, absl::StatusCode::kOk, request.data_address());
+    }
     reply->set_address(std::move(in.address));
     reply->set_key(in.key.bytes.data(), LinkKey::kBytes);
     return absl::OkStatus();

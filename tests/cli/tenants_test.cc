@@ -58,9 +58,9 @@ struct Cluster {
                      entry("worker", "", "worker"), R"(],"quotas":{"a":{)", quotas_of_a, "}}}"));
   }
   void StartCoordinator(const std::string& listen) {
-    coordinator = std::make_unique<Program>(
-        Arguments{"coordinator", "--listen", listen, "--log-level", "error", "--auth",
-                  folder / "auth.json", "--reload-s", "1", "--recovery-s", "3"});
+    coordinator = std::make_unique<Program>(Arguments{
+        "coordinator", "--listen", listen, "--log-level", "error", "--auth", folder / "auth.json",
+        "--reload-s", "1", "--recovery-s", "3", "--audit-log", folder / "audit.log"});
     endpoint = coordinator->ReadLine().substr(6);
   }
   // Whoever has this token, always by one connection.
@@ -259,6 +259,28 @@ TEST_CASE("owners, quotas and denials are the same after the coordinator was kil
   CHECK(Within(absl::Seconds(20),
                [&] { return cluster.Of("of-a").CreateContext(Question::Spec(1)).ok(); }));
   CHECK(absl::IsResourceExhausted(cluster.Of("of-a").CreateContext(Question::Spec(1)).status()));
+
+  // All of it was told, before and after the restart.
+  const auto stranger =
+      Client::Connect({.endpoint = cluster.endpoint,
+                       .token_file = cluster.folder.Write("token of a stranger", "nobody's")});
+  CHECK(!stranger.ok());
+  CHECK(cluster.Of("of-a").Release(of_a).ok());
+  const std::string audit = test::ReadBytes(cluster.folder / "audit.log");
+  CAPTURE(audit);
+  const auto told = [&](const std::string& line) { return absl::StrContains(audit, line); };
+  const std::string by_a = "name=of-a tenant=a role=tenant client=ipv4:127.0.0.1:";
+  CHECK(told(absl::StrCat("call=CreateContext context=", of_a, " outcome=OK ", by_a)));
+  CHECK(told(absl::StrCat("call=CreateContext context=none outcome=RESOURCE_EXHAUSTED ", by_a)));
+  CHECK(told(absl::StrCat("call=Release context=", of_a, " outcome=OK ", by_a)));
+  for (const char* call : {"Describe", "KeepAlive", "Release", "Truncate", "Fork", "Attend"}) {
+    INFO(call);
+    CHECK(told(absl::StrCat("call=", call, " context=", of_a,
+                            " outcome=NOT_FOUND name=of-b tenant=b role=tenant")));
+  }
+  CHECK(told("call=Join context=none outcome=OK name=worker"));
+  CHECK(told("call=reload context=none outcome=OK"));
+  CHECK(told("outcome=UNAUTHENTICATED name=\"\" tenant=\"\" role=reader client=ipv4:127.0.0.1:"));
 }
 
 }  // namespace

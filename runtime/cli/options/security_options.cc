@@ -66,9 +66,10 @@ ServerTls TlsOf(const ServerSecurityFlags& flags) {
           .reload_period = absl::Seconds(flags.reload_s)};
 }
 
-absl::StatusOr<std::unique_ptr<Authenticator>> OpenAuthenticator(const ServerSecurityFlags& flags) {
+absl::StatusOr<std::unique_ptr<Authenticator>> OpenAuthenticator(const ServerSecurityFlags& flags,
+                                                                 AuditLog* audit) {
   if (flags.auth.empty()) return std::unique_ptr<Authenticator>();
-  auto opened = Authenticator::Open(flags.auth, absl::Seconds(flags.reload_s));
+  auto opened = Authenticator::Open(flags.auth, absl::Seconds(flags.reload_s), audit);
   if (opened.ok()) return opened;
   return absl::InvalidArgumentError(absl::StrCat("--auth: ", opened.status().message()));
 }

@@ -14,6 +14,8 @@
 
 namespace annulus {
 
+class AuditLog;
+
 struct ServerSecurityFlags {
   std::string tls_cert;
   std::string tls_key;
@@ -31,8 +33,10 @@ void AddJoinSecurity(Options* options, ClientSecurity* security);
 
 ServerTls TlsOf(const ServerSecurityFlags& flags);
 
-// nullptr without a file. INVALID_ARGUMENT names --auth and the field of the file.
-absl::StatusOr<std::unique_ptr<Authenticator>> OpenAuthenticator(const ServerSecurityFlags& flags);
+// nullptr without a file. INVALID_ARGUMENT names --auth and the field of the file. `audit` may be
+// null, as of Authenticator.
+absl::StatusOr<std::unique_ptr<Authenticator>> OpenAuthenticator(const ServerSecurityFlags& flags,
+                                                                 AuditLog* audit = nullptr);
 
 // Whether every address of the host in "host:port" is of this machine alone.
 bool IsLoopback(const std::string& endpoint);

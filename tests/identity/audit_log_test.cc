@@ -1,0 +1,74 @@
+// Lines of the audit log: what they say, and how many there are.
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "runtime/identity/audit_log.h"
+#include "tests/catch.h"
+#include "tests/temp_folder.h"
+
+namespace annulus {
+namespace {
+
+struct HandClock final : Clock {
+  absl::Time Now() const override { return now; }
+  absl::Time now = absl::UnixEpoch();
+};
+
+std::vector<std::string> LinesOf(const std::string& path) {
+  std::ifstream file(path);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(file, line);) lines.push_back(line);
+  return lines;
+}
+
+TEST_CASE("a line says who did what, and what comes from outside cannot break it") {
+  const test::TempFolder folder;
+  const HandClock clock;
+  const std::string path = folder / "audit.log";
+  {
+    const auto log = AuditLog::Open(path, clock).value();
+    Caller ann{"ann", "lab", Role::kTenant};
+    ann.client = "ipv4:192.0.2.1:4711";
+    log->Tell("Release", ann, absl::StatusCode::kOk, 7);
+    ann.name = "a\nb event=audit";
+    log->Tell("Join", ann, absl::StatusCode::kPermissionDenied, 0, "role: tenant");
+  }
+  (void)AuditLog::Open(path, clock).value();  // adds to what is there
+  const std::vector<std::string> lines = LinesOf(path);
+  REQUIRE(lines.size() == 2);
+  CHECK(lines[0] ==
+        "time=1970-01-01T00:00:00.000000Z event=audit call=Release context=7 outcome=OK name=ann "
+        "tenant=lab role=tenant client=ipv4:192.0.2.1:4711 detail=\"\" left_out=0");
+  CHECK(absl::StrContains(lines[1], "context=none outcome=PERMISSION_DENIED"));
+  CHECK(absl::StrContains(lines[1], "name=\"a\\nb event=audit\""));
+  CHECK(absl::StrContains(AuditLog::Open(folder / "none/audit.log").status().message(),
+                          "audit_log: "));
+}
+
+TEST_CASE("a tenant that is told of too often costs others no lines, and what is missing is told") {
+  const test::TempFolder folder;
+  HandClock clock;
+  const std::string path = folder / "audit.log";
+  const auto log = AuditLog::Open(path, clock).value();
+  const Caller loud{"l", "loud", Role::kTenant};
+  for (int i = 0; i < 200; ++i) log->Tell("Describe", loud, absl::StatusCode::kNotFound, 1);
+  log->Tell("Release", {"q", "quiet", Role::kTenant}, absl::StatusCode::kOk, 2);
+  std::vector<std::string> lines = LinesOf(path);
+  REQUIRE(lines.size() == AuditLog::kLinesMax + 1);
+  CHECK(absl::StrContains(lines.back(), "tenant=quiet"));
+  clock.now += absl::Seconds(1);
+  log->Tell("Describe", loud, absl::StatusCode::kNotFound, 1);
+  lines = LinesOf(path);
+  CHECK(absl::StrContains(lines.back(), absl::StrCat("left_out=", 200 - AuditLog::kLinesMax)));
+  // Tenants without end share a budget once there are many.
+  for (int i = 0; i < 1000; ++i) {
+    log->Tell("Release", {"n", absl::StrCat("t", i), Role::kTenant}, absl::StatusCode::kOk, 3);
+  }
+  CHECK(LinesOf(path).size() <= lines.size() + AuditLog::kTenantsMax + AuditLog::kLinesMax);
+}
+
+}  // namespace
+}  // namespace annulus
