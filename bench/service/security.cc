@@ -32,15 +32,17 @@ struct Files {
     ca = folder.Write("ca.pem", authority.certificate());
     const test::Signer signer = test::Signer::Es256();
     folder.Write("keys.json", test::JwksOf(signer.Jwk(R"("kid":"a",)")));
+    // Admins: the contexts are those of the client that shows nothing.
     auth = folder.Write(
         "auth.json",
-        absl::StrCat(R"({"tokens":[{"name":"t","tenant":"t","role":"tenant","sha256":")",
+        absl::StrCat(R"({"tokens":[{"name":"t","tenant":"t","role":"admin","sha256":")",
                      test::Sha256Hex("secret"),
-                     R"("}],"jwt":{"jwks":"keys.json","issuer":"i","audience":"a"}})"));
+                     R"("}],"jwt":{"jwks":"keys.json","issuer":"i","audience":"a",)",
+                     R"("claims":{"role":"role"}}})"));
     token = folder.Write("token", "secret");
     signed_token = folder.Write(
         "signed",
-        signer.SignAs("a", absl::StrCat(R"({"iss":"i","aud":"a","sub":"s","exp":)",
+        signer.SignAs("a", absl::StrCat(R"({"iss":"i","aud":"a","sub":"s","role":"admin","exp":)",
                                         absl::ToUnixSeconds(absl::Now() + absl::Hours(1)), "}")));
   }
 
