@@ -26,7 +26,9 @@ class ContextOptions(TypedDict, total=False):
     partition: str  # "block-cyclic:N", "zigzag", "contiguous", "striped" ("block-cyclic:64")
     tokens_expected: int  # 0: grows without a known end (0)
     patterns: str | Sequence[str]  # of all layers, or one for each; none: causal
-    kv_efficient: bool  # keep only the blocks that the patterns can still need
+    # Keep only the blocks that the patterns can still need. Append and attend piece by piece then:
+    # after the next piece what only this one's queries would read may be gone.
+    kv_efficient: bool
     replicas: int  # workers that hold each page, 1 or 2 (1)
     lease: float  # seconds without a call after which it is released, 0: never (300)
     evictable: bool  # may go, unused, when KV is full and the service is told to evict
