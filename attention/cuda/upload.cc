@@ -5,8 +5,8 @@
 #include <limits>
 #include <numbers>
 
-#include "absl/strings/str_cat.h"
 #include "attention/attend_args.h"
+#include "attention/cuda/copies.h"
 #include "attention/cuda/page_rows.h"
 #include "attention/cuda/sm90/tensor_map.h"
 #include "base/status.h"
@@ -22,17 +22,6 @@ constexpr size_t kFlagsBytes = 2 * kAlign;
 // Of shared_: the report, and behind it what sets the stop flag.
 constexpr size_t kStopperAt = kAlign;
 constexpr size_t kSharedBytes = 2 * kAlign;
-
-absl::Status CopyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
-                       cudaStream_t stream) {
-  if (bytes == 0) return absl::OkStatus();
-  return StatusOf(cudaMemcpyAsync(to, from, bytes, kind, stream),
-                  absl::StrCat("cudaMemcpyAsync(", bytes, " bytes)"));
-}
-
-absl::Status Wait(cudaStream_t stream) {
-  return StatusOf(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
-}
 
 size_t PagesOf(const KvTable& kv) {
   return static_cast<size_t>(kv.blocks()) * static_cast<size_t>(kv.kv_heads());

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <limits>
 
-#include "absl/strings/str_cat.h"
+#include "attention/cuda/copies.h"
 #include "attention/cuda/upload.h"
 #include "base/status.h"
 
@@ -44,15 +44,13 @@ void Upload::PlaceOutputs(absl::Span<const AttendArgs> batch) {
 }
 
 absl::Status Upload::CopyBack(cudaStream_t stream) {
-  if (bytes_ == back_) return absl::OkStatus();
-  return StatusOf(cudaMemcpyAsync(host_.data() + back_, device_.data() + back_, bytes_ - back_,
-                                  cudaMemcpyDeviceToHost, stream),
-                  absl::StrCat("cudaMemcpyAsync(", bytes_ - back_, " bytes)"));
+  return CopyAsync(host_.data() + back_, device_.data() + back_, bytes_ - back_,
+                   cudaMemcpyDeviceToHost, stream);
 }
 
 absl::Status Upload::Finish(absl::Span<const AttendArgs> batch, cudaStream_t stream,
                             Report* report) {
-  ANNULUS_RETURN_IF_ERROR(StatusOf(cudaStreamSynchronize(stream), "cudaStreamSynchronize"));
+  ANNULUS_RETURN_IF_ERROR(Wait(stream));
   std::memcpy(report, shared_.data(), sizeof(Report));
   for (size_t i = 0; i < batch.size(); ++i) {
     if (batch[i].memory == MemoryKind::kHost) GiveOutputs(batch[i], problem_slots_[i]);

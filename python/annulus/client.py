@@ -59,18 +59,6 @@ class Step:
     scale: float | None = None
 
 
-@dataclass(slots=True)
-class _Request:
-    context: int
-    layer: int
-    start: int
-    k: Any
-    v: Any
-    q: Any
-    pattern: str | None
-    scale: float | None
-
-
 class Client:
     """A service that holds contexts; made by :func:`annulus.connect` or :func:`annulus.in_process`.
 
@@ -280,10 +268,12 @@ def in_process(
     )
 
 
-def _request_of(step: Step) -> _Request:
-    context = step.context
-    start = context._at(step.layer)
-    return _Request(context.id, step.layer, start, step.k, step.v, step.q, step.pattern, step.scale)
+def _request_of(step: Step) -> tuple[Any, ...]:
+    """As the module takes it (python/src/client.cc, PythonStep)."""
+    context, layer = step.context, step.layer
+    start = context._at(layer)
+    pattern, scale = step.pattern or "", step.scale or 0.0
+    return context.id, layer, start, step.k, step.v, step.q, pattern, scale
 
 
 def _answer_of(step: Step, result: Any, out_dtype: str | None) -> Answer | AnnulusError:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from annulus import _core
@@ -134,21 +135,9 @@ class Context:
             ResourceExhausted: KV is full.
             DataLoss: the context lost KV.
         """
-        start = self._at(layer) if start is None else start
-        return self._appended(
-            layer,
-            lambda: self._core.append(
-                self.id,
-                layer,
-                start,
-                k,
-                v,
-                key or (0, 0),
-                progress,
-                timeout,
-                _core.CancelToken.new(),
-            ),
-        )
+        call = self._append_call(layer, k, v, start, key, progress, timeout)
+        with self._in_doubt():
+            return self._appended(layer, call(_core.CancelToken.new()))
 
     async def append_async(
         self,
@@ -162,27 +151,40 @@ class Context:
         timeout: float | None = None,
     ) -> Appended:
         """As :meth:`append`; cancelling the task cancels the call."""
+        call = self._append_call(layer, k, v, start, key, progress, timeout)
+        with self._in_doubt():
+            return self._appended(layer, await in_thread(call))
+
+    def _append_call(
+        self,
+        layer: int,
+        k: Any,
+        v: Any,
+        start: int | None,
+        key: tuple[int, int] | None,
+        progress: Callable[[int, int], object] | None,
+        timeout: float | None,
+    ) -> Callable[[_core.CancelToken], tuple[int, int]]:
         start = self._at(layer) if start is None else start
+        key = key or (0, 0)
+        return lambda cancel: self._core.append(
+            self.id, layer, start, k, v, key, progress, timeout, cancel
+        )
+
+    @contextlib.contextmanager
+    def _in_doubt(self) -> Iterator[None]:
+        """After an append that failed some of its pieces may be committed."""
         try:
-            result = await in_thread(
-                lambda cancel: self._core.append(
-                    self.id, layer, start, k, v, key or (0, 0), progress, timeout, cancel
-                )
-            )
+            yield
         except BaseException:
             self._tokens = None
             raise
-        return self._appended(layer, lambda: result)
 
-    def _appended(self, layer: int, call: Any) -> Appended:
-        try:
-            result = Appended(*call())
-        except BaseException:
-            self._tokens = None  # some pieces may be committed
-            raise
+    def _appended(self, layer: int, result: tuple[int, int]) -> Appended:
+        appended = Appended(*result)
         if self._tokens is not None:
-            self._tokens[layer] = result.tokens
-        return result
+            self._tokens[layer] = appended.tokens
+        return appended
 
     def attend(
         self,

@@ -50,32 +50,17 @@ std::optional<PlanKind> PlanOf(const std::optional<std::string>& plan) {
   return ValueOrRaise(ParsePlanKind(*plan));
 }
 
-// The members of Step of client.py, in its order.
+// A step as annulus/client.py hands it over: (context, layer, start, k, v, q, pattern, scale).
 struct PythonStep {
-  ContextId context = 0;
-  int layer = 0;
-  int64_t start = 0;
-  Borrowed k, v, q;
-  std::string pattern;
-  float scale = 0;
-
-  static PythonStep Of(nb::handle step) {
-    const auto at = [&](const char* name) { return step.attr(name); };
-    PythonStep taken;
-    taken.context = nb::cast<ContextId>(at("context"));
-    taken.layer = nb::cast<int>(at("layer"));
-    taken.start = nb::cast<int64_t>(at("start"));
-    taken.k = Borrow(at("k"), "k");
-    taken.v = Borrow(at("v"), "v");
-    taken.q = Borrow(at("q"), "q");
-    if (const nb::object pattern = at("pattern"); !pattern.is_none()) {
-      taken.pattern = nb::cast<std::string>(pattern);
-    }
-    if (const nb::object scale = at("scale"); !scale.is_none()) {
-      taken.scale = nb::cast<float>(scale);
-    }
-    return taken;
-  }
+  explicit PythonStep(const nb::tuple& step)
+      : context(nb::cast<ContextId>(step[0])),
+        layer(nb::cast<int>(step[1])),
+        start(nb::cast<int64_t>(step[2])),
+        k(Borrow(step[3], "k")),
+        v(Borrow(step[4], "v")),
+        q(Borrow(step[5], "q")),
+        pattern(nb::cast<std::string>(step[6])),
+        scale(nb::cast<float>(step[7])) {}
 
   StepRequest request() const {
     StepRequest request;
@@ -89,6 +74,13 @@ struct PythonStep {
     request.scale = scale;
     return request;
   }
+
+  ContextId context;
+  int layer;
+  int64_t start;
+  Borrowed k, v, q;
+  std::string pattern;
+  float scale;
 };
 
 class PythonClient {
@@ -102,11 +94,7 @@ class PythonClient {
   template <typename Call>
   auto Run(Call call, std::optional<double> timeout) {
     const std::shared_ptr<Client> client = Open();
-    auto run = [&] {
-      const nb::gil_scoped_release release;
-      return call(*client, OptionsOf(timeout, {}));
-    };
-    return ValueOrRaise(run());
+    return ValueOrRaise(WithoutGil([&] { return call(*client, OptionsOf(timeout, {})); }));
   }
 
   template <typename Result, typename Request, typename Call, typename Async>
@@ -114,9 +102,10 @@ class PythonClient {
                                  Async async) {
     const std::shared_ptr<Client> client = Open();
     if (!OnMainThread()) {
-      const nb::gil_scoped_release release;
-      const Timer timer;
-      return ((*client).*call)(request, options);
+      return WithoutGil([&] {
+        const Timer timer;
+        return ((*client).*call)(request, options);
+      });
     }
     return WaitFor<Result>(options.cancel, [&](Completion<Result> done) {
       return ((*client).*async)(request, options, std::move(done));
@@ -125,21 +114,11 @@ class PythonClient {
 
  public:
   static PythonClient* Connect(const ClientOptions& options) {
-    absl::StatusOr<std::unique_ptr<Client>> made;
-    {
-      const nb::gil_scoped_release release;
-      made = Client::Connect(options);
-    }
-    return new PythonClient(ValueOrRaise(std::move(made)));
+    return new PythonClient(ValueOrRaise(WithoutGil([&] { return Client::Connect(options); })));
   }
 
   static PythonClient* InProcess(const InProcessOptions& options) {
-    absl::StatusOr<std::unique_ptr<Client>> made;
-    {
-      const nb::gil_scoped_release release;
-      made = Client::InProcess(options);
-    }
-    return new PythonClient(ValueOrRaise(std::move(made)));
+    return new PythonClient(ValueOrRaise(WithoutGil([&] { return Client::InProcess(options); })));
   }
 
   ~PythonClient() { Close(); }
@@ -207,17 +186,15 @@ class PythonClient {
                 const CancelToken& cancel) {
     std::vector<PythonStep> taken;
     taken.reserve(nb::len(steps));
-    for (const nb::handle step : steps) taken.push_back(PythonStep::Of(step));
+    for (const nb::handle step : steps) taken.emplace_back(nb::cast<nb::tuple>(step));
     std::vector<StepRequest> requests;
     requests.reserve(taken.size());
     for (const PythonStep& step : taken) requests.push_back(step.request());
     const std::shared_ptr<Client> client = Open();
-    StepResults results;
-    {
-      const nb::gil_scoped_release release;
+    StepResults results = WithoutGil([&] {
       const Timer timer;
-      results = client->Step(requests, OptionsOf(timeout, cancel));
-    }
+      return client->Step(requests, OptionsOf(timeout, cancel));
+    });
     nb::list list;
     for (absl::StatusOr<StepResult>& result : results) {
       if (!result.ok()) {
@@ -251,22 +228,14 @@ class PythonClient {
 
   void Release(ContextId context, std::optional<double> timeout) {
     const std::shared_ptr<Client> client = Open();
-    absl::Status status;
-    {
-      const nb::gil_scoped_release release;
-      status = client->Release(context, OptionsOf(timeout, {}));
-    }
-    RaiseUnlessOk(status);
+    RaiseUnlessOk(WithoutGil([&] { return client->Release(context, OptionsOf(timeout, {})); }));
   }
 
   // One for each context: None, or its error.
   nb::list KeepAlive(const std::vector<ContextId>& contexts, std::optional<double> timeout) {
     const std::shared_ptr<Client> client = Open();
-    std::vector<absl::Status> statuses;
-    {
-      const nb::gil_scoped_release release;
-      statuses = client->KeepAlive(contexts, OptionsOf(timeout, {}));
-    }
+    const std::vector<absl::Status> statuses =
+        WithoutGil([&] { return client->KeepAlive(contexts, OptionsOf(timeout, {})); });
     nb::list list;
     for (const absl::Status& status : statuses) {
       list.append(status.ok() ? nb::object(nb::none()) : ExceptionOf(status));

@@ -104,12 +104,9 @@ nb::tuple Attention(nb::handle q, nb::handle k, nb::handle v, const std::string&
     Raise(absl::InvalidArgumentError(
         absl::StrCat("workers: ", workers, "; expected 1 to ", kWorkersHereMax)));
   }
-  absl::StatusOr<Answer> answer;
-  {
-    const nb::gil_scoped_release release;
-    answer = Run(flags, queries.view, key_rows.view, values.view, kind, scale, backend, threads);
-  }
-  Answer done = ValueOrRaise(std::move(answer));
+  Answer done = ValueOrRaise(WithoutGil([&] {
+    return Run(flags, queries.view, key_rows.view, values.view, kind, scale, backend, threads);
+  }));
   return nb::make_tuple(ToNumpy(std::move(done.out), true), ToNumpy(std::move(done.lse), false));
 }
 
@@ -120,12 +117,7 @@ std::string Explain(const std::vector<std::string>& arguments) {
   console.environment = [](const std::string& name) { return std::getenv(name.c_str()); };
   console.out = &out;
   console.err = &err;
-  absl::Status status;
-  {
-    const nb::gil_scoped_release release;
-    status = RunExplain(arguments, console);
-  }
-  RaiseUnlessOk(status);
+  RaiseUnlessOk(WithoutGil([&] { return RunExplain(arguments, console); }));
   return out.str();
 }
 

@@ -86,17 +86,11 @@ std::vector<Metric> MetricsOf(const Coordinator& coordinator, const ServerSecuri
   return metrics;
 }
 
-constexpr absl::Duration kProbePatience = absl::Seconds(1);
-
 template <typename Request>
 auto Ask(Service& service, const Request& request) {
   CallContext call;
-  call.deadline = absl::Now() + kProbePatience;
+  call.deadline = absl::Now() + kPagePatience;
   return service.Call(request, call);
-}
-
-HttpAnswer Failed(const absl::Status& why) {
-  return ProbeAnswer(absl::UnavailableError(why.message()));
 }
 
 // Probes ask the coordinator itself: they are no calls to be counted.
@@ -104,7 +98,7 @@ ProcessPages PagesOf(Coordinator& coordinator, const MetricsService& service, Rp
                      const std::atomic<bool>& draining) {
   ProcessPages pages;
   pages.live = [&] {
-    if (!server.Answers(kProbePatience)) {
+    if (!server.Answers(kPagePatience)) {
       return absl::UnavailableError("no connections are accepted");
     }
     return Ask(coordinator, ListRequest{.limit = 1}).status();
@@ -122,16 +116,14 @@ ProcessPages PagesOf(Coordinator& coordinator, const MetricsService& service, Rp
     return absl::OkStatus();
   };
   pages.metrics = [&] { return MetricsPage(service); };
-  pages.status = [&] {
-    const absl::StatusOr<ClusterStatus> status = Ask(coordinator, StatusRequest());
-    if (!status.ok()) return Failed(status.status());
-    return HttpAnswer{.type = "text/html; charset=utf-8", .body = StatusPage(*status)};
+  const auto of_status = [&](HttpAnswer (*answer)(std::string), auto write) {
+    return [&coordinator, answer, write] {
+      const absl::StatusOr<ClusterStatus> status = Ask(coordinator, StatusRequest());
+      return status.ok() ? answer(write(*status)) : ProbeAnswer(status.status());
+    };
   };
-  pages.status_json = [&] {
-    const absl::StatusOr<ClusterStatus> status = Ask(coordinator, StatusRequest());
-    if (!status.ok()) return Failed(status.status());
-    return HttpAnswer{.type = "application/json", .body = ToJson(*status)};
-  };
+  pages.status = of_status(HtmlAnswer, [](const auto& status) { return StatusPage(status); });
+  pages.status_json = of_status(JsonAnswer, [](const auto& status) { return ToJson(status); });
   return pages;
 }
 

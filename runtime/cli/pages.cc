@@ -8,6 +8,14 @@
 
 namespace annulus {
 
+HttpAnswer HtmlAnswer(std::string body) {
+  return {.type = "text/html; charset=utf-8", .body = std::move(body)};
+}
+
+HttpAnswer JsonAnswer(std::string body) {
+  return {.type = "application/json", .body = std::move(body)};
+}
+
 absl::StatusOr<std::unique_ptr<HttpDoor>> StartPages(const std::string& listen,
                                                      const ProcessPages& pages) {
   if (listen.empty()) return std::unique_ptr<HttpDoor>();

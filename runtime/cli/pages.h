@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "runtime/http/http_door.h"
 
 namespace annulus {
@@ -19,6 +20,12 @@ struct ProcessPages {
   HttpPage status;       // for people, HTML
   HttpPage status_json;  // for scripts
 };
+
+// How long a page waits for what it asks of its process.
+inline constexpr absl::Duration kPagePatience = absl::Seconds(1);
+
+HttpAnswer HtmlAnswer(std::string body);
+HttpAnswer JsonAnswer(std::string body);
 
 // /livez, /startupz (it listens), /readyz, /metrics, /status, /status.json and /. nullptr where
 // `listen` is empty. Logs the port.

@@ -4,31 +4,12 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/time.h"
 #include "runtime/cli/options/service_options.h"
 #include "runtime/cli/report/status_page.h"
 #include "runtime/cli/report/units.h"
 
 namespace annulus {
 namespace {
-
-constexpr absl::Duration kProbePatience = absl::Seconds(1);
-
-const char* NameOf(LinkState state) {
-  switch (state) {
-    case LinkState::kJoining:
-      return "joining";
-    case LinkState::kReady:
-      return "ready";
-    case LinkState::kRejoining:
-      return "rejoining";
-    case LinkState::kLost:
-      return "lost";
-    case LinkState::kLeft:
-      break;
-  }
-  return "left";
-}
 
 std::vector<Metric> MetricsOf(const WorkerSnapshot& snapshot, const DataServer* data,
                               const ConnectionCounts& connections) {
@@ -76,7 +57,7 @@ ProcessPages PagesOf(WorkerParts& parts, std::function<void(std::vector<Metric>*
   ProcessPages pages;
   pages.live = [&parts]() -> absl::Status {
     DataServer* const data = parts.data.load();
-    if (data != nullptr && !data->Answers(kProbePatience)) {
+    if (data != nullptr && !data->Answers(kPagePatience)) {
       return absl::UnavailableError("no uploads are accepted");
     }
     SnapshotOf(parts);  // its locks can be had
@@ -85,7 +66,7 @@ ProcessPages PagesOf(WorkerParts& parts, std::function<void(std::vector<Metric>*
   pages.ready = [&parts]() -> absl::Status {
     const LinkState state = SnapshotOf(parts).state;
     if (state == LinkState::kReady) return absl::OkStatus();
-    return absl::UnavailableError(absl::StrCat("it is ", NameOf(state)));
+    return absl::UnavailableError(absl::StrCat("it is ", Name(state)));
   };
   pages.metrics = [&parts, more = std::move(more)] {
     std::vector<Metric> metrics =
@@ -98,21 +79,20 @@ ProcessPages PagesOf(WorkerParts& parts, std::function<void(std::vector<Metric>*
     const std::vector<std::pair<std::string, std::string>> rows = {
         {"name", parts.name},
         {"id", absl::StrCat(worker.id)},
-        {"state", NameOf(worker.state)},
+        {"state", std::string(Name(worker.state))},
         {"backend", worker.backend},
         {"KV", absl::StrCat(BytesText(worker.kv_bytes), " of ", BytesText(worker.kv_bytes_limit))},
         {"contexts", absl::StrCat(worker.contexts)},
         {"steps", absl::StrCat(worker.steps)},
         {"attends", absl::StrCat(worker.attends)},
         {"appends", absl::StrCat(worker.appends)}};
-    return HttpAnswer{.type = "text/html; charset=utf-8",
-                      .body = StatusPage("Annulus worker", rows)};
+    return HtmlAnswer(StatusPage("Annulus worker", rows));
   };
   pages.status_json = [&parts] {
     const WorkerSnapshot worker = SnapshotOf(parts);
     const nlohmann::ordered_json json = {{"name", parts.name},
                                          {"id", worker.id},
-                                         {"state", NameOf(worker.state)},
+                                         {"state", std::string(Name(worker.state))},
                                          {"backend", worker.backend},
                                          {"kv_bytes", worker.kv_bytes},
                                          {"kv_bytes_limit", worker.kv_bytes_limit},
@@ -120,9 +100,7 @@ ProcessPages PagesOf(WorkerParts& parts, std::function<void(std::vector<Metric>*
                                          {"steps", worker.steps},
                                          {"attends", worker.attends},
                                          {"appends", worker.appends}};
-    return HttpAnswer{
-        .type = "application/json",
-        .body = json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n"};
+    return JsonAnswer(json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
   };
   return pages;
 }

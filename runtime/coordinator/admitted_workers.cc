@@ -30,10 +30,9 @@ void AdmittedWorkers::Dismiss(const LinkKey& key) {
 }
 
 absl::Status AdmittedWorkers::Check(const LinkKey& key, absl::string_view data_address,
-                                    absl::Time now) const {
+                                    absl::Time now) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  const auto entry = std::find_if(entries_.begin(), entries_.end(),
-                                  [&](const Entry& one) { return one.key == key; });
+  const auto entry = Find(key.view());
   if (entry == entries_.end() || entry->asked + kKeyTime <= now) {
     return absl::PermissionDeniedError("its key is good no longer");
   }

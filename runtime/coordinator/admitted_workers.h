@@ -32,7 +32,7 @@ class AdmittedWorkers {
 
   // PERMISSION_DENIED unless the worker that connected with this key may say that it takes uploads
   // at this address.
-  absl::Status Check(const LinkKey& key, absl::string_view data_address, absl::Time now) const;
+  absl::Status Check(const LinkKey& key, absl::string_view data_address, absl::Time now);
 
  private:
   struct Entry {
@@ -46,7 +46,7 @@ class AdmittedWorkers {
 
   Messenger& messenger_;
   const size_t keys_max_;
-  mutable std::mutex mutex_;
+  std::mutex mutex_;
   std::list<Entry> entries_;  // by when they were asked for, the oldest first
 };
 

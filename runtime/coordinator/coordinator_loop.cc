@@ -9,7 +9,7 @@ namespace annulus {
 
 CoordinatorLoop::CoordinatorLoop(Messenger& messenger, const CoordinatorLimits& limits,
                                  absl::Duration heartbeat_timeout, const Clock& clock,
-                                 const Incarnation& incarnation, const AdmittedWorkers* admitted)
+                                 const Incarnation& incarnation, AdmittedWorkers* admitted)
     : messenger_(messenger),
       clock_(clock),
       admitted_(admitted),

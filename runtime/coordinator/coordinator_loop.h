@@ -31,7 +31,7 @@ class CoordinatorLoop {
   // `admitted` only those workers may join, else whoever says Hello.
   CoordinatorLoop(Messenger& messenger, const CoordinatorLimits& limits,
                   absl::Duration heartbeat_timeout, const Clock& clock,
-                  const Incarnation& incarnation = {}, const AdmittedWorkers* admitted = nullptr);
+                  const Incarnation& incarnation = {}, AdmittedWorkers* admitted = nullptr);
 
   // These take effect with the next Handle. The listener is called from there, and may call them.
   void Begin(event::Begin begin, CallListener listener);
@@ -82,7 +82,7 @@ class CoordinatorLoop {
 
   Messenger& messenger_;
   const Clock& clock_;
-  const AdmittedWorkers* const admitted_;
+  AdmittedWorkers* const admitted_;
   CoordinatorCore core_;
   std::deque<Incoming> incoming_;
   std::map<CallId, InFlight> calls_;

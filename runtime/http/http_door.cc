@@ -1,20 +1,16 @@
 #include "runtime/http/http_door.h"
 
 #include <microhttpd.h>
-#include <netdb.h>
-#include <netinet/in.h>
 #include <sys/socket.h>
 
-#include <cerrno>
-#include <cstring>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/strip.h"
+#include "base/listener.h"
 #include "base/status.h"
-#include "base/unique_fd.h"
 #include "runtime/protocol/public/channel.h"
 
 namespace annulus {
@@ -24,42 +20,6 @@ constexpr unsigned kConnectionsMax = 256;
 constexpr unsigned kConnectionsOfAddressMax = 64;
 constexpr unsigned kIdleMaxS = 5;
 constexpr size_t kConnectionBytes = 16 << 10;  // for a request's head
-
-int PortOf(int fd) {
-  sockaddr_storage address = {};
-  socklen_t size = sizeof(address);
-  getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
-  return ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6&>(address).sin6_port
-                                             : reinterpret_cast<sockaddr_in&>(address).sin_port);
-}
-
-// A socket that listens at the first of the host's addresses that this machine has.
-absl::StatusOr<UniqueFd> ListenAt(const std::string& listen) {
-  const size_t colon = listen.rfind(':');
-  absl::string_view host = absl::string_view(listen).substr(0, colon);
-  if (absl::ConsumePrefix(&host, "[")) absl::ConsumeSuffix(&host, "]");
-  addrinfo hints = {};
-  hints.ai_flags = AI_PASSIVE;
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  const std::string name(host);
-  const std::string port = listen.substr(colon + 1);
-  if (const int error = getaddrinfo(name.c_str(), port.c_str(), &hints, &found); error != 0) {
-    return absl::UnavailableError(gai_strerror(error));
-  }
-  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> addresses(found, freeaddrinfo);
-  int error = EADDRNOTAVAIL;
-  for (const addrinfo* at = found; at != nullptr; at = at->ai_next) {
-    UniqueFd fd(socket(at->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    const int on = 1;
-    if (fd.is_open() && setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) == 0 &&
-        bind(fd.get(), at->ai_addr, at->ai_addrlen) == 0 && ::listen(fd.get(), SOMAXCONN) == 0) {
-      return fd;
-    }
-    error = errno;
-  }
-  return absl::UnavailableError(strerror(error));
-}
 
 }  // namespace
 
@@ -126,18 +86,19 @@ absl::StatusOr<std::unique_ptr<HttpDoor>> HttpDoor::Start(const std::string& lis
                                                "; expected an address of this machine and a free "
                                                "port"));
   };
-  absl::StatusOr<UniqueFd> listener = ListenAt(listen);
-  if (!listener.ok()) return failed(listener.status().message());
+  absl::StatusOr<std::vector<UniqueFd>> listeners = ListenAt(listen, SOMAXCONN);
+  if (!listeners.ok()) return failed(listeners.status().message());
+  UniqueFd listener = std::move(listeners->front());  // the library takes one
   auto door = std::unique_ptr<HttpDoor>(new HttpDoor(std::move(pages)));
-  door->port_ = PortOf(listener->get());
+  door->port_ = PortOf(listener.get());
   door->daemon_ = MHD_start_daemon(
       MHD_USE_EPOLL_INTERNAL_THREAD, 0, nullptr, nullptr, &Handler::OnRequest, door.get(),
-      MHD_OPTION_LISTEN_SOCKET, static_cast<MHD_socket>(listener->get()),
+      MHD_OPTION_LISTEN_SOCKET, static_cast<MHD_socket>(listener.get()),
       MHD_OPTION_CONNECTION_LIMIT, kConnectionsMax, MHD_OPTION_PER_IP_CONNECTION_LIMIT,
       kConnectionsOfAddressMax, MHD_OPTION_CONNECTION_TIMEOUT, kIdleMaxS,
       MHD_OPTION_CONNECTION_MEMORY_LIMIT, kConnectionBytes, MHD_OPTION_END);
   if (door->daemon_ == nullptr) return failed("the HTTP library starts no server");
-  listener->Release();  // the library closes it
+  listener.Release();  // the library closes it
   return door;
 }
 

@@ -3,11 +3,9 @@
 #include <fcntl.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server_builder.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
-#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -15,10 +13,9 @@
 #include <algorithm>
 #include <cerrno>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
+#include "base/listener.h"
 #include "base/status.h"
 #include "runtime/server/admission.h"
 #include "runtime/server/peer.h"
@@ -50,37 +47,6 @@ UniqueFd OpenSpare() {
 
 void SetOption(int fd, int level, int option, int value) {
   setsockopt(fd, level, option, &value, sizeof(value));
-}
-
-// A socket that listens on the address; its port 0 means `port`. Errno tells why there is none.
-UniqueFd ListenOn(const addrinfo& address, int port) {
-  UniqueFd fd(socket(address.ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  if (!fd.is_open()) return fd;
-  sockaddr_storage name = {};
-  memcpy(&name, address.ai_addr, address.ai_addrlen);
-  const auto port_there = htons(static_cast<uint16_t>(port));
-  if (address.ai_family == AF_INET6) {
-    reinterpret_cast<sockaddr_in6&>(name).sin6_port = port_there;
-    SetOption(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, 0);  // "[::]" takes IPv4 too
-  } else {
-    reinterpret_cast<sockaddr_in&>(name).sin_port = port_there;
-  }
-  SetOption(fd.get(), SOL_SOCKET, SO_REUSEADDR, 1);
-  if (bind(fd.get(), reinterpret_cast<sockaddr*>(&name), address.ai_addrlen) != 0 ||
-      listen(fd.get(), kBacklog) != 0) {
-    const int error = errno;
-    fd.Reset();
-    errno = error;
-  }
-  return fd;
-}
-
-int PortOf(int fd) {
-  sockaddr_storage name = {};
-  socklen_t size = sizeof(name);
-  getsockname(fd, reinterpret_cast<sockaddr*>(&name), &size);
-  return ntohs(name.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6&>(name).sin6_port
-                                          : reinterpret_cast<sockaddr_in&>(name).sin_port);
 }
 
 }  // namespace
@@ -119,46 +85,16 @@ absl::StatusOr<std::unique_ptr<Acceptor>> Acceptor::Listen(const std::string& li
                                                            const ConnectionLimits& limits,
                                                            ConnectionCounts* counts) {
   ANNULUS_RETURN_IF_ERROR(CheckLimits(limits));
-  const size_t colon = listen.rfind(':');
-  absl::string_view host = absl::string_view(listen).substr(0, colon);
-  if (absl::ConsumePrefix(&host, "[")) absl::ConsumeSuffix(&host, "]");
-  int port = 0;
-  absl::Status bound;
-  if (!absl::SimpleAtoi(listen.substr(colon + 1), &port)) {
-    bound = absl::UnavailableError("the port is no number");
+  absl::StatusOr<std::vector<UniqueFd>> listeners = ListenAt(listen, kBacklog);
+  if (!listeners.ok()) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on \"", listen, "\": ", listeners.status().message(),
+                     "; expected an address of this machine and a free port"));
   }
   auto acceptor = std::unique_ptr<Acceptor>(new Acceptor(limits, counts));
-  if (bound.ok()) bound = acceptor->BindAll(std::string(host), port);
-  if (bound.ok()) return acceptor;
-  return absl::UnavailableError(
-      absl::StrCat("cannot listen on \"", listen, "\": ", bound.message(),
-                   "; expected an address of this machine and a free port"));
-}
-
-// All addresses of a name share the port. One that this machine does not have is left out if there
-// is another; one whose port is taken is not, since then some callers would meet somebody else.
-absl::Status Acceptor::BindAll(const std::string& host, int port) {
-  addrinfo hints = {};
-  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  if (const int error = getaddrinfo(host.c_str(), "0", &hints, &found); error != 0) {
-    return absl::UnavailableError(gai_strerror(error));
-  }
-  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> addresses(found, freeaddrinfo);
-  port_ = port;
-  int error = EADDRNOTAVAIL;
-  for (const addrinfo* address = found; address != nullptr; address = address->ai_next) {
-    UniqueFd listener = ListenOn(*address, port_);
-    if (!listener.is_open()) {
-      error = errno;
-      if (error == EADDRNOTAVAIL || error == EAFNOSUPPORT) continue;
-      return absl::UnavailableError(strerror(error));
-    }
-    port_ = PortOf(listener.get());
-    listeners_.push_back(std::move(listener));
-  }
-  return listeners_.empty() ? absl::UnavailableError(strerror(error)) : absl::OkStatus();
+  acceptor->port_ = PortOf(listeners->front().get());
+  acceptor->listeners_ = *std::move(listeners);
+  return acceptor;
 }
 
 void Acceptor::AddTo(grpc::ServerBuilder* builder,

@@ -87,7 +87,6 @@ class Acceptor {
   };
 
   Acceptor(const ConnectionLimits& limits, ConnectionCounts* counts);
-  absl::Status BindAll(const std::string& host, int port);
 
   void Run();
   void AcceptSome(int listener);

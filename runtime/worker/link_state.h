@@ -1,6 +1,8 @@
 // LinkState: how a worker stands with its coordinator.
 #pragma once
 
+#include "absl/strings/string_view.h"
+
 namespace annulus {
 
 enum class LinkState {
@@ -10,5 +12,10 @@ enum class LinkState {
   kLost,
   kLeft,  // in good order
 };
+
+constexpr absl::string_view Name(LinkState state) {
+  constexpr absl::string_view kNames[] = {"joining", "ready", "rejoining", "lost", "left"};
+  return kNames[static_cast<int>(state)];
+}
 
 }  // namespace annulus

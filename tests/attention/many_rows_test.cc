@@ -13,9 +13,11 @@
 namespace annulus {
 namespace {
 
+constexpr double kLseTolerance = 2e-5;
+
 // As CheckAgainst; the CPU's bf16 products round each pair of them, which among so many rows shows.
 void CheckRows(const std::vector<ReferenceAnswer>& oracle, double out_tolerance,
-               const PartialView& got, double lse_tolerance = 2e-5) {
+               const PartialView& got, double lse_tolerance = kLseTolerance) {
   for (size_t i = 0; i < oracle.size(); ++i) {
     INFO("row " << i / static_cast<size_t>(got.heads) << " head "
                 << i % static_cast<size_t>(got.heads));
@@ -27,6 +29,21 @@ void CheckRows(const std::vector<ReferenceAnswer>& oracle, double out_tolerance,
     REQUIRE(std::abs(got.lse[i] - oracle[i].lse) <= lse_tolerance);
     REQUIRE(RelativeError(out, oracle[i].out) <= out_tolerance);
   }
+}
+
+// At once, or in two calls of which the second merges into what the first left.
+void CheckInParts(const Problem& problem, Rng& rng, double lse_tolerance) {
+  const std::vector<ReferenceAnswer> oracle = problem.Oracle();
+  const int64_t blocks = BlocksOf(problem.shape().kv_tokens);
+  const int64_t cut = rng.Below(2) == 0 ? 0 : rng.Between(0, blocks);
+  const BlockSet pieces[] = {BlockSet::Range(0, cut), BlockSet::Range(cut, blocks)};
+  ForEachBackend([&](Backend* backend) {
+    Partial partial = problem.Identity();
+    for (const BlockSet& piece : pieces) {
+      REQUIRE(backend->Attend(problem.Args(&piece, &partial)).ok());
+    }
+    CheckRows(oracle, OutTolerance(*backend, problem.shape()), partial.view(), lse_tolerance);
+  });
 }
 
 TEST_CASE("many 16-bit rows agree with the oracle, whatever they see") {
@@ -80,18 +97,7 @@ TEST_CASE("the rows of one block of queries agree with the oracle, whatever they
     shape.q_ranges = {{first, first + rows}};
     const Problem problem(shape, seed);
     INFO("seed " << seed << ": " << problem.shape().ToString());
-    const std::vector<ReferenceAnswer> oracle = problem.Oracle();
-    const int64_t blocks = BlocksOf(shape.kv_tokens);
-    const int64_t cut = rng.Below(2) == 0 ? 0 : rng.Between(0, blocks);
-    const BlockSet pieces[] = {BlockSet::Range(0, cut), BlockSet::Range(cut, blocks)};
-    ForEachBackend([&](Backend* backend) {
-      Partial partial = problem.Identity();
-      for (const BlockSet& piece : pieces) {
-        REQUIRE(backend->Attend(problem.Args(&piece, &partial)).ok());
-      }
-      CheckRows(oracle, OutTolerance(*backend, problem.shape()), partial.view(),
-                shape.kv_tokens > 1000 ? 4e-5 : 2e-5);
-    });
+    CheckInParts(problem, rng, shape.kv_tokens > 1000 ? 4e-5 : kLseTolerance);
   }
 }
 
@@ -113,18 +119,7 @@ TEST_CASE("latent heads of 16 bits agree with the oracle, few rows and many") {
     shape.q_ranges = {{shape.kv_tokens - rows, shape.kv_tokens}};
     const Problem problem(shape, seed);
     INFO("seed " << seed << ": " << problem.shape().ToString());
-    const std::vector<ReferenceAnswer> oracle = problem.Oracle();
-    // At once, or in two calls of which the second merges into what the first left.
-    const int64_t blocks = BlocksOf(shape.kv_tokens);
-    const int64_t cut = rng.Below(2) == 0 ? 0 : rng.Between(0, blocks);
-    const BlockSet pieces[] = {BlockSet::Range(0, cut), BlockSet::Range(cut, blocks)};
-    ForEachBackend([&](Backend* backend) {
-      Partial partial = problem.Identity();
-      for (const BlockSet& piece : pieces) {
-        REQUIRE(backend->Attend(problem.Args(&piece, &partial)).ok());
-      }
-      CheckRows(oracle, OutTolerance(*backend, problem.shape()), partial.view());
-    });
+    CheckInParts(problem, rng, kLseTolerance);
   }
 }
 

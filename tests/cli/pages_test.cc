@@ -37,14 +37,7 @@ struct Answer {
 };
 
 Answer Get(int port, const std::string& path) {
-  const int fd = test::ConnectToLoopback(port);
-  const std::string request =
-      absl::StrCat("GET ", path, " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-  REQUIRE(write(fd, request.data(), request.size()) == static_cast<ssize_t>(request.size()));
-  std::string text;
-  char part[4096];
-  for (ssize_t n = 0; (n = read(fd, part, sizeof(part))) > 0;) text.append(part, n);
-  close(fd);
+  const std::string text = test::AskLoopback(port, test::HttpRequest("GET", path));
   REQUIRE(absl::StartsWith(text, "HTTP/1.1 "));
   return {std::atoi(text.c_str() + 9), text.substr(text.find("\r\n\r\n") + 4)};
 }

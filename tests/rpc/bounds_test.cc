@@ -119,14 +119,8 @@ Load MeasureLoad(const std::string& endpoint, int callers, absl::Duration time) 
       while (absl::Now() < end) {
         const absl::Time begin = absl::Now();
         grpc::ClientContext context;
-        const auto stream = stub->Attend(&context);
-        stream->Write(Header("f32", 1, 1, 1));
-        stream->Write(Data(4));
-        stream->WritesDone();
-        v1::AttendReplyPart part;
-        while (stream->Read(&part)) {
-        }
-        const absl::Status status = FromGrpc(stream->Finish());
+        const absl::Status status =
+            FromGrpc(AttendBy(*stub, &context, {Header("f32", 1, 1, 1), Data(4)}));
         const absl::Duration took = absl::Now() - begin;
         const auto wait = RetryAfter(status);
         {

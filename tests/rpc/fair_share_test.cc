@@ -82,16 +82,8 @@ Outcome Run(const Tenants& tenants, const std::vector<int>& callers, absl::Durat
           const absl::Time begin = absl::Now();
           grpc::ClientContext context;
           context.AddMetadata(kAuthorizationKey, absl::StrCat("Bearer t", tenant));
-          const auto stream = stub->Attend(&context);
-          stream->Write(Header("f32", 1, 1, 1));
-          v1::AttendPart data;
-          data.set_data(std::string(4, '\0'));
-          stream->Write(data);
-          stream->WritesDone();
-          v1::AttendReplyPart part;
-          while (stream->Read(&part)) {
-          }
-          const absl::Status status = FromGrpc(stream->Finish());
+          const absl::Status status =
+              FromGrpc(AttendBy(*stub, &context, {Header("f32", 1, 1, 1), Data(4)}));
           const absl::Duration took = absl::Now() - begin;
           const auto wait = RetryAfter(status);
           {

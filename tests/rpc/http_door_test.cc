@@ -14,20 +14,8 @@
 namespace annulus {
 namespace {
 
-// What the port answers to these bytes, until it closes the connection.
-std::string Ask(int port, const std::string& request) {
-  const int fd = test::ConnectToLoopback(port);
-  REQUIRE(write(fd, request.data(), request.size()) == static_cast<ssize_t>(request.size()));
-  std::string text;
-  char part[4096];
-  for (ssize_t n = 0; (n = read(fd, part, sizeof(part))) > 0;) text.append(part, n);
-  close(fd);
-  return text;
-}
-
-std::string Request(const std::string& method, const std::string& path) {
-  return absl::StrCat(method, " ", path, " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-}
+using test::AskLoopback;
+using test::HttpRequest;
 
 std::unique_ptr<HttpDoor> Open() {
   std::map<std::string, HttpPage> pages;
@@ -42,23 +30,24 @@ std::unique_ptr<HttpDoor> Open() {
 
 TEST_CASE("pages are answered by path, to GET and HEAD alone") {
   const auto door = Open();
-  const std::string good = Ask(door->port(), Request("GET", "/good"));
+  const std::string good = AskLoopback(door->port(), HttpRequest("GET", "/good"));
   CHECK(absl::StartsWith(good, "HTTP/1.1 200 "));
   CHECK(absl::EndsWith(good, "\r\n\r\nok\n"));
   CHECK(absl::StrContains(good, "Content-Security-Policy: default-src 'none'"));
-  const std::string bad = Ask(door->port(), Request("GET", "/bad?x=1"));
+  const std::string bad = AskLoopback(door->port(), HttpRequest("GET", "/bad?x=1"));
   CHECK(absl::StartsWith(bad, "HTTP/1.1 503 "));
   CHECK(absl::EndsWith(bad, "\r\n\r\nit waits\n"));
-  CHECK(absl::EndsWith(Ask(door->port(), Request("HEAD", "/good")), "\r\n\r\n"));
-  const std::string none = Ask(door->port(), Request("GET", "/goo"));
+  CHECK(absl::EndsWith(AskLoopback(door->port(), HttpRequest("HEAD", "/good")), "\r\n\r\n"));
+  const std::string none = AskLoopback(door->port(), HttpRequest("GET", "/goo"));
   CHECK(absl::StartsWith(none, "HTTP/1.1 404 "));
   CHECK(absl::EndsWith(none, "expected one of /bad /good /metrics\n"));
   for (const char* method : {"POST", "DELETE", "BREW"}) {
-    CHECK(absl::StartsWith(Ask(door->port(), Request(method, "/good")), "HTTP/1.1 405 "));
+    CHECK(
+        absl::StartsWith(AskLoopback(door->port(), HttpRequest(method, "/good")), "HTTP/1.1 405 "));
   }
   // A body is not read.
-  Ask(door->port(), "GET /good HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody");
-  CHECK(absl::StartsWith(Ask(door->port(), Request("GET", "/good")), "HTTP/1.1 200 "));
+  AskLoopback(door->port(), "GET /good HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody");
+  CHECK(absl::StartsWith(AskLoopback(door->port(), HttpRequest("GET", "/good")), "HTTP/1.1 200 "));
 }
 
 TEST_CASE("connections that never ask, or ask nonsense, keep nobody out") {
@@ -76,7 +65,7 @@ TEST_CASE("connections that never ask, or ask nonsense, keep nobody out") {
   for (int round = 0; round < 300; ++round) {
     std::string bytes(rng.Below(200), '\0');
     for (char& c : bytes) c = static_cast<char>(rng.Next());
-    if (round % 3 == 0) bytes = Request("GET", absl::StrCat("/", bytes));
+    if (round % 3 == 0) bytes = HttpRequest("GET", absl::StrCat("/", bytes));
     if (round % 3 == 1) bytes = "GET /good HTTP/1.1\r\n" + bytes;
     const int fd = test::ConnectToLoopback(door->port());
     (void)!write(fd, bytes.data(), bytes.size());

@@ -16,6 +16,20 @@
 
 namespace annulus {
 
+// Sends the messages as an Attend and gives the status it ends with.
+inline grpc::Status AttendBy(v1::Annulus::Stub& stub, grpc::ClientContext* context,
+                             const std::vector<v1::AttendPart>& parts) {
+  const auto stream = stub.Attend(context);
+  for (const v1::AttendPart& part : parts) {
+    if (!stream->Write(part)) break;
+  }
+  stream->WritesDone();
+  v1::AttendReplyPart reply;
+  while (stream->Read(&reply)) {
+  }
+  return stream->Finish();
+}
+
 struct RawServer {
   explicit RawServer(RpcLimits limits = {}, bool reflection = false) {
     SilenceLibraries();
@@ -29,18 +43,9 @@ struct RawServer {
   }
   std::string endpoint() const { return absl::StrCat("127.0.0.1:", server->port()); }
 
-  // Sends the messages as an Attend and gives the status it ends with.
   grpc::Status Attend(const std::vector<v1::AttendPart>& parts) const {
     grpc::ClientContext context;
-    const auto stream = stub->Attend(&context);
-    for (const v1::AttendPart& part : parts) {
-      if (!stream->Write(part)) break;
-    }
-    stream->WritesDone();
-    v1::AttendReplyPart reply;
-    while (stream->Read(&reply)) {
-    }
-    return stream->Finish();
+    return AttendBy(*stub, &context, parts);
   }
 
   FakeService service;

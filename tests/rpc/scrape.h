@@ -23,15 +23,24 @@ inline int ConnectToLoopback(int port) {
   return fd;
 }
 
-inline std::string Scrape(int port) {
+// What the port answers to these bytes, until it closes the connection.
+inline std::string AskLoopback(int port, const std::string& request) {
   const int fd = ConnectToLoopback(port);
-  const std::string request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
   REQUIRE(write(fd, request.data(), request.size()) == static_cast<ssize_t>(request.size()));
   std::string text;
   char part[4096];
   for (ssize_t n = 0; (n = read(fd, part, sizeof(part))) > 0;) text.append(part, n);
   close(fd);
   return text;
+}
+
+// A request for a page, on a connection of its own.
+inline std::string HttpRequest(const std::string& method, const std::string& path) {
+  return method + " " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+}
+
+inline std::string Scrape(int port) {
+  return AskLoopback(port, HttpRequest("GET", "/metrics"));
 }
 
 // The value of the series "name{labels}" in what was scraped; it must be there.

@@ -148,8 +148,8 @@ absl::StatusOr<std::vector<ContextInfo>> CoordinatorCore::List(const ListRequest
   for (auto next = contexts_.all().upper_bound(request.after);
        next != contexts_.all().end() && std::ssize(infos) < request.limit; ++next) {
     const Context& context = next->second;
-    if (context.created && MayKnow(caller, context.owner()))
-      infos.push_back(context.Info(out_.now()));
+    if (!context.created || !MayKnow(caller, context.owner())) continue;
+    infos.push_back(context.Info(out_.now()));
   }
   return infos;
 }
