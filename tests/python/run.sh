@@ -7,7 +7,7 @@ cd "$root"
 python=build/venv/bin/python
 [[ -x $python ]] && $python -c 'import annulus' 2>/dev/null || exit 77
 if [[ $1 == lint ]]; then
-  files=(python tests/python bench/python deploy/wheel.py)
+  files=(python tests/python tests/chart bench/python deploy/wheel.py helm)
   $python -m ruff check "${files[@]}"
   $python -m ruff format --check "${files[@]}"
   exec $python -m mypy

@@ -1,0 +1,87 @@
+{{/* Refuses what the schema cannot see: values that contradict one another. */}}
+{{- define "annulus.checks" -}}
+{{- $v := .Values -}}
+{{- if and (eq $v.tls.mode "secret") (not $v.tls.coordinatorSecret) -}}
+{{- fail "tls.coordinatorSecret: empty; expected the name of a Secret with tls.crt, tls.key and ca.crt, for tls.mode secret" -}}
+{{- end -}}
+{{- if and (eq $v.tls.mode "cert-manager") (not $v.tls.certManager.issuerRef.name) -}}
+{{- fail "tls.certManager.issuerRef.name: empty; expected an issuer's, for tls.mode cert-manager" -}}
+{{- end -}}
+{{- if and (eq $v.tls.mode "disabled") $v.tls.requireClientCertificates -}}
+{{- fail "tls.requireClientCertificates: true with tls.mode disabled; expected secret or cert-manager" -}}
+{{- end -}}
+{{- if $v.auth.enabled -}}
+{{- include "annulus.checkAuth" . -}}
+{{- end -}}
+{{- if gt (int $v.network.firstPort) (int $v.network.lastPort) -}}
+{{- fail (printf "network.lastPort: %d; expected at least network.firstPort, %d" (int $v.network.lastPort) (int $v.network.firstPort)) -}}
+{{- end -}}
+{{- range $port := list 7070 7071 7072 -}}
+{{- if and (le (int $v.network.firstPort) $port) (ge (int $v.network.lastPort) $port) -}}
+{{- fail (printf "network.firstPort: the range holds port %d, which the processes use themselves; expected another range" $port) -}}
+{{- end -}}
+{{- end -}}
+{{- $inFlight := include "annulus.bytes" $v.coordinator.inFlightBytes | int64 -}}
+{{- if gt (include "annulus.bytes" $v.coordinator.requestBytes | int64) $inFlight -}}
+{{- fail (printf "coordinator.requestBytes: %v; expected at most coordinator.inFlightBytes, %v" $v.coordinator.requestBytes $v.coordinator.inFlightBytes) -}}
+{{- end -}}
+{{- with (($v.coordinator.resources).limits).memory -}}
+{{- $needed := add $inFlight 536870912 -}}
+{{- if lt (include "annulus.bytes" . | int64) $needed -}}
+{{- fail (printf "coordinator.resources.limits.memory: %v; expected at least %d, inFlightBytes and 512Mi" . $needed) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $_ := $v.pools -}}
+{{- include "annulus.checkPool" (dict "root" $ "name" $name "pool" (include "annulus.pool" (dict "root" $ "name" $name) | fromYaml)) -}}
+{{- end -}}
+{{- include "annulus.checkChange" . -}}
+{{- end -}}
+
+{{- define "annulus.checkAuth" -}}
+{{- $auth := .Values.auth -}}
+{{- if eq .Values.tls.mode "disabled" -}}
+{{- fail "auth.enabled: true with tls.mode disabled; expected secret or cert-manager, since tokens are not told in plain text" -}}
+{{- end -}}
+{{- if and (not $auth.existingSecret) (not $auth.config) -}}
+{{- fail "auth.existingSecret: empty, and auth.config too; expected one of them, for auth.enabled" -}}
+{{- end -}}
+{{- if and $auth.existingSecret (or $auth.config $auth.jwks) -}}
+{{- fail "auth.config: given with auth.existingSecret; expected one of them" -}}
+{{- end -}}
+{{- if and (eq $auth.workerToken.source "secret") (not $auth.workerToken.existingSecret) -}}
+{{- fail "auth.workerToken.existingSecret: empty; expected the name of a Secret with the workers' token, or another auth.workerToken.source" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "annulus.checkPool" -}}
+{{- $pool := .pool -}}
+{{- $rejoin := int $pool.rejoinSeconds -}}
+{{- if le $rejoin (int .root.Values.coordinator.recoverySeconds) -}}
+{{- fail (printf "pools.%s.rejoinSeconds: %d; expected more than coordinator.recoverySeconds, %d" .name $rejoin (int .root.Values.coordinator.recoverySeconds)) -}}
+{{- end -}}
+{{- with (($pool.resources).limits).memory -}}
+{{- $needed := include "annulus.workerMemory" $pool | int64 -}}
+{{- if lt (include "annulus.bytes" . | int64) $needed -}}
+{{- fail (printf "pools.%s.resources.limits.memory: %v; expected at least %d bytes for kvBytes %v, its tables, memory kept, uploads and the program" $.name . $needed $pool.kvBytes) -}}
+{{- end -}}
+{{- else -}}
+{{- fail (printf "pools.%s.resources.limits.memory: none; expected a limit that holds kvBytes" .name) -}}
+{{- end -}}
+{{- if and (eq $pool.backend "cuda") (lt (int $pool.gpus) 1) (not $pool.resourceClaims) -}}
+{{- fail (printf "pools.%s.gpus: %d with backend cuda; expected at least 1, or resourceClaims" .name (int $pool.gpus)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* How workers reach the coordinator. Workers that run cannot follow another one (OnDelete), so an
+upgrade that changes it is refused while nothing has changed yet. */}}
+{{- define "annulus.joinBy" -}}
+tls={{ ne .Values.tls.mode "disabled" }},tokens={{ and .Values.auth.enabled (ne .Values.auth.workerToken.source "none") }},mtls={{ .Values.tls.requireClientCertificates }}
+{{- end -}}
+{{- define "annulus.checkChange" -}}
+{{- $running := lookup "apps/v1" "Deployment" .Release.Namespace (printf "%s-coordinator" (include "annulus.fullname" .)) -}}
+{{- $was := get (((($running).metadata).annotations) | default dict) "annulus/join-by" -}}
+{{- $is := include "annulus.joinBy" . -}}
+{{- if and $was (ne $was $is) (not .Values.tls.allowChange) -}}
+{{- fail (printf "tls.allowChange: false, and this upgrade changes how workers reach the coordinator from %s to %s: those that run cannot follow, and their KV is lost; expected the same, or tls.allowChange true and workers that are deleted afterwards" $was $is) -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,83 @@
+{{/* Names and labels. Names leave room for what Kubernetes adds: a StatefulSet's has 52 characters
+at most, a pool's 20. */}}
+{{- define "annulus.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 31 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "annulus.fullname" -}}
+{{- $name := include "annulus.name" . -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 31 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 31 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 31 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "annulus.selector" -}}
+app.kubernetes.io/name: {{ include "annulus.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{/* metadata: (dict "root" $ "suffix" "-internal" "component" "coordinator" "labels" {} "annotations" {}) */}}
+{{- define "annulus.metadata" -}}
+{{- $root := .root -}}
+name: {{ include "annulus.fullname" $root }}{{ .suffix }}
+namespace: {{ $root.Release.Namespace }}
+labels:
+  {{- include "annulus.selector" $root | nindent 2 }}
+  {{- with .component }}
+  app.kubernetes.io/component: {{ . }}
+  {{- end }}
+  app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+  app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+  helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+  {{- with merge dict (.labels | default dict) $root.Values.commonLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with merge dict (.annotations | default dict) $root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "annulus.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "annulus.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{/* image: (dict "root" $ "image" {…}) where image's keys win over .Values.image */}}
+{{- define "annulus.image" -}}
+{{- $image := merge dict (.image | default dict) .root.Values.image -}}
+{{- $registry := $image.registry | default ((.root.Values.global | default dict).imageRegistry) -}}
+{{- with $registry }}{{ . }}/{{ end -}}
+{{- $image.repository -}}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default .root.Chart.AppVersion }}{{ end -}}
+{{- end -}}
+
+{{- define "annulus.pullSecrets" -}}
+{{- with concat .Values.imagePullSecrets ((.Values.global | default dict).imagePullSecrets | default list) }}
+imagePullSecrets:
+  {{- range . }}
+  - {{ if kindIs "string" . }}name: {{ . }}{{ else }}{{ toYaml . }}{{ end }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Hosts: where workers find the coordinator, and what a pool's pods are called by. */}}
+{{- define "annulus.domain" -}}
+{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}
+{{- end -}}
+{{- define "annulus.internalHost" -}}
+{{ include "annulus.fullname" . }}-internal.{{ include "annulus.domain" . }}
+{{- end -}}
+{{- define "annulus.workersHost" -}}
+{{ include "annulus.fullname" . }}-workers.{{ include "annulus.domain" . }}
+{{- end -}}
+{{- define "annulus.anyAddress" -}}
+{{ if eq .Values.ipFamily "IPv6" }}[::]{{ else }}0.0.0.0{{ end }}
+{{- end -}}

@@ -1,0 +1,120 @@
+{{/* What pods of coordinator and workers share. */}}
+
+{{/* The pod's settings that users choose: (dict "root" $ "of" <coordinator or pool>) */}}
+{{- define "annulus.podSettings" -}}
+serviceAccountName: {{ include "annulus.serviceAccount" .root }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- include "annulus.pullSecrets" .root }}
+{{- with .root.Values.podSecurityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .of.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .of.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- range $key := list "priorityClassName" "runtimeClassName" "schedulerName" "dnsPolicy" }}
+{{- with get $.of $key }}
+{{ $key }}: {{ . | quote }}
+{{- end }}
+{{- end }}
+{{- with .of.dnsConfig }}
+dnsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .of.hostAliases }}
+hostAliases:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .of.initContainers }}
+initContainers:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* A container's settings that users choose, after its own env and volumeMounts. */}}
+{{- define "annulus.containerSettings" -}}
+{{- with .root.Values.containerSecurityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .of.extraEnvFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+terminationMessagePolicy: FallbackToLogsOnError
+{{- end -}}
+
+{{- define "annulus.probes" -}}
+{{- range $name, $page := dict "startup" "startupz" "liveness" "livez" "readiness" "readyz" }}
+{{- with get $.Values.probes $name }}
+{{ $name }}Probe:
+  httpGet: {path: /{{ $page }}, port: http}
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Files of --config. Helm reads numbers as float64, which print as 1e+06. */}}
+{{- define "annulus.optionsFile" -}}
+# key = value, as the options of the command are called
+{{- range $key, $value := . }}
+{{- if and (kindIs "float64" $value) (eq (floor $value) $value) }}{{ $value = int64 $value }}{{ end }}
+{{ $key }} = {{ $value }}
+{{- end }}
+{{- end -}}
+{{- define "annulus.coordinatorConfig" -}}
+coordinator.conf: |
+  {{- include "annulus.optionsFile" .Values.coordinator.options | nindent 2 }}
+{{- if contains "{" .Values.coordinator.cluster }}
+cluster.json: |
+  {{- .Values.coordinator.cluster | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "annulus.tlsSecret" -}}
+{{- if eq .root.Values.tls.mode "cert-manager" -}}
+{{ include "annulus.fullname" .root }}-{{ .of }}-tls
+{{- else if eq .of "worker" -}}
+{{ .root.Values.tls.workerSecret | default .root.Values.tls.coordinatorSecret }}
+{{- else -}}
+{{ .root.Values.tls.coordinatorSecret }}
+{{- end -}}
+{{- end -}}
+
+{{/* Volumes of certificates; Secrets are readable by the pod's group alone. */}}
+{{- define "annulus.tlsVolume" -}}
+{{- if ne .root.Values.tls.mode "disabled" }}
+- name: tls
+  secret:
+    secretName: {{ include "annulus.tlsSecret" . }}
+    defaultMode: 0440
+{{- end }}
+{{- end -}}
+{{- define "annulus.tlsMount" -}}
+{{- if ne .Values.tls.mode "disabled" }}
+- {name: tls, mountPath: /etc/annulus/tls, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{/* Options that both processes have. */}}
+{{- define "annulus.sharedArgs" -}}
+- --http-listen={{ include "annulus.anyAddress" . }}:7071
+- --transports={{ .Values.network.transports }}
+{{- with .Values.network.devices }}
+- --net-devices={{ . }}
+{{- end }}
+- --tcp-port-range={{ .Values.network.firstPort }}-{{ .Values.network.lastPort }}
+- --heartbeat-ms={{ .Values.network.heartbeatMs }}
+- --heartbeat-timeout-ms={{ .Values.network.heartbeatTimeoutMs }}
+{{- if ne .Values.tls.mode "disabled" }}
+- --tls-cert=/etc/annulus/tls/tls.crt
+- --tls-key=/etc/annulus/tls/tls.key
+- --reload-s={{ .Values.tls.reloadSeconds }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,70 @@
+{{/* A quantity of Kubernetes (1Gi, 500M, 1073741824) in bytes. */}}
+{{- define "annulus.bytes" -}}
+{{- $text := . | toString -}}
+{{- if kindIs "float64" . }}{{ $text = . | int64 | toString }}{{ end -}}
+{{- $number := regexFind "^[0-9]+([.][0-9]+)?" $text -}}
+{{- $unit := trimPrefix $number $text -}}
+{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "P" 1000000000000000
+  "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 -}}
+{{- if not (and $number (hasKey $units $unit)) -}}
+{{- fail (printf "%q; expected bytes as 512Mi or 2Gi" $text) -}}
+{{- end -}}
+{{- if contains "." $number -}}
+{{- mulf (float64 $number) (float64 (get $units $unit)) | int64 -}}
+{{- else -}}
+{{- mul (int64 $number) (get $units $unit) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* (dict "under" {…} "over" {…}): maps merge, all else is replaced, by false and 0 too (which
+mergeOverwrite leaves), and null takes a key away. */}}
+{{- define "annulus.merged" -}}
+{{- $both := .under -}}
+{{- range $key, $value := .over -}}
+{{- $under := get $both $key -}}
+{{- if kindIs "invalid" $value -}}
+{{- $_ := unset $both $key -}}
+{{- else if and (kindIs "map" $value) (kindIs "map" $under) -}}
+{{- $_ := set $both $key (include "annulus.merged" (dict "under" $under "over" $value) | fromYaml) -}}
+{{- else -}}
+{{- $_ := set $both $key $value -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $both -}}
+{{- end -}}
+
+{{/* The settings of one pool: its own over those of `worker`. (dict "root" $ "name" "cpu") */}}
+{{- define "annulus.pool" -}}
+{{- $own := get .root.Values.pools .name | default dict -}}
+{{- include "annulus.merged" (dict "under" (deepCopy .root.Values.worker) "over" $own) -}}
+{{- end -}}
+
+{{/* Whether a pool's KV takes the pod's memory, "true" or "". */}}
+{{- define "annulus.kvInMemory" -}}
+{{- if or (ne .backend "cuda") (eq .kvMemory "host") }}true{{ end -}}
+{{- end -}}
+
+{{/* What a worker needs of the pod's memory: KV, tables of an eighth, freed memory that is kept (an
+eighth of KV, from 128Mi to 1Gi), uploads, /dev/shm, and 256Mi for the program. */}}
+{{- define "annulus.workerMemory" -}}
+{{- $kv := include "annulus.bytes" .kvBytes | int64 -}}
+{{- $kept := min (max (div $kv 8) 134217728) 1073741824 -}}
+{{- $all := add $kept (include "annulus.bytes" .uploadBytes | int64) 268435456 -}}
+{{- with .shmSize }}{{ $all = add $all (include "annulus.bytes" . | int64) }}{{ end -}}
+{{- if include "annulus.kvInMemory" . }}{{ $all = add $all $kv (div $kv 8) }}{{ end -}}
+{{- $all -}}
+{{- end -}}
+
+{{/* Seconds that a worker takes to hand over all that it may hold, and the pod's grace. */}}
+{{- define "annulus.drainSeconds" -}}
+{{- if ge (int .drainSeconds) 0 -}}
+{{- int .drainSeconds -}}
+{{- else -}}
+{{- min (add 25 (div (include "annulus.bytes" .kvBytes | int64) (max 1 (include "annulus.bytes" .drainRate | int64)))) 86400 -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What a container's cpu is read from for --threads: limits.cpu, requests.cpu or nothing. */}}
+{{- define "annulus.cpuOf" -}}
+{{- if ((.resources).limits).cpu }}limits.cpu{{ else if ((.resources).requests).cpu }}requests.cpu{{ end -}}
+{{- end -}}
