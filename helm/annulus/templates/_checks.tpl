@@ -31,6 +31,19 @@
 {{- fail (printf "coordinator.resources.limits.memory: %v; expected at least %d, inFlightBytes and 512Mi" . $needed) -}}
 {{- end -}}
 {{- end -}}
+{{- if and $v.route.enabled (not $v.route.parentRefs) -}}
+{{- fail "route.parentRefs: empty; expected the gateways of the route, for route.enabled" -}}
+{{- end -}}
+{{- if and $v.benchmark.enabled (not $v.benchmark.image) -}}
+{{- fail "benchmark.image: empty; expected an image with annulus_bench and mpirun, for benchmark.enabled" -}}
+{{- end -}}
+{{- $alerts := list -}}
+{{- range (.Files.Get "files/rules.yaml" | fromYaml).groups }}{{ range .rules }}{{ $alerts = append $alerts .alert }}{{ end }}{{ end -}}
+{{- range $v.monitoring.rules.disabled -}}
+{{- if not (has . $alerts) -}}
+{{- fail (printf "monitoring.rules.disabled: %q is no alert; expected some of %s" . (join ", " $alerts)) -}}
+{{- end -}}
+{{- end -}}
 {{- range $name, $_ := $v.pools -}}
 {{- include "annulus.checkPool" (dict "root" $ "name" $name "pool" (include "annulus.pool" (dict "root" $ "name" $name) | fromYaml)) -}}
 {{- end -}}
@@ -66,6 +79,9 @@
 {{- end -}}
 {{- else -}}
 {{- fail (printf "pools.%s.resources.limits.memory: none; expected a limit that holds kvBytes" .name) -}}
+{{- end -}}
+{{- if and $pool.autoscaling.enabled (gt (int $pool.autoscaling.minReplicas) (int $pool.autoscaling.maxReplicas)) -}}
+{{- fail (printf "pools.%s.autoscaling.maxReplicas: %d; expected at least minReplicas, %d" .name (int $pool.autoscaling.maxReplicas) (int $pool.autoscaling.minReplicas)) -}}
 {{- end -}}
 {{- if and (eq $pool.backend "cuda") (lt (int $pool.gpus) 1) (not $pool.resourceClaims) -}}
 {{- fail (printf "pools.%s.gpus: %d with backend cuda; expected at least 1, or resourceClaims" .name (int $pool.gpus)) -}}
