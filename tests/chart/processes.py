@@ -77,7 +77,7 @@ class Processes:
         make_certificates(self.folder / "tls")
         for one in self.rendered:
             if one["kind"] == "ConfigMap":
-                for name, text in one.get("data", {}).items():
+                for name, text in (one.get("data") or {}).items():
                     (self.folder / "config" / name).write_text(text)
             if one["kind"] == "Secret":
                 for name, text in one["stringData"].items():
