@@ -15,7 +15,7 @@ from pathlib import Path
 
 import chart
 
-TOKENS = {"worker": "a-token-of-workers", "reader": "a-token-of-readers"}
+TOKENS = {name: f"a-token-of-{name}s" for name in ("worker", "reader", "tenant")}
 SUBJECT_NAMES = "IP:127.0.0.1,DNS:localhost"
 
 
@@ -66,7 +66,6 @@ class Processes:
         for process in self.running:
             process.kill()
             process.wait()
-            process.stdout.close()
 
     def write_files(self):
         for name in ("config", "auth"):
@@ -87,7 +86,7 @@ class Processes:
         (self.folder / "auth" / "jwks.json").write_text(json.dumps({"keys": [a_key()]}))
         for role, token in TOKENS.items():
             sha256 = hashlib.sha256(token.encode()).hexdigest()
-            tenant = {"tenant": "lab"} if role == "reader" else {}
+            tenant = {} if role == "worker" else {"tenant": "lab"}
             entry = {"name": role, "sha256": sha256, "role": role, **tenant}
             auth.setdefault("tokens", []).append(entry)
         file.write_text(json.dumps(auth))
@@ -112,28 +111,33 @@ class Processes:
     def start(self, container):
         """Starts a container's command; its pages are at the port that is given back."""
         http, data = free_ports(2)
+        self.begin(self.command(container, http, data))
+        return http
+
+    def begin(self, command):
         log = self.folder / f"{len(self.running)}.log"
         with log.open("w") as stderr:
             process = subprocess.Popen(
-                self.command(container, http, data),
-                stdout=subprocess.PIPE,
+                command,
+                stdout=subprocess.DEVNULL,
                 stderr=stderr,
-                text=True,
                 env={"PATH": os.environ["PATH"], "ANNULUS_THREADS": "1"},
             )
         self.running.append(process)
         self.logs.append(log)
-        return http
+        return process
 
     def run(self, container):
         """A container that ends by itself: its exit code and all that it said."""
         done = subprocess.run(self.command(container), capture_output=True, text=True, timeout=60)
         return done.returncode, done.stdout + done.stderr
 
-    def wait_for(self, port, page, timeout=60.0):
+    def wait_for(self, port, page, words="", timeout=60.0):
+        """The page's text, once it is well and has these words."""
         deadline = time.monotonic() + timeout
         while True:
-            if (answer := get(port, page)) is not None:
+            answer = get(port, page)
+            if answer is not None and words in answer:
                 return answer
             for process, log in zip(self.running, self.logs, strict=True):
                 if process.poll() is not None and -process.returncode != signal.SIGKILL:

@@ -2,7 +2,7 @@
 
 import shutil
 
-import cluster
+import api_server
 import pytest
 import yaml
 
@@ -96,7 +96,7 @@ def test_benchmarks_that_differ_are_different_jobs():
 def change(folder, before, after, version):
     """Renders `after` where `before` runs; "" or the error of the templates. (Helm 4 also wants to
     know the kinds of what it has rendered, which this cluster cannot tell.)"""
-    with cluster.Cluster(chart.render(before)) as running:
+    with api_server.Cluster(chart.render(before)) as running:
         words = ["--dry-run=server", "--kubeconfig", running.config(folder)]
         try:
             chart.render(after, *words, version=version)
