@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -60,6 +61,13 @@ struct BackendCapabilities {
   int64_t gpu_bytes = 0;       // of its GPU's memory
 };
 
+// How much of a GPU's memory is in use, by whichever processes.
+struct DeviceMemory {
+  int device = 0;  // as the CUDA runtime counts them
+  int64_t bytes = 0;
+  int64_t bytes_limit = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -85,6 +93,9 @@ class Backend {
 
   // Why it will never compute again, for example since its GPU is lost; OK as long as it can.
   virtual absl::Status health() const { return absl::OkStatus(); }
+
+  // Of the GPU that it computes on; nullopt: it has none, or that does not answer.
+  virtual std::optional<DeviceMemory> device_memory() const { return std::nullopt; }
 };
 
 // Whether this program was built with the preset cuda, and knows the backend.

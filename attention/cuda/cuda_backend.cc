@@ -5,6 +5,7 @@
 #include <chrono>
 #include <future>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -107,6 +108,17 @@ class CudaBackend final : public Backend {
   absl::Status health() const override {
     const std::lock_guard<std::mutex> lock(mutex_);
     return lost_.ok() ? space_->health() : lost_;
+  }
+
+  std::optional<DeviceMemory> device_memory() const override {
+    size_t free_bytes = 0;
+    size_t bytes = 0;
+    if (cudaSetDevice(device_) != cudaSuccess ||
+        cudaMemGetInfo(&free_bytes, &bytes) != cudaSuccess) {
+      return std::nullopt;
+    }
+    return DeviceMemory{device_, static_cast<int64_t>(bytes - free_bytes),
+                        static_cast<int64_t>(bytes)};
   }
 
   absl::Status AttendBatch(absl::Span<const AttendArgs> batch) override {

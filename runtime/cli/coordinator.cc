@@ -1,8 +1,6 @@
 // `annulus coordinator`: the coordinator's process.
 #include "runtime/coordinator/coordinator.h"
 
-#include <algorithm>
-#include <atomic>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,14 +8,12 @@
 #include "absl/time/clock.h"
 #include "base/memory.h"
 #include "base/status.h"
+#include "runtime/cli/coordinator_pages.h"
 #include "runtime/cli/files/cluster_file.h"
 #include "runtime/cli/options/security_options.h"
 #include "runtime/cli/options/service_options.h"
 #include "runtime/cli/options/shared_options.h"
-#include "runtime/cli/pages.h"
 #include "runtime/cli/process.h"
-#include "runtime/cli/report/report.h"
-#include "runtime/cli/report/status_page.h"
 #include "runtime/identity/audit_log.h"
 #include "runtime/server/door.h"
 #include "runtime/server/server.h"
@@ -75,58 +71,6 @@ std::string EndpointOf(const std::string& listen, int port) {
   return absl::StrCat(listen.substr(0, listen.rfind(':')), ":", port);
 }
 
-std::vector<Metric> MetricsOf(const Coordinator& coordinator, const ServerSecurityFlags& security,
-                              const ConnectionCounts& connections, const Door& door,
-                              const Authenticator* authenticator) {
-  const Messenger::Counters fabric = coordinator.fabric_counters();
-  std::vector<Metric> metrics = MetricsOf(connections);
-  metrics.push_back(TransportBytes("ucx", "sent", fabric.bytes_sent));
-  metrics.push_back(TransportBytes("ucx", "received", fabric.bytes_received));
-  AddSecurityMetrics(security, door, authenticator, &metrics);
-  return metrics;
-}
-
-template <typename Request>
-auto Ask(Service& service, const Request& request) {
-  CallContext call;
-  call.deadline = absl::Now() + kPagePatience;
-  return service.Call(request, call);
-}
-
-// Probes ask the coordinator itself: they are no calls to be counted.
-ProcessPages PagesOf(Coordinator& coordinator, const MetricsService& service, RpcServer& server,
-                     const std::atomic<bool>& draining) {
-  ProcessPages pages;
-  pages.live = [&] {
-    if (!server.Answers(kPagePatience)) {
-      return absl::UnavailableError("no connections are accepted");
-    }
-    return Ask(coordinator, ListRequest{.limit = 1}).status();
-  };
-  pages.ready = [&, live = pages.live]() -> absl::Status {
-    if (draining) return absl::UnavailableError("it stops");
-    ANNULUS_RETURN_IF_ERROR(live());
-    ANNULUS_ASSIGN_OR_RETURN(const ClusterStatus status, Ask(coordinator, StatusRequest()));
-    const auto waits = [](const ContextInfo& context) {
-      return context.state == Name(ContextState::kRecovering);
-    };
-    if (std::any_of(status.contexts.begin(), status.contexts.end(), waits)) {
-      return absl::UnavailableError("contexts wait for workers to join again");
-    }
-    return absl::OkStatus();
-  };
-  pages.metrics = [&] { return MetricsPage(service); };
-  const auto of_status = [&](HttpAnswer (*answer)(std::string), auto write) {
-    return [&coordinator, answer, write] {
-      const absl::StatusOr<ClusterStatus> status = Ask(coordinator, StatusRequest());
-      return status.ok() ? answer(write(*status)) : ProbeAnswer(status.status());
-    };
-  };
-  pages.status = of_status(HtmlAnswer, [](const auto& status) { return StatusPage(status); });
-  pages.status_json = of_status(JsonAnswer, [](const auto& status) { return ToJson(status); });
-  return pages;
-}
-
 // INVALID_ARGUMENT unless strangers are kept out, or it was said that they need not be.
 absl::Status CheckSecurity(const CoordinatorFlags& flags) {
   const ServerSecurityFlags& security = flags.security;
@@ -163,12 +107,14 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
   ANNULUS_ASSIGN_OR_RETURN(options.fabric, UcxFabric::Create(UcxOptionsOf(flags.service)));
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Coordinator> coordinator,
                            Coordinator::Start(std::move(options)));
-  ConnectionCounts connections;
+  CoordinatorParts parts{.security = flags.security,
+                         .door = &door,
+                         .authenticator = authenticator.get(),
+                         .coordinator = coordinator.get(),
+                         .tls{TlsOf(flags.security)}};
   AuditService audited(coordinator.get(), audit.get());
   Service* const calls = audit == nullptr ? static_cast<Service*>(coordinator.get()) : &audited;
-  MetricsService service(calls, [&] {
-    return MetricsOf(*coordinator, flags.security, connections, door, authenticator.get());
-  });
+  MetricsService service(calls, [&parts] { return MetricsOf(parts); });
   RpcServerOptions rpc;
   rpc.listen = flags.listen;
   rpc.service = &service;
@@ -181,14 +127,13 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
   rpc.tls = TlsOf(flags.security);
   rpc.door = &door;
   rpc.reflection = flags.reflection;
-  rpc.counts = &connections;
+  rpc.counts = &parts.connections;
   rpc.limits.client = ClientLimitsOf(flags.service);
   rpc.limits.connections = ConnectionLimitsOf(flags.service);
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> server, RpcServer::Start(rpc));
-  std::atomic<bool> draining = false;
-  ANNULUS_ASSIGN_OR_RETURN(
-      const std::unique_ptr<HttpDoor> pages,
-      StartPages(flags.service.http_listen, PagesOf(*coordinator, service, *server, draining)));
+  parts.server = server.get();
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<HttpDoor> pages,
+                           StartPages(flags.service.http_listen, PagesOf(parts, service)));
   const std::string endpoint = EndpointOf(flags.listen, server->port());
   *console.out << (flags.json ? absl::StrCat("{\"endpoint\":\"", endpoint, "\"}")
                               : absl::StrCat("ready ", endpoint))
@@ -196,7 +141,7 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
   while (!signals.WaitForStop(absl::InfiniteDuration())) {
   }
   Log(LogLevel::kInfo, "coordinator stops");
-  draining = true;
+  parts.draining = true;
   server->Shutdown(kShutdownGrace);
   return absl::OkStatus();
 }

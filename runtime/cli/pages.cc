@@ -3,10 +3,21 @@
 #include <map>
 #include <utility>
 
+#include "attention/backend.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "runtime/telemetry/process_metrics.h"
 
 namespace annulus {
+
+void AddProcessMetrics(std::vector<Metric>* metrics) {
+  for (Metric& metric : ProcessMetrics()) metrics->push_back(std::move(metric));
+  metrics->push_back({"annulus_build_info",
+                      "1; its labels say which program this is.",
+                      Metric::Kind::kGauge,
+                      1,
+                      {{"version", ANNULUS_VERSION}, {"cuda", BuiltWithCuda() ? "on" : "off"}}});
+}
 
 HttpAnswer HtmlAnswer(std::string body) {
   return {.type = "text/html; charset=utf-8", .body = std::move(body)};

@@ -4,10 +4,12 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "runtime/http/http_door.h"
+#include "runtime/telemetry/metrics.h"
 
 namespace annulus {
 
@@ -23,6 +25,9 @@ struct ProcessPages {
 
 // How long a page waits for what it asks of its process.
 inline constexpr absl::Duration kPagePatience = absl::Seconds(1);
+
+// What every process tells beside its own: process_* and annulus_build_info.
+void AddProcessMetrics(std::vector<Metric>* metrics);
 
 HttpAnswer HtmlAnswer(std::string body);
 HttpAnswer JsonAnswer(std::string body);

@@ -25,14 +25,14 @@ std::vector<Metric> MetricsOf(const WorkerSnapshot& snapshot, const DataServer* 
             static_cast<double>(snapshot.kv_bytes_limit)),
       gauge("annulus_table_bytes", "Bytes of contexts and layers beside their KV",
             static_cast<double>(snapshot.table_bytes)),
-      gauge("annulus_contexts", "Contexts with KV here", static_cast<double>(snapshot.contexts)),
+      gauge("annulus_worker_contexts", "Contexts with KV here",
+            static_cast<double>(snapshot.contexts)),
       gauge("annulus_joined", "1 while the coordinator counts on this worker",
             snapshot.state == LinkState::kReady ? 1 : 0),
       counter("annulus_kv_evicted_bytes_total", "KV bytes that KV-efficient contexts let go of",
               static_cast<double>(snapshot.kv_bytes_evicted)),
       counter("annulus_tasks_total", "Tasks begun", static_cast<double>(snapshot.tasks)),
-      counter("annulus_queue_wait_seconds_total", "Time that tasks waited for their turn",
-              snapshot.queue_wait_s),
+      QueueWait("tasks", snapshot.queue_wait),
       counter("annulus_kernel_seconds_total", "Time spent in the backend", snapshot.kernel_s),
       counter("annulus_steps_total", "Steps finished", static_cast<double>(snapshot.steps)),
       counter("annulus_attends_total", "Attends finished, well or not",
@@ -43,6 +43,23 @@ std::vector<Metric> MetricsOf(const WorkerSnapshot& snapshot, const DataServer* 
       TransportBytes("grpc", "received", data == nullptr ? 0 : data->bytes_received()),
   };
   for (Metric& metric : MetricsOf(connections)) metrics.push_back(std::move(metric));
+  metrics.push_back(gauge("annulus_uploads", "Uploads under way",
+                          data == nullptr ? 0 : static_cast<double>(data->uploads())));
+  if (data != nullptr) {
+    for (const auto& [reason, count] : data->refusals().Read()) {
+      metrics.push_back(CallsRefused(reason, count));
+    }
+  }
+  if (snapshot.device_memory.has_value()) {
+    const DeviceMemory& memory = *snapshot.device_memory;
+    const auto add = [&](const char* name, const char* help, int64_t bytes) {
+      metrics.push_back(gauge(name, help, static_cast<double>(bytes)));
+      metrics.back().labels = {{"device", absl::StrCat(memory.device)}};
+    };
+    add("annulus_gpu_memory_bytes", "Memory of the GPU in use, by all processes", memory.bytes);
+    add("annulus_gpu_memory_bytes_limit", "Memory of the GPU", memory.bytes_limit);
+  }
+  AddProcessMetrics(&metrics);
   return metrics;
 }
 

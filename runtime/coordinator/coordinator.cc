@@ -33,12 +33,6 @@ constexpr absl::Duration kWaitMax = absl::Milliseconds(50);
 // How long after a caller's turn the next turn is left to callers.
 constexpr absl::Duration kCallersFirst = absl::Milliseconds(5);
 
-absl::StatusOr<AppendResult> AppendResultOf(const action::Finish& finish) {
-  const action::ItemEnd& end = finish.items.at(0);
-  ANNULUS_RETURN_IF_ERROR(end.status);
-  return AppendResult{end.epoch, end.tokens};
-}
-
 }  // namespace
 
 // The threads of calls take turns at waiting for messages: whoever waits for an answer and finds
@@ -59,9 +53,7 @@ class Coordinator::Impl {
         thread_([this] { Run(); }) {}
 
   ~Impl() {
-    Do([](CoordinatorLoop& node) {
-      node.GiveUpAll(absl::CancelledError("the coordinator is shutting down"));
-    });
+    Do([](auto& node) { node.GiveUpAll(absl::CancelledError("the coordinator shuts down")); });
     messenger_.Wake();
     {
       std::unique_lock<std::mutex> lock(mutex_);
@@ -95,6 +87,10 @@ class Coordinator::Impl {
     return CheckHeader(*map, header, planner_);
   }
 
+  ClusterCounts counts() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return node_.counts();
+  }
   Messenger& messenger() { return messenger_; }
   AdmittedWorkers& admitted() { return admitted_; }
 
@@ -289,6 +285,10 @@ AdmittedWorkers& Coordinator::admitted() {
 
 Messenger::Counters Coordinator::fabric_counters() const {
   return impl_->messenger().counters();
+}
+
+ClusterCounts Coordinator::counts() const {
+  return impl_->counts();
 }
 
 absl::StatusOr<ContextInfo> Coordinator::Impl::Answer(const ContextSpec& spec,

@@ -36,9 +36,12 @@ Admission::Ticket::~Ticket() {
 absl::Status Admission::Ticket::Enter(const Work& work) {
   std::unique_lock<std::mutex> lock(admission_->mutex_);
   cost_ = work.cost;
-  if (admission_->HasRoom(kSlots, 1, *peer_.entry_)) return admission_->Take(kSlots, 1, *this);
+  if (admission_->HasRoom(kSlots, 1, *peer_.entry_)) {
+    admission_->waits_.Observe(0);
+    return admission_->Take(kSlots, 1, *this);
+  }
   const absl::Time now = absl::Now();
-  Waiting call(this, work.cost, std::min(work.deadline, now + kWaitMax));
+  WaitingCall call(this, work.cost, std::min(work.deadline, now + kWaitMax));
   return admission_->Wait(call, now, lock);
 }
 
@@ -51,26 +54,27 @@ absl::Status Admission::Ticket::CheckTurn(const Work& work) {
   const std::lock_guard<std::mutex> lock(admission_->mutex_);
   if (admission_->HasRoom(kSlots, 1, *peer_.entry_)) return absl::OkStatus();
   const absl::Time now = absl::Now();
-  const Waiting call(this, work.cost, std::min(work.deadline, now + kWaitMax));
+  const WaitingCall call(this, work.cost, std::min(work.deadline, now + kWaitMax));
   if (admission_->MayWait(call, now)) return absl::OkStatus();
   return admission_->Refuse(kSlots, 1, *peer_.entry_);
 }
 
 // What a peer has waiting is at most half of the queue, whoever takes turns in it.
-bool Admission::MayWait(const Waiting& call, absl::Time now) const {
+bool Admission::MayWait(const WaitingCall& call, absl::Time now) const {
   const Peer& peer = call.ticket->peer_;
   return peer.entry_->waiting < ShareOf(max_[kSlots]) &&
          queue_.Judge(call, peer.turn_, now) == FairQueue::Verdict::kWaits;
 }
 
-absl::Status Admission::Wait(Waiting& call, absl::Time now, std::unique_lock<std::mutex>& lock) {
+absl::Status Admission::Wait(WaitingCall& call, absl::Time now,
+                             std::unique_lock<std::mutex>& lock) {
   Ticket& ticket = *call.ticket;
   Entry& entry = *ticket.peer_.entry_;
   if (!MayWait(call, now)) return Refuse(kSlots, 1, entry);
   FairQueue::Call* pushed_out = nullptr;
   queue_.Add(&call, ticket.peer_.turn_, now, &pushed_out);
   if (pushed_out != nullptr) {
-    auto& other = static_cast<Waiting&>(*pushed_out);
+    auto& other = static_cast<WaitingCall&>(*pushed_out);
     other.over = true;
     other.news.notify_one();
   }
@@ -78,18 +82,24 @@ absl::Status Admission::Wait(Waiting& call, absl::Time now, std::unique_lock<std
   const auto until = absl::ToChronoTime(call.latest);
   call.news.wait_until(lock, until, [&call] { return call.over; });
   --entry.waiting;
+  waits_.Observe(absl::ToDoubleSeconds(absl::Now() - now));
   if (!call.over) queue_.Remove(&call);
   return ticket.held_[kSlots] > 0 ? absl::OkStatus() : Refuse(kSlots, 1, entry);
+}
+
+std::map<std::string, int64_t> Admission::Waiting() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return queue_.WaitingByTenant();
 }
 
 // Free slots go to those that wait and may have one.
 void Admission::HandOn() {
   while (!queue_.empty() && held_[kSlots] < max_[kSlots]) {
     FairQueue::Call* const next = queue_.Next([this](const FairQueue::Call& call) {
-      return HasRoom(kSlots, 1, *static_cast<const Waiting&>(call).ticket->peer_.entry_);
+      return HasRoom(kSlots, 1, *static_cast<const WaitingCall&>(call).ticket->peer_.entry_);
     });
     if (next == nullptr) return;
-    auto& call = static_cast<Waiting&>(*next);
+    auto& call = static_cast<WaitingCall&>(*next);
     Take(kSlots, 1, *call.ticket).IgnoreError();  // it has room
     call.over = true;
     call.news.notify_one();

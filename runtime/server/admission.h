@@ -10,6 +10,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <mutex>
 #include <string>
 #include <unordered_map>
@@ -18,6 +19,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "base/histogram.h"
 #include "runtime/server/fair_queue.h"
 
 namespace annulus {
@@ -47,6 +49,11 @@ class Admission {
   explicit Admission(const Limits& limits)
       : max_{limits.in_flight_max, limits.short_calls_max, limits.buffer_bytes_max},
         queue_(static_cast<size_t>(limits.in_flight_max)) {}
+
+  // Calls that wait for a slot, by whose turn it would be.
+  std::map<std::string, int64_t> Waiting() const;
+  // How many seconds calls waited for their slots, those that had one at once among them.
+  Histogram::Reading waits() const { return waits_.Read(); }
 
   // A peer, for as long as it calls. Must not outlive the Admission.
   class Peer {
@@ -107,8 +114,8 @@ class Admission {
   static absl::string_view NameOf(Bound bound);
 
   // A call that waits for its turn, until it has a slot or has lost its place.
-  struct Waiting : FairQueue::Call {
-    Waiting(Ticket* its, double its_cost, absl::Time until) : ticket(its) {
+  struct WaitingCall : FairQueue::Call {
+    WaitingCall(Ticket* its, double its_cost, absl::Time until) : ticket(its) {
       cost = its_cost;
       latest = until;
     }
@@ -121,17 +128,18 @@ class Admission {
   bool HasRoom(Bound bound, int64_t count, const Entry& entry) const;
   absl::Status Take(Bound bound, int64_t count, Ticket& ticket);
   void Give(Bound bound, int64_t count, Ticket& ticket);
-  bool MayWait(const Waiting& call, absl::Time now) const;
-  absl::Status Wait(Waiting& call, absl::Time now, std::unique_lock<std::mutex>& lock);
+  bool MayWait(const WaitingCall& call, absl::Time now) const;
+  absl::Status Wait(WaitingCall& call, absl::Time now, std::unique_lock<std::mutex>& lock);
   void HandOn();
   absl::Status Refuse(Bound bound, int64_t count, const Entry& entry);
 
   const std::array<int64_t, kBounds> max_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::array<int64_t, kBounds> held_ = {};
   std::unordered_map<std::string, Entry> peers_;
-  FairQueue queue_;  // of Waiting
+  FairQueue queue_;  // of WaitingCall
   uint64_t refusals_ = 0;
+  Histogram waits_{Histogram::WaitBounds()};
 };
 
 }  // namespace annulus

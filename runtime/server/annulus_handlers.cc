@@ -64,7 +64,7 @@ class AnnulusHandlers final : public grpc::Service {
   void AddUnary(const char* call) {
     AddMethod(NewUnaryMethod(
         Path(call), [this](grpc::ServerContext* rpc, const std::string& bytes, std::string* reply) {
-          return ToGrpc(Unary<Request>(rpc, bytes, reply));
+          return ToGrpc(bounds_->refusals.Note(Unary<Request>(rpc, bytes, reply)));
         }));
   }
 
@@ -78,7 +78,7 @@ class AnnulusHandlers final : public grpc::Service {
   template <typename Handler, typename Serve>
   void AddStream(const char* call, grpc::internal::RpcMethod::RpcType type, Serve serve) {
     const auto run = [serve](AnnulusHandlers* self, auto*... arguments) {
-      return ToGrpc((self->*serve)(arguments...));
+      return ToGrpc(self->bounds_->refusals.Note((self->*serve)(arguments...)));
     };
     AddMethod(new grpc::internal::RpcServiceMethod(Path(call), type, new Handler(run, this)));
   }

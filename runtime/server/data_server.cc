@@ -37,10 +37,12 @@ class Handlers final : public v1::Data::Service {
 
   grpc::Status Put(grpc::ServerContext* context, grpc::ServerReader<v1::PutPart>* stream,
                    v1::PutDone*) override {
-    return ToGrpc(DoPut(context, stream));
+    return ToGrpc(refusals_.Note(DoPut(context, stream)));
   }
 
   uint64_t bytes_received() const { return bytes_received_.load(); }
+  int64_t uploads() const { return puts_.count(); }
+  const Refusals& refusals() const { return refusals_; }
 
  private:
   absl::Status DoPut(grpc::ServerContext* context, grpc::ServerReader<v1::PutPart>* stream) {
@@ -76,6 +78,7 @@ class Handlers final : public v1::Data::Service {
   Door* const door_;
   Places puts_;
   StallWatch stalls_;
+  Refusals refusals_;
   std::atomic<uint64_t> bytes_received_ = 0;
 };
 
@@ -110,6 +113,8 @@ class GrpcDataServer final : public DataServer {
 
   std::string address() const override { return address_; }
   uint64_t bytes_received() const override { return handlers_.bytes_received(); }
+  int64_t uploads() const override { return handlers_.uploads(); }
+  const Refusals& refusals() const override { return handlers_.refusals(); }
   bool Answers(absl::Duration patience) override { return acceptor_->Answers(patience); }
 
  private:

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "runtime/protocol/public/tls.h"
 #include "runtime/server/acceptor.h"
+#include "runtime/server/refusals.h"
 #include "runtime/server/stall_watch.h"
 
 namespace annulus {
@@ -42,6 +43,8 @@ class DataServer {
   // The host of `listen` and the port, after "tls://" where the port speaks TLS.
   virtual std::string address() const = 0;
   virtual uint64_t bytes_received() const = 0;  // payload, in all
+  virtual int64_t uploads() const = 0;          // under way
+  virtual const Refusals& refusals() const = 0;
   // Whether it takes connections: its accept loop answered within `patience`.
   virtual bool Answers(absl::Duration patience) = 0;
 };

@@ -21,6 +21,12 @@ size_t FairQueue::WaitingOf(const std::string& tenant) const {
   return own == by_tenant_.end() ? 0 : own->second->calls.size();
 }
 
+std::map<std::string, int64_t> FairQueue::WaitingByTenant() const {
+  std::map<std::string, int64_t> waiting;
+  for (const Turn& turn : turns_) waiting[turn.tenant] = std::ssize(turn.calls);
+  return waiting;
+}
+
 // Of the tenant with most calls.
 FairQueue::Turns::const_iterator FairQueue::Longest() const {
   return std::max_element(turns_.begin(), turns_.end(), [](const Turn& a, const Turn& b) {

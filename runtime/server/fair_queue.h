@@ -8,7 +8,9 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <list>
+#include <map>
 #include <string>
 #include <unordered_map>
 
@@ -45,6 +47,7 @@ class FairQueue {
 
   bool empty() const { return waiting_ == 0; }
   size_t waiting() const { return waiting_; }
+  std::map<std::string, int64_t> WaitingByTenant() const;
 
   // What Add would say.
   Verdict Judge(const Call& call, const std::string& tenant, absl::Time now) const;

@@ -31,7 +31,7 @@ class JoinHandlers final : public v1::Workers::Service {
 
   grpc::Status Join(grpc::ServerContext* rpc, const v1::JoinRequest* request,
                     v1::JoinReply* reply) override {
-    return ToGrpc(DoJoin(*rpc, *request, reply));
+    return ToGrpc(bounds_->refusals.Note(DoJoin(*rpc, *request, reply)));
   }
 
  private:

@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "runtime/limits.h"
+#include "runtime/server/peer.h"
 
 namespace annulus {
 namespace {
@@ -42,6 +43,21 @@ absl::Status CheckLimits(const ClientLimits& limits) {
                                      absl::ToInt64Milliseconds(limits.client_stall_max), 10,
                                      absl::ToInt64Milliseconds(absl::Hours(1))));
   return CheckLimit("client_rate_min", limits.client_rate_min, 1, kBytesMax);
+}
+
+RpcLoad RpcBounds::Load() const {
+  RpcLoad load;
+  load.transfers = transfers.count();
+  load.step_streams = step_streams.count();
+  for (const auto& [turn, calls] : admission.Waiting()) {
+    load.calls_waiting += calls;
+    if (const std::string tenant = TenantOfTurn(turn); !tenant.empty()) {
+      load.calls_waiting_by_tenant[tenant] += calls;
+    }
+  }
+  load.queue_wait = admission.waits();
+  load.refused = refusals.Read();
+  return load;
 }
 
 }  // namespace annulus

@@ -3,12 +3,19 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "base/histogram.h"
 #include "runtime/protocol/public/tensor_stream.h"
 #include "runtime/server/acceptor.h"
 #include "runtime/server/admission.h"
 #include "runtime/server/places.h"
+#include "runtime/server/refusals.h"
 #include "runtime/server/stall_watch.h"
 
 namespace annulus {
@@ -30,6 +37,16 @@ struct RpcLimits {
 absl::Status CheckLimits(const RpcLimits& limits);
 absl::Status CheckLimits(const ClientLimits& limits);
 
+// How much of them is taken now, and what they have come to; for metrics.
+struct RpcLoad {
+  int64_t transfers = 0;
+  int64_t step_streams = 0;
+  int64_t calls_waiting = 0;  // for a slot
+  std::map<std::string, int64_t> calls_waiting_by_tenant;
+  Histogram::Reading queue_wait;                                     // of all calls for their slots
+  std::vector<std::pair<absl::string_view, uint64_t>> refused = {};  // by reason (refusals.h)
+};
+
 // The limits at work in one server.
 struct RpcBounds {
   explicit RpcBounds(const RpcLimits& limits)
@@ -42,6 +59,9 @@ struct RpcBounds {
   Places transfers;
   Places step_streams;
   StallWatch stalls;
+  Refusals refusals;
+
+  RpcLoad Load() const;
 };
 
 }  // namespace annulus

@@ -14,6 +14,8 @@
 namespace annulus {
 namespace {
 
+constexpr absl::string_view kTenant = "tenant ";
+
 template <typename Address>
 std::string TextOf(int family, const Address& address) {
   char text[INET6_ADDRSTRLEN] = "";
@@ -47,7 +49,7 @@ std::string PeerOf(const sockaddr& address) {
 }
 
 std::string PeerOf(const grpc::ServerContext& context, const Caller& caller) {
-  if (!caller.tenant.empty()) return absl::StrCat("tenant ", caller.tenant);
+  if (!caller.tenant.empty()) return absl::StrCat(kTenant, caller.tenant);
   return PeerOfUri(context.peer());
 }
 
@@ -76,6 +78,10 @@ bool IsLoopbackHost(absl::string_view host) {
 
 std::string TurnOf(const grpc::ServerContext& context, const Caller& caller) {
   return caller.tenant.empty() ? context.peer() : PeerOf(context, caller);
+}
+
+std::string TenantOfTurn(absl::string_view turn) {
+  return absl::ConsumePrefix(&turn, kTenant) ? std::string(turn) : std::string();
 }
 
 std::string PeerOfUri(absl::string_view uri) {

@@ -24,6 +24,8 @@ std::string PeerOf(const grpc::ServerContext& context, const Caller& caller = {}
 // Who a call takes turns as with others that wait: its caller's tenant, or else its connection, so
 // that programs behind one address get a turn each.
 std::string TurnOf(const grpc::ServerContext& context, const Caller& caller);
+// The tenant that takes such a turn; empty: a connection.
+std::string TenantOfTurn(absl::string_view turn);
 
 // The host of "HOST:PORT" ("192.0.2.1", "2001:db8::1", "a.example"), addresses in one form whoever
 // wrote them; and of what gRPC says of a connection.

@@ -62,6 +62,11 @@ class Places {
   // From now on nothing begins, and what is idle ends.
   void Drain();
 
+  int count() const {  // that are taken
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return count_;
+  }
+
  private:
   // All with the mutex held.
   int PlacesOf(const std::string& peer) const;
@@ -72,7 +77,7 @@ class Places {
   const std::string name_;
   const int places_max_;
   const std::string what_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   bool draining_ = false;
   int count_ = 0;
   std::list<Entry> entries_;  // the idle ones in the order of `since`

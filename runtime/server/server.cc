@@ -68,6 +68,8 @@ class GrpcServer final : public RpcServer {
 
   int port() const override { return acceptor_->port(); }
 
+  RpcLoad Load() const override { return bounds_.Load(); }
+
   bool Answers(absl::Duration patience) override { return acceptor_->Answers(patience); }
 
   void SetServing(bool serving) override { health_.SetServing(serving); }

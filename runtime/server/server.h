@@ -42,6 +42,8 @@ class RpcServer {
 
   virtual int port() const = 0;
 
+  virtual RpcLoad Load() const = 0;
+
   // Whether it takes connections: its accept loop answered within `patience`.
   virtual bool Answers(absl::Duration patience) = 0;
 

@@ -94,6 +94,7 @@ absl::Status StepService::Serve(grpc::ServerContext* context, Stream* stream) {
     const StepResults results =
         serving ? Answer(context, *caller, &peer, steps, &batches)
                 : StepResultsOf(absl::UnavailableError("the server closes the stream"), steps);
+    for (const auto& result : results) bounds_->refusals.Note(result.status()).IgnoreError();
     broken = !SendAnswers(results, [&](const v1::StepsReply& reply) {
       const StallWatch::Wait wait(&bounds_->stalls, context);
       return stream->Write(reply);

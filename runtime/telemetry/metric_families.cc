@@ -2,6 +2,7 @@
 
 #include <prometheus/metric_family.h>
 
+#include <limits>
 #include <map>
 #include <utility>
 
@@ -19,30 +20,53 @@ using prometheus::MetricType;
 // Workers whose heartbeat is told by name: as many series as workers come and go.
 constexpr int kWorkersToldMax = 1024;
 
-ClientMetric Value(MetricType type, double value, std::vector<ClientMetric::Label> labels) {
-  ClientMetric metric;
-  metric.label = std::move(labels);
-  (type == MetricType::Counter ? metric.counter.value : metric.gauge.value) = value;
-  return metric;
+MetricType TypeOf(Metric::Kind kind) {
+  switch (kind) {
+    case Metric::Kind::kGauge:
+      return MetricType::Gauge;
+    case Metric::Kind::kCounter:
+      return MetricType::Counter;
+    case Metric::Kind::kHistogram:
+      break;
+  }
+  return MetricType::Histogram;
+}
+
+ClientMetric::Histogram HistogramOf(const Histogram::Reading& reading) {
+  ClientMetric::Histogram histogram;
+  histogram.sample_sum = reading.sum;
+  for (size_t i = 0; i < reading.counts.size(); ++i) {
+    histogram.sample_count += reading.counts[i];
+    const bool last = i == reading.bounds.size();
+    histogram.bucket.push_back(
+        {histogram.sample_count,
+         last ? std::numeric_limits<double>::infinity() : reading.bounds[i]});
+  }
+  return histogram;
 }
 
 // Collects families from single values, those of one name together as the format wants them.
 class Families {
  public:
-  void Add(const std::string& name, const std::string& help, MetricType type, double value,
-           std::vector<ClientMetric::Label> labels = {}) {
-    MetricFamily& family = by_name_[name];
+  void Add(const Metric& told) {
+    MetricFamily& family = by_name_[told.name];
     if (family.metric.empty()) {
-      family.name = name;
-      family.help = help;
-      family.type = type;
+      family.name = told.name;
+      family.help = told.help;
+      family.type = TypeOf(told.kind);
     }
-    family.metric.push_back(Value(family.type, value, std::move(labels)));
+    ClientMetric& metric = family.metric.emplace_back();
+    for (const auto& [name, value] : told.labels) metric.label.push_back({name, value});
+    metric.gauge.value = metric.counter.value = told.value;
+    metric.histogram = HistogramOf(told.histogram);
   }
 
   void AddGauge(const std::string& name, const std::string& help, double value,
-                std::vector<ClientMetric::Label> labels = {}) {
-    Add(name, help, MetricType::Gauge, value, std::move(labels));
+                std::vector<std::pair<std::string, std::string>> labels = {}) {
+    Add({name, help, Metric::Kind::kGauge, value, std::move(labels)});
+  }
+  void AddCounter(const std::string& name, const std::string& help, int64_t value) {
+    Add({name, help, Metric::Kind::kCounter, static_cast<double>(value), {}});
   }
 
   std::vector<MetricFamily> Take() && {
@@ -128,10 +152,10 @@ void AddStatus(const absl::StatusOr<ClusterStatus>& status, Families* into) {
                     kv_bytes_limit);
   families.AddGauge("annulus_epoch", "Version of the shard map.",
                     static_cast<double>(status->epoch));
-  families.Add("annulus_contexts_expired_total", "Contexts whose lease passed.",
-               MetricType::Counter, static_cast<double>(status->contexts_expired));
-  families.Add("annulus_contexts_evicted_total", "Contexts that went because KV was full.",
-               MetricType::Counter, static_cast<double>(status->contexts_evicted));
+  families.AddCounter("annulus_contexts_expired_total", "Contexts whose lease passed.",
+                      status->contexts_expired);
+  families.AddCounter("annulus_contexts_evicted_total", "Contexts that went because KV was full.",
+                      status->contexts_evicted);
   families.AddGauge("annulus_calls_in_flight", "Calls that the coordinator has under way.",
                     static_cast<double>(status->in_flight));
   families.AddGauge("annulus_call_bytes_in_flight", "Bytes of their tensors.",
@@ -157,13 +181,7 @@ void AddStatus(const absl::StatusOr<ClusterStatus>& status, Families* into) {
 
 std::vector<MetricFamily> FamiliesOf(absl::Span<const Metric> metrics) {
   Families families;
-  for (const Metric& metric : metrics) {
-    std::vector<ClientMetric::Label> labels;
-    for (const auto& [name, value] : metric.labels) labels.push_back({name, value});
-    families.Add(metric.name, metric.help,
-                 metric.kind == Metric::Kind::kCounter ? MetricType::Counter : MetricType::Gauge,
-                 metric.value, std::move(labels));
-  }
+  for (const Metric& metric : metrics) families.Add(metric);
   return std::move(families).Take();
 }
 

@@ -11,19 +11,21 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "base/histogram.h"
 #include "runtime/http/http_door.h"
 #include "runtime/service/service.h"
 
 namespace annulus {
 
-// One value of a process without a Service (a worker).
+// One value, or histogram, that a process tells beside what a Service does.
 struct Metric {
-  enum class Kind { kGauge, kCounter };
+  enum class Kind { kGauge, kCounter, kHistogram };
   std::string name;  // "annulus_kv_bytes"; counters end in _total
   std::string help;
   Kind kind = Kind::kGauge;
   double value = 0;
   std::vector<std::pair<std::string, std::string>> labels;
+  Histogram::Reading histogram = {};  // in place of a value
 };
 using MetricsSnapshot = std::function<std::vector<Metric>()>;  // called at each scrape
 

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -44,6 +45,8 @@ class TaskExecutor {
   std::vector<OwnerBytes> TellOwners(size_t owners_max) { return store_.TellOwners(owners_max); }
   // As Backend::health.
   absl::Status health() const { return backend_.health(); }
+  // As Backend::device_memory.
+  std::optional<DeviceMemory> device_memory() const { return backend_.device_memory(); }
   absl::Duration kernel_time() const { return backend_.busy(); }
   uint64_t appends() const { return appends_.load(std::memory_order_relaxed); }
   uint64_t steps() const { return steps_.load(std::memory_order_relaxed); }

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/time/time.h"
@@ -30,6 +31,7 @@ class TimedBackend final : public Backend {
 
   MemorySpace& memory() override { return inner_->memory(); }
   absl::Status health() const override { return inner_->health(); }
+  std::optional<DeviceMemory> device_memory() const override { return inner_->device_memory(); }
 
   absl::Duration busy() const {
     return absl::Nanoseconds(busy_ns_.load(std::memory_order_relaxed));

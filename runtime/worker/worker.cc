@@ -134,7 +134,7 @@ class Worker::Impl {
   std::condition_variable role_free_;
   TaskQueue tasks_;
   uint64_t tasks_begun_ = 0;
-  absl::Duration queue_wait_;
+  Histogram queue_wait_{Histogram::WaitBounds()};
   absl::Time begun_ = absl::InfinitePast();  // the last short task
   bool alone_ = false;                       // it needs nobody to wait for messages yet
   bool alert_ = false;                       // somebody without a role looks at the time by itself
@@ -205,7 +205,7 @@ void Worker::Impl::RunTask(TaskQueue::Begun begun, Lock& lock) {
   const bool is_short = begun.lane <= TaskQueue::Lane::kShort;
   const absl::Time now = options_.clock->Now();
   ++tasks_begun_;
-  queue_wait_ += now - begun.task.queued;
+  queue_wait_.Observe(absl::ToDoubleSeconds(now - begun.task.queued));
   if (is_short) {
     alone_ = true;
     begun_ = now;
@@ -282,8 +282,9 @@ WorkerSnapshot Worker::Impl::Snapshot() const {
           .bytes_received = counters.bytes_received + executor_.exchange_bytes_received(),
           .kv_bytes_evicted = executor_.store().evicted_bytes(),
           .tasks = tasks_begun_,
-          .queue_wait_s = absl::ToDoubleSeconds(queue_wait_),
-          .kernel_s = absl::ToDoubleSeconds(executor_.kernel_time())};
+          .queue_wait = queue_wait_.Read(),
+          .kernel_s = absl::ToDoubleSeconds(executor_.kernel_time()),
+          .device_memory = executor_.device_memory()};
 }
 
 Worker::Worker(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

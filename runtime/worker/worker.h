@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "attention/backend.h"
 #include "base/clock.h"
+#include "base/histogram.h"
 #include "comm/fabric.h"
 #include "runtime/worker/link_state.h"
 
@@ -58,10 +59,11 @@ struct WorkerSnapshot {
   uint64_t steps = 0;
   uint64_t bytes_sent = 0;  // payload, over messages and exchanges
   uint64_t bytes_received = 0;
-  int64_t kv_bytes_evicted = 0;  // that KV-efficient contexts have let go of
-  uint64_t tasks = 0;            // begun, of any kind
-  double queue_wait_s = 0;       // of all of them together, until they began
-  double kernel_s = 0;           // spent in the backend
+  int64_t kv_bytes_evicted = 0;               // that KV-efficient contexts have let go of
+  uint64_t tasks = 0;                         // begun, of any kind
+  Histogram::Reading queue_wait;              // seconds until they began
+  double kernel_s = 0;                        // spent in the backend
+  std::optional<DeviceMemory> device_memory;  // of its GPU, if it has one
 };
 
 class Worker {

@@ -78,7 +78,8 @@ TEST_CASE("coordinator and worker tell what calls did, in base units") {
   const double kernel_s = ValueOf(of_worker, "annulus_kernel_seconds_total");
   CHECK(kernel_s > 0);
   CHECK(kernel_s < absl::ToDoubleSeconds(absl::Now() - begin));
-  CHECK(ValueOf(of_worker, "annulus_queue_wait_seconds_total") >= 0);
+  CHECK(ValueOf(of_worker, "annulus_queue_wait_seconds_count{queue=\"tasks\"}") ==
+        ValueOf(of_worker, "annulus_tasks_total"));
   const double uploaded = Question::kTokens * Question::kKvHeads * Question::kDim * 2 * 4.0;
   CHECK(ValueOf(of_worker, Bytes("grpc", "received")) == uploaded);
   CHECK(ValueOf(of_worker, Bytes("ucx", "received")) > 0);
@@ -90,6 +91,14 @@ TEST_CASE("coordinator and worker tell what calls did, in base units") {
   CHECK(ValueOf(text, "annulus_kv_bytes_limit") == 64 << 20);
   CHECK(ValueOf(text, "annulus_blocks{state=\"ok\"}") == 16 * Question::kKvHeads);
   CHECK(ValueOf(text, "annulus_calls_in_flight") == 0);
+  CHECK(ValueOf(text, "annulus_calls_waiting") == 0);
+  CHECK(ValueOf(text, "annulus_queue_wait_seconds_count{queue=\"calls\"}") >= count);
+  CHECK(ValueOf(text, "annulus_workers_joined_total") == 1);
+  CHECK(ValueOf(text, "annulus_workers_lost_total") == 0);
+  const double start_s = ValueOf(text, "process_start_time_seconds");
+  CHECK(std::abs(start_s - absl::ToDoubleSeconds(begin - absl::UnixEpoch())) < 60);
+  CHECK(ValueOf(text, "process_resident_memory_bytes") > 1 << 20);
+  CHECK(ValueOf(text, "process_open_fds") > 3);
   CHECK(ValueOf(text, "annulus_heartbeat_age_seconds{worker=\"1\"}") < 1);
   const double q_bytes = Question::kHeads * Question::kDim * 4.0;
   CHECK(ValueOf(text, Bytes("grpc", "received")) == kAttends * q_bytes);

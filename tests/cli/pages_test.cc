@@ -2,13 +2,18 @@
 // have said shows as text.
 #include <signal.h>
 
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "annulus/client.h"
+#include "base/rng.h"
 #include "runtime/cli/report/status_page.h"
 #include "tests/catch.h"
 #include "tests/cli/program.h"
+#include "tests/cli/question.h"
 #include "tests/rpc/scrape.h"
 
 namespace annulus {
@@ -68,6 +73,40 @@ TEST_CASE("probes are told how coordinator and worker stand") {
   CHECK(Within(absl::Seconds(20), [&] { return Get(worker_at, "/readyz").code == 503; }));
   CHECK(Get(worker_at, "/readyz").body == "it is rejoining\n");
   CHECK(Get(worker_at, "/livez").code == 200);  // nobody should kill it, with its KV
+}
+
+TEST_CASE("a coordinator whose contexts wait for workers is alive and not ready") {
+  const Arguments options = {"--http-listen", "127.0.0.1:0", "--recovery-s", "60"};
+  const auto started = [&](const std::string& listen) {
+    Arguments args = {"coordinator", "--listen", listen};
+    args.insert(args.end(), options.begin(), options.end());
+    return std::make_unique<Program>(args);
+  };
+  auto coordinator = started("127.0.0.1:0");
+  const std::string endpoint = coordinator->ReadLine().substr(6);
+  std::vector<std::unique_ptr<Program>> workers;
+  for (int i = 0; i < 2; ++i) {
+    workers.push_back(std::make_unique<Program>(
+        Arguments{"worker", "--coordinator", endpoint, "--threads", "1", "--rejoin-s", "60"}));
+  }
+  const auto client = Client::Connect({.endpoint = endpoint});
+  REQUIRE(client.ok());
+  REQUIRE(Within(absl::Seconds(20), [&] { return (*client)->Status()->workers.size() == 2; }));
+  Rng rng(5);
+  const test::Question question(rng);
+  REQUIRE(question.Upload(**client).ok());
+
+  coordinator->Signal(SIGKILL);
+  coordinator->Wait();
+  workers[1]->Signal(SIGKILL);
+  coordinator = started(endpoint);
+  const int at = PortOf(*coordinator);
+  REQUIRE(Within(absl::Seconds(20), [&] {
+    return test::ValueOf("\n" + Get(at, "/metrics").body, "annulus_contexts_recovering") == 1;
+  }));
+  CHECK(Get(at, "/livez").code == 200);  // whoever killed it now would lose the KV
+  CHECK(Get(at, "/readyz").body == "1 contexts wait for workers to join again\n");
+  CHECK(test::ValueOf("\n" + Get(at, "/metrics").body, "annulus_recovery_seconds") >= 0);
 }
 
 TEST_CASE("a worker that still looks for its coordinator is alive and not ready") {

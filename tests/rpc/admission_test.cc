@@ -1,6 +1,8 @@
 // Calls that wait for a slot, and what calls cost beside each other.
 #include <atomic>
 #include <cmath>
+#include <map>
+#include <numeric>
 #include <thread>
 #include <vector>
 
@@ -36,8 +38,13 @@ TEST_CASE("a call waits for its turn, and has it as soon as a slot is free") {
   Admission::Ticket other(&b);
   CHECK(other.Enter({}).ok());  // whoever waits has its half
   CHECK(!entered);
+  CHECK(admission.Waiting() == std::map<std::string, int64_t>{{"a", 1}});
   first.Leave();
   waits.join();
+  CHECK(admission.Waiting().empty());
+  const Histogram::Reading waited = admission.waits();
+  CHECK(std::accumulate(waited.counts.begin(), waited.counts.end(), uint64_t{0}) == 3);
+  CHECK(waited.sum > 0);  // the one, and the others nothing
   CHECK(entered);
 }
 

@@ -111,5 +111,19 @@ TEST_CASE("a process without a service tells a snapshot") {
   CheckLine(text, "annulus_sent_bytes_total{peer=\"caller\"} 8");
 }
 
+TEST_CASE("a histogram is told in buckets that each count what is below") {
+  Histogram waits({0.5, 2});
+  for (const double seconds : {0.25, 1.0, 1.5, 8.0}) waits.Observe(seconds);
+  Metric metric{"annulus_wait_seconds", "Waited.", Metric::Kind::kHistogram, 0, {{"queue", "a"}}};
+  metric.histogram = waits.Read();
+  const std::string text = "\n" + MetricsPage({metric}).body;
+  CheckLine(text, "# TYPE annulus_wait_seconds histogram");
+  CheckLine(text, "annulus_wait_seconds_bucket{queue=\"a\",le=\"0.5\"} 1");
+  CheckLine(text, "annulus_wait_seconds_bucket{queue=\"a\",le=\"2\"} 3");
+  CheckLine(text, "annulus_wait_seconds_bucket{queue=\"a\",le=\"+Inf\"} 4");
+  CheckLine(text, "annulus_wait_seconds_count{queue=\"a\"} 4");
+  CheckLine(text, "annulus_wait_seconds_sum{queue=\"a\"} 10.75");
+}
+
 }  // namespace
 }  // namespace annulus

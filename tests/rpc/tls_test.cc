@@ -1,6 +1,7 @@
 // TLS between clients and the server: who is refused, and certificates that are replaced while
 // clients call.
 #include <atomic>
+#include <filesystem>
 #include <thread>
 
 #include "absl/strings/match.h"
@@ -11,6 +12,7 @@
 #include "runtime/identity/authenticator.h"
 #include "runtime/protocol/public/channel.h"
 #include "runtime/protocol/public/tls.h"
+#include "runtime/protocol/public/tls_watch.h"
 #include "runtime/server/door.h"
 #include "runtime/server/server.h"
 #include "tests/catch.h"
@@ -182,6 +184,38 @@ TEST_CASE("certificates are replaced under clients without a call that fails") {
   caller.join();
   CHECK(calls > 0);
   CHECK(failed == 0);
+}
+
+TEST_CASE("a watch tells when a chain ends, and how often its files changed, well or not") {
+  const Authority authority;
+  const test::TempFolder folder;
+  const auto install = [&](const Certificate& certificate, const std::string& chain) {
+    folder.Write("cert", certificate.certificate + chain);
+    folder.Write("key", certificate.key);
+  };
+  const absl::Time begin = absl::Now();
+  const auto ends = [&](const TlsWatch::Reading& reading, absl::Duration after) {
+    REQUIRE(reading.expiry.has_value());
+    CHECK(absl::AbsDuration(*reading.expiry - begin - after) < absl::Minutes(1));
+  };
+  install(authority.Issue({.until = absl::Hours(5)}), "");
+  TlsWatch watch({.cert = folder / "cert", .key = folder / "key"});
+  ends(watch.Look(), absl::Hours(5));
+  CHECK(watch.Look().reloads == 0);
+  // The chain ends with the first of its certificates.
+  install(authority.Issue({.until = absl::Hours(5)}),
+          authority.Issue({.until = absl::Hours(2)}).certificate);
+  ends(watch.Look(), absl::Hours(2));
+  CHECK(watch.Look().reloads == 1);
+  folder.Write("key", "spoilt");
+  ends(watch.Look(), absl::Hours(2));  // the server goes on with what it has
+  std::filesystem::remove(folder / "cert");
+  CHECK(watch.Look().reloads_failed == 2);
+  CHECK(watch.Look().reloads_failed == 2);
+  install(authority.Issue({.until = absl::Hours(9)}), "");
+  ends(watch.Look(), absl::Hours(9));
+  CHECK(watch.Look().reloads == 2);
+  CHECK(!TlsWatch(ServerTls()).Look().expiry.has_value());
 }
 
 TEST_CASE("files of TLS that are missing or spoilt are refused by name") {

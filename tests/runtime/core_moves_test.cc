@@ -116,6 +116,7 @@ TEST_CASE("A worker that wants to leave may once what it holds is elsewhere") {
   CHECK(d.opened == std::vector<PeerId>{11, 13});
   CHECK(d.may_leave.empty());
   CHECK(d.State(id) == "moving");
+  CHECK(d.core.moving());
   CHECK(d.TryAppend(id, 50).message() == "start: 50; expected 100, the layer's committed tokens");
   d.may_answer = true;
   d.Serve();
@@ -132,6 +133,7 @@ TEST_CASE("A worker that wants to leave may once what it holds is elsewhere") {
   d.Pass(absl::Milliseconds(50));
   CHECK(d.may_leave == std::vector<PeerId>{12});
   CHECK(d.ended.size() == 1);
+  CHECK(!d.core.moving());
 }
 
 TEST_CASE("Calls wait only while a context changes hands") {

@@ -163,6 +163,22 @@ TEST_CASE("A context is unavailable until its ranks are back, then goes on at a 
   CHECK(absl::IsCancelled(Repeat(d, 100, 10, 11)));
 }
 
+TEST_CASE("It is told how many contexts wait for workers, and how long they do or last did") {
+  Restarted d;
+  CHECK(d.core.recovering() == 0);
+  CHECK(d.core.recovery_time(d.now) == absl::ZeroDuration());
+  d.Join(11, 1);
+  d.Join(12, 1);
+  d.now += absl::Seconds(0.5);
+  d.Tell(12, Holds(1, Stored(100, 3, {90, 100}, 9)));
+  CHECK(d.core.recovering() == 1);
+  CHECK(d.core.recovery_time(d.now + absl::Seconds(3)) == absl::Seconds(3));
+  d.now += absl::Seconds(0.25);
+  d.Tell(11, Holds(0, Stored(100, 3, {90, 100}, 9)));
+  CHECK(d.core.recovering() == 0);
+  CHECK(d.core.recovery_time(d.now + absl::Seconds(3)) == absl::Seconds(0.25));
+}
+
 TEST_CASE("What only some ranks have stored is cut off, and may be appended again") {
   Restarted d;
   d.Join(11, 1);

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/quoted.h"
+#include "runtime/cli/options/service_options.h"
 
 namespace annulus {
 namespace {
@@ -106,30 +107,37 @@ void WarnIfInsecure(const ServerSecurityFlags& flags) {
 }
 
 void AddSecurityMetrics(const ServerSecurityFlags& flags, const Door& door,
-                        const Authenticator* authenticator, std::vector<Metric>* metrics) {
+                        const Authenticator* authenticator, const char* port, TlsWatch& tls,
+                        std::vector<Metric>* metrics) {
   metrics->push_back({"annulus_insecure",
                       "1 where --insecure was said.",
                       Metric::Kind::kGauge,
                       flags.insecure ? 1.0 : 0.0,
                       {}});
-  const auto add = [&](const char* name, const char* help, const char* label, const char* value,
-                       uint64_t count) {
-    metrics->push_back(
-        {name, help, Metric::Kind::kCounter, static_cast<double>(count), {{label, value}}});
-  };
   const Door::Counts refused = door.counts();
-  for (const auto& [reason, count] :
-       {std::pair("unauthenticated", refused.unauthenticated), {"denied", refused.denied}}) {
-    add("annulus_calls_refused_total", "Calls whose caller is not known, or may not.", "reason",
-        reason, count);
+  metrics->push_back(CallsRefused("unauthenticated", refused.unauthenticated));
+  metrics->push_back(CallsRefused("denied", refused.denied));
+  const TlsWatch::Reading chain = tls.Look();
+  if (chain.expiry.has_value()) {
+    metrics->push_back({"annulus_tls_certificate_expiry_timestamp_seconds",
+                        "When the first certificate of a port's chain ends, since the Unix epoch.",
+                        Metric::Kind::kGauge,
+                        absl::ToDoubleSeconds(*chain.expiry - absl::UnixEpoch()),
+                        {{"port", port}}});
   }
-  const Authenticator::Counts reloads =
+  const auto reloads = [&](const char* secret, const char* result, uint64_t count) {
+    metrics->push_back({"annulus_secret_reloads_total",
+                        "Times that files of --auth or of TLS had changed.",
+                        Metric::Kind::kCounter,
+                        static_cast<double>(count),
+                        {{"secret", secret}, {"result", result}}});
+  };
+  const Authenticator::Counts auth =
       authenticator == nullptr ? Authenticator::Counts() : authenticator->counts();
-  for (const auto& [result, count] :
-       {std::pair("ok", reloads.reloads), {"failed", reloads.reloads_failed}}) {
-    add("annulus_auth_reloads_total", "Times that files of --auth were read again.", "result",
-        result, count);
-  }
+  reloads("auth", "ok", auth.reloads);
+  reloads("auth", "failed", auth.reloads_failed);
+  reloads("tls", "ok", chain.reloads);
+  reloads("tls", "failed", chain.reloads_failed);
 }
 
 }  // namespace annulus

@@ -9,6 +9,7 @@
 #include "runtime/cli/options/options.h"
 #include "runtime/identity/authenticator.h"
 #include "runtime/protocol/public/client_identity.h"
+#include "runtime/protocol/public/tls_watch.h"
 #include "runtime/server/door.h"
 #include "runtime/telemetry/metrics.h"
 
@@ -50,9 +51,11 @@ absl::Status CheckExposed(absl::string_view option, const std::string& endpoint,
 // Says once that --insecure was given, if it was.
 void WarnIfInsecure(const ServerSecurityFlags& flags);
 
-// annulus_insecure, annulus_calls_refused_total{reason} and annulus_auth_reloads_total{result}.
-// `authenticator` may be null.
+// annulus_insecure, annulus_calls_refused_total{reason} for want of a right,
+// annulus_secret_reloads_total{secret,result} and, of a `port` that speaks TLS,
+// annulus_tls_certificate_expiry_timestamp_seconds{port}. `authenticator` may be null.
 void AddSecurityMetrics(const ServerSecurityFlags& flags, const Door& door,
-                        const Authenticator* authenticator, std::vector<Metric>* metrics);
+                        const Authenticator* authenticator, const char* port, TlsWatch& tls,
+                        std::vector<Metric>* metrics);
 
 }  // namespace annulus

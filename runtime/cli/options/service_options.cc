@@ -103,6 +103,20 @@ Metric TransportBytes(const char* transport, const char* direction, uint64_t byt
           {{"transport", transport}, {"direction", direction}}};
 }
 
+Metric CallsRefused(absl::string_view reason, uint64_t count) {
+  return {"annulus_calls_refused_total",
+          "Calls that were refused: for want of room by the bound that they met, or of a right.",
+          Metric::Kind::kCounter,
+          static_cast<double>(count),
+          {{"reason", std::string(reason)}}};
+}
+
+Metric QueueWait(const char* queue, Histogram::Reading waits) {
+  return {"annulus_queue_wait_seconds", "Time until calls had their turn, or tasks began.",
+          Metric::Kind::kHistogram,     0,
+          {{"queue", queue}},           std::move(waits)};
+}
+
 std::vector<Metric> MetricsOf(const ConnectionCounts& counts) {
   const auto count = [](const char* why, uint64_t value) {
     return Metric{"annulus_connections_refused_total",

@@ -42,6 +42,12 @@ ConnectionLimits ConnectionLimitsOf(const ServiceFlags& flags);
 // annulus_transport_bytes_total.
 Metric TransportBytes(const char* transport, const char* direction, uint64_t bytes);
 
+// annulus_calls_refused_total.
+Metric CallsRefused(absl::string_view reason, uint64_t count);
+
+// annulus_queue_wait_seconds; of "calls" or "tasks".
+Metric QueueWait(const char* queue, Histogram::Reading waits);
+
 // annulus_connections and how many were turned away.
 std::vector<Metric> MetricsOf(const ConnectionCounts& counts);
 

@@ -1,5 +1,7 @@
 #include "runtime/coordinator/calls/tensor_call.h"
 
+#include "base/status.h"
+
 namespace annulus {
 
 Stop StopOf(const CallContext& call, const Clock& clock) {
@@ -12,6 +14,12 @@ Stop StopOf(const CallContext& call, const Clock& clock) {
     }
     return absl::OkStatus();
   });
+}
+
+absl::StatusOr<AppendResult> AppendResultOf(const action::Finish& finish) {
+  const action::ItemEnd& end = finish.items.at(0);
+  ANNULUS_RETURN_IF_ERROR(end.status);
+  return AppendResult{end.epoch, end.tokens};
 }
 
 absl::StatusOr<PreparedCall> TensorCall::Prepare(const action::Admit&) {

@@ -41,6 +41,9 @@ struct PreparedCall {
 // must outlive it.
 Stop StopOf(const CallContext& call, const Clock& clock);
 
+// What the caller of an append that is over is told.
+absl::StatusOr<AppendResult> AppendResultOf(const action::Finish& finish);
+
 class TensorCall {
  public:
   virtual ~TensorCall() = default;

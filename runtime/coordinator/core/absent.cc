@@ -33,6 +33,13 @@ void Contexts::LoseHolder(WorkerId id) {
   for (auto& [context_id, context] : contexts_) LoseHolder(context, id);
 }
 
+int64_t Contexts::CountWaiting() const {
+  if (absent_due_ == absl::InfiniteFuture()) return 0;
+  return std::count_if(contexts_.begin(), contexts_.end(), [](const auto& entry) {
+    return entry.second.state() == ContextState::kRecovering;
+  });
+}
+
 // What is in flight on it ends, since the map's epoch is another one.
 void Contexts::LoseHolder(Context& context, WorkerId id) {
   ShardMap map = *context.map;

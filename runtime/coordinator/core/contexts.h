@@ -145,6 +145,8 @@ class Contexts {
   void LoseHolder(WorkerId id);
   // Whether the worker is a holder of the context again, which it was when it was cut off.
   bool TakeUp(WorkerId id, const wire::Inventory& inventory);
+  // Contexts that wait for holders that were cut off.
+  int64_t CountWaiting() const;
   // leases.cc. A call uses the context, which begins (calls 1) or ends (−1) with it.
   void Use(Context& context, int calls = 0);
   // Time in which the coordinator stood still counts for no lease.

@@ -65,7 +65,9 @@ absl::Status CoordinatorCore::OnBody(WorkerId id, const wire::Body& body) {
     }
   } else if (const auto* inventory = std::get_if<wire::Inventory>(&body)) {
     tenants_.NoteKv(inventory->spec.owner, id, inventory->owner_kv_bytes);
-    return recovery_.OnInventory(id, *inventory);
+    const absl::Status taken = recovery_.OnInventory(id, *inventory);
+    NoteRecovery();
+    return taken;
   } else if (const auto* heartbeat = std::get_if<wire::Heartbeat>(&body)) {
     OnHeartbeat(id, *heartbeat);
   } else if (std::holds_alternative<wire::LinkLost>(body)) {
@@ -110,6 +112,16 @@ void CoordinatorCore::On(const event::Tick&) {
                        "no heartbeat for ", absl::FormatDuration(heartbeat_timeout_))));
   }
   calls_.EndDue();
+  NoteRecovery();
+}
+
+void CoordinatorCore::NoteRecovery() {
+  if (recovering() > 0) {
+    if (!recovery_began_.has_value()) recovery_began_ = out_.now();
+  } else if (recovery_began_.has_value()) {
+    recovery_time_ = out_.now() - *recovery_began_;
+    recovery_began_.reset();
+  }
 }
 
 void CoordinatorCore::LoseWorker(WorkerId id, const absl::Status& why) {
@@ -119,6 +131,7 @@ void CoordinatorCore::LoseWorker(WorkerId id, const absl::Status& why) {
   recovery_.LoseWorker(id);
   calls_.LoseWorker(id, absl::UnavailableError(absl::StrCat(
                             members_.at(id).label, " was lost during the call: ", why.message())));
+  NoteRecovery();
 }
 
 absl::StatusOr<ContextInfo> CoordinatorCore::Describe(ContextId id, const Caller& caller) const {

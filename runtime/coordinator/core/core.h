@@ -9,6 +9,8 @@
 // Thread-compatible.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -51,6 +53,16 @@ class CoordinatorCore {
   // are, without their addresses on the workers' network), and beside it what is their tenant's.
   ClusterStatus Status(absl::Time now, const Caller& caller = {}) const;
 
+  // Whether a context moves.
+  bool moving() const { return mover_.moving(); }
+  // Contexts that wait for workers to join again.
+  int64_t recovering() const { return recovery_.pending() + contexts_.CountWaiting(); }
+  // How long the last such wait took, of all contexts together, or has taken so far. Looked at when
+  // workers come and go, and with each Tick.
+  absl::Duration recovery_time(absl::Time now) const {
+    return recovery_began_.has_value() ? now - *recovery_began_ : recovery_time_;
+  }
+
  private:
   void On(const event::Heard& heard);
   void On(const event::PeerDown& down);
@@ -64,6 +76,7 @@ class CoordinatorCore {
   absl::Status OnBody(WorkerId id, const wire::Body& body);
   void OnHeartbeat(WorkerId id, const wire::Heartbeat& heartbeat);
   void LoseWorker(WorkerId id, const absl::Status& why);
+  void NoteRecovery();
 
   const CoordinatorLimits limits_;
   const absl::Duration heartbeat_timeout_;
@@ -74,6 +87,8 @@ class CoordinatorCore {
   Recovery recovery_;
   Calls calls_;
   Mover mover_;
+  std::optional<absl::Time> recovery_began_;  // contexts wait since then
+  absl::Duration recovery_time_;              // of the last wait that is over
 };
 
 }  // namespace annulus

@@ -53,6 +53,7 @@ class Mover {
   // The transport took no message of this request.
   void OnSendFailed(uint64_t request, const absl::Status& why);
   bool Needs(WorkerId id) const;
+  bool moving() const { return move_.has_value(); }
 
  private:
   enum class Phase { kOpening, kReading, kFilling, kActivating, kRetiring };

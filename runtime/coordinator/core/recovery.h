@@ -15,6 +15,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <iterator>
 #include <map>
 #include <string>
 #include <vector>
@@ -44,6 +46,7 @@ class Recovery {
   bool waits() const { return out_.now() < until_; }
   // Contexts whose workers are not all back, as far as the caller may know.
   int64_t Pending(const Caller& caller) const;
+  int64_t pending() const { return std::ssize(found_); }
   // Whether workers of an earlier coordinator may yet tell of contexts that nobody has told of.
   bool may_find_more() const;
 

@@ -10,6 +10,7 @@
 #include <openssl/x509.h>
 
 #include <algorithm>
+#include <ctime>
 
 #include "absl/strings/str_cat.h"
 #include "base/free_by.h"
@@ -22,7 +23,6 @@ namespace {
 
 using grpc::experimental::FileWatcherCertificateProvider;
 
-constexpr size_t kPemBytesMax = 1 << 20;
 constexpr unsigned kClientReloadS = 2;
 
 using Cert = std::unique_ptr<X509, FreeBy<&X509_free>>;
@@ -74,17 +74,37 @@ absl::Status CheckPair(const std::string& cert_path, const std::string& key_path
   return absl::OkStatus();
 }
 
+// Of all certificates of a file.
+absl::StatusOr<absl::Time> FirstEnd(absl::string_view field, const std::string& path) {
+  ANNULUS_ASSIGN_OR_RETURN(const std::string text, Read(field, path));
+  const Bio bio = BioOf(text);
+  absl::Time first = absl::InfiniteFuture();
+  while (const Cert cert{PEM_read_bio_X509(bio.get(), nullptr, &NoPassword, nullptr)}) {
+    tm end = {};
+    if (ASN1_TIME_to_tm(X509_get0_notAfter(cert.get()), &end) == 1) {
+      first = std::min(first, absl::FromTimeT(timegm(&end)));
+    }
+  }
+  ERR_clear_error();
+  return first;
+}
+
 }  // namespace
+
+absl::StatusOr<absl::Time> CheckServerTls(const ServerTls& tls) {
+  ANNULUS_RETURN_IF_ERROR(CheckPair(tls.cert, tls.key));
+  if (!tls.client_ca.empty()) {
+    ANNULUS_RETURN_IF_ERROR(ReadCertificate("tls_client_ca", tls.client_ca).status());
+  }
+  return FirstEnd("tls_cert", tls.cert);
+}
 
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeServerCredentials(
     const ServerTls& tls) {
   if (!tls.on() && tls.key.empty() && tls.client_ca.empty()) {
     return grpc::InsecureServerCredentials();
   }
-  ANNULUS_RETURN_IF_ERROR(CheckPair(tls.cert, tls.key));
-  if (!tls.client_ca.empty()) {
-    ANNULUS_RETURN_IF_ERROR(ReadCertificate("tls_client_ca", tls.client_ca).status());
-  }
+  ANNULUS_RETURN_IF_ERROR(CheckServerTls(tls).status());
   const auto period_s = std::max<int64_t>(1, absl::ToInt64Seconds(tls.reload_period));
   grpc::experimental::TlsServerCredentialsOptions options(
       std::make_shared<FileWatcherCertificateProvider>(tls.key, tls.cert, tls.client_ca,

@@ -3,6 +3,7 @@
 // they are. TLS 1.2 and 1.3. Thread-safe functions.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <string>
 
@@ -25,7 +26,14 @@ struct ServerTls {
   bool on() const { return !cert.empty(); }
 };
 
-// INVALID_ARGUMENT names tls_cert, tls_key or tls_client_ca, the file and what is wrong with it.
+// Of a file in PEM.
+inline constexpr size_t kPemBytesMax = 1 << 20;
+
+// When the first certificate of the server's chain ends. INVALID_ARGUMENT names tls_cert, tls_key
+// or tls_client_ca, the file and what is wrong with it.
+absl::StatusOr<absl::Time> CheckServerTls(const ServerTls& tls);
+
+// Errors as of CheckServerTls.
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeServerCredentials(
     const ServerTls& tls);
 
