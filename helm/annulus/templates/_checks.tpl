@@ -61,6 +61,11 @@
 {{- if and $auth.existingSecret (or $auth.config $auth.jwks) -}}
 {{- fail "auth.config: given with auth.existingSecret; expected one of them" -}}
 {{- end -}}
+{{- with ($auth.config.jwt).jwks -}}
+{{- if or (ne . "jwks.json") (not $auth.jwks) -}}
+{{- fail (printf "auth.config.jwt.jwks: %q with auth.jwks %s; expected jwks.json, and its content as auth.jwks" . (ternary "given" "empty" (ne $auth.jwks ""))) -}}
+{{- end -}}
+{{- end -}}
 {{- if and (eq $auth.workerToken.source "secret") (not $auth.workerToken.existingSecret) -}}
 {{- fail "auth.workerToken.existingSecret: empty; expected the name of a Secret with the workers' token, or another auth.workerToken.source" -}}
 {{- end -}}

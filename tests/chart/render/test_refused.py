@@ -73,6 +73,14 @@ TOGETHER = [
         {"tls": SECRET, "auth": {"enabled": True, "existingSecret": "a"}},
         "auth.workerToken.existingSecret: empty; expected",
     ),
+    (
+        {"tls": SECRET, "auth": {"enabled": True, "config": {"jwt": {"jwks": "jwks.json"}}}},
+        'auth.config.jwt.jwks: "jwks.json" with auth.jwks empty; expected jwks.json',
+    ),
+    (
+        {"tls": SECRET, "auth": {"enabled": True, "jwks": "{}", "config": {"jwt": {"jwks": "a"}}}},
+        'auth.config.jwt.jwks: "a" with auth.jwks given; expected jwks.json',
+    ),
     ({"network": {"firstPort": 7200}}, "network.lastPort: 7163; expected at least"),
     ({"network": {"firstPort": 7000}}, "network.firstPort: the range holds port 7070"),
     (
@@ -98,6 +106,16 @@ TOGETHER = [
     (
         {"pools": {"cpu": {"resources": {"limits": {"memory": None}}}}},
         "pools.cpu.resources.limits.memory: none; expected a limit",
+    ),
+    (
+        {"worker": {"autoscaling": {"enabled": True, "minReplicas": 9}}},
+        "pools.cpu.autoscaling.maxReplicas: 8; expected at least minReplicas, 9",
+    ),
+    ({"route": {"enabled": True}}, "route.parentRefs: empty; expected the gateways"),
+    ({"benchmark": {"enabled": True}}, "benchmark.image: empty; expected an image"),
+    (
+        {"monitoring": {"rules": {"disabled": ["AnnulusDown"]}}},
+        'monitoring.rules.disabled: "AnnulusDown" is no alert; expected some of Annulus',
     ),
     ({"pools": {"gpu": {"backend": "cuda"}}}, "pools.gpu.gpus: 0 with backend cuda; expected"),
 ]
