@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "attention/pattern_cells.h"
 #include "attention/pattern_node.h"
 #include "attention/pattern_parser.h"
 #include "attention/pattern_rows.h"
@@ -114,23 +115,33 @@ int64_t PairsOfTiles(const ShapeList& shapes, const std::vector<TileRun>& tiles,
 
 absl::StatusOr<Pattern> Pattern::Parse(absl::string_view text, int kv_heads) {
   ANNULUS_ASSIGN_OR_RETURN(ParsedPattern parsed, ParsePattern(text, kv_heads));
-  static std::atomic<int64_t> last_id = 0;
   Pattern pattern;
-  pattern.id_ = ++last_id;
+  pattern.id_ = NextId();
   pattern.text_ = std::string(text);
   pattern.kv_heads_ = kv_heads;
-  pattern.rules_ = std::move(parsed.rules);
+  pattern.SetRules(std::move(parsed.rules));
   pattern.docs_ = std::make_shared<const std::vector<DocsTotal>>(std::move(parsed.docs));
-  std::multimap<uint64_t, int> classes;  // by the rule's hash, the first head of each
-  for (int head = 0; head < kv_heads; ++head) {
-    NodePtr& rule = pattern.rules_[head];
-    auto [same, end] = classes.equal_range(rule->hash());
-    while (same != end && !pattern.rules_[same->second]->Equals(*rule)) ++same;
-    if (same == end) same = classes.emplace(rule->hash(), head);
-    pattern.classes_.push_back(same->second);
-    rule = pattern.rules_[same->second];
-  }
+  pattern.list_names_ = std::move(parsed.list_names);
   return pattern;
+}
+
+int64_t Pattern::NextId() {
+  static std::atomic<int64_t> last_id = 0;
+  return ++last_id;
+}
+
+void Pattern::SetRules(std::vector<NodePtr> rules) {
+  rules_ = std::move(rules);
+  classes_.clear();
+  std::multimap<uint64_t, int> classes;  // by the rule's hash, the first head of each
+  for (int head = 0; head < kv_heads_; ++head) {
+    NodePtr& rule = rules_[head];
+    auto [same, end] = classes.equal_range(rule->hash());
+    while (same != end && !rules_[same->second]->Equals(*rule)) ++same;
+    if (same == end) same = classes.emplace(rule->hash(), head);
+    classes_.push_back(same->second);
+    rule = rules_[same->second];
+  }
 }
 
 absl::Status Pattern::CheckTokens(int64_t kv_tokens, bool may_grow) const {
@@ -152,6 +163,11 @@ absl::Status Pattern::CheckTokens(int64_t kv_tokens, bool may_grow) const {
 Pattern Pattern::KeysFrom(int64_t first) const {
   Pattern pattern = *this;
   pattern.first_key_ = first;
+  if (by_query_head()) {
+    std::vector<Pattern> members = *members_;
+    for (Pattern& member : members) member.first_key_ = first;
+    pattern.members_ = std::make_shared<const std::vector<Pattern>>(std::move(members));
+  }
   return pattern;
 }
 
@@ -162,9 +178,7 @@ bool Pattern::Allows(int kv_head, int64_t q, int64_t k) const {
 void Pattern::Row(int kv_head, TokenRange q, int64_t kv_tokens, std::vector<TileRun>* out) const {
   ANNULUS_CHECK(0 <= q.begin && q.begin < q.end &&
                 q.begin / kBlockTokens == (q.end - 1) / kBlockTokens);
-  ShapeList shapes;
-  rules_[kv_head]->AppendShapes({q.begin, q.end, first_key_, kv_tokens}, &shapes);
-  TilesOfUnion(&shapes, q, kv_tokens, out);
+  rules_[kv_head]->Row({q.begin, q.end, first_key_, kv_tokens}, out);
 }
 
 bool Pattern::Stretches(int kv_head, TokenRange q, int64_t kv_tokens,
@@ -200,13 +214,10 @@ bool Pattern::Stretches(int kv_head, TokenRange q, int64_t kv_tokens,
 }
 
 void Pattern::CellMask(int kv_head, int64_t q_block, int64_t k_block, uint64_t mask[64]) const {
-  std::fill(mask, mask + kBlockTokens, 0);
   const int64_t q = q_block * kBlockTokens;
   const int64_t k = k_block * kBlockTokens;
-  ShapeList shapes;
-  rules_[kv_head]->AppendShapes({q, q + kBlockTokens, std::max(k, first_key_), k + kBlockTokens},
-                                &shapes);
-  for (const Shape& shape : shapes) AddToMask(shape, q_block, k_block, mask);
+  rules_[kv_head]->Mask({q, q + kBlockTokens, std::max(k, first_key_), k + kBlockTokens}, q_block,
+                        k_block, mask);
 }
 
 PairCount Pattern::CountPairs(int kv_head, TokenRange q, int64_t kv_tokens,
@@ -228,17 +239,27 @@ PairCount Pattern::CountPairs(int kv_head, TokenRange q, int64_t kv_tokens,
   }
   if (visited.has_value()) count.visited = *visited;
   if (visited.has_value() && banded) return count;
+  const bool shaped = rules_[kv_head]->shaped();
   ShapeList shapes;
   std::vector<TileRun> tiles;
   ForEachQueryBlock(q, [&](TokenRange rows) {
     if (stop.stopped()) return;
+    const ShapeWindow window{rows.begin, rows.end, keys.begin, keys.end};
     shapes.clear();
-    rules_[kv_head]->AppendShapes({rows.begin, rows.end, keys.begin, keys.end}, &shapes);
-    TilesOfUnion(&shapes, rows, kv_tokens, &tiles);
+    if (shaped) {
+      rules_[kv_head]->AppendShapes(window, &shapes);
+      TilesOfUnion(&shapes, rows, kv_tokens, &tiles);
+    } else {
+      rules_[kv_head]->Row(window, &tiles);
+    }
     for (const TileRun& tile : tiles) {
       if (!banded) count.work += rows.size() * TokensOf(tile.blocks, keys);
     }
     if (visited.has_value()) return;
+    if (!shaped) {
+      count.visited += PairsOfCells(*rules_[kv_head], tiles, window);
+      return;
+    }
     const absl::optional<int64_t> pairs = PairsOfUnion(shapes);
     count.visited += pairs.has_value() ? *pairs : PairsOfTiles(shapes, tiles, rows, keys, stop);
   });

@@ -3,6 +3,7 @@
 //   p | p   union        p & p   intersection, binds tighter        ( p )
 //   full    causal       window(left[,right=0])      sink(n)        docs(len,len,…)
 //   s2(block,local,stride[,dense_heads=0][,step=S][,offset=0])      power(block,window,sink)
+//   list(name)      what data says that comes with a call (attention/key_list.h)
 //   heads(0-3: p; 4-31: p)       by KV head, each head named exactly once; may stand inside & and |
 //
 // Arguments go by position or by name. window counts tokens (q − k < left and k − q ≤ right,
@@ -27,7 +28,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "attention/block_set.h"
+#include "attention/key_list.h"
 #include "attention/ranges.h"
 #include "attention/row_bands.h"
 #include "base/stop.h"
@@ -69,8 +72,25 @@ class Pattern {
   // and the heads' rules to kPatternPartsMax parts in all.
   static absl::StatusOr<Pattern> Parse(absl::string_view text, int kv_heads);
 
-  // Another one for each Parse; copies keep it, so that what is worked out from a pattern is found
-  // again without its text.
+  // The same pattern whose list(name) mean `lists`, for a model with `heads` query heads: each
+  // list is for all heads, KV heads or query heads (KV heads where their numbers are equal).
+  // INVALID_ARGUMENT names the list unless the text names it, it is given once, and the number of
+  // its heads is one of these.
+  absl::StatusOr<Pattern> Bind(absl::Span<const NamedList> lists, int heads) const;
+  const std::vector<NamedList>& lists() const { return lists_; }
+  // The names in list(name), ascending, each once.
+  const std::vector<std::string>& list_names() const { return list_names_; }
+
+  // Where a list differs between the query heads of a KV head: query head `member` of each KV
+  // head's group sees what Member(member) says, and this pattern what some of them see.
+  bool by_query_head() const { return members_ != nullptr; }
+  int members() const { return by_query_head() ? static_cast<int>(members_->size()) : 1; }
+  const Pattern& Member(int member) const {
+    return by_query_head() ? (*members_)[static_cast<size_t>(member)] : *this;
+  }
+
+  // Another one for each Parse and Bind; copies keep it, so that what is worked out from a pattern
+  // is found again without its text.
   int64_t id() const { return id_; }
 
   // What Parse was given, verbatim.
@@ -80,6 +100,10 @@ class Pattern {
   // INVALID_ARGUMENT unless docs' lengths sum to exactly `kv_tokens`. Pass `may_grow` for a context
   // that grows: then the last document is open-ended and only a start beyond the end is refused.
   absl::Status CheckTokens(int64_t kv_tokens, bool may_grow) const;
+
+  // INVALID_ARGUMENT unless every list(name) has its list, with rows of all queries `q` and keys
+  // among `kv_tokens` tokens.
+  absl::Status CheckLists(TokenRange q, int64_t kv_tokens) const;
 
   // The same pattern over the keys from `first` on alone: nobody sees those before. What was
   // parsed, its text and its classes of heads stay.
@@ -120,6 +144,9 @@ class Pattern {
 
   Pattern() = default;
 
+  static int64_t NextId();
+  void SetRules(std::vector<std::shared_ptr<const PatternNode>> rules);
+
   int64_t id_ = 0;
   std::string text_;
   int kv_heads_ = 0;
@@ -127,6 +154,9 @@ class Pattern {
   std::vector<std::shared_ptr<const PatternNode>> rules_;  // by KV head, `heads` resolved
   std::vector<int> classes_;                               // by KV head, HeadClass
   std::shared_ptr<const std::vector<DocsTotal>> docs_;
+  std::vector<std::string> list_names_;
+  std::vector<NamedList> lists_;
+  std::shared_ptr<const std::vector<Pattern>> members_;  // null: query heads do not differ
 };
 
 // Which share of the keys [first_key, kv_tokens) the union of all KV heads lets the queries q see,

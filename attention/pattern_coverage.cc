@@ -72,6 +72,29 @@ void AddKeys(const ShapeList& shapes, KeysSeen* seen) {
   }
 }
 
+// Appends the keys that some query of the window sees, cell by cell.
+void AppendCells(const PatternNode& rule, const ShapeWindow& window, ShapeList* out) {
+  std::vector<TileRun> tiles;
+  rule.Row(window, &tiles);
+  for (const TileRun& tile : tiles) {
+    for (int64_t i = 0; i < tile.blocks.count; ++i) {
+      const int64_t block = tile.blocks.first + i * tile.blocks.step;
+      ShapeWindow cell = window;
+      cell.k_begin = std::max(window.k_begin, block * kBlockTokens);
+      cell.k_end = std::min(window.k_end, (block + 1) * kBlockTokens);
+      uint64_t mask[kBlockTokens], any = 0;
+      rule.Mask(cell, window.q_begin / kBlockTokens, block, mask);
+      for (const uint64_t row : mask) any |= row;
+      for (int64_t k = cell.k_begin; k < cell.k_end; ++k) {
+        if ((any >> (k - block * kBlockTokens) & 1) == 0) continue;
+        const bool follows = !out->empty() && out->back().k_end == k;
+        follows ? void(++out->back().k_end)
+                : out->push_back({window.q_begin, window.q_end, k, k + 1, -kFar, kFar, {}});
+      }
+    }
+  }
+}
+
 // Keys of [begin, end) in at least one comb. Only one period of the combs in common is laid out,
 // or the range if that is shorter.
 int64_t CountInAny(const std::vector<Comb>& combs, int64_t begin, int64_t end) {
@@ -154,8 +177,9 @@ PatternCoverage Coverage(const Pattern& pattern, TokenRange q, int64_t kv_tokens
     }
     for (int64_t begin = q.begin; begin < q.end;) {
       const int64_t end = std::min(q.end, (begin / kBlockTokens + 1) * kBlockTokens);
+      const ShapeWindow window{begin, end, keys.begin, keys.end};
       shapes.clear();
-      rule.AppendShapes({begin, end, keys.begin, keys.end}, &shapes);
+      rule.shaped() ? rule.AppendShapes(window, &shapes) : AppendCells(rule, window, &shapes);
       AddKeys(shapes, &seen);
       begin = end;
     }

@@ -9,6 +9,8 @@
 
 #include "absl/types/optional.h"
 #include "attention/block_set.h"
+#include "attention/key_list.h"
+#include "attention/pattern.h"
 #include "attention/pattern_shapes.h"
 #include "attention/row_bands.h"
 
@@ -21,8 +23,20 @@ class PatternNode {
   // The definition, for one pair. Everything else must agree with it.
   virtual bool Allows(int64_t q, int64_t k) const = 0;
 
-  // Appends shapes whose union is the node's pairs within `window`.
+  // Whether a few shapes say it all. Lists, and what they are part of, answer by cells alone: Row,
+  // Mask and perhaps CountPairs.
+  virtual bool shaped() const { return true; }
+
+  // Appends shapes whose union is the node's pairs within `window`. REQUIRES: shaped().
   virtual void AppendShapes(const ShapeWindow& window, ShapeList* out) const = 0;
+
+  // The blocks with a pair within `window`, as Pattern::Row says. `out` is replaced.
+  virtual void Row(const ShapeWindow& window, std::vector<TileRun>* out) const;
+
+  // The pairs within `window`, which lies within the cell (q_block, k_block), as
+  // Pattern::CellMask says. All 64 rows are written.
+  virtual void Mask(const ShapeWindow& window, int64_t q_block, int64_t k_block,
+                    uint64_t mask[64]) const;
 
   // The rest but for Unneeded is for any number of rows at once. Where a node cannot say it, it
   // answers false or nothing, whatever it appended, and its rows are looked at block by block.
@@ -104,6 +118,9 @@ NodePtr MakeS2(int64_t block, int64_t local, int64_t stride, int64_t residue);
 // PowerAttention (arXiv 2503.03588 §3): causal, and key block j seen by query block i iff, with
 // d = i − j, d < window or d & (d − 1) = 0 or j < sink.
 NodePtr MakePower(int64_t block, int64_t window, int64_t sink);
+
+// The keys that the list of `head` names; nothing where the list is null.
+NodePtr MakeListed(std::shared_ptr<const KeyList> list, int head);
 
 // At least one node each.
 NodePtr MakeUnion(std::vector<NodePtr> parts);

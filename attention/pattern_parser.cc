@@ -6,18 +6,16 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/types/span.h"
 #include "attention/pattern.h"
+#include "attention/pattern_text.h"
 #include "base/status.h"
 
 namespace annulus {
 namespace {
 
-constexpr size_t kFoundBytesMax = 24;
 constexpr int kDepthMax = 64;
 constexpr int kPrimitivesMax = 4096;
 
@@ -35,9 +33,10 @@ struct Value {
   bool given = false;
 };
 
-class Parser {
+class Parser : private PatternText {
  public:
-  Parser(absl::string_view text, int kv_heads) : text_(text), kv_heads_(kv_heads) {}
+  Parser(absl::string_view text, int kv_heads, const ListsOfText& lists)
+      : PatternText(text), kv_heads_(kv_heads), lists_(lists) {}
 
   absl::StatusOr<ParsedPattern> Parse() {
     ANNULUS_ASSIGN_OR_RETURN(parsed_.rules, ParseUnion());
@@ -54,10 +53,10 @@ class Parser {
   absl::StatusOr<Rules> ParseHeads();
   absl::StatusOr<Rules> ParseDocs();
   absl::StatusOr<Rules> ParseS2();
+  absl::StatusOr<Rules> ParseListed();
   absl::StatusOr<std::vector<Value>> ParseArguments(absl::Span<const Argument> arguments);
   absl::Status ParseArgument(absl::Span<const Argument> arguments, size_t place,
                              std::vector<Value>* values);
-  absl::StatusOr<int64_t> ParseNumber(absl::string_view what, int64_t least);
   absl::StatusOr<int> ParseHead();
 
   // Of rules about to be made for what begins at `at`.
@@ -72,56 +71,14 @@ class Parser {
 
   Rules SameForAll(NodePtr node) const { return Rules(kv_heads_, node); }
 
-  // What stands at the cursor, after blanks.
-  void SkipBlanks() {
-    while (at_ < text_.size() && absl::ascii_isspace(text_[at_])) ++at_;
-  }
-  bool AtEnd() {
-    SkipBlanks();
-    return at_ == text_.size();
-  }
-  bool Accept(char c) {
-    if (AtEnd() || text_[at_] != c) return false;
-    ++at_;
-    return true;
-  }
-  absl::Status Expect(char c) {
-    if (Accept(c)) return absl::OkStatus();
-    return Expected(absl::StrCat("\"", std::string(1, c), "\""));
-  }
-  absl::string_view Word() {
-    SkipBlanks();
-    size_t end = at_;
-    while (end < text_.size() && (absl::ascii_isalnum(text_[end]) || text_[end] == '_')) ++end;
-    return text_.substr(at_, end - at_);
-  }
-
-  absl::Status Refuse(size_t at, absl::string_view expected, absl::string_view found) const {
-    return absl::InvalidArgumentError(
-        absl::StrCat("pattern: at ", at + 1, ": expected ", expected, ", found ", found));
-  }
-  absl::Status Expected(absl::string_view expected);
-
-  const absl::string_view text_;
   const int kv_heads_;
-  size_t at_ = 0;
+  const ListsOfText& lists_;
   int depth_ = 0;
   int primitives_ = 0;
   int64_t parts_ = 0;
   bool by_name_ = false;  // an argument of the list being read went by name
   ParsedPattern parsed_;
 };
-
-// The cursor's word or character, escaped and cut, is what was found.
-absl::Status Parser::Expected(absl::string_view expected) {
-  if (AtEnd()) return Refuse(at_, expected, "the end of the text");
-  absl::string_view found = Word();
-  if (found.empty()) found = text_.substr(at_, 1);
-  const bool cut = found.size() > kFoundBytesMax;
-  return Refuse(
-      at_, expected,
-      absl::StrCat("\"", absl::CHexEscape(found.substr(0, kFoundBytesMax)), cut ? "…\"" : "\""));
-}
 
 absl::StatusOr<Rules> Parser::ParseList(char separator, absl::StatusOr<Rules> (Parser::*part)()) {
   SkipBlanks();
@@ -156,7 +113,8 @@ absl::StatusOr<Rules> Parser::ParseList(char separator, absl::StatusOr<Rules> (P
 }
 
 absl::StatusOr<Rules> Parser::ParseOne() {
-  constexpr char kPrimitives[] = "full, causal, window, sink, docs, s2, power, heads or \"(\"";
+  constexpr char kPrimitives[] =
+      "full, causal, window, sink, docs, s2, power, list, heads or \"(\"";
   if (Accept('(')) {
     --at_;
     return ParseNested();
@@ -171,6 +129,7 @@ absl::StatusOr<Rules> Parser::ParseOne() {
   if (name == "heads") return take(), ParseHeads();
   if (name == "docs") return take(), ParseDocs();
   if (name == "s2") return take(), ParseS2();
+  if (name == "list") return take(), ParseListed();
   if (name == "window") {
     take();
     ANNULUS_ASSIGN_OR_RETURN(const std::vector<Value> values,
@@ -305,6 +264,31 @@ absl::StatusOr<Rules> Parser::ParseS2() {
   return rules;
 }
 
+absl::StatusOr<Rules> Parser::ParseListed() {
+  constexpr size_t kNameBytesMax = 64;
+  ANNULUS_RETURN_IF_ERROR(Expect('('));
+  const absl::string_view name = Word();
+  if (name.empty() || absl::ascii_isdigit(name[0]) || name.size() > kNameBytesMax) {
+    return Expected("the name of a list: letters, digits and _, the first no digit, 64 at most");
+  }
+  at_ += name.size();
+  if (!Accept(')')) return Expected("\")\"");
+  std::vector<std::string>& names = parsed_.list_names;
+  const auto place = std::lower_bound(names.begin(), names.end(), name);
+  if (place == names.end() || *place != name) names.insert(place, std::string(name));
+  const auto named = [name](const NamedList& list) { return list.name == name; };
+  const auto found = std::find_if(lists_.lists.begin(), lists_.lists.end(), named);
+  if (found == lists_.lists.end()) return SameForAll(MakeListed(nullptr, 0));
+  if (found->list->heads() == 1) return SameForAll(MakeListed(found->list, 0));
+  Rules rules;
+  for (int head = 0; head < kv_heads_; ++head) {
+    const bool by_kv_head = found->list->heads() == kv_heads_;
+    rules.push_back(
+        MakeListed(found->list, by_kv_head ? head : head * lists_.group + lists_.member));
+  }
+  return rules;
+}
+
 absl::StatusOr<std::vector<Value>> Parser::ParseArguments(absl::Span<const Argument> arguments) {
   std::vector<Value> values(arguments.size());
   ANNULUS_RETURN_IF_ERROR(Expect('('));
@@ -352,20 +336,10 @@ absl::Status Parser::ParseArgument(absl::Span<const Argument> arguments, size_t 
   return absl::OkStatus();
 }
 
-absl::StatusOr<int64_t> Parser::ParseNumber(absl::string_view what, int64_t least) {
-  const absl::string_view word = Word();
-  int64_t number = 0;
-  if (word.empty() || !std::all_of(word.begin(), word.end(), absl::ascii_isdigit) ||
-      !absl::SimpleAtoi(word, &number) || number < least) {
-    return Expected(absl::StrCat("a number from ", least, " to 2^63 - 1 for ", what));
-  }
-  at_ += word.size();
-  return number;
-}
-
 }  // namespace
 
-absl::StatusOr<ParsedPattern> ParsePattern(absl::string_view text, int kv_heads) {
+absl::StatusOr<ParsedPattern> ParsePattern(absl::string_view text, int kv_heads,
+                                           const ListsOfText& lists) {
   if (kv_heads < 1 || kv_heads > kKvHeadsMax) {
     return absl::InvalidArgumentError(
         absl::StrCat("kv_heads: expected 1 to ", kKvHeadsMax, ", found ", kv_heads));
@@ -375,7 +349,7 @@ absl::StatusOr<ParsedPattern> ParsePattern(absl::string_view text, int kv_heads)
                                                    ": expected at most ", kPatternBytesMax,
                                                    " bytes, found ", text.size()));
   }
-  return Parser(text, kv_heads).Parse();
+  return Parser(text, kv_heads, lists).Parse();
 }
 
 }  // namespace annulus

@@ -3,10 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "attention/pattern_node.h"
 
 namespace annulus {
@@ -19,11 +21,20 @@ struct DocsTotal {
 };
 
 struct ParsedPattern {
-  std::vector<NodePtr> rules;   // by KV head
-  std::vector<DocsTotal> docs;  // in the order of the text
+  std::vector<NodePtr> rules;           // by KV head
+  std::vector<DocsTotal> docs;          // in the order of the text
+  std::vector<std::string> list_names;  // that the text names, ascending, each once
 };
 
-// See Pattern::Parse.
-absl::StatusOr<ParsedPattern> ParsePattern(absl::string_view text, int kv_heads);
+// What list(name) in a text stands for: a name without a list sees nothing.
+struct ListsOfText {
+  absl::Span<const NamedList> lists;
+  int group = 1;   // query heads of a KV head
+  int member = 0;  // which of them is asked for, where a list differs by query head
+};
+
+// See Pattern::Parse and Pattern::Bind.
+absl::StatusOr<ParsedPattern> ParsePattern(absl::string_view text, int kv_heads,
+                                           const ListsOfText& lists = {});
 
 }  // namespace annulus

@@ -277,4 +277,26 @@ void TilesOfUnion(ShapeList* shapes, TokenRange q, int64_t kv_tokens, std::vecto
   JoinNeighbours(out);
 }
 
+void RunMaker::Add(int64_t block, bool full) {
+  BlockRun& run = run_.blocks;
+  if (run.count == 1 && full == run_.full) {
+    run.step = block - run.first;
+    ++run.count;
+  } else if (run.count > 1 && full == run_.full && block == run.last() + run.step) {
+    ++run.count;
+  } else if (run.count == 2 && run.step > 1 && full == run_.full) {
+    // Two far blocks are a run only by chance: the second begins the next one.
+    out_.push_back({{run.first, 1, 1}, full});
+    run = {run.last(), 2, block - run.last()};
+  } else {
+    Finish();
+    run_ = {{block, 1, 1}, full};
+  }
+}
+
+void RunMaker::Finish() {
+  if (run_.blocks.count > 0) out_.push_back(run_);
+  run_.blocks = {0, 0, 1};
+}
+
 }  // namespace annulus

@@ -18,4 +18,19 @@ void AppendTiles(const Shape& shape, TokenRange q, int64_t kv_tokens, std::vecto
 // the shapes in the order of their keys.
 void TilesOfUnion(ShapeList* shapes, TokenRange q, int64_t kv_tokens, std::vector<TileRun>* out);
 
+// Puts blocks that come in ascending order into runs: the longest one from each block on whose
+// blocks are alike, so that runs do not interleave.
+class RunMaker {
+ public:
+  // Appends to `out`; complete once Finish has been called.
+  explicit RunMaker(std::vector<TileRun>* out) : out_(*out) {}
+
+  void Add(int64_t block, bool full);
+  void Finish();
+
+ private:
+  std::vector<TileRun>& out_;
+  TileRun run_ = {{0, 0, 1}, false};
+};
+
 }  // namespace annulus

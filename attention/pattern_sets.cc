@@ -3,6 +3,7 @@
 #include <numeric>
 #include <utility>
 
+#include "attention/pattern_cells.h"
 #include "attention/pattern_node.h"
 
 namespace annulus {
@@ -50,6 +51,11 @@ bool SameParts(const std::vector<NodePtr>& a, const std::vector<NodePtr>& b) {
                     [](const NodePtr& x, const NodePtr& y) { return x == y || x->Equals(*y); });
 }
 
+bool AreShaped(const std::vector<NodePtr>& parts) {
+  return std::all_of(parts.begin(), parts.end(),
+                     [](const NodePtr& part) { return part->shaped(); });
+}
+
 class Union final : public PatternNode {
  public:
   explicit Union(std::vector<NodePtr> parts)
@@ -59,8 +65,21 @@ class Union final : public PatternNode {
     return std::any_of(parts_.begin(), parts_.end(),
                        [q, k](const NodePtr& part) { return part->Allows(q, k); });
   }
+  bool shaped() const override { return AreShaped(parts_); }
   void AppendShapes(const ShapeWindow& window, ShapeList* out) const override {
     for (const NodePtr& part : parts_) part->AppendShapes(window, out);
+  }
+  void Row(const ShapeWindow& window, std::vector<TileRun>* out) const override {
+    shaped() ? PatternNode::Row(window, out) : RowOfUnion(parts_, window, out);
+  }
+  void Mask(const ShapeWindow& window, int64_t q_block, int64_t k_block,
+            uint64_t mask[64]) const override {
+    std::fill(mask, mask + kBlockTokens, 0);
+    for (const NodePtr& part : parts_) {
+      uint64_t of_part[kBlockTokens];
+      part->Mask(window, q_block, k_block, of_part);
+      for (int64_t r = 0; r < kBlockTokens; ++r) mask[r] |= of_part[r];
+    }
   }
   bool AppendWide(const ShapeWindow& window, ShapeList* out) const override {
     return OfAll([&](const PatternNode& part) { return part.AppendWide(window, out); });
@@ -114,6 +133,19 @@ class Intersection final : public PatternNode {
   bool Allows(int64_t q, int64_t k) const override {
     return std::all_of(parts_.begin(), parts_.end(),
                        [q, k](const NodePtr& part) { return part->Allows(q, k); });
+  }
+  bool shaped() const override { return AreShaped(parts_); }
+  void Row(const ShapeWindow& window, std::vector<TileRun>* out) const override {
+    shaped() ? PatternNode::Row(window, out) : RowOfIntersection(parts_, window, out);
+  }
+  void Mask(const ShapeWindow& window, int64_t q_block, int64_t k_block,
+            uint64_t mask[64]) const override {
+    std::fill(mask, mask + kBlockTokens, ~uint64_t{0});
+    for (const NodePtr& part : parts_) {
+      uint64_t of_part[kBlockTokens];
+      part->Mask(window, q_block, k_block, of_part);
+      for (int64_t r = 0; r < kBlockTokens; ++r) mask[r] &= of_part[r];
+    }
   }
   void AppendShapes(const ShapeWindow& window, ShapeList* out) const override {
     ShapeList common;

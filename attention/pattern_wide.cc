@@ -1,7 +1,8 @@
-// What a node tells of many rows at once, worked out from its wide shapes.
+// What a node tells of a row, a cell and of many rows at once, worked out from its shapes.
 #include <algorithm>
 
 #include "attention/pattern_node.h"
+#include "attention/pattern_rows.h"
 
 namespace annulus {
 namespace {
@@ -44,6 +45,20 @@ void AppendBand(const Shape& shape, std::vector<BlockBand>* out) {
 }
 
 }  // namespace
+
+void PatternNode::Row(const ShapeWindow& window, std::vector<TileRun>* out) const {
+  ShapeList shapes;
+  AppendShapes(window, &shapes);
+  TilesOfUnion(&shapes, {window.q_begin, window.q_end}, window.k_end, out);
+}
+
+void PatternNode::Mask(const ShapeWindow& window, int64_t q_block, int64_t k_block,
+                       uint64_t mask[64]) const {
+  std::fill(mask, mask + kBlockTokens, 0);
+  ShapeList shapes;
+  AppendShapes(window, &shapes);
+  for (const Shape& shape : shapes) AddToMask(shape, q_block, k_block, mask);
+}
 
 bool PatternNode::AppendWide(const ShapeWindow&, ShapeList*) const {
   return false;

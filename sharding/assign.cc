@@ -158,21 +158,28 @@ class Assigner {
 
  private:
   int64_t WorkOf(int kv_head, int64_t q_block) const {
-    return work_[rows_.KvClass(kv_head)][q_block - first_];
+    if (!problem_.pattern.by_query_head()) {
+      return work_[rows_.KvClass(kv_head)][q_block - first_] * problem_.group();
+    }
+    int64_t work = 0;
+    for (int head = kv_head * problem_.group(); head < (kv_head + 1) * problem_.group(); ++head) {
+      work += work_[rows_.QueryClass(head)][q_block - first_];
+    }
+    return work;
   }
 
-  // Work of each query block, of all query heads of a KV head; and of each rank at the start.
+  // Work of each query block, of a query head of each class; and of each rank at the start.
   void WeighRows() {
     work_.resize(static_cast<size_t>(rows_.classes()));
     for (int c = 0; c < rows_.classes(); ++c) {
       for (int64_t q = first_; q < rows_.q_blocks_end(); ++q) {
         int64_t tokens = 0;
         rows_.ForEachRun(c, q, [&](const BlockRun& run) { tokens += rows_.Keys(run); });
-        work_[c].push_back(tokens * rows_.Queries(q) * problem_.group());
+        work_[c].push_back(tokens * rows_.Queries(q));
       }
     }
     std::vector<int64_t> heads(work_.size());
-    for (int head = 0; head < problem_.kv_heads; ++head) ++heads[rows_.KvClass(head)];
+    for (int head = 0; head < problem_.heads; ++head) ++heads[rows_.QueryClass(head)];
     for (int rank = 0; rank < problem_.world(); ++rank) {
       for (int64_t q : home_blocks_[rank]) {
         for (size_t c = 0; c < work_.size(); ++c) loads_[rank] += heads[c] * work_[c][q - first_];

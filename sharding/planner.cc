@@ -136,15 +136,19 @@ std::vector<int> StagesWorthTrying(const Problem& problem) {
 }  // namespace
 
 ProblemSize SizeOf(const Problem& problem, const Stop& stop) {
-  std::map<int, PairCount> by_class;
   ProblemSize size;
-  for (int head = 0; head < problem.kv_heads; ++head) {
-    const auto [at, is_new] = by_class.try_emplace(problem.pattern.HeadClass(head));
-    if (is_new) {
-      at->second = problem.pattern.CountPairs(head, problem.q_range(), problem.keys().end, stop);
+  const int members = problem.pattern.members();
+  for (int member = 0; member < members; ++member) {
+    const Pattern& pattern = problem.pattern.Member(member);
+    std::map<int, PairCount> by_class;
+    for (int head = 0; head < problem.kv_heads; ++head) {
+      const auto [at, is_new] = by_class.try_emplace(pattern.HeadClass(head));
+      if (is_new) {
+        at->second = pattern.CountPairs(head, problem.q_range(), problem.keys().end, stop);
+      }
+      size.visited_pairs += at->second.visited * (problem.group() / members);
+      size.work_pairs += at->second.work * (problem.group() / members);
     }
-    size.visited_pairs += at->second.visited * problem.group();
-    size.work_pairs += at->second.work * problem.group();
   }
   size.density = static_cast<double>(size.visited_pairs) /
                  (static_cast<double>(problem.heads) * static_cast<double>(problem.q_tokens) *

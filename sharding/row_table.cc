@@ -14,20 +14,13 @@ int PlanningThreads(const Problem& problem) {
 
 RowTable::RowTable(const Problem& problem, ThreadPool& pool, const Stop& stop)
     : q_range_(problem.q_range()), keys_(problem.keys()), group_(problem.group()) {
-  std::map<int, int> index_of;  // by Pattern::HeadClass
-  std::vector<int> heads;       // one of each class
-  for (int head = 0; head < problem.kv_heads; ++head) {
-    const auto [at, is_new] =
-        index_of.emplace(problem.pattern.HeadClass(head), static_cast<int>(heads.size()));
-    if (is_new) heads.push_back(head);
-    class_of_.push_back(at->second);
-  }
+  const std::vector<Head> heads = MakeClasses(problem);
   of_class_.resize(heads.size());
-  const Pattern& pattern = problem.pattern;
   pool.ParallelFor(classes(), [&](int64_t c) {
     Class& mine = of_class_[c];
     if (stop.stopped()) return;
-    mine.banded = pattern.Stretches(heads[c], q_range_, keys_.end, &mine.stretches);
+    mine.banded =
+        heads[c].pattern->Stretches(heads[c].kv_head, q_range_, keys_.end, &mine.stretches);
     if (!mine.banded) mine.stretches.clear();
   });
   std::vector<int> by_rows;
@@ -43,19 +36,39 @@ RowTable::RowTable(const Problem& problem, ThreadPool& pool, const Stop& stop)
     const int64_t chunk = item % chunks;
     const int64_t begin = first + chunk * kChunkBlocks;
     const int64_t end = std::min(begin + kChunkBlocks, q_blocks_end());
-    of_class_[c].chunks[chunk] = Compile(pattern, heads[c], begin, end, stop);
+    of_class_[c].chunks[chunk] = Compile(heads[c], begin, end, stop);
   });
 }
 
-RowTable::Chunk RowTable::Compile(const Pattern& pattern, int kv_head, int64_t q_begin,
-                                  int64_t q_end, const Stop& stop) const {
+std::vector<RowTable::Head> RowTable::MakeClasses(const Problem& problem) {
+  const Pattern& pattern = problem.pattern;
+  std::vector<Head> heads;  // one of each class
+  // By member and Pattern::HeadClass; what all members see together is a member -1.
+  std::map<std::pair<int, int>, int> index_of;
+  const auto class_of = [&](int member, int kv_head) {
+    const Pattern& own = member < 0 ? pattern : pattern.Member(member);
+    const auto [at, is_new] =
+        index_of.emplace(std::pair{member, own.HeadClass(kv_head)}, static_cast<int>(heads.size()));
+    if (is_new) heads.push_back({&own, kv_head});
+    return at->second;
+  };
+  for (int head = 0; head < problem.kv_heads; ++head) class_of_.push_back(class_of(-1, head));
+  for (int head = 0; head < problem.heads; ++head) {
+    const int member = pattern.by_query_head() ? head % group_ : -1;
+    query_class_of_.push_back(class_of(member, head / group_));
+  }
+  return heads;
+}
+
+RowTable::Chunk RowTable::Compile(const Head& head, int64_t q_begin, int64_t q_end,
+                                  const Stop& stop) const {
   Chunk chunk;
   std::vector<TileRun> tiles;
   for (int64_t block = q_begin; block < q_end && !stop.stopped(); ++block) {
     chunk.begin.push_back(static_cast<uint32_t>(chunk.runs.size()));
     const TokenRange queries{std::max(block * kBlockTokens, q_range_.begin),
                              std::min((block + 1) * kBlockTokens, q_range_.end)};
-    pattern.Row(kv_head, queries, keys_.end, &tiles);
+    head.pattern->Row(head.kv_head, queries, keys_.end, &tiles);
     const size_t row_begin = chunk.runs.size();
     for (const TileRun& tile : tiles) {
       const Run run{static_cast<int32_t>(tile.blocks.first),

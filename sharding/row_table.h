@@ -39,10 +39,11 @@ class RowTable {
     return of_class_[class_index].stretches;
   }
 
-  // Heads that see the same have one class; classes are numbered 0, 1, ….
+  // Heads that see the same have one class; classes are numbered 0, 1, …. A KV head sees what any
+  // of its query heads sees.
   int classes() const { return static_cast<int>(of_class_.size()); }
   int KvClass(int kv_head) const { return class_of_[kv_head]; }
-  int QueryClass(int head) const { return class_of_[head / group_]; }
+  int QueryClass(int head) const { return query_class_of_[head]; }
   int group() const { return group_; }  // query heads per KV head
 
   const TokenRange& q_range() const { return q_range_; }
@@ -77,13 +78,19 @@ class RowTable {
   };
   std::span<const Run> Row(int class_index, int64_t q_block) const;
   const RowStretch* StretchOf(int class_index, int64_t q_block) const;
-  Chunk Compile(const Pattern& pattern, int kv_head, int64_t q_begin, int64_t q_end,
-                const Stop& stop) const;
+  // A class is of a head of the problem's pattern, or of one of its members.
+  struct Head {
+    const Pattern* pattern;
+    int kv_head;
+  };
+  std::vector<Head> MakeClasses(const Problem& problem);
+  Chunk Compile(const Head& head, int64_t q_begin, int64_t q_end, const Stop& stop) const;
 
   TokenRange q_range_;
   TokenRange keys_;
   int group_ = 1;
-  std::vector<int> class_of_;  // by KV head
+  std::vector<int> class_of_;        // by KV head
+  std::vector<int> query_class_of_;  // by query head
   std::vector<Class> of_class_;
 };
 

@@ -220,7 +220,7 @@ bool Call::AttendBlocks(const Kernel& kernel, const Tile& tile, const Segment& s
     }
     uint64_t masks[kBlockTokens];
     if (!step.full) {
-      args.pattern->CellMask(tile.kv_head, tile.position / kBlockTokens, step.block, masks);
+      tile.pattern->CellMask(tile.kv_head, tile.position / kBlockTokens, step.block, masks);
       keys.masks = masks + tile.position % kBlockTokens;
     }
     kernel.attend(tile.shape, memory, keys, next == nullptr ? nullptr : &next->keys);
@@ -306,6 +306,7 @@ class CpuBackend final : public Backend {
     capabilities_.dtypes = {DType::kF32, DType::kF16, DType::kBF16};
     capabilities_.head_dim_max = 576;
     capabilities_.head_dim_multiple = 8;
+    capabilities_.lists_of_query_heads = true;
   }
 
   const BackendCapabilities& capabilities() const override { return capabilities_; }

@@ -58,7 +58,14 @@ void TilePlan::AddProblem(const AttendArgs& args) {
     for (const TokenRange& range : args.q_ranges) {
       for (int64_t begin = range.begin; begin < range.end;) {
         const int64_t end = std::min(range.end, (begin / kBlockTokens + 1) * kBlockTokens);
-        AddTiles(args, kv_head, {begin, end}, row);
+        const HeadRange heads = Intersect({kv_head * args.group, args.group}, args.heads);
+        if (!args.pattern->by_query_head()) {
+          AddTiles(args, *args.pattern, heads, {begin, end}, row);
+        } else {
+          for (int head = heads.first; head < heads.end(); ++head) {
+            AddTiles(args, args.pattern->Member(head % args.group), {head, 1}, {begin, end}, row);
+          }
+        }
         row += end - begin;
         begin = end;
       }
@@ -66,21 +73,22 @@ void TilePlan::AddProblem(const AttendArgs& args) {
   }
 }
 
-void TilePlan::AddTiles(const AttendArgs& args, int kv_head, TokenRange q, int64_t row_first) {
+void TilePlan::AddTiles(const AttendArgs& args, const Pattern& pattern, HeadRange heads,
+                        TokenRange q, int64_t row_first) {
   if (IsCancelled(args)) return;
   const size_t grid_first = grids_.size();
-  AddGrids(args, kv_head, q);
+  const int kv_head = heads.first / args.group;
+  AddGrids(args, pattern, kv_head, q);
   int64_t blocks = 0;
   for (size_t i = grid_first; i < grids_.size(); ++i) blocks += grids_[i].size();
   if (blocks == 0) return;
-  const int head_first = std::max(kv_head * args.group, args.heads.first);
-  const int head_end = std::min((kv_head + 1) * args.group, args.heads.end());
-  const int step = HeadsPerTile(*args.kv, q.size(), head_end - head_first);
-  for (int head = head_first; head < head_end; head += step) {
+  const int step = HeadsPerTile(*args.kv, q.size(), heads.count);
+  for (int head = heads.first; head < heads.end(); head += step) {
     Tile tile;
     tile.args = &args;
+    tile.pattern = &pattern;
     tile.shape.tokens = static_cast<int>(q.size());
-    tile.shape.heads = std::min(step, head_end - head);
+    tile.shape.heads = std::min(step, heads.end() - head);
     tile.shape.head_dim = args.kv->head_dim();
     tile.shape.v_head_dim = args.kv->v_head_dim();
     tile.shape.kv_dtype = args.kv->dtype();
@@ -96,9 +104,9 @@ void TilePlan::AddTiles(const AttendArgs& args, int kv_head, TokenRange q, int64
   }
 }
 
-void TilePlan::AddGrids(const AttendArgs& args, int kv_head, TokenRange q) {
+void TilePlan::AddGrids(const AttendArgs& args, const Pattern& pattern, int kv_head, TokenRange q) {
   const size_t own = grids_.size();
-  args.pattern->Row(kv_head, q, args.kv_tokens, &row_);
+  pattern.Row(kv_head, q, args.kv_tokens, &row_);
   for (const TileRun& seen : row_) {
     for (const BlockRun& keys : args.keys->runs()) {
       if (!MayMeet(seen.blocks, keys)) continue;

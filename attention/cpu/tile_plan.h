@@ -34,6 +34,7 @@ struct BlockGrid {
 
 struct Tile {
   const AttendArgs* args = nullptr;  // the problem
+  const Pattern* pattern = nullptr;  // the problem's, or that of its query heads
   TileShape shape;
   int kv_head = 0;
   int head_first = 0;     // heads [head_first, + shape.heads) of the tensor q
@@ -68,8 +69,10 @@ class TilePlan {
 
  private:
   void AddProblem(const AttendArgs& args);
-  void AddTiles(const AttendArgs& args, int kv_head, TokenRange q, int64_t row_first);
-  void AddGrids(const AttendArgs& args, int kv_head, TokenRange q);
+  // Of `heads`, which all see what `pattern` shows the KV head.
+  void AddTiles(const AttendArgs& args, const Pattern& pattern, HeadRange heads, TokenRange q,
+                int64_t row_first);
+  void AddGrids(const AttendArgs& args, const Pattern& pattern, int kv_head, TokenRange q);
   void Cut();
 
   std::vector<Tile> tiles_;

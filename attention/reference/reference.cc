@@ -86,6 +86,7 @@ class ReferenceBackend final : public Backend {
     capabilities_.dtypes = {DType::kF32, DType::kF16, DType::kBF16};
     capabilities_.head_dim_max = kDimMax;
     capabilities_.head_dim_multiple = 1;
+    capabilities_.lists_of_query_heads = true;
   }
 
   const BackendCapabilities& capabilities() const override { return capabilities_; }
@@ -121,10 +122,12 @@ class ReferenceBackend final : public Backend {
     if (args.cancel != nullptr && args.cancel->load(std::memory_order_relaxed)) {
       return AttendCancelled();
     }
-    const int kv_head = (args.heads.first + static_cast<int>(head)) / args.group;
+    const int query_head = args.heads.first + static_cast<int>(head);
+    const int kv_head = query_head / args.group;
+    const Pattern& pattern = args.pattern->Member(query_head % args.group);
     ANNULUS_ASSIGN_OR_RETURN(
         const ReferenceAnswer answer,
-        ReferenceRow(args.q.Row(row, head), args.q.dtype, *args.kv, args.kv_tokens, *args.pattern,
+        ReferenceRow(args.q.Row(row, head), args.q.dtype, *args.kv, args.kv_tokens, pattern,
                      kv_head, positions[static_cast<size_t>(row)], args.scale, args.keys));
     const int64_t dim = args.into.v_head_dim;
     const int64_t at = row * args.into.heads + head;

@@ -40,6 +40,8 @@ Options OptionsOf(AttendFlags* flags) {
   options.AddRequired("pattern", "P", "which keys each query sees, e.g. \"causal\"",
                       SetText(&flags->pattern));
   AddPositions(&options, &flags->positions);
+  AddLists(&options, &flags->positions);
+  options.Exclude("list", "endpoint");
   options.Add("workers", "N", "compute with N workers in this process (1)",
               SetCount(&flags->workers, 1, kPlanWorkersMax));
   options.Add("endpoint", "HOST:PORT", "compute in the service there",
@@ -110,6 +112,7 @@ absl::Status CheckFiles(const AttendFlags& flags) {
   std::vector<NamedPath> inputs = {{"--q", FileTensor::PathOf(flags.q)},
                                    {"--k", FileTensor::PathOf(flags.k)}};
   if (flags.v.has_value()) inputs.push_back({"--v", FileTensor::PathOf(*flags.v)});
+  for (const ListFile& list : flags.positions.list_files) inputs.push_back({"--list", list.path});
   AddFiles(flags.machines, &inputs);
   return CheckOutputs({{"--out", flags.out}, {"--lse", flags.lse}}, inputs);
 }
@@ -149,6 +152,8 @@ absl::StatusOr<AttendInputs> ReadAttendInputs(const AttendFlags& flags) {
   problem.workers = flags.workers;
   problem.placement = flags.placement;
   problem.pattern = flags.pattern;
+  problem.list_files = flags.positions.list_files;
+  ANNULUS_RETURN_IF_ERROR(ReadLists(&problem));
   // Everything cheap is checked before the values are read.
   ANNULUS_RETURN_IF_ERROR(MakeProblem(problem).status());
   for (const auto& [name, view] :

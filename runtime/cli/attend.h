@@ -25,7 +25,7 @@ struct AttendFlags {
   std::string out;
   std::optional<std::string> lse;
   std::string pattern;
-  ProblemFlags positions;  // q_start and keys alone
+  ProblemFlags positions;  // q_start, keys and lists alone
   std::optional<std::string> endpoint;
   int workers = 1;
   std::optional<PlanKind> plan;  // absent: auto

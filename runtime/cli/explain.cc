@@ -36,6 +36,7 @@ Options OptionsOf(ExplainFlags* flags) {
   options.Add("q-tokens", "Q", "queries, the context's last (all)",
               SetCount(&flags->q_tokens, 1, kContextTokensMax));
   AddPositions(&options, &problem);
+  AddLists(&options, &problem);
   options.AddRequired("heads", "H", "query heads", SetCount(&problem.heads, 1, kPlanHeadsMax));
   options.AddRequired("kv-heads", "K", "KV heads", SetCount(&problem.kv_heads, 1, kPlanHeadsMax));
   options.AddRequired("head-dim", "D", "width of q and k",
@@ -71,8 +72,10 @@ absl::Status RunExplain(const Arguments& args, const Console& console) {
   flags.problem.q_tokens = flags.q_tokens.value_or(flags.problem.kv_tokens);
   flags.problem.v_head_dim = flags.v_head_dim.value_or(flags.problem.head_dim);
   std::vector<NamedPath> inputs;
+  for (const ListFile& list : flags.problem.list_files) inputs.push_back({"--list", list.path});
   AddFiles(flags.machines, &inputs);
   ANNULUS_RETURN_IF_ERROR(CheckOutputs({{"--svg", flags.svg}}, inputs));
+  ANNULUS_RETURN_IF_ERROR(ReadLists(&flags.problem));
   ANNULUS_ASSIGN_OR_RETURN(const Problem problem, MakeProblem(flags.problem));
   ANNULUS_ASSIGN_OR_RETURN(const Machines machines,
                            MachinesFor(flags.machines, "auto", flags.problem.workers,

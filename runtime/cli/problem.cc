@@ -90,12 +90,40 @@ void AddPositions(Options* options, ProblemFlags* problem) {
                SetParsed(&problem->keys, ParseKeys));
 }
 
+void AddLists(Options* options, ProblemFlags* problem) {
+  options->AddRepeated("list", "NAME=FILE",
+                       "what list(NAME) in the pattern shows: F.npy, a bool mask [heads, nb, nb] "
+                       "of 64-token blocks (F.npy:BLOCK for others), or F.safetensors with begin "
+                       "and keys; may be given again",
+                       [problem](absl::string_view text) -> absl::Status {
+                         ANNULUS_ASSIGN_OR_RETURN(ListFile file, ParseListFile(text));
+                         problem->list_files.push_back(std::move(file));
+                         return absl::OkStatus();
+                       });
+}
+
+absl::Status ReadLists(ProblemFlags* problem) {
+  const int64_t q_begin = problem->q_start.value_or(problem->kv_tokens - problem->q_tokens);
+  const ListedCall call{{q_begin, q_begin + problem->q_tokens},
+                        problem->kv_tokens,
+                        problem->heads,
+                        problem->kv_heads};
+  for (const ListFile& file : problem->list_files) {
+    ANNULUS_ASSIGN_OR_RETURN(NamedList list, ReadList(file, call));
+    problem->lists.push_back(std::move(list));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Problem> MakeProblem(const ProblemFlags& flags) {
   ANNULUS_RETURN_IF_ERROR(CheckShape(flags));
   const int heads = static_cast<int>(flags.heads);
   const int kv_heads = static_cast<int>(flags.kv_heads);
   ANNULUS_ASSIGN_OR_RETURN(Pattern pattern, Pattern::Parse(flags.pattern, kv_heads));
   ANNULUS_RETURN_IF_ERROR(pattern.CheckTokens(flags.kv_tokens, /*may_grow=*/false));
+  ANNULUS_ASSIGN_OR_RETURN(pattern, pattern.Bind(flags.lists, heads));
+  const int64_t q_begin = flags.q_start.value_or(flags.kv_tokens - flags.q_tokens);
+  ANNULUS_RETURN_IF_ERROR(pattern.CheckLists({q_begin, q_begin + flags.q_tokens}, flags.kv_tokens));
   std::optional<int64_t> keys_end;
   if (flags.keys.has_value()) {
     pattern = pattern.KeysFrom(flags.keys->begin);

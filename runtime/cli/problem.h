@@ -1,11 +1,13 @@
-// One attention problem as the command line describes it. Pure function.
+// One attention problem as the command line describes it. Pure functions but for ReadLists.
 #pragma once
 
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
+#include "runtime/cli/files/list_file.h"
 #include "runtime/cli/options/options.h"
 #include "sharding/plan.h"
 
@@ -25,12 +27,19 @@ struct ProblemFlags {
   int workers = 1;
   PartitionSpec placement;
   std::string pattern;
+  std::vector<ListFile> list_files = {};
+  std::vector<NamedList> lists = {};  // of list_files, once ReadLists has read them
 };
 
 inline constexpr int kPlanWorkersMax = 4096;
 
 // --q-start and --keys.
 void AddPositions(Options* options, ProblemFlags* problem);
+
+// --list.
+void AddLists(Options* options, ProblemFlags* problem);
+// Reads the lists of the problem, whose shape is known. Errors as ReadList.
+absl::Status ReadLists(ProblemFlags* problem);
 
 // INVALID_ARGUMENT names the field, its value and what was expected.
 absl::StatusOr<Problem> MakeProblem(const ProblemFlags& flags);

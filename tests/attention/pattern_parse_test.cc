@@ -27,9 +27,10 @@ void CheckRefused(const std::string& text, const std::string& expected) {
 }
 
 TEST_CASE("pattern: errors name the place, the finding and the expectation") {
-  CheckRefused("",
-               "1: expected full, causal, window, sink, docs, s2, power, heads or \"(\", found "
-               "the end of the text");
+  CheckRefused(
+      "",
+      "1: expected full, causal, window, sink, docs, s2, power, list, heads or \"(\", found "
+      "the end of the text");
   CheckRefused("  foo", "3: expected full");
   CheckRefused("Causal", "1: expected full");
   CheckRefused("causal |", "9: expected full");
@@ -78,7 +79,7 @@ TEST_CASE("pattern: errors name the place, the finding and the expectation") {
 
 TEST_CASE("pattern: what is found is escaped and cut") {
   CheckRefused("\x01\xff",
-               "1: expected full, causal, window, sink, docs, s2, power, heads or "
+               "1: expected full, causal, window, sink, docs, s2, power, list, heads or "
                "\"(\", found \"\\x01\"");
   const std::string refusal = Refusal(std::string(5000, 'x'));
   REQUIRE(refusal.size() < 200);

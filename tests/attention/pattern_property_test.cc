@@ -80,8 +80,10 @@ void CheckMask(const Pattern& pattern, const PairRule& allows, int head, int64_t
 }
 
 // The random pattern parsed, or nothing if it is over the limit of terms, which few may be.
-absl::optional<Pattern> ParseRandom(const std::string& text, int kv_heads) {
+absl::optional<Pattern> ParseRandom(const std::string& text, int kv_heads,
+                                    const std::vector<NamedList>& lists) {
   absl::StatusOr<Pattern> pattern = Pattern::Parse(text, kv_heads);
+  if (pattern.ok()) pattern = pattern->Bind(lists, kv_heads);
   if (pattern.ok()) return *std::move(pattern);
   INFO(pattern.status().ToString());
   REQUIRE(absl::StrContains(pattern.status().message(), "terms after expansion"));
@@ -124,11 +126,12 @@ bool CheckPattern(uint64_t seed) {
   Rng rng(seed);
   const int kv_heads = static_cast<int>(rng.Between(1, 5));
   const int64_t kv_tokens = rng.Below(4) == 0 ? rng.Between(1, 70) : rng.Between(65, 900);
-  RandomPattern random =
-      PatternMaker(rng.Next(), kv_heads, kv_tokens).Make(static_cast<int>(rng.Between(0, 3)));
+  PatternMaker maker(rng.Next(), kv_heads, kv_tokens);
+  if (seed % 2 == 0) maker.WithLists();
+  RandomPattern random = maker.Make(static_cast<int>(rng.Between(0, 3)));
   const int64_t first_key = rng.Below(3) == 0 ? rng.Between(1, kv_tokens - 1) : 0;
   CAPTURE(seed, random.text, kv_heads, kv_tokens, first_key);
-  absl::optional<Pattern> pattern = ParseRandom(random.text, kv_heads);
+  absl::optional<Pattern> pattern = ParseRandom(random.text, kv_heads, maker.lists());
   if (!pattern.has_value()) return false;
   pattern = pattern->KeysFrom(first_key);
   random.allows = [all = random.allows, first_key](int64_t h, int64_t q, int64_t k) {
@@ -178,9 +181,11 @@ bool CheckPattern(uint64_t seed) {
 void CheckEvictable(uint64_t seed) {
   Rng rng(seed);
   const int64_t tokens = rng.Between(100, 700);
-  const RandomPattern random = PatternMaker(rng.Next(), 2, tokens).Make(2);
+  PatternMaker maker(rng.Next(), 2, tokens);
+  if (seed % 2 == 0) maker.WithLists();
+  const RandomPattern random = maker.Make(2);
   CAPTURE(seed, random.text, tokens);
-  const absl::optional<Pattern> pattern = ParseRandom(random.text, 2);
+  const absl::optional<Pattern> pattern = ParseRandom(random.text, 2, maker.lists());
   if (!pattern.has_value()) return;
   const int64_t next_q = rng.Between(0, tokens);
   const BlockSet evictable = pattern->Evictable(1, next_q, tokens);
@@ -200,8 +205,10 @@ void CheckCoverage(uint64_t seed) {
   Rng rng(seed);
   const int kv_heads = static_cast<int>(rng.Between(1, 4));
   const int64_t tokens = rng.Between(1, 600);
-  const RandomPattern random = PatternMaker(rng.Next(), kv_heads, tokens).Make(2);
-  const absl::optional<Pattern> pattern = ParseRandom(random.text, kv_heads);
+  PatternMaker maker(rng.Next(), kv_heads, tokens);
+  if (seed % 2 == 0) maker.WithLists();
+  const RandomPattern random = maker.Make(2);
+  const absl::optional<Pattern> pattern = ParseRandom(random.text, kv_heads, maker.lists());
   if (!pattern.has_value()) return;
   const int64_t begin = rng.Between(0, tokens - 1);
   const TokenRange q{begin, rng.Between(begin + 1, std::min(tokens, begin + 150))};

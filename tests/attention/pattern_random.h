@@ -9,10 +9,9 @@
 #include <vector>
 
 #include "base/rng.h"
+#include "tests/attention/random_list.h"
 
 namespace annulus {
-
-using PairRule = std::function<bool(int64_t head, int64_t q, int64_t k)>;
 
 inline PairRule CausalRule() {
   return [](int64_t, int64_t q, int64_t k) { return q >= k; };
@@ -64,6 +63,13 @@ class PatternMaker {
   PatternMaker(uint64_t seed, int kv_heads, int64_t tokens)
       : rng_(seed), kv_heads_(kv_heads), tokens_(tokens) {}
 
+  // From now on patterns may have lists, which are these.
+  PatternMaker& WithLists() {
+    with_lists_ = true;
+    return *this;
+  }
+  const std::vector<NamedList>& lists() const { return lists_; }
+
   RandomPattern Make(int depth) {
     const int64_t kind = depth == 0 ? 0 : rng_.Between(0, 6);
     if (kind <= 2) return MakeOne();
@@ -91,7 +97,16 @@ class PatternMaker {
     return kBlocks[rng_.Below(std::size(kBlocks))];
   }
 
+  RandomPattern MakeListed() {
+    const int heads = rng_.Below(2) == 0 ? 1 : static_cast<int>(kv_heads_);
+    RandomList list = MakeRandomList(rng_, heads, tokens_, tokens_ + 200);
+    const std::string name = "l_" + Number(static_cast<int64_t>(lists_.size()));
+    lists_.push_back({name, *KeyList::Make(std::move(list.data))});
+    return {"list(" + Blank() + name + ")", list.allows};
+  }
+
   RandomPattern MakeOne() {
+    if (with_lists_ && rng_.Below(3) == 0) return MakeListed();
     switch (rng_.Below(9)) {
       case 0:
         return {"full", [](int64_t, int64_t, int64_t) { return true; }};
@@ -161,6 +176,8 @@ class PatternMaker {
   Rng rng_;
   const int64_t kv_heads_;
   const int64_t tokens_;
+  bool with_lists_ = false;
+  std::vector<NamedList> lists_;
 };
 
 }  // namespace annulus

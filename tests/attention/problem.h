@@ -64,6 +64,11 @@ class Problem {
     all_ = BlockSet::Range(0, BlocksOf(shape_.kv_tokens));
   }
 
+  // What list(name) of the pattern means.
+  void Bind(const NamedList& list) {
+    pattern_ = *pattern_.Bind({&list, 1}, shape_.kv_heads * shape_.group);
+  }
+
   const ProblemShape& shape() const { return shape_; }
   const KvTable& kv() const { return kv_; }
   KvTable* mutable_kv() { return &kv_; }
@@ -96,9 +101,11 @@ class Problem {
     for (const TokenRange& range : shape_.q_ranges) {
       for (int64_t position = range.begin; position < range.end; ++position, ++row) {
         for (int head = 0; head < shape_.heads.count; ++head) {
-          answers.push_back(*ReferenceRow(
-              q_.view().Row(row, head), shape_.q_dtype, kv_, shape_.kv_tokens, pattern_,
-              (shape_.heads.first + head) / shape_.group, position, scale()));
+          const int of_group = (shape_.heads.first + head) % shape_.group;
+          answers.push_back(*ReferenceRow(q_.view().Row(row, head), shape_.q_dtype, kv_,
+                                          shape_.kv_tokens, pattern_.Member(of_group),
+                                          (shape_.heads.first + head) / shape_.group, position,
+                                          scale()));
         }
       }
     }

@@ -10,6 +10,7 @@
 #include "base/status.h"
 #include "comm/local/local_exchange.h"
 #include "runtime/engine/local_ranks.h"
+#include "tests/attention/random_list.h"
 #include "tests/catch.h"
 #include "tests/fake_device.h"
 
@@ -23,7 +24,14 @@ struct Case {
   std::string pattern;
   std::optional<int64_t> q_start = std::nullopt;
   std::optional<TokenRange> keys = std::nullopt;
+  std::vector<NamedList> lists = {};
 
+  Pattern Bound() const {
+    absl::StatusOr<Pattern> parsed = Pattern::Parse(pattern, kv_heads);
+    INFO(parsed.status().ToString());
+    REQUIRE(parsed.ok());
+    return parsed->Bind(lists, heads)->KeysFrom(seen().begin);
+  }
   TokenRange seen() const { return keys.value_or(TokenRange{0, kv_tokens}); }
 };
 
@@ -45,9 +53,6 @@ Inputs RandomInputs(Rng& rng, const Case& c) {
 
 Problem MakeProblem(const Case& c, int world, Home home, Placement placement,
                     PartitionSpec partition) {
-  absl::StatusOr<Pattern> pattern = Pattern::Parse(c.pattern, c.kv_heads);
-  INFO(pattern.status().ToString());
-  REQUIRE(pattern.ok());
   return Problem{
       .q_tokens = c.q_tokens,
       .q_start = c.q_start,
@@ -59,7 +64,7 @@ Problem MakeProblem(const Case& c, int world, Home home, Placement placement,
       .v_head_dim = c.v_head_dim,
       .v_is_k_prefix = c.v_is_k_prefix,
       .dtype = DType::kF32,
-      .pattern = pattern->KeysFrom(c.seen().begin),
+      .pattern = c.Bound(),
       .home = home,
       .home_partition = partition,
       .kv = Layout::Of(placement, world, c.heads, c.kv_heads, partition, BlocksOf(c.kv_tokens))};
@@ -73,7 +78,7 @@ float Scale(const Case& c) {
 Partial Oracle(const Case& c, const Inputs& in) {
   absl::StatusOr<std::unique_ptr<Backend>> oracle = MakeBackend("reference", 1);
   REQUIRE(oracle.ok());
-  const Pattern pattern = Pattern::Parse(c.pattern, c.kv_heads)->KeysFrom(c.seen().begin);
+  const Pattern pattern = c.Bound();
   const KvTable table = KvTable::FromTensors(in.k, c.v_is_k_prefix ? in.k.view() : in.v.view());
   const BlockSet keys = BlockSet::Range(0, BlocksOf(c.kv_tokens));
   KvTable latent(DType::kF32, 0, c.kv_heads, c.head_dim, c.v_head_dim, BlocksOf(c.kv_tokens));
@@ -247,6 +252,19 @@ TEST_CASE("rows that move to balance work come home") {
   CheckAllPlans({1500, 1500, 4, 2, 16, 8, false, "docs(1000,100,300,100) & causal"}, worlds, 10);
   CheckAllPlans({400, 1300, 6, 3, 8, 16, false, "heads(0: causal; 1-2: window(64) & causal)"},
                 worlds, 11);
+}
+
+// A mask of each row or block, or of all, for all heads, KV heads and query heads.
+TEST_CASE("every plan over lists gives the oracle's answer and moves the planned bytes") {
+  for (uint64_t seed = 1; seed <= 4; ++seed) {
+    Rng rng(seed);
+    const int heads[] = {1, 3, 6, 6};
+    RandomList list = MakeRandomList(rng, heads[seed - 1], 800, 800);
+    Case c{seed == 2 ? 130 : 800, 800, 6, 3, 16, 8, false, "list(x) & causal"};
+    c.lists = {{"x", *KeyList::Make(std::move(list.data))}};
+    if (seed == 3) c.pattern = "list(x) & window(300) | sink(3)";
+    CheckAllPlans(c, {1, 2, 3, 4, 7}, 40 + seed);
+  }
 }
 
 TEST_CASE("queries before, among and beyond the keys, which are a part of the context's") {

@@ -2,12 +2,14 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "attention/pattern.h"
 #include "base/rng.h"
 #include "sharding/plan.h"
+#include "tests/attention/random_list.h"
 #include "tests/catch.h"
 
 namespace annulus {
@@ -97,6 +99,15 @@ inline Problem RandomProblem(Rng& rng) {
     const int64_t begin = rng.Between(0, kv_tokens - 1);
     problem.keys_end = rng.Between(begin + 1, kv_tokens);
     problem.pattern = problem.pattern.KeysFrom(begin);
+  }
+  if (rng.Below(4) == 0) {
+    const int list_heads = rng.Below(2) == 0 ? 1 : kv_heads;
+    RandomList list = MakeRandomList(rng, list_heads, kv_tokens, problem.q_range().end);
+    const NamedList named{"x", *KeyList::Make(std::move(list.data))};
+    const int64_t first_key = problem.pattern.first_key();
+    problem.pattern = Pattern::Parse(rng.Below(2) == 0 ? "list(x)" : "list(x) & causal", kv_heads)
+                          ->Bind({&named, 1}, heads)
+                          ->KeysFrom(first_key);
   }
   problem.v_head_dim = static_cast<int>(8 * rng.Between(1, 8));
   problem.v_is_k_prefix = rng.Below(4) == 0;

@@ -1,10 +1,12 @@
 // The .npy format (numpy.lib.format): magic, version, header length, a Python dict literal of the
 // keys descr, fortran_order and shape, then the values.
+#include <algorithm>
 #include <cstring>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/quoted.h"
 #include "base/status.h"
 #include "runtime/cli/files/tensor_file.h"
@@ -84,26 +86,32 @@ absl::Status Unexpected(absl::string_view field, absl::string_view found,
 }
 
 struct Header {
+  bool is_mask = false;  // of bool; else a tensor of f32 or f16
   bool has_descr = false;
   bool has_order = false;
   bool has_shape = false;
-  DType dtype = DType::kF32;
+  DType dtype = DType::kF32;  // of a tensor
   std::vector<int64_t> shape;
+  size_t data_begin = 0;
 };
 
 absl::Status ReadDescr(Literal& literal, Header* header) {
   absl::string_view descr;
   if (!literal.TakeString(&descr)) {
-    return Unexpected("header field descr", literal.rest(), "'<f4' or '<f2'");
+    return Unexpected("header field descr", literal.rest(),
+                      header->is_mask ? "'|b1'" : "'<f4' or '<f2'");
   }
-  if (descr != "<f4" && descr != "<f2") {
+  if (header->is_mask && descr != "|b1") {
+    return Unexpected("header field descr", descr, "'|b1' (bool); save x.astype(bool)");
+  }
+  if (!header->is_mask && descr != "<f4" && descr != "<f2") {
     std::string expected = "'<f4' (f32) or '<f2' (f16), little endian";
     for (const Hint& hint : kHints) {
       if (hint.descr == descr) absl::StrAppend(&expected, "; ", hint.text);
     }
     return Unexpected("header field descr", descr, expected);
   }
-  header->dtype = descr == "<f4" ? DType::kF32 : DType::kF16;
+  header->dtype = descr == "<f2" ? DType::kF16 : DType::kF32;
   header->has_descr = true;
   return absl::OkStatus();
 }
@@ -138,9 +146,10 @@ absl::Status ReadShape(Literal& literal, Header* header) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<Header> ReadHeader(absl::string_view text) {
+absl::StatusOr<Header> ReadHeader(absl::string_view text, bool is_mask) {
   Literal literal(text);
   Header header;
+  header.is_mask = is_mask;
   if (!literal.Take('{'))
     return Unexpected("header", text, "a dict of descr, fortran_order, shape");
   while (!literal.Take('}')) {
@@ -169,9 +178,7 @@ absl::StatusOr<Header> ReadHeader(absl::string_view text) {
   return header;
 }
 
-}  // namespace
-
-absl::StatusOr<TensorPlace> ParseNpy(absl::Span<const std::byte> file) {
+absl::StatusOr<Header> ReadFile(absl::Span<const std::byte> file, bool is_mask) {
   const absl::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
   if (text.substr(0, kMagic.size()) != kMagic) {
     return Unexpected("magic", text.substr(0, kMagic.size()), "\"\\x93NUMPY\"");
@@ -195,10 +202,40 @@ absl::StatusOr<TensorPlace> ParseNpy(absl::Span<const std::byte> file) {
     return absl::InvalidArgumentError(
         absl::StrCat("header length is ", header_bytes, ", expected at most ", kHeaderBytesMax));
   }
-  ANNULUS_ASSIGN_OR_RETURN(const Header header,
-                           ReadHeader(text.substr(header_begin, header_bytes)));
-  const size_t data_begin = header_begin + header_bytes;
-  return PlaceTensor(header.dtype, header.shape, data_begin, file.size() - data_begin);
+  ANNULUS_ASSIGN_OR_RETURN(Header header,
+                           ReadHeader(text.substr(header_begin, header_bytes), is_mask));
+  header.data_begin = header_begin + header_bytes;
+  return header;
+}
+
+}  // namespace
+
+absl::StatusOr<TensorPlace> ParseNpy(absl::Span<const std::byte> file) {
+  ANNULUS_ASSIGN_OR_RETURN(const Header header, ReadFile(file, /*is_mask=*/false));
+  return PlaceTensor(header.dtype, header.shape, header.data_begin,
+                     file.size() - header.data_begin);
+}
+
+absl::StatusOr<MaskPlace> ParseNpyMask(absl::Span<const std::byte> file) {
+  ANNULUS_ASSIGN_OR_RETURN(const Header header, ReadFile(file, /*is_mask=*/true));
+  constexpr int64_t kSizeMax = int64_t{1} << 20;
+  const std::vector<int64_t>& shape = header.shape;
+  const bool good = shape.size() == 3 && std::all_of(shape.begin(), shape.end(), [](int64_t size) {
+                      return size >= 1 && size <= kSizeMax;
+                    });
+  if (!good || shape[1] != shape[2]) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("shape is (", absl::StrJoin(absl::MakeConstSpan(shape).subspan(0, 8), ", "),
+                     "), expected three sizes from 1 to ", kSizeMax,
+                     ", the last two alike: heads, blocks of queries, blocks of keys"));
+  }
+  const size_t size_bytes = file.size() - header.data_begin;
+  if (static_cast<uint64_t>(shape[0] * shape[1] * shape[2]) != size_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat("data has ", size_bytes, " bytes, expected ",
+                                                   shape[0] * shape[1] * shape[2], " for shape (",
+                                                   absl::StrJoin(shape, ", "), ") of bool"));
+  }
+  return MaskPlace{shape[0], shape[1], header.data_begin};
 }
 
 }  // namespace annulus

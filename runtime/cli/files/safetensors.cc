@@ -42,8 +42,7 @@ absl::Status NotInFile(absl::string_view name, const std::vector<SafetensorsEntr
 
 }  // namespace
 
-absl::StatusOr<TensorPlace> ParseSafetensors(absl::Span<const std::byte> file,
-                                             absl::string_view name) {
+absl::StatusOr<SafetensorsHeader> ReadSafetensorsHeader(absl::Span<const std::byte> file) {
   if (file.size() < kLengthBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("size is ", file.size(), " bytes, expected a header of at least 8"));
@@ -59,15 +58,22 @@ absl::StatusOr<TensorPlace> ParseSafetensors(absl::Span<const std::byte> file,
   }
   const absl::string_view text(reinterpret_cast<const char*>(file.data()) + kLengthBytes,
                                header_bytes);
-  ANNULUS_ASSIGN_OR_RETURN(const std::vector<SafetensorsEntry> entries,
+  ANNULUS_ASSIGN_OR_RETURN(SafetensorsHeader header,
                            ParseSafetensorsHeader(text, rest_bytes - header_bytes));
+  header.data_begin = kLengthBytes + header_bytes;
+  return header;
+}
+
+absl::StatusOr<TensorPlace> ParseSafetensors(absl::Span<const std::byte> file,
+                                             absl::string_view name) {
+  ANNULUS_ASSIGN_OR_RETURN(const SafetensorsHeader header, ReadSafetensorsHeader(file));
+  const std::vector<SafetensorsEntry>& entries = header.entries;
   for (const SafetensorsEntry& entry : entries) {
     if (entry.name != name) continue;
     ANNULUS_ASSIGN_OR_RETURN(const DType dtype, ReadDType(entry.dtype));
     // A size beyond int64 stands in a shape without elements only, which is refused as such.
     const std::vector<int64_t> shape(entry.shape.begin(), entry.shape.end());
-    return PlaceTensor(dtype, shape, kLengthBytes + header_bytes + entry.begin,
-                       entry.end - entry.begin);
+    return PlaceTensor(dtype, shape, header.data_begin + entry.begin, entry.end - entry.begin);
   }
   return NotInFile(name, entries);
 }

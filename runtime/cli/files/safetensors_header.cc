@@ -48,7 +48,7 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
   explicit HeaderReader(absl::string_view text) : text_(text) {}
 
   const absl::Status& status() const { return status_; }
-  std::vector<SafetensorsEntry> TakeEntries() && { return std::move(entries_); }
+  SafetensorsHeader Take() && { return {std::move(entries_), std::move(metadata_), 0}; }
 
   bool null() override { return (in_ == In::kHeader && is_metadata_) || Scalar("null"); }
   bool boolean(bool value) override { return Scalar(value ? "true" : "false"); }
@@ -63,7 +63,10 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
   }
 
   bool string(string_t& value) override {
-    if (in_ == In::kMetadata) return true;
+    if (in_ == In::kMetadata) {
+      metadata_.back().second = std::move(value);
+      return true;
+    }
     if (in_ != In::kTensor || field_ != Field::kDType) return Scalar(Quoted(value, 40));
     if (BitsOf(value) == 0) return Unexpected(Quoted(value, 40));
     entries_.back().dtype = std::move(value);
@@ -77,6 +80,8 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
         return Fail(absl::StrCat(kMetadata, " is named twice, expected once"));
       }
       if (!is_metadata_) entries_.emplace_back().name = std::move(name);
+    } else if (in_ == In::kMetadata) {
+      metadata_.emplace_back().first = std::move(name);
     } else if (in_ == In::kTensor) {
       field_ = name == "dtype"          ? Field::kDType
                : name == "shape"        ? Field::kShape
@@ -188,6 +193,7 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
   const absl::string_view text_;
   absl::Status status_;
   std::vector<SafetensorsEntry> entries_;
+  std::vector<std::pair<std::string, std::string>> metadata_;
   In in_ = In::kFile;
   Field field_ = Field::kUnknown;
   bool has_[3] = {};          // fields of the tensor that is read
@@ -245,8 +251,8 @@ absl::Status CheckData(const std::vector<SafetensorsEntry>& entries, uint64_t da
 
 }  // namespace
 
-absl::StatusOr<std::vector<SafetensorsEntry>> ParseSafetensorsHeader(absl::string_view text,
-                                                                     uint64_t data_bytes) {
+absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(absl::string_view text,
+                                                         uint64_t data_bytes) {
   // The parser takes a NUL for the end of its input, and skips a byte order mark.
   const size_t nul = text.find('\0');
   if (nul != absl::string_view::npos) {
@@ -260,14 +266,15 @@ absl::StatusOr<std::vector<SafetensorsEntry>> ParseSafetensorsHeader(absl::strin
   }
   HeaderReader reader(text);
   if (!Json::sax_parse(text.begin(), text.end(), &reader)) return reader.status();
-  std::vector<SafetensorsEntry> entries = std::move(reader).TakeEntries();
+  SafetensorsHeader header = std::move(reader).Take();
+  std::vector<SafetensorsEntry>& entries = header.entries;
   ANNULUS_RETURN_IF_ERROR(CheckNames(entries));
   // An empty tensor stands before one that begins at the same byte.
   std::sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) {
     return std::tie(a.begin, a.end) < std::tie(b.begin, b.end);
   });
   ANNULUS_RETURN_IF_ERROR(CheckData(entries, data_bytes));
-  return entries;
+  return header;
 }
 
 }  // namespace annulus

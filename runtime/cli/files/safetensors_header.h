@@ -2,12 +2,15 @@
 // each tensor named once, whose data lie one after the other and cover the file. Pure function.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 
 namespace annulus {
 
@@ -18,11 +21,18 @@ struct SafetensorsEntry {
   uint64_t begin = 0, end = 0;  // within the data, in bytes: shape times dtype
 };
 
-// The tensors of header `text` over `data_bytes` bytes of data, in the order of their data.
-// INVALID_ARGUMENT names the tensor and the field, its value and what was expected. The file's
-// order of names and what it says in __metadata__ do not matter; neither do fields of a tensor
-// that the format does not know. Takes time n log n for n tensors.
-absl::StatusOr<std::vector<SafetensorsEntry>> ParseSafetensorsHeader(absl::string_view text,
-                                                                     uint64_t data_bytes);
+struct SafetensorsHeader {
+  std::vector<SafetensorsEntry> entries;                           // in the order of their data
+  std::vector<std::pair<std::string, std::string>> metadata = {};  // of __metadata__, as it stands
+  size_t data_begin = 0;                                           // in the file, in bytes
+};
+
+// The header `text` over `data_bytes` bytes of data. INVALID_ARGUMENT names the tensor and the
+// field, its value and what was expected. The file's order of names does not matter; neither do
+// fields of a tensor that the format does not know. Takes time n log n for n tensors.
+absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(absl::string_view text,
+                                                         uint64_t data_bytes);
+// That of a whole file.
+absl::StatusOr<SafetensorsHeader> ReadSafetensorsHeader(absl::Span<const std::byte> file);
 
 }  // namespace annulus

@@ -25,8 +25,16 @@ struct TensorPlace {
   size_t offset_bytes = 0;
 };
 
+// A mask of blocks [heads, blocks, blocks], a byte 0 or 1 each, in a file's bytes.
+struct MaskPlace {
+  int64_t heads = 0;
+  int64_t blocks = 0;
+  size_t offset_bytes = 0;
+};
+
 // The parsers, over the whole file. INVALID_ARGUMENT without the file's name.
 absl::StatusOr<TensorPlace> ParseNpy(absl::Span<const std::byte> file);
+absl::StatusOr<MaskPlace> ParseNpyMask(absl::Span<const std::byte> file);
 absl::StatusOr<TensorPlace> ParseSafetensors(absl::Span<const std::byte> file,
                                              absl::string_view name);
 

@@ -125,6 +125,12 @@ void Options::AddWords(const std::string& name, const std::string& placeholder,
                       /*is_flag=*/false, /*alone=*/{}, /*is_words=*/true});
 }
 
+void Options::AddRepeated(const std::string& name, const std::string& placeholder,
+                          const std::string& help, OptionSetter set) {
+  Add(name, placeholder, help, std::move(set));
+  options_.back().is_repeated = true;
+}
+
 void Options::AddFlag(const std::string& name, const std::string& help, bool* value) {
   options_.push_back(
       {name, "", help, SetParsed(value, ParseSwitch), /*required=*/false, /*is_flag=*/true});
@@ -151,7 +157,7 @@ absl::StatusOr<std::optional<std::string>> Options::ReadFlags(const std::vector<
   CLI::App app(description_, title_);
   std::map<std::string, std::string> texts;
   std::map<std::string, bool> switches;
-  std::map<std::string, std::vector<std::string>> words;
+  std::map<std::string, std::vector<std::string>> words, repeated;
   for (const Option& option : options_) {
     const std::string flag = absl::StrCat("--", option.name);
     const std::string help = absl::StrCat(option.help, option.required ? " (required)" : "", " [",
@@ -160,6 +166,10 @@ absl::StatusOr<std::optional<std::string>> Options::ReadFlags(const std::vector<
       app.add_flag(flag, switches[option.name], help);
     } else if (option.is_words) {
       app.add_option(option.name, words[option.name], help)->type_name(option.placeholder);
+    } else if (option.is_repeated) {
+      app.add_option(flag, repeated[option.name], help)
+          ->type_name(option.placeholder)
+          ->allow_extra_args(false);
     } else {
       CLI::Option* added = app.add_option(flag, texts[option.name], help);
       added->type_name(option.placeholder);
@@ -179,6 +189,13 @@ absl::StatusOr<std::optional<std::string>> Options::ReadFlags(const std::vector<
     const std::string name = option->get_single_name();
     if (option->count() == 0) continue;
     const auto on = switches.find(name);
+    if (const auto all = repeated.find(name); all != repeated.end()) {
+      given->emplace(name, Given{Source::kFlag,
+                                 absl::StrCat("--", name),
+                                 all->second.front(),
+                                 {all->second.begin() + 1, all->second.end()}});
+      continue;
+    }
     const auto list = words.find(name);
     const std::string text = on != switches.end()  ? (on->second ? "true" : "false")
                              : list != words.end() ? absl::StrJoin(list->second, " ")
@@ -252,7 +269,8 @@ absl::Status Options::Resolve(GivenByName given) const {
       return absl::InvalidArgumentError(absl::StrCat("--", option.name, " is missing, expected ",
                                                      option.placeholder, ": ", option.help));
     }
-    const absl::Status status = option.set(found->second.text);
+    absl::Status status = option.set(found->second.text);
+    for (const std::string& text : found->second.more) status.Update(option.set(text));
     if (!status.ok()) {
       return absl::Status(status.code(), absl::StrCat(found->second.label, ": ", status.message()));
     }

@@ -65,6 +65,9 @@ class Options {
   // An option whose flag may stand alone: then its value is `alone`.
   void AddOptional(const std::string& name, const std::string& placeholder, const std::string& help,
                    const std::string& alone, OptionSetter set);
+  // An option that may be given several times as a flag, each with one value; `set` gets each.
+  void AddRepeated(const std::string& name, const std::string& placeholder, const std::string& help,
+                   OptionSetter set);
   void AddFlag(const std::string& name, const std::string& help, bool* value);
   // What stands without a flag: `set` gets the words with a blank between.
   void AddWords(const std::string& name, const std::string& placeholder, const std::string& help,
@@ -90,12 +93,14 @@ class Options {
     bool is_flag = false;
     std::string alone = {};  // the value of its flag without one; empty: there must be one
     bool is_words = false;   // without a flag
+    bool is_repeated = false;
   };
   enum class Source { kFlag, kEnvironment, kFile };  // from strong to weak
   struct Given {
     Source source = Source::kFlag;
     std::string label;  // "--tokens", "ANNULUS_TOKENS", "file \"a.conf\" tokens"
     std::string text;
+    std::vector<std::string> more = {};  // of a repeated flag, after the first
   };
   using GivenByName = std::map<std::string, Given>;
 

@@ -66,6 +66,21 @@ Json ToObject(const ContextInfo& context) {
           {"idle_s", context.idle_s}};
 }
 
+// A head's list is KV-efficient where what one row of it does not see no later one does.
+Json ToObject(const NamedList& list) {
+  const KeyListData& data = list.list->data();
+  int efficient = 0;
+  for (int head = 0; head < data.heads; ++head) efficient += list.list->kv_efficient(head) ? 1 : 0;
+  return {{"name", list.name},
+          {"unit", Text(Name(data.unit))},
+          {"rows", Text(Name(data.rows))},
+          {"block_tokens", data.block_tokens},
+          {"heads", data.heads},
+          {"keys", data.keys.size()},
+          {"kv_efficient", efficient == data.heads},
+          {"kv_efficient_heads", efficient}};
+}
+
 Json Range(TokenRange range) {
   return Json::array({range.begin, range.end});
 }
@@ -107,6 +122,8 @@ std::string ToJson(const ExplainReport& report) {
   const PlanKind chosen = report.decision.plan.kind();
   Json workers = Json::array();
   Json candidates = Json::array();
+  Json lists = Json::array();
+  for (const NamedList& list : problem.pattern.lists()) lists.push_back(ToObject(list));
   double imbalance = 1;
   for (size_t i = 0; i < report.decision.candidates.size(); ++i) {
     const PlanCost& cost = report.decision.candidates[i];
@@ -150,6 +167,7 @@ std::string ToJson(const ExplainReport& report) {
                {"coverage", report.coverage.covered},
                {"coverage_last", report.coverage_last},
                {"kept_kv", report.coverage.kept_kv},
+               {"lists", std::move(lists)},
                {"workers", std::move(workers)},
                {"candidates", std::move(candidates)}});
 }

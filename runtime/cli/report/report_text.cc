@@ -102,6 +102,23 @@ std::string MeasuredText(const ExplainReport& report) {
   return "\n" + table.ToText();
 }
 
+std::string ListsText(const std::vector<NamedList>& lists) {
+  std::string text;
+  for (const NamedList& list : lists) {
+    const KeyListData& data = list.list->data();
+    int efficient = 0;
+    for (int head = 0; head < data.heads; ++head) {
+      efficient += list.list->kv_efficient(head) ? 1 : 0;
+    }
+    absl::StrAppendFormat(&text,
+                          "list      %s: %d %s by %s for %d heads, %d of them KV-efficient (what a "
+                          "row does not see, no later row sees)\n",
+                          list.name, data.keys.size(), Name(data.unit), Name(data.rows), data.heads,
+                          efficient);
+  }
+  return text;
+}
+
 std::string LoadsText(const std::vector<WorkerLoad>& workers) {
   Table table({{"worker"}, {"pairs computed"}, {"kv tokens"}, {"sends"}, {"receives"}});
   const size_t shown = std::min(workers.size(), kWorkersShown);
@@ -138,14 +155,14 @@ std::string ToText(const ExplainReport& report) {
       "%s\npattern   %s\nplaced    %s over %d workers\n"
       "density   %.4g: %d pairs visited, %d computed\n"
       "coverage  some head shows %.2f%% of the keys to some query, %.2f%% to the last one; a "
-      "head's cache keeps %.2f%% of the KV\n%s\n%s%s\n%s",
+      "head's cache keeps %.2f%% of the KV\n%s%s\n%s%s\n%s",
       ShapeText(problem.q_tokens, problem.kv_tokens, problem.heads, problem.kv_heads,
                 problem.head_dim, problem.v_head_dim, problem.dtype),
       Quoted(problem.pattern.text(), 200), problem.home_partition.ToString(), problem.world(),
       report.size.density, report.size.visited_pairs, report.size.work_pairs,
       100 * report.coverage.covered, 100 * report.coverage_last, 100 * report.coverage.kept_kv,
-      MachinesText(report.machines), CandidatesText(report), MeasuredText(report),
-      LoadsText(cost->workers));
+      ListsText(problem.pattern.lists()), MachinesText(report.machines), CandidatesText(report),
+      MeasuredText(report), LoadsText(cost->workers));
 }
 
 int64_t TokensOf(const ContextInfo& context) {

@@ -126,6 +126,7 @@ absl::StatusOr<std::shared_ptr<const Planned>> CallPlanner::PlanFor(const ShardM
                            patterns_.PatternOf(map.retention, ask.layer, asked));
   ANNULUS_RETURN_IF_ERROR(
       pattern->CheckTokens(ask.kv_len(), /*may_grow=*/map.spec.tokens_expected == 0));
+  ANNULUS_RETURN_IF_ERROR(pattern->CheckLists(ask.queries(), ask.kv_len()));
   const bool is_step = ask.kind == request::WorkItem::Kind::kStep;
   const TokenRange q = is_step ? WholeBlocks(ask.queries()) : ask.queries();
   const Key key = KeyOf(map, ask, *pattern, kind, q);

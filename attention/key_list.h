@@ -1,0 +1,105 @@
+// KeyList: which keys each query sees, as data and not as a rule: what a caller's mask, or the
+// indexer of its model, has chosen. list(name) in a pattern stands for one (attention/pattern.h).
+// Lists lie in rows: one for each query, one for each block of queries, or one for all. A list
+// names blocks of `block_tokens` tokens, or single tokens, by their absolute numbers. Immutable;
+// safe to share between threads.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "attention/ranges.h"
+
+namespace annulus {
+
+// Bounds of a list; the errors that meet them name them.
+inline constexpr int64_t kListKeysMax = int64_t{1} << 28;  // list_keys_max: 1 GiB of keys
+inline constexpr int64_t kListRowsMax = int64_t{1} << 27;  // list_rows_max, over all heads
+inline constexpr int64_t kListBlockTokensMax = int64_t{1} << 20;
+
+// What a list is made of: as users give it, and not yet checked.
+struct KeyListData {
+  enum class Unit { kBlocks, kTokens };  // what `keys` number
+  enum class Rows { kToken, kBlock, kAll };
+
+  Unit unit = Unit::kBlocks;
+  Rows rows = Rows::kAll;
+  int64_t block_tokens = 64;  // of a block of keys, and of a block of queries
+  int heads = 1;              // lists of their own: for all heads, KV heads or query heads
+  int64_t q_begin = 0;  // the first query that has a row; a block's begin where rows are blocks
+  // Row r of head h sees keys[begin[h·rows + r]] up to before keys[begin[h·rows + r + 1]], which
+  // ascend.
+  std::vector<int64_t> begin;
+  std::vector<int32_t> keys;
+};
+
+// "blocks", "tokens"; "token", "block", "all".
+absl::string_view Name(KeyListData::Unit unit);
+absl::string_view Name(KeyListData::Rows rows);
+
+class KeyList {
+ public:
+  using Unit = KeyListData::Unit;
+  using Rows = KeyListData::Rows;
+
+  // INVALID_ARGUMENT names the field, its value and what was expected, unless begin ascends from 0
+  // to the number of keys in equally many rows for each head, and each row's keys are ≥ 0 and
+  // ascend.
+  static absl::StatusOr<std::shared_ptr<const KeyList>> Make(KeyListData data);
+
+  const KeyListData& data() const { return data_; }
+  int heads() const { return data_.heads; }
+  int64_t rows() const { return rows_; }                // of one head
+  int64_t unit_tokens() const { return unit_tokens_; }  // that a key stands for
+  int64_t row_tokens() const { return row_tokens_; }    // queries of a row; 2^60 for all
+  // The queries that have a row; of the last row all are counted.
+  TokenRange queries() const { return queries_; }
+  // The row of a query, which is one of queries().
+  int64_t RowOf(int64_t q) const { return (q - queries_.begin) / row_tokens_; }
+  absl::Span<const int32_t> Keys(int head, int64_t row) const;
+
+  // The lowest head whose lists are the same.
+  int HeadClass(int head) const { return classes_[static_cast<size_t>(head)]; }
+  // Of the lists of a head and of what they stand for.
+  uint64_t hash(int head) const { return hashes_[static_cast<size_t>(head)]; }
+  // Whether the lists of a head of each of two mean the same, as HeadClass does within one.
+  static bool Same(const KeyList& a, int a_head, const KeyList& b, int b_head);
+
+  // INVALID_ARGUMENT unless each key begins within `kv_tokens` tokens and each query of `q` has a
+  // row. `name` is for the error.
+  absl::Status Check(absl::string_view name, TokenRange q, int64_t kv_tokens) const;
+
+  // Whether a key that a row does not see is seen by no later one: then a cache may forget it.
+  // mask[i + 1, j] ≤ mask[i, j] for j ≤ i, as DKernel checks the masks that users bring.
+  bool kv_efficient(int head) const { return kv_efficient_[static_cast<size_t>(head)]; }
+
+ private:
+  explicit KeyList(KeyListData data);
+
+  absl::Status CheckShape() const;
+  absl::Status CheckKeys();
+  bool IsKvEfficient(int head) const;
+
+  KeyListData data_;
+  int64_t rows_ = 0;
+  int64_t unit_tokens_ = 1;
+  int64_t row_tokens_ = 1;
+  TokenRange queries_;
+  size_t largest_ = 0;  // where in keys the largest one is
+  std::vector<int> classes_;
+  std::vector<uint64_t> hashes_;
+  std::vector<bool> kv_efficient_;
+};
+
+// What list(name) stands for in a pattern.
+struct NamedList {
+  std::string name;
+  std::shared_ptr<const KeyList> list;
+};
+
+}  // namespace annulus
