@@ -20,22 +20,25 @@ app.kubernetes.io/name: {{ include "annulus.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
+{{/* All labels of an object or a pod: the chart's own win over others.
+(dict "root" $ "component" "worker" "labels" {…}) */}}
+{{- define "annulus.labels" -}}
+{{- $own := include "annulus.selector" .root | fromYaml -}}
+{{- with .component }}{{ $_ := set $own "app.kubernetes.io/component" . }}{{ end -}}
+{{- merge $own .labels .root.Values.commonLabels | toYaml -}}
+{{- end -}}
+
 {{/* metadata: (dict "root" $ "suffix" "-internal" "component" "coordinator" "labels" {} "annotations" {}) */}}
 {{- define "annulus.metadata" -}}
 {{- $root := .root -}}
 name: {{ include "annulus.fullname" $root }}{{ .suffix }}
 namespace: {{ $root.Release.Namespace }}
+{{- $about := dict
+  "app.kubernetes.io/version" $root.Chart.AppVersion
+  "app.kubernetes.io/managed-by" $root.Release.Service
+  "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_") }}
 labels:
-  {{- include "annulus.selector" $root | nindent 2 }}
-  {{- with .component }}
-  app.kubernetes.io/component: {{ . }}
-  {{- end }}
-  app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
-  app.kubernetes.io/managed-by: {{ $root.Release.Service }}
-  helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
-  {{- with merge dict (.labels | default dict) $root.Values.commonLabels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- include "annulus.labels" (dict "root" $root "component" .component "labels" (merge $about (.labels | default dict))) | nindent 2 }}
 {{- with merge dict (.annotations | default dict) $root.Values.commonAnnotations }}
 annotations:
   {{- toYaml . | nindent 2 }}

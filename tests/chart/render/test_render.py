@@ -192,3 +192,34 @@ def test_the_table_of_values_is_that_of_values_yaml():
     command = [sys.executable, chart.ROOT / "helm" / "values_table.py"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_own_labels_win_over_common_ones():
+    common = {"app.kubernetes.io/component": "x", "app.kubernetes.io/part-of": "inference"}
+    values = {"commonLabels": common, "worker": {"podLabels": {"annulus/pool": "x"}}}
+    rendered = chart.render(values)
+    assert chart.render(values, version="3.17") == rendered
+    workers = chart.find(rendered, "StatefulSet")
+    for labels in (
+        workers["metadata"]["labels"],
+        workers["spec"]["template"]["metadata"]["labels"],
+    ):
+        assert labels["app.kubernetes.io/component"] == "worker"
+        assert labels["app.kubernetes.io/part-of"] == "inference"
+        assert labels["annulus/pool"] == "cpu"
+
+
+def test_notes_warn_of_what_is_off():
+    def notes(*words):
+        done = chart.run_helm("install", "r", chart.CHART, "--dry-run=client", *words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.partition("NOTES:")[2]
+
+    text = notes()
+    assert "r-annulus.default.svc.cluster.local:7070" in text
+    assert text.count("WARNING") == 2
+    assert "tls.mode is disabled" in text and "nobody is asked who they are" in text
+    off = "networkPolicy.enabled=false,podDisruptionBudget.enabled=false,pools.cpu.hostNetwork=true"
+    text = notes("--set", off)
+    assert text.count("WARNING") == 5 and "pool cpu uses its nodes' network" in text
+    assert "WARNING" not in notes("-f", chart.CHART / "ci" / "cert-manager-values.yaml")
