@@ -9,11 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import processes
 import pytest
 import yaml
 
 import chart
+import processes
 
 PROGRAM = os.environ.get("ANNULUS_PROGRAM")
 FILES = chart.CHART / "files"

@@ -3,10 +3,10 @@
 import os
 import shutil
 
-import processes
 import pytest
 
 import chart
+import processes
 
 PROGRAM = os.environ.get("ANNULUS_PROGRAM")
 pytestmark = [

@@ -2,10 +2,10 @@
 
 import shutil
 
-import api_server
 import pytest
 import yaml
 
+import api_server
 import chart
 
 SECRET = {"tls": {"mode": "secret", "coordinatorSecret": "c"}}
