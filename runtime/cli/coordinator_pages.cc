@@ -21,31 +21,30 @@ Metric Counter(const char* name, const char* help, uint64_t value) {
   return {name, help, Metric::Kind::kCounter, static_cast<double>(value), {}};
 }
 
-void AddCounts(const ClusterCounts& counts, std::vector<Metric>* metrics) {
+void AddView(const ClusterView& view, std::vector<Metric>* metrics) {
   metrics->push_back(
-      Counter("annulus_workers_joined_total", "Workers that joined.", counts.workers_joined));
-  metrics->push_back(Counter("annulus_workers_left_total", "Workers that left in good order.",
-                             counts.workers_left));
+      Counter("annulus_workers_joined_total", "Workers that joined.", view.workers_joined));
+  metrics->push_back(
+      Counter("annulus_workers_left_total", "Workers that left in good order.", view.workers_left));
   metrics->push_back(Counter("annulus_workers_lost_total",
-                             "Workers that died, were silent or were cut off.",
-                             counts.workers_lost));
+                             "Workers that died, were silent or were cut off.", view.workers_lost));
   metrics->push_back(
-      Gauge("annulus_moves_running", "Contexts that move now.", counts.moving ? 1 : 0));
+      Gauge("annulus_moves_running", "Contexts that move now.", view.moving ? 1 : 0));
   for (const auto& [result, count] :
-       {std::pair("done", counts.moves_done), {"failed", counts.moves_failed}}) {
+       {std::pair("done", view.moves_done), {"failed", view.moves_failed}}) {
     metrics->push_back(
         Counter("annulus_moves_total", "Moves of contexts to other workers that ended.", count));
     metrics->back().labels = {{"result", result}};
   }
   metrics->push_back(Counter("annulus_moved_bytes_total",
                              "KV bytes that moves copied, those that failed included.",
-                             counts.moved_bytes));
+                             view.moved_bytes));
   metrics->push_back(Gauge("annulus_contexts_recovering",
                            "Contexts that wait for workers to join again.",
-                           static_cast<double>(counts.contexts_recovering)));
+                           static_cast<double>(view.contexts_recovering)));
   metrics->push_back(Gauge("annulus_recovery_seconds",
                            "How long contexts have been waiting for workers, or last did.",
-                           absl::ToDoubleSeconds(counts.recovery_time)));
+                           absl::ToDoubleSeconds(view.recovery_time)));
 }
 
 void AddLoad(const RpcLoad& load, TenantNames& names, std::vector<Metric>* metrics) {
@@ -75,14 +74,14 @@ absl::Status Live(const CoordinatorParts& parts) {
   if (!parts.server->Answers(kPagePatience)) {
     return absl::UnavailableError("no connections are accepted");
   }
-  parts.coordinator->counts();  // its lock can be had
+  parts.coordinator->View();  // its lock can be had
   return absl::OkStatus();
 }
 
 absl::Status Ready(const CoordinatorParts& parts) {
   if (parts.draining) return absl::UnavailableError("it stops");
   ANNULUS_RETURN_IF_ERROR(Live(parts));
-  const int64_t waiting = parts.coordinator->counts().contexts_recovering;
+  const int64_t waiting = parts.coordinator->View().contexts_recovering;
   if (waiting == 0) return absl::OkStatus();
   return absl::UnavailableError(absl::StrCat(waiting, " contexts wait for workers to join again"));
 }
@@ -96,7 +95,7 @@ std::vector<Metric> MetricsOf(CoordinatorParts& parts) {
   metrics.push_back(TransportBytes("ucx", "received", fabric.bytes_received));
   AddSecurityMetrics(parts.security, *parts.door, parts.authenticator, "clients", parts.tls,
                      &metrics);
-  AddCounts(parts.coordinator->counts(), &metrics);
+  AddView(parts.coordinator->View(), &metrics);
   if (parts.server != nullptr) AddLoad(parts.server->Load(), parts.tenants, &metrics);
   AddProcessMetrics(&metrics);
   return metrics;
@@ -110,11 +109,14 @@ ProcessPages PagesOf(CoordinatorParts& parts, const MetricsService& service) {
   const auto of_status = [&](HttpAnswer (*answer)(std::string), auto write) {
     return [&parts, answer, write] {
       const absl::StatusOr<ClusterStatus> status = parts.coordinator->Call(StatusRequest(), {});
-      return status.ok() ? answer(write(*status)) : ProbeAnswer(status.status());
+      if (!status.ok()) return ProbeAnswer(status.status());
+      return answer(write(*status, parts.coordinator->View(kPlacesShownMax)));
     };
   };
-  pages.status = of_status(HtmlAnswer, [](const auto& status) { return StatusPage(status); });
-  pages.status_json = of_status(JsonAnswer, [](const auto& status) { return ToJson(status); });
+  pages.status = of_status(
+      HtmlAnswer, [](const auto& status, const auto& view) { return StatusPage(status, view); });
+  pages.status_json = of_status(
+      JsonAnswer, [](const auto& status, const auto& view) { return ToJson(status, view); });
   return pages;
 }
 

@@ -87,9 +87,9 @@ class Coordinator::Impl {
     return CheckHeader(*map, header, planner_);
   }
 
-  ClusterCounts counts() {
+  ClusterView View(size_t places_max) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    return node_.counts();
+    return node_.View(places_max);
   }
   Messenger& messenger() { return messenger_; }
   AdmittedWorkers& admitted() { return admitted_; }
@@ -287,8 +287,8 @@ Messenger::Counters Coordinator::fabric_counters() const {
   return impl_->messenger().counters();
 }
 
-ClusterCounts Coordinator::counts() const {
-  return impl_->counts();
+ClusterView Coordinator::View(size_t places_max) const {
+  return impl_->View(places_max);
 }
 
 absl::StatusOr<ContextInfo> Coordinator::Impl::Answer(const ContextSpec& spec,

@@ -13,7 +13,7 @@
 #include "base/clock.h"
 #include "comm/fabric.h"
 #include "runtime/coordinator/admitted_workers.h"
-#include "runtime/coordinator/cluster_counts.h"
+#include "runtime/coordinator/cluster_view.h"
 #include "runtime/coordinator/limits.h"
 #include "runtime/service/service.h"
 #include "sharding/planner.h"
@@ -50,7 +50,8 @@ class Coordinator final : public Service {
   AdmittedWorkers& admitted();
   // What went over the workers' network from and to here.
   Messenger::Counters fabric_counters() const;
-  ClusterCounts counts() const;
+  // The places of the first places_max contexts alone.
+  ClusterView View(size_t places_max = 0) const;
 
  private:
   absl::StatusOr<AnyAnswer> Answer(const AnyRequest& request, const CallContext& call) override;

@@ -128,16 +128,17 @@ void CoordinatorLoop::Do(action::Finish& finish, Incoming&) {
   calls_.erase(call);
 }
 
-ClusterCounts CoordinatorLoop::counts() const {
-  ClusterCounts counts = counts_;
-  counts.moving = core_.moving();
-  counts.contexts_recovering = core_.recovering();
-  counts.recovery_time = core_.recovery_time(clock_.Now());
-  return counts;
+ClusterView CoordinatorLoop::View(size_t places_max) const {
+  ClusterView view = view_;
+  view.moving = core_.moving();
+  view.contexts_recovering = core_.recovering();
+  view.recovery_time = core_.recovery_time(clock_.Now());
+  view.places = core_.Places(places_max);
+  return view;
 }
 
 void CoordinatorLoop::Do(action::WorkerJoined& joined, Incoming&) {
-  ++counts_.workers_joined;
+  ++view_.workers_joined;
   messenger_.Trust(joined.peer);
   Log(LogLevel::kInfo, "worker joined", {{"worker", joined.label}, {"backend", joined.backend}});
 }
@@ -154,13 +155,13 @@ void CoordinatorLoop::Do(action::MoveRows& rows, Incoming& cause) {
 void CoordinatorLoop::Do(action::MoveFill& fill, Incoming&) {
   Buffer rows = copy_->Pack(fill.rank);
   fill.work.items[0].append_bytes = rows.size();
-  counts_.moved_bytes += rows.size();
+  view_.moved_bytes += rows.size();
   SendOrReport(fill.peer, fill.work.request, wire::Encode(fill.work, std::move(rows)));
 }
 
 void CoordinatorLoop::Do(action::MoveEnded& ended, Incoming&) {
   copy_.reset();
-  ++(ended.status.ok() ? counts_.moves_done : counts_.moves_failed);
+  ++(ended.status.ok() ? view_.moves_done : view_.moves_failed);
   Log(LogLevel::kInfo, "context moved",
       {{"context", ended.context}, {"status", ended.status.ToString()}});
 }
@@ -174,12 +175,12 @@ void CoordinatorLoop::Do(action::ContextEnded& ended, Incoming&) {
 }
 
 void CoordinatorLoop::Do(action::WorkerLeft& left, Incoming&) {
-  ++counts_.workers_left;
+  ++view_.workers_left;
   Log(LogLevel::kInfo, "worker left", {{"worker", left.label}});
 }
 
 void CoordinatorLoop::Do(action::WorkerLost& lost, Incoming&) {
-  ++counts_.workers_lost;
+  ++view_.workers_lost;
   Log(LogLevel::kWarning, "worker lost", {{"worker", lost.label}, {"why", lost.why.ToString()}});
 }
 

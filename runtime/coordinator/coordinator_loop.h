@@ -17,7 +17,7 @@
 #include "runtime/coordinator/admitted_workers.h"
 #include "runtime/coordinator/calls/context_copy.h"
 #include "runtime/coordinator/calls/tensor_call.h"
-#include "runtime/coordinator/cluster_counts.h"
+#include "runtime/coordinator/cluster_view.h"
 #include "runtime/coordinator/core/core.h"
 
 namespace annulus {
@@ -47,7 +47,7 @@ class CoordinatorLoop {
   absl::Time NextDue() const { return core_.NextTimer(); }
 
   const CoordinatorCore& core() const { return core_; }
-  ClusterCounts counts() const;
+  ClusterView View(size_t places_max) const;
 
  private:
   struct InFlight {
@@ -89,7 +89,7 @@ class CoordinatorLoop {
   std::deque<Incoming> incoming_;
   std::map<CallId, InFlight> calls_;
   std::optional<ContextCopy> copy_;  // of the context that moves
-  ClusterCounts counts_;             // but for what goes on
+  ClusterView view_;                 // but for what goes on
 };
 
 }  // namespace annulus

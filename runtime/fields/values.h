@@ -102,11 +102,12 @@ constexpr auto DescriptionOf(const TraceSpan*) {
 
 constexpr auto DescriptionOf(const WorkerStatus*) {
   using T = WorkerStatus;
-  return Describe(
-      "WorkerStatus", Field(1, "id", &T::id), Field(2, "state", &T::state),
-      Field(3, "backend", &T::backend), Field(4, "address", &T::address),
-      Field(5, "kv_bytes", &T::kv_bytes), Field(6, "kv_bytes_limit", &T::kv_bytes_limit),
-      Field(7, "data_address", &T::data_address), Field(8, "heartbeat_age_s", &T::heartbeat_age_s));
+  return Describe("WorkerStatus", Field(1, "id", &T::id), Field(2, "state", &T::state),
+                  Field(3, "backend", &T::backend), Field(4, "address", &T::address),
+                  Field(5, "kv_bytes", &T::kv_bytes),
+                  Field(6, "kv_bytes_limit", &T::kv_bytes_limit),
+                  Field(7, "data_address", &T::data_address),
+                  Field(8, "heartbeat_age_s", &T::heartbeat_age_s), Field(9, "name", &T::name));
 }
 
 constexpr auto DescriptionOf(const TenantStatus*) {

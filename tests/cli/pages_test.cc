@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "annulus/client.h"
 #include "base/rng.h"
+#include "runtime/cli/report/report.h"
 #include "runtime/cli/report/status_page.h"
 #include "tests/catch.h"
 #include "tests/cli/program.h"
@@ -67,7 +68,18 @@ TEST_CASE("probes are told how coordinator and worker stand") {
   CHECK(!absl::StrContains(page, "<script"));
   CHECK(!absl::StrContains(page, "\x1b"));
   CHECK(absl::StrContains(page, "&lt;script&gt;alert(1)"));
-  CHECK(json::parse(Get(at, "/status.json").body)["workers"].size() == 1);
+  // A name goes to others escaped, to pages and terminals alike.
+  const json status = json::parse(Get(at, "/status.json").body);
+  REQUIRE(status["workers"].size() == 1);
+  CHECK(status["workers"][0]["name"] == "<script>alert(1)</script>\\033[31m");
+  CHECK(status["moves"]["running"] == 0);
+  CHECK(status["workers_joined"] == 1);
+  const std::string cluster = Get(at, "/status").body;
+  CHECK(!absl::StrContains(cluster, "<script"));
+  CHECK(absl::StrContains(cluster, "&lt;script&gt;alert(1)&lt;/script&gt;\\033[31m"));
+  const test::Outcome table = test::RunProgram({"status", "--endpoint", endpoint});
+  CHECK(absl::StrContains(table.out, " <script>alert(1)</script>\\033[31m "));
+  CHECK(!absl::StrContains(table.out, "\x1b"));
 
   coordinator.Signal(SIGKILL);
   CHECK(Within(absl::Seconds(20), [&] { return Get(worker_at, "/readyz").code == 503; }));
@@ -127,10 +139,24 @@ TEST_CASE("what workers say of themselves shows as text on the page") {
                             .backend = "<img src=x onerror=\"a()\">",
                             .address = "'&\x1b]0;x\x07",
                             .kv_bytes_limit = 0,
-                            .data_address = "\"><b>"});
+                            .data_address = "\"><b>",
+                            .name = "<i>"});
   status.contexts.resize(1001);
-  const std::string page = StatusPage(status);
-  for (const char* raw : {"<img", "<b>", "\x1b", "\x07"}) CHECK(!absl::StrContains(page, raw));
+  status.contexts[0].id = 9;
+  status.contexts[0].spec.owner = "<u>\x1b";
+  ClusterView view;
+  view.places = {{9, {{1, 100}, {2, 50}}, {1, 1, 2, 0}}};
+  const std::string page = StatusPage(status, view);
+  CHECK(absl::StrContains(page, "width=\"10\" height=\"12\""));
+  CHECK(absl::StrContains(page, "<title>worker 2</title>"));
+  CHECK(absl::StrContains(page, "<title>nobody</title>"));
+  CHECK(!absl::StrContains(page, "<script"));
+  const json told = json::parse(ToJson(status, view));
+  CHECK(told["block_map"][0]["parts"] == json({1, 1, 2, 0}));
+  CHECK(told["block_map"][0]["holders"][1]["kv_bytes"] == 50);
+  CHECK(told["workers"][0]["name"] == "<i>");
+  for (const char* raw : {"<img", "<b>", "<i>", "<u>", "\x1b", "\x07"})
+    CHECK(!absl::StrContains(page, raw));
   CHECK(absl::StrContains(page, "&lt;img src=x onerror=&quot;a()&quot;&gt;"));
   CHECK(absl::StrContains(page, "<p>1 more</p>"));
 }

@@ -201,6 +201,7 @@ struct WorkerStatus {
   int64_t kv_bytes_limit = 0;
   std::string data_address = {};  // where clients upload to it; empty: nowhere
   double heartbeat_age_s = 0;     // since its last sign of life
+  std::string name = {};          // that it was given (--name), escaped as in a C literal
 };
 
 // What a tenant has of the cluster now.

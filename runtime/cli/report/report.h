@@ -12,6 +12,7 @@
 #include "attention/pattern.h"
 #include "runtime/cli/explain_measure.h"
 #include "runtime/cli/machines.h"
+#include "runtime/coordinator/cluster_view.h"
 #include "sharding/planner.h"
 
 namespace annulus {
@@ -64,6 +65,9 @@ int64_t TokensOf(const ContextInfo& context);
 std::string ToJson(const ContextInfo& context);
 std::string ToText(absl::Span<const ContextInfo> contexts);
 std::string ToJson(const ClusterStatus& status);
+// The same with what a coordinator's page has beside: what becomes of workers and contexts, and who
+// holds them.
+std::string ToJson(const ClusterStatus& status, const ClusterView& view);
 std::string ToText(const ClusterStatus& status);
 
 struct UpReport {

@@ -81,6 +81,31 @@ Json ToObject(const NamedList& list) {
           {"kv_efficient_heads", efficient}};
 }
 
+Json ToObject(const ClusterStatus& status) {
+  Json workers = Json::array();
+  for (const WorkerStatus& worker : status.workers) {
+    workers.push_back({{"id", worker.id},
+                       {"state", worker.state},
+                       {"backend", worker.backend},
+                       {"address", worker.address},
+                       {"kv_bytes", worker.kv_bytes},
+                       {"kv_bytes_limit", worker.kv_bytes_limit},
+                       {"data_address", worker.data_address},
+                       {"heartbeat_age_s", worker.heartbeat_age_s},
+                       {"name", worker.name}});
+  }
+  Json contexts = Json::array();
+  for (const ContextInfo& context : status.contexts) contexts.push_back(ToObject(context));
+  return {{"epoch", status.epoch},
+          {"contexts", status.contexts.size()},
+          {"in_flight", status.in_flight},
+          {"in_flight_bytes", status.in_flight_bytes},
+          {"contexts_expired", status.contexts_expired},
+          {"contexts_evicted", status.contexts_evicted},
+          {"context_list", std::move(contexts)},
+          {"workers", std::move(workers)}};
+}
+
 Json Range(TokenRange range) {
   return Json::array({range.begin, range.end});
 }
@@ -177,27 +202,31 @@ std::string ToJson(const ContextInfo& context) {
 }
 
 std::string ToJson(const ClusterStatus& status) {
-  Json workers = Json::array();
-  for (const WorkerStatus& worker : status.workers) {
-    workers.push_back({{"id", worker.id},
-                       {"state", worker.state},
-                       {"backend", worker.backend},
-                       {"address", worker.address},
-                       {"kv_bytes", worker.kv_bytes},
-                       {"kv_bytes_limit", worker.kv_bytes_limit},
-                       {"data_address", worker.data_address},
-                       {"heartbeat_age_s", worker.heartbeat_age_s}});
+  return Line(ToObject(status));
+}
+
+std::string ToJson(const ClusterStatus& status, const ClusterView& view) {
+  Json json = ToObject(status);
+  json["workers_joined"] = view.workers_joined;
+  json["workers_left"] = view.workers_left;
+  json["workers_lost"] = view.workers_lost;
+  json["moves"] = {{"running", view.moving ? 1 : 0},
+                   {"done", view.moves_done},
+                   {"failed", view.moves_failed},
+                   {"bytes", view.moved_bytes}};
+  json["contexts_recovering"] = view.contexts_recovering;
+  json["recovery_s"] = absl::ToDoubleSeconds(view.recovery_time);
+  Json map = Json::array();
+  for (const ContextPlaces& places : view.places) {
+    Json holders = Json::array();
+    for (const auto& [worker, bytes] : places.kv_bytes) {
+      holders.push_back({{"worker", worker}, {"kv_bytes", bytes}});
+    }
+    map.push_back(
+        {{"context", places.context}, {"holders", std::move(holders)}, {"parts", places.parts}});
   }
-  Json contexts = Json::array();
-  for (const ContextInfo& context : status.contexts) contexts.push_back(ToObject(context));
-  return Line({{"epoch", status.epoch},
-               {"contexts", status.contexts.size()},
-               {"in_flight", status.in_flight},
-               {"in_flight_bytes", status.in_flight_bytes},
-               {"contexts_expired", status.contexts_expired},
-               {"contexts_evicted", status.contexts_evicted},
-               {"context_list", std::move(contexts)},
-               {"workers", std::move(workers)}});
+  json["block_map"] = std::move(map);
+  return Line(json);
 }
 
 std::string ToJson(const UpReport& report) {

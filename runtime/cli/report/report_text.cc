@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -131,6 +132,13 @@ std::string LoadsText(const std::vector<WorkerLoad>& workers) {
   return table.ToText() + MoreText(workers.size() - shown);
 }
 
+// What workers say of themselves, as it is only if a terminal shows it so.
+std::string Printable(const std::string& text) {
+  return std::all_of(text.begin(), text.end(), absl::ascii_isprint)
+             ? text
+             : absl::Utf8SafeCHexEscape(text);
+}
+
 }  // namespace
 
 std::string ToText(const AttendReport& report) {
@@ -202,6 +210,7 @@ std::string ToText(const ClusterStatus& status) {
                                      status.epoch, status.contexts.size(), status.workers.size(),
                                      status.in_flight, BytesText(status.in_flight_bytes));
   Table table({{"worker", Align::kLeft},
+               {"name", Align::kLeft},
                {"state", Align::kLeft},
                {"backend", Align::kLeft},
                {"kv"},
@@ -209,7 +218,8 @@ std::string ToText(const ClusterStatus& status) {
                {"used"},
                {"heartbeat"}});
   for (const WorkerStatus& worker : status.workers) {
-    table.AddRow({absl::StrCat(worker.id), worker.state, worker.backend, BytesText(worker.kv_bytes),
+    table.AddRow({absl::StrCat(worker.id), Printable(worker.name), worker.state,
+                  Printable(worker.backend), BytesText(worker.kv_bytes),
                   BytesText(worker.kv_bytes_limit),
                   PercentText(worker.kv_bytes, worker.kv_bytes_limit),
                   absl::StrFormat("%.2f s", worker.heartbeat_age_s)});

@@ -1,6 +1,7 @@
 #include "runtime/cli/report/status_page.h"
 
 #include <algorithm>
+#include <map>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -10,8 +11,6 @@
 
 namespace annulus {
 namespace {
-
-constexpr size_t kContextsShown = 1000;
 
 std::string Escaped(absl::string_view text) {
   std::string safe = absl::StrReplaceAll(
@@ -41,11 +40,37 @@ std::string Page(absl::string_view title, const std::string& body) {
       Escaped(title), "</h1>\n", body, "</body></html>\n");
 }
 
+// Of a worker, the same wherever it is shown; neighbours differ. 0: nobody.
+std::string ColourOf(WorkerId worker) {
+  if (worker == 0) return "#eee";
+  return absl::StrFormat("hsl(%d,60%%,%d%%)", worker * 137 % 360, 45 + worker % 3 * 10);
+}
+
+// Who answers for the context, from its first token to its last.
+std::string MapBar(const ContextPlaces& places) {
+  constexpr int kPartWidth = 5;
+  std::string parts;
+  for (size_t begin = 0, end = 0; begin < places.parts.size(); begin = end) {
+    const WorkerId worker = places.parts[begin];
+    while (end < places.parts.size() && places.parts[end] == worker) ++end;
+    absl::StrAppendFormat(
+        &parts, "<rect x=\"%d\" width=\"%d\" height=\"12\" fill=\"%s\"><title>%s</title></rect>",
+        begin * kPartWidth, (end - begin) * kPartWidth, ColourOf(worker),
+        worker == 0 ? "nobody" : absl::StrCat("worker ", worker));
+  }
+  const auto width = kPlacesParts * kPartWidth;
+  return absl::StrCat("<svg width=\"", width, "\" height=\"12\">", parts, "</svg>");
+}
+
 std::string WorkersTable(const ClusterStatus& status) {
-  std::string rows = Row({"worker", "state", "backend", "address", "KV", "", "heartbeat"}, "th");
+  std::string rows =
+      Row({"worker", "name", "state", "backend", "address", "KV", "", "heartbeat"}, "th");
   for (const WorkerStatus& worker : status.workers) {
     const int64_t limit = std::max<int64_t>(1, worker.kv_bytes_limit);
-    rows += Row({absl::StrCat(worker.id), Escaped(worker.state), Escaped(worker.backend),
+    rows += Row({absl::StrFormat("<svg width=\"12\" height=\"12\"><rect width=\"12\" height=\"12\" "
+                                 "fill=\"%s\"/></svg> %d",
+                                 ColourOf(worker.id), worker.id),
+                 Escaped(worker.name), Escaped(worker.state), Escaped(worker.backend),
                  Escaped(worker.data_address),
                  absl::StrCat(BytesText(worker.kv_bytes), " of ", BytesText(limit)),
                  absl::StrFormat("<meter value=\"%.4f\"></meter>",
@@ -56,10 +81,13 @@ std::string WorkersTable(const ClusterStatus& status) {
   return absl::StrCat("<table>\n", rows, "</table>\n");
 }
 
-std::string ContextsTable(const ClusterStatus& status) {
-  std::string rows =
-      Row({"context", "state", "layers", "heads", "dtype", "tokens", "KV", "idle", "lease"}, "th");
-  for (size_t i = 0; i < std::min(status.contexts.size(), kContextsShown); ++i) {
+std::string ContextsTable(const ClusterStatus& status, const ClusterView& view) {
+  std::map<ContextId, std::string> maps;
+  for (const ContextPlaces& places : view.places) maps[places.context] = MapBar(places);
+  std::string rows = Row({"context", "state", "layers", "heads", "dtype", "tokens", "KV", "idle",
+                          "lease", "owner", "who holds it"},
+                         "th");
+  for (size_t i = 0; i < std::min(status.contexts.size(), kContextsShownMax); ++i) {
     const ContextInfo& context = status.contexts[i];
     const ContextSpec& spec = context.spec;
     const auto longest = std::max_element(context.tokens.begin(), context.tokens.end());
@@ -68,25 +96,30 @@ std::string ContextsTable(const ClusterStatus& status) {
                  std::string(Name(spec.dtype)),
                  absl::StrCat(longest == context.tokens.end() ? 0 : *longest),
                  BytesText(context.kv_bytes), absl::StrFormat("%.0f s", context.idle_s),
-                 spec.lease == 0 ? "none" : absl::StrFormat("%.0f s", spec.lease)},
+                 spec.lease == 0 ? "none" : absl::StrFormat("%.0f s", spec.lease),
+                 Escaped(spec.owner), maps[context.id]},
                 "td");
   }
   const std::string left_out =
-      status.contexts.size() > kContextsShown
-          ? absl::StrCat("<p>", status.contexts.size() - kContextsShown, " more</p>\n")
+      status.contexts.size() > kContextsShownMax
+          ? absl::StrCat("<p>", status.contexts.size() - kContextsShownMax, " more</p>\n")
           : "";
   return absl::StrCat("<table>\n", rows, "</table>\n", left_out);
 }
 
 }  // namespace
 
-std::string StatusPage(const ClusterStatus& status) {
-  return Page(
-      "Annulus",
-      absl::StrCat("<p>epoch ", status.epoch, ", ", status.contexts.size(), " contexts, ",
-                   status.in_flight, " calls in flight (", BytesText(status.in_flight_bytes), "), ",
-                   status.contexts_expired, " contexts expired, ", status.contexts_evicted,
-                   " evicted</p>\n", WorkersTable(status), ContextsTable(status)));
+std::string StatusPage(const ClusterStatus& status, const ClusterView& view) {
+  const std::string counts = absl::StrCat(
+      "<p>epoch ", status.epoch, ", ", status.contexts.size(), " contexts, ", status.in_flight,
+      " calls in flight (", BytesText(status.in_flight_bytes), "), ", status.contexts_expired,
+      " contexts expired, ", status.contexts_evicted,
+      " evicted</p>\n<p>workers: ", view.workers_joined, " joined, ", view.workers_left, " left, ",
+      view.workers_lost, " lost; moves: ", view.moving ? 1 : 0, " running, ", view.moves_done,
+      " done, ", view.moves_failed, " failed, ", BytesText(static_cast<int64_t>(view.moved_bytes)),
+      "; recovery: ", view.contexts_recovering, " contexts wait, ",
+      absl::StrFormat("%.1f s", absl::ToDoubleSeconds(view.recovery_time)), "</p>\n");
+  return Page("Annulus", absl::StrCat(counts, WorkersTable(status), ContextsTable(status, view)));
 }
 
 std::string StatusPage(absl::string_view title,

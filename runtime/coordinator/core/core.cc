@@ -115,6 +115,15 @@ void CoordinatorCore::On(const event::Tick&) {
   NoteRecovery();
 }
 
+std::vector<ContextPlaces> CoordinatorCore::Places(size_t places_max) const {
+  std::vector<ContextPlaces> places;
+  for (const auto& [id, context] : contexts_.all()) {
+    if (places.size() >= places_max) break;
+    if (context.created) places.push_back(PlacesOf(context));
+  }
+  return places;
+}
+
 void CoordinatorCore::NoteRecovery() {
   if (recovering() > 0) {
     if (!recovery_began_.has_value()) recovery_began_ = out_.now();

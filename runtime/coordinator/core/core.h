@@ -22,6 +22,7 @@
 #include "runtime/coordinator/core/events.h"
 #include "runtime/coordinator/core/members.h"
 #include "runtime/coordinator/core/mover.h"
+#include "runtime/coordinator/core/places.h"
 #include "runtime/coordinator/core/recovery.h"
 #include "runtime/coordinator/core/tenants.h"
 #include "runtime/coordinator/limits.h"
@@ -53,6 +54,8 @@ class CoordinatorCore {
   // are, without their addresses on the workers' network), and beside it what is their tenant's.
   ClusterStatus Status(absl::Time now, const Caller& caller = {}) const;
 
+  // Where contexts lie, those with the lowest ids first.
+  std::vector<ContextPlaces> Places(size_t places_max) const;
   // Whether a context moves.
   bool moving() const { return mover_.moving(); }
   // Contexts that wait for workers to join again.

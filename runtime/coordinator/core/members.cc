@@ -81,17 +81,16 @@ void Members::Join(PeerId peer, const wire::Hello& hello) {
   member.peer = peer;
   member.heard = out_.now();
   member.label = absl::StrCat("worker ", id);
-  if (!hello.name.empty()) {
-    absl::StrAppend(&member.label, " (",
-                    absl::CEscape(absl::string_view(hello.name).substr(0, kNameBytesMax)), ")");
-  }
+  const std::string name = absl::CEscape(absl::string_view(hello.name).substr(0, kNameBytesMax));
+  if (!name.empty()) absl::StrAppend(&member.label, " (", name, ")");
   member.status = {.id = id,
                    .state = {},
                    .backend = hello.backend,
                    .address = hello.address,
                    .kv_bytes = 0,
                    .kv_bytes_limit = hello.kv_bytes_limit,
-                   .data_address = hello.data_address};
+                   .data_address = hello.data_address,
+                   .name = name};
   member.inventories_due = hello.contexts;
   member.had_another = hello.coordinator != 0;
   out_.Emit(action::WorkerJoined{peer, member.label, hello.backend});
