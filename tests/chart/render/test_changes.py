@@ -202,3 +202,40 @@ def test_every_value_has_a_comment_and_a_schema():
     groups = {path.rpartition(".")[0] for path in known}
     leaf = {path for path in known if path not in groups}
     assert leaf == DESCRIBED
+
+
+# What draft-07 and 2020-12 have both and mean alike. Helm up to 3.17 reads schemas as draft-07 and
+# passes over what it does not know.
+KEYWORDS = {
+    "$ref",
+    "$schema",
+    "additionalProperties",
+    "definitions",
+    "description",
+    "enum",
+    "items",
+    "maxLength",
+    "maximum",
+    "minLength",
+    "minimum",
+    "pattern",
+    "patternProperties",
+    "properties",
+    "required",
+    "title",
+    "type",
+}
+
+
+def test_the_schema_means_the_same_to_every_helm():
+    def check(part):
+        assert part.keys() <= KEYWORDS, part
+        assert "$ref" not in part or len(part) == 1  # draft-07 passes over what is beside it
+        for group in ("properties", "patternProperties", "definitions"):
+            for inner in part.get(group, {}).values():
+                check(inner)
+        for inner in (part.get("items"), part.get("additionalProperties")):
+            if isinstance(inner, dict):
+                check(inner)
+
+    check(json.loads((chart.CHART / "values.schema.json").read_text()))
