@@ -85,6 +85,9 @@
 {{- else -}}
 {{- fail (printf "pools.%s.resources.limits.memory: none; expected a limit that holds kvBytes" .name) -}}
 {{- end -}}
+{{- if and $pool.hostNetwork .root.Values.networkPolicy.enabled (not .root.Values.networkPolicy.nodeCidrs) -}}
+{{- fail (printf "networkPolicy.nodeCidrs: empty; expected the addresses of the nodes, since pools.%s.hostNetwork comes from there" .name) -}}
+{{- end -}}
 {{- if and $pool.autoscaling.enabled (gt (int $pool.autoscaling.minReplicas) (int $pool.autoscaling.maxReplicas)) -}}
 {{- fail (printf "pools.%s.autoscaling.maxReplicas: %d; expected at least minReplicas, %d" .name (int $pool.autoscaling.maxReplicas) (int $pool.autoscaling.minReplicas)) -}}
 {{- end -}}

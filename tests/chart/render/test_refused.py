@@ -54,6 +54,7 @@ SCHEMA = [
     ({"pools": {"a" * 21: {}}}, "pools"),
     ({"pools": {"cpu": {"kvByte": "1Gi"}}}, "pools.cpu"),
     ({"networkPolicy": {"clients": {"podSelector": {}}}}, "networkPolicy.clients"),
+    ({"networkPolicy": {"nodeCidrs": ["10.0.0.1"]}}, "networkPolicy.nodeCidrs.0"),
     ({"podDisruptionBudget": {"maxUnavailable": "half"}}, "podDisruptionBudget.maxUnavailable"),
     ({"extraObjects": {}}, "extraObjects"),
 ]
@@ -110,6 +111,10 @@ TOGETHER = [
     (
         {"worker": {"autoscaling": {"enabled": True, "minReplicas": 9}}},
         "pools.cpu.autoscaling.maxReplicas: 8; expected at least minReplicas, 9",
+    ),
+    (
+        {"pools": {"rdma": {"hostNetwork": True}}},
+        "networkPolicy.nodeCidrs: empty; expected the addresses of the nodes, since pools.rdma",
     ),
     ({"route": {"enabled": True}}, "route.parentRefs: empty; expected the gateways"),
     ({"benchmark": {"enabled": True}}, "benchmark.image: empty; expected an image"),

@@ -223,3 +223,17 @@ def test_notes_warn_of_what_is_off():
     text = notes("--set", off)
     assert text.count("WARNING") == 5 and "pool cpu uses its nodes' network" in text
     assert "WARNING" not in notes("-f", chart.CHART / "ci" / "cert-manager-values.yaml")
+
+
+def test_workers_on_their_nodes_network_are_let_in():
+    rendered = chart.render(chart.CHART / "ci" / "gpu-values.yaml")
+    nodes = {"ipBlock": {"cidr": "10.0.0.0/16"}}
+    coordinator = chart.find(rendered, "NetworkPolicy", "-coordinator")["spec"]
+    by_port = {rule["ports"][0]["port"]: rule["from"] for rule in reversed(coordinator["ingress"])}
+    assert nodes in by_port[7100] and nodes in by_port[7070] and nodes not in by_port[7071]
+    for of in ("-coordinator", "-worker"):
+        policy = chart.find(rendered, "NetworkPolicy", of)["spec"]
+        assert nodes in policy["egress"][0]["to"]
+        assert nodes in policy["ingress"][0]["from"]
+    default = chart.find(chart.render(), "NetworkPolicy", "-worker")["spec"]
+    assert "ipBlock" not in str(default)
