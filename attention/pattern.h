@@ -1,19 +1,28 @@
 // Patterns: which keys each query sees, as a small language.
 //
 //   p | p   union        p & p   intersection, binds tighter        ( p )
-//   full    causal       window(left[,right=0])      sink(n)        docs(len,len,…)
-//   s2(block,local,stride[,dense_heads=0][,step=S][,offset=0])      power(block,window,sink)
-//   list(name)      what data says that comes with a call (attention/key_list.h)
 //   heads(0-3: p; 4-31: p)       by KV head, each head named exactly once; may stand inside & and |
 //
-// Arguments go by position or by name. window counts tokens (q − k < left and k − q ≤ right,
-// window(1) = self); s2's local and stride and power's window and sink count blocks of `block`
-// tokens; docs' lengths sum to the context's tokens. Numbers are unsigned decimal integers;
-// lengths, blocks, local and strides ≥ 1; step = 0 gives all heads the same stride. `causal` is
-// implied by s2 and power only. S2: arXiv 2407.17678 and its reference code; power: 2503.03588 §3,
-// whose d & (d − 1) = 0 holds for the query's own block (d = 0) too, so a window of 0 is one of 1.
-// On a context of the service, which grows, docs' last document has no end: its queries see all
-// keys from its start on, whatever length it was given (CheckTokens).
+//   full    causal       window(left[,right=0])      sink(n)      rows(from[,to])   keys(from[,to])
+//   docs(length,length,…)        segments(tokens[,shift=0])
+//   band(block,n)                slash(block,distance,distance,…)
+//   s2(block,local,stride[,dense_heads=0][,step=S][,offset=0])    s2r(block,left,right,stride)
+//   power(block,window,sink)
+//   na(TxHxW,window=w[,stride=1][,dilation=1][,causal=0][,extra=0])
+//   grid(HxW,n)    cross(HxW,width)    disk(HxW,radius[,text=0])
+//   permute(seed,tokens,p)       order(TxHxW,axes,p)
+//   list(name)      what data says that comes with a call (key_list.h)
+//
+// patterns/ defines each word; `annulus methods` prints them. Arguments go by position or by name.
+// Numbers are unsigned decimal integers; lengths, blocks, local and strides ≥ 1; step = 0 gives all
+// heads the same stride. window counts tokens (window(1) = self); s2's local and stride, power's
+// window and sink, band's n and slash's distances count blocks of `block` tokens. `causal` is
+// implied by s2, power and band only. power's d & (d − 1) = 0 holds for the query's own block
+// (d = 0) too, so a window of 0 is one of 1. docs' lengths sum to the context's tokens; on a
+// context of the service, which grows, its last document has no end: its queries see all keys from
+// its start on, whatever length it was given (CheckTokens). Grids have one to three extents joined
+// by x, their tokens in raster order from position 0 on (disk: after its text); what na takes for
+// each axis is joined likewise, or one number for all. Beyond a grid nobody sees or is seen.
 //
 // A pattern is a set of (kv_head, query position, key position) over absolute positions.
 // Allows() is its meaning; Row(), CellMask() and CountPairs() agree with it everywhere and never

@@ -12,6 +12,7 @@
 #include "attention/key_list.h"
 #include "attention/pattern.h"
 #include "attention/pattern_shapes.h"
+#include "attention/ranges.h"
 #include "attention/row_bands.h"
 
 namespace annulus {
@@ -73,6 +74,7 @@ class PatternNode {
     int64_t combs = 0;
     int64_t tooth = 0;
     int64_t period = 0;
+    int64_t keys = kFar;  // an upper bound of those that one query sees
 
     int64_t shapes() const;
   };
@@ -105,19 +107,8 @@ using NodePtr = std::shared_ptr<const PatternNode>;
 // The pairs with d_min ≤ q − k ≤ d_max: full, causal and window.
 NodePtr MakeBand(int64_t d_min, int64_t d_max);
 
-// The keys below `tokens`.
-NodePtr MakeSink(int64_t tokens);
-
-// Query and key in the same document; the last one has no end.
-NodePtr MakeDocs(const std::vector<int64_t>& lengths);
-
-// S2-Attention (arXiv 2407.17678) of one head: causal, and key block j seen by query block i iff
-// i − j < local or j ≡ residue (mod stride). block·stride ≤ kFar.
-NodePtr MakeS2(int64_t block, int64_t local, int64_t stride, int64_t residue);
-
-// PowerAttention (arXiv 2503.03588 §3): causal, and key block j seen by query block i iff, with
-// d = i − j, d < window or d & (d − 1) = 0 or j < sink.
-NodePtr MakePower(int64_t block, int64_t window, int64_t sink);
+// The pairs with query and key in these ranges of positions.
+NodePtr MakeBox(TokenRange q, TokenRange k);
 
 // The keys that the list of `head` names; nothing where the list is null.
 NodePtr MakeListed(std::shared_ptr<const KeyList> list, int head);

@@ -10,15 +10,9 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "attention/pattern_node.h"
+#include "attention/pattern_reader.h"
 
 namespace annulus {
-
-// What one docs(…) says of the context.
-struct DocsTotal {
-  int64_t position = 0;    // in the text, 1 for the first character
-  int64_t tokens = 0;      // the sum of its lengths
-  int64_t last_start = 0;  // where its last document begins
-};
 
 struct ParsedPattern {
   std::vector<NodePtr> rules;           // by KV head

@@ -108,7 +108,7 @@ class Union final : public PatternNode {
   }
 
   static Size SizeOf(const std::vector<NodePtr>& parts) {
-    Size all{.lists = 0};
+    Size all{.lists = 0, .keys = 0};
     for (const NodePtr& part : parts) {
       const Size& size = part->size();
       all.groups = GroupsTogether(all.groups, size.groups);
@@ -118,6 +118,7 @@ class Union final : public PatternNode {
       all.combs += size.combs;
       all.tooth = std::max(all.tooth, size.tooth);
       all.period = std::gcd(all.period, size.period);
+      all.keys = std::min(all.keys + size.keys, kFar);
     }
     return all;
   }
@@ -206,7 +207,8 @@ class Intersection final : public PatternNode {
                   static_cast<__int128>(Meetings(a.combs, a.comb_lists, b.ranges, b.lists)) +
                   Meetings(a.ranges, a.lists, b.combs, b.comb_lists)),
               .tooth = std::max(a.tooth, b.tooth),
-              .period = std::gcd(a.period, b.period)};
+              .period = std::gcd(a.period, b.period),
+              .keys = std::min(a.keys, b.keys)};
     if (a.combs == 0 || b.combs == 0) return both;
     const int64_t shifts = (a.tooth + b.tooth - 2) / both.period + 1;
     const int64_t met = Meetings(a.combs, a.comb_lists, b.combs, b.comb_lists);

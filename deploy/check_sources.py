@@ -25,6 +25,7 @@ LAYERS = {
     "attention": (),
     "attention/cpu": ("attention",),
     "attention/cuda": ("attention",),
+    "attention/patterns": ("attention",),
     "attention/reference": ("attention",),
     "comm": (),
     "sharding": ("attention",),
@@ -60,7 +61,10 @@ LAYERS = {
 # implementations and so look up.
 BELOW_ALL = ("base", PUBLIC)
 TOP = ("runtime/cli/", "runtime/main.cc", "bench/", "python/", "tests/")
-FACTORIES = {"attention/backend.cc": ("attention/cpu", "attention/cuda", "attention/reference")}
+FACTORIES = {
+    "attention/backend.cc": ("attention/cpu", "attention/cuda", "attention/reference"),
+    "attention/pattern_parser.cc": ("attention/patterns",),
+}
 
 INCLUDE = re.compile(r'\s*#\s*include "([^"]+)"')
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX)\b")

@@ -38,8 +38,10 @@ TESTS = (
     (8, ("test_rpc", "eight tenants that want*"), {"ANNULUS_OVERLOAD_S": "300"}),
     (8, ("test_rpc", "a tenant that floods leaves others*"), {"ANNULUS_OVERLOAD_S": "60"}),
     (9, ("test_runtime", "Random requests*"), {"ANNULUS_HOSTILE_CASES": "1000000"}),
+    (10, (os.path.join(ROOT, "tests", "fuzz", "run.sh"), "{fuzzers}", "600"), {}),
     (11, ("test_cli", "another tenant's context cannot be told from none\\, often"), {}),
     (11, ("test_runtime", "what one tenant has let go of*"), {}),
+    (12, ("test_security", "a hundred thousand connections of garbage*"), {}),
     (13, ("test_runtime", "A bit that flips*"), {"ANNULUS_BIT_FLIPS": "100000"}),
     (14, ("test_runtime", "Simulated clusters answer*"), {"ANNULUS_SIM_SEEDS": "10000"}),
     (14, ("test_runtime", "Stand-stills and cut-offs*"), {"ANNULUS_PAUSE_SEEDS": "10000"}),
@@ -50,7 +52,9 @@ TESTS = (
 
 
 def rows_of(number, command, variables, build):
-    program, *arguments = (part.format(annulus=os.path.join(build, "annulus")) for part in command)
+    places = {"annulus": os.path.join(build, "annulus"),
+              "fuzzers": os.path.join(os.path.dirname(build), "fuzz")}
+    program, *arguments = (part.format(**places) for part in command)
     path = program if os.path.isabs(program) else os.path.join(build, program)
     outcome = subprocess.run((path, *arguments), env=dict(os.environ, **variables),
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -23,6 +23,7 @@ constexpr Command kCommands[] = {
     {"attend", RunAttend, "attention over tensors in files, here or in a service"},
     {"demo", RunDemo, "the main job: a million tokens over a local cluster, checked"},
     {"explain", RunExplain, "what a pattern costs and how it would be cut"},
+    {"methods", RunMethods, "the pattern language, and attention methods by it"},
     {"up", RunUp, "a whole cluster on this machine, in the foreground"},
     {"status", RunStatus, "a cluster's workers and contexts"},
     {"contexts", RunContexts, "the contexts that a service holds"},

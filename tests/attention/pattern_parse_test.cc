@@ -27,10 +27,8 @@ void CheckRefused(const std::string& text, const std::string& expected) {
 }
 
 TEST_CASE("pattern: errors name the place, the finding and the expectation") {
-  CheckRefused(
-      "",
-      "1: expected full, causal, window, sink, docs, s2, power, list, heads or \"(\", found "
-      "the end of the text");
+  CheckRefused("", "1: expected full, causal, window, sink, ");
+  CHECK(absl::EndsWith(Refusal(""), ", heads or \"(\", found the end of the text"));
   CheckRefused("  foo", "3: expected full");
   CheckRefused("Causal", "1: expected full");
   CheckRefused("causal |", "9: expected full");
@@ -66,6 +64,14 @@ TEST_CASE("pattern: errors name the place, the finding and the expectation") {
   CheckRefused("s2(64,1,9223372036854775807)", "9: expected block·stride of at most 2^60");
   CheckRefused("power(0,1,1)", "7: expected a number from 1");
   CheckRefused("power(64,1)", "11: expected \",\" and sink");
+  CheckRefused("rows(5,4)", "8: expected a position from 5 on, found 4");
+  CheckRefused("segments(0)", "10: expected a number from 1 to 2^63 - 1 for tokens");
+  CheckRefused("band(64,0)", "9: expected a number from 1 to 2^63 - 1 for n");
+  CheckRefused("band(64,9223372036854775807)", "9: expected less than 2^60 tokens of blocks");
+  CheckRefused("slash(64)", "9: expected \",\", found \")\"");
+  CheckRefused("slash(64,)", "10: expected a number from 0 to 2^63 - 1 for a distance in blocks");
+  CheckRefused("s2r(64,0,1,1)", "8: expected a number from 1 to 2^63 - 1 for left");
+  CheckRefused("s2r(64,1,1,9223372036854775807)", "12: expected blocks of at most 2^58 tokens");
   CheckRefused("heads()", "7: expected a number from 0 to 2^63 - 1 for a KV head");
   CheckRefused("heads(0: causal)", "16: expected \";\" and a rule for KV head 1 of 4");
   CheckRefused("heads(0-3: causal", "18: expected \"|\", \"&\", \";\" or \")\"");
@@ -78,11 +84,9 @@ TEST_CASE("pattern: errors name the place, the finding and the expectation") {
 }
 
 TEST_CASE("pattern: what is found is escaped and cut") {
-  CheckRefused("\x01\xff",
-               "1: expected full, causal, window, sink, docs, s2, power, list, heads or "
-               "\"(\", found \"\\x01\"");
+  CHECK(absl::EndsWith(Refusal("\x01\xff"), "heads or \"(\", found \"\\x01\""));
   const std::string refusal = Refusal(std::string(5000, 'x'));
-  REQUIRE(refusal.size() < 200);
+  REQUIRE(refusal.size() < 300);
   REQUIRE(absl::StrContains(refusal, "xxx…\""));
 }
 

@@ -1,57 +1,17 @@
-// Random patterns with their meaning. The meaning is written straight from the definitions, pair by
-// pair, so that it shares nothing with the code under test.
+// Random patterns with their meaning.
 #pragma once
 
 #include <algorithm>
-#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/rng.h"
+#include "tests/attention/grid_rules.h"
+#include "tests/attention/pattern_rules.h"
 #include "tests/attention/random_list.h"
 
 namespace annulus {
-
-inline PairRule CausalRule() {
-  return [](int64_t, int64_t q, int64_t k) { return q >= k; };
-}
-
-inline PairRule WindowRule(int64_t left, int64_t right) {
-  return [=](int64_t, int64_t q, int64_t k) { return q - k < left && k - q <= right; };
-}
-
-inline PairRule SinkRule(int64_t n) {
-  return [=](int64_t, int64_t, int64_t k) { return k < n; };
-}
-
-inline PairRule DocsRule(std::vector<int64_t> lengths) {
-  return [lengths = std::move(lengths)](int64_t, int64_t q, int64_t k) {
-    int64_t end = 0;
-    for (size_t i = 0; i + 1 < lengths.size(); ++i) {
-      end += lengths[i];
-      if (q < end || k < end) return q < end && k < end;
-    }
-    return true;
-  };
-}
-
-inline PairRule S2Rule(int64_t block, int64_t local, int64_t stride, int64_t dense_heads,
-                       int64_t step, int64_t offset, int64_t kv_heads) {
-  return [=](int64_t head, int64_t q, int64_t k) {
-    if (q < k) return false;
-    if (head >= kv_heads - dense_heads) return true;
-    const int64_t i = q / block, j = k / block;
-    return i - j < local || (j + head * step + offset) % stride == 0;
-  };
-}
-
-inline PairRule PowerRule(int64_t block, int64_t window, int64_t sink) {
-  return [=](int64_t, int64_t q, int64_t k) {
-    const int64_t d = q / block - k / block;
-    return q >= k && (d < window || (d & (d - 1)) == 0 || k / block < sink);
-  };
-}
 
 struct RandomPattern {
   std::string text;
@@ -107,7 +67,7 @@ class PatternMaker {
 
   RandomPattern MakeOne() {
     if (with_lists_ && rng_.Below(3) == 0) return MakeListed();
-    switch (rng_.Below(9)) {
+    switch (rng_.Below(19)) {
       case 0:
         return {"full", [](int64_t, int64_t, int64_t) { return true; }};
       case 1:
@@ -130,9 +90,110 @@ class PatternMaker {
         return {"power(" + Number(block) + "," + Number(window) + ",sink=" + Number(sink) + ")",
                 PowerRule(block, window, sink)};
       }
+      case 6:
+        return MakePositions();
+      case 7: {
+        const int64_t tokens = rng_.Between(1, 150), shift = rng_.Between(0, 200);
+        if (rng_.Below(2) == 0) {
+          return {"segments(" + Number(tokens) + ")", SegmentsRule(tokens, 0)};
+        }
+        return {"segments(" + Number(tokens) + ",shift=" + Number(shift) + ")",
+                SegmentsRule(tokens, shift)};
+      }
+      case 8: {
+        const int64_t block = BlockTokens(), n = rng_.Between(1, 5);
+        return {"band(" + Number(block) + "," + Number(n) + ")", BandRule(block, n)};
+      }
+      case 9: {
+        const int64_t block = BlockTokens();
+        std::vector<int64_t> distances(rng_.Between(1, 4));
+        std::string text = "slash(" + Number(block);
+        for (int64_t& d : distances) text += "," + Number(d = rng_.Between(0, 7));
+        return {text + ")", SlashRule(block, distances)};
+      }
+      case 10: {
+        const int64_t block = BlockTokens(), left = rng_.Between(1, 4);
+        const int64_t right = rng_.Between(1, 4), stride = rng_.Between(1, 6);
+        return {"s2r(" + Number(block) + "," + Number(left) + "," + Number(right) +
+                    ",stride=" + Number(stride) + ")",
+                RelativeS2Rule(block, left, right, stride)};
+      }
+      case 11:
+        return MakeNa();
+      case 12: {
+        const int64_t n = rng_.Between(1, 5), height = n * rng_.Between(1, 5);
+        const int64_t width = n * rng_.Between(1, 20);
+        return {"grid(" + By({height, width}) + "," + Number(n) + ")", GridRule(height, width, n)};
+      }
+      case 13: {
+        const int64_t height = rng_.Between(1, 20), width = rng_.Between(1, 150);
+        const int64_t stripe = rng_.Between(1, rng_.Below(2) == 0 ? 5 : 100);
+        return {"cross(" + By({height, width}) + ",width=" + Number(stripe) + ")",
+                CrossRule(height, width, stripe, kv_heads_)};
+      }
+      case 14: {
+        const int64_t height = rng_.Between(1, 20), width = rng_.Between(1, 90);
+        const int64_t radius = rng_.Between(1, 9), text = rng_.Below(2) * rng_.Between(0, 100);
+        return {"disk(" + By({height, width}) + "," + Number(radius) +
+                    (text > 0 ? ",text=" + Number(text) : "") + ")",
+                DiskRule(height, width, radius, text)};
+      }
+      case 15:
+        return MakeOrder();
       default:
         return MakeS2();
     }
+  }
+
+  std::string By(const std::vector<int64_t>& numbers) {
+    std::string text;
+    for (const int64_t number : numbers) text += (text.empty() ? "" : "x") + Number(number);
+    return text;
+  }
+
+  RandomPattern MakeNa() {
+    std::vector<NaAxis> axes(rng_.Between(1, 3));
+    std::vector<int64_t> lengths, windows, strides, dilations, causal;
+    for (NaAxis& axis : axes) {
+      axis.length = rng_.Between(1, axes.size() == 1 ? 400 : axes.size() == 2 ? 30 : 9);
+      axis.dilation = rng_.Below(3) == 0 ? rng_.Between(1, std::min<int64_t>(4, axis.length)) : 1;
+      axis.window = rng_.Between(1, std::min<int64_t>(12, axis.length / axis.dilation));
+      axis.stride = rng_.Below(2) == 0 ? 1 : rng_.Between(1, axis.window);
+      axis.causal = rng_.Below(3) == 0;
+      lengths.push_back(axis.length);
+      windows.push_back(axis.window);
+      strides.push_back(axis.stride);
+      dilations.push_back(axis.dilation);
+      causal.push_back(axis.causal);
+    }
+    const int64_t extra = rng_.Below(3) == 0 ? rng_.Between(0, 100) : 0;
+    return {"na(" + By(lengths) + ",window=" + By(windows) + ",causal=" + By(causal) +
+                ",stride=" + By(strides) + ",dilation=" + By(dilations) +
+                (extra > 0 ? ",extra=" + Number(extra) : "") + ")",
+            NaRule(axes, extra)};
+  }
+
+  RandomPattern MakeOrder() {
+    std::vector<int64_t> extents(rng_.Between(2, 3)), axes;
+    for (int64_t& extent : extents) extent = rng_.Between(1, 9);
+    for (size_t i = 0; i < extents.size(); ++i) {
+      axes.insert(axes.begin() + static_cast<int64_t>(rng_.Below(i + 1)), static_cast<int64_t>(i));
+    }
+    const int64_t left = rng_.Between(0, 20), right = rng_.Between(0, 20);
+    return {"order(" + By(extents) + "," + By(axes) + ",window(" + Number(left) + "," +
+                Number(right) + "))",
+            OrderRule(extents, axes, WindowRule(left, right))};
+  }
+
+  RandomPattern MakePositions() {
+    const bool rows = rng_.Below(2) == 0, open = rng_.Below(3) == 0;
+    const int64_t from = rng_.Between(0, tokens_),
+                  to = open ? tokens_ * 4 : rng_.Between(from, 2 * tokens_);
+    const std::string text =
+        (rows ? "rows(" : "keys(") + Number(from) + (open ? "" : ",to=" + Number(to)) + ")";
+    constexpr int64_t kEnd = int64_t{1} << 60;
+    const int64_t end = open ? kEnd : to;
+    return {text, rows ? BoxRule(from, end, 0, kEnd) : BoxRule(0, kEnd, from, end)};
   }
 
   RandomPattern MakeDocs() {

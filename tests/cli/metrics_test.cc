@@ -23,23 +23,6 @@ using test::ValueOf;
 
 constexpr int kAttends = 7;
 
-// Waits until the process has logged where its metrics are.
-int MetricsPort(const Program& program) {
-  const std::string mark = "event=http port=";
-  for (int i = 0; i < 500; ++i, absl::SleepFor(absl::Milliseconds(20))) {
-    const std::string err = program.err();
-    const size_t at = err.find(mark);
-    const size_t end = err.find('\n', at);
-    int port = 0;
-    if (at != std::string::npos && end != std::string::npos &&
-        absl::SimpleAtoi(err.substr(at + mark.size(), end - at - mark.size()), &port)) {
-      return port;
-    }
-  }
-  FAIL("no metrics port in " << program.err());
-  return 0;
-}
-
 std::string Bytes(const char* transport, const char* direction) {
   return absl::StrCat("annulus_transport_bytes_total{transport=\"", transport, "\",direction=\"",
                       direction, "\"}");
@@ -68,7 +51,7 @@ TEST_CASE("coordinator and worker tell what calls did, in base units") {
   }
   const double kv_bytes = Question::kKvHeads * 16 * 64 * Question::kDim * 2 * 4.0;  // 16 blocks
 
-  const std::string of_worker = test::Scrape(MetricsPort(worker));
+  const std::string of_worker = test::Scrape(worker.HttpPort());
   CHECK(ValueOf(of_worker, "annulus_attends_total") == kAttends);
   CHECK(ValueOf(of_worker, "annulus_appends_total") >= 1);
   CHECK(ValueOf(of_worker, "annulus_tasks_total") >= kAttends + 2);
@@ -84,7 +67,7 @@ TEST_CASE("coordinator and worker tell what calls did, in base units") {
   CHECK(ValueOf(of_worker, Bytes("grpc", "received")) == uploaded);
   CHECK(ValueOf(of_worker, Bytes("ucx", "received")) > 0);
 
-  const std::string text = test::Scrape(MetricsPort(coordinator));
+  const std::string text = test::Scrape(coordinator.HttpPort());
   const auto count = static_cast<double>(kAttends);
   CHECK(ValueOf(text, "annulus_requests_total{call=\"Attend\",code=\"OK\"}") == count);
   CHECK(ValueOf(text, "annulus_request_seconds_count{call=\"Attend\",code=\"OK\"}") == count);
@@ -126,6 +109,22 @@ TEST_CASE("coordinator and worker tell what calls did, in base units") {
   const test::Outcome table = test::RunProgram({"status", "--endpoint", endpoint});
   CHECK(absl::StrContains(table.out, "heartbeat"));
   CHECK(absl::StrContains(table.out, "100.0%"));
+}
+
+TEST_CASE("status waits for workers, and for the coordinator, no longer than it is told to") {
+  Program coordinator({"coordinator", "--listen", "127.0.0.1:0"});
+  const std::string endpoint = coordinator.ReadLine().substr(6);
+  const Arguments status = {"status", "--endpoint", endpoint, "--await-workers", "1"};
+  Arguments soon = status;
+  soon.insert(soon.end(), {"--await-s", "0"});
+  const test::Outcome late = test::RunHere(soon);
+  CHECK(late.code == 1);
+  CHECK(absl::StrContains(late.err, "0 workers are ready after 0 s; expected 1"));
+  Program waits(status);
+  Program worker({"worker", "--coordinator", endpoint, "--backend", "cpu", "--threads", "1"});
+  const test::Outcome there = waits.Wait();
+  CHECK(there.code == 0);
+  CHECK(absl::StrContains(there.out, " ready "));
 }
 
 TEST_CASE("status --watch may stand without a period, and is refused with a bad one") {

@@ -24,19 +24,6 @@ using nlohmann::json;
 using test::Program;
 using test::Within;
 
-int PortOf(const Program& program) {
-  const std::string mark = "event=http port=";
-  int port = 0;
-  REQUIRE(Within(absl::Seconds(20), [&] {
-    const std::string err = program.err();
-    const size_t at = err.find(mark);
-    if (at == std::string::npos || err.find('\n', at) == std::string::npos) return false;
-    port = std::atoi(err.c_str() + at + mark.size());
-    return true;
-  }));
-  return port;
-}
-
 struct Answer {
   int code = 0;
   std::string body;
@@ -51,7 +38,7 @@ Answer Get(int port, const std::string& path) {
 TEST_CASE("probes are told how coordinator and worker stand") {
   Program coordinator({"coordinator", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"});
   const std::string endpoint = coordinator.ReadLine().substr(6);
-  const int at = PortOf(coordinator);
+  const int at = coordinator.HttpPort();
   for (const char* path : {"/livez", "/startupz", "/readyz"}) CHECK(Get(at, path).code == 200);
   CHECK(Get(at, "/metrics").code == 200);
   CHECK(json::parse(Get(at, "/status.json").body)["workers"].empty());
@@ -59,7 +46,7 @@ TEST_CASE("probes are told how coordinator and worker stand") {
   const std::string name = "<script>alert(1)</script>\x1b[31m";
   Program worker({"worker", "--coordinator", endpoint, "--threads", "1", "--name", name,
                   "--http-listen", "127.0.0.1:0", "--rejoin-s", "60"});
-  const int worker_at = PortOf(worker);
+  const int worker_at = worker.HttpPort();
   CHECK(Within(absl::Seconds(20), [&] { return Get(worker_at, "/readyz").code == 200; }));
   CHECK(Get(worker_at, "/livez").code == 200);
   CHECK(json::parse(Get(worker_at, "/status.json").body)["state"] == "ready");
@@ -123,7 +110,7 @@ TEST_CASE("a coordinator whose contexts wait for workers is alive and not ready"
 
 TEST_CASE("a worker that still looks for its coordinator is alive and not ready") {
   Program worker({"worker", "--coordinator", "127.0.0.1:1", "--http-listen", "127.0.0.1:0"});
-  const int at = PortOf(worker);
+  const int at = worker.HttpPort();
   CHECK(Get(at, "/livez").code == 200);
   CHECK(Get(at, "/startupz").code == 200);
   const Answer ready = Get(at, "/readyz");

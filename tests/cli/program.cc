@@ -106,6 +106,19 @@ std::string Program::err() const {
   return ReadBytes(err_path_);
 }
 
+int Program::HttpPort() const {
+  const std::string mark = "event=http port=";
+  int port = 0;
+  REQUIRE(Within(absl::Seconds(20), [&] {
+    const std::string told = err();
+    const size_t at = told.find(mark);
+    if (at == std::string::npos || told.find('\n', at) == std::string::npos) return false;
+    port = std::atoi(told.c_str() + at + mark.size());
+    return true;
+  }));
+  return port;
+}
+
 void Program::Signal(int signal) {
   kill(pid_, signal);
 }

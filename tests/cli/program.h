@@ -41,6 +41,7 @@ class Program {
   pid_t pid() const { return pid_; }
   std::string ReadLine();   // of its stdout
   std::string err() const;  // its stderr so far
+  int HttpPort() const;     // of its --http-listen; waits until it has logged that
   void Signal(int signal);
   Outcome Wait();  // until it ends by itself
 

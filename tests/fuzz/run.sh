@@ -2,7 +2,7 @@
 # run.sh FOLDER SECONDS: all libFuzzer programs of a build folder in so long, each for its share, as
 # many at a time as there are cores. What they reach beyond the corpus grows in FOLDER/fuzz and is
 # the next run's start; an input that ends a program lies in FOLDER/fuzz/findings. One line a
-# target; exit 1 on a finding.
+# target, then a row for the table of reliability; exit 1 on a finding.
 set -uo pipefail
 build=$(realpath "$1")
 corpus=$(dirname "$(realpath "${BASH_SOURCE[0]}")")/corpus
@@ -31,5 +31,12 @@ fuzz_one() {
 export -f fuzz_one
 export build seconds corpus
 
+status=0
 printf '%s\n' "${targets[@]}" |
-  xargs -P "$jobs" -I{} bash -c 'fuzz_one {} || exit 1'
+  xargs -P "$jobs" -I{} bash -c 'fuzz_one {} || exit 1' || status=1
+runs=$(for target in "${targets[@]}"; do cat "$build/fuzz/$target.log"; done |
+  awk '/^stat::number_of_executed_units:/ { sum += $2 } END { printf "%d", sum }')
+[[ $status == 0 && $runs -ge 100000000 ]] && met=yes || met=no
+printf 'reliability\t10\tbytes of strangers, %s readers fuzzed\t%s s\tno finding, 10^8 runs\t%s runs, %s\t%s\n' \
+  "${#targets[@]}" "$2" "$runs" "$([[ $status == 0 ]] && echo "no finding" || echo "FINDINGS")" "$met"
+exit "$status"

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <fstream>
 #include <mutex>
 #include <thread>
@@ -98,7 +99,7 @@ TEST_CASE("a stream of steps may be idle, but its answers must be read") {
   stream->Finish();
 }
 
-// What callers that call over and over again get, each waiting as it is told to.
+// What connected callers that call over and over again get, each waiting as it is told to.
 struct Load {
   double good_per_s = 0;
   double refused_per_s = 0;
@@ -115,7 +116,9 @@ Load MeasureLoad(const std::string& endpoint, int callers, absl::Duration time) 
   const absl::Time end = absl::Now() + time;
   for (int i = 0; i < callers; ++i) {
     threads.emplace_back([&] {
-      const auto stub = v1::Annulus::NewStub(MakeChannel(endpoint));
+      const auto channel = MakeChannel(endpoint);
+      channel->WaitForConnected(std::chrono::system_clock::now() + std::chrono::seconds(10));
+      const auto stub = v1::Annulus::NewStub(channel);
       while (absl::Now() < end) {
         const absl::Time begin = absl::Now();
         grpc::ClientContext context;

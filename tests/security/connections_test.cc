@@ -190,7 +190,7 @@ void SendGarbage(int port, Rng& rng) {
 
 // The processes survive, serve others meanwhile and hold no more memory at the end.
 void TryGarbage(int connections) {
-  Program coordinator({"coordinator", "--listen", "127.0.0.1:0"});
+  Program coordinator({"coordinator", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"});
   const std::string endpoint = coordinator.ReadLine().substr(6);
   Program worker({"worker", "--coordinator", endpoint, "--backend", "cpu", "--threads", "1",
                   "--kv-bytes-limit", "64M", "--data-listen", "127.0.0.1:0"});
@@ -206,8 +206,9 @@ void TryGarbage(int connections) {
   const uint64_t seed = 11;
   INFO("seed " << seed);
   Rng rng(seed);
-  const std::vector<std::pair<pid_t, std::string>> doors = {{coordinator.pid(), endpoint},
-                                                            {worker.pid(), data}};
+  const std::string http = absl::StrCat("127.0.0.1:", coordinator.HttpPort());
+  const std::vector<std::pair<pid_t, std::string>> doors = {
+      {coordinator.pid(), endpoint}, {worker.pid(), data}, {coordinator.pid(), http}};
   for (const auto& [pid, door] : doors) {
     CAPTURE(door);
     for (int i = 0; i < connections / 5; ++i) SendGarbage(PortIn(door), rng);

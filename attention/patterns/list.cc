@@ -1,11 +1,14 @@
-// The node of list(name): what data says, cell by cell.
+// list: what data says, cell by cell.
 #include <algorithm>
 #include <array>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/types/span.h"
 #include "attention/pattern_node.h"
 #include "attention/pattern_rows.h"
+#include "attention/patterns/word.h"
+#include "base/status.h"
 
 namespace annulus {
 namespace {
@@ -155,7 +158,29 @@ class Listed final : public PatternNode {
   const int head_;
 };
 
+absl::StatusOr<Rules> ReadList(PatternReader& reader) {
+  constexpr size_t kNameBytesMax = 64;
+  ANNULUS_RETURN_IF_ERROR(reader.Expect('('));
+  const absl::string_view name = reader.Word();
+  if (name.empty() || absl::ascii_isdigit(name[0]) || name.size() > kNameBytesMax) {
+    return reader.Expected(
+        "the name of a list: letters, digits and _, the first no digit, 64 at most");
+  }
+  reader.Take(name);
+  if (!reader.Accept(')')) return reader.Expected("\")\"");
+  return reader.RulesOfList(name);
+}
+
 }  // namespace
+
+absl::Span<const PatternWord> ListWords() {
+  static constexpr PatternWord kWords[] = {
+      {"list", "list(name)",
+       "keys that come as data: blocks or tokens, by query, block of queries or for all, by head",
+       "", "", ReadList},
+  };
+  return kWords;
+}
 
 NodePtr MakeListed(std::shared_ptr<const KeyList> list, int head) {
   return std::make_shared<Listed>(std::move(list), head);
