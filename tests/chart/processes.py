@@ -121,7 +121,7 @@ class Processes:
                 command,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
-                env={"PATH": os.environ["PATH"], "ANNULUS_THREADS": "1"},
+                env=environment(),
             )
         self.running.append(process)
         self.logs.append(log)
@@ -129,7 +129,9 @@ class Processes:
 
     def run(self, container):
         """A container that ends by itself: its exit code and all that it said."""
-        done = subprocess.run(self.command(container), capture_output=True, text=True, timeout=60)
+        command = self.command(container)
+        options = {"capture_output": True, "text": True, "env": environment(), "timeout": 60}
+        done = subprocess.run(command, **options)
         return done.returncode, done.stdout + done.stderr
 
     def wait_for(self, port, page, words="", timeout=60.0):
@@ -146,6 +148,12 @@ class Processes:
                 logs = "\n".join(log.read_text() for log in self.logs)
                 raise AssertionError(f"{page} is not well after {timeout} s\n{logs}")
             time.sleep(0.05)
+
+
+def environment():
+    """This process's, with the settings of sanitizers, but none of the program's own."""
+    others = {key: value for key, value in os.environ.items() if not key.startswith("ANNULUS_")}
+    return {**others, "ANNULUS_THREADS": "1"}
 
 
 def get(port, page):
