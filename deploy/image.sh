@@ -36,8 +36,9 @@ tool commit --quiet --rm --signature-policy "$scratch/policy.json" "$container" 
 
 libraries=$(deploy/image_files.sh "$program")
 
+made=$(git log -1 --format=%ct 2>/dev/null || date +%s)
 tool build --quiet --isolation chroot --network host --pull=never \
-  --signature-policy "$scratch/policy.json" --timestamp "$(git log -1 --format=%ct)" \
+  --signature-policy "$scratch/policy.json" --timestamp "$made" \
   --build-arg BASE="$base" --build-arg LIBRARIES="${libraries//$'\n'/ }" \
   --build-arg PROGRAM="$program" --build-arg VERSION="$version" \
   --tag "$name" --file deploy/Containerfile . >/dev/null

@@ -17,6 +17,8 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 COLUMNS = ("row", "fault", "load before", "bar", "figure", "met")
 NETNS = (sys.executable, os.path.join(ROOT, "tests", "netns", "netns_test.py"), "{annulus}")
+SOAK = (sys.executable, os.path.join(ROOT, "bench", "reliability", "soak.py"), "{annulus}",
+        "--minutes", "60", "--slope-max", "1")
 SKIPPED = 77
 
 # The bar's number, what runs, and what it is asked for beyond an ordinary run.
@@ -45,6 +47,7 @@ TESTS = (
     (13, ("test_runtime", "A bit that flips*"), {"ANNULUS_BIT_FLIPS": "100000"}),
     (14, ("test_runtime", "Simulated clusters answer*"), {"ANNULUS_SIM_SEEDS": "10000"}),
     (14, ("test_runtime", "Stand-stills and cut-offs*"), {"ANNULUS_PAUSE_SEEDS": "10000"}),
+    (15, SOAK, {}),
     (16, ("test_cli", "a coordinator stopped under load*"), {}),
     (16, ("test_cli", "a coordinator stopped under load*"), {"ANNULUS_PAUSE_S": "5"}),
     (16, ("test_cli", "a coordinator stopped under load*"), {"ANNULUS_PAUSE_S": "30"}),

@@ -55,6 +55,9 @@ absl::StatusOr<UcxContext> MakeUcxContext(const UcxOptions& options) {
       {"KEEPALIVE_INTERVAL", absl::StrCat(absl::ToInt64Milliseconds(options.keepalive), "ms")},
       // Else shared memory is passed over without a word, since we ask for news of dead peers.
       {"MM_ERROR_HANDLING", "y"},
+      // Else a connection to a host that is gone stops whoever makes it, and with it everything
+      // that wants the messenger, for as long as TCP tries: two minutes.
+      {"CONN_NB", "y"},
   };
   if (!options.transports.empty()) settings.emplace_back("TLS", options.transports);
   if (!options.net_devices.empty()) settings.emplace_back("NET_DEVICES", options.net_devices);

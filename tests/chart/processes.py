@@ -16,6 +16,7 @@ from pathlib import Path
 import chart
 
 TOKENS = {name: f"a-token-of-{name}s" for name in ("worker", "reader", "tenant")}
+NEW_KEY = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -batch"
 SUBJECT_NAMES = "IP:127.0.0.1,DNS:localhost"
 
 
@@ -30,22 +31,24 @@ def free_ports(count):
             one.close()
 
 
-def make_certificates(folder):
+def make_certificates(folder, names=SUBJECT_NAMES):
     """tls.crt, tls.key and ca.crt, as a Secret of cert-manager has them; one authority for all."""
     folder.mkdir()
-    words = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -batch"
+    openssl(folder, "req -x509", NEW_KEY, "-keyout ca.key -out ca.crt -subj /CN=ca")
+    renew_certificate(folder, names)
 
-    def openssl(*arguments):
-        command = ["openssl", *arguments]
-        subprocess.run(command, cwd=folder, check=True, capture_output=True)
 
-    openssl(
-        "req", "-x509", *words.split(), "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=ca"
-    )
-    openssl("req", *words.split(), "-keyout", "tls.key", "-out", "csr", "-subj", "/CN=annulus")
-    (folder / "names").write_text(f"subjectAltName={SUBJECT_NAMES}\n")
+def renew_certificate(folder, names=SUBJECT_NAMES):
+    """Another tls.crt and tls.key by the authority that is there."""
+    openssl(folder, "req", NEW_KEY, "-keyout tls.key -out csr -subj /CN=annulus")
+    (folder / "names").write_text(f"subjectAltName={names}\n")
     signed = "x509 -req -in csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile names"
-    openssl(*signed.split(), "-out", "tls.crt")
+    openssl(folder, signed, "-out tls.crt")
+
+
+def openssl(folder, *words):
+    command = ["openssl", *" ".join(words).split()]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
 
 
 class Processes:
