@@ -9,7 +9,17 @@ import signal
 import subprocess
 import time
 
-NEEDED = ("podman", "runc", "conmon", "iptables-restore", "nsenter", "unshare", "ip")
+NEEDED = (
+    "podman",
+    "runc",
+    "conmon",
+    "iptables-restore",
+    "nsenter",
+    "setpriv",
+    "unshare",
+    "ip",
+    "ss",
+)
 
 POD_CGROUPS = "/libpod_parent/"
 

@@ -18,7 +18,10 @@ from containers import Podman, missing
 
 SKIPPED = 77
 INSIDE = "ANNULUS_PODS_INSIDE"
-OWN = ("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
+OWN = (
+    "setpriv", "--pdeathsig=KILL",
+    "unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc",
+)  # fmt: skip
 PROGRAM, ARCHIVE = map(os.path.abspath, sys.argv[1:3]) if len(sys.argv) > 2 else (None, None)
 NAMESPACE = chart.NAMESPACE
 IMAGE = None
