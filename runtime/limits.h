@@ -28,6 +28,9 @@ inline constexpr int kStepsAtOnceMax = 1024;
 // Of an Attend's request_id.
 inline constexpr size_t kRequestIdBytesMax = 128;
 
+// Of a traceparent, which has 55 in the version of W3C Trace Context that is written here.
+inline constexpr size_t kTraceparentBytesMax = 128;
+
 // The largest message of the public protocol that either side accepts: gRPC's default, said aloud.
 // A stream's chunk stays below it by kMessageRoomBytes.
 inline constexpr int kMessageBytesMax = 4 << 20;

@@ -19,6 +19,8 @@
 #include "runtime/server/server.h"
 #include "runtime/telemetry/audit_service.h"
 #include "runtime/telemetry/metrics.h"
+#include "runtime/telemetry/trace_file.h"
+#include "runtime/telemetry/trace_service.h"
 
 namespace annulus {
 namespace {
@@ -114,10 +116,14 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
                          .tls{TlsOf(flags.security)}};
   AuditService audited(coordinator.get(), audit.get());
   Service* const calls = audit == nullptr ? static_cast<Service*>(coordinator.get()) : &audited;
+  ANNULUS_ASSIGN_OR_RETURN(
+      const std::unique_ptr<TraceFile> trace_file,
+      TraceFile::Open(flags.service.trace_out, "annulus-coordinator", flags.listen));
   MetricsService service(calls, [&parts] { return MetricsOf(parts); });
   RpcServerOptions rpc;
   rpc.listen = flags.listen;
-  rpc.service = &service;
+  TraceService traced(&service, TraceFile::SinkOf(trace_file.get()));
+  rpc.service = trace_file == nullptr ? static_cast<Service*>(&service) : &traced;
   rpc.join = JoinOptions{[&](const std::string& before, const std::string& data_address) {
                            return Admittance{
                                coordinator->fabric_address(),

@@ -18,6 +18,7 @@
 #include "runtime/cli/worker_pages.h"
 #include "runtime/server/data_server.h"
 #include "runtime/server/join.h"
+#include "runtime/telemetry/trace_file.h"
 #include "runtime/worker/grants.h"
 
 namespace annulus {
@@ -181,7 +182,10 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
                            OpenAuthenticator(flags.security));
   WarnIfInsecure(flags.security);
   Door door(authenticator.get());
+  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<TraceFile> trace_file,
+                           TraceFile::Open(flags.service.trace_out, "annulus-worker", flags.name));
   WorkerOptions options;
+  options.spans = TraceFile::SinkOf(trace_file.get());
   GrantTable grants(flags.upload_bytes_max);
   WorkerParts parts;
   parts.name = flags.name;

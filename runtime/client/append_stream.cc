@@ -27,6 +27,7 @@ absl::StatusOr<AppendResult> StreamAppend(const std::shared_ptr<grpc::Channel>& 
   v1::AppendResult reply;
   grpc::ClientContext rpc;
   SetUpCall(attempt.deadline, &rpc, token);
+  SetUpTrace(attempt.traceparent, &rpc);
   const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
   const auto stub = v1::Annulus::NewStub(channel);
   const auto stream = stub->Append(&rpc, &reply);

@@ -6,8 +6,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/quoted.h"
 #include "base/secret.h"
 #include "base/status.h"
+#include "base/trace_context.h"
 #include "runtime/client/append_pieces.h"
 #include "runtime/client/call_threads.h"
 #include "runtime/client/check_request.h"
@@ -36,7 +38,12 @@ absl::Status CheckDone(const Done& done) {
 }
 
 // Why an attempt must not start, if it must not.
-absl::Status CheckPatience(const Attempt& attempt) {
+absl::Status CheckAttempt(const Attempt& attempt) {
+  if (!attempt.traceparent.empty() && !ParseTraceparent(attempt.traceparent).has_value()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("traceparent: ", Quoted(attempt.traceparent),
+                     "; expected it as W3C Trace Context has it, 00-TRACE-SPAN-FLAGS in hex"));
+  }
   if (attempt.cancel.cancelled()) return absl::CancelledError("the caller cancelled the call");
   if (absl::Now() < attempt.deadline) return absl::OkStatus();
   return absl::DeadlineExceededError("the deadline passed before the call was sent");
@@ -67,7 +74,7 @@ class Client::Impl {
     attempt.pieces_done = &pieces_done;
     RetryLoop loop(&budget_, repeat, attempt.deadline, attempt.cancel);
     while (true) {
-      ANNULUS_RETURN_IF_ERROR(CheckPatience(attempt));
+      ANNULUS_RETURN_IF_ERROR(CheckAttempt(attempt));
       if (attempts != nullptr) ++*attempts;
       absl::StatusOr<AnswerTo<Request>> answer = transport_->Call(request, attempt);
       if (!loop.Again(answer.status())) return answer;
@@ -98,7 +105,8 @@ class Client::Impl {
   static Attempt AttemptOf(const CallOptions& options) {
     return {.deadline = absl::Now() + options.timeout,
             .cancel = options.cancel,
-            .progress = options.progress};
+            .progress = options.progress,
+            .traceparent = options.traceparent};
   }
 
   const std::unique_ptr<Transport> transport_;
@@ -133,7 +141,7 @@ StepResults Client::Impl::Step(absl::Span<const StepRequest> requests, const Cal
   RetryLoop loop(&budget_, Repeat::kHarmless, attempt.deadline, attempt.cancel);
   absl::Status worst;
   do {
-    const absl::Status patience = CheckPatience(attempt);
+    const absl::Status patience = CheckAttempt(attempt);
     StepResults tried = StepResultsOf(
         patience.ok() ? transport_->Call(StepsRequest{left}, attempt) : patience, left.size());
     worst = absl::OkStatus();

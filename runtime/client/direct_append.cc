@@ -176,6 +176,7 @@ absl::StatusOr<AppendResult> DirectAppends::Append(const AppendRequest& request,
   ANNULUS_ASSIGN_OR_RETURN(const AppendCut cut, CutAppend(request, kDirectPieceBytes));
   grpc::ClientContext rpc;
   SetUpCall(attempt.deadline, &rpc, identity_->token());
+  SetUpTrace(attempt.traceparent, &rpc);
   const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
   const auto stub = v1::Annulus::NewStub(coordinator_);
   const auto stream = stub->AppendDirect(&rpc);

@@ -69,6 +69,7 @@ class GrpcTransport final : public Transport {
   absl::StatusOr<AnswerTo<Request>> Do(const Request& request, const Attempt& attempt) {
     grpc::ClientContext rpc;
     SetUpCall(attempt.deadline, &rpc, token_);
+    SetUpTrace(attempt.traceparent, &rpc);
     const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
     std::string reply;
     ANNULUS_RETURN_IF_ERROR(FromGrpc(
@@ -190,6 +191,7 @@ absl::StatusOr<AttendResult> GrpcTransport::Do(const AttendRequest& request,
 
   grpc::ClientContext rpc;
   SetUpCall(attempt.deadline, &rpc, token_);
+  SetUpTrace(attempt.traceparent, &rpc);
   const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
   // The metadata leaves with the header, and the stream's end with the last data.
   rpc.set_initial_metadata_corked(true);

@@ -5,6 +5,7 @@
 #include "absl/time/clock.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "base/trace_context.h"
 #include "comm/local/local_network.h"
 #include "runtime/client/append_pieces.h"
 #include "runtime/client/transport.h"
@@ -21,6 +22,7 @@ constexpr absl::Duration kJoinTimeout = absl::Seconds(30);
 CallContext ContextOf(const Attempt& attempt) {
   CallContext call;
   call.deadline = attempt.deadline;
+  call.trace = ParseTraceparent(attempt.traceparent).value_or(TraceContext());
   call.cancelled = [cancel = attempt.cancel] { return cancel.cancelled(); };
   return call;
 }

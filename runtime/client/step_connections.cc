@@ -77,9 +77,11 @@ class StepConnections::Connection {
   }
 
   // Sends a batch of requests that fit one.
-  void Send(absl::Span<const StepRequest> requests, absl::Time deadline) {
+  void Send(absl::Span<const StepRequest> requests, const Attempt& attempt) {
+    const absl::Time deadline = attempt.deadline;
     answers_.emplace(requests);
     ToProto(requests, &batch_.emplace());
+    if (!attempt.traceparent.empty()) batch_->set_traceparent(attempt.traceparent);
     if (deadline != absl::InfiniteFuture()) {
       const int64_t left_us = absl::ToInt64Microseconds(deadline - absl::Now());
       batch_->set_time_left_us(std::max<int64_t>(1, left_us));
@@ -233,7 +235,7 @@ void StepConnections::StepAtOnce(absl::Span<const StepRequest> requests,
   std::vector<std::unique_ptr<Connection>> connections;
   for (const StepCut& cut : cuts) {
     connections.push_back(Take());
-    connections.back()->Send(requests.subspan(cut.first, cut.count), attempt.deadline);
+    connections.back()->Send(requests.subspan(cut.first, cut.count), attempt);
   }
   {
     const CancelWatch watch(attempt.cancel, [&] {

@@ -15,6 +15,7 @@ struct Attempt {
   absl::Time deadline = absl::InfiniteFuture();
   CancelToken cancel;
   std::function<void(int64_t, int64_t)> progress;  // as CallOptions
+  std::string traceparent = {};
   // Of an append: piece i of the request has the key's sequence number + i (append_pieces.h). By
   // direct upload: the pieces that earlier attempts have committed, and this one adds.
   int64_t* pieces_done = nullptr;

@@ -300,7 +300,7 @@ absl::StatusOr<ContextInfo> Coordinator::Impl::Answer(const ContextSpec& spec,
 
 absl::StatusOr<AppendResult> Coordinator::Impl::Answer(const AppendRequest& request,
                                                        const CallContext& call) {
-  BatchCall append({CallItem(request)}, call.deadline, planner_, *options_.clock);
+  BatchCall append({CallItem(request)}, call, planner_, *options_.clock);
   ANNULUS_ASSIGN_OR_RETURN(const auto finish, Call(append.request(), append, call));
   return AppendResultOf(finish);
 }
@@ -309,7 +309,7 @@ absl::StatusOr<AppendResult> Coordinator::Impl::Answer(const DirectAppend& reque
                                                        const CallContext& call) {
   CallContext bounded = call;
   bounded.deadline = std::min(call.deadline, options_.clock->Now() + kUploadTimeMax);
-  DirectAppendCall append(request, bounded.deadline, *options_.clock);
+  DirectAppendCall append(request, bounded, *options_.clock);
   ANNULUS_ASSIGN_OR_RETURN(const auto finish, Call(append.request(), append, bounded));
   return AppendResultOf(finish);
 }
@@ -318,7 +318,7 @@ absl::StatusOr<AttendResult> Coordinator::Impl::Answer(const AttendRequest& requ
                                                        const CallContext& call) {
   ANNULUS_RETURN_IF_ERROR(CheckBytes("q", request.q, options_.limits.request_bytes_max));
   const Clock& clock = *options_.clock;
-  AttendCall attend(request, call.deadline, planner_, clock, StopOf(call, clock));
+  AttendCall attend(request, call, planner_, clock, StopOf(call, clock));
   return std::move(attend).TakeResult(Call(attend.request(), attend, call));
 }
 
@@ -326,8 +326,7 @@ absl::StatusOr<StepResults> Coordinator::Impl::Answer(const StepsRequest& reques
                                                       const CallContext& call) {
   const Clock& clock = *options_.clock;
   return StepInParts(request.steps, [&](absl::Span<const StepRequest> part) -> StepPartResults {
-    BatchCall batch({part.begin(), part.end()}, call.deadline, planner_, clock,
-                    StopOf(call, clock));
+    BatchCall batch({part.begin(), part.end()}, call, planner_, clock, StopOf(call, clock));
     ANNULUS_ASSIGN_OR_RETURN(const auto finish, Call(batch.request(), batch, call));
     std::vector<absl::StatusOr<StepResult>> results;
     results.reserve(part.size());

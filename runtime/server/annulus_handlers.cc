@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <deque>
+#include <iterator>
 #include <string>
 #include <utility>
 
@@ -28,6 +29,7 @@ namespace {
 CallContext ContextOf(const grpc::ServerContext* context, Caller caller) {
   CallContext call;
   call.caller = std::move(caller);
+  call.trace = TraceOf(*context);
   const auto deadline = context->deadline();
   if (deadline != std::chrono::system_clock::time_point::max()) {
     call.deadline = absl::FromChrono(deadline);
@@ -218,6 +220,14 @@ absl::Status CheckProtocol(const grpc::ServerContext& context) {
   return absl::FailedPreconditionError(absl::StrCat(
       "protocol: ", absl::CHexEscape(version.substr(0, 16)), " of the client; expected ",
       kProtocolVersion, ", which the service speaks: use a client of the service's release"));
+}
+
+// What is malformed counts as absent, and so does what comes twice.
+TraceContext TraceOf(const grpc::ServerContext& context) {
+  const auto [begin, end] = context.client_metadata().equal_range(kTraceparentKey);
+  if (begin == end || std::next(begin) != end) return {};
+  const absl::string_view text(begin->second.data(), begin->second.size());
+  return ParseTraceparent(text).value_or(TraceContext());
 }
 
 // Asking gRPC polls the connection, against the threads that read from it; a call of a few hundred

@@ -29,6 +29,9 @@ std::unique_ptr<grpc::Service> MakeAnnulusHandlers(Service* service, Door* door,
 // FAILED_PRECONDITION says which version of the protocol the caller speaks and which this is.
 absl::Status CheckProtocol(const grpc::ServerContext& context);
 
+// The trace that a call's caller is in, if it says so.
+TraceContext TraceOf(const grpc::ServerContext& context);
+
 // Whether the caller of an rpc has gone, for work that asks often. For one thread at a time; the
 // context outlives what is returned.
 std::function<bool()> CallerGone(const grpc::ServerContext* context);

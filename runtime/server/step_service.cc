@@ -134,6 +134,7 @@ StepResults StepService::Answer(grpc::ServerContext* context, const Caller& call
   }
   CallContext call;
   call.caller = caller;
+  call.trace = ParseTraceparent(batches->parsed.traceparent()).value_or(TraceOf(*context));
   if (batches->parsed.time_left_us() != 0) {
     call.deadline = absl::Now() + absl::Microseconds(batches->parsed.time_left_us());
   }

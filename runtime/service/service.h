@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "absl/time/time.h"
+#include "base/trace_context.h"
 #include "runtime/identity/caller.h"
 #include "runtime/service/calls.h"
 
@@ -18,6 +19,7 @@ struct CallContext {
   absl::Time deadline = absl::InfiniteFuture();
   std::function<bool()> cancelled;  // may be empty
   Caller caller = {};               // who calls, and may: the call's door has seen to that
+  TraceContext trace = {};          // the span that the call is
 };
 
 // What a call takes of what callers share, as far as its header says.

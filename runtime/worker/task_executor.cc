@@ -21,13 +21,14 @@ TaskExecutor::TaskExecutor(std::unique_ptr<Backend> backend, Fabric& fabric, con
       fabric_(fabric),
       on_exchange_(std::move(options.on_exchange)),
       store_(options.kv_bytes_limit, options.kv_in_host_memory ? HostMemory() : backend_.memory()),
-      works_(store_, backend_, clock,
-             {.check = [this](ContextId context,
-                              uint64_t epoch) { return CheckEpoch(context, epoch); },
-              .open_exchange = [this](ContextId context, uint64_t channel,
-                                      int rank) { return OpenExchange(context, channel, rank); },
-              .address_of = [this](ContextId context,
-                                   int rank) { return AddressOf(context, rank); }}) {}
+      works_(
+          store_, backend_, clock,
+          {.check = [this](ContextId context,
+                           uint64_t epoch) { return CheckEpoch(context, epoch); },
+           .open_exchange = [this](ContextId context, uint64_t channel,
+                                   int rank) { return OpenExchange(context, channel, rank); },
+           .address_of = [this](ContextId context, int rank) { return AddressOf(context, rank); },
+           .spans = std::move(options.spans)}) {}
 
 TaskOutcome TaskExecutor::RunWork(const WorkerTask& task) {
   const auto& work = std::get<wire::Work>(task.body);

@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "attention/backend.h"
 #include "base/clock.h"
+#include "base/trace_context.h"
 #include "comm/fabric.h"
 #include "runtime/store/kv_store.h"
 #include "runtime/worker/task.h"
@@ -32,6 +33,7 @@ class TaskExecutor {
     // Called from Run whenever a task opens an exchange, which moves while somebody polls the
     // fabric's messenger; may be empty.
     std::function<void()> on_exchange = {};
+    SpanSink spans = {};  // told of Works whose calls are recorded; may be empty
   };
 
   // `fabric` and `clock` must outlive this.

@@ -173,6 +173,7 @@ absl::Status WorkRunner::SetUp(const WorkerTask& task, const wire::WorkItem& ite
 
 TaskOutcome WorkRunner::Run(const WorkerTask& task) {
   const auto& work = std::get<wire::Work>(task.body);
+  const absl::Time came = absl::Now();
   const size_t count = work.items.size();
   const absl::Status in_time = CheckInTime(task);
   std::vector<BatchItem> batch(count);
@@ -200,7 +201,8 @@ TaskOutcome WorkRunner::Run(const WorkerTask& task) {
   wire::WorkDone done;
   done.request = work.request;
   done.items.resize(count);
-  if (work.trace) {
+  const bool told = owner_.spans && !work.traceparent.empty();
+  if (work.trace || told) {
     for (size_t i = 0; i < count; ++i) {
       if (batch[i].ranked == nullptr) continue;
       batch[i].ranked->trace = [&spans = done.items[i].spans](absl::string_view name,
@@ -226,10 +228,30 @@ TaskOutcome WorkRunner::Run(const WorkerTask& task) {
     }
     item.bytes_sent = batch[i].bytes_sent;
     item.bytes_received = batch[i].bytes_received;
-    if (!work.trace || batch[i].parts.empty()) continue;
+    if (!(work.trace || told) || batch[i].parts.empty()) continue;
     item.spans.push_back({"", "attend", absl::ToUnixNanos(begin), absl::ToUnixNanos(absl::Now())});
   }
+  if (told) Tell(work, came, done);
   return Hand(task, batch, std::move(done), std::move(partials));
+}
+
+// What was noted for the trace alone goes no further.
+void WorkRunner::Tell(const wire::Work& work, absl::Time begin, wire::WorkDone& done) const {
+  FinishedSpan span;
+  const std::optional<TraceContext> parent = ParseTraceparent(work.traceparent);
+  if (parent.has_value() && parent->recorded()) {
+    span.parent = *parent;
+    span.span_id = NewSpanId();
+    span.span = {"", "work", absl::ToUnixNanos(begin), absl::ToUnixNanos(absl::Now())};
+    span.attributes = {{"annulus.items", absl::StrCat(work.items.size())}};
+    for (const wire::WorkItemDone& item : done.items) {
+      if (!item.status.ok()) span.failure = absl::StatusCodeToString(item.status.code());
+      span.parts.insert(span.parts.end(), item.spans.begin(), item.spans.end());
+    }
+    owner_.spans(span);
+  }
+  if (work.trace) return;
+  for (wire::WorkItemDone& item : done.items) item.spans.clear();
 }
 
 // Hands what was computed to the coordinator, or to where it is merged with other ranks'.

@@ -20,6 +20,7 @@
 #include "base/clock.h"
 #include "base/lru_cache.h"
 #include "base/stop.h"
+#include "base/trace_context.h"
 #include "runtime/context/pattern_cache.h"
 #include "runtime/engine/batch.h"
 #include "runtime/store/kv_store.h"
@@ -39,6 +40,7 @@ class WorkRunner {
         open_exchange = {};
     // The address of a context's rank; empty if the context is not held here.
     std::function<std::string(ContextId, int rank)> address_of = {};
+    SpanSink spans = {};  // of Works whose calls are recorded
   };
 
   // All must outlive this.
@@ -91,6 +93,7 @@ class WorkRunner {
                                                      const KvStore::Shard& shard,
                                                      const Pattern& pattern, const Stop& stop);
   absl::Status VerifyWhatLeaves(const Plan& plan, int rank, const wire::WorkItem& item);
+  void Tell(const wire::Work& work, absl::Time begin, wire::WorkDone& done) const;
   TaskOutcome Hand(const WorkerTask& task, absl::Span<const BatchItem> batch, wire::WorkDone done,
                    Buffer partials);
   std::shared_ptr<const BlockSet> KeysOf(ContextId context, const KvStore::Shard& shard,

@@ -48,7 +48,8 @@ class Worker::Impl {
         executor_(std::move(options_.backend), *options_.fabric, *options_.clock,
                   {.kv_bytes_limit = options_.kv_bytes_limit,
                    .kv_in_host_memory = options_.kv_in_host_memory,
-                   .on_exchange = [this] { AskForCompany(); }}),
+                   .on_exchange = [this] { AskForCompany(); },
+                   .spans = options_.spans}),
         node_(messenger_, NodeOptions(), *options_.clock) {
     for (int i = 0; i < kThreads; ++i) threads_.emplace_back([this] { Run(); });
     if (options_.grants == nullptr) return;

@@ -14,6 +14,7 @@
 #include "attention/backend.h"
 #include "base/clock.h"
 #include "base/histogram.h"
+#include "base/trace_context.h"
 #include "comm/fabric.h"
 #include "runtime/worker/link_state.h"
 
@@ -44,6 +45,7 @@ struct WorkerOptions {
   std::string data_address;
   GrantTable* grants = nullptr;
   const Clock* clock = &Clock::Real();
+  SpanSink spans = {};  // told of tasks whose calls are recorded; may be empty
 };
 
 struct WorkerSnapshot {

@@ -1,5 +1,6 @@
 // How a coordinator moves contexts, event by event.
 #include <deque>
+#include <map>
 #include <numeric>
 #include <vector>
 
@@ -134,6 +135,23 @@ TEST_CASE("A worker that wants to leave may once what it holds is elsewhere") {
   CHECK(d.may_leave == std::vector<PeerId>{12});
   CHECK(d.ended.size() == 1);
   CHECK(!d.core.moving());
+}
+
+TEST_CASE("It is told who holds a context, and who answers for which part of it") {
+  Movers d(3);
+  const ContextId id = d.CreateHeld();
+  const std::vector<ContextPlaces> places = d.core.Places(10);
+  REQUIRE(places.size() == 1);
+  CHECK(places[0].context == id);
+  CHECK(places[0].kv_bytes == std::map<WorkerId, int64_t>{{1, 4096}, {2, 4096}, {3, 4096}});
+  REQUIRE(places[0].parts.size() == 2);  // its blocks
+  CHECK(places[0].parts[0] != places[0].parts[1]);
+  CHECK(places[0].parts[0] * places[0].parts[1] != 0);
+  CHECK(d.core.Places(0).empty());
+  d.Lose(12);
+  d.Lose(13);
+  d.Lose(11);
+  for (const WorkerId worker : d.core.Places(10).at(0).parts) CHECK(worker == 0);
 }
 
 TEST_CASE("Calls wait only while a context changes hands") {

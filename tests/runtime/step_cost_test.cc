@@ -34,7 +34,7 @@ struct OneWorker {
   }
 
   absl::StatusOr<StepResult> Step(const StepRequest& request) {
-    BatchCall work({CallItem(request)}, absl::InfiniteFuture(), planner, Clock::Real());
+    BatchCall work({CallItem(request)}, CallContext(), planner, Clock::Real());
     action::Admit admit{1, {1}, {{absl::OkStatus(), map, true, true, 0}}};
     absl::Time begin = absl::Now();
     PreparedCall prepared = work.Prepare(admit).value();

@@ -92,6 +92,9 @@ struct CallOptions {
   // Of Append, called on the calling thread as payload leaves: (bytes done, bytes in all). A retry
   // begins anew.
   std::function<void(int64_t, int64_t)> progress = {};
+  // The span that the call belongs to, as W3C Trace Context writes it; empty: none. The service
+  // puts its own spans below it (`--trace-out`) and its trace's id into logs.
+  std::string traceparent = {};
 };
 
 enum class ConnectionState {

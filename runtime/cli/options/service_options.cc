@@ -62,6 +62,11 @@ void AddServiceOptions(Options* options, ServiceFlags* flags) {
                SetParsed(&flags->http_listen, ParseEndpoint));
   options->Add("metrics-listen", "HOST:PORT", "another name of --http-listen",
                SetParsed(&flags->http_listen, ParseEndpoint));
+  options->Add(
+      "trace-out", "F",
+      "add spans of calls to this file, a line of OTLP in JSON each: below the traceparent "
+      "that a call brings and records, or in a trace of its own (none)",
+      SetText(&flags->trace_out));
   options->Add("log-level", "debug|info|warning|error|off", "what is logged on stderr (info)",
                [flags](absl::string_view text) {
                  flags->log_level_text = std::string(text);
@@ -149,6 +154,7 @@ Arguments ServiceArguments(const ServiceFlags& flags) {
                     absl::StrCat(flags.connections_max),
                     "--log-level",
                     flags.log_level_text};
+  if (!flags.trace_out.empty()) args.insert(args.end(), {"--trace-out", flags.trace_out});
   if (!flags.net_devices.empty()) args.insert(args.end(), {"--net-devices", flags.net_devices});
   if (!flags.tcp_port_range.empty()) {
     args.insert(args.end(), {"--tcp-port-range", flags.tcp_port_range});

@@ -31,6 +31,7 @@ struct ServiceFlags {
   int64_t client_rate_min = ClientLimits().client_rate_min;
   int connections_max = ConnectionLimits().connections_max;
   std::string http_listen;  // empty: no pages
+  std::string trace_out;    // file; empty: no spans are told
   LogLevel log_level = LogLevel::kInfo;
   std::string log_level_text = "info";
 };

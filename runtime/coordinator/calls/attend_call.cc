@@ -18,11 +18,12 @@ std::string RequestIdOf(const AttendRequest& request) {
 
 }  // namespace
 
-AttendCall::AttendCall(const AttendRequest& request, absl::Time deadline, CallPlanner& planner,
+AttendCall::AttendCall(const AttendRequest& request, const CallContext& call, CallPlanner& planner,
                        const Clock& clock, Stop stop)
-    : BatchCall({CallItem(request)}, deadline, planner, clock, std::move(stop)),
+    : BatchCall({CallItem(request)}, call, planner, clock, std::move(stop)),
       request_(request),
       request_id_(RequestIdOf(request)),
+      trace_id_(call.trace.trace_id),
       begin_(clock.Now()) {
   trace_ = request.trace;
 }
@@ -80,6 +81,7 @@ absl::StatusOr<AttendResult> AttendCall::TakeResult(
   stats.elapsed_s = absl::ToDoubleSeconds(clock().Now() - begin_);
   Log(LogLevel::kDebug, "attend",
       {{"request", request_id_},
+       {"trace", trace_id_},
        {"context", request_.context},
        {"layer", request_.layer},
        {"code", absl::StatusCodeToString(answer.status().code())},

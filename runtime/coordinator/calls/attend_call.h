@@ -11,7 +11,7 @@ namespace annulus {
 class AttendCall final : public BatchCall {
  public:
   // As BatchCall.
-  AttendCall(const AttendRequest& request, absl::Time deadline, CallPlanner& planner,
+  AttendCall(const AttendRequest& request, const CallContext& call, CallPlanner& planner,
              const Clock& clock, Stop stop = {});
 
   absl::StatusOr<PreparedCall> Prepare(const action::Admit& admit) override;
@@ -27,6 +27,7 @@ class AttendCall final : public BatchCall {
 
   const AttendRequest& request_;
   const std::string request_id_;  // the caller's, or made up
+  const std::string trace_id_;    // empty: the caller is in no trace
   const absl::Time begin_;
   AttendResult result_;
 };

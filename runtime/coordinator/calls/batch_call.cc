@@ -53,10 +53,11 @@ CallItem::CallItem(const StepRequest& request)
       pattern(&request.pattern),
       scale(request.scale) {}
 
-BatchCall::BatchCall(std::vector<CallItem> items, absl::Time deadline, CallPlanner& planner,
+BatchCall::BatchCall(std::vector<CallItem> items, const CallContext& call, CallPlanner& planner,
                      const Clock& clock, Stop stop)
     : wanted_(std::move(items)),
-      deadline_(deadline),
+      deadline_(call.deadline),
+      traceparent_(ToTraceparent(call.trace)),
       planner_(planner),
       clock_(clock),
       stop_(std::move(stop)) {}
@@ -158,6 +159,7 @@ Message BatchCall::Pack(CallId call, const std::vector<Part>& parts) const {
   work.request = call;
   work.time_left = deadline_ - clock_.Now();
   work.trace = trace_;
+  work.traceparent = traceparent_;
   work.items.reserve(parts.size());
   size_t bytes = 0;
   for (const Part& part : parts) {

@@ -40,8 +40,8 @@ struct CallItem {
 
 class BatchCall : public TensorCall {
  public:
-  // Both must outlive this. `stop`: once the caller does not wait any more.
-  BatchCall(std::vector<CallItem> items, absl::Time deadline, CallPlanner& planner,
+  // Planner and clock must outlive this. `stop`: once the caller does not wait any more.
+  BatchCall(std::vector<CallItem> items, const CallContext& call, CallPlanner& planner,
             const Clock& clock, Stop stop = {});
 
   // What the core is asked for.
@@ -88,6 +88,7 @@ class BatchCall : public TensorCall {
 
   const std::vector<CallItem> wanted_;
   const absl::Time deadline_;
+  const std::string traceparent_;
   CallPlanner& planner_;
   const Clock& clock_;
   const Stop stop_;

@@ -35,6 +35,7 @@ absl::StatusOr<PreparedCall> DirectAppendCall::Prepare(const action::Admit& admi
   AppendGrant grant{admit.call, NewSecret(), map.spec, map.world, admit.data_addresses, {}};
   wire::Work work;
   work.request = admit.call;
+  work.traceparent = ToTraceparent(call_.trace);
   wire::WorkItem& append = work.items.emplace_back();
   append.epoch = map.epoch;
   append.context = map.storage;
@@ -47,7 +48,7 @@ absl::StatusOr<PreparedCall> DirectAppendCall::Prepare(const action::Admit& admi
     grant.ranks.push_back(map.holders[i].rank);
     append.append_bytes =
         static_cast<size_t>(AppendBytes(map.spec, layout, map.holders[i].rank, tokens));
-    work.time_left = deadline_ - clock_.Now();
+    work.time_left = call_.deadline - clock_.Now();
     // One that stores nothing of it hears of it all the same, as of every append.
     Message message = append.append_bytes == 0
                           ? wire::Encode(work)

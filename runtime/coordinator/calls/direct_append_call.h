@@ -10,9 +10,9 @@ namespace annulus {
 
 class DirectAppendCall final : public TensorCall {
  public:
-  // Both must outlive this. An upload must be whole at `deadline`.
-  DirectAppendCall(const DirectAppend& request, absl::Time deadline, const Clock& clock)
-      : request_(request), deadline_(deadline), clock_(clock) {}
+  // All must outlive this. An upload must be whole at the call's deadline.
+  DirectAppendCall(const DirectAppend& request, const CallContext& call, const Clock& clock)
+      : request_(request), call_(call), clock_(clock) {}
 
   // What the core is asked for.
   request::Work request() const;
@@ -22,7 +22,7 @@ class DirectAppendCall final : public TensorCall {
 
  private:
   const DirectAppend& request_;
-  const absl::Time deadline_;
+  const CallContext& call_;
   const Clock& clock_;
 };
 

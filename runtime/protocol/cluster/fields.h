@@ -134,7 +134,8 @@ constexpr auto DescriptionOf(const Work*) {
   using T = Work;
   return Describe("Work", Field(1, "request", &T::request), Field(2, "time_left_ns", &T::time_left),
                   Field(3, "trace", &T::trace),
-                  Field(4, "items", &T::items, SizeAtMost(kStepsAtOnceMax)));
+                  Field(4, "items", &T::items, SizeAtMost(kStepsAtOnceMax)),
+                  Field(5, "traceparent", &T::traceparent, SizeAtMost(kTraceparentBytesMax)));
 }
 absl::Status CheckWhole(const Work& m);
 

@@ -34,7 +34,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 15;
+inline constexpr uint32_t kProtocol = 16;
 
 // Worker → coordinator.
 struct Hello {
@@ -178,7 +178,8 @@ struct Work {
   // Until the deadline, and not the deadline itself: clocks of machines differ.
   absl::Duration time_left = absl::InfiniteDuration();
   bool trace = false;
-  std::vector<WorkItem> items;  // at most kStepsAtOnceMax; their tensors are the payload's bytes
+  std::string traceparent = {};  // of the call (base/trace_context.h); empty: it is in no trace
+  std::vector<WorkItem> items;   // at most kStepsAtOnceMax; their tensors are the payload's bytes
 };
 
 // A Work of one append whose tensors come from the client, at this worker's data port, from whoever

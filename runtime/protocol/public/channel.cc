@@ -14,6 +14,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "base/trace_context.h"
 #include "runtime/protocol/public/token_file.h"
 
 namespace annulus {
@@ -83,6 +84,10 @@ void SetUpCall(absl::Time deadline, grpc::ClientContext* context, TokenFile* tok
   if (token != nullptr) context->AddMetadata(kAuthorizationKey, token->Authorization());
   if (deadline == absl::InfiniteFuture()) return;
   context->set_deadline(absl::ToChronoTime(deadline));
+}
+
+void SetUpTrace(const std::string& traceparent, grpc::ClientContext* context) {
+  if (!traceparent.empty()) context->AddMetadata(kTraceparentKey, traceparent);
 }
 
 void SilenceLibraries() {

@@ -58,6 +58,8 @@ inline constexpr char kBearer[] = "Bearer ";
 // token if there is one. Infinite times leave the call without a deadline.
 void SetUpCall(absl::Time deadline, grpc::ClientContext* context, TokenFile* token = nullptr,
                bool first = false);
+// Says which span the call belongs to; nothing where that is empty.
+void SetUpTrace(const std::string& traceparent, grpc::ClientContext* context);
 
 // Stops gRPC and protobuf from writing to stderr, for programs whose stderr is for people. Call it
 // first in main.

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "annulus/types.h"
+#include "runtime/limits.h"
 #include "runtime/protocol/public/annulus.pb.h"
 
 namespace annulus {
@@ -16,13 +17,21 @@ using google::protobuf::io::ZeroCopyInputStream;
 
 constexpr uint32_t kTimeLeftTag =
     WireFormatLite::MakeTag(v1::StepBatch::kTimeLeftUsFieldNumber, WireFormatLite::WIRETYPE_VARINT);
+constexpr uint32_t kTraceparentTag = WireFormatLite::MakeTag(
+    v1::StepBatch::kTraceparentFieldNumber, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
 constexpr uint32_t kStepTag = WireFormatLite::MakeTag(v1::StepBatch::kStepsFieldNumber,
                                                       WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
+
+// Of a batch, beside its steps.
+struct BatchHead {
+  int64_t time_left_us = 0;
+  std::string traceparent;
+};
 
 // Walks the batch: `on_step` gets the bytes of each step as a limit of the stream, and may read as
 // far. False if the bytes are no batch, or once on_step says so.
 template <typename OnStep>
-bool Walk(ZeroCopyInputStream* bytes, int64_t* time_left_us, OnStep on_step) {
+bool Walk(ZeroCopyInputStream* bytes, BatchHead* head, OnStep on_step) {
   CodedInputStream input(bytes);
   while (const uint32_t tag = input.ReadTag()) {
     if (tag == kStepTag) {
@@ -34,7 +43,13 @@ bool Walk(ZeroCopyInputStream* bytes, int64_t* time_left_us, OnStep on_step) {
     } else if (tag == kTimeLeftTag) {
       uint64_t value = 0;
       if (!input.ReadVarint64(&value)) return false;
-      *time_left_us = static_cast<int64_t>(value);
+      head->time_left_us = static_cast<int64_t>(value);
+    } else if (tag == kTraceparentTag) {
+      int size = 0;
+      if (!input.ReadVarintSizeAsInt(&size)) return false;
+      // One that is too long is none.
+      const bool fits = size <= static_cast<int>(kTraceparentBytesMax);
+      if (fits ? !input.ReadString(&head->traceparent, size) : !input.Skip(size)) return false;
     } else if (!WireFormatLite::SkipField(&input, tag)) {
       return false;
     }
@@ -45,8 +60,9 @@ bool Walk(ZeroCopyInputStream* bytes, int64_t* time_left_us, OnStep on_step) {
 }  // namespace
 
 absl::StatusOr<int64_t> CountSteps(ZeroCopyInputStream* bytes) {
-  int64_t count = 0, time_left_us = 0;
-  const bool whole = Walk(bytes, &time_left_us, [&](CodedInputStream*) {
+  int64_t count = 0;
+  BatchHead head;
+  const bool whole = Walk(bytes, &head, [&](CodedInputStream*) {
     ++count;
     return count <= kStepsMax;
   });
@@ -62,8 +78,8 @@ std::vector<std::pair<size_t, absl::Status>> ParseSteps(ZeroCopyInputStream* byt
                                                         v1::StepBatch* batch) {
   batch->Clear();
   std::vector<std::pair<size_t, absl::Status>> failures;
-  int64_t time_left_us = 0;
-  Walk(bytes, &time_left_us, [&](CodedInputStream* input) {
+  BatchHead head;
+  Walk(bytes, &head, [&](CodedInputStream* input) {
     v1::Step* step = batch->add_steps();
     if (step->MergeFromCodedStream(input) && input->ConsumedEntireMessage()) return true;
     step->Clear();
@@ -72,7 +88,8 @@ std::vector<std::pair<size_t, absl::Status>> ParseSteps(ZeroCopyInputStream* byt
                                      "steps[", index, "]: malformed; expected a Step")));
     return true;
   });
-  batch->set_time_left_us(time_left_us);
+  batch->set_time_left_us(head.time_left_us);
+  batch->set_traceparent(std::move(head.traceparent));
   return failures;
 }
 
