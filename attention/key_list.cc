@@ -45,11 +45,29 @@ absl::string_view Name(KeyListData::Rows rows) {
   return "all";
 }
 
-KeyList::KeyList(KeyListData data) : data_(std::move(data)) {}
+std::optional<KeyListData::Unit> ParseUnit(absl::string_view name) {
+  for (const auto unit : {KeyListData::Unit::kBlocks, KeyListData::Unit::kTokens}) {
+    if (Name(unit) == name) return unit;
+  }
+  return std::nullopt;
+}
+
+std::optional<KeyListData::Rows> ParseRows(absl::string_view name) {
+  using Rows = KeyListData::Rows;
+  for (const Rows rows : {Rows::kToken, Rows::kBlock, Rows::kAll}) {
+    if (Name(rows) == name) return rows;
+  }
+  return std::nullopt;
+}
 
 absl::StatusOr<std::shared_ptr<const KeyList>> KeyList::Make(KeyListData data) {
+  return Make(std::make_shared<const KeyListData>(std::move(data)));
+}
+
+absl::StatusOr<std::shared_ptr<const KeyList>> KeyList::Make(
+    std::shared_ptr<const KeyListData> data) {
   std::shared_ptr<KeyList> list(new KeyList(std::move(data)));
-  const KeyListData& of = list->data_;
+  const KeyListData& of = list->data();
   ANNULUS_RETURN_IF_ERROR(list->CheckShape());
   list->rows_ = (static_cast<int64_t>(of.begin.size()) - 1) / of.heads;
   list->unit_tokens_ = of.unit == Unit::kTokens ? 1 : of.block_tokens;
@@ -79,7 +97,7 @@ absl::StatusOr<std::shared_ptr<const KeyList>> KeyList::Make(KeyListData data) {
 }
 
 absl::Status KeyList::CheckShape() const {
-  const KeyListData& of = data_;
+  const KeyListData& of = data();
   const auto rows = static_cast<int64_t>(of.begin.size()) - 1;
   const auto keys = static_cast<int64_t>(of.keys.size());
   if (of.block_tokens < 1 || of.block_tokens > kListBlockTokensMax) {
@@ -119,12 +137,12 @@ absl::Status KeyList::CheckShape() const {
 }
 
 absl::Status KeyList::CheckKeys() {
-  const std::vector<int32_t>& keys = data_.keys;
-  for (size_t row = 1; row < data_.begin.size(); ++row) {
-    const auto end = static_cast<size_t>(data_.begin[row]);
-    for (auto i = static_cast<size_t>(data_.begin[row - 1]); i < end; ++i) {
+  const std::vector<int32_t>& keys = data_->keys;
+  for (size_t row = 1; row < data_->begin.size(); ++row) {
+    const auto end = static_cast<size_t>(data_->begin[row]);
+    for (auto i = static_cast<size_t>(data_->begin[row - 1]); i < end; ++i) {
       if (keys[i] < 0) return Refuse(At("keys", i), keys[i], "0 or more");
-      if (i > static_cast<size_t>(data_.begin[row - 1]) && keys[i] <= keys[i - 1]) {
+      if (i > static_cast<size_t>(data_->begin[row - 1]) && keys[i] <= keys[i - 1]) {
         return Refuse(At("keys", i), keys[i], "more than ", At("keys", i - 1), ", ", keys[i - 1],
                       ": keys of a row ascend and are there once");
       }
@@ -136,9 +154,9 @@ absl::Status KeyList::CheckKeys() {
 
 absl::Span<const int32_t> KeyList::Keys(int head, int64_t row) const {
   const auto at = static_cast<size_t>(head * rows_ + row);
-  const auto begin = static_cast<size_t>(data_.begin[at]);
-  const auto end = static_cast<size_t>(data_.begin[at + 1]);
-  return absl::MakeConstSpan(data_.keys).subspan(begin, end - begin);
+  const auto begin = static_cast<size_t>(data_->begin[at]);
+  const auto end = static_cast<size_t>(data_->begin[at + 1]);
+  return absl::MakeConstSpan(data_->keys).subspan(begin, end - begin);
 }
 
 bool KeyList::Same(const KeyList& a, int a_head, const KeyList& b, int b_head) {
@@ -154,9 +172,9 @@ bool KeyList::Same(const KeyList& a, int a_head, const KeyList& b, int b_head) {
 }
 
 absl::Status KeyList::Check(absl::string_view name, TokenRange q, int64_t kv_tokens) const {
-  if (!data_.keys.empty() && data_.keys[largest_] * unit_tokens_ >= kv_tokens) {
+  if (!data_->keys.empty() && data_->keys[largest_] * unit_tokens_ >= kv_tokens) {
     const int64_t units = (kv_tokens + unit_tokens_ - 1) / unit_tokens_;
-    return Refuse(absl::StrCat("list ", name, ": ", At("keys", largest_)), data_.keys[largest_],
+    return Refuse(absl::StrCat("list ", name, ": ", At("keys", largest_)), data_->keys[largest_],
                   "less than ", units, ", the ", unit_tokens_ == 1 ? "tokens" : "blocks",
                   " of the context");
   }

@@ -1,18 +1,19 @@
-// KeyList: which keys each query sees, as data and not as a rule: what a caller's mask, or the
-// indexer of its model, has chosen. list(name) in a pattern stands for one (attention/pattern.h).
-// Lists lie in rows: one for each query, one for each block of queries, or one for all. A list
-// names blocks of `block_tokens` tokens, or single tokens, by their absolute numbers. Immutable;
-// safe to share between threads.
+// KeyList: data of which keys each query sees (annulus/key_list.h), checked and ready to be asked.
+// list(name) in a pattern stands for one (attention/pattern.h). Immutable; safe to share between
+// threads.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "annulus/key_list.h"
 #include "attention/ranges.h"
 
 namespace annulus {
@@ -22,25 +23,12 @@ inline constexpr int64_t kListKeysMax = int64_t{1} << 28;  // list_keys_max: 1 G
 inline constexpr int64_t kListRowsMax = int64_t{1} << 27;  // list_rows_max, over all heads
 inline constexpr int64_t kListBlockTokensMax = int64_t{1} << 20;
 
-// What a list is made of: as users give it, and not yet checked.
-struct KeyListData {
-  enum class Unit { kBlocks, kTokens };  // what `keys` number
-  enum class Rows { kToken, kBlock, kAll };
-
-  Unit unit = Unit::kBlocks;
-  Rows rows = Rows::kAll;
-  int64_t block_tokens = 64;  // of a block of keys, and of a block of queries
-  int heads = 1;              // lists of their own: for all heads, KV heads or query heads
-  int64_t q_begin = 0;  // the first query that has a row; a block's begin where rows are blocks
-  // Row r of head h sees keys[begin[h·rows + r]] up to before keys[begin[h·rows + r + 1]], which
-  // ascend.
-  std::vector<int64_t> begin;
-  std::vector<int32_t> keys;
-};
-
 // "blocks", "tokens"; "token", "block", "all".
 absl::string_view Name(KeyListData::Unit unit);
 absl::string_view Name(KeyListData::Rows rows);
+// Absent: no such name.
+std::optional<KeyListData::Unit> ParseUnit(absl::string_view name);
+std::optional<KeyListData::Rows> ParseRows(absl::string_view name);
 
 class KeyList {
  public:
@@ -50,10 +38,13 @@ class KeyList {
   // INVALID_ARGUMENT names the field, its value and what was expected, unless begin ascends from 0
   // to the number of keys in equally many rows for each head, and each row's keys are ≥ 0 and
   // ascend.
+  static absl::StatusOr<std::shared_ptr<const KeyList>> Make(
+      std::shared_ptr<const KeyListData> data);
   static absl::StatusOr<std::shared_ptr<const KeyList>> Make(KeyListData data);
 
-  const KeyListData& data() const { return data_; }
-  int heads() const { return data_.heads; }
+  const KeyListData& data() const { return *data_; }
+  const std::shared_ptr<const KeyListData>& shared_data() const { return data_; }
+  int heads() const { return data_->heads; }
   int64_t rows() const { return rows_; }                // of one head
   int64_t unit_tokens() const { return unit_tokens_; }  // that a key stands for
   int64_t row_tokens() const { return row_tokens_; }    // queries of a row; 2^60 for all
@@ -79,13 +70,13 @@ class KeyList {
   bool kv_efficient(int head) const { return kv_efficient_[static_cast<size_t>(head)]; }
 
  private:
-  explicit KeyList(KeyListData data);
+  explicit KeyList(std::shared_ptr<const KeyListData> data) : data_(std::move(data)) {}
 
   absl::Status CheckShape() const;
   absl::Status CheckKeys();
   bool IsKvEfficient(int head) const;
 
-  KeyListData data_;
+  const std::shared_ptr<const KeyListData> data_;
   int64_t rows_ = 0;
   int64_t unit_tokens_ = 1;
   int64_t row_tokens_ = 1;

@@ -214,10 +214,13 @@ bool Pattern::Stretches(int kv_head, TokenRange q, int64_t kv_tokens,
 }
 
 void Pattern::CellMask(int kv_head, int64_t q_block, int64_t k_block, uint64_t mask[64]) const {
-  const int64_t q = q_block * kBlockTokens;
+  CellMask(kv_head, {q_block * kBlockTokens, (q_block + 1) * kBlockTokens}, k_block, mask);
+}
+
+void Pattern::CellMask(int kv_head, TokenRange q, int64_t k_block, uint64_t mask[64]) const {
   const int64_t k = k_block * kBlockTokens;
-  rules_[kv_head]->Mask({q, q + kBlockTokens, std::max(k, first_key_), k + kBlockTokens}, q_block,
-                        k_block, mask);
+  rules_[kv_head]->Mask({q.begin, q.end, std::max(k, first_key_), k + kBlockTokens},
+                        q.begin / kBlockTokens, k_block, mask);
 }
 
 PairCount Pattern::CountPairs(int kv_head, TokenRange q, int64_t kv_tokens,

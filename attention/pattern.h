@@ -135,6 +135,8 @@ class Pattern {
   // The allowed pairs of one cell: bit k of mask[r] says whether query 64·q_block + r sees key
   // 64·k_block + k. All 64 rows are written, positions beyond any context end included.
   void CellMask(int kv_head, int64_t q_block, int64_t k_block, uint64_t mask[64]) const;
+  // The same of queries `q` alone, which lie within one block: all other rows are 0.
+  void CellMask(int kv_head, TokenRange q, int64_t k_block, uint64_t mask[64]) const;
 
   // Exact pair counts of queries q (any range) over one query head of `kv_head`; of no meaning once
   // `stop` has stopped.

@@ -25,6 +25,10 @@ inline constexpr int64_t kPositionMax = int64_t{1} << 48;
 // Steps that the workers are sent in one message: longer calls are cut.
 inline constexpr int kStepsAtOnceMax = 1024;
 
+// Lists that one Attend or step brings.
+inline constexpr size_t kListsMax = 16;
+inline constexpr size_t kListNameBytesMax = 64;
+
 // Of an Attend's request_id.
 inline constexpr size_t kRequestIdBytesMax = 128;
 

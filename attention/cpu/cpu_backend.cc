@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "attention/attend_args.h"
+#include "attention/cpu/gather.h"
 #include "attention/cpu/kernels.h"
 #include "attention/cpu/tile_memory.h"
 #include "attention/cpu/tile_plan.h"
@@ -34,6 +35,7 @@ struct ThreadRoom {
   cpu::TileRoom tile;
   std::vector<float> row;
   std::vector<float> state;
+  Buffer gathered;
 
   // Room for a row of q or out.
   float* Row(int dim) { return AtLeast(static_cast<size_t>(dim), &row); }
@@ -203,6 +205,9 @@ bool Call::AttendBlocks(const Kernel& kernel, const Tile& tile, const Segment& s
                         const TileMemory& memory) {
   const AttendArgs& args = *tile.args;
   BlockWalk walk(plan_, tile, segment);
+  // Rules have few cells that are seen in part; lists may have no others.
+  const bool gathers = tile.shape.tokens == 1 && !tile.pattern->lists().empty();
+  cpu::KeyGather gather(tile.shape, &room().gathered);
   const BlockWalk::Step* next = walk.Next();
   while (next != nullptr) {
     const BlockWalk::Step& step = *next;
@@ -220,11 +225,18 @@ bool Call::AttendBlocks(const Kernel& kernel, const Tile& tile, const Segment& s
     }
     uint64_t masks[kBlockTokens];
     if (!step.full) {
-      tile.pattern->CellMask(tile.kv_head, tile.position / kBlockTokens, step.block, masks);
+      const TokenRange rows{tile.position, tile.position + tile.shape.tokens};
+      tile.pattern->CellMask(tile.kv_head, rows, step.block, masks);
       keys.masks = masks + tile.position % kBlockTokens;
+    }
+    if (gathers && keys.masks != nullptr && cpu::KeyGather::Pays(*keys.masks)) {
+      if (!gather.Fits(*keys.masks)) kernel.attend(tile.shape, memory, gather.Take(), nullptr);
+      gather.Add(keys, *keys.masks);
+      continue;
     }
     kernel.attend(tile.shape, memory, keys, next == nullptr ? nullptr : &next->keys);
   }
+  if (!gather.empty()) kernel.attend(tile.shape, memory, gather.Take(), nullptr);
   return true;
 }
 

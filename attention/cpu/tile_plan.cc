@@ -78,6 +78,12 @@ void TilePlan::AddTiles(const AttendArgs& args, const Pattern& pattern, HeadRang
   if (IsCancelled(args)) return;
   const size_t grid_first = grids_.size();
   const int kv_head = heads.first / args.group;
+  if (AloneIsCheaper(args, pattern, kv_head, q)) {
+    for (int64_t at = q.begin; at < q.end; ++at) {
+      AddTiles(args, pattern, heads, {at, at + 1}, row_first + (at - q.begin));
+    }
+    return;
+  }
   AddGrids(args, pattern, kv_head, q);
   int64_t blocks = 0;
   for (size_t i = grid_first; i < grids_.size(); ++i) blocks += grids_[i].size();
@@ -102,6 +108,23 @@ void TilePlan::AddTiles(const AttendArgs& args, const Pattern& pattern, HeadRang
     tiles_.push_back(tile);
     tile_blocks_.push_back(blocks);
   }
+}
+
+bool TilePlan::AloneIsCheaper(const AttendArgs& args, const Pattern& pattern, int kv_head,
+                              TokenRange q) {
+  // Of pairs, by what one costs in the kernels of few rows, and with its key copied together.
+  constexpr int64_t kCostAlone = 16;
+  const auto has_rows = [](const NamedList& list) {
+    return list.list->data().rows == KeyListData::Rows::kToken;
+  };
+  if (q.size() == 1 || std::none_of(pattern.lists().begin(), pattern.lists().end(), has_rows)) {
+    return false;
+  }
+  pattern.Row(kv_head, q, args.kv_tokens, &row_);
+  int64_t blocks = 0;
+  for (const TileRun& seen : row_) blocks += seen.blocks.count;
+  const int64_t together = q.size() * blocks * kBlockTokens;
+  return together > kCostAlone * pattern.CountPairs(kv_head, q, args.kv_tokens).visited;
 }
 
 void TilePlan::AddGrids(const AttendArgs& args, const Pattern& pattern, int kv_head, TokenRange q) {

@@ -73,6 +73,8 @@ class TilePlan {
   void AddTiles(const AttendArgs& args, const Pattern& pattern, HeadRange heads, TokenRange q,
                 int64_t row_first);
   void AddGrids(const AttendArgs& args, const Pattern& pattern, int kv_head, TokenRange q);
+  // Whether rows with lists of their own cost less one by one than on the union of what they see.
+  bool AloneIsCheaper(const AttendArgs& args, const Pattern& pattern, int kv_head, TokenRange q);
   void Cut();
 
   std::vector<Tile> tiles_;

@@ -58,6 +58,19 @@ std::vector<BenchCase> BenchCases() {
     add(Prefill("prefill-s2-16k", "s2(64,4,16)", dtype, kSparseTokens, 128), false);
     add(Prefill("prefill-partial-16k", "s2(16,1,2)", dtype, kSparseTokens, 128), false);
   }
+  // Lists: S2's blocks as data beside S2 itself, and a tenth of all blocks.
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const KernelShape s2 = Prefill("prefill-s2-16k", "s2(64,4,16)", dtype, kSparseTokens, 128);
+    KernelShape list = s2;
+    list.name = "prefill-list-16k";
+    list.pattern = "list(x) & causal";
+    list.listed = s2.pattern;
+    add(list, false);
+    cases.back().beside = s2;
+    list.name = "prefill-tenth-16k";
+    list.listed = "random";
+    add(list, false);
+  }
   for (const DType dtype : {DType::kBF16, DType::kF32, DType::kF16}) {
     add(Decode("decode-1m", {kDecodeTokens}, dtype, 8, 4, 64), true);
   }

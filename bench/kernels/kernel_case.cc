@@ -39,6 +39,34 @@ int64_t StoredRows(const KernelShape& shape) {
   return 2 * shape.kv_heads * blocks * kBlockTokens;
 }
 
+// The pattern, with its list if it has one: a row of blocks for each block of queries and KV head.
+Pattern PatternOf(const KernelShape& shape) {
+  const Pattern pattern = *Pattern::Parse(shape.pattern, shape.kv_heads);
+  if (shape.listed.empty()) return pattern;
+  const bool random = shape.listed == "random";
+  const Pattern shown = *Pattern::Parse(random ? "causal" : shape.listed, shape.kv_heads);
+  Rng rng(kSeed);
+  KeyListData data;
+  data.rows = KeyListData::Rows::kBlock;
+  data.heads = shape.kv_heads;
+  data.begin = {0};
+  for (int head = 0; head < shape.kv_heads; ++head) {
+    for (int64_t q = 0; q < BlocksOf(shape.tokens()); ++q) {
+      std::vector<TileRun> tiles;
+      shown.Row(head, {q * kBlockTokens, (q + 1) * kBlockTokens}, shape.tokens(), &tiles);
+      std::vector<BlockRun> runs;
+      for (const TileRun& tile : tiles) runs.push_back(tile.blocks);
+      for (const int64_t block : BlockSet::FromRuns(runs).ToVector()) {
+        if (random && rng.Below(10) != 0) continue;
+        data.keys.push_back(static_cast<int32_t>(block));
+      }
+      data.begin.push_back(static_cast<int64_t>(data.keys.size()));
+    }
+  }
+  const NamedList list{"x", *KeyList::Make(std::move(data))};
+  return *pattern.Bind({&list, 1}, shape.heads);
+}
+
 }  // namespace
 
 int64_t KernelShape::tokens() const {
@@ -50,7 +78,7 @@ int64_t KernelShape::kv_bytes() const {
 }
 
 KernelCase::KernelCase(KernelShape shape, ThreadPool* pool)
-    : shape_(std::move(shape)), pattern_(*Pattern::Parse(shape_.pattern, shape_.kv_heads)) {
+    : shape_(std::move(shape)), pattern_(PatternOf(shape_)) {
   Rng rng(kSeed);
   kv_ = RandomTensor(&rng, pool, shape_.dtype, StoredRows(shape_), 1, shape_.dim);
   contexts_.resize(shape_.contexts.size());

@@ -24,6 +24,7 @@ from annulus.errors import (
     Unavailable,
 )
 from annulus.functions import Explanation, attention, explain, gate, merge, with_sinks
+from annulus.lists import KeyList
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,7 @@ __all__ = [
     "FailedPrecondition",
     "Internal",
     "InvalidArgument",
+    "KeyList",
     "NotFound",
     "PermissionDenied",
     "ResourceExhausted",

@@ -10,6 +10,19 @@ class CancelToken:
     @property
     def cancelled(self) -> bool: ...
 
+class KeyList:
+    @staticmethod
+    def new(
+        unit: str,
+        rows: str,
+        block_tokens: int,
+        heads: int,
+        q_begin: int,
+        begin: Any,
+        keys: Any,
+        /,
+    ) -> KeyList: ...
+
 class Client:
     def close(self) -> None: ...
     def create(self, spec: dict[str, Any], timeout: float | None, /) -> dict[str, Any]: ...
@@ -40,6 +53,7 @@ class Client:
         keys_end: int | None,
         request_id: str,
         trace: bool,
+        lists: dict[str, KeyList],
         timeout: float | None,
         cancel: CancelToken,
         /,
@@ -103,6 +117,7 @@ def attention(
     dtype: str | None,
     backend: str,
     threads: int,
+    lists: dict[str, KeyList],
     /,
 ) -> tuple[Any, Any]: ...
 def explain(arguments: Sequence[str], /) -> str: ...

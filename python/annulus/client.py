@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
 
@@ -12,6 +12,7 @@ from annulus import _core
 from annulus._arrays import as_kind_of
 from annulus.context import Answer, Context, in_thread
 from annulus.errors import AnnulusError
+from annulus.lists import cores_of
 
 _open: weakref.WeakSet[Client] = weakref.WeakSet()
 
@@ -48,6 +49,7 @@ class Step:
         v: [n, kv_heads, v_head_dim], or None.
         pattern: None: the context's for this layer.
         scale: None: 1/√head_dim.
+        lists: what ``list(name)`` in the pattern stands for, as in :meth:`Context.attend`.
     """
 
     context: Context
@@ -57,6 +59,7 @@ class Step:
     v: Any = None
     pattern: str | None = None
     scale: float | None = None
+    lists: Mapping[str, Any] | None = None
 
 
 class Client:
@@ -273,7 +276,8 @@ def _request_of(step: Step) -> tuple[Any, ...]:
     context, layer = step.context, step.layer
     start = context._at(layer)
     pattern, scale = step.pattern or "", step.scale or 0.0
-    return context.id, layer, start, step.k, step.v, step.q, pattern, scale
+    lists = cores_of(step.lists)
+    return context.id, layer, start, step.k, step.v, step.q, pattern, scale, lists
 
 
 def _answer_of(step: Step, result: Any, out_dtype: str | None) -> Answer | AnnulusError:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from annulus import _core
 from annulus._arrays import as_kind_of
 from annulus.errors import AnnulusError, InvalidArgument
+from annulus.lists import cores_of
 
 if TYPE_CHECKING:
     from annulus.client import Client
@@ -199,6 +200,7 @@ class Context:
         scale: float | None = None,
         request_id: str = "",
         trace: bool = False,
+        lists: Mapping[str, Any] | None = None,
         out_dtype: str | None = None,
         timeout: float | None = None,
     ) -> Answer:
@@ -216,6 +218,8 @@ class Context:
             scale: what scores are multiplied by (None: 1/√head_dim).
             request_id: appears in logs and traces.
             trace: whether the answer brings spans.
+            lists: what ``list(name)`` in the pattern stands for: :class:`annulus.KeyList`, or a
+                bool mask [1 | kv_heads | heads, blocks, blocks] of blocks of 64 tokens.
             out_dtype: "f32", "bf16" or "f16" for ``out`` (None: f32).
             timeout: seconds.
 
@@ -224,7 +228,7 @@ class Context:
             is.
         """
         call = self._attend_call(
-            layer, q, pattern, q_start, kv_len, keys, plan, scale, request_id, trace
+            layer, q, pattern, q_start, kv_len, keys, plan, scale, request_id, trace, lists
         )
         return self._answer(q, call(timeout, _core.CancelToken.new()), out_dtype)
 
@@ -241,12 +245,13 @@ class Context:
         scale: float | None = None,
         request_id: str = "",
         trace: bool = False,
+        lists: Mapping[str, Any] | None = None,
         out_dtype: str | None = None,
         timeout: float | None = None,
     ) -> Answer:
         """As :meth:`attend`; cancelling the task cancels the call."""
         call = self._attend_call(
-            layer, q, pattern, q_start, kv_len, keys, plan, scale, request_id, trace
+            layer, q, pattern, q_start, kv_len, keys, plan, scale, request_id, trace, lists
         )
         return self._answer(q, await in_thread(lambda cancel: call(timeout, cancel)), out_dtype)
 
@@ -262,6 +267,7 @@ class Context:
         scale: float | None,
         request_id: str,
         trace: bool,
+        lists: Mapping[str, Any] | None,
     ) -> Any:
         kv_len = self._at(layer) if kv_len is None else kv_len
         if q_start is None:
@@ -272,6 +278,7 @@ class Context:
                     "they are without q_start"
                 )
         begin, end = (0, None) if keys is None else keys
+        cores = cores_of(lists)
         return lambda timeout, cancel: self._core.attend(
             self.id,
             layer,
@@ -285,6 +292,7 @@ class Context:
             end,
             request_id,
             trace,
+            cores,
             timeout,
             cancel,
         )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from annulus import _core
 from annulus._arrays import as_kind_of
 from annulus.context import Answer
+from annulus.lists import cores_of
 
 
 def attention(
@@ -29,6 +30,7 @@ def attention(
     out_dtype: str | None = None,
     backend: str = "auto",
     threads: int = 0,
+    lists: Mapping[str, Any] | None = None,
 ) -> Answer:
     """Attention over arrays, in one call and without a service.
 
@@ -47,6 +49,8 @@ def attention(
         out_dtype: "f32", "bf16" or "f16" for ``out`` (None: f32).
         backend: "auto", "cpu" or "reference".
         threads: for computing, of all ranks; 0: one per core.
+        lists: what ``list(name)`` in the pattern stands for: :class:`annulus.KeyList`, or a bool
+            mask [1 | kv_heads | heads, blocks, blocks] of blocks of 64 tokens.
 
     Returns:
         ``(out [n, heads, v_head_dim], lse [n, heads])``, see :class:`annulus.Answer`; the kind of
@@ -66,6 +70,7 @@ def attention(
         dtype,
         backend,
         threads,
+        cores_of(lists),
     )
     return Answer(*as_kind_of(q, out, lse, out_dtype))
 

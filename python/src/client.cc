@@ -9,6 +9,7 @@
 #include "absl/time/clock.h"
 #include "annulus/client.h"
 #include "python/src/arrays.h"
+#include "python/src/key_list.h"
 #include "python/src/values.h"
 #include "python/src/waiting.h"
 
@@ -50,7 +51,8 @@ std::optional<PlanKind> PlanOf(const std::optional<std::string>& plan) {
   return ValueOrRaise(ParsePlanKind(*plan));
 }
 
-// A step as annulus/client.py hands it over: (context, layer, start, k, v, q, pattern, scale).
+// A step as annulus/client.py hands it over: (context, layer, start, k, v, q, pattern, scale,
+// lists).
 struct PythonStep {
   explicit PythonStep(const nb::tuple& step)
       : context(nb::cast<ContextId>(step[0])),
@@ -60,7 +62,8 @@ struct PythonStep {
         v(Borrow(step[4], "v")),
         q(Borrow(step[5], "q")),
         pattern(nb::cast<std::string>(step[6])),
-        scale(nb::cast<float>(step[7])) {}
+        scale(nb::cast<float>(step[7])),
+        lists(ListsOf(nb::cast<nb::dict>(step[8]))) {}
 
   StepRequest request() const {
     StepRequest request;
@@ -72,6 +75,7 @@ struct PythonStep {
     request.q = q.view;
     request.pattern = pattern;
     request.scale = scale;
+    request.lists = lists;
     return request;
   }
 
@@ -81,6 +85,7 @@ struct PythonStep {
   Borrowed k, v, q;
   std::string pattern;
   float scale;
+  std::vector<CallList> lists;
 };
 
 class PythonClient {
@@ -158,10 +163,11 @@ class PythonClient {
   nb::tuple Attend(ContextId context, int layer, int64_t q_start, int64_t kv_len, nb::handle q,
                    const std::string& pattern, const std::optional<std::string>& plan, float scale,
                    int64_t keys_begin, std::optional<int64_t> keys_end,
-                   const std::string& request_id, bool trace, std::optional<double> timeout,
-                   const CancelToken& cancel) {
+                   const std::string& request_id, bool trace, const nb::dict& lists,
+                   std::optional<double> timeout, const CancelToken& cancel) {
     const Borrowed queries = Borrow(q, "q");
     AttendRequest request;
+    request.lists = ListsOf(lists);
     request.context = context;
     request.layer = layer;
     request.q_start = q_start;
@@ -345,7 +351,7 @@ void AddClient(nb::module_& module) {
            nb::arg().none(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg())
       .def("attend", &PythonClient::Attend, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
-           nb::arg(), nb::arg().none(), nb::arg())
+           nb::arg(), nb::arg(), nb::arg().none(), nb::arg())
       .def("step", &PythonClient::Step)
       .def("fork", &PythonClient::Fork)
       .def("truncate", &PythonClient::Truncate)

@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "python/src/arrays.h"
 #include "python/src/errors.h"
+#include "python/src/key_list.h"
 #include "runtime/cli/commands.h"
 #include "runtime/cli/problem.h"
 #include "runtime/engine/local_ranks.h"
@@ -78,7 +79,7 @@ nb::tuple Attention(nb::handle q, nb::handle k, nb::handle v, const std::string&
                     std::optional<int64_t> q_start,
                     const std::optional<std::pair<int64_t, int64_t>>& keys,
                     std::optional<int64_t> v_head_dim, const std::optional<std::string>& dtype,
-                    const std::string& backend, int threads) {
+                    const std::string& backend, int threads, const nb::dict& lists) {
   const Borrowed queries = Borrow(q, "q"), key_rows = Borrow(k, "k"), values = Borrow(v, "v");
   for (const auto& [name, tensor] : {std::pair("q", q), {"k", k}}) {
     if (!tensor.is_none()) continue;
@@ -98,6 +99,9 @@ nb::tuple Attention(nb::handle q, nb::handle k, nb::handle v, const std::string&
   flags.dtype = dtype.has_value() ? ValueOrRaise(ParseDType(*dtype)) : key_rows.view.dtype;
   flags.workers = workers;
   flags.pattern = pattern;
+  for (const CallList& list : ListsOf(lists)) {
+    flags.lists.push_back({list.name, ValueOrRaise(KeyList::Make(list.data))});
+  }
   std::optional<PlanKind> kind;
   if (plan.has_value()) kind = ValueOrRaise(ParsePlanKind(*plan));
   if (workers < 1 || workers > kWorkersHereMax) {
@@ -154,7 +158,7 @@ nb::object ApplyGate(nb::handle out, nb::handle gate) {
 void AddFunctions(nb::module_& module) {
   module.def("attention", &Attention, nb::arg().none(), nb::arg().none(), nb::arg().none(),
              nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(),
-             nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg());
+             nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg());
   module.def("explain", &Explain);
   module.def("merge", &MergeParts);
   module.def("with_sinks", &AddSinks);

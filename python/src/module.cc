@@ -3,6 +3,7 @@
 
 #include "python/src/client.h"
 #include "python/src/functions.h"
+#include "python/src/key_list.h"
 #include "python/src/nanobind.h"
 #include "python/src/waiting.h"
 
@@ -34,6 +35,7 @@ void NoteMainThread() {
 
 NB_MODULE(_core, module) {
   annulus::python::NoteMainThread();
+  annulus::python::AddKeyList(module);
   annulus::python::AddClient(module);
   annulus::python::AddFunctions(module);
   module.def("last_seconds", &annulus::python::LastSeconds);

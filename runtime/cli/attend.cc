@@ -41,7 +41,6 @@ Options OptionsOf(AttendFlags* flags) {
                       SetText(&flags->pattern));
   AddPositions(&options, &flags->positions);
   AddLists(&options, &flags->positions);
-  options.Exclude("list", "endpoint");
   options.Add("workers", "N", "compute with N workers in this process (1)",
               SetCount(&flags->workers, 1, kPlanWorkersMax));
   options.Add("endpoint", "HOST:PORT", "compute in the service there",

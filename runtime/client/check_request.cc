@@ -42,6 +42,20 @@ absl::Status CheckScale(float scale) {
   return absl::InvalidArgumentError(absl::StrCat("scale: ", scale, "; expected a finite number"));
 }
 
+absl::Status CheckLists(const std::vector<CallList>& lists) {
+  if (lists.size() > kListsMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("lists: ", lists.size(), "; expected at most ", kListsMax));
+  }
+  for (size_t i = 0; i < lists.size(); ++i) {
+    const std::string field = absl::StrCat("lists[", i, "]");
+    ANNULUS_RETURN_IF_ERROR(CheckText(field + ".name", lists[i].name, kListNameBytesMax));
+    if (lists[i].data != nullptr) continue;
+    return absl::InvalidArgumentError(absl::StrCat(field, ".data: null; expected a list"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckKv(const TensorView& k, const TensorView& v) {
   ANNULUS_RETURN_IF_ERROR(CheckView(k, "k", kKvHeadsMax));
   if (v.tokens == 0) return absl::OkStatus();
@@ -61,10 +75,11 @@ absl::Status CheckStep(const StepRequest& request) {
   }
   ANNULUS_RETURN_IF_ERROR(CheckText("pattern", request.pattern, kPatternBytesMax));
   ANNULUS_RETURN_IF_ERROR(CheckScale(request.scale));
+  ANNULUS_RETURN_IF_ERROR(CheckLists(request.lists));
   const int64_t bytes = StepBytes(request);
   if (bytes <= kStepBytesMax) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat("bytes: ", bytes, " of k, v, q and pattern together; expected at most ",
+      absl::StrCat("bytes: ", bytes, " of k, v, q, lists and pattern together; expected at most ",
                    kStepBytesMax, ": use Append and Attend for so many tokens"));
 }
 
@@ -89,6 +104,7 @@ absl::Status CheckRequest(const AttendRequest& request) {
   ANNULUS_RETURN_IF_ERROR(CheckView(request.q, "q", kHeadsMax));
   ANNULUS_RETURN_IF_ERROR(CheckScale(request.scale));
   ANNULUS_RETURN_IF_ERROR(CheckText("pattern", request.pattern, kPatternBytesMax));
+  ANNULUS_RETURN_IF_ERROR(CheckLists(request.lists));
   return CheckText("request_id", request.request_id, kRequestIdBytesMax);
 }
 

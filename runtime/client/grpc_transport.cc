@@ -18,6 +18,7 @@
 #include "runtime/protocol/public/client_identity.h"
 #include "runtime/protocol/public/convert.h"
 #include "runtime/protocol/public/health.grpc.pb.h"
+#include "runtime/protocol/public/key_lists.h"
 #include "runtime/protocol/public/step_batch.h"
 #include "runtime/protocol/public/tensor_stream.h"
 #include "runtime/protocol/public/unary.h"
@@ -188,6 +189,8 @@ absl::StatusOr<AttendResult> GrpcTransport::Do(const AttendRequest& request,
   v1::AttendHeader* header = part.mutable_header();
   ANNULUS_RETURN_IF_ERROR(ToProto(request, header));
   ToProto(request.q, header->mutable_q());
+  ToProto(request.lists, /*with_data=*/false, header->mutable_lists());
+  const int64_t bytes = q.bytes + BytesOf(request.lists);
 
   grpc::ClientContext rpc;
   SetUpCall(attempt.deadline, &rpc, token_);
@@ -196,17 +199,22 @@ absl::StatusOr<AttendResult> GrpcTransport::Do(const AttendRequest& request,
   // The metadata leaves with the header, and the stream's end with the last data.
   rpc.set_initial_metadata_corked(true);
   const auto stream = stub_->Attend(&rpc);
-  const bool in_header = q.bytes <= kHeaderDataBytesMax;
+  const bool in_header = bytes <= kHeaderDataBytesMax;
   const bool open = in_header || stream->Write(part);
-  int64_t left = q.bytes;
-  ChunkWriter writer(in_header ? q.bytes : options_.chunk_bytes, [&](std::string* data) {
+  int64_t left = bytes;
+  ChunkWriter writer(in_header ? bytes : options_.chunk_bytes, [&](std::string* data) {
     left -= static_cast<int64_t>(data->size());
     (in_header ? header->mutable_data() : part.mutable_data())->swap(*data);
     grpc::WriteOptions last;
     if (left == 0) last.set_last_message();
     return stream->Write(part, last);
   });
-  (void)(open && writer.Write(request.q) && writer.Flush());  // the stream's end says what failed
+  const auto write_lists = [&] {
+    const auto data = DataOf(request.lists);
+    return std::all_of(data.begin(), data.end(), [&](auto bytes) { return writer.Write(bytes); });
+  };
+  // The stream's end says what failed.
+  (void)(open && writer.Write(request.q) && write_lists() && writer.Flush());
 
   AttendReplyReader reader(q.tokens, q.heads);
   absl::Status read;

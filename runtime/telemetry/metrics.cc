@@ -42,16 +42,22 @@ int64_t TensorBytesOf(const Request& request) {
 int64_t TensorBytesOf(const TensorView& view) {
   return view.size() * static_cast<int64_t>(SizeOf(view.dtype));
 }
+int64_t ListBytesOf(const std::vector<CallList>& lists) {
+  int64_t bytes = 0;
+  for (const CallList& list : lists) bytes += list.data == nullptr ? 0 : list.data->size_bytes();
+  return bytes;
+}
 int64_t TensorBytesOf(const AppendRequest& request) {
   return TensorBytesOf(request.k) + TensorBytesOf(request.v);
 }
 int64_t TensorBytesOf(const AttendRequest& request) {
-  return TensorBytesOf(request.q);
+  return TensorBytesOf(request.q) + ListBytesOf(request.lists);
 }
 int64_t TensorBytesOf(const StepsRequest& request) {
   int64_t bytes = 0;
   for (const StepRequest& step : request.steps) {
-    bytes += TensorBytesOf(step.k) + TensorBytesOf(step.v) + TensorBytesOf(step.q);
+    bytes += TensorBytesOf(step.k) + TensorBytesOf(step.v) + TensorBytesOf(step.q) +
+             ListBytesOf(step.lists);
   }
   return bytes;
 }

@@ -6,6 +6,7 @@
 #include "absl/time/clock.h"
 #include "base/status.h"
 #include "comm/no_exchange.h"
+#include "runtime/context/bind_lists.h"
 #include "runtime/context/layout.h"
 #include "runtime/worker/merge_point.h"
 
@@ -65,6 +66,7 @@ absl::StatusOr<std::shared_ptr<const Plan>> WorkRunner::PlanOf(const wire::WorkI
   const Problem problem = ProblemOf(shard.spec, shard.world, q, item.kv_tokens, item.keys, pattern);
   ANNULUS_ASSIGN_OR_RETURN(Plan plan, BuildPlan(*item.plan, problem, item.stages, stop));
   auto shared = std::make_shared<const Plan>(std::move(plan));
+  if (!item.lists.empty()) return shared;  // no other call has this pattern
   const std::lock_guard<std::mutex> lock(mutex_);
   plans_.Insert(key, shared);
   return shared;
@@ -86,6 +88,19 @@ absl::Status WorkRunner::Store(const wire::WorkItem& item, absl::Span<const std:
   if (item.k_tokens == 0) return absl::OkStatus();
   return store_.Append(item.context, item.layer, {item.start, item.start + item.k_tokens}, packed,
                        item.mark, item.horizon);
+}
+
+absl::Status WorkRunner::BindLists(const wire::WorkItem& item, const ContextSpec& spec,
+                                   Kept* kept) {
+  std::vector<CallList> lists;
+  for (const wire::List& list : item.lists) {
+    // The task outlives what is made of it.
+    lists.push_back(
+        {list.name, std::shared_ptr<const KeyListData>(std::shared_ptr<void>(), &list.data)});
+  }
+  ANNULUS_ASSIGN_OR_RETURN(Pattern bound, annulus::BindLists(*kept->pattern, lists, spec.heads));
+  kept->pattern = std::make_shared<const Pattern>(std::move(bound));
+  return kept->pattern->CheckLists({item.q_start, item.q_start + item.q_tokens}, item.kv_tokens);
 }
 
 // All of the queries of all of this rank's heads, over its own pages.
@@ -158,6 +173,7 @@ absl::Status WorkRunner::SetUp(const WorkerTask& task, const wire::WorkItem& ite
   } else {
     ANNULUS_ASSIGN_OR_RETURN(kept->pattern, patterns_.Parse(item.pattern, shard->spec.kv_heads));
   }
+  if (!item.lists.empty()) ANNULUS_RETURN_IF_ERROR(BindLists(item, shard->spec, kept));
   ANNULUS_RETURN_IF_ERROR(
       item.plan.has_value() ? SetUpPlanned(task, item, *shard, *table, std::move(queries), to, kept)
                             : SetUpAlone(item, *shard, queries, to, kept));

@@ -84,6 +84,8 @@ class WorkRunner {
   absl::Status Store(const wire::WorkItem& item, absl::Span<const std::byte> packed);
   absl::Status SetUp(const WorkerTask& task, const wire::WorkItem& item, Buffer queries,
                      BatchItem* to, Kept* kept);
+  // What the item's lists make of its pattern, which may live as long as the item.
+  absl::Status BindLists(const wire::WorkItem& item, const ContextSpec& spec, Kept* kept);
   absl::Status SetUpAlone(const wire::WorkItem& item, const KvStore::Shard& shard,
                           const Buffer& queries, BatchItem* to, Kept* kept);
   absl::Status SetUpPlanned(const WorkerTask& task, const wire::WorkItem& item,

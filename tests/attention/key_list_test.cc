@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "absl/strings/match.h"
+#include "attention/attend_args.h"
 #include "attention/key_list.h"
 #include "tests/attention/pattern_random.h"
 #include "tests/attention/problem.h"
@@ -148,6 +149,64 @@ TEST_CASE("key list: the CPU computes what float64 says, for heads of every kind
     INFO(status);
     REQUIRE(status.ok());
     CheckAgainst(problem.Oracle(), OutTolerance(*cpu, shape), &partial);
+  }
+}
+
+TEST_CASE("key list: a backend that cannot have lists of query heads refuses them by name") {
+  ProblemShape shape;
+  shape.group = 2;
+  shape.pattern = "list(x)";
+  Rng rng(1);
+  const auto cpu = *MakeBackend("cpu", 1);
+  BackendCapabilities can = cpu->capabilities();
+  can.lists_of_query_heads = false;
+  for (const int heads : {1, 2, 4}) {
+    Problem problem(shape, 1);
+    problem.Bind(RandomNamed(rng, heads, shape));
+    Partial partial = problem.Identity();
+    AttendArgs args = problem.Args(&problem.all(), &partial);
+    REQUIRE(CheckAttendArgs(args, cpu->capabilities()).ok());
+    const absl::Status status = CheckAttendArgs(args, can);
+    REQUIRE(status.ok() == (heads < 4));
+    if (heads < 4) continue;
+    REQUIRE(absl::StrContains(status.message(), "the heads of a list is query heads"));
+    args.group = 1;
+    args.heads = {0, 2};
+    args.q.heads = args.into.heads = 2;
+    REQUIRE(absl::StrContains(CheckAttendArgs(args, cpu->capabilities()).message(), "group is 1"));
+  }
+}
+
+TEST_CASE("key list: queries that each see a few scattered tokens") {
+  const auto cpu = *MakeBackend("cpu", 2);
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const char* pattern : {"list(x)", "list(x) & causal", "list(x) | window(2)"}) {
+      Rng rng(11);
+      ProblemShape shape;
+      shape.kv_tokens = 5000;
+      shape.group = 2;
+      shape.dtype = shape.q_dtype = dtype;
+      shape.pattern = pattern;
+      shape.q_ranges = {{100, 101}, {3000, 3100}, {4990, 5000}};
+      KeyListData data;
+      data.unit = KeyListData::Unit::kTokens;
+      data.rows = KeyListData::Rows::kToken;
+      data.begin = {0};
+      for (int64_t row = 0; row < 5000; ++row) {
+        // Few of many blocks, and some rows nothing.
+        const int64_t step = rng.Between(30, 300);
+        for (int64_t k = rng.Below(200); row % 7 != 0 && k < 5000; k += step) {
+          data.keys.push_back(static_cast<int32_t>(k));
+        }
+        data.begin.push_back(static_cast<int64_t>(data.keys.size()));
+      }
+      Problem problem(shape, 12);
+      problem.Bind({"x", Made(std::move(data))});
+      CAPTURE(pattern, Name(dtype));
+      Partial partial = problem.Identity();
+      REQUIRE(cpu->Attend(problem.Args(&problem.all(), &partial)).ok());
+      CheckAgainst(problem.Oracle(), OutTolerance(*cpu, shape), &partial);
+    }
   }
 }
 

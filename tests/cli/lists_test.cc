@@ -152,6 +152,36 @@ TEST_CASE("attend: two lists, and a list of tokens, are S2's answer in other wor
   for (size_t i = 0; i < got.size(); ++i) REQUIRE(std::fabs(got[i] - expected[i]) < 1e-5);
 }
 
+TEST_CASE("up: lists go with calls over the wire") {
+  const Files files;
+  Rng rng(4);
+  test::Program up({"up", "--workers", "3", "--json", "--kv-bytes-limit", "64M"});
+  const json ready = json::parse(up.ReadLine());
+  const std::string endpoint = ready["endpoint"];
+  const std::string npy = files.folder / "mask.npy";
+  for (const int64_t heads : {1, 2, 4}) {
+    test::WriteBytes(npy, NpyMask(heads, 6, RandomMask(rng, heads * 36)));
+    std::map<std::string, std::string> options = {{"--pattern", "list(x) & causal"},
+                                                  {"--list", "x=" + npy}};
+    REQUIRE(RunHere(files.Args(options)).code == 0);
+    const auto here = test::ReadF32(files.folder / "out.npy", {kTokens, kHeads, kVDim});
+    for (const std::string plan : {"pass-q", "group-cast", "ring"}) {
+      options["--plan"] = plan;
+      options["--endpoint"] = endpoint;
+      const Outcome outcome = RunHere(files.Args(options));
+      CAPTURE(heads, plan);
+      INFO(outcome.err);
+      REQUIRE(outcome.code == 0);
+      const auto there = test::ReadF32(files.folder / "out.npy", {kTokens, kHeads, kVDim});
+      for (size_t i = 0; i < here.size(); ++i) REQUIRE(std::fabs(here[i] - there[i]) < 1e-5);
+      const json report = json::parse(outcome.out);
+      CHECK(report["bytes_moved"] == report["planned_bytes"]);
+    }
+  }
+  const Outcome refused = RunHere(files.Args({{"--pattern", "list(x)"}, {"--endpoint", endpoint}}));
+  CHECK(test::IsRefusal(refused));
+}
+
 TEST_CASE("explain: a mask is reported KV-efficient or not") {
   const Files files;
   std::vector<bool> mask;

@@ -10,6 +10,7 @@
 #include "attention/kv_view.h"
 #include "base/check.h"
 #include "base/rng.h"
+#include "runtime/context/bind_lists.h"
 
 namespace annulus::test {
 
@@ -67,10 +68,12 @@ struct LayerKv {
 // of those or `seen`.
 inline Partial Oracle(const ContextSpec& spec, const LayerKv& kv, const TensorView& q,
                       int64_t kv_len, const std::string& pattern_text,
-                      std::optional<int64_t> q_start = {}, std::optional<TokenRange> seen = {}) {
+                      std::optional<int64_t> q_start = {}, std::optional<TokenRange> seen = {},
+                      const std::vector<CallList>& lists = {}) {
   static Backend& reference = *MakeBackend("reference", 1).value().release();
   const TokenRange range = seen.value_or(TokenRange{0, kv_len});
-  const Pattern pattern = Pattern::Parse(pattern_text, spec.kv_heads).value().KeysFrom(range.begin);
+  const Pattern parsed = Pattern::Parse(pattern_text, spec.kv_heads).value();
+  const Pattern pattern = BindLists(parsed, lists, spec.heads).value().KeysFrom(range.begin);
   const KvTable table =
       KvTable::FromTensors(kv.k.view().Tokens(0, kv_len), kv.V(spec).Tokens(0, kv_len));
   const BlockSet keys = BlockSet::Range(0, BlocksOf(kv_len));

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "annulus/key_list.h"
 #include "annulus/placement.h"
 #include "annulus/plan_kind.h"
 #include "annulus/states.h"
@@ -111,6 +112,7 @@ struct AttendRequest {
   bool trace = false;                 // whether the answer brings spans
   int64_t keys_begin = 0;
   std::optional<int64_t> keys_end = {};  // absent: kv_len
+  std::vector<CallList> lists = {};      // what list(name) in the pattern stands for, 16 at most
 };
 
 // What a process did when, wall clock; for a trace file.
@@ -160,6 +162,7 @@ struct StepRequest {
   std::string pattern;  // empty: the context's for this layer
   float scale = 0;      // 0: 1/√head_dim
   RequestKey key = {};
+  std::vector<CallList> lists = {};  // as in AttendRequest
 };
 
 // Steps of one call.

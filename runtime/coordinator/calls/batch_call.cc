@@ -41,6 +41,7 @@ CallItem::CallItem(const AttendRequest& request)
           /*key=*/{},      Kind::kAttend, request.q_start, KeysOf(request)},
       q(request.q),
       pattern(&request.pattern),
+      lists(&request.lists),
       plan(request.plan),
       scale(request.scale) {}
 
@@ -51,6 +52,7 @@ CallItem::CallItem(const StepRequest& request)
       v(request.v),
       q(request.q),
       pattern(&request.pattern),
+      lists(&request.lists),
       scale(request.scale) {}
 
 BatchCall::BatchCall(std::vector<CallItem> items, const CallContext& call, CallPlanner& planner,
@@ -79,8 +81,9 @@ absl::Status BatchCall::PrepareItem(const CallItem& wanted, Item& item) {
   ANNULUS_RETURN_IF_ERROR(CheckTensor("q", wanted.q, spec.heads, spec.head_dim, spec.dtype));
   ANNULUS_RETURN_IF_ERROR(CheckScale(wanted.scale));
   if (ask.kind == Kind::kStep) ANNULUS_RETURN_IF_ERROR(CheckStepAnswer(spec, wanted.q));
-  ANNULUS_ASSIGN_OR_RETURN(std::shared_ptr<const Planned> planned,
-                           planner_.PlanFor(map, ask, *wanted.pattern, wanted.plan, stop_));
+  ANNULUS_ASSIGN_OR_RETURN(
+      std::shared_ptr<const Planned> planned,
+      planner_.PlanFor(map, ask, *wanted.pattern, *wanted.lists, wanted.plan, stop_));
   ANNULUS_RETURN_IF_ERROR(map.retention->CheckReads(ask.layer, item.admitted->horizon,
                                                     planned->plan.problem().pattern, ask.queries(),
                                                     ask.seen().end, stop_));
@@ -136,6 +139,7 @@ wire::WorkItem BatchCall::WireItem(const Part& part) const {
       wanted.scale != 0 ? wanted.scale : 1.0f / std::sqrt(static_cast<float>(map.spec.head_dim));
   const Pattern& pattern = plan.problem().pattern;
   if (pattern.id() != map.retention->pattern(ask.layer).id()) to.pattern = pattern.text();
+  for (const CallList& list : *wanted.lists) to.lists.push_back({list.name, *list.data});
   if (wanted.follows_plan()) {
     to.plan = plan.kind();
     to.stages = plan.stages();

@@ -34,6 +34,7 @@ struct CallItem {
   TensorView v = {};
   TensorView q = {};
   const std::string* pattern = nullptr;
+  const std::vector<CallList>* lists = nullptr;  // of the pattern; null as it is
   std::optional<PlanKind> plan = {};
   float scale = 0;
 };

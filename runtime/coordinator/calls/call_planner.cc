@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "runtime/context/bind_lists.h"
 #include "runtime/context/layout.h"
 
 namespace annulus {
@@ -116,14 +117,16 @@ std::shared_ptr<const Planned> CallPlanner::Recall(const ShardMap& map,
   return found == nullptr ? nullptr : *found;
 }
 
-absl::StatusOr<std::shared_ptr<const Planned>> CallPlanner::PlanFor(const ShardMap& map,
-                                                                    const request::WorkItem& ask,
-                                                                    const std::string& asked,
-                                                                    std::optional<PlanKind> kind,
-                                                                    const Stop& stop) {
+absl::StatusOr<std::shared_ptr<const Planned>> CallPlanner::PlanFor(
+    const ShardMap& map, const request::WorkItem& ask, const std::string& asked,
+    const std::vector<CallList>& lists, std::optional<PlanKind> kind, const Stop& stop) {
   if (kind.has_value()) ANNULUS_RETURN_IF_ERROR(CheckKind(map.spec, *kind));
-  ANNULUS_ASSIGN_OR_RETURN(const std::shared_ptr<const Pattern> pattern,
+  ANNULUS_ASSIGN_OR_RETURN(std::shared_ptr<const Pattern> pattern,
                            patterns_.PatternOf(map.retention, ask.layer, asked));
+  if (!lists.empty()) {
+    ANNULUS_ASSIGN_OR_RETURN(Pattern bound, BindLists(*pattern, lists, map.spec.heads));
+    pattern = std::make_shared<const Pattern>(std::move(bound));
+  }
   ANNULUS_RETURN_IF_ERROR(
       pattern->CheckTokens(ask.kv_len(), /*may_grow=*/map.spec.tokens_expected == 0));
   ANNULUS_RETURN_IF_ERROR(pattern->CheckLists(ask.queries(), ask.kv_len()));
@@ -141,6 +144,7 @@ absl::StatusOr<std::shared_ptr<const Planned>> CallPlanner::PlanFor(const ShardM
   NoteParts(&planned);
   if (is_step) NoteMerging(&planned);
   auto shared = std::make_shared<const Planned>(std::move(planned));
+  if (!lists.empty()) return shared;
   const std::lock_guard<std::mutex> lock(mutex_);
   plans.Insert(key, shared);
   return shared;

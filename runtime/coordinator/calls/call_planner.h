@@ -44,15 +44,14 @@ class CallPlanner {
   explicit CallPlanner(const ClusterModel& cluster = {}, bool shared = false)
       : cluster_(cluster), shared_(shared) {}
 
-  // The plan of an item that attends, with `pattern` if that is not empty; `kind` absent: the
-  // cheapest. INVALID_ARGUMENT for a pattern that does not parse or does not fit the context, and
-  // for a plan that a KV-efficient context cannot have: only group-cast and pass-q send what is
-  // read and leave the rest. What `stop` says once it has stopped: then nothing is remembered.
-  absl::StatusOr<std::shared_ptr<const Planned>> PlanFor(const ShardMap& map,
-                                                         const request::WorkItem& ask,
-                                                         const std::string& pattern,
-                                                         std::optional<PlanKind> kind,
-                                                         const Stop& stop);
+  // The plan of an item that attends, with `pattern` if that is not empty and with `lists`; `kind`
+  // absent: the cheapest. What lists made is not remembered. INVALID_ARGUMENT for a pattern that
+  // does not parse or does not fit the context, and for a plan that a KV-efficient context cannot
+  // have: only group-cast and pass-q send what is read and leave the rest. What `stop` says once it
+  // has stopped: then nothing is remembered.
+  absl::StatusOr<std::shared_ptr<const Planned>> PlanFor(
+      const ShardMap& map, const request::WorkItem& ask, const std::string& pattern,
+      const std::vector<CallList>& lists, std::optional<PlanKind> kind, const Stop& stop);
 
   // The same of an Attend that was planned before, else null.
   std::shared_ptr<const Planned> Recall(const ShardMap& map, const request::WorkItem& ask,

@@ -44,6 +44,14 @@ absl::Status CheckWhole(const LayerState& layer) {
   return CheckAtMost("horizon", layer.horizon, "tokens", layer.tokens);
 }
 
+std::optional<KeyListData::Unit> TextForm<KeyListData::Unit>::Parse(absl::string_view text) {
+  return ParseUnit(text);
+}
+
+std::optional<KeyListData::Rows> TextForm<KeyListData::Rows>::Parse(absl::string_view text) {
+  return ParseRows(text);
+}
+
 namespace wire {
 
 absl::Status CheckWhole(const Open& m) {

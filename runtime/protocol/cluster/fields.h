@@ -2,7 +2,11 @@
 // of what they consist of. Private to this folder.
 #pragma once
 
+#include <optional>
+#include <string>
+
 #include "absl/status/status.h"
+#include "attention/key_list.h"
 #include "runtime/fields/values.h"
 #include "runtime/limits.h"
 #include "runtime/protocol/cluster/wire.h"
@@ -34,6 +38,32 @@ constexpr auto DescriptionOf(const OwnerBytes*) {
   using T = OwnerBytes;
   return Describe("OwnerBytes", Field(1, "owner", &T::owner, SizeBetween(1, kTenantBytesMax)),
                   Field(2, "kv_bytes", &T::kv_bytes, Between(0, kWorkerBytesMax)));
+}
+
+template <>
+struct TextForm<KeyListData::Unit> {
+  static std::string Write(KeyListData::Unit unit) { return std::string(Name(unit)); }
+  static std::optional<KeyListData::Unit> Parse(absl::string_view text);
+  static bool Known(KeyListData::Unit) { return true; }
+  static std::string Expected() { return "blocks or tokens"; }
+};
+
+template <>
+struct TextForm<KeyListData::Rows> {
+  static std::string Write(KeyListData::Rows rows) { return std::string(Name(rows)); }
+  static std::optional<KeyListData::Rows> Parse(absl::string_view text);
+  static bool Known(KeyListData::Rows) { return true; }
+  static std::string Expected() { return "token, block or all"; }
+};
+
+// What else must hold of it, whoever binds it sees to (BindLists).
+constexpr auto DescriptionOf(const KeyListData*) {
+  using T = KeyListData;
+  return Describe("KeyListData", Field(1, "unit", &T::unit), Field(2, "rows", &T::rows),
+                  Field(3, "block_tokens", &T::block_tokens), Field(4, "heads", &T::heads),
+                  Field(5, "q_begin", &T::q_begin),
+                  Field(6, "begin", &T::begin, SizeAtMost(kListRowsMax)),
+                  Field(7, "keys", &T::keys, SizeAtMost(kListKeysMax)));
 }
 
 namespace wire {
@@ -112,6 +142,11 @@ constexpr auto DescriptionOf(const Read*) {
 }
 absl::Status CheckWhole(const Read& m);
 
+constexpr auto DescriptionOf(const List*) {
+  return Describe("List", Field(1, "name", &List::name, SizeAtMost(kListNameBytesMax)),
+                  Field(2, "data", &List::data));
+}
+
 constexpr auto DescriptionOf(const WorkItem*) {
   using T = WorkItem;
   return Describe(
@@ -126,7 +161,8 @@ constexpr auto DescriptionOf(const WorkItem*) {
       Field(15, "query_bytes", &T::query_bytes), Field(16, "plan", &T::plan),
       Field(17, "stages", &T::stages, Between(0, kStagesMax)), Field(18, "channel", &T::channel),
       Field(19, "merge_into", &T::merge_into, Between(0, kWorkersMax - 1)),
-      Field(20, "merges", &T::merges, Between(0, kWorkersMax - 1)));
+      Field(20, "merges", &T::merges, Between(0, kWorkersMax - 1)),
+      Field(21, "lists", &T::lists, SizeAtMost(kListsMax)));
 }
 absl::Status CheckWhole(const WorkItem& m);
 

@@ -25,6 +25,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "annulus/buffer.h"
+#include "annulus/key_list.h"
 #include "annulus/types.h"
 #include "attention/ranges.h"
 #include "comm/messenger.h"
@@ -34,7 +35,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 16;
+inline constexpr uint32_t kProtocol = 17;
 
 // Worker → coordinator.
 struct Hello {
@@ -138,6 +139,12 @@ struct Read {
   int64_t tokens = 0;
 };
 
+// What list(name) in an item's pattern stands for.
+struct List {
+  std::string name;
+  KeyListData data;
+};
+
 // What one rank does for one layer of a context: tokens [start, start + k_tokens) are stored, what
 // was there from `start` on is overwritten; then queries at [q_start, q_start + q_tokens) see the
 // keys `keys` of the first kv_tokens. Where the ranks follow a plan, each builds it again from
@@ -169,6 +176,7 @@ struct WorkItem {
   // coordinator does. And how many ranks' partials this one merges into its own before.
   std::optional<int> merge_into = {};
   int merges = 0;
+  std::vector<List> lists = {};  // of the pattern
 };
 
 // One rank's part of a call, or of many that came together. Items share nothing but the message,

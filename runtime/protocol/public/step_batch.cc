@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "runtime/protocol/public/annulus.pb.h"
+#include "runtime/protocol/public/key_lists.h"
 #include "runtime/protocol/public/tensor_stream.h"
 
 namespace annulus {
@@ -59,6 +60,9 @@ absl::StatusOr<StepRequest> RequestOf(const v1::Step& message) {
   request.pattern = message.pattern();
   request.scale = message.scale();
   request.key = {message.key().client(), message.key().sequence()};
+  ANNULUS_RETURN_IF_ERROR(CheckLists(message.lists(), kStepBytesMax).status());
+  ANNULUS_ASSIGN_OR_RETURN(ListsRead lists, FromProto(message.lists(), /*with_data=*/true));
+  request.lists = std::move(lists.lists);
   return request;
 }
 
@@ -111,7 +115,9 @@ absl::StatusOr<StepResult> ResultOf(const v1::StepAnswer& message, int64_t q_tok
 int64_t StepBytes(const StepRequest& request) {
   // In 128 bits, since three tensors that can each be read may be too many together.
   const __int128 bytes = static_cast<__int128>(kStepOverheadBytes) + request.pattern.size() +
-                         TensorBytes(request.k) + TensorBytes(request.v) + TensorBytes(request.q);
+                         TensorBytes(request.k) + TensorBytes(request.v) + TensorBytes(request.q) +
+                         BytesOf(request.lists) +
+                         static_cast<__int128>(request.lists.size()) * kStepOverheadBytes;
   return static_cast<int64_t>(std::min<__int128>(bytes, std::numeric_limits<int64_t>::max()));
 }
 
@@ -145,6 +151,7 @@ void ToProto(absl::Span<const StepRequest> requests, v1::StepBatch* message) {
       step->mutable_key()->set_client(request.key.client);
       step->mutable_key()->set_sequence(request.key.sequence);
     }
+    ToProto(request.lists, /*with_data=*/true, step->mutable_lists());
   }
 }
 

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "runtime/protocol/public/annulus.pb.h"
+#include "runtime/protocol/public/key_lists.h"
 
 namespace annulus {
 namespace {
@@ -226,24 +227,31 @@ absl::Status AttendReader::Start(const v1::AttendHeader& header) {
         " bytes; expected at most ", limits_.request_bytes_max, " (request_bytes_max)"));
   }
   request_.q = q_.View(nullptr);
-  ANNULUS_RETURN_IF_ERROR(admit_(request_, q_.bytes));
+  ANNULUS_ASSIGN_OR_RETURN(const int64_t list_bytes,
+                           CheckLists(header.lists(), limits_.request_bytes_max - q_.bytes));
+  all_bytes_ = q_.bytes + list_bytes;
+  ANNULUS_RETURN_IF_ERROR(admit_(request_, all_bytes_));
+  ANNULUS_ASSIGN_OR_RETURN(ListsRead lists, FromProto(header.lists(), /*with_data=*/false));
+  request_.lists = std::move(lists.lists);
   bytes_ = Buffer(static_cast<size_t>(q_.bytes));
   request_.q = q_.View(bytes_.data());
-  filler_.Aim({Bytes(bytes_, q_.bytes)});
+  std::vector<absl::Span<std::byte>> targets = std::move(lists.missing);
+  targets.insert(targets.begin(), Bytes(bytes_, q_.bytes));
+  filler_.Aim(std::move(targets));
   started_ = true;
   return AddData(header.data());
 }
 
 absl::Status AttendReader::AddData(absl::string_view data) {
   filler_.Take(&data);
-  return data.empty() ? absl::OkStatus() : TooMuch("q", q_.bytes);
+  return data.empty() ? absl::OkStatus() : TooMuch(Field(), all_bytes_);
 }
 
 absl::StatusOr<AttendRequest> AttendReader::Finish() const {
   if (!started_) return NoHeader();
   if (!filler_.full()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("q has ", filler_.taken(), " bytes of data; expected ", q_.bytes));
+        absl::StrCat(Field(), " has ", filler_.taken(), " bytes of data; expected ", all_bytes_));
   }
   return request_;
 }
@@ -306,6 +314,10 @@ bool ChunkWriter::Write(const TensorView& view) {
     }
   }
   return true;
+}
+
+bool ChunkWriter::Write(absl::Span<const std::byte> bytes) {
+  return WriteBytes(bytes.data(), static_cast<int64_t>(bytes.size()));
 }
 
 bool ChunkWriter::WriteBytes(const std::byte* bytes, int64_t count) {

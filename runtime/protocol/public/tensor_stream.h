@@ -28,7 +28,7 @@ class AttendReplyPart;
 }  // namespace v1
 
 struct StreamLimits {
-  int64_t request_bytes_max = int64_t{1} << 30;  // of the tensor that an Attend brings
+  int64_t request_bytes_max = int64_t{1} << 30;  // of the tensor and lists that an Attend brings
   int64_t piece_bytes_max = int64_t{16} << 20;   // of one piece of an Append, K and V together
 };
 
@@ -107,12 +107,14 @@ class AttendReader {
  private:
   absl::Status Start(const v1::AttendHeader& header);
   absl::Status AddData(absl::string_view data);
+  const char* Field() const { return request_.lists.empty() ? "q" : "q and lists"; }
 
   const StreamLimits limits_;
   const Admit<AttendRequest> admit_;
   bool started_ = false;
   AttendRequest request_;
   TensorShape q_;
+  int64_t all_bytes_ = 0;  // of q and lists
   Buffer bytes_;
   Filler filler_;
 };
@@ -148,8 +150,9 @@ class ChunkWriter {
 
   ChunkWriter(int64_t chunk_bytes, Send send);
 
-  // Both return false once the stream is broken.
+  // All return false once the stream is broken.
   bool Write(const TensorView& view);
+  bool Write(absl::Span<const std::byte> bytes);
   bool Flush();
 
  private:

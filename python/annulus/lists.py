@@ -1,0 +1,89 @@
+"""Which keys each query sees, as data: what ``list(name)`` in a pattern stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from annulus import _core
+from annulus.errors import InvalidArgument
+
+
+class KeyList:
+    """Rows of keys: one for each query, one for each block of queries, or one for all.
+
+    Checked and copied once; any number of calls may bring it.
+    """
+
+    def __init__(
+        self,
+        begin: Any,
+        keys: Any,
+        *,
+        unit: str = "blocks",
+        rows: str = "all",
+        block_tokens: int = 64,
+        heads: int = 1,
+        q_begin: int = 0,
+    ) -> None:
+        """Row r of head h sees ``keys[begin[h * rows + r]:begin[h * rows + r + 1]]``, ascending.
+
+        Args:
+            begin: integers, one for each row of each head and one more.
+            keys: integers, absolute numbers of blocks or tokens.
+            unit: what keys number, "blocks" or "tokens".
+            rows: "token" (one for each query), "block" (for each block of queries) or "all".
+            block_tokens: tokens of a block of keys, and of a block of queries.
+            heads: that have lists of their own: 1 (for all), KV heads or query heads.
+            q_begin: position of the first query that has a row.
+        """
+        self._core = _core.KeyList.new(
+            unit,
+            rows,
+            block_tokens,
+            heads,
+            q_begin,
+            _integers(begin, np.int64, "begin"),
+            _integers(keys, np.int32, "keys"),
+        )
+
+    @classmethod
+    def from_mask(cls, mask: Any, block_tokens: int = 64) -> KeyList:
+        """A bool mask [1 | kv_heads | heads, blocks, blocks] of absolute blocks of tokens."""
+        bits = np.asarray(mask)
+        if bits.dtype != np.bool_ or bits.ndim != 3 or bits.shape[1] != bits.shape[2]:
+            raise InvalidArgument(
+                f"mask: {bits.dtype} {bits.shape}; expected bool [heads, blocks, blocks]"
+            )
+        heads, blocks, _ = bits.shape
+        counts = bits.reshape(heads * blocks, blocks).sum(axis=1)
+        return cls(
+            np.concatenate([[0], np.cumsum(counts)]),
+            np.nonzero(bits)[2],
+            rows="block",
+            block_tokens=block_tokens,
+            heads=heads,
+        )
+
+
+def cores_of(lists: Mapping[str, Any] | None) -> dict[str, Any]:
+    """As the module takes them; a bool mask is one of blocks of 64 tokens."""
+    cores = {}
+    for name, keys in (lists or {}).items():
+        keys = keys if isinstance(keys, KeyList) else KeyList.from_mask(keys)
+        cores[name] = keys._core
+    return cores
+
+
+def _integers(values: Any, dtype: Any, field: str) -> np.ndarray[Any, Any]:
+    given = np.asarray(values)
+    if given.size == 0:
+        return np.zeros(0, dtype)
+    if given.ndim != 1 or given.dtype.kind not in "iu":
+        raise InvalidArgument(f"{field}: {given.dtype} {given.shape}; expected integers [n]")
+    limits = np.iinfo(dtype)
+    if given.min() < limits.min or given.max() > limits.max:
+        raise InvalidArgument(f"{field}: {given.max()}; expected {np.dtype(dtype).name}")
+    return np.ascontiguousarray(given, dtype)

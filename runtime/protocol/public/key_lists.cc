@@ -1,0 +1,148 @@
+#include "runtime/protocol/public/key_lists.h"
+
+#include <bit>
+#include <cstring>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "attention/key_list.h"
+#include "base/quoted.h"
+#include "base/status.h"
+#include "runtime/limits.h"
+#include "runtime/protocol/public/annulus.pb.h"
+
+namespace annulus {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "numbers are sent as they lie");
+
+template <typename Number>
+absl::Span<const std::byte> BytesOf(const std::vector<Number>& numbers) {
+  return {reinterpret_cast<const std::byte*>(numbers.data()), numbers.size() * sizeof(Number)};
+}
+
+template <typename Number>
+void Aim(std::vector<Number>* numbers, ListsRead* read) {
+  const size_t bytes = numbers->size() * sizeof(Number);
+  if (bytes == 0) return;
+  read->missing.emplace_back(reinterpret_cast<std::byte*>(numbers->data()), bytes);
+  read->missing_bytes += static_cast<int64_t>(bytes);
+}
+
+absl::Status Bad(int index, absl::string_view field, absl::string_view value,
+                 absl::string_view expected) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("lists[", index, "].", field, ": ", value, "; expected ", expected));
+}
+
+absl::StatusOr<std::shared_ptr<KeyListData>> Declared(const v1::KeyList& message, int index) {
+  auto data = std::make_shared<KeyListData>();
+  const std::optional<KeyListData::Unit> unit = ParseUnit(message.unit());
+  if (!unit.has_value()) return Bad(index, "unit", Quoted(message.unit(), 40), "blocks or tokens");
+  const std::optional<KeyListData::Rows> rows = ParseRows(message.rows());
+  if (!rows.has_value())
+    return Bad(index, "rows", Quoted(message.rows(), 40), "token, block or all");
+  data->unit = *unit;
+  data->rows = *rows;
+  data->block_tokens = message.block_tokens();
+  data->heads = message.heads();
+  data->q_begin = message.q_begin();
+  if (message.begin_count() < 0 || message.begin_count() > kListRowsMax) {
+    return Bad(index, "begin_count", absl::StrCat(message.begin_count()),
+               absl::StrCat("at most ", kListRowsMax, " (list_rows_max)"));
+  }
+  if (message.key_count() < 0 || message.key_count() > kListKeysMax) {
+    return Bad(index, "key_count", absl::StrCat(message.key_count()),
+               absl::StrCat("at most ", kListKeysMax, " (list_keys_max)"));
+  }
+  return data;
+}
+
+// REQUIRES: the counts are within their bounds.
+int64_t DeclaredBytes(const v1::KeyList& message) {
+  return message.begin_count() * static_cast<int64_t>(sizeof(int64_t)) +
+         message.key_count() * static_cast<int64_t>(sizeof(int32_t));
+}
+
+}  // namespace
+
+int64_t BytesOf(const std::vector<CallList>& lists) {
+  int64_t bytes = 0;
+  for (const CallList& list : lists) bytes += list.data == nullptr ? 0 : list.data->size_bytes();
+  return bytes;
+}
+
+std::vector<absl::Span<const std::byte>> DataOf(const std::vector<CallList>& lists) {
+  std::vector<absl::Span<const std::byte>> data;
+  for (const CallList& list : lists) {
+    data.push_back(BytesOf(list.data->begin));
+    data.push_back(BytesOf(list.data->keys));
+  }
+  return data;
+}
+
+void ToProto(const std::vector<CallList>& lists, bool with_data, KeyListMessages* messages) {
+  for (const CallList& list : lists) {
+    const KeyListData& data = *list.data;
+    v1::KeyList* message = messages->Add();
+    message->set_name(list.name);
+    message->set_unit(std::string(Name(data.unit)));
+    message->set_rows(std::string(Name(data.rows)));
+    message->set_block_tokens(data.block_tokens);
+    message->set_heads(data.heads);
+    message->set_q_begin(data.q_begin);
+    message->set_begin_count(static_cast<int64_t>(data.begin.size()));
+    message->set_key_count(static_cast<int64_t>(data.keys.size()));
+    if (!with_data) continue;
+    for (const absl::Span<const std::byte> bytes : {BytesOf(data.begin), BytesOf(data.keys)}) {
+      message->mutable_data()->append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    }
+  }
+}
+
+absl::StatusOr<int64_t> CheckLists(const KeyListMessages& messages, int64_t bytes_max) {
+  if (static_cast<size_t>(messages.size()) > kListsMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("lists: ", messages.size(), "; expected at most ", kListsMax));
+  }
+  int64_t left = bytes_max;
+  for (int i = 0; i < messages.size(); ++i) {
+    ANNULUS_RETURN_IF_ERROR(Declared(messages.Get(i), i).status());
+    const int64_t bytes = DeclaredBytes(messages.Get(i));
+    if (bytes > left) {
+      return Bad(i, "begin_count and key_count", absl::StrCat("data of ", bytes, " bytes"),
+                 absl::StrCat("at most ", left, " (request_bytes_max)"));
+    }
+    left -= bytes;
+  }
+  return bytes_max - left;
+}
+
+absl::StatusOr<ListsRead> FromProto(const KeyListMessages& messages, bool with_data) {
+  ListsRead read;
+  for (int i = 0; i < messages.size(); ++i) {
+    const v1::KeyList& message = messages.Get(i);
+    ANNULUS_ASSIGN_OR_RETURN(const std::shared_ptr<KeyListData> data, Declared(message, i));
+    const int64_t bytes = DeclaredBytes(message);
+    const auto brought = static_cast<int64_t>(message.data().size());
+    if (brought != (with_data ? bytes : 0)) {
+      return Bad(i, "data", absl::StrCat(brought, " bytes"), absl::StrCat(with_data ? bytes : 0));
+    }
+    data->begin.resize(static_cast<size_t>(message.begin_count()));
+    data->keys.resize(static_cast<size_t>(message.key_count()));
+    if (with_data) {
+      const size_t begin_bytes = BytesOf(data->begin).size();
+      std::memcpy(data->begin.data(), message.data().data(), begin_bytes);
+      std::memcpy(data->keys.data(), message.data().data() + begin_bytes,
+                  BytesOf(data->keys).size());
+    } else {
+      Aim(&data->begin, &read);
+      Aim(&data->keys, &read);
+    }
+    read.lists.push_back({message.name(), data});
+  }
+  return read;
+}
+
+}  // namespace annulus

@@ -1,0 +1,94 @@
+"""Lists of keys: masks and choices as data, in one call and in a service."""
+
+import numpy as np
+import pytest
+
+import annulus
+
+
+def by_definition(q, k, v, seen):
+    """out of float64 attention over ``seen`` [heads, n, m]."""
+    group = q.shape[1] // k.shape[1]
+    k, v = np.repeat(k, group, 1).astype(np.float64), np.repeat(v, group, 1).astype(np.float64)
+    scores = np.einsum("qhd,khd->hqk", q.astype(np.float64), k) * q.shape[2] ** -0.5
+    weights = np.where(seen, np.exp(scores), 0)
+    total = weights.sum(-1, keepdims=True)
+    weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+    return np.einsum("hqk,khd->qhd", weights, v)
+
+
+def seen_of(mask, heads, q_start, n, tokens, block=64):
+    """The pairs of a mask of blocks, causal."""
+    bits = np.repeat(np.asarray(mask), heads // len(mask), 0)
+    bits = bits.repeat(block, 1).repeat(block, 2)[:, q_start : q_start + n, :tokens]
+    at = q_start + np.arange(n)[:, None]
+    return bits & (np.arange(tokens)[None, :] <= at)
+
+
+@pytest.fixture
+def problem(rng):
+    shapes = ((40, 4, 16), (200, 2, 16), (200, 2, 8))
+    return [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_masks(problem, rng, heads):
+    q, k, v = problem
+    mask = rng.random((heads, 4, 4)) < 0.6
+    expected = by_definition(q, k, v, seen_of(mask, 4, 160, 40, 200))
+    pattern = "list(x) & causal"
+    out, _ = annulus.attention(q, k, v, pattern=pattern, lists={"x": mask}, workers=3, threads=1)
+    np.testing.assert_allclose(out, expected, atol=2e-6, rtol=0)
+    shape = {"heads": 4, "kv_heads": 2, "head_dim": 16, "v_head_dim": 8, "dtype": "f32"}
+    with (
+        annulus.in_process(workers=2, threads=1) as client,
+        client.create_context(**shape) as context,
+    ):
+        context.append(0, k, v)
+        listed = annulus.KeyList.from_mask(mask)
+        for _ in range(2):
+            out, _ = context.attend(0, q, pattern, lists={"x": listed})
+            np.testing.assert_allclose(out, expected, atol=2e-6, rtol=0)
+
+
+def test_steps(problem, rng):
+    q, k, v = problem
+    shape = {"heads": 4, "kv_heads": 2, "head_dim": 16, "v_head_dim": 8, "dtype": "f32"}
+    with (
+        annulus.in_process(workers=2, threads=1) as client,
+        client.create_context(**shape) as context,
+    ):
+        context.append(0, k[:190], v[:190])
+        for at in range(190, 193):
+            keys = np.sort(rng.choice(at + 1, 20, replace=False))
+            listed = annulus.KeyList([0, 20], keys, unit="tokens", rows="token", q_begin=at)
+            row = slice(at, at + 1)
+            step = annulus.Step(context, 0, q[:1], k[row], v[row], "list(x)", lists={"x": listed})
+            (answer,) = client.step([step])
+            seen = np.zeros((4, 1, at + 1), bool)
+            seen[:, :, keys] = True
+            expected = by_definition(q[:1], k[: at + 1], v[: at + 1], seen)
+            np.testing.assert_allclose(answer.out, expected, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: annulus.KeyList([0, 2], [3, 1]), "keys[1]"),
+        (lambda: annulus.KeyList([0, 2], [3.5, 1]), "keys"),
+        (lambda: annulus.KeyList([0, 1], [3], unit="pages"), "unit"),
+        (lambda: annulus.KeyList([0, 1], [2**40]), "keys"),
+        (lambda: annulus.KeyList.from_mask(np.ones((2, 3))), "mask"),
+    ],
+)
+def test_what_is_no_list_is_refused_by_name(make, field):
+    with pytest.raises(annulus.InvalidArgument) as raised:
+        make()
+    assert field in str(raised.value)
+
+
+def test_a_list_that_is_missing_or_does_not_fit(problem):
+    with pytest.raises(annulus.InvalidArgument, match="no list x"):
+        annulus.attention(*problem, pattern="list(x)")
+    with pytest.raises(annulus.InvalidArgument, match=r"list x: keys\[0\]: 4; expected less"):
+        annulus.attention(*problem, pattern="list(x)", lists={"x": annulus.KeyList([0, 1], [4])})
