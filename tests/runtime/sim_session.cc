@@ -133,9 +133,8 @@ void SimSession::StartAppend(Context& context, TokenRange tokens, absl::Duration
   call->append = context.kv.Append(context.id, 0, tokens.begin, tokens.size());
   call->append.key = context.key;
   call->contexts = {&context};
-  call->work =
-      std::make_unique<BatchCall>(std::vector{CallItem(call->append)}, absl::InfiniteFuture(),
-                                  planner_, cluster_.network().clock());
+  call->work = std::make_unique<BatchCall>(std::vector{CallItem(call->append)}, CallContext(),
+                                           planner_, cluster_.network().clock());
   call->finished = [this, &context](const action::Finish& finish) {
     const absl::Status status = StatusOf(finish);
     Appended(context, status, status.ok() ? finish.items.at(0).tokens : 0);
@@ -187,7 +186,7 @@ void SimSession::StartStep(const std::vector<Context*>& contexts,
   }
   call->work =
       std::make_unique<BatchCall>(std::vector<CallItem>(call->steps.begin(), call->steps.end()),
-                                  absl::InfiniteFuture(), planner_, cluster_.network().clock());
+                                  CallContext(), planner_, cluster_.network().clock());
   call->finished = [this, call = call.get()](const action::Finish& finish) {
     if (finish.items.empty()) return Expect(finish.status, false);
     for (size_t i = 0; i < call->steps.size(); ++i) {
@@ -224,8 +223,8 @@ void SimSession::Attend(Context& context) {
   if (!context.spec.kv_efficient) attend.pattern = kPatterns[rng_.Below(4)];
   attend.plan = PlanKind::kPassQ;
   call->contexts = {&context};
-  auto work = std::make_unique<AttendCall>(attend, absl::InfiniteFuture(), planner_,
-                                           cluster_.network().clock());
+  auto work =
+      std::make_unique<AttendCall>(attend, CallContext(), planner_, cluster_.network().clock());
   AttendCall& attend_call = *work;
   call->work = std::move(work);
   const request::Work request = call->work->request();
