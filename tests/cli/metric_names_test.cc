@@ -86,19 +86,8 @@ void CheckWithPromtool(const std::string& page) {
   CHECK(std::system(absl::StrCat("promtool check metrics <", file, " >&2").c_str()) == 0);
 }
 
-int PortOf(const Program& program) {
-  const std::string mark = "event=http port=";
-  REQUIRE(test::Within(absl::Seconds(20), [&] {
-    const std::string err = program.err();
-    const size_t at = err.find(mark);
-    return at != std::string::npos && err.find('\n', at) != std::string::npos;
-  }));
-  const std::string err = program.err();
-  return std::atoi(err.c_str() + err.find(mark) + mark.size());
-}
-
 std::string PageOf(const Program& program) {
-  const std::string answer = test::Scrape(PortOf(program));
+  const std::string answer = test::Scrape(program.HttpPort());
   return answer.substr(answer.find("\r\n\r\n") + 4);
 }
 

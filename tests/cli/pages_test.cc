@@ -99,7 +99,7 @@ TEST_CASE("a coordinator whose contexts wait for workers is alive and not ready"
   coordinator->Wait();
   workers[1]->Signal(SIGKILL);
   coordinator = started(endpoint);
-  const int at = PortOf(*coordinator);
+  const int at = coordinator->HttpPort();
   REQUIRE(Within(absl::Seconds(20), [&] {
     return test::ValueOf("\n" + Get(at, "/metrics").body, "annulus_contexts_recovering") == 1;
   }));
