@@ -54,11 +54,7 @@ class BlockDistances final : public PatternNode {
   }
   absl::optional<int64_t> CountPairs(const ShapeWindow& window) const override {
     if (Groups(window) > kCountedRunsMax) return absl::nullopt;
-    ShapeList shapes;
-    AppendShapes(window, &shapes);
-    int64_t pairs = 0;
-    for (const Shape& shape : shapes) pairs += PairsOf(shape);
-    return pairs;
+    return PairsOfDisjoint(*this, window);
   }
   BlockSet Unneeded(int64_t next_q, int64_t blocks) const override {
     const int64_t oldest = std::max<int64_t>(0, next_q / block_ - d_max_) * block_;

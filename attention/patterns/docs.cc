@@ -78,11 +78,7 @@ class Segments final : public PatternNode {
   }
   absl::optional<int64_t> CountPairs(const ShapeWindow& window) const override {
     if (Of(window.q_end - 1) - Of(window.q_begin) >= kCountedRunsMax) return absl::nullopt;
-    ShapeList shapes;
-    AppendShapes(window, &shapes);
-    int64_t pairs = 0;
-    for (const Shape& shape : shapes) pairs += PairsOf(shape);
-    return pairs;
+    return PairsOfDisjoint(*this, window);
   }
   BlockSet Unneeded(int64_t next_q, int64_t blocks) const override {
     return BlockSet::Range(0, std::clamp<int64_t>(Begin(Of(next_q)) / kBlockTokens, 0, blocks));

@@ -105,11 +105,7 @@ class Neighbourhood final : public PatternNode {
   absl::optional<int64_t> CountPairs(const ShapeWindow& window) const override {
     const int64_t rows = (window.q_end - window.q_begin) / grid_.row_tokens() + 2;
     if (rows > kCountedRunsMax / size().shapes()) return absl::nullopt;
-    ShapeList shapes;
-    AppendShapes(window, &shapes);
-    int64_t pairs = 0;
-    for (const Shape& shape : shapes) pairs += PairsOf(shape);
-    return pairs;
+    return PairsOfDisjoint(*this, window);
   }
 
   // Along the slowest axis windows of one residue only move on.

@@ -31,6 +31,15 @@ NodePtr MakeSegments(int64_t tokens, int64_t shift);
 inline constexpr int64_t kWideRunsMax = 256;
 inline constexpr int64_t kCountedRunsMax = int64_t{1} << 16;
 
+// The pairs of a node whose shapes have none in common.
+inline int64_t PairsOfDisjoint(const PatternNode& node, const ShapeWindow& window) {
+  ShapeList shapes;
+  node.AppendShapes(window, &shapes);
+  int64_t pairs = 0;
+  for (const Shape& shape : shapes) pairs += PairsOf(shape);
+  return pairs;
+}
+
 // Equality of nodes of one kind is that of their numbers.
 template <typename Node>
 bool SameAs(const Node& node, const PatternNode& other) {

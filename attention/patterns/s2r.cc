@@ -55,11 +55,7 @@ class RelativeS2 final : public PatternNode {
   }
   absl::optional<int64_t> CountPairs(const ShapeWindow& window) const override {
     if ((window.q_end - window.q_begin) / block_ >= kCountedRunsMax) return absl::nullopt;
-    ShapeList shapes;
-    AppendShapes(window, &shapes);
-    int64_t pairs = 0;
-    for (const Shape& shape : shapes) pairs += PairsOf(shape);
-    return pairs;
+    return PairsOfDisjoint(*this, window);
   }
   // The residue that a query sees changes with the query.
   BlockSet Unneeded(int64_t, int64_t) const override { return {}; }

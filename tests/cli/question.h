@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "annulus/client.h"
 #include "attention/kv_view.h"
 #include "attention/reference/reference.h"
@@ -85,6 +87,17 @@ struct Question {
     const absl::Status appended = Append(client, context->id, 0, kTokens);
     if (!appended.ok()) return appended;
     return context->id;
+  }
+
+  // Tries again until the service has a worker, for 20 s at most.
+  absl::StatusOr<ContextId> UploadWhenReady(Client& client) const {
+    const absl::Time end = absl::Now() + absl::Seconds(20);
+    absl::StatusOr<ContextId> context = Upload(client);
+    while (!context.ok() && absl::Now() < end) {
+      absl::SleepFor(absl::Milliseconds(20));
+      context = Upload(client);
+    }
+    return context;
   }
 
   Tensor q, k, v;
