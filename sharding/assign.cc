@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "sharding/build.h"
+#include "sharding/work.h"
 
 namespace annulus {
 namespace {
@@ -173,9 +174,7 @@ class Assigner {
     work_.resize(static_cast<size_t>(rows_.classes()));
     for (int c = 0; c < rows_.classes(); ++c) {
       for (int64_t q = first_; q < rows_.q_blocks_end(); ++q) {
-        int64_t tokens = 0;
-        rows_.ForEachRun(c, q, [&](const BlockRun& run) { tokens += rows_.Keys(run); });
-        work_[c].push_back(tokens * rows_.Queries(q));
+        work_[c].push_back(RowWork(rows_, c, q));
       }
     }
     std::vector<int64_t> heads(work_.size());

@@ -3,9 +3,12 @@
 // groups of each head group, then partials go home. With one token group (heads: S2 over heads,
 // Ulysses, arXiv 2309.14509) the ring has one step; with one head group (ring attention, arXiv
 // 2310.01889; zigzag: 2311.09431) there is nothing to redistribute.
+#include <map>
 #include <utility>
+#include <vector>
 
 #include "sharding/build.h"
+#include "sharding/ring_cut.h"
 
 namespace annulus {
 namespace {
@@ -33,29 +36,32 @@ Layout TargetLayout(PlanKind kind, const Problem& problem) {
   return Layout(mesh, problem.heads, problem.kv_heads, tokens);
 }
 
+bool HeadsDiffer(const Pattern& pattern) {
+  for (int head = 1; head < pattern.kv_heads(); ++head) {
+    if (pattern.HeadClass(head) != pattern.HeadClass(0)) return true;
+  }
+  return pattern.by_query_head();
+}
+
 class RingBuilder {
  public:
   RingBuilder(PlanKind kind, const Problem& problem, const RowTable* rows)
       : problem_(problem), target_(TargetLayout(kind, problem)) {
-    const int groups = target_.mesh().token_groups;
-    const Partition row_cut = RowPartition(problem, TargetSpec(kind, problem), groups);
-    for (int group = 0; group < groups; ++group) {
-      rows_.push_back(row_cut.BlocksOf(group));
+    rows = NeedsRows(kind, problem) ? rows : nullptr;
+    const bool heads_lie = target_.mesh() == problem.kv.mesh();
+    cut_ = CutRing(problem, target_, heads_lie, TargetSpec(kind, problem), rows);
+    for (int group = 0; group < target_.mesh().token_groups; ++group) {
       kv_.push_back(target_.tokens().BlocksOf(group).Intersect(problem.KvBlocks()));
     }
-    // A ring passes whole shards; once heads are apart, pages that none of the query rows sees
-    // under that head stay where they are.
-    std::vector<BlockSet> read;  // by class
-    if (NeedsRows(kind, problem)) {
-      for (int c = 0; c < rows->classes(); ++c) {
-        read.push_back(BlocksRead(*rows, c, problem.QueryBlocks()));
-      }
+    std::vector<std::vector<BlockSet>> read;  // by head group, by KV head
+    for (int group = 0; group < target_.mesh().head_groups; ++group) {
+      read.push_back(Read(group, rows));
     }
     for (int rank = 0; rank < problem.world(); ++rank) {
       const BlockSet& kv = kv_[target_.TokenGroup(rank)];
-      shards_.push_back(GroupHeads(target_.KvHeads(rank), [&](int head) {
-        return read.empty() ? kv : kv.Intersect(read[rows->KvClass(head)]);
-      }));
+      const std::vector<BlockSet>& here = read[target_.HeadGroup(rank)];
+      shards_.push_back(
+          GroupHeads({0, problem.kv_heads}, [&](int head) { return kv.Intersect(here[head]); }));
     }
   }
 
@@ -71,14 +77,49 @@ class RingBuilder {
   }
 
  private:
-  const BlockSet& RowsOf(int rank) const { return rows_[target_.TokenGroup(rank)]; }
+  // By KV head: the KV that goes round a head group. A ring passes whole shards; once heads are
+  // apart, pages that none of the query rows sees under that head stay where they are.
+  std::vector<BlockSet> Read(int head_group, const RowTable* rows) const {
+    std::vector<std::vector<BlockRun>> q_runs(static_cast<size_t>(problem_.kv_heads));
+    for (int group = 0; group < target_.mesh().token_groups; ++group) {
+      for (const HeadBlocks& mine : cut_[target_.Rank(head_group, group)]) {
+        const int end = (mine.heads.end() - 1) / problem_.group() + 1;
+        for (int head = mine.heads.first / problem_.group(); head < end; ++head) {
+          q_runs[head].insert(q_runs[head].end(), mine.blocks.runs().begin(),
+                              mine.blocks.runs().end());
+        }
+      }
+    }
+    const bool passes_all = rows == nullptr || target_.mesh().head_groups == 1;
+    const BlockSet all_rows = problem_.QueryBlocks();
+    std::map<int, BlockSet> of_all;  // by class: what all rows read
+    std::vector<BlockSet> read(q_runs.size());
+    for (int head = 0; head < problem_.kv_heads; ++head) {
+      if (q_runs[head].empty()) continue;
+      if (passes_all) {
+        read[head] = problem_.KvBlocks();
+        continue;
+      }
+      const int c = rows->KvClass(head);
+      BlockSet q_blocks = BlockSet::FromRuns(std::move(q_runs[head]));
+      if (q_blocks.size() < all_rows.size()) {
+        read[head] = BlocksRead(*rows, c, q_blocks);
+        continue;
+      }
+      const auto [at, is_new] = of_all.try_emplace(c);
+      if (is_new) at->second = BlocksRead(*rows, c, all_rows);
+      read[head] = at->second;
+    }
+    return read;
+  }
 
   Step Redistribute() const {
     Step step;
     for (int rank = 0; rank < problem_.world(); ++rank) {
       if (target_ != problem_.kv) FetchKv(problem_, rank, shards_[rank], &step.transfers);
-      MoveRows(problem_, Transfer::Kind::kQuery, rank, target_.QueryHeads(rank), RowsOf(rank),
-               &step.transfers);
+      for (const HeadBlocks& mine : cut_[rank]) {
+        MoveRows(problem_, Transfer::Kind::kQuery, rank, mine.heads, mine.blocks, &step.transfers);
+      }
     }
     return step;
   }
@@ -92,13 +133,13 @@ class RingBuilder {
     for (int rank = 0; rank < problem_.world(); ++rank) {
       const int head_group = target_.HeadGroup(rank), group = target_.TokenGroup(rank);
       const int shard = (group + groups - turn) % groups;
-      const HeadRange heads = target_.QueryHeads(rank);
       if (turn + 1 < groups) {
         Pass(rank, target_.Rank(head_group, (group + 1) % groups),
              shards_[target_.Rank(head_group, shard)], &step.transfers);
       }
-      if (heads.count > 0 && !RowsOf(rank).empty() && !kv_[shard].empty()) {
-        step.computes.push_back({rank, RowsOf(rank), heads, kv_[shard]});
+      for (const HeadBlocks& mine : cut_[rank]) {
+        if (kv_[shard].empty()) continue;
+        step.computes.push_back({rank, mine.blocks, mine.heads, kv_[shard]});
       }
     }
     return step;
@@ -116,15 +157,17 @@ class RingBuilder {
   Step GoHome() const {
     Step step;
     for (int rank = 0; rank < problem_.world(); ++rank) {
-      MoveRows(problem_, Transfer::Kind::kPartial, rank, target_.QueryHeads(rank), RowsOf(rank),
-               &step.transfers);
+      for (const HeadBlocks& mine : cut_[rank]) {
+        MoveRows(problem_, Transfer::Kind::kPartial, rank, mine.heads, mine.blocks,
+                 &step.transfers);
+      }
     }
     return step;
   }
 
   const Problem& problem_;
   const Layout target_;
-  std::vector<BlockSet> rows_;                   // by token group: query blocks computed there
+  RingCut cut_;                                  // what each rank computes
   std::vector<BlockSet> kv_;                     // by token group: its KV blocks
   std::vector<std::vector<HeadBlocks>> shards_;  // by rank: the KV that goes round from there
 };
@@ -133,7 +176,9 @@ class RingBuilder {
 
 bool NeedsRows(PlanKind kind, const Problem& problem) {
   if (kind == PlanKind::kGroupCast || kind == PlanKind::kPassQ) return true;
-  return TargetMesh(kind, problem.world()).head_groups > 1;
+  // Which of a mesh's rows go where depends on it where heads differ.
+  return TargetMesh(kind, problem.world()).head_groups > 1 ||
+         (kind == PlanKind::kMesh && HeadsDiffer(problem.pattern));
 }
 
 Plan BuildRing(PlanKind kind, const Problem& problem, const RowTable* rows) {

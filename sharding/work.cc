@@ -181,6 +181,23 @@ void Weigh(const RowTable& rows, const std::vector<Item>& items, BlockSums* sums
 
 }  // namespace
 
+int64_t RowWork(const RowTable& rows, int class_index, int64_t q_block) {
+  int64_t keys = 0;
+  rows.ForEachRun(class_index, q_block, [&](const BlockRun& run) { keys += rows.Keys(run); });
+  return keys * rows.Queries(q_block);
+}
+
+int64_t WorkOf(const RowTable& rows, int class_index, const BlockSet& q_blocks) {
+  if (rows.banded(class_index)) {
+    const int64_t first = rows.keys().begin / kBlockTokens;
+    const BlockSet all = BlockSet::Range(first, rows.kv_blocks() - first);
+    return LoadByBands(rows, class_index, {0, q_blocks, {}, all}, {}).work_pairs;
+  }
+  int64_t work = 0;
+  ForEachBlock(q_blocks, [&](int64_t q_block) { work += RowWork(rows, class_index, q_block); });
+  return work;
+}
+
 std::vector<PlanLoads> ComputeLoads(std::span<const Plan* const> plans, const RowTable& rows,
                                     ThreadPool& pool, const Stop& stop) {
   std::vector<PlanLoads> loads(plans.size());

@@ -31,6 +31,11 @@ struct ComputeLoad {
   }
 };
 
+// (query, key) pairs of one query head of a class under these rows, as work_pairs: of one query
+// block in one step for each run that it sees, of many by bands where the class has them.
+int64_t RowWork(const RowTable& rows, int class_index, int64_t q_block);
+int64_t WorkOf(const RowTable& rows, int class_index, const BlockSet& q_blocks);
+
 // By step, then by compute, in the plan's order.
 using PlanLoads = std::vector<std::vector<ComputeLoad>>;
 

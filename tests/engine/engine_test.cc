@@ -254,6 +254,14 @@ TEST_CASE("rows that move to balance work come home") {
                 worlds, 11);
 }
 
+TEST_CASE("heads and rows that are cut by weight give the oracle's answer") {
+  const std::vector<int> worlds = {1, 2, 3, 4, 7};
+  CheckAllPlans({2100, 2100, 8, 4, 16, 8, false, "s2(64,2,8,dense_heads=1)"}, worlds, 51);
+  CheckAllPlans({1900, 1900, 3, 3, 8, 16, false,
+                 "heads(0: causal; 1: window(700) & causal; 2: window(70) & causal)"},
+                worlds, 52);
+}
+
 // A mask of each row or block, or of all, for all heads, KV heads and query heads.
 TEST_CASE("every plan over lists gives the oracle's answer and moves the planned bytes") {
   for (uint64_t seed = 1; seed <= 4; ++seed) {
