@@ -50,7 +50,7 @@ absl::Status CheckQueries(const AttendArgs& args) {
   return absl::OkStatus();
 }
 
-absl::Status CheckHeads(const AttendArgs& args, const BackendCapabilities& can) {
+absl::Status CheckHeads(const AttendArgs& args) {
   const KvTable& kv = *args.kv;
   if (args.group < 1) return Refuse("group", args.group, "at least 1");
   const int first = args.heads.first / args.group;
@@ -62,12 +62,8 @@ absl::Status CheckHeads(const AttendArgs& args, const BackendCapabilities& can) 
                   kv.kv_head_first() + kv.kv_heads(), ") with group ", args.group,
                   ", among the pattern's ", args.pattern->kv_heads(), " KV heads");
   }
-  if (!args.pattern->by_query_head()) return absl::OkStatus();
-  if (args.group != args.pattern->members()) {
+  if (args.pattern->by_query_head() && args.group != args.pattern->members()) {
     return Refuse("group", args.group, args.pattern->members(), ", as in the pattern's lists");
-  }
-  if (!can.lists_of_query_heads) {
-    return Refuse("the heads of a list", "query heads", "KV heads (backend ", can.name, ")");
   }
   return absl::OkStatus();
 }
@@ -88,7 +84,7 @@ absl::Status CheckAttendArgs(const AttendArgs& args, const BackendCapabilities& 
   }
   ANNULUS_RETURN_IF_ERROR(CheckDim("head_dim", args.kv->head_dim(), capabilities));
   ANNULUS_RETURN_IF_ERROR(CheckDim("v_head_dim", args.kv->v_head_dim(), capabilities));
-  ANNULUS_RETURN_IF_ERROR(CheckHeads(args, capabilities));
+  ANNULUS_RETURN_IF_ERROR(CheckHeads(args));
   ANNULUS_RETURN_IF_ERROR(CheckQueries(args));
   ANNULUS_RETURN_IF_ERROR(CheckScale(args.scale));
   const PartialView& into = args.into;

@@ -56,10 +56,9 @@ struct BackendCapabilities {
   std::vector<DType> dtypes;
   int head_dim_max = 0;
   int head_dim_multiple = 1;
-  bool lists_of_query_heads = false;  // not only of KV heads
-  bool device_memory = false;         // also computes on tensors in its GPU's memory
-  int gpus = 0;                       // that backends of this name on this machine take in turn
-  int64_t gpu_bytes = 0;              // of its GPU's memory
+  bool device_memory = false;  // also computes on tensors in its GPU's memory
+  int gpus = 0;                // that backends of this name on this machine take in turn
+  int64_t gpu_bytes = 0;       // of its GPU's memory
 };
 
 // How much of a GPU's memory is in use, by whichever processes.

@@ -151,7 +151,7 @@ absl::Status Run(const Flags& flags) {
                                        {"head_dim", shape.head_dim},
                                        {"v_head_dim", shape.v_head_dim},
                                        {"pattern", shape.pattern},
-                                       {"lists", shape.lists},
+                                       {"listed", shape.listed},
                                        {"outliers", shape.outliers},
                                        {"dtype", flags.dtype},
                                        {"visited_pairs", problem->visited_pairs()},
@@ -229,9 +229,9 @@ int main(int argc, char** argv) {
   app.add_flag("--outliers", shape.outliers,
                "one channel and some rows are larger than the others");
   app.add_flag("--scattered", shape.scattered, "pages lie anywhere in memory");
-  app.add_option("--lists", shape.lists,
-                 "blocks that each block of queries sees, drawn for it alone")
-      ->check(CLI::PositiveNumber);
+  app.add_option("--listed", shape.listed,
+                 "what list(x) in the pattern shows each block of queries: what another pattern "
+                 "does, a 'tenth' of what is causal, or so many blocks");
   app.add_option("--heads", shape.heads)->check(CLI::PositiveNumber);
   app.add_option("--kv-heads", shape.kv_heads)->check(CLI::PositiveNumber);
   app.add_option("--head-dim", shape.head_dim)->check(CLI::PositiveNumber);

@@ -318,7 +318,6 @@ class CpuBackend final : public Backend {
     capabilities_.dtypes = {DType::kF32, DType::kF16, DType::kBF16};
     capabilities_.head_dim_max = 576;
     capabilities_.head_dim_multiple = 8;
-    capabilities_.lists_of_query_heads = true;
   }
 
   const BackendCapabilities& capabilities() const override { return capabilities_; }

@@ -34,6 +34,8 @@ using cuda::TableCache;
 // just begun, as a decode step, does so all the time: a sleep takes longer than most of them.
 constexpr std::chrono::microseconds kPollPeriod{100};
 constexpr std::chrono::milliseconds kAwake{2};
+// Workspaces that wait for a call that has their list again: a few parts of each of a ring's steps.
+constexpr size_t kIdleMax = 32;
 
 // What a call works with besides its arguments; kept, so that a warm backend allocates nothing.
 struct Workspace {
@@ -133,9 +135,8 @@ class CudaBackend final : public Backend {
     if (absl::IsUnavailable(status)) lost_ = status;
     // After an error a workspace may still be in use on the device: its end waits for that.
     ANNULUS_RETURN_IF_ERROR(status);
-    // So that the next call's parts take those of the same size.
     std::vector<std::unique_ptr<Workspace>>& idle = idle_[IsUrgent(batch) ? 1 : 0];
-    for (auto i = workspaces.rbegin(); i != workspaces.rend(); ++i) idle.push_back(std::move(*i));
+    for (auto& workspace : workspaces) idle.push_back(std::move(workspace));
     return absl::OkStatus();
   }
 
@@ -150,8 +151,8 @@ class CudaBackend final : public Backend {
       ANNULUS_ASSIGN_OR_RETURN(kept[i], tables_.Find(*batch[i].kv));
     }
     const std::vector<std::vector<AttendArgs>> parts = cuda::PartsOf(batch);
-    for (size_t i = 0; i < parts.size(); ++i) {
-      ANNULUS_ASSIGN_OR_RETURN(workspaces->emplace_back(), TakeWorkspace(IsUrgent(batch)));
+    for (const std::vector<AttendArgs>& part : parts) {
+      ANNULUS_ASSIGN_OR_RETURN(workspaces->emplace_back(), TakeWorkspace(part));
     }
     size_t started = 0, finished = 0;
     // All that was started, also after an error: that may be a cancel, which must reach each.
@@ -188,12 +189,23 @@ class CudaBackend final : public Backend {
     return !batch.empty() && batch.front().urgent;
   }
 
-  absl::StatusOr<std::unique_ptr<Workspace>> TakeWorkspace(bool urgent) {
+  // The one that has the part's list, from the layer before; else one whose list is no loss.
+  absl::StatusOr<std::unique_ptr<Workspace>> TakeWorkspace(absl::Span<const AttendArgs> part) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    std::vector<std::unique_ptr<Workspace>>& idle = idle_[urgent ? 1 : 0];
-    if (idle.empty()) return MakeWorkspace(urgent);
-    std::unique_ptr<Workspace> workspace = std::move(idle.back());
-    idle.pop_back();
+    std::vector<std::unique_ptr<Workspace>>& idle = idle_[IsUrgent(part) ? 1 : 0];
+    auto found = std::find_if(idle.begin(), idle.end(), [&](const auto& workspace) {
+      return workspace->list.Keeps(part, slots_);
+    });
+    if (found == idle.end()) {
+      found = std::find_if(idle.begin(), idle.end(),
+                           [](const auto& workspace) { return !workspace->list.may_keep(); });
+    }
+    if (found == idle.end()) {
+      if (idle.size() < kIdleMax) return MakeWorkspace(IsUrgent(part));
+      found = idle.begin();  // idle for longest
+    }
+    std::unique_ptr<Workspace> workspace = std::move(*found);
+    idle.erase(found);
     return workspace;
   }
 
@@ -226,7 +238,7 @@ class CudaBackend final : public Backend {
   BackendCapabilities capabilities_;
   mutable std::mutex mutex_;
   absl::Status lost_;  // not OK once the GPU is lost
-  // At most one per concurrent caller; those of urgent calls apart.
+  // Those of urgent calls apart.
   std::array<std::vector<std::unique_ptr<Workspace>>, 2> idle_;
 };
 

@@ -38,12 +38,14 @@ class Walk {
   // At the tile's block `first`, which it must have.
   __device__ void Begin(const Work& work, const Tile& tile, int first) {
     run_ = work.runs + tile.run_first;
-    mask_ids_ = work.mask_ids;
+    ids_ = work.ids;
     at_ = 0;
     Skip(first);
   }
 
-  __device__ int Block() const { return run_->first + at_ * run_->step; }
+  __device__ int Block() const {
+    return run_->step == 0 ? ids_[run_->first + at_] : run_->first + at_ * run_->step;
+  }
   template <int kCount>
   __device__ Cell<kCount> Now() const {
     Cell<kCount> cell;
@@ -51,7 +53,7 @@ class Walk {
 #pragma unroll
     for (int h = 0; h < kCount; ++h) {
       const int sees = run_->sees[h];
-      cell.sees[h] = sees < 0 ? sees : mask_ids_[sees + at_];
+      cell.sees[h] = sees < 0 ? sees : ids_[sees + at_];
     }
     return cell;
   }
@@ -63,7 +65,7 @@ class Walk {
 
  private:
   const Run* run_;
-  const int32_t* mask_ids_;
+  const int32_t* ids_;
   int at_;
 };
 

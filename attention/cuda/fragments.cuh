@@ -107,15 +107,27 @@ __device__ inline void PackWeights(const Scores<kTiles>& s, int i, uint32_t (&to
   to[3] = Pack<T>(s[2 * i + 1][2], s[2 * i + 1][3]);
 }
 
+// Of a row of `dim` columns: whether accumulator tile n holds `c`, the column that it would hold
+// were the row as wide as the kernel's; and where that lies. kBoxed: as boxes of 64 columns bring
+// rows, the last ones shifted so that they end where the row does, and then without what the box
+// before has brought.
+template <bool kBoxed>
+__device__ inline bool FindColumn(int dim, int n, int* c) {
+  if constexpr (!kBoxed) return *c < dim;
+  const int box = n / 8 * 64;
+  *c += min(box, dim - 64) - box;
+  return *c >= box;
+}
+
 // Gives columns of one row to out, from `column` on.
-template <int kOuts>
+template <bool kBoxed = false, int kOuts>
 __device__ inline void GiveColumns(const Problem& problem, int64_t place, int column, int lane,
                                    const RowEnd& end, int i, const float (&out)[kOuts][4]) {
   float* to = problem.out + place * problem.v_head_dim;
 #pragma unroll
   for (int n = 0; n < kOuts; ++n) {
-    const int c = column + 8 * n + 2 * (lane % 4);
-    if (c >= problem.v_head_dim) continue;
+    int c = column + 8 * n + 2 * (lane % 4);
+    if (!FindColumn<kBoxed>(problem.v_head_dim, n, &c)) continue;
     float2 value = {out[n][2 * i] * end.new_weight, out[n][2 * i + 1] * end.new_weight};
     if (end.has_old) {
       const float2 old = *reinterpret_cast<const float2*>(to + c);
@@ -145,7 +157,7 @@ __device__ inline OldRows LookAtRows(const Problem& problem, const Half& half, i
 
 // Gives these rows to out and lse, as a whole warp. max is in units of log2, sum that of the whole
 // row.
-template <int kOuts>
+template <bool kBoxed = false, int kOuts>
 __device__ inline void GiveRows(const Problem& problem, const OldRows& old, int lane,
                                 const float (&max)[2], const float (&sum)[2],
                                 const float (&out)[kOuts][4]) {
@@ -158,25 +170,25 @@ __device__ inline void GiveRows(const Problem& problem, const OldRows& old, int 
   for (int i = 0; i < 2; ++i) {
     if (place[i] < 0 || !end[i].has_new) continue;
     if (lane % 4 == 0) problem.lse[place[i]] = end[i].lse;
-    GiveColumns(problem, place[i], 0, lane, end[i], i, out);
+    GiveColumns<kBoxed>(problem, place[i], 0, lane, end[i], i, out);
   }
 }
 
 // Keeps columns of one row in a segment's state, from `column` on.
-template <int kOuts>
+template <bool kBoxed = false, int kOuts>
 __device__ inline void KeepColumns(const Problem& problem, float* to, int column, int lane, int i,
                                    const float (&out)[kOuts][4]) {
 #pragma unroll
   for (int n = 0; n < kOuts; ++n) {
-    const int c = column + 8 * n + 2 * (lane % 4);
-    if (c < problem.v_head_dim) {
+    int c = column + 8 * n + 2 * (lane % 4);
+    if (FindColumn<kBoxed>(problem.v_head_dim, n, &c)) {
       *reinterpret_cast<float2*>(to + c) = {out[n][2 * i], out[n][2 * i + 1]};
     }
   }
 }
 
 // Keeps the same rows as a segment's state; `base` is where they begin among the tile's `rows`.
-template <int kOuts>
+template <bool kBoxed = false, int kOuts>
 __device__ inline void KeepRows(const Problem& problem, const Half& half, float* state, int rows,
                                 int base, int row, int lane, const float (&max)[2],
                                 const float (&sum)[2], const float (&out)[kOuts][4]) {
@@ -188,8 +200,8 @@ __device__ inline void KeepRows(const Problem& problem, const Half& half, float*
       state[base + r] = max[i];
       state[rows + base + r] = sum[i];
     }
-    KeepColumns(problem, state + 2 * rows + int64_t{base + r} * problem.v_head_dim, 0, lane, i,
-                out);
+    KeepColumns<kBoxed>(problem, state + 2 * rows + int64_t{base + r} * problem.v_head_dim, 0, lane,
+                        i, out);
   }
 }
 

@@ -18,7 +18,8 @@ void WorkList::MeasureKeys() {
   measured_.assign(batch_.size(), false);
   std::vector<int64_t> tiles(batch_.size(), 0);
   for (const Group& group : groups_) {
-    if (group.launch.kernel != Kernel::kPanel90) continue;
+    const Kernel kernel = group.launch.kernel;
+    if (kernel != Kernel::kPanel90 && kernel != Kernel::kSingle90) continue;
     for (const int32_t t : group.tiles) {
       ++tiles[static_cast<size_t>(tiles_[static_cast<size_t>(t)].problem)];
     }

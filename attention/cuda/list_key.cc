@@ -27,9 +27,13 @@ ListKey::Shape::Shape(const AttendArgs& args, const Slots& slots, const PageRows
 ListKey::ListKey(const AttendArgs& args, const Slots& slots, const PageRows& rows)
     : shape_(args, slots, rows), q_ranges_(args.q_ranges), keys_(args.keys->runs()) {}
 
-bool ListKey::Fits(const AttendArgs& args, const Slots& slots, const PageRows& rows) const {
+bool ListKey::AsksTheSame(const AttendArgs& args) const {
   return shape_.pattern_id == args.pattern->id() && q_ranges_ == args.q_ranges &&
-         keys_ == args.keys->runs() && shape_ == Shape(args, slots, rows);
+         keys_ == args.keys->runs();
+}
+
+bool ListKey::Fits(const AttendArgs& args, const Slots& slots, const PageRows& rows) const {
+  return AsksTheSame(args) && shape_ == Shape(args, slots, rows);
 }
 
 }  // namespace annulus::cuda

@@ -16,6 +16,9 @@ class ListKey {
   // `rows`: of the arguments' table.
   ListKey(const AttendArgs& args, const Slots& slots, const PageRows& rows);
 
+  // Whether they ask for the same rows of the same pattern: most others do not, and this is soon
+  // said.
+  bool AsksTheSame(const AttendArgs& args) const;
   // Whether the same list would be made of these.
   bool Fits(const AttendArgs& args, const Slots& slots, const PageRows& rows) const;
 

@@ -61,7 +61,7 @@ absl::Status Upload::Fill(absl::Span<const AttendArgs> batch, const WorkList& li
   ANNULUS_RETURN_IF_ERROR(CopyHostPages(stream));
   Write(slots_.tiles, list.tiles());
   Write(slots_.runs, list.runs());
-  Write(slots_.mask_ids, list.mask_ids());
+  Write(slots_.ids, list.ids());
   Write(slots_.masks, list.masks());
   Write(slots_.segments, list.segments());
   Write(slots_.lanes, list.lanes());
@@ -81,7 +81,7 @@ absl::Status Upload::Fill(absl::Span<const AttendArgs> batch, const WorkList& li
   work_.problems = OnDevice<Problem>(slots_.problems);
   work_.tiles = OnDevice<Tile>(slots_.tiles);
   work_.runs = OnDevice<Run>(slots_.runs);
-  work_.mask_ids = OnDevice<int32_t>(slots_.mask_ids);
+  work_.ids = OnDevice<int32_t>(slots_.ids);
   work_.masks = OnDevice<uint64_t>(slots_.masks);
   work_.segments = OnDevice<Segment>(slots_.segments);
   work_.lanes = OnDevice<Lane>(slots_.lanes);
@@ -113,7 +113,7 @@ void Upload::PlaceAll(absl::Span<const AttendArgs> batch, const WorkList& list) 
   slots_.problems = PlaceBytes(batch.size() * sizeof(Problem));
   slots_.tiles = place(list.tiles());
   slots_.runs = place(list.runs());
-  slots_.mask_ids = place(list.mask_ids());
+  slots_.ids = place(list.ids());
   slots_.masks = place(list.masks());
   slots_.segments = place(list.segments());
   slots_.lanes = place(list.lanes());
@@ -157,7 +157,7 @@ absl::Status Upload::FindHostPages(absl::Span<const AttendArgs> batch, const Wor
       for (int32_t r = tile.run_first; r < tile.run_end; ++r) {
         const Run& run = list.runs()[static_cast<size_t>(r)];
         for (int32_t i = 0; i < run.count; ++i) {
-          const int64_t block = run.first + int64_t{i} * run.step;
+          const int64_t block = list.BlockOf(run, i);
           const auto index = static_cast<size_t>(block * kv.kv_heads() + tile.kv_head);
           if (index < needed_.size() && needed_[index]) continue;
           ANNULUS_RETURN_IF_ERROR(FindHostPage(args, problem, tile.kv_head, block));

@@ -51,7 +51,7 @@ class Upload {
     size_t bytes = 0;
   };
   struct Slots {  // of the whole batch
-    Slot problems, tiles, runs, mask_ids, masks, segments, lanes, split_tiles, key_runs, key_sizes,
+    Slot problems, tiles, runs, ids, masks, segments, lanes, split_tiles, key_runs, key_sizes,
         flags;
   };
   struct ProblemSlots {

@@ -16,6 +16,7 @@ inline constexpr int kStreamRows = 16;     // query rows of a stream's tile
 inline constexpr int kRowStrides = 6;      // of one batch's pages and queries, for sm_90a
 inline constexpr int kHeadDimMax = 576;    // and a multiple of 8
 inline constexpr int kNarrowDimMax = 256;  // beyond: wide heads, which have kernels of their own
+inline constexpr int kBoxedDimMax = 192;   // up to it kernels of sm_90a take narrower rows too
 inline constexpr int kLatentDim = 512;     // of the values of kLatent90
 
 enum class Format : int { kF32, kF16, kBF16 };
@@ -75,8 +76,9 @@ struct Tile {
 inline constexpr int32_t kSeesAll = -1;
 inline constexpr int32_t kSeesNone = -2;
 
-// The blocks first, first + step, …; for each half: kSeesAll, kSeesNone, or where in mask_ids the
-// run's entries begin, one per block.
+// The blocks first, first + step, … or, with a step of 0, those in ids from `first` on; for
+// each half: kSeesAll, kSeesNone, or where in ids the run's entries begin, one per block: a
+// mask's id, or one of these two.
 struct Run {
   int32_t first = 0;
   int32_t step = 1;
@@ -123,7 +125,7 @@ struct Work {
   const Problem* problems = nullptr;
   const Tile* tiles = nullptr;
   const Run* runs = nullptr;
-  const int32_t* mask_ids = nullptr;
+  const int32_t* ids = nullptr;
   const uint64_t* masks = nullptr;  // [ids, 64]: bit k of row r says whether r sees key k
   const Segment* segments = nullptr;
   const Lane* lanes = nullptr;
@@ -146,8 +148,8 @@ enum class Kernel : int {
   kStream,  // one half of up to 16 rows on the matrix units: 16-bit q and KV
   kPanel,   // two halves of up to 64 rows on the matrix units: 16-bit q and KV
   kWide,    // one half of up to 64 rows likewise, of head dims beyond 256
-  // As kPanel, of more halves: head dims 64, 128, 192 or 256, values' ValueDimOf that, at most
-  // kRowStrides row strides.
+  // As kPanel, of more halves: head dims 64 to kBoxedDimMax and 256, values' ValueDimOf the next of
+  // kDims or less, 64 at least; at most kRowStrides row strides.
   kPanel90,
   // Latent heads, few rows and many: one half of up to 64 rows, head dim 512 or 576, values the
   // first kLatentDim dims of the keys' own rows, at most kRowStrides row strides.

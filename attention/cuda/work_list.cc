@@ -21,6 +21,11 @@ bool IsWide(const KvTable& kv) {
   return DimOf(kv) > kNarrowDimMax;
 }
 
+// Whether kernels of sm_90a for `dim` take rows of `own`: as boxes of 64 columns that lie within.
+bool HasBoxes(int own, int dim) {
+  return own == dim || (own >= 64 && own < dim && dim <= kBoxedDimMax);
+}
+
 // Whether all queries of a KV head are one half of a tile.
 bool IsOneHalf(const AttendArgs& args) {
   if (args.q_ranges.size() != 1) return false;
@@ -45,13 +50,19 @@ Format FormatOf(DType dtype) {
   return dtype == DType::kF16 ? Format::kF16 : Format::kBF16;
 }
 
+bool WorkList::Keeps(absl::Span<const AttendArgs> batch, const Slots& slots) {
+  return key_.has_value() && batch.size() == 1 && key_->AsksTheSame(batch[0]) &&
+         key_->Fits(batch[0], slots, PageRowsFor(*batch[0].kv));
+}
+
 void WorkList::Make(absl::Span<const AttendArgs> batch, const Slots& slots) {
-  const bool is_long = batch.size() == 1 && batch[0].q.tokens >= kKeptRows;
   batch_ = batch;
-  if (is_long && key_.has_value() && key_->Fits(batch[0], slots, PageRowsFor(*batch[0].kv))) return;
+  if (Keeps(batch, slots)) return;
   key_.reset();
   MakeAll(slots);
-  if (is_long) key_.emplace(batch[0], slots, PageRowsFor(*batch[0].kv));
+  if (batch.size() == 1 && batch[0].q.tokens >= kKeptRows) {
+    key_.emplace(batch[0], slots, PageRowsFor(*batch[0].kv));
+  }
 }
 
 void WorkList::MakeAll(const Slots& slots) {
@@ -92,7 +103,8 @@ Kernel WorkList::PanelFor(const AttendArgs& args, const Slots& slots) {
                         : single   ? Kernel::kSingle90
                                    : Kernel::kPanel90;
   const Kernel portable = IsWide(kv) ? Kernel::kWide : Kernel::kPanel;
-  if (kv.head_dim() != dim || kv.v_head_dim() != ValueDimOf(dim) || slots.Of(kernel, dim) == 0) {
+  if (!HasBoxes(kv.head_dim(), dim) || !HasBoxes(kv.v_head_dim(), ValueDimOf(dim)) ||
+      slots.Of(kernel, dim) == 0) {
     return portable;
   }
   const PageRows& rows = PageRowsFor(kv);
@@ -145,15 +157,18 @@ void WorkList::AddProblem(const AttendArgs& args, const Slots& slots) {
   for (const TokenRange& range : args.q_ranges) {
     for (int64_t begin = range.begin; begin < range.end;) {
       const int64_t end = std::min(range.end, (begin / kBlockTokens + 1) * kBlockTokens);
-      int head_class = -1;
+      classes_.clear();
       for (int kv_head = kv_head_first; kv_head < kv_head_end; ++kv_head) {
-        if (args.pattern->HeadClass(kv_head) != head_class) {
-          head_class = args.pattern->HeadClass(kv_head);
-          queries_.push_back({{begin, end}, {}});
-          PiecesOf(args, kv_head, &queries_.back());
+        const HeadRange heads = Intersect({kv_head * args.group, args.group}, args.heads);
+        if (!args.pattern->by_query_head()) {
+          AddQueries(args, slots, heads, static_cast<int32_t>(row),
+                     QueriesOf(args, kv_head, {begin, end}));
+          continue;
         }
-        if (!queries_.back().pieces.empty()) {
-          AddQueries(args, slots, kv_head, static_cast<int32_t>(row), queries_.back());
+        for (int head = heads.first; head < heads.end(); ++head) {
+          queries_.push_back({{begin, end}, {}, {}});
+          See(args, args.pattern->Member(head % args.group), kv_head, &queries_.back());
+          AddQueries(args, slots, {head, 1}, static_cast<int32_t>(row), queries_.back());
         }
       }
       row += end - begin;
@@ -161,20 +176,31 @@ void WorkList::AddProblem(const AttendArgs& args, const Slots& slots) {
     }
   }
   for (int kv_head = kv_head_first; kv_head < kv_head_end; ++kv_head) {
-    std::vector<Waiting>& waiting = waiting_[static_cast<size_t>(kv_head)];
-    if (!waiting.empty()) AddTile(args, kv_head, *panel_, waiting);
-    waiting.clear();
+    AddWaiting(args, slots, kv_head);
   }
 }
 
-void WorkList::AddQueries(const AttendArgs& args, const Slots& slots, int kv_head,
+// What queries of one block see under a KV head, as one of the same class has seen it.
+const Queries& WorkList::QueriesOf(const AttendArgs& args, int kv_head, TokenRange q) {
+  const int head_class = args.pattern->HeadClass(kv_head);
+  for (const auto& [known, queries] : classes_) {
+    if (known == head_class) return *queries;
+  }
+  queries_.push_back({q, {}, {}});
+  See(args, *args.pattern, kv_head, &queries_.back());
+  classes_.push_back({head_class, &queries_.back()});
+  return queries_.back();
+}
+
+// `heads`: of one KV head.
+void WorkList::AddQueries(const AttendArgs& args, const Slots& slots, HeadRange heads,
                           int32_t row_first, const Queries& queries) {
-  const int head_first = std::max(kv_head * args.group, args.heads.first) - args.heads.first;
-  const int head_end = std::min((kv_head + 1) * args.group, args.heads.end()) - args.heads.first;
+  if (queries.empty()) return;
+  const int kv_head = heads.first / args.group;
   const auto tokens = static_cast<int>(queries.q.size());
   Kernel kernel = Kernel::kSimple;
   if (OnMatrixUnits(args)) {
-    const bool few = tokens * (head_end - head_first) <= kStreamRows && !IsWide(*args.kv);
+    const bool few = tokens * heads.count <= kStreamRows && !IsWide(*args.kv);
     // A decode step does not look at all pages of its context.
     if (!few && !panel_.has_value()) panel_ = PanelFor(args, slots);
     kernel = few ? Kernel::kStream : *panel_;
@@ -183,12 +209,18 @@ void WorkList::AddQueries(const AttendArgs& args, const Slots& slots, int kv_hea
   const int step = std::max(1, kPanelRows / tokens);
   const auto halves = static_cast<size_t>(HalvesOf(kernel, DimOf(*args.kv)));
   std::vector<Waiting>& waiting = waiting_[static_cast<size_t>(kv_head)];
-  for (int head = head_first; head < head_end; head += step) {
+  if (halves > 1 && !waiting.empty() &&
+      !std::all_of(waiting.begin(), waiting.end(), [&](const Waiting& other) {
+        return other.queries == &queries || TileRuns::Alike(*other.queries, queries);
+      })) {
+    AddWaiting(args, slots, kv_head);
+  }
+  for (int head = heads.first; head < heads.end(); head += step) {
     Half half;
     half.row_first = row_first;
     half.tokens = static_cast<int16_t>(tokens);
-    half.head_first = head;
-    half.heads = static_cast<int16_t>(std::min(step, head_end - head));
+    half.head_first = head - args.heads.first;
+    half.heads = static_cast<int16_t>(std::min(step, heads.end() - head));
     half.mask_row = static_cast<int16_t>(queries.q.begin % kBlockTokens);
     if (halves == 1) {
       AddTile(args, kv_head, kernel, {{half, &queries}});
@@ -199,6 +231,17 @@ void WorkList::AddQueries(const AttendArgs& args, const Slots& slots, int kv_hea
     AddTile(args, kv_head, kernel, waiting);
     waiting.clear();
   }
+}
+
+// Those that wait in vain. One that shares its list with no other is a tile of its own.
+void WorkList::AddWaiting(const AttendArgs& args, const Slots& slots, int kv_head) {
+  std::vector<Waiting>& waiting = waiting_[static_cast<size_t>(kv_head)];
+  if (waiting.empty()) return;
+  const bool alone = waiting.size() == 1 && waiting[0].queries->scattered() &&
+                     *panel_ == Kernel::kPanel90 &&
+                     slots.Of(Kernel::kSingle90, DimOf(*args.kv)) != 0;
+  AddTile(args, kv_head, alone ? Kernel::kSingle90 : *panel_, waiting);
+  waiting.clear();
 }
 
 void WorkList::AddTile(const AttendArgs& args, int kv_head, Kernel kernel,
@@ -222,7 +265,7 @@ void WorkList::AddTile(const AttendArgs& args, int kv_head, Kernel kernel,
     tile.half[h] = halves[h].half;
     queries[h] = halves[h].queries;
   }
-  const TileRuns::Range runs = runs_.Add(args, kv_head, {queries, halves.size()});
+  const TileRuns::Range runs = runs_.Add(args.kv_tokens, {queries, halves.size()});
   tile.run_first = runs.first;
   tile.run_end = runs.end;
   tile.masked = runs.masked;
@@ -230,14 +273,20 @@ void WorkList::AddTile(const AttendArgs& args, int kv_head, Kernel kernel,
   tile_blocks_.push_back(runs.blocks);
 }
 
-void WorkList::PiecesOf(const AttendArgs& args, int kv_head, Queries* queries) {
-  args.pattern->Row(kv_head, queries->q, args.kv_tokens, &row_);
+void WorkList::See(const AttendArgs& args, const Pattern& pattern, int kv_head, Queries* queries) {
+  pattern.Row(kv_head, queries->q, args.kv_tokens, &row_);
+  common_.clear();
   for (const TileRun& seen : row_) {
     for (const BlockRun& keys : args.keys->runs()) {
+      if (keys.step == 1 && keys.first <= seen.blocks.first && seen.blocks.last() <= keys.last()) {
+        common_.push_back(seen);  // as good as always, and soon said
+        break;
+      }
       const BlockRun common = Intersect(seen.blocks, keys);
-      if (common.count != 0) runs_.AddPiece(args, kv_head, common, seen.full, queries);
+      if (common.count != 0) common_.push_back({common, seen.full});
     }
   }
+  runs_.AddSeen(pattern, kv_head, common_, queries);
 }
 
 }  // namespace annulus::cuda

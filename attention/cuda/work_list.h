@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -26,11 +27,15 @@ class WorkList {
   // `slots`: of the device's kernels. The batch must outlive the list's use. A prefill with the
   // list of the one before, as of another layer, keeps it.
   void Make(absl::Span<const AttendArgs> batch, const Slots& slots);
+  // Whether Make would keep the list; whether there is one that it may keep.
+  bool Keeps(absl::Span<const AttendArgs> batch, const Slots& slots);
+  bool may_keep() const { return key_.has_value(); }
 
   const std::vector<Tile>& tiles() const { return tiles_; }
   const std::vector<Run>& runs() const { return runs_.runs(); }
-  const std::vector<int32_t>& mask_ids() const { return runs_.mask_ids(); }
+  const std::vector<int32_t>& ids() const { return runs_.ids(); }
   const std::vector<uint64_t>& masks() const { return runs_.masks(); }
+  int64_t BlockOf(const Run& run, int64_t i) const { return runs_.BlockOf(run, i); }
   const std::vector<Segment>& segments() const { return segments_; }
   const std::vector<Lane>& lanes() const { return lanes_; }
   const std::vector<Launch>& launches() const { return launches_; }
@@ -61,11 +66,13 @@ class WorkList {
 
   void MakeAll(const Slots& slots);
   void AddProblem(const AttendArgs& args, const Slots& slots);
-  void AddQueries(const AttendArgs& args, const Slots& slots, int kv_head, int32_t row_first,
+  const Queries& QueriesOf(const AttendArgs& args, int kv_head, TokenRange q);
+  void AddQueries(const AttendArgs& args, const Slots& slots, HeadRange heads, int32_t row_first,
                   const Queries& queries);
+  void AddWaiting(const AttendArgs& args, const Slots& slots, int kv_head);
   void AddTile(const AttendArgs& args, int kv_head, Kernel kernel,
                absl::Span<const Waiting> halves);
-  void PiecesOf(const AttendArgs& args, int kv_head, Queries* queries);
+  void See(const AttendArgs& args, const Pattern& pattern, int kv_head, Queries* queries);
   Kernel PanelFor(const AttendArgs& args, const Slots& slots);
   const PageRows& PageRowsFor(const KvTable& kv);
   bool AddRowStrides(const PageRows& rows, int dim);
@@ -100,7 +107,9 @@ class WorkList {
   std::deque<Queries> queries_;                // of it; none moves
   std::vector<std::vector<Waiting>> waiting_;  // by its KV head
   std::vector<Group> groups_;
-  std::vector<TileRun> row_;                           // reused
+  std::vector<std::pair<int, const Queries*>> classes_;  // of the block of queries at hand
+  std::vector<TileRun> row_;                             // reused
+  std::vector<TileRun> common_;
   absl::flat_hash_map<uint64_t, PageRows> page_rows_;  // by the table's stamp
   std::optional<ListKey> key_;                         // of a long list of one problem
 };

@@ -86,7 +86,6 @@ class ReferenceBackend final : public Backend {
     capabilities_.dtypes = {DType::kF32, DType::kF16, DType::kBF16};
     capabilities_.head_dim_max = kDimMax;
     capabilities_.head_dim_multiple = 1;
-    capabilities_.lists_of_query_heads = true;
   }
 
   const BackendCapabilities& capabilities() const override { return capabilities_; }

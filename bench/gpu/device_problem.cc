@@ -10,6 +10,7 @@
 #include "base/rng.h"
 #include "base/status.h"
 #include "bench/gpu/fill.h"
+#include "bench/kernels/listed.h"
 
 namespace annulus {
 namespace {
@@ -40,6 +41,9 @@ absl::Status CopyBack(void* to, const void* from, size_t bytes) {
 
 absl::StatusOr<std::unique_ptr<DeviceProblem>> DeviceProblem::Make(const GpuShape& shape) {
   ANNULUS_ASSIGN_OR_RETURN(Pattern pattern, Pattern::Parse(shape.pattern, shape.kv_heads));
+  if (!shape.listed.empty()) {
+    pattern = BindListed(pattern, shape.listed, shape.heads, shape.tokens);
+  }
   std::unique_ptr<DeviceProblem> problem(new DeviceProblem(shape, std::move(pattern)));
   ANNULUS_RETURN_IF_ERROR(problem->Allocate());
   return problem;
@@ -104,41 +108,7 @@ absl::Status DeviceProblem::Allocate() {
     batch_[i].kv = &contexts_[i].kv;
     batch_[i].keys = &keys_[i];
   }
-  if (shape_.lists > 0) MakeLists();
   return StatusOf(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
-}
-
-// The one problem becomes one for each block of queries.
-void DeviceProblem::MakeLists() {
-  const AttendArgs all = batch_[0];
-  const int64_t blocks = BlocksOf(all.kv_tokens);
-  Rng rng(kSeed);
-  batch_.clear();
-  keys_.clear();
-  visited_pairs_ = 0;
-  for (int64_t q = 0; q < blocks; ++q) {
-    std::vector<int64_t> drawn;
-    while (std::ssize(drawn) < std::min<int64_t>(shape_.lists, blocks)) {
-      const auto block = static_cast<int64_t>(rng.Below(static_cast<uint64_t>(blocks)));
-      if (std::find(drawn.begin(), drawn.end(), block) == drawn.end()) drawn.push_back(block);
-    }
-    BlockSet keys;
-    for (const int64_t block : drawn) keys = keys.Union(BlockSet::Range(block, 1));
-    const int64_t begin = q * kBlockTokens;
-    const int64_t rows = std::min(kBlockTokens, all.kv_tokens - begin);
-    for (const int64_t block : drawn) {
-      visited_pairs_ += rows * std::min(kBlockTokens, all.kv_tokens - block * kBlockTokens) *
-                        int64_t{shape_.heads};
-    }
-    AttendArgs args = all;
-    args.q = all.q.Tokens(begin, rows);
-    args.q_ranges = {{begin, begin + rows}};
-    args.into = all.into.Rows(begin, rows);
-    batch_.push_back(args);
-    keys_.push_back(std::move(keys));
-  }
-  work_pairs_ = visited_pairs_;
-  for (size_t i = 0; i < batch_.size(); ++i) batch_[i].keys = &keys_[i];
 }
 
 void DeviceProblem::AddContext(int64_t tokens, int64_t first_page, int64_t pages) {
@@ -208,7 +178,7 @@ absl::StatusOr<DeviceProblem::Errors> DeviceProblem::Check(int rows) {
   for (int64_t done = 0; done < rows; done += each) {
     const size_t at = rng.Below(batch_.size());
     const AttendArgs& args = batch_[at];
-    const Context& context = contexts_[shape_.lists > 0 ? 0 : at];
+    const Context& context = contexts_[at];
     const auto head = static_cast<int>(rng.Below(static_cast<uint64_t>(shape_.heads)));
     ANNULUS_ASSIGN_OR_RETURN(const KvTable kv, OnHost(context, head / group, &pages));
     for (int64_t i = 0; i < each; ++i) {
@@ -224,7 +194,8 @@ absl::StatusOr<DeviceProblem::Errors> DeviceProblem::Check(int rows) {
           ReferenceRow(q.data(), shape_.dtype, kv, context.tokens, pattern_, head / group,
                        args.q_ranges[0].begin + row, args.scale, args.keys));
       const RowError error = ErrorOf(out.data(), lse, answer);
-      worst.out = std::max(worst.out, error.out);
+      // A row that sees nothing keeps its out.
+      if (!std::isinf(answer.lse)) worst.out = std::max(worst.out, error.out);
       worst.lse = std::max(worst.lse, error.lse);
     }
   }

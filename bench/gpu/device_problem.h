@@ -20,15 +20,13 @@ struct GpuShape {
   bool ragged = false;     // lengths 1 : 2 : 3 : …, that sum to contexts · tokens
   bool outliers = false;   // one channel and some rows are larger than the others
   bool scattered = false;  // pages lie anywhere, not one after the other
-  // Each block of 64 queries sees so many blocks of the keys, drawn for it alone; 0: as the pattern
-  // says. One context, with as many queries as tokens.
-  int lists = 0;
   int heads = 32;
   int kv_heads = 8;
   int head_dim = 128;
   int v_head_dim = 0;   // 0: as head_dim
   bool latent = false;  // values are the first dims of the keys, not a memory of their own
   std::string pattern = "causal";
+  std::string listed;  // what list(x) in the pattern shows, as BindListed takes it
   DType dtype = DType::kBF16;
 };
 
@@ -73,7 +71,6 @@ class DeviceProblem {
   KvPage PageAt(const std::byte* page) const;
   absl::Status Allocate();
   void AddContext(int64_t tokens, int64_t first_page, int64_t pages);
-  void MakeLists();
   absl::StatusOr<KvTable> OnHost(const Context& context, int kv_head,
                                  std::vector<std::byte>* bytes);
 

@@ -4,8 +4,9 @@
                              [--steps FILE.csv]
 
 Ours is annulus_gpu_bench, which checks sampled rows against float64; peers are PyTorch's
-scaled_dot_product_attention (cuDNN, FlashAttention 2) and FlexAttention with the same mask (the
-dense causal one for s2-128k, whose ratio is that of the times). TFLOP/s are
+scaled_dot_product_attention (cuDNN, FlashAttention 2), FlexAttention with the same mask (the
+dense causal one for s2-128k and power-128k, whose ratio is that of the times) and other cases of
+ours, by name. TFLOP/s are
 2·visited pairs·(d + d_v) over all query heads / time; GB/s of a decode are the bytes of K and V,
 read once, / time. Times are of device events, with a cold L2; inputs are random normal.
 
@@ -44,7 +45,10 @@ CASES = [
     ("window-64k", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "window(4096)", ("flex",)),
     ("s2-128k", PREFILL, 1 << 17, 1 << 17, 1, 32, 8, 128, "s2(64,16,64)", ("fa2",)),
     # FlashInfer publishes 5.08 ms for this one, on an H200.
-    ("lists-107k", PREFILL, 109632, 109632, 1, 7, 7, 128, "full", ()),
+    ("lists-107k", PREFILL, 109632, 109632, 1, 7, 7, 128, "list(x)", ()),
+    ("s2-64k-list", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "list(x) & causal", ("s2-64k",)),
+    ("tenth-64k-list", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "list(x) & causal", ("causal-64k",)),
+    ("power-128k", PREFILL, 1 << 17, 1 << 17, 1, 32, 8, 128, "power(256,5,1)", ("fa2", "cudnn", "causal-128k")),
     ("decode-128k", DECODE, 1 << 17, 1, 1, 32, 8, 128, "causal", SDPA),
     ("decode-1M", DECODE, 1 << 20, 1, 1, 32, 8, 128, "causal", SDPA),
     ("decode-16x64k", DECODE, 1 << 16, 1, 16, 32, 8, 128, "causal", SDPA),
@@ -56,8 +60,8 @@ CASES = [
 # Where it is not the head dim; "latent" cases have their values within the keys.
 V_HEAD_DIM = {"causal-16k-d192": 128, "latent-decode-16": 512, "latent-decode-128": 512,
               "latent-16k": 512}
-# Where each block of 64 queries sees so many blocks of keys of its own.
-LISTS = {"lists-107k": 64}
+# What list(x) shows.
+LISTED = {"lists-107k": "64", "s2-64k-list": "s2(128,8,16)", "tenth-64k-list": "tenth"}
 COLUMNS = ("date gpu commit case tokens q_tokens contexts heads kv_heads head_dim pattern dtype "
            "ours_ms ours_call_ms ours_mhz ours_watts ours_tflops ours_gb_per_s share_of_copy peer peer_ms peer_mhz peer_watts peer_rate ratio "
            "copy_gb_per_s matmul_tflops max_rel_err max_lse_err").split()
@@ -112,8 +116,8 @@ def ours(program, case, repeat):
         command.append("--outliers")
     if name in V_HEAD_DIM:
         command += ["--v-head-dim", V_HEAD_DIM[name]]
-    if name in LISTS:
-        command += ["--lists", LISTS[name]]
+    if name in LISTED:
+        command += ["--listed", LISTED[name]]
     if name.startswith("latent"):
         command.append("--latent")
     with Meter() as meter:
@@ -190,11 +194,15 @@ def matmul_tflops(torch):
 
 def run_case(torch, args, case, row, writer):
     kind, peers = case[1], case[-1]
+    own = {case[0]: case for case in CASES}
     first = ours(args.program, case, args.repeat)
     peers = [peer for peer in peers if peer in (args.peers or peer)]
     for peer in peers or ("",):
         peer_ms, peer_mhz, peer_watts = 0.0, 0, 0
-        if peer:
+        if peer in own:
+            other = ours(args.program, own[peer], args.repeat)
+            peer_ms, peer_mhz, peer_watts = other["ms"], other["mhz"], other["watts"]
+        elif peer:
             try:
                 with torch.inference_mode(), Meter() as meter:
                     call = peer_call(torch, peer, case)

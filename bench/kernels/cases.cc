@@ -68,7 +68,7 @@ std::vector<BenchCase> BenchCases() {
     add(list, false);
     cases.back().beside = s2;
     list.name = "prefill-tenth-16k";
-    list.listed = "random";
+    list.listed = "tenth";
     add(list, false);
   }
   for (const DType dtype : {DType::kBF16, DType::kF32, DType::kF16}) {

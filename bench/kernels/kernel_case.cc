@@ -10,6 +10,7 @@
 #include "attention/reference/reference.h"
 #include "base/check.h"
 #include "base/rng.h"
+#include "bench/kernels/listed.h"
 
 namespace annulus {
 namespace {
@@ -39,32 +40,10 @@ int64_t StoredRows(const KernelShape& shape) {
   return 2 * shape.kv_heads * blocks * kBlockTokens;
 }
 
-// The pattern, with its list if it has one: a row of blocks for each block of queries and KV head.
 Pattern PatternOf(const KernelShape& shape) {
   const Pattern pattern = *Pattern::Parse(shape.pattern, shape.kv_heads);
   if (shape.listed.empty()) return pattern;
-  const bool random = shape.listed == "random";
-  const Pattern shown = *Pattern::Parse(random ? "causal" : shape.listed, shape.kv_heads);
-  Rng rng(kSeed);
-  KeyListData data;
-  data.rows = KeyListData::Rows::kBlock;
-  data.heads = shape.kv_heads;
-  data.begin = {0};
-  for (int head = 0; head < shape.kv_heads; ++head) {
-    for (int64_t q = 0; q < BlocksOf(shape.tokens()); ++q) {
-      std::vector<TileRun> tiles;
-      shown.Row(head, {q * kBlockTokens, (q + 1) * kBlockTokens}, shape.tokens(), &tiles);
-      std::vector<BlockRun> runs;
-      for (const TileRun& tile : tiles) runs.push_back(tile.blocks);
-      for (const int64_t block : BlockSet::FromRuns(runs).ToVector()) {
-        if (random && rng.Below(10) != 0) continue;
-        data.keys.push_back(static_cast<int32_t>(block));
-      }
-      data.begin.push_back(static_cast<int64_t>(data.keys.size()));
-    }
-  }
-  const NamedList list{"x", *KeyList::Make(std::move(data))};
-  return *pattern.Bind({&list, 1}, shape.heads);
+  return BindListed(pattern, shape.listed, shape.heads, shape.tokens());
 }
 
 }  // namespace

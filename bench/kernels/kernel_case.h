@@ -24,8 +24,7 @@ struct KernelShape {
   int heads = 1;
   int kv_heads = 1;
   int dim = 128;  // head_dim and v_head_dim
-  // What list(x) in the pattern shows of one context: the blocks that this pattern shows or, where
-  // it is "random", a tenth of those on and below the diagonal.
+  // What list(x) in the pattern shows of one context, as BindListed takes it.
   std::string listed = {};
 
   int64_t tokens() const;    // Σ contexts

@@ -1,6 +1,7 @@
 // Lists: what is refused and in which words; what heads and rows mean; and that backends compute
 // over lists what they compute over the rule that says the same.
 #include <cstring>
+#include <functional>
 
 #include "absl/strings/match.h"
 #include "attention/attend_args.h"
@@ -128,15 +129,40 @@ NamedList RandomNamed(Rng& rng, int heads, const ProblemShape& shape) {
   return {"x", Made(MakeRandomList(rng, heads, shape.kv_tokens, shape.kv_tokens).data)};
 }
 
-TEST_CASE("key list: the CPU computes what float64 says, for heads of every kind") {
-  const auto cpu = *MakeBackend("cpu", 2);
-  for (uint64_t seed = 1; seed <= 40; ++seed) {
+// The CPU's and those of the GPU, if there is one.
+void ForEachKind(const std::function<void(Backend*)>& test) {
+  for (const char* name : {"cpu", "cuda", "cuda:sm_80"}) {
+    const auto backend = MakeBackend(name, name[1] == 'p' ? 2 : 0);
+    INFO("backend " << name);
+    if (backend.ok()) test(backend->get());
+  }
+}
+
+void CheckBackends(const Problem& problem, double lse_tolerance = 1e-5) {
+  const std::vector<ReferenceAnswer> oracle = problem.Oracle();
+  ForEachKind([&](Backend* backend) {
+    Partial partial = problem.Identity();
+    const absl::Status status = backend->Attend(problem.Args(&problem.all(), &partial));
+    INFO(status);
+    REQUIRE(status.ok());
+    CheckAgainst(oracle, OutTolerance(*backend, problem.shape()), &partial, lse_tolerance);
+  });
+}
+
+TEST_CASE("key list: backends compute what float64 says, for heads of every kind") {
+  constexpr int kDims[] = {16, 64, 128};
+  for (uint64_t seed = 1; seed <= 60; ++seed) {
     Rng rng(seed);
     ProblemShape shape;
     shape.kv_heads = static_cast<int>(rng.Between(1, 3));
     shape.group = static_cast<int>(rng.Between(1, 3));
     shape.kv_tokens = rng.Between(1, 500);
-    shape.dtype = rng.Below(3) == 0 ? DType::kBF16 : DType::kF32;
+    if (rng.Below(3) == 0) {
+      shape.dtype = DType::kBF16;
+    } else if (rng.Below(2) == 0) {
+      shape.dtype = shape.q_dtype = DType::kBF16;
+      shape.head_dim = shape.v_head_dim = kDims[rng.Below(3)];
+    }
     const char* patterns[] = {"list(x)", "list(x) & causal", "list(x) | window(20)",
                               "heads(0: list(x) & window(90,90))"};
     shape.pattern = patterns[rng.Below(shape.kv_heads == 1 ? 4 : 3)];
@@ -144,41 +170,62 @@ TEST_CASE("key list: the CPU computes what float64 says, for heads of every kind
     Problem problem(shape, seed);
     problem.Bind(RandomNamed(rng, heads[rng.Below(3)], shape));
     CAPTURE(seed, shape.ToString(), problem.pattern().by_query_head());
-    Partial partial = problem.Identity();
-    const absl::Status status = cpu->Attend(problem.Args(&problem.all(), &partial));
-    INFO(status);
-    REQUIRE(status.ok());
-    CheckAgainst(problem.Oracle(), OutTolerance(*cpu, shape), &partial);
+    CheckBackends(problem, shape.q_dtype == DType::kBF16 ? 4e-5 : 1e-5);
   }
 }
 
-TEST_CASE("key list: a backend that cannot have lists of query heads refuses them by name") {
+// Blocks of 64, each with the same chance, by block of queries.
+NamedList SomeBlocks(Rng& rng, int heads, int64_t blocks, uint64_t one_of) {
+  KeyListData data;
+  data.rows = KeyListData::Rows::kBlock;
+  data.heads = heads;
+  data.begin = {0};
+  for (int64_t row = 0; row < heads * blocks; ++row) {
+    for (int64_t k = 0; k < blocks; ++k) {
+      if (rng.Below(one_of) == 0) data.keys.push_back(static_cast<int32_t>(k));
+    }
+    data.begin.push_back(static_cast<int64_t>(data.keys.size()));
+  }
+  return {"x", Made(std::move(data))};
+}
+
+TEST_CASE("key list: rows of many scattered blocks, alike or not, for heads of every kind") {
+  for (uint64_t seed = 0; seed < 12; ++seed) {
+    Rng rng(seed + 1);
+    ProblemShape shape;
+    shape.dtype = shape.q_dtype = DType::kBF16;
+    shape.head_dim = shape.v_head_dim = seed % 4 == 3 ? 64 : 128;
+    shape.group = static_cast<int>(rng.Between(1, 4));
+    shape.kv_tokens = 64 * 80 + (seed % 2 == 0 ? 0 : rng.Between(1, 63));
+    shape.q_ranges = {{64 * 50 + rng.Between(0, 63), 64 * 54}, {64 * 60, 64 * 61}};
+    shape.pattern = seed % 3 == 0 ? "list(x)" : "causal & list(x)";
+    const int heads[] = {1, shape.kv_heads, shape.kv_heads * shape.group};
+    Problem problem(shape, seed);
+    problem.Bind(
+        SomeBlocks(rng, heads[seed % 3], BlocksOf(shape.kv_tokens), seed % 5 == 0 ? 8 : 2));
+    CAPTURE(seed, shape.ToString());
+    CheckBackends(problem, 1e-4);
+  }
+}
+
+TEST_CASE("key list: the group of a call is that of its lists of query heads") {
   ProblemShape shape;
   shape.group = 2;
   shape.pattern = "list(x)";
   Rng rng(1);
   const auto cpu = *MakeBackend("cpu", 1);
-  BackendCapabilities can = cpu->capabilities();
-  can.lists_of_query_heads = false;
-  for (const int heads : {1, 2, 4}) {
-    Problem problem(shape, 1);
-    problem.Bind(RandomNamed(rng, heads, shape));
-    Partial partial = problem.Identity();
-    AttendArgs args = problem.Args(&problem.all(), &partial);
-    REQUIRE(CheckAttendArgs(args, cpu->capabilities()).ok());
-    const absl::Status status = CheckAttendArgs(args, can);
-    REQUIRE(status.ok() == (heads < 4));
-    if (heads < 4) continue;
-    REQUIRE(absl::StrContains(status.message(), "the heads of a list is query heads"));
-    args.group = 1;
-    args.heads = {0, 2};
-    args.q.heads = args.into.heads = 2;
-    REQUIRE(absl::StrContains(CheckAttendArgs(args, cpu->capabilities()).message(), "group is 1"));
-  }
+  Problem problem(shape, 1);
+  problem.Bind(RandomNamed(rng, 4, shape));
+  Partial partial = problem.Identity();
+  AttendArgs args = problem.Args(&problem.all(), &partial);
+  REQUIRE(CheckAttendArgs(args, cpu->capabilities()).ok());
+  args.group = 1;
+  args.heads = {0, 2};
+  args.q.heads = args.into.heads = 2;
+  REQUIRE(absl::StrContains(CheckAttendArgs(args, cpu->capabilities()).message(), "group is 1"));
 }
 
 TEST_CASE("key list: queries that each see a few scattered tokens") {
-  const auto cpu = *MakeBackend("cpu", 2);
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const char* pattern : {"list(x)", "list(x) & causal", "list(x) | window(2)"}) {
       Rng rng(11);
@@ -203,9 +250,7 @@ TEST_CASE("key list: queries that each see a few scattered tokens") {
       Problem problem(shape, 12);
       problem.Bind({"x", Made(std::move(data))});
       CAPTURE(pattern, Name(dtype));
-      Partial partial = problem.Identity();
-      REQUIRE(cpu->Attend(problem.Args(&problem.all(), &partial)).ok());
-      CheckAgainst(problem.Oracle(), OutTolerance(*cpu, shape), &partial);
+      CheckBackends(problem, dtype == DType::kBF16 ? 4e-5 : 1e-5);
     }
   }
 }
@@ -228,27 +273,30 @@ NamedList S2Blocks(const Pattern& s2, int64_t blocks) {
 }
 
 TEST_CASE("key list: S2 given as a list gives the bits of the built-in S2") {
-  const auto cpu = *MakeBackend("cpu", 2);
-  for (const char* text : {"s2(64,2,4)", "s2(64,3,5,dense_heads=1)", "s2(64,1,8)"}) {
-    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+  for (const char* text : {"s2(64,2,4)", "s2(64,3,5,dense_heads=1)", "s2(64,1,8)", "s2(128,2,3)"}) {
+    for (const auto& [dtype, dim] :
+         {std::pair{DType::kF32, 16}, std::pair{DType::kBF16, 16}, std::pair{DType::kBF16, 128}}) {
       ProblemShape shape;
-      shape.kv_tokens = 64 * 37 + 5;
+      shape.kv_tokens = 64 * 47 + 5;
       shape.group = 2;
       shape.dtype = shape.q_dtype = dtype;
+      shape.head_dim = shape.v_head_dim = dim;
       shape.pattern = text;
       const Problem s2(shape, 7);
       shape.pattern = "list(x) & causal";
       Problem listed(shape, 7);
       listed.Bind(S2Blocks(s2.pattern(), BlocksOf(shape.kv_tokens)));
-      Partial a = s2.Identity(), b = listed.Identity();
-      REQUIRE(cpu->Attend(s2.Args(&s2.all(), &a)).ok());
-      REQUIRE(cpu->Attend(listed.Args(&listed.all(), &b)).ok());
-      const PartialView x = a.view(), y = b.view();
-      const auto rows = static_cast<size_t>(x.rows * x.heads);
-      CAPTURE(text);
-      REQUIRE(std::memcmp(x.lse, y.lse, rows * sizeof(float)) == 0);
-      REQUIRE(std::memcmp(x.out, y.out, rows * static_cast<size_t>(x.v_head_dim) * sizeof(float)) ==
-              0);
+      CAPTURE(text, Name(dtype), dim);
+      ForEachKind([&](Backend* backend) {
+        Partial a = s2.Identity(), b = listed.Identity();
+        REQUIRE(backend->Attend(s2.Args(&s2.all(), &a)).ok());
+        REQUIRE(backend->Attend(listed.Args(&listed.all(), &b)).ok());
+        const PartialView x = a.view(), y = b.view();
+        const auto rows = static_cast<size_t>(x.rows * x.heads);
+        REQUIRE(std::memcmp(x.lse, y.lse, rows * sizeof(float)) == 0);
+        REQUIRE(std::memcmp(x.out, y.out,
+                            rows * static_cast<size_t>(x.v_head_dim) * sizeof(float)) == 0);
+      });
     }
   }
 }

@@ -154,8 +154,7 @@ inline double OutTolerance(const Backend& backend, const ProblemShape& shape) {
 
 // Sums, and so lse, are of f32 for all dtypes.
 inline void CheckAgainst(const std::vector<ReferenceAnswer>& oracle, double out_tolerance,
-                         Partial* partial) {
-  constexpr double kLseTolerance = 1e-5;
+                         Partial* partial, double lse_tolerance = 1e-5) {
   const PartialView got = partial->view();
   REQUIRE(oracle.size() == static_cast<size_t>(got.rows * got.heads));
   for (size_t i = 0; i < oracle.size(); ++i) {
@@ -167,7 +166,7 @@ inline void CheckAgainst(const std::vector<ReferenceAnswer>& oracle, double out_
       for (int64_t c = 0; c < got.v_head_dim; ++c) REQUIRE(out[c] == 0);
       continue;
     }
-    REQUIRE(std::abs(got.lse[i] - oracle[i].lse) <= kLseTolerance);
+    REQUIRE(std::abs(got.lse[i] - oracle[i].lse) <= lse_tolerance);
     REQUIRE(RelativeError(out, oracle[i].out) <= out_tolerance);
   }
 }

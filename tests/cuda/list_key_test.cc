@@ -42,7 +42,7 @@ std::string TextOf(const cuda::WorkList& list) {
     add(std::vector<cuda::Half>(std::begin(tile.half), std::end(tile.half)));
   }
   add(list.runs());
-  add(list.mask_ids());
+  add(list.ids());
   add(list.masks());
   for (const cuda::Segment& segment : list.segments()) {
     for (const int64_t value : {int64_t{segment.tile}, int64_t{segment.block_first},
@@ -131,12 +131,17 @@ TEST_CASE("a list that is kept is the one that would be made") {
     args.scale = scale;
     args.memory = host ? MemoryKind::kHost : MemoryKind::kDevice;
     args.into = {nullptr, nullptr, queries, 8, v_head_dim};
+    const bool keeps = kept.Keeps({&args, 1}, SomeSlots(hopper != 0));
     kept.Make({&args, 1}, SomeSlots(hopper != 0));
+    CHECK(kept.Keeps({&args, 1}, SomeSlots(hopper != 0)) == (queries >= 512));
+    CHECK(kept.may_keep() == (queries >= 512));
     cuda::WorkList fresh;
+    CHECK_FALSE(fresh.may_keep());
     fresh.Make({&args, 1}, SomeSlots(hopper != 0));
     const std::string text = TextOf(kept);
     INFO("step " << step);
     REQUIRE(text == TextOf(fresh));
+    if (keeps) REQUIRE(text == last);
     same += text == last ? 1 : 0;
     last = text;
   }

@@ -324,7 +324,7 @@ class Consumer {
     const Half& half = ticket.tile.half[half_];
     const float whole[2] = {SumOfRow(state.sum[0]), SumOfRow(state.sum[1])};
     if (ticket.state < 0) {
-      GiveRows(ticket.problem, old, lane_, state.max, whole, out);
+      GiveRows<kDim <= kBoxedDimMax>(ticket.problem, old, lane_, state.max, whole, out);
       return;
     }
     int rows = 0;
@@ -335,8 +335,8 @@ class Consumer {
       if (h == half_) base = rows;
       rows += other.tokens * other.heads;
     }
-    KeepRows(ticket.problem, half, work_.states + ticket.state, rows, base, row_, lane_, state.max,
-             whole, out);
+    KeepRows<kDim <= kBoxedDimMax>(ticket.problem, half, work_.states + ticket.state, rows, base,
+                                   row_, lane_, state.max, whole, out);
   }
 
   const Work& work_;

@@ -125,12 +125,20 @@ class BlockWalk {
 template <int kDim>
 inline constexpr int kUnrolled = kDim > 256 ? 1 : kDim / 64;
 
+// The first column of a box of rows of `dim` columns: where that is less than kDim, the last boxes
+// end where the row does, and repeat columns of those before.
 template <int kDim>
-__device__ inline void CopyBoxes(uint32_t to, const CUtensorMap* map, Place place,
+__device__ inline int BoxColumn(int box, int dim) {
+  return kDim <= kBoxedDimMax ? min(64 * box, dim - 64) : 64 * box;
+}
+
+template <int kDim>
+__device__ inline void CopyBoxes(uint32_t to, const CUtensorMap* map, Place place, int dim,
                                  uint32_t barrier) {
 #pragma unroll(kUnrolled <kDim>)
-  for (int box = 0; box < kDim / 64; ++box, place.column += 64) {
+  for (int box = 0; box < kDim / 64; ++box) {
     CopyBox(to + box * kBoxBytes, map, place, barrier);
+    place.column += BoxColumn<kDim>(box + 1, dim) - BoxColumn<kDim>(box, dim);
   }
 }
 
@@ -146,7 +154,8 @@ __device__ inline void CopyBlock(const BlockPlace& at, const RowMaps& maps, cons
     FenceMap(map);
   }
   ArriveExpecting(barrier, kDim / 64 * kBoxBytes);
-  CopyBoxes<kDim>(to, map, at.place, barrier);
+  const Problem& problem = ticket.problem;
+  CopyBoxes<kDim>(to, map, at.place, value == 0 ? problem.head_dim : problem.v_head_dim, barrier);
 }
 
 template <typename Shape>
@@ -195,8 +204,8 @@ __device__ inline void CopyBlocks(const Work& work, const RowMaps& maps, Control
   }
 }
 
-// The rows of a half, as matrix units read them; rows that it has not are zeros. `thread`: of
-// 32 · kQueryWarps.
+// The rows of a half, as matrix units read them; rows that it has not are zeros, and so are columns
+// that a box repeats. `thread`: of 32 · kQueryWarps.
 template <int kDim>
 __device__ inline void CopyHalf(const Problem& problem, const Half& half, uint32_t to, int thread) {
   constexpr int kChunks = 8;  // of 16 bytes, by row of a box
@@ -216,7 +225,9 @@ __device__ inline void CopyHalf(const Problem& problem, const Half& half, uint32
     const uint32_t at = to + row * 128 + (chunk ^ row % 8) * 16;
 #pragma unroll(kUnrolled <kDim>)
     for (int box = 0; box < kDim / 64; ++box) {
-      CopyAsync16(at + box * kBoxBytes, from + box * 64, there);
+      const int column = BoxColumn<kDim>(box, problem.head_dim);
+      const bool own = kDim > kBoxedDimMax || column + chunk * 8 >= box * 64;
+      CopyAsync16(at + box * kBoxBytes, from + column, there && own);
     }
     for (head += kStep; head >= heads; head -= heads) ++token;
   }
@@ -231,7 +242,7 @@ __device__ inline void PrefetchHalf(const Problem& problem, const Half& half, in
                      (half.row_first + row / half.heads) * problem.q_token_stride +
                      (half.head_first + row % half.heads) * problem.q_head_stride;
 #pragma unroll(kUnrolled <kDim>)
-  for (int at = 0; at < kDim * 2; at += kLine) {
+  for (int at = 0; at < (kDim <= kBoxedDimMax ? problem.head_dim : kDim) * 2; at += kLine) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(from + at / 2));
   }
 }
@@ -259,7 +270,8 @@ __device__ inline void CopyQueries(const RowMaps& maps, Control& control, uint32
       const uint32_t to = shared + h * Shape::kKeyBytes;
       const uint32_t full = SharedAddress(&control.queries_full[h]);
       Wait(SharedAddress(&control.queries_empty[h]), queries.parity ^ 1);
-      if (map < 0 || half.tokens != kPanelRows) {
+      const bool narrow = kDim <= kBoxedDimMax && problem.head_dim != kDim;
+      if (map < 0 || half.tokens != kPanelRows || narrow) {
         CopyHalf<kDim>(problem, half, to, thread);
         CommitCopies();
         WaitForCopies<0>();
@@ -274,7 +286,7 @@ __device__ inline void CopyQueries(const RowMaps& maps, Control& control, uint32
                                 static_cast<const uint16_t*>(problem.q) +
                                     half.row_first * problem.q_token_stride +
                                     half.head_first * problem.q_head_stride),
-                        full);
+                        kDim, full);
       }
     }
     Arrive(SharedAddress(&control.ticket_empty[tickets.stage]));

@@ -1,0 +1,16 @@
+// Lists that benchmarks bring: what another pattern shows, or blocks by chance. Pure functions.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/strings/string_view.h"
+#include "attention/pattern.h"
+
+namespace annulus {
+
+// `pattern`, whose list(x) shows each block of queries and KV head of a context so many blocks:
+// those that the pattern `listed` shows; where it is "tenth", a tenth of those on and below the
+// diagonal; where it is a number, so many of all. Both are drawn for each by chance.
+Pattern BindListed(const Pattern& pattern, absl::string_view listed, int heads, int64_t tokens);
+
+}  // namespace annulus
