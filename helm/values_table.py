@@ -1,6 +1,7 @@
-"""Writes the table of values into helm/annulus/README.md from the comments of values.yaml.
+"""Writes what follows from values.yaml: the table of values in helm/annulus/README.md, from its
+comments, and files/defaults.yaml, from which templates fill values that are left blank.
 
-`values_table.py` says whether the table is what it should be; `values_table.py --write` writes it.
+`values_table.py` says whether both are what they should be; `values_table.py --write` writes them.
 """
 
 import re
@@ -45,18 +46,35 @@ def table(text):
     return "\n".join(lines) + "\n"
 
 
-def main(arguments):
+def defaults(text):
+    lines = ["# made of values.yaml by helm/values_table.py --write"]
+    for path, default, _ in rows(text):
+        shown = yaml.safe_dump(
+            {path: default}, default_flow_style=True, width=1000, sort_keys=False
+        )
+        lines.append(shown.strip().removeprefix("{").removesuffix("}"))
+    return "\n".join(lines) + "\n"
+
+
+def made():
+    """(file, text that it should have)."""
+    values = (CHART / "values.yaml").read_text()
     readme = CHART / "README.md"
     text = readme.read_text()
-    head = text[: text.index(BEGIN) + len(BEGIN)]
-    made = head + table((CHART / "values.yaml").read_text())
-    if arguments == ["--write"]:
-        readme.write_text(made)
-    elif text != made:
-        print("helm/annulus/README.md: the table is not values.yaml's; expected", file=sys.stderr)
-        print("python3 helm/values_table.py --write, to make it anew", file=sys.stderr)
-        return 1
-    return 0
+    yield readme, text[: text.index(BEGIN) + len(BEGIN)] + table(values)
+    yield CHART / "files" / "defaults.yaml", defaults(values)
+
+
+def main(arguments):
+    status = 0
+    for file, text in made():
+        if arguments == ["--write"]:
+            file.write_text(text)
+        elif not file.exists() or file.read_text() != text:
+            print(f"{file}: is not values.yaml's; expected", file=sys.stderr)
+            print("python3 helm/values_table.py --write, to make it anew", file=sys.stderr)
+            status = 1
+    return status
 
 
 if __name__ == "__main__":

@@ -52,10 +52,10 @@ def run_helm(*arguments, version=NEWEST):
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-def template(*arguments, version=NEWEST, chart=CHART):
+def template(*arguments, version=NEWEST, chart=CHART, release=RELEASE):
     """What ``helm template`` prints. ``arguments`` may be files of values (Path), values (dict)
     and helm's own words (str)."""
-    words = ["template", RELEASE, chart, "--namespace", NAMESPACE]
+    words = ["template", release, chart, "--namespace", NAMESPACE]
     values = {}
     for argument in arguments:
         if isinstance(argument, Path):

@@ -1,6 +1,9 @@
 {{/* Refuses what the schema cannot see: values that contradict one another. */}}
 {{- define "annulus.checks" -}}
 {{- $v := .Values -}}
+{{- include "annulus.checkKubernetes" . -}}
+{{- include "annulus.checkOptions" (dict "of" "coordinator" "command" "coordinator" "settings" $v.coordinator) -}}
+{{- include "annulus.checkCluster" $v.coordinator.cluster -}}
 {{- if and (eq $v.tls.mode "secret") (not $v.tls.coordinatorSecret) -}}
 {{- fail "tls.coordinatorSecret: empty; expected the name of a Secret with tls.crt, tls.key and ca.crt, for tls.mode secret" -}}
 {{- end -}}
@@ -50,6 +53,23 @@
 {{- include "annulus.checkChange" . -}}
 {{- end -}}
 
+{{/* A cluster file's content, the path of one that is mounted, or a name that the program knows. */}}
+{{- define "annulus.knownClusters" -}}
+h100x8 h200x8 a100x8 cpu-32 cpu-128
+{{- end -}}
+{{- define "annulus.checkCluster" -}}
+{{- if contains "{" . -}}
+{{- with (fromJson .).Error -}}
+{{- fail (printf "coordinator.cluster: %s; expected JSON, as a cluster file's content" .) -}}
+{{- end -}}
+{{- else if and . (not (contains "/" .)) -}}
+{{- $known := include "annulus.knownClusters" . | splitList " " -}}
+{{- if not (has . $known) -}}
+{{- fail (printf "coordinator.cluster: %q; expected one of %s, a cluster file's content, or a path of one that is mounted" . (join ", " $known)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "annulus.checkAuth" -}}
 {{- $auth := .Values.auth -}}
 {{- if eq .Values.tls.mode "disabled" -}}
@@ -73,6 +93,7 @@
 
 {{- define "annulus.checkPool" -}}
 {{- $pool := .pool -}}
+{{- include "annulus.checkOptions" (dict "of" (printf "pools.%s" .name) "command" "worker" "settings" $pool) -}}
 {{- $rejoin := int $pool.rejoinSeconds -}}
 {{- if le $rejoin (int .root.Values.coordinator.recoverySeconds) -}}
 {{- fail (printf "pools.%s.rejoinSeconds: %d; expected more than coordinator.recoverySeconds, %d" .name $rejoin (int .root.Values.coordinator.recoverySeconds)) -}}
@@ -93,6 +114,9 @@
 {{- end -}}
 {{- if and (eq $pool.backend "cuda") (lt (int $pool.gpus) 1) (not $pool.resourceClaims) -}}
 {{- fail (printf "pools.%s.gpus: %d with backend cuda; expected at least 1, or resourceClaims" .name (int $pool.gpus)) -}}
+{{- end -}}
+{{- if and (ne $pool.backend "cuda") (gt (int $pool.gpus) 0) -}}
+{{- fail (printf "pools.%s.gpus: %d with backend %s; expected 0, or backend cuda" .name (int $pool.gpus) $pool.backend) -}}
 {{- end -}}
 {{- end -}}
 

@@ -1,17 +1,26 @@
 {{/* Names and labels. Names leave room for what Kubernetes adds: a StatefulSet's has 52 characters
-at most, a pool's 20. */}}
+at most, a pool's 20. A longer name ends in a hash of the whole, so that names which differ at their
+end alone stay apart. */}}
+{{- define "annulus.cut" -}}
+{{- if le (len .) 31 -}}
+{{- . -}}
+{{- else -}}
+{{- printf "%s-%s" (trunc 22 . | trimAll "-.") (sha256sum . | trunc 8) -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "annulus.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 31 | trimSuffix "-" -}}
+{{- include "annulus.cut" (default .Chart.Name .Values.nameOverride) -}}
 {{- end -}}
 
 {{- define "annulus.fullname" -}}
-{{- $name := include "annulus.name" . -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 31 | trimSuffix "-" -}}
+{{- include "annulus.cut" .Values.fullnameOverride -}}
 {{- else if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 31 | trimSuffix "-" -}}
+{{- include "annulus.cut" .Release.Name -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 31 | trimSuffix "-" -}}
+{{- include "annulus.cut" (printf "%s-%s" .Release.Name $name) -}}
 {{- end -}}
 {{- end -}}
 
@@ -53,13 +62,23 @@ annotations:
 {{- end -}}
 {{- end -}}
 
-{{/* image: (dict "root" $ "image" {…}) where image's keys win over .Values.image */}}
+{{/* An image's settings over those that it inherits. A digest is of one image: who names another
+tag or repository does not inherit it. (dict "under" {…} "over" {…}) */}}
+{{- define "annulus.imageOver" -}}
+{{- $over := .over | default dict -}}
+{{- $under := .under -}}
+{{- if or $over.tag $over.repository -}}
+{{- $under = omit $under "digest" -}}
+{{- end -}}
+{{- merge dict $over $under | toYaml -}}
+{{- end -}}
+
+{{/* image: (dict "root" $ "image" {…}) with all keys of .Values.image */}}
 {{- define "annulus.image" -}}
-{{- $image := merge dict (.image | default dict) .root.Values.image -}}
-{{- $registry := $image.registry | default ((.root.Values.global | default dict).imageRegistry) -}}
+{{- $registry := .image.registry | default ((.root.Values.global | default dict).imageRegistry) -}}
 {{- with $registry }}{{ . }}/{{ end -}}
-{{- $image.repository -}}
-{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default .root.Chart.AppVersion }}{{ end -}}
+{{- .image.repository -}}
+{{- if .image.digest }}@{{ .image.digest }}{{ else }}:{{ .image.tag | default .root.Chart.AppVersion }}{{ end -}}
 {{- end -}}
 
 {{- define "annulus.pullSecrets" -}}
@@ -83,4 +102,10 @@ imagePullSecrets:
 {{- end -}}
 {{- define "annulus.anyAddress" -}}
 {{ if eq .Values.ipFamily "IPv6" }}[::]{{ else }}0.0.0.0{{ end }}
+{{- end -}}
+{{/* Of a cluster with both families whose first is IPv4, Services would find no pod by IPv6. */}}
+{{- define "annulus.ipFamilies" -}}
+{{- if eq .Values.ipFamily "IPv6" -}}
+ipFamilies: [IPv6]
+{{- end -}}
 {{- end -}}

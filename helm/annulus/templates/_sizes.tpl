@@ -36,7 +36,10 @@ mergeOverwrite leaves), and null takes a key away. */}}
 {{/* The settings of one pool: its own over those of `worker`. (dict "root" $ "name" "cpu") */}}
 {{- define "annulus.pool" -}}
 {{- $own := get .root.Values.pools .name | default dict -}}
-{{- include "annulus.merged" (dict "under" (deepCopy .root.Values.worker) "over" $own) -}}
+{{- $pool := include "annulus.merged" (dict "under" (deepCopy .root.Values.worker) "over" $own) | fromYaml -}}
+{{- $image := dict "under" .root.Values.image "over" .root.Values.worker.image -}}
+{{- $image = dict "under" (include "annulus.imageOver" $image | fromYaml) "over" $own.image -}}
+{{- set $pool "image" (include "annulus.imageOver" $image | fromYaml) | toYaml -}}
 {{- end -}}
 
 {{/* Whether a pool's KV takes the pod's memory, "true" or "". */}}

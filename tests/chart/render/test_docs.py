@@ -43,7 +43,7 @@ def test_commands(page, tmp_path, monkeypatch):
             continue
         # What installs needs a cluster, what renders does not.
         assert verb in ("install", "upgrade")
-        words = [word for word in words if word not in ("--install", "--reuse-values")]
+        words = [w for w in words if w not in ("--install", "--reset-then-reuse-values")]
         done = chart.run_helm("template", *words)
         assert done.returncode == 0, f"{words}: {done.stderr}"
         assert chart.find(chart.objects(done.stdout), "Deployment", "-coordinator")

@@ -31,7 +31,7 @@ def test_a_release_runs(case, tmp_path):
             assert code == 0 and " ready " in said, said
 
 
-@pytest.mark.parametrize("argument", ["--no-such-option", "--recovery-s=never"])
+@pytest.mark.parametrize("argument", ["--no-such-option", "--contexts-max=never"])
 def test_a_flag_that_the_program_does_not_take_is_found(argument, tmp_path):
     rendered = chart.render({"coordinator": {"extraArgs": [argument]}})
     with processes.Processes(rendered, tmp_path, PROGRAM) as running:

@@ -32,17 +32,28 @@ SCHEMA = [
     ({"ipFamily": "ipv4"}, "ipFamily"),
     ({"clusterDomain": ""}, "clusterDomain"),
     ({"fullnameOverride": "Annulus"}, "fullnameOverride"),
+    ({"fullnameOverride": "1abc"}, "fullnameOverride"),
+    ({"fullnameOverride": "a.b"}, "fullnameOverride"),
     ({"network": {"firstPort": 80}}, "network.firstPort"),
     ({"network": {"transports": "tcp rc"}}, "network.transports"),
     ({"service": {"type": "External"}}, "service.type"),
     ({"service": {"port": 70000}}, "service.port"),
     ({"service": {"annotations": {"a": 1}}}, "service.annotations.a"),
+    (
+        {"service": {"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.1"]}},
+        "service.loadBalancerSourceRanges.0",
+    ),
     ({"coordinator": {"replicas": 2}}, "coordinator"),
     ({"coordinator": {"recoverySeconds": "60s"}}, "coordinator.recoverySeconds"),
     ({"coordinator": {"inFlightBytes": "4GB"}}, "coordinator.inFlightBytes"),
     ({"coordinator": {"options": {"contexts-max": [1]}}}, "coordinator.options.contexts-max"),
     ({"coordinator": {"extraArgs": "--evict"}}, "coordinator.extraArgs"),
     ({"coordinator": {"nodeSelector": {"gpu": True}}}, "coordinator.nodeSelector.gpu"),
+    ({"coordinator": {"extraEnv": [{"name": "A", "value": 1}]}}, "coordinator.extraEnv.0.value"),
+    ({"coordinator": {"extraEnv": [{"name": "A", "valu": "1"}]}}, "coordinator.extraEnv.0"),
+    ({"coordinator": {"extraEnv": [{"value": "1"}]}}, "coordinator.extraEnv.0"),
+    ({"worker": {"extraEnv": [{"name": "A", "value": True}]}}, "worker.extraEnv.0.value"),
+    ({"pools": {"cpu": {"backend": None}}}, "pools.cpu.backend"),
     ({"worker": {"replicas": -1}}, "worker.replicas"),
     ({"worker": {"backend": "gpu"}}, "worker.backend"),
     ({"worker": {"kvBytes": "lots"}}, "worker.kvBytes"),
@@ -53,6 +64,13 @@ SCHEMA = [
     ({"pools": {"A": {}}}, "pools"),
     ({"pools": {"a" * 21: {}}}, "pools"),
     ({"pools": {"cpu": {"kvByte": "1Gi"}}}, "pools.cpu"),
+    ({"probes": {"readiness": {"failureThresold": 2}}}, "probes.readiness"),
+    ({"probes": {"readiness": {"periodSeconds": "3s"}}}, "probes.readiness.periodSeconds"),
+    (
+        {"probes": {"readiness": {"terminationGracePeriodSeconds": 5}}},
+        "probes.readiness",
+    ),
+    ({"probes": {"liveness": {"successThreshold": 2}}}, "probes.liveness.successThreshold"),
     ({"networkPolicy": {"clients": {"podSelector": {}}}}, "networkPolicy.clients"),
     ({"networkPolicy": {"nodeCidrs": ["10.0.0.1"]}}, "networkPolicy.nodeCidrs.0"),
     ({"podDisruptionBudget": {"maxUnavailable": "half"}}, "podDisruptionBudget.maxUnavailable"),
@@ -123,6 +141,92 @@ TOGETHER = [
         'monitoring.rules.disabled: "AnnulusDown" is no alert; expected some of Annulus',
     ),
     ({"pools": {"gpu": {"backend": "cuda"}}}, "pools.gpu.gpus: 0 with backend cuda; expected"),
+    ({"pools": {"cpu": {"gpus": 1}}}, "pools.cpu.gpus: 1 with backend cpu; expected 0, or"),
+    *(
+        ({"service": values}, f"service.{key}: {shown} with service.type {kind}; expected none, or")
+        for values, key, shown, kind in (
+            ({"nodePort": 30070}, "nodePort", "30070", "ClusterIP"),
+            ({"externalTrafficPolicy": "Local"}, "externalTrafficPolicy", "Local", "ClusterIP"),
+            ({"loadBalancerClass": "a"}, "loadBalancerClass", "a", "ClusterIP"),
+            (
+                {"type": "NodePort", "loadBalancerClass": "a"},
+                "loadBalancerClass",
+                "a",
+                "NodePort",
+            ),
+            (
+                {"type": "NodePort", "loadBalancerSourceRanges": ["10.0.0.0/8"]},
+                "loadBalancerSourceRanges",
+                "[10.0.0.0/8]",
+                "NodePort",
+            ),
+        )
+    ),
+    *(
+        (
+            {"tls": {"mode": "cert-manager", "certManager": {"issuerRef": {"name": "i"}, **times}}},
+            f"tls.certManager.{message}",
+        )
+        for times, message in (
+            (
+                {"duration": "720h"},
+                "duration: 720h; expected more than tls.certManager.renewBefore",
+            ),
+            ({"duration": "12h", "renewBefore": "719m60s"}, "duration: 12h; expected more than"),
+            ({"duration": "59m", "renewBefore": "10m"}, "duration: 59m; expected at least 1h"),
+            ({"renewBefore": "60s"}, "renewBefore: 60s; expected at least 5m"),
+        )
+    ),
+    (
+        {"monitoring": {"serviceMonitor": {"enabled": True, "interval": "5s"}}},
+        "monitoring.serviceMonitor.scrapeTimeout: 10s; expected at most",
+    ),
+    ({"coordinator": {"cluster": "h100"}}, 'coordinator.cluster: "h100"; expected one of h100x8'),
+    ({"coordinator": {"cluster": "{a"}}, "coordinator.cluster: invalid character"),
+    (
+        {"coordinator": {"options": {"listen": "0.0.0.0:1"}}},
+        "coordinator.options.listen; expected none: the chart sets --listen itself",
+    ),
+    (
+        {"coordinator": {"options": {"recovery-s": 5}}},
+        "coordinator.options.recovery-s; expected the value coordinator.recoverySeconds in its",
+    ),
+    (
+        {"coordinator": {"options": {"context-max": 5}}},
+        "coordinator.options.context-max: no option of annulus coordinator; expected one of audit",
+    ),
+    (
+        {"worker": {"options": {"threads": 5}}},
+        "pools.cpu.options.threads; expected the value pools.cpu.threads in its place",
+    ),
+    (
+        {"pools": {"own": {"options": {"contexts-max": 5}}}},
+        "pools.own.options.contexts-max: no option of annulus worker; expected one of auth, client",
+    ),
+    (
+        {"coordinator": {"extraArgs": ["--log-level", "debug"]}},
+        "coordinator.extraArgs.0: --log-level; expected the value coordinator.logLevel in its",
+    ),
+    (
+        {"worker": {"extraArgs": ["--place=1", "--kv-bytes-limit=1G"]}},
+        "pools.cpu.extraArgs.1: --kv-bytes-limit=1G; expected the value pools.cpu.kvBytes in its",
+    ),
+    (
+        {"worker": {"extraArgs": ["--place=1"], "options": {"place": 1}}},
+        "pools.cpu.extraArgs.0: --place=1; expected it there or as pools.cpu.options.place, and",
+    ),
+    (
+        {"worker": {"extraEnv": [{"name": "ANNULUS_THREADS", "value": "4"}]}},
+        "pools.cpu.extraEnv.0.name: ANNULUS_THREADS; expected the value pools.cpu.threads in its",
+    ),
+    (
+        {"coordinator": {"extraEnv": [{"name": "ANNULUS_LISTEN", "value": "a:1"}]}},
+        "coordinator.extraEnv.0.name: ANNULUS_LISTEN; expected none: the chart sets --listen",
+    ),
+    (
+        {"worker": {"extraEnv": [{"name": "POD_IP", "value": "::1"}]}},
+        "pools.cpu.extraEnv.0.name: POD_IP; expected another name",
+    ),
 ]
 
 

@@ -223,6 +223,30 @@ def test_notes_warn_of_what_is_off():
     text = notes("--set", off)
     assert text.count("WARNING") == 5 and "pool cpu uses its nodes' network" in text
     assert "WARNING" not in notes("-f", chart.CHART / "ci" / "cert-manager-values.yaml")
+    text = notes("--set", "service.type=NodePort,pools.gpu.replicas=1")
+    assert "networkPolicy.clients lets this namespace alone in, and so nobody from outside" in text
+    assert "by the NodePort." in text and "Pools: cpu, gpu." in text
+    clients = "networkPolicy.clients[0].ipBlock.cidr=10.0.0.0/8"
+    text = notes("--set", f"service.type=NodePort,{clients}")
+    assert "lets this namespace alone in" not in text and "Pools:" not in text
+
+
+def test_notes_and_pages_replace_workers_one_by_one():
+    done = chart.run_helm("install", "r", chart.CHART, "--dry-run=client", "--namespace", "ns")
+    runbook = (chart.ROOT / "docs" / "pages" / "kubernetes.md").read_text()
+    for text in (done.stdout.partition("NOTES:")[2], runbook):
+        deletes = [
+            line.strip() for line in text.splitlines() if "kubectl" in line and "delete" in line
+        ]
+        assert deletes and all(line.endswith("delete $pod") for line in deletes)
+        assert "wait --for=condition=Ready $pod" in text
+
+
+def test_services_have_the_family_that_processes_listen_at():
+    for family, said in (("IPv6", ["IPv6"]), ("IPv4", None)):
+        rendered = chart.render({"ipFamily": family})
+        services = [one["spec"] for one in rendered if one["kind"] == "Service"]
+        assert [one.get("ipFamilies") for one in services] == 3 * [said]
 
 
 def test_workers_on_their_nodes_network_are_let_in():
