@@ -48,10 +48,10 @@ def burn(span):
 
 
 def chosen(expression):
-    """Of the namespaces that are chosen, as every panel is."""
+    """Of the namespaces and releases that are chosen, as every panel is."""
 
     def within(match):
-        labels = ['namespace=~"$namespace"', *filter(None, [match[2]])]
+        labels = ['namespace=~"$namespace"', 'job=~"$job"', *filter(None, [match[2]])]
         return f"{match[1]}{{{', '.join(labels)}}}"
 
     return METRIC.sub(within, expression)
@@ -250,9 +250,24 @@ def made(number, panel, place):
     }
 
 
+def variable(name, label, of="annulus_insecure"):
+    query = f"label_values({of}, {name})"
+    return {
+        "name": name,
+        "label": label,
+        "type": "query",
+        "datasource": {"type": "prometheus", "uid": "${datasource}"},
+        "query": query,
+        "definition": query,
+        "includeAll": True,
+        "multi": True,
+        "refresh": 2,
+    }
+
+
 def dashboard(uid, title, panels):
-    namespaces = "label_values(annulus_insecure, namespace)"
-    source = {"type": "prometheus", "uid": "${datasource}"}
+    # A release is a job. "All" of them are those of Annulus: process_… is what others have too.
+    releases = variable("job", "release", 'annulus_insecure{namespace=~"$namespace"}')
     return {
         "uid": uid,
         "title": title,
@@ -264,17 +279,8 @@ def dashboard(uid, title, panels):
         "templating": {
             "list": [
                 {"name": "datasource", "type": "datasource", "query": "prometheus"},
-                {
-                    "name": "namespace",
-                    "type": "query",
-                    "datasource": source,
-                    "query": namespaces,
-                    "definition": namespaces,
-                    "includeAll": True,
-                    "allValue": ".*",
-                    "multi": True,
-                    "refresh": 2,
-                },
+                {**variable("namespace", "namespace"), "allValue": ".*"},
+                releases,
             ]
         },
         "panels": list(placed(panels)),

@@ -42,6 +42,7 @@ def expressions():
     """(expression, labels that its texts name), where Grafana's own words have become PromQL."""
     for target in panels():
         text = target["expr"].replace("$__rate_interval", "5m").replace("$namespace", ".*")
+        text = text.replace("$job", ".*")
         yield text, set(SHOWN.findall(target["legendFormat"]))
     for group in yaml.safe_load((FILES / "rules.yaml").read_text())["groups"]:
         for rule in group["rules"]:
