@@ -40,6 +40,8 @@ CASES = [
     ("causal-16k-d64", PREFILL, 1 << 14, 1 << 14, 1, 32, 8, 64, "causal", SDPA),
     ("causal-16k-d256", PREFILL, 1 << 14, 1 << 14, 1, 8, 8, 256, "causal", SDPA),
     ("causal-16k-d192", PREFILL, 1 << 14, 1 << 14, 1, 16, 16, 192, "causal", SDPA),
+    ("causal-16k-d80", PREFILL, 1 << 14, 1 << 14, 1, 16, 16, 80, "causal", SDPA),
+    ("causal-16k-d96", PREFILL, 1 << 14, 1 << 14, 1, 16, 16, 96, "causal", SDPA),
     ("causal-64k", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "causal", ("flex",)),
     ("s2-64k", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "s2(128,8,16)", ("flex",)),
     ("window-64k", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "window(4096)", ("flex",)),
