@@ -19,6 +19,9 @@
 {{- if gt (int $v.network.firstPort) (int $v.network.lastPort) -}}
 {{- fail (printf "network.lastPort: %d; expected at least network.firstPort, %d" (int $v.network.lastPort) (int $v.network.firstPort)) -}}
 {{- end -}}
+{{- if lt (int $v.network.heartbeatTimeoutMs) (mul 2 (int $v.network.heartbeatMs) | int) -}}
+{{- fail (printf "network.heartbeatTimeoutMs: %d; expected at least twice network.heartbeatMs, %d" (int $v.network.heartbeatTimeoutMs) (int $v.network.heartbeatMs)) -}}
+{{- end -}}
 {{- range $port := list 7070 7071 7072 -}}
 {{- if and (le (int $v.network.firstPort) $port) (ge (int $v.network.lastPort) $port) -}}
 {{- fail (printf "network.firstPort: the range holds port %d, which the processes use themselves; expected another range" $port) -}}

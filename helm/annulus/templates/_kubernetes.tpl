@@ -2,6 +2,11 @@
 {{- define "annulus.checkKubernetes" -}}
 {{- include "annulus.checkName" . -}}
 {{- include "annulus.checkService" .Values.service -}}
+{{- include "annulus.checkPod" (dict "of" "coordinator" "settings" .Values.coordinator) -}}
+{{- range $name, $_ := .Values.pools -}}
+{{- $pool := include "annulus.pool" (dict "root" $ "name" $name) | fromYaml -}}
+{{- include "annulus.checkPod" (dict "of" (printf "pools.%s" $name) "settings" $pool) -}}
+{{- end -}}
 {{- with .Values.tls.certManager -}}
 {{- if eq $.Values.tls.mode "cert-manager" -}}
 {{- if lt (include "annulus.seconds" .duration | int) 3600 -}}
@@ -42,6 +47,35 @@
 {{- fail (printf "service.%s: %v with service.type %s; expected none, or service.type %s" $key $value $.type (join " or " $types)) -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{/* (dict "of" "pools.cpu" "settings" {…}) */}}
+{{- define "annulus.checkPod" -}}
+{{- if and (eq .settings.dnsPolicy "None") (not .settings.dnsConfig.nameservers) -}}
+{{- fail (printf "%s.dnsConfig.nameservers: empty; expected some, for dnsPolicy None" .of) -}}
+{{- end -}}
+{{- range $i, $env := .settings.extraEnv -}}
+{{- if and $env.value $env.valueFrom -}}
+{{- fail (printf "%s.extraEnv.%d.valueFrom: given with value; expected one of them" $.of $i) -}}
+{{- end -}}
+{{- end -}}
+{{- $limits := .settings.resources.limits | default dict -}}
+{{- range $name, $request := .settings.resources.requests -}}
+{{- $limit := get $limits $name -}}
+{{- if and $limit $request (lt (include "annulus.nano" $limit | float64) (include "annulus.nano" $request | float64)) -}}
+{{- fail (printf "%s.resources.requests.%s: %v; expected at most its limit, %v" $.of $name $request $limit) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A quantity (500m, 2Gi, 4) in billionths. */}}
+{{- define "annulus.nano" -}}
+{{- $text := . | toString -}}
+{{- $unit := regexFind "[a-zA-Z]*$" $text -}}
+{{- $units := dict "n" 1e0 "u" 1e3 "m" 1e6 "" 1e9 "k" 1e12 "M" 1e15 "G" 1e18 "T" 1e21 "P" 1e24 "E" 1e27
+  "Ki" 1.024e12 "Mi" 1.048576e15 "Gi" 1.073741824e18 "Ti" 1.099511627776e21
+  "Pi" 1.125899906842624e24 "Ei" 1.152921504606846976e27 -}}
+{{- mulf (trimSuffix $unit $text | float64) (get $units $unit) -}}
 {{- end -}}
 
 {{/* A duration (1h30m) in seconds. */}}

@@ -111,6 +111,17 @@ STRINGS = (
     "hostnames",
     "args",
 )
+# Values of Kubernetes' own types, by the last key of their paths.
+TYPED = {
+    "tolerations": [{"operator": "Exists"}],
+    "hostAliases": [{"ip": "10.0.0.1"}],
+    "extraEnvFrom": [{"prefix": "x"}],
+    "extraVolumeMounts": [{"name": "x", "mountPath": "/x"}],
+    "dnsConfig": {"searches": ["x"]},
+    "clients": [{"namespaceSelector": {}}],
+    "scrapers": [{"namespaceSelector": {}}],
+    "dns": [{"namespaceSelector": {}}],
+}
 NONE = {
     "global": "other charts' values; test_render tells what is read of it",
     "tls.allowChange": "what upgrades may do; test_upgrade",
@@ -132,6 +143,8 @@ def leaves(values, path=""):
 def other(path, value):
     if path in OTHER:
         return OTHER[path]
+    if path.rpartition(".")[2] in TYPED:
+        return TYPED[path.rpartition(".")[2]]
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):

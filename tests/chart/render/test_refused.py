@@ -64,6 +64,17 @@ SCHEMA = [
     ({"pools": {"A": {}}}, "pools"),
     ({"pools": {"a" * 21: {}}}, "pools"),
     ({"pools": {"cpu": {"kvByte": "1Gi"}}}, "pools.cpu"),
+    ({"commonLabels": {"team": "long context"}}, "commonLabels.team"),
+    ({"commonAnnotations": {"the team": "a"}}, "commonAnnotations"),
+    ({"worker": {"podLabels": {"a": 64 * "a"}}}, "worker.podLabels.a"),
+    ({"worker": {"tolerations": [{"key": "a", "efect": "NoExecute"}]}}, "worker.tolerations.0"),
+    ({"test": {"tolerations": [{"operator": "In"}]}}, "test.tolerations.0.operator"),
+    ({"worker": {"hostAliases": [{"hostnames": ["a"]}]}}, "worker.hostAliases.0"),
+    ({"worker": {"dnsConfig": {"nameserver": "10.0.0.1"}}}, "worker.dnsConfig"),
+    ({"worker": {"extraEnvFrom": [{"configMapRef": {}}]}}, "worker.extraEnvFrom.0.configMapRef"),
+    ({"worker": {"extraVolumeMounts": [{"name": "a"}]}}, "worker.extraVolumeMounts.0"),
+    ({"worker": {"resources": {"limits": {"cpu": "many"}}}}, "worker.resources.limits.cpu"),
+    ({"networkPolicy": {"clients": [{"podselector": {}}]}}, "networkPolicy.clients.0"),
     ({"probes": {"readiness": {"failureThresold": 2}}}, "probes.readiness"),
     ({"probes": {"readiness": {"periodSeconds": "3s"}}}, "probes.readiness.periodSeconds"),
     (
@@ -178,6 +189,26 @@ TOGETHER = [
         )
     ),
     (
+        {"network": {"heartbeatMs": 501}},
+        "network.heartbeatTimeoutMs: 1000; expected at least twice network.heartbeatMs, 501",
+    ),
+    (
+        {"coordinator": {"resources": {"requests": {"memory": "3Gi"}}}},
+        "coordinator.resources.requests.memory: 3Gi; expected at most its limit, 2Gi",
+    ),
+    (
+        {"worker": {"resources": {"limits": {"cpu": "900m"}}}},
+        "pools.cpu.resources.requests.cpu: 1; expected at most its limit, 900m",
+    ),
+    (
+        {"worker": {"dnsPolicy": "None"}},
+        "pools.cpu.dnsConfig.nameservers: empty; expected some, for dnsPolicy None",
+    ),
+    (
+        {"worker": {"extraEnv": [{"name": "A", "value": "1", "valueFrom": {"fieldRef": {}}}]}},
+        "pools.cpu.extraEnv.0.valueFrom: given with value; expected one of them",
+    ),
+    (
         {"monitoring": {"serviceMonitor": {"enabled": True, "interval": "5s"}}},
         "monitoring.serviceMonitor.scrapeTimeout: 10s; expected at most",
     ),
@@ -250,6 +281,12 @@ def test_by_the_schema(values, path, version):
 def test_together(values, message):
     for version in chart.VERSIONS:
         assert message in error_of(values, version)
+
+
+def test_requests_below_their_limits_are_taken():
+    for requests, limits in (("1500m", 2), (0.5, "500m"), ("999Mi", "1Gi"), ("1G", "1Gi")):
+        resources = {"requests": {"example.org/a": requests}, "limits": {"example.org/a": limits}}
+        chart.render({"worker": {"resources": resources}})
 
 
 def test_kv_in_the_memory_of_gpus_needs_none_of_the_host():
