@@ -82,6 +82,11 @@ constexpr Method kMethods[] = {
      "subjects do not see each other, the background and they do", "",
      "rows(8,24) & keys(8,24) | rows(24,40) & keys(24,40) | rows(0,8) | rows(40) | keys(0,8) | "
      "keys(40)"},
+    {"gpt-oss sinks", "any pattern, and sinks of the call",
+     "each head has one more score, which takes weight and brings no value", "2508.10925 §2", ""},
+    {"gated branches", "any patterns, and blend of their answers",
+     "answers that share no softmax add up by weights of their own (gated Stochastic Attention, MoH)",
+     "2604.00754, 2410.11842", ""},
     {"DKernel masks", "list(mask)", "any mask of blocks, by head", "2407.17678 §3", ""},
     {"given lists", "causal & (window(w) | list(keys))",
      "keys that a model's own indexer or router chose (DSA, MSA, MoBA)", "2512.02556, 2606.13392",

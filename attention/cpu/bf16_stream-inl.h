@@ -287,10 +287,10 @@ inline void StreamColumns(const float* p, const StreamRows& v, int begin, int en
 // All keys, a few at a time, so that rows that are read more than once are then still in L1.
 template <int kRows>
 __attribute__((noinline)) void StreamAllValues(const float* p, const StreamRows& v, int dim,
-                                               float* shrink, float* out) {
-  constexpr int kKeysAtOnce = 16;
-  for (int begin = 0; begin < v.count; begin += kKeysAtOnce) {
-    const int end = std::min(begin + kKeysAtOnce, v.count);
+                                               float* shrink, float* out,
+                                               const BlockFetcher& fetcher) {
+  for (int begin = 0; begin < v.count; begin += kFetchedKeys) {
+    const int end = std::min(begin + kFetchedKeys, v.count);
     if (dim == 2 * kDotDims) {
       StreamWholeRows<kRows, 2>(p, v, begin, end, shrink, out);
     } else if (dim == 4 * kDotDims) {
@@ -299,22 +299,29 @@ __attribute__((noinline)) void StreamAllValues(const float* p, const StreamRows&
       StreamColumns<kRows>(p, v, begin, end, dim, shrink, out);
     }
     for (int r = 0; r < kRows; ++r) shrink[r] = 1;
+    fetcher.Values(begin, end);
   }
 }
 
 // kRows query rows, from `first` on, against one block.
 template <int kRows>
 inline void StreamSome(const TileShape& shape, const TileMemory& tile, int first,
-                       const KeyBlock& block, const StreamRows& k, const StreamRows& v) {
+                       const KeyBlock& block, const StreamRows& k, const StreamRows& v,
+                       const BlockFetcher& fetcher) {
   const int q_stride = PaddedDims(shape.head_dim);
   const auto* q = reinterpret_cast<const uint16_t*>(tile.q) + first * q_stride;
   const int dim = shape.head_dim;
-  if (dim == 64) {
-    StreamScores<kRows, 64>(q, q_stride, k, dim, tile.scores);
-  } else if (dim == 128) {
-    StreamScores<kRows, 128>(q, q_stride, k, dim, tile.scores);
-  } else {
-    StreamScores<kRows, 0>(q, q_stride, k, dim, tile.scores);
+  const int at_once = fetcher.fetches() ? kFetchedKeys : k.count;
+  for (int begin = 0; begin < k.count; begin += at_once) {
+    const StreamRows some{k.Row(begin), k.stride, std::min(at_once, k.count - begin)};
+    if (dim == 64) {
+      StreamScores<kRows, 64>(q, q_stride, some, dim, tile.scores + begin);
+    } else if (dim == 128) {
+      StreamScores<kRows, 128>(q, q_stride, some, dim, tile.scores + begin);
+    } else {
+      StreamScores<kRows, 0>(q, q_stride, some, dim, tile.scores + begin);
+    }
+    fetcher.Keys(begin, begin + at_once);
   }
   float shrink[kRows];
   for (int r = 0; r < kRows; ++r) {
@@ -324,29 +331,31 @@ inline void StreamSome(const TileShape& shape, const TileMemory& tile, int first
                   tile.sum + first + r, shrink + r);
   }
   float* out = tile.out + first * PaddedDims(shape.v_head_dim);
-  StreamAllValues<kRows>(tile.scores, v, shape.v_head_dim, shrink, out);
+  StreamAllValues<kRows>(tile.scores, v, shape.v_head_dim, shrink, out, fetcher);
 }
 
 inline void StreamAttend(const TileShape& shape, const TileMemory& tile, const KeyBlock& block,
-                         const KeyBlock* /*next*/) {
+                         const KeyBlock* next) {
   const auto rows_at = [](const std::byte* data, size_t stride, int count) {
     return StreamRows{reinterpret_cast<const uint16_t*>(data), stride, count};
   };
   const StreamRows k = rows_at(block.k, block.k_row_stride, block.keys);
   const StreamRows v = rows_at(block.v, block.v_row_stride, block.keys);
+  BlockFetcher fetcher = BlockFetcher::IfApart(shape, block, next);
   const int rows = shape.rows();
   for (int first = 0; first < rows;) {
     const int left = rows - first;
     if (left >= kRowGroup) {
-      StreamSome<kRowGroup>(shape, tile, first, block, k, v);
+      StreamSome<kRowGroup>(shape, tile, first, block, k, v, fetcher);
       first += kRowGroup;
     } else if (left >= 2) {
-      StreamSome<2>(shape, tile, first, block, k, v);
+      StreamSome<2>(shape, tile, first, block, k, v, fetcher);
       first += 2;
     } else {
-      StreamSome<1>(shape, tile, first, block, k, v);
+      StreamSome<1>(shape, tile, first, block, k, v, fetcher);
       first += 1;
     }
+    fetcher = {};  // once
   }
 }
 

@@ -7,6 +7,10 @@
 
 namespace annulus::cpu {
 
+// Keys, or values, of a block that decode works on between two requests for the next one, and that
+// stay in L1 while several query rows read them.
+inline constexpr int kFetchedKeys = 16;
+
 // The block that comes next, fetched into L2 row by row while another is worked on: all at once
 // would wait for each other. Does nothing where no block comes next.
 class BlockFetcher {
@@ -19,6 +23,18 @@ class BlockFetcher {
     k_ = {next->k, next->k_row_stride * size, static_cast<size_t>(shape.head_dim) * size};
     v_ = {next->v, next->v_row_stride * size, static_cast<size_t>(shape.v_head_dim) * size};
   }
+
+  // For memory that is read in its order: a block that lies behind this one's last value comes by
+  // itself, and requests of our own would only disturb that.
+  static BlockFetcher IfApart(const TileShape& shape, const KeyBlock& block, const KeyBlock* next) {
+    if (next == nullptr) return BlockFetcher();
+    const size_t rows = static_cast<size_t>(block.keys) * SizeOf(shape.kv_dtype);
+    const bool adjoins = block.k + rows * block.k_row_stride == block.v &&
+                         block.v + rows * block.v_row_stride == next->k;
+    return adjoins ? BlockFetcher() : BlockFetcher(shape, next);
+  }
+
+  bool fetches() const { return keys_ > 0; }
 
   // Those of the rows [begin, end) that exist.
   void Keys(int begin, int end) const { Fetch(k_, begin, end); }

@@ -228,10 +228,9 @@ HWY_INLINE void StreamColumns(const float* p, const Rows<T>& v, int begin, int e
 // All keys, a few at a time, so that rows that are read more than once are then still in L1.
 template <int kCount, int kRows, class T>
 HWY_NOINLINE void StreamAllValues(const float* p, const Rows<T>& v, int dim, float* shrink,
-                                  float* out) {
-  constexpr int kKeysAtOnce = 16;
-  for (int begin = 0; begin < v.count; begin += kKeysAtOnce) {
-    const int end = std::min(begin + kKeysAtOnce, v.count);
+                                  float* out, const BlockFetcher& fetcher) {
+  for (int begin = 0; begin < v.count; begin += kFetchedKeys) {
+    const int end = std::min(begin + kFetchedKeys, v.count);
     if (dim == 4 * kCount) {
       StreamWholeRows<kCount, kRows, 2>(p, v, begin, end, dim, shrink, out);
     } else if (dim == 8 * kCount) {
@@ -240,25 +239,32 @@ HWY_NOINLINE void StreamAllValues(const float* p, const Rows<T>& v, int dim, flo
       StreamColumns<kCount, kRows>(p, v, begin, end, dim, shrink, out);
     }
     for (int r = 0; r < kRows; ++r) shrink[r] = 1;
+    fetcher.Values(begin, end);
   }
 }
 
 // kRows query rows, from `first` on, against one block.
 template <int kRows, class T>
 HWY_INLINE void StreamRows(const TileShape& shape, const TileMemory& tile, int first,
-                           const KeyBlock& block, const Rows<T>& k, const Rows<T>& v) {
+                           const KeyBlock& block, const Rows<T>& k, const Rows<T>& v,
+                           const BlockFetcher& fetcher) {
   const int dim = shape.head_dim;
   const int v_dim = shape.v_head_dim;
   const float* q = tile.q + static_cast<size_t>(first * dim);
   float* out = tile.out + static_cast<size_t>(first * v_dim);
-  if (dim == 4 * kStreamLanes) {
-    StreamScores<kStreamLanes, kRows, 2>(q, k, dim, tile.scores);
-  } else if (dim == 8 * kStreamLanes) {
-    StreamScores<kStreamLanes, kRows, 4>(q, k, dim, tile.scores);
-  } else if (LanesFor(dim) == kStreamLanes) {
-    StreamScores<kStreamLanes, kRows, 0>(q, k, dim, tile.scores);
-  } else {
-    StreamScores<4, kRows, 0>(q, k, dim, tile.scores);
+  const int at_once = fetcher.fetches() ? kFetchedKeys : k.count;
+  for (int begin = 0; begin < k.count; begin += at_once) {
+    const Rows<T> some{k.Row(begin), k.stride, std::min(at_once, k.count - begin)};
+    if (dim == 4 * kStreamLanes) {
+      StreamScores<kStreamLanes, kRows, 2>(q, some, dim, tile.scores + begin);
+    } else if (dim == 8 * kStreamLanes) {
+      StreamScores<kStreamLanes, kRows, 4>(q, some, dim, tile.scores + begin);
+    } else if (LanesFor(dim) == kStreamLanes) {
+      StreamScores<kStreamLanes, kRows, 0>(q, some, dim, tile.scores + begin);
+    } else {
+      StreamScores<4, kRows, 0>(q, some, dim, tile.scores + begin);
+    }
+    fetcher.Keys(begin, begin + at_once);
   }
   float shrink[kRows];
   for (int r = 0; r < kRows; ++r) {
@@ -268,28 +274,30 @@ HWY_INLINE void StreamRows(const TileShape& shape, const TileMemory& tile, int f
                   tile.sum + first + r, shrink + r);
   }
   if (LanesFor(v_dim) == kStreamLanes) {
-    StreamAllValues<kStreamLanes, kRows>(tile.scores, v, v_dim, shrink, out);
+    StreamAllValues<kStreamLanes, kRows>(tile.scores, v, v_dim, shrink, out, fetcher);
   } else {
-    StreamAllValues<4, kRows>(tile.scores, v, v_dim, shrink, out);
+    StreamAllValues<4, kRows>(tile.scores, v, v_dim, shrink, out, fetcher);
   }
 }
 
 template <class T>
-HWY_INLINE void StreamBlock(const TileShape& shape, const TileMemory& tile, const KeyBlock& block) {
+HWY_INLINE void StreamBlock(const TileShape& shape, const TileMemory& tile, const KeyBlock& block,
+                            BlockFetcher fetcher) {
   const Rows<T> k{reinterpret_cast<const T*>(block.k), block.k_row_stride, block.keys};
   const Rows<T> v{reinterpret_cast<const T*>(block.v), block.v_row_stride, block.keys};
   const int rows = shape.rows();
   for (int first = 0; first < rows;) {
     if (kRowGroup == 4 && rows - first >= 4) {
-      StreamRows<kRowGroup, T>(shape, tile, first, block, k, v);
+      StreamRows<kRowGroup, T>(shape, tile, first, block, k, v, fetcher);
       first += 4;
     } else if (rows - first >= 2) {
-      StreamRows<2, T>(shape, tile, first, block, k, v);
+      StreamRows<2, T>(shape, tile, first, block, k, v, fetcher);
       first += 2;
     } else {
-      StreamRows<1, T>(shape, tile, first, block, k, v);
+      StreamRows<1, T>(shape, tile, first, block, k, v, fetcher);
       first += 1;
     }
+    fetcher = {};  // once
   }
 }
 
@@ -304,14 +312,15 @@ TileFloats StreamFloats(const TileShape& shape) {
 }
 
 void StreamAttend(const TileShape& shape, const TileMemory& tile, const KeyBlock& block,
-                  const KeyBlock* /*next*/) {
+                  const KeyBlock* next) {
+  const BlockFetcher fetcher = BlockFetcher::IfApart(shape, block, next);
   switch (shape.kv_dtype) {
     case DType::kF32:
-      return StreamBlock<float>(shape, tile, block);
+      return StreamBlock<float>(shape, tile, block, fetcher);
     case DType::kF16:
-      return StreamBlock<hwy::float16_t>(shape, tile, block);
+      return StreamBlock<hwy::float16_t>(shape, tile, block, fetcher);
     case DType::kBF16:
-      return StreamBlock<hwy::bfloat16_t>(shape, tile, block);
+      return StreamBlock<hwy::bfloat16_t>(shape, tile, block, fetcher);
   }
 }
 

@@ -42,7 +42,7 @@ absl::Status CopyBack(void* to, const void* from, size_t bytes) {
 absl::StatusOr<std::unique_ptr<DeviceProblem>> DeviceProblem::Make(const GpuShape& shape) {
   ANNULUS_ASSIGN_OR_RETURN(Pattern pattern, Pattern::Parse(shape.pattern, shape.kv_heads));
   if (!shape.listed.empty()) {
-    pattern = BindListed(pattern, shape.listed, shape.heads, shape.tokens);
+    pattern = BindListed(pattern, shape.listed, shape.heads, {0, shape.tokens});
   }
   std::unique_ptr<DeviceProblem> problem(new DeviceProblem(shape, std::move(pattern)));
   ANNULUS_RETURN_IF_ERROR(problem->Allocate());

@@ -77,6 +77,16 @@ std::vector<BenchCase> BenchCases() {
   for (const DType dtype : {DType::kBF16, DType::kF32}) {
     add(Decode("decode-1m", {kDecodeTokens}, dtype, 32, 8, 128), true);
   }
+  // Blocks that lie apart from each other: a stride of 16 of them, and a tenth at random.
+  for (const DType dtype : {DType::kBF16, DType::kF32}) {
+    KernelShape scattered = Decode("decode-s2-1m", {kDecodeTokens}, dtype, 32, 8, 128);
+    scattered.pattern = "s2(64,16,16)";
+    add(scattered, false);
+    scattered.name = "decode-tenth-1m";
+    scattered.pattern = "list(x) & causal";
+    scattered.listed = "tenth";
+    add(scattered, false);
+  }
   // The same tokens in 16 contexts of the same length, and of lengths from 1 to 2^15 blocks.
   std::vector<int64_t> ragged;
   for (int i = 0; i < 12; ++i) ragged.push_back(int64_t{64} << i);

@@ -43,7 +43,8 @@ int64_t StoredRows(const KernelShape& shape) {
 Pattern PatternOf(const KernelShape& shape) {
   const Pattern pattern = *Pattern::Parse(shape.pattern, shape.kv_heads);
   if (shape.listed.empty()) return pattern;
-  return BindListed(pattern, shape.listed, shape.heads, shape.tokens());
+  return BindListed(pattern, shape.listed, shape.heads,
+                    {shape.tokens() - shape.q_tokens, shape.tokens()});
 }
 
 }  // namespace
@@ -54,6 +55,12 @@ int64_t KernelShape::tokens() const {
 
 int64_t KernelShape::kv_bytes() const {
   return 2 * tokens() * kv_heads * dim * static_cast<int64_t>(SizeOf(dtype));
+}
+
+double KernelCase::read_bytes() const {
+  const auto rows = static_cast<double>(shape_.q_tokens * shape_.heads / shape_.kv_heads);
+  return 2.0 * static_cast<double>(pairs_.work) / rows * shape_.dim *
+         static_cast<double>(SizeOf(shape_.dtype));
 }
 
 KernelCase::KernelCase(KernelShape shape, ThreadPool* pool)

@@ -28,7 +28,7 @@ struct KernelShape {
   std::string listed = {};
 
   int64_t tokens() const;    // Σ contexts
-  int64_t kv_bytes() const;  // K + V
+  int64_t kv_bytes() const;  // K + V of all of them
 };
 
 class KernelCase {
@@ -41,6 +41,9 @@ class KernelCase {
   const PairCount& pairs() const { return pairs_; }
   // 4·visited pairs·dim, a multiply-add counting 2.
   double flop() const { return 4.0 * static_cast<double>(pairs_.visited) * shape_.dim; }
+
+  // K and V of the blocks that the queries of one block see.
+  double read_bytes() const;
 
   // All pages.
   absl::Span<const std::byte> kv() const { return {kv_.data(), kv_.size_bytes()}; }

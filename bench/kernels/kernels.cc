@@ -84,7 +84,7 @@ double Bench::Peak(const KernelCase& c) {
 
 Figures Bench::Measure(const BenchCase& what, KernelCase* c) {
   const bool decode = c->shape().q_tokens == 1;
-  const double work = decode ? static_cast<double>(c->shape().kv_bytes()) : c->flop();
+  const double work = decode ? c->read_bytes() : c->flop();
   bool with_peer = peer_ != nullptr && !what.peer_workload.empty();
   if (with_peer) {
     const absl::Status status = peer_->SetUp(what.peer_workload);

@@ -33,7 +33,7 @@ std::vector<int64_t> Shown(const Pattern& pattern, int head, int64_t q_block, in
 
 }  // namespace
 
-Pattern BindListed(const Pattern& pattern, absl::string_view listed, int heads, int64_t tokens) {
+Pattern BindListed(const Pattern& pattern, absl::string_view listed, int heads, TokenRange q) {
   const bool tenth = listed == "tenth";
   int64_t count = 0;
   const bool counted = absl::SimpleAtoi(listed, &count);
@@ -43,10 +43,11 @@ Pattern BindListed(const Pattern& pattern, absl::string_view listed, int heads, 
   data.rows = KeyListData::Rows::kBlock;
   data.heads = pattern.kv_heads();
   data.begin = {0};
+  data.q_begin = q.begin / kBlockTokens * kBlockTokens;
   for (int head = 0; head < data.heads; ++head) {
-    for (int64_t q = 0; q < BlocksOf(tokens); ++q) {
+    for (int64_t q_block = q.begin / kBlockTokens; q_block < BlocksOf(q.end); ++q_block) {
       const std::vector<int64_t> blocks =
-          counted ? Drawn(rng, count, BlocksOf(tokens)) : Shown(shown, head, q, tokens);
+          counted ? Drawn(rng, count, BlocksOf(q.end)) : Shown(shown, head, q_block, q.end);
       for (const int64_t block : blocks) {
         if (!tenth || rng.Below(10) == 0) data.keys.push_back(static_cast<int32_t>(block));
       }

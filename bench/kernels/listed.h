@@ -8,9 +8,10 @@
 
 namespace annulus {
 
-// `pattern`, whose list(x) shows each block of queries and KV head of a context so many blocks:
+// `pattern`, whose list(x) shows each block of the queries `q`, the last of a context, and each KV
+// head so many blocks:
 // those that the pattern `listed` shows; where it is "tenth", a tenth of those on and below the
 // diagonal; where it is a number, so many of all. Both are drawn for each by chance.
-Pattern BindListed(const Pattern& pattern, absl::string_view listed, int heads, int64_t tokens);
+Pattern BindListed(const Pattern& pattern, absl::string_view listed, int heads, TokenRange q);
 
 }  // namespace annulus

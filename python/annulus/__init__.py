@@ -23,7 +23,7 @@ from annulus.errors import (
     Unauthenticated,
     Unavailable,
 )
-from annulus.functions import Explanation, attention, explain, gate, merge, with_sinks
+from annulus.functions import Explanation, attention, blend, explain, gate, merge, with_sinks
 from annulus.lists import KeyList
 
 __version__ = "0.1.0"
@@ -50,6 +50,7 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "attention",
+    "blend",
     "connect",
     "explain",
     "gate",

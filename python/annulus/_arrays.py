@@ -65,3 +65,8 @@ def as_kind_of(like: Any, out: np.ndarray, lse: np.ndarray, dtype: str | None) -
 
         return jnp.asarray(out), jnp.asarray(lse)
     return out, lse
+
+
+def numbers_of(values: Any) -> list[float]:
+    """As the module takes a number for each head; None: none."""
+    return [] if values is None else [float(value) for value in values]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
 
 from annulus import _core
-from annulus._arrays import as_kind_of
+from annulus._arrays import as_kind_of, numbers_of
 from annulus.context import Answer, Context, in_thread
 from annulus.errors import AnnulusError
 from annulus.lists import cores_of
@@ -50,6 +50,7 @@ class Step:
         pattern: None: the context's for this layer.
         scale: None: 1/√head_dim.
         lists: what ``list(name)`` in the pattern stands for, as in :meth:`Context.attend`.
+        sinks: as in :meth:`Context.attend`.
     """
 
     context: Context
@@ -60,6 +61,7 @@ class Step:
     pattern: str | None = None
     scale: float | None = None
     lists: Mapping[str, Any] | None = None
+    sinks: Any = None
 
 
 class Client:
@@ -277,7 +279,8 @@ def _request_of(step: Step) -> tuple[Any, ...]:
     start = context._at(layer)
     pattern, scale = step.pattern or "", step.scale or 0.0
     lists = cores_of(step.lists)
-    return context.id, layer, start, step.k, step.v, step.q, pattern, scale, lists
+    sinks = numbers_of(step.sinks)
+    return context.id, layer, start, step.k, step.v, step.q, pattern, scale, lists, sinks
 
 
 def _answer_of(step: Step, result: Any, out_dtype: str | None) -> Answer | AnnulusError:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from annulus import _core
-from annulus._arrays import as_kind_of
+from annulus._arrays import as_kind_of, numbers_of
 from annulus.errors import AnnulusError, InvalidArgument
 from annulus.lists import cores_of
 
@@ -201,6 +201,7 @@ class Context:
         request_id: str = "",
         trace: bool = False,
         lists: Mapping[str, Any] | None = None,
+        sinks: Any = None,
         out_dtype: str | None = None,
         timeout: float | None = None,
     ) -> Answer:
@@ -220,6 +221,9 @@ class Context:
             trace: whether the answer brings spans.
             lists: what ``list(name)`` in the pattern stands for: :class:`annulus.KeyList`, or a
                 bool mask [1 | kv_heads | heads, blocks, blocks] of blocks of 64 tokens.
+            sinks: [heads], a score for each head that takes a share of its weight and brings no
+                value (gpt-oss), -inf for none. Not where the answer is merged with others: a row
+                has its sink once (:func:`annulus.with_sinks`).
             out_dtype: "f32", "bf16" or "f16" for ``out`` (None: f32).
             timeout: seconds.
 
@@ -228,7 +232,7 @@ class Context:
             is.
         """
         call = self._attend_call(
-            layer, q, pattern, q_start, kv_len, keys, plan, scale, request_id, trace, lists
+            layer, q, pattern, q_start, kv_len, keys, plan, scale, request_id, trace, lists, sinks
         )
         return self._answer(q, call(timeout, _core.CancelToken.new()), out_dtype)
 
@@ -246,12 +250,13 @@ class Context:
         request_id: str = "",
         trace: bool = False,
         lists: Mapping[str, Any] | None = None,
+        sinks: Any = None,
         out_dtype: str | None = None,
         timeout: float | None = None,
     ) -> Answer:
         """As :meth:`attend`; cancelling the task cancels the call."""
         call = self._attend_call(
-            layer, q, pattern, q_start, kv_len, keys, plan, scale, request_id, trace, lists
+            layer, q, pattern, q_start, kv_len, keys, plan, scale, request_id, trace, lists, sinks
         )
         return self._answer(q, await in_thread(lambda cancel: call(timeout, cancel)), out_dtype)
 
@@ -268,6 +273,7 @@ class Context:
         request_id: str,
         trace: bool,
         lists: Mapping[str, Any] | None,
+        sinks: Any,
     ) -> Any:
         kv_len = self._at(layer) if kv_len is None else kv_len
         if q_start is None:
@@ -279,6 +285,7 @@ class Context:
                 )
         begin, end = (0, None) if keys is None else keys
         cores = cores_of(lists)
+        logits = numbers_of(sinks)
         return lambda timeout, cancel: self._core.attend(
             self.id,
             layer,
@@ -293,6 +300,7 @@ class Context:
             request_id,
             trace,
             cores,
+            logits,
             timeout,
             cancel,
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from annulus import _core
-from annulus._arrays import as_kind_of
+from annulus._arrays import as_kind_of, numbers_of
 from annulus.context import Answer
 from annulus.lists import cores_of
 
@@ -31,6 +31,7 @@ def attention(
     backend: str = "auto",
     threads: int = 0,
     lists: Mapping[str, Any] | None = None,
+    sinks: Any = None,
 ) -> Answer:
     """Attention over arrays, in one call and without a service.
 
@@ -51,6 +52,8 @@ def attention(
         threads: for computing, of all ranks; 0: one per core.
         lists: what ``list(name)`` in the pattern stands for: :class:`annulus.KeyList`, or a bool
             mask [1 | kv_heads | heads, blocks, blocks] of blocks of 64 tokens.
+        sinks: [heads], a score for each head that takes a share of its weight and brings no value
+            (gpt-oss), -inf for none.
 
     Returns:
         ``(out [n, heads, v_head_dim], lse [n, heads])``, see :class:`annulus.Answer`; the kind of
@@ -72,6 +75,8 @@ def attention(
         threads,
         cores_of(lists),
     )
+    if sinks is not None:
+        out, lse = _core.with_sinks(out, lse, numbers_of(sinks))
     return Answer(*as_kind_of(q, out, lse, out_dtype))
 
 
@@ -152,8 +157,20 @@ def with_sinks(out: Any, lse: Any, logits: Any) -> Answer:
         lse: float32 [n, heads].
         logits: one number for each head; -inf leaves a head as it is.
     """
-    made = _core.with_sinks(out, lse, [float(logit) for logit in logits])
+    made = _core.with_sinks(out, lse, numbers_of(logits))
     return Answer(*as_kind_of(out, *made, None))
+
+
+def blend(parts: Iterable[Any], weights: Iterable[Any]) -> Any:
+    """The sum of outs that do not share a softmax, each with a weight of its own (gated branches).
+
+    Args:
+        parts: float32 [n, heads, v_head_dim] each, outs after their last merge.
+        weights: for each part [n, heads, v_head_dim], or 1 in place of n or of v_head_dim.
+    """
+    outs = list(parts)
+    made = _core.blend(outs, list(weights))
+    return as_kind_of(outs[0], made, made, None)[0]
 
 
 def gate(out: Any, gates: Any) -> Any:

@@ -52,7 +52,7 @@ std::optional<PlanKind> PlanOf(const std::optional<std::string>& plan) {
 }
 
 // A step as annulus/client.py hands it over: (context, layer, start, k, v, q, pattern, scale,
-// lists).
+// lists, sinks).
 struct PythonStep {
   explicit PythonStep(const nb::tuple& step)
       : context(nb::cast<ContextId>(step[0])),
@@ -63,7 +63,8 @@ struct PythonStep {
         q(Borrow(step[5], "q")),
         pattern(nb::cast<std::string>(step[6])),
         scale(nb::cast<float>(step[7])),
-        lists(ListsOf(nb::cast<nb::dict>(step[8]))) {}
+        lists(ListsOf(nb::cast<nb::dict>(step[8]))),
+        sinks(nb::cast<std::vector<float>>(step[9])) {}
 
   StepRequest request() const {
     StepRequest request;
@@ -76,6 +77,7 @@ struct PythonStep {
     request.pattern = pattern;
     request.scale = scale;
     request.lists = lists;
+    request.sinks = sinks;
     return request;
   }
 
@@ -86,6 +88,7 @@ struct PythonStep {
   std::string pattern;
   float scale;
   std::vector<CallList> lists;
+  std::vector<float> sinks;
 };
 
 class PythonClient {
@@ -164,10 +167,11 @@ class PythonClient {
                    const std::string& pattern, const std::optional<std::string>& plan, float scale,
                    int64_t keys_begin, std::optional<int64_t> keys_end,
                    const std::string& request_id, bool trace, const nb::dict& lists,
-                   std::optional<double> timeout, const CancelToken& cancel) {
+                   const std::vector<float>& sinks, std::optional<double> timeout, const CancelToken& cancel) {
     const Borrowed queries = Borrow(q, "q");
     AttendRequest request;
     request.lists = ListsOf(lists);
+    request.sinks = sinks;
     request.context = context;
     request.layer = layer;
     request.q_start = q_start;
@@ -351,7 +355,7 @@ void AddClient(nb::module_& module) {
            nb::arg().none(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg())
       .def("attend", &PythonClient::Attend, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
-           nb::arg(), nb::arg(), nb::arg().none(), nb::arg())
+           nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg())
       .def("step", &PythonClient::Step)
       .def("fork", &PythonClient::Fork)
       .def("truncate", &PythonClient::Truncate)

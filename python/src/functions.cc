@@ -153,6 +153,20 @@ nb::object ApplyGate(nb::handle out, nb::handle gate) {
   return ToNumpy(std::move(rows), true);
 }
 
+nb::object BlendParts(const std::vector<nb::object>& parts, const std::vector<nb::object>& weights) {
+  if (parts.empty()) Raise(absl::InvalidArgumentError("parts: none; expected one or more"));
+  std::vector<Tensor> outs;
+  std::vector<Borrowed> borrowed;
+  for (const nb::object& part : parts) outs.push_back(CopyF32(part, "parts", false));
+  for (const nb::object& weight : weights) borrowed.push_back(Borrow(weight, "weights"));
+  std::vector<TensorView> views, scales;
+  for (const Tensor& out : outs) views.push_back(out);
+  for (const Borrowed& weight : borrowed) scales.push_back(weight.view);
+  Tensor sum(DType::kF32, outs[0].tokens(), outs[0].heads(), outs[0].dim());
+  RaiseUnlessOk(Blend(views, scales, &sum));
+  return ToNumpy(std::move(sum), true);
+}
+
 }  // namespace
 
 void AddFunctions(nb::module_& module) {
@@ -163,6 +177,7 @@ void AddFunctions(nb::module_& module) {
   module.def("merge", &MergeParts);
   module.def("with_sinks", &AddSinks);
   module.def("gate", &ApplyGate);
+  module.def("blend", &BlendParts);
 }
 
 }  // namespace annulus::python

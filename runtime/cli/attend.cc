@@ -4,7 +4,10 @@
 #include <cmath>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "attention/finish.h"
 #include "base/quoted.h"
 #include "base/status.h"
 #include "base/write_file.h"
@@ -23,6 +26,17 @@ absl::StatusOr<Upload> ParseUpload(absl::string_view text) {
   if (text == "relay") return Upload::kRelay;
   return absl::InvalidArgumentError(
       absl::StrCat("upload ", Quoted(text), ": expected direct or relay"));
+}
+
+absl::StatusOr<std::vector<float>> ParseSinks(absl::string_view text) {
+  std::vector<float> sinks;
+  for (const absl::string_view part : absl::StrSplit(text, ',')) {
+    if (!absl::SimpleAtof(part, &sinks.emplace_back())) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(Quoted(part), ": expected numbers with commas between them"));
+    }
+  }
+  return sinks;
 }
 
 Options OptionsOf(AttendFlags* flags) {
@@ -56,6 +70,10 @@ Options OptionsOf(AttendFlags* flags) {
               SetParsed(&flags->upload, ParseUpload));
   AddClientSecurity(&options, &flags->security);
   options.Add("scale", "S", "scores are S q·k (1/sqrt(d))", SetFloat(&flags->scale));
+  options.Add("sinks", "S,S,…",
+              "a score for each head that takes a share of its weight and brings no value; -inf: "
+              "none (no head has one)",
+              SetParsed(&flags->sinks, ParseSinks));
   options.Add("dtype", "f32|f16|bf16", "what q, k, v are rounded to (the files', which must agree)",
               SetParsed(&flags->dtype, ParseDType));
   options.Add("backend", "auto|cpu|cuda|reference", "what computes (auto)",
@@ -152,6 +170,7 @@ absl::StatusOr<AttendInputs> ReadAttendInputs(const AttendFlags& flags) {
   problem.placement = flags.placement;
   problem.pattern = flags.pattern;
   problem.list_files = flags.positions.list_files;
+  ANNULUS_RETURN_IF_ERROR(CheckSinks(flags.sinks, problem.heads));
   ANNULUS_RETURN_IF_ERROR(ReadLists(&problem));
   // Everything cheap is checked before the values are read.
   ANNULUS_RETURN_IF_ERROR(MakeProblem(problem).status());

@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "annulus/client.h"
@@ -34,6 +35,7 @@ struct AttendFlags {
   Upload upload = Upload::kDirect;
   ClientSecurity security;  // towards the endpoint
   std::optional<float> scale;
+  std::vector<float> sinks;  // [heads], or none
   std::optional<DType> dtype;
   std::string backend = "auto";
   int repeat = 1;

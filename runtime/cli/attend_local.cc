@@ -1,6 +1,7 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "attention/finish.h"
 #include "base/status.h"
 #include "runtime/cli/attend.h"
 #include "runtime/engine/local_ranks.h"
@@ -37,6 +38,8 @@ absl::StatusOr<AttendOutcome> AttendLocally(const AttendFlags& flags, AttendInpu
     outcome.lse = std::move(run.result).TakeLse();
     outcome.out = std::move(run.result).TakeOut();
   }
+  AddSinks(flags.sinks, {outcome.out.f32(), outcome.lse.f32(), outcome.out.tokens(),
+                         outcome.out.heads(), outcome.out.dim()});
   outcome.report.plan = std::string(Name(decision.plan.kind()));
   outcome.report.backend = backend->capabilities().name;
   outcome.report.workers = flags.workers;

@@ -15,6 +15,9 @@ namespace {
 
 // A service that does not answer for so long is gone, and the context with it.
 constexpr absl::Duration kReleaseTimeout = absl::Seconds(10);
+// The context serves this command alone, which renews it while it lives: if it is killed, its KV is
+// soon free again.
+constexpr double kLeaseS = 60;
 
 ContextSpec SpecOf(const AttendFlags& flags, const ProblemFlags& problem) {
   ContextSpec spec;
@@ -27,6 +30,7 @@ ContextSpec SpecOf(const AttendFlags& flags, const ProblemFlags& problem) {
   spec.placement = flags.kv_placement;
   spec.partition = problem.placement;
   spec.tokens_expected = problem.kv_tokens;
+  spec.lease = kLeaseS;
   return spec;
 }
 
@@ -86,6 +90,7 @@ absl::StatusOr<AttendOutcome> AttendIn(Client& client, ContextId context, const 
   }
   request.plan = flags.plan;
   request.scale = inputs.scale;
+  request.sinks = flags.sinks;
   AttendOutcome outcome;
   outcome.report = ReportOf(flags, inputs);
   std::vector<double> elapsed_s;

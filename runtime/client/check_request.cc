@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "attention/finish.h"
 #include "attention/pattern.h"
 #include "base/status.h"
 #include "runtime/context/layout.h"
@@ -76,6 +77,7 @@ absl::Status CheckStep(const StepRequest& request) {
   ANNULUS_RETURN_IF_ERROR(CheckText("pattern", request.pattern, kPatternBytesMax));
   ANNULUS_RETURN_IF_ERROR(CheckScale(request.scale));
   ANNULUS_RETURN_IF_ERROR(CheckLists(request.lists));
+  ANNULUS_RETURN_IF_ERROR(CheckSinks(request.sinks, request.q.heads));
   const int64_t bytes = StepBytes(request);
   if (bytes <= kStepBytesMax) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -105,6 +107,7 @@ absl::Status CheckRequest(const AttendRequest& request) {
   ANNULUS_RETURN_IF_ERROR(CheckScale(request.scale));
   ANNULUS_RETURN_IF_ERROR(CheckText("pattern", request.pattern, kPatternBytesMax));
   ANNULUS_RETURN_IF_ERROR(CheckLists(request.lists));
+  ANNULUS_RETURN_IF_ERROR(CheckSinks(request.sinks, request.q.heads));
   return CheckText("request_id", request.request_id, kRequestIdBytesMax);
 }
 

@@ -1,12 +1,11 @@
 #include "annulus/partials.h"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "attention/finish.h"
 #include "attention/partial.h"
 #include "base/status.h"
 
@@ -31,14 +30,13 @@ absl::Status CheckF32(absl::string_view field, const TensorView& tensor, int64_t
   return Refuse(field, ShapeOf(tensor), absl::StrCat("f32 [", tokens, ", ", heads, ", ", dim, "]"));
 }
 
-// exp(x) / (1 + exp(x)), without overflow.
-float Sigmoid(float x) {
-  const float small = std::exp(-std::fabs(x));
-  return x < 0 ? small / (1 + small) : 1 / (1 + small);
-}
-
 PartialView ViewOf(Tensor* out, Tensor* lse) {
   return {out->f32(), lse->f32(), out->tokens(), out->heads(), out->dim()};
+}
+
+// Without their lse.
+PartialView RowsOf(Tensor* out) {
+  return {out->f32(), nullptr, out->tokens(), out->heads(), out->dim()};
 }
 
 }  // namespace
@@ -70,50 +68,47 @@ absl::Status Merge(const TensorView& out, const TensorView& lse, Tensor* into_ou
 absl::Status WithSinks(absl::Span<const float> sinks, Tensor* out, Tensor* lse) {
   ANNULUS_RETURN_IF_ERROR(CheckF32("out", *out, out->tokens(), out->heads(), out->dim()));
   ANNULUS_RETURN_IF_ERROR(CheckF32("lse", *lse, out->tokens(), out->heads(), 1));
-  if (static_cast<int64_t>(sinks.size()) != out->heads()) {
-    return Refuse("number of sinks", absl::StrCat(sinks.size()),
-                  absl::StrCat(out->heads(), ", one for each head"));
+  if (sinks.empty()) {
+    return Refuse("number of sinks", "0", absl::StrCat(out->heads(), ", one for each head"));
   }
-  for (size_t head = 0; head < sinks.size(); ++head) {
-    if (std::isfinite(sinks[head]) || sinks[head] == -std::numeric_limits<float>::infinity()) {
-      continue;
-    }
-    return Refuse(absl::StrCat("sink of head ", head), absl::StrCat(sinks[head]),
-                  "a finite number or -inf");
-  }
-  for (int64_t row = 0; row < out->tokens() * out->heads(); ++row) {
-    const float sink = sinks[static_cast<size_t>(row % out->heads())];
-    float& sum = lse->f32()[row];
-    if (std::isinf(sink) || std::isnan(sum)) continue;
-    const float kept = std::isinf(sum) ? 0 : Sigmoid(sum - sink);
-    float* values = out->f32() + row * out->dim();
-    for (int64_t c = 0; c < out->dim(); ++c) values[c] *= kept;
-    sum =
-        std::isinf(sum) ? sink : std::max(sum, sink) + std::log1p(std::exp(-std::fabs(sum - sink)));
-  }
+  ANNULUS_RETURN_IF_ERROR(CheckSinks(sinks, out->heads()));
+  AddSinks(sinks, ViewOf(out, lse));
   return absl::OkStatus();
 }
 
 absl::Status Gate(const TensorView& gate, Tensor* out) {
   ANNULUS_RETURN_IF_ERROR(CheckF32("out", *out, out->tokens(), out->heads(), out->dim()));
-  const bool by_head = gate.dim == 1;
   if (gate.tokens != out->tokens() || gate.heads != out->heads() ||
-      (!by_head && gate.dim != out->dim()) || !IsKnown(gate.dtype)) {
+      (gate.dim != 1 && gate.dim != out->dim()) || !IsKnown(gate.dtype)) {
     return Refuse("gate", ShapeOf(gate),
                   absl::StrCat("[", out->tokens(), ", ", out->heads(), ", ", out->dim(),
                                "], or 1 in the last place"));
   }
-  std::vector<float> gates(static_cast<size_t>(gate.dim));
-  for (int64_t token = 0; token < out->tokens(); ++token) {
-    for (int64_t head = 0; head < out->heads(); ++head) {
-      Convert(gate.Row(token, head), gate.dtype, reinterpret_cast<std::byte*>(gates.data()),
-              DType::kF32, gate.dim);
-      float* values = out->f32() + (token * out->heads() + head) * out->dim();
-      for (int64_t c = 0; c < out->dim(); ++c) {
-        values[c] *= Sigmoid(gates[by_head ? 0 : static_cast<size_t>(c)]);
-      }
-    }
+  GateRows(gate, RowsOf(out));
+  return absl::OkStatus();
+}
+
+absl::Status Blend(absl::Span<const TensorView> parts, absl::Span<const TensorView> weights,
+                   Tensor* out) {
+  const TensorView shape = *out;
+  ANNULUS_RETURN_IF_ERROR(CheckF32("out", shape, shape.tokens, shape.heads, shape.dim));
+  if (parts.empty() || weights.size() != parts.size()) {
+    return Refuse("number of weights", absl::StrCat(weights.size()),
+                  absl::StrCat("one for each of ", parts.size(), " parts, of which there is one"));
   }
+  for (size_t i = 0; i < parts.size(); ++i) {
+    ANNULUS_RETURN_IF_ERROR(CheckF32(absl::StrCat("parts[", i, "]"), parts[i], shape.tokens,
+                                     shape.heads, shape.dim));
+    const TensorView& weight = weights[i];
+    const bool fits = (weight.tokens == 1 || weight.tokens == shape.tokens) &&
+                      weight.heads == shape.heads && (weight.dim == 1 || weight.dim == shape.dim);
+    if (fits && IsKnown(weight.dtype) && weight.data != nullptr) continue;
+    return Refuse(absl::StrCat("weights[", i, "]"), ShapeOf(weight),
+                  absl::StrCat("[", shape.tokens, ", ", shape.heads, ", ", shape.dim,
+                               "], or 1 in the first or last place"));
+  }
+  std::fill_n(out->f32(), shape.size(), 0.0f);
+  for (size_t i = 0; i < parts.size(); ++i) AddWeighted(parts[i], weights[i], RowsOf(out));
   return absl::OkStatus();
 }
 

@@ -33,6 +33,17 @@ absl::Status ReadStatus(absl::string_view bytes, const FieldPath& path, absl::St
   return absl::OkStatus();
 }
 
+absl::Status ReadFloats(absl::string_view bytes, const Bounds& bounds, const FieldPath& path,
+                        std::vector<float>* values) {
+  if (bytes.size() % sizeof(float) != 0) return DoesNotParse(path);
+  const size_t before = values->size();
+  const size_t count = before + bytes.size() / sizeof(float);
+  if (count > bounds.size_max) return CheckSize(count, "elements", bounds, path);
+  values->resize(count);
+  if (!bytes.empty()) std::memcpy(values->data() + before, bytes.data(), bytes.size());
+  return absl::OkStatus();
+}
+
 void FieldReader::Fail() {
   ok_ = false;
   rest_ = {};

@@ -50,6 +50,9 @@ class FieldReader {
 
 absl::Status DoesNotParse(const FieldPath& path);
 absl::Status ReadStatus(absl::string_view bytes, const FieldPath& path, absl::Status* status);
+// Appends a list of 4 bytes each.
+absl::Status ReadFloats(absl::string_view bytes, const Bounds& bounds, const FieldPath& path,
+                        std::vector<float>* values);
 
 template <Described T>
 absl::Status ReadFields(absl::string_view bytes, const FieldPath& path, T* value);
@@ -92,6 +95,8 @@ absl::Status ReadField(FieldReader* in, const Bounds& bounds, const FieldPath& p
         }
         return list.ok() ? absl::OkStatus() : DoesNotParse(path);
       }
+    } else if constexpr (std::is_same_v<typename T::value_type, float>) {
+      if (in->sized()) return ReadFloats(in->Text(), bounds, path, value);
     }
     // Before it is taken in: each byte of a message may be an element.
     if (value->size() >= bounds.size_max) {

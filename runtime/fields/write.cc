@@ -33,6 +33,12 @@ void FieldWriter::Text(int number, absl::string_view text) {
   bytes_.append(text.data(), text.size());
 }
 
+void FieldWriter::Floats(int number, absl::Span<const float> values) {
+  Tag(number, kSized);
+  Varint(values.size() * sizeof(float));
+  bytes_.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
+}
+
 void FieldWriter::Status(int number, const absl::Status& status) {
   const size_t begin = Begin(number);
   if (!status.ok()) {

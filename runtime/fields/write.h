@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "runtime/fields/field.h"
 
 namespace annulus {
@@ -20,6 +21,7 @@ class FieldWriter {
   void Fixed32(int number, uint32_t value);
   void Fixed64(int number, uint64_t value);
   void Text(int number, absl::string_view text);
+  void Floats(int number, absl::Span<const float> values);
   void Element(uint64_t value) { Varint(value); }  // of a list of numbers, inside Begin and End
   void Status(int number, const absl::Status& status);
 
@@ -62,6 +64,8 @@ void WriteField(int number, const T& value, bool always, FieldWriter* out) {
         out->Element(static_cast<uint64_t>(static_cast<int64_t>(element)));
       }
       out->End(begin);
+    } else if constexpr (std::is_same_v<typename T::value_type, float>) {
+      if (!value.empty()) out->Floats(number, value);
     } else {
       for (const auto& element : value) WriteField(number, element, true, out);
     }

@@ -38,7 +38,8 @@ constexpr auto DescriptionOf(const AttendRequest*) {
                   Field(9, "request_id", &T::request_id, SizeAtMost(kRequestIdBytesMax)),
                   Field(10, "trace", &T::trace),
                   Field(12, "keys_begin", &T::keys_begin, Between(0, kPositionMax)),
-                  Field(13, "keys_end", &T::keys_end, Between(0, kPositionMax)));
+                  Field(13, "keys_end", &T::keys_end, Between(0, kPositionMax)),
+                  Field(15, "sinks", &T::sinks, SizeAtMost(kHeadsMax)));
 }
 
 constexpr auto DescriptionOf(const AttendResult*) {

@@ -108,6 +108,29 @@ TEST_CASE("attend: safetensors, narrow dtypes, V as K's prefix, a scale, rows th
   CHECK(with({{"--dtype", "bf16"}})["dtype"] == "bf16");
 }
 
+TEST_CASE("attend: sinks take their share once, at any number of workers") {
+  const Files files;
+  const Expected plain = Attend(files.q, files.k, &files.v, kVDim, "causal", 0.25);
+  const double sinks[kHeads] = {1.5, -INFINITY, 0, -40};
+  Expected want = plain;
+  for (size_t row = 0; row < want.lse.size(); ++row) {
+    const double total = std::exp(plain.lse[row]) + std::exp(sinks[row % kHeads]);
+    want.lse[row] = std::log(total);
+    for (size_t c = 0; c < kVDim; ++c) {
+      want.out[row * kVDim + c] *= std::exp(plain.lse[row]) / total;
+    }
+  }
+  for (const char* workers : {"1", "3"}) {
+    const Outcome outcome =
+        RunHere(files.Args({{"--sinks", "1.5,-inf,0,-40"}, {"--workers", workers}}));
+    INFO(outcome.err);
+    REQUIRE(outcome.code == 0);
+    const auto out = test::ReadF32(files.folder / "out.npy", {kTokens, kHeads, kVDim});
+    CHECK(Distance(out, want.out) < 1e-5);
+    CHECK(Distance(test::ReadF32(files.folder / "lse.npy", {kTokens, kHeads}), want.lse) < 1e-5);
+  }
+}
+
 TEST_CASE("attend: wrong input is refused in one line that names it") {
   const Files files;
   Rng rng(9);
@@ -157,6 +180,9 @@ TEST_CASE("attend: wrong input is refused in one line that names it") {
       {{{"--scale", "-inf"}}, "--scale"},
       {{{"--scale", "1e39"}}, "--scale"},
       {{{"--scale", "x"}}, "--scale"},
+      {{{"--sinks", "1"}}, "number of sinks: 1; expected 4"},
+      {{{"--sinks", "1,2,nan,0"}}, "sink of head 2: nan"},
+      {{{"--sinks", "1,2,,0"}}, "--sinks"},
       {{{"--pattern", "causl"}}, "causl"},
       {{{"--pattern", "docs(10,10)"}}, "330 tokens"},
       {{{"--pattern", "\x1b[31m\n"}}, "\\x1b"},

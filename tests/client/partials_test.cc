@@ -119,6 +119,31 @@ TEST_CASE("partials: gates by element and by head") {
   }
 }
 
+TEST_CASE("partials: parts that share no softmax add up by their weights") {
+  Rng rng(9);
+  const Keys keys(rng, 8);
+  const Answer first = keys.Over(0, 8), second = keys.Over(2, 5);
+  for (const int64_t rows : {kRows, int64_t{1}}) {
+    for (const int64_t dim : {kDim, int64_t{1}}) {
+      Tensor weight(DType::kF32, rows, kHeads, dim);
+      for (int64_t i = 0; i < weight.view().size(); ++i) weight.f32()[i] = rng.Normal();
+      const Tensor ones = [&] {
+        Tensor all(DType::kF32, 1, kHeads, 1);
+        std::fill_n(all.f32(), kHeads, 1.0f);
+        return all;
+      }();
+      Tensor out(DType::kF32, kRows, kHeads, kDim);
+      REQUIRE(Blend({first.out, second.out}, {weight, ones}, &out).ok());
+      for (int64_t i = 0; i < kRows * kHeads * kDim; ++i) {
+        const int64_t row = i / (kHeads * kDim), head = i / kDim % kHeads, c = i % kDim;
+        const int64_t at = ((rows == 1 ? 0 : row) * kHeads + head) * dim + (dim == 1 ? 0 : c);
+        const double want = double{weight.f32()[at]} * first.out.f32()[i] + second.out.f32()[i];
+        CHECK(out.f32()[i] == Approx(want).margin(1e-6));
+      }
+    }
+  }
+}
+
 TEST_CASE("partials: what does not fit is refused by its name, and nothing changes") {
   Rng rng(8);
   const Keys keys(rng, 6);
@@ -137,7 +162,12 @@ TEST_CASE("partials: what does not fit is refused by its name, and nothing chang
   refused(WithSinks({1.0f}, &into.out, &into.lse), "number of sinks: 1");
   refused(WithSinks({1.0f, NAN, 0.0f}, &into.out, &into.lse), "sink of head 1: ");
   refused(WithSinks({1.0f, 0.0f, kInfinity}, &into.out, &into.lse), "sink of head 2: ");
+  refused(WithSinks({}, &into.out, &into.lse), "number of sinks: 0");
   refused(Gate(narrow, &into.out), "gate: ");
+  refused(Blend({}, {}, &into.out), "number of weights: 0");
+  refused(Blend({part.out}, {}, &into.out), "number of weights: 0");
+  refused(Blend({part.out, narrow}, {part.out, part.out}, &into.out), "parts[1]: ");
+  refused(Blend({part.out}, {narrow}, &into.out), "weights[0]: ");
   CheckNear(into.out, keys.Over(0, 3).out);
   // A row without an answer is none after the merge, whatever the other part saw.
   part.lse.f32()[4] = NAN;

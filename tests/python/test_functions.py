@@ -91,8 +91,34 @@ def test_sinks_and_gates(problem, rng):
     np.testing.assert_allclose(annulus.gate(out, gates), out / (1 + np.exp(-gates)), atol=1e-6)
     with pytest.raises(annulus.InvalidArgument, match="sinks"):
         annulus.with_sinks(out, lse, sinks[:3])
+    weights = rng.standard_normal((40, 8, 1)).astype(np.float32)
+    mixed = annulus.blend([out, with_sinks.out], [weights, 1 - weights])
+    np.testing.assert_allclose(mixed, weights * out + (1 - weights) * with_sinks.out, atol=1e-6)
+    with pytest.raises(annulus.InvalidArgument, match="weights"):
+        annulus.blend([out], [weights[:7]])
     with pytest.raises(annulus.InvalidArgument, match="parts"):
         annulus.merge([])
+
+
+def test_sinks_of_calls(problem, rng):
+    q, k, v = problem
+    sinks = rng.standard_normal(q.shape[1]).astype(np.float32)
+    expected = annulus.with_sinks(*annulus.attention(q, k, v), sinks)
+    alone = annulus.attention(q, k, v, sinks=sinks, workers=2)
+    with annulus.in_process(workers=2) as client:
+        context = client.create_context(
+            heads=8, kv_heads=2, head_dim=32, v_head_dim=16, dtype="f32"
+        )
+        context.append(0, k, v)
+        attended = context.attend(0, q, sinks=sinks)
+        (stepped,) = client.step([annulus.Step(context, q=q, sinks=sinks)])
+        for answer in (alone, attended, stepped):
+            np.testing.assert_allclose(answer.out, expected.out, atol=1e-6)
+            np.testing.assert_allclose(answer.lse, expected.lse, atol=1e-5)
+        with pytest.raises(annulus.InvalidArgument, match="number of sinks: 3; expected"):
+            context.attend(0, q, sinks=sinks[:3])
+        with pytest.raises(annulus.InvalidArgument, match="sink of head 0: nan"):
+            client.step([annulus.Step(context, q=q, sinks=np.full(8, np.nan))])
 
 
 def test_explain():

@@ -143,6 +143,20 @@ TEST_CASE("values of all sizes are each other's messages") {
   CHECK(FromProto<ListRequest>(list_message)->limit == -5);
   CHECK(ValueOf<ListRequest>(std::string("\x10\x80\x80\x80\x80\x10", 6), "").status().message() ==
         "limit: 4294967296; expected a number of 32 bits");
+  AttendRequest attend;
+  attend.sinks = {1.5f, -0.0f, -std::numeric_limits<float>::infinity()};
+  v1::AttendHeader header;
+  REQUIRE(ToProto(attend, &header).ok());
+  CHECK(header.sinks_size() == 3);
+  CHECK(header.SerializeAsString() == BytesOf(attend));
+  CHECK(FromProto<AttendRequest>(header)->sinks == attend.sinks);
+  CHECK(ValueOf<AttendRequest>(std::string("\x7a\x03\0\0\0", 5), "").status().message() ==
+        "sinks: does not parse; expected protobuf");
+  CHECK(ValueOf<AttendRequest>(std::string("\x7d\0\0\x80\x3f\x7d\0\0\0\x40", 10), "")->sinks ==
+        std::vector<float>{1, 2});
+  header.mutable_sinks()->Resize(4097, 0);
+  CHECK(FromProto<AttendRequest>(header).status().message() ==
+        "sinks: 4097 elements; expected at most 4096");
   ForkRequest fork{.context = 1, .tokens = 0};
   v1::ForkRequest fork_message;
   REQUIRE(ToProto(fork, &fork_message).ok());

@@ -86,6 +86,7 @@ TEST_CASE("lists: a step brings its own") {
   StepRequest step;
   step.context = 7;
   step.lists = Lists(rng);
+  step.sinks = {0.5f, -2};
   v1::StepBatch batch;
   ToProto({&step, 1}, &batch);
   CHECK(static_cast<int64_t>(batch.ByteSizeLong()) <= StepBytes(step));
@@ -94,6 +95,7 @@ TEST_CASE("lists: a step brings its own") {
   INFO(got[0].status());
   REQUIRE(got[0].ok());
   CheckSame(got[0]->lists, step.lists);
+  CHECK(got[0]->sinks == step.sinks);
   batch.mutable_steps(0)->mutable_lists(0)->mutable_data()->pop_back();
   CHECK(absl::StrContains(FromProto(batch)[0].status().message(), "steps[0].lists[0].data: "));
 }

@@ -28,4 +28,11 @@ absl::Status WithSinks(absl::Span<const float> sinks, Tensor* out, Tensor* lse);
 // gate a head, of any dtype. Once for each row, after the last merge and the sinks.
 absl::Status Gate(const TensorView& gate, Tensor* out);
 
+// Attention of several parts that do not share a softmax, each with a weight of its own (gated
+// branches, NSA; routed heads, MoH): out := Σ weights[i] · parts[i]. `parts` are outs of answers
+// after their last merge, f32 [n, heads, v_head_dim] as `out`, which must not be one of them; a
+// weight is [n, heads, v_head_dim], or 1 in place of n or of v_head_dim, of any dtype.
+absl::Status Blend(absl::Span<const TensorView> parts, absl::Span<const TensorView> weights,
+                   Tensor* out);
+
 }  // namespace annulus

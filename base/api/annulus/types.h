@@ -113,6 +113,10 @@ struct AttendRequest {
   int64_t keys_begin = 0;
   std::optional<int64_t> keys_end = {};  // absent: kv_len
   std::vector<CallList> lists = {};      // what list(name) in the pattern stands for, 16 at most
+  // One score for each head that takes a share of its softmax's weight and brings no value
+  // (gpt-oss), natural log, −∞ for none; empty: no head has one. Leave it out where the answer is
+  // merged with others: a row has its sink once (partials.h, WithSinks).
+  std::vector<float> sinks = {};
 };
 
 // What a process did when, wall clock; for a trace file.
@@ -163,6 +167,7 @@ struct StepRequest {
   float scale = 0;      // 0: 1/√head_dim
   RequestKey key = {};
   std::vector<CallList> lists = {};  // as in AttendRequest
+  std::vector<float> sinks = {};     // as in AttendRequest
 };
 
 // Steps of one call.

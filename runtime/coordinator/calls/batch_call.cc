@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "attention/attend_args.h"
+#include "attention/finish.h"
 #include "base/check.h"
 #include "base/secret.h"
 #include "base/status.h"
@@ -42,6 +43,7 @@ CallItem::CallItem(const AttendRequest& request)
       q(request.q),
       pattern(&request.pattern),
       lists(&request.lists),
+      sinks(&request.sinks),
       plan(request.plan),
       scale(request.scale) {}
 
@@ -53,6 +55,7 @@ CallItem::CallItem(const StepRequest& request)
       q(request.q),
       pattern(&request.pattern),
       lists(&request.lists),
+      sinks(&request.sinks),
       scale(request.scale) {}
 
 BatchCall::BatchCall(std::vector<CallItem> items, const CallContext& call, CallPlanner& planner,
@@ -80,6 +83,7 @@ absl::Status BatchCall::PrepareItem(const CallItem& wanted, Item& item) {
   if (!item.admitted->attends) return absl::OkStatus();
   ANNULUS_RETURN_IF_ERROR(CheckTensor("q", wanted.q, spec.heads, spec.head_dim, spec.dtype));
   ANNULUS_RETURN_IF_ERROR(CheckScale(wanted.scale));
+  ANNULUS_RETURN_IF_ERROR(CheckSinks(*wanted.sinks, spec.heads));
   if (ask.kind == Kind::kStep) ANNULUS_RETURN_IF_ERROR(CheckStepAnswer(spec, wanted.q));
   ANNULUS_ASSIGN_OR_RETURN(
       std::shared_ptr<const Planned> planned,
@@ -269,6 +273,7 @@ absl::StatusOr<StepResult> BatchCall::TakeResult(size_t index, const action::Fin
     return absl::InvalidArgumentError(absl::StrCat("context ", ask.context, ", layer ", ask.layer,
                                                    ": ", OverflowError(*overflow).message()));
   }
+  AddSinks(*wanted_[index].sinks, item.merged.view());
   result.out = std::move(item.merged).TakeOut();
   result.lse = std::move(item.merged).TakeLse();
   return result;

@@ -35,6 +35,7 @@ struct CallItem {
   TensorView q = {};
   const std::string* pattern = nullptr;
   const std::vector<CallList>* lists = nullptr;  // of the pattern; null as it is
+  const std::vector<float>* sinks = nullptr;
   std::optional<PlanKind> plan = {};
   float scale = 0;
 };

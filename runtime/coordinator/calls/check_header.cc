@@ -1,5 +1,6 @@
 #include "runtime/coordinator/calls/check_header.h"
 
+#include "attention/finish.h"
 #include "attention/memory_space.h"
 #include "base/status.h"
 #include "runtime/context/check_tensor.h"
@@ -17,6 +18,7 @@ absl::StatusOr<CallSize> CheckHeader(const ShardMap& map, const AttendRequest& h
                                      CallPlanner& planner) {
   const ContextSpec& spec = map.spec;
   ANNULUS_RETURN_IF_ERROR(CheckShape("q", header.q, spec.heads, spec.head_dim));
+  ANNULUS_RETURN_IF_ERROR(CheckSinks(header.sinks, spec.heads));
   CallSize size;
   size.answer_bytes =
       static_cast<int64_t>(PartialBytes(header.q.tokens, spec.heads, spec.v_head_dim));

@@ -63,6 +63,7 @@ absl::StatusOr<StepRequest> RequestOf(const v1::Step& message) {
   ANNULUS_RETURN_IF_ERROR(CheckLists(message.lists(), kStepBytesMax).status());
   ANNULUS_ASSIGN_OR_RETURN(ListsRead lists, FromProto(message.lists(), /*with_data=*/true));
   request.lists = std::move(lists.lists);
+  request.sinks.assign(message.sinks().begin(), message.sinks().end());
   return request;
 }
 
@@ -116,7 +117,7 @@ int64_t StepBytes(const StepRequest& request) {
   // In 128 bits, since three tensors that can each be read may be too many together.
   const __int128 bytes = static_cast<__int128>(kStepOverheadBytes) + request.pattern.size() +
                          TensorBytes(request.k) + TensorBytes(request.v) + TensorBytes(request.q) +
-                         BytesOf(request.lists) +
+                         BytesOf(request.lists) + request.sinks.size() * sizeof(float) +
                          static_cast<__int128>(request.lists.size()) * kStepOverheadBytes;
   return static_cast<int64_t>(std::min<__int128>(bytes, std::numeric_limits<int64_t>::max()));
 }
@@ -152,6 +153,7 @@ void ToProto(absl::Span<const StepRequest> requests, v1::StepBatch* message) {
       step->mutable_key()->set_sequence(request.key.sequence);
     }
     ToProto(request.lists, /*with_data=*/true, step->mutable_lists());
+    step->mutable_sinks()->Add(request.sinks.begin(), request.sinks.end());
   }
 }
 
