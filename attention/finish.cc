@@ -30,8 +30,8 @@ void ReadRow(const TensorView& tensor, int64_t row, int64_t head, std::vector<fl
 absl::Status CheckSinks(absl::Span<const float> sinks, int64_t heads) {
   if (sinks.empty()) return absl::OkStatus();
   if (static_cast<int64_t>(sinks.size()) != heads) {
-    return absl::InvalidArgumentError(absl::StrCat("number of sinks: ", sinks.size(),
-                                                   "; expected ", heads, ", one for each head"));
+    return absl::InvalidArgumentError(absl::StrCat("number of sinks: ", sinks.size(), "; expected ",
+                                                   heads, ", one for each head"));
   }
   for (size_t head = 0; head < sinks.size(); ++head) {
     if (std::isfinite(sinks[head]) || sinks[head] == kNothing) continue;

@@ -229,9 +229,9 @@ bool Call::AttendBlocks(const Kernel& kernel, const Tile& tile, const Segment& s
       tile.pattern->CellMask(tile.kv_head, rows, step.block, masks);
       keys.masks = masks + tile.position % kBlockTokens;
     }
-    if (gathers && keys.masks != nullptr && cpu::KeyGather::Pays(*keys.masks)) {
-      if (!gather.Fits(*keys.masks)) kernel.attend(tile.shape, memory, gather.Take(), nullptr);
-      gather.Add(keys, *keys.masks);
+    if (const uint64_t seen = cpu::KeyGather::Seen(keys); gathers && cpu::KeyGather::Pays(seen)) {
+      if (!gather.Fits(seen)) kernel.attend(tile.shape, memory, gather.Take(), nullptr);
+      gather.Add(keys, seen);
       continue;
     }
     kernel.attend(tile.shape, memory, keys, next == nullptr ? nullptr : &next->keys);

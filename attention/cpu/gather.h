@@ -24,12 +24,19 @@ class KeyGather {
         v_dim_(static_cast<size_t>(shape.v_head_dim)),
         room_(*room) {}
 
+  // The keys of the block that its first query sees. Masks tell of keys that do not exist, too: a
+  // block may end early.
+  static uint64_t Seen(const KeyBlock& block) {
+    const uint64_t exist = ~uint64_t{0} >> (kBlockKeys - block.keys);
+    return block.masks == nullptr ? exist : *block.masks & exist;
+  }
+
   // Whether so few keys of a block cost less as copies.
   static bool Pays(uint64_t mask) { return std::popcount(mask) <= kBlockKeys / 2; }
 
   bool Fits(uint64_t mask) const { return keys_ + std::popcount(mask) <= kBlockKeys; }
 
-  // REQUIRES: Fits(mask), and Pays(mask).
+  // REQUIRES: Fits(mask), and Pays(mask), of keys that exist.
   void Add(const KeyBlock& block, uint64_t mask) {
     const size_t bytes = kBlockKeys * (k_bytes_ + v_bytes_);
     if (room_.size() < bytes) room_ = Buffer(bytes);

@@ -1,6 +1,7 @@
 // permute and order: a pattern over tokens in another order.
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <bit>
 #include <map>
 #include <memory>
@@ -9,6 +10,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "attention/pattern.h"
+#include "attention/pattern_node.h"
+#include "attention/pattern_rows.h"
 #include "attention/patterns/grid.h"
 #include "attention/patterns/nodes.h"
 #include "attention/patterns/word.h"
@@ -113,46 +116,79 @@ class AxesOrder final : public Order {
   Grid turned_;
 };
 
-// Query and key at places that `inner` allows. Positions beyond the tokens see nothing.
+// A pair of one query block: its key's position and its row in the block, in one number, so that
+// they sort by key.
+constexpr int kRowBits = std::countr_zero(static_cast<uint64_t>(kBlockTokens));
+
+// So that pairs fit.
+constexpr int64_t kOrderTokensMax = int64_t{1} << 48;
+
+int64_t KeyOf(uint64_t pair) {
+  return static_cast<int64_t>(pair >> kRowBits);
+}
+int64_t RowOf(uint64_t pair) {
+  return static_cast<int64_t>(pair & (kBlockTokens - 1));
+}
+
+// Query and key at places that `inner` allows. Positions beyond the tokens see nothing. Where
+// neighbours stand apart no few shapes tell it, so it answers by cells, from the pairs of a query
+// block, which a thread keeps for the cells that it asks for next.
 class Reordered final : public PatternNode {
  public:
   Reordered(std::shared_ptr<const Order> order, NodePtr inner)
-      : PatternNode({.groups = kBlockTokens,
-                     .ranges = std::min(inner->size().keys, order->tokens()),
-                     .keys = std::min(inner->size().keys, order->tokens())},
+      : PatternNode({.ranges = 1, .keys = std::min(inner->size().keys, order->tokens())},
                     HashNumbers('q', HashedBy(*order, *inner))),
         order_(std::move(order)),
         inner_(std::move(inner)) {}
+
+  bool shaped() const override { return false; }
 
   bool Allows(int64_t q, int64_t k) const override {
     return std::max(q, k) < order_->tokens() &&
            inner_->Allows(order_->PlaceOf(q), order_->PlaceOf(k));
   }
 
-  // Row by row, the keys that stand at the places seen; neighbours are one range.
-  void AppendShapes(const ShapeWindow& window, ShapeList* out) const override {
-    const int64_t end = std::min(window.q_end, order_->tokens());
-    ShapeList places;
-    std::vector<int64_t> keys;
-    for (int64_t q = window.q_begin; q < end; ++q) {
-      const int64_t place = order_->PlaceOf(q);
-      places.clear();
-      inner_->AppendShapes({place, place + 1, 0, order_->tokens()}, &places);
-      keys.clear();
-      for (const Shape& shape : places) {
-        for (int64_t at = shape.comb.NextFrom(shape.k_begin); at < shape.k_end;
-             at = shape.comb.NextFrom(at + 1)) {
-          keys.push_back(order_->PositionAt(at));
-        }
+  void AppendShapes(const ShapeWindow&, ShapeList*) const override {}
+
+  void Row(const ShapeWindow& window, std::vector<TileRun>* out) const override {
+    out->clear();
+    RunMaker runs(out);
+    int64_t block = -1, pairs = 0;
+    const auto add = [&] {
+      if (block < 0) return;
+      const int64_t begin = std::max(window.k_begin, block * kBlockTokens);
+      const int64_t end = std::min(window.k_end, (block + 1) * kBlockTokens);
+      runs.Add(block, pairs == (window.q_end - window.q_begin) * (end - begin));
+    };
+    ForEachPair(window, [&](int64_t, int64_t key) {
+      if (key / kBlockTokens != block) {
+        add();
+        block = key / kBlockTokens;
+        pairs = 0;
       }
-      std::sort(keys.begin(), keys.end());
-      keys.erase(std::unique(keys.begin(), keys.end()), keys.end());
-      for (size_t i = 0, next = 0; i < keys.size(); i = next) {
-        for (next = i + 1; next < keys.size() && keys[next] == keys[next - 1] + 1;) ++next;
-        AppendShape({q, q + 1, keys[i], keys[next - 1] + 1, -kFar, kFar, {}}, window, out);
-      }
-    }
+      ++pairs;
+    });
+    add();
+    runs.Finish();
   }
+
+  void Mask(const ShapeWindow& window, int64_t, int64_t k_block, uint64_t mask[64]) const override {
+    std::fill(mask, mask + kBlockTokens, 0);
+    ForEachPair(window, [&](int64_t row, int64_t key) {
+      mask[row] |= uint64_t{1} << (key - k_block * kBlockTokens);
+    });
+  }
+
+  absl::optional<int64_t> CountPairs(const ShapeWindow& window) const override {
+    int64_t pairs = 0;
+    for (int64_t q = window.q_begin; q < window.q_end;) {
+      const int64_t end = std::min(window.q_end, (q / kBlockTokens + 1) * kBlockTokens);
+      ForEachPair({q, end, window.k_begin, window.k_end}, [&](int64_t, int64_t) { ++pairs; });
+      q = end;
+    }
+    return pairs;
+  }
+
   BlockSet Unneeded(int64_t, int64_t) const override { return {}; }
   bool Equals(const PatternNode& other) const override {
     const Reordered* same = dynamic_cast<const Reordered*>(&other);
@@ -161,21 +197,86 @@ class Reordered final : public PatternNode {
   }
 
  private:
+  // The pairs of one query block, by key.
+  struct Block {
+    uint64_t node = 0;
+    int64_t number = -1;
+    std::vector<uint64_t> pairs;
+  };
+
   static std::vector<int64_t> HashedBy(const Order& order, const PatternNode& inner) {
     std::vector<int64_t> numbers = order.Key();
     numbers.push_back(static_cast<int64_t>(inner.hash()));
     return numbers;
   }
 
+  // fn(row in its block, key) for the pairs within the window, of one query block, by key.
+  template <typename Fn>
+  void ForEachPair(const ShapeWindow& window, Fn fn) const {
+    if (window.q_begin >= window.q_end || window.k_begin >= window.k_end) return;
+    const std::vector<uint64_t>& pairs = PairsOf(window.q_begin / kBlockTokens);
+    const auto first = static_cast<uint64_t>(window.k_begin) << kRowBits;
+    for (auto at = std::lower_bound(pairs.begin(), pairs.end(), first);
+         at != pairs.end() && KeyOf(*at) < window.k_end; ++at) {
+      const int64_t q = window.q_begin / kBlockTokens * kBlockTokens + RowOf(*at);
+      if (q >= window.q_begin && q < window.q_end) fn(RowOf(*at), KeyOf(*at));
+    }
+  }
+
+  const std::vector<uint64_t>& PairsOf(int64_t q_block) const {
+    // Patterns that stand beside each other take turns.
+    static thread_local std::array<Block, 4> kept;
+    static thread_local size_t next = 0;
+    for (const Block& block : kept) {
+      if (block.node == number_ && block.number == q_block) return block.pairs;
+    }
+    Block& block = kept[next++ % kept.size()];
+    block.node = 0;
+    block.pairs.clear();
+    AppendPairs(q_block, &block.pairs);
+    block.node = number_;
+    block.number = q_block;
+    return block.pairs;
+  }
+
+  void AppendPairs(int64_t q_block, std::vector<uint64_t>* pairs) const {
+    const int64_t end = std::min((q_block + 1) * kBlockTokens, order_->tokens());
+    ShapeList places;
+    for (int64_t q = q_block * kBlockTokens; q < end; ++q) {
+      const int64_t place = order_->PlaceOf(q);
+      places.clear();
+      inner_->AppendShapes({place, place + 1, 0, order_->tokens()}, &places);
+      for (const Shape& shape : places) {
+        for (int64_t at = shape.comb.NextFrom(shape.k_begin); at < shape.k_end;
+             at = shape.comb.NextFrom(at + 1)) {
+          pairs->push_back(static_cast<uint64_t>(order_->PositionAt(at)) << kRowBits |
+                           static_cast<uint64_t>(q % kBlockTokens));
+        }
+      }
+    }
+    std::sort(pairs->begin(), pairs->end());
+    pairs->erase(std::unique(pairs->begin(), pairs->end()), pairs->end());
+  }
+
+  static uint64_t NextNumber() {
+    static std::atomic<uint64_t> last = 0;
+    return ++last;
+  }
+
+  const uint64_t number_ = NextNumber();  // no other node of the process has it
   const std::shared_ptr<const Order> order_;
   const NodePtr inner_;
 };
 
 // ", pattern)": what the order is for.
 absl::StatusOr<Rules> ReadReordered(PatternReader& reader, std::shared_ptr<const Order> order) {
-  constexpr int64_t kKeysMax = kPatternTermsMax / kBlockTokens;
+  // Of one query, so that what a thread keeps of a block of queries is at most 8 MiB.
+  constexpr int64_t kKeysMax = 1 << 14;
   reader.SkipBlanks();
   const size_t begin = reader.at();
+  if (order->tokens() > kOrderTokensMax) {
+    return reader.Refuse(begin, "an order of at most 2^48 tokens before it", "one of more");
+  }
   ANNULUS_ASSIGN_OR_RETURN(const Rules inner, reader.ReadPattern());
   ANNULUS_RETURN_IF_ERROR(reader.Expect(')'));
   ANNULUS_RETURN_IF_ERROR(reader.CountParts(begin, inner.size()));
@@ -183,8 +284,8 @@ absl::StatusOr<Rules> ReadReordered(PatternReader& reader, std::shared_ptr<const
   Rules rules;
   for (const NodePtr& rule : inner) {
     if (!rule->shaped()) {
-      return reader.Refuse(begin, "a pattern without lists, which lie in an order of their own",
-                           "one with a list");
+      return reader.Refuse(begin, "a pattern without list, permute and order",
+                           "one with such a word");
     }
     const int64_t keys = std::min(rule->size().keys, order->tokens());
     if (keys > kKeysMax) {
@@ -202,9 +303,6 @@ absl::StatusOr<Rules> ReadReordered(PatternReader& reader, std::shared_ptr<const
 absl::StatusOr<Rules> ReadPermute(PatternReader& reader) {
   ANNULUS_ASSIGN_OR_RETURN(const auto values,
                            reader.ReadFirstArguments({{"seed", 0, true}, {"tokens", 1, true}}));
-  if (values[1].number() > kFar) {
-    return reader.Refuse(values[1].at, "at most 2^60 tokens", "more");
-  }
   return ReadReordered(reader, std::make_shared<Shuffled>(values[0].number(), values[1].number()));
 }
 

@@ -167,7 +167,8 @@ class PythonClient {
                    const std::string& pattern, const std::optional<std::string>& plan, float scale,
                    int64_t keys_begin, std::optional<int64_t> keys_end,
                    const std::string& request_id, bool trace, const nb::dict& lists,
-                   const std::vector<float>& sinks, std::optional<double> timeout, const CancelToken& cancel) {
+                   const std::vector<float>& sinks, std::optional<double> timeout,
+                   const CancelToken& cancel) {
     const Borrowed queries = Borrow(q, "q");
     AttendRequest request;
     request.lists = ListsOf(lists);

@@ -153,7 +153,8 @@ nb::object ApplyGate(nb::handle out, nb::handle gate) {
   return ToNumpy(std::move(rows), true);
 }
 
-nb::object BlendParts(const std::vector<nb::object>& parts, const std::vector<nb::object>& weights) {
+nb::object BlendParts(const std::vector<nb::object>& parts,
+                      const std::vector<nb::object>& weights) {
   if (parts.empty()) Raise(absl::InvalidArgumentError("parts: none; expected one or more"));
   std::vector<Tensor> outs;
   std::vector<Borrowed> borrowed;

@@ -97,8 +97,8 @@ absl::Status Blend(absl::Span<const TensorView> parts, absl::Span<const TensorVi
                   absl::StrCat("one for each of ", parts.size(), " parts, of which there is one"));
   }
   for (size_t i = 0; i < parts.size(); ++i) {
-    ANNULUS_RETURN_IF_ERROR(CheckF32(absl::StrCat("parts[", i, "]"), parts[i], shape.tokens,
-                                     shape.heads, shape.dim));
+    ANNULUS_RETURN_IF_ERROR(
+        CheckF32(absl::StrCat("parts[", i, "]"), parts[i], shape.tokens, shape.heads, shape.dim));
     const TensorView& weight = weights[i];
     const bool fits = (weight.tokens == 1 || weight.tokens == shape.tokens) &&
                       weight.heads == shape.heads && (weight.dim == 1 || weight.dim == shape.dim);

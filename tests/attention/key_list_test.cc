@@ -255,6 +255,33 @@ TEST_CASE("key list: queries that each see a few scattered tokens") {
   }
 }
 
+TEST_CASE("key list: a query sees no keys behind the last one, whatever its list shows") {
+  const auto cpu = *MakeBackend("cpu", 2);
+  for (uint64_t seed = 1; seed <= 60; ++seed) {
+    Rng rng(seed);
+    ProblemShape shape;
+    shape.kv_tokens = rng.Between(1, 300);
+    shape.group = static_cast<int>(rng.Between(1, 2));
+    shape.pattern = "list(x)";
+    shape.q_ranges = {{shape.kv_tokens - 1, shape.kv_tokens}};
+    // Of a context of 400 tokens, of which only kv_tokens are seen.
+    KeyListData data;
+    const bool tokens = rng.Below(2) == 0;
+    data.unit = tokens ? KeyListData::Unit::kTokens : KeyListData::Unit::kBlocks;
+    data.block_tokens = 16;
+    for (int64_t k = 0; k < (tokens ? 400 : 25); ++k) {
+      if (rng.Below(tokens ? 8 : 3) == 0) data.keys.push_back(static_cast<int32_t>(k));
+    }
+    data.begin = {0, static_cast<int64_t>(data.keys.size())};
+    Problem problem(shape, seed);
+    problem.Bind({"x", Made(std::move(data))});
+    CAPTURE(seed, tokens, shape.kv_tokens);
+    Partial partial = problem.Identity();
+    REQUIRE(cpu->Attend(problem.Args(&problem.all(), &partial)).ok());
+    CheckAgainst(problem.Oracle(), OutTolerance(*cpu, shape), &partial);
+  }
+}
+
 // Blocks of 64 that s2 shows each block of queries.
 NamedList S2Blocks(const Pattern& s2, int64_t blocks) {
   KeyListData data;

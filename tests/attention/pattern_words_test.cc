@@ -141,14 +141,18 @@ TEST_CASE("pattern words: what an order is given to reorder has a bound") {
   const auto refusal = [](const std::string& text) {
     return std::string(Pattern::Parse(text, 2).status().message());
   };
-  CHECK(refusal("permute(1,4096,full)") ==
-        "pattern: at 16: expected a pattern of which a query sees at most 512 keys, found one "
+  CHECK(refusal("permute(1,20000,full)") ==
+        "pattern: at 17: expected a pattern of which a query sees at most 16384 keys, found one "
         "without a bound");
-  CHECK(refusal("permute(1,4096,window(300,300))") ==
-        "pattern: at 16: expected a pattern of which a query sees at most 512 keys, found 600");
-  CHECK(Pattern::Parse("permute(1,512,full)", 2).ok());
-  CHECK(refusal("permute(1,64,list(x))").find("at 14: expected a pattern without lists") !=
-        std::string::npos);
+  CHECK(refusal("permute(1,40000,window(9000,9000))") ==
+        "pattern: at 17: expected a pattern of which a query sees at most 16384 keys, found 18000");
+  CHECK(Pattern::Parse("permute(1,16384,full)", 2).ok());
+  CHECK(refusal("permute(1,64,list(x))") ==
+        "pattern: at 14: expected a pattern without list, permute and order, found one with such a "
+        "word");
+  CHECK(
+      refusal("permute(1,281474976710657,window(9))").find("at 27: expected an order of at most") !=
+      std::string::npos);
   CHECK(refusal("order(4x4,0x0,causal)") ==
         "pattern: at 11: expected the axes 0 to 1, each once, joined by x, found others");
   CHECK(refusal("order(4x4,0x2,causal)").find("at 11: expected the axes") != std::string::npos);

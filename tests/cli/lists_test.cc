@@ -235,6 +235,8 @@ TEST_CASE("attend: lists that cannot be are refused by file, field and value") {
                   "__metadata__ has no unit, expected one of blocks");
   tensors_refused({{"unit", "pages"}, {"rows", "all"}}, {0, 1}, {0},
                   "\"unit\" is \"pages\", expected one of blocks, tokens");
+  tensors_refused({{"unit", "blocks"}, {"rows", "all"}, {"blocktokens", "32"}}, {0, 1}, {0},
+                  "\"blocktokens\" is \"32\", expected no field but unit, rows, block_tokens");
 }
 
 }  // namespace

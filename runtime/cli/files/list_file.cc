@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -44,13 +45,15 @@ absl::StatusOr<KeyListData> ReadMask(const ListFile& from, absl::Span<const std:
 }
 
 template <typename From, typename To>
-std::vector<To> Values(const std::byte* at, size_t count) {
+absl::StatusOr<std::vector<To>> Values(absl::string_view name, const std::byte* at, size_t count) {
   std::vector<To> values(count);
   for (size_t i = 0; i < count; ++i) {
     From value;
     std::memcpy(&value, at + i * sizeof(From), sizeof(From));
-    // What does not fit is no number of a key; the list refuses it.
-    values[i] = value == static_cast<From>(static_cast<To>(value)) ? static_cast<To>(value) : -1;
+    values[i] = static_cast<To>(value);
+    if (value == static_cast<From>(values[i])) continue;
+    return absl::InvalidArgumentError(absl::StrCat(name, "[", i, "]: ", value, "; expected 0 to ",
+                                                   std::numeric_limits<To>::max()));
   }
   return values;
 }
@@ -68,14 +71,18 @@ absl::StatusOr<std::vector<To>> ReadNumbers(const SafetensorsHeader& header,
                                                      absl::StrJoin(entry.shape, ", "),
                                                      "], expected one size"));
     }
-    if (entry.dtype == "I32") return Values<int32_t, To>(at, bytes / 4);
-    if (entry.dtype == "I64") return Values<int64_t, To>(at, bytes / 8);
+    if (entry.dtype == "I32") return Values<int32_t, To>(name, at, bytes / 4);
+    if (entry.dtype == "I64") return Values<int64_t, To>(name, at, bytes / 8);
     return absl::InvalidArgumentError(
         absl::StrCat("tensor ", name, ": dtype is ", entry.dtype, ", expected I32 or I64"));
   }
   return absl::InvalidArgumentError(
       absl::StrCat("tensor ", name, " is not in the file, expected begin and keys"));
 }
+
+// `format` is what libraries for such files write by themselves.
+constexpr absl::string_view kFields[] = {"unit",  "rows",    "block_tokens",
+                                         "heads", "q_begin", "format"};
 
 // Takes what __metadata__ says; which of the numbers it says is left to `has`.
 class Metadata {
@@ -84,6 +91,9 @@ class Metadata {
 
   absl::Status CheckKnown() const {
     for (size_t i = 0; i < all_.size(); ++i) {
+      if (std::find(std::begin(kFields), std::end(kFields), all_[i].first) == std::end(kFields)) {
+        return Refuse(all_[i], absl::StrCat("no field but ", absl::StrJoin(kFields, ", ")));
+      }
       for (size_t j = 0; j < i; ++j) {
         if (all_[i].first == all_[j].first) return Refuse(all_[i], "each field once");
       }
