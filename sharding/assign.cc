@@ -311,8 +311,7 @@ class Assigner {
     const auto [at, is_new] = reads_[rank].try_emplace(kv_head);
     if (is_new) {
       BlockSet blocks = BlocksRead(rows_, rows_.KvClass(kv_head), home_[rank]);
-      const HeadRange held = problem_.kv.KvHeads(rank);
-      if (kv_head >= held.first && kv_head < held.end()) {
+      if (Contains(problem_.kv.KvHeads(rank), kv_head)) {
         blocks = blocks.Union(problem_.HeldBlocks(rank));
       }
       at->second = CellsOf(std::move(blocks));

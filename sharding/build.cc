@@ -137,23 +137,24 @@ void MoveRows(const Problem& problem, Transfer::Kind kind, int rank, HeadRange h
 
 std::vector<HeadBlocks> NotHeld(const Problem& problem, int rank,
                                 const std::vector<HeadBlocks>& wanted) {
-  const HeadRange held_heads = problem.kv.KvHeads(rank);
+  const HeadRanges& held_heads = problem.kv.KvHeads(rank);
   const BlockSet held = problem.HeldBlocks(rank);
   std::vector<HeadBlocks> missing;
   for (const HeadBlocks& want : wanted) {
-    const HeadRange both = Intersect(want.heads, held_heads);
-    if (both.count == 0) {
-      missing.push_back(want);
-      continue;
-    }
     const auto add = [&](int first, int end, BlockSet blocks) {
       if (end > first && !blocks.empty()) {
         missing.push_back({{first, end - first}, std::move(blocks)});
       }
     };
-    add(want.heads.first, both.first, want.blocks);
-    add(both.first, both.end(), want.blocks.Subtract(held));
-    add(both.end(), want.heads.end(), want.blocks);
+    int at = want.heads.first;
+    for (const HeadRange& held_range : held_heads) {
+      const HeadRange both = Intersect(want.heads, held_range);
+      if (both.count == 0) continue;
+      add(at, both.first, want.blocks);
+      add(both.first, both.end(), want.blocks.Subtract(held));
+      at = both.end();
+    }
+    add(at, want.heads.end(), want.blocks);
   }
   return missing;
 }

@@ -27,15 +27,19 @@ class RankComputes {
         not_held_(problem.KvBlocks().Subtract(held_)) {}
 
   void Held(const HeadBlocks& rows, std::vector<Compute>* out) const {
-    Add(rows.blocks, Intersect(rows.heads, held_heads_), held_, out);
+    for (const HeadRange& heads : held_heads_) {
+      Add(rows.blocks, Intersect(rows.heads, heads), held_, out);
+    }
   }
 
   void Sent(const HeadBlocks& rows, std::vector<Compute>* out) const {
-    const HeadRange below{0, held_heads_.first};
-    const HeadRange above{held_heads_.end(), problem_.kv_heads - held_heads_.end()};
-    Add(rows.blocks, Intersect(rows.heads, below), problem_.KvBlocks(), out);
-    Add(rows.blocks, Intersect(rows.heads, held_heads_), not_held_, out);
-    Add(rows.blocks, Intersect(rows.heads, above), problem_.KvBlocks(), out);
+    int at = 0;
+    for (const HeadRange& heads : held_heads_) {
+      Add(rows.blocks, Intersect(rows.heads, {at, heads.first - at}), problem_.KvBlocks(), out);
+      Add(rows.blocks, Intersect(rows.heads, heads), not_held_, out);
+      at = heads.end();
+    }
+    Add(rows.blocks, Intersect(rows.heads, {at, problem_.kv_heads - at}), problem_.KvBlocks(), out);
   }
 
   void Both(const HeadBlocks& rows, std::vector<Compute>* out) const {
@@ -52,7 +56,7 @@ class RankComputes {
 
   const Problem& problem_;
   const int rank_;
-  const HeadRange held_heads_;
+  const HeadRanges& held_heads_;
   const BlockSet held_;
   const BlockSet not_held_;
 };

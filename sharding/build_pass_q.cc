@@ -88,8 +88,14 @@ class PassQBuilder {
   // Which of `rows`, by head, see something that `rank` computes.
   Pieces Seeing(int rank, const BlockSet& rows) const {
     const std::vector<BlockSet>& seen = seen_[problem_.kv.TokenGroup(rank)];
-    return GroupHeads(problem_.kv.QueryHeads(rank),
-                      [&](int head) { return seen[rows_.QueryClass(head)].Intersect(rows); });
+    Pieces pieces;
+    for (const HeadRange& heads : problem_.kv.QueryHeads(rank)) {
+      for (HeadBlocks& piece : GroupHeads(
+               heads, [&](int head) { return seen[rows_.QueryClass(head)].Intersect(rows); })) {
+        pieces.push_back(std::move(piece));
+      }
+    }
+    return pieces;
   }
 
   void AddComputes(int rank, const Pieces& pieces, std::vector<Compute>* computes) const {

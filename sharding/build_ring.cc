@@ -33,7 +33,7 @@ Layout TargetLayout(PlanKind kind, const Problem& problem) {
     return problem.kv;
   }
   const Partition tokens(spec, 0, BlocksOf(problem.kv_tokens), mesh.token_groups);
-  return Layout(mesh, problem.heads, problem.kv_heads, tokens);
+  return Layout(mesh, HeadMap::Even(mesh.head_groups, problem.heads, problem.kv_heads), tokens);
 }
 
 bool HeadsDiffer(const Pattern& pattern) {

@@ -38,49 +38,39 @@ MeshShape MeshOf(int world) {
   return {head_groups, world / head_groups};
 }
 
-Layout::Layout(MeshShape mesh, int heads, int kv_heads, Partition tokens)
-    : mesh_(mesh), heads_(heads), kv_heads_(kv_heads), tokens_(std::move(tokens)) {
-  ANNULUS_CHECK(mesh.head_groups >= 1 && mesh.token_groups == tokens_.world());
-  ANNULUS_CHECK(kv_heads >= 1 && heads >= 1 && heads % kv_heads == 0);
+MeshShape MeshOf(Placement placement, int world) {
+  if (placement == Placement::kHeads) return {world, 1};
+  return placement == Placement::kMesh ? MeshOf(world) : MeshShape{1, world};
+}
+
+Layout::Layout(MeshShape mesh, HeadMap heads, Partition tokens)
+    : mesh_(mesh), heads_(std::move(heads)), tokens_(std::move(tokens)) {
+  ANNULUS_CHECK(mesh.head_groups == heads_.groups() && mesh.token_groups == tokens_.world());
+}
+
+Layout Layout::Of(Placement placement, int world, HeadMap heads, PartitionSpec spec,
+                  int64_t blocks) {
+  const MeshShape mesh = MeshOf(placement, world);
+  return Layout(mesh, std::move(heads), Partition(spec, 0, blocks, mesh.token_groups));
 }
 
 Layout Layout::Of(Placement placement, int world, int heads, int kv_heads, PartitionSpec spec,
                   int64_t blocks) {
-  MeshShape mesh{1, world};
-  if (placement == Placement::kHeads) mesh = {world, 1};
-  if (placement == Placement::kMesh) mesh = MeshOf(world);
-  return Layout(mesh, heads, kv_heads, Partition(spec, 0, blocks, mesh.token_groups));
+  const int groups = MeshOf(placement, world).head_groups;
+  return Of(placement, world, HeadMap::Even(groups, heads, kv_heads), spec, blocks);
 }
 
 Layout Layout::Tokens(int world, int heads, int kv_heads, PartitionSpec spec, int64_t blocks) {
   return Of(Placement::kTokens, world, heads, kv_heads, spec, blocks);
 }
 
-HeadRange Layout::QueryHeads(int rank) const {
-  const int group = HeadGroup(rank);
-  const int size = heads_ / mesh_.head_groups;
-  const int longer = heads_ % mesh_.head_groups;  // this many groups have one head more
-  return {group * size + std::min(group, longer), size + (group < longer ? 1 : 0)};
-}
-
-HeadRange Layout::KvHeads(int rank) const {
-  const HeadRange query = QueryHeads(rank);
-  const int group = heads_ / kv_heads_;
-  if (query.count == 0) return {kv_heads_, 0};
-  const int first = query.first / group;
-  return {first, (query.end() - 1) / group + 1 - first};
-}
-
 BlockSet Layout::Blocks(int rank) const {
-  if (KvHeads(rank).count == 0) return {};
+  if (KvHeads(rank).empty()) return {};
   return tokens_.BlocksOf(TokenGroup(rank));
 }
 
 int Layout::Source(int kv_head, int token_group) const {
-  const int query_head = kv_head * (heads_ / kv_heads_);
-  int head_group = 0;
-  while (QueryHeads(Rank(head_group, token_group)).end() <= query_head) ++head_group;
-  return Rank(head_group, token_group);
+  return Rank(heads_.FirstHolder(kv_head), token_group);
 }
 
 }  // namespace annulus

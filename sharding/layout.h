@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "annulus/placement.h"
-#include "attention/ranges.h"
+#include "sharding/head_map.h"
 #include "sharding/partition.h"
 
 namespace annulus {
@@ -24,24 +24,25 @@ struct MeshShape {
   friend bool operator==(const MeshShape&, const MeshShape&) = default;
 };
 MeshShape MeshOf(int world);
+MeshShape MeshOf(Placement placement, int world);
 
 class Layout {
  public:
-  // heads query heads in groups of heads / kv_heads per KV head; heads % kv_heads == 0.
-  // Query heads are cut contiguously into head_groups parts, as even as they go, so that with more
-  // groups than KV heads a KV head is held by several ranks (each serves part of its query heads),
-  // and with more groups than query heads some ranks hold nothing.
-  Layout(MeshShape mesh, int heads, int kv_heads, Partition tokens);
+  // `heads` has a group for each of the mesh's.
+  Layout(MeshShape mesh, HeadMap heads, Partition tokens);
 
-  static Layout Tokens(int world, int heads, int kv_heads, PartitionSpec spec, int64_t blocks);
+  static Layout Of(Placement placement, int world, HeadMap heads, PartitionSpec spec,
+                   int64_t blocks);
+  // With heads cut evenly.
   static Layout Of(Placement placement, int world, int heads, int kv_heads, PartitionSpec spec,
                    int64_t blocks);
+  static Layout Tokens(int world, int heads, int kv_heads, PartitionSpec spec, int64_t blocks);
 
   int world() const { return mesh_.head_groups * mesh_.token_groups; }
   const MeshShape& mesh() const { return mesh_; }
   const Partition& tokens() const { return tokens_; }  // over token groups
-  int heads() const { return heads_; }
-  int kv_heads() const { return kv_heads_; }
+  int heads() const { return heads_.heads(); }
+  int kv_heads() const { return heads_.kv_heads(); }
 
   int HeadGroup(int rank) const { return rank % mesh_.head_groups; }
   int TokenGroup(int rank) const { return rank / mesh_.head_groups; }
@@ -49,9 +50,11 @@ class Layout {
     return token_group * mesh_.head_groups + head_group;
   }
 
-  HeadRange QueryHeads(int rank) const;  // query heads this rank computes
-  HeadRange KvHeads(int rank) const;     // KV heads they read: what it holds; may overlap others'
-  BlockSet Blocks(int rank) const;       // blocks it holds of each of those KV heads
+  // Query heads this rank computes, and the KV heads they read: what it holds, maybe beside others.
+  // Valid while a copy of the layout, or of its HeadMap, lives.
+  const HeadRanges& QueryHeads(int rank) const { return heads_.QueryHeads(HeadGroup(rank)); }
+  const HeadRanges& KvHeads(int rank) const { return heads_.KvHeads(HeadGroup(rank)); }
+  BlockSet Blocks(int rank) const;  // blocks it holds of each of those KV heads
 
   // The rank that gives (kv_head, blocks of token group g) to others: of several holders the first.
   int Source(int kv_head, int token_group) const;
@@ -60,8 +63,7 @@ class Layout {
 
  private:
   MeshShape mesh_;
-  int heads_ = 0;
-  int kv_heads_ = 0;
+  HeadMap heads_;
   Partition tokens_;
 };
 

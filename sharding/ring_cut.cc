@@ -60,7 +60,7 @@ class RingCutter {
   }
 
   RingCut Cut(bool heads_lie) const {
-    HeadShares shares = EvenShares();
+    HeadShares shares = TargetShares();
     RingCut even = CutOf(shares, EvenRows(shares));
     if (rows_ == nullptr || rows_->classes() == 1) return even;
     const std::vector<int64_t> work = HeadWork();
@@ -94,12 +94,13 @@ class RingCutter {
     return problem_.QueryBlocks().size() >= kRowsCutMin * token_groups();
   }
 
-  HeadShares EvenShares() const {
+  HeadShares TargetShares() const {
     HeadShares shares;
     for (int group = 0; group < head_groups(); ++group) {
-      const HeadRange heads = target_.QueryHeads(target_.Rank(group, 0));
       shares.emplace_back();
-      if (heads.count > 0) shares.back().push_back({heads});
+      for (const HeadRange& heads : target_.QueryHeads(target_.Rank(group, 0))) {
+        shares.back().push_back({heads});
+      }
     }
     return shares;
   }

@@ -130,6 +130,12 @@ class Player {
     for (int64_t block = 0; block < rows.kv_blocks(); ++block) {
       owner_.push_back(problem_.kv.tokens().Owner(block));
     }
+    holds_head_.resize(static_cast<size_t>(plan.world() * problem_.kv_heads));
+    for (int rank = 0; rank < plan.world(); ++rank) {
+      ForEachHead(problem_.kv.KvHeads(rank), [&](int head) {
+        holds_head_[static_cast<size_t>(rank * problem_.kv_heads + head)] = true;
+      });
+    }
     if (problem_.home == Home::kOwners) {
       for (int rank = 0; rank < plan.world(); ++rank) {
         Mark(&queries_, rank, {0, segments.size()}, problem_.HomeRows(rank));
@@ -163,9 +169,8 @@ class Player {
   }
 
   bool HoldsKv(int rank, int kv_head, int64_t block) const {
-    const HeadRange own = problem_.kv.KvHeads(rank);
-    const bool own_head = kv_head >= own.first && kv_head < own.end();
-    return (own_head && owner_[block] == problem_.kv.TokenGroup(rank)) ||
+    return (holds_head_[static_cast<size_t>(rank * problem_.kv_heads + kv_head)] &&
+            owner_[block] == problem_.kv.TokenGroup(rank)) ||
            received_.Get(rank, kv_head, block);
   }
 
@@ -274,11 +279,12 @@ class Player {
   const RowTable& rows_;
   const HeadSegments& segments_;
   const Stop& stop_;
-  BlockBits received_;      // KV, by KV head
-  BlockBits arriving_;      // KV of the current step
-  BlockBits queries_;       // by segment
-  BlockBits partials_;      // by segment
-  std::vector<int> owner_;  // token group of each KV block before the plan
+  BlockBits received_;            // KV, by KV head
+  BlockBits arriving_;            // KV of the current step
+  BlockBits queries_;             // by segment
+  BlockBits partials_;            // by segment
+  std::vector<int> owner_;        // token group of each KV block before the plan
+  std::vector<bool> holds_head_;  // by rank and KV head
   std::map<std::pair<int, std::string>, std::vector<bool>> read_;
   int step_ = 0;
 };

@@ -61,7 +61,7 @@ PlanBench::PlanBench(Ranks& ranks, const BenchFlags& flags, Machinery machinery,
 absl::Status PlanBench::MakeInputs() {
   ANNULUS_ASSIGN_OR_RETURN(
       q_, MakeQueries(inputs_, problem_, rows_.ranges(), backend_->memory(), machinery_.threads));
-  ANNULUS_ASSIGN_OR_RETURN(pages_, MakePages(inputs_, problem_, problem_.kv.KvHeads(ranks_.rank()),
+  ANNULUS_ASSIGN_OR_RETURN(pages_, MakePages(inputs_, problem_, {0, problem_.kv_heads},
                                              problem_.HeldBlocks(ranks_.rank()), backend_->memory(),
                                              machinery_.threads));
   return absl::OkStatus();

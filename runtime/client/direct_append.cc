@@ -60,7 +60,7 @@ class PackedPart {
   // of the packing of all of them.
   bool PackMore() {
     if (next_ == blocks_.size()) return false;
-    const int64_t row_bytes = layout_.KvHeads(rank_).count * TokenBytes(spec_);
+    const int64_t row_bytes = CountOf(layout_.KvHeads(rank_)) * TokenBytes(spec_);
     const TokenRange& first = blocks_[next_];
     int64_t bytes = 0;
     TokenRange tokens = first;

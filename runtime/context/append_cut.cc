@@ -24,7 +24,7 @@ int64_t AppendBytes(const ContextSpec& spec, const Layout& layout, int rank, Tok
   int64_t rows_owned = 0;
   ForEachOwnedBlock(layout, rank, tokens,
                     [&](int64_t, TokenRange rows) { rows_owned += rows.size(); });
-  return rows_owned * layout.KvHeads(rank).count * TokenBytes(spec);
+  return rows_owned * CountOf(layout.KvHeads(rank)) * TokenBytes(spec);
 }
 
 Buffer PackAppend(const ContextSpec& spec, const Layout& layout, int rank, TokenRange tokens,
@@ -37,20 +37,20 @@ Buffer PackAppend(const ContextSpec& spec, const Layout& layout, int rank, Token
 
 std::byte* PackAppend(const ContextSpec& spec, const Layout& layout, int rank, TokenRange tokens,
                       const TensorView& k, const TensorView& v, std::byte* to) {
-  const HeadRange heads = layout.KvHeads(rank);
+  const HeadRanges& heads = layout.KvHeads(rank);
   ForEachOwnedBlock(layout, rank, tokens, [&](int64_t, TokenRange rows) {
     const int64_t first = rows.begin - tokens.begin;
-    for (int head = heads.first; head < heads.end(); ++head) {
+    ForEachHead(heads, [&](int head) {
       to = PackRows(k, first, rows.size(), head, spec.dtype, to);
       if (!spec.v_is_k_prefix) to = PackRows(v, first, rows.size(), head, spec.dtype, to);
-    }
+    });
   });
   return to;
 }
 
 void UnpackAppend(const ContextSpec& spec, const Layout& layout, int rank, TokenRange tokens,
                   const std::byte* packed, Tensor& k, Tensor& v) {
-  const HeadRange heads = layout.KvHeads(rank);
+  const HeadRanges& heads = layout.KvHeads(rank);
   const auto unpack = [&](Tensor& to, int64_t first, int64_t count, int64_t head) {
     const size_t row_bytes = static_cast<size_t>(to.dim()) * SizeOf(to.dtype());
     for (int64_t row = first; row < first + count; ++row) {
@@ -61,10 +61,10 @@ void UnpackAppend(const ContextSpec& spec, const Layout& layout, int rank, Token
   };
   ForEachOwnedBlock(layout, rank, tokens, [&](int64_t, TokenRange rows) {
     const int64_t first = rows.begin - tokens.begin;
-    for (int head = heads.first; head < heads.end(); ++head) {
+    ForEachHead(heads, [&](int head) {
       unpack(k, first, rows.size(), head);
       if (!spec.v_is_k_prefix) unpack(v, first, rows.size(), head);
-    }
+    });
   });
 }
 

@@ -18,7 +18,7 @@ namespace annulus {
 // rows are their absolute positions within that block.
 template <typename Fn>
 void ForEachOwnedBlock(const Layout& layout, int rank, TokenRange tokens, Fn fn) {
-  if (layout.KvHeads(rank).count == 0) return;
+  if (layout.KvHeads(rank).empty()) return;
   for (int64_t block = tokens.begin / kBlockTokens; block < BlocksOf(tokens.end); ++block) {
     if (layout.tokens().Owner(block) != layout.TokenGroup(rank)) continue;
     fn(block, TokenRange{std::max(tokens.begin, block * kBlockTokens),

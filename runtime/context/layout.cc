@@ -1,13 +1,44 @@
 #include "runtime/context/layout.h"
 
+#include <map>
 #include <utility>
 
+#include "base/check.h"
 #include "base/status.h"
 #include "runtime/context/retention.h"
 #include "runtime/fields/check.h"
 #include "runtime/fields/values.h"
 
 namespace annulus {
+namespace {
+
+// How long a context without a known end is taken to become.
+constexpr int64_t kTokensGuessed = int64_t{1} << 17;
+
+// By KV head: the blocks that a layer keeps if the context is KV-efficient, else those that its
+// last query reads. What lists say is not known yet: all.
+std::vector<int64_t> BlocksNeeded(const ContextSpec& spec, const Retention& retention, int layer) {
+  const Pattern& pattern = retention.pattern(layer);
+  const int64_t tokens = spec.tokens_expected > 0 ? spec.tokens_expected : kTokensGuessed;
+  std::vector<int64_t> blocks(static_cast<size_t>(spec.kv_heads), BlocksOf(tokens));
+  if (!pattern.list_names().empty()) return blocks;
+  for (int head = 0; head < spec.kv_heads; ++head) {
+    if (const int same = pattern.HeadClass(head); same != head) {
+      blocks[head] = blocks[same];
+    } else if (spec.kv_efficient) {
+      blocks[head] -= retention.Gone(layer, head, HorizonOf(tokens - 1)).size();
+    } else {
+      blocks[head] = 0;
+      std::vector<TileRun> row;
+      pattern.Row(head, {tokens - 1, tokens}, tokens, &row);
+      for (const TileRun& run : row) blocks[head] += run.blocks.count;
+    }
+  }
+  return blocks;
+}
+
+}  // namespace
+
 absl::Status ValidateSpec(const ContextSpec& spec) {
   ANNULUS_RETURN_IF_ERROR(CheckSpecFields(spec));
   return Retention::Of(spec).status();
@@ -17,14 +48,34 @@ absl::Status CheckSpecFields(const ContextSpec& spec) {
   return CheckFields(spec, FieldPath());
 }
 
-Layout LayoutOf(const ContextSpec& spec, int world, int64_t tokens) {
-  const int64_t length =
-      spec.partition.kind == PartitionKind::kBlockCyclic ? tokens : spec.tokens_expected;
-  return Layout::Of(spec.placement, world, spec.heads, spec.kv_heads, spec.partition,
-                    BlocksOf(length));
+HeadMap HeadMapOf(const ContextSpec& spec, int world) {
+  const int groups = MeshOf(spec.placement, world).head_groups;
+  if (groups == 1 || spec.patterns.empty()) {
+    return HeadMap::Even(groups, spec.heads, spec.kv_heads);
+  }
+  const absl::StatusOr<Retention> retention = Retention::Of(spec);
+  ANNULUS_CHECK(retention.ok());
+  std::vector<int64_t> weights(static_cast<size_t>(spec.kv_heads));
+  std::map<int64_t, std::vector<int64_t>> of_pattern;  // by id
+  for (int layer = 0; layer < std::ssize(spec.patterns); ++layer) {
+    const auto [at, is_new] = of_pattern.try_emplace(retention->pattern(layer).id());
+    if (is_new) at->second = BlocksNeeded(spec, *retention, layer);
+    for (size_t head = 0; head < weights.size(); ++head) weights[head] += at->second[head];
+  }
+  return HeadMap::ByWeight(groups, spec.heads, weights);
 }
 
-Problem ProblemOf(const ContextSpec& spec, int world, TokenRange q, int64_t kv_tokens,
+Layout LayoutOf(const ContextSpec& spec, int world, const HeadMap& heads, int64_t tokens) {
+  const int64_t length =
+      spec.partition.kind == PartitionKind::kBlockCyclic ? tokens : spec.tokens_expected;
+  return Layout::Of(spec.placement, world, heads, spec.partition, BlocksOf(length));
+}
+
+Layout LayoutOf(const ContextSpec& spec, int world, int64_t tokens) {
+  return LayoutOf(spec, world, HeadMapOf(spec, world), tokens);
+}
+
+Problem ProblemOf(const ContextSpec& spec, Layout kv, TokenRange q, int64_t kv_tokens,
                   TokenRange keys, const Pattern& pattern) {
   return {.q_tokens = q.size(),
           .q_start = q.begin,
@@ -39,7 +90,7 @@ Problem ProblemOf(const ContextSpec& spec, int world, TokenRange q, int64_t kv_t
           .pattern = pattern.KeysFrom(keys.begin),
           .home = Home::kCaller,
           .home_partition = {PartitionKind::kZigzag, 1},
-          .kv = LayoutOf(spec, world, kv_tokens)};
+          .kv = std::move(kv)};
 }
 
 const std::string& PatternOf(const ContextSpec& spec, int layer, const std::string& asked) {
@@ -55,12 +106,10 @@ int64_t TokenBytes(const ContextSpec& spec) {
   return dims * static_cast<int64_t>(SizeOf(spec.dtype));
 }
 
-int64_t DenseBytes(const ContextSpec& spec, int world, const std::vector<int64_t>& tokens) {
-  const Layout layout = LayoutOf(spec, world, 0);
+int64_t DenseBytes(const ContextSpec& spec, const HeadMap& heads,
+                   const std::vector<int64_t>& tokens) {
   int64_t heads_held = 0;  // of a block, over the ranks that have it
-  for (int group = 0; group < layout.mesh().head_groups; ++group) {
-    heads_held += layout.KvHeads(layout.Rank(group, 0)).count;
-  }
+  for (int group = 0; group < heads.groups(); ++group) heads_held += CountOf(heads.KvHeads(group));
   int64_t blocks = 0;
   for (const int64_t layer : tokens) blocks += BlocksOf(layer);
   return blocks * heads_held * PageBytes(spec);

@@ -18,15 +18,23 @@ absl::Status ValidateSpec(const ContextSpec& spec);
 // The same but for what the patterns say.
 absl::Status CheckSpecFields(const ContextSpec& spec);
 
+// Which heads the ranks of a valid spec serve. Placements that cut heads do it by what its patterns
+// make of a KV head, over all layers: what a KV-efficient context keeps, else what its last query
+// reads, at tokens_expected or, without a known end, at 128K tokens. Parses the patterns: what
+// holds a context keeps it.
+HeadMap HeadMapOf(const ContextSpec& spec, int world);
+
 // Who holds which (kv head, block) of a context's first `tokens` over `world` ranks. Block-cyclic
 // cuts every prefix alike; contiguous and zigzag depend on the whole length, so their layout is
-// that of tokens_expected, whatever is there already.
+// that of tokens_expected, whatever is there already. `heads`: HeadMapOf.
+Layout LayoutOf(const ContextSpec& spec, int world, const HeadMap& heads, int64_t tokens);
+// The same for who asks once.
 Layout LayoutOf(const ContextSpec& spec, int world, int64_t tokens);
 
-// Queries at the positions `q` over the keys `keys` of a context's first kv_tokens, attended from
-// outside the ranks; plans that cut query rows do it zigzag. The pattern must have been parsed for
-// spec.kv_heads.
-Problem ProblemOf(const ContextSpec& spec, int world, TokenRange q, int64_t kv_tokens,
+// Queries at the positions `q` over the keys `keys` of a context's first kv_tokens, which lie as
+// `kv` says, attended from outside the ranks; plans that cut query rows do it zigzag. The pattern
+// must have been parsed for spec.kv_heads.
+Problem ProblemOf(const ContextSpec& spec, Layout kv, TokenRange q, int64_t kv_tokens,
                   TokenRange keys, const Pattern& pattern);
 
 // The keys that a request lets its queries see; they may make no sense.
@@ -42,7 +50,8 @@ const std::string& PatternOf(const ContextSpec& spec, int layer, const std::stri
 int64_t TokenBytes(const ContextSpec& spec);
 
 // KV bytes over all ranks of a context with these tokens, by layer, if nothing is let go of.
-int64_t DenseBytes(const ContextSpec& spec, int world, const std::vector<int64_t>& tokens);
+int64_t DenseBytes(const ContextSpec& spec, const HeadMap& heads,
+                   const std::vector<int64_t>& tokens);
 
 // A page is one block of one KV head: K rows [64, head_dim], then V rows [64, v_head_dim] unless V
 // is K's prefix. The one canonical layout, in memory, on the wire and under its CRC.

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/check.h"
 #include "base/status.h"
 #include "comm/local/local_exchange.h"
 #include "runtime/engine/packed_pages.h"
@@ -25,7 +26,8 @@ void CopyRows(const TensorView& from, TokenRange tokens, int head, std::byte* to
 // Copies the pages that `rank` holds to `packed`, in the space.
 absl::StatusOr<KvTable> CopyPages(const Problem& problem, int rank, const TensorView& k,
                                   const TensorView& v, MemorySpace& space, Buffer* packed) {
-  const HeadRange heads = problem.kv.KvHeads(rank);
+  ANNULUS_CHECK(problem.kv.KvHeads(rank).size() <= 1);  // owners' KV is cut over tokens alone
+  const HeadRange heads = SpanOf(problem.kv.KvHeads(rank));
   const BlockSet held = problem.HeldBlocks(rank);
   Buffer host(PackedBytes(problem, heads, held));
   for (const PackedPage& page : PackedPagesOf(problem, heads, held)) {

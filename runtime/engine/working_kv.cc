@@ -13,7 +13,7 @@ namespace {
 // The KV heads that this rank reads in its launches and passes on: a range.
 HeadRange HeadsTouched(const Plan& plan, int rank) {
   const Problem& problem = plan.problem();
-  const HeadRange held = problem.kv.KvHeads(rank);
+  const HeadRange held = SpanOf(problem.kv.KvHeads(rank));
   int first = held.count > 0 ? held.first : problem.kv_heads;
   int end = held.end();
   for (const Step& step : plan.steps()) {

@@ -67,7 +67,8 @@ constexpr auto DescriptionOf(const AppendGrant*) {
   using T = AppendGrant;
   return Describe("AppendGrant", Field(1, "id", &T::id), Field(2, "secret", &T::secret),
                   Field(3, "spec", &T::spec), Field(4, "addresses", &T::addresses),
-                  Field(5, "ranks", &T::ranks, AtLeast(0)), Field(6, "world", &T::world));
+                  Field(5, "ranks", &T::ranks, AtLeast(0)),
+                  Field(6, "world", &T::world, Between(1, kWorkersMax)));
 }
 absl::Status CheckWhole(const AppendGrant& grant);
 

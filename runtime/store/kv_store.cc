@@ -31,7 +31,7 @@ constexpr int64_t kPatternFactor = 4;
 int64_t KvStore::Context::layer_bytes() const {
   constexpr int64_t kDequeBytes = 1024;  // of an empty one, with what malloc adds
   return static_cast<int64_t>(sizeof(Layer) + sizeof(LayerArenas)) + kDequeBytes +
-         heads.count * static_cast<int64_t>(sizeof(PageArena));
+         annulus::CountOf(shard.kv_heads()) * static_cast<int64_t>(sizeof(PageArena));
 }
 
 absl::Status KvStore::ReserveTables(Context& context, int64_t bytes) {
@@ -52,11 +52,12 @@ absl::StatusOr<KvStore::Layer*> KvStore::MakeLayer(Context& context, int layer) 
   ANNULUS_RETURN_IF_ERROR(ReserveTables(context, context.layer_bytes()));
   const ContextSpec& spec = context.shard.spec;
   auto arenas = std::make_shared<LayerArenas>(space_);
-  for (int head = 0; head < context.heads.count; ++head) {
+  const HeadRanges& heads = context.shard.kv_heads();
+  for (int i = 0; i < annulus::CountOf(heads); ++i) {
     arenas->by_head.emplace_back(static_cast<size_t>(PageBytes(spec)), &arenas->memory,
                                  CountOf(context));
   }
-  made.reset(new Layer{.pages = PageTable(spec, context.heads, std::move(arenas))});
+  made.reset(new Layer{.pages = PageTable(spec, heads, std::move(arenas))});
   return made.get();
 }
 
@@ -70,9 +71,8 @@ absl::Status KvStore::Open(ContextId id, const ContextSpec& spec, int world, int
   if (FindContext(id).ok()) return HeldAlready(id);
   ANNULUS_ASSIGN_OR_RETURN(Retention retention, Retention::Of(spec));
   auto context = std::make_unique<Context>();
-  context->shard = {spec, world, rank};
+  context->shard = {spec, world, rank, HeadMapOf(spec, world)};
   context->owned = CountOf(spec.owner);
-  context->heads = LayoutOf(spec, world, 0).KvHeads(rank);
   context->retention = std::make_shared<const Retention>(std::move(retention));
   context->layers.resize(static_cast<size_t>(spec.layers));
   int64_t bytes = static_cast<int64_t>(sizeof(Context) + sizeof(Retention)) +
@@ -118,7 +118,6 @@ absl::Status KvStore::Fork(ContextId parent_id, ContextId id, const std::vector<
   auto context = std::make_unique<Context>();
   context->shard = parent.shard;
   context->owned = parent.owned;
-  context->heads = parent.heads;
   context->retention = parent.retention;
   context->layers.resize(tokens.size());
   for (size_t i = 0; i < tokens.size(); ++i) {
@@ -146,11 +145,9 @@ absl::StatusOr<KvStore::Layer*> KvStore::FindLayer(ContextId id, int layer,
 absl::StatusOr<int64_t> KvStore::Reserve(const Context& context, const Layer& layer,
                                          const Layout& layout, TokenRange tokens) {
   int64_t pages = 0;
-  const HeadRange heads = layer.pages.heads();
   ForEachOwnedBlock(layout, context.shard.rank, tokens, [&](int64_t block, TokenRange) {
-    for (int head = heads.first; head < heads.end(); ++head) {
-      pages += layer.pages.WriteNeedsPage(head, block) ? 1 : 0;
-    }
+    ForEachHead(layer.pages.heads(),
+                [&](int head) { pages += layer.pages.WriteNeedsPage(head, block) ? 1 : 0; });
   });
   const int64_t wanted = pages * PageBytes(context.shard.spec);
   if (!kv_bytes_.AddWithin(wanted, kv_bytes_limit_)) {
@@ -177,7 +174,7 @@ absl::Status KvStore::Append(ContextId id, int layer_index, TokenRange tokens,
     return absl::FailedPreconditionError(absl::StrCat("append at ", tokens.begin, " leaves a gap: ",
                                                       StateOf(layer).tokens, " tokens are stored"));
   }
-  const Layout layout = LayoutOf(spec, context->shard.world, tokens.end);
+  const Layout layout = context->shard.layout(tokens.end);
   const int64_t expected = AppendBytes(spec, layout, context->shard.rank, tokens);
   if (static_cast<int64_t>(packed.size()) != expected) {
     return absl::DataLossError(
@@ -211,12 +208,11 @@ absl::Status KvStore::Read(ContextId id, int layer_index, TokenRange tokens, std
                                                       " holds ", StateOf(layer).tokens));
   }
   const ContextSpec& spec = context->shard.spec;
-  const HeadRange heads = layer->pages.heads();
   ANNULUS_RETURN_IF_ERROR(
-      Verify(id, layer_index, heads,
+      Verify(id, layer_index, {0, spec.kv_heads},
              BlockSet::Range(tokens.begin / kBlockTokens,
                              BlocksOf(tokens.end) - tokens.begin / kBlockTokens)));
-  const Layout layout = LayoutOf(spec, context->shard.world, tokens.end);
+  const Layout layout = context->shard.layout(tokens.end);
   return LoadRows(space_, spec, layout, context->shard.rank, tokens, layer->pages, to);
 }
 
@@ -226,14 +222,13 @@ void KvStore::Evict(const Context& context, int layer_index, int64_t horizon, La
   const int64_t before = std::exchange(layer.horizon, horizon);
   const int64_t pages_before = layer.pages.pages_held();
   const Retention& retention = *context.retention;
-  const HeadRange heads = layer.pages.heads();
-  for (int head = heads.first; head < heads.end(); ++head) {
+  ForEachHead(layer.pages.heads(), [&](int head) {
     const BlockSet gone = retention.Gone(layer_index, head, horizon)
                               .Subtract(retention.Gone(layer_index, head, before));
     for (const BlockRun& run : gone.runs()) {
       for (int64_t i = 0; i < run.count; ++i) layer.pages.Drop(head, run.first + i * run.step);
     }
-  }
+  });
   evicted_bytes_ += (pages_before - layer.pages.pages_held()) * PageBytes(context.shard.spec);
 }
 
@@ -319,7 +314,6 @@ absl::Status KvStore::Verify(ContextId id, int layer_index, HeadRange kv_heads,
   Context* context = nullptr;
   ANNULUS_ASSIGN_OR_RETURN(const Layer* layer, FindLayer(id, layer_index, &context));
   if (layer == nullptr) return absl::OkStatus();
-  const HeadRange heads = layer->pages.heads();
   const auto page_bytes = static_cast<size_t>(PageBytes(context->shard.spec));
   const int64_t blocks_stored = BlocksOf(layer->tokens);
   std::vector<const Page*> pages;
@@ -327,13 +321,13 @@ absl::Status KvStore::Verify(ContextId id, int layer_index, HeadRange kv_heads,
   for (const BlockRun& run : blocks.runs()) {
     for (int64_t block = run.first; block <= run.last() && block < blocks_stored;
          block += run.step) {
-      for (int head = std::max(heads.first, kv_heads.first);
-           head < std::min(heads.end(), kv_heads.end()); ++head) {
+      ForEachHead(layer->pages.heads(), [&](int head) {
+        if (head < kv_heads.first || head >= kv_heads.end()) return;
         const Page* page = layer->pages.Find(head, block);
-        if (page == nullptr || !page->sealed) continue;
+        if (page == nullptr || !page->sealed) return;
         pages.push_back(page);
         places.emplace_back(head, block);
-      }
+      });
     }
   }
   ANNULUS_ASSIGN_OR_RETURN(const size_t changed, FindChanged(space_, page_bytes, pages));

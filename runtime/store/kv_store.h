@@ -30,6 +30,7 @@
 #include "annulus/types.h"
 #include "attention/kv_view.h"
 #include "runtime/context/layer_state.h"
+#include "runtime/context/layout.h"
 #include "runtime/context/owner_bytes.h"
 #include "runtime/context/retention.h"
 #include "runtime/store/byte_count.h"
@@ -88,6 +89,11 @@ class KvStore {
     ContextSpec spec;
     int world = 1;
     int rank = 0;
+    HeadMap heads;  // HeadMapOf
+
+    // Where the first `tokens` lie.
+    Layout layout(int64_t tokens) const { return LayoutOf(spec, world, heads, tokens); }
+    const HeadRanges& kv_heads() const { return layout(0).KvHeads(rank); }
   };
   // Valid until the context is released.
   absl::StatusOr<const Shard*> Find(ContextId id) const;
@@ -134,7 +140,6 @@ class KvStore {
   struct Context {
     Shard shard;
     std::shared_ptr<ByteCount> owned;  // the owner's count; null: it is nobody's
-    HeadRange heads;                   // of the rank
     std::shared_ptr<const Retention> retention;
     std::vector<std::unique_ptr<Layer>> layers;  // null before the first token
     int64_t table_bytes = 0;                     // of it all

@@ -61,7 +61,7 @@ absl::Status StoreRows(MemorySpace& space, const ContextSpec& spec, const Layout
                        TokenRange tokens, absl::Span<const std::byte> packed, PageTable& pages) {
   const auto page_bytes = static_cast<size_t>(PageBytes(spec));
   const PageRows shape(spec);
-  const HeadRange heads = pages.heads();
+  const HeadRanges& heads = pages.heads();
   Buffer staged;  // packed, where the pages lie
   if (!IsHost(space)) {
     ANNULUS_ASSIGN_OR_RETURN(staged, space.Allocate(packed.size()));
@@ -90,9 +90,9 @@ absl::Status StoreRows(MemorySpace& space, const ContextSpec& spec, const Layout
     return absl::OkStatus();
   };
   ForEachOwnedBlock(layout, rank, tokens, [&](int64_t block, TokenRange rows) {
-    for (int head = heads.first; head < heads.end() && status.ok(); ++head) {
-      status = store(block, rows, head);
-    }
+    ForEachHead(heads, [&](int head) {
+      if (status.ok()) status = store(block, rows, head);
+    });
   });
   ANNULUS_RETURN_IF_ERROR(status);
   if (!copies.empty()) ANNULUS_RETURN_IF_ERROR(space.Copy(copies));
@@ -111,7 +111,7 @@ absl::Status StoreRows(MemorySpace& space, const ContextSpec& spec, const Layout
 absl::Status LoadRows(MemorySpace& space, const ContextSpec& spec, const Layout& layout, int rank,
                       TokenRange tokens, const PageTable& pages, std::byte* to) {
   const PageRows shape(spec);
-  const HeadRange heads = pages.heads();
+  const HeadRanges& heads = pages.heads();
   const auto bytes = static_cast<size_t>(AppendBytes(spec, layout, rank, tokens));
   Buffer staged;
   if (!IsHost(space)) {
@@ -121,7 +121,7 @@ absl::Status LoadRows(MemorySpace& space, const ContextSpec& spec, const Layout&
   std::vector<RowsCopy> copies;
   absl::Status status;
   ForEachOwnedBlock(layout, rank, tokens, [&](int64_t block, TokenRange rows) {
-    for (int head = heads.first; head < heads.end(); ++head) {
+    ForEachHead(heads, [&](int head) {
       const Page* page = pages.Find(head, block);
       if (page != nullptr) {
         shape.Add(page->data, rows.begin - block * kBlockTokens, rows.size(), at,
@@ -130,7 +130,7 @@ absl::Status LoadRows(MemorySpace& space, const ContextSpec& spec, const Layout&
         status.Update(space.Zero(at, shape.Bytes(rows.size())));
       }
       at += shape.Bytes(rows.size());
-    }
+    });
   });
   ANNULUS_RETURN_IF_ERROR(status);
   ANNULUS_RETURN_IF_ERROR(space.Copy(copies));

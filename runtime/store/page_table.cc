@@ -12,21 +12,24 @@ using Lock = std::lock_guard<std::mutex>;
 
 }  // namespace
 
-PageTable::PageTable(const ContextSpec& spec, HeadRange heads, std::shared_ptr<LayerArenas> arenas)
+PageTable::PageTable(const ContextSpec& spec, HeadRanges heads, std::shared_ptr<LayerArenas> arenas)
     : arenas_(std::move(arenas)),
-      heads_(heads),
+      heads_(std::move(heads)),
+      heads_count_(CountOf(heads_)),
       k_bytes_(spec.v_is_k_prefix
                    ? 0
                    : kBlockTokens * spec.head_dim * static_cast<int64_t>(SizeOf(spec.dtype))),
       strides_{nullptr, nullptr, spec.head_dim,
                spec.v_is_k_prefix ? spec.head_dim : spec.v_head_dim},
-      kv_(spec.dtype, heads.first, heads.count, spec.head_dim, spec.v_head_dim, /*blocks=*/0) {
+      kv_(spec.dtype, SpanOf(heads_).first, SpanOf(heads_).count, spec.head_dim, spec.v_head_dim,
+          /*blocks=*/0) {
   kv_.set_memory(arenas_->memory.space().kind());
 }
 
 PageTable::PageTable(const PageTable& other, const Lock&)
     : arenas_(other.arenas_),
       heads_(other.heads_),
+      heads_count_(other.heads_count_),
       k_bytes_(other.k_bytes_),
       strides_(other.strides_),
       pages_(other.pages_),
@@ -39,18 +42,18 @@ PageTable::~PageTable() {
 
 void PageTable::Extend(int64_t blocks) {
   const Lock lock(arenas_->mutex);
-  const auto size = static_cast<size_t>(blocks * heads_.count);
+  const auto size = static_cast<size_t>(blocks * heads_count_);
   if (size <= pages_.size()) return;
   pages_.Resize(size);
   kv_.Extend(blocks);
 }
 
 void PageTable::Expect(int64_t pages) {
-  if (heads_.count == 0) return;
+  if (heads_count_ == 0) return;
   const Lock lock(arenas_->mutex);
   expected_ = pages;
   const auto count = static_cast<size_t>(pages);
-  const auto heads = static_cast<size_t>(heads_.count);
+  const auto heads = static_cast<size_t>(heads_count_);
   const size_t of_head = (count + heads - 1) / heads;
   for (PageArena& arena : arenas_->by_head) arena.Expect(of_head);
   arenas_->memory.Expect(heads * of_head * arenas_->by_head.front().page_bytes());
@@ -75,7 +78,7 @@ absl::StatusOr<Page*> PageTable::Write(int head, int64_t block) {
   const Lock lock(arenas_->mutex);
   PageRef& page = pages_.Mutable(Index(head, block));
   if (!page || page.shared()) {
-    PageArena& arena = arenas_->by_head[static_cast<size_t>(head - heads_.first)];
+    PageArena& arena = arenas_->by_head[static_cast<size_t>(Place(head))];
     ANNULUS_ASSIGN_OR_RETURN(PageRef own, arena.Allocate(/*counted=*/expected_ > 0));
     if (expected_ > 0) --expected_;
     if (page) {
@@ -105,7 +108,7 @@ void PageTable::Drop(int head, int64_t block) {
 
 // A chunk at a time, since pages that nobody holds any more are zeroed, which takes a while.
 void PageTable::Cut(int64_t blocks) {
-  const auto size = static_cast<size_t>(blocks * heads_.count);
+  const auto size = static_cast<size_t>(blocks * heads_count_);
   while (size < pages_.size()) {
     const Lock lock(arenas_->mutex);
     constexpr size_t kChunk = CowArray<PageRef>::kChunk;

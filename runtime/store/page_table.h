@@ -15,6 +15,7 @@
 #include "attention/kv_view.h"
 #include "base/cow_array.h"
 #include "runtime/store/page_arena.h"
+#include "sharding/head_map.h"
 
 namespace annulus {
 
@@ -33,13 +34,13 @@ struct LayerArenas {
 class PageTable {
  public:
   // Blocks of the KV heads `heads`; `arenas` has one for each.
-  PageTable(const ContextSpec& spec, HeadRange heads, std::shared_ptr<LayerArenas> arenas);
+  PageTable(const ContextSpec& spec, HeadRanges heads, std::shared_ptr<LayerArenas> arenas);
   ~PageTable();
   PageTable(const PageTable& other)  // a fork
       : PageTable(other, std::lock_guard<std::mutex>(other.arenas_->mutex)) {}
   PageTable& operator=(const PageTable&) = delete;
 
-  HeadRange heads() const { return heads_; }
+  const HeadRanges& heads() const { return heads_; }
   int64_t pages_held() const { return pages_held_.load(std::memory_order_relaxed); }  // shared too
   const KvTable& kv() const { return kv_; }
 
@@ -71,12 +72,22 @@ class PageTable {
   PageTable(const PageTable& other, const std::lock_guard<std::mutex>&);
 
   void Hold(int64_t pages) { pages_held_.fetch_add(pages, std::memory_order_relaxed); }
+  // Which of `heads` it is.
+  int Place(int head) const {
+    int before = 0;
+    for (const HeadRange& range : heads_) {
+      if (head < range.end()) return before + head - range.first;
+      before += range.count;
+    }
+    return before;
+  }
   size_t Index(int head, int64_t block) const {
-    return static_cast<size_t>(block * heads_.count + head - heads_.first);
+    return static_cast<size_t>(block * heads_count_ + Place(head));
   }
 
   std::shared_ptr<LayerArenas> arenas_;  // outlives pages_
-  HeadRange heads_;
+  HeadRanges heads_;
+  int heads_count_;
   int64_t k_bytes_;  // of a page, before its V
   KvPage strides_;
   CowArray<PageRef> pages_;

@@ -68,8 +68,11 @@ TaskOutcome MergePoint::Drop(absl::Span<const wire::ItemName> names) {
 
 // Of its own partial, and so of any other rank's.
 size_t MergePoint::BytesOf(const Item& item) const {
-  const PartialView& view = own_.views[IndexOf(item)];
-  return PartialBytes(view.rows, view.heads, view.v_head_dim);
+  size_t bytes = 0;
+  for (const PartialView& view : own_.views[IndexOf(item)]) {
+    bytes += PartialBytes(view.rows, view.heads, view.v_head_dim);
+  }
+  return bytes;
 }
 
 // Without a copy if they follow each other.
@@ -78,7 +81,9 @@ Buffer MergePoint::PartialsOf(const std::vector<const Item*>& items) const {
   bool joined = true;
   size_t bytes = 0;
   for (const Item* item : items) {
-    auto* begin = reinterpret_cast<std::byte*>(own_.views[IndexOf(*item)].out);
+    const std::vector<PartialView>& views = own_.views[IndexOf(*item)];
+    if (views.empty()) continue;
+    auto* begin = reinterpret_cast<std::byte*>(views[0].out);
     const auto at = static_cast<size_t>(begin - own_.bytes.data());
     parts.push_back(own_.bytes.Part(at, BytesOf(*item)));
     joined &= parts.back().data() == parts[0].data() + bytes;
@@ -121,8 +126,11 @@ void MergePoint::Merge(const Others& others) {
                                     : "another rank's partial has another size than this one's");
       continue;
     }
-    const PartialView& own = own_.views[IndexOf(*item)];
-    annulus::Merge(own, PartialIn(from, own.rows, own.heads, own.v_head_dim));
+    std::byte* range = from;
+    for (const PartialView& own : own_.views[IndexOf(*item)]) {
+      annulus::Merge(own, PartialIn(range, own.rows, own.heads, own.v_head_dim));
+      range += PartialBytes(own.rows, own.heads, own.v_head_dim);
+    }
     --item->awaited;
   }
 }

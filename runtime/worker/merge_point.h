@@ -22,9 +22,10 @@ namespace annulus {
 
 // What a rank has computed of a Work.
 struct OwnPartials {
-  wire::WorkDone done;                 // its answer
-  Buffer bytes;                        // the partials of the items that went well, in their order
-  std::vector<PartialView> views;      // of `bytes`, by item; without rows where there is none
+  wire::WorkDone done;  // its answer
+  Buffer bytes;         // the partials of the items that went well, in their order
+  // Of `bytes`, by item, one after the other: one for each range of heads, none where it failed.
+  std::vector<std::vector<PartialView>> views;
   std::vector<std::string> next = {};  // the address of the rank that takes them, by item
 };
 

@@ -37,9 +37,8 @@ std::shared_ptr<const BlockSet> WorkRunner::KeysOf(ContextId context, const KvSt
   const int64_t blocks = BlocksOf(kv_tokens);
   if (held.blocks != blocks) {
     held.blocks = blocks;
-    held.keys = std::make_shared<const BlockSet>(LayoutOf(shard.spec, shard.world, kv_tokens)
-                                                     .Blocks(shard.rank)
-                                                     .Intersect(BlockSet::Range(0, blocks)));
+    held.keys = std::make_shared<const BlockSet>(
+        shard.layout(kv_tokens).Blocks(shard.rank).Intersect(BlockSet::Range(0, blocks)));
   }
   return held.keys;
 }
@@ -63,7 +62,8 @@ absl::StatusOr<std::shared_ptr<const Plan>> WorkRunner::PlanOf(const wire::WorkI
     if (const auto* found = plans_.Find(key)) return *found;
   }
   const TokenRange q{item.q_start, item.q_start + item.q_tokens};
-  const Problem problem = ProblemOf(shard.spec, shard.world, q, item.kv_tokens, item.keys, pattern);
+  const Problem problem =
+      ProblemOf(shard.spec, shard.layout(item.kv_tokens), q, item.kv_tokens, item.keys, pattern);
   ANNULUS_ASSIGN_OR_RETURN(Plan plan, BuildPlan(*item.plan, problem, item.stages, stop));
   auto shared = std::make_shared<const Plan>(std::move(plan));
   if (!item.lists.empty()) return shared;  // no other call has this pattern
@@ -111,17 +111,23 @@ absl::Status WorkRunner::SetUpAlone(const wire::WorkItem& item, const KvStore::S
     kept->pattern = std::make_shared<const Pattern>(kept->pattern->KeysFrom(item.keys.begin));
   }
   kept->keys = KeysOf(item.context, shard, item.keys.end);
-  AttendArgs& part = to->parts.emplace_back();
-  part.heads = LayoutOf(spec, shard.world, item.kv_tokens).QueryHeads(shard.rank);
-  part.q = TensorView::Contiguous(queries.data(), spec.dtype, item.q_tokens, part.heads.count,
-                                  spec.head_dim);
-  part.q_ranges = {{item.q_start, item.q_start + item.q_tokens}};
-  part.kv_tokens = item.keys.end;
-  part.group = spec.heads / spec.kv_heads;
-  part.pattern = kept->pattern.get();
-  part.keys = kept->keys.get();
-  part.into.v_head_dim = spec.v_head_dim;
-  return CheckQueryBytes(item, part.q.size(), spec.dtype);
+  const Layout layout = shard.layout(item.kv_tokens);
+  const std::byte* at = queries.data();
+  int64_t elements = 0;
+  for (const HeadRange& heads : layout.QueryHeads(shard.rank)) {
+    AttendArgs& part = to->parts.emplace_back();
+    part.heads = heads;
+    part.q = TensorView::Contiguous(at, spec.dtype, item.q_tokens, heads.count, spec.head_dim);
+    part.q_ranges = {{item.q_start, item.q_start + item.q_tokens}};
+    part.kv_tokens = item.keys.end;
+    part.group = spec.heads / spec.kv_heads;
+    part.pattern = kept->pattern.get();
+    part.keys = kept->keys.get();
+    part.into.v_head_dim = spec.v_head_dim;
+    elements += part.q.size();
+    at += static_cast<size_t>(part.q.size()) * SizeOf(spec.dtype);
+  }
+  return CheckQueryBytes(item, elements, spec.dtype);
 }
 
 // Ranks that have nothing to tell each other do not wait for one another, not even to hear that one
@@ -284,11 +290,11 @@ TaskOutcome WorkRunner::Hand(const WorkerTask& task, absl::Span<const BatchItem>
   std::byte* at = own.bytes.data();
   for (size_t i = 0; i < batch.size(); ++i) {
     const wire::WorkItem& item = work.items[i];
-    PartialView& view = own.views.emplace_back();
-    if (own.done.items[i].status.ok() && !batch[i].parts.empty()) {
-      const PartialView& into = batch[i].parts[0].into;
-      view = PartialIn(at, into.rows, into.heads, into.v_head_dim);
-      at += PartialBytes(into.rows, into.heads, into.v_head_dim);
+    std::vector<PartialView>& views = own.views.emplace_back();
+    for (const AttendArgs& part : batch[i].parts) {
+      if (!own.done.items[i].status.ok()) break;
+      views.push_back(PartialIn(at, part.into.rows, part.into.heads, part.into.v_head_dim));
+      at += PartialBytes(part.into.rows, part.into.heads, part.into.v_head_dim);
     }
     own.next.push_back(
         item.merge_into.has_value() ? owner_.address_of(item.context, *item.merge_into) : "");

@@ -153,7 +153,7 @@ std::vector<std::string> RunAndCheck(const Plan& plan, const Inputs& inputs) {
       const Problem& problem = plan.problem();
       const Rows rows(plan.HomeRows(rank), problem.q_range());
       const InputQueries q = MakeQueries(inputs, problem, rows.ranges(), HostMemory(), 1).value();
-      const InputPages pages = MakePages(inputs, problem, problem.kv.KvHeads(rank),
+      const InputPages pages = MakePages(inputs, problem, {0, problem.kv_heads},
                                          problem.HeldBlocks(rank), HostMemory(), 1)
                                    .value();
       RankTask task;

@@ -134,12 +134,12 @@ Partial RunForCaller(const Plan& plan, const Case& c, const Inputs& in, Backend&
   std::vector<std::thread> threads;
   for (int rank = 0; rank < plan.world(); ++rank) {
     threads.emplace_back([&, rank] {
-      const HeadRange heads = problem.kv.KvHeads(rank);
-      KvTable held(problem.dtype, heads.first, heads.count, c.head_dim, c.v_head_dim,
+      const HeadRange span = SpanOf(problem.kv.KvHeads(rank));
+      KvTable held(problem.dtype, span.first, span.count, c.head_dim, c.v_head_dim,
                    BlocksOf(c.kv_tokens));
       held.set_memory(space.kind());
       for (int64_t b : problem.kv.Blocks(rank).ToVector()) {
-        for (int h = heads.first; h < heads.end(); ++h) held.Set(h, b, all.page(h, b));
+        ForEachHead(problem.kv.KvHeads(rank), [&](int h) { held.Set(h, b, all.page(h, b)); });
       }
       RankTask task;
       task.plan = &plan;
@@ -173,6 +173,16 @@ absl::StatusOr<LocalRun> RunLocally(const Plan& plan, const Case& c, const Input
   return ranks.Run(Scale(c));
 }
 
+// KV that lies by heads, of weights that need not have to do with the pattern.
+Layout RandomHeads(Rng& rng, const Case& c, int world, Placement placement,
+                   PartitionSpec partition) {
+  std::vector<int64_t> weights;
+  for (int head = 0; head < c.kv_heads; ++head) weights.push_back(int64_t{1} << rng.Below(8));
+  const int groups = MeshOf(placement, world).head_groups;
+  return Layout::Of(placement, world, HeadMap::ByWeight(groups, c.heads, weights), partition,
+                    BlocksOf(c.kv_tokens));
+}
+
 void CheckAllPlans(const Case& c, const std::vector<int>& worlds, uint64_t seed,
                    Backend* on = nullptr) {
   Rng rng(seed);
@@ -198,7 +208,10 @@ void CheckAllPlans(const Case& c, const std::vector<int>& worlds, uint64_t seed,
                      << std::string(Name(kind)) << " stages " << stages << " partition "
                      << partition.ToString() << " placement " << static_cast<int>(placement)
                      << (home == Home::kCaller ? " for a caller" : " for owners"));
-        const Problem problem = MakeProblem(c, world, home, placement, partition);
+        Problem problem = MakeProblem(c, world, home, placement, partition);
+        if (home == Home::kCaller && rng.Below(2) == 0) {
+          problem.kv = RandomHeads(rng, c, world, placement, partition);
+        }
         absl::StatusOr<Plan> plan = BuildPlan(kind, problem, stages);
         INFO(plan.status().ToString());
         REQUIRE(plan.ok());

@@ -326,7 +326,7 @@ TEST_CASE(
   spec.patterns = {"s2(64, 16, 16)"};
   constexpr int64_t kTokens = int64_t{1} << 20;
   constexpr int64_t kChunk = 16384;
-  const int64_t all_bytes = DenseBytes(spec, 1, {kTokens});
+  const int64_t all_bytes = DenseBytes(spec, HeadMapOf(spec, 1), {kTokens});
   KvStore dense(all_bytes);
   KvStore lean(all_bytes / 10);
   REQUIRE(dense.Open(1, spec, 1, 0).ok());

@@ -52,7 +52,7 @@ OwnPartials OwnOf(const std::vector<One>& items, Buffer bytes) {
   for (const One& one : items) {
     own.done.items.push_back({1, one.status});
     own.views.emplace_back();
-    if (one.status.ok()) own.views.back() = ViewOf(bytes, std::exchange(at, at + kBytes));
+    if (one.status.ok()) own.views.back() = {ViewOf(bytes, std::exchange(at, at + kBytes))};
     own.next.push_back(one.next);
   }
   ANNULUS_CHECK(at == bytes.size());

@@ -67,10 +67,10 @@ void SimSession::Run() {
 }
 
 void SimSession::Create() {
-  static const char* const kPatterns[] = {"causal", "window(50) | sink(3)", "s2(64, 1, 2)",
-                                          "window(20)"};
+  static const char* const kPatterns[] = {"causal", "window(50) | sink(3)",
+                                          "s2(64, 1, 2, dense_heads=1)", "window(20)"};
   ContextSpec spec;
-  spec.heads = 2;
+  spec.heads = 4;
   spec.kv_heads = static_cast<int>(rng_.Between(1, 2));
   spec.head_dim = spec.v_head_dim = 8;
   spec.dtype = DType::kF32;

@@ -27,6 +27,7 @@ struct OneWorker {
     shards.context = shards.storage = shards.epoch = 1;
     shards.spec = spec;
     shards.world = 1;
+    shards.heads = HeadMapOf(spec, 1);
     shards.holders = {{.worker = 1, .rank = 0}};
     shards.retention = std::make_shared<const Retention>(Retention::Of(spec).value());
     map = std::make_shared<const ShardMap>(std::move(shards));

@@ -127,18 +127,18 @@ TEST_CASE("Every token's rows lie with every rank that the layout gives them to"
     }
     const KvTable* table = store.Table(7, 1, length).value();
     const Layout layout = LayoutOf(spec, world, length);
-    const HeadRange heads = layout.KvHeads(rank);
+    const HeadRanges& heads = layout.KvHeads(rank);
     for (int64_t token = 0; token < length; ++token) {
-      for (int head = heads.first; head < heads.end(); ++head) {
+      ForEachHead(heads, [&](int head) {
         const KvPage& page = table->page(head, token / kBlockTokens);
         const bool mine = layout.Blocks(rank).Contains(token / kBlockTokens);
         REQUIRE((page.k != nullptr) == mine);
-        if (!mine) continue;
+        if (!mine) return;
         ++found;
         const int64_t row = token % kBlockTokens;
         REQUIRE(RowIs(page.k + row * page.k_row_stride * 4, kv.k, token, head));
         REQUIRE(RowIs(page.v + row * page.v_row_stride * 4, kv.V(spec), token, head));
-      }
+      });
     }
     CHECK(store.Verify(7, 1, {0, spec.kv_heads}, BlockSet::Range(0, 1000)).ok());
     CHECK(store.kv_bytes() == store.HeldBy(7).context_bytes);

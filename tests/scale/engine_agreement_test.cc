@@ -76,7 +76,7 @@ Log RunEngine(const Plan& plan, int64_t* bytes) {
   for (size_t rank = 0; rank < log.size(); ++rank) {
     threads.emplace_back([&, rank] {
       const int id = static_cast<int>(rank);
-      const HeadRange heads = problem.kv.KvHeads(id);
+      const HeadRange heads = SpanOf(problem.kv.KvHeads(id));
       KvTable held(problem.dtype, heads.first, heads.count, problem.head_dim, problem.v_head_dim,
                    BlocksOf(problem.kv_tokens));
       for (int64_t b : problem.HeldBlocks(id).ToVector()) {

@@ -45,9 +45,8 @@ Shares SharesOf(const Problem& problem, const Assignment& assignment) {
         shares.unit = std::max(shares.unit, unit);
         work += unit;
       }
-      const HeadRange held = problem.kv.KvHeads(rank);
       BlockSet read = BlocksRead(rows, rows.KvClass(head), mine);
-      if (head >= held.first && head < held.end()) {
+      if (Contains(problem.kv.KvHeads(rank), head)) {
         read = read.Subtract(problem.HeldBlocks(rank));
       }
       shares.kv_bytes += read.TokenCount(problem.keys().end) * BytesPerToken(problem);

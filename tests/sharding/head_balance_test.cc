@@ -31,11 +31,10 @@ std::string RandomSpans(Rng& rng, int kv_heads, int64_t tokens) {
 // All heads and rows of a plan's computes as the even cut has them.
 bool IsEven(const Plan& plan) {
   const Problem& problem = plan.problem();
-  const Layout even({problem.world(), 1}, problem.heads, problem.kv_heads,
-                    Partition({}, 0, BlocksOf(problem.kv_tokens), 1));
+  const HeadMap even = HeadMap::Even(problem.world(), problem.heads, problem.kv_heads);
   for (const Step& step : plan.steps()) {
     for (const Compute& compute : step.computes) {
-      if (compute.heads != even.QueryHeads(compute.rank)) return false;
+      if (HeadRanges{compute.heads} != even.QueryHeads(compute.rank)) return false;
       if (!compute.q_blocks.SameBlocks(problem.QueryBlocks())) return false;
     }
   }

@@ -1,5 +1,7 @@
 #include "sharding/partition.h"
 
+#include <set>
+
 #include <algorithm>
 #include <numeric>
 
@@ -106,34 +108,84 @@ TEST_CASE("a layout's query heads are cut once and its KV heads cover them") {
     const int kv_heads = static_cast<int>(rng.Between(1, 6));
     const int group = static_cast<int>(rng.Between(1, 4));
     const MeshShape mesh{static_cast<int>(rng.Between(1, 9)), static_cast<int>(rng.Between(1, 5))};
+    std::vector<int64_t> weights;
+    for (int head = 0; head < kv_heads; ++head) weights.push_back(int64_t{1} << rng.Below(20));
+    const int heads = kv_heads * group;
     const Layout layout(
-        mesh, kv_heads * group, kv_heads,
+        mesh,
+        rng.Below(2) == 0 ? HeadMap::Even(mesh.head_groups, heads, kv_heads)
+                          : HeadMap::ByWeight(mesh.head_groups, heads, weights),
         Partition({PartitionKind::kZigzag, 1}, 0, rng.Between(0, 40), mesh.token_groups));
     CAPTURE(round, kv_heads, group, mesh.head_groups, mesh.token_groups);
     REQUIRE(layout.world() == mesh.head_groups * mesh.token_groups);
     std::vector<int> served(static_cast<size_t>(kv_heads * group * mesh.token_groups));
     for (int rank = 0; rank < layout.world(); ++rank) {
       REQUIRE(layout.Rank(layout.HeadGroup(rank), layout.TokenGroup(rank)) == rank);
-      const HeadRange query = layout.QueryHeads(rank), kv = layout.KvHeads(rank);
-      REQUIRE((query.count == 0) == (kv.count == 0));
-      REQUIRE(kv.end() <= kv_heads);
-      for (int head = query.first; head < query.end(); ++head) {
-        ++served[layout.TokenGroup(rank) * kv_heads * group + head];
-        REQUIRE(head / group >= kv.first);
-        REQUIRE(head / group < kv.end());
+      const HeadRanges &query = layout.QueryHeads(rank), &kv = layout.KvHeads(rank);
+      REQUIRE(query.empty() == kv.empty());
+      for (const HeadRanges* ranges : {&query, &kv}) {
+        int end = -1;
+        for (const HeadRange& range : *ranges) {
+          REQUIRE(range.count >= 1);
+          REQUIRE(range.first > end);
+          end = range.end();
+        }
+        REQUIRE(end <= (ranges == &kv ? kv_heads : heads));
       }
-      if (query.count == 0) REQUIRE(layout.Blocks(rank).empty());
+      std::set<int> read;
+      ForEachHead(query, [&](int head) {
+        ++served[layout.TokenGroup(rank) * heads + head];
+        read.insert(head / group);
+      });
+      REQUIRE(std::ssize(read) == CountOf(kv));
+      ForEachHead(kv, [&](int head) { REQUIRE(read.count(head) == 1); });
+      if (query.empty()) REQUIRE(layout.Blocks(rank).empty());
     }
     REQUIRE(std::count(served.begin(), served.end(), 1) == static_cast<int64_t>(served.size()));
     for (int head = 0; head < kv_heads; ++head) {
       for (int token_group = 0; token_group < mesh.token_groups; ++token_group) {
         const int source = layout.Source(head, token_group);
         REQUIRE(layout.TokenGroup(source) == token_group);
-        const HeadRange kv = layout.KvHeads(source);
-        REQUIRE(head >= kv.first);
-        REQUIRE(head < kv.end());
+        REQUIRE(Contains(layout.KvHeads(source), head));
       }
     }
+  }
+}
+
+// The fullest group's weight over the mean.
+double Evenness(const HeadMap& map, const std::vector<int64_t>& weights) {
+  int64_t most = 0, total = 0;
+  for (int group = 0; group < map.groups(); ++group) {
+    int64_t load = 0;
+    ForEachHead(map.KvHeads(group), [&](int head) { load += weights[head]; });
+    most = std::max(most, load);
+    total += load;
+  }
+  return static_cast<double>(most) * map.groups() / static_cast<double>(total);
+}
+
+TEST_CASE("heads by weight are held evenly, dense ones by as many groups as it takes") {
+  // What s2(64,16,16,dense_heads=2) keeps of 8K to 1M tokens.
+  for (const int64_t blocks : {128, 512, 2048, 16384}) {
+    const int64_t strided = 16 + (blocks - 16) / 16;
+    const std::vector<int64_t> weights = {strided, strided, strided, strided,
+                                          strided, strided, blocks,  blocks};
+    for (const int groups : {1, 2, 3, 4, 7, 8}) {
+      for (const int heads : {32, 64}) {
+        const HeadMap map = HeadMap::ByWeight(groups, heads, weights);
+        CAPTURE(blocks, groups, heads);
+        CHECK(Evenness(map, weights) <= 1.05);
+      }
+    }
+  }
+  // Nothing is held twice where it need not be.
+  const HeadMap two = HeadMap::ByWeight(2, 32, {1, 1, 1, 1, 1, 1, 20, 20});
+  CHECK(CountOf(two.KvHeads(0)) + CountOf(two.KvHeads(1)) == 8);
+  // Of equal weights the even cut comes out, whatever it is worth.
+  for (const int groups : {1, 2, 3, 4, 7, 40}) {
+    const HeadMap even = HeadMap::Even(groups, 32, 8);
+    CHECK(HeadMap::ByWeight(groups, 32, std::vector<int64_t>(8, 77)) == even);
+    CHECK(HeadMap::ByWeight(groups, 32, std::vector<int64_t>(8, 0)) == even);
   }
 }
 

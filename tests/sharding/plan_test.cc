@@ -41,10 +41,9 @@ class Simulation {
   Simulation(const Plan& plan, const AllowedBlocks& allowed)
       : plan_(plan), problem_(plan.problem()), allowed_(allowed) {
     for (int rank = 0; rank < plan.world(); ++rank) {
-      const HeadRange heads = problem_.kv.KvHeads(rank);
-      for (int head = heads.first; head < heads.end(); ++head) {
+      ForEachHead(problem_.kv.KvHeads(rank), [&](int head) {
         for (int64_t block : problem_.kv.Blocks(rank).ToVector()) held_.insert({rank, head, block});
-      }
+      });
       if (problem_.home == Home::kCaller) continue;
       for (int64_t row : plan.HomeRows(rank).ToVector()) {
         for (int head = 0; head < problem_.heads; ++head) queries_.insert({rank, head, row});

@@ -115,7 +115,13 @@ inline Problem RandomProblem(Rng& rng) {
   // The context may lie anywhere, with room for more than it holds.
   const Placement placements[] = {Placement::kTokens, Placement::kHeads, Placement::kMesh};
   const int64_t room = rng.Below(2) == 0 ? 0 : rng.Between(0, 20);
-  problem.kv = Layout::Of(placements[rng.Below(3)], world, heads, kv_heads,
+  const Placement placement = placements[rng.Below(3)];
+  const int groups = MeshOf(placement, world).head_groups;
+  std::vector<int64_t> weights;
+  for (int head = 0; head < kv_heads; ++head) weights.push_back(int64_t{1} << rng.Below(8));
+  problem.kv = Layout::Of(placement, world,
+                          rng.Below(2) == 0 ? HeadMap::Even(groups, heads, kv_heads)
+                                            : HeadMap::ByWeight(groups, heads, weights),
                           rng.Below(2) == 0 ? problem.home_partition : RandomSpec(rng),
                           BlocksOf(kv_tokens) + room);
   return problem;

@@ -89,7 +89,8 @@ absl::Status MakeOutDir(const std::string& path) {
 // The chunk's plan, as the service makes it.
 absl::Status DrawBlockMap(const ContextSpec& spec, int64_t tokens, int workers,
                           const Pattern& pattern, const std::string& path) {
-  const Problem problem = ProblemOf(spec, workers, DemoChunk(tokens), tokens, {0, tokens}, pattern);
+  const Problem problem = ProblemOf(spec, LayoutOf(spec, workers, tokens), DemoChunk(tokens),
+                                    tokens, {0, tokens}, pattern);
   ANNULUS_ASSIGN_OR_RETURN(const Plan plan, BuildPlan(PlanKind::kGroupCast, problem));
   return WriteFile(path, {BlockMapSvg(plan, Cost(plan, ClusterModel{}), SizeOf(problem))});
 }

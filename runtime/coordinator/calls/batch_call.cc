@@ -78,7 +78,7 @@ absl::Status BatchCall::PrepareItem(const CallItem& wanted, Item& item) {
   const request::WorkItem& ask = wanted.ask;
   const ShardMap& map = *item.admitted->map;
   const ContextSpec& spec = map.spec;
-  item.layout.emplace(LayoutOf(spec, map.world, ask.kv_len()));
+  item.layout.emplace(map.layout(ask.kv_len()));
   if (item.admitted->appends) ANNULUS_RETURN_IF_ERROR(CheckKv(spec, wanted.k, wanted.v));
   if (!item.admitted->attends) return absl::OkStatus();
   ANNULUS_RETURN_IF_ERROR(CheckTensor("q", wanted.q, spec.heads, spec.head_dim, spec.dtype));
@@ -150,9 +150,10 @@ wire::WorkItem BatchCall::WireItem(const Part& part) const {
     to.channel = item.channel;
     to.query_bytes = static_cast<size_t>(QueryBytes(plan, part.rank));
   } else {
-    to.query_bytes = static_cast<size_t>(ask.q_tokens * item.layout->QueryHeads(part.rank).count *
-                                         map.spec.head_dim) *
-                     SizeOf(map.spec.dtype);
+    to.query_bytes =
+        static_cast<size_t>(ask.q_tokens * CountOf(item.layout->QueryHeads(part.rank)) *
+                            map.spec.head_dim) *
+        SizeOf(map.spec.dtype);
     if (item.merges_on_the_way()) {
       const MergePlace& place = item.planned->merging[static_cast<size_t>(part.rank)];
       if (place.into != kCaller) to.merge_into = place.into;
@@ -185,9 +186,13 @@ Message BatchCall::Pack(CallId call, const std::vector<Part>& parts) const {
                       wanted.k, wanted.v, at);
     }
     if (!part.reads) continue;
-    at = wanted.follows_plan() ? PackQueries(item.planned->plan, part.rank, wanted.q, at)
-                               : PackQueryRows(wanted.q, 0, wanted.ask.q_tokens,
-                                               item.layout->QueryHeads(part.rank), spec.dtype, at);
+    if (wanted.follows_plan()) {
+      at = PackQueries(item.planned->plan, part.rank, wanted.q, at);
+      continue;
+    }
+    for (const HeadRange& heads : item.layout->QueryHeads(part.rank)) {
+      at = PackQueryRows(wanted.q, 0, wanted.ask.q_tokens, heads, spec.dtype, at);
+    }
   }
   ANNULUS_CHECK(at == tensors.data() + tensors.size());
   return wire::Encode(std::move(work), std::move(tensors));
@@ -228,9 +233,11 @@ int64_t BatchCall::AnswerBytesOf(const Part& part) const {
   const CallItem& wanted = wanted_[part.item];
   const Item& item = items_[part.item];
   if (wanted.follows_plan()) return AnswerBytes(item.planned->plan, part.rank);
-  return static_cast<int64_t>(PartialBytes(wanted.ask.q_tokens,
-                                           item.layout->QueryHeads(part.rank).count,
-                                           item.admitted->map->spec.v_head_dim));
+  size_t bytes = 0;  // a partial for each range of heads
+  for (const HeadRange& heads : item.layout->QueryHeads(part.rank)) {
+    bytes += PartialBytes(wanted.ask.q_tokens, heads.count, item.admitted->map->spec.v_head_dim);
+  }
+  return static_cast<int64_t>(bytes);
 }
 
 absl::Status BatchCall::OnAnswer(ShareAnswer answer) {
@@ -247,10 +254,13 @@ absl::Status BatchCall::OnAnswer(ShareAnswer answer) {
       ANNULUS_RETURN_IF_ERROR(MergeAnswer(item.planned->plan, part.rank,
                                           answer.payload.Part(at, bytes), item.merged.view()));
     } else {
-      const HeadRange heads = item.layout->QueryHeads(part.rank);
-      MergeHeads(item.merged.view(), heads.first,
-                 PartialIn(answer.payload.data() + at, wanted.ask.q_tokens, heads.count,
-                           item.admitted->map->spec.v_head_dim));
+      std::byte* from = answer.payload.data() + at;
+      const int v_head_dim = item.admitted->map->spec.v_head_dim;
+      for (const HeadRange& heads : item.layout->QueryHeads(part.rank)) {
+        MergeHeads(item.merged.view(), heads.first,
+                   PartialIn(from, wanted.ask.q_tokens, heads.count, v_head_dim));
+        from += PartialBytes(wanted.ask.q_tokens, heads.count, v_head_dim);
+      }
     }
     at += bytes;
   }

@@ -63,7 +63,7 @@ TokenRange WholeBlocks(TokenRange tokens) {
 
 absl::StatusOr<Planned> CallPlanner::PlanStep(const ShardMap& map, TokenRange q,
                                               const Pattern& pattern, const Stop& stop) const {
-  const Problem problem = ProblemOf(map.spec, map.world, q, q.end, {0, q.end}, pattern);
+  const Problem problem = ProblemOf(map.spec, map.layout(q.end), q, q.end, {0, q.end}, pattern);
   ANNULUS_ASSIGN_OR_RETURN(Plan plan, BuildPlan(PlanKind::kPassQ, problem, kStagesDefault, stop));
   return Planned{std::move(plan)};
 }
@@ -73,7 +73,7 @@ absl::StatusOr<Planned> CallPlanner::PlanAttend(const ShardMap& map, const reque
                                                 std::optional<PlanKind> kind,
                                                 const Stop& stop) const {
   const Problem problem =
-      ProblemOf(map.spec, map.world, ask.queries(), ask.kv_len(), ask.keys, pattern);
+      ProblemOf(map.spec, map.layout(ask.kv_len()), ask.queries(), ask.kv_len(), ask.keys, pattern);
   const ClusterModel model =
       shared_ ? SharedBy(cluster_, std::min(map.world, cluster_.workers_per_node)) : cluster_;
   ANNULUS_ASSIGN_OR_RETURN(Decision decision, Choose(problem, model, kind, stop));

@@ -17,7 +17,7 @@ ContextCopy::ContextCopy(const action::MoveRead& read)
 
 absl::Status ContextCopy::Take(int rank, const Buffer& rows) {
   const ShardMap& from = *read_.from;
-  const Layout layout = LayoutOf(from.spec, from.world, read_.chunk.end);
+  const Layout layout = from.layout(read_.chunk.end);
   const int64_t bytes = AppendBytes(from.spec, layout, rank, read_.chunk);
   if (static_cast<int64_t>(rows.size()) != bytes) {
     return absl::DataLossError(
@@ -29,8 +29,7 @@ absl::Status ContextCopy::Take(int rank, const Buffer& rows) {
 
 Buffer ContextCopy::Pack(int rank) const {
   const ShardMap& to = *read_.to;
-  return PackAppend(to.spec, LayoutOf(to.spec, to.world, read_.chunk.end), rank, read_.chunk, k_,
-                    v_);
+  return PackAppend(to.spec, to.layout(read_.chunk.end), rank, read_.chunk, k_, v_);
 }
 
 }  // namespace annulus

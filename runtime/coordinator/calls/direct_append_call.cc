@@ -31,7 +31,7 @@ absl::StatusOr<PreparedCall> DirectAppendCall::Prepare(const action::Admit& admi
   const action::AdmittedItem& item = admit.items.front();
   const ShardMap& map = *item.map;
   const TokenRange tokens{request_.start, request_.start + request_.tokens};
-  const Layout layout = LayoutOf(map.spec, map.world, tokens.end);
+  const Layout layout = map.layout(tokens.end);
   AppendGrant grant{admit.call, NewSecret(), map.spec, map.world, admit.data_addresses, {}};
   wire::Work work;
   work.request = admit.call;

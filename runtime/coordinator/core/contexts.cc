@@ -82,7 +82,7 @@ ContextInfo Context::Info(absl::Time now) const {
   for (const Layer& layer : layers) info.tokens.push_back(layer.tokens);
   info.kv_bytes = kv_bytes_sum();
   info.idle_s = calls > 0 ? 0 : std::max(0.0, absl::ToDoubleSeconds(now - used));
-  info.dense_kv_bytes = DenseBytes(map->spec, map->world, info.tokens) * map->spec.replicas;
+  info.dense_kv_bytes = DenseBytes(map->spec, map->heads, info.tokens) * map->spec.replicas;
   info.state = std::string(Name(state()));
   return info;
 }

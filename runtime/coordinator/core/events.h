@@ -14,6 +14,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "comm/messenger.h"
+#include "runtime/context/layout.h"
 #include "runtime/context/retention.h"
 #include "runtime/identity/caller.h"
 #include "runtime/protocol/cluster/wire.h"
@@ -51,6 +52,10 @@ struct ShardMap {
   // worker holds two ranks.
   std::vector<Holder> holders;
   std::shared_ptr<const Retention> retention;
+  HeadMap heads;  // HeadMapOf
+
+  // Where the first `tokens` lie.
+  Layout layout(int64_t tokens) const { return LayoutOf(spec, world, heads, tokens); }
 
   // Whom a call goes to: appends to all, queries to those that answer.
   absl::Span<const Holder> Receivers(bool appends) const {

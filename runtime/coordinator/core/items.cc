@@ -33,7 +33,7 @@ int64_t Calls::RoomFor(const Item& item, WorkerId id) const {
                           BlocksOf(item.ask.kv_len()) * kBlockTokens};
   const auto holder = std::find_if(map.holders.begin(), map.holders.end(),
                                    [id](const Holder& holder) { return holder.worker == id; });
-  return AppendBytes(map.spec, LayoutOf(map.spec, map.world, blocks.end), holder->rank, blocks);
+  return AppendBytes(map.spec, map.layout(blocks.end), holder->rank, blocks);
 }
 
 // Between its admission and its sending a query may have been overtaken by calls that leave it

@@ -16,8 +16,9 @@ namespace {
 constexpr double kSameLoad = 1e-9;
 
 // What a context will take first, by rank: its first unit of tokens.
-std::vector<std::pair<int, double>> FirstBytes(const ContextSpec& spec, int world) {
-  const Layout layout = LayoutOf(spec, world, 0);
+std::vector<std::pair<int, double>> FirstBytes(const ShardMap& map) {
+  const ContextSpec& spec = map.spec;
+  const Layout layout = map.layout(0);
   const MeshShape mesh = layout.mesh();
   int64_t blocks = spec.partition.unit_blocks;
   if (spec.partition.kind != PartitionKind::kBlockCyclic) {
@@ -30,7 +31,7 @@ std::vector<std::pair<int, double>> FirstBytes(const ContextSpec& spec, int worl
   std::vector<std::pair<int, double>> first;
   for (int group = 0; group < mesh.head_groups; ++group) {
     const int rank = layout.Rank(group, 0);
-    const int heads = layout.KvHeads(rank).count;
+    const int heads = CountOf(layout.KvHeads(rank));
     if (heads > 0) first.emplace_back(rank, head_bytes * heads);
   }
   return first;
@@ -60,7 +61,7 @@ double Loads::With(WorkerId id, double bytes) const {
 void Loads::AddExpected(const Context& context, double times) {
   const ShardMap& map = *context.map;
   if (context.kv_bytes_sum() != 0 || !context.absent.empty()) return;
-  for (const auto& [rank, bytes] : FirstBytes(map.spec, map.world)) {
+  for (const auto& [rank, bytes] : FirstBytes(map)) {
     for (const Holder& holder : map.holders) {
       if (holder.rank != rank) continue;
       loads_[holder.worker] += times * ShareOf(members_.at(holder.worker), bytes);
@@ -88,7 +89,8 @@ absl::Status Place(ShardMap& map, const Members& members, const Loads& loads) {
         absl::StrCat("replicas is ", replicas, ", but only ", ready.size(), " worker is ready"));
   }
   map.world = static_cast<int>(ready.size() / replicas);
-  const auto first = FirstBytes(map.spec, map.world);
+  map.heads = HeadMapOf(map.spec, map.world);
+  const auto first = FirstBytes(map);
   struct Fullness {
     double most = 0;
     double sum = 0;
@@ -160,7 +162,7 @@ int64_t NewBlockBytes(const ShardMap& map, TokenRange tokens) {
   const TokenRange blocks{BlocksOf(tokens.begin) * kBlockTokens,
                           BlocksOf(tokens.end) * kBlockTokens};
   if (blocks.size() == 0) return 0;
-  const Layout layout = LayoutOf(map.spec, map.world, blocks.end);
+  const Layout layout = map.layout(blocks.end);
   int64_t bytes = 0;
   for (const Holder& holder : map.holders) {
     bytes += AppendBytes(map.spec, layout, holder.rank, blocks);

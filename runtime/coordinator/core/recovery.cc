@@ -248,6 +248,7 @@ ShardMap Recovery::MapOf(ContextId id, const Found& found) {
   map.epoch = members_.NextEpoch();
   map.spec = latest.spec;
   map.world = static_cast<int>(latest.addresses.size());
+  map.heads = HeadMapOf(map.spec, map.world);
   map.holders = HoldersBack(found);
   return map;
 }

@@ -35,7 +35,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 17;
+inline constexpr uint32_t kProtocol = 18;
 
 // Worker → coordinator.
 struct Hello {
