@@ -85,7 +85,8 @@ constexpr Method kMethods[] = {
     {"gpt-oss sinks", "any pattern, and sinks of the call",
      "each head has one more score, which takes weight and brings no value", "2508.10925 §2", ""},
     {"gated branches", "any patterns, and blend of their answers",
-     "answers that share no softmax add up by weights of their own (gated Stochastic Attention, MoH)",
+     "answers that share no softmax add up by weights of their own (gated Stochastic Attention, "
+     "MoH)",
      "2604.00754, 2410.11842", ""},
     {"DKernel masks", "list(mask)", "any mask of blocks, by head", "2407.17678 §3", ""},
     {"given lists", "causal & (window(w) | list(keys))",
