@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "attention/attend_args.h"
 #include "attention/key_list.h"
+#include "tests/attention/contenders.h"
 #include "tests/attention/pattern_random.h"
 #include "tests/attention/problem.h"
 #include "tests/catch.h"
@@ -256,30 +257,33 @@ TEST_CASE("key list: queries that each see a few scattered tokens") {
 }
 
 TEST_CASE("key list: a query sees no keys behind the last one, whatever its list shows") {
-  const auto cpu = *MakeBackend("cpu", 2);
-  for (uint64_t seed = 1; seed <= 60; ++seed) {
-    Rng rng(seed);
-    ProblemShape shape;
-    shape.kv_tokens = rng.Between(1, 300);
-    shape.group = static_cast<int>(rng.Between(1, 2));
-    shape.pattern = "list(x)";
-    shape.q_ranges = {{shape.kv_tokens - 1, shape.kv_tokens}};
-    // Of a context of 400 tokens, of which only kv_tokens are seen.
-    KeyListData data;
-    const bool tokens = rng.Below(2) == 0;
-    data.unit = tokens ? KeyListData::Unit::kTokens : KeyListData::Unit::kBlocks;
-    data.block_tokens = 16;
-    for (int64_t k = 0; k < (tokens ? 400 : 25); ++k) {
-      if (rng.Below(tokens ? 8 : 3) == 0) data.keys.push_back(static_cast<int32_t>(k));
+  ForEachBackend([](Backend* backend) {
+    for (uint64_t seed = 1; seed <= 60; ++seed) {
+      Rng rng(seed);
+      ProblemShape shape;
+      shape.kv_tokens = rng.Between(1, 300);
+      shape.group = static_cast<int>(rng.Between(1, 2));
+      shape.dtype = shape.q_dtype = rng.Below(2) == 0 ? DType::kF32 : DType::kBF16;
+      shape.pattern = "list(x)";
+      const int64_t queries = rng.Below(2) == 0 ? 1 : std::min<int64_t>(shape.kv_tokens, 90);
+      shape.q_ranges = {{shape.kv_tokens - queries, shape.kv_tokens}};
+      // Of a context of 400 tokens, of which only kv_tokens are seen.
+      KeyListData data;
+      const bool tokens = rng.Below(2) == 0;
+      data.unit = tokens ? KeyListData::Unit::kTokens : KeyListData::Unit::kBlocks;
+      data.block_tokens = 16;
+      for (int64_t k = 0; k < (tokens ? 400 : 25); ++k) {
+        if (rng.Below(tokens ? 8 : 3) == 0) data.keys.push_back(static_cast<int32_t>(k));
+      }
+      data.begin = {0, static_cast<int64_t>(data.keys.size())};
+      Problem problem(shape, seed);
+      problem.Bind({"x", Made(std::move(data))});
+      CAPTURE(seed, tokens, shape.ToString());
+      Partial partial = problem.Identity();
+      REQUIRE(backend->Attend(problem.Args(&problem.all(), &partial)).ok());
+      CheckAgainst(problem.Oracle(), OutTolerance(*backend, shape), &partial);
     }
-    data.begin = {0, static_cast<int64_t>(data.keys.size())};
-    Problem problem(shape, seed);
-    problem.Bind({"x", Made(std::move(data))});
-    CAPTURE(seed, tokens, shape.kv_tokens);
-    Partial partial = problem.Identity();
-    REQUIRE(cpu->Attend(problem.Args(&problem.all(), &partial)).ok());
-    CheckAgainst(problem.Oracle(), OutTolerance(*cpu, shape), &partial);
-  }
+  });
 }
 
 // Blocks of 64 that s2 shows each block of queries.
