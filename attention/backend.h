@@ -23,6 +23,7 @@
 #include "attention/pattern.h"
 #include "attention/ranges.h"
 #include "base/memory_kind.h"
+#include "base/thread_pool.h"
 
 namespace annulus {
 
@@ -90,6 +91,9 @@ class Backend {
 
   // Where tensors and pages should lie for this backend. Lives as long as it.
   virtual MemorySpace& memory() { return HostMemory(); }
+
+  // Its threads, for loops beside attention; null: it has none. Lives as long as it.
+  virtual ThreadPool* pool() { return nullptr; }
 
   // Why it will never compute again, for example since its GPU is lost; OK as long as it can.
   virtual absl::Status health() const { return absl::OkStatus(); }

@@ -88,10 +88,13 @@ constexpr Method kMethods[] = {
      "answers that share no softmax add up by weights of their own (gated Stochastic Attention, "
      "MoH)",
      "2604.00754, 2410.11842", ""},
+    {"Quest", "causal & (sink(n) | window(w) | quest(budget))",
+     "the pages whose bounds promise the largest products, by query head", "2406.10774 §3.2", ""},
+    {"MoBA", "moba(block,topk)", "the own block and those of the highest mean keys",
+     "2502.13189 §2.2, 2511.11571", ""},
     {"DKernel masks", "list(mask)", "any mask of blocks, by head", "2407.17678 §3", ""},
     {"given lists", "causal & (window(w) | list(keys))",
-     "keys that a model's own indexer or router chose (DSA, MSA, MoBA)", "2512.02556, 2606.13392",
-     ""},
+     "keys that a model's own indexer or router chose (DSA, MSA)", "2512.02556, 2606.13392", ""},
 };
 
 }  // namespace

@@ -13,7 +13,7 @@ struct Method {
   absl::string_view meaning;  // one line
   absl::string_view source;   // arXiv number and section
   absl::string_view
-      example;  // for kMethodTokens tokens and kMethodKvHeads KV heads; empty for lists
+      example;  // for kMethodTokens tokens and kMethodKvHeads KV heads; empty where data decides
 };
 
 // What the examples of methods and of the language's words are for.

@@ -122,6 +122,7 @@ absl::StatusOr<Pattern> Pattern::Parse(absl::string_view text, int kv_heads) {
   pattern.SetRules(std::move(parsed.rules));
   pattern.docs_ = std::make_shared<const std::vector<DocsTotal>>(std::move(parsed.docs));
   pattern.list_names_ = std::move(parsed.list_names);
+  pattern.selectors_ = std::move(parsed.selectors);
   return pattern;
 }
 

@@ -7,6 +7,7 @@
 #include "attention/pattern.h"
 #include "attention/pattern_node.h"
 #include "attention/pattern_parser.h"
+#include "attention/selector.h"
 #include "base/status.h"
 
 namespace annulus {
@@ -79,6 +80,11 @@ absl::StatusOr<Pattern> Pattern::Bind(absl::Span<const NamedList> lists, int hea
 absl::Status Pattern::CheckLists(TokenRange q, int64_t kv_tokens) const {
   for (const std::string& name : list_names_) {
     if (Names(lists_, name)) continue;
+    for (const auto& selector : selectors_) {
+      if (selector->name() != name) continue;
+      return absl::InvalidArgumentError(absl::StrCat(
+          "pattern: ", name, " chooses keys by data; expected a call that has them, or its list"));
+    }
     return absl::InvalidArgumentError(
         absl::StrCat("lists: no list ", name, "; expected one: the pattern has list(", name, ")"));
   }

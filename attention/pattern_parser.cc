@@ -1,6 +1,7 @@
 #include "attention/pattern_parser.h"
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -27,11 +28,13 @@ class Parser final : public PatternReader {
     if (!AtEnd()) return Expected("\"|\", \"&\" or the end of the text");
     parsed.docs = docs();
     parsed.list_names = std::move(list_names_);
+    for (auto& [name, selector] : selectors_) parsed.selectors.push_back(std::move(selector));
     return parsed;
   }
 
   absl::StatusOr<Rules> ReadPattern() override;
   Rules RulesOfList(absl::string_view name) override;
+  absl::StatusOr<Rules> RulesOfSelector(std::shared_ptr<const Selector> selector) override;
 
  private:
   absl::StatusOr<Rules> ParseUnion() { return ParseList('|', &Parser::ParseIntersection); }
@@ -47,7 +50,9 @@ class Parser final : public PatternReader {
 
   const ListsOfText& lists_;
   std::vector<std::string> list_names_;  // ascending, each once
+  std::map<std::string, std::shared_ptr<const Selector>> selectors_;
   int depth_ = 0;
+  int within_words_ = 0;  // whose arguments are patterns
   int primitives_ = 0;
 };
 
@@ -58,7 +63,9 @@ absl::Status Parser::GoDeeper() {
 
 absl::StatusOr<Rules> Parser::ReadPattern() {
   ANNULUS_RETURN_IF_ERROR(GoDeeper());
+  ++within_words_;
   ANNULUS_ASSIGN_OR_RETURN(Rules rules, ParseUnion());
+  --within_words_;
   --depth_;
   return rules;
 }
@@ -75,6 +82,28 @@ Rules Parser::RulesOfList(absl::string_view name) {
     const bool by_kv_head = found->list->heads() == kv_heads();
     rules.push_back(
         MakeListed(found->list, by_kv_head ? head : head * lists_.group + lists_.member));
+  }
+  return rules;
+}
+
+absl::StatusOr<Rules> Parser::RulesOfSelector(std::shared_ptr<const Selector> selector) {
+  const std::string& name = selector->name();
+  if (within_words_ > 0) {
+    // Such a word moves positions, and the keys are chosen where they are.
+    return Refuse(at(), "no word that chooses keys by data within another word", name);
+  }
+  selectors_.emplace(name, selector);
+  Rules rules = RulesOfList(name);
+  const NodePtr causal = MakeBand(0, kFar);
+  const PatternNode* listed = nullptr;
+  for (NodePtr& rule : rules) {
+    if (rule.get() == listed) {
+      rule = (&rule)[-1];
+      continue;
+    }
+    listed = rule.get();
+    ANNULUS_RETURN_IF_ERROR(CountParts(at(), 2));
+    rule = MakeIntersection({std::move(rule), causal});
   }
   return rules;
 }

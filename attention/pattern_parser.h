@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@ struct ParsedPattern {
   std::vector<NodePtr> rules;           // by KV head
   std::vector<DocsTotal> docs;          // in the order of the text
   std::vector<std::string> list_names;  // that the text names, ascending, each once
+  std::vector<std::shared_ptr<const Selector>> selectors;  // by name, each once
 };
 
 // What list(name) in a text stands for: a name without a list sees nothing.

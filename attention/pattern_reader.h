@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "attention/pattern_node.h"
+#include "attention/selector.h"
 
 namespace annulus {
 
@@ -58,6 +60,8 @@ class PatternReader {
   virtual absl::StatusOr<Rules> ReadPattern() = 0;
   // What the list of this name says, which the text names.
   virtual Rules RulesOfList(absl::string_view name) = 0;
+  // What the list that the selector makes says, up to each query.
+  virtual absl::StatusOr<Rules> RulesOfSelector(std::shared_ptr<const Selector> selector) = 0;
 
   // "(", the arguments and ")". Each required one is given, each number is at least its least.
   absl::StatusOr<std::vector<Value>> ReadArguments(absl::Span<const Argument> arguments);

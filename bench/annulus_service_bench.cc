@@ -21,6 +21,7 @@
 #include "bench/service/cluster.h"
 #include "bench/service/parts.h"
 #include "bench/service/security.h"
+#include "bench/service/select.h"
 #include "bench/service/spread.h"
 #include "bench/service/upload.h"
 #include "comm/ucx/ucx_signals.h"
@@ -31,16 +32,12 @@ namespace annulus {
 namespace {
 
 struct Flags {
-  int rounds = 1000;
-  int batch = 64;
-  int64_t batch_tokens = 2048;
+  int rounds = 1000, batch = 64, spread = 0;
+  int64_t batch_tokens = 2048, select_tokens = 0;
   int64_t upload_bytes = int64_t{256} << 20;
   int64_t beside_tokens = 32 << 10;
-  int spread = 0;
-  std::string endpoint;
+  std::string endpoint, csv, beside_csv;
   bool security = false, json = false;
-  std::string csv;
-  std::string beside_csv;
 };
 
 // Bare parts of a call, p50 in seconds.
@@ -353,6 +350,8 @@ absl::Status Run(const std::vector<std::string>& args) {
               SetCount(&flags.spread, 1, 64));
   options.Add("endpoint", "HOST:PORT", "only that, in a service that runs there",
               SetText(&flags.endpoint));
+  options.Add("select-tokens", "N", "only decode over chosen keys, of a context of N tokens",
+              SetCount(&flags.select_tokens, 0, int64_t{1} << 24));
   options.AddFlag("security", "only what tokens and TLS cost", &flags.security);
   options.Add("csv", "F", "where the rows go as CSV", SetText(&flags.csv));
   options.Add("beside-csv", "F", "where the rows of steps beside prefills go as CSV",
@@ -375,6 +374,7 @@ absl::Status Run(const std::vector<std::string>& args) {
     std::cout << row.JsonLine() << std::flush;
   }
   if (flags.spread != 0) return absl::OkStatus();
+  if (flags.select_tokens != 0) return ShowSelect(flags.select_tokens, flags.json, flags.csv);
   if (flags.security) return MeasureSecurity(flags.rounds, flags.upload_bytes);
   Report report(flags.json);
   ANNULUS_RETURN_IF_ERROR(MeasureLatencies(flags, &report));

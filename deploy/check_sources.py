@@ -27,6 +27,7 @@ LAYERS = {
     "attention/cuda": ("attention",),
     "attention/patterns": ("attention",),
     "attention/reference": ("attention",),
+    "attention/select": ("attention", "attention/cpu", "attention/patterns"),
     "comm": (),
     "sharding": ("attention",),
     "runtime": VALUES,
@@ -34,8 +35,8 @@ LAYERS = {
     "runtime/identity": (*VALUES, "runtime"),
     "runtime/service": (*VALUES, "runtime", "runtime/fields", "runtime/identity"),
     "runtime/context": (*VALUES, "runtime", "runtime/fields"),
-    "runtime/engine": (*VALUES, "comm"),
-    "runtime/store": (*VALUES, "runtime", "runtime/context"),
+    "runtime/engine": (*VALUES, "attention/select", "comm"),
+    "runtime/store": (*VALUES, "attention/select", "runtime", "runtime/context"),
     "runtime/protocol/cluster": (*VALUES, "comm", "runtime", "runtime/context", "runtime/fields"),
     "runtime/protocol/public": (
         *VALUES, "runtime", "runtime/fields", "runtime/identity", "runtime/service"),

@@ -321,6 +321,7 @@ class CpuBackend final : public Backend {
   }
 
   const BackendCapabilities& capabilities() const override { return capabilities_; }
+  ThreadPool* pool() override { return &pool_; }
 
   absl::Status AttendBatch(absl::Span<const AttendArgs> batch) override {
     for (const AttendArgs& args : batch) {

@@ -15,7 +15,7 @@ struct PatternWord {
   absl::string_view form;     // with its arguments
   absl::string_view meaning;  // which keys a query sees
   absl::string_view source;   // arXiv number and section; empty where nobody claims it
-  absl::string_view example;  // as a method's (../methods.h); empty for list
+  absl::string_view example;  // as a method's (../methods.h); empty where data decides
   // Reads the arguments; the cursor stands behind the name.
   absl::StatusOr<Rules> (*read)(PatternReader& reader);
 };
@@ -37,5 +37,7 @@ absl::Span<const PatternWord> GridWords();
 absl::Span<const PatternWord> DiskWords();
 absl::Span<const PatternWord> PermuteWords();
 absl::Span<const PatternWord> ListWords();
+absl::Span<const PatternWord> QuestWords();  // ../select/, as all whose keys are chosen by data
+absl::Span<const PatternWord> MobaWords();
 
 }  // namespace annulus

@@ -59,6 +59,17 @@ class Client:
         cancel: CancelToken,
         /,
     ) -> tuple[Any, Any, int, dict[str, Any], list[dict[str, Any]]]: ...
+    def select(
+        self,
+        context: int,
+        layer: int,
+        q_start: int,
+        kv_len: int,
+        q: Any,
+        pattern: str,
+        timeout: float | None,
+        /,
+    ) -> tuple[dict[str, KeyList], int]: ...
     def step(
         self, steps: Sequence[Any], timeout: float | None, cancel: CancelToken, /
     ) -> list[Any]: ...

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from annulus import _core
 from annulus._arrays import as_kind_of, numbers_of
 from annulus.errors import AnnulusError, InvalidArgument
-from annulus.lists import cores_of
+from annulus.lists import KeyList, cores_of
 
 if TYPE_CHECKING:
     from annulus.client import Client
@@ -260,6 +260,47 @@ class Context:
         )
         return self._answer(q, await in_thread(lambda cancel: call(timeout, cancel)), out_dtype)
 
+    def select(
+        self,
+        layer: int,
+        q: Any,
+        pattern: str | None = None,
+        *,
+        q_start: int | None = None,
+        kv_len: int | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, KeyList]:
+        """Has queries choose keys, for calls to come.
+
+        Args:
+            layer: which.
+            q: [n, heads, head_dim].
+            pattern: with words that choose keys by data, as ``quest(4096)`` (None: the context's).
+            q_start: as in :meth:`attend`.
+            kv_len: as in :meth:`attend`.
+            timeout: seconds.
+
+        Returns:
+            A list for each such word, by the word with all of its arguments: the ``lists`` of
+            attends, and of steps, of queries at the same positions, in this layer or in others.
+        """
+        q_start, kv_len = self._positions(layer, q, q_start, kv_len)
+        lists, _ = self._core.select(self.id, layer, q_start, kv_len, q, pattern or "", timeout)
+        return {word: KeyList._of(core) for word, core in lists.items()}
+
+    def _positions(
+        self, layer: int, q: Any, q_start: int | None, kv_len: int | None
+    ) -> tuple[int, int]:
+        kv_len = self._at(layer) if kv_len is None else kv_len
+        if q_start is None:
+            q_start = kv_len - len(q)
+            if q_start < 0:
+                raise InvalidArgument(
+                    f"q: {len(q)} tokens; expected at most the {kv_len} of the layer, whose last "
+                    "they are without q_start"
+                )
+        return q_start, kv_len
+
     def _attend_call(
         self,
         layer: int,
@@ -275,14 +316,7 @@ class Context:
         lists: Mapping[str, Any] | None,
         sinks: Any,
     ) -> Any:
-        kv_len = self._at(layer) if kv_len is None else kv_len
-        if q_start is None:
-            q_start = kv_len - len(q)
-            if q_start < 0:
-                raise InvalidArgument(
-                    f"q: {len(q)} tokens; expected at most the {kv_len} of the layer, whose last "
-                    "they are without q_start"
-                )
+        q_start, kv_len = self._positions(layer, q, q_start, kv_len)
         begin, end = (0, None) if keys is None else keys
         cores = cores_of(lists)
         logits = numbers_of(sinks)

@@ -50,6 +50,12 @@ class KeyList:
         )
 
     @classmethod
+    def _of(cls, core: _core.KeyList) -> KeyList:
+        made = cls.__new__(cls)
+        made._core = core
+        return made
+
+    @classmethod
     def from_mask(cls, mask: Any, block_tokens: int = 64) -> KeyList:
         """A bool mask [1 | kv_heads | heads, blocks, blocks] of absolute blocks of tokens."""
         bits = np.asarray(mask)

@@ -192,6 +192,22 @@ class PythonClient {
                           ToPython(result.stats), ToPython(result.trace));
   }
 
+  // {word: KeyList}, and the epoch.
+  nb::tuple Select(ContextId context, int layer, int64_t q_start, int64_t kv_len, nb::handle q,
+                   const std::string& pattern, std::optional<double> timeout) {
+    const Borrowed queries = Borrow(q, "q");
+    const SelectRequest request{.context = context,
+                                .layer = layer,
+                                .q_start = q_start,
+                                .kv_len = kv_len,
+                                .q = queries.view,
+                                .pattern = pattern};
+    const SelectResult result =
+        Run([&](Client& client, const CallOptions& call) { return client.Select(request, call); },
+            timeout);
+    return nb::make_tuple(ToPython(result.lists), result.epoch);
+  }
+
   // One for each step: (epoch, tokens, out, lse), or its error.
   nb::list Step(const nb::sequence& steps, std::optional<double> timeout,
                 const CancelToken& cancel) {
@@ -357,6 +373,8 @@ void AddClient(nb::module_& module) {
       .def("attend", &PythonClient::Attend, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
            nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg())
+      .def("select", &PythonClient::Select, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+           nb::arg(), nb::arg().none())
       .def("step", &PythonClient::Step)
       .def("fork", &PythonClient::Fork)
       .def("truncate", &PythonClient::Truncate)

@@ -43,18 +43,20 @@ struct Answer {
   Tensor lse;
 };
 
-absl::StatusOr<Answer> Run(const ProblemFlags& flags, const TensorView& q, const TensorView& k,
+absl::StatusOr<Answer> Run(ProblemFlags flags, const TensorView& q, const TensorView& k,
                            const TensorView& v, const std::optional<PlanKind>& plan, float scale,
                            const std::string& backend_name, int threads) {
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend,
                            MakeBackend(backend_name, threads));
+  Tensor held_q, held_k, held_v;
+  const TensorView queries = Rounded(q, flags.dtype, &held_q);
+  const TensorView keys = Rounded(k, flags.dtype, &held_k);
+  ANNULUS_RETURN_IF_ERROR(SelectLists(queries, keys, *backend, &flags));
   ANNULUS_ASSIGN_OR_RETURN(const Problem problem, MakeProblem(flags));
   ANNULUS_ASSIGN_OR_RETURN(const Decision decision, Choose(problem, ClusterModel{}, plan));
-  Tensor held_q, held_k, held_v;
-  ANNULUS_ASSIGN_OR_RETURN(const LocalRanks ranks,
-                           LocalRanks::Create(decision.plan, Rounded(q, flags.dtype, &held_q),
-                                              Rounded(k, flags.dtype, &held_k),
-                                              Rounded(v, flags.dtype, &held_v), *backend));
+  ANNULUS_ASSIGN_OR_RETURN(
+      const LocalRanks ranks,
+      LocalRanks::Create(decision.plan, queries, keys, Rounded(v, flags.dtype, &held_v), *backend));
   const float default_scale = 1 / std::sqrt(static_cast<float>(q.dim));
   ANNULUS_ASSIGN_OR_RETURN(LocalRun run, ranks.Run(scale == 0 ? default_scale : scale));
   Tensor lse = std::move(run.result).TakeLse();

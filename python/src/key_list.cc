@@ -59,6 +59,14 @@ std::vector<CallList> ListsOf(const nb::dict& lists) {
   return all;
 }
 
+nb::dict ToPython(const std::vector<CallList>& lists) {
+  nb::dict all;
+  for (const CallList& list : lists) {
+    all[list.name.c_str()] = nb::cast(PythonList{list.data});
+  }
+  return all;
+}
+
 void AddKeyList(nb::module_& module) {
   nb::class_<PythonList>(module, "KeyList").def_static("new", &NewList);
 }

@@ -12,6 +12,9 @@ namespace annulus::python {
 // {name: KeyList}.
 std::vector<CallList> ListsOf(const nb::dict& lists);
 
+// The other way round.
+nb::dict ToPython(const std::vector<CallList>& lists);
+
 void AddKeyList(nb::module_& module);
 
 }  // namespace annulus::python

@@ -173,7 +173,7 @@ absl::StatusOr<AttendInputs> ReadAttendInputs(const AttendFlags& flags) {
   ANNULUS_RETURN_IF_ERROR(CheckSinks(flags.sinks, problem.heads));
   ANNULUS_RETURN_IF_ERROR(ReadLists(&problem));
   // Everything cheap is checked before the values are read.
-  ANNULUS_RETURN_IF_ERROR(MakeProblem(problem).status());
+  ANNULUS_RETURN_IF_ERROR(CheckBeforeSelection(problem));
   for (const auto& [name, view] :
        {std::pair("q", q_view), std::pair("k", k_view), std::pair("v", inputs.v_view())}) {
     if (view.data == nullptr) continue;

@@ -4,9 +4,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "attention/selector.h"
 #include "base/quoted.h"
 #include "base/status.h"
 #include "runtime/context/layout.h"
+#include "runtime/engine/select_local.h"
 
 namespace annulus {
 namespace {
@@ -112,6 +114,34 @@ absl::Status ReadLists(ProblemFlags* problem) {
     ANNULUS_ASSIGN_OR_RETURN(NamedList list, ReadList(file, call));
     problem->lists.push_back(std::move(list));
   }
+  return absl::OkStatus();
+}
+
+absl::Status CheckBeforeSelection(ProblemFlags flags) {
+  ANNULUS_RETURN_IF_ERROR(CheckShape(flags));
+  ANNULUS_ASSIGN_OR_RETURN(const Pattern pattern,
+                           Pattern::Parse(flags.pattern, static_cast<int>(flags.kv_heads)));
+  for (const auto& selector : pattern.selectors()) {
+    ANNULUS_ASSIGN_OR_RETURN(auto no_keys, KeyList::Make(KeyListData{.begin = {0, 0}}));
+    flags.lists.push_back({selector->name(), std::move(no_keys)});
+  }
+  return MakeProblem(flags).status();
+}
+
+absl::Status SelectLists(const TensorView& q, const TensorView& k, Backend& backend,
+                         ProblemFlags* problem) {
+  ANNULUS_RETURN_IF_ERROR(CheckShape(*problem));
+  const int heads = static_cast<int>(problem->heads);
+  const int kv_heads = static_cast<int>(problem->kv_heads);
+  ANNULUS_ASSIGN_OR_RETURN(const Pattern pattern, Pattern::Parse(problem->pattern, kv_heads));
+  if (pattern.selectors().empty()) return absl::OkStatus();
+  const Layout layout = Layout::Tokens(problem->workers, heads, kv_heads, problem->placement,
+                                       BlocksOf(problem->kv_tokens));
+  const int64_t q_begin = problem->q_start.value_or(problem->kv_tokens - problem->q_tokens);
+  ANNULUS_ASSIGN_OR_RETURN(
+      std::vector<NamedList> made,
+      SelectLocally(pattern, problem->lists, layout, q, q_begin, k, backend.pool()));
+  for (NamedList& list : made) problem->lists.push_back(std::move(list));
   return absl::OkStatus();
 }
 

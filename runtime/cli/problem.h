@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "attention/backend.h"
 #include "runtime/cli/files/list_file.h"
 #include "runtime/cli/options/options.h"
 #include "sharding/plan.h"
@@ -40,6 +41,15 @@ void AddPositions(Options* options, ProblemFlags* problem);
 void AddLists(Options* options, ProblemFlags* problem);
 // Reads the lists of the problem, whose shape is known. Errors as ReadList.
 absl::Status ReadLists(ProblemFlags* problem);
+
+// Whether MakeProblem will accept it once SelectLists has made the lists that are missing.
+absl::Status CheckBeforeSelection(ProblemFlags flags);
+
+// Makes the lists of the words of the pattern that choose keys by data, from q [tokens, heads,
+// head_dim] and k [kv_tokens, kv_heads, head_dim], rounded to the problem's dtype, with the
+// backend's threads. Errors as MakeProblem.
+absl::Status SelectLists(const TensorView& q, const TensorView& k, Backend& backend,
+                         ProblemFlags* problem);
 
 // INVALID_ARGUMENT names the field, its value and what was expected.
 absl::StatusOr<Problem> MakeProblem(const ProblemFlags& flags);

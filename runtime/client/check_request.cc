@@ -111,6 +111,10 @@ absl::Status CheckRequest(const AttendRequest& request) {
   return CheckText("request_id", request.request_id, kRequestIdBytesMax);
 }
 
+absl::Status CheckRequest(const SelectRequest& request) {
+  return CheckRequest(AttendOf(request));
+}
+
 std::vector<absl::Status> CheckSteps(absl::Span<const StepRequest> requests) {
   const absl::Status count = CheckStepCount(requests.size());
   std::vector<absl::Status> statuses(requests.size(), count);

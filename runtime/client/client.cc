@@ -196,6 +196,11 @@ absl::StatusOr<AttendResult> Client::Attend(const AttendRequest& request, const 
   return impl_->Call(Repeat::kHarmless, request, call);
 }
 
+absl::StatusOr<SelectResult> Client::Select(const SelectRequest& request, const CallOptions& call) {
+  ANNULUS_RETURN_IF_ERROR(CheckRequest(request));
+  return impl_->Call(Repeat::kHarmless, request, call);
+}
+
 StepResults Client::Step(absl::Span<const StepRequest> requests, const CallOptions& call) {
   return impl_->Step(requests, call);
 }

@@ -11,6 +11,7 @@
 #include "runtime/client/append_stream.h"
 #include "runtime/client/cancel_watch.h"
 #include "runtime/client/direct_append.h"
+#include "runtime/client/select_stream.h"
 #include "runtime/client/step_connections.h"
 #include "runtime/client/transport.h"
 #include "runtime/protocol/public/annulus.grpc.pb.h"
@@ -89,6 +90,10 @@ class GrpcTransport final : public Transport {
   }
 
   absl::StatusOr<AttendResult> Do(const AttendRequest& request, const Attempt& attempt);
+
+  absl::StatusOr<SelectResult> Do(const SelectRequest& request, const Attempt& attempt) {
+    return StreamSelect(channel_, token_, request, options_.chunk_bytes, attempt);
+  }
 
   absl::StatusOr<StepResults> Do(const StepsRequest& request, const Attempt& attempt) {
     const int64_t token = TokenVersion();

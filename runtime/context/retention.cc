@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "attention/selector.h"
 #include "base/status.h"
 #include "runtime/context/layout.h"
 
@@ -41,6 +42,11 @@ absl::StatusOr<Retention> Retention::Of(const ContextSpec& spec) {
     if (!pattern.ok()) {
       return absl::InvalidArgumentError(
           absl::StrCat("patterns[", layer, "]: ", pattern.status().message()));
+    }
+    if (spec.kv_efficient && !pattern->selectors().empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("patterns[", layer, "]: ", pattern->selectors()[0]->name(),
+                       " chooses among all keys; expected none in a context that is kv_efficient"));
     }
     retention.patterns_.push_back(*std::move(pattern));
   }

@@ -16,11 +16,9 @@
 #include "base/status.h"
 #include "runtime/context/check_tensor.h"
 #include "runtime/context/layout.h"
-#include "runtime/coordinator/calls/attend_call.h"
-#include "runtime/coordinator/calls/batch_call.h"
 #include "runtime/coordinator/calls/check_header.h"
 #include "runtime/coordinator/calls/direct_append_call.h"
-#include "runtime/coordinator/calls/step_parts.h"
+#include "runtime/coordinator/calls/select_first.h"
 #include "runtime/coordinator/coordinator_loop.h"
 #include "runtime/limits.h"
 
@@ -70,6 +68,7 @@ class Coordinator::Impl {
   absl::StatusOr<AppendResult> Answer(const AppendRequest& request, const CallContext& call);
   absl::StatusOr<AppendResult> Answer(const DirectAppend& request, const CallContext& call);
   absl::StatusOr<AttendResult> Answer(const AttendRequest& request, const CallContext& call);
+  absl::StatusOr<SelectResult> Answer(const SelectRequest& request, const CallContext& call);
   absl::StatusOr<StepResults> Answer(const StepsRequest& request, const CallContext& call);
   absl::StatusOr<ContextInfo> Answer(const ForkRequest& request, const CallContext& call);
   absl::StatusOr<ContextInfo> Answer(const TruncateRequest& request, const CallContext& call);
@@ -101,6 +100,11 @@ class Coordinator::Impl {
   absl::StatusOr<action::Finish> Call(Request request, const CallContext& context) {
     NoTensors tensors;
     return Call(std::move(request), tensors, context);
+  }
+
+  // Carries batches of a call out.
+  auto RunnerOf(const CallContext& call) {
+    return [this, &call](BatchCall& batch) { return Call(batch.request(), batch, call); };
   }
 
   // What `read` returns of the core.
@@ -317,21 +321,18 @@ absl::StatusOr<AppendResult> Coordinator::Impl::Answer(const DirectAppend& reque
 absl::StatusOr<AttendResult> Coordinator::Impl::Answer(const AttendRequest& request,
                                                        const CallContext& call) {
   ANNULUS_RETURN_IF_ERROR(CheckBytes("q", request.q, options_.limits.request_bytes_max));
-  const Clock& clock = *options_.clock;
-  AttendCall attend(request, call, planner_, clock, StopOf(call, clock));
-  return std::move(attend).TakeResult(Call(attend.request(), attend, call));
+  return SelectAndAttend(request, call, planner_, *options_.clock, RunnerOf(call));
+}
+
+absl::StatusOr<SelectResult> Coordinator::Impl::Answer(const SelectRequest& request,
+                                                       const CallContext& call) {
+  return SelectAlone(request, call, planner_, *options_.clock, RunnerOf(call));
 }
 
 absl::StatusOr<StepResults> Coordinator::Impl::Answer(const StepsRequest& request,
                                                       const CallContext& call) {
-  const Clock& clock = *options_.clock;
-  return StepInParts(request.steps, [&](absl::Span<const StepRequest> part) -> StepPartResults {
-    BatchCall batch({part.begin(), part.end()}, call, planner_, clock, StopOf(call, clock));
-    ANNULUS_ASSIGN_OR_RETURN(const auto finish, Call(batch.request(), batch, call));
-    std::vector<absl::StatusOr<StepResult>> results;
-    results.reserve(part.size());
-    for (size_t i = 0; i < part.size(); ++i) results.push_back(batch.TakeResult(i, finish));
-    return results;
+  return StepInParts(request.steps, [&](absl::Span<const StepRequest> part) {
+    return SelectAndStep(part, call, planner_, *options_.clock, RunnerOf(call));
   });
 }
 

@@ -118,6 +118,10 @@ Buffer RunBatch(absl::Span<BatchItem> items, Backend& backend) {
       item.bytes_received = result->bytes_received;
       answers.push_back(std::move(result->answer_packed));
     }
+    if (!item.answer.empty() && item.status.ok()) {
+      whole = false;
+      answers.push_back(std::move(item.answer));
+    }
     size_t own = 0;
     for (const AttendArgs& part : item.parts) {
       if (part.into.out != nullptr) own += AnswerBytes(part);

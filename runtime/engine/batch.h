@@ -23,6 +23,8 @@ struct BatchItem {
   absl::Status status;
   // What its queries ask of the backend, and nobody else; without `into`, but for its v_head_dim.
   DirectParts parts;
+  // Else what it answers already.
+  Buffer answer;
   // Else this rank's part of a plan. Both must be there or neither.
   std::unique_ptr<RankTask> ranked;
   std::unique_ptr<Exchange> exchange;

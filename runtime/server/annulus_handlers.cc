@@ -17,6 +17,7 @@
 #include "runtime/protocol/public/annulus.grpc.pb.h"
 #include "runtime/protocol/public/channel.h"
 #include "runtime/protocol/public/convert.h"
+#include "runtime/protocol/public/key_lists.h"
 #include "runtime/protocol/public/unary.h"
 #include "runtime/server/door.h"
 #include "runtime/server/handlers.h"
@@ -36,6 +37,20 @@ CallContext ContextOf(const grpc::ServerContext* context, Caller caller) {
   }
   call.cancelled = CallerGone(context);
   return call;
+}
+
+absl::StatusOr<SelectRequest> SelectOf(const AttendRequest& attend) {
+  if (attend.plan.has_value() || attend.scale != 0 || attend.keys_begin != 0 ||
+      attend.keys_end.has_value() || !attend.lists.empty() || !attend.sinks.empty()) {
+    return absl::InvalidArgumentError(
+        "plan, scale, keys, lists, sinks: given; expected none of them in a Select");
+  }
+  return SelectRequest{.context = attend.context,
+                       .layer = attend.layer,
+                       .q_start = attend.q_start,
+                       .kv_len = attend.kv_len,
+                       .q = attend.q,
+                       .pattern = attend.pattern};
 }
 
 // Small calls go by the table; those that carry tensors, or stay open, have code of their own.
@@ -58,6 +73,7 @@ class AnnulusHandlers final : public grpc::Service {
         "Append", grpc::internal::RpcMethod::CLIENT_STREAMING, &AnnulusHandlers::Append);
     AddBidi<v1::DirectAppend, v1::DirectReply>("AppendDirect", &AnnulusHandlers::AppendDirect);
     AddBidi<v1::AttendPart, v1::AttendReplyPart>("Attend", &AnnulusHandlers::Attend);
+    AddBidi<v1::AttendPart, v1::AttendReplyPart>("Select", &AnnulusHandlers::Select);
     AddBidi<grpc::ByteBuffer, v1::StepsReply>("Steps", &AnnulusHandlers::Steps);
   }
 
@@ -198,6 +214,35 @@ class AnnulusHandlers final : public grpc::Service {
       return transfer.Write(stream, reply, options);
     });
     sent = sent && writer.Write(result.out) && writer.Write(result.lse) && writer.Flush();
+    return sent ? absl::OkStatus() : absl::CancelledError("the caller stopped reading the reply");
+  }
+
+  absl::Status Select(grpc::ServerContext* context,
+                      grpc::ServerReaderWriter<v1::AttendReplyPart, v1::AttendPart>* stream) {
+    ANNULUS_ASSIGN_OR_RETURN(const CallContext call, Begin<SelectRequest>(context));
+    Transfer transfer(bounds_, context, call.caller);
+    ANNULUS_RETURN_IF_ERROR(transfer.status());
+    AttendReader reader(limits_, [&](const AttendRequest& header, int64_t bytes) {
+      return transfer.Admit(service_, header, call, bytes);
+    });
+    v1::AttendPart part;
+    while (transfer.Read(stream, &part)) ANNULUS_RETURN_IF_ERROR(reader.Add(part));
+    ANNULUS_RETURN_IF_ERROR(Gone(context, call));
+    ANNULUS_ASSIGN_OR_RETURN(const AttendRequest attend, reader.Finish());
+    ANNULUS_ASSIGN_OR_RETURN(const SelectRequest request, SelectOf(attend));
+    ANNULUS_ASSIGN_OR_RETURN(const SelectResult result, transfer.Work(service_, request, call));
+    v1::AttendReplyPart reply;
+    ANNULUS_RETURN_IF_ERROR(ToProto(result, reply.mutable_header()));
+    ToProto(result.lists, /*with_data=*/false, reply.mutable_header()->mutable_lists());
+    bool sent = transfer.Write(stream, reply);
+    ChunkWriter writer(chunk_bytes_, [&](std::string* data) {
+      reply.mutable_data()->swap(*data);
+      return transfer.Write(stream, reply);
+    });
+    for (const absl::Span<const std::byte> data : DataOf(result.lists)) {
+      sent = sent && writer.Write(data);
+    }
+    sent = sent && writer.Flush();
     return sent ? absl::OkStatus() : absl::CancelledError("the caller stopped reading the reply");
   }
 

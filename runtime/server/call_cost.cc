@@ -42,6 +42,11 @@ double CostOf(const AttendRequest& request, const CallSize& size) {
          RowsCost(request.q, static_cast<double>(end) - static_cast<double>(request.keys_begin));
 }
 
+// As if each query saw all keys, of which it looks at summaries.
+double CostOf(const SelectRequest& request, const CallSize&) {
+  return kCallMin + RowsCost(request.q, static_cast<double>(request.kv_len));
+}
+
 double CostOf(const AppendRequest& request, const CallSize&) {
   return kCallMin + kPerByte * (BytesOf(request.k) + BytesOf(request.v));
 }

@@ -48,6 +48,22 @@ constexpr auto DescriptionOf(const AttendResult*) {
                   Field(5, "trace", &T::trace));
 }
 
+// What a selection needs of a call, as an Attend has it.
+inline AttendRequest AttendOf(const SelectRequest& request) {
+  AttendRequest attend;
+  attend.context = request.context;
+  attend.layer = request.layer;
+  attend.q_start = request.q_start;
+  attend.kv_len = request.kv_len;
+  attend.q = request.q;
+  attend.pattern = request.pattern;
+  return attend;
+}
+
+constexpr auto DescriptionOf(const SelectResult*) {
+  return Describe("AttendReplyHeader", Field(1, "epoch", &SelectResult::epoch));
+}
+
 constexpr auto DescriptionOf(const AppendResult*) {
   using T = AppendResult;
   return Describe("AppendResult", Field(1, "epoch", &T::epoch), Field(2, "tokens", &T::tokens));
@@ -197,6 +213,7 @@ inline constexpr std::tuple kCalls{
     Stream<AppendRequest, AppendResult>{"Append", Access::kWrite},
     Stream<DirectAppend, AppendResult>{"AppendDirect", Access::kWrite},
     Stream<AttendRequest, AttendResult>{"Attend", Access::kRead},
+    Stream<SelectRequest, SelectResult>{"Select", Access::kRead},
     Stream<StepsRequest, StepResults>{"Step", Access::kRead},
     Unary<ForkRequest, ContextInfo>{"Fork", Access::kWrite},
     Unary<TruncateRequest, ContextInfo>{"Truncate", Access::kWrite},
@@ -206,8 +223,8 @@ inline constexpr std::tuple kCalls{
     Unary<ListRequest, ContextList>{"List", Access::kRead},
     Unary<StatusRequest, ClusterStatus>{"Status", Access::kRead},
 };
-using AnyAnswer = std::variant<ContextInfo, AppendResult, AttendResult, StepResults, ReleaseResult,
-                               KeepAliveReply, ContextList, ClusterStatus>;
+using AnyAnswer = std::variant<ContextInfo, AppendResult, AttendResult, SelectResult, StepResults,
+                               ReleaseResult, KeepAliveReply, ContextList, ClusterStatus>;
 
 // The entry of a request.
 template <typename Request, size_t kIndex = 0>

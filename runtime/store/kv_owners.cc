@@ -1,7 +1,6 @@
 // Whose contexts hold how much.
 #include <algorithm>
 
-#include "runtime/context/layout.h"
 #include "runtime/store/kv_store.h"
 
 namespace annulus {
@@ -16,11 +15,10 @@ KvStore::Held KvStore::HeldBy(ContextId id) const {
   const auto found = contexts_.find(id);
   if (found == contexts_.end()) return {};
   const Context& context = *found->second;
-  int64_t pages = 0;
+  int64_t bytes = 0;
   for (const auto& layer : context.layers) {
-    if (layer != nullptr) pages += layer->pages.pages_held();
+    if (layer != nullptr) bytes += layer->pages.pages_held() * layer->pages.page_bytes();
   }
-  const int64_t bytes = pages * PageBytes(context.shard.spec);
   return {bytes, context.owned != nullptr ? context.owned->bytes() : 0};
 }
 

@@ -51,14 +51,29 @@ absl::StatusOr<KvStore::Layer*> KvStore::MakeLayer(Context& context, int layer) 
   if (made != nullptr) return made.get();
   ANNULUS_RETURN_IF_ERROR(ReserveTables(context, context.layer_bytes()));
   const ContextSpec& spec = context.shard.spec;
+  auto summaries =
+      std::make_shared<const std::vector<PageSummary>>(SummariesOf(context, layer, space_.kind()));
   auto arenas = std::make_shared<LayerArenas>(space_);
   const HeadRanges& heads = context.shard.kv_heads();
+  const auto page_bytes = static_cast<size_t>(PageTable::PageBytesWith(spec, *summaries));
   for (int i = 0; i < annulus::CountOf(heads); ++i) {
-    arenas->by_head.emplace_back(static_cast<size_t>(PageBytes(spec)), &arenas->memory,
-                                 CountOf(context));
+    arenas->by_head.emplace_back(page_bytes, &arenas->memory, CountOf(context));
   }
-  made.reset(new Layer{.pages = PageTable(spec, heads, std::move(arenas))});
+  made.reset(new Layer{.pages = PageTable(spec, heads, std::move(arenas), std::move(summaries))});
   return made.get();
+}
+
+// Pages of a GPU have none: a host works on summaries.
+std::vector<PageSummary> KvStore::SummariesOf(const Context& context, int layer, MemoryKind kind) {
+  std::vector<PageSummary> summaries;
+  if (kind != MemoryKind::kHost) return summaries;
+  for (const auto& selector : context.retention->pattern(layer).selectors()) {
+    const PageSummary form(*selector, context.shard.spec.head_dim);
+    const bool is_new = std::none_of(summaries.begin(), summaries.end(),
+                                     [&](const auto& kept) { return kept.SamePages(form); });
+    if (is_new) summaries.push_back(form);
+  }
+  return summaries;
 }
 
 LayerState KvStore::StateOf(const Layer* layer) {
@@ -149,7 +164,7 @@ absl::StatusOr<int64_t> KvStore::Reserve(const Context& context, const Layer& la
     ForEachHead(layer.pages.heads(),
                 [&](int head) { pages += layer.pages.WriteNeedsPage(head, block) ? 1 : 0; });
   });
-  const int64_t wanted = pages * PageBytes(context.shard.spec);
+  const int64_t wanted = pages * layer.pages.page_bytes();
   if (!kv_bytes_.AddWithin(wanted, kv_bytes_limit_)) {
     return absl::ResourceExhaustedError(absl::StrCat("kv_bytes_limit is ", kv_bytes_limit_, ": ",
                                                      kv_bytes(), " in use, this append needs ",
@@ -188,7 +203,7 @@ absl::Status KvStore::Append(ContextId id, int layer_index, TokenRange tokens,
   layer->pages.Expect(pages);
   const absl::Status stored =
       StoreRows(space_, spec, layout, context->shard.rank, tokens, packed, layer->pages);
-  CountOf(*context)->Add(-layer->pages.ExpectNoMore() * PageBytes(spec));
+  CountOf(*context)->Add(-layer->pages.ExpectNoMore() * layer->pages.page_bytes());
   if (!stored.ok()) {
     layer->pages.Cut(BlocksOf(layer->tokens));
     return stored;
@@ -229,7 +244,7 @@ void KvStore::Evict(const Context& context, int layer_index, int64_t horizon, La
       for (int64_t i = 0; i < run.count; ++i) layer.pages.Drop(head, run.first + i * run.step);
     }
   });
-  evicted_bytes_ += (pages_before - layer.pages.pages_held()) * PageBytes(context.shard.spec);
+  evicted_bytes_ += (pages_before - layer.pages.pages_held()) * layer.pages.page_bytes();
 }
 
 void KvStore::Cut(Layer& layer, int64_t tokens) {
@@ -298,6 +313,19 @@ absl::StatusOr<const KvTable*> KvStore::Table(ContextId id, int layer_index, int
                                                       " tokens"));
   }
   return &layer->pages.kv();
+}
+
+absl::StatusOr<SelectKeys> KvStore::KeysToSelect(ContextId id, int layer_index, int64_t kv_tokens,
+                                                 const PageSummary& form) {
+  ANNULUS_ASSIGN_OR_RETURN(const KvTable* table, Table(id, layer_index, kv_tokens));
+  Context* context = nullptr;
+  ANNULUS_ASSIGN_OR_RETURN(const Layer* layer, FindLayer(id, layer_index, &context));
+  SelectKeys keys{.kv = table, .space = &space_};
+  if (!layer->pages.Keeps(form)) return keys;
+  keys.known = [form, pages = &layer->pages](int kv_head, int64_t block) {
+    return pages->Summary(form, kv_head, block);
+  };
+  return keys;
 }
 
 absl::StatusOr<const KvStore::Shard*> KvStore::Find(ContextId id) const {

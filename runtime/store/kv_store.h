@@ -5,8 +5,10 @@
 // counts once, also where the contexts of one owner are counted together. What contexts and their
 // layers take beside pages is counted apart and has a bound of its own (table_bytes_max), an eighth
 // of that of the pages; a layer takes nothing before its first token. A page is sealed with a
-// CRC32C once its block is full, and checked by Verify before it leaves the worker. Pages are
-// zeroed when they are freed. A KV-efficient context lets go of pages as it grows (retention.h).
+// CRC32C once its block is full, and checked by Verify before it leaves the worker; where a pattern
+// of the context chooses keys by data, with summaries of its keys too, which count as its bytes.
+// Pages are zeroed when they are freed. A KV-efficient context lets go of pages as it grows
+// (retention.h).
 //
 // Calls on different layers may be made at once, and any number that only read one (Read, Table,
 // Verify). A call that changes a layer needs it for itself, and what Table gave is used up before;
@@ -29,6 +31,7 @@
 #include "absl/types/span.h"
 #include "annulus/types.h"
 #include "attention/kv_view.h"
+#include "attention/select/choose.h"
 #include "runtime/context/layer_state.h"
 #include "runtime/context/layout.h"
 #include "runtime/context/owner_bytes.h"
@@ -84,6 +87,11 @@ class KvStore {
   // The pages of a layer, over this rank's KV heads; with room for all blocks of `kv_tokens`
   // tokens, which must be stored. Valid until the next change of the context.
   absl::StatusOr<const KvTable*> Table(ContextId id, int layer, int64_t kv_tokens);
+
+  // The same for a selection, with the summaries of sealed pages that are kept: those that the
+  // patterns of the context's layer ask for.
+  absl::StatusOr<SelectKeys> KeysToSelect(ContextId id, int layer, int64_t kv_tokens,
+                                          const PageSummary& form);
 
   struct Shard {
     ContextSpec spec;
@@ -166,6 +174,7 @@ class KvStore {
   // Null for a layer without tokens.
   absl::StatusOr<Layer*> FindLayer(ContextId id, int layer, Context** context) const;
   absl::StatusOr<Layer*> MakeLayer(Context& context, int layer);
+  static std::vector<PageSummary> SummariesOf(const Context& context, int layer, MemoryKind kind);
   absl::Status Add(ContextId id, std::unique_ptr<Context> context, int64_t table_bytes);
   // With the mutex held.
   absl::Status ReserveTables(Context& context, int64_t bytes);

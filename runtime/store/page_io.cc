@@ -82,6 +82,7 @@ absl::Status StoreRows(MemorySpace& space, const ContextSpec& spec, const Layout
     }
     if (rows.size() == kBlockTokens) {
       Seal(*page, on_host, page_bytes);
+      pages.Summarise(page);
     } else if (first + rows.size() == kBlockTokens) {
       filled.push_back(page);
     }
@@ -100,6 +101,7 @@ absl::Status StoreRows(MemorySpace& space, const ContextSpec& spec, const Layout
   for (Page* page : filled) {
     if (IsHost(space)) {
       Seal(*page, page->data, page_bytes);
+      pages.Summarise(page);
       continue;
     }
     ANNULUS_RETURN_IF_ERROR(space.CopyOut(page->data, whole.data(), page_bytes));

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/status.h"
+#include "runtime/context/layout.h"
 
 namespace annulus {
 namespace {
@@ -12,10 +13,21 @@ using Lock = std::lock_guard<std::mutex>;
 
 }  // namespace
 
-PageTable::PageTable(const ContextSpec& spec, HeadRanges heads, std::shared_ptr<LayerArenas> arenas)
+int64_t PageTable::PageBytesWith(const ContextSpec& spec,
+                                 const std::vector<PageSummary>& summaries) {
+  size_t floats = 0;
+  for (const PageSummary& form : summaries) floats += form.page_floats();
+  return PageBytes(spec) + static_cast<int64_t>(floats * sizeof(float));
+}
+
+PageTable::PageTable(const ContextSpec& spec, HeadRanges heads, std::shared_ptr<LayerArenas> arenas,
+                     Summaries summaries)
     : arenas_(std::move(arenas)),
       heads_(std::move(heads)),
       heads_count_(CountOf(heads_)),
+      summaries_(std::move(summaries)),
+      kv_bytes_(PageBytes(spec)),
+      page_bytes_(PageBytesWith(spec, *summaries_)),
       k_bytes_(spec.v_is_k_prefix
                    ? 0
                    : kBlockTokens * spec.head_dim * static_cast<int64_t>(SizeOf(spec.dtype))),
@@ -30,6 +42,9 @@ PageTable::PageTable(const PageTable& other, const Lock&)
     : arenas_(other.arenas_),
       heads_(other.heads_),
       heads_count_(other.heads_count_),
+      summaries_(other.summaries_),
+      kv_bytes_(other.kv_bytes_),
+      page_bytes_(other.page_bytes_),
       k_bytes_(other.k_bytes_),
       strides_(other.strides_),
       pages_(other.pages_),
@@ -66,6 +81,30 @@ int64_t PageTable::ExpectNoMore() {
 const Page* PageTable::Find(int head, int64_t block) const {
   const size_t index = Index(head, block);
   return index < pages_.size() ? pages_[index].get() : nullptr;
+}
+
+void PageTable::Summarise(Page* page) const {
+  auto* to = reinterpret_cast<float*>(page->data + kv_bytes_);
+  for (const PageSummary& form : *summaries_) {
+    SummarisePage(form, page->data, kv_.dtype(), strides_.k_row_stride, kBlockTokens, to);
+    to += form.page_floats();
+  }
+}
+
+bool PageTable::Keeps(const PageSummary& form) const {
+  return std::any_of(summaries_->begin(), summaries_->end(),
+                     [&](const PageSummary& kept) { return kept.SamePages(form); });
+}
+
+const float* PageTable::Summary(const PageSummary& form, int head, int64_t block) const {
+  const Page* const page = Find(head, block);
+  if (page == nullptr || !page->sealed) return nullptr;
+  const auto* at = reinterpret_cast<const float*>(page->data + kv_bytes_);
+  for (const PageSummary& kept : *summaries_) {
+    if (kept.SamePages(form)) return at;
+    at += kept.page_floats();
+  }
+  return nullptr;
 }
 
 bool PageTable::WriteNeedsPage(int head, int64_t block) const {

@@ -8,11 +8,13 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "annulus/types.h"
 #include "attention/backend.h"
 #include "attention/kv_view.h"
+#include "attention/select/summaries.h"
 #include "base/cow_array.h"
 #include "runtime/store/page_arena.h"
 #include "sharding/head_map.h"
@@ -33,14 +35,23 @@ struct LayerArenas {
 
 class PageTable {
  public:
-  // Blocks of the KV heads `heads`; `arenas` has one for each.
-  PageTable(const ContextSpec& spec, HeadRanges heads, std::shared_ptr<LayerArenas> arenas);
+  // Summaries of pages (attention/select/summaries.h) that lie behind their KV, of the same memory:
+  // they are made when a page is sealed, and shared, copied and zeroed with it.
+  using Summaries = std::shared_ptr<const std::vector<PageSummary>>;
+
+  // Blocks of the KV heads `heads`; `arenas` has one for each, of pages of PageBytesWith.
+  PageTable(const ContextSpec& spec, HeadRanges heads, std::shared_ptr<LayerArenas> arenas,
+            Summaries summaries);
   ~PageTable();
   PageTable(const PageTable& other)  // a fork
       : PageTable(other, std::lock_guard<std::mutex>(other.arenas_->mutex)) {}
   PageTable& operator=(const PageTable&) = delete;
 
+  // Of a page with its summaries.
+  static int64_t PageBytesWith(const ContextSpec& spec, const std::vector<PageSummary>& summaries);
+
   const HeadRanges& heads() const { return heads_; }
+  int64_t page_bytes() const { return page_bytes_; }
   int64_t pages_held() const { return pages_held_.load(std::memory_order_relaxed); }  // shared too
   const KvTable& kv() const { return kv_; }
 
@@ -55,6 +66,12 @@ class PageTable {
 
   // nullptr where there is none.
   const Page* Find(int head, int64_t block) const;
+
+  // Makes the summaries of a page whose rows are all there.
+  void Summarise(Page* page) const;
+  // [parts, width] of a page; null where the page is not sealed or nothing of that form is kept.
+  const float* Summary(const PageSummary& form, int head, int64_t block) const;
+  bool Keeps(const PageSummary& form) const;
 
   // Whether writing to it takes a new page.
   bool WriteNeedsPage(int head, int64_t block) const;
@@ -88,7 +105,10 @@ class PageTable {
   std::shared_ptr<LayerArenas> arenas_;  // outlives pages_
   HeadRanges heads_;
   int heads_count_;
-  int64_t k_bytes_;  // of a page, before its V
+  Summaries summaries_;
+  int64_t kv_bytes_;    // of a page, before its summaries
+  int64_t page_bytes_;  // of all of it
+  int64_t k_bytes_;     // of a page, before its V
   KvPage strides_;
   CowArray<PageRef> pages_;
   KvTable kv_;

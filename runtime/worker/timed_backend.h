@@ -30,6 +30,7 @@ class TimedBackend final : public Backend {
   }
 
   MemorySpace& memory() override { return inner_->memory(); }
+  ThreadPool* pool() override { return inner_->pool(); }
   absl::Status health() const override { return inner_->health(); }
   std::optional<DeviceMemory> device_memory() const override { return inner_->device_memory(); }
 

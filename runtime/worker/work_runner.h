@@ -91,6 +91,10 @@ class WorkRunner {
   absl::Status SetUpPlanned(const WorkerTask& task, const wire::WorkItem& item,
                             const KvStore::Shard& shard, const KvTable& table, Buffer queries,
                             BatchItem* to, Kept* kept);
+  // Scores what the item's words choose from among this rank's pages.
+  absl::Status Select(const WorkerTask& task, const wire::WorkItem& item,
+                      const KvStore::Shard& shard, const Pattern& pattern, const Buffer& queries,
+                      BatchItem* to);
   absl::StatusOr<std::shared_ptr<const Plan>> PlanOf(const wire::WorkItem& item,
                                                      const KvStore::Shard& shard,
                                                      const Pattern& pattern, const Stop& stop);

@@ -55,6 +55,18 @@ inline BadCall Attend(std::function<void(AttendRequest&)> spoil) {
   };
 }
 
+inline BadCall Select(std::function<void(SelectRequest&)> spoil) {
+  return [spoil](Client& client, ContextId context) {
+    SelectRequest request{.context = context,
+                          .q_start = kTokens - 2,
+                          .kv_len = kTokens,
+                          .q = Rows(2),
+                          .pattern = "quest(1,1)"};
+    spoil(request);
+    return client.Select(request).status();
+  };
+}
+
 inline BadCall Step(std::function<void(StepRequest&)> spoil) {
   return [spoil](Client& client, ContextId context) {
     StepRequest request{.context = context, .start = kTokens, .q = Rows(1), .pattern = {}};
@@ -167,6 +179,27 @@ inline void AddAppends(BadCalls* all) {
   append("twice under one key", [](AppendRequest& r) { r.key = {7, 7}, r.start = 0; });
 }
 
+inline void AddSelects(BadCalls* all) {
+  BadCalls& calls = *all;
+  const auto select = [&](const std::string& name, std::function<void(SelectRequest&)> spoil) {
+    calls["select " + name] = Select(spoil);
+  };
+  AddViews(
+      "select q",
+      [](std::function<void(TensorView&)> spoil) {
+        return Select([spoil](SelectRequest& r) { spoil(r.q); });
+      },
+      &calls);
+  select("for nothing", [](SelectRequest& r) { r.q = {}; });
+  select("beyond the end", [](SelectRequest& r) { r.q_start = 10, r.kv_len = 12; });
+  select("at the last position", [](SelectRequest& r) { r.q_start = kMax, r.kv_len = kMin + 1; });
+  select("by no word that chooses", [](SelectRequest& r) { r.pattern = ""; });
+  select("pages of 0", [](SelectRequest& r) { r.pattern = "quest(1,0)"; });
+  select("a pattern beyond ASCII", [](SelectRequest& r) { r.pattern = "\xff"; });
+  select("of an unknown layer", [](SelectRequest& r) { r.layer = 2; });
+  select("of an unknown context", [](SelectRequest& r) { r.context += 1000; });
+}
+
 inline void AddAttends(BadCalls* all) {
   BadCalls& calls = *all;
   const auto attend = [&](const std::string& name, std::function<void(AttendRequest&)> spoil) {
@@ -246,6 +279,7 @@ inline BadCalls AllBadCalls() {
   AddCreates(&calls);
   AddAppends(&calls);
   AddAttends(&calls);
+  AddSelects(&calls);
   AddSteps(&calls);
   calls["fork of an unknown context"] = [](Client& client, ContextId context) {
     return client.Fork({.context = context + 1000, .tokens = {}}).status();

@@ -92,3 +92,24 @@ def test_a_list_that_is_missing_or_does_not_fit(problem):
         annulus.attention(*problem, pattern="list(x)")
     with pytest.raises(annulus.InvalidArgument, match=r"list x: keys\[0\]: 4; expected less"):
         annulus.attention(*problem, pattern="list(x)", lists={"x": annulus.KeyList([0, 1], [4])})
+
+
+def test_keys_chosen_by_data(problem):
+    q, k, v = problem
+    pattern = "causal & (window(2) | quest(48, page=16)) | moba(64,2)"
+    shape = {"heads": 4, "kv_heads": 2, "head_dim": 16, "v_head_dim": 8, "dtype": "f32"}
+    alone, _ = annulus.attention(q, k, v, pattern=pattern, workers=3, threads=1)
+    with (
+        annulus.in_process(workers=2, threads=1) as client,
+        client.create_context(**shape) as context,
+    ):
+        context.append(0, k, v)
+        lists = context.select(0, q, pattern)
+        assert sorted(lists) == ["moba(64,2)", "quest(48,16)"]
+        for given in (None, lists):
+            out, _ = context.attend(0, q, pattern, lists=given)
+            np.testing.assert_allclose(out, alone, atol=2e-6, rtol=0)
+        with pytest.raises(annulus.InvalidArgument, match="no word chooses keys by data"):
+            context.select(0, q, "causal")
+        with pytest.raises(annulus.InvalidArgument, match="divisor of 64"):
+            context.attend(0, q, "moba(100,2)")

@@ -104,6 +104,17 @@ class FakeService : public Service {
     return result;
   }
 
+  // One list, of a key for each query.
+  absl::StatusOr<SelectResult> Do(const SelectRequest& request, const CallContext& call) {
+    if (absl::Status status = Enter("Select", call); !status.ok()) return status;
+    KeyListData list{.rows = KeyListData::Rows::kToken, .q_begin = request.q_start, .begin = {0}};
+    for (int64_t t = 1; t <= request.q.tokens; ++t) {
+      list.keys.push_back(static_cast<int32_t>(t));
+      list.begin.push_back(t);
+    }
+    return SelectResult{9, {{request.pattern, std::make_shared<const KeyListData>(list)}}};
+  }
+
   // Each as its Append and then its Attend would be.
   absl::StatusOr<StepResults> Do(const StepsRequest& request, const CallContext& call) {
     StepResults results;

@@ -78,7 +78,7 @@ TEST_CASE("values are described as the public protocol declares them") {
   Agrees<AttendStats>(v1::AttendStats::descriptor());
   Agrees<WorkerShare>(v1::WorkerShare::descriptor());
   Agrees<TraceSpan>(v1::TraceSpan::descriptor());
-  Agrees<AttendResult>(v1::AttendReplyHeader::descriptor(), {"out", "lse", "data"});
+  Agrees<AttendResult>(v1::AttendReplyHeader::descriptor(), {"out", "lse", "data", "lists"});
   Agrees<WorkerStatus>(v1::WorkerStatus::descriptor());
   Agrees<NotRenewed>(v1::NotRenewed::descriptor());
   Agrees<DirectAppend>(v1::DirectAppend::descriptor());

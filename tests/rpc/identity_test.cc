@@ -56,6 +56,7 @@ std::map<std::string, absl::Status> AllCalls(Client& client) {
   return {{"CreateContext", client.CreateContext(spec).status()},
           {"Append", client.Append(append).status()},
           {"Attend", client.Attend(attend).status()},
+          {"Select", client.Select({.kv_len = 1, .q = attend.q, .pattern = "quest(64)"}).status()},
           {"Step", client.Step({StepOf(values, false)})[0].status()},
           {"Step that appends", client.Step({StepOf(values, true)})[0].status()},
           {"Fork", client.Fork({.context = 1, .tokens = {}}).status()},
@@ -70,7 +71,7 @@ std::map<std::string, absl::Status> AllCalls(Client& client) {
 TEST_CASE("each role may make its calls and no others") {
   const Quiet quiet;
   const Guarded guarded;
-  const std::set<std::string> reads = {"Attend", "Step", "Describe", "List", "Status"};
+  const std::set<std::string> reads = {"Attend", "Select", "Step", "Describe", "List", "Status"};
   for (const char* role : {"admin", "tenant", "reader", "worker"}) {
     const auto client = guarded.Connect(role);
     REQUIRE(client.ok());

@@ -123,6 +123,9 @@ class Client {
   absl::StatusOr<ContextInfo> CreateContext(const ContextSpec& spec, const CallOptions& call = {});
   absl::StatusOr<AppendResult> Append(const AppendRequest& request, const CallOptions& call = {});
   absl::StatusOr<AttendResult> Attend(const AttendRequest& request, const CallOptions& call = {});
+  // The lists by which the queries of an Attend, or of several, see the keys that these choose.
+  // INVALID_ARGUMENT for a pattern in which no word chooses keys by data.
+  absl::StatusOr<SelectResult> Select(const SelectRequest& request, const CallOptions& call = {});
   // Steps of many contexts together, up to 65,536, each (context, layer) at most once: one message
   // each way over a stream that stays open, and one message to each worker; what is too much for
   // one message is cut. One result per request, in order; one that fails leaves the others alone.

@@ -181,6 +181,24 @@ struct StepResult {
 };
 using StepResults = std::vector<absl::StatusOr<StepResult>>;  // of a call, by step
 
+// Has queries choose keys: makes the lists of the words of a pattern that do so by data (quest,
+// moba), for q as in AttendRequest, over all of the first kv_len tokens. Attends and steps of
+// queries at the same positions that bring them as their `lists` see what they chose, in this layer
+// or in others.
+struct SelectRequest {
+  ContextId context = 0;
+  int layer = 0;
+  int64_t q_start = 0;
+  int64_t kv_len = 0;
+  TensorView q = {};
+  std::string pattern = {};  // empty: the context's for this layer
+};
+
+struct SelectResult {
+  uint64_t epoch = 0;
+  std::vector<CallList> lists = {};  // by the word with all of its arguments, e.g. quest(4096,16)
+};
+
 // A new context that begins with the parent's first `tokens` (all that are committed, layer by
 // layer, if absent). Blocks are shared until one of the two writes to them.
 struct ForkRequest {

@@ -55,6 +55,7 @@ absl::StatusOr<PreparedCall> AttendCall::Prepare(const action::Admit& admit) {
 }
 
 absl::Status AttendCall::OnAnswer(ShareAnswer answer) {
+  if (selects(0)) return BatchCall::OnAnswer(std::move(answer));
   const absl::Time begin = clock().Now();
   WorkerShare& share = ShareOf(answer.rank);
   wire::WorkItemDone& done = answer.done.items.at(0);

@@ -17,6 +17,10 @@ class AttendCall final : public BatchCall {
   absl::StatusOr<PreparedCall> Prepare(const action::Admit& admit) override;
   absl::Status OnAnswer(ShareAnswer answer) override;
 
+  // When the work for the request began, here or in a call before.
+  absl::Time begin() const { return begin_; }
+  void BeginAt(absl::Time begin) { begin_ = begin; }
+
   // After the call has ended: the finalised answer, or why there is none. Logs the call.
   absl::StatusOr<AttendResult> TakeResult(const absl::StatusOr<action::Finish>& finish) &&;
 
@@ -28,7 +32,7 @@ class AttendCall final : public BatchCall {
   const AttendRequest& request_;
   const std::string request_id_;  // the caller's, or made up
   const std::string trace_id_;    // empty: the caller is in no trace
-  const absl::Time begin_;
+  absl::Time begin_;
   AttendResult result_;
 };
 

@@ -29,6 +29,11 @@ absl::Status CheckStepAnswer(const ContextSpec& spec, const TensorView& q) {
       kStepAnswerBytesMax, ": use Attend for so many queries"));
 }
 
+bool IsRefused(const PreparedCall& prepared, size_t index) {
+  return std::any_of(prepared.refused.begin(), prepared.refused.end(),
+                     [index](const auto& refused) { return refused.first == index; });
+}
+
 }  // namespace
 
 CallItem::CallItem(const AppendRequest& request)
@@ -85,6 +90,15 @@ absl::Status BatchCall::PrepareItem(const CallItem& wanted, Item& item) {
   ANNULUS_RETURN_IF_ERROR(CheckScale(wanted.scale));
   ANNULUS_RETURN_IF_ERROR(CheckSinks(*wanted.sinks, spec.heads));
   if (ask.kind == Kind::kStep) ANNULUS_RETURN_IF_ERROR(CheckStepAnswer(spec, wanted.q));
+  ANNULUS_ASSIGN_OR_RETURN(std::shared_ptr<const Pattern> pattern,
+                           planner_.PatternFor(map, ask.layer, *wanted.pattern));
+  ANNULUS_ASSIGN_OR_RETURN(
+      item.selection, ItemSelection::Of(map, ask, std::move(pattern), *wanted.lists, wanted.q));
+  if (item.selection != nullptr) return absl::OkStatus();
+  if (wanted.selects_only) {
+    return absl::InvalidArgumentError(
+        "pattern: no word chooses keys by data; expected one in a Select, as quest or moba");
+  }
   ANNULUS_ASSIGN_OR_RETURN(
       std::shared_ptr<const Planned> planned,
       planner_.PlanFor(map, ask, *wanted.pattern, *wanted.lists, wanted.plan, stop_));
@@ -106,11 +120,13 @@ void BatchCall::ShareOut(size_t index) {
   const absl::Span<const Holder> receivers = map.Receivers(item.admitted->appends);
   for (size_t i = 0; i < receivers.size(); ++i) {
     Part part{index, receivers[i].rank};
-    part.reads = i < static_cast<size_t>(map.world) && item.planned != nullptr &&
-                 item.planned->takes_part[static_cast<size_t>(part.rank)];
+    const auto rank = static_cast<size_t>(part.rank);
+    part.reads =
+        i < static_cast<size_t>(map.world) &&
+        (item.selection != nullptr ? item.selection->AnswerBytes(part.rank) > 0
+                                   : item.planned != nullptr && item.planned->takes_part[rank]);
     part.answers =
-        part.reads && (!item.merges_on_the_way() ||
-                       item.planned->merging[static_cast<size_t>(part.rank)].into == kCaller);
+        part.reads && (!item.merges_on_the_way || item.planned->merging[rank].into == kCaller);
     if (!part.reads && !item.admitted->appends) continue;
     const auto at = std::find(admit_.workers.begin(), admit_.workers.end(), receivers[i].worker);
     parts_[static_cast<size_t>(at - admit_.workers.begin())].push_back(part);
@@ -134,31 +150,33 @@ wire::WorkItem BatchCall::WireItem(const Part& part) const {
         AppendBytes(map.spec, *item.layout, part.rank, {ask.start, ask.kv_len()}));
   }
   if (!part.reads) return to;
-  const Plan& plan = item.planned->plan;
   to.q_start = ask.queries().begin;
   to.q_tokens = ask.q_tokens;
   to.kv_tokens = ask.kv_len();
   to.keys = ask.seen();
+  const Pattern& pattern =
+      item.selection != nullptr ? item.selection->pattern() : item.planned->plan.problem().pattern;
+  if (pattern.id() != map.retention->pattern(ask.layer).id()) to.pattern = pattern.text();
+  to.query_bytes = static_cast<size_t>(ask.q_tokens * CountOf(item.layout->QueryHeads(part.rank)) *
+                                       map.spec.head_dim) *
+                   SizeOf(map.spec.dtype);
+  if (item.selection != nullptr) {
+    to.select = item.selection->names();
+    return to;
+  }
+  const Plan& plan = item.planned->plan;
   to.scale =
       wanted.scale != 0 ? wanted.scale : 1.0f / std::sqrt(static_cast<float>(map.spec.head_dim));
-  const Pattern& pattern = plan.problem().pattern;
-  if (pattern.id() != map.retention->pattern(ask.layer).id()) to.pattern = pattern.text();
   for (const CallList& list : *wanted.lists) to.lists.push_back({list.name, *list.data});
   if (wanted.follows_plan()) {
     to.plan = plan.kind();
     to.stages = plan.stages();
     to.channel = item.channel;
     to.query_bytes = static_cast<size_t>(QueryBytes(plan, part.rank));
-  } else {
-    to.query_bytes =
-        static_cast<size_t>(ask.q_tokens * CountOf(item.layout->QueryHeads(part.rank)) *
-                            map.spec.head_dim) *
-        SizeOf(map.spec.dtype);
-    if (item.merges_on_the_way()) {
-      const MergePlace& place = item.planned->merging[static_cast<size_t>(part.rank)];
-      if (place.into != kCaller) to.merge_into = place.into;
-      to.merges = place.from;
-    }
+  } else if (item.merges_on_the_way) {
+    const MergePlace& place = item.planned->merging[static_cast<size_t>(part.rank)];
+    if (place.into != kCaller) to.merge_into = place.into;
+    to.merges = place.from;
   }
   return to;
 }
@@ -186,7 +204,7 @@ Message BatchCall::Pack(CallId call, const std::vector<Part>& parts) const {
                       wanted.k, wanted.v, at);
     }
     if (!part.reads) continue;
-    if (wanted.follows_plan()) {
+    if (wanted.follows_plan() && item.selection == nullptr) {
       at = PackQueries(item.planned->plan, part.rank, wanted.q, at);
       continue;
     }
@@ -204,16 +222,21 @@ absl::StatusOr<PreparedCall> BatchCall::Prepare(const action::Admit& admit) {
   items_.resize(admit_.items.size());
   parts_.resize(admit_.workers.size());
   PreparedCall prepared;
+  bool selects = false;
   for (size_t i = 0; i < items_.size(); ++i) {
     items_[i].admitted = &admit_.items[i];
     if (!admit_.items[i].live()) continue;
     absl::Status status = PrepareItem(wanted_[i], items_[i]);
-    if (status.ok()) {
-      ShareOut(i);
-      if (items_[i].merges_on_the_way()) prepared.merging.push_back(i);
-    } else {
-      prepared.refused.emplace_back(i, std::move(status));
-    }
+    if (!status.ok()) prepared.refused.emplace_back(i, std::move(status));
+    selects |= items_[i].selection != nullptr;
+  }
+  for (size_t i = 0; i < items_.size(); ++i) {
+    Item& item = items_[i];
+    if (!item.layout.has_value() || IsRefused(prepared, i)) continue;
+    // What ranks answer to a selection goes with no partials of theirs that others merge.
+    item.merges_on_the_way = item.planned != nullptr && !item.planned->merging.empty() && !selects;
+    ShareOut(i);
+    if (item.merges_on_the_way) prepared.merging.push_back(i);
   }
   OnPhase("plan", begin);
   begin = clock_.Now();
@@ -232,6 +255,7 @@ absl::StatusOr<PreparedCall> BatchCall::Prepare(const action::Admit& admit) {
 int64_t BatchCall::AnswerBytesOf(const Part& part) const {
   const CallItem& wanted = wanted_[part.item];
   const Item& item = items_[part.item];
+  if (item.selection != nullptr) return item.selection->AnswerBytes(part.rank);
   if (wanted.follows_plan()) return AnswerBytes(item.planned->plan, part.rank);
   size_t bytes = 0;  // a partial for each range of heads
   for (const HeadRange& heads : item.layout->QueryHeads(part.rank)) {
@@ -250,7 +274,10 @@ absl::Status BatchCall::OnAnswer(ShareAnswer answer) {
     Item& item = items_[part.item];
     const auto bytes = static_cast<size_t>(AnswerBytesOf(part));
     if (answer.payload.size() - at < bytes) break;
-    if (wanted.follows_plan()) {
+    if (item.selection != nullptr) {
+      ANNULUS_RETURN_IF_ERROR(
+          item.selection->Add(part.rank, answer.payload.span().subspan(at, bytes)));
+    } else if (wanted.follows_plan()) {
       ANNULUS_RETURN_IF_ERROR(MergeAnswer(item.planned->plan, part.rank,
                                           answer.payload.Part(at, bytes), item.merged.view()));
     } else {
@@ -277,7 +304,7 @@ absl::StatusOr<StepResult> BatchCall::TakeResult(size_t index, const action::Fin
   result.epoch = end.epoch;
   result.tokens = end.tokens;
   const request::WorkItem& ask = wanted_[index].ask;
-  if (ask.q_tokens == 0) return result;
+  if (ask.q_tokens == 0 || selects(index)) return result;
   Item& item = items_[index];
   if (const std::optional<Overflow> overflow = EndRows(item.merged.view())) {
     return absl::InvalidArgumentError(absl::StrCat("context ", ask.context, ", layer ", ask.layer,

@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/stop.h"
 #include "runtime/coordinator/calls/call_planner.h"
+#include "runtime/coordinator/calls/item_selection.h"
 #include "runtime/coordinator/calls/tensor_call.h"
 #include "sharding/layout.h"
 
@@ -38,6 +39,7 @@ struct CallItem {
   const std::vector<float>* sinks = nullptr;
   std::optional<PlanKind> plan = {};
   float scale = 0;
+  bool selects_only = false;  // refused where no word of its pattern chooses keys by data
 };
 
 class BatchCall : public TensorCall {
@@ -55,10 +57,15 @@ class BatchCall : public TensorCall {
   // After the call has ended, once: how an item did.
   absl::StatusOr<StepResult> TakeResult(size_t index, const action::Finish& finish);
 
+  // Once prepared: whether an item's pattern chooses keys by data, so that its queries are not
+  // attended yet. Then, once it has ended well, the lists for another call.
+  bool selects(size_t index) const { return items_[index].selection != nullptr; }
+  std::vector<CallList> TakeLists(size_t index) { return items_[index].selection->TakeLists(); }
+
  protected:
   const Clock& clock() const { return clock_; }
   bool trace_ = false;  // whether workers tell what they did when
-  // Null unless the item attends and was not refused.
+  // Null unless the item is attended and was not refused.
   const Planned* planned(size_t index) const { return items_[index].planned.get(); }
 
  private:
@@ -71,8 +78,8 @@ class BatchCall : public TensorCall {
     std::shared_ptr<const Planned> planned;
     uint64_t channel = 0;  // as wire::WorkItem
     Partial merged;
-
-    bool merges_on_the_way() const { return planned != nullptr && !planned->merging.empty(); }
+    std::unique_ptr<ItemSelection> selection;  // first, before it is planned
+    bool merges_on_the_way = false;
   };
   // An item's part of one worker's message.
   struct Part {

@@ -44,6 +44,12 @@ class CallPlanner {
   explicit CallPlanner(const ClusterModel& cluster = {}, bool shared = false)
       : cluster_(cluster), shared_(shared) {}
 
+  // What an item's queries are attended with: `asked`, or the context's pattern if that is empty.
+  absl::StatusOr<std::shared_ptr<const Pattern>> PatternFor(const ShardMap& map, int layer,
+                                                            const std::string& asked) {
+    return patterns_.PatternOf(map.retention, layer, asked);
+  }
+
   // The plan of an item that attends, with `pattern` if that is not empty and with `lists`; `kind`
   // absent: the cheapest. What lists made is not remembered. INVALID_ARGUMENT for a pattern that
   // does not parse or does not fit the context, and for a plan that a KV-efficient context cannot

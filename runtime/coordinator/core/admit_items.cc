@@ -80,6 +80,7 @@ absl::Status CheckStep(const Layer& layer, const request::WorkItem& ask) {
   if (ask.q_tokens == 0 && ask.k_tokens == 0) {
     return Bad("tokens of q", 0, "at least 1 in a step that appends nothing");
   }
+  if (ask.appended_before && ask.start <= layer.tokens) return absl::OkStatus();
   if (ask.k_tokens == 0 && ask.start != layer.tokens) {
     return Bad("start", ask.start, absl::StrCat(layer.tokens, ", the layer's committed tokens"));
   }

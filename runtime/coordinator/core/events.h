@@ -85,7 +85,8 @@ struct WorkItem {
   RequestKey key = {};
   Kind kind = Kind::kStep;
   int64_t q_start = 0;
-  TokenRange keys = {};  // that are seen, of the first kv_len
+  TokenRange keys = {};          // that are seen, of the first kv_len
+  bool appended_before = false;  // a step's queries, whose tokens an earlier call appended
 
   int64_t kv_len() const { return start + k_tokens; }
   TokenRange queries() const {

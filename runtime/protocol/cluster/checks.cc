@@ -73,6 +73,10 @@ absl::Status CheckWhole(const WorkItem& m) {
   if ((m.q_tokens == 0 || m.plan.has_value()) && (m.merges > 0 || m.merge_into.has_value())) {
     return absl::InvalidArgumentError("merges, merge_into: set; expected queries without a plan");
   }
+  if (!m.select.empty() && (m.q_tokens == 0 || m.plan.has_value() || m.merges > 0 ||
+                            m.merge_into.has_value() || !m.lists.empty())) {
+    return absl::InvalidArgumentError("select: set; expected queries, no plan, merges or lists");
+  }
   if (m.q_tokens == 0) return absl::OkStatus();
   ANNULUS_RETURN_IF_ERROR(CheckAtMost("q_start", m.q_start, "what leaves room for the queries",
                                       kContextTokensMax - m.q_tokens));

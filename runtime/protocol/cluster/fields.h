@@ -162,7 +162,8 @@ constexpr auto DescriptionOf(const WorkItem*) {
       Field(17, "stages", &T::stages, Between(0, kStagesMax)), Field(18, "channel", &T::channel),
       Field(19, "merge_into", &T::merge_into, Between(0, kWorkersMax - 1)),
       Field(20, "merges", &T::merges, Between(0, kWorkersMax - 1)),
-      Field(21, "lists", &T::lists, SizeAtMost(kListsMax)));
+      Field(21, "lists", &T::lists, SizeAtMost(kListsMax)),
+      Field(22, "select", &T::select, SizeAtMost(kListsMax)));
 }
 absl::Status CheckWhole(const WorkItem& m);
 

@@ -35,7 +35,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 18;
+inline constexpr uint32_t kProtocol = 19;
 
 // Worker → coordinator.
 struct Hello {
@@ -177,6 +177,9 @@ struct WorkItem {
   std::optional<int> merge_into = {};
   int merges = 0;
   std::vector<List> lists = {};  // of the pattern
+  // Words of the pattern that choose keys by data. With any the queries are not attended: of each
+  // word in turn the rank answers what it holds (Selection, engine/selection.h).
+  std::vector<std::string> select = {};
 };
 
 // One rank's part of a call, or of many that came together. Items share nothing but the message,
@@ -274,8 +277,8 @@ struct Done {
 
 // What became of each item of a Work, in its order. The payload's tensors are the partials of those
 // with queries that went well, but for those that another rank merges: of a plan what its rank has
-// for the caller (MergeAnswer), else out [q_tokens, query heads of the rank, v_head_dim] f32, then
-// lse.
+// for the caller (MergeAnswer), of a selection its answers, else out [q_tokens, query heads of the
+// rank, v_head_dim] f32, then lse.
 struct WorkItemDone {
   uint64_t epoch = 0;
   absl::Status status;

@@ -1,0 +1,28 @@
+// Which units each selector's definition lets a query see, in float64, one row at a time, with the
+// scores rounded to f32 once: what selections are compared with. Shares no code with select/.
+// Slow: reads every key before the query. Functions are thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "annulus/tensor.h"
+
+namespace annulus {
+
+// A query row at absolute `position`, and the first kv_tokens keys of its KV head.
+struct ReferenceQuery {
+  TensorView q;  // [rows, heads, dim]
+  int64_t row = 0;
+  int head = 0;
+  TensorView k;  // [tokens, kv_heads, dim]; token 0 is position 0
+  int kv_head = 0;
+  int64_t position = 0;
+  int64_t kv_tokens = 0;
+};
+
+// The blocks, or pages, that moba(block,topk) and quest(budget,page) let it see, ascending.
+std::vector<int32_t> ReferenceMoba(const ReferenceQuery& query, int64_t block, int64_t topk);
+std::vector<int32_t> ReferenceQuest(const ReferenceQuery& query, int64_t budget, int64_t page);
+
+}  // namespace annulus

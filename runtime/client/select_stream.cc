@@ -1,0 +1,106 @@
+#include "runtime/client/select_stream.h"
+
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "runtime/client/cancel_watch.h"
+#include "runtime/protocol/public/annulus.grpc.pb.h"
+#include "runtime/protocol/public/channel.h"
+#include "runtime/protocol/public/convert.h"
+#include "runtime/protocol/public/key_lists.h"
+#include "runtime/protocol/public/tensor_stream.h"
+#include "runtime/protocol/public/unary.h"
+
+namespace annulus {
+namespace {
+
+// What a service may answer: lists of more would not be taken by a call either.
+constexpr int64_t kListBytesMax = int64_t{4} << 30;
+
+// The reply, part by part.
+class Reader {
+ public:
+  absl::Status Add(const v1::AttendReplyPart& part) {
+    if (!started_) {
+      if (part.part_case() != v1::AttendReplyPart::kHeader) {
+        return absl::InternalError("the reply has no header");
+      }
+      return Start(part.header());
+    }
+    absl::string_view data = part.data();
+    filler_.Take(&data);
+    return data.empty() ? absl::OkStatus()
+                        : absl::InternalError("the reply has more bytes than it declared");
+  }
+
+  absl::StatusOr<SelectResult> Finish() {
+    if (!started_ || !filler_.full()) {
+      return absl::InternalError("the reply ended before all of its bytes had come");
+    }
+    return std::move(result_);
+  }
+
+ private:
+  absl::Status Start(const v1::AttendReplyHeader& header) {
+    const auto read = [&]() -> absl::Status {
+      ANNULUS_ASSIGN_OR_RETURN(result_, ReplyOf<SelectResult>(header));
+      ANNULUS_RETURN_IF_ERROR(CheckLists(header.lists(), kListBytesMax).status());
+      ANNULUS_ASSIGN_OR_RETURN(ListsRead lists, FromProto(header.lists(), /*with_data=*/false));
+      result_.lists = std::move(lists.lists);
+      filler_.Aim(std::move(lists.missing));
+      return absl::OkStatus();
+    };
+    const absl::Status status = read();
+    started_ = status.ok();
+    return status.ok() ? status
+                       : absl::InternalError(absl::StrCat("the reply: ", status.message()));
+  }
+
+  bool started_ = false;
+  SelectResult result_;
+  Filler filler_;
+};
+
+}  // namespace
+
+absl::StatusOr<SelectResult> StreamSelect(const std::shared_ptr<grpc::Channel>& channel,
+                                          TokenFile* token, const SelectRequest& request,
+                                          int64_t chunk_bytes, const Attempt& attempt) {
+  ANNULUS_RETURN_IF_ERROR(Streamable(request.q, "q").status());
+  v1::AttendPart part;
+  ANNULUS_RETURN_IF_ERROR(ToProto(AttendOf(request), part.mutable_header()));
+  ToProto(request.q, part.mutable_header()->mutable_q());
+  grpc::ClientContext rpc;
+  SetUpCall(attempt.deadline, &rpc, token);
+  SetUpTrace(attempt.traceparent, &rpc);
+  const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
+  const auto stub = v1::Annulus::NewStub(channel);
+  const auto stream = stub->Select(&rpc);
+  const bool open = stream->Write(part);
+  ChunkWriter writer(chunk_bytes, [&](std::string* data) {
+    part.mutable_data()->swap(*data);
+    return stream->Write(part);
+  });
+  // The stream's end says what failed.
+  (void)(open && writer.Write(request.q) && writer.Flush());
+  stream->WritesDone();
+  Reader reader;
+  absl::Status read;
+  v1::AttendReplyPart reply;
+  // The stream is read to its end even after a bad message: its status comes last.
+  while (stream->Read(&reply)) {
+    if (!read.ok()) continue;
+    read = reader.Add(reply);
+    if (!read.ok()) rpc.TryCancel();
+  }
+  const grpc::Status finish = stream->Finish();
+  ANNULUS_RETURN_IF_ERROR(read);
+  ANNULUS_RETURN_IF_ERROR(FromGrpc(finish));
+  return reader.Finish();
+}
+
+}  // namespace annulus

@@ -1,0 +1,65 @@
+#include "runtime/coordinator/calls/item_selection.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "runtime/context/layout.h"
+
+namespace annulus {
+
+absl::StatusOr<std::unique_ptr<ItemSelection>> ItemSelection::Of(
+    const ShardMap& map, const request::WorkItem& ask, std::shared_ptr<const Pattern> pattern,
+    const std::vector<CallList>& given, const TensorView& q) {
+  std::unique_ptr<ItemSelection> made;
+  const ContextSpec& spec = map.spec;
+  for (const auto& selector : pattern->selectors()) {
+    const auto is_it = [&](const CallList& list) { return list.name == selector->name(); };
+    if (std::any_of(given.begin(), given.end(), is_it)) continue;
+    if (spec.kv_efficient) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("pattern: ", selector->name(),
+                       " chooses among all keys; expected none in a context that is kv_efficient"));
+    }
+    if (made == nullptr) made.reset(new ItemSelection);
+    const SelectRows rows{.selector = selector.get(),
+                          .q = q,
+                          .q_begin = ask.queries().begin,
+                          .heads = {0, spec.heads},
+                          .group = spec.heads / spec.kv_heads,
+                          .kv_tokens = ask.kv_len()};
+    made->names_.push_back(selector->name());
+    const Selection& selection = made->selections_.emplace_back(rows, map.layout(ask.kv_len()));
+    ANNULUS_RETURN_IF_ERROR(selection.Check());
+    made->merges_.emplace_back(selection, q, spec.dtype);
+  }
+  if (made != nullptr) made->pattern_ = std::move(pattern);
+  return made;
+}
+
+int64_t ItemSelection::AnswerBytes(int rank) const {
+  int64_t bytes = 0;
+  for (const Selection& selection : selections_) bytes += selection.AnswerBytes(rank);
+  return bytes;
+}
+
+absl::Status ItemSelection::Add(int rank, absl::Span<const std::byte> answer) {
+  for (size_t i = 0; i < selections_.size(); ++i) {
+    const auto bytes = static_cast<size_t>(selections_[i].AnswerBytes(rank));
+    ANNULUS_RETURN_IF_ERROR(merges_[i].Add(rank, answer.subspan(0, bytes)));
+    answer.remove_prefix(std::min(bytes, answer.size()));
+  }
+  return absl::OkStatus();
+}
+
+std::vector<CallList> ItemSelection::TakeLists() {
+  std::vector<CallList> lists;
+  for (size_t i = 0; i < merges_.size(); ++i) {
+    lists.push_back(
+        {names_[i], std::make_shared<const KeyListData>(std::move(merges_[i]).Finish())});
+  }
+  return lists;
+}
+
+}  // namespace annulus

@@ -1,0 +1,51 @@
+// ItemSelection: the words of an item's pattern that choose keys by data: what each rank is asked
+// for, and the lists that come of what all answer. Not thread-safe.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "annulus/key_list.h"
+#include "attention/pattern.h"
+#include "runtime/coordinator/core/events.h"
+#include "runtime/engine/selection.h"
+
+namespace annulus {
+
+class ItemSelection {
+ public:
+  // Null where all words have their lists among `given`. `q` [q_tokens, heads, head_dim] outlives
+  // this. INVALID_ARGUMENT for a KV-efficient context, which may have let go of what a word would
+  // choose, and as Selection::Check.
+  static absl::StatusOr<std::unique_ptr<ItemSelection>> Of(const ShardMap& map,
+                                                           const request::WorkItem& ask,
+                                                           std::shared_ptr<const Pattern> pattern,
+                                                           const std::vector<CallList>& given,
+                                                           const TensorView& q);
+
+  const Pattern& pattern() const { return *pattern_; }
+  // The words that ranks score, in the order of their answers.
+  const std::vector<std::string>& names() const { return names_; }
+  int64_t AnswerBytes(int rank) const;
+
+  // A rank's answer: that to each word, one after the other. DATA_LOSS for what is none.
+  absl::Status Add(int rank, absl::Span<const std::byte> answer);
+
+  // After all ranks that answer with bytes have, once.
+  std::vector<CallList> TakeLists();
+
+ private:
+  ItemSelection() = default;
+
+  std::shared_ptr<const Pattern> pattern_;
+  std::vector<std::string> names_;
+  std::deque<Selection> selections_;  // by name
+  std::deque<Selection::Merge> merges_;
+};
+
+}  // namespace annulus

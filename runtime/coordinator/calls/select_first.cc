@@ -1,0 +1,74 @@
+#include "runtime/coordinator/calls/select_first.h"
+
+#include <iterator>
+#include <utility>
+
+#include "base/status.h"
+
+namespace annulus {
+namespace {
+
+void AddLists(std::vector<CallList> more, std::vector<CallList>* lists) {
+  lists->insert(lists->end(), std::make_move_iterator(more.begin()),
+                std::make_move_iterator(more.end()));
+}
+
+}  // namespace
+
+absl::StatusOr<AttendResult> SelectAndAttend(const AttendRequest& request, const CallContext& call,
+                                             CallPlanner& planner, const Clock& clock,
+                                             RunCall run) {
+  AttendCall attend(request, call, planner, clock, StopOf(call, clock));
+  absl::StatusOr<action::Finish> finish = run(attend);
+  if (!finish.ok() || !finish->items.at(0).status.ok() || !attend.selects(0)) {
+    return std::move(attend).TakeResult(finish);
+  }
+  AttendRequest chosen = request;
+  AddLists(attend.TakeLists(0), &chosen.lists);
+  AttendCall second(chosen, call, planner, clock, StopOf(call, clock));
+  second.BeginAt(attend.begin());
+  return std::move(second).TakeResult(run(second));
+}
+
+absl::StatusOr<SelectResult> SelectAlone(const SelectRequest& request, const CallContext& call,
+                                         CallPlanner& planner, const Clock& clock, RunCall run) {
+  const AttendRequest attend = AttendOf(request);
+  CallItem item(attend);
+  item.selects_only = true;
+  BatchCall batch({item}, call, planner, clock, StopOf(call, clock));
+  ANNULUS_ASSIGN_OR_RETURN(const action::Finish finish, run(batch));
+  ANNULUS_ASSIGN_OR_RETURN(const StepResult ended, batch.TakeResult(0, finish));
+  return SelectResult{ended.epoch, batch.TakeLists(0)};
+}
+
+StepPartResults SelectAndStep(absl::Span<const StepRequest> steps, const CallContext& call,
+                              CallPlanner& planner, const Clock& clock, RunCall run) {
+  BatchCall batch({steps.begin(), steps.end()}, call, planner, clock, StopOf(call, clock));
+  ANNULUS_ASSIGN_OR_RETURN(const action::Finish finish, run(batch));
+  std::vector<absl::StatusOr<StepResult>> results;
+  results.reserve(steps.size());
+  std::vector<StepRequest> chosen;
+  std::vector<size_t> index;  // of chosen[i] in steps
+  for (size_t i = 0; i < steps.size(); ++i) {
+    results.push_back(batch.TakeResult(i, finish));
+    if (!results[i].ok() || !batch.selects(i)) continue;
+    StepRequest& next = chosen.emplace_back(steps[i]);
+    next.start += next.k.tokens;
+    next.k = next.v = {};
+    next.key = {};
+    AddLists(batch.TakeLists(i), &next.lists);
+    index.push_back(i);
+  }
+  if (chosen.empty()) return results;
+  std::vector<CallItem> items(chosen.begin(), chosen.end());
+  for (CallItem& item : items) item.ask.appended_before = true;
+  BatchCall second(std::move(items), call, planner, clock, StopOf(call, clock));
+  const absl::StatusOr<action::Finish> ended = run(second);
+  for (size_t i = 0; i < index.size(); ++i) {
+    results[index[i]] =
+        ended.ok() ? second.TakeResult(i, *ended) : absl::StatusOr<StepResult>(ended.status());
+  }
+  return results;
+}
+
+}  // namespace annulus

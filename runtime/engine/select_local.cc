@@ -1,0 +1,45 @@
+#include "runtime/engine/select_local.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/status.h"
+#include "runtime/engine/selection.h"
+
+namespace annulus {
+
+absl::StatusOr<std::vector<NamedList>> SelectLocally(const Pattern& pattern,
+                                                     absl::Span<const NamedList> given,
+                                                     const Layout& layout, const TensorView& q,
+                                                     int64_t q_begin, const TensorView& k,
+                                                     ThreadPool* pool) {
+  std::vector<NamedList> lists;
+  const KvTable table = KvTable::FromTensors(k, k);
+  for (const auto& selector : pattern.selectors()) {
+    const auto is_it = [&](const NamedList& list) { return list.name == selector->name(); };
+    if (std::any_of(given.begin(), given.end(), is_it)) continue;
+    const SelectRows rows{.selector = selector.get(),
+                          .q = q,
+                          .q_begin = q_begin,
+                          .heads = {0, static_cast<int>(q.heads)},
+                          .group = static_cast<int>(q.heads / k.heads),
+                          .kv_tokens = k.tokens};
+    const Selection selection(rows, layout);
+    ANNULUS_RETURN_IF_ERROR(selection.Check());
+    Selection::Merge merge(selection, q, q.dtype);
+    for (int rank = 0; rank < layout.world(); ++rank) {
+      std::vector<TensorView> of_rank;
+      for (const HeadRange& heads : layout.QueryHeads(rank)) {
+        of_rank.push_back(q.Heads(heads.first, heads.count));
+      }
+      ANNULUS_ASSIGN_OR_RETURN(const Buffer answer,
+                               selection.Answer(rank, of_rank, {.kv = &table}, {pool}));
+      ANNULUS_RETURN_IF_ERROR(merge.Add(rank, answer.span()));
+    }
+    ANNULUS_ASSIGN_OR_RETURN(auto list, KeyList::Make(std::move(merge).Finish()));
+    lists.push_back({selector->name(), std::move(list)});
+  }
+  return lists;
+}
+
+}  // namespace annulus

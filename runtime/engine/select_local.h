@@ -1,0 +1,25 @@
+// Selections over ranks in this process, one after the other: what each rank answers is merged as a
+// caller of the service merges it. Thread-safe function of values.
+#pragma once
+
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "annulus/tensor.h"
+#include "attention/pattern.h"
+#include "base/thread_pool.h"
+#include "sharding/layout.h"
+
+namespace annulus {
+
+// The lists of those words of `pattern` that choose keys by data and are none of `given`.
+// q [rows, heads, head_dim] at q_begin and k [kv_tokens, kv_heads, head_dim], of one dtype, lie in
+// host memory; `layout` says which rank holds what of k; `pool` as Backend::pool. INVALID_ARGUMENT
+// as Selection::Check.
+absl::StatusOr<std::vector<NamedList>> SelectLocally(const Pattern& pattern,
+                                                     absl::Span<const NamedList> given,
+                                                     const Layout& layout, const TensorView& q,
+                                                     int64_t q_begin, const TensorView& k,
+                                                     ThreadPool* pool);
+
+}  // namespace annulus

@@ -1,0 +1,108 @@
+// A selection over ranks: each scores the units that it holds whole and answers each row's best of
+// them; of units that no rank holds whole it answers its pages' summaries, from which the caller
+// scores them alike. The union of the ranks' best holds the best of all, so the caller's lists are
+// those of one rank that holds everything, ties included.
+//
+// Who answers what, and in how many bytes, follows from selector, layout and positions: caller and
+// ranks each work it out. An answer is, for each query head of the rank, then each row that
+// chooses, as many candidates as there are {f32 score, i32 unit}, in the order of Before(); then,
+// for each KV head of the rank, then each block, ascending, of those units, its page summary, f32.
+// Thread-safe functions of values.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "annulus/buffer.h"
+#include "annulus/key_list.h"
+#include "attention/select/choose.h"
+#include "base/thread_pool.h"
+#include "sharding/layout.h"
+
+namespace annulus {
+
+// Bytes that the answers of a selection may take in all; the error that meets it names it.
+inline constexpr int64_t kSelectBytesMax = int64_t{1} << 30;
+
+// Where loops run: on the threads of a pool, or, without, on the caller's alone.
+struct Loops {
+  ThreadPool* pool = nullptr;
+  ThreadPool::Turn turn = {};
+  const std::atomic<bool>* cancel = nullptr;  // bodies are passed over once it is true
+
+  bool cancelled() const { return cancel != nullptr && cancel->load(); }
+  void Run(int64_t count, absl::FunctionRef<void(int64_t)> body) const;
+};
+
+class Selection {
+ public:
+  // `rows` has all query heads; its q needs no data. `layout` says who holds which keys.
+  Selection(const SelectRows& rows, const Layout& layout);
+
+  // INVALID_ARGUMENT names list_keys_max, list_rows_max or select_bytes_max.
+  absl::Status Check() const;
+
+  int64_t AnswerBytes(int rank) const;
+
+  // What `rank` answers. `q` has for each of its ranges of query heads [rows, heads, head_dim],
+  // rounded to the keys' dtype. CANCELLED once it is.
+  absl::StatusOr<Buffer> Answer(int rank, absl::Span<const TensorView> q, const SelectKeys& keys,
+                                const Loops& loops) const;
+
+  // The caller's side. Takes in a rank's answer, once each. DATA_LOSS for what is none.
+  class Merge;
+
+ private:
+  friend class Merge;
+
+  // What a rank answers with.
+  struct Share {
+    HeadRanges heads;
+    HeadRanges kv_heads;
+    std::vector<int64_t> chunks;  // units that it holds whole, or blocks of units within them
+    std::vector<int64_t> blocks;  // of units that nobody holds whole
+  };
+
+  int64_t blocks_of_chunk() const { return std::max<int64_t>(1, form_.unit_tokens / kBlockTokens); }
+  // Candidates of row `row` among these chunks: none unless it chooses.
+  int64_t CandidatesOf(int64_t row, const std::vector<int64_t>& chunks) const;
+  int64_t SummaryBytes(const Share& share) const {
+    return CountOf(share.kv_heads) *
+           static_cast<int64_t>(share.blocks.size() * form_.page_floats()) *
+           static_cast<int64_t>(sizeof(float));
+  }
+
+  SelectRows rows_;
+  PageSummary form_;
+  std::vector<Share> shares_;   // by rank
+  std::vector<int64_t> split_;  // units that nobody holds whole, which some row may choose
+  int64_t end_ = 0;             // chunks at and beyond it are no row's
+  int64_t first_choosing_ = 0;  // the row from which on rows choose
+};
+
+class Selection::Merge {
+ public:
+  // `q` [rows, heads, head_dim], any dtype: rounded to `dtype`, the keys'. Both outlive this.
+  Merge(const Selection& selection, const TensorView& q, DType dtype);
+
+  absl::Status Add(int rank, absl::Span<const std::byte> answer);
+
+  // The lists, by query head, after all ranks have answered.
+  KeyListData Finish() &&;
+
+ private:
+  void AddSplit();
+
+  const Selection& of_;
+  const TensorView q_;
+  const DType dtype_;
+  std::vector<std::vector<Candidate>> best_;  // [heads, rows]
+  std::vector<std::vector<float>> pages_;     // by KV head: of the blocks of split units
+};
+
+}  // namespace annulus

@@ -1,0 +1,46 @@
+// The list that a word which chooses keys by data stands for, by its float64 reference.
+#pragma once
+
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "annulus/key_list.h"
+#include "attention/reference/select.h"
+#include "base/check.h"
+
+namespace annulus::test {
+
+// `word`: "moba(A,B)" or "quest(A,B)".
+inline std::vector<int32_t> ReferenceUnits(const std::string& word, const ReferenceQuery& query) {
+  long a = 0, b = 0;
+  if (std::sscanf(word.c_str(), "moba(%ld,%ld)", &a, &b) == 2) return ReferenceMoba(query, a, b);
+  ANNULUS_CHECK(std::sscanf(word.c_str(), "quest(%ld,%ld)", &a, &b) == 2);
+  return ReferenceQuest(query, a, b);
+}
+
+// Of queries q [rows, heads, dim] from q_begin on, over the first kv_tokens of k.
+inline CallList ReferenceList(const std::string& word, const TensorView& q, int64_t q_begin,
+                              const TensorView& k, int64_t kv_tokens) {
+  KeyListData data;
+  long a = 0, b = 0;
+  const bool moba = std::sscanf(word.c_str(), "moba(%ld,%ld)", &a, &b) == 2;
+  if (!moba) ANNULUS_CHECK(std::sscanf(word.c_str(), "quest(%ld,%ld)", &a, &b) == 2);
+  data.rows = KeyListData::Rows::kToken;
+  data.block_tokens = moba ? a : b;
+  data.heads = static_cast<int>(q.heads);
+  data.q_begin = q_begin;
+  data.begin = {0};
+  for (int head = 0; head < data.heads; ++head) {
+    for (int64_t row = 0; row < q.tokens; ++row) {
+      const int kv_head = static_cast<int>(head / (q.heads / k.heads));
+      const std::vector<int32_t> units =
+          ReferenceUnits(word, {q, row, head, k, kv_head, q_begin + row, kv_tokens});
+      data.keys.insert(data.keys.end(), units.begin(), units.end());
+      data.begin.push_back(static_cast<int64_t>(data.keys.size()));
+    }
+  }
+  return {word, std::make_shared<const KeyListData>(std::move(data))};
+}
+
+}  // namespace annulus::test

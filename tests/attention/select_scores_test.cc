@@ -1,0 +1,78 @@
+// Scores and summaries: the same bits on every instruction set, and what is chosen of them in any
+// order is the first by the order of candidates.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "attention/select/scores.h"
+#include "attention/select/top_units.h"
+#include "base/rng.h"
+#include "tests/attention/contenders.h"
+#include "tests/catch.h"
+
+namespace annulus {
+namespace {
+
+TEST_CASE("scores have the same bits on every instruction set, however many rows come at once") {
+  Rng rng(97);
+  constexpr int kRows = 11;
+  for (const int width : {8, 16, 72, 256, 1152}) {
+    std::vector<double> rows(static_cast<size_t>(kRows * width));
+    std::vector<float> summary(static_cast<size_t>(width));
+    for (double& x : rows) x = static_cast<float>(rng.Normal() * std::exp2(rng.Normal() * 20));
+    for (float& x : summary) x = rng.Normal();
+    // By the definition, without any vector.
+    std::vector<float> expected;
+    for (int r = 0; r < kRows; ++r) {
+      double sums[8] = {};
+      for (int c = 0; c < width; ++c) {
+        sums[c % 8] += rows[static_cast<size_t>(r * width + c)] * double{summary[c]};
+      }
+      expected.push_back(static_cast<float>(((sums[0] + sums[4]) + (sums[2] + sums[6])) +
+                                            ((sums[1] + sums[5]) + (sums[3] + sums[7]))));
+    }
+    ForEachSimdTarget([&] {
+      for (const int count : {1, 3, 4, kRows}) {
+        std::vector<float> scores(kRows);
+        Scores(rows.data(), count, width, summary.data(), scores.data());
+        CAPTURE(width, count);
+        REQUIRE(std::memcmp(scores.data(), expected.data(),
+                            static_cast<size_t>(count) * sizeof(float)) == 0);
+      }
+    });
+  }
+}
+
+TEST_CASE("a score that is no number counts as the highest") {
+  const double row[8] = {1, 1, 0, 0, 0, 0, 0, 0};
+  const float infinity = std::numeric_limits<float>::infinity();
+  const float summary[8] = {infinity, -infinity, 0, 0, 0, 0, 0, 0};
+  float score = 0;
+  Scores(row, 1, 8, summary, &score);
+  CHECK(score == infinity);
+}
+
+TEST_CASE("of many candidates the first are kept, whatever their order and ties") {
+  Rng rng(98);
+  for (int round = 0; round < 200; ++round) {
+    const auto limit = static_cast<int64_t>(rng.Below(40));
+    const auto count = static_cast<int64_t>(rng.Below(2000));
+    std::vector<Candidate> all;
+    for (int32_t unit = 0; unit < count; ++unit) {
+      all.push_back({static_cast<float>(rng.Below(round % 2 == 0 ? 5 : 1000)), unit});
+    }
+    for (size_t i = all.size(); i > 1; --i) std::swap(all[i - 1], all[rng.Below(i)]);
+    TopUnits top(limit);
+    for (const Candidate& candidate : all) top.Offer(candidate);
+    std::vector<Candidate> kept = std::move(top).Take();
+    std::sort(kept.begin(), kept.end(), Before);
+    std::sort(all.begin(), all.end(), Before);
+    all.resize(static_cast<size_t>(std::min(limit, count)));
+    REQUIRE(kept.size() == all.size());
+    for (size_t i = 0; i < all.size(); ++i) REQUIRE(kept[i].unit == all[i].unit);
+  }
+}
+
+}  // namespace
+}  // namespace annulus

@@ -1,0 +1,60 @@
+// Lists that a service chooses, over the network and within a process: the same. Calls that bring
+// them answer as those that choose by themselves.
+#include "annulus/client.h"
+
+#include "base/rng.h"
+#include "tests/catch.h"
+#include "tests/data/data_cluster.h"
+
+namespace annulus::test {
+namespace {
+
+Tensor Random(Rng& rng, int64_t tokens, int64_t heads, int64_t dim) {
+  Tensor tensor(DType::kF32, tokens, heads, dim);
+  for (int64_t i = 0; i < tensor.view().size(); ++i) tensor.f32()[i] = rng.Normal();
+  return tensor;
+}
+
+TEST_CASE("Select answers alike by whichever way it goes, in one piece or in many") {
+  constexpr int64_t kTokens = 2000, kRows = 500;
+  DataCluster cluster({.workers = 3});
+  Rng rng(95);
+  const Tensor k = Random(rng, kTokens, 2, 16), v = Random(rng, kTokens, 2, 16);
+  const Tensor q = Random(rng, kRows, 4, 16);
+  std::vector<std::unique_ptr<Client>> clients;
+  clients.push_back(cluster.Connect(Upload::kDirect));
+  clients.push_back(Client::InProcess({.workers = 2, .backend = "cpu", .threads = 1}).value());
+  std::vector<SelectResult> chosen;
+  for (const std::unique_ptr<Client>& client : clients) {
+    const ContextId id =
+        client->CreateContext({.heads = 4, .kv_heads = 2, .head_dim = 16, .v_head_dim = 16})
+            .value()
+            .id;
+    REQUIRE(client->Append({.context = id, .k = k, .v = v}).ok());
+    const std::string pattern = "causal & (window(9) | quest(512) | moba(64,5))";
+    auto lists = client->Select(
+        {.context = id, .q_start = kTokens - kRows, .kv_len = kTokens, .q = q, .pattern = pattern});
+    INFO(lists.status());
+    REQUIRE(lists.ok());
+    REQUIRE(lists->lists.size() == 2);
+    AttendRequest attend{
+        .context = id, .q_start = kTokens - kRows, .kv_len = kTokens, .q = q, .pattern = pattern};
+    const auto by_itself = client->Attend(attend);
+    attend.lists = lists->lists;
+    const auto with_lists = client->Attend(attend);
+    REQUIRE(by_itself.ok());
+    REQUIRE(with_lists.ok());
+    CHECK(std::equal(by_itself->out.data(), by_itself->out.data() + by_itself->out.size_bytes(),
+                     with_lists->out.data()));
+    chosen.push_back(*std::move(lists));
+  }
+  for (size_t i = 0; i < 2; ++i) {
+    CHECK(chosen[0].lists[i].name == chosen[1].lists[i].name);
+    CHECK(chosen[0].lists[i].data->keys == chosen[1].lists[i].data->keys);
+    CHECK(chosen[0].lists[i].data->begin == chosen[1].lists[i].data->begin);
+  }
+  CHECK(chosen[0].lists[1].data->size_bytes() > (int64_t{1} << 18));
+}
+
+}  // namespace
+}  // namespace annulus::test

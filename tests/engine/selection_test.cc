@@ -1,0 +1,252 @@
+// Keys chosen by data: every number of ranks, placement and cut gives the keys of the definition in
+// float64, ties included, and the attention over them.
+#include <cmath>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "attention/reference/reference.h"
+#include "base/rng.h"
+#include "runtime/engine/local_ranks.h"
+#include "runtime/engine/select_local.h"
+#include "runtime/engine/selection.h"
+#include "sharding/planner.h"
+#include "tests/attention/reference_lists.h"
+#include "tests/catch.h"
+
+namespace annulus {
+namespace {
+
+constexpr int kHeads = 4, kKvHeads = 2, kDim = 16;
+
+struct Question {
+  std::string word;
+  int64_t kv_tokens = 0;
+  int64_t q_begin = 0;
+  int64_t q_tokens = 0;
+  DType dtype = DType::kF32;
+  bool ties = false;
+};
+
+// Whole numbers of few values where scores are to tie, and then exact in any order.
+Tensor Filled(Rng& rng, const Question& question, int64_t tokens, int heads) {
+  Tensor tensor(question.dtype, tokens, heads, kDim);
+  for (int64_t t = 0; t < tokens; ++t) {
+    const uint64_t same = question.ties ? rng.Below(3) : 0;
+    for (int64_t i = 0; i < heads * kDim; ++i) {
+      const float x =
+          question.ties ? static_cast<float>((same + static_cast<uint64_t>(i)) % 2) : rng.Normal();
+      std::byte* to =
+          tensor.data() + static_cast<size_t>(t * heads * kDim + i) * SizeOf(question.dtype);
+      Convert(&x, DType::kF32, to, question.dtype, 1);
+    }
+  }
+  return tensor;
+}
+
+struct Cut {
+  Placement placement;
+  PartitionSpec partition;
+};
+
+const Cut kCuts[] = {{Placement::kTokens, {PartitionKind::kBlockCyclic, 1}},
+                     {Placement::kTokens, {PartitionKind::kBlockCyclic, 3}},
+                     {Placement::kTokens, {PartitionKind::kContiguous, 1}},
+                     {Placement::kTokens, {PartitionKind::kZigzag, 1}},
+                     {Placement::kHeads, {PartitionKind::kBlockCyclic, 4}},
+                     {Placement::kMesh, {PartitionKind::kBlockCyclic, 1}}};
+
+Layout LayoutOf(const Cut& cut, int world, int64_t tokens) {
+  return Layout::Of(cut.placement, world, kHeads, kKvHeads, cut.partition, BlocksOf(tokens));
+}
+
+Pattern Parsed(const std::string& text) {
+  auto pattern = Pattern::Parse(text, kKvHeads);
+  INFO(pattern.status());
+  REQUIRE(pattern.ok());
+  return *std::move(pattern);
+}
+
+void CheckAgainstReference(const std::string& name, const Question& question, const Tensor& q,
+                           const Tensor& k, const KeyList& list) {
+  for (int head = 0; head < kHeads; ++head) {
+    for (int64_t row = 0; row < question.q_tokens; ++row) {
+      CAPTURE(head, row);
+      const auto expected =
+          test::ReferenceUnits(name, {q, row, head, k, head / (kHeads / kKvHeads),
+                                      question.q_begin + row, question.kv_tokens});
+      const absl::Span<const int32_t> keys = list.Keys(head, row);
+      REQUIRE(std::vector<int32_t>(keys.begin(), keys.end()) == expected);
+    }
+  }
+}
+
+TEST_CASE("selections are those of the definition at every number of ranks, ties included") {
+  Rng rng(2211);
+  ThreadPool pool(2);
+  for (const Question& asked :
+       std::vector<Question>{{"moba(64,3)", 1000, 900, 100},
+                             {"moba(128,4)", 1500, 1500 - 1, 1},
+                             {"moba(128,4)", 1500, 1300, 200, DType::kBF16},
+                             {"moba(192,2)", 1500, 1300, 40, DType::kF16, true},
+                             {"moba(16,9)", 700, 600, 100, DType::kF32, true},
+                             {"moba(64,1)", 500, 450, 50},
+                             {"quest(64)", 900, 899, 1},
+                             {"quest(100,16)", 900, 600, 70, DType::kBF16},
+                             {"quest(128,1)", 300, 290, 10},
+                             {"quest(512,128)", 1400, 1399, 1, DType::kF32, true},
+                             {"quest(256,64)", 1400, 1390, 10, DType::kBF16, true},
+                             {"quest(64,16)", 400, 1000, 3},
+                             {"quest(4096)", 400, 0, 400}}) {
+    for (const bool ties : {asked.ties, true}) {
+      Question question = asked;
+      question.ties = ties;
+      const Tensor q = Filled(rng, question, question.q_tokens, kHeads);
+      const Tensor k = Filled(rng, question, question.kv_tokens, kKvHeads);
+      const Pattern pattern = Parsed(question.word);
+      REQUIRE(pattern.selectors().size() == 1);
+      std::shared_ptr<const KeyList> first;
+      for (const int world : {1, 2, 3, 4, 7}) {
+        for (const Cut& cut : kCuts) {
+          CAPTURE(question.word, world, static_cast<int>(cut.placement), ties);
+          const auto lists = SelectLocally(pattern, {}, LayoutOf(cut, world, question.kv_tokens), q,
+                                           question.q_begin, k, &pool);
+          INFO(lists.status());
+          REQUIRE(lists.ok());
+          const KeyList& list = *lists->at(0).list;
+          REQUIRE(lists->at(0).name == pattern.selectors()[0]->name());
+          if (first == nullptr) {
+            first = lists->at(0).list;
+            CheckAgainstReference(lists->at(0).name, question, q, k, list);
+          }
+          REQUIRE(list.data().begin == first->data().begin);
+          REQUIRE(list.data().keys == first->data().keys);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE(
+    "attention over chosen keys is the oracle's over the same keys, at every number of ranks") {
+  Rng rng(2212);
+  ThreadPool pool(1);
+  const auto backend = MakeBackend("cpu", 1);
+  REQUIRE(backend.ok());
+  const Question question{"", 700, 640, 60};
+  const Tensor q = Filled(rng, question, question.q_tokens, kHeads);
+  const Tensor k = Filled(rng, question, question.kv_tokens, kKvHeads);
+  const Tensor v = Filled(rng, question, question.kv_tokens, kKvHeads);
+  for (const char* text : {"causal & (sink(4) | window(20) | quest(128,16))",
+                           "heads(0: causal; 1: moba(64,3))", "moba(128,2) | quest(48)"}) {
+    const Pattern pattern = Parsed(text);
+    std::optional<Partial> first;
+    for (const int world : {1, 2, 3, 4, 7}) {
+      CAPTURE(text, world);
+      const Layout layout = LayoutOf(kCuts[world % 6], world, question.kv_tokens);
+      const auto lists = SelectLocally(pattern, {}, layout, q, question.q_begin, k, &pool);
+      REQUIRE(lists.ok());
+      const auto bound = pattern.Bind(*lists, kHeads);
+      REQUIRE(bound.ok());
+      REQUIRE(bound->CheckLists({question.q_begin, question.kv_tokens}, question.kv_tokens).ok());
+      const annulus::Problem problem{.q_tokens = question.q_tokens,
+                                     .kv_tokens = question.kv_tokens,
+                                     .heads = kHeads,
+                                     .kv_heads = kKvHeads,
+                                     .head_dim = kDim,
+                                     .v_head_dim = kDim,
+                                     .dtype = DType::kF32,
+                                     .pattern = *bound,
+                                     .home = Home::kOwners,
+                                     .home_partition = kCuts[world % 6].partition,
+                                     .kv = layout};
+      const auto decision = Choose(problem, ClusterModel{}, {});
+      REQUIRE(decision.ok());
+      const auto ranks = LocalRanks::Create(decision->plan, q, k, v, **backend);
+      REQUIRE(ranks.ok());
+      auto run = ranks->Run(0.25f);
+      REQUIRE(run.ok());
+      const KvTable table = KvTable::FromTensors(k, v);
+      for (int64_t row = 0; row < question.q_tokens; ++row) {
+        for (int head = 0; head < kHeads; ++head) {
+          const auto oracle =
+              ReferenceRow(q.view().Row(row, head), DType::kF32, table, question.kv_tokens,
+                           bound->Member(head % 2), head / 2, question.q_begin + row, 0.25f);
+          REQUIRE(oracle.ok());
+          const int64_t at = row * kHeads + head;
+          const PartialView view = run->result.view();
+          const RowError error = ErrorOf(view.out + at * kDim, view.lse[at], *oracle);
+          REQUIRE(error.out < 1e-5);
+          REQUIRE(error.lse < 1e-5);
+          if (!first.has_value()) continue;
+          for (int c = 0; c < kDim; ++c) {
+            REQUIRE(std::abs(view.out[at * kDim + c] - first->view().out[at * kDim + c]) < 1e-6);
+          }
+        }
+      }
+      if (!first.has_value()) first = std::move(run->result);
+    }
+  }
+}
+
+TEST_CASE("moba chooses for each token of a prefill what it chooses in decode") {
+  Rng rng(2213);
+  ThreadPool pool(1);
+  const Question question{"moba(64,3)", 520, 0, 520};
+  const Tensor q = Filled(rng, question, question.q_tokens, kHeads);
+  const Tensor k = Filled(rng, question, question.kv_tokens, kKvHeads);
+  const Pattern pattern = Parsed(question.word);
+  const auto all = SelectLocally(pattern, {}, LayoutOf(kCuts[0], 3, 520), q, 0, k, &pool);
+  REQUIRE(all.ok());
+  for (int64_t t = 0; t < 520; t += 13) {
+    const auto one = SelectLocally(pattern, {}, LayoutOf(kCuts[1], 2, t + 1), q.view().Tokens(t, 1),
+                                   t, k.view().Tokens(0, t + 1), &pool);
+    REQUIRE(one.ok());
+    for (int head = 0; head < kHeads; ++head) {
+      REQUIRE(all->at(0).list->Keys(head, t) == one->at(0).list->Keys(head, 0));
+    }
+  }
+}
+
+TEST_CASE("words that choose keys refuse by position what they cannot be, and run without data") {
+  const auto refused = [](const std::string& text, const std::string& what) {
+    const auto pattern = Pattern::Parse(text, kKvHeads);
+    INFO(pattern.status());
+    return absl::IsInvalidArgument(pattern.status()) &&
+           absl::StrContains(pattern.status().message(), what);
+  };
+  CHECK(refused("moba(100,3)", "at 6: expected a divisor of 64 or a multiple of it"));
+  CHECK(refused("moba(2097152,3)", "at 6: expected"));
+  CHECK(refused("causal & moba(64)", "expected"));
+  CHECK(refused("moba(64,0)", "at 9: expected a number from 1"));
+  CHECK(refused("moba(64,536870912)", "at 9: expected at most list_keys_max"));
+  CHECK(refused("quest()", "expected"));
+  CHECK(refused("quest(64,page=24)", "at 15: expected a divisor of 64"));
+  CHECK(refused("quest(budget=0)", "from 1"));
+  CHECK(refused("causal & permute(1,64,quest(64))", "no word that chooses keys by data within"));
+  const Pattern pattern = Parsed("quest(64) | quest(budget=64,page=16) | moba(64,2)");
+  CHECK(pattern.list_names() == std::vector<std::string>{"moba(64,2)", "quest(64,16)"});
+  CHECK(pattern.selectors().size() == 2);
+  CHECK(pattern.CheckLists({0, 1}, 1).message() ==
+        "pattern: moba(64,2) chooses keys by data; expected a call that has them, or its list");
+}
+
+TEST_CASE("a selection refuses more than its bounds by name, and an answer that is none") {
+  const Pattern pattern = Parsed("quest(1048576,1)");
+  SelectRows rows{.selector = pattern.selectors()[0].get(),
+                  .q = TensorView::Contiguous(nullptr, DType::kF32, 4096, kHeads, kDim),
+                  .q_begin = 1 << 20,
+                  .heads = {0, kHeads},
+                  .group = 2,
+                  .kv_tokens = 1 << 21};
+  const absl::Status many = Selection(rows, LayoutOf(kCuts[0], 2, rows.kv_tokens)).Check();
+  CHECK(absl::StrContains(many.message(), "list_keys_max"));
+  rows.q.tokens = 1;
+  const Selection one(rows, LayoutOf(kCuts[0], 2, rows.kv_tokens));
+  CHECK(one.Check().ok());
+  const Tensor q(DType::kF32, 1, kHeads, kDim);
+  Selection::Merge merge(one, q, DType::kF32);
+  CHECK(absl::IsDataLoss(merge.Add(1, std::vector<std::byte>(8))));
+}
+
+}  // namespace
+}  // namespace annulus
