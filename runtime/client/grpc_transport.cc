@@ -11,6 +11,7 @@
 #include "runtime/client/append_stream.h"
 #include "runtime/client/cancel_watch.h"
 #include "runtime/client/direct_append.h"
+#include "runtime/client/read_reply.h"
 #include "runtime/client/select_stream.h"
 #include "runtime/client/step_connections.h"
 #include "runtime/client/transport.h"
@@ -222,18 +223,7 @@ absl::StatusOr<AttendResult> GrpcTransport::Do(const AttendRequest& request,
   (void)(open && writer.Write(request.q) && write_lists() && writer.Flush());
 
   AttendReplyReader reader(q.tokens, q.heads);
-  absl::Status read;
-  v1::AttendReplyPart reply;
-  // The stream is read to its end even after a bad message: its status comes last.
-  while (stream->Read(&reply)) {
-    if (!read.ok()) continue;
-    read = reader.Add(reply);
-    if (!read.ok()) rpc.TryCancel();
-  }
-  const grpc::Status finish = stream->Finish();
-  ANNULUS_RETURN_IF_ERROR(read);
-  ANNULUS_RETURN_IF_ERROR(FromGrpc(finish));
-  return reader.Finish();
+  return ReadReply(stream.get(), &rpc, &reader);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "runtime/client/cancel_watch.h"
+#include "runtime/client/read_reply.h"
 #include "runtime/protocol/public/annulus.grpc.pb.h"
 #include "runtime/protocol/public/channel.h"
 #include "runtime/protocol/public/convert.h"
@@ -89,18 +90,7 @@ absl::StatusOr<SelectResult> StreamSelect(const std::shared_ptr<grpc::Channel>& 
   (void)(open && writer.Write(request.q) && writer.Flush());
   stream->WritesDone();
   Reader reader;
-  absl::Status read;
-  v1::AttendReplyPart reply;
-  // The stream is read to its end even after a bad message: its status comes last.
-  while (stream->Read(&reply)) {
-    if (!read.ok()) continue;
-    read = reader.Add(reply);
-    if (!read.ok()) rpc.TryCancel();
-  }
-  const grpc::Status finish = stream->Finish();
-  ANNULUS_RETURN_IF_ERROR(read);
-  ANNULUS_RETURN_IF_ERROR(FromGrpc(finish));
-  return reader.Finish();
+  return ReadReply(stream.get(), &rpc, &reader);
 }
 
 }  // namespace annulus

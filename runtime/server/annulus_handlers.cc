@@ -184,18 +184,33 @@ class AnnulusHandlers final : public grpc::Service {
     return Gone(context, call);
   }
 
-  absl::Status Attend(grpc::ServerContext* context,
-                      grpc::ServerReaderWriter<v1::AttendReplyPart, v1::AttendPart>* stream) {
+  using AttendStream = grpc::ServerReaderWriter<v1::AttendReplyPart, v1::AttendPart>;
+
+  // Both must outlive the reader. An Attend and a Select ask in the same form.
+  AttendReader ReaderOf(Transfer* transfer, const CallContext& call) {
+    return AttendReader(limits_,
+                        [this, transfer, &call](const AttendRequest& header, int64_t bytes) {
+                          return transfer->Admit(service_, header, call, bytes);
+                        });
+  }
+
+  // The whole request, whose tensors are the reader's.
+  absl::StatusOr<AttendRequest> Receive(grpc::ServerContext* context, const CallContext& call,
+                                        AttendStream* stream, Transfer* transfer,
+                                        AttendReader* reader) {
+    v1::AttendPart part;
+    while (transfer->Read(stream, &part)) ANNULUS_RETURN_IF_ERROR(reader->Add(part));
+    ANNULUS_RETURN_IF_ERROR(Gone(context, call));
+    return reader->Finish();
+  }
+
+  absl::Status Attend(grpc::ServerContext* context, AttendStream* stream) {
     ANNULUS_ASSIGN_OR_RETURN(const CallContext call, Begin<AttendRequest>(context));
     Transfer transfer(bounds_, context, call.caller);
     ANNULUS_RETURN_IF_ERROR(transfer.status());
-    AttendReader reader(limits_, [&](const AttendRequest& header, int64_t bytes) {
-      return transfer.Admit(service_, header, call, bytes);
-    });
-    v1::AttendPart part;
-    while (transfer.Read(stream, &part)) ANNULUS_RETURN_IF_ERROR(reader.Add(part));
-    ANNULUS_RETURN_IF_ERROR(Gone(context, call));
-    ANNULUS_ASSIGN_OR_RETURN(const AttendRequest request, reader.Finish());
+    AttendReader reader = ReaderOf(&transfer, call);
+    ANNULUS_ASSIGN_OR_RETURN(const AttendRequest request,
+                             Receive(context, call, stream, &transfer, &reader));
     ANNULUS_ASSIGN_OR_RETURN(const AttendResult result, transfer.Work(service_, request, call));
 
     v1::AttendReplyPart reply;
@@ -217,18 +232,13 @@ class AnnulusHandlers final : public grpc::Service {
     return sent ? absl::OkStatus() : absl::CancelledError("the caller stopped reading the reply");
   }
 
-  absl::Status Select(grpc::ServerContext* context,
-                      grpc::ServerReaderWriter<v1::AttendReplyPart, v1::AttendPart>* stream) {
+  absl::Status Select(grpc::ServerContext* context, AttendStream* stream) {
     ANNULUS_ASSIGN_OR_RETURN(const CallContext call, Begin<SelectRequest>(context));
     Transfer transfer(bounds_, context, call.caller);
     ANNULUS_RETURN_IF_ERROR(transfer.status());
-    AttendReader reader(limits_, [&](const AttendRequest& header, int64_t bytes) {
-      return transfer.Admit(service_, header, call, bytes);
-    });
-    v1::AttendPart part;
-    while (transfer.Read(stream, &part)) ANNULUS_RETURN_IF_ERROR(reader.Add(part));
-    ANNULUS_RETURN_IF_ERROR(Gone(context, call));
-    ANNULUS_ASSIGN_OR_RETURN(const AttendRequest attend, reader.Finish());
+    AttendReader reader = ReaderOf(&transfer, call);
+    ANNULUS_ASSIGN_OR_RETURN(const AttendRequest attend,
+                             Receive(context, call, stream, &transfer, &reader));
     ANNULUS_ASSIGN_OR_RETURN(const SelectRequest request, SelectOf(attend));
     ANNULUS_ASSIGN_OR_RETURN(const SelectResult result, transfer.Work(service_, request, call));
     v1::AttendReplyPart reply;
