@@ -9,11 +9,13 @@
 #include <grpcpp/security/credentials.h>
 
 #include <algorithm>
+#include <thread>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "base/trace_context.h"
 #include "runtime/protocol/public/token_file.h"
 
@@ -24,6 +26,27 @@ namespace {
 constexpr int kReplyBytesMax = 64 << 20;
 
 void Ignore(gpr_log_func_args*) {}
+
+// The first time that a second thread waits for one of Abseil's locks, Abseil looks for a file that
+// few machines have, and leaves errno changed. gRPC 1.51 takes such a lock between connect() and
+// reading its errno: that connection would fail with "No such file or directory".
+void LetTwoWait() {
+  absl::Mutex mutex;
+  bool first = false;
+  bool over = false;
+  std::thread waiter([&] {
+    const absl::MutexLock lock(&mutex);
+    first = true;
+    mutex.Await(absl::Condition(&over));
+  });
+  {
+    const absl::MutexLock lock(&mutex);
+    mutex.Await(absl::Condition(&first));
+    mutex.AwaitWithTimeout(absl::Condition(&over), absl::Microseconds(1));
+    over = true;
+  }
+  waiter.join();
+}
 
 }  // namespace
 
@@ -48,6 +71,7 @@ absl::Status CheckHostPort(absl::string_view field, absl::string_view text) {
 
 void HoldGrpc() {
   static const bool held = [] {
+    LetTwoWait();
     grpc_init();
     return true;
   }();
