@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "base/heap_trimmer.h"
 #include "base/memory.h"
 #include "base/status.h"
 #include "runtime/cli/coordinator_pages.h"
@@ -165,6 +166,7 @@ absl::Status RunCoordinator(const Arguments& args, const Console& console) {
   SetLogLevel(flags.service.log_level);
   KeepFreedMemory();
   Signals signals;
+  const HeapTrimmer trimmer;
   return Serve(flags, console, signals);
 }
 

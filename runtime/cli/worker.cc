@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/heap_trimmer.h"
 #include "base/memory.h"
 #include "base/quoted.h"
 #include "base/status.h"
@@ -218,6 +219,7 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
   options.kv_in_host_memory = flags.compute.kv_in_host_memory();
   options.kv_bytes_limit = KvBytesLimit(flags.compute, options.backend->capabilities(), 1);
   KeepFreedMemory(KeptBytes(options.kv_bytes_limit));
+  const HeapTrimmer trimmer;
   options.rejoin_timeout = absl::Seconds(flags.rejoin_s);
   options.heartbeat_period = absl::Milliseconds(flags.service.heartbeat_ms);
   options.heartbeat_timeout = absl::Milliseconds(flags.service.heartbeat_timeout_ms);

@@ -1,9 +1,16 @@
 #include "base/memory.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "base/heap_trimmer.h"
 
 #include "tests/catch.h"
 
@@ -61,6 +68,34 @@ TEST_CASE("of bulk data as much is kept as a program says") {
   CHECK(!is_kept());
   KeepFreedMemory();
   CHECK(is_kept());
+}
+
+TEST_CASE("what is free among what lives on goes back to the system") {
+  constexpr size_t kBlocks = 16 << 10;
+  constexpr size_t kBytes = 4000;
+  constexpr int64_t kMiB = 1 << 20;
+  const auto resident = [] {
+    int64_t pages = 0;
+    std::ifstream("/proc/self/statm") >> pages >> pages;
+    return pages * sysconf(_SC_PAGESIZE);
+  };
+  KeepFreedMemory();
+  std::vector<std::string> lives;
+  {
+    std::vector<std::string> ends;
+    for (size_t i = 0; i < kBlocks; ++i) {
+      ends.emplace_back(kBytes, 'x');
+      if (i % 64 == 0) lives.emplace_back(100, 'x');
+    }
+  }
+  const int64_t before = resident();
+  const HeapTrimmer trimmer(absl::Milliseconds(10));
+  const absl::Time end = absl::Now() + absl::Seconds(10);
+  while (resident() > before - 40 * kMiB && absl::Now() < end) {
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  CHECK(resident() <= before - 40 * kMiB);  // of 62
+  CHECK(lives.back() == std::string(100, 'x'));
 }
 #endif
 
