@@ -23,8 +23,8 @@ inline constexpr size_t kKeptBytesDefault = size_t{128} << 20;
 
 // For programs that serve, which will need again what they give back: keeps up to `bytes_max` of
 // bulk data from now on, and has the general allocator keep up to 64 MiB at the end of each of its
-// heaps until a HeapTrimmer comes by. Else megabytes of messages come and go with the system's pages, which costs an upload more
-// than all its copies.
+// heaps until a HeapTrimmer comes by. Else megabytes of messages come and go with the system's
+// pages, which costs an upload more than all its copies.
 void KeepFreedMemory(size_t bytes_max = kKeptBytesDefault);
 
 }  // namespace annulus

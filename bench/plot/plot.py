@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Turns result files into pictures: plot.py [--out-dir DIR] FILE…
 
-A file is CSV with a header, or JSON lines, as annulus_scale, annulus_bench, annulus_bench --kernels
-and the scripts of bench/gpu write them; its columns say which. Lines that begin with # are notes. Each gives FILE's
-name with .svg and .png, in DIR or beside it. A file that cannot be read is named in one line,
-exit 2.
+A file is CSV with a header, or JSON lines, as annulus_scale, annulus_bench, annulus_bench --kernels,
+annulus quality and the scripts of bench/gpu write them; its columns say which. Lines that begin with
+# are notes. Each gives FILE's name with .svg and .png, in DIR or beside it. A file that cannot be
+read is named in one line, exit 2.
 """
 
 import argparse
@@ -17,9 +17,10 @@ import sys
 import figure_bench
 import figure_gpu
 import figure_kernels
+import figure_quality
 import figure_scale
 
-FIGURES = (figure_scale, figure_bench, figure_kernels, figure_gpu)
+FIGURES = (figure_scale, figure_bench, figure_kernels, figure_gpu, figure_quality)
 
 
 class BadFile(Exception):

@@ -24,6 +24,7 @@ constexpr Command kCommands[] = {
     {"demo", RunDemo, "the main job: a million tokens over a local cluster, checked"},
     {"explain", RunExplain, "what a pattern costs and how it would be cut"},
     {"methods", RunMethods, "the pattern language, and attention methods by it"},
+    {"quality", RunQuality, "what patterns keep of dense attention, and what they save"},
     {"up", RunUp, "a whole cluster on this machine, in the foreground"},
     {"status", RunStatus, "a cluster's workers and contexts"},
     {"contexts", RunContexts, "the contexts that a service holds"},

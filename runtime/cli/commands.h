@@ -28,6 +28,7 @@ using Arguments = std::vector<std::string>;
 absl::Status RunAttend(const Arguments& args, const Console& console);
 absl::Status RunExplain(const Arguments& args, const Console& console);
 absl::Status RunMethods(const Arguments& args, const Console& console);
+absl::Status RunQuality(const Arguments& args, const Console& console);
 absl::Status RunUp(const Arguments& args, const Console& console);
 absl::Status RunStatus(const Arguments& args, const Console& console);
 absl::Status RunContexts(const Arguments& args, const Console& console);

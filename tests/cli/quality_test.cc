@@ -1,0 +1,146 @@
+// `annulus quality`: what it measures is what the definitions say.
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "runtime/cli/quality/tasks.h"
+#include "tests/catch.h"
+#include "tests/cli/attend_files.h"
+#include "tests/cli/program.h"
+
+namespace annulus {
+namespace {
+
+using nlohmann::json;
+using test::IsRefusal;
+using test::RunHere;
+
+std::vector<json> RowsOf(const std::vector<std::string>& patterns,
+                         const std::vector<std::string>& more) {
+  std::vector<std::string> args = {"quality", "--json", "--repeat", "1"};
+  for (const std::string& pattern : patterns) {
+    args.push_back("--pattern");
+    args.push_back(pattern);
+  }
+  args.insert(args.end(), more.begin(), more.end());
+  const test::Outcome outcome = RunHere(args);
+  INFO(outcome.err);
+  REQUIRE(outcome.code == 0);
+  std::vector<json> rows;
+  for (const auto line : absl::StrSplit(outcome.out, '\n', absl::SkipEmpty())) {
+    rows.push_back(json::parse(line.begin(), line.end()));
+  }
+  return rows;
+}
+
+TEST_CASE("quality: what is found is what the pattern shows, by depth") {
+  const std::vector<json> rows =
+      RowsOf({"causal", "causal & window(256)", "s2(64,1,4)", "s2(64,1,4,dense_heads=1)",
+              "heads(0: causal & sink(128); 1-3: causal & window(64))"},
+             {"--tokens", "1K", "--q-tokens", "64"});
+  REQUIRE(rows.size() == 5);
+  for (const json& row : rows) {
+    CAPTURE(row.dump());
+    CHECK(row["needle_asked"] == 10);
+    CHECK(row["needle_found"] == row["needle_seen"]);
+    CHECK(row["mqar_asked"] == 128);
+    // Heads that see few other words disturb one that sees the right one.
+    CHECK(row["mqar_found"] <= row["mqar_seen"]);
+    CHECK(10 * row["mqar_found"].get<int>() >= 9 * row["mqar_seen"].get<int>());
+    CHECK(row["mqar_stray"] <= 1);
+    CHECK(row["density"].get<double>() > 0);
+    CHECK(row["mass"].get<double>() > 0);
+    CHECK(row["mass"].get<double>() < 1 + 1e-6);
+  }
+  // Needles lie at 1024·(2d + 1)/20; the last query is that of token 1023.
+  CHECK(rows[0]["needle_places"] == "++++++++++");
+  CHECK(rows[1]["needle_places"] == ".......+++");
+  CHECK(rows[2]["needle_places"] == "++++++++++");
+  CHECK(rows[3]["needle_places"] == "++++++++++");
+  CHECK(rows[4]["needle_places"] == "+........+");
+  const json& dense = rows[0];
+  CHECK(dense["density"] == 1.0);
+  CHECK(dense["decode_bytes"] == 1.0);
+  CHECK(std::abs(dense["mass"].get<double>() - 1) < 1e-6);
+  CHECK(dense["error"].get<double>() < 1e-6);
+  CHECK(dense["mqar_found"] == 128);
+  CHECK(rows[2]["mqar_found"] == 128);
+  // 64 queries, the last ones: those of tokens 960 to 1023 see 961 to 1024 keys.
+  CHECK(std::abs(rows[1]["density"].get<double>() - 256 * 64 / ((961 + 1024) / 2.0 * 64)) < 1e-9);
+  CHECK(rows[1]["decode_bytes"] == 0.25);
+}
+
+TEST_CASE("quality: of captured rows, the weights and the error are those of the definition") {
+  const Files files;
+  const std::string pattern = "causal & (sink(2) | window(9))";
+  const std::vector<json> rows =
+      RowsOf({pattern}, {"--q", files.folder / "q.npy", "--k", files.folder / "k.npy", "--v",
+                         files.folder / "v.npy"});
+  REQUIRE(rows.size() == 1);
+  const double scale = 1 / std::sqrt(static_cast<double>(kDim));
+  const Expected dense = Attend(files.q, files.k, &files.v, kVDim, "causal", scale);
+  const Expected sparse = Attend(files.q, files.k, &files.v, kVDim, pattern, scale);
+  double mass = 0, difference = 0, length = 0;
+  for (size_t i = 0; i < dense.lse.size(); ++i) mass += std::exp(sparse.lse[i] - dense.lse[i]);
+  for (size_t i = 0; i < dense.out.size(); ++i) {
+    difference += std::pow(sparse.out[i] - dense.out[i], 2);
+    length += std::pow(dense.out[i], 2);
+  }
+  CHECK(std::abs(rows[0]["mass"].get<double>() - mass / static_cast<double>(dense.lse.size())) <
+        1e-5);
+  CHECK(std::abs(rows[0]["error"].get<double>() - std::sqrt(difference / length)) < 1e-5);
+  CHECK(rows[0]["needle_asked"].is_null());
+}
+
+TEST_CASE("quality: MQAR asks for each key's value once, after the pairs") {
+  const TaskShape shape = {.tokens = 2048, .heads = 2, .kv_heads = 1, .head_dim = 64};
+  const RecallTask task = MakeMqarTask(shape, 5);
+  REQUIRE(task.asking.size() == 1);
+  const Asking& asking = task.asking[0];
+  CHECK(asking.q.tokens() == 2048 - 512);
+  CHECK(asking.questions.size() == 256);
+  std::vector<bool> asked(512);
+  int64_t near = 0;
+  for (const Question& question : asking.questions) {
+    REQUIRE((question.position % 2 == 1 && question.position < 512));
+    CHECK(!asked[static_cast<size_t>(question.position)]);
+    asked[static_cast<size_t>(question.position)] = true;
+    near += question.row < 512;
+    // The value is at its place, and its name is the key asked for, in all heads.
+    const std::vector<float> value = WordValue(question.word, 64, 5);
+    const auto* v = reinterpret_cast<const float*>(task.kv.v.view().Row(question.position, 0));
+    CHECK(std::equal(value.begin(), value.end(), v));
+    const auto* k = reinterpret_cast<const float*>(task.kv.k.view().Row(question.position, 0));
+    for (int head = 0; head < 2; ++head) {
+      const auto* q = reinterpret_cast<const float*>(asking.q.view().Row(question.row, head));
+      CHECK(std::equal(k, k + 64, q));
+    }
+  }
+  CHECK(near > 256 / 3);  // gaps are short more often than even ones would be
+}
+
+TEST_CASE("quality: refusals name what is wrong") {
+  const auto refuses = [](const std::vector<std::string>& args, const std::string& words) {
+    std::vector<std::string> all = {"quality", "--tokens", "1K"};
+    all.insert(all.end(), args.begin(), args.end());
+    const test::Outcome outcome = RunHere(all);
+    INFO(outcome.err);
+    CHECK(IsRefusal(outcome));
+    CHECK(absl::StrContains(outcome.err, words));
+  };
+  refuses({"--task", "mass,haystack"}, "haystack");
+  refuses({"--heads", "6"}, "heads: 6; expected a multiple of kv_heads 4");
+  refuses({"--pattern", "causal & windo(3)"}, "windo");
+  refuses({"--pattern", "causal & list(x)"}, "list");
+  refuses({"--q", "nothing.npy"}, "--tokens");
+  const test::Outcome alone = RunHere({"quality", "--q", "nothing.npy"});
+  CHECK(IsRefusal(alone));
+  CHECK(absl::StrContains(alone.err, "--k is missing"));
+}
+
+}  // namespace
+}  // namespace annulus
