@@ -27,6 +27,7 @@ constexpr size_t kKeptBlockMin = size_t{128} << 10;      // below it the allocat
 constexpr size_t kKeptBlockMax = size_t{32} << 20;
 
 constexpr int kHeapKeptBytes = 64 << 20;
+constexpr int kHeaps = 2;  // a thread has its own small blocks at hand, whichever it shares
 constexpr int kHeapBlockMax = 32 << 20;  // what is larger is the system's own; as much as it takes
 
 bool IsLarge(size_t size_bytes) {
@@ -145,6 +146,7 @@ void KeepFreedMemory(size_t bytes_max) {
   kept_bytes_max = bytes_max;
   mallopt(M_TRIM_THRESHOLD, kHeapKeptBytes);
   mallopt(M_MMAP_THRESHOLD, kHeapBlockMax);
+  mallopt(M_ARENA_MAX, kHeaps);
 }
 
 }  // namespace annulus

@@ -24,7 +24,8 @@ inline constexpr size_t kKeptBytesDefault = size_t{128} << 20;
 // For programs that serve, which will need again what they give back: keeps up to `bytes_max` of
 // bulk data from now on, and has the general allocator keep up to 64 MiB at the end of each of its
 // heaps until a HeapTrimmer comes by. Else megabytes of messages come and go with the system's
-// pages, which costs an upload more than all its copies.
+// pages, which costs an upload more than all its copies. The heaps are two from now on: with one
+// for every few threads, each would hold its own share of what is free.
 void KeepFreedMemory(size_t bytes_max = kKeptBytesDefault);
 
 }  // namespace annulus
