@@ -71,7 +71,7 @@ class Client:
         /,
     ) -> tuple[dict[str, KeyList], int]: ...
     def step(
-        self, steps: Sequence[Any], timeout: float | None, cancel: CancelToken, /
+        self, steps: list[Any], timeout: float | None, cancel: CancelToken | None, /
     ) -> list[Any]: ...
     def fork(
         self, context: int, tokens: int | None, timeout: float | None, /

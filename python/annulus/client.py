@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
 
+import numpy as np
+
 from annulus import _core
 from annulus._arrays import as_kind_of, numbers_of
 from annulus.context import Answer, Context, in_thread
@@ -142,12 +144,8 @@ class Client:
         the error that it ended with, which leaves the others alone. Where the append went well and
         the attend did not, the tokens are committed.
         """
-        results = self._core.step(
-            [_request_of(step) for step in steps], timeout, _core.CancelToken.new()
-        )
-        return [
-            _answer_of(step, result, out_dtype) for step, result in zip(steps, results, strict=True)
-        ]
+        results = self._core.step([_request_of(step) for step in steps], timeout, None)
+        return _answers_of(steps, results, out_dtype)
 
     async def step_async(
         self, steps: Sequence[Step], *, timeout: float | None = None, out_dtype: str | None = None
@@ -155,9 +153,7 @@ class Client:
         """As :meth:`step`; cancelling the task cancels the call."""
         requests = [_request_of(step) for step in steps]
         results = await in_thread(lambda cancel: self._core.step(requests, timeout, cancel))
-        return [
-            _answer_of(step, result, out_dtype) for step, result in zip(steps, results, strict=True)
-        ]
+        return _answers_of(steps, results, out_dtype)
 
     def keep_alive(
         self, contexts: Iterable[Context], *, timeout: float | None = None
@@ -276,23 +272,38 @@ def in_process(
 def _request_of(step: Step) -> tuple[Any, ...]:
     """As the module takes it (python/src/client.cc, PythonStep)."""
     context, layer = step.context, step.layer
-    start = context._at(layer)
-    pattern, scale = step.pattern or "", step.scale or 0.0
-    lists = cores_of(step.lists)
-    sinks = numbers_of(step.sinks)
-    return context.id, layer, start, step.k, step.v, step.q, pattern, scale, lists, sinks
+    return (
+        context.id,
+        layer,
+        context._at(layer),
+        step.k,
+        step.v,
+        step.q,
+        step.pattern,
+        step.scale,
+        step.lists and cores_of(step.lists),
+        None if step.sinks is None else numbers_of(step.sinks),
+    )
 
 
-def _answer_of(step: Step, result: Any, out_dtype: str | None) -> Answer | AnnulusError:
-    if isinstance(result, AnnulusError):
-        step.context._tokens = None
-        return result
-    epoch, tokens, out, lse = result
-    if step.context._tokens is not None:
-        step.context._tokens[step.layer] = tokens
-    if out is not None:
-        out, lse = as_kind_of(step.q, out, lse, out_dtype)
-    return Answer(out, lse, epoch=epoch, tokens=tokens)
+# A step's caches are cold after the wait: what follows touches as little as it can.
+def _answers_of(
+    steps: Sequence[Step], results: list[Any], out_dtype: str | None
+) -> list[Answer | AnnulusError]:
+    """Puts answers in the place of the module's results."""
+    for i, step in enumerate(steps):
+        result, context = results[i], step.context
+        if type(result) is not tuple:
+            context._tokens = None
+            continue
+        epoch, tokens, out, lse = result
+        if context._tokens is not None:
+            context._tokens[step.layer] = tokens
+        if out is not None and (out_dtype is not None or type(step.q) is not np.ndarray):
+            out, lse = as_kind_of(step.q, out, lse, out_dtype)
+        answer = results[i] = Answer((out, lse))
+        answer.epoch, answer.tokens = epoch, tokens
+    return results
 
 
 @atexit.register

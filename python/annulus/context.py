@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from annulus import _core
@@ -30,31 +31,12 @@ class Answer(tuple[Any, Any]):
         tokens: the layer's committed tokens, for steps.
     """
 
-    out: Any
-    lse: Any
-    epoch: int
-    stats: dict[str, Any] | None
-    trace: list[dict[str, Any]]
-    tokens: int | None
-
-    def __new__(
-        cls,
-        out: Any,
-        lse: Any,
-        *,
-        epoch: int = 0,
-        stats: dict[str, Any] | None = None,
-        trace: list[dict[str, Any]] | None = None,
-        tokens: int | None = None,
-    ) -> Answer:
-        answer = super().__new__(cls, (out, lse))
-        answer.out = out
-        answer.lse = lse
-        answer.epoch = epoch
-        answer.stats = stats
-        answer.trace = trace or []
-        answer.tokens = tokens
-        return answer
+    out: Any = property(itemgetter(0))
+    lse: Any = property(itemgetter(1))
+    epoch: int = 0
+    stats: dict[str, Any] | None = None
+    trace: Sequence[dict[str, Any]] = ()
+    tokens: int | None = None
 
 
 class Appended(NamedTuple):
@@ -105,9 +87,10 @@ class Context:
         return self._tokens
 
     def _at(self, layer: int) -> int:
-        if not 0 <= layer < self.spec["layers"]:
-            raise InvalidArgument(f"layer: {layer}; expected 0 to {self.spec['layers'] - 1}")
-        return self.tokens[layer]
+        tokens = self._tokens or self.tokens
+        if not 0 <= layer < len(tokens):
+            raise InvalidArgument(f"layer: {layer}; expected 0 to {len(tokens) - 1}")
+        return tokens[layer]
 
     def append(
         self,
@@ -341,8 +324,9 @@ class Context:
 
     @staticmethod
     def _answer(q: Any, result: Any, out_dtype: str | None) -> Answer:
-        out, lse = as_kind_of(q, result[0], result[1], out_dtype)
-        return Answer(out, lse, epoch=result[2], stats=result[3], trace=result[4])
+        answer = Answer(as_kind_of(q, result[0], result[1], out_dtype))
+        answer.epoch, answer.stats, answer.trace = result[2:]
+        return answer
 
     def fork(self, tokens: int | None = None, *, timeout: float | None = None) -> Context:
         """A new context that begins with this one's first ``tokens`` (all, layer by layer).

@@ -77,7 +77,7 @@ def attention(
     )
     if sinks is not None:
         out, lse = _core.with_sinks(out, lse, numbers_of(sinks))
-    return Answer(*as_kind_of(q, out, lse, out_dtype))
+    return Answer(as_kind_of(q, out, lse, out_dtype))
 
 
 class Explanation(dict[str, Any]):
@@ -146,7 +146,7 @@ def merge(parts: Iterable[tuple[Any, Any]]) -> Answer:
     """
     pairs = [(out, lse) for out, lse in parts]
     out, lse = _core.merge(pairs)
-    return Answer(*as_kind_of(pairs[0][0], out, lse, None))
+    return Answer(as_kind_of(pairs[0][0], out, lse, None))
 
 
 def with_sinks(out: Any, lse: Any, logits: Any) -> Answer:
@@ -158,7 +158,7 @@ def with_sinks(out: Any, lse: Any, logits: Any) -> Answer:
         logits: one number for each head; -inf leaves a head as it is.
     """
     made = _core.with_sinks(out, lse, numbers_of(logits))
-    return Answer(*as_kind_of(out, *made, None))
+    return Answer(as_kind_of(out, *made, None))
 
 
 def blend(parts: Iterable[Any], weights: Iterable[Any]) -> Any:

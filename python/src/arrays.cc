@@ -5,14 +5,16 @@
 #include <string>
 #include <utility>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "python/src/errors.h"
 
+#define NPY_NO_DEPRECATED_API NPY_API_VERSION
+#include <numpy/arrayobject.h>
+
 namespace annulus::python {
 namespace {
-
-using Array = nb::ndarray<nb::ro, nb::device::cpu>;
 
 std::optional<DType> DTypeOf(const nb::dlpack::dtype& dtype) {
   if (dtype.lanes != 1) return std::nullopt;
@@ -33,93 +35,139 @@ std::string TextOf(nb::handle object) {
   return nb::cast<std::string>(nb::str(object));
 }
 
-// What others say of the shape of a tensor, "[4, 2, 64]".
-std::string ShapeOf(const Array& array) {
-  std::vector<size_t> shape(array.ndim());
-  for (size_t i = 0; i < array.ndim(); ++i) shape[i] = array.shape(i);
-  return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
+// A tensor as it lies in the host's memory, which `owner` or, for others than NumPy, `lender`
+// keeps.
+struct Lent {
+  nb::object owner;
+  Lender lender;
+  const std::byte* data = nullptr;
+  std::optional<DType> dtype;  // none that the library has: nullopt
+  absl::InlinedVector<int64_t, 3> shape;
+  absl::InlinedVector<int64_t, 3> strides;  // elements
+};
+
+// "[4, 2, 64]".
+std::string ShapeOf(const Lent& lent) {
+  return absl::StrCat("[", absl::StrJoin(lent.shape, ", "), "]");
 }
 
-// Of a tensor that cannot be borrowed as it is: NumPy's bfloat16, a tensor with a gradient, one on
+// NumPy's arrays are read as NumPy's own C code does, which costs least. False for an array whose
+// elements do not lie as the machine's own do.
+bool FromNumpy(PyArrayObject* array, Lent* lent) {
+  if (!PyArray_ISBEHAVED_RO(array)) return false;
+  lent->data = reinterpret_cast<const std::byte*>(PyArray_BYTES(array));
+  const int type = PyArray_TYPE(array);
+  if (type == NPY_FLOAT32) lent->dtype = DType::kF32;
+  if (type == NPY_FLOAT16) lent->dtype = DType::kF16;
+  for (int i = 0; i < PyArray_NDIM(array); ++i) {
+    lent->shape.push_back(PyArray_DIM(array, i));
+    lent->strides.push_back(PyArray_STRIDE(array, i) / PyArray_ITEMSIZE(array));
+    if (PyArray_STRIDE(array, i) % PyArray_ITEMSIZE(array) != 0) return false;
+  }
+  return true;
+}
+
+// Anything with __dlpack__ or the buffer protocol.
+bool FromOthers(nb::handle tensor, Lent* lent) {
+  if (!nb::try_cast<Lender>(tensor, lent->lender, /*convert=*/false)) {
+    PyErr_Clear();
+    return false;
+  }
+  const Lender& array = lent->lender;
+  lent->data = static_cast<const std::byte*>(array.data());
+  lent->dtype = DTypeOf(array.dtype());
+  for (size_t i = 0; i < array.ndim(); ++i) {
+    lent->shape.push_back(static_cast<int64_t>(array.shape(i)));
+    lent->strides.push_back(array.stride(i));
+  }
+  return true;
+}
+
+bool IsNumpy(nb::handle tensor) {
+  return PyArray_Check(tensor.ptr());
+}
+
+bool From(nb::handle tensor, Lent* lent) {
+  lent->owner = nb::borrow(tensor);
+  if (!IsNumpy(tensor)) return FromOthers(tensor, lent);
+  return FromNumpy(reinterpret_cast<PyArrayObject*>(tensor.ptr()), lent);
+}
+
+// A tensor that cannot be borrowed as it is: NumPy's bfloat16, a tensor with a gradient, one on
 // a GPU. What annulus._arrays makes of it, and whether its 16-bit integers are bfloat16.
 std::pair<nb::object, bool> ToHost(nb::handle tensor, const char* field) {
   const nb::object made = nb::module_::import_("annulus._arrays").attr("to_host")(tensor, field);
   return nb::cast<std::pair<nb::object, bool>>(made);
 }
 
-struct Taken {
-  nb::object owner;
-  Array array;
-  bool bits = false;  // of bfloat16
-};
-
-Taken Take(nb::handle tensor, const char* field) {
-  Taken taken{nb::borrow(tensor), {}, false};
-  if (nb::try_cast<Array>(tensor, taken.array, /*convert=*/false)) return taken;
-  PyErr_Clear();
-  std::tie(taken.owner, taken.bits) = ToHost(tensor, field);
-  if (!nb::try_cast<Array>(taken.owner, taken.array, /*convert=*/false)) {
-    PyErr_Clear();
-    Refuse(field, TextOf(tensor.type()), "an array with __dlpack__ or the buffer protocol");
+Lent Take(nb::handle tensor, const char* field) {
+  Lent lent;
+  if (From(tensor, &lent) && (lent.dtype.has_value() || !IsNumpy(tensor))) return lent;
+  lent = {};
+  const auto [host, bits] = ToHost(tensor, field);
+  if (!From(host, &lent)) {
+    Refuse(field, TextOf(tensor.type()),
+           IsNumpy(host) ? "one that is aligned and has the machine's byte order"
+                         : "an array with __dlpack__ or the buffer protocol");
   }
-  return taken;
+  if (bits) lent.dtype = DType::kBF16;
+  if (!lent.dtype.has_value()) {
+    Refuse(field, absl::StrCat("of ", TextOf(tensor.attr("dtype"))),
+           "float32, float16 or bfloat16");
+  }
+  return lent;
 }
 
 }  // namespace
 
+void ImportNumpy() {
+  if (PyArray_ImportNumPyAPI() != 0) nb::raise_python_error();
+}
+
 Borrowed Borrow(nb::handle tensor, const char* field) {
   if (tensor.is_none()) return {};
-  Taken taken = Take(tensor, field);
-  const Array& array = taken.array;
-  const std::optional<DType> dtype = taken.bits ? DType::kBF16 : DTypeOf(array.dtype());
-  if (!dtype.has_value()) {
-    Refuse(field, absl::StrCat("of ", TextOf(tensor.attr("dtype"))),
-           "float32, float16 or bfloat16");
-  }
-  if (array.ndim() != 3) Refuse(field, ShapeOf(array), "[tokens, heads, dim]");
-  if (array.stride(2) != 1 && array.shape(2) > 1) {
-    Refuse(field, absl::StrCat("a last dimension with stride ", array.stride(2)),
+  Lent lent = Take(tensor, field);
+  if (lent.shape.size() != 3) Refuse(field, ShapeOf(lent), "[tokens, heads, dim]");
+  if (lent.strides[2] != 1 && lent.shape[2] > 1) {
+    Refuse(field, absl::StrCat("a last dimension with stride ", lent.strides[2]),
            "a contiguous one");
   }
-  const TensorView view{static_cast<const std::byte*>(array.data()),
-                        *dtype,
-                        static_cast<int64_t>(array.shape(0)),
-                        static_cast<int64_t>(array.shape(1)),
-                        static_cast<int64_t>(array.shape(2)),
-                        array.stride(0),
-                        array.stride(1)};
-  return {std::move(taken.owner), std::move(taken.array), view};
+  const TensorView view{lent.data,     *lent.dtype,     lent.shape[0],  lent.shape[1],
+                        lent.shape[2], lent.strides[0], lent.strides[1]};
+  return {std::move(lent.owner), std::move(lent.lender), view};
 }
 
 nb::object ToNumpy(Tensor tensor, bool keep_dim) {
   auto* const held = new Tensor(std::move(tensor));
   const nb::capsule owner(held, [](void* of) noexcept { delete static_cast<Tensor*>(of); });
-  const size_t shape[] = {static_cast<size_t>(held->tokens()), static_cast<size_t>(held->heads()),
-                          static_cast<size_t>(held->dim())};
-  const size_t dims = held->dim() == 1 && !keep_dim ? 2 : 3;
-  return nb::cast(nb::ndarray<nb::numpy, float>(held->f32(), dims, shape, owner));
+  const npy_intp shape[] = {held->tokens(), held->heads(), held->dim()};
+  const int dims = held->dim() == 1 && !keep_dim ? 2 : 3;
+  const auto made = nb::steal(PyArray_SimpleNewFromData(dims, shape, NPY_FLOAT32, held->f32()));
+  auto* const array = reinterpret_cast<PyArrayObject*>(made.ptr());
+  if (array == nullptr || PyArray_SetBaseObject(array, owner.inc_ref().ptr()) != 0) {
+    nb::raise_python_error();
+  }
+  return made;
 }
 
 Tensor CopyF32(nb::handle tensor, const char* field, bool rows) {
-  const Taken taken = Take(tensor, field);
-  const Array& array = taken.array;
-  if (taken.bits || DTypeOf(array.dtype()) != DType::kF32) {
+  Lent lent = Take(tensor, field);
+  if (lent.dtype != DType::kF32) {
     Refuse(field, absl::StrCat("of ", TextOf(tensor.attr("dtype"))), "float32");
   }
-  const bool fits = array.ndim() == 3 || (rows && array.ndim() == 2);
+  const bool fits = lent.shape.size() == 3 || (rows && lent.shape.size() == 2);
   if (!fits) {
-    Refuse(field, ShapeOf(array), rows ? "[tokens, heads]" : "[tokens, heads, dim]");
+    Refuse(field, ShapeOf(lent), rows ? "[tokens, heads]" : "[tokens, heads, dim]");
   }
-  Tensor copy(DType::kF32, static_cast<int64_t>(array.shape(0)),
-              static_cast<int64_t>(array.shape(1)),
-              array.ndim() == 3 ? static_cast<int64_t>(array.shape(2)) : 1);
-  const auto* const from = static_cast<const float*>(array.data());
+  lent.shape.resize(3, 1);
+  lent.strides.resize(3, 0);
+  Tensor copy(DType::kF32, lent.shape[0], lent.shape[1], lent.shape[2]);
+  const auto* const from = reinterpret_cast<const float*>(lent.data);
   float* to = copy.f32();
   for (int64_t token = 0; token < copy.tokens(); ++token) {
     for (int64_t head = 0; head < copy.heads(); ++head) {
       for (int64_t c = 0; c < copy.dim(); ++c) {
-        *to++ = from[token * array.stride(0) + head * array.stride(1) +
-                     (array.ndim() == 3 ? c * array.stride(2) : 0)];
+        *to++ = from[token * lent.strides[0] + head * lent.strides[1] + c * lent.strides[2]];
       }
     }
   }

@@ -7,10 +7,16 @@
 
 namespace annulus::python {
 
+// Makes NumPy known to this module. To be called before anything else of this header.
+void ImportNumpy();
+
+// Memory that comes through __dlpack__ or the buffer protocol.
+using Lender = nb::ndarray<nb::ro, nb::device::cpu>;
+
 // A tensor of the caller's, which lives as long as this.
 struct Borrowed {
   nb::object owner;
-  nb::ndarray<nb::ro, nb::device::cpu> array;
+  Lender lender;
   TensorView view;
 };
 

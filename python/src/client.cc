@@ -51,45 +51,27 @@ std::optional<PlanKind> PlanOf(const std::optional<std::string>& plan) {
   return ValueOrRaise(ParsePlanKind(*plan));
 }
 
+template <typename T>
+T CastOr(nb::handle object, T otherwise) {
+  return object.is_none() ? std::move(otherwise) : nb::cast<T>(object);
+}
+
 // A step as annulus/client.py hands it over: (context, layer, start, k, v, q, pattern, scale,
-// lists, sinks).
-struct PythonStep {
-  explicit PythonStep(const nb::tuple& step)
-      : context(nb::cast<ContextId>(step[0])),
-        layer(nb::cast<int>(step[1])),
-        start(nb::cast<int64_t>(step[2])),
-        k(Borrow(step[3], "k")),
-        v(Borrow(step[4], "v")),
-        q(Borrow(step[5], "q")),
-        pattern(nb::cast<std::string>(step[6])),
-        scale(nb::cast<float>(step[7])),
-        lists(ListsOf(nb::cast<nb::dict>(step[8]))),
-        sinks(nb::cast<std::vector<float>>(step[9])) {}
-
-  StepRequest request() const {
-    StepRequest request;
-    request.context = context;
-    request.layer = layer;
-    request.start = start;
-    request.k = k.view;
-    request.v = v.view;
-    request.q = q.view;
-    request.pattern = pattern;
-    request.scale = scale;
-    request.lists = lists;
-    request.sinks = sinks;
-    return request;
-  }
-
-  ContextId context;
-  int layer;
-  int64_t start;
-  Borrowed k, v, q;
-  std::string pattern;
-  float scale;
-  std::vector<CallList> lists;
-  std::vector<float> sinks;
-};
+// lists, sinks), None for what it does not have. Its tensors are added to `tensors`.
+StepRequest StepOf(const nb::tuple& step, std::vector<Borrowed>* tensors) {
+  StepRequest request;
+  request.context = nb::cast<ContextId>(step[0]);
+  request.layer = nb::cast<int>(step[1]);
+  request.start = nb::cast<int64_t>(step[2]);
+  request.k = tensors->emplace_back(Borrow(step[3], "k")).view;
+  request.v = tensors->emplace_back(Borrow(step[4], "v")).view;
+  request.q = tensors->emplace_back(Borrow(step[5], "q")).view;
+  request.pattern = CastOr<std::string>(step[6], {});
+  request.scale = CastOr<float>(step[7], 0);
+  request.lists = ListsOf(CastOr<nb::dict>(step[8], nb::dict()));
+  request.sinks = CastOr<std::vector<float>>(step[9], {});
+  return request;
+}
 
 class PythonClient {
  private:
@@ -209,18 +191,19 @@ class PythonClient {
   }
 
   // One for each step: (epoch, tokens, out, lse), or its error.
-  nb::list Step(const nb::sequence& steps, std::optional<double> timeout,
-                const CancelToken& cancel) {
-    std::vector<PythonStep> taken;
-    taken.reserve(nb::len(steps));
-    for (const nb::handle step : steps) taken.emplace_back(nb::cast<nb::tuple>(step));
+  nb::list Step(const nb::list& steps, std::optional<double> timeout, const CancelToken* cancel) {
+    std::vector<Borrowed> tensors;
     std::vector<StepRequest> requests;
-    requests.reserve(taken.size());
-    for (const PythonStep& step : taken) requests.push_back(step.request());
+    tensors.reserve(3 * steps.size());
+    requests.reserve(steps.size());
+    for (const nb::handle step : steps) {
+      requests.push_back(StepOf(nb::cast<nb::tuple>(step), &tensors));
+    }
     const std::shared_ptr<Client> client = Open();
     StepResults results = WithoutGil([&] {
       const Timer timer;
-      return client->Step(requests, OptionsOf(timeout, cancel));
+      return client->Step(requests,
+                          OptionsOf(timeout, cancel == nullptr ? CancelToken() : *cancel));
     });
     nb::list list;
     for (absl::StatusOr<StepResult>& result : results) {
@@ -375,7 +358,7 @@ void AddClient(nb::module_& module) {
            nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg())
       .def("select", &PythonClient::Select, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg().none())
-      .def("step", &PythonClient::Step)
+      .def("step", &PythonClient::Step, nb::arg(), nb::arg().none(), nb::arg().none())
       .def("fork", &PythonClient::Fork)
       .def("truncate", &PythonClient::Truncate)
       .def("release", &PythonClient::Release)

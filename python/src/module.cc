@@ -1,6 +1,7 @@
 // annulus._core: the library under the Python package. The package is what people use.
 #include <thread>
 
+#include "python/src/arrays.h"
 #include "python/src/client.h"
 #include "python/src/functions.h"
 #include "python/src/key_list.h"
@@ -35,6 +36,7 @@ void NoteMainThread() {
 
 NB_MODULE(_core, module) {
   annulus::python::NoteMainThread();
+  annulus::python::ImportNumpy();
   annulus::python::AddKeyList(module);
   annulus::python::AddClient(module);
   annulus::python::AddFunctions(module);

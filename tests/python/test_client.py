@@ -104,7 +104,22 @@ def test_strided_arrays_are_read_where_they_lie(context, rng):
     assert not heads_first[0].flags.c_contiguous
     context.append(0, *heads_first)
     every_other = np.repeat(queries(rng, 4), 2, axis=1)[:, ::2]
+    every_other.flags.writeable = False
     check(context.attend(0, every_other), attention(every_other, k, v))
+    with pytest.raises(annulus.InvalidArgument, match=r"q\.token_stride: -512"):
+        context.attend(0, every_other[::-1])
+    packed = np.zeros(k.nbytes // 4, dtype=[("byte", "i1"), ("k", "f4")])
+    with pytest.raises(annulus.InvalidArgument, match="aligned"):
+        context.append(0, packed["k"].reshape(k.shape), v)
+
+
+def test_answers_are_numpy_s_to_write(context, rng):
+    context.append(0, *tensors(rng, 64))
+    answer = context.attend(0, queries(rng, 4))
+    out, lse = answer
+    assert answer == (out, lse) and answer.out is out and answer.lse is lse
+    assert (out.shape, lse.shape) == ((4, 4, 64), (4, 4)) and out.flags.writeable
+    out += 1
 
 
 def test_latent_heads_need_no_v(client, rng):
@@ -155,6 +170,7 @@ def test_fields_of_a_context_are_keywords(client):
     ("call", "kind", "field", "words"),
     [
         (lambda c, x, k: x.append(0, k.astype(np.float64), k), "InvalidArgument", "k", "float64"),
+        (lambda c, x, k: x.append(0, k.astype(">f4"), k), "InvalidArgument", "k", "byte order"),
         (lambda c, x, k: x.append(0, k[0], k[0]), "InvalidArgument", "k", "[tokens, heads, dim]"),
         (lambda c, x, k: x.append(0, k[:, :1], k), "InvalidArgument", "k", "[9, 1, 64]"),
         (lambda c, x, k: x.append(0, k, k, start=5), "InvalidArgument", "start", "expected"),
