@@ -52,12 +52,15 @@ class ServiceAttention:
     def __call__(self, layer: int, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
         if len(q) > STEP_TOKENS * len(self.contexts):
             return self.stream(layer, q, k, v)
-        parts = [np.split(tensor, len(self.contexts)) for tensor in (q, k, v)]
-        steps = [annulus.Step(c, layer, *of) for c, *of in zip(self.contexts, *parts, strict=True)]
-        ends = [held + len(step.k) for held, step in zip(self.held(layer), steps, strict=True)]
-        answers: list[annulus.Answer | None] = [None] * len(steps)
+        rows = len(q) // len(self.contexts)
+        steps, ends = [], []
+        for i, context in enumerate(self.contexts):
+            of = slice(i * rows, (i + 1) * rows)
+            steps.append(annulus.Step(context, layer, q[of], k[of], v[of]))
+            ends.append(self.held(context, layer) + rows)
+        answers: list[Any] = [None] * len(steps)
 
-        def step_on() -> np.ndarray:
+        def step_on() -> None:
             missing = [i for i, answer in enumerate(answers) if answer is None]
             for i in missing:
                 if steps[i].context.tokens[layer] == ends[i]:  # committed before the call failed
@@ -68,13 +71,13 @@ class ServiceAttention:
             for answer in got:
                 if isinstance(answer, annulus.AnnulusError):
                     raise answer
-            return np.concatenate([answer.out for answer in answers if answer is not None])
 
-        return patiently(step_on)
+        patiently(step_on)
+        return answers[0].out if len(answers) == 1 else np.concatenate([a.out for a in answers])
 
     def stream(self, layer: int, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
         (context,) = self.contexts
-        end = self.held(layer)[0] + len(k)
+        end = self.held(context, layer) + len(k)
 
         def append() -> None:
             missing = end - context.tokens[layer]  # pieces of a failed append may be there
@@ -84,9 +87,9 @@ class ServiceAttention:
         patiently(append)
         return patiently(lambda: context.attend(layer, q).out)
 
-    def held(self, layer: int) -> list[int]:
-        """How many tokens each context holds."""
-        return patiently(lambda: [context.tokens[layer] for context in self.contexts])
+    def held(self, context: annulus.Context, layer: int) -> int:
+        """How many tokens the context holds."""
+        return patiently(lambda: context.tokens[layer])
 
     @property
     def tokens(self) -> list[int]:
