@@ -36,6 +36,8 @@ class Host final : public MemorySpace {
     return absl::OkStatus();
   }
 
+  absl::Status CopyRowsIn(absl::Span<const RowsCopy> copies) override { return Copy(copies); }
+
   absl::Status Copy(absl::Span<const RowsCopy> copies) override {
     for (const RowsCopy& copy : copies) {
       const auto rows = static_cast<size_t>(copy.rows);

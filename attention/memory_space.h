@@ -51,6 +51,11 @@ class MemorySpace {
   virtual absl::Status CopyIn(const void* from, std::byte* to, size_t size_bytes) = 0;
   virtual absl::Status CopyOut(const std::byte* from, void* to, size_t size_bytes) = 0;
 
+  // Rows in memory of the host to this space; they are read when it returns. It may return before
+  // it is done: what comes later through this space, and what its backend attends later, finds it
+  // done.
+  virtual absl::Status CopyRowsIn(absl::Span<const RowsCopy> copies) = 0;
+
   // Within this space; what is copied does not overlap.
   virtual absl::Status Copy(absl::Span<const RowsCopy> copies) = 0;
   // May return before it is done; what comes later through this space finds it done.

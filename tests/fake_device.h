@@ -45,6 +45,13 @@ class FakeDevice final : public MemorySpace {
   absl::Status CopyOut(const std::byte* from, void* to, size_t size_bytes) override {
     return HostMemory().CopyOut(Host(from), to, size_bytes);
   }
+  absl::Status CopyRowsIn(absl::Span<const RowsCopy> copies) override {
+    ++copies_in_;
+    ANNULUS_RETURN_IF_ERROR(copies_in_error_);
+    std::vector<RowsCopy> host(copies.begin(), copies.end());
+    for (RowsCopy& copy : host) copy.to = Host(copy.to);
+    return HostMemory().Copy(host);
+  }
   absl::Status Copy(absl::Span<const RowsCopy> copies) override {
     std::vector<RowsCopy> host(copies.begin(), copies.end());
     for (RowsCopy& copy : host) {
@@ -70,6 +77,14 @@ class FakeDevice final : public MemorySpace {
   absl::StatusOr<std::optional<Overflow>> EndRows(PartialView partial) override {
     return HostMemory().EndRows(Host(partial));
   }
+
+  // How often CopyRowsIn was called, and what it fails with from now on.
+  int copies_in() const { return copies_in_; }
+  void FailCopiesIn(absl::Status error) { copies_in_error_ = std::move(error); }
+
+ private:
+  int copies_in_ = 0;
+  absl::Status copies_in_error_;
 };
 
 // Computes with another backend on what lies in a FakeDevice.

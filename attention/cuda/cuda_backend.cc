@@ -215,6 +215,7 @@ class CudaBackend final : public Backend {
     ANNULUS_RETURN_IF_ERROR(workspace.upload.Fill(batch, workspace.list, stream));
     ANNULUS_RETURN_IF_ERROR(
         StatusOf(cudaEventRecord(workspace.uploaded.get(), stream), "cudaEventRecord"));
+    ANNULUS_RETURN_IF_ERROR(space_->Follow(stream));
     ANNULUS_RETURN_IF_ERROR(cuda::LaunchAll(workspace.list, workspace.upload, stream));
     return workspace.upload.CopyBack(stream);
   }

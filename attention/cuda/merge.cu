@@ -1,7 +1,7 @@
 // Merges the segments of tiles that were split. The lanes of a warp share out a row's dims. Few
 // tiles have many segments each: a thread block does one row, and its warps share out the segments.
 // Many tiles have few: each warp does a row of its own.
-#include "attention/cuda/device.cuh"
+#include "attention/cuda/fragments.cuh"
 #include "attention/cuda/load.cuh"
 
 namespace annulus::cuda {
@@ -33,7 +33,8 @@ __device__ inline Extent ExtentOf(const Tile& tile, int at) {
   return extent;
 }
 
-// The softmax state of a row over some segments: max in units of log2, out not divided by sum.
+// The softmax state of a row over some segments: max in units of log2, out not divided by sum. The
+// dims of a lane are lane, lane + 32, …
 template <int kDim>
 struct State {
   static constexpr int kDimsPerLane = kDim / 32;
@@ -42,33 +43,52 @@ struct State {
   float sum = 0;
   float out[kDimsPerLane] = {};
 
-  // The dims of a lane are lane, lane + 32, …: `dim` of them all.
-  __device__ void Add(float other_max, float other_sum, const float* other_out, int dim, int lane) {
-    if (other_sum == 0) return;
-    const float top = fmaxf(max, other_max);
-    const float a = exp2f(max - top);
-    const float b = exp2f(other_max - top);
-    sum = a * sum + b * other_sum;
-    max = top;
+  // Adds some others. One that has seen nothing has no weight, whatever its values are.
+  template <int kCount>
+  __device__ void Add(const State (&others)[kCount]) {
+    float top = max;
+    bool any = false;
 #pragma unroll
-    for (int i = 0; i < kDimsPerLane; ++i) {
-      if (lane + 32 * i < dim) out[i] = a * out[i] + b * other_out[lane + 32 * i];
+    for (int n = 0; n < kCount; ++n) {
+      const bool counts = others[n].sum != 0;
+      top = counts ? fmaxf(top, others[n].max) : top;
+      any |= counts;
     }
+    if (!any) return;
+    const float keep = Exp2(max - top);
+    sum *= keep;
+#pragma unroll
+    for (int i = 0; i < kDimsPerLane; ++i) out[i] *= keep;
+#pragma unroll
+    for (int n = 0; n < kCount; ++n) {
+      const State& other = others[n];
+      const bool counts = other.sum != 0;
+      const float weight = Exp2(other.max - top);
+      sum += counts ? weight * other.sum : 0;
+#pragma unroll
+      for (int i = 0; i < kDimsPerLane; ++i) out[i] += counts ? weight * other.out[i] : 0;
+    }
+    max = top;
   }
 };
 
-// Gives the whole row to out and lse, as a warp.
+// Where a row goes, and the lse that is there.
+struct Target {
+  float* out;
+  float* lse;
+  float old_lse;
+};
+
+// Gives the whole row of `dim` values, as a warp.
 template <int kDim>
-__device__ inline void GiveRow(const Problem& problem, const Extent& extent,
-                               const State<kDim>& state, int lane) {
-  const int dim = problem.v_head_dim;
-  const int64_t place = PlaceOf(problem, *extent.half, extent.row);
-  const RowEnd end = EndOf(problem.lse[place], state.max, state.sum);
-  __syncwarp();  // all have read lse
+__device__ inline void GiveRow(const Target& target, const State<kDim>& state, int dim, int lane) {
+  const RowEnd end = EndOf(target.old_lse, state.max, state.sum);
   if (!end.has_new) return;
-  if (lane == 0) problem.lse[place] = end.lse;
-  for (int i = 0; i < kDim / 32 && lane + 32 * i < dim; ++i) {
-    float* to = problem.out + place * dim + lane + 32 * i;
+  if (lane == 0) *target.lse = end.lse;
+#pragma unroll
+  for (int i = 0; i < kDim / 32; ++i) {
+    if (lane + 32 * i >= dim) break;
+    float* to = target.out + lane + 32 * i;
     *to = (end.has_old ? end.old_weight * *to : 0) + end.new_weight * state.out[i];
   }
 }
@@ -77,7 +97,8 @@ __device__ inline void GiveRow(const Problem& problem, const Extent& extent,
 template <int kRowWarps, int kDim>
 __global__ void __launch_bounds__(32 * kWarps) Merge(const Work work, const int32_t* tile_ids) {
   static_assert(kRowWarps == 1 || kRowWarps == kWarps);
-  // What the host wrote is read before the wait, and is at hand when the states are there.
+  // What was there before the kernel before is read before the wait, and is at hand when the states
+  // are there.
   const Tile& tile = work.tiles[tile_ids[blockIdx.x]];
   const Problem& problem = work.problems[tile.problem];
   const int warp = threadIdx.x / 32;
@@ -90,29 +111,40 @@ __global__ void __launch_bounds__(32 * kWarps) Merge(const Work work, const int3
   const int segments = tile.segments;
   const float* states = work.states + tile.state_first;
   const int64_t state_floats = int64_t{extent.rows} * (2 + dim);
+  const int64_t place = PlaceOf(problem, *extent.half, extent.row);
+  const Target target{problem.out + place * dim, problem.lse + place, problem.lse[place]};
   WaitForKernelBefore();
+  // Some are read at once, since each read takes longer than all else.
+  constexpr int kAtOnce = kDim <= kNarrowDimMax ? 5 : 3;
   State<kDim> state;
-#pragma unroll 4
-  for (int i = part; i < segments; i += kRowWarps) {
-    const float* from = states + i * state_floats;
-    state.Add(from[extent.at], from[extent.rows + extent.at],
-              from + 2 * extent.rows + extent.at * dim, dim, lane);
+  for (int first = part; first < segments; first += kAtOnce * kRowWarps) {
+    State<kDim> others[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int segment = first + i * kRowWarps;
+      const float* from = states + min(segment, segments - 1) * state_floats;
+      others[i].max = from[extent.at];
+      const float sum = from[extent.rows + extent.at];
+      others[i].sum = segment < segments ? sum : 0;
+      from += 2 * extent.rows + extent.at * dim;
+#pragma unroll
+      for (int d = 0; d < kDim / 32; ++d) {
+        if (lane + 32 * d < dim) others[i].out[d] = from[lane + 32 * d];
+      }
+    }
+    state.Add(others);
   }
   if constexpr (kRowWarps > 1) {
-    __shared__ float maxima[kWarps];
-    __shared__ float sums[kWarps];
-    __shared__ float outs[kWarps][kDim];
-    if (lane == 0) {
-      maxima[warp] = state.max;
-      sums[warp] = state.sum;
-    }
-#pragma unroll
-    for (int i = 0; i < kDim / 32; ++i) outs[warp][lane + 32 * i] = state.out[i];
+    __shared__ State<kDim> parts[kWarps][32];
+    parts[warp][lane] = state;
     __syncthreads();
     if (warp != 0) return;
-    for (int w = 1; w < kWarps; ++w) state.Add(maxima[w], sums[w], outs[w], dim, lane);
+    State<kDim> others[kWarps - 1];
+#pragma unroll
+    for (int w = 1; w < kWarps; ++w) others[w - 1] = parts[w][lane];
+    state.Add(others);
   }
-  GiveRow(problem, extent, state, lane);
+  GiveRow(target, state, dim, lane);
 }
 
 template <int kRowWarps, int kDim>
@@ -135,11 +167,19 @@ cudaError_t Start(const Work& work, const int32_t* tile_ids, int count, int rows
   return cudaLaunchKernelEx(&config, Merge<kRowWarps, kDim>, work, tile_ids);
 }
 
+template <int kDim>
+cudaError_t StartFor(const Work& work, const int32_t* tile_ids, int count, int rows_max,
+                     cudaStream_t stream) {
+  return count >= kManyTiles ? Start<1, kDim>(work, tile_ids, count, rows_max, stream)
+                             : Start<kWarps, kDim>(work, tile_ids, count, rows_max, stream);
+}
+
 }  // namespace
 
 cudaError_t LoadMerge() {
-  for (const auto kernel : {Merge<1, kNarrowDimMax>, Merge<kWarps, kNarrowDimMax>,
-                            Merge<1, kHeadDimMax>, Merge<kWarps, kHeadDimMax>}) {
+  for (const auto kernel :
+       {Merge<1, 128>, Merge<kWarps, 128>, Merge<1, kNarrowDimMax>, Merge<kWarps, kNarrowDimMax>,
+        Merge<1, kHeadDimMax>, Merge<kWarps, kHeadDimMax>}) {
     int thread_blocks = 0;
     const cudaError_t error = LoadKernel(kernel, 32 * kWarps, 0, &thread_blocks);
     if (error != cudaSuccess) return error;
@@ -150,13 +190,9 @@ cudaError_t LoadMerge() {
 cudaError_t LaunchMerge(const Work& work, const int32_t* tile_ids, int count, int rows_max,
                         int dim_max, cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
-  const bool many = count >= kManyTiles;
-  if (dim_max <= kNarrowDimMax) {
-    return many ? Start<1, kNarrowDimMax>(work, tile_ids, count, rows_max, stream)
-                : Start<kWarps, kNarrowDimMax>(work, tile_ids, count, rows_max, stream);
-  }
-  return many ? Start<1, kHeadDimMax>(work, tile_ids, count, rows_max, stream)
-              : Start<kWarps, kHeadDimMax>(work, tile_ids, count, rows_max, stream);
+  if (dim_max <= 128) return StartFor<128>(work, tile_ids, count, rows_max, stream);
+  return dim_max <= kNarrowDimMax ? StartFor<kNarrowDimMax>(work, tile_ids, count, rows_max, stream)
+                                  : StartFor<kHeadDimMax>(work, tile_ids, count, rows_max, stream);
 }
 
 }  // namespace annulus::cuda

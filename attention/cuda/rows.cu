@@ -40,6 +40,29 @@ __global__ void __launch_bounds__(kThreads) CopyRows(const CopyItem* items, int 
   }
 }
 
+template <typename Word>
+__device__ void FetchWords(const FetchItem& item, int lane) {
+  const auto* from = static_cast<const Word*>(item.from);
+  auto* to = static_cast<Word*>(item.to);
+  const size_t words = item.bytes / sizeof(Word);
+#pragma unroll 4
+  for (size_t i = lane; i < words; i += 32) to[i] = from[i];
+}
+
+// Memory of the host takes long to answer: each item asks it twice, and all do so at once.
+__global__ void __launch_bounds__(kThreads) FetchRows(const FetchItem* items, int count) {
+  const int i = blockIdx.x * kWarps + threadIdx.x / 32;
+  if (i >= count) return;
+  const FetchItem item = items[i];
+  const size_t bits =
+      reinterpret_cast<size_t>(item.from) | reinterpret_cast<size_t>(item.to) | item.bytes;
+  if (bits % sizeof(uint4) == 0) {
+    FetchWords<uint4>(item, threadIdx.x % 32);
+  } else {
+    FetchWords<char>(item, threadIdx.x % 32);
+  }
+}
+
 // One warp for a row and head. Grid: x over items, y over parts of an item.
 __global__ void __launch_bounds__(kThreads) MergePartials(const MergeItem* items, int count) {
   const int lane = threadIdx.x % 32;
@@ -124,6 +147,13 @@ cudaError_t LaunchCopies(const CopyItem* items, int count, size_t bytes_max, cud
   return cudaGetLastError();
 }
 
+cudaError_t LaunchFetches(const FetchItem* items, int count, cudaStream_t stream) {
+  if (count == 0) return cudaSuccess;
+  FetchRows<<<static_cast<unsigned>((count + kWarps - 1) / kWarps), kThreads, 0, stream>>>(items,
+                                                                                           count);
+  return cudaGetLastError();
+}
+
 cudaError_t LaunchMerges(const MergeItem* items, int count, int64_t rows_max, cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
   const dim3 grid = GridOf(count, (rows_max + kWarps - 1) / kWarps);
@@ -150,6 +180,7 @@ cudaError_t LaunchEndRows(float* out, const float* lse, int64_t rows, int64_t v_
 cudaError_t LoadRows() {
   cudaFuncAttributes attributes;
   cudaError_t error = cudaFuncGetAttributes(&attributes, CopyRows);
+  if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, FetchRows);
   if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, MergePartials);
   if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, SetRows);
   if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, FinishRows);

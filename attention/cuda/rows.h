@@ -19,6 +19,14 @@ struct CopyItem {
   size_t to_stride_bytes;
 };
 
+// A row, or a piece of one, in pinned memory, and where it goes. The size is one that a warp reads
+// at once.
+struct alignas(32) FetchItem {
+  const void* from;
+  void* to;
+  size_t bytes;
+};
+
 // As RowsMerge; strides of rows in heads.
 struct MergeItem {
   float* into_out;
@@ -35,6 +43,8 @@ struct MergeItem {
 
 // `bytes_max`: of the largest item. `merges`: rows · heads of the largest item.
 cudaError_t LaunchCopies(const CopyItem* items, int count, size_t bytes_max, cudaStream_t stream);
+// Items that lie in pinned memory too; a warp does each.
+cudaError_t LaunchFetches(const FetchItem* items, int count, cudaStream_t stream);
 cudaError_t LaunchMerges(const MergeItem* items, int count, int64_t rows_max, cudaStream_t stream);
 
 // Every row of out [rows, v_head_dim] and lse [rows] to the identity.

@@ -20,6 +20,8 @@ namespace {
 // Of one of the two halves of pinned memory that bulk passes through.
 constexpr size_t kStagingBytes = size_t{8} << 20;
 constexpr size_t kAlign = 256;
+constexpr size_t kFetchAlign = 16;
+constexpr size_t kFetchBytesMax = size_t{8} << 10;  // that one warp fetches
 
 // Device memory that is kept when it is given back, since a cudaMalloc stops the device.
 class Pool {
@@ -86,13 +88,25 @@ class CudaSpace final : public Space {
   absl::StatusOr<Buffer> AllocateZeroed(size_t size_bytes) override;
   absl::Status CopyIn(const void* from, std::byte* to, size_t size_bytes) override;
   absl::Status CopyOut(const std::byte* from, void* to, size_t size_bytes) override;
+  absl::Status CopyRowsIn(absl::Span<const RowsCopy> copies) override;
   absl::Status Copy(absl::Span<const RowsCopy> copies) override;
   absl::Status Zero(std::byte* at, size_t size_bytes) override;
   absl::Status SetIdentity(PartialView partial) override;
   absl::Status Merge(absl::Span<const RowsMerge> merges) override;
   absl::StatusOr<std::optional<Overflow>> EndRows(PartialView partial) override;
+  absl::Status Follow(cudaStream_t stream) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return StatusOf(cudaStreamWaitEvent(stream, fetched_.get()), "cudaStreamWaitEvent");
+  }
 
  private:
+  // A half of the pinned memory with items from its begin and what they fetch from its end.
+  struct Fetches {
+    size_t half = 0;
+    int count = 0;
+    size_t end = kStagingBytes;
+  };
+
   // Runs `work` alone in the stream, on this thread's device, and remembers a GPU that is lost.
   template <typename Work>
   absl::Status Run(Work work) {
@@ -109,6 +123,8 @@ class CudaSpace final : public Space {
   absl::StatusOr<const Item*> Upload(const std::vector<Item>& items);
   absl::Status MoveIn(const std::byte* from, std::byte* to, size_t bytes);
   absl::Status MoveOut(const std::byte* from, std::byte* to, size_t bytes);
+  absl::Status AddFetches(const std::byte* from, std::byte* to, size_t bytes, Fetches* fetches);
+  absl::Status SendFetches(Fetches* fetches);
 
   const int device_;
   const std::shared_ptr<Pool> pool_;
@@ -116,6 +132,7 @@ class CudaSpace final : public Space {
   absl::Status lost_;
   PinnedRoom staging_;  // two halves
   Event half_free_[2];
+  Event fetched_;  // the last of what CopyRowsIn was asked
   PinnedRoom items_host_;
   DeviceRoom items_;
   std::vector<CopyItem> copies_;  // reused
@@ -127,6 +144,7 @@ absl::Status CudaSpace::Prepare() {
   for (Event& event : half_free_) {
     ANNULUS_ASSIGN_OR_RETURN(event, MakeEvent());
   }
+  ANNULUS_ASSIGN_OR_RETURN(fetched_, MakeEvent());
   return StatusOf(LoadRows(), "loading the kernels for rows");
 }
 
@@ -203,6 +221,56 @@ absl::Status CudaSpace::CopyIn(const void* from, std::byte* to, size_t size_byte
 absl::Status CudaSpace::CopyOut(const std::byte* from, void* to, size_t size_bytes) {
   if (size_bytes == 0) return absl::OkStatus();
   return Run([&] { return MoveOut(from, static_cast<std::byte*>(to), size_bytes); });
+}
+
+// Of one row, in pieces.
+absl::Status CudaSpace::AddFetches(const std::byte* from, std::byte* to, size_t bytes,
+                                   Fetches* fetches) {
+  for (size_t at = 0; at < bytes; at += kFetchBytesMax) {
+    const size_t piece = std::min(kFetchBytesMax, bytes - at);
+    const size_t room = (piece + kFetchAlign - 1) / kFetchAlign * kFetchAlign;
+    const auto items_end = static_cast<size_t>(fetches->count + 1) * sizeof(FetchItem);
+    if (items_end + room > fetches->end) ANNULUS_RETURN_IF_ERROR(SendFetches(fetches));
+    if (fetches->count == 0) {
+      ANNULUS_RETURN_IF_ERROR(
+          StatusOf(cudaEventSynchronize(half_free_[fetches->half].get()), "cudaEventSynchronize"));
+    }
+    std::byte* half = staging_.data() + fetches->half * kStagingBytes;
+    fetches->end -= room;
+    std::memcpy(half + fetches->end, from + at, piece);
+    reinterpret_cast<FetchItem*>(half)[fetches->count++] = {half + fetches->end, to + at, piece};
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CudaSpace::SendFetches(Fetches* fetches) {
+  if (fetches->count == 0) return absl::OkStatus();
+  cudaStream_t stream = pool_->stream();
+  const auto* items =
+      reinterpret_cast<const FetchItem*>(staging_.data() + fetches->half * kStagingBytes);
+  ANNULUS_RETURN_IF_ERROR(StatusOf(LaunchFetches(items, fetches->count, stream),
+                                   absl::StrCat(fetches->count, " rows to the device")));
+  ANNULUS_RETURN_IF_ERROR(
+      StatusOf(cudaEventRecord(half_free_[fetches->half].get(), stream), "cudaEventRecord"));
+  ANNULUS_RETURN_IF_ERROR(StatusOf(cudaEventRecord(fetched_.get(), stream), "cudaEventRecord"));
+  *fetches = {.half = fetches->half ^ 1};
+  return absl::OkStatus();
+}
+
+// A kernel fetches them from pinned memory: a copy of the driver's, and a kernel that waits for it,
+// would begin later.
+absl::Status CudaSpace::CopyRowsIn(absl::Span<const RowsCopy> copies) {
+  return Run([&]() -> absl::Status {
+    Fetches fetches;
+    for (const RowsCopy& copy : copies) {
+      for (size_t row = 0; row < static_cast<size_t>(copy.rows); ++row) {
+        ANNULUS_RETURN_IF_ERROR(AddFetches(copy.from + row * copy.from_stride_bytes,
+                                           copy.to + row * copy.to_stride_bytes, copy.row_bytes,
+                                           &fetches));
+      }
+    }
+    return SendFetches(&fetches);
+  });
 }
 
 // The items on the device, until the next ones.

@@ -8,7 +8,6 @@
 #include "base/status.h"
 #include "runtime/context/append_cut.h"
 #include "runtime/context/layout.h"
-#include "runtime/store/page_io.h"
 
 namespace annulus {
 namespace {
@@ -155,63 +154,6 @@ absl::StatusOr<KvStore::Layer*> KvStore::FindLayer(ContextId id, int layer,
         absl::StrCat("layer is ", layer, ", expected below ", (*context)->shard.spec.layers));
   }
   return (*context)->layers[static_cast<size_t>(layer)].get();
-}
-
-absl::StatusOr<int64_t> KvStore::Reserve(const Context& context, const Layer& layer,
-                                         const Layout& layout, TokenRange tokens) {
-  int64_t pages = 0;
-  ForEachOwnedBlock(layout, context.shard.rank, tokens, [&](int64_t block, TokenRange) {
-    ForEachHead(layer.pages.heads(),
-                [&](int head) { pages += layer.pages.WriteNeedsPage(head, block) ? 1 : 0; });
-  });
-  const int64_t wanted = pages * layer.pages.page_bytes();
-  if (!kv_bytes_.AddWithin(wanted, kv_bytes_limit_)) {
-    return absl::ResourceExhaustedError(absl::StrCat("kv_bytes_limit is ", kv_bytes_limit_, ": ",
-                                                     kv_bytes(), " in use, this append needs ",
-                                                     wanted, " more; release contexts"));
-  }
-  if (context.owned != nullptr) context.owned->AddAlone(wanted);
-  return pages;
-}
-
-absl::Status KvStore::Append(ContextId id, int layer_index, TokenRange tokens,
-                             absl::Span<const std::byte> packed, const AppendMark& mark,
-                             std::optional<int64_t> horizon) {
-  Context* context = nullptr;
-  ANNULUS_ASSIGN_OR_RETURN(Layer * layer, FindLayer(id, layer_index, &context));
-  const ContextSpec& spec = context->shard.spec;
-  if (tokens.begin < 0 || tokens.begin >= tokens.end || tokens.end > kContextTokensMax ||
-      (spec.tokens_expected > 0 && tokens.end > spec.tokens_expected)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("tokens [", tokens.begin, ", ", tokens.end, ") are outside the context"));
-  }
-  if (tokens.begin > StateOf(layer).tokens) {
-    return absl::FailedPreconditionError(absl::StrCat("append at ", tokens.begin, " leaves a gap: ",
-                                                      StateOf(layer).tokens, " tokens are stored"));
-  }
-  const Layout layout = context->shard.layout(tokens.end);
-  const int64_t expected = AppendBytes(spec, layout, context->shard.rank, tokens);
-  if (static_cast<int64_t>(packed.size()) != expected) {
-    return absl::DataLossError(
-        absl::StrCat("append brought ", packed.size(), " bytes, expected ", expected));
-  }
-  ANNULUS_ASSIGN_OR_RETURN(layer, MakeLayer(*context, layer_index));
-  Cut(*layer, tokens.begin);
-  Evict(*context, layer_index, horizon.value_or(HorizonOf(tokens.begin)), *layer);
-  ANNULUS_ASSIGN_OR_RETURN(const int64_t pages, Reserve(*context, *layer, layout, tokens));
-  layer->pages.Extend(BlocksOf(tokens.end));
-  layer->pages.Expect(pages);
-  const absl::Status stored =
-      StoreRows(space_, spec, layout, context->shard.rank, tokens, packed, layer->pages);
-  CountOf(*context)->Add(-layer->pages.ExpectNoMore() * layer->pages.page_bytes());
-  if (!stored.ok()) {
-    layer->pages.Cut(BlocksOf(layer->tokens));
-    return stored;
-  }
-  layer->tokens = tokens.end;
-  layer->last = mark;
-  layer->last_tokens = tokens;
-  return absl::OkStatus();
 }
 
 absl::Status KvStore::Read(ContextId id, int layer_index, TokenRange tokens, std::byte* to) {

@@ -37,6 +37,7 @@
 #include "runtime/context/owner_bytes.h"
 #include "runtime/context/retention.h"
 #include "runtime/store/byte_count.h"
+#include "runtime/store/page_io.h"
 #include "runtime/store/page_table.h"
 #include "sharding/layout.h"
 
@@ -62,6 +63,18 @@ class KvStore {
   absl::Status Append(ContextId id, int layer, TokenRange tokens,
                       absl::Span<const std::byte> packed, const AppendMark& mark = {},
                       std::optional<int64_t> horizon = {});
+
+  // Such appends, each to a layer of its own, and how each ended: one that fails leaves the others
+  // alone. What they bring to a device goes there in one copy; if that fails, all do.
+  struct LayerAppend {
+    ContextId context = 0;
+    int layer = 0;
+    TokenRange tokens;
+    absl::Span<const std::byte> packed;
+    AppendMark mark = {};
+    std::optional<int64_t> horizon = {};
+  };
+  std::vector<absl::Status> AppendAll(absl::Span<const LayerAppend> appends);
 
   // What Append was given of the layer's tokens, at `to`, which has AppendBytes; zeros for what was
   // let go of. DATA_LOSS as Verify, FAILED_PRECONDITION beyond what is stored.
@@ -181,6 +194,7 @@ class KvStore {
   // Counts the pages that an append needs, if there is room for them.
   absl::StatusOr<int64_t> Reserve(const Context& context, const Layer& layer, const Layout& layout,
                                   TokenRange tokens);
+  absl::Status AppendRows(const LayerAppend& append, RowsUnderWay* rows);
   void Evict(const Context& context, int layer, int64_t horizon, Layer& into);
   static void Cut(Layer& layer, int64_t tokens);
   static LayerState StateOf(const Layer* layer);

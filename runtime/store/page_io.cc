@@ -55,59 +55,84 @@ class PageRows {
   const size_t v_row_;
 };
 
+using Bytes = absl::Span<const std::byte>;
+
+// Calls look(i, bytes) for the pages in their order, with their bytes in host memory, until it says
+// false. Those of a GPU are brought there together.
+template <typename Look>
+absl::Status LookAt(MemorySpace& space, const std::vector<Bytes>& pages, Look look) {
+  size_t next = 0;
+  while (IsHost(space) && next < pages.size() && look(next, pages[next].data())) ++next;
+  if (IsHost(space)) return absl::OkStatus();
+  while (next < pages.size()) {
+    const size_t first = next;
+    size_t bytes = 0;
+    do {
+      bytes += pages[next++].size();
+    } while (next < pages.size() && bytes + pages[next].size() <= kBatchBytes);
+    ANNULUS_ASSIGN_OR_RETURN(Buffer staged, space.Allocate(bytes));
+    Buffer host(bytes);
+    std::vector<RowsCopy> copies;
+    size_t at = 0;
+    for (size_t i = first; i < next; at += pages[i++].size()) {
+      const size_t own = pages[i].size();
+      copies.push_back({pages[i].data(), staged.data() + at, 1, own, own, own});
+    }
+    ANNULUS_RETURN_IF_ERROR(space.Copy(copies));
+    ANNULUS_RETURN_IF_ERROR(space.CopyOut(staged.data(), host.data(), bytes));
+    at = 0;
+    for (size_t i = first; i < next; at += pages[i++].size()) {
+      if (!look(i, host.data() + at)) return absl::OkStatus();
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status StoreRows(MemorySpace& space, const ContextSpec& spec, const Layout& layout, int rank,
-                       TokenRange tokens, absl::Span<const std::byte> packed, PageTable& pages) {
+                       TokenRange tokens, absl::Span<const std::byte> packed, PageTable& pages,
+                       RowsUnderWay* rows) {
   const auto page_bytes = static_cast<size_t>(PageBytes(spec));
   const PageRows shape(spec);
   const HeadRanges& heads = pages.heads();
-  Buffer staged;  // packed, where the pages lie
-  if (!IsHost(space)) {
-    ANNULUS_ASSIGN_OR_RETURN(staged, space.Allocate(packed.size()));
-    ANNULUS_RETURN_IF_ERROR(space.CopyIn(packed.data(), staged.data(), packed.size()));
-  }
-  auto* from = IsHost(space) ? const_cast<std::byte*>(packed.data()) : staged.data();
-  const std::byte* on_host = packed.data();
-  std::vector<RowsCopy> copies;
-  std::vector<Page*> filled;  // in parts: their bytes are not all here
+  auto* from = const_cast<std::byte*>(packed.data());
   absl::Status status;
-  const auto store = [&](int64_t block, TokenRange rows, int head) -> absl::Status {
+  const auto store = [&](int64_t block, TokenRange own, int head) -> absl::Status {
     ANNULUS_ASSIGN_OR_RETURN(Page * page, pages.Write(head, block));
-    const int64_t first = rows.begin - block * kBlockTokens;
-    shape.Add(page->data, first, rows.size(), from, /*to_page=*/true, &copies);
+    const int64_t first = own.begin - block * kBlockTokens;
+    const bool whole = own.size() == kBlockTokens;
+    const bool full = first + own.size() == kBlockTokens;
+    shape.Add(page->data, first, own.size(), from, /*to_page=*/true, &rows->copies);
     if (IsHost(space)) {  // at once, so that the CRC finds the page in the cache
-      ANNULUS_RETURN_IF_ERROR(space.Copy(copies));
-      copies.clear();
+      ANNULUS_RETURN_IF_ERROR(space.Copy(rows->copies));
+      rows->copies.clear();
     }
-    if (rows.size() == kBlockTokens) {
-      Seal(*page, on_host, page_bytes);
+    if (whole || (full && IsHost(space))) {
+      Seal(*page, whole ? from : page->data, page_bytes);
       pages.Summarise(page);
-    } else if (first + rows.size() == kBlockTokens) {
-      filled.push_back(page);
+    } else if (full) {
+      rows->filled.push_back({page, page_bytes});  // its bytes are not all here
     }
-    from += shape.Bytes(rows.size());
-    on_host += shape.Bytes(rows.size());
+    from += shape.Bytes(own.size());
     return absl::OkStatus();
   };
-  ForEachOwnedBlock(layout, rank, tokens, [&](int64_t block, TokenRange rows) {
+  ForEachOwnedBlock(layout, rank, tokens, [&](int64_t block, TokenRange own) {
     ForEachHead(heads, [&](int head) {
-      if (status.ok()) status = store(block, rows, head);
+      if (status.ok()) status = store(block, own, head);
     });
   });
-  ANNULUS_RETURN_IF_ERROR(status);
-  if (!copies.empty()) ANNULUS_RETURN_IF_ERROR(space.Copy(copies));
-  std::vector<std::byte> whole(IsHost(space) || filled.empty() ? 0 : page_bytes);
-  for (Page* page : filled) {
-    if (IsHost(space)) {
-      Seal(*page, page->data, page_bytes);
-      pages.Summarise(page);
-      continue;
-    }
-    ANNULUS_RETURN_IF_ERROR(space.CopyOut(page->data, whole.data(), page_bytes));
-    Seal(*page, whole.data(), page_bytes);
-  }
-  return absl::OkStatus();
+  return status;
+}
+
+absl::Status FinishRows(MemorySpace& space, const RowsUnderWay& rows) {
+  if (!rows.copies.empty()) ANNULUS_RETURN_IF_ERROR(space.CopyRowsIn(rows.copies));
+  std::vector<Bytes> pages;
+  for (const auto& [page, page_bytes] : rows.filled) pages.emplace_back(page->data, page_bytes);
+  return LookAt(space, pages, [&](size_t i, const std::byte* bytes) {
+    Seal(*rows.filled[i].page, bytes, pages[i].size());
+    return true;
+  });
 }
 
 absl::Status LoadRows(MemorySpace& space, const ContextSpec& spec, const Layout& layout, int rank,
@@ -141,31 +166,16 @@ absl::Status LoadRows(MemorySpace& space, const ContextSpec& spec, const Layout&
 
 absl::StatusOr<size_t> FindChanged(MemorySpace& space, size_t page_bytes,
                                    const std::vector<const Page*>& pages) {
-  if (IsHost(space)) {
-    const auto changed = std::find_if(pages.begin(), pages.end(), [&](const Page* page) {
-      return Crc32c(page->data, page_bytes) != page->crc;
-    });
-    return static_cast<size_t>(changed - pages.begin());
-  }
-  const size_t batch = std::max<size_t>(1, kBatchBytes / page_bytes);
-  for (size_t first = 0; first < pages.size(); first += batch) {
-    const size_t count = std::min(batch, pages.size() - first);
-    ANNULUS_ASSIGN_OR_RETURN(Buffer staged, space.Allocate(count * page_bytes));
-    Buffer host(count * page_bytes);
-    std::vector<RowsCopy> copies;
-    for (size_t i = 0; i < count; ++i) {
-      copies.push_back({pages[first + i]->data, staged.data() + i * page_bytes, 1, page_bytes,
-                        page_bytes, page_bytes});
-    }
-    ANNULUS_RETURN_IF_ERROR(space.Copy(copies));
-    ANNULUS_RETURN_IF_ERROR(space.CopyOut(staged.data(), host.data(), host.size()));
-    for (size_t i = 0; i < count; ++i) {
-      if (Crc32c(host.data() + i * page_bytes, page_bytes) != pages[first + i]->crc) {
-        return first + i;
-      }
-    }
-  }
-  return pages.size();
+  std::vector<Bytes> bytes_of;
+  bytes_of.reserve(pages.size());
+  for (const Page* page : pages) bytes_of.emplace_back(page->data, page_bytes);
+  size_t changed = pages.size();
+  ANNULUS_RETURN_IF_ERROR(LookAt(space, bytes_of, [&](size_t i, const std::byte* bytes) {
+    if (Crc32c(bytes, page_bytes) == pages[i]->crc) return true;
+    changed = i;
+    return false;
+  }));
+  return changed;
 }
 
 }  // namespace annulus

@@ -1,5 +1,6 @@
 // How packed rows in host memory (append_cut.h) get into pages and out of them, and how pages are
-// sealed and looked at, wherever they lie. Thread-compatible.
+// sealed and looked at, wherever they lie. What goes to a device or comes from it goes together,
+// since each copy of its own takes as long as many. Thread-compatible.
 #pragma once
 
 #include <cstddef>
@@ -15,10 +16,26 @@
 
 namespace annulus {
 
+// What a batch of appends still has to bring to a device: rows in host memory, and pages that are
+// full with them and not sealed yet.
+struct RowsUnderWay {
+  struct Filled {
+    Page* page = nullptr;
+    size_t page_bytes = 0;
+  };
+  std::vector<RowsCopy> copies;
+  std::vector<Filled> filled;
+};
+
 // Writes `rank`'s rows of `tokens`, as PackAppend made them, to its pages, for which the table has
-// room, and seals those that are full then. On an error some are written and none of them counts.
+// room, and seals those that are full then. Where they lie on a device it only adds to `rows` what
+// FinishRows does while `packed` lives. On an error some are written and none of them counts.
 absl::Status StoreRows(MemorySpace& space, const ContextSpec& spec, const Layout& layout, int rank,
-                       TokenRange tokens, absl::Span<const std::byte> packed, PageTable& pages);
+                       TokenRange tokens, absl::Span<const std::byte> packed, PageTable& pages,
+                       RowsUnderWay* rows);
+
+// No two of the rows have a place in common.
+absl::Status FinishRows(MemorySpace& space, const RowsUnderWay& rows);
 
 // The other way round, to `to`, which has AppendBytes; zeros for pages that are not held.
 absl::Status LoadRows(MemorySpace& space, const ContextSpec& spec, const Layout& layout, int rank,

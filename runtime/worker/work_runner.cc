@@ -88,10 +88,26 @@ absl::Status WorkRunner::VerifyWhatLeaves(const Plan& plan, int rank, const wire
   return absl::OkStatus();
 }
 
-absl::Status WorkRunner::Store(const wire::WorkItem& item, absl::Span<const std::byte> packed) {
-  if (item.k_tokens == 0) return absl::OkStatus();
-  return store_.Append(item.context, item.layer, {item.start, item.start + item.k_tokens}, packed,
-                       item.mark, item.horizon);
+void WorkRunner::Store(const WorkerTask& task, absl::Span<BatchItem> batch) {
+  const auto& work = std::get<wire::Work>(task.body);
+  std::vector<KvStore::LayerAppend> appends;
+  std::vector<BatchItem*> of;
+  size_t at = 0;
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const wire::WorkItem& item = work.items[i];
+    if (batch[i].status.ok() && item.k_tokens > 0) {
+      appends.push_back({item.context,
+                         item.layer,
+                         {item.start, item.start + item.k_tokens},
+                         task.payload.span().subspan(at, item.append_bytes),
+                         item.mark,
+                         item.horizon});
+      of.push_back(&batch[i]);
+    }
+    at += item.append_bytes + item.query_bytes;
+  }
+  std::vector<absl::Status> statuses = store_.AppendAll(appends);
+  for (size_t i = 0; i < of.size(); ++i) of[i]->status = std::move(statuses[i]);
 }
 
 absl::Status WorkRunner::BindLists(const wire::WorkItem& item, const ContextSpec& spec,
@@ -252,18 +268,14 @@ TaskOutcome WorkRunner::Run(const WorkerTask& task) {
   const size_t count = work.items.size();
   const absl::Status in_time = CheckInTime(task);
   std::vector<BatchItem> batch(count);
-  size_t at = 0;
   for (size_t i = 0; i < count; ++i) {
     const wire::WorkItem& item = work.items[i];
     batch[i].status = in_time.ok() ? owner_.check(item.context, item.epoch) : in_time;
-    if (batch[i].status.ok()) {
-      batch[i].status = Store(item, task.payload.span().subspan(at, item.append_bytes));
-    }
-    at += item.append_bytes + item.query_bytes;
   }
+  Store(task, absl::MakeSpan(batch));
   // Once everything is stored, since what a context appends may move the pages of another.
   std::vector<Kept> kept(count);
-  at = 0;
+  size_t at = 0;
   for (size_t i = 0; i < count; ++i) {
     const wire::WorkItem& item = work.items[i];
     at += item.append_bytes;

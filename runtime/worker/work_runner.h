@@ -81,7 +81,8 @@ class WorkRunner {
 
   // CANCELLED or DEADLINE_EXCEEDED for a task that nobody waits for any more.
   absl::Status CheckInTime(const WorkerTask& task) const;
-  absl::Status Store(const wire::WorkItem& item, absl::Span<const std::byte> packed);
+  // Stores what the items append, but of those that have failed.
+  void Store(const WorkerTask& task, absl::Span<BatchItem> batch);
   absl::Status SetUp(const WorkerTask& task, const wire::WorkItem& item, Buffer queries,
                      BatchItem* to, Kept* kept);
   // What the item's lists make of its pattern, which may live as long as the item.

@@ -1,4 +1,4 @@
-// Whether there is a GPU that runs sm_90a.
+// Whether there is a GPU, and whether it runs sm_90a.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -6,6 +6,13 @@
 #include <iostream>
 
 namespace annulus::test {
+
+inline bool HasGpu() {
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0) return true;
+  std::cout << "no GPU is found here" << std::endl;
+  return false;
+}
 
 inline bool HasHopper() {
   cudaDeviceProp properties;

@@ -1,6 +1,7 @@
 // A store whose pages lie in a GPU's memory does what one in host memory does, whatever happens to
 // it, and nothing reads or writes its pages past the memory space.
 #include <cstring>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/rng.h"
@@ -52,7 +53,7 @@ struct Twins {
     REQUIRE(on_device.Layers(id)[0].tokens == tokens);
     REQUIRE(on_device.kv_bytes() == on_host.kv_bytes());
     if (tokens == 0) return;
-    const Layout layout = LayoutOf(spec, kWorld, tokens);
+    const Layout layout = LayoutOf(spec, (*on_host.Find(id))->world, tokens);
     std::vector<std::byte> bytes[2];
     for (std::vector<std::byte>& some : bytes) {
       some.resize(static_cast<size_t>(AppendBytes(spec, layout, 0, {0, tokens})), std::byte{7});
@@ -101,6 +102,79 @@ TEST_CASE("A store on a device holds what one on the host does") {
     }
     for (const ContextId held : twins.on_host.ContextIds()) twins.Compare(held, spec);
   }
+}
+
+// What a step of several contexts appends, `tokens` each, from where each of them ends.
+class StepOf {
+ public:
+  StepOf(const KvStore& store, int contexts, int64_t tokens, const ContextSpec& spec,
+         const LayerKv& kv) {
+    for (ContextId id = 1; id <= static_cast<ContextId>(contexts); ++id) {
+      const int64_t begin = store.Layers(id)[0].tokens;
+      const TokenRange range{begin, begin + tokens};
+      packed_.push_back(PackAppend(spec, LayoutOf(spec, 1, range.end), 0, range,
+                                   kv.k.view().Tokens(begin, tokens),
+                                   kv.V(spec).Tokens(begin, tokens)));
+      appends_.push_back({.context = id, .tokens = range, .packed = packed_.back().span()});
+    }
+  }
+  std::vector<KvStore::LayerAppend>& appends() { return appends_; }
+
+ private:
+  std::vector<Buffer> packed_;
+  std::vector<KvStore::LayerAppend> appends_;
+};
+
+TEST_CASE("What many contexts append goes to a device in one copy") {
+  const uint64_t seed = GENERATE(1, 2, 3);
+  Rng rng(seed);
+  const ContextSpec spec = SpecOf(seed);
+  const LayerKv kv(spec, 200, rng);
+  Twins twins;
+  for (ContextId id = 1; id <= 6; ++id) {
+    REQUIRE(twins.Both([&](KvStore& store) { return store.Open(id, spec, 1, 0); }).ok());
+  }
+  REQUIRE(twins.Both([&](KvStore& store) { return store.Fork(1, 7, {0}); }).ok());
+  for (int step = 0; step < 40; ++step) {  // over the ends of blocks
+    StepOf on_host(twins.on_host, 7, 5, spec, kv);
+    const auto bad = static_cast<size_t>(rng.Below(7));
+    on_host.appends()[bad].tokens.begin += 1;  // a gap
+    const int copies = twins.device.copies_in();
+    const auto said = twins.on_host.AppendAll(on_host.appends());
+    REQUIRE(twins.on_device.AppendAll(on_host.appends()) == said);
+    CHECK(twins.device.copies_in() == copies + 1);
+    for (size_t i = 0; i < 7; ++i) REQUIRE(said[i].ok() == (i != bad));
+    for (ContextId id = 1; id <= 7; ++id) twins.Compare(id, spec);
+  }
+}
+
+TEST_CASE("A copy to a device that fails takes back all of its appends and no others") {
+  Rng rng(5);
+  const ContextSpec spec = SpecOf(1);
+  const LayerKv kv(spec, 200, rng);
+  Twins twins;
+  for (ContextId id = 1; id <= 3; ++id) {
+    REQUIRE(twins.Both([&](KvStore& store) { return store.Open(id, spec, 1, 0); }).ok());
+  }
+  StepOf before(twins.on_host, 3, 100, spec, kv);
+  for (KvStore* store : {&twins.on_host, &twins.on_device}) {
+    for (const absl::Status& status : store->AppendAll(before.appends())) REQUIRE(status.ok());
+  }
+  StepOf step(twins.on_host, 3, 60, spec, kv);
+  step.appends()[1].tokens.begin += 1;
+  const absl::Status error = absl::UnavailableError("the GPU is lost");
+  twins.device.FailCopiesIn(error);
+  const auto said = twins.on_device.AppendAll(step.appends());
+  CHECK(said[0] == error);
+  CHECK(absl::IsFailedPrecondition(said[1]));
+  CHECK(said[2] == error);
+  twins.device.FailCopiesIn(absl::OkStatus());
+  for (ContextId id = 1; id <= 3; ++id) twins.Compare(id, spec);
+  step.appends()[1].tokens.begin -= 1;
+  for (KvStore* store : {&twins.on_host, &twins.on_device}) {
+    for (const absl::Status& status : store->AppendAll(step.appends())) REQUIRE(status.ok());
+  }
+  for (ContextId id = 1; id <= 3; ++id) twins.Compare(id, spec);
 }
 
 TEST_CASE("A bit that flips in a device's memory is found") {
