@@ -42,6 +42,11 @@ copy_gb_per_s,matmul_tflops
 2026-11-23,NVIDIA H200,1,causal-16k,16384,3.9,282.3,34.5,fa2,3.41,322.4,4176,800
 2026-11-23,NVIDIA H200,1,decode-1M,1,1.19,14.5,3617,,,,4236,800
 """
+QUALITY = """pattern,density,mass,error,speed,decode_bytes,decode_speed,needle_asked,needle_seen,\
+needle_found,needle_stray,needle_places,mqar_asked,mqar_seen,mqar_found,mqar_stray
+causal,1,1,0,1,1,1,4,4,4,0,"++++",512,512,512,0
+"causal & window(64)",0.1,0.4,0.6,5,0.1,7,4,2,1,0,"..o+",512,40,30,1
+"""
 
 
 class PlotTest(unittest.TestCase):
@@ -60,7 +65,8 @@ class PlotTest(unittest.TestCase):
     def test_every_kind_of_file_gives_both_pictures(self):
         for text, shown in ((SCALE, "s2(64,16,16)"), (BENCH, "s2(64,4,16)"),
                             (RANKS, "context parallel, FA2"),
-                            (KERNELS, "PyTorch SDPA"), (GPU, "decode-1M")):
+                            (KERNELS, "PyTorch SDPA"), (GPU, "decode-1M"),
+                            (QUALITY, "window(64)")):
             with self.subTest(shown):
                 run = self.plot(text)
                 self.assertEqual((run.returncode, run.stderr), (0, ""))
