@@ -245,6 +245,7 @@ absl::Status RunWorker(const Arguments& args, const Console& console) {
     return absl::OkStatus();
   }
   SetLogLevel(flags.service.log_level);
+  KeepFreedMemory();  // before there are threads that have heaps of their own
   Signals signals;
   return Serve(flags, signals);
 }
