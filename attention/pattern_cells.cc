@@ -8,43 +8,67 @@
 namespace annulus {
 namespace {
 
-// What is known of a cell.
-enum : uint8_t { kNone, kPartial, kFull, kContested };
-
-// The cells of one query block within a window's keys.
-class Cells {
+// Sets of the cells of one query block within a window's keys, a bit for each.
+class CellSets {
  public:
-  explicit Cells(const ShapeWindow& window, uint8_t all)
-      : first_(window.k_begin / kBlockTokens),
-        cells_(static_cast<size_t>(BlocksOf(window.k_end) - first_), all) {}
+  using Set = std::vector<uint64_t>;
 
-  template <typename Fn>
-  void ForEach(const std::vector<TileRun>& tiles, Fn fn) {
+  explicit CellSets(const ShapeWindow& window)
+      : first_(window.k_begin / kBlockTokens),
+        words_(static_cast<size_t>(BlocksOf(window.k_end) - first_ + 63) / 64) {}
+
+  Set Empty() const { return Set(words_); }
+  Set All() const { return Set(words_, ~uint64_t{0}); }
+
+  // Adds the cells of `tiles` to `seen`, and the full ones to `full`.
+  void Add(const std::vector<TileRun>& tiles, Set* seen, Set* full) const {
     for (const TileRun& tile : tiles) {
-      for (int64_t i = 0; i < tile.blocks.count; ++i) {
-        fn(&cells_[static_cast<size_t>(tile.blocks.first + i * tile.blocks.step - first_)],
-           tile.full);
-      }
+      AddRun(tile.blocks, seen);
+      if (tile.full) AddRun(tile.blocks, full);
     }
   }
 
-  // Appends the runs of cells; of the contested ones those that is_seen(block).
+  // Appends the runs of the cells in `seen`; of the contested ones those that is_seen(block).
   template <typename Fn>
-  void AppendRuns(Fn is_seen, std::vector<TileRun>* out) const {
+  void AppendRuns(const Set& seen, const Set& full, const Set& contested, Fn is_seen,
+                  std::vector<TileRun>* out) const {
     RunMaker runs(out);
-    for (size_t i = 0; i < cells_.size(); ++i) {
-      const int64_t block = first_ + static_cast<int64_t>(i);
-      if (cells_[i] == kNone || (cells_[i] == kContested && !is_seen(block))) continue;
-      runs.Add(block, cells_[i] == kFull);
+    for (size_t w = 0; w < words_; ++w) {
+      for (uint64_t left = seen[w]; left != 0; left &= left - 1) {
+        const int bit = std::countr_zero(left);
+        const int64_t block = first_ + static_cast<int64_t>(w) * 64 + bit;
+        const uint64_t one = uint64_t{1} << bit;
+        if ((contested[w] & one) != 0 && !is_seen(block)) continue;
+        runs.Add(block, (full[w] & one) != 0);
+      }
     }
     runs.Finish();
   }
 
-  std::vector<uint8_t>& cells() { return cells_; }
-
  private:
+  void AddRun(const BlockRun& run, Set* set) const {
+    const auto begin = static_cast<size_t>(run.first - first_);
+    if (run.step != 1) {
+      for (int64_t i = 0; i < run.count; ++i) {
+        const size_t at = begin + static_cast<size_t>(i * run.step);
+        (*set)[at / 64] |= uint64_t{1} << at % 64;
+      }
+      return;
+    }
+    const size_t last = begin + static_cast<size_t>(run.count) - 1;
+    const uint64_t from = ~uint64_t{0} << begin % 64;
+    const uint64_t to = ~uint64_t{0} >> (63 - last % 64);
+    if (begin / 64 == last / 64) {
+      (*set)[begin / 64] |= from & to;
+      return;
+    }
+    (*set)[begin / 64] |= from;
+    for (size_t w = begin / 64 + 1; w < last / 64; ++w) (*set)[w] = ~uint64_t{0};
+    (*set)[last / 64] |= to;
+  }
+
   const int64_t first_;
-  std::vector<uint8_t> cells_;
+  const size_t words_;
 };
 
 ShapeWindow Within(const ShapeWindow& window, int64_t k_block) {
@@ -67,15 +91,16 @@ void RowOfUnion(const std::vector<NodePtr>& parts, const ShapeWindow& window,
                 std::vector<TileRun>* out) {
   out->clear();
   if (window.k_begin >= window.k_end) return;
-  Cells cells(window, kNone);
+  const CellSets cells(window);
+  CellSets::Set seen = cells.Empty();
+  CellSets::Set full = cells.Empty();
   std::vector<TileRun> tiles;
   for (const NodePtr& part : parts) {
     part->Row(window, &tiles);
-    cells.ForEach(tiles, [](uint8_t* cell, bool full) {
-      *cell = std::max<uint8_t>(*cell, full ? kFull : kPartial);
-    });
+    cells.Add(tiles, &seen, &full);
   }
-  cells.AppendRuns([](int64_t) { return true; }, out);
+  cells.AppendRuns(
+      seen, full, cells.Empty(), [](int64_t) { return true; }, out);
 }
 
 // A cell of which two parts show some pairs each may have none that both show.
@@ -83,18 +108,27 @@ void RowOfIntersection(const std::vector<NodePtr>& parts, const ShapeWindow& win
                        std::vector<TileRun>* out) {
   out->clear();
   if (window.k_begin >= window.k_end) return;
-  constexpr uint8_t kSeen = 4;  // by the part at hand
-  Cells cells(window, kFull);
+  const CellSets cells(window);
+  CellSets::Set seen = cells.All();
+  CellSets::Set full = cells.All();
+  CellSets::Set partial = cells.Empty();    // one part shows some pairs
+  CellSets::Set contested = cells.Empty();  // two do
   std::vector<TileRun> tiles;
   for (const NodePtr& part : parts) {
     part->Row(window, &tiles);
-    cells.ForEach(tiles, [](uint8_t* cell, bool full) {
-      if (!full && *cell != kNone) *cell = *cell == kFull ? kPartial : kContested;
-      *cell |= kSeen;
-    });
-    for (uint8_t& cell : cells.cells()) cell = (cell & kSeen) != 0 ? cell & ~kSeen : kNone;
+    CellSets::Set seen_here = cells.Empty();
+    CellSets::Set full_here = cells.Empty();
+    cells.Add(tiles, &seen_here, &full_here);
+    for (size_t w = 0; w < seen.size(); ++w) {
+      const uint64_t partial_here = seen_here[w] & ~full_here[w];
+      contested[w] |= partial[w] & partial_here;
+      partial[w] |= partial_here;
+      seen[w] &= seen_here[w];
+      full[w] &= full_here[w];
+    }
   }
   cells.AppendRuns(
+      seen, full, contested,
       [&](int64_t block) {
         const ShapeWindow cell = Within(window, block);
         uint64_t both[kBlockTokens], mask[kBlockTokens];
