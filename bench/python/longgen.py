@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """LongGen's layer table (2410.01485 §3) beside full attention, in one run: a third of the layers in
 the middle sees everything, the others sinks and a window, in a KV-efficient context. Prints CSV:
-seconds of the attention of a prefill and of decode steps over all layers, and bytes of KV, best of
---rounds in turn. In process, one worker.
+seconds of the attention of a prefill and of a decode step over all layers, and bytes of KV after it,
+best of --rounds in turn. In process, one worker.
 
     longgen.py [--tokens N] [--layers N] [--window N] [--rounds N]
 """
@@ -38,13 +38,14 @@ def measure(client, rng, patterns, tokens):
                 begin = time.perf_counter()
                 context.attend(layer, q)
                 prefill += time.perf_counter() - begin
-        kv_bytes = sum(worker["kv_bytes"] for worker in client.status()["workers"])
         kv, q = rows(rng, 1, SHAPE["kv_heads"]), rows(rng, 1, SHAPE["heads"])
         begin = time.perf_counter()
         for _ in range(STEPS):
             for layer in range(layers):
                 client.step([annulus.Step(context, layer=layer, q=q, k=kv, v=kv)])
-        return prefill, (time.perf_counter() - begin) / STEPS, kv_bytes
+        step = (time.perf_counter() - begin) / STEPS
+        kv_bytes = sum(worker["kv_bytes"] for worker in client.status()["workers"])
+        return prefill, step, kv_bytes
 
 
 def main():
