@@ -7,8 +7,9 @@
 ...     out, lse = context.attend(0, q)  # [m, 8, 64], of the last m tokens
 """
 
+from annulus._core import Answer
 from annulus.client import Client, ContextOptions, Step, connect, in_process
-from annulus.context import Answer, Appended, Context
+from annulus.context import Appended, Context
 from annulus.errors import (
     AnnulusError,
     Cancelled,

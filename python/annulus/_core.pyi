@@ -3,6 +3,36 @@
 from collections.abc import Sequence
 from typing import Any
 
+from annulus.errors import AnnulusError
+
+class Answer(tuple[Any, Any]):
+    """What queries are answered with: ``out, lse = answer``.
+
+    Attributes:
+        out: [n, heads, v_head_dim], float32 unless ``out_dtype`` said otherwise; 0 where a row sees
+            no key. None for a step without q, as lse is.
+        lse: float32 [n, heads], natural logarithm of the sum of exponentials of the scaled scores;
+            -inf where a row sees no key.
+        epoch: version of the shard map that answered, where a service did.
+        stats: plan, pairs, bytes and seconds, for :meth:`Context.attend`.
+        trace: spans, for :meth:`Context.attend`, if they were asked for.
+        tokens: the layer's committed tokens, for steps.
+    """
+
+    def __new__(cls, parts: tuple[Any, Any], /) -> Answer: ...
+    @property
+    def out(self) -> Any: ...
+    @property
+    def lse(self) -> Any: ...
+    @property
+    def epoch(self) -> int | None: ...
+    @property
+    def stats(self) -> dict[str, Any] | None: ...
+    @property
+    def trace(self) -> list[dict[str, Any]] | None: ...
+    @property
+    def tokens(self) -> int | None: ...
+
 class CancelToken:
     @staticmethod
     def new() -> CancelToken: ...
@@ -55,10 +85,11 @@ class Client:
         trace: bool,
         lists: dict[str, KeyList],
         sinks: list[float],
+        out_dtype: str | None,
         timeout: float | None,
         cancel: CancelToken,
         /,
-    ) -> tuple[Any, Any, int, dict[str, Any], list[dict[str, Any]]]: ...
+    ) -> Answer: ...
     def select(
         self,
         context: int,
@@ -71,8 +102,13 @@ class Client:
         /,
     ) -> tuple[dict[str, KeyList], int]: ...
     def step(
-        self, steps: list[Any], timeout: float | None, cancel: CancelToken | None, /
-    ) -> list[Any]: ...
+        self,
+        steps: list[Any],
+        out_dtype: str | None,
+        timeout: float | None,
+        cancel: CancelToken | None,
+        /,
+    ) -> list[Answer | AnnulusError]: ...
     def fork(
         self, context: int, tokens: int | None, timeout: float | None, /
     ) -> dict[str, Any]: ...

@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
 
-import numpy as np
-
 from annulus import _core
-from annulus._arrays import as_kind_of, numbers_of
-from annulus.context import Answer, Context, in_thread
+from annulus._arrays import numbers_of
+from annulus._core import Answer
+from annulus.context import Context, in_thread
 from annulus.errors import AnnulusError
 from annulus.lists import cores_of
 
@@ -144,16 +143,17 @@ class Client:
         the error that it ended with, which leaves the others alone. Where the append went well and
         the attend did not, the tokens are committed.
         """
-        results = self._core.step([_request_of(step) for step in steps], timeout, None)
-        return _answers_of(steps, results, out_dtype)
+        return self._core.step([_request_of(step) for step in steps], out_dtype, timeout, None)
 
     async def step_async(
         self, steps: Sequence[Step], *, timeout: float | None = None, out_dtype: str | None = None
     ) -> list[Answer | AnnulusError]:
         """As :meth:`step`; cancelling the task cancels the call."""
         requests = [_request_of(step) for step in steps]
-        results = await in_thread(lambda cancel: self._core.step(requests, timeout, cancel))
-        return _answers_of(steps, results, out_dtype)
+        ends: list[Answer | AnnulusError] = await in_thread(
+            lambda cancel: self._core.step(requests, out_dtype, timeout, cancel)
+        )
+        return ends
 
     def keep_alive(
         self, contexts: Iterable[Context], *, timeout: float | None = None
@@ -270,7 +270,7 @@ def in_process(
 
 
 def _request_of(step: Step) -> tuple[Any, ...]:
-    """As the module takes it (python/src/client.cc, PythonStep)."""
+    """As the module takes it (python/src/client.cc, StepOf)."""
     context, layer = step.context, step.layer
     return (
         context.id,
@@ -283,27 +283,8 @@ def _request_of(step: Step) -> tuple[Any, ...]:
         step.scale,
         step.lists and cores_of(step.lists),
         None if step.sinks is None else numbers_of(step.sinks),
+        context._tokens,
     )
-
-
-# A step's caches are cold after the wait: what follows touches as little as it can.
-def _answers_of(
-    steps: Sequence[Step], results: list[Any], out_dtype: str | None
-) -> list[Answer | AnnulusError]:
-    """Puts answers in the place of the module's results."""
-    for i, step in enumerate(steps):
-        result, context = results[i], step.context
-        if type(result) is not tuple:
-            context._tokens = None
-            continue
-        epoch, tokens, out, lse = result
-        if context._tokens is not None:
-            context._tokens[step.layer] = tokens
-        if out is not None and (out_dtype is not None or type(step.q) is not np.ndarray):
-            out, lse = as_kind_of(step.q, out, lse, out_dtype)
-        answer = results[i] = Answer((out, lse))
-        answer.epoch, answer.tokens = epoch, tokens
-    return results
 
 
 @atexit.register

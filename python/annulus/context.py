@@ -4,39 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from annulus import _core
-from annulus._arrays import as_kind_of, numbers_of
+from annulus._arrays import numbers_of
+from annulus._core import Answer
 from annulus.errors import AnnulusError, InvalidArgument
 from annulus.lists import KeyList, cores_of
 
 if TYPE_CHECKING:
     from annulus.client import Client
-
-
-class Answer(tuple[Any, Any]):
-    """What queries are answered with: ``out, lse = answer``.
-
-    Attributes:
-        out: [n, heads, v_head_dim], float32 unless ``out_dtype`` said otherwise; 0 where a row sees
-            no key.
-        lse: float32 [n, heads], natural logarithm of the sum of exponentials of the scaled scores;
-            -inf where a row sees no key.
-        epoch: version of the shard map that answered.
-        stats: plan, pairs, bytes and seconds, for :meth:`Context.attend`.
-        trace: spans, if they were asked for.
-        tokens: the layer's committed tokens, for steps.
-    """
-
-    out: Any = property(itemgetter(0))
-    lse: Any = property(itemgetter(1))
-    epoch: int = 0
-    stats: dict[str, Any] | None = None
-    trace: Sequence[dict[str, Any]] = ()
-    tokens: int | None = None
 
 
 class Appended(NamedTuple):
@@ -60,7 +38,7 @@ class Context:
         self._core = client._core
         self.id: int = info["context"]
         self.spec: dict[str, Any] = info["spec"]
-        self._tokens: list[int] | None = info["tokens"]
+        self._tokens: list[int] = info["tokens"]  # by layer; empty: not known
 
     def __enter__(self) -> Context:
         return self
@@ -82,7 +60,7 @@ class Context:
     @property
     def tokens(self) -> list[int]:
         """Committed tokens, by layer, as this client knows them."""
-        if self._tokens is None:
+        if not self._tokens:
             self._tokens = self.describe()["tokens"]
         return self._tokens
 
@@ -161,12 +139,12 @@ class Context:
         try:
             yield
         except BaseException:
-            self._tokens = None
+            self._tokens = []
             raise
 
     def _appended(self, layer: int, result: tuple[int, int]) -> Appended:
         appended = Appended(*result)
-        if self._tokens is not None:
+        if self._tokens:
             self._tokens[layer] = appended.tokens
         return appended
 
@@ -215,9 +193,21 @@ class Context:
             is.
         """
         call = self._attend_call(
-            layer, q, pattern, q_start, kv_len, keys, plan, scale, request_id, trace, lists, sinks
+            layer,
+            q,
+            pattern,
+            q_start,
+            kv_len,
+            keys,
+            plan,
+            scale,
+            request_id,
+            trace,
+            lists,
+            sinks,
+            out_dtype,
         )
-        return self._answer(q, call(timeout, _core.CancelToken.new()), out_dtype)
+        return call(timeout, _core.CancelToken.new())
 
     async def attend_async(
         self,
@@ -239,9 +229,22 @@ class Context:
     ) -> Answer:
         """As :meth:`attend`; cancelling the task cancels the call."""
         call = self._attend_call(
-            layer, q, pattern, q_start, kv_len, keys, plan, scale, request_id, trace, lists, sinks
+            layer,
+            q,
+            pattern,
+            q_start,
+            kv_len,
+            keys,
+            plan,
+            scale,
+            request_id,
+            trace,
+            lists,
+            sinks,
+            out_dtype,
         )
-        return self._answer(q, await in_thread(lambda cancel: call(timeout, cancel)), out_dtype)
+        answer: Answer = await in_thread(lambda cancel: call(timeout, cancel))
+        return answer
 
     def select(
         self,
@@ -298,7 +301,8 @@ class Context:
         trace: bool,
         lists: Mapping[str, Any] | None,
         sinks: Any,
-    ) -> Any:
+        out_dtype: str | None,
+    ) -> Callable[[float | None, _core.CancelToken], Answer]:
         q_start, kv_len = self._positions(layer, q, q_start, kv_len)
         begin, end = (0, None) if keys is None else keys
         cores = cores_of(lists)
@@ -318,15 +322,10 @@ class Context:
             trace,
             cores,
             logits,
+            out_dtype,
             timeout,
             cancel,
         )
-
-    @staticmethod
-    def _answer(q: Any, result: Any, out_dtype: str | None) -> Answer:
-        answer = Answer(as_kind_of(q, result[0], result[1], out_dtype))
-        answer.epoch, answer.stats, answer.trace = result[2:]
-        return answer
 
     def fork(self, tokens: int | None = None, *, timeout: float | None = None) -> Context:
         """A new context that begins with this one's first ``tokens`` (all, layer by layer).
@@ -337,7 +336,7 @@ class Context:
 
     def truncate(self, tokens: int, *, timeout: float | None = None) -> None:
         """Forgets each layer's tokens from ``tokens`` on."""
-        self._tokens = None
+        self._tokens = []
         self._tokens = self._core.truncate(self.id, tokens, timeout)["tokens"]
 
     def describe(self, *, timeout: float | None = None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from annulus import _core
 from annulus._arrays import as_kind_of, numbers_of
-from annulus.context import Answer
+from annulus._core import Answer
 from annulus.lists import cores_of
 
 

@@ -83,10 +83,6 @@ bool FromOthers(nb::handle tensor, Lent* lent) {
   return true;
 }
 
-bool IsNumpy(nb::handle tensor) {
-  return PyArray_Check(tensor.ptr());
-}
-
 bool From(nb::handle tensor, Lent* lent) {
   lent->owner = nb::borrow(tensor);
   if (!IsNumpy(tensor)) return FromOthers(tensor, lent);
@@ -122,6 +118,10 @@ Lent Take(nb::handle tensor, const char* field) {
 
 void ImportNumpy() {
   if (PyArray_ImportNumPyAPI() != 0) nb::raise_python_error();
+}
+
+bool IsNumpy(nb::handle tensor) {
+  return PyArray_Check(tensor.ptr());
 }
 
 Borrowed Borrow(nb::handle tensor, const char* field) {

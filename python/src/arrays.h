@@ -10,6 +10,9 @@ namespace annulus::python {
 // Makes NumPy known to this module. To be called before anything else of this header.
 void ImportNumpy();
 
+// Whether it is an array of NumPy's.
+bool IsNumpy(nb::handle tensor);
+
 // Memory that comes through __dlpack__ or the buffer protocol.
 using Lender = nb::ndarray<nb::ro, nb::device::cpu>;
 

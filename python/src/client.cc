@@ -8,6 +8,7 @@
 
 #include "absl/time/clock.h"
 #include "annulus/client.h"
+#include "python/src/answer.h"
 #include "python/src/arrays.h"
 #include "python/src/key_list.h"
 #include "python/src/values.h"
@@ -57,7 +58,7 @@ T CastOr(nb::handle object, T otherwise) {
 }
 
 // A step as annulus/client.py hands it over: (context, layer, start, k, v, q, pattern, scale,
-// lists, sinks), None for what it does not have. Its tensors are added to `tensors`.
+// lists, sinks, tokens), None for what it does not have. Its k, v and q are added to `tensors`.
 StepRequest StepOf(const nb::tuple& step, std::vector<Borrowed>* tensors) {
   StepRequest request;
   request.context = nb::cast<ContextId>(step[0]);
@@ -71,6 +72,21 @@ StepRequest StepOf(const nb::tuple& step, std::vector<Borrowed>* tensors) {
   request.lists = ListsOf(CastOr<nb::dict>(step[8], nb::dict()));
   request.sinks = CastOr<std::vector<float>>(step[9], {});
   return request;
+}
+
+// What a step ended with, which also becomes known to its context: its list of committed tokens by
+// layer is brought up to date, or emptied where nobody knows how much of the step went well.
+nb::object EndOf(const nb::tuple& step, const StepRequest& request, nb::handle out_dtype,
+                 absl::StatusOr<StepResult> result) {
+  auto known = nb::cast<nb::list>(step[10]);
+  if (!result.ok()) {
+    known.clear();
+    return ExceptionOf(result.status());
+  }
+  const nb::object tokens = nb::cast(result->tokens);
+  if (static_cast<size_t>(request.layer) < known.size()) known[request.layer] = tokens;
+  return AnswerOf(step[5], out_dtype, std::move(result->out), std::move(result->lse),
+                  {.epoch = nb::cast(result->epoch), .tokens = tokens});
 }
 
 class PythonClient {
@@ -145,12 +161,12 @@ class PythonClient {
     return nb::make_tuple(result.epoch, result.tokens);
   }
 
-  nb::tuple Attend(ContextId context, int layer, int64_t q_start, int64_t kv_len, nb::handle q,
-                   const std::string& pattern, const std::optional<std::string>& plan, float scale,
-                   int64_t keys_begin, std::optional<int64_t> keys_end,
-                   const std::string& request_id, bool trace, const nb::dict& lists,
-                   const std::vector<float>& sinks, std::optional<double> timeout,
-                   const CancelToken& cancel) {
+  nb::object Attend(ContextId context, int layer, int64_t q_start, int64_t kv_len, nb::handle q,
+                    const std::string& pattern, const std::optional<std::string>& plan, float scale,
+                    int64_t keys_begin, std::optional<int64_t> keys_end,
+                    const std::string& request_id, bool trace, const nb::dict& lists,
+                    const std::vector<float>& sinks, nb::handle out_dtype,
+                    std::optional<double> timeout, const CancelToken& cancel) {
     const Borrowed queries = Borrow(q, "q");
     AttendRequest request;
     request.lists = ListsOf(lists);
@@ -169,9 +185,10 @@ class PythonClient {
     request.keys_end = keys_end;
     AttendResult result = ValueOrRaise(RunLong<AttendResult>(
         request, OptionsOf(timeout, cancel), &Client::Attend, &Client::AttendAsync));
-    return nb::make_tuple(ToNumpy(std::move(result.out), true),
-                          ToNumpy(std::move(result.lse), false), result.epoch,
-                          ToPython(result.stats), ToPython(result.trace));
+    return AnswerOf(q, out_dtype, std::move(result.out), std::move(result.lse),
+                    {.epoch = nb::cast(result.epoch),
+                     .stats = ToPython(result.stats),
+                     .trace = ToPython(result.trace)});
   }
 
   // {word: KeyList}, and the epoch.
@@ -190,8 +207,9 @@ class PythonClient {
     return nb::make_tuple(ToPython(result.lists), result.epoch);
   }
 
-  // One for each step: (epoch, tokens, out, lse), or its error.
-  nb::list Step(const nb::list& steps, std::optional<double> timeout, const CancelToken* cancel) {
+  // One for each step: its annulus.Answer, or its error.
+  nb::list Step(const nb::list& steps, nb::handle out_dtype, std::optional<double> timeout,
+                const CancelToken* cancel) {
     std::vector<Borrowed> tensors;
     std::vector<StepRequest> requests;
     tensors.reserve(3 * steps.size());
@@ -205,19 +223,12 @@ class PythonClient {
       return client->Step(requests,
                           OptionsOf(timeout, cancel == nullptr ? CancelToken() : *cancel));
     });
-    nb::list list;
-    for (absl::StatusOr<StepResult>& result : results) {
-      if (!result.ok()) {
-        list.append(ExceptionOf(result.status()));
-        continue;
-      }
-      const bool attended = result->out.tokens() > 0;
-      list.append(nb::make_tuple(
-          result->epoch, result->tokens,
-          attended ? ToNumpy(std::move(result->out), true) : nb::object(nb::none()),
-          attended ? ToNumpy(std::move(result->lse), false) : nb::object(nb::none())));
+    nb::list ends;
+    for (size_t i = 0; i < results.size(); ++i) {
+      ends.append(
+          EndOf(nb::cast<nb::tuple>(steps[i]), requests[i], out_dtype, std::move(results[i])));
     }
-    return list;
+    return ends;
   }
 
   nb::object Fork(ContextId context, std::optional<int64_t> tokens, std::optional<double> timeout) {
@@ -355,10 +366,11 @@ void AddClient(nb::module_& module) {
            nb::arg().none(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg())
       .def("attend", &PythonClient::Attend, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
-           nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg())
+           nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg())
       .def("select", &PythonClient::Select, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg().none())
-      .def("step", &PythonClient::Step, nb::arg(), nb::arg().none(), nb::arg().none())
+      .def("step", &PythonClient::Step, nb::arg(), nb::arg().none(), nb::arg().none(),
+           nb::arg().none())
       .def("fork", &PythonClient::Fork)
       .def("truncate", &PythonClient::Truncate)
       .def("release", &PythonClient::Release)

@@ -1,6 +1,7 @@
 // annulus._core: the library under the Python package. The package is what people use.
 #include <thread>
 
+#include "python/src/answer.h"
 #include "python/src/arrays.h"
 #include "python/src/client.h"
 #include "python/src/functions.h"
@@ -37,6 +38,7 @@ void NoteMainThread() {
 NB_MODULE(_core, module) {
   annulus::python::NoteMainThread();
   annulus::python::ImportNumpy();
+  annulus::python::AddAnswer(module);
   annulus::python::AddKeyList(module);
   annulus::python::AddClient(module);
   annulus::python::AddFunctions(module);

@@ -78,6 +78,10 @@ def test_steps_append_and_attend_many_contexts(client, rng):
         assert answer.tokens == len(whole[0]) == contexts[i].tokens[0]
     again = client.step([annulus.Step(contexts[0], q=q[:1])])
     check(again[0], answers[0])
+    (only_append,) = client.step([annulus.Step(contexts[0], k=k[:1], v=v[:1])])
+    assert only_append.out is None and only_append.tokens == contexts[0].tokens[0] == 5
+    (refused,) = client.step([annulus.Step(contexts[0], q=q[:1], pattern="casual")])
+    assert isinstance(refused, annulus.InvalidArgument) and contexts[0].tokens == [5]
     for context in contexts:
         context.release()
     failed = client.step([annulus.Step(contexts[0], q=q[:1])])[0]
@@ -117,7 +121,7 @@ def test_answers_are_numpy_s_to_write(context, rng):
     context.append(0, *tensors(rng, 64))
     answer = context.attend(0, queries(rng, 4))
     out, lse = answer
-    assert answer == (out, lse) and answer.out is out and answer.lse is lse
+    assert answer == (out, lse) == annulus.Answer((out, lse)) and answer.out is out and answer.lse is lse
     assert (out.shape, lse.shape) == ((4, 4, 64), (4, 4)) and out.flags.writeable
     out += 1
 
