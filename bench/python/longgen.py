@@ -27,10 +27,11 @@ def rows(rng, tokens, heads):
 def measure(client, rng, patterns, tokens):
     """Seconds of prefill and of a decode step, and bytes of KV."""
     layers = len(patterns)
-    with client.create_context(layers=layers, patterns=patterns, kv_efficient=True,
-                               **SHAPE) as context:
+    with client.create_context(
+        layers=layers, patterns=patterns, kv_efficient=True, **SHAPE
+    ) as context:
         prefill = 0.0
-        for start in range(0, tokens, CHUNK):
+        for _ in range(0, tokens, CHUNK):
             kv = rows(rng, CHUNK, SHAPE["kv_heads"])
             q = rows(rng, CHUNK, SHAPE["heads"])
             for layer in range(layers):
@@ -57,9 +58,10 @@ def main():
     options = parser.parse_args()
     sparse = f"causal & (sink(64) | window({options.window}))"
     third = options.layers // 3
-    tables = {"full": ["causal"] * options.layers,
-              "LongGen": [sparse] * third + ["causal"] * (options.layers - 2 * third)
-                         + [sparse] * third}
+    tables = {
+        "full": ["causal"] * options.layers,
+        "LongGen": [sparse] * third + ["causal"] * (options.layers - 2 * third) + [sparse] * third,
+    }
     best = {}
     rng = np.random.default_rng(1)
     with annulus.in_process(workers=1, kv_bytes_limit=8 << 30) as client:
@@ -67,13 +69,16 @@ def main():
             for name, patterns in tables.items():
                 print(f"round {turn + 1} of {options.rounds}: {name}", file=sys.stderr)
                 figures = measure(client, rng, patterns, options.tokens)
-                best[name] = [min(pair) for pair in zip(figures, best.get(name, figures),
-                                                        strict=True)]
+                best[name] = [
+                    min(pair) for pair in zip(figures, best.get(name, figures), strict=True)
+                ]
     print("layers,tokens,prefill_s,decode_step_s,kv_bytes,prefill_speed,decode_speed,kv_share")
     full = best["full"]
     for name, (prefill, step, kv_bytes) in best.items():
-        print(f"{name},{options.tokens},{prefill:.3f},{step:.5f},{kv_bytes},"
-              f"{full[0] / prefill:.2f},{full[1] / step:.2f},{kv_bytes / full[2]:.3f}")
+        print(
+            f"{name},{options.tokens},{prefill:.3f},{step:.5f},{kv_bytes},"
+            f"{full[0] / prefill:.2f},{full[1] / step:.2f},{kv_bytes / full[2]:.3f}"
+        )
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def test_answers_are_numpy_s_to_write(context, rng):
     context.append(0, *tensors(rng, 64))
     answer = context.attend(0, queries(rng, 4))
     out, lse = answer
-    assert answer == (out, lse) == annulus.Answer((out, lse)) and answer.out is out and answer.lse is lse
+    assert isinstance(answer, tuple) and answer.out is out and answer.lse is lse
     assert (out.shape, lse.shape) == ((4, 4, 64), (4, 4)) and out.flags.writeable
     out += 1
 
