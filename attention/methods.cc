@@ -93,8 +93,14 @@ constexpr Method kMethods[] = {
     {"MoBA", "moba(block,topk)", "the own block and those of the highest mean keys",
      "2502.13189 §2.2, 2511.11571", ""},
     {"DKernel masks", "list(mask)", "any mask of blocks, by head", "2407.17678 §3", ""},
+    {"DSA", "dsa(topk)",
+     "the tokens that an index over a track scores highest; IndexShare: lists of an earlier layer",
+     "2512.02556 §2.1", ""},
+    {"MSA", "msa(block,topk)",
+     "the own block and those of which an index over a track scores a token highest, by KV head",
+     "2606.13392", ""},
     {"given lists", "causal & (window(w) | list(keys))",
-     "keys that a model's own indexer or router chose (DSA, MSA)", "2512.02556, 2606.13392", ""},
+     "keys that a model's own indexer or router chose", "2512.02556, 2606.13392", ""},
 };
 
 }  // namespace

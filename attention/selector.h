@@ -1,6 +1,8 @@
 // Selector: a word of the pattern language whose keys are chosen by data, from what the context
 // holds and each query. It cuts the context into units of tokens. A query sees some whole units
-// before its own one, those of the highest scores, and of its own one the keys up to itself.
+// before its own one, those of the highest scores, and of its own one the keys up to itself; or, as
+// an index may say, its own one where that scores high enough. What is scored are summaries of the
+// context's keys, by the query itself, or the rows of a track, by index queries of the call.
 // A score depends on the query's row and on the unit alone, never on tile, thread or worker, and
 // Before() leaves no ties: so the same keys are chosen at every number of workers.
 // Implementations are in select/, a file each. Immutable values, shared between threads.
@@ -8,6 +10,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -17,6 +20,16 @@ namespace annulus {
 enum class Summary {
   kMean,    // [head_dim]: the rows' mean
   kMinMax,  // [2, head_dim]: the least of each dim, then the largest; exact
+};
+
+// How a word chooses by the rows of a track. A token's score by an index query is the dot product
+// of its row with it; a unit's is the highest of its tokens.
+struct Index {
+  int lists = 1;  // of a query: one for all heads, or one for each KV head
+  // Each list has several index queries, and a token's score is the sum over them of their weights
+  // times what is positive of theirs. Else each list has one.
+  bool weighs = false;
+  bool own_unit = true;  // is seen always, and counts; else it is a unit like those before it
 };
 
 // A unit that a query may see.
@@ -37,6 +50,7 @@ class Selector {
   // The word with all its arguments: what its lists are called.
   const std::string& name() const { return name_; }
   Summary summary() const { return summary_; }
+  const std::optional<Index>& index() const { return index_; }  // absent: it looks at keys
   int64_t unit_tokens() const { return unit_tokens_; }  // divides 64, or is a multiple of it
   int64_t picks() const { return picks_; }  // units that a query sees, its own one included
 
@@ -44,6 +58,12 @@ class Selector {
   int64_t OwnUnit(int64_t q, int64_t kv_tokens) const {
     return std::min(q, kv_tokens - 1) / unit_tokens_;
   }
+  // Units before it are candidates, of which the best picks_of_candidates() are seen.
+  int64_t CandidatesEnd(int64_t q, int64_t kv_tokens) const {
+    return OwnUnit(q, kv_tokens) + (sees_own() ? 0 : 1);
+  }
+  int64_t picks_of_candidates() const { return picks_ - (sees_own() ? 1 : 0); }
+  bool sees_own() const { return !index_.has_value() || index_->own_unit; }
   // Whether not all units up to the query's own are seen.
   bool Chooses(int64_t q, int64_t kv_tokens) const { return OwnUnit(q, kv_tokens) >= picks_; }
 
@@ -51,16 +71,20 @@ class Selector {
   int Width(int dim) const { return summary_ == Summary::kMinMax ? 2 * dim : dim; }
 
   // A score is the dot product of a unit's summary with `to` [Width(dim)], which this makes of the
-  // query's row q [dim]; in f64, rounded to f32 (select/scores.h).
-  virtual void Expand(const float* q, int dim, double* to) const = 0;
+  // query's row q [dim]; in f64, rounded to f32 (select/scores.h). The row itself, unless a word
+  // says otherwise.
+  virtual void Expand(const float* q, int dim, double* to) const { std::copy(q, q + dim, to); }
 
  protected:
   Selector(std::string name, Summary summary, int64_t unit_tokens, int64_t picks)
       : name_(std::move(name)), summary_(summary), unit_tokens_(unit_tokens), picks_(picks) {}
+  Selector(std::string name, const Index& index, int64_t unit_tokens, int64_t picks)
+      : name_(std::move(name)), index_(index), unit_tokens_(unit_tokens), picks_(picks) {}
 
  private:
   const std::string name_;
-  const Summary summary_;
+  const Summary summary_ = Summary::kMean;
+  const std::optional<Index> index_ = {};
   const int64_t unit_tokens_;
   const int64_t picks_;
 };

@@ -10,6 +10,8 @@ namespace annulus {
 
 // Of a context.
 inline constexpr int kLayersMax = 1024;
+inline constexpr size_t kTracksMax = 8;
+inline constexpr size_t kTrackNameBytesMax = 64;
 inline constexpr int kHeadsMax = 4096;  // query heads
 inline constexpr int kHeadDimMax = 576;
 inline constexpr int kReplicasMax = 2;
@@ -24,6 +26,9 @@ inline constexpr int64_t kPositionMax = int64_t{1} << 48;
 
 // Steps that the workers are sent in one message: longer calls are cut.
 inline constexpr int kStepsAtOnceMax = 1024;
+
+// Weights of index heads that one Select brings, so that they fit into a message.
+inline constexpr size_t kSelectWeightsMax = size_t{1} << 19;
 
 // Lists that one Attend or step brings.
 inline constexpr size_t kListsMax = 16;

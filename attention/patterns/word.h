@@ -39,5 +39,7 @@ absl::Span<const PatternWord> PermuteWords();
 absl::Span<const PatternWord> ListWords();
 absl::Span<const PatternWord> QuestWords();  // ../select/, as all whose keys are chosen by data
 absl::Span<const PatternWord> MobaWords();
+absl::Span<const PatternWord> DsaWords();
+absl::Span<const PatternWord> MsaWords();
 
 }  // namespace annulus

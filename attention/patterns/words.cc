@@ -8,9 +8,10 @@ namespace annulus {
 absl::Span<const PatternWord> PatternWords() {
   static const std::vector<PatternWord>* const words = [] {
     auto* all = new std::vector<PatternWord>;
-    for (const auto some : {BasicWords(), DocsWords(), BlockWords(), S2Words(), RelativeS2Words(),
-                            PowerWords(), NeighbourhoodWords(), GridWords(), DiskWords(),
-                            PermuteWords(), ListWords(), QuestWords(), MobaWords()}) {
+    for (const auto some :
+         {BasicWords(), DocsWords(), BlockWords(), S2Words(), RelativeS2Words(), PowerWords(),
+          NeighbourhoodWords(), GridWords(), DiskWords(), PermuteWords(), ListWords(), QuestWords(),
+          MobaWords(), DsaWords(), MsaWords()}) {
       all->insert(all->end(), some.begin(), some.end());
     }
     return all;

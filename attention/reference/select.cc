@@ -62,4 +62,41 @@ std::vector<int32_t> ReferenceQuest(const ReferenceQuery& query, int64_t budget,
   });
 }
 
+std::vector<int32_t> ReferenceDsa(const ReferenceQuery& query, const float* weights, int64_t topk) {
+  const int64_t last = std::min(query.position, query.kv_tokens - 1);
+  std::vector<std::pair<float, int32_t>> order;
+  for (int64_t s = 0; s <= last; ++s) {
+    double score = 0;
+    for (int64_t j = 0; j < query.q.heads; ++j) {
+      double dot = 0;
+      for (int64_t c = 0; c < query.k.dim; ++c) {
+        dot += Value(query.q, query.row, static_cast<int>(j), c) * Value(query.k, s, 0, c);
+      }
+      score += weights[j] * std::max(0.0, dot);
+    }
+    order.emplace_back(-static_cast<float>(score), static_cast<int32_t>(s));
+  }
+  std::sort(order.begin(), order.end());
+  std::vector<int32_t> seen;
+  for (size_t i = 0; i < order.size() && static_cast<int64_t>(i) < topk; ++i) {
+    seen.push_back(order[i].second);
+  }
+  std::sort(seen.begin(), seen.end());
+  return seen;
+}
+
+std::vector<int32_t> ReferenceMsa(const ReferenceQuery& query, int64_t block, int64_t topk) {
+  return Highest(query, block, topk, [&](int64_t first) {
+    double best = -INFINITY;
+    for (int64_t t = first; t < first + block; ++t) {
+      double dot = 0;
+      for (int64_t c = 0; c < query.k.dim; ++c) {
+        dot += Value(query.q, query.row, query.head, c) * Value(query.k, t, 0, c);
+      }
+      best = std::max(best, dot);
+    }
+    return best;
+  });
+}
+
 }  // namespace annulus

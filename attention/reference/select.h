@@ -25,4 +25,10 @@ struct ReferenceQuery {
 std::vector<int32_t> ReferenceMoba(const ReferenceQuery& query, int64_t block, int64_t topk);
 std::vector<int32_t> ReferenceQuest(const ReferenceQuery& query, int64_t budget, int64_t page);
 
+// The tokens that dsa(topk) lets it see: q has all index queries, of which `head` says none, with
+// their weights [q.heads]; k [tokens, 1, dim] has a track's rows.
+std::vector<int32_t> ReferenceDsa(const ReferenceQuery& query, const float* weights, int64_t topk);
+// The blocks that msa(block,topk) lets it see, of the index query `head`; k as before.
+std::vector<int32_t> ReferenceMsa(const ReferenceQuery& query, int64_t block, int64_t topk);
+
 }  // namespace annulus

@@ -20,9 +20,12 @@ namespace annulus {
 // The queries of a selection.
 struct SelectRows {
   const Selector* selector = nullptr;
-  TensorView q;  // [rows, heads.count, head_dim], rounded to the keys' dtype
+  // [rows, heads.count, head_dim], rounded to the keys' dtype; of an index as many heads for each
+  // list.
+  TensorView q;
+  const float* weights = nullptr;  // [rows, q.heads], of an index that weighs
   int64_t q_begin = 0;
-  HeadRange heads;
+  HeadRange heads;        // that have lists
   int group = 1;          // query heads of a KV head
   int64_t kv_tokens = 0;  // keys at and beyond it do not exist
 

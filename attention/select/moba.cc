@@ -20,8 +20,6 @@ class Moba final : public Selector {
  public:
   Moba(int64_t block, int64_t topk)
       : Selector(absl::StrCat("moba(", block, ",", topk, ")"), Summary::kMean, block, topk) {}
-
-  void Expand(const float* q, int dim, double* to) const override { std::copy(q, q + dim, to); }
 };
 
 absl::StatusOr<Rules> ReadMoba(PatternReader& reader) {

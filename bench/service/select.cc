@@ -5,6 +5,7 @@
 #include <iostream>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
@@ -48,6 +49,22 @@ Tensor Keys(Rng& rng, int64_t tokens, int heads, int dim) {
   return keys;
 }
 
+// [tokens, 1, dim]: the mean of the heads.
+Tensor Means(const Tensor& keys) {
+  Tensor means(DType::kBF16, keys.tokens(), 1, keys.dim());
+  const auto* from = reinterpret_cast<const uint16_t*>(keys.data());
+  for (int64_t t = 0; t < keys.tokens(); ++t) {
+    for (int64_t c = 0; c < keys.dim(); ++c) {
+      float sum = 0;
+      for (int64_t h = 0; h < keys.heads(); ++h) {
+        sum += BF16ToF32(from[(t * keys.heads() + h) * keys.dim() + c]);
+      }
+      Put(&means, t * keys.dim() + c, sum / static_cast<float>(keys.heads()));
+    }
+  }
+  return means;
+}
+
 class Decode {
  public:
   explicit Decode(const SelectShape& shape) : shape_(shape), rng_(shape.tokens) {}
@@ -63,12 +80,16 @@ class Decode {
     spec.head_dim = spec.v_head_dim = shape_.dim;
     // So that the summaries of all of them are kept.
     spec.patterns = {patterns.empty() ? "causal" : absl::StrJoin(patterns, " | ")};
+    spec.tracks = {{"index", shape_.dim, DType::kBF16}};
     ANNULUS_ASSIGN_OR_RETURN(const ContextInfo info, client_->CreateContext(spec));
     id_ = info.id;
     for (int64_t at = 0; at < shape_.tokens; at += kPieceTokens) {
       const int64_t tokens = std::min(kPieceTokens, shape_.tokens - at);
       Tensor keys = Keys(rng_, tokens, shape_.kv_heads, shape_.dim);
       AppendRequest append{.context = id_, .start = at, .k = keys, .v = keys};
+      ANNULUS_RETURN_IF_ERROR(client_->Append(append).status());
+      const Tensor index = Means(keys);
+      append = {.context = id_, .layer = TrackLayer(spec, 0, 0), .start = at, .k = index};
       ANNULUS_RETURN_IF_ERROR(client_->Append(append).status());
       last_ = std::move(keys);
     }
@@ -90,11 +111,20 @@ class Decode {
     return q;
   }
 
-  absl::StatusOr<StepResult> Step(const std::string& pattern, const Tensor& q, double* seconds) {
+  struct Times {
+    double step_s = 0;
+    double select_s = 0;
+  };
+  absl::StatusOr<StepResult> Step(const std::string& pattern, const Tensor& q, Times* times) {
     StepRequest step{.context = id_, .start = shape_.tokens, .q = q, .pattern = pattern};
     const absl::Time begin = absl::Now();
+    const bool dsa = absl::StartsWith(pattern, "dsa");
+    if (dsa || absl::StartsWith(pattern, "msa")) {
+      ANNULUS_ASSIGN_OR_RETURN(step.lists, SelectByIndex(pattern, q, dsa));
+      times->select_s = absl::ToDoubleSeconds(absl::Now() - begin);
+    }
     StepResults results = client_->Step({&step, 1});
-    *seconds = absl::ToDoubleSeconds(absl::Now() - begin);
+    times->step_s = absl::ToDoubleSeconds(absl::Now() - begin);
     return std::move(results[0]);
   }
 
@@ -104,6 +134,27 @@ class Decode {
   }
 
  private:
+  absl::StatusOr<std::vector<CallList>> SelectByIndex(const std::string& pattern, const Tensor& q,
+                                                      bool dsa) {
+    constexpr int kDsaHeads = 64;
+    const int heads = dsa ? kDsaHeads : shape_.kv_heads;
+    Tensor queries(DType::kBF16, 1, heads, shape_.dim);
+    for (int head = 0; head < heads; ++head) {
+      const int from = dsa ? head % shape_.heads : head * (shape_.heads / shape_.kv_heads);
+      std::copy_n(q.view().Row(0, from), static_cast<size_t>(shape_.dim) * SizeOf(DType::kBF16),
+                  queries.data() + head * shape_.dim * SizeOf(DType::kBF16));
+    }
+    SelectRequest select{.context = id_,
+                         .layer = 1,  // the track's, of the only layer
+                         .q_start = shape_.tokens - 1,
+                         .kv_len = shape_.tokens,
+                         .q = queries,
+                         .pattern = pattern};
+    if (dsa) select.weights.assign(kDsaHeads, 1.0f);
+    ANNULUS_ASSIGN_OR_RETURN(SelectResult chosen, client_->Select(select));
+    return std::move(chosen.lists);
+  }
+
   const SelectShape shape_;
   Rng rng_;
   std::unique_ptr<Client> client_;
@@ -120,12 +171,12 @@ absl::StatusOr<std::vector<SelectRow>> MeasureSelect(const SelectShape& shape,
   std::vector<std::string> all = {"causal"};
   all.insert(all.end(), patterns.begin(), patterns.end());
   std::vector<SelectRow> rows(all.size());
-  std::vector<std::vector<double>> seconds(all.size());
+  std::vector<std::vector<double>> seconds(all.size()), selecting(all.size());
   for (int step = -1; step < shape.steps; ++step) {  // the first one warms
     const Tensor q = decode.Query();
     Tensor dense;
     for (size_t i = 0; i < all.size(); ++i) {
-      double took = 0;
+      Decode::Times took;
       ANNULUS_ASSIGN_OR_RETURN(StepResult result, decode.Step(all[i], q, &took));
       if (i == 0) dense = std::move(result.lse);
       const float* lse = i == 0 ? dense.f32() : result.lse.f32();
@@ -133,7 +184,8 @@ absl::StatusOr<std::vector<SelectRow>> MeasureSelect(const SelectShape& shape,
       for (int head = 0; head < shape.heads; ++head)
         mass += std::exp(lse[head] - dense.f32()[head]);
       if (step < 0) continue;
-      seconds[i].push_back(took);
+      seconds[i].push_back(took.step_s);
+      selecting[i].push_back(took.select_s);
       rows[i].mass += mass / shape.heads / shape.steps;
     }
   }
@@ -141,6 +193,7 @@ absl::StatusOr<std::vector<SelectRow>> MeasureSelect(const SelectShape& shape,
   for (size_t i = 0; i < all.size(); ++i) {
     rows[i].pattern = all[i];
     rows[i].step_s = MedianOf(seconds[i]);
+    rows[i].select_s = MedianOf(selecting[i]);
     rows[i].dense_s = MedianOf(seconds[0]);
     rows[i].kv_bytes = kv_bytes;
   }
@@ -150,14 +203,15 @@ absl::StatusOr<std::vector<SelectRow>> MeasureSelect(const SelectShape& shape,
 absl::Status ShowSelect(int64_t tokens, bool json, const std::string& csv) {
   SelectShape shape;
   shape.tokens = tokens;
-  ANNULUS_ASSIGN_OR_RETURN(
-      const std::vector<SelectRow> rows,
-      MeasureSelect(shape, {"quest(4096,16)", "quest(4096,64)", "moba(512,12)"}));
+  ANNULUS_ASSIGN_OR_RETURN(const std::vector<SelectRow> rows,
+                           MeasureSelect(shape, {"quest(4096,16)", "quest(4096,64)", "moba(512,12)",
+                                                 "dsa(2048)", "msa(128,16)"}));
   std::string lines;
   for (const SelectRow& row : rows) {
     const Columns columns = {{"pattern", row.pattern},
                              {"tokens", shape.tokens},
                              {"step_ms", row.step_s * 1e3},
+                             {"select_ms", row.select_s * 1e3},
                              {"speedup", row.dense_s / row.step_s},
                              {"mass", row.mass},
                              {"kv_bytes", row.kv_bytes}};

@@ -22,13 +22,16 @@ struct SelectShape {
 struct SelectRow {
   std::string pattern;
   double step_s = 0;
+  double select_s = 0;  // of it the Select that an index takes; 0 for words that have none
   double dense_s = 0;
   double mass = 0;  // Σ exp(lse) over what dense has, the mean of all heads and steps
   int64_t kv_bytes = 0;
 };
 
-// Of each pattern; the first row is dense itself. Keys are random with a drift that is common to
-// neighbours, queries are near some of them: without either all pages are alike to a query.
+// Of each pattern, a word by itself; the first row is dense itself. Keys are random with a drift
+// that is common to neighbours, queries are near some of them: without either all pages are alike
+// to a query. Index rows are the mean of the KV heads' keys, of one track; index queries are the
+// query heads' own, dsa's 64 with weights of 1, msa's of one head in each group.
 absl::StatusOr<std::vector<SelectRow>> MeasureSelect(const SelectShape& shape,
                                                      const std::vector<std::string>& patterns);
 

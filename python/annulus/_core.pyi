@@ -98,6 +98,7 @@ class Client:
         kv_len: int,
         q: Any,
         pattern: str,
+        weights: list[float],
         timeout: float | None,
         /,
     ) -> tuple[dict[str, KeyList], int]: ...

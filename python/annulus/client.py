@@ -34,6 +34,8 @@ class ContextOptions(TypedDict, total=False):
     replicas: int  # workers that hold each page, 1 or 2 (1)
     lease: float  # seconds without a call after which it is released, 0: never (300)
     evictable: bool  # may go, unused, when KV is full and the service is told to evict
+    # Rows beside K and V, one for each token of a layer: {"name": …, "dim": …, "dtype": "bf16"}.
+    tracks: Sequence[dict[str, Any]]
 
 
 @dataclass(slots=True)
@@ -52,6 +54,7 @@ class Step:
         scale: None: 1/√head_dim.
         lists: what ``list(name)`` in the pattern stands for, as in :meth:`Context.attend`.
         sinks: as in :meth:`Context.attend`.
+        track: k has rows of this track, as in :meth:`Context.append`, and there are no v and q.
     """
 
     context: Context
@@ -63,6 +66,7 @@ class Step:
     scale: float | None = None
     lists: Mapping[str, Any] | None = None
     sinks: Any = None
+    track: str | None = None
 
 
 class Client:
@@ -121,6 +125,8 @@ class Client:
         spec["kv_heads"] = heads if kv_heads is None else kv_heads
         spec["head_dim"] = head_dim
         spec["v_head_dim"] = head_dim if v_head_dim is None else v_head_dim
+        if "tracks" in spec:
+            spec["tracks"] = list(spec["tracks"])
         if "patterns" in spec:
             patterns = spec["patterns"]
             spec["patterns"] = [patterns] if isinstance(patterns, str) else list(patterns)
@@ -272,6 +278,8 @@ def in_process(
 def _request_of(step: Step) -> tuple[Any, ...]:
     """As the module takes it (python/src/client.cc, StepOf)."""
     context, layer = step.context, step.layer
+    if step.track is not None:
+        layer = context._number(layer, step.track)
     return (
         context.id,
         layer,

@@ -59,7 +59,7 @@ class Context:
 
     @property
     def tokens(self) -> list[int]:
-        """Committed tokens, by layer, as this client knows them."""
+        """Committed tokens, by layer and then by tracks' layers, as this client knows them."""
         if not self._tokens:
             self._tokens = self.describe()["tokens"]
         return self._tokens
@@ -70,12 +70,26 @@ class Context:
             raise InvalidArgument(f"layer: {layer}; expected 0 to {len(tokens) - 1}")
         return tokens[layer]
 
+    def _number(self, layer: int, track: str | None) -> int:
+        """Of a layer, or of a track's rows in it, as the service counts them."""
+        layers = self.spec["layers"]
+        if not 0 <= layer < layers:
+            raise InvalidArgument(f"layer: {layer}; expected 0 to {layers - 1}")
+        if track is None:
+            return layer
+        names = [one["name"] for one in self.spec["tracks"]]
+        if track not in names:
+            known = ", ".join(names) or "none: the context has no tracks"
+            raise InvalidArgument(f"track: {track}; expected {known}")
+        return layers * (1 + names.index(track)) + layer
+
     def append(
         self,
         layer: int,
         k: Any,
         v: Any = None,
         *,
+        track: str | None = None,
         start: int | None = None,
         key: tuple[int, int] | None = None,
         progress: Callable[[int, int], object] | None = None,
@@ -87,6 +101,7 @@ class Context:
             layer: which.
             k: [n, kv_heads, head_dim].
             v: [n, kv_heads, v_head_dim]; None where the context has ``v_is_k_prefix``.
+            track: k has rows of this track, [n, 1, dim], and there is no v (None: K and V).
             start: must be the layer's committed tokens (as this client knows them).
             key: (client, sequence), by which the service knows a repetition (the library's own).
             progress: called with (bytes done, bytes in all) as they leave, on some thread.
@@ -97,9 +112,10 @@ class Context:
             ResourceExhausted: KV is full.
             DataLoss: the context lost KV.
         """
-        call = self._append_call(layer, k, v, start, key, progress, timeout)
+        number = self._number(layer, track)
+        call = self._append_call(number, k, v, start, key, progress, timeout)
         with self._in_doubt():
-            return self._appended(layer, call(_core.CancelToken.new()))
+            return self._appended(number, call(_core.CancelToken.new()))
 
     async def append_async(
         self,
@@ -107,15 +123,17 @@ class Context:
         k: Any,
         v: Any = None,
         *,
+        track: str | None = None,
         start: int | None = None,
         key: tuple[int, int] | None = None,
         progress: Callable[[int, int], object] | None = None,
         timeout: float | None = None,
     ) -> Appended:
         """As :meth:`append`; cancelling the task cancels the call."""
-        call = self._append_call(layer, k, v, start, key, progress, timeout)
+        number = self._number(layer, track)
+        call = self._append_call(number, k, v, start, key, progress, timeout)
         with self._in_doubt():
-            return self._appended(layer, await in_thread(call))
+            return self._appended(number, await in_thread(call))
 
     def _append_call(
         self,
@@ -127,7 +145,7 @@ class Context:
         progress: Callable[[int, int], object] | None,
         timeout: float | None,
     ) -> Callable[[_core.CancelToken], tuple[int, int]]:
-        start = self._at(layer) if start is None else start
+        start = self.tokens[layer] if start is None else start
         key = key or (0, 0)
         return lambda cancel: self._core.append(
             self.id, layer, start, k, v, key, progress, timeout, cancel
@@ -252,6 +270,8 @@ class Context:
         q: Any,
         pattern: str | None = None,
         *,
+        track: str | None = None,
+        weights: Any = None,
         q_start: int | None = None,
         kv_len: int | None = None,
         timeout: float | None = None,
@@ -260,8 +280,11 @@ class Context:
 
         Args:
             layer: which.
-            q: [n, heads, head_dim].
+            q: [n, heads, head_dim]; of a track the index queries, [n, index heads, dim].
             pattern: with words that choose keys by data, as ``quest(4096)`` (None: the context's).
+            track: choose by its rows, which the words of an index do, as ``dsa(2048)`` (None: by
+                the context's keys).
+            weights: [n, index heads], for ``dsa``.
             q_start: as in :meth:`attend`.
             kv_len: as in :meth:`attend`.
             timeout: seconds.
@@ -270,14 +293,18 @@ class Context:
             A list for each such word, by the word with all of its arguments: the ``lists`` of
             attends, and of steps, of queries at the same positions, in this layer or in others.
         """
-        q_start, kv_len = self._positions(layer, q, q_start, kv_len)
-        lists, _ = self._core.select(self.id, layer, q_start, kv_len, q, pattern or "", timeout)
+        number = self._number(layer, track)
+        q_start, kv_len = self._positions(number, q, q_start, kv_len)
+        numbers = [] if weights is None else [float(one) for row in weights for one in row]
+        lists, _ = self._core.select(
+            self.id, number, q_start, kv_len, q, pattern or "", numbers, timeout
+        )
         return {word: KeyList._of(core) for word, core in lists.items()}
 
     def _positions(
-        self, layer: int, q: Any, q_start: int | None, kv_len: int | None
+        self, number: int, q: Any, q_start: int | None, kv_len: int | None
     ) -> tuple[int, int]:
-        kv_len = self._at(layer) if kv_len is None else kv_len
+        kv_len = self.tokens[number] if kv_len is None else kv_len
         if q_start is None:
             q_start = kv_len - len(q)
             if q_start < 0:
@@ -303,7 +330,8 @@ class Context:
         sinks: Any,
         out_dtype: str | None,
     ) -> Callable[[float | None, _core.CancelToken], Answer]:
-        q_start, kv_len = self._positions(layer, q, q_start, kv_len)
+        number = self._number(layer, None)
+        q_start, kv_len = self._positions(number, q, q_start, kv_len)
         begin, end = (0, None) if keys is None else keys
         cores = cores_of(lists)
         logits = numbers_of(sinks)

@@ -193,14 +193,16 @@ class PythonClient {
 
   // {word: KeyList}, and the epoch.
   nb::tuple Select(ContextId context, int layer, int64_t q_start, int64_t kv_len, nb::handle q,
-                   const std::string& pattern, std::optional<double> timeout) {
+                   const std::string& pattern, const std::vector<float>& weights,
+                   std::optional<double> timeout) {
     const Borrowed queries = Borrow(q, "q");
     const SelectRequest request{.context = context,
                                 .layer = layer,
                                 .q_start = q_start,
                                 .kv_len = kv_len,
                                 .q = queries.view,
-                                .pattern = pattern};
+                                .pattern = pattern,
+                                .weights = weights};
     const SelectResult result =
         Run([&](Client& client, const CallOptions& call) { return client.Select(request, call); },
             timeout);
@@ -368,7 +370,7 @@ void AddClient(nb::module_& module) {
            nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
            nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg())
       .def("select", &PythonClient::Select, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
-           nb::arg(), nb::arg().none())
+           nb::arg(), nb::arg(), nb::arg().none())
       .def("step", &PythonClient::Step, nb::arg(), nb::arg().none(), nb::arg().none(),
            nb::arg().none())
       .def("fork", &PythonClient::Fork)

@@ -34,6 +34,14 @@ nb::object ToPython(const T& value) {
   }
 }
 
+template <typename T>
+inline constexpr bool IsDescribedList = false;
+template <Described T>
+inline constexpr bool IsDescribedList<std::vector<T>> = true;
+
+template <Described T>
+void FromKeywords(const nb::dict& keywords, T* value);
+
 // A member is set to what Python says. Raises InvalidArgument naming the field.
 template <typename T>
 void FromPython(nb::handle from, absl::string_view name, T* value) {
@@ -46,6 +54,20 @@ void FromPython(nb::handle from, absl::string_view name, T* value) {
                                                     "; expected ", TextForm<T>::Expected())));
     }
     *value = *parsed;
+  } else if constexpr (IsDescribedList<T>) {
+    nb::sequence list;
+    if (!nb::try_cast(from, list)) {
+      Raise(absl::InvalidArgumentError(
+          absl::StrCat(name, ": ", nb::repr(from).c_str(), "; expected a list of dicts")));
+    }
+    for (const nb::handle one : list) {
+      nb::dict keywords;
+      if (!nb::try_cast(one, keywords)) {
+        Raise(absl::InvalidArgumentError(
+            absl::StrCat(name, ": ", nb::repr(one).c_str(), " in it; expected a dict")));
+      }
+      FromKeywords(keywords, &value->emplace_back());
+    }
   } else if (!nb::try_cast(from, *value)) {
     Raise(absl::InvalidArgumentError(absl::StrCat(name, ": ", nb::repr(from).c_str(), "; expected ",
                                                   std::is_same_v<T, bool>       ? "True or False"

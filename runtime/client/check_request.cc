@@ -112,6 +112,11 @@ absl::Status CheckRequest(const AttendRequest& request) {
 }
 
 absl::Status CheckRequest(const SelectRequest& request) {
+  if (request.weights.size() > kSelectWeightsMax) {
+    return absl::InvalidArgumentError(absl::StrCat("weights: ", request.weights.size(),
+                                                   "; expected at most ", kSelectWeightsMax,
+                                                   ": ask for fewer queries at once"));
+  }
   return CheckRequest(AttendOf(request));
 }
 

@@ -113,14 +113,14 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> DirectAppends::ChannelTo(
   return channel;
 }
 
-absl::Status DirectAppends::UploadPart(const AppendGrant& grant, const Layout& layout,
-                                       size_t holder, const AppendRequest& piece,
-                                       const Attempt& attempt) {
+absl::Status DirectAppends::UploadPart(const AppendGrant& grant, const ContextSpec& spec,
+                                       const Layout& layout, size_t holder,
+                                       const AppendRequest& piece, const Attempt& attempt) {
   const std::string& address = grant.addresses[holder];
   ANNULUS_ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel, ChannelTo(address));
   // A token is told in plain text only where it has been already.
   const bool tells = absl::StartsWith(address, kTlsScheme) || !identity_->tls();
-  PackedPart part(grant.spec, layout, grant.ranks[holder], piece, chunk_bytes_);
+  PackedPart part(spec, layout, grant.ranks[holder], piece, chunk_bytes_);
   grpc::ClientContext rpc;
   SetUpCall(attempt.deadline, &rpc, tells ? identity_->token() : nullptr);
   const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
@@ -140,12 +140,18 @@ absl::Status DirectAppends::Upload(const v1::AppendGrant& message, const AppendR
                                    const Attempt& attempt) {
   ANNULUS_ASSIGN_OR_RETURN(const AppendGrant grant, ReplyOf<AppendGrant>(message));
   ANNULUS_RETURN_IF_ERROR(ValidateSpec(grant.spec));
-  ANNULUS_RETURN_IF_ERROR(CheckKv(grant.spec, piece.k, piece.v));
+  const std::vector<ContextSpec> tracks = TrackSpecs(grant.spec);
+  if (piece.layer < 0 || piece.layer >= StoredLayers(grant.spec)) {
+    return absl::InternalError("the service granted an append to a layer that is none");
+  }
+  const ContextSpec& spec = SpecOfLayer(grant.spec, tracks, piece.layer);
+  ANNULUS_RETURN_IF_ERROR(CheckKv(spec, piece.k, piece.v));
   const TokenRange tokens{piece.start, piece.start + piece.k.tokens};
-  const Layout layout = LayoutOf(grant.spec, grant.world, tokens.end);
+  const Layout layout = LayoutOfLayer(grant.spec, tracks, piece.layer, grant.world,
+                                      HeadMapOf(grant.spec, grant.world), tokens.end);
   std::vector<size_t> holders;  // that get something
   for (size_t i = 0; i < grant.ranks.size(); ++i) {
-    if (AppendBytes(grant.spec, layout, grant.ranks[i], tokens) > 0) holders.push_back(i);
+    if (AppendBytes(spec, layout, grant.ranks[i], tokens) > 0) holders.push_back(i);
   }
   ThreadPool* pool = nullptr;
   {
@@ -159,7 +165,7 @@ absl::Status DirectAppends::Upload(const v1::AppendGrant& message, const AppendR
   const auto put = [&](int64_t i) {
     if (failed) return;
     const absl::Status status =
-        UploadPart(grant, layout, holders[static_cast<size_t>(i)], piece, attempt);
+        UploadPart(grant, spec, layout, holders[static_cast<size_t>(i)], piece, attempt);
     // A worker that was told to let go of an upload cancels it: the coordinator says why.
     if (status.ok() || absl::IsCancelled(status) || absl::IsAborted(status)) return;
     failed = true;

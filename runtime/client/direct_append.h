@@ -39,8 +39,8 @@ class DirectAppends {
   // OK also when the coordinator has ended the append meanwhile; then it says why.
   absl::Status Upload(const v1::AppendGrant& grant, const AppendRequest& piece,
                       const Attempt& attempt);
-  absl::Status UploadPart(const AppendGrant& grant, const Layout& layout, size_t holder,
-                          const AppendRequest& piece, const Attempt& attempt);
+  absl::Status UploadPart(const AppendGrant& grant, const ContextSpec& spec, const Layout& layout,
+                          size_t holder, const AppendRequest& piece, const Attempt& attempt);
   absl::StatusOr<std::shared_ptr<grpc::Channel>> ChannelTo(const std::string& address);
 
   const std::shared_ptr<grpc::Channel> coordinator_;

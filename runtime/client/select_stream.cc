@@ -75,6 +75,7 @@ absl::StatusOr<SelectResult> StreamSelect(const std::shared_ptr<grpc::Channel>& 
   v1::AttendPart part;
   ANNULUS_RETURN_IF_ERROR(ToProto(AttendOf(request), part.mutable_header()));
   ToProto(request.q, part.mutable_header()->mutable_q());
+  part.mutable_header()->mutable_weights()->Add(request.weights.begin(), request.weights.end());
   grpc::ClientContext rpc;
   SetUpCall(attempt.deadline, &rpc, token);
   SetUpTrace(attempt.traceparent, &rpc);

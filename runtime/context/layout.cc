@@ -75,6 +75,27 @@ Layout LayoutOf(const ContextSpec& spec, int world, int64_t tokens) {
   return LayoutOf(spec, world, HeadMapOf(spec, world), tokens);
 }
 
+std::vector<ContextSpec> TrackSpecs(const ContextSpec& spec) {
+  std::vector<ContextSpec> specs;
+  for (const Track& track : spec.tracks) {
+    specs.push_back({.heads = 1,
+                     .kv_heads = 1,
+                     .head_dim = track.dim,
+                     .v_head_dim = track.dim,
+                     .v_is_k_prefix = true,
+                     .dtype = track.dtype,
+                     .partition = spec.partition,
+                     .tokens_expected = spec.tokens_expected});
+  }
+  return specs;
+}
+
+Layout LayoutOfLayer(const ContextSpec& spec, const std::vector<ContextSpec>& tracks, int layer,
+                     int world, const HeadMap& heads, int64_t tokens) {
+  if (layer < spec.layers) return LayoutOf(spec, world, heads, tokens);
+  return LayoutOf(SpecOfLayer(spec, tracks, layer), world, tokens);
+}
+
 Problem ProblemOf(const ContextSpec& spec, Layout kv, TokenRange q, int64_t kv_tokens,
                   TokenRange keys, const Pattern& pattern) {
   return {.q_tokens = q.size(),
@@ -98,7 +119,7 @@ const std::string& PatternOf(const ContextSpec& spec, int layer, const std::stri
   if (!asked.empty()) return asked;
   if (spec.patterns.empty()) return causal;
   return spec.patterns.size() == 1 ? spec.patterns[0]
-                                   : spec.patterns.at(static_cast<size_t>(layer));
+                                   : spec.patterns[static_cast<size_t>(layer % spec.layers)];
 }
 
 int64_t TokenBytes(const ContextSpec& spec) {
@@ -110,9 +131,13 @@ int64_t DenseBytes(const ContextSpec& spec, const HeadMap& heads,
                    const std::vector<int64_t>& tokens) {
   int64_t heads_held = 0;  // of a block, over the ranks that have it
   for (int group = 0; group < heads.groups(); ++group) heads_held += CountOf(heads.KvHeads(group));
-  int64_t blocks = 0;
-  for (const int64_t layer : tokens) blocks += BlocksOf(layer);
-  return blocks * heads_held * PageBytes(spec);
+  int64_t bytes = 0;
+  const std::vector<ContextSpec> tracks = TrackSpecs(spec);
+  for (int layer = 0; layer < std::ssize(tokens); ++layer) {
+    const int64_t pages = BlocksOf(tokens[layer]) * (layer < spec.layers ? heads_held : 1);
+    bytes += pages * PageBytes(SpecOfLayer(spec, tracks, layer));
+  }
+  return bytes;
 }
 
 int64_t PageBytes(const ContextSpec& spec) {

@@ -31,6 +31,23 @@ Layout LayoutOf(const ContextSpec& spec, int world, const HeadMap& heads, int64_
 // The same for who asks once.
 Layout LayoutOf(const ContextSpec& spec, int world, int64_t tokens);
 
+// Layers that are stored: the context's, then those of its tracks.
+inline int StoredLayers(const ContextSpec& spec) {
+  return TrackLayer(spec, static_cast<int>(spec.tracks.size()), 0);
+}
+
+// Rows of tracks are stored as those of contexts with these specs: one KV head without V, which all
+// ranks have tokens of.
+std::vector<ContextSpec> TrackSpecs(const ContextSpec& spec);
+
+// Of a stored layer; `tracks`: TrackSpecs.
+inline const ContextSpec& SpecOfLayer(const ContextSpec& spec,
+                                      const std::vector<ContextSpec>& tracks, int layer) {
+  return layer < spec.layers ? spec : tracks[static_cast<size_t>(layer / spec.layers - 1)];
+}
+Layout LayoutOfLayer(const ContextSpec& spec, const std::vector<ContextSpec>& tracks, int layer,
+                     int world, const HeadMap& heads, int64_t tokens);
+
 // Queries at the positions `q` over the keys `keys` of a context's first kv_tokens, which lie as
 // `kv` says, attended from outside the ranks; plans that cut query rows do it zigzag. The pattern
 // must have been parsed for spec.kv_heads.
@@ -43,13 +60,13 @@ inline TokenRange KeysOf(const AttendRequest& request) {
 }
 
 // What queries of a layer are attended with: what the call asked for, else the context's pattern
-// for the layer, else causal.
+// for the layer, else causal. A track's layer has the pattern of the context's.
 const std::string& PatternOf(const ContextSpec& spec, int layer, const std::string& asked);
 
 // Bytes of one token of one KV head: a K row and, unless V is K's prefix, a V row.
 int64_t TokenBytes(const ContextSpec& spec);
 
-// KV bytes over all ranks of a context with these tokens, by layer, if nothing is let go of.
+// KV bytes over all ranks of a context with these tokens, by stored layer, if nothing is let go of.
 int64_t DenseBytes(const ContextSpec& spec, const HeadMap& heads,
                    const std::vector<int64_t>& tokens);
 

@@ -54,7 +54,7 @@ absl::StatusOr<Retention> Retention::Of(const ContextSpec& spec) {
 }
 
 const Pattern& Retention::pattern(int layer) const {
-  return patterns_.size() == 1 ? patterns_[0] : patterns_.at(static_cast<size_t>(layer));
+  return patterns_[static_cast<size_t>(layer) % patterns_.size()];
 }
 
 BlockSet Retention::Gone(int layer, int kv_head, int64_t horizon) const {

@@ -26,7 +26,8 @@ class Retention {
   // INVALID_ARGUMENT names the field if a pattern does not parse.
   static absl::StatusOr<Retention> Of(const ContextSpec& spec);
 
-  // What a layer is attended with unless a call says otherwise.
+  // What a layer is attended with unless a call says otherwise; a track's layer has the pattern of
+  // the context's.
   const Pattern& pattern(int layer) const;
 
   // The blocks of a KV head that are gone at a layer's horizon: none unless kv_efficient. A later

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "runtime/engine/selection.h"
 
@@ -18,6 +19,10 @@ absl::StatusOr<std::vector<NamedList>> SelectLocally(const Pattern& pattern,
   for (const auto& selector : pattern.selectors()) {
     const auto is_it = [&](const NamedList& list) { return list.name == selector->name(); };
     if (std::any_of(given.begin(), given.end(), is_it)) continue;
+    if (selector->index().has_value()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "pattern: ", selector->name(), " chooses by the rows of a track; expected its list"));
+    }
     const SelectRows rows{.selector = selector.get(),
                           .q = q,
                           .q_begin = q_begin,

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "attention/select/index.h"
 #include "base/check.h"
 #include "base/status.h"
 #include "runtime/engine/wire_rows.h"
@@ -15,8 +16,12 @@ namespace {
 
 static_assert(sizeof(Candidate) == 8);
 
-// Rows that one thread takes at a time.
+// Rows that one thread takes at a time; by an index fewer, for their queries are many.
 constexpr int64_t kRowsOfTask = 64;
+constexpr int64_t kIndexRowsOfTask = 8;
+// Where rows are few, their blocks are shared out too: into parts of so many, and so few parts.
+constexpr int64_t kIndexBlocksOfTask = 16;
+constexpr int64_t kIndexPartsMax = 64;
 
 }  // namespace
 
@@ -37,10 +42,15 @@ Selection::Selection(const SelectRows& rows, const Layout& layout)
   if (rows_.kv_tokens - 1 < selector.picks() * form_.unit_tokens) first_choosing_ = q.size();
   const int64_t chunk_tokens = blocks_of_chunk() * kBlockTokens;
   if (first_choosing_ < q.size()) {
-    // Of the last row's own unit nothing is a candidate, but of its block others may be.
-    const int64_t candidates = selector.OwnUnit(q.end - 1, rows_.kv_tokens);
+    // Of the last row's own unit nothing may be a candidate, but of its block others may be.
+    const int64_t candidates = selector.CandidatesEnd(q.end - 1, rows_.kv_tokens);
     end_ = (candidates * form_.unit_tokens + chunk_tokens - 1) / chunk_tokens;
   }
+  Divide(layout);
+}
+
+void Selection::Divide(const Layout& layout) {
+  const bool by_index = rows_.selector->index().has_value();
   std::vector<bool> whole(static_cast<size_t>(end_));
   const int64_t blocks = end_ * blocks_of_chunk();
   for (int rank = 0; rank < layout.world(); ++rank) {
@@ -48,16 +58,19 @@ Selection::Selection(const SelectRows& rows, const Layout& layout)
     share.heads = layout.QueryHeads(rank);
     share.kv_heads = layout.KvHeads(rank);
     if (share.heads.empty()) continue;
+    if (by_index) share.heads = {rows_.heads};
     const std::vector<int64_t> held =
         layout.Blocks(rank).Intersect(BlockSet::Range(0, blocks)).ToVector();
     for (size_t i = 0; i < held.size();) {
       const int64_t chunk = held[i] / blocks_of_chunk();
       size_t next = i;
       while (next < held.size() && held[next] / blocks_of_chunk() == chunk) ++next;
-      if (static_cast<int64_t>(next - i) == blocks_of_chunk()) {
+      const bool is_whole = static_cast<int64_t>(next - i) == blocks_of_chunk();
+      if (is_whole || by_index) {
         share.chunks.push_back(chunk);
         whole[static_cast<size_t>(chunk)] = true;
-      } else {
+      }
+      if (!is_whole || by_index) {
         share.blocks.insert(share.blocks.end(), held.begin() + static_cast<int64_t>(i),
                             held.begin() + static_cast<int64_t>(next));
       }
@@ -72,12 +85,12 @@ Selection::Selection(const SelectRows& rows, const Layout& layout)
 int64_t Selection::CandidatesOf(int64_t row, const std::vector<int64_t>& chunks) const {
   const Selector& selector = *rows_.selector;
   if (row < first_choosing_) return 0;
-  const int64_t own = selector.OwnUnit(rows_.q_begin + row, rows_.kv_tokens);
+  const int64_t end_unit = selector.CandidatesEnd(rows_.q_begin + row, rows_.kv_tokens);
   const int64_t units_of_chunk = blocks_of_chunk() * kBlockTokens / form_.unit_tokens;
-  const auto end = std::lower_bound(chunks.begin(), chunks.end(), own / units_of_chunk);
+  const auto end = std::lower_bound(chunks.begin(), chunks.end(), end_unit / units_of_chunk);
   int64_t units = (end - chunks.begin()) * units_of_chunk;
-  if (end != chunks.end() && *end == own / units_of_chunk) units += own % units_of_chunk;
-  return std::min(units, selector.picks() - 1);
+  if (end != chunks.end() && *end == end_unit / units_of_chunk) units += end_unit % units_of_chunk;
+  return std::min(units, selector.picks_of_candidates());
 }
 
 int64_t Selection::AnswerBytes(int rank) const {
@@ -168,12 +181,70 @@ absl::StatusOr<Buffer> Selection::Answer(int rank, absl::Span<const TensorView> 
   return answer;
 }
 
+absl::StatusOr<Buffer> Selection::AnswerByIndex(int rank, const TensorView& q, const float* weights,
+                                                const SelectKeys& keys, const Loops& loops) const {
+  const Share& share = shares_[static_cast<size_t>(rank)];
+  Buffer answer(static_cast<size_t>(AnswerBytes(rank)));
+  if (answer.empty()) return answer;
+  SelectRows rows = rows_;
+  rows.q = q;
+  rows.weights = weights;
+  const int64_t all = q.tokens, lists = rows.heads.count;
+  const int64_t choosing = all - first_choosing_;
+  const int64_t row_tasks = (choosing + kIndexRowsOfTask - 1) / kIndexRowsOfTask;
+  // Blocks of one unit stay together, so that no unit comes twice.
+  const int64_t held = std::ssize(share.blocks);
+  const int64_t wanted = std::clamp<int64_t>(held / kIndexBlocksOfTask, 1,
+                                             std::max<int64_t>(1, kIndexPartsMax / row_tasks));
+  std::vector<int64_t> cuts = {0};
+  for (int64_t part = 1; part < wanted; ++part) {
+    int64_t at = std::max(cuts.back(), held * part / wanted);
+    while (at > 0 && at < held &&
+           share.blocks[at] / blocks_of_chunk() == share.blocks[at - 1] / blocks_of_chunk()) {
+      ++at;
+    }
+    cuts.push_back(at);
+  }
+  cuts.push_back(held);
+  const auto parts = static_cast<int64_t>(cuts.size()) - 1;
+  std::vector<std::vector<Candidate>> best(static_cast<size_t>(parts * lists * all));
+  std::mutex mutex;
+  absl::Status status;
+  loops.Run(row_tasks * parts, [&](int64_t task) {
+    const int64_t part = task % parts, first = first_choosing_ + task / parts * kIndexRowsOfTask;
+    const absl::Status ended = BestByIndex(
+        rows, first, std::min(kIndexRowsOfTask, all - first), keys,
+        absl::MakeSpan(share.blocks).subspan(cuts[part], cuts[part + 1] - cuts[part]),
+        absl::MakeSpan(best).subspan(static_cast<size_t>(part * lists * all), lists * all));
+    const std::lock_guard<std::mutex> lock(mutex);
+    status.Update(ended);
+  });
+  ANNULUS_RETURN_IF_ERROR(status);
+  if (loops.cancelled()) {
+    return absl::CancelledError("the call was cancelled as keys were chosen");
+  }
+  std::byte* at = answer.data();
+  for (int64_t i = 0; i < lists * all; ++i) {
+    const auto count = static_cast<size_t>(CandidatesOf(i % all, share.chunks));
+    std::vector<Candidate>& merged = best[static_cast<size_t>(i)];
+    for (int64_t part = 1; part < parts; ++part) {
+      const auto& more = best[static_cast<size_t>(part * lists * all + i)];
+      merged.insert(merged.end(), more.begin(), more.end());
+    }
+    if (parts > 1) std::sort(merged.begin(), merged.end(), Before);
+    ANNULUS_CHECK(merged.size() >= count);
+    if (count > 0) std::memcpy(at, merged.data(), count * sizeof(Candidate));
+    at += count * sizeof(Candidate);
+  }
+  return answer;
+}
+
 Selection::Merge::Merge(const Selection& selection, const TensorView& q, DType dtype)
     : of_(selection),
       q_(q),
       dtype_(dtype),
-      best_(static_cast<size_t>(q.heads * q.tokens)),
-      pages_(static_cast<size_t>(q.heads / of_.rows_.group)) {
+      best_(static_cast<size_t>(of_.rows_.heads.count * of_.rows_.q.tokens)),
+      pages_(static_cast<size_t>(of_.rows_.heads.count / of_.rows_.group)) {
   const size_t blocks = of_.split_.size() * static_cast<size_t>(of_.blocks_of_chunk());
   for (std::vector<float>& pages : pages_) pages.resize(blocks * of_.form_.page_floats());
 }
@@ -187,15 +258,17 @@ absl::Status Selection::Merge::Add(int rank, absl::Span<const std::byte> answer)
   }
   const std::byte* at = answer.data();
   ForEachHead(share.heads, [&](int head) {
-    for (int64_t row = of_.first_choosing_; row < q_.tokens; ++row) {
+    const int64_t rows = of_.rows_.q.tokens;
+    for (int64_t row = of_.first_choosing_; row < rows; ++row) {
       const auto count = static_cast<size_t>(of_.CandidatesOf(row, share.chunks));
-      std::vector<Candidate>& best = best_[static_cast<size_t>(head * q_.tokens + row)];
+      std::vector<Candidate>& best = best_[static_cast<size_t>(head * rows + row)];
       const size_t before = best.size();
       best.resize(before + count);
       if (count > 0) std::memcpy(best.data() + before, at, count * sizeof(Candidate));
       at += count * sizeof(Candidate);
     }
   });
+  if (of_.rows_.selector->index().has_value()) return absl::OkStatus();
   const size_t floats = of_.form_.page_floats();
   const int64_t blocks = of_.blocks_of_chunk();
   ForEachHead(share.kv_heads, [&](int head) {
@@ -240,35 +313,50 @@ void Selection::Merge::AddSplit() {
   }
 }
 
+void Selection::Merge::AddBest(std::vector<Candidate>& best, std::vector<int32_t>* keys) const {
+  const Selector& selector = *of_.rows_.selector;
+  if (selector.index().has_value() && of_.blocks_of_chunk() > 1) {
+    const auto by_unit = [](const Candidate& a, const Candidate& b) {
+      return a.unit != b.unit ? a.unit < b.unit : a.score > b.score;
+    };
+    std::sort(best.begin(), best.end(), by_unit);
+    const auto same = [](const Candidate& a, const Candidate& b) { return a.unit == b.unit; };
+    best.erase(std::unique(best.begin(), best.end(), same), best.end());
+  }
+  const auto picks = static_cast<size_t>(selector.picks_of_candidates());
+  if (best.size() > picks) {
+    std::nth_element(best.begin(), best.begin() + static_cast<int64_t>(picks), best.end(), Before);
+    best.resize(picks);
+  }
+  const auto first = static_cast<int64_t>(keys->size());
+  for (const Candidate& candidate : best) keys->push_back(candidate.unit);
+  std::sort(keys->begin() + first, keys->end());
+}
+
 KeyListData Selection::Merge::Finish() && {
   if (!of_.split_.empty()) AddSplit();
   const Selector& selector = *of_.rows_.selector;
   KeyListData data;
   data.rows = KeyListData::Rows::kToken;
-  data.block_tokens = selector.unit_tokens();
-  data.heads = static_cast<int>(q_.heads);
+  if (selector.unit_tokens() == 1) {
+    data.unit = KeyListData::Unit::kTokens;
+  } else {
+    data.block_tokens = selector.unit_tokens();
+  }
+  data.heads = of_.rows_.heads.count;
   data.q_begin = of_.rows_.q_begin;
   data.begin = {0};
   data.begin.reserve(best_.size() + 1);
   for (size_t i = 0; i < best_.size(); ++i) {
-    const int64_t row = static_cast<int64_t>(i) % q_.tokens;
+    const int64_t row = static_cast<int64_t>(i) % of_.rows_.q.tokens;
     const auto own =
         static_cast<int32_t>(selector.OwnUnit(data.q_begin + row, of_.rows_.kv_tokens));
-    std::vector<Candidate>& best = best_[i];
-    const size_t first = data.keys.size();
     if (row < of_.first_choosing_) {
       for (int32_t unit = 0; unit < own; ++unit) data.keys.push_back(unit);
     } else {
-      const auto picks = static_cast<size_t>(selector.picks() - 1);
-      if (best.size() > picks) {
-        std::nth_element(best.begin(), best.begin() + static_cast<int64_t>(picks), best.end(),
-                         Before);
-        best.resize(picks);
-      }
-      for (const Candidate& candidate : best) data.keys.push_back(candidate.unit);
-      std::sort(data.keys.begin() + static_cast<int64_t>(first), data.keys.end());
+      AddBest(best_[i], &data.keys);
     }
-    data.keys.push_back(own);
+    if (row < of_.first_choosing_ || selector.sees_own()) data.keys.push_back(own);
     data.begin.push_back(static_cast<int64_t>(data.keys.size()));
   }
   return data;

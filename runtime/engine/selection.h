@@ -3,11 +3,16 @@
 // scores them alike. The union of the ranks' best holds the best of all, so the caller's lists are
 // those of one rank that holds everything, ties included.
 //
+// Over a track (an index, attention/selector.h) each rank scores the tokens that it holds, and its
+// best are those of units of which it holds some: a unit's score is the highest of its tokens, so
+// the best of all are among the best of the rank that has that token, and of a unit that several
+// ranks name the highest score counts.
+//
 // Who answers what, and in how many bytes, follows from selector, layout and positions: caller and
-// ranks each work it out. An answer is, for each query head of the rank, then each row that
-// chooses, as many candidates as there are {f32 score, i32 unit}, in the order of Before(); then,
-// for each KV head of the rank, then each block, ascending, of those units, its page summary, f32.
-// Thread-safe functions of values.
+// ranks each work it out. An answer is, for each query head of the rank (each list of an
+// index), then each row that chooses, as many candidates as there are {f32 score, i32 unit}, in the
+// order of Before(); then, for each KV head of the rank, then each block, ascending, of those
+// units, its page summary, f32. Thread-safe functions of values.
 #pragma once
 
 #include <atomic>
@@ -41,7 +46,8 @@ struct Loops {
 
 class Selection {
  public:
-  // `rows` has all query heads; its q needs no data. `layout` says who holds which keys.
+  // `rows` has all query heads, or lists of an index; its q needs no data. `layout` says who holds
+  // which keys, or rows of the track.
   Selection(const SelectRows& rows, const Layout& layout);
 
   // INVALID_ARGUMENT names list_keys_max, list_rows_max or select_bytes_max.
@@ -53,6 +59,9 @@ class Selection {
   // rounded to the keys' dtype. CANCELLED once it is.
   absl::StatusOr<Buffer> Answer(int rank, absl::Span<const TensorView> q, const SelectKeys& keys,
                                 const Loops& loops) const;
+  // The same by an index, of which `q` has all queries and `weights` theirs, if it weighs.
+  absl::StatusOr<Buffer> AnswerByIndex(int rank, const TensorView& q, const float* weights,
+                                       const SelectKeys& keys, const Loops& loops) const;
 
   // The caller's side. Takes in a rank's answer, once each. DATA_LOSS for what is none.
   class Merge;
@@ -64,14 +73,18 @@ class Selection {
   struct Share {
     HeadRanges heads;
     HeadRanges kv_heads;
-    std::vector<int64_t> chunks;  // units that it holds whole, or blocks of units within them
-    std::vector<int64_t> blocks;  // of units that nobody holds whole
+    // Units that it holds whole, or blocks of units within them; of an index those of which it
+    // holds some.
+    std::vector<int64_t> chunks;
+    std::vector<int64_t> blocks;  // of units that nobody holds whole; of an index all of them
   };
 
   int64_t blocks_of_chunk() const { return std::max<int64_t>(1, form_.unit_tokens / kBlockTokens); }
+  void Divide(const Layout& layout);
   // Candidates of row `row` among these chunks: none unless it chooses.
   int64_t CandidatesOf(int64_t row, const std::vector<int64_t>& chunks) const;
   int64_t SummaryBytes(const Share& share) const {
+    if (rows_.selector->index().has_value()) return 0;
     return CountOf(share.kv_heads) *
            static_cast<int64_t>(share.blocks.size() * form_.page_floats()) *
            static_cast<int64_t>(sizeof(float));
@@ -87,7 +100,8 @@ class Selection {
 
 class Selection::Merge {
  public:
-  // `q` [rows, heads, head_dim], any dtype: rounded to `dtype`, the keys'. Both outlive this.
+  // `q` [rows, heads, head_dim], any dtype: rounded to `dtype`, the keys'. Both outlive this. An
+  // index has no use for them.
   Merge(const Selection& selection, const TensorView& q, DType dtype);
 
   absl::Status Add(int rank, absl::Span<const std::byte> answer);
@@ -97,6 +111,8 @@ class Selection::Merge {
 
  private:
   void AddSplit();
+  // The best of a row's candidates, which may name a unit more than once, at the list's end.
+  void AddBest(std::vector<Candidate>& best, std::vector<int32_t>* keys) const;
 
   const Selection& of_;
   const TensorView q_;

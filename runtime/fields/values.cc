@@ -56,6 +56,25 @@ absl::Status CheckPatterns(const ContextSpec& spec) {
   return absl::OkStatus();
 }
 
+absl::Status CheckTracks(const ContextSpec& spec) {
+  const auto tracks = static_cast<int64_t>(spec.tracks.size());
+  if (tracks > 0 && spec.kv_efficient) {
+    return Bad("tracks", tracks, "none with kv_efficient, which keeps what patterns of KV need");
+  }
+  if (spec.layers * (1 + tracks) > kLayersMax) {
+    return Bad("tracks", tracks,
+               absl::StrCat("at most ", kLayersMax, " layers, those of tracks included"));
+  }
+  for (size_t i = 0; i < spec.tracks.size(); ++i) {
+    for (size_t j = 0; j < i; ++j) {
+      if (spec.tracks[i].name != spec.tracks[j].name) continue;
+      return absl::InvalidArgumentError(absl::StrCat("tracks[", i, "].name: that of tracks[", j,
+                                                     "]; expected a name of its own"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::optional<DType> TextForm<DType>::Parse(absl::string_view text) {
@@ -94,6 +113,7 @@ absl::Status CheckWhole(const ContextSpec& spec) {
                absl::StrCat("at most head_dim ", spec.head_dim, " with v_is_k_prefix"));
   }
   ANNULUS_RETURN_IF_ERROR(CheckPartition(spec));
+  ANNULUS_RETURN_IF_ERROR(CheckTracks(spec));
   return CheckPatterns(spec);
 }
 

@@ -45,6 +45,13 @@ struct TextForm<PartitionSpec> {
   static std::string Expected();
 };
 
+constexpr auto DescriptionOf(const Track*) {
+  using T = Track;
+  return Describe("Track", Field(1, "name", &T::name, SizeBetween(1, kTrackNameBytesMax)),
+                  Field(2, "dim", &T::dim, MultipleOf(8, kHeadDimMax)),
+                  Field(3, "dtype", &T::dtype));
+}
+
 constexpr auto DescriptionOf(const ContextSpec*) {
   using T = ContextSpec;
   return Describe(
@@ -61,7 +68,8 @@ constexpr auto DescriptionOf(const ContextSpec*) {
       Field(13, "replicas", &T::replicas, Bounds{.min = 1, .max = kReplicasMax, .absent = 1}),
       Field(14, "lease", &T::lease, Bounds{.min = 0, .max = kLeaseMaxS, .absent = kLeaseDefaultS}),
       Field(15, "evictable", &T::evictable),
-      Field(16, "owner", &T::owner, SizeAtMost(kTenantBytesMax)));
+      Field(16, "owner", &T::owner, SizeAtMost(kTenantBytesMax)),
+      Field(17, "tracks", &T::tracks, SizeAtMost(kTracksMax)));
 }
 absl::Status CheckWhole(const ContextSpec& spec);
 

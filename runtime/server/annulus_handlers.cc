@@ -39,7 +39,8 @@ CallContext ContextOf(const grpc::ServerContext* context, Caller caller) {
   return call;
 }
 
-absl::StatusOr<SelectRequest> SelectOf(const AttendRequest& attend) {
+absl::StatusOr<SelectRequest> SelectOf(const AttendRequest& attend,
+                                       const std::vector<float>& weights) {
   if (attend.plan.has_value() || attend.scale != 0 || attend.keys_begin != 0 ||
       attend.keys_end.has_value() || !attend.lists.empty() || !attend.sinks.empty()) {
     return absl::InvalidArgumentError(
@@ -50,7 +51,8 @@ absl::StatusOr<SelectRequest> SelectOf(const AttendRequest& attend) {
                        .q_start = attend.q_start,
                        .kv_len = attend.kv_len,
                        .q = attend.q,
-                       .pattern = attend.pattern};
+                       .pattern = attend.pattern,
+                       .weights = weights};
 }
 
 // Small calls go by the table; those that carry tensors, or stay open, have code of their own.
@@ -211,6 +213,9 @@ class AnnulusHandlers final : public grpc::Service {
     AttendReader reader = ReaderOf(&transfer, call);
     ANNULUS_ASSIGN_OR_RETURN(const AttendRequest request,
                              Receive(context, call, stream, &transfer, &reader));
+    if (!reader.weights().empty()) {
+      return absl::InvalidArgumentError("weights: given; expected none of them but in a Select");
+    }
     ANNULUS_ASSIGN_OR_RETURN(const AttendResult result, transfer.Work(service_, request, call));
 
     v1::AttendReplyPart reply;
@@ -239,7 +244,7 @@ class AnnulusHandlers final : public grpc::Service {
     AttendReader reader = ReaderOf(&transfer, call);
     ANNULUS_ASSIGN_OR_RETURN(const AttendRequest attend,
                              Receive(context, call, stream, &transfer, &reader));
-    ANNULUS_ASSIGN_OR_RETURN(const SelectRequest request, SelectOf(attend));
+    ANNULUS_ASSIGN_OR_RETURN(const SelectRequest request, SelectOf(attend, reader.weights()));
     ANNULUS_ASSIGN_OR_RETURN(const SelectResult result, transfer.Work(service_, request, call));
     v1::AttendReplyPart reply;
     ANNULUS_RETURN_IF_ERROR(ToProto(result, reply.mutable_header()));

@@ -15,9 +15,9 @@
 #include "base/log.h"
 #include "base/quoted.h"
 #include "base/status.h"
-#include "runtime/protocol/public/annulus.grpc.pb.h"
 #include "runtime/protocol/public/channel.h"
 #include "runtime/protocol/public/convert.h"
+#include "runtime/protocol/public/workers.grpc.pb.h"
 #include "runtime/server/door.h"
 #include "runtime/server/peer.h"
 

@@ -44,7 +44,7 @@ absl::Status CheckDataAddress(const std::string& data_address, const std::string
                               const std::vector<std::string>& names,
                               const std::vector<std::string>& hosts);
 
-// The handlers of Workers (annulus.proto). What is pointed to outlives them.
+// The handlers of Workers (workers.proto). What is pointed to outlives them.
 std::unique_ptr<grpc::Service> MakeJoinHandlers(const JoinOptions& options, Door* door,
                                                 RpcBounds* bounds);
 

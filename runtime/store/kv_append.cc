@@ -33,7 +33,7 @@ absl::Status KvStore::AppendRows(const LayerAppend& append, RowsUnderWay* rows) 
   const TokenRange tokens = append.tokens;
   Context* context = nullptr;
   ANNULUS_ASSIGN_OR_RETURN(Layer * layer, FindLayer(append.context, append.layer, &context));
-  const ContextSpec& spec = context->shard.spec;
+  const ContextSpec& spec = context->shard.SpecOf(append.layer);
   if (tokens.begin < 0 || tokens.begin >= tokens.end || tokens.end > kContextTokensMax ||
       (spec.tokens_expected > 0 && tokens.end > spec.tokens_expected)) {
     return absl::InvalidArgumentError(
@@ -43,7 +43,7 @@ absl::Status KvStore::AppendRows(const LayerAppend& append, RowsUnderWay* rows) 
     return absl::FailedPreconditionError(absl::StrCat("append at ", tokens.begin, " leaves a gap: ",
                                                       StateOf(layer).tokens, " tokens are stored"));
   }
-  const Layout layout = context->shard.layout(tokens.end);
+  const Layout layout = context->shard.layout(append.layer, tokens.end);
   const int64_t expected = AppendBytes(spec, layout, context->shard.rank, tokens);
   if (static_cast<int64_t>(append.packed.size()) != expected) {
     return absl::DataLossError(

@@ -27,10 +27,10 @@ constexpr int64_t kPatternFactor = 4;
 
 }  // namespace
 
-int64_t KvStore::Context::layer_bytes() const {
+int64_t KvStore::Context::layer_bytes(int layer) const {
   constexpr int64_t kDequeBytes = 1024;  // of an empty one, with what malloc adds
   return static_cast<int64_t>(sizeof(Layer) + sizeof(LayerArenas)) + kDequeBytes +
-         annulus::CountOf(shard.kv_heads()) * static_cast<int64_t>(sizeof(PageArena));
+         annulus::CountOf(shard.kv_heads(layer)) * static_cast<int64_t>(sizeof(PageArena));
 }
 
 absl::Status KvStore::ReserveTables(Context& context, int64_t bytes) {
@@ -48,12 +48,12 @@ absl::StatusOr<KvStore::Layer*> KvStore::MakeLayer(Context& context, int layer) 
   const Lock lock(mutex_);
   std::unique_ptr<Layer>& made = context.layers[static_cast<size_t>(layer)];
   if (made != nullptr) return made.get();
-  ANNULUS_RETURN_IF_ERROR(ReserveTables(context, context.layer_bytes()));
-  const ContextSpec& spec = context.shard.spec;
+  ANNULUS_RETURN_IF_ERROR(ReserveTables(context, context.layer_bytes(layer)));
+  const ContextSpec& spec = context.shard.SpecOf(layer);
   auto summaries =
       std::make_shared<const std::vector<PageSummary>>(SummariesOf(context, layer, space_.kind()));
   auto arenas = std::make_shared<LayerArenas>(space_);
-  const HeadRanges& heads = context.shard.kv_heads();
+  const HeadRanges heads = context.shard.kv_heads(layer);
   const auto page_bytes = static_cast<size_t>(PageTable::PageBytesWith(spec, *summaries));
   for (int i = 0; i < annulus::CountOf(heads); ++i) {
     arenas->by_head.emplace_back(page_bytes, &arenas->memory, CountOf(context));
@@ -62,11 +62,12 @@ absl::StatusOr<KvStore::Layer*> KvStore::MakeLayer(Context& context, int layer) 
   return made.get();
 }
 
-// Pages of a GPU have none: a host works on summaries.
+// Pages of a GPU have none: a host works on summaries. Rows of a track are scored themselves.
 std::vector<PageSummary> KvStore::SummariesOf(const Context& context, int layer, MemoryKind kind) {
   std::vector<PageSummary> summaries;
-  if (kind != MemoryKind::kHost) return summaries;
+  if (kind != MemoryKind::kHost || layer >= context.shard.spec.layers) return summaries;
   for (const auto& selector : context.retention->pattern(layer).selectors()) {
+    if (selector->index().has_value()) continue;
     const PageSummary form(*selector, context.shard.spec.head_dim);
     const bool is_new = std::none_of(summaries.begin(), summaries.end(),
                                      [&](const auto& kept) { return kept.SamePages(form); });
@@ -85,12 +86,13 @@ absl::Status KvStore::Open(ContextId id, const ContextSpec& spec, int world, int
   if (FindContext(id).ok()) return HeldAlready(id);
   ANNULUS_ASSIGN_OR_RETURN(Retention retention, Retention::Of(spec));
   auto context = std::make_unique<Context>();
-  context->shard = {spec, world, rank, HeadMapOf(spec, world)};
+  context->shard = {spec, world, rank, HeadMapOf(spec, world), TrackSpecs(spec)};
   context->owned = CountOf(spec.owner);
   context->retention = std::make_shared<const Retention>(std::move(retention));
-  context->layers.resize(static_cast<size_t>(spec.layers));
+  context->layers.resize(static_cast<size_t>(StoredLayers(spec)));
   int64_t bytes = static_cast<int64_t>(sizeof(Context) + sizeof(Retention)) +
-                  spec.layers * static_cast<int64_t>(sizeof(std::unique_ptr<Layer>));
+                  StoredLayers(spec) * static_cast<int64_t>(sizeof(std::unique_ptr<Layer>)) +
+                  std::ssize(spec.tracks) * static_cast<int64_t>(sizeof(ContextSpec));
   for (const std::string& pattern : spec.patterns) {
     bytes += kPatternFactor * static_cast<int64_t>(sizeof(Pattern) + pattern.size());
   }
@@ -149,9 +151,10 @@ absl::StatusOr<KvStore::Layer*> KvStore::FindLayer(ContextId id, int layer,
   const auto found = contexts_.find(id);
   if (found == contexts_.end()) return NoContext(id);
   *context = found->second.get();
-  if (layer < 0 || layer >= (*context)->shard.spec.layers) {
+  const int layers = StoredLayers((*context)->shard.spec);
+  if (layer < 0 || layer >= layers) {
     return absl::InvalidArgumentError(
-        absl::StrCat("layer is ", layer, ", expected below ", (*context)->shard.spec.layers));
+        absl::StrCat("layer is ", layer, ", expected below ", layers));
   }
   return (*context)->layers[static_cast<size_t>(layer)].get();
 }
@@ -164,12 +167,12 @@ absl::Status KvStore::Read(ContextId id, int layer_index, TokenRange tokens, std
                                                       " are asked for, but layer ", layer_index,
                                                       " holds ", StateOf(layer).tokens));
   }
-  const ContextSpec& spec = context->shard.spec;
+  const ContextSpec& spec = context->shard.SpecOf(layer_index);
   ANNULUS_RETURN_IF_ERROR(
       Verify(id, layer_index, {0, spec.kv_heads},
              BlockSet::Range(tokens.begin / kBlockTokens,
                              BlocksOf(tokens.end) - tokens.begin / kBlockTokens)));
-  const Layout layout = context->shard.layout(tokens.end);
+  const Layout layout = context->shard.layout(layer_index, tokens.end);
   return LoadRows(space_, spec, layout, context->shard.rank, tokens, layer->pages, to);
 }
 
@@ -270,6 +273,11 @@ absl::StatusOr<SelectKeys> KvStore::KeysToSelect(ContextId id, int layer_index, 
   return keys;
 }
 
+absl::StatusOr<SelectKeys> KvStore::RowsToSelect(ContextId id, int layer, int64_t kv_tokens) {
+  ANNULUS_ASSIGN_OR_RETURN(const KvTable* table, Table(id, layer, kv_tokens));
+  return SelectKeys{.kv = table, .space = &space_};
+}
+
 absl::StatusOr<const KvStore::Shard*> KvStore::Find(ContextId id) const {
   ANNULUS_ASSIGN_OR_RETURN(const Context* context, FindContext(id));
   return &context->shard;
@@ -284,7 +292,7 @@ absl::Status KvStore::Verify(ContextId id, int layer_index, HeadRange kv_heads,
   Context* context = nullptr;
   ANNULUS_ASSIGN_OR_RETURN(const Layer* layer, FindLayer(id, layer_index, &context));
   if (layer == nullptr) return absl::OkStatus();
-  const auto page_bytes = static_cast<size_t>(PageBytes(context->shard.spec));
+  const auto page_bytes = static_cast<size_t>(PageBytes(context->shard.SpecOf(layer_index)));
   const int64_t blocks_stored = BlocksOf(layer->tokens);
   std::vector<const Page*> pages;
   std::vector<std::pair<int, int64_t>> places;  // KV head and block

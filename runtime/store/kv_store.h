@@ -105,16 +105,22 @@ class KvStore {
   // patterns of the context's layer ask for.
   absl::StatusOr<SelectKeys> KeysToSelect(ContextId id, int layer, int64_t kv_tokens,
                                           const PageSummary& form);
+  // The same of a track's layer.
+  absl::StatusOr<SelectKeys> RowsToSelect(ContextId id, int layer, int64_t kv_tokens);
 
   struct Shard {
     ContextSpec spec;
     int world = 1;
     int rank = 0;
-    HeadMap heads;  // HeadMapOf
+    HeadMap heads;                    // HeadMapOf
+    std::vector<ContextSpec> tracks;  // TrackSpecs
 
-    // Where the first `tokens` lie.
-    Layout layout(int64_t tokens) const { return LayoutOf(spec, world, heads, tokens); }
-    const HeadRanges& kv_heads() const { return layout(0).KvHeads(rank); }
+    // What a stored layer's rows are, and where the first `tokens` lie.
+    const ContextSpec& SpecOf(int layer) const { return SpecOfLayer(spec, tracks, layer); }
+    Layout layout(int layer, int64_t tokens) const {
+      return LayoutOfLayer(spec, tracks, layer, world, heads, tokens);
+    }
+    HeadRanges kv_heads(int layer) const { return layout(layer, 0).KvHeads(rank); }
   };
   // Valid until the context is released.
   absl::StatusOr<const Shard*> Find(ContextId id) const;
@@ -165,7 +171,7 @@ class KvStore {
     std::vector<std::unique_ptr<Layer>> layers;  // null before the first token
     int64_t table_bytes = 0;                     // of it all
 
-    int64_t layer_bytes() const;  // of one layer
+    int64_t layer_bytes(int layer) const;
   };
   static constexpr int64_t kTableBytesMin = int64_t{1} << 20;
 

@@ -139,8 +139,13 @@ absl::Status TaskExecutor::Execute(const wire::Read& read, Buffer* answer) {
   ANNULUS_RETURN_IF_ERROR(CheckEpoch(read.context, read.epoch));
   ANNULUS_ASSIGN_OR_RETURN(const KvStore::Shard* shard, store_.Find(read.context));
   const TokenRange tokens{read.start, read.start + read.tokens};
-  const Layout layout = shard->layout(tokens.end);
-  Buffer rows(static_cast<size_t>(AppendBytes(shard->spec, layout, shard->rank, tokens)));
+  if (read.layer >= StoredLayers(shard->spec)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("layer is ", read.layer, ", expected below ", StoredLayers(shard->spec)));
+  }
+  const Layout layout = shard->layout(read.layer, tokens.end);
+  Buffer rows(
+      static_cast<size_t>(AppendBytes(shard->SpecOf(read.layer), layout, shard->rank, tokens)));
   ANNULUS_RETURN_IF_ERROR(store_.Read(read.context, read.layer, tokens, rows.data()));
   *answer = std::move(rows);
   return absl::OkStatus();

@@ -3,28 +3,24 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status.h"
 #include "comm/no_exchange.h"
 #include "runtime/context/bind_lists.h"
 #include "runtime/context/layout.h"
-#include "runtime/engine/selection.h"
 #include "runtime/engine/wire_rows.h"
 #include "runtime/worker/merge_point.h"
 
 namespace annulus {
-namespace {
 
-absl::Status CheckQueryBytes(const wire::WorkItem& item, int64_t elements, DType dtype) {
+absl::Status WorkRunner::CheckQueryBytes(const wire::WorkItem& item, int64_t elements,
+                                         DType dtype) {
   const size_t expected = static_cast<size_t>(elements) * SizeOf(dtype);
   if (item.query_bytes == expected) return absl::OkStatus();
   return absl::DataLossError(
       absl::StrCat("an item brought ", item.query_bytes, " bytes of queries, expected ", expected));
 }
-
-}  // namespace
 
 absl::Status WorkRunner::CheckInTime(const WorkerTask& task) const {
   if (task.cancel != nullptr && task.cancel->load()) {
@@ -42,7 +38,7 @@ std::shared_ptr<const BlockSet> WorkRunner::KeysOf(ContextId context, const KvSt
   if (held.blocks != blocks) {
     held.blocks = blocks;
     held.keys = std::make_shared<const BlockSet>(
-        shard.layout(kv_tokens).Blocks(shard.rank).Intersect(BlockSet::Range(0, blocks)));
+        shard.layout(0, kv_tokens).Blocks(shard.rank).Intersect(BlockSet::Range(0, blocks)));
   }
   return held.keys;
 }
@@ -66,8 +62,8 @@ absl::StatusOr<std::shared_ptr<const Plan>> WorkRunner::PlanOf(const wire::WorkI
     if (const auto* found = plans_.Find(key)) return *found;
   }
   const TokenRange q{item.q_start, item.q_start + item.q_tokens};
-  const Problem problem =
-      ProblemOf(shard.spec, shard.layout(item.kv_tokens), q, item.kv_tokens, item.keys, pattern);
+  const Problem problem = ProblemOf(shard.spec, shard.layout(item.layer, item.kv_tokens), q,
+                                    item.kv_tokens, item.keys, pattern);
   ANNULUS_ASSIGN_OR_RETURN(Plan plan, BuildPlan(*item.plan, problem, item.stages, stop));
   auto shared = std::make_shared<const Plan>(std::move(plan));
   if (!item.lists.empty()) return shared;  // no other call has this pattern
@@ -131,7 +127,7 @@ absl::Status WorkRunner::SetUpAlone(const wire::WorkItem& item, const KvStore::S
     kept->pattern = std::make_shared<const Pattern>(kept->pattern->KeysFrom(item.keys.begin));
   }
   kept->keys = KeysOf(item.context, shard, item.keys.end);
-  const Layout layout = shard.layout(item.kv_tokens);
+  const Layout layout = shard.layout(item.layer, item.kv_tokens);
   const std::byte* at = queries.data();
   int64_t elements = 0;
   for (const HeadRange& heads : layout.QueryHeads(shard.rank)) {
@@ -185,52 +181,6 @@ absl::Status WorkRunner::SetUpPlanned(const WorkerTask& task, const wire::WorkIt
   return absl::OkStatus();
 }
 
-absl::Status WorkRunner::Select(const WorkerTask& task, const wire::WorkItem& item,
-                                const KvStore::Shard& shard, const Pattern& pattern,
-                                const Buffer& queries, BatchItem* to) {
-  const ContextSpec& spec = shard.spec;
-  const Layout layout = shard.layout(item.kv_tokens);
-  std::vector<TensorView> q;  // by range of heads
-  const std::byte* at = queries.data();
-  int64_t elements = 0;
-  for (const HeadRange& heads : layout.QueryHeads(shard.rank)) {
-    q.push_back(TensorView::Contiguous(at, spec.dtype, item.q_tokens, heads.count, spec.head_dim));
-    elements += q.back().size();
-    at += static_cast<size_t>(q.back().size()) * SizeOf(spec.dtype);
-  }
-  ANNULUS_RETURN_IF_ERROR(CheckQueryBytes(item, elements, spec.dtype));
-  const TensorView all =
-      TensorView::Contiguous(nullptr, spec.dtype, item.q_tokens, spec.heads, spec.head_dim);
-  std::vector<Buffer> answers;
-  for (const std::string& name : item.select) {
-    const auto& words = pattern.selectors();
-    const auto word = std::find_if(words.begin(), words.end(),
-                                   [&](const auto& one) { return one->name() == name; });
-    if (word == words.end()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("select: ", absl::CHexEscape(name), "; expected a word of the pattern"));
-    }
-    const Selection selection({.selector = word->get(),
-                               .q = all,
-                               .q_begin = item.q_start,
-                               .heads = {0, spec.heads},
-                               .group = spec.heads / spec.kv_heads,
-                               .kv_tokens = item.kv_tokens},
-                              layout);
-    ANNULUS_RETURN_IF_ERROR(selection.Check());
-    ANNULUS_ASSIGN_OR_RETURN(
-        const SelectKeys keys,
-        store_.KeysToSelect(item.context, item.layer, item.kv_tokens,
-                            PageSummary(**word, static_cast<int>(spec.head_dim))));
-    ANNULUS_ASSIGN_OR_RETURN(
-        answers.emplace_back(),
-        selection.Answer(shard.rank, q, keys,
-                         {backend_.pool(), {task.urgent, item.context}, task.cancel.get()}));
-  }
-  to->answer = answers.size() == 1 ? std::move(answers[0]) : Join(answers);
-  return absl::OkStatus();
-}
-
 absl::Status WorkRunner::SetUp(const WorkerTask& task, const wire::WorkItem& item, Buffer queries,
                                BatchItem* to, Kept* kept) {
   to->layer = item.layer;
@@ -244,6 +194,9 @@ absl::Status WorkRunner::SetUp(const WorkerTask& task, const wire::WorkItem& ite
     kept->pattern = std::shared_ptr<const Pattern>(std::shared_ptr<void>(), &own);
   } else {
     ANNULUS_ASSIGN_OR_RETURN(kept->pattern, patterns_.Parse(item.pattern, shard->spec.kv_heads));
+  }
+  if (item.select.empty() && item.layer >= shard->spec.layers) {
+    return absl::InvalidArgumentError("layer: a track's; expected no queries to attend to it");
   }
   if (!item.select.empty()) {
     return Select(task, item, *shard, *kept->pattern, queries, to);

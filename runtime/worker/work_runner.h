@@ -23,6 +23,7 @@
 #include "base/trace_context.h"
 #include "runtime/context/pattern_cache.h"
 #include "runtime/engine/batch.h"
+#include "runtime/engine/selection.h"
 #include "runtime/store/kv_store.h"
 #include "runtime/worker/task.h"
 #include "sharding/plan.h"
@@ -92,10 +93,16 @@ class WorkRunner {
   absl::Status SetUpPlanned(const WorkerTask& task, const wire::WorkItem& item,
                             const KvStore::Shard& shard, const KvTable& table, Buffer queries,
                             BatchItem* to, Kept* kept);
+  // DATA_LOSS if the item brought other than so many elements.
+  static absl::Status CheckQueryBytes(const wire::WorkItem& item, int64_t elements, DType dtype);
   // Scores what the item's words choose from among this rank's pages.
   absl::Status Select(const WorkerTask& task, const wire::WorkItem& item,
                       const KvStore::Shard& shard, const Pattern& pattern, const Buffer& queries,
                       BatchItem* to);
+  // The same of a word by an index, from among its rows of a track.
+  absl::StatusOr<Buffer> SelectByIndex(const wire::WorkItem& item, const KvStore::Shard& shard,
+                                       const std::shared_ptr<const Selector>& word,
+                                       const Buffer& queries, const Loops& loops);
   absl::StatusOr<std::shared_ptr<const Plan>> PlanOf(const wire::WorkItem& item,
                                                      const KvStore::Shard& shard,
                                                      const Pattern& pattern, const Stop& stop);

@@ -43,4 +43,31 @@ inline CallList ReferenceList(const std::string& word, const TensorView& q, int6
   return {word, std::make_shared<const KeyListData>(std::move(data))};
 }
 
+// The same of "dsa(A)" or "msa(A,B)": of index queries q [rows, heads, dim] and, for dsa, their
+// weights [rows, heads], over the first kv_tokens of a track's rows k [tokens, 1, dim].
+inline CallList ReferenceIndexList(const std::string& word, const TensorView& q,
+                                   const std::vector<float>& weights, int64_t q_begin,
+                                   const TensorView& k, int64_t kv_tokens) {
+  KeyListData data;
+  long a = 0, b = 0;
+  const bool msa = std::sscanf(word.c_str(), "msa(%ld,%ld)", &a, &b) == 2;
+  if (!msa) ANNULUS_CHECK(std::sscanf(word.c_str(), "dsa(%ld)", &a) == 1);
+  data.rows = KeyListData::Rows::kToken;
+  data.unit = msa ? KeyListData::Unit::kBlocks : KeyListData::Unit::kTokens;
+  if (msa) data.block_tokens = a;
+  data.heads = msa ? static_cast<int>(q.heads) : 1;
+  data.q_begin = q_begin;
+  data.begin = {0};
+  for (int head = 0; head < data.heads; ++head) {
+    for (int64_t row = 0; row < q.tokens; ++row) {
+      const ReferenceQuery query{q, row, head, k, 0, q_begin + row, kv_tokens};
+      const std::vector<int32_t> seen =
+          msa ? ReferenceMsa(query, a, b) : ReferenceDsa(query, weights.data() + row * q.heads, a);
+      data.keys.insert(data.keys.end(), seen.begin(), seen.end());
+      data.begin.push_back(static_cast<int64_t>(data.keys.size()));
+    }
+  }
+  return {word, std::make_shared<const KeyListData>(std::move(data))};
+}
+
 }  // namespace annulus::test

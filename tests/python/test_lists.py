@@ -113,3 +113,46 @@ def test_keys_chosen_by_data(problem):
             context.select(0, q, "causal")
         with pytest.raises(annulus.InvalidArgument, match="divisor of 64"):
             context.attend(0, q, "moba(100,2)")
+
+
+def test_keys_chosen_by_an_index(problem):
+    q, k, v = problem
+    n = len(k)
+    rng = np.random.default_rng(12)
+    rows = rng.standard_normal((n, 1, 16), dtype=np.float32)
+    queries = rng.standard_normal((5, 3, 16), dtype=np.float32)
+    weights = rng.standard_normal((5, 3), dtype=np.float32)
+    scores = np.einsum("tj,tjs->ts", weights, np.maximum(queries @ rows[:, 0].T, 0))
+    shape = {"heads": 4, "kv_heads": 2, "head_dim": 16, "v_head_dim": 8, "dtype": "f32"}
+    tracks = [{"name": "index", "dim": 16, "dtype": "f32"}]
+    with (
+        annulus.in_process(workers=2, threads=1) as client,
+        client.create_context(**shape, layers=2, tracks=tracks) as context,
+    ):
+        assert context.spec["tracks"] == tracks
+        context.append(1, k, v)
+        context.append(1, rows[:-1], track="index")
+        step = annulus.Step(context, 1, k=rows[-1:], track="index")
+        assert client.step([step])[0].tokens == n
+        assert context.tokens == [0, n, 0, n]
+        lists = context.select(1, queries, "dsa(20)", track="index", weights=weights)
+        mask = np.zeros((5, n), dtype=bool)
+        for row in range(5):
+            order = np.argsort(-scores[row, : n - 4 + row], kind="stable")
+            mask[row, order[:20]] = True
+        begin = np.concatenate([[0], np.cumsum(mask.sum(1))])
+        same = annulus.KeyList(
+            begin, np.nonzero(mask)[1], unit="tokens", rows="token", q_begin=n - 5
+        )
+        out, _ = context.attend(1, q[-5:], "dsa(20)", lists=lists)
+        expected, _ = context.attend(1, q[-5:], "list(x)", lists={"x": same})
+        np.testing.assert_allclose(out, expected, atol=2e-6, rtol=0)
+        with pytest.raises(annulus.InvalidArgument, match="track: other; expected index"):
+            context.append(1, rows, track="other")
+        with pytest.raises(annulus.InvalidArgument, match="weights: 0; expected 15"):
+            context.select(1, queries, "dsa(20)", track="index")
+    with (
+        annulus.in_process(workers=1, threads=1) as client,
+        pytest.raises(annulus.InvalidArgument, match="tracks: .* expected a dict"),
+    ):
+        client.create_context(**shape, tracks=["index"])

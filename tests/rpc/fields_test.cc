@@ -74,7 +74,7 @@ TEST_CASE("values are described as the public protocol declares them") {
   Agrees<AppendGrant>(v1::AppendGrant::descriptor());
   Agrees<AppendResult>(v1::AppendResult::descriptor());
   Agrees<AppendRequest>(v1::AppendHeader::descriptor(), {"k", "v", "piece_tokens"});
-  Agrees<AttendRequest>(v1::AttendHeader::descriptor(), {"q", "data", "lists"});
+  Agrees<AttendRequest>(v1::AttendHeader::descriptor(), {"q", "data", "lists", "weights"});
   Agrees<AttendStats>(v1::AttendStats::descriptor());
   Agrees<WorkerShare>(v1::WorkerShare::descriptor());
   Agrees<TraceSpan>(v1::TraceSpan::descriptor());

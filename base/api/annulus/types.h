@@ -18,8 +18,17 @@ namespace annulus {
 
 using ContextId = uint64_t;
 
-// One sequence's KV over all layers. Limits are checked by Validate: 1 ≤ layers ≤ 1024, heads a
-// multiple of kv_heads, dims multiples of 8 up to 576.
+// Rows that a context keeps beside K and V, one for each token of a layer, as an indexer's keys:
+// they are stored, forked, truncated, moved and checked as K is, each track's layers as layers of
+// their own (TrackLayer).
+struct Track {
+  std::string name;  // 1 to 64 bytes, of no other track
+  int dim = 0;       // of a row; a multiple of 8 up to 576
+  DType dtype = DType::kBF16;
+};
+
+// One sequence's KV over all layers. Limits are checked by Validate: 1 ≤ layers ≤ 1024, those of
+// tracks included, heads a multiple of kv_heads, dims multiples of 8 up to 576.
 struct ContextSpec {
   int layers = 1;
   int heads = 0;
@@ -54,13 +63,21 @@ struct ContextSpec {
   // The tenant whose context it is, at most 128 bytes; filled in by the service: whoever is neither
   // an admin nor of this tenant finds no such context. Admins may name another tenant than theirs.
   std::string owner = {};
+  std::vector<Track> tracks = {};  // none where kv_efficient
 };
+
+// By which number appends name the rows of track spec.tracks[track] in a layer: k is [n, 1, dim],
+// there is no v, and tokens are counted for themselves. Behind the context's layers come the first
+// track's, then the next one's.
+inline int TrackLayer(const ContextSpec& spec, int track, int layer) {
+  return spec.layers * (1 + track) + layer;
+}
 
 struct ContextInfo {
   ContextId id = 0;
   uint64_t epoch = 0;  // version of the shard map that holds it
   ContextSpec spec;
-  std::vector<int64_t> tokens;  // committed, by layer
+  std::vector<int64_t> tokens;  // committed, by layer, those of tracks included
   int64_t kv_bytes = 0;  // over all workers, copies too; blocks shared with a fork count in both
   int64_t dense_kv_bytes = 0;  // what it would be if nothing was evicted
   std::string state;           // Name of a ContextState
@@ -181,17 +198,20 @@ struct StepResult {
 };
 using StepResults = std::vector<absl::StatusOr<StepResult>>;  // of a call, by step
 
-// Has queries choose keys: makes the lists of the words of a pattern that do so by data (quest,
-// moba), for q as in AttendRequest, over all of the first kv_len tokens. Attends and steps of
-// queries at the same positions that bring them as their `lists` see what they chose, in this layer
-// or in others.
+// Has queries choose keys: makes the lists of the words of a pattern that do so by data, over all
+// of the first kv_len tokens. Attends and steps of queries at the same positions that bring them as
+// their `lists` see what they chose, in this layer or in others. In a layer of the context those
+// are the words that look at its keys (quest, moba), and q is as in AttendRequest; in a track's
+// (TrackLayer) those that look at its rows (dsa, msa), and q [n, index heads, dim of the track] has
+// the index queries, rounded to the track's dtype.
 struct SelectRequest {
   ContextId context = 0;
   int layer = 0;
   int64_t q_start = 0;
   int64_t kv_len = 0;
   TensorView q = {};
-  std::string pattern = {};  // empty: the context's for this layer
+  std::string pattern = {};         // empty: the context's for this layer
+  std::vector<float> weights = {};  // [n, index heads] for dsa, else none; 2^19 at most
 };
 
 struct SelectResult {

@@ -53,10 +53,13 @@ Json ToObject(const MeasuredPlan& measured) {
 }
 
 Json ToObject(const ContextInfo& context) {
+  Json tracks = Json::array();
+  for (const Track& track : context.spec.tracks) tracks.push_back(Text(track.name));
   return {{"id", context.id},
           {"state", context.state},
           {"epoch", context.epoch},
-          {"layers", context.tokens.size()},
+          {"layers", context.spec.layers},
+          {"tracks", std::move(tracks)},
           {"tokens", TokensOf(context)},
           {"kv_bytes", context.kv_bytes},
           {"dense_kv_bytes", context.dense_kv_bytes},

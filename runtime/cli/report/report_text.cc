@@ -197,7 +197,7 @@ std::string ToText(absl::Span<const ContextInfo> contexts) {
   for (const ContextInfo& context : contexts) {
     table.AddRow(
         {absl::StrCat(context.id), context.state, absl::StrCat(context.epoch),
-         absl::StrCat(context.tokens.size()), absl::StrCat(TokensOf(context)),
+         absl::StrCat(context.spec.layers), absl::StrCat(TokensOf(context)),
          BytesText(context.kv_bytes), PercentText(context.kv_bytes, context.dense_kv_bytes),
          absl::StrFormat("%.1f s", context.idle_s), LeaseText(context.spec.lease),
          context.spec.evictable ? "yes" : "no", absl::Utf8SafeCHexEscape(context.spec.owner)});

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -27,6 +28,20 @@ absl::Status CheckStepAnswer(const ContextSpec& spec, const TensorView& q) {
   return absl::InvalidArgumentError(absl::StrCat(
       "tokens of q: ", q.tokens, " with an answer of ", bytes, " bytes; expected at most ",
       kStepAnswerBytesMax, ": use Attend for so many queries"));
+}
+
+absl::Status CheckAttendable(const ContextSpec& spec, int layer, bool selects_only) {
+  if (layer < spec.layers || selects_only) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("layer: ", layer, ", a track's; expected 0 to ",
+                                                 spec.layers - 1, " for queries to attend to"));
+}
+
+absl::Status CheckWeights(const std::vector<float>& weights) {
+  const auto bad = std::find_if(weights.begin(), weights.end(),
+                                [](float weight) { return !std::isfinite(weight); });
+  if (bad == weights.end()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("weights[", bad - weights.begin(), "] is not finite, expected finite values"));
 }
 
 bool IsRefused(const PreparedCall& prepared, size_t index) {
@@ -79,13 +94,37 @@ request::Work BatchCall::request() const {
   return work;
 }
 
+bool BatchCall::selects_by_index(const CallItem& wanted, const Item& item) {
+  return item.selection != nullptr && wanted.ask.layer >= item.admitted->map->spec.layers;
+}
+
+absl::Status BatchCall::PrepareIndex(const CallItem& wanted, Item& item) {
+  const request::WorkItem& ask = wanted.ask;
+  const ShardMap& map = *item.admitted->map;
+  ANNULUS_RETURN_IF_ERROR(CheckAttendable(map.spec, ask.layer, wanted.selects_only));
+  const ContextSpec& track = map.SpecOf(ask.layer);
+  ANNULUS_RETURN_IF_ERROR(CheckTensor("q", wanted.q, wanted.q.heads, track.head_dim, track.dtype));
+  ANNULUS_RETURN_IF_ERROR(CheckWeights(*wanted.weights));
+  ANNULUS_ASSIGN_OR_RETURN(std::shared_ptr<const Pattern> pattern,
+                           planner_.PatternFor(map, ask.layer, *wanted.pattern));
+  ANNULUS_ASSIGN_OR_RETURN(item.selection, ItemSelection::ByIndex(map, ask, std::move(pattern),
+                                                                  wanted.q, *wanted.weights));
+  if (item.selection != nullptr) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "pattern: no word chooses keys by the rows of a track; expected one in a Select in a track's "
+      "layer, as dsa or msa");
+}
+
 absl::Status BatchCall::PrepareItem(const CallItem& wanted, Item& item) {
   const request::WorkItem& ask = wanted.ask;
   const ShardMap& map = *item.admitted->map;
   const ContextSpec& spec = map.spec;
-  item.layout.emplace(map.layout(ask.kv_len()));
-  if (item.admitted->appends) ANNULUS_RETURN_IF_ERROR(CheckKv(spec, wanted.k, wanted.v));
+  item.layout.emplace(map.layout(ask.layer, ask.kv_len()));
+  if (item.admitted->appends) {
+    ANNULUS_RETURN_IF_ERROR(CheckKv(map.SpecOf(ask.layer), wanted.k, wanted.v));
+  }
   if (!item.admitted->attends) return absl::OkStatus();
+  if (ask.layer >= spec.layers) return PrepareIndex(wanted, item);
   ANNULUS_RETURN_IF_ERROR(CheckTensor("q", wanted.q, spec.heads, spec.head_dim, spec.dtype));
   ANNULUS_RETURN_IF_ERROR(CheckScale(wanted.scale));
   ANNULUS_RETURN_IF_ERROR(CheckSinks(*wanted.sinks, spec.heads));
@@ -147,7 +186,7 @@ wire::WorkItem BatchCall::WireItem(const Part& part) const {
     to.k_tokens = ask.k_tokens;
     to.mark = item.admitted->mark;
     to.append_bytes = static_cast<size_t>(
-        AppendBytes(map.spec, *item.layout, part.rank, {ask.start, ask.kv_len()}));
+        AppendBytes(map.SpecOf(ask.layer), *item.layout, part.rank, {ask.start, ask.kv_len()}));
   }
   if (!part.reads) return to;
   to.q_start = ask.queries().begin;
@@ -162,6 +201,12 @@ wire::WorkItem BatchCall::WireItem(const Part& part) const {
                    SizeOf(map.spec.dtype);
   if (item.selection != nullptr) {
     to.select = item.selection->names();
+    if (selects_by_index(wanted, item)) {
+      const ContextSpec& track = map.SpecOf(ask.layer);
+      to.index_heads = static_cast<int>(wanted.q.heads);
+      to.query_bytes = static_cast<size_t>(wanted.q.size()) * SizeOf(track.dtype) +
+                       wanted.weights->size() * sizeof(float);
+    }
     return to;
   }
   const Plan& plan = item.planned->plan;
@@ -200,10 +245,19 @@ Message BatchCall::Pack(CallId call, const std::vector<Part>& parts) const {
     const Item& item = items_[part.item];
     const ContextSpec& spec = item.admitted->map->spec;
     if (item.admitted->appends) {
-      at = PackAppend(spec, *item.layout, part.rank, {wanted.ask.start, wanted.ask.kv_len()},
-                      wanted.k, wanted.v, at);
+      at = PackAppend(item.admitted->map->SpecOf(wanted.ask.layer), *item.layout, part.rank,
+                      {wanted.ask.start, wanted.ask.kv_len()}, wanted.k, wanted.v, at);
     }
     if (!part.reads) continue;
+    if (selects_by_index(wanted, item)) {
+      const DType dtype = item.admitted->map->SpecOf(wanted.ask.layer).dtype;
+      at = PackQueryRows(wanted.q, 0, wanted.ask.q_tokens, {0, static_cast<int>(wanted.q.heads)},
+                         dtype, at);
+      const size_t weight_bytes = wanted.weights->size() * sizeof(float);
+      if (weight_bytes > 0) std::memcpy(at, wanted.weights->data(), weight_bytes);
+      at += weight_bytes;
+      continue;
+    }
     if (wanted.follows_plan() && item.selection == nullptr) {
       at = PackQueries(item.planned->plan, part.rank, wanted.q, at);
       continue;

@@ -39,7 +39,9 @@ struct CallItem {
   const std::vector<float>* sinks = nullptr;
   std::optional<PlanKind> plan = {};
   float scale = 0;
-  bool selects_only = false;  // refused where no word of its pattern chooses keys by data
+  // Refused where no word of its pattern chooses keys by data; then the weights of its queries too.
+  bool selects_only = false;
+  const std::vector<float>* weights = nullptr;
 };
 
 class BatchCall : public TensorCall {
@@ -90,6 +92,8 @@ class BatchCall : public TensorCall {
   };
 
   absl::Status PrepareItem(const CallItem& wanted, Item& item);
+  absl::Status PrepareIndex(const CallItem& wanted, Item& item);
+  static bool selects_by_index(const CallItem& wanted, const Item& item);
   void ShareOut(size_t index);
   wire::WorkItem WireItem(const Part& part) const;
   Message Pack(CallId call, const std::vector<Part>& parts) const;

@@ -63,7 +63,7 @@ TokenRange WholeBlocks(TokenRange tokens) {
 
 absl::StatusOr<Planned> CallPlanner::PlanStep(const ShardMap& map, TokenRange q,
                                               const Pattern& pattern, const Stop& stop) const {
-  const Problem problem = ProblemOf(map.spec, map.layout(q.end), q, q.end, {0, q.end}, pattern);
+  const Problem problem = ProblemOf(map.spec, map.layout(0, q.end), q, q.end, {0, q.end}, pattern);
   ANNULUS_ASSIGN_OR_RETURN(Plan plan, BuildPlan(PlanKind::kPassQ, problem, kStagesDefault, stop));
   return Planned{std::move(plan)};
 }
@@ -72,8 +72,8 @@ absl::StatusOr<Planned> CallPlanner::PlanAttend(const ShardMap& map, const reque
                                                 const Pattern& pattern,
                                                 std::optional<PlanKind> kind,
                                                 const Stop& stop) const {
-  const Problem problem =
-      ProblemOf(map.spec, map.layout(ask.kv_len()), ask.queries(), ask.kv_len(), ask.keys, pattern);
+  const Problem problem = ProblemOf(map.spec, map.layout(ask.layer, ask.kv_len()), ask.queries(),
+                                    ask.kv_len(), ask.keys, pattern);
   const ClusterModel model =
       shared_ ? SharedBy(cluster_, std::min(map.world, cluster_.workers_per_node)) : cluster_;
   ANNULUS_ASSIGN_OR_RETURN(Decision decision, Choose(problem, model, kind, stop));

@@ -7,29 +7,28 @@
 namespace annulus {
 
 ContextCopy::ContextCopy(const action::MoveRead& read)
-    : read_(read),
-      k_(read.to->spec.dtype, read.chunk.size(), read.to->spec.kv_heads, read.to->spec.head_dim) {
-  const ContextSpec& spec = read.to->spec;
+    : read_(read), spec_(read.to->SpecOf(read.layer)) {
+  const ContextSpec& spec = spec_;
+  k_ = Tensor(spec.dtype, read.chunk.size(), spec.kv_heads, spec.head_dim);
   if (!spec.v_is_k_prefix) {
     v_ = Tensor(spec.dtype, read.chunk.size(), spec.kv_heads, spec.v_head_dim);
   }
 }
 
 absl::Status ContextCopy::Take(int rank, const Buffer& rows) {
-  const ShardMap& from = *read_.from;
-  const Layout layout = from.layout(read_.chunk.end);
-  const int64_t bytes = AppendBytes(from.spec, layout, rank, read_.chunk);
+  const Layout layout = read_.from->layout(read_.layer, read_.chunk.end);
+  const int64_t bytes = AppendBytes(spec_, layout, rank, read_.chunk);
   if (static_cast<int64_t>(rows.size()) != bytes) {
     return absl::DataLossError(
         absl::StrCat("it sent ", rows.size(), " bytes of a context that moves, expected ", bytes));
   }
-  UnpackAppend(from.spec, layout, rank, read_.chunk, rows.data(), k_, v_);
+  UnpackAppend(spec_, layout, rank, read_.chunk, rows.data(), k_, v_);
   return absl::OkStatus();
 }
 
 Buffer ContextCopy::Pack(int rank) const {
-  const ShardMap& to = *read_.to;
-  return PackAppend(to.spec, to.layout(read_.chunk.end), rank, read_.chunk, k_, v_);
+  const Layout layout = read_.to->layout(read_.layer, read_.chunk.end);
+  return PackAppend(spec_, layout, rank, read_.chunk, k_, v_);
 }
 
 }  // namespace annulus

@@ -22,6 +22,7 @@ class ContextCopy {
 
  private:
   const action::MoveRead read_;
+  const ContextSpec& spec_;  // of the layer's rows
   Tensor k_;
   Tensor v_;  // empty if V is K's prefix
 };

@@ -31,7 +31,8 @@ absl::StatusOr<PreparedCall> DirectAppendCall::Prepare(const action::Admit& admi
   const action::AdmittedItem& item = admit.items.front();
   const ShardMap& map = *item.map;
   const TokenRange tokens{request_.start, request_.start + request_.tokens};
-  const Layout layout = map.layout(tokens.end);
+  const ContextSpec& spec = map.SpecOf(request_.layer);
+  const Layout layout = map.layout(request_.layer, tokens.end);
   AppendGrant grant{admit.call, NewSecret(), map.spec, map.world, admit.data_addresses, {}};
   wire::Work work;
   work.request = admit.call;
@@ -47,12 +48,12 @@ absl::StatusOr<PreparedCall> DirectAppendCall::Prepare(const action::Admit& admi
   for (size_t i = 0; i < map.holders.size(); ++i) {
     grant.ranks.push_back(map.holders[i].rank);
     append.append_bytes =
-        static_cast<size_t>(AppendBytes(map.spec, layout, map.holders[i].rank, tokens));
+        static_cast<size_t>(AppendBytes(spec, layout, map.holders[i].rank, tokens));
     work.time_left = call_.deadline - clock_.Now();
     // One that stores nothing of it hears of it all the same, as of every append.
     Message message = append.append_bytes == 0
                           ? wire::Encode(work)
-                          : wire::Encode(wire::ExpectUpload{work, grant.secret, map.spec.dtype});
+                          : wire::Encode(wire::ExpectUpload{work, grant.secret, spec.dtype});
     prepared.messages.push_back({static_cast<int>(i), std::move(message)});
   }
   ANNULUS_RETURN_IF_ERROR(request_.granted(grant));

@@ -17,6 +17,12 @@ absl::StatusOr<std::unique_ptr<ItemSelection>> ItemSelection::Of(
   for (const auto& selector : pattern->selectors()) {
     const auto is_it = [&](const CallList& list) { return list.name == selector->name(); };
     if (std::any_of(given.begin(), given.end(), is_it)) continue;
+    if (selector->index().has_value()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("pattern: ", selector->name(),
+                       " chooses by the rows of a track; expected its list, which a Select in the "
+                       "track's layer makes"));
+    }
     if (spec.kv_efficient) {
       return absl::InvalidArgumentError(
           absl::StrCat("pattern: ", selector->name(),
@@ -29,13 +35,49 @@ absl::StatusOr<std::unique_ptr<ItemSelection>> ItemSelection::Of(
                           .heads = {0, spec.heads},
                           .group = spec.heads / spec.kv_heads,
                           .kv_tokens = ask.kv_len()};
-    made->names_.push_back(selector->name());
-    const Selection& selection = made->selections_.emplace_back(rows, map.layout(ask.kv_len()));
-    ANNULUS_RETURN_IF_ERROR(selection.Check());
-    made->merges_.emplace_back(selection, q, spec.dtype);
+    ANNULUS_RETURN_IF_ERROR(made->Add(rows, map.layout(ask.layer, ask.kv_len()), spec.dtype));
   }
   if (made != nullptr) made->pattern_ = std::move(pattern);
   return made;
+}
+
+absl::StatusOr<std::unique_ptr<ItemSelection>> ItemSelection::ByIndex(
+    const ShardMap& map, const request::WorkItem& ask, std::shared_ptr<const Pattern> pattern,
+    const TensorView& q, const std::vector<float>& weights) {
+  std::unique_ptr<ItemSelection> made;
+  const auto heads = static_cast<int>(q.heads);
+  for (const auto& selector : pattern->selectors()) {
+    if (!selector->index().has_value()) continue;
+    const Index& index = *selector->index();
+    if (!index.weighs && heads != index.lists) {
+      return absl::InvalidArgumentError(absl::StrCat("heads of q: ", heads, "; expected ",
+                                                     index.lists, " index queries for ",
+                                                     selector->name()));
+    }
+    const int64_t expected = index.weighs ? q.tokens * heads : 0;
+    if (std::ssize(weights) != expected) {
+      return absl::InvalidArgumentError(absl::StrCat("weights: ", weights.size(), "; expected ",
+                                                     expected, " for ", selector->name()));
+    }
+    if (made == nullptr) made.reset(new ItemSelection);
+    const SelectRows rows{.selector = selector.get(),
+                          .q = q,
+                          .q_begin = ask.queries().begin,
+                          .heads = {0, index.lists},
+                          .group = index.lists,
+                          .kv_tokens = ask.kv_len()};
+    ANNULUS_RETURN_IF_ERROR(made->Add(rows, map.layout(ask.layer, ask.kv_len()), q.dtype));
+  }
+  if (made != nullptr) made->pattern_ = std::move(pattern);
+  return made;
+}
+
+absl::Status ItemSelection::Add(const SelectRows& rows, const Layout& layout, DType dtype) {
+  names_.push_back(rows.selector->name());
+  const Selection& selection = selections_.emplace_back(rows, layout);
+  ANNULUS_RETURN_IF_ERROR(selection.Check());
+  merges_.emplace_back(selection, rows.q, dtype);
+  return absl::OkStatus();
 }
 
 int64_t ItemSelection::AnswerBytes(int rank) const {

@@ -35,6 +35,7 @@ absl::StatusOr<SelectResult> SelectAlone(const SelectRequest& request, const Cal
   const AttendRequest attend = AttendOf(request);
   CallItem item(attend);
   item.selects_only = true;
+  item.weights = &request.weights;
   BatchCall batch({item}, call, planner, clock, StopOf(call, clock));
   ANNULUS_ASSIGN_OR_RETURN(const action::Finish finish, run(batch));
   ANNULUS_ASSIGN_OR_RETURN(const StepResult ended, batch.TakeResult(0, finish));

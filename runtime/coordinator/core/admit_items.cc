@@ -201,7 +201,7 @@ absl::Status Calls::AdmitItem(Item& item, CallId call, const Caller& caller) {
                absl::StrCat("at most ", item.ask.kv_len(), ", those of the context"));
   }
   if (item.appends && !context->owner().empty()) {
-    const int64_t kv_bytes = NewBlockBytes(*context->map, {ask.start, ask.kv_len()});
+    const int64_t kv_bytes = NewBlockBytes(*context->map, ask.layer, {ask.start, ask.kv_len()});
     if (absl::Status status = CheckKv(caller, kv_bytes); !status.ok()) {
       item.appends = false;
       return status;
@@ -222,8 +222,9 @@ absl::Status Calls::AdmitItem(Item& item, CallId call, const Caller& caller) {
 // Of its tensors, with the answer.
 int64_t Calls::BytesOf(const Item& item) {
   int64_t bytes = 0;
-  if (item.appends) bytes += AppendBytesOf(item.map->spec, item.ask.k_tokens);
-  if (item.attends) bytes += AttendBytesOf(item.map->spec, item.ask.q_tokens);
+  const ContextSpec& spec = item.map->SpecOf(item.ask.layer);
+  if (item.appends) bytes += AppendBytesOf(spec, item.ask.k_tokens);
+  if (item.attends) bytes += AttendBytesOf(spec, item.ask.q_tokens);
   return bytes;
 }
 

@@ -126,7 +126,7 @@ absl::Status Contexts::CheckRoom(int64_t layers) const {
 }
 
 absl::StatusOr<Context*> Contexts::Create(const ContextSpec& spec, CallId request) {
-  ANNULUS_RETURN_IF_ERROR(CheckRoom(spec.layers));
+  ANNULUS_RETURN_IF_ERROR(CheckRoom(StoredLayers(spec)));
   ANNULUS_ASSIGN_OR_RETURN(Retention retention, Retention::Of(spec));
   ShardMap map;
   map.context = map.storage = last_id_ + 1;
@@ -137,7 +137,7 @@ absl::StatusOr<Context*> Contexts::Create(const ContextSpec& spec, CallId reques
   ++last_id_;
   Open(map, request, map.context);
   Context& context = contexts_[map.context];
-  context.layers.resize(static_cast<size_t>(spec.layers));
+  context.layers.resize(static_cast<size_t>(StoredLayers(spec)));
   context.map = std::make_shared<const ShardMap>(std::move(map));
   tenants_.AddContexts(context.owner(), 1);
   return &context;

@@ -52,10 +52,14 @@ struct ShardMap {
   // worker holds two ranks.
   std::vector<Holder> holders;
   std::shared_ptr<const Retention> retention;
-  HeadMap heads;  // HeadMapOf
+  HeadMap heads;                    // HeadMapOf
+  std::vector<ContextSpec> tracks;  // TrackSpecs
 
-  // Where the first `tokens` lie.
-  Layout layout(int64_t tokens) const { return LayoutOf(spec, world, heads, tokens); }
+  // What a stored layer's rows are, and where the first `tokens` lie.
+  const ContextSpec& SpecOf(int layer) const { return SpecOfLayer(spec, tracks, layer); }
+  Layout layout(int layer, int64_t tokens) const {
+    return LayoutOfLayer(spec, tracks, layer, world, heads, tokens);
+  }
 
   // Whom a call goes to: appends to all, queries to those that answer.
   absl::Span<const Holder> Receivers(bool appends) const {

@@ -33,7 +33,8 @@ int64_t Calls::RoomFor(const Item& item, WorkerId id) const {
                           BlocksOf(item.ask.kv_len()) * kBlockTokens};
   const auto holder = std::find_if(map.holders.begin(), map.holders.end(),
                                    [id](const Holder& holder) { return holder.worker == id; });
-  return AppendBytes(map.spec, map.layout(blocks.end), holder->rank, blocks);
+  const int layer = item.ask.layer;
+  return AppendBytes(map.SpecOf(layer), map.layout(layer, blocks.end), holder->rank, blocks);
 }
 
 // Between its admission and its sending a query may have been overtaken by calls that leave it

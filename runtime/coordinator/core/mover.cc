@@ -198,7 +198,8 @@ bool Mover::NextChunk() {
     if (most == 0) return false;
     for (move.layer = 0; behind(move.layer) == 0;) ++move.layer;
   }
-  const int64_t token_bytes = TokenBytes(move.to->spec) * move.to->spec.kv_heads;
+  const ContextSpec& rows = move.to->SpecOf(move.layer);
+  const int64_t token_bytes = TokenBytes(rows) * rows.kv_heads;
   const int64_t most =
       std::max<int64_t>(1, kChunkBytes / token_bytes / kBlockTokens) * kBlockTokens;
   const int64_t begin = move.copied[static_cast<size_t>(move.layer)];

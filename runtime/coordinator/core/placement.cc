@@ -15,10 +15,10 @@ namespace {
 // Parts of a worker's limit that differ by less are the same.
 constexpr double kSameLoad = 1e-9;
 
-// What a context will take first, by rank: its first unit of tokens.
+// What a context will take first, by rank: its first unit of tokens. Of tracks that is rank 0's.
 std::vector<std::pair<int, double>> FirstBytes(const ShardMap& map) {
   const ContextSpec& spec = map.spec;
-  const Layout layout = map.layout(0);
+  const Layout layout = map.layout(0, 0);
   const MeshShape mesh = layout.mesh();
   int64_t blocks = spec.partition.unit_blocks;
   if (spec.partition.kind != PartitionKind::kBlockCyclic) {
@@ -26,13 +26,18 @@ std::vector<std::pair<int, double>> FirstBytes(const ShardMap& map) {
   } else if (spec.tokens_expected > 0) {
     blocks = std::min(blocks, BlocksOf(spec.tokens_expected));
   }
-  const double head_bytes =
-      static_cast<double>(PageBytes(spec)) * static_cast<double>(blocks) * spec.layers;
+  const double layers_blocks = static_cast<double>(blocks) * spec.layers;
+  const double head_bytes = static_cast<double>(PageBytes(spec)) * layers_blocks;
   std::vector<std::pair<int, double>> first;
   for (int group = 0; group < mesh.head_groups; ++group) {
     const int rank = layout.Rank(group, 0);
     const int heads = CountOf(layout.KvHeads(rank));
     if (heads > 0) first.emplace_back(rank, head_bytes * heads);
+  }
+  if (map.tracks.empty()) return first;
+  if (first.empty() || first[0].first != 0) first.insert(first.begin(), {0, 0.0});
+  for (const ContextSpec& track : map.tracks) {
+    first[0].second += static_cast<double>(PageBytes(track)) * layers_blocks;
   }
   return first;
 }
@@ -90,6 +95,7 @@ absl::Status Place(ShardMap& map, const Members& members, const Loads& loads) {
   }
   map.world = static_cast<int>(ready.size() / replicas);
   map.heads = HeadMapOf(map.spec, map.world);
+  map.tracks = TrackSpecs(map.spec);
   const auto first = FirstBytes(map);
   struct Fullness {
     double most = 0;
@@ -158,14 +164,14 @@ Addresses AddressesOf(const ShardMap& map, const Members& members) {
   return addresses;
 }
 
-int64_t NewBlockBytes(const ShardMap& map, TokenRange tokens) {
+int64_t NewBlockBytes(const ShardMap& map, int layer, TokenRange tokens) {
   const TokenRange blocks{BlocksOf(tokens.begin) * kBlockTokens,
                           BlocksOf(tokens.end) * kBlockTokens};
   if (blocks.size() == 0) return 0;
-  const Layout layout = map.layout(blocks.end);
+  const Layout layout = map.layout(layer, blocks.end);
   int64_t bytes = 0;
   for (const Holder& holder : map.holders) {
-    bytes += AppendBytes(map.spec, layout, holder.rank, blocks);
+    bytes += AppendBytes(map.SpecOf(layer), layout, holder.rank, blocks);
   }
   return bytes;
 }

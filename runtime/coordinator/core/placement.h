@@ -48,6 +48,6 @@ struct Addresses {
 Addresses AddressesOf(const ShardMap& map, const Members& members);
 
 // Bytes of the blocks that an append of these tokens begins, on all holders together.
-int64_t NewBlockBytes(const ShardMap& map, TokenRange tokens);
+int64_t NewBlockBytes(const ShardMap& map, int layer, TokenRange tokens);
 
 }  // namespace annulus

@@ -23,7 +23,7 @@ ContextPlaces PlacesOf(const Context& context) {
   const int64_t blocks = BlocksOf(tokens);
   const int64_t parts = std::min(blocks, kPlacesParts);
   if (parts == 0) return places;
-  const Layout layout = map.layout(tokens);
+  const Layout layout = map.layout(0, tokens);
   for (int64_t part = 0; part < parts; ++part) {
     const int rank = layout.Source(0, layout.tokens().Owner(blocks * part / parts));
     places.parts.push_back(by_rank[static_cast<size_t>(rank)]);

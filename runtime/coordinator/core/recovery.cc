@@ -249,6 +249,7 @@ ShardMap Recovery::MapOf(ContextId id, const Found& found) {
   map.spec = latest.spec;
   map.world = static_cast<int>(latest.addresses.size());
   map.heads = HeadMapOf(map.spec, map.world);
+  map.tracks = TrackSpecs(map.spec);
   map.holders = HoldersBack(found);
   return map;
 }

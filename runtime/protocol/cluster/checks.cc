@@ -107,9 +107,10 @@ absl::Status CheckWhole(const ExpectUpload& m) {
 
 absl::Status CheckWhole(const Inventory& m) {
   ANNULUS_RETURN_IF_ERROR(CheckHolders(m));
-  if (m.layers.size() != static_cast<size_t>(m.spec.layers)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("layers: ", m.layers.size(), "; expected spec.layers, ", m.spec.layers));
+  const int layers = StoredLayers(m.spec);
+  if (m.layers.size() != static_cast<size_t>(layers)) {
+    return absl::InvalidArgumentError(absl::StrCat("layers: ", m.layers.size(), "; expected ",
+                                                   layers, ", of spec and its tracks"));
   }
   return ValidateSpec(m.spec);
 }

@@ -163,7 +163,8 @@ constexpr auto DescriptionOf(const WorkItem*) {
       Field(19, "merge_into", &T::merge_into, Between(0, kWorkersMax - 1)),
       Field(20, "merges", &T::merges, Between(0, kWorkersMax - 1)),
       Field(21, "lists", &T::lists, SizeAtMost(kListsMax)),
-      Field(22, "select", &T::select, SizeAtMost(kListsMax)));
+      Field(22, "select", &T::select, SizeAtMost(kListsMax)),
+      Field(23, "index_heads", &T::index_heads, Between(0, kHeadsMax)));
 }
 absl::Status CheckWhole(const WorkItem& m);
 

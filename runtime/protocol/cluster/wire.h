@@ -35,7 +35,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 19;
+inline constexpr uint32_t kProtocol = 20;
 
 // Worker → coordinator.
 struct Hello {
@@ -180,6 +180,9 @@ struct WorkItem {
   // Words of the pattern that choose keys by data. With any the queries are not attended: of each
   // word in turn the rank answers what it holds (Selection, engine/selection.h).
   std::vector<std::string> select = {};
+  // Of a selection over a track: heads of its index queries. Their weights, if the words have any,
+  // follow the queries: [q_tokens, index_heads] f32.
+  int index_heads = 0;
 };
 
 // One rank's part of a call, or of many that came together. Items share nothing but the message,

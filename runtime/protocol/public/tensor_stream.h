@@ -103,6 +103,8 @@ class AttendReader {
   absl::Status Add(const v1::AttendPart& part);
   // The whole request; its q borrows from the reader.
   absl::StatusOr<AttendRequest> Finish() const;
+  // Of a Select alone.
+  const std::vector<float>& weights() const { return weights_; }
 
  private:
   absl::Status Start(const v1::AttendHeader& header);
@@ -113,6 +115,7 @@ class AttendReader {
   const Admit<AttendRequest> admit_;
   bool started_ = false;
   AttendRequest request_;
+  std::vector<float> weights_;
   TensorShape q_;
   int64_t all_bytes_ = 0;  // of q and lists
   Buffer bytes_;
