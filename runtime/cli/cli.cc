@@ -52,9 +52,10 @@ absl::Status Dispatch(const Arguments& args, const Console& console) {
     *console.out << HelpText();
     return absl::OkStatus();
   }
+  const std::string name = args[0] == "--version" ? "version" : args[0];
   std::string names;
   for (const Command& command : kCommands) {
-    if (args[0] == command.name) {
+    if (name == command.name) {
       return command.run(Arguments(args.begin() + 1, args.end()), console);
     }
     absl::StrAppend(&names, names.empty() ? "" : ", ", command.name);

@@ -319,8 +319,8 @@ TEST_CASE("explain: S2 over heads that cover the context, and over too few") {
 
 TEST_CASE("help and version") {
   CHECK(absl::StrContains(RunHere({}).out, "attend"));
-  for (const char* command :
-       {"attend", "explain", "up", "status", "coordinator", "worker", "version", "demo"}) {
+  for (const char* command : {"attend", "explain", "up", "status", "coordinator", "worker",
+                              "version", "demo", "methods", "quality"}) {
     CAPTURE(command);
     const Outcome help = RunHere({command, "--help"});
     CHECK(help.code == 0);
@@ -329,6 +329,7 @@ TEST_CASE("help and version") {
   const json version = json::parse(RunHere({"version", "--json"}).out);
   CHECK(version["cuda"] == BuiltWithCuda());
   CHECK_FALSE(version["simd"].get<std::string>().empty());
+  CHECK(RunHere({"--version"}).out == RunHere({"version"}).out);
 }
 
 }  // namespace
