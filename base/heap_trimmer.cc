@@ -1,12 +1,12 @@
 #include "base/heap_trimmer.h"
 
-#include <malloc.h>
+#include "base/memory.h"
 
 namespace annulus {
 
 HeapTrimmer::HeapTrimmer(absl::Duration period) {
   thread_ = std::thread([this, period] {
-    while (!stop_.WaitForNotificationWithTimeout(period)) malloc_trim(0);
+    while (!stop_.WaitForNotificationWithTimeout(period)) GiveBackIdleMemory();
   });
 }
 

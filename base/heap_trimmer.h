@@ -1,6 +1,6 @@
-// Gives back to the system, now and then, the memory that the general allocator holds free. What
-// lives long lies among what does not, so that each heap grows a little for as long as a process
-// runs, though it needs no more than before. Thread-safe.
+// Calls GiveBackIdleMemory now and then. Else what is kept is what was ever needed at once, and
+// each heap grows a little for as long as a process runs, since what lives long lies among what
+// does not. Thread-safe.
 #pragma once
 
 #include <thread>

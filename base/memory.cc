@@ -3,6 +3,7 @@
 #include <malloc.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <cstdint>
@@ -10,6 +11,8 @@
 #include <mutex>
 #include <new>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
 namespace annulus {
 namespace {
@@ -54,13 +57,28 @@ std::byte* MapLarge(size_t size_bytes) {
   return begin + before;
 }
 
-std::byte* NewSmall(size_t size_bytes) {
-  return static_cast<std::byte*>(::operator new(size_bytes + 1, kAlignment));
+bool IsKept(size_t size_bytes) {
+  return kKeeps && size_bytes >= kKeptBlockMin && size_bytes <= kKeptBlockMax;
+}
+
+// What may be kept is the system's own pages, too: long lives of some of it in a heap would keep
+// the heap from shrinking.
+std::byte* New(size_t size_bytes) {
+  if (IsLarge(size_bytes)) return MapLarge(size_bytes);
+  if (!IsKept(size_bytes)) {
+    return static_cast<std::byte*>(::operator new(size_bytes + 1, kAlignment));
+  }
+  void* const pages =
+      mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (pages == MAP_FAILED) throw std::bad_alloc();
+  return static_cast<std::byte*>(pages);
 }
 
 void Delete(std::byte* memory, size_t size_bytes) {
   if (IsLarge(size_bytes)) {
     munmap(memory, WholePages(size_bytes));
+  } else if (IsKept(size_bytes)) {
+    munmap(memory, size_bytes);
   } else {
     ::operator delete(memory, kAlignment);
   }
@@ -72,10 +90,12 @@ class Kept {
  public:
   std::byte* Take(size_t size_bytes) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    const auto found = blocks_.find(size_bytes);
-    if (found == blocks_.end()) return nullptr;
-    std::byte* memory = found->second;
-    blocks_.erase(found);
+    const auto found = by_size_.find(size_bytes);
+    if (found == by_size_.end() || found->second.blocks.empty()) return nullptr;
+    auto& [blocks, fewest] = found->second;
+    std::byte* memory = blocks.back();
+    blocks.pop_back();
+    fewest = std::min(fewest, blocks.size());
     bytes_ -= size_bytes;
     return memory;
   }
@@ -84,14 +104,34 @@ class Kept {
   bool Give(std::byte* memory, size_t size_bytes) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (bytes_ + size_bytes > kept_bytes_max) return false;
-    blocks_.emplace(size_bytes, memory);
+    by_size_[size_bytes].blocks.push_back(memory);
     bytes_ += size_bytes;
     return true;
   }
 
+  // Takes all that nobody has needed since the last time.
+  std::vector<std::pair<std::byte*, size_t>> TakeIdle() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<std::pair<std::byte*, size_t>> idle;
+    for (auto& [size_bytes, kept] : by_size_) {
+      for (; kept.fewest > 0; --kept.fewest) {
+        idle.emplace_back(kept.blocks.back(), size_bytes);
+        kept.blocks.pop_back();
+        bytes_ -= size_bytes;
+      }
+      kept.fewest = kept.blocks.size();
+    }
+    return idle;
+  }
+
  private:
+  struct OfSize {
+    std::vector<std::byte*> blocks;
+    size_t fewest = 0;  // that there were at any time since TakeIdle
+  };
+
   std::mutex mutex_;
-  std::unordered_multimap<size_t, std::byte*> blocks_;  // by size
+  std::unordered_map<size_t, OfSize> by_size_;
   size_t bytes_ = 0;
 };
 
@@ -106,13 +146,9 @@ size_t KeptSize(size_t size_bytes) {
   return (size_bytes + step - 1) / step * step;
 }
 
-bool IsKept(size_t size_bytes) {
-  return kKeeps && size_bytes >= kKeptBlockMin && size_bytes <= kKeptBlockMax;
-}
-
-// Zero if it is large.
+// Zero where it is the system's pages.
 Memory NewMemory(size_t size_bytes) {
-  return Memory(IsLarge(size_bytes) ? MapLarge(size_bytes) : NewSmall(size_bytes), {size_bytes});
+  return Memory(New(size_bytes), {size_bytes});
 }
 
 // A block that was kept, if there is one that fits; *size_bytes becomes what one of that size has.
@@ -136,7 +172,7 @@ Memory AllocateMemory(size_t size_bytes) {
 
 Memory AllocateZeroedMemory(size_t size_bytes) {
   Memory memory = TakeKept(&size_bytes);
-  const bool is_zero = memory == nullptr && IsLarge(size_bytes);
+  const bool is_zero = memory == nullptr && (IsLarge(size_bytes) || IsKept(size_bytes));
   if (memory == nullptr) memory = NewMemory(size_bytes);
   if (!is_zero) std::memset(memory.get(), 0, size_bytes);
   return memory;
@@ -147,6 +183,11 @@ void KeepFreedMemory(size_t bytes_max) {
   mallopt(M_TRIM_THRESHOLD, kHeapKeptBytes);
   mallopt(M_MMAP_THRESHOLD, kHeapBlockMax);
   mallopt(M_ARENA_MAX, kHeaps);
+}
+
+void GiveBackIdleMemory() {
+  for (const auto& [memory, size_bytes] : TheKept().TakeIdle()) Delete(memory, size_bytes);
+  malloc_trim(0);
 }
 
 }  // namespace annulus

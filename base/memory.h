@@ -28,4 +28,8 @@ inline constexpr size_t kKeptBytesDefault = size_t{128} << 20;
 // for every few threads, each would hold its own share of what is free.
 void KeepFreedMemory(size_t bytes_max = kKeptBytesDefault);
 
+// Gives back to the system what is kept and nobody has needed since the last time, and what the
+// general allocator's heaps hold free.
+void GiveBackIdleMemory();
+
 }  // namespace annulus
