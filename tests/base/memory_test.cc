@@ -70,15 +70,39 @@ TEST_CASE("of bulk data as much is kept as a program says") {
   CHECK(is_kept());
 }
 
+int64_t ResidentBytes() {
+  int64_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages >> pages;
+  return pages * sysconf(_SC_PAGESIZE);
+}
+
+TEST_CASE("what is kept goes back once nobody has needed it for a while") {
+  constexpr int64_t kMiB = 1 << 20;
+  const auto take = [](int count) {
+    std::vector<Memory> blocks;
+    for (int i = 0; i < count; ++i) {
+      blocks.push_back(AllocateMemory(kMiB));
+      std::fill_n(blocks.back().get(), kMiB, std::byte{1});
+    }
+  };
+  for (int i = 0; i < 2; ++i) GiveBackIdleMemory();  // what others have left
+  take(32);
+  const int64_t kept = ResidentBytes();
+  for (int i = 0; i < 3; ++i) {
+    take(8);  // these are needed each time
+    GiveBackIdleMemory();
+  }
+  CHECK(ResidentBytes() <= kept - 20 * kMiB);
+  CHECK(ResidentBytes() >= kept - 28 * kMiB);
+  GiveBackIdleMemory();
+  GiveBackIdleMemory();
+  CHECK(ResidentBytes() <= kept - 28 * kMiB);
+}
+
 TEST_CASE("what is free among what lives on goes back to the system") {
   constexpr size_t kBlocks = 16 << 10;
   constexpr size_t kBytes = 4000;
   constexpr int64_t kMiB = 1 << 20;
-  const auto resident = [] {
-    int64_t pages = 0;
-    std::ifstream("/proc/self/statm") >> pages >> pages;
-    return pages * sysconf(_SC_PAGESIZE);
-  };
   KeepFreedMemory();
   std::vector<std::string> lives;
   {
@@ -88,13 +112,13 @@ TEST_CASE("what is free among what lives on goes back to the system") {
       if (i % 64 == 0) lives.emplace_back(100, 'x');
     }
   }
-  const int64_t before = resident();
+  const int64_t before = ResidentBytes();
   const HeapTrimmer trimmer(absl::Milliseconds(10));
   const absl::Time end = absl::Now() + absl::Seconds(10);
-  while (resident() > before - 40 * kMiB && absl::Now() < end) {
+  while (ResidentBytes() > before - 40 * kMiB && absl::Now() < end) {
     absl::SleepFor(absl::Milliseconds(10));
   }
-  CHECK(resident() <= before - 40 * kMiB);  // of 62
+  CHECK(ResidentBytes() <= before - 40 * kMiB);  // of 62
   CHECK(lives.back() == std::string(100, 'x'));
 }
 #endif
