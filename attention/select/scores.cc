@@ -20,11 +20,24 @@ using D = hn::CappedTag<double, kSums>;
 constexpr size_t kLanes = hn::MaxLanes(D());
 constexpr size_t kVectors = kSums / kLanes;
 
-float Total(const hn::Vec<D>* sums) {
-  HWY_ALIGN double all[kSums];
-  for (size_t v = 0; v < kVectors; ++v) hn::Store(sums[v], D(), all + v * kLanes);
-  const double total =
-      ((all[0] + all[4]) + (all[2] + all[6])) + ((all[1] + all[5]) + (all[3] + all[7]));
+// A vector's lanes by halves: 0 + 4, …, then (0 + 4) + (2 + 6), …, then the two.
+template <class Tag>
+double FoldLanes(Tag tag, hn::Vec<Tag> lanes) {
+#if HWY_TARGET != HWY_SCALAR
+  if constexpr (hn::MaxLanes(Tag()) > 1) {
+    const hn::Half<Tag> half;
+    return FoldLanes(half, hn::Add(hn::LowerHalf(half, lanes), hn::UpperHalf(half, lanes)));
+  }
+#endif
+  return hn::GetLane(lanes);
+}
+
+// The same order at any width of vectors.
+float Total(hn::Vec<D>* sums) {
+  for (size_t half = kVectors / 2; half > 0; half /= 2) {
+    for (size_t v = 0; v < half; ++v) sums[v] = hn::Add(sums[v], sums[v + half]);
+  }
+  const double total = FoldLanes(D(), sums[0]);
   return std::isnan(total) ? std::numeric_limits<float>::infinity() : static_cast<float>(total);
 }
 
@@ -34,13 +47,17 @@ void ScoreRows(const double* HWY_RESTRICT rows, int width, const float* HWY_REST
   const D d;
   const hn::Rebind<float, D> df;
   hn::Vec<D> sums[kRows][kVectors];
+#pragma GCC unroll 8
   for (auto& of_row : sums) {
+#pragma GCC unroll 8
     for (auto& sum : of_row) sum = hn::Zero(d);
   }
   const auto size = static_cast<size_t>(width);
   for (size_t c = 0; c < size; c += kSums) {
+#pragma GCC unroll 8
     for (size_t v = 0; v < kVectors; ++v) {
       const auto x = hn::PromoteTo(d, hn::LoadU(df, summary + c + v * kLanes));
+#pragma GCC unroll 8
       for (size_t r = 0; r < kRows; ++r) {
         sums[r][v] = hn::MulAdd(hn::LoadU(d, rows + r * size + c + v * kLanes), x, sums[r][v]);
       }
