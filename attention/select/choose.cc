@@ -147,7 +147,7 @@ void BestOf(const SelectRows& rows, int kv_head, int64_t first, int64_t count,
     for (size_t u = 0; u < units.units.size() && units.units[u] < end; ++u) {
       const int32_t unit = units.units[u];
       Scores(expanded.data(), static_cast<int>(batch.size()), width, units.summaries[u],
-             scores.data());
+             /*summary_count=*/1, scores.data());
       for (size_t r = 0; r < batch.size(); ++r) {
         if (unit < batch[r].own) batch[r].top.Offer({scores[r], unit});
       }

@@ -12,9 +12,6 @@
 namespace annulus {
 namespace {
 
-// Index queries that are scored together, so that they stay in L1 while rows pass by.
-constexpr int kQueriesAtOnce = 16;
-
 // The weighted sum of what is positive, in f64 and in the order of the queries: a product of two
 // f32 is exact there. What is no number counts as +∞.
 float Weigh(const float* dots, const float* weights, int count) {
@@ -78,18 +75,12 @@ class ListOfRow {
 
   void Score(const float* k, int64_t count) {
     const int dim = static_cast<int>(of_.q.dim);
+    const auto tokens = static_cast<int>(count);
     if (dots_.empty()) {
-      for (int64_t t = 0; t < count; ++t) {
-        Scores(expanded_.data(), 1, dim, k + t * dim, &scores_[t]);
-      }
+      Scores(expanded_.data(), 1, dim, k, tokens, scores_);
       return;
     }
-    for (int j = 0; j < queries_; j += kQueriesAtOnce) {
-      const int some = std::min(kQueriesAtOnce, queries_ - j);
-      for (int64_t t = 0; t < count; ++t) {
-        Scores(expanded_.data() + j * dim, some, dim, k + t * dim, &dots_[t * queries_ + j]);
-      }
-    }
+    Scores(expanded_.data(), queries_, dim, k, tokens, dots_.data());
     for (int64_t t = 0; t < count; ++t) {
       scores_[t] = Weigh(&dots_[t * queries_], weights_, queries_);
     }

@@ -41,35 +41,61 @@ float Total(hn::Vec<D>* sums) {
   return std::isnan(total) ? std::numeric_limits<float>::infinity() : static_cast<float>(total);
 }
 
-template <int kRows>
-void ScoreRows(const double* HWY_RESTRICT rows, int width, const float* HWY_RESTRICT summary,
-               float* HWY_RESTRICT scores) {
+// Several rows with several summaries, whose sums stay in registers.
+template <int kRows, int kSummaries>
+void ScoreTile(const double* HWY_RESTRICT rows, int width, const float* HWY_RESTRICT summaries,
+               float* HWY_RESTRICT scores, int scores_stride) {
   const D d;
   const hn::Rebind<float, D> df;
-  hn::Vec<D> sums[kRows][kVectors];
-#pragma GCC unroll 8
-  for (auto& of_row : sums) {
-#pragma GCC unroll 8
-    for (auto& sum : of_row) sum = hn::Zero(d);
-  }
   const auto size = static_cast<size_t>(width);
+  hn::Vec<D> sums[kSummaries][kRows][kVectors];
+#pragma GCC unroll 8
+  for (auto& of_summary : sums) {
+#pragma GCC unroll 8
+    for (auto& of_row : of_summary) {
+#pragma GCC unroll 8
+      for (auto& sum : of_row) sum = hn::Zero(d);
+    }
+  }
   for (size_t c = 0; c < size; c += kSums) {
 #pragma GCC unroll 8
     for (size_t v = 0; v < kVectors; ++v) {
-      const auto x = hn::PromoteTo(d, hn::LoadU(df, summary + c + v * kLanes));
+      const size_t at = c + v * kLanes;
+      hn::Vec<D> row[kRows];
 #pragma GCC unroll 8
-      for (size_t r = 0; r < kRows; ++r) {
-        sums[r][v] = hn::MulAdd(hn::LoadU(d, rows + r * size + c + v * kLanes), x, sums[r][v]);
+      for (size_t r = 0; r < kRows; ++r) row[r] = hn::LoadU(d, rows + r * size + at);
+#pragma GCC unroll 8
+      for (size_t s = 0; s < kSummaries; ++s) {
+        const auto x = hn::PromoteTo(d, hn::LoadU(df, summaries + s * size + at));
+#pragma GCC unroll 8
+        for (size_t r = 0; r < kRows; ++r) sums[s][r][v] = hn::MulAdd(row[r], x, sums[s][r][v]);
       }
     }
   }
-  for (int r = 0; r < kRows; ++r) scores[r] = Total(sums[r]);
+  for (int s = 0; s < kSummaries; ++s) {
+    for (int r = 0; r < kRows; ++r) scores[s * scores_stride + r] = Total(sums[s][r]);
+  }
 }
 
-void Scores(const double* rows, int count, int width, const float* summary, float* scores) {
-  int r = 0;
-  for (; r + 4 <= count; r += 4) ScoreRows<4>(rows + r * width, width, summary, scores + r);
-  for (; r < count; ++r) ScoreRows<1>(rows + r * width, width, summary, scores + r);
+void Scores(const double* rows, int row_count, int width, const float* summaries, int summary_count,
+            float* scores) {
+  // As many sums as registers hold, whatever their width.
+  constexpr int kTile = kVectors == 1 ? 4 : 2;
+  for (int s = 0; s < summary_count;) {
+    const bool several = s + kTile <= summary_count;
+    const float* const from = summaries + s * width;
+    float* const to = scores + s * row_count;
+    int r = 0;
+    for (; r + 4 <= row_count; r += 4) {
+      several ? ScoreTile<4, kTile>(rows + r * width, width, from, to + r, row_count)
+              : ScoreTile<4, 1>(rows + r * width, width, from, to + r, row_count);
+    }
+    for (; r < row_count; ++r) {
+      several ? ScoreTile<1, kTile>(rows + r * width, width, from, to + r, row_count)
+              : ScoreTile<1, 1>(rows + r * width, width, from, to + r, row_count);
+    }
+    s += several ? kTile : 1;
+  }
 }
 
 }  // namespace annulus::select::HWY_NAMESPACE
@@ -81,8 +107,9 @@ namespace select {
 HWY_EXPORT(Scores);
 }  // namespace select
 
-void Scores(const double* rows, int count, int width, const float* summary, float* scores) {
-  HWY_DYNAMIC_DISPATCH(select::Scores)(rows, count, width, summary, scores);
+void Scores(const double* rows, int row_count, int width, const float* summaries, int summary_count,
+            float* scores) {
+  HWY_DYNAMIC_DISPATCH(select::Scores)(rows, row_count, width, summaries, summary_count, scores);
 }
 
 }  // namespace annulus

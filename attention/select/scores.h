@@ -6,8 +6,9 @@
 
 namespace annulus {
 
-// scores[r] = the dot product of rows[r] [width] f64, one after the other, with summary [width];
-// width is a multiple of 8.
-void Scores(const double* rows, int count, int width, const float* summary, float* scores);
+// scores[s·row_count + r] = the dot product of row r [width] f64 with summary s [width]; each kind
+// lies one after the other, and width is a multiple of 8.
+void Scores(const double* rows, int row_count, int width, const float* summaries, int summary_count,
+            float* scores);
 
 }  // namespace annulus

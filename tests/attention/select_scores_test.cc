@@ -14,31 +14,38 @@
 namespace annulus {
 namespace {
 
-TEST_CASE("scores have the same bits on every instruction set, however many rows come at once") {
+TEST_CASE("scores have the same bits on every instruction set, however many come at once") {
   Rng rng(97);
-  constexpr int kRows = 11;
+  constexpr int kRows = 11, kSummaries = 9;
   for (const int width : {8, 16, 72, 256, 1152}) {
     std::vector<double> rows(static_cast<size_t>(kRows * width));
-    std::vector<float> summary(static_cast<size_t>(width));
+    std::vector<float> summaries(static_cast<size_t>(kSummaries * width));
     for (double& x : rows) x = static_cast<float>(rng.Normal() * std::exp2(rng.Normal() * 20));
-    for (float& x : summary) x = rng.Normal();
+    for (float& x : summaries) x = rng.Normal();
     // By the definition, without any vector.
-    std::vector<float> expected;
-    for (int r = 0; r < kRows; ++r) {
+    const auto expected = [&](int r, int s) {
       double sums[8] = {};
       for (int c = 0; c < width; ++c) {
-        sums[c % 8] += rows[static_cast<size_t>(r * width + c)] * double{summary[c]};
+        sums[c % 8] += rows[static_cast<size_t>(r * width + c)] *
+                       double{summaries[static_cast<size_t>(s * width + c)]};
       }
-      expected.push_back(static_cast<float>(((sums[0] + sums[4]) + (sums[2] + sums[6])) +
-                                            ((sums[1] + sums[5]) + (sums[3] + sums[7]))));
-    }
+      return static_cast<float>(((sums[0] + sums[4]) + (sums[2] + sums[6])) +
+                                ((sums[1] + sums[5]) + (sums[3] + sums[7])));
+    };
     ForEachSimdTarget([&] {
       for (const int count : {1, 3, 4, kRows}) {
-        std::vector<float> scores(kRows);
-        Scores(rows.data(), count, width, summary.data(), scores.data());
-        CAPTURE(width, count);
-        REQUIRE(std::memcmp(scores.data(), expected.data(),
-                            static_cast<size_t>(count) * sizeof(float)) == 0);
+        for (const int summary_count : {1, 2, 3, kSummaries}) {
+          std::vector<float> scores(static_cast<size_t>(count * summary_count));
+          Scores(rows.data(), count, width, summaries.data(), summary_count, scores.data());
+          CAPTURE(width, count, summary_count);
+          for (int s = 0; s < summary_count; ++s) {
+            for (int r = 0; r < count; ++r) {
+              const float score = scores[static_cast<size_t>(s * count + r)];
+              const float of_definition = expected(r, s);
+              REQUIRE(std::memcmp(&score, &of_definition, sizeof score) == 0);
+            }
+          }
+        }
       }
     });
   }
@@ -49,7 +56,7 @@ TEST_CASE("a score that is no number counts as the highest") {
   const float infinity = std::numeric_limits<float>::infinity();
   const float summary[8] = {infinity, -infinity, 0, 0, 0, 0, 0, 0};
   float score = 0;
-  Scores(row, 1, 8, summary, &score);
+  Scores(row, 1, 8, summary, 1, &score);
   CHECK(score == infinity);
 }
 
