@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """LongGen's layer table (2410.01485 §3) beside full attention, in one run: a third of the layers in
-the middle sees everything, the others sinks and a window, in a KV-efficient context. Prints CSV:
-seconds of the attention of a prefill and of a decode step over all layers, and bytes of KV after it,
-best of --rounds in turn. In process, one worker.
+the middle sees everything, the others sinks and a window, in a KV-efficient context.
+
+Prints CSV: seconds of the attention of a prefill and of a decode step over all layers, and bytes of
+KV after it, best of --rounds in turn. In process, one worker.
 
     longgen.py [--tokens N] [--layers N] [--window N] [--rounds N]
 """

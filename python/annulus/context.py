@@ -72,7 +72,7 @@ class Context:
 
     def _number(self, layer: int, track: str | None) -> int:
         """Of a layer, or of a track's rows in it, as the service counts them."""
-        layers = self.spec["layers"]
+        layers: int = self.spec["layers"]
         if not 0 <= layer < layers:
             raise InvalidArgument(f"layer: {layer}; expected 0 to {layers - 1}")
         if track is None:

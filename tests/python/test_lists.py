@@ -153,6 +153,6 @@ def test_keys_chosen_by_an_index(problem):
             context.select(1, queries, "dsa(20)", track="index")
     with (
         annulus.in_process(workers=1, threads=1) as client,
-        pytest.raises(annulus.InvalidArgument, match="tracks: .* expected a dict"),
+        pytest.raises(annulus.InvalidArgument, match=r"tracks: .* expected a dict"),
     ):
         client.create_context(**shape, tracks=["index"])
