@@ -2,12 +2,12 @@
 // of the definition in float64, ties included, in prefill as in decode.
 #include <cmath>
 
-#include "absl/strings/match.h"
 #include "attention/pattern.h"
 #include "base/rng.h"
 #include "runtime/engine/selection.h"
 #include "tests/attention/reference_lists.h"
 #include "tests/catch.h"
+#include "tests/engine/selection_inputs.h"
 
 namespace annulus {
 namespace {
@@ -23,19 +23,8 @@ struct Question {
   int index_heads = 5;  // of dsa
 };
 
-// Whole numbers of few values where scores are to tie, and then exact in any order.
 Tensor Filled(Rng& rng, DType dtype, bool ties, int64_t tokens, int heads) {
-  Tensor tensor(dtype, tokens, heads, kDim);
-  for (int64_t t = 0; t < tokens; ++t) {
-    const uint64_t same = ties ? rng.Below(3) : 0;
-    for (int64_t i = 0; i < heads * kDim; ++i) {
-      const float x =
-          ties ? static_cast<float>((same + static_cast<uint64_t>(i)) % 2) : rng.Normal();
-      Convert(&x, DType::kF32,
-              tensor.data() + static_cast<size_t>(t * heads * kDim + i) * SizeOf(dtype), dtype, 1);
-    }
-  }
-  return tensor;
+  return test::MaybeTied(rng, dtype, ties, tokens, heads, kDim);
 }
 
 struct Inputs {
@@ -174,10 +163,7 @@ TEST_CASE("a score that is no number is the highest, and of a weight 0 too") {
 
 TEST_CASE("words of an index refuse by position what they cannot be") {
   const auto refused = [](const std::string& text, const std::string& what) {
-    const auto pattern = Pattern::Parse(text, kKvHeads);
-    INFO(pattern.status());
-    return absl::IsInvalidArgument(pattern.status()) &&
-           absl::StrContains(pattern.status().message(), what);
+    return test::IsRefused(text, kKvHeads, what);
   };
   CHECK(refused("dsa()", "expected"));
   CHECK(refused("dsa(0)", "at 5: expected a number from 1"));

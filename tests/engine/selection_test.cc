@@ -12,6 +12,7 @@
 #include "sharding/planner.h"
 #include "tests/attention/reference_lists.h"
 #include "tests/catch.h"
+#include "tests/engine/selection_inputs.h"
 
 namespace annulus {
 namespace {
@@ -27,20 +28,8 @@ struct Question {
   bool ties = false;
 };
 
-// Whole numbers of few values where scores are to tie, and then exact in any order.
 Tensor Filled(Rng& rng, const Question& question, int64_t tokens, int heads) {
-  Tensor tensor(question.dtype, tokens, heads, kDim);
-  for (int64_t t = 0; t < tokens; ++t) {
-    const uint64_t same = question.ties ? rng.Below(3) : 0;
-    for (int64_t i = 0; i < heads * kDim; ++i) {
-      const float x =
-          question.ties ? static_cast<float>((same + static_cast<uint64_t>(i)) % 2) : rng.Normal();
-      std::byte* to =
-          tensor.data() + static_cast<size_t>(t * heads * kDim + i) * SizeOf(question.dtype);
-      Convert(&x, DType::kF32, to, question.dtype, 1);
-    }
-  }
-  return tensor;
+  return test::MaybeTied(rng, question.dtype, question.ties, tokens, heads, kDim);
 }
 
 struct Cut {
@@ -209,10 +198,7 @@ TEST_CASE("moba chooses for each token of a prefill what it chooses in decode") 
 
 TEST_CASE("words that choose keys refuse by position what they cannot be, and run without data") {
   const auto refused = [](const std::string& text, const std::string& what) {
-    const auto pattern = Pattern::Parse(text, kKvHeads);
-    INFO(pattern.status());
-    return absl::IsInvalidArgument(pattern.status()) &&
-           absl::StrContains(pattern.status().message(), what);
+    return test::IsRefused(text, kKvHeads, what);
   };
   CHECK(refused("moba(100,3)", "at 6: expected a divisor of 64 or a multiple of it"));
   CHECK(refused("moba(2097152,3)", "at 6: expected"));
