@@ -110,11 +110,7 @@ absl::StatusOr<int64_t> VHeadDim(const AttendFlags& flags, const AttendInputs& i
             : "--v is missing, expected F, or --v-head-dim N for V as K's first N dims");
   }
   const TensorView v = inputs.v_view();
-  if (v.tokens != k.tokens || v.heads != k.heads) {
-    return absl::InvalidArgumentError(absl::StrCat("v is [", v.tokens, ", ", v.heads, ", ", v.dim,
-                                                   "], expected k's tokens and heads [", k.tokens,
-                                                   ", ", k.heads, ", d_v]"));
-  }
+  ANNULUS_RETURN_IF_ERROR(CheckValuesFit(k, v));
   if (flags.v_head_dim.has_value() && *flags.v_head_dim != v.dim) {
     return absl::InvalidArgumentError(
         absl::StrCat("--v-head-dim is ", *flags.v_head_dim, ", expected v's ", v.dim));

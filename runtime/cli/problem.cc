@@ -117,6 +117,13 @@ absl::Status ReadLists(ProblemFlags* problem) {
   return absl::OkStatus();
 }
 
+absl::Status CheckValuesFit(const TensorView& k, const TensorView& v) {
+  if (v.tokens == k.tokens && v.heads == k.heads) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("v is [", v.tokens, ", ", v.heads, ", ", v.dim,
+                                                 "], expected k's tokens and heads [", k.tokens,
+                                                 ", ", k.heads, ", d_v]"));
+}
+
 absl::Status CheckBeforeSelection(ProblemFlags flags) {
   ANNULUS_RETURN_IF_ERROR(CheckShape(flags));
   ANNULUS_ASSIGN_OR_RETURN(const Pattern pattern,

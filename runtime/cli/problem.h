@@ -42,6 +42,9 @@ void AddLists(Options* options, ProblemFlags* problem);
 // Reads the lists of the problem, whose shape is known. Errors as ReadList.
 absl::Status ReadLists(ProblemFlags* problem);
 
+// INVALID_ARGUMENT unless values v have the tokens and heads of keys k.
+absl::Status CheckValuesFit(const TensorView& k, const TensorView& v);
+
 // Whether MakeProblem will accept it once SelectLists has made the lists that are missing.
 absl::Status CheckBeforeSelection(ProblemFlags flags);
 

@@ -9,6 +9,7 @@
 #include "attention/kv_view.h"
 #include "runtime/cli/demo/checks.h"
 #include "runtime/cli/demo/data.h"
+#include "runtime/cli/relative_difference.h"
 #include "tests/catch.h"
 
 namespace annulus {

@@ -49,7 +49,4 @@ Tensor CopyToken(const TensorView& tensor, int64_t token);
 // compares. A row that sees no key must be out 0, lse −inf: anything else has an infinite error.
 absl::Status CompareWithOracle(const DemoData& data, float scale, absl::Span<SampledRow> rows);
 
-// ‖a − b‖ / ‖b‖ over all elements (Frobenius); both f32 of equal shape.
-double RelativeDifference(const Tensor& a, const Tensor& b);
-
 }  // namespace annulus

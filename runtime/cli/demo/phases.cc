@@ -8,6 +8,7 @@
 #include "absl/time/clock.h"
 #include "base/status.h"
 #include "runtime/cli/demo/probe.h"
+#include "runtime/cli/relative_difference.h"
 
 namespace annulus {
 namespace {

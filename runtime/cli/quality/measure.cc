@@ -8,6 +8,7 @@
 #include "absl/time/clock.h"
 #include "base/status.h"
 #include "runtime/cli/problem.h"
+#include "runtime/cli/relative_difference.h"
 #include "runtime/engine/local_ranks.h"
 #include "sharding/planner.h"
 #include "sharding/work.h"
@@ -93,28 +94,14 @@ int NearestWord(const Tensor& out, int64_t row, const std::vector<float>& words)
   return static_cast<int>(std::max_element(products.begin(), products.end()) - products.begin());
 }
 
-struct Likeness {
+// Of dense attention's weights, those that the answer has; mean over rows and heads.
+double MassOf(const Answer& answer, const Answer& dense) {
   double mass = 0;
-  double error = 0;
-};
-
-Likeness Compare(const Answer& answer, const Answer& dense) {
-  Likeness likeness;
   const int64_t rows = answer.lse.view().size();
   for (int64_t row = 0; row < rows; ++row) {
-    likeness.mass += std::exp(answer.lse.f32()[row] - dense.lse.f32()[row]);
+    mass += std::exp(answer.lse.f32()[row] - dense.lse.f32()[row]);
   }
-  likeness.mass /= static_cast<double>(rows);
-  double difference = 0, length = 0;
-  const int64_t values = answer.out.view().size();
-  for (int64_t i = 0; i < values; ++i) {
-    const double expected = dense.out.f32()[i];
-    const double off = answer.out.f32()[i] - expected;
-    difference += off * off;
-    length += expected * expected;
-  }
-  likeness.error = std::sqrt(difference / length);
-  return likeness;
+  return mass / static_cast<double>(rows);
 }
 
 }  // namespace
@@ -136,9 +123,8 @@ absl::StatusOr<MassFigures> MeasureMass(const Comparison& comparison, const Atte
       continue;
     }
     figures.density = static_cast<double>(answer.pairs) / static_cast<double>(dense.pairs);
-    const Likeness likeness = Compare(answer, dense);
-    figures.mass = likeness.mass;
-    figures.error = likeness.error;
+    figures.mass = MassOf(answer, dense);
+    figures.error = RelativeDifference(answer.out, dense.out);
     figures.speed = dense.elapsed_s / answer.elapsed_s;
   }
   return figures;

@@ -16,6 +16,7 @@
 #include "runtime/cli/commands.h"
 #include "runtime/cli/files/tensor_file.h"
 #include "runtime/cli/options/shared_options.h"
+#include "runtime/cli/problem.h"
 #include "runtime/cli/quality/report.h"
 #include "runtime/cli/report/progress.h"
 #include "runtime/context/check_tensor.h"
@@ -145,11 +146,7 @@ struct Captured {
 
 absl::Status CheckCaptured(const AttentionInputs& inputs) {
   const auto& [q, k, v] = inputs;
-  if (v.tokens != k.tokens || v.heads != k.heads) {
-    return absl::InvalidArgumentError(absl::StrCat("v is [", v.tokens, ", ", v.heads, ", ", v.dim,
-                                                   "], expected k's tokens and heads [", k.tokens,
-                                                   ", ", k.heads, ", d_v]"));
-  }
+  ANNULUS_RETURN_IF_ERROR(CheckValuesFit(k, v));
   ANNULUS_RETURN_IF_ERROR(CheckTensor("q", q, q.heads, k.dim, q.dtype));
   ANNULUS_RETURN_IF_ERROR(CheckTensor("k", k, k.heads, k.dim, q.dtype));
   return CheckTensor("v", v, k.heads, v.dim, q.dtype);
