@@ -2,13 +2,16 @@
 
 #include <openssl/sha.h>
 #include <ucs/config/global_opts.h>
+#include <ucs/vfs/base/vfs_obj.h>
 
+#include <atomic>
 #include <cstring>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/quoted.h"
 #include "base/status.h"
@@ -76,7 +79,10 @@ absl::StatusOr<UcxContext> MakeUcxContext(const UcxOptions& options) {
   ucp_params_t params = {};
   params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_NAME;
   params.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
-  params.name = "annulus";
+  // UCX says what it has of a context by the context's name.
+  static std::atomic<int> contexts = 0;
+  const std::string name = absl::StrCat("annulus-", ++contexts);
+  params.name = name.c_str();
   ucp_context_h context = nullptr;
   status = ucp_init(&params, config.get(), &context);
   if (status != UCS_OK) {
@@ -111,6 +117,28 @@ absl::StatusOr<std::string> UcxWorkerAddress(ucp_worker_h worker) {
   std::string bytes(reinterpret_cast<const char*>(address), size_bytes);
   ucp_worker_release_address(worker, address);
   return bytes;
+}
+
+int UcxEndpoints(ucp_context_h context, ucp_worker_h worker) {
+  ucp_context_attr_t of_context = {};
+  of_context.field_mask = UCP_ATTR_FIELD_NAME;
+  ucp_worker_attr_t of_worker = {};
+  of_worker.field_mask = UCP_WORKER_ATTR_FIELD_NAME;
+  if (ucp_context_query(context, &of_context) != UCS_OK ||
+      ucp_worker_query(worker, &of_worker) != UCS_OK) {
+    return -1;
+  }
+  const std::string path =
+      absl::StrCat("/ucp/context/", of_context.name, "/worker/", of_worker.name, "/num_all_eps");
+  ucs_string_buffer_t text;
+  ucs_string_buffer_init(&text);
+  int count = -1;
+  if (ucs_vfs_path_read_file(path.c_str(), &text) != UCS_OK ||
+      !absl::SimpleAtoi(ucs_string_buffer_cstr(&text), &count)) {
+    count = -1;
+  }
+  ucs_string_buffer_cleanup(&text);
+  return count;
 }
 
 uint64_t UcxIdentityOf(const LinkKey& farewell) {

@@ -49,6 +49,11 @@ absl::StatusOr<UcxWorker> MakeUcxWorker(ucp_context_h context);
 // The worker's own address, as UCX's bytes.
 absl::StatusOr<std::string> UcxWorkerAddress(ucp_worker_h worker);
 
+// How many endpoints a worker has: ours, and those that UCX opens by itself to answer who connects.
+// UCX 1.13 ends the process that destroys a worker in which such an answer waits for room in the
+// other side's queue. Below zero: UCX does not say.
+int UcxEndpoints(ucp_context_h context, ucp_worker_h worker);
+
 // A fabric's identity, which is public: a hash of the secret that only it can say goodbye with.
 uint64_t UcxIdentityOf(const LinkKey& farewell);
 

@@ -71,11 +71,13 @@ UcxTransport::~UcxTransport() {
     link->Close(UcxAm::kFabric, UcxHeader(GoneHeader{farewell_}));
   }
   const absl::Time patience = absl::Now() + kGoodbyeTime;
-  while (!links_.empty() || closes_in_flight_ > 0 || sends_in_flight_ > 0) {
+  // Also those endpoints that UCX opened by itself, to answer who connects.
+  while (!links_.empty() || closes_in_flight_ > 0 || sends_in_flight_ > 0 ||
+         UcxEndpoints(context_.get(), worker_.get()) != 0) {
     if (Progress() == 0) absl::SleepFor(absl::Microseconds(50));
     if (absl::Now() < patience) continue;
-    // A peer hangs with our bytes on the way: to leave the worker to the end of the process is
-    // safe, to destroy it is not.
+    // A peer hangs with bytes of ours or of UCX's on the way: to leave the worker to the end of the
+    // process is safe, to destroy it is not.
     (void)worker_.release();
     (void)context_.release();
     break;

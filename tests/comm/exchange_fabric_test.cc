@@ -76,5 +76,32 @@ TEST_CASE("a rank killed at any step of a ring ends it for the others, by an err
   }
 }
 
+// UCX answers who connects by itself. The answer waits where the other side's queue is full, and
+// UCX 1.13 ends the process that destroys a worker with such an answer in it.
+TEST_CASE("a fabric ends while one that connects to it takes nothing", "[exchange]") {
+  const std::string kind = Kind();
+  CAPTURE(kind);
+  TestFabrics fabrics(kind);
+  TestNode busy(fabrics);
+  TestNode sender(fabrics);
+  auto ending = std::make_unique<TestNode>(fabrics);
+  const auto to_busy = sender.messenger().Connect(busy.messenger().address());
+  REQUIRE(to_busy.ok());
+  REQUIRE(sender.messenger().Send(*to_busy, {1, "hello", {}}).ok());
+  REQUIRE(fabrics.PollUntil({&busy.messenger(), &sender.messenger()},
+                            [&] { return !busy.messages.empty(); }));
+  // It asks to be connected, and polls no more.
+  REQUIRE(busy.messenger().Connect(ending->messenger().address()).ok());
+  for (int i = 0; i < 10; ++i) busy.messenger().Poll(absl::Microseconds(200));
+  for (int i = 0; i < 1000; ++i) {
+    REQUIRE(sender.messenger().Send(*to_busy, {1, "more", {}}).ok());
+  }
+  for (int i = 0; i < 100; ++i) sender.messenger().Poll(absl::Microseconds(200));
+  for (int i = 0; i < 100; ++i) ending->messenger().Poll(absl::Microseconds(200));
+  ending.reset();
+  CHECK(fabrics.PollUntil({&busy.messenger(), &sender.messenger()},
+                          [&] { return busy.messages.size() == 1001; }));
+}
+
 }  // namespace
 }  // namespace annulus
