@@ -248,6 +248,7 @@ inline void PanelAttend(const TileShape& shape, const TileMemory& tile, const Ke
   BlockFetcher fetcher(shape, next);
   const int rows = shape.rows();
   for (int first = 0; first < rows; first += kPanelVectors * kLanes) {
+    if (SeesNothing(shape, block, first, kLanes)) continue;
     if (PanelOf(first, rows, kLanes).vectors == 1) {
       AttendPanel<1>(shape, tile, first, block, k, v, fetcher);
     } else {

@@ -11,8 +11,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "attention/attend_args.h"
-#include "attention/cpu/gather.h"
+#include "attention/cpu/block_walk.h"
 #include "attention/cpu/kernels.h"
+#include "attention/cpu/key_gather.h"
+#include "attention/cpu/row_gather.h"
 #include "attention/cpu/tile_memory.h"
 #include "attention/cpu/tile_plan.h"
 #include "base/status.h"
@@ -21,6 +23,7 @@
 namespace annulus {
 namespace {
 
+using cpu::BlockWalk;
 using cpu::Kernel;
 using cpu::KernelSet;
 using cpu::KeyBlock;
@@ -36,6 +39,7 @@ struct ThreadRoom {
   std::vector<float> row;
   std::vector<float> state;
   Buffer gathered;
+  cpu::GatherRoom queries;
 
   // Room for a row of q or out.
   float* Row(int dim) { return AtLeast(static_cast<size_t>(dim), &row); }
@@ -49,76 +53,22 @@ struct ThreadRoom {
   }
 };
 
-// The blocks of a segment, one after the other. Their pages are looked up many at a time, and
-// before that asked for: each lookup misses the caches, and the kernel reads nothing while it
-// waits.
-class BlockWalk {
- public:
-  struct Step {
-    int64_t block = 0;
-    bool full = false;
-    KeyBlock keys;
-  };
-
-  BlockWalk(const TilePlan& plan, const Tile& tile, const Segment& segment)
-      : plan_(plan),
-        tile_(tile),
-        grid_(tile.grid_first),
-        left_(segment.blocks),
-        index_(segment.block_first) {}
-
-  // Null at the end. Stays as it is until the call after the next one.
-  const Step* Next() {
-    if (given_ == known_) LookUp();
-    return given_ == known_ ? nullptr : &ring_[given_++ % ring_.size()];
-  }
-
- private:
-  static constexpr int kAtOnce = 32;
-
-  void LookUp() {
-    for (int i = 0; i < kAtOnce && left_ > 0; ++i, --left_) {
-      ring_[known_++ % ring_.size()] = LookUpOne();
-    }
-  }
-
-  Step LookUpOne() {
-    while (index_ >= plan_.grids()[grid_].size()) {
-      index_ -= plan_.grids()[grid_].size();
-      ++grid_;
-    }
-    const cpu::BlockGrid& grid = plan_.grids()[grid_];
-    Step step{grid.block(index_++), grid.full, {}};
-    const KvTable& kv = *tile_.args->kv;
-    if (step.block >= kv.blocks()) return step;
-    const KvPage& page = kv.page(tile_.kv_head, step.block);
-    const int64_t later = step.block + kAtOnce;
-    if (later < kv.blocks()) __builtin_prefetch(&kv.page(tile_.kv_head, later));
-    const int64_t tokens = tile_.args->kv_tokens - step.block * kBlockTokens;
-    step.keys = {page.k,
-                 page.v,
-                 static_cast<size_t>(page.k_row_stride),
-                 static_cast<size_t>(page.v_row_stride),
-                 static_cast<int>(std::min(tokens, kBlockTokens)),
-                 nullptr};
-    return step;
-  }
-
-  const TilePlan& plan_;
-  const Tile& tile_;
-  size_t grid_;
-  int64_t left_;
-  int64_t index_;
-  std::array<Step, 2 * kAtOnce> ring_;
-  size_t known_ = 0;  // steps looked up
-  size_t given_ = 0;
-};
-
 // What a call works with besides its arguments; kept, so that a warm backend allocates nothing.
 struct Workspace {
   TilePlan plan;
   Buffer states;  // of segments whose tile has several
 };
+
+// Whether a row that saw keys came out as if their values were subnormal.
+bool HasFlushedRow(const TileShape& shape, const cpu::SegmentState& state) {
+  const float* out = state.out;
+  for (int row = 0; row < shape.rows(); ++row, out += shape.v_head_dim) {
+    if (!(state.sum[row] > 0)) continue;
+    const auto counts = [](float value) { return std::fabs(value) >= cpu::kFlushedOut; };
+    if (std::none_of(out, out + shape.v_head_dim, counts)) return true;
+  }
+  return false;
+}
 
 // One batch in flight: shared by the threads that take its segments.
 class Call {
@@ -141,6 +91,11 @@ class Call {
  private:
   enum class End { kDone, kStopped, kFlushed };
 
+  static End EndOf(const KernelSet& kernels, const TileShape& shape,
+                   const cpu::SegmentState& state) {
+    return kernels.takes != nullptr && HasFlushedRow(shape, state) ? End::kFlushed : End::kDone;
+  }
+
   // One segment's result with these kernels, not to be used if they flushed what counts, or if the
   // batch was stopped.
   End Compute(const KernelSet& kernels, const Tile& tile, const Segment& segment,
@@ -148,6 +103,12 @@ class Call {
   void LoadQueries(const Kernel& kernel, const Tile& tile, const TileMemory& memory);
   bool AttendBlocks(const Kernel& kernel, const Tile& tile, const Segment& segment,
                     const TileMemory& memory);
+  End ComputeGathered(const KernelSet& kernels, const Tile& tile, const Segment& segment,
+                      const cpu::SegmentState& into);
+  // attend(step, the keys of the next one or null) for each block of the segment, until it is
+  // false. False: not all of them.
+  template <typename Attend>
+  bool ForEachBlock(const Tile& tile, const Segment& segment, const Attend& attend);
   // Merges one row, whose softmax state is max (log2 units), sum and out, which is overwritten.
   void Give(const Tile& tile, int row, float max, float sum, float* out);
   void Stop(absl::Status status);
@@ -190,39 +151,35 @@ void Call::LoadQueries(const Kernel& kernel, const Tile& tile, const TileMemory&
   }
 }
 
-// Whether a row that saw keys came out as if their values were subnormal.
-bool HasFlushedRow(const TileShape& shape, const cpu::SegmentState& state) {
-  const float* out = state.out;
-  for (int row = 0; row < shape.rows(); ++row, out += shape.v_head_dim) {
-    if (!(state.sum[row] > 0)) continue;
-    const auto counts = [](float value) { return std::fabs(value) >= cpu::kFlushedOut; };
-    if (std::none_of(out, out + shape.v_head_dim, counts)) return true;
-  }
-  return false;
-}
-
-bool Call::AttendBlocks(const Kernel& kernel, const Tile& tile, const Segment& segment,
-                        const TileMemory& memory) {
-  const AttendArgs& args = *tile.args;
+template <typename Attend>
+bool Call::ForEachBlock(const Tile& tile, const Segment& segment, const Attend& attend) {
   BlockWalk walk(plan_, tile, segment);
-  // Rules have few cells that are seen in part; lists may have no others.
-  const bool gathers = tile.shape.tokens == 1 && !tile.pattern->lists().empty();
-  cpu::KeyGather gather(tile.shape, &room().gathered);
   const BlockWalk::Step* next = walk.Next();
   while (next != nullptr) {
     const BlockWalk::Step& step = *next;
     next = walk.Next();
     if (!urgent_) pool_.GiveWay();
     if (stopped()) return false;
-    if (IsCancelled(args)) {
+    if (IsCancelled(*tile.args)) {
       Stop(AttendCancelled());
       return false;
     }
-    KeyBlock keys = step.keys;
-    if (keys.k == nullptr || keys.v == nullptr) {
+    if (step.keys.k == nullptr || step.keys.v == nullptr) {
       Stop(MissingPage(tile.kv_head, step.block));
       return false;
     }
+    if (!attend(step, next == nullptr ? nullptr : &next->keys)) return false;
+  }
+  return true;
+}
+
+bool Call::AttendBlocks(const Kernel& kernel, const Tile& tile, const Segment& segment,
+                        const TileMemory& memory) {
+  // Rules have few cells that are seen in part; lists may have no others.
+  const bool gathers = tile.shape.tokens == 1 && !tile.pattern->lists().empty();
+  cpu::KeyGather gather(tile.shape, &room().gathered);
+  const auto attend = [&](const BlockWalk::Step& step, const KeyBlock* next) {
+    KeyBlock keys = step.keys;
     uint64_t masks[kBlockTokens];
     if (!step.full) {
       const TokenRange rows{tile.position, tile.position + tile.shape.tokens};
@@ -232,10 +189,12 @@ bool Call::AttendBlocks(const Kernel& kernel, const Tile& tile, const Segment& s
     if (const uint64_t seen = cpu::KeyGather::Seen(keys); gathers && cpu::KeyGather::Pays(seen)) {
       if (!gather.Fits(seen)) kernel.attend(tile.shape, memory, gather.Take(), nullptr);
       gather.Add(keys, seen);
-      continue;
+    } else {
+      kernel.attend(tile.shape, memory, keys, next);
     }
-    kernel.attend(tile.shape, memory, keys, next == nullptr ? nullptr : &next->keys);
-  }
+    return true;
+  };
+  if (!ForEachBlock(tile, segment, attend)) return false;
   if (!gather.empty()) kernel.attend(tile.shape, memory, gather.Take(), nullptr);
   return true;
 }
@@ -253,8 +212,21 @@ void Call::Give(const Tile& tile, int row, float max, float sum, float* out) {
   Merge({into.out + at * dim, into.lse + at, 1, 1, dim}, {out, &lse, 1, 1, dim});
 }
 
+Call::End Call::ComputeGathered(const KernelSet& kernels, const Tile& tile, const Segment& segment,
+                                const cpu::SegmentState& into) {
+  cpu::RowGather gather(kernels, tile, into, &room().queries);
+  bool taken = true;
+  const auto attend = [&](const BlockWalk::Step& step, const KeyBlock* next) {
+    return taken = gather.Attend(step.block, step.keys, next);
+  };
+  if (!ForEachBlock(tile, segment, attend)) return taken ? End::kStopped : End::kFlushed;
+  gather.Finish();
+  return EndOf(kernels, tile.shape, into);
+}
+
 Call::End Call::Compute(const KernelSet& kernels, const Tile& tile, const Segment& segment,
                         const cpu::SegmentState& into) {
+  if (tile.gathers) return ComputeGathered(kernels, tile, segment, into);
   const TileShape& shape = tile.shape;
   const bool few = shape.rows() <= kernels.stream_rows_max;
   const Kernel& kernel = few ? kernels.stream : kernels.panel;
@@ -266,7 +238,7 @@ Call::End Call::Compute(const KernelSet& kernels, const Tile& tile, const Segmen
   std::copy_n(memory.max, shape.rows(), into.max);
   std::copy_n(memory.sum, shape.rows(), into.sum);
   kernel.get_out(shape, memory, into.out);
-  return kernels.takes != nullptr && HasFlushedRow(shape, into) ? End::kFlushed : End::kDone;
+  return EndOf(kernels, shape, into);
 }
 
 void Call::RunSegment(const Segment& segment) {

@@ -256,6 +256,7 @@ HWY_INLINE void PanelBlock(const TileShape& shape, const TileMemory& tile, const
   BlockFetcher fetcher(shape, next);
   const int rows = shape.rows();
   for (int first = 0; first < rows; first += kPanelVectors * kLanes) {
+    if (SeesNothing(shape, block, first, kLanes)) continue;
     if (PanelOf(first, rows, kLanes).vectors == 1) {
       AttendPanel<1>(shape, tile, first, block, k, tile.values, fetcher);
     } else {

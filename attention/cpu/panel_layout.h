@@ -29,6 +29,15 @@ inline int PanelRows(int rows, int lanes) {
   return last.first + last.vectors * lanes;
 }
 
+// Whether none of the tokens of a panel's rows sees a key of the block.
+inline bool SeesNothing(const TileShape& shape, const KeyBlock& block, int first, int lanes) {
+  if (block.masks == nullptr) return false;
+  const Panel panel = PanelOf(first, shape.rows(), lanes);
+  const int last = std::min(first + panel.vectors * lanes, shape.rows()) - 1;
+  return std::all_of(block.masks + first / shape.heads, block.masks + last / shape.heads + 1,
+                     [](uint64_t mask) { return mask == 0; });
+}
+
 // Where the packed values of the dims from c on begin, in a block of so many keys (or pairs of
 // keys). Two spare ones keep what a vector writes beyond a piece, and pieces in different cache
 // sets.

@@ -40,6 +40,9 @@ struct Tile {
   int head_first = 0;     // heads [head_first, + shape.heads) of the tensor q
   int64_t row_first = 0;  // rows [row_first, + shape.tokens) of the tensor q
   int64_t position = 0;   // absolute, of the first row
+  // Whether shape.tokens are as many as there are, of any blocks, and those that see a block are
+  // gathered (row_gather.h).
+  bool gathers = false;
   size_t grid_first = 0;  // grids [grid_first, grid_end) of the plan
   size_t grid_end = 0;
   size_t segment_first = 0;  // segments [segment_first, segment_end) of the plan, in order
@@ -70,17 +73,33 @@ class TilePlan {
  private:
   void AddProblem(const AttendArgs& args);
   // Of `heads`, which all see what `pattern` shows the KV head.
+  void AddQueries(const AttendArgs& args, const Pattern& pattern, HeadRange heads, TokenRange q,
+                  int64_t row_first);
+  // Of queries of one block.
   void AddTiles(const AttendArgs& args, const Pattern& pattern, HeadRange heads, TokenRange q,
                 int64_t row_first);
-  void AddGrids(const AttendArgs& args, const Pattern& pattern, int kv_head, TokenRange q);
-  // Whether rows with lists of their own cost less one by one than on the union of what they see.
-  bool AloneIsCheaper(const AttendArgs& args, const Pattern& pattern, int kv_head, TokenRange q);
+  // The blocks of row_.
+  void AddGrids(const AttendArgs& args);
+  void AddGathered(const AttendArgs& args, const Pattern& pattern, HeadRange heads, TokenRange q,
+                   int64_t row_first, int64_t pairs);
+  void AddTile(const AttendArgs& args, const Pattern& pattern, HeadRange heads, TokenRange q,
+               int64_t row_first, size_t grid_first);
+  // What the queries of one block cost, which have lists of their own, of units of `unit` tokens.
+  struct RowCosts {
+    bool one_by_one = false;  // rather than together, on the union of what they see
+    int64_t by_block = 0;     // in the cheaper of these ways
+    int64_t gathered = 0;
+  };
+  RowCosts CostsOf(const AttendArgs& args, const Pattern& pattern, int kv_head, TokenRange q,
+                   int64_t unit);
   void Cut();
 
   std::vector<Tile> tiles_;
   std::vector<int64_t> tile_blocks_;
+  std::vector<int64_t> tile_cells_;  // of 64 queries and a block each, about what it computes
   std::vector<BlockGrid> grids_;
-  std::vector<TileRun> row_;  // reused
+  std::vector<TileRun> row_;     // reused
+  std::vector<RowCosts> costs_;  // reused
   std::vector<Segment> segments_;
   std::vector<size_t> order_;
   std::vector<size_t> split_tiles_;

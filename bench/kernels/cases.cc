@@ -70,6 +70,10 @@ std::vector<BenchCase> BenchCases() {
     list.name = "prefill-tenth-16k";
     list.listed = "tenth";
     add(list, false);
+    // Each query's own blocks, as MoBA's: what neighbours see has little in common.
+    list.name = "prefill-queries-16k";
+    list.listed = "queries:2";
+    add(list, false);
   }
   for (const DType dtype : {DType::kBF16, DType::kF32, DType::kF16}) {
     add(Decode("decode-1m", {kDecodeTokens}, dtype, 8, 4, 64), true);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/strip.h"
 #include "base/rng.h"
 
 namespace annulus {
@@ -31,11 +32,37 @@ std::vector<int64_t> Shown(const Pattern& pattern, int head, int64_t q_block, in
   return BlockSet::FromRuns(runs).ToVector();
 }
 
+// Of blocks of 512 tokens, for each query and query head.
+KeyListData ByQuery(int64_t count, int heads, TokenRange q) {
+  Rng rng(kSeed);
+  KeyListData data;
+  data.rows = KeyListData::Rows::kToken;
+  data.block_tokens = 512;
+  data.heads = heads;
+  data.begin = {0};
+  data.q_begin = q.begin;
+  for (int head = 0; head < heads; ++head) {
+    for (int64_t at = q.begin; at < q.end; ++at) {
+      const int64_t own = at / data.block_tokens;
+      for (const int64_t block : Drawn(rng, count, own)) {
+        data.keys.push_back(static_cast<int32_t>(block));
+      }
+      data.keys.push_back(static_cast<int32_t>(own));
+      data.begin.push_back(static_cast<int64_t>(data.keys.size()));
+    }
+  }
+  return data;
+}
+
 }  // namespace
 
 Pattern BindListed(const Pattern& pattern, absl::string_view listed, int heads, TokenRange q) {
   const bool tenth = listed == "tenth";
   int64_t count = 0;
+  if (absl::ConsumePrefix(&listed, "queries:") && absl::SimpleAtoi(listed, &count)) {
+    const NamedList list{"x", *KeyList::Make(ByQuery(count, heads, q))};
+    return *pattern.Bind({&list, 1}, heads);
+  }
   const bool counted = absl::SimpleAtoi(listed, &count);
   const Pattern shown = *Pattern::Parse(tenth || counted ? "causal" : listed, pattern.kv_heads());
   Rng rng(kSeed);

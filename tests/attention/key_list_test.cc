@@ -256,6 +256,35 @@ TEST_CASE("key list: queries that each see a few scattered tokens") {
   }
 }
 
+TEST_CASE("key list: queries that each see blocks of their own") {
+  for (uint64_t seed = 0; seed < 12; ++seed) {
+    Rng rng(seed + 1);
+    ProblemShape shape;
+    shape.kv_tokens = 64 * 70 + 7;
+    shape.group = static_cast<int>(rng.Between(1, 3));
+    if (seed % 3 == 1) shape.dtype = shape.q_dtype = DType::kBF16;
+    shape.head_dim = shape.v_head_dim = 64;
+    shape.pattern = seed % 2 == 0 ? "list(x) & causal" : "list(x) | window(10)";
+    shape.q_ranges = {{1000, 1010}, {2000 + rng.Between(0, 63), 3100}, {64 * 70, 64 * 70 + 7}};
+    KeyListData data;
+    data.rows = KeyListData::Rows::kToken;
+    data.block_tokens = int64_t{16} << rng.Below(5);
+    data.heads = seed % 4 == 0 ? shape.kv_heads * shape.group : 1;
+    data.begin = {0};
+    const int64_t blocks = shape.kv_tokens / data.block_tokens + 1;
+    for (int64_t row = 0; row < data.heads * shape.kv_tokens; ++row) {
+      for (int64_t at = rng.Below(20); row % 5 != 0 && at < blocks; at += rng.Between(1, 40)) {
+        data.keys.push_back(static_cast<int32_t>(at));
+      }
+      data.begin.push_back(static_cast<int64_t>(data.keys.size()));
+    }
+    Problem problem(shape, seed);
+    problem.Bind({"x", Made(std::move(data))});
+    CAPTURE(seed, shape.ToString());
+    CheckBackends(problem, shape.q_dtype == DType::kBF16 ? 1e-4 : 1e-5);
+  }
+}
+
 TEST_CASE("key list: a query sees no keys behind the last one, whatever its list shows") {
   ForEachBackend([](Backend* backend) {
     for (uint64_t seed = 1; seed <= 60; ++seed) {
