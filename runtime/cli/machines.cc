@@ -1,11 +1,15 @@
 #include "runtime/cli/machines.h"
 
+#include <algorithm>
+#include <chrono>
 #include <filesystem>
+#include <optional>
 #include <system_error>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "attention/backend.h"
+#include "base/cores_taken.h"
 #include "base/quoted.h"
 #include "base/status.h"
 #include "base/write_file.h"
@@ -16,6 +20,18 @@ namespace annulus {
 namespace {
 
 constexpr char kMeasuredNow[] = "measured now";
+
+// Figures that were measured while others had more of the cores' time are measured again by a later
+// run, after so long.
+constexpr double kOthersShareMax = 0.25;
+constexpr auto kBusyKeptFor = std::chrono::minutes(10);
+
+bool ShouldMeasureAgain(const ClusterFile& file, const std::string& path) {
+  if (file.others_share <= kOthersShareMax) return false;
+  std::error_code error;
+  const auto written = std::filesystem::last_write_time(path, error);
+  return !error && std::filesystem::file_time_type::clock::now() - written > kBusyKeptFor;
+}
 
 // Where this machine's figures are kept, those with GPUs apart from those without; "" for nowhere.
 std::string DefaultPath(const Environment& environment, const Backend& backend) {
@@ -56,10 +72,14 @@ absl::StatusOr<Kept> ThisMachine(const std::optional<std::string>& asked,
   const std::string path = asked.value_or(DefaultPath(environment, *backend));
   const std::string name = NameOf(*backend);
   std::string note;
+  std::optional<ClusterFile> earlier;
   std::error_code error;
   if (!path.empty() && std::filesystem::exists(path, error)) {
     absl::StatusOr<ClusterFile> file = ReadCluster(path);
-    if (file.ok() && file->machine == name) return Kept{*std::move(file), path};
+    if (file.ok() && file->machine == name) {
+      if (!ShouldMeasureAgain(*file, path)) return Kept{*std::move(file), path};
+      earlier = *file;
+    }
     if (asked.has_value() && (!file.ok() || file->machine.empty())) {
       const std::string what = file.ok()
                                    ? absl::StrCat("file ", QuotedEnd(path), " names no machine")
@@ -77,7 +97,13 @@ absl::StatusOr<Kept> ThisMachine(const std::optional<std::string>& asked,
   kept.file.shared = backend->capabilities().gpus < 2;  // several GPUs are a worker's each
   kept.file.machine = name;
   if (room.ok() || !asked.has_value()) {
+    const CoresTaken others;
     ANNULUS_ASSIGN_OR_RETURN(kept.file.model, MeasureMachine(*backend));
+    kept.file.others_share = others.Share();
+    if (earlier.has_value()) {
+      kept.file.model = BestOf(kept.file.model, earlier->model);
+      kept.file.others_share = std::min(kept.file.others_share, earlier->others_share);
+    }
     if (path.empty()) return kept;
     if (room.ok()) room = WriteFile(path, {ToJson(kept.file)});
   }

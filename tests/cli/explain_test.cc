@@ -1,5 +1,7 @@
 // `annulus explain` and what it is weighed with: balance under group-cast, the terms of the cost
 // model, this machine's calibration kept in a file, and predicted times beside measured ones.
+#include <chrono>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/match.h"
@@ -100,6 +102,21 @@ TEST_CASE("explain: this machine is measured once, and what was kept is used") {
   CHECK(kept->model.flops == Approx(2 * first["flops"].get<double>()));
   CHECK(kept->model.inside_latency_s == Approx(first["inside_latency_s"].get<double>()));
 
+  // What was measured while others had the cores is measured again, some minutes later; it may get
+  // better, not worse.
+  ClusterFile slow = *kept;
+  slow.model.flops = 1;
+  slow.model.read_bytes_per_s = 1e15;
+  slow.others_share = 0.9;
+  test::WriteBytes(path, ToJson(slow));
+  CHECK(json::parse(RunHere(args, variables).out)["calibration"]["flops"] == 0.5);
+  std::filesystem::last_write_time(
+      path, std::filesystem::file_time_type::clock::now() - std::chrono::hours(1));
+  const json again = json::parse(RunHere(args, variables).out)["calibration"];
+  CHECK(again["flops"].get<double>() > 1e6);
+  CHECK(again["read_bytes_per_s"].get<double>() == Approx(1e15 / 2));
+  CHECK(ReadCluster(path)->others_share <= 0.9);
+
   // Another machine's figures are not believed; a damaged file is named.
   test::WriteBytes(path, R"({"machine": "an abacus", "shared": true, "flops": 1})");
   CHECK(json::parse(RunHere(args, variables).out)["calibration"]["flops"].get<double>() > 1e6);
@@ -137,7 +154,7 @@ TEST_CASE("cluster files: what calibration writes is read back, and refusals by 
   CHECK(ModelFor(*back, 4)->launch_s == Approx(7e-6));
   CHECK(ParseCluster(R"({"flops": 5})")->model.flops_f32 == 5);
   for (const char* bad : {R"({"shared": 1})", R"({"machine": 1})", R"({"launch_us": -1})",
-                          R"({"flops_f32": 0})", R"({"flops_f64": 1})"}) {
+                          R"({"flops_f32": 0})", R"({"flops_f64": 1})", R"({"others_share": 2})"}) {
     CAPTURE(bad);
     CHECK(ParseCluster(bad).status().code() == absl::StatusCode::kInvalidArgument);
   }

@@ -39,7 +39,7 @@ constexpr Number kNumbers[] = {{"inside_gb_per_s", &ClusterModel::inside_bytes_p
                                {"launch_us", &ClusterModel::launch_s, 1e-6, true}};
 
 absl::Status ReadNumber(const std::string& key, const Json& value, ClusterModel* model) {
-  std::string known = "nodes, workers_per_node, shared, machine";
+  std::string known = "nodes, workers_per_node, shared, machine, others_share";
   for (const Number& number : kNumbers) {
     if (key != number.name) {
       absl::StrAppend(&known, ", ", number.name);
@@ -84,6 +84,11 @@ absl::StatusOr<ClusterFile> ParseCluster(absl::string_view json) {
     } else if (key == "machine") {
       if (!value.is_string()) return Unexpected(key, value, "a text");
       file.machine = value.get<std::string>();
+    } else if (key == "others_share") {
+      file.others_share = value.is_number() ? value.get<double>() : -1;
+      if (!(file.others_share >= 0 && file.others_share <= 1)) {
+        return Unexpected(key, value, "a number from 0 to 1");
+      }
     } else {
       ANNULUS_RETURN_IF_ERROR(ReadNumber(key, value, &file.model));
     }
@@ -96,8 +101,19 @@ absl::StatusOr<ClusterFile> ParseCluster(absl::string_view json) {
   return file;
 }
 
+ClusterModel BestOf(const ClusterModel& a, const ClusterModel& b) {
+  ClusterModel best = a;
+  for (const Number& number : kNumbers) {
+    const double one = a.*number.value, other = b.*number.value;
+    const bool is_time = number.may_be_zero;
+    best.*number.value = is_time ? std::min(one, other) : std::max(one, other);
+  }
+  return best;
+}
+
 std::string ToJson(const ClusterFile& file) {
-  nlohmann::ordered_json object = {{"machine", file.machine}, {"shared", file.shared}};
+  nlohmann::ordered_json object = {
+      {"machine", file.machine}, {"shared", file.shared}, {"others_share", file.others_share}};
   for (const Number& number : kNumbers) {
     object[number.name] = file.model.*number.value / number.unit;
   }

@@ -7,6 +7,7 @@
 //   read_gb_per_s, launch_us                of one worker: memory, what any launch costs at least
 //   shared                                  true: the workers of a node share these rates
 //   machine                                 text: what was measured
+//   others_share                            of its cores' time, that others had meanwhile
 // flops_f32 is flops where it is left out. Pure functions but for the file.
 #pragma once
 
@@ -24,6 +25,7 @@ struct ClusterFile {
   int64_t workers_max = INT32_MAX;  // nodes · workers_per_node
   bool shared = false;
   std::string machine;
+  double others_share = 0;
 };
 
 // INVALID_ARGUMENT names the field, its value and what was expected.
@@ -37,7 +39,10 @@ absl::StatusOr<ClusterFile> FindCluster(const std::string& name);
 // "h100x8, h200x8, …".
 std::string KnownClusters();
 
-// The rates of `file`, its machine and that it is shared, as ParseCluster reads them.
+// Each figure the better one of two measurements of a machine.
+ClusterModel BestOf(const ClusterModel& a, const ClusterModel& b);
+
+// What was measured, as ParseCluster reads it.
 std::string ToJson(const ClusterFile& file);
 
 // What each of `workers` workers has. INVALID_ARGUMENT where the cluster has fewer.
