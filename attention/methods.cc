@@ -99,6 +99,12 @@ constexpr Method kMethods[] = {
     {"MSA", "msa(block,topk)",
      "the own block and those of which an index over a track scores a token highest, by KV head",
      "2606.13392", ""},
+    {"SnapKV", "causal, of a context that Compress made: pool max over 7, the last 32 recent",
+     "each KV head keeps the keys that the last queries attend to most, and those around them",
+     "2404.14469 §4", ""},
+    {"H2O", "causal, of a context that Compress made: no pool, half of it recent",
+     "each KV head keeps the keys that all queries so far attended to most, and the last ones",
+     "2306.14048 §4", ""},
     {"given lists", "causal & (window(w) | list(keys))",
      "keys that a model's own indexer or router chose", "2512.02556, 2606.13392", ""},
 };

@@ -19,6 +19,7 @@
 #include "bench/report/columns.h"
 #include "bench/service/beside.h"
 #include "bench/service/cluster.h"
+#include "bench/service/compress.h"
 #include "bench/service/parts.h"
 #include "bench/service/security.h"
 #include "bench/service/select.h"
@@ -33,9 +34,8 @@ namespace {
 
 struct Flags {
   int rounds = 1000, batch = 64, spread = 0;
-  int64_t batch_tokens = 2048, select_tokens = 0;
-  int64_t upload_bytes = int64_t{256} << 20;
-  int64_t beside_tokens = 32 << 10;
+  int64_t batch_tokens = 2048, select_tokens = 0, compress_tokens = 0;
+  int64_t upload_bytes = int64_t{256} << 20, beside_tokens = 32 << 10;
   std::string endpoint, csv, beside_csv;
   bool security = false, json = false;
 };
@@ -343,15 +343,14 @@ absl::Status Run(const std::vector<std::string>& args) {
               SetCount(&flags.batch_tokens, 1, 1 << 18));
   options.Add("upload-bytes", "N", "KV that an upload brings, 0: no uploads (256M)",
               SetCount(&flags.upload_bytes, 0, int64_t{2} << 30));
-  options.Add("beside-tokens", "N",
-              "tokens that steps are measured beside prefills of, and then 4N; 0: not (32K)",
+  options.Add("beside-tokens", "N", "tokens of prefills beside steps, and then 4N; 0: none (32K)",
               SetCount(&flags.beside_tokens, 0, int64_t{1} << 24));
-  options.Add("spread", "N", "only steps of 1, 8 and 64 contexts over N workers",
-              SetCount(&flags.spread, 1, 64));
-  options.Add("endpoint", "HOST:PORT", "only that, in a service that runs there",
-              SetText(&flags.endpoint));
+  options.Add("spread", "N", "only steps over N workers", SetCount(&flags.spread, 1, 64));
+  options.Add("endpoint", "HOST:PORT", "only that, of a service there", SetText(&flags.endpoint));
   options.Add("select-tokens", "N", "only decode over chosen keys, of a context of N tokens",
               SetCount(&flags.select_tokens, 0, int64_t{1} << 24));
+  options.Add("compress-tokens", "N", "only decode over compressed contexts, of N tokens",
+              SetCount(&flags.compress_tokens, 0, int64_t{1} << 24));
   options.AddFlag("security", "only what tokens and TLS cost", &flags.security);
   options.Add("csv", "F", "where the rows go as CSV", SetText(&flags.csv));
   options.Add("beside-csv", "F", "where the rows of steps beside prefills go as CSV",
@@ -375,6 +374,7 @@ absl::Status Run(const std::vector<std::string>& args) {
   }
   if (flags.spread != 0) return absl::OkStatus();
   if (flags.select_tokens != 0) return ShowSelect(flags.select_tokens, flags.json, flags.csv);
+  if (flags.compress_tokens != 0) return ShowCompress(flags.compress_tokens, flags.json, flags.csv);
   if (flags.security) return MeasureSecurity(flags.rounds, flags.upload_bytes);
   Report report(flags.json);
   ANNULUS_RETURN_IF_ERROR(MeasureLatencies(flags, &report));

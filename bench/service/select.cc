@@ -10,43 +10,19 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "annulus/client.h"
-#include "base/rng.h"
 #include "base/status.h"
 #include "base/write_file.h"
 #include "bench/report/columns.h"
+#include "bench/service/drifting.h"
 
 namespace annulus {
 namespace {
 
 constexpr int64_t kPieceTokens = 16 << 10;
-constexpr int64_t kDriftTokens = 64;  // tokens that lie near one another
 
 double MedianOf(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   return values[values.size() / 2];
-}
-
-void Put(Tensor* to, int64_t at, float x) {
-  reinterpret_cast<uint16_t*>(to->data())[at] = F32ToBF16(x);
-}
-
-// Neighbours share half of what they are.
-Tensor Keys(Rng& rng, int64_t tokens, int heads, int dim) {
-  Tensor keys(DType::kBF16, tokens, heads, dim);
-  const int64_t row = int64_t{heads} * dim;
-  std::vector<float> drift(static_cast<size_t>(row)), noise(4096);
-  for (float& x : noise) x = rng.Normal();
-  for (int64_t t = 0; t < tokens; ++t) {
-    if (t % kDriftTokens == 0) {
-      for (float& x : drift) x = rng.Normal();
-    }
-    const uint64_t from = rng.Next();
-    for (int64_t i = 0; i < row; ++i) {
-      const float own = noise[(from + static_cast<uint64_t>(i) * 7) % noise.size()];
-      Put(&keys, t * row + i, 0.7f * (drift[static_cast<size_t>(i)] + own));
-    }
-  }
-  return keys;
 }
 
 // [tokens, 1, dim]: the mean of the heads.
@@ -59,7 +35,7 @@ Tensor Means(const Tensor& keys) {
       for (int64_t h = 0; h < keys.heads(); ++h) {
         sum += BF16ToF32(from[(t * keys.heads() + h) * keys.dim() + c]);
       }
-      Put(&means, t * keys.dim() + c, sum / static_cast<float>(keys.heads()));
+      PutBf16(&means, t * keys.dim() + c, sum / static_cast<float>(keys.heads()));
     }
   }
   return means;
@@ -85,7 +61,7 @@ class Decode {
     id_ = info.id;
     for (int64_t at = 0; at < shape_.tokens; at += kPieceTokens) {
       const int64_t tokens = std::min(kPieceTokens, shape_.tokens - at);
-      Tensor keys = Keys(rng_, tokens, shape_.kv_heads, shape_.dim);
+      Tensor keys = DriftingKeys(rng_, tokens, shape_.kv_heads, shape_.dim);
       AppendRequest append{.context = id_, .start = at, .k = keys, .v = keys};
       ANNULUS_RETURN_IF_ERROR(client_->Append(append).status());
       const Tensor index = Means(keys);
@@ -97,19 +73,7 @@ class Decode {
   }
 
   // Near one of the last keys, a different one for each head.
-  Tensor Query() {
-    Tensor q(DType::kBF16, 1, shape_.heads, shape_.dim);
-    const int group = shape_.heads / shape_.kv_heads;
-    for (int head = 0; head < shape_.heads; ++head) {
-      const int64_t token = static_cast<int64_t>(rng_.Below(static_cast<uint64_t>(last_.tokens())));
-      const std::byte* key = last_.view().Row(token, head / group);
-      for (int c = 0; c < shape_.dim; ++c) {
-        const float x = BF16ToF32(reinterpret_cast<const uint16_t*>(key)[c]);
-        Put(&q, int64_t{head} * shape_.dim + c, 1.5f * x + rng_.Normal());
-      }
-    }
-    return q;
-  }
+  Tensor Query() { return QueryNear(rng_, last_, shape_.heads); }
 
   struct Times {
     double step_s = 0;

@@ -102,6 +102,20 @@ class Client:
         timeout: float | None,
         /,
     ) -> tuple[dict[str, KeyList], int]: ...
+    def compress(
+        self,
+        context: int,
+        layer: int,
+        q_start: int,
+        kv_len: int,
+        q: Any,
+        scale: float,
+        rule: dict[str, Any],
+        into: int,
+        start: int,
+        timeout: float | None,
+        /,
+    ) -> tuple[dict[str, KeyList], int]: ...
     def step(
         self,
         steps: list[Any],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from annulus import _core
@@ -300,6 +300,102 @@ class Context:
             self.id, number, q_start, kv_len, q, pattern or "", numbers, timeout
         )
         return {word: KeyList._of(core) for word, core in lists.items()}
+
+    def compress(
+        self,
+        queries: Sequence[Any],
+        keep: int,
+        *,
+        recent: int = 32,
+        pool: str = "max",
+        pool_width: int = 7,
+        timeout: float | None = None,
+    ) -> Context:
+        """A new, smaller context: of each layer the keys that its last queries attend to most.
+
+        As it is, that is SnapKV, with the last 32 queries of a prompt: ``keep`` tokens of each KV
+        head stay, the last ``recent`` and those before that most of the queries' weight falls on,
+        pooled over ``pool_width`` keys around each. H2O is ``recent=keep // 2, pool_width=1``, with
+        the queries of all steps so far.
+
+        Tokens are numbered anew: the new context has ``keep`` of them (all, where there are not
+        more), and the next one is appended at ``keep``. Positions (RoPE) that the caller applies
+        go on as they would have. This context stays as it is; release it if it is needed no more.
+        Tracks are not kept.
+
+        Args:
+            queries: of each layer [n, heads, head_dim], the layer's last.
+            keep: tokens of each KV head.
+            recent: the last ones, which are kept whatever their weight.
+            pool: ``"max"`` or ``"mean"``.
+            pool_width: an odd number; 1: each key for itself.
+            timeout: seconds, of each layer.
+        """
+        layers = self.spec["layers"]
+        if len(queries) != layers:
+            raise InvalidArgument(f"queries: {len(queries)}; expected one for each of {layers}")
+        info = self._core.create({**self.spec, "tracks": []}, timeout)
+        smaller = Context(self._client, info)
+        try:
+            for layer, q in enumerate(queries):
+                self.compress_layer(
+                    layer,
+                    q,
+                    smaller,
+                    keep,
+                    recent=recent,
+                    pool=pool,
+                    pool_width=pool_width,
+                    timeout=timeout,
+                )
+        except BaseException:
+            with contextlib.suppress(AnnulusError):
+                smaller.release()
+            raise
+        return smaller
+
+    def compress_layer(
+        self,
+        layer: int,
+        q: Any,
+        into: Context,
+        keep: int,
+        *,
+        recent: int = 32,
+        pool: str = "max",
+        pool_width: int = 7,
+        q_start: int | None = None,
+        kv_len: int | None = None,
+        scale: float | None = None,
+        timeout: float | None = None,
+    ) -> KeyList:
+        """The same of one layer, appended to that layer of another context.
+
+        ``into`` has the same KV heads, dims and dtype. Queries may stand anywhere: those at
+        position p vote for the keys up to p, with the weights of their softmax over these.
+
+        Returns:
+            The positions kept, by KV head. Attending this context by ``list(kept)`` with
+            ``lists={"kept": …}`` sees what attending ``into`` does.
+        """
+        number = self._number(layer, None)
+        q_start, kv_len = self._positions(number, q, q_start, kv_len)
+        rule = {"keep": keep, "recent": recent, "pool": pool, "pool_width": pool_width}
+        with into._in_doubt():
+            kept, tokens = self._core.compress(
+                self.id,
+                number,
+                q_start,
+                kv_len,
+                q,
+                scale or 0.0,
+                rule,
+                into.id,
+                into._at(number),
+                timeout,
+            )
+            into._tokens[number] = tokens
+        return KeyList._of(kept["kept"])
 
     def _positions(
         self, number: int, q: Any, q_start: int | None, kv_len: int | None

@@ -10,33 +10,14 @@
 #include "annulus/client.h"
 #include "python/src/answer.h"
 #include "python/src/arrays.h"
+#include "python/src/call_options.h"
 #include "python/src/key_list.h"
 #include "python/src/values.h"
 #include "python/src/waiting.h"
+#include "runtime/service/calls.h"
 
 namespace annulus::python {
 namespace {
-
-CallOptions OptionsOf(std::optional<double> timeout, const CancelToken& cancel) {
-  CallOptions call;
-  if (timeout.has_value()) call.timeout = absl::Seconds(*timeout);
-  call.cancel = cancel;
-  return call;
-}
-
-// Told by whichever thread sends. What it raises is reported and holds nothing up.
-// The caller holds `told` until the call has ended: copies of this go on threads without the GIL.
-std::function<void(int64_t, int64_t)> ProgressOf(nb::handle told) {
-  if (told.is_none()) return {};
-  return [told](int64_t done, int64_t total) {
-    const nb::gil_scoped_acquire acquire;
-    try {
-      told(done, total);
-    } catch (nb::python_error& error) {
-      error.discard_as_unraisable("progress of an append");
-    }
-  };
-}
 
 // Notes how long it lived.
 class Timer {
@@ -209,6 +190,27 @@ class PythonClient {
     return nb::make_tuple(ToPython(result.lists), result.epoch);
   }
 
+  // The KeyList of what was kept, and the committed tokens of the layer of `into`.
+  nb::tuple Compress(ContextId context, int layer, int64_t q_start, int64_t kv_len, nb::handle q,
+                     float scale, const nb::dict& rule, ContextId into, int64_t start,
+                     std::optional<double> timeout) {
+    const Borrowed queries = Borrow(q, "q");
+    CompressRequest request;
+    request.context = context;
+    request.layer = layer;
+    request.q_start = q_start;
+    request.kv_len = kv_len;
+    request.q = queries.view;
+    request.scale = scale;
+    FromKeywords(rule, &request.rule);
+    request.into = into;
+    request.start = start;
+    const CompressResult result =
+        Run([&](Client& client, const CallOptions& call) { return client.Compress(request, call); },
+            timeout);
+    return nb::make_tuple(ToPython(std::vector<CallList>{result.kept}), result.tokens);
+  }
+
   // One for each step: its annulus.Answer, or its error.
   nb::list Step(const nb::list& steps, nb::handle out_dtype, std::optional<double> timeout,
                 const CancelToken* cancel) {
@@ -371,6 +373,8 @@ void AddClient(nb::module_& module) {
            nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg())
       .def("select", &PythonClient::Select, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg(), nb::arg().none())
+      .def("compress", &PythonClient::Compress, nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+           nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none())
       .def("step", &PythonClient::Step, nb::arg(), nb::arg().none(), nb::arg().none(),
            nb::arg().none())
       .def("fork", &PythonClient::Fork)

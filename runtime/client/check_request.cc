@@ -120,6 +120,11 @@ absl::Status CheckRequest(const SelectRequest& request) {
   return CheckRequest(AttendOf(request));
 }
 
+absl::Status CheckRequest(const CompressRequest& request) {
+  ANNULUS_RETURN_IF_ERROR(CheckFields(request, {}));
+  return CheckRequest(AttendOf(request));
+}
+
 std::vector<absl::Status> CheckSteps(absl::Span<const StepRequest> requests) {
   const absl::Status count = CheckStepCount(requests.size());
   std::vector<absl::Status> statuses(requests.size(), count);

@@ -14,6 +14,7 @@ absl::Status CheckRequest(const ContextSpec& spec);
 absl::Status CheckRequest(const AppendRequest& request);
 absl::Status CheckRequest(const AttendRequest& request);
 absl::Status CheckRequest(const SelectRequest& request);
+absl::Status CheckRequest(const CompressRequest& request);
 
 // By request: OK for those that are well formed. One that is not, and each of two for the same
 // layer of the same context, leaves the others alone; more than kStepsMax are all refused.

@@ -201,6 +201,14 @@ absl::StatusOr<SelectResult> Client::Select(const SelectRequest& request, const 
   return impl_->Call(Repeat::kHarmless, request, call);
 }
 
+absl::StatusOr<CompressResult> Client::Compress(const CompressRequest& request,
+                                                const CallOptions& call) {
+  ANNULUS_RETURN_IF_ERROR(CheckRequest(request));
+  CompressRequest keyed = request;
+  impl_->FillKey(&keyed.key, 1);
+  return impl_->Call(Repeat::kHarmless, keyed, call);
+}
+
 StepResults Client::Step(absl::Span<const StepRequest> requests, const CallOptions& call) {
   return impl_->Step(requests, call);
 }

@@ -96,6 +96,10 @@ class GrpcTransport final : public Transport {
     return StreamSelect(channel_, token_, request, options_.chunk_bytes, attempt);
   }
 
+  absl::StatusOr<CompressResult> Do(const CompressRequest& request, const Attempt& attempt) {
+    return StreamCompress(channel_, token_, request, options_.chunk_bytes, attempt);
+  }
+
   absl::StatusOr<StepResults> Do(const StepsRequest& request, const Attempt& attempt) {
     const int64_t token = TokenVersion();
     StepResults results = steps_.Step(request.steps, attempt);

@@ -1,4 +1,5 @@
-// A Select over a stream of its own: q goes as an Attend's does, the lists come back in chunks.
+// Calls that answer lists, each over a stream of its own: q goes as an Attend's does, the lists
+// come back in chunks.
 #pragma once
 
 #include <memory>
@@ -19,5 +20,9 @@ class TokenFile;
 absl::StatusOr<SelectResult> StreamSelect(const std::shared_ptr<grpc::Channel>& channel,
                                           TokenFile* token, const SelectRequest& request,
                                           int64_t chunk_bytes, const Attempt& attempt);
+
+absl::StatusOr<CompressResult> StreamCompress(const std::shared_ptr<grpc::Channel>& channel,
+                                              TokenFile* token, const CompressRequest& request,
+                                              int64_t chunk_bytes, const Attempt& attempt);
 
 }  // namespace annulus

@@ -11,15 +11,16 @@
 #include <vector>
 
 #include "absl/functional/function_ref.h"
-#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status.h"
 #include "runtime/context/check_tensor.h"
 #include "runtime/context/layout.h"
 #include "runtime/coordinator/calls/check_header.h"
+#include "runtime/coordinator/calls/column_call.h"
 #include "runtime/coordinator/calls/direct_append_call.h"
 #include "runtime/coordinator/calls/select_first.h"
 #include "runtime/coordinator/coordinator_loop.h"
+#include "runtime/coordinator/coordinator_options.h"
 #include "runtime/limits.h"
 
 namespace annulus {
@@ -69,6 +70,7 @@ class Coordinator::Impl {
   absl::StatusOr<AppendResult> Answer(const DirectAppend& request, const CallContext& call);
   absl::StatusOr<AttendResult> Answer(const AttendRequest& request, const CallContext& call);
   absl::StatusOr<SelectResult> Answer(const SelectRequest& request, const CallContext& call);
+  absl::StatusOr<CompressResult> Answer(const CompressRequest& request, const CallContext& call);
   absl::StatusOr<StepResults> Answer(const StepsRequest& request, const CallContext& call);
   absl::StatusOr<ContextInfo> Answer(const ForkRequest& request, const CallContext& call);
   absl::StatusOr<ContextInfo> Answer(const TruncateRequest& request, const CallContext& call);
@@ -80,9 +82,7 @@ class Coordinator::Impl {
 
   template <typename Request>
   absl::StatusOr<CallSize> Check(const Request& header, const CallContext& call) {
-    ANNULUS_ASSIGN_OR_RETURN(const ShardMapPtr map, Ask([&](const CoordinatorCore& core) {
-                               return core.Look(header.context, header.layer, call.caller);
-                             }));
+    ANNULUS_ASSIGN_OR_RETURN(const ShardMapPtr map, Look(header.context, header.layer, call));
     return CheckHeader(*map, header, planner_);
   }
 
@@ -104,7 +104,7 @@ class Coordinator::Impl {
 
   // Carries batches of a call out.
   auto RunnerOf(const CallContext& call) {
-    return [this, &call](BatchCall& batch) { return Call(batch.request(), batch, call); };
+    return [this, &call](auto& batch) { return Call(batch.request(), batch, call); };
   }
 
   // What `read` returns of the core.
@@ -114,17 +114,15 @@ class Coordinator::Impl {
     return read(node_.core());
   }
 
+  absl::StatusOr<ShardMapPtr> Look(ContextId id, int layer, const CallContext& call) {
+    return Ask([&](const CoordinatorCore& core) { return core.Look(id, layer, call.caller); });
+  }
+
   // A call's thread, as the others see it.
   struct CallThread {
     std::deque<CallNews> news;
     std::condition_variable changed;  // there is news, or nobody has the turn
   };
-
-  static Incarnation IncarnationOf(const CoordinatorOptions& options) {
-    const int64_t now_us = absl::ToUnixMicros(options.clock->Now());
-    return {static_cast<uint64_t>(std::max<int64_t>(1, now_us)), options.recovery_wait,
-            LinkKey::Random()};
-  }
 
   void Run();
   void Do(absl::FunctionRef<void(CoordinatorLoop&)> what);
@@ -265,16 +263,7 @@ Coordinator::Coordinator(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Coordinator::~Coordinator() = default;
 
 absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Start(CoordinatorOptions options) {
-  if (options.fabric == nullptr) {
-    return absl::InvalidArgumentError("fabric is null, expected the coordinator's fabric");
-  }
-  if (options.heartbeat_timeout < 2 * options.heartbeat_period ||
-      options.heartbeat_period <= absl::ZeroDuration()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("heartbeat_timeout is ", absl::FormatDuration(options.heartbeat_timeout),
-                     ", expected at least twice heartbeat_period ",
-                     absl::FormatDuration(options.heartbeat_period), ", which must be positive"));
-  }
+  ANNULUS_RETURN_IF_ERROR(CheckOptions(options));
   if (options.workers_need_keys) options.fabric->messenger().SetDoor(PeerDoor::kKeys);
   return std::unique_ptr<Coordinator>(new Coordinator(std::make_unique<Impl>(std::move(options))));
 }
@@ -327,6 +316,13 @@ absl::StatusOr<AttendResult> Coordinator::Impl::Answer(const AttendRequest& requ
 absl::StatusOr<SelectResult> Coordinator::Impl::Answer(const SelectRequest& request,
                                                        const CallContext& call) {
   return SelectAlone(request, call, planner_, *options_.clock, RunnerOf(call));
+}
+
+absl::StatusOr<CompressResult> Coordinator::Impl::Answer(const CompressRequest& request,
+                                                         const CallContext& call) {
+  const auto look = [&](ContextId id) { return Look(id, request.layer, call); };
+  const auto run = RunnerOf(call);
+  return Compress(request, call, planner_, *options_.clock, look, run, run);
 }
 
 absl::StatusOr<StepResults> Coordinator::Impl::Answer(const StepsRequest& request,

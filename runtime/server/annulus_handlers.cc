@@ -55,6 +55,26 @@ absl::StatusOr<SelectRequest> SelectOf(const AttendRequest& attend,
                        .weights = weights};
 }
 
+absl::StatusOr<CompressRequest> CompressOf(const AttendRequest& attend,
+                                           const std::optional<CompressRequest>& compress) {
+  if (!compress.has_value()) {
+    return absl::InvalidArgumentError("compress: absent; expected it in a Compress");
+  }
+  if (!attend.pattern.empty() || attend.plan.has_value() || attend.keys_begin != 0 ||
+      attend.keys_end.has_value() || !attend.lists.empty() || !attend.sinks.empty()) {
+    return absl::InvalidArgumentError(
+        "pattern, plan, keys, lists, sinks: given; expected none of them in a Compress");
+  }
+  CompressRequest request = *compress;
+  request.context = attend.context;
+  request.layer = attend.layer;
+  request.q_start = attend.q_start;
+  request.kv_len = attend.kv_len;
+  request.q = attend.q;
+  request.scale = attend.scale;
+  return request;
+}
+
 // Small calls go by the table; those that carry tensors, or stay open, have code of their own.
 class AnnulusHandlers final : public grpc::Service {
  public:
@@ -76,6 +96,7 @@ class AnnulusHandlers final : public grpc::Service {
     AddBidi<v1::DirectAppend, v1::DirectReply>("AppendDirect", &AnnulusHandlers::AppendDirect);
     AddBidi<v1::AttendPart, v1::AttendReplyPart>("Attend", &AnnulusHandlers::Attend);
     AddBidi<v1::AttendPart, v1::AttendReplyPart>("Select", &AnnulusHandlers::Select);
+    AddBidi<v1::AttendPart, v1::AttendReplyPart>("Compress", &AnnulusHandlers::Compress);
     AddBidi<grpc::ByteBuffer, v1::StepsReply>("Steps", &AnnulusHandlers::Steps);
   }
 
@@ -188,7 +209,7 @@ class AnnulusHandlers final : public grpc::Service {
 
   using AttendStream = grpc::ServerReaderWriter<v1::AttendReplyPart, v1::AttendPart>;
 
-  // Both must outlive the reader. An Attend and a Select ask in the same form.
+  // Both must outlive the reader. An Attend, a Select and a Compress ask in the same form.
   AttendReader ReaderOf(Transfer* transfer, const CallContext& call) {
     return AttendReader(limits_,
                         [this, transfer, &call](const AttendRequest& header, int64_t bytes) {
@@ -213,8 +234,8 @@ class AnnulusHandlers final : public grpc::Service {
     AttendReader reader = ReaderOf(&transfer, call);
     ANNULUS_ASSIGN_OR_RETURN(const AttendRequest request,
                              Receive(context, call, stream, &transfer, &reader));
-    if (!reader.weights().empty()) {
-      return absl::InvalidArgumentError("weights: given; expected none of them but in a Select");
+    if (!reader.weights().empty() || reader.compress().has_value()) {
+      return absl::InvalidArgumentError("weights, compress: given; expected none in an Attend");
     }
     ANNULUS_ASSIGN_OR_RETURN(const AttendResult result, transfer.Work(service_, request, call));
 
@@ -245,16 +266,38 @@ class AnnulusHandlers final : public grpc::Service {
     ANNULUS_ASSIGN_OR_RETURN(const AttendRequest attend,
                              Receive(context, call, stream, &transfer, &reader));
     ANNULUS_ASSIGN_OR_RETURN(const SelectRequest request, SelectOf(attend, reader.weights()));
+    if (reader.compress().has_value()) {
+      return absl::InvalidArgumentError("compress: given; expected it in a Compress alone");
+    }
     ANNULUS_ASSIGN_OR_RETURN(const SelectResult result, transfer.Work(service_, request, call));
+    return ReplyLists(result, result.lists, stream, &transfer);
+  }
+
+  absl::Status Compress(grpc::ServerContext* context, AttendStream* stream) {
+    ANNULUS_ASSIGN_OR_RETURN(const CallContext call, Begin<CompressRequest>(context));
+    Transfer transfer(bounds_, context, call.caller);
+    ANNULUS_RETURN_IF_ERROR(transfer.status());
+    AttendReader reader = ReaderOf(&transfer, call);
+    ANNULUS_ASSIGN_OR_RETURN(const AttendRequest attend,
+                             Receive(context, call, stream, &transfer, &reader));
+    ANNULUS_ASSIGN_OR_RETURN(const CompressRequest request, CompressOf(attend, reader.compress()));
+    ANNULUS_ASSIGN_OR_RETURN(const CompressResult result, transfer.Work(service_, request, call));
+    return ReplyLists(result, {result.kept}, stream, &transfer);
+  }
+
+  // A result, and then the data of its lists.
+  template <typename Result>
+  absl::Status ReplyLists(const Result& result, const std::vector<CallList>& lists,
+                          AttendStream* stream, Transfer* transfer) {
     v1::AttendReplyPart reply;
     ANNULUS_RETURN_IF_ERROR(ToProto(result, reply.mutable_header()));
-    ToProto(result.lists, /*with_data=*/false, reply.mutable_header()->mutable_lists());
-    bool sent = transfer.Write(stream, reply);
+    ToProto(lists, /*with_data=*/false, reply.mutable_header()->mutable_lists());
+    bool sent = transfer->Write(stream, reply);
     ChunkWriter writer(chunk_bytes_, [&](std::string* data) {
       reply.mutable_data()->swap(*data);
-      return transfer.Write(stream, reply);
+      return transfer->Write(stream, reply);
     });
-    for (const absl::Span<const std::byte> data : DataOf(result.lists)) {
+    for (const absl::Span<const std::byte> data : DataOf(lists)) {
       sent = sent && writer.Write(data);
     }
     sent = sent && writer.Flush();

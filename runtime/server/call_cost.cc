@@ -47,6 +47,11 @@ double CostOf(const SelectRequest& request, const CallSize&) {
   return kCallMin + RowsCost(request.q, static_cast<double>(request.kv_len));
 }
 
+// Each query looks at all keys twice.
+double CostOf(const CompressRequest& request, const CallSize&) {
+  return kCallMin + 2 * RowsCost(request.q, static_cast<double>(request.kv_len));
+}
+
 double CostOf(const AppendRequest& request, const CallSize&) {
   return kCallMin + kPerByte * (BytesOf(request.k) + BytesOf(request.v));
 }

@@ -12,6 +12,7 @@ namespace annulus {
 
 double CostOf(const AttendRequest& request, const CallSize& size);
 double CostOf(const SelectRequest& request, const CallSize& size);
+double CostOf(const CompressRequest& request, const CallSize& size);
 double CostOf(const AppendRequest& request, const CallSize& size);
 double CostOf(absl::Span<const StepRequest> steps);
 

@@ -18,6 +18,16 @@ absl::Status CheckWhole(const AppendGrant& grant) {
   return absl::OkStatus();
 }
 
+absl::Status CheckWhole(const KeepRule& rule) {
+  if (rule.recent > rule.keep) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("recent: ", rule.recent, "; expected at most keep, ", rule.keep));
+  }
+  if (rule.pool_width % 2 == 1) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("pool_width: ", rule.pool_width, "; expected an odd number"));
+}
+
 StepResults StepResultsOf(absl::StatusOr<StepResults> answer, size_t steps) {
   if (answer.ok()) return *std::move(answer);
   StepResults results;

@@ -64,6 +64,54 @@ constexpr auto DescriptionOf(const SelectResult*) {
   return Describe("AttendReplyHeader", Field(1, "epoch", &SelectResult::epoch));
 }
 
+// The same of a compression.
+inline AttendRequest AttendOf(const CompressRequest& request) {
+  AttendRequest attend;
+  attend.context = request.context;
+  attend.layer = request.layer;
+  attend.q_start = request.q_start;
+  attend.kv_len = request.kv_len;
+  attend.q = request.q;
+  attend.scale = request.scale;
+  return attend;
+}
+
+template <>
+struct TextForm<VotePool> {
+  static std::string Write(VotePool pool) { return pool == VotePool::kMax ? "max" : "mean"; }
+  static std::optional<VotePool> Parse(absl::string_view text) {
+    if (text == "max" || text == "mean") return text == "max" ? VotePool::kMax : VotePool::kMean;
+    return std::nullopt;
+  }
+  static bool Known(VotePool pool) { return pool == VotePool::kMax || pool == VotePool::kMean; }
+  static std::string Expected() { return "max or mean"; }
+};
+
+// Votes that are pooled together at most.
+inline constexpr int kPoolWidthMax = 1023;
+
+constexpr auto DescriptionOf(const KeepRule*) {
+  using T = KeepRule;
+  return Describe("KeepRule", Field(1, "keep", &T::keep, Between(1, kContextTokensMax)),
+                  Field(2, "recent", &T::recent, Between(0, kContextTokensMax)),
+                  Field(3, "pool", &T::pool),
+                  Field(4, "pool_width", &T::pool_width, Between(1, kPoolWidthMax)));
+}
+absl::Status CheckWhole(const KeepRule& rule);
+
+// What a compression asks beside its queries, which travel as an Attend's.
+constexpr auto DescriptionOf(const CompressRequest*) {
+  using T = CompressRequest;
+  return Describe("CompressHeader", Field(1, "rule", &T::rule), Field(2, "into", &T::into),
+                  Field(3, "start", &T::start, Between(0, kPositionMax)), Field(4, "key", &T::key));
+}
+
+constexpr auto DescriptionOf(const CompressResult*) {
+  using T = CompressResult;
+  return Describe("AttendReplyHeader", Field(1, "epoch", &T::epoch),
+                  Field(8, "tokens", &T::tokens));
+}
+
 constexpr auto DescriptionOf(const AppendResult*) {
   using T = AppendResult;
   return Describe("AppendResult", Field(1, "epoch", &T::epoch), Field(2, "tokens", &T::tokens));
@@ -214,6 +262,7 @@ inline constexpr std::tuple kCalls{
     Stream<DirectAppend, AppendResult>{"AppendDirect", Access::kWrite},
     Stream<AttendRequest, AttendResult>{"Attend", Access::kRead},
     Stream<SelectRequest, SelectResult>{"Select", Access::kRead},
+    Stream<CompressRequest, CompressResult>{"Compress", Access::kWrite},
     Stream<StepsRequest, StepResults>{"Step", Access::kRead},
     Unary<ForkRequest, ContextInfo>{"Fork", Access::kWrite},
     Unary<TruncateRequest, ContextInfo>{"Truncate", Access::kWrite},
@@ -223,8 +272,9 @@ inline constexpr std::tuple kCalls{
     Unary<ListRequest, ContextList>{"List", Access::kRead},
     Unary<StatusRequest, ClusterStatus>{"Status", Access::kRead},
 };
-using AnyAnswer = std::variant<ContextInfo, AppendResult, AttendResult, SelectResult, StepResults,
-                               ReleaseResult, KeepAliveReply, ContextList, ClusterStatus>;
+using AnyAnswer =
+    std::variant<ContextInfo, AppendResult, AttendResult, SelectResult, CompressResult, StepResults,
+                 ReleaseResult, KeepAliveReply, ContextList, ClusterStatus>;
 
 // The entry of a request.
 template <typename Request, size_t kIndex = 0>

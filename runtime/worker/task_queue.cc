@@ -88,7 +88,7 @@ bool TaskQueue::Add(WorkerTask& task, bool must) {
 TaskQueue::Lane TaskQueue::LaneOf(const wire::Work& work, size_t bytes) {
   int64_t q_tokens = 0;  // the most of one item
   for (const wire::WorkItem& item : work.items) {
-    if (item.channel != 0) return Lane::kLong;
+    if (item.channel != 0 || item.column_trip.has_value()) return Lane::kLong;
     q_tokens = std::max(q_tokens, item.q_tokens);
   }
   if (q_tokens > kFewQueries) return Lane::kLong;

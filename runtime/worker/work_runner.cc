@@ -189,6 +189,7 @@ absl::Status WorkRunner::SetUp(const WorkerTask& task, const wire::WorkItem& ite
   ANNULUS_ASSIGN_OR_RETURN(const KvStore::Shard* shard, store_.Find(item.context));
   ANNULUS_ASSIGN_OR_RETURN(const KvTable* table,
                            store_.Table(item.context, item.layer, item.kv_tokens));
+  if (item.column_trip.has_value()) return RunColumnTrip(task, item, *shard, queries, to);
   if (item.pattern.empty()) {
     const Pattern& own = store_.PatternOfLayer(item.context, item.layer);
     kept->pattern = std::shared_ptr<const Pattern>(std::shared_ptr<void>(), &own);

@@ -103,6 +103,9 @@ class WorkRunner {
   absl::StatusOr<Buffer> SelectByIndex(const wire::WorkItem& item, const KvStore::Shard& shard,
                                        const std::shared_ptr<const Selector>& word,
                                        const Buffer& queries, const Loops& loops);
+  // A trip of a column pass over this rank's keys.
+  absl::Status RunColumnTrip(const WorkerTask& task, const wire::WorkItem& item,
+                             const KvStore::Shard& shard, const Buffer& asked, BatchItem* to);
   absl::StatusOr<std::shared_ptr<const Plan>> PlanOf(const wire::WorkItem& item,
                                                      const KvStore::Shard& shard,
                                                      const Pattern& pattern, const Stop& stop);

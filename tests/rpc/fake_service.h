@@ -115,6 +115,18 @@ class FakeService : public Service {
     return SelectResult{9, {{request.pattern, std::make_shared<const KeyListData>(list)}}};
   }
 
+  // Keeps the first keys.
+  absl::StatusOr<CompressResult> Do(const CompressRequest& request, const CallContext& call) {
+    if (absl::Status status = Enter("Compress", call); !status.ok()) return status;
+    std::lock_guard lock(mutex_);
+    last_compress = request;
+    last_compress.q = TensorView();  // borrowed for the call
+    KeyListData list{.unit = KeyListData::Unit::kTokens, .begin = {0, request.rule.keep}};
+    for (int64_t t = 0; t < request.rule.keep; ++t) list.keys.push_back(static_cast<int32_t>(t));
+    return CompressResult{
+        9, request.start + request.rule.keep, {"kept", std::make_shared<const KeyListData>(list)}};
+  }
+
   // Each as its Append and then its Attend would be.
   absl::StatusOr<StepResults> Do(const StepsRequest& request, const CallContext& call) {
     StepResults results;
@@ -195,6 +207,7 @@ class FakeService : public Service {
   AppendRequest last_append;
   AttendRequest last_attend;
   std::vector<StepRequest> steps;  // tensors are borrowed for the call
+  CompressRequest last_compress;
   ForkRequest last_fork;
   TruncateRequest last_truncate;
   ListRequest last_list;

@@ -74,11 +74,15 @@ TEST_CASE("values are described as the public protocol declares them") {
   Agrees<AppendGrant>(v1::AppendGrant::descriptor());
   Agrees<AppendResult>(v1::AppendResult::descriptor());
   Agrees<AppendRequest>(v1::AppendHeader::descriptor(), {"k", "v", "piece_tokens"});
-  Agrees<AttendRequest>(v1::AttendHeader::descriptor(), {"q", "data", "lists", "weights"});
+  Agrees<AttendRequest>(v1::AttendHeader::descriptor(),
+                        {"q", "data", "lists", "weights", "compress"});
+  Agrees<CompressRequest>(v1::CompressHeader::descriptor());
+  Agrees<KeepRule>(v1::KeepRule::descriptor());
   Agrees<AttendStats>(v1::AttendStats::descriptor());
   Agrees<WorkerShare>(v1::WorkerShare::descriptor());
   Agrees<TraceSpan>(v1::TraceSpan::descriptor());
-  Agrees<AttendResult>(v1::AttendReplyHeader::descriptor(), {"out", "lse", "data", "lists"});
+  Agrees<AttendResult>(v1::AttendReplyHeader::descriptor(),
+                       {"out", "lse", "data", "lists", "tokens"});
   Agrees<WorkerStatus>(v1::WorkerStatus::descriptor());
   Agrees<NotRenewed>(v1::NotRenewed::descriptor());
   Agrees<DirectAppend>(v1::DirectAppend::descriptor());
@@ -189,13 +193,18 @@ std::set<std::string> FilesNaming(const char* text, const std::vector<std::strin
 }
 
 TEST_CASE("every state is named where states are documented") {
-  for (const char* file : {"runtime/protocol/public/annulus.proto", "runtime/telemetry/metrics.h",
-                           "runtime/client/README.md"}) {
+  const std::vector<std::vector<const char*>> places = {
+      {"runtime/protocol/public/annulus.proto", "runtime/protocol/public/values.proto"},
+      {"runtime/telemetry/metrics.h"},
+      {"runtime/client/README.md"}};
+  for (const std::vector<const char*>& files : places) {
     std::stringstream content;
-    content << std::ifstream(std::filesystem::path(ANNULUS_SOURCES) / file).rdbuf();
-    const std::string mark = absl::EndsWith(file, ".md") ? "`" : "\"";
+    for (const char* file : files) {
+      content << std::ifstream(std::filesystem::path(ANNULUS_SOURCES) / file).rdbuf();
+    }
+    const std::string mark = absl::EndsWith(files[0], ".md") ? "`" : "\"";
     const auto named = [&](absl::string_view name) {
-      INFO(file << " " << name);
+      INFO(files[0] << " " << name);
       CHECK(absl::StrContains(content.str(), absl::StrCat(mark, name, mark)));
     };
     for (const ContextState state : kContextStates) named(Name(state));

@@ -53,10 +53,15 @@ std::map<std::string, absl::Status> AllCalls(Client& client) {
   AttendRequest attend;
   attend.q = TensorView::Contiguous(values.data(), DType::kF32, 1, 2, 8);
   attend.kv_len = 1;
+  CompressRequest compress;
+  compress.kv_len = 1;
+  compress.q = attend.q;
+  compress.rule.keep = 1;
   return {{"CreateContext", client.CreateContext(spec).status()},
           {"Append", client.Append(append).status()},
           {"Attend", client.Attend(attend).status()},
           {"Select", client.Select({.kv_len = 1, .q = attend.q, .pattern = "quest(64)"}).status()},
+          {"Compress", client.Compress(compress).status()},
           {"Step", client.Step({StepOf(values, false)})[0].status()},
           {"Step that appends", client.Step({StepOf(values, true)})[0].status()},
           {"Fork", client.Fork({.context = 1, .tokens = {}}).status()},

@@ -40,8 +40,8 @@
 namespace annulus {
 
 // What a call is tried again for: UNAVAILABLE, and RESOURCE_EXHAUSTED that says when to come back.
-// Appends and steps carry keys by which the service knows a repetition; creating, forking and
-// truncating contexts have none and are tried again only when the service refused them.
+// Appends, compressions and steps carry keys by which the service knows a repetition; creating,
+// forking and truncating contexts have none and are tried again only when the service refused them.
 struct RetryOptions {
   int attempts_max = 4;  // of one call, the first included; 1: never again
   // Before the n-th retry: backoff_min · 2ⁿ⁻¹ up to backoff_max, half of it at random; longer where
@@ -126,6 +126,10 @@ class Client {
   // The lists by which the queries of an Attend, or of several, see the keys that these choose.
   // INVALID_ARGUMENT for a pattern in which no word chooses keys by data.
   absl::StatusOr<SelectResult> Select(const SelectRequest& request, const CallOptions& call = {});
+  // Appends the rows of the keys that queries vote for to another context. Repeated while that is
+  // in flight, or after, it appends nothing twice.
+  absl::StatusOr<CompressResult> Compress(const CompressRequest& request,
+                                          const CallOptions& call = {});
   // Steps of many contexts together, up to 65,536, each (context, layer) at most once: one message
   // each way over a stream that stays open, and one message to each worker; what is too much for
   // one message is cut. One result per request, in order; one that fails leaves the others alone.

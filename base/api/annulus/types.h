@@ -219,6 +219,49 @@ struct SelectResult {
   std::vector<CallList> lists = {};  // by the word with all of its arguments, e.g. quest(4096,16)
 };
 
+// How votes are pooled over those around them.
+enum class VotePool { kMax, kMean };
+
+// Which keys each KV head keeps: all, where there are at most `keep`, else the last `recent` ones
+// and, of those before, the keep − recent that the queries vote for most. SnapKV: the last 32
+// queries, recent 32, kMax over 7. H2O: every query so far, recent keep/2, width 1.
+struct KeepRule {
+  int64_t keep = 0;    // at least 1
+  int64_t recent = 0;  // at most keep
+  VotePool pool = VotePool::kMax;
+  int pool_width = 1;  // votes that count together, an odd number up to 1023; 1: each for itself
+};
+
+// Has queries choose which keys of a layer are kept, and appends the rows of these to a layer of
+// another context, which is smaller: `into` is as a rule one that was made for it with the same
+// spec, and the first one is released, or not, once all of its layers are through. Queries are as
+// in AttendRequest, and causal: one at position p votes for keys up to p, with the weights that its
+// softmax over all of them gives them; a KV head's votes are those of all of its query heads.
+// Each KV head keeps keys of its own, all of them equally many: row i of a head is the i-th that it
+// keeps, as it was stored. Rows of `into` are numbered anew, from `start` on, and what follows is
+// appended behind them; positions that K and Q arrive with (post-RoPE) stay what they were in the
+// whole context, and are the caller's to count. Tracks are not kept.
+struct CompressRequest {
+  ContextId context = 0;
+  int layer = 0;
+  int64_t q_start = 0;
+  int64_t kv_len = 0;
+  TensorView q = {};
+  float scale = 0;  // 0: 1/√head_dim
+  KeepRule rule = {};
+  ContextId into = 0;  // another context, of the same KV heads, dims and dtype
+  int64_t start = 0;   // must equal its committed tokens in the layer
+  RequestKey key = {};
+};
+
+struct CompressResult {
+  uint64_t epoch = 0;  // of `into`
+  int64_t tokens = 0;  // the committed tokens of its layer now
+  // The positions that were kept, by KV head: a list called "kept". Attending the whole context by
+  // list(kept) sees what attending `into` does.
+  CallList kept = {};
+};
+
 // A new context that begins with the parent's first `tokens` (all that are committed, layer by
 // layer, if absent). Blocks are shared until one of the two writes to them.
 struct ForkRequest {

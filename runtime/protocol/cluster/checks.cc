@@ -77,6 +77,12 @@ absl::Status CheckWhole(const WorkItem& m) {
                             m.merge_into.has_value() || !m.lists.empty())) {
     return absl::InvalidArgumentError("select: set; expected queries, no plan, merges or lists");
   }
+  if (m.column_trip.has_value() &&
+      (m.q_tokens == 0 || m.plan.has_value() || m.merges > 0 || m.merge_into.has_value() ||
+       !m.select.empty() || m.lists.size() != (m.column_trip == ColumnTrip::kRows ? 1 : 0))) {
+    return absl::InvalidArgumentError(
+        "column_trip: set; expected queries, no plan, merges or select, and a list for rows alone");
+  }
   if (m.q_tokens == 0) return absl::OkStatus();
   ANNULUS_RETURN_IF_ERROR(CheckAtMost("q_start", m.q_start, "what leaves room for the queries",
                                       kContextTokensMax - m.q_tokens));

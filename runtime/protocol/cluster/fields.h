@@ -56,6 +56,14 @@ struct TextForm<KeyListData::Rows> {
   static std::string Expected() { return "token, block or all"; }
 };
 
+template <>
+struct TextForm<ColumnTrip> {
+  static std::string Write(ColumnTrip trip) { return std::string(Name(trip)); }
+  static std::optional<ColumnTrip> Parse(absl::string_view text) { return ParseColumnTrip(text); }
+  static bool Known(ColumnTrip) { return true; }
+  static std::string Expected() { return "sums, votes or rows"; }
+};
+
 // What else must hold of it, whoever binds it sees to (BindLists).
 constexpr auto DescriptionOf(const KeyListData*) {
   using T = KeyListData;
@@ -164,7 +172,8 @@ constexpr auto DescriptionOf(const WorkItem*) {
       Field(20, "merges", &T::merges, Between(0, kWorkersMax - 1)),
       Field(21, "lists", &T::lists, SizeAtMost(kListsMax)),
       Field(22, "select", &T::select, SizeAtMost(kListsMax)),
-      Field(23, "index_heads", &T::index_heads, Between(0, kHeadsMax)));
+      Field(23, "index_heads", &T::index_heads, Between(0, kHeadsMax)),
+      Field(24, "column_trip", &T::column_trip));
 }
 absl::Status CheckWhole(const WorkItem& m);
 

@@ -27,6 +27,7 @@
 #include "annulus/buffer.h"
 #include "annulus/key_list.h"
 #include "annulus/types.h"
+#include "attention/column_trip.h"
 #include "attention/ranges.h"
 #include "comm/messenger.h"
 #include "runtime/context/layer_state.h"
@@ -35,7 +36,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 20;
+inline constexpr uint32_t kProtocol = 21;
 
 // Worker → coordinator.
 struct Hello {
@@ -183,6 +184,9 @@ struct WorkItem {
   // Of a selection over a track: heads of its index queries. Their weights, if the words have any,
   // follow the queries: [q_tokens, index_heads] f32.
   int index_heads = 0;
+  // A trip of a column pass (ColumnPass, engine/column_pass.h) instead: the queries, or the list of
+  // the keys that are kept, are this rank's, and its answer is what the trip asks for.
+  std::optional<ColumnTrip> column_trip = {};
 };
 
 // One rank's part of a call, or of many that came together. Items share nothing but the message,
@@ -280,8 +284,8 @@ struct Done {
 
 // What became of each item of a Work, in its order. The payload's tensors are the partials of those
 // with queries that went well, but for those that another rank merges: of a plan what its rank has
-// for the caller (MergeAnswer), of a selection its answers, else out [q_tokens, query heads of the
-// rank, v_head_dim] f32, then lse.
+// for the caller (MergeAnswer), of a selection or a column pass its answers, else out [q_tokens,
+// query heads of the rank, v_head_dim] f32, then lse.
 struct WorkItemDone {
   uint64_t epoch = 0;
   absl::Status status;

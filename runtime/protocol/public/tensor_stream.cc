@@ -221,6 +221,9 @@ absl::Status AttendReader::Add(const v1::AttendPart& part) {
 absl::Status AttendReader::Start(const v1::AttendHeader& header) {
   ANNULUS_ASSIGN_OR_RETURN(request_, FromProto<AttendRequest>(header));
   weights_.assign(header.weights().begin(), header.weights().end());
+  if (header.has_compress()) {
+    ANNULUS_ASSIGN_OR_RETURN(compress_, FromProto<CompressRequest>(header.compress()));
+  }
   ANNULUS_ASSIGN_OR_RETURN(q_, FromProto(header.q(), "q"));
   if (q_.bytes > limits_.request_bytes_max) {
     return absl::InvalidArgumentError(absl::StrCat(

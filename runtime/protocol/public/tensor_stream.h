@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -105,6 +106,8 @@ class AttendReader {
   absl::StatusOr<AttendRequest> Finish() const;
   // Of a Select alone.
   const std::vector<float>& weights() const { return weights_; }
+  // Of a Compress alone: what it asks beside its queries.
+  const std::optional<CompressRequest>& compress() const { return compress_; }
 
  private:
   absl::Status Start(const v1::AttendHeader& header);
@@ -116,6 +119,7 @@ class AttendReader {
   bool started_ = false;
   AttendRequest request_;
   std::vector<float> weights_;
+  std::optional<CompressRequest> compress_;
   TensorShape q_;
   int64_t all_bytes_ = 0;  // of q and lists
   Buffer bytes_;

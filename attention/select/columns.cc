@@ -1,0 +1,199 @@
+#include "attention/select/columns.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <numbers>
+
+#include "attention/block_set.h"
+#include "attention/cpu/simd_targets.h"
+#include "attention/select/scores.h"
+#include "base/status.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "attention/select/columns.cc"
+#include "hwy/foreach_target.h"  // includes this file once per instruction set
+
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace annulus::select::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// ln(2)^k / k!: the Taylor series of 2^f, whose rest is below 2^-52 for |f| ≤ ½.
+constexpr int kTerms = 13;
+struct Series {
+  constexpr Series() {
+    double term = 1;
+    for (int k = 0; k < kTerms; ++k) {
+      at[k] = term;
+      term = term * std::numbers::ln2 / (k + 1);
+    }
+  }
+  double at[kTerms] = {};
+};
+constexpr Series kSeries;
+
+// A product and a sum are rounded one by one: this file is compiled without contraction.
+void Exp2Parts(const double* HWY_RESTRICT x, int64_t count, double* HWY_RESTRICT mantissas,
+               int32_t* HWY_RESTRICT exponents) {
+  const hn::ScalableTag<double> d;
+  const hn::RebindToSigned<decltype(d)> di;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  // Whose last bit is worth 1: what is added to it is rounded to the nearest whole number.
+  const double magic = 0x1.8p52;
+  const auto one = [&](auto tag, int64_t i) {
+    const auto value = hn::LoadU(tag, x + i);
+    const auto rounded = hn::Add(value, hn::Set(tag, magic));
+    const auto f = hn::Sub(value, hn::Sub(rounded, hn::Set(tag, magic)));
+    auto sum = hn::Set(tag, kSeries.at[kTerms - 1]);
+    for (int k = kTerms - 2; k >= 0; --k) {
+      sum = hn::Add(hn::Mul(sum, f), hn::Set(tag, kSeries.at[k]));
+    }
+    hn::StoreU(sum, tag, mantissas + i);
+    return rounded;
+  };
+  int64_t i = 0;
+  alignas(64) int64_t bits[hn::MaxLanes(d)];
+  for (; i + lanes <= count; i += lanes) {
+    hn::Store(hn::BitCast(di, one(d, i)), di, bits);
+    for (int64_t l = 0; l < lanes; ++l) exponents[i + l] = static_cast<int32_t>(bits[l]);
+  }
+  const hn::CappedTag<double, 1> single;
+  for (; i < count; ++i) {
+    exponents[i] = static_cast<int32_t>(std::bit_cast<int64_t>(hn::GetLane(one(single, i))));
+  }
+}
+
+}  // namespace annulus::select::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace annulus {
+namespace select {
+HWY_EXPORT(Exp2Parts);
+}  // namespace select
+
+void Exp2Parts(const double* x, int64_t count, double* mantissas, int32_t* exponents) {
+  HWY_DYNAMIC_DISPATCH(select::Exp2Parts)(x, count, mantissas, exponents);
+}
+
+double ExpSum::Log2() const {
+  if (top_ == kSpoiled) return std::numeric_limits<double>::quiet_NaN();
+  if (top_ == kEmpty) return -std::numeric_limits<double>::infinity();
+  double sum = 0;
+  for (int i = kBins - 1; i >= 0; --i) sum = sum * 0x1p32 + static_cast<double>(bins_[i]);
+  return std::log2(sum) + (32.0 * (static_cast<double>(top_) - kBelow) - kMantissaBits);
+}
+
+ColumnQueries::ColumnQueries(const TensorView& q, int64_t q_begin, int64_t kv_tokens, float scale)
+    : rows_(q.tokens),
+      group_(q.heads),
+      dim_(q.dim),
+      q_begin_(q_begin),
+      kv_tokens_(kv_tokens),
+      factor_(double{scale} * std::numbers::log2e),
+      values_(static_cast<size_t>(q.size())) {
+  std::vector<float> row(static_cast<size_t>(dim_));
+  double* to = values_.data();
+  for (int64_t head = 0; head < group_; ++head) {
+    for (int64_t r = 0; r < rows_; ++r, to += dim_) {
+      Convert(q.Row(r, static_cast<int>(head)), q.dtype, row.data(), DType::kF32, dim_);
+      std::copy(row.begin(), row.end(), to);
+    }
+  }
+}
+
+int64_t ColumnQueries::FirstRow(int64_t position) const {
+  return std::clamp<int64_t>(position - q_begin_, 0, rows_);
+}
+
+template <typename Body>
+absl::Status ColumnQueries::ForEachBlock(const SelectKeys& keys, int kv_head,
+                                         absl::Span<const int64_t> blocks, Body body) const {
+  const DType dtype = keys.kv->dtype();
+  std::vector<float> k(static_cast<size_t>(kBlockTokens * dim_));
+  std::vector<float> scores(static_cast<size_t>(kBlockTokens * group_ * rows_));
+  std::vector<std::byte> staged;
+  for (const int64_t block : blocks) {
+    const KvPage& page = keys.kv->page(kv_head, block);
+    const int64_t tokens = std::min(kBlockTokens, kv_tokens_ - block * kBlockTokens);
+    const std::byte* from = page.k;
+    if (keys.kv->memory() != MemoryKind::kHost) {
+      const auto elements = static_cast<size_t>((tokens - 1) * page.k_row_stride + dim_);
+      staged.resize(elements * SizeOf(dtype));
+      ANNULUS_RETURN_IF_ERROR(keys.space->CopyOut(from, staged.data(), staged.size()));
+      from = staged.data();
+    }
+    for (int64_t t = 0; t < tokens; ++t) {
+      const auto at = static_cast<size_t>(t * page.k_row_stride) * SizeOf(dtype);
+      Convert(from + at, dtype, k.data() + t * dim_, DType::kF32, dim_);
+    }
+    Scores(values_.data(), static_cast<int>(group_ * rows_), static_cast<int>(dim_), k.data(),
+           static_cast<int>(tokens), scores.data());
+    body(block * kBlockTokens, tokens, scores.data());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ColumnQueries::AddSums(const SelectKeys& keys, int kv_head,
+                                    absl::Span<const int64_t> blocks,
+                                    absl::Span<ExpSum> sums) const {
+  const auto rows = static_cast<size_t>(rows_);
+  std::vector<double> x(rows), mantissas(rows);
+  std::vector<int32_t> exponents(rows);
+  return ForEachBlock(
+      keys, kv_head, blocks, [&](int64_t first, int64_t tokens, const float* scores) {
+        for (int64_t t = 0; t < tokens; ++t) {
+          const int64_t first_row = FirstRow(first + t), seen = rows_ - first_row;
+          for (int64_t head = 0; head < group_; ++head) {
+            const float* of_head = scores + (t * group_ + head) * rows_ + first_row;
+            ExpSum* to = sums.data() + head * rows_ + first_row;
+            for (int64_t r = 0; r < seen; ++r) {
+              x[r] = double{of_head[r]} * factor_;
+              if (std::abs(x[r]) < ExpSum::kExponentMax) continue;  // not so of NaN
+              to[r].Spoil();
+              x[r] = 0;
+            }
+            Exp2Parts(x.data(), seen, mantissas.data(), exponents.data());
+            for (int64_t r = 0; r < seen; ++r) {
+              // Of a positive number half is added and the rest cut off.
+              const auto mantissa = static_cast<uint32_t>(mantissas[r] * 0x1p30 + 0.5);
+              to[r].Add(mantissa, exponents[r]);
+            }
+          }
+        }
+      });
+}
+
+absl::Status ColumnQueries::Votes(const SelectKeys& keys, int kv_head,
+                                  absl::Span<const int64_t> blocks, absl::Span<const double> logs,
+                                  float* votes) const {
+  const auto rows = static_cast<size_t>(rows_);
+  std::vector<double> x(rows), mantissas(rows);
+  std::vector<int32_t> exponents(rows);
+  return ForEachBlock(
+      keys, kv_head, blocks, [&](int64_t first, int64_t tokens, const float* scores) {
+        for (int64_t t = 0; t < tokens; ++t) {
+          const int64_t first_row = FirstRow(first + t), seen = rows_ - first_row;
+          double vote = 0;
+          for (int64_t head = 0; head < group_; ++head) {
+            const int64_t at = head * rows_ + first_row;
+            const float* of_head = scores + t * group_ * rows_ + at;
+            for (int64_t r = 0; r < seen; ++r) {
+              x[r] = std::max(double{of_head[r]} * factor_ - logs[at + r], -1100.0);
+            }
+            Exp2Parts(x.data(), seen, mantissas.data(), exponents.data());
+            for (int64_t r = 0; r < seen; ++r) {
+              if (exponents[r] < -1000) continue;
+              const uint64_t power = static_cast<uint64_t>(exponents[r] + 1023) << 52;
+              vote += mantissas[r] * std::bit_cast<double>(power);
+            }
+          }
+          *votes++ = static_cast<float>(vote);
+        }
+      });
+}
+
+}  // namespace annulus
+#endif

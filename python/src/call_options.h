@@ -1,0 +1,34 @@
+// What calls take beside their requests, of what Python says. To be used with the GIL held.
+#pragma once
+
+#include <functional>
+#include <optional>
+
+#include "absl/time/time.h"
+#include "annulus/client.h"
+#include "python/src/nanobind.h"
+
+namespace annulus::python {
+
+inline CallOptions OptionsOf(std::optional<double> timeout, const CancelToken& cancel) {
+  CallOptions call;
+  if (timeout.has_value()) call.timeout = absl::Seconds(*timeout);
+  call.cancel = cancel;
+  return call;
+}
+
+// Told by whichever thread sends. What it raises is reported and holds nothing up.
+// The caller holds `told` until the call has ended: copies of this go on threads without the GIL.
+inline std::function<void(int64_t, int64_t)> ProgressOf(nb::handle told) {
+  if (told.is_none()) return {};
+  return [told](int64_t done, int64_t total) {
+    const nb::gil_scoped_acquire acquire;
+    try {
+      told(done, total);
+    } catch (nb::python_error& error) {
+      error.discard_as_unraisable("progress of an append");
+    }
+  };
+}
+
+}  // namespace annulus::python
