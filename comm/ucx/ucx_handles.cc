@@ -55,6 +55,11 @@ absl::StatusOr<UcxContext> MakeUcxContext(const UcxOptions& options) {
       // operation's memory is free the moment its sends are done. The exchange has its own
       // rendezvous (a receive announces itself), and sends large payloads in chunks.
       {"RNDV_THRESH", "inf"},
+      // Else UCX 1.13 completes a request whose memory it has given to another one, where a peer is
+      // killed while tcp sends from that memory, and ends this process. A copied piece fits one
+      // segment.
+      {"ZCOPY_THRESH", "inf"},
+      {"TX_SEG_SIZE", "64k"},
       {"KEEPALIVE_INTERVAL", absl::StrCat(absl::ToInt64Milliseconds(options.keepalive), "ms")},
       // Else shared memory is passed over without a word, since we ask for news of dead peers.
       {"MM_ERROR_HANDLING", "y"},
