@@ -54,6 +54,8 @@ inline constexpr size_t kPatternBytesMax = size_t{1} << 20;  // of the text
 // Terms of one KV head's rule after expansion: what a row of 64 queries may cost in time and
 // memory.
 inline constexpr int64_t kPatternTermsMax = int64_t{1} << 15;
+// Names in list(name) and words that choose keys by data, different ones: each is a list of a call.
+inline constexpr size_t kPatternListsMax = 16;
 // Parts of the rules of all KV heads that differ: what a text may cost in time and memory.
 inline constexpr int64_t kPatternPartsMax = int64_t{1} << 18;
 
@@ -81,7 +83,8 @@ class Pattern {
   // INVALID_ARGUMENT, one line, with the position in the text (bytes, the first is 1), what stands
   // there (escaped and cut) and what was expected. Text is limited to 1 MiB, nesting to 64 levels,
   // primitives to 4096, their expansion to kPatternTermsMax terms for a KV head,
-  // and the heads' rules to kPatternPartsMax parts in all.
+  // the heads' rules to kPatternPartsMax parts in all, and what stands for lists to
+  // kPatternListsMax.
   static absl::StatusOr<Pattern> Parse(absl::string_view text, int kv_heads);
 
   // The same pattern whose list(name) mean `lists`, for a model with `heads` query heads: each

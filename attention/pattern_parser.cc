@@ -26,6 +26,12 @@ class Parser final : public PatternReader {
     ParsedPattern parsed;
     ANNULUS_ASSIGN_OR_RETURN(parsed.rules, ParseUnion());
     if (!AtEnd()) return Expected("\"|\", \"&\" or the end of the text");
+    if (list_names_.size() > kPatternListsMax) {
+      return Refuse(0,
+                    absl::StrCat("at most ", kPatternListsMax,
+                                 " lists and words that choose keys (pattern_lists_max)"),
+                    absl::StrCat(list_names_.size()));
+    }
     parsed.docs = docs();
     parsed.list_names = std::move(list_names_);
     for (auto& [name, selector] : selectors_) parsed.selectors.push_back(std::move(selector));

@@ -56,6 +56,9 @@ class Messenger {
   struct Handlers {
     std::function<void(PeerId from, Message message)> on_message;
     std::function<void(PeerId peer, absl::Status why)> on_peer_down;
+    // May be empty. A part of a message that is long has come, now and then: whatever the peer says
+    // after it, a heartbeat too, comes only with its end.
+    std::function<void(PeerId peer)> on_part = {};
   };
 
   virtual ~Messenger() = default;

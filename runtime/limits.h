@@ -30,8 +30,8 @@ inline constexpr int kStepsAtOnceMax = 1024;
 // Weights of index heads that one Select brings, so that they fit into a message.
 inline constexpr size_t kSelectWeightsMax = size_t{1} << 19;
 
-// Lists that one Attend or step brings.
-inline constexpr size_t kListsMax = 16;
+// Lists that one Attend or step brings, and that it makes.
+inline constexpr size_t kListsMax = kPatternListsMax;
 inline constexpr size_t kListNameBytesMax = 64;
 
 // Of an Attend's request_id.

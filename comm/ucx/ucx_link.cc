@@ -50,6 +50,7 @@ void UcxLink::Open() {
 }
 
 void UcxLink::Wired(ucs_status_t status) {
+  if (state_ == State::kClosing && status == UCS_OK) return SayGoodbye();
   if (state_ != State::kWiring) return;
   if (status == UCS_OK) {
     state_ = State::kUp;
@@ -85,6 +86,7 @@ void UcxLink::Pump() {
     transport_.pumping_.insert(shared_from_this());
     return;
   }
+  if (state_ == State::kClosing) return SayGoodbye();
   while (state_ == State::kUp && !queue_.empty() && in_flight_bytes_ < kWindowBytes) {
     UcxSend send = std::move(queue_.front());
     queue_.pop_front();
@@ -165,12 +167,19 @@ void UcxLink::Close(UcxAm am, std::string goodbye) {
   const bool wired = state_ == State::kUp;
   state_ = State::kClosing;
   DropQueue();
-  if (wired) {
-    UcxSend send;
-    send.am = am;
-    send.header = std::move(goodbye);
-    Issue(std::move(send));
+  UcxSend send;
+  send.am = am;
+  send.header = std::move(goodbye);
+  queue_.push_back(std::move(send));
+  if (wired) SayGoodbye();
+}
+
+void UcxLink::SayGoodbye() {
+  if (transport_.in_progress_) {
+    transport_.pumping_.insert(shared_from_this());
+    return;
   }
+  for (UcxSend& send : std::exchange(queue_, {})) Issue(std::move(send));
 }
 
 void UcxLink::Leave(const absl::Status& why) {

@@ -206,7 +206,9 @@ int UcxMessenger::Deliver() {
       arrivals_.pop_front();
       const auto it = keys_.find(arrival.from);
       if (it == keys_.end()) continue;  // disconnected meanwhile
-      if (arrival.why.ok()) {
+      if (arrival.part) {
+        // Nothing is to be taken.
+      } else if (arrival.why.ok()) {
         Peer& peer = peers_.at(it->second);
         message = peer.pieces.Take();
         --peer.announced;
@@ -218,7 +220,9 @@ int UcxMessenger::Deliver() {
       }
     }
     ++handled;
-    if (arrival.why.ok()) {
+    if (arrival.part) {
+      handlers_.on_part(arrival.from);
+    } else if (arrival.why.ok()) {
       handlers_.on_message(arrival.from, std::move(message));
     } else {
       handlers_.on_peer_down(arrival.from, std::move(arrival.why));

@@ -88,18 +88,21 @@ class UcxMessenger final : public Messenger {
     bool condemned = false;  // to be dropped, for this reason
     bool told = false;       // the owner hears of that
     absl::Status why;
+    absl::Time part_told = absl::InfinitePast();
   };
 
-  // What Deliver tells: a message of the peer's, or, with a reason, that it is down.
+  // What Deliver tells: a message of the peer's, a part of one, or, with a reason, that it is down.
   struct Arrival {
     PeerId from;
     absl::Status why;
+    bool part = false;
   };
 
   MessageAssembler::Limits LimitsOf(bool stranger) const;
   void OnPiece(absl::Span<const std::byte> header, absl::Span<const std::byte> data);
   Peer* FindOrMeet(const Key& key);
   void TakeReady(Peer& peer);
+  void TellPart(Peer& peer);
   absl::Status Greet(Peer& peer, absl::string_view address);
   void Attach(Peer& peer, UcxAddress remote);
   void OnLinkDown(const Key& key, const absl::Status& why);

@@ -20,6 +20,9 @@ constexpr uint64_t kAheadMax = 1 << 14;
 // The transport's greeting, and one message.
 constexpr uint64_t kStrangerMessagesMax = 2;
 
+// How often the owner hears of a long message's parts.
+constexpr absl::Duration kPartPeriod = absl::Milliseconds(50);
+
 // Links that open or close at once. Beyond it nobody is greeted: what strangers give as their
 // address may be a place that answers nobody.
 constexpr size_t kHalfOpenMax = 4096;
@@ -120,7 +123,16 @@ void UcxMessenger::OnPiece(absl::Span<const std::byte> header, absl::Span<const 
                         {reinterpret_cast<const char*>(text.data()), text.size()},
                         data});
   if (!status.ok()) return Condemn(*peer, status);
+  if (peer->id != 0 && peer->announced == peer->pieces.ready()) return TellPart(*peer);
   TakeReady(*peer);
+}
+
+void UcxMessenger::TellPart(Peer& peer) {
+  if (!handlers_.on_part) return;
+  const absl::Time now = absl::Now();
+  if (now - peer.part_told < kPartPeriod) return;
+  peer.part_told = now;
+  arrivals_.push_back({peer.id, absl::OkStatus(), /*part=*/true});
 }
 
 // The other side's greeting is its first message, and of no use to our owner.

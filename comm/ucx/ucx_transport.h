@@ -75,7 +75,7 @@ class UcxLink final : public PieceLink, public std::enable_shared_from_this<UcxL
   void Send(Piece piece) override;
   // Drops what `owner` has queued and UCX has not got yet.
   void DropUnsent(const void* owner) override;
-  // Says goodbye if the link is wired; what is queued is lost.
+  // Says goodbye, once the link is wired; what is queued is lost.
   void Close(UcxAm am, std::string goodbye);
   // The other side has said goodbye.
   void Leave(const absl::Status& why);
@@ -97,6 +97,7 @@ class UcxLink final : public PieceLink, public std::enable_shared_from_this<UcxL
   void Open();
   void Wired(ucs_status_t status);
   void Pump();
+  void SayGoodbye();
   void Issue(UcxSend send);
   void Complete(const UcxSend& send, ucs_status_t status);
   void GiveUp(absl::Status why);  // after UCX's own progress

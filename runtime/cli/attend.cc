@@ -86,18 +86,6 @@ Options OptionsOf(AttendFlags* flags) {
   return options;
 }
 
-absl::StatusOr<DType> CommonDType(const AttendFlags& flags, const AttendInputs& inputs) {
-  if (flags.dtype.has_value()) return *flags.dtype;
-  const DType dtype = inputs.q.view().dtype;
-  for (const TensorView& other : {inputs.k.view(), inputs.v_view()}) {
-    if (other.data == nullptr || other.dtype == dtype) continue;
-    return absl::InvalidArgumentError(absl::StrCat("the files' dtypes are ", Name(dtype), " and ",
-                                                   Name(other.dtype),
-                                                   ", expected one dtype or --dtype"));
-  }
-  return dtype;
-}
-
 // The width of V, and that it fits K.
 absl::StatusOr<int64_t> VHeadDim(const AttendFlags& flags, const AttendInputs& inputs) {
   const TensorView& k = inputs.k.view();
@@ -150,7 +138,9 @@ absl::StatusOr<AttendInputs> ReadAttendInputs(const AttendFlags& flags) {
     ANNULUS_ASSIGN_OR_RETURN(inputs.v, FileTensor::Read(*flags.v));
   }
   ProblemFlags& problem = inputs.problem;
-  ANNULUS_ASSIGN_OR_RETURN(problem.dtype, CommonDType(flags, inputs));
+  ANNULUS_ASSIGN_OR_RETURN(
+      problem.dtype,
+      CommonDType(flags.dtype, {{inputs.q.view(), inputs.k.view(), inputs.v_view()}}));
   ANNULUS_ASSIGN_OR_RETURN(problem.v_head_dim, VHeadDim(flags, inputs));
   const TensorView q_view = inputs.q.view();
   const TensorView k_view = inputs.k.view();

@@ -1,5 +1,6 @@
 #include "runtime/cli/problem.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -124,11 +125,26 @@ absl::Status CheckValuesFit(const TensorView& k, const TensorView& v) {
                                                  ", ", k.heads, ", d_v]"));
 }
 
+absl::StatusOr<DType> CommonDType(std::optional<DType> asked,
+                                  absl::Span<const TensorView> tensors) {
+  if (asked.has_value()) return *asked;
+  const DType dtype = tensors.front().dtype;
+  for (const TensorView& other : tensors) {
+    if (other.data == nullptr || other.dtype == dtype) continue;
+    return absl::InvalidArgumentError(absl::StrCat("the files' dtypes are ", Name(dtype), " and ",
+                                                   Name(other.dtype),
+                                                   ", expected one dtype or --dtype"));
+  }
+  return dtype;
+}
+
 absl::Status CheckBeforeSelection(ProblemFlags flags) {
   ANNULUS_RETURN_IF_ERROR(CheckShape(flags));
   ANNULUS_ASSIGN_OR_RETURN(const Pattern pattern,
                            Pattern::Parse(flags.pattern, static_cast<int>(flags.kv_heads)));
   for (const auto& selector : pattern.selectors()) {
+    const auto is_it = [&](const NamedList& list) { return list.name == selector->name(); };
+    if (std::any_of(flags.lists.begin(), flags.lists.end(), is_it)) continue;
     ANNULUS_ASSIGN_OR_RETURN(auto no_keys, KeyList::Make(KeyListData{.begin = {0, 0}}));
     flags.lists.push_back({selector->name(), std::move(no_keys)});
   }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "attention/backend.h"
 #include "runtime/cli/files/list_file.h"
 #include "runtime/cli/options/options.h"
@@ -44,6 +45,10 @@ absl::Status ReadLists(ProblemFlags* problem);
 
 // INVALID_ARGUMENT unless values v have the tokens and heads of keys k.
 absl::Status CheckValuesFit(const TensorView& k, const TensorView& v);
+
+// What the files' tensors are rounded to: what was asked for, or the dtype that they have in
+// common.
+absl::StatusOr<DType> CommonDType(std::optional<DType> asked, absl::Span<const TensorView> tensors);
 
 // Whether MakeProblem will accept it once SelectLists has made the lists that are missing.
 absl::Status CheckBeforeSelection(ProblemFlags flags);

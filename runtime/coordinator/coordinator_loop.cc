@@ -20,6 +20,10 @@ CoordinatorLoop::CoordinatorLoop(Messenger& messenger, const CoordinatorLimits& 
           [this](PeerId peer, absl::Status why) {
             incoming_.push_back({event::PeerDown{peer, std::move(why)}, {}});
           },
+      .on_part =
+          [this](PeerId peer) {
+            incoming_.push_back({event::PartHeard{peer}, {}});
+          },
   });
 }
 

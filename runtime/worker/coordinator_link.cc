@@ -51,6 +51,10 @@ CoordinatorLink::CoordinatorLink(Messenger& messenger, Options options, const Cl
             coordinator_ = 0;
             if (state_ == State::kReady) Vanish(std::move(why));
           },
+      .on_part =
+          [this](PeerId peer) {
+            if (peer == coordinator_) heard_ = clock_.Now();
+          },
   });
 }
 

@@ -105,6 +105,14 @@ TEST_CASE("pattern: text, depth, primitives, terms and heads are bounded") {
   for (int i = 1; i < 4096; ++i) many += "|full";
   REQUIRE(Refusal(many) == "accepted");
   CheckRefused(many + "|full", "20481: expected at most 4096 primitives");
+  // Each is a list of a call, of which a message has room for so many.
+  std::string words = "list(x0)";
+  for (int i = 1; i < 15; ++i) words += absl::StrCat("|list(x", i, ")");
+  words += "|moba(64,1)";
+  REQUIRE(Refusal(words + "|moba(64,1)|list(x0)") == "accepted");
+  CheckRefused(words + "|quest(64)",
+               "1: expected at most 16 lists and words that choose keys (pattern_lists_max), "
+               "found 17");
   std::string sum = "(full";
   for (int i = 1; i < 128; ++i) sum += "|full";
   sum += ")";

@@ -140,6 +140,33 @@ TEST_CASE("quality: refusals name what is wrong") {
   const test::Outcome alone = RunHere({"quality", "--q", "nothing.npy"});
   CHECK(IsRefusal(alone));
   CHECK(absl::StrContains(alone.err, "--k is missing"));
+
+  // Files of several dtypes are one problem only where they are rounded to one.
+  const test::TempFolder folder;
+  Rng rng(1);
+  const auto write = [&](const char* name, DType dtype) {
+    const std::string path = folder / name;
+    test::WriteBytes(path, test::TestTensor::Random(rng, dtype, {64, 2, 16}).Npy());
+    return path;
+  };
+  const std::vector<std::string> files = {"quality",
+                                          "--pattern",
+                                          "causal",
+                                          "--q",
+                                          write("q.npy", DType::kF16),
+                                          "--k",
+                                          write("k.npy", DType::kF32),
+                                          "--v",
+                                          write("v.npy", DType::kF32)};
+  const test::Outcome mixed = RunHere(files);
+  CHECK(IsRefusal(mixed));
+  CHECK(absl::StrContains(mixed.err, "dtypes are f16 and f32, expected one dtype or --dtype"));
+  std::vector<std::string> rounded = files;
+  rounded.insert(rounded.end(), {"--dtype", "f32"});
+  CHECK(RunHere(rounded).code == 0);
+  std::vector<std::string> asked = files;
+  asked.insert(asked.end(), {"--task", "needle"});
+  CHECK(absl::StrContains(RunHere(asked).err, "--task"));
 }
 
 }  // namespace

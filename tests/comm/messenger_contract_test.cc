@@ -107,6 +107,33 @@ TEST_CASE("messages of all sizes arrive whole, once and in order, both ways", "[
   }
 }
 
+TEST_CASE("a long message is heard of before its end, where it comes in parts", "[messenger]") {
+  const std::string kind = GENERATE(std::string("ucx tcp"), "ucx shm,tcp");
+  CAPTURE(kind);
+  TestFabrics fabrics(kind);
+  TestNode a(fabrics);
+  TestNode b(fabrics);
+  std::vector<PeerId> parts;
+  size_t parts_at_message = 0;
+  b.messenger().SetHandlers({[&](PeerId from, Message message) {
+                               b.messages.push_back({from, std::move(message)});
+                               parts_at_message = parts.size();
+                             },
+                             [](PeerId, absl::Status) {},
+                             [&](PeerId from) { parts.push_back(from); }});
+  const auto peer = a.messenger().Connect(b.messenger().address());
+  REQUIRE(peer.ok());
+  REQUIRE(a.messenger().Send(*peer, Text(1, "short")).ok());
+  const std::vector<Messenger*> all = {&a.messenger(), &b.messenger()};
+  REQUIRE(fabrics.PollUntil(all, [&] { return b.messages.size() == 1; }));
+  CHECK(parts.empty());
+  REQUIRE(a.messenger().Send(*peer, {2, "long", Pattern(1, size_t{32} << 20)}).ok());
+  REQUIRE(fabrics.PollUntil(all, [&] { return b.messages.size() == 2; }));
+  REQUIRE(parts_at_message > 0);
+  CHECK(parts.front() == b.messages[0].first);
+  CHECK(Equal(b.messages[1].second.payload, Pattern(1, size_t{32} << 20)));
+}
+
 TEST_CASE("an address that is not allowed is refused by name", "[messenger]") {
   const std::string kind = Kind();
   CAPTURE(kind);

@@ -135,6 +135,19 @@ TEST_CASE("The error that caused the others is the one reported") {
   CHECK(absl::IsUnavailable(FinishOf(d.Handle(event::Tick{}), call)));
 }
 
+TEST_CASE("A worker whose long answer is under way is not silent") {
+  Driver d(2);
+  for (int i = 0; i < 30; ++i) {
+    d.now += absl::Milliseconds(100);
+    d.Beat(11);
+    // Nor is the coordinator, for the worker.
+    CHECK(SentTo<wire::HeartbeatSeen>(d.Handle(event::PartHeard{12})) == std::vector<PeerId>{12});
+    CHECK(d.Handle(event::PartHeard{99}).empty());  // of nobody who has joined
+    CHECK(d.Handle(event::Tick{}).empty());
+  }
+  CHECK(d.core.Status(d.now).workers.at(1).state == "ready");
+}
+
 TEST_CASE("A silent worker is fenced, its calls end, its contexts are lost, new ones go on") {
   Driver d(2);
   const ContextId id = d.CreateWithTokens({11, 12}, 100);

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <memory>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -17,48 +17,82 @@ namespace annulus {
 namespace {
 
 struct Answer {
-  Tensor out;       // f32 [q_tokens, heads, head_dim]
-  Tensor lse;       // f32 [q_tokens, heads, 1]
-  Pattern pattern;  // with its lists
-  int64_t pairs = 0;
-  int64_t tokens_read = 0;
-  double elapsed_s = 0;  // of selection and attention
+  Tensor out;  // f32 [q_tokens, heads, head_dim]
+  Tensor lse;  // f32 [q_tokens, heads, 1]
 };
 
-absl::StatusOr<Answer> AnswerOf(const std::string& pattern, const AttentionInputs& inputs,
-                                int repeat, Backend& backend) {
-  const auto& [q, k, v] = inputs;
-  ProblemFlags flags{.q_tokens = q.tokens,
-                     .kv_tokens = k.tokens,
-                     .heads = q.heads,
-                     .kv_heads = k.heads,
-                     .head_dim = q.dim,
-                     .v_head_dim = v.dim,
-                     .dtype = q.dtype,
-                     .placement = {},
-                     .pattern = pattern};
-  const absl::Time begin = absl::Now();
-  ANNULUS_RETURN_IF_ERROR(SelectLists(q, k, backend, &flags));
-  const absl::Duration selection = absl::Now() - begin;
-  ANNULUS_ASSIGN_OR_RETURN(const Problem problem, MakeProblem(flags));
-  ANNULUS_ASSIGN_OR_RETURN(const Plan plan, BuildPlan(PlanKind::kRing, problem));
-  ANNULUS_ASSIGN_OR_RETURN(const LocalRanks ranks, LocalRanks::Create(plan, q, k, v, backend));
-  Answer answer{
-      .out = {}, .lse = {}, .pattern = problem.pattern, .pairs = SizeOf(problem).visited_pairs};
-  for (const auto& step : ComputeLoads(plan)) {
-    for (const ComputeLoad& load : step) answer.tokens_read += load.tokens_read;
+// A pattern over inputs, which must outlive it.
+class Contender {
+ public:
+  // Chooses keys where the pattern's words do, and plans.
+  static absl::StatusOr<Contender> Make(const std::string& text, const AttentionInputs& inputs,
+                                        Backend& backend) {
+    const auto& [q, k, v] = inputs;
+    ProblemFlags flags{.q_tokens = q.tokens,
+                       .kv_tokens = k.tokens,
+                       .heads = q.heads,
+                       .kv_heads = k.heads,
+                       .head_dim = q.dim,
+                       .v_head_dim = v.dim,
+                       .dtype = q.dtype,
+                       .placement = {},
+                       .pattern = text};
+    const absl::Time begin = absl::Now();
+    ANNULUS_RETURN_IF_ERROR(SelectLists(q, k, backend, &flags));
+    const absl::Duration selection = absl::Now() - begin;
+    ANNULUS_ASSIGN_OR_RETURN(const Problem problem, MakeProblem(flags));
+    ANNULUS_ASSIGN_OR_RETURN(Plan made, BuildPlan(PlanKind::kRing, problem));
+    auto plan = std::make_unique<const Plan>(std::move(made));
+    ANNULUS_ASSIGN_OR_RETURN(LocalRanks ranks, LocalRanks::Create(*plan, q, k, v, backend));
+    return Contender(problem, std::move(plan), std::move(ranks), selection);
   }
-  absl::Duration fastest = absl::InfiniteDuration();
-  for (int i = 0; i < repeat; ++i) {
-    const absl::Time run_begin = absl::Now();
-    ANNULUS_ASSIGN_OR_RETURN(LocalRun run, ranks.Run(1 / std::sqrt(static_cast<float>(q.dim))));
-    fastest = std::min(fastest, absl::Now() - run_begin);
-    answer.lse = std::move(run.result).TakeLse();
-    answer.out = std::move(run.result).TakeOut();
+
+  const Pattern& pattern() const { return problem_.pattern; }  // with its lists
+  int64_t pairs() const { return SizeOf(problem_).visited_pairs; }
+
+  // Of keys that some query of the last block sees, for each KV head, whole blocks of them.
+  int64_t tokens_read() const {
+    const int64_t end = problem_.kv_tokens;
+    const TokenRange last{
+        std::max((end - 1) / kBlockTokens * kBlockTokens, end - problem_.q_tokens), end};
+    int64_t tokens = 0;
+    std::vector<TileRun> seen;
+    for (int head = 0; head < problem_.kv_heads; ++head) {
+      pattern().Row(head, last, end, &seen);
+      for (const TileRun& run : seen) tokens += BlockSet::FromRuns({run.blocks}).TokenCount(end);
+    }
+    return tokens;
   }
-  answer.elapsed_s = absl::ToDoubleSeconds(selection + fastest);
-  return answer;
-}
+
+  absl::Status Run() {
+    const absl::Time begin = absl::Now();
+    const float scale = 1 / std::sqrt(static_cast<float>(problem_.head_dim));
+    ANNULUS_ASSIGN_OR_RETURN(LocalRun run, ranks_.Run(scale));
+    fastest_ = std::min(fastest_, absl::Now() - begin);
+    answer_.lse = std::move(run.result).TakeLse();
+    answer_.out = std::move(run.result).TakeOut();
+    return absl::OkStatus();
+  }
+
+  const Answer& answer() const { return answer_; }
+  // Of selection and the fastest run.
+  double elapsed_s() const { return absl::ToDoubleSeconds(selection_ + fastest_); }
+
+ private:
+  Contender(const Problem& problem, std::unique_ptr<const Plan> plan, LocalRanks ranks,
+            absl::Duration selection)
+      : problem_(problem),
+        plan_(std::move(plan)),
+        ranks_(std::move(ranks)),
+        selection_(selection) {}
+
+  Problem problem_;
+  std::unique_ptr<const Plan> plan_;  // that ranks_ refers to
+  LocalRanks ranks_;
+  absl::Duration selection_;
+  absl::Duration fastest_ = absl::InfiniteDuration();
+  Answer answer_;
+};
 
 bool Sees(const Pattern& pattern, int64_t q, int64_t key) {
   for (int member = 0; member < pattern.members(); ++member) {
@@ -112,20 +146,24 @@ absl::StatusOr<MassFigures> MeasureMass(const Comparison& comparison, const Atte
   for (const bool decodes : {false, true}) {
     AttentionInputs asked = inputs;
     if (decodes) asked.q = inputs.q.Tokens(inputs.q.tokens - 1, 1);
-    ANNULUS_ASSIGN_OR_RETURN(const Answer dense,
-                             AnswerOf(comparison.dense, asked, comparison.repeat, backend));
-    ANNULUS_ASSIGN_OR_RETURN(const Answer answer,
-                             AnswerOf(comparison.pattern, asked, comparison.repeat, backend));
+    ANNULUS_ASSIGN_OR_RETURN(Contender dense, Contender::Make(comparison.dense, asked, backend));
+    ANNULUS_ASSIGN_OR_RETURN(Contender sparse, Contender::Make(comparison.pattern, asked, backend));
+    // In turn, so that both have the same share of a machine that does other things too.
+    for (int i = 0; i < comparison.repeat; ++i) {
+      ANNULUS_RETURN_IF_ERROR(dense.Run());
+      ANNULUS_RETURN_IF_ERROR(sparse.Run());
+    }
+    const double speed = dense.elapsed_s() / sparse.elapsed_s();
     if (decodes) {
       figures.decode_bytes =
-          static_cast<double>(answer.tokens_read) / static_cast<double>(dense.tokens_read);
-      figures.decode_speed = dense.elapsed_s / answer.elapsed_s;
+          static_cast<double>(sparse.tokens_read()) / static_cast<double>(dense.tokens_read());
+      figures.decode_speed = speed;
       continue;
     }
-    figures.density = static_cast<double>(answer.pairs) / static_cast<double>(dense.pairs);
-    figures.mass = MassOf(answer, dense);
-    figures.error = RelativeDifference(answer.out, dense.out);
-    figures.speed = dense.elapsed_s / answer.elapsed_s;
+    figures.density = static_cast<double>(sparse.pairs()) / static_cast<double>(dense.pairs());
+    figures.mass = MassOf(sparse.answer(), dense.answer());
+    figures.error = RelativeDifference(sparse.answer().out, dense.answer().out);
+    figures.speed = speed;
   }
   return figures;
 }
@@ -135,13 +173,13 @@ absl::StatusOr<RecallFigures> MeasureRecall(const std::string& pattern, const Re
   const std::vector<float> words = AllWords(static_cast<int>(task.kv.v.dim()), seed);
   RecallFigures figures;
   for (const Asking& asking : task.asking) {
-    ANNULUS_ASSIGN_OR_RETURN(
-        const Answer answer,
-        AnswerOf(pattern, {asking.q, task.kv.k, task.kv.v}, /*repeat=*/1, backend));
+    ANNULUS_ASSIGN_OR_RETURN(Contender asked,
+                             Contender::Make(pattern, {asking.q, task.kv.k, task.kv.v}, backend));
+    ANNULUS_RETURN_IF_ERROR(asked.Run());
     const int64_t first = task.kv.k.tokens() - asking.q.tokens();
     for (const Question& question : asking.questions) {
-      const bool seen = Sees(answer.pattern, first + question.row, question.position);
-      const bool found = NearestWord(answer.out, question.row, words) == question.word;
+      const bool seen = Sees(asked.pattern(), first + question.row, question.position);
+      const bool found = NearestWord(asked.answer().out, question.row, words) == question.word;
       ++figures.asked;
       figures.seen += seen;
       figures.found += seen && found;

@@ -109,7 +109,8 @@ Options OptionsOf(QualityFlags* flags) {
   options.Add("csv", "F", "where the rows go as CSV", SetText(&flags->csv));
   options.AddFlag("json", "one JSON line for each pattern on stdout", &flags->json);
   for (const char* const file : {"q", "k", "v"}) {
-    for (const char* const made_up : {"tokens", "q-tokens", "heads", "kv-heads", "head-dim"}) {
+    for (const char* const made_up :
+         {"tokens", "q-tokens", "heads", "kv-heads", "head-dim", "task", "depths", "seed"}) {
       options.Exclude(file, made_up);
     }
   }
@@ -165,10 +166,9 @@ absl::StatusOr<std::optional<Captured>> ReadCaptured(const QualityFlags& flags) 
   ANNULUS_ASSIGN_OR_RETURN(FileTensor k, FileTensor::Read(*flags.k));
   ANNULUS_ASSIGN_OR_RETURN(FileTensor v, FileTensor::Read(*flags.v));
   Captured captured{std::move(q), std::move(k), std::move(v)};
-  if (flags.dtype.has_value()) {
-    for (FileTensor* tensor : {&captured.q, &captured.k, &captured.v})
-      tensor->RoundTo(*flags.dtype);
-  }
+  const auto& [q_view, k_view, v_view] = captured.inputs();
+  ANNULUS_ASSIGN_OR_RETURN(const DType dtype, CommonDType(flags.dtype, {{q_view, k_view, v_view}}));
+  for (FileTensor* tensor : {&captured.q, &captured.k, &captured.v}) tensor->RoundTo(dtype);
   ANNULUS_RETURN_IF_ERROR(CheckCaptured(captured.inputs()));
   return captured;
 }

@@ -44,6 +44,14 @@ void CoordinatorCore::On(const event::Heard& heard) {
   LoseWorker(id, status);
 }
 
+// Its heartbeats come behind that message, and it waits for what they are answered with.
+void CoordinatorCore::On(const event::PartHeard& part) {
+  const WorkerId id = members_.At(part.peer);
+  if (id == 0) return;
+  members_.Hear(id);
+  members_.LetLeave(id, members_.at(id).may_leave);
+}
+
 void CoordinatorCore::OnHello(PeerId peer, const wire::Hello& hello) {
   if (members_.At(peer) != 0) return;
   if (const WorkerId before = members_.FindReturning(hello); before != 0) {

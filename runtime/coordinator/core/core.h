@@ -68,6 +68,7 @@ class CoordinatorCore {
 
  private:
   void On(const event::Heard& heard);
+  void On(const event::PartHeard& part);
   void On(const event::PeerDown& down);
   void On(const event::SendFailed& failed);
   void On(const event::Begin& begin) { calls_.Begin(begin); }

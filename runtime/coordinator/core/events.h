@@ -119,6 +119,9 @@ struct Heard {  // a message from a peer; its payload stays with the caller of H
   PeerId peer = 0;
   wire::Body body;
 };
+struct PartHeard {  // of a message from a peer, which is under way
+  PeerId peer = 0;
+};
 struct PeerDown {
   PeerId peer = 0;
   absl::Status why;
@@ -156,8 +159,8 @@ struct GiveUp {  // the caller cannot or will not go on
 struct Tick {};
 
 }  // namespace event
-using Event = std::variant<event::Heard, event::PeerDown, event::SendFailed, event::Begin,
-                           event::Prepared, event::GiveUp, event::Tick>;
+using Event = std::variant<event::Heard, event::PartHeard, event::PeerDown, event::SendFailed,
+                           event::Begin, event::Prepared, event::GiveUp, event::Tick>;
 
 // What is to be done about it, in order.
 namespace action {

@@ -1,9 +1,10 @@
 // Members: the workers of a cluster, as a coordinator knows them: who is there, who was heard when,
 // and the epoch, which moves on whenever it changes who holds what.
 //
-// A worker is lost when its link breaks or when it was silent for heartbeat_timeout. It is cut off
-// at once: its messages are refused, and its id is never used again. A coordinator that stood still
-// itself has heard nobody, and blames no worker for that.
+// A worker is lost when its link breaks or when it was silent for heartbeat_timeout; a part of a
+// long message is a sign of life. It is cut off at once: its messages are refused, and its id is
+// never used again. A coordinator that stood still itself has heard nobody, and blames no worker
+// for that.
 #pragma once
 
 #include <algorithm>
