@@ -12,6 +12,8 @@ namespace {
 
 // Rows that are scored together, so that they stay in L1 while summaries pass by.
 constexpr int64_t kRowsAtOnce = 16;
+// Summaries that are scored together where they lie one after the other.
+constexpr size_t kSummariesAtOnce = 64;
 
 // Summaries of pages, found or made.
 class Pages {
@@ -82,6 +84,13 @@ absl::Status AddPages(const PageSummary& form, Pages& pages, absl::Span<const in
   return absl::OkStatus();
 }
 
+// Of the units [first, end) the first few whose summaries lie one after the other.
+size_t CountTogether(const ScoredBy& units, size_t first, size_t end, int width) {
+  size_t next = first + 1;
+  while (next < end && units.summaries[next] == units.summaries[next - 1] + width) ++next;
+  return next - first;
+}
+
 }  // namespace
 
 absl::StatusOr<ScoredBy> SummariesOf(const PageSummary& form, const SelectKeys& keys, int kv_head,
@@ -140,16 +149,22 @@ void BestOf(const SelectRows& rows, int kv_head, int64_t first, int64_t count,
   };
   std::vector<Row> batch;
   std::vector<double> expanded(static_cast<size_t>(kRowsAtOnce * width));
-  std::vector<float> q(static_cast<size_t>(dim)), scores(static_cast<size_t>(kRowsAtOnce));
+  std::vector<float> q(static_cast<size_t>(dim));
+  std::vector<float> scores(static_cast<size_t>(kRowsAtOnce) * kSummariesAtOnce);
   const auto score = [&] {
-    int64_t end = 0;
-    for (const Row& row : batch) end = std::max(end, row.own);
-    for (size_t u = 0; u < units.units.size() && units.units[u] < end; ++u) {
-      const int32_t unit = units.units[u];
+    int64_t own = 0;
+    for (const Row& row : batch) own = std::max(own, row.own);
+    const auto end = static_cast<size_t>(
+        std::lower_bound(units.units.begin(), units.units.end(), own) - units.units.begin());
+    for (size_t u = 0, count = 0; u < end; u += count) {
+      count = CountTogether(units, u, std::min(end, u + kSummariesAtOnce), width);
       Scores(expanded.data(), static_cast<int>(batch.size()), width, units.summaries[u],
-             /*summary_count=*/1, scores.data());
+             static_cast<int>(count), scores.data());
       for (size_t r = 0; r < batch.size(); ++r) {
-        if (unit < batch[r].own) batch[r].top.Offer({scores[r], unit});
+        Row& row = batch[r];
+        for (size_t s = 0; s < count && units.units[u + s] < row.own; ++s) {
+          row.top.Offer({scores[s * batch.size() + r], units.units[u + s]});
+        }
       }
     }
     for (Row& row : batch) {
@@ -164,8 +179,8 @@ void BestOf(const SelectRows& rows, int kv_head, int64_t first, int64_t count,
       const int at = head - rows.heads.first;
       Convert(rows.q.Row(r, at), rows.q.dtype, q.data(), DType::kF32, dim);
       selector.Expand(q.data(), dim, expanded.data() + static_cast<int64_t>(batch.size()) * width);
-      batch.push_back(
-          {static_cast<size_t>(at * rows.q.tokens + r), own, TopUnits(selector.picks() - 1)});
+      batch.push_back({static_cast<size_t>(at * rows.q.tokens + r), own,
+                       TopUnits(selector.picks_of_candidates())});
       if (static_cast<int64_t>(batch.size()) == kRowsAtOnce) score();
     }
   }

@@ -57,9 +57,9 @@ absl::StatusOr<ScoredBy> SummariesOf(const PageSummary& form, const SelectKeys& 
 absl::Status PageSummariesOf(const PageSummary& form, const SelectKeys& keys, int kv_head,
                              absl::Span<const int64_t> blocks, float* to);
 
-// For the rows [first, first + count) of the query heads that read `kv_head`: the best picks − 1,
-// or all, of the units before their own one, in the order of Before(). Those of row r of the h-th
-// of rows.heads go to best[h · q.tokens + r].
+// For the rows [first, first + count) of the query heads that read `kv_head`: the best
+// picks_of_candidates, or all, of the units before their own one, in the order of Before(). Those
+// of row r of the h-th of rows.heads go to best[h · q.tokens + r].
 void BestOf(const SelectRows& rows, int kv_head, int64_t first, int64_t count,
             const ScoredBy& units, absl::Span<std::vector<Candidate>> best);
 

@@ -1,7 +1,6 @@
 #include "attention/select/index.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -12,49 +11,48 @@
 namespace annulus {
 namespace {
 
-// The weighted sum of what is positive, in f64 and in the order of the queries: a product of two
-// f32 is exact there. What is no number counts as +∞.
-float Weigh(const float* dots, const float* weights, int count) {
-  double sum = 0;
-  for (int j = 0; j < count; ++j) {
-    const double product = double{weights[j]} * double{std::max(dots[j], 0.0f)};
-    sum += product;
-  }
-  return std::isnan(sum) ? std::numeric_limits<float>::infinity() : static_cast<float>(sum);
-}
-
-// One row's list: its index queries, and the best units so far.
-class ListOfRow {
+// The index queries of a row, whose products with tokens all of its lists share.
+class Row {
  public:
-  ListOfRow(const SelectRows& rows, int64_t row, int list)
-      : of_(rows),
-        queries_(static_cast<int>(rows.q.heads) / rows.heads.count),
-        units_end_(rows.selector->CandidatesEnd(rows.q_begin + row, rows.kv_tokens)),
-        top_(rows.selector->picks_of_candidates()) {
-    const int dim = static_cast<int>(rows.q.dim), first = list * queries_;
-    expanded_.resize(static_cast<size_t>(queries_ * dim));
+  Row(const SelectRows& rows, int64_t row) : of_(rows), heads_(static_cast<int>(rows.q.heads)) {
+    const int dim = static_cast<int>(rows.q.dim);
+    expanded_.resize(static_cast<size_t>(heads_ * dim));
     std::vector<float> q(static_cast<size_t>(dim));
-    for (int j = 0; j < queries_; ++j) {
-      Convert(rows.q.Row(row, first + j), rows.q.dtype, q.data(), DType::kF32, dim);
+    for (int j = 0; j < heads_; ++j) {
+      Convert(rows.q.Row(row, j), rows.q.dtype, q.data(), DType::kF32, dim);
       rows.selector->Expand(q.data(), dim, expanded_.data() + j * dim);
     }
-    if (rows.weights != nullptr) weights_ = rows.weights + row * rows.q.heads + first;
-    if (queries_ > 1 || weights_ != nullptr) {
-      dots_.resize(static_cast<size_t>(kBlockTokens * queries_));
-    }
+    if (rows.weights != nullptr) weights_ = rows.weights + row * heads_;
   }
 
-  // Of tokens [begin, begin + count), whose rows are k [count, dim].
-  void Take(int64_t begin, int64_t count, const float* k) {
-    const int64_t unit_tokens = of_.selector->unit_tokens();
-    count = std::min(count, units_end_ * unit_tokens - begin);
-    if (count <= 0) return;
-    Score(k, count);
+  // scores [count, lists] of tokens whose rows are k [count, dim]; `dots` has room for [count,
+  // heads].
+  void Score(const float* k, int count, float* dots, float* scores) const {
+    const int dim = static_cast<int>(of_.q.dim);
+    Scores(expanded_.data(), heads_, dim, k, count, weights_ == nullptr ? scores : dots);
+    if (weights_ != nullptr) WeighedScores(dots, count, weights_, heads_, scores);
+  }
+
+ private:
+  const SelectRows& of_;
+  const int heads_;
+  std::vector<double> expanded_;  // [heads, dim]
+  const float* weights_ = nullptr;
+};
+
+// The best units so far of one of a row's lists.
+class ListOfRow {
+ public:
+  explicit ListOfRow(int64_t picks) : top_(picks) {}
+
+  // Of tokens [begin, begin + count), whose scores lie `stride` apart.
+  void Take(int64_t begin, int64_t count, int64_t unit_tokens, const float* scores,
+            int64_t stride) {
     for (int64_t t = 0; t < count; ++t) {
       const auto unit = static_cast<int32_t>((begin + t) / unit_tokens);
       if (unit != unit_) End();
       unit_ = unit;
-      best_ = std::max(best_, scores_[t]);
+      best_ = std::max(best_, scores[t * stride]);
     }
   }
 
@@ -73,26 +71,6 @@ class ListOfRow {
     best_ = kNone;
   }
 
-  void Score(const float* k, int64_t count) {
-    const int dim = static_cast<int>(of_.q.dim);
-    const auto tokens = static_cast<int>(count);
-    if (dots_.empty()) {
-      Scores(expanded_.data(), 1, dim, k, tokens, scores_);
-      return;
-    }
-    Scores(expanded_.data(), queries_, dim, k, tokens, dots_.data());
-    for (int64_t t = 0; t < count; ++t) {
-      scores_[t] = Weigh(&dots_[t * queries_], weights_, queries_);
-    }
-  }
-
-  const SelectRows& of_;
-  const int queries_;
-  const int64_t units_end_;
-  std::vector<double> expanded_;  // [queries, dim]
-  const float* weights_ = nullptr;
-  std::vector<float> dots_;  // [tokens of a block, queries]
-  float scores_[kBlockTokens];
   int32_t unit_ = -1;
   float best_ = kNone;
   TopUnits top_;
@@ -103,14 +81,16 @@ class ListOfRow {
 absl::Status BestByIndex(const SelectRows& rows, int64_t first, int64_t count,
                          const SelectKeys& keys, absl::Span<const int64_t> blocks,
                          absl::Span<std::vector<Candidate>> best) {
-  std::vector<ListOfRow> lists;
-  lists.reserve(static_cast<size_t>(count * rows.heads.count));
-  for (int list = 0; list < rows.heads.count; ++list) {
-    for (int64_t r = first; r < first + count; ++r) lists.emplace_back(rows, r, list);
-  }
-  const int dim = static_cast<int>(rows.q.dim);
+  const Selector& selector = *rows.selector;
+  const int lists = rows.heads.count, dim = static_cast<int>(rows.q.dim);
+  std::vector<Row> scored;
+  std::vector<ListOfRow> tops(static_cast<size_t>(count * lists),
+                              ListOfRow(selector.picks_of_candidates()));  // [rows, lists]
+  for (int64_t r = first; r < first + count; ++r) scored.emplace_back(rows, r);
   const DType dtype = keys.kv->dtype();
   std::vector<float> k(static_cast<size_t>(kBlockTokens * dim));
+  std::vector<float> dots(static_cast<size_t>(kBlockTokens * rows.q.heads));
+  std::vector<float> scores(static_cast<size_t>(kBlockTokens * lists));
   std::vector<std::byte> staged;
   for (const int64_t block : blocks) {
     const KvPage& page = keys.kv->page(0, block);
@@ -126,11 +106,20 @@ absl::Status BestByIndex(const SelectRows& rows, int64_t first, int64_t count,
       const auto at = static_cast<size_t>(t * page.k_row_stride) * SizeOf(dtype);
       Convert(from + at, dtype, k.data() + t * dim, DType::kF32, dim);
     }
-    for (ListOfRow& list : lists) list.Take(block * kBlockTokens, tokens, k.data());
+    for (int64_t r = 0; r < count; ++r) {
+      const int64_t begin = block * kBlockTokens;
+      const int64_t end = selector.CandidatesEnd(rows.q_begin + first + r, rows.kv_tokens);
+      const int64_t seen = std::min(tokens, end * selector.unit_tokens() - begin);
+      if (seen <= 0) continue;
+      scored[r].Score(k.data(), static_cast<int>(seen), dots.data(), scores.data());
+      for (int list = 0; list < lists; ++list) {
+        tops[r * lists + list].Take(begin, seen, selector.unit_tokens(), &scores[list], lists);
+      }
+    }
   }
-  for (size_t i = 0; i < lists.size(); ++i) {
-    const int64_t list = static_cast<int64_t>(i) / count, row = static_cast<int64_t>(i) % count;
-    best[static_cast<size_t>(list * rows.q.tokens + first + row)] = std::move(lists[i]).TakeBest();
+  for (int64_t i = 0; i < count * lists; ++i) {
+    const auto place = static_cast<size_t>(i % lists * rows.q.tokens + first + i / lists);
+    best[place] = std::move(tops[static_cast<size_t>(i)]).TakeBest();
   }
   return absl::OkStatus();
 }

@@ -1,5 +1,6 @@
 #include "attention/select/scores.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -98,6 +99,36 @@ void Scores(const double* rows, int row_count, int width, const float* summaries
   }
 }
 
+// Eight of them.
+void AddWeighed(const float* HWY_RESTRICT dots, const float* HWY_RESTRICT weights,
+                hn::Vec<D>* sums) {
+  const D d;
+  const hn::Rebind<float, D> df;
+  for (size_t v = 0; v < kVectors; ++v) {
+    const auto dot = hn::Max(hn::LoadU(df, dots + v * kLanes), hn::Zero(df));
+    const auto weight = hn::LoadU(df, weights + v * kLanes);
+    sums[v] = hn::MulAdd(hn::PromoteTo(d, weight), hn::PromoteTo(d, dot), sums[v]);
+  }
+}
+
+void WeighedScores(const float* dots, int token_count, const float* weights, int dot_count,
+                   float* scores) {
+  const D d;
+  const auto count = static_cast<size_t>(dot_count), whole = count / kSums * kSums;
+  float last_dots[kSums] = {}, last_weights[kSums] = {};
+  std::copy(weights + whole, weights + count, last_weights);
+  for (int t = 0; t < token_count; ++t, dots += count) {
+    hn::Vec<D> sums[kVectors];
+    for (auto& sum : sums) sum = hn::Zero(d);
+    for (size_t j = 0; j < whole; j += kSums) AddWeighed(dots + j, weights + j, sums);
+    if (whole < count) {
+      std::copy(dots + whole, dots + count, last_dots);
+      AddWeighed(last_dots, last_weights, sums);
+    }
+    scores[t] = Total(sums);
+  }
+}
+
 }  // namespace annulus::select::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -105,11 +136,17 @@ HWY_AFTER_NAMESPACE();
 namespace annulus {
 namespace select {
 HWY_EXPORT(Scores);
+HWY_EXPORT(WeighedScores);
 }  // namespace select
 
 void Scores(const double* rows, int row_count, int width, const float* summaries, int summary_count,
             float* scores) {
   HWY_DYNAMIC_DISPATCH(select::Scores)(rows, row_count, width, summaries, summary_count, scores);
+}
+
+void WeighedScores(const float* dots, int token_count, const float* weights, int dot_count,
+                   float* scores) {
+  HWY_DYNAMIC_DISPATCH(select::WeighedScores)(dots, token_count, weights, dot_count, scores);
 }
 
 }  // namespace annulus

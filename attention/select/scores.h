@@ -11,4 +11,9 @@ namespace annulus {
 void Scores(const double* rows, int row_count, int width, const float* summaries, int summary_count,
             float* scores);
 
+// scores[t] = the sum over j of weights[j] times what is positive of dots[t·dot_count + j]; in f64
+// over j as over dims above, rounded.
+void WeighedScores(const float* dots, int token_count, const float* weights, int dot_count,
+                   float* scores);
+
 }  // namespace annulus

@@ -51,6 +51,32 @@ TEST_CASE("scores have the same bits on every instruction set, however many come
   }
 }
 
+TEST_CASE("weighed scores have the same bits on every instruction set, for any number of queries") {
+  Rng rng(98);
+  constexpr int kTokens = 5;
+  for (const int count : {1, 3, 8, 13, 64}) {
+    std::vector<float> dots(static_cast<size_t>(kTokens * count));
+    std::vector<float> weights(static_cast<size_t>(count));
+    for (float& x : dots) x = static_cast<float>(rng.Normal() * std::exp2(rng.Normal() * 10));
+    for (float& x : weights) x = rng.Normal();
+    ForEachSimdTarget([&] {
+      std::vector<float> scores(kTokens);
+      WeighedScores(dots.data(), kTokens, weights.data(), count, scores.data());
+      for (int t = 0; t < kTokens; ++t) {
+        CAPTURE(count, t);
+        double sums[8] = {};
+        for (int j = 0; j < count; ++j) {
+          const float dot = dots[static_cast<size_t>(t * count + j)];
+          sums[j % 8] += double{weights[static_cast<size_t>(j)]} * double{std::max(dot, 0.0f)};
+        }
+        const auto expected = static_cast<float>(((sums[0] + sums[4]) + (sums[2] + sums[6])) +
+                                                 ((sums[1] + sums[5]) + (sums[3] + sums[7])));
+        REQUIRE(std::memcmp(&scores[static_cast<size_t>(t)], &expected, sizeof expected) == 0);
+      }
+    });
+  }
+}
+
 TEST_CASE("a score that is no number counts as the highest") {
   const double row[8] = {1, 1, 0, 0, 0, 0, 0, 0};
   const float infinity = std::numeric_limits<float>::infinity();
