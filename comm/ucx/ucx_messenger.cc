@@ -13,7 +13,7 @@ namespace {
 
 // How many connections that are over we recognise. What still comes from one was sent before the
 // other side saw our goodbye, so few are needed.
-constexpr size_t kClosedMax = 4096;
+constexpr size_t kClosedMax = 512;
 
 }  // namespace
 
