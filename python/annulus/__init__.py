@@ -25,7 +25,7 @@ from annulus.errors import (
     Unavailable,
 )
 from annulus.functions import Explanation, attention, blend, explain, gate, merge, with_sinks
-from annulus.lists import KeyList
+from annulus.lists import Index, KeyList
 
 __version__ = "0.1.0"
 
@@ -41,6 +41,7 @@ __all__ = [
     "DeadlineExceeded",
     "Explanation",
     "FailedPrecondition",
+    "Index",
     "Internal",
     "InvalidArgument",
     "KeyList",

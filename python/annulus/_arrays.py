@@ -70,3 +70,8 @@ def as_kind_of(like: Any, out: np.ndarray, lse: np.ndarray, dtype: str | None) -
 def numbers_of(values: Any) -> list[float]:
     """As the module takes a number for each head; None: none."""
     return [] if values is None else [float(value) for value in values]
+
+
+def weights_of(values: Any) -> list[float]:
+    """As the module takes a number for each head of each row; None: none."""
+    return [] if values is None else [float(one) for row in values for one in row]

@@ -85,6 +85,7 @@ class Client:
         trace: bool,
         lists: dict[str, KeyList],
         sinks: list[float],
+        index: tuple[int, Any, list[float]] | None,
         out_dtype: str | None,
         timeout: float | None,
         cancel: CancelToken,

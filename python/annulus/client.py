@@ -11,9 +11,10 @@ from typing import Any, TypedDict, Unpack
 from annulus import _core
 from annulus._arrays import numbers_of
 from annulus._core import Answer
-from annulus.context import Context, in_thread
+from annulus._threads import in_thread
+from annulus.context import Context
 from annulus.errors import AnnulusError
-from annulus.lists import cores_of
+from annulus.lists import Index, cores_of
 
 _open: weakref.WeakSet[Client] = weakref.WeakSet()
 
@@ -55,6 +56,7 @@ class Step:
         lists: what ``list(name)`` in the pattern stands for, as in :meth:`Context.attend`.
         sinks: as in :meth:`Context.attend`.
         track: k has rows of this track, as in :meth:`Context.append`, and there are no v and q.
+        index: as in :meth:`Context.attend`; another step of the call may append the track's rows.
     """
 
     context: Context
@@ -67,6 +69,7 @@ class Step:
     lists: Mapping[str, Any] | None = None
     sinks: Any = None
     track: str | None = None
+    index: Index | None = None
 
 
 class Client:
@@ -292,6 +295,7 @@ def _request_of(step: Step) -> tuple[Any, ...]:
         step.lists and cores_of(step.lists),
         None if step.sinks is None else numbers_of(step.sinks),
         context._tokens,
+        context._index(step.layer, step.index),
     )
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from annulus import _core
-from annulus._arrays import numbers_of
+from annulus._arrays import numbers_of, weights_of
 from annulus._core import Answer
+from annulus._threads import in_thread
 from annulus.errors import AnnulusError, InvalidArgument
-from annulus.lists import KeyList, cores_of
+from annulus.lists import Index, KeyList, cores_of
 
 if TYPE_CHECKING:
     from annulus.client import Client
@@ -181,6 +181,7 @@ class Context:
         trace: bool = False,
         lists: Mapping[str, Any] | None = None,
         sinks: Any = None,
+        index: Index | None = None,
         out_dtype: str | None = None,
         timeout: float | None = None,
     ) -> Answer:
@@ -203,6 +204,7 @@ class Context:
             sinks: [heads], a score for each head that takes a share of its weight and brings no
                 value (gpt-oss), -inf for none. Not where the answer is merged with others: a row
                 has its sink once (:func:`annulus.with_sinks`).
+            index: queries of words that choose keys by a track's rows, as ``dsa(2048)``.
             out_dtype: "f32", "bf16" or "f16" for ``out`` (None: f32).
             timeout: seconds.
 
@@ -223,6 +225,7 @@ class Context:
             trace,
             lists,
             sinks,
+            index,
             out_dtype,
         )
         return call(timeout, _core.CancelToken.new())
@@ -242,6 +245,7 @@ class Context:
         trace: bool = False,
         lists: Mapping[str, Any] | None = None,
         sinks: Any = None,
+        index: Index | None = None,
         out_dtype: str | None = None,
         timeout: float | None = None,
     ) -> Answer:
@@ -259,6 +263,7 @@ class Context:
             trace,
             lists,
             sinks,
+            index,
             out_dtype,
         )
         answer: Answer = await in_thread(lambda cancel: call(timeout, cancel))
@@ -295,9 +300,8 @@ class Context:
         """
         number = self._number(layer, track)
         q_start, kv_len = self._positions(number, q, q_start, kv_len)
-        numbers = [] if weights is None else [float(one) for row in weights for one in row]
         lists, _ = self._core.select(
-            self.id, number, q_start, kv_len, q, pattern or "", numbers, timeout
+            self.id, number, q_start, kv_len, q, pattern or "", weights_of(weights), timeout
         )
         return {word: KeyList._of(core) for word, core in lists.items()}
 
@@ -397,6 +401,12 @@ class Context:
             into._tokens[number] = tokens
         return KeyList._of(kept["kept"])
 
+    def _index(self, layer: int, index: Index | None) -> tuple[int, Any, list[float]] | None:
+        if index is None:
+            return None
+        number = self._number(layer if index.layer is None else index.layer, index.track)
+        return number, index.q, weights_of(index.weights)
+
     def _positions(
         self, number: int, q: Any, q_start: int | None, kv_len: int | None
     ) -> tuple[int, int]:
@@ -424,6 +434,7 @@ class Context:
         trace: bool,
         lists: Mapping[str, Any] | None,
         sinks: Any,
+        index: Index | None,
         out_dtype: str | None,
     ) -> Callable[[float | None, _core.CancelToken], Answer]:
         number = self._number(layer, None)
@@ -431,6 +442,7 @@ class Context:
         begin, end = (0, None) if keys is None else keys
         cores = cores_of(lists)
         logits = numbers_of(sinks)
+        chosen_by = self._index(layer, index)
         return lambda timeout, cancel: self._core.attend(
             self.id,
             layer,
@@ -446,6 +458,7 @@ class Context:
             trace,
             cores,
             logits,
+            chosen_by,
             out_dtype,
             timeout,
             cancel,
@@ -474,16 +487,3 @@ class Context:
             NotFound: it was released already, by its lease for instance.
         """
         self._core.release(self.id, timeout)
-
-
-async def in_thread(call: Any) -> Any:
-    """Runs ``call(cancel)`` on another thread; the token is cancelled with the task."""
-    cancel = _core.CancelToken.new()
-    thread = asyncio.get_running_loop().run_in_executor(None, call, cancel)
-    try:
-        return await asyncio.shield(thread)
-    except asyncio.CancelledError:
-        cancel.cancel()
-        await asyncio.wait([thread])  # what it reads must stay until it has ended
-        thread.exception()
-        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,6 +73,23 @@ class KeyList:
             block_tokens=block_tokens,
             heads=heads,
         )
+
+
+@dataclasses.dataclass
+class Index:
+    """Queries by which words as ``dsa`` and ``msa`` choose keys among a track's rows.
+
+    Args:
+        track: by name.
+        q: [n, index heads, dim of the track], n as the call's queries.
+        weights: [n, index heads], for ``dsa``.
+        layer: whose rows (None: the call's layer's).
+    """
+
+    track: str
+    q: Any
+    weights: Any = None
+    layer: int | None = None
 
 
 def cores_of(lists: Mapping[str, Any] | None) -> dict[str, Any]:

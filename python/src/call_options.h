@@ -6,6 +6,7 @@
 
 #include "absl/time/time.h"
 #include "annulus/client.h"
+#include "python/src/arrays.h"
 #include "python/src/nanobind.h"
 
 namespace annulus::python {
@@ -29,6 +30,12 @@ inline std::function<void(int64_t, int64_t)> ProgressOf(nb::handle told) {
       error.discard_as_unraisable("progress of an append");
     }
   };
+}
+
+// (layer, q, weights), as annulus/context.py hands it over; its q is borrowed.
+inline IndexQueries IndexOf(nb::handle index, Borrowed* queries) {
+  *queries = Borrow(index[1], "index.q");
+  return {nb::cast<int>(index[0]), queries->view, nb::cast<std::vector<float>>(index[2])};
 }
 
 }  // namespace annulus::python

@@ -39,7 +39,7 @@ T CastOr(nb::handle object, T otherwise) {
 }
 
 // A step as annulus/client.py hands it over: (context, layer, start, k, v, q, pattern, scale,
-// lists, sinks, tokens), None for what it does not have. Its k, v and q are added to `tensors`.
+// lists, sinks, tokens, index), None for what it does not have. Its tensors are added to `tensors`.
 StepRequest StepOf(const nb::tuple& step, std::vector<Borrowed>* tensors) {
   StepRequest request;
   request.context = nb::cast<ContextId>(step[0]);
@@ -52,6 +52,7 @@ StepRequest StepOf(const nb::tuple& step, std::vector<Borrowed>* tensors) {
   request.scale = CastOr<float>(step[7], 0);
   request.lists = ListsOf(CastOr<nb::dict>(step[8], nb::dict()));
   request.sinks = CastOr<std::vector<float>>(step[9], {});
+  if (!step[11].is_none()) request.index = IndexOf(step[11], &tensors->emplace_back());
   return request;
 }
 
@@ -146,10 +147,12 @@ class PythonClient {
                     const std::string& pattern, const std::optional<std::string>& plan, float scale,
                     int64_t keys_begin, std::optional<int64_t> keys_end,
                     const std::string& request_id, bool trace, const nb::dict& lists,
-                    const std::vector<float>& sinks, nb::handle out_dtype,
+                    const std::vector<float>& sinks, nb::handle index, nb::handle out_dtype,
                     std::optional<double> timeout, const CancelToken& cancel) {
     const Borrowed queries = Borrow(q, "q");
+    Borrowed index_queries;
     AttendRequest request;
+    if (!index.is_none()) request.index = IndexOf(index, &index_queries);
     request.lists = ListsOf(lists);
     request.sinks = sinks;
     request.context = context;
@@ -216,7 +219,7 @@ class PythonClient {
                 const CancelToken* cancel) {
     std::vector<Borrowed> tensors;
     std::vector<StepRequest> requests;
-    tensors.reserve(3 * steps.size());
+    tensors.reserve(4 * steps.size());
     requests.reserve(steps.size());
     for (const nb::handle step : steps) {
       requests.push_back(StepOf(nb::cast<nb::tuple>(step), &tensors));
@@ -370,7 +373,8 @@ void AddClient(nb::module_& module) {
            nb::arg().none(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg())
       .def("attend", &PythonClient::Attend, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
-           nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg())
+           nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
+           nb::arg())
       .def("select", &PythonClient::Select, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg(), nb::arg().none())
       .def("compress", &PythonClient::Compress, nb::arg(), nb::arg(), nb::arg(), nb::arg(),

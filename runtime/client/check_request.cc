@@ -11,6 +11,7 @@
 #include "runtime/context/layout.h"
 #include "runtime/coordinator/calls/step_parts.h"
 #include "runtime/protocol/public/convert.h"
+#include "runtime/protocol/public/index_queries.h"
 #include "runtime/protocol/public/step_batch.h"
 #include "runtime/protocol/public/tensor_stream.h"
 
@@ -57,6 +58,15 @@ absl::Status CheckLists(const std::vector<CallList>& lists) {
   return absl::OkStatus();
 }
 
+absl::Status CheckIndex(const IndexQueries& index, int64_t q_tokens) {
+  if (index.q.tokens == 0 && index.weights.empty()) return absl::OkStatus();
+  ANNULUS_RETURN_IF_ERROR(CheckView(index.q, "index.q", kHeadsMax));
+  ANNULUS_RETURN_IF_ERROR(CheckWeightCount("index.weights", index.weights.size()));
+  if (index.q.tokens == q_tokens) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("index.q.tokens: ", index.q.tokens, "; expected q.tokens, ", q_tokens));
+}
+
 absl::Status CheckKv(const TensorView& k, const TensorView& v) {
   ANNULUS_RETURN_IF_ERROR(CheckView(k, "k", kKvHeadsMax));
   if (v.tokens == 0) return absl::OkStatus();
@@ -78,11 +88,12 @@ absl::Status CheckStep(const StepRequest& request) {
   ANNULUS_RETURN_IF_ERROR(CheckScale(request.scale));
   ANNULUS_RETURN_IF_ERROR(CheckLists(request.lists));
   ANNULUS_RETURN_IF_ERROR(CheckSinks(request.sinks, request.q.heads));
+  ANNULUS_RETURN_IF_ERROR(CheckIndex(request.index, request.q.tokens));
   const int64_t bytes = StepBytes(request);
   if (bytes <= kStepBytesMax) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("bytes: ", bytes, " of k, v, q, lists and pattern together; expected at most ",
-                   kStepBytesMax, ": use Append and Attend for so many tokens"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "bytes: ", bytes, " of k, v, q, index, lists and pattern together; expected at most ",
+      kStepBytesMax, ": use Append and Attend for so many tokens"));
 }
 
 }  // namespace
@@ -108,15 +119,12 @@ absl::Status CheckRequest(const AttendRequest& request) {
   ANNULUS_RETURN_IF_ERROR(CheckText("pattern", request.pattern, kPatternBytesMax));
   ANNULUS_RETURN_IF_ERROR(CheckLists(request.lists));
   ANNULUS_RETURN_IF_ERROR(CheckSinks(request.sinks, request.q.heads));
+  ANNULUS_RETURN_IF_ERROR(CheckIndex(request.index, request.q.tokens));
   return CheckText("request_id", request.request_id, kRequestIdBytesMax);
 }
 
 absl::Status CheckRequest(const SelectRequest& request) {
-  if (request.weights.size() > kSelectWeightsMax) {
-    return absl::InvalidArgumentError(absl::StrCat("weights: ", request.weights.size(),
-                                                   "; expected at most ", kSelectWeightsMax,
-                                                   ": ask for fewer queries at once"));
-  }
+  ANNULUS_RETURN_IF_ERROR(CheckWeightCount("weights", request.weights.size()));
   return CheckRequest(AttendOf(request));
 }
 

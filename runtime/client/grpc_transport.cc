@@ -20,6 +20,7 @@
 #include "runtime/protocol/public/client_identity.h"
 #include "runtime/protocol/public/convert.h"
 #include "runtime/protocol/public/health.grpc.pb.h"
+#include "runtime/protocol/public/index_queries.h"
 #include "runtime/protocol/public/key_lists.h"
 #include "runtime/protocol/public/step_batch.h"
 #include "runtime/protocol/public/tensor_stream.h"
@@ -200,7 +201,13 @@ absl::StatusOr<AttendResult> GrpcTransport::Do(const AttendRequest& request,
   ANNULUS_RETURN_IF_ERROR(ToProto(request, header));
   ToProto(request.q, header->mutable_q());
   ToProto(request.lists, /*with_data=*/false, header->mutable_lists());
-  const int64_t bytes = q.bytes + BytesOf(request.lists);
+  int64_t bytes = q.bytes + BytesOf(request.lists);
+  const TensorView& index = request.index.q;
+  if (index.tokens > 0) {
+    ANNULUS_ASSIGN_OR_RETURN(const TensorShape shape, Streamable(index, "index.q"));
+    ToProto(request.index, header->mutable_index());
+    bytes += shape.bytes;
+  }
 
   grpc::ClientContext rpc;
   SetUpCall(attempt.deadline, &rpc, token_);
@@ -219,12 +226,13 @@ absl::StatusOr<AttendResult> GrpcTransport::Do(const AttendRequest& request,
     if (left == 0) last.set_last_message();
     return stream->Write(part, last);
   });
-  const auto write_lists = [&] {
+  const auto write_more = [&] {
+    if (index.tokens > 0 && !writer.Write(index)) return false;
     const auto data = DataOf(request.lists);
     return std::all_of(data.begin(), data.end(), [&](auto bytes) { return writer.Write(bytes); });
   };
   // The stream's end says what failed.
-  (void)(open && writer.Write(request.q) && write_lists() && writer.Flush());
+  (void)(open && writer.Write(request.q) && write_more() && writer.Flush());
 
   AttendReplyReader reader(q.tokens, q.heads);
   return ReadReply(stream.get(), &rpc, &reader);

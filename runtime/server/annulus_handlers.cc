@@ -42,9 +42,10 @@ CallContext ContextOf(const grpc::ServerContext* context, Caller caller) {
 absl::StatusOr<SelectRequest> SelectOf(const AttendRequest& attend,
                                        const std::vector<float>& weights) {
   if (attend.plan.has_value() || attend.scale != 0 || attend.keys_begin != 0 ||
-      attend.keys_end.has_value() || !attend.lists.empty() || !attend.sinks.empty()) {
+      attend.keys_end.has_value() || !attend.lists.empty() || !attend.sinks.empty() ||
+      attend.index.q.tokens != 0) {
     return absl::InvalidArgumentError(
-        "plan, scale, keys, lists, sinks: given; expected none of them in a Select");
+        "plan, scale, keys, lists, sinks, index: given; expected none of them in a Select");
   }
   return SelectRequest{.context = attend.context,
                        .layer = attend.layer,
@@ -61,9 +62,10 @@ absl::StatusOr<CompressRequest> CompressOf(const AttendRequest& attend,
     return absl::InvalidArgumentError("compress: absent; expected it in a Compress");
   }
   if (!attend.pattern.empty() || attend.plan.has_value() || attend.keys_begin != 0 ||
-      attend.keys_end.has_value() || !attend.lists.empty() || !attend.sinks.empty()) {
+      attend.keys_end.has_value() || !attend.lists.empty() || !attend.sinks.empty() ||
+      attend.index.q.tokens != 0) {
     return absl::InvalidArgumentError(
-        "pattern, plan, keys, lists, sinks: given; expected none of them in a Compress");
+        "pattern, plan, keys, lists, sinks, index: given; expected none of them in a Compress");
   }
   CompressRequest request = *compress;
   request.context = attend.context;

@@ -24,6 +24,11 @@ double RowsCost(const TensorView& q, double keys) {
                    q.dim);
 }
 
+// Of looking at all of a track's rows.
+double IndexCost(const IndexQueries& index, double keys) {
+  return index.q.tokens > 0 ? RowsCost(index.q, keys) : 0;
+}
+
 double BytesOf(const TensorView& tensor) {
   return static_cast<double>(std::max<int64_t>(0, tensor.tokens)) *
          static_cast<double>(std::max<int64_t>(0, tensor.heads)) *
@@ -34,11 +39,12 @@ double BytesOf(const TensorView& tensor) {
 }  // namespace
 
 double CostOf(const AttendRequest& request, const CallSize& size) {
+  const double chosen = IndexCost(request.index, static_cast<double>(request.kv_len));
   if (size.work_pairs > 0) {
-    return kCallMin + PairsCost(static_cast<double>(size.work_pairs), request.q.dim);
+    return kCallMin + chosen + PairsCost(static_cast<double>(size.work_pairs), request.q.dim);
   }
   const int64_t end = std::min(request.keys_end.value_or(request.kv_len), request.kv_len);
-  return kCallMin +
+  return kCallMin + chosen +
          RowsCost(request.q, static_cast<double>(end) - static_cast<double>(request.keys_begin));
 }
 
@@ -61,8 +67,8 @@ double CostOf(absl::Span<const StepRequest> steps) {
   for (const StepRequest& step : steps) {
     cost += kPerByte * (BytesOf(step.k) + BytesOf(step.v));
     if (step.q.tokens > 0) {
-      cost +=
-          RowsCost(step.q, static_cast<double>(step.start) + static_cast<double>(step.k.tokens));
+      const double keys = static_cast<double>(step.start) + static_cast<double>(step.k.tokens);
+      cost += RowsCost(step.q, keys) + IndexCost(step.index, keys);
     }
   }
   return cost;

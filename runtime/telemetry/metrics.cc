@@ -51,13 +51,13 @@ int64_t TensorBytesOf(const AppendRequest& request) {
   return TensorBytesOf(request.k) + TensorBytesOf(request.v);
 }
 int64_t TensorBytesOf(const AttendRequest& request) {
-  return TensorBytesOf(request.q) + ListBytesOf(request.lists);
+  return TensorBytesOf(request.q) + TensorBytesOf(request.index.q) + ListBytesOf(request.lists);
 }
 int64_t TensorBytesOf(const StepsRequest& request) {
   int64_t bytes = 0;
   for (const StepRequest& step : request.steps) {
     bytes += TensorBytesOf(step.k) + TensorBytesOf(step.v) + TensorBytesOf(step.q) +
-             ListBytesOf(step.lists);
+             TensorBytesOf(step.index.q) + ListBytesOf(step.lists);
   }
   return bytes;
 }

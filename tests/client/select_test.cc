@@ -2,6 +2,8 @@
 // them answer as those that choose by themselves.
 #include "annulus/client.h"
 
+#include <cmath>
+
 #include "base/rng.h"
 #include "tests/catch.h"
 #include "tests/data/data_cluster.h"
@@ -54,6 +56,64 @@ TEST_CASE("Select answers alike by whichever way it goes, in one piece or in man
     CHECK(chosen[0].lists[i].data->begin == chosen[1].lists[i].data->begin);
   }
   CHECK(chosen[0].lists[1].data->size_bytes() > (int64_t{1} << 18));
+}
+
+TEST_CASE("index queries go with an Attend and a Step by whichever way, in one piece or in many") {
+  constexpr int64_t kTokens = 700, kRows = 300;
+  DataCluster cluster({.workers = 2});
+  Rng rng(96);
+  const Tensor k = Random(rng, kTokens, 2, 16), v = Random(rng, kTokens, 2, 16);
+  const Tensor rows = Random(rng, kTokens, 1, 32), q = Random(rng, kRows, 4, 16);
+  const Tensor index_q = Random(rng, kRows, 3, 32);
+  std::vector<float> weights(kRows * 3);
+  for (float& weight : weights) weight = rng.Normal();
+  std::vector<std::unique_ptr<Client>> clients;
+  clients.push_back(cluster.Connect(Upload::kDirect));
+  clients.push_back(Client::InProcess({.workers = 3, .backend = "cpu", .threads = 1}).value());
+  for (const std::unique_ptr<Client>& client : clients) {
+    ContextSpec spec{.heads = 4, .kv_heads = 2, .head_dim = 16, .v_head_dim = 16};
+    spec.dtype = DType::kF32;
+    spec.tracks = {{"index", 32, DType::kF32}};
+    const ContextId id = client->CreateContext(spec).value().id;
+    const int track = TrackLayer(spec, 0, 0);
+    REQUIRE(client->Append({.context = id, .k = k, .v = v}).ok());
+    REQUIRE(client->Append({.context = id, .layer = track, .k = rows}).ok());
+    const auto lists = client->Select({.context = id,
+                                       .layer = track,
+                                       .q_start = kTokens - kRows,
+                                       .kv_len = kTokens,
+                                       .q = index_q,
+                                       .pattern = "dsa(40)",
+                                       .weights = weights});
+    REQUIRE(lists.ok());
+    AttendRequest attend{.context = id, .q_start = kTokens - kRows, .kv_len = kTokens, .q = q};
+    attend.pattern = "dsa(40)";
+    attend.index = {.layer = track, .q = index_q, .weights = weights};
+    const auto by_itself = client->Attend(attend);
+    INFO(by_itself.status());
+    REQUIRE(by_itself.ok());
+    StepRequest step;
+    step.context = id;
+    step.start = kTokens;
+    step.q = q;
+    step.pattern = "dsa(40)";
+    step.index = attend.index;
+    const StepResults stepped = client->Step({&step, 1});
+    INFO(stepped[0].status());
+    REQUIRE(stepped[0].ok());
+    attend.index = {};
+    attend.lists = lists->lists;
+    const auto with_lists = client->Attend(attend);
+    REQUIRE(with_lists.ok());
+    CHECK(std::equal(by_itself->out.data(), by_itself->out.data() + by_itself->out.size_bytes(),
+                     with_lists->out.data()));
+    for (int64_t i = 0; i < q.view().size(); ++i) {
+      REQUIRE(std::abs(stepped[0]->out.f32()[i] - with_lists->out.f32()[i]) < 1e-6);
+    }
+    step.index.q.tokens = 1;
+    CHECK(client->Step({&step, 1})[0].status().message() ==
+          "requests[0].index.q.tokens: 1; expected q.tokens, 300");
+  }
 }
 
 }  // namespace

@@ -147,6 +147,13 @@ def test_keys_chosen_by_an_index(problem):
         out, _ = context.attend(1, q[-5:], "dsa(20)", lists=lists)
         expected, _ = context.attend(1, q[-5:], "list(x)", lists={"x": same})
         np.testing.assert_allclose(out, expected, atol=2e-6, rtol=0)
+        index = annulus.Index("index", queries, weights)
+        out, _ = context.attend(1, q[-5:], "dsa(20)", index=index)
+        np.testing.assert_allclose(out, expected, atol=2e-6, rtol=0)
+        step = annulus.Step(context, 1, q[-5:], pattern="dsa(20)", index=index)
+        np.testing.assert_allclose(client.step([step])[0].out, expected, atol=2e-6, rtol=0)
+        with pytest.raises(annulus.InvalidArgument, match="weights: 0; expected 15"):
+            context.attend(1, q[-5:], "dsa(20)", index=annulus.Index("index", queries))
         with pytest.raises(annulus.InvalidArgument, match="track: other; expected index"):
             context.append(1, rows, track="other")
         with pytest.raises(annulus.InvalidArgument, match="weights: 0; expected 15"):

@@ -75,7 +75,7 @@ TEST_CASE("values are described as the public protocol declares them") {
   Agrees<AppendResult>(v1::AppendResult::descriptor());
   Agrees<AppendRequest>(v1::AppendHeader::descriptor(), {"k", "v", "piece_tokens"});
   Agrees<AttendRequest>(v1::AttendHeader::descriptor(),
-                        {"q", "data", "lists", "weights", "compress"});
+                        {"q", "data", "lists", "weights", "index", "compress"});
   Agrees<CompressRequest>(v1::CompressHeader::descriptor());
   Agrees<KeepRule>(v1::KeepRule::descriptor());
   Agrees<AttendStats>(v1::AttendStats::descriptor());

@@ -6,75 +6,14 @@
 #include "tests/catch.h"
 #include "tests/runtime/inputs.h"
 #include "tests/runtime/local_cluster.h"
+#include "tests/runtime/track_inputs.h"
 
 namespace annulus {
 namespace {
 
-using test::LayerKv;
+using namespace test::tracks;
 using test::LocalCluster;
 using test::RandomTensor;
-
-constexpr int64_t kTokens = 600;
-constexpr int kIndexHeads = 3, kIndexDim = 24;
-
-// Two layers; of the tracks the second one is the index.
-ContextSpec Spec(DType index = DType::kF32) {
-  ContextSpec spec = test::SmallF32Spec(/*layers=*/2);
-  spec.tracks = {{"other", 8, DType::kF16}, {"index", kIndexDim, index}};
-  return spec;
-}
-
-AppendRequest AppendOf(ContextId id, int layer, const TensorView& rows, int64_t start,
-                       int64_t tokens) {
-  return {.context = id, .layer = layer, .start = start, .k = rows.Tokens(start, tokens)};
-}
-
-// Whole numbers of few values, the same again every 192 tokens: scores tie.
-void MakeTies(Tensor* tensor) {
-  const int64_t row = tensor->heads() * tensor->dim();
-  for (int64_t i = 0; i < tensor->view().size(); ++i) {
-    tensor->f32()[i] = tensor->f32()[i] < 0 ? 0.0f : 1.0f;
-  }
-  for (int64_t t = 192; t < tensor->tokens(); ++t) {
-    std::copy_n(tensor->f32() + (t - 192) * row, row, tensor->f32() + t * row);
-  }
-}
-
-struct Filled {
-  Filled(Service& service, ContextSpec of, Rng& rng, bool ties = false) : spec(std::move(of)) {
-    kv = LayerKv(spec, kTokens + 16, rng);
-    rows = RandomTensor(kTokens + 16, 1, kIndexDim, rng);
-    if (ties) MakeTies(&rows);
-    id = service.Call(spec, CallContext()).value().id;
-    for (const int layer : {0, 1}) {
-      CHECK(service.Call(kv.Append(id, layer, 0, kTokens), CallContext()).ok());
-    }
-    CHECK(service.Call(AppendOf(id, index, rows, 0, 256), CallContext()).ok());
-    CHECK(service.Call(AppendOf(id, index, rows, 256, kTokens - 256), CallContext()).ok());
-  }
-
-  ContextSpec spec;
-  LayerKv kv;
-  Tensor rows;
-  ContextId id = 0;
-  int index = TrackLayer(spec, 1, 0);
-};
-
-struct Asked {
-  std::string word;
-  Tensor q;
-  std::vector<float> weights;
-};
-
-Asked Ask(const std::string& word, int64_t tokens, Rng& rng, bool ties = false) {
-  const bool dsa = absl::StartsWith(word, "dsa");
-  Asked asked{word, RandomTensor(tokens, dsa ? kIndexHeads : 2, kIndexDim, rng), {}};
-  if (ties) MakeTies(&asked.q);
-  for (int64_t i = 0; dsa && i < tokens * kIndexHeads; ++i) {
-    asked.weights.push_back(ties ? static_cast<float>(rng.Below(3)) : rng.Normal());
-  }
-  return asked;
-}
 
 SelectRequest RequestOf(const Filled& context, ContextId id, const Asked& asked, int64_t kv_len) {
   return {.context = id,
@@ -254,7 +193,7 @@ TEST_CASE("what a track cannot be, and what it is no use for, is refused by name
   const Tensor q4 = RandomTensor(1, 4, 16, rng);
   attend.q = q4;
   refused(service.Call(attend, CallContext()).status(),
-          "pattern: dsa(4) chooses by the rows of a track; expected its list");
+          "pattern: dsa(4) chooses by the rows of a track; expected its index queries (index)");
   Asked asked = Ask("dsa(4)", 1, rng);
   asked.weights.pop_back();
   const auto select = [&] {

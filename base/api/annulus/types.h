@@ -112,6 +112,14 @@ struct AppendResult {
   int64_t tokens = 0;  // the layer's committed tokens now
 };
 
+// With which words of a call's pattern choose keys by the rows of a track (dsa, msa), in its layer
+// or, as IndexShare has it, in another one's. None where q has no tokens.
+struct IndexQueries {
+  int layer = 0;  // of the track's rows (TrackLayer), which are there for all of the call's keys
+  TensorView q = {};  // [n, index heads, dim of the track], n the call's; rounded to its dtype
+  std::vector<float> weights = {};  // [n, index heads] for dsa, else none; 2^19 at most
+};
+
 // Attends q [n, heads, head_dim] (any dtype; rounded to the context's) at positions
 // [q_start, q_start + n): of the first kv_len ≤ committed tokens' end, among them, or beyond them.
 // They see keys of [keys_begin, keys_end) alone, so that parts over different keys merge
@@ -134,6 +142,7 @@ struct AttendRequest {
   // (gpt-oss), natural log, −∞ for none; empty: no head has one. Leave it out where the answer is
   // merged with others: a row has its sink once (partials.h, WithSinks).
   std::vector<float> sinks = {};
+  IndexQueries index = {};  // of words that have no list
 };
 
 // What a process did when, wall clock; for a trace file.
@@ -185,6 +194,8 @@ struct StepRequest {
   RequestKey key = {};
   std::vector<CallList> lists = {};  // as in AttendRequest
   std::vector<float> sinks = {};     // as in AttendRequest
+  // As in AttendRequest. Another step of the call may append the track's rows.
+  IndexQueries index = {};
 };
 
 // Steps of one call.

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "runtime/coordinator/calls/index_item.h"
 #include "runtime/engine/engine.h"
 
 namespace annulus {
@@ -20,7 +21,7 @@ std::string RequestIdOf(const AttendRequest& request) {
 
 AttendCall::AttendCall(const AttendRequest& request, const CallContext& call, CallPlanner& planner,
                        const Clock& clock, Stop stop)
-    : BatchCall({CallItem(request)}, call, planner, clock, std::move(stop)),
+    : BatchCall(ItemsOf(request), call, planner, clock, std::move(stop)),
       request_(request),
       request_id_(RequestIdOf(request)),
       trace_id_(call.trace.trace_id),

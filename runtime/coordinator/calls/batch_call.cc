@@ -9,11 +9,10 @@
 #include "attention/attend_args.h"
 #include "attention/finish.h"
 #include "base/check.h"
-#include "base/secret.h"
 #include "base/status.h"
 #include "runtime/context/append_cut.h"
-#include "runtime/context/check_tensor.h"
 #include "runtime/context/layout.h"
+#include "runtime/coordinator/calls/index_item.h"
 #include "runtime/engine/engine.h"
 #include "runtime/engine/wire_rows.h"
 
@@ -21,33 +20,6 @@ namespace annulus {
 namespace {
 
 using Kind = request::WorkItem::Kind;
-
-absl::Status CheckStepAnswer(const ContextSpec& spec, const TensorView& q) {
-  const auto bytes = static_cast<int64_t>(PartialBytes(q.tokens, spec.heads, spec.v_head_dim));
-  if (bytes <= kStepAnswerBytesMax) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      "tokens of q: ", q.tokens, " with an answer of ", bytes, " bytes; expected at most ",
-      kStepAnswerBytesMax, ": use Attend for so many queries"));
-}
-
-absl::Status CheckAttendable(const ContextSpec& spec, int layer, bool selects_only) {
-  if (layer < spec.layers || selects_only) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("layer: ", layer, ", a track's; expected 0 to ",
-                                                 spec.layers - 1, " for queries to attend to"));
-}
-
-absl::Status CheckWeights(const std::vector<float>& weights) {
-  const auto bad = std::find_if(weights.begin(), weights.end(),
-                                [](float weight) { return !std::isfinite(weight); });
-  if (bad == weights.end()) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("weights[", bad - weights.begin(), "] is not finite, expected finite values"));
-}
-
-bool IsRefused(const PreparedCall& prepared, size_t index) {
-  return std::any_of(prepared.refused.begin(), prepared.refused.end(),
-                     [index](const auto& refused) { return refused.first == index; });
-}
 
 }  // namespace
 
@@ -65,7 +37,9 @@ CallItem::CallItem(const AttendRequest& request)
       lists(&request.lists),
       sinks(&request.sinks),
       plan(request.plan),
-      scale(request.scale) {}
+      scale(request.scale),
+      pattern_layer(request.layer),
+      index(request.index.q.tokens > 0 ? &request.index : nullptr) {}
 
 CallItem::CallItem(const StepRequest& request)
     : ask{request.context,  request.layer, request.start, request.k.tokens,
@@ -76,7 +50,9 @@ CallItem::CallItem(const StepRequest& request)
       pattern(&request.pattern),
       lists(&request.lists),
       sinks(&request.sinks),
-      scale(request.scale) {}
+      scale(request.scale),
+      pattern_layer(request.layer),
+      index(request.index.q.tokens > 0 ? &request.index : nullptr) {}
 
 BatchCall::BatchCall(std::vector<CallItem> items, const CallContext& call, CallPlanner& planner,
                      const Clock& clock, Stop stop)
@@ -96,58 +72,6 @@ request::Work BatchCall::request() const {
 
 bool BatchCall::selects_by_index(const CallItem& wanted, const Item& item) {
   return item.selection != nullptr && wanted.ask.layer >= item.admitted->map->spec.layers;
-}
-
-absl::Status BatchCall::PrepareIndex(const CallItem& wanted, Item& item) {
-  const request::WorkItem& ask = wanted.ask;
-  const ShardMap& map = *item.admitted->map;
-  ANNULUS_RETURN_IF_ERROR(CheckAttendable(map.spec, ask.layer, wanted.selects_only));
-  const ContextSpec& track = map.SpecOf(ask.layer);
-  ANNULUS_RETURN_IF_ERROR(CheckTensor("q", wanted.q, wanted.q.heads, track.head_dim, track.dtype));
-  ANNULUS_RETURN_IF_ERROR(CheckWeights(*wanted.weights));
-  ANNULUS_ASSIGN_OR_RETURN(std::shared_ptr<const Pattern> pattern,
-                           planner_.PatternFor(map, ask.layer, *wanted.pattern));
-  ANNULUS_ASSIGN_OR_RETURN(item.selection, ItemSelection::ByIndex(map, ask, std::move(pattern),
-                                                                  wanted.q, *wanted.weights));
-  if (item.selection != nullptr) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      "pattern: no word chooses keys by the rows of a track; expected one in a Select in a track's "
-      "layer, as dsa or msa");
-}
-
-absl::Status BatchCall::PrepareItem(const CallItem& wanted, Item& item) {
-  const request::WorkItem& ask = wanted.ask;
-  const ShardMap& map = *item.admitted->map;
-  const ContextSpec& spec = map.spec;
-  item.layout.emplace(map.layout(ask.layer, ask.kv_len()));
-  if (item.admitted->appends) {
-    ANNULUS_RETURN_IF_ERROR(CheckKv(map.SpecOf(ask.layer), wanted.k, wanted.v));
-  }
-  if (!item.admitted->attends) return absl::OkStatus();
-  if (ask.layer >= spec.layers) return PrepareIndex(wanted, item);
-  ANNULUS_RETURN_IF_ERROR(CheckTensor("q", wanted.q, spec.heads, spec.head_dim, spec.dtype));
-  ANNULUS_RETURN_IF_ERROR(CheckScale(wanted.scale));
-  ANNULUS_RETURN_IF_ERROR(CheckSinks(*wanted.sinks, spec.heads));
-  if (ask.kind == Kind::kStep) ANNULUS_RETURN_IF_ERROR(CheckStepAnswer(spec, wanted.q));
-  ANNULUS_ASSIGN_OR_RETURN(std::shared_ptr<const Pattern> pattern,
-                           planner_.PatternFor(map, ask.layer, *wanted.pattern));
-  ANNULUS_ASSIGN_OR_RETURN(
-      item.selection, ItemSelection::Of(map, ask, std::move(pattern), *wanted.lists, wanted.q));
-  if (item.selection != nullptr) return absl::OkStatus();
-  if (wanted.selects_only) {
-    return absl::InvalidArgumentError(
-        "pattern: no word chooses keys by data; expected one in a Select, as quest or moba");
-  }
-  ANNULUS_ASSIGN_OR_RETURN(
-      std::shared_ptr<const Planned> planned,
-      planner_.PlanFor(map, ask, *wanted.pattern, *wanted.lists, wanted.plan, stop_));
-  ANNULUS_RETURN_IF_ERROR(map.retention->CheckReads(ask.layer, item.admitted->horizon,
-                                                    planned->plan.problem().pattern, ask.queries(),
-                                                    ask.seen().end, stop_));
-  item.planned = std::move(planned);
-  if (item.planned->exchanges) item.channel = RandomSecret();
-  item.merged = Partial(ask.q_tokens, spec.heads, spec.v_head_dim);
-  return absl::OkStatus();
 }
 
 // Every holder of a context hears of its append, also where it stores nothing of it, so that each
@@ -270,42 +194,6 @@ Message BatchCall::Pack(CallId call, const std::vector<Part>& parts) const {
   return wire::Encode(std::move(work), std::move(tensors));
 }
 
-absl::StatusOr<PreparedCall> BatchCall::Prepare(const action::Admit& admit) {
-  absl::Time begin = clock_.Now();
-  admit_ = admit;
-  items_.resize(admit_.items.size());
-  parts_.resize(admit_.workers.size());
-  PreparedCall prepared;
-  bool selects = false;
-  for (size_t i = 0; i < items_.size(); ++i) {
-    items_[i].admitted = &admit_.items[i];
-    if (!admit_.items[i].live()) continue;
-    absl::Status status = PrepareItem(wanted_[i], items_[i]);
-    if (!status.ok()) prepared.refused.emplace_back(i, std::move(status));
-    selects |= items_[i].selection != nullptr;
-  }
-  for (size_t i = 0; i < items_.size(); ++i) {
-    Item& item = items_[i];
-    if (!item.layout.has_value() || IsRefused(prepared, i)) continue;
-    // What ranks answer to a selection goes with no partials of theirs that others merge.
-    item.merges_on_the_way = item.planned != nullptr && !item.planned->merging.empty() && !selects;
-    ShareOut(i);
-    if (item.merges_on_the_way) prepared.merging.push_back(i);
-  }
-  OnPhase("plan", begin);
-  begin = clock_.Now();
-  for (size_t rank = 0; rank < parts_.size(); ++rank) {
-    if (parts_[rank].empty()) continue;
-    ANNULUS_RETURN_IF_ERROR(stop_.status());
-    std::vector<size_t> items;
-    for (const Part& part : parts_[rank]) items.push_back(part.item);
-    prepared.messages.push_back(
-        {{static_cast<int>(rank), std::move(items)}, Pack(admit_.call, parts_[rank])});
-  }
-  OnPhase("pack queries", begin);
-  return prepared;
-}
-
 int64_t BatchCall::AnswerBytesOf(const Part& part) const {
   const CallItem& wanted = wanted_[part.item];
   const Item& item = items_[part.item];
@@ -351,9 +239,17 @@ absl::Status BatchCall::OnAnswer(ShareAnswer answer) {
                    answer.payload.size(), " bytes of partials, which is not what was asked for"));
 }
 
+absl::Status BatchCall::EndOf(size_t index, const action::Finish& finish) const {
+  ANNULUS_RETURN_IF_ERROR(finish.items.at(index).status);
+  const auto& of = wanted_[index].index_item;
+  if (!of.has_value()) return absl::OkStatus();
+  ANNULUS_RETURN_IF_ERROR(OfIndex(finish.items.at(*of).status));
+  return items_[*of].index_status;
+}
+
 absl::StatusOr<StepResult> BatchCall::TakeResult(size_t index, const action::Finish& finish) {
+  ANNULUS_RETURN_IF_ERROR(EndOf(index, finish));
   const action::ItemEnd& end = finish.items.at(index);
-  ANNULUS_RETURN_IF_ERROR(end.status);
   StepResult result;
   result.epoch = end.epoch;
   result.tokens = end.tokens;
@@ -368,6 +264,17 @@ absl::StatusOr<StepResult> BatchCall::TakeResult(size_t index, const action::Fin
   result.out = std::move(item.merged).TakeOut();
   result.lse = std::move(item.merged).TakeLse();
   return result;
+}
+
+std::vector<CallList> BatchCall::TakeLists(size_t index) {
+  std::vector<CallList> lists;
+  const auto take = [&](const Item& item) {
+    if (item.selection == nullptr) return;
+    for (CallList& list : item.selection->TakeLists()) lists.push_back(std::move(list));
+  };
+  take(items_[index]);
+  if (wanted_[index].index_item.has_value()) take(items_[*wanted_[index].index_item]);
+  return lists;
 }
 
 }  // namespace annulus

@@ -23,6 +23,7 @@ namespace annulus {
 // What a call wants of one layer of a context, and its tensors. The request that it was made of
 // must outlive it.
 struct CallItem {
+  CallItem() = default;
   explicit CallItem(const AppendRequest& request);
   explicit CallItem(const AttendRequest& request);
   explicit CallItem(const StepRequest& request);
@@ -42,6 +43,11 @@ struct CallItem {
   // Refused where no word of its pattern chooses keys by data; then the weights of its queries too.
   bool selects_only = false;
   const std::vector<float>* weights = nullptr;
+  int pattern_layer = 0;                  // whose pattern is meant where none is named
+  const IndexQueries* index = nullptr;    // that the request brought
+  std::optional<size_t> index_item = {};  // of the batch, which has them (index_item.h)
+  const char* index_refused = nullptr;    // why no item has them
+  bool is_index = false;                  // has those of another item
 };
 
 class BatchCall : public TensorCall {
@@ -56,13 +62,18 @@ class BatchCall : public TensorCall {
   absl::StatusOr<PreparedCall> Prepare(const action::Admit& admit) override;
   absl::Status OnAnswer(ShareAnswer answer) override;
 
+  // After the call has ended: whether an item went well, and the index queries that it brought.
+  absl::Status EndOf(size_t index, const action::Finish& finish) const;
+
   // After the call has ended, once: how an item did.
   absl::StatusOr<StepResult> TakeResult(size_t index, const action::Finish& finish);
 
   // Once prepared: whether an item's pattern chooses keys by data, so that its queries are not
   // attended yet. Then, once it has ended well, the lists for another call.
-  bool selects(size_t index) const { return items_[index].selection != nullptr; }
-  std::vector<CallList> TakeLists(size_t index) { return items_[index].selection->TakeLists(); }
+  bool selects(size_t index) const {
+    return items_[index].selection != nullptr || wanted_[index].index_item.has_value();
+  }
+  std::vector<CallList> TakeLists(size_t index);
 
  protected:
   const Clock& clock() const { return clock_; }
@@ -81,6 +92,7 @@ class BatchCall : public TensorCall {
     uint64_t channel = 0;  // as wire::WorkItem
     Partial merged;
     std::unique_ptr<ItemSelection> selection;  // first, before it is planned
+    absl::Status index_status;                 // of index queries that came with what is appended
     bool merges_on_the_way = false;
   };
   // An item's part of one worker's message.
@@ -91,6 +103,7 @@ class BatchCall : public TensorCall {
     bool answers = false;  // with a partial: not if another rank merges it
   };
 
+  std::vector<absl::Status> PrepareItems();
   absl::Status PrepareItem(const CallItem& wanted, Item& item);
   absl::Status PrepareIndex(const CallItem& wanted, Item& item);
   static bool selects_by_index(const CallItem& wanted, const Item& item);

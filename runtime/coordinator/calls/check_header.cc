@@ -6,7 +6,7 @@
 #include "attention/memory_space.h"
 #include "base/status.h"
 #include "runtime/context/check_tensor.h"
-#include "runtime/coordinator/calls/batch_call.h"
+#include "runtime/coordinator/calls/index_item.h"
 
 namespace annulus {
 
@@ -25,6 +25,9 @@ absl::StatusOr<CallSize> CheckHeader(const ShardMap& map, const AttendRequest& h
                                           : std::clamp<int64_t>(header.q.heads, 1, kHeadsMax));
   ANNULUS_RETURN_IF_ERROR(CheckShape("q", header.q, heads, spec.head_dim));
   ANNULUS_RETURN_IF_ERROR(CheckSinks(header.sinks, heads));
+  if (header.index.q.tokens > 0) {
+    ANNULUS_RETURN_IF_ERROR(CheckIndexQueries(map, header.index, header.q.tokens));
+  }
   CallSize size;
   size.answer_bytes = static_cast<int64_t>(PartialBytes(header.q.tokens, heads, spec.v_head_dim));
   const CallItem item(header);

@@ -8,20 +8,28 @@
 #include "runtime/context/layout.h"
 
 namespace annulus {
+namespace {
+
+bool HasList(const std::vector<CallList>& given, const Selector& selector) {
+  return std::any_of(given.begin(), given.end(),
+                     [&](const CallList& list) { return list.name == selector.name(); });
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<ItemSelection>> ItemSelection::Of(
     const ShardMap& map, const request::WorkItem& ask, std::shared_ptr<const Pattern> pattern,
-    const std::vector<CallList>& given, const TensorView& q) {
+    const std::vector<CallList>& given, const TensorView& q, bool has_index) {
   std::unique_ptr<ItemSelection> made;
   const ContextSpec& spec = map.spec;
   for (const auto& selector : pattern->selectors()) {
-    const auto is_it = [&](const CallList& list) { return list.name == selector->name(); };
-    if (std::any_of(given.begin(), given.end(), is_it)) continue;
+    if (HasList(given, *selector)) continue;
     if (selector->index().has_value()) {
+      if (has_index) continue;
       return absl::InvalidArgumentError(
           absl::StrCat("pattern: ", selector->name(),
-                       " chooses by the rows of a track; expected its list, which a Select in the "
-                       "track's layer makes"));
+                       " chooses by the rows of a track; expected its index queries (index) or its "
+                       "list, which a Select in the track's layer makes"));
     }
     if (spec.kv_efficient) {
       return absl::InvalidArgumentError(
@@ -43,11 +51,11 @@ absl::StatusOr<std::unique_ptr<ItemSelection>> ItemSelection::Of(
 
 absl::StatusOr<std::unique_ptr<ItemSelection>> ItemSelection::ByIndex(
     const ShardMap& map, const request::WorkItem& ask, std::shared_ptr<const Pattern> pattern,
-    const TensorView& q, const std::vector<float>& weights) {
+    const std::vector<CallList>& given, const TensorView& q, const std::vector<float>& weights) {
   std::unique_ptr<ItemSelection> made;
   const auto heads = static_cast<int>(q.heads);
   for (const auto& selector : pattern->selectors()) {
-    if (!selector->index().has_value()) continue;
+    if (!selector->index().has_value() || HasList(given, *selector)) continue;
     const Index& index = *selector->index();
     if (!index.weighs && heads != index.lists) {
       return absl::InvalidArgumentError(absl::StrCat("heads of q: ", heads, "; expected ",

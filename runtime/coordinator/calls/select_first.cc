@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/status.h"
+#include "runtime/coordinator/calls/index_item.h"
 
 namespace annulus {
 namespace {
@@ -20,10 +21,11 @@ absl::StatusOr<AttendResult> SelectAndAttend(const AttendRequest& request, const
                                              RunCall run) {
   AttendCall attend(request, call, planner, clock, StopOf(call, clock));
   absl::StatusOr<action::Finish> finish = run(attend);
-  if (!finish.ok() || !finish->items.at(0).status.ok() || !attend.selects(0)) {
+  if (!finish.ok() || !attend.EndOf(0, *finish).ok() || !attend.selects(0)) {
     return std::move(attend).TakeResult(finish);
   }
   AttendRequest chosen = request;
+  chosen.index = {};
   AddLists(attend.TakeLists(0), &chosen.lists);
   AttendCall second(chosen, call, planner, clock, StopOf(call, clock));
   second.BeginAt(attend.begin());
@@ -44,7 +46,7 @@ absl::StatusOr<SelectResult> SelectAlone(const SelectRequest& request, const Cal
 
 StepPartResults SelectAndStep(absl::Span<const StepRequest> steps, const CallContext& call,
                               CallPlanner& planner, const Clock& clock, RunCall run) {
-  BatchCall batch({steps.begin(), steps.end()}, call, planner, clock, StopOf(call, clock));
+  BatchCall batch(ItemsOf(steps), call, planner, clock, StopOf(call, clock));
   ANNULUS_ASSIGN_OR_RETURN(const action::Finish finish, run(batch));
   std::vector<absl::StatusOr<StepResult>> results;
   results.reserve(steps.size());
@@ -52,11 +54,12 @@ StepPartResults SelectAndStep(absl::Span<const StepRequest> steps, const CallCon
   std::vector<size_t> index;  // of chosen[i] in steps
   for (size_t i = 0; i < steps.size(); ++i) {
     results.push_back(batch.TakeResult(i, finish));
-    if (!results[i].ok() || !batch.selects(i)) continue;
+    if (!results[i].ok() || !batch.selects(i) || steps[i].q.tokens == 0) continue;
     StepRequest& next = chosen.emplace_back(steps[i]);
     next.start += next.k.tokens;
     next.k = next.v = {};
     next.key = {};
+    next.index = {};
     AddLists(batch.TakeLists(i), &next.lists);
     index.push_back(i);
   }

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "runtime/protocol/public/annulus.pb.h"
+#include "runtime/protocol/public/index_queries.h"
 #include "runtime/protocol/public/key_lists.h"
 #include "runtime/protocol/public/tensor_stream.h"
 
@@ -26,14 +27,28 @@ absl::Status Of(absl::string_view steps, size_t index, const absl::Status& error
   return absl::Status(error.code(), absl::StrCat(steps, "[", index, "].", error.message()));
 }
 
-void WriteTensor(const TensorView& view, v1::InlineTensor* message) {
-  ToProto(view, message->mutable_shape());
+// The rows, one after the other.
+void WriteRows(const TensorView& view, std::string* to) {
   ChunkWriter writer(TensorBytes(view), [&](std::string* data) {
-    message->mutable_data()->swap(*data);
+    to->swap(*data);
     return true;
   });
   writer.Write(view);
   writer.Flush();
+}
+
+void WriteTensor(const TensorView& view, v1::InlineTensor* message) {
+  ToProto(view, message->mutable_shape());
+  WriteRows(view, message->mutable_data());
+}
+
+absl::StatusOr<TensorView> ViewOf(const TensorShape& shape, const std::string& data,
+                                  absl::string_view field) {
+  if (static_cast<int64_t>(data.size()) != shape.bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, ".data: ", data.size(), " bytes; expected ", shape.bytes));
+  }
+  return shape.View(reinterpret_cast<const std::byte*>(data.data()));
 }
 
 // An absent tensor is one of no tokens.
@@ -41,11 +56,13 @@ absl::StatusOr<TensorView> TensorOf(bool present, const v1::InlineTensor& messag
                                     absl::string_view field) {
   if (!present) return TensorView();
   ANNULUS_ASSIGN_OR_RETURN(const TensorShape shape, FromProto(message.shape(), field));
-  if (static_cast<int64_t>(message.data().size()) != shape.bytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(field, ".data: ", message.data().size(), " bytes; expected ", shape.bytes));
-  }
-  return shape.View(reinterpret_cast<const std::byte*>(message.data().data()));
+  return ViewOf(shape, message.data(), field);
+}
+
+absl::StatusOr<IndexQueries> IndexOf(const v1::IndexQueries& message) {
+  ANNULUS_ASSIGN_OR_RETURN(IndexShape shape, FromProto(message));
+  ANNULUS_ASSIGN_OR_RETURN(shape.index.q, ViewOf(shape.q, message.data(), "index"));
+  return std::move(shape.index);
 }
 
 absl::StatusOr<StepRequest> RequestOf(const v1::Step& message) {
@@ -64,6 +81,9 @@ absl::StatusOr<StepRequest> RequestOf(const v1::Step& message) {
   ANNULUS_ASSIGN_OR_RETURN(ListsRead lists, FromProto(message.lists(), /*with_data=*/true));
   request.lists = std::move(lists.lists);
   request.sinks.assign(message.sinks().begin(), message.sinks().end());
+  if (message.has_index()) {
+    ANNULUS_ASSIGN_OR_RETURN(request.index, IndexOf(message.index()));
+  }
   return request;
 }
 
@@ -117,7 +137,8 @@ int64_t StepBytes(const StepRequest& request) {
   // In 128 bits, since three tensors that can each be read may be too many together.
   const __int128 bytes = static_cast<__int128>(kStepOverheadBytes) + request.pattern.size() +
                          TensorBytes(request.k) + TensorBytes(request.v) + TensorBytes(request.q) +
-                         BytesOf(request.lists) + request.sinks.size() * sizeof(float) +
+                         BytesOf(request.lists) + TensorBytes(request.index.q) +
+                         (request.sinks.size() + request.index.weights.size()) * sizeof(float) +
                          static_cast<__int128>(request.lists.size()) * kStepOverheadBytes;
   return static_cast<int64_t>(std::min<__int128>(bytes, std::numeric_limits<int64_t>::max()));
 }
@@ -154,6 +175,9 @@ void ToProto(absl::Span<const StepRequest> requests, v1::StepBatch* message) {
     }
     ToProto(request.lists, /*with_data=*/true, step->mutable_lists());
     step->mutable_sinks()->Add(request.sinks.begin(), request.sinks.end());
+    if (request.index.q.tokens == 0) continue;
+    ToProto(request.index, step->mutable_index());
+    WriteRows(request.index.q, step->mutable_index()->mutable_data());
   }
 }
 

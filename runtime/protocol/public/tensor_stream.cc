@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "runtime/protocol/public/annulus.pb.h"
+#include "runtime/protocol/public/index_queries.h"
 #include "runtime/protocol/public/key_lists.h"
 
 namespace annulus {
@@ -45,6 +46,13 @@ absl::Status CheckDataPart(const Part& part) {
     return absl::InvalidArgumentError("data is 0 bytes; expected at least 1 byte in a message");
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckAtMost(absl::string_view field, const TensorShape& shape, int64_t bytes_max) {
+  if (shape.bytes <= bytes_max) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, ": [", shape.tokens, ", ", shape.heads, ", ", shape.dim, "], ",
+                   shape.bytes, " bytes; expected at most ", bytes_max, " (request_bytes_max)"));
 }
 
 absl::Status TooMuch(absl::string_view field, int64_t bytes) {
@@ -225,21 +233,29 @@ absl::Status AttendReader::Start(const v1::AttendHeader& header) {
     ANNULUS_ASSIGN_OR_RETURN(compress_, FromProto<CompressRequest>(header.compress()));
   }
   ANNULUS_ASSIGN_OR_RETURN(q_, FromProto(header.q(), "q"));
-  if (q_.bytes > limits_.request_bytes_max) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "q: [", q_.tokens, ", ", q_.heads, ", ", q_.dim, "], ", q_.bytes,
-        " bytes; expected at most ", limits_.request_bytes_max, " (request_bytes_max)"));
-  }
+  ANNULUS_RETURN_IF_ERROR(CheckAtMost("q", q_, limits_.request_bytes_max));
   request_.q = q_.View(nullptr);
-  ANNULUS_ASSIGN_OR_RETURN(const int64_t list_bytes,
-                           CheckLists(header.lists(), limits_.request_bytes_max - q_.bytes));
-  all_bytes_ = q_.bytes + list_bytes;
+  int64_t room = limits_.request_bytes_max - q_.bytes;
+  IndexShape index;
+  if (header.has_index()) {
+    ANNULUS_ASSIGN_OR_RETURN(index, FromProto(header.index()));
+    ANNULUS_RETURN_IF_ERROR(CheckAtMost("index.q", index.q, room));
+    room -= index.q.bytes;
+    request_.index = std::move(index.index);
+  }
+  ANNULUS_ASSIGN_OR_RETURN(const int64_t list_bytes, CheckLists(header.lists(), room));
+  all_bytes_ = q_.bytes + index.q.bytes + list_bytes;
   ANNULUS_RETURN_IF_ERROR(admit_(request_, all_bytes_));
   ANNULUS_ASSIGN_OR_RETURN(ListsRead lists, FromProto(header.lists(), /*with_data=*/false));
   request_.lists = std::move(lists.lists);
   bytes_ = Buffer(static_cast<size_t>(q_.bytes));
   request_.q = q_.View(bytes_.data());
   std::vector<absl::Span<std::byte>> targets = std::move(lists.missing);
+  if (index.q.bytes > 0) {
+    index_bytes_ = Buffer(static_cast<size_t>(index.q.bytes));
+    request_.index.q = index.q.View(index_bytes_.data());
+    targets.insert(targets.begin(), Bytes(index_bytes_, index.q.bytes));
+  }
   targets.insert(targets.begin(), Bytes(bytes_, q_.bytes));
   filler_.Aim(std::move(targets));
   started_ = true;

@@ -112,7 +112,9 @@ class AttendReader {
  private:
   absl::Status Start(const v1::AttendHeader& header);
   absl::Status AddData(absl::string_view data);
-  const char* Field() const { return request_.lists.empty() ? "q" : "q and lists"; }
+  const char* Field() const {
+    return request_.lists.empty() && index_bytes_.size() == 0 ? "q" : "q, index and lists";
+  }
 
   const StreamLimits limits_;
   const Admit<AttendRequest> admit_;
@@ -121,8 +123,9 @@ class AttendReader {
   std::vector<float> weights_;
   std::optional<CompressRequest> compress_;
   TensorShape q_;
-  int64_t all_bytes_ = 0;  // of q and lists
+  int64_t all_bytes_ = 0;  // of q, the index's and lists
   Buffer bytes_;
+  Buffer index_bytes_;
   Filler filler_;
 };
 
