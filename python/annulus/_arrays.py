@@ -72,6 +72,19 @@ def numbers_of(values: Any) -> list[float]:
     return [] if values is None else [float(value) for value in values]
 
 
-def weights_of(values: Any) -> list[float]:
-    """As the module takes a number for each head of each row; None: none."""
-    return [] if values is None else [float(one) for row in values for one in row]
+def weights_of(values: Any, q: Any, field: str) -> list[float]:
+    """As the module takes a number for each head of each row of ``q``; None: none."""
+    if values is None:
+        return []
+    expected = tuple(getattr(q, "shape", ()))[:2]
+    try:
+        weights = np.asarray([[float(one) for one in row] for row in values], dtype=np.float32)
+    except (TypeError, ValueError):
+        raise InvalidArgument(
+            f"{field}: a {type(values).__name__}; expected numbers of shape {expected}"
+        ) from None
+    if weights.shape != expected:
+        raise InvalidArgument(
+            f"{field}: of shape {weights.shape}; expected {expected}, one for each index query"
+        )
+    return weights.ravel().tolist()

@@ -301,7 +301,14 @@ class Context:
         number = self._number(layer, track)
         q_start, kv_len = self._positions(number, q, q_start, kv_len)
         lists, _ = self._core.select(
-            self.id, number, q_start, kv_len, q, pattern or "", weights_of(weights), timeout
+            self.id,
+            number,
+            q_start,
+            kv_len,
+            q,
+            pattern or "",
+            weights_of(weights, q, "weights"),
+            timeout,
         )
         return {word: KeyList._of(core) for word, core in lists.items()}
 
@@ -405,7 +412,7 @@ class Context:
         if index is None:
             return None
         number = self._number(layer if index.layer is None else index.layer, index.track)
-        return number, index.q, weights_of(index.weights)
+        return number, index.q, weights_of(index.weights, index.q, "index.weights")
 
     def _positions(
         self, number: int, q: Any, q_start: int | None, kv_len: int | None

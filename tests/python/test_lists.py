@@ -154,6 +154,9 @@ def test_keys_chosen_by_an_index(problem):
         np.testing.assert_allclose(client.step([step])[0].out, expected, atol=2e-6, rtol=0)
         with pytest.raises(annulus.InvalidArgument, match="weights: 0; expected 15"):
             context.attend(1, q[-5:], "dsa(20)", index=annulus.Index("index", queries))
+        for bad in (weights.T, weights[0], weights[..., None], 1.0, "none"):
+            with pytest.raises(annulus.InvalidArgument, match=r"^weights: "):
+                context.select(1, queries, "dsa(20)", track="index", weights=bad)
         with pytest.raises(annulus.InvalidArgument, match="track: other; expected index"):
             context.append(1, rows, track="other")
         with pytest.raises(annulus.InvalidArgument, match="weights: 0; expected 15"):
