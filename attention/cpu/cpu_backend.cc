@@ -42,15 +42,9 @@ struct ThreadRoom {
   cpu::GatherRoom queries;
 
   // Room for a row of q or out.
-  float* Row(int dim) { return AtLeast(static_cast<size_t>(dim), &row); }
+  float* Row(int dim) { return cpu::AtLeast(static_cast<size_t>(dim), &row); }
   // Room for the result of a segment that is all of its tile.
-  float* State(size_t floats) { return AtLeast(floats, &state); }
-
- private:
-  static float* AtLeast(size_t floats, std::vector<float>* room) {
-    if (room->size() < floats) room->resize(floats);
-    return room->data();
-  }
+  float* State(size_t floats) { return cpu::AtLeast(floats, &state); }
 };
 
 // What a call works with besides its arguments; kept, so that a warm backend allocates nothing.

@@ -6,15 +6,6 @@
 #include "attention/backend.h"
 
 namespace annulus::cpu {
-namespace {
-
-template <typename T>
-T* AtLeast(size_t count, std::vector<T>* room) {
-  if (room->size() < count) room->resize(count);
-  return room->data();
-}
-
-}  // namespace
 
 RowGather::RowGather(const KernelSet& kernels, const Tile& tile, const SegmentState& state,
                      GatherRoom* room)

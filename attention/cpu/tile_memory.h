@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <utility>
+#include <vector>
 
 #include "annulus/buffer.h"
 #include "attention/cpu/kernels.h"
@@ -43,6 +44,13 @@ inline void ClearTile(const TileFloats& floats, const TileMemory& tile) {
   std::fill_n(tile.out, floats.out, 0.0f);
   std::fill_n(tile.max, floats.rows, kNoScore);
   std::fill_n(tile.sum, floats.rows, 0.0f);
+}
+
+// Room for so many, in a vector that only grows.
+template <typename T>
+T* AtLeast(size_t count, std::vector<T>* room) {
+  if (room->size() < count) room->resize(count);
+  return room->data();
 }
 
 class TileRoom {

@@ -47,13 +47,11 @@ absl::StatusOr<SelectRequest> SelectOf(const AttendRequest& attend,
     return absl::InvalidArgumentError(
         "plan, scale, keys, lists, sinks, index: given; expected none of them in a Select");
   }
-  return SelectRequest{.context = attend.context,
-                       .layer = attend.layer,
-                       .q_start = attend.q_start,
-                       .kv_len = attend.kv_len,
-                       .q = attend.q,
-                       .pattern = attend.pattern,
-                       .weights = weights};
+  SelectRequest request;
+  CopyQueries(attend, &request);
+  request.pattern = attend.pattern;
+  request.weights = weights;
+  return request;
 }
 
 absl::StatusOr<CompressRequest> CompressOf(const AttendRequest& attend,
@@ -68,11 +66,7 @@ absl::StatusOr<CompressRequest> CompressOf(const AttendRequest& attend,
         "pattern, plan, keys, lists, sinks, index: given; expected none of them in a Compress");
   }
   CompressRequest request = *compress;
-  request.context = attend.context;
-  request.layer = attend.layer;
-  request.q_start = attend.q_start;
-  request.kv_len = attend.kv_len;
-  request.q = attend.q;
+  CopyQueries(attend, &request);
   request.scale = attend.scale;
   return request;
 }

@@ -48,14 +48,20 @@ constexpr auto DescriptionOf(const AttendResult*) {
                   Field(5, "trace", &T::trace));
 }
 
+// Gives one call the queries of another, and what they are about.
+template <typename From, typename To>
+void CopyQueries(const From& from, To* to) {
+  to->context = from.context;
+  to->layer = from.layer;
+  to->q_start = from.q_start;
+  to->kv_len = from.kv_len;
+  to->q = from.q;
+}
+
 // What a selection needs of a call, as an Attend has it.
 inline AttendRequest AttendOf(const SelectRequest& request) {
   AttendRequest attend;
-  attend.context = request.context;
-  attend.layer = request.layer;
-  attend.q_start = request.q_start;
-  attend.kv_len = request.kv_len;
-  attend.q = request.q;
+  CopyQueries(request, &attend);
   attend.pattern = request.pattern;
   return attend;
 }
@@ -67,11 +73,7 @@ constexpr auto DescriptionOf(const SelectResult*) {
 // The same of a compression.
 inline AttendRequest AttendOf(const CompressRequest& request) {
   AttendRequest attend;
-  attend.context = request.context;
-  attend.layer = request.layer;
-  attend.q_start = request.q_start;
-  attend.kv_len = request.kv_len;
-  attend.q = request.q;
+  CopyQueries(request, &attend);
   attend.scale = request.scale;
   return attend;
 }
