@@ -81,6 +81,8 @@ def figure_of(path, rows):
     for number, row in enumerate(rows, 1):
         for name, kind in figure.COLUMNS.items():
             value = row[name]
+            if value in ("", None) and name in getattr(figure, "OPTIONAL", ()):
+                continue
             if not isinstance(value, kind):
                 expected = "a number" if kind is float else "text"
             elif name in figure.POSITIVE and value <= 0:

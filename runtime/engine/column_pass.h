@@ -107,6 +107,8 @@ class ColumnPass::Merge {
   // prefix.
   const Tensor& k() const { return k_; }
   const Tensor& v() const { return v_; }
+  Tensor TakeK() && { return std::move(k_); }
+  Tensor TakeV() && { return std::move(v_); }
 
  private:
   const ColumnPass& of_;

@@ -74,6 +74,39 @@ TEST_CASE("quality: what is found is what the pattern shows, by depth") {
   CHECK(rows[1]["decode_bytes"] == 0.25);
 }
 
+TEST_CASE("quality: a context that Compress makes smaller, beside dense attention") {
+  const std::vector<json> rows = RowsOf(
+      {"causal & window(128)"},
+      {"--tokens", "1K", "--q-tokens", "64", "--heads", "4", "--kv-heads", "2", "--head-dim", "16",
+       "--compress", "snapkv(1000)", "--compress", "snapkv(128)", "--compress", "h2o(128)"});
+  REQUIRE(rows.size() == 4);
+  for (const json& row : rows) {
+    CAPTURE(row.dump());
+    CHECK(row["kept"].is_null() == (row["pattern"] == "causal & window(128)"));
+    CHECK(row["compress_steps"].is_null() == row["kept"].is_null());
+    CHECK(row["speed"].is_null() == !row["kept"].is_null());
+    CHECK(row["mqar_asked"].is_null() == !row["kept"].is_null());
+    CHECK(row["needle_found"] <= row["needle_seen"]);
+  }
+  // The prompt has 1,024 − 32 tokens, so that all of it is kept.
+  CHECK(rows[1]["kept"] == 992);
+  CHECK(rows[1]["density"] == 1.0);
+  CHECK(rows[1]["decode_bytes"] == 1.0);
+  CHECK(std::abs(rows[1]["mass"].get<double>() - 1) < 1e-6);
+  CHECK(rows[1]["error"].get<double>() < 1e-6);
+  for (const size_t i : {2, 3}) {
+    CAPTURE(rows[i].dump());
+    CHECK(rows[i]["kept"] == 128);
+    // 128 tokens and the 32 after them, of 1,024.
+    CHECK(std::abs(rows[i]["decode_bytes"].get<double>() - 160.0 / 1024) < 1e-9);
+    // What was chosen keeps more than the window does.
+    CHECK(rows[i]["mass"] > rows[0]["mass"]);
+    CHECK(rows[i]["mass"].get<double>() < 1);
+    CHECK(rows[i]["error"] < rows[0]["error"]);
+    CHECK(rows[i]["needle_seen"] > 8);
+  }
+}
+
 TEST_CASE("quality: of captured rows, the weights and the error are those of the definition") {
   const Files files;
   const std::string pattern = "causal & (sink(2) | window(9))";
@@ -136,6 +169,12 @@ TEST_CASE("quality: refusals name what is wrong") {
   refuses({"--heads", "6"}, "heads: 6; expected a multiple of kv_heads 4");
   refuses({"--pattern", "causal & windo(3)"}, "windo");
   refuses({"--pattern", "causal & list(x)"}, "list");
+  refuses({"--dense", "causal & keys(1023)", "--task", "mass", "--q-tokens", "2"},
+          "dense: \"causal & keys(1023)\" shows row 0 of head 0 no key");
+  refuses({"--compress", "snapkv"}, "expected snapkv(KEEP) or h2o(KEEP)");
+  refuses({"--compress", "h2o(0)"}, "expected an integer from 1");
+  refuses({"--compress", "h2o(9)", "--q-tokens", "1", "--task", "mass"},
+          "tokens of q: 1; expected 2 or more for h2o(9)");
   refuses({"--q", "nothing.npy"}, "--tokens");
   const test::Outcome alone = RunHere({"quality", "--q", "nothing.npy"});
   CHECK(IsRefusal(alone));

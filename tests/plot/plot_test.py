@@ -45,7 +45,13 @@ copy_gb_per_s,matmul_tflops
 QUALITY = """pattern,density,mass,error,speed,decode_bytes,decode_speed,needle_asked,needle_seen,\
 needle_found,needle_stray,needle_places,mqar_asked,mqar_seen,mqar_found,mqar_stray
 causal,1,1,0,1,1,1,4,4,4,0,"++++",512,512,512,0
+"snapkv(64)",0.1,0.8,0.2,,0.1,7,4,4,4,0,"++++",,,,
 "causal & window(64)",0.1,0.4,0.6,5,0.1,7,4,2,1,0,"..o+",512,40,30,1
+"""
+# Of one task.
+NEEDLES = """pattern,density,mass,error,speed,decode_bytes,decode_speed,needle_asked,needle_seen,\
+needle_found,needle_stray,needle_places,mqar_asked,mqar_seen,mqar_found,mqar_stray
+"sink(64)",,,,,,,4,1,1,0,"+...",,,,
 """
 
 
@@ -66,7 +72,8 @@ class PlotTest(unittest.TestCase):
         for text, shown in ((SCALE, "s2(64,16,16)"), (BENCH, "s2(64,4,16)"),
                             (RANKS, "context parallel, FA2"),
                             (KERNELS, "PyTorch SDPA"), (GPU, "decode-1M"),
-                            (QUALITY, "window(64)")):
+                            (QUALITY, "window(64)"), (QUALITY, "snapkv(64)"),
+                            (NEEDLES, "sink(64)")):
             with self.subTest(shown):
                 run = self.plot(text)
                 self.assertEqual((run.returncode, run.stderr), (0, ""))
@@ -85,6 +92,7 @@ class PlotTest(unittest.TestCase):
             SCALE.replace(",16,20,", ",16,twenty,"): "row 2: ms is 'twenty', expected a number",
             SCALE.replace(",16,20,", ",16,0,"): "row 2: ms is 0.0, expected more than 0",
             SCALE.replace(",14,1,", ",nan,1,"): "work_ms is nan, expected a finite number",
+            NEEDLES.replace(",4,1,1,0,", ",four,1,1,0,"): "needle_asked is 'four', expected a number",
             "{\"kernel\": ": "row 1",
             KERNELS + "\n[1]": "row 3",
             b"\xff\xfe\x00": "utf-8",

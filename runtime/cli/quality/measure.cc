@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/quoted.h"
 #include "base/status.h"
 #include "runtime/cli/problem.h"
 #include "runtime/cli/relative_difference.h"
@@ -128,6 +131,18 @@ int NearestWord(const Tensor& out, int64_t row, const std::vector<float>& words)
   return static_cast<int>(std::max_element(products.begin(), products.end()) - products.begin());
 }
 
+// INVALID_ARGUMENT where a query has nothing that others could be held against.
+absl::Status CheckDense(const std::string& pattern, const Answer& dense) {
+  const int64_t heads = dense.lse.heads();
+  for (int64_t row = 0; row < dense.lse.view().size(); ++row) {
+    if (dense.lse.f32()[row] != -std::numeric_limits<float>::infinity()) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("dense: ", Quoted(pattern), " shows row ", row / heads, " of head ",
+                     row % heads, " no key; expected a pattern that shows each query some"));
+  }
+  return absl::OkStatus();
+}
+
 // Of dense attention's weights, those that the answer has; mean over rows and heads.
 double MassOf(const Answer& answer, const Answer& dense) {
   double mass = 0;
@@ -138,47 +153,118 @@ double MassOf(const Answer& answer, const Answer& dense) {
   return mass / static_cast<double>(rows);
 }
 
+// Both run in turn, so that both have the same share of a machine that does other things too.
+absl::Status RunBoth(const Comparison& comparison, Contender& dense, Contender& sparse) {
+  for (int i = 0; i < comparison.repeat; ++i) {
+    ANNULUS_RETURN_IF_ERROR(dense.Run());
+    if (i == 0) ANNULUS_RETURN_IF_ERROR(CheckDense(comparison.dense, dense.answer()));
+    ANNULUS_RETURN_IF_ERROR(sparse.Run());
+  }
+  return absl::OkStatus();
+}
+
+// What both have answered, of all queries.
+void CompareAnswers(const Contender& dense, const Contender& sparse, MassFigures* figures) {
+  figures->density = static_cast<double>(sparse.pairs()) / static_cast<double>(dense.pairs());
+  figures->mass = MassOf(sparse.answer(), dense.answer());
+  figures->error = RelativeDifference(sparse.answer().out, dense.answer().out);
+}
+
+// The same of the last query.
+void CompareSteps(const Contender& dense, const Contender& sparse, MassFigures* figures) {
+  figures->decode_bytes =
+      static_cast<double>(sparse.tokens_read()) / static_cast<double>(dense.tokens_read());
+  figures->decode_speed = dense.elapsed_s() / sparse.elapsed_s();
+}
+
+absl::StatusOr<MassFigures> MeasureCompression(const Comparison& comparison,
+                                               const AttentionInputs& inputs, Backend& backend) {
+  const auto& [q, k, v] = inputs;
+  if (q.tokens < 2) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tokens of q: ", q.tokens, "; expected 2 or more for ",
+                     comparison.compression->text, ", some to vote and some to attend"));
+  }
+  const int64_t steps = std::min(kStepsAfterCompress, q.tokens / 2);
+  const int64_t prompt = k.tokens - steps;
+  const absl::Time begin = absl::Now();
+  ANNULUS_ASSIGN_OR_RETURN(const CompressedRows rows,
+                           Compressed(*comparison.compression, q.Tokens(0, q.tokens - steps),
+                                      k.Tokens(0, prompt), v.Tokens(0, prompt), backend));
+  const double compress_s = absl::ToDoubleSeconds(absl::Now() - begin);
+  const Tensor small_k = Joined(rows.k, k.Tokens(prompt, steps));
+  const Tensor small_v = Joined(rows.v, v.Tokens(prompt, steps));
+  MassFigures figures;
+  figures.kept = rows.k.tokens();
+  for (const int64_t asked : {steps, int64_t{1}}) {
+    const TensorView last = q.Tokens(q.tokens - asked, asked);
+    ANNULUS_ASSIGN_OR_RETURN(Contender dense,
+                             Contender::Make(comparison.dense, {last, k, v}, backend));
+    ANNULUS_ASSIGN_OR_RETURN(Contender small,
+                             Contender::Make("causal", {last, small_k, small_v}, backend));
+    ANNULUS_RETURN_IF_ERROR(RunBoth(comparison, dense, small));
+    if (asked == steps) CompareAnswers(dense, small, &figures);
+    if (asked > 1) continue;
+    CompareSteps(dense, small, &figures);
+    figures.compress_steps = compress_s / dense.elapsed_s();
+  }
+  return figures;
+}
+
+// Whether some KV head has kept it.
+bool Kept(const KeyListData& kept, int64_t key) {
+  for (int head = 0; head < kept.heads; ++head) {
+    const auto from = kept.keys.begin() + kept.begin[head];
+    const auto to = kept.keys.begin() + kept.begin[head + 1];
+    if (std::binary_search(from, to, key)) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 absl::StatusOr<MassFigures> MeasureMass(const Comparison& comparison, const AttentionInputs& inputs,
                                         Backend& backend) {
+  if (comparison.compression.has_value()) return MeasureCompression(comparison, inputs, backend);
   MassFigures figures;
   for (const bool decodes : {false, true}) {
     AttentionInputs asked = inputs;
     if (decodes) asked.q = inputs.q.Tokens(inputs.q.tokens - 1, 1);
     ANNULUS_ASSIGN_OR_RETURN(Contender dense, Contender::Make(comparison.dense, asked, backend));
     ANNULUS_ASSIGN_OR_RETURN(Contender sparse, Contender::Make(comparison.pattern, asked, backend));
-    // In turn, so that both have the same share of a machine that does other things too.
-    for (int i = 0; i < comparison.repeat; ++i) {
-      ANNULUS_RETURN_IF_ERROR(dense.Run());
-      ANNULUS_RETURN_IF_ERROR(sparse.Run());
-    }
-    const double speed = dense.elapsed_s() / sparse.elapsed_s();
+    ANNULUS_RETURN_IF_ERROR(RunBoth(comparison, dense, sparse));
     if (decodes) {
-      figures.decode_bytes =
-          static_cast<double>(sparse.tokens_read()) / static_cast<double>(dense.tokens_read());
-      figures.decode_speed = speed;
+      CompareSteps(dense, sparse, &figures);
       continue;
     }
-    figures.density = static_cast<double>(sparse.pairs()) / static_cast<double>(dense.pairs());
-    figures.mass = MassOf(sparse.answer(), dense.answer());
-    figures.error = RelativeDifference(sparse.answer().out, dense.answer().out);
-    figures.speed = speed;
+    CompareAnswers(dense, sparse, &figures);
+    figures.speed = dense.elapsed_s() / sparse.elapsed_s();
   }
   return figures;
 }
 
-absl::StatusOr<RecallFigures> MeasureRecall(const std::string& pattern, const RecallTask& task,
+absl::StatusOr<RecallFigures> MeasureRecall(const Comparison& comparison, const RecallTask& task,
                                             uint64_t seed, Backend& backend) {
   const std::vector<float> words = AllWords(static_cast<int>(task.kv.v.dim()), seed);
   RecallFigures figures;
   for (const Asking& asking : task.asking) {
-    ANNULUS_ASSIGN_OR_RETURN(Contender asked,
-                             Contender::Make(pattern, {asking.q, task.kv.k, task.kv.v}, backend));
+    AttentionInputs inputs = {asking.q, task.kv.k, task.kv.v};
+    CompressedRows rows;
+    if (comparison.compression.has_value()) {
+      ANNULUS_ASSIGN_OR_RETURN(
+          rows, Compressed(*comparison.compression, asking.q, inputs.k, inputs.v, backend));
+      inputs = {asking.q, rows.k, rows.v};
+    }
+    ANNULUS_ASSIGN_OR_RETURN(
+        Contender asked,
+        Contender::Make(comparison.compression.has_value() ? "causal" : comparison.pattern, inputs,
+                        backend));
     ANNULUS_RETURN_IF_ERROR(asked.Run());
     const int64_t first = task.kv.k.tokens() - asking.q.tokens();
     for (const Question& question : asking.questions) {
-      const bool seen = Sees(asked.pattern(), first + question.row, question.position);
+      const bool seen = comparison.compression.has_value()
+                            ? Kept(rows.kept, question.position)
+                            : Sees(asked.pattern(), first + question.row, question.position);
       const bool found = NearestWord(asked.answer().out, question.row, words) == question.word;
       ++figures.asked;
       figures.seen += seen;

@@ -1,12 +1,15 @@
-// A pattern beside dense attention over one task. Thread-compatible: uses the backend's threads.
+// A pattern, or a context that Compress makes smaller, beside dense attention over one task.
+// Thread-compatible: uses the backend's threads.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "attention/backend.h"
+#include "runtime/cli/quality/compression.h"
 #include "runtime/cli/quality/tasks.h"
 
 namespace annulus {
@@ -19,19 +22,26 @@ struct AttentionInputs {
 
 // What is compared, how.
 struct Comparison {
-  std::string pattern;
-  std::string dense;  // the pattern that it is held against
-  int repeat = 1;     // the fastest run counts
+  std::string pattern;  // of no meaning where it compresses
+  std::optional<Compression> compression = {};
+  std::string dense = {};  // the pattern that it is held against
+  int repeat = 1;          // the fastest run counts
 };
 
 struct MassFigures {
   double density = 0;  // its (query, key) pairs, of dense attention's
   double mass = 0;     // of dense attention's weights, those on keys it sees; mean over rows
   double error = 0;    // ‖out − dense out‖ / ‖dense out‖ over all rows (Frobenius)
-  double speed = 0;  // dense attention's time / its time, selection and what it makes of K included
+  // Dense attention's time / its time, selection and what it makes of K included. Absent where it
+  // compresses: its prompt is attended densely.
+  std::optional<double> speed = {};
   // The same of the last query alone: a decode step.
   double decode_bytes = 0;  // KV bytes of the 64-token pages that it reads, of dense attention's
-  double decode_speed = 0;
+  double decode_speed = 0;  // where it compresses, of a step on what was kept
+  // Where it compresses: the keys that each KV head keeps of the prompt, and how many dense steps
+  // take the time that Compress takes, once.
+  std::optional<int64_t> kept = {};
+  std::optional<double> compress_steps = {};
 };
 
 struct RecallFigures {
@@ -43,10 +53,20 @@ struct RecallFigures {
   std::string places = {};  // of each question in order: + found, o seen but not found, . not seen
 };
 
-// Errors as of `annulus attend`: INVALID_ARGUMENT names the pattern.
+// Queries of the mass task that are attended after a prompt was compressed: half of those there
+// are, at most so many.
+inline constexpr int64_t kStepsAfterCompress = 64;
+
+// Errors as of `annulus attend`: INVALID_ARGUMENT names the pattern, and a dense one that shows a
+// query no key.
+//
+// Where it compresses, the context up to its last kStepsAfterCompress tokens is the prompt, whose
+// queries vote, as many as there are; the rest are steps: their keys and values are appended to
+// what was kept, and their queries attend to that.
 absl::StatusOr<MassFigures> MeasureMass(const Comparison& comparison, const AttentionInputs& inputs,
                                         Backend& backend);
-absl::StatusOr<RecallFigures> MeasureRecall(const std::string& pattern, const RecallTask& task,
+// Where it compresses, those who ask vote first.
+absl::StatusOr<RecallFigures> MeasureRecall(const Comparison& comparison, const RecallTask& task,
                                             uint64_t seed, Backend& backend);
 
 }  // namespace annulus

@@ -39,7 +39,7 @@ struct Tasks {
 
 struct QualityFlags {
   Tasks tasks = {true, true, true};
-  std::vector<std::string> patterns;  // none: DefaultPatterns
+  std::vector<Comparison> rows;  // none: DefaultRows
   std::string dense = "causal";
   std::optional<std::string> q, k, v;  // files of captured tensors
   TaskShape shape = {16 << 10, 8, 4, 64, DType::kF32};
@@ -80,7 +80,17 @@ Options OptionsOf(QualityFlags* flags) {
   options.AddRepeated("pattern", "P",
                       "a pattern to measure; may be given again (methods of the literature)",
                       [flags](absl::string_view text) {
-                        flags->patterns.emplace_back(text);
+                        flags->rows.push_back({.pattern = std::string(text)});
+                        return absl::OkStatus();
+                      });
+  options.AddRepeated("compress", "RULE",
+                      "a context to measure that Compress makes smaller, snapkv(KEEP) or "
+                      "h2o(KEEP), for steps after it; may be given again",
+                      [flags](absl::string_view text) -> absl::Status {
+                        ANNULUS_ASSIGN_OR_RETURN(Compression made, ParseCompression(text));
+                        Comparison row{.pattern = made.text};
+                        row.compression = std::move(made);
+                        flags->rows.push_back(std::move(row));
                         return absl::OkStatus();
                       });
   options.Add("dense", "P", "what it is held against (causal)", SetText(&flags->dense));
@@ -117,7 +127,8 @@ Options OptionsOf(QualityFlags* flags) {
   return options;
 }
 
-// Methods of the literature for text, in sizes that fit the context: windows of a sixteenth of it.
+// Methods of the literature for text, in sizes that fit the context: windows of a sixteenth of it,
+// and as many keys kept.
 std::vector<std::string> DefaultPatterns(int64_t tokens, int kv_heads) {
   const int64_t window = std::max<int64_t>(64, tokens / 16 / 64 * 64);
   const int64_t block = std::max<int64_t>(64, tokens / 32 / 64 * 64);
@@ -136,6 +147,18 @@ std::vector<std::string> DefaultPatterns(int64_t tokens, int kv_heads) {
   patterns.push_back(absl::StrCat("s2(64,", std::max<int64_t>(1, window / 256), ",", kv_heads - 1,
                                   ",dense_heads=1)"));
   return patterns;
+}
+
+std::vector<Comparison> DefaultRows(const TaskShape& shape) {
+  std::vector<Comparison> rows;
+  for (std::string& pattern : DefaultPatterns(shape.tokens, shape.kv_heads)) {
+    rows.push_back({.pattern = std::move(pattern)});
+  }
+  for (const char* const rule : {"snapkv", "h2o"}) {
+    const std::string text = absl::StrCat(rule, "(", std::max<int64_t>(64, shape.tokens / 16), ")");
+    rows.push_back({.pattern = text, .compression = *ParseCompression(text)});
+  }
+  return rows;
 }
 
 // Captured tensors, from files.
@@ -173,7 +196,7 @@ absl::StatusOr<std::optional<Captured>> ReadCaptured(const QualityFlags& flags) 
   return captured;
 }
 
-// The rows of all patterns, task by task, so that the inputs of one are there at a time.
+// The rows of all that is compared, task by task, so that the inputs of one are there at a time.
 absl::Status Measure(const QualityFlags& flags, const std::optional<Captured>& captured,
                      const Console& console, std::vector<QualityRow>* rows) {
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend,
@@ -183,8 +206,8 @@ absl::Status Measure(const QualityFlags& flags, const std::optional<Captured>& c
   int64_t done = 0;
   const int64_t all = flags.tasks.count() * static_cast<int64_t>(rows->size());
   const auto each = [&](auto measure) -> absl::Status {
-    for (QualityRow& row : *rows) {
-      ANNULUS_RETURN_IF_ERROR(measure(row));
+    for (size_t i = 0; i < rows->size(); ++i) {
+      ANNULUS_RETURN_IF_ERROR(measure(flags.rows[i], (*rows)[i]));
       progress.Show(++done, all);
     }
     return absl::OkStatus();
@@ -194,9 +217,8 @@ absl::Status Measure(const QualityFlags& flags, const std::optional<Captured>& c
     if (!captured.has_value()) task = MakeMassTask(flags.shape, flags.q_tokens, seed);
     const AttentionInputs inputs =
         captured.has_value() ? captured->inputs() : AttentionInputs{task.q, task.kv.k, task.kv.v};
-    ANNULUS_RETURN_IF_ERROR(each([&](QualityRow& row) -> absl::Status {
-      ANNULUS_ASSIGN_OR_RETURN(
-          row.mass, MeasureMass({row.pattern, flags.dense, flags.repeat}, inputs, *backend));
+    ANNULUS_RETURN_IF_ERROR(each([&](const Comparison& of, QualityRow& row) -> absl::Status {
+      ANNULUS_ASSIGN_OR_RETURN(row.mass, MeasureMass(of, inputs, *backend));
       return absl::OkStatus();
     }));
   }
@@ -204,9 +226,11 @@ absl::Status Measure(const QualityFlags& flags, const std::optional<Captured>& c
     if (!(needle ? flags.tasks.needle : flags.tasks.mqar)) continue;
     const RecallTask task =
         needle ? MakeNeedleTask(flags.shape, flags.depths, seed) : MakeMqarTask(flags.shape, seed);
-    ANNULUS_RETURN_IF_ERROR(each([&](QualityRow& row) -> absl::Status {
+    ANNULUS_RETURN_IF_ERROR(each([&](const Comparison& of, QualityRow& row) -> absl::Status {
+      // Queries of MQAR stand among the keys: a context that is made of all has seen the answers.
+      if (of.compression.has_value() && !needle) return absl::OkStatus();
       ANNULUS_ASSIGN_OR_RETURN((needle ? row.needle : row.mqar),
-                               MeasureRecall(row.pattern, task, seed, *backend));
+                               MeasureRecall(of, task, seed, *backend));
       return absl::OkStatus();
     }));
   }
@@ -243,11 +267,13 @@ absl::Status RunQuality(const Arguments& args, const Console& console) {
     flags.shape.tokens = captured->k.view().tokens;
     flags.shape.kv_heads = static_cast<int>(captured->k.view().heads);
   }
-  if (flags.patterns.empty()) {
-    flags.patterns = DefaultPatterns(flags.shape.tokens, flags.shape.kv_heads);
-  }
+  if (flags.rows.empty()) flags.rows = DefaultRows(flags.shape);
   std::vector<QualityRow> rows;
-  for (const std::string& pattern : flags.patterns) rows.push_back({.pattern = pattern});
+  for (Comparison& row : flags.rows) {
+    row.dense = flags.dense;
+    row.repeat = flags.repeat;
+    rows.push_back({.pattern = row.pattern});
+  }
   ANNULUS_RETURN_IF_ERROR(Measure(flags, captured, console, &rows));
   if (flags.csv.has_value()) ANNULUS_RETURN_IF_ERROR(WriteFile(*flags.csv, {QualityCsv(rows)}));
   *console.out << (flags.json ? QualityJson(rows) : QualityText(rows)) << std::flush;

@@ -29,17 +29,20 @@ void AddRecall(const std::string& task, const std::optional<RecallFigures>& figu
 Json ToJson(const QualityRow& row) {
   Json json = {{"pattern", row.pattern}};
   const MassFigures mass = row.mass.value_or(MassFigures{});
-  for (const auto& [name, value] : {std::pair("density", mass.density),
-                                    {"mass", mass.mass},
-                                    {"error", mass.error},
-                                    {"speed", mass.speed},
-                                    {"decode_bytes", mass.decode_bytes},
-                                    {"decode_speed", mass.decode_speed}}) {
-    json[name] = row.mass.has_value() ? Json(value) : Json();
-  }
+  const auto put = [&](const char* name, std::optional<double> value) {
+    json[name] = row.mass.has_value() && value.has_value() ? Json(*value) : Json();
+  };
+  put("density", mass.density);
+  put("mass", mass.mass);
+  put("error", mass.error);
+  put("speed", mass.speed);
+  put("decode_bytes", mass.decode_bytes);
+  put("decode_speed", mass.decode_speed);
   AddRecall("needle", row.needle, &json);
   json["needle_places"] = row.needle.has_value() ? Json(row.needle->places) : Json();
   AddRecall("mqar", row.mqar, &json);
+  json["kept"] = mass.kept.has_value() ? Json(*mass.kept) : Json();
+  put("compress_steps", mass.compress_steps);
   return json;
 }
 
@@ -66,20 +69,23 @@ std::string QualityText(absl::Span<const QualityRow> rows) {
                {"speed"},
                {"decode bytes"},
                {"decode speed"},
+               {"kept keys"},
+               {"made in steps"},
                {"needle", kLeft},
                {"by depth", kLeft},
                {"MQAR", kLeft}});
   for (const QualityRow& row : rows) {
     const MassFigures mass = row.mass.value_or(MassFigures{});
-    const auto cell = [&](const char* format, double value) {
-      const auto text = absl::StrFormat(*absl::ParsedFormat<'f'>::New(format), value);
-      return row.mass.has_value() ? text : std::string(kNone);
+    const auto cell = [&](const char* format, std::optional<double> value) {
+      if (!row.mass.has_value() || !value.has_value()) return std::string(kNone);
+      return absl::StrFormat(*absl::ParsedFormat<'f'>::New(format), *value);
     };
+    const std::string kept = mass.kept.has_value() ? absl::StrCat(*mass.kept) : kNone;
     table.AddRow({row.pattern, cell("%.3f", mass.density), cell("%.3f", mass.mass),
                   cell("%.3f", mass.error), cell("%.2f×", mass.speed),
-                  cell("%.3f", mass.decode_bytes), cell("%.2f×", mass.decode_speed),
-                  RecallText(row.needle), row.needle.has_value() ? row.needle->places : kNone,
-                  RecallText(row.mqar)});
+                  cell("%.3f", mass.decode_bytes), cell("%.2f×", mass.decode_speed), kept,
+                  cell("%.1f", mass.compress_steps), RecallText(row.needle),
+                  row.needle.has_value() ? row.needle->places : kNone, RecallText(row.mqar)});
   }
   return table.ToText();
 }

@@ -11,7 +11,7 @@
 namespace annulus {
 
 struct QualityRow {
-  std::string pattern;
+  std::string pattern;                   // or the rule by which a context is compressed
   std::optional<MassFigures> mass = {};  // absent where the task was not asked for
   std::optional<RecallFigures> needle = {};
   std::optional<RecallFigures> mqar = {};
