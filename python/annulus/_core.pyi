@@ -101,6 +101,7 @@ class Client:
         pattern: str,
         weights: list[float],
         timeout: float | None,
+        cancel: CancelToken,
         /,
     ) -> tuple[dict[str, KeyList], int]: ...
     def compress(

@@ -298,19 +298,25 @@ class Context:
             A list for each such word, by the word with all of its arguments: the ``lists`` of
             attends, and of steps, of queries at the same positions, in this layer or in others.
         """
-        number = self._number(layer, track)
-        q_start, kv_len = self._positions(number, q, q_start, kv_len)
-        lists, _ = self._core.select(
-            self.id,
-            number,
-            q_start,
-            kv_len,
-            q,
-            pattern or "",
-            weights_of(weights, q, "weights"),
-            timeout,
-        )
-        return {word: KeyList._of(core) for word, core in lists.items()}
+        call = self._select_call(layer, q, pattern, track, weights, q_start, kv_len)
+        return call(timeout, _core.CancelToken.new())
+
+    async def select_async(
+        self,
+        layer: int,
+        q: Any,
+        pattern: str | None = None,
+        *,
+        track: str | None = None,
+        weights: Any = None,
+        q_start: int | None = None,
+        kv_len: int | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, KeyList]:
+        """As :meth:`select`; cancelling the task cancels the call."""
+        call = self._select_call(layer, q, pattern, track, weights, q_start, kv_len)
+        lists: dict[str, KeyList] = await in_thread(lambda cancel: call(timeout, cancel))
+        return lists
 
     def compress(
         self,
@@ -470,6 +476,28 @@ class Context:
             timeout,
             cancel,
         )
+
+    def _select_call(
+        self,
+        layer: int,
+        q: Any,
+        pattern: str | None,
+        track: str | None,
+        weights: Any,
+        q_start: int | None,
+        kv_len: int | None,
+    ) -> Callable[[float | None, _core.CancelToken], dict[str, KeyList]]:
+        number = self._number(layer, track)
+        q_start, kv_len = self._positions(number, q, q_start, kv_len)
+        per_head = weights_of(weights, q, "weights")
+
+        def call(timeout: float | None, cancel: _core.CancelToken) -> dict[str, KeyList]:
+            lists, _ = self._core.select(
+                self.id, number, q_start, kv_len, q, pattern or "", per_head, timeout, cancel
+            )
+            return {word: KeyList._of(core) for word, core in lists.items()}
+
+        return call
 
     def fork(self, tokens: int | None = None, *, timeout: float | None = None) -> Context:
         """A new context that begins with this one's first ``tokens`` (all, layer by layer).

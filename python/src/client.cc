@@ -6,7 +6,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/time/clock.h"
 #include "annulus/client.h"
 #include "python/src/answer.h"
 #include "python/src/arrays.h"
@@ -18,15 +17,6 @@
 
 namespace annulus::python {
 namespace {
-
-// Notes how long it lived.
-class Timer {
- public:
-  ~Timer() { NoteSeconds(absl::ToDoubleSeconds(absl::Now() - begin_)); }
-
- private:
-  const absl::Time begin_ = absl::Now();
-};
 
 std::optional<PlanKind> PlanOf(const std::optional<std::string>& plan) {
   if (!plan.has_value()) return std::nullopt;
@@ -85,21 +75,6 @@ class PythonClient {
     return ValueOrRaise(WithoutGil([&] { return call(*client, OptionsOf(timeout, {})); }));
   }
 
-  template <typename Result, typename Request, typename Call, typename Async>
-  absl::StatusOr<Result> RunLong(const Request& request, const CallOptions& options, Call call,
-                                 Async async) {
-    const std::shared_ptr<Client> client = Open();
-    if (!OnMainThread()) {
-      return WithoutGil([&] {
-        const Timer timer;
-        return ((*client).*call)(request, options);
-      });
-    }
-    return WaitFor<Result>(options.cancel, [&](Completion<Result> done) {
-      return ((*client).*async)(request, options, std::move(done));
-    });
-  }
-
  public:
   static PythonClient* Connect(const ClientOptions& options) {
     return new PythonClient(ValueOrRaise(WithoutGil([&] { return Client::Connect(options); })));
@@ -139,7 +114,7 @@ class PythonClient {
     CallOptions options = OptionsOf(timeout, cancel);
     options.progress = ProgressOf(progress);
     const AppendResult result = ValueOrRaise(
-        RunLong<AppendResult>(request, options, &Client::Append, &Client::AppendAsync));
+        RunLong<AppendResult>(Open(), request, options, &Client::Append, &Client::AppendAsync));
     return nb::make_tuple(result.epoch, result.tokens);
   }
 
@@ -168,7 +143,7 @@ class PythonClient {
     request.keys_begin = keys_begin;
     request.keys_end = keys_end;
     AttendResult result = ValueOrRaise(RunLong<AttendResult>(
-        request, OptionsOf(timeout, cancel), &Client::Attend, &Client::AttendAsync));
+        Open(), request, OptionsOf(timeout, cancel), &Client::Attend, &Client::AttendAsync));
     return AnswerOf(q, out_dtype, std::move(result.out), std::move(result.lse),
                     {.epoch = nb::cast(result.epoch),
                      .stats = ToPython(result.stats),
@@ -178,7 +153,7 @@ class PythonClient {
   // {word: KeyList}, and the epoch.
   nb::tuple Select(ContextId context, int layer, int64_t q_start, int64_t kv_len, nb::handle q,
                    const std::string& pattern, const std::vector<float>& weights,
-                   std::optional<double> timeout) {
+                   std::optional<double> timeout, const CancelToken& cancel) {
     const Borrowed queries = Borrow(q, "q");
     const SelectRequest request{.context = context,
                                 .layer = layer,
@@ -187,9 +162,8 @@ class PythonClient {
                                 .q = queries.view,
                                 .pattern = pattern,
                                 .weights = weights};
-    const SelectResult result =
-        Run([&](Client& client, const CallOptions& call) { return client.Select(request, call); },
-            timeout);
+    const SelectResult result = ValueOrRaise(
+        RunApart<SelectResult>(Open(), request, OptionsOf(timeout, cancel), &Client::Select));
     return nb::make_tuple(ToPython(result.lists), result.epoch);
   }
 
@@ -208,9 +182,8 @@ class PythonClient {
     FromKeywords(rule, &request.rule);
     request.into = into;
     request.start = start;
-    const CompressResult result =
-        Run([&](Client& client, const CallOptions& call) { return client.Compress(request, call); },
-            timeout);
+    const CompressResult result = ValueOrRaise(
+        RunApart<CompressResult>(Open(), request, OptionsOf(timeout, {}), &Client::Compress));
     return nb::make_tuple(ToPython(std::vector<CallList>{result.kept}), result.tokens);
   }
 
@@ -376,7 +349,7 @@ void AddClient(nb::module_& module) {
            nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
            nb::arg())
       .def("select", &PythonClient::Select, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
-           nb::arg(), nb::arg(), nb::arg().none())
+           nb::arg(), nb::arg(), nb::arg().none(), nb::arg())
       .def("compress", &PythonClient::Compress, nb::arg(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none())
       .def("step", &PythonClient::Step, nb::arg(), nb::arg().none(), nb::arg().none(),

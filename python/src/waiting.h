@@ -11,6 +11,8 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "annulus/client.h"
 #include "python/src/errors.h"
 #include "python/src/nanobind.h"
@@ -20,6 +22,15 @@ namespace annulus::python {
 // How long the last call of this thread spent in the library, seconds: what is more was Python's.
 double LastSeconds();
 void NoteSeconds(double seconds);
+
+// Notes how long it lived.
+class Timer {
+ public:
+  ~Timer() { NoteSeconds(absl::ToDoubleSeconds(absl::Now() - begin_)); }
+
+ private:
+  const absl::Time begin_ = absl::Now();
+};
 
 // The thread that signals come to: the one that imported the module.
 bool OnMainThread();
@@ -59,6 +70,35 @@ absl::StatusOr<Result> WaitFor(const CancelToken& cancel, Start start) {
   const std::lock_guard<std::mutex> lock(shared.mutex);
   if (raised.has_value()) throw *std::move(raised);
   return *std::move(shared.result);
+}
+
+// A call that may take long: of the two members of Client the blocking one, or on the main thread
+// the asynchronous one.
+template <typename Result, typename Request, typename Call, typename Async>
+absl::StatusOr<Result> RunLong(const std::shared_ptr<Client>& client, const Request& request,
+                               const CallOptions& options, Call call, Async async) {
+  if (!OnMainThread()) {
+    return WithoutGil([&] {
+      const Timer timer;
+      return ((*client).*call)(request, options);
+    });
+  }
+  return WaitFor<Result>(options.cancel, [&](Completion<Result> done) {
+    return ((*client).*async)(request, options, std::move(done));
+  });
+}
+
+// The same of a call that has no asynchronous form.
+template <typename Result, typename Request, typename Call>
+absl::StatusOr<Result> RunApart(const std::shared_ptr<Client>& client, const Request& request,
+                                const CallOptions& options, Call call) {
+  const auto run = [&] { return ((*client).*call)(request, options); };
+  if (!OnMainThread()) return WithoutGil(run);
+  std::jthread thread;
+  return WaitFor<Result>(options.cancel, [&](Completion<Result> done) {
+    thread = std::jthread([&run, done = std::move(done)]() mutable { done(run()); });
+    return absl::OkStatus();
+  });
 }
 
 }  // namespace annulus::python

@@ -141,8 +141,9 @@ def test_the_program_runs_as_a_module():
     assert bad.returncode == 2
 
 
-def test_ctrl_c_ends_a_call():
-    program = """
+@pytest.mark.parametrize("call", ["attend(0, k)", "select(0, k, 'quest(64)')"])
+def test_ctrl_c_ends_a_call(call):
+    program = f"""
 import os, signal, threading, time, numpy as np, annulus
 with annulus.in_process(threads=1) as client:
     context = client.create_context(heads=32, head_dim=128, dtype="f32")
@@ -150,7 +151,7 @@ with annulus.in_process(threads=1) as client:
     context.append(0, k, k)
     threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     try:
-        context.attend(0, k)
+        context.{call}
     except KeyboardInterrupt:
         print("interrupted")
 """
