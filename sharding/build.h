@@ -47,9 +47,9 @@ class GroupCast {
     std::vector<Transfer> kv;      // that come to it
   };
   std::vector<HeadRange> Parts(int count) const;
-  // What rank `index` does for some KV heads, in three steps. `hides`: it computes while pages
+  // What rank `index` does for some KV heads, in three rounds. `hides`: it computes while pages
   // come.
-  void AddPart(int index, HeadRange heads, bool hides, Step* cast, Step* rest, Step* home) const;
+  void AddPart(int index, HeadRange heads, bool hides, Round* cast, Round* rest, Round* home) const;
 
   const Problem& problem_;
   std::vector<Rank> ranks_;

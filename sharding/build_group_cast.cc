@@ -116,8 +116,8 @@ std::vector<HeadRange> GroupCast::Parts(int count) const {
   return parts;
 }
 
-void GroupCast::AddPart(int index, HeadRange heads, bool hides, Step* cast, Step* rest,
-                        Step* home) const {
+void GroupCast::AddPart(int index, HeadRange heads, bool hides, Round* cast, Round* rest,
+                        Round* home) const {
   const Rank& rank = ranks_[index];
   bool is_sent = false;
   for (const Transfer& t : rank.kv) {
@@ -144,18 +144,18 @@ void GroupCast::AddPart(int index, HeadRange heads, bool hides, Step* cast, Step
 
 Plan GroupCast::Build(int stages) const {
   const std::vector<HeadRange> parts = Parts(std::max(stages, 1));
-  std::vector<Step> all(parts.size() + 2);
+  std::vector<Round> all(parts.size() + 2);
   for (size_t part = 0; part < parts.size(); ++part) {
     for (int rank = 0; rank < problem_.world(); ++rank) {
       AddPart(rank, parts[part], stages > 0, &all[part], &all[part + 1], &all[part + 2]);
     }
     all[part + 1].drop_received_kv = true;
   }
-  std::vector<Step> steps;
-  for (Step& step : all) {
-    if (!step.transfers.empty() || !step.computes.empty()) steps.push_back(std::move(step));
+  std::vector<Round> rounds;
+  for (Round& round : all) {
+    if (!round.transfers.empty() || !round.computes.empty()) rounds.push_back(std::move(round));
   }
-  return Plan(PlanKind::kGroupCast, problem_, std::move(steps), stages);
+  return Plan(PlanKind::kGroupCast, problem_, std::move(rounds), stages);
 }
 
 }  // namespace annulus

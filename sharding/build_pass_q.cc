@@ -21,8 +21,8 @@ class PassQBuilder {
     }
   }
 
-  std::vector<Step> Build() {
-    Step ask, answer;
+  std::vector<Round> Build() {
+    Round ask, answer;
     for (int rank = 0; rank < problem_.world(); ++rank) {
       const Pieces here = Seeing(rank, HomeOf(rank));
       const Pieces all = Seeing(rank, problem_.QueryBlocks());
@@ -33,12 +33,13 @@ class PassQBuilder {
       AddComputes(rank, Seeing(rank, problem_.QueryBlocks().Subtract(HomeOf(rank))),
                   &answer.computes);
     }
-    std::vector<Step> steps;
-    for (Step* step : {&ask, &answer}) {
-      if (!step->transfers.empty() || !step->computes.empty()) steps.push_back(std::move(*step));
+    std::vector<Round> rounds;
+    for (Round* round : {&ask, &answer}) {
+      if (!round->transfers.empty() || !round->computes.empty())
+        rounds.push_back(std::move(*round));
     }
-    for (Step& step : ComeHome()) steps.push_back(std::move(step));
-    return steps;
+    for (Round& round : ComeHome()) rounds.push_back(std::move(round));
+    return rounds;
   }
 
  private:
@@ -106,14 +107,14 @@ class PassQBuilder {
   }
 
   // Partials of every home, all homes at the same time.
-  std::vector<Step> ComeHome() const {
-    std::vector<Step> steps;
+  std::vector<Round> ComeHome() const {
+    std::vector<Round> rounds;
     if (problem_.home == Home::kCaller) {
-      ComeHomeTo(kCaller, problem_.QueryBlocks(), &steps);
+      ComeHomeTo(kCaller, problem_.QueryBlocks(), &rounds);
     } else {
-      for (int home = 0; home < problem_.world(); ++home) ComeHomeTo(home, homes_[home], &steps);
+      for (int home = 0; home < problem_.world(); ++home) ComeHomeTo(home, homes_[home], &rounds);
     }
-    return steps;
+    return rounds;
   }
 
   struct Holder {
@@ -122,7 +123,7 @@ class PassQBuilder {
   };
 
   // Ranks of different heads have nothing to merge.
-  void ComeHomeTo(int home, const BlockSet& rows, std::vector<Step>* steps) const {
+  void ComeHomeTo(int home, const BlockSet& rows, std::vector<Round>* rounds) const {
     if (rows.empty()) return;
     std::vector<std::vector<Holder>> holders(
         static_cast<size_t>(problem_.kv.mesh().head_groups));  // by head group
@@ -137,48 +138,48 @@ class PassQBuilder {
     }
     for (std::vector<Holder>& group : holders) {
       if (group.size() <= kDirectPartialsMax) {
-        for (const Holder& holder : group) Send(holder, home, 0, steps);
+        for (const Holder& holder : group) Send(holder, home, 0, rounds);
       } else if (home == kCaller) {
-        ComeToCaller(std::move(group), steps);
+        ComeToCaller(std::move(group), rounds);
       } else {
         group.insert(group.begin(), Holder{home, {}});
         size_t round = 0;
         for (size_t apart = 1; apart < group.size(); apart *= 2)
-          Join(group, apart, 2, round++, steps);
+          Join(group, apart, 2, round++, rounds);
       }
     }
   }
 
   // In the fewest rounds after which no more than kDirectPartialsMax are left. A rank takes in up
   // to three others' in a round.
-  void ComeToCaller(std::vector<Holder> holders, std::vector<Step>* steps) const {
+  void ComeToCaller(std::vector<Holder> holders, std::vector<Round>* rounds) const {
     size_t round = 0;
     size_t apart = 1;
     const auto left = [&] { return (holders.size() + apart - 1) / apart; };
     while (left() > kDirectPartialsMax) {
       const size_t together =
           std::min((left() + kDirectPartialsMax - 1) / kDirectPartialsMax, kDirectPartialsMax);
-      Join(holders, apart, together, round++, steps);
+      Join(holders, apart, together, round++, rounds);
       apart *= together;
     }
-    for (size_t i = 0; i < holders.size(); i += apart) Send(holders[i], kCaller, round, steps);
+    for (size_t i = 0; i < holders.size(); i += apart) Send(holders[i], kCaller, round, rounds);
   }
 
   // Of the holders that are left, each `apart` from the next, so many merge `together`.
   void Join(std::vector<Holder>& holders, size_t apart, size_t together, size_t round,
-            std::vector<Step>* steps) const {
+            std::vector<Round>* rounds) const {
     for (size_t i = 0; i < holders.size(); i += apart) {
       const size_t into = i - i % (apart * together);
       if (into == i) continue;
-      Send(holders[i], holders[into].rank, round, steps);
+      Send(holders[i], holders[into].rank, round, rounds);
       Absorb(holders[i].partials, &holders[into].partials);
     }
   }
 
-  void Send(const Holder& from, int to, size_t round, std::vector<Step>* steps) const {
-    if (steps->size() <= round) steps->resize(round + 1);
+  void Send(const Holder& from, int to, size_t round, std::vector<Round>* rounds) const {
+    if (rounds->size() <= round) rounds->resize(round + 1);
     for (const HeadBlocks& piece : from.partials) {
-      (*steps)[round].transfers.push_back(
+      (*rounds)[round].transfers.push_back(
           {Transfer::Kind::kPartial, from.rank, to, piece.heads, piece.blocks});
     }
   }

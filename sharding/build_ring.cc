@@ -1,7 +1,7 @@
 // The ring family: ring, ring-contiguous, heads and mesh differ only in the layout they compute on.
 // First queries and KV go from where they lie to that layout, then KV shards go round the token
 // groups of each head group, then partials go home. With one token group (heads: S2 over heads,
-// Ulysses, arXiv 2309.14509) the ring has one step; with one head group (ring attention, arXiv
+// Ulysses, arXiv 2309.14509) the ring has one round; with one head group (ring attention, arXiv
 // 2310.01889; zigzag: 2311.09431) there is nothing to redistribute.
 #include <map>
 #include <utility>
@@ -65,15 +65,15 @@ class RingBuilder {
     }
   }
 
-  std::vector<Step> Build() const {
-    std::vector<Step> steps;
-    const auto add_if_any = [&steps](Step step) {
-      if (!step.transfers.empty() || !step.computes.empty()) steps.push_back(std::move(step));
+  std::vector<Round> Build() const {
+    std::vector<Round> rounds;
+    const auto add_if_any = [&rounds](Round round) {
+      if (!round.transfers.empty() || !round.computes.empty()) rounds.push_back(std::move(round));
     };
     add_if_any(Redistribute());
     for (int turn = 0; turn < target_.mesh().token_groups; ++turn) add_if_any(Turn(turn));
     add_if_any(GoHome());
-    return steps;
+    return rounds;
   }
 
  private:
@@ -113,36 +113,36 @@ class RingBuilder {
     return read;
   }
 
-  Step Redistribute() const {
-    Step step;
+  Round Redistribute() const {
+    Round round;
     for (int rank = 0; rank < problem_.world(); ++rank) {
-      if (target_ != problem_.kv) FetchKv(problem_, rank, shards_[rank], &step.transfers);
+      if (target_ != problem_.kv) FetchKv(problem_, rank, shards_[rank], &round.transfers);
       for (const HeadBlocks& mine : cut_[rank]) {
-        MoveRows(problem_, Transfer::Kind::kQuery, rank, mine.heads, mine.blocks, &step.transfers);
+        MoveRows(problem_, Transfer::Kind::kQuery, rank, mine.heads, mine.blocks, &round.transfers);
       }
     }
-    return step;
+    return round;
   }
 
   // Each rank computes on the shard it has and passes it on. A shard that has been passed on is
   // dropped, so that a rank has room for two besides its own.
-  Step Turn(int turn) const {
-    Step step;
-    step.drop_received_kv = true;
+  Round Turn(int turn) const {
+    Round round;
+    round.drop_received_kv = true;
     const int groups = target_.mesh().token_groups;
     for (int rank = 0; rank < problem_.world(); ++rank) {
       const int head_group = target_.HeadGroup(rank), group = target_.TokenGroup(rank);
       const int shard = (group + groups - turn) % groups;
       if (turn + 1 < groups) {
         Pass(rank, target_.Rank(head_group, (group + 1) % groups),
-             shards_[target_.Rank(head_group, shard)], &step.transfers);
+             shards_[target_.Rank(head_group, shard)], &round.transfers);
       }
       for (const HeadBlocks& mine : cut_[rank]) {
         if (kv_[shard].empty()) continue;
-        step.computes.push_back({rank, mine.blocks, mine.heads, kv_[shard]});
+        round.computes.push_back({rank, mine.blocks, mine.heads, kv_[shard]});
       }
     }
-    return step;
+    return round;
   }
 
   // Sends a shard, less what the next rank of the ring has had from the start.
@@ -154,15 +154,15 @@ class RingBuilder {
     }
   }
 
-  Step GoHome() const {
-    Step step;
+  Round GoHome() const {
+    Round round;
     for (int rank = 0; rank < problem_.world(); ++rank) {
       for (const HeadBlocks& mine : cut_[rank]) {
         MoveRows(problem_, Transfer::Kind::kPartial, rank, mine.heads, mine.blocks,
-                 &step.transfers);
+                 &round.transfers);
       }
     }
-    return step;
+    return round;
   }
 
   const Problem& problem_;

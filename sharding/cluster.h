@@ -1,5 +1,5 @@
 // ClusterModel: what the ranks of a plan compute and send with, and the terms of the cost model,
-// one by one, for the planner and for whoever plays a plan step by step. Pure functions.
+// one by one, for the planner and for whoever plays a plan round by round. Pure functions.
 #pragma once
 
 #include <cstdint>

@@ -90,8 +90,8 @@ class BlockMap {
     rows_ = std::min(q_blocks_, kCellsMax);
     columns_ = std::min(kv_blocks_, kCellsMax);
     const int head = kv_head * problem_.group();
-    for (const Step& step : plan.steps()) {
-      for (const Compute& compute : step.computes) {
+    for (const Round& round : plan.rounds()) {
+      for (const Compute& compute : round.computes) {
         if (head >= compute.heads.first && head < compute.heads.end()) {
           computes_.push_back(&compute);
         }

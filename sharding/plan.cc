@@ -63,8 +63,8 @@ int64_t Problem::Rows(const BlockSet& blocks) const {
   return mine.TokenCount(q_range().end) - before;
 }
 
-Plan::Plan(PlanKind kind, Problem problem, std::vector<Step> steps, int stages)
-    : kind_(kind), problem_(std::move(problem)), steps_(std::move(steps)), stages_(stages) {}
+Plan::Plan(PlanKind kind, Problem problem, std::vector<Round> rounds, int stages)
+    : kind_(kind), problem_(std::move(problem)), rounds_(std::move(rounds)), stages_(stages) {}
 
 int64_t Plan::Bytes(const Transfer& transfer) const {
   const int64_t element = static_cast<int64_t>(SizeOf(problem_.dtype));
@@ -85,8 +85,8 @@ int64_t Plan::Bytes(const Transfer& transfer) const {
 
 int64_t Plan::BytesSent(int rank) const {
   int64_t bytes = 0;
-  for (const Step& step : steps_) {
-    for (const Transfer& transfer : step.transfers) {
+  for (const Round& round : rounds_) {
+    for (const Transfer& transfer : round.transfers) {
       if (transfer.source == rank) bytes += Bytes(transfer);
     }
   }
@@ -95,8 +95,8 @@ int64_t Plan::BytesSent(int rank) const {
 
 int64_t Plan::BytesReceived(int rank) const {
   int64_t bytes = 0;
-  for (const Step& step : steps_) {
-    for (const Transfer& transfer : step.transfers) {
+  for (const Round& round : rounds_) {
+    for (const Transfer& transfer : round.transfers) {
       if (transfer.destination == rank) bytes += Bytes(transfer);
     }
   }
@@ -105,8 +105,8 @@ int64_t Plan::BytesReceived(int rank) const {
 
 int64_t Plan::BytesTotal() const {
   int64_t bytes = 0;
-  for (const Step& step : steps_) {
-    for (const Transfer& transfer : step.transfers) bytes += Bytes(transfer);
+  for (const Round& round : rounds_) {
+    for (const Transfer& transfer : round.transfers) bytes += Bytes(transfer);
   }
   return bytes;
 }
@@ -115,16 +115,16 @@ std::string Plan::ToString() const {
   std::string text =
       absl::StrCat(Name(kind_), " over ", world(), " ranks: ", problem_.q_tokens, " x ",
                    problem_.kv_tokens, " tokens, ", problem_.heads, " heads, ", problem_.kv_heads,
-                   " kv heads, ", BytesTotal(), " bytes in ", steps_.size(), " steps\n");
-  for (size_t i = 0; i < steps_.size(); ++i) {
+                   " kv heads, ", BytesTotal(), " bytes in ", rounds_.size(), " rounds\n");
+  for (size_t i = 0; i < rounds_.size(); ++i) {
     int64_t bytes[3] = {0, 0, 0};
-    for (const Transfer& transfer : steps_[i].transfers) {
+    for (const Transfer& transfer : rounds_[i].transfers) {
       bytes[static_cast<int>(transfer.kind)] += Bytes(transfer);
     }
-    absl::StrAppend(&text, "  step ", i, ": ", steps_[i].transfers.size(), " transfers (q ",
+    absl::StrAppend(&text, "  round ", i, ": ", rounds_[i].transfers.size(), " transfers (q ",
                     bytes[0], ", kv ", bytes[1], ", partials ", bytes[2], " bytes), ",
-                    steps_[i].computes.size(), " computes",
-                    steps_[i].drop_received_kv ? ", then drops received kv\n" : "\n");
+                    rounds_[i].computes.size(), " computes",
+                    rounds_[i].drop_received_kv ? ", then drops received kv\n" : "\n");
   }
   return text;
 }

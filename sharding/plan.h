@@ -1,11 +1,11 @@
 // Plan: how one attention problem is cut over ranks and what moves. An immutable value; the engine
 // (runtime/engine) executes it on each rank, and planning needs no clock, no I/O and no CUDA.
 //
-// A plan is a short list of steps. In each step a rank first starts the step's transfers, then
-// runs the step's computes on what it held BEFORE the step, then waits for the transfers; so
-// communication of a step hides behind its compute, and what arrives is usable from the next step.
-// Everything a compute makes is a partial; partials that arrive are merged into those of the same
-// rows and heads. At the end every query row is whole at its home.
+// A plan is a short list of rounds. In each round a rank first starts the round's transfers, then
+// runs the round's computes on what it held BEFORE the round, then waits for the transfers; so
+// communication of a round hides behind its compute, and what arrives is usable from the next
+// round. Everything a compute makes is a partial; partials that arrive are merged into those of the
+// same rows and heads. At the end every query row is whole at its home.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,7 @@
 namespace annulus {
 
 // Up to so many ranks that hold the same heads pass-q moves nothing between them: partials go
-// straight to the home of their rows, in the fewest steps. No caller takes in more.
+// straight to the home of their rows, in the fewest rounds. No caller takes in more.
 inline constexpr size_t kDirectPartialsMax = 4;
 
 // Query heads of a problem.
@@ -97,10 +97,10 @@ struct Compute {
   BlockSet kv_blocks;
 };
 
-struct Step {
+struct Round {
   std::vector<Transfer> transfers;
   std::vector<Compute> computes;
-  bool drop_received_kv = false;  // KV that arrived in earlier steps is not needed after this one
+  bool drop_received_kv = false;  // KV that arrived in earlier rounds is not needed after this one
 };
 
 // In how many stages a group-cast hides what travels behind what is computed; 0: not at all. Stages
@@ -110,12 +110,12 @@ inline constexpr int kStagesMax = 1024;
 
 class Plan {
  public:
-  Plan(PlanKind kind, Problem problem, std::vector<Step> steps, int stages = kStagesDefault);
+  Plan(PlanKind kind, Problem problem, std::vector<Round> rounds, int stages = kStagesDefault);
 
   PlanKind kind() const { return kind_; }
   int stages() const { return stages_; }
   const Problem& problem() const { return problem_; }
-  const std::vector<Step>& steps() const { return steps_; }
+  const std::vector<Round>& rounds() const { return rounds_; }
   int world() const { return problem_.world(); }
 
   // The rows of q that start and end at `rank` (kOwners).
@@ -137,13 +137,13 @@ class Plan {
   // them.
   absl::Status Validate(const Stop& stop = {}) const;
 
-  // Some lines for people: steps, transfers, bytes.
+  // Some lines for people: rounds, transfers, bytes.
   std::string ToString() const;
 
  private:
   PlanKind kind_;
   Problem problem_;
-  std::vector<Step> steps_;
+  std::vector<Round> rounds_;
   int stages_;
 };
 

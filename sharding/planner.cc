@@ -13,7 +13,7 @@
 namespace annulus {
 namespace {
 
-// What one step asks of one rank, or of the caller.
+// What one round asks of one rank, or of the caller.
 class StepLoad {
  public:
   void AddCompute(const ComputeLoad& load) { compute_ += load; }
@@ -55,7 +55,7 @@ class StepLoad {
   std::array<Link, 4> links_;
 };
 
-// Adds a step's seconds: the slowest rank's of each term, and what is not hidden.
+// Adds a round's seconds: the slowest rank's of each term, and what is not hidden.
 void AddStep(const std::vector<StepLoad>& ends, const ClusterModel& cluster, const Problem& problem,
              PlanCost* cost) {
   StepLoad::Terms most;
@@ -88,10 +88,10 @@ PlanCost CostWith(const Plan& plan, const ClusterModel& cluster, const PlanLoads
     cost.workers.push_back(
         {.worker = rank, .kv_tokens = problem.kv.Blocks(rank).TokenCount(problem.kv_tokens)});
   }
-  for (size_t s = 0; s < plan.steps().size(); ++s) {
-    const Step& step = plan.steps()[s];
+  for (size_t s = 0; s < plan.rounds().size(); ++s) {
+    const Round& round = plan.rounds()[s];
     std::vector<StepLoad> ends(static_cast<size_t>(plan.world()) + 1);  // kCaller first
-    for (const Transfer& t : step.transfers) {
+    for (const Transfer& t : round.transfers) {
       const int64_t bytes = plan.Bytes(t);
       const bool inside = Inside(cluster, t.source, t.destination, plan.world());
       ends[t.source + 1].AddMessage(true, inside, bytes);
@@ -104,10 +104,10 @@ PlanCost CostWith(const Plan& plan, const ClusterModel& cluster, const PlanLoads
       cost.bytes_total += bytes;
       cost.bytes_between += inside ? 0 : bytes;
     }
-    for (size_t c = 0; c < step.computes.size(); ++c) {
+    for (size_t c = 0; c < round.computes.size(); ++c) {
       const ComputeLoad& load = loads[s][c];
-      ends[step.computes[c].rank + 1].AddCompute(load);
-      cost.workers[step.computes[c].rank].work_pairs += load.work_pairs;
+      ends[round.computes[c].rank + 1].AddCompute(load);
+      cost.workers[round.computes[c].rank].work_pairs += load.work_pairs;
     }
     AddStep(ends, cluster, problem, &cost);
   }

@@ -23,12 +23,12 @@ struct WorkerLoad {
   int64_t bytes_received = 0;
 };
 
-// A step costs, on each rank, max(compute, communication) + merge, and the slowest rank (or the
+// A round costs, on each rank, max(compute, communication) + merge, and the slowest rank (or the
 // caller) counts:
-//   compute        ComputeSeconds of what it computes in the step, in sum
+//   compute        ComputeSeconds of what it computes in the round, in sum
 //   communication  the slowest of its links, each direction, inside and between: LinkSeconds
 //   merge          MergeSeconds of the partials that arrive
-// Summed over steps, cost_s = compute_s + exposed_comm_s + merge_s.
+// Summed over rounds, cost_s = compute_s + exposed_comm_s + merge_s.
 struct PlanCost {
   PlanKind kind = PlanKind::kRing;
   int stages = kStagesDefault;  // Plan::stages

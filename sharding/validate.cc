@@ -53,11 +53,11 @@ class HeadSegments {
       cuts_.push_back(heads.first);
       cuts_.push_back(heads.end());
     };
-    for (const Step& step : plan.steps()) {
-      for (const Transfer& transfer : step.transfers) {
+    for (const Round& round : plan.rounds()) {
+      for (const Transfer& transfer : round.transfers) {
         if (transfer.kind != Transfer::Kind::kKv) cut(transfer.heads);
       }
-      for (const Compute& compute : step.computes) cut(compute.heads);
+      for (const Compute& compute : round.computes) cut(compute.heads);
     }
     for (int head = 1; head < plan.problem().heads; ++head) {
       if (rows.QueryClass(head) != rows.QueryClass(head - 1)) cuts_.push_back(head);
@@ -90,8 +90,8 @@ absl::Status CheckShape(const Plan& plan) {
     return is_rank(rank) || (caller && rank == kCaller && problem.home == Home::kCaller);
   };
   const BlockSet queries = problem.QueryBlocks(), keys = problem.KvBlocks();
-  for (const Step& step : plan.steps()) {
-    for (const Transfer& t : step.transfers) {
+  for (const Round& round : plan.rounds()) {
+    for (const Transfer& t : round.transfers) {
       const bool kv = t.kind == Transfer::Kind::kKv;
       if (!is_end(t.source, t.kind == Transfer::Kind::kQuery) ||
           !is_end(t.destination, t.kind == Transfer::Kind::kPartial) || t.source == t.destination ||
@@ -102,7 +102,7 @@ absl::Status CheckShape(const Plan& plan) {
                                                 t.heads.count, " is out of range"));
       }
     }
-    for (const Compute& c : step.computes) {
+    for (const Compute& c : round.computes) {
       if (!is_rank(c.rank) || !in(c.heads, problem.heads) ||
           !c.q_blocks.Subtract(queries).empty() || !c.kv_blocks.Subtract(keys).empty()) {
         return absl::InternalError(absl::StrCat("plan: a compute of rank ", c.rank, ", heads ",
@@ -114,7 +114,7 @@ absl::Status CheckShape(const Plan& plan) {
   return absl::OkStatus();
 }
 
-// Who holds what, step by step.
+// Who holds what, round by round.
 class Player {
  public:
   Player(const Plan& plan, const RowTable& rows, const HeadSegments& segments, const Stop& stop)
@@ -144,14 +144,14 @@ class Player {
   }
 
   absl::Status Play() {
-    for (const Step& step : plan_.steps()) {
-      ANNULUS_RETURN_IF_ERROR(Send(step));
-      for (const Compute& compute : step.computes) {
+    for (const Round& round : plan_.rounds()) {
+      ANNULUS_RETURN_IF_ERROR(Send(round));
+      for (const Compute& compute : round.computes) {
         ANNULUS_RETURN_IF_ERROR(stop_.status());
         ANNULUS_RETURN_IF_ERROR(CheckCompute(compute));
       }
-      ANNULUS_RETURN_IF_ERROR(Receive(step));
-      ++step_;
+      ANNULUS_RETURN_IF_ERROR(Receive(round));
+      ++round_;
     }
     return CheckAtHome();
   }
@@ -164,8 +164,9 @@ class Player {
   }
 
   absl::Status Wrong(int rank, absl::string_view what, int head, int64_t block) const {
-    return absl::InternalError(absl::StrCat("plan ", Name(plan_.kind()), " step ", step_, ": rank ",
-                                            rank, " ", what, ", head ", head, " block ", block));
+    return absl::InternalError(absl::StrCat("plan ", Name(plan_.kind()), " round ", round_,
+                                            ": rank ", rank, " ", what, ", head ", head, " block ",
+                                            block));
   }
 
   bool HoldsKv(int rank, int kv_head, int64_t block) const {
@@ -175,8 +176,8 @@ class Player {
   }
 
   // Takes from every source what it must hold; partials leave it.
-  absl::Status Send(const Step& step) {
-    for (const Transfer& t : step.transfers) {
+  absl::Status Send(const Round& round) {
+    for (const Transfer& t : round.transfers) {
       if (t.source == kCaller) continue;
       const bool kv = t.kind == Transfer::Kind::kKv;
       const HeadRange parts = kv ? t.heads : segments_.Of(t.heads);
@@ -233,9 +234,9 @@ class Player {
     return at->second;
   }
 
-  absl::Status Receive(const Step& step) {
+  absl::Status Receive(const Round& round) {
     arriving_.Clear();
-    for (const Transfer& t : step.transfers) {
+    for (const Transfer& t : round.transfers) {
       if (t.destination == kCaller) continue;
       const bool kv = t.kind == Transfer::Kind::kKv;
       const HeadRange parts = kv ? t.heads : segments_.Of(t.heads);
@@ -254,7 +255,7 @@ class Player {
         }
       }
     }
-    if (step.drop_received_kv) received_.Clear();
+    if (round.drop_received_kv) received_.Clear();
     received_.Add(arriving_);
     return absl::OkStatus();
   }
@@ -280,13 +281,13 @@ class Player {
   const HeadSegments& segments_;
   const Stop& stop_;
   BlockBits received_;            // KV, by KV head
-  BlockBits arriving_;            // KV of the current step
+  BlockBits arriving_;            // KV of the current round
   BlockBits queries_;             // by segment
   BlockBits partials_;            // by segment
   std::vector<int> owner_;        // token group of each KV block before the plan
   std::vector<bool> holds_head_;  // by rank and KV head
   std::map<std::pair<int, std::string>, std::vector<bool>> read_;
-  int step_ = 0;
+  int round_ = 0;
 };
 
 // Whether every (row, head, block) that the pattern allows is computed exactly once. Rows that are
@@ -298,8 +299,8 @@ class CoverageCheck {
 
   absl::Status Check(int head) {
     std::vector<const Compute*> computes;
-    for (const Step& step : plan_.steps()) {
-      for (const Compute& compute : step.computes) {
+    for (const Round& round : plan_.rounds()) {
+      for (const Compute& compute : round.computes) {
         if (head >= compute.heads.first && head < compute.heads.end()) {
           computes.push_back(&compute);
         }

@@ -203,10 +203,10 @@ std::vector<PlanLoads> ComputeLoads(std::span<const Plan* const> plans, const Ro
   std::vector<PlanLoads> loads(plans.size());
   std::map<const BlockSet*, std::vector<Item>, RunsLess> by_rows;
   for (size_t i = 0; i < plans.size(); ++i) {
-    for (const Step& step : plans[i]->steps()) {
-      std::vector<ComputeLoad>& of_step = loads[i].emplace_back(step.computes.size());
-      for (size_t c = 0; c < step.computes.size(); ++c) {
-        by_rows[&step.computes[c].q_blocks].push_back({&step.computes[c], &of_step[c]});
+    for (const Round& round : plans[i]->rounds()) {
+      std::vector<ComputeLoad>& of_round = loads[i].emplace_back(round.computes.size());
+      for (size_t c = 0; c < round.computes.size(); ++c) {
+        by_rows[&round.computes[c].q_blocks].push_back({&round.computes[c], &of_round[c]});
       }
     }
   }

@@ -175,13 +175,13 @@ absl::StatusOr<PlanRow> PlanBench::Measure(std::optional<PlanKind> kind) {
 
 absl::Status PlanBench::AddTimes(const Plan& plan, const std::vector<Repetition>& repetitions,
                                  PlanRow* row) {
-  const size_t steps = plan.steps().size();
+  const size_t rounds = plan.rounds().size();
   std::vector<double> said;
   for (const Repetition& one : repetitions) {
     said.push_back(one.seconds);
     said.push_back(static_cast<double>(one.result.bytes_sent));
     said.push_back(static_cast<double>(one.result.bytes_received));
-    said.insert(said.end(), one.result.step_compute_s.begin(), one.result.step_compute_s.end());
+    said.insert(said.end(), one.result.round_compute_s.begin(), one.result.round_compute_s.end());
   }
   ANNULUS_ASSIGN_OR_RETURN(const auto all, ranks_.Gather(said));
 
@@ -191,7 +191,7 @@ absl::Status PlanBench::AddTimes(const Plan& plan, const std::vector<Repetition>
   };
   std::vector<Times> times;
   for (size_t i = 0; i < repetitions.size(); ++i) {
-    const size_t at = i * (3 + steps);
+    const size_t at = i * (3 + rounds);
     Times run;
     row->bytes_sent = 0;
     for (size_t rank = 0; rank < all.size(); ++rank) {
@@ -206,7 +206,7 @@ absl::Status PlanBench::AddTimes(const Plan& plan, const std::vector<Repetition>
                                   ", the plan says ", to_send, " and ", to_receive);
       }
     }
-    for (size_t step = 0; step < steps; ++step) {
+    for (size_t step = 0; step < rounds; ++step) {
       double slowest_s = 0;
       for (const auto& rank : all) slowest_s = std::max(slowest_s, rank[at + 3 + step]);
       run.compute_s += slowest_s;

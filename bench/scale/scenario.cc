@@ -18,7 +18,7 @@ void WeighWork(const Plan& plan, const PlanLoads& loads, const ClusterModel& clu
   ComputeLoad all;
   for (size_t s = 0; s < loads.size(); ++s) {
     for (size_t c = 0; c < loads[s].size(); ++c) {
-      pairs[static_cast<size_t>(plan.steps()[s].computes[c].rank)] += loads[s][c].work_pairs;
+      pairs[static_cast<size_t>(plan.rounds()[s].computes[c].rank)] += loads[s][c].work_pairs;
       all.work_pairs += loads[s][c].work_pairs;
       all.tokens_read += loads[s][c].tokens_read;
     }

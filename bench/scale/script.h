@@ -1,8 +1,8 @@
-// Script: what every rank does in every step of a plan, with bytes and seconds in place of tensors.
-// It is what the engine (runtime/engine) would do, rank by rank and in its order: a step's
-// transfers in the plan's order, those without payload left out, then the step's computes, then,
-// when the transfers are done, the merging of partials that came.
-// Immutable value; 16 bytes a message, so that a thousand ranks fit.
+// Script: what every rank does in every round of a plan, with bytes and seconds in place of
+// tensors. It is what the engine (runtime/engine) would do, rank by rank and in its order: a
+// round's transfers in the plan's order, those without payload left out, then the round's computes,
+// then, when the transfers are done, the merging of partials that came. Immutable value; 16 bytes a
+// message, so that a thousand ranks fit.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ namespace annulus {
 struct Message {
   int16_t source = 0;
   int16_t destination = 0;
-  int32_t step = 0;
+  int32_t round = 0;
   int64_t bytes = 0;
 };
 
@@ -26,9 +26,9 @@ inline constexpr int kScriptRanksMax = 1 << 14;
 
 class Script {
  public:
-  // messages: by ascending step, within a step in the order in which every rank posts its own.
-  // compute_s, merge_s: [steps, world] seconds.
-  Script(int world, int steps, std::vector<Message> messages, std::vector<double> compute_s,
+  // messages: by ascending round, within a round in the order in which every rank posts its own.
+  // compute_s, merge_s: [rounds, world] seconds.
+  Script(int world, int rounds, std::vector<Message> messages, std::vector<double> compute_s,
          std::vector<double> merge_s);
 
   // A plan whose rows are at home on the ranks (Home::kOwners), at most kScriptRanksMax of them.
@@ -36,15 +36,17 @@ class Script {
   static Script Of(const Plan& plan, const PlanLoads& loads, const ClusterModel& cluster);
 
   int world() const { return world_; }
-  int steps() const { return steps_; }
+  int rounds() const { return rounds_; }
   const std::vector<Message>& messages() const { return messages_; }
-  double compute_s(int step, int rank) const { return compute_s_[Cell(step, rank)]; }
-  double merge_s(int step, int rank) const { return merge_s_[Cell(step, rank)]; }
+  double compute_s(int round, int rank) const { return compute_s_[Cell(round, rank)]; }
+  double merge_s(int round, int rank) const { return merge_s_[Cell(round, rank)]; }
 
-  // What `rank` posts when it enters `step`: indices of messages.
-  absl::Span<const uint32_t> Sends(int step, int rank) const { return sends_.Of(Cell(step, rank)); }
-  absl::Span<const uint32_t> Receives(int step, int rank) const {
-    return receives_.Of(Cell(step, rank));
+  // What `rank` posts when it enters `round`: indices of messages.
+  absl::Span<const uint32_t> Sends(int round, int rank) const {
+    return sends_.Of(Cell(round, rank));
+  }
+  absl::Span<const uint32_t> Receives(int round, int rank) const {
+    return receives_.Of(Cell(round, rank));
   }
 
  private:
@@ -56,14 +58,14 @@ class Script {
       return {items.data() + begin[cell], begin[cell + 1] - begin[cell]};
     }
   };
-  size_t Cell(int step, int rank) const {
-    return static_cast<size_t>(step) * static_cast<size_t>(world_) + static_cast<size_t>(rank);
+  size_t Cell(int round, int rank) const {
+    return static_cast<size_t>(round) * static_cast<size_t>(world_) + static_cast<size_t>(rank);
   }
   template <typename RankOf>
   Lists ListBy(RankOf rank_of) const;
 
   int world_;
-  int steps_;
+  int rounds_;
   std::vector<Message> messages_;
   std::vector<double> compute_s_;
   std::vector<double> merge_s_;

@@ -138,7 +138,7 @@ class Simulation {
     SimulatedRun run;
     run.seconds = now_;
     for (const Rank& rank : ranks_) {
-      ANNULUS_CHECK(rank.step == script_.steps());
+      ANNULUS_CHECK(rank.round == script_.rounds());
       run.ranks.push_back(rank.time);
       run.ranks.back().idle_s = now_ - rank.entered_s;
     }
@@ -147,8 +147,8 @@ class Simulation {
 
  private:
   struct Rank {
-    int step = -1;
-    int64_t pending = 0;  // messages of the step, and its computing
+    int round = -1;
+    int64_t pending = 0;  // messages of the round, and its computing
     double entered_s = 0;
     RankTime time;
   };
@@ -172,35 +172,35 @@ class Simulation {
         {now_ + seconds, made_++, kind, static_cast<int16_t>(rank), static_cast<int16_t>(peer)});
   }
 
-  // A rank enters its next step, or ends.
+  // A rank enters its next round, or ends.
   void Enter(int id) {
     Rank& rank = ranks_[id];
-    ++rank.step;
+    ++rank.round;
     rank.entered_s = now_;
-    if (rank.step == script_.steps()) return;
-    const auto sends = script_.Sends(rank.step, id), receives = script_.Receives(rank.step, id);
+    if (rank.round == script_.rounds()) return;
+    const auto sends = script_.Sends(rank.round, id), receives = script_.Receives(rank.round, id);
     if (observer_) observer_(id, sends, receives);
-    const double compute_s = script_.compute_s(rank.step, id);
-    rank.time.compute_s += compute_s + script_.merge_s(rank.step, id);
+    const double compute_s = script_.compute_s(rank.round, id);
+    rank.time.compute_s += compute_s + script_.merge_s(rank.round, id);
     rank.pending = static_cast<int64_t>(sends.size() + receives.size()) + 1;
     After(compute_s, Event::kComputed, id);
     for (uint32_t i : sends) Offer(id, script_.messages()[i].destination);
     for (uint32_t i : receives) Offer(script_.messages()[i].source, id);
   }
 
-  // One of what `id` waits for in its step is done.
+  // One of what `id` waits for in its round is done.
   void Done(int id) {
     Rank& rank = ranks_[id];
     if (--rank.pending > 0) return;
-    rank.time.waiting_s += now_ - rank.entered_s - script_.compute_s(rank.step, id);
-    After(script_.merge_s(rank.step, id), Event::kMerged, id);
+    rank.time.waiting_s += now_ - rank.entered_s - script_.compute_s(rank.round, id);
+    After(script_.merge_s(rank.round, id), Event::kMerged, id);
   }
 
   // Marks the pair's next message ready if both ends have posted it, and starts it if it can.
   void Offer(int source, int destination) {
     const Message* message = queues_.Front(source, destination);
-    if (message == nullptr || ranks_[source].step < message->step ||
-        ranks_[destination].step < message->step) {
+    if (message == nullptr || ranks_[source].round < message->round ||
+        ranks_[destination].round < message->round) {
       return;
     }
     Links& links = LinksOf(source, destination);

@@ -64,13 +64,13 @@ DirectParts DirectPartsOf(const Plan& plan, int rank, const std::byte* queries) 
   const Problem& problem = plan.problem();
   std::vector<const Transfer*> in, out;
   std::vector<const Compute*> computes;
-  for (const Step& step : plan.steps()) {
-    for (const Transfer& transfer : step.transfers) {
+  for (const Round& round : plan.rounds()) {
+    for (const Transfer& transfer : round.transfers) {
       if (transfer.source != rank && transfer.destination != rank) continue;
       if (transfer.source != kCaller && transfer.destination != kCaller) return {};
       (transfer.source == rank ? out : in).push_back(&transfer);
     }
-    for (const Compute& compute : step.computes) {
+    for (const Compute& compute : round.computes) {
       if (compute.rank == rank) computes.push_back(&compute);
     }
   }

@@ -11,8 +11,8 @@ namespace {
 
 template <typename Fn>
 void ForEachTransfer(const Plan& plan, int source, int destination, Fn fn) {
-  for (const Step& step : plan.steps()) {
-    for (const Transfer& transfer : step.transfers) {
+  for (const Round& round : plan.rounds()) {
+    for (const Transfer& transfer : round.transfers) {
       if (transfer.source == source && transfer.destination == destination) fn(transfer);
     }
   }

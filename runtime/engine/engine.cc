@@ -29,20 +29,20 @@ class RankRun {
         space_(task.kv->memory() == MemoryKind::kHost ? HostMemory() : backend.memory()),
         tiles_(problem_, space_),
         kv_(plan_, task.rank, *task.kv, space_),
-        step_compute_s_(plan_.steps().size()) {}
+        round_compute_s_(plan_.rounds().size()) {}
 
   absl::StatusOr<RankResult> Run();
 
  private:
-  // A transfer of the step in flight and the memory it uses: the exchange's, or the caller's.
+  // A transfer of the round in flight and the memory it uses: the exchange's, or the caller's.
   struct Flight {
     const Transfer* transfer;
     Buffer bytes;
   };
 
   absl::Status Prepare();
-  absl::Status RunStep(const Step& step, int index);
-  absl::Status StartTransfers(const Step& step);
+  absl::Status RunRound(const Round& round, int index);
+  absl::Status StartTransfers(const Round& round);
   absl::StatusOr<Buffer> PackOutgoing(const Transfer& transfer);
   absl::StatusOr<Buffer> FromCaller(size_t bytes);
   // Between the run's memory and that of an exchange or of the caller; no copy if they are one.
@@ -63,14 +63,14 @@ class RankRun {
   MemorySpace& space_;
   Tiles tiles_;
   WorkingKv kv_;
-  // Of the step that runs. They live until the exchange is done with them: on an error, until it
+  // Of the round that runs. They live until the exchange is done with them: on an error, until it
   // was aborted.
   std::vector<Flight> out_;
   std::vector<Flight> in_;
   size_t caller_offset_ = 0;  // consumed of q_packed
   std::vector<Buffer> for_caller_;
   int64_t caller_bytes_ = 0;
-  std::vector<double> step_compute_s_;
+  std::vector<double> round_compute_s_;
   double wait_s_ = 0;
 };
 
@@ -94,8 +94,8 @@ absl::Status RankRun::Prepare() {
     }
     ANNULUS_RETURN_IF_ERROR(tiles_.Borrow(rows, {0, problem_.heads}, task_.q));
   }
-  for (const Step& step : plan_.steps()) {
-    for (const Compute& compute : step.computes) {
+  for (const Round& round : plan_.rounds()) {
+    for (const Compute& compute : round.computes) {
       if (compute.rank != task_.rank) continue;
       ANNULUS_RETURN_IF_ERROR(
           tiles_.ForCompute(Rows(compute.q_blocks, problem_.q_range()), compute.heads).status());
@@ -144,9 +144,9 @@ absl::StatusOr<Buffer> RankRun::FromCaller(size_t bytes) {
   return task_.q_packed.Part(std::exchange(caller_offset_, caller_offset_ + bytes), bytes);
 }
 
-absl::Status RankRun::StartTransfers(const Step& step) {
+absl::Status RankRun::StartTransfers(const Round& round) {
   const MemoryKind wire_memory = exchange_.capabilities().memory;
-  for (const Transfer& transfer : step.transfers) {
+  for (const Transfer& transfer : round.transfers) {
     const size_t bytes = static_cast<size_t>(plan_.Bytes(transfer));
     if (bytes == 0) continue;
     if (transfer.source == task_.rank) {
@@ -234,12 +234,12 @@ absl::Status RankRun::WaitFor(Exchange::Ticket ticket) {
   }
 }
 
-absl::Status RankRun::RunStep(const Step& step, int index) {
+absl::Status RankRun::RunRound(const Round& round, int index) {
   if (absl::Now() >= task_.deadline) {
-    return absl::DeadlineExceededError(absl::StrCat("deadline passed before step ", index));
+    return absl::DeadlineExceededError(absl::StrCat("deadline passed before round ", index));
   }
-  kv_.BeginStep(index);
-  ANNULUS_RETURN_IF_ERROR(StartTransfers(step));
+  kv_.BeginRound(index);
+  ANNULUS_RETURN_IF_ERROR(StartTransfers(round));
   std::vector<SendOp> sends;
   std::vector<RecvOp> receives;
   for (const Flight& flight : out_) {
@@ -254,20 +254,20 @@ absl::Status RankRun::RunStep(const Step& step, int index) {
   if (moves) {
     ANNULUS_ASSIGN_OR_RETURN(ticket, exchange_.Post(sends, receives));
   }
-  for (const Compute& compute : step.computes) {
+  for (const Compute& compute : round.computes) {
     if (compute.rank != task_.rank) continue;
     const absl::Time begin = absl::Now();
     ANNULUS_RETURN_IF_ERROR(Launch(compute));
-    step_compute_s_[static_cast<size_t>(index)] += absl::ToDoubleSeconds(absl::Now() - begin);
-    Trace(absl::StrCat("step ", index, " attend"), begin);
+    round_compute_s_[static_cast<size_t>(index)] += absl::ToDoubleSeconds(absl::Now() - begin);
+    Trace(absl::StrCat("round ", index, " attend"), begin);
   }
   if (moves) {
     const absl::Time begin = absl::Now();
     ANNULUS_RETURN_IF_ERROR(WaitFor(ticket));
     wait_s_ += absl::ToDoubleSeconds(absl::Now() - begin);
-    Trace(absl::StrCat("step ", index, " wait for transfers"), begin);
+    Trace(absl::StrCat("round ", index, " wait for transfers"), begin);
   }
-  if (step.drop_received_kv) kv_.DropReceived(index);
+  if (round.drop_received_kv) kv_.DropReceived(index);
   for (Flight& flight : in_) ANNULUS_RETURN_IF_ERROR(Accept(std::move(flight)));
   out_.clear();
   in_.clear();
@@ -278,7 +278,7 @@ absl::StatusOr<RankResult> RankRun::Run() {
   const Exchange::Counters before = exchange_.counters();
   ANNULUS_RETURN_IF_ERROR(Prepare());
   int index = 0;
-  for (const Step& step : plan_.steps()) ANNULUS_RETURN_IF_ERROR(RunStep(step, index++));
+  for (const Round& round : plan_.rounds()) ANNULUS_RETURN_IF_ERROR(RunRound(round, index++));
   if (caller_offset_ != task_.q_packed.size()) {
     return absl::InternalError(absl::StrCat("the caller gave rank ", task_.rank, " ",
                                             task_.q_packed.size(), " bytes, the plan used ",
@@ -298,8 +298,8 @@ absl::StatusOr<RankResult> RankRun::Run() {
   result.bytes_sent = static_cast<int64_t>(after.bytes_sent - before.bytes_sent) + caller_bytes_;
   result.bytes_received = static_cast<int64_t>(after.bytes_received - before.bytes_received) +
                           static_cast<int64_t>(caller_offset_);
-  result.compute_s = std::accumulate(step_compute_s_.begin(), step_compute_s_.end(), 0.0);
-  result.step_compute_s = std::move(step_compute_s_);
+  result.compute_s = std::accumulate(round_compute_s_.begin(), round_compute_s_.end(), 0.0);
+  result.round_compute_s = std::move(round_compute_s_);
   result.wait_s = wait_s_;
   return result;
 }

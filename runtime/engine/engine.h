@@ -50,9 +50,9 @@ struct RankResult {
   std::optional<Overflow> overflow;
   int64_t bytes_sent = 0;  // payload this rank gave to others, the caller included
   int64_t bytes_received = 0;
-  double compute_s = 0;                // in launches
-  double wait_s = 0;                   // for transfers that no launch hid
-  std::vector<double> step_compute_s;  // compute_s, step by step
+  double compute_s = 0;                 // in launches
+  double wait_s = 0;                    // for transfers that no launch hid
+  std::vector<double> round_compute_s;  // compute_s, round by round
 };
 
 // Errors: those of the backend and the exchange, FAILED_PRECONDITION for an exchange of a GPU's

@@ -16,13 +16,13 @@ HeadRange HeadsTouched(const Plan& plan, int rank) {
   const HeadRange held = SpanOf(problem.kv.KvHeads(rank));
   int first = held.count > 0 ? held.first : problem.kv_heads;
   int end = held.end();
-  for (const Step& step : plan.steps()) {
-    for (const Transfer& transfer : step.transfers) {
+  for (const Round& round : plan.rounds()) {
+    for (const Transfer& transfer : round.transfers) {
       if (transfer.kind != Transfer::Kind::kKv || transfer.destination != rank) continue;
       first = std::min(first, transfer.heads.first);
       end = std::max(end, transfer.heads.end());
     }
-    for (const Compute& compute : step.computes) {
+    for (const Compute& compute : round.computes) {
       if (compute.rank != rank || compute.heads.count == 0) continue;
       first = std::min(first, compute.heads.first / problem.group());
       end = std::max(end, (compute.heads.end() - 1) / problem.group() + 1);
@@ -32,8 +32,8 @@ HeadRange HeadsTouched(const Plan& plan, int rank) {
 }
 
 bool Receives(const Plan& plan, int rank) {
-  for (const Step& step : plan.steps()) {
-    for (const Transfer& transfer : step.transfers) {
+  for (const Round& round : plan.rounds()) {
+    for (const Transfer& transfer : round.transfers) {
       if (transfer.kind == Transfer::Kind::kKv && transfer.destination == rank) return true;
     }
   }
@@ -116,15 +116,15 @@ void WorkingKv::SetPages(const Piece& piece, bool present) {
 }
 
 void WorkingKv::Receive(const Transfer& transfer, Buffer bytes) {
-  pieces_.push_back({step_, transfer.heads, transfer.blocks, std::move(bytes)});
+  pieces_.push_back({round_, transfer.heads, transfer.blocks, std::move(bytes)});
   SetPages(pieces_.back(), true);
 }
 
-void WorkingKv::DropReceived(int step) {
+void WorkingKv::DropReceived(int round) {
   for (const Piece& piece : pieces_) {
-    if (piece.step < step) SetPages(piece, false);
+    if (piece.round < round) SetPages(piece, false);
   }
-  std::erase_if(pieces_, [step](const Piece& piece) { return piece.step < step; });
+  std::erase_if(pieces_, [round](const Piece& piece) { return piece.round < round; });
 }
 
 }  // namespace annulus

@@ -28,13 +28,13 @@ class WorkingKv {
   // Makes the pages of a transfer readable; takes the bytes as they came, which lie in the space.
   void Receive(const Transfer& transfer, Buffer bytes);
 
-  // Forgets what had arrived before step `step`.
-  void DropReceived(int step);
-  void BeginStep(int step) { step_ = step; }
+  // Forgets what had arrived before round `round`.
+  void DropReceived(int round);
+  void BeginRound(int round) { round_ = round; }
 
  private:
   struct Piece {
-    int step;
+    int round;
     HeadRange heads;
     BlockSet blocks;
     Buffer bytes;
@@ -46,7 +46,7 @@ class WorkingKv {
   const KvTable* own_;
   KvTable merged_;
   bool own_suffices_ = false;
-  int step_ = 0;
+  int round_ = 0;
   std::vector<Piece> pieces_;
 };
 

@@ -74,8 +74,8 @@ absl::StatusOr<std::shared_ptr<const Plan>> WorkRunner::PlanOf(const wire::WorkI
 
 // A page that was damaged here must not make a wrong answer elsewhere.
 absl::Status WorkRunner::VerifyWhatLeaves(const Plan& plan, int rank, const wire::WorkItem& item) {
-  for (const Step& step : plan.steps()) {
-    for (const Transfer& transfer : step.transfers) {
+  for (const Round& round : plan.rounds()) {
+    for (const Transfer& transfer : round.transfers) {
       if (transfer.kind != Transfer::Kind::kKv || transfer.source != rank) continue;
       ANNULUS_RETURN_IF_ERROR(
           store_.Verify(item.context, item.layer, transfer.heads, transfer.blocks));

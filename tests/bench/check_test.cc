@@ -181,14 +181,14 @@ TEST_CASE("a plan that forgets a launch gives a wrong row", "[check]") {
   const Problem problem = ProblemOf("causal", DType::kF32, /*workers=*/3);
   const Plan good = BuildPlan(PlanKind::kRing, problem).value();
   CHECK(RunAndCheck(good, inputs) == std::vector<std::string>(3));
-  std::vector<Step> steps = good.steps();
-  for (Step& step : steps) {
-    const size_t before = step.computes.size();
-    std::erase_if(step.computes, [](const Compute& compute) { return compute.rank == 1; });
-    if (step.computes.size() < before) break;  // one launch is enough
+  std::vector<Round> rounds = good.rounds();
+  for (Round& round : rounds) {
+    const size_t before = round.computes.size();
+    std::erase_if(round.computes, [](const Compute& compute) { return compute.rank == 1; });
+    if (round.computes.size() < before) break;  // one launch is enough
   }
   const std::vector<std::string> wrong =
-      RunAndCheck(Plan(good.kind(), problem, std::move(steps)), inputs);
+      RunAndCheck(Plan(good.kind(), problem, std::move(rounds)), inputs);
   const auto named = [](const std::string& w) { return absl::StartsWith(w, "query "); };
   CHECK(std::any_of(wrong.begin(), wrong.end(), named));
   CHECK(std::all_of(wrong.begin(), wrong.end(),

@@ -24,7 +24,7 @@ constexpr absl::Duration kCostMax = absl::Microseconds(50);
 struct OneWorker {
   explicit OneWorker(const ContextSpec& spec) : store(int64_t{1} << 30) {
     ShardMap shards;
-    shards.context = shards.storage = shards.epoch = 1;
+    shards.context = shards.storage_id = shards.epoch = 1;
     shards.spec = spec;
     shards.world = 1;
     shards.heads = HeadMapOf(spec, 1);

@@ -32,8 +32,8 @@ std::string RandomSpans(Rng& rng, int kv_heads, int64_t tokens) {
 bool IsEven(const Plan& plan) {
   const Problem& problem = plan.problem();
   const HeadMap even = HeadMap::Even(problem.world(), problem.heads, problem.kv_heads);
-  for (const Step& step : plan.steps()) {
-    for (const Compute& compute : step.computes) {
+  for (const Round& round : plan.rounds()) {
+    for (const Compute& compute : round.computes) {
       if (HeadRanges{compute.heads} != even.QueryHeads(compute.rank)) return false;
       if (!compute.q_blocks.SameBlocks(problem.QueryBlocks())) return false;
     }

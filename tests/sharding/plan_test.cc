@@ -52,7 +52,7 @@ class Simulation {
   }
 
   void Run() {
-    for (const Step& step : plan_.steps()) RunStep(step);
+    for (const Round& round : plan_.rounds()) RunRound(round);
     CheckAnswers();
   }
 
@@ -62,10 +62,10 @@ class Simulation {
  private:
   using Key = std::tuple<int, int, int64_t>;  // rank, head, block
 
-  void RunStep(const Step& step) {
+  void RunRound(const Round& round) {
     std::vector<std::pair<Key, std::vector<int64_t>>> merges;
     std::set<Key> kv, queries;
-    for (const Transfer& t : step.transfers) {
+    for (const Transfer& t : round.transfers) {
       REQUIRE(t.source != t.destination);
       for (int head = t.heads.first; head < t.heads.end(); ++head) {
         for (int64_t block : t.blocks.ToVector()) {
@@ -85,12 +85,12 @@ class Simulation {
         }
       }
     }
-    for (const Compute& compute : step.computes) RunCompute(compute);
+    for (const Compute& compute : round.computes) RunCompute(compute);
     for (const auto& [to, seen] : merges) {
       auto& into = partials_[to];
       into.insert(into.end(), seen.begin(), seen.end());
     }
-    if (step.drop_received_kv) late_.clear();
+    if (round.drop_received_kv) late_.clear();
     late_.insert(kv.begin(), kv.end());
     queries_.insert(queries.begin(), queries.end());
   }
@@ -208,7 +208,7 @@ TEST_CASE("a head plan leaves pages at home that its head never reads") {
   const Problem problem = MakeProblem(64, 64 * 64, 4, 4, 4, "s2(64,1,4)");
   const Plan plan = Build(PlanKind::kHeads, problem);
   int64_t pages = 0;
-  for (const Transfer& t : plan.steps()[0].transfers) {
+  for (const Transfer& t : plan.rounds()[0].transfers) {
     if (t.kind == Transfer::Kind::kKv) pages += t.heads.count * t.blocks.size();
   }
   CHECK(pages <= 4 * (16 + 1));
@@ -230,7 +230,7 @@ TEST_CASE("many partials come home over a tree") {
       MakeProblem(1, 64 * 640, 8, 8, 64, "causal", {PartitionKind::kBlockCyclic, 1}, Home::kCaller);
   const Plan plan = Build(PlanKind::kPassQ, problem);
   REQUIRE(plan.Validate().ok());
-  CHECK(plan.steps().size() == 2 + 2 + 1);
+  CHECK(plan.rounds().size() == 2 + 2 + 1);
   CHECK(plan.BytesReceived(kCaller) == 4 * 8 * 65 * 4);
 }
 
@@ -263,10 +263,10 @@ TEST_CASE("ranks of different heads merge nothing for a caller") {
   };
   // Six groups of heads by six of tokens: two of each six merge.
   const Plan mesh = placed(Placement::kMesh);
-  CHECK(mesh.steps().size() == 2 + 1 + 1);
+  CHECK(mesh.rounds().size() == 2 + 1 + 1);
   CHECK(mesh.BytesReceived(kCaller) == 3 * 16 * 65 * 4);
   const Plan heads = placed(Placement::kHeads);
-  CHECK(heads.steps().size() == 2 + 1);
+  CHECK(heads.rounds().size() == 2 + 1);
   CHECK(heads.BytesReceived(kCaller) == 16 * 65 * 4);
 }
 

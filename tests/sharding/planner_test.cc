@@ -68,8 +68,8 @@ TEST_CASE("work is counted to the pair, by every plan and by the pattern alike")
       const Plan plan = *BuildPlan(kind, problem, cost.stages);
       REQUIRE(cost.bytes_total == plan.BytesTotal());
       std::vector<int64_t> expected(static_cast<size_t>(plan.world()));
-      for (const Step& step : plan.steps()) {
-        for (const Compute& compute : step.computes) {
+      for (const Round& round : plan.rounds()) {
+        for (const Compute& compute : round.computes) {
           for (int head = compute.heads.first; head < compute.heads.end(); ++head) {
             expected[compute.rank] += PairsOf(problem, allowed, head / problem.group(),
                                               compute.q_blocks, compute.kv_blocks);
@@ -197,7 +197,7 @@ TEST_CASE("each term of the model is what cluster.h says") {
   CHECK(shared.inside_latency_s == 3);
 }
 
-TEST_CASE("a plan costs the sum of its steps, each as its slowest rank") {
+TEST_CASE("a plan costs the sum of its rounds, each as its slowest rank") {
   // One block against one block of 64 tokens, 2 heads: 8192 pairs in one launch.
   const Problem alone = MakeProblem(64, 64, 2, 1, 1, "full");
   ClusterModel cluster;
@@ -254,9 +254,9 @@ TEST_CASE("few rows of a long context are weighed block by block alike") {
     INFO("round " << round << ": " << Describe(problem));
     const Plan plan = *BuildPlan(PlanKind::kGroupCast, problem);
     const PlanLoads loads = ComputeLoads(plan);
-    for (size_t s = 0; s < plan.steps().size(); ++s) {
-      for (size_t c = 0; c < plan.steps()[s].computes.size(); ++c) {
-        const Compute& compute = plan.steps()[s].computes[c];
+    for (size_t s = 0; s < plan.rounds().size(); ++s) {
+      for (size_t c = 0; c < plan.rounds()[s].computes.size(); ++c) {
+        const Compute& compute = plan.rounds()[s].computes[c];
         int64_t pairs = 0, read = 0;
         for (int head = compute.heads.first; head < compute.heads.end(); ++head) {
           BlockSet blocks;

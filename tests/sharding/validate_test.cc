@@ -7,19 +7,19 @@
 namespace annulus {
 namespace {
 
-// Damages one place of the steps; says what it did, or nothing if there was nothing to damage.
+// Damages one place of the rounds; says what it did, or nothing if there was nothing to damage.
 std::string Damage(Rng& rng, const Problem& problem, const AllowedBlocks& allowed,
-                   std::vector<Step>* steps) {
+                   std::vector<Round>* rounds) {
   std::vector<Transfer*> transfers;
   std::vector<std::vector<Transfer>*> lists;
   std::vector<Compute*> computes;
   std::vector<std::vector<Compute>*> compute_lists;
-  for (Step& step : *steps) {
-    for (Transfer& t : step.transfers) {
+  for (Round& round : *rounds) {
+    for (Transfer& t : round.transfers) {
       transfers.push_back(&t);
-      lists.push_back(&step.transfers);
+      lists.push_back(&round.transfers);
     }
-    for (Compute& c : step.computes) {
+    for (Compute& c : round.computes) {
       // Only computes with work: losing another harms nobody.
       bool works = false;
       for (int64_t row : c.q_blocks.ToVector()) {
@@ -29,7 +29,7 @@ std::string Damage(Rng& rng, const Problem& problem, const AllowedBlocks& allowe
       }
       if (!works) continue;
       computes.push_back(&c);
-      compute_lists.push_back(&step.computes);
+      compute_lists.push_back(&round.computes);
     }
   }
   const uint64_t what = rng.Below(6);
@@ -82,12 +82,12 @@ TEST_CASE("a damaged plan is refused") {
     for (PlanKind kind : kPlanKinds) {
       const auto plan = BuildPlan(kind, problem, static_cast<int>(rng.Below(4)));
       REQUIRE(plan.ok());
-      std::vector<Step> steps = plan->steps();
-      const std::string damage = Damage(rng, problem, allowed, &steps);
+      std::vector<Round> rounds = plan->rounds();
+      const std::string damage = Damage(rng, problem, allowed, &rounds);
       if (damage.empty()) continue;
       ++damaged;
       INFO("round " << round << ": " << Name(kind) << ", " << damage << ", " << Describe(problem));
-      const absl::Status status = Plan(kind, problem, steps).Validate();
+      const absl::Status status = Plan(kind, problem, rounds).Validate();
       CAPTURE(status.ToString());
       REQUIRE(status.code() == absl::StatusCode::kInternal);
     }
@@ -99,33 +99,34 @@ TEST_CASE("a plan is refused for each thing that can be wrong with it") {
   const Problem problem = MakeProblem(256, 256, 2, 1, 2, "causal");
   const Plan good = *BuildPlan(PlanKind::kRing, problem);
   REQUIRE(good.Validate().ok());
-  const auto message = [&](void (*spoil)(std::vector<Step>&)) {
-    std::vector<Step> steps = good.steps();
-    spoil(steps);
-    return std::string(Plan(PlanKind::kRing, problem, steps).Validate().message());
+  const auto message = [&](void (*spoil)(std::vector<Round>&)) {
+    std::vector<Round> rounds = good.rounds();
+    spoil(rounds);
+    return std::string(Plan(PlanKind::kRing, problem, rounds).Validate().message());
   };
   const auto has = [](const std::string& text, const char* part) {
     INFO(text);
     CHECK(text.find(part) != std::string::npos);
   };
-  using Steps = std::vector<Step>;
-  has(message([](Steps& s) { s[0].transfers[0].source = 5; }), "out of range");
-  has(message([](Steps& s) { s[0].transfers[0].source = kCaller; }), "out of range");
-  has(message([](Steps& s) { s[0].transfers[0].heads.count = 2; }), "out of range");
-  has(message([](Steps& s) { s[0].transfers[0].blocks = BlockSet::Range(0, 9); }), "out of range");
-  has(message([](Steps& s) { s[0].computes[0].kv_blocks = BlockSet::Range(4, 1); }),
+  using Rounds = std::vector<Round>;
+  has(message([](Rounds& s) { s[0].transfers[0].source = 5; }), "out of range");
+  has(message([](Rounds& s) { s[0].transfers[0].source = kCaller; }), "out of range");
+  has(message([](Rounds& s) { s[0].transfers[0].heads.count = 2; }), "out of range");
+  has(message([](Rounds& s) { s[0].transfers[0].blocks = BlockSet::Range(0, 9); }), "out of range");
+  has(message([](Rounds& s) { s[0].computes[0].kv_blocks = BlockSet::Range(4, 1); }),
       "out of range");
-  has(message([](Steps& s) { std::swap(s[0].transfers[0].source, s[0].transfers[0].destination); }),
+  has(message(
+          [](Rounds& s) { std::swap(s[0].transfers[0].source, s[0].transfers[0].destination); }),
       "sends KV it lacks");
-  has(message([](Steps& s) { s[0].transfers.clear(); }), "lacks KV");
-  has(message([](Steps& s) { std::swap(s[0], s[1]); }), "lacks KV");
-  has(message([](Steps& s) { s[1].computes.clear(); }), "0 times");
-  has(message([](Steps& s) { s[0].computes[0].kv_blocks = BlockSet::Range(0, 4); }), "lacks KV");
-  has(message([](Steps& s) {
+  has(message([](Rounds& s) { s[0].transfers.clear(); }), "lacks KV");
+  has(message([](Rounds& s) { std::swap(s[0], s[1]); }), "lacks KV");
+  has(message([](Rounds& s) { s[1].computes.clear(); }), "0 times");
+  has(message([](Rounds& s) { s[0].computes[0].kv_blocks = BlockSet::Range(0, 4); }), "lacks KV");
+  has(message([](Rounds& s) {
         s[1].transfers.push_back({Transfer::Kind::kPartial, 0, 1, {0, 2}, BlockSet::Range(0, 1)});
       }),
       "keeps a partial");
-  has(message([](Steps& s) {
+  has(message([](Rounds& s) {
         s[1].transfers.push_back({Transfer::Kind::kPartial, 0, 1, {0, 2}, BlockSet::Range(1, 1)});
       }),
       "partial it lacks");

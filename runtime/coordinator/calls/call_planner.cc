@@ -30,13 +30,13 @@ void NoteParts(Planned* planned) {
   const auto take = [&](int rank) {
     if (rank != kCaller) planned->takes_part[static_cast<size_t>(rank)] = true;
   };
-  for (const Step& step : planned->plan.steps()) {
-    for (const Transfer& transfer : step.transfers) {
+  for (const Round& round : planned->plan.rounds()) {
+    for (const Transfer& transfer : round.transfers) {
       take(transfer.source);
       take(transfer.destination);
       planned->exchanges |= transfer.source != kCaller && transfer.destination != kCaller;
     }
-    for (const Compute& compute : step.computes) take(compute.rank);
+    for (const Compute& compute : round.computes) take(compute.rank);
   }
 }
 
@@ -44,8 +44,8 @@ void NoteParts(Planned* planned) {
 void NoteMerging(Planned* planned) {
   if (!planned->exchanges) return;
   planned->merging.resize(static_cast<size_t>(planned->plan.world()));
-  for (const Step& step : planned->plan.steps()) {
-    for (const Transfer& transfer : step.transfers) {
+  for (const Round& round : planned->plan.rounds()) {
+    for (const Transfer& transfer : round.transfers) {
       if (transfer.kind != Transfer::Kind::kPartial || transfer.destination == kCaller) continue;
       MergePlace& source = planned->merging[static_cast<size_t>(transfer.source)];
       if (std::exchange(source.into, transfer.destination) != kCaller) continue;

@@ -75,7 +75,7 @@ Message ColumnCall::Pack(const action::Admit& admit, int rank) const {
   work.traceparent = ToTraceparent(call_.trace);
   wire::WorkItem& item = work.items.emplace_back();
   item.epoch = map.epoch;
-  item.context = map.storage;
+  item.context = map.storage_id;
   item.layer = request_.layer;
   item.q_start = request_.q_start;
   item.q_tokens = request_.q.tokens;

@@ -97,7 +97,7 @@ void Contexts::GoOn(Context& context) {
 
 bool Contexts::TakeUp(WorkerId id, const wire::Inventory& inventory) {
   const auto found = contexts_.find(inventory.serves);
-  if (found == contexts_.end() || found->second.map->storage != inventory.context) return false;
+  if (found == contexts_.end() || found->second.map->storage_id != inventory.context) return false;
   Context& context = found->second;
   const std::string& address = members_.at(id).status.address;
   const auto absent =

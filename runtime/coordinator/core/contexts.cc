@@ -62,7 +62,7 @@ absl::Status Context::CheckCut(int64_t tokens) const {
 }
 
 wire::Resume Context::Resume(const Members& members, const ShardMap& held) const {
-  wire::Resume resume{held.epoch, held.storage, {}, {}};
+  wire::Resume resume{held.epoch, held.storage_id, {}, {}};
   Addresses addresses = AddressesOf(held, members);
   resume.addresses = std::move(addresses.answering);
   resume.copies = std::move(addresses.copies);
@@ -129,7 +129,7 @@ absl::StatusOr<Context*> Contexts::Create(const ContextSpec& spec, CallId reques
   ANNULUS_RETURN_IF_ERROR(CheckRoom(StoredLayers(spec)));
   ANNULUS_ASSIGN_OR_RETURN(Retention retention, Retention::Of(spec));
   ShardMap map;
-  map.context = map.storage = last_id_ + 1;
+  map.context = map.storage_id = last_id_ + 1;
   map.epoch = members_.epoch();
   map.spec = spec;
   map.retention = std::make_shared<const Retention>(std::move(retention));
@@ -145,7 +145,7 @@ absl::StatusOr<Context*> Contexts::Create(const ContextSpec& spec, CallId reques
 
 void Contexts::Open(const ShardMap& map, uint64_t request, ContextId serves) {
   Addresses addresses = AddressesOf(map, members_);
-  wire::Open open{request, map.epoch,           map.storage,      map.spec,
+  wire::Open open{request, map.epoch,           map.storage_id,   map.spec,
                   0,       addresses.answering, addresses.copies, serves};
   for (const Holder& holder : map.holders) {
     open.rank = holder.rank;
@@ -158,10 +158,10 @@ absl::StatusOr<Context*> Contexts::Fork(const Context& parent, std::optional<int
   ANNULUS_RETURN_IF_ERROR(CheckRoom(std::ssize(parent.layers)));
   if (tokens.has_value()) ANNULUS_RETURN_IF_ERROR(parent.CheckCut(*tokens));
   ShardMap map = *parent.map;
-  map.context = map.storage = ++last_id_;
+  map.context = map.storage_id = ++last_id_;
   Context& context = contexts_[map.context];
   context.layers = parent.layers;
-  wire::Fork fork{request, map.epoch, map.storage, parent.map->storage, {}};
+  wire::Fork fork{request, map.epoch, map.storage_id, parent.map->storage_id, {}};
   for (Layer& layer : context.layers) {
     if (tokens.has_value()) layer.Cut(*tokens);
     layer.appending = 0;
@@ -184,7 +184,7 @@ absl::Status Contexts::Truncate(Context& context, int64_t tokens, CallId request
   ++context.truncations;
   for (Layer& layer : context.layers) layer.Cut(tokens);
   const ShardMap& map = *context.map;
-  members_.TellHolders(map, wire::Truncate{request, map.epoch, map.storage, tokens});
+  members_.TellHolders(map, wire::Truncate{request, map.epoch, map.storage_id, tokens});
   return absl::OkStatus();
 }
 
@@ -193,7 +193,7 @@ void Contexts::Release(ContextId id, CallId request) {
   const ShardMapPtr map = found->second.map;
   contexts_.erase(found);
   tenants_.AddContexts(map->spec.owner, -1);
-  members_.TellHolders(*map, wire::Release{request, map->epoch, map->storage});
+  members_.TellHolders(*map, wire::Release{request, map->epoch, map->storage_id});
 }
 
 void Contexts::Add(Context context) {

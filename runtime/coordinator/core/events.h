@@ -44,7 +44,7 @@ struct Holder {
 // Who holds a context: what a call plans with. Immutable once shared.
 struct ShardMap {
   ContextId context = 0;
-  ContextId storage = 0;  // its id at the workers: another one once it has been moved
+  ContextId storage_id = 0;  // its id at the workers: another one once it has been moved
   uint64_t epoch = 0;
   ContextSpec spec;
   int world = 0;  // ranks

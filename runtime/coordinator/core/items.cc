@@ -167,7 +167,7 @@ void Calls::TellOfFailed(CallId id, Call& call) {
     for (const size_t index : call.sent[worker]) {
       const request::WorkItem& ask = call.items[index].ask;
       if (failed[index]) {
-        cancel.items.push_back({call.items[index].map->storage, ask.layer});
+        cancel.items.push_back({call.items[index].map->storage_id, ask.layer});
       }
     }
     if (!cancel.items.empty()) members_.Tell(worker, std::move(cancel));
@@ -194,7 +194,7 @@ void Calls::EndItem(CallId call, Item& item, const absl::Status& status) {
     layer.Commit(RangeOf(item.ask.start, item.ask.k_tokens), item.ask.key);
   } else if (item.sent) {
     const ShardMap& map = *contexts_.at(item.ask.context).map;
-    members_.TellHolders(map, wire::TruncateLayer{map.storage, item.ask.layer, layer.tokens});
+    members_.TellHolders(map, wire::TruncateLayer{map.storage_id, item.ask.layer, layer.tokens});
   }
 }
 

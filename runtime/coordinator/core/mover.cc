@@ -92,7 +92,7 @@ void Mover::Look() {
 }
 
 void Mover::Begin(const Context& context, ShardMap to) {
-  to.storage = contexts_.NewId();
+  to.storage_id = contexts_.NewId();
   to.epoch = members_.NextEpoch();
   Move& move = move_.emplace(Move());
   move.context = to.context;
@@ -216,7 +216,7 @@ void Mover::Read() {
   wire::Read read;
   read.request = Await(answering);
   read.epoch = move.from->epoch;
-  read.context = move.from->storage;
+  read.context = move.from->storage_id;
   read.layer = move.layer;
   read.start = move.chunk.begin;
   read.tokens = move.chunk.size();
@@ -231,7 +231,7 @@ void Mover::Fill() {
   work.request = Await(move.to->holders);
   wire::WorkItem& append = work.items.emplace_back();
   append.epoch = move.to->epoch;
-  append.context = move.to->storage;
+  append.context = move.to->storage_id;
   append.layer = move.layer;
   append.start = move.chunk.begin;
   append.k_tokens = move.chunk.size();
@@ -272,7 +272,7 @@ void Mover::Switch() {
 void Mover::Retire(const ShardMap& map) {
   move_->phase = Phase::kRetiring;
   move_->pending.clear();
-  members_.TellHolders(map, wire::Release{Await(map.holders), map.epoch, map.storage});
+  members_.TellHolders(map, wire::Release{Await(map.holders), map.epoch, map.storage_id});
 }
 
 void Mover::End() {
@@ -298,7 +298,7 @@ void Mover::GiveUp(const absl::Status& why) {
   move_->failure = why;
   // Some may know already that they are the context now: it waits until they have forgotten.
   if (move_->phase == Phase::kActivating) return Retire(*move_->to);
-  members_.TellHolders(*move_->to, wire::Release{0, move_->to->epoch, move_->to->storage});
+  members_.TellHolders(*move_->to, wire::Release{0, move_->to->epoch, move_->to->storage_id});
   End();
 }
 

@@ -2,12 +2,12 @@
 // is missing, to one that has joined. One context at a time, all of the cluster.
 //
 // The context is opened anew on all ready workers, under an id of its own that no caller knows
-// (ShardMap::storage). Then its tokens are copied, a chunk after the other: those that answer for
-// it are asked for their rows, and the new holders store them as any append. Calls go on meanwhile,
-// and what they append is copied too; the last of it while appends wait (UNAVAILABLE). Then all
-// calls on it wait until every new holder knows that it is the context now, and every old one has
-// let go of it: so whatever is found after a loss of the coordinator, the first that is complete is
-// right.
+// (ShardMap::storage_id). Then its tokens are copied, a chunk after the other: those that answer
+// for it are asked for their rows, and the new holders store them as any append. Calls go on
+// meanwhile, and what they append is copied too; the last of it while appends wait (UNAVAILABLE).
+// Then all calls on it wait until every new holder knows that it is the context now, and every old
+// one has let go of it: so whatever is found after a loss of the coordinator, the first that is
+// complete is right.
 //
 // A move that meets an error, a lost worker or a call that shortens the context is given up: the
 // old holders never stopped being right. It is tried again later.

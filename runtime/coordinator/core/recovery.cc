@@ -244,7 +244,7 @@ ShardMap Recovery::MapOf(ContextId id, const Found& found) {
   const wire::Inventory& latest = found.latest();
   ShardMap map;
   map.context = latest.serves;
-  map.storage = id;
+  map.storage_id = id;
   map.epoch = members_.NextEpoch();
   map.spec = latest.spec;
   map.world = static_cast<int>(latest.addresses.size());
