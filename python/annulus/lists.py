@@ -81,7 +81,7 @@ class Index:
 
     Args:
         track: by name.
-        q: [n, index heads, dim of the track], n as the call's queries.
+        q: [n, index heads, dim of the track], n as the call's queries; rounded to the track's dtype.
         weights: [n, index heads], for ``dsa``.
         layer: whose rows (None: the call's layer's).
     """

@@ -79,6 +79,7 @@ TEST_CASE("status keeps its columns whatever their content") {
     context.id = id;
     context.state = state;
     context.epoch = id;
+    context.spec.layers = 2;
     context.tokens = {1, INT64_MAX};
     context.kv_bytes = INT64_MAX;
     context.dense_kv_bytes = 1;
@@ -87,6 +88,14 @@ TEST_CASE("status keeps its columns whatever their content") {
   }
   CheckColumns(ToText(status), "worker ", 3);
   CheckColumns(ToText(status), "context ", 3);
+}
+
+TEST_CASE("a context's tokens are those of its longest layer, whatever its tracks have") {
+  ContextInfo context;
+  context.spec.layers = 2;
+  CHECK(TokensOf(context) == 0);
+  context.tokens = {5, 7, 900};
+  CHECK(TokensOf(context) == 7);
 }
 
 TEST_CASE(

@@ -290,6 +290,10 @@ TEST_CASE("Select gives the reference's lists, which attends and steps of other 
   request.pattern = "moba(64,2)";
   request.kv_len = kTokens + 1;
   CHECK(absl::StrContains(service.Call(request, CallContext()).status().message(), "kv_len"));
+  request.kv_len = kTokens;
+  request.weights = {1};
+  CHECK(absl::StrContains(service.Call(request, CallContext()).status().message(),
+                          "weights: 1; expected none"));
 }
 
 }  // namespace

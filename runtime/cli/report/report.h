@@ -60,7 +60,7 @@ struct ExplainReport {
 std::string ToJson(const ExplainReport& report);
 std::string ToText(const ExplainReport& report);
 
-// Of its longest layer, committed.
+// Of its longest layer, committed; tracks left out.
 int64_t TokensOf(const ContextInfo& context);
 std::string ToJson(const ContextInfo& context);
 std::string ToText(absl::Span<const ContextInfo> contexts);

@@ -174,8 +174,10 @@ std::string ToText(const ExplainReport& report) {
 }
 
 int64_t TokensOf(const ContextInfo& context) {
-  return context.tokens.empty() ? 0
-                                : *std::max_element(context.tokens.begin(), context.tokens.end());
+  const absl::Span<const int64_t> layers =
+      absl::MakeConstSpan(context.tokens)
+          .first(std::min<size_t>(context.tokens.size(), context.spec.layers));
+  return layers.empty() ? 0 : *std::max_element(layers.begin(), layers.end());
 }
 
 std::string LeaseText(double lease) {

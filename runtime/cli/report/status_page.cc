@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "runtime/cli/report/report.h"
 #include "runtime/cli/report/units.h"
 
 namespace annulus {
@@ -90,11 +91,9 @@ std::string ContextsTable(const ClusterStatus& status, const ClusterView& view) 
   for (size_t i = 0; i < std::min(status.contexts.size(), kContextsShownMax); ++i) {
     const ContextInfo& context = status.contexts[i];
     const ContextSpec& spec = context.spec;
-    const auto longest = std::max_element(context.tokens.begin(), context.tokens.end());
     rows += Row({absl::StrCat(context.id), Escaped(context.state), absl::StrCat(spec.layers),
                  absl::StrCat(spec.heads, "/", spec.kv_heads, ", d ", spec.head_dim),
-                 std::string(Name(spec.dtype)),
-                 absl::StrCat(longest == context.tokens.end() ? 0 : *longest),
+                 std::string(Name(spec.dtype)), absl::StrCat(TokensOf(context)),
                  BytesText(context.kv_bytes), absl::StrFormat("%.0f s", context.idle_s),
                  spec.lease == 0 ? "none" : absl::StrFormat("%.0f s", spec.lease),
                  Escaped(spec.owner), maps[context.id]},

@@ -63,8 +63,7 @@ absl::Status BatchCall::PrepareIndex(const CallItem& wanted, Item& item) {
   if (item.selection != nullptr) return absl::OkStatus();
   return absl::InvalidArgumentError(
       "pattern: no word chooses keys by the rows of a track; expected one that does, as dsa or "
-      "msa, "
-      "and has no list");
+      "msa, and has no list");
 }
 
 absl::Status BatchCall::PrepareItem(const CallItem& wanted, Item& item) {
@@ -87,6 +86,10 @@ absl::Status BatchCall::PrepareItem(const CallItem& wanted, Item& item) {
     return absl::OkStatus();
   }
   ANNULUS_RETURN_IF_ERROR(CheckTensor("q", wanted.q, spec.heads, spec.head_dim, spec.dtype));
+  if (wanted.weights != nullptr && !wanted.weights->empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("weights: ", wanted.weights->size(),
+                                                   "; expected none in a layer of the context"));
+  }
   ANNULUS_RETURN_IF_ERROR(CheckScale(wanted.scale));
   ANNULUS_RETURN_IF_ERROR(CheckSinks(*wanted.sinks, spec.heads));
   if (ask.kind == Kind::kStep) ANNULUS_RETURN_IF_ERROR(CheckStepAnswer(spec, wanted.q));
