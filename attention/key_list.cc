@@ -39,6 +39,8 @@ absl::string_view Name(KeyListData::Rows rows) {
       return "token";
     case KeyListData::Rows::kBlock:
       return "block";
+    case KeyListData::Rows::kVerticalSlash:
+      return "vertical-slash";
     case KeyListData::Rows::kAll:
       break;
   }
@@ -54,7 +56,7 @@ std::optional<KeyListData::Unit> ParseUnit(absl::string_view name) {
 
 std::optional<KeyListData::Rows> ParseRows(absl::string_view name) {
   using Rows = KeyListData::Rows;
-  for (const Rows rows : {Rows::kToken, Rows::kBlock, Rows::kAll}) {
+  for (const Rows rows : {Rows::kToken, Rows::kBlock, Rows::kAll, Rows::kVerticalSlash}) {
     if (Name(rows) == name) return rows;
   }
   return std::nullopt;
@@ -75,11 +77,12 @@ absl::StatusOr<std::shared_ptr<const KeyList>> KeyList::Make(
                       : of.rows == Rows::kBlock ? of.block_tokens
                                                 : kFar;
   list->queries_ = {of.q_begin, of.q_begin + list->rows_ * list->row_tokens_};
-  if (of.rows == Rows::kAll) list->queries_ = {0, kFar};
+  if (of.rows == Rows::kAll || list->is_vertical_slash()) list->queries_ = {0, kFar};
   ANNULUS_RETURN_IF_ERROR(list->CheckKeys());
   std::multimap<uint64_t, int> classes;  // by hash, the first head of each
   for (int head = 0; head < of.heads; ++head) {
     uint64_t hash = Mix(Mix(list->unit_tokens_, list->row_tokens_), list->queries_.begin);
+    if (list->is_vertical_slash()) hash = Mix(hash, of.block_tokens);
     for (int64_t row = 0; row < list->rows_; ++row) {
       const absl::Span<const int32_t> keys = list->Keys(head, row);
       hash = Mix(hash, static_cast<int64_t>(keys.size()));
@@ -116,6 +119,14 @@ absl::Status KeyList::CheckShape() const {
   }
   if (of.rows == Rows::kAll && rows != of.heads) {
     return Refuse("begin", rows + 1, of.heads + 1, " entries: one row for all queries of a head");
+  }
+  if (of.rows == Rows::kVerticalSlash && rows != 2 * of.heads) {
+    return Refuse("begin", rows + 1, 2 * of.heads + 1,
+                  " entries: a row of keys and one of distances of each head");
+  }
+  if (of.rows == Rows::kVerticalSlash && of.unit != Unit::kTokens) {
+    return absl::InvalidArgumentError(
+        "unit: blocks; expected tokens where rows are vertical-slash");
   }
   if (rows > kListRowsMax)
     return Refuse("begin", rows + 1, "at most list_rows_max, ", kListRowsMax);
@@ -162,7 +173,9 @@ absl::Span<const int32_t> KeyList::Keys(int head, int64_t row) const {
 bool KeyList::Same(const KeyList& a, int a_head, const KeyList& b, int b_head) {
   if (&a == &b && a_head == b_head) return true;
   if (a.hash(a_head) != b.hash(b_head) || a.rows_ != b.rows_ || !(a.queries_ == b.queries_) ||
-      a.unit_tokens_ != b.unit_tokens_ || a.row_tokens_ != b.row_tokens_) {
+      a.unit_tokens_ != b.unit_tokens_ || a.row_tokens_ != b.row_tokens_ ||
+      a.is_vertical_slash() != b.is_vertical_slash() ||
+      (a.is_vertical_slash() && a.data().block_tokens != b.data().block_tokens)) {
     return false;
   }
   for (int64_t row = 0; row < a.rows_; ++row) {
@@ -187,6 +200,7 @@ absl::Status KeyList::Check(absl::string_view name, TokenRange q, int64_t kv_tok
 }
 
 bool KeyList::IsKvEfficient(int head) const {
+  if (is_vertical_slash()) return Slashes(head).empty();
   for (int64_t row = 1; row < rows_; ++row) {
     const absl::Span<const int32_t> before = Keys(head, row - 1);
     const int64_t known = queries_.begin + row * row_tokens_;  // tokens that the row before had

@@ -23,7 +23,7 @@ inline constexpr int64_t kListKeysMax = int64_t{1} << 28;  // list_keys_max: 1 G
 inline constexpr int64_t kListRowsMax = int64_t{1} << 27;  // list_rows_max, over all heads
 inline constexpr int64_t kListBlockTokensMax = int64_t{1} << 20;
 
-// "blocks", "tokens"; "token", "block", "all".
+// "blocks", "tokens"; "token", "block", "all", "vertical-slash".
 absl::string_view Name(KeyListData::Unit unit);
 absl::string_view Name(KeyListData::Rows rows);
 // Absent: no such name.
@@ -37,7 +37,7 @@ class KeyList {
 
   // INVALID_ARGUMENT names the field, its value and what was expected, unless begin ascends from 0
   // to the number of keys in equally many rows for each head, and each row's keys are ≥ 0 and
-  // ascend.
+  // ascend; and of kVerticalSlash, unless its unit is tokens and each head has two rows.
   static absl::StatusOr<std::shared_ptr<const KeyList>> Make(
       std::shared_ptr<const KeyListData> data);
   static absl::StatusOr<std::shared_ptr<const KeyList>> Make(KeyListData data);
@@ -56,13 +56,18 @@ class KeyList {
 
   // The lowest head whose lists are the same.
   int HeadClass(int head) const { return classes_[static_cast<size_t>(head)]; }
+  // The keys that all queries see and the distances of their blocks, where that is what rows are.
+  bool is_vertical_slash() const { return data_->rows == Rows::kVerticalSlash; }
+  absl::Span<const int32_t> Verticals(int head) const { return Keys(head, 0); }
+  absl::Span<const int32_t> Slashes(int head) const { return Keys(head, 1); }
+
   // Of the lists of a head and of what they stand for.
   uint64_t hash(int head) const { return hashes_[static_cast<size_t>(head)]; }
   // Whether the lists of a head of each of two mean the same, as HeadClass does within one.
   static bool Same(const KeyList& a, int a_head, const KeyList& b, int b_head);
 
-  // INVALID_ARGUMENT unless each key begins within `kv_tokens` tokens and each query of `q` has a
-  // row. `name` is for the error.
+  // INVALID_ARGUMENT unless each key begins within `kv_tokens` tokens, each distance is below them,
+  // and each query of `q` has a row. `name` is for the error.
   absl::Status Check(absl::string_view name, TokenRange q, int64_t kv_tokens) const;
 
   // Whether a key that a row does not see is seen by no later one: then a cache may forget it.

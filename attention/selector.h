@@ -43,9 +43,14 @@ inline bool Before(const Candidate& a, const Candidate& b) {
   return a.score > b.score || (a.score == b.score && a.unit < b.unit);
 }
 
+class ColumnSelector;  // column_selector.h
+
 class Selector {
  public:
   virtual ~Selector() = default;
+
+  // Itself where it chooses by the weights of a prompt's last queries, else null.
+  virtual const ColumnSelector* by_column() const { return nullptr; }
 
   // The word with all its arguments: what its lists are called.
   const std::string& name() const { return name_; }

@@ -17,6 +17,7 @@ namespace {
 struct ListedRow {
   TokenRange q;
   absl::Span<const int32_t> keys;
+  int64_t block = 0;  // of slashes: where the block of these queries begins
 };
 
 // fn(TokenRange) for the tokens of `window` that the keys of a row stand for, ascending, those of
@@ -33,17 +34,44 @@ void ForEachRange(absl::Span<const int32_t> keys, int64_t unit, TokenRange windo
   }
 }
 
+// fn(TokenRange) for the keys of `window` that `distances` give a block of `tokens` queries from
+// `block` on, ascending, those that overlap or are neighbours in one.
+template <typename Fn>
+void ForEachSlash(absl::Span<const int32_t> distances, int64_t block, int64_t tokens,
+                  TokenRange window, Fn fn) {
+  if (window.size() <= 0) return;
+  // From the farthest whose keys end behind the window's begin on.
+  auto at = std::lower_bound(distances.begin(), distances.end(), block + tokens - window.begin);
+  while (at != distances.begin() && block - *(at - 1) < window.end) {
+    const int64_t begin = block - *--at;
+    int64_t end = begin + tokens;
+    for (; at != distances.begin() && block - *(at - 1) <= end; --at) {
+      end = block - *(at - 1) + tokens;
+    }
+    fn(TokenRange{std::max(begin, window.begin), std::min(end, window.end)});
+  }
+}
+
+// What a list says, or of a vertical-slash one a half of it.
 class Listed final : public PatternNode {
  public:
-  Listed(std::shared_ptr<const KeyList> list, int head)
-      : PatternNode({.ranges = 1}, HashNumbers('l', std::array{HashOf(list.get(), head)})),
+  Listed(std::shared_ptr<const KeyList> list, int head, bool slashes)
+      : PatternNode({.ranges = 1},
+                    HashNumbers('l', std::array{HashOf(list.get(), head), uint64_t{slashes}})),
         list_(std::move(list)),
-        head_(head) {}
+        head_(head),
+        slashes_(slashes) {}
 
   bool shaped() const override { return false; }
 
   bool Allows(int64_t q, int64_t k) const override {
     if (list_ == nullptr || q < list_->queries().begin || q >= list_->queries().end) return false;
+    if (slashes_) {
+      const int64_t tokens = list_->data().block_tokens, least = q / tokens * tokens - k;
+      const absl::Span<const int32_t> all = list_->Slashes(head_);
+      const auto at = std::lower_bound(all.begin(), all.end(), least);
+      return at != all.end() && *at < least + tokens;
+    }
     const absl::Span<const int32_t> keys = list_->Keys(head_, list_->RowOf(q));
     return std::binary_search(keys.begin(), keys.end(), k / list_->unit_tokens());
   }
@@ -86,10 +114,9 @@ class Listed final : public PatternNode {
     const int64_t first_q = q_block * kBlockTokens, first_k = k_block * kBlockTokens;
     ForEachRow(window, [&](const ListedRow& row) {
       uint64_t bits = 0;
-      ForEachRange(
-          row.keys, list_->unit_tokens(), {window.k_begin, window.k_end}, [&](TokenRange tokens) {
-            bits |= ~uint64_t{0} >> (kBlockTokens - tokens.size()) << (tokens.begin - first_k);
-          });
+      ForEachRangeOf(row, {window.k_begin, window.k_end}, [&](TokenRange tokens) {
+        bits |= ~uint64_t{0} >> (kBlockTokens - tokens.size()) << (tokens.begin - first_k);
+      });
       std::fill(mask + (row.q.begin - first_q), mask + (row.q.end - first_q), bits);
     });
   }
@@ -97,8 +124,8 @@ class Listed final : public PatternNode {
   absl::optional<int64_t> CountPairs(const ShapeWindow& window) const override {
     int64_t pairs = 0;
     ForEachRow(window, [&](const ListedRow& row) {
-      ForEachRange(row.keys, list_->unit_tokens(), {window.k_begin, window.k_end},
-                   [&](TokenRange tokens) { pairs += row.q.size() * tokens.size(); });
+      ForEachRangeOf(row, {window.k_begin, window.k_end},
+                     [&](TokenRange tokens) { pairs += row.q.size() * tokens.size(); });
     });
     return pairs;
   }
@@ -107,6 +134,7 @@ class Listed final : public PatternNode {
 
   bool Equals(const PatternNode& other) const override {
     const Listed* same = dynamic_cast<const Listed*>(&other);
+    if (same != nullptr && same->slashes_ != slashes_) return false;
     if (same == nullptr || list_ == nullptr || same->list_ == nullptr) {
       return same != nullptr && list_ == same->list_;
     }
@@ -130,6 +158,15 @@ class Listed final : public PatternNode {
     if (list_ == nullptr) return;
     const TokenRange& known = list_->queries();
     const int64_t q_end = std::min(window.q_end, known.end);
+    if (slashes_) {
+      const int64_t tokens = list_->data().block_tokens;
+      for (int64_t q = window.q_begin; q < q_end;) {
+        const int64_t block = q / tokens * tokens, end = std::min(q_end, block + tokens);
+        fn(ListedRow{{q, end}, list_->Slashes(head_), block});
+        q = end;
+      }
+      return;
+    }
     for (int64_t q = std::max(window.q_begin, known.begin); q < q_end;) {
       const int64_t row = list_->RowOf(q);
       const int64_t end = std::min(q_end, known.begin + (row + 1) * list_->row_tokens());
@@ -138,24 +175,30 @@ class Listed final : public PatternNode {
     }
   }
 
+  template <typename Fn>
+  void ForEachRangeOf(const ListedRow& row, TokenRange window, Fn fn) const {
+    if (slashes_) return ForEachSlash(row.keys, row.block, list_->data().block_tokens, window, fn);
+    ForEachRange(row.keys, list_->unit_tokens(), window, fn);
+  }
+
   // fn(block, pairs) for what each row shows of each block; blocks of a row ascend.
   template <typename Fn>
   void ForEachCell(const ShapeWindow& window, Fn fn) const {
     ForEachRow(window, [&](const ListedRow& row) {
-      ForEachRange(row.keys, list_->unit_tokens(), {window.k_begin, window.k_end},
-                   [&](TokenRange tokens) {
-                     for (int64_t begin = tokens.begin; begin < tokens.end;) {
-                       const int64_t block = begin / kBlockTokens;
-                       const int64_t end = std::min(tokens.end, (block + 1) * kBlockTokens);
-                       fn(block, row.q.size() * (end - begin));
-                       begin = end;
-                     }
-                   });
+      ForEachRangeOf(row, {window.k_begin, window.k_end}, [&](TokenRange tokens) {
+        for (int64_t begin = tokens.begin; begin < tokens.end;) {
+          const int64_t block = begin / kBlockTokens;
+          const int64_t end = std::min(tokens.end, (block + 1) * kBlockTokens);
+          fn(block, row.q.size() * (end - begin));
+          begin = end;
+        }
+      });
     });
   }
 
   const std::shared_ptr<const KeyList> list_;
   const int head_;
+  const bool slashes_;  // else its keys
 };
 
 absl::StatusOr<Rules> ReadList(PatternReader& reader) {
@@ -176,14 +219,20 @@ absl::StatusOr<Rules> ReadList(PatternReader& reader) {
 absl::Span<const PatternWord> ListWords() {
   static constexpr PatternWord kWords[] = {
       {"list", "list(name)",
-       "keys that come as data: blocks or tokens, by query, block of queries or for all, by head",
+       "keys that come as data: blocks or tokens, by query, block of queries or for all, or "
+       "verticals "
+       "and slashes; by head",
        "", "", ReadList},
   };
   return kWords;
 }
 
 NodePtr MakeListed(std::shared_ptr<const KeyList> list, int head) {
-  return std::make_shared<Listed>(std::move(list), head);
+  if (list == nullptr || !list->is_vertical_slash()) {
+    return std::make_shared<Listed>(std::move(list), head, /*slashes=*/false);
+  }
+  return MakeUnion({std::make_shared<Listed>(list, head, /*slashes=*/false),
+                    std::make_shared<Listed>(list, head, /*slashes=*/true)});
 }
 
 }  // namespace annulus

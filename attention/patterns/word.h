@@ -41,5 +41,6 @@ absl::Span<const PatternWord> QuestWords();  // ../select/, as all whose keys ar
 absl::Span<const PatternWord> MobaWords();
 absl::Span<const PatternWord> DsaWords();
 absl::Span<const PatternWord> MsaWords();
+absl::Span<const PatternWord> MInferenceWords();
 
 }  // namespace annulus

@@ -166,31 +166,72 @@ absl::Status ColumnQueries::AddSums(const SelectKeys& keys, int kv_head,
       });
 }
 
+// The weights of rows by one key.
+class ColumnQueries::Weigher {
+ public:
+  explicit Weigher(int64_t rows)
+      : x_(static_cast<size_t>(rows)), mantissas_(x_.size()), exponents_(x_.size()) {}
+
+  // fn(row, weight) of each of `count` scores whose weight counts, ascending.
+  template <typename Fn>
+  void ForEach(const float* scores, const double* logs, int64_t count, double factor, Fn fn) {
+    for (int64_t r = 0; r < count; ++r) {
+      x_[r] = std::max(double{scores[r]} * factor - logs[r], -1100.0);
+    }
+    Exp2Parts(x_.data(), count, mantissas_.data(), exponents_.data());
+    for (int64_t r = 0; r < count; ++r) {
+      if (exponents_[r] < -1000) continue;
+      const uint64_t power = static_cast<uint64_t>(exponents_[r] + 1023) << 52;
+      fn(r, mantissas_[r] * std::bit_cast<double>(power));
+    }
+  }
+
+ private:
+  std::vector<double> x_, mantissas_;
+  std::vector<int32_t> exponents_;
+};
+
 absl::Status ColumnQueries::Votes(const SelectKeys& keys, int kv_head,
                                   absl::Span<const int64_t> blocks, absl::Span<const double> logs,
                                   float* votes) const {
-  const auto rows = static_cast<size_t>(rows_);
-  std::vector<double> x(rows), mantissas(rows);
-  std::vector<int32_t> exponents(rows);
+  Weigher weigher(rows_);
   return ForEachBlock(
       keys, kv_head, blocks, [&](int64_t first, int64_t tokens, const float* scores) {
         for (int64_t t = 0; t < tokens; ++t) {
-          const int64_t first_row = FirstRow(first + t), seen = rows_ - first_row;
+          const int64_t first_row = FirstRow(first + t);
           double vote = 0;
           for (int64_t head = 0; head < group_; ++head) {
             const int64_t at = head * rows_ + first_row;
-            const float* of_head = scores + t * group_ * rows_ + at;
-            for (int64_t r = 0; r < seen; ++r) {
-              x[r] = std::max(double{of_head[r]} * factor_ - logs[at + r], -1100.0);
-            }
-            Exp2Parts(x.data(), seen, mantissas.data(), exponents.data());
-            for (int64_t r = 0; r < seen; ++r) {
-              if (exponents[r] < -1000) continue;
-              const uint64_t power = static_cast<uint64_t>(exponents[r] + 1023) << 52;
-              vote += mantissas[r] * std::bit_cast<double>(power);
-            }
+            weigher.ForEach(scores + t * group_ * rows_ + at, logs.data() + at, rows_ - first_row,
+                            factor_, [&vote](int64_t, double weight) { vote += weight; });
           }
           *votes++ = static_cast<float>(vote);
+        }
+      });
+}
+
+absl::Status ColumnQueries::Diagonals(const SelectKeys& keys, int kv_head,
+                                      absl::Span<const int64_t> blocks,
+                                      absl::Span<const double> logs, float* columns,
+                                      uint64_t* diagonals) const {
+  Weigher weigher(rows_);
+  return ForEachBlock(
+      keys, kv_head, blocks, [&](int64_t first, int64_t tokens, const float* scores) {
+        std::fill_n(diagonals, group_ * this->diagonals(), 0);
+        for (int64_t head = 0; head < group_; ++head) {
+          for (int64_t t = 0; t < tokens; ++t) {
+            const int64_t first_row = FirstRow(first + t), at = head * rows_ + first_row;
+            uint64_t* const of_row = diagonals + first_row + kBlockTokens - 1 - t;
+            double column = 0;
+            weigher.ForEach(scores + t * group_ * rows_ + at, logs.data() + at, rows_ - first_row,
+                            factor_, [&](int64_t r, double weight) {
+                              column += weight;
+                              // A power of two times it is exact, and half is added once.
+                              of_row[r] += static_cast<uint64_t>(weight / kDiagonalUnit + 0.5);
+                            });
+            *columns++ = static_cast<float>(column);
+          }
+          diagonals += this->diagonals();
         }
       });
 }

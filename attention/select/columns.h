@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "annulus/tensor.h"
+#include "attention/block_set.h"
 #include "attention/select/choose.h"
 #include "attention/select/exp_sum.h"
 
@@ -42,6 +43,18 @@ class ColumnQueries {
   absl::Status Votes(const SelectKeys& keys, int kv_head, absl::Span<const int64_t> blocks,
                      absl::Span<const double> logs, float* votes) const;
 
+  // What each query head's weights are along columns and diagonals, one block after the other.
+  // Columns are those of keys, summed over rows: f32 [blocks, group, tokens of the block].
+  // Diagonals are those of distances q − k, in units of kDiagonalUnit, to which each weight is
+  // rounded, so that sums over blocks are exact: [blocks, group, diagonals()], the j-th of a block
+  // that begins at b of the distance q_begin − b − kBlockTokens + 1 + j. REQUIRES: at most
+  // kDiagonalRowsMax rows.
+  static constexpr double kDiagonalUnit = 0x1p-52;
+  static constexpr int64_t kDiagonalRowsMax = 1024;
+  int64_t diagonals() const { return rows_ + kBlockTokens - 1; }
+  absl::Status Diagonals(const SelectKeys& keys, int kv_head, absl::Span<const int64_t> blocks,
+                         absl::Span<const double> logs, float* columns, uint64_t* diagonals) const;
+
  private:
   // Scores [tokens, group, rows] of a block's keys.
   template <typename Body>
@@ -49,6 +62,7 @@ class ColumnQueries {
                             Body body) const;
   // The first row that sees a key at this position.
   int64_t FirstRow(int64_t position) const;
+  class Weigher;
 
   const int64_t rows_;
   const int64_t group_;

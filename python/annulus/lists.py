@@ -35,7 +35,10 @@ class KeyList:
             begin: integers, one for each row of each head and one more.
             keys: integers, absolute numbers of blocks or tokens.
             unit: what keys number, "blocks" or "tokens".
-            rows: "token" (one for each query), "block" (for each block of queries) or "all".
+            rows: "token" (one for each query), "block" (for each block of queries), "all", or
+                "vertical-slash": two for each head, tokens that all queries see and distances, of
+                which d gives a block of queries from b on the keys from b - d to before
+                b - d + block_tokens.
             block_tokens: tokens of a block of keys, and of a block of queries.
             heads: that have lists of their own: 1 (for all), KV heads or query heads.
             q_begin: position of the first query that has a row.

@@ -35,7 +35,7 @@ PythonList* NewList(const std::string& unit, const std::string& rows, int64_t bl
   const auto known_rows = ParseRows(rows);
   if (!known_rows.has_value()) {
     Raise(absl::InvalidArgumentError(
-        absl::StrCat("rows: '", rows, "'; expected token, block or all")));
+        absl::StrCat("rows: '", rows, "'; expected token, block, all or vertical-slash")));
   }
   auto data = std::make_shared<KeyListData>();
   data->unit = *known_unit;

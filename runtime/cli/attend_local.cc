@@ -17,7 +17,8 @@ absl::StatusOr<AttendOutcome> AttendLocally(const AttendFlags& flags, AttendInpu
   inputs.k.RoundTo(inputs.problem.dtype);
   if (inputs.v.has_value()) inputs.v->RoundTo(inputs.problem.dtype);
   const absl::Time select_begin = absl::Now();
-  ANNULUS_RETURN_IF_ERROR(SelectLists(inputs.q.view(), inputs.k.view(), *backend, &inputs.problem));
+  ANNULUS_RETURN_IF_ERROR(
+      SelectLists(inputs.q.view(), inputs.k.view(), inputs.scale, *backend, &inputs.problem));
   const double select_s = absl::ToDoubleSeconds(absl::Now() - select_begin);
   ANNULUS_ASSIGN_OR_RETURN(const Problem problem, MakeProblem(inputs.problem));
   ANNULUS_ASSIGN_OR_RETURN(

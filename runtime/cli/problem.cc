@@ -151,7 +151,7 @@ absl::Status CheckBeforeSelection(ProblemFlags flags) {
   return MakeProblem(flags).status();
 }
 
-absl::Status SelectLists(const TensorView& q, const TensorView& k, Backend& backend,
+absl::Status SelectLists(const TensorView& q, const TensorView& k, float scale, Backend& backend,
                          ProblemFlags* problem) {
   ANNULUS_RETURN_IF_ERROR(CheckShape(*problem));
   const int heads = static_cast<int>(problem->heads);
@@ -163,7 +163,7 @@ absl::Status SelectLists(const TensorView& q, const TensorView& k, Backend& back
   const int64_t q_begin = problem->q_start.value_or(problem->kv_tokens - problem->q_tokens);
   ANNULUS_ASSIGN_OR_RETURN(
       std::vector<NamedList> made,
-      SelectLocally(pattern, problem->lists, layout, q, q_begin, k, backend.pool()));
+      SelectLocally(pattern, problem->lists, layout, q, q_begin, k, backend.pool(), scale));
   for (NamedList& list : made) problem->lists.push_back(std::move(list));
   return absl::OkStatus();
 }

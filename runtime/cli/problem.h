@@ -55,8 +55,8 @@ absl::Status CheckBeforeSelection(ProblemFlags flags);
 
 // Makes the lists of the words of the pattern that choose keys by data, from q [tokens, heads,
 // head_dim] and k [kv_tokens, kv_heads, head_dim], rounded to the problem's dtype, with the
-// backend's threads. Errors as MakeProblem.
-absl::Status SelectLists(const TensorView& q, const TensorView& k, Backend& backend,
+// backend's threads; `scale` as SelectLocally. Errors as MakeProblem.
+absl::Status SelectLists(const TensorView& q, const TensorView& k, float scale, Backend& backend,
                          ProblemFlags* problem);
 
 // INVALID_ARGUMENT names the field, its value and what was expected.

@@ -310,12 +310,16 @@ absl::StatusOr<AppendResult> Coordinator::Impl::Answer(const DirectAppend& reque
 absl::StatusOr<AttendResult> Coordinator::Impl::Answer(const AttendRequest& request,
                                                        const CallContext& call) {
   ANNULUS_RETURN_IF_ERROR(CheckBytes("q", request.q, options_.limits.request_bytes_max));
-  return SelectAndAttend(request, call, planner_, *options_.clock, RunnerOf(call));
+  const auto look = [&](ContextId id) { return Look(id, request.layer, call); };
+  const auto run = RunnerOf(call);
+  return SelectAndAttend(request, call, planner_, *options_.clock, look, run, run);
 }
 
 absl::StatusOr<SelectResult> Coordinator::Impl::Answer(const SelectRequest& request,
                                                        const CallContext& call) {
-  return SelectAlone(request, call, planner_, *options_.clock, RunnerOf(call));
+  const auto look = [&](ContextId id) { return Look(id, request.layer, call); };
+  const auto run = RunnerOf(call);
+  return SelectAlone(request, call, planner_, *options_.clock, look, run, run);
 }
 
 absl::StatusOr<CompressResult> Coordinator::Impl::Answer(const CompressRequest& request,

@@ -59,7 +59,8 @@ void CoordinatorLoop::Begin(event::Begin begin, CallListener listener) {
 void CoordinatorLoop::Prepared(CallId call, PreparedCall prepared) {
   const auto found = calls_.find(call);
   if (found == calls_.end()) return;
-  event::Prepared event{call, {}, std::move(prepared.refused), std::move(prepared.merging)};
+  event::Prepared event{
+      call, {}, std::move(prepared.refused), std::move(prepared.merging), prepared.bytes};
   for (ShareMessage& to : prepared.messages) event.shares.push_back(to.share);
   found->second.messages = std::move(prepared.messages);
   incoming_.push_back({std::move(event), {}});

@@ -16,7 +16,7 @@ struct CoordinatorLimits {
   int64_t contexts_max = 4096;
   int64_t layers_max = 1 << 20;                    // of all contexts together
   int64_t in_flight_max = 256;                     // calls at once
-  int64_t in_flight_bytes_max = int64_t{4} << 30;  // tensors of all calls at once
+  int64_t in_flight_bytes_max = int64_t{4} << 30;  // of all calls: tensors, candidates, lists
   int64_t request_bytes_max = int64_t{1} << 30;    // tensors of one call, its answer included
   // When KV is full, contexts that are marked evictable go.
   bool evict = false;

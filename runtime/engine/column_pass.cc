@@ -19,11 +19,6 @@ static_assert(sizeof(ExpSum) == 40);
 // Blocks that one thread takes at a time.
 constexpr int64_t kBlocksOfTask = 16;
 
-absl::Status BadAnswer(size_t bytes, size_t expected) {
-  return absl::DataLossError(
-      absl::StrCat("a rank answered a column pass with ", bytes, " bytes; expected ", expected));
-}
-
 }  // namespace
 
 ColumnPass::ColumnPass(const ContextSpec& spec, const Layout& layout, TokenRange queries,
@@ -73,7 +68,7 @@ size_t ColumnPass::RowBytes() const {
 size_t ColumnPass::AskedBytes(int rank, ColumnTrip trip) const {
   if (trip == ColumnTrip::kRows) return 0;
   size_t bytes = static_cast<size_t>(spec_.head_dim) * SizeOf(spec_.dtype);
-  if (trip == ColumnTrip::kVotes) bytes += sizeof(double);
+  if (trip != ColumnTrip::kSums) bytes += sizeof(double);
   return ShareOf(rank).kv_heads.size() * static_cast<size_t>(sums_of_head()) * bytes;
 }
 
@@ -81,6 +76,26 @@ TensorView ColumnPass::QueriesOf(const std::byte* asked, size_t head) const {
   const size_t elements = static_cast<size_t>(sums_of_head() * spec_.head_dim);
   return TensorView::Contiguous(asked + head * elements * SizeOf(spec_.dtype), spec_.dtype,
                                 queries_.size(), group_, spec_.head_dim);
+}
+
+std::vector<ColumnQueries> ColumnPass::QueriesOf(const Share& share, const std::byte* asked,
+                                                 float scale) const {
+  std::vector<ColumnQueries> queries;
+  for (size_t head = 0; head < share.kv_heads.size(); ++head) {
+    queries.emplace_back(QueriesOf(asked, head), queries_.begin, kv_tokens_, scale);
+  }
+  return queries;
+}
+
+absl::StatusOr<std::vector<double>> ColumnPass::LogsOf(int rank, const std::byte* asked) const {
+  std::vector<double> logs(ShareOf(rank).kv_heads.size() * static_cast<size_t>(sums_of_head()));
+  std::memcpy(logs.data(), asked + AskedBytes(rank, ColumnTrip::kSums),
+              logs.size() * sizeof(double));
+  for (const double log : logs) {
+    if (std::isfinite(log)) continue;
+    return absl::DataLossError("a column pass brought a sum that is not finite");
+  }
+  return logs;
 }
 
 void ColumnPass::ForEachPart(const Share& share, const Loops& loops,
@@ -96,10 +111,7 @@ void ColumnPass::ForEachPart(const Share& share, const Loops& loops,
 absl::StatusOr<Buffer> ColumnPass::Sums(int rank, const std::byte* asked, float scale,
                                         const SelectKeys& keys, const Loops& loops) const {
   const Share& share = ShareOf(rank);
-  std::vector<ColumnQueries> queries;
-  for (size_t head = 0; head < share.kv_heads.size(); ++head) {
-    queries.emplace_back(QueriesOf(asked, head), queries_.begin, kv_tokens_, scale);
-  }
+  const std::vector<ColumnQueries> queries = QueriesOf(share, asked, scale);
   const auto of_head = static_cast<size_t>(sums_of_head());
   std::vector<ExpSum> sums(of_head * share.kv_heads.size());
   std::mutex mutex;
@@ -124,17 +136,8 @@ absl::StatusOr<Buffer> ColumnPass::Votes(int rank, const std::byte* asked, float
                                          const SelectKeys& keys, const Loops& loops) const {
   const Share& share = ShareOf(rank);
   const auto of_head = static_cast<size_t>(sums_of_head());
-  std::vector<double> logs(of_head * share.kv_heads.size());
-  std::memcpy(logs.data(), asked + AskedBytes(rank, ColumnTrip::kSums),
-              logs.size() * sizeof(double));
-  for (const double log : logs) {
-    if (std::isfinite(log)) continue;
-    return absl::DataLossError("a column pass brought a sum that is not finite");
-  }
-  std::vector<ColumnQueries> queries;
-  for (size_t head = 0; head < share.kv_heads.size(); ++head) {
-    queries.emplace_back(QueriesOf(asked, head), queries_.begin, kv_tokens_, scale);
-  }
+  ANNULUS_ASSIGN_OR_RETURN(const std::vector<double> logs, LogsOf(rank, asked));
+  const std::vector<ColumnQueries> queries = QueriesOf(share, asked, scale);
   Buffer answer(share.kv_heads.size() * static_cast<size_t>(share.tokens) * sizeof(float));
   auto* const votes = reinterpret_cast<float*>(answer.data());
   std::mutex mutex;
@@ -216,9 +219,7 @@ absl::StatusOr<Buffer> ColumnPass::KeptRows(int rank, const KeyListData& kept,
 }
 
 ColumnPass::Merge::Merge(const ColumnPass& pass)
-    : of_(pass),
-      sums_(static_cast<size_t>(pass.spec_.kv_heads * pass.sums_of_head())),
-      votes_(static_cast<size_t>(pass.spec_.kv_heads * pass.kv_tokens_)) {}
+    : of_(pass), sums_(static_cast<size_t>(pass.spec_.kv_heads * pass.sums_of_head())) {}
 
 Buffer ColumnPass::Merge::Ask(int rank, ColumnTrip trip, const TensorView& q) const {
   Buffer asked(of_.AskedBytes(rank, trip));
@@ -238,50 +239,83 @@ Buffer ColumnPass::Merge::Ask(int rank, ColumnTrip trip, const TensorView& q) co
   return asked;
 }
 
-absl::Status ColumnPass::Merge::Add(int rank, ColumnTrip trip, absl::Span<const std::byte> answer) {
+int64_t ColumnPass::Merge::AnswerBytes(int rank, ColumnTrip trip) const {
   const Share& share = of_.ShareOf(rank);
+  const auto heads = std::ssize(share.kv_heads);
+  switch (trip) {
+    case ColumnTrip::kSums:
+      return heads * of_.sums_of_head() * static_cast<int64_t>(sizeof(ExpSum));
+    case ColumnTrip::kVotes:
+      return heads * share.tokens * static_cast<int64_t>(sizeof(float));
+    case ColumnTrip::kDiagonals:
+      return static_cast<int64_t>(of_.DiagonalBytes(share)) + of_.ColumnBytes(share);
+    case ColumnTrip::kRows:
+      break;
+  }
+  int64_t rows = 0;
+  for (const int head : share.kv_heads) rows += std::ssize(of_.Held(share, kept_, head));
+  return rows * static_cast<int64_t>(of_.RowBytes());
+}
+
+absl::Status ColumnPass::Merge::Add(int rank, ColumnTrip trip, absl::Span<const std::byte> answer) {
+  const int64_t expected = AnswerBytes(rank, trip);
+  if (std::ssize(answer) != expected) {
+    return absl::DataLossError(absl::StrCat("a rank answered a column pass with ", answer.size(),
+                                            " bytes; expected ", expected));
+  }
+  const Share& share = of_.ShareOf(rank);
+  switch (trip) {
+    case ColumnTrip::kSums:
+      AddSums(share, answer.data());
+      break;
+    case ColumnTrip::kVotes:
+      AddVotes(share, answer.data());
+      break;
+    case ColumnTrip::kRows:
+      AddRows(share, answer.data());
+      break;
+    case ColumnTrip::kDiagonals:
+      AddDiagonals(share, answer.data());
+      break;
+  }
+  return absl::OkStatus();
+}
+
+void ColumnPass::Merge::AddSums(const Share& share, const std::byte* at) {
   const auto of_head = static_cast<size_t>(of_.sums_of_head());
-  const std::byte* at = answer.data();
-  size_t expected = 0;
-  if (trip == ColumnTrip::kSums) {
-    expected = share.kv_heads.size() * of_head * sizeof(ExpSum);
-    if (answer.size() != expected) return BadAnswer(answer.size(), expected);
-    for (const int head : share.kv_heads) {
-      for (size_t i = 0; i < of_head; ++i, at += sizeof(ExpSum)) {
-        ExpSum sum;
-        std::memcpy(&sum, at, sizeof sum);
-        sums_[static_cast<size_t>(head) * of_head + i].Merge(sum);
-      }
+  for (const int head : share.kv_heads) {
+    for (size_t i = 0; i < of_head; ++i, at += sizeof(ExpSum)) {
+      ExpSum sum;
+      std::memcpy(&sum, at, sizeof sum);
+      sums_[static_cast<size_t>(head) * of_head + i].Merge(sum);
     }
-  } else if (trip == ColumnTrip::kVotes) {
-    expected = share.kv_heads.size() * static_cast<size_t>(share.tokens) * sizeof(float);
-    if (answer.size() != expected) return BadAnswer(answer.size(), expected);
-    for (const int head : share.kv_heads) {
-      for (const int64_t block : share.blocks) {
-        const int64_t first = block * kBlockTokens;
-        const int64_t tokens = std::min(kBlockTokens, of_.kv_tokens_ - first);
-        std::memcpy(votes_.data() + head * of_.kv_tokens_ + first, at, tokens * sizeof(float));
-        at += tokens * sizeof(float);
-      }
+  }
+}
+
+void ColumnPass::Merge::AddVotes(const Share& share, const std::byte* at) {
+  votes_.resize(static_cast<size_t>(of_.spec_.kv_heads * of_.kv_tokens_));
+  for (const int head : share.kv_heads) {
+    for (const int64_t block : share.blocks) {
+      const int64_t first = block * kBlockTokens;
+      const int64_t tokens = std::min(kBlockTokens, of_.kv_tokens_ - first);
+      std::memcpy(votes_.data() + head * of_.kv_tokens_ + first, at, tokens * sizeof(float));
+      at += tokens * sizeof(float);
     }
-  } else {
-    std::vector<std::pair<int, int64_t>> rows;  // KV head, and place among those kept
-    for (const int head : share.kv_heads) {
-      for (const int64_t i : of_.Held(share, kept_, head)) rows.emplace_back(head, i);
-    }
-    expected = rows.size() * of_.RowBytes();
-    if (answer.size() != expected) return BadAnswer(answer.size(), expected);
-    const size_t k_bytes = static_cast<size_t>(of_.spec_.head_dim) * SizeOf(of_.spec_.dtype);
-    for (const auto& [head, i] : rows) {
+  }
+}
+
+void ColumnPass::Merge::AddRows(const Share& share, const std::byte* at) {
+  const size_t k_bytes = static_cast<size_t>(of_.spec_.head_dim) * SizeOf(of_.spec_.dtype);
+  const size_t v_bytes = of_.RowBytes() - k_bytes;
+  for (const int head : share.kv_heads) {
+    for (const int64_t i : of_.Held(share, kept_, head)) {
       const int64_t row = i - kept_.begin[head];
-      const size_t v_bytes = of_.RowBytes() - k_bytes;
       const auto place = static_cast<size_t>(row * of_.spec_.kv_heads + head);
       std::memcpy(k_.data() + place * k_bytes, at, k_bytes);
       if (v_bytes > 0) std::memcpy(v_.data() + place * v_bytes, at + k_bytes, v_bytes);
       at += of_.RowBytes();
     }
   }
-  return absl::OkStatus();
 }
 
 absl::Status ColumnPass::Merge::EndSums() {

@@ -20,6 +20,7 @@
 #include "annulus/key_list.h"
 #include "annulus/tensor.h"
 #include "annulus/types.h"
+#include "attention/column_selector.h"
 #include "attention/column_trip.h"
 #include "attention/select/columns.h"
 #include "runtime/engine/selection.h"
@@ -53,6 +54,13 @@ class ColumnPass {
   // kRows: for each KV head, then each of its kept keys that the rank holds, ascending, the K row
   // and then the V row, but where V is K's prefix. INVALID_ARGUMENT for a list that is no such.
   absl::StatusOr<Buffer> KeptRows(int rank, const KeyListData& kept, const SelectKeys& keys) const;
+  // kDiagonals: for each KV head ColumnQueries::Diagonals of its blocks, first the diagonals of all
+  // KV heads, then their columns.
+  absl::StatusOr<Buffer> Diagonals(int rank, const std::byte* asked, float scale,
+                                   const SelectKeys& keys, const Loops& loops) const;
+  // Beside Check: INVALID_ARGUMENT names select_bytes_max, or q_start where a query's position
+  // holds no token.
+  absl::Status CheckDiagonals() const;
   // The blocks that rows are read from.
   const std::vector<int64_t>& Blocks(int rank) const { return ShareOf(rank).blocks; }
 
@@ -71,6 +79,15 @@ class ColumnPass {
   int64_t sums_of_head() const { return group_ * queries_.size(); }
   size_t RowBytes() const;
   TensorView QueriesOf(const std::byte* asked, size_t head) const;
+  std::vector<ColumnQueries> QueriesOf(const Share& share, const std::byte* asked,
+                                       float scale) const;
+  // The logarithms that a rank was sent, [KV heads of its share, group, q_tokens].
+  absl::StatusOr<std::vector<double>> LogsOf(int rank, const std::byte* asked) const;
+  int64_t diagonals() const { return queries_.size() + kBlockTokens - 1; }  // of a block
+  size_t DiagonalBytes(const Share& share) const;
+  int64_t ColumnBytes(const Share& share) const {  // of query heads
+    return std::ssize(share.kv_heads) * group_ * share.tokens * static_cast<int64_t>(sizeof(float));
+  }
   // Calls body(head of the share, its blocks from, to) in parts.
   void ForEachPart(const Share& share, const Loops& loops,
                    absl::FunctionRef<void(size_t, int64_t, int64_t)> body) const;
@@ -92,9 +109,16 @@ class ColumnPass::Merge {
   // What a rank answered to a trip, once each, after the trip before is over. DATA_LOSS for what is
   // no such answer.
   absl::Status Add(int rank, ColumnTrip trip, absl::Span<const std::byte> answer);
+  // The bytes of an answer; of kRows after Choose.
+  int64_t AnswerBytes(int rank, ColumnTrip trip) const;
 
   // What a rank is asked with: of q [q_tokens, heads, head_dim], any dtype, and of the sums.
   Buffer Ask(int rank, ColumnTrip trip, const TensorView& q) const;
+
+  // After kDiagonals, of one query head. They lie in this.
+  ColumnWeights WeightsOf(int head) const;
+  // What a word picks of them, by query head.
+  KeyListData Pick(const ColumnSelector& selector) const;
 
   // After kSums. INVALID_ARGUMENT names the first query whose scores f32 does not hold.
   absl::Status EndSums();
@@ -111,10 +135,16 @@ class ColumnPass::Merge {
   Tensor TakeV() && { return std::move(v_); }
 
  private:
+  void AddSums(const Share& share, const std::byte* at);
+  void AddVotes(const Share& share, const std::byte* at);
+  void AddRows(const Share& share, const std::byte* at);
+  void AddDiagonals(const Share& share, const std::byte* at);
+
   const ColumnPass& of_;
-  std::vector<ExpSum> sums_;  // [KV heads, group, q_tokens]
-  std::vector<double> logs_;  // of them
-  std::vector<float> votes_;  // [KV heads, kv_tokens]
+  std::vector<ExpSum> sums_;         // [KV heads, group, q_tokens]
+  std::vector<double> logs_;         // of them
+  std::vector<float> votes_;         // [KV heads, kv_tokens], or of kDiagonals [heads, kv_tokens]
+  std::vector<uint64_t> diagonals_;  // [heads, kv_tokens], by distance
   KeyListData kept_;
   Tensor k_;
   Tensor v_;

@@ -1,10 +1,12 @@
 #include "runtime/engine/select_local.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "runtime/engine/columns_local.h"
 #include "runtime/engine/selection.h"
 
 namespace annulus {
@@ -13,7 +15,7 @@ absl::StatusOr<std::vector<NamedList>> SelectLocally(const Pattern& pattern,
                                                      absl::Span<const NamedList> given,
                                                      const Layout& layout, const TensorView& q,
                                                      int64_t q_begin, const TensorView& k,
-                                                     ThreadPool* pool) {
+                                                     ThreadPool* pool, float scale) {
   std::vector<NamedList> lists;
   const KvTable table = KvTable::FromTensors(k, k);
   for (const auto& selector : pattern.selectors()) {
@@ -22,6 +24,14 @@ absl::StatusOr<std::vector<NamedList>> SelectLocally(const Pattern& pattern,
     if (selector->index().has_value()) {
       return absl::InvalidArgumentError(absl::StrCat(
           "pattern: ", selector->name(), " chooses by the rows of a track; expected its list"));
+    }
+    if (const ColumnSelector* const by_column = selector->by_column()) {
+      const float factor = scale != 0 ? scale : 1 / std::sqrt(static_cast<float>(k.dim));
+      ANNULUS_ASSIGN_OR_RETURN(KeyListData data,
+                               PickLocally(*by_column, layout, q, q_begin, k, factor, pool));
+      ANNULUS_ASSIGN_OR_RETURN(auto list, KeyList::Make(std::move(data)));
+      lists.push_back({selector->name(), std::move(list)});
+      continue;
     }
     const SelectRows rows{.selector = selector.get(),
                           .q = q,

@@ -67,7 +67,7 @@ std::vector<PageSummary> KvStore::SummariesOf(const Context& context, int layer,
   std::vector<PageSummary> summaries;
   if (kind != MemoryKind::kHost || layer >= context.shard.spec.layers) return summaries;
   for (const auto& selector : context.retention->pattern(layer).selectors()) {
-    if (selector->index().has_value()) continue;
+    if (selector->index().has_value() || selector->by_column() != nullptr) continue;
     const PageSummary form(*selector, context.shard.spec.head_dim);
     const bool is_new = std::none_of(summaries.begin(), summaries.end(),
                                      [&](const auto& kept) { return kept.SamePages(form); });

@@ -38,6 +38,12 @@ absl::Status WorkRunner::RunColumnTrip(const WorkerTask& task, const wire::WorkI
                                pass.Votes(shard.rank, asked.data(), item.scale, keys, loops));
       return absl::OkStatus();
     }
+    case ColumnTrip::kDiagonals: {
+      ANNULUS_RETURN_IF_ERROR(pass.CheckDiagonals());
+      ANNULUS_ASSIGN_OR_RETURN(to->answer,
+                               pass.Diagonals(shard.rank, asked.data(), item.scale, keys, loops));
+      return absl::OkStatus();
+    }
     case ColumnTrip::kRows: {
       // A page that was damaged here must not become another context's.
       ANNULUS_RETURN_IF_ERROR(store_.Verify(item.context, item.layer, {0, spec.kv_heads},

@@ -71,9 +71,10 @@ absl::Status WorkRunner::Select(const WorkerTask& task, const wire::WorkItem& it
     const auto& words = pattern.selectors();
     const auto word = std::find_if(words.begin(), words.end(),
                                    [&](const auto& one) { return one->name() == name; });
-    if (word == words.end()) {
+    if (word == words.end() || (*word)->by_column() != nullptr) {
       return absl::InvalidArgumentError(
-          absl::StrCat("select: ", absl::CHexEscape(name), "; expected a word of the pattern"));
+          absl::StrCat("select: ", absl::CHexEscape(name),
+                       "; expected a word of the pattern that chooses by units"));
     }
     if (by_index) {
       ANNULUS_ASSIGN_OR_RETURN(answers.emplace_back(),

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "attention/reference/columns.h"
+#include "attention/reference/vertical_slash.h"
 #include "attention/select/columns.h"
 #include "attention/select/keep.h"
 #include "base/rng.h"
@@ -144,6 +145,71 @@ TEST_CASE("votes are the reference's weights, alike on every instruction set and
       });
       for (size_t i = 0; i < first.size(); ++i) {
         REQUIRE(std::abs(first[i] - expected[i]) < 1e-6 * std::max(1e-3, expected[i]));
+      }
+    }
+  }
+}
+
+TEST_CASE("weights along diagonals are the reference's, of the same bits however keys are cut") {
+  Rng rng(45);
+  const Problem problems[] = {
+      {1, 299, 300, 1, 1, 8, DType::kF32},   {64, 236, 300, 4, 2, 64, DType::kBF16},
+      {5, 0, 64, 3, 2, 24, DType::kF16},     {70, 59, 129, 2, 1, 72, DType::kF32},
+      {9, 100, 190, 2, 1, 32, DType::kBF16}, {130, 0, 130, 1, 2, 16, DType::kF32},
+  };
+  for (const Problem& of : problems) {
+    const Tensor k = Random(rng, of.dtype, of.keys, of.kv_heads, of.dim);
+    const Tensor q = Random(rng, of.dtype, of.rows, int64_t{of.kv_heads} * of.group, of.dim);
+    const KvTable table = KvTable::FromTensors(k, k);
+    const SelectKeys keys{.kv = &table, .space = &HostMemory()};
+    const int kv_head = of.kv_heads - 1;
+    const float scale = 2.0f / std::sqrt(static_cast<float>(of.dim));
+    CAPTURE(of.rows, of.q_begin, of.keys, of.dim);
+    std::vector<std::vector<float>> columns;       // by target and cut, [group, keys]
+    std::vector<std::vector<uint64_t>> distances;  // [group, keys]
+    ForEachSimdTarget([&] {
+      const ColumnQueries queries(q.view().Heads(kv_head * of.group, of.group), of.q_begin, of.keys,
+                                  scale);
+      std::vector<ExpSum> sums(static_cast<size_t>(of.rows * of.group));
+      std::vector<int64_t> blocks(static_cast<size_t>(BlocksOf(of.keys)));
+      std::iota(blocks.begin(), blocks.end(), 0);
+      REQUIRE(queries.AddSums(keys, kv_head, blocks, absl::MakeSpan(sums)).ok());
+      std::vector<double> logs;
+      for (const ExpSum& sum : sums) logs.push_back(sum.Log2());
+      auto& by_key = columns.emplace_back(static_cast<size_t>(of.group * of.keys));
+      auto& by_distance = distances.emplace_back(by_key.size());
+      // Each block on its own, the last one first.
+      for (const int64_t block : std::vector<int64_t>(blocks.rbegin(), blocks.rend())) {
+        const int64_t begin = block * kBlockTokens;
+        const int64_t tokens = std::min(kBlockTokens, of.keys - begin);
+        std::vector<float> column(static_cast<size_t>(of.group * tokens));
+        std::vector<uint64_t> diagonal(static_cast<size_t>(of.group * queries.diagonals()), 7);
+        REQUIRE(
+            queries.Diagonals(keys, kv_head, {block}, logs, column.data(), diagonal.data()).ok());
+        for (int64_t head = 0; head < of.group; ++head) {
+          std::copy_n(column.data() + head * tokens, tokens,
+                      by_key.data() + head * of.keys + begin);
+          for (int64_t j = 0; j < queries.diagonals(); ++j) {
+            const int64_t distance = of.q_begin - begin - kBlockTokens + 1 + j;
+            const uint64_t weight = diagonal[static_cast<size_t>(head * queries.diagonals() + j)];
+            if (distance < 0) REQUIRE(weight == 0);
+            if (distance >= 0) by_distance[head * of.keys + distance] += weight;
+          }
+        }
+      }
+      REQUIRE(std::memcmp(by_key.data(), columns[0].data(), by_key.size() * sizeof(float)) == 0);
+      REQUIRE(by_distance == distances[0]);
+    });
+    for (int head = 0; head < of.group; ++head) {
+      const ReferenceWeights expected =
+          ReferenceDiagonals(q, of.q_begin, kv_head * of.group + head, k, kv_head, of.keys, scale);
+      for (int64_t i = 0; i < of.keys; ++i) {
+        const auto at = static_cast<size_t>(head * of.keys + i);
+        REQUIRE(std::abs(columns[0][at] - expected.by_key[i]) <
+                1e-6 * std::max(1e-3, expected.by_key[i]));
+        const double weight = static_cast<double>(expected.by_distance[i]) * 0x1p-52;
+        REQUIRE(std::abs(static_cast<double>(distances[0][at]) * 0x1p-52 - weight) <
+                1e-6 * std::max(1e-3, weight));
       }
     }
   }

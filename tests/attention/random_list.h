@@ -19,7 +19,42 @@ struct RandomList {
   PairRule allows;
 };
 
+// Keys that all see, and distances at which blocks of queries see a block of keys.
+inline RandomList MakeVerticalSlash(Rng& rng, int heads, int64_t tokens) {
+  constexpr int64_t kBlocks[] = {1, 16, 64, 64, 64, 100, 128};
+  RandomList list;
+  KeyListData& data = list.data;
+  data.unit = KeyListData::Unit::kTokens;
+  data.rows = KeyListData::Rows::kVerticalSlash;
+  data.block_tokens = kBlocks[rng.Below(std::size(kBlocks))];
+  data.heads = heads;
+  data.begin = {0};
+  std::vector<std::vector<bool>> named;  // by head: keys, then distances
+  for (int row = 0; row < 2 * heads; ++row) {
+    auto& of_row = named.emplace_back(static_cast<size_t>(tokens));
+    const uint64_t every = rng.Below(8) == 0 ? 1 : 4 + rng.Below(60);
+    for (int64_t i = 0; i < tokens && rng.Below(500) != 0; ++i) {
+      if (rng.Below(every) != 0) continue;
+      of_row[static_cast<size_t>(i)] = true;
+      data.keys.push_back(static_cast<int32_t>(i));
+    }
+    data.begin.push_back(static_cast<int64_t>(data.keys.size()));
+  }
+  const int64_t block = data.block_tokens;
+  list.allows = [=, named = std::move(named)](int64_t head, int64_t q, int64_t k) {
+    const auto row = static_cast<size_t>(heads == 1 ? 0 : 2 * head);
+    if (k < tokens && named[row][static_cast<size_t>(k)]) return true;
+    for (int64_t d = 0; d < tokens; ++d) {
+      const int64_t begin = q / block * block - d;
+      if (begin <= k && k < begin + block && named[row + 1][static_cast<size_t>(d)]) return true;
+    }
+    return false;
+  };
+  return list;
+}
+
 inline RandomList MakeRandomList(Rng& rng, int heads, int64_t tokens, int64_t q_end) {
+  if (rng.Below(5) == 0) return MakeVerticalSlash(rng, heads, tokens);
   constexpr int64_t kBlocks[] = {1, 7, 16, 64, 64, 64, 100, 128, 192};
   RandomList list;
   KeyListData& data = list.data;

@@ -107,6 +107,22 @@ TEST_CASE("quality: a context that Compress makes smaller, beside dense attentio
   }
 }
 
+TEST_CASE("quality: a word for prompts has no figures of steps") {
+  const std::vector<json> rows = RowsOf({"minference(64,100)", "minference(1024,1024)"},
+                                        {"--task", "mass", "--tokens", "1K", "--q-tokens", "128",
+                                         "--heads", "4", "--kv-heads", "2", "--head-dim", "16"});
+  REQUIRE(rows.size() == 2);
+  for (const json& row : rows) {
+    CAPTURE(row.dump());
+    CHECK(row["decode_bytes"].is_null());
+    CHECK(row["decode_speed"].is_null());
+    CHECK(row["speed"].get<double>() > 0);
+  }
+  CHECK(rows[0]["density"].get<double>() < 0.6);
+  CHECK(rows[0]["mass"] > rows[0]["density"]);
+  CHECK(std::abs(rows[1]["mass"].get<double>() - 1) < 1e-6);
+}
+
 TEST_CASE("quality: of captured rows, the weights and the error are those of the definition") {
   const Files files;
   const std::string pattern = "causal & (sink(2) | window(9))";

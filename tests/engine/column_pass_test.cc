@@ -64,7 +64,7 @@ Kept Run(const ContextSpec& spec, const Question& of, const Inputs& inputs, cons
   REQUIRE(pass.Check().ok());
   ColumnPass::Merge merge(pass);
   const float scale = 1.0f / std::sqrt(static_cast<float>(spec.head_dim));
-  for (const ColumnTrip trip : kColumnTrips) {
+  for (const ColumnTrip trip : kCompressTrips) {
     for (int rank = 0; rank < layout.world(); ++rank) {
       if (!pass.TakesPart(rank)) continue;
       const KvTable table = TableOf(inputs, layout, rank);

@@ -166,3 +166,39 @@ def test_keys_chosen_by_an_index(problem):
         pytest.raises(annulus.InvalidArgument, match=r"tracks: .* expected a dict"),
     ):
         client.create_context(**shape, tracks=["index"])
+
+
+def test_vertical_slash(problem):
+    q, k, v = problem
+    at = 160 + np.arange(40)[:, None]
+    keys = np.arange(200)[None, :]
+    seen = np.isin(keys, [0, 9]) | (keys >= at // 16 * 16 - 32) & (keys < at // 16 * 16 - 16)
+    listed = annulus.KeyList(
+        [0, 2, 3], [0, 9, 32], unit="tokens", rows="vertical-slash", block_tokens=16
+    )
+    expected = by_definition(q, k, v, np.broadcast_to(seen & (keys <= at), (4, 40, 200)))
+    out, _ = annulus.attention(q, k, v, pattern="list(x) & causal", lists={"x": listed}, workers=2)
+    np.testing.assert_allclose(out, expected, atol=2e-6, rtol=0)
+
+
+def test_minference(problem):
+    q, k, v = problem
+    shape = {"heads": 4, "kv_heads": 2, "head_dim": 16, "v_head_dim": 8, "dtype": "f32"}
+    pattern = "minference(30,50)"
+    expected, _ = annulus.attention(q, k, v, pattern=pattern)
+    with (
+        annulus.in_process(workers=3, threads=1) as client,
+        client.create_context(**shape) as context,
+    ):
+        context.append(0, k, v)
+        out, _ = context.attend(0, q, pattern)
+        np.testing.assert_allclose(out, expected, atol=2e-6, rtol=0)
+        lists = context.select(0, q, pattern)
+        assert list(lists) == [pattern]
+        step = annulus.Step(context, 0, q[:1], k[:1], v[:1], pattern)
+        (end,) = client.step([step])
+        assert isinstance(end, annulus.InvalidArgument)
+        assert "last queries of a prompt" in str(end)
+        step = annulus.Step(context, 0, q[:1], k[:1], v[:1], pattern, lists=lists)
+        (end,) = client.step([step])
+        assert end.tokens == 201

@@ -248,6 +248,29 @@ TEST_CASE("Every bound is named, and what it held is given back") {
   CHECK(absl::IsUnavailable(FinishOf(actions, fourth)));
 }
 
+TEST_CASE("What a call takes beside its tensors counts once it is known, and is given back") {
+  Driver d(2, {.in_flight_bytes_max = 40000});
+  const ContextId id = d.CreateWithTokens({11, 12}, 100);
+  Actions actions;
+  for (const bool too_much : {true, false, true}) {
+    const CallId attend = d.BeginAttend(id, 1, 100, &actions);
+    REQUIRE(All<action::Admit>(actions).size() == 1);
+    actions = d.Handle(
+        event::Prepared{.call = attend, .shares = {0, 1}, .bytes = too_much ? 40000 : 30000});
+    CHECK(All<action::SendTask>(actions).size() == (too_much ? 0 : 2));
+    if (!too_much) {
+      const CallId other = d.BeginAttend(id, 1, 100, &actions);
+      actions = d.Handle(event::Prepared{.call = other, .shares = {0, 1}, .bytes = 30000});
+      CHECK(absl::IsResourceExhausted(FinishOf(actions, other)));
+      d.Handle(event::GiveUp{attend, absl::CancelledError("enough")});
+      continue;
+    }
+    CHECK(absl::IsResourceExhausted(FinishOf(actions, attend)));
+    CHECK(FinishOf(actions, attend).message().find("in_flight_bytes_max is 40000") !=
+          std::string::npos);
+  }
+}
+
 TEST_CASE("A context is released under its calls") {
   Driver d(2);
   const ContextId id = d.CreateWithTokens({11, 12}, 100);

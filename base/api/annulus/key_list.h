@@ -11,15 +11,20 @@ namespace annulus {
 
 // Lists lie in rows: one for each query, one for each block of queries, or one for all. A row names
 // blocks of `block_tokens` tokens, or single tokens, by their absolute numbers.
+//
+// kVerticalSlash has two rows for each head, for all queries, of single tokens: keys that every
+// query sees, and distances d, of which each gives a block of queries that begins at b, a multiple
+// of block_tokens, the keys from b − d to before b − d + block_tokens (MInference, 2407.02490).
 struct KeyListData {
   enum class Unit { kBlocks, kTokens };  // what `keys` number
-  enum class Rows { kToken, kBlock, kAll };
+  enum class Rows { kToken, kBlock, kAll, kVerticalSlash };
 
   Unit unit = Unit::kBlocks;
   Rows rows = Rows::kAll;
   int64_t block_tokens = 64;  // of a block of keys, and of a block of queries
   int heads = 1;              // that have lists of their own: 1 (for all), KV heads or query heads
   // The position of the first query that has a row; where rows are blocks, of that block's begin.
+  // Of no meaning where rows are for all.
   int64_t q_begin = 0;
   // Row r of head h sees keys[begin[h·rows + r]] up to before keys[begin[h·rows + r + 1]], which
   // ascend. Every query of a call needs a row.

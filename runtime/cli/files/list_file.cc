@@ -160,8 +160,12 @@ absl::StatusOr<KeyListData> ReadLists(absl::Span<const std::byte> file, const Li
   ANNULUS_RETURN_IF_ERROR(metadata.CheckKnown());
   ANNULUS_RETURN_IF_ERROR(metadata.Choose<Unit>(
       "unit", {{"blocks", Unit::kBlocks}, {"tokens", Unit::kTokens}}, &data.unit));
-  ANNULUS_RETURN_IF_ERROR(metadata.Choose<Rows>(
-      "rows", {{"token", Rows::kToken}, {"block", Rows::kBlock}, {"all", Rows::kAll}}, &data.rows));
+  ANNULUS_RETURN_IF_ERROR(metadata.Choose<Rows>("rows",
+                                                {{"token", Rows::kToken},
+                                                 {"block", Rows::kBlock},
+                                                 {"all", Rows::kAll},
+                                                 {"vertical-slash", Rows::kVerticalSlash}},
+                                                &data.rows));
   ANNULUS_RETURN_IF_ERROR(metadata.Number("block_tokens", &data.block_tokens).status());
   const int64_t block = data.block_tokens;
   if (block < 1 || block > kListBlockTokensMax) {
@@ -171,14 +175,15 @@ absl::StatusOr<KeyListData> ReadLists(absl::Span<const std::byte> file, const Li
   ANNULUS_ASSIGN_OR_RETURN(data.begin, ReadNumbers<int64_t>(header, file, "begin"));
   ANNULUS_ASSIGN_OR_RETURN(data.keys, ReadNumbers<int32_t>(header, file, "keys"));
   const TokenRange q_blocks{call.q.begin / block, (call.q.end + block - 1) / block};
-  if (data.rows != Rows::kAll) {
+  const bool for_all = data.rows == Rows::kAll || data.rows == Rows::kVerticalSlash;
+  if (!for_all) {
     data.q_begin = data.rows == Rows::kToken ? call.q.begin : q_blocks.begin * block;
   }
   ANNULUS_RETURN_IF_ERROR(metadata.Number("q_begin", &data.q_begin).status());
   int64_t heads = 0;
   ANNULUS_ASSIGN_OR_RETURN(const bool has_heads, metadata.Number("heads", &heads));
   if (!has_heads) {
-    const int64_t rows = data.rows == Rows::kAll     ? 1
+    const int64_t rows = for_all                     ? (data.rows == Rows::kAll ? 1 : 2)
                          : data.rows == Rows::kToken ? call.q.size()
                                                      : q_blocks.size();
     const auto all_rows = static_cast<int64_t>(data.begin.size()) - 1;

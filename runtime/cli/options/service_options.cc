@@ -82,7 +82,8 @@ void AddLimits(Options* options, CoordinatorLimits* limits) {
                SetCount(&limits->layers_max, 1, int64_t{1} << 32));
   options->Add("in-flight-max", "N", "calls at once (256)",
                SetCount(&limits->in_flight_max, 1, int64_t{1} << 20));
-  options->Add("in-flight-bytes-max", "N", "bytes of all calls' tensors at once (4G)",
+  options->Add("in-flight-bytes-max", "N",
+               "bytes of all calls' tensors, candidates and lists at once (4G)",
                SetCount(&limits->in_flight_bytes_max, 1, kBytesMax));
   options->Add("request-bytes-max", "N", "bytes of one call's tensors with its answer (1G)",
                SetCount(&limits->request_bytes_max, 1, kBytesMax));

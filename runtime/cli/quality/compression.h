@@ -10,7 +10,7 @@
 #include "absl/strings/string_view.h"
 #include "annulus/types.h"
 #include "attention/backend.h"
-#include "runtime/engine/compress_local.h"
+#include "runtime/engine/columns_local.h"
 
 namespace annulus {
 

@@ -35,9 +35,10 @@ struct MassFigures {
   // Dense attention's time / its time, selection and what it makes of K included. Absent where it
   // compresses: its prompt is attended densely.
   std::optional<double> speed = {};
-  // The same of the last query alone: a decode step.
-  double decode_bytes = 0;  // KV bytes of the 64-token pages that it reads, of dense attention's
-  double decode_speed = 0;  // where it compresses, of a step on what was kept
+  // The same of the last query alone: a decode step. Absent where the pattern is for prompts.
+  std::optional<double> decode_bytes =
+      {};  // KV of the 64-token pages it reads, of dense attention's
+  std::optional<double> decode_speed = {};  // where it compresses, of a step on what was kept
   // Where it compresses: the keys that each KV head keeps of the prompt, and how many dense steps
   // take the time that Compress takes, once.
   std::optional<int64_t> kept = {};

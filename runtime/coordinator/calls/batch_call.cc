@@ -194,6 +194,15 @@ Message BatchCall::Pack(CallId call, const std::vector<Part>& parts) const {
   return wire::Encode(std::move(work), std::move(tensors));
 }
 
+int64_t BatchCall::ChoiceBytesOf(const Part& part) const {
+  if (!part.reads) return 0;
+  const Item& item = items_[part.item];
+  if (item.selection != nullptr) return item.selection->AnswerBytes(part.rank);
+  int64_t bytes = 0;
+  for (const CallList& list : *wanted_[part.item].lists) bytes += list.data->size_bytes();
+  return bytes;
+}
+
 int64_t BatchCall::AnswerBytesOf(const Part& part) const {
   const CallItem& wanted = wanted_[part.item];
   const Item& item = items_[part.item];

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/time/time.h"
 #include "attention/partial.h"
 #include "base/clock.h"
@@ -111,6 +112,8 @@ class BatchCall : public TensorCall {
   wire::WorkItem WireItem(const Part& part) const;
   Message Pack(CallId call, const std::vector<Part>& parts) const;
   int64_t AnswerBytesOf(const Part& part) const;
+  // The candidates that it is answered with, or the lists that it is sent.
+  int64_t ChoiceBytesOf(const Part& part) const;
 
   const std::vector<CallItem> wanted_;
   const absl::Time deadline_;
@@ -123,5 +126,8 @@ class BatchCall : public TensorCall {
   std::vector<Item> items_;
   std::vector<std::vector<Part>> parts_;  // by rank of the call
 };
+
+// Carries a batch out, to its end.
+using RunCall = absl::FunctionRef<absl::StatusOr<action::Finish>(BatchCall& call)>;
 
 }  // namespace annulus

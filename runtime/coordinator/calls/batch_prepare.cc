@@ -162,7 +162,10 @@ absl::StatusOr<PreparedCall> BatchCall::Prepare(const action::Admit& admit) {
     if (parts_[rank].empty()) continue;
     ANNULUS_RETURN_IF_ERROR(stop_.status());
     std::vector<size_t> items;
-    for (const Part& part : parts_[rank]) items.push_back(part.item);
+    for (const Part& part : parts_[rank]) {
+      items.push_back(part.item);
+      prepared.bytes += ChoiceBytesOf(part);
+    }
     prepared.messages.push_back(
         {{static_cast<int>(rank), std::move(items)}, Pack(admit_.call, parts_[rank])});
   }

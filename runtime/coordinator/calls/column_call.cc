@@ -45,30 +45,31 @@ absl::Status CheckContexts(const CompressRequest& request, const ContextSpec& fr
 
 request::Work ColumnCall::request() const {
   request::WorkItem ask;
-  ask.context = request_.context;
-  ask.layer = request_.layer;
-  ask.start = request_.kv_len;
-  ask.q_tokens = request_.q.tokens;
+  ask.context = question_.context;
+  ask.layer = question_.layer;
+  ask.start = question_.kv_len;
+  ask.q_tokens = question_.q.tokens;
   ask.kind = request::WorkItem::Kind::kAttend;
-  ask.q_start = request_.q_start;
-  ask.keys = {0, request_.kv_len};
+  ask.q_start = question_.q_start;
+  ask.keys = {0, question_.kv_len};
   return {.items = {ask}};
 }
 
 absl::Status ColumnCall::Begin(const ShardMap& map) {
   const ContextSpec& spec = map.spec;
-  const TensorView& q = request_.q;
+  const TensorView& q = question_.q;
   ANNULUS_RETURN_IF_ERROR(CheckTensor("q", q, spec.heads, spec.head_dim, spec.dtype));
-  work_.pass.emplace(spec, map.layout(request_.layer, request_.kv_len),
-                     TokenRange{request_.q_start, request_.q_start + q.tokens}, request_.kv_len);
+  work_.pass.emplace(spec, map.layout(question_.layer, question_.kv_len),
+                     TokenRange{question_.q_start, question_.q_start + q.tokens}, question_.kv_len);
   ANNULUS_RETURN_IF_ERROR(work_.pass->Check());
+  if (work_.by_distance) ANNULUS_RETURN_IF_ERROR(work_.pass->CheckDiagonals());
   work_.merge.emplace(*work_.pass);
   return absl::OkStatus();
 }
 
 Message ColumnCall::Pack(const action::Admit& admit, int rank) const {
   const ShardMap& map = *admit.items[0].map;
-  Buffer asked = work_.merge->Ask(rank, trip_, request_.q);
+  Buffer asked = work_.merge->Ask(rank, trip_, question_.q);
   wire::Work work;
   work.request = admit.call;
   work.time_left = call_.deadline - clock_.Now();
@@ -76,13 +77,13 @@ Message ColumnCall::Pack(const action::Admit& admit, int rank) const {
   wire::WorkItem& item = work.items.emplace_back();
   item.epoch = map.epoch;
   item.context = map.storage_id;
-  item.layer = request_.layer;
-  item.q_start = request_.q_start;
-  item.q_tokens = request_.q.tokens;
-  item.kv_tokens = request_.kv_len;
-  item.keys = {0, request_.kv_len};
-  item.scale = request_.scale != 0 ? request_.scale
-                                   : 1.0f / std::sqrt(static_cast<float>(map.spec.head_dim));
+  item.layer = question_.layer;
+  item.q_start = question_.q_start;
+  item.q_tokens = question_.q.tokens;
+  item.kv_tokens = question_.kv_len;
+  item.keys = {0, question_.kv_len};
+  item.scale = question_.scale != 0 ? question_.scale
+                                    : 1.0f / std::sqrt(static_cast<float>(map.spec.head_dim));
   item.query_bytes = asked.size();
   item.column_trip = trip_;
   if (trip_ == ColumnTrip::kRows) item.lists.push_back({kKeptName, work_.merge->kept()});
@@ -97,7 +98,10 @@ absl::StatusOr<PreparedCall> ColumnCall::Prepare(const action::Admit& admit) {
   if (trip_ == ColumnTrip::kSums) ANNULUS_RETURN_IF_ERROR(Begin(map));
   for (int i = 0; i < map.world; ++i) {
     const int rank = map.holders[static_cast<size_t>(i)].rank;
-    if (work_.pass->TakesPart(rank)) prepared.messages.push_back({i, Pack(admit, rank)});
+    if (!work_.pass->TakesPart(rank)) continue;
+    prepared.messages.push_back({i, Pack(admit, rank)});
+    prepared.bytes += static_cast<int64_t>(work_.pass->AskedBytes(rank, trip_)) +
+                      work_.merge->AnswerBytes(rank, trip_);
   }
   return prepared;
 }
@@ -107,6 +111,16 @@ absl::Status ColumnCall::OnAnswer(ShareAnswer answer) {
   return work_.merge->Add(answer.rank, trip_, answer.payload.span());
 }
 
+absl::StatusOr<action::ItemEnd> RunColumnTrip(const ColumnQuestion& question, ColumnTrip trip,
+                                              const CallContext& call, const Clock& clock,
+                                              RunTrip run_trip, ColumnWork* work) {
+  ColumnCall column(question, trip, call, clock, work);
+  ANNULUS_ASSIGN_OR_RETURN(action::Finish finish, run_trip(column));
+  ANNULUS_RETURN_IF_ERROR(finish.items.at(0).status);
+  if (trip == ColumnTrip::kSums) ANNULUS_RETURN_IF_ERROR(work->merge->EndSums());
+  return std::move(finish.items[0]);
+}
+
 absl::StatusOr<CompressResult> Compress(const CompressRequest& request, const CallContext& call,
                                         CallPlanner& planner, const Clock& clock, LookAt look,
                                         RunTrip run_trip, RunCall run) {
@@ -114,12 +128,11 @@ absl::StatusOr<CompressResult> Compress(const CompressRequest& request, const Ca
   ANNULUS_ASSIGN_OR_RETURN(const ShardMapPtr into, look(request.into));
   ANNULUS_RETURN_IF_ERROR(CheckContexts(request, from->spec, into->spec));
   ANNULUS_RETURN_IF_ERROR(CheckScale(request.scale));
+  const ColumnQuestion question{request.context, request.layer, request.q_start,
+                                request.kv_len,  request.q,     request.scale};
   ColumnWork work;
-  for (const ColumnTrip trip : kColumnTrips) {
-    ColumnCall column(request, trip, call, clock, &work);
-    ANNULUS_ASSIGN_OR_RETURN(const action::Finish finish, run_trip(column));
-    ANNULUS_RETURN_IF_ERROR(finish.items.at(0).status);
-    if (trip == ColumnTrip::kSums) ANNULUS_RETURN_IF_ERROR(work.merge->EndSums());
+  for (const ColumnTrip trip : kCompressTrips) {
+    ANNULUS_RETURN_IF_ERROR(RunColumnTrip(question, trip, call, clock, run_trip, &work).status());
     if (trip == ColumnTrip::kVotes) work.merge->Choose(request.rule);
   }
   AppendRequest append;

@@ -1,6 +1,6 @@
 // ColumnCall: one trip of a column pass to the workers that hold a layer's keys
 // (engine/column_pass.h). Compress makes three of them, and an append to the context that the rows
-// go to. Not thread-safe.
+// go to; words that choose by columns and diagonals make two. Not thread-safe.
 #pragma once
 
 #include <optional>
@@ -8,8 +8,8 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "runtime/coordinator/calls/batch_call.h"
 #include "runtime/coordinator/calls/call_planner.h"
-#include "runtime/coordinator/calls/select_first.h"
 #include "runtime/coordinator/calls/tensor_call.h"
 #include "runtime/engine/column_pass.h"
 
@@ -17,16 +17,27 @@ namespace annulus {
 
 // What the trips of a pass over one layer share: made by the first of them.
 struct ColumnWork {
+  bool by_distance = false;  // what they are for
   std::optional<ColumnPass> pass;
   std::optional<ColumnPass::Merge> merge;
+};
+
+// The queries of a pass.
+struct ColumnQuestion {
+  ContextId context = 0;
+  int layer = 0;
+  int64_t q_start = 0;
+  int64_t kv_len = 0;
+  TensorView q = {};
+  float scale = 0;  // 0: 1/√head_dim
 };
 
 class ColumnCall final : public TensorCall {
  public:
   // All must outlive this.
-  ColumnCall(const CompressRequest& request, ColumnTrip trip, const CallContext& call,
+  ColumnCall(const ColumnQuestion& question, ColumnTrip trip, const CallContext& call,
              const Clock& clock, ColumnWork* work)
-      : request_(request), trip_(trip), call_(call), clock_(clock), work_(*work) {}
+      : question_(question), trip_(trip), call_(call), clock_(clock), work_(*work) {}
 
   // What the core is asked for.
   request::Work request() const;
@@ -38,7 +49,7 @@ class ColumnCall final : public TensorCall {
   absl::Status Begin(const ShardMap& map);
   Message Pack(const action::Admit& admit, int rank) const;
 
-  const CompressRequest& request_;
+  const ColumnQuestion& question_;
   const ColumnTrip trip_;
   const CallContext& call_;
   const Clock& clock_;
@@ -49,6 +60,11 @@ class ColumnCall final : public TensorCall {
 using RunTrip = absl::FunctionRef<absl::StatusOr<action::Finish>(ColumnCall& call)>;
 // The map of a context that has the request's layer.
 using LookAt = absl::FunctionRef<absl::StatusOr<ShardMapPtr>(ContextId id)>;
+
+// One trip, to its end: then it has ended well.
+absl::StatusOr<action::ItemEnd> RunColumnTrip(const ColumnQuestion& question, ColumnTrip trip,
+                                              const CallContext& call, const Clock& clock,
+                                              RunTrip run_trip, ColumnWork* work);
 
 // On the caller's thread.
 absl::StatusOr<CompressResult> Compress(const CompressRequest& request, const CallContext& call,

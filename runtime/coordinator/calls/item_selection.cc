@@ -24,6 +24,12 @@ absl::StatusOr<std::unique_ptr<ItemSelection>> ItemSelection::Of(
   const ContextSpec& spec = map.spec;
   for (const auto& selector : pattern->selectors()) {
     if (HasList(given, *selector)) continue;
+    if (selector->by_column() != nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "pattern: ", selector->name(),
+          " chooses by the last queries of a prompt; expected an Attend or a Select with them, and "
+          "in a step its list or another pattern"));
+    }
     if (selector->index().has_value()) {
       if (has_index) continue;
       return absl::InvalidArgumentError(

@@ -1,10 +1,12 @@
 #include "runtime/coordinator/calls/select_first.h"
 
 #include <iterator>
+#include <optional>
 #include <utility>
 
 #include "base/status.h"
 #include "runtime/coordinator/calls/index_item.h"
+#include "runtime/coordinator/calls/select_by_columns.h"
 
 namespace annulus {
 namespace {
@@ -17,14 +19,25 @@ void AddLists(std::vector<CallList> more, std::vector<CallList>* lists) {
 }  // namespace
 
 absl::StatusOr<AttendResult> SelectAndAttend(const AttendRequest& request, const CallContext& call,
-                                             CallPlanner& planner, const Clock& clock,
-                                             RunCall run) {
-  AttendCall attend(request, call, planner, clock, StopOf(call, clock));
+                                             CallPlanner& planner, const Clock& clock, LookAt look,
+                                             RunTrip run_trip, RunCall run) {
+  const absl::Time begin = clock.Now();
+  absl::StatusOr<ListsByColumns> columns =
+      SelectByColumns(request, call, planner, clock, look, run_trip);
+  std::optional<AttendRequest> with_lists;
+  if (columns.ok() && !columns->lists.empty()) {
+    with_lists = request;
+    AddLists(std::move(columns->lists), &with_lists->lists);
+  }
+  const AttendRequest& asked = with_lists.has_value() ? *with_lists : request;
+  AttendCall attend(asked, call, planner, clock, StopOf(call, clock));
+  attend.BeginAt(begin);
+  if (!columns.ok()) return std::move(attend).TakeResult(columns.status());
   absl::StatusOr<action::Finish> finish = run(attend);
   if (!finish.ok() || !attend.EndOf(0, *finish).ok() || !attend.selects(0)) {
     return std::move(attend).TakeResult(finish);
   }
-  AttendRequest chosen = request;
+  AttendRequest chosen = asked;
   chosen.index = {};
   AddLists(attend.TakeLists(0), &chosen.lists);
   AttendCall second(chosen, call, planner, clock, StopOf(call, clock));
@@ -33,15 +46,24 @@ absl::StatusOr<AttendResult> SelectAndAttend(const AttendRequest& request, const
 }
 
 absl::StatusOr<SelectResult> SelectAlone(const SelectRequest& request, const CallContext& call,
-                                         CallPlanner& planner, const Clock& clock, RunCall run) {
-  const AttendRequest attend = AttendOf(request);
+                                         CallPlanner& planner, const Clock& clock, LookAt look,
+                                         RunTrip run_trip, RunCall run) {
+  AttendRequest attend = AttendOf(request);
+  ANNULUS_ASSIGN_OR_RETURN(ListsByColumns columns,
+                           SelectByColumns(attend, call, planner, clock, look, run_trip));
+  if (!columns.lists.empty() && !columns.others && request.weights.empty()) {
+    return SelectResult{columns.epoch, std::move(columns.lists)};
+  }
+  attend.lists = columns.lists;
   CallItem item(attend);
   item.selects_only = true;
   item.weights = &request.weights;
   BatchCall batch({item}, call, planner, clock, StopOf(call, clock));
   ANNULUS_ASSIGN_OR_RETURN(const action::Finish finish, run(batch));
   ANNULUS_ASSIGN_OR_RETURN(const StepResult ended, batch.TakeResult(0, finish));
-  return SelectResult{ended.epoch, batch.TakeLists(0)};
+  SelectResult result{ended.epoch, batch.TakeLists(0)};
+  AddLists(std::move(columns.lists), &result.lists);
+  return result;
 }
 
 StepPartResults SelectAndStep(absl::Span<const StepRequest> steps, const CallContext& call,

@@ -35,6 +35,7 @@ struct PreparedCall {
   std::vector<ShareMessage> messages;
   std::vector<std::pair<size_t, absl::Status>> refused;  // as event::Prepared
   std::vector<size_t> merging = {};                      // likewise
+  int64_t bytes = 0;                                     // likewise
 };
 
 // Ends what a call's thread does for itself, once the caller does not wait for it any more. Both

@@ -117,12 +117,16 @@ absl::Status Calls::Reserve(int64_t bytes, Call& call, const Caller& caller) {
   }
   ANNULUS_RETURN_IF_ERROR(tenants_.CheckCallBytes(caller, bytes));
   ANNULUS_RETURN_IF_ERROR(CheckRoom(caller));
+  return Hold(bytes, call);
+}
+
+absl::Status Calls::Hold(int64_t bytes, Call& call) {
   if (bytes > limits_.in_flight_bytes_max - in_flight_bytes_) {
     return absl::ResourceExhaustedError(
         absl::StrCat("in_flight_bytes_max is ", limits_.in_flight_bytes_max, ": ", in_flight_bytes_,
                      " are in flight, this call needs ", bytes, " more"));
   }
-  call.bytes = bytes;
+  call.bytes += bytes;
   in_flight_bytes_ += bytes;
   tenants_.AddCalls(call.tenant, 0, bytes);
   return absl::OkStatus();

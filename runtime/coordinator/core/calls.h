@@ -115,6 +115,8 @@ class Calls {
   void End(Entry entry, absl::Status status);
   void CancelPending(CallId id, const Call& call);
   absl::Status Reserve(int64_t bytes, Call& call, const Caller& caller);
+  // Counts what a call takes more. RESOURCE_EXHAUSTED names in_flight_bytes_max.
+  absl::Status Hold(int64_t bytes, Call& call);
   absl::Status CheckRoom(const Caller& caller) const;
   absl::Status CheckCreate(const Caller& caller);
 

@@ -151,6 +151,7 @@ struct Prepared {
   std::vector<Share> shares;
   std::vector<std::pair<size_t, absl::Status>> refused = {};  // items, ascending
   std::vector<size_t> merging = {};  // items whose partials are merged among the workers
+  int64_t bytes = 0;  // that the call takes beside its tensors: candidates, lists as they are sent
 };
 struct GiveUp {  // the caller cannot or will not go on
   CallId call = 0;

@@ -56,6 +56,7 @@ void Calls::Prepared(const event::Prepared& prepared) {
   if (entry == calls_.end()) return;  // it has failed meanwhile
   const CallId id = entry->first;
   Call& call = entry->second;
+  if (absl::Status room = Hold(prepared.bytes, call); !room.ok()) return End(entry, room);
   for (const auto& [index, why] : prepared.refused) EndItem(id, call.items.at(index), why);
   for (Item& item : call.items) {
     if (item.ended) continue;

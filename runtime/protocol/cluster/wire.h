@@ -36,7 +36,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 21;
+inline constexpr uint32_t kProtocol = 22;
 
 // Worker → coordinator.
 struct Hello {

@@ -1,0 +1,65 @@
+#include "runtime/coordinator/calls/select_by_columns.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "attention/attend_args.h"
+#include "attention/column_selector.h"
+#include "base/status.h"
+
+namespace annulus {
+namespace {
+
+bool HasList(const std::vector<CallList>& lists, const Selector& selector) {
+  return std::any_of(lists.begin(), lists.end(),
+                     [&](const CallList& list) { return list.name == selector.name(); });
+}
+
+ColumnQuestion QuestionOf(const AttendRequest& request, const ColumnSelector& selector) {
+  const int64_t rows = std::min(request.q.tokens, selector.last_queries());
+  const int64_t before = request.q.tokens - rows;
+  return {request.context,
+          request.layer,
+          request.q_start + before,
+          request.kv_len,
+          request.q.Tokens(before, rows),
+          request.scale};
+}
+
+}  // namespace
+
+absl::StatusOr<ListsByColumns> SelectByColumns(const AttendRequest& request,
+                                               const CallContext& call, CallPlanner& planner,
+                                               const Clock& clock, LookAt look, RunTrip run_trip) {
+  ListsByColumns made;
+  ANNULUS_ASSIGN_OR_RETURN(const ShardMapPtr map, look(request.context));
+  if (request.layer >= map->spec.layers) return made;
+  const auto pattern = planner.PatternFor(*map, request.layer, request.pattern);
+  if (!pattern.ok()) return made;
+  ANNULUS_RETURN_IF_ERROR(CheckScale(request.scale));
+  for (const auto& selector : (*pattern)->selectors()) {
+    if (HasList(request.lists, *selector)) continue;
+    const ColumnSelector* const word = selector->by_column();
+    made.others |= word == nullptr;
+    if (word == nullptr) continue;
+    if (map->spec.kv_efficient) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("pattern: ", selector->name(),
+                       " chooses among all keys; expected none in a context that is kv_efficient"));
+    }
+    const ColumnQuestion question = QuestionOf(request, *word);
+    ColumnWork work{.by_distance = true};
+    for (const ColumnTrip trip : kDiagonalTrips) {
+      ANNULUS_ASSIGN_OR_RETURN(const action::ItemEnd end,
+                               RunColumnTrip(question, trip, call, clock, run_trip, &work));
+      made.epoch = end.epoch;
+    }
+    made.lists.push_back(
+        {selector->name(), std::make_shared<const KeyListData>(work.merge->Pick(*word))});
+  }
+  return made;
+}
+
+}  // namespace annulus

@@ -1,0 +1,28 @@
+// Words of a call's pattern that choose keys by the weights of its last queries
+// (attention/column_selector.h): their lists are made by a column pass of their own, before the
+// call itself. Calls on the caller's thread; thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "annulus/key_list.h"
+#include "runtime/coordinator/calls/column_call.h"
+
+namespace annulus {
+
+struct ListsByColumns {
+  std::vector<CallList> lists;
+  uint64_t epoch = 0;
+  bool others = false;  // whether the pattern has more words that choose keys, without lists
+};
+
+// Nothing where the pattern has no such words without a list, and where it does not parse, which
+// the call itself finds. INVALID_ARGUMENT for a KV-efficient context, for a layer of a track's and
+// as ColumnPass::CheckDiagonals.
+absl::StatusOr<ListsByColumns> SelectByColumns(const AttendRequest& request,
+                                               const CallContext& call, CallPlanner& planner,
+                                               const Clock& clock, LookAt look, RunTrip run_trip);
+
+}  // namespace annulus
