@@ -1,6 +1,7 @@
 #include "attention/select/index.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -52,7 +53,9 @@ class ListOfRow {
       const auto unit = static_cast<int32_t>((begin + t) / unit_tokens);
       if (unit != unit_) End();
       unit_ = unit;
-      best_ = std::max(best_, scores[t * stride]);
+      const float score = scores[t * stride];
+      // One that is no number comes before all others, as in TopUnits.
+      best_ = std::isnan(score) ? -kNone : std::max(best_, score);
     }
   }
 

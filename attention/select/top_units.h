@@ -3,7 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -15,7 +17,9 @@ class TopUnits {
  public:
   explicit TopUnits(int64_t limit) : limit_(static_cast<size_t>(limit)) {}
 
-  void Offer(const Candidate& candidate) {
+  // A score that is no number comes before all others, so that it is seen that there is one.
+  void Offer(Candidate candidate) {
+    if (std::isnan(candidate.score)) candidate.score = std::numeric_limits<float>::infinity();
     if (limit_ == 0 || (bounded_ && !Before(candidate, last_))) return;
     kept_.push_back(candidate);
     if (kept_.size() >= 2 * limit_ + kSlack) Cut();

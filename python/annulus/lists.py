@@ -84,7 +84,8 @@ class Index:
 
     Args:
         track: by name.
-        q: [n, index heads, dim of the track], n as the call's queries; rounded to the track's dtype.
+        q: [n, index heads, dim of the track], n as the call's queries; rounded to the
+            track's dtype.
         weights: [n, index heads], for ``dsa``.
         layer: whose rows (None: the call's layer's).
     """

@@ -51,7 +51,8 @@ absl::StatusOr<std::vector<NamedList>> SelectLocally(const Pattern& pattern,
                                selection.Answer(rank, of_rank, {.kv = &table}, {pool}));
       ANNULUS_RETURN_IF_ERROR(merge.Add(rank, answer.span()));
     }
-    ANNULUS_ASSIGN_OR_RETURN(auto list, KeyList::Make(std::move(merge).Finish()));
+    ANNULUS_ASSIGN_OR_RETURN(KeyListData data, std::move(merge).Finish());
+    ANNULUS_ASSIGN_OR_RETURN(auto list, KeyList::Make(std::move(data)));
     lists.push_back({selector->name(), std::move(list)});
   }
   return lists;

@@ -1,6 +1,7 @@
 #include "runtime/engine/selection.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <mutex>
 #include <utility>
@@ -333,7 +334,18 @@ void Selection::Merge::AddBest(std::vector<Candidate>& best, std::vector<int32_t
   std::sort(keys->begin() + first, keys->end());
 }
 
-KeyListData Selection::Merge::Finish() && {
+absl::Status Selection::Merge::CheckPicked(size_t place) const {
+  for (const Candidate& candidate : best_[place]) {
+    if (std::isfinite(candidate.score)) continue;
+    const auto at = static_cast<int64_t>(place), rows = of_.rows_.q.tokens;
+    return absl::InvalidArgumentError(
+        absl::StrCat("pattern: ", of_.rows_.selector->name(), ": row ", at % rows, ", head ",
+                     at / rows, " scores a unit beyond what f32 holds; expected finite scores"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<KeyListData> Selection::Merge::Finish() && {
   if (!of_.split_.empty()) AddSplit();
   const Selector& selector = *of_.rows_.selector;
   KeyListData data;
@@ -355,6 +367,7 @@ KeyListData Selection::Merge::Finish() && {
       for (int32_t unit = 0; unit < own; ++unit) data.keys.push_back(unit);
     } else {
       AddBest(best_[i], &data.keys);
+      ANNULUS_RETURN_IF_ERROR(CheckPicked(i));
     }
     if (row < of_.first_choosing_ || selector.sees_own()) data.keys.push_back(own);
     data.begin.push_back(static_cast<int64_t>(data.keys.size()));

@@ -106,11 +106,15 @@ class Selection::Merge {
 
   absl::Status Add(int rank, absl::Span<const std::byte> answer);
 
-  // The lists, by query head, after all ranks have answered.
-  KeyListData Finish() &&;
+  // The lists, by query head, after all ranks have answered. INVALID_ARGUMENT names a row and a
+  // head that would see a unit whose score f32 does not hold: which units are the best is not known
+  // then.
+  absl::StatusOr<KeyListData> Finish() &&;
 
  private:
   void AddSplit();
+  // Of a row's best, once they are cut to those that it sees.
+  absl::Status CheckPicked(size_t place) const;
   // The best of a row's candidates, which may name a unit more than once, at the list's end.
   void AddBest(std::vector<Candidate>& best, std::vector<int32_t>* keys) const;
 

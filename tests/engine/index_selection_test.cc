@@ -46,8 +46,9 @@ struct Inputs {
 };
 
 // Over ranks one after the other, as a caller of the service has it done.
-KeyListData Select(const Inputs& inputs, const TensorView& q, const float* weights, int64_t q_begin,
-                   const TensorView& k, const Layout& layout, ThreadPool* pool) {
+absl::StatusOr<KeyListData> TrySelect(const Inputs& inputs, const TensorView& q,
+                                      const float* weights, int64_t q_begin, const TensorView& k,
+                                      const Layout& layout, ThreadPool* pool) {
   const int lists = inputs.selector->index()->lists;
   const SelectRows rows{.selector = inputs.selector.get(),
                         .q = q,
@@ -71,6 +72,14 @@ KeyListData Select(const Inputs& inputs, const TensorView& q, const float* weigh
     REQUIRE(merge.Add(rank, answer->span()).ok());
   }
   return std::move(merge).Finish();
+}
+
+template <typename... Args>
+KeyListData Select(const Args&... args) {
+  auto list = TrySelect(args...);
+  INFO(list.status());
+  REQUIRE(list.ok());
+  return *std::move(list);
 }
 
 Layout Cut(const PartitionSpec& partition, int world, int64_t tokens) {
@@ -146,7 +155,7 @@ TEST_CASE("an index chooses for each token of a prefill what it chooses in decod
   }
 }
 
-TEST_CASE("a score that is no number is the highest, and of a weight 0 too") {
+TEST_CASE("a score that is no number is refused, and of a weight 0 too") {
   Rng rng(2313);
   const Question question{"dsa(2)", 100, 99, 1, DType::kF32, 2};
   Inputs inputs(rng, question, false);
@@ -155,9 +164,10 @@ TEST_CASE("a score that is no number is the highest, and of a weight 0 too") {
   for (int64_t i = 0; i < inputs.q.view().size(); ++i) inputs.q.f32()[i] = 1;
   inputs.weights = {0.0f, 1e-30f};
   for (const int world : {1, 3}) {
-    const KeyListData list = Select(inputs, inputs.q, inputs.weights.data(), 99, inputs.k,
-                                    Cut(kCuts[0], world, 100), nullptr);
-    CHECK(std::count(list.keys.begin(), list.keys.end(), 40) == 1);
+    const auto list = TrySelect(inputs, inputs.q, inputs.weights.data(), 99, inputs.k,
+                                Cut(kCuts[0], world, 100), nullptr);
+    CHECK(absl::IsInvalidArgument(list.status()));
+    CHECK(absl::StrContains(list.status().message(), "dsa(2): row 0, head 0 scores a unit beyond"));
   }
 }
 

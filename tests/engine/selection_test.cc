@@ -216,6 +216,36 @@ TEST_CASE("words that choose keys refuse by position what they cannot be, and ru
         "pattern: moba(64,2) chooses keys by data; expected a call that has them, or its list");
 }
 
+TEST_CASE("scores that f32 does not hold are refused where a query would see their unit") {
+  constexpr int64_t kTokens = 640;
+  Rng rng(2213);
+  for (const char* word : {"moba(64,3)", "quest(48,16)"}) {
+    for (const float large : {1e38f, -1e38f}) {
+      for (const bool only_largest : {true, false}) {
+        const Question question{"", kTokens, kTokens - 3, 3};
+        Tensor q = Filled(rng, question, 3, kHeads), k = Filled(rng, question, kTokens, kKvHeads);
+        // One block of keys, or all of them.
+        const int64_t row = kKvHeads * kDim;
+        for (int64_t t = only_largest ? 128 : 0; t < (only_largest ? 192 : kTokens); ++t) {
+          std::fill_n(k.f32() + t * row, row, large);
+        }
+        std::fill_n(q.f32(), q.view().size(), 2.0f);
+        for (const int world : {1, 3}) {
+          CAPTURE(word, large, only_largest, world);
+          const auto lists = SelectLocally(Parsed(word), {}, LayoutOf(kCuts[0], world, kTokens), q,
+                                           kTokens - 3, k, nullptr);
+          // What scores least of all is not seen, so that it does not matter by how much.
+          CHECK(lists.ok() == (only_largest && large < 0));
+          if (lists.ok()) continue;
+          CHECK(absl::IsInvalidArgument(lists.status()));
+          CHECK(absl::StrContains(lists.status().message(),
+                                  ": row 0, head 0 scores a unit beyond what f32 holds; expected"));
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("a selection refuses more than its bounds by name, and an answer that is none") {
   const Pattern pattern = Parsed("quest(1048576,1)");
   SelectRows rows{.selector = pattern.selectors()[0].get(),

@@ -275,14 +275,18 @@ absl::StatusOr<StepResult> BatchCall::TakeResult(size_t index, const action::Fin
   return result;
 }
 
-std::vector<CallList> BatchCall::TakeLists(size_t index) {
+absl::StatusOr<std::vector<CallList>> BatchCall::TakeLists(size_t index) {
   std::vector<CallList> lists;
-  const auto take = [&](const Item& item) {
-    if (item.selection == nullptr) return;
-    for (CallList& list : item.selection->TakeLists()) lists.push_back(std::move(list));
+  const auto take = [&](const Item& item) -> absl::Status {
+    if (item.selection == nullptr) return absl::OkStatus();
+    ANNULUS_ASSIGN_OR_RETURN(std::vector<CallList> made, item.selection->TakeLists());
+    for (CallList& list : made) lists.push_back(std::move(list));
+    return absl::OkStatus();
   };
-  take(items_[index]);
-  if (wanted_[index].index_item.has_value()) take(items_[*wanted_[index].index_item]);
+  ANNULUS_RETURN_IF_ERROR(take(items_[index]));
+  if (const auto& of = wanted_[index].index_item; of.has_value()) {
+    ANNULUS_RETURN_IF_ERROR(OfIndex(take(items_[*of])));
+  }
   return lists;
 }
 

@@ -74,7 +74,7 @@ class BatchCall : public TensorCall {
   bool selects(size_t index) const {
     return items_[index].selection != nullptr || wanted_[index].index_item.has_value();
   }
-  std::vector<CallList> TakeLists(size_t index);
+  absl::StatusOr<std::vector<CallList>> TakeLists(size_t index);
 
  protected:
   const Clock& clock() const { return clock_; }

@@ -109,11 +109,11 @@ absl::Status ItemSelection::Add(int rank, absl::Span<const std::byte> answer) {
   return absl::OkStatus();
 }
 
-std::vector<CallList> ItemSelection::TakeLists() {
+absl::StatusOr<std::vector<CallList>> ItemSelection::TakeLists() {
   std::vector<CallList> lists;
   for (size_t i = 0; i < merges_.size(); ++i) {
-    lists.push_back(
-        {names_[i], std::make_shared<const KeyListData>(std::move(merges_[i]).Finish())});
+    ANNULUS_ASSIGN_OR_RETURN(KeyListData data, std::move(merges_[i]).Finish());
+    lists.push_back({names_[i], std::make_shared<const KeyListData>(std::move(data))});
   }
   return lists;
 }

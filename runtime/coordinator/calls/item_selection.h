@@ -44,7 +44,7 @@ class ItemSelection {
   absl::Status Add(int rank, absl::Span<const std::byte> answer);
 
   // After all ranks that answer with bytes have, once.
-  std::vector<CallList> TakeLists();
+  absl::StatusOr<std::vector<CallList>> TakeLists();
 
  private:
   ItemSelection() = default;

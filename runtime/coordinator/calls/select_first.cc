@@ -39,7 +39,9 @@ absl::StatusOr<AttendResult> SelectAndAttend(const AttendRequest& request, const
   }
   AttendRequest chosen = asked;
   chosen.index = {};
-  AddLists(attend.TakeLists(0), &chosen.lists);
+  absl::StatusOr<std::vector<CallList>> lists = attend.TakeLists(0);
+  if (!lists.ok()) return std::move(attend).TakeResult(lists.status());
+  AddLists(*std::move(lists), &chosen.lists);
   AttendCall second(chosen, call, planner, clock, StopOf(call, clock));
   second.BeginAt(attend.begin());
   return std::move(second).TakeResult(run(second));
@@ -61,7 +63,8 @@ absl::StatusOr<SelectResult> SelectAlone(const SelectRequest& request, const Cal
   BatchCall batch({item}, call, planner, clock, StopOf(call, clock));
   ANNULUS_ASSIGN_OR_RETURN(const action::Finish finish, run(batch));
   ANNULUS_ASSIGN_OR_RETURN(const StepResult ended, batch.TakeResult(0, finish));
-  SelectResult result{ended.epoch, batch.TakeLists(0)};
+  ANNULUS_ASSIGN_OR_RETURN(std::vector<CallList> lists, batch.TakeLists(0));
+  SelectResult result{ended.epoch, std::move(lists)};
   AddLists(std::move(columns.lists), &result.lists);
   return result;
 }
@@ -77,12 +80,17 @@ StepPartResults SelectAndStep(absl::Span<const StepRequest> steps, const CallCon
   for (size_t i = 0; i < steps.size(); ++i) {
     results.push_back(batch.TakeResult(i, finish));
     if (!results[i].ok() || !batch.selects(i) || steps[i].q.tokens == 0) continue;
+    absl::StatusOr<std::vector<CallList>> lists = batch.TakeLists(i);
+    if (!lists.ok()) {
+      results[i] = lists.status();
+      continue;
+    }
     StepRequest& next = chosen.emplace_back(steps[i]);
     next.start += next.k.tokens;
     next.k = next.v = {};
     next.key = {};
     next.index = {};
-    AddLists(batch.TakeLists(i), &next.lists);
+    AddLists(*std::move(lists), &next.lists);
     index.push_back(i);
   }
   if (chosen.empty()) return results;
