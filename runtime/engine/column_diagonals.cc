@@ -67,8 +67,7 @@ absl::StatusOr<Buffer> ColumnPass::Diagonals(int rank, const std::byte* asked, f
 
 void ColumnPass::Merge::AddDiagonals(const Share& share, const std::byte* at) {
   const int64_t group = of_.group_, tokens_all = of_.kv_tokens_, count = of_.diagonals();
-  votes_.resize(static_cast<size_t>(of_.spec_.heads * tokens_all));
-  diagonals_.resize(votes_.size());
+  diagonals_.resize(static_cast<size_t>(of_.spec_.heads * tokens_all));
   std::vector<uint64_t> of_block(static_cast<size_t>(count));
   for (const int kv_head : share.kv_heads) {
     for (const int64_t block : share.blocks) {
@@ -83,16 +82,7 @@ void ColumnPass::Merge::AddDiagonals(const Share& share, const std::byte* at) {
       }
     }
   }
-  for (const int kv_head : share.kv_heads) {
-    for (const int64_t block : share.blocks) {
-      const int64_t first = block * kBlockTokens;
-      const int64_t tokens = std::min(kBlockTokens, tokens_all - first);
-      for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-        std::memcpy(votes_.data() + head * tokens_all + first, at, tokens * sizeof(float));
-        at += tokens * sizeof(float);
-      }
-    }
-  }
+  AddByKey(share, group, at);
 }
 
 ColumnWeights ColumnPass::Merge::WeightsOf(int head) const {

@@ -269,7 +269,7 @@ absl::Status ColumnPass::Merge::Add(int rank, ColumnTrip trip, absl::Span<const 
       AddSums(share, answer.data());
       break;
     case ColumnTrip::kVotes:
-      AddVotes(share, answer.data());
+      AddByKey(share, /*lists=*/1, answer.data());
       break;
     case ColumnTrip::kRows:
       AddRows(share, answer.data());
@@ -292,14 +292,16 @@ void ColumnPass::Merge::AddSums(const Share& share, const std::byte* at) {
   }
 }
 
-void ColumnPass::Merge::AddVotes(const Share& share, const std::byte* at) {
-  votes_.resize(static_cast<size_t>(of_.spec_.kv_heads * of_.kv_tokens_));
-  for (const int head : share.kv_heads) {
+void ColumnPass::Merge::AddByKey(const Share& share, int64_t lists, const std::byte* at) {
+  votes_.resize(static_cast<size_t>(of_.spec_.kv_heads * lists * of_.kv_tokens_));
+  for (const int kv_head : share.kv_heads) {
     for (const int64_t block : share.blocks) {
       const int64_t first = block * kBlockTokens;
       const int64_t tokens = std::min(kBlockTokens, of_.kv_tokens_ - first);
-      std::memcpy(votes_.data() + head * of_.kv_tokens_ + first, at, tokens * sizeof(float));
-      at += tokens * sizeof(float);
+      for (int64_t list = kv_head * lists; list < (kv_head + 1) * lists; ++list) {
+        std::memcpy(votes_.data() + list * of_.kv_tokens_ + first, at, tokens * sizeof(float));
+        at += tokens * sizeof(float);
+      }
     }
   }
 }

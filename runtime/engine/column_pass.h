@@ -136,7 +136,8 @@ class ColumnPass::Merge {
 
  private:
   void AddSums(const Share& share, const std::byte* at);
-  void AddVotes(const Share& share, const std::byte* at);
+  // Weights by key, of so many lists of each KV head.
+  void AddByKey(const Share& share, int64_t lists, const std::byte* at);
   void AddRows(const Share& share, const std::byte* at);
   void AddDiagonals(const Share& share, const std::byte* at);
 

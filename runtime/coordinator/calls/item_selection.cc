@@ -8,14 +8,18 @@
 #include "runtime/context/layout.h"
 
 namespace annulus {
-namespace {
 
-bool HasList(const std::vector<CallList>& given, const Selector& selector) {
+bool HasList(absl::Span<const CallList> given, const Selector& selector) {
   return std::any_of(given.begin(), given.end(),
                      [&](const CallList& list) { return list.name == selector.name(); });
 }
 
-}  // namespace
+absl::Status CheckHoldsAllKeys(const ContextSpec& spec, const Selector& selector) {
+  if (!spec.kv_efficient) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("pattern: ", selector.name(),
+                   " chooses among all keys; expected none in a context that is kv_efficient"));
+}
 
 absl::StatusOr<std::unique_ptr<ItemSelection>> ItemSelection::Of(
     const ShardMap& map, const request::WorkItem& ask, std::shared_ptr<const Pattern> pattern,
@@ -37,11 +41,7 @@ absl::StatusOr<std::unique_ptr<ItemSelection>> ItemSelection::Of(
                        " chooses by the rows of a track; expected its index queries (index) or its "
                        "list, which a Select in the track's layer makes"));
     }
-    if (spec.kv_efficient) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("pattern: ", selector->name(),
-                       " chooses among all keys; expected none in a context that is kv_efficient"));
-    }
+    ANNULUS_RETURN_IF_ERROR(CheckHoldsAllKeys(spec, *selector));
     if (made == nullptr) made.reset(new ItemSelection);
     const SelectRows rows{.selector = selector.get(),
                           .q = q,

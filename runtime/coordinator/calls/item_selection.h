@@ -17,6 +17,13 @@
 
 namespace annulus {
 
+// Whether a call brings the word's list.
+bool HasList(absl::Span<const CallList> given, const Selector& selector);
+
+// INVALID_ARGUMENT for a word in a KV-efficient context, which may have let go of what it would
+// choose.
+absl::Status CheckHoldsAllKeys(const ContextSpec& spec, const Selector& selector);
+
 class ItemSelection {
  public:
   // In a layer of the context: null where all words have their lists among `given`, or are those of

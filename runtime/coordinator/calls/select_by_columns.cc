@@ -4,18 +4,13 @@
 #include <memory>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "attention/attend_args.h"
 #include "attention/column_selector.h"
 #include "base/status.h"
+#include "runtime/coordinator/calls/item_selection.h"
 
 namespace annulus {
 namespace {
-
-bool HasList(const std::vector<CallList>& lists, const Selector& selector) {
-  return std::any_of(lists.begin(), lists.end(),
-                     [&](const CallList& list) { return list.name == selector.name(); });
-}
 
 ColumnQuestion QuestionOf(const AttendRequest& request, const ColumnSelector& selector) {
   const int64_t rows = std::min(request.q.tokens, selector.last_queries());
@@ -44,11 +39,7 @@ absl::StatusOr<ListsByColumns> SelectByColumns(const AttendRequest& request,
     const ColumnSelector* const word = selector->by_column();
     made.others |= word == nullptr;
     if (word == nullptr) continue;
-    if (map->spec.kv_efficient) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("pattern: ", selector->name(),
-                       " chooses among all keys; expected none in a context that is kv_efficient"));
-    }
+    ANNULUS_RETURN_IF_ERROR(CheckHoldsAllKeys(map->spec, *word));
     const ColumnQuestion question = QuestionOf(request, *word);
     ColumnWork work{.by_distance = true};
     for (const ColumnTrip trip : kDiagonalTrips) {

@@ -19,7 +19,7 @@ struct ListsByColumns {
 };
 
 // Nothing where the pattern has no such words without a list, and where it does not parse, which
-// the call itself finds. INVALID_ARGUMENT for a KV-efficient context, for a layer of a track's and
+// the call itself finds. INVALID_ARGUMENT for a KV-efficient context and
 // as ColumnPass::CheckDiagonals.
 absl::StatusOr<ListsByColumns> SelectByColumns(const AttendRequest& request,
                                                const CallContext& call, CallPlanner& planner,
