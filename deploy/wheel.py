@@ -16,6 +16,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # Where auditwheel puts libraries; UCX looks for its modules in the folder ucx beside libucs.
 LIBRARIES = "annulus.libs"
+# Modules of UCX that stay behind: Annulus holds no KV on GPUs whose module brings a compiler of
+# 100 MB with it, and measures with its own benchmarks.
+UNUSED_MODULES = ("_rocm", "_perftest", "_fuse")
+# More than that is a library that nobody meant to bring.
+WHEEL_BYTES_MAX = 40_000_000
 
 
 def run(*command: object) -> None:
@@ -51,12 +56,13 @@ def ucx_modules(program: Path) -> list[Path]:
     linked = subprocess.run(
         ["ldd", str(program)], check=True, capture_output=True, text=True
     ).stdout
-    found = re.search(r"libucs\.so\S* => (\S+)", linked)
-    if not found:
+    libucs = re.search(r"libucs\.so\S* => (\S+)", linked)
+    if not libucs:
         sys.exit("wheel.py: the program is not linked with UCX")
-    library = Path(found.group(1)).resolve()
+    library = Path(libucs.group(1)).resolve()
     extension = library.name.removeprefix("libucs")  # ".so.0.0.0", as the copy will be called
-    return [path for path in (library.parent / "ucx").glob(f"lib*{extension}")]
+    found = (library.parent / "ucx").glob(f"lib*{extension}")
+    return [path for path in found if not any(name in path.name for name in UNUSED_MODULES)]
 
 
 def add_modules(wheel: Path, folder: Path) -> None:
@@ -82,6 +88,9 @@ def main() -> None:
             old.unlink()
         run(sys.executable, "-m", "auditwheel", "repair", "--strip", "--wheel-dir", out, bare)
     (wheel,) = out.glob("annulus-*.whl")
+    size = wheel.stat().st_size
+    if size > WHEEL_BYTES_MAX:
+        sys.exit(f"wheel.py: {wheel} has {size} bytes; expected at most {WHEEL_BYTES_MAX}")
     print(wheel)
 
 
