@@ -32,8 +32,19 @@ int RowsOf(const Tile& tile) {
 }  // namespace
 
 void WorkList::AddSegment(int32_t tile, int64_t block_first, int64_t blocks) {
-  segments_.push_back({tile, static_cast<int32_t>(block_first), static_cast<int32_t>(blocks), -1});
-  ++tiles_[static_cast<size_t>(tile)].segments;
+  Tile& own = tiles_[static_cast<size_t>(tile)];
+  ++own.segments;
+  Segment segment;
+  segment.tile = tile;
+  segment.problem = own.problem;
+  segment.block_first = static_cast<int32_t>(block_first);
+  segment.blocks = static_cast<int32_t>(blocks);
+  segment.run = own.run_first;
+  segment.run_at = segment.block_first;
+  for (; segment.run_at >= runs()[static_cast<size_t>(segment.run)].count; ++segment.run) {
+    segment.run_at -= runs()[static_cast<size_t>(segment.run)].count;
+  }
+  segments_.push_back(segment);
 }
 
 // Gives the segments from `segment_first` on, whose tiles have several, room for their results:
@@ -187,7 +198,7 @@ void WorkList::CutLanes(Group* group) {
     for (int64_t begin = 0; begin < blocks;) {
       if (room <= kSegmentCost) {
         const auto at = static_cast<int32_t>(segments_.size());
-        lanes_.push_back({at, at});
+        lanes_.push_back({at, at, {}});
         room = most;
       }
       const int64_t count = std::min(blocks - begin, room - kSegmentCost);
@@ -198,6 +209,9 @@ void WorkList::CutLanes(Group* group) {
     }
   }
   KeepStates(first_segment);
+  for (size_t i = first_lane; i < lanes_.size(); ++i) {
+    lanes_[i].start = segments_[static_cast<size_t>(lanes_[i].first)];
+  }
   group->launch.first = static_cast<int>(first_lane);
   group->launch.count = static_cast<int>(lanes_.size() - first_lane);
 }

@@ -35,12 +35,11 @@ struct Cell {
 // The blocks of one segment, one after the other. Trivial, so that it may lie in shared memory.
 class Walk {
  public:
-  // At the tile's block `first`, which it must have.
-  __device__ void Begin(const Work& work, const Tile& tile, int first) {
-    run_ = work.runs + tile.run_first;
+  // At a segment's Segment::run and run_at.
+  __device__ void Begin(const Work& work, int run, int run_at) {
+    run_ = work.runs + run;
     ids_ = work.ids;
-    at_ = 0;
-    Skip(first);
+    at_ = run_at;
   }
 
   __device__ int Block() const {

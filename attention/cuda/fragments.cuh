@@ -119,22 +119,36 @@ __device__ inline bool FindColumn(int dim, int n, int* c) {
   return *c >= box;
 }
 
-// Gives columns of one row to out, from `column` on.
+// Gives columns of one row to out, from `column` on. What is there is read some columns at a time,
+// and the extent once: behind a store the compiler would have to read either anew.
 template <bool kBoxed = false, int kOuts>
 __device__ inline void GiveColumns(const Problem& problem, int64_t place, int column, int lane,
                                    const RowEnd& end, int i, const float (&out)[kOuts][4]) {
-  float* to = problem.out + place * problem.v_head_dim;
+  constexpr int kAtOnce = kOuts <= 16 ? 8 : 4;  // more would not fit into registers
+  static_assert(kOuts % kAtOnce == 0);
+  const int dim = problem.v_head_dim;
+  float* const to = problem.out + place * dim;
 #pragma unroll
-  for (int n = 0; n < kOuts; ++n) {
-    int c = column + 8 * n + 2 * (lane % 4);
-    if (!FindColumn<kBoxed>(problem.v_head_dim, n, &c)) continue;
-    float2 value = {out[n][2 * i] * end.new_weight, out[n][2 * i + 1] * end.new_weight};
-    if (end.has_old) {
-      const float2 old = *reinterpret_cast<const float2*>(to + c);
-      value.x += old.x * end.old_weight;
-      value.y += old.y * end.old_weight;
+  for (int first = 0; first < kOuts; first += kAtOnce) {
+    int c[kAtOnce];
+    bool there[kAtOnce];
+    float2 old[kAtOnce] = {};
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n) {
+      c[n] = column + 8 * (first + n) + 2 * (lane % 4);
+      there[n] = FindColumn<kBoxed>(dim, first + n, &c[n]);
+      if (end.has_old && there[n]) old[n] = *reinterpret_cast<const float2*>(to + c[n]);
     }
-    *reinterpret_cast<float2*>(to + c) = value;
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n) {
+      float2 value = {out[first + n][2 * i] * end.new_weight,
+                      out[first + n][2 * i + 1] * end.new_weight};
+      if (end.has_old) {
+        value.x += old[n].x * end.old_weight;
+        value.y += old[n].y * end.old_weight;
+      }
+      if (there[n]) *reinterpret_cast<float2*>(to + c[n]) = value;
+    }
   }
 }
 
@@ -178,10 +192,11 @@ __device__ inline void GiveRows(const Problem& problem, const OldRows& old, int 
 template <bool kBoxed = false, int kOuts>
 __device__ inline void KeepColumns(const Problem& problem, float* to, int column, int lane, int i,
                                    const float (&out)[kOuts][4]) {
+  const int dim = problem.v_head_dim;  // once, as above
 #pragma unroll
   for (int n = 0; n < kOuts; ++n) {
     int c = column + 8 * n + 2 * (lane % 4);
-    if (FindColumn<kBoxed>(problem.v_head_dim, n, &c)) {
+    if (FindColumn<kBoxed>(dim, n, &c)) {
       *reinterpret_cast<float2*>(to + c) = {out[n][2 * i], out[n][2 * i + 1]};
     }
   }

@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(32 * kWarps) Simple(const Work work, int first
     __syncwarp();
     RowState state;
     Walk walk;
-    walk.Begin(work, tile, segment.block_first);
+    walk.Begin(work, segment.run, segment.run_at);
     for (int step = 1; step <= segment.blocks; ++step) {
       if (step != 1) walk.Skip(1);
       const Cell<1> cell = walk.Now<1>();

@@ -89,8 +89,11 @@ struct Run {
 // A part of a tile's blocks: what one thread block does. With `state` < 0 the result goes to the
 // problem's out and lse; else it is kept there for MergeSegments: max [rows] in units of log2,
 // sum [rows], out [rows, v_head_dim], not divided by the sum.
-struct Segment {
+struct alignas(16) Segment {
   int32_t tile = 0;
+  int32_t problem = 0;  // the tile's
+  int32_t run = 0;      // where its first block is: of which run,
+  int32_t run_at = 0;   // and which of that
   int32_t block_first = 0;
   int32_t blocks = 0;
   int64_t state = -1;  // in floats
@@ -98,10 +101,12 @@ struct Segment {
 
 // Segments [first, end) that one thread block of kStream does, one after the other: all such ranges
 // have about as many blocks, whatever the lengths of the contexts (Lean Attention, arXiv
-// 2405.10480).
+// 2405.10480). `start` is a copy of the first: each load that the next one waits for delays the
+// first keys.
 struct Lane {
   int32_t first = 0;
   int32_t end = 0;
+  Segment start;
 };
 
 // What a kernel tells: the first page that it missed.

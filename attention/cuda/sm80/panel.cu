@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(PanelShape<kDim>::kThreads, kDim > 128 ? 1 : 2
   for (int m = 0; m < kRowTiles; ++m) max[m][0] = max[m][1] = kNoScore;
 
   if (threadIdx.x == 0) {
-    ahead.walk.Begin(work, tile, segment.block_first);
+    ahead.walk.Begin(work, segment.run, segment.run_at);
     for (int i = 0; i < min(2, segment.blocks); ++i) Fetch(tile, problem, i, ahead);
   }
   LoadQueries<T, kDim>(problem, tile, q);

@@ -190,7 +190,7 @@ __device__ inline void StreamSegment(const Work& work, const Segment& segment,
   constexpr int kChunks = Shape::kChunks;
   constexpr int kStages = Shape::kStages;
   const Tile& tile = work.tiles[segment.tile];
-  const Problem& problem = work.problems[tile.problem];
+  const Problem& problem = work.problems[segment.problem];
   const Half& half = tile.half[0];
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
@@ -202,7 +202,7 @@ __device__ inline void StreamSegment(const Work& work, const Segment& segment,
   // another.
   const int blocks = (segment.blocks - warp + kWarps - 1) / kWarps;
   Walk walk;
-  walk.Begin(work, tile, segment.block_first);
+  walk.Begin(work, segment.run, segment.run_at);
   if (blocks > 0) walk.Skip(warp);
   Loader<T, kDim> loader(work, tile, problem, walk, blocks, lane);
   LoadQueries<T, kDim>(problem, half, q);
@@ -298,8 +298,11 @@ __global__ void __launch_bounds__(32 * kWarps, kDim > 128 ? 1 : 2)
   extern __shared__ __align__(128) unsigned char shared[];
   LetNextKernelStart();
   const Lane lane = work.lanes[first + blockIdx.x];
-  for (int i = lane.first; i < lane.end; ++i) {
-    StreamSegment<T, kDim>(work, work.segments[i], shared);
+  Segment segment = lane.start;
+  for (int i = lane.first;;) {
+    StreamSegment<T, kDim>(work, segment, shared);
+    if (++i >= lane.end) return;
+    segment = work.segments[i];
   }
 }
 

@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(kThreads, 1) Wide(const Work work, int first) 
   float sum[2] = {};
 
   if (threadIdx.x == 0) {
-    ahead.walk.Begin(work, tile, segment.block_first);
+    ahead.walk.Begin(work, segment.run, segment.run_at);
     for (int i = 0; i < min(2, segment.blocks); ++i) Fetch(tile, problem, i, ahead);
   }
   LoadQueries<T>(problem, half, q);

@@ -153,11 +153,13 @@ class Consumer {
   using Weights = uint32_t[4][4];
 
   // All warpgroups do the same number of steps.
-  __device__ void AwaitTurn() const {
-    if constexpr (Shape::kTurns) AwaitGroup(kTurnBarriers + half_);
+  __device__ void AwaitTurn() const { AwaitTurn(half_); }
+  __device__ void PassTurn() const { PassTurn(half_); }
+  __device__ void AwaitTurn(int half) const {
+    if constexpr (Shape::kTurns) AwaitGroup(kTurnBarriers + half);
   }
-  __device__ void PassTurn() const {
-    const int next = half_ + 1 == Shape::kHalves ? 0 : half_ + 1;
+  __device__ void PassTurn(int half) const {
+    const int next = half + 1 == Shape::kHalves ? 0 : half + 1;
     if constexpr (Shape::kTurns) TellGroup(kTurnBarriers + next);
   }
   // By one thread for all four warps: their products end together.
@@ -258,11 +260,12 @@ class Consumer {
     float s[8][4];
     Wait(SharedAddress(&control_.keys_full[keys_.stage]), keys_.parity);
     const Seen seen = Look(ticket);
-    AwaitTurn();
+    const int half = static_cast<int>(threadIdx.x / kGroupThreads) - 1;
+    AwaitTurn(half);
     FenceProducts();
     ScoreBlock<T, kDim>(s, queries_, KeysAtHand());
     CommitProducts();
-    PassTurn();
+    PassTurn(half);
     const bool with_care = Careful(ticket, scale);  // meanwhile
     WaitForProducts();
     Pin(s);

@@ -42,11 +42,12 @@ __device__ inline void TakeTickets(const Work& work, int first, int count, int s
       if (lane == 0) {
         ticket.blocks = segment.blocks;
         ticket.masked = min(max(tile.masked - segment.block_first, 0), segment.blocks);
-        ticket.block_first = segment.block_first;
+        ticket.run = segment.run;
+        ticket.run_at = segment.run_at;
         ticket.state = segment.state;
       }
       CopyWords(tile, ticket.tile, lane);
-      CopyWords(work.problems[tile.problem], ticket.problem, lane);
+      CopyWords(work.problems[segment.problem], ticket.problem, lane);
     }
     Arrive(SharedAddress(&control.ticket_full[ring.stage]));
     if (end) break;
@@ -68,7 +69,8 @@ class BlockWalk {
   __device__ BlockWalk(const Work& work, const RowMaps& maps, const Ticket& ticket, int lane)
       : work_(work), maps_(maps), ticket_(ticket), lane_(lane) {
     if (lane >= ticket.blocks) return;
-    walk_.Begin(work, ticket.tile, ticket.block_first + lane);
+    walk_.Begin(work, ticket.run, ticket.run_at);
+    walk_.Skip(lane);
     Look();
   }
 

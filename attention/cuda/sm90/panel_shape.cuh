@@ -66,7 +66,8 @@ struct PanelShape {
 struct alignas(16) Ticket {
   int32_t blocks;  // < 0: there is no more to do
   int32_t masked;  // the first so many
-  int32_t block_first;
+  int32_t run;     // as of Segment
+  int32_t run_at;
   int64_t state;
   Tile tile;
   Problem problem;
