@@ -87,6 +87,14 @@ class Backend {
   // and f16 subnormals count as they are.
   virtual absl::Status AttendBatch(absl::Span<const AttendArgs> batch) = 0;
 
+  // Whether AttendBatch takes this problem although no list stands for the word that its pattern is
+  // (Pattern::selectors): then it chooses the keys itself, those that SelectLocally chooses, and
+  // fails with INVALID_ARGUMENT as that does. Callers bring lists for all other such words.
+  virtual bool Chooses(const AttendArgs& args) const {
+    static_cast<void>(args);
+    return false;
+  }
+
   absl::Status Attend(const AttendArgs& args) { return AttendBatch({&args, 1}); }
 
   // Where tensors and pages should lie for this backend. Lives as long as it.

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "attention/cuda/choosing.h"
 #include "attention/cuda/cuda_backend.h"
 #include "attention/cuda/kernels.h"
 #include "attention/cuda/launch.h"
@@ -53,8 +54,12 @@ class Timer {
     return absl::OkStatus();
   }
   void Start(cudaStream_t stream) { cudaEventRecord(begin_.get(), stream); }
+  void End(cudaStream_t stream) { cudaEventRecord(end_.get(), stream); }
   absl::StatusOr<double> Stop(cudaStream_t stream) {  // milliseconds
-    cudaEventRecord(end_.get(), stream);
+    End(stream);
+    return Read();
+  }
+  absl::StatusOr<double> Read() {
     ANNULUS_RETURN_IF_ERROR(StatusOf(cudaEventSynchronize(end_.get()), "cudaEventSynchronize"));
     float ms = 0;
     cudaEventElapsedTime(&ms, begin_.get(), end_.get());
@@ -123,6 +128,43 @@ absl::StatusOr<double> TimeKernels(DeviceProblem& problem, const Flags& flags, b
   return Median(times);
 }
 
+// Of a problem whose keys are chosen on the device.
+struct ChosenTimes {
+  double ms = 0;
+  double choose_ms = 0;  // of it: means, scores and choices
+};
+absl::StatusOr<ChosenTimes> TimeChosen(DeviceProblem& problem, const Flags& flags, Timer& timer,
+                                       cudaStream_t stream) {
+  const AttendArgs& args = problem.batch()[0];
+  const Selector& word = *cuda::ChosenBy(args);
+  cuda::Choosing choosing;
+  ANNULUS_RETURN_IF_ERROR(choosing.Place(args, word, nullptr));
+  Timer first;
+  ANNULUS_RETURN_IF_ERROR(first.Make());
+  DeviceRoom flush;
+  ANNULUS_RETURN_IF_ERROR(flush.Reserve(kFlushBytes));
+  std::vector<double> times, choose_times;
+  double warm_ms = 0;
+  while (std::ssize(times) < flags.repeat) {
+    ANNULUS_RETURN_IF_ERROR(problem.Reset(stream));
+    cudaMemsetAsync(flush.data(), 1, kFlushBytes, stream);
+    timer.Start(stream);
+    first.Start(stream);
+    ANNULUS_RETURN_IF_ERROR(choosing.StartChoosing(stream));
+    first.End(stream);
+    ANNULUS_RETURN_IF_ERROR(choosing.StartAttending(stream));
+    ANNULUS_ASSIGN_OR_RETURN(const double ms, timer.Stop(stream));
+    ANNULUS_ASSIGN_OR_RETURN(const double choose_ms, first.Read());
+    ANNULUS_RETURN_IF_ERROR(choosing.Finish(args, word, stream));
+    if (warm_ms >= kWarmUpMs) {
+      times.push_back(ms);
+      choose_times.push_back(choose_ms);
+    }
+    warm_ms += ms;
+  }
+  return ChosenTimes{Median(times), Median(choose_times)};
+}
+
 absl::Status Run(const Flags& flags) {
   GpuShape shape = flags.shape;
   ANNULUS_ASSIGN_OR_RETURN(shape.dtype, ParseDType(flags.dtype));
@@ -135,8 +177,13 @@ absl::Status Run(const Flags& flags) {
   ANNULUS_ASSIGN_OR_RETURN(const double copy, CopyBandwidth(stream, timer));
   ANNULUS_ASSIGN_OR_RETURN(const auto problem, DeviceProblem::Make(shape));
 
-  ANNULUS_ASSIGN_OR_RETURN(const double ms,
-                           TimeKernels(*problem, flags, /*cold=*/true, timer, stream));
+  ChosenTimes times;
+  if (backend->Chooses(problem->batch()[0])) {
+    ANNULUS_ASSIGN_OR_RETURN(times, TimeChosen(*problem, flags, timer, stream));
+  } else {
+    ANNULUS_ASSIGN_OR_RETURN(times.ms, TimeKernels(*problem, flags, /*cold=*/true, timer, stream));
+  }
+  const double ms = times.ms;
   ANNULUS_ASSIGN_OR_RETURN(const double call_ms, TimeCalls(*backend, *problem, stream));
   ANNULUS_ASSIGN_OR_RETURN(const DeviceProblem::Errors errors, problem->Check(flags.check));
 
@@ -157,6 +204,7 @@ absl::Status Run(const Flags& flags) {
                                        {"visited_pairs", problem->visited_pairs()},
                                        {"work_pairs", problem->work_pairs()},
                                        {"ms", ms},
+                                       {"choose_ms", times.choose_ms},
                                        {"call_ms", call_ms},
                                        {"tflops", problem->flops() / ms / 1e9},
                                        {"gb_per_s", problem->kv_bytes() / ms / 1e6},

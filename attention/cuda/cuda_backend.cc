@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "attention/attend_args.h"
+#include "attention/cuda/choosing.h"
 #include "attention/cuda/kernels.h"
 #include "attention/cuda/launch.h"
 #include "attention/cuda/parts.h"
@@ -123,24 +124,65 @@ class CudaBackend final : public Backend {
                         static_cast<int64_t>(bytes)};
   }
 
+  bool Chooses(const AttendArgs& args) const override { return cuda::ChosenBy(args) != nullptr; }
+
   absl::Status AttendBatch(absl::Span<const AttendArgs> batch) override {
     for (const AttendArgs& args : batch) {
       ANNULUS_RETURN_IF_ERROR(CheckAttendArgs(args, capabilities_));
     }
     if (IsCancelled(batch)) return AttendCancelled();
     ANNULUS_RETURN_IF_ERROR(StatusOf(cudaSetDevice(device_), absl::StrCat("GPU ", device_)));
+    std::vector<AttendArgs> listed;
+    for (const AttendArgs& args : batch) {
+      const Selector* word = cuda::ChosenBy(args);
+      if (word == nullptr) {
+        listed.push_back(args);
+      } else {
+        ANNULUS_RETURN_IF_ERROR(Lost(AttendChosen(args, *word)));
+      }
+    }
+    return listed.size() == batch.size() ? AttendListed(batch) : AttendListed(listed);
+  }
+
+ private:
+  // Remembers that the GPU is lost.
+  absl::Status Lost(absl::Status status) {
+    if (!absl::IsUnavailable(status)) return status;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    lost_ = status;
+    return status;
+  }
+
+  // These calls are few and long: one at a time.
+  absl::Status AttendChosen(const AttendArgs& args, const Selector& word) {
+    ANNULUS_ASSIGN_OR_RETURN(TableCache::Kept kept, tables_.Find(*args.kv));
+    const std::lock_guard<std::mutex> lock(choosing_mutex_);
+    if (choosing_stream_ == nullptr) {
+      ANNULUS_ASSIGN_OR_RETURN(choosing_stream_, cuda::MakeStream());
+    }
+    cudaStream_t stream = choosing_stream_.get();
+    if (annulus::IsCancelled(args)) return AttendCancelled();
+    ANNULUS_RETURN_IF_ERROR(choosing_.Place(args, word, std::move(kept)));
+    absl::Status status = space_->Follow(stream);
+    if (status.ok()) status = choosing_.StartChoosing(stream);
+    if (status.ok()) status = choosing_.StartAttending(stream);
+    status.Update(choosing_.Finish(args, word, stream));
+    ANNULUS_RETURN_IF_ERROR(status);
+    return annulus::IsCancelled(args) ? AttendCancelled() : absl::OkStatus();
+  }
+
+  absl::Status AttendListed(absl::Span<const AttendArgs> batch) {
+    if (batch.empty()) return absl::OkStatus();
     std::vector<std::unique_ptr<Workspace>> workspaces;
     const absl::Status status = Run(batch, &workspaces);
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (absl::IsUnavailable(status)) lost_ = status;
     // After an error a workspace may still be in use on the device: its end waits for that.
-    ANNULUS_RETURN_IF_ERROR(status);
+    ANNULUS_RETURN_IF_ERROR(Lost(status));
+    const std::lock_guard<std::mutex> lock(mutex_);
     std::vector<std::unique_ptr<Workspace>>& idle = idle_[IsUrgent(batch) ? 1 : 0];
     for (auto& workspace : workspaces) idle.push_back(std::move(workspace));
     return absl::OkStatus();
   }
 
- private:
   // Part by part; `workspaces` gets those of the parts, which are idle again if all is well. What
   // allocates may wait for kernels that run, and would not see a cancel then: it comes before.
   absl::Status Run(absl::Span<const AttendArgs> batch,
@@ -239,6 +281,9 @@ class CudaBackend final : public Backend {
   BackendCapabilities capabilities_;
   mutable std::mutex mutex_;
   absl::Status lost_;  // not OK once the GPU is lost
+  std::mutex choosing_mutex_;
+  Stream choosing_stream_;
+  cuda::Choosing choosing_;
   // Those of urgent calls apart.
   std::array<std::vector<std::unique_ptr<Workspace>>, 2> idle_;
 };

@@ -86,11 +86,14 @@ __device__ inline const Page* PageAt(const Tile& tile, const Problem& problem, i
   return &problem.pages[int64_t{block} * problem.kv_heads + tile.kv_head];
 }
 
+__device__ inline void ReportMissing(Report* report, int problem, int kv_head, int block) {
+  if (atomicCAS(&report->missing, 0, 1) != 0) return;
+  report->kv_head = kv_head;
+  report->problem = problem;
+  report->block = block;
+}
 __device__ inline void ReportMissing(const Work& work, const Tile& tile, int block) {
-  if (atomicCAS(&work.report->missing, 0, 1) != 0) return;
-  work.report->kv_head = tile.kv_head;
-  work.report->problem = tile.problem;
-  work.report->block = block;
+  ReportMissing(work.report, tile.problem, tile.kv_head, block);
 }
 
 // Where the row of a half lies in out (in rows of v_head_dim) and in lse.

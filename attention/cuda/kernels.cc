@@ -6,6 +6,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "attention/cuda/choose.h"
 #include "base/cuda/handles.h"
 #include "base/status.h"
 
@@ -81,6 +82,8 @@ absl::StatusOr<LoadedKernels> LoadKernels(const cudaDeviceProp& device, absl::st
   ANNULUS_RETURN_IF_ERROR(CheckFamily(device, family));
   ANNULUS_RETURN_IF_ERROR(StatusOf(LoadMerge(), "loading the merge kernel"));
   ANNULUS_RETURN_IF_ERROR(StatusOf(LoadMeasure(), "loading the kernel that measures keys"));
+  ANNULUS_RETURN_IF_ERROR(StatusOf(LoadChoose(), "loading the kernels that choose units"));
+  ANNULUS_RETURN_IF_ERROR(StatusOf(LoadGather(), "loading the kernel of gathered rows"));
   LoadedKernels loaded;
   std::vector<absl::string_view> families;
   for (const Entry& entry : kEntries) {

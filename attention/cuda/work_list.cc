@@ -38,12 +38,12 @@ bool IsOneHalf(const AttendArgs& args) {
 constexpr float kScaleMin = 1e-25f;
 constexpr float kScaleMax = 1e25f;
 
+}  // namespace
+
 bool OnMatrixUnits(const AttendArgs& args) {
   return args.kv->dtype() != DType::kF32 && args.q.dtype == args.kv->dtype() &&
          args.scale >= kScaleMin && args.scale <= kScaleMax;
 }
-
-}  // namespace
 
 Format FormatOf(DType dtype) {
   if (dtype == DType::kF32) return Format::kF32;

@@ -20,6 +20,9 @@
 
 namespace annulus::cuda {
 
+// Whether its format and scale are those of kernels on the matrix units.
+bool OnMatrixUnits(const AttendArgs& args);
+
 Format FormatOf(DType dtype);
 
 class WorkList {

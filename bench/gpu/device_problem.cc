@@ -7,6 +7,7 @@
 
 #include "attention/cuda/work_list.h"
 #include "attention/reference/reference.h"
+#include "attention/select/choose.h"
 #include "base/rng.h"
 #include "base/status.h"
 #include "bench/gpu/fill.h"
@@ -31,6 +32,17 @@ std::vector<int64_t> LengthsOf(const GpuShape& shape) {
   }
   lengths.back() = left;
   return lengths;
+}
+
+// Of a word that chooses keys, one query head.
+int64_t PairsOf(const Selector& word, TokenRange q, int64_t tokens) {
+  int64_t pairs = 0;
+  for (int64_t i = q.begin; i < q.end; ++i) {
+    const int64_t own = word.OwnUnit(i, tokens);
+    pairs += std::min(own, word.picks() - 1) * word.unit_tokens();
+    pairs += std::min(i + 1, tokens) - own * word.unit_tokens();
+  }
+  return pairs;
 }
 
 absl::Status CopyBack(void* to, const void* from, size_t bytes) {
@@ -132,7 +144,13 @@ void DeviceProblem::AddContext(int64_t tokens, int64_t first_page, int64_t pages
     }
   }
   const int group = shape_.heads / shape_.kv_heads;
-  for (int head = 0; head < shape_.kv_heads; ++head) {
+  if (!pattern_.selectors().empty()) {
+    const int64_t pairs =
+        PairsOf(*pattern_.selectors()[0], {tokens - context.q_tokens, tokens}, tokens);
+    visited_pairs_ += pairs * shape_.heads;
+    work_pairs_ += pairs * shape_.heads;
+  }
+  for (int head = 0; pattern_.selectors().empty() && head < shape_.kv_heads; ++head) {
     const PairCount pairs = pattern_.CountPairs(head, {tokens - context.q_tokens, tokens}, tokens);
     visited_pairs_ += pairs.visited * group;
     work_pairs_ += pairs.work * group;
@@ -166,6 +184,38 @@ absl::StatusOr<KvTable> DeviceProblem::OnHost(const Context& context, int kv_hea
   return kv;
 }
 
+absl::StatusOr<Pattern> DeviceProblem::PatternOf(const std::byte* q, int64_t position,
+                                                 const KvTable& kv, int64_t kv_tokens) const {
+  if (pattern_.selectors().empty()) return pattern_;
+  const int kv_head = kv.kv_head_first(), heads = kv_head + 1;
+  ANNULUS_ASSIGN_OR_RETURN(const Pattern pattern, Pattern::Parse(pattern_.text(), heads));
+  const SelectRows rows{.selector = pattern.selectors()[0].get(),
+                        .q = TensorView::Contiguous(q, kv.dtype(), 1, 1, kv.head_dim()),
+                        .q_begin = position,
+                        .heads = {kv_head, 1},
+                        .kv_tokens = kv_tokens};
+  std::vector<int64_t> chunks;
+  const PageSummary form(*rows.selector, kv.head_dim());
+  const int64_t units = rows.selector->OwnUnit(position, kv_tokens);
+  for (int64_t unit = 0; unit < units; ++unit) chunks.push_back(unit);
+  ANNULUS_ASSIGN_OR_RETURN(const ScoredBy scored,
+                           SummariesOf(form, {.kv = &kv}, kv_head, chunks, kv_tokens));
+  std::vector<std::vector<Candidate>> best(1);
+  BestOf(rows, kv_head, 0, 1, scored, absl::MakeSpan(best));
+  KeyListData data;
+  data.rows = KeyListData::Rows::kToken;
+  data.block_tokens = form.unit_tokens;
+  data.heads = 1;
+  data.q_begin = position;
+  for (const Candidate& candidate : best[0]) data.keys.push_back(candidate.unit);
+  data.keys.push_back(static_cast<int32_t>(units));
+  std::sort(data.keys.begin(), data.keys.end());
+  data.begin = {0, static_cast<int64_t>(data.keys.size())};
+  ANNULUS_ASSIGN_OR_RETURN(auto list, KeyList::Make(std::move(data)));
+  const NamedList named{rows.selector->name(), std::move(list)};
+  return pattern.Bind({&named, 1}, heads);
+}
+
 absl::StatusOr<DeviceProblem::Errors> DeviceProblem::Check(int rows) {
   Errors worst;
   Rng rng(kSeed);
@@ -189,10 +239,12 @@ absl::StatusOr<DeviceProblem::Errors> DeviceProblem::Check(int rows) {
       ANNULUS_RETURN_IF_ERROR(CopyBack(&lse, args.into.lse + place, sizeof(lse)));
       ANNULUS_RETURN_IF_ERROR(
           CopyBack(out.data(), args.into.out + place * v_head_dim_, out.size() * sizeof(float)));
-      ANNULUS_ASSIGN_OR_RETURN(
-          const ReferenceAnswer answer,
-          ReferenceRow(q.data(), shape_.dtype, kv, context.tokens, pattern_, head / group,
-                       args.q_ranges[0].begin + row, args.scale, args.keys));
+      const int64_t position = args.q_ranges[0].begin + row;
+      ANNULUS_ASSIGN_OR_RETURN(const Pattern pattern,
+                               PatternOf(q.data(), position, kv, context.tokens));
+      ANNULUS_ASSIGN_OR_RETURN(const ReferenceAnswer answer,
+                               ReferenceRow(q.data(), shape_.dtype, kv, context.tokens, pattern,
+                                            head / group, position, args.scale, args.keys));
       const RowError error = ErrorOf(out.data(), lse, answer);
       // A row that sees nothing keeps its out.
       if (!std::isinf(answer.lse)) worst.out = std::max(worst.out, error.out);

@@ -73,6 +73,10 @@ class DeviceProblem {
   void AddContext(int64_t tokens, int64_t first_page, int64_t pages);
   absl::StatusOr<KvTable> OnHost(const Context& context, int kv_head,
                                  std::vector<std::byte>* bytes);
+  // The pattern of one query of one head, over a KV head's table; a word that chooses keys is given
+  // those that it chooses on a CPU.
+  absl::StatusOr<Pattern> PatternOf(const std::byte* q, int64_t position, const KvTable& kv,
+                                    int64_t kv_tokens) const;
 
   GpuShape shape_;
   int v_head_dim_;

@@ -5,7 +5,8 @@
 
 Ours is annulus_gpu_bench, which checks sampled rows against float64; peers are PyTorch's
 scaled_dot_product_attention (cuDNN, FlashAttention 2), FlexAttention with the same mask (the
-dense causal one for s2-128k and power-128k, whose ratio is that of the times) and other cases of
+dense causal one for s2-128k, power-128k and those that choose keys by data, whose ratio is that of
+the times; ours_choose_ms is the part of ours_ms that chooses) and other cases of
 ours, by name. TFLOP/s are
 2·visited pairs·(d + d_v) over all query heads / time; GB/s of a decode are the bytes of K and V,
 read once, / time. Times are of device events, with a cold L2; inputs are random normal.
@@ -51,6 +52,10 @@ CASES = [
     ("s2-64k-list", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "list(x) & causal", ("s2-64k",)),
     ("tenth-64k-list", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "list(x) & causal", ("causal-64k",)),
     ("power-128k", PREFILL, 1 << 17, 1 << 17, 1, 32, 8, 128, "power(256,5,1)", ("fa2", "cudnn", "causal-128k")),
+    ("moba-64k", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "moba(128,8)", ("cudnn", "fa2", "causal-64k")),
+    ("moba-64k-mha", PREFILL, 1 << 16, 1 << 16, 1, 32, 32, 128, "moba(128,8)", ("cudnn",)),
+    ("moba-64k-d64", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 64, "moba(128,8)", ("cudnn",)),
+    ("moba-128k", PREFILL, 1 << 17, 1 << 17, 1, 32, 8, 128, "moba(128,8)", ("cudnn",)),
     ("decode-128k", DECODE, 1 << 17, 1, 1, 32, 8, 128, "causal", SDPA),
     ("decode-1M", DECODE, 1 << 20, 1, 1, 32, 8, 128, "causal", SDPA),
     ("decode-16x64k", DECODE, 1 << 16, 1, 16, 32, 8, 128, "causal", SDPA),
@@ -65,7 +70,7 @@ V_HEAD_DIM = {"causal-16k-d192": 128, "latent-decode-16": 512, "latent-decode-12
 # What list(x) shows.
 LISTED = {"lists-107k": "64", "s2-64k-list": "s2(128,8,16)", "tenth-64k-list": "tenth"}
 COLUMNS = ("date gpu commit case tokens q_tokens contexts heads kv_heads head_dim pattern dtype "
-           "ours_ms ours_call_ms ours_mhz ours_watts ours_tflops ours_gb_per_s share_of_copy peer peer_ms peer_mhz peer_watts peer_rate ratio "
+           "ours_ms ours_choose_ms ours_call_ms ours_mhz ours_watts ours_tflops ours_gb_per_s share_of_copy peer peer_ms peer_mhz peer_watts peer_rate ratio "
            "copy_gb_per_s matmul_tflops max_rel_err max_lse_err").split()
 
 
@@ -219,7 +224,7 @@ def run_case(torch, args, case, row, writer):
         scale = second["ms"] / ms
         rate = second["gb_per_s" if kind == DECODE else "tflops"] * scale
         out = dict(row, case=case[0], ours_ms=round(ms, 4), ours_call_ms=round(second["call_ms"], 4),
-                   ours_mhz=second["mhz"], ours_watts=second["watts"],
+                   ours_choose_ms=round(second["choose_ms"], 4), ours_mhz=second["mhz"], ours_watts=second["watts"],
                    ours_tflops=round(second["tflops"] * scale, 1),
                    ours_gb_per_s=round(second["gb_per_s"] * scale, 1), peer=peer)
         for name in COLUMNS:

@@ -1,0 +1,136 @@
+// Where the rows go that chose units (choose.h): each unit's entries and tiles, and the merge of a
+// row's slots. Entries of a unit come in any order: what a slot holds does not depend on it.
+#include <algorithm>
+
+#include "attention/cuda/choose.h"
+#include "attention/cuda/device.cuh"
+
+namespace annulus::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kOffsetThreads = 1024;
+
+// Inclusive sums over a thread block of kOffsetThreads.
+__device__ inline int2 SumUpTo(int2 mine) {
+  __shared__ int2 warps[kOffsetThreads / 32];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  for (int distance = 1; distance < 32; distance *= 2) {
+    const int x = __shfl_up_sync(~0u, mine.x, distance), y = __shfl_up_sync(~0u, mine.y, distance);
+    if (lane >= distance) mine = {mine.x + x, mine.y + y};
+  }
+  if (lane == 31) warps[warp] = mine;
+  __syncthreads();
+  for (int w = 0; w < warp; ++w) mine = {mine.x + warps[w].x, mine.y + warps[w].y};
+  return mine;
+}
+
+// One thread block: each thread does the same number of units, one after the other.
+__global__ void __launch_bounds__(kOffsetThreads) Offsets(const Chosen chosen, int32_t* counts) {
+  const int lists = chosen.kv_heads * chosen.units;
+  const int each = (lists + kOffsetThreads - 1) / kOffsetThreads;
+  const int first = min(lists, static_cast<int>(threadIdx.x) * each);
+  const int end = min(lists, first + each);
+  int2 mine = {0, 0};  // entries, tiles
+  for (int i = first; i < end; ++i) {
+    mine = {mine.x + counts[i], mine.y + (counts[i] + kChosenRows - 1) / kChosenRows};
+  }
+  const int2 up_to = SumUpTo(mine);
+  int entry = up_to.x - mine.x, tile = up_to.y - mine.y;
+  if (threadIdx.x == kOffsetThreads - 1) *chosen.tile_count = up_to.y;
+  for (int i = first; i < end; ++i) {
+    const int count = counts[i];
+    counts[i] = entry;
+    for (int at = 0; at < count; at += kChosenRows) {
+      chosen.tiles[tile++] = {i, entry + at, min(kChosenRows, count - at)};
+    }
+    entry += count;
+  }
+}
+
+// A thread does a pick of a row.
+__global__ void __launch_bounds__(kThreads)
+    Fill(const Chosen chosen, int first_row, int rows, int32_t* counts) {
+  const int length = chosen.picks - 1, heads = chosen.problem.heads;
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= int64_t{rows} * length) return;
+  const int head = blockIdx.y, pick = static_cast<int>(i % length);
+  const int64_t row = i / length;
+  const int unit = chosen.best[(int64_t{head} * chosen.rows + first_row) * length + i].y;
+  if (unit < 0) return;
+  const int entry = atomicAdd(&counts[head / chosen.group * chosen.units + unit], 1);
+  chosen.entries[entry] = static_cast<int32_t>((row * heads + head) * chosen.picks + pick);
+}
+
+// A warp does a row: each lane looks at one slot's state and adds up four dims.
+__global__ void __launch_bounds__(kThreads)
+    MergeSlots(const Chosen chosen, int first_row, int rows) {
+  const Problem& problem = chosen.problem;
+  const int lane = threadIdx.x % 32;
+  const int64_t at = int64_t{blockIdx.x} * (kThreads / 32) + threadIdx.x / 32;  // in the chunk
+  if (at >= int64_t{rows} * problem.heads) return;
+  const int64_t row = first_row + at / problem.heads, slot = at * chosen.picks;
+  const int before = chosen.ChosenOf(row), last = chosen.picks - 1, dim = problem.v_head_dim;
+  const bool holds = lane < before || lane == last;
+  float max = holds ? chosen.states[slot + lane] : kNoScore;
+  float sum = holds ? chosen.states[chosen.slots() + slot + lane] : 0;
+  float top = max;
+  for (int i = 16; i > 0; i /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, i));
+  const float weight = sum != 0 ? exp2f(max - top) : 0;
+  sum *= sum != 0 ? weight : 0;
+  for (int i = 16; i > 0; i /= 2) sum += __shfl_xor_sync(~0u, sum, i);
+  const int64_t place = row * problem.heads + at % problem.heads;
+  const RowEnd end = EndOf(problem.lse[place], top, sum);
+  __syncwarp();  // all have read lse
+  if (!end.has_new) return;
+  if (lane == 0) problem.lse[place] = end.lse;
+  float4 out = {};
+  const float* from = chosen.states + 2 * chosen.slots() + slot * dim + 4 * lane;
+  const auto add = [&](int j) {
+    const float w = __shfl_sync(~0u, weight, j);
+    if (w == 0 || 4 * lane >= dim) return;
+    const float4 x = *reinterpret_cast<const float4*>(from + int64_t{j} * dim);
+    out = {out.x + w * x.x, out.y + w * x.y, out.z + w * x.z, out.w + w * x.w};
+  };
+#pragma unroll 8
+  for (int j = 0; j < before; ++j) add(j);
+  add(last);
+  if (4 * lane >= dim) return;
+  auto* to = reinterpret_cast<float4*>(problem.out + place * dim + 4 * lane);
+  const float w = end.new_weight;
+  float4 value = {w * out.x, w * out.y, w * out.z, w * out.w};
+  if (end.has_old) {
+    const float4 old = *to;
+    const float o = end.old_weight;
+    value = {value.x + o * old.x, value.y + o * old.y, value.z + o * old.z, value.w + o * old.w};
+  }
+  *to = value;
+}
+
+int RowsOf(const Chosen& chosen, int chunk) {
+  return std::min(chosen.chunk_rows, chosen.rows - chunk * chosen.chunk_rows);
+}
+
+}  // namespace
+
+cudaError_t LaunchRoute(const Chosen& chosen, int chunk, cudaStream_t stream) {
+  if (chosen.units == 0 || chosen.picks == 1) {
+    return cudaMemsetAsync(chosen.tile_count, 0, sizeof(*chosen.tile_count), stream);
+  }
+  int32_t* counts = chosen.counts + int64_t{chunk} * chosen.kv_heads * chosen.units;
+  const int rows = RowsOf(chosen, chunk);
+  Offsets<<<1, kOffsetThreads, 0, stream>>>(chosen, counts);
+  const dim3 picks((rows * (chosen.picks - 1) + kThreads - 1) / kThreads, chosen.problem.heads);
+  Fill<<<picks, kThreads, 0, stream>>>(chosen, chunk * chosen.chunk_rows, rows, counts);
+  return cudaGetLastError();
+}
+
+cudaError_t LaunchMergeSlots(const Chosen& chosen, int chunk, cudaStream_t stream) {
+  const int rows = RowsOf(chosen, chunk);
+  const int warps = kThreads / 32;
+  const int thread_blocks = (rows * chosen.problem.heads + warps - 1) / warps;
+  MergeSlots<<<thread_blocks, kThreads, 0, stream>>>(chosen, chunk * chosen.chunk_rows, rows);
+  return cudaGetLastError();
+}
+
+}  // namespace annulus::cuda
