@@ -10,29 +10,31 @@ namespace sm90 {
 namespace {
 
 template <int kDim>
-__device__ inline void CopyLatents(const Work& work, const RowMaps& maps,
-                                   LatentControl<kDim>& control, uint32_t shared, int lane) {
+__device__ inline void CopyLatents(const RowMaps& maps, LatentControl<kDim>& control,
+                                   uint32_t shared) {
   using Shape = LatentShape<kDim>;
   const bool elected = Elect();
   Ring<2> tickets;
   Ring<Shape::kStages> keys;
   Ring<kSeenStages> seen;
+  PlacesAhead<LatentControl<kDim>> places(control);
   for (;;) {
     Wait(SharedAddress(&control.ticket_full[tickets.stage]), tickets.parity);
     const Ticket& ticket = control.tickets[tickets.stage];
-    if (ticket.blocks < 0) return;
+    const int blocks = ticket.blocks;
+    if (blocks < 0) return;
     const int looked_at = LookedAt(ticket);
-    BlockWalk<LatentControl<kDim>> walk(work, maps, ticket, lane);
-    for (int i = 0; i < ticket.blocks; ++i) {
-      if (elected && i == max(0, ticket.blocks - kWantedBlocks))
+    for (int i = 0; i < blocks; ++i) {
+      if (elected && i == max(0, blocks - kWantedBlocks))
         Arrive(SharedAddress(&control.ticket_wanted));
-      if (i % kLookahead == 0) walk.Publish(i, control);
+      places.Await(i);
       if (i < looked_at) {
         Wait(SharedAddress(&control.seen_empty[seen.stage]), seen.parity ^ 1);
-        if (elected) control.staged[seen.stage] = control.seen[i % kLookahead];
+        if (elected) control.staged[seen.stage] = places.SeenOf(i);
         seen.Next();
       }
-      const BlockPlace k = control.places[i % kLookahead].k;
+      const BlockPlace k = places.Of(i).k;
+      places.Free(i, blocks);
       Wait(SharedAddress(&control.keys_empty[keys.stage]), keys.parity ^ 1);
       if (elected) {
         CopyBlock<kDim>(k, maps, ticket, 0, shared + Shape::kKeysAt + keys.stage * Shape::kKeyBytes,
@@ -63,9 +65,9 @@ __global__ void __launch_bounds__(LatentShape<kDim>::kThreads, 1)
   if (warp < 4) {
     Shape::Budget::KeepFew();
     if (warp == 0) {
-      CopyLatents(work, maps, control, shared, lane);
+      CopyLatents(maps, control, shared);
     } else if (warp == 1) {
-      TakeTickets(work, first, count, stay, control, lane);
+      TakeTickets(work, maps, first, count, stay, control, lane);
     } else {
       CopyQueries(maps, control, shared, static_cast<int>(threadIdx.x) - 64);
     }

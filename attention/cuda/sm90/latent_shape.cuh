@@ -31,14 +31,16 @@ struct LatentControl {
   using Shape = LatentShape<kDim>;
   static constexpr bool kValues = false;
   Ticket tickets[2];
-  BlockPlaces<kValues> places[kLookahead];
-  SeenBlock<1> seen[kLookahead];
+  BlockPlaces<kValues> places[2][kChunk];
+  SeenBlock<1> seen[2][kChunk];
   SeenBlock<1> staged[kSeenStages];  // there as soon as the keys are
   RowEnd ends[kPanelRows];           // from the scorer to the adder, as are shrinks and weights
   float shrinks[kPanelRows];         // of what was added before the weights at hand
   uint64_t ticket_full[2];
   uint64_t ticket_empty[2];
   uint64_t ticket_wanted;
+  uint64_t places_full[2];
+  uint64_t places_empty[2];
   uint64_t queries_full[1];
   uint64_t queries_empty[1];
   uint64_t seen_empty[kSeenStages];
@@ -58,6 +60,8 @@ __device__ inline void InitBarriers(LatentControl<kDim>& control) {
   for (int i = 0; i < 2; ++i) {
     init(control.ticket_full[i], 32);
     init(control.ticket_empty[i], 32 * (1 + kQueryWarps) + 2 * kGroupThreads);
+    init(control.places_full[i], 32);
+    init(control.places_empty[i], 32);
   }
   init(control.ticket_wanted, 1);
   init(control.queries_full[0], 32 * kQueryWarps);

@@ -28,9 +28,9 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   if (warp < 4) {
     Shape::Budget::KeepFew();
     if (warp == 0) {
-      CopyBlocks(work, maps, control, shared, lane);
+      CopyBlocks(maps, control, shared);
     } else if (warp == 1) {
-      TakeTickets(work, first, count, stay, control, lane);
+      TakeTickets(work, maps, first, count, stay, control, lane);
     } else {
       CopyQueries(maps, control, shared, static_cast<int>(threadIdx.x) - 64);
     }

@@ -166,10 +166,13 @@ class Consumer {
   __device__ void Free(uint64_t& barrier) {
     if (threadIdx.x % kGroupThreads == 0) Arrive(SharedAddress(&barrier));
   }
-  // What the thread's two rows see of the block whose keys are in the stage at hand.
+  // What the thread's two rows see of the block whose keys are in the stage at hand, but for keys
+  // that do not exist. Masks are on their way while the block's products run: nothing is done with
+  // them before.
   struct Seen {
     uint64_t low;
     uint64_t high;
+    uint64_t existing;
   };
   __device__ Seen Look(const Ticket& ticket) {
     int sees = 0;
@@ -183,9 +186,13 @@ class Consumer {
     sees = __shfl_sync(~0u, sees, 0);
     block = __shfl_sync(~0u, block, 0);
     const Half& half = ticket.tile.half[half_];
-    const uint64_t existing = ExistingKeys(ticket.problem, block);
-    return {RowMask(work_, half, sees, row_, existing),
-            RowMask(work_, half, sees, row_ + 8, existing)};
+    const uint64_t all = sees == kSeesAll ? ~uint64_t{0} : 0;
+    Seen seen = {all, all, ExistingKeys(ticket.problem, block)};
+    const int rows = sees < 0 ? 0 : half.tokens * half.heads;
+    const uint64_t* masks = work_.masks + int64_t{sees} * kBlockKeys + half.mask_row;
+    if (row_ < rows) seen.low = masks[row_ / half.heads];
+    if (row_ + 8 < rows) seen.high = masks[(row_ + 8) / half.heads];
+    return seen;
   }
 
   __device__ void DoTile(const Ticket& ticket, int blocks) {
@@ -271,7 +278,7 @@ class Consumer {
     Pin(s);
     Free(control_.keys_empty[keys_.stage]);
     keys_.Next();
-    MaskScores<8>(s, seen.low, seen.high, lane_);
+    MaskScores<8>(s, seen.low & seen.existing, seen.high & seen.existing, lane_);
     float step[2];
     float shrink[2];
     SoftenExactly<T>(s, scale, state, out, step, weights, shrink);
@@ -290,7 +297,7 @@ class Consumer {
     for (int i = 0; i < count; ++i) {
       float s[8][4];
       Wait(SharedAddress(&control_.keys_full[keys_.stage]), keys_.parity);
-      Seen seen = {~uint64_t{0}, ~uint64_t{0}};
+      Seen seen = {~uint64_t{0}, ~uint64_t{0}, ~uint64_t{0}};
       if (kMasked && i < looked_at) seen = Look(ticket);
       Wait(SharedAddress(&control_.values_full[values_.stage]), values_.parity);
       Pin(out);
@@ -310,7 +317,7 @@ class Consumer {
       Free(control_.keys_empty[keys_.stage]);
       keys_.Next();
       if constexpr (kMasked) {
-        MaskScores<8>(s, seen.low, seen.high, lane_);
+        MaskScores<8>(s, seen.low & seen.existing, seen.high & seen.existing, lane_);
         float step[2];
         float shrink[2];
         SoftenExactly<T>(s, scale, state, out, step, weights, shrink);

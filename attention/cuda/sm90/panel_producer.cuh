@@ -1,5 +1,5 @@
-// The first warpgroup of the sm_90a panel kernel: one warp takes tickets, one copies keys and
-// values, two copy queries.
+// The first warpgroup of the sm_90a panel kernel: one warp takes tickets and looks up where their
+// blocks lie, one copies keys and values, two copy queries.
 #pragma once
 
 #include <cstdint>
@@ -16,13 +16,90 @@ __device__ inline void CopyWords(const T& from, T& to, int lane) {
   for (int i = lane; i < static_cast<int>(sizeof(T) / 4); i += 32) target[i] = source[i];
 }
 
+// The places of a segment's blocks, kChunk of them at a time: each of so many lanes has one.
+template <typename Control>
+class BlockWalk {
+ public:
+  static constexpr int kHalves = Control::Shape::kHalves;
+
+  __device__ BlockWalk(const Work& work, const RowMaps& maps, const Ticket& ticket, int lane)
+      : work_(work), maps_(maps), ticket_(ticket), lane_(lane) {
+    if (lane >= min(ticket.blocks, kChunk)) return;
+    walk_.Begin(work, ticket.run, ticket.run_at);
+    walk_.Skip(lane);
+    Look();
+  }
+
+  // Those of the blocks [at, at + kChunk), in a stage of `control`.
+  __device__ void Publish(int at, int stage, Control& control) {
+    at += lane_;
+    if (lane_ < kChunk && at < ticket_.blocks) {
+      const bool missing = page_.k == nullptr || page_.v == nullptr;
+      if (missing) ReportMissing(work_, ticket_.tile, block_);
+      const int64_t keys = ticket_.problem.kv_tokens - int64_t{block_} * kBlockKeys;
+      const int32_t special = missing ? kNoPage : keys < kBlockKeys ? kShortMap : 0;
+      auto& places = control.places[stage][lane_];
+      places.k = PlaceOfRows(page_.k, page_.k_row_stride, special);
+      if constexpr (Control::kValues) {
+        places.v = PlaceOfRows(page_.v, page_.v_row_stride, special);
+      }
+      if (at < LookedAt(ticket_)) {
+        const Cell<kHalves> cell = walk_.template Now<kHalves>();
+        SeenBlock<kHalves>& seen = control.seen[stage][lane_];
+        seen.block = cell.block;
+#pragma unroll
+        for (int h = 0; h < kHalves; ++h) seen.sees[h] = cell.sees[h];
+      }
+    }
+    if (lane_ >= kChunk || at + kChunk >= ticket_.blocks) return;
+    walk_.Skip(kChunk);
+    Look();
+  }
+
+ private:
+  __device__ void Look() {
+    block_ = walk_.Block();
+    page_ = *PageAt(ticket_.tile, ticket_.problem, block_);
+  }
+
+  __device__ BlockPlace PlaceOfRows(const void* rows, int stride, int32_t special) const {
+    if (special != 0) return {{0, 0, 0}, special};
+    const int map = MapOf(maps_, stride);
+    return {PlaceOf(maps_, map, rows), map};
+  }
+
+  const Work& work_;
+  const RowMaps& maps_;
+  const Ticket& ticket_;
+  const int lane_;
+  Walk walk_;
+  int block_ = 0;
+  Page page_;
+};
+
+// All of a ticket's blocks, as soon as there is room for them.
+template <typename Control>
+__device__ inline void PublishBlocks(const Work& work, const RowMaps& maps, const Ticket& ticket,
+                                     Control& control, Ring<2>& chunks, int lane) {
+  BlockWalk<Control> walk(work, maps, ticket, lane);
+  for (int at = 0; at < ticket.blocks; at += kChunk) {
+    Wait(SharedAddress(&control.places_empty[chunks.stage]), chunks.parity ^ 1);
+    walk.Publish(at, static_cast<int>(chunks.stage), control);
+    Arrive(SharedAddress(&control.places_full[chunks.stage]));
+    chunks.Next();
+  }
+}
+
 // Puts segments [first, first + count) into tickets, each into one thread block's, shortly before
 // it is done with the one before. A thread block that starts late, since other work had its
 // multiprocessor, so finds nothing waiting for it. None is taken once it has taken `stay` blocks.
+// Looking up a first block takes the time of several: so it is done while those of the ticket
+// before are still to be copied.
 template <typename Control>
-__device__ inline void TakeTickets(const Work& work, int first, int count, int stay,
-                                   Control& control, int lane) {
+__device__ inline void TakeTickets(const Work& work, const RowMaps& maps, int first, int count,
+                                   int stay, Control& control, int lane) {
   Ring<2> ring;
+  Ring<2> chunks;
   for (;;) {
     int number = count;
     if (lane == 0 && stay > 0) {
@@ -51,6 +128,8 @@ __device__ inline void TakeTickets(const Work& work, int first, int count, int s
     }
     Arrive(SharedAddress(&control.ticket_full[ring.stage]));
     if (end) break;
+    __syncwarp();  // each lane has written a part of the ticket
+    PublishBlocks(work, maps, ticket, control, chunks, lane);
     ring.Next();
     Wait(SharedAddress(&control.ticket_wanted), ring.stage ^ 1);
   }
@@ -59,69 +138,6 @@ __device__ inline void TakeTickets(const Work& work, int first, int count, int s
   // The last one leaves the counters as they were.
   if (atomicInc(&work.counters[1], gridDim.x - 1) == gridDim.x - 1) work.counters[0] = 0;
 }
-
-// The places of a segment's blocks, kLookahead of them at a time: each lane has one.
-template <typename Control>
-class BlockWalk {
- public:
-  static constexpr int kHalves = Control::Shape::kHalves;
-
-  __device__ BlockWalk(const Work& work, const RowMaps& maps, const Ticket& ticket, int lane)
-      : work_(work), maps_(maps), ticket_(ticket), lane_(lane) {
-    if (lane >= ticket.blocks) return;
-    walk_.Begin(work, ticket.run, ticket.run_at);
-    walk_.Skip(lane);
-    Look();
-  }
-
-  // Those of the blocks [at, at + kLookahead).
-  __device__ void Publish(int at, Control& control) {
-    __syncwarp();  // nobody reads the ones before
-    at += lane_;
-    if (at < ticket_.blocks) {
-      const bool missing = page_.k == nullptr || page_.v == nullptr;
-      if (missing) ReportMissing(work_, ticket_.tile, block_);
-      const int64_t keys = ticket_.problem.kv_tokens - int64_t{block_} * kBlockKeys;
-      const int32_t special = missing ? kNoPage : keys < kBlockKeys ? kShortMap : 0;
-      auto& places = control.places[lane_];
-      places.k = PlaceOfRows(page_.k, page_.k_row_stride, special);
-      if constexpr (Control::kValues) {
-        places.v = PlaceOfRows(page_.v, page_.v_row_stride, special);
-      }
-      if (at < LookedAt(ticket_)) {
-        const Cell<kHalves> cell = walk_.template Now<kHalves>();
-        SeenBlock<kHalves>& seen = control.seen[lane_];
-        seen.block = cell.block;
-#pragma unroll
-        for (int h = 0; h < kHalves; ++h) seen.sees[h] = cell.sees[h];
-      }
-    }
-    __syncwarp();
-    if (at + kLookahead >= ticket_.blocks) return;
-    walk_.Skip(kLookahead);
-    Look();
-  }
-
- private:
-  __device__ void Look() {
-    block_ = walk_.Block();
-    page_ = *PageAt(ticket_.tile, ticket_.problem, block_);
-  }
-
-  __device__ BlockPlace PlaceOfRows(const void* rows, int stride, int32_t special) const {
-    if (special != 0) return {{0, 0, 0}, special};
-    const int map = MapOf(maps_, stride);
-    return {PlaceOf(maps_, map, rows), map};
-  }
-
-  const Work& work_;
-  const RowMaps& maps_;
-  const Ticket& ticket_;
-  const int lane_;
-  Walk walk_;
-  int block_ = 0;
-  Page page_;
-};
 
 // Loops over boxes: these warps have few registers.
 template <int kDim>
@@ -144,6 +160,32 @@ __device__ inline void CopyBoxes(uint32_t to, const CUtensorMap* map, Place plac
   }
 }
 
+// The places of blocks, as a warp that copies them reads them one after the other.
+template <typename Control>
+class PlacesAhead {
+ public:
+  __device__ explicit PlacesAhead(Control& control) : control_(control) {}
+
+  // Before block `i` of a ticket.
+  __device__ void Await(int i) {
+    if (i % kChunk == 0) {
+      Wait(SharedAddress(&control_.places_full[chunks_.stage]), chunks_.parity);
+    }
+  }
+  // After it.
+  __device__ void Free(int i, int blocks) {
+    if (i % kChunk != kChunk - 1 && i != blocks - 1) return;
+    Arrive(SharedAddress(&control_.places_empty[chunks_.stage]));
+    chunks_.Next();
+  }
+  __device__ const auto& Of(int i) const { return control_.places[chunks_.stage][i % kChunk]; }
+  __device__ const auto& SeenOf(int i) const { return control_.seen[chunks_.stage][i % kChunk]; }
+
+ private:
+  Control& control_;
+  Ring<2> chunks_;
+};
+
 // Copies the rows of a block; completes on the barrier. `value`: 0 for keys, 1 for values.
 template <int kDim>
 __device__ inline void CopyBlock(const BlockPlace& at, const RowMaps& maps, const Ticket& ticket,
@@ -161,30 +203,30 @@ __device__ inline void CopyBlock(const BlockPlace& at, const RowMaps& maps, cons
 }
 
 template <typename Shape>
-__device__ inline void CopyBlocks(const Work& work, const RowMaps& maps, Control<Shape>& control,
-                                  uint32_t shared, int lane) {
+__device__ inline void CopyBlocks(const RowMaps& maps, Control<Shape>& control, uint32_t shared) {
   const bool elected = Elect();
   Ring<2> tickets;
   Ring<Shape::kKeyStages> keys;
   Ring<Shape::kValueStages> values;
   Ring<kSeenStages> seen;
+  PlacesAhead<Control<Shape>> places(control);
   for (;;) {
     Wait(SharedAddress(&control.ticket_full[tickets.stage]), tickets.parity);
     const Ticket& ticket = control.tickets[tickets.stage];
-    if (ticket.blocks < 0) return;
+    const int blocks = ticket.blocks;
+    if (blocks < 0) return;
     const int looked_at = LookedAt(ticket);
-    BlockWalk<Control<Shape>> walk(work, maps, ticket, lane);
-    for (int i = 0; i < ticket.blocks; ++i) {
-      if (elected && i == max(0, ticket.blocks - kWantedBlocks))
+    for (int i = 0; i < blocks; ++i) {
+      if (elected && i == max(0, blocks - kWantedBlocks))
         Arrive(SharedAddress(&control.ticket_wanted));
-      if (i % kLookahead == 0) walk.Publish(i, control);
+      places.Await(i);
       if (i < looked_at) {
         Wait(SharedAddress(&control.seen_empty[seen.stage]), seen.parity ^ 1);
-        if (elected) control.staged[seen.stage] = control.seen[i % kLookahead];
+        if (elected) control.staged[seen.stage] = places.SeenOf(i);
         seen.Next();
       }
       // Places are read before the waits, after which there is no time to lose.
-      const BlockPlace k = control.places[i % kLookahead].k;
+      const BlockPlace k = places.Of(i).k;
       Wait(SharedAddress(&control.keys_empty[keys.stage]), keys.parity ^ 1);
       if (elected) {
         CopyBlock<Shape::kHeadDim>(k, maps, ticket, 0,
@@ -192,7 +234,8 @@ __device__ inline void CopyBlocks(const Work& work, const RowMaps& maps, Control
                                    SharedAddress(&control.keys_full[keys.stage]));
       }
       keys.Next();
-      const BlockPlace v = control.places[i % kLookahead].v;
+      const BlockPlace v = places.Of(i).v;
+      places.Free(i, blocks);
       Wait(SharedAddress(&control.values_empty[values.stage]), values.parity ^ 1);
       if (elected) {
         CopyBlock<Shape::kValueDim>(v, maps, ticket, 1,

@@ -100,7 +100,7 @@ struct alignas(16) SeenBlock {
 // The next ticket is taken when so many of a ticket's blocks are still to be copied, and not
 // sooner: another thread block may be free before.
 inline constexpr int kWantedBlocks = 16;
-inline constexpr int kLookahead = 32;  // blocks whose places are known, one by lane
+inline constexpr int kChunk = 16;  // blocks whose places are looked up at once, one by lane
 inline constexpr int kSeenStages = 4;
 // So many of a ticket's first blocks are looked at in how they are seen.
 __device__ inline int LookedAt(const Ticket& ticket) {
@@ -112,12 +112,14 @@ struct Control {
   using Shape = PanelShape;
   static constexpr bool kValues = true;
   Ticket tickets[2];
-  BlockPlaces<kValues> places[kLookahead];
-  SeenBlock<Shape::kHalves> seen[kLookahead];
+  BlockPlaces<kValues> places[2][kChunk];
+  SeenBlock<Shape::kHalves> seen[2][kChunk];
   SeenBlock<Shape::kHalves> staged[kSeenStages];  // there as soon as the keys are
   uint64_t ticket_full[2];
   uint64_t ticket_empty[2];
   uint64_t ticket_wanted;
+  uint64_t places_full[2];
+  uint64_t places_empty[2];
   uint64_t queries_full[Shape::kHalves];
   uint64_t queries_empty[Shape::kHalves];
   uint64_t seen_empty[kSeenStages];
@@ -138,6 +140,8 @@ __device__ inline void InitBarriers(Control<Shape>& control) {
   for (int i = 0; i < 2; ++i) {
     init(control.ticket_full[i], 32);
     init(control.ticket_empty[i], 32 * (1 + kQueryWarps) + kGroupThreads * Shape::kHalves);
+    init(control.places_full[i], 32);
+    init(control.places_empty[i], 32);
   }
   init(control.ticket_wanted, 1);
   for (int i = 0; i < Shape::kHalves; ++i) {
