@@ -92,6 +92,18 @@ constexpr Method kMethods[] = {
      "the pages whose bounds promise the largest products, by query head", "2406.10774 §3.2", ""},
     {"MoBA", "moba(block,topk)", "the own block and those of the highest mean keys",
      "2502.13189 §2.2, 2511.11571", ""},
+    {"NSA selection", "nsa(16)",
+     "the own block and those of the most softmax weight over mean keys, summed by KV head; with "
+     "nsa(14) | sink(64) | band(64,2) the paper's forced blocks",
+     "2502.11089 §3.3.2", ""},
+    {"XAttention", "xattention(0.9)",
+     "the first block, the own one and those of the highest antidiagonal scores up to a share of "
+     "the softmax's weight, by blocks of queries and head; prefill",
+     "2503.16428 §2", ""},
+    {"BiFormer", "biformer(region,topk)",
+     "the regions of an image that a region's mean query and their mean keys pair it with, for all "
+     "heads; tokens come region by region",
+     "2303.08810 §3.2", ""},
     {"DKernel masks", "list(mask)", "any mask of blocks, by head", "2407.17678 §3", ""},
     {"DSA", "dsa(topk)",
      "the tokens that an index over a track scores highest; IndexShare: lists of an earlier layer",

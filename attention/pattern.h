@@ -12,15 +12,17 @@
 //   grid(HxW,n)    cross(HxW,width)    disk(HxW,radius[,text=0])
 //   permute(seed,tokens,p)       order(TxHxW,axes,p)
 //   list(name)      what data says that comes with a call (key_list.h)
-//   quest(budget[,page=16])   moba(block,topk)   minference(v,s)    keys by data (selector.h)
+//   quest(budget[,page=16])      moba(block,topk)      nsa(topk[,block=64])
+//   xattention(threshold[,stride=16][,block=128])      biformer(region[,topk=4])
+//   minference(v,s)     keys chosen by data (selector.h)
 //
 // patterns/ defines each word; `annulus methods` prints them. Arguments go by position or by name.
 // Numbers are unsigned decimal integers; lengths, blocks, local and strides ≥ 1; step = 0 gives all
 // heads the same stride. window counts tokens (window(1) = self); s2's local and stride, power's
 // window and sink, band's n and slash's distances count blocks of `block` tokens. `causal` is
-// implied by s2, power, band, quest, moba and minference only. power's d & (d − 1) = 0 holds for
-// the query's own block (d = 0) too, so a window of 0 is one of 1. docs' lengths sum to the
-// context's tokens; on a context of the service, which grows, its last document has no end: its
+// implied by s2, power, band and what chooses keys by data, but biformer. power's d & (d − 1) = 0
+// holds for the query's own block (d = 0) too, so a window of 0 is one of 1. docs' lengths sum to
+// the context's tokens; on a context of the service, which grows, its last document has no end: its
 // queries see all keys from its start on, whatever length it was given (CheckTokens). Grids have
 // one to three extents joined by x, their tokens in raster order from position 0 on (disk: after
 // its text); what na takes for each axis is joined likewise, or one number for all. Beyond a grid

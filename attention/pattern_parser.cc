@@ -100,6 +100,7 @@ absl::StatusOr<Rules> Parser::RulesOfSelector(std::shared_ptr<const Selector> se
   }
   selectors_.emplace(name, selector);
   Rules rules = RulesOfList(name);
+  if (!selector->causal()) return rules;
   const NodePtr causal = MakeBand(0, kFar);
   const PatternNode* listed = nullptr;
   for (NodePtr& rule : rules) {

@@ -146,10 +146,43 @@ absl::Status PatternReader::ReadArgument(absl::Span<const Argument> arguments, s
   return ReadValue(arguments[index], &(*values)[index]);
 }
 
+std::string PatternReader::Value::DecimalText() const {
+  if (number() >= kDecimalParts) return "1";
+  std::string digits = absl::StrCat(number() + kDecimalParts);  // whose first digit is 1
+  digits.erase(digits.find_last_not_of('0') + 1);
+  return absl::StrCat("0.", digits.substr(1));
+}
+
+absl::Status PatternReader::ReadDecimal(const Argument& argument, Value* value) {
+  static constexpr size_t kDigits = 9;  // of kDecimalParts
+  const absl::string_view whole = Word();
+  absl::string_view rest = text_.substr(at_ + whole.size());
+  std::string digits;
+  size_t size = whole.size();
+  if (!rest.empty() && rest[0] == '.') {
+    const auto is_digit = [](char c) { return absl::ascii_isdigit(c); };
+    const auto end = std::find_if_not(rest.begin() + 1, rest.end(), is_digit);
+    digits.assign(rest.begin() + 1, end);
+    size += 1 + digits.size();
+  }
+  const bool fits = digits.size() <= kDigits && (digits.empty() == (size == whole.size()));
+  int64_t number = 0, parts = 0;
+  digits.resize(kDigits, '0');
+  if (!fits || !IsNumber(whole, 0, &number) || !IsNumber(digits, 0, &parts) || number > 1 ||
+      number * kDecimalParts + parts > kDecimalParts || number + parts == 0) {
+    return Expected(absl::StrCat("a number above 0 and at most 1 for ", argument.name, ", with ",
+                                 kDigits, " decimals at most"));
+  }
+  value->numbers.push_back(number * kDecimalParts + parts);
+  at_ += size;
+  return absl::OkStatus();
+}
+
 absl::Status PatternReader::ReadValue(const Argument& argument, Value* value) {
   const absl::string_view word = Word();
   value->at = at_;
   value->given = true;
+  if (argument.decimal) return ReadDecimal(argument, value);
   const std::vector<absl::string_view> numbers =
       argument.numbers_max == 1 ? std::vector<absl::string_view>{word} : absl::StrSplit(word, 'x');
   const std::string of_each =

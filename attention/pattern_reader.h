@@ -32,13 +32,16 @@ class PatternReader {
  public:
   // The most axes of a grid of tokens.
   static constexpr size_t kAxesMax = 3;
+  // What a decimal is a multiple of 1 / this.
+  static constexpr int64_t kDecimalParts = 1000000000;
 
   // An argument of a word: by position or by name.
   struct Argument {
-    absl::string_view name;
-    int64_t least;
-    bool required;
+    absl::string_view name = {};
+    int64_t least = 0;
+    bool required = false;
     size_t numbers_max = 1;  // joined by x, as the axes of a grid are
+    bool decimal = false;    // above 0, at most 1, with a point
   };
   struct Value {
     absl::InlinedVector<int64_t, kAxesMax> numbers;
@@ -46,6 +49,10 @@ class PatternReader {
     bool given = false;
 
     int64_t number() const { return numbers.empty() ? 0 : numbers.front(); }
+    // Of a decimal, whose number counts parts of kDecimalParts: the nearest f64, and the shortest
+    // text.
+    double decimal() const { return static_cast<double>(number()) / kDecimalParts; }
+    std::string DecimalText() const;
   };
 
   PatternReader(absl::string_view text, int kv_heads) : text_(text), kv_heads_(kv_heads) {}
@@ -60,7 +67,7 @@ class PatternReader {
   virtual absl::StatusOr<Rules> ReadPattern() = 0;
   // What the list of this name says, which the text names.
   virtual Rules RulesOfList(absl::string_view name) = 0;
-  // What the list that the selector makes says, up to each query.
+  // What the list that the selector makes says; of a causal one up to each query.
   virtual absl::StatusOr<Rules> RulesOfSelector(std::shared_ptr<const Selector> selector) = 0;
 
   // "(", the arguments and ")". Each required one is given, each number is at least its least.
@@ -98,6 +105,7 @@ class PatternReader {
   absl::Status ReadArgument(absl::Span<const Argument> arguments, size_t place,
                             std::vector<Value>* values);
   absl::Status ReadValue(const Argument& argument, Value* value);
+  absl::Status ReadDecimal(const Argument& argument, Value* value);
 
   const absl::string_view text_;
   const int kv_heads_;

@@ -20,6 +20,7 @@ namespace annulus {
 enum class Summary {
   kMean,    // [head_dim]: the rows' mean
   kMinMax,  // [2, head_dim]: the least of each dim, then the largest; exact
+  kRows,    // [unit, head_dim]: the rows themselves, 0 for those the context does not have
 };
 
 // How a word chooses by the rows of a track. A token's score by an index query is the dot product
@@ -44,6 +45,7 @@ inline bool Before(const Candidate& a, const Candidate& b) {
 }
 
 class ColumnSelector;  // column_selector.h
+class RowSelector;     // row_selector.h
 
 class Selector {
  public:
@@ -51,13 +53,18 @@ class Selector {
 
   // Itself where it chooses by the weights of a prompt's last queries, else null.
   virtual const ColumnSelector* by_column() const { return nullptr; }
+  // Itself where it picks from all scores of a row, else null.
+  virtual const RowSelector* by_row() const { return nullptr; }
 
   // The word with all its arguments: what its lists are called.
   const std::string& name() const { return name_; }
   Summary summary() const { return summary_; }
   const std::optional<Index>& index() const { return index_; }  // absent: it looks at keys
   int64_t unit_tokens() const { return unit_tokens_; }  // divides 64, or is a multiple of it
-  int64_t picks() const { return picks_; }  // units that a query sees, its own one included
+  int64_t picks() const { return picks_; }      // units that a query sees, its own one included
+  virtual bool causal() const { return true; }  // no query sees what comes after it
+  // Keys that are scored together; divides 64, or is a multiple of it.
+  virtual int64_t scored_tokens() const { return unit_tokens_; }
 
   // The unit of a query, or of the context's last key where that comes before.
   int64_t OwnUnit(int64_t q, int64_t kv_tokens) const {
@@ -73,7 +80,10 @@ class Selector {
   bool Chooses(int64_t q, int64_t kv_tokens) const { return OwnUnit(q, kv_tokens) >= picks_; }
 
   // f32 in a summary of a head of `dim`, a multiple of 8.
-  int Width(int dim) const { return summary_ == Summary::kMinMax ? 2 * dim : dim; }
+  int Width(int dim) const {
+    if (summary_ == Summary::kRows) return static_cast<int>(scored_tokens()) * dim;
+    return summary_ == Summary::kMinMax ? 2 * dim : dim;
+  }
 
   // A score is the dot product of a unit's summary with `to` [Width(dim)], which this makes of the
   // query's row q [dim]; in f64, rounded to f32 (select/scores.h). The row itself, unless a word

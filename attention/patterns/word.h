@@ -39,6 +39,9 @@ absl::Span<const PatternWord> PermuteWords();
 absl::Span<const PatternWord> ListWords();
 absl::Span<const PatternWord> QuestWords();  // ../select/, as all whose keys are chosen by data
 absl::Span<const PatternWord> MobaWords();
+absl::Span<const PatternWord> NsaWords();
+absl::Span<const PatternWord> XAttentionWords();
+absl::Span<const PatternWord> BiFormerWords();
 absl::Span<const PatternWord> DsaWords();
 absl::Span<const PatternWord> MsaWords();
 absl::Span<const PatternWord> MInferenceWords();

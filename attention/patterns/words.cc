@@ -11,7 +11,8 @@ absl::Span<const PatternWord> PatternWords() {
     for (const auto some :
          {BasicWords(), DocsWords(), BlockWords(), S2Words(), RelativeS2Words(), PowerWords(),
           NeighbourhoodWords(), GridWords(), DiskWords(), PermuteWords(), ListWords(), QuestWords(),
-          MobaWords(), DsaWords(), MsaWords(), MInferenceWords()}) {
+          MobaWords(), NsaWords(), XAttentionWords(), BiFormerWords(), DsaWords(), MsaWords(),
+          MInferenceWords()}) {
       all->insert(all->end(), some.begin(), some.end());
     }
     return all;

@@ -25,6 +25,17 @@ struct ReferenceQuery {
 std::vector<int32_t> ReferenceMoba(const ReferenceQuery& query, int64_t block, int64_t topk);
 std::vector<int32_t> ReferenceQuest(const ReferenceQuery& query, int64_t budget, int64_t page);
 
+// The blocks that nsa(topk,block) lets the query heads of kv_head see; `head` says nothing.
+std::vector<int32_t> ReferenceNsa(const ReferenceQuery& query, int64_t topk, int64_t block);
+
+// The blocks that xattention(threshold,stride,block) lets the block of queries see that begins at
+// `row` and ends with the call or at a multiple of `block`.
+std::vector<int32_t> ReferenceXAttention(const ReferenceQuery& query, double threshold,
+                                         int64_t stride, int64_t block);
+// The regions that biformer(region,topk) lets the region see of which the call's queries begin at
+// `row`; `head` and kv_head say nothing.
+std::vector<int32_t> ReferenceBiFormer(const ReferenceQuery& query, int64_t region, int64_t topk);
+
 // The tokens that dsa(topk) lets it see: q has all index queries, of which `head` says none, with
 // their weights [q.heads]; k [tokens, 1, dim] has a track's rows.
 std::vector<int32_t> ReferenceDsa(const ReferenceQuery& query, const float* weights, int64_t topk);

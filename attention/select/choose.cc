@@ -76,19 +76,12 @@ absl::Status AddPages(const PageSummary& form, Pages& pages, absl::Span<const in
       known = own;
       own += floats;
     }
-    for (int64_t part = 0; (part + 1) * form.part_tokens <= rows; ++part) {
+    for (int64_t part = 0; part < form.PartsOf(rows); ++part) {
       to->units.push_back(static_cast<int32_t>(block * form.parts + part));
       to->summaries.push_back(known + part * form.width);
     }
   }
   return absl::OkStatus();
-}
-
-// Of the units [first, end) the first few whose summaries lie one after the other.
-size_t CountTogether(const ScoredBy& units, size_t first, size_t end, int width) {
-  size_t next = first + 1;
-  while (next < end && units.summaries[next] == units.summaries[next - 1] + width) ++next;
-  return next - first;
 }
 
 }  // namespace
@@ -157,7 +150,7 @@ void BestOf(const SelectRows& rows, int kv_head, int64_t first, int64_t count,
     const auto end = static_cast<size_t>(
         std::lower_bound(units.units.begin(), units.units.end(), own) - units.units.begin());
     for (size_t u = 0, count = 0; u < end; u += count) {
-      count = CountTogether(units, u, std::min(end, u + kSummariesAtOnce), width);
+      count = units.CountTogether(u, std::min(end, u + kSummariesAtOnce), width);
       Scores(expanded.data(), static_cast<int>(batch.size()), width, units.summaries[u],
              static_cast<int>(count), scores.data());
       for (size_t r = 0; r < batch.size(); ++r) {

@@ -45,11 +45,18 @@ struct ScoredBy {
   std::vector<int32_t> units;
   std::vector<const float*> summaries;
   std::vector<float> own;  // that are not the keys' holder's
+
+  // Of the units [first, end) the first few whose summaries lie one after the other.
+  size_t CountTogether(size_t first, size_t end, int width) const {
+    size_t next = first + 1;
+    while (next < end && summaries[next] == summaries[next - 1] + width) ++next;
+    return next - first;
+  }
 };
 
-// Of whole units: where units lie within blocks those of the blocks, else units of such numbers.
-// `chunks` has either, ascending; of an open block the units that are whole are meant. Errors are
-// those of the memory space.
+// Of whole units (PageSummary::counts_cut): where units lie within blocks those of the blocks, else
+// units of such numbers. `chunks` has either, ascending; of an open block the units that are whole
+// are meant. Errors are those of the memory space.
 absl::StatusOr<ScoredBy> SummariesOf(const PageSummary& form, const SelectKeys& keys, int kv_head,
                                      absl::Span<const int64_t> chunks, int64_t kv_tokens);
 

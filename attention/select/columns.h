@@ -73,8 +73,4 @@ class ColumnQueries {
   std::vector<double> values_;  // [group, rows, dim]
 };
 
-// 2^x[i] = mantissa·2^exponent, with a mantissa from √½ to √2; rounded alike on every instruction
-// set. |x| at most 2^30.
-void Exp2Parts(const double* x, int64_t count, double* mantissas, int32_t* exponents);
-
 }  // namespace annulus

@@ -34,19 +34,23 @@ PageSummary::PageSummary(const Selector& selector, int head_dim)
     : kind(selector.summary()),
       dim(head_dim),
       width(selector.Width(head_dim)),
-      part_tokens(std::min(selector.unit_tokens(), kBlockTokens)),
+      part_tokens(std::min(selector.scored_tokens(), kBlockTokens)),
       parts(kBlockTokens / part_tokens),
-      unit_tokens(selector.unit_tokens()) {}
+      unit_tokens(selector.scored_tokens()) {}
 
 void SummarisePage(const PageSummary& form, const std::byte* k, DType dtype, int64_t row_stride,
                    int64_t rows, float* to) {
   std::vector<float> values(static_cast<size_t>(form.part_tokens * form.dim));
-  for (int64_t part = 0; (part + 1) * form.part_tokens <= rows; ++part, to += form.width) {
-    for (int64_t r = 0; r < form.part_tokens; ++r) {
+  for (int64_t part = 0; part < form.PartsOf(rows); ++part, to += form.width) {
+    const int64_t there = std::min(form.part_tokens, rows - part * form.part_tokens);
+    for (int64_t r = 0; r < there; ++r) {
       const auto at = static_cast<size_t>((part * form.part_tokens + r) * row_stride);
       Convert(k + at * SizeOf(dtype), dtype, values.data() + r * form.dim, DType::kF32, form.dim);
     }
-    if (form.kind == Summary::kMean) {
+    if (form.kind == Summary::kRows) {
+      std::fill(values.begin() + there * form.dim, values.end(), 0.0f);
+      std::copy(values.begin(), values.end(), to);
+    } else if (form.kind == Summary::kMean) {
       AddRows(values.data(), form.part_tokens, form.dim, to);
     } else {
       Bound(values.data(), form.part_tokens, form.dim, to, to + form.dim);
@@ -55,6 +59,10 @@ void SummarisePage(const PageSummary& form, const std::byte* k, DType dtype, int
 }
 
 void SummariseUnits(const PageSummary& form, absl::Span<const float* const> pages, float* to) {
+  if (form.kind == Summary::kRows) {
+    std::copy(pages[0], pages[0] + form.page_floats(), to);
+    return;
+  }
   if (form.kind == Summary::kMinMax) {
     std::copy(pages[0], pages[0] + form.page_floats(), to);
     const int dim = form.dim;

@@ -15,7 +15,8 @@
 namespace annulus {
 
 // How the summaries of a page lie, all f32: for each part, a unit within the page or the whole
-// page, the sums of each dim (kMean: in f64 over the rows, then rounded) or least and largest.
+// page, the sums of each dim (kMean: in f64 over the rows, then rounded), least and largest, or the
+// rows.
 struct PageSummary {
   PageSummary(const Selector& selector, int head_dim);
 
@@ -28,13 +29,19 @@ struct PageSummary {
   int64_t parts;        // of a page
   int64_t unit_tokens;
 
+  // Whether a unit that the context's end cuts is one.
+  bool counts_cut() const { return kind == Summary::kRows; }
+  // Of the page's first `rows` rows.
+  int64_t PartsOf(int64_t rows) const {
+    return (rows + (counts_cut() ? part_tokens - 1 : 0)) / part_tokens;
+  }
   // Whether their pages' summaries are the same, whatever units are made of them.
   bool SamePages(const PageSummary& other) const {
     return kind == other.kind && dim == other.dim && part_tokens == other.part_tokens;
   }
 };
 
-// Of the parts that are whole among a page's first `rows` rows: k [rows, dim] of `dtype`, rows
+// Of the parts (PartsOf) of a page's first `rows` rows: k [rows, dim] of `dtype`, rows
 // `row_stride` elements apart. `to` [parts, width].
 void SummarisePage(const PageSummary& form, const std::byte* k, DType dtype, int64_t row_stride,
                    int64_t rows, float* to);

@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "attention/select/index.h"
 #include "base/check.h"
 #include "base/status.h"
 #include "runtime/engine/wire_rows.h"
@@ -17,12 +16,8 @@ namespace {
 
 static_assert(sizeof(Candidate) == 8);
 
-// Rows that one thread takes at a time; by an index fewer, for their queries are many.
+// Rows that one thread takes at a time.
 constexpr int64_t kRowsOfTask = 64;
-constexpr int64_t kIndexRowsOfTask = 8;
-// Where rows are few, their blocks are shared out too: into parts of so many, and so few parts.
-constexpr int64_t kIndexBlocksOfTask = 16;
-constexpr int64_t kIndexPartsMax = 64;
 
 }  // namespace
 
@@ -38,10 +33,17 @@ Selection::Selection(const SelectRows& rows, const Layout& layout)
     : rows_(rows), form_(*rows.selector, static_cast<int>(rows.q.dim)) {
   const Selector& selector = *rows_.selector;
   const TokenRange q = rows_.queries();
+  const int64_t chunk_tokens = blocks_of_chunk() * kBlockTokens;
+  if (by_row()) {
+    const ListRows of(rows_);
+    const int64_t units = of.count() == 0 ? 0 : of.Units(of.count() - 1);
+    end_ = (units * form_.unit_tokens + chunk_tokens - 1) / chunk_tokens;
+    Divide(layout);
+    return;
+  }
   first_choosing_ =
       std::clamp<int64_t>(selector.picks() * form_.unit_tokens - q.begin, 0, q.size());
   if (rows_.kv_tokens - 1 < selector.picks() * form_.unit_tokens) first_choosing_ = q.size();
-  const int64_t chunk_tokens = blocks_of_chunk() * kBlockTokens;
   if (first_choosing_ < q.size()) {
     // Of the last row's own unit nothing may be a candidate, but of its block others may be.
     const int64_t candidates = selector.CandidatesEnd(q.end - 1, rows_.kv_tokens);
@@ -83,19 +85,27 @@ void Selection::Divide(const Layout& layout) {
   }
 }
 
+// Of the units of these chunks.
+int64_t Selection::UnitsBelow(int64_t end_unit, const std::vector<int64_t>& chunks) const {
+  const int64_t last = end_unit / units_of_chunk();
+  const auto end = std::lower_bound(chunks.begin(), chunks.end(), last);
+  const int64_t units = (end - chunks.begin()) * units_of_chunk();
+  return end != chunks.end() && *end == last ? units + end_unit % units_of_chunk() : units;
+}
+
 int64_t Selection::CandidatesOf(int64_t row, const std::vector<int64_t>& chunks) const {
   const Selector& selector = *rows_.selector;
   if (row < first_choosing_) return 0;
   const int64_t end_unit = selector.CandidatesEnd(rows_.q_begin + row, rows_.kv_tokens);
-  const int64_t units_of_chunk = blocks_of_chunk() * kBlockTokens / form_.unit_tokens;
-  const auto end = std::lower_bound(chunks.begin(), chunks.end(), end_unit / units_of_chunk);
-  int64_t units = (end - chunks.begin()) * units_of_chunk;
-  if (end != chunks.end() && *end == end_unit / units_of_chunk) units += end_unit % units_of_chunk;
-  return std::min(units, selector.picks_of_candidates());
+  return std::min(UnitsBelow(end_unit, chunks), selector.picks_of_candidates());
 }
 
 int64_t Selection::AnswerBytes(int rank) const {
   const Share& share = shares_[static_cast<size_t>(rank)];
+  if (by_row()) {
+    return ScoresOf(share) * CountOf(share.heads) * static_cast<int64_t>(sizeof(float)) +
+           SummaryBytes(share);
+  }
   int64_t candidates = 0;
   for (int64_t row = first_choosing_; row < rows_.q.tokens; ++row) {
     candidates += CandidatesOf(row, share.chunks);
@@ -104,34 +114,36 @@ int64_t Selection::AnswerBytes(int rank) const {
          SummaryBytes(share);
 }
 
+absl::Status Selection::Refuse(const char* what, int64_t value, const char* bound,
+                               int64_t most) const {
+  return absl::InvalidArgumentError(absl::StrCat(
+      "pattern: ", rows_.selector->name(), ": ", value, " ", what, " for ", rows_.q.tokens,
+      " queries; expected at most ", bound, ", ", most, ": ask for fewer at once"));
+}
+
 absl::Status Selection::Check() const {
+  if (by_row()) return CheckRows();
   const Selector& selector = *rows_.selector;
   const int64_t rows = rows_.q.tokens, heads = rows_.heads.count;
-  const auto refuse = [&](const char* what, int64_t value, const char* bound, int64_t most) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("pattern: ", selector.name(), ": ", value, " ", what, " for ", rows,
-                     " queries; expected at most ", bound, ", ", most, ": ask for fewer at once"));
-  };
   const int64_t own = selector.OwnUnit(rows_.queries().end - 1, rows_.kv_tokens);
-  if (own > INT32_MAX) return refuse("units", own, "2^31", INT32_MAX);
+  if (own > INT32_MAX) return Refuse("units", own, "2^31", INT32_MAX);
   if (rows > kListRowsMax / heads)
-    return refuse("rows", rows, "list_rows_max", kListRowsMax / heads);
+    return Refuse("rows", rows, "list_rows_max", kListRowsMax / heads);
   int64_t keys = 0, bytes = 0;
   for (int64_t row = 0; row < rows; ++row) {
     keys += std::min(selector.picks(), selector.OwnUnit(rows_.q_begin + row, rows_.kv_tokens) + 1);
   }
   if (keys > kListKeysMax / heads) {
-    return refuse("units a head", keys, "list_keys_max", kListKeysMax / heads);
+    return Refuse("units a head", keys, "list_keys_max", kListKeysMax / heads);
   }
   for (size_t rank = 0; rank < shares_.size(); ++rank) bytes += AnswerBytes(static_cast<int>(rank));
-  if (bytes > kSelectBytesMax) {
-    return refuse("bytes of candidates", bytes, "select_bytes_max", kSelectBytesMax);
-  }
-  return absl::OkStatus();
+  if (bytes <= kSelectBytesMax) return absl::OkStatus();
+  return Refuse("bytes of candidates", bytes, "select_bytes_max", kSelectBytesMax);
 }
 
 absl::StatusOr<Buffer> Selection::Answer(int rank, absl::Span<const TensorView> q,
                                          const SelectKeys& keys, const Loops& loops) const {
+  if (by_row()) return AnswerRows(rank, q, keys, loops);
   const Share& share = shares_[static_cast<size_t>(rank)];
   Buffer answer(static_cast<size_t>(AnswerBytes(rank)));
   if (answer.empty()) return answer;
@@ -182,72 +194,15 @@ absl::StatusOr<Buffer> Selection::Answer(int rank, absl::Span<const TensorView> 
   return answer;
 }
 
-absl::StatusOr<Buffer> Selection::AnswerByIndex(int rank, const TensorView& q, const float* weights,
-                                                const SelectKeys& keys, const Loops& loops) const {
-  const Share& share = shares_[static_cast<size_t>(rank)];
-  Buffer answer(static_cast<size_t>(AnswerBytes(rank)));
-  if (answer.empty()) return answer;
-  SelectRows rows = rows_;
-  rows.q = q;
-  rows.weights = weights;
-  const int64_t all = q.tokens, lists = rows.heads.count;
-  const int64_t choosing = all - first_choosing_;
-  const int64_t row_tasks = (choosing + kIndexRowsOfTask - 1) / kIndexRowsOfTask;
-  // Blocks of one unit stay together, so that no unit comes twice.
-  const int64_t held = std::ssize(share.blocks);
-  const int64_t wanted = std::clamp<int64_t>(held / kIndexBlocksOfTask, 1,
-                                             std::max<int64_t>(1, kIndexPartsMax / row_tasks));
-  std::vector<int64_t> cuts = {0};
-  for (int64_t part = 1; part < wanted; ++part) {
-    int64_t at = std::max(cuts.back(), held * part / wanted);
-    while (at > 0 && at < held &&
-           share.blocks[at] / blocks_of_chunk() == share.blocks[at - 1] / blocks_of_chunk()) {
-      ++at;
-    }
-    cuts.push_back(at);
-  }
-  cuts.push_back(held);
-  const auto parts = static_cast<int64_t>(cuts.size()) - 1;
-  std::vector<std::vector<Candidate>> best(static_cast<size_t>(parts * lists * all));
-  std::mutex mutex;
-  absl::Status status;
-  loops.Run(row_tasks * parts, [&](int64_t task) {
-    const int64_t part = task % parts, first = first_choosing_ + task / parts * kIndexRowsOfTask;
-    const absl::Status ended = BestByIndex(
-        rows, first, std::min(kIndexRowsOfTask, all - first), keys,
-        absl::MakeSpan(share.blocks).subspan(cuts[part], cuts[part + 1] - cuts[part]),
-        absl::MakeSpan(best).subspan(static_cast<size_t>(part * lists * all), lists * all));
-    const std::lock_guard<std::mutex> lock(mutex);
-    status.Update(ended);
-  });
-  ANNULUS_RETURN_IF_ERROR(status);
-  if (loops.cancelled()) {
-    return absl::CancelledError("the call was cancelled as keys were chosen");
-  }
-  std::byte* at = answer.data();
-  for (int64_t i = 0; i < lists * all; ++i) {
-    const auto count = static_cast<size_t>(CandidatesOf(i % all, share.chunks));
-    std::vector<Candidate>& merged = best[static_cast<size_t>(i)];
-    for (int64_t part = 1; part < parts; ++part) {
-      const auto& more = best[static_cast<size_t>(part * lists * all + i)];
-      merged.insert(merged.end(), more.begin(), more.end());
-    }
-    if (parts > 1) std::sort(merged.begin(), merged.end(), Before);
-    ANNULUS_CHECK(merged.size() >= count);
-    if (count > 0) std::memcpy(at, merged.data(), count * sizeof(Candidate));
-    at += count * sizeof(Candidate);
-  }
-  return answer;
-}
-
 Selection::Merge::Merge(const Selection& selection, const TensorView& q, DType dtype)
     : of_(selection),
       q_(q),
       dtype_(dtype),
-      best_(static_cast<size_t>(of_.rows_.heads.count * of_.rows_.q.tokens)),
+      best_(of_.by_row() ? 0 : static_cast<size_t>(of_.rows_.heads.count * of_.rows_.q.tokens)),
       pages_(static_cast<size_t>(of_.rows_.heads.count / of_.rows_.group)) {
   const size_t blocks = of_.split_.size() * static_cast<size_t>(of_.blocks_of_chunk());
   for (std::vector<float>& pages : pages_) pages.resize(blocks * of_.form_.page_floats());
+  if (of_.by_row()) MakeRoomForRows();
 }
 
 absl::Status Selection::Merge::Add(int rank, absl::Span<const std::byte> answer) {
@@ -258,7 +213,8 @@ absl::Status Selection::Merge::Add(int rank, absl::Span<const std::byte> answer)
                                             " bytes of candidates, expected ", expected));
   }
   const std::byte* at = answer.data();
-  ForEachHead(share.heads, [&](int head) {
+  if (of_.by_row()) at = AddRows(share, at);
+  ForEachHead(of_.by_row() ? HeadRanges() : share.heads, [&](int head) {
     const int64_t rows = of_.rows_.q.tokens;
     for (int64_t row = of_.first_choosing_; row < rows; ++row) {
       const auto count = static_cast<size_t>(of_.CandidatesOf(row, share.chunks));
@@ -306,6 +262,10 @@ void Selection::Merge::AddSplit() {
       scored.units.push_back(static_cast<int32_t>(of_.split_[i]));
       scored.summaries.push_back(scored.own.data() + i * floats);
     }
+    if (of_.by_row()) {
+      AddSplitRows(rows, static_cast<int>(head), scored);
+      continue;
+    }
     BestOf(rows, static_cast<int>(head), of_.first_choosing_, q_.tokens - of_.first_choosing_,
            scored, absl::MakeSpan(best));
   }
@@ -338,15 +298,20 @@ absl::Status Selection::Merge::CheckPicked(size_t place) const {
   for (const Candidate& candidate : best_[place]) {
     if (std::isfinite(candidate.score)) continue;
     const auto at = static_cast<int64_t>(place), rows = of_.rows_.q.tokens;
-    return absl::InvalidArgumentError(
-        absl::StrCat("pattern: ", of_.rows_.selector->name(), ": row ", at % rows, ", head ",
-                     at / rows, " scores a unit beyond what f32 holds; expected finite scores"));
+    return BeyondF32(at % rows, at / rows);
   }
   return absl::OkStatus();
 }
 
+absl::Status Selection::Merge::BeyondF32(int64_t row, int64_t head) const {
+  return absl::InvalidArgumentError(
+      absl::StrCat("pattern: ", of_.rows_.selector->name(), ": row ", row, ", head ", head,
+                   " scores a unit beyond what f32 holds; expected finite scores"));
+}
+
 absl::StatusOr<KeyListData> Selection::Merge::Finish() && {
   if (!of_.split_.empty()) AddSplit();
+  if (of_.by_row()) return FinishRows();
   const Selector& selector = *of_.rows_.selector;
   KeyListData data;
   data.rows = KeyListData::Rows::kToken;

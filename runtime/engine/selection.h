@@ -8,10 +8,14 @@
 // the best of all are among the best of the rank that has that token, and of a unit that several
 // ranks name the highest score counts.
 //
+// A word that picks from all scores of a row (attention/row_selector.h) has each rank answer those
+// of all units that it holds, and the caller pick from what they all answered.
+//
 // Who answers what, and in how many bytes, follows from selector, layout and positions: caller and
 // ranks each work it out. An answer is, for each query head of the rank (each list of an
 // index), then each row that chooses, as many candidates as there are {f32 score, i32 unit}, in the
-// order of Before(); then, for each KV head of the rank, then each block, ascending, of those
+// order of Before(), or all scores of each of the row's groups of queries, f32, by unit; then, for
+// each KV head of the rank, then each block, ascending, of those
 // units, its page summary, f32. Thread-safe functions of values.
 #pragma once
 
@@ -26,12 +30,14 @@
 #include "annulus/buffer.h"
 #include "annulus/key_list.h"
 #include "attention/select/choose.h"
+#include "attention/select/score_rows.h"
 #include "base/thread_pool.h"
 #include "sharding/layout.h"
 
 namespace annulus {
 
-// Bytes that the answers of a selection may take in all; the error that meets it names it.
+// Bytes that the answers of a selection may take in all; the error that meets it names it. All
+// scores of a row are 4 bytes for each of its groups, query heads and units.
 inline constexpr int64_t kSelectBytesMax = int64_t{1} << 30;
 
 // Where loops run: on the threads of a pool, or, without, on the caller's alone.
@@ -79,8 +85,16 @@ class Selection {
     std::vector<int64_t> blocks;  // of units that nobody holds whole; of an index all of them
   };
 
+  bool by_row() const { return rows_.selector->by_row() != nullptr; }
+  int64_t units_of_chunk() const { return blocks_of_chunk() * kBlockTokens / form_.unit_tokens; }
   int64_t blocks_of_chunk() const { return std::max<int64_t>(1, form_.unit_tokens / kBlockTokens); }
   void Divide(const Layout& layout);
+  int64_t UnitsBelow(int64_t end_unit, const std::vector<int64_t>& chunks) const;
+  int64_t ScoresOf(const Share& share) const;  // of a query head, by row
+  absl::StatusOr<Buffer> AnswerRows(int rank, absl::Span<const TensorView> q,
+                                    const SelectKeys& keys, const Loops& loops) const;
+  absl::Status CheckRows() const;
+  absl::Status Refuse(const char* what, int64_t value, const char* bound, int64_t most) const;
   // Candidates of row `row` among these chunks: none unless it chooses.
   int64_t CandidatesOf(int64_t row, const std::vector<int64_t>& chunks) const;
   int64_t SummaryBytes(const Share& share) const {
@@ -107,14 +121,21 @@ class Selection::Merge {
   absl::Status Add(int rank, absl::Span<const std::byte> answer);
 
   // The lists, by query head, after all ranks have answered. INVALID_ARGUMENT names a row and a
-  // head that would see a unit whose score f32 does not hold: which units are the best is not known
-  // then.
+  // head that would see a unit whose score f32 does not hold, or, where all scores of a row count,
+  // that has one: which units are the best is not known then.
   absl::StatusOr<KeyListData> Finish() &&;
 
  private:
   void AddSplit();
   // Of a row's best, once they are cut to those that it sees.
   absl::Status CheckPicked(size_t place) const;
+  absl::Status BeyondF32(int64_t row, int64_t head) const;
+  void MakeRoomForRows();
+  const std::byte* AddRows(const Share& share, const std::byte* answer);
+  void AddSplitRows(const SelectRows& rows, int kv_head, const ScoredBy& scored);
+  absl::StatusOr<KeyListData> FinishRows();
+  int64_t heads_of_list() const;
+  float* ScoresOf(int head, int64_t row, int64_t group);
   // The best of a row's candidates, which may name a unit more than once, at the list's end.
   void AddBest(std::vector<Candidate>& best, std::vector<int32_t>* keys) const;
 
@@ -123,6 +144,10 @@ class Selection::Merge {
   const DType dtype_;
   std::vector<std::vector<Candidate>> best_;  // [heads, rows]
   std::vector<std::vector<float>> pages_;     // by KV head: of the blocks of split units
+  // Of a word that picks by rows: all scores, [lists, rows, heads of a list, groups, units], and
+  // where those of a row begin within a list's, of one head.
+  std::vector<float> scores_;
+  std::vector<int64_t> row_begin_;
 };
 
 }  // namespace annulus

@@ -62,12 +62,13 @@ absl::StatusOr<KvStore::Layer*> KvStore::MakeLayer(Context& context, int layer) 
   return made.get();
 }
 
-// Pages of a GPU have none: a host works on summaries. Rows of a track are scored themselves.
+// Pages of a GPU have none: a host works on summaries. Rows that are scored themselves have none.
 std::vector<PageSummary> KvStore::SummariesOf(const Context& context, int layer, MemoryKind kind) {
   std::vector<PageSummary> summaries;
   if (kind != MemoryKind::kHost || layer >= context.shard.spec.layers) return summaries;
   for (const auto& selector : context.retention->pattern(layer).selectors()) {
     if (selector->index().has_value() || selector->by_column() != nullptr) continue;
+    if (selector->summary() == Summary::kRows) continue;
     const PageSummary form(*selector, context.shard.spec.head_dim);
     const bool is_new = std::none_of(summaries.begin(), summaries.end(),
                                      [&](const auto& kept) { return kept.SamePages(form); });

@@ -8,6 +8,7 @@
 #include "attention/reference/columns.h"
 #include "attention/reference/vertical_slash.h"
 #include "attention/select/columns.h"
+#include "attention/select/exp2.h"
 #include "attention/select/keep.h"
 #include "base/rng.h"
 #include "tests/attention/contenders.h"

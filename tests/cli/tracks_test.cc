@@ -49,7 +49,7 @@ TEST_CASE("tracks: uploads of both kinds choose what the definition does, after 
   std::vector<float> weights;
   for (int64_t i = 0; i < kRows * kIndexHeads; ++i) weights.push_back(rng.Normal());
   const CallList expected =
-      test::ReferenceIndexList("dsa(70)", q, weights, kTokens - kRows, rows, kTokens);
+      test::ReferenceList("dsa(70)", q, kTokens - kRows, rows, kTokens, weights);
   std::vector<std::unique_ptr<Client>> clients;
   clients.push_back(Connect(endpoint, Upload::kDirect));
   clients.push_back(Connect(endpoint, Upload::kRelay));

@@ -112,8 +112,8 @@ TEST_CASE("an index chooses what its definition does at every number of ranks, t
     for (const bool ties : {false, true}) {
       const Inputs inputs(rng, question, ties);
       const float* weights = inputs.weights.empty() ? nullptr : inputs.weights.data();
-      const CallList expected = test::ReferenceIndexList(
-          question.word, inputs.q, inputs.weights, question.q_begin, inputs.k, question.kv_tokens);
+      const CallList expected = test::ReferenceList(question.word, inputs.q, question.q_begin,
+                                                    inputs.k, question.kv_tokens, inputs.weights);
       for (const int world : {1, 2, 3, 4, 7}) {
         for (const PartitionSpec& cut : kCuts) {
           CAPTURE(question.word, world, cut.ToString(), ties);

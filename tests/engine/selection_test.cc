@@ -55,20 +55,6 @@ Pattern Parsed(const std::string& text) {
   return *std::move(pattern);
 }
 
-void CheckAgainstReference(const std::string& name, const Question& question, const Tensor& q,
-                           const Tensor& k, const KeyList& list) {
-  for (int head = 0; head < kHeads; ++head) {
-    for (int64_t row = 0; row < question.q_tokens; ++row) {
-      CAPTURE(head, row);
-      const auto expected =
-          test::ReferenceUnits(name, {q, row, head, k, head / (kHeads / kKvHeads),
-                                      question.q_begin + row, question.kv_tokens});
-      const absl::Span<const int32_t> keys = list.Keys(head, row);
-      REQUIRE(std::vector<int32_t>(keys.begin(), keys.end()) == expected);
-    }
-  }
-}
-
 TEST_CASE("selections are those of the definition at every number of ranks, ties included") {
   Rng rng(2211);
   ThreadPool pool(2);
@@ -85,7 +71,23 @@ TEST_CASE("selections are those of the definition at every number of ranks, ties
                              {"quest(512,128)", 1400, 1399, 1, DType::kF32, true},
                              {"quest(256,64)", 1400, 1390, 10, DType::kBF16, true},
                              {"quest(64,16)", 400, 1000, 3},
-                             {"quest(4096)", 400, 0, 400}}) {
+                             {"quest(4096)", 400, 0, 400},
+                             {"nsa(3)", 1000, 900, 100},
+                             {"nsa(2,128)", 1500, 1500 - 1, 1},
+                             {"nsa(4,16)", 640, 600, 40, DType::kBF16},
+                             {"nsa(3,192)", 1500, 1300, 40, DType::kF16, true},
+                             {"nsa(1)", 400, 1000, 3},
+                             {"nsa(16)", 700, 0, 700},
+                             {"xattention(0.9)", 1500, 1280, 220},
+                             {"xattention(0.5,8)", 1500, 1210, 250, DType::kBF16},
+                             {"xattention(0.75,16,64)", 700, 0, 700, DType::kF16},
+                             {"xattention(1,64,192)", 1300, 1111, 64},
+                             {"xattention(0.3,4,32)", 517, 500, 30},
+                             {"biformer(64)", 1024, 0, 300},
+                             {"biformer(16,4)", 784, 760, 24, DType::kBF16},
+                             {"biformer(128,3)", 1536, 1000, 90},
+                             {"biformer(1,9)", 50, 0, 50},
+                             {"biformer(4,200)", 196, 10, 30}}) {
     for (const bool ties : {asked.ties, true}) {
       Question question = asked;
       question.ties = ties;
@@ -102,10 +104,18 @@ TEST_CASE("selections are those of the definition at every number of ranks, ties
           INFO(lists.status());
           REQUIRE(lists.ok());
           const KeyList& list = *lists->at(0).list;
-          REQUIRE(lists->at(0).name == pattern.selectors()[0]->name());
+          const std::string& list_name = pattern.selectors()[0]->name();
+          REQUIRE(lists->at(0).name == list_name);
           if (first == nullptr) {
             first = lists->at(0).list;
-            CheckAgainstReference(lists->at(0).name, question, q, k, list);
+            const CallList expected =
+                test::ReferenceList(list_name, q, question.q_begin, k, question.kv_tokens);
+            REQUIRE(list.data().heads == expected.data->heads);
+            REQUIRE(list.data().rows == expected.data->rows);
+            REQUIRE(list.data().block_tokens == expected.data->block_tokens);
+            REQUIRE(list.data().q_begin == expected.data->q_begin);
+            REQUIRE(list.data().begin == expected.data->begin);
+            REQUIRE(list.data().keys == expected.data->keys);
           }
           REQUIRE(list.data().begin == first->data().begin);
           REQUIRE(list.data().keys == first->data().keys);
@@ -177,10 +187,10 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("moba chooses for each token of a prefill what it chooses in decode") {
+TEST_CASE("words choose for each token of a prefill what they choose in decode") {
   Rng rng(2213);
   ThreadPool pool(1);
-  const Question question{"moba(64,3)", 520, 0, 520};
+  const Question question{GENERATE("moba(64,3)", "nsa(3)"), 520, 0, 520};
   const Tensor q = Filled(rng, question, question.q_tokens, kHeads);
   const Tensor k = Filled(rng, question, question.kv_tokens, kKvHeads);
   const Pattern pattern = Parsed(question.word);
@@ -190,7 +200,7 @@ TEST_CASE("moba chooses for each token of a prefill what it chooses in decode") 
     const auto one = SelectLocally(pattern, {}, LayoutOf(kCuts[1], 2, t + 1), q.view().Tokens(t, 1),
                                    t, k.view().Tokens(0, t + 1), &pool);
     REQUIRE(one.ok());
-    for (int head = 0; head < kHeads; ++head) {
+    for (int head = 0; head < all->at(0).list->heads(); ++head) {
       REQUIRE(all->at(0).list->Keys(head, t) == one->at(0).list->Keys(head, 0));
     }
   }
@@ -206,6 +216,18 @@ TEST_CASE("words that choose keys refuse by position what they cannot be, and ru
   CHECK(refused("moba(64,0)", "at 9: expected a number from 1"));
   CHECK(refused("moba(64,536870912)", "at 9: expected at most list_keys_max"));
   CHECK(refused("quest()", "expected"));
+  CHECK(refused("xattention(0)", "at 12: expected a number above 0 and at most 1 for threshold"));
+  CHECK(refused("xattention(1.5)", "at 12: expected a number above 0"));
+  CHECK(refused("xattention(0.)", "at 12: expected a number above 0"));
+  CHECK(refused("xattention(.5)", "expected"));
+  CHECK(refused("xattention(0.1234567891)", "9 decimals at most"));
+  CHECK(refused("xattention(0.9,48)", "at 16: expected a divisor of 64"));
+  CHECK(refused("xattention(0.9,16,8)", "at 19: expected a multiple of stride, 16"));
+  CHECK(refused("biformer(49)", "at 10: expected a divisor of 64"));
+  CHECK(Parsed("xattention(threshold=0.900)").list_names()[0] == "xattention(0.9,16,128)");
+  CHECK(Parsed("xattention(1.0,block=64)").list_names()[0] == "xattention(1,16,64)");
+  CHECK(refused("nsa(0)", "at 5: expected a number from 1"));
+  CHECK(refused("nsa(16,block=96)", "at 14: expected a divisor of 64"));
   CHECK(refused("quest(64,page=24)", "at 15: expected a divisor of 64"));
   CHECK(refused("quest(budget=0)", "from 1"));
   CHECK(refused("causal & permute(1,64,quest(64))", "no word that chooses keys by data within"));
@@ -219,7 +241,9 @@ TEST_CASE("words that choose keys refuse by position what they cannot be, and ru
 TEST_CASE("scores that f32 does not hold are refused where a query would see their unit") {
   constexpr int64_t kTokens = 640;
   Rng rng(2213);
-  for (const char* word : {"moba(64,3)", "quest(48,16)"}) {
+  for (const char* word :
+       {"moba(64,3)", "quest(48,16)", "nsa(3)", "xattention(0.5,1)", "biformer(64,2)"}) {
+    const bool by_row = Parsed(word).selectors()[0]->by_row() != nullptr;
     for (const float large : {1e38f, -1e38f}) {
       for (const bool only_largest : {true, false}) {
         const Question question{"", kTokens, kTokens - 3, 3};
@@ -234,8 +258,9 @@ TEST_CASE("scores that f32 does not hold are refused where a query would see the
           CAPTURE(word, large, only_largest, world);
           const auto lists = SelectLocally(Parsed(word), {}, LayoutOf(kCuts[0], world, kTokens), q,
                                            kTokens - 3, k, nullptr);
-          // What scores least of all is not seen, so that it does not matter by how much.
-          CHECK(lists.ok() == (only_largest && large < 0));
+          // What scores least of all is not seen, so that it does not matter by how much; unless
+          // all scores count.
+          CHECK(lists.ok() == (only_largest && large < 0 && !by_row));
           if (lists.ok()) continue;
           CHECK(absl::IsInvalidArgument(lists.status()));
           CHECK(absl::StrContains(lists.status().message(),
@@ -262,6 +287,30 @@ TEST_CASE("a selection refuses more than its bounds by name, and an answer that 
   const Tensor q(DType::kF32, 1, kHeads, kDim);
   Selection::Merge merge(one, q, DType::kF32);
   CHECK(absl::IsDataLoss(merge.Add(1, std::vector<std::byte>(8))));
+  const auto refusal = [&](const char* word, int64_t q_tokens, int64_t kv_tokens) {
+    const Pattern of = Parsed(word);
+    const SelectRows asked{
+        .selector = of.selectors()[0].get(),
+        .q = TensorView::Contiguous(nullptr, DType::kF32, q_tokens, kHeads, kDim),
+        .heads = {0, kHeads},
+        .group = 2,
+        .kv_tokens = kv_tokens};
+    return Selection(asked, LayoutOf(kCuts[0], 2, kv_tokens)).Check();
+  };
+  CHECK(
+      refusal("xattention(0.9,8)", 7, 512).message() ==
+      "pattern: xattention(0.9,8,128) is for prefill: 7 queries; expected at least 8, its stride");
+  CHECK(refusal("xattention(0.9,8)", 8, 512).ok());
+  CHECK(refusal("biformer(64)", 64, 500).message() ==
+        "pattern: biformer(64,4): 500 keys; expected whole regions, a multiple of 64");
+  // All scores of 8,192 queries, 4 heads and 32,768 units are 4 GiB.
+  const Pattern by_row = Parsed("nsa(16)");
+  rows.selector = by_row.selectors()[0].get();
+  rows.q.tokens = 8192;
+  rows.q_begin = (1 << 21) - 8192;
+  const absl::Status scores = Selection(rows, LayoutOf(kCuts[0], 2, rows.kv_tokens)).Check();
+  CHECK(absl::StrContains(scores.message(), "bytes of scores"));
+  CHECK(absl::StrContains(scores.message(), "expected at most select_bytes_max"));
 }
 
 }  // namespace

@@ -28,7 +28,7 @@ std::vector<CallList> ListsOf(const Filled& context, const Asked& asked, const T
                               int64_t kv_len, const std::string& by_keys = {}) {
   const int64_t q_start = kv_len - q.tokens;
   std::vector<CallList> lists = {
-      test::ReferenceIndexList(asked.word, asked.q, asked.weights, q_start, context.rows, kv_len)};
+      test::ReferenceList(asked.word, asked.q, q_start, context.rows, kv_len, asked.weights)};
   if (!by_keys.empty()) {
     lists.push_back(test::ReferenceList(by_keys, q, q_start, context.kv.k, kv_len));
   }

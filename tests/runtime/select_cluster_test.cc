@@ -52,6 +52,7 @@ const Words kWords[] = {
     {"causal & (sink(4) | window(20) | quest(96))", {"quest(96,16)"}},
     {"moba(64,3)", {"moba(64,3)"}},
     {"heads(0: moba(128,2); 1: quest(192,64)) | window(3)", {"moba(128,2)", "quest(192,64)"}},
+    {"nsa(3) | heads(0: nsa(2,128); 1: window(9))", {"nsa(3,64)", "nsa(2,128)"}},
 };
 
 std::vector<CallList> ListsOf(const Words& words, const Filled& context, const TensorView& q,
@@ -103,6 +104,54 @@ TEST_CASE("Attend chooses the reference's keys, whatever the plan, placement, cu
       }
     }
   }
+}
+
+const Words kBlockWords[] = {
+    {"xattention(0.6,16,64)", {"xattention(0.6,16,64)"}},
+    {"heads(0: xattention(0.8,8); 1: causal) | biformer(16,5)",
+     {"xattention(0.8,8,128)", "biformer(16,5)"}},
+    {"biformer(64,3) | window(5)", {"biformer(64,3)"}},
+};
+
+TEST_CASE("blocks of queries choose the reference's keys, wherever a call's first one lies") {
+  const int world = GENERATE(1, 2, 3, 4, 7);
+  LocalCluster cluster({.workers = world});
+  Rng rng(static_cast<uint64_t>(world) + 75);
+  for (const Placement placement : {Placement::kTokens, Placement::kHeads, Placement::kMesh}) {
+    const bool ties = placement == Placement::kHeads;
+    ContextSpec spec = test::SmallF32Spec();
+    spec.placement = placement;
+    spec.partition.unit_blocks = 1;
+    const Filled context(cluster.service(), spec, rng, ties);
+    for (const Words& words : kBlockWords) {
+      Tensor q = test::RandomTensor(placement == Placement::kMesh ? 128 : 70, 4, 16, rng);
+      if (ties) MakeTies(&q);
+      CAPTURE(world, static_cast<int>(placement), words.pattern);
+      CheckAttend(cluster.service(), context, context.id, words, q, 576);
+      CheckAttend(cluster.service(), context, context.id, words, q, 512, PlanKind::kPassQ);
+    }
+  }
+}
+
+TEST_CASE("a decode call is refused by a word for prefill alone, and leaves nothing behind") {
+  LocalCluster cluster({.workers = 2});
+  Rng rng(76);
+  const Filled context(cluster.service(), test::SmallF32Spec(), rng);
+  const Tensor q = test::RandomTensor(1, 4, 16, rng);
+  const AppendRequest append = context.kv.Append(context.id, 0, kTokens, 1);
+  StepRequest step;
+  step.context = context.id;
+  step.start = kTokens;
+  step.k = append.k;
+  step.v = append.v;
+  step.q = q;
+  step.pattern = "causal & (window(9) | xattention(0.9))";
+  const absl::Status refused = test::Step(cluster.service(), {&step, 1})[0].status();
+  CHECK(absl::IsInvalidArgument(refused));
+  CHECK(absl::StrContains(refused.message(),
+                          "pattern: xattention(0.9,16,128) is for prefill: 1 queries; expected"));
+  step.pattern = "nsa(4)";
+  CHECK(test::Step(cluster.service(), {&step, 1})[0].ok());
 }
 
 TEST_CASE("a selection in bf16 keeps to twice the error of rounding, from pages of a device too") {
@@ -175,9 +224,12 @@ TEST_CASE(
   Rng rng(90);
   ContextSpec spec = test::SmallF32Spec();
   spec.replicas = 2;
-  spec.patterns = {kWords[1].pattern};
+  const Words words = GENERATE(
+      Words{"moba(64,3)", {"moba(64,3)"}},
+      Words{"nsa(3) | heads(0: nsa(2,128); 1: window(9))", {"nsa(3,64)", "nsa(2,128)"}},
+      Words{"xattention(0.6,4,64) | biformer(4,30)", {"xattention(0.6,4,64)", "biformer(4,30)"}});
+  spec.patterns = {words.pattern};
   const Filled context(cluster.service(), spec, rng);
-  const Words own{"", kWords[1].words};
   const auto check = [&](ContextId id, int64_t kv_len) {
     const Tensor q = test::RandomTensor(5, 4, 16, rng);
     AttendRequest request{.context = id, .q_start = kv_len - 5, .kv_len = kv_len, .q = q};
@@ -189,9 +241,9 @@ TEST_CASE(
     }
     INFO(answer.status());
     REQUIRE(answer.ok());
-    const auto lists = ListsOf(own, context, q, kv_len - 5, kv_len);
+    const auto lists = ListsOf(words, context, q, kv_len - 5, kv_len);
     const Partial oracle =
-        test::Oracle(context.spec, context.kv, q, kv_len, kWords[1].pattern, {}, {}, lists);
+        test::Oracle(context.spec, context.kv, q, kv_len, words.pattern, {}, {}, lists);
     CHECK(test::WorstError(answer->out, answer->lse, oracle) < 1e-6);
   };
   check(context.id, kTokens);

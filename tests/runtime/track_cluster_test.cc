@@ -38,8 +38,8 @@ std::vector<CallList> CheckSelect(Service& service, const Filled& context, Conte
   INFO(chosen.status());
   REQUIRE(chosen.ok());
   REQUIRE(chosen->lists.size() == 1);
-  const CallList expected = test::ReferenceIndexList(asked.word, asked.q, asked.weights,
-                                                     request.q_start, context.rows, kv_len);
+  const CallList expected = test::ReferenceList(asked.word, asked.q, request.q_start, context.rows,
+                                                kv_len, asked.weights);
   CHECK(chosen->lists[0].name == asked.word);
   CHECK(chosen->lists[0].data->keys == expected.data->keys);
   CHECK(chosen->lists[0].data->begin == expected.data->begin);
