@@ -52,6 +52,19 @@ class LruCache {
     }
   }
 
+  // Forgets every value of which `is_gone` says so.
+  template <typename Predicate>
+  void EraseIf(Predicate is_gone) {
+    for (auto entry = entries_.begin(); entry != entries_.end();) {
+      if (!is_gone(entry->second)) {
+        ++entry;
+        continue;
+      }
+      index_.erase(entry->first);
+      entry = entries_.erase(entry);
+    }
+  }
+
  private:
   using Entry = std::pair<Key, T>;
 

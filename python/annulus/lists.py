@@ -15,7 +15,7 @@ from annulus.errors import InvalidArgument
 class KeyList:
     """Rows of keys: one for each query, one for each block of queries, or one for all.
 
-    Checked and copied once; any number of calls may bring it.
+    Checked and copied once; any number of calls may bring it, and :meth:`keep` has it travel once.
     """
 
     def __init__(
@@ -58,6 +58,19 @@ class KeyList:
         made = cls.__new__(cls)
         made._core = core
         return made
+
+    def keep(self) -> KeyList:
+        """Has services keep the list, of which calls then bring a handle alone.
+
+        For lists of many calls, such as a mask for all layers and steps. A service keeps as many as
+        its ``--list-cache-bytes`` hold (256 MiB, of which a tenant has half), the least recently
+        used go first; what it has forgotten is sent again.
+
+        Returns:
+            The list itself.
+        """
+        self._core.keep()
+        return self
 
     @classmethod
     def from_mask(cls, mask: Any, block_tokens: int = 64) -> KeyList:

@@ -14,6 +14,7 @@ namespace {
 // Shared by all calls that bring it.
 struct PythonList {
   std::shared_ptr<const KeyListData> data;
+  ListHandle handle = {};
 };
 
 template <typename Number>
@@ -54,7 +55,8 @@ PythonList* NewList(const std::string& unit, const std::string& rows, int64_t bl
 std::vector<CallList> ListsOf(const nb::dict& lists) {
   std::vector<CallList> all;
   for (const auto& [name, list] : lists) {
-    all.push_back({nb::cast<std::string>(name), nb::cast<PythonList&>(list).data});
+    const auto& given = nb::cast<PythonList&>(list);
+    all.push_back({nb::cast<std::string>(name), given.data, given.handle});
   }
   return all;
 }
@@ -68,7 +70,11 @@ nb::dict ToPython(const std::vector<CallList>& lists) {
 }
 
 void AddKeyList(nb::module_& module) {
-  nb::class_<PythonList>(module, "KeyList").def_static("new", &NewList);
+  nb::class_<PythonList>(module, "KeyList")
+      .def_static("new", &NewList)
+      .def("keep", [](PythonList& list) {
+        if (!list.handle.given()) list.handle = NewListHandle();
+      });
 }
 
 }  // namespace annulus::python

@@ -86,7 +86,7 @@ absl::StatusOr<AttendOutcome> AttendIn(Client& client, ContextId context, const 
   request.q = inputs.q.view();
   request.pattern = flags.pattern;
   for (const NamedList& list : problem.lists) {
-    request.lists.push_back({list.name, list.list->shared_data()});
+    request.lists.push_back({list.name, list.list->shared_data(), NewListHandle()});
   }
   request.plan = flags.plan;
   request.scale = inputs.scale;

@@ -13,10 +13,12 @@
 #include "runtime/client/append_pieces.h"
 #include "runtime/client/call_threads.h"
 #include "runtime/client/check_request.h"
+#include "runtime/client/kept_handles.h"
 #include "runtime/client/lease_keeper.h"
 #include "runtime/client/retry.h"
 #include "runtime/client/transport.h"
 #include "runtime/protocol/public/step_batch.h"
+#include "runtime/service/list_not_kept.h"
 
 namespace annulus {
 namespace {
@@ -89,6 +91,7 @@ class Client::Impl {
     return made;
   }
 
+  absl::StatusOr<AttendResult> Attend(const AttendRequest& request, const CallOptions& options);
   StepResults Step(absl::Span<const StepRequest> requests, const CallOptions& options);
 
   // Fills a key that the caller left out, for `count` changes.
@@ -102,6 +105,8 @@ class Client::Impl {
   CallThreads& threads() { return threads_; }
 
  private:
+  StepResults Try(const std::vector<StepRequest>& steps, const Attempt& attempt);
+  StepResults Send(const std::vector<StepRequest>& steps, const Attempt& attempt);
   static Attempt AttemptOf(const CallOptions& options) {
     return {.deadline = absl::Now() + options.timeout,
             .cancel = options.cancel,
@@ -113,9 +118,52 @@ class Client::Impl {
   const uint64_t client_id_;
   std::atomic<uint64_t> next_sequence_ = 1;
   RetryBudget budget_;
+  KeptHandles handles_;
   LeaseKeeper leases_;
   CallThreads threads_;  // last: its jobs use the others
 };
+
+// What the service has forgotten of the lists goes with the second call.
+absl::StatusOr<AttendResult> Client::Impl::Attend(const AttendRequest& request,
+                                                  const CallOptions& options) {
+  if (!KeptHandles::HasAny(request.lists)) return Call(Repeat::kHarmless, request, options);
+  const absl::Time deadline = absl::Now() + options.timeout;
+  AttendRequest sent = request;
+  sent.lists = handles_.ToSend(request.lists);
+  absl::StatusOr<AttendResult> answer = Call(Repeat::kHarmless, sent, options);
+  handles_.Answered(sent.lists, answer.status());
+  if (!IsListNotKept(answer.status())) return answer;
+  CallOptions rest = options;
+  rest.timeout = deadline - absl::Now();
+  return Call(Repeat::kHarmless, request, rest);
+}
+
+StepResults Client::Impl::Send(const std::vector<StepRequest>& steps, const Attempt& attempt) {
+  const absl::Status patience = CheckAttempt(attempt);
+  return StepResultsOf(patience.ok() ? transport_->Call(StepsRequest{steps}, attempt) : patience,
+                       steps.size());
+}
+
+// One attempt, in which steps are sent again if the service has forgotten lists of theirs.
+StepResults Client::Impl::Try(const std::vector<StepRequest>& steps, const Attempt& attempt) {
+  const auto has_handles = [](const auto& step) { return KeptHandles::HasAny(step.lists); };
+  if (std::none_of(steps.begin(), steps.end(), has_handles)) return Send(steps, attempt);
+  std::vector<StepRequest> sent = steps;
+  for (StepRequest& step : sent) step.lists = handles_.ToSend(step.lists);
+  StepResults results = Send(sent, attempt);
+  std::vector<StepRequest> again;
+  std::vector<size_t> index;  // of again[i] in steps
+  for (size_t i = 0; i < steps.size(); ++i) {
+    handles_.Answered(sent[i].lists, results[i].status());
+    if (!IsListNotKept(results[i].status())) continue;
+    again.push_back(steps[i]);
+    index.push_back(i);
+  }
+  if (again.empty()) return results;
+  StepResults with_data = Send(again, attempt);
+  for (size_t i = 0; i < again.size(); ++i) results[index[i]] = std::move(with_data[i]);
+  return results;
+}
 
 // A batch is tried again as one call, with those of its steps that are worth it. What is malformed
 // is not tried at all.
@@ -141,9 +189,7 @@ StepResults Client::Impl::Step(absl::Span<const StepRequest> requests, const Cal
   RetryLoop loop(&budget_, Repeat::kHarmless, attempt.deadline, attempt.cancel);
   absl::Status worst;
   do {
-    const absl::Status patience = CheckAttempt(attempt);
-    StepResults tried = StepResultsOf(
-        patience.ok() ? transport_->Call(StepsRequest{left}, attempt) : patience, left.size());
+    StepResults tried = Try(left, attempt);
     worst = absl::OkStatus();
     size_t kept = 0;
     for (size_t i = 0; i < tried.size(); ++i) {
@@ -193,7 +239,7 @@ absl::StatusOr<AppendResult> Client::Append(const AppendRequest& request, const 
 
 absl::StatusOr<AttendResult> Client::Attend(const AttendRequest& request, const CallOptions& call) {
   ANNULUS_RETURN_IF_ERROR(CheckRequest(request));
-  return impl_->Call(Repeat::kHarmless, request, call);
+  return impl_->Attend(request, call);
 }
 
 absl::StatusOr<SelectResult> Client::Select(const SelectRequest& request, const CallOptions& call) {

@@ -45,7 +45,8 @@ class Coordinator::Impl {
         incarnation_(IncarnationOf(options_)),
         messenger_(options_.fabric->messenger()),
         admitted_(messenger_, kWorkersMax),
-        planner_(options_.cluster, options_.cluster_shared),
+        planner_(options_.cluster, options_.cluster_shared, options_.limits.list_cache_bytes,
+                 incarnation_.number),
         last_call_(incarnation_.number),
         node_(messenger_, options_.limits, options_.heartbeat_timeout, *options_.clock,
               incarnation_, options_.workers_need_keys ? &admitted_ : nullptr),
@@ -331,7 +332,7 @@ absl::StatusOr<CompressResult> Coordinator::Impl::Answer(const CompressRequest& 
 
 absl::StatusOr<StepResults> Coordinator::Impl::Answer(const StepsRequest& request,
                                                       const CallContext& call) {
-  return StepInParts(request.steps, [&](absl::Span<const StepRequest> part) {
+  return StepInParts(request.steps, call.caller.tenant, planner_, [&](auto part) {
     return SelectAndStep(part, call, planner_, *options_.clock, RunnerOf(call));
   });
 }
@@ -381,8 +382,7 @@ absl::StatusOr<ContextInfo> Coordinator::Impl::Answer(const DescribeRequest& req
 
 absl::StatusOr<ClusterStatus> Coordinator::Impl::Answer(const StatusRequest&,
                                                         const CallContext& call) {
-  const absl::Time now = options_.clock->Now();
-  return Ask([&](const CoordinatorCore& core) { return core.Status(now, call.caller); });
+  return Ask([&](const auto& core) { return core.Status(options_.clock->Now(), call.caller); });
 }
 
 absl::StatusOr<CallSize> Coordinator::Check(const AppendRequest& header, const CallContext& call) {

@@ -18,6 +18,8 @@ struct CoordinatorLimits {
   int64_t in_flight_max = 256;                     // calls at once
   int64_t in_flight_bytes_max = int64_t{4} << 30;  // of all calls: tensors, candidates, lists
   int64_t request_bytes_max = int64_t{1} << 30;    // tensors of one call, its answer included
+  // Lists that callers name by handles (kept_lists.h), and as much at each worker.
+  int64_t list_cache_bytes = int64_t{256} << 20;
   // When KV is full, contexts that are marked evictable go.
   bool evict = false;
 };

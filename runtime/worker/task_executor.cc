@@ -47,7 +47,10 @@ TaskOutcome TaskExecutor::Run(WorkerTask task) {
   if (auto* partials = std::get_if<wire::Partials>(&task.body)) {
     return task.merge_point->AddOthers(std::move(*partials), std::move(task.payload));
   }
-  if (std::holds_alternative<wire::Inventory>(task.body)) return TakeInventory();
+  if (std::holds_alternative<wire::Inventory>(task.body)) {
+    works_.ForgetLists();
+    return TakeInventory();
+  }
   TaskOutcome outcome;
   std::visit(
       [&](const auto& order) {

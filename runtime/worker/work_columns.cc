@@ -48,7 +48,7 @@ absl::Status WorkRunner::RunColumnTrip(const WorkerTask& task, const wire::WorkI
       // A page that was damaged here must not become another context's.
       ANNULUS_RETURN_IF_ERROR(store_.Verify(item.context, item.layer, {0, spec.kv_heads},
                                             BlockSet::FromBlocks(pass.Blocks(shard.rank))));
-      ANNULUS_ASSIGN_OR_RETURN(to->answer, pass.KeptRows(shard.rank, item.lists[0].data, keys));
+      ANNULUS_ASSIGN_OR_RETURN(to->answer, pass.KeptRows(shard.rank, *item.lists[0].data, keys));
       return absl::OkStatus();
     }
   }

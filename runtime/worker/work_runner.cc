@@ -7,7 +7,6 @@
 #include "absl/time/clock.h"
 #include "base/status.h"
 #include "comm/no_exchange.h"
-#include "runtime/context/bind_lists.h"
 #include "runtime/context/layout.h"
 #include "runtime/engine/wire_rows.h"
 #include "runtime/worker/merge_point.h"
@@ -66,7 +65,8 @@ absl::StatusOr<std::shared_ptr<const Plan>> WorkRunner::PlanOf(const wire::WorkI
                                     item.kv_tokens, item.keys, pattern);
   ANNULUS_ASSIGN_OR_RETURN(Plan plan, BuildPlan(*item.plan, problem, item.stages, stop));
   auto shared = std::make_shared<const Plan>(std::move(plan));
-  if (!item.lists.empty()) return shared;  // no other call has this pattern
+  const auto is_of_item = [](const wire::List& list) { return list.number == 0; };
+  if (std::any_of(item.lists.begin(), item.lists.end(), is_of_item)) return shared;
   const std::lock_guard<std::mutex> lock(mutex_);
   plans_.Insert(key, shared);
   return shared;
@@ -106,16 +106,19 @@ void WorkRunner::Store(const WorkerTask& task, absl::Span<BatchItem> batch) {
   for (size_t i = 0; i < of.size(); ++i) of[i]->status = std::move(statuses[i]);
 }
 
+void WorkRunner::ForgetLists(const std::vector<std::shared_ptr<const KeyListData>>& gone) {
+  for (const auto& data : gone) {
+    bound_.Forget(*data);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    plans_.EraseIf([&](const auto& plan) { return Uses(plan->problem().pattern, *data); });
+  }
+}
+
 absl::Status WorkRunner::BindLists(const wire::WorkItem& item, const ContextSpec& spec,
                                    Kept* kept) {
-  std::vector<CallList> lists;
-  for (const wire::List& list : item.lists) {
-    // The task outlives what is made of it.
-    lists.push_back(
-        {list.name, std::shared_ptr<const KeyListData>(std::shared_ptr<void>(), &list.data)});
-  }
-  ANNULUS_ASSIGN_OR_RETURN(Pattern bound, annulus::BindLists(*kept->pattern, lists, spec.heads));
-  kept->pattern = std::make_shared<const Pattern>(std::move(bound));
+  // The task outlives what is made of it.
+  ANNULUS_ASSIGN_OR_RETURN(const std::vector<NumberedList> lists, lists_.Take(item.lists));
+  ANNULUS_ASSIGN_OR_RETURN(kept->pattern, bound_.Bind(*kept->pattern, lists, spec.heads));
   return kept->pattern->CheckLists({item.q_start, item.q_start + item.q_tokens}, item.kv_tokens);
 }
 
@@ -221,6 +224,7 @@ TaskOutcome WorkRunner::Run(const WorkerTask& task) {
   const absl::Time came = absl::Now();
   const size_t count = work.items.size();
   const absl::Status in_time = CheckInTime(task);
+  if (!work.forget_lists.empty()) ForgetLists(lists_.Forget(work.forget_lists));
   std::vector<BatchItem> batch(count);
   for (size_t i = 0; i < count; ++i) {
     const wire::WorkItem& item = work.items[i];

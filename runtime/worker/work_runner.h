@@ -21,10 +21,12 @@
 #include "base/lru_cache.h"
 #include "base/stop.h"
 #include "base/trace_context.h"
+#include "runtime/context/bound_patterns.h"
 #include "runtime/context/pattern_cache.h"
 #include "runtime/engine/batch.h"
 #include "runtime/engine/selection.h"
 #include "runtime/store/kv_store.h"
+#include "runtime/worker/list_store.h"
 #include "runtime/worker/task.h"
 #include "sharding/plan.h"
 
@@ -63,6 +65,8 @@ class WorkRunner {
     const std::lock_guard<std::mutex> lock(mutex_);
     held_.erase(context);
   }
+  // Another coordinator numbers its lists anew.
+  void ForgetLists() { ForgetLists(lists_.ForgetAll()); }
 
  private:
   // The blocks that this rank holds of a context's first `blocks`: the same for 64 steps and all
@@ -86,6 +90,7 @@ class WorkRunner {
   void Store(const WorkerTask& task, absl::Span<BatchItem> batch);
   absl::Status SetUp(const WorkerTask& task, const wire::WorkItem& item, Buffer queries,
                      BatchItem* to, Kept* kept);
+  void ForgetLists(const std::vector<std::shared_ptr<const KeyListData>>& gone);
   // What the item's lists make of its pattern, which may live as long as the item.
   absl::Status BindLists(const wire::WorkItem& item, const ContextSpec& spec, Kept* kept);
   absl::Status SetUpAlone(const wire::WorkItem& item, const KvStore::Shard& shard,
@@ -123,6 +128,8 @@ class WorkRunner {
   std::atomic<uint64_t> exchange_bytes_sent_ = 0;
   std::atomic<uint64_t> exchange_bytes_received_ = 0;
   PatternCache patterns_;
+  ListStore lists_;
+  BoundPatterns bound_;
   std::mutex mutex_;  // of the next two
   std::map<ContextId, Held> held_;
   LruCache<std::shared_ptr<const Plan>, Key, NumbersHash> plans_{64};

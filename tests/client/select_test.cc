@@ -116,5 +116,58 @@ TEST_CASE("index queries go with an Attend and a Step by whichever way, in one p
   }
 }
 
+TEST_CASE("a list with a handle is sent once, and again to a service that has no room for it") {
+  constexpr int64_t kTokens = 3000;
+  const int64_t cache_bytes = GENERATE(int64_t{1} << 26, int64_t{0});
+  CoordinatorLimits limits;
+  limits.list_cache_bytes = cache_bytes;
+  DataCluster cluster({.workers = 2, .limits = limits});
+  const std::unique_ptr<Client> client = cluster.Connect(Upload::kRelay);
+  Rng rng(96);
+  const ContextId id =
+      client->CreateContext({.heads = 4, .kv_heads = 2, .head_dim = 16, .v_head_dim = 16})
+          .value()
+          .id;
+  const Tensor k = Random(rng, kTokens, 2, 16), v = Random(rng, kTokens, 2, 16);
+  REQUIRE(client->Append({.context = id, .k = k, .v = v}).ok());
+  KeyListData data;
+  data.unit = KeyListData::Unit::kTokens;
+  for (int32_t key = 0; key < kTokens; key += 2) data.keys.push_back(key);
+  data.begin = {0, static_cast<int64_t>(data.keys.size())};
+  const CallList list = {"x", std::make_shared<const KeyListData>(data), NewListHandle()};
+  const Tensor q = Random(rng, 8, 4, 16);
+  AttendRequest attend{.context = id,
+                       .q_start = kTokens - 8,
+                       .kv_len = kTokens,
+                       .q = q,
+                       .pattern = "causal & list(x)",
+                       .lists = {{"x", list.data}}};
+  const auto expected = client->Attend(attend);
+  REQUIRE(expected.ok());
+  attend.lists = {list};
+  for (int i = 0; i < 5; ++i) {
+    const auto got = client->Attend(attend);
+    INFO(got.status());
+    REQUIRE(got.ok());
+    CHECK(
+        std::equal(got->out.data(), got->out.data() + got->out.size_bytes(), expected->out.data()));
+  }
+  for (int64_t at = kTokens; at < kTokens + 5; ++at) {
+    const Tensor more_k = Random(rng, 1, 2, 16), more_v = Random(rng, 1, 2, 16);
+    const Tensor one = Random(rng, 1, 4, 16);
+    const StepRequest step{.context = id,
+                           .start = at,
+                           .k = more_k,
+                           .v = more_v,
+                           .q = one,
+                           .pattern = "list(x)",
+                           .lists = {list}};
+    const StepResults stepped = client->Step({&step, 1});
+    INFO(stepped[0].status());
+    REQUIRE(stepped[0].ok());
+    CHECK(stepped[0]->tokens == at + 1);
+  }
+}
+
 }  // namespace
 }  // namespace annulus::test

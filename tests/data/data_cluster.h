@@ -32,6 +32,7 @@ struct DataClusterOptions {
   Door* data_door = nullptr;
   std::string tls_ca = {};  // of the client
   std::string token_file = {};
+  CoordinatorLimits limits = {};
 };
 
 class DataCluster {
@@ -40,6 +41,7 @@ class DataCluster {
     SetLogLevel(LogLevel::kOff);
     CoordinatorOptions coordinator;
     coordinator.fabric = network_.MakeFabric("coordinator").value();
+    coordinator.limits = options.limits;
     coordinator_ = Coordinator::Start(std::move(coordinator)).value();
     for (int i = 0; i < options.workers; ++i) {
       Port& port = ports_.emplace_back();

@@ -19,6 +19,7 @@ std::vector<CallList> Lists(Rng& rng) {
     if (lists.size() == 2) data = {.begin = {0, 0}, .keys = {}};
     lists.push_back({name, std::make_shared<const KeyListData>(std::move(data))});
   }
+  lists[1].handle = NewListHandle();
   return lists;
 }
 
@@ -34,6 +35,7 @@ void CheckSame(const std::vector<CallList>& got, const std::vector<CallList>& se
     CHECK(a.q_begin == b.q_begin);
     CHECK(a.begin == b.begin);
     CHECK(a.keys == b.keys);
+    CHECK(got[i].handle == sent[i].handle);
   }
 }
 
@@ -100,6 +102,32 @@ TEST_CASE("lists: a step brings its own") {
   CHECK(absl::StrContains(FromProto(batch)[0].status().message(), "steps[0].lists[0].data: "));
 }
 
+TEST_CASE("lists: a handle may come alone, in a step and in an Attend") {
+  Rng rng(7);
+  std::vector<CallList> lists = Lists(rng);
+  const auto whole = lists[1].data;
+  lists[1].data = nullptr;
+  StepRequest step;
+  step.lists = lists;
+  v1::StepBatch batch;
+  ToProto({&step, 1}, &batch);
+  CHECK(static_cast<int64_t>(batch.ByteSizeLong()) <= StepBytes(step));
+  const auto got = FromProto(batch);
+  REQUIRE(got[0].ok());
+  CHECK(got[0]->lists[1].data == nullptr);
+  CHECK(got[0]->lists[1].handle == lists[1].handle);
+  int64_t admitted = 0;
+  AttendReader reader({}, [&](const AttendRequest& request, int64_t bytes) {
+    admitted = bytes;
+    return absl::OkStatus();
+  });
+  REQUIRE(reader.Add(Header(lists)).ok());
+  CHECK(admitted == 64 + BytesOf(lists));
+  batch.mutable_steps(0)->mutable_lists(1)->set_data("x");
+  CHECK(absl::StrContains(FromProto(batch)[0].status().message(),
+                          "steps[0].lists[1].data: 1 bytes; expected 0"));
+}
+
 TEST_CASE("lists: what a header cannot declare is refused by field, before memory is taken") {
   Rng rng(6);
   const auto refused = [&](const std::function<void(v1::KeyList*)>& spoil, absl::string_view why) {
@@ -122,6 +150,9 @@ TEST_CASE("lists: what a header cannot declare is refused by field, before memor
   refused([](v1::KeyList* l) { l->set_begin_count(-1); }, "lists[1].begin_count: -1");
   refused([](v1::KeyList* l) { l->set_key_count(int64_t{1} << 40); }, "list_keys_max");
   refused([](v1::KeyList* l) { l->set_key_count(int64_t{1} << 28); }, "request_bytes_max");
+  refused([](v1::KeyList* l) { l->set_handle("short"); },
+          "lists[1].handle: 5 bytes; expected 16 random bytes, or none");
+  refused([](v1::KeyList* l) { l->set_handle(std::string(16, '\0')); }, "lists[1].handle: 16");
   v1::AttendPart many;
   many = Header({});
   for (int i = 0; i < 17; ++i) many.mutable_header()->add_lists();

@@ -2,6 +2,7 @@
 // what the indexer of its model has chosen. Plain values.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -36,11 +37,25 @@ struct KeyListData {
   }
 };
 
+// Names the data of a list that many calls bring: the service keeps it as long as it has room, and
+// the client sends it again only when it is not kept. The data of one handle does not change.
+struct ListHandle {
+  uint64_t high = 0;
+  uint64_t low = 0;
+
+  bool given() const { return high != 0 || low != 0; }
+  friend auto operator<=>(const ListHandle&, const ListHandle&) = default;
+};
+
+// One that nobody else has: random. Thread-safe.
+ListHandle NewListHandle();
+
 // What list(name) in the pattern of a call stands for. Its data is shared, so that many calls bring
 // the same, and does not change.
 struct CallList {
   std::string name;
   std::shared_ptr<const KeyListData> data;
+  ListHandle handle = {};  // none: the data is for this call alone
 };
 
 }  // namespace annulus

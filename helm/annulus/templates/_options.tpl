@@ -47,7 +47,7 @@ threads: OF.threads
 {{/* All others. */}}
 {{- define "annulus.freeOptions" -}}
 client-stall-max client-rate-min connections-max trace-out
-{{- if eq . "coordinator" }} contexts-max layers-max in-flight-max audit-log reflection json
+{{- if eq . "coordinator" }} contexts-max layers-max in-flight-max list-cache-bytes audit-log reflection json
 {{- else }} place tls-client-ca auth
 {{- end }}
 {{- end -}}

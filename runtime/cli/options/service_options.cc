@@ -87,6 +87,9 @@ void AddLimits(Options* options, CoordinatorLimits* limits) {
                SetCount(&limits->in_flight_bytes_max, 1, kBytesMax));
   options->Add("request-bytes-max", "N", "bytes of one call's tensors with its answer (1G)",
                SetCount(&limits->request_bytes_max, 1, kBytesMax));
+  options->Add("list-cache-bytes", "N",
+               "lists that calls name by handles, here and at each worker (256M)",
+               SetCount(&limits->list_cache_bytes, 0, kBytesMax));
   options->AddFlag("evict", "when KV is full, unused contexts that are marked evictable go",
                    &limits->evict);
 }
@@ -96,7 +99,8 @@ Arguments LimitArguments(const CoordinatorLimits& limits) {
                     "--layers-max",          absl::StrCat(limits.layers_max),
                     "--in-flight-max",       absl::StrCat(limits.in_flight_max),
                     "--in-flight-bytes-max", absl::StrCat(limits.in_flight_bytes_max),
-                    "--request-bytes-max",   absl::StrCat(limits.request_bytes_max)};
+                    "--request-bytes-max",   absl::StrCat(limits.request_bytes_max),
+                    "--list-cache-bytes",    absl::StrCat(limits.list_cache_bytes)};
   if (limits.evict) args.push_back("--evict");
   return args;
 }

@@ -96,7 +96,16 @@ void BatchCall::ShareOut(size_t index) {
   }
 }
 
-wire::WorkItem BatchCall::WireItem(const Part& part) const {
+void BatchCall::PackLists(const Part& part, WorkerId worker, wire::WorkItem* to) const {
+  for (const CallList& list : *wanted_[part.item].lists) {
+    wire::List& packed = to->lists.emplace_back();
+    packed.name = list.name;
+    packed.number = planner_.lists().NumberOf(*list.data);
+    if (!planner_.lists().Has(worker, packed.number)) packed.data = *list.data;
+  }
+}
+
+wire::WorkItem BatchCall::WireItem(const Part& part, WorkerId worker) const {
   const CallItem& wanted = wanted_[part.item];
   const request::WorkItem& ask = wanted.ask;
   const Item& item = items_[part.item];
@@ -136,7 +145,7 @@ wire::WorkItem BatchCall::WireItem(const Part& part) const {
   const Plan& plan = item.planned->plan;
   to.scale =
       wanted.scale != 0 ? wanted.scale : 1.0f / std::sqrt(static_cast<float>(map.spec.head_dim));
-  for (const CallList& list : *wanted.lists) to.lists.push_back({list.name, *list.data});
+  PackLists(part, worker, &to);
   if (wanted.follows_plan()) {
     to.plan = plan.kind();
     to.stages = plan.stages();
@@ -150,16 +159,19 @@ wire::WorkItem BatchCall::WireItem(const Part& part) const {
   return to;
 }
 
-Message BatchCall::Pack(CallId call, const std::vector<Part>& parts) const {
+Message BatchCall::Pack(size_t rank) const {
+  const std::vector<Part>& parts = parts_[rank];
+  const WorkerId worker = admit_.workers[rank];
   wire::Work work;
-  work.request = call;
+  work.request = admit_.call;
+  work.forget_lists = forget_lists_[rank];
   work.time_left = deadline_ - clock_.Now();
   work.trace = trace_;
   work.traceparent = traceparent_;
   work.items.reserve(parts.size());
   size_t bytes = 0;
   for (const Part& part : parts) {
-    const wire::WorkItem& item = work.items.emplace_back(WireItem(part));
+    const wire::WorkItem& item = work.items.emplace_back(WireItem(part, worker));
     bytes += item.append_bytes + item.query_bytes;
   }
   Buffer tensors(bytes);
@@ -194,13 +206,32 @@ Message BatchCall::Pack(CallId call, const std::vector<Part>& parts) const {
   return wire::Encode(std::move(work), std::move(tensors));
 }
 
-int64_t BatchCall::ChoiceBytesOf(const Part& part) const {
+int64_t BatchCall::ChoiceBytesOf(const Part& part, WorkerId worker) const {
   if (!part.reads) return 0;
   const Item& item = items_[part.item];
   if (item.selection != nullptr) return item.selection->AnswerBytes(part.rank);
   int64_t bytes = 0;
-  for (const CallList& list : *wanted_[part.item].lists) bytes += list.data->size_bytes();
+  const KeptLists& kept = planner_.lists();
+  for (const CallList& list : *wanted_[part.item].lists) {
+    if (!kept.Has(worker, kept.NumberOf(*list.data))) bytes += list.data->size_bytes();
+  }
   return bytes;
+}
+
+void BatchCall::NoteLists(const ShareAnswer& answer) {
+  const auto rank = static_cast<size_t>(answer.rank);
+  std::vector<uint64_t> had;
+  for (size_t i = 0; i < parts_.at(rank).size(); ++i) {
+    const Part& part = parts_[rank][i];
+    if (!part.reads || items_[part.item].selection != nullptr) continue;
+    if (!answer.done.items.at(i).status.ok()) continue;
+    for (const CallList& list : *wanted_[part.item].lists) {
+      if (const uint64_t number = planner_.lists().NumberOf(*list.data); number != 0) {
+        had.push_back(number);
+      }
+    }
+  }
+  planner_.lists().Answered(admit_.workers[rank], had, forget_lists_[rank]);
 }
 
 int64_t BatchCall::AnswerBytesOf(const Part& part) const {
@@ -216,6 +247,7 @@ int64_t BatchCall::AnswerBytesOf(const Part& part) const {
 }
 
 absl::Status BatchCall::OnAnswer(ShareAnswer answer) {
+  NoteLists(answer);
   const std::vector<Part>& parts = parts_.at(static_cast<size_t>(answer.rank));
   size_t at = 0;
   for (size_t i = 0; i < parts.size(); ++i) {

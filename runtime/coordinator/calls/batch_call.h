@@ -109,11 +109,15 @@ class BatchCall : public TensorCall {
   absl::Status PrepareIndex(const CallItem& wanted, Item& item);
   static bool selects_by_index(const CallItem& wanted, const Item& item);
   void ShareOut(size_t index);
-  wire::WorkItem WireItem(const Part& part) const;
-  Message Pack(CallId call, const std::vector<Part>& parts) const;
+  wire::WorkItem WireItem(const Part& part, WorkerId worker) const;
+  void PackLists(const Part& part, WorkerId worker, wire::WorkItem* to) const;
+  // The part of all items of one rank of the call.
+  Message Pack(size_t rank) const;
   int64_t AnswerBytesOf(const Part& part) const;
   // The candidates that it is answered with, or the lists that it is sent.
-  int64_t ChoiceBytesOf(const Part& part) const;
+  int64_t ChoiceBytesOf(const Part& part, WorkerId worker) const;
+  // What the worker keeps of the lists of a rank's part, now that it has answered.
+  void NoteLists(const ShareAnswer& answer);
 
   const std::vector<CallItem> wanted_;
   const absl::Time deadline_;
@@ -124,7 +128,8 @@ class BatchCall : public TensorCall {
 
   action::Admit admit_;
   std::vector<Item> items_;
-  std::vector<std::vector<Part>> parts_;  // by rank of the call
+  std::vector<std::vector<Part>> parts_;             // by rank of the call
+  std::vector<std::vector<uint64_t>> forget_lists_;  // likewise: what its worker is told
 };
 
 // Carries a batch out, to its end.

@@ -140,6 +140,7 @@ absl::StatusOr<PreparedCall> BatchCall::Prepare(const action::Admit& admit) {
   admit_ = admit;
   items_.resize(admit_.items.size());
   parts_.resize(admit_.workers.size());
+  forget_lists_.resize(admit_.workers.size());
   PreparedCall prepared;
   std::vector<absl::Status> statuses = PrepareItems();
   bool selects = false;
@@ -161,13 +162,14 @@ absl::StatusOr<PreparedCall> BatchCall::Prepare(const action::Admit& admit) {
   for (size_t rank = 0; rank < parts_.size(); ++rank) {
     if (parts_[rank].empty()) continue;
     ANNULUS_RETURN_IF_ERROR(stop_.status());
+    const WorkerId worker = admit_.workers[rank];
     std::vector<size_t> items;
     for (const Part& part : parts_[rank]) {
       items.push_back(part.item);
-      prepared.bytes += ChoiceBytesOf(part);
+      prepared.bytes += ChoiceBytesOf(part, worker);
     }
-    prepared.messages.push_back(
-        {{static_cast<int>(rank), std::move(items)}, Pack(admit_.call, parts_[rank])});
+    forget_lists_[rank] = planner_.lists().ToForget(worker);
+    prepared.messages.push_back({{static_cast<int>(rank), std::move(items)}, Pack(rank)});
   }
   OnPhase("pack queries", begin);
   return prepared;

@@ -5,7 +5,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
-#include "runtime/context/bind_lists.h"
 #include "runtime/context/layout.h"
 
 namespace annulus {
@@ -117,15 +116,40 @@ std::shared_ptr<const Planned> CallPlanner::Recall(const ShardMap& map,
   return found == nullptr ? nullptr : *found;
 }
 
+absl::Status CallPlanner::Resolve(const std::string& tenant, std::vector<CallList>* lists) {
+  std::vector<std::shared_ptr<const KeyListData>> gone;
+  const absl::Status status = lists_.Resolve(tenant, lists, &gone);
+  for (const auto& data : gone) {
+    bound_.Forget(*data);
+    const auto uses = [&](const PlannedPtr& planned) {
+      return Uses(planned->plan.problem().pattern, *data);
+    };
+    const std::lock_guard<std::mutex> lock(mutex_);
+    of_attends_.EraseIf(uses);
+    of_steps_.EraseIf(uses);
+  }
+  return status;
+}
+
+std::vector<NumberedList> CallPlanner::Numbered(const std::vector<CallList>& lists) const {
+  std::vector<NumberedList> numbered;
+  numbered.reserve(lists.size());
+  for (const CallList& list : lists) {
+    const uint64_t number = list.data == nullptr ? 0 : lists_.NumberOf(*list.data);
+    numbered.push_back({list.name, list.data, number});
+  }
+  return numbered;
+}
+
 absl::StatusOr<std::shared_ptr<const Planned>> CallPlanner::PlanFor(
     const ShardMap& map, const request::WorkItem& ask, const std::string& asked,
     const std::vector<CallList>& lists, std::optional<PlanKind> kind, const Stop& stop) {
   if (kind.has_value()) ANNULUS_RETURN_IF_ERROR(CheckKind(map.spec, *kind));
   ANNULUS_ASSIGN_OR_RETURN(std::shared_ptr<const Pattern> pattern,
                            patterns_.PatternOf(map.retention, ask.layer, asked));
+  const std::vector<NumberedList> numbered = Numbered(lists);
   if (!lists.empty()) {
-    ANNULUS_ASSIGN_OR_RETURN(Pattern bound, BindLists(*pattern, lists, map.spec.heads));
-    pattern = std::make_shared<const Pattern>(std::move(bound));
+    ANNULUS_ASSIGN_OR_RETURN(pattern, bound_.Bind(*pattern, numbered, map.spec.heads));
   }
   ANNULUS_RETURN_IF_ERROR(
       pattern->CheckTokens(ask.kv_len(), /*may_grow=*/map.spec.tokens_expected == 0));
@@ -144,7 +168,7 @@ absl::StatusOr<std::shared_ptr<const Planned>> CallPlanner::PlanFor(
   NoteParts(&planned);
   if (is_step) NoteMerging(&planned);
   auto shared = std::make_shared<const Planned>(std::move(planned));
-  if (!lists.empty()) return shared;
+  if (!AllAreKept(numbered)) return shared;
   const std::lock_guard<std::mutex> lock(mutex_);
   plans.Insert(key, shared);
   return shared;

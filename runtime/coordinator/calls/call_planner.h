@@ -14,7 +14,9 @@
 #include "absl/status/statusor.h"
 #include "base/lru_cache.h"
 #include "base/stop.h"
+#include "runtime/context/bound_patterns.h"
 #include "runtime/context/pattern_cache.h"
+#include "runtime/coordinator/calls/kept_lists.h"
 #include "runtime/coordinator/core/events.h"
 #include "sharding/planner.h"
 
@@ -41,8 +43,15 @@ class CallPlanner {
  public:
   // `shared`: the cluster's figures are those of one worker alone on its node; the workers of a
   // context share them.
-  explicit CallPlanner(const ClusterModel& cluster = {}, bool shared = false)
-      : cluster_(cluster), shared_(shared) {}
+  // `list_cache_bytes`, `first_list`: as KeptLists.
+  explicit CallPlanner(const ClusterModel& cluster = {}, bool shared = false,
+                       int64_t list_cache_bytes = 0, uint64_t first_list = 0)
+      : cluster_(cluster), shared_(shared), lists_(list_cache_bytes, first_list) {}
+
+  KeptLists& lists() { return lists_; }
+
+  // As KeptLists. Plans with lists that are forgotten are forgotten too.
+  absl::Status Resolve(const std::string& tenant, std::vector<CallList>* lists);
 
   // What an item's queries are attended with: `asked`, or the context's pattern if that is empty.
   absl::StatusOr<std::shared_ptr<const Pattern>> PatternFor(const ShardMap& map, int layer,
@@ -51,10 +60,10 @@ class CallPlanner {
   }
 
   // The plan of an item that attends, with `pattern` if that is not empty and with `lists`; `kind`
-  // absent: the cheapest. What lists made is not remembered. INVALID_ARGUMENT for a pattern that
-  // does not parse or does not fit the context, and for a plan that a KV-efficient context cannot
-  // have: only group-cast and pass-q send what is read and leave the rest. What `stop` says once it
-  // has stopped: then nothing is remembered.
+  // absent: the cheapest. What lists made is remembered if all of them are kept. INVALID_ARGUMENT
+  // for a pattern that does not parse or does not fit the context, and for a plan that a
+  // KV-efficient context cannot have: only group-cast and pass-q send what is read and leave the
+  // rest. What `stop` says once it has stopped: then nothing is remembered.
   absl::StatusOr<std::shared_ptr<const Planned>> PlanFor(
       const ShardMap& map, const request::WorkItem& ask, const std::string& pattern,
       const std::vector<CallList>& lists, std::optional<PlanKind> kind, const Stop& stop);
@@ -71,6 +80,7 @@ class CallPlanner {
   static Key KeyOf(const ShardMap& map, const request::WorkItem& ask, const Pattern& pattern,
                    std::optional<PlanKind> kind, TokenRange q);
 
+  std::vector<NumberedList> Numbered(const std::vector<CallList>& lists) const;
   absl::StatusOr<Planned> PlanStep(const ShardMap& map, TokenRange q, const Pattern& pattern,
                                    const Stop& stop) const;
   absl::StatusOr<Planned> PlanAttend(const ShardMap& map, const request::WorkItem& ask,
@@ -80,6 +90,8 @@ class CallPlanner {
   const ClusterModel cluster_;
   const bool shared_;
   PatternCache patterns_;
+  KeptLists lists_;
+  BoundPatterns bound_;
   std::mutex mutex_;  // of the next two
   LruCache<PlannedPtr, Key, NumbersHash> of_attends_{64};
   LruCache<PlannedPtr, Key, NumbersHash> of_steps_{4096};

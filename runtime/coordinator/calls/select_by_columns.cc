@@ -41,7 +41,8 @@ absl::StatusOr<ListsByColumns> SelectByColumns(const AttendRequest& request,
     if (word == nullptr) continue;
     ANNULUS_RETURN_IF_ERROR(CheckHoldsAllKeys(map->spec, *word));
     const ColumnQuestion question = QuestionOf(request, *word);
-    ColumnWork work{.by_distance = true};
+    ColumnWork work;
+    work.by_distance = true;
     for (const ColumnTrip trip : kDiagonalTrips) {
       ANNULUS_ASSIGN_OR_RETURN(const action::ItemEnd end,
                                RunColumnTrip(question, trip, call, clock, run_trip, &work));

@@ -22,11 +22,15 @@ absl::StatusOr<AttendResult> SelectAndAttend(const AttendRequest& request, const
                                              CallPlanner& planner, const Clock& clock, LookAt look,
                                              RunTrip run_trip, RunCall run) {
   const absl::Time begin = clock.Now();
+  std::optional<AttendRequest> with_lists;
+  if (!request.lists.empty()) {
+    with_lists = request;
+    ANNULUS_RETURN_IF_ERROR(planner.Resolve(call.caller.tenant, &with_lists->lists));
+  }
   absl::StatusOr<ListsByColumns> columns =
       SelectByColumns(request, call, planner, clock, look, run_trip);
-  std::optional<AttendRequest> with_lists;
   if (columns.ok() && !columns->lists.empty()) {
-    with_lists = request;
+    if (!with_lists.has_value()) with_lists = request;
     AddLists(std::move(columns->lists), &with_lists->lists);
   }
   const AttendRequest& asked = with_lists.has_value() ? *with_lists : request;

@@ -79,24 +79,31 @@ std::vector<std::pair<size_t, absl::Status>> RepeatedSteps(absl::Span<const Step
 }
 
 std::vector<absl::StatusOr<StepResult>> StepInParts(
-    absl::Span<const StepRequest> requests,
+    absl::Span<const StepRequest> requests, const std::string& tenant, CallPlanner& planner,
     absl::FunctionRef<StepPartResults(absl::Span<const StepRequest>)> step) {
   if (absl::Status count = CheckStepCount(requests.size()); !count.ok()) {
     return AllEnd(requests.size(), count);
   }
   const auto repeated = RepeatedSteps(requests);
-  if (repeated.empty()) return StepAll(requests, step);
-  Results results = AllEnd(requests.size(), absl::InternalError("not tried"));
-  std::vector<bool> is_repeated(requests.size());
+  const bool have_lists = std::any_of(requests.begin(), requests.end(),
+                                      [](const auto& request) { return !request.lists.empty(); });
+  if (repeated.empty() && !have_lists) return StepAll(requests, step);
+  Results results(requests.size());
+  std::vector<bool> is_refused(requests.size());
   for (const auto& [index, why] : repeated) {
     results[index] = why;
-    is_repeated[index] = true;
+    is_refused[index] = true;
   }
   std::vector<StepRequest> others;
   std::vector<size_t> index;  // of others[i] in the call
   for (size_t i = 0; i < requests.size(); ++i) {
-    if (is_repeated[i]) continue;
-    others.push_back(requests[i]);
+    if (is_refused[i]) continue;
+    StepRequest& request = others.emplace_back(requests[i]);
+    if (absl::Status kept = planner.Resolve(tenant, &request.lists); !kept.ok()) {
+      results[i] = std::move(kept);
+      others.pop_back();
+      continue;
+    }
     index.push_back(i);
   }
   Results ends = StepAll(others, step);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "annulus/types.h"
+#include "runtime/coordinator/calls/call_planner.h"
 
 namespace annulus {
 
@@ -24,10 +26,11 @@ std::vector<std::pair<size_t, absl::Status>> RepeatedSteps(absl::Span<const Step
 using StepPartResults = absl::StatusOr<std::vector<absl::StatusOr<StepResult>>>;
 
 // Has `step` carry the requests out, some at a time: up to kStepsAtOnceMax, and fewer where it says
-// INVALID_ARGUMENT of several, which are too large together. One that is repeated fails alone.
-// Their ends in the order of the requests.
+// INVALID_ARGUMENT of several, which are too large together. One that is repeated fails alone, and
+// so does one that names a list which is not kept for the tenant (KeptLists). Their ends in the
+// order of the requests.
 std::vector<absl::StatusOr<StepResult>> StepInParts(
-    absl::Span<const StepRequest> requests,
+    absl::Span<const StepRequest> requests, const std::string& tenant, CallPlanner& planner,
     absl::FunctionRef<StepPartResults(absl::Span<const StepRequest>)> step);
 
 }  // namespace annulus

@@ -64,6 +64,11 @@ absl::Status CheckWhole(const Read& m) {
                      kContextTokensMax - m.start);
 }
 
+absl::Status CheckWhole(const List& m) {
+  if (m.data.has_value() || m.number != 0) return absl::OkStatus();
+  return absl::InvalidArgumentError("data: absent, number: 0; expected one of them");
+}
+
 absl::Status CheckWhole(const WorkItem& m) {
   if (m.horizon.has_value()) {
     ANNULUS_RETURN_IF_ERROR(CheckAtMost("horizon", *m.horizon, "start", m.start));
@@ -79,7 +84,8 @@ absl::Status CheckWhole(const WorkItem& m) {
   }
   if (m.column_trip.has_value() &&
       (m.q_tokens == 0 || m.plan.has_value() || m.merges > 0 || m.merge_into.has_value() ||
-       !m.select.empty() || m.lists.size() != (m.column_trip == ColumnTrip::kRows ? 1 : 0))) {
+       !m.select.empty() || m.lists.size() != (m.column_trip == ColumnTrip::kRows ? 1 : 0) ||
+       (!m.lists.empty() && !m.lists[0].data.has_value()))) {
     return absl::InvalidArgumentError(
         "column_trip: set; expected queries, no plan, merges or select, and a list for rows alone");
   }

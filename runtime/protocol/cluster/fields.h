@@ -77,6 +77,7 @@ constexpr auto DescriptionOf(const KeyListData*) {
 namespace wire {
 
 inline constexpr size_t kTextBytesMax = 4096;
+inline constexpr size_t kForgetListsMax = 1024;
 inline constexpr size_t kAddressesMax = 1 << 16;
 inline constexpr size_t kSpansMax = 1 << 16;
 
@@ -152,8 +153,9 @@ absl::Status CheckWhole(const Read& m);
 
 constexpr auto DescriptionOf(const List*) {
   return Describe("List", Field(1, "name", &List::name, SizeAtMost(kListNameBytesMax)),
-                  Field(2, "data", &List::data));
+                  Field(2, "data", &List::data), Field(3, "number", &List::number));
 }
+absl::Status CheckWhole(const List& m);
 
 constexpr auto DescriptionOf(const WorkItem*) {
   using T = WorkItem;
@@ -182,7 +184,8 @@ constexpr auto DescriptionOf(const Work*) {
   return Describe("Work", Field(1, "request", &T::request), Field(2, "time_left_ns", &T::time_left),
                   Field(3, "trace", &T::trace),
                   Field(4, "items", &T::items, SizeAtMost(kStepsAtOnceMax)),
-                  Field(5, "traceparent", &T::traceparent, SizeAtMost(kTraceparentBytesMax)));
+                  Field(5, "traceparent", &T::traceparent, SizeAtMost(kTraceparentBytesMax)),
+                  Field(6, "forget_lists", &T::forget_lists, SizeAtMost(kForgetListsMax)));
 }
 absl::Status CheckWhole(const Work& m);
 

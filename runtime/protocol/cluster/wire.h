@@ -36,7 +36,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 22;
+inline constexpr uint32_t kProtocol = 23;
 
 // Worker → coordinator.
 struct Hello {
@@ -140,10 +140,13 @@ struct Read {
   int64_t tokens = 0;
 };
 
-// What list(name) in an item's pattern stands for.
+// What list(name) in an item's pattern stands for. One with a number, which no other list ever has
+// of this coordinator, is kept by the worker until a Work says to forget it: it comes with its data
+// until a Work that had it has been answered.
 struct List {
   std::string name;
-  KeyListData data;
+  std::optional<KeyListData> data = {};  // absent: kept
+  uint64_t number = 0;                   // 0: of this item alone
 };
 
 // What one rank does for one layer of a context: tokens [start, start + k_tokens) are stored, what
@@ -198,6 +201,7 @@ struct Work {
   bool trace = false;
   std::string traceparent = {};  // of the call (base/trace_context.h); empty: it is in no trace
   std::vector<WorkItem> items;   // at most kStepsAtOnceMax; their tensors are the payload's bytes
+  std::vector<uint64_t> forget_lists = {};  // which no Work names any more, this one neither
 };
 
 // A Work of one append whose tensors come from the client, at this worker's data port, from whoever

@@ -10,6 +10,7 @@
 #include "annulus/retry_hint.h"
 #include "base/status.h"
 #include "runtime/protocol/public/annulus.pb.h"
+#include "runtime/service/list_not_kept.h"
 
 namespace annulus {
 namespace {
@@ -38,9 +39,11 @@ std::string CutMessage(const absl::Status& status) {
 void ToProto(const absl::Status& status, v1::ErrorDetails* message) {
   const absl::optional<absl::Duration> wait = RetryAfter(status);
   if (wait.has_value()) message->set_retry_after_ms(absl::ToInt64Milliseconds(*wait));
+  message->set_list_not_kept(IsListNotKept(status));
 }
 
 absl::Status FromProto(const v1::ErrorDetails& message, absl::Status status) {
+  if (message.list_not_kept()) status = WithListNotKept(std::move(status));
   if (message.retry_after_ms() < 1) return status;
   return WithRetryAfter(std::move(status), absl::Milliseconds(message.retry_after_ms()));
 }

@@ -17,6 +17,9 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "numbers are sent as they lie");
 
+constexpr size_t kListHandleBytes = sizeof(ListHandle);
+static_assert(kListHandleBytes == 2 * sizeof(uint64_t));
+
 template <typename Number>
 absl::Span<const std::byte> BytesOf(const std::vector<Number>& numbers) {
   return {reinterpret_cast<const std::byte*>(numbers.data()), numbers.size() * sizeof(Number)};
@@ -36,7 +39,39 @@ absl::Status Bad(int index, absl::string_view field, absl::string_view value,
       absl::StrCat("lists[", index, "].", field, ": ", value, "; expected ", expected));
 }
 
+// A list that is kept: its handle is all that comes.
+bool IsByHandle(const v1::KeyList& message) {
+  return !message.handle().empty() && message.unit().empty() && message.begin_count() == 0 &&
+         message.key_count() == 0;
+}
+
+std::string BytesOf(const ListHandle& handle) {
+  std::string bytes(kListHandleBytes, '\0');
+  std::memcpy(bytes.data(), &handle.high, sizeof(handle.high));
+  std::memcpy(bytes.data() + sizeof(handle.high), &handle.low, sizeof(handle.low));
+  return bytes;
+}
+
+// REQUIRES: the handle is empty or has kListHandleBytes.
+ListHandle HandleOf(const v1::KeyList& message) {
+  ListHandle handle;
+  if (message.handle().empty()) return handle;
+  std::memcpy(&handle.high, message.handle().data(), sizeof(handle.high));
+  std::memcpy(&handle.low, message.handle().data() + sizeof(handle.high), sizeof(handle.low));
+  return handle;
+}
+
+absl::Status CheckHandle(const v1::KeyList& message, int index) {
+  if (message.handle().empty()) return absl::OkStatus();
+  if (message.handle().size() == kListHandleBytes && HandleOf(message).given()) {
+    return absl::OkStatus();
+  }
+  return Bad(index, "handle", absl::StrCat(message.handle().size(), " bytes"),
+             absl::StrCat(kListHandleBytes, " random bytes, or none"));
+}
+
 absl::StatusOr<std::shared_ptr<KeyListData>> Declared(const v1::KeyList& message, int index) {
+  ANNULUS_RETURN_IF_ERROR(CheckHandle(message, index));
   auto data = std::make_shared<KeyListData>();
   const std::optional<KeyListData::Unit> unit = ParseUnit(message.unit());
   if (!unit.has_value()) return Bad(index, "unit", Quoted(message.unit(), 40), "blocks or tokens");
@@ -76,6 +111,7 @@ int64_t BytesOf(const std::vector<CallList>& lists) {
 std::vector<absl::Span<const std::byte>> DataOf(const std::vector<CallList>& lists) {
   std::vector<absl::Span<const std::byte>> data;
   for (const CallList& list : lists) {
+    if (list.data == nullptr) continue;
     data.push_back(BytesOf(list.data->begin));
     data.push_back(BytesOf(list.data->keys));
   }
@@ -84,9 +120,11 @@ std::vector<absl::Span<const std::byte>> DataOf(const std::vector<CallList>& lis
 
 void ToProto(const std::vector<CallList>& lists, bool with_data, KeyListMessages* messages) {
   for (const CallList& list : lists) {
-    const KeyListData& data = *list.data;
     v1::KeyList* message = messages->Add();
     message->set_name(list.name);
+    if (list.handle.given()) message->set_handle(BytesOf(list.handle));
+    if (list.data == nullptr) continue;
+    const KeyListData& data = *list.data;
     message->set_unit(std::string(Name(data.unit)));
     message->set_rows(std::string(Name(data.rows)));
     message->set_block_tokens(data.block_tokens);
@@ -108,6 +146,10 @@ absl::StatusOr<int64_t> CheckLists(const KeyListMessages& messages, int64_t byte
   }
   int64_t left = bytes_max;
   for (int i = 0; i < messages.size(); ++i) {
+    if (IsByHandle(messages.Get(i))) {
+      ANNULUS_RETURN_IF_ERROR(CheckHandle(messages.Get(i), i));
+      continue;
+    }
     ANNULUS_RETURN_IF_ERROR(Declared(messages.Get(i), i).status());
     const int64_t bytes = DeclaredBytes(messages.Get(i));
     if (bytes > left) {
@@ -123,6 +165,13 @@ absl::StatusOr<ListsRead> FromProto(const KeyListMessages& messages, bool with_d
   ListsRead read;
   for (int i = 0; i < messages.size(); ++i) {
     const v1::KeyList& message = messages.Get(i);
+    if (IsByHandle(message)) {
+      if (!message.data().empty()) {
+        return Bad(i, "data", absl::StrCat(message.data().size(), " bytes"), "0");
+      }
+      read.lists.push_back({message.name(), nullptr, HandleOf(message)});
+      continue;
+    }
     ANNULUS_ASSIGN_OR_RETURN(const std::shared_ptr<KeyListData> data, Declared(message, i));
     const int64_t bytes = DeclaredBytes(message);
     const auto brought = static_cast<int64_t>(message.data().size());
@@ -140,7 +189,7 @@ absl::StatusOr<ListsRead> FromProto(const KeyListMessages& messages, bool with_d
       Aim(&data->begin, &read);
       Aim(&data->keys, &read);
     }
-    read.lists.push_back({message.name(), data});
+    read.lists.push_back({message.name(), data, HandleOf(message)});
   }
   return read;
 }

@@ -21,7 +21,7 @@ class KeyList;
 
 using KeyListMessages = google::protobuf::RepeatedPtrField<v1::KeyList>;
 
-// Of their data.
+// Of the data that they bring: one may bring its handle alone.
 int64_t BytesOf(const std::vector<CallList>& lists);
 
 // Client: `with_data` in a step, whose message brings all.
@@ -31,7 +31,7 @@ std::vector<absl::Span<const std::byte>> DataOf(const std::vector<CallList>& lis
 
 // Lists whose data may still have to come.
 struct ListsRead {
-  std::vector<CallList> lists;
+  std::vector<CallList> lists;                 // without data where the handle is all that came
   std::vector<absl::Span<std::byte>> missing;  // where the bytes go; none is empty
   int64_t missing_bytes = 0;
 };
