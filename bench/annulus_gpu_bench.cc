@@ -128,17 +128,19 @@ absl::StatusOr<double> TimeKernels(DeviceProblem& problem, const Flags& flags, b
   return Median(times);
 }
 
-// Of a problem whose keys are chosen on the device.
+// Of a problem whose rows are put together by what they see, as it is chosen on the device or comes
+// with the call.
 struct ChosenTimes {
   double ms = 0;
-  double choose_ms = 0;  // of it: means, scores and choices
+  double choose_ms = 0;  // of it: means, scores and choices, or the list on its way
 };
 absl::StatusOr<ChosenTimes> TimeChosen(DeviceProblem& problem, const Flags& flags, Timer& timer,
                                        cudaStream_t stream) {
   const AttendArgs& args = problem.batch()[0];
-  const Selector& word = *cuda::ChosenBy(args);
+  const Selector* word = cuda::ChosenBy(args);
   cuda::Choosing choosing;
-  ANNULUS_RETURN_IF_ERROR(choosing.Place(args, word, nullptr));
+  ANNULUS_RETURN_IF_ERROR(word != nullptr ? choosing.Place(args, *word, nullptr)
+                                          : choosing.Place(args, *cuda::GatheredBy(args), nullptr));
   Timer first;
   ANNULUS_RETURN_IF_ERROR(first.Make());
   DeviceRoom flush;
@@ -155,7 +157,7 @@ absl::StatusOr<ChosenTimes> TimeChosen(DeviceProblem& problem, const Flags& flag
     ANNULUS_RETURN_IF_ERROR(choosing.StartAttending(stream));
     ANNULUS_ASSIGN_OR_RETURN(const double ms, timer.Stop(stream));
     ANNULUS_ASSIGN_OR_RETURN(const double choose_ms, first.Read());
-    ANNULUS_RETURN_IF_ERROR(choosing.Finish(args, word, stream));
+    ANNULUS_RETURN_IF_ERROR(choosing.Finish(args, stream));
     if (warm_ms >= kWarmUpMs) {
       times.push_back(ms);
       choose_times.push_back(choose_ms);
@@ -178,7 +180,8 @@ absl::Status Run(const Flags& flags) {
   ANNULUS_ASSIGN_OR_RETURN(const auto problem, DeviceProblem::Make(shape));
 
   ChosenTimes times;
-  if (backend->Chooses(problem->batch()[0])) {
+  const AttendArgs& first = problem->batch()[0];
+  if (cuda::ChosenBy(first) != nullptr || cuda::GatheredBy(first) != nullptr) {
     ANNULUS_ASSIGN_OR_RETURN(times, TimeChosen(*problem, flags, timer, stream));
   } else {
     ANNULUS_ASSIGN_OR_RETURN(times.ms, TimeKernels(*problem, flags, /*cold=*/true, timer, stream));
@@ -279,7 +282,7 @@ int main(int argc, char** argv) {
   app.add_flag("--scattered", shape.scattered, "pages lie anywhere in memory");
   app.add_option("--listed", shape.listed,
                  "what list(x) in the pattern shows each block of queries: what another pattern "
-                 "does, a 'tenth' of what is causal, or so many blocks");
+                 "does, a 'tenth' of what is causal, or so many blocks; 'queries:N' each query");
   app.add_option("--heads", shape.heads)->check(CLI::PositiveNumber);
   app.add_option("--kv-heads", shape.kv_heads)->check(CLI::PositiveNumber);
   app.add_option("--head-dim", shape.head_dim)->check(CLI::PositiveNumber);

@@ -51,7 +51,7 @@ struct Shared {
   double q[kChosenDimMax][kRows];
   double means[kChosenDimMax][kUnits];
   float scores[kRows][kUnits + 1];
-  // [kLists, picks − 1, kRows], the best first: threads share out the units of each row, and list
+  // [kLists, picks − 1, kRows], in any order: threads share out the units of each row, and list
   // theirs alone.
   uint64_t best[];
 };
@@ -111,14 +111,41 @@ __device__ inline int2 CandidateOf(uint64_t key) {
   return {static_cast<int>(bits), static_cast<int>(~static_cast<uint32_t>(key))};
 }
 
-// Puts a candidate into a row's list, of which `last` is the last one.
-__device__ inline void Insert(uint64_t candidate, int length, uint64_t* list, uint64_t& last) {
-  int at = length - 1;
-  for (; at > 0 && list[(at - 1) * kRows] < candidate; --at) {
-    list[at * kRows] = list[(at - 1) * kRows];
+// A thread's list of a row's best, and the least of them. Loads that do not wait for one another:
+// a list in order would take one after the other.
+struct List {
+  uint64_t* keys;  // kRows apart
+  int length;
+  int at = 0;
+  uint64_t least = 0;
+
+  __device__ void Take(uint64_t key) {
+    keys[at * kRows] = key;
+    least = ~uint64_t{0};
+#pragma unroll 4
+    for (int i = 0; i < length; ++i) {
+      const uint64_t one = keys[i * kRows];
+      if (one < least) {
+        least = one;
+        at = i;
+      }
+    }
   }
-  list[at * kRows] = candidate;
-  last = list[(length - 1) * kRows];
+};
+
+// Offers the scores of the first `units` units from `unit` on.
+__device__ inline void Offer(const float* scores, int unit, int units, List& list) {
+  uint32_t better = 0;
+#pragma unroll
+  for (int i = 0; i < kUnits / kLists; ++i) {
+    if (i < units && KeyOf(scores[i], unit + i) > list.least) better |= 1u << i;
+  }
+  while (better != 0) {  // few are, mostly, and not the same ones for all rows
+    const int i = __ffs(static_cast<int>(better)) - 1;
+    better &= better - 1;
+    const uint64_t key = KeyOf(scores[i], unit + i);
+    if (key > list.least) list.Take(key);
+  }
 }
 
 template <typename T>
@@ -171,21 +198,24 @@ __device__ inline void Score(Shared& shared, int dim) {
   }
 }
 
-// Gives a row's best of its two lists, and counts them by unit.
+// Gives the best of a row's lists, and counts them by unit.
 __device__ inline void GiveBest(const Chosen& chosen, int head, int row, const uint64_t* best) {
-  static_assert(kLists == 2);
   const int length = chosen.picks - 1;
   const int64_t place = int64_t{head} * chosen.rows + row;
   const int64_t chunk = row / chosen.chunk_rows;
   int32_t* counts = chosen.counts + (chunk * chosen.kv_heads + head / chosen.group) * chosen.units;
-  const uint64_t* a = best;
-  const uint64_t* b = best + length * kRows;
+  uint64_t before = ~uint64_t{0};
   for (int i = 0; i < length; ++i) {
-    const uint64_t key = max(*a, *b);
+    uint64_t key = 0;  // the largest below the one before: no two are the same
+#pragma unroll 4
+    for (int j = 0; j < kLists * length; ++j) {
+      const uint64_t one = best[j * kRows];
+      if (one < before) key = max(key, one);
+    }
     const int2 candidate = key == 0 ? int2{0, -1} : CandidateOf(key);
     chosen.best[place * length + i] = candidate;
     if (key == 0) continue;
-    (*a == key ? a : b) += kRows;
+    before = key;
     if (!isfinite(__int_as_float(candidate.x))) {
       atomicMin(chosen.unscored, static_cast<unsigned long long>(place));
     }
@@ -207,22 +237,17 @@ __global__ void __launch_bounds__(kThreads, 2) Choose(const Chosen chosen) {
   const int row = threadIdx.x % kRows, list = threadIdx.x / kRows;
   const auto own = static_cast<int>(chosen.OwnUnit(min(first + row, chosen.rows - 1)));
   const auto end = static_cast<int>(chosen.OwnUnit(first + rows - 1));
-  uint64_t* best = shared.best + list * length * kRows + row;
-  uint64_t last = 0;
+  List best{shared.best + list * length * kRows + row, length};
   for (int unit = 0; unit < end; unit += kUnits) {
     LoadMeans(chosen, kv_head, unit, end, shared.means);
     __syncthreads();
     Score(shared, chosen.problem.head_dim);
     __syncthreads();  // scores are there, and nobody reads the means any more
-    const int first_unit = unit + list * (kUnits / kLists);
-    const int units = min(kUnits / kLists, own - first_unit);
-    for (int i = 0; i < units && length > 0; ++i) {
-      const uint64_t key = KeyOf(shared.scores[row][first_unit - unit + i], first_unit + i);
-      if (key > last) Insert(key, length, best, last);
-    }
+    const int at = list * (kUnits / kLists);
+    if (length > 0) Offer(&shared.scores[row][at], unit + at, own - unit - at, best);
   }
   __syncthreads();
-  if (list == 0 && row < rows) GiveBest(chosen, head, first + row, best);
+  if (list == 0 && row < rows) GiveBest(chosen, head, first + row, best.keys);
 }
 
 size_t SharedBytes(int picks) {

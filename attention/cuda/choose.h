@@ -4,7 +4,7 @@
 // sums are those of attention/select/summaries.h and scores.h.
 //
 // Each row, a query of one head, has `picks` slots: one for each unit before its own that it sees,
-// in the order of Before(), and the last one for its own. A slot keeps the row's softmax state over
+// and the last one for its own. A slot keeps the row's softmax state over
 // that unit. Rows that see a unit are put together, so that kernels compute what is seen and not
 // what any of a row's neighbours sees.
 #pragma once
@@ -38,8 +38,8 @@ struct Chosen {
   int32_t units = 0;  // that may be chosen: those before the last row's own
   int32_t picks = 1;
   float* means = nullptr;  // [kv_heads, units, head_dim]
-  // {f32 score, i32 unit} [heads, rows, picks − 1], in the order of Before(): the best of a row's
-  // candidates, then units of −1.
+  // {f32 score, i32 unit} [heads, rows, picks − 1]: what a row sees besides its own unit, the best
+  // of its candidates in the order of Before() or those of its list, then units of −1.
   int2* best = nullptr;
   // The least head · rows + row that sees a unit whose score f32 does not hold.
   unsigned long long* unscored = nullptr;
@@ -66,16 +66,22 @@ struct Chosen {
     const int64_t position = q_begin + row, last = problem.kv_tokens - 1;
     return (position < last ? position : last) / (int64_t{unit_blocks} * kBlockKeys);
   }
-  // Of a row's slots besides the last one those that hold something.
-  __host__ __device__ int ChosenOf(int64_t row) const {
-    const int64_t before = OwnUnit(row);
-    return static_cast<int>(before < picks - 1 ? before : picks - 1);
-  }
+};
+
+// What rows see as data (attention/key_list.h), each row's units ascending, its own the last.
+struct ChosenLists {
+  const int64_t* begin = nullptr;  // [heads · rows + 1]
+  const int32_t* keys = nullptr;
+  int64_t rows = 0;       // of a head
+  int64_t row_first = 0;  // that of the first query
+  int32_t head_first = 0;
 };
 
 // The units' means, then each row's best and, by chunk, how many rows see each unit.
 cudaError_t LoadChoose();
 cudaError_t LaunchChoose(const Chosen& chosen, cudaStream_t stream);
+// Takes what lists say instead.
+cudaError_t LaunchLists(const Chosen& chosen, const ChosenLists& lists, cudaStream_t stream);
 
 // A chunk's entries and tiles; its slots; their merge into out and lse.
 cudaError_t LaunchRoute(const Chosen& chosen, int chunk, cudaStream_t stream);

@@ -5,6 +5,7 @@
 #include <numbers>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
@@ -16,11 +17,15 @@ namespace annulus::cuda {
 namespace {
 
 constexpr size_t kAlign = 256;
+constexpr int64_t kGatheredQueriesMin = 256;
+// A slot takes as long as so many keys of a panel's row, and each of its keys as long as 2.5.
+constexpr int64_t kSlotKeys = 600;
+constexpr int64_t kRunsLookedAt = 32;
 
 bool IsServed(const Selector& word) {
-  return word.by_column() == nullptr && !word.index().has_value() &&
-         word.summary() == Summary::kMean && word.unit_tokens() % kBlockKeys == 0 &&
-         word.picks() <= kChosenPicksMax;
+  return word.by_column() == nullptr && word.by_row() == nullptr && !word.index().has_value() &&
+         word.causal() && word.summary() == Summary::kMean &&
+         word.unit_tokens() % kBlockKeys == 0 && word.picks() <= kChosenPicksMax;
 }
 
 bool IsServed(const AttendArgs& args) {
@@ -30,6 +35,69 @@ bool IsServed(const AttendArgs& args) {
          args.q_ranges.size() == 1 && args.group <= kChosenRows &&
          args.heads.first % args.group == 0 && args.heads.count % args.group == 0 &&
          args.keys->TokenCount(args.kv_tokens) == args.kv_tokens;
+}
+
+// The word that is all of the pattern, or null.
+const Selector* OnlyWord(const Pattern& pattern) {
+  if (pattern.selectors().size() != 1 || pattern.first_key() != 0) return nullptr;
+  const Selector& word = *pattern.selectors()[0];
+  return absl::StrReplaceAll(pattern.text(), {{" ", ""}}) == word.name() ? &word : nullptr;
+}
+
+// The list that stands for the word, or of all that a list and causal say; or null.
+const KeyList* OnlyList(const Pattern& pattern) {
+  if (pattern.lists().size() != 1 || pattern.first_key() != 0) return nullptr;
+  const NamedList& named = pattern.lists()[0];
+  const std::string text = absl::StrReplaceAll(pattern.text(), {{" ", ""}});
+  const bool alone = text == absl::StrCat("list(", named.name, ")&causal") ||
+                     (OnlyWord(pattern) != nullptr && OnlyWord(pattern)->causal() &&
+                      named.name == OnlyWord(pattern)->name());
+  return alone ? named.list.get() : nullptr;
+}
+
+template <typename Fn>
+void ForEachRow(const AttendArgs& args, const KeyList& list, Fn&& fn) {
+  const TokenRange q = args.q_ranges[0];
+  const int64_t first = list.RowOf(q.begin);
+  for (int head = args.heads.first; head < args.heads.end(); ++head) {
+    for (int64_t i = 0; i < q.size(); ++i) fn(q.begin + i, list.Keys(head, first + i));
+  }
+}
+
+// The longest row's length, if each query's list is of its own unit and others before, few enough;
+// else 0.
+int64_t LengthOfRows(const AttendArgs& args, const KeyList& list) {
+  size_t longest = 1;
+  bool all = true;
+  ForEachRow(args, list, [&](int64_t position, absl::Span<const int32_t> keys) {
+    longest = std::max(longest, keys.size());
+    all = all && !keys.empty() &&
+          keys.back() == std::min(position, args.kv_tokens - 1) / list.unit_tokens();
+  });
+  return all && longest <= kChosenPicksMax ? static_cast<int64_t>(longest) : 0;
+}
+
+// Whether 64 neighbours see so much more together than each, as told by some of them, that it takes
+// longer to attend to all of that.
+bool DifferByQuery(const AttendArgs& args, const KeyList& list) {
+  const TokenRange q = args.q_ranges[0];
+  const int64_t first = list.RowOf(q.begin), heads = args.heads.count;
+  int64_t together = 0, each = 0;
+  std::vector<int32_t> seen;
+  for (int64_t i = 0; i < kRunsLookedAt; ++i) {
+    const int64_t row = (q.size() - kBlockKeys) * (i + 1) / kRunsLookedAt;
+    const int head = args.heads.first + static_cast<int>(i * 5 % heads);
+    seen.clear();
+    for (int64_t r = row; r < row + kBlockKeys; ++r) {
+      const absl::Span<const int32_t> keys = list.Keys(head, first + r);
+      seen.insert(seen.end(), keys.begin(), keys.end());
+    }
+    each += static_cast<int64_t>(seen.size());
+    std::sort(seen.begin(), seen.end());
+    together += std::unique(seen.begin(), seen.end()) - seen.begin();
+  }
+  const int64_t unit = list.unit_tokens();
+  return together * kBlockKeys * unit > each * (unit * 5 / 2 + kSlotKeys);
 }
 
 // Places arrays one after the other: first to learn their size, then in memory of it.
@@ -48,7 +116,7 @@ class Arrays {
   size_t bytes_ = 0;
 };
 
-size_t PlaceAll(std::byte* memory, Chosen& chosen) {
+size_t PlaceArrays(std::byte* memory, Chosen& chosen) {
   const int64_t rows = int64_t{chosen.rows} * chosen.problem.heads;
   const int64_t lists = int64_t{chosen.kv_heads} * chosen.units;
   Arrays arrays(memory);
@@ -65,18 +133,50 @@ size_t PlaceAll(std::byte* memory, Chosen& chosen) {
 }  // namespace
 
 const Selector* ChosenBy(const AttendArgs& args) {
-  const Pattern& pattern = *args.pattern;
-  if (pattern.selectors().size() != 1 || !pattern.lists().empty() || pattern.first_key() != 0) {
-    return nullptr;
-  }
-  const Selector& word = *pattern.selectors()[0];
-  const bool alone = absl::StrReplaceAll(pattern.text(), {{" ", ""}}) == word.name();
-  return alone && IsServed(word) && IsServed(args) ? &word : nullptr;
+  const Selector* word = OnlyWord(*args.pattern);
+  if (word == nullptr || !args.pattern->lists().empty()) return nullptr;
+  return IsServed(*word) && IsServed(args) ? word : nullptr;
+}
+
+const KeyList* GatheredBy(const AttendArgs& args) {
+  const KeyList* only = OnlyList(*args.pattern);
+  if (only == nullptr || args.q.tokens < kGatheredQueriesMin) return nullptr;
+  const KeyList& list = *only;
+  const bool is_served = list.data().unit == KeyList::Unit::kBlocks &&
+                         list.data().rows == KeyList::Rows::kToken &&
+                         list.unit_tokens() % kBlockKeys == 0 && IsServed(args) &&
+                         list.heads() == args.group * args.pattern->kv_heads();
+  return is_served && DifferByQuery(args, list) && LengthOfRows(args, list) > 0 ? &list : nullptr;
 }
 
 absl::Status Choosing::Place(const AttendArgs& args, const Selector& word, TableCache::Kept kept,
                              int64_t slot_bytes) {
   chosen_ = Chosen();
+  list_ = ChosenLists();
+  chosen_.unit_blocks = static_cast<int32_t>(word.unit_tokens() / kBlockKeys);
+  chosen_.picks = static_cast<int32_t>(word.picks());
+  return PlaceAll(args, std::move(kept), slot_bytes);
+}
+
+absl::Status Choosing::Place(const AttendArgs& args, const KeyList& list, TableCache::Kept kept,
+                             int64_t slot_bytes) {
+  chosen_ = Chosen();
+  list_data_ = list.shared_data();
+  chosen_.unit_blocks = static_cast<int32_t>(list.unit_tokens() / kBlockKeys);
+  chosen_.picks = static_cast<int32_t>(LengthOfRows(args, list));
+  const auto& begin = list_data_->begin;
+  const auto& keys = list_data_->keys;
+  const size_t begin_bytes = begin.size() * sizeof(begin[0]);
+  ANNULUS_RETURN_IF_ERROR(list_room_.Reserve(begin_bytes + keys.size() * sizeof(keys[0])));
+  list_.begin = reinterpret_cast<const int64_t*>(list_room_.data());
+  list_.keys = reinterpret_cast<const int32_t*>(list_room_.data() + begin_bytes);
+  list_.rows = list.rows();
+  list_.row_first = list.RowOf(args.q_ranges[0].begin);
+  list_.head_first = args.heads.first;
+  return PlaceAll(args, std::move(kept), slot_bytes);
+}
+
+absl::Status Choosing::PlaceAll(const AttendArgs& args, TableCache::Kept kept, int64_t slot_bytes) {
   Problem& problem = chosen_.problem;
   problem.q = args.q.data;
   problem.q_token_stride = args.q.token_stride;
@@ -94,16 +194,14 @@ absl::Status Choosing::Place(const AttendArgs& args, const Selector& word, Table
   chosen_.rows = static_cast<int32_t>(args.q.tokens);
   chosen_.group = args.group;
   chosen_.kv_heads = args.heads.count / args.group;
-  chosen_.unit_blocks = static_cast<int32_t>(word.unit_tokens() / kBlockKeys);
-  chosen_.picks = static_cast<int32_t>(word.picks());
-  chosen_.units = static_cast<int32_t>(word.OwnUnit(args.q_ranges[0].end - 1, args.kv_tokens));
+  chosen_.units = static_cast<int32_t>(chosen_.OwnUnit(args.q.tokens - 1));
   const int64_t row_bytes = int64_t{problem.heads} * chosen_.picks * (2 + problem.v_head_dim) *
                             static_cast<int64_t>(sizeof(float));
   const int64_t fit = std::max<int64_t>(1, slot_bytes / row_bytes / kBlockKeys) * kBlockKeys;
   chosen_.chunk_rows = static_cast<int32_t>(std::min(fit, args.q.tokens));
   ANNULUS_RETURN_IF_ERROR(PlaceTable(args, std::move(kept)));
-  ANNULUS_RETURN_IF_ERROR(lists_.Reserve(PlaceAll(nullptr, chosen_)));
-  PlaceAll(lists_.data(), chosen_);
+  ANNULUS_RETURN_IF_ERROR(lists_.Reserve(PlaceArrays(nullptr, chosen_)));
+  PlaceArrays(lists_.data(), chosen_);
   ANNULUS_RETURN_IF_ERROR(
       states_.Reserve(static_cast<size_t>(chosen_.chunk_rows) * static_cast<size_t>(row_bytes)));
   chosen_.states = reinterpret_cast<float*>(states_.data());
@@ -150,6 +248,20 @@ absl::Status Choosing::StartChoosing(cudaStream_t stream) {
   ANNULUS_RETURN_IF_ERROR(
       StatusOf(cudaMemsetAsync(chosen_.unscored, 0xFF, sizeof(*chosen_.unscored), stream),
                "cudaMemsetAsync"));
+  if (list_.begin != nullptr) {
+    const auto& begin = list_data_->begin;
+    const auto& keys = list_data_->keys;
+    const size_t begin_bytes = begin.size() * sizeof(begin[0]);
+    std::byte* const to = list_room_.data();
+    ANNULUS_RETURN_IF_ERROR(
+        StatusOf(cudaMemcpyAsync(to, begin.data(), begin_bytes, cudaMemcpyHostToDevice, stream),
+                 "cudaMemcpyAsync"));
+    ANNULUS_RETURN_IF_ERROR(
+        StatusOf(cudaMemcpyAsync(to + begin_bytes, keys.data(), keys.size() * sizeof(keys[0]),
+                                 cudaMemcpyHostToDevice, stream),
+                 "cudaMemcpyAsync"));
+    return StatusOf(LaunchLists(chosen_, list_, stream), "the kernel that takes lists");
+  }
   return StatusOf(LaunchChoose(chosen_, stream), "the kernels that choose units");
 }
 
@@ -165,8 +277,7 @@ absl::Status Choosing::StartAttending(cudaStream_t stream) {
   return absl::OkStatus();
 }
 
-absl::Status Choosing::Finish(const AttendArgs& args, const Selector& word,
-                              cudaStream_t stream) const {
+absl::Status Choosing::Finish(const AttendArgs& args, cudaStream_t stream) const {
   unsigned long long unscored = 0;
   ANNULUS_RETURN_IF_ERROR(StatusOf(cudaMemcpyAsync(&unscored, chosen_.unscored, sizeof(unscored),
                                                    cudaMemcpyDeviceToHost, stream),
@@ -179,8 +290,8 @@ absl::Status Choosing::Finish(const AttendArgs& args, const Selector& word,
   if (unscored == std::numeric_limits<unsigned long long>::max()) return absl::OkStatus();
   const auto rows = static_cast<unsigned long long>(chosen_.rows);
   return absl::InvalidArgumentError(
-      absl::StrCat("pattern: ", word.name(), ": row ", unscored % rows, ", head ",
-                   args.heads.first + static_cast<int64_t>(unscored / rows),
+      absl::StrCat("pattern: ", OnlyWord(*args.pattern)->name(), ": row ", unscored % rows,
+                   ", head ", args.heads.first + static_cast<int64_t>(unscored / rows),
                    " scores a unit beyond what f32 holds; expected finite scores"));
 }
 

@@ -2,10 +2,13 @@
 // choices and attention (choose.h). Reused, so that a warm one allocates nothing. One thread.
 #pragma once
 
+#include <memory>
+
 #include "absl/status/status.h"
 #include "attention/backend.h"
 #include "attention/cuda/choose.h"
 #include "attention/cuda/table_cache.h"
+#include "attention/key_list.h"
 #include "attention/selector.h"
 #include "base/cuda/handles.h"
 
@@ -15,32 +18,45 @@ namespace annulus::cuda {
 // blocks by their means, over all keys of a context on the device. Null otherwise.
 const Selector* ChosenBy(const AttendArgs& args);
 
+// The list that stands for such a word, or list(name) & causal, if it is better attended here: one
+// of whole blocks by query and query head, each row's own one among them, of many queries whose
+// neighbours see little in common. Null otherwise.
+const KeyList* GatheredBy(const AttendArgs& args);
+
 class Choosing {
  public:
-  // Finds a place for everything. `word` is ChosenBy(args); `kept` is the table of pages that is on
-  // the device already, or null. Rows are attended in chunks whose slots take about so many bytes.
+  // Finds a place for everything, for a word that is ChosenBy(args) or a list that is
+  // GatheredBy(args). `kept` is the table of pages that is on the device already, or null. Rows are
+  // attended in chunks whose slots take about so many bytes.
   absl::Status Place(const AttendArgs& args, const Selector& word, TableCache::Kept kept,
                      int64_t slot_bytes = int64_t{1} << 30);
+  absl::Status Place(const AttendArgs& args, const KeyList& list, TableCache::Kept kept,
+                     int64_t slot_bytes = int64_t{1} << 30);
 
-  // Puts the kernels into the stream: those that choose, then those that attend. Do not wait.
+  // Puts the kernels into the stream: those that choose, or take a list's choices, then those that
+  // attend. Do not wait.
   absl::Status StartChoosing(cudaStream_t stream);
   absl::Status StartAttending(cudaStream_t stream);
 
   // Once the stream is done. INTERNAL names a page that was missed, INVALID_ARGUMENT a row and a
   // head that would see a unit whose score f32 does not hold: then `into` is unspecified.
-  absl::Status Finish(const AttendArgs& args, const Selector& word, cudaStream_t stream) const;
+  absl::Status Finish(const AttendArgs& args, cudaStream_t stream) const;
 
   const Chosen& chosen() const { return chosen_; }
 
  private:
+  absl::Status PlaceAll(const AttendArgs& args, TableCache::Kept kept, int64_t slot_bytes);
   absl::Status PlaceTable(const AttendArgs& args, TableCache::Kept kept);
 
   Chosen chosen_;
+  ChosenLists list_;  // its begin is null: there is none
+  std::shared_ptr<const KeyListData> list_data_;
   TableCache::Kept kept_;
   PinnedRoom table_;  // on its way to the device, and the report
   DeviceRoom pages_;
   size_t table_bytes_ = 0;  // that are on their way
   DeviceRoom lists_;
+  DeviceRoom list_room_;
   DeviceRoom states_;
 };
 

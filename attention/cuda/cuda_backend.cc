@@ -134,14 +134,13 @@ class CudaBackend final : public Backend {
     ANNULUS_RETURN_IF_ERROR(StatusOf(cudaSetDevice(device_), absl::StrCat("GPU ", device_)));
     std::vector<AttendArgs> listed;
     for (const AttendArgs& args : batch) {
-      const Selector* word = cuda::ChosenBy(args);
-      if (word == nullptr) {
+      if (cuda::ChosenBy(args) == nullptr && cuda::GatheredBy(args) == nullptr) {
         listed.push_back(args);
       } else {
-        ANNULUS_RETURN_IF_ERROR(Lost(AttendChosen(args, *word)));
+        ANNULUS_RETURN_IF_ERROR(Lost(AttendGathered(args)));
       }
     }
-    return listed.size() == batch.size() ? AttendListed(batch) : AttendListed(listed);
+    return AttendListed(listed);
   }
 
  private:
@@ -154,7 +153,7 @@ class CudaBackend final : public Backend {
   }
 
   // These calls are few and long: one at a time.
-  absl::Status AttendChosen(const AttendArgs& args, const Selector& word) {
+  absl::Status AttendGathered(const AttendArgs& args) {
     ANNULUS_ASSIGN_OR_RETURN(TableCache::Kept kept, tables_.Find(*args.kv));
     const std::lock_guard<std::mutex> lock(choosing_mutex_);
     if (choosing_stream_ == nullptr) {
@@ -162,11 +161,14 @@ class CudaBackend final : public Backend {
     }
     cudaStream_t stream = choosing_stream_.get();
     if (annulus::IsCancelled(args)) return AttendCancelled();
-    ANNULUS_RETURN_IF_ERROR(choosing_.Place(args, word, std::move(kept)));
+    const Selector* word = cuda::ChosenBy(args);
+    ANNULUS_RETURN_IF_ERROR(
+        word != nullptr ? choosing_.Place(args, *word, std::move(kept))
+                        : choosing_.Place(args, *args.pattern->lists()[0].list, std::move(kept)));
     absl::Status status = space_->Follow(stream);
     if (status.ok()) status = choosing_.StartChoosing(stream);
     if (status.ok()) status = choosing_.StartAttending(stream);
-    status.Update(choosing_.Finish(args, word, stream));
+    status.Update(choosing_.Finish(args, stream));
     ANNULUS_RETURN_IF_ERROR(status);
     return annulus::IsCancelled(args) ? AttendCancelled() : absl::OkStatus();
   }

@@ -48,6 +48,24 @@ __global__ void __launch_bounds__(kOffsetThreads) Offsets(const Chosen chosen, i
   }
 }
 
+// A thread does a row: its list is its own unit, last, and others before.
+__global__ void __launch_bounds__(kThreads)
+    TakeLists(const Chosen chosen, const ChosenLists lists) {
+  const int64_t row = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (row >= chosen.rows) return;
+  const int length = chosen.picks - 1, head = blockIdx.y;
+  const int64_t* begin = lists.begin + (lists.head_first + head) * lists.rows + lists.row_first;
+  const int64_t first = begin[row], last = begin[row + 1] - 1;
+  int32_t* counts =
+      chosen.counts +
+      (row / chosen.chunk_rows * chosen.kv_heads + head / chosen.group) * chosen.units;
+  for (int i = 0; i < length; ++i) {
+    const int unit = first + i < last ? lists.keys[first + i] : -1;
+    chosen.best[(int64_t{head} * chosen.rows + row) * length + i] = {0, unit};
+    if (unit >= 0) atomicAdd(&counts[unit], 1);
+  }
+}
+
 // A thread does a pick of a row.
 __global__ void __launch_bounds__(kThreads)
     Fill(const Chosen chosen, int first_row, int rows, int32_t* counts) {
@@ -70,8 +88,11 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t at = int64_t{blockIdx.x} * (kThreads / 32) + threadIdx.x / 32;  // in the chunk
   if (at >= int64_t{rows} * problem.heads) return;
   const int64_t row = first_row + at / problem.heads, slot = at * chosen.picks;
-  const int before = chosen.ChosenOf(row), last = chosen.picks - 1, dim = problem.v_head_dim;
-  const bool holds = lane < before || lane == last;
+  const int last = chosen.picks - 1, dim = problem.v_head_dim;
+  const int64_t best = (at % problem.heads * chosen.rows + row) * last + lane;
+  const bool there = lane < last && chosen.best[best].y >= 0;
+  const int before = __popc(__ballot_sync(~0u, there));
+  const bool holds = there || lane == last;
   float max = holds ? chosen.states[slot + lane] : kNoScore;
   float sum = holds ? chosen.states[chosen.slots() + slot + lane] : 0;
   float top = max;
@@ -112,6 +133,12 @@ int RowsOf(const Chosen& chosen, int chunk) {
 }
 
 }  // namespace
+
+cudaError_t LaunchLists(const Chosen& chosen, const ChosenLists& lists, cudaStream_t stream) {
+  const dim3 rows((chosen.rows + kThreads - 1) / kThreads, chosen.problem.heads);
+  TakeLists<<<rows, kThreads, 0, stream>>>(chosen, lists);
+  return cudaGetLastError();
+}
 
 cudaError_t LaunchRoute(const Chosen& chosen, int chunk, cudaStream_t stream) {
   if (chosen.units == 0 || chosen.picks == 1) {

@@ -243,8 +243,9 @@ absl::StatusOr<DeviceProblem::Errors> DeviceProblem::Check(int rows) {
       ANNULUS_ASSIGN_OR_RETURN(const Pattern pattern,
                                PatternOf(q.data(), position, kv, context.tokens));
       ANNULUS_ASSIGN_OR_RETURN(const ReferenceAnswer answer,
-                               ReferenceRow(q.data(), shape_.dtype, kv, context.tokens, pattern,
-                                            head / group, position, args.scale, args.keys));
+                               ReferenceRow(q.data(), shape_.dtype, kv, context.tokens,
+                                            pattern.Member(head % pattern.members()), head / group,
+                                            position, args.scale, args.keys));
       const RowError error = ErrorOf(out.data(), lse, answer);
       // A row that sees nothing keeps its out.
       if (!std::isinf(answer.lse)) worst.out = std::max(worst.out, error.out);

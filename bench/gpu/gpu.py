@@ -52,6 +52,7 @@ CASES = [
     ("s2-64k-list", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "list(x) & causal", ("s2-64k",)),
     ("tenth-64k-list", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "list(x) & causal", ("causal-64k",)),
     ("power-128k", PREFILL, 1 << 17, 1 << 17, 1, 32, 8, 128, "power(256,5,1)", ("fa2", "cudnn", "causal-128k")),
+    ("queries-64k-list", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "list(x) & causal", ("causal-64k",)),
     ("moba-64k", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "moba(128,8)", ("cudnn", "fa2", "causal-64k")),
     ("moba-64k-mha", PREFILL, 1 << 16, 1 << 16, 1, 32, 32, 128, "moba(128,8)", ("cudnn",)),
     ("moba-64k-d64", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 64, "moba(128,8)", ("cudnn",)),
@@ -68,7 +69,8 @@ CASES = [
 V_HEAD_DIM = {"causal-16k-d192": 128, "latent-decode-16": 512, "latent-decode-128": 512,
               "latent-16k": 512}
 # What list(x) shows.
-LISTED = {"lists-107k": "64", "s2-64k-list": "s2(128,8,16)", "tenth-64k-list": "tenth"}
+LISTED = {"lists-107k": "64", "s2-64k-list": "s2(128,8,16)", "tenth-64k-list": "tenth",
+          "queries-64k-list": "queries:7"}
 COLUMNS = ("date gpu commit case tokens q_tokens contexts heads kv_heads head_dim pattern dtype "
            "ours_ms ours_choose_ms ours_call_ms ours_mhz ours_watts ours_tflops ours_gb_per_s share_of_copy peer peer_ms peer_mhz peer_watts peer_rate ratio "
            "copy_gb_per_s matmul_tflops max_rel_err max_lse_err").split()

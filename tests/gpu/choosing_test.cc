@@ -32,6 +32,7 @@ struct Question {
   int group = 2;
   int dim = 128;
   bool ties = false;
+  bool gathered = false;  // a list of these choices is attended by rows put together
   int64_t slot_bytes = int64_t{1} << 30;
 };
 
@@ -169,15 +170,16 @@ TEST_CASE("a GPU chooses the units that a CPU chooses, and attends to them") {
   const auto backend = MakeCudaBackend(0, "").value();
   const cuda::Stream stream = cuda::MakeStream().value();
   Rng rng(2211);
-  for (const Question& of :
-       std::vector<Question>{{"moba(128,4)", 1500, 1300, 200},
-                             {"moba(64,3)", 700, 0, 700, DType::kF16, 4, 64},
-                             {"moba(192,2)", 1500, 1290, 70, DType::kBF16, 3, 64, true},
-                             {"moba(128,32)", 9000, 8900, 33, DType::kBF16, 1, 128, true},
-                             {"moba(128,8)", 20000, 19000, 150, DType::kBF16, 4},
-                             {"moba(64,1)", 300, 100, 200, DType::kF16},
-                             {"moba(128,5)", 1000, 970, 60, DType::kBF16, 2, 80},
-                             {"moba(64,4)", 900, 130, 770, DType::kBF16, 2, 64, true, 1 << 20}}) {
+  for (const Question& of : std::vector<Question>{
+           {"moba(128,4)", 1500, 1300, 200},
+           {"moba(64,3)", 700, 0, 700, DType::kF16, 4, 64},
+           {"moba(192,2)", 1500, 1290, 70, DType::kBF16, 3, 64, true},
+           {"moba(128,32)", 9000, 8900, 33, DType::kBF16, 1, 128, true},
+           {"moba(128,8)", 20000, 19000, 150, DType::kBF16, 4},
+           {"moba(64,1)", 300, 100, 200, DType::kF16},
+           {"moba(128,5)", 1000, 970, 60, DType::kBF16, 2, 80},
+           {"moba(64,4)", 900, 130, 770, DType::kBF16, 2, 64, true, false, 1 << 20},
+           {"moba(64,3)", 6000, 5000, 700, DType::kBF16, 2, 64, false, true}}) {
     CAPTURE(of.word, of.kv_tokens, of.q_begin, of.q_tokens, of.ties, of.dim);
     const auto filled = [&](int64_t tokens, int heads) {
       return test::MaybeTied(rng, of.dtype, of.ties, tokens, heads, of.dim);
@@ -197,15 +199,24 @@ TEST_CASE("a GPU chooses the units that a CPU chooses, and attends to them") {
     REQUIRE(cudaStreamSynchronize(stream.get()) == cudaSuccess);
     CheckChoices(choosing.chosen(), best);
     REQUIRE(choosing.StartAttending(stream.get()).ok());
-    REQUIRE(choosing.Finish(asked.args, *word, stream.get()).ok());
+    REQUIRE(choosing.Finish(asked.args, stream.get()).ok());
     Partial got = ToHost(asked.space, asked.into).value();
-    CheckRows(of, asked, Bound(of, asked, best), got);
+    const Pattern bound = Bound(of, asked, best);
+    CheckRows(of, asked, bound, got);
     // The backend's own call, into what has seen nothing again.
     REQUIRE(asked.space.SetIdentity(asked.into.view).ok());
     REQUIRE(backend->Attend(asked.args).ok());
     Partial again = ToHost(asked.space, asked.into).value();
     const size_t floats = static_cast<size_t>(of.q_tokens * asked.q.heads() * of.dim);
     REQUIRE(std::memcmp(again.view().out, got.view().out, floats * sizeof(float)) == 0);
+    // The same choices as a list.
+    asked.args.pattern = &bound;
+    REQUIRE(cuda::ChosenBy(asked.args) == nullptr);
+    REQUIRE((cuda::GatheredBy(asked.args) != nullptr) == of.gathered);
+    REQUIRE(asked.space.SetIdentity(asked.into.view).ok());
+    REQUIRE(backend->Attend(asked.args).ok());
+    Partial listed = ToHost(asked.space, asked.into).value();
+    CheckRows(of, asked, bound, listed);
   }
 }
 
