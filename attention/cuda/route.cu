@@ -80,6 +80,15 @@ __global__ void __launch_bounds__(kThreads)
   chosen.entries[entry] = static_cast<int32_t>((row * heads + head) * chosen.picks + pick);
 }
 
+// Stays where it is written: the compiler would put it off until its values are used.
+__device__ inline float4 LoadNow(const float* from) {
+  float4 x;
+  asm volatile("ld.global.v4.f32 {%0,%1,%2,%3}, [%4];\n"
+               : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+               : "l"(from));
+  return x;
+}
+
 // A warp does a row: each lane looks at one slot's state and adds up four dims.
 __global__ void __launch_bounds__(kThreads)
     MergeSlots(const Chosen chosen, int first_row, int rows) {
@@ -106,18 +115,31 @@ __global__ void __launch_bounds__(kThreads)
   if (!end.has_new) return;
   if (lane == 0) problem.lse[place] = end.lse;
   float4 out = {};
-  const float* from = chosen.states + 2 * chosen.slots() + slot * dim + 4 * lane;
-  const auto add = [&](int j) {
-    const float w = __shfl_sync(~0u, weight, j);
-    if (w == 0 || 4 * lane >= dim) return;
-    const float4 x = *reinterpret_cast<const float4*>(from + int64_t{j} * dim);
-    out = {out.x + w * x.x, out.y + w * x.y, out.z + w * x.z, out.w + w * x.w};
-  };
-#pragma unroll 8
-  for (int j = 0; j < before; ++j) add(j);
-  add(last);
+  const int column = min(4 * lane, dim - 4);
+  const float* from = chosen.states + 2 * chosen.slots() + slot * dim + column;
+  // Some are read at once, since each read takes longer than all else.
+  constexpr int kAtOnce = 8;
+  for (int first = 0; first <= last; first += kAtOnce) {
+    float4 x[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int j = first + i < before ? first + i : last;
+      x[i] = LoadNow(from + int64_t{j} * dim);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int j = first + i;
+      const float of_slot = __shfl_sync(~0u, weight, min(j, last));
+      const float w = j < before || j == last ? of_slot : 0;
+      // A weight of 0 keeps values out that are not finite.
+      out.x += w != 0 ? w * x[i].x : 0;
+      out.y += w != 0 ? w * x[i].y : 0;
+      out.z += w != 0 ? w * x[i].z : 0;
+      out.w += w != 0 ? w * x[i].w : 0;
+    }
+  }
   if (4 * lane >= dim) return;
-  auto* to = reinterpret_cast<float4*>(problem.out + place * dim + 4 * lane);
+  auto* to = reinterpret_cast<float4*>(problem.out + place * dim + column);
   const float w = end.new_weight;
   float4 value = {w * out.x, w * out.y, w * out.z, w * out.w};
   if (end.has_old) {
