@@ -198,12 +198,10 @@ __device__ inline void Score(Shared& shared, int dim) {
   }
 }
 
-// Gives the best of a row's lists, and counts them by unit.
+// Gives the best of a row's lists.
 __device__ inline void GiveBest(const Chosen& chosen, int head, int row, const uint64_t* best) {
   const int length = chosen.picks - 1;
   const int64_t place = int64_t{head} * chosen.rows + row;
-  const int64_t chunk = row / chosen.chunk_rows;
-  int32_t* counts = chosen.counts + (chunk * chosen.kv_heads + head / chosen.group) * chosen.units;
   uint64_t before = ~uint64_t{0};
   for (int i = 0; i < length; ++i) {
     uint64_t key = 0;  // the largest below the one before: no two are the same
@@ -219,7 +217,6 @@ __device__ inline void GiveBest(const Chosen& chosen, int head, int row, const u
     if (!isfinite(__int_as_float(candidate.x))) {
       atomicMin(chosen.unscored, static_cast<unsigned long long>(place));
     }
-    atomicAdd(&counts[candidate.y], 1);
   }
 }
 

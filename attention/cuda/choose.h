@@ -20,6 +20,7 @@ namespace annulus::cuda {
 inline constexpr int kChosenPicksMax = 32;  // units that a row sees, its own included
 inline constexpr int kChosenDimMax = 128;   // of keys and values
 inline constexpr int kChosenRows = 128;     // of a tile
+inline constexpr int kChosenUnitsMax = 8192;
 
 // Rows of one KV head that see the same unit.
 struct alignas(16) ChosenTile {
@@ -77,7 +78,7 @@ struct ChosenLists {
   int32_t head_first = 0;
 };
 
-// The units' means, then each row's best and, by chunk, how many rows see each unit.
+// The units' means, then each row's best.
 cudaError_t LoadChoose();
 cudaError_t LaunchChoose(const Chosen& chosen, cudaStream_t stream);
 // Takes what lists say instead.

@@ -28,13 +28,14 @@ bool IsServed(const Selector& word) {
          word.unit_tokens() % kBlockKeys == 0 && word.picks() <= kChosenPicksMax;
 }
 
-bool IsServed(const AttendArgs& args) {
+bool IsServed(const AttendArgs& args, int64_t unit_tokens) {
   const int64_t dim = std::max(args.kv->head_dim(), args.kv->v_head_dim());
   return OnMatrixUnits(args) && args.memory == MemoryKind::kDevice &&
          args.kv->memory() == MemoryKind::kDevice && dim <= kChosenDimMax &&
          args.q_ranges.size() == 1 && args.group <= kChosenRows &&
          args.heads.first % args.group == 0 && args.heads.count % args.group == 0 &&
-         args.keys->TokenCount(args.kv_tokens) == args.kv_tokens;
+         args.keys->TokenCount(args.kv_tokens) == args.kv_tokens &&
+         args.kv_tokens / unit_tokens < kChosenUnitsMax;
 }
 
 // The word that is all of the pattern, or null.
@@ -135,17 +136,18 @@ size_t PlaceArrays(std::byte* memory, Chosen& chosen) {
 const Selector* ChosenBy(const AttendArgs& args) {
   const Selector* word = OnlyWord(*args.pattern);
   if (word == nullptr || !args.pattern->lists().empty()) return nullptr;
-  return IsServed(*word) && IsServed(args) ? word : nullptr;
+  const bool is_served = IsServed(*word) && IsServed(args, word->unit_tokens());
+  return is_served ? word : nullptr;
 }
 
 const KeyList* GatheredBy(const AttendArgs& args) {
   const KeyList* only = OnlyList(*args.pattern);
   if (only == nullptr || args.q.tokens < kGatheredQueriesMin) return nullptr;
   const KeyList& list = *only;
-  const bool is_served = list.data().unit == KeyList::Unit::kBlocks &&
-                         list.data().rows == KeyList::Rows::kToken &&
-                         list.unit_tokens() % kBlockKeys == 0 && IsServed(args) &&
-                         list.heads() == args.group * args.pattern->kv_heads();
+  const bool is_served =
+      list.data().unit == KeyList::Unit::kBlocks && list.data().rows == KeyList::Rows::kToken &&
+      list.unit_tokens() % kBlockKeys == 0 && IsServed(args, list.unit_tokens()) &&
+      list.heads() == args.group * args.pattern->kv_heads();
   return is_served && DifferByQuery(args, list) && LengthOfRows(args, list) > 0 ? &list : nullptr;
 }
 

@@ -56,28 +56,50 @@ __global__ void __launch_bounds__(kThreads)
   const int length = chosen.picks - 1, head = blockIdx.y;
   const int64_t* begin = lists.begin + (lists.head_first + head) * lists.rows + lists.row_first;
   const int64_t first = begin[row], last = begin[row + 1] - 1;
-  int32_t* counts =
-      chosen.counts +
-      (row / chosen.chunk_rows * chosen.kv_heads + head / chosen.group) * chosen.units;
   for (int i = 0; i < length; ++i) {
     const int unit = first + i < last ? lists.keys[first + i] : -1;
     chosen.best[(int64_t{head} * chosen.rows + row) * length + i] = {0, unit};
-    if (unit >= 0) atomicAdd(&counts[unit], 1);
   }
 }
 
-// A thread does a pick of a row.
+// Calls fn(unit, its row of the chunk, head, pick) for the picks of the thread block's rows, those
+// of all heads of a KV head.
+template <typename Fn>
+__device__ inline void ForEachPick(const Chosen& chosen, int first_row, int rows, Fn&& fn) {
+  const int length = chosen.picks - 1, begin = static_cast<int>(blockIdx.x) * kThreads;
+  const int picks = min(kThreads, rows - begin) * length;  // of a head
+  for (int h = 0; h < chosen.group; ++h) {
+    const int head = static_cast<int>(blockIdx.y) * chosen.group + h;
+    const int64_t at = (int64_t{head} * chosen.rows + first_row + begin) * length;
+    for (int i = threadIdx.x; i < picks; i += kThreads) {
+      fn(chosen.best[at + i].y, begin + i / length, head, i % length);
+    }
+  }
+}
+
+// Counts the rows that see each unit, or, kFill, gives each its entry. What a thread block has of a
+// unit goes to memory at once: there many rows would wait for one another.
+template <bool kFill>
 __global__ void __launch_bounds__(kThreads)
-    Fill(const Chosen chosen, int first_row, int rows, int32_t* counts) {
-  const int length = chosen.picks - 1, heads = chosen.problem.heads;
-  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (i >= int64_t{rows} * length) return;
-  const int head = blockIdx.y, pick = static_cast<int>(i % length);
-  const int64_t row = i / length;
-  const int unit = chosen.best[(int64_t{head} * chosen.rows + first_row) * length + i].y;
-  if (unit < 0) return;
-  const int entry = atomicAdd(&counts[head / chosen.group * chosen.units + unit], 1);
-  chosen.entries[entry] = static_cast<int32_t>((row * heads + head) * chosen.picks + pick);
+    Tally(const Chosen chosen, int first_row, int rows, int32_t* counts) {
+  __shared__ int32_t own[kChosenUnitsMax];
+  counts += int64_t{blockIdx.y} * chosen.units;
+  for (int unit = threadIdx.x; unit < chosen.units; unit += kThreads) own[unit] = 0;
+  __syncthreads();
+  ForEachPick(chosen, first_row, rows, [&](int unit, int, int, int) {
+    if (unit >= 0) atomicAdd(&own[unit], 1);
+  });
+  __syncthreads();
+  for (int unit = threadIdx.x; unit < chosen.units; unit += kThreads) {
+    if (own[unit] != 0) own[unit] = atomicAdd(&counts[unit], own[unit]);
+  }
+  if constexpr (!kFill) return;
+  __syncthreads();
+  ForEachPick(chosen, first_row, rows, [&](int unit, int row, int head, int pick) {
+    if (unit < 0) return;
+    const int slot = (row * chosen.problem.heads + head) * chosen.picks + pick;
+    chosen.entries[atomicAdd(&own[unit], 1)] = slot;
+  });
 }
 
 // Stays where it is written: the compiler would put it off until its values are used.
@@ -168,9 +190,11 @@ cudaError_t LaunchRoute(const Chosen& chosen, int chunk, cudaStream_t stream) {
   }
   int32_t* counts = chosen.counts + int64_t{chunk} * chosen.kv_heads * chosen.units;
   const int rows = RowsOf(chosen, chunk);
+  const int first = chunk * chosen.chunk_rows;
+  const dim3 blocks((rows + kThreads - 1) / kThreads, chosen.kv_heads);
+  Tally<false><<<blocks, kThreads, 0, stream>>>(chosen, first, rows, counts);
   Offsets<<<1, kOffsetThreads, 0, stream>>>(chosen, counts);
-  const dim3 picks((rows * (chosen.picks - 1) + kThreads - 1) / kThreads, chosen.problem.heads);
-  Fill<<<picks, kThreads, 0, stream>>>(chosen, chunk * chosen.chunk_rows, rows, counts);
+  Tally<true><<<blocks, kThreads, 0, stream>>>(chosen, first, rows, counts);
   return cudaGetLastError();
 }
 
