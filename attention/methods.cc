@@ -111,6 +111,10 @@ constexpr Method kMethods[] = {
     {"MSA", "msa(block,topk)",
      "the own block and those of which an index over a track scores a token highest, by KV head",
      "2606.13392", ""},
+    {"SeerAttention", "seer(threshold=0.002)",
+     "the own block and those to whose gate keys, a track's rows, a gate gives more weight, by KV "
+     "head; SeerAttention-R: seer(4096), a budget of tokens",
+     "2410.13276, 2506.08889", ""},
     {"MInference", "minference(v,s)",
      "the keys and the diagonals that the last queries of a prompt weigh most, by query head",
      "2407.02490 §3.2", ""},

@@ -14,7 +14,8 @@
 //   list(name)      what data says that comes with a call (key_list.h)
 //   quest(budget[,page=16])      moba(block,topk)      nsa(topk[,block=64])
 //   xattention(threshold[,stride=16][,block=128])      biformer(region[,topk=4])
-//   minference(v,s)     keys chosen by data (selector.h)
+//   seer(budget[,block=64])      seer(threshold=x[,block=64])      minference(v,s)
+//                       keys chosen by data (selector.h)
 //
 // patterns/ defines each word; `annulus methods` prints them. Arguments go by position or by name.
 // Numbers are unsigned decimal integers; lengths, blocks, local and strides ≥ 1; step = 0 gives all

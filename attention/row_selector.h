@@ -42,7 +42,7 @@ class RowSelector : public Selector {
     Lists lists = Lists::kQueryHeads;
     int64_t row_tokens = 1;     // 1, or the selector's unit
     int64_t group_tokens = 1;   // divides row_tokens
-    int64_t scored_tokens = 0;  // divides the selector's unit
+    int64_t scored_tokens = 0;  // divides the selector's unit; of an index rows of its track
     bool causal = true;
   };
 

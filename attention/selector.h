@@ -24,13 +24,17 @@ enum class Summary {
 };
 
 // How a word chooses by the rows of a track. A token's score by an index query is the dot product
-// of its row with it; a unit's is the highest of its tokens.
+// of its row with it; a unit's is the highest of its tokens. Where the track has several heads,
+// list h looks at head h.
 struct Index {
   int lists = 1;  // of a query: one for all heads, or one for each KV head
   // Each list has several index queries, and a token's score is the sum over them of their weights
   // times what is positive of theirs. Else each list has one.
   bool weighs = false;
   bool own_unit = true;  // is seen always, and counts; else it is a unit like those before it
+  // What the track is: each of so many heads has a row for so many tokens.
+  int heads = 1;
+  int64_t ratio = 1;
 };
 
 // A unit that a query may see.

@@ -12,6 +12,7 @@ namespace annulus {
 inline constexpr int kLayersMax = 1024;
 inline constexpr size_t kTracksMax = 8;
 inline constexpr size_t kTrackNameBytesMax = 64;
+inline constexpr int64_t kTrackRatioMax = int64_t{1} << 20;
 inline constexpr int kHeadsMax = 4096;  // query heads
 inline constexpr int kHeadDimMax = 576;
 inline constexpr int kReplicasMax = 2;

@@ -44,6 +44,7 @@ absl::Span<const PatternWord> XAttentionWords();
 absl::Span<const PatternWord> BiFormerWords();
 absl::Span<const PatternWord> DsaWords();
 absl::Span<const PatternWord> MsaWords();
+absl::Span<const PatternWord> SeerWords();
 absl::Span<const PatternWord> MInferenceWords();
 
 }  // namespace annulus

@@ -9,10 +9,10 @@ absl::Span<const PatternWord> PatternWords() {
   static const std::vector<PatternWord>* const words = [] {
     auto* all = new std::vector<PatternWord>;
     for (const auto some :
-         {BasicWords(), DocsWords(), BlockWords(), S2Words(), RelativeS2Words(), PowerWords(),
-          NeighbourhoodWords(), GridWords(), DiskWords(), PermuteWords(), ListWords(), QuestWords(),
-          MobaWords(), NsaWords(), XAttentionWords(), BiFormerWords(), DsaWords(), MsaWords(),
-          MInferenceWords()}) {
+         {BasicWords(),    DocsWords(),          BlockWords(), S2Words(),   RelativeS2Words(),
+          PowerWords(),    NeighbourhoodWords(), GridWords(),  DiskWords(), PermuteWords(),
+          ListWords(),     QuestWords(),         MobaWords(),  NsaWords(),  XAttentionWords(),
+          BiFormerWords(), DsaWords(),           MsaWords(),   SeerWords(), MInferenceWords()}) {
       all->insert(all->end(), some.begin(), some.end());
     }
     return all;

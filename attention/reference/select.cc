@@ -168,6 +168,33 @@ std::vector<int32_t> ReferenceBiFormer(const ReferenceQuery& query, int64_t regi
   return seen;
 }
 
+std::vector<int32_t> ReferenceSeer(const ReferenceQuery& query, int64_t budget, double threshold,
+                                   int64_t block) {
+  const int64_t last = std::min(query.position, query.kv_tokens - 1), own = last / block;
+  std::vector<std::pair<float, int32_t>> order;
+  double largest = -INFINITY, total = 0;
+  for (int64_t row = 0; row < (last + 1) / block; ++row) {
+    double score = 0;
+    for (int64_t c = 0; c < query.k.dim; ++c) {
+      score += Value(query.q, query.row, query.head, c) * Value(query.k, row, query.kv_head, c);
+    }
+    order.emplace_back(-static_cast<float>(score), static_cast<int32_t>(row));
+    largest = std::max(largest, score);
+  }
+  const double root = std::sqrt(static_cast<double>(query.k.dim));
+  for (const auto& [negative, row] : order) total += std::exp((-negative - largest) / root);
+  std::vector<int32_t> seen = {static_cast<int32_t>(own)};
+  std::sort(order.begin(), order.end());
+  for (const auto& [negative, row] : order) {
+    const double weight = std::exp((-negative - largest) / root) / total;
+    const bool is_seen = budget > 0 ? std::ssize(seen) < std::max<int64_t>(1, budget / block)
+                                    : static_cast<float>(weight) > static_cast<float>(threshold);
+    if (row != own && is_seen) seen.push_back(row);
+  }
+  std::sort(seen.begin(), seen.end());
+  return seen;
+}
+
 std::vector<int32_t> ReferenceDsa(const ReferenceQuery& query, const float* weights, int64_t topk) {
   const int64_t last = std::min(query.position, query.kv_tokens - 1);
   std::vector<std::pair<float, int32_t>> order;

@@ -38,6 +38,11 @@ std::vector<int32_t> ReferenceBiFormer(const ReferenceQuery& query, int64_t regi
 
 // The tokens that dsa(topk) lets it see: q has all index queries, of which `head` says none, with
 // their weights [q.heads]; k [tokens, 1, dim] has a track's rows.
+// Of the track's rows k [rows, kv_heads, dim], one for `block` tokens, and gate queries of as many
+// heads; `budget` 0: by the threshold.
+std::vector<int32_t> ReferenceSeer(const ReferenceQuery& query, int64_t budget, double threshold,
+                                   int64_t block);
+
 std::vector<int32_t> ReferenceDsa(const ReferenceQuery& query, const float* weights, int64_t topk);
 // The blocks that msa(block,topk) lets it see, of the index query `head`; k as before.
 std::vector<int32_t> ReferenceMsa(const ReferenceQuery& query, int64_t block, int64_t topk);

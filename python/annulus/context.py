@@ -101,7 +101,8 @@ class Context:
             layer: which.
             k: [n, kv_heads, head_dim].
             v: [n, kv_heads, v_head_dim]; None where the context has ``v_is_k_prefix``.
-            track: k has rows of this track, [n, 1, dim], and there is no v (None: K and V).
+            track: k has rows of this track, [n, heads of the track, dim], and there is no v
+                (None: K and V).
             start: must be the layer's committed tokens (as this client knows them).
             key: (client, sequence), by which the service knows a repetition (the library's own).
             progress: called with (bytes done, bytes in all) as they leave, on some thread.
@@ -423,7 +424,11 @@ class Context:
     def _positions(
         self, number: int, q: Any, q_start: int | None, kv_len: int | None
     ) -> tuple[int, int]:
-        kv_len = self.tokens[number] if kv_len is None else kv_len
+        if kv_len is None:
+            layers: int = self.spec["layers"]
+            tracks = self.spec.get("tracks", [])
+            counts_rows = number >= layers and tracks[number // layers - 1].get("ratio", 1) > 1
+            kv_len = self.tokens[number % layers if counts_rows else number]
         if q_start is None:
             q_start = kv_len - len(q)
             if q_start < 0:

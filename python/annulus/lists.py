@@ -93,7 +93,7 @@ class KeyList:
 
 @dataclasses.dataclass
 class Index:
-    """Queries by which words as ``dsa`` and ``msa`` choose keys among a track's rows.
+    """Queries by which words as ``dsa``, ``msa`` and ``seer`` choose keys among a track's rows.
 
     Args:
         track: by name.

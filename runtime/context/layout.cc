@@ -1,5 +1,6 @@
 #include "runtime/context/layout.h"
 
+#include <algorithm>
 #include <map>
 #include <utility>
 
@@ -78,14 +79,16 @@ Layout LayoutOf(const ContextSpec& spec, int world, int64_t tokens) {
 std::vector<ContextSpec> TrackSpecs(const ContextSpec& spec) {
   std::vector<ContextSpec> specs;
   for (const Track& track : spec.tracks) {
-    specs.push_back({.heads = 1,
-                     .kv_heads = 1,
+    PartitionSpec partition = spec.partition;
+    partition.unit_blocks = std::max<int64_t>(1, partition.unit_blocks / track.ratio);
+    specs.push_back({.heads = track.heads,
+                     .kv_heads = track.heads,
                      .head_dim = track.dim,
                      .v_head_dim = track.dim,
                      .v_is_k_prefix = true,
                      .dtype = track.dtype,
-                     .partition = spec.partition,
-                     .tokens_expected = spec.tokens_expected});
+                     .partition = partition,
+                     .tokens_expected = (spec.tokens_expected + track.ratio - 1) / track.ratio});
   }
   return specs;
 }
@@ -134,8 +137,9 @@ int64_t DenseBytes(const ContextSpec& spec, const HeadMap& heads,
   int64_t bytes = 0;
   const std::vector<ContextSpec> tracks = TrackSpecs(spec);
   for (int layer = 0; layer < std::ssize(tokens); ++layer) {
-    const int64_t pages = BlocksOf(tokens[layer]) * (layer < spec.layers ? heads_held : 1);
-    bytes += pages * PageBytes(SpecOfLayer(spec, tracks, layer));
+    const ContextSpec& of_layer = SpecOfLayer(spec, tracks, layer);
+    const int64_t heads = layer < spec.layers ? heads_held : of_layer.kv_heads;
+    bytes += BlocksOf(tokens[layer]) * heads * PageBytes(of_layer);
   }
   return bytes;
 }

@@ -36,8 +36,17 @@ inline int StoredLayers(const ContextSpec& spec) {
   return TrackLayer(spec, static_cast<int>(spec.tracks.size()), 0);
 }
 
-// Rows of tracks are stored as those of contexts with these specs: one KV head without V, which all
-// ranks have tokens of.
+// Tokens to a row of a stored layer, and the rows that the context's first `tokens` come with.
+inline int64_t RatioOf(const ContextSpec& spec, int layer) {
+  if (layer < spec.layers) return 1;
+  return spec.tracks[static_cast<size_t>(layer / spec.layers - 1)].ratio;
+}
+inline int64_t RowsOf(const ContextSpec& spec, int layer, int64_t tokens) {
+  return tokens / RatioOf(spec, layer);
+}
+
+// Rows of tracks are stored as those of contexts with these specs, whose tokens are the rows: KV
+// heads without V, which all ranks have rows of, where they have the tokens if units allow it.
 std::vector<ContextSpec> TrackSpecs(const ContextSpec& spec);
 
 // Of a stored layer; `tracks`: TrackSpecs.

@@ -53,7 +53,7 @@ Selection::Selection(const SelectRows& rows, const Layout& layout)
 }
 
 void Selection::Divide(const Layout& layout) {
-  const bool by_index = rows_.selector->index().has_value();
+  const bool by_index = rows_.selector->index().has_value() && !by_row();
   std::vector<bool> whole(static_cast<size_t>(end_));
   const int64_t blocks = end_ * blocks_of_chunk();
   for (int rank = 0; rank < layout.world(); ++rank) {

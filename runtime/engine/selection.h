@@ -9,7 +9,8 @@
 // ranks name the highest score counts.
 //
 // A word that picks from all scores of a row (attention/row_selector.h) has each rank answer those
-// of all units that it holds, and the caller pick from what they all answered.
+// of all units that it holds, of keys or rows of a track, and the caller pick from what they all
+// answered.
 //
 // Who answers what, and in how many bytes, follows from selector, layout and positions: caller and
 // ranks each work it out. An answer is, for each query head of the rank (each list of an
@@ -86,6 +87,7 @@ class Selection {
   };
 
   bool by_row() const { return rows_.selector->by_row() != nullptr; }
+  int64_t scored_rows() const;  // that are there: of the keys, or of a track
   int64_t units_of_chunk() const { return blocks_of_chunk() * kBlockTokens / form_.unit_tokens; }
   int64_t blocks_of_chunk() const { return std::max<int64_t>(1, form_.unit_tokens / kBlockTokens); }
   void Divide(const Layout& layout);

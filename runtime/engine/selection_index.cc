@@ -22,6 +22,7 @@ constexpr int64_t kPartsMax = 64;
 
 absl::StatusOr<Buffer> Selection::AnswerByIndex(int rank, const TensorView& q, const float* weights,
                                                 const SelectKeys& keys, const Loops& loops) const {
+  if (by_row()) return AnswerRows(rank, {&q, 1}, keys, loops);
   const Share& share = shares_[static_cast<size_t>(rank)];
   Buffer answer(static_cast<size_t>(AnswerBytes(rank)));
   if (answer.empty()) return answer;

@@ -29,6 +29,11 @@ int64_t ListsOf(const SelectRows& rows) {
 
 }  // namespace
 
+int64_t Selection::scored_rows() const {
+  const auto& index = rows_.selector->index();
+  return rows_.kv_tokens / (index.has_value() ? index->ratio : 1);
+}
+
 int64_t Selection::ScoresOf(const Share& share) const {
   const ListRows of(rows_);
   int64_t scores = 0;
@@ -42,7 +47,7 @@ absl::Status Selection::CheckRows() const {
   const RowSelector& selector = *rows_.selector->by_row();
   ANNULUS_RETURN_IF_ERROR(selector.CheckCall(rows_.queries(), rows_.kv_tokens));
   const ListRows of(rows_);
-  const int64_t lists = ListsOf(rows_), units = rows_.kv_tokens / selector.scored_tokens();
+  const int64_t lists = ListsOf(rows_), units = scored_rows() / selector.scored_tokens();
   if (units >= INT32_MAX) return Refuse("units", units, "2^31", INT32_MAX);
   if (of.count() > kListRowsMax / lists) {
     return Refuse("rows", of.count(), "list_rows_max", kListRowsMax / lists);
@@ -82,7 +87,7 @@ absl::StatusOr<Buffer> Selection::AnswerRows(int rank, absl::Span<const TensorVi
     const int64_t first = part * kChunksOfTask;
     const auto chunks = absl::MakeSpan(share.chunks).subspan(first, kChunksOfTask);
     ANNULUS_ASSIGN_OR_RETURN(const ScoredBy units,
-                             SummariesOf(form_, keys, kv_head, chunks, rows_.kv_tokens));
+                             SummariesOf(form_, keys, kv_head, chunks, scored_rows()));
     float* of_range = scores;
     for (size_t range = 0; range < share.heads.size(); ++range) {
       SelectRows rows = rows_;

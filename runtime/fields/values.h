@@ -47,9 +47,11 @@ struct TextForm<PartitionSpec> {
 
 constexpr auto DescriptionOf(const Track*) {
   using T = Track;
-  return Describe("Track", Field(1, "name", &T::name, SizeBetween(1, kTrackNameBytesMax)),
-                  Field(2, "dim", &T::dim, MultipleOf(8, kHeadDimMax)),
-                  Field(3, "dtype", &T::dtype));
+  return Describe(
+      "Track", Field(1, "name", &T::name, SizeBetween(1, kTrackNameBytesMax)),
+      Field(2, "dim", &T::dim, MultipleOf(8, kHeadDimMax)), Field(3, "dtype", &T::dtype),
+      Field(4, "heads", &T::heads, Bounds{.min = 1, .max = kKvHeadsMax, .absent = 1}),
+      Field(5, "ratio", &T::ratio, Bounds{.min = 1, .max = kTrackRatioMax, .absent = 1}));
 }
 
 constexpr auto DescriptionOf(const ContextSpec*) {

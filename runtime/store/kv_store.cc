@@ -232,8 +232,9 @@ absl::Status KvStore::RollBack(ContextId id, const std::vector<LayerState>& laye
 
 absl::Status KvStore::Truncate(ContextId id, int64_t tokens) {
   ANNULUS_ASSIGN_OR_RETURN(const Context* context, FindContext(id));
-  for (const auto& layer : context->layers) {
-    if (layer != nullptr) Cut(*layer, tokens);
+  for (size_t i = 0; i < context->layers.size(); ++i) {
+    if (context->layers[i] == nullptr) continue;
+    Cut(*context->layers[i], RowsOf(context->shard.spec, static_cast<int>(i), tokens));
   }
   return absl::OkStatus();
 }

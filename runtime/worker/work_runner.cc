@@ -190,8 +190,12 @@ absl::Status WorkRunner::SetUp(const WorkerTask& task, const wire::WorkItem& ite
   to->refuses_overflow = item.k_tokens > 0;  // what fails here is taken back everywhere
   if (item.q_tokens == 0) return absl::OkStatus();
   ANNULUS_ASSIGN_OR_RETURN(const KvStore::Shard* shard, store_.Find(item.context));
-  ANNULUS_ASSIGN_OR_RETURN(const KvTable* table,
-                           store_.Table(item.context, item.layer, item.kv_tokens));
+  if (item.layer < 0 || item.layer >= StoredLayers(shard->spec)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("layer: ", item.layer, "; expected one of ", StoredLayers(shard->spec)));
+  }
+  const int64_t rows = RowsOf(shard->spec, item.layer, item.kv_tokens);
+  ANNULUS_ASSIGN_OR_RETURN(const KvTable* table, store_.Table(item.context, item.layer, rows));
   if (item.column_trip.has_value()) return RunColumnTrip(task, item, *shard, queries, to);
   if (item.pattern.empty()) {
     const Pattern& own = store_.PatternOfLayer(item.context, item.layer);

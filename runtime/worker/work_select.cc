@@ -5,6 +5,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "runtime/context/check_track.h"
 #include "runtime/context/layout.h"
 #include "runtime/engine/wire_rows.h"
 #include "runtime/worker/work_runner.h"
@@ -29,17 +30,20 @@ absl::StatusOr<Buffer> WorkRunner::SelectByIndex(const wire::WorkItem& item,
                                             " bytes of index queries, which are not what ",
                                             word->name(), " needs"));
   }
+  ANNULUS_RETURN_IF_ERROR(CheckTrack(*word, track, RatioOf(shard.spec, item.layer)));
+  const int64_t rows = RowsOf(shard.spec, item.layer, item.kv_tokens);
   const int lists = word->index()->lists;
   const Selection selection({.selector = word.get(),
                              .q = q,
                              .q_begin = item.q_start,
                              .heads = {0, lists},
-                             .group = lists,
+                             .group = lists / word->index()->heads,
                              .kv_tokens = item.kv_tokens},
-                            shard.layout(item.layer, item.kv_tokens));
+                            shard.layout(item.layer, rows));
   ANNULUS_RETURN_IF_ERROR(selection.Check());
+  if (selection.AnswerBytes(shard.rank) == 0) return Buffer();
   ANNULUS_ASSIGN_OR_RETURN(const SelectKeys keys,
-                           store_.RowsToSelect(item.context, item.layer, item.kv_tokens));
+                           store_.RowsToSelect(item.context, item.layer, rows));
   std::vector<float> of_queries(static_cast<size_t>(weights));
   if (weights > 0) {
     std::memcpy(of_queries.data(), queries.data() + q_bytes, of_queries.size() * sizeof(float));

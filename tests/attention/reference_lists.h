@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_split.h"
 #include "annulus/key_list.h"
 #include "attention/reference/select.h"
@@ -17,16 +18,18 @@ namespace annulus::test {
 // A word with all its arguments, and what its lists are.
 struct ReferenceWord {
   explicit ReferenceWord(const std::string& text) : text(text) {
-    const std::vector<std::string> parts = absl::StrSplit(text, absl::ByAnyChar("(,)"));
+    const std::vector<std::string> parts = absl::StrSplit(text, absl::ByAnyChar("(,=)"));
     name = parts[0];
-    for (size_t i = 1; i + 1 < parts.size(); ++i) args.push_back(std::atof(parts[i].c_str()));
+    for (size_t i = 1; i + 1 < parts.size(); ++i) {
+      if (absl::ascii_isdigit(parts[i][0])) args.push_back(std::atof(parts[i].c_str()));
+    }
   }
   int64_t At(size_t i) const { return static_cast<int64_t>(args.at(i)); }
 
   int64_t unit_tokens() const {
     if (name == "dsa") return 1;
     if (name == "xattention") return At(2);
-    return At(name == "quest" || name == "nsa" ? 1 : 0);
+    return At(name == "quest" || name == "nsa" || name == "seer" ? 1 : 0);
   }
   int64_t row_tokens() const {
     return name == "xattention" || name == "biformer" ? unit_tokens() : 1;
@@ -52,6 +55,10 @@ inline std::vector<int32_t> ReferenceUnits(const ReferenceWord& word, const Refe
     return ReferenceXAttention(query, word.args.at(0), word.At(1), word.At(2));
   }
   if (word.name == "biformer") return ReferenceBiFormer(query, word.At(0), word.At(1));
+  if (word.name == "seer") {
+    const bool by_budget = word.args.at(0) >= 1;
+    return ReferenceSeer(query, by_budget ? word.At(0) : 0, word.args.at(0), word.At(1));
+  }
   if (word.name == "msa") return ReferenceMsa(query, word.At(0), word.At(1));
   ANNULUS_CHECK(word.name == "dsa");
   return ReferenceDsa(query, weights, word.At(0));

@@ -58,11 +58,15 @@ TEST_CASE("tracks: uploads of both kinds choose what the definition does, after 
          absl::Now() - begin < absl::Seconds(20)) {
     absl::SleepFor(absl::Milliseconds(20));
   }
+  const Tensor gates = Random(rng, kTokens / 16, 2), gate_q = Random(rng, kRows, 2);
+  const CallList gated =
+      test::ReferenceList("seer(96,16)", gate_q, kTokens - kRows, gates, kTokens);
   std::vector<SelectRequest> selects;
   for (const std::unique_ptr<Client>& client : clients) {
     ContextSpec spec{.layers = 2, .heads = 4, .kv_heads = 2, .head_dim = kDim, .v_head_dim = kDim};
     spec.partition.unit_blocks = 1;
-    spec.tracks = {{"index", kDim, DType::kF32}};
+    spec.tracks = {{"index", kDim, DType::kF32},
+                   {.name = "gates", .dim = kDim, .dtype = DType::kF32, .heads = 2, .ratio = 16}};
     const auto context = client->CreateContext(spec);
     INFO(context.status());
     REQUIRE(context.ok());
@@ -80,9 +84,21 @@ TEST_CASE("tracks: uploads of both kinds choose what the definition does, after 
                        .q = q,
                        .pattern = "dsa(70)",
                        .weights = weights});
+    append = {.context = context->id, .layer = TrackLayer(spec, 1, 1), .k = gates};
+    REQUIRE(client->Append(append).ok());
   }
   const auto check = [&] {
     for (size_t i = 0; i < clients.size(); ++i) {
+      SelectRequest by_gates = selects[i];
+      by_gates.layer = selects[i].layer + 2;  // of two layers
+      by_gates.q = gate_q;
+      by_gates.pattern = "seer(96,16)";
+      by_gates.weights = {};
+      const auto blocks = clients[i]->Select(by_gates);
+      INFO(blocks.status());
+      REQUIRE(blocks.ok());
+      CHECK(blocks->lists.at(0).data->keys == gated.data->keys);
+      CHECK(blocks->lists.at(0).data->begin == gated.data->begin);
       const auto chosen = clients[i]->Select(selects[i]);
       INFO(chosen.status());
       REQUIRE(chosen.ok());

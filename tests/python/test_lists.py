@@ -130,7 +130,7 @@ def test_keys_chosen_by_an_index(problem):
         annulus.in_process(workers=2, threads=1) as client,
         client.create_context(**shape, layers=2, tracks=tracks) as context,
     ):
-        assert context.spec["tracks"] == tracks
+        assert context.spec["tracks"] == [{**tracks[0], "heads": 1, "ratio": 1}]
         context.append(1, k, v)
         context.append(1, rows[:-1], track="index")
         step = annulus.Step(context, 1, k=rows[-1:], track="index")
@@ -167,6 +167,37 @@ def test_keys_chosen_by_an_index(problem):
         pytest.raises(annulus.InvalidArgument, match=r"tracks: .* expected a dict"),
     ):
         client.create_context(**shape, tracks=["index"])
+
+
+def test_seer(problem, rng):
+    q, k, v = problem
+    n, block = len(k), 16
+    gates = rng.standard_normal((n // block, 2, 24), dtype=np.float32)
+    gate_q = rng.standard_normal((5, 2, 24), dtype=np.float32)
+    mask = np.zeros((2, 5, n // block + 1), dtype=bool)
+    for head in range(2):
+        for row in range(5):
+            own = (n - 5 + row) // block
+            order = np.argsort(-(gates[:own, head] @ gate_q[row, head]), kind="stable")
+            mask[head, row, [*order[:3], own]] = True
+    begin = np.concatenate([[0], np.cumsum(mask.sum(2))])
+    at = {"rows": "token", "block_tokens": block, "heads": 2, "q_begin": n - 5}
+    same = annulus.KeyList(begin, np.nonzero(mask)[2], **at)
+    shape = {"heads": 4, "kv_heads": 2, "head_dim": 16, "v_head_dim": 8, "dtype": "f32"}
+    tracks = [{"name": "gates", "dim": 24, "dtype": "f32", "heads": 2, "ratio": block}]
+    with (
+        annulus.in_process(workers=2, threads=1) as client,
+        client.create_context(**shape, tracks=tracks) as context,
+    ):
+        context.append(0, k, v)
+        context.append(0, gates, track="gates")
+        assert context.tokens == [n, n // block]
+        expected, _ = context.attend(0, q[-5:], "list(x) & causal", lists={"x": same})
+        lists = context.select(0, gate_q, "seer(64,16)", track="gates")
+        index = annulus.Index("gates", gate_q)
+        for chosen in ({"lists": lists}, {"index": index}):
+            out, _ = context.attend(0, q[-5:], "seer(64,16)", **chosen)
+            np.testing.assert_allclose(out, expected, atol=2e-6, rtol=0)
 
 
 def test_vertical_slash(problem):

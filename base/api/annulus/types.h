@@ -18,13 +18,16 @@ namespace annulus {
 
 using ContextId = uint64_t;
 
-// Rows that a context keeps beside K and V, one for each token of a layer, as an indexer's keys:
-// they are stored, forked, truncated, moved and checked as K is, each track's layers as layers of
-// their own (TrackLayer).
+// Rows that a context keeps beside K and V, as an indexer's keys: they are stored, forked,
+// truncated, moved and checked as K is, each track's layers as layers of their own (TrackLayer),
+// which count rows. Row r stands for the tokens [r·ratio, (r + 1)·ratio), and is there for calls
+// that see all of these; a cut at a token keeps the rows of which it keeps all.
 struct Track {
   std::string name;  // 1 to 64 bytes, of no other track
-  int dim = 0;       // of a row; a multiple of 8 up to 576
+  int dim = 0;       // of a head's row; a multiple of 8 up to 576
   DType dtype = DType::kBF16;
+  int heads = 1;      // up to 1024
+  int64_t ratio = 1;  // tokens to a row, up to 2^20
 };
 
 // One sequence's KV over all layers. Limits are checked by Validate: 1 ≤ layers ≤ 1024, those of
@@ -66,9 +69,9 @@ struct ContextSpec {
   std::vector<Track> tracks = {};  // none where kv_efficient
 };
 
-// By which number appends name the rows of track spec.tracks[track] in a layer: k is [n, 1, dim],
-// there is no v, and tokens are counted for themselves. Behind the context's layers come the first
-// track's, then the next one's.
+// By which number appends name the rows of track spec.tracks[track] in a layer: k is [n, heads of
+// the track, dim], there is no v, and tokens are counted for themselves. Behind the context's
+// layers come the first track's, then the next one's.
 inline int TrackLayer(const ContextSpec& spec, int track, int layer) {
   return spec.layers * (1 + track) + layer;
 }

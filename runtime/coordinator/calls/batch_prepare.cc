@@ -52,6 +52,11 @@ absl::Status BatchCall::PrepareIndex(const CallItem& wanted, Item& item) {
   const request::WorkItem& ask = wanted.ask;
   const ShardMap& map = *item.admitted->map;
   ANNULUS_RETURN_IF_ERROR(CheckAttendable(map.spec, ask.layer, wanted.selects_only));
+  if (ask.k_tokens > 0 && map.RatioOf(ask.layer) > 1) {
+    return absl::InvalidArgumentError(
+        "a step of the same call appends to its layer; expected none where a row stands for "
+        "several tokens");
+  }
   const ContextSpec& track = map.SpecOf(ask.layer);
   ANNULUS_RETURN_IF_ERROR(CheckTensor("q", wanted.q, wanted.q.heads, track.head_dim, track.dtype));
   ANNULUS_RETURN_IF_ERROR(CheckWeights(*wanted.weights));
@@ -73,7 +78,9 @@ absl::Status BatchCall::PrepareItem(const CallItem& wanted, Item& item) {
   if (wanted.index_refused != nullptr) {
     return absl::InvalidArgumentError(absl::StrCat("index: ", wanted.index_refused));
   }
-  item.layout.emplace(map.layout(ask.layer, ask.kv_len()));
+  const bool appends_rows = ask.kind != Kind::kAttend;
+  item.layout.emplace(
+      map.layout(ask.layer, appends_rows ? ask.kv_len() : map.RowsOf(ask.layer, ask.kv_len())));
   if (item.admitted->appends) {
     ANNULUS_RETURN_IF_ERROR(CheckKv(map.SpecOf(ask.layer), wanted.k, wanted.v));
   }

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "runtime/context/check_track.h"
 #include "runtime/context/layout.h"
 
 namespace annulus {
@@ -63,6 +64,7 @@ absl::StatusOr<std::unique_ptr<ItemSelection>> ItemSelection::ByIndex(
   for (const auto& selector : pattern->selectors()) {
     if (!selector->index().has_value() || HasList(given, *selector)) continue;
     const Index& index = *selector->index();
+    ANNULUS_RETURN_IF_ERROR(CheckTrack(*selector, map.SpecOf(ask.layer), map.RatioOf(ask.layer)));
     if (!index.weighs && heads != index.lists) {
       return absl::InvalidArgumentError(absl::StrCat("heads of q: ", heads, "; expected ",
                                                      index.lists, " index queries for ",
@@ -78,9 +80,10 @@ absl::StatusOr<std::unique_ptr<ItemSelection>> ItemSelection::ByIndex(
                           .q = q,
                           .q_begin = ask.queries().begin,
                           .heads = {0, index.lists},
-                          .group = index.lists,
+                          .group = index.lists / index.heads,
                           .kv_tokens = ask.kv_len()};
-    ANNULUS_RETURN_IF_ERROR(made->Add(rows, map.layout(ask.layer, ask.kv_len()), q.dtype));
+    const Layout layout = map.layout(ask.layer, map.RowsOf(ask.layer, ask.kv_len()));
+    ANNULUS_RETURN_IF_ERROR(made->Add(rows, layout, q.dtype));
   }
   if (made != nullptr) made->pattern_ = std::move(pattern);
   return made;

@@ -14,8 +14,8 @@ namespace annulus {
 namespace {
 
 // Whether the tokens are to be appended: not if they were, by the same request.
-absl::StatusOr<bool> CheckAppend(const Context& context, const Layer& layer, TokenRange tokens,
-                                 RequestKey key) {
+absl::StatusOr<bool> CheckAppend(const Context& context, const Layer& layer,
+                                 const ContextSpec& of_layer, TokenRange tokens, RequestKey key) {
   if (layer.appending != 0) {
     return absl::UnavailableError(
         "another append to this layer, or an earlier try of this one, is in flight; retry after "
@@ -36,8 +36,8 @@ absl::StatusOr<bool> CheckAppend(const Context& context, const Layer& layer, Tok
   if (tokens.begin != layer.tokens) {
     return Bad("start", tokens.begin, absl::StrCat(layer.tokens, ", the layer's committed tokens"));
   }
-  const ContextSpec& spec = context.map->spec;
-  const int64_t tokens_max = spec.tokens_expected > 0 ? spec.tokens_expected : kContextTokensMax;
+  const int64_t expected = of_layer.tokens_expected;
+  const int64_t tokens_max = expected > 0 ? expected : kContextTokensMax;
   if (tokens.size() > tokens_max - tokens.begin) {
     return Bad("tokens of k", tokens.size(),
                absl::StrCat("at most ", tokens_max - tokens.begin, ", since the context ends at ",
@@ -46,14 +46,15 @@ absl::StatusOr<bool> CheckAppend(const Context& context, const Layer& layer, Tok
   return true;
 }
 
-absl::Status CheckAttend(const Layer& layer, const request::WorkItem& ask) {
+absl::Status CheckAttend(const Layer& layer, int64_t ratio, const request::WorkItem& ask) {
   const int64_t kv_len = ask.kv_len();
   if (ask.q_tokens < 1 || ask.q_tokens > kContextTokensMax) {
     return Bad("tokens of q", ask.q_tokens, absl::StrCat("1 to ", kContextTokensMax));
   }
-  if (kv_len < 1 || kv_len > layer.tokens) {
+  if (kv_len < 1 || kv_len / ratio > layer.tokens) {
     return Bad("kv_len", kv_len,
-               absl::StrCat("1 to ", layer.tokens, ", the committed tokens of layer ", ask.layer));
+               absl::StrCat("1 to ", (layer.tokens + 1) * ratio - 1,
+                            ", the committed tokens of layer ", ask.layer));
   }
   if (ask.q_start < 0 || ask.q_start > kContextTokensMax - ask.q_tokens) {
     return Bad("q_start", ask.q_start,
@@ -87,9 +88,9 @@ absl::Status CheckStep(const Layer& layer, const request::WorkItem& ask) {
   return absl::OkStatus();
 }
 
-absl::Status CheckAsk(const Layer& layer, const request::WorkItem& ask) {
+absl::Status CheckAsk(const Context& context, const Layer& layer, const request::WorkItem& ask) {
   using Kind = request::WorkItem::Kind;
-  if (ask.kind == Kind::kAttend) return CheckAttend(layer, ask);
+  if (ask.kind == Kind::kAttend) return CheckAttend(layer, context.map->RatioOf(ask.layer), ask);
   if (ask.kind == Kind::kStep) return CheckStep(layer, ask);
   if (ask.k_tokens >= 1 && ask.k_tokens <= kContextTokensMax) return absl::OkStatus();
   return Bad("tokens of k", ask.k_tokens, absl::StrCat("1 to ", kContextTokensMax));
@@ -109,7 +110,7 @@ absl::StatusOr<std::vector<std::string>> Calls::DataAddresses(const request::Wor
                                                               const Caller& caller) const {
   ANNULUS_ASSIGN_OR_RETURN(Context * context, FindUsable(append.context, caller));
   ANNULUS_ASSIGN_OR_RETURN(const Layer* layer, context->FindLayer(append.layer));
-  ANNULUS_RETURN_IF_ERROR(CheckAsk(*layer, append));
+  ANNULUS_RETURN_IF_ERROR(CheckAsk(*context, *layer, append));
   std::vector<std::string> addresses;
   for (const Holder& holder : context->map->holders) {
     const Member& member = members_.at(holder.worker);
@@ -190,10 +191,11 @@ absl::Status Calls::AdmitItem(Item& item, CallId call, const Caller& caller) {
   const request::WorkItem& ask = item.ask;
   ANNULUS_ASSIGN_OR_RETURN(Context * context, FindUsable(ask.context, caller));
   ANNULUS_ASSIGN_OR_RETURN(Layer * layer, context->FindLayer(ask.layer));
-  ANNULUS_RETURN_IF_ERROR(CheckAsk(*layer, ask));
+  ANNULUS_RETURN_IF_ERROR(CheckAsk(*context, *layer, ask));
   if (ask.k_tokens > 0) {
-    ANNULUS_ASSIGN_OR_RETURN(
-        item.appends, CheckAppend(*context, *layer, RangeOf(ask.start, ask.k_tokens), ask.key));
+    ANNULUS_ASSIGN_OR_RETURN(item.appends,
+                             CheckAppend(*context, *layer, context->map->SpecOf(ask.layer),
+                                         RangeOf(ask.start, ask.k_tokens), ask.key));
   }
   if (ask.kind == request::WorkItem::Kind::kStep && ask.q_tokens > ask.kv_len()) {
     item.appends = false;

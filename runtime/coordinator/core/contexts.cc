@@ -49,12 +49,14 @@ absl::StatusOr<Layer*> Context::FindLayer(int layer) {
 
 absl::Status Context::CheckCut(int64_t tokens) const {
   int64_t longest = 0;
-  for (const Layer& layer : layers) longest = std::max(longest, layer.tokens);
+  for (size_t i = 0; i < layers.size(); ++i) {
+    longest = std::max(longest, layers[i].tokens * map->RatioOf(static_cast<int>(i)));
+  }
   if (tokens < 0 || tokens > longest) {
     return Bad("tokens", tokens, absl::StrCat("0 to ", longest, ", the context's tokens"));
   }
   for (size_t i = 0; i < layers.size(); ++i) {
-    if (tokens >= layers[i].tokens) continue;
+    if (map->RowsOf(static_cast<int>(i), tokens) >= layers[i].tokens) continue;
     ANNULUS_RETURN_IF_ERROR(
         map->retention->CheckCut(static_cast<int>(i), layers[i].horizon, tokens));
   }
@@ -162,8 +164,9 @@ absl::StatusOr<Context*> Contexts::Fork(const Context& parent, std::optional<int
   Context& context = contexts_[map.context];
   context.layers = parent.layers;
   wire::Fork fork{request, map.epoch, map.storage_id, parent.map->storage_id, {}};
-  for (Layer& layer : context.layers) {
-    if (tokens.has_value()) layer.Cut(*tokens);
+  for (size_t i = 0; i < context.layers.size(); ++i) {
+    Layer& layer = context.layers[i];
+    if (tokens.has_value()) layer.Cut(map.RowsOf(static_cast<int>(i), *tokens));
     layer.appending = 0;
     layer.last_key = {};  // keys are of one context
     fork.tokens.push_back(layer.tokens);
@@ -182,8 +185,10 @@ absl::Status Contexts::Truncate(Context& context, int64_t tokens, CallId request
   }
   ANNULUS_RETURN_IF_ERROR(context.CheckCut(tokens));
   ++context.truncations;
-  for (Layer& layer : context.layers) layer.Cut(tokens);
   const ShardMap& map = *context.map;
+  for (size_t i = 0; i < context.layers.size(); ++i) {
+    context.layers[i].Cut(map.RowsOf(static_cast<int>(i), tokens));
+  }
   members_.TellHolders(map, wire::Truncate{request, map.epoch, map.storage_id, tokens});
   return absl::OkStatus();
 }

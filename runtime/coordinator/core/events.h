@@ -60,6 +60,8 @@ struct ShardMap {
   Layout layout(int layer, int64_t tokens) const {
     return LayoutOfLayer(spec, tracks, layer, world, heads, tokens);
   }
+  int64_t RatioOf(int layer) const { return annulus::RatioOf(spec, layer); }
+  int64_t RowsOf(int layer, int64_t tokens) const { return annulus::RowsOf(spec, layer, tokens); }
 
   // Whom a call goes to: appends to all, queries to those that answer.
   absl::Span<const Holder> Receivers(bool appends) const {

@@ -42,7 +42,7 @@ int64_t Calls::RoomFor(const Item& item, WorkerId id) const {
 absl::Status Calls::CheckOvertaken(const Item& item) const {
   if (item.appends) return absl::OkStatus();
   const Layer& layer = LayerOf(item);
-  if (layer.tokens < item.ask.kv_len()) {
+  if (layer.tokens < item.map->RowsOf(item.ask.layer, item.ask.kv_len())) {
     return absl::AbortedError("the layer was truncated during the call");
   }
   if (item.map->spec.kv_efficient && layer.horizon != item.horizon) {

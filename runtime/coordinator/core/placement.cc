@@ -37,7 +37,7 @@ std::vector<std::pair<int, double>> FirstBytes(const ShardMap& map) {
   if (map.tracks.empty()) return first;
   if (first.empty() || first[0].first != 0) first.insert(first.begin(), {0, 0.0});
   for (const ContextSpec& track : map.tracks) {
-    first[0].second += static_cast<double>(PageBytes(track)) * layers_blocks;
+    first[0].second += static_cast<double>(PageBytes(track) * track.kv_heads) * layers_blocks;
   }
   return first;
 }

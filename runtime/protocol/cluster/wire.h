@@ -36,7 +36,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 23;
+inline constexpr uint32_t kProtocol = 24;
 
 // Worker → coordinator.
 struct Hello {
