@@ -71,6 +71,17 @@ INCLUDE = re.compile(r'\s*#\s*include "([^"]+)"')
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX)\b")
 # Names of this or that machine have no place in sources.
 MACHINE_PATH = re.compile(r"/(work|home|root|var/tmp)/")
+# Headers that others bring along on one distribution and not on the next.
+BY_NAME = {
+    "absl/strings/escaping.h": r"absl::(CHexEscape|CEscape|BytesToHexString|HexStringToBytes)\b",
+    "absl/strings/match.h": r"absl::(StrContains|StartsWith|EndsWith|EqualsIgnoreCase)\b",
+    "absl/strings/numbers.h": r"absl::Simple(Atoi|Atod|Atob)\b",
+    "absl/strings/str_cat.h": r"absl::Str(Cat|Append)\b",
+    "absl/strings/str_format.h": r"absl::StrFormat\b",
+    "absl/strings/str_join.h": r"absl::StrJoin\b",
+    "absl/strings/str_split.h": r"absl::StrSplit\b",
+    "absl/time/clock.h": r"absl::(Now|SleepFor)\b",
+}
 # CMake's lists end an item there: such a test would be two that do not exist.
 TEST_NAME_WITH_SEMICOLON = re.compile(r'TEST_CASE\("[^"]*;')
 
@@ -113,6 +124,22 @@ def long_functions(lines):
             begin = None
 
 
+def missing_includes(path, lines):
+    """(line, header) of what a file uses and neither it nor the header of its name includes."""
+    included = {match.group(1) for match in map(INCLUDE.match, lines) if match}
+    header = os.path.splitext(os.path.join(ROOT, path))[0] + ".h"
+    if path.endswith(".cc") and os.path.exists(header):
+        with open(header, encoding="utf-8") as file:
+            included |= {match.group(1) for match in map(INCLUDE.match, file) if match}
+    for target, names in BY_NAME.items():
+        if target in included:
+            continue
+        for number, line in enumerate(lines, 1):
+            if re.search(names, line.partition("//")[0]):
+                yield number, target
+                break
+
+
 def check_file(path):
     with open(os.path.join(ROOT, path), encoding="utf-8") as file:
         lines = file.read().splitlines()
@@ -132,6 +159,8 @@ def check_file(path):
         include = INCLUDE.match(line)
         if include and (finding := check_include(path, include.group(1))):
             yield number, finding
+    for number, target in missing_includes(path, lines):
+        yield number, f"no include of {target} for what is used here, expected one"
     if path.endswith(".cc") and not path.startswith("tests/"):
         for number, length in long_functions(lines):
             yield number, f"function of {length} lines, expected at most {FUNCTION_LINES_MAX}"

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "base/status.h"
 #include "comm/ucx/ucx_fabric.h"
 #ifdef ANNULUS_NCCL

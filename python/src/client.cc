@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "annulus/client.h"
 #include "python/src/answer.h"
 #include "python/src/arrays.h"

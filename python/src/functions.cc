@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "annulus/client.h"
 #include "annulus/partials.h"
 #include "attention/backend.h"

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "absl/strings/str_cat.h"
 #include "runtime/fields/wire_type.h"
 
 namespace annulus {

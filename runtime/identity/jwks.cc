@@ -1,5 +1,6 @@
 #include "runtime/identity/jwks.h"
 
+#include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "runtime/identity/encoding.h"
 #include "runtime/identity/json_fields.h"

@@ -2,6 +2,7 @@
 #include <string>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "attention/pattern.h"
 #include "base/rng.h"
 #include "tests/attention/pattern_random.h"

@@ -9,6 +9,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "tests/catch.h"
 #include "tests/cli/callers.h"
 #include "tests/cli/program.h"

@@ -2,6 +2,7 @@
 // uploads, and the service in this process. None ends the caller's process, all are refused with
 // the same code in the same words, and what is right goes on working.
 #include "tests/client/bad_calls.h"
+#include "absl/strings/str_cat.h"
 
 #include <sys/mman.h>
 

@@ -1,6 +1,7 @@
 // What of the contract of Exchange only those of a Fabric can do: members with addresses, and ranks
 // that go while the others stay. MPI has neither: where one of its ranks is killed, the launcher
 // ends them all.
+#include "absl/time/clock.h"
 #include "tests/comm/killed_in_ring.h"
 #include "tests/comm/test_group.h"
 

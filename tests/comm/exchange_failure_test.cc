@@ -4,6 +4,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "base/rng.h"
 #include "base/status.h"
 #include "tests/comm/exchange_group.h"

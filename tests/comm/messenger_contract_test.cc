@@ -4,6 +4,7 @@
 #include <cstring>
 #include <thread>
 
+#include "absl/time/clock.h"
 #include "base/rng.h"
 #include "tests/comm/test_fabrics.h"
 

@@ -12,6 +12,8 @@
 #include <iostream>
 #include <sstream>
 
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "tests/child.h"
 #include "tests/comm/killed_processes.h"
 #include "tests/comm/test_group.h"

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "annulus/client.h"
 #include "base/check.h"
 #include "base/log.h"

@@ -1,5 +1,6 @@
 // Uploads over TLS, and who may make them: the service says how each data port speaks.
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "base/rng.h"
 #include "runtime/identity/authenticator.h"
 #include "runtime/server/door.h"

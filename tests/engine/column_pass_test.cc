@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "absl/strings/match.h"
 #include "attention/reference/columns.h"
 #include "base/rng.h"
 #include "runtime/engine/column_pass.h"

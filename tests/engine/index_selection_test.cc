@@ -2,6 +2,7 @@
 // of the definition in float64, ties included, in prefill as in decode.
 #include <cmath>
 
+#include "absl/strings/match.h"
 #include "attention/pattern.h"
 #include "base/rng.h"
 #include "runtime/engine/selection.h"

@@ -2,6 +2,7 @@
 // float64, ties included.
 #include <cmath>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "attention/pattern.h"
 #include "base/rng.h"

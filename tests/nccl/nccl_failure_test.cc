@@ -3,6 +3,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "base/cuda/handles.h"
 #include "base/status.h"
 #include "comm/local/local_exchange.h"

@@ -3,6 +3,7 @@
 #include <barrier>
 #include <thread>
 
+#include "absl/time/clock.h"
 #include "comm/local/local_exchange.h"
 #include "comm/local/local_rendezvous.h"
 #include "comm/nccl/nccl_exchange.h"

@@ -7,6 +7,8 @@
 #include <mutex>
 #include <thread>
 
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "annulus/retry_hint.h"
 #include "runtime/protocol/public/convert.h"
 #include "tests/reliability.h"

@@ -8,6 +8,8 @@
 #include <set>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "annulus/retry_hint.h"
 #include "base/log.h"
 #include "runtime/protocol/public/annulus.grpc.pb.h"

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "annulus/client.h"
 #include "base/rng.h"
 #include "runtime/server/server.h"

@@ -1,4 +1,5 @@
 #include "runtime/telemetry/metrics.h"
+#include "absl/strings/str_cat.h"
 
 #include "tests/catch.h"
 #include "tests/rpc/fake_service.h"

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "runtime/protocol/public/annulus.grpc.pb.h"
 #include "runtime/protocol/public/channel.h"
 #include "runtime/server/server.h"

@@ -3,6 +3,8 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "tests/rpc/loopback.h"
 
 namespace annulus {

@@ -1,5 +1,6 @@
 // The server against raw gRPC: hostile streams, bounds, health, reflection, shutdown.
 #include "runtime/server/server.h"
+#include "absl/time/clock.h"
 
 #include <grpcpp/client_context.h>
 #include <grpcpp/generic/generic_stub.h>

@@ -5,6 +5,7 @@
 
 #include <thread>
 
+#include "absl/time/clock.h"
 #include "annulus/retry_hint.h"
 #include "runtime/protocol/public/annulus.grpc.pb.h"
 #include "runtime/protocol/public/channel.h"

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "base/rng.h"
 #include "tests/catch.h"
 #include "tests/reliability.h"

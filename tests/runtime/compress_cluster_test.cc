@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "absl/strings/match.h"
+#include "absl/time/clock.h"
 #include "attention/reference/columns.h"
 #include "base/rng.h"
 #include "tests/catch.h"

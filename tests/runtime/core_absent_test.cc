@@ -1,6 +1,7 @@
 // Workers that are cut off from their coordinator and join again, event by event.
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "tests/catch.h"
 #include "tests/runtime/core_driver.h"
 

@@ -2,6 +2,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "tests/catch.h"
 #include "tests/runtime/core_driver.h"
 

@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "annulus/retry_hint.h"
 #include "tests/catch.h"
 #include "tests/runtime/core_driver.h"

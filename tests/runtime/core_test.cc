@@ -1,6 +1,7 @@
 // The coordinator's decisions, event by event.
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
 #include "tests/catch.h"
 #include "tests/runtime/core_driver.h"
 

@@ -3,6 +3,8 @@
 #include <cmath>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "base/rng.h"
 #include "tests/attention/reference_lists.h"
 #include "tests/catch.h"

@@ -3,6 +3,7 @@
 #include "runtime/coordinator/calls/kept_lists.h"
 
 #include "absl/strings/match.h"
+#include "absl/time/clock.h"
 #include "base/rng.h"
 #include "runtime/coordinator/calls/batch_call.h"
 #include "runtime/service/list_not_kept.h"

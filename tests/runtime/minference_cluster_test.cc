@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "base/rng.h"
 #include "tests/attention/reference_minference.h"
 #include "tests/catch.h"

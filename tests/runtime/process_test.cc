@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "base/check.h"
 #include "base/log.h"
 #include "base/rng.h"

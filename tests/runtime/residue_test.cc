@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "runtime/context/append_cut.h"
 #include "runtime/context/layout.h"
 #include "runtime/store/kv_store.h"

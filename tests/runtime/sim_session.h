@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "runtime/context/layout.h"
 #include "runtime/coordinator/calls/attend_call.h"
 #include "runtime/coordinator/calls/batch_call.h"

@@ -1,6 +1,7 @@
 // Tracks in the service, over whole clusters in threads: rows beside K and V go where the context
 // goes, and the words of an index choose by them what their float64 references choose.
 #include "absl/strings/match.h"
+#include "absl/time/clock.h"
 #include "base/rng.h"
 #include "tests/attention/reference_lists.h"
 #include "tests/catch.h"

@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "annulus/client.h"
 #include "base/rng.h"
 #include "runtime/server/data_server.h"

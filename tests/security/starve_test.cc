@@ -7,6 +7,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "annulus/client.h"
 #include "runtime/protocol/public/convert.h"
 #include "runtime/protocol/public/data.grpc.pb.h"

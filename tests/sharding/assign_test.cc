@@ -1,5 +1,6 @@
 // Who computes what under group-cast: balance, at no more bytes than balance needs.
 #include "sharding/assign.h"
+#include "absl/strings/str_cat.h"
 
 #include <algorithm>
 #include <numeric>

@@ -1,4 +1,5 @@
 #include "sharding/plan.h"
+#include "absl/strings/str_cat.h"
 
 #include <map>
 #include <set>
