@@ -32,7 +32,7 @@ absl::StatusOr<Retention> Retention::Of(const ContextSpec& spec) {
   retention.kv_efficient_ = spec.kv_efficient;
   std::map<std::string, size_t> parsed;  // which layer's pattern has a text: few differ
   for (size_t layer = 0; layer < std::max<size_t>(1, spec.patterns.size()); ++layer) {
-    const std::string& text = PatternOf(spec, static_cast<int>(layer), "");
+    const std::string text = PatternOf(spec, static_cast<int>(layer), "");
     const auto [same, is_new] = parsed.emplace(text, layer);
     if (!is_new) {
       retention.patterns_.push_back(retention.patterns_[same->second]);
