@@ -16,9 +16,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # Where auditwheel puts libraries; UCX looks for its modules in the folder ucx beside libucs.
 LIBRARIES = "annulus.libs"
-# Modules of UCX that stay behind: Annulus holds no KV on GPUs whose module brings a compiler of
-# 100 MB with it, and measures with its own benchmarks.
-UNUSED_MODULES = ("_rocm", "_perftest", "_fuse")
+# UCX looks on this distribution's own path for a module that is not beside it, and one from there
+# brings a second UCX: so all modules go along but those of its benchmarks, which it never loads.
+UNUSED_MODULES = "_perftest"
+# What UCX's modules for ROCm are linked with brings a compiler of 100 MB: where a machine has it,
+# they use it, and elsewhere they do not load.
+NOT_BROUGHT = ("libhsa-runtime64.so.*", "libamdhip64.so.*")
 # More than that is a library that nobody meant to bring.
 WHEEL_BYTES_MAX = 40_000_000
 
@@ -62,7 +65,7 @@ def ucx_modules(program: Path) -> list[Path]:
     library = Path(libucs.group(1)).resolve()
     extension = library.name.removeprefix("libucs")  # ".so.0.0.0", as the copy will be called
     found = (library.parent / "ucx").glob(f"lib*{extension}")
-    return [path for path in found if not any(name in path.name for name in UNUSED_MODULES)]
+    return [path for path in found if UNUSED_MODULES not in path.name]
 
 
 def add_modules(wheel: Path, folder: Path) -> None:
@@ -86,7 +89,11 @@ def main() -> None:
         (bare,) = bare.parent.glob("annulus-*.whl")
         for old in out.glob("annulus-*.whl"):
             old.unlink()
-        run(sys.executable, "-m", "auditwheel", "repair", "--strip", "--wheel-dir", out, bare)
+        excluded = [argument for name in NOT_BROUGHT for argument in ("--exclude", name)]
+        run(
+            *(sys.executable, "-m", "auditwheel", "repair", "--strip"),
+            *(*excluded, "--wheel-dir", out, bare),
+        )
     (wheel,) = out.glob("annulus-*.whl")
     size = wheel.stat().st_size
     if size > WHEEL_BYTES_MAX:
