@@ -7,6 +7,7 @@
 #include "attention/reference/columns.h"
 #include "base/rng.h"
 #include "tests/catch.h"
+#include "tests/runtime/await_whole.h"
 #include "tests/runtime/inputs.h"
 #include "tests/runtime/local_cluster.h"
 
@@ -191,12 +192,7 @@ TEST_CASE("a compressed context is forked, truncated, kept by copies and moved a
   CheckSteps(service, context, smaller, kKeep + 1, 2, rng);
   cluster.Kill(1);
   CheckSteps(service, context, smaller, kKeep + 3, 1, rng);
-  std::string state;
-  for (int i = 0; i < 400 && state != "ok"; ++i) {  // moves to workers that are whole
-    state = service.Call(DescribeRequest{smaller}, CallContext()).value().state;
-    if (state != "ok") absl::SleepFor(absl::Milliseconds(50));
-  }
-  CHECK(state == "ok");
+  test::AwaitWhole(service, smaller);
   CheckSteps(service, context, smaller, kKeep + 4, 1, rng);
   // And the whole one, of which a copy was lost, still votes as it did.
   Compressed(service, context, spec);

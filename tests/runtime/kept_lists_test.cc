@@ -5,13 +5,12 @@
 #include "absl/strings/match.h"
 #include "absl/time/clock.h"
 #include "base/rng.h"
-#include "runtime/coordinator/calls/batch_call.h"
 #include "runtime/service/list_not_kept.h"
-#include "runtime/worker/work_runner.h"
 #include "tests/attention/random_list.h"
 #include "tests/catch.h"
 #include "tests/runtime/inputs.h"
 #include "tests/runtime/local_cluster.h"
+#include "tests/runtime/one_worker.h"
 
 namespace annulus {
 namespace {
@@ -100,29 +99,14 @@ TEST_CASE("what a worker keeps is forgotten once no call has it any more") {
   CHECK(lists.ToForget(7).empty());
 }
 
-// A coordinator's calls and a worker without the transport between them.
-struct OneWorker {
-  explicit OneWorker(const ContextSpec& spec) {
-    ShardMap shards;
-    shards.context = shards.storage_id = shards.epoch = 1;
-    shards.spec = spec;
-    shards.world = 1;
-    shards.heads = HeadMapOf(spec, 1);
-    shards.holders = {{.worker = 7, .rank = 0}};
-    shards.retention = std::make_shared<const Retention>(Retention::Of(spec).value());
-    map = std::make_shared<const ShardMap>(std::move(shards));
-    CHECK(store.Open(1, spec, 1, 0).ok());
-  }
+struct ListWorker : test::OneWorker {
+  explicit ListWorker(const ContextSpec& spec) : OneWorker(spec, /*list_cache_bytes=*/20'000) {}
 
-  // What the worker was sent, in the first message of the call; the call has gone well.
+  // What the worker was sent; the call has gone well.
   wire::Work Run(std::vector<CallItem> items) {
     BatchCall call(std::move(items), CallContext(), planner, Clock::Real());
     const bool appends = call.request().items[0].k_tokens > 0;
-    PreparedCall prepared =
-        call.Prepare({1, {7}, {{absl::OkStatus(), map, appends, !appends, 0}}}).value();
-    WorkerTask task;
-    task.body = wire::Decode(prepared.messages.at(0).message).value();
-    task.payload = std::move(prepared.messages[0].message.payload);
+    const WorkerTask task = TaskOf(call.Prepare(Admit(appends, !appends)).value());
     Message answer = std::move(runner.Run(task).messages.at(0));
     const auto done = std::get<wire::WorkDone>(wire::Decode(answer).value());
     INFO(done.items.at(0).status);
@@ -135,20 +119,12 @@ struct OneWorker {
     CHECK(planner.Resolve("", &request.lists).ok());
     return Run({CallItem(request)});
   }
-
-  std::unique_ptr<Backend> backend = MakeBackend("cpu", 1).value();
-  KvStore store{int64_t{1} << 30};
-  WorkRunner runner{store, *backend, Clock::Real(), {.check = [](ContextId, uint64_t) {
-                      return absl::OkStatus();
-                    }}};
-  CallPlanner planner{{}, false, /*list_cache_bytes=*/20'000};
-  ShardMapPtr map;
 };
 
 TEST_CASE("a worker gets a kept list's data once, and hears when to forget it") {
   Rng rng(3);
   const ContextSpec spec = test::SmallF32Spec();
-  OneWorker one(spec);
+  ListWorker one(spec);
   const LayerKv kv(spec, kTokens, rng);
   one.Run({CallItem(kv.Append(1, 0, 0, kTokens))});
   const Tensor q = test::RandomTensor(4, 4, 16, rng);
@@ -187,11 +163,7 @@ TEST_CASE("a worker gets a kept list's data once, and hears when to forget it") 
   CHECK(one.planner.Resolve("", &lists).ok());
   attend.lists = lists;
   BatchCall call({CallItem(attend)}, CallContext(), one.planner, Clock::Real());
-  PreparedCall prepared =
-      call.Prepare({1, {7}, {{absl::OkStatus(), one.map, false, true, 0}}}).value();
-  WorkerTask task;
-  task.body = wire::Decode(prepared.messages.at(0).message).value();
-  task.payload = std::move(prepared.messages[0].message.payload);
+  const WorkerTask task = one.TaskOf(call.Prepare(one.Admit(false, true)).value());
   const Message answer = std::move(one.runner.Run(task).messages.at(0));
   const auto done = std::get<wire::WorkDone>(wire::Decode(answer).value());
   CHECK(absl::IsFailedPrecondition(done.items.at(0).status));

@@ -6,10 +6,9 @@
 #include "base/rng.h"
 #include "runtime/context/append_cut.h"
 #include "runtime/context/layout.h"
-#include "runtime/coordinator/calls/batch_call.h"
-#include "runtime/worker/work_runner.h"
 #include "tests/catch.h"
 #include "tests/runtime/inputs.h"
+#include "tests/runtime/one_worker.h"
 
 namespace annulus {
 namespace {
@@ -20,31 +19,18 @@ constexpr absl::Duration kCostMax = absl::Milliseconds(50);
 constexpr absl::Duration kCostMax = absl::Microseconds(50);
 #endif
 
-// Coordinator and worker without the transport between them.
-struct OneWorker {
-  explicit OneWorker(const ContextSpec& spec) : store(int64_t{1} << 30) {
-    ShardMap shards;
-    shards.context = shards.storage_id = shards.epoch = 1;
-    shards.spec = spec;
-    shards.world = 1;
-    shards.heads = HeadMapOf(spec, 1);
-    shards.holders = {{.worker = 1, .rank = 0}};
-    shards.retention = std::make_shared<const Retention>(Retention::Of(spec).value());
-    map = std::make_shared<const ShardMap>(std::move(shards));
-    ANNULUS_CHECK(store.Open(1, spec, 1, 0).ok());
-  }
+struct TimedWorker : test::OneWorker {
+  using OneWorker::OneWorker;
 
   absl::StatusOr<StepResult> Step(const StepRequest& request) {
     BatchCall work({CallItem(request)}, CallContext(), planner, Clock::Real());
-    action::Admit admit{1, {1}, {{absl::OkStatus(), map, true, true, 0}}};
+    const action::Admit admit = Admit(/*appends=*/true, /*attends=*/true);
     absl::Time begin = absl::Now();
     PreparedCall prepared = work.Prepare(admit).value();
     absl::Duration coordinator = absl::Now() - begin;
 
     begin = absl::Now();
-    WorkerTask task;
-    task.body = wire::Decode(prepared.messages.at(0).message).value();
-    task.payload = std::move(prepared.messages[0].message.payload);
+    WorkerTask task = TaskOf(std::move(prepared));
     task.cancel = std::make_shared<std::atomic<bool>>(false);
     task.urgent = true;
     Message answer = std::move(runner.Run(task).messages.at(0));
@@ -60,13 +46,6 @@ struct OneWorker {
     return result;
   }
 
-  std::unique_ptr<Backend> backend = MakeBackend("cpu", 1).value();
-  KvStore store;
-  WorkRunner runner{store, *backend, Clock::Real(), {.check = [](ContextId, uint64_t) {
-                      return absl::OkStatus();
-                    }}};
-  CallPlanner planner;
-  ShardMapPtr map;
   absl::Duration coordinator_best = absl::InfiniteDuration();
   absl::Duration worker_best = absl::InfiniteDuration();
 };
@@ -81,7 +60,7 @@ TEST_CASE("A step of one context costs coordinator and worker less than 50 µs e
   Rng rng(1);
   const test::LayerKv kv(spec, 300, rng);
   const Tensor q = test::RandomTensor(1, spec.heads, spec.head_dim, rng);
-  OneWorker one(spec);
+  TimedWorker one(spec);
   for (int64_t t = 0; t < 300; ++t) {
     const AppendRequest append = kv.Append(1, 0, t, 1);
     StepRequest step;

@@ -5,6 +5,7 @@
 #include "base/rng.h"
 #include "tests/attention/reference_lists.h"
 #include "tests/catch.h"
+#include "tests/runtime/await_whole.h"
 #include "tests/runtime/inputs.h"
 #include "tests/runtime/local_cluster.h"
 #include "tests/runtime/track_inputs.h"
@@ -141,13 +142,7 @@ TEST_CASE("tracks are forked, truncated, kept by copies and moved with their con
   check(fork->id, 500);
   cluster.Kill(1);
   check(context.id, kTokens);
-  // What has lost a copy moves to workers that are whole.
-  std::string state;
-  for (int i = 0; i < 400 && state != "ok"; ++i) {
-    state = service.Call(DescribeRequest{context.id}, CallContext()).value().state;
-    if (state != "ok") absl::SleepFor(absl::Milliseconds(50));
-  }
-  CHECK(state == "ok");
+  test::AwaitWhole(service, context.id);
   check(context.id, kTokens);
   check(fork->id, 480);
 }
