@@ -10,6 +10,7 @@ from typing import Any, TypedDict, Unpack
 
 from annulus import _core
 from annulus._arrays import numbers_of
+from annulus._calls import index_of, layer_number
 from annulus._core import Answer
 from annulus._threads import in_thread
 from annulus.context import Context
@@ -282,7 +283,7 @@ def _request_of(step: Step) -> tuple[Any, ...]:
     """As the module takes it (python/src/client.cc, StepOf)."""
     context, layer = step.context, step.layer
     if step.track is not None:
-        layer = context._number(layer, step.track)
+        layer = layer_number(context, layer, step.track)
     return (
         context.id,
         layer,
@@ -295,7 +296,7 @@ def _request_of(step: Step) -> tuple[Any, ...]:
         step.lists and cores_of(step.lists),
         None if step.sinks is None else numbers_of(step.sinks),
         context._tokens,
-        context._index(step.layer, step.index),
+        index_of(context, step.layer, step.index),
     )
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from annulus import _core
-from annulus._arrays import numbers_of, weights_of
+from annulus._calls import append_call, attend_call, layer_number, positions, select_call
 from annulus._core import Answer
 from annulus._threads import in_thread
 from annulus.errors import AnnulusError, InvalidArgument
-from annulus.lists import Index, KeyList, cores_of
+from annulus.lists import Index, KeyList
 
 if TYPE_CHECKING:
     from annulus.client import Client
@@ -70,19 +70,6 @@ class Context:
             raise InvalidArgument(f"layer: {layer}; expected 0 to {len(tokens) - 1}")
         return tokens[layer]
 
-    def _number(self, layer: int, track: str | None) -> int:
-        """Of a layer, or of a track's rows in it, as the service counts them."""
-        layers: int = self.spec["layers"]
-        if not 0 <= layer < layers:
-            raise InvalidArgument(f"layer: {layer}; expected 0 to {layers - 1}")
-        if track is None:
-            return layer
-        names = [one["name"] for one in self.spec["tracks"]]
-        if track not in names:
-            known = ", ".join(names) or "none: the context has no tracks"
-            raise InvalidArgument(f"track: {track}; expected {known}")
-        return layers * (1 + names.index(track)) + layer
-
     def append(
         self,
         layer: int,
@@ -113,8 +100,8 @@ class Context:
             ResourceExhausted: KV is full.
             DataLoss: the context lost KV.
         """
-        number = self._number(layer, track)
-        call = self._append_call(number, k, v, start, key, progress, timeout)
+        number = layer_number(self, layer, track)
+        call = append_call(self, number, k, v, start, key, progress, timeout)
         with self._in_doubt():
             return self._appended(number, call(_core.CancelToken.new()))
 
@@ -131,26 +118,10 @@ class Context:
         timeout: float | None = None,
     ) -> Appended:
         """As :meth:`append`; cancelling the task cancels the call."""
-        number = self._number(layer, track)
-        call = self._append_call(number, k, v, start, key, progress, timeout)
+        number = layer_number(self, layer, track)
+        call = append_call(self, number, k, v, start, key, progress, timeout)
         with self._in_doubt():
             return self._appended(number, await in_thread(call))
-
-    def _append_call(
-        self,
-        layer: int,
-        k: Any,
-        v: Any,
-        start: int | None,
-        key: tuple[int, int] | None,
-        progress: Callable[[int, int], object] | None,
-        timeout: float | None,
-    ) -> Callable[[_core.CancelToken], tuple[int, int]]:
-        start = self.tokens[layer] if start is None else start
-        key = key or (0, 0)
-        return lambda cancel: self._core.append(
-            self.id, layer, start, k, v, key, progress, timeout, cancel
-        )
 
     @contextlib.contextmanager
     def _in_doubt(self) -> Iterator[None]:
@@ -213,7 +184,8 @@ class Context:
             ``(out, lse)`` with more as attributes, see :class:`Answer`; NumPy, or torch or JAX if q
             is.
         """
-        call = self._attend_call(
+        call = attend_call(
+            self,
             layer,
             q,
             pattern,
@@ -251,7 +223,8 @@ class Context:
         timeout: float | None = None,
     ) -> Answer:
         """As :meth:`attend`; cancelling the task cancels the call."""
-        call = self._attend_call(
+        call = attend_call(
+            self,
             layer,
             q,
             pattern,
@@ -299,7 +272,7 @@ class Context:
             A list for each such word, by the word with all of its arguments: the ``lists`` of
             attends, and of steps, of queries at the same positions, in this layer or in others.
         """
-        call = self._select_call(layer, q, pattern, track, weights, q_start, kv_len)
+        call = select_call(self, layer, q, pattern, track, weights, q_start, kv_len)
         return call(timeout, _core.CancelToken.new())
 
     async def select_async(
@@ -315,7 +288,7 @@ class Context:
         timeout: float | None = None,
     ) -> dict[str, KeyList]:
         """As :meth:`select`; cancelling the task cancels the call."""
-        call = self._select_call(layer, q, pattern, track, weights, q_start, kv_len)
+        call = select_call(self, layer, q, pattern, track, weights, q_start, kv_len)
         lists: dict[str, KeyList] = await in_thread(lambda cancel: call(timeout, cancel))
         return lists
 
@@ -396,8 +369,8 @@ class Context:
             The positions kept, by KV head. Attending this context by ``list(kept)`` with
             ``lists={"kept": …}`` sees what attending ``into`` does.
         """
-        number = self._number(layer, None)
-        q_start, kv_len = self._positions(number, q, q_start, kv_len)
+        number = layer_number(self, layer)
+        q_start, kv_len = positions(self, number, q, q_start, kv_len)
         rule = {"keep": keep, "recent": recent, "pool": pool, "pool_width": pool_width}
         with into._in_doubt():
             kept, tokens = self._core.compress(
@@ -414,95 +387,6 @@ class Context:
             )
             into._tokens[number] = tokens
         return KeyList._of(kept["kept"])
-
-    def _index(self, layer: int, index: Index | None) -> tuple[int, Any, list[float]] | None:
-        if index is None:
-            return None
-        number = self._number(layer if index.layer is None else index.layer, index.track)
-        return number, index.q, weights_of(index.weights, index.q, "index.weights")
-
-    def _positions(
-        self, number: int, q: Any, q_start: int | None, kv_len: int | None
-    ) -> tuple[int, int]:
-        if kv_len is None:
-            layers: int = self.spec["layers"]
-            tracks = self.spec.get("tracks", [])
-            counts_rows = number >= layers and tracks[number // layers - 1].get("ratio", 1) > 1
-            kv_len = self.tokens[number % layers if counts_rows else number]
-        if q_start is None:
-            q_start = kv_len - len(q)
-            if q_start < 0:
-                raise InvalidArgument(
-                    f"q: {len(q)} tokens; expected at most the {kv_len} of the layer, whose last "
-                    "they are without q_start"
-                )
-        return q_start, kv_len
-
-    def _attend_call(
-        self,
-        layer: int,
-        q: Any,
-        pattern: str | None,
-        q_start: int | None,
-        kv_len: int | None,
-        keys: tuple[int, int] | None,
-        plan: str | None,
-        scale: float | None,
-        request_id: str,
-        trace: bool,
-        lists: Mapping[str, Any] | None,
-        sinks: Any,
-        index: Index | None,
-        out_dtype: str | None,
-    ) -> Callable[[float | None, _core.CancelToken], Answer]:
-        number = self._number(layer, None)
-        q_start, kv_len = self._positions(number, q, q_start, kv_len)
-        begin, end = (0, None) if keys is None else keys
-        cores = cores_of(lists)
-        logits = numbers_of(sinks)
-        chosen_by = self._index(layer, index)
-        return lambda timeout, cancel: self._core.attend(
-            self.id,
-            layer,
-            q_start,
-            kv_len,
-            q,
-            pattern or "",
-            plan,
-            scale or 0.0,
-            begin,
-            end,
-            request_id,
-            trace,
-            cores,
-            logits,
-            chosen_by,
-            out_dtype,
-            timeout,
-            cancel,
-        )
-
-    def _select_call(
-        self,
-        layer: int,
-        q: Any,
-        pattern: str | None,
-        track: str | None,
-        weights: Any,
-        q_start: int | None,
-        kv_len: int | None,
-    ) -> Callable[[float | None, _core.CancelToken], dict[str, KeyList]]:
-        number = self._number(layer, track)
-        q_start, kv_len = self._positions(number, q, q_start, kv_len)
-        per_head = weights_of(weights, q, "weights")
-
-        def call(timeout: float | None, cancel: _core.CancelToken) -> dict[str, KeyList]:
-            lists, _ = self._core.select(
-                self.id, number, q_start, kv_len, q, pattern or "", per_head, timeout, cancel
-            )
-            return {word: KeyList._of(core) for word, core in lists.items()}
-
-        return call
 
     def fork(self, tokens: int | None = None, *, timeout: float | None = None) -> Context:
         """A new context that begins with this one's first ``tokens`` (all, layer by layer).

@@ -239,9 +239,9 @@ void CoordinatorLink::OnMessage(PeerId from, Message message) {
 void CoordinatorLink::RevokeGrants(const wire::Body& body) {
   if (options_.grants == nullptr) return;
   if (const auto* trim = std::get_if<wire::TruncateLayer>(&body)) {
-    options_.grants->Revoke(trim->context, trim->layer);
+    options_.grants->Revoke(trim->storage_id, trim->layer);
   } else if (const auto* release = std::get_if<wire::Release>(&body)) {
-    options_.grants->Revoke(release->context, std::nullopt);
+    options_.grants->Revoke(release->storage_id, std::nullopt);
   }
 }
 

@@ -51,7 +51,7 @@ void GrantTable::Revoke(ContextId context, std::optional<int> layer) {
   const std::lock_guard<std::mutex> lock(mutex_);
   End([&](const Grant& grant) {
     const wire::WorkItem& append = grant.expect.work.items[0];
-    return append.context == context && (!layer.has_value() || append.layer == *layer);
+    return append.storage_id == context && (!layer.has_value() || append.layer == *layer);
   });
 }
 

@@ -24,7 +24,7 @@ std::shared_ptr<MergePoint> MergePoint::Of(const wire::Work& work) {
 MergePoint::MergePoint(const wire::Work& work) {
   items_.reserve(work.items.size());
   for (const wire::WorkItem& item : work.items) {
-    items_.push_back({{item.context, item.layer}, item.merge_into.has_value(), item.merges});
+    items_.push_back({{item.storage_id, item.layer}, item.merge_into.has_value(), item.merges});
   }
 }
 

@@ -57,11 +57,12 @@ TaskOutcome TaskExecutor::Run(WorkerTask task) {
         if constexpr (requires { Execute(order, nullptr); }) {
           wire::Done done{.request = order.request, .epoch = order.epoch, .status = {}};
           Buffer answer;
-          const auto owner = store_.OwnerCount(order.context);  // a Release lets go of the context
+          const auto owner =
+              store_.OwnerCount(order.storage_id);  // a Release lets go of the context
           done.status = Execute(order, &answer);
           outcome.request = done.request;
           if (done.request == 0) return;
-          const KvStore::Held held = store_.HeldBy(order.context);
+          const KvStore::Held held = store_.HeldBy(order.storage_id);
           done.context_kv_bytes = held.context_bytes;
           done.owner_kv_bytes = owner != nullptr ? owner->bytes() : held.owner_bytes;
           outcome.messages.push_back(wire::Encode(std::move(done), std::move(answer)));
@@ -70,7 +71,7 @@ TaskOutcome TaskExecutor::Run(WorkerTask task) {
       task.body);
   // A context that was never opened here has nothing to forget.
   if (const auto* trim = std::get_if<wire::TruncateLayer>(&task.body)) {
-    (void)store_.TruncateLayer(trim->context, trim->layer, trim->tokens);
+    (void)store_.TruncateLayer(trim->storage_id, trim->layer, trim->tokens);
   }
   return outcome;
 }
@@ -90,23 +91,23 @@ absl::Status TaskExecutor::CheckEpoch(ContextId context, uint64_t epoch) const {
 
 absl::Status TaskExecutor::Execute(const wire::Open& open, Buffer*) {
   ANNULUS_RETURN_IF_ERROR(
-      store_.Open(open.context, open.spec, static_cast<int>(open.addresses.size()), open.rank));
+      store_.Open(open.storage_id, open.spec, static_cast<int>(open.addresses.size()), open.rank));
   const Lock lock(mutex_);
-  opened_[open.context] = {open.epoch, open.addresses, open.copies, open.serves};
+  opened_[open.storage_id] = {open.epoch, open.addresses, open.copies, open.context};
   return absl::OkStatus();
 }
 
 absl::Status TaskExecutor::Execute(const wire::Truncate& truncate, Buffer*) {
-  ANNULUS_RETURN_IF_ERROR(CheckEpoch(truncate.context, truncate.epoch));
-  return store_.Truncate(truncate.context, truncate.tokens);
+  ANNULUS_RETURN_IF_ERROR(CheckEpoch(truncate.storage_id, truncate.epoch));
+  return store_.Truncate(truncate.storage_id, truncate.tokens);
 }
 
 absl::Status TaskExecutor::Execute(const wire::Fork& fork, Buffer*) {
   ANNULUS_RETURN_IF_ERROR(CheckEpoch(fork.parent, fork.epoch));
-  ANNULUS_RETURN_IF_ERROR(store_.Fork(fork.parent, fork.context, fork.tokens));
+  ANNULUS_RETURN_IF_ERROR(store_.Fork(fork.parent, fork.storage_id, fork.tokens));
   const Lock lock(mutex_);
-  opened_[fork.context] = opened_.at(fork.parent);
-  opened_[fork.context].serves = fork.context;
+  opened_[fork.storage_id] = opened_.at(fork.parent);
+  opened_[fork.storage_id].context = fork.storage_id;
   return absl::OkStatus();
 }
 
@@ -120,27 +121,27 @@ TaskOutcome TaskExecutor::TakeInventory() const {
     const KvStore::Held held = store_.HeldBy(id);
     outcome.messages.push_back(wire::Encode(wire::Inventory{
         opened.epoch, id, shard.spec, shard.rank, opened.addresses, store_.Layers(id),
-        held.context_bytes, opened.copies, opened.serves, opened.activating, held.owner_bytes}));
+        held.context_bytes, opened.copies, opened.context, opened.activating, held.owner_bytes}));
   }
   return outcome;
 }
 
 // If it cannot be carried out, the context stays at its old epoch, and calls at the new one fail.
 absl::Status TaskExecutor::Execute(const wire::Resume& resume, Buffer*) {
-  ANNULUS_ASSIGN_OR_RETURN(const KvStore::Shard* shard, store_.Find(resume.context));
+  ANNULUS_ASSIGN_OR_RETURN(const KvStore::Shard* shard, store_.Find(resume.storage_id));
   if (resume.addresses.size() != static_cast<size_t>(shard->world)) {
     return absl::FailedPreconditionError("the context has other ranks");
   }
-  ANNULUS_RETURN_IF_ERROR(store_.RollBack(resume.context, resume.layers));
+  ANNULUS_RETURN_IF_ERROR(store_.RollBack(resume.storage_id, resume.layers));
   const Lock lock(mutex_);
-  opened_[resume.context] = {resume.epoch, resume.addresses, resume.copies, resume.serves,
-                             resume.activating};
+  opened_[resume.storage_id] = {resume.epoch, resume.addresses, resume.copies, resume.context,
+                                resume.activating};
   return absl::OkStatus();
 }
 
 absl::Status TaskExecutor::Execute(const wire::Read& read, Buffer* answer) {
-  ANNULUS_RETURN_IF_ERROR(CheckEpoch(read.context, read.epoch));
-  ANNULUS_ASSIGN_OR_RETURN(const KvStore::Shard* shard, store_.Find(read.context));
+  ANNULUS_RETURN_IF_ERROR(CheckEpoch(read.storage_id, read.epoch));
+  ANNULUS_ASSIGN_OR_RETURN(const KvStore::Shard* shard, store_.Find(read.storage_id));
   const TokenRange tokens{read.start, read.start + read.tokens};
   if (read.layer >= StoredLayers(shard->spec)) {
     return absl::InvalidArgumentError(
@@ -149,7 +150,7 @@ absl::Status TaskExecutor::Execute(const wire::Read& read, Buffer* answer) {
   const Layout layout = shard->layout(read.layer, tokens.end);
   Buffer rows(
       static_cast<size_t>(AppendBytes(shard->SpecOf(read.layer), layout, shard->rank, tokens)));
-  ANNULUS_RETURN_IF_ERROR(store_.Read(read.context, read.layer, tokens, rows.data()));
+  ANNULUS_RETURN_IF_ERROR(store_.Read(read.storage_id, read.layer, tokens, rows.data()));
   *answer = std::move(rows);
   return absl::OkStatus();
 }
@@ -158,10 +159,10 @@ absl::Status TaskExecutor::Execute(const wire::Read& read, Buffer* answer) {
 absl::Status TaskExecutor::Execute(const wire::Release& release, Buffer*) {
   {
     const Lock lock(mutex_);
-    opened_.erase(release.context);
+    opened_.erase(release.storage_id);
   }
-  works_.Forget(release.context);
-  return store_.Release(release.context);
+  works_.Forget(release.storage_id);
+  return store_.Release(release.storage_id);
 }
 
 std::string TaskExecutor::AddressOf(ContextId context, int rank) const {

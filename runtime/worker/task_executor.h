@@ -62,7 +62,7 @@ class TaskExecutor {
     uint64_t epoch = 0;
     std::vector<std::string> addresses;
     std::vector<wire::Copy> copies;
-    ContextId serves = 0;  // as in wire::Resume
+    ContextId context = 0;  // as in wire::Resume
     bool activating = false;
   };
 

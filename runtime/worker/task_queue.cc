@@ -27,14 +27,14 @@ void TaskQueue::ListClaims(const wire::Body& body, Entry* entry) {
       [&claims]<typename T>(const T& m) {
         if constexpr (std::is_same_v<T, wire::Work>) {
           for (const wire::WorkItem& item : m.items) {
-            claims.push_back({item.context, item.layer, item.k_tokens > 0});
+            claims.push_back({item.storage_id, item.layer, item.k_tokens > 0});
           }
         } else if constexpr (std::is_same_v<T, wire::Fork>) {
-          claims = {{m.parent, kAllLayers, false}, {m.context, kAllLayers, true}};
+          claims = {{m.parent, kAllLayers, false}, {m.storage_id, kAllLayers, true}};
         } else if constexpr (requires { m.layer; }) {
-          claims.push_back({m.context, m.layer, !std::is_same_v<T, wire::Read>});
-        } else if constexpr (requires { m.context; } && !std::is_same_v<T, wire::Inventory>) {
-          claims.push_back({m.context, kAllLayers, true});
+          claims.push_back({m.storage_id, m.layer, !std::is_same_v<T, wire::Read>});
+        } else if constexpr (requires { m.storage_id; } && !std::is_same_v<T, wire::Inventory>) {
+          claims.push_back({m.storage_id, kAllLayers, true});
         }
       },
       body);

@@ -25,8 +25,8 @@ absl::Status WorkRunner::RunColumnTrip(const WorkerTask& task, const wire::WorkI
                                             " bytes of a column pass, expected ", expected));
   }
   ANNULUS_ASSIGN_OR_RETURN(const SelectKeys keys,
-                           store_.RowsToSelect(item.context, item.layer, item.kv_tokens));
-  const Loops loops{backend_.pool(), {task.urgent, item.context}, task.cancel.get()};
+                           store_.RowsToSelect(item.storage_id, item.layer, item.kv_tokens));
+  const Loops loops{backend_.pool(), {task.urgent, item.storage_id}, task.cancel.get()};
   switch (*item.column_trip) {
     case ColumnTrip::kSums: {
       ANNULUS_ASSIGN_OR_RETURN(to->answer,
@@ -46,7 +46,7 @@ absl::Status WorkRunner::RunColumnTrip(const WorkerTask& task, const wire::WorkI
     }
     case ColumnTrip::kRows: {
       // A page that was damaged here must not become another context's.
-      ANNULUS_RETURN_IF_ERROR(store_.Verify(item.context, item.layer, {0, spec.kv_heads},
+      ANNULUS_RETURN_IF_ERROR(store_.Verify(item.storage_id, item.layer, {0, spec.kv_heads},
                                             BlockSet::FromBlocks(pass.Blocks(shard.rank))));
       ANNULUS_ASSIGN_OR_RETURN(to->answer, pass.KeptRows(shard.rank, *item.lists[0].data, keys));
       return absl::OkStatus();

@@ -46,7 +46,7 @@ absl::StatusOr<std::shared_ptr<const Plan>> WorkRunner::PlanOf(const wire::WorkI
                                                                const KvStore::Shard& shard,
                                                                const Pattern& pattern,
                                                                const Stop& stop) {
-  const Key key = {static_cast<int64_t>(item.context),
+  const Key key = {static_cast<int64_t>(item.storage_id),
                    static_cast<int64_t>(item.epoch),
                    pattern.id(),
                    static_cast<int64_t>(*item.plan),
@@ -78,7 +78,7 @@ absl::Status WorkRunner::VerifyWhatLeaves(const Plan& plan, int rank, const wire
     for (const Transfer& transfer : round.transfers) {
       if (transfer.kind != Transfer::Kind::kKv || transfer.source != rank) continue;
       ANNULUS_RETURN_IF_ERROR(
-          store_.Verify(item.context, item.layer, transfer.heads, transfer.blocks));
+          store_.Verify(item.storage_id, item.layer, transfer.heads, transfer.blocks));
     }
   }
   return absl::OkStatus();
@@ -92,7 +92,7 @@ void WorkRunner::Store(const WorkerTask& task, absl::Span<BatchItem> batch) {
   for (size_t i = 0; i < batch.size(); ++i) {
     const wire::WorkItem& item = work.items[i];
     if (batch[i].status.ok() && item.k_tokens > 0) {
-      appends.push_back({item.context,
+      appends.push_back({item.storage_id,
                          item.layer,
                          {item.start, item.start + item.k_tokens},
                          task.payload.span().subspan(at, item.append_bytes),
@@ -129,7 +129,7 @@ absl::Status WorkRunner::SetUpAlone(const wire::WorkItem& item, const KvStore::S
   if (item.keys.begin > 0) {
     kept->pattern = std::make_shared<const Pattern>(kept->pattern->KeysFrom(item.keys.begin));
   }
-  kept->keys = KeysOf(item.context, shard, item.keys.end);
+  kept->keys = KeysOf(item.storage_id, shard, item.keys.end);
   const Layout layout = shard.layout(item.layer, item.kv_tokens);
   const std::byte* at = queries.data();
   int64_t elements = 0;
@@ -166,7 +166,7 @@ absl::Status WorkRunner::SetUpPlanned(const WorkerTask& task, const wire::WorkIt
   ANNULUS_RETURN_IF_ERROR(VerifyWhatLeaves(plan, shard.rank, item));
   if (item.channel != 0) {
     ANNULUS_ASSIGN_OR_RETURN(to->exchange,
-                             owner_.open_exchange(item.context, item.channel, shard.rank));
+                             owner_.open_exchange(item.storage_id, item.channel, shard.rank));
   } else {
     to->exchange = std::make_unique<NoExchange>(shard.rank, plan.world());
   }
@@ -180,7 +180,7 @@ absl::Status WorkRunner::SetUpPlanned(const WorkerTask& task, const wire::WorkIt
   to->ranked->deadline = absl::Now() + (task.deadline - clock_.Now());
   to->ranked->cancel = task.cancel.get();
   to->ranked->urgent = task.urgent;
-  to->ranked->owner = item.context;
+  to->ranked->owner = item.storage_id;
   return absl::OkStatus();
 }
 
@@ -189,16 +189,16 @@ absl::Status WorkRunner::SetUp(const WorkerTask& task, const wire::WorkItem& ite
   to->layer = item.layer;
   to->refuses_overflow = item.k_tokens > 0;  // what fails here is taken back everywhere
   if (item.q_tokens == 0) return absl::OkStatus();
-  ANNULUS_ASSIGN_OR_RETURN(const KvStore::Shard* shard, store_.Find(item.context));
+  ANNULUS_ASSIGN_OR_RETURN(const KvStore::Shard* shard, store_.Find(item.storage_id));
   if (item.layer < 0 || item.layer >= StoredLayers(shard->spec)) {
     return absl::InvalidArgumentError(
         absl::StrCat("layer: ", item.layer, "; expected one of ", StoredLayers(shard->spec)));
   }
   const int64_t rows = RowsOf(shard->spec, item.layer, item.kv_tokens);
-  ANNULUS_ASSIGN_OR_RETURN(const KvTable* table, store_.Table(item.context, item.layer, rows));
+  ANNULUS_ASSIGN_OR_RETURN(const KvTable* table, store_.Table(item.storage_id, item.layer, rows));
   if (item.column_trip.has_value()) return RunColumnTrip(task, item, *shard, queries, to);
   if (item.pattern.empty()) {
-    const Pattern& own = store_.PatternOfLayer(item.context, item.layer);
+    const Pattern& own = store_.PatternOfLayer(item.storage_id, item.layer);
     kept->pattern = std::shared_ptr<const Pattern>(std::shared_ptr<void>(), &own);
   } else {
     ANNULUS_ASSIGN_OR_RETURN(kept->pattern, patterns_.Parse(item.pattern, shard->spec.kv_heads));
@@ -218,7 +218,7 @@ absl::Status WorkRunner::SetUp(const WorkerTask& task, const wire::WorkItem& ite
     part.scale = item.scale;
     part.cancel = task.cancel.get();
     part.urgent = task.urgent;
-    part.owner = std::get<wire::Work>(task.body).items[0].context;
+    part.owner = std::get<wire::Work>(task.body).items[0].storage_id;
   }
   return absl::OkStatus();
 }
@@ -232,7 +232,7 @@ TaskOutcome WorkRunner::Run(const WorkerTask& task) {
   std::vector<BatchItem> batch(count);
   for (size_t i = 0; i < count; ++i) {
     const wire::WorkItem& item = work.items[i];
-    batch[i].status = in_time.ok() ? owner_.check(item.context, item.epoch) : in_time;
+    batch[i].status = in_time.ok() ? owner_.check(item.storage_id, item.epoch) : in_time;
   }
   Store(task, absl::MakeSpan(batch));
   // Once everything is stored, since what a context appends may move the pages of another.
@@ -266,7 +266,7 @@ TaskOutcome WorkRunner::Run(const WorkerTask& task) {
     wire::WorkItemDone& item = done.items[i];
     item.epoch = work.items[i].epoch;
     item.status = std::move(batch[i].status);
-    const KvStore::Held held = store_.HeldBy(work.items[i].context);
+    const KvStore::Held held = store_.HeldBy(work.items[i].storage_id);
     item.context_kv_bytes = held.context_bytes;
     item.owner_kv_bytes = held.owner_bytes;
     if (!work.items[i].plan.has_value()) continue;
@@ -324,7 +324,7 @@ TaskOutcome WorkRunner::Hand(const WorkerTask& task, absl::Span<const BatchItem>
       at += PartialBytes(part.into.rows, part.into.heads, part.into.v_head_dim);
     }
     own.next.push_back(
-        item.merge_into.has_value() ? owner_.address_of(item.context, *item.merge_into) : "");
+        item.merge_into.has_value() ? owner_.address_of(item.storage_id, *item.merge_into) : "");
   }
   return task.merge_point->AddOwn(std::move(own));
 }

@@ -43,7 +43,7 @@ absl::StatusOr<Buffer> WorkRunner::SelectByIndex(const wire::WorkItem& item,
   ANNULUS_RETURN_IF_ERROR(selection.Check());
   if (selection.AnswerBytes(shard.rank) == 0) return Buffer();
   ANNULUS_ASSIGN_OR_RETURN(const SelectKeys keys,
-                           store_.RowsToSelect(item.context, item.layer, rows));
+                           store_.RowsToSelect(item.storage_id, item.layer, rows));
   std::vector<float> of_queries(static_cast<size_t>(weights));
   if (weights > 0) {
     std::memcpy(of_queries.data(), queries.data() + q_bytes, of_queries.size() * sizeof(float));
@@ -56,7 +56,7 @@ absl::Status WorkRunner::Select(const WorkerTask& task, const wire::WorkItem& it
                                 const KvStore::Shard& shard, const Pattern& pattern,
                                 const Buffer& queries, BatchItem* to) {
   const ContextSpec& spec = shard.spec;
-  const Loops loops{backend_.pool(), {task.urgent, item.context}, task.cancel.get()};
+  const Loops loops{backend_.pool(), {task.urgent, item.storage_id}, task.cancel.get()};
   const bool by_index = item.layer >= spec.layers;
   const Layout layout = shard.layout(item.layer, item.kv_tokens);
   std::vector<TensorView> q;  // by range of heads
@@ -95,7 +95,7 @@ absl::Status WorkRunner::Select(const WorkerTask& task, const wire::WorkItem& it
     ANNULUS_RETURN_IF_ERROR(selection.Check());
     ANNULUS_ASSIGN_OR_RETURN(
         const SelectKeys keys,
-        store_.KeysToSelect(item.context, item.layer, item.kv_tokens,
+        store_.KeysToSelect(item.storage_id, item.layer, item.kv_tokens,
                             PageSummary(**word, static_cast<int>(spec.head_dim))));
     ANNULUS_ASSIGN_OR_RETURN(answers.emplace_back(), selection.Answer(shard.rank, q, keys, loops));
   }

@@ -21,7 +21,7 @@ wire::ExpectUpload Expectation(uint64_t grant, int layer = 0, uint64_t bytes = 6
   wire::ExpectUpload expect;
   expect.work.request = grant;
   expect.work.time_left = absl::Seconds(30);
-  expect.work.items = {{.epoch = 3, .context = 7, .layer = layer, .k_tokens = 4}};
+  expect.work.items = {{.epoch = 3, .storage_id = 7, .layer = layer, .k_tokens = 4}};
   expect.work.items[0].append_bytes = bytes;
   expect.secret = std::string(wire::kSecretBytes, static_cast<char>('a' + grant));
   expect.dtype = DType::kBF16;
@@ -73,7 +73,7 @@ TEST_CASE("an upload becomes the append that was expected") {
   REQUIRE(f.taken.size() == 1);
   const auto& work = std::get<wire::Work>(f.taken[0].body);
   CHECK(work.request == 1);
-  CHECK(work.items.at(0).context == 7);
+  CHECK(work.items.at(0).storage_id == 7);
   CHECK(work.items[0].epoch == 3);
   CHECK(f.taken[0].payload.size() == 64);
   CHECK(f.taken[0].payload.data()[63] == std::byte{5});

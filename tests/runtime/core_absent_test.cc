@@ -25,8 +25,8 @@ struct CutOff : test::Driver {
       const auto& open = std::get<wire::Open>(send.body);
       epoch = open.epoch;
       rank_of[send.peer] = open.rank;
-      held = {open.epoch, open.context, open.spec,  0, open.addresses, {},
-              0,          open.copies,  open.serves};
+      held = {open.epoch, open.storage_id, open.spec,   0, open.addresses, {},
+              0,          open.copies,     open.context};
     }
     for (const auto& [peer, rank] : rank_of) actions = Answer(peer, call);
     id = All<action::Finish>(actions).at(0).context;

@@ -216,7 +216,7 @@ TEST_CASE("A recovered context begins a new lease, as its spec says") {
   core.Handle(now, event::Heard{11, hello});
   wire::Inventory inventory;
   inventory.epoch = 7;
-  inventory.context = inventory.serves = 1001;
+  inventory.storage_id = inventory.context = 1001;
   inventory.spec = SmallSpec();
   inventory.spec.lease = 3;
   inventory.addresses = {"addr11"};

@@ -125,8 +125,8 @@ TEST_CASE("A worker that wants to leave may once what it holds is elsewhere") {
   CHECK(d.ended[0].ok());
   CHECK(d.tokens_read == 3 * 100);  // each of the three gives its part of the 100
   CHECK(d.released == std::vector<PeerId>{11, 12, 13});
-  CHECK(d.resumed.serves == id);
-  CHECK(d.resumed.context != id);
+  CHECK(d.resumed.context == id);
+  CHECK(d.resumed.storage_id != id);
   CHECK(!d.resumed.activating);
   CHECK(TokensOf(d.resumed) == std::vector<int64_t>{100, 0});
   CHECK(d.State(id) == "ok");

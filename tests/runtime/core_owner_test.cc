@@ -186,7 +186,7 @@ TEST_CASE("owners outlive the coordinator, and nobody else hears that a context 
   const auto tell = [&](PeerId peer, int rank) {
     wire::Inventory inventory;
     inventory.epoch = 7;
-    inventory.context = inventory.serves = kContext;
+    inventory.storage_id = inventory.context = kContext;
     inventory.spec = SmallSpec();
     inventory.spec.owner = "a";
     inventory.rank = rank;

@@ -49,7 +49,7 @@ LayerState Stored(int64_t tokens, uint64_t append_number, TokenRange last, uint6
 wire::Inventory Holds(int rank, const LayerState& layer) {
   wire::Inventory inventory;
   inventory.epoch = 7;
-  inventory.context = inventory.serves = kContext;
+  inventory.storage_id = inventory.context = kContext;
   inventory.spec = SmallSpec();
   inventory.rank = rank;
   inventory.addresses = {"addr11", "addr12"};
@@ -69,7 +69,7 @@ absl::Status Repeat(Restarted& d, int64_t start, int64_t tokens, uint64_t sequen
 struct Returning : Restarted {
   wire::Inventory HoldsOfLab(ContextId id, int rank, std::vector<std::string> addresses) const {
     wire::Inventory inventory = Holds(rank, Stored(64, 3, {0, 64}, 9));
-    inventory.context = inventory.serves = id;
+    inventory.storage_id = inventory.context = id;
     inventory.spec.owner = "lab";
     inventory.addresses = std::move(addresses);
     return inventory;
@@ -236,7 +236,7 @@ TEST_CASE("A context that was being made or released is forgotten once its worke
         "that they know are missing; retry");
   d.Join(12, 1);
   wire::Inventory other = Holds(0, {});
-  other.context = other.serves = 1002;
+  other.storage_id = other.context = 1002;
   other.addresses = {"addr12"};
   const Actions actions = d.Tell(12, other);
   CHECK(SentTo<wire::Release>(actions) == std::vector<PeerId>{11});

@@ -38,7 +38,7 @@ wire::Work WorkOf(const std::vector<One>& items) {
   wire::Work work{.request = 7, .items = {}};
   for (const One& one : items) {
     wire::WorkItem& item = work.items.emplace_back();
-    item.context = one.name.context;
+    item.storage_id = one.name.storage_id;
     item.layer = one.name.layer;
     item.merges = one.merges;
     if (!one.next.empty()) item.merge_into = 1;

@@ -40,7 +40,7 @@ struct OneRunner {
     Rng rng(1);
     const test::LayerKv kv(spec, kTokens, rng);
     wire::WorkItem append;
-    append.epoch = append.context = 1;
+    append.epoch = append.storage_id = 1;
     append.k_tokens = kTokens;
     Buffer packed = PackAppend(spec, LayoutOf(spec, 1, kTokens), 0, tokens, kv.k, kv.v);
     append.append_bytes = packed.size();
@@ -68,7 +68,7 @@ struct OneRunner {
   absl::Status Attend(absl::Time deadline, bool cancelled) {
     const ContextSpec spec = SmallSpec();
     wire::WorkItem attend;
-    attend.epoch = attend.context = attend.q_tokens = 1;
+    attend.epoch = attend.storage_id = attend.q_tokens = 1;
     attend.q_start = kTokens - 1;
     attend.kv_tokens = kTokens;
     attend.keys = {0, kTokens};

@@ -30,14 +30,14 @@ WorkerTask Work(wire::WorkItem item) {
 }
 WorkerTask Prefill(ContextId context, int layer = 0) {
   wire::WorkItem item;
-  item.context = context;
+  item.storage_id = context;
   item.layer = layer;
   item.q_tokens = 1024;
   return Work(item);
 }
 WorkerTask Step(ContextId context, int layer = 0, int64_t k_tokens = 1) {
   wire::WorkItem item;
-  item.context = context;
+  item.storage_id = context;
   item.layer = layer;
   item.k_tokens = k_tokens;
   item.q_tokens = 1;
@@ -45,7 +45,7 @@ WorkerTask Step(ContextId context, int layer = 0, int64_t k_tokens = 1) {
 }
 WorkerTask Append(ContextId context, int layer = 0, size_t bytes = 100) {
   wire::WorkItem item;
-  item.context = context;
+  item.storage_id = context;
   item.layer = layer;
   item.k_tokens = 1;
   WorkerTask task = Work(item);
@@ -54,13 +54,13 @@ WorkerTask Append(ContextId context, int layer = 0, size_t bytes = 100) {
 }
 WorkerTask Release(ContextId context) {
   wire::Release release;
-  release.context = context;
+  release.storage_id = context;
   return Task(release);
 }
 WorkerTask Fork(ContextId parent, ContextId context) {
   wire::Fork fork;
   fork.parent = parent;
-  fork.context = context;
+  fork.storage_id = context;
   return Task(fork);
 }
 
@@ -150,7 +150,7 @@ TEST_CASE("An inventory comes after all that came before it, and before the rest
 TEST_CASE("Items of few queries are short unless they wait for other workers") {
   Queue queue;
   wire::WorkItem few;
-  few.context = 1;
+  few.storage_id = 1;
   few.q_tokens = 1;
   few.plan = PlanKind::kPassQ;
   queue.Add(Work(few));
@@ -177,7 +177,7 @@ TEST_CASE("Long tasks begin in the order they came, also behind one that waits f
   queue.End(append);
   const std::optional<TaskQueue::Begun> first = queue.Begin();
   REQUIRE(first.has_value());
-  CHECK(std::get<wire::Work>(first->task.body).items[0].context == 1);
+  CHECK(std::get<wire::Work>(first->task.body).items[0].storage_id == 1);
 }
 
 TEST_CASE("What is cancelled or late ends without waiting for a place, in every lane") {

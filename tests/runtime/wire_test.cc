@@ -25,7 +25,7 @@ ContextSpec SomeSpec() {
 // A decode step.
 WorkItem OneItem(std::string pattern = "causal") {
   return {.epoch = 1,
-          .context = 2,
+          .storage_id = 2,
           .layer = 3,
           .start = 4,
           .k_tokens = 5,
@@ -95,7 +95,7 @@ TEST_CASE("Messages come back as they were") {
   CHECK(resume.layers == std::vector<LayerState>{{5}, layer});
   CHECK(resume.copies == copies);
   CHECK(resume.request == 8);
-  CHECK(resume.serves == 9);
+  CHECK(resume.context == 9);
   CHECK(resume.activating);
   CHECK(RoundTrip(Read{1, 2, 3, 4, 5, 6}).tokens == 6);
   Work fill = Several(1);
@@ -130,7 +130,7 @@ TEST_CASE("Messages come back as they were") {
   const Done done = RoundTrip(Done{1, 2, absl::DataLossError(std::string(9999, 'x')), 3});
   CHECK(absl::IsDataLoss(done.status));
   CHECK(done.context_kv_bytes == 3);
-  CHECK(RoundTrip(Release{1, 2, 3}).context == 3);
+  CHECK(RoundTrip(Release{1, 2, 3}).storage_id == 3);
   CHECK(RoundTrip(TruncateLayer{1, 2, 3}).tokens == 3);
   CHECK(RoundTrip(Truncate{1, 2, 3, 4}).tokens == 4);
   const std::vector<int64_t> tokens(1024, int64_t{1} << 33);

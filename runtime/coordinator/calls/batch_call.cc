@@ -112,7 +112,7 @@ wire::WorkItem BatchCall::WireItem(const Part& part, WorkerId worker) const {
   const ShardMap& map = *item.admitted->map;
   wire::WorkItem to;
   to.epoch = map.epoch;
-  to.context = map.storage_id;
+  to.storage_id = map.storage_id;
   to.layer = ask.layer;
   if (item.admitted->appends) {
     to.start = ask.start;

@@ -76,7 +76,7 @@ Message ColumnCall::Pack(const action::Admit& admit, int rank) const {
   work.traceparent = ToTraceparent(call_.trace);
   wire::WorkItem& item = work.items.emplace_back();
   item.epoch = map.epoch;
-  item.context = map.storage_id;
+  item.storage_id = map.storage_id;
   item.layer = question_.layer;
   item.q_start = question_.q_start;
   item.q_tokens = question_.q.tokens;

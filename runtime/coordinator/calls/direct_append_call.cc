@@ -39,7 +39,7 @@ absl::StatusOr<PreparedCall> DirectAppendCall::Prepare(const action::Admit& admi
   work.traceparent = ToTraceparent(call_.trace);
   wire::WorkItem& append = work.items.emplace_back();
   append.epoch = map.epoch;
-  append.context = map.storage_id;
+  append.storage_id = map.storage_id;
   append.layer = request_.layer;
   append.start = tokens.begin;
   append.k_tokens = tokens.size();

@@ -96,8 +96,9 @@ void Contexts::GoOn(Context& context) {
 }
 
 bool Contexts::TakeUp(WorkerId id, const wire::Inventory& inventory) {
-  const auto found = contexts_.find(inventory.serves);
-  if (found == contexts_.end() || found->second.map->storage_id != inventory.context) return false;
+  const auto found = contexts_.find(inventory.context);
+  if (found == contexts_.end() || found->second.map->storage_id != inventory.storage_id)
+    return false;
   Context& context = found->second;
   const std::string& address = members_.at(id).status.address;
   const auto absent =

@@ -72,7 +72,7 @@ wire::Resume Context::Resume(const Members& members, const ShardMap& held) const
     resume.layers.push_back(
         {layer.tokens, layer.horizon, {layer.append_number, layer.last_key}, layer.last_tokens});
   }
-  resume.serves = held.context;
+  resume.context = held.context;
   return resume;
 }
 
@@ -145,10 +145,10 @@ absl::StatusOr<Context*> Contexts::Create(const ContextSpec& spec, CallId reques
   return &context;
 }
 
-void Contexts::Open(const ShardMap& map, uint64_t request, ContextId serves) {
+void Contexts::Open(const ShardMap& map, uint64_t request, ContextId context) {
   Addresses addresses = AddressesOf(map, members_);
   wire::Open open{request, map.epoch,           map.storage_id,   map.spec,
-                  0,       addresses.answering, addresses.copies, serves};
+                  0,       addresses.answering, addresses.copies, context};
   for (const Holder& holder : map.holders) {
     open.rank = holder.rank;
     members_.Tell(holder.worker, open);

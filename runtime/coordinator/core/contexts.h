@@ -132,8 +132,9 @@ class Contexts {
   // request 0: nobody answers.
   void Release(ContextId id, CallId request);
 
-  // Tells a map's holders to open it. A context that another one moves to serves nothing yet (0).
-  void Open(const ShardMap& map, uint64_t request, ContextId serves);
+  // Tells a map's holders to open it. context: 0 for what a context moves to, which answers nobody
+  // yet.
+  void Open(const ShardMap& map, uint64_t request, ContextId context);
 
   // A context that is already held as its map says.
   void Add(Context context);

@@ -216,7 +216,7 @@ void Mover::Read() {
   wire::Read read;
   read.request = Await(answering);
   read.epoch = move.from->epoch;
-  read.context = move.from->storage_id;
+  read.storage_id = move.from->storage_id;
   read.layer = move.layer;
   read.start = move.chunk.begin;
   read.tokens = move.chunk.size();
@@ -231,7 +231,7 @@ void Mover::Fill() {
   work.request = Await(move.to->holders);
   wire::WorkItem& append = work.items.emplace_back();
   append.epoch = move.to->epoch;
-  append.context = move.to->storage_id;
+  append.storage_id = move.to->storage_id;
   append.layer = move.layer;
   append.start = move.chunk.begin;
   append.k_tokens = move.chunk.size();

@@ -75,7 +75,7 @@ absl::Status Recovery::WhyUnknown(const Caller& caller, ContextId id) const {
   ANNULUS_RETURN_IF_ERROR(contexts_.WhyEnded(id, caller));
   const auto found = std::find_if(found_.begin(), found_.end(), [&](const auto& entry) {
     const wire::Inventory& latest = entry.second.latest();
-    return latest.serves == id && MayKnow(caller, latest.spec.owner);
+    return latest.context == id && MayKnow(caller, latest.spec.owner);
   });
   if (found != found_.end()) {
     return absl::UnavailableError(
@@ -106,7 +106,7 @@ size_t Recovery::KnownToBeMissing() const {
 
 absl::Status Recovery::CheckInventory(const Member& member,
                                       const wire::Inventory& inventory) const {
-  const auto known = found_.find(inventory.context);
+  const auto known = found_.find(inventory.storage_id);
   if (known == found_.end() &&
       std::ssize(contexts_.all()) + std::ssize(found_) >= limits_.contexts_max) {
     return absl::ResourceExhaustedError(
@@ -119,7 +119,7 @@ absl::Status Recovery::CheckInventory(const Member& member,
     return absl::OkStatus();
   }
   return absl::InternalError(
-      absl::StrCat("it is not rank ", inventory.rank, " of context ", inventory.context));
+      absl::StrCat("it is not rank ", inventory.rank, " of context ", inventory.storage_id));
 }
 
 absl::Status Recovery::OnInventory(WorkerId id, const wire::Inventory& inventory) {
@@ -127,22 +127,22 @@ absl::Status Recovery::OnInventory(WorkerId id, const wire::Inventory& inventory
     return absl::InternalError("it told of more contexts than it had announced");
   }
   members_.SeeEpoch(inventory.epoch);
+  const ContextId storage_id = inventory.storage_id;
   const ContextId context = inventory.context;
-  const ContextId serves = inventory.serves;
   if (contexts_.TakeUp(id, inventory)) {
     // It was cut off, and is back.
-  } else if (serves == 0 || serves >= incarnation_.number || contexts_.Has(serves) || !waits()) {
-    members_.Tell(id, wire::Release{0, inventory.epoch, context});  // it has been given up
+  } else if (context == 0 || context >= incarnation_.number || contexts_.Has(context) || !waits()) {
+    members_.Tell(id, wire::Release{0, inventory.epoch, storage_id});  // it has been given up
   } else {
     ANNULUS_RETURN_IF_ERROR(CheckInventory(members_.at(id), inventory));
-    Found& found = found_[context];
+    Found& found = found_[storage_id];
     found.inventories[id] = inventory;
-    DropStale(context, found);
+    DropStale(storage_id, found);
     // What it moved from may be back yet, and be right.
     if (HoldersBack(found).size() == found.holders() && !found.activating()) {
-      Rebuild(context, found);
-      found_.erase(context);
-      ForgetOtherForms(serves);
+      Rebuild(storage_id, found);
+      found_.erase(storage_id);
+      ForgetOtherForms(context);
     }
   }
   if (members_.at(id).inventories_due == 0) ForgetHalfMade();
@@ -232,7 +232,7 @@ bool Recovery::Found::is_safe() const {
 void Recovery::ForgetOtherForms(ContextId id) {
   for (auto next = found_.begin(); next != found_.end();) {
     const auto other = next++;
-    if (other->second.latest().serves != id) continue;
+    if (other->second.latest().context != id) continue;
     for (const auto& [holder, inventory] : other->second.inventories) {
       members_.Tell(holder, wire::Release{0, members_.epoch(), other->first});
     }
@@ -243,7 +243,7 @@ void Recovery::ForgetOtherForms(ContextId id) {
 ShardMap Recovery::MapOf(ContextId id, const Found& found) {
   const wire::Inventory& latest = found.latest();
   ShardMap map;
-  map.context = latest.serves;
+  map.context = latest.context;
   map.storage_id = id;
   map.epoch = members_.NextEpoch();
   map.spec = latest.spec;
@@ -282,15 +282,15 @@ void Recovery::EndIfDue() {
   if (waits()) return;
   for (auto next = found_.begin(); next != found_.end();) {
     const auto at = next++;
-    const ContextId serves = at->second.latest().serves;
+    const ContextId context_id = at->second.latest().context;
     const bool is_latest = std::none_of(found_.begin(), found_.end(), [&](const auto& other) {
-      return other.second.latest().serves == serves &&
+      return other.second.latest().context == context_id &&
              other.second.latest().epoch > at->second.latest().epoch;
     });
     if (!is_latest || !at->second.is_safe()) continue;
     Rebuild(at->first, at->second);
     found_.erase(at);
-    ForgetOtherForms(serves);
+    ForgetOtherForms(context_id);
     next = found_.begin();
   }
   for (const auto& [id, found] : std::exchange(found_, {})) {

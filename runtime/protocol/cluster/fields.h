@@ -137,16 +137,16 @@ constexpr auto DescriptionOf(const Open*) {
   using T = Open;
   return Describe(
       "Open", Field(1, "request", &T::request), Field(2, "epoch", &T::epoch),
-      Field(3, "context", &T::context), Field(4, "spec", &T::spec),
+      Field(3, "storage_id", &T::storage_id), Field(4, "spec", &T::spec),
       Field(5, "rank", &T::rank, AtLeast(0)), Field(6, "addresses", &T::addresses, kAddresses),
-      Field(7, "copies", &T::copies, SizeAtMost(kAddressesMax)), Field(8, "serves", &T::serves));
+      Field(7, "copies", &T::copies, SizeAtMost(kAddressesMax)), Field(8, "context", &T::context));
 }
 absl::Status CheckWhole(const Open& m);
 
 constexpr auto DescriptionOf(const Read*) {
   using T = Read;
   return Describe("Read", Field(1, "request", &T::request), Field(2, "epoch", &T::epoch),
-                  Field(3, "context", &T::context), Field(4, "layer", &T::layer, kLayer),
+                  Field(3, "storage_id", &T::storage_id), Field(4, "layer", &T::layer, kLayer),
                   Field(5, "start", &T::start, kPosition), Field(6, "tokens", &T::tokens, kTokens));
 }
 absl::Status CheckWhole(const Read& m);
@@ -160,7 +160,7 @@ absl::Status CheckWhole(const List& m);
 constexpr auto DescriptionOf(const WorkItem*) {
   using T = WorkItem;
   return Describe(
-      "WorkItem", Field(1, "epoch", &T::epoch), Field(2, "context", &T::context),
+      "WorkItem", Field(1, "epoch", &T::epoch), Field(2, "storage_id", &T::storage_id),
       Field(3, "layer", &T::layer, kLayer), Field(4, "start", &T::start, kPosition),
       Field(5, "k_tokens", &T::k_tokens, kPosition), Field(6, "mark", &T::mark),
       Field(7, "horizon", &T::horizon, kPosition), Field(8, "append_bytes", &T::append_bytes),
@@ -199,26 +199,27 @@ absl::Status CheckWhole(const ExpectUpload& m);
 
 constexpr auto DescriptionOf(const TruncateLayer*) {
   using T = TruncateLayer;
-  return Describe("TruncateLayer", Field(1, "context", &T::context),
+  return Describe("TruncateLayer", Field(1, "storage_id", &T::storage_id),
                   Field(2, "layer", &T::layer, kLayer), Field(3, "tokens", &T::tokens, AtLeast(0)));
 }
 
 constexpr auto DescriptionOf(const Truncate*) {
   using T = Truncate;
   return Describe("Truncate", Field(1, "request", &T::request), Field(2, "epoch", &T::epoch),
-                  Field(3, "context", &T::context), Field(4, "tokens", &T::tokens, AtLeast(0)));
+                  Field(3, "storage_id", &T::storage_id),
+                  Field(4, "tokens", &T::tokens, AtLeast(0)));
 }
 
 constexpr auto DescriptionOf(const Fork*) {
   using T = Fork;
   return Describe("Fork", Field(1, "request", &T::request), Field(2, "epoch", &T::epoch),
-                  Field(3, "context", &T::context), Field(4, "parent", &T::parent),
+                  Field(3, "storage_id", &T::storage_id), Field(4, "parent", &T::parent),
                   Field(5, "tokens", &T::tokens, kLayerTokens));
 }
 
 constexpr auto DescriptionOf(const ItemName*) {
   using T = ItemName;
-  return Describe("ItemName", Field(1, "context", &T::context),
+  return Describe("ItemName", Field(1, "storage_id", &T::storage_id),
                   Field(2, "layer", &T::layer, kLayer));
 }
 
@@ -246,7 +247,7 @@ constexpr auto DescriptionOf(const LinkLost*) {
 constexpr auto DescriptionOf(const Release*) {
   using T = Release;
   return Describe("Release", Field(1, "request", &T::request), Field(2, "epoch", &T::epoch),
-                  Field(3, "context", &T::context));
+                  Field(3, "storage_id", &T::storage_id));
 }
 
 constexpr auto DescriptionOf(const Done*) {
@@ -279,24 +280,24 @@ inline constexpr int64_t kEpochMax = int64_t{1} << 62;
 constexpr auto DescriptionOf(const Inventory*) {
   using T = Inventory;
   return Describe("Inventory", Field(1, "epoch", &T::epoch, Between(0, kEpochMax)),
-                  Field(2, "context", &T::context), Field(3, "spec", &T::spec),
+                  Field(2, "storage_id", &T::storage_id), Field(3, "spec", &T::spec),
                   Field(4, "rank", &T::rank, AtLeast(0)),
                   Field(5, "addresses", &T::addresses, kAddresses),
                   Field(6, "layers", &T::layers, SizeAtMost(kLayersMax)),
                   Field(7, "kv_bytes", &T::kv_bytes, kBytes),
                   Field(8, "copies", &T::copies, SizeAtMost(kAddressesMax)),
-                  Field(9, "serves", &T::serves), Field(10, "activating", &T::activating),
+                  Field(9, "context", &T::context), Field(10, "activating", &T::activating),
                   Field(11, "owner_kv_bytes", &T::owner_kv_bytes, kBytes));
 }
 absl::Status CheckWhole(const Inventory& m);
 
 constexpr auto DescriptionOf(const Resume*) {
   using T = Resume;
-  return Describe("Resume", Field(1, "epoch", &T::epoch), Field(2, "context", &T::context),
+  return Describe("Resume", Field(1, "epoch", &T::epoch), Field(2, "storage_id", &T::storage_id),
                   Field(3, "addresses", &T::addresses, kAddresses),
                   Field(4, "layers", &T::layers, SizeAtMost(kLayersMax)),
                   Field(5, "copies", &T::copies, SizeAtMost(kAddressesMax)),
-                  Field(6, "request", &T::request), Field(7, "serves", &T::serves),
+                  Field(6, "request", &T::request), Field(7, "context", &T::context),
                   Field(8, "activating", &T::activating));
 }
 absl::Status CheckWhole(const Resume& m);

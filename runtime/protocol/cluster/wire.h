@@ -9,7 +9,8 @@
 // ExpectUpload, TruncateLayer, Truncate, Fork, Release, Resume, Read) take effect in the order they
 // were sent where they touch the same layer of the same context; those with a request number are
 // answered by exactly one Done, a Work by one WorkDone. `epoch` is that of the shard map the task
-// was made for and is echoed in its answer.
+// was made for and is echoed in its answer. `storage_id` is what workers know a context by: another
+// id than `context`, that of its callers, once it has been moved.
 //
 // Workers speak to each other only to merge partials on their way to the coordinator (Partials),
 // over links of their own.
@@ -78,14 +79,14 @@ struct Copy {
 // Worker → coordinator: a context that it holds as `rank`.
 struct Inventory {
   uint64_t epoch = 0;
-  ContextId context = 0;
+  ContextId storage_id = 0;
   ContextSpec spec;
   int rank = 0;
   std::vector<std::string> addresses;  // as in Open
   std::vector<LayerState> layers;
   int64_t kv_bytes = 0;
   std::vector<Copy> copies = {};
-  ContextId serves = 0;        // as in Resume; 0: it is being filled
+  ContextId context = 0;       // as in Resume; 0: it is being filled
   bool activating = false;     // as in Resume
   int64_t owner_kv_bytes = 0;  // as in Done
 };
@@ -93,12 +94,12 @@ struct Inventory {
 // A context goes on at a new epoch, with its layers as they are here: cut to these tokens.
 struct Resume {
   uint64_t epoch = 0;
-  ContextId context = 0;
+  ContextId storage_id = 0;
   std::vector<std::string> addresses;
   std::vector<LayerState> layers;
   std::vector<Copy> copies = {};
   uint64_t request = 0;     // 0: not answered, what comes next finds it done
-  ContextId serves = 0;     // the context, as callers know it
+  ContextId context = 0;    // the context, as callers know it
   bool activating = false;  // those it moved from may still hold it
 };
 
@@ -116,17 +117,17 @@ struct HeartbeatSeen {
 };
 
 // A context comes to be, with this worker as its `rank`, or as a copy of it. addresses: the fabrics
-// of those that answer queries, by rank. One that another context moves to `serves` nothing before
-// its first Resume.
+// of those that answer queries, by rank. A copy to which a context moves has `context` 0 until its
+// first Resume: it answers nobody.
 struct Open {
   uint64_t request = 0;
   uint64_t epoch = 0;
-  ContextId context = 0;
+  ContextId storage_id = 0;
   ContextSpec spec;
   int rank = 0;
   std::vector<std::string> addresses;
   std::vector<Copy> copies = {};
-  ContextId serves = 0;
+  ContextId context = 0;
 };
 
 // Asks for what this rank holds of tokens [start, start + tokens) of a layer: the payload of its
@@ -134,7 +135,7 @@ struct Open {
 struct Read {
   uint64_t request = 0;
   uint64_t epoch = 0;
-  ContextId context = 0;
+  ContextId storage_id = 0;
   int layer = 0;
   int64_t start = 0;
   int64_t tokens = 0;
@@ -157,7 +158,7 @@ struct List {
 // (PackAppend, context/append_cut.h), then its queries (PackQueries, engine/engine.h).
 struct WorkItem {
   uint64_t epoch = 0;
-  ContextId context = 0;
+  ContextId storage_id = 0;
   int layer = 0;
   int64_t start = 0;
   int64_t k_tokens = 0;  // 0: nothing to append
@@ -215,7 +216,7 @@ struct ExpectUpload {
 
 // Forgets a layer's tokens from `tokens` on: an append that some other worker refused.
 struct TruncateLayer {
-  ContextId context = 0;
+  ContextId storage_id = 0;
   int layer = 0;
   int64_t tokens = 0;
 };
@@ -224,7 +225,7 @@ struct TruncateLayer {
 struct Truncate {
   uint64_t request = 0;
   uint64_t epoch = 0;
-  ContextId context = 0;
+  ContextId storage_id = 0;
   int64_t tokens = 0;
 };
 
@@ -233,7 +234,7 @@ struct Truncate {
 struct Fork {
   uint64_t request = 0;
   uint64_t epoch = 0;
-  ContextId context = 0;
+  ContextId storage_id = 0;
   ContextId parent = 0;
   std::vector<int64_t> tokens;  // by layer
 };
@@ -241,7 +242,7 @@ struct Fork {
 // An item of a Work, where it is not told by its place there: each layer of a context is in one of
 // them only.
 struct ItemName {
-  ContextId context = 0;
+  ContextId storage_id = 0;
   int layer = 0;
 
   friend bool operator==(const ItemName&, const ItemName&) = default;
@@ -273,7 +274,7 @@ struct LinkLost {};
 struct Release {
   uint64_t request = 0;
   uint64_t epoch = 0;
-  ContextId context = 0;
+  ContextId storage_id = 0;
 };
 
 // The end of a task. Of a Read that went well the payload is what it asked for.

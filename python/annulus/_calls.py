@@ -1,0 +1,146 @@
+"""What a context's calls ask the module for: arguments as it takes them, checked first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from annulus import _core
+from annulus._arrays import numbers_of, weights_of
+from annulus._core import Answer
+from annulus.errors import InvalidArgument
+from annulus.lists import Index, KeyList, cores_of
+
+if TYPE_CHECKING:
+    from annulus.context import Context
+
+
+def layer_number(context: Context, layer: int, track: str | None = None) -> int:
+    """Of a layer, or of a track's rows in it, as the service counts them."""
+    layers: int = context.spec["layers"]
+    if not 0 <= layer < layers:
+        raise InvalidArgument(f"layer: {layer}; expected 0 to {layers - 1}")
+    if track is None:
+        return layer
+    names = [one["name"] for one in context.spec["tracks"]]
+    if track not in names:
+        known = ", ".join(names) or "none: the context has no tracks"
+        raise InvalidArgument(f"track: {track}; expected {known}")
+    return layers * (1 + names.index(track)) + layer
+
+
+def positions(
+    context: Context, number: int, q: Any, q_start: int | None, kv_len: int | None
+) -> tuple[int, int]:
+    """Where the queries stand and how many keys there are: the layer's last, unless told."""
+    if kv_len is None:
+        layers: int = context.spec["layers"]
+        tracks = context.spec.get("tracks", [])
+        counts_rows = number >= layers and tracks[number // layers - 1].get("ratio", 1) > 1
+        kv_len = context.tokens[number % layers if counts_rows else number]
+    if q_start is None:
+        q_start = kv_len - len(q)
+        if q_start < 0:
+            raise InvalidArgument(
+                f"q: {len(q)} tokens; expected at most the {kv_len} of the layer, whose last "
+                "they are without q_start"
+            )
+    return q_start, kv_len
+
+
+def append_call(
+    context: Context,
+    layer: int,
+    k: Any,
+    v: Any,
+    start: int | None,
+    key: tuple[int, int] | None,
+    progress: Callable[[int, int], object] | None,
+    timeout: float | None,
+) -> Callable[[_core.CancelToken], tuple[int, int]]:
+    """Of a layer by the service's count."""
+    start = context.tokens[layer] if start is None else start
+    key = key or (0, 0)
+    return lambda cancel: context._core.append(
+        context.id, layer, start, k, v, key, progress, timeout, cancel
+    )
+
+
+def attend_call(
+    context: Context,
+    layer: int,
+    q: Any,
+    pattern: str | None,
+    q_start: int | None,
+    kv_len: int | None,
+    keys: tuple[int, int] | None,
+    plan: str | None,
+    scale: float | None,
+    request_id: str,
+    trace: bool,
+    lists: Mapping[str, Any] | None,
+    sinks: Any,
+    index: Index | None,
+    out_dtype: str | None,
+) -> Callable[[float | None, _core.CancelToken], Answer]:
+    """As Context.attend."""
+    number = layer_number(context, layer)
+    q_start, kv_len = positions(context, number, q, q_start, kv_len)
+    begin, end = (0, None) if keys is None else keys
+    cores = cores_of(lists)
+    logits = numbers_of(sinks)
+    chosen_by = index_of(context, layer, index)
+    return lambda timeout, cancel: context._core.attend(
+        context.id,
+        layer,
+        q_start,
+        kv_len,
+        q,
+        pattern or "",
+        plan,
+        scale or 0.0,
+        begin,
+        end,
+        request_id,
+        trace,
+        cores,
+        logits,
+        chosen_by,
+        out_dtype,
+        timeout,
+        cancel,
+    )
+
+
+def select_call(
+    context: Context,
+    layer: int,
+    q: Any,
+    pattern: str | None,
+    track: str | None,
+    weights: Any,
+    q_start: int | None,
+    kv_len: int | None,
+) -> Callable[[float | None, _core.CancelToken], dict[str, KeyList]]:
+    """As Context.select."""
+    number = layer_number(context, layer, track)
+    q_start, kv_len = positions(context, number, q, q_start, kv_len)
+    per_head = weights_of(weights, q, "weights")
+
+    def call(timeout: float | None, cancel: _core.CancelToken) -> dict[str, KeyList]:
+        lists, _ = context._core.select(
+            context.id, number, q_start, kv_len, q, pattern or "", per_head, timeout, cancel
+        )
+        return {word: KeyList._of(core) for word, core in lists.items()}
+
+    return call
+
+
+def index_of(
+    context: Context, layer: int, index: Index | None
+) -> tuple[int, Any, list[float]] | None:
+    """The index of a call on a layer, as the module takes it."""
+    if index is None:
+        return None
+    number = layer_number(context, layer if index.layer is None else index.layer, index.track)
+    return number, index.q, weights_of(index.weights, index.q, "index.weights")
