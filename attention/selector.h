@@ -60,6 +60,11 @@ class Selector {
   // Itself where it picks from all scores of a row, else null.
   virtual const RowSelector* by_row() const { return nullptr; }
 
+  // Whether it picks each query's best units by scores of the context's keys.
+  bool by_units() const {
+    return by_column() == nullptr && by_row() == nullptr && !index_.has_value();
+  }
+
   // The word with all its arguments: what its lists are called.
   const std::string& name() const { return name_; }
   Summary summary() const { return summary_; }

@@ -225,6 +225,10 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads, 2) Choose(const Chosen chosen) {
   extern __shared__ __align__(16) unsigned char memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
+  if (chosen.stop != nullptr &&
+      __syncthreads_or(threadIdx.x == 0 && *static_cast<const volatile int*>(chosen.stop) != 0)) {
+    return;
+  }
   const int first = static_cast<int>(gridDim.x - 1 - blockIdx.x) * kRows;
   const int head = blockIdx.y, kv_head = head / chosen.group;
   const int length = chosen.picks - 1;

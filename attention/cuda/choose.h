@@ -45,6 +45,7 @@ struct Chosen {
   // The least head · rows + row that sees a unit whose score f32 does not hold.
   unsigned long long* unscored = nullptr;
   Report* report = nullptr;
+  const int* stop = nullptr;  // in host memory; once 1, no choices are needed any more. Or null
   // Queries [chunk · chunk_rows, …) are attended together, within memory for their slots.
   int32_t chunk_rows = 0;
   // [chunks, kv_heads, units]: rows that see a unit, then where the next one's entry lies.

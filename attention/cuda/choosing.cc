@@ -1,15 +1,18 @@
 #include "attention/cuda/choosing.h"
 
 #include <algorithm>
+#include <chrono>
 #include <limits>
 #include <numbers>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "attention/attend_args.h"
+#include "attention/cuda/copies.h"
 #include "attention/cuda/work_list.h"
 #include "base/status.h"
 
@@ -17,21 +20,24 @@ namespace annulus::cuda {
 namespace {
 
 constexpr size_t kAlign = 256;
+constexpr size_t kStopAt = kAlign / 2;
+static_assert(sizeof(Report) <= kStopAt);
 constexpr int64_t kGatheredQueriesMin = 256;
 // A slot takes as long as so many keys of a panel's row, and each of its keys as long as 2.5.
 constexpr int64_t kSlotKeys = 600;
 constexpr int64_t kRunsLookedAt = 32;
+// How often a call that may be cancelled looks whether it was: at first all the time.
+constexpr std::chrono::microseconds kPollPeriod{100};
+constexpr std::chrono::milliseconds kAwake{2};
 
 bool IsServed(const Selector& word) {
-  return word.by_column() == nullptr && word.by_row() == nullptr && !word.index().has_value() &&
-         word.causal() && word.summary() == Summary::kMean &&
+  return word.by_units() && word.causal() && word.summary() == Summary::kMean &&
          word.unit_tokens() % kBlockKeys == 0 && word.picks() <= kChosenPicksMax;
 }
 
 bool IsServed(const AttendArgs& args, int64_t unit_tokens) {
   const int64_t dim = std::max(args.kv->head_dim(), args.kv->v_head_dim());
-  return OnMatrixUnits(args) && args.memory == MemoryKind::kDevice &&
-         args.kv->memory() == MemoryKind::kDevice && dim <= kChosenDimMax &&
+  return OnMatrixUnits(args) && args.kv->memory() == MemoryKind::kDevice && dim <= kChosenDimMax &&
          args.q_ranges.size() == 1 && args.group <= kChosenRows &&
          args.heads.first % args.group == 0 && args.heads.count % args.group == 0 &&
          args.keys->TokenCount(args.kv_tokens) == args.kv_tokens &&
@@ -201,6 +207,11 @@ absl::Status Choosing::PlaceAll(const AttendArgs& args, TableCache::Kept kept, i
                             static_cast<int64_t>(sizeof(float));
   const int64_t fit = std::max<int64_t>(1, slot_bytes / row_bytes / kBlockKeys) * kBlockKeys;
   chosen_.chunk_rows = static_cast<int32_t>(std::min(fit, args.q.tokens));
+  ANNULUS_RETURN_IF_ERROR(host_rows_.Place(args, &problem));
+  for (Event& event : done_) {
+    if (event != nullptr) continue;
+    ANNULUS_ASSIGN_OR_RETURN(event, MakeEvent());
+  }
   ANNULUS_RETURN_IF_ERROR(PlaceTable(args, std::move(kept)));
   ANNULUS_RETURN_IF_ERROR(lists_.Reserve(PlaceArrays(nullptr, chosen_)));
   PlaceArrays(lists_.data(), chosen_);
@@ -210,7 +221,7 @@ absl::Status Choosing::PlaceAll(const AttendArgs& args, TableCache::Kept kept, i
   return absl::OkStatus();
 }
 
-// The report lies before the table.
+// The report lies before the table, and what stops the kernels behind it.
 absl::Status Choosing::PlaceTable(const AttendArgs& args, TableCache::Kept kept) {
   const KvTable& kv = *args.kv;
   const auto pages = static_cast<size_t>(kv.blocks()) * static_cast<size_t>(kv.kv_heads());
@@ -219,6 +230,9 @@ absl::Status Choosing::PlaceTable(const AttendArgs& args, TableCache::Kept kept)
   ANNULUS_RETURN_IF_ERROR(table_.Reserve(kAlign + table_bytes_));
   chosen_.report = reinterpret_cast<Report*>(table_.data());
   *chosen_.report = Report();
+  stop_ = reinterpret_cast<int*>(table_.data() + kStopAt);
+  *stop_ = 0;
+  chosen_.stop = args.cancel != nullptr ? stop_ : nullptr;
   const Page* table = nullptr;
   if (kept_ == nullptr) {
     ANNULUS_RETURN_IF_ERROR(pages_.Reserve(table_bytes_));
@@ -237,12 +251,21 @@ absl::Status Choosing::PlaceTable(const AttendArgs& args, TableCache::Kept kept)
   return absl::OkStatus();
 }
 
-absl::Status Choosing::StartChoosing(cudaStream_t stream) {
-  if (table_bytes_ > 0) {
-    ANNULUS_RETURN_IF_ERROR(StatusOf(cudaMemcpyAsync(pages_.data(), table_.data() + kAlign,
-                                                     table_bytes_, cudaMemcpyHostToDevice, stream),
-                                     "cudaMemcpyAsync"));
-  }
+absl::Status Choosing::StartLists(cudaStream_t stream) {
+  const auto& begin = list_data_->begin;
+  const auto& keys = list_data_->keys;
+  const size_t begin_bytes = begin.size() * sizeof(begin[0]);
+  std::byte* const to = list_room_.data();
+  ANNULUS_RETURN_IF_ERROR(CopyAsync(to, begin.data(), begin_bytes, cudaMemcpyHostToDevice, stream));
+  ANNULUS_RETURN_IF_ERROR(CopyAsync(to + begin_bytes, keys.data(), keys.size() * sizeof(keys[0]),
+                                    cudaMemcpyHostToDevice, stream));
+  return StatusOf(LaunchLists(chosen_, list_, stream), "the kernel that takes lists");
+}
+
+absl::Status Choosing::StartChoosing(const AttendArgs& args, cudaStream_t stream) {
+  ANNULUS_RETURN_IF_ERROR(host_rows_.Bring(args, stream));
+  ANNULUS_RETURN_IF_ERROR(CopyAsync(pages_.data(), table_.data() + kAlign, table_bytes_,
+                                    cudaMemcpyHostToDevice, stream));
   const size_t counts_bytes = sizeof(int32_t) * static_cast<size_t>(chosen_.chunks()) *
                               static_cast<size_t>(chosen_.kv_heads * chosen_.units);
   ANNULUS_RETURN_IF_ERROR(
@@ -250,46 +273,58 @@ absl::Status Choosing::StartChoosing(cudaStream_t stream) {
   ANNULUS_RETURN_IF_ERROR(
       StatusOf(cudaMemsetAsync(chosen_.unscored, 0xFF, sizeof(*chosen_.unscored), stream),
                "cudaMemsetAsync"));
-  if (list_.begin != nullptr) {
-    const auto& begin = list_data_->begin;
-    const auto& keys = list_data_->keys;
-    const size_t begin_bytes = begin.size() * sizeof(begin[0]);
-    std::byte* const to = list_room_.data();
-    ANNULUS_RETURN_IF_ERROR(
-        StatusOf(cudaMemcpyAsync(to, begin.data(), begin_bytes, cudaMemcpyHostToDevice, stream),
-                 "cudaMemcpyAsync"));
-    ANNULUS_RETURN_IF_ERROR(
-        StatusOf(cudaMemcpyAsync(to + begin_bytes, keys.data(), keys.size() * sizeof(keys[0]),
-                                 cudaMemcpyHostToDevice, stream),
-                 "cudaMemcpyAsync"));
-    return StatusOf(LaunchLists(chosen_, list_, stream), "the kernel that takes lists");
-  }
-  return StatusOf(LaunchChoose(chosen_, stream), "the kernels that choose units");
+  if (list_.begin != nullptr) return StartLists(stream);
+  ANNULUS_RETURN_IF_ERROR(StatusOf(LaunchChoose(chosen_, stream), "the kernels that choose units"));
+  if (args.cancel == nullptr) return absl::OkStatus();
+  ANNULUS_RETURN_IF_ERROR(StatusOf(cudaEventRecord(done_[0].get(), stream), "cudaEventRecord"));
+  return Await(args, done_[0].get());
 }
 
-absl::Status Choosing::StartAttending(cudaStream_t stream) {
+absl::Status Choosing::Await(const AttendArgs& args, cudaEvent_t event) {
+  const auto begin = std::chrono::steady_clock::now();
+  while (true) {
+    const cudaError_t state = cudaEventQuery(event);
+    if (state != cudaErrorNotReady) {
+      ANNULUS_RETURN_IF_ERROR(StatusOf(state, "the kernels"));
+      return IsCancelled(args) ? AttendCancelled() : absl::OkStatus();
+    }
+    if (IsCancelled(args)) *static_cast<volatile int*>(stop_) = 1;
+    if (std::chrono::steady_clock::now() - begin < kAwake) {
+      std::this_thread::yield();
+    } else {
+      std::this_thread::sleep_for(kPollPeriod);
+    }
+  }
+}
+
+absl::Status Choosing::StartAttending(const AttendArgs& args, cudaStream_t stream) {
   for (int chunk = 0; chunk < chosen_.chunks(); ++chunk) {
+    cudaEvent_t done = done_[chunk % 2].get();
+    if (args.cancel != nullptr && chunk > 1) ANNULUS_RETURN_IF_ERROR(Await(args, done));
     ANNULUS_RETURN_IF_ERROR(
         StatusOf(LaunchRoute(chosen_, chunk, stream), "the kernels that gather rows by unit"));
     ANNULUS_RETURN_IF_ERROR(
         StatusOf(LaunchGather(chosen_, chunk, stream), "the kernel of gathered rows"));
     ANNULUS_RETURN_IF_ERROR(
         StatusOf(LaunchMergeSlots(chosen_, chunk, stream), "the kernel that merges slots"));
+    if (args.cancel == nullptr) continue;
+    ANNULUS_RETURN_IF_ERROR(StatusOf(cudaEventRecord(done, stream), "cudaEventRecord"));
   }
   return absl::OkStatus();
 }
 
-absl::Status Choosing::Finish(const AttendArgs& args, cudaStream_t stream) const {
+absl::Status Choosing::Finish(const AttendArgs& args, cudaStream_t stream) {
   unsigned long long unscored = 0;
-  ANNULUS_RETURN_IF_ERROR(StatusOf(cudaMemcpyAsync(&unscored, chosen_.unscored, sizeof(unscored),
-                                                   cudaMemcpyDeviceToHost, stream),
-                                   "cudaMemcpyAsync"));
+  ANNULUS_RETURN_IF_ERROR(
+      CopyAsync(&unscored, chosen_.unscored, sizeof(unscored), cudaMemcpyDeviceToHost, stream));
   ANNULUS_RETURN_IF_ERROR(StatusOf(cudaStreamSynchronize(stream), "the kernels"));
   if (chosen_.report->missing != 0) {
     return MissingPage(args.heads.first / args.group + chosen_.report->kv_head,
                        chosen_.report->block);
   }
-  if (unscored == std::numeric_limits<unsigned long long>::max()) return absl::OkStatus();
+  if (unscored == std::numeric_limits<unsigned long long>::max()) {
+    return host_rows_.Give(args, stream);
+  }
   const auto rows = static_cast<unsigned long long>(chosen_.rows);
   return absl::InvalidArgumentError(
       absl::StrCat("pattern: ", OnlyWord(*args.pattern)->name(), ": row ", unscored % rows,

@@ -1,5 +1,6 @@
 // A call whose keys are chosen by data, on the device from end to end: its unit means, scores,
-// choices and attention (choose.h). Reused, so that a warm one allocates nothing. One thread.
+// choices and attention (choose.h). Its queries and outputs lie there or in host memory. Reused, so
+// that a warm one allocates nothing. One thread.
 #pragma once
 
 #include <memory>
@@ -7,6 +8,7 @@
 #include "absl/status/status.h"
 #include "attention/backend.h"
 #include "attention/cuda/choose.h"
+#include "attention/cuda/host_rows.h"
 #include "attention/cuda/table_cache.h"
 #include "attention/key_list.h"
 #include "attention/selector.h"
@@ -33,31 +35,40 @@ class Choosing {
   absl::Status Place(const AttendArgs& args, const KeyList& list, TableCache::Kept kept,
                      int64_t slot_bytes = int64_t{1} << 30);
 
-  // Puts the kernels into the stream: those that choose, or take a list's choices, then those that
-  // attend. Do not wait.
-  absl::Status StartChoosing(cudaStream_t stream);
-  absl::Status StartAttending(cudaStream_t stream);
+  // Puts into the stream what brings the queries, and the kernels that choose, or take a list's
+  // choices. If the call may be cancelled, waits until they are done, or CANCELLED.
+  absl::Status StartChoosing(const AttendArgs& args, cudaStream_t stream);
 
-  // Once the stream is done. INTERNAL names a page that was missed, INVALID_ARGUMENT a row and a
-  // head that would see a unit whose score f32 does not hold: then `into` is unspecified.
-  absl::Status Finish(const AttendArgs& args, cudaStream_t stream) const;
+  // Puts the kernels into the stream that attend. If the call may be cancelled, no chunk is started
+  // before the one before the last is done.
+  absl::Status StartAttending(const AttendArgs& args, cudaStream_t stream);
+
+  // Waits for the stream. INTERNAL names a page that was missed, INVALID_ARGUMENT a row and a head
+  // that would see a unit whose score f32 does not hold: then `into` is unspecified.
+  absl::Status Finish(const AttendArgs& args, cudaStream_t stream);
 
   const Chosen& chosen() const { return chosen_; }
 
  private:
   absl::Status PlaceAll(const AttendArgs& args, TableCache::Kept kept, int64_t slot_bytes);
   absl::Status PlaceTable(const AttendArgs& args, TableCache::Kept kept);
+  absl::Status StartLists(cudaStream_t stream);
+  // Until what the stream was given before the event's last record is done.
+  absl::Status Await(const AttendArgs& args, cudaEvent_t event);
 
   Chosen chosen_;
   ChosenLists list_;  // its begin is null: there is none
   std::shared_ptr<const KeyListData> list_data_;
   TableCache::Kept kept_;
-  PinnedRoom table_;  // on its way to the device, and the report
+  PinnedRoom table_;     // on its way to the device, and the report
+  int* stop_ = nullptr;  // there
   DeviceRoom pages_;
   size_t table_bytes_ = 0;  // that are on their way
   DeviceRoom lists_;
   DeviceRoom list_room_;
   DeviceRoom states_;
+  HostRows host_rows_;
+  Event done_[2];  // of chunks in turn
 };
 
 }  // namespace annulus::cuda

@@ -48,6 +48,14 @@ struct Workspace {
   Event done;
 };
 
+// What calls work with whose rows are put together by what they see: these are few and long, one at
+// a time.
+struct Gathering {
+  std::mutex mutex;
+  Stream stream;
+  cuda::Choosing choosing;
+};
+
 // The GPU starts thread blocks of urgent calls before those of others that wait.
 absl::StatusOr<std::unique_ptr<Workspace>> MakeWorkspace(bool urgent) {
   auto workspace = std::make_unique<Workspace>();
@@ -152,24 +160,28 @@ class CudaBackend final : public Backend {
     return status;
   }
 
-  // These calls are few and long: one at a time.
   absl::Status AttendGathered(const AttendArgs& args) {
     ANNULUS_ASSIGN_OR_RETURN(TableCache::Kept kept, tables_.Find(*args.kv));
-    const std::lock_guard<std::mutex> lock(choosing_mutex_);
-    if (choosing_stream_ == nullptr) {
-      ANNULUS_ASSIGN_OR_RETURN(choosing_stream_, cuda::MakeStream());
+    Gathering& gathering = gatherings_[args.urgent ? 1 : 0];
+    const std::lock_guard<std::mutex> lock(gathering.mutex);
+    if (gathering.stream == nullptr) {
+      ANNULUS_ASSIGN_OR_RETURN(gathering.stream, cuda::MakeStream(args.urgent));
     }
-    cudaStream_t stream = choosing_stream_.get();
+    cudaStream_t stream = gathering.stream.get();
+    cuda::Choosing& choosing = gathering.choosing;
     if (annulus::IsCancelled(args)) return AttendCancelled();
     const Selector* word = cuda::ChosenBy(args);
     ANNULUS_RETURN_IF_ERROR(
-        word != nullptr ? choosing_.Place(args, *word, std::move(kept))
-                        : choosing_.Place(args, *args.pattern->lists()[0].list, std::move(kept)));
+        word != nullptr ? choosing.Place(args, *word, std::move(kept))
+                        : choosing.Place(args, *args.pattern->lists()[0].list, std::move(kept)));
     absl::Status status = space_->Follow(stream);
-    if (status.ok()) status = choosing_.StartChoosing(stream);
-    if (status.ok()) status = choosing_.StartAttending(stream);
-    status.Update(choosing_.Finish(args, stream));
-    ANNULUS_RETURN_IF_ERROR(status);
+    if (status.ok()) status = choosing.StartChoosing(args, stream);
+    if (status.ok()) status = choosing.StartAttending(args, stream);
+    if (status.ok()) status = choosing.Finish(args, stream);
+    if (!status.ok()) {  // what was started comes to its end all the same
+      status.Update(StatusOf(cudaStreamSynchronize(stream), "the kernels"));
+      return status;
+    }
     return annulus::IsCancelled(args) ? AttendCancelled() : absl::OkStatus();
   }
 
@@ -283,10 +295,8 @@ class CudaBackend final : public Backend {
   BackendCapabilities capabilities_;
   mutable std::mutex mutex_;
   absl::Status lost_;  // not OK once the GPU is lost
-  std::mutex choosing_mutex_;
-  Stream choosing_stream_;
-  cuda::Choosing choosing_;
   // Those of urgent calls apart.
+  std::array<Gathering, 2> gatherings_;
   std::array<std::vector<std::unique_ptr<Workspace>>, 2> idle_;
 };
 

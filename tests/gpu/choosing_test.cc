@@ -3,10 +3,14 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -165,6 +169,68 @@ void CheckRows(const Question& of, const Asked& asked, const Pattern& bound, Par
   }
 }
 
+bool Same(Partial& a, Partial& b) {
+  const auto rows = static_cast<size_t>(a.view().rows * a.view().heads);
+  const size_t floats = rows * static_cast<size_t>(a.view().v_head_dim);
+  return std::memcmp(a.view().out, b.view().out, floats * sizeof(float)) == 0 &&
+         std::memcmp(a.view().lse, b.view().lse, rows * sizeof(float)) == 0;
+}
+
+// The problem with its queries, which may have gaps, and its outputs in host memory.
+AttendArgs OnHost(const Asked& asked, bool gaps, Tensor* q, Partial* into) {
+  AttendArgs args = asked.args;
+  args.q = asked.q;
+  if (gaps) {
+    *q = Tensor(asked.q.dtype(), asked.q.tokens(), 2 * asked.q.heads(), asked.q.dim());
+    const size_t row_bytes = static_cast<size_t>(asked.q.dim()) * SizeOf(asked.q.dtype());
+    for (int64_t i = 0; i < asked.q.tokens() * asked.q.heads(); ++i) {
+      std::memcpy(q->data() + static_cast<size_t>(2 * i) * row_bytes,
+                  asked.q.data() + static_cast<size_t>(i) * row_bytes, row_bytes);
+    }
+    args.q.data = q->data();
+    args.q.head_stride *= 2;
+    args.q.token_stride *= 2;
+  }
+  args.into = into->view();
+  args.memory = MemoryKind::kHost;
+  return args;
+}
+
+// That they give what those on the device do, into nothing and into what was seen before, and that
+// a warm call allocates nothing.
+void CheckHostRows(Backend& backend, const Asked& asked, Partial& expected) {
+  Tensor spaced;
+  const PartialView shape = expected.view();
+  const int heads = static_cast<int>(shape.heads), dim = static_cast<int>(shape.v_head_dim);
+  Partial got(shape.rows, heads, dim);
+  const AttendArgs args = OnHost(asked, false, &spaced, &got);
+  REQUIRE((backend.Chooses(args) || cuda::GatheredBy(args) != nullptr) ==
+          (backend.Chooses(asked.args) || cuda::GatheredBy(asked.args) != nullptr));
+  REQUIRE(backend.Attend(args).ok());
+  REQUIRE(Same(got, expected));
+  size_t free_before = 0, free_after = 0, bytes = 0;
+  REQUIRE(cudaMemGetInfo(&free_before, &bytes) == cudaSuccess);
+  REQUIRE(backend.Attend(args).ok());
+  REQUIRE(cudaMemGetInfo(&free_after, &bytes) == cudaSuccess);
+  REQUIRE(free_before == free_after);
+  REQUIRE(asked.space.SetIdentity(asked.into.view).ok());
+  REQUIRE(backend.Attend(asked.args).ok());
+  REQUIRE(backend.Attend(asked.args).ok());
+  Partial twice = ToHost(asked.space, asked.into).value();
+  REQUIRE(Same(got, twice));
+  Partial with_gaps(shape.rows, heads, dim);
+  REQUIRE(backend.Attend(OnHost(asked, true, &spaced, &with_gaps)).ok());
+  REQUIRE(Same(with_gaps, expected));
+  std::atomic<bool> cancel = false;
+  AttendArgs cancelled = OnHost(asked, false, &spaced, &with_gaps);
+  cancelled.cancel = &cancel;
+  SetIdentity(cancelled.into);
+  REQUIRE(backend.Attend(cancelled).ok());
+  REQUIRE(Same(with_gaps, expected));
+  cancel = true;
+  REQUIRE(absl::IsCancelled(backend.Attend(cancelled)));
+}
+
 TEST_CASE("a GPU chooses the units that a CPU chooses, and attends to them") {
   if (!test::HasGpu()) return;
   const auto backend = MakeCudaBackend(0, "").value();
@@ -195,10 +261,10 @@ TEST_CASE("a GPU chooses the units that a CPU chooses, and attends to them") {
     cuda::Choosing choosing;
     REQUIRE(choosing.Place(asked.args, *word, nullptr, of.slot_bytes).ok());
     REQUIRE((of.slot_bytes < 1 << 30) == (choosing.chosen().chunks() > 1));
-    REQUIRE(choosing.StartChoosing(stream.get()).ok());
+    REQUIRE(choosing.StartChoosing(asked.args, stream.get()).ok());
     REQUIRE(cudaStreamSynchronize(stream.get()) == cudaSuccess);
     CheckChoices(choosing.chosen(), best);
-    REQUIRE(choosing.StartAttending(stream.get()).ok());
+    REQUIRE(choosing.StartAttending(asked.args, stream.get()).ok());
     REQUIRE(choosing.Finish(asked.args, stream.get()).ok());
     Partial got = ToHost(asked.space, asked.into).value();
     const Pattern bound = Bound(of, asked, best);
@@ -207,8 +273,8 @@ TEST_CASE("a GPU chooses the units that a CPU chooses, and attends to them") {
     REQUIRE(asked.space.SetIdentity(asked.into.view).ok());
     REQUIRE(backend->Attend(asked.args).ok());
     Partial again = ToHost(asked.space, asked.into).value();
-    const size_t floats = static_cast<size_t>(of.q_tokens * asked.q.heads() * of.dim);
-    REQUIRE(std::memcmp(again.view().out, got.view().out, floats * sizeof(float)) == 0);
+    REQUIRE(Same(again, got));
+    CheckHostRows(*backend, asked, got);
     // The same choices as a list.
     asked.args.pattern = &bound;
     REQUIRE(cuda::ChosenBy(asked.args) == nullptr);
@@ -217,6 +283,7 @@ TEST_CASE("a GPU chooses the units that a CPU chooses, and attends to them") {
     REQUIRE(backend->Attend(asked.args).ok());
     Partial listed = ToHost(asked.space, asked.into).value();
     CheckRows(of, asked, bound, listed);
+    CheckHostRows(*backend, asked, listed);
   }
 }
 
@@ -252,10 +319,54 @@ TEST_CASE("scores beyond f32 and pages that are not held end a GPU's choice as a
   const absl::Status refused = backend->Attend(beyond->args);
   REQUIRE(absl::IsInvalidArgument(refused));
   REQUIRE(absl::StrContains(refused.message(), "row 7, head 2 scores a unit beyond what f32"));
+  Tensor unused;
+  Partial into(of.q_tokens, kKvHeads * of.group, of.dim);
+  REQUIRE(backend->Attend(OnHost(*beyond, false, &unused, &into)).message() == refused.message());
   const auto lacking = ask(0);
   REQUIRE(backend->Attend(lacking->args).ok());
   lacking->own_table.Set(1, 4, {});
   REQUIRE(absl::IsInternal(backend->Attend(lacking->args)));
+  REQUIRE(absl::IsInternal(backend->Attend(OnHost(*lacking, false, &unused, &into))));
+}
+
+TEST_CASE("a GPU's choice for many queries in host memory ends soon after it is cancelled") {
+  if (!test::HasGpu()) return;
+  const auto backend = MakeCudaBackend(0, "").value();
+  const Question of{"moba(64,32)", 65536, 0, 65536, DType::kBF16, 4};
+  Rng rng(6);
+  const auto filled = [&](int64_t tokens, int heads) {
+    return test::MaybeTied(rng, of.dtype, false, tokens, heads, of.dim);
+  };
+  Asked asked(of, backend->memory(), filled(of.q_tokens, kKvHeads * of.group),
+              filled(of.kv_tokens, kKvHeads), filled(of.kv_tokens, kKvHeads));
+  Tensor unused;
+  Partial into(of.q_tokens, kKvHeads * of.group, of.dim);
+  AttendArgs args = OnHost(asked, false, &unused, &into);
+  std::atomic<bool> cancel = false;
+  args.cancel = &cancel;
+  REQUIRE(backend->Attend(args).ok());
+  for (const int after_ms : {1, 20, 40, 60, 80}) {
+    cancel = false;
+    std::thread caller([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(after_ms));
+      cancel = true;
+    });
+    const auto begin = std::chrono::steady_clock::now();
+    const absl::Status status = backend->Attend(args);
+    const auto took = std::chrono::steady_clock::now() - begin;
+    caller.join();
+    CAPTURE(after_ms, status, std::chrono::duration<double>(took).count());
+    REQUIRE((status.ok() || absl::IsCancelled(status)));
+    REQUIRE((after_ms > 1 || absl::IsCancelled(status)));
+    if (absl::IsCancelled(status)) REQUIRE(took < std::chrono::milliseconds(after_ms + 30));
+  }
+  // Nothing of it stays.
+  cancel = false;
+  SetIdentity(args.into);
+  REQUIRE(backend->Attend(args).ok());
+  Partial again(of.q_tokens, kKvHeads * of.group, of.dim);
+  REQUIRE(backend->Attend(OnHost(asked, false, &unused, &again)).ok());
+  REQUIRE(Same(into, again));
 }
 
 }  // namespace
