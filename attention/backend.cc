@@ -10,6 +10,11 @@
 #endif
 
 namespace annulus {
+namespace {
+
+constexpr int kThreadsMax = 4096;
+
+}  // namespace
 
 bool BuiltWithCuda() {
 #ifdef ANNULUS_CUDA
@@ -21,9 +26,9 @@ bool BuiltWithCuda() {
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(absl::string_view name, int threads,
                                                      int place) {
-  if (threads < 0) {
+  if (threads < 0 || threads > kThreadsMax) {
     return absl::InvalidArgumentError(
-        absl::StrCat("threads is ", threads, ", expected 0 (one per core) or more"));
+        absl::StrCat("threads: ", threads, "; expected 0 (one per core) to ", kThreadsMax));
   }
   if (name == "cpu" || name == "auto") return MakeCpuBackend(threads);
   if (name == "reference") return MakeReferenceBackend(threads);

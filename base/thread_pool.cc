@@ -4,7 +4,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <system_error>
 #include <utility>
+
+#include "base/log.h"
 
 namespace annulus {
 namespace {
@@ -94,11 +97,17 @@ ThreadPool::ThreadPool(int threads) {
   workers_.reserve(all - 1);
   loops_.reserve(16);
   if (threads <= 0 && all > 1) callers_core_ = cores[0];
-  for (size_t i = 1; i < all; ++i) {
-    workers_.emplace_back([this, core = threads > 0 ? -1 : cores[i]] {
-      if (core >= 0) StayOn(core);
-      Work();
-    });
+  // A system that has no more threads makes the pool smaller, and not the caller fail.
+  try {
+    for (size_t i = 1; i < all; ++i) {
+      workers_.emplace_back([this, core = threads > 0 ? -1 : cores[i]] {
+        if (core >= 0) StayOn(core);
+        Work();
+      });
+    }
+  } catch (const std::system_error& error) {
+    Log(LogLevel::kWarning, "fewer threads",
+        {{"wanted", all}, {"has", this->threads()}, {"why", error.what()}});
   }
 }
 

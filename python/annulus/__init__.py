@@ -11,6 +11,7 @@ from annulus._core import Answer
 from annulus.client import Client, ContextOptions, Step, connect, in_process
 from annulus.context import Appended, Context
 from annulus.errors import (
+    Aborted,
     AnnulusError,
     Cancelled,
     DataLoss,
@@ -30,6 +31,7 @@ from annulus.lists import Index, KeyList
 __version__ = "0.1.0"
 
 __all__ = [
+    "Aborted",
     "AnnulusError",
     "Answer",
     "Appended",

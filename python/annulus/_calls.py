@@ -42,8 +42,8 @@ def positions(
         q_start = kv_len - len(q)
         if q_start < 0:
             raise InvalidArgument(
-                f"q: {len(q)} tokens; expected at most the {kv_len} of the layer, whose last "
-                "they are without q_start"
+                f"q: {len(q)} tokens; expected at most the {kv_len} keys (kv_len, or the layer's), "
+                "whose last they are without q_start"
             )
     return q_start, kv_len
 
@@ -59,6 +59,8 @@ def append_call(
     timeout: float | None,
 ) -> Callable[[_core.CancelToken], tuple[int, int]]:
     """Of a layer by the service's count."""
+    if layer >= context.spec["layers"] and v is not None:
+        raise InvalidArgument("v: given; expected none: a track's rows are k alone")
     start = context.tokens[layer] if start is None else start
     key = key or (0, 0)
     return lambda cancel: context._core.append(

@@ -117,6 +117,7 @@ class Client:
         into: int,
         start: int,
         timeout: float | None,
+        cancel: CancelToken,
         /,
     ) -> tuple[dict[str, KeyList], int]: ...
     def step(

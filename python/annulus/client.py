@@ -282,8 +282,7 @@ def in_process(
 def _request_of(step: Step) -> tuple[Any, ...]:
     """As the module takes it (python/src/client.cc, StepOf)."""
     context, layer = step.context, step.layer
-    if step.track is not None:
-        layer = layer_number(context, layer, step.track)
+    layer = layer_number(context, layer, step.track)
     return (
         context.id,
         layer,

@@ -297,7 +297,7 @@ class Context:
         queries: Sequence[Any],
         keep: int,
         *,
-        recent: int = 32,
+        recent: int | None = None,
         pool: str = "max",
         pool_width: int = 7,
         timeout: float | None = None,
@@ -317,7 +317,8 @@ class Context:
         Args:
             queries: of each layer [n, heads, head_dim], the layer's last.
             keep: tokens of each KV head.
-            recent: the last ones, which are kept whatever their weight.
+            recent: the last ones, which are kept whatever their weight (None: 32, or ``keep`` where
+                that is less).
             pool: ``"max"`` or ``"mean"``.
             pool_width: an odd number; 1: each key for itself.
             timeout: seconds, of each layer.
@@ -352,7 +353,7 @@ class Context:
         into: Context,
         keep: int,
         *,
-        recent: int = 32,
+        recent: int | None = None,
         pool: str = "max",
         pool_width: int = 7,
         q_start: int | None = None,
@@ -371,6 +372,7 @@ class Context:
         """
         number = layer_number(self, layer)
         q_start, kv_len = positions(self, number, q, q_start, kv_len)
+        recent = min(32, keep) if recent is None else recent
         rule = {"keep": keep, "recent": recent, "pool": pool, "pool_width": pool_width}
         with into._in_doubt():
             kept, tokens = self._core.compress(
@@ -384,6 +386,7 @@ class Context:
                 into.id,
                 into._at(number),
                 timeout,
+                _core.CancelToken.new(),
             )
             into._tokens[number] = tokens
         return KeyList._of(kept["kept"])

@@ -65,6 +65,12 @@ class DataLoss(AnnulusError):
     code = "DATA_LOSS"
 
 
+class Aborted(AnnulusError):
+    """Another call changed the layer meanwhile: look at its tokens, then try again."""
+
+    code = "ABORTED"
+
+
 class Cancelled(AnnulusError):
     """The call was cancelled."""
 
@@ -104,6 +110,7 @@ _BY_CODE = {
         DeadlineExceeded,
         ResourceExhausted,
         DataLoss,
+        Aborted,
         Cancelled,
         Unauthenticated,
         PermissionDenied,

@@ -113,6 +113,8 @@ def cores_of(lists: Mapping[str, Any] | None) -> dict[str, Any]:
     """As the module takes them; a bool mask is one of blocks of 64 tokens."""
     cores = {}
     for name, keys in (lists or {}).items():
+        if not isinstance(name, str):
+            raise InvalidArgument(f"lists: {name!r}; expected the name of a list, a str")
         keys = keys if isinstance(keys, KeyList) else KeyList.from_mask(keys)
         cores[name] = keys._core
     return cores
@@ -125,6 +127,7 @@ def _integers(values: Any, dtype: Any, field: str) -> np.ndarray[Any, Any]:
     if given.ndim != 1 or given.dtype.kind not in "iu":
         raise InvalidArgument(f"{field}: {given.dtype} {given.shape}; expected integers [n]")
     limits = np.iinfo(dtype)
-    if given.min() < limits.min or given.max() > limits.max:
-        raise InvalidArgument(f"{field}: {given.max()}; expected {np.dtype(dtype).name}")
+    for value in (given.min(), given.max()):
+        if not limits.min <= value <= limits.max:
+            raise InvalidArgument(f"{field}: {value}; expected {np.dtype(dtype).name}")
     return np.ascontiguousarray(given, dtype)

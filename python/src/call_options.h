@@ -1,18 +1,24 @@
 // What calls take beside their requests, of what Python says. To be used with the GIL held.
 #pragma once
 
+#include <cmath>
 #include <functional>
 #include <optional>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "annulus/client.h"
 #include "python/src/arrays.h"
+#include "python/src/errors.h"
 #include "python/src/nanobind.h"
 
 namespace annulus::python {
 
 inline CallOptions OptionsOf(std::optional<double> timeout, const CancelToken& cancel) {
   CallOptions call;
+  if (timeout.has_value() && std::isnan(*timeout)) {
+    Raise(absl::InvalidArgumentError("timeout: nan; expected seconds"));
+  }
   if (timeout.has_value()) call.timeout = absl::Seconds(*timeout);
   call.cancel = cancel;
   return call;

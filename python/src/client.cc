@@ -1,5 +1,7 @@
 #include "python/src/client.h"
 
+#include <unistd.h>
+
 #include <functional>
 #include <memory>
 #include <string>
@@ -7,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "annulus/client.h"
 #include "python/src/answer.h"
 #include "python/src/arrays.h"
@@ -67,8 +70,15 @@ class PythonClient {
   // A call under way keeps the client, whoever closes it meanwhile.
   std::shared_ptr<Client> Open() const {
     if (client_ == nullptr) Raise(absl::FailedPreconditionError("the client is closed"));
+    if (is_forked()) {
+      Raise(absl::FailedPreconditionError(
+          "the client was opened before this process was forked; expected one of its own"));
+    }
     return client_;
   }
+
+  // The client's threads are its process's: a child that was forked has none of them.
+  bool is_forked() const { return getpid() != process_; }
 
   template <typename Call>
   auto Run(Call call, std::optional<double> timeout) {
@@ -89,6 +99,10 @@ class PythonClient {
 
   void Close() {
     std::shared_ptr<Client> last = std::move(client_);
+    if (is_forked()) {
+      new std::shared_ptr<Client>(std::move(last));  // its end would wait for its threads
+      return;
+    }
     const nb::gil_scoped_release release;
     last.reset();
   }
@@ -171,7 +185,7 @@ class PythonClient {
   // The KeyList of what was kept, and the committed tokens of the layer of `into`.
   nb::tuple Compress(ContextId context, int layer, int64_t q_start, int64_t kv_len, nb::handle q,
                      float scale, const nb::dict& rule, ContextId into, int64_t start,
-                     std::optional<double> timeout) {
+                     std::optional<double> timeout, const CancelToken& cancel) {
     const Borrowed queries = Borrow(q, "q");
     CompressRequest request;
     request.context = context;
@@ -183,9 +197,13 @@ class PythonClient {
     FromKeywords(rule, &request.rule);
     request.into = into;
     request.start = start;
-    const CompressResult result = ValueOrRaise(
-        RunApart<CompressResult>(Open(), request, OptionsOf(timeout, {}), &Client::Compress));
-    return nb::make_tuple(ToPython(std::vector<CallList>{result.kept}), result.tokens);
+    const absl::StatusOr<CompressResult> result =
+        RunApart<CompressResult>(Open(), request, OptionsOf(timeout, cancel), &Client::Compress);
+    // What C++ calls rule.keep is Python's keyword keep.
+    absl::string_view message = result.status().message();
+    if (absl::ConsumePrefix(&message, "rule.")) Raise(absl::InvalidArgumentError(message));
+    RaiseUnlessOk(result.status());
+    return nb::make_tuple(ToPython(std::vector<CallList>{result->kept}), result->tokens);
   }
 
   // One for each step: its annulus.Answer, or its error.
@@ -280,6 +298,7 @@ class PythonClient {
   explicit PythonClient(std::unique_ptr<Client> client) : client_(std::move(client)) {}
 
   std::shared_ptr<Client> client_;
+  const pid_t process_ = getpid();
 };
 
 RetryOptions RetryOf(int attempts_max, double backoff_min, double backoff_max, int budget) {
@@ -352,7 +371,7 @@ void AddClient(nb::module_& module) {
       .def("select", &PythonClient::Select, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg(), nb::arg().none(), nb::arg())
       .def("compress", &PythonClient::Compress, nb::arg(), nb::arg(), nb::arg(), nb::arg(),
-           nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none())
+           nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg())
       .def("step", &PythonClient::Step, nb::arg(), nb::arg().none(), nb::arg().none(),
            nb::arg().none())
       .def("fork", &PythonClient::Fork)

@@ -17,6 +17,7 @@
 #include "python/src/key_list.h"
 #include "runtime/cli/commands.h"
 #include "runtime/cli/problem.h"
+#include "runtime/context/check_tensor.h"
 #include "runtime/engine/local_ranks.h"
 #include "runtime/limits.h"
 #include "sharding/planner.h"
@@ -64,7 +65,8 @@ absl::StatusOr<Answer> Run(ProblemFlags flags, const TensorView& q, const Tensor
   return Answer{std::move(run.result).TakeOut(), std::move(lse)};
 }
 
-absl::Status CheckTogether(const TensorView& q, const TensorView& k, const TensorView& v) {
+absl::Status CheckTogether(const TensorView& q, const TensorView& k, const TensorView& v,
+                           DType stored) {
   if (k.dim != q.dim) {
     return absl::InvalidArgumentError(
         absl::StrCat("k: head_dim ", k.dim, "; expected that of q, ", q.dim));
@@ -74,13 +76,15 @@ absl::Status CheckTogether(const TensorView& q, const TensorView& k, const Tenso
                                                    "]; expected [", k.tokens, ", ", k.heads,
                                                    ", v_head_dim], as k"));
   }
-  return absl::OkStatus();
+  ANNULUS_RETURN_IF_ERROR(CheckTensor("q", q, q.heads, q.dim, stored));
+  ANNULUS_RETURN_IF_ERROR(CheckTensor("k", k, k.heads, k.dim, stored));
+  return v.tokens == 0 ? absl::OkStatus() : CheckTensor("v", v, v.heads, v.dim, stored);
 }
 
 nb::tuple Attention(nb::handle q, nb::handle k, nb::handle v, const std::string& pattern,
                     const std::optional<std::string>& plan, int workers, float scale,
                     std::optional<int64_t> q_start,
-                    const std::optional<std::pair<int64_t, int64_t>>& keys,
+                    const std::optional<std::pair<int64_t, std::optional<int64_t>>>& keys,
                     std::optional<int64_t> v_head_dim, const std::optional<std::string>& dtype,
                     const std::string& backend, int threads, const nb::dict& lists) {
   const Borrowed queries = Borrow(q, "q"), key_rows = Borrow(k, "k"), values = Borrow(v, "v");
@@ -88,12 +92,13 @@ nb::tuple Attention(nb::handle q, nb::handle k, nb::handle v, const std::string&
     if (!tensor.is_none()) continue;
     Raise(absl::InvalidArgumentError(absl::StrCat(name, ": None; expected an array")));
   }
-  RaiseUnlessOk(CheckTogether(queries.view, key_rows.view, values.view));
   ProblemFlags flags;
   flags.q_tokens = queries.view.tokens;
   flags.q_start = q_start;
   flags.kv_tokens = key_rows.view.tokens;
-  if (keys.has_value()) flags.keys = TokenRange{keys->first, keys->second};
+  if (keys.has_value()) {
+    flags.keys = TokenRange{keys->first, keys->second.value_or(key_rows.view.tokens)};
+  }
   flags.heads = queries.view.heads;
   flags.kv_heads = key_rows.view.heads;
   flags.head_dim = queries.view.dim;
@@ -102,6 +107,8 @@ nb::tuple Attention(nb::handle q, nb::handle k, nb::handle v, const std::string&
   flags.dtype = dtype.has_value() ? ValueOrRaise(ParseDType(*dtype)) : key_rows.view.dtype;
   flags.workers = workers;
   flags.pattern = pattern;
+  RaiseUnlessOk(WithoutGil(
+      [&] { return CheckTogether(queries.view, key_rows.view, values.view, flags.dtype); }));
   for (const CallList& list : ListsOf(lists)) {
     flags.lists.push_back({list.name, ValueOrRaise(KeyList::Make(list.data))});
   }
@@ -134,6 +141,12 @@ nb::tuple MergeParts(const std::vector<Part>& parts) {
   if (parts.empty()) Raise(absl::InvalidArgumentError("parts: none; expected one or more"));
   Tensor out = CopyF32(parts[0].first, "out", false);
   Tensor lse = CopyF32(parts[0].second, "lse", true);
+  if (lse.tokens() != out.tokens() || lse.heads() != out.heads() || lse.dim() != 1) {
+    Raise(absl::InvalidArgumentError(
+        absl::StrCat("lse: [", lse.tokens(), ", ", lse.heads(),
+                     lse.dim() == 1 ? "" : absl::StrCat(", ", lse.dim()), "]; expected [",
+                     out.tokens(), ", ", out.heads(), "], as out")));
+  }
   for (size_t i = 1; i < parts.size(); ++i) {
     const Tensor more = CopyF32(parts[i].first, "out", false);
     const Tensor more_lse = CopyF32(parts[i].second, "lse", true);

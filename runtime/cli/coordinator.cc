@@ -64,7 +64,9 @@ Options OptionsOf(CoordinatorFlags* flags) {
               "add to this file who made, forked, truncated or released which context, who joined "
               "and who was denied (with --auth: the log on stderr)",
               SetText(&flags->audit_log));
-  options.AddFlag("reflection", "tell callers which services there are (for development)",
+  options.AddFlag("reflection",
+                  "tell callers which services there are (for development; not where --auth or "
+                  "--tls-client-ca asks who calls)",
                   &flags->reflection);
   options.AddFlag("json", "say {endpoint} instead of ready HOST:PORT", &flags->json);
   return options;
@@ -94,6 +96,11 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
   }
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Authenticator> authenticator,
                            OpenAuthenticator(flags.security, audit.get()));
+  if (flags.reflection && authenticator != nullptr) {
+    return absl::InvalidArgumentError(
+        "--reflection: given where callers must say who they are; expected it without --auth and "
+        "--tls-client-ca");
+  }
   WarnIfInsecure(flags.security);
   Door door(authenticator.get(), audit.get());
   CoordinatorOptions options;

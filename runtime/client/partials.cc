@@ -30,6 +30,10 @@ absl::Status CheckF32(absl::string_view field, const TensorView& tensor, int64_t
   return Refuse(field, ShapeOf(tensor), absl::StrCat("f32 [", tokens, ", ", heads, ", ", dim, "]"));
 }
 
+absl::Status CheckGiven(absl::string_view field, const Tensor* tensor) {
+  return tensor != nullptr ? absl::OkStatus() : Refuse(field, "null", "a tensor");
+}
+
 PartialView ViewOf(Tensor* out, Tensor* lse) {
   return {out->f32(), lse->f32(), out->tokens(), out->heads(), out->dim()};
 }
@@ -43,6 +47,8 @@ PartialView RowsOf(Tensor* out) {
 
 absl::Status Merge(const TensorView& out, const TensorView& lse, Tensor* into_out,
                    Tensor* into_lse) {
+  ANNULUS_RETURN_IF_ERROR(CheckGiven("into_out", into_out));
+  ANNULUS_RETURN_IF_ERROR(CheckGiven("into_lse", into_lse));
   const TensorView into = *into_out;
   ANNULUS_RETURN_IF_ERROR(CheckF32("into_out", into, into.tokens, into.heads, into.dim));
   ANNULUS_RETURN_IF_ERROR(CheckF32("into_lse", *into_lse, into.tokens, into.heads, 1));
@@ -66,6 +72,8 @@ absl::Status Merge(const TensorView& out, const TensorView& lse, Tensor* into_ou
 }
 
 absl::Status WithSinks(absl::Span<const float> sinks, Tensor* out, Tensor* lse) {
+  ANNULUS_RETURN_IF_ERROR(CheckGiven("out", out));
+  ANNULUS_RETURN_IF_ERROR(CheckGiven("lse", lse));
   ANNULUS_RETURN_IF_ERROR(CheckF32("out", *out, out->tokens(), out->heads(), out->dim()));
   ANNULUS_RETURN_IF_ERROR(CheckF32("lse", *lse, out->tokens(), out->heads(), 1));
   if (sinks.empty()) {
@@ -77,6 +85,7 @@ absl::Status WithSinks(absl::Span<const float> sinks, Tensor* out, Tensor* lse) 
 }
 
 absl::Status Gate(const TensorView& gate, Tensor* out) {
+  ANNULUS_RETURN_IF_ERROR(CheckGiven("out", out));
   ANNULUS_RETURN_IF_ERROR(CheckF32("out", *out, out->tokens(), out->heads(), out->dim()));
   if (gate.tokens != out->tokens() || gate.heads != out->heads() ||
       (gate.dim != 1 && gate.dim != out->dim()) || !IsKnown(gate.dtype)) {
@@ -90,6 +99,7 @@ absl::Status Gate(const TensorView& gate, Tensor* out) {
 
 absl::Status Blend(absl::Span<const TensorView> parts, absl::Span<const TensorView> weights,
                    Tensor* out) {
+  ANNULUS_RETURN_IF_ERROR(CheckGiven("out", out));
   const TensorView shape = *out;
   ANNULUS_RETURN_IF_ERROR(CheckF32("out", shape, shape.tokens, shape.heads, shape.dim));
   if (parts.empty() || weights.size() != parts.size()) {

@@ -61,17 +61,32 @@ struct HttpDoor::Handler {
                                  "\n")};
   }
 
-  // Called first when a request's head is there, then for its body, of which nothing is read.
+  // Whether a body follows the head.
+  static bool HasBody(MHD_Connection* connection) {
+    const char* const length =
+        MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_CONTENT_LENGTH);
+    return (length != nullptr && std::string_view(length) != "0") ||
+           MHD_lookup_connection_value(connection, MHD_HEADER_KIND,
+                                       MHD_HTTP_HEADER_TRANSFER_ENCODING) != nullptr;
+  }
+
+  // Called first when a request's head is there, then again where that was well. A body is not
+  // read: the connection ends with the answer.
   static MHD_Result OnRequest(void* self, MHD_Connection* connection, const char* path,
                               const char* method, const char*, const char*, size_t* body_size,
                               void** state) {
     static int seen = 0;
+    const auto* const door = static_cast<const HttpDoor*>(self);
+    if (*state == nullptr && HasBody(connection)) {
+      const HttpAnswer answer = Handler{door->pages_}.AnswerTo(path, method);
+      if (answer.code == 405) return Send(connection, answer);
+      return Send(connection, {.code = 400, .body = "expected a request without a body\n"});
+    }
     if (*state == nullptr) {
       *state = &seen;
       return MHD_YES;
     }
     if (*body_size != 0) return MHD_NO;
-    const auto* const door = static_cast<const HttpDoor*>(self);
     return Send(connection, Handler{door->pages_}.AnswerTo(path, method));
   }
 

@@ -203,7 +203,7 @@ TEST_CASE("unknown backends are refused with the known ones") {
   CHECK(MakeBackend("gpu\x01", 0).status().message() ==
         "backend is 'gpu\\x01', expected one of " + known);
   CHECK(MakeBackend("cpu", -1).status().message() ==
-        "threads is -1, expected 0 (one per core) or more");
+        "threads: -1; expected 0 (one per core) to 4096");
 }
 
 }  // namespace annulus

@@ -53,6 +53,16 @@ for name in $(sed -n '/^class Client {/,/ private:/p' "$scratch/prefix/include/a
   fi
 done
 
+symbols=$functions$(nm -D --defined-only "$lib/libannulus_client.so")
+for pattern in $(sed -nE 's/^ *((annulus::|_ZN7annulus).*);$/\1/p' \
+  "$source/deploy/cmake/annulus_client.map"); do
+  # shellcheck disable=SC2053
+  if [[ $symbols != *$pattern* ]]; then
+    echo "the library does not export $pattern, expected all that annulus_client.map names" >&2
+    exit 1
+  fi
+done
+
 coproc service { exec "$build/annulus" up --workers 2; }
 trap 'kill "$service_PID"; wait "$service_PID" || true' EXIT
 read -r -t 30 ready endpoint <&"${service[0]}"

@@ -141,7 +141,7 @@ def test_the_program_runs_as_a_module():
     assert bad.returncode == 2
 
 
-@pytest.mark.parametrize("call", ["attend(0, k)", "select(0, k, 'quest(64)')"])
+@pytest.mark.parametrize("call", ["attend(0, k)", "select(0, k, 'quest(64)')", "compress([k], 64)"])
 def test_ctrl_c_ends_a_call(call):
     program = f"""
 import os, signal, threading, time, numpy as np, annulus
@@ -158,6 +158,59 @@ with annulus.in_process(threads=1) as client:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "interrupted\n", done.stderr
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("in_child", ["pass", "ask()"])
+def test_a_forked_child_has_no_client(in_child):
+    program = f"""
+import os, numpy as np, annulus
+client = annulus.in_process(workers=2)
+context = client.create_context(heads=2, head_dim=16)
+k = np.ones((8, 2, 16), np.float32)
+context.append(0, k, k)
+
+def ask():
+    annulus.attention(k, k, k)
+    try:
+        context.attend(0, k)
+    except annulus.FailedPrecondition as error:
+        print(error, flush=True)
+
+if os.fork() == 0:
+    {in_child}
+    raise SystemExit(7)
+print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+context.attend(0, k)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    refused = (
+        "the client was opened before this process was forked; expected one of its own\n"
+        if in_child == "ask()"
+        else ""
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, refused + "7\n", "")
+
+
+def test_arguments_are_refused_by_name():
+    k = np.ones((10, 2, 16), np.float32)
+    for field, call in {
+        "threads": lambda: annulus.attention(k, k, k, threads=40_000),
+        "lse": lambda: annulus.merge([(k, np.zeros((10, 3), np.float32))]),
+        "lists": lambda: annulus.attention(
+            k, k, k, pattern="list(x)", lists={3: np.ones((1, 1, 1), bool)}
+        ),
+        "keys": lambda: annulus.KeyList([0, 1], [-(2**40)]),
+    }.items():
+        with pytest.raises(annulus.InvalidArgument) as refused:
+            call()
+        assert refused.value.field == field
+    for name in ("q", "k", "v"):
+        tensors = {"q": k, "k": k, "v": k, name: k.copy()}
+        tensors[name][3, 1, 5] = np.nan
+        with pytest.raises(annulus.InvalidArgument, match=rf"^{name}\[3, 1, 5\] is not finite"):
+            annulus.attention(**tensors, keys=(5, None))
 
 
 def test_a_program_that_leaves_its_client_open_ends_well():

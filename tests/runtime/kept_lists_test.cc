@@ -59,8 +59,8 @@ TEST_CASE("lists are kept for their tenant, within half of the room, the last us
   CHECK(lists.NumberOf(*kept) == 101);
   CHECK(lists.bytes() > 4000);
   CHECK(a.Get(handle) == kept);
-  CHECK(a.Get(handle, DataOf(3)) == kept);  // the data of a handle does not change
-  CHECK(b.Get(handle) == nullptr);          // nobody sees what another tenant keeps
+  CHECK(a.Get(handle, DataOf(1000)) == kept);
+  CHECK(b.Get(handle) == nullptr);  // nobody sees what another tenant keeps
 
   const ListHandle second = NewListHandle();
   const ListHandle third = NewListHandle();
@@ -76,6 +76,29 @@ TEST_CASE("lists are kept for their tenant, within half of the room, the last us
   const auto large = DataOf(5000);  // is used, and not kept
   CHECK(a.Get(NewListHandle(), large) == large);
   CHECK(lists.NumberOf(*large) == 0);
+}
+
+TEST_CASE("a handle with other data, and data that is no list, are refused by name") {
+  KeptLists lists(20'000);
+  const ListHandle handle = NewListHandle();
+  std::vector<std::shared_ptr<const KeyListData>> gone;
+  const auto resolve = [&](KeyListData data) {
+    std::vector<CallList> call = {
+        {"x", std::make_shared<const KeyListData>(std::move(data)), handle}};
+    return lists.Resolve("", &call, &gone);
+  };
+  const absl::Status bad = resolve({.begin = {0, 2}, .keys = {9, 5}});
+  CHECK(bad.code() == absl::StatusCode::kInvalidArgument);
+  CHECK(absl::StartsWith(bad.message(), "list x: keys"));
+  CHECK(lists.bytes() == 0);
+  CHECK(resolve({.begin = {0, 2}, .keys = {5, 9}}).ok());  // what was refused is not kept
+  CHECK(resolve({.begin = {0, 2}, .keys = {5, 9}}).ok());
+  CHECK(resolve({.begin = {0, 2}, .keys = {50, 90}}).message() ==
+        "list x: its handle came before with other data; expected a handle of its own");
+
+  std::vector<CallList> two = {{"x", DataOf(3), NewListHandle()}, {"y", DataOf(4)}};
+  two[1].handle = two[0].handle;
+  CHECK(lists.Resolve("", &two, &gone).code() == absl::StatusCode::kInvalidArgument);
 }
 
 TEST_CASE("what a worker keeps is forgotten once no call has it any more") {

@@ -5,6 +5,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "attention/key_list.h"
 #include "base/status.h"
 #include "runtime/limits.h"
 #include "runtime/protocol/cluster/fields.h"
@@ -17,6 +18,11 @@ namespace {
 constexpr size_t kKnownWorkersMax = 2 * size_t{kWorkersMax};
 // A list of a few bytes takes as much of the cache as what is remembered of it.
 constexpr int64_t kEntryBytes = 512;
+
+bool AreSame(const KeyListData& a, const KeyListData& b) {
+  return a.unit == b.unit && a.rows == b.rows && a.block_tokens == b.block_tokens &&
+         a.heads == b.heads && a.q_begin == b.q_begin && a.begin == b.begin && a.keys == b.keys;
+}
 
 }  // namespace
 
@@ -101,15 +107,25 @@ absl::Status KeptLists::Resolve(const std::string& tenant, std::vector<CallList>
   for (CallList& list : *lists) {
     if (!list.handle.given()) continue;
     const Key key{tenant, list.handle};
-    if (std::shared_ptr<const KeyListData> kept = Find(key); kept != nullptr) {
-      list.data = std::move(kept);
-    } else if (list.data != nullptr) {
-      list.data = Keep(key, std::move(list.data), gone);
-    } else {
+    const auto name = [&] {
+      return absl::StrCat("list ", absl::CHexEscape(list.name.substr(0, kListNameBytesMax)));
+    };
+    std::shared_ptr<const KeyListData> kept = Find(key);
+    if (kept == nullptr && list.data == nullptr) {
       return WithListNotKept(absl::FailedPreconditionError(
-          absl::StrCat("list ", absl::CHexEscape(list.name.substr(0, kListNameBytesMax)),
-                       ": its handle is not kept here; expected its data")));
+          absl::StrCat(name(), ": its handle is not kept here; expected its data")));
     }
+    if (kept == nullptr) {
+      if (const absl::Status status = KeyList::Make(list.data).status(); !status.ok()) {
+        return absl::Status(status.code(), absl::StrCat(name(), ": ", status.message()));
+      }
+      kept = Keep(key, list.data, gone);
+    }
+    if (list.data != nullptr && list.data != kept && !AreSame(*list.data, *kept)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          name(), ": its handle came before with other data; expected a handle of its own"));
+    }
+    list.data = std::move(kept);
   }
   return absl::OkStatus();
 }

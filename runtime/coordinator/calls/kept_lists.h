@@ -29,7 +29,8 @@ class KeptLists {
   // Gives lists that have handles the data that is kept for the tenant, and keeps data that comes
   // with a new one, if there is room. What is forgotten for it is added to `gone`.
   // FAILED_PRECONDITION (IsListNotKept) names a list whose handle is all that came, where nothing
-  // is kept under it.
+  // is kept under it. INVALID_ARGUMENT names one that brings other data than is kept under its
+  // handle, or data that is none (KeyList): that is not kept.
   absl::Status Resolve(const std::string& tenant, std::vector<CallList>* lists,
                        std::vector<std::shared_ptr<const KeyListData>>* gone);
 

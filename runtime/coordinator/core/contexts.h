@@ -111,7 +111,8 @@ class Contexts {
         last_id_(incarnation.number - 1),
         out_(out),
         members_(members),
-        tenants_(tenants) {}
+        tenants_(tenants),
+        ended_(kEndedShownMax) {}
 
   // Null if there is none. `Find` knows only those of which callers have been told.
   Context* Find(ContextId id);
@@ -155,7 +156,9 @@ class Contexts {
   // Has contexts go that are not used so that a worker may store so many bytes more, if that is
   // enough: whatever comes next on its link finds the room.
   bool MakeRoom(WorkerId id, int64_t bytes);
-  // Why a context ended that nobody released, if the caller may know; OK if none did.
+  // Why a context ended that nobody released, if the caller may know; OK if none did. Of so many
+  // contexts made one after the other all are remembered.
+  static constexpr size_t kEndedShownMax = 8192;
   absl::Status WhyEnded(ContextId id, const Caller& caller) const;
   // Contexts that ended so: all of them, or of the last ones those that the caller may know.
   struct EndedCounts {
@@ -174,13 +177,15 @@ class Contexts {
   void LoseHolder(Context& context, WorkerId id);
   void EndAbsence(Context& context);
   void GoOn(Context& context);
+  // A context that ended by itself: its lease passed, or room was made for what that worker stores.
   struct Ended {
+    ContextId id = 0;  // 0: none
     std::string owner;
-    std::string why;
-    bool evicted = false;
+    double lease = 0;
+    WorkerId full = 0;  // 0: the lease
   };
-  void Expire(const Context& context);
-  void EndUnused(const Context& context, std::string why, bool evicted);
+  static std::string WhyOf(const Ended& ended);
+  void EndUnused(const Context& context, WorkerId full = 0);
 
   const CoordinatorLimits& limits_;
   const absl::Duration heartbeat_timeout_;
@@ -193,7 +198,9 @@ class Contexts {
   absl::Time absent_due_ = absl::InfiniteFuture();  // no context waits for less long
   absl::Time leases_due_ = absl::InfiniteFuture();  // no lease ends before
   absl::Time leases_looked_ = absl::InfinitePast();
-  std::map<ContextId, Ended> ended_;  // the last ones
+  // By id modulo its size: the last ones. Made once, since a piece of memory for each would keep
+  // the pages among which it lies for as long as it is remembered.
+  std::vector<Ended> ended_;
   EndedCounts ended_counts_;
 };
 

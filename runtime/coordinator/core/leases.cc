@@ -16,8 +16,6 @@ namespace {
 
 // How often leases are looked at, at most: a look goes over all contexts.
 constexpr absl::Duration kLookPeriod = absl::Milliseconds(100);
-// Contexts that ended by themselves are remembered, so that callers can be told why.
-constexpr size_t kEndedShownMax = 16384;
 
 }  // namespace
 
@@ -49,7 +47,7 @@ void Contexts::EndLeases() {
   for (auto next = contexts_.begin(); next != contexts_.end();) {
     const Context& context = next++->second;
     if (now >= context.expires() && context.is_idle()) {
-      Expire(context);
+      EndUnused(context);
     } else {
       leases_due_ = std::min(leases_due_, std::max(context.expires(), now + kLookPeriod));
     }
@@ -64,34 +62,37 @@ absl::Time Contexts::NextTimer() const {
   return std::min(absent_due_, look);
 }
 
-void Contexts::Expire(const Context& context) {
-  EndUnused(
-      context,
-      absl::StrCat("its lease of ", context.map->spec.lease, " s passed without a call on it"),
-      /*evicted=*/false);
+std::string Contexts::WhyOf(const Ended& ended) {
+  if (ended.full == 0) {
+    return absl::StrCat("its lease of ", ended.lease, " s passed without a call on it");
+  }
+  return absl::StrCat("KV of worker ", ended.full,
+                      " was full, and it was the least recently used evictable context");
 }
 
-void Contexts::EndUnused(const Context& context, std::string why, bool evicted) {
+void Contexts::EndUnused(const Context& context, WorkerId full) {
   const ContextId id = context.map->context;
-  out_.Emit(action::ContextEnded{id, why, context.kv_bytes_sum(), out_.now() - context.used});
-  ++(evicted ? ended_counts_.evicted : ended_counts_.expired);
-  ended_[id] = {context.owner(), std::move(why), evicted};
-  if (ended_.size() > kEndedShownMax) ended_.erase(ended_.begin());
+  Ended& ended = ended_[id % kEndedShownMax];
+  ended = {id, context.owner(), context.map->spec.lease, full};
+  ++(full != 0 ? ended_counts_.evicted : ended_counts_.expired);
+  out_.Emit(
+      action::ContextEnded{id, WhyOf(ended), context.kv_bytes_sum(), out_.now() - context.used});
   Release(id, 0);
 }
 
 absl::Status Contexts::WhyEnded(ContextId id, const Caller& caller) const {
-  const auto ended = ended_.find(id);
-  if (ended == ended_.end() || !MayKnow(caller, ended->second.owner)) return absl::OkStatus();
+  const Ended& ended = ended_[id % kEndedShownMax];
+  if (id == 0 || ended.id != id || !MayKnow(caller, ended.owner)) return absl::OkStatus();
   return absl::NotFoundError(
-      absl::StrCat("context ", id, " was released: ", ended->second.why, "; create it again"));
+      absl::StrCat("context ", id, " was released: ", WhyOf(ended), "; create it again"));
 }
 
 Contexts::EndedCounts Contexts::CountEnded(const Caller& caller) const {
   if (caller.role == Role::kAdmin) return ended_counts_;
   EndedCounts counts;
-  for (const auto& [id, ended] : ended_) {
-    if (MayKnow(caller, ended.owner)) ++(ended.evicted ? counts.evicted : counts.expired);
+  for (const Ended& ended : ended_) {
+    if (ended.id == 0 || !MayKnow(caller, ended.owner)) continue;
+    ++(ended.full != 0 ? counts.evicted : counts.expired);
   }
   return counts;
 }
@@ -117,15 +118,12 @@ bool Contexts::MakeRoom(WorkerId id, int64_t bytes) {
                    [](const Context* a, const Context* b) { return a->used < b->used; });
   for (const Context* context : expired) {
     missing -= context->kv_bytes.at(id);
-    Expire(*context);
+    EndUnused(*context);
   }
   for (const Context* context : evictable) {
     if (missing <= 0) break;
     missing -= context->kv_bytes.at(id);
-    EndUnused(*context,
-              absl::StrCat("KV of ", member.label,
-                           " was full, and it was the least recently used evictable context"),
-              /*evicted=*/true);
+    EndUnused(*context, id);
   }
   return true;
 }

@@ -77,7 +77,7 @@ absl::StatusOr<std::shared_ptr<KeyListData>> Declared(const v1::KeyList& message
   if (!unit.has_value()) return Bad(index, "unit", Quoted(message.unit(), 40), "blocks or tokens");
   const std::optional<KeyListData::Rows> rows = ParseRows(message.rows());
   if (!rows.has_value())
-    return Bad(index, "rows", Quoted(message.rows(), 40), "token, block or all");
+    return Bad(index, "rows", Quoted(message.rows(), 40), "token, block, all or vertical-slash");
   data->unit = *unit;
   data->rows = *rows;
   data->block_tokens = message.block_tokens();
@@ -85,11 +85,11 @@ absl::StatusOr<std::shared_ptr<KeyListData>> Declared(const v1::KeyList& message
   data->q_begin = message.q_begin();
   if (message.begin_count() < 0 || message.begin_count() > kListRowsMax) {
     return Bad(index, "begin_count", absl::StrCat(message.begin_count()),
-               absl::StrCat("at most ", kListRowsMax, " (list_rows_max)"));
+               absl::StrCat("0 to ", kListRowsMax, " (list_rows_max)"));
   }
   if (message.key_count() < 0 || message.key_count() > kListKeysMax) {
     return Bad(index, "key_count", absl::StrCat(message.key_count()),
-               absl::StrCat("at most ", kListKeysMax, " (list_keys_max)"));
+               absl::StrCat("0 to ", kListKeysMax, " (list_keys_max)"));
   }
   return data;
 }
