@@ -61,6 +61,7 @@ class Selection {
   absl::Status Check() const;
 
   int64_t AnswerBytes(int rank) const;
+  const SelectRows& rows() const { return rows_; }
 
   // What `rank` answers. `q` has for each of its ranges of query heads [rows, heads, head_dim],
   // rounded to the keys' dtype. CANCELLED once it is.

@@ -29,6 +29,7 @@ class TimedBackend final : public Backend {
     return status;
   }
 
+  bool Chooses(const AttendArgs& args) const override { return inner_->Chooses(args); }
   MemorySpace& memory() override { return inner_->memory(); }
   ThreadPool* pool() override { return inner_->pool(); }
   absl::Status health() const override { return inner_->health(); }

@@ -1,6 +1,7 @@
 #include "runtime/worker/work_runner.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -114,10 +115,11 @@ void WorkRunner::ForgetLists(const std::vector<std::shared_ptr<const KeyListData
   }
 }
 
-absl::Status WorkRunner::BindLists(const wire::WorkItem& item, const ContextSpec& spec,
-                                   Kept* kept) {
+absl::Status WorkRunner::BindLists(const wire::WorkItem& item, std::vector<NumberedList> made,
+                                   const ContextSpec& spec, Kept* kept) {
   // The task outlives what is made of it.
-  ANNULUS_ASSIGN_OR_RETURN(const std::vector<NumberedList> lists, lists_.Take(item.lists));
+  ANNULUS_ASSIGN_OR_RETURN(std::vector<NumberedList> lists, lists_.Take(item.lists));
+  std::move(made.begin(), made.end(), std::back_inserter(lists));
   ANNULUS_ASSIGN_OR_RETURN(kept->pattern, bound_.Bind(*kept->pattern, lists, spec.heads));
   return kept->pattern->CheckLists({item.q_start, item.q_start + item.q_tokens}, item.kv_tokens);
 }
@@ -209,18 +211,24 @@ absl::Status WorkRunner::SetUp(const WorkerTask& task, const wire::WorkItem& ite
   if (!item.select.empty()) {
     return Select(task, item, *shard, *kept->pattern, queries, to);
   }
-  if (!item.lists.empty()) ANNULUS_RETURN_IF_ERROR(BindLists(item, shard->spec, kept));
+  if (item.chooses) return SetUpChoosing(task, item, *shard, *table, queries, to, kept);
+  if (!item.lists.empty()) ANNULUS_RETURN_IF_ERROR(BindLists(item, {}, shard->spec, kept));
   ANNULUS_RETURN_IF_ERROR(
       item.plan.has_value() ? SetUpPlanned(task, item, *shard, *table, std::move(queries), to, kept)
                             : SetUpAlone(item, *shard, queries, to, kept));
+  Complete(task, item, *table, to);
+  return absl::OkStatus();
+}
+
+void WorkRunner::Complete(const WorkerTask& task, const wire::WorkItem& item, const KvTable& table,
+                          BatchItem* to) {
   for (AttendArgs& part : to->parts) {
-    part.kv = table;
+    part.kv = &table;
     part.scale = item.scale;
     part.cancel = task.cancel.get();
     part.urgent = task.urgent;
     part.owner = std::get<wire::Work>(task.body).items[0].storage_id;
   }
-  return absl::OkStatus();
 }
 
 TaskOutcome WorkRunner::Run(const WorkerTask& task) {
@@ -269,7 +277,7 @@ TaskOutcome WorkRunner::Run(const WorkerTask& task) {
     const KvStore::Held held = store_.HeldBy(work.items[i].storage_id);
     item.context_kv_bytes = held.context_bytes;
     item.owner_kv_bytes = held.owner_bytes;
-    if (!work.items[i].plan.has_value()) continue;
+    if (!work.items[i].plan.has_value() && !work.items[i].chooses) continue;
     if (batch[i].exchange != nullptr) {
       const Exchange::Counters moved = batch[i].exchange->counters();
       exchange_bytes_sent_ += moved.bytes_sent;

@@ -91,8 +91,10 @@ class WorkRunner {
   absl::Status SetUp(const WorkerTask& task, const wire::WorkItem& item, Buffer queries,
                      BatchItem* to, Kept* kept);
   void ForgetLists(const std::vector<std::shared_ptr<const KeyListData>>& gone);
-  // What the item's lists make of its pattern, which may live as long as the item.
-  absl::Status BindLists(const wire::WorkItem& item, const ContextSpec& spec, Kept* kept);
+  // What the item's lists, and others that were made here, make of its pattern, which may live as
+  // long as the item.
+  absl::Status BindLists(const wire::WorkItem& item, std::vector<NumberedList> made,
+                         const ContextSpec& spec, Kept* kept);
   absl::Status SetUpAlone(const wire::WorkItem& item, const KvStore::Shard& shard,
                           const Buffer& queries, BatchItem* to, Kept* kept);
   absl::Status SetUpPlanned(const WorkerTask& task, const wire::WorkItem& item,
@@ -108,6 +110,16 @@ class WorkRunner {
   absl::StatusOr<Buffer> SelectByIndex(const wire::WorkItem& item, const KvStore::Shard& shard,
                                        const std::shared_ptr<const Selector>& word,
                                        const Buffer& queries, const Loops& loops);
+  // Chooses for the item's words and sets its parts up: the backend chooses as it attends if it
+  // can, else the words' lists are made first.
+  absl::Status SetUpChoosing(const WorkerTask& task, const wire::WorkItem& item,
+                             const KvStore::Shard& shard, const KvTable& table,
+                             const Buffer& queries, BatchItem* to, Kept* kept);
+  absl::StatusOr<KeyListData> ChooseAlone(const WorkerTask& task, const wire::WorkItem& item,
+                                          const KvStore::Shard& shard, const Selector& word,
+                                          const Buffer& queries);
+  static void Complete(const WorkerTask& task, const wire::WorkItem& item, const KvTable& table,
+                       BatchItem* to);
   // A trip of a column pass over this rank's keys.
   absl::Status RunColumnTrip(const WorkerTask& task, const wire::WorkItem& item,
                              const KvStore::Shard& shard, const Buffer& asked, BatchItem* to);

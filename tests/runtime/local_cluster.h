@@ -1,8 +1,10 @@
 // A coordinator and workers in threads of this process, over the local network.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -20,6 +22,8 @@ struct ClusterOptions {
   int workers = 1;
   std::string backend = "reference";
   bool fake_device = false;  // the backend's memory is apart from the host's
+  // Makes another one of each worker's backend; may be empty.
+  std::function<std::unique_ptr<Backend>(std::unique_ptr<Backend>)> wrap = {};
   int64_t kv_bytes_limit = int64_t{1} << 30;
   CoordinatorLimits limits = {};
 };
@@ -55,6 +59,7 @@ class LocalCluster {
     if (options_.fake_device) {
       worker.backend = std::make_unique<FakeDeviceBackend>(std::move(worker.backend));
     }
+    if (options_.wrap) worker.backend = options_.wrap(std::move(worker.backend));
     worker.kv_bytes_limit = options_.kv_bytes_limit;
     worker.heartbeat_timeout = kSilence;
     workers_.push_back(Worker::Start(std::move(worker)).value());

@@ -146,6 +146,9 @@ TEST_CASE("Messages come back as they were") {
   CHECK(work_back.items[9].pattern == "window(7)");
   CHECK(!work_back.items[9].plan.has_value());
   CHECK(!work_back.items[9].horizon.has_value());
+  Work chooses = Several(1);
+  chooses.items[0].chooses = true;
+  CHECK(RoundTrip(chooses).items[0].chooses);
   WorkDone work_done;
   work_done.items = {{7, absl::OkStatus(), 5, 6, 8, {{"", "step", 10, 20}}},
                      {7, absl::AbortedError("x"), 6}};
@@ -164,6 +167,18 @@ TEST_CASE("What is refused is named, with its value and what was expected") {
   CHECK(why(work) == "Work.items[1].layer: -1; expected 0 to 1023");
   work.items[1] = OnePlanned().items[0];
   CHECK(why(work) == "Work.items[1].channel: not 0; expected an item alone in its message");
+  const auto refuse_choice = [&](auto change) {
+    Work chooses = Several(1);
+    chooses.items[0].chooses = true;
+    change(chooses.items[0]);
+    CHECK(absl::StrContains(why(chooses), "chooses: set; expected queries, no plan, merges"));
+  };
+  refuse_choice([](WorkItem& item) { item.select = {"moba(64,3)"}; });
+  refuse_choice([](WorkItem& item) { item.merges = 1; });
+  refuse_choice([](WorkItem& item) { item.merge_into = 0; });
+  refuse_choice([](WorkItem& item) { item.plan = PlanKind::kPassQ; });
+  refuse_choice([](WorkItem& item) { item.column_trip = ColumnTrip::kSums; });
+  refuse_choice([](WorkItem& item) { item.q_tokens = 0; });
   CHECK(why(ExpectUpload{Several(2), std::string(kSecretBytes, 's')}) ==
         "ExpectUpload.work.items: 2 elements; expected 1");
   Open open{5, 6, 7, SomeSpec(), 1, {"a"}};

@@ -146,7 +146,8 @@ wire::WorkItem BatchCall::WireItem(const Part& part, WorkerId worker) const {
   to.scale =
       wanted.scale != 0 ? wanted.scale : 1.0f / std::sqrt(static_cast<float>(map.spec.head_dim));
   PackLists(part, worker, &to);
-  if (wanted.follows_plan()) {
+  to.chooses = item.chooses;
+  if (FollowsPlan(part.item)) {
     to.plan = plan.kind();
     to.stages = plan.stages();
     to.channel = item.channel;
@@ -194,7 +195,7 @@ Message BatchCall::Pack(size_t rank) const {
       at += weight_bytes;
       continue;
     }
-    if (wanted.follows_plan() && item.selection == nullptr) {
+    if (FollowsPlan(part.item) && item.selection == nullptr) {
       at = PackQueries(item.planned->plan, part.rank, wanted.q, at);
       continue;
     }
@@ -210,7 +211,7 @@ int64_t BatchCall::ChoiceBytesOf(const Part& part, WorkerId worker) const {
   if (!part.reads) return 0;
   const Item& item = items_[part.item];
   if (item.selection != nullptr) return item.selection->AnswerBytes(part.rank);
-  int64_t bytes = 0;
+  int64_t bytes = item.choice_bytes;
   const KeptLists& kept = planner_.lists();
   for (const CallList& list : *wanted_[part.item].lists) {
     if (!kept.Has(worker, kept.NumberOf(*list.data))) bytes += list.data->size_bytes();
@@ -238,7 +239,7 @@ int64_t BatchCall::AnswerBytesOf(const Part& part) const {
   const CallItem& wanted = wanted_[part.item];
   const Item& item = items_[part.item];
   if (item.selection != nullptr) return item.selection->AnswerBytes(part.rank);
-  if (wanted.follows_plan()) return AnswerBytes(item.planned->plan, part.rank);
+  if (FollowsPlan(part.item)) return AnswerBytes(item.planned->plan, part.rank);
   size_t bytes = 0;  // a partial for each range of heads
   for (const HeadRange& heads : item.layout->QueryHeads(part.rank)) {
     bytes += PartialBytes(wanted.ask.q_tokens, heads.count, item.admitted->map->spec.v_head_dim);
@@ -260,7 +261,7 @@ absl::Status BatchCall::OnAnswer(ShareAnswer answer) {
     if (item.selection != nullptr) {
       ANNULUS_RETURN_IF_ERROR(
           item.selection->Add(part.rank, answer.payload.span().subspan(at, bytes)));
-    } else if (wanted.follows_plan()) {
+    } else if (FollowsPlan(part.item)) {
       ANNULUS_RETURN_IF_ERROR(MergeAnswer(item.planned->plan, part.rank,
                                           answer.payload.Part(at, bytes), item.merged.view()));
     } else {

@@ -29,9 +29,6 @@ struct CallItem {
   explicit CallItem(const AttendRequest& request);
   explicit CallItem(const StepRequest& request);
 
-  // Else each rank gets all queries of all its heads: those of a step.
-  bool follows_plan() const { return ask.kind == request::WorkItem::Kind::kAttend; }
-
   request::WorkItem ask;
   TensorView k = {};
   TensorView v = {};
@@ -93,6 +90,8 @@ class BatchCall : public TensorCall {
     uint64_t channel = 0;  // as wire::WorkItem
     Partial merged;
     std::unique_ptr<ItemSelection> selection;  // first, before it is planned
+    bool chooses = false;                      // its one rank chooses and attends
+    int64_t choice_bytes = 0;                  // that this takes
     absl::Status index_status;                 // of index queries that came with what is appended
     bool merges_on_the_way = false;
   };
@@ -108,13 +107,18 @@ class BatchCall : public TensorCall {
   absl::Status PrepareItem(const CallItem& wanted, Item& item);
   absl::Status PrepareIndex(const CallItem& wanted, Item& item);
   static bool selects_by_index(const CallItem& wanted, const Item& item);
+  // Else each rank gets all queries of all its heads: those of a step, and of what a rank chooses
+  // for.
+  bool FollowsPlan(size_t index) const {
+    return wanted_[index].ask.kind == request::WorkItem::Kind::kAttend && !items_[index].chooses;
+  }
   void ShareOut(size_t index);
   wire::WorkItem WireItem(const Part& part, WorkerId worker) const;
   void PackLists(const Part& part, WorkerId worker, wire::WorkItem* to) const;
   // The part of all items of one rank of the call.
   Message Pack(size_t rank) const;
   int64_t AnswerBytesOf(const Part& part) const;
-  // The candidates that it is answered with, or the lists that it is sent.
+  // The candidates that it is answered with or chooses from, and the lists that it is sent.
   int64_t ChoiceBytesOf(const Part& part, WorkerId worker) const;
   // What the worker keeps of the lists of a rank's part, now that it has answered.
   void NoteLists(const ShareAnswer& answer);

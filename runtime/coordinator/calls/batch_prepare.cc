@@ -108,14 +108,23 @@ absl::Status BatchCall::PrepareItem(const CallItem& wanted, Item& item) {
   ANNULUS_ASSIGN_OR_RETURN(item.selection,
                            ItemSelection::Of(map, ask, std::move(pattern), *wanted.lists, wanted.q,
                                              /*has_index=*/wanted.index != nullptr));
+  std::vector<CallList> lists = *wanted.lists;
+  if (item.selection != nullptr && item.selection->in_one_trip() && !wanted.selects_only) {
+    const std::unique_ptr<ItemSelection> chosen = std::move(item.selection);
+    item.chooses = true;
+    item.choice_bytes = chosen->AnswerBytes(/*rank=*/0);
+    for (CallList& list : chosen->StandIns()) {
+      item.choice_bytes += list.data->size_bytes();
+      lists.push_back(std::move(list));
+    }
+  }
   if (item.selection != nullptr || wanted.index_item.has_value()) return absl::OkStatus();
   if (wanted.selects_only) {
     return absl::InvalidArgumentError(
         "pattern: no word chooses keys by data; expected one in a Select, as quest or moba");
   }
-  ANNULUS_ASSIGN_OR_RETURN(
-      std::shared_ptr<const Planned> planned,
-      planner_.PlanFor(map, ask, *wanted.pattern, *wanted.lists, wanted.plan, stop_));
+  ANNULUS_ASSIGN_OR_RETURN(std::shared_ptr<const Planned> planned,
+                           planner_.PlanFor(map, ask, *wanted.pattern, lists, wanted.plan, stop_));
   ANNULUS_RETURN_IF_ERROR(map.retention->CheckReads(ask.layer, item.admitted->horizon,
                                                     planned->plan.problem().pattern, ask.queries(),
                                                     ask.seen().end, stop_));

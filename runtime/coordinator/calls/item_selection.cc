@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "attention/stand_in.h"
 #include "base/status.h"
 #include "runtime/context/check_track.h"
 #include "runtime/context/layout.h"
@@ -26,6 +27,7 @@ absl::StatusOr<std::unique_ptr<ItemSelection>> ItemSelection::Of(
     const ShardMap& map, const request::WorkItem& ask, std::shared_ptr<const Pattern> pattern,
     const std::vector<CallList>& given, const TensorView& q, bool has_index) {
   std::unique_ptr<ItemSelection> made;
+  bool in_one_trip = map.world == 1;
   const ContextSpec& spec = map.spec;
   for (const auto& selector : pattern->selectors()) {
     if (HasList(given, *selector)) continue;
@@ -36,6 +38,7 @@ absl::StatusOr<std::unique_ptr<ItemSelection>> ItemSelection::Of(
           "in a step its list or another pattern"));
     }
     if (selector->index().has_value()) {
+      in_one_trip = false;
       if (has_index) continue;
       return absl::InvalidArgumentError(
           absl::StrCat("pattern: ", selector->name(),
@@ -43,6 +46,7 @@ absl::StatusOr<std::unique_ptr<ItemSelection>> ItemSelection::Of(
                        "list, which a Select in the track's layer makes"));
     }
     ANNULUS_RETURN_IF_ERROR(CheckHoldsAllKeys(spec, *selector));
+    in_one_trip = in_one_trip && selector->by_units();
     if (made == nullptr) made.reset(new ItemSelection);
     const SelectRows rows{.selector = selector.get(),
                           .q = q,
@@ -52,7 +56,9 @@ absl::StatusOr<std::unique_ptr<ItemSelection>> ItemSelection::Of(
                           .kv_tokens = ask.kv_len()};
     ANNULUS_RETURN_IF_ERROR(made->Add(rows, map.layout(ask.layer, ask.kv_len()), spec.dtype));
   }
-  if (made != nullptr) made->pattern_ = std::move(pattern);
+  if (made == nullptr) return made;
+  made->in_one_trip_ = in_one_trip;
+  made->pattern_ = std::move(pattern);
   return made;
 }
 
@@ -92,9 +98,25 @@ absl::StatusOr<std::unique_ptr<ItemSelection>> ItemSelection::ByIndex(
 absl::Status ItemSelection::Add(const SelectRows& rows, const Layout& layout, DType dtype) {
   names_.push_back(rows.selector->name());
   const Selection& selection = selections_.emplace_back(rows, layout);
-  ANNULUS_RETURN_IF_ERROR(selection.Check());
-  merges_.emplace_back(selection, rows.q, dtype);
-  return absl::OkStatus();
+  dtype_ = dtype;
+  return selection.Check();
+}
+
+std::vector<CallList> ItemSelection::StandIns() const {
+  std::vector<CallList> lists;
+  for (const Selection& selection : selections_) {
+    const SelectRows& rows = selection.rows();
+    KeyListData data = StandInFor(*rows.selector, rows.queries(), rows.kv_tokens);
+    lists.push_back({rows.selector->name(), std::make_shared<const KeyListData>(std::move(data))});
+  }
+  return lists;
+}
+
+void ItemSelection::MakeMerges() {
+  if (!merges_.empty()) return;
+  for (const Selection& selection : selections_) {
+    merges_.emplace_back(selection, selection.rows().q, dtype_);
+  }
 }
 
 int64_t ItemSelection::AnswerBytes(int rank) const {
@@ -104,6 +126,7 @@ int64_t ItemSelection::AnswerBytes(int rank) const {
 }
 
 absl::Status ItemSelection::Add(int rank, absl::Span<const std::byte> answer) {
+  MakeMerges();
   for (size_t i = 0; i < selections_.size(); ++i) {
     const auto bytes = static_cast<size_t>(selections_[i].AnswerBytes(rank));
     ANNULUS_RETURN_IF_ERROR(merges_[i].Add(rank, answer.subspan(0, bytes)));
@@ -113,6 +136,7 @@ absl::Status ItemSelection::Add(int rank, absl::Span<const std::byte> answer) {
 }
 
 absl::StatusOr<std::vector<CallList>> ItemSelection::TakeLists() {
+  MakeMerges();  // no rank may have had anything to answer
   std::vector<CallList> lists;
   for (size_t i = 0; i < merges_.size(); ++i) {
     ANNULUS_ASSIGN_OR_RETURN(KeyListData data, std::move(merges_[i]).Finish());

@@ -47,6 +47,13 @@ class ItemSelection {
   const std::vector<std::string>& names() const { return names_; }
   int64_t AnswerBytes(int rank) const;
 
+  // Whether one rank of the context can choose by the words and attend in the same trip: it holds
+  // all keys, and every word without a list picks by units of them. Then its AnswerBytes say what
+  // it has in memory for that.
+  bool in_one_trip() const { return in_one_trip_; }
+  // Lists in place of what it will choose.
+  std::vector<CallList> StandIns() const;
+
   // A rank's answer: that to each word, one after the other. DATA_LOSS for what is none.
   absl::Status Add(int rank, absl::Span<const std::byte> answer);
 
@@ -57,11 +64,15 @@ class ItemSelection {
   ItemSelection() = default;
 
   absl::Status Add(const SelectRows& rows, const Layout& layout, DType dtype);
+  // With the first answer: one trip needs none.
+  void MakeMerges();
 
   std::shared_ptr<const Pattern> pattern_;
   std::vector<std::string> names_;
   std::deque<Selection> selections_;  // by name
+  DType dtype_ = DType::kF32;         // of the keys
   std::deque<Selection::Merge> merges_;
+  bool in_one_trip_ = false;
 };
 
 }  // namespace annulus

@@ -89,6 +89,11 @@ absl::Status CheckWhole(const WorkItem& m) {
     return absl::InvalidArgumentError(
         "column_trip: set; expected queries, no plan, merges or select, and a list for rows alone");
   }
+  if (m.chooses && (m.q_tokens == 0 || m.plan.has_value() || m.merges > 0 ||
+                    m.merge_into.has_value() || !m.select.empty() || m.column_trip.has_value())) {
+    return absl::InvalidArgumentError(
+        "chooses: set; expected queries, no plan, merges, select or column_trip");
+  }
   if (m.q_tokens == 0) return absl::OkStatus();
   ANNULUS_RETURN_IF_ERROR(CheckAtMost("q_start", m.q_start, "what leaves room for the queries",
                                       kContextTokensMax - m.q_tokens));

@@ -175,7 +175,7 @@ constexpr auto DescriptionOf(const WorkItem*) {
       Field(21, "lists", &T::lists, SizeAtMost(kListsMax)),
       Field(22, "select", &T::select, SizeAtMost(kListsMax)),
       Field(23, "index_heads", &T::index_heads, Between(0, kHeadsMax)),
-      Field(24, "column_trip", &T::column_trip));
+      Field(24, "column_trip", &T::column_trip), Field(25, "chooses", &T::chooses));
 }
 absl::Status CheckWhole(const WorkItem& m);
 

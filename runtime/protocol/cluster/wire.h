@@ -37,7 +37,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 24;
+inline constexpr uint32_t kProtocol = 25;
 
 // Worker → coordinator.
 struct Hello {
@@ -185,6 +185,9 @@ struct WorkItem {
   // Words of the pattern that choose keys by data. With any the queries are not attended: of each
   // word in turn the rank answers what it holds (Selection, engine/selection.h).
   std::vector<std::string> select = {};
+  // Without a plan, of a context that this rank holds alone: it chooses for all other words of the
+  // pattern that `lists` lack, and attends.
+  bool chooses = false;
   // Of a selection over a track: heads of its index queries. Their weights, if the words have any,
   // follow the queries: [q_tokens, index_heads] f32.
   int index_heads = 0;
