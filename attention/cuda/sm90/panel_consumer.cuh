@@ -206,7 +206,7 @@ class Consumer {
         static_cast<int>(Uniform(static_cast<uint32_t>(with_care ? blocks : masked)));
     Steps<true>(ticket, careful - 1, masked - 1, scale, state, out, weights);
     Steps<false>(ticket, blocks - careful, 0, scale, state, out, weights);
-    Free(control_.queries_empty[half_]);
+    Arrive(SharedAddress(&control_.queries_empty[half_]));  // each thread has read some of them
     OldRows old = {};
     if (ticket.state < 0) {  // on their way while the last values are added
       old = LookAtRows(ticket.problem, ticket.tile.half[half_], row_);

@@ -146,7 +146,7 @@ __device__ inline void InitBarriers(Control<Shape>& control) {
   init(control.ticket_wanted, 1);
   for (int i = 0; i < Shape::kHalves; ++i) {
     init(control.queries_full[i], 32 * kQueryWarps);
-    init(control.queries_empty[i], 1);
+    init(control.queries_empty[i], kGroupThreads);
   }
   for (int i = 0; i < Shape::kKeyStages; ++i) {
     init(control.keys_full[i], 1);
