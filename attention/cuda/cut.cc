@@ -16,8 +16,8 @@ constexpr int64_t kLaneBlocksMin = 8;
 constexpr int64_t kSegmentCost = 4;
 // The cores of a GPU that compute at once share its L2: the keys that they read should fit in.
 constexpr int64_t kSectionBytes = int64_t{32} << 20;
-// Tiles of one section for each thread block, at least.
-constexpr int64_t kSectionWaves = 8;
+// Tiles of one section for each thread block, at least: sections follow one another without a wait.
+constexpr int64_t kSectionWaves = 2;
 // Tiles that read the same keys at the same time.
 constexpr size_t kTeamMax = 4;
 // Blocks that one more segment of a panel costs.
