@@ -69,7 +69,7 @@ def test_what_makes_no_sense(rng):
         context.append(0, q, q)
         with pytest.raises(annulus.InvalidArgument, match="queries: 2; expected one for each"):
             context.compress([q, q], 3)
-        with pytest.raises(annulus.InvalidArgument, match="^recent: 32; expected at most keep, 3"):
+        with pytest.raises(annulus.InvalidArgument, match=r"^recent: 32; expected"):
             context.compress([q], 3, recent=32)
         with pytest.raises(annulus.InvalidArgument, match="pool: 'sum'; expected max or mean"):
             context.compress([q], 3, recent=1, pool="sum")
