@@ -13,6 +13,7 @@
 #include "runtime/client/put.h"
 #include "runtime/protocol/public/channel.h"
 #include "runtime/protocol/public/data.grpc.pb.h"
+#include "runtime/protocol/public/tls_files.h"
 
 namespace annulus {
 namespace {
@@ -39,9 +40,9 @@ absl::StatusOr<Samples> MeasureGrpcStream(int64_t bytes, int rounds, const Serve
   Sink sink;
   grpc::ServerBuilder builder;
   int port = 0;
-  ANNULUS_ASSIGN_OR_RETURN(const auto server_credentials, MakeServerCredentials(tls));
+  ANNULUS_ASSIGN_OR_RETURN(const auto files, TlsFiles::Open(tls));
   ANNULUS_ASSIGN_OR_RETURN(const auto credentials, MakeChannelCredentials({.ca = ca}));
-  builder.AddListeningPort("127.0.0.1:0", server_credentials, &port);
+  builder.AddListeningPort("127.0.0.1:0", files->credentials(), &port);
   builder.RegisterService(&sink);
   const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr) return absl::UnavailableError("cannot listen on 127.0.0.1");

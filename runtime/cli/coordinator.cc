@@ -120,8 +120,7 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
   CoordinatorParts parts{.security = flags.security,
                          .door = &door,
                          .authenticator = authenticator.get(),
-                         .coordinator = coordinator.get(),
-                         .tls{TlsOf(flags.security)}};
+                         .coordinator = coordinator.get()};
   AuditService audited(coordinator.get(), audit.get());
   Service* const calls = audit == nullptr ? static_cast<Service*>(coordinator.get()) : &audited;
   ANNULUS_ASSIGN_OR_RETURN(

@@ -19,7 +19,6 @@ struct CoordinatorParts {
   const Authenticator* authenticator = nullptr;  // null: nobody is asked who it is
   Coordinator* coordinator = nullptr;
   RpcServer* server = nullptr;  // null before it listens
-  TlsWatch tls;
   ConnectionCounts connections{};
   TenantNames tenants{};  // that wait
   std::atomic<bool> draining = false;

@@ -192,9 +192,10 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
   parts.name = flags.name;
   std::unique_ptr<DataServer> data;
   std::unique_ptr<Worker> worker;
-  TlsWatch tls(flags.plain_data ? ServerTls() : TlsOf(flags.security));
   const auto security_metrics = [&](std::vector<Metric>* metrics) {
-    AddSecurityMetrics(flags.security, door, authenticator.get(), "data", tls, metrics);
+    const DataServer* const serves = parts.data.load();
+    AddSecurityMetrics(flags.security, door, authenticator.get(), "data",
+                       serves == nullptr ? TlsFiles::Reading() : serves->tls(), metrics);
   };
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<HttpDoor> pages,
                            StartPages(flags.service.http_listen, PagesOf(parts, security_metrics)));

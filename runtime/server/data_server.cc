@@ -99,8 +99,8 @@ class GrpcDataServer final : public DataServer {
                  .transport_bytes_max = kTransportBytesMax,
                  .threads_max = options.puts_max + kSpareThreads},
                 &builder);
-    ANNULUS_ASSIGN_OR_RETURN(auto credentials, MakeServerCredentials(options.tls));
-    acceptor_->AddTo(&builder, std::move(credentials));
+    ANNULUS_ASSIGN_OR_RETURN(tls_, TlsFiles::Open(options.tls));
+    acceptor_->AddTo(&builder, tls_->credentials());
     builder.RegisterService(&handlers_);
     server_ = builder.BuildAndStart();
     if (server_ == nullptr) return absl::InternalError("gRPC starts no server");
@@ -115,11 +115,13 @@ class GrpcDataServer final : public DataServer {
   uint64_t bytes_received() const override { return handlers_.bytes_received(); }
   int64_t uploads() const override { return handlers_.uploads(); }
   const Refusals& refusals() const override { return handlers_.refusals(); }
+  TlsFiles::Reading tls() const override { return tls_->reading(); }
   bool Answers(absl::Duration patience) override { return acceptor_->Answers(patience); }
 
  private:
   Handlers handlers_;
   std::unique_ptr<Acceptor> acceptor_;
+  std::unique_ptr<TlsFiles> tls_;
   std::unique_ptr<grpc::Server> server_;
   std::string address_;
 };

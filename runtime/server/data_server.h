@@ -12,6 +12,7 @@
 
 #include "absl/status/statusor.h"
 #include "runtime/protocol/public/tls.h"
+#include "runtime/protocol/public/tls_files.h"
 #include "runtime/server/acceptor.h"
 #include "runtime/server/refusals.h"
 #include "runtime/server/stall_watch.h"
@@ -45,6 +46,7 @@ class DataServer {
   virtual uint64_t bytes_received() const = 0;  // payload, in all
   virtual int64_t uploads() const = 0;          // under way
   virtual const Refusals& refusals() const = 0;
+  virtual TlsFiles::Reading tls() const = 0;
   // Whether it takes connections: its accept loop answered within `patience`.
   virtual bool Answers(absl::Duration patience) = 0;
 };

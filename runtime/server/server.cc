@@ -54,8 +54,8 @@ class GrpcServer final : public RpcServer {
                                 limits.short_calls_max + kSpareThreads,
                  .reflection = options.reflection && !door_->asks()},
                 &builder);
-    ANNULUS_ASSIGN_OR_RETURN(auto credentials, MakeServerCredentials(options.tls));
-    acceptor_->AddTo(&builder, std::move(credentials));
+    ANNULUS_ASSIGN_OR_RETURN(tls_, TlsFiles::Open(options.tls));
+    acceptor_->AddTo(&builder, tls_->credentials());
     builder.RegisterService(annulus_.get());
     builder.RegisterService(&health_);
     if (join_ != nullptr) builder.RegisterService(join_.get());
@@ -69,6 +69,7 @@ class GrpcServer final : public RpcServer {
   int port() const override { return acceptor_->port(); }
 
   RpcLoad Load() const override { return bounds_.Load(); }
+  TlsFiles::Reading tls() const override { return tls_->reading(); }
 
   bool Answers(absl::Duration patience) override { return acceptor_->Answers(patience); }
 
@@ -94,6 +95,7 @@ class GrpcServer final : public RpcServer {
   std::unique_ptr<grpc::Service> annulus_;
   std::unique_ptr<grpc::Service> join_;
   std::unique_ptr<Acceptor> acceptor_;
+  std::unique_ptr<TlsFiles> tls_;
   std::unique_ptr<grpc::Server> server_;
   std::mutex shutdown_mutex_;
   bool down_ = false;

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "runtime/protocol/public/tls.h"
+#include "runtime/protocol/public/tls_files.h"
 #include "runtime/server/join.h"
 #include "runtime/server/limits.h"
 #include "runtime/service/service.h"
@@ -43,6 +44,7 @@ class RpcServer {
   virtual int port() const = 0;
 
   virtual RpcLoad Load() const = 0;
+  virtual TlsFiles::Reading tls() const = 0;
 
   // Whether it takes connections: its accept loop answered within `patience`.
   virtual bool Answers(absl::Duration patience) = 0;

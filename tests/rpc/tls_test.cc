@@ -12,7 +12,7 @@
 #include "runtime/identity/authenticator.h"
 #include "runtime/protocol/public/channel.h"
 #include "runtime/protocol/public/tls.h"
-#include "runtime/protocol/public/tls_watch.h"
+#include "runtime/protocol/public/tls_files.h"
 #include "runtime/server/door.h"
 #include "runtime/server/server.h"
 #include "tests/catch.h"
@@ -186,7 +186,23 @@ TEST_CASE("certificates are replaced under clients without a call that fails") {
   CHECK(failed == 0);
 }
 
-TEST_CASE("a watch tells when a chain ends, and how often its files changed, well or not") {
+TEST_CASE("a server whose files of TLS are spoilt goes on with what it had") {
+  const Quiet quiet;
+  const Secured secured;
+  const Certificate other = secured.authority.Issue();
+  secured.folder.Write("server.key", other.key);  // of another certificate
+  absl::SleepFor(absl::Seconds(2.5));
+  CHECK(StatusBy(secured.Options()).ok());
+  CHECK(secured.server->tls().reloads_failed == 1);
+  secured.folder.Write("server.pem", other.certificate);
+  for (int i = 0; i < 100 && secured.server->tls().reloads == 0; ++i) {
+    absl::SleepFor(absl::Milliseconds(100));
+  }
+  CHECK(secured.server->tls().reloads == 1);
+  CHECK(StatusBy(secured.Options()).ok());
+}
+
+TEST_CASE("files of TLS tell when a chain ends, and how often they changed, well or not") {
   const Authority authority;
   const test::TempFolder folder;
   const auto install = [&](const Certificate& certificate, const std::string& chain) {
@@ -194,28 +210,35 @@ TEST_CASE("a watch tells when a chain ends, and how often its files changed, wel
     folder.Write("key", certificate.key);
   };
   const absl::Time begin = absl::Now();
-  const auto ends = [&](const TlsWatch::Reading& reading, absl::Duration after) {
+  const auto ends = [&](const TlsFiles::Reading& reading, absl::Duration after) {
     REQUIRE(reading.expiry.has_value());
     CHECK(absl::AbsDuration(*reading.expiry - begin - after) < absl::Minutes(1));
   };
   install(authority.Issue({.until = absl::Hours(5)}), "");
-  TlsWatch watch({.cert = folder / "cert", .key = folder / "key"});
-  ends(watch.Look(), absl::Hours(5));
-  CHECK(watch.Look().reloads == 0);
+  const auto files =
+      TlsFiles::Open(
+          {.cert = folder / "cert", .key = folder / "key", .reload_period = absl::Hours(1)})
+          .value();
+  ends(files->reading(), absl::Hours(5));
+  CHECK(files->Reload().reloads == 0);
   // The chain ends with the first of its certificates.
   install(authority.Issue({.until = absl::Hours(5)}),
           authority.Issue({.until = absl::Hours(2)}).certificate);
-  ends(watch.Look(), absl::Hours(2));
-  CHECK(watch.Look().reloads == 1);
+  ends(files->Reload(), absl::Hours(2));
+  CHECK(files->Reload().reloads == 1);
   folder.Write("key", "spoilt");
-  ends(watch.Look(), absl::Hours(2));  // the server goes on with what it has
+  ends(files->Reload(), absl::Hours(2));  // the server goes on with what it has
   std::filesystem::remove(folder / "cert");
-  CHECK(watch.Look().reloads_failed == 2);
-  CHECK(watch.Look().reloads_failed == 2);
+  CHECK(files->Reload().reloads_failed == 2);
+  CHECK(files->Reload().reloads_failed == 2);
   install(authority.Issue({.until = absl::Hours(9)}), "");
-  ends(watch.Look(), absl::Hours(9));
-  CHECK(watch.Look().reloads == 2);
-  CHECK(!TlsWatch(ServerTls()).Look().expiry.has_value());
+  ends(files->Reload(), absl::Hours(9));
+  CHECK(files->Reload().reloads == 2);
+  // One that has ended takes the place of none that has not.
+  install(authority.Issue({.until = -absl::Hours(1)}), "");
+  CHECK(files->Reload().reloads_failed == 3);
+  ends(files->reading(), absl::Hours(9));
+  CHECK(!TlsFiles::Open(ServerTls()).value()->reading().expiry.has_value());
 }
 
 TEST_CASE("files of TLS that are missing or spoilt are refused by name") {
@@ -232,7 +255,7 @@ TEST_CASE("files of TLS that are missing or spoilt are refused by name") {
     CHECK(absl::IsInvalidArgument(status));
     CHECK(absl::StartsWith(status.message(), begin));
   };
-  const auto server = [](const ServerTls& tls) { return MakeServerCredentials(tls).status(); };
+  const auto server = [](const ServerTls& tls) { return TlsFiles::Open(tls).status(); };
   CHECK(server({}).ok());
   CHECK(server({.cert = cert, .key = key, .client_ca = cert}).ok());
   refused(server({.cert = cert}), "tls_key: none");

@@ -107,8 +107,8 @@ void WarnIfInsecure(const ServerSecurityFlags& flags) {
 }
 
 void AddSecurityMetrics(const ServerSecurityFlags& flags, const Door& door,
-                        const Authenticator* authenticator, const char* port, TlsWatch& tls,
-                        std::vector<Metric>* metrics) {
+                        const Authenticator* authenticator, const char* port,
+                        const TlsFiles::Reading& tls, std::vector<Metric>* metrics) {
   metrics->push_back({"annulus_insecure",
                       "1 where --insecure was said.",
                       Metric::Kind::kGauge,
@@ -117,12 +117,11 @@ void AddSecurityMetrics(const ServerSecurityFlags& flags, const Door& door,
   const Door::Counts refused = door.counts();
   metrics->push_back(CallsRefused("unauthenticated", refused.unauthenticated));
   metrics->push_back(CallsRefused("denied", refused.denied));
-  const TlsWatch::Reading chain = tls.Look();
-  if (chain.expiry.has_value()) {
+  if (tls.expiry.has_value()) {
     metrics->push_back({"annulus_tls_certificate_expiry_timestamp_seconds",
                         "When the first certificate of a port's chain ends, since the Unix epoch.",
                         Metric::Kind::kGauge,
-                        absl::ToDoubleSeconds(*chain.expiry - absl::UnixEpoch()),
+                        absl::ToDoubleSeconds(*tls.expiry - absl::UnixEpoch()),
                         {{"port", port}}});
   }
   const auto reloads = [&](const char* secret, const char* result, uint64_t count) {
@@ -136,8 +135,8 @@ void AddSecurityMetrics(const ServerSecurityFlags& flags, const Door& door,
       authenticator == nullptr ? Authenticator::Counts() : authenticator->counts();
   reloads("auth", "ok", auth.reloads);
   reloads("auth", "failed", auth.reloads_failed);
-  reloads("tls", "ok", chain.reloads);
-  reloads("tls", "failed", chain.reloads_failed);
+  reloads("tls", "ok", tls.reloads);
+  reloads("tls", "failed", tls.reloads_failed);
 }
 
 }  // namespace annulus

@@ -9,7 +9,7 @@
 #include "runtime/cli/options/options.h"
 #include "runtime/identity/authenticator.h"
 #include "runtime/protocol/public/client_identity.h"
-#include "runtime/protocol/public/tls_watch.h"
+#include "runtime/protocol/public/tls_files.h"
 #include "runtime/server/door.h"
 #include "runtime/telemetry/metrics.h"
 
@@ -55,7 +55,7 @@ void WarnIfInsecure(const ServerSecurityFlags& flags);
 // annulus_secret_reloads_total{secret,result} and, of a `port` that speaks TLS,
 // annulus_tls_certificate_expiry_timestamp_seconds{port}. `authenticator` may be null.
 void AddSecurityMetrics(const ServerSecurityFlags& flags, const Door& door,
-                        const Authenticator* authenticator, const char* port, TlsWatch& tls,
-                        std::vector<Metric>* metrics);
+                        const Authenticator* authenticator, const char* port,
+                        const TlsFiles::Reading& tls, std::vector<Metric>* metrics);
 
 }  // namespace annulus

@@ -1,7 +1,6 @@
 #include "runtime/protocol/public/tls.h"
 
 #include <grpcpp/security/credentials.h>
-#include <grpcpp/security/server_credentials.h>
 #include <grpcpp/security/tls_certificate_provider.h>
 #include <grpcpp/security/tls_credentials_options.h>
 #include <openssl/bio.h>
@@ -50,23 +49,24 @@ int NoPassword(char*, int, int, void*) {
   return -1;
 }
 
-absl::StatusOr<Cert> ReadCertificate(absl::string_view field, const std::string& path) {
-  ANNULUS_ASSIGN_OR_RETURN(const std::string text, Read(field, path));
-  Cert cert(PEM_read_bio_X509(BioOf(text).get(), nullptr, &NoPassword, nullptr));
-  if (cert == nullptr) return Refused(field, path, "a certificate in PEM");
-  return cert;
+absl::Status CheckCertificate(absl::string_view field, const std::string& path,
+                              const std::string& text) {
+  const Cert cert(PEM_read_bio_X509(BioOf(text).get(), nullptr, &NoPassword, nullptr));
+  return cert != nullptr ? absl::OkStatus() : Refused(field, path, "a certificate in PEM");
+}
+
+absl::Status CheckGiven(const std::string& cert_path, const std::string& key_path) {
+  if (!cert_path.empty() && !key_path.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(cert_path.empty() ? "tls_cert" : "tls_key",
+                                                 ": none; expected tls_cert and tls_key together"));
 }
 
 // gRPC says nothing of files that it cannot use, and every connection fails.
-absl::Status CheckPair(const std::string& cert_path, const std::string& key_path) {
-  if (cert_path.empty() || key_path.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(cert_path.empty() ? "tls_cert" : "tls_key",
-                                                   ": none; expected tls_cert and tls_key "
-                                                   "together"));
-  }
-  ANNULUS_ASSIGN_OR_RETURN(const Cert cert, ReadCertificate("tls_cert", cert_path));
-  ANNULUS_ASSIGN_OR_RETURN(const std::string text, Read("tls_key", key_path));
-  const Key key(PEM_read_bio_PrivateKey(BioOf(text).get(), nullptr, &NoPassword, nullptr));
+absl::Status CheckPair(const std::string& cert_path, const std::string& key_path,
+                       const std::string& cert_text, const std::string& key_text) {
+  ANNULUS_RETURN_IF_ERROR(CheckCertificate("tls_cert", cert_path, cert_text));
+  const Cert cert(PEM_read_bio_X509(BioOf(cert_text).get(), nullptr, &NoPassword, nullptr));
+  const Key key(PEM_read_bio_PrivateKey(BioOf(key_text).get(), nullptr, &NoPassword, nullptr));
   if (key == nullptr) return Refused("tls_key", key_path, "a private key in PEM, not encrypted");
   if (X509_check_private_key(cert.get(), key.get()) != 1) {
     return Refused("tls_key", key_path, "the key of the certificate in tls_cert");
@@ -75,8 +75,7 @@ absl::Status CheckPair(const std::string& cert_path, const std::string& key_path
 }
 
 // Of all certificates of a file.
-absl::StatusOr<absl::Time> FirstEnd(absl::string_view field, const std::string& path) {
-  ANNULUS_ASSIGN_OR_RETURN(const std::string text, Read(field, path));
+absl::Time FirstEnd(const std::string& text) {
   const Bio bio = BioOf(text);
   absl::Time first = absl::InfiniteFuture();
   while (const Cert cert{PEM_read_bio_X509(bio.get(), nullptr, &NoPassword, nullptr)}) {
@@ -91,30 +90,18 @@ absl::StatusOr<absl::Time> FirstEnd(absl::string_view field, const std::string& 
 
 }  // namespace
 
-absl::StatusOr<absl::Time> CheckServerTls(const ServerTls& tls) {
-  ANNULUS_RETURN_IF_ERROR(CheckPair(tls.cert, tls.key));
+absl::StatusOr<ServerPem> ReadServerTls(const ServerTls& tls) {
+  ANNULUS_RETURN_IF_ERROR(CheckGiven(tls.cert, tls.key));
+  ServerPem pem;
+  ANNULUS_ASSIGN_OR_RETURN(pem.cert, Read("tls_cert", tls.cert));
+  ANNULUS_ASSIGN_OR_RETURN(pem.key, Read("tls_key", tls.key));
+  ANNULUS_RETURN_IF_ERROR(CheckPair(tls.cert, tls.key, pem.cert, pem.key));
   if (!tls.client_ca.empty()) {
-    ANNULUS_RETURN_IF_ERROR(ReadCertificate("tls_client_ca", tls.client_ca).status());
+    ANNULUS_ASSIGN_OR_RETURN(pem.client_ca, Read("tls_client_ca", tls.client_ca));
+    ANNULUS_RETURN_IF_ERROR(CheckCertificate("tls_client_ca", tls.client_ca, pem.client_ca));
   }
-  return FirstEnd("tls_cert", tls.cert);
-}
-
-absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeServerCredentials(
-    const ServerTls& tls) {
-  if (!tls.on() && tls.key.empty() && tls.client_ca.empty()) {
-    return grpc::InsecureServerCredentials();
-  }
-  ANNULUS_RETURN_IF_ERROR(CheckServerTls(tls).status());
-  const auto period_s = std::max<int64_t>(1, absl::ToInt64Seconds(tls.reload_period));
-  grpc::experimental::TlsServerCredentialsOptions options(
-      std::make_shared<FileWatcherCertificateProvider>(tls.key, tls.cert, tls.client_ca,
-                                                       static_cast<unsigned>(period_s)));
-  options.watch_identity_key_cert_pairs();
-  if (!tls.client_ca.empty()) {
-    options.watch_root_certs();
-    options.set_cert_request_type(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
-  }
-  return grpc::experimental::TlsServerCredentials(options);
+  pem.expiry = FirstEnd(pem.cert);
+  return pem;
 }
 
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeChannelCredentials(
@@ -125,9 +112,15 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeChannelCredentials
         "tls_ca: none; expected one beside tls_cert and tls_key, for connections are in plain text "
         "without it");
   }
-  ANNULUS_RETURN_IF_ERROR(ReadCertificate("tls_ca", tls.ca).status());
+  ANNULUS_ASSIGN_OR_RETURN(const std::string ca, Read("tls_ca", tls.ca));
+  ANNULUS_RETURN_IF_ERROR(CheckCertificate("tls_ca", tls.ca, ca));
   const bool shows = !tls.cert.empty() || !tls.key.empty();
-  if (shows) ANNULUS_RETURN_IF_ERROR(CheckPair(tls.cert, tls.key));
+  if (shows) {
+    ANNULUS_RETURN_IF_ERROR(CheckGiven(tls.cert, tls.key));
+    ANNULUS_ASSIGN_OR_RETURN(const std::string cert, Read("tls_cert", tls.cert));
+    ANNULUS_ASSIGN_OR_RETURN(const std::string key, Read("tls_key", tls.key));
+    ANNULUS_RETURN_IF_ERROR(CheckPair(tls.cert, tls.key, cert, key));
+  }
   grpc::experimental::TlsChannelCredentialsOptions options;
   options.set_certificate_provider(
       std::make_shared<FileWatcherCertificateProvider>(tls.key, tls.cert, tls.ca, kClientReloadS));

@@ -1,6 +1,6 @@
-// TLS of servers and of clients. Certificates and keys are files in PEM, looked at again while the
-// process lives, so that they are replaced without a restart; connections that are open stay as
-// they are. TLS 1.2 and 1.3. Thread-safe functions.
+// TLS of servers (tls_files.h) and of clients. Certificates and keys are files in PEM, looked at
+// again while the process lives, so that they are replaced without a restart; connections that are
+// open stay as they are. TLS 1.2 and 1.3. Thread-safe functions.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,6 @@
 
 namespace grpc {
 class ChannelCredentials;
-class ServerCredentials;
 }  // namespace grpc
 
 namespace annulus {
@@ -29,13 +28,16 @@ struct ServerTls {
 // Of a file in PEM.
 inline constexpr size_t kPemBytesMax = 1 << 20;
 
-// When the first certificate of the server's chain ends. INVALID_ARGUMENT names tls_cert, tls_key
-// or tls_client_ca, the file and what is wrong with it.
-absl::StatusOr<absl::Time> CheckServerTls(const ServerTls& tls);
+// What lies in a server's files.
+struct ServerPem {
+  std::string cert = {};
+  std::string key = {};
+  std::string client_ca = {};
+  absl::Time expiry;  // when the first certificate of the server's chain ends
+};
 
-// Errors as of CheckServerTls.
-absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeServerCredentials(
-    const ServerTls& tls);
+// INVALID_ARGUMENT names tls_cert, tls_key or tls_client_ca, the file and what is wrong with it.
+absl::StatusOr<ServerPem> ReadServerTls(const ServerTls& tls);
 
 struct ClientTls {
   std::string ca = {};    // whose certificates servers must show; empty: no TLS
