@@ -86,6 +86,13 @@ absl::Status Ready(const CoordinatorParts& parts) {
   return absl::UnavailableError(absl::StrCat(waiting, " contexts wait for workers to join again"));
 }
 
+// Callers who say who they are see the workers' network and the contexts' owners as admins alone;
+// whoever asks for a page says nothing.
+void KeepBack(ClusterStatus* status) {
+  for (WorkerStatus& worker : status->workers) worker.address.clear();
+  for (ContextInfo& context : status->contexts) context.spec.owner.clear();
+}
+
 }  // namespace
 
 std::vector<Metric> MetricsOf(CoordinatorParts& parts) {
@@ -108,8 +115,9 @@ ProcessPages PagesOf(CoordinatorParts& parts, const MetricsService& service) {
   pages.metrics = [&] { return MetricsPage(service); };
   const auto of_status = [&](HttpAnswer (*answer)(std::string), auto write) {
     return [&parts, answer, write] {
-      const absl::StatusOr<ClusterStatus> status = parts.coordinator->Call(StatusRequest(), {});
+      absl::StatusOr<ClusterStatus> status = parts.coordinator->Call(StatusRequest(), {});
       if (!status.ok()) return ProbeAnswer(status.status());
+      if (parts.authenticator != nullptr) KeepBack(&*status);
       return answer(write(*status, parts.coordinator->View(kPlacesShownMax)));
     };
   };

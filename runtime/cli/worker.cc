@@ -17,6 +17,7 @@
 #include "runtime/cli/options/shared_options.h"
 #include "runtime/cli/process.h"
 #include "runtime/cli/worker_pages.h"
+#include "runtime/identity/auth_file.h"
 #include "runtime/server/data_server.h"
 #include "runtime/server/join.h"
 #include "runtime/telemetry/trace_file.h"
@@ -52,7 +53,13 @@ Options OptionsOf(WorkerFlags* flags) {
   Options options("worker", "Holds KV and computes where it lies.");
   options.AddRequired("coordinator", "HOST:PORT", "where the coordinator listens",
                       SetParsed(&flags->coordinator, ParseEndpoint));
-  options.Add("name", "TEXT", "what people call it in logs and errors", SetText(&flags->name));
+  options.Add("name", "TEXT", "what people call it in logs and errors",
+              [flags](absl::string_view text) -> absl::Status {
+                flags->name = std::string(text);
+                if (text.size() <= kNameBytesMax) return absl::OkStatus();
+                return absl::InvalidArgumentError(
+                    absl::StrCat(text.size(), " bytes, expected at most ", kNameBytesMax));
+              });
   options.Add("rejoin-s", "N", "without its coordinator keep the KV and look for it for N s (300)",
               SetCount(&flags->rejoin_s, 0, kSecondsMax));
   options.Add("drain-s", "N",

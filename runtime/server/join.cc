@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "absl/time/clock.h"
 #include "base/log.h"
 #include "base/quoted.h"
 #include "base/status.h"
@@ -23,6 +24,8 @@
 
 namespace annulus {
 namespace {
+
+constexpr absl::Duration kWhyWait = absl::Milliseconds(200);
 
 class JoinHandlers final : public v1::Workers::Service {
  public:
@@ -105,12 +108,18 @@ absl::StatusOr<Admittance> JoinClient::Join(const std::string& data_address, abs
     const std::lock_guard<std::mutex> lock(mutex_);
     request.set_key(key_);
   }
-  grpc::ClientContext context;
-  context.set_wait_for_ready(true);
-  SetUpCall(deadline, &context, identity_->token());
   v1::JoinReply reply;
-  const absl::Status joined =
-      FromGrpc(v1::Workers::NewStub(channel_)->Join(&context, request, &reply));
+  const auto ask = [&](bool wait_for_ready, absl::Time until) {
+    grpc::ClientContext context;
+    context.set_wait_for_ready(wait_for_ready);
+    SetUpCall(until, &context, identity_->token());
+    return FromGrpc(v1::Workers::NewStub(channel_)->Join(&context, request, &reply));
+  };
+  absl::Status joined = ask(true, deadline);
+  if (absl::IsDeadlineExceeded(joined)) {
+    // A call that does not wait for a connection is told why there is none.
+    joined = ask(false, absl::Now() + kWhyWait);
+  }
   if (!joined.ok()) {
     return absl::Status(joined.code(),
                         absl::StrCat("joining at ", endpoint_, ": ", joined.message()));

@@ -55,8 +55,8 @@ int PortAfter(const std::string& text, const std::string& mark) {
 
 TEST_CASE("a cluster with --auth serves those who bring a token, and goes on when all change") {
   const Secrets secrets("1");
-  Program coordinator(
-      {"coordinator", "--listen", "127.0.0.1:0", "--auth", secrets.Auth(), "--reload-s", "1"});
+  Program coordinator({"coordinator", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0",
+                       "--auth", secrets.Auth(), "--reload-s", "1"});
   const std::string endpoint = coordinator.ReadLine().substr(6);
   const Program worker({"worker", "--coordinator", endpoint, "--threads", "1", "--token-file",
                         secrets.Token("worker")});
@@ -71,6 +71,12 @@ TEST_CASE("a cluster with --auth serves those who bring a token, and goes on whe
     const json workers = json::parse(outcome.out)["workers"];
     return workers.size() == 1 && workers[0]["state"] == "ready";
   }));
+
+  // The page, which asks nobody who it is, tells no more than a reader is told.
+  const std::string page =
+      test::AskLoopback(coordinator.HttpPort(), test::HttpRequest("GET", "/status.json"));
+  CHECK(absl::StrContains(page, "\"address\":\"\""));
+  CHECK(!absl::StrContains(page, "ucx:"));
 
   const Outcome nobody = RunHere({"status", "--endpoint", endpoint});
   CHECK(nobody.code == 1);
@@ -195,6 +201,14 @@ TEST_CASE("a cluster over TLS: certificates and tokens are replaced, and it serv
                          "--pattern", "causal", "--token-file", secrets.Token("tenant")},
                         client));
   };
+  // One that trusts others says why it cannot join.
+  const std::string other_ca =
+      secrets.folder.Write("other.pem", test::Authority("others").certificate());
+  Program wary(with({"worker", "--coordinator", endpoint, "--threads", "1", "--tls-ca", other_ca,
+                     "--token-file", secrets.Token("worker")},
+                    tls));
+  CHECK(Within(absl::Seconds(20),
+               [&] { return absl::StrContains(wary.err(), "certificate verify failed"); }));
   const Outcome first = attend();
   INFO(first.err);
   CHECK(first.code == 0);

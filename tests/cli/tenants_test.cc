@@ -282,7 +282,7 @@ TEST_CASE("owners, quotas and denials are the same after the coordinator was kil
   }
   CHECK(told("call=Join context=none outcome=OK name=worker"));
   CHECK(told("call=reload context=none outcome=OK"));
-  CHECK(told("outcome=UNAUTHENTICATED name=\"\" tenant=\"\" role=reader client=ipv4:127.0.0.1:"));
+  CHECK(told("outcome=UNAUTHENTICATED name=\"\" tenant=\"\" role=none client=ipv4:127.0.0.1:"));
 }
 
 }  // namespace
