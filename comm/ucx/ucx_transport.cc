@@ -29,6 +29,22 @@ constexpr absl::Duration kGoodbyeTime = absl::Milliseconds(200);
 constexpr absl::Duration kNapMin = absl::Microseconds(20);
 constexpr absl::Duration kNapMax = absl::Milliseconds(2);
 
+// UCX's table of handlers has room for more kinds of message than were asked for, and it leaves
+// what stands there as malloc gave it: it would call that for a message of such a kind. So each
+// kind that a message can name gets a handler, the last one first, for which the table has to be
+// whole.
+void IgnoreMessages(ucp_worker_h worker) {
+  ucp_am_handler_param_t param = {};
+  param.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB;
+  param.cb = [](void*, const void*, size_t, void*, size_t, const ucp_am_recv_param_t*) {
+    return UCS_OK;
+  };
+  for (int id = UINT16_MAX; id >= 0; --id) {
+    param.id = static_cast<unsigned>(id);
+    ANNULUS_CHECK(ucp_worker_set_am_recv_handler(worker, &param) == UCS_OK);
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<UcxTransport>> UcxTransport::Create(const UcxOptions& options) {
@@ -58,6 +74,7 @@ absl::Status UcxTransport::Init() {
   if (attributes.max_am_header < kUcxHeaderBytesMax) {
     return absl::UnavailableError("UCX: these transports' headers are too small");
   }
+  IgnoreMessages(worker_.get());
   SetReceiver(UcxAm::kFabric, [this](absl::Span<const std::byte> header,
                                      absl::Span<const std::byte>) { OnFabricMessage(header); });
   return absl::OkStatus();

@@ -85,6 +85,11 @@ absl::Status CheckSecurity(const CoordinatorFlags& flags) {
     absl::StrAppend(&missing, missing.empty() ? "" : " and ",
                     "to be told who may call (--auth or --tls-client-ca)");
   }
+  if (flags.reflection && (!security.auth.empty() || !security.tls_client_ca.empty())) {
+    return absl::InvalidArgumentError(
+        "--reflection: given where callers must say who they are; expected it without --auth and "
+        "--tls-client-ca");
+  }
   return CheckExposed("--listen", flags.listen, missing, security.insecure);
 }
 
@@ -96,11 +101,6 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
   }
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Authenticator> authenticator,
                            OpenAuthenticator(flags.security, audit.get()));
-  if (flags.reflection && authenticator != nullptr) {
-    return absl::InvalidArgumentError(
-        "--reflection: given where callers must say who they are; expected it without --auth and "
-        "--tls-client-ca");
-  }
   WarnIfInsecure(flags.security);
   Door door(authenticator.get(), audit.get());
   CoordinatorOptions options;

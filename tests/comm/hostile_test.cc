@@ -1,6 +1,7 @@
 // A stranger on the network against a real fabric in another process: the holes that were there,
 // one by one, and then many messages of each kind, made up by a seeded generator. The fabric stays,
 // its memory stays, and its peers go on.
+#include <malloc.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -22,6 +23,7 @@ constexpr absl::string_view kFriend = "I am a friend";
 
 // Trusts who says that it is a friend, and echoes; has an exchange open with its parent.
 TEST_CASE("child: a fabric with a door", "[.child]") {
+  mallopt(M_PERTURB, 0x5a);  // no piece of memory is 0 by chance
   UcxOptions options;
   options.peers.stranger_time = absl::Milliseconds(500);
   options.peers.half_message_time = absl::Seconds(2);
@@ -193,7 +195,8 @@ class Attacker {
   void Noise() {
     std::string header(rng_.Below(120), '\0');
     for (char& byte : header) byte = static_cast<char>(rng_.Next());
-    const auto am = static_cast<unsigned>(Sometimes(8) ? rng_.Below(32) : rng_.Below(3));
+    const auto am = static_cast<unsigned>(Sometimes(8) ? rng_.Below(Sometimes(2) ? 8 : 1 << 16)
+                                                       : rng_.Below(3));
     client_.Send(am, header, absl::string_view(data_).substr(0, Some(200) % data_.size()),
                  UCP_AM_SEND_FLAG_EAGER);
   }
