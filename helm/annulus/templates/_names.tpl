@@ -1,4 +1,5 @@
-{{/* Names and labels. Names leave room for what Kubernetes adds: a StatefulSet's has 52 characters
+{{/* Names and labels. What users, releases and pools are called is quoted wherever it is rendered: to YAML
+on, 1e3 and 123 are no text. Names leave room for what Kubernetes adds: a StatefulSet's has 52 characters
 at most, a pool's 20. A longer name ends in a hash of the whole, so that names which differ at their
 end alone stay apart. */}}
 {{- define "annulus.cut" -}}
@@ -25,8 +26,8 @@ end alone stay apart. */}}
 {{- end -}}
 
 {{- define "annulus.selector" -}}
-app.kubernetes.io/name: {{ include "annulus.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "annulus.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{/* All labels of an object or a pod: the chart's own win over others.
@@ -40,8 +41,8 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{/* metadata: (dict "root" $ "suffix" "-internal" "component" "coordinator" "labels" {} "annotations" {}) */}}
 {{- define "annulus.metadata" -}}
 {{- $root := .root -}}
-name: {{ include "annulus.fullname" $root }}{{ .suffix }}
-namespace: {{ $root.Release.Namespace }}
+name: {{ print (include "annulus.fullname" $root) .suffix | quote }}
+namespace: {{ $root.Release.Namespace | quote }}
 {{- $about := dict
   "app.kubernetes.io/version" $root.Chart.AppVersion
   "app.kubernetes.io/managed-by" $root.Release.Service
@@ -83,10 +84,10 @@ tag or repository does not inherit it. (dict "under" {…} "over" {…}) */}}
 
 {{- define "annulus.pullSecrets" -}}
 {{- with concat .Values.imagePullSecrets ((.Values.global | default dict).imagePullSecrets | default list) }}
+{{- $secrets := list }}
+{{- range . }}{{ $secrets = append $secrets (ternary (dict "name" .) . (kindIs "string" .)) }}{{ end }}
 imagePullSecrets:
-  {{- range . }}
-  - {{ if kindIs "string" . }}name: {{ . }}{{ else }}{{ toYaml . }}{{ end }}
-  {{- end }}
+  {{- toYaml $secrets | nindent 2 }}
 {{- end }}
 {{- end -}}
 

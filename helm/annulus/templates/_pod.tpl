@@ -2,7 +2,7 @@
 
 {{/* The pod's settings that users choose: (dict "root" $ "of" <coordinator or pool>) */}}
 {{- define "annulus.podSettings" -}}
-serviceAccountName: {{ include "annulus.serviceAccount" .root }}
+serviceAccountName: {{ include "annulus.serviceAccount" .root | quote }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 {{- include "annulus.pullSecrets" .root }}
@@ -69,12 +69,11 @@ terminationMessagePolicy: FallbackToLogsOnError
 {{- end }}
 {{- end -}}
 {{- define "annulus.coordinatorConfig" -}}
-coordinator.conf: |
-  {{- include "annulus.optionsFile" .Values.coordinator.options | nindent 2 }}
-{{- if contains "{" .Values.coordinator.cluster }}
-cluster.json: |
-  {{- .Values.coordinator.cluster | nindent 2 }}
-{{- end }}
+{{- $files := dict "coordinator.conf" (include "annulus.optionsFile" .Values.coordinator.options) -}}
+{{- if contains "{" .Values.coordinator.cluster -}}
+{{- $_ := set $files "cluster.json" .Values.coordinator.cluster -}}
+{{- end -}}
+{{- toYaml $files -}}
 {{- end -}}
 
 {{- define "annulus.tlsSecret" -}}
@@ -92,7 +91,7 @@ cluster.json: |
 {{- if ne .root.Values.tls.mode "disabled" }}
 - name: tls
   secret:
-    secretName: {{ include "annulus.tlsSecret" . }}
+    secretName: {{ include "annulus.tlsSecret" . | quote }}
     defaultMode: 0440
 {{- end }}
 {{- end -}}
@@ -105,13 +104,13 @@ cluster.json: |
 {{/* Options that both processes have. */}}
 {{- define "annulus.sharedArgs" -}}
 - --http-listen={{ include "annulus.anyAddress" . }}:7071
-- --transports={{ .Values.network.transports }}
+- {{ printf "--transports=%s" .Values.network.transports | quote }}
 {{- with .Values.network.devices }}
-- --net-devices={{ . }}
+- {{ printf "--net-devices=%s" . | quote }}
 {{- end }}
 - --tcp-port-range={{ .Values.network.firstPort }}-{{ .Values.network.lastPort }}
-- --heartbeat-ms={{ .Values.network.heartbeatMs }}
-- --heartbeat-timeout-ms={{ .Values.network.heartbeatTimeoutMs }}
+- --heartbeat-ms={{ int .Values.network.heartbeatMs }}
+- --heartbeat-timeout-ms={{ int .Values.network.heartbeatTimeoutMs }}
 {{- if ne .Values.tls.mode "disabled" }}
 - --tls-cert=/etc/annulus/tls/tls.crt
 - --tls-key=/etc/annulus/tls/tls.key

@@ -8,9 +8,9 @@
 {{- else if eq $v.ipFamily "IPv6" }}{{ $own = "[$(POD_IP)]" }}{{ end -}}
 args:
   - worker
-  - --coordinator={{ include "annulus.internalHost" .root }}:7070
+  - {{ printf "--coordinator=%s:7070" (include "annulus.internalHost" .root) | quote }}
   - --name=$(POD_NAME)
-  - --data-listen={{ $own }}:7072
+  - {{ printf "--data-listen=%s:7072" $own | quote }}
   {{- include "annulus.sharedArgs" .root | nindent 2 }}
   {{- if $tls }}
   - --tls-ca=/etc/annulus/tls/ca.crt
@@ -34,7 +34,7 @@ args:
   - --threads={{ $pool.threads }}
   {{- end }}
   {{- if $pool.options }}
-  - --config=/etc/annulus/config/worker-{{ .name }}.conf
+  - {{ printf "--config=/etc/annulus/config/worker-%s.conf" .name | quote }}
   {{- end }}
   {{- with $pool.extraArgs }}
   {{- toYaml . | nindent 2 }}
@@ -96,7 +96,7 @@ env:
 {{- define "annulus.workerVolumes" -}}
 {{- if .pool.options }}
 - name: config
-  configMap: {name: {{ include "annulus.fullname" .root }}}
+  configMap: {name: {{ include "annulus.fullname" .root | quote }}}
 {{- end }}
 {{- include "annulus.tlsVolume" (dict "root" .root "of" "worker") }}
 {{- if include "annulus.workerToken" .root }}
@@ -109,17 +109,17 @@ env:
       - serviceAccountToken:
           path: token
           audience: {{ $token.audience | quote }}
-          expirationSeconds: {{ $token.expirationSeconds }}
+          expirationSeconds: {{ int64 $token.expirationSeconds }}
   {{- else }}
   secret:
-    secretName: {{ $token.existingSecret }}
+    secretName: {{ $token.existingSecret | quote }}
     defaultMode: 0440
     items: [{key: {{ $token.key | quote }}, path: token}]
   {{- end }}
 {{- end }}
 {{- with .pool.shmSize }}
 - name: shm
-  emptyDir: {medium: Memory, sizeLimit: {{ . }}}
+  emptyDir: {medium: Memory, sizeLimit: {{ . | quote }}}
 {{- end }}
 {{- with .pool.extraVolumes }}
 {{ toYaml . }}
