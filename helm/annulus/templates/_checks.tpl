@@ -4,18 +4,8 @@
 {{- include "annulus.checkKubernetes" . -}}
 {{- include "annulus.checkOptions" (dict "of" "coordinator" "command" "coordinator" "settings" $v.coordinator) -}}
 {{- include "annulus.checkCluster" $v.coordinator.cluster -}}
-{{- if and (eq $v.tls.mode "secret") (not $v.tls.coordinatorSecret) -}}
-{{- fail "tls.coordinatorSecret: empty; expected the name of a Secret with tls.crt, tls.key and ca.crt, for tls.mode secret" -}}
-{{- end -}}
-{{- if and (eq $v.tls.mode "cert-manager") (not $v.tls.certManager.issuerRef.name) -}}
-{{- fail "tls.certManager.issuerRef.name: empty; expected an issuer's, for tls.mode cert-manager" -}}
-{{- end -}}
-{{- if and (eq $v.tls.mode "disabled") $v.tls.requireClientCertificates -}}
-{{- fail "tls.requireClientCertificates: true with tls.mode disabled; expected secret or cert-manager" -}}
-{{- end -}}
-{{- if $v.auth.enabled -}}
+{{- include "annulus.checkTls" $v.tls -}}
 {{- include "annulus.checkAuth" . -}}
-{{- end -}}
 {{- if gt (int $v.network.firstPort) (int $v.network.lastPort) -}}
 {{- fail (printf "network.lastPort: %d; expected at least network.firstPort, %d" (int $v.network.lastPort) (int $v.network.firstPort)) -}}
 {{- end -}}
@@ -27,14 +17,19 @@
 {{- fail (printf "network.firstPort: the range holds port %d, which the processes use themselves; expected another range" $port) -}}
 {{- end -}}
 {{- end -}}
+{{- include "annulus.checkSizes" (dict "of" "coordinator" "settings" $v.coordinator
+  "most" (dict "inFlightBytes" 1125899906842624 "requestBytes" 1073741824)) -}}
 {{- $inFlight := include "annulus.bytes" $v.coordinator.inFlightBytes | int64 -}}
 {{- if gt (include "annulus.bytes" $v.coordinator.requestBytes | int64) $inFlight -}}
 {{- fail (printf "coordinator.requestBytes: %v; expected at most coordinator.inFlightBytes, %v" $v.coordinator.requestBytes $v.coordinator.inFlightBytes) -}}
 {{- end -}}
+{{- /* buffer_bytes_max (2Gi) and transport_bytes_max (256Mi) of runtime/server/limits.h, list-cache-bytes
+(256Mi) and the program (256Mi), beside what is packed for workers (inFlightBytes). A call's buffers come
+out of a half of buffer_bytes_max: requestBytes is at most 1Gi. */ -}}
 {{- with (($v.coordinator.resources).limits).memory -}}
-{{- $needed := add $inFlight 536870912 -}}
+{{- $needed := add $inFlight 2952790016 -}}
 {{- if lt (include "annulus.bytes" . | int64) $needed -}}
-{{- fail (printf "coordinator.resources.limits.memory: %v; expected at least %d, inFlightBytes and 512Mi" . $needed) -}}
+{{- fail (printf "coordinator.resources.limits.memory: %v; expected at least %d bytes: inFlightBytes, 2Gi of calls that arrive and leave, and 768Mi" . $needed) -}}
 {{- end -}}
 {{- end -}}
 {{- if and $v.route.enabled (not $v.route.parentRefs) -}}
@@ -73,30 +68,12 @@ h100x8 h200x8 a100x8 cpu-32 cpu-128
 {{- end -}}
 {{- end -}}
 
-{{- define "annulus.checkAuth" -}}
-{{- $auth := .Values.auth -}}
-{{- if eq .Values.tls.mode "disabled" -}}
-{{- fail "auth.enabled: true with tls.mode disabled; expected secret or cert-manager, since tokens are not told in plain text" -}}
-{{- end -}}
-{{- if and (not $auth.existingSecret) (not $auth.config) -}}
-{{- fail "auth.existingSecret: empty, and auth.config too; expected one of them, for auth.enabled" -}}
-{{- end -}}
-{{- if and $auth.existingSecret (or $auth.config $auth.jwks) -}}
-{{- fail "auth.config: given with auth.existingSecret; expected one of them" -}}
-{{- end -}}
-{{- with ($auth.config.jwt).jwks -}}
-{{- if or (ne . "jwks.json") (not $auth.jwks) -}}
-{{- fail (printf "auth.config.jwt.jwks: %q with auth.jwks %s; expected jwks.json, and its content as auth.jwks" . (ternary "given" "empty" (ne $auth.jwks ""))) -}}
-{{- end -}}
-{{- end -}}
-{{- if and (eq $auth.workerToken.source "secret") (not $auth.workerToken.existingSecret) -}}
-{{- fail "auth.workerToken.existingSecret: empty; expected the name of a Secret with the workers' token, or another auth.workerToken.source" -}}
-{{- end -}}
-{{- end -}}
-
 {{- define "annulus.checkPool" -}}
 {{- $pool := .pool -}}
 {{- include "annulus.checkOptions" (dict "of" (printf "pools.%s" .name) "command" "worker" "settings" $pool) -}}
+{{- include "annulus.checkSizes" (dict "of" (printf "pools.%s" .name) "settings" $pool "most" (dict
+  "kvBytes" 1152921504606846975 "uploadBytes" 1125899906842624 "drainRate" 1152921504606846975
+  "shmSize" 1152921504606846975)) -}}
 {{- $rejoin := int $pool.rejoinSeconds -}}
 {{- if le $rejoin (int .root.Values.coordinator.recoverySeconds) -}}
 {{- fail (printf "pools.%s.rejoinSeconds: %d; expected more than coordinator.recoverySeconds, %d" .name $rejoin (int .root.Values.coordinator.recoverySeconds)) -}}

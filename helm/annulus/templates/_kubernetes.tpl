@@ -59,12 +59,44 @@
 {{- fail (printf "%s.extraEnv.%d.valueFrom: given with value; expected one of them" $.of $i) -}}
 {{- end -}}
 {{- end -}}
+{{- include "annulus.checkOwn" . -}}
 {{- $limits := .settings.resources.limits | default dict -}}
 {{- range $name, $request := .settings.resources.requests -}}
 {{- $limit := get $limits $name -}}
 {{- if and $limit $request (lt (include "annulus.nano" $limit | float64) (include "annulus.nano" $request | float64)) -}}
 {{- fail (printf "%s.resources.requests.%s: %v; expected at most its limit, %v" $.of $name $request $limit) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Volumes, containers and mounts beside those that the chart makes. */}}
+{{- define "annulus.checkOwn" -}}
+{{- $volumes := list "config" "tls" "auth" "token" "shm" -}}
+{{- range $i, $volume := .settings.extraVolumes -}}
+{{- include "annulus.checkNew" (dict "path" (printf "%s.extraVolumes.%d.name" $.of $i) "name" $volume.name "taken" $volumes) -}}
+{{- $volumes = append $volumes $volume.name -}}
+{{- end -}}
+{{- $containers := list "coordinator" "worker" -}}
+{{- range $key := list "extraContainers" "initContainers" -}}
+{{- range $i, $container := get $.settings $key -}}
+{{- include "annulus.checkNew" (dict "path" (printf "%s.%s.%d.name" $.of $key $i) "name" $container.name "taken" $containers) -}}
+{{- $containers = append $containers $container.name -}}
+{{- end -}}
+{{- end -}}
+{{- $paths := list "/etc/annulus" "/etc/annulus/config" "/etc/annulus/tls" "/etc/annulus/auth" "/etc/annulus/token" -}}
+{{- with .settings.shmSize }}{{ $paths = append $paths "/dev/shm" }}{{ end -}}
+{{- range $i, $mount := .settings.extraVolumeMounts -}}
+{{- $path := printf "%s.extraVolumeMounts.%d" $.of $i -}}
+{{- include "annulus.checkNew" (dict "path" (printf "%s.mountPath" $path) "name" (clean $mount.mountPath) "taken" $paths) -}}
+{{- $paths = append $paths (clean $mount.mountPath) -}}
+{{- if not (has $mount.name $volumes) -}}
+{{- fail (printf "%s.name: %s; expected a volume of %s.extraVolumes" $path $mount.name $.of) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- define "annulus.checkNew" -}}
+{{- if has .name .taken -}}
+{{- fail (printf "%s: %s; expected another: the chart, or one before it, has that" .path .name) -}}
 {{- end -}}
 {{- end -}}
 

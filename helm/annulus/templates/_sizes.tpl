@@ -1,18 +1,34 @@
-{{/* A quantity of Kubernetes (1Gi, 500M, 1073741824) in bytes. */}}
+{{/* A quantity of Kubernetes (1Gi, 500M, 1073741824) in bytes, exact where it is a whole number of them;
+the most that 64 bits hold where it is more. The schema has seen that it is a quantity. */}}
 {{- define "annulus.bytes" -}}
 {{- $text := . | toString -}}
-{{- if kindIs "float64" . }}{{ $text = . | int64 | toString }}{{ end -}}
-{{- $number := regexFind "^[0-9]+([.][0-9]+)?" $text -}}
-{{- $unit := trimPrefix $number $text -}}
+{{- if kindIs "float64" . }}{{ $text = printf "%.0f" . }}{{ end -}}
+{{- $unit := regexFind "[a-zA-Z]*$" $text -}}
+{{- $number := trimSuffix $unit $text -}}
 {{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "P" 1000000000000000
-  "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 -}}
-{{- if not (and $number (hasKey $units $unit)) -}}
-{{- fail (printf "%q; expected bytes as 512Mi or 2Gi" $text) -}}
-{{- end -}}
-{{- if contains "." $number -}}
-{{- mulf (float64 $number) (float64 (get $units $unit)) | int64 -}}
+  "E" 1000000000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776
+  "Pi" 1125899906842624 "Ei" 1152921504606846976 -}}
+{{- $bytes := divf (include "annulus.nano" $text | float64) 1e9 -}}
+{{- if ge $bytes 9.2e18 -}}
+9223372036854775807
+{{- else if or (contains "." $number) (not (hasKey $units $unit)) -}}
+{{- $bytes | int64 -}}
 {{- else -}}
 {{- mul (int64 $number) (get $units $unit) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Sizes that become options of the program must be ones that it takes.
+(dict "of" "pools.cpu" "settings" {…} "most" (dict "kvBytes" 9223372036854775806)) */}}
+{{- define "annulus.checkSizes" -}}
+{{- range $key, $most := .most -}}
+{{- $size := get $.settings $key -}}
+{{- if ne (toString $size) "" -}}
+{{- $bytes := include "annulus.bytes" $size | int64 -}}
+{{- if or (lt $bytes 1) (gt $bytes (int64 $most)) -}}
+{{- fail (printf "%s.%s: %v; expected 1 to %d bytes, as 512Mi or 2Gi" $.of $key $size (int64 $most)) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 

@@ -16,7 +16,7 @@ TOKENS = {
     **SECRET,
     "auth": {
         "enabled": True,
-        "config": {"tokens": []},
+        "config": {"tokens": [{"name": "w", "sha256": 64 * "a", "role": "worker"}]},
         "workerToken": {"existingSecret": "w"},
     },
 }
@@ -24,6 +24,15 @@ MONITORED = {
     "monitoring": {name: {"enabled": True} for name in ("serviceMonitor", "rules", "dashboards")}
 }
 ROUTED = {"route": {"enabled": True, "parentRefs": [{"name": "gateway"}]}}
+# Tokens of which the chart sees nothing.
+HIDDEN = {
+    **SECRET,
+    "auth": {"enabled": True, "existingSecret": "a", "workerToken": {"existingSecret": "w"}},
+}
+PROJECTED = chart.merged(HIDDEN, {"auth": {"workerToken": {"source": "projected"}}})
+JWKS = '{"keys": []}'
+JWT = {"jwks": "jwks.json", "issuer": "i", "audience": "annulus"}
+VOLUME = {"extraVolumes": [{"name": "x", "emptyDir": {}}]}
 BENCHMARKED = {"benchmark": {"enabled": True, "image": "bench"}}
 
 # What else must be said for a value to mean anything: by the longest prefix of its path.
@@ -32,18 +41,13 @@ WHERE = {
     "tls.mode": {"tls": {**ISSUER["tls"], "coordinatorSecret": "c"}},
     "tls.certManager": ISSUER,
     "auth": TOKENS,
-    "auth.workerToken.audience": {
-        **TOKENS,
-        "auth": {**TOKENS["auth"], "workerToken": {"source": "projected"}},
-    },
-    "auth.workerToken.expirationSeconds": {
-        **TOKENS,
-        "auth": {**TOKENS["auth"], "workerToken": {"source": "projected"}},
-    },
-    "auth.existingSecret": {
-        **SECRET,
-        "auth": {"enabled": True, "existingSecret": "a", "workerToken": {"source": "none"}},
-    },
+    "auth.jwks": chart.merged(TOKENS, {"auth": {"config": {"jwt": JWT}, "jwks": JWKS}}),
+    "auth.workerToken.source": HIDDEN,
+    "auth.workerToken.audience": PROJECTED,
+    "auth.workerToken.expirationSeconds": PROJECTED,
+    "auth.existingSecret": HIDDEN,
+    "coordinator.extraVolumeMounts": {"coordinator": VOLUME},
+    "worker.extraVolumeMounts": {"worker": VOLUME},
     "worker.gpuResource": {"worker": {"backend": "cuda", "gpus": 1}},
     "worker.gpus": {"worker": {"backend": "cuda", "resourceClaims": [{"name": "a"}]}},
     "worker.backend": {"worker": {"resourceClaims": [{"name": "a"}]}},
@@ -68,9 +72,9 @@ OTHER = {
     "tls.certManager.issuerRef": {"name": "i", "kind": "ClusterIssuer"},
     "tls.certManager.duration": "1000h",
     "tls.certManager.renewBefore": "1h",
-    "auth.enabled": False,
-    "auth.config": {"tokens": [{"name": "a"}]},
-    "auth.workerToken.source": "none",
+    "auth.config": {"tokens": [{"name": "w", "sha256": 64 * "b", "role": "worker"}]},
+    "auth.jwks": '{"keys": [{}]}',
+    "auth.workerToken.source": "projected",
     "coordinator.cluster": "h100x8",
     "coordinator.logLevel": "debug",
     "coordinator.dnsPolicy": "Default",
@@ -124,6 +128,7 @@ TYPED = {
 }
 NONE = {
     "global": "other charts' values; test_render tells what is read of it",
+    "auth.enabled": "refused without what it asks for, and this without it; test_refused",
     "tls.allowChange": "what upgrades may do; test_upgrade",
 }
 
@@ -232,15 +237,20 @@ KEYWORDS = {
     "definitions",
     "description",
     "enum",
+    "if",
     "items",
+    "maxItems",
     "maxLength",
+    "maxProperties",
     "maximum",
     "minLength",
+    "minProperties",
     "minimum",
     "pattern",
     "patternProperties",
     "properties",
     "required",
+    "then",
     "title",
     "type",
 }
@@ -253,8 +263,8 @@ def test_the_schema_means_the_same_to_every_helm():
         for group in ("properties", "patternProperties", "definitions"):
             for inner in part.get(group, {}).values():
                 check(inner)
-        for inner in (part.get("items"), part.get("additionalProperties")):
-            if isinstance(inner, dict):
-                check(inner)
+        for word in ("items", "additionalProperties", "if", "then"):
+            if isinstance(part.get(word), dict):
+                check(part[word])
 
     check(json.loads((chart.CHART / "values.schema.json").read_text()))

@@ -12,6 +12,11 @@ import chart
 
 SECRET = {"mode": "secret", "coordinatorSecret": "c"}
 TOKENS = {"enabled": True, "existingSecret": "a", "workerToken": {"existingSecret": "w"}}
+WORKER = {"name": "w", "sha256": 64 * "a", "role": "worker"}
+CONFIG = {"tokens": [WORKER]}
+JWT = {"jwks": "jwks.json", "issuer": "i", "audience": "annulus"}
+JWKS = '{"keys": []}'
+VOLUME = {"name": "x", "emptyDir": {}}
 
 # (what is refused, path as the error names it)
 SCHEMA = [
@@ -23,12 +28,79 @@ SCHEMA = [
     ({"tls": {"certManager": {"duration": "90 days"}}}, "tls.certManager.duration"),
     ({"auth": {"enabled": "yes"}}, "auth.enabled"),
     ({"auth": {"config": "{}"}}, "auth.config"),
+    *(
+        ({"auth": {"config": config}}, f"auth.config{path}")
+        for config, path in (
+            ({"token": [WORKER]}, ""),
+            ({"tokens": WORKER}, ".tokens"),
+            ({"tokens": [{**WORKER, "token": "secret"}]}, ".tokens.0"),
+            ({"tokens": [{**WORKER, "sha256": "12"}]}, ".tokens.0.sha256"),
+            ({"tokens": [{**WORKER, "role": "root"}]}, ".tokens.0.role"),
+            ({"tokens": [{**WORKER, "tenant": 129 * "a"}]}, ".tokens.0.tenant"),
+            ({"tokens": [{"sha256": 64 * "a", "role": "worker"}]}, ".tokens.0.name"),
+            ({"certificates": [{"name": "", "role": "worker"}]}, ".certificates.0.name"),
+            ({"jwt": {"jwks": "jwks.json", "audience": "a"}}, ".jwt.issuer"),
+            ({"jwt": {**JWT, "leeway": 5}}, ".jwt"),
+            ({"jwt": {**JWT, "claims": {"roles": "sub"}}}, ".jwt.claims"),
+            (
+                {"jwt": {**JWT, "claims": {"role": {"claim": "sub", "map": {"a": "wrker"}}}}},
+                ".jwt.claims.role.map.a",
+            ),
+            ({"quotas": {"lab": {"kv_bytes_max": "8Gi"}}}, ".quotas.lab.kv_bytes_max"),
+            ({"quotas": {"lab": {"kv_bytes_max": -1}}}, ".quotas.lab.kv_bytes_max"),
+            ({"quotas": {"lab": {"kv_max": 1}}}, ".quotas.lab"),
+        )
+    ),
     ({"auth": {"workerToken": {"source": "file"}}}, "auth.workerToken.source"),
     ({"auth": {"workerToken": {"expirationSeconds": 60}}}, "auth.workerToken.expirationSeconds"),
     ({"image": {"digest": "sha256:12"}}, "image.digest"),
     ({"image": {"repository": ""}}, "image.repository"),
     ({"image": {"pullPolicy": "Sometimes"}}, "image.pullPolicy"),
+    ({"image": {"repository": "annulus:1"}}, "image.repository"),
+    *(
+        ({"image": {"registry": registry}}, "image.registry")
+        for registry in ("https://reg.example.org", "reg.example.org/", "reg example", "reg:port")
+    ),
+    ({"global": {"imageRegistry": "https://reg.example.org"}}, "global.imageRegistry"),
+    ({"global": {"imagePullSecrets": "x"}}, "global.imagePullSecrets"),
+    ({"global": "x"}, "global"),
     ({"imagePullSecrets": ["pull"]}, "imagePullSecrets.0"),
+    ({"imagePullSecrets": [{"name": "a", "namespace": "b"}]}, "imagePullSecrets.0"),
+    ({"nameOverride": "a.b"}, "nameOverride"),
+    ({"clusterDomain": "a..b"}, "clusterDomain"),
+    ({"service": {"appProtocol": "a: b"}}, "service.appProtocol"),
+    ({"service": {"loadBalancerClass": "a: b"}}, "service.loadBalancerClass"),
+    ({"coordinator": {"dataHosts": ["a,b"]}}, "coordinator.dataHosts.0"),
+    (
+        {"coordinator": {"options": {"audit-log": "a\nlisten = b"}}},
+        "coordinator.options.audit-log",
+    ),
+    (
+        {
+            "worker": {
+                "extraVolumes": [VOLUME],
+                "extraVolumeMounts": [{"name": "x", "mountPath": "x"}],
+            }
+        },
+        "worker.extraVolumeMounts.0.mountPath",
+    ),
+    *(
+        ({"networkPolicy": {"nodeCidrs": [cidr]}}, "networkPolicy.nodeCidrs.0")
+        for cidr in ("999.0.0.1/99", "10.0.0.0/33", "010.0.0.0/8", ":::/4", "fd00::/129")
+    ),
+    ({"networkPolicy": {"clients": [{}]}}, "networkPolicy.clients.0"),
+    (
+        {"networkPolicy": {"clients": [{"ipBlock": {"cidr": "10.0.0.0/33"}}]}},
+        "networkPolicy.clients.0.ipBlock.cidr",
+    ),
+    (
+        {"networkPolicy": {"dns": [{"ipBlock": {"cidr": "10.0.0.0/8"}, "podSelector": {}}]}},
+        "networkPolicy.dns.0",
+    ),
+    (
+        {"networkPolicy": {"scrapers": [{"podSelector": {"matchLabel": {"a": "b"}}}]}},
+        "networkPolicy.scrapers.0.podSelector",
+    ),
     ({"ipFamily": "ipv4"}, "ipFamily"),
     ({"clusterDomain": ""}, "clusterDomain"),
     ({"fullnameOverride": "Annulus"}, "fullnameOverride"),
@@ -90,13 +162,112 @@ SCHEMA = [
 
 # Values that contradict one another.
 TOGETHER = [
+    *(
+        ({"worker": {key: size}}, f"pools.cpu.{key}: {size}; expected 1 to ")
+        for key, size in (
+            ("kvBytes", "0Gi"),
+            ("kvBytes", "0.0001"),
+            ("kvBytes", "8192Pi"),
+            ("kvBytes", "16777216Ti"),
+            ("kvBytes", 20 * "9"),
+            ("uploadBytes", "0Ki"),
+            ("uploadBytes", "2048Pi"),
+            ("drainRate", "0Mi"),
+            ("shmSize", "0"),
+        )
+    ),
+    *(
+        ({"coordinator": {key: size}}, f"coordinator.{key}: {size}; expected 1 to ")
+        for key, size in (("inFlightBytes", "0"), ("requestBytes", "0Mi"), ("requestBytes", "2Gi"))
+    ),
+    *(
+        (
+            {"worker": {"resources": {"requests": None, "limits": {"memory": memory}}}},
+            f"pools.cpu.resources.limits.memory: {memory}; expected at least 1",
+        )
+        for memory in ("1073741824000m", "1000000u", "1024Ki", "1.5")
+    ),
+    ({"tls": {"coordinatorSecret": "c"}}, "tls.coordinatorSecret: c with tls.mode disabled"),
+    ({"tls": {"workerSecret": "c"}}, "tls.workerSecret: c with tls.mode disabled"),
+    ({"tls": {"plainData": True}}, "tls.plainData: true with tls.mode disabled"),
+    ({"auth": {"config": CONFIG}}, "auth.config: given with auth.enabled false"),
+    ({"auth": {"existingSecret": "a"}}, "auth.existingSecret: given with auth.enabled false"),
+    ({"auth": {"jwks": JWKS}}, "auth.jwks: given with auth.enabled false"),
+    *(
+        ({"tls": SECRET, "auth": {"enabled": True, **auth}}, message)
+        for auth, message in (
+            ({"config": {"tokens": []}}, "auth.config: nobody is known; expected tokens"),
+            (
+                {"config": {"tokens": [WORKER, {**WORKER, "sha256": 64 * "A"}]}},
+                f"auth.config.tokens.1.sha256: {64 * 'a'}; expected one that no other has",
+            ),
+            (
+                {"config": {"tokens": [{**WORKER, "role": "tenant"}]}},
+                "auth.config.tokens.0.tenant: none; expected a name, since the role is tenant",
+            ),
+            (
+                {"config": {"certificates": 2 * [{"name": "w", "role": "worker"}]}},
+                "auth.config.certificates.1.name: w; expected one that no other has",
+            ),
+            (
+                {"config": {"jwt": {**JWT, "jwks": "keys.json"}}, "jwks": JWKS},
+                'auth.config.jwt.jwks: "keys.json" with auth.jwks given; expected jwks.json',
+            ),
+            (
+                {"config": {"jwt": {**JWT, "claims": {"role": {"map": {}}}}}, "jwks": JWKS},
+                "auth.config.jwt.claims.role.claim: none; expected a claim's name, or only a",
+            ),
+            ({"config": CONFIG, "jwks": JWKS}, "auth.jwks: given without auth.config.jwt"),
+            ({"config": {"jwt": JWT}, "jwks": "{a"}, "auth.jwks: invalid character"),
+            (
+                {"config": CONFIG, "workerToken": {"source": "none"}},
+                "auth.workerToken.source: none with tls.requireClientCertificates false",
+            ),
+            (
+                {"config": CONFIG, "workerToken": {"source": "projected"}},
+                "auth.workerToken.source: projected without auth.config.jwt",
+            ),
+            (
+                {
+                    "config": {"jwt": {**JWT, "audience": "others"}},
+                    "jwks": JWKS,
+                    "workerToken": {"source": "projected"},
+                },
+                'auth.config.jwt.audience: "others"; expected auth.workerToken.audience, "annulus"',
+            ),
+        )
+    ),
+    *(
+        ({part: values}, f"{path}.{message}; expected another")
+        for part, path in (("coordinator", "coordinator"), ("worker", "pools.cpu"))
+        for values, message in (
+            ({"extraVolumes": [{**VOLUME, "name": "config"}]}, "extraVolumes.0.name: config"),
+            ({"extraVolumes": [VOLUME, VOLUME]}, "extraVolumes.1.name: x"),
+            ({"extraContainers": [{"name": part}]}, f"extraContainers.0.name: {part}"),
+            (
+                {"extraContainers": [{"name": "x"}], "initContainers": [{"name": "x"}]},
+                "initContainers.0.name: x",
+            ),
+            (
+                {
+                    "extraVolumes": [VOLUME],
+                    "extraVolumeMounts": [{"name": "x", "mountPath": "/etc/annulus/config/"}],
+                },
+                "extraVolumeMounts.0.mountPath: /etc/annulus/config",
+            ),
+        )
+    ),
+    (
+        {"worker": {"extraVolumeMounts": [{"name": "x", "mountPath": "/x"}]}},
+        "pools.cpu.extraVolumeMounts.0.name: x; expected a volume of pools.cpu.extraVolumes",
+    ),
     ({"tls": {"mode": "secret"}}, "tls.coordinatorSecret: empty; expected"),
     ({"tls": {"mode": "cert-manager"}}, "tls.certManager.issuerRef.name: empty; expected"),
     ({"tls": {"requireClientCertificates": True}}, "tls.requireClientCertificates: true with"),
     ({"auth": TOKENS}, "auth.enabled: true with tls.mode disabled; expected"),
     ({"tls": SECRET, "auth": {"enabled": True}}, "auth.existingSecret: empty, and auth.config"),
     (
-        {"tls": SECRET, "auth": {**TOKENS, "config": {"tokens": []}}},
+        {"tls": SECRET, "auth": {**TOKENS, "config": CONFIG}},
         "auth.config: given with auth.existingSecret; expected one",
     ),
     (
@@ -104,22 +275,18 @@ TOGETHER = [
         "auth.workerToken.existingSecret: empty; expected",
     ),
     (
-        {"tls": SECRET, "auth": {"enabled": True, "config": {"jwt": {"jwks": "jwks.json"}}}},
+        {"tls": SECRET, "auth": {"enabled": True, "config": {"jwt": JWT}}},
         'auth.config.jwt.jwks: "jwks.json" with auth.jwks empty; expected jwks.json',
-    ),
-    (
-        {"tls": SECRET, "auth": {"enabled": True, "jwks": "{}", "config": {"jwt": {"jwks": "a"}}}},
-        'auth.config.jwt.jwks: "a" with auth.jwks given; expected jwks.json',
     ),
     ({"network": {"firstPort": 7200}}, "network.lastPort: 7163; expected at least"),
     ({"network": {"firstPort": 7000}}, "network.firstPort: the range holds port 7070"),
     (
-        {"coordinator": {"requestBytes": "2Gi"}},
-        "coordinator.requestBytes: 2Gi; expected at most coordinator.inFlightBytes, 1Gi",
+        {"coordinator": {"inFlightBytes": "256Mi"}},
+        "coordinator.requestBytes: 512Mi; expected at most coordinator.inFlightBytes, 256Mi",
     ),
     (
-        {"coordinator": {"inFlightBytes": "1537Mi"}},
-        "coordinator.resources.limits.memory: 2Gi; expected at least 2148532224",
+        {"coordinator": {"inFlightBytes": "1281Mi"}},
+        "coordinator.resources.limits.memory: 4Gi; expected at least 4296015872 bytes",
     ),
     (
         {"coordinator": {"recoverySeconds": 900}},
@@ -193,8 +360,8 @@ TOGETHER = [
         "network.heartbeatTimeoutMs: 1000; expected at least twice network.heartbeatMs, 501",
     ),
     (
-        {"coordinator": {"resources": {"requests": {"memory": "3Gi"}}}},
-        "coordinator.resources.requests.memory: 3Gi; expected at most its limit, 2Gi",
+        {"coordinator": {"resources": {"requests": {"memory": "5Gi"}}}},
+        "coordinator.resources.requests.memory: 5Gi; expected at most its limit, 4Gi",
     ),
     (
         {"worker": {"resources": {"limits": {"cpu": "900m"}}}},
@@ -294,3 +461,10 @@ def test_kv_in_the_memory_of_gpus_needs_none_of_the_host():
     chart.render({"pools": {"gpu": gpu}})
     in_host = {"pools": {"gpu": {**gpu, "kvMemory": "host"}}}
     assert "pools.gpu.resources.limits.memory" in error_of(in_host, chart.NEWEST)
+
+
+@pytest.mark.parametrize("memory", ["2Ei", "4294967296000m", 4294967296, "4.5G"])
+def test_quantities_as_kubernetes_writes_them(memory):
+    limits = {"resources": {"limits": {"memory": memory}}}
+    for version in chart.VERSIONS:
+        chart.render({"worker": limits, "coordinator": limits}, version=version)
