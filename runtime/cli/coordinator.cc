@@ -1,6 +1,7 @@
 // `annulus coordinator`: the coordinator's process.
 #include "runtime/coordinator/coordinator.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -114,7 +115,11 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
   options.limits = flags.limits;
   options.heartbeat_period = absl::Milliseconds(flags.service.heartbeat_ms);
   options.heartbeat_timeout = absl::Milliseconds(flags.service.heartbeat_timeout_ms);
-  ANNULUS_ASSIGN_OR_RETURN(options.fabric, UcxFabric::Create(UcxOptionsOf(flags.service)));
+  UcxOptions ucx = UcxOptionsOf(flags.service);
+  // A worker may be sent all that calls in flight bring.
+  ucx.queue_bytes_max =
+      std::max(ucx.queue_bytes_max, static_cast<size_t>(flags.limits.in_flight_bytes_max));
+  ANNULUS_ASSIGN_OR_RETURN(options.fabric, UcxFabric::Create(ucx));
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Coordinator> coordinator,
                            Coordinator::Start(std::move(options)));
   CoordinatorParts parts{.security = flags.security,

@@ -2,6 +2,7 @@
 #include "runtime/worker/worker.h"
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <utility>
 
@@ -211,7 +212,11 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
   // Until it is there nobody may know which of this machine's addresses is towards it.
   ANNULUS_ASSIGN_OR_RETURN(Admittance in, FindCoordinator(flags.coordinator, *join, "", signals));
   if (in.address.empty()) return absl::OkStatus();
-  ANNULUS_ASSIGN_OR_RETURN(options.fabric, UcxFabric::Create(UcxOptionsOf(flags.service)));
+  UcxOptions ucx = UcxOptionsOf(flags.service);
+  // The coordinator bounds what it has asked for. An answer that found no room could not be told
+  // from one that never comes, and would cost the worker its place.
+  ucx.queue_bytes_max = std::numeric_limits<size_t>::max();
+  ANNULUS_ASSIGN_OR_RETURN(options.fabric, UcxFabric::Create(ucx));
   ANNULUS_ASSIGN_OR_RETURN(data, StartData(flags, &grants, &door, &parts.connections));
   parts.data = data.get();
   options.data_address = data->address();

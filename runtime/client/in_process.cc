@@ -1,4 +1,5 @@
 // The transport to a service within this process: a coordinator and workers over the local network.
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -54,7 +55,8 @@ class InProcessTransport final : public Transport {
     return result;
   }
 
-  LocalNetwork network_;
+  // Whatever calls in flight bring finds room.
+  LocalNetwork network_{{.queue_bytes_max = std::numeric_limits<size_t>::max(), .simulation = {}}};
   std::unique_ptr<Coordinator> coordinator_;
   std::vector<std::unique_ptr<Worker>> workers_;
 };

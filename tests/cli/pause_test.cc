@@ -4,7 +4,11 @@
 // ANNULUS_PAUSE_S=N stops it for N s instead.
 #include <signal.h>
 
+#include <atomic>
+#include <cmath>
+#include <mutex>
 #include <nlohmann/json.hpp>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -95,6 +99,58 @@ TEST_CASE("a coordinator stopped under load: nothing is lost, whatever its worke
     up.Signal(SIGTERM);
     CHECK(up.Wait().code == 0);
   }
+}
+
+// More than a link's queue holds at most (UcxOptions::queue_bytes_max): a worker that could not
+// send an answer would leave, with all its KV.
+TEST_CASE("answers of 350 MB wait for a coordinator that does not take them") {
+  test::Program up({"up", "--workers", "1", "--threads", "2", "--json"});
+  const nlohmann::json ready = nlohmann::json::parse(up.ReadLine());
+  ClientOptions options;
+  options.endpoint = ready["endpoint"];
+  options.upload = Upload::kRelay;
+  options.retry.attempts_max = 1;
+  const auto client = Client::Connect(options).value();
+  ContextSpec spec;
+  spec.heads = 32;
+  spec.kv_heads = 1;
+  spec.head_dim = 8;
+  spec.v_head_dim = 128;
+  spec.dtype = DType::kF32;
+  const ContextId id = client->CreateContext(spec).value().id;
+  const std::vector<float> values(4300 * 32 * 8, 1.0f);
+  AppendRequest append;
+  append.context = id;
+  append.k = TensorView::Contiguous(values.data(), DType::kF32, 64, 1, 8);
+  append.v = TensorView::Contiguous(values.data(), DType::kF32, 64, 1, 128);
+  REQUIRE(client->Append(append).ok());
+  AttendRequest attend;
+  attend.context = id;
+  attend.pattern = "full";
+  attend.kv_len = 64;
+  attend.q = TensorView::Contiguous(values.data(), DType::kF32, 4300, 32, 8);
+  std::atomic<int> right = 0;
+  std::mutex mutex;
+  absl::Status status;
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 5; ++i) {
+    callers.emplace_back([&] {
+      const auto answer = client->Attend(attend);
+      right += answer.ok() && std::abs(answer->out.f32()[0] - 1) < 1e-5f ? 1 : 0;
+      const std::lock_guard<std::mutex> lock(mutex);
+      status.Update(answer.status());
+    });
+  }
+  CHECK(test::Within(
+      kPatience, [&] { return client->Status().value().in_flight >= 5; }, kLookPeriod));
+  const auto coordinator = ready["coordinator_pid"].get<pid_t>();
+  REQUIRE(kill(coordinator, SIGSTOP) == 0);
+  absl::SleepFor(absl::Milliseconds(600));  // workers wait for longer
+  kill(coordinator, SIGCONT);
+  for (std::thread& caller : callers) caller.join();
+  INFO(status);
+  CHECK(right == 5);
+  CHECK(client->Describe(id).value().state == "ok");
 }
 
 }  // namespace
