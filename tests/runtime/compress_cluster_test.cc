@@ -238,7 +238,8 @@ TEST_CASE("a compression that makes no sense is refused by name") {
   CompressRequest request = context.Ask(into, 0);
   request.kv_len = kTokens + 1;
   refused(request, "kv_len: 601; expected 1 to 600");
-  request = context.Ask(into, 1);
+  request = context.Ask(into, 0);
+  request.layer = 1;
   refused(request, "layer");
   request = context.Ask(into, 0);
   const Tensor narrow = RandomTensor(kRows, 4, 8, rng);
