@@ -61,6 +61,14 @@ ListHandle HandleOf(const v1::KeyList& message) {
   return handle;
 }
 
+// Fills `to` with the first bytes of `from`, which go.
+template <typename T>
+void TakeBytes(absl::string_view* from, std::vector<T>* to) {
+  const size_t bytes = to->size() * sizeof(T);
+  if (bytes > 0) std::memcpy(to->data(), from->data(), bytes);
+  from->remove_prefix(bytes);
+}
+
 absl::Status CheckHandle(const v1::KeyList& message, int index) {
   if (message.handle().empty()) return absl::OkStatus();
   if (message.handle().size() == kListHandleBytes && HandleOf(message).given()) {
@@ -181,10 +189,9 @@ absl::StatusOr<ListsRead> FromProto(const KeyListMessages& messages, bool with_d
     data->begin.resize(static_cast<size_t>(message.begin_count()));
     data->keys.resize(static_cast<size_t>(message.key_count()));
     if (with_data) {
-      const size_t begin_bytes = BytesOf(data->begin).size();
-      std::memcpy(data->begin.data(), message.data().data(), begin_bytes);
-      std::memcpy(data->keys.data(), message.data().data() + begin_bytes,
-                  BytesOf(data->keys).size());
+      absl::string_view from = message.data();
+      TakeBytes(&from, &data->begin);
+      TakeBytes(&from, &data->keys);
     } else {
       Aim(&data->begin, &read);
       Aim(&data->keys, &read);
