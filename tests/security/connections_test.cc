@@ -222,8 +222,8 @@ void TryGarbage(int connections) {
       served += (*client)->Status().ok() && StatusOf(endpoint, absl::Seconds(10)).ok();
     }
     CHECK(served == asked);
-  #ifndef __SANITIZE_ADDRESS__  // which keeps what was freed
-  CHECK(ResidentBytes(pid) - before < int64_t{32} << 20);
+#ifndef __SANITIZE_ADDRESS__  // which keeps what was freed
+    CHECK(ResidentBytes(pid) - before < int64_t{32} << 20);
 #endif
     REQUIRE(StatusOf(endpoint, absl::Seconds(10)).ok());
     test::Tell({.number = 12,
