@@ -43,16 +43,7 @@ struct Filled {
     id = service.Call(spec, CallContext()).value().id;
     CHECK(service.Call(kv.Append(id, 0, 0, kTokens), CallContext()).ok());
   }
-  StepRequest Step(int64_t at, const TensorView& q) const {
-    const AppendRequest append = kv.Append(id, 0, at, q.tokens);
-    StepRequest step;
-    step.context = id;
-    step.start = at;
-    step.k = append.k;
-    step.v = append.v;
-    step.q = q;
-    return step;
-  }
+  StepRequest Step(int64_t at, const TensorView& q) const { return kv.Step(id, 0, at, q); }
 
   ContextSpec spec;
   LayerKv kv;

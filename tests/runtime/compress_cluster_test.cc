@@ -128,14 +128,7 @@ void CheckSteps(Service& service, const Filled& context, ContextId id, int64_t a
     const LayerKv smaller = context.Smaller(layer, at - kKeep + count);
     for (int64_t i = at; i < at + count; ++i) {
       const Tensor q = RandomTensor(1, context.spec.heads, context.spec.head_dim, rng);
-      const AppendRequest append = smaller.Append(id, layer, i, 1);
-      StepRequest step;
-      step.context = id;
-      step.layer = layer;
-      step.start = i;
-      step.k = append.k;
-      step.v = append.v;
-      step.q = q;
+      StepRequest step = smaller.Step(id, layer, i, q);
       StepResults results;
       for (int patience = 0; patience < 200; ++patience) {
         results = test::Step(service, {&step, 1});

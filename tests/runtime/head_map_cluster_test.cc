@@ -70,13 +70,7 @@ class Filled {
   // One token more, and its queries.
   void Step(ContextId to, int64_t start) {
     const Tensor q = test::RandomTensor(1, spec_.heads, spec_.head_dim, rng_);
-    const AppendRequest append = kv_.Append(to, 0, start, 1);
-    StepRequest step;
-    step.context = to;
-    step.start = start;
-    step.k = append.k;
-    step.v = append.v;
-    step.q = q;
+    StepRequest step = kv_.Step(to, 0, start, q);
     step.key = {1, static_cast<uint64_t>(start) + 1};
     const StepResults results = Retried(
         [&] {

@@ -59,6 +59,18 @@ struct LayerKv {
     if (v.tokens() != 0) request.v = v.view().Tokens(start, tokens);
     return request;
   }
+  // Appends the tokens of the queries, which then see them.
+  StepRequest Step(ContextId context, int layer, int64_t start, const TensorView& q) const {
+    const AppendRequest append = Append(context, layer, start, q.tokens);
+    StepRequest step;
+    step.context = context;
+    step.layer = layer;
+    step.start = start;
+    step.k = append.k;
+    step.v = append.v;
+    step.q = q;
+    return step;
+  }
 
   Tensor k;
   Tensor v;

@@ -312,13 +312,7 @@ TEST_CASE("a step whose list is not kept fails alone, and appends nothing") {
   context.data = DataOf(3);
   context.Check(cluster.service(), context.id, q, {"x", context.data, handle});
   const auto step_of = [&](const Filled& of, const ListHandle& list) {
-    const AppendRequest append = of.kv.Append(of.id, 0, kTokens, 1);
-    StepRequest step;
-    step.context = of.id;
-    step.start = kTokens;
-    step.k = append.k;
-    step.v = append.v;
-    step.q = q;
+    StepRequest step = of.kv.Step(of.id, 0, kTokens, q);
     step.pattern = "list(x) | window(3)";
     step.lists = {{"x", nullptr, list}};
     return step;

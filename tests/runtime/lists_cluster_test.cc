@@ -108,13 +108,7 @@ TEST_CASE("steps bring lists of their own, each for its own query") {
       data.begin.push_back(static_cast<int64_t>(data.keys.size()));
     }
     const Tensor q = test::RandomTensor(1, 4, 16, rng);
-    const AppendRequest append = context.kv.Append(context.id, 0, at, 1);
-    StepRequest step;
-    step.context = context.id;
-    step.start = at;
-    step.k = append.k;
-    step.v = append.v;
-    step.q = q;
+    StepRequest step = context.kv.Step(context.id, 0, at, q);
     step.pattern = "list(x) | window(3)";
     step.lists = {{"x", std::make_shared<const KeyListData>(std::move(data))}};
     const StepResults results = test::Step(cluster.service(), {&step, 1});

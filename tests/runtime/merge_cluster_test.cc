@@ -34,13 +34,7 @@ class Caller {
   void Run(const std::atomic<bool>& over) {
     for (int i = 0; !over && tokens_ < kTokens + 1000; ++i) {
       const Tensor q = test::RandomTensor(1, spec_.heads, spec_.head_dim, rng_);
-      const AppendRequest append = kv_.Append(id_, 0, tokens_, 1);
-      StepRequest step;
-      step.context = id_;
-      step.start = tokens_;
-      step.k = append.k;
-      step.v = append.v;
-      step.q = q;
+      StepRequest step = kv_.Step(id_, 0, tokens_, q);
       step.key = {1 + static_cast<uint64_t>(id_), static_cast<uint64_t>(tokens_)};
       CallContext call;
       const uint64_t kind = rng_.Below(8);

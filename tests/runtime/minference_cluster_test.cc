@@ -77,13 +77,7 @@ TEST_CASE("a prompt sees what MInference's reference shows, at every number of w
     CHECK(test::WorstError(again->out, again->lse, oracle) < 1e-6);
   }
   // A step brings the list, or is refused.
-  const AppendRequest append = kv.Append(id, 0, kTokens, 1);
-  StepRequest step;
-  step.context = id;
-  step.start = kTokens;
-  step.k = append.k;
-  step.v = append.v;
-  step.q = q.view().Tokens(0, 1);
+  StepRequest step = kv.Step(id, 0, kTokens, q.view().Tokens(0, 1));
   step.pattern = kWord;
   const StepResults refused = test::Step(service, {step});
   CHECK(absl::IsInvalidArgument(refused[0].status()));

@@ -139,13 +139,7 @@ TEST_CASE("a decode call is refused by a word for prefill alone, and leaves noth
   Rng rng(76);
   const Filled context(cluster.service(), test::SmallF32Spec(), rng);
   const Tensor q = test::RandomTensor(1, 4, 16, rng);
-  const AppendRequest append = context.kv.Append(context.id, 0, kTokens, 1);
-  StepRequest step;
-  step.context = context.id;
-  step.start = kTokens;
-  step.k = append.k;
-  step.v = append.v;
-  step.q = q;
+  StepRequest step = context.kv.Step(context.id, 0, kTokens, q);
   step.pattern = "causal & (window(9) | xattention(0.9))";
   const absl::Status refused = test::Step(cluster.service(), {&step, 1})[0].status();
   CHECK(absl::IsInvalidArgument(refused));
@@ -176,14 +170,7 @@ TEST_CASE("a selection in bf16 keeps to twice the error of rounding, from pages 
 }
 
 StepRequest StepOf(const Filled& context, ContextId id, int64_t at, const TensorView& q) {
-  const AppendRequest append = context.kv.Append(id, 0, at, q.tokens);
-  StepRequest step;
-  step.context = id;
-  step.start = at;
-  step.k = append.k;
-  step.v = append.v;
-  step.q = q;
-  return step;
+  return context.kv.Step(id, 0, at, q);
 }
 
 TEST_CASE("steps append, choose and attend, beside steps that choose nothing and again by a key") {

@@ -16,14 +16,7 @@ using test::LayerKv;
 using test::LocalCluster;
 
 StepRequest StepOf(ContextId id, const LayerKv& kv, int64_t start, const TensorView& q) {
-  const AppendRequest append = kv.Append(id, 0, start, q.tokens);
-  StepRequest step;
-  step.context = id;
-  step.start = start;
-  step.k = append.k;
-  step.v = append.v;
-  step.q = q;
-  return step;
+  return kv.Step(id, 0, start, q);
 }
 
 AttendRequest AttendOf(ContextId id, int64_t kv_len, const TensorView& q) {
