@@ -83,8 +83,7 @@ absl::Span<const PatternWord> MInferenceWords() {
       {"minference", "minference(v,s)",
        "in a prompt: the v keys (30 at least) and the 64-token diagonals at the s distances (50 at "
        "least) that its last 64 queries weigh most, the first 30 keys and the nearest 100 "
-       "distances "
-       "before all others, by query head",
+       "distances before all others, by query head",
        "2407.02490 §3.2", "", ReadMInference},
   };
   return kWords;

@@ -77,14 +77,12 @@ struct HttpDoor::Handler {
                               void** state) {
     static int seen = 0;
     const auto* const door = static_cast<const HttpDoor*>(self);
-    if (*state == nullptr && HasBody(connection)) {
+    if (*state == nullptr) {
+      *state = &seen;
+      if (!HasBody(connection)) return MHD_YES;
       const HttpAnswer answer = Handler{door->pages_}.AnswerTo(path, method);
       if (answer.code == 405) return Send(connection, answer);
       return Send(connection, {.code = 400, .body = "expected a request without a body\n"});
-    }
-    if (*state == nullptr) {
-      *state = &seen;
-      return MHD_YES;
     }
     if (*body_size != 0) return MHD_NO;
     return Send(connection, Handler{door->pages_}.AnswerTo(path, method));

@@ -36,13 +36,16 @@ void AuditLog::Tell(absl::string_view call, const Caller& caller, absl::StatusCo
   const std::lock_guard<std::mutex> lock(mutex_);
   const std::optional<int64_t> left_out = BudgetOf(caller.tenant).Admit(now);
   if (!left_out.has_value()) return;
+  // Who is not known has no role.
+  const absl::string_view role = caller.name.empty() ? "none" : Name(caller.role);
   const auto fields = {LogField("call", call),
                        LogField("context", context == 0 ? "none" : absl::StrCat(context)),
                        LogField("outcome", absl::StatusCodeToString(outcome)),
-                       LogField("name", caller.name), LogField("tenant", caller.tenant),
-                       // Who is not known has no role.
-                       LogField("role", caller.name.empty() ? "none" : Name(caller.role)),
-                       LogField("client", caller.client), LogField("detail", detail),
+                       LogField("name", caller.name),
+                       LogField("tenant", caller.tenant),
+                       LogField("role", role),
+                       LogField("client", caller.client),
+                       LogField("detail", detail),
                        LogField("left_out", *left_out)};
   if (file_ == nullptr) return Log(LogLevel::kInfo, "audit", fields);
   const std::string line =

@@ -49,29 +49,37 @@ int NoPassword(char*, int, int, void*) {
   return -1;
 }
 
-absl::Status CheckCertificate(absl::string_view field, const std::string& path,
-                              const std::string& text) {
-  const Cert cert(PEM_read_bio_X509(BioOf(text).get(), nullptr, &NoPassword, nullptr));
-  return cert != nullptr ? absl::OkStatus() : Refused(field, path, "a certificate in PEM");
+absl::StatusOr<Cert> ParseCertificate(absl::string_view field, const std::string& path,
+                                      const std::string& text) {
+  Cert cert(PEM_read_bio_X509(BioOf(text).get(), nullptr, &NoPassword, nullptr));
+  if (cert == nullptr) return Refused(field, path, "a certificate in PEM");
+  return cert;
 }
 
-absl::Status CheckGiven(const std::string& cert_path, const std::string& key_path) {
-  if (!cert_path.empty() && !key_path.empty()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(cert_path.empty() ? "tls_cert" : "tls_key",
-                                                 ": none; expected tls_cert and tls_key together"));
+absl::StatusOr<std::string> ReadAuthorities(absl::string_view field, const std::string& path) {
+  ANNULUS_ASSIGN_OR_RETURN(std::string text, Read(field, path));
+  ANNULUS_RETURN_IF_ERROR(ParseCertificate(field, path, text).status());
+  return text;
 }
 
-// gRPC says nothing of files that it cannot use, and every connection fails.
-absl::Status CheckPair(const std::string& cert_path, const std::string& key_path,
-                       const std::string& cert_text, const std::string& key_text) {
-  ANNULUS_RETURN_IF_ERROR(CheckCertificate("tls_cert", cert_path, cert_text));
-  const Cert cert(PEM_read_bio_X509(BioOf(cert_text).get(), nullptr, &NoPassword, nullptr));
-  const Key key(PEM_read_bio_PrivateKey(BioOf(key_text).get(), nullptr, &NoPassword, nullptr));
+// A certificate and its key. gRPC says nothing of files that it cannot use, and every connection
+// fails.
+absl::StatusOr<ServerPem> ReadPair(const std::string& cert_path, const std::string& key_path) {
+  if (cert_path.empty() || key_path.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(cert_path.empty() ? "tls_cert" : "tls_key",
+                                                   ": none; expected tls_cert and tls_key "
+                                                   "together"));
+  }
+  ServerPem pem;
+  ANNULUS_ASSIGN_OR_RETURN(pem.cert, Read("tls_cert", cert_path));
+  ANNULUS_ASSIGN_OR_RETURN(const Cert cert, ParseCertificate("tls_cert", cert_path, pem.cert));
+  ANNULUS_ASSIGN_OR_RETURN(pem.key, Read("tls_key", key_path));
+  const Key key(PEM_read_bio_PrivateKey(BioOf(pem.key).get(), nullptr, &NoPassword, nullptr));
   if (key == nullptr) return Refused("tls_key", key_path, "a private key in PEM, not encrypted");
   if (X509_check_private_key(cert.get(), key.get()) != 1) {
     return Refused("tls_key", key_path, "the key of the certificate in tls_cert");
   }
-  return absl::OkStatus();
+  return pem;
 }
 
 // Of all certificates of a file.
@@ -91,14 +99,9 @@ absl::Time FirstEnd(const std::string& text) {
 }  // namespace
 
 absl::StatusOr<ServerPem> ReadServerTls(const ServerTls& tls) {
-  ANNULUS_RETURN_IF_ERROR(CheckGiven(tls.cert, tls.key));
-  ServerPem pem;
-  ANNULUS_ASSIGN_OR_RETURN(pem.cert, Read("tls_cert", tls.cert));
-  ANNULUS_ASSIGN_OR_RETURN(pem.key, Read("tls_key", tls.key));
-  ANNULUS_RETURN_IF_ERROR(CheckPair(tls.cert, tls.key, pem.cert, pem.key));
+  ANNULUS_ASSIGN_OR_RETURN(ServerPem pem, ReadPair(tls.cert, tls.key));
   if (!tls.client_ca.empty()) {
-    ANNULUS_ASSIGN_OR_RETURN(pem.client_ca, Read("tls_client_ca", tls.client_ca));
-    ANNULUS_RETURN_IF_ERROR(CheckCertificate("tls_client_ca", tls.client_ca, pem.client_ca));
+    ANNULUS_ASSIGN_OR_RETURN(pem.client_ca, ReadAuthorities("tls_client_ca", tls.client_ca));
   }
   pem.expiry = FirstEnd(pem.cert);
   return pem;
@@ -112,15 +115,9 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeChannelCredentials
         "tls_ca: none; expected one beside tls_cert and tls_key, for connections are in plain text "
         "without it");
   }
-  ANNULUS_ASSIGN_OR_RETURN(const std::string ca, Read("tls_ca", tls.ca));
-  ANNULUS_RETURN_IF_ERROR(CheckCertificate("tls_ca", tls.ca, ca));
+  ANNULUS_RETURN_IF_ERROR(ReadAuthorities("tls_ca", tls.ca).status());
   const bool shows = !tls.cert.empty() || !tls.key.empty();
-  if (shows) {
-    ANNULUS_RETURN_IF_ERROR(CheckGiven(tls.cert, tls.key));
-    ANNULUS_ASSIGN_OR_RETURN(const std::string cert, Read("tls_cert", tls.cert));
-    ANNULUS_ASSIGN_OR_RETURN(const std::string key, Read("tls_key", tls.key));
-    ANNULUS_RETURN_IF_ERROR(CheckPair(tls.cert, tls.key, cert, key));
-  }
+  if (shows) ANNULUS_RETURN_IF_ERROR(ReadPair(tls.cert, tls.key).status());
   grpc::experimental::TlsChannelCredentialsOptions options;
   options.set_certificate_provider(
       std::make_shared<FileWatcherCertificateProvider>(tls.key, tls.cert, tls.ca, kClientReloadS));
