@@ -152,9 +152,9 @@ absl::StatusOr<ChosenTimes> TimeChosen(DeviceProblem& problem, const Flags& flag
     cudaMemsetAsync(flush.data(), 1, kFlushBytes, stream);
     timer.Start(stream);
     first.Start(stream);
-    ANNULUS_RETURN_IF_ERROR(choosing.StartChoosing(stream));
+    ANNULUS_RETURN_IF_ERROR(choosing.StartChoosing(args, stream));
     first.End(stream);
-    ANNULUS_RETURN_IF_ERROR(choosing.StartAttending(stream));
+    ANNULUS_RETURN_IF_ERROR(choosing.StartAttending(args, stream));
     ANNULUS_ASSIGN_OR_RETURN(const double ms, timer.Stop(stream));
     ANNULUS_ASSIGN_OR_RETURN(const double choose_ms, first.Read());
     ANNULUS_RETURN_IF_ERROR(choosing.Finish(args, stream));
