@@ -168,6 +168,7 @@ absl::Status DirectAppends::Upload(const v1::AppendGrant& message, const AppendR
         UploadPart(grant, spec, layout, holders[static_cast<size_t>(i)], piece, attempt);
     // A worker that was told to let go of an upload cancels it: the coordinator says why.
     if (status.ok() || absl::IsCancelled(status) || absl::IsAborted(status)) return;
+    if (attempt.cancel.cancelled()) return;  // the stream's end says so
     failed = true;
     const std::lock_guard<std::mutex> lock(mutex);
     failure.Update(status);

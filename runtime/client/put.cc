@@ -3,10 +3,20 @@
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
 
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "annulus/retry_hint.h"
+#include "runtime/protocol/public/channel.h"
 #include "runtime/protocol/public/convert.h"
 #include "runtime/protocol/public/data.grpc.pb.h"
 
 namespace annulus {
+namespace {
+
+// Until an upload's place may be had again.
+constexpr absl::Duration kPlaceWait = absl::Milliseconds(100);
+
+}  // namespace
 
 absl::Status PutUpload(const std::shared_ptr<grpc::Channel>& channel, grpc::ClientContext* rpc,
                        uint64_t grant, absl::string_view secret, const NextBytes& next) {
@@ -19,7 +29,13 @@ absl::Status PutUpload(const std::shared_ptr<grpc::Channel>& channel, grpc::Clie
   bool open = stream->Write(part);
   while (open && next(part.mutable_data())) open = stream->Write(part);
   if (open) stream->WritesDone();
-  return FromGrpc(stream->Finish());
+  const absl::Status status = FromGrpc(stream->Finish());
+  if (!absl::IsCancelled(status) || rpc->GetServerInitialMetadata().count(kClaimedKey) > 0) {
+    return status;
+  }
+  return WithRetryAfter(
+      absl::ResourceExhaustedError("others needed the upload's place before it began"),
+      kPlaceWait);
 }
 
 }  // namespace annulus

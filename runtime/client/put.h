@@ -21,7 +21,8 @@ namespace annulus {
 using NextBytes = std::function<bool(std::string* data)>;
 
 // Uploads to the data port behind `channel`. `rpc` is a fresh one, with the call's deadline.
-// Errors as data.proto.
+// Errors as data.proto, but RESOURCE_EXHAUSTED with a hint for an upload that was ended before it
+// began.
 absl::Status PutUpload(const std::shared_ptr<grpc::Channel>& channel, grpc::ClientContext* rpc,
                        uint64_t grant, absl::string_view secret, const NextBytes& next);
 

@@ -63,6 +63,8 @@ class Handlers final : public v1::Data::Service {
                              grants_->Claim(part.header().grant(), part.header().secret(),
                                             kGrantWait, [context] { context->TryCancel(); }));
     if (!place.SetBusy(true)) return absl::CancelledError("others needed the upload's place");
+    context->AddInitialMetadata(kClaimedKey, "1");
+    stream->SendInitialMetadata();
     while (read()) {
       const std::string& data = part.data();
       if (part.part_case() != v1::PutPart::kData || data.empty()) {

@@ -1,10 +1,16 @@
 // Direct appends end to end: what the client uploads is what the service answers from.
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+
+#include <atomic>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "annulus/retry_hint.h"
 #include "runtime/client/put.h"
 #include "runtime/protocol/public/annulus.grpc.pb.h"
 #include "runtime/protocol/public/channel.h"
@@ -187,6 +193,41 @@ TEST_CASE("a data port that cannot be reached is named with the way out, which w
   const auto relay = cluster.Connect(Upload::kRelay);
   REQUIRE(relay->Append(request).ok());
   CHECK(ErrorOf(*relay, spec, request.context, kv, 300, rng) < 1e-4);
+}
+
+// A data port where others need the place of every upload.
+class Busy final : public v1::Data::Service {
+ public:
+  std::atomic<int> ended = 0;
+
+ private:
+  grpc::Status Put(grpc::ServerContext* context, grpc::ServerReader<v1::PutPart>* stream,
+                   v1::PutDone*) override {
+    v1::PutPart part;
+    stream->Read(&part);
+    ++ended;
+    context->TryCancel();
+    return grpc::Status::CANCELLED;
+  }
+};
+
+TEST_CASE("an upload that loses its place before it begins is tried again, not waited for") {
+  Busy busy;
+  int port = 0;
+  const auto server = grpc::ServerBuilder()
+                          .RegisterService(&busy)
+                          .AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port)
+                          .BuildAndStart();
+  DataCluster cluster({.data_address = absl::StrCat("127.0.0.1:", port)});
+  const ContextSpec spec = SmallSpec();
+  Rng rng(8);
+  const LayerKv kv(spec, 10, rng);
+  const ContextId context = cluster.client().CreateContext(spec)->id;
+  const absl::Status refused = cluster.client().Append(kv.Append(context, 0, 0, 10)).status();
+  INFO(refused);
+  CHECK(absl::IsResourceExhausted(refused));
+  CHECK(RetryAfter(refused).has_value());
+  CHECK(busy.ended == RetryOptions().attempts_max);
 }
 
 TEST_CASE("what the workers refuse comes back as it is, and nothing of it stays") {

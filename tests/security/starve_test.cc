@@ -209,7 +209,7 @@ TEST_CASE("silent uploads to a data port keep nobody's KV out") {
     const auto stranger = v1::Data::NewStub(MakeChannel(relay.endpoint()));
     std::deque<Begun<grpc::ClientWriter<v1::PutPart>>> silent;
     v1::PutDone done;
-    for (int i = 0; i < 64; ++i) {
+    for (int i = 0; i < 600; ++i) {  // more than there are threads
       auto& call = silent.emplace_back();
       call.stream = stranger->Put(&call.context, &done);
     }

@@ -50,6 +50,9 @@ inline constexpr char kProtocolKey[] = "annulus-protocol";
 inline constexpr char kProtocolVersion[] = "1";
 inline constexpr char kProtocolUnnamed[] = "1";  // of a call that names none
 
+// In the initial metadata of an upload whose grant is claimed (data.proto).
+inline constexpr char kClaimedKey[] = "annulus-claimed";
+
 // Where a call's metadata has its caller's token.
 inline constexpr char kAuthorizationKey[] = "authorization";
 inline constexpr char kBearer[] = "Bearer ";

@@ -18,6 +18,11 @@ namespace {
 // Below gRPC's limit for a trailer even if every byte is escaped to three.
 constexpr size_t kErrorTextBytesMax = 2000;
 
+// gRPC's own words for a call that found no thread free, as in a burst of them: nothing of it has
+// run.
+constexpr char kNoThread[] = "Server Threadpool Exhausted";
+constexpr absl::Duration kNoThreadWait = absl::Milliseconds(20);
+
 // Of every tensor in version 1 of the protocol.
 constexpr char kLayoutNhd[] = "NHD";
 
@@ -149,8 +154,12 @@ absl::Status FromGrpc(const grpc::Status& status) {
   v1::ErrorDetails details;
   // Another server on the way may have put something else there, which is no hint of ours.
   if (!details.ParseFromString(status.error_details())) details.Clear();
-  return FromProto(details, absl::Status(static_cast<absl::StatusCode>(status.error_code()),
-                                         status.error_message()));
+  const absl::Status error(static_cast<absl::StatusCode>(status.error_code()),
+                           status.error_message());
+  if (absl::IsResourceExhausted(error) && error.message() == kNoThread) {
+    return WithRetryAfter(error, kNoThreadWait);
+  }
+  return FromProto(details, error);
 }
 
 }  // namespace annulus
