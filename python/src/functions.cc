@@ -1,5 +1,6 @@
 #include "python/src/functions.h"
 
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <sstream>
@@ -15,6 +16,7 @@
 #include "python/src/arrays.h"
 #include "python/src/errors.h"
 #include "python/src/key_list.h"
+#include "python/src/waiting.h"
 #include "runtime/cli/commands.h"
 #include "runtime/cli/problem.h"
 #include "runtime/context/check_tensor.h"
@@ -47,7 +49,8 @@ struct Answer {
 
 absl::StatusOr<Answer> Run(ProblemFlags flags, const TensorView& q, const TensorView& k,
                            const TensorView& v, const std::optional<PlanKind>& plan, float scale,
-                           const std::string& backend_name, int threads) {
+                           const std::string& backend_name, int threads,
+                           const std::atomic<bool>& cancel) {
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend,
                            MakeBackend(backend_name, threads));
   Tensor held_q, held_k, held_v;
@@ -60,7 +63,7 @@ absl::StatusOr<Answer> Run(ProblemFlags flags, const TensorView& q, const Tensor
       const LocalRanks ranks,
       LocalRanks::Create(decision.plan, queries, keys, Rounded(v, flags.dtype, &held_v), *backend));
   const float default_scale = 1 / std::sqrt(static_cast<float>(q.dim));
-  ANNULUS_ASSIGN_OR_RETURN(LocalRun run, ranks.Run(scale == 0 ? default_scale : scale));
+  ANNULUS_ASSIGN_OR_RETURN(LocalRun run, ranks.Run(scale == 0 ? default_scale : scale, &cancel));
   Tensor lse = std::move(run.result).TakeLse();
   return Answer{std::move(run.result).TakeOut(), std::move(lse)};
 }
@@ -118,9 +121,13 @@ nb::tuple Attention(nb::handle q, nb::handle k, nb::handle v, const std::string&
     Raise(absl::InvalidArgumentError(
         absl::StrCat("workers: ", workers, "; expected 1 to ", kWorkersHereMax)));
   }
-  Answer done = ValueOrRaise(WithoutGil([&] {
-    return Run(flags, queries.view, key_rows.view, values.view, kind, scale, backend, threads);
-  }));
+  std::atomic<bool> cancel = false;
+  Answer done = ValueOrRaise(RunApart<Answer>(
+      [&] {
+        return Run(flags, queries.view, key_rows.view, values.view, kind, scale, backend, threads,
+                   cancel);
+      },
+      [&] { cancel = true; }));
   return nb::make_tuple(ToNumpy(std::move(done.out), true), ToNumpy(std::move(done.lse), false));
 }
 

@@ -37,10 +37,10 @@ bool OnMainThread();
 void NoteMainThread();
 
 // Starts a call by `start(done)` and waits for what `done` is called with. A signal whose handler
-// raises cancels the call, and what it raises goes on once the call has ended: nothing that the
-// call reads goes before it. To be used with the GIL held.
-template <typename Result, typename Start>
-absl::StatusOr<Result> WaitFor(const CancelToken& cancel, Start start) {
+// raises calls `cancel`, which is to end the call, and what it raises goes on once the call has
+// ended: nothing that the call reads goes before it. To be used with the GIL held.
+template <typename Result, typename Start, typename Cancel>
+absl::StatusOr<Result> WaitFor(Cancel cancel, Start start) {
   struct Shared {
     std::mutex mutex;
     std::condition_variable changed;
@@ -64,7 +64,7 @@ absl::StatusOr<Result> WaitFor(const CancelToken& cancel, Start start) {
     }
     if (raised.has_value() || PyErr_CheckSignals() == 0) continue;
     raised.emplace();
-    cancel.Cancel();
+    cancel();
   }
   // `done` may hold the lock for a moment longer.
   const std::lock_guard<std::mutex> lock(shared.mutex);
@@ -83,22 +83,27 @@ absl::StatusOr<Result> RunLong(const std::shared_ptr<Client>& client, const Requ
       return ((*client).*call)(request, options);
     });
   }
-  return WaitFor<Result>(options.cancel, [&](Completion<Result> done) {
+  const auto end = [&] { options.cancel.Cancel(); };
+  return WaitFor<Result>(end, [&](Completion<Result> done) {
     return ((*client).*async)(request, options, std::move(done));
   });
 }
 
-// The same of a call that has no asynchronous form.
-template <typename Result, typename Request, typename Call>
-absl::StatusOr<Result> RunApart(const std::shared_ptr<Client>& client, const Request& request,
-                                const CallOptions& options, Call call) {
-  const auto run = [&] { return ((*client).*call)(request, options); };
+// The same of what has no asynchronous form: `run` returns a StatusOr<Result>.
+template <typename Result, typename Run, typename Cancel>
+absl::StatusOr<Result> RunApart(Run run, Cancel cancel) {
   if (!OnMainThread()) return WithoutGil(run);
   std::jthread thread;
-  return WaitFor<Result>(options.cancel, [&](Completion<Result> done) {
+  return WaitFor<Result>(cancel, [&](Completion<Result> done) {
     thread = std::jthread([&run, done = std::move(done)]() mutable { done(run()); });
     return absl::OkStatus();
   });
+}
+template <typename Result, typename Request, typename Call>
+absl::StatusOr<Result> RunApart(const std::shared_ptr<Client>& client, const Request& request,
+                                const CallOptions& options, Call call) {
+  return RunApart<Result>([&] { return ((*client).*call)(request, options); },
+                          [&] { options.cancel.Cancel(); });
 }
 
 }  // namespace annulus::python

@@ -86,7 +86,7 @@ absl::StatusOr<LocalRanks> LocalRanks::Create(const Plan& plan, const TensorView
   return ranks;
 }
 
-absl::StatusOr<LocalRun> LocalRanks::Run(float scale) const {
+absl::StatusOr<LocalRun> LocalRanks::Run(float scale, const std::atomic<bool>* cancel) const {
   const Problem& problem = plan_->problem();
   const std::vector<std::unique_ptr<Exchange>> exchanges = MakeLocalExchanges(plan_->world());
   std::vector<absl::StatusOr<RankResult>> results(ranks_.size());
@@ -99,6 +99,7 @@ absl::StatusOr<LocalRun> LocalRanks::Run(float scale) const {
       task.q = ranks_[rank].q;
       task.kv = &ranks_[rank].table;
       task.scale = scale;
+      task.cancel = cancel;
       results[rank] = RunRank(task, *backend_, *exchanges[rank]);
     });
   }

@@ -3,6 +3,7 @@
 // page fails instead of reading it anyway. Thread-compatible: one Run at a time.
 #pragma once
 
+#include <atomic>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -27,8 +28,9 @@ class LocalRanks {
                                            const TensorView& k, const TensorView& v,
                                            Backend& backend);
 
-  // INVALID_ARGUMENT names the first row and head that has no answer (attention/partial.h).
-  absl::StatusOr<LocalRun> Run(float scale) const;
+  // INVALID_ARGUMENT names the first row and head that has no answer (attention/partial.h);
+  // CANCELLED once *cancel is true.
+  absl::StatusOr<LocalRun> Run(float scale, const std::atomic<bool>* cancel = nullptr) const;
 
  private:
   struct Rank {

@@ -141,7 +141,15 @@ def test_the_program_runs_as_a_module():
     assert bad.returncode == 2
 
 
-@pytest.mark.parametrize("call", ["attend(0, k)", "select(0, k, 'quest(64)')", "compress([k], 64)"])
+CALLS = [
+    "context.attend(0, k)",
+    "context.select(0, k, 'quest(64)')",
+    "context.compress([k], 64)",
+    "annulus.attention(k, k, k, threads=1)",
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
 def test_ctrl_c_ends_a_call(call):
     program = f"""
 import os, signal, threading, time, numpy as np, annulus
@@ -151,7 +159,7 @@ with annulus.in_process(threads=1) as client:
     context.append(0, k, k)
     threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     try:
-        context.{call}
+        {call}
     except KeyboardInterrupt:
         print("interrupted")
 """
