@@ -67,9 +67,13 @@ def as_kind_of(like: Any, out: np.ndarray, lse: np.ndarray, dtype: str | None) -
     return out, lse
 
 
-def numbers_of(values: Any) -> list[float]:
+def numbers_of(values: Any, field: str = "sinks") -> list[float]:
     """As the module takes a number for each head; None: none."""
-    return [] if values is None else [float(value) for value in values]
+    try:
+        return [] if values is None else [float(value) for value in values]
+    except (TypeError, ValueError):
+        kind = type(values).__name__
+        raise InvalidArgument(f"{field}: a {kind}; expected a number for each head") from None
 
 
 def weights_of(values: Any, q: Any, field: str) -> list[float]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import atexit
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypedDict, Unpack
 
 from annulus import _core
 from annulus._arrays import numbers_of
 from annulus._calls import index_of, layer_number
+from annulus._checked import checked, wrong_argument
 from annulus._core import Answer
 from annulus._threads import in_thread
 from annulus.context import Context
-from annulus.errors import AnnulusError
+from annulus.errors import AnnulusError, InvalidArgument
 from annulus.lists import Index, cores_of
 
 _open: weakref.WeakSet[Client] = weakref.WeakSet()
@@ -99,6 +100,7 @@ class Client:
         """``"ready"``, ``"connecting"`` or ``"down"``; does not wait."""
         return self._core.connection
 
+    @checked
     def create_context(
         self,
         *,
@@ -136,6 +138,7 @@ class Client:
             spec["patterns"] = [patterns] if isinstance(patterns, str) else list(patterns)
         return Context(self, self._core.create(spec, timeout))
 
+    @checked
     def context(self, id: int, *, timeout: float | None = None) -> Context:
         """A context that is there already, by its id.
 
@@ -153,24 +156,37 @@ class Client:
         the error that it ended with, which leaves the others alone. Where the append went well and
         the attend did not, the tokens are committed.
         """
-        return self._core.step([_request_of(step) for step in steps], out_dtype, timeout, None)
+        try:
+            return self._core.step([_request_of(step) for step in steps], out_dtype, timeout, None)
+        except (TypeError, AttributeError, RuntimeError) as error:
+            raise _wrong_step(steps, timeout) or error from None
 
     async def step_async(
         self, steps: Sequence[Step], *, timeout: float | None = None, out_dtype: str | None = None
     ) -> list[Answer | AnnulusError]:
         """As :meth:`step`; cancelling the task cancels the call."""
-        requests = [_request_of(step) for step in steps]
-        ends: list[Answer | AnnulusError] = await in_thread(
-            lambda cancel: self._core.step(requests, out_dtype, timeout, cancel)
-        )
+        try:
+            requests = [_request_of(step) for step in steps]
+            ends: list[Answer | AnnulusError] = await in_thread(
+                lambda cancel: self._core.step(requests, out_dtype, timeout, cancel)
+            )
+        except (TypeError, AttributeError, RuntimeError) as error:
+            raise _wrong_step(steps, timeout) or error from None
         return ends
 
+    @checked
     def keep_alive(
         self, contexts: Iterable[Context], *, timeout: float | None = None
     ) -> list[AnnulusError | None]:
         """Renews the leases of contexts, as any call on one does: None for each, or its error."""
-        return self._core.keep_alive([context.id for context in contexts], timeout)
+        kept = list(contexts)
+        for i, context in enumerate(kept):
+            if not isinstance(context, Context):
+                kind = type(context).__name__
+                raise InvalidArgument(f"contexts[{i}]: a {kind}; expected an annulus.Context")
+        return self._core.keep_alive([context.id for context in kept], timeout)
 
+    @checked
     def contexts(
         self, *, after: int = 0, limit: int = 1000, timeout: float | None = None
     ) -> list[dict[str, Any]]:
@@ -178,11 +194,13 @@ class Client:
         contexts: list[dict[str, Any]] = self._core.list(after, limit, timeout)
         return contexts
 
+    @checked
     def status(self, *, timeout: float | None = None) -> dict[str, Any]:
         """The cluster: epoch, contexts, workers, calls in flight."""
         return self._core.status(timeout)
 
 
+@checked
 def connect(
     endpoint: str,
     *,
@@ -239,6 +257,7 @@ def connect(
     )
 
 
+@checked
 def in_process(
     workers: int = 1,
     *,
@@ -297,6 +316,24 @@ def _request_of(step: Step) -> tuple[Any, ...]:
         context._tokens,
         index_of(context, step.layer, step.index),
     )
+
+
+def _wrong_step(steps: Any, timeout: Any) -> InvalidArgument | None:
+    """Of a call: what is no step, or an argument of a wrong type."""
+    if not isinstance(steps, Sequence):
+        return InvalidArgument(f"steps: a {type(steps).__name__}; expected a list of annulus.Step")
+    for i, step in enumerate(steps):
+        if not isinstance(step, Step):
+            kind = type(step).__name__
+            return InvalidArgument(f"steps[{i}]: a {kind}; expected an annulus.Step")
+        arguments = {field.name: getattr(step, field.name) for field in fields(Step)}
+        wrong = wrong_argument(Step.__annotations__, arguments, f"steps[{i}].")
+        if wrong is not None:
+            return wrong
+        if not isinstance(step.context, Context):
+            kind = type(step.context).__name__
+            return InvalidArgument(f"steps[{i}].context: a {kind}; expected an annulus.Context")
+    return wrong_argument({"timeout": "float | None"}, {"timeout": timeout})
 
 
 @atexit.register

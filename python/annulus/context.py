@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from annulus import _core
 from annulus._calls import append_call, attend_call, layer_number, positions, select_call
+from annulus._checked import checked
 from annulus._core import Answer
 from annulus._threads import in_thread
 from annulus.errors import AnnulusError, InvalidArgument
@@ -70,6 +71,7 @@ class Context:
             raise InvalidArgument(f"layer: {layer}; expected 0 to {len(tokens) - 1}")
         return tokens[layer]
 
+    @checked
     def append(
         self,
         layer: int,
@@ -105,6 +107,7 @@ class Context:
         with self._in_doubt():
             return self._appended(number, call(_core.CancelToken.new()))
 
+    @checked
     async def append_async(
         self,
         layer: int,
@@ -138,6 +141,7 @@ class Context:
             self._tokens[layer] = appended.tokens
         return appended
 
+    @checked
     def attend(
         self,
         layer: int,
@@ -203,6 +207,7 @@ class Context:
         )
         return call(timeout, _core.CancelToken.new())
 
+    @checked
     async def attend_async(
         self,
         layer: int,
@@ -243,6 +248,7 @@ class Context:
         answer: Answer = await in_thread(lambda cancel: call(timeout, cancel))
         return answer
 
+    @checked
     def select(
         self,
         layer: int,
@@ -275,6 +281,7 @@ class Context:
         call = select_call(self, layer, q, pattern, track, weights, q_start, kv_len)
         return call(timeout, _core.CancelToken.new())
 
+    @checked
     async def select_async(
         self,
         layer: int,
@@ -292,6 +299,7 @@ class Context:
         lists: dict[str, KeyList] = await in_thread(lambda cancel: call(timeout, cancel))
         return lists
 
+    @checked
     def compress(
         self,
         queries: Sequence[Any],
@@ -391,6 +399,7 @@ class Context:
             into._tokens[number] = tokens
         return KeyList._of(kept["kept"])
 
+    @checked
     def fork(self, tokens: int | None = None, *, timeout: float | None = None) -> Context:
         """A new context that begins with this one's first ``tokens`` (all, layer by layer).
 
@@ -398,15 +407,18 @@ class Context:
         """
         return Context(self._client, self._core.fork(self.id, tokens, timeout))
 
+    @checked
     def truncate(self, tokens: int, *, timeout: float | None = None) -> None:
         """Forgets each layer's tokens from ``tokens`` on."""
         self._tokens = []
         self._tokens = self._core.truncate(self.id, tokens, timeout)["tokens"]
 
+    @checked
     def describe(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Its id, epoch, spec, committed tokens by layer, bytes and state."""
         return self._core.describe(self.id, timeout)
 
+    @checked
     def release(self, *, timeout: float | None = None) -> None:
         """Frees its KV.
 

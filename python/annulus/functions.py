@@ -10,10 +10,13 @@ from typing import Any
 
 from annulus import _core
 from annulus._arrays import as_kind_of, numbers_of
+from annulus._checked import checked
 from annulus._core import Answer
+from annulus.errors import InvalidArgument
 from annulus.lists import cores_of
 
 
+@checked
 def attention(
     q: Any,
     k: Any,
@@ -93,6 +96,7 @@ class Explanation(dict[str, Any]):
         return self.svg
 
 
+@checked
 def explain(
     *,
     tokens: int,
@@ -138,17 +142,24 @@ def explain(
     return made
 
 
+@checked
 def merge(parts: Iterable[tuple[Any, Any]]) -> Answer:
     """The answer over the keys of all parts, which must have none in common.
 
     Args:
         parts: pairs of out, float32 [n, heads, v_head_dim], and lse, float32 [n, heads].
     """
-    pairs = [(out, lse) for out, lse in parts]
+    try:
+        pairs = [(out, lse) for out, lse in parts]
+    except (TypeError, ValueError):
+        raise InvalidArgument(
+            f"parts: a {type(parts).__name__}; expected pairs of out and lse"
+        ) from None
     out, lse = _core.merge(pairs)
     return Answer(as_kind_of(pairs[0][0], out, lse, None))
 
 
+@checked
 def with_sinks(out: Any, lse: Any, logits: Any) -> Answer:
     """Lets each head's softmax share its weight with one more score that brings no value (gpt-oss).
 
@@ -157,10 +168,11 @@ def with_sinks(out: Any, lse: Any, logits: Any) -> Answer:
         lse: float32 [n, heads].
         logits: one number for each head; -inf leaves a head as it is.
     """
-    made = _core.with_sinks(out, lse, numbers_of(logits))
+    made = _core.with_sinks(out, lse, numbers_of(logits, "logits"))
     return Answer(as_kind_of(out, *made, None))
 
 
+@checked
 def blend(parts: Iterable[Any], weights: Iterable[Any]) -> Any:
     """The sum of outs that do not share a softmax, each with a weight of its own (gated branches).
 
@@ -173,6 +185,7 @@ def blend(parts: Iterable[Any], weights: Iterable[Any]) -> Any:
     return as_kind_of(outs[0], made, made, None)[0]
 
 
+@checked
 def gate(out: Any, gates: Any) -> Any:
     """out * sigmoid(gates).
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from annulus import _core
+from annulus._checked import checked
 from annulus.errors import InvalidArgument
 
 
@@ -18,6 +19,7 @@ class KeyList:
     Checked and copied once; any number of calls may bring it, and :meth:`keep` has it travel once.
     """
 
+    @checked
     def __init__(
         self,
         begin: Any,
@@ -112,6 +114,9 @@ class Index:
 def cores_of(lists: Mapping[str, Any] | None) -> dict[str, Any]:
     """As the module takes them; a bool mask is one of blocks of 64 tokens."""
     cores = {}
+    if lists is not None and not isinstance(lists, Mapping):
+        kind = type(lists).__name__
+        raise InvalidArgument(f"lists: a {kind}; expected a dict of names and lists")
     for name, keys in (lists or {}).items():
         if not isinstance(name, str):
             raise InvalidArgument(f"lists: {name!r}; expected the name of a list, a str")

@@ -1,5 +1,6 @@
 """Attention without a service, kinds of arrays, partial answers, and what a pattern costs."""
 
+import asyncio
 import subprocess
 import sys
 
@@ -219,6 +220,44 @@ def test_arguments_are_refused_by_name():
         tensors[name][3, 1, 5] = np.nan
         with pytest.raises(annulus.InvalidArgument, match=rf"^{name}\[3, 1, 5\] is not finite"):
             annulus.attention(**tensors, keys=(5, None))
+
+
+def test_arguments_of_a_wrong_type_are_refused_by_name(client):
+    k = np.ones((10, 2, 16), np.float32)
+    context = client.create_context(heads=2, head_dim=16)
+    context.append(0, k, k)
+
+    def step(**arguments):
+        return client.step([annulus.Step(**({"context": context, "q": k} | arguments))])
+
+    for told, call in {
+        "pattern: 5; expected a string": lambda: annulus.attention(k, k, k, pattern=5),
+        "workers: 1.5; expected an integer": lambda: annulus.attention(k, k, k, workers=1.5),
+        "keys: 3; expected a pair": lambda: annulus.attention(k, k, k, keys=3),
+        "sinks: a str; expected a number": lambda: annulus.attention(k, k, k, sinks="no"),
+        "endpoint: 5; expected a string": lambda: annulus.connect(5),
+        "workers: 1099511627776; expected": lambda: annulus.in_process(workers=1 << 40),
+        "layer: '0'; expected an integer": lambda: context.append("0", k, k),
+        "timeout: 'x'; expected a number or None": lambda: context.attend(0, k, timeout="x"),
+        "kv_len: 1180591620717411303424; expec": lambda: context.attend(0, k, kv_len=1 << 70),
+        "lists: a int; expected a dict": lambda: context.attend(0, k, lists=3),
+        "tokens: 1.5; expected an integer or None": lambda: context.fork(1.5),
+        "id: -1; expected an integer within": lambda: client.context(-1),
+        "steps: a Step; expected a list": lambda: client.step(annulus.Step(context, q=k)),
+        r"steps\[0\]: a int; expected an annulus.Step": lambda: client.step([3]),
+        r"steps\[0\].pattern: 4; expected a string": lambda: step(pattern=4),
+        r"steps\[0\].context: a str; expected": lambda: step(context="c"),
+        r"contexts\[0\]: a int; expected": lambda: client.keep_alive([3]),
+        "unit: 3; expected a string": lambda: annulus.KeyList([0, 1], [0], unit=3),
+        "parts: a list; expected pairs": lambda: annulus.merge([k]),
+    }.items():
+        with pytest.raises(annulus.InvalidArgument, match=f"^{told}") as refused:
+            call()
+        assert "\n" not in str(refused.value)
+    with pytest.raises(annulus.InvalidArgument, match=r"^timeout: 'x'; expected a number"):
+        asyncio.run(context.attend_async(0, k, timeout="x"))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'patern'"):
+        context.attend(0, k, patern="causal")
 
 
 def test_a_program_that_leaves_its_client_open_ends_well():
