@@ -1,5 +1,5 @@
-// What the commands say: one JSON line for scripts, or a table for people. The names of the JSON
-// fields are those of README and do not change. Pure functions.
+// What the commands say: one JSON line for scripts, or a table for people. The names of JSON
+// fields do not change. Pure functions.
 #pragma once
 
 #include <cstdint>
