@@ -60,10 +60,11 @@ class Selector {
   // Itself where it picks from all scores of a row, else null.
   virtual const RowSelector* by_row() const { return nullptr; }
 
+  // Whether each query sees as many units, picks(), whatever the scores are.
+  bool picks_alike() const { return by_column() == nullptr && by_row() == nullptr; }
+
   // Whether it picks each query's best units by scores of the context's keys.
-  bool by_units() const {
-    return by_column() == nullptr && by_row() == nullptr && !index_.has_value();
-  }
+  bool by_units() const { return picks_alike() && !index_.has_value(); }
 
   // The word with all its arguments: what its lists are called.
   const std::string& name() const { return name_; }

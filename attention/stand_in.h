@@ -11,7 +11,7 @@
 
 namespace annulus {
 
-// Of a word that chooses by units (Selector::by_units).
+// Of a word that picks_alike() (selector.h).
 KeyListData StandInFor(const Selector& word, TokenRange queries, int64_t kv_tokens);
 
 }  // namespace annulus

@@ -76,6 +76,8 @@ absl::Status RunExplain(const Arguments& args, const Console& console) {
   AddFiles(flags.machines, &inputs);
   ANNULUS_RETURN_IF_ERROR(CheckOutputs({{"--svg", flags.svg}}, inputs));
   ANNULUS_RETURN_IF_ERROR(ReadLists(&flags.problem));
+  std::vector<std::string> stand_ins;
+  ANNULUS_RETURN_IF_ERROR(StandInLists(&flags.problem, &stand_ins));
   ANNULUS_ASSIGN_OR_RETURN(const Problem problem, MakeProblem(flags.problem));
   ANNULUS_ASSIGN_OR_RETURN(const Machines machines,
                            MachinesFor(flags.machines, "auto", flags.problem.workers,
@@ -93,7 +95,8 @@ absl::Status RunExplain(const Arguments& args, const Console& console) {
                              Coverage(problem.pattern, q, keys_end),
                              Coverage(problem.pattern, {q.end - 1, q.end}, keys_end).covered,
                              machines,
-                             measured};
+                             measured,
+                             stand_ins};
   if (flags.svg.has_value()) {
     const auto chosen =
         std::find_if(decision.candidates.begin(), decision.candidates.end(),

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "attention/selector.h"
+#include "attention/stand_in.h"
 #include "base/quoted.h"
 #include "base/status.h"
 #include "runtime/context/layout.h"
@@ -13,6 +14,11 @@
 
 namespace annulus {
 namespace {
+
+bool HasList(const std::vector<NamedList>& lists, const std::string& name) {
+  return std::any_of(lists.begin(), lists.end(),
+                     [&](const NamedList& list) { return list.name == name; });
+}
 
 absl::Status CheckPositions(const ProblemFlags& flags) {
   if (!flags.q_start.has_value() && (flags.q_tokens < 1 || flags.q_tokens > flags.kv_tokens)) {
@@ -143,8 +149,7 @@ absl::Status CheckBeforeSelection(ProblemFlags flags) {
   ANNULUS_ASSIGN_OR_RETURN(const Pattern pattern,
                            Pattern::Parse(flags.pattern, static_cast<int>(flags.kv_heads)));
   for (const auto& selector : pattern.selectors()) {
-    const auto is_it = [&](const NamedList& list) { return list.name == selector->name(); };
-    if (std::any_of(flags.lists.begin(), flags.lists.end(), is_it)) continue;
+    if (HasList(flags.lists, selector->name())) continue;
     ANNULUS_ASSIGN_OR_RETURN(auto no_keys, KeyList::Make(KeyListData{.begin = {0, 0}}));
     flags.lists.push_back({selector->name(), std::move(no_keys)});
   }
@@ -165,6 +170,30 @@ absl::Status SelectLists(const TensorView& q, const TensorView& k, float scale, 
       std::vector<NamedList> made,
       SelectLocally(pattern, problem->lists, layout, q, q_begin, k, backend.pool(), scale));
   for (NamedList& list : made) problem->lists.push_back(std::move(list));
+  return absl::OkStatus();
+}
+
+absl::Status StandInLists(ProblemFlags* problem, std::vector<std::string>* stand_ins) {
+  ANNULUS_RETURN_IF_ERROR(CheckShape(*problem));
+  ANNULUS_ASSIGN_OR_RETURN(
+      const Pattern pattern,
+      Pattern::Parse(problem->pattern, static_cast<int>(problem->kv_heads)));
+  const int64_t q_begin = problem->q_start.value_or(problem->kv_tokens - problem->q_tokens);
+  for (const auto& selector : pattern.selectors()) {
+    if (HasList(problem->lists, selector->name()) || !selector->picks_alike()) continue;
+    const int64_t units = problem->kv_tokens / selector->unit_tokens() + 1;
+    const int64_t picks = std::min(selector->picks(), units);
+    if (problem->q_tokens > kListKeysMax / picks) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "q-tokens: ", problem->q_tokens, ", each of which sees ", picks, " units of ",
+          selector->name(), "; expected at most list_keys_max ", kListKeysMax, " in all"));
+    }
+    ANNULUS_ASSIGN_OR_RETURN(
+        auto list, KeyList::Make(StandInFor(*selector, {q_begin, q_begin + problem->q_tokens},
+                                            problem->kv_tokens)));
+    problem->lists.push_back({selector->name(), std::move(list)});
+    stand_ins->push_back(selector->name());
+  }
   return absl::OkStatus();
 }
 

@@ -59,6 +59,11 @@ absl::Status CheckBeforeSelection(ProblemFlags flags);
 absl::Status SelectLists(const TensorView& q, const TensorView& k, float scale, Backend& backend,
                          ProblemFlags* problem);
 
+// Makes lists for the words that choose as many keys whatever the data are, without data
+// (attention/stand_in.h), and adds their names to `stand_ins`. INVALID_ARGUMENT names list_keys_max
+// where they would have more keys.
+absl::Status StandInLists(ProblemFlags* problem, std::vector<std::string>* stand_ins);
+
 // INVALID_ARGUMENT names the field, its value and what was expected.
 absl::StatusOr<Problem> MakeProblem(const ProblemFlags& flags);
 

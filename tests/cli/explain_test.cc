@@ -87,6 +87,30 @@ TEST_CASE("explain: what all queries see, and what the last one does") {
   CHECK(absl::StrContains(table.out, "100.00% of the keys to some query, 12.59% to the last one"));
 }
 
+TEST_CASE("explain: words that choose by data are counted without any") {
+  // Of 1,000 queries, each but the first ones sees its own block of 64 up to itself and three whole
+  // ones; 8 query heads over 4.
+  const auto explain = [](const std::string& pattern, const std::string& tokens) {
+    return RunHere({"explain", "--tokens", tokens, "--heads", "8", "--kv-heads", "4", "--head-dim",
+                    "64", "--workers", "2", "--pattern", pattern, "--json"});
+  };
+  int64_t pairs = 0;
+  for (int64_t q = 0; q < 1000; ++q) pairs += std::min<int64_t>(q / 64, 3) * 64 + q % 64 + 1;
+  const json moba = json::parse(explain("moba(64,4)", "1000").out);
+  CHECK(moba["visited_pairs"] == 8 * pairs);
+  CHECK(moba["stand_ins"] == std::vector<std::string>{"moba(64,4)"});
+  CHECK(moba["lists"].empty());
+  pairs = 0;
+  for (int64_t q = 0; q < 1000; ++q) pairs += std::min<int64_t>(q + 1, 100);
+  CHECK(json::parse(explain("dsa(100)", "1000").out)["visited_pairs"] == 8 * pairs);
+  const Outcome threshold = explain("xattention(0.9)", "1000");
+  CHECK(threshold.code == 2);
+  CHECK(absl::StrContains(threshold.err, "chooses keys by data"));
+  const Outcome many = explain("dsa(2048)", "1M");
+  CHECK(many.code == 2);
+  CHECK(absl::StrContains(many.err, "q-tokens: 1048576, each of which sees 2048 units"));
+}
+
 TEST_CASE("explain: this machine is measured once, and what was kept is used") {
   const test::TempFolder folder;
   const std::string path = folder / "kept/machine.json";

@@ -2,6 +2,7 @@
 // fields do not change. Pure functions.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -56,6 +57,12 @@ struct ExplainReport {
   double coverage_last = 0;  // the share of the keys that some head shows the last query
   const Machines& machines;
   const std::vector<MeasuredPlan>& measured;  // of each candidate, or empty
+  // The words whose chosen keys the ones nearest to each query stand for.
+  const std::vector<std::string>& stand_ins;
+
+  bool is_stand_in(const std::string& list) const {
+    return std::count(stand_ins.begin(), stand_ins.end(), list) > 0;
+  }
 };
 std::string ToJson(const ExplainReport& report);
 std::string ToText(const ExplainReport& report);

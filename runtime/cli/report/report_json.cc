@@ -151,7 +151,9 @@ std::string ToJson(const ExplainReport& report) {
   Json workers = Json::array();
   Json candidates = Json::array();
   Json lists = Json::array();
-  for (const NamedList& list : problem.pattern.lists()) lists.push_back(ToObject(list));
+  for (const NamedList& list : problem.pattern.lists()) {
+    if (!report.is_stand_in(list.name)) lists.push_back(ToObject(list));
+  }
   double imbalance = 1;
   for (size_t i = 0; i < report.decision.candidates.size(); ++i) {
     const PlanCost& cost = report.decision.candidates[i];
@@ -196,6 +198,7 @@ std::string ToJson(const ExplainReport& report) {
                {"coverage_last", report.coverage_last},
                {"kept_kv", report.coverage.kept_kv},
                {"lists", std::move(lists)},
+               {"stand_ins", report.stand_ins},
                {"workers", std::move(workers)},
                {"candidates", std::move(candidates)}});
 }

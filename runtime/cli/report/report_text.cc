@@ -103,9 +103,10 @@ std::string MeasuredText(const ExplainReport& report) {
   return "\n" + table.ToText();
 }
 
-std::string ListsText(const std::vector<NamedList>& lists) {
+std::string ListsText(const ExplainReport& report) {
   std::string text;
-  for (const NamedList& list : lists) {
+  for (const NamedList& list : report.problem.pattern.lists()) {
+    if (report.is_stand_in(list.name)) continue;
     const KeyListData& data = list.list->data();
     int efficient = 0;
     for (int head = 0; head < data.heads; ++head) {
@@ -118,6 +119,14 @@ std::string ListsText(const std::vector<NamedList>& lists) {
                           efficient);
   }
   return text;
+}
+
+std::string StandInsText(const std::vector<std::string>& stand_ins) {
+  if (stand_ins.empty()) return "";
+  return absl::StrFormat(
+      "chosen    %s: the keys nearest to each query stand for those that data would choose. Pairs "
+      "are right; where they lie, and what reads and moves them, depends on the data\n",
+      absl::StrJoin(stand_ins, ", "));
 }
 
 std::string LoadsText(const std::vector<WorkerLoad>& workers) {
@@ -163,14 +172,14 @@ std::string ToText(const ExplainReport& report) {
       "%s\npattern   %s\nplaced    %s over %d workers\n"
       "density   %.4g: %d pairs visited, %d computed\n"
       "coverage  some head shows %.2f%% of the keys to some query, %.2f%% to the last one; a "
-      "head's cache keeps %.2f%% of the KV\n%s%s\n%s%s\n%s",
+      "head's cache keeps %.2f%% of the KV\n%s%s%s\n%s%s\n%s",
       ShapeText(problem.q_tokens, problem.kv_tokens, problem.heads, problem.kv_heads,
                 problem.head_dim, problem.v_head_dim, problem.dtype),
       Quoted(problem.pattern.text(), 200), problem.home_partition.ToString(), problem.world(),
       report.size.density, report.size.visited_pairs, report.size.work_pairs,
       100 * report.coverage.covered, 100 * report.coverage_last, 100 * report.coverage.kept_kv,
-      ListsText(problem.pattern.lists()), MachinesText(report.machines), CandidatesText(report),
-      MeasuredText(report), LoadsText(cost->workers));
+      StandInsText(report.stand_ins), ListsText(report), MachinesText(report.machines),
+      CandidatesText(report), MeasuredText(report), LoadsText(cost->workers));
 }
 
 int64_t TokensOf(const ContextInfo& context) {
