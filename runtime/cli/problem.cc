@@ -175,9 +175,8 @@ absl::Status SelectLists(const TensorView& q, const TensorView& k, float scale, 
 
 absl::Status StandInLists(ProblemFlags* problem, std::vector<std::string>* stand_ins) {
   ANNULUS_RETURN_IF_ERROR(CheckShape(*problem));
-  ANNULUS_ASSIGN_OR_RETURN(
-      const Pattern pattern,
-      Pattern::Parse(problem->pattern, static_cast<int>(problem->kv_heads)));
+  ANNULUS_ASSIGN_OR_RETURN(const Pattern pattern,
+                           Pattern::Parse(problem->pattern, static_cast<int>(problem->kv_heads)));
   const int64_t q_begin = problem->q_start.value_or(problem->kv_tokens - problem->q_tokens);
   for (const auto& selector : pattern.selectors()) {
     if (HasList(problem->lists, selector->name()) || !selector->picks_alike()) continue;

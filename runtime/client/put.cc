@@ -34,8 +34,7 @@ absl::Status PutUpload(const std::shared_ptr<grpc::Channel>& channel, grpc::Clie
     return status;
   }
   return WithRetryAfter(
-      absl::ResourceExhaustedError("others needed the upload's place before it began"),
-      kPlaceWait);
+      absl::ResourceExhaustedError("others needed the upload's place before it began"), kPlaceWait);
 }
 
 }  // namespace annulus

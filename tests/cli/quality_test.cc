@@ -123,6 +123,19 @@ TEST_CASE("quality: a word for prompts has no figures of steps") {
   CHECK(std::abs(rows[1]["mass"].get<double>() - 1) < 1e-6);
 }
 
+TEST_CASE("quality: a word that needs many queries has no figures of what one asks") {
+  const std::vector<json> rows =
+      RowsOf({"xattention(0.95)"},
+             {"--tokens", "1K", "--heads", "4", "--kv-heads", "2", "--head-dim", "32"});
+  REQUIRE(rows.size() == 1);
+  CAPTURE(rows[0].dump());
+  CHECK(rows[0]["mass"].get<double>() > 0.8);
+  CHECK(rows[0]["decode_speed"].is_null());
+  CHECK(rows[0]["needle_asked"].is_null());
+  CHECK(rows[0]["needle_places"].is_null());
+  CHECK(rows[0]["mqar_asked"].get<int>() > 0);
+}
+
 TEST_CASE("quality: of captured rows, the weights and the error are those of the definition") {
   const Files files;
   const std::string pattern = "causal & (sink(2) | window(9))";

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "attention/row_selector.h"
 #include "attention/selector.h"
 #include "base/quoted.h"
 #include "base/status.h"
@@ -212,6 +213,22 @@ absl::StatusOr<MassFigures> MeasureCompression(const Comparison& comparison,
   return figures;
 }
 
+// Whether the words of a pattern choose for such queries: some need a prompt's.
+absl::StatusOr<bool> ChoosesFor(const std::string& text, int64_t kv_heads, TokenRange queries,
+                                int64_t kv_tokens) {
+  ANNULUS_ASSIGN_OR_RETURN(const Pattern pattern, Pattern::Parse(text, static_cast<int>(kv_heads)));
+  const auto& words = pattern.selectors();
+  return std::all_of(words.begin(), words.end(), [&](const auto& word) {
+    return word->by_row() == nullptr || word->by_row()->CheckCall(queries, kv_tokens).ok();
+  });
+}
+
+bool IsForPrompts(const Pattern& pattern) {
+  const auto& words = pattern.selectors();
+  return std::any_of(words.begin(), words.end(),
+                     [](const auto& word) { return word->by_column() != nullptr; });
+}
+
 // Whether some KV head has kept it.
 bool Kept(const KeyListData& kept, int64_t key) {
   for (int head = 0; head < kept.heads; ++head) {
@@ -228,9 +245,15 @@ absl::StatusOr<MassFigures> MeasureMass(const Comparison& comparison, const Atte
                                         Backend& backend) {
   if (comparison.compression.has_value()) return MeasureCompression(comparison, inputs, backend);
   MassFigures figures;
+  const int64_t last = inputs.k.tokens - 1;
   for (const bool decodes : {false, true}) {
     AttentionInputs asked = inputs;
-    if (decodes) asked.q = inputs.q.Tokens(inputs.q.tokens - 1, 1);
+    if (decodes) {
+      asked.q = inputs.q.Tokens(inputs.q.tokens - 1, 1);
+      ANNULUS_ASSIGN_OR_RETURN(const bool chooses, ChoosesFor(comparison.pattern, inputs.k.heads,
+                                                              {last, last + 1}, inputs.k.tokens));
+      if (!chooses) break;
+    }
     ANNULUS_ASSIGN_OR_RETURN(Contender dense, Contender::Make(comparison.dense, asked, backend));
     ANNULUS_ASSIGN_OR_RETURN(Contender sparse, Contender::Make(comparison.pattern, asked, backend));
     ANNULUS_RETURN_IF_ERROR(RunBoth(comparison, dense, sparse));
@@ -240,20 +263,24 @@ absl::StatusOr<MassFigures> MeasureMass(const Comparison& comparison, const Atte
     }
     CompareAnswers(dense, sparse, &figures);
     figures.speed = dense.elapsed_s() / sparse.elapsed_s();
-    const auto& words = sparse.pattern().selectors();
-    if (std::any_of(words.begin(), words.end(),
-                    [](const auto& word) { return word->by_column() != nullptr; })) {
-      break;
-    }
+    if (IsForPrompts(sparse.pattern())) break;
   }
   return figures;
 }
 
-absl::StatusOr<RecallFigures> MeasureRecall(const Comparison& comparison, const RecallTask& task,
-                                            uint64_t seed, Backend& backend) {
+absl::StatusOr<std::optional<RecallFigures>> MeasureRecall(const Comparison& comparison,
+                                                           const RecallTask& task, uint64_t seed,
+                                                           Backend& backend) {
   const std::vector<float> words = AllWords(static_cast<int>(task.kv.v.dim()), seed);
   RecallFigures figures;
+  const int64_t tokens = task.kv.k.tokens();
   for (const Asking& asking : task.asking) {
+    if (!comparison.compression.has_value()) {
+      ANNULUS_ASSIGN_OR_RETURN(const bool chooses,
+                               ChoosesFor(comparison.pattern, task.kv.k.heads(),
+                                          {tokens - asking.q.tokens(), tokens}, tokens));
+      if (!chooses) return std::nullopt;
+    }
     AttentionInputs inputs = {asking.q, task.kv.k, task.kv.v};
     CompressedRows rows;
     if (comparison.compression.has_value()) {
@@ -266,7 +293,7 @@ absl::StatusOr<RecallFigures> MeasureRecall(const Comparison& comparison, const 
         Contender::Make(comparison.compression.has_value() ? "causal" : comparison.pattern, inputs,
                         backend));
     ANNULUS_RETURN_IF_ERROR(asked.Run());
-    const int64_t first = task.kv.k.tokens() - asking.q.tokens();
+    const int64_t first = tokens - asking.q.tokens();
     for (const Question& question : asking.questions) {
       const bool seen = comparison.compression.has_value()
                             ? Kept(rows.kept, question.position)

@@ -66,8 +66,10 @@ inline constexpr int64_t kStepsAfterCompress = 64;
 // what was kept, and their queries attend to that.
 absl::StatusOr<MassFigures> MeasureMass(const Comparison& comparison, const AttentionInputs& inputs,
                                         Backend& backend);
-// Where it compresses, those who ask vote first.
-absl::StatusOr<RecallFigures> MeasureRecall(const Comparison& comparison, const RecallTask& task,
-                                            uint64_t seed, Backend& backend);
+// Where it compresses, those who ask vote first. Absent where the pattern chooses for prompts
+// alone, and fewer ask than it needs.
+absl::StatusOr<std::optional<RecallFigures>> MeasureRecall(const Comparison& comparison,
+                                                           const RecallTask& task, uint64_t seed,
+                                                           Backend& backend);
 
 }  // namespace annulus

@@ -139,7 +139,11 @@ std::vector<std::string> DefaultPatterns(int64_t tokens, int kv_heads) {
       absl::StrCat("s2(64,", std::max<int64_t>(1, window / 256), ",", std::max(2, kv_heads), ")"),
       absl::StrCat("power(64,", std::max<int64_t>(1, window / 256), ",1)"),
       absl::StrCat("causal & (sink(4) | window(64) | quest(", window, ",16))"),
-      absl::StrCat("moba(", block, ",3)")};
+      absl::StrCat("moba(", block, ",3)"),
+      absl::StrCat("nsa(", std::max<int64_t>(2, window / 64), ")"),
+      "xattention(0.9)",
+      absl::StrCat("causal & biformer(", block, ",3)"),
+      absl::StrCat("minference(", window / 2, ",", window / 2, ")")};
   if (kv_heads < 3) return patterns;
   const int retrieval = kv_heads / 2;
   patterns.push_back(absl::StrCat("heads(0-", retrieval - 1, ": causal; ", retrieval, "-",
