@@ -44,6 +44,7 @@ TESTS = (
     (11, ("test_cli", "another tenant's context cannot be told from none\\, often"), {}),
     (11, ("test_runtime", "what one tenant has let go of*"), {}),
     (12, ("test_security", "a hundred thousand connections of garbage*"), {}),
+    (12, ("test_security", "a coordinator that ran out of descriptors*"), {}),
     (13, ("test_runtime", "A bit that flips*"), {"ANNULUS_BIT_FLIPS": "100000"}),
     (14, ("test_runtime", "Simulated clusters answer*"), {"ANNULUS_SIM_SEEDS": "10000"}),
     (14, ("test_runtime", "Stand-stills and cut-offs*"), {"ANNULUS_PAUSE_SEEDS": "10000"}),

@@ -160,7 +160,8 @@ TEST_CASE("what one tenant has let go of is in nothing that another one gets") {
   }
   CHECK(residue == 0);
   test::Tell({.number = 11,
-              .fault = "memory that another tenant has used",
+              .fault = absl::StrCat("memory that another tenant has used, backend ", backend,
+                                    device ? ", of a device" : ""),
               .load = absl::StrCat(answers, " answers over it"),
               .bar = "0 values of it",
               .figure = absl::StrCat(residue, " values"),

@@ -208,10 +208,16 @@ void TryGarbage(int connections) {
   INFO("seed " << seed);
   Rng rng(seed);
   const std::string http = absl::StrCat("127.0.0.1:", coordinator.HttpPort());
-  const std::vector<std::pair<pid_t, std::string>> doors = {
-      {coordinator.pid(), endpoint}, {worker.pid(), data}, {coordinator.pid(), http}};
-  for (const auto& [pid, door] : doors) {
-    CAPTURE(door);
+  struct Door {
+    const char* name;
+    pid_t pid;
+    std::string address;
+  };
+  const std::vector<Door> doors = {{"client", coordinator.pid(), endpoint},
+                                   {"data", worker.pid(), data},
+                                   {"HTTP", coordinator.pid(), http}};
+  for (const auto& [name, pid, door] : doors) {
+    CAPTURE(name, door);
     for (int i = 0; i < connections / 5; ++i) SendGarbage(PortIn(door), rng);
     const int64_t before = ResidentBytes(pid);
     int served = 0, asked = 0;
@@ -227,7 +233,7 @@ void TryGarbage(int connections) {
 #endif
     REQUIRE(StatusOf(endpoint, absl::Seconds(10)).ok());
     test::Tell({.number = 12,
-                .fault = "garbage on a client-facing port",
+                .fault = absl::StrCat("garbage on the ", name, " port"),
                 .load = absl::StrCat(connections, " connections"),
                 .bar = "process survives, others are served, memory flat",
                 .figure = absl::StrCat(served, " of ", asked, " calls served, ",
