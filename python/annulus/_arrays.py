@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,14 @@ from annulus.errors import InvalidArgument
 DTYPES = ("f32", "f16", "bf16")
 
 
+def _has_rows_apart(shape: Sequence[int], strides: Sequence[int], item: int) -> bool:
+    """As in python/src/arrays.cc."""
+    return all(
+        extent == 1 or stride >= shape[-1] * item
+        for extent, stride in zip(shape[:-1], strides, strict=False)
+    )
+
+
 def to_host(tensor: Any, field: str) -> tuple[Any, bool]:
     """A form of ``tensor`` that lies in host memory and can be borrowed.
 
@@ -18,8 +27,12 @@ def to_host(tensor: Any, field: str) -> tuple[Any, bool]:
     own, and exports ml_dtypes' by no protocol).
     """
     kind = type(tensor).__module__.partition(".")[0]
-    if isinstance(tensor, np.ndarray) and tensor.dtype.name == "bfloat16":
-        return tensor.view(np.uint16), True
+    if isinstance(tensor, np.ndarray):
+        if not _has_rows_apart(tensor.shape, tensor.strides, tensor.itemsize):
+            tensor = np.ascontiguousarray(tensor)
+        if tensor.dtype.name == "bfloat16":
+            return tensor.view(np.uint16), True
+        return tensor, False
     if kind == "torch":
         tensor = tensor.detach()
         if tensor.device.type != "cpu":
@@ -27,24 +40,36 @@ def to_host(tensor: Any, field: str) -> tuple[Any, bool]:
 
             staged = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             tensor = staged.copy_(tensor)
-        if tensor.stride(-1) != 1:
+        if tensor.stride(-1) != 1 or not _has_rows_apart(tensor.shape, tensor.stride(), 1):
             tensor = tensor.contiguous()
         return tensor, False
     if kind in ("jax", "jaxlib"):
         host = np.asarray(tensor)
         return (host.view(np.uint16), True) if host.dtype.name == "bfloat16" else (host, False)
-    if isinstance(tensor, np.ndarray):
-        return tensor, False
     raise InvalidArgument(
         f"{field}: a {type(tensor).__name__}; expected an array with __dlpack__ or the buffer "
         "protocol"
     )
 
 
+def check_out_dtype(dtype: str | None, likes: Iterable[Any]) -> None:
+    """Before anything is asked for: whether answers can be made in ``dtype``, as ``likes`` are."""
+    if dtype is None:
+        return
+    if dtype not in DTYPES:
+        raise InvalidArgument(f"out_dtype: {dtype!r}; expected f32, f16 or bf16")
+    if dtype == "bf16" and not all(type(like).__module__ == "torch" for like in likes):
+        try:
+            import ml_dtypes  # noqa: F401
+        except ImportError:
+            raise InvalidArgument(
+                "out_dtype: 'bf16'; expected the package ml_dtypes with it, pip install "
+                "'annulus[bf16]'"
+            ) from None
+
+
 def as_kind_of(like: Any, out: np.ndarray, lse: np.ndarray, dtype: str | None) -> tuple[Any, Any]:
     """``out`` in ``dtype`` and ``lse``, as the kind of array that ``like`` is."""
-    if dtype is not None and dtype not in DTYPES:
-        raise InvalidArgument(f"out_dtype: {dtype!r}; expected f32, f16 or bf16")
     kind = type(like).__module__.partition(".")[0]
     if kind == "torch":
         import torch
@@ -65,6 +90,15 @@ def as_kind_of(like: Any, out: np.ndarray, lse: np.ndarray, dtype: str | None) -
 
         return jnp.asarray(out), jnp.asarray(lse)
     return out, lse
+
+
+def scale_of(scale: float | None) -> float:
+    """As the module takes what scores are multiplied by; 0: 1/√head_dim."""
+    if scale is None:
+        return 0.0
+    if np.float32(scale) == 0:
+        raise InvalidArgument(f"scale: {scale!r}; expected None, or a number that is not 0 in f32")
+    return scale
 
 
 def numbers_of(values: Any, field: str = "sinks") -> list[float]:

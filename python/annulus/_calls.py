@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from annulus import _core
-from annulus._arrays import numbers_of, weights_of
+from annulus._arrays import check_out_dtype, numbers_of, scale_of, weights_of
 from annulus._core import Answer
 from annulus.errors import InvalidArgument
 from annulus.lists import Index, KeyList, cores_of
@@ -33,6 +33,8 @@ def positions(
     context: Context, number: int, q: Any, q_start: int | None, kv_len: int | None
 ) -> tuple[int, int]:
     """Where the queries stand and how many keys there are: the layer's last, unless told."""
+    if not hasattr(q, "__len__"):
+        raise InvalidArgument(f"q: a {type(q).__name__}; expected an array [tokens, heads, dim]")
     if kv_len is None:
         layers: int = context.spec["layers"]
         tracks = context.spec.get("tracks", [])
@@ -61,6 +63,9 @@ def append_call(
     """Of a layer by the service's count."""
     if layer >= context.spec["layers"] and v is not None:
         raise InvalidArgument("v: given; expected none: a track's rows are k alone")
+    if progress is not None and not callable(progress):
+        kind = type(progress).__name__
+        raise InvalidArgument(f"progress: a {kind}; expected a function of bytes done and in all")
     start = context.tokens[layer] if start is None else start
     key = key or (0, 0)
     return lambda cancel: context._core.append(
@@ -86,8 +91,10 @@ def attend_call(
     out_dtype: str | None,
 ) -> Callable[[float | None, _core.CancelToken], Answer]:
     """As Context.attend."""
+    check_out_dtype(out_dtype, [q])
     number = layer_number(context, layer)
     q_start, kv_len = positions(context, number, q, q_start, kv_len)
+    factor = scale_of(scale)
     begin, end = (0, None) if keys is None else keys
     cores = cores_of(lists)
     logits = numbers_of(sinks)
@@ -100,7 +107,7 @@ def attend_call(
         q,
         pattern or "",
         plan,
-        scale or 0.0,
+        factor,
         begin,
         end,
         request_id,
@@ -144,5 +151,7 @@ def index_of(
     """The index of a call on a layer, as the module takes it."""
     if index is None:
         return None
+    if not isinstance(index, Index):
+        raise InvalidArgument(f"index: a {type(index).__name__}; expected an annulus.Index")
     number = layer_number(context, layer if index.layer is None else index.layer, index.track)
     return number, index.q, weights_of(index.weights, index.q, "index.weights")

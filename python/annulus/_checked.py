@@ -20,7 +20,8 @@ def _is_pair(value: Any) -> bool:
     return (
         isinstance(value, (tuple, list))
         and len(value) == 2
-        and all(one is None or isinstance(one, Integral) for one in value)
+        and isinstance(value[0], Integral)
+        and (value[1] is None or isinstance(value[1], Integral))
     )
 
 
@@ -56,6 +57,13 @@ def wrong_argument(
     return None
 
 
+def _beyond(value: Any) -> int:
+    """How far an integer, or one of a pair, is from those that fit every type of the module's."""
+    parts = value if isinstance(value, (tuple, list)) else (value,)
+    integers = [int(one) for one in parts if isinstance(one, Integral)]
+    return max((max(-one, one - (1 << 31) + 1, 0) for one in integers), default=0)
+
+
 def _error_of(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], error: TypeError
 ) -> Exception:
@@ -66,9 +74,11 @@ def _error_of(
     wrong = wrong_argument(function.__annotations__, arguments)
     if wrong is not None or "incompatible function arguments" not in str(error):
         return wrong or error
-    integers = {name: value for name, value in arguments.items() if isinstance(value, Integral)}
-    name, value = max(integers.items(), key=lambda one: abs(int(one[1])), default=("arguments", ""))
-    return InvalidArgument(f"{name}: {_shown(value)}; expected an integer within its range")
+    far = {name: _beyond(value) for name, value in arguments.items()}
+    name = max(far, key=lambda one: far[one])
+    if far[name] == 0:
+        return error
+    return InvalidArgument(f"{name}: {_shown(arguments[name])}; expected integers in their range")
 
 
 def checked(function: Callable[Args, Result]) -> Callable[Args, Result]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypedDict, Unpack
 
 from annulus import _core
-from annulus._arrays import numbers_of
+from annulus._arrays import check_out_dtype, numbers_of, scale_of
 from annulus._calls import index_of, layer_number
 from annulus._checked import checked, wrong_argument
 from annulus._core import Answer
@@ -131,6 +131,11 @@ class Client:
         spec["kv_heads"] = heads if kv_heads is None else kv_heads
         spec["head_dim"] = head_dim
         spec["v_head_dim"] = head_dim if v_head_dim is None else v_head_dim
+        for name in ("tracks", "patterns"):
+            given = spec.get(name, [])
+            if not isinstance(given, Iterable):
+                kind = type(given).__name__
+                raise InvalidArgument(f"{name}: a {kind}; expected a list of them")
         if "tracks" in spec:
             spec["tracks"] = list(spec["tracks"])
         if "patterns" in spec:
@@ -157,7 +162,8 @@ class Client:
         the attend did not, the tokens are committed.
         """
         try:
-            return self._core.step([_request_of(step) for step in steps], out_dtype, timeout, None)
+            requests = _requests_of(steps, out_dtype)
+            return self._core.step(requests, out_dtype, timeout, None)
         except (TypeError, AttributeError, RuntimeError) as error:
             raise _wrong_step(steps, timeout) or error from None
 
@@ -166,7 +172,7 @@ class Client:
     ) -> list[Answer | AnnulusError]:
         """As :meth:`step`; cancelling the task cancels the call."""
         try:
-            requests = [_request_of(step) for step in steps]
+            requests = _requests_of(steps, out_dtype)
             ends: list[Answer | AnnulusError] = await in_thread(
                 lambda cancel: self._core.step(requests, out_dtype, timeout, cancel)
             )
@@ -179,6 +185,9 @@ class Client:
         self, contexts: Iterable[Context], *, timeout: float | None = None
     ) -> list[AnnulusError | None]:
         """Renews the leases of contexts, as any call on one does: None for each, or its error."""
+        if not isinstance(contexts, Iterable):
+            kind = type(contexts).__name__
+            raise InvalidArgument(f"contexts: a {kind}; expected a list of annulus.Context")
         kept = list(contexts)
         for i, context in enumerate(kept):
             if not isinstance(context, Context):
@@ -310,12 +319,18 @@ def _request_of(step: Step) -> tuple[Any, ...]:
         step.v,
         step.q,
         step.pattern,
-        step.scale,
+        scale_of(step.scale),
         step.lists and cores_of(step.lists),
         None if step.sinks is None else numbers_of(step.sinks),
         context._tokens,
         index_of(context, step.layer, step.index),
     )
+
+
+def _requests_of(steps: Sequence[Step], out_dtype: str | None) -> list[tuple[Any, ...]]:
+    if out_dtype is not None:
+        check_out_dtype(out_dtype, [step.q for step in steps])
+    return [_request_of(step) for step in steps]
 
 
 def _wrong_step(steps: Any, timeout: Any) -> InvalidArgument | None:
@@ -333,6 +348,10 @@ def _wrong_step(steps: Any, timeout: Any) -> InvalidArgument | None:
         if not isinstance(step.context, Context):
             kind = type(step.context).__name__
             return InvalidArgument(f"steps[{i}].context: a {kind}; expected an annulus.Context")
+        try:
+            _request_of(step)
+        except InvalidArgument as error:
+            return InvalidArgument(f"steps[{i}].{error}")
     return wrong_argument({"timeout": "float | None"}, {"timeout": timeout})
 
 

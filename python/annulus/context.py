@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from annulus import _core
+from annulus._arrays import scale_of
 from annulus._calls import append_call, attend_call, layer_number, positions, select_call
 from annulus._checked import checked
 from annulus._core import Answer
@@ -30,7 +31,8 @@ class Context:
 
     Tensors are [tokens, heads, dim]: anything with ``__dlpack__`` or the buffer protocol, float32,
     float16 or bfloat16, strided too as long as the last dimension is contiguous. They are read
-    where they lie; a tensor on a GPU is copied to pinned host memory first. Positions (RoPE) are
+    where they lie, reversed and broadcast ones from a copy; a tensor on a GPU is copied to pinned
+    host memory first. Positions (RoPE) are
     applied by the caller. Calls that change one layer are the caller's to order.
     """
 
@@ -332,6 +334,9 @@ class Context:
             timeout: seconds, of each layer.
         """
         layers = self.spec["layers"]
+        if not hasattr(queries, "__len__"):
+            kind = type(queries).__name__
+            raise InvalidArgument(f"queries: a {kind}; expected an array for each of {layers}")
         if len(queries) != layers:
             raise InvalidArgument(f"queries: {len(queries)}; expected one for each of {layers}")
         info = self._core.create({**self.spec, "tracks": []}, timeout)
@@ -389,7 +394,7 @@ class Context:
                 q_start,
                 kv_len,
                 q,
-                scale or 0.0,
+                scale_of(scale),
                 rule,
                 into.id,
                 into._at(number),

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import re
 
-_FIELD = re.compile(r"^(?:shape of |number of )?([A-Za-z_][\w.\[\]-]*)(?: \".*\")?: ")
+_FIELD = re.compile(
+    r"^(?:shape of |number of )?(?:--)?([A-Za-z_](?:[\w.-]|\[[^\]]*\])*)(?: \".*\")?"
+    r"(?:: | is not finite)"
+)
 
 
 class AnnulusError(RuntimeError):

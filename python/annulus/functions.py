@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from annulus import _core
-from annulus._arrays import as_kind_of, numbers_of
+from annulus._arrays import as_kind_of, check_out_dtype, numbers_of, scale_of
 from annulus._checked import checked
 from annulus._core import Answer
 from annulus.errors import InvalidArgument
@@ -62,6 +62,11 @@ def attention(
         ``(out [n, heads, v_head_dim], lse [n, heads])``, see :class:`annulus.Answer`; the kind of
         array that q is.
     """
+    check_out_dtype(out_dtype, [q])
+    if v is None and v_head_dim is None:
+        raise InvalidArgument("v: None; expected an array, or v_head_dim where V is K's first dims")
+    if v is not None and v_head_dim is not None and tuple(v.shape)[-1:] != (v_head_dim,):
+        raise InvalidArgument(f"v_head_dim: {v_head_dim}; expected none, or v's own")
     out, lse = _core.attention(
         q,
         k,
@@ -69,7 +74,7 @@ def attention(
         pattern,
         plan,
         workers,
-        scale or 0.0,
+        scale_of(scale),
         q_start,
         keys,
         v_head_dim,
@@ -119,6 +124,8 @@ def explain(
 
     Args are those of ``annulus explain``; ``cluster`` is a JSON file or a known name ("h100x8").
     """
+    if keys is not None and len(keys) != 2:
+        raise InvalidArgument(f"keys: {len(keys)} numbers; expected a pair of integers")
     arguments = [f"--tokens={tokens}", f"--heads={heads}", f"--head-dim={head_dim}"]
     arguments += [f"--kv-heads={heads if kv_heads is None else kv_heads}", f"--pattern={pattern}"]
     arguments += [f"--workers={workers}", f"--dtype={dtype}"]
@@ -180,6 +187,11 @@ def blend(parts: Iterable[Any], weights: Iterable[Any]) -> Any:
         parts: float32 [n, heads, v_head_dim] each, outs after their last merge.
         weights: for each part [n, heads, v_head_dim], or 1 in place of n or of v_head_dim.
     """
+    for name, given in (("parts", parts), ("weights", weights)):
+        if not isinstance(given, Iterable):
+            raise InvalidArgument(
+                f"{name}: a {type(given).__name__}; expected an array for each part"
+            )
     outs = list(parts)
     made = _core.blend(outs, list(weights))
     return as_kind_of(outs[0], made, made, None)[0]

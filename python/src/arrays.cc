@@ -89,8 +89,18 @@ bool From(nb::handle tensor, Lent* lent) {
   return FromNumpy(reinterpret_cast<PyArrayObject*>(tensor.ptr()), lent);
 }
 
+// Whether each row has a place of its own, in ascending order of memory along every dimension: not
+// where a tensor is reversed or broadcast.
+bool HasRowsApart(const Lent& lent) {
+  if (lent.shape.size() < 2) return true;
+  for (size_t i = 0; i + 1 < lent.shape.size(); ++i) {
+    if (lent.shape[i] > 1 && lent.strides[i] < lent.shape.back()) return false;
+  }
+  return true;
+}
+
 // A tensor that cannot be borrowed as it is: NumPy's bfloat16, a tensor with a gradient, one on
-// a GPU. What annulus._arrays makes of it, and whether its 16-bit integers are bfloat16.
+// a GPU, one whose rows overlap. What annulus._arrays makes of it, and whether its 16-bit integers are bfloat16.
 std::pair<nb::object, bool> ToHost(nb::handle tensor, const char* field) {
   const nb::object made = nb::module_::import_("annulus._arrays").attr("to_host")(tensor, field);
   return nb::cast<std::pair<nb::object, bool>>(made);
@@ -98,7 +108,9 @@ std::pair<nb::object, bool> ToHost(nb::handle tensor, const char* field) {
 
 Lent Take(nb::handle tensor, const char* field) {
   Lent lent;
-  if (From(tensor, &lent) && (lent.dtype.has_value() || !IsNumpy(tensor))) return lent;
+  if (From(tensor, &lent) && (lent.dtype.has_value() || !IsNumpy(tensor)) && HasRowsApart(lent)) {
+    return lent;
+  }
   lent = {};
   const auto [host, bits] = ToHost(tensor, field);
   if (!From(host, &lent)) {

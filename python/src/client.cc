@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "annulus/client.h"
@@ -50,6 +51,16 @@ StepRequest StepOf(const nb::tuple& step, std::vector<Borrowed>* tensors) {
   return request;
 }
 
+// The library names a batch's parts requests[i]; here they are steps[i].
+absl::Status WithStepsName(const absl::Status& status) {
+  absl::string_view message = status.message();
+  if (!absl::ConsumePrefix(&message, "requests[")) return status;
+  absl::Status named(status.code(), absl::StrCat("steps[", message));
+  status.ForEachPayload(
+      [&](absl::string_view url, const absl::Cord& payload) { named.SetPayload(url, payload); });
+  return named;
+}
+
 // What a step ended with, which also becomes known to its context: its list of committed tokens by
 // layer is brought up to date, or emptied where nobody knows how much of the step went well.
 nb::object EndOf(const nb::tuple& step, const StepRequest& request, nb::handle out_dtype,
@@ -57,7 +68,7 @@ nb::object EndOf(const nb::tuple& step, const StepRequest& request, nb::handle o
   auto known = nb::cast<nb::list>(step[10]);
   if (!result.ok()) {
     known.clear();
-    return ExceptionOf(result.status());
+    return ExceptionOf(WithStepsName(result.status()));
   }
   const nb::object tokens = nb::cast(result->tokens);
   if (static_cast<size_t>(request.layer) < known.size()) known[request.layer] = tokens;
@@ -213,8 +224,12 @@ class PythonClient {
     std::vector<StepRequest> requests;
     tensors.reserve(4 * steps.size());
     requests.reserve(steps.size());
-    for (const nb::handle step : steps) {
-      requests.push_back(StepOf(nb::cast<nb::tuple>(step), &tensors));
+    for (size_t i = 0; i < steps.size(); ++i) {
+      try {
+        requests.push_back(StepOf(nb::cast<nb::tuple>(steps[i]), &tensors));
+      } catch (nb::python_error& error) {
+        RaiseWithin(absl::StrCat("steps[", i, "]."), error);
+      }
     }
     const std::shared_ptr<Client> client = Open();
     StepResults results = WithoutGil([&] {

@@ -1,6 +1,7 @@
 #include "python/src/errors.h"
 
 #include <string>
+#include <utility>
 
 #include "annulus/retry_hint.h"
 
@@ -20,6 +21,13 @@ void Raise(const absl::Status& status) {
   const nb::object error = ExceptionOf(status);
   PyErr_SetObject(error.type().ptr(), error.ptr());
   throw nb::python_error();
+}
+
+void RaiseWithin(const std::string& prefix, nb::python_error& error) {
+  const nb::object kind = nb::module_::import_("annulus.errors").attr("InvalidArgument");
+  if (!error.matches(kind)) throw std::move(error);
+  const std::string message = nb::cast<std::string>(nb::str(error.value()));
+  Raise(absl::InvalidArgumentError(prefix + message));
 }
 
 }  // namespace annulus::python

@@ -1,6 +1,8 @@
 // Errors of the library as Python's exceptions (annulus/errors.py). To be used with the GIL held.
 #pragma once
 
+#include <string>
+
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "python/src/nanobind.h"
@@ -11,6 +13,9 @@ namespace annulus::python {
 nb::object ExceptionOf(const absl::Status& status);
 
 [[noreturn]] void Raise(const absl::Status& status);
+
+// An InvalidArgument again, with `prefix` before the field that it names; any other error as it is.
+[[noreturn]] void RaiseWithin(const std::string& prefix, nb::python_error& error);
 
 inline void RaiseUnlessOk(const absl::Status& status) {
   if (!status.ok()) Raise(status);

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "annulus/client.h"
 #include "annulus/partials.h"
@@ -131,11 +132,13 @@ nb::tuple Attention(nb::handle q, nb::handle k, nb::handle v, const std::string&
   return nb::make_tuple(ToNumpy(std::move(done.out), true), ToNumpy(std::move(done.lse), false));
 }
 
-// What `annulus explain` prints.
+// What `annulus explain` prints. Its options are the arguments alone, not ANNULUS_ variables.
 std::string Explain(const std::vector<std::string>& arguments) {
   std::ostringstream out, err;
   Console console;
-  console.environment = [](const std::string& name) { return std::getenv(name.c_str()); };
+  console.environment = [](const std::string& name) {
+    return absl::StartsWith(name, "ANNULUS_") ? nullptr : std::getenv(name.c_str());
+  };
   console.out = &out;
   console.err = &err;
   RaiseUnlessOk(WithoutGil([&] { return RunExplain(arguments, console); }));

@@ -4,7 +4,9 @@
 #include <atomic>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "base/quoted.h"
 #include "base/secret.h"
@@ -37,6 +39,21 @@ template <typename Done>
 absl::Status CheckDone(const Done& done) {
   if (done != nullptr) return absl::OkStatus();
   return absl::InvalidArgumentError("done: empty; expected a function");
+}
+
+// What gRPC says of a call that ended before its handler did.
+constexpr char kEnded[] = "CANCELLED";
+
+// Whether it was the service that cancelled a call, and not the caller.
+bool WasEnded(const absl::Status& status, const Attempt& attempt) {
+  return absl::IsCancelled(status) && !attempt.cancel.cancelled() &&
+         absl::StartsWith(status.message(), kEnded);
+}
+
+absl::Status EndedByService(const absl::Status& status) {
+  return absl::UnavailableError(
+      absl::StrCat("the service ended the call: it shuts down, or was kept waiting; try again",
+                   absl::StripPrefix(status.message(), kEnded)));
 }
 
 // Why an attempt must not start, if it must not.
@@ -79,6 +96,7 @@ class Client::Impl {
       ANNULUS_RETURN_IF_ERROR(CheckAttempt(attempt));
       if (attempts != nullptr) ++*attempts;
       absl::StatusOr<AnswerTo<Request>> answer = transport_->Call(request, attempt);
+      if (WasEnded(answer.status(), attempt)) answer = EndedByService(answer.status());
       if (!loop.Again(answer.status())) return answer;
     }
   }
@@ -139,9 +157,12 @@ absl::StatusOr<AttendResult> Client::Impl::Attend(const AttendRequest& request,
 }
 
 StepResults Client::Impl::Send(const std::vector<StepRequest>& steps, const Attempt& attempt) {
-  const absl::Status patience = CheckAttempt(attempt);
-  return StepResultsOf(patience.ok() ? transport_->Call(StepsRequest{steps}, attempt) : patience,
-                       steps.size());
+  if (const absl::Status patience = CheckAttempt(attempt); !patience.ok()) {
+    return StepResultsOf(patience, steps.size());
+  }
+  auto answer = transport_->Call(StepsRequest{steps}, attempt);
+  if (WasEnded(answer.status(), attempt)) answer = EndedByService(answer.status());
+  return StepResultsOf(std::move(answer), steps.size());
 }
 
 // One attempt, in which steps are sent again if the service has forgotten lists of theirs.

@@ -241,6 +241,7 @@ absl::StatusOr<AttendResult> GrpcTransport::Do(const AttendRequest& request,
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Transport>> MakeGrpcTransport(const ClientOptions& options) {
+  ANNULUS_RETURN_IF_ERROR(CheckNotForked());
   ANNULUS_RETURN_IF_ERROR(CheckHostPort("endpoint", options.endpoint));
   constexpr int64_t kChunkBytesMax = kMessageBytesMax - kMessageRoomBytes;
   if (options.chunk_bytes < 1 || options.chunk_bytes > kChunkBytesMax) {

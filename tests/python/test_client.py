@@ -110,8 +110,8 @@ def test_strided_arrays_are_read_where_they_lie(context, rng):
     every_other = np.repeat(queries(rng, 4), 2, axis=1)[:, ::2]
     every_other.flags.writeable = False
     check(context.attend(0, every_other), attention(every_other, k, v))
-    with pytest.raises(annulus.InvalidArgument, match=r"q\.token_stride: -512"):
-        context.attend(0, every_other[::-1])
+    reversed_rows = every_other[::-1]
+    check(context.attend(0, reversed_rows), attention(reversed_rows, k, v))
     packed = np.zeros(k.nbytes // 4, dtype=[("byte", "i1"), ("k", "f4")])
     with pytest.raises(annulus.InvalidArgument, match="aligned"):
         context.append(0, packed["k"].reshape(k.shape), v)

@@ -242,7 +242,24 @@ def test_arguments_of_a_wrong_type_are_refused_by_name(client):
         "kv_len: 1180591620717411303424; expec": lambda: context.attend(0, k, kv_len=1 << 70),
         "lists: a int; expected a dict": lambda: context.attend(0, k, lists=3),
         "tokens: 1.5; expected an integer or None": lambda: context.fork(1.5),
-        "id: -1; expected an integer within": lambda: client.context(-1),
+        "id: -1; expected integers in their range": lambda: client.context(-1),
+        "key: a tuple; expected integers in": lambda: context.append(0, k, k, key=(-1, 2)),
+        "keys: a tuple; expected a pair": lambda: context.attend(0, k, keys=(None, 3)),
+        "scale: 0.0; expected None, or a": lambda: context.attend(0, k, scale=0.0),
+        "scale: 1e-50; expected None": lambda: annulus.attention(k, k, k, scale=1e-50),
+        "q: a NoneType; expected an array": lambda: context.attend(0, None),
+        "index: a int; expected an annulus.Index": lambda: context.attend(0, k, index=3),
+        "progress: a int; expected a function": lambda: context.append(0, k, k, progress=3),
+        "queries: a NoneType; expected an array": lambda: context.compress(None, 5),
+        "v: None; expected an array, or v_head": lambda: annulus.attention(k, k),
+        "v_head_dim: 8; expected none": lambda: annulus.attention(k, k, k, v_head_dim=8),
+        "weights: a NoneType; expected an array": lambda: annulus.blend([k], None),
+        "patterns: a int; expected a list": lambda: client.create_context(
+            heads=2, head_dim=16, patterns=3
+        ),
+        r"steps\[0\].layer: 9; expected 0": lambda: step(layer=9),
+        r"steps\[0\].q: of float64; expected": lambda: step(q=k.astype(np.float64)),
+        r"steps\[0\].scale: 0; expected None": lambda: step(scale=0),
         "steps: a Step; expected a list": lambda: client.step(annulus.Step(context, q=k)),
         r"steps\[0\]: a int; expected an annulus.Step": lambda: client.step([3]),
         r"steps\[0\].pattern: 4; expected a string": lambda: step(pattern=4),
@@ -258,6 +275,59 @@ def test_arguments_of_a_wrong_type_are_refused_by_name(client):
         asyncio.run(context.attend_async(0, k, timeout="x"))
     with pytest.raises(TypeError, match="unexpected keyword argument 'patern'"):
         context.attend(0, k, patern="causal")
+    (refused,) = step(k=k, v=k[:5])
+    assert str(refused).startswith("steps[0]."), refused
+    assert context.describe()["tokens"] == [10]
+
+
+def test_an_answer_that_cannot_be_made_is_not_asked_for(client, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    k = np.ones((3, 2, 16), np.float32)
+    context = client.create_context(heads=2, head_dim=16)
+    for call in (
+        lambda: annulus.attention(k, k, k, out_dtype="bf16"),
+        lambda: context.attend(0, k, out_dtype="bf16"),
+        lambda: client.step([annulus.Step(context, q=k, k=k, v=k)], out_dtype="bf16"),
+    ):
+        with pytest.raises(annulus.InvalidArgument, match=r"^out_dtype: 'bf16'; expected the pack"):
+            call()
+    assert context.describe()["tokens"] == [0]
+
+
+def test_arrays_whose_rows_overlap_are_copied(client, rng):
+    k = rng.standard_normal((20, 2, 16), dtype=np.float32)
+    context = client.create_context(heads=2, head_dim=16, dtype="f32")
+    context.append(0, k[::-1], np.broadcast_to(k[:, :1], k.shape))
+    out, _ = context.attend(0, k[::-1])
+    expected, _ = attention(k[::-1], k[::-1], np.broadcast_to(k[:, :1], k.shape))
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+def test_the_environment_is_no_argument_of_explain(monkeypatch):
+    shape = {"tokens": 4096, "heads": 8, "kv_heads": 4, "head_dim": 64, "pattern": "causal"}
+    plain = annulus.explain(**shape)
+    monkeypatch.setenv("ANNULUS_Q_TOKENS", "3")
+    monkeypatch.setenv("ANNULUS_PLAN", "nonsense")
+    assert annulus.explain(**shape)["tokens"] == plain["tokens"] == 4096
+
+
+def test_a_forked_child_cannot_connect_after_its_parent():
+    program = """
+import os, annulus
+for _ in range(2):
+    try:
+        annulus.connect("127.0.0.1:1", connect_timeout=0.2)
+    except annulus.AnnulusError as error:
+        print(error.code, error, flush=True)
+    if os.fork() != 0:
+        print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+        break
+"""
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    told = done.stdout.splitlines()
+    assert told[0].startswith("UNAVAILABLE "), done.stderr
+    assert told[1].startswith("FAILED_PRECONDITION endpoint: this process was forked from one that")
 
 
 def test_a_program_that_leaves_its_client_open_ends_well():

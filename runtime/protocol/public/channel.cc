@@ -8,7 +8,10 @@
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <atomic>
 #include <thread>
 
 #include "absl/strings/ascii.h"
@@ -24,6 +27,8 @@ namespace {
 
 // Cluster status is one message and grows with contexts and layers.
 constexpr int kReplyBytesMax = 64 << 20;
+
+std::atomic<pid_t> grpc_process = 0;  // that holds gRPC; 0: none does
 
 void Ignore(gpr_log_func_args*) {}
 
@@ -73,9 +78,18 @@ void HoldGrpc() {
   static const bool held = [] {
     LetTwoWait();
     grpc_init();
+    grpc_process = getpid();
     return true;
   }();
   (void)held;
+}
+
+absl::Status CheckNotForked() {
+  const pid_t process = grpc_process;
+  if (process == 0 || process == getpid()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "endpoint: this process was forked from one that had connected, whose threads it lacks; "
+      "expected a process that was not (in Python: multiprocessing's spawn)");
 }
 
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& endpoint,

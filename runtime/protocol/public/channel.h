@@ -34,6 +34,9 @@ absl::Status CheckHostPort(absl::string_view field, absl::string_view text);
 // Keeps gRPC started until the process ends. It shuts itself down when the last channel and server
 // of a process go, and then may wait 10 s for a poller of its own that a large write has left.
 void HoldGrpc();
+// FAILED_PRECONDITION in a process forked from one that held gRPC: there its calls would wait for
+// threads that are not there.
+absl::Status CheckNotForked();
 
 // A channel of its own to "host:port", not connected yet. Proxies named in the environment are not
 // used. Without credentials it is in plain text.
