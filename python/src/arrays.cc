@@ -100,7 +100,8 @@ bool HasRowsApart(const Lent& lent) {
 }
 
 // A tensor that cannot be borrowed as it is: NumPy's bfloat16, a tensor with a gradient, one on
-// a GPU, one whose rows overlap. What annulus._arrays makes of it, and whether its 16-bit integers are bfloat16.
+// a GPU, one whose rows overlap. What annulus._arrays makes of it, and whether its 16-bit integers
+// are bfloat16.
 std::pair<nb::object, bool> ToHost(nb::handle tensor, const char* field) {
   const nb::object made = nb::module_::import_("annulus._arrays").attr("to_host")(tensor, field);
   return nb::cast<std::pair<nb::object, bool>>(made);

@@ -23,6 +23,7 @@
 #include "runtime/server/handlers.h"
 #include "runtime/server/step_service.h"
 #include "runtime/server/transfer.h"
+#include "runtime/server/watched_end.h"
 
 namespace annulus {
 namespace {
@@ -99,10 +100,13 @@ class AnnulusHandlers final : public grpc::Service {
  private:
   template <typename Request>
   void AddUnary(const char* call) {
-    AddMethod(NewUnaryMethod(
-        Path(call), [this](grpc::ServerContext* rpc, const std::string& bytes, std::string* reply) {
-          return ToGrpc(bounds_->refusals.Note(Unary<Request>(rpc, bytes, reply)));
-        }));
+    const auto answer = [this](grpc::ServerContext* rpc, const std::string& bytes,
+                               std::string* reply) {
+      const absl::Status status = bounds_->refusals.Note(Unary<Request>(rpc, bytes, reply));
+      WatchedEnd::Begin(&bounds_->ends, rpc);
+      return ToGrpc(status);
+    };
+    AddWatched(call, grpc::internal::RpcMethod::NORMAL_RPC, NewUnaryHandler(answer));
   }
 
   // What is sent on such a stream is the first, what is answered the second.
@@ -114,10 +118,17 @@ class AnnulusHandlers final : public grpc::Service {
 
   template <typename Handler, typename Serve>
   void AddStream(const char* call, grpc::internal::RpcMethod::RpcType type, Serve serve) {
-    const auto run = [serve](AnnulusHandlers* self, auto*... arguments) {
-      return ToGrpc(self->bounds_->refusals.Note((self->*serve)(arguments...)));
+    const auto run = [serve](AnnulusHandlers* self, grpc::ServerContext* rpc, auto*... arguments) {
+      const absl::Status status = self->bounds_->refusals.Note((self->*serve)(rpc, arguments...));
+      WatchedEnd::Begin(&self->bounds_->ends, rpc);
+      return ToGrpc(status);
     };
-    AddMethod(new grpc::internal::RpcServiceMethod(Path(call), type, new Handler(run, this)));
+    AddWatched(call, type, new Handler(run, this));
+  }
+
+  void AddWatched(const char* call, grpc::internal::RpcMethod::RpcType type,
+                  grpc::internal::MethodHandler* handler) {
+    AddMethod(new grpc::internal::RpcServiceMethod(Path(call), type, new WatchedEnd(handler)));
   }
 
   // Lives as long as this.
@@ -242,8 +253,7 @@ class AnnulusHandlers final : public grpc::Service {
     const auto bytes = static_cast<int64_t>(result.out.size_bytes() + result.lse.size_bytes());
     const bool in_header = bytes <= kHeaderDataBytesMax;
     bool sent = in_header || transfer.Write(stream, reply);
-    // A small answer and the status leave together. More could wait for a client that does not
-    // read, and nobody watches over the status.
+    // A small answer and the status leave together, when its bytes are counted no more.
     grpc::WriteOptions options;
     if (in_header) options.set_last_message();
     ChunkWriter writer(in_header ? bytes : chunk_bytes_, [&](std::string* data) {

@@ -1,8 +1,11 @@
 #include "runtime/server/data_server.h"
 
+#include <grpcpp/impl/rpc_service_method.h>
+#include <grpcpp/impl/service_type.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
+#include <grpcpp/support/method_handler.h>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
@@ -15,6 +18,7 @@
 #include "runtime/server/limits.h"
 #include "runtime/server/peer.h"
 #include "runtime/server/places.h"
+#include "runtime/server/watched_end.h"
 #include "runtime/worker/grants.h"
 
 namespace annulus {
@@ -25,19 +29,25 @@ constexpr absl::Duration kGrantWait = absl::Milliseconds(500);
 // gRPC's own buffers, of all connections.
 constexpr int64_t kTransportBytesMax = int64_t{128} << 20;
 constexpr int kPutsLimit = 10'000;
-constexpr int kSpareThreads = 32;  // pollers, and uploads that are refused
+constexpr int kSpareThreads = 32 + kEndsMax;  // pollers, and uploads that end or are refused
 
-class Handlers final : public v1::Data::Service {
+class Handlers final : public grpc::Service {
  public:
   explicit Handlers(const DataServerOptions& options)
       : grants_(options.grants),
         door_(options.door),
         puts_("puts_max", options.puts_max, "are under way"),
-        stalls_(options.client) {}
-
-  grpc::Status Put(grpc::ServerContext* context, grpc::ServerReader<v1::PutPart>* stream,
-                   v1::PutDone*) override {
-    return ToGrpc(refusals_.Note(DoPut(context, stream)));
+        stalls_(options.client) {
+    using Handler = grpc::internal::ClientStreamingHandler<Handlers, v1::PutPart, v1::PutDone>;
+    const auto put = [](Handlers* self, grpc::ServerContext* context, Stream* stream,
+                        v1::PutDone*) {
+      const absl::Status status = self->refusals_.Note(self->Put(context, stream));
+      WatchedEnd::Begin(&self->ends_, context);
+      return ToGrpc(status);
+    };
+    AddMethod(new grpc::internal::RpcServiceMethod("/annulus.v1.Data/Put",
+                                                   grpc::internal::RpcMethod::CLIENT_STREAMING,
+                                                   new WatchedEnd(new Handler(put, this))));
   }
 
   uint64_t bytes_received() const { return bytes_received_.load(); }
@@ -45,7 +55,9 @@ class Handlers final : public v1::Data::Service {
   const Refusals& refusals() const { return refusals_; }
 
  private:
-  absl::Status DoPut(grpc::ServerContext* context, grpc::ServerReader<v1::PutPart>* stream) {
+  using Stream = grpc::ServerReader<v1::PutPart>;
+
+  absl::Status Put(grpc::ServerContext* context, Stream* stream) {
     Caller caller;
     if (door_ != nullptr) {
       ANNULUS_ASSIGN_OR_RETURN(caller, door_->Admit(*context, "Put", Access::kWrite));
@@ -80,6 +92,7 @@ class Handlers final : public v1::Data::Service {
   Door* const door_;
   Places puts_;
   StallWatch stalls_;
+  CallEnds ends_{&stalls_};
   Refusals refusals_;
   std::atomic<uint64_t> bytes_received_ = 0;
 };

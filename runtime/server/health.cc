@@ -1,10 +1,18 @@
 #include "runtime/server/health.h"
 
+#include <grpcpp/impl/rpc_service_method.h>
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/method_handler.h>
+
 #include <chrono>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "runtime/protocol/public/convert.h"
+#include "runtime/protocol/public/health.grpc.pb.h"  // how its messages are read and written
+#include "runtime/protocol/public/unary.h"
 #include "runtime/server/handlers.h"
+#include "runtime/server/peer.h"
 
 namespace annulus {
 namespace {
@@ -14,6 +22,15 @@ using grpc::health::v1::HealthCheckResponse;
 
 // How often a watch looks whether its caller has gone.
 constexpr std::chrono::milliseconds kGonePeriod(500);
+
+// Anybody may send one: it is looked at only if it is as small as a service's name makes it.
+constexpr size_t kRequestBytesMax = 1024;
+
+grpc::Status NoRequest() {
+  return {grpc::StatusCode::INVALID_ARGUMENT,
+          absl::StrCat("request: not one; expected a HealthCheckRequest of at most ",
+                       kRequestBytesMax, " bytes")};
+}
 
 }  // namespace
 
@@ -30,28 +47,71 @@ void HealthService::Shutdown() {
   changed_.notify_all();
 }
 
-grpc::Status HealthService::Check(grpc::ServerContext* context, const HealthCheckRequest* request,
-                                  HealthCheckResponse* reply) {
+HealthService::HealthService(std::string service, Door* door, StallWatch* stalls, CallEnds* ends)
+    : service_(std::move(service)), door_(door), stalls_(stalls), ends_(ends) {
+  using grpc::internal::RpcMethod;
+  using grpc::internal::RpcServiceMethod;
+  using WatchHandler =
+      grpc::internal::ServerStreamingHandler<HealthService, grpc::ByteBuffer, HealthCheckResponse>;
+  const auto check = [this](grpc::ServerContext* context, const std::string& request,
+                            std::string* reply) {
+    grpc::Status status = Check(*context, request, reply);
+    WatchedEnd::Begin(ends_, context);
+    return status;
+  };
+  const auto watch = [](HealthService* self, grpc::ServerContext* context,
+                        const grpc::ByteBuffer* request,
+                        Watching* stream) { return self->Watch(context, *request, stream); };
+  AddMethod(new RpcServiceMethod("/grpc.health.v1.Health/Check", RpcMethod::NORMAL_RPC,
+                                 new WatchedEnd(NewUnaryHandler(check))));
+  AddMethod(new RpcServiceMethod("/grpc.health.v1.Health/Watch", RpcMethod::SERVER_STREAMING,
+                                 new WatchHandler(watch, this)));
+}
+
+grpc::Status HealthService::Check(const grpc::ServerContext& context, const std::string& request,
+                                  std::string* reply) {
   // Clients ask here as they connect.
-  if (absl::Status status = CheckProtocol(*context); !status.ok()) return ToGrpc(status);
-  if (absl::Status status = door_->CheckToken(*context, "Check"); !status.ok()) {
+  if (absl::Status status = CheckProtocol(context); !status.ok()) return ToGrpc(status);
+  if (absl::Status status = door_->CheckToken(context, "Check"); !status.ok()) {
     return ToGrpc(status);
   }
-  if (!Knows(request->service())) return {grpc::StatusCode::NOT_FOUND, "no such service"};
+  HealthCheckRequest asked;
+  if (request.size() > kRequestBytesMax || !asked.ParseFromString(request)) return NoRequest();
+  if (!Knows(asked.service())) return {grpc::StatusCode::NOT_FOUND, "no such service"};
+  HealthCheckResponse told;
   const std::lock_guard<std::mutex> lock(mutex_);
-  reply->set_status(serving_ ? HealthCheckResponse::SERVING : HealthCheckResponse::NOT_SERVING);
+  told.set_status(serving_ ? HealthCheckResponse::SERVING : HealthCheckResponse::NOT_SERVING);
+  told.SerializeToString(reply);
   return grpc::Status::OK;
 }
 
-grpc::Status HealthService::Watch(grpc::ServerContext* context, const HealthCheckRequest* request,
-                                  grpc::ServerWriter<HealthCheckResponse>* stream) {
-  const bool known = Knows(request->service());
+grpc::Status HealthService::Watch(grpc::ServerContext* context, const grpc::ByteBuffer& request,
+                                  Watching* stream) {
+  HealthCheckRequest asked;
+  std::string bytes;
+  if (request.Length() > kRequestBytesMax || !BytesOf(request, &bytes).ok() ||
+      !asked.ParseFromString(bytes)) {
+    return NoRequest();
+  }
+  const std::string peer = PeerOf(*context, Caller());
   std::unique_lock<std::mutex> lock(mutex_);
-  if (watches_ >= kHealthWatchesMax) {
+  int& of_peer = watches_of_[peer];
+  if (watches_ >= kHealthWatchesMax || of_peer >= kHealthWatchesMax / 2) {
+    if (of_peer == 0) watches_of_.erase(peer);
     return {grpc::StatusCode::RESOURCE_EXHAUSTED,
-            absl::StrCat("health_watches_max ", kHealthWatchesMax, " watches are open")};
+            absl::StrCat("health_watches_max ", kHealthWatchesMax,
+                         ": so many are open, or half of them by this caller")};
   }
   ++watches_;
+  ++of_peer;
+  Tell(context, Knows(asked.service()), stream, &lock);
+  --watches_;
+  if (--watches_of_[peer] == 0) watches_of_.erase(peer);
+  return grpc::Status::OK;
+}
+
+void HealthService::Tell(grpc::ServerContext* context, bool known, Watching* stream,
+                         std::unique_lock<std::mutex>* lock) {
   HealthCheckResponse told;
   bool told_any = false;
   while (!context->IsCancelled()) {
@@ -61,18 +121,20 @@ grpc::Status HealthService::Watch(grpc::ServerContext* context, const HealthChec
     if (!told_any || told.status() != status) {
       told.set_status(status);
       told_any = true;
-      lock.unlock();
-      const bool sent = stream->Write(told);
-      lock.lock();
+      lock->unlock();
+      bool sent = false;
+      {
+        const StallWatch::Wait wait(stalls_, context);
+        sent = stream->Write(told);
+      }
+      lock->lock();
       if (!sent) break;
     } else if (shut_down_) {
       break;
     } else {
-      changed_.wait_for(lock, kGonePeriod);
+      changed_.wait_for(*lock, kGonePeriod);
     }
   }
-  --watches_;
-  return grpc::Status::OK;
 }
 
 }  // namespace annulus

@@ -3,6 +3,8 @@
 #include <fnmatch.h>
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
+#include <grpcpp/impl/rpc_service_method.h>
+#include <grpcpp/impl/service_type.h>
 #include <grpcpp/server_context.h>
 
 #include <algorithm>
@@ -18,32 +20,42 @@
 #include "base/status.h"
 #include "runtime/protocol/public/channel.h"
 #include "runtime/protocol/public/convert.h"
+#include "runtime/protocol/public/unary.h"
 #include "runtime/protocol/public/workers.grpc.pb.h"
 #include "runtime/server/door.h"
 #include "runtime/server/peer.h"
+#include "runtime/server/watched_end.h"
 
 namespace annulus {
 namespace {
 
 constexpr absl::Duration kWhyWait = absl::Milliseconds(200);
 
-class JoinHandlers final : public v1::Workers::Service {
+class JoinHandlers final : public grpc::Service {
  public:
   JoinHandlers(const JoinOptions& options, Door* door, RpcBounds* bounds)
-      : options_(options), door_(door), bounds_(bounds) {}
-
-  grpc::Status Join(grpc::ServerContext* rpc, const v1::JoinRequest* request,
-                    v1::JoinReply* reply) override {
-    return ToGrpc(bounds_->refusals.Note(DoJoin(*rpc, *request, reply)));
+      : options_(options), door_(door), bounds_(bounds) {
+    const auto join = [this](grpc::ServerContext* rpc, const std::string& request,
+                             std::string* reply) {
+      const absl::Status status = bounds_->refusals.Note(Join(*rpc, request, reply));
+      WatchedEnd::Begin(&bounds_->ends, rpc);
+      return ToGrpc(status);
+    };
+    AddMethod(new grpc::internal::RpcServiceMethod("/annulus.v1.Workers/Join",
+                                                   grpc::internal::RpcMethod::NORMAL_RPC,
+                                                   new WatchedEnd(NewUnaryHandler(join))));
   }
 
  private:
-  absl::Status DoJoin(const grpc::ServerContext& rpc, const v1::JoinRequest& request,
-                      v1::JoinReply* reply) {
+  absl::Status Join(const grpc::ServerContext& rpc, const std::string& bytes, std::string* answer) {
     ANNULUS_ASSIGN_OR_RETURN(const Caller caller, door_->Admit(rpc, "Join", Access::kJoin));
     Admission::Peer peer(&bounds_->admission, PeerOf(rpc, caller));
     Admission::Ticket ticket(&peer);
     ANNULUS_RETURN_IF_ERROR(ticket.EnterShort());
+    v1::JoinRequest request;
+    if (!request.ParseFromString(bytes)) {
+      return absl::InvalidArgumentError("request: not one; expected a JoinRequest");
+    }
     const absl::Status address = CheckDataAddress(request.data_address(), HostOfUri(rpc.peer()),
                                                   CertificateNames(rpc), options_.data_hosts);
     if (!address.ok()) {
@@ -55,8 +67,10 @@ class JoinHandlers final : public v1::Workers::Service {
     if (absl::string_view(request.key()) != in.key.view()) {
       door_->Audit("Join", caller, absl::StatusCode::kOk, request.data_address());
     }
-    reply->set_address(std::move(in.address));
-    reply->set_key(in.key.bytes.data(), LinkKey::kBytes);
+    v1::JoinReply reply;
+    reply.set_address(std::move(in.address));
+    reply.set_key(in.key.bytes.data(), LinkKey::kBytes);
+    reply.SerializeToString(answer);
     return absl::OkStatus();
   }
 

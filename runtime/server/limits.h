@@ -17,6 +17,7 @@
 #include "runtime/server/places.h"
 #include "runtime/server/refusals.h"
 #include "runtime/server/stall_watch.h"
+#include "runtime/server/watched_end.h"
 
 namespace annulus {
 
@@ -53,12 +54,14 @@ struct RpcBounds {
       : admission({limits.in_flight_max, limits.short_calls_max, limits.buffer_bytes_max}),
         transfers("transfers_max", limits.transfers_max, "are under way"),
         step_streams("step_streams_max", limits.step_streams_max, "are open"),
-        stalls(limits.client) {}
+        stalls(limits.client),
+        ends(&stalls) {}
 
   Admission admission;
   Places transfers;
   Places step_streams;
   StallWatch stalls;
+  CallEnds ends;
   Refusals refusals;
 
   RpcLoad Load() const;

@@ -24,15 +24,15 @@ namespace {
 
 constexpr char kServiceName[] = "annulus.v1.Annulus";
 
-// Threads beyond those of calls with a place: pollers, streams of health, and calls on their end.
-constexpr int kSpareThreads = 56 + kHealthWatchesMax;
+// Threads beyond those of calls with a place: pollers, streams of health, and calls that end.
+constexpr int kSpareThreads = 56 + kHealthWatchesMax + kEndsMax;
 
 class GrpcServer final : public RpcServer {
  public:
   explicit GrpcServer(const RpcServerOptions& options)
       : door_(options.door != nullptr ? options.door : &open_door_),
         bounds_(options.limits),
-        health_(kServiceName, door_),
+        health_(kServiceName, door_, &bounds_.stalls, &bounds_.ends),
         steps_(options.service, door_, &bounds_),
         annulus_(MakeAnnulusHandlers(options.service, door_, &bounds_, &steps_,
                                      options.limits.stream, options.limits.chunk_bytes)) {

@@ -3,6 +3,7 @@
 #include <grpcpp/server_context.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "base/log.h"
 
@@ -40,16 +41,21 @@ void StallWatch::Run() {
     const absl::Time now = absl::Now();
     for (Waiting& waiting : waiting_) {
       if (now < waiting.until) continue;
-      if (waiting.owes) {
-        Log(LogLevel::kWarning, "client cut: it neither sends nor reads, or too slowly",
-            {{"client", waiting.context->peer()},
-             {"client_stall_max_s", absl::ToDoubleSeconds(limits_.client_stall_max)},
-             {"client_rate_min", limits_.client_rate_min}});
-      }
+      if (waiting.owes) Tell(*waiting.context, now);
       waiting.context->TryCancel();
       waiting.until = now + limits_.client_stall_max;  // its thread may take a moment
     }
   }
+}
+
+void StallWatch::Tell(const grpc::ServerContext& context, absl::Time now) {
+  const std::optional<int64_t> left_out = told_.Admit(now);
+  if (!left_out.has_value()) return;
+  Log(LogLevel::kWarning, "client cut: it neither sends nor reads, or too slowly",
+      {{"client", context.peer()},
+       {"client_stall_max_s", absl::ToDoubleSeconds(limits_.client_stall_max)},
+       {"client_rate_min", limits_.client_rate_min},
+       {"left_out", *left_out}});
 }
 
 absl::Duration ClientPace::Patience() const {

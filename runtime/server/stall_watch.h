@@ -14,6 +14,7 @@
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "base/line_limit.h"
 
 namespace grpc {
 class ServerContext;
@@ -65,8 +66,10 @@ class StallWatch {
 
  private:
   void Run();
+  void Tell(const grpc::ServerContext& context, absl::Time now);
 
   const ClientLimits limits_;
+  LineLimit told_{10, absl::Seconds(1)};  // of the thread
   std::mutex mutex_;
   std::list<Waiting> waiting_;
   bool stopping_ = false;

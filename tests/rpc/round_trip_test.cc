@@ -308,9 +308,8 @@ TEST_CASE("a call that the server's end cuts is UNAVAILABLE: its caller did not 
   AttendRequest request;
   request.q = TensorView::Contiguous(q.data(), DType::kF32, 1, 1, 8);
   absl::Status ended;
-  std::thread caller([&] {
-    ended = loopback.client->Attend(request, {.timeout = absl::Seconds(20)}).status();
-  });
+  std::thread caller(
+      [&] { ended = loopback.client->Attend(request, {.timeout = absl::Seconds(20)}).status(); });
   while (!started) absl::SleepFor(absl::Milliseconds(1));
   loopback.server->Shutdown(absl::ZeroDuration());
   caller.join();

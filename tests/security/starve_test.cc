@@ -2,8 +2,14 @@
 // that lie leave room for everybody else.
 #include <grpcpp/client_context.h>
 
+#include <sys/socket.h>
+
 #include <deque>
+#include <filesystem>
+#include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -20,7 +26,9 @@
 namespace annulus {
 namespace {
 
+using test::ConnectTo;
 using test::DataCluster;
+using test::PortIn;
 using test::Relay;
 
 // A call that a stranger begins and leaves.
@@ -227,6 +235,89 @@ TEST_CASE("silent uploads to a data port keep nobody's KV out") {
     Give(silent);
     for (auto& call : silent) call.stream->Finish();
   }
+}
+
+int Threads() {
+  int count = 0;
+  for ([[maybe_unused]] const auto& thread : std::filesystem::directory_iterator("/proc/self/task"))
+    ++count;
+  return count;
+}
+
+// A frame of HTTP/2.
+std::string Frame(char type, char flags, uint32_t stream, const std::string& payload) {
+  const auto bytes = static_cast<uint32_t>(payload.size());
+  std::string frame;
+  for (const int shift : {16, 8, 0}) frame.push_back(static_cast<char>(bytes >> shift));
+  frame.push_back(type);
+  frame.push_back(flags);
+  for (const int shift : {24, 16, 8, 0}) frame.push_back(static_cast<char>(stream >> shift));
+  return frame + payload;
+}
+
+// So many whole calls of one connection whose client takes no byte of an answer.
+UniqueFd AskAndNeverRead(const std::string& from, const std::string& endpoint,
+                         const std::string& path, int calls) {
+  UniqueFd connection = ConnectTo(PortIn(endpoint), from);
+  REQUIRE(connection.is_open());
+  std::string headers;
+  for (const auto& [name, value] :
+       std::vector<std::pair<std::string, std::string>>{{":method", "POST"},
+                                                        {":scheme", "http"},
+                                                        {":path", path},
+                                                        {":authority", "x"},
+                                                        {"content-type", "application/grpc"},
+                                                        {"te", "trailers"}}) {
+    headers += std::string(1, '\0') + static_cast<char>(name.size()) + name +
+               static_cast<char>(value.size()) + value;
+  }
+  const std::string no_window("\0\4\0\0\0\0", 6);
+  std::string bytes = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + Frame(4, 0, 0, no_window);
+  for (int i = 0; i < calls; ++i) {
+    const auto stream = static_cast<uint32_t>(2 * i + 1);
+    bytes += Frame(1, 4, stream, headers) + Frame(0, 1, stream, std::string(5, '\0'));
+  }
+  send(connection.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+  return connection;
+}
+
+TEST_CASE(
+    "calls whose client takes no byte of the answer are cut, and few of one peer end at once") {
+  const RawServer raw({.client = {.client_stall_max = absl::Seconds(2)}});
+  const std::string call = GENERATE("grpc.health.v1.Health/Check", "annulus.v1.Annulus/Status");
+  CAPTURE(call);
+  const int before = Threads();
+  const UniqueFd silent = AskAndNeverRead("127.0.0.9", raw.endpoint(), "/" + call, 900);
+  absl::SleepFor(absl::Milliseconds(300));
+  for (int i = 0; i < 20; ++i) CHECK(Soon([&] { return Serves(raw); }, absl::Seconds(5)));
+  CHECK(Threads() - before < 300);
+  CHECK(Soon([&] { return Threads() - before < 32; }));
+  // The same of uploads.
+  DataCluster cluster({});
+  const UniqueFd upload =
+      AskAndNeverRead("127.0.0.9", cluster.data(0).address(), "/annulus.v1.Data/Put", 900);
+  ContextSpec spec;
+  spec.heads = spec.kv_heads = 1;
+  spec.head_dim = spec.v_head_dim = 64;
+  const auto context = cluster.client().CreateContext(spec);
+  REQUIRE(context.ok());
+  Rng rng(3);
+  const Tensor kv = test::RandomTensor(64, 1, 64, rng);
+  AppendRequest append;
+  append.context = context->id;
+  append.k = append.v = kv;
+  const auto appended = cluster.client().Append(append);
+  INFO(appended.status());
+  CHECK(appended.ok());
+}
+
+TEST_CASE("compressed messages are refused before they inflate") {
+  const RawServer raw;
+  grpc::ClientContext context;
+  context.set_compression_algorithm(GRPC_COMPRESS_GZIP);
+  v1::ClusterStatus reply;
+  const grpc::Status status = raw.stub->Status(&context, {}, &reply);
+  CHECK(status.error_code() == grpc::StatusCode::UNIMPLEMENTED);
 }
 
 TEST_CASE("short calls of one peer leave room for those of others") {

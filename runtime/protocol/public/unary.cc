@@ -3,7 +3,7 @@
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
 #include <grpcpp/impl/client_unary_call.h>
-#include <grpcpp/impl/rpc_service_method.h>
+#include <grpcpp/impl/rpc_method.h>
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/method_handler.h>
@@ -21,6 +21,8 @@ grpc::ByteBuffer BufferOf(const std::string& bytes) {
   return grpc::ByteBuffer(&slice, 1);
 }
 
+}  // namespace
+
 grpc::Status BytesOf(const grpc::ByteBuffer& buffer, std::string* bytes) {
   std::vector<grpc::Slice> slices;
   if (const grpc::Status status = buffer.Dump(&slices); !status.ok()) return status;
@@ -31,8 +33,6 @@ grpc::Status BytesOf(const grpc::ByteBuffer& buffer, std::string* bytes) {
   }
   return grpc::Status::OK;
 }
-
-}  // namespace
 
 std::string PathOf(absl::string_view call) {
   return absl::StrCat("/annulus.v1.Annulus/", call);
@@ -47,7 +47,7 @@ grpc::Status CallUnary(grpc::Channel* channel, const std::string& path, grpc::Cl
   return status.ok() ? BytesOf(answer, reply) : status;
 }
 
-grpc::internal::RpcServiceMethod* NewUnaryMethod(const char* path, UnaryHandler handler) {
+grpc::internal::MethodHandler* NewUnaryHandler(UnaryHandler handler) {
   using Handler =
       grpc::internal::RpcMethodHandler<grpc::Service, grpc::ByteBuffer, grpc::ByteBuffer>;
   const auto answer = [handler = std::move(handler)](grpc::Service*, grpc::ServerContext* rpc,
@@ -59,8 +59,7 @@ grpc::internal::RpcServiceMethod* NewUnaryMethod(const char* path, UnaryHandler 
     if (status.ok()) *reply = BufferOf(answered);
     return status;
   };
-  return new grpc::internal::RpcServiceMethod(path, grpc::internal::RpcMethod::NORMAL_RPC,
-                                              new Handler(answer, nullptr));
+  return new Handler(answer, nullptr);
 }
 
 }  // namespace annulus

@@ -8,12 +8,13 @@
 #include "absl/strings/string_view.h"
 
 namespace grpc {
+class ByteBuffer;
 class Channel;
 class ClientContext;
 class ServerContext;
 class Status;
 namespace internal {
-class RpcServiceMethod;
+class MethodHandler;
 }  // namespace internal
 }  // namespace grpc
 
@@ -26,10 +27,10 @@ std::string PathOf(absl::string_view call);
 grpc::Status CallUnary(grpc::Channel* channel, const std::string& path, grpc::ClientContext* rpc,
                        const std::string& request, std::string* reply);
 
-// Server: what answers a call, for grpc::Service::AddMethod, which takes it over. `path` outlives
-// the service.
+// Server: what answers a call, for a grpc::internal::RpcServiceMethod, which takes it over.
+grpc::Status BytesOf(const grpc::ByteBuffer& buffer, std::string* bytes);
 using UnaryHandler = std::function<grpc::Status(grpc::ServerContext* rpc,
                                                 const std::string& request, std::string* reply)>;
-grpc::internal::RpcServiceMethod* NewUnaryMethod(const char* path, UnaryHandler handler);
+grpc::internal::MethodHandler* NewUnaryHandler(UnaryHandler handler);
 
 }  // namespace annulus

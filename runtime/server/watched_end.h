@@ -1,0 +1,61 @@
+// WatchedEnd: the last message of a call and its status leave once its handler has returned, when
+// nothing of ours holds the call any more; they wait for a client that does not read as every
+// message does, on one of the server's threads. A handler inside a WatchedEnd says when its work is
+// done: from then on the call has a place among those that end, of which one peer has half at most,
+// and a StallWatch watches over it.
+#pragma once
+
+#include <grpcpp/impl/rpc_service_method.h>
+
+#include <memory>
+#include <optional>
+
+#include "runtime/server/places.h"
+#include "runtime/server/stall_watch.h"
+
+namespace annulus {
+
+// Calls that end at once. One whose client reads takes some µs to.
+inline constexpr int kEndsMax = 256;
+
+// The calls of a server that end. Thread-safe; outlives them.
+class CallEnds {
+ public:
+  explicit CallEnds(StallWatch* stalls) : stalls_(stalls) {}
+
+ private:
+  friend class WatchedEnd;
+
+  Places places_{"ends_max", kEndsMax, "end"};
+  StallWatch* const stalls_;
+};
+
+class WatchedEnd final : public grpc::internal::MethodHandler {
+ public:
+  // Takes the handler over.
+  explicit WatchedEnd(grpc::internal::MethodHandler* handler) : handler_(handler) {}
+
+  // The call that this thread serves has nothing left but its end. Where there is no place for one
+  // more of its peer, it is cut.
+  static void Begin(CallEnds* ends, grpc::ServerContext* context);
+
+  void RunHandler(const HandlerParameter& param) override;
+  void* Deserialize(grpc_call* call, grpc_byte_buffer* request, grpc::Status* status,
+                    void** handler_data) override {
+    return handler_->Deserialize(call, request, status, handler_data);
+  }
+
+ private:
+  struct End {
+    End(CallEnds* ends, grpc::ServerContext* context);
+
+    Places::Place place;
+    StallWatch::Wait wait;
+  };
+  // gRPC runs a call's handler and its end on one thread, one call at a time.
+  static thread_local std::optional<End>* end_of_call_;
+
+  const std::unique_ptr<grpc::internal::MethodHandler> handler_;
+};
+
+}  // namespace annulus
