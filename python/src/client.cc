@@ -8,7 +8,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "annulus/client.h"
@@ -49,16 +48,6 @@ StepRequest StepOf(const nb::tuple& step, std::vector<Borrowed>* tensors) {
   request.sinks = CastOr<std::vector<float>>(step[9], {});
   if (!step[11].is_none()) request.index = IndexOf(step[11], &tensors->emplace_back());
   return request;
-}
-
-// The library names a batch's parts requests[i]; here they are steps[i].
-absl::Status WithStepsName(const absl::Status& status) {
-  absl::string_view message = status.message();
-  if (!absl::ConsumePrefix(&message, "requests[")) return status;
-  absl::Status named(status.code(), absl::StrCat("steps[", message));
-  status.ForEachPayload(
-      [&](absl::string_view url, const absl::Cord& payload) { named.SetPayload(url, payload); });
-  return named;
 }
 
 // What a step ended with, which also becomes known to its context: its list of committed tokens by

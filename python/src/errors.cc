@@ -3,6 +3,9 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "annulus/retry_hint.h"
 
 namespace annulus::python {
@@ -28,6 +31,15 @@ void RaiseWithin(const std::string& prefix, nb::python_error& error) {
   if (!error.matches(kind)) throw std::move(error);
   const std::string message = nb::cast<std::string>(nb::str(error.value()));
   Raise(absl::InvalidArgumentError(prefix + message));
+}
+
+absl::Status WithStepsName(const absl::Status& status) {
+  absl::string_view message = status.message();
+  if (!absl::ConsumePrefix(&message, "requests[")) return status;
+  absl::Status named(status.code(), absl::StrCat("steps[", message));
+  status.ForEachPayload(
+      [&](absl::string_view url, const absl::Cord& payload) { named.SetPayload(url, payload); });
+  return named;
 }
 
 }  // namespace annulus::python

@@ -12,6 +12,9 @@ namespace annulus::python {
 // The exception that an error becomes: its code, message and retry hint.
 nb::object ExceptionOf(const absl::Status& status);
 
+// The library names a batch's parts requests[i]; here they are steps[i].
+absl::Status WithStepsName(const absl::Status& status);
+
 [[noreturn]] void Raise(const absl::Status& status);
 
 // An InvalidArgument again, with `prefix` before the field that it names; any other error as it is.

@@ -296,27 +296,6 @@ TEST_CASE("a deadline reaches the work and the caller") {
   CHECK(loopback.service.calls == 1);
 }
 
-TEST_CASE("a call that the server's end cuts is UNAVAILABLE: its caller did not cancel it") {
-  Loopback loopback;
-  std::atomic<bool> started = false;
-  loopback.service.before = [&](const char* name, const CallContext& call) {
-    if (name != std::string("Attend")) return absl::OkStatus();
-    started = true;
-    return FakeService::WaitForCaller(call);
-  };
-  const std::vector<float> q = Ramp(8);
-  AttendRequest request;
-  request.q = TensorView::Contiguous(q.data(), DType::kF32, 1, 1, 8);
-  absl::Status ended;
-  std::thread caller(
-      [&] { ended = loopback.client->Attend(request, {.timeout = absl::Seconds(20)}).status(); });
-  while (!started) absl::SleepFor(absl::Milliseconds(1));
-  loopback.server->Shutdown(absl::ZeroDuration());
-  caller.join();
-  INFO(ended);
-  CHECK(absl::IsUnavailable(ended));
-}
-
 TEST_CASE("a past deadline starts no work") {
   Loopback loopback;
   const auto status = loopback.client->Status({.timeout = absl::Milliseconds(-5)});

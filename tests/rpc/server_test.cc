@@ -12,6 +12,7 @@
 #include "annulus/client.h"
 #include "base/rng.h"
 #include "runtime/protocol/public/health.grpc.pb.h"
+#include "tests/rpc/loopback.h"
 #include "tests/rpc/raw_server.h"
 
 namespace annulus {
@@ -197,6 +198,27 @@ TEST_CASE("shutdown waits for its grace, then cancels what is under way") {
   CHECK(took > absl::Milliseconds(250));
   CHECK(took < absl::Seconds(3));
   CHECK_FALSE(status.ok());
+}
+
+TEST_CASE("a call that the server's end cuts is UNAVAILABLE: its caller did not cancel it") {
+  Loopback loopback;
+  std::atomic<bool> started = false;
+  loopback.service.before = [&](const char* name, const CallContext& call) {
+    if (name != std::string("Attend")) return absl::OkStatus();
+    started = true;
+    return FakeService::WaitForCaller(call);
+  };
+  const std::vector<float> q = Ramp(8);
+  AttendRequest request;
+  request.q = TensorView::Contiguous(q.data(), DType::kF32, 1, 1, 8);
+  absl::Status ended;
+  std::thread caller(
+      [&] { ended = loopback.client->Attend(request, {.timeout = absl::Seconds(20)}).status(); });
+  while (!started) absl::SleepFor(absl::Milliseconds(1));
+  loopback.server->Shutdown(absl::ZeroDuration());
+  caller.join();
+  INFO(ended);
+  CHECK(absl::IsUnavailable(ended));
 }
 
 TEST_CASE("health answers Check and Watch") {
