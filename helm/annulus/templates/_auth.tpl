@@ -105,4 +105,29 @@ what it says of its entries together, and of them and the workers. */}}
 {{- fail (printf "auth.config.jwt.audience: %q; expected auth.workerToken.audience, %q" $auth.config.jwt.audience $token.audience) -}}
 {{- end -}}
 {{- end -}}
+{{- with $auth.config -}}
+{{- $jwt := include "annulus.jwtJoins" . -}}
+{{- if and (eq $token.source "secret") (not $jwt) (not (include "annulus.someJoins" .tokens)) -}}
+{{- fail "auth.config.tokens: none of role worker, so that no worker can join; expected the SHA-256 of the token in auth.workerToken.existingSecret, with role worker" -}}
+{{- else if and (eq $token.source "none") (not (include "annulus.someJoins" .certificates)) -}}
+{{- fail "auth.config.certificates: none of role worker, so that no worker can join; expected names of the workers' certificates, with role worker" -}}
+{{- else if and (eq $token.source "projected") (not $jwt) -}}
+{{- fail "auth.config.jwt.claims.role: makes nobody a worker, so that none can join; expected a claim, or a map or default with role worker" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether one of these has a role that may join (runtime/identity/caller.h), "true" or "". */}}
+{{- define "annulus.someJoins" -}}
+{{- range . }}{{ if has .role (list "worker" "admin") }}true{{ end }}{{ end -}}
+{{- end -}}
+
+{{/* Whether signed tokens may have such a role: the claim's text where there is no map, and never
+without a rule. */}}
+{{- define "annulus.jwtJoins" -}}
+{{- with ((.jwt).claims).role -}}
+{{- if or (kindIs "string" .) (and .claim (not .map)) }}true
+{{- else }}{{ range append (values (.map | default dict)) .default }}{{ if has . (list "worker" "admin") }}true{{ end }}{{ end }}
+{{- end -}}
+{{- end -}}
 {{- end -}}

@@ -14,6 +14,8 @@ SECRET = {"mode": "secret", "coordinatorSecret": "c"}
 TOKENS = {"enabled": True, "existingSecret": "a", "workerToken": {"existingSecret": "w"}}
 WORKER = {"name": "w", "sha256": 64 * "a", "role": "worker"}
 CONFIG = {"tokens": [WORKER]}
+READERS = {"tokens": [{**WORKER, "role": "reader"}]}
+BY_SECRET = {"workerToken": {"existingSecret": "w"}}
 JWT = {"jwks": "jwks.json", "issuer": "i", "audience": "annulus"}
 JWKS = '{"keys": []}'
 VOLUME = {"name": "x", "emptyDir": {}}
@@ -235,7 +237,34 @@ TOGETHER = [
                 },
                 'auth.config.jwt.audience: "others"; expected auth.workerToken.audience, "annulus"',
             ),
+            ({"config": READERS, **BY_SECRET}, "auth.config.tokens: none of role worker"),
+            (
+                {"config": {"jwt": JWT}, "jwks": JWKS, **BY_SECRET},
+                "auth.config.tokens: none of role worker",
+            ),
+            *(
+                (
+                    {
+                        "config": {"jwt": {**JWT, "claims": claims}, **CONFIG},
+                        "jwks": JWKS,
+                        "workerToken": {"source": "projected"},
+                    },
+                    "auth.config.jwt.claims.role: makes nobody a worker",
+                )
+                for claims in (
+                    {},
+                    {"role": {"default": "tenant"}},
+                    {"role": {"claim": "sub", "map": {"a": "reader"}, "default": "tenant"}},
+                )
+            ),
         )
+    ),
+    (
+        {
+            "tls": {**SECRET, "requireClientCertificates": True},
+            "auth": {"enabled": True, "config": CONFIG, "workerToken": {"source": "none"}},
+        },
+        "auth.config.certificates: none of role worker",
     ),
     *(
         ({part: values}, f"{path}.{message}; expected another")
@@ -448,6 +477,17 @@ def test_by_the_schema(values, path, version):
 def test_together(values, message):
     for version in chart.VERSIONS:
         assert message in error_of(values, version)
+
+
+def test_roles_that_let_workers_in_are_taken():
+    for role in ("role", {"claim": "role"}, {"claim": "sub", "map": {"a": "worker"}}):
+        config = {"jwt": {**JWT, "claims": {"role": role}}}
+        for token in ({"existingSecret": "w"}, {"source": "projected"}):
+            auth = {"enabled": True, "config": config, "jwks": JWKS, "workerToken": token}
+            chart.render({"tls": SECRET, "auth": auth})
+    config = {"certificates": [{"name": "w", "role": "admin"}]}
+    auth = {"enabled": True, "config": config, "workerToken": {"source": "none"}}
+    chart.render({"tls": {**SECRET, "requireClientCertificates": True}, "auth": auth})
 
 
 def test_requests_below_their_limits_are_taken():
