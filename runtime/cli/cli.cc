@@ -1,12 +1,16 @@
 #include "runtime/cli/cli.h"
 
+#include <algorithm>
 #include <exception>
 #include <new>
+#include <sstream>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/quoted.h"
+#include "runtime/cli/options/variables.h"
 
 namespace annulus {
 namespace {
@@ -90,9 +94,34 @@ absl::Status DispatchCaught(const Arguments& args, const Console& console) {
   }
 }
 
+// Those that some command reads, as its help text says.
+std::vector<std::string> KnownVariables() {
+  std::ostringstream help;
+  const Console console{[](const std::string&) { return nullptr; }, &help, &help};
+  for (const Command& command : kCommands) command.run({"--help"}, console).IgnoreError();
+  std::vector<std::string> known = VariablesIn(help.str());
+  std::sort(known.begin(), known.end());
+  return known;
+}
+
+// A variable that no command reads would be passed over without a word.
+void WarnOfVariables(const Console& console) {
+  for (const std::string& name : console.variables) {
+    if (!absl::StartsWith(name, kVariablePrefix)) continue;
+    const char* const value = console.environment(name);
+    if (value == nullptr || *value == '\0') continue;
+    static const std::vector<std::string> known = KnownVariables();
+    if (std::binary_search(known.begin(), known.end(), name) || IsOfService(name)) continue;
+    *console.err << "annulus: warning: " << OneLine(name)
+                 << ": no option, and passed over; the nearest is " << NearestTo(name, known)
+                 << std::endl;
+  }
+}
+
 }  // namespace
 
 int RunCli(const Arguments& args, const Console& console) {
+  WarnOfVariables(console);
   absl::Status status = DispatchCaught(args, console);
   console.out->flush();
   if (status.ok() && !console.out->good()) {

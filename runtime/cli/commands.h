@@ -21,6 +21,7 @@ struct Console {
   std::ostream* err = nullptr;
   bool out_is_terminal = false;
   bool err_is_terminal = false;
+  std::vector<std::string> variables = {};  // names of all in the environment
 };
 
 using Arguments = std::vector<std::string>;

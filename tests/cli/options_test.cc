@@ -64,6 +64,44 @@ TEST_CASE("options: the flag wins, then the environment, then the file") {
   CHECK(ParseTest({}, {{"ANNULUS_SOME_COUNT", ""}})->count == 1);
 }
 
+TEST_CASE(
+    "options: a variable that no command reads is warned of, with the nearest that one does") {
+  const auto said = [](const std::string& variable, const std::string& value = "4") {
+    const test::Outcome outcome = test::RunHere({"version"}, {{variable, value}});
+    CHECK(outcome.code == 0);
+    return outcome.err;
+  };
+  CHECK(said("ANNULUS_KV_HEAD") ==
+        "annulus: warning: ANNULUS_KV_HEAD: no option, and passed over; the nearest is "
+        "ANNULUS_KV_HEADS\n");
+  CheckSays(said("ANNULUS_TLS_CERTIFICATE"), "the nearest is ANNULUS_TLS_CERT\n");
+  CHECK(absl::StartsWith(said("ANNULUS_\x1b[2J"), "annulus: warning: ANNULUS_\\x1b[2J: no option"));
+  // Of another command, and what Kubernetes sets for a Service named annulus.
+  for (const char* name :
+       {"ANNULUS_KV_HEADS", "ANNULUS_TCP_PORT_RANGE", "ANNULUS_SERVICE_HOST",
+        "ANNULUS_INTERNAL_SERVICE_HOST", "ANNULUS_SERVICE_PORT", "ANNULUS_SERVICE_PORT_GRPC",
+        "ANNULUS_PORT", "ANNULUS_PORT_7070_TCP_ADDR"}) {
+    CAPTURE(name);
+    CHECK(said(name).empty());
+  }
+  CHECK(said("ANNULUS_KV_HEAD", "").empty());
+  setenv("ANNULUS_KV_HEAD", "4", /*replace=*/1);
+  const test::Outcome real = test::RunProgram({"version"});
+  unsetenv("ANNULUS_KV_HEAD");
+  CheckSays(real.err, "ANNULUS_KV_HEAD: no option");
+}
+
+TEST_CASE("options: one call may bring half of what a coordinator's server buffers") {
+  Arguments args = {"coordinator", "--listen", "127.0.0.1:0", "--request-bytes-max", "2G"};
+  const test::Outcome refused = test::RunProgram(args);
+  CHECK(test::IsRefusal(refused));
+  CheckSays(refused.err,
+            "request_bytes_max is 2147483648; expected 1 to 1073741824, half of buffer_bytes_max");
+  args.insert(args.end(), {"--buffer-bytes-max", "4G"});
+  test::Program served(args);
+  CheckSays(served.ReadLine(), "ready ");
+}
+
 TEST_CASE("options: a section is for its command, and patterns need no quotes") {
   const test::TempFolder folder;
   const std::string path = folder / "a.conf";

@@ -49,11 +49,12 @@ Outcome RunHere(const Arguments& args, const Variables& given) {
   }
   std::ostringstream out;
   std::ostringstream err;
-  const Console console{[&](const std::string& name) -> const char* {
-                          const auto found = variables.find(name);
-                          return found == variables.end() ? nullptr : found->second.c_str();
-                        },
-                        &out, &err};
+  Console console{[&](const std::string& name) -> const char* {
+                    const auto found = variables.find(name);
+                    return found == variables.end() ? nullptr : found->second.c_str();
+                  },
+                  &out, &err};
+  for (const auto& [name, value] : variables) console.variables.push_back(name);
   const int code = RunCli(args, console);
   return {code, out.str(), err.str()};
 }

@@ -13,6 +13,7 @@
 #include "base/mapped_file.h"
 #include "base/status.h"
 #include "runtime/cli/options/config_file.h"
+#include "runtime/cli/options/variables.h"
 
 namespace annulus {
 namespace {
@@ -25,7 +26,8 @@ constexpr absl::string_view kCommands[] = {"attend", "bench",   "contexts", "coo
                                            "up",     "version", "worker"};
 
 std::string VariableOf(const std::string& option) {
-  return absl::StrCat("ANNULUS_", absl::AsciiStrToUpper(absl::StrReplaceAll(option, {{"-", "_"}})));
+  return absl::StrCat(kVariablePrefix,
+                      absl::AsciiStrToUpper(absl::StrReplaceAll(option, {{"-", "_"}})));
 }
 
 absl::StatusOr<bool> ParseSwitch(absl::string_view text) {
