@@ -37,7 +37,7 @@ struct CoordinatorFlags {
   std::vector<std::string> data_hosts;
   std::string audit_log;  // empty: the process's log, where --auth asks who calls
   int recovery_s = 10;
-  CoordinatorLimits limits;
+  LimitFlags limits;
   bool reflection = false;
   bool json = false;
 };
@@ -112,13 +112,13 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
   }
   options.workers_need_keys = true;
   options.recovery_wait = absl::Seconds(flags.recovery_s);
-  options.limits = flags.limits;
+  options.limits = flags.limits.coordinator;
   options.heartbeat_period = absl::Milliseconds(flags.service.heartbeat_ms);
   options.heartbeat_timeout = absl::Milliseconds(flags.service.heartbeat_timeout_ms);
   UcxOptions ucx = UcxOptionsOf(flags.service);
   // A worker may be sent all that calls in flight bring.
-  ucx.queue_bytes_max =
-      std::max(ucx.queue_bytes_max, static_cast<size_t>(flags.limits.in_flight_bytes_max));
+  ucx.queue_bytes_max = std::max(ucx.queue_bytes_max,
+                                 static_cast<size_t>(flags.limits.coordinator.in_flight_bytes_max));
   ANNULUS_ASSIGN_OR_RETURN(options.fabric, UcxFabric::Create(ucx));
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Coordinator> coordinator,
                            Coordinator::Start(std::move(options)));
@@ -146,8 +146,7 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
   rpc.door = &door;
   rpc.reflection = flags.reflection;
   rpc.counts = &parts.connections;
-  rpc.limits.client = ClientLimitsOf(flags.service);
-  rpc.limits.connections = ConnectionLimitsOf(flags.service);
+  rpc.limits = RpcLimitsOf(flags.limits, flags.service);
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> server, RpcServer::Start(rpc));
   parts.server = server.get();
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<HttpDoor> pages,

@@ -42,7 +42,7 @@ struct UpFlags {
   std::string listen = "127.0.0.1:0";
   MachineFlags machines;
   ComputeFlags compute;
-  CoordinatorLimits limits;
+  LimitFlags limits;
   bool insecure = false;
   bool json = false;
 };

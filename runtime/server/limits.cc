@@ -17,6 +17,14 @@ absl::Status CheckLimit(absl::string_view name, int64_t value, int64_t low, int6
       absl::StrCat(name, " is ", value, "; expected ", low, " to ", high));
 }
 
+// What one call may bring must be less than one peer may hold.
+absl::Status CheckInBuffer(absl::string_view name, int64_t value, int64_t buffer_bytes_max) {
+  const int64_t one_peers = ShareOf(buffer_bytes_max);
+  if (value >= 1 && value <= one_peers) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(name, " is ", value, "; expected 1 to ", one_peers,
+                                                 ", half of buffer_bytes_max"));
+}
+
 }  // namespace
 
 absl::Status CheckLimits(const RpcLimits& limits) {
@@ -25,11 +33,10 @@ absl::Status CheckLimits(const RpcLimits& limits) {
   ANNULUS_RETURN_IF_ERROR(CheckLimit("step_streams_max", limits.step_streams_max, 1, kCallsMax));
   ANNULUS_RETURN_IF_ERROR(CheckLimit("short_calls_max", limits.short_calls_max, 1, kCallsMax));
   ANNULUS_RETURN_IF_ERROR(CheckLimit("buffer_bytes_max", limits.buffer_bytes_max, 1, kBytesMax));
-  const int64_t one_peers = ShareOf(limits.buffer_bytes_max);
   ANNULUS_RETURN_IF_ERROR(
-      CheckLimit("request_bytes_max", limits.stream.request_bytes_max, 1, one_peers));
+      CheckInBuffer("request_bytes_max", limits.stream.request_bytes_max, limits.buffer_bytes_max));
   ANNULUS_RETURN_IF_ERROR(
-      CheckLimit("piece_bytes_max", limits.stream.piece_bytes_max, 1, one_peers));
+      CheckInBuffer("piece_bytes_max", limits.stream.piece_bytes_max, limits.buffer_bytes_max));
   ANNULUS_RETURN_IF_ERROR(CheckLimit("transport_bytes_max", limits.transport_bytes_max,
                                      2 * kMessageBytesMax, kBytesMax));
   ANNULUS_RETURN_IF_ERROR(

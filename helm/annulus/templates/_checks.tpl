@@ -18,18 +18,28 @@
 {{- end -}}
 {{- end -}}
 {{- include "annulus.checkSizes" (dict "of" "coordinator" "settings" $v.coordinator
-  "most" (dict "inFlightBytes" 1125899906842624 "requestBytes" 1073741824)) -}}
+  "most" (dict "inFlightBytes" 1125899906842624 "bufferBytes" 1125899906842624
+  "requestBytes" 1125899906842624)) -}}
 {{- $inFlight := include "annulus.bytes" $v.coordinator.inFlightBytes | int64 -}}
-{{- if gt (include "annulus.bytes" $v.coordinator.requestBytes | int64) $inFlight -}}
+{{- $buffer := include "annulus.bytes" $v.coordinator.bufferBytes | int64 -}}
+{{- $request := include "annulus.bytes" $v.coordinator.requestBytes | int64 -}}
+{{- /* piece_bytes_max (16Mi) of runtime/protocol/public/tensor_stream.h comes out of a half too. */ -}}
+{{- if lt $buffer 33554432 -}}
+{{- fail (printf "coordinator.bufferBytes: %v; expected at least 32Mi" $v.coordinator.bufferBytes) -}}
+{{- end -}}
+{{- if gt $request $inFlight -}}
 {{- fail (printf "coordinator.requestBytes: %v; expected at most coordinator.inFlightBytes, %v" $v.coordinator.requestBytes $v.coordinator.inFlightBytes) -}}
 {{- end -}}
-{{- /* buffer_bytes_max (2Gi) and transport_bytes_max (256Mi) of runtime/server/limits.h, list-cache-bytes
-(256Mi) and the program (256Mi), beside what is packed for workers (inFlightBytes). A call's buffers come
-out of a half of buffer_bytes_max: requestBytes is at most 1Gi. */ -}}
+{{- if gt $request (div $buffer 2) -}}
+{{- fail (printf "coordinator.requestBytes: %v; expected at most half of coordinator.bufferBytes, %v" $v.coordinator.requestBytes $v.coordinator.bufferBytes) -}}
+{{- end -}}
+{{- /* transport_bytes_max (256Mi) of runtime/server/limits.h, list-cache-bytes (256Mi) and the program
+(256Mi), beside what calls bring and take away (bufferBytes) and what is packed for workers
+(inFlightBytes). */ -}}
 {{- with (($v.coordinator.resources).limits).memory -}}
-{{- $needed := add $inFlight 2952790016 -}}
+{{- $needed := add $inFlight $buffer 805306368 -}}
 {{- if lt (include "annulus.bytes" . | int64) $needed -}}
-{{- fail (printf "coordinator.resources.limits.memory: %v; expected at least %d bytes: inFlightBytes, 2Gi of calls that arrive and leave, and 768Mi" . $needed) -}}
+{{- fail (printf "coordinator.resources.limits.memory: %v; expected at least %d bytes: inFlightBytes, bufferBytes and 768Mi" . $needed) -}}
 {{- end -}}
 {{- end -}}
 {{- if and $v.route.enabled (not $v.route.parentRefs) -}}

@@ -24,6 +24,7 @@ auth: auth.enabled
 recovery-s: OF.recoverySeconds
 in-flight-bytes-max: OF.inFlightBytes
 request-bytes-max: OF.requestBytes
+buffer-bytes-max: OF.bufferBytes
 evict: OF.evict
 data-hosts: OF.dataHosts
 cluster: OF.cluster

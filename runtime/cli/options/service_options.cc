@@ -74,7 +74,8 @@ void AddServiceOptions(Options* options, ServiceFlags* flags) {
                });
 }
 
-void AddLimits(Options* options, CoordinatorLimits* limits) {
+void AddLimits(Options* options, LimitFlags* flags) {
+  CoordinatorLimits* const limits = &flags->coordinator;
   constexpr int64_t kBytesMax = int64_t{1} << 50;
   options->Add("contexts-max", "N", "contexts at once (4096)",
                SetCount(&limits->contexts_max, 1, int64_t{1} << 24));
@@ -85,8 +86,13 @@ void AddLimits(Options* options, CoordinatorLimits* limits) {
   options->Add("in-flight-bytes-max", "N",
                "bytes of all calls' tensors, candidates and lists at once (4G)",
                SetCount(&limits->in_flight_bytes_max, 1, kBytesMax));
-  options->Add("request-bytes-max", "N", "bytes of one call's tensors with its answer (1G)",
+  options->Add("request-bytes-max", "N",
+               "bytes of one call's tensors with its answer, half of buffer-bytes-max at most (1G)",
                SetCount(&limits->request_bytes_max, 1, kBytesMax));
+  options->Add("buffer-bytes-max", "N",
+               "bytes of all calls' tensors that come from clients or go to them, half of them one "
+               "client's (2G)",
+               SetCount(&flags->buffer_bytes_max, 1, kBytesMax));
   options->Add("list-cache-bytes", "N",
                "lists that calls name by handles, here and at each worker (256M)",
                SetCount(&limits->list_cache_bytes, 0, kBytesMax));
@@ -94,15 +100,26 @@ void AddLimits(Options* options, CoordinatorLimits* limits) {
                    &limits->evict);
 }
 
-Arguments LimitArguments(const CoordinatorLimits& limits) {
+Arguments LimitArguments(const LimitFlags& flags) {
+  const CoordinatorLimits& limits = flags.coordinator;
   Arguments args = {"--contexts-max",        absl::StrCat(limits.contexts_max),
                     "--layers-max",          absl::StrCat(limits.layers_max),
                     "--in-flight-max",       absl::StrCat(limits.in_flight_max),
                     "--in-flight-bytes-max", absl::StrCat(limits.in_flight_bytes_max),
                     "--request-bytes-max",   absl::StrCat(limits.request_bytes_max),
+                    "--buffer-bytes-max",    absl::StrCat(flags.buffer_bytes_max),
                     "--list-cache-bytes",    absl::StrCat(limits.list_cache_bytes)};
   if (limits.evict) args.push_back("--evict");
   return args;
+}
+
+RpcLimits RpcLimitsOf(const LimitFlags& limits, const ServiceFlags& service) {
+  RpcLimits rpc;
+  rpc.stream.request_bytes_max = limits.coordinator.request_bytes_max;
+  rpc.buffer_bytes_max = limits.buffer_bytes_max;
+  rpc.client = ClientLimitsOf(service);
+  rpc.connections = ConnectionLimitsOf(service);
+  return rpc;
 }
 
 Metric TransportBytes(const char* transport, const char* direction, uint64_t bytes) {

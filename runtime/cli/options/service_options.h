@@ -13,6 +13,7 @@
 #include "runtime/cli/options/options.h"
 #include "runtime/coordinator/limits.h"
 #include "runtime/server/acceptor.h"
+#include "runtime/server/limits.h"
 #include "runtime/server/stall_watch.h"
 #include "runtime/telemetry/metrics.h"
 
@@ -56,10 +57,16 @@ std::vector<Metric> MetricsOf(const ConnectionCounts& counts);
 // cannot share.
 Arguments ServiceArguments(const ServiceFlags& flags);
 
-// What a coordinator holds at most.
-void AddLimits(Options* options, CoordinatorLimits* limits);
+// What a coordinator's process holds at most.
+struct LimitFlags {
+  CoordinatorLimits coordinator;
+  int64_t buffer_bytes_max = RpcLimits().buffer_bytes_max;  // of its server
+};
+void AddLimits(Options* options, LimitFlags* flags);
 // The flags that give another command the same limits.
-Arguments LimitArguments(const CoordinatorLimits& limits);
+Arguments LimitArguments(const LimitFlags& flags);
+// What its server holds at most. One call may bring as much as the coordinator takes of one.
+RpcLimits RpcLimitsOf(const LimitFlags& limits, const ServiceFlags& service);
 
 UcxOptions UcxOptionsOf(const ServiceFlags& flags);
 

@@ -80,6 +80,7 @@ OTHER = {
     "coordinator.dnsPolicy": "Default",
     "coordinator.options": {"contexts-max": 1000},
     "coordinator.inFlightBytes": "768Mi",
+    "coordinator.bufferBytes": "1Gi",
     "coordinator.requestBytes": "1Mi",
     "service.type": "NodePort",
     "service.nodePort": 30070,

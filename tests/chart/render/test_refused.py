@@ -180,7 +180,7 @@ TOGETHER = [
     ),
     *(
         ({"coordinator": {key: size}}, f"coordinator.{key}: {size}; expected 1 to ")
-        for key, size in (("inFlightBytes", "0"), ("requestBytes", "0Mi"), ("requestBytes", "2Gi"))
+        for key, size in (("inFlightBytes", "0"), ("requestBytes", "0Mi"), ("bufferBytes", "2Pi"))
     ),
     *(
         (
@@ -312,6 +312,18 @@ TOGETHER = [
     (
         {"coordinator": {"inFlightBytes": "256Mi"}},
         "coordinator.requestBytes: 512Mi; expected at most coordinator.inFlightBytes, 256Mi",
+    ),
+    (
+        {"coordinator": {"requestBytes": "1025Mi", "inFlightBytes": "1200Mi"}},
+        "coordinator.requestBytes: 1025Mi; expected at most half of coordinator.bufferBytes, 2Gi",
+    ),
+    (
+        {"coordinator": {"bufferBytes": "31Mi", "requestBytes": "1Mi"}},
+        "coordinator.bufferBytes: 31Mi; expected at least 32Mi",
+    ),
+    (
+        {"coordinator": {"bufferBytes": "3Gi"}},
+        "coordinator.resources.limits.memory: 4Gi; expected at least 5100273664 bytes",
     ),
     (
         {"coordinator": {"inFlightBytes": "1281Mi"}},
