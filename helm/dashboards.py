@@ -201,6 +201,8 @@ WORKERS = [
         "short",
         ("annulus_connections", "{{instance}}"),
         (rates("annulus_connections_refused_total", "why"), "refused: {{why}}"),
+        (rates("annulus_tls_handshakes_failed_total", "instance"), "{{instance}} failed TLS"),
+        (rates("annulus_http_connections_refused_total", "instance"), "{{instance}} pages refused"),
     ),
     graph("Uploads", "short", ("annulus_uploads", "{{instance}}")),
 ]

@@ -41,12 +41,12 @@ absl::StatusOr<Samples> MeasureGrpcStream(int64_t bytes, int rounds, const Serve
   grpc::ServerBuilder builder;
   int port = 0;
   ANNULUS_ASSIGN_OR_RETURN(const auto files, TlsFiles::Open(tls));
-  ANNULUS_ASSIGN_OR_RETURN(const auto credentials, MakeChannelCredentials({.ca = ca}));
-  builder.AddListeningPort("127.0.0.1:0", files->credentials(), &port);
+  ANNULUS_ASSIGN_OR_RETURN(const auto trusted, TlsFiles::Open(ClientTls{.ca = ca}));
+  builder.AddListeningPort("127.0.0.1:0", files->ServerCredentials(), &port);
   builder.RegisterService(&sink);
   const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr) return absl::UnavailableError("cannot listen on 127.0.0.1");
-  const auto channel = MakeChannel(absl::StrCat("127.0.0.1:", port), credentials);
+  const auto channel = MakeChannel(absl::StrCat("127.0.0.1:", port), trusted->ChannelCredentials());
   const int64_t chunk_bytes = ClientOptions().chunk_bytes;
   absl::Status failed;
   const Samples samples = Samples::Of(

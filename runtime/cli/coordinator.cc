@@ -149,8 +149,9 @@ absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signal
   rpc.limits = RpcLimitsOf(flags.limits, flags.service);
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> server, RpcServer::Start(rpc));
   parts.server = server.get();
-  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<HttpDoor> pages,
-                           StartPages(flags.service.http_listen, PagesOf(parts, service)));
+  ANNULUS_ASSIGN_OR_RETURN(
+      const std::unique_ptr<HttpDoor> pages,
+      StartPages(flags.service.http_listen, PagesOf(parts, service), &parts.pages));
   const std::string endpoint = EndpointOf(flags.listen, server->port());
   *console.out << (flags.json ? absl::StrCat("{\"endpoint\":\"", endpoint, "\"}")
                               : absl::StrCat("ready ", endpoint))

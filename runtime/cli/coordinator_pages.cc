@@ -100,11 +100,12 @@ std::vector<Metric> MetricsOf(CoordinatorParts& parts) {
   std::vector<Metric> metrics = MetricsOf(parts.connections);
   metrics.push_back(TransportBytes("ucx", "sent", fabric.bytes_sent));
   metrics.push_back(TransportBytes("ucx", "received", fabric.bytes_received));
-  AddSecurityMetrics(parts.security, *parts.door, parts.authenticator, "clients",
-                     parts.server == nullptr ? TlsFiles::Reading() : parts.server->tls(), &metrics);
+  AddSecurityMetrics(parts.security, *parts.door, parts.authenticator, &metrics);
+  AddTlsMetrics("clients", "tls",
+                parts.server == nullptr ? TlsFiles::Reading() : parts.server->tls(), &metrics);
   AddView(parts.coordinator->View(), &metrics);
   if (parts.server != nullptr) AddLoad(parts.server->Load(), parts.tenants, &metrics);
-  AddProcessMetrics(&metrics);
+  AddProcessMetrics(parts.pages, &metrics);
   return metrics;
 }
 

@@ -20,6 +20,7 @@ struct CoordinatorParts {
   Coordinator* coordinator = nullptr;
   RpcServer* server = nullptr;  // null before it listens
   ConnectionCounts connections{};
+  HttpCounts pages{};
   TenantNames tenants{};  // that wait
   std::atomic<bool> draining = false;
 };

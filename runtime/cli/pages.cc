@@ -10,7 +10,17 @@
 
 namespace annulus {
 
-void AddProcessMetrics(std::vector<Metric>* metrics) {
+void AddProcessMetrics(const HttpCounts& pages, std::vector<Metric>* metrics) {
+  metrics->push_back({"annulus_http_connections",
+                      "Connections to the pages that are open.",
+                      Metric::Kind::kGauge,
+                      static_cast<double>(pages.open),
+                      {}});
+  metrics->push_back({"annulus_http_connections_refused_total",
+                      "Connections to the pages that were closed at once.",
+                      Metric::Kind::kCounter,
+                      static_cast<double>(pages.refused),
+                      {}});
   for (Metric& metric : ProcessMetrics()) metrics->push_back(std::move(metric));
   metrics->push_back({"annulus_build_info",
                       "1; its labels say which program this is.",
@@ -28,7 +38,8 @@ HttpAnswer JsonAnswer(std::string body) {
 }
 
 absl::StatusOr<std::unique_ptr<HttpDoor>> StartPages(const std::string& listen,
-                                                     const ProcessPages& pages) {
+                                                     const ProcessPages& pages,
+                                                     HttpCounts* counts) {
   if (listen.empty()) return std::unique_ptr<HttpDoor>();
   std::map<std::string, HttpPage> by_path;
   by_path["/livez"] = [live = pages.live] { return ProbeAnswer(live()); };
@@ -37,7 +48,7 @@ absl::StatusOr<std::unique_ptr<HttpDoor>> StartPages(const std::string& listen,
   by_path["/metrics"] = pages.metrics;
   by_path["/status"] = by_path["/"] = pages.status;
   by_path["/status.json"] = pages.status_json;
-  ANNULUS_ASSIGN_OR_RETURN(auto door, HttpDoor::Start(listen, std::move(by_path)));
+  ANNULUS_ASSIGN_OR_RETURN(auto door, HttpDoor::Start(listen, std::move(by_path), counts));
   Log(LogLevel::kInfo, "http", {{"port", door->port()}});
   return door;
 }

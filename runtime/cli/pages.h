@@ -26,15 +26,16 @@ struct ProcessPages {
 // How long a page waits for what it asks of its process.
 inline constexpr absl::Duration kPagePatience = absl::Seconds(1);
 
-// What every process tells beside its own: process_* and annulus_build_info.
-void AddProcessMetrics(std::vector<Metric>* metrics);
+// What every process tells beside its own: of its pages' connections, process_* and
+// annulus_build_info.
+void AddProcessMetrics(const HttpCounts& pages, std::vector<Metric>* metrics);
 
 HttpAnswer HtmlAnswer(std::string body);
 HttpAnswer JsonAnswer(std::string body);
 
 // /livez, /startupz (it listens), /readyz, /metrics, /status, /status.json and /. nullptr where
-// `listen` is empty. Logs the port.
+// `listen` is empty. Logs the port. `counts` outlives the door.
 absl::StatusOr<std::unique_ptr<HttpDoor>> StartPages(const std::string& listen,
-                                                     const ProcessPages& pages);
+                                                     const ProcessPages& pages, HttpCounts* counts);
 
 }  // namespace annulus

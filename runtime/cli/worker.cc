@@ -122,6 +122,7 @@ ClientSecurity JoinSecurityOf(const WorkerFlags& flags) {
   if (join.tls.on()) {
     join.tls.cert = flags.security.tls_cert;
     join.tls.key = flags.security.tls_key;
+    join.tls.reload_period = absl::Seconds(flags.security.reload_s);
   }
   return join;
 }
@@ -200,15 +201,17 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
   parts.name = flags.name;
   std::unique_ptr<DataServer> data;
   std::unique_ptr<Worker> worker;
-  const auto security_metrics = [&](std::vector<Metric>* metrics) {
-    const DataServer* const serves = parts.data.load();
-    AddSecurityMetrics(flags.security, door, authenticator.get(), "data",
-                       serves == nullptr ? TlsFiles::Reading() : serves->tls(), metrics);
-  };
-  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<HttpDoor> pages,
-                           StartPages(flags.service.http_listen, PagesOf(parts, security_metrics)));
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<JoinClient> join,
                            JoinClient::Make(flags.coordinator, JoinSecurityOf(flags)));
+  const auto security_metrics = [&](std::vector<Metric>* metrics) {
+    const DataServer* const serves = parts.data.load();
+    AddSecurityMetrics(flags.security, door, authenticator.get(), metrics);
+    AddTlsMetrics("data", "tls", serves == nullptr ? TlsFiles::Reading() : serves->tls(), metrics);
+    AddTlsMetrics("join", "join", join->tls(), metrics);
+  };
+  ANNULUS_ASSIGN_OR_RETURN(
+      const std::unique_ptr<HttpDoor> pages,
+      StartPages(flags.service.http_listen, PagesOf(parts, security_metrics), &parts.pages));
   // Until it is there nobody may know which of this machine's addresses is towards it.
   ANNULUS_ASSIGN_OR_RETURN(Admittance in, FindCoordinator(flags.coordinator, *join, "", signals));
   if (in.address.empty()) return absl::OkStatus();

@@ -12,7 +12,7 @@ namespace annulus {
 namespace {
 
 std::vector<Metric> MetricsOf(const WorkerSnapshot& snapshot, const DataServer* data,
-                              const ConnectionCounts& connections) {
+                              const ConnectionCounts& connections, const HttpCounts& pages) {
   const auto gauge = [](const char* name, const char* help, double value) {
     return Metric{name, help, Metric::Kind::kGauge, value, {}};
   };
@@ -59,7 +59,7 @@ std::vector<Metric> MetricsOf(const WorkerSnapshot& snapshot, const DataServer* 
     add("annulus_gpu_memory_bytes", "Memory of the GPU in use, by all processes", memory.bytes);
     add("annulus_gpu_memory_bytes_limit", "Memory of the GPU", memory.bytes_limit);
   }
-  AddProcessMetrics(&metrics);
+  AddProcessMetrics(pages, &metrics);
   return metrics;
 }
 
@@ -87,7 +87,7 @@ ProcessPages PagesOf(WorkerParts& parts, std::function<void(std::vector<Metric>*
   };
   pages.metrics = [&parts, more = std::move(more)] {
     std::vector<Metric> metrics =
-        MetricsOf(SnapshotOf(parts), parts.data.load(), parts.connections);
+        MetricsOf(SnapshotOf(parts), parts.data.load(), parts.connections, parts.pages);
     more(&metrics);
     return MetricsPage(metrics);
   };

@@ -19,6 +19,7 @@ struct WorkerParts {
   std::atomic<DataServer*> data = nullptr;
   std::atomic<Worker*> worker = nullptr;
   ConnectionCounts connections;
+  HttpCounts pages;
 };
 
 // `more` adds to the metrics.

@@ -10,14 +10,15 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/listener.h"
+#include "base/peer_address.h"
 #include "base/status.h"
 #include "runtime/protocol/public/channel.h"
 
 namespace annulus {
 namespace {
 
-constexpr unsigned kConnectionsMax = 256;
-constexpr unsigned kConnectionsOfAddressMax = 64;
+constexpr int kConnectionsMax = 256;
+constexpr int kConnectionsOfPeerMax = 64;
 constexpr unsigned kIdleMaxS = 5;
 constexpr size_t kConnectionBytes = 16 << 10;  // for a request's head
 
@@ -88,11 +89,40 @@ struct HttpDoor::Handler {
     return Send(connection, Handler{door->pages_}.AnswerTo(path, method));
   }
 
+  static MHD_Result OnAccept(void* self, const sockaddr* address, socklen_t) {
+    auto* const door = static_cast<HttpDoor*>(self);
+    if (door->HasRoom(*address)) return MHD_YES;
+    ++door->counts_.refused;
+    return MHD_NO;
+  }
+
+  static void OnConnection(void* self, MHD_Connection* connection, void**,
+                           MHD_ConnectionNotificationCode what) {
+    const MHD_ConnectionInfo* const info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    static_cast<HttpDoor*>(self)->Count(*info->client_addr,
+                                        what == MHD_CONNECTION_NOTIFY_STARTED ? 1 : -1);
+  }
+
   const std::map<std::string, HttpPage>& pages;
 };
 
+bool HttpDoor::HasRoom(const sockaddr& address) const {
+  const auto peer = open_.find(PeerOf(address));
+  return counts_.open < kConnectionsMax &&
+         (peer == open_.end() || peer->second < kConnectionsOfPeerMax);
+}
+
+void HttpDoor::Count(const sockaddr& address, int change) {
+  counts_.open += change;
+  const auto peer = open_.try_emplace(PeerOf(address), 0).first;
+  peer->second += change;
+  if (peer->second == 0) open_.erase(peer);
+}
+
 absl::StatusOr<std::unique_ptr<HttpDoor>> HttpDoor::Start(const std::string& listen,
-                                                          std::map<std::string, HttpPage> pages) {
+                                                          std::map<std::string, HttpPage> pages,
+                                                          HttpCounts* counts) {
   ANNULUS_RETURN_IF_ERROR(CheckHostPort("http address", listen));
   const auto failed = [&](absl::string_view why) {
     return absl::UnavailableError(absl::StrCat("cannot serve HTTP on \"", listen, "\": ", why,
@@ -102,14 +132,16 @@ absl::StatusOr<std::unique_ptr<HttpDoor>> HttpDoor::Start(const std::string& lis
   absl::StatusOr<std::vector<UniqueFd>> listeners = ListenAt(listen, SOMAXCONN);
   if (!listeners.ok()) return failed(listeners.status().message());
   UniqueFd listener = std::move(listeners->front());  // the library takes one
-  auto door = std::unique_ptr<HttpDoor>(new HttpDoor(std::move(pages)));
+  auto door = std::unique_ptr<HttpDoor>(new HttpDoor(std::move(pages), counts));
   door->port_ = PortOf(listener.get());
-  door->daemon_ = MHD_start_daemon(
-      MHD_USE_EPOLL_INTERNAL_THREAD, 0, nullptr, nullptr, &Handler::OnRequest, door.get(),
-      MHD_OPTION_LISTEN_SOCKET, static_cast<MHD_socket>(listener.get()),
-      MHD_OPTION_CONNECTION_LIMIT, kConnectionsMax, MHD_OPTION_PER_IP_CONNECTION_LIMIT,
-      kConnectionsOfAddressMax, MHD_OPTION_CONNECTION_TIMEOUT, kIdleMaxS,
-      MHD_OPTION_CONNECTION_MEMORY_LIMIT, kConnectionBytes, MHD_OPTION_END);
+  // The library's own bound is beyond ours: it refuses without a word.
+  door->daemon_ =
+      MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD, 0, &Handler::OnAccept, door.get(),
+                       &Handler::OnRequest, door.get(), MHD_OPTION_LISTEN_SOCKET,
+                       static_cast<MHD_socket>(listener.get()), MHD_OPTION_CONNECTION_LIMIT,
+                       static_cast<unsigned>(kConnectionsMax + 1), MHD_OPTION_NOTIFY_CONNECTION,
+                       &Handler::OnConnection, door.get(), MHD_OPTION_CONNECTION_TIMEOUT, kIdleMaxS,
+                       MHD_OPTION_CONNECTION_MEMORY_LIMIT, kConnectionBytes, MHD_OPTION_END);
   if (door->daemon_ == nullptr) return failed("the HTTP library starts no server");
   listener.Release();  // the library closes it
   return door;

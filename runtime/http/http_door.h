@@ -1,10 +1,13 @@
 // HttpDoor: a process's small pages for probes, scrapers and people, over HTTP/1.1 in plain text.
 // One thread reads and answers all connections, so that however many stand half open none holds
-// another up; they are bounded in all and by address, and cut when idle. GET and HEAD alone; no
+// another up; they are bounded in all and by peer (base/peer_address.h), and cut when idle: those
+// beyond a bound are closed at once, and counted. GET and HEAD alone; no
 // page reads anything of a request but its path. Whoever reaches the address may read all pages: it
 // is for loopback or the operator's network. Thread-safe.
 #pragma once
 
+#include <atomic>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
@@ -13,6 +16,7 @@
 #include "absl/status/statusor.h"
 
 struct MHD_Daemon;
+struct sockaddr;
 
 namespace annulus {
 
@@ -27,12 +31,19 @@ using HttpPage = std::function<HttpAnswer()>;
 // 200 "ok", or 503 with what is wrong: what probes ask.
 HttpAnswer ProbeAnswer(const absl::Status& status);
 
+// What a door has seen; read by metrics. Thread-safe.
+struct HttpCounts {
+  std::atomic<int64_t> open = 0;
+  std::atomic<uint64_t> refused = 0;  // beyond a bound
+};
+
 class HttpDoor {
  public:
-  // `listen` is "host:port", port 0: any free one; pages by path, "/metrics". INVALID_ARGUMENT and
-  // UNAVAILABLE name the address.
+  // `listen` is "host:port", port 0: any free one; pages by path, "/metrics". `counts`, if any,
+  // outlives this. INVALID_ARGUMENT and UNAVAILABLE name the address.
   static absl::StatusOr<std::unique_ptr<HttpDoor>> Start(const std::string& listen,
-                                                         std::map<std::string, HttpPage> pages);
+                                                         std::map<std::string, HttpPage> pages,
+                                                         HttpCounts* counts = nullptr);
   ~HttpDoor();
   HttpDoor(const HttpDoor&) = delete;
   HttpDoor& operator=(const HttpDoor&) = delete;
@@ -41,9 +52,15 @@ class HttpDoor {
 
  private:
   struct Handler;
-  explicit HttpDoor(std::map<std::string, HttpPage> pages) : pages_(std::move(pages)) {}
+  HttpDoor(std::map<std::string, HttpPage> pages, HttpCounts* counts)
+      : pages_(std::move(pages)), counts_(counts != nullptr ? *counts : own_counts_) {}
+  bool HasRoom(const sockaddr& address) const;
+  void Count(const sockaddr& address, int change);
 
   const std::map<std::string, HttpPage> pages_;
+  HttpCounts own_counts_;
+  HttpCounts& counts_;
+  std::map<std::string, int> open_;  // by peer; the thread's own
   MHD_Daemon* daemon_ = nullptr;
   int port_ = 0;
 };

@@ -16,9 +16,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/listener.h"
+#include "base/peer_address.h"
 #include "base/status.h"
+#include "runtime/protocol/public/tls_files.h"
 #include "runtime/server/admission.h"
-#include "runtime/server/peer.h"
 
 namespace annulus {
 namespace {
@@ -97,13 +98,13 @@ absl::StatusOr<std::unique_ptr<Acceptor>> Acceptor::Listen(const std::string& li
   return acceptor;
 }
 
-void Acceptor::AddTo(grpc::ServerBuilder* builder,
-                     std::shared_ptr<grpc::ServerCredentials> credentials) {
+void Acceptor::AddTo(grpc::ServerBuilder* builder, const TlsFiles& tls) {
+  handshakes_ = tls.handshakes();
   builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS,
                               static_cast<int>(absl::ToInt64Milliseconds(limits_.handshake_max)));
   using Type = grpc::ServerBuilder::experimental_type::ExternalConnectionType;
   server_ =
-      builder->experimental().AddExternalConnectionAcceptor(Type::FROM_FD, std::move(credentials));
+      builder->experimental().AddExternalConnectionAcceptor(Type::FROM_FD, tls.ServerCredentials());
 }
 
 void Acceptor::Start() {
@@ -207,7 +208,8 @@ void Acceptor::Take(int listener, UniqueFd connection, const sockaddr& address) 
     return;
   }
   SetOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-  connections_.emplace(fd, Connection{file.st_ino, name});
+  connections_.emplace(fd, Connection{file.st_ino, name, absl::Now()});
+  ++handed_;
   ++peer.open;
   --peer.may_open;
   ++counts_.open;
@@ -239,6 +241,20 @@ void Acceptor::Sweep() {
       peers_.erase(peer);
     }
   }
+  if (handshakes_ != nullptr) CountHandshakes();
+}
+
+// gRPC says that a handshake was done, and not on which connection. Of one that is open and may
+// still be at it nothing is known; all others were done, or have failed.
+void Acceptor::CountHandshakes() {
+  const absl::Time begun = swept_ - limits_.handshake_max - kSweepPeriod;
+  const auto young =
+      std::count_if(connections_.begin(), connections_.end(),
+                    [begun](const auto& connection) { return connection.second.since > begun; });
+  const uint64_t known = *handshakes_ + static_cast<uint64_t>(young) + handshakes_failed_;
+  if (known >= handed_) return;
+  counts_.handshakes_failed += handed_ - known;
+  handshakes_failed_ += handed_ - known;
 }
 
 }  // namespace annulus

@@ -1,8 +1,8 @@
 // Acceptor: the door of a gRPC server. It listens and hands each connection to the server, as long
-// as there are fewer than connections_max, of one peer (peer.h) fewer than half as many, and of one
-// peer no more than connection_rate_max a second: the others are closed at once, which costs
-// little. gRPC's own accept loop has no bounds, and does not come back once the process has run out
-// of descriptors. Thread-safe. Has one thread.
+// as there are fewer than connections_max, of one peer (base/peer_address.h) fewer than half as
+// many, and of one peer no more than connection_rate_max a second: the others are closed at once,
+// which costs little. gRPC's own accept loop has no bounds, and does not come back once the process
+// has run out of descriptors. Thread-safe. Has one thread.
 #pragma once
 
 #include <sys/socket.h>
@@ -25,13 +25,14 @@
 
 namespace grpc {
 class ServerBuilder;
-class ServerCredentials;
 namespace experimental {
 class ExternalConnectionAcceptor;
 }  // namespace experimental
 }  // namespace grpc
 
 namespace annulus {
+
+class TlsFiles;
 
 struct ConnectionLimits {
   // Fewer where the process may have fewer descriptors: some are left for everything else.
@@ -50,6 +51,8 @@ struct ConnectionCounts {
   std::atomic<int64_t> open = 0;
   std::atomic<uint64_t> refused = 0;  // beyond a bound
   std::atomic<uint64_t> failed = 0;   // for want of descriptors or memory
+  // Over TLS: connections that ended before their handshake was done.
+  std::atomic<uint64_t> handshakes_failed = 0;
 };
 
 class Acceptor {
@@ -63,8 +66,8 @@ class Acceptor {
 
   int port() const { return port_; }
 
-  // Makes the server that the builder builds take its connections from here. Once.
-  void AddTo(grpc::ServerBuilder* builder, std::shared_ptr<grpc::ServerCredentials> credentials);
+  // Makes the server that the builder builds take its connections from here, by `tls`. Once.
+  void AddTo(grpc::ServerBuilder* builder, const TlsFiles& tls);
   // The server has started, and outlives this or its Stop: connections are taken from now on.
   void Start();
   // None is taken any more. Those that are open stay.
@@ -84,6 +87,7 @@ class Acceptor {
   struct Connection {
     ino_t inode;
     std::string peer;
+    absl::Time since;
   };
 
   Acceptor(const ConnectionLimits& limits, ConnectionCounts* counts);
@@ -96,6 +100,7 @@ class Acceptor {
   void OnAcceptError(int listener, int error);
   void Forget(std::unordered_map<int, Connection>::iterator connection);
   void Sweep();
+  void CountHandshakes();
 
   const ConnectionLimits limits_;
   ConnectionCounts own_counts_;
@@ -115,6 +120,9 @@ class Acceptor {
   std::unordered_map<int, Connection> connections_;  // by descriptor
   std::unordered_map<std::string, Peer> peers_;
   absl::Time swept_ = absl::InfinitePast();
+  std::shared_ptr<const std::atomic<uint64_t>> handshakes_;  // that were done; null without TLS
+  uint64_t handed_ = 0;                                      // connections, to the server
+  uint64_t handshakes_failed_ = 0;
   std::thread thread_;
 };
 

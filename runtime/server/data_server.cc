@@ -115,7 +115,7 @@ class GrpcDataServer final : public DataServer {
                  .threads_max = options.puts_max + kSpareThreads},
                 &builder);
     ANNULUS_ASSIGN_OR_RETURN(tls_, TlsFiles::Open(options.tls));
-    acceptor_->AddTo(&builder, tls_->credentials());
+    acceptor_->AddTo(&builder, *tls_);
     builder.RegisterService(&handlers_);
     server_ = builder.BuildAndStart();
     if (server_ == nullptr) return absl::InternalError("gRPC starts no server");

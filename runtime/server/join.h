@@ -59,6 +59,8 @@ class JoinClient {
   // good. Errors name the endpoint: UNAVAILABLE and DEADLINE_EXCEEDED where nobody answered.
   absl::StatusOr<Admittance> Join(const std::string& data_address, absl::Time deadline);
 
+  TlsFiles::Reading tls() const { return identity_->tls_files(); }
+
  private:
   JoinClient(const std::string& endpoint, std::unique_ptr<ClientIdentity> identity);
 

@@ -1,6 +1,5 @@
-// Who a call or a connection counts as where bounds are shared: the caller's tenant or, where it
-// has none, its address. Of IPv6 that is the /64 network, since whoever has one address of it has
-// them all. Thread-safe functions.
+// Who a call counts as where bounds are shared: the caller's tenant or, where it has none, its
+// address as base/peer_address.h has it. Thread-safe functions.
 #pragma once
 
 #include <string>
@@ -11,12 +10,8 @@
 namespace grpc {
 class ServerContext;
 }  // namespace grpc
-struct sockaddr;
 
 namespace annulus {
-
-// "192.0.2.1", or "2001:db8::" of any address of that network; IPv4 in IPv6 is IPv4.
-std::string PeerOf(const sockaddr& address);
 
 // Of a call, from whichever of its connections.
 std::string PeerOf(const grpc::ServerContext& context, const Caller& caller = {});

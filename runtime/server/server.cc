@@ -55,7 +55,7 @@ class GrpcServer final : public RpcServer {
                  .reflection = options.reflection && !door_->asks()},
                 &builder);
     ANNULUS_ASSIGN_OR_RETURN(tls_, TlsFiles::Open(options.tls));
-    acceptor_->AddTo(&builder, tls_->credentials());
+    acceptor_->AddTo(&builder, *tls_);
     builder.RegisterService(annulus_.get());
     builder.RegisterService(&health_);
     if (join_ != nullptr) builder.RegisterService(join_.get());

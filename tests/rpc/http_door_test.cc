@@ -88,6 +88,32 @@ TEST_CASE("connections that never ask, or ask nonsense, keep nobody out") {
   CHECK(served);
 }
 
+TEST_CASE("connections of one address beyond its share are closed at once, and counted") {
+  HttpCounts counts;
+  const auto door =
+      HttpDoor::Start("127.0.0.1:0", {{"/good", [] { return HttpAnswer(); }}}, &counts).value();
+  const auto is = [](auto& count, auto expected) {
+    for (int i = 0; i < 200 && count != expected; ++i) absl::SleepFor(absl::Milliseconds(10));
+    return count == expected;
+  };
+  std::vector<int> silent;
+  for (int i = 0; i < 64; ++i) silent.push_back(test::ConnectToLoopback(door->port()));
+  CHECK(is(counts.open, 64));
+  CHECK(counts.refused == 0);
+  for (int i = 0; i < 3; ++i) {
+    const int fd = test::ConnectToLoopback(door->port());
+    char byte = 0;
+    CHECK(read(fd, &byte, 1) <= 0);
+    close(fd);
+  }
+  CHECK(is(counts.refused, 3u));
+  CHECK(counts.open == 64);
+  for (const int fd : silent) close(fd);
+  CHECK(is(counts.open, 0));
+  CHECK(absl::StartsWith(AskLoopback(door->port(), HttpRequest("GET", "/good")), "HTTP/1.1 200 "));
+  CHECK(counts.refused == 3);
+}
+
 TEST_CASE("an address that pages cannot be served on is named") {
   for (const char* listen : {"", "8080", "nowhere:x", "127.0.0.1:99999", "127.0.0.1:0,0.0.0.0:0"}) {
     const auto door = HttpDoor::Start(listen, {});

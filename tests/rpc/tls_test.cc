@@ -1,5 +1,7 @@
 // TLS between clients and the server: who is refused, and certificates that are replaced while
 // clients call.
+#include <grpcpp/channel.h>
+
 #include <atomic>
 #include <filesystem>
 #include <thread>
@@ -11,13 +13,14 @@
 #include "base/log.h"
 #include "runtime/identity/authenticator.h"
 #include "runtime/protocol/public/channel.h"
-#include "runtime/protocol/public/tls.h"
+#include "runtime/protocol/public/client_identity.h"
 #include "runtime/protocol/public/tls_files.h"
 #include "runtime/server/door.h"
 #include "runtime/server/server.h"
 #include "tests/catch.h"
 #include "tests/certificates.h"
 #include "tests/rpc/fake_service.h"
+#include "tests/rpc/scrape.h"
 #include "tests/temp_folder.h"
 
 namespace annulus {
@@ -38,11 +41,13 @@ struct Quiet {
 
 struct Secured {
   explicit Secured(const CertificateSpec& spec = {}, bool asks_clients = false,
-                   absl::string_view auth = "") {
+                   absl::string_view auth = "", absl::Duration handshake_max = absl::Seconds(10)) {
     Install(authority.Issue(spec));
     folder.Write("ca.pem", authority.certificate());
     RpcServerOptions options;
     options.service = &service;
+    options.counts = &counts;
+    options.limits.connections.handshake_max = handshake_max;
     options.tls = {.cert = folder / "server.pem",
                    .key = folder / "server.key",
                    .client_ca = asks_clients ? folder / "ca.pem" : "",
@@ -79,6 +84,7 @@ struct Secured {
   std::unique_ptr<Authenticator> authenticator;
   std::unique_ptr<Door> door;
   FakeService service;
+  ConnectionCounts counts;
   std::unique_ptr<RpcServer> server;
 };
 
@@ -145,6 +151,40 @@ TEST_CASE("mTLS: no certificate, one of another authority and an expired one are
   CHECK(secured.service.calls == 1);
 }
 
+TEST_CASE("handshakes of TLS that fail are counted, and those that do not are not") {
+  const Quiet quiet;
+  const Secured secured({}, /*asks_clients=*/true, /*auth=*/"", /*handshake_max=*/absl::Seconds(1));
+  const CertificateSpec of_client{.common_name = "ann", .names = ""};
+  const auto client = Client::Connect(secured.Options(secured.authority.Issue(of_client))).value();
+  const auto counted = [&](uint64_t least) {
+    for (int i = 0; i < 250 && secured.counts.handshakes_failed < least; ++i) {
+      absl::SleepFor(absl::Milliseconds(20));
+    }
+    return secured.counts.handshakes_failed.load();
+  };
+  for (const absl::string_view bytes : {"", "GET / HTTP/1.1\r\n\r\n", "\x16\x03\x01", "PRI *"}) {
+    const int fd = test::ConnectToLoopback(secured.server->port());
+    (void)!write(fd, bytes.data(), bytes.size());
+    close(fd);
+  }
+  const int silent = test::ConnectToLoopback(secured.server->port());  // until it is cut
+  CHECK(counted(5) == 5);
+  close(silent);
+  ClientOptions stranger = secured.Options(Authority().Issue(of_client));
+  stranger.connect_timeout = absl::Seconds(1);
+  CHECK(absl::IsUnavailable(StatusBy(stranger)));
+  const absl::Duration all_over = absl::Seconds(1.8);
+  absl::SleepFor(all_over);
+  const uint64_t failed = secured.counts.handshakes_failed;
+  CHECK(failed > 5);
+  for (int i = 0; i < 3; ++i) {
+    CHECK(StatusBy(secured.Options(secured.authority.Issue(of_client))).ok());
+  }
+  CHECK(client->Status().ok());
+  absl::SleepFor(all_over);
+  CHECK(secured.counts.handshakes_failed == failed);
+}
+
 TEST_CASE("a certificate is a caller with a role, by its alternative or its common name") {
   const Quiet quiet;
   const Secured secured({}, /*asks_clients=*/true,
@@ -202,6 +242,42 @@ TEST_CASE("a server whose files of TLS are spoilt goes on with what it had") {
   CHECK(StatusBy(secured.Options()).ok());
 }
 
+TEST_CASE("a client whose files of TLS are spoilt goes on with what it had") {
+  const Quiet quiet;
+  const Secured secured({}, /*asks_clients=*/true);
+  const CertificateSpec of_client{.common_name = "ann", .names = ""};
+  const Certificate one = secured.authority.Issue(of_client);
+  const ClientOptions options = secured.Options(one);
+  const auto identity = ClientIdentity::Open({.tls = {.ca = options.tls_ca,
+                                                      .cert = options.tls_cert,
+                                                      .key = options.tls_key,
+                                                      .reload_period = absl::Milliseconds(50)}})
+                            .value();
+  // Over a connection of its own.
+  const auto answers = [&] {
+    const auto channel = identity->ChannelTo(options.endpoint);
+    return channel->WaitForConnected(absl::ToChronoTime(absl::Now() + absl::Seconds(2)));
+  };
+  const auto reads = [&](uint64_t TlsFiles::Reading::*count, uint64_t expected) {
+    for (int i = 0; i < 100 && identity->tls_files().*count < expected; ++i) {
+      absl::SleepFor(absl::Milliseconds(20));
+    }
+    CHECK(identity->tls_files().*count == expected);
+  };
+  CHECK(answers());
+  const Certificate two = secured.authority.Issue(of_client);
+  secured.folder.Write("client.key", two.key);  // of another certificate
+  reads(&TlsFiles::Reading::reloads_failed, 1);
+  secured.folder.Write("ca.pem", "spoilt");
+  reads(&TlsFiles::Reading::reloads_failed, 2);
+  absl::SleepFor(absl::Seconds(1.2));  // gRPC has looked at what it is given
+  CHECK(answers());
+  secured.folder.Write("client.pem", two.certificate);
+  secured.folder.Write("ca.pem", secured.authority.certificate());
+  reads(&TlsFiles::Reading::reloads, 1);
+  CHECK(answers());
+}
+
 TEST_CASE("files of TLS tell when a chain ends, and how often they changed, well or not") {
   const Authority authority;
   const test::TempFolder folder;
@@ -215,10 +291,10 @@ TEST_CASE("files of TLS tell when a chain ends, and how often they changed, well
     CHECK(absl::AbsDuration(*reading.expiry - begin - after) < absl::Minutes(1));
   };
   install(authority.Issue({.until = absl::Hours(5)}), "");
-  const auto files =
-      TlsFiles::Open(
-          {.cert = folder / "cert", .key = folder / "key", .reload_period = absl::Hours(1)})
-          .value();
+  const auto files = TlsFiles::Open(ServerTls{.cert = folder / "cert",
+                                              .key = folder / "key",
+                                              .reload_period = absl::Hours(1)})
+                         .value();
   ends(files->reading(), absl::Hours(5));
   CHECK(files->Reload().reloads == 0);
   // The chain ends with the first of its certificates.
@@ -266,7 +342,7 @@ TEST_CASE("files of TLS that are missing or spoilt are refused by name") {
   refused(server({.cert = cert, .key = rubbish}), "tls_key: file");
   refused(server({.cert = cert, .key = other_key}), "tls_key: file");
   refused(server({.cert = cert, .key = key, .client_ca = rubbish}), "tls_client_ca: file");
-  const auto client = [](const ClientTls& tls) { return MakeChannelCredentials(tls).status(); };
+  const auto client = [](const ClientTls& tls) { return TlsFiles::Open(tls).status(); };
   CHECK(client({}).ok());
   refused(client({.cert = cert, .key = key}), "tls_ca: none");
   refused(client({.ca = rubbish}), "tls_ca: file");

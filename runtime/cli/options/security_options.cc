@@ -26,6 +26,17 @@ bool IsLoopback(const sockaddr& address) {
   return IN6_IS_ADDR_LOOPBACK(&v6) || (IN6_IS_ADDR_V4MAPPED(&v6) && v6.s6_addr[12] == 127);
 }
 
+void AddReloads(const char* secret, uint64_t reloads, uint64_t reloads_failed,
+                std::vector<Metric>* metrics) {
+  for (const auto& [result, count] : {std::pair("ok", reloads), {"failed", reloads_failed}}) {
+    metrics->push_back({"annulus_secret_reloads_total",
+                        "Times that files of --auth or of TLS had changed.",
+                        Metric::Kind::kCounter,
+                        static_cast<double>(count),
+                        {{"secret", secret}, {"result", result}}});
+  }
+}
+
 }  // namespace
 
 void AddServerSecurity(Options* options, ServerSecurityFlags* flags) {
@@ -107,8 +118,7 @@ void WarnIfInsecure(const ServerSecurityFlags& flags) {
 }
 
 void AddSecurityMetrics(const ServerSecurityFlags& flags, const Door& door,
-                        const Authenticator* authenticator, const char* port,
-                        const TlsFiles::Reading& tls, std::vector<Metric>* metrics) {
+                        const Authenticator* authenticator, std::vector<Metric>* metrics) {
   metrics->push_back({"annulus_insecure",
                       "1 where --insecure was said.",
                       Metric::Kind::kGauge,
@@ -117,6 +127,13 @@ void AddSecurityMetrics(const ServerSecurityFlags& flags, const Door& door,
   const Door::Counts refused = door.counts();
   metrics->push_back(CallsRefused("unauthenticated", refused.unauthenticated));
   metrics->push_back(CallsRefused("denied", refused.denied));
+  const Authenticator::Counts auth =
+      authenticator == nullptr ? Authenticator::Counts() : authenticator->counts();
+  AddReloads("auth", auth.reloads, auth.reloads_failed, metrics);
+}
+
+void AddTlsMetrics(const char* port, const char* secret, const TlsFiles::Reading& tls,
+                   std::vector<Metric>* metrics) {
   if (tls.expiry.has_value()) {
     metrics->push_back({"annulus_tls_certificate_expiry_timestamp_seconds",
                         "When the first certificate of a port's chain ends, since the Unix epoch.",
@@ -124,19 +141,7 @@ void AddSecurityMetrics(const ServerSecurityFlags& flags, const Door& door,
                         absl::ToDoubleSeconds(*tls.expiry - absl::UnixEpoch()),
                         {{"port", port}}});
   }
-  const auto reloads = [&](const char* secret, const char* result, uint64_t count) {
-    metrics->push_back({"annulus_secret_reloads_total",
-                        "Times that files of --auth or of TLS had changed.",
-                        Metric::Kind::kCounter,
-                        static_cast<double>(count),
-                        {{"secret", secret}, {"result", result}}});
-  };
-  const Authenticator::Counts auth =
-      authenticator == nullptr ? Authenticator::Counts() : authenticator->counts();
-  reloads("auth", "ok", auth.reloads);
-  reloads("auth", "failed", auth.reloads_failed);
-  reloads("tls", "ok", tls.reloads);
-  reloads("tls", "failed", tls.reloads_failed);
+  AddReloads(secret, tls.reloads, tls.reloads_failed, metrics);
 }
 
 }  // namespace annulus

@@ -158,7 +158,12 @@ std::vector<Metric> MetricsOf(const ConnectionCounts& counts) {
            static_cast<double>(counts.open.load()),
            {}},
           count("bound", counts.refused.load()),
-          count("descriptors", counts.failed.load())};
+          count("descriptors", counts.failed.load()),
+          {"annulus_tls_handshakes_failed_total",
+           "Connections that ended before their handshake of TLS was done.",
+           Metric::Kind::kCounter,
+           static_cast<double>(counts.handshakes_failed.load()),
+           {}}};
 }
 
 Arguments ServiceArguments(const ServiceFlags& flags) {

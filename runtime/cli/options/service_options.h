@@ -50,7 +50,7 @@ Metric CallsRefused(absl::string_view reason, uint64_t count);
 // annulus_queue_wait_seconds; of "calls" or "tasks".
 Metric QueueWait(const char* queue, Histogram::Reading waits);
 
-// annulus_connections and how many were turned away.
+// annulus_connections, how many were turned away, and how many never spoke TLS as they should.
 std::vector<Metric> MetricsOf(const ConnectionCounts& counts);
 
 // The flags that give another command the same options, but for http_listen, which two processes

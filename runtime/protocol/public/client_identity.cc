@@ -1,7 +1,6 @@
 #include "runtime/protocol/public/client_identity.h"
 
 #include <grpcpp/channel.h>
-#include <grpcpp/security/credentials.h>
 
 #include "base/status.h"
 #include "runtime/protocol/public/channel.h"
@@ -12,9 +11,9 @@ absl::StatusOr<std::unique_ptr<ClientIdentity>> ClientIdentity::Open(
     const ClientSecurity& security) {
   HoldGrpc();
   ANNULUS_ASSIGN_OR_RETURN(std::unique_ptr<TokenFile> token, TokenFile::Open(security.token_file));
-  ANNULUS_ASSIGN_OR_RETURN(auto credentials, MakeChannelCredentials(security.tls));
+  ANNULUS_ASSIGN_OR_RETURN(std::unique_ptr<TlsFiles> files, TlsFiles::Open(security.tls));
   return std::unique_ptr<ClientIdentity>(
-      new ClientIdentity(security.tls.on(), std::move(credentials), std::move(token)));
+      new ClientIdentity(security.tls.on(), std::move(files), std::move(token)));
 }
 
 std::shared_ptr<grpc::Channel> ClientIdentity::ChannelTo(const std::string& endpoint) const {

@@ -4,9 +4,11 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "runtime/protocol/public/tls.h"
+#include "runtime/protocol/public/tls_files.h"
 #include "runtime/protocol/public/token_file.h"
 
 namespace grpc {
@@ -27,17 +29,21 @@ class ClientIdentity {
 
   bool tls() const { return tls_; }
   TokenFile* token() const { return token_.get(); }  // may be null
+  TlsFiles::Reading tls_files() const { return files_->reading(); }
 
-  // As MakeChannel (channel.h), over TLS if there is any.
+  // As MakeChannel (channel.h), over TLS if there is any. This outlives it.
   std::shared_ptr<grpc::Channel> ChannelTo(const std::string& endpoint) const;
 
  private:
-  ClientIdentity(bool tls, std::shared_ptr<grpc::ChannelCredentials> credentials,
-                 std::unique_ptr<TokenFile> token)
-      : tls_(tls), credentials_(std::move(credentials)), token_(std::move(token)) {}
+  ClientIdentity(bool tls, std::unique_ptr<TlsFiles> files, std::unique_ptr<TokenFile> token)
+      : tls_(tls),
+        files_(std::move(files)),
+        credentials_(files_->ChannelCredentials()),
+        token_(std::move(token)) {}
 
   const bool tls_;
-  const std::shared_ptr<grpc::ChannelCredentials> credentials_;
+  const std::unique_ptr<TlsFiles> files_;
+  const std::shared_ptr<grpc::ChannelCredentials> credentials_;  // of all channels
   const std::unique_ptr<TokenFile> token_;
 };
 

@@ -1,8 +1,5 @@
 #include "runtime/protocol/public/tls.h"
 
-#include <grpcpp/security/credentials.h>
-#include <grpcpp/security/tls_certificate_provider.h>
-#include <grpcpp/security/tls_credentials_options.h>
 #include <openssl/bio.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
@@ -10,6 +7,8 @@
 
 #include <algorithm>
 #include <ctime>
+#include <memory>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/free_by.h"
@@ -19,10 +18,6 @@
 
 namespace annulus {
 namespace {
-
-using grpc::experimental::FileWatcherCertificateProvider;
-
-constexpr unsigned kClientReloadS = 2;
 
 using Cert = std::unique_ptr<X509, FreeBy<&X509_free>>;
 using Key = std::unique_ptr<EVP_PKEY, FreeBy<&EVP_PKEY_free>>;
@@ -62,26 +57,6 @@ absl::StatusOr<std::string> ReadAuthorities(absl::string_view field, const std::
   return text;
 }
 
-// A certificate and its key. gRPC says nothing of files that it cannot use, and every connection
-// fails.
-absl::StatusOr<ServerPem> ReadPair(const std::string& cert_path, const std::string& key_path) {
-  if (cert_path.empty() || key_path.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(cert_path.empty() ? "tls_cert" : "tls_key",
-                                                   ": none; expected tls_cert and tls_key "
-                                                   "together"));
-  }
-  ServerPem pem;
-  ANNULUS_ASSIGN_OR_RETURN(pem.cert, Read("tls_cert", cert_path));
-  ANNULUS_ASSIGN_OR_RETURN(const Cert cert, ParseCertificate("tls_cert", cert_path, pem.cert));
-  ANNULUS_ASSIGN_OR_RETURN(pem.key, Read("tls_key", key_path));
-  const Key key(PEM_read_bio_PrivateKey(BioOf(pem.key).get(), nullptr, &NoPassword, nullptr));
-  if (key == nullptr) return Refused("tls_key", key_path, "a private key in PEM, not encrypted");
-  if (X509_check_private_key(cert.get(), key.get()) != 1) {
-    return Refused("tls_key", key_path, "the key of the certificate in tls_cert");
-  }
-  return pem;
-}
-
 // Of all certificates of a file.
 absl::Time FirstEnd(const std::string& text) {
   const Bio bio = BioOf(text);
@@ -96,35 +71,50 @@ absl::Time FirstEnd(const std::string& text) {
   return first;
 }
 
-}  // namespace
-
-absl::StatusOr<ServerPem> ReadServerTls(const ServerTls& tls) {
-  ANNULUS_ASSIGN_OR_RETURN(ServerPem pem, ReadPair(tls.cert, tls.key));
-  if (!tls.client_ca.empty()) {
-    ANNULUS_ASSIGN_OR_RETURN(pem.client_ca, ReadAuthorities("tls_client_ca", tls.client_ca));
+// A certificate and its key, and when the chain ends. gRPC says nothing of files that it cannot
+// use, and every connection fails.
+absl::StatusOr<TlsPem> ReadPair(const std::string& cert_path, const std::string& key_path) {
+  if (cert_path.empty() || key_path.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(cert_path.empty() ? "tls_cert" : "tls_key",
+                                                   ": none; expected tls_cert and tls_key "
+                                                   "together"));
+  }
+  TlsPem pem;
+  ANNULUS_ASSIGN_OR_RETURN(pem.cert, Read("tls_cert", cert_path));
+  ANNULUS_ASSIGN_OR_RETURN(const Cert cert, ParseCertificate("tls_cert", cert_path, pem.cert));
+  ANNULUS_ASSIGN_OR_RETURN(pem.key, Read("tls_key", key_path));
+  const Key key(PEM_read_bio_PrivateKey(BioOf(pem.key).get(), nullptr, &NoPassword, nullptr));
+  if (key == nullptr) return Refused("tls_key", key_path, "a private key in PEM, not encrypted");
+  if (X509_check_private_key(cert.get(), key.get()) != 1) {
+    return Refused("tls_key", key_path, "the key of the certificate in tls_cert");
   }
   pem.expiry = FirstEnd(pem.cert);
   return pem;
 }
 
-absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeChannelCredentials(
-    const ClientTls& tls) {
+}  // namespace
+
+absl::StatusOr<TlsPem> ReadTls(const ServerTls& tls) {
+  ANNULUS_ASSIGN_OR_RETURN(TlsPem pem, ReadPair(tls.cert, tls.key));
+  if (!tls.client_ca.empty()) {
+    ANNULUS_ASSIGN_OR_RETURN(pem.authorities, ReadAuthorities("tls_client_ca", tls.client_ca));
+  }
+  return pem;
+}
+
+absl::StatusOr<TlsPem> ReadTls(const ClientTls& tls) {
   if (!tls.on()) {
-    if (tls.cert.empty() && tls.key.empty()) return grpc::InsecureChannelCredentials();
     return absl::InvalidArgumentError(
         "tls_ca: none; expected one beside tls_cert and tls_key, for connections are in plain text "
         "without it");
   }
-  ANNULUS_RETURN_IF_ERROR(ReadAuthorities("tls_ca", tls.ca).status());
-  const bool shows = !tls.cert.empty() || !tls.key.empty();
-  if (shows) ANNULUS_RETURN_IF_ERROR(ReadPair(tls.cert, tls.key).status());
-  grpc::experimental::TlsChannelCredentialsOptions options;
-  options.set_certificate_provider(
-      std::make_shared<FileWatcherCertificateProvider>(tls.key, tls.cert, tls.ca, kClientReloadS));
-  options.watch_root_certs();
-  if (shows) options.watch_identity_key_cert_pairs();
-  options.set_verify_server_certs(true);
-  return grpc::experimental::TlsCredentials(options);
+  TlsPem pem;
+  ANNULUS_ASSIGN_OR_RETURN(std::string authorities, ReadAuthorities("tls_ca", tls.ca));
+  if (!tls.cert.empty() || !tls.key.empty()) {
+    ANNULUS_ASSIGN_OR_RETURN(pem, ReadPair(tls.cert, tls.key));
+  }
+  pem.authorities = std::move(authorities);
+  return pem;
 }
 
 }  // namespace annulus

@@ -1,18 +1,13 @@
-// TLS of servers (tls_files.h) and of clients. Certificates and keys are files in PEM, looked at
-// again while the process lives, so that they are replaced without a restart; connections that are
-// open stay as they are. TLS 1.2 and 1.3. Thread-safe functions.
+// The files that servers and clients speak TLS by, certificates and keys in PEM. They are looked at
+// again while the process lives (tls_files.h), so that they are replaced without a restart;
+// connections that are open stay as they are. TLS 1.2 and 1.3. Thread-safe functions.
 #pragma once
 
 #include <cstddef>
-#include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-
-namespace grpc {
-class ChannelCredentials;
-}  // namespace grpc
 
 namespace annulus {
 
@@ -20,37 +15,35 @@ struct ServerTls {
   std::string cert = {};       // the server's chain; empty: no TLS
   std::string key = {};        // of it
   std::string client_ca = {};  // whose certificates clients must show; empty: none are asked for
-  absl::Duration reload_period = absl::Seconds(5);  // whole seconds
+  absl::Duration reload_period = absl::Seconds(5);
 
   bool on() const { return !cert.empty(); }
+};
+
+// A server's certificate must name the host that it is reached by.
+struct ClientTls {
+  std::string ca = {};    // whose certificates servers must show; empty: no TLS
+  std::string cert = {};  // that the client shows; empty: none
+  std::string key = {};   // of it
+  absl::Duration reload_period = absl::Seconds(2);
+
+  bool on() const { return !ca.empty(); }
 };
 
 // Of a file in PEM.
 inline constexpr size_t kPemBytesMax = 1 << 20;
 
-// What lies in a server's files.
-struct ServerPem {
-  std::string cert = {};
+// What lies in the files, as text.
+struct TlsPem {
+  std::string cert = {};  // empty: a client's that shows none
   std::string key = {};
-  std::string client_ca = {};
-  absl::Time expiry;  // when the first certificate of the server's chain ends
+  std::string authorities = {};  // empty: a server's that asks for no certificates
+  absl::Time expiry;             // when the first certificate of the chain in cert ends
 };
 
-// INVALID_ARGUMENT names tls_cert, tls_key or tls_client_ca, the file and what is wrong with it.
-absl::StatusOr<ServerPem> ReadServerTls(const ServerTls& tls);
-
-struct ClientTls {
-  std::string ca = {};    // whose certificates servers must show; empty: no TLS
-  std::string cert = {};  // that the client shows; empty: none
-  std::string key = {};   // of it
-
-  bool on() const { return !ca.empty(); }
-};
-
-// Those of one client are made once for all of its channels. A server's certificate must name the
-// host that it is reached by. INVALID_ARGUMENT names tls_ca, tls_cert or tls_key, the file and what
-// is wrong with it.
-absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeChannelCredentials(
-    const ClientTls& tls);
+// INVALID_ARGUMENT names the field (tls_cert, tls_key, and tls_client_ca of a server or tls_ca of a
+// client), the file and what is wrong with it.
+absl::StatusOr<TlsPem> ReadTls(const ServerTls& tls);
+absl::StatusOr<TlsPem> ReadTls(const ClientTls& tls);
 
 }  // namespace annulus

@@ -1,17 +1,21 @@
-// TlsFiles: what a server's TLS is made of, its certificate, its key and the authorities of its
-// clients, as the files held it when they were last good. gRPC would take whatever lies there, and
-// then refuse every connection without a word. So it is given copies in memory, which this
-// replaces once it has looked at new files: what cannot be served is logged, counted and left
-// alone, as is a certificate that has expired while the one before has not. Thread-safe.
+// TlsFiles: what a server or a client speaks TLS by, its certificate, its key and the authorities
+// of its peers, as the files held it when they were last good. gRPC would take whatever lies there,
+// and then fail every connection without a word. So it is given copies in memory, which this
+// replaces once it has looked at new files: what cannot be used is logged, counted and left alone,
+// as is a certificate that has expired while the one before has not. Thread-safe. Has one thread,
+// where there is TLS.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -21,6 +25,7 @@
 #include "runtime/protocol/public/tls.h"
 
 namespace grpc {
+class ChannelCredentials;
 class ServerCredentials;
 }  // namespace grpc
 
@@ -29,44 +34,57 @@ namespace annulus {
 class TlsFiles {
  public:
   struct Reading {
-    // Of the chain that is served: the first end of its certificates. Absent without TLS.
+    // Of the chain that is shown: the first end of its certificates. Absent where none is.
     std::optional<absl::Time> expiry;
-    uint64_t reloads = 0;         // changes for the good, since the server began
-    uint64_t reloads_failed = 0;  // files that cannot be served, each once
+    uint64_t reloads = 0;         // changes for the good, since Open
+    uint64_t reloads_failed = 0;  // files that cannot be used, each once
   };
 
-  // Looks at the files every reload_period. Errors as of ReadServerTls.
+  // Looks at the files every reload_period. Errors as of ReadTls. No files: plain text.
   static absl::StatusOr<std::unique_ptr<TlsFiles>> Open(const ServerTls& tls);
+  static absl::StatusOr<std::unique_ptr<TlsFiles>> Open(const ClientTls& tls);
   ~TlsFiles();
 
-  // Plain text without TLS. This outlives the server that has them.
-  std::shared_ptr<grpc::ServerCredentials> credentials() const { return credentials_; }
+  // This outlives the servers or channels that have them. A server's are made of files that were
+  // opened as a server's, a client's of a client's.
+  std::shared_ptr<grpc::ServerCredentials> ServerCredentials() const;
+  // Handshakes that servers with these credentials have done; null: plain text.
+  std::shared_ptr<const std::atomic<uint64_t>> handshakes() const { return handshakes_; }
+  std::shared_ptr<grpc::ChannelCredentials> ChannelCredentials() const;
 
   // Looks at the files now.
   Reading Reload();
   Reading reading() const;
 
  private:
+  using Read = std::function<absl::StatusOr<TlsPem>()>;
+
   // A file in memory, which is replaced as a whole.
   class Copy {
    public:
+    ~Copy();
     absl::Status Set(absl::string_view text);
-    std::string path() const;
+    std::string path() const;  // empty before the first Set
 
    private:
     UniqueFd fd_;
   };
 
-  explicit TlsFiles(const ServerTls& tls) : tls_(tls) {}
-  absl::Status Load(const absl::StatusOr<ServerPem>& pem);
+  TlsFiles(Read read, std::string name, absl::Duration reload_period)
+      : read_(std::move(read)), name_(std::move(name)), reload_period_(reload_period) {}
+  template <typename Tls>
+  static absl::StatusOr<std::unique_ptr<TlsFiles>> OpenAs(const Tls& tls, const std::string& ca);
+  absl::Status Load(const absl::StatusOr<TlsPem>& pem);
   void Watch();
 
-  const ServerTls tls_;
+  const Read read_;         // null: plain text
+  const std::string name_;  // of the file that logs name
+  const absl::Duration reload_period_;
   mutable std::mutex mutex_;  // of all that follows
-  std::string seen_;          // what the files held, or why they could not be served, last
+  std::string seen_;          // what the files held, or why they could not be used, last
   Copy pair_, authorities_;
+  std::shared_ptr<std::atomic<uint64_t>> handshakes_;
   Reading reading_;
-  std::shared_ptr<grpc::ServerCredentials> credentials_;
   bool stopping_ = false;
   std::condition_variable stop_;
   std::thread thread_;
