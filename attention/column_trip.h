@@ -13,13 +13,14 @@ enum class ColumnTrip {
   kVotes,      // each key's weight, by the sums over all keys
   kRows,       // the rows of the keys that are kept
   kDiagonals,  // by the sums over all keys, each head's weights by key and by distance
+  kSpans,      // the same summed over spans of keys and of distances, and the keys' sums
 };
 inline constexpr ColumnTrip kColumnTrips[] = {ColumnTrip::kSums, ColumnTrip::kVotes,
-                                              ColumnTrip::kRows, ColumnTrip::kDiagonals};
-// Those that Compress makes, and those that choose columns and diagonals.
+                                              ColumnTrip::kRows, ColumnTrip::kDiagonals,
+                                              ColumnTrip::kSpans};
+// Those that Compress makes. A word that chooses by columns makes kSums and then its own.
 inline constexpr ColumnTrip kCompressTrips[] = {ColumnTrip::kSums, ColumnTrip::kVotes,
                                                 ColumnTrip::kRows};
-inline constexpr ColumnTrip kDiagonalTrips[] = {ColumnTrip::kSums, ColumnTrip::kDiagonals};
 
 inline absl::string_view Name(ColumnTrip trip) {
   switch (trip) {
@@ -31,6 +32,8 @@ inline absl::string_view Name(ColumnTrip trip) {
       return "rows";
     case ColumnTrip::kDiagonals:
       return "diagonals";
+    case ColumnTrip::kSpans:
+      return "spans";
   }
   return "unknown";
 }

@@ -118,6 +118,11 @@ constexpr Method kMethods[] = {
     {"MInference", "minference(v,s)",
      "the keys and the diagonals that the last queries of a prompt weigh most, by query head",
      "2407.02490 §3.2", ""},
+    {"FlexPrefill", "flexprefill(0.95)",
+     "blocks that have a share of a prompt's weights: columns and diagonals of the last queries, "
+     "or "
+     "pairs by mean queries and keys where these estimate well, by query head",
+     "2502.20766 §3", ""},
     {"SnapKV", "causal, of a context that Compress made: pool max over 7, the last 32 recent",
      "each KV head keeps the keys that the last queries attend to most, and those around them",
      "2404.14469 §4", ""},

@@ -15,6 +15,7 @@
 //   quest(budget[,page=16])      moba(block,topk)      nsa(topk[,block=64])
 //   xattention(threshold[,stride=16][,block=128])      biformer(region[,topk=4])
 //   seer(budget[,block=64])      seer(threshold=x[,block=64])      minference(v,s)
+//   flexprefill(gamma[,tau=0.1][,min=1024])
 //                       keys chosen by data (selector.h)
 //
 // patterns/ defines each word; `annulus methods` prints them. Arguments go by position or by name.

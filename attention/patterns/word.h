@@ -46,5 +46,6 @@ absl::Span<const PatternWord> DsaWords();
 absl::Span<const PatternWord> MsaWords();
 absl::Span<const PatternWord> SeerWords();
 absl::Span<const PatternWord> MInferenceWords();
+absl::Span<const PatternWord> FlexPrefillWords();
 
 }  // namespace annulus

@@ -9,10 +9,11 @@ absl::Span<const PatternWord> PatternWords() {
   static const std::vector<PatternWord>* const words = [] {
     auto* all = new std::vector<PatternWord>;
     for (const auto some :
-         {BasicWords(),    DocsWords(),          BlockWords(), S2Words(),   RelativeS2Words(),
-          PowerWords(),    NeighbourhoodWords(), GridWords(),  DiskWords(), PermuteWords(),
-          ListWords(),     QuestWords(),         MobaWords(),  NsaWords(),  XAttentionWords(),
-          BiFormerWords(), DsaWords(),           MsaWords(),   SeerWords(), MInferenceWords()}) {
+         {BasicWords(),      DocsWords(),          BlockWords(), S2Words(),   RelativeS2Words(),
+          PowerWords(),      NeighbourhoodWords(), GridWords(),  DiskWords(), PermuteWords(),
+          ListWords(),       QuestWords(),         MobaWords(),  NsaWords(),  XAttentionWords(),
+          BiFormerWords(),   DsaWords(),           MsaWords(),   SeerWords(), MInferenceWords(),
+          FlexPrefillWords()}) {
       all->insert(all->end(), some.begin(), some.end());
     }
     return all;

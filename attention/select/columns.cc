@@ -11,6 +11,14 @@
 #include "base/status.h"
 
 namespace annulus {
+namespace {
+
+// In kWeightUnit. A power of two times it is exact, and half is added once.
+uint64_t Whole(double weight) {
+  return static_cast<uint64_t>(weight / kWeightUnit + 0.5);
+}
+
+}  // namespace
 
 double ExpSum::Log2() const {
   if (top_ == kSpoiled) return std::numeric_limits<double>::quiet_NaN();
@@ -65,7 +73,7 @@ absl::Status ColumnQueries::ForEachBlock(const SelectKeys& keys, int kv_head,
     }
     Scores(values_.data(), static_cast<int>(group_ * rows_), static_cast<int>(dim_), k.data(),
            static_cast<int>(tokens), scores.data());
-    body(block * kBlockTokens, tokens, scores.data());
+    body(block * kBlockTokens, tokens, k.data(), scores.data());
   }
   return absl::OkStatus();
 }
@@ -77,7 +85,7 @@ absl::Status ColumnQueries::AddSums(const SelectKeys& keys, int kv_head,
   std::vector<double> x(rows), mantissas(rows);
   std::vector<int32_t> exponents(rows);
   return ForEachBlock(
-      keys, kv_head, blocks, [&](int64_t first, int64_t tokens, const float* scores) {
+      keys, kv_head, blocks, [&](int64_t first, int64_t tokens, const float*, const float* scores) {
         for (int64_t t = 0; t < tokens; ++t) {
           const int64_t first_row = FirstRow(first + t), seen = rows_ - first_row;
           for (int64_t head = 0; head < group_; ++head) {
@@ -130,7 +138,7 @@ absl::Status ColumnQueries::Votes(const SelectKeys& keys, int kv_head,
                                   float* votes) const {
   Weigher weigher(rows_);
   return ForEachBlock(
-      keys, kv_head, blocks, [&](int64_t first, int64_t tokens, const float* scores) {
+      keys, kv_head, blocks, [&](int64_t first, int64_t tokens, const float*, const float* scores) {
         for (int64_t t = 0; t < tokens; ++t) {
           const int64_t first_row = FirstRow(first + t);
           double vote = 0;
@@ -150,7 +158,7 @@ absl::Status ColumnQueries::Diagonals(const SelectKeys& keys, int kv_head,
                                       uint64_t* diagonals) const {
   Weigher weigher(rows_);
   return ForEachBlock(
-      keys, kv_head, blocks, [&](int64_t first, int64_t tokens, const float* scores) {
+      keys, kv_head, blocks, [&](int64_t first, int64_t tokens, const float*, const float* scores) {
         std::fill_n(diagonals, group_ * this->diagonals(), 0);
         for (int64_t head = 0; head < group_; ++head) {
           for (int64_t t = 0; t < tokens; ++t) {
@@ -160,13 +168,42 @@ absl::Status ColumnQueries::Diagonals(const SelectKeys& keys, int kv_head,
             weigher.ForEach(scores + t * group_ * rows_ + at, logs.data() + at, rows_ - first_row,
                             factor_, [&](int64_t r, double weight) {
                               column += weight;
-                              // A power of two times it is exact, and half is added once.
-                              of_row[r] += static_cast<uint64_t>(weight / kDiagonalUnit + 0.5);
+                              of_row[r] += Whole(weight);
                             });
             *columns++ = static_cast<float>(column);
           }
           diagonals += this->diagonals();
         }
+      });
+}
+
+absl::Status ColumnQueries::Spans(const SelectKeys& keys, int kv_head,
+                                  absl::Span<const int64_t> blocks, absl::Span<const double> logs,
+                                  uint64_t* weights, float* key_sums) const {
+  Weigher weigher(rows_);
+  std::vector<double> sums(static_cast<size_t>(dim_));
+  return ForEachBlock(
+      keys, kv_head, blocks,
+      [&](int64_t first, int64_t tokens, const float* k, const float* scores) {
+        std::fill_n(weights, group_ * SpanWeights(rows_), 0);
+        const int64_t before = FirstSpan(q_begin_, first / kBlockTokens);
+        for (int64_t head = 0; head < group_; ++head, weights += SpanWeights(rows_)) {
+          for (int64_t t = 0; t < tokens; ++t) {
+            const int64_t first_row = FirstRow(first + t), at = head * rows_ + first_row;
+            const int64_t distance = q_begin_ + first_row - first - t;
+            weigher.ForEach(scores + t * group_ * rows_ + at, logs.data() + at, rows_ - first_row,
+                            factor_, [&](int64_t r, double weight) {
+                              weights[0] += Whole(weight);
+                              weights[1 + (distance + r) / kSpanTokens - before] += Whole(weight);
+                            });
+          }
+        }
+        std::fill(sums.begin(), sums.end(), 0.0);
+        const int64_t summed = std::min(tokens, q_begin_ + rows_ - first);
+        for (int64_t t = 0; t < summed; ++t) {
+          for (int64_t c = 0; c < dim_; ++c) sums[c] += k[t * dim_ + c];
+        }
+        key_sums = std::copy(sums.begin(), sums.end(), key_sums);
       });
 }
 

@@ -10,6 +10,7 @@
 // Thread-safe functions of values.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -17,6 +18,7 @@
 #include "absl/types/span.h"
 #include "annulus/tensor.h"
 #include "attention/block_set.h"
+#include "attention/column_selector.h"
 #include "attention/select/choose.h"
 #include "attention/select/exp_sum.h"
 
@@ -45,18 +47,30 @@ class ColumnQueries {
 
   // What each query head's weights are along columns and diagonals, one block after the other.
   // Columns are those of keys, summed over rows: f32 [blocks, group, tokens of the block].
-  // Diagonals are those of distances q − k, in units of kDiagonalUnit, to which each weight is
+  // Diagonals are those of distances q − k, in units of kWeightUnit, to which each weight is
   // rounded, so that sums over blocks are exact: [blocks, group, diagonals()], the j-th of a block
   // that begins at b of the distance q_begin − b − kBlockTokens + 1 + j. REQUIRES: at most
   // kDiagonalRowsMax rows.
-  static constexpr double kDiagonalUnit = 0x1p-52;
   static constexpr int64_t kDiagonalRowsMax = 1024;
   int64_t diagonals() const { return rows_ + kBlockTokens - 1; }
   absl::Status Diagonals(const SelectKeys& keys, int kv_head, absl::Span<const int64_t> blocks,
                          absl::Span<const double> logs, float* columns, uint64_t* diagonals) const;
 
+  // The same weights summed over spans of kSpanTokens, in kWeightUnit: [blocks, group,
+  // SpanWeights(rows)], of each head first that of the block's keys, then those of the spans of
+  // distances from FirstSpan on. And the sums of the block's keys up to the last query, in f64 and
+  // their order, rounded: f32 [blocks, head_dim]. REQUIRES: at most kDiagonalRowsMax rows.
+  static int64_t SpanWeights(int64_t rows) {
+    return 3 + (rows + kBlockTokens - 3) / kSpanTokens;  // one, and what so many distances touch
+  }
+  static int64_t FirstSpan(int64_t q_begin, int64_t block) {
+    return std::max<int64_t>(0, q_begin - (block + 1) * kBlockTokens + 1) / kSpanTokens;
+  }
+  absl::Status Spans(const SelectKeys& keys, int kv_head, absl::Span<const int64_t> blocks,
+                     absl::Span<const double> logs, uint64_t* weights, float* key_sums) const;
+
  private:
-  // Scores [tokens, group, rows] of a block's keys.
+  // body(first token, tokens, their rows f32 [tokens, dim], scores [tokens, group, rows]) of each.
   template <typename Body>
   absl::Status ForEachBlock(const SelectKeys& keys, int kv_head, absl::Span<const int64_t> blocks,
                             Body body) const;

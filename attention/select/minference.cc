@@ -15,6 +15,7 @@
 // is chance.
 #include <algorithm>
 #include <numeric>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "attention/column_selector.h"
@@ -52,15 +53,28 @@ std::vector<int32_t> Largest(absl::Span<const Value> values, int64_t count, int6
 class MInference final : public ColumnSelector {
  public:
   MInference(int64_t verticals, int64_t slashes)
-      : ColumnSelector(absl::StrCat("minference(", verticals, ",", slashes, ")"), kLastQueries,
-                       kBlock),
+      : ColumnSelector(absl::StrCat("minference(", verticals, ",", slashes, ")"),
+                       ColumnTrip::kDiagonals, kLastQueries, kBlock),
         verticals_(std::max(verticals, kVerticalsMin)),
         slashes_(std::max(slashes, kSlashesMin)) {}
 
-  void Pick(const ColumnWeights& weights, std::vector<int32_t>* verticals,
-            std::vector<int32_t>* slashes) const override {
-    *verticals = Largest(weights.columns, verticals_, kVerticalsFirst);
-    *slashes = Largest(weights.diagonals, slashes_, kSlashesFirst);
+  absl::StatusOr<KeyListData> Pick(const PromptWeights& weights) const override {
+    KeyListData list;
+    list.unit = KeyListData::Unit::kTokens;
+    list.rows = KeyListData::Rows::kVerticalSlash;
+    list.block_tokens = kBlock;
+    list.heads = weights.heads();
+    list.begin = {0};
+    const auto tokens = static_cast<size_t>(weights.kv_tokens);
+    for (size_t at = 0; at < weights.columns.size(); at += tokens) {
+      for (const std::vector<int32_t>& row :
+           {Largest(weights.columns.subspan(at, tokens), verticals_, kVerticalsFirst),
+            Largest(weights.diagonals.subspan(at, tokens), slashes_, kSlashesFirst)}) {
+        list.keys.insert(list.keys.end(), row.begin(), row.end());
+        list.begin.push_back(std::ssize(list.keys));
+      }
+    }
+    return list;
   }
 
  private:

@@ -248,7 +248,8 @@ int64_t ColumnPass::Merge::AnswerBytes(int rank, ColumnTrip trip) const {
     case ColumnTrip::kVotes:
       return heads * share.tokens * static_cast<int64_t>(sizeof(float));
     case ColumnTrip::kDiagonals:
-      return static_cast<int64_t>(of_.DiagonalBytes(share)) + of_.ColumnBytes(share);
+    case ColumnTrip::kSpans:
+      return of_.WeightBytes(share, trip);
     case ColumnTrip::kRows:
       break;
   }
@@ -276,6 +277,9 @@ absl::Status ColumnPass::Merge::Add(int rank, ColumnTrip trip, absl::Span<const 
       break;
     case ColumnTrip::kDiagonals:
       AddDiagonals(share, answer.data());
+      break;
+    case ColumnTrip::kSpans:
+      AddSpans(share, answer.data());
       break;
   }
   return absl::OkStatus();

@@ -2,7 +2,8 @@
 // the softmax of some queries, the keys of most weight for each KV head, and their rows. Three
 // trips: each rank answers the sums of its keys; then, by the merged sums, the votes of its keys;
 // then the rows of those that are kept. The votes of all keys meet at the caller, 4 bytes for each
-// key and KV head, since pooling looks beyond the borders of blocks.
+// key and KV head, since pooling looks beyond the borders of blocks. Words that choose by columns
+// and diagonals have another second trip, and none after it.
 //
 // Of several ranks that hold a KV head of a token group, the first takes part, with all of its
 // query heads: so each key is scored once, and its vote is whole where it is made. What each rank
@@ -58,9 +59,13 @@ class ColumnPass {
   // KV heads, then their columns.
   absl::StatusOr<Buffer> Diagonals(int rank, const std::byte* asked, float scale,
                                    const SelectKeys& keys, const Loops& loops) const;
-  // Beside Check: INVALID_ARGUMENT names select_bytes_max, or q_start where a query's position
-  // holds no token.
-  absl::Status CheckDiagonals() const;
+  // kSpans: for each KV head ColumnQueries::Spans of its blocks, first the weights of all KV heads,
+  // then their keys' sums.
+  absl::StatusOr<Buffer> Spans(int rank, const std::byte* asked, float scale,
+                               const SelectKeys& keys, const Loops& loops) const;
+  // Beside Check, of a pass whose second trip is kDiagonals or kSpans: INVALID_ARGUMENT names
+  // select_bytes_max, or q_start where a query's position holds no token.
+  absl::Status CheckWeights(ColumnTrip trip) const;
   // The blocks that rows are read from.
   const std::vector<int64_t>& Blocks(int rank) const { return ShareOf(rank).blocks; }
 
@@ -84,10 +89,17 @@ class ColumnPass {
   // The logarithms that a rank was sent, [KV heads of its share, group, q_tokens].
   absl::StatusOr<std::vector<double>> LogsOf(int rank, const std::byte* asked) const;
   int64_t diagonals() const { return queries_.size() + kBlockTokens - 1; }  // of a block
-  size_t DiagonalBytes(const Share& share) const;
-  int64_t ColumnBytes(const Share& share) const {  // of query heads
-    return std::ssize(share.kv_heads) * group_ * share.tokens * static_cast<int64_t>(sizeof(float));
-  }
+  // Of what a rank answers to kDiagonals or kSpans: its whole weights, which come first, and all.
+  size_t WholeBytes(const Share& share, ColumnTrip trip) const;
+  int64_t WeightBytes(const Share& share, ColumnTrip trip) const;
+  // Has `body` make such an answer in parts: of the i-th KV head of the share, blocks [from, to),
+  // with the logarithms of this head's sums.
+  using WeighPart =
+      absl::FunctionRef<absl::Status(const ColumnQueries& queries, size_t i, int64_t from,
+                                     int64_t to, absl::Span<const double> logs)>;
+  absl::Status Weigh(int rank, const std::byte* asked, float scale, const Loops& loops,
+                     WeighPart body) const;
+  int64_t spans() const { return (queries_.end - 1) / kSpanTokens + 1; }  // up to the last query's
   // Calls body(head of the share, its blocks from, to) in parts.
   void ForEachPart(const Share& share, const Loops& loops,
                    absl::FunctionRef<void(size_t, int64_t, int64_t)> body) const;
@@ -115,10 +127,10 @@ class ColumnPass::Merge {
   // What a rank is asked with: of q [q_tokens, heads, head_dim], any dtype, and of the sums.
   Buffer Ask(int rank, ColumnTrip trip, const TensorView& q) const;
 
-  // After kDiagonals, of one query head. They lie in this.
-  ColumnWeights WeightsOf(int head) const;
-  // What a word picks of them, by query head.
-  KeyListData Pick(const ColumnSelector& selector) const;
+  // After kDiagonals or kSpans, as the word has it: what it picks for the call's queries
+  // q [q_tokens, heads, head_dim], the last of which are the pass's. Errors are those of the word.
+  absl::StatusOr<KeyListData> Pick(const ColumnSelector& word, const TensorView& q,
+                                   float scale) const;
 
   // After kSums. INVALID_ARGUMENT names the first query whose scores f32 does not hold.
   absl::Status EndSums();
@@ -140,12 +152,17 @@ class ColumnPass::Merge {
   void AddByKey(const Share& share, int64_t lists, const std::byte* at);
   void AddRows(const Share& share, const std::byte* at);
   void AddDiagonals(const Share& share, const std::byte* at);
+  void AddSpans(const Share& share, const std::byte* at);
+  std::vector<float> KeyMeans() const;
 
   const ColumnPass& of_;
   std::vector<ExpSum> sums_;         // [KV heads, group, q_tokens]
   std::vector<double> logs_;         // of them
   std::vector<float> votes_;         // [KV heads, kv_tokens], or of kDiagonals [heads, kv_tokens]
   std::vector<uint64_t> diagonals_;  // [heads, kv_tokens], by distance
+  std::vector<uint64_t> column_spans_;    // [heads, spans]
+  std::vector<uint64_t> diagonal_spans_;  // [heads, spans]
+  std::vector<float> key_sums_;           // [KV heads, blocks, head_dim]
   KeyListData kept_;
   Tensor k_;
   Tensor v_;

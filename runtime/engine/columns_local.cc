@@ -32,6 +32,8 @@ absl::StatusOr<Buffer> AnswerOf(const ColumnPass& pass, ColumnTrip trip, int ran
       return pass.KeptRows(rank, merge.kept(), keys);
     case ColumnTrip::kDiagonals:
       return pass.Diagonals(rank, asked.data(), scale, keys, loops);
+    case ColumnTrip::kSpans:
+      return pass.Spans(rank, asked.data(), scale, keys, loops);
   }
   return absl::InternalError("column_trip: none that is known");
 }
@@ -77,16 +79,17 @@ absl::StatusOr<KeyListData> PickLocally(const ColumnSelector& selector, const La
   const int64_t rows = std::min(q.tokens, selector.last_queries());
   const TensorView last = q.Tokens(q.tokens - rows, rows);
   const int64_t q_end = q_begin + q.tokens;
+  ANNULUS_RETURN_IF_ERROR(selector.CheckCall({q_begin, q_end}, static_cast<int>(q.heads)));
   const ColumnPass pass(SpecOf(q, k, k), layout, {q_end - rows, q_end}, k.tokens);
   ANNULUS_RETURN_IF_ERROR(pass.Check());
-  ANNULUS_RETURN_IF_ERROR(pass.CheckDiagonals());
+  ANNULUS_RETURN_IF_ERROR(pass.CheckWeights(selector.trip()));
   const KvTable table = KvTable::FromTensors(k, k);
   ColumnPass::Merge merge(pass);
-  for (const ColumnTrip trip : kDiagonalTrips) {
+  for (const ColumnTrip trip : {ColumnTrip::kSums, selector.trip()}) {
     ANNULUS_RETURN_IF_ERROR(
         RunTrip(pass, trip, layout.world(), last, scale, {.kv = &table}, {pool}, &merge));
   }
-  return merge.Pick(selector);
+  return merge.Pick(selector, q, scale);
 }
 
 }  // namespace annulus

@@ -16,7 +16,7 @@ namespace annulus {
 // q [rows, heads, head_dim] at q_begin and k [kv_tokens, kv_heads, head_dim], of one dtype, lie in
 // host memory; `layout` says which rank holds what of k; `pool` as Backend::pool. Words that look
 // at the weights of a softmax take scores times `scale`, 0 for 1/√head_dim. INVALID_ARGUMENT as
-// Selection::Check and ColumnPass::CheckDiagonals.
+// Selection::Check and ColumnPass::CheckWeights.
 absl::StatusOr<std::vector<NamedList>> SelectLocally(const Pattern& pattern,
                                                      absl::Span<const NamedList> given,
                                                      const Layout& layout, const TensorView& q,

@@ -39,9 +39,15 @@ absl::Status WorkRunner::RunColumnTrip(const WorkerTask& task, const wire::WorkI
       return absl::OkStatus();
     }
     case ColumnTrip::kDiagonals: {
-      ANNULUS_RETURN_IF_ERROR(pass.CheckDiagonals());
+      ANNULUS_RETURN_IF_ERROR(pass.CheckWeights(ColumnTrip::kDiagonals));
       ANNULUS_ASSIGN_OR_RETURN(to->answer,
                                pass.Diagonals(shard.rank, asked.data(), item.scale, keys, loops));
+      return absl::OkStatus();
+    }
+    case ColumnTrip::kSpans: {
+      ANNULUS_RETURN_IF_ERROR(pass.CheckWeights(ColumnTrip::kSpans));
+      ANNULUS_ASSIGN_OR_RETURN(to->answer,
+                               pass.Spans(shard.rank, asked.data(), item.scale, keys, loops));
       return absl::OkStatus();
     }
     case ColumnTrip::kRows: {

@@ -216,6 +216,59 @@ TEST_CASE("weights along diagonals are the reference's, of the same bits however
   }
 }
 
+TEST_CASE("weights of spans are sums of those by distance, exactly, and keys' sums those of rows") {
+  Rng rng(46);
+  const Problem problems[] = {
+      {1, 299, 300, 1, 1, 8, DType::kF32},    {64, 236, 300, 4, 2, 64, DType::kBF16},
+      {128, 190, 318, 2, 1, 24, DType::kF16}, {128, 385, 700, 1, 2, 16, DType::kF32},
+      {300, 0, 300, 2, 1, 8, DType::kF32},    {66, 127, 193, 1, 1, 8, DType::kF32},
+  };
+  for (const Problem& of : problems) {
+    const Tensor k = Random(rng, of.dtype, of.keys, of.kv_heads, of.dim);
+    const Tensor q = Random(rng, of.dtype, of.rows, int64_t{of.kv_heads} * of.group, of.dim);
+    const KvTable table = KvTable::FromTensors(k, k);
+    const SelectKeys keys{.kv = &table, .space = &HostMemory()};
+    CAPTURE(of.rows, of.q_begin, of.keys, of.dim);
+    const ColumnQueries queries(q.view().Heads(0, of.group), of.q_begin, of.keys, 0.7f);
+    std::vector<ExpSum> sums(static_cast<size_t>(of.rows * of.group));
+    std::vector<int64_t> blocks(static_cast<size_t>(BlocksOf(of.keys)));
+    std::iota(blocks.begin(), blocks.end(), 0);
+    REQUIRE(queries.AddSums(keys, 0, blocks, absl::MakeSpan(sums)).ok());
+    std::vector<double> logs;
+    for (const ExpSum& sum : sums) logs.push_back(sum.Log2());
+    const int64_t count = ColumnQueries::SpanWeights(of.rows);
+    for (const int64_t block : blocks) {
+      const int64_t begin = block * kBlockTokens, tokens = std::min(kBlockTokens, of.keys - begin);
+      std::vector<float> column(static_cast<size_t>(of.group * tokens)), key_sums(of.dim);
+      std::vector<uint64_t> diagonal(static_cast<size_t>(of.group * queries.diagonals()));
+      std::vector<uint64_t> weights(static_cast<size_t>(of.group * count), 7);
+      REQUIRE(queries.Diagonals(keys, 0, {block}, logs, column.data(), diagonal.data()).ok());
+      REQUIRE(queries.Spans(keys, 0, {block}, logs, weights.data(), key_sums.data()).ok());
+      for (int64_t head = 0; head < of.group; ++head) {
+        std::vector<uint64_t> expected(static_cast<size_t>(count));
+        for (int64_t j = 0; j < queries.diagonals(); ++j) {
+          const uint64_t weight = diagonal[static_cast<size_t>(head * queries.diagonals() + j)];
+          const int64_t distance = of.q_begin - begin - kBlockTokens + 1 + j;
+          const int64_t span = distance / 128 - ColumnQueries::FirstSpan(of.q_begin, block);
+          expected[0] += weight;
+          if (weight > 0) expected.at(static_cast<size_t>(1 + span)) += weight;
+        }
+        REQUIRE(std::equal(expected.begin(), expected.end(), weights.begin() + head * count));
+      }
+      const int64_t seen = std::min(tokens, of.q_begin + of.rows - begin);
+      for (int c = 0; c < of.dim; ++c) {
+        double sum = 0;
+        for (int64_t t = begin; t < begin + seen; ++t) {
+          float value = 0;
+          Convert(k.view().Row(t, 0) + c * SizeOf(of.dtype), of.dtype, &value, DType::kF32, 1);
+          sum += value;
+        }
+        REQUIRE(key_sums[static_cast<size_t>(c)] == static_cast<float>(sum));
+      }
+    }
+  }
+}
+
 TEST_CASE("a score that f32 does not hold leaves its query without an answer, and no other one") {
   Tensor k(DType::kF32, 70, 1, 8), q(DType::kF32, 2, 1, 8);
   k.f32()[69 * 8] = 1e30f;

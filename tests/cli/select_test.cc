@@ -34,15 +34,16 @@ TEST_CASE("attend chooses alike at every number of workers, and explain says tha
       REQUIRE(std::fabs(answers.back()[i] - answers[0][i]) < 1e-6);
     }
   }
-  std::vector<float> by_last;
-  for (const char* workers : {"1", "4"}) {
-    const Outcome outcome = RunHere(
-        files.Args({{"--pattern", "minference(30,50) | window(3)"}, {"--workers", workers}}));
-    INFO(outcome.err);
-    REQUIRE(outcome.code == 0);
-    const auto out = test::ReadF32(files.folder / "out.npy", {kTokens, kHeads, kVDim});
-    if (by_last.empty()) by_last = out;
-    for (size_t i = 0; i < out.size(); ++i) REQUIRE(std::fabs(out[i] - by_last[i]) < 1e-6);
+  for (const char* word : {"minference(30,50) | window(3)", "flexprefill(0.4,0.1,1)"}) {
+    std::vector<float> by_last;
+    for (const char* workers : {"1", "4"}) {
+      const Outcome outcome = RunHere(files.Args({{"--pattern", word}, {"--workers", workers}}));
+      INFO(outcome.err);
+      REQUIRE(outcome.code == 0);
+      const auto out = test::ReadF32(files.folder / "out.npy", {kTokens, kHeads, kVDim});
+      if (by_last.empty()) by_last = out;
+      for (size_t i = 0; i < out.size(); ++i) REQUIRE(std::fabs(out[i] - by_last[i]) < 1e-6);
+    }
   }
   const Outcome refused = RunHere(files.Args({{"--pattern", "causal & moba(65,2)"}}));
   CHECK(test::IsRefusal(refused));

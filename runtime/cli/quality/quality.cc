@@ -143,7 +143,8 @@ std::vector<std::string> DefaultPatterns(int64_t tokens, int kv_heads) {
       absl::StrCat("nsa(", std::max<int64_t>(2, window / 64), ")"),
       "xattention(0.9)",
       absl::StrCat("causal & biformer(", block, ",3)"),
-      absl::StrCat("minference(", window / 2, ",", window / 2, ")")};
+      absl::StrCat("minference(", window / 2, ",", window / 2, ")"),
+      "flexprefill(0.9)"};
   if (kv_heads < 3) return patterns;
   const int retrieval = kv_heads / 2;
   patterns.push_back(absl::StrCat("heads(0-", retrieval - 1, ": causal; ", retrieval, "-",

@@ -43,6 +43,10 @@ absl::Status CheckContexts(const CompressRequest& request, const ContextSpec& fr
 
 }  // namespace
 
+float ColumnQuestion::ScaleFor(const ContextSpec& spec) const {
+  return scale != 0 ? scale : 1.0f / std::sqrt(static_cast<float>(spec.head_dim));
+}
+
 request::Work ColumnCall::request() const {
   request::WorkItem ask;
   ask.context = question_.context;
@@ -62,7 +66,7 @@ absl::Status ColumnCall::Begin(const ShardMap& map) {
   work_.pass.emplace(spec, map.layout(question_.layer, question_.kv_len),
                      TokenRange{question_.q_start, question_.q_start + q.tokens}, question_.kv_len);
   ANNULUS_RETURN_IF_ERROR(work_.pass->Check());
-  if (work_.by_distance) ANNULUS_RETURN_IF_ERROR(work_.pass->CheckDiagonals());
+  if (work_.weights) ANNULUS_RETURN_IF_ERROR(work_.pass->CheckWeights(*work_.weights));
   work_.merge.emplace(*work_.pass);
   return absl::OkStatus();
 }
@@ -82,8 +86,7 @@ Message ColumnCall::Pack(const action::Admit& admit, int rank) const {
   item.q_tokens = question_.q.tokens;
   item.kv_tokens = question_.kv_len;
   item.keys = {0, question_.kv_len};
-  item.scale = question_.scale != 0 ? question_.scale
-                                    : 1.0f / std::sqrt(static_cast<float>(map.spec.head_dim));
+  item.scale = question_.ScaleFor(map.spec);
   item.query_bytes = asked.size();
   item.column_trip = trip_;
   if (trip_ == ColumnTrip::kRows) item.lists.push_back({kKeptName, work_.merge->kept()});

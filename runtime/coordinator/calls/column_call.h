@@ -17,7 +17,7 @@ namespace annulus {
 
 // What the trips of a pass over one layer share: made by the first of them.
 struct ColumnWork {
-  bool by_distance = false;  // what they are for
+  std::optional<ColumnTrip> weights = {};  // of a word's choice: its second trip
   std::optional<ColumnPass> pass;
   std::optional<ColumnPass::Merge> merge;
 };
@@ -30,6 +30,8 @@ struct ColumnQuestion {
   int64_t kv_len = 0;
   TensorView q = {};
   float scale = 0;  // 0: 1/√head_dim
+
+  float ScaleFor(const ContextSpec& spec) const;
 };
 
 class ColumnCall final : public TensorCall {

@@ -40,16 +40,19 @@ absl::StatusOr<ListsByColumns> SelectByColumns(const AttendRequest& request,
     made.others |= word == nullptr;
     if (word == nullptr) continue;
     ANNULUS_RETURN_IF_ERROR(CheckHoldsAllKeys(map->spec, *word));
+    const TokenRange queries{request.q_start, request.q_start + request.q.tokens};
+    ANNULUS_RETURN_IF_ERROR(word->CheckCall(queries, map->spec.heads));
     const ColumnQuestion question = QuestionOf(request, *word);
     ColumnWork work;
-    work.by_distance = true;
-    for (const ColumnTrip trip : kDiagonalTrips) {
+    work.weights = word->trip();
+    for (const ColumnTrip trip : {ColumnTrip::kSums, word->trip()}) {
       ANNULUS_ASSIGN_OR_RETURN(const action::ItemEnd end,
                                RunColumnTrip(question, trip, call, clock, run_trip, &work));
       made.epoch = end.epoch;
     }
-    made.lists.push_back(
-        {selector->name(), std::make_shared<const KeyListData>(work.merge->Pick(*word))});
+    ANNULUS_ASSIGN_OR_RETURN(KeyListData list,
+                             work.merge->Pick(*word, request.q, question.ScaleFor(map->spec)));
+    made.lists.push_back({selector->name(), std::make_shared<const KeyListData>(std::move(list))});
   }
   return made;
 }

@@ -19,8 +19,8 @@ struct ListsByColumns {
 };
 
 // Nothing where the pattern has no such words without a list, and where it does not parse, which
-// the call itself finds. INVALID_ARGUMENT for a KV-efficient context and
-// as ColumnPass::CheckDiagonals.
+// the call itself finds. INVALID_ARGUMENT for a KV-efficient context and as
+// ColumnPass::CheckWeights and the words.
 absl::StatusOr<ListsByColumns> SelectByColumns(const AttendRequest& request,
                                                const CallContext& call, CallPlanner& planner,
                                                const Clock& clock, LookAt look, RunTrip run_trip);

@@ -37,7 +37,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 25;
+inline constexpr uint32_t kProtocol = 26;
 
 // Worker → coordinator.
 struct Hello {
