@@ -13,7 +13,7 @@ namespace {
 
 template <typename Value, typename... Expected>
 absl::Status Refuse(absl::string_view field, const Value& value, const Expected&... expected) {
-  return absl::InvalidArgumentError(absl::StrCat(field, " is ", value, ", expected ", expected...));
+  return absl::InvalidArgumentError(absl::StrCat(field, ": ", value, "; expected ", expected...));
 }
 
 absl::Status CheckDim(absl::string_view field, int64_t dim, const BackendCapabilities& can) {
@@ -32,20 +32,20 @@ absl::Status CheckQueries(const AttendArgs& args) {
   }
   if (q.dim != kv.head_dim()) return Refuse("q head_dim", q.dim, kv.head_dim(), ", as in the keys");
   if (q.heads != args.heads.count) {
-    return Refuse("the number of heads in q", q.heads, args.heads.count, ", as in heads");
+    return Refuse("number of heads in q", q.heads, args.heads.count, ", as in heads");
   }
   int64_t rows = 0;
   int64_t last = 0;
   for (const TokenRange& range : args.q_ranges) {
     if (range.begin < last || range.end < range.begin) {
-      return Refuse("a query range", absl::StrCat("[", range.begin, ", ", range.end, ")"),
+      return Refuse("query range", absl::StrCat("[", range.begin, ", ", range.end, ")"),
                     "ranges that ascend and do not overlap, the next from ", last, " on");
     }
     rows += range.size();
     last = range.end;
   }
   if (q.tokens != rows) {
-    return Refuse("the number of query rows", q.tokens, rows, ", the sum of the query ranges");
+    return Refuse("number of query rows", q.tokens, rows, ", the sum of the query ranges");
   }
   return absl::OkStatus();
 }
@@ -90,7 +90,7 @@ absl::Status CheckAttendArgs(const AttendArgs& args, const BackendCapabilities& 
   const PartialView& into = args.into;
   if (into.rows != args.q.tokens || into.heads != args.heads.count ||
       into.v_head_dim != args.kv->v_head_dim()) {
-    return Refuse("the partial to merge into",
+    return Refuse("partial to merge into",
                   absl::StrCat("[", into.rows, ", ", into.heads, ", ", into.v_head_dim, "]"), "[",
                   args.q.tokens, ", ", args.heads.count, ", ", args.kv->v_head_dim(), "]");
   }

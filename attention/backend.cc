@@ -39,8 +39,8 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(absl::string_view name, int
   const absl::string_view known = BuiltWithCuda()
                                       ? "auto, cpu, cuda, reference"
                                       : "auto, cpu, reference (this program has no CUDA in it)";
-  return absl::InvalidArgumentError(absl::StrCat(
-      "backend is '", absl::CHexEscape(name.substr(0, 40)), "', expected one of ", known));
+  return absl::InvalidArgumentError(absl::StrCat("backend: '", absl::CHexEscape(name.substr(0, 40)),
+                                                 "'; expected one of ", known));
 }
 
 }  // namespace annulus

@@ -60,8 +60,8 @@ absl::StatusOr<DType> ParseDType(absl::string_view text) {
   for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
     if (text == Name(dtype)) return dtype;
   }
-  return absl::InvalidArgumentError(absl::StrCat("dtype is '", absl::CHexEscape(text.substr(0, 40)),
-                                                 "', expected one of f32, f16, bf16"));
+  return absl::InvalidArgumentError(absl::StrCat("dtype: '", absl::CHexEscape(text.substr(0, 40)),
+                                                 "'; expected one of f32, f16, bf16"));
 }
 
 float F16ToF32(uint16_t bits) {

@@ -149,13 +149,13 @@ absl::Status Pattern::CheckTokens(int64_t kv_tokens, bool may_grow) const {
   for (const DocsTotal& docs : *docs_) {
     if (may_grow && docs.last_start > kv_tokens) {
       return absl::InvalidArgumentError(absl::StrCat(
-          "pattern: at ", docs.position, ": expected the last document to start within the ",
-          kv_tokens, " tokens of the context, found its start at ", docs.last_start));
+          "pattern: at ", docs.position, ": the last document starts at ", docs.last_start,
+          "; expected its start within the ", kv_tokens, " tokens of the context"));
     }
     if (!may_grow && docs.tokens != kv_tokens) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("pattern: at ", docs.position, ": expected documents of ", kv_tokens,
-                       " tokens in all, as many as the context has, found ", docs.tokens));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "pattern: at ", docs.position, ": documents of ", docs.tokens,
+          " tokens in all; expected ", kv_tokens, " tokens, as many as the context has"));
     }
   }
   return absl::OkStatus();

@@ -240,12 +240,12 @@ absl::StatusOr<ParsedPattern> ParsePattern(absl::string_view text, int kv_heads,
                                            const ListsOfText& lists) {
   if (kv_heads < 1 || kv_heads > kKvHeadsMax) {
     return absl::InvalidArgumentError(
-        absl::StrCat("kv_heads: expected 1 to ", kKvHeadsMax, ", found ", kv_heads));
+        absl::StrCat("kv_heads: ", kv_heads, "; expected 1 to ", kKvHeadsMax));
   }
   if (text.size() > kPatternBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat("pattern: at ", kPatternBytesMax + 1,
-                                                   ": expected at most ", kPatternBytesMax,
-                                                   " bytes, found ", text.size()));
+    return absl::InvalidArgumentError(absl::StrCat("pattern: at ", kPatternBytesMax + 1, ": ",
+                                                   text.size(), " bytes; expected at most ",
+                                                   kPatternBytesMax));
   }
   return Parser(text, kv_heads, lists).Parse();
 }

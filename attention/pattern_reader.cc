@@ -54,7 +54,7 @@ absl::string_view PatternReader::Word() {
 absl::Status PatternReader::Refuse(size_t at, absl::string_view expected,
                                    absl::string_view found) const {
   return absl::InvalidArgumentError(
-      absl::StrCat("pattern: at ", at + 1, ": expected ", expected, ", found ", found));
+      absl::StrCat("pattern: at ", at + 1, ": ", found, "; expected ", expected));
 }
 
 absl::Status PatternReader::Expected(absl::string_view expected) {

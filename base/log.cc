@@ -73,8 +73,8 @@ absl::StatusOr<LogLevel> ParseLogLevel(absl::string_view text) {
   if (text == "error") return LogLevel::kError;
   if (text == "off") return LogLevel::kOff;
   return absl::InvalidArgumentError(
-      absl::StrCat("log level \"", absl::CEscape(text.substr(0, 64)),
-                   "\" is unknown, expected debug, info, warning, error or off"));
+      absl::StrCat("log-level: \"", absl::CEscape(text.substr(0, 64)),
+                   "\"; expected debug, info, warning, error or off"));
 }
 
 void SetLogLevel(LogLevel level) {

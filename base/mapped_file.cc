@@ -16,7 +16,7 @@ namespace {
 
 absl::Status Refused(const std::string& path, absl::string_view why) {
   return absl::InvalidArgumentError(
-      absl::StrCat("file ", QuotedEnd(path), ": ", why, ", expected a readable regular file"));
+      absl::StrCat("file ", QuotedEnd(path), ": ", why, "; expected a readable regular file"));
 }
 
 }  // namespace

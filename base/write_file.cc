@@ -23,7 +23,7 @@ namespace fs = std::filesystem;
 
 absl::Status Refused(const std::string& path, absl::string_view why) {
   return absl::InvalidArgumentError(
-      absl::StrCat("file ", QuotedEnd(path), ": ", why, ", expected a path to write a file to"));
+      absl::StrCat("file ", QuotedEnd(path), ": ", why, "; expected a path to write a file to"));
 }
 
 // Where a file written at `path` lies: beyond its symlinks, also if that does not exist yet.
@@ -99,9 +99,9 @@ absl::Status CheckOutputs(const std::vector<NamedPath>& outputs,
     others.insert(others.end(), inputs.begin(), inputs.end());
     for (const NamedPath& other : others) {
       if (!other.path.has_value() || !IsSameFile(*output.path, *other.path)) continue;
-      return absl::InvalidArgumentError(absl::StrCat(output.name, " ", QuotedEnd(*output.path),
-                                                     " is the file of ", other.name,
-                                                     ", expected another one"));
+      return absl::InvalidArgumentError(absl::StrCat(output.name, ": ", QuotedEnd(*output.path),
+                                                     ", the file of ", other.name,
+                                                     "; expected another one"));
     }
   }
   return absl::OkStatus();

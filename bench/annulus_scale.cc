@@ -66,7 +66,7 @@ OptionSetter SetScenarios(std::vector<Scenario>* chosen) {
         found = true;
       }
       if (!found) {
-        return absl::InvalidArgumentError(absl::StrCat(Quoted(item), ", expected some of ", names));
+        return absl::InvalidArgumentError(absl::StrCat(Quoted(item), "; expected some of ", names));
       }
     }
     return absl::OkStatus();
@@ -141,7 +141,7 @@ absl::Status Run(const std::vector<std::string>& args) {
   for (int64_t ranks : flags.ranks) {
     if (ranks > cluster.workers_max) {
       return absl::InvalidArgumentError(absl::StrCat(
-          "--ranks is ", ranks, ", expected at most the cluster's ", cluster.workers_max));
+          "--ranks: ", ranks, "; expected at most the cluster's ", cluster.workers_max));
     }
   }
   if (!flags.csv.empty()) {

@@ -11,11 +11,11 @@ absl::Status CheckOp(absl::string_view field, int peer, const void* data, size_t
                      int world) {
   if (peer < 0 || peer >= world) {
     return absl::InvalidArgumentError(
-        absl::StrCat(field, ".peer is ", peer, ", expected a rank below ", world));
+        absl::StrCat(field, ".peer: ", peer, "; expected a rank below ", world));
   }
   if (data == nullptr && size_bytes != 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat(field, ".data is null, expected memory of ", size_bytes, " bytes"));
+        absl::StrCat(field, ".data: null; expected memory of ", size_bytes, " bytes"));
   }
   return absl::OkStatus();
 }
@@ -37,12 +37,12 @@ absl::Status CheckMembers(int rank, absl::Span<const std::string> addresses,
                           absl::string_view own) {
   if (rank < 0 || static_cast<size_t>(rank) >= addresses.size()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("rank is ", rank, ", expected one of ", addresses.size(), " addresses"));
+        absl::StrCat("rank: ", rank, "; expected one of ", addresses.size(), " addresses"));
   }
   if (addresses[rank] != own) {
-    return absl::InvalidArgumentError(absl::StrCat("addresses[", rank, "] is ",
-                                                   absl::CHexEscape(addresses[rank].substr(0, 80)),
-                                                   ", expected this fabric's own address"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("addresses[", rank, "]: ", absl::CHexEscape(addresses[rank].substr(0, 80)),
+                     "; expected this fabric's own address"));
   }
   return absl::OkStatus();
 }

@@ -18,7 +18,7 @@ class NoExchange final : public Exchange {
   absl::StatusOr<Ticket> Post(absl::Span<const SendOp> sends,
                               absl::Span<const RecvOp> receives) override {
     if (sends.empty() && receives.empty()) return Ticket{0};
-    return absl::InvalidArgumentError("operations were posted, expected none: nothing moves here");
+    return absl::InvalidArgumentError("operations: posted; expected none: nothing moves here");
   }
   absl::Status Wait(Ticket, absl::Time) override { return absl::OkStatus(); }
   void Abort(absl::Status) override {}

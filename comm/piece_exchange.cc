@@ -16,7 +16,7 @@ namespace {
 
 // A member says what no member of ours would: nothing that it moves can be trusted.
 absl::Status Nonsense(int peer, absl::string_view what) {
-  return absl::InternalError(absl::StrCat("rank ", peer, " of the exchange ", what));
+  return absl::InternalError(absl::StrCat("rank ", peer, " of the exchange: ", what));
 }
 
 }  // namespace
@@ -166,7 +166,8 @@ void PieceExchange::OnMessage(const PieceHeader& header, absl::string_view text)
       FailAll(AbortedByRank(peer, text));
       return;
   }
-  FailAll(Nonsense(peer, absl::StrCat("sent a message of kind ", header.kind)));
+  FailAll(
+      Nonsense(peer, absl::StrCat("a message of kind ", header.kind, "; expected a known kind")));
 }
 
 // Each receive is announced once. One whose send has failed meanwhile is nobody's any more.
@@ -174,16 +175,17 @@ void PieceExchange::OnReady(int peer, uint64_t sequence, size_t size_bytes) {
   Member& member = members_[peer];
   if (const auto it = member.sends.find(sequence); it != member.sends.end()) {
     if (it->second.pieces == 0) return StartSend(peer, sequence, size_bytes);
-    return FailAll(Nonsense(peer, absl::StrCat("announced receive ", sequence, " twice")));
+    return FailAll(
+        Nonsense(peer, absl::StrCat("receive ", sequence, " announced twice; expected once")));
   }
   if (sequence < member.next_send) return;
   if (sequence - member.next_send >= kReadyMax) {
     return FailAll(
-        Nonsense(peer, absl::StrCat("announced receive ", sequence, "; expected at most ",
+        Nonsense(peer, absl::StrCat("receive ", sequence, " announced; expected at most ",
                                     kReadyMax, " before their sends")));
   }
   if (!member.ready.emplace(sequence, size_bytes).second) {
-    FailAll(Nonsense(peer, absl::StrCat("announced receive ", sequence, " twice")));
+    FailAll(Nonsense(peer, absl::StrCat("receive ", sequence, " announced twice; expected once")));
   }
 }
 
@@ -197,7 +199,7 @@ std::optional<std::byte*> PieceExchange::Place(const PieceHeader& header, size_t
   if (header.size_bytes != receive.size_bytes || !receive.pieces.Take(header.offset, size_bytes)) {
     FailAll(Nonsense(
         static_cast<int>(header.rank),
-        absl::StrCat("sent a piece at ", header.offset, " of ", size_bytes,
+        absl::StrCat("a piece at ", header.offset, " of ", size_bytes,
                      " bytes; expected each piece of a receive of ", receive.size_bytes, " once")));
     return std::nullopt;
   }

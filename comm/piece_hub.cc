@@ -9,7 +9,7 @@ absl::StatusOr<std::unique_ptr<Exchange>> PieceHub::Open(
     std::string name, uint64_t channel, int rank, std::vector<std::shared_ptr<PieceLink>> links) {
   if (exchanges_.count(channel) != 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat("channel is ", channel, ", expected one that is not in use"));
+        absl::StrCat("channel: ", channel, "; expected one that is not in use"));
   }
   auto exchange =
       std::make_unique<PieceExchange>(*this, std::move(name), channel, rank, std::move(links));

@@ -37,7 +37,7 @@ absl::Status TicketBook::Wait(Exchange::Ticket ticket, absl::Time deadline,
                               std::condition_variable& changed) {
   if (entries_.find(ticket) == entries_.end()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("ticket is ", ticket, ", expected one posted and not yet waited for"));
+        absl::StrCat("ticket: ", ticket, "; expected one posted and not yet waited for"));
   }
   const auto done = [&] { return entries_.at(ticket).open == 0; };
   if (deadline == absl::InfiniteFuture()) {

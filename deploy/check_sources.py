@@ -1,6 +1,6 @@
 """Checks what clang-format cannot: that includes point down, and that sources stay small and clean.
 
-Prints one line per finding, `file:line: what, what was expected`, and exits 1 if there is any.
+Prints one line per finding, `file:line: field: value; expected …`, and exits 1 if there is any.
 """
 
 import os
@@ -9,6 +9,7 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SOURCE_FOLDERS = ("attention", "base", "bench", "comm", "python", "runtime", "sharding", "tests")
+CODE = (".h", ".cc", ".cu", ".cuh")
 LINES_MAX = 400
 FUNCTION_LINES_MAX = 69
 COLUMNS_MAX = 100
@@ -84,6 +85,9 @@ BY_NAME = {
 }
 # CMake's lists end an item there: such a test would be two that do not exist.
 TEST_NAME_WITH_SEMICOLON = re.compile(r'TEST_CASE\("[^"]*;')
+# Errors have one form, `field: value; expected …`, and bounds `name: value; what is in use`.
+STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+OTHER_FORM = re.compile(r"[,:] expected\b|_(max|limit) is ")
 
 
 def folder_of(path):
@@ -103,12 +107,12 @@ def check_include(path, target):
         return None
     here, there = folder_of(path), folder_of(target)
     if target.startswith(TOP):
-        return f"{path} includes {target}, which stands on top of it"
+        return f"{path} includes: {target}; expected nothing that stands on top of it"
     if there is None or there in (here, *BELOW_ALL, *LAYERS[here]):
         return None
     if there in FACTORIES.get(path, ()):
         return None
-    return f"{here} includes {target}, expected only {', '.join((*BELOW_ALL, *LAYERS[here]))}"
+    return f"{here} includes: {target}; expected only {', '.join((*BELOW_ALL, *LAYERS[here]))}"
 
 
 def long_functions(lines):
@@ -122,6 +126,11 @@ def long_functions(lines):
             if begin and number - begin + 1 > FUNCTION_LINES_MAX:
                 yield begin, number - begin + 1
             begin = None
+
+
+def has_other_form(line):
+    """Whether a string of the line is an error's text in another form than the house's."""
+    return any(OTHER_FORM.search(text) for text in STRING.findall(line))
 
 
 def missing_includes(path, lines):
@@ -140,43 +149,54 @@ def missing_includes(path, lines):
                 break
 
 
-def check_file(path):
-    with open(os.path.join(ROOT, path), encoding="utf-8") as file:
-        lines = file.read().splitlines()
+def check_texts(lines):
+    for number, line in enumerate(lines, 1):
+        if has_other_form(line):
+            yield number, "error's text: of another form; expected `field: value; expected …`"
+
+
+def check_file(path, lines):
     if len(lines) > LINES_MAX:
-        yield 1, f"{len(lines)} lines, expected at most {LINES_MAX}"
+        yield 1, f"lines: {len(lines)}; expected at most {LINES_MAX}"
     for number, line in enumerate(lines, 1):
         if len(line) > COLUMNS_MAX:
-            yield number, f"{len(line)} columns, expected at most {COLUMNS_MAX}"
+            yield number, f"columns: {len(line)}; expected at most {COLUMNS_MAX}"
         if UNFINISHED.search(line):
-            yield number, "unfinished work is named, expected an issue instead"
+            yield number, "unfinished work: named; expected an issue instead"
         if MACHINE_PATH.search(line):
-            yield number, "a path of some machine, expected none"
+            yield number, "path of some machine: named; expected none"
         if TEST_NAME_WITH_SEMICOLON.search(line):
-            yield number, "a test's name with ';', expected none: CTest cannot run it"
+            yield number, "test's name: has ';'; expected none: CTest cannot run it"
         if path.startswith(PUBLIC) and "#include" in line and not PUBLIC_INCLUDE.match(line):
-            yield number, "expected includes of annulus/, absl/ and the standard library only"
+            yield number, "include: another; expected annulus/, absl/ and the standard library only"
         include = INCLUDE.match(line)
         if include and (finding := check_include(path, include.group(1))):
             yield number, finding
     for number, target in missing_includes(path, lines):
-        yield number, f"no include of {target} for what is used here, expected one"
+        yield number, f"include of {target}: none; expected one for what is used here"
     if path.endswith(".cc") and not path.startswith("tests/"):
         for number, length in long_functions(lines):
-            yield number, f"function of {length} lines, expected at most {FUNCTION_LINES_MAX}"
+            yield number, f"lines of a function: {length}; expected at most {FUNCTION_LINES_MAX}"
 
 
-def sources():
+def sources(suffixes):
+    """(path, lines) of the files with one of these suffixes."""
     for top in SOURCE_FOLDERS:
         for folder, _, names in os.walk(os.path.join(ROOT, top)):
             for name in names:
-                if name.endswith((".h", ".cc", ".cu", ".cuh", ".proto", ".cmake", "CMakeLists.txt")):
-                    yield os.path.relpath(os.path.join(folder, name), ROOT)
+                if name.endswith(suffixes):
+                    path = os.path.join(folder, name)
+                    with open(path, encoding="utf-8") as file:
+                        yield os.path.relpath(path, ROOT), file.read().splitlines()
 
 
 def main():
     findings = [f"{path}:{number}: {what}"
-                for path in sorted(sources()) for number, what in check_file(path)]
+                for path, lines in sorted(sources((*CODE, ".proto", ".cmake", "CMakeLists.txt")))
+                for number, what in check_file(path, lines)]
+    findings += [f"{path}:{number}: {what}"
+                 for path, lines in sorted(sources((*CODE, ".py"))) if not path.startswith("tests/")
+                 for number, what in check_texts(lines)]
     for finding in findings:
         print(finding, file=sys.stderr)
     return 1 if findings else 0

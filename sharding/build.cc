@@ -18,7 +18,7 @@ constexpr int kDimMax = 1 << 16;
 absl::Status CheckRange(absl::string_view field, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat(field, " ", value, ": expected ", low, " to ", high));
+      absl::StrCat(field, ": ", value, "; expected ", low, " to ", high));
 }
 
 // A block-cyclic unit that gives every group some of the rows.
@@ -47,14 +47,14 @@ absl::Status CheckProblem(const Problem& problem) {
   ANNULUS_RETURN_IF_ERROR(CheckRange("kv_heads", problem.kv_heads, 1, problem.heads));
   if (problem.heads % problem.kv_heads != 0) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "heads ", problem.heads, ": expected a multiple of kv_heads ", problem.kv_heads));
+        "heads: ", problem.heads, "; expected a multiple of kv_heads ", problem.kv_heads));
   }
   const __int128 pairs =
       static_cast<__int128>(problem.q_tokens) * problem.kv_tokens * problem.heads;
   if (pairs > std::numeric_limits<int64_t>::max()) {
-    return absl::InvalidArgumentError(absl::StrCat("q_tokens ", problem.q_tokens, " x kv_tokens ",
-                                                   problem.kv_tokens, " x heads ", problem.heads,
-                                                   ": expected less than 2^63 pairs"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("q_tokens x kv_tokens x heads: ", problem.q_tokens, " x ", problem.kv_tokens,
+                     " x ", problem.heads, "; expected less than 2^63 pairs"));
   }
   ANNULUS_RETURN_IF_ERROR(CheckRange("head_dim", problem.head_dim, 1, kDimMax));
   ANNULUS_RETURN_IF_ERROR(CheckRange("v_head_dim", problem.v_head_dim, 1,
@@ -62,19 +62,19 @@ absl::Status CheckProblem(const Problem& problem) {
   ANNULUS_RETURN_IF_ERROR(
       CheckRange("home_partition unit", problem.home_partition.unit_blocks, 1, kUnitBlocksMax));
   if (problem.pattern.kv_heads() != problem.kv_heads) {
-    return absl::InvalidArgumentError(absl::StrCat("pattern for ", problem.pattern.kv_heads(),
-                                                   " kv heads: expected ", problem.kv_heads));
+    return absl::InvalidArgumentError(absl::StrCat("pattern: ", problem.pattern.kv_heads(),
+                                                   " kv heads; expected ", problem.kv_heads));
   }
   const Layout& kv = problem.kv;
   if (kv.heads() != problem.heads || kv.kv_heads() != problem.kv_heads) {
-    return absl::InvalidArgumentError(absl::StrCat("layout of ", kv.heads(), " heads, ",
-                                                   kv.kv_heads(), " kv heads: expected ",
+    return absl::InvalidArgumentError(absl::StrCat("layout: ", kv.heads(), " heads, ",
+                                                   kv.kv_heads(), " kv heads; expected ",
                                                    problem.heads, " and ", problem.kv_heads));
   }
   if (kv.tokens().first_block() != 0 || kv.tokens().blocks() < BlocksOf(problem.kv_tokens)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("layout of blocks ", kv.tokens().first_block(), " to ",
-                     kv.tokens().first_block() + kv.tokens().blocks(), ": expected 0 to at least ",
+        absl::StrCat("layout: blocks ", kv.tokens().first_block(), " to ",
+                     kv.tokens().first_block() + kv.tokens().blocks(), "; expected 0 to at least ",
                      BlocksOf(problem.kv_tokens)));
   }
   return absl::OkStatus();

@@ -26,7 +26,7 @@ absl::StatusOr<Placement> ParsePlacement(absl::string_view text) {
     if (text == Name(placement)) return placement;
   }
   return absl::InvalidArgumentError(absl::StrCat(
-      "placement \"", absl::CHexEscape(text.substr(0, 64)), "\": expected tokens, heads or mesh"));
+      "placement: \"", absl::CHexEscape(text.substr(0, 64)), "\"; expected tokens, heads or mesh"));
 }
 
 MeshShape MeshOf(int world) {

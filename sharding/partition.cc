@@ -26,8 +26,8 @@ absl::StatusOr<PartitionSpec> PartitionSpec::Parse(absl::string_view text) {
     }
   }
   return absl::InvalidArgumentError(
-      absl::StrCat("placement \"", absl::CHexEscape(text.substr(0, 64)),
-                   "\": expected zigzag, contiguous, striped or block-cyclic:N with N from 1 to ",
+      absl::StrCat("placement: \"", absl::CHexEscape(text.substr(0, 64)),
+                   "\"; expected zigzag, contiguous, striped or block-cyclic:N with N from 1 to ",
                    kUnitBlocksMax));
 }
 

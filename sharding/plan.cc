@@ -31,8 +31,8 @@ absl::StatusOr<PlanKind> ParsePlanKind(absl::string_view text) {
     if (text == Name(kind)) return kind;
     absl::StrAppend(&known, known.empty() ? "" : ", ", Name(kind));
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("plan \"", absl::CHexEscape(text.substr(0, 64)), "\": expected one of ", known));
+  return absl::InvalidArgumentError(absl::StrCat("plan: \"", absl::CHexEscape(text.substr(0, 64)),
+                                                 "\"; expected one of ", known));
 }
 
 BlockSet Problem::QueryBlocks() const {

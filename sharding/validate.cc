@@ -351,7 +351,7 @@ class CoverageCheck {
       if (wanted[block] > 0 && done[block] != 1) {
         return absl::InternalError(absl::StrCat(
             "plan ", Name(plan_.kind()), ": head ", head, " of rows like those of query block ",
-            q_blocks[0], " meets KV block ", block, " ", done[block], " times: expected once"));
+            q_blocks[0], " meets KV block ", block, " ", done[block], " times; expected once"));
       }
     }
     return absl::OkStatus();

@@ -311,16 +311,16 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int place, absl::string
     return absl::FailedPreconditionError(absl::StrCat("no GPU is found here", why));
   }
   if (place < 0) {
-    return absl::InvalidArgumentError(absl::StrCat("place is ", place, ", expected 0 or more"));
+    return absl::InvalidArgumentError(absl::StrCat("place: ", place, "; expected 0 or more"));
   }
   const int device = place % devices;
   cudaDeviceProp properties;
   ANNULUS_RETURN_IF_ERROR(
       StatusOf(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties"));
   if (properties.major < 8) {
-    return absl::FailedPreconditionError(absl::StrCat("GPU ", device, " has compute capability ",
+    return absl::FailedPreconditionError(absl::StrCat("compute capability of GPU ", device, ": ",
                                                       properties.major, ".", properties.minor,
-                                                      ", expected at least 8.0"));
+                                                      "; expected at least 8.0"));
   }
   ANNULUS_RETURN_IF_ERROR(StatusOf(cudaSetDevice(device), absl::StrCat("GPU ", device)));
   ANNULUS_ASSIGN_OR_RETURN(const cuda::LoadedKernels kernels,

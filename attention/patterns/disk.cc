@@ -4,6 +4,7 @@
 #include <cmath>
 #include <memory>
 
+#include "absl/strings/str_cat.h"
 #include "attention/patterns/grid.h"
 #include "attention/patterns/nodes.h"
 #include "attention/patterns/word.h"
@@ -90,7 +91,8 @@ absl::StatusOr<Rules> ReadDisk(PatternReader& reader) {
       reader.ReadArguments({{"extents", 1, true, 2}, {"radius", 1, true}, {"text", 0, false}}));
   ANNULUS_ASSIGN_OR_RETURN(const Grid grid, ReadGrid(reader, values[0], 2));
   if (values[1].number() > kRadiusMax) {
-    return reader.Refuse(values[1].at, "a radius of at most 2^20", "more");
+    return reader.Refuse(values[1].at, "a radius of at most 2^20",
+                         absl::StrCat(values[1].number()));
   }
   const int64_t text = std::min(values[2].number(), kFar / 2);
   return reader.SameForAll(std::make_shared<Disk>(grid, values[1].number(), text));

@@ -24,7 +24,8 @@ inline absl::Status CheckUnit(const PatternReader& reader, const PatternReader::
 
 inline absl::Status CheckPicks(const PatternReader& reader, const PatternReader::Value& value) {
   if (value.number() <= kListKeysMax) return absl::OkStatus();
-  return reader.Refuse(value.at, absl::StrCat("at most list_keys_max, ", kListKeysMax), "more");
+  return reader.Refuse(value.at, absl::StrCat("at most list_keys_max, ", kListKeysMax),
+                       absl::StrCat(value.number()));
 }
 
 }  // namespace annulus

@@ -221,7 +221,7 @@ int RunKernels(int argc, char** argv) {
     return 2;
   }
   if (!options.target.empty() && !ChooseTarget(options.target)) {
-    std::fprintf(stderr, "--target '%s': expected an instruction set of this machine, as AVX2\n",
+    std::fprintf(stderr, "--target: '%s'; expected an instruction set of this machine, as AVX2\n",
                  options.target.c_str());
     return 2;
   }

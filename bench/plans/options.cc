@@ -31,7 +31,7 @@ OptionSetter SetPlans(std::vector<std::optional<PlanKind>>* plans) {
 
 absl::StatusOr<std::string> ParseTransport(absl::string_view text) {
   if (text == "mpi" || text == "ucx" || text == "nccl") return std::string(text);
-  return absl::InvalidArgumentError(absl::StrCat(Quoted(text), ", expected mpi, ucx or nccl"));
+  return absl::InvalidArgumentError(absl::StrCat(Quoted(text), "; expected mpi, ucx or nccl"));
 }
 
 void AddProblem(Options* options, ProblemFlags* problem, std::optional<int64_t>* v_head_dim) {

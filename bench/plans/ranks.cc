@@ -159,7 +159,7 @@ absl::Status Ranks::UseTransport(absl::string_view name, const std::string& ucx_
     nccl_ = true;
     if (kWithNccl) return absl::OkStatus();
     return absl::InvalidArgumentError(
-        "--transport is nccl, expected mpi or ucx: this program has no NCCL in it");
+        "--transport: nccl; expected mpi or ucx: this program has no NCCL in it");
   }
   UcxOptions options;
   options.transports = ucx_transports;

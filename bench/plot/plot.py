@@ -48,7 +48,7 @@ def read_rows(path):
         raise BadFile(f"{path}: {error}") from error
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
-        raise BadFile(f"{path}: no rows, expected CSV or JSON lines")
+        raise BadFile(f"{path}: no rows; expected CSV or JSON lines")
     rows = []
     if lines[0].startswith("{"):
         for number, line in enumerate(lines, 1):
@@ -61,7 +61,9 @@ def read_rows(path):
     try:
         for number, row in enumerate(reader, 1):
             if None in row or None in row.values():
-                raise BadFile(f"{path}: row {number}: expected {len(reader.fieldnames)} fields")
+                fields = len(row.pop(None, [])) + sum(value is not None for value in row.values())
+                raise BadFile(f"{path}: row {number}: {fields} fields; "
+                              f"expected {len(reader.fieldnames)}")
             rows.append(numbers(row))
     except csv.Error as error:
         raise BadFile(f"{path}: {error}") from error
@@ -76,7 +78,7 @@ def figure_of(path, rows):
         return [name for name in figure.COLUMNS if any(name not in row for row in rows)]
     figure = min(FIGURES, key=lambda figure: len(missing(figure)))
     if missing(figure):
-        raise BadFile(f"{path}: no {', '.join(missing(figure))}, expected the columns of "
+        raise BadFile(f"{path}: no {', '.join(missing(figure))}; expected the columns of "
                       f"{' or '.join(f.PROGRAM for f in FIGURES)}")
     for number, row in enumerate(rows, 1):
         for name, kind in figure.COLUMNS.items():
@@ -91,7 +93,7 @@ def figure_of(path, rows):
                 expected = "a finite number"
             else:
                 continue
-            raise BadFile(f"{path}: row {number}: {name} is {value!r}, expected {expected}")
+            raise BadFile(f"{path}: row {number}: {name}: {value!r}; expected {expected}")
     return figure
 
 

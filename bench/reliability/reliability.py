@@ -80,9 +80,9 @@ def main():
     parser.add_argument("--out", default=os.path.join(ROOT, "bench/results/reliability.md"))
     options = parser.parse_args()
     if not options.out.endswith(".md"):
-        parser.error(f"--out is {options.out!r}, expected a name that ends in .md")
+        parser.error(f"--out: {options.out!r}; expected a name that ends in .md")
     if not os.access(os.path.dirname(os.path.abspath(options.out)), os.W_OK | os.X_OK):
-        parser.error(f"--out is {options.out!r}, expected a folder that can be written to")
+        parser.error(f"--out: {options.out!r}; expected a folder that can be written to")
     rows = []
     for number, command, variables in TESTS:
         for row in rows_of(number, command, variables, os.path.abspath(options.build)):

@@ -38,7 +38,7 @@ absl::StatusOr<std::shared_ptr<LocalNode>> LocalCore::AddNode(absl::string_view 
   std::lock_guard<std::mutex> lock(mutex_);
   if (!living_.emplace(node->address, node).second) {
     return absl::InvalidArgumentError(
-        absl::StrCat("fabric name is ", name, ", expected one that no living fabric has"));
+        absl::StrCat("fabric name: ", name, "; expected one that no living fabric has"));
   }
   return node;
 }
@@ -77,8 +77,8 @@ absl::StatusOr<PeerId> LocalCore::Connect(const std::shared_ptr<LocalNode>& node
                                           absl::string_view address, const LinkKey& key) {
   if (!absl::StartsWith(address, kPrefix)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("address is ", absl::CHexEscape(address.substr(0, 80)),
-                     ", expected one of this network: ", kPrefix, "NAME"));
+        absl::StrCat("address: ", absl::CHexEscape(address.substr(0, 80)),
+                     "; expected one of this network: ", kPrefix, "NAME"));
   }
   std::lock_guard<std::mutex> lock(mutex_);
   auto link = std::make_shared<LocalLink>();
@@ -137,9 +137,9 @@ absl::Status LocalCore::Send(LocalNode& node, PeerId peer, Message message) {
   const size_t size_bytes = message.payload.size();
   const size_t queued_bytes = link->ends[to].queued_bytes;
   if (queued_bytes != 0 && queued_bytes + size_bytes > options_.queue_bytes_max) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("peer ", peer, ": ", queued_bytes, " bytes are queued, ", size_bytes,
-                     " more exceed the limit of ", options_.queue_bytes_max));
+    return absl::ResourceExhaustedError(absl::StrCat("queue_bytes_max: ", options_.queue_bytes_max,
+                                                     "; ", queued_bytes, " in use for peer ", peer,
+                                                     ", this message needs ", size_bytes, " more"));
   }
   node.counters.bytes_sent += size_bytes;
   ++node.counters.messages_sent;
@@ -281,7 +281,7 @@ absl::StatusOr<std::unique_ptr<Exchange>> LocalCore::OpenExchange(
   const std::shared_ptr<LocalExchangeGroup> group = members.group.lock();
   if (absl::Span<const std::string>(members.addresses) != addresses || members.opened[rank]) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "channel is ", channel, ", expected one that is not used yet by others or by this rank"));
+        "channel: ", channel, "; expected one that is not used yet by others or by this rank"));
   }
   members.opened[rank] = &node;
   for (size_t other = 0; other < addresses.size(); ++other) {

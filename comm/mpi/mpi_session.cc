@@ -80,7 +80,7 @@ MpiSession::~MpiSession() = default;
 absl::StatusOr<std::unique_ptr<MpiSession>> MpiSession::Start(const MpiOptions& options) {
   if (options.piece_bytes < 1 || options.piece_bytes > INT32_MAX) {
     return absl::InvalidArgumentError(
-        absl::StrCat("piece_bytes is ", options.piece_bytes, ", expected 1 to ", INT32_MAX));
+        absl::StrCat("piece_bytes: ", options.piece_bytes, "; expected 1 to ", INT32_MAX));
   }
   ANNULUS_ASSIGN_OR_RETURN(std::unique_ptr<MpiTransport> transport, MpiTransport::Create(options));
   return std::unique_ptr<MpiSession>(new MpiSession(std::make_unique<Parts>(std::move(transport))));
@@ -101,8 +101,8 @@ Rendezvous& MpiSession::rendezvous() {
 absl::StatusOr<std::unique_ptr<Exchange>> MpiSession::OpenExchange(uint64_t channel, int members) {
   MpiTransport& transport = *parts_->transport;
   if (members < 1 || members > transport.world() || transport.rank() >= members) {
-    return absl::InvalidArgumentError(absl::StrCat("members is ", members,
-                                                   ", expected more than rank ", transport.rank(),
+    return absl::InvalidArgumentError(absl::StrCat("members: ", members,
+                                                   "; expected more than rank ", transport.rank(),
                                                    " and at most ", transport.world()));
   }
   std::vector<std::shared_ptr<PieceLink>> links(static_cast<size_t>(members));

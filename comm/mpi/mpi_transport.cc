@@ -106,13 +106,13 @@ void MpiLink::DropUnsent(const void* owner) {
 absl::StatusOr<std::unique_ptr<MpiTransport>> MpiTransport::Create(const MpiOptions& options) {
   int started = 0;
   ANNULUS_RETURN_IF_ERROR(MpiError("MPI_Initialized", MPI_Initialized(&started)));
-  if (started != 0) return absl::UnavailableError("MPI was started already, expected once");
+  if (started != 0) return absl::UnavailableError("MPI: started already; expected once");
   int provided = MPI_THREAD_SINGLE;
   ANNULUS_RETURN_IF_ERROR(MpiError(
       "MPI_Init_thread", MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided)));
   if (provided < MPI_THREAD_SERIALIZED) {
     return absl::UnavailableError(
-        "this MPI has no MPI_THREAD_SERIALIZED, expected one that lets threads take turns");
+        "MPI: no MPI_THREAD_SERIALIZED; expected one that lets threads take turns");
   }
   // A communicator of our own: nobody else's messages, and errors that come back.
   MPI_Comm comm = MPI_COMM_NULL;

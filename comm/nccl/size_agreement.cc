@@ -32,7 +32,7 @@ absl::Status OtherOperations(int rank, const PeerSizes& mine, int peer, const He
   return absl::InternalError(
       absl::StrCat("in one group rank ", rank, " posts ", mine.sends.size(), " sends to and ",
                    mine.receives.size(), " receives from rank ", peer, ", which posts ",
-                   theirs.receives, " receives and ", theirs.sends, " sends, expected as many"));
+                   theirs.receives, " receives and ", theirs.sends, " sends; expected as many"));
 }
 
 }  // namespace

@@ -76,8 +76,8 @@ absl::StatusOr<UcxContext> MakeUcxContext(const UcxOptions& options) {
     status = ucp_config_modify(config.get(), name, value.c_str());
     if (status != UCS_OK) {
       return absl::InvalidArgumentError(
-          absl::StrCat("UCX option ", name, " is ", value,
-                       ", expected a value that UCX knows: ", ucs_status_string(status)));
+          absl::StrCat("UCX option ", name, ": ", value,
+                       "; expected a value that UCX knows: ", ucs_status_string(status)));
     }
   }
 
@@ -98,7 +98,7 @@ absl::StatusOr<UcxContext> MakeUcxContext(const UcxOptions& options) {
     // Names that it does not know here, as opposed to what the machine lacks.
     if (status != UCS_ERR_NO_DEVICE) return failed;
     return absl::InvalidArgumentError(
-        absl::StrCat(failed.message(), ", expected names that UCX knows on this machine"));
+        absl::StrCat(failed.message(), "; expected names that UCX knows on this machine"));
   }
   return UcxContext(context);
 }
@@ -176,9 +176,8 @@ absl::StatusOr<UcxAddress> UcxAddress::Parse(absl::string_view text) {
     ok = checksum == (Fnv1a(address.worker) ^ address.fabric);
   }
   if (!ok) {
-    return absl::InvalidArgumentError(absl::StrCat("address is ",
-                                                   absl::CHexEscape(text.substr(0, 80)),
-                                                   ", expected what a UCX messenger gave"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "address: ", absl::CHexEscape(text.substr(0, 80)), "; expected what a UCX messenger gave"));
   }
   return address;
 }

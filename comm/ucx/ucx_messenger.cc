@@ -98,9 +98,9 @@ absl::Status UcxMessenger::Send(PeerId peer, Message message) {
   const size_t queued_bytes = to.link->unsent_bytes();
   const size_t limit = transport_.options().queue_bytes_max;
   if (queued_bytes != 0 && queued_bytes + size_bytes + body_bytes > limit) {
-    return absl::ResourceExhaustedError(absl::StrCat("peer ", peer, ": ", queued_bytes,
-                                                     " bytes are queued, ", size_bytes,
-                                                     " more exceed the limit of ", limit));
+    return absl::ResourceExhaustedError(absl::StrCat("queue_bytes_max: ", limit, "; ", queued_bytes,
+                                                     " in use for peer ", peer,
+                                                     ", this message needs ", size_bytes, " more"));
   }
   counters_.bytes_sent += size_bytes;
   ++counters_.messages_sent;

@@ -87,8 +87,8 @@ UcxMessenger::Peer* UcxMessenger::FindOrMeet(const Key& key) {
     if (oldest == peers_.end()) continue;  // there was no memory for it
     oldest->second.stranger = 0;
     Condemn(oldest->second,
-            absl::ResourceExhaustedError(
-                absl::StrCat("strangers: more than ", limits_.strangers_max, " (strangers_max)")));
+            absl::ResourceExhaustedError(absl::StrCat("strangers_max: ", limits_.strangers_max,
+                                                      "; as many in use, a new one needs 1 more")));
   }
   return &peer;
 }

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import re
 
-_FIELD = re.compile(
-    r"^(?:shape of |number of )?(?:--)?([A-Za-z_](?:[\w.-]|\[[^\]]*\])*)(?: \".*\")?"
-    r"(?:: | is not finite)"
-)
+_FIELD = re.compile(r"^(?:shape of |number of )?(?:--)?([A-Za-z_](?:[\w.-]|\[[^\]]*\])*): ")
 
 
 class AnnulusError(RuntimeError):

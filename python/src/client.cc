@@ -72,7 +72,7 @@ class PythonClient {
     if (client_ == nullptr) Raise(absl::FailedPreconditionError("the client is closed"));
     if (is_forked()) {
       Raise(absl::FailedPreconditionError(
-          "the client was opened before this process was forked; expected one of its own"));
+          "client: opened before this process was forked; expected one of its own"));
     }
     return client_;
   }

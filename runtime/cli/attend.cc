@@ -24,8 +24,7 @@ constexpr int kRepeatMax = 1 << 20;
 absl::StatusOr<Upload> ParseUpload(absl::string_view text) {
   if (text == "direct") return Upload::kDirect;
   if (text == "relay") return Upload::kRelay;
-  return absl::InvalidArgumentError(
-      absl::StrCat("upload ", Quoted(text), ": expected direct or relay"));
+  return absl::InvalidArgumentError(absl::StrCat(Quoted(text), "; expected direct or relay"));
 }
 
 absl::StatusOr<std::vector<float>> ParseSinks(absl::string_view text) {
@@ -33,7 +32,7 @@ absl::StatusOr<std::vector<float>> ParseSinks(absl::string_view text) {
   for (const absl::string_view part : absl::StrSplit(text, ',')) {
     if (!absl::SimpleAtof(part, &sinks.emplace_back())) {
       return absl::InvalidArgumentError(
-          absl::StrCat(Quoted(part), ": expected numbers with commas between them"));
+          absl::StrCat(Quoted(part), "; expected numbers with commas between them"));
     }
   }
   return sinks;
@@ -93,15 +92,14 @@ absl::StatusOr<int64_t> VHeadDim(const AttendFlags& flags, const AttendInputs& i
     if (flags.v_head_dim.has_value() && *flags.v_head_dim <= k.dim) return *flags.v_head_dim;
     return absl::InvalidArgumentError(
         flags.v_head_dim.has_value()
-            ? absl::StrCat("--v-head-dim is ", *flags.v_head_dim, ", expected at most k's d ",
-                           k.dim)
-            : "--v is missing, expected F, or --v-head-dim N for V as K's first N dims");
+            ? absl::StrCat("--v-head-dim: ", *flags.v_head_dim, "; expected at most k's d ", k.dim)
+            : "--v: none; expected F, or --v-head-dim N for V as K's first N dims");
   }
   const TensorView v = inputs.v_view();
   ANNULUS_RETURN_IF_ERROR(CheckValuesFit(k, v));
   if (flags.v_head_dim.has_value() && *flags.v_head_dim != v.dim) {
     return absl::InvalidArgumentError(
-        absl::StrCat("--v-head-dim is ", *flags.v_head_dim, ", expected v's ", v.dim));
+        absl::StrCat("--v-head-dim: ", *flags.v_head_dim, "; expected v's ", v.dim));
   }
   return v.dim;
 }

@@ -116,7 +116,7 @@ absl::StatusOr<AttendOutcome> AttendRemotely(const AttendFlags& flags, const Att
                                              const Console& console) {
   if (inputs.scale == 0) {
     // On the wire 0 asks for the default.
-    return absl::InvalidArgumentError("--scale is 0, expected another number with --endpoint");
+    return absl::InvalidArgumentError("--scale: 0; expected another number with --endpoint");
   }
   StopSignals stop;  // before the client's threads
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client,

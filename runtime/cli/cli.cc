@@ -65,7 +65,7 @@ absl::Status Dispatch(const Arguments& args, const Console& console) {
     absl::StrAppend(&names, names.empty() ? "" : ", ", command.name);
   }
   return absl::InvalidArgumentError(
-      absl::StrCat("command ", Quoted(args[0]), " is unknown, expected one of ", names));
+      absl::StrCat("command ", Quoted(args[0]), ": unknown; expected one of ", names));
 }
 
 // Messages may carry what others wrote; on the terminal an error stays one line of text.
@@ -126,7 +126,7 @@ int RunCli(const Arguments& args, const Console& console) {
   console.out->flush();
   if (status.ok() && !console.out->good()) {
     status =
-        absl::UnavailableError("stdout: not all could be written, expected a place that takes it");
+        absl::UnavailableError("stdout: not all could be written; expected a place that takes it");
   }
   if (status.ok()) return 0;
   const bool is_users = absl::IsInvalidArgument(status);

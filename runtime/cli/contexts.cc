@@ -33,7 +33,7 @@ absl::StatusOr<std::vector<ContextId>> ParseIds(absl::string_view text) {
     ContextId id = 0;
     if (!absl::SimpleAtoi(word, &id) || id == 0) {
       return absl::InvalidArgumentError(absl::StrCat(
-          Quoted(word), ", expected a context's number, as `annulus contexts` has it"));
+          Quoted(word), "; expected a context's number, as `annulus contexts` has it"));
     }
     if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
   }
@@ -85,7 +85,7 @@ absl::Status RunRelease(const Arguments& args, const Console& console) {
     return absl::OkStatus();
   }
   if (ids.empty() && !all) {
-    return absl::InvalidArgumentError("ID is missing, expected contexts' numbers or --all");
+    return absl::InvalidArgumentError("ID: none; expected contexts' numbers or --all");
   }
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Client> client, ConnectTo(endpoint, security));
   if (all) {
@@ -104,8 +104,8 @@ absl::Status RunRelease(const Arguments& args, const Console& console) {
   }
   // Somebody else may have released one of all.
   if (unknown.empty() || all) return absl::OkStatus();
-  return absl::NotFoundError(absl::StrCat("context ", absl::StrJoin(unknown, ", "), " is not in ",
-                                          endpoint, ", expected those of `annulus contexts`"));
+  return absl::NotFoundError(absl::StrCat("context ", absl::StrJoin(unknown, ", "), ": none in ",
+                                          endpoint, "; expected those of `annulus contexts`"));
 }
 
 }  // namespace annulus

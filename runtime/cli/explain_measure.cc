@@ -23,9 +23,9 @@ absl::Status CheckSize(const Problem& problem) {
   const long double bytes = 2.0L * (static_cast<long double>(problem.kv_tokens) * row_bytes +
                                     static_cast<long double>(problem.q_tokens) * q_bytes);
   if (bytes <= static_cast<long double>(kMeasuredBytesMax)) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("--measure needs ", static_cast<double>(bytes),
-                                                 " bytes for the tensors, ", "expected at most ",
-                                                 kMeasuredBytesMax, "; take fewer tokens"));
+  return absl::InvalidArgumentError(absl::StrCat("--measure: ", static_cast<double>(bytes),
+                                                 " bytes for the tensors; expected at most ",
+                                                 kMeasuredBytesMax, ": take fewer tokens"));
 }
 
 absl::StatusOr<MeasuredPlan> RunPlan(const Plan& plan, const Tensor& q, const Tensor& k,

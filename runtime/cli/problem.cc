@@ -23,12 +23,12 @@ bool HasList(const std::vector<NamedList>& lists, const std::string& name) {
 absl::Status CheckPositions(const ProblemFlags& flags) {
   if (!flags.q_start.has_value() && (flags.q_tokens < 1 || flags.q_tokens > flags.kv_tokens)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("q has ", flags.q_tokens, " tokens, expected 1 to the ", flags.kv_tokens,
+        absl::StrCat("q: ", flags.q_tokens, " tokens; expected 1 to the ", flags.kv_tokens,
                      " of k: queries are the context's last without --q-start"));
   }
   if (flags.q_tokens < 1 || flags.q_tokens > kContextTokensMax) {
     return absl::InvalidArgumentError(
-        absl::StrCat("q has ", flags.q_tokens, " tokens, expected 1 to ", kContextTokensMax));
+        absl::StrCat("q: ", flags.q_tokens, " tokens; expected 1 to ", kContextTokensMax));
   }
   const int64_t start_max = kContextTokensMax - flags.q_tokens;
   if (flags.q_start.has_value() && (*flags.q_start < 0 || *flags.q_start > start_max)) {
@@ -53,7 +53,7 @@ absl::StatusOr<TokenRange> ParseKeys(absl::string_view text) {
     if (begin.ok() && end.ok()) return TokenRange{*begin, *end};
   }
   return absl::InvalidArgumentError(
-      absl::StrCat(Quoted(text), ", expected A:B, two counts of tokens"));
+      absl::StrCat(Quoted(text), "; expected A:B, two counts of tokens"));
 }
 
 // The limits of the service hold here too, so that what one accepts the other does.
@@ -64,7 +64,7 @@ absl::Status CheckShape(const ProblemFlags& flags) {
                                     {"v_head_dim", flags.v_head_dim}}) {
     if (value >= 1 && value <= INT32_MAX) continue;
     return absl::InvalidArgumentError(
-        absl::StrCat(name, " is ", value, ", expected 1 to ", INT32_MAX));
+        absl::StrCat(name, ": ", value, "; expected 1 to ", INT32_MAX));
   }
   ContextSpec spec;
   spec.heads = static_cast<int>(flags.heads);
@@ -82,10 +82,9 @@ absl::Status CheckShape(const ProblemFlags& flags) {
   const __int128 bytes = __int128{flags.workers} * flags.kv_tokens * flags.heads *
                          (flags.head_dim + flags.v_head_dim + 1) * 8;
   if (pairs > INT64_MAX || bytes > INT64_MAX) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the problem of ", flags.q_tokens, " x ", flags.kv_tokens, " tokens, ",
-                     flags.heads, " heads and ", flags.workers,
-                     " workers is too large, expected fewer than 2^63 pairs and bytes"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "problem: ", flags.q_tokens, " x ", flags.kv_tokens, " tokens, ", flags.heads,
+        " heads and ", flags.workers, " workers; expected fewer than 2^63 pairs and bytes"));
   }
   return absl::OkStatus();
 }
@@ -126,8 +125,8 @@ absl::Status ReadLists(ProblemFlags* problem) {
 
 absl::Status CheckValuesFit(const TensorView& k, const TensorView& v) {
   if (v.tokens == k.tokens && v.heads == k.heads) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("v is [", v.tokens, ", ", v.heads, ", ", v.dim,
-                                                 "], expected k's tokens and heads [", k.tokens,
+  return absl::InvalidArgumentError(absl::StrCat("v: [", v.tokens, ", ", v.heads, ", ", v.dim,
+                                                 "]; expected k's tokens and heads [", k.tokens,
                                                  ", ", k.heads, ", d_v]"));
 }
 
@@ -137,9 +136,9 @@ absl::StatusOr<DType> CommonDType(std::optional<DType> asked,
   const DType dtype = tensors.front().dtype;
   for (const TensorView& other : tensors) {
     if (other.data == nullptr || other.dtype == dtype) continue;
-    return absl::InvalidArgumentError(absl::StrCat("the files' dtypes are ", Name(dtype), " and ",
+    return absl::InvalidArgumentError(absl::StrCat("dtypes of the files: ", Name(dtype), " and ",
                                                    Name(other.dtype),
-                                                   ", expected one dtype or --dtype"));
+                                                   "; expected one dtype or --dtype"));
   }
   return dtype;
 }

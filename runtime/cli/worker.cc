@@ -59,7 +59,7 @@ Options OptionsOf(WorkerFlags* flags) {
                 flags->name = std::string(text);
                 if (text.size() <= kNameBytesMax) return absl::OkStatus();
                 return absl::InvalidArgumentError(
-                    absl::StrCat(text.size(), " bytes, expected at most ", kNameBytesMax));
+                    absl::StrCat(text.size(), " bytes; expected at most ", kNameBytesMax));
               });
   options.Add("rejoin-s", "N", "without its coordinator keep the KV and look for it for N s (300)",
               SetCount(&flags->rejoin_s, 0, kSecondsMax));

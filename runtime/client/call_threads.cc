@@ -20,8 +20,9 @@ absl::Status CallThreads::Run(Job job) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (calls_ >= calls_max_) {
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "async_calls_max ", calls_max_, " asynchronous calls are under way; try again later"));
+      return absl::ResourceExhaustedError(
+          absl::StrCat("async_calls_max: ", calls_max_,
+                       "; as many in use, this call needs 1 more; try again later"));
     }
     if (calls_ >= static_cast<int>(threads_.size())) {
       try {

@@ -87,7 +87,7 @@ absl::Status CheckValues(absl::string_view name, const TensorView& tensor, DType
       const int64_t bad = FirstBad(tensor.Row(token, head), tensor.dtype, tensor.dim, limit);
       if (bad == tensor.dim) continue;
       return absl::InvalidArgumentError(absl::StrCat(name, "[", token, ", ", head, ", ", bad,
-                                                     "] is not finite, expected finite values (in ",
+                                                     "]: not finite; expected finite values (in ",
                                                      Name(stored), ")"));
     }
   }

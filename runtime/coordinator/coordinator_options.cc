@@ -8,13 +8,13 @@ namespace annulus {
 
 absl::Status CheckOptions(const CoordinatorOptions& options) {
   if (options.fabric == nullptr) {
-    return absl::InvalidArgumentError("fabric is null, expected the coordinator's fabric");
+    return absl::InvalidArgumentError("fabric: null; expected the coordinator's fabric");
   }
   if (options.heartbeat_timeout < 2 * options.heartbeat_period ||
       options.heartbeat_period <= absl::ZeroDuration()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("heartbeat_timeout is ", absl::FormatDuration(options.heartbeat_timeout),
-                     ", expected at least twice heartbeat_period ",
+        absl::StrCat("heartbeat_timeout: ", absl::FormatDuration(options.heartbeat_timeout),
+                     "; expected at least twice heartbeat_period ",
                      absl::FormatDuration(options.heartbeat_period), ", which must be positive"));
   }
   return absl::OkStatus();

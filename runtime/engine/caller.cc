@@ -49,8 +49,8 @@ absl::Status MergeAnswer(const Plan& plan, int rank, const Buffer& answer, Parti
   const Problem& problem = plan.problem();
   const int64_t expected = AnswerBytes(plan, rank);
   if (static_cast<int64_t>(answer.size()) != expected) {
-    return absl::DataLossError(absl::StrCat("rank ", rank, " answered ", answer.size(),
-                                            " bytes, the plan says ", expected));
+    return absl::DataLossError(absl::StrCat("answer of rank ", rank, ": ", answer.size(),
+                                            " bytes; expected ", expected, ", as the plan has it"));
   }
   const Rows all(problem.QueryBlocks(), problem.q_range());
   Buffer bytes = answer;  // the same bytes; only read

@@ -170,7 +170,8 @@ absl::Status ColumnPass::CheckKept(const KeyListData& kept) const {
     return absl::InvalidArgumentError("kept: keys of a head; expected ascending positions of keys");
   }
   if (fits) return absl::OkStatus();
-  return absl::InvalidArgumentError("kept: expected a list of tokens for each KV head");
+  return absl::InvalidArgumentError(
+      "kept: of another shape; expected a list of tokens for each KV head");
 }
 
 std::vector<int64_t> ColumnPass::Held(const Share& share, const KeyListData& kept,
@@ -261,8 +262,8 @@ int64_t ColumnPass::Merge::AnswerBytes(int rank, ColumnTrip trip) const {
 absl::Status ColumnPass::Merge::Add(int rank, ColumnTrip trip, absl::Span<const std::byte> answer) {
   const int64_t expected = AnswerBytes(rank, trip);
   if (std::ssize(answer) != expected) {
-    return absl::DataLossError(absl::StrCat("a rank answered a column pass with ", answer.size(),
-                                            " bytes; expected ", expected));
+    return absl::DataLossError(absl::StrCat("answer of rank ", rank, " to a column pass: ",
+                                            answer.size(), " bytes; expected ", expected));
   }
   const Share& share = of_.ShareOf(rank);
   switch (trip) {

@@ -209,8 +209,8 @@ absl::Status Selection::Merge::Add(int rank, absl::Span<const std::byte> answer)
   const Share& share = of_.shares_[static_cast<size_t>(rank)];
   const int64_t expected = of_.AnswerBytes(rank);
   if (static_cast<int64_t>(answer.size()) != expected) {
-    return absl::DataLossError(absl::StrCat("rank ", rank, " answered ", answer.size(),
-                                            " bytes of candidates, expected ", expected));
+    return absl::DataLossError(absl::StrCat("candidates of rank ", rank, ": ", answer.size(),
+                                            " bytes; expected ", expected));
   }
   const std::byte* at = answer.data();
   if (of_.by_row()) at = AddRows(share, at);

@@ -49,12 +49,12 @@ struct HttpDoor::Handler {
 
   HttpAnswer AnswerTo(const char* path, std::string_view method) const {
     if (method != "GET" && method != "HEAD") {
-      return {.code = 405, .body = "expected GET or HEAD\n"};
+      return {.code = 405, .body = "method: another; expected GET or HEAD\n"};
     }
     const auto page = pages.find(path);
     if (page != pages.end()) return page->second();
     return {.code = 404,
-            .body = absl::StrCat("expected one of ",
+            .body = absl::StrCat("path: unknown; expected one of ",
                                  absl::StrJoin(pages, " ",
                                                [](std::string* out, const auto& entry) {
                                                  absl::StrAppend(out, entry.first);
@@ -83,7 +83,8 @@ struct HttpDoor::Handler {
       if (!HasBody(connection)) return MHD_YES;
       const HttpAnswer answer = Handler{door->pages_}.AnswerTo(path, method);
       if (answer.code == 405) return Send(connection, answer);
-      return Send(connection, {.code = 400, .body = "expected a request without a body\n"});
+      return Send(connection,
+                  {.code = 400, .body = "body: given; expected a request without one\n"});
     }
     if (*body_size != 0) return MHD_NO;
     return Send(connection, Handler{door->pages_}.AnswerTo(path, method));

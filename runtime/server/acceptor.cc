@@ -54,19 +54,19 @@ void SetOption(int fd, int level, int option, int value) {
 
 absl::Status CheckLimits(const ConnectionLimits& limits) {
   if (limits.connections_max < 1 || limits.connections_max > kConnectionsLimit) {
-    return absl::InvalidArgumentError(absl::StrCat("connections_max is ", limits.connections_max,
+    return absl::InvalidArgumentError(absl::StrCat("connections_max: ", limits.connections_max,
                                                    "; expected 1 to ", kConnectionsLimit));
   }
   if (limits.connection_rate_max < 1) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "connection_rate_max is ", limits.connection_rate_max, "; expected 1 or more"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("connection_rate_max: ", limits.connection_rate_max, "; expected 1 or more"));
   }
   if (limits.handshake_max >= absl::Milliseconds(10) && limits.handshake_max <= absl::Hours(1)) {
     return absl::OkStatus();
   }
-  return absl::InvalidArgumentError(absl::StrCat("handshake_max in ms is ",
-                                                 absl::ToInt64Milliseconds(limits.handshake_max),
-                                                 "; expected 10 to 3600000"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("handshake_max in ms: ", absl::ToInt64Milliseconds(limits.handshake_max),
+                   "; expected 10 to 3600000"));
 }
 
 Acceptor::Acceptor(const ConnectionLimits& limits, ConnectionCounts* counts)

@@ -166,12 +166,12 @@ absl::Status Admission::Refuse(Bound bound, int64_t count, const Entry& entry) {
   const uint64_t spread_ms = (++refusals_ * kGolden) >> (64 - kSpreadBits);
   const bool by_all = count > max_[bound] - held_[bound];
   const std::string taken =
-      by_all ? absl::StrCat(held_[bound], " are taken")
+      by_all ? absl::StrCat(held_[bound], " in use")
              : absl::StrCat("this caller has ", entry.held[bound], ", and at most half is one's");
-  return WithRetryAfter(
-      absl::ResourceExhaustedError(absl::StrCat(NameOf(bound), " ", max_[bound], ": ", taken, ", ",
-                                                count, " needed; try again later")),
-      kRetryAfterMin + absl::Milliseconds(spread_ms));
+  return WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat(NameOf(bound), ": ", max_[bound],
+                                                                  "; ", taken, ", this call needs ",
+                                                                  count, " more; try again later")),
+                        kRetryAfterMin + absl::Milliseconds(spread_ms));
 }
 
 }  // namespace annulus

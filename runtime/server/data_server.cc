@@ -36,7 +36,7 @@ class Handlers final : public grpc::Service {
   explicit Handlers(const DataServerOptions& options)
       : grants_(options.grants),
         door_(options.door),
-        puts_("puts_max", options.puts_max, "are under way"),
+        puts_("puts_max", options.puts_max),
         stalls_(options.client) {
     using Handler = grpc::internal::ClientStreamingHandler<Handlers, v1::PutPart, v1::PutDone>;
     const auto put = [](Handlers* self, grpc::ServerContext* context, Stream* stream,
@@ -68,7 +68,7 @@ class Handlers final : public grpc::Service {
     v1::PutPart part;
     const auto read = [&] { return pace.Wait(part, [&] { return stream->Read(&part); }); };
     if (!read() || !part.has_header()) {
-      return absl::InvalidArgumentError("header is missing; expected it as the first message");
+      return absl::InvalidArgumentError("header: none; expected it as the first message");
     }
     // What waits for bytes that must not be stored any more need not wait.
     ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<GrantTable::Upload> upload,
@@ -80,7 +80,7 @@ class Handlers final : public grpc::Service {
     while (read()) {
       const std::string& data = part.data();
       if (part.part_case() != v1::PutPart::kData || data.empty()) {
-        return absl::InvalidArgumentError("data is missing; expected some in every later message");
+        return absl::InvalidArgumentError("data: none; expected some in every later message");
       }
       ANNULUS_RETURN_IF_ERROR(upload->Add(data));
       bytes_received_ += data.size();
@@ -147,7 +147,7 @@ absl::StatusOr<std::unique_ptr<DataServer>> DataServer::Start(const DataServerOp
   ANNULUS_RETURN_IF_ERROR(CheckHostPort("data-listen", options.listen));
   if (options.puts_max < 1 || options.puts_max > kPutsLimit) {
     return absl::InvalidArgumentError(
-        absl::StrCat("puts_max is ", options.puts_max, "; expected 1 to ", kPutsLimit));
+        absl::StrCat("puts_max: ", options.puts_max, "; expected 1 to ", kPutsLimit));
   }
   ANNULUS_RETURN_IF_ERROR(CheckLimits(options.client));
   auto server = std::make_unique<GrpcDataServer>(options);

@@ -99,8 +99,8 @@ grpc::Status HealthService::Watch(grpc::ServerContext* context, const grpc::Byte
   if (watches_ >= kHealthWatchesMax || of_peer >= kHealthWatchesMax / 2) {
     if (of_peer == 0) watches_of_.erase(peer);
     return {grpc::StatusCode::RESOURCE_EXHAUSTED,
-            absl::StrCat("health_watches_max ", kHealthWatchesMax,
-                         ": so many are open, or half of them by this caller")};
+            absl::StrCat("health_watches_max: ", kHealthWatchesMax, "; ", watches_, " in use, ",
+                         of_peer, " of them by this caller, this call needs 1 more")};
   }
   ++watches_;
   ++of_peer;

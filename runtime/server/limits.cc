@@ -14,7 +14,7 @@ constexpr int kCallsMax = 10'000;
 absl::Status CheckLimit(absl::string_view name, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat(name, " is ", value, "; expected ", low, " to ", high));
+      absl::StrCat(name, ": ", value, "; expected ", low, " to ", high));
 }
 
 // What one call may bring must be less than one peer may hold.

@@ -52,8 +52,8 @@ struct RpcLoad {
 struct RpcBounds {
   explicit RpcBounds(const RpcLimits& limits)
       : admission({limits.in_flight_max, limits.short_calls_max, limits.buffer_bytes_max}),
-        transfers("transfers_max", limits.transfers_max, "are under way"),
-        step_streams("step_streams_max", limits.step_streams_max, "are open"),
+        transfers("transfers_max", limits.transfers_max),
+        step_streams("step_streams_max", limits.step_streams_max),
         stalls(limits.client),
         ends(&stalls) {}
 

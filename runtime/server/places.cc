@@ -33,9 +33,10 @@ absl::Status Places::Place::Take(grpc::ServerContext* context, const std::string
   if ((has_half || full) && !places.EndIdle(has_half ? &peer : nullptr)) {
     return WithRetryAfter(
         absl::ResourceExhaustedError(absl::StrCat(
-            places.name_, " ", places.places_max_, ": ",
-            has_half ? absl::StrCat("this caller's half of them ") : absl::StrCat("so many "),
-            places.what_, "; try again later")),
+            places.name_, ": ", places.places_max_, "; ",
+            has_half ? absl::StrCat("this caller has ", has, ", and at most half is one's")
+                     : absl::StrCat(places.count_, " in use"),
+            ", this call needs 1 more; try again later")),
         kIdleMin);
   }
   entry_ = places.entries_.insert(places.entries_.end(), {context, peer, false, absl::Now(), true});

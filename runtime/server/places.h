@@ -32,9 +32,8 @@ class Places {
   };
 
  public:
-  // The name of the bound, as errors say it, and what is bounded: "uploads are under way".
-  Places(std::string name, int places_max, std::string what)
-      : name_(std::move(name)), places_max_(places_max), what_(std::move(what)) {}
+  // The name of the bound, as errors say it.
+  Places(std::string name, int places_max) : name_(std::move(name)), places_max_(places_max) {}
 
   // A call's place, idle at first. Must not outlive the Places or the context.
   class Place {
@@ -76,7 +75,6 @@ class Places {
 
   const std::string name_;
   const int places_max_;
-  const std::string what_;
   mutable std::mutex mutex_;
   bool draining_ = false;
   int count_ = 0;

@@ -26,7 +26,7 @@ class CallEnds {
  private:
   friend class WatchedEnd;
 
-  Places places_{"ends_max", kEndsMax, "end"};
+  Places places_{"ends_max", kEndsMax};
   StallWatch* const stalls_;
 };
 

@@ -20,7 +20,7 @@ absl::StatusOr<int64_t> KvStore::Reserve(const Context& context, const Layer& la
   });
   const int64_t wanted = pages * layer.pages.page_bytes();
   if (!kv_bytes_.AddWithin(wanted, kv_bytes_limit_)) {
-    return absl::ResourceExhaustedError(absl::StrCat("kv_bytes_limit is ", kv_bytes_limit_, ": ",
+    return absl::ResourceExhaustedError(absl::StrCat("kv_bytes_limit: ", kv_bytes_limit_, "; ",
                                                      kv_bytes(), " in use, this append needs ",
                                                      wanted, " more; release contexts"));
   }
@@ -47,7 +47,7 @@ absl::Status KvStore::AppendRows(const LayerAppend& append, RowsUnderWay* rows) 
   const int64_t expected = AppendBytes(spec, layout, context->shard.rank, tokens);
   if (static_cast<int64_t>(append.packed.size()) != expected) {
     return absl::DataLossError(
-        absl::StrCat("append brought ", append.packed.size(), " bytes, expected ", expected));
+        absl::StrCat("rows of an append: ", append.packed.size(), " bytes; expected ", expected));
   }
   ANNULUS_ASSIGN_OR_RETURN(layer, MakeLayer(*context, append.layer));
   Cut(*layer, tokens.begin);

@@ -35,9 +35,9 @@ int64_t KvStore::Context::layer_bytes(int layer) const {
 
 absl::Status KvStore::ReserveTables(Context& context, int64_t bytes) {
   if (bytes > table_bytes_max_ - table_bytes()) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "table_bytes_max is ", table_bytes_max_, " (an eighth of kv_bytes_limit): ", table_bytes(),
-        " in use by contexts and their layers, ", bytes, " more are needed; release contexts"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("table_bytes_max: ", table_bytes_max_, " (an eighth of kv_bytes_limit); ",
+                     table_bytes(), " in use, this call needs ", bytes, " more; release contexts"));
   }
   context.table_bytes += bytes;
   table_bytes_ += bytes;
@@ -154,8 +154,7 @@ absl::StatusOr<KvStore::Layer*> KvStore::FindLayer(ContextId id, int layer,
   *context = found->second.get();
   const int layers = StoredLayers((*context)->shard.spec);
   if (layer < 0 || layer >= layers) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("layer is ", layer, ", expected below ", layers));
+    return absl::InvalidArgumentError(absl::StrCat("layer: ", layer, "; expected below ", layers));
   }
   return (*context)->layers[static_cast<size_t>(layer)].get();
 }

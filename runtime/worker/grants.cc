@@ -64,8 +64,8 @@ absl::StatusOr<std::shared_ptr<const void>> GrantTable::Reserve(uint64_t bytes) 
   const auto wanted = static_cast<int64_t>(bytes);
   if (wanted > upload_bytes_max_ - bytes_in_use_->load()) {
     return WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat(
-                              "upload_bytes_max is ", upload_bytes_max_, ": ",
-                              bytes_in_use_->load(), " are under way, this upload needs ", wanted)),
+                              "upload_bytes_max: ", upload_bytes_max_, "; ", bytes_in_use_->load(),
+                              " in use, this upload needs ", wanted, " more")),
                           absl::Milliseconds(20));
   }
   *bytes_in_use_ += wanted;
@@ -110,7 +110,7 @@ GrantTable::Upload::~Upload() {
 absl::Status GrantTable::Upload::Add(absl::string_view data) {
   if (data.size() > payload_.size() - received_) {
     return absl::InvalidArgumentError(
-        absl::StrCat("data has more bytes than the grant says; expected ", payload_.size()));
+        absl::StrCat("data: more bytes than the grant says; expected ", payload_.size()));
   }
   std::memcpy(payload_.data() + received_, data.data(), data.size());
   received_ += data.size();
@@ -119,8 +119,8 @@ absl::Status GrantTable::Upload::Add(absl::string_view data) {
   if (!AllFinite(payload_.data() + checked_, expect_.dtype, static_cast<int64_t>(values))) {
     const wire::WorkItem& append = expect_.work.items[0];
     return absl::InvalidArgumentError(absl::StrCat(
-        "k or v has a value that is not finite (in ", Name(expect_.dtype), ") in tokens [",
-        append.start, ", ", append.start + append.k_tokens, "), expected finite values"));
+        "k, v: not finite in tokens [", append.start, ", ", append.start + append.k_tokens,
+        "); expected finite values (in ", Name(expect_.dtype), ")"));
   }
   checked_ += values * SizeOf(expect_.dtype);
   return absl::OkStatus();
@@ -128,8 +128,8 @@ absl::Status GrantTable::Upload::Add(absl::string_view data) {
 
 absl::Status GrantTable::Upload::Finish() {
   if (received_ != payload_.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("data ended ", payload_.size() - received_,
-                                                   " bytes early; expected ", payload_.size()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("data: ", received_, " bytes; expected ", payload_.size()));
   }
   // Whoever revokes the grant does so before or after all of this. Before: nothing is stored.
   // After: the order to forget what was stored is queued behind it.

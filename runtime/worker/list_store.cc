@@ -24,7 +24,7 @@ absl::StatusOr<std::vector<NumberedList>> ListStore::Take(const std::vector<wire
     if (kept != nullptr) continue;
     kept_.erase(list.number);
     return absl::FailedPreconditionError(
-        absl::StrCat("list ", list.number, " is not kept here; expected its data"));
+        absl::StrCat("list ", list.number, ": not kept here; expected its data"));
   }
   return taken;
 }

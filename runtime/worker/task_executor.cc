@@ -145,7 +145,7 @@ absl::Status TaskExecutor::Execute(const wire::Read& read, Buffer* answer) {
   const TokenRange tokens{read.start, read.start + read.tokens};
   if (read.layer >= StoredLayers(shard->spec)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("layer is ", read.layer, ", expected below ", StoredLayers(shard->spec)));
+        absl::StrCat("layer: ", read.layer, "; expected below ", StoredLayers(shard->spec)));
   }
   const Layout layout = shard->layout(read.layer, tokens.end);
   Buffer rows(

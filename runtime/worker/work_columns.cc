@@ -21,8 +21,8 @@ absl::Status WorkRunner::RunColumnTrip(const WorkerTask& task, const wire::WorkI
   ANNULUS_RETURN_IF_ERROR(pass.Check());
   const size_t expected = pass.AskedBytes(shard.rank, *item.column_trip);
   if (asked.size() != expected) {
-    return absl::DataLossError(absl::StrCat("an item brought ", asked.size(),
-                                            " bytes of a column pass, expected ", expected));
+    return absl::DataLossError(
+        absl::StrCat("column pass of an item: ", asked.size(), " bytes; expected ", expected));
   }
   ANNULUS_ASSIGN_OR_RETURN(const SelectKeys keys,
                            store_.RowsToSelect(item.storage_id, item.layer, item.kv_tokens));

@@ -19,7 +19,7 @@ absl::Status WorkRunner::CheckQueryBytes(const wire::WorkItem& item, int64_t ele
   const size_t expected = static_cast<size_t>(elements) * SizeOf(dtype);
   if (item.query_bytes == expected) return absl::OkStatus();
   return absl::DataLossError(
-      absl::StrCat("an item brought ", item.query_bytes, " bytes of queries, expected ", expected));
+      absl::StrCat("queries of an item: ", item.query_bytes, " bytes; expected ", expected));
 }
 
 absl::Status WorkRunner::CheckInTime(const WorkerTask& task) const {

@@ -293,14 +293,14 @@ Worker::~Worker() = default;
 
 absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(WorkerOptions options) {
   if (options.fabric == nullptr) {
-    return absl::InvalidArgumentError("fabric is null, expected the worker's fabric");
+    return absl::InvalidArgumentError("fabric: null; expected the worker's fabric");
   }
   if (options.backend == nullptr) {
-    return absl::InvalidArgumentError("backend is null, expected what the worker computes with");
+    return absl::InvalidArgumentError("backend: null; expected what the worker computes with");
   }
   if (options.kv_bytes_limit < 1) {
     return absl::InvalidArgumentError(
-        absl::StrCat("kv_bytes_limit is ", options.kv_bytes_limit, ", expected at least 1"));
+        absl::StrCat("kv_bytes_limit: ", options.kv_bytes_limit, "; expected at least 1"));
   }
   return std::unique_ptr<Worker>(new Worker(std::make_unique<Impl>(std::move(options))));
 }

@@ -150,32 +150,32 @@ TEST_CASE("shapes that do not fit are refused by field, value and what was expec
     };
     AttendArgs args = good;
     args.q.dtype = DType::kF16;
-    refused(args, "q dtype is f16, expected f32 or that of the keys, f32");
+    refused(args, "q dtype: f16; expected f32 or that of the keys, f32");
     args = good;
     args.q.dim = 24;
-    refused(args, "q head_dim is 24, expected 16, as in the keys");
+    refused(args, "q head_dim: 24; expected 16, as in the keys");
     args = good;
     args.q.tokens = 99;
-    refused(args, "the number of query rows is 99, expected 100, the sum of the query ranges");
+    refused(args, "number of query rows: 99; expected 100, the sum of the query ranges");
     args = good;
     args.q_ranges = {{50, 100}, {0, 50}};
     refused(args,
-            "a query range is [0, 50), expected ranges that ascend and do not overlap, the next "
+            "query range: [0, 50); expected ranges that ascend and do not overlap, the next "
             "from 100 on");
     args = good;
     args.group = 0;
-    refused(args, "group is 0, expected at least 1");
+    refused(args, "group: 0; expected at least 1");
     args = good;
     args.heads = {1, 2};
     refused(args,
-            "heads is [1, 3), expected query heads of the table's KV heads [0, 2) with group 1, "
+            "heads: [1, 3); expected query heads of the table's KV heads [0, 2) with group 1, "
             "among the pattern's 2 KV heads");
     args = good;
     args.scale = std::nanf("");
     refused(args, "scale: nan; expected a finite number");
     args = good;
     args.into.v_head_dim = 8;
-    refused(args, "the partial to merge into is [100, 2, 8], expected [100, 2, 16]");
+    refused(args, "partial to merge into: [100, 2, 8]; expected [100, 2, 16]");
   });
 }
 
@@ -183,8 +183,8 @@ TEST_CASE("dims outside a backend's capabilities are refused") {
   std::unique_ptr<Backend> cpu = *MakeBackend("auto", 1);
   CHECK(cpu->capabilities().name == "cpu");
   for (const auto& [dim, v_dim, text] : std::vector<std::tuple<int, int, std::string>>{
-           {12, 16, "head_dim is 12, expected a multiple of 8 from 8 to 576 (backend cpu)"},
-           {16, 584, "v_head_dim is 584, expected a multiple of 8 from 8 to 576 (backend cpu)"}}) {
+           {12, 16, "head_dim: 12; expected a multiple of 8 from 8 to 576 (backend cpu)"},
+           {16, 584, "v_head_dim: 584; expected a multiple of 8 from 8 to 576 (backend cpu)"}}) {
     ProblemShape shape;
     shape.head_dim = dim;
     shape.v_head_dim = v_dim;
@@ -201,7 +201,7 @@ TEST_CASE("unknown backends are refused with the known ones") {
                                 ? "auto, cpu, cuda, reference"
                                 : "auto, cpu, reference (this program has no CUDA in it)";
   CHECK(MakeBackend("gpu\x01", 0).status().message() ==
-        "backend is 'gpu\\x01', expected one of " + known);
+        "backend: 'gpu\\x01'; expected one of " + known);
   CHECK(MakeBackend("cpu", -1).status().message() ==
         "threads: -1; expected 0 (one per core) to 4096");
 }

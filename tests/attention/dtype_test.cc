@@ -109,7 +109,7 @@ TEST_CASE("dtypes have names, and only those") {
   }
   const absl::Status status = ParseDType("fp8\n").status();
   CHECK(status.code() == absl::StatusCode::kInvalidArgument);
-  CHECK(status.message() == "dtype is 'fp8\\n', expected one of f32, f16, bf16");
+  CHECK(status.message() == "dtype: 'fp8\\n'; expected one of f32, f16, bf16");
 }
 
 }  // namespace annulus

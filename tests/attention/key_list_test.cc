@@ -223,7 +223,7 @@ TEST_CASE("key list: the group of a call is that of its lists of query heads") {
   args.group = 1;
   args.heads = {0, 2};
   args.q.heads = args.into.heads = 2;
-  REQUIRE(absl::StrContains(CheckAttendArgs(args, cpu->capabilities()).message(), "group is 1"));
+  REQUIRE(absl::StrContains(CheckAttendArgs(args, cpu->capabilities()).message(), "group: 1; "));
 }
 
 TEST_CASE("key list: queries that each see a few scattered tokens") {

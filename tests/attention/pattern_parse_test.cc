@@ -20,117 +20,116 @@ std::string Refusal(const std::string& text, int kv_heads = 4) {
   return std::string(pattern.status().message());
 }
 
-// `expected` begins with the position and may leave out the end.
-void CheckRefused(const std::string& text, const std::string& expected) {
+// At position `at` of the text; `found` and `expected` may leave out the end.
+void CheckRefused(const std::string& text, int at, const std::string& expected,
+                  const std::string& found = "") {
   const std::string refusal = Refusal(text);
-  CAPTURE(text, expected, refusal);
-  REQUIRE(absl::StartsWith(refusal, "pattern: at " + expected));
+  CAPTURE(text, at, expected, found, refusal);
+  REQUIRE(absl::StartsWith(refusal, absl::StrCat("pattern: at ", at, ": ", found)));
+  REQUIRE(absl::StrContains(refusal, "; expected " + expected));
 }
 
 TEST_CASE("pattern: errors name the place, the finding and the expectation") {
-  CheckRefused("", "1: expected full, causal, window, sink, ");
-  CHECK(absl::EndsWith(Refusal(""), ", heads or \"(\", found the end of the text"));
-  CheckRefused("  foo", "3: expected full");
-  CheckRefused("Causal", "1: expected full");
-  CheckRefused("causal |", "9: expected full");
-  CheckRefused("causal || full", "9: expected full");
-  CheckRefused("full()", "5: expected \"|\", \"&\" or the end of the text, found \"(\"");
-  CheckRefused("causal full", "8: expected \"|\"");
-  CheckRefused("(causal", "8: expected \"|\", \"&\" or \")\", found the end of the text");
-  CheckRefused("causal)", "7: expected \"|\"");
-  CheckRefused("window", "7: expected \"(\"");
-  CheckRefused("window()", "8: expected a number from 0 to 2^63 - 1 for left, found \")\"");
-  CheckRefused("window(-1)", "8: expected a number from 0");
-  CheckRefused("window(64K)", "8: expected a number from 0 to 2^63 - 1 for left, found \"64K\"");
-  CheckRefused("window(1.5)", "9: expected \",\" or \")\", found \".\"");
-  CheckRefused("window(1,2,3)", "12: expected at most 2 arguments, found \"3\"");
-  CheckRefused("window(right=2)", "15: expected \",\" and left");
-  CheckRefused("window(left=1,2)", "15: expected name=number after an argument by name");
-  CheckRefused("window(left=1,left=2)", "15: expected each argument once, found \"left\"");
-  CheckRefused("window(1,left=2)", "10: expected each argument once");
-  CheckRefused("window(size=2)", "8: expected a number or one of left, right, found \"size\"");
-  CheckRefused("sink(9223372036854775808)", "6: expected a number from 0 to 2^63 - 1 for n");
-  CheckRefused("sink(18446744073709551617)", "6: expected a number");
-  CheckRefused("docs()", "6: expected a number from 1");
-  CheckRefused("docs(3,0)", "8: expected a number from 1");
-  CheckRefused("docs(3,)", "8: expected a number from 1");
-  CheckRefused("docs(1,9223372036854775807)", "8: expected document lengths of at most 2^60");
-  CheckRefused("s2(0,1,1)", "4: expected a number from 1 to 2^63 - 1 for block, found \"0\"");
-  CheckRefused("s2(64,0,1)", "7: expected a number from 1 to 2^63 - 1 for local");
-  CheckRefused("s2(64,1,x)", "9: expected a number or one of block, local, stride");
-  CheckRefused("s2(64,1,stride=x)", "16: expected a number from 1 to 2^63 - 1 for stride");
-  CheckRefused("s2(64,1,0)", "9: expected a number from 1");
-  CheckRefused("s2(64,1)", "8: expected \",\" and stride");
-  CheckRefused("s2(64,1,4,5)", "11: expected dense_heads of at most 4 KV heads, found 5");
-  CheckRefused("s2(64,1,9223372036854775807)", "9: expected block·stride of at most 2^60");
-  CheckRefused("power(0,1,1)", "7: expected a number from 1");
-  CheckRefused("power(64,1)", "11: expected \",\" and sink");
-  CheckRefused("rows(5,4)", "8: expected a position from 5 on, found 4");
-  CheckRefused("segments(0)", "10: expected a number from 1 to 2^63 - 1 for tokens");
-  CheckRefused("band(64,0)", "9: expected a number from 1 to 2^63 - 1 for n");
-  CheckRefused("band(64,9223372036854775807)", "9: expected less than 2^60 tokens of blocks");
-  CheckRefused("slash(64)", "9: expected \",\", found \")\"");
-  CheckRefused("slash(64,)", "10: expected a number from 0 to 2^63 - 1 for a distance in blocks");
-  CheckRefused("s2r(64,0,1,1)", "8: expected a number from 1 to 2^63 - 1 for left");
-  CheckRefused("s2r(64,1,1,9223372036854775807)", "12: expected blocks of at most 2^58 tokens");
-  CheckRefused("heads()", "7: expected a number from 0 to 2^63 - 1 for a KV head");
-  CheckRefused("heads(0: causal)", "16: expected \";\" and a rule for KV head 1 of 4");
-  CheckRefused("heads(0-3: causal", "18: expected \"|\", \"&\", \";\" or \")\"");
-  CheckRefused("heads(0-3: causal; 3: full)",
-               "20: expected each KV head once in heads, found "
-               "head 3 again");
-  CheckRefused("heads(0-4: causal)", "9: expected a KV head below 4, found 4");
-  CheckRefused("heads(3-0: causal)", "9: expected a KV head from 3 on, found 0");
-  CheckRefused("heads(0-3 causal)", "11: expected \":\", found \"causal\"");
+  CheckRefused("", 1, "full, causal, window, sink, ");
+  CheckRefused("", 1, "full", "the end of the text; ");
+  CHECK(absl::EndsWith(Refusal(""), ", heads or \"(\""));
+  CheckRefused("  foo", 3, "full");
+  CheckRefused("Causal", 1, "full");
+  CheckRefused("causal |", 9, "full");
+  CheckRefused("causal || full", 9, "full");
+  CheckRefused("full()", 5, "\"|\", \"&\" or the end of the text", "\"(\"");
+  CheckRefused("causal full", 8, "\"|\"");
+  CheckRefused("(causal", 8, "\"|\", \"&\" or \")\"", "the end of the text");
+  CheckRefused("causal)", 7, "\"|\"");
+  CheckRefused("window", 7, "\"(\"");
+  CheckRefused("window()", 8, "a number from 0 to 2^63 - 1 for left", "\")\"");
+  CheckRefused("window(-1)", 8, "a number from 0");
+  CheckRefused("window(64K)", 8, "a number from 0 to 2^63 - 1 for left", "\"64K\"");
+  CheckRefused("window(1.5)", 9, "\",\" or \")\"", "\".\"");
+  CheckRefused("window(1,2,3)", 12, "at most 2 arguments", "\"3\"");
+  CheckRefused("window(right=2)", 15, "\",\" and left");
+  CheckRefused("window(left=1,2)", 15, "name=number after an argument by name");
+  CheckRefused("window(left=1,left=2)", 15, "each argument once", "\"left\"");
+  CheckRefused("window(1,left=2)", 10, "each argument once");
+  CheckRefused("window(size=2)", 8, "a number or one of left, right", "\"size\"");
+  CheckRefused("sink(9223372036854775808)", 6, "a number from 0 to 2^63 - 1 for n");
+  CheckRefused("sink(18446744073709551617)", 6, "a number");
+  CheckRefused("docs()", 6, "a number from 1");
+  CheckRefused("docs(3,0)", 8, "a number from 1");
+  CheckRefused("docs(3,)", 8, "a number from 1");
+  CheckRefused("docs(1,9223372036854775807)", 8, "document lengths of at most 2^60");
+  CheckRefused("s2(0,1,1)", 4, "a number from 1 to 2^63 - 1 for block", "\"0\"");
+  CheckRefused("s2(64,0,1)", 7, "a number from 1 to 2^63 - 1 for local");
+  CheckRefused("s2(64,1,x)", 9, "a number or one of block, local, stride");
+  CheckRefused("s2(64,1,stride=x)", 16, "a number from 1 to 2^63 - 1 for stride");
+  CheckRefused("s2(64,1,0)", 9, "a number from 1");
+  CheckRefused("s2(64,1)", 8, "\",\" and stride");
+  CheckRefused("s2(64,1,4,5)", 11, "dense_heads of at most 4 KV heads", "5");
+  CheckRefused("s2(64,1,9223372036854775807)", 9, "block·stride of at most 2^60");
+  CheckRefused("power(0,1,1)", 7, "a number from 1");
+  CheckRefused("power(64,1)", 11, "\",\" and sink");
+  CheckRefused("rows(5,4)", 8, "a position from 5 on", "4");
+  CheckRefused("segments(0)", 10, "a number from 1 to 2^63 - 1 for tokens");
+  CheckRefused("band(64,0)", 9, "a number from 1 to 2^63 - 1 for n");
+  CheckRefused("band(64,9223372036854775807)", 9, "less than 2^60 tokens of blocks");
+  CheckRefused("slash(64)", 9, "\",\"", "\")\"");
+  CheckRefused("slash(64,)", 10, "a number from 0 to 2^63 - 1 for a distance in blocks");
+  CheckRefused("s2r(64,0,1,1)", 8, "a number from 1 to 2^63 - 1 for left");
+  CheckRefused("s2r(64,1,1,9223372036854775807)", 12, "blocks of at most 2^58 tokens");
+  CheckRefused("heads()", 7, "a number from 0 to 2^63 - 1 for a KV head");
+  CheckRefused("heads(0: causal)", 16, "\";\" and a rule for KV head 1 of 4");
+  CheckRefused("heads(0-3: causal", 18, "\"|\", \"&\", \";\" or \")\"");
+  CheckRefused("heads(0-3: causal; 3: full)", 20, "each KV head once in heads", "head 3 again");
+  CheckRefused("heads(0-4: causal)", 9, "a KV head below 4", "4");
+  CheckRefused("heads(3-0: causal)", 9, "a KV head from 3 on", "0");
+  CheckRefused("heads(0-3 causal)", 11, "\":\"", "\"causal\"");
 }
 
 TEST_CASE("pattern: what is found is escaped and cut") {
-  CHECK(absl::EndsWith(Refusal("\x01\xff"), "heads or \"(\", found \"\\x01\""));
+  CheckRefused("\x01\xff", 1, "full", "\"\\x01\"; ");
   const std::string refusal = Refusal(std::string(5000, 'x'));
   REQUIRE(refusal.size() < 300);
   REQUIRE(absl::StrContains(refusal, "xxx…\""));
 }
 
 TEST_CASE("pattern: text, depth, primitives, terms and heads are bounded") {
-  CheckRefused(std::string((1 << 20) - 3, ' ') + "full", "1048577: expected at most 1048576 bytes");
+  CheckRefused(std::string((1 << 20) - 3, ' ') + "full", 1048577, "at most 1048576 bytes");
   REQUIRE(Refusal(std::string((1 << 20) - 4, ' ') + "full") == "accepted");
   const auto nested = [](int levels) {
     return std::string(levels, '(') + "full" + std::string(levels, ')');
   };
   REQUIRE(Refusal(nested(64)) == "accepted");
-  CheckRefused(nested(65), "65: expected at most 64 levels of nesting");
+  CheckRefused(nested(65), 65, "at most 64 levels of nesting");
   std::string heads = "full";
   for (int i = 0; i < 65; ++i) heads = "heads(0-3:" + heads + ")";
-  CheckRefused(heads, "646: expected at most 64 levels of nesting");
+  CheckRefused(heads, 646, "at most 64 levels of nesting");
   std::string many = "full";
   for (int i = 1; i < 4096; ++i) many += "|full";
   REQUIRE(Refusal(many) == "accepted");
-  CheckRefused(many + "|full", "20481: expected at most 4096 primitives");
+  CheckRefused(many + "|full", 20481, "at most 4096 primitives");
   // Each is a list of a call, of which a message has room for so many.
   std::string words = "list(x0)";
   for (int i = 1; i < 15; ++i) words += absl::StrCat("|list(x", i, ")");
   words += "|moba(64,1)";
   REQUIRE(Refusal(words + "|moba(64,1)|list(x0)") == "accepted");
-  CheckRefused(words + "|quest(64)",
-               "1: expected at most 16 lists and words that choose keys (pattern_lists_max), "
-               "found 17");
+  CheckRefused(words + "|quest(64)", 1,
+               "at most 16 lists and words that choose keys (pattern_lists_max)", "17");
   std::string sum = "(full";
   for (int i = 1; i < 128; ++i) sum += "|full";
   sum += ")";
   REQUIRE(Refusal(sum + "&" + sum) == "accepted");
-  CheckRefused("causal&(" + sum + "&" + sum + "&" + sum + ")",
-               "9: expected at most 32768 terms after expansion (pattern_terms_max), found ");
+  CheckRefused("causal&(" + sum + "&" + sum + "&" + sum + ")", 9,
+               "at most 32768 terms after expansion (pattern_terms_max)");
   // What all heads' rules cost together, however short the text.
   std::string parts = "s2(64,1,1024)";
   for (int i = 1; i < 255; ++i) parts += "|s2(64,1,1024)";
   REQUIRE(Refusal(parts, 512) == "accepted");
   REQUIRE(
       Refusal(parts + "|" + parts + "|" + parts, 1024)
-          .find(
-              "expected at most 262144 parts over all KV heads (pattern_parts_max), found more") !=
+          .find(": more; expected at most 262144 parts over all KV heads (pattern_parts_max)") !=
       std::string::npos);
-  REQUIRE(Refusal("full", 0) == "kv_heads: expected 1 to 1024, found 0");
-  REQUIRE(Refusal("full", 1025) == "kv_heads: expected 1 to 1024, found 1025");
+  REQUIRE(Refusal("full", 0) == "kv_heads: 0; expected 1 to 1024");
+  REQUIRE(Refusal("full", 1025) == "kv_heads: 1025; expected 1 to 1024");
 }
 
 // Valid patterns with a few bytes changed, dropped, doubled or moved, and plain noise.

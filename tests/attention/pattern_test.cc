@@ -102,11 +102,11 @@ TEST_CASE("pattern: documents must add up, the last one may grow") {
   REQUIRE(docs.CheckTokens(100, true).ok());
   REQUIRE(docs.CheckTokens(9000, true).ok());
   REQUIRE(docs.CheckTokens(99, true).message() ==
-          "pattern: at 15: expected the last document to start within the 99 tokens of the "
-          "context, found its start at 100");
+          "pattern: at 15: the last document starts at 100; expected its start within the 99 "
+          "tokens of the context");
   REQUIRE(docs.CheckTokens(151, false).message() ==
-          "pattern: at 15: expected documents of 151 tokens in all, as many as the context has, "
-          "found 150");
+          "pattern: at 15: documents of 150 tokens in all; expected 151 tokens, as many as the "
+          "context has");
   REQUIRE(docs.Allows(0, 9000, 120));
   REQUIRE(Parsed("causal", 1).CheckTokens(7, false).ok());
 }

@@ -92,12 +92,12 @@ TEST_CASE("outputs that are one file, or an input, are refused under every name 
     CAPTURE(name);
     const absl::Status status = CheckOutputs({{"--out", folder / name}}, inputs);
     CheckRefused(status, "--out");
-    CheckRefused(status, "is the file of --q");
+    CheckRefused(status, ", the file of --q; expected");
   }
   for (const char* name : {"new", "soft_new", "sub/../new"}) {
     CAPTURE(name);
     CheckRefused(CheckOutputs({{"--out", folder / "new"}, {"--lse", folder / name}}, inputs),
-                 "is the file of --out");
+                 ", the file of --out; expected");
   }
 }
 

@@ -240,9 +240,9 @@ TEST_CASE("what cannot be run is refused in one line, by one rank", "[ranks]") {
     const char* names;
   };
   const Case cases[] = {
-      {{"--transport", "tcp"}, "--transport: \"tcp\", expected mpi, ucx or nccl"},
+      {{"--transport", "tcp"}, "--transport: \"tcp\"; expected mpi, ucx or nccl"},
       {{"--plan", "ring,circle"}, "--plan"},
-      {{"--q-tokens", "2K"}, "q has 2048 tokens"},
+      {{"--q-tokens", "2K"}, "q: 2048 tokens"},
       {{"--csv", "/nowhere/at/all.csv"}, "/nowhere/at/all.csv"},
       {{"--backend", "abacus"}, "abacus"},
       {{"--nonsense"}, "--nonsense"},

@@ -141,7 +141,7 @@ TEST_CASE("contexts lists what a service holds, release gives it back") {
   const Outcome unknown = release({ids[1], ids[0]});
   CHECK(unknown.code == 1);
   CHECK(unknown.out == absl::StrCat("released ", ids[0], "\n"));
-  CHECK(absl::StrContains(unknown.err, absl::StrCat("context ", ids[1], " is not in ")));
+  CHECK(absl::StrContains(unknown.err, absl::StrCat("context ", ids[1], ": none in ")));
   CHECK(service.Contexts().size() == 2);
 
   for (const Arguments& bad : {Arguments{"abc"},

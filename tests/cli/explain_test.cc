@@ -239,7 +239,7 @@ TEST_CASE("explain: candidates run beside their costs, and move what was planned
   huge.push_back("--measure");
   const Outcome refused = RunHere(huge);
   CHECK(refused.code == 2);
-  CHECK(absl::StrContains(refused.err, "--measure needs"));
+  CHECK(absl::StrContains(refused.err, "--measure: "));
 }
 
 }  // namespace

@@ -153,7 +153,7 @@ TEST_CASE("options of a coordinator bound what it holds") {
   REQUIRE((*client)->CreateContext(SmallSpec()).ok());
   const auto third = (*client)->CreateContext(SmallSpec());
   CHECK(absl::IsResourceExhausted(third.status()));
-  CHECK(third.status().message().find("contexts_max is 2") != std::string::npos);
+  CHECK(third.status().message().find("contexts_max: 2; ") != std::string::npos);
 }
 
 }  // namespace

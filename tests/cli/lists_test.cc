@@ -208,9 +208,9 @@ TEST_CASE("attend: lists that cannot be are refused by file, field and value") {
     CHECK(absl::StrContains(outcome.err, why));
   };
   refused("x", "list(x)", "expected NAME=F.npy");
-  refused("x=a.npy:0", "list(x)", "BLOCK is \"0\"");
+  refused("x=a.npy:0", "list(x)", "BLOCK of \"x=a.npy:0\": \"0\"; expected");
   test::WriteBytes(npy, NpyMask(2, 5, std::vector<bool>(50)));
-  refused("x=" + npy, "list(x)", "shape has 5 blocks, expected 6 for 330 tokens in blocks of 64");
+  refused("x=" + npy, "list(x)", "shape: 5 blocks; expected 6 for 330 tokens in blocks of 64");
   test::WriteBytes(npy, NpyMask(3, 6, std::vector<bool>(108)));
   refused("x=" + npy, "list(x)", "list x: heads: 3; expected 1, 2 (KV heads) or 4 (query heads)");
   refused("x=" + std::string(files.folder / "q.npy"), "list(x)", "expected '|b1' (bool)");
@@ -218,7 +218,7 @@ TEST_CASE("attend: lists that cannot be are refused by file, field and value") {
   refused("y=" + npy, "list(x)", "lists: y; expected a name in a list(name) of the pattern: x");
   refused("x=" + npy, "list(x) | list(z)", "lists: no list z; expected one");
   test::WriteBytes(npy, NpyMask(1, 6, std::vector<bool>(35)));
-  refused("x=" + npy, "list(x)", "data has 35 bytes, expected 36 for shape (1, 6, 6) of bool");
+  refused("x=" + npy, "list(x)", "data: 35 bytes; expected 36 for shape (1, 6, 6) of bool");
   const auto tensors_refused = [&](const json& metadata, const std::vector<int64_t>& begin,
                                    const std::vector<int32_t>& keys, absl::string_view why) {
     test::WriteBytes(tensors, ListTensors(metadata, begin, keys));
@@ -229,14 +229,13 @@ TEST_CASE("attend: lists that cannot be are refused by file, field and value") {
   tensors_refused(all, {0, 1}, {6}, "list x: keys[0]: 6; expected less than 6, the blocks");
   tensors_refused(all, {0, 1}, {-1}, "keys[0]: -1; expected 0 or more");
   tensors_refused(all, {0, 3}, {1}, "begin[1]: 3; expected at most the number of keys, 1");
-  tensors_refused(all, {0, 1, 1, 1}, {0},
-                  "tensor begin has 3 rows, expected 1 for each of 1, 2 or");
+  tensors_refused(all, {0, 1, 1, 1}, {0}, "tensor begin: 3 rows; expected 1 for each of 1, 2 or");
   tensors_refused({{"rows", "all"}}, {0, 1}, {0},
-                  "__metadata__ has no unit, expected one of blocks");
+                  "__metadata__ unit: none; expected one of blocks");
   tensors_refused({{"unit", "pages"}, {"rows", "all"}}, {0, 1}, {0},
-                  "\"unit\" is \"pages\", expected one of blocks, tokens");
+                  "\"unit\": \"pages\"; expected one of blocks, tokens");
   tensors_refused({{"unit", "blocks"}, {"rows", "all"}, {"blocktokens", "32"}}, {0, 1}, {0},
-                  "\"blocktokens\" is \"32\", expected no field but unit, rows, block_tokens");
+                  "\"blocktokens\": \"32\"; expected no field but unit, rows, block_tokens");
 }
 
 }  // namespace

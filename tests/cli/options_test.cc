@@ -118,11 +118,11 @@ TEST_CASE("options: refusals name the option, its source and the value") {
     test::WriteBytes(path, text);
     return Refusal(ParseTest({"--config", path}));
   };
-  CheckSays(Refusal(ParseTest({"--some-count", "0"})), "--some-count: \"0\", expected");
+  CheckSays(Refusal(ParseTest({"--some-count", "0"})), "--some-count: \"0\"; expected");
   CheckSays(Refusal(ParseTest({}, {{"ANNULUS_SOME_COUNT", "-1"}})), "ANNULUS_SOME_COUNT: \"-1\"");
   CheckSays(with_file("some-count = many\n"), "a.conf\" some-count: \"many\"");
-  CheckSays(with_file("sum-count = 1\n"), "key \"sum-count\" is unknown");
-  CheckSays(with_file("[explian]\njson = 1\n"), "section \"explian\" is unknown");
+  CheckSays(with_file("sum-count = 1\n"), "key \"sum-count\": unknown; expected");
+  CheckSays(with_file("[explian]\njson = 1\n"), "section \"explian\": unknown; expected");
   CheckSays(with_file("json = 1\njson = 0\n"), "given twice");
   CheckSays(with_file("json = maybe\n"), "expected true or false");
   CheckSays(with_file("\n\nnonsense\x1b[2J\n"), "line 3");
@@ -135,7 +135,7 @@ TEST_CASE("options: refusals name the option, its source and the value") {
 
 TEST_CASE("options: of two that exclude each other the stronger source's stays") {
   CheckSays(Refusal(ParseTest({"--some-count", "2", "--text", "a"})),
-            "--some-count and --text exclude each other");
+            "--some-count and --text: both given; expected");
   const absl::StatusOr<Values> flag = ParseTest({"--text", "a"}, {{"ANNULUS_SOME_COUNT", "7"}});
   CHECK(flag->count == 1);
   CHECK(flag->text == "a");

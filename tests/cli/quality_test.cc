@@ -208,7 +208,7 @@ TEST_CASE("quality: refusals name what is wrong") {
   refuses({"--q", "nothing.npy"}, "--tokens");
   const test::Outcome alone = RunHere({"quality", "--q", "nothing.npy"});
   CHECK(IsRefusal(alone));
-  CHECK(absl::StrContains(alone.err, "--k is missing"));
+  CHECK(absl::StrContains(alone.err, "--k: none; expected"));
 
   // Files of several dtypes are one problem only where they are rounded to one.
   const test::TempFolder folder;
@@ -229,7 +229,8 @@ TEST_CASE("quality: refusals name what is wrong") {
                                           write("v.npy", DType::kF32)};
   const test::Outcome mixed = RunHere(files);
   CHECK(IsRefusal(mixed));
-  CHECK(absl::StrContains(mixed.err, "dtypes are f16 and f32, expected one dtype or --dtype"));
+  CHECK(absl::StrContains(mixed.err,
+                          "dtypes of the files: f16 and f32; expected one dtype or --dtype"));
   std::vector<std::string> rounded = files;
   rounded.insert(rounded.end(), {"--dtype", "f32"});
   CHECK(RunHere(rounded).code == 0);

@@ -75,9 +75,9 @@ TEST_CASE("safetensors: data that are shared, overlap, leave holes or trail are 
   CheckRefused(File(two("[0,32]"), 32), "tensor \"y\": data_offsets");   // k and v alike
   CheckRefused(File(two("[16,48]"), 48), "tensor \"y\": data_offsets");  // overlapping
   CheckRefused(File(two("[36,68]"), 68), "tensor \"y\": data_offsets");  // a hole
-  CheckRefused(File(two("[32,64]"), 65), "data has 65 bytes");           // behind the last
-  CheckRefused(File(two("[32,64]"), 63), "data has 63 bytes");
-  CheckRefused(File(two("[32,64]") + std::string(4, '\0'), 64), "header has a NUL");
+  CheckRefused(File(two("[32,64]"), 65), "data: 65 bytes");              // behind the last
+  CheckRefused(File(two("[32,64]"), 63), "data: 63 bytes");
+  CheckRefused(File(two("[32,64]") + std::string(4, '\0'), 64), "header: a NUL");
   // What another tensor says wrongly is no less wrong.
   CheckRefused(File(two("[32,60]"), 60), "tensor \"y\": data_offsets");
 }
@@ -105,7 +105,7 @@ TEST_CASE("safetensors: the header is what the format says") {
            {with(R"(,"__metadata__":[])"), "__metadata__"},
            {with(R"(,"__metadata__":{},"__metadata__":{})"), "__metadata__"},
            {with(absl::StrCat(",", kX)), "named twice"},
-           {with(R"(,"y":{"dtype":"F32"})"), "tensor \"y\": shape is missing"},
+           {with(R"(,"y":{"dtype":"F32"})"), "tensor \"y\": shape: none; expected"},
            {with(R"(,"y":null)"), "tensor \"y\""},
            {with(R"(,"y":[])"), "tensor \"y\""},
            {with(absl::StrCat(",", Entry("y", "F32", "[1.0]", "[32,36]"))), "shape"},

@@ -180,7 +180,7 @@ TEST_CASE("options that make no sense are refused, however large") {
   }
   refused(Client::InProcess({.workers = 256, .threads = 5}).status(), "threads: 5; expected 0");
   refused(Client::InProcess({.workers = 257}).status(), "workers: 257");
-  refused(Client::InProcess({.backend = std::string(1 << 20, 'x')}).status(), "backend is 'xxx");
+  refused(Client::InProcess({.backend = std::string(1 << 20, 'x')}).status(), "backend: 'xxx");
   refused(Client::InProcess({.kv_bytes_limit = kMin}).status(), "kv_bytes_limit");
   for (const std::string endpoint : {"", ":", "host", "host:", ":1", "host:70000", "host:-1",
                                      "a:b:c", "a/b:1", "h\n:1", " :1"}) {

@@ -136,7 +136,7 @@ TEST_CASE("asynchronous calls are bounded, run at once, and are waited for") {
     CHECK(threads.Run(job).ok());
     const absl::Status full = threads.Run(job);
     CHECK(absl::IsResourceExhausted(full));
-    CHECK(full.message().find("async_calls_max 2") == 0);
+    CHECK(full.message().find("async_calls_max: 2; ") == 0);
     gate.unlock();
     for (int i = 0; i < 1000 && runs < 2; ++i) absl::SleepFor(absl::Milliseconds(1));
     // A thread that has run its job counts it as over a moment later.
@@ -158,7 +158,7 @@ TEST_CASE("options that make no sense are refused by name") {
     CHECK(status.message().find(text) == 0);
   };
   refused(Client::InProcess({.workers = 0}).status(), "workers: 0");
-  refused(Client::InProcess({.kv_bytes_limit = 0}).status(), "kv_bytes_limit is 0");
+  refused(Client::InProcess({.kv_bytes_limit = 0}).status(), "kv_bytes_limit: 0; ");
   refused(Client::InProcess({.async_calls_max = 0}).status(), "async_calls_max: 0");
   refused(Client::InProcess({.retry = {.attempts_max = 0}}).status(), "retry.attempts_max: 0");
   refused(Client::InProcess({.retry = {.backoff_min = absl::ZeroDuration()}}).status(),

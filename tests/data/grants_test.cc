@@ -157,7 +157,7 @@ TEST_CASE("an upload is refused where it has no room, and what is not finite eve
   REQUIRE(first.ok());
   const absl::Status full = f.Claim(2).status();
   CHECK(absl::IsResourceExhausted(full));
-  CHECK(std::string(full.message()).find("upload_bytes_max is 100") != std::string::npos);
+  CHECK(std::string(full.message()).find("upload_bytes_max: 100; ") != std::string::npos);
   CHECK(RetryAfter(full).has_value());
 
   Fill(**first, 0);

@@ -1,4 +1,5 @@
-"""The files of deploy/ that others' tools read: systemd units, the Containerfile, the pod for a laptop.
+"""The files of deploy/ that others' tools read: systemd units, the Containerfile, the pod for a laptop;
+and what `./dev check` looks for in errors' texts.
 
     deploy_test.py ANNULUS        the program
 """
@@ -17,6 +18,9 @@ HADOLINT = os.path.join(ROOT, "build", "venv", "bin", "hadolint")
 PROGRAM = os.path.abspath(sys.argv.pop()) if len(sys.argv) > 1 else None
 INSTALLED = "/usr/local/bin/annulus"
 EXPOSURE_MAX = 2.0
+
+sys.path.insert(0, DEPLOY)
+import check_sources  # noqa: E402
 
 
 def output(*command):
@@ -79,6 +83,14 @@ class ContainersTest(unittest.TestCase):
         used = set(re.findall(r"(?<![\w-])--[a-z-]+", re.sub(r"(?m)^\s*#.*", "", text)))
         self.assertTrue(used)
         self.assertLessEqual(used, known)
+
+
+class SourcesTest(unittest.TestCase):
+    def test_errors_have_one_form(self):
+        for line in ('"k is ", k, ", expected 1"', '"plan: expected one"', '"calls_max is ", max'):
+            self.assertTrue(check_sources.has_other_form(line), line)
+        for line in ('"k: ", k, "; expected 1"', '(a, ", ", expected)', '"calls_max: ", max, "; "'):
+            self.assertFalse(check_sources.has_other_form(line), line)
 
 
 if __name__ == "__main__":

@@ -177,11 +177,11 @@ TEST_CASE("words of an index refuse by position what they cannot be") {
     return test::IsRefused(text, kKvHeads, what);
   };
   CHECK(refused("dsa()", "expected"));
-  CHECK(refused("dsa(0)", "at 5: expected a number from 1"));
-  CHECK(refused("dsa(536870912)", "at 5: expected at most list_keys_max"));
-  CHECK(refused("msa(100,3)", "at 5: expected a divisor of 64 or a multiple of it"));
+  CHECK(refused("dsa(0)", "at 5: \"0\"; expected a number from 1"));
+  CHECK(refused("dsa(536870912)", "at 5: 536870912; expected at most list_keys_max"));
+  CHECK(refused("msa(100,3)", "at 5: 100; expected a divisor of 64 or a multiple of it"));
   CHECK(refused("msa(128)", "expected"));
-  CHECK(refused("msa(128,0)", "at 9: expected a number from 1"));
+  CHECK(refused("msa(128,0)", "at 9: \"0\"; expected a number from 1"));
 }
 
 }  // namespace

@@ -58,7 +58,7 @@ TEST_CASE("a call that cannot have its turn in time is refused, and its bound na
   const absl::Time begin = absl::Now();
   const absl::Status refused = late.Enter({.deadline = begin - absl::Seconds(1)});
   CHECK(absl::IsResourceExhausted(refused));
-  CHECK(absl::StrContains(refused.message(), "in_flight_max 1"));
+  CHECK(absl::StrContains(refused.message(), "in_flight_max: 1; "));
   CHECK(RetryAfter(refused).has_value());
   CHECK(absl::IsResourceExhausted(late.CheckTurn({.deadline = begin - absl::Seconds(1)})));
   CHECK(late.CheckTurn({}).ok());  // it may wait

@@ -136,7 +136,7 @@ Load MeasureLoad(const std::string& endpoint, int callers, absl::Duration time) 
           }
           refused_ms.push_back(absl::ToDoubleMilliseconds(took));
           load.named &= absl::IsResourceExhausted(status) && wait.has_value() &&
-                        status.message().find("in_flight_max 8") != absl::string_view::npos;
+                        status.message().find("in_flight_max: 8; ") != absl::string_view::npos;
         }
         absl::SleepFor(wait.value_or(absl::ZeroDuration()));
       }

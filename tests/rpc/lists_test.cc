@@ -79,7 +79,7 @@ TEST_CASE("lists: an Attend's arrive after its queries, however the bytes are cu
     CheckSame(request->lists, lists);
     v1::AttendPart more;
     more.set_data("x");
-    CHECK(absl::StrContains(reader.Add(more).message(), "q, index and lists has more bytes"));
+    CHECK(absl::StrContains(reader.Add(more).message(), "q, index and lists: more bytes"));
   }
 }
 

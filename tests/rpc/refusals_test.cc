@@ -28,10 +28,11 @@ TEST_CASE("the reason of a refusal is the first bound that its message names") {
   const auto reason = [](absl::string_view message) {
     return RefusalReason(absl::ResourceExhaustedError(message));
   };
-  CHECK(reason("kv_bytes_limit is 64: 10 in use, this append needs 60 more") == "kv_bytes_limit");
-  CHECK(reason("worker 3 (w): kv_bytes_limit is 64: 10 in use") == "kv_bytes_limit");
-  CHECK(reason("table_bytes_max is 8 (an eighth of kv_bytes_limit): 8") == "table_bytes_max");
-  CHECK(reason("in_flight_max 4: 4 are taken, 1 needed; try again later") == "in_flight_max");
+  CHECK(reason("kv_bytes_limit: 64; 10 in use, this append needs 60 more") == "kv_bytes_limit");
+  CHECK(reason("worker 3 (w): kv_bytes_limit: 64; 10 in use") == "kv_bytes_limit");
+  CHECK(reason("table_bytes_max: 8 (an eighth of kv_bytes_limit); 8") == "table_bytes_max");
+  CHECK(reason("in_flight_max: 4; 4 in use, this call needs 1 more; try again later") ==
+        "in_flight_max");
   CHECK(reason("not_in_flight_max") == "other");
   CHECK(reason("the quota of the other; in_flight_maximum") == "other");
   CHECK(reason("") == "other");
@@ -59,7 +60,8 @@ TEST_CASE("what a server refuses is counted, whatever the form of the call") {
   for (const uint64_t count : open.queue_wait.counts) observed += count;
   CHECK(observed == 1);
   raw.service.before = [](const char*, const CallContext&) {
-    return absl::ResourceExhaustedError("contexts_max is 1 and as many exist; release contexts");
+    return absl::ResourceExhaustedError(
+        "contexts_max: 1; as many in use, this context needs 1 more; release contexts");
   };
   v1::ContextRef context;
   v1::ContextInfo info;
@@ -96,7 +98,7 @@ TEST_CASE("every bound of a server is a reason") {
   REQUIRE(second.Reserve(1).ok());
   CHECK(RefusalReason(third.Reserve(1)) == "buffer_bytes_max");
   for (const char* name : {"transfers_max", "step_streams_max", "puts_max"}) {
-    Places places(name, 1, "are open");
+    Places places(name, 1);
     Places::Place holds(&places), late(&places);
     grpc::ServerContext context;
     REQUIRE(holds.Take(&context, "a").ok());

@@ -26,12 +26,12 @@ TEST_CASE("hostile streams are refused by name and the server lives on") {
     CHECK(status.error_code() == grpc::StatusCode::INVALID_ARGUMENT);
     CHECK(status.error_message().find(text) != std::string::npos);
   };
-  refused({}, "header is missing");
-  refused({Data(8)}, "header is missing");
-  refused({Header("f32", 1, 1, 8)}, "q has 0 bytes of data; expected 32");
-  refused({Header("f32", 1, 1, 8), Data(33)}, "q has more bytes than declared; expected 32");
-  refused({Header("f32", 1, 1, 8), Header("f32", 1, 1, 8)}, "header came twice");
-  refused({Header("f32", 1, 1, 8), v1::AttendPart()}, "data is 0 bytes");
+  refused({}, "header: none; ");
+  refused({Data(8)}, "header: none; ");
+  refused({Header("f32", 1, 1, 8)}, "q: 0 bytes of data; expected 32");
+  refused({Header("f32", 1, 1, 8), Data(33)}, "q: more bytes than declared; expected 32");
+  refused({Header("f32", 1, 1, 8), Header("f32", 1, 1, 8)}, "header: given twice");
+  refused({Header("f32", 1, 1, 8), v1::AttendPart()}, "data: 0 bytes");
   refused({Header("f99", 1, 1, 8), Data(32)}, "q.dtype");
   refused({Header("f32", -1, 1, 8), Data(32)}, "q.tokens: -1");
   refused({Header("f32", INT64_MAX, INT64_MAX, INT64_MAX), Data(32)}, "expected a size below");
@@ -126,7 +126,7 @@ TEST_CASE("the bounds on calls and bytes are named when met") {
 
   const grpc::Status bytes = raw.Attend({Header("f32", 1, 1, 700), Data(2800)});
   CHECK(bytes.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED);
-  CHECK(bytes.error_message().find("buffer_bytes_max 8000") != std::string::npos);
+  CHECK(bytes.error_message().find("buffer_bytes_max: 8000; ") != std::string::npos);
 
   grpc::ClientContext second_context;
   const auto second = raw.stub->Attend(&second_context);
@@ -134,7 +134,7 @@ TEST_CASE("the bounds on calls and bytes are named when met") {
   absl::SleepFor(absl::Milliseconds(200));
   const grpc::Status calls = raw.Attend({Header("f32", 1, 1, 1), Data(4)});
   CHECK(calls.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED);
-  CHECK(calls.error_message().find("transfers_max 4") != std::string::npos);
+  CHECK(calls.error_message().find("transfers_max: 4; ") != std::string::npos);
   {
     grpc::ClientContext context;
     v1::ClusterStatus reply;
@@ -314,7 +314,7 @@ TEST_CASE("a taken port, a bad address and a bad limit are refused") {
   RpcLimits limits;
   limits.in_flight_max = 0;
   const auto bad = RpcServer::Start({.service = &raw.service, .limits = limits});
-  CHECK(bad.status().message() == "in_flight_max is 0; expected 1 to 10000");
+  CHECK(bad.status().message() == "in_flight_max: 0; expected 1 to 10000");
   limits = {};
   limits.stream.request_bytes_max = limits.buffer_bytes_max + 1;
   CHECK(RpcServer::Start({.service = &raw.service, .limits = limits}).status().message() ==

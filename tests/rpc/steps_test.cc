@@ -249,7 +249,7 @@ TEST_CASE("the bound on streams is named when all of them work, and idle ones ma
   const StepResults refused =
       second->Step({Query(values, 1)}, {.timeout = absl::Milliseconds(500)});
   CHECK(absl::IsResourceExhausted(refused[0].status()));
-  CHECK(refused[0].status().message().find("step_streams_max 1") != absl::string_view::npos);
+  CHECK(refused[0].status().message().find("step_streams_max: 1; ") != absl::string_view::npos);
   CHECK(RetryAfter(refused[0].status()).has_value());
   wait = false;
   first.join();

@@ -122,18 +122,18 @@ TEST_CASE("pieces are handed on as soon as they are whole") {
 }
 
 TEST_CASE("an upload's payload must be exactly what its header declares") {
-  CHECK(Message(AppendRun({}).status).find("header is missing") == 0);
-  CHECK(Message(AppendRun({v1::AppendPart()}).status).find("header is missing") == 0);
-  CHECK(Message(AppendRun({Data<v1::AppendPart>(40)}).status).find("header is missing") == 0);
-  CHECK(Message(AppendRun({AppendHead(), AppendHead()}).status).find("header came twice") == 0);
-  CHECK(Message(AppendRun({AppendHead(), v1::AppendPart()}).status).find("data is 0 bytes") == 0);
+  CHECK(Message(AppendRun({}).status).find("header: none; ") == 0);
+  CHECK(Message(AppendRun({v1::AppendPart()}).status).find("header: none; ") == 0);
+  CHECK(Message(AppendRun({Data<v1::AppendPart>(40)}).status).find("header: none; ") == 0);
+  CHECK(Message(AppendRun({AppendHead(), AppendHead()}).status).find("header: given twice") == 0);
+  CHECK(Message(AppendRun({AppendHead(), v1::AppendPart()}).status).find("data: 0 bytes") == 0);
   const AppendRun few({AppendHead(), Data<v1::AppendPart>(399)});
   CHECK(Message(few.status) ==
-        "data ended early; expected the rows of 10 tokens (8 of this request's 10 tokens are "
+        "data: ended early; expected the rows of 10 tokens (8 of this request's 10 tokens are "
         "committed)");
   CHECK(few.tokens == 8);
   const AppendRun many({AppendHead(), Data<v1::AppendPart>(401)});
-  CHECK(Message(many.status).find("data has more bytes than k and v declare") == 0);
+  CHECK(Message(many.status).find("data: more bytes than k and v declare") == 0);
   CHECK(many.tokens == 10);
 }
 
@@ -171,16 +171,15 @@ TEST_CASE("a request's queries must be exactly what its header declares") {
   };
   CHECK(AttendRun({with_data(96)}).status.ok());
   CHECK(AttendRun({with_data(40), Data<v1::AttendPart>(56)}).status.ok());
-  CHECK(Message(AttendRun({with_data(97)}).status) ==
-        "q has more bytes than declared; expected 96");
+  CHECK(Message(AttendRun({with_data(97)}).status) == "q: more bytes than declared; expected 96");
   CHECK(Message(AttendRun({with_data(96), Data<v1::AttendPart>(1)}).status) ==
-        "q has more bytes than declared; expected 96");
-  CHECK(Message(AttendRun({}).status).find("header is missing") == 0);
-  CHECK(Message(AttendRun({AttendHead()}).status) == "q has 0 bytes of data; expected 96");
+        "q: more bytes than declared; expected 96");
+  CHECK(Message(AttendRun({}).status).find("header: none; ") == 0);
+  CHECK(Message(AttendRun({AttendHead()}).status) == "q: 0 bytes of data; expected 96");
   CHECK(Message(AttendRun({AttendHead(), Data<v1::AttendPart>(95)}).status) ==
-        "q has 95 bytes of data; expected 96");
+        "q: 95 bytes of data; expected 96");
   CHECK(Message(AttendRun({AttendHead(), Data<v1::AttendPart>(97)}).status) ==
-        "q has more bytes than declared; expected 96");
+        "q: more bytes than declared; expected 96");
 }
 
 TEST_CASE("a request's header is checked field by field before memory is taken") {

@@ -65,7 +65,7 @@ struct Leases : test::Driver {
     Handle(event::Prepared{call, {0, 1}});
     wire::WorkDone done{call, {{epoch, absl::OkStatus(), 40'000}}};
     if (full) {
-      done.items[0].status = absl::ResourceExhaustedError("kv_bytes_limit is 100000: …");
+      done.items[0].status = absl::ResourceExhaustedError("kv_bytes_limit: 100000; …");
     }
     last = Handle(event::Heard{11, done});
     if (full) return FinishOf(last, call);

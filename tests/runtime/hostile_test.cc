@@ -110,7 +110,7 @@ TEST_CASE("Append and Attend name the field that makes no sense, and go on after
   // Finite in f32, but not in the context's f16.
   for (const float bad : {NAN, INFINITY, -INFINITY, 65520.0f}) {
     const float good = std::exchange(kv.k.f32()[(70 * 2 + 1) * 16 + 5], bad);
-    append("k[6, 1, 5] is not finite", [](AppendRequest&) {});
+    append("k[6, 1, 5]: not finite; expected", [](AppendRequest&) {});
     kv.k.f32()[(70 * 2 + 1) * 16 + 5] = good;
   }
   CHECK(absl::IsNotFound(service.Call(kv.Append(id + 1, 0, 0, 1), {}).status()));
@@ -149,7 +149,7 @@ TEST_CASE("Append and Attend name the field that makes no sense, and go on after
   attend("", [](AttendRequest& r) { r.pattern = "heads(0: causal)"; });
   attend("", [](AttendRequest& r) { r.pattern = std::string("causal\0\n\xff", 9); });
   q.f32()[7] = NAN;
-  attend("q[0, 0, 7] is not finite", [](AttendRequest&) {});
+  attend("q[0, 0, 7]: not finite; expected", [](AttendRequest&) {});
   q.f32()[7] = 0;
 
   CHECK(service.Call(kv.Append(id, 0, 64, 30), {}).ok());

@@ -224,7 +224,7 @@ TEST_CASE("index queries that are missing or do not fit are refused by name, and
   index.weights.pop_back();
   refused(dsa, index, "index: weights: 2; expected 3 for dsa(4)");
   index.weights.push_back(NAN);
-  refused(dsa, index, "index: weights[2] is not finite");
+  refused(dsa, index, "index: weights[2]: not finite; expected");
   index = IndexOf(context, msa);
   index.q.heads = 1;
   refused(msa, index, "index: heads of q: 1; expected 2 index queries for msa(64,2)");

@@ -192,8 +192,8 @@ TEST_CASE("tracks of other heads and ratios than a word's are refused by both") 
   refused("seer(640)",
           "seer(640,64): a track of heads 2 and ratio 8; expected heads 2 and ratio 64");
   refused("msa(8,3)", "msa(8,3): a track of heads 2 and ratio 8; expected heads 1 and ratio 1");
-  refused("seer(block=8)", "expected either budget or threshold, found neither");
-  refused("seer(9,8,threshold=0.5)", "expected either budget or threshold, found both");
+  refused("seer(block=8)", "neither; expected either budget or threshold");
+  refused("seer(9,8,threshold=0.5)", "both; expected either budget or threshold");
   select.kv_len = 700;
   refused("seer(64,8)", "kv_len: 700; expected 1 to 607");
   ContextSpec spec = context.spec;

@@ -261,7 +261,7 @@ TEST_CASE("what a selection cannot be is refused by name") {
     CHECK(absl::StrContains(status.message(), why));
   };
   request.pattern = "moba(96,2)";
-  refused("pattern: at 6: expected a divisor of 64 or a multiple of it");
+  refused("pattern: at 6: 96; expected a divisor of 64 or a multiple of it");
   request.pattern = "quest(64)";
   request.q.dim = 8;
   refused("q");

@@ -159,7 +159,7 @@ TEST_CASE("An append beyond the quota names the figures and leaves no trace") {
   CHECK(store.kv_bytes() == 4 * page);
   const absl::Status refused = store.Append(1, 0, {100, 256}, Pack(spec, 1, 0, kv, {100, 256}));
   CHECK(absl::IsResourceExhausted(refused));
-  CHECK(std::string(refused.message()).find("kv_bytes_limit is 30720: 24576 in use") !=
+  CHECK(std::string(refused.message()).find("kv_bytes_limit: 30720; 24576 in use") !=
         std::string::npos);
   CHECK(store.kv_bytes() == 4 * page);
   CHECK(store.Table(1, 0, 100).ok());
@@ -282,7 +282,7 @@ TEST_CASE("Layers without tokens take no memory, and others are counted and boun
     }
   }
   CHECK(absl::IsResourceExhausted(status));
-  CHECK(absl::StrContains(status.message(), "table_bytes_max is 33554432"));
+  CHECK(absl::StrContains(status.message(), "table_bytes_max: 33554432"));
   CHECK(store.table_bytes() <= kLimit / 8);
   CHECK(layers > 5000);
   for (ContextId id = 1; id <= 500; ++id) REQUIRE(store.Release(id).ok());

@@ -197,7 +197,7 @@ TEST_CASE("what a track cannot be, and what it is no use for, is refused by name
   };
   refused(select(), "weights: 2; expected 3 for dsa(4)");
   asked.weights = {1, 2, INFINITY};
-  refused(select(), "weights[2] is not finite");
+  refused(select(), "weights[2]: not finite; expected");
   asked = Ask("msa(64,2)", 1, rng);
   asked.q = RandomTensor(1, 3, kIndexDim, rng);
   refused(select(), "heads of q: 3; expected 2 index queries for msa(64,2)");

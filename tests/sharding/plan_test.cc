@@ -287,26 +287,26 @@ TEST_CASE("a problem that makes no sense is refused by its field") {
     INFO(plan.status());
     CHECK(std::string(plan.status().message()).find(field) != std::string::npos);
   };
-  refused([](Problem& p) { p.q_tokens = 0; }, "q_tokens 0");
-  refused([](Problem& p) { p.q_tokens = 101; }, "q_tokens 101");
-  refused([](Problem& p) { p.q_start = -1; }, "q_start -1");
-  refused([](Problem& p) { p.keys_end = 101; }, "keys_end 101");
-  refused([](Problem& p) { p.keys_end = 0; }, "keys_end 0");
-  refused([](Problem& p) { p.pattern = p.pattern.KeysFrom(100); }, "keys_begin 100");
+  refused([](Problem& p) { p.q_tokens = 0; }, "q_tokens: 0; ");
+  refused([](Problem& p) { p.q_tokens = 101; }, "q_tokens: 101; ");
+  refused([](Problem& p) { p.q_start = -1; }, "q_start: -1; ");
+  refused([](Problem& p) { p.keys_end = 101; }, "keys_end: 101; ");
+  refused([](Problem& p) { p.keys_end = 0; }, "keys_end: 0; ");
+  refused([](Problem& p) { p.pattern = p.pattern.KeysFrom(100); }, "keys_begin: 100; ");
   refused([](Problem& p) { p.kv_tokens = int64_t{1} << 60; }, "kv_tokens");
-  refused([](Problem& p) { p.heads = 5; }, "heads 5");
-  refused([](Problem& p) { p.kv_heads = 0; }, "kv_heads 0");
-  refused([](Problem& p) { p.head_dim = 0; }, "head_dim 0");
-  refused([](Problem& p) { p.v_head_dim = -8; }, "v_head_dim -8");
+  refused([](Problem& p) { p.heads = 5; }, "heads: 5; ");
+  refused([](Problem& p) { p.kv_heads = 0; }, "kv_heads: 0; ");
+  refused([](Problem& p) { p.head_dim = 0; }, "head_dim: 0; ");
+  refused([](Problem& p) { p.v_head_dim = -8; }, "v_head_dim: -8; ");
   refused([](Problem& p) { p.kv_heads = 1; }, "pattern");
   refused([](Problem& p) { p.heads = 8; }, "layout");
-  refused([](Problem& p) { p.kv_tokens = 200; }, "layout of blocks 0 to 2");
+  refused([](Problem& p) { p.kv_tokens = 200; }, "layout: blocks 0 to 2");
   refused(
       [](Problem& p) {
         p.v_is_k_prefix = true;
         p.v_head_dim = 72;
       },
-      "v_head_dim 72");
+      "v_head_dim: 72; ");
 }
 
 TEST_CASE("plan names round trip") {

@@ -93,8 +93,8 @@ absl::Status DemoPhases::Upload(const std::function<void(int64_t, int64_t)>& pro
         const AppendResult appended,
         client_->Append({.context = context_, .layer = 0, .start = start, .k = k, .v = v}, call));
     if (appended.tokens != piece.end) {
-      return absl::InternalError(absl::StrCat("the service says it has ", appended.tokens,
-                                              " tokens, expected ", piece.end));
+      return absl::InternalError(
+          absl::StrCat("tokens in the service: ", appended.tokens, "; expected ", piece.end));
     }
   }
   report_->upload_s = absl::ToDoubleSeconds(absl::Now() - begin);

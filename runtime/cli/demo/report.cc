@@ -105,26 +105,27 @@ void Judge(DemoReport* report) {
     }
     if (recall.stray != 0) fail(phase, absl::StrCat(recall.stray, " hidden values came back"));
     if (phase.name == "decode" && recall.keys_seen != kDemoAssociations) {
-      fail(phase, absl::StrCat(recall.keys_seen, " planted keys seen by some head, expected ",
+      fail(phase, absl::StrCat("planted keys seen by some head: ", recall.keys_seen, "; expected ",
                                kDemoAssociations));
     }
     // Written so that NaN fails.
     if (!(phase.out_error <= kOutErrorMax)) {
-      fail(phase, absl::StrFormat("error %.1e of out, expected at most %.0e", phase.out_error,
+      fail(phase, absl::StrFormat("error of out: %.1e; expected at most %.0e", phase.out_error,
                                   kOutErrorMax));
     }
     if (!(phase.lse_error <= kLseErrorMax)) {
-      fail(phase, absl::StrFormat("error %.1e of lse, expected at most %.0e", phase.lse_error,
+      fail(phase, absl::StrFormat("error of lse: %.1e; expected at most %.0e", phase.lse_error,
                                   kLseErrorMax));
     }
     if (phase.bytes_moved != phase.planned_bytes) {
-      fail(phase, absl::StrCat(phase.bytes_moved, " bytes moved, expected the planned ",
+      fail(phase, absl::StrCat("bytes moved: ", phase.bytes_moved, "; expected the planned ",
                                phase.planned_bytes));
     }
   }
   if (!(report->plans_difference <= kPlansDifferenceMax)) {
-    report->failures.push_back(absl::StrFormat("two plans differ by %.1e, expected at most %.0e",
-                                               report->plans_difference, kPlansDifferenceMax));
+    report->failures.push_back(
+        absl::StrFormat("difference of two plans: %.1e; expected at most %.0e",
+                        report->plans_difference, kPlansDifferenceMax));
   }
 }
 

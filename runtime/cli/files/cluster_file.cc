@@ -18,9 +18,9 @@ constexpr int64_t kCountMax = 1 << 20;
 
 absl::Status Unexpected(absl::string_view field, const Json& found, absl::string_view expected) {
   return absl::InvalidArgumentError(
-      absl::StrCat("field ", Quoted(field), " is ",
+      absl::StrCat("field ", Quoted(field), ": ",
                    Quoted(found.dump(-1, ' ', false, Json::error_handler_t::replace), 60),
-                   ", expected ", expected));
+                   "; expected ", expected));
 }
 
 struct Number {
@@ -69,7 +69,7 @@ absl::StatusOr<ClusterFile> ParseCluster(absl::string_view json) {
   const Json object = Json::parse(json.begin(), json.end(), nullptr, /*allow_exceptions=*/false);
   if (!object.is_object()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("content is ", Quoted(json, 40), ", expected a JSON object"));
+        absl::StrCat("content: ", Quoted(json, 40), "; expected a JSON object"));
   }
   ClusterFile file;
   int64_t nodes = 1, workers_per_node = file.model.workers_per_node;
@@ -123,8 +123,8 @@ std::string ToJson(const ClusterFile& file) {
 absl::StatusOr<ClusterModel> ModelFor(const ClusterFile& file, int workers) {
   if (workers > file.workers_max) {
     return absl::InvalidArgumentError(
-        absl::StrCat("--workers is ", workers, ", expected at most the cluster's ",
-                     file.workers_max, " (nodes x workers_per_node)"));
+        absl::StrCat("--workers: ", workers, "; expected at most the cluster's ", file.workers_max,
+                     " (nodes x workers_per_node)"));
   }
   if (!file.shared) return file.model;
   return SharedBy(file.model, std::min(workers, file.model.workers_per_node));

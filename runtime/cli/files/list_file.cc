@@ -26,7 +26,7 @@ absl::StatusOr<KeyListData> ReadMask(const ListFile& from, absl::Span<const std:
   const int64_t blocks = (call.kv_tokens + from.block_tokens - 1) / from.block_tokens;
   if (mask.blocks != blocks) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "shape has ", mask.blocks, " blocks, expected ", blocks, " for ", call.kv_tokens,
+        "shape: ", mask.blocks, " blocks; expected ", blocks, " for ", call.kv_tokens,
         " tokens in blocks of ", from.block_tokens, " (NAME=F.npy:BLOCK for another size)"));
   }
   KeyListData data;
@@ -67,17 +67,17 @@ absl::StatusOr<std::vector<To>> ReadNumbers(const SafetensorsHeader& header,
     const std::byte* at = file.data() + header.data_begin + entry.begin;
     const size_t bytes = entry.end - entry.begin;
     if (entry.shape.size() != 1) {
-      return absl::InvalidArgumentError(absl::StrCat("tensor ", name, ": shape is [",
+      return absl::InvalidArgumentError(absl::StrCat("shape of tensor ", name, ": [",
                                                      absl::StrJoin(entry.shape, ", "),
-                                                     "], expected one size"));
+                                                     "]; expected one size"));
     }
     if (entry.dtype == "I32") return Values<int32_t, To>(name, at, bytes / 4);
     if (entry.dtype == "I64") return Values<int64_t, To>(name, at, bytes / 8);
     return absl::InvalidArgumentError(
-        absl::StrCat("tensor ", name, ": dtype is ", entry.dtype, ", expected I32 or I64"));
+        absl::StrCat("dtype of tensor ", name, ": ", entry.dtype, "; expected I32 or I64"));
   }
   return absl::InvalidArgumentError(
-      absl::StrCat("tensor ", name, " is not in the file, expected begin and keys"));
+      absl::StrCat("tensor ", name, ": none in the file; expected begin and keys"));
 }
 
 // `format` is what libraries for such files write by themselves.
@@ -109,7 +109,7 @@ class Metadata {
     const auto* said = Find(field);
     if (said == nullptr) {
       return absl::InvalidArgumentError(
-          absl::StrCat("__metadata__ has no ", field, ", expected one of ", known));
+          absl::StrCat("__metadata__ ", field, ": none; expected one of ", known));
     }
     for (const auto& [name, meaning] : of) {
       if (said->second == name) return *value = meaning, absl::OkStatus();
@@ -135,8 +135,8 @@ class Metadata {
     return nullptr;
   }
   static absl::Status Refuse(const Field& field, absl::string_view expected) {
-    return absl::InvalidArgumentError(absl::StrCat("__metadata__ ", Quoted(field.first, 40), " is ",
-                                                   Quoted(field.second, 40), ", expected ",
+    return absl::InvalidArgumentError(absl::StrCat("__metadata__ ", Quoted(field.first, 40), ": ",
+                                                   Quoted(field.second, 40), "; expected ",
                                                    expected));
   }
 
@@ -169,8 +169,8 @@ absl::StatusOr<KeyListData> ReadLists(absl::Span<const std::byte> file, const Li
   ANNULUS_RETURN_IF_ERROR(metadata.Number("block_tokens", &data.block_tokens).status());
   const int64_t block = data.block_tokens;
   if (block < 1 || block > kListBlockTokensMax) {
-    return absl::InvalidArgumentError(absl::StrCat("__metadata__ block_tokens is ", block,
-                                                   ", expected 1 to ", kListBlockTokensMax));
+    return absl::InvalidArgumentError(absl::StrCat("__metadata__ block_tokens: ", block,
+                                                   "; expected 1 to ", kListBlockTokensMax));
   }
   ANNULUS_ASSIGN_OR_RETURN(data.begin, ReadNumbers<int64_t>(header, file, "begin"));
   ANNULUS_ASSIGN_OR_RETURN(data.keys, ReadNumbers<int32_t>(header, file, "keys"));
@@ -190,7 +190,7 @@ absl::StatusOr<KeyListData> ReadLists(absl::Span<const std::byte> file, const Li
     heads = HeadsOf(all_rows, rows, call);
     if (heads == 0) {
       return absl::InvalidArgumentError(
-          absl::StrCat("tensor begin has ", all_rows, " rows, expected ", rows, " for each of 1, ",
+          absl::StrCat("tensor begin: ", all_rows, " rows; expected ", rows, " for each of 1, ",
                        call.kv_heads, " or ", call.heads, " heads, or heads in __metadata__"));
     }
   }
@@ -201,9 +201,9 @@ absl::StatusOr<KeyListData> ReadLists(absl::Span<const std::byte> file, const Li
 }  // namespace
 
 absl::StatusOr<ListFile> ParseListFile(absl::string_view text) {
-  constexpr char kExpected[] = "expected NAME=F.npy, NAME=F.npy:BLOCK or NAME=F.safetensors";
   const auto refuse = [&] {
-    return absl::InvalidArgumentError(absl::StrCat(Quoted(text), ", ", kExpected));
+    return absl::InvalidArgumentError(absl::StrCat(
+        Quoted(text), "; expected NAME=F.npy, NAME=F.npy:BLOCK or NAME=F.safetensors"));
   };
   const size_t equals = text.find('=');
   if (equals == 0 || equals == absl::string_view::npos) return refuse();
@@ -214,8 +214,8 @@ absl::StatusOr<ListFile> ParseListFile(absl::string_view text) {
     const absl::string_view block = path.substr(colon + kNpy.size() + 1);
     if (!absl::SimpleAtoi(block, &file.block_tokens) || file.block_tokens < 1 ||
         file.block_tokens > kListBlockTokensMax) {
-      return absl::InvalidArgumentError(absl::StrCat(Quoted(text), ": BLOCK is ", Quoted(block),
-                                                     ", expected 1 to ", kListBlockTokensMax));
+      return absl::InvalidArgumentError(absl::StrCat("BLOCK of ", Quoted(text), ": ", Quoted(block),
+                                                     "; expected 1 to ", kListBlockTokensMax));
     }
     path = path.substr(0, colon + kNpy.size());
   }

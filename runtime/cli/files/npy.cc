@@ -82,7 +82,7 @@ class Literal {
 absl::Status Unexpected(absl::string_view field, absl::string_view found,
                         absl::string_view expected) {
   return absl::InvalidArgumentError(
-      absl::StrCat(field, " is ", Quoted(found, 40), ", expected ", expected));
+      absl::StrCat(field, ": ", Quoted(found, 40), "; expected ", expected));
 }
 
 struct Header {
@@ -194,13 +194,12 @@ absl::StatusOr<Header> ReadFile(absl::Span<const std::byte> file, bool is_mask) 
     for (size_t i = 0; i < length_bytes; ++i) header_bytes |= byte_at(8 + i) << (8 * i);
   }
   if (file.size() < header_begin || header_bytes > file.size() - header_begin) {
-    return absl::InvalidArgumentError(absl::StrCat("header length is ", header_bytes,
-                                                   ", expected at most the file's ", file.size(),
-                                                   " bytes"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "header length: ", header_bytes, "; expected at most the file's ", file.size(), " bytes"));
   }
   if (header_bytes > kHeaderBytesMax) {
     return absl::InvalidArgumentError(
-        absl::StrCat("header length is ", header_bytes, ", expected at most ", kHeaderBytesMax));
+        absl::StrCat("header length: ", header_bytes, "; expected at most ", kHeaderBytesMax));
   }
   ANNULUS_ASSIGN_OR_RETURN(Header header,
                            ReadHeader(text.substr(header_begin, header_bytes), is_mask));
@@ -225,13 +224,13 @@ absl::StatusOr<MaskPlace> ParseNpyMask(absl::Span<const std::byte> file) {
                     });
   if (!good || shape[1] != shape[2]) {
     return absl::InvalidArgumentError(
-        absl::StrCat("shape is (", absl::StrJoin(absl::MakeConstSpan(shape).subspan(0, 8), ", "),
-                     "), expected three sizes from 1 to ", kSizeMax,
+        absl::StrCat("shape: (", absl::StrJoin(absl::MakeConstSpan(shape).subspan(0, 8), ", "),
+                     "); expected three sizes from 1 to ", kSizeMax,
                      ", the last two alike: heads, blocks of queries, blocks of keys"));
   }
   const size_t size_bytes = file.size() - header.data_begin;
   if (static_cast<uint64_t>(shape[0] * shape[1] * shape[2]) != size_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat("data has ", size_bytes, " bytes, expected ",
+    return absl::InvalidArgumentError(absl::StrCat("data: ", size_bytes, " bytes; expected ",
                                                    shape[0] * shape[1] * shape[2], " for shape (",
                                                    absl::StrJoin(shape, ", "), ") of bool"));
   }

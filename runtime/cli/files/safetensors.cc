@@ -23,7 +23,7 @@ absl::StatusOr<DType> ReadDType(absl::string_view dtype) {
   if (dtype == "F16") return DType::kF16;
   if (dtype == "BF16") return DType::kBF16;
   return absl::InvalidArgumentError(
-      absl::StrCat("dtype is ", Quoted(dtype), ", expected F32, F16 or BF16"));
+      absl::StrCat("dtype: ", Quoted(dtype), "; expected F32, F16 or BF16"));
 }
 
 absl::Status NotInFile(absl::string_view name, const std::vector<SafetensorsEntry>& entries) {
@@ -36,7 +36,7 @@ absl::Status NotInFile(absl::string_view name, const std::vector<SafetensorsEntr
     absl::StrAppend(&known, " ", Quoted(entry.name, 40));
   }
   return absl::InvalidArgumentError(absl::StrCat("tensor ", Quoted(name),
-                                                 " is not in the file, expected one of its ",
+                                                 ": none in the file; expected one of its ",
                                                  entries.size(), ":", known));
 }
 
@@ -45,15 +45,15 @@ absl::Status NotInFile(absl::string_view name, const std::vector<SafetensorsEntr
 absl::StatusOr<SafetensorsHeader> ReadSafetensorsHeader(absl::Span<const std::byte> file) {
   if (file.size() < kLengthBytes) {
     return absl::InvalidArgumentError(
-        absl::StrCat("size is ", file.size(), " bytes, expected a header of at least 8"));
+        absl::StrCat("size: ", file.size(), " bytes; expected a header of at least 8"));
   }
   uint64_t header_bytes = 0;
   for (size_t i = 0; i < kLengthBytes; ++i)
     header_bytes |= uint64_t{static_cast<uint8_t>(file[i])} << (8 * i);
   const uint64_t rest_bytes = file.size() - kLengthBytes;
   if (header_bytes > rest_bytes || header_bytes > kHeaderBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat("header length is ", header_bytes,
-                                                   ", expected at most ",
+    return absl::InvalidArgumentError(absl::StrCat("header length: ", header_bytes,
+                                                   "; expected at most ",
                                                    std::min(rest_bytes, kHeaderBytesMax)));
   }
   const absl::string_view text(reinterpret_cast<const char*>(file.data()) + kLengthBytes,

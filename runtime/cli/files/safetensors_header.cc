@@ -77,7 +77,7 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
     if (in_ == In::kHeader) {
       is_metadata_ = name == kMetadata;
       if (is_metadata_ && std::exchange(has_metadata_, true)) {
-        return Fail(absl::StrCat(kMetadata, " is named twice, expected once"));
+        return Fail(absl::StrCat(kMetadata, ": named twice; expected once"));
       }
       if (!is_metadata_) entries_.emplace_back().name = std::move(name);
     } else if (in_ == In::kMetadata) {
@@ -88,7 +88,7 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
                : name == "data_offsets" ? Field::kOffsets
                                         : Field::kUnknown;
       if (field_ != Field::kUnknown && std::exchange(has_[static_cast<int>(field_)], true)) {
-        return FailTensor(absl::StrCat(FieldName(), " is given twice, expected once"));
+        return FailTensor(absl::StrCat(FieldName(), ": given twice; expected once"));
       }
     }
     return true;
@@ -101,8 +101,8 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
 
   bool parse_error(size_t position, const std::string&, const Json::exception&) override {
     const size_t at = std::min(position - std::min<size_t>(position, 1), text_.size());
-    return Fail(absl::StrCat("header is ", Quoted(text_.substr(at), 40), " from byte ", at,
-                             " on, expected JSON in UTF-8"));
+    return Fail(absl::StrCat("header: ", Quoted(text_.substr(at), 40), " from byte ", at,
+                             " on; expected JSON in UTF-8"));
   }
 
  private:
@@ -125,14 +125,14 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
   // Refuses `found` where the reader stands.
   bool Unexpected(absl::string_view found) {
     const auto what = [&](absl::string_view field, absl::string_view expected) {
-      return absl::StrCat(field, " is ", found, ", expected ", expected);
+      return absl::StrCat(field, ": ", found, "; expected ", expected);
     };
     if (in_ == In::kFile) return Fail(what("header", "a JSON object"));
     if (in_ == In::kMetadata || (in_ == In::kHeader && is_metadata_)) {
       return Fail(what(kMetadata, "an object of strings"));
     }
     if (in_ == In::kHeader) {
-      return FailTensor(what("it", "an object of dtype, shape and data_offsets"));
+      return FailTensor(what("entry", "an object of dtype, shape and data_offsets"));
     }
     return FailTensor(what(FieldName(), field_ == Field::kDType   ? "a dtype of the format"
                                         : field_ == Field::kShape ? "a list of sizes"
@@ -146,7 +146,8 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
 
   bool Open(absl::string_view found, bool is_object) {
     if (++depth_ > kDepthMax) {
-      return Fail(absl::StrCat("header is more than ", kDepthMax, " lists or objects deep"));
+      return Fail(absl::StrCat("header: too deep; expected at most ", kDepthMax,
+                               " lists or objects in one another"));
     }
     if (in_ == In::kUnknown) return true;
     if (in_ == In::kTensor && field_ == Field::kUnknown) {
@@ -180,7 +181,7 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
       in_ = In::kHeader;
       for (int field = 0; field < 3; ++field) {
         field_ = static_cast<Field>(field);
-        if (!has_[field]) return FailTensor(absl::StrCat(FieldName(), " is missing"));
+        if (!has_[field]) return FailTensor(absl::StrCat(FieldName(), ": none; expected one"));
       }
       entries_.back().begin = offsets_[0];
       entries_.back().end = offsets_[1];
@@ -212,7 +213,7 @@ absl::Status CheckNames(const std::vector<SafetensorsEntry>& entries) {
   std::sort(names.begin(), names.end());
   const auto twice = std::adjacent_find(names.begin(), names.end());
   if (twice == names.end()) return absl::OkStatus();
-  return OfTensor(*twice, "it is named twice, expected once");
+  return OfTensor(*twice, "named twice; expected once");
 }
 
 // The bytes that the entry's shape takes.
@@ -222,31 +223,31 @@ absl::StatusOr<uint64_t> BytesOf(const SafetensorsEntry& entry) {
   for (const uint64_t size : entry.shape) good = good && !__builtin_mul_overflow(bits, size, &bits);
   good = good && !__builtin_mul_overflow(bits, BitsOf(entry.dtype), &bits);
   if (good && bits % 8 == 0) return bits / 8;
-  return OfTensor(entry.name, absl::StrCat("shape is [", absl::StrJoin(entry.shape, ", "),
-                                           "], expected whole bytes of ", entry.dtype,
+  return OfTensor(entry.name, absl::StrCat("shape: [", absl::StrJoin(entry.shape, ", "),
+                                           "]; expected whole bytes of ", entry.dtype,
                                            good ? "" : ", fewer than 2^61"));
 }
 
 absl::Status CheckData(const std::vector<SafetensorsEntry>& entries, uint64_t data_bytes) {
   uint64_t at = 0;
   for (const SafetensorsEntry& entry : entries) {
-    const auto offsets = absl::StrCat("data_offsets is [", entry.begin, ", ", entry.end, "]");
+    const auto offsets = absl::StrCat("data_offsets: [", entry.begin, ", ", entry.end, "]");
     if (entry.begin != at || entry.end < entry.begin) {
       return OfTensor(entry.name,
-                      absl::StrCat(offsets, ", expected [", at,
+                      absl::StrCat(offsets, "; expected [", at,
                                    ", …]: data lie one after the other, without gaps or overlaps"));
     }
     ANNULUS_ASSIGN_OR_RETURN(const uint64_t bytes, BytesOf(entry));
     if (entry.end - entry.begin != bytes) {
       return OfTensor(entry.name,
-                      absl::StrCat(offsets, ", expected the ", bytes, " bytes of shape [",
+                      absl::StrCat(offsets, "; expected the ", bytes, " bytes of shape [",
                                    absl::StrJoin(entry.shape, ", "), "] of ", entry.dtype));
     }
     at = entry.end;
   }
   if (at == data_bytes) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("data has ", data_bytes, " bytes, expected the ",
-                                                 at, " that the header's data_offsets cover"));
+  return absl::InvalidArgumentError(absl::StrCat("data: ", data_bytes, " bytes; expected the ", at,
+                                                 " that the header's data_offsets cover"));
 }
 
 }  // namespace
@@ -257,12 +258,12 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(absl::string_view text,
   const size_t nul = text.find('\0');
   if (nul != absl::string_view::npos) {
     return absl::InvalidArgumentError(
-        absl::StrCat("header has a NUL at byte ", nul, ", expected JSON padded by spaces alone"));
+        absl::StrCat("header: a NUL at byte ", nul, "; expected JSON padded by spaces alone"));
   }
   const size_t begin = text.find_first_not_of(" \t\r\n");
   if (begin == absl::string_view::npos || text[begin] != '{') {
     return absl::InvalidArgumentError(
-        absl::StrCat("header is ", Quoted(text, 40), ", expected a JSON object"));
+        absl::StrCat("header: ", Quoted(text, 40), "; expected a JSON object"));
   }
   HeaderReader reader(text);
   if (!Json::sax_parse(text.begin(), text.end(), &reader)) return reader.status();

@@ -39,14 +39,14 @@ absl::StatusOr<TensorPlace> PlaceTensor(DType dtype, absl::Span<const int64_t> s
   }
   if (!good) {
     return absl::InvalidArgumentError(
-        absl::StrCat("shape is (", absl::StrJoin(shape.subspan(0, 8), ", "),
-                     "), expected three sizes, each at least 1: tokens, heads, dim",
+        absl::StrCat("shape: (", absl::StrJoin(shape.subspan(0, 8), ", "),
+                     "); expected three sizes, each at least 1: tokens, heads, dim",
                      shape.size() == 4 && shape[0] == 1 ? "; of a batch of one save x[0]" : ""));
   }
   const uint64_t needed_bytes = static_cast<uint64_t>(elements) * SizeOf(dtype);
   if (needed_bytes != size_bytes) {
     return absl::InvalidArgumentError(
-        absl::StrCat("data has ", size_bytes, " bytes, expected ", needed_bytes, " for shape (",
+        absl::StrCat("data: ", size_bytes, " bytes; expected ", needed_bytes, " for shape (",
                      absl::StrJoin(shape, ", "), ") of ", Name(dtype)));
   }
   return TensorPlace{dtype, shape[0], shape[1], shape[2], offset_bytes};
@@ -75,7 +75,7 @@ absl::StatusOr<FileTensor> FileTensor::Read(absl::string_view where) {
   const bool is_safetensors = path.size() < where.size();
   if (!is_safetensors && !absl::EndsWith(where, ".npy")) {
     return absl::InvalidArgumentError(
-        absl::StrCat("file ", QuotedEnd(where), ": expected F.npy or F.safetensors:name"));
+        absl::StrCat("file: ", QuotedEnd(where), "; expected F.npy or F.safetensors:name"));
   }
   ANNULUS_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Open(path));
   absl::StatusOr<TensorPlace> place =
@@ -97,7 +97,7 @@ void FileTensor::RoundTo(DType dtype) {
 absl::Status CheckNpyName(const std::string& path) {
   if (absl::EndsWith(path, ".npy")) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat("file ", QuotedEnd(path), ": expected a name that ends in .npy"));
+      absl::StrCat("file: ", QuotedEnd(path), "; expected a name that ends in .npy"));
 }
 
 absl::Status WriteNpy(const std::string& path, absl::Span<const int64_t> shape,

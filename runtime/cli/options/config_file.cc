@@ -41,8 +41,8 @@ absl::StatusOr<std::vector<ConfigEntry>> ParseConfig(absl::string_view text) {
     const size_t equals = line.find('=');
     const absl::string_view key = absl::StripAsciiWhitespace(line.substr(0, equals));
     if (equals == absl::string_view::npos || !IsName(key)) {
-      return absl::InvalidArgumentError(absl::StrCat("line ", number, " is ", Quoted(line),
-                                                     ", expected [command] or key = value"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("line ", number, ": ", Quoted(line), "; expected [command] or key = value"));
     }
     const absl::string_view value = absl::StripAsciiWhitespace(line.substr(equals + 1));
     entries.push_back({section, std::string(key), std::string(WithoutQuotes(value))});

@@ -46,7 +46,7 @@ absl::Status ProbeService(const std::string& endpoint) {
   const int error = getaddrinfo(host.c_str(), endpoint.c_str() + colon + 1, &hints, &found);
   const auto failed = [&](absl::string_view why) {
     return absl::UnavailableError(absl::StrCat("no Annulus service at ", Quoted(endpoint), ": ",
-                                               why, ", expected a coordinator's HOST:PORT"));
+                                               why, "; expected a coordinator's HOST:PORT"));
   };
   if (error != 0) return failed(gai_strerror(error));
   bool refused = true;

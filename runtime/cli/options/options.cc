@@ -10,6 +10,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
 #include "base/mapped_file.h"
 #include "base/status.h"
 #include "runtime/cli/options/config_file.h"
@@ -33,7 +34,7 @@ std::string VariableOf(const std::string& option) {
 absl::StatusOr<bool> ParseSwitch(absl::string_view text) {
   bool value = false;
   if (absl::SimpleAtob(text, &value)) return value;
-  return absl::InvalidArgumentError(absl::StrCat(Quoted(text), ", expected true or false"));
+  return absl::InvalidArgumentError(absl::StrCat(Quoted(text), "; expected true or false"));
 }
 
 // In our words what CLI11 says of flags: "--tokens: …", or "…: --json = maybe".
@@ -41,16 +42,17 @@ absl::Status RefusedFlags(const CLI::ParseError& error, const std::vector<std::s
                           absl::string_view title) {
   if (!unknown.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(
-        Quoted(unknown[0]), " is unknown, expected an option of ", title, ": --help lists them"));
+        Quoted(unknown[0]), ": unknown; expected an option of ", title, ": --help lists them"));
   }
   const absl::string_view what = error.what();
   const size_t begin = std::min(what.find("--"), what.size());
   const absl::string_view flag = what.substr(begin, what.find_first_of(": =", begin) - begin);
-  const bool is_value = error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ConversionError);
+  const size_t value = what.find(" = ");
   return absl::InvalidArgumentError(
-      absl::StrCat(absl::CHexEscape(flag.substr(0, 80)),
-                   is_value ? ": its value is not understood, expected true or false"
-                            : ": expected once, with one value"));
+      absl::StrCat(absl::CHexEscape(flag.substr(0, 80)), ": ",
+                   value == absl::string_view::npos
+                       ? "given twice, or without a value; expected once, with one value"
+                       : absl::StrCat(Quoted(what.substr(value + 3)), "; expected true or false")));
 }
 
 }  // namespace
@@ -71,7 +73,7 @@ absl::StatusOr<int64_t> ParseCount(absl::string_view text, int64_t low, int64_t 
   good = good && absl::SimpleAtoi(text, &number) && number <= (INT64_MAX >> shift);
   number = good ? number << shift : 0;
   if (good && number >= low && number <= high) return number;
-  return absl::InvalidArgumentError(absl::StrCat(Quoted(whole), ", expected an integer from ", low,
+  return absl::InvalidArgumentError(absl::StrCat(Quoted(whole), "; expected an integer from ", low,
                                                  " to ", high, " (K, M, G: 2^10, 2^20, 2^30)"));
 }
 
@@ -93,7 +95,7 @@ OptionSetter SetFloat(std::optional<float>* value) {
   return [value](absl::string_view text) -> absl::Status {
     float number = 0;
     if (!absl::SimpleAtof(text, &number) || !std::isfinite(number)) {
-      return absl::InvalidArgumentError(absl::StrCat(Quoted(text), ", expected a finite number"));
+      return absl::InvalidArgumentError(absl::StrCat(Quoted(text), "; expected a finite number"));
     }
     *value = number;
     return absl::OkStatus();
@@ -234,18 +236,18 @@ absl::Status Options::ReadFile(const std::string& path, GivenByName* given) cons
     if (!entry.section.empty() && entry.section != command_) {
       if (std::count(std::begin(kCommands), std::end(kCommands), entry.section) != 0) continue;
       return absl::InvalidArgumentError(absl::StrCat(label, ": section ", Quoted(entry.section),
-                                                     " is unknown, expected a command's name"));
+                                                     ": unknown; expected a command's name"));
     }
     const bool known = std::any_of(options_.begin(), options_.end(),
                                    [&](const Option& option) { return option.name == entry.key; });
     if (!known) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          label, ": key ", Quoted(entry.key), " is unknown, expected an option of ", title_));
+      return absl::InvalidArgumentError(absl::StrCat(label, ": key ", Quoted(entry.key),
+                                                     ": unknown; expected an option of ", title_));
     }
     Given value{Source::kFile, absl::StrCat(label, " ", entry.key), entry.value};
     if (!found.emplace(entry.key, std::move(value)).second) {
       return absl::InvalidArgumentError(
-          absl::StrCat(label, ": key ", Quoted(entry.key), " is given twice, expected once"));
+          absl::StrCat(label, ": key ", Quoted(entry.key), ": given twice; expected once"));
     }
   }
   given->merge(found);  // what is there already is stronger
@@ -260,7 +262,7 @@ absl::Status Options::Resolve(GivenByName given) const {
     if (first->second.source == second->second.source) {
       return absl::InvalidArgumentError(absl::StrCat(first->second.label, " and ",
                                                      second->second.label,
-                                                     " exclude each other, expected one of them"));
+                                                     ": both given; expected one of them"));
     }
     given.erase(first->second.source < second->second.source ? second : first);
   }
@@ -268,13 +270,15 @@ absl::Status Options::Resolve(GivenByName given) const {
     const auto found = given.find(option.name);
     if (found == given.end()) {
       if (!option.required) continue;
-      return absl::InvalidArgumentError(absl::StrCat("--", option.name, " is missing, expected ",
+      return absl::InvalidArgumentError(absl::StrCat("--", option.name, ": none; expected ",
                                                      option.placeholder, ": ", option.help));
     }
     absl::Status status = option.set(found->second.text);
     for (const std::string& text : found->second.more) status.Update(option.set(text));
     if (!status.ok()) {
-      return absl::Status(status.code(), absl::StrCat(found->second.label, ": ", status.message()));
+      absl::string_view refused = status.message();
+      absl::ConsumePrefix(&refused, absl::StrCat(option.name, ": "));  // the label says it
+      return absl::Status(status.code(), absl::StrCat(found->second.label, ": ", refused));
     }
   }
   return absl::OkStatus();

@@ -30,7 +30,7 @@ absl::StatusOr<std::string> ParsePortRange(absl::string_view text) {
     return std::string(text);
   }
   return absl::InvalidArgumentError(
-      absl::StrCat(Quoted(text), ", expected A-B with 1 <= A <= B <= 65535"));
+      absl::StrCat(Quoted(text), "; expected A-B with 1 <= A <= B <= 65535"));
 }
 
 }  // namespace

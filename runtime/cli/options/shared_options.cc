@@ -22,7 +22,7 @@ absl::StatusOr<std::optional<PlanKind>> ParsePlan(absl::string_view text) {
 
 absl::StatusOr<std::string> ParseKvMemory(absl::string_view text) {
   if (text == "auto" || text == "host") return std::string(text);
-  return absl::InvalidArgumentError(absl::StrCat(Quoted(text), ", expected auto or host"));
+  return absl::InvalidArgumentError(absl::StrCat(Quoted(text), "; expected auto or host"));
 }
 
 }  // namespace
@@ -37,7 +37,7 @@ absl::StatusOr<std::string> ParseEndpoint(absl::string_view text) {
               absl::SimpleAtoi(text.substr(colon + 1), &port) && port <= kPortMax;
   for (const char c : text.substr(0, colon)) good = good && c > ' ' && c < 0x7f && c != '/';
   if (good) return std::string(text);
-  return absl::InvalidArgumentError(absl::StrCat(Quoted(text), ", expected HOST:PORT"));
+  return absl::InvalidArgumentError(absl::StrCat(Quoted(text), "; expected HOST:PORT"));
 }
 
 void AddPlan(Options* options, std::optional<PlanKind>* plan) {

@@ -25,7 +25,7 @@ absl::StatusOr<Compression> ParseCompression(absl::string_view text) {
   const bool h2o = !snapkv && absl::ConsumePrefix(&number, "h2o(");
   if ((!snapkv && !h2o) || !absl::ConsumeSuffix(&number, ")")) {
     return absl::InvalidArgumentError(
-        absl::StrCat(Quoted(text), ", expected snapkv(KEEP) or h2o(KEEP)"));
+        absl::StrCat(Quoted(text), "; expected snapkv(KEEP) or h2o(KEEP)"));
   }
   ANNULUS_ASSIGN_OR_RETURN(const int64_t keep, ParseCount(number, 1, kContextTokensMax));
   Compression made{.text = std::string(text)};

@@ -62,7 +62,7 @@ absl::StatusOr<Tasks> ParseTasks(absl::string_view text) {
                                           : nullptr;
     if (task == nullptr) {
       return absl::InvalidArgumentError(
-          absl::StrCat(Quoted(name), ", expected mass, needle and mqar, with commas between them"));
+          absl::StrCat(Quoted(name), "; expected mass, needle and mqar, with commas between them"));
     }
     *task = true;
   }
@@ -188,7 +188,7 @@ absl::StatusOr<std::optional<Captured>> ReadCaptured(const QualityFlags& flags) 
   for (const auto& [name, file] : named) {
     if (file->has_value()) continue;
     return absl::InvalidArgumentError(
-        absl::StrCat("--", name, " is missing, expected F, as --q, --k and --v go together"));
+        absl::StrCat("--", name, ": none; expected F, as --q, --k and --v go together"));
   }
   ANNULUS_ASSIGN_OR_RETURN(FileTensor q, FileTensor::Read(*flags.q));
   ANNULUS_ASSIGN_OR_RETURN(FileTensor k, FileTensor::Read(*flags.k));

@@ -25,9 +25,10 @@ inline absl::StatusOr<std::unique_ptr<annulus::Client>> ConnectByArguments(
       if (std::strcmp(argv[i], flag.name) == 0) value = flag.value;
     }
     if (value == nullptr || i + 1 == argc) {
-      return absl::InvalidArgumentError(std::string(argv[i]) +
-                                        ": expected --tls-ca, --tls-cert, --tls-key or "
-                                        "--token-file, each with a file");
+      return absl::InvalidArgumentError(
+          std::string(argv[i]) +
+          ": unknown, or without a file; expected --tls-ca, --tls-cert, --tls-key or "
+          "--token-file, each with a file");
     }
     *value = argv[i + 1];
   }

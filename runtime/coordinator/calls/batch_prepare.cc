@@ -38,7 +38,7 @@ absl::Status CheckWeights(const std::vector<float>& weights) {
                                 [](float weight) { return !std::isfinite(weight); });
   if (bad == weights.end()) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat("weights[", bad - weights.begin(), "] is not finite, expected finite values"));
+      absl::StrCat("weights[", bad - weights.begin(), "]: not finite; expected finite values"));
 }
 
 bool IsRefused(const PreparedCall& prepared, size_t index) {
@@ -54,7 +54,7 @@ absl::Status BatchCall::PrepareIndex(const CallItem& wanted, Item& item) {
   ANNULUS_RETURN_IF_ERROR(CheckAttendable(map.spec, ask.layer, wanted.selects_only));
   if (ask.k_tokens > 0 && map.RatioOf(ask.layer) > 1) {
     return absl::InvalidArgumentError(
-        "a step of the same call appends to its layer; expected none where a row stands for "
+        "layer: a step of the same call appends to it; expected none where a row stands for "
         "several tokens");
   }
   const ContextSpec& track = map.SpecOf(ask.layer);

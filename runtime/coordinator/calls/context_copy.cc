@@ -20,7 +20,7 @@ absl::Status ContextCopy::Take(int rank, const Buffer& rows) {
   const int64_t bytes = AppendBytes(spec_, layout, rank, read_.chunk);
   if (static_cast<int64_t>(rows.size()) != bytes) {
     return absl::DataLossError(
-        absl::StrCat("it sent ", rows.size(), " bytes of a context that moves, expected ", bytes));
+        absl::StrCat("rows of a context that moves: ", rows.size(), " bytes; expected ", bytes));
   }
   UnpackAppend(spec_, layout, rank, read_.chunk, rows.data(), k_, v_);
   return absl::OkStatus();

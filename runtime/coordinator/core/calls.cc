@@ -111,9 +111,9 @@ absl::Status Calls::Start(Entry entry, const request::KeepAlive& keep_alive, con
 
 absl::Status Calls::Reserve(int64_t bytes, Call& call, const Caller& caller) {
   if (bytes > limits_.request_bytes_max) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the call's tensors take ", bytes, " bytes with their answer, expected at most ",
-        limits_.request_bytes_max, " (request_bytes_max); send fewer tokens at once"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensors of the call: ", bytes, " bytes with their answer; expected at most ",
+                     limits_.request_bytes_max, " (request_bytes_max): send fewer tokens at once"));
   }
   ANNULUS_RETURN_IF_ERROR(tenants_.CheckCallBytes(caller, bytes));
   ANNULUS_RETURN_IF_ERROR(CheckRoom(caller));
@@ -123,8 +123,8 @@ absl::Status Calls::Reserve(int64_t bytes, Call& call, const Caller& caller) {
 absl::Status Calls::Hold(int64_t bytes, Call& call) {
   if (bytes > limits_.in_flight_bytes_max - in_flight_bytes_) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("in_flight_bytes_max is ", limits_.in_flight_bytes_max, ": ", in_flight_bytes_,
-                     " are in flight, this call needs ", bytes, " more"));
+        absl::StrCat("in_flight_bytes_max: ", limits_.in_flight_bytes_max, "; ", in_flight_bytes_,
+                     " in use, this call needs ", bytes, " more"));
   }
   call.bytes += bytes;
   in_flight_bytes_ += bytes;
@@ -135,8 +135,8 @@ absl::Status Calls::Hold(int64_t bytes, Call& call) {
 absl::Status Calls::CheckRoom(const Caller& caller) const {
   ANNULUS_RETURN_IF_ERROR(tenants_.CheckCall(caller));
   if (std::ssize(calls_) <= limits_.in_flight_max) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrCat("in_flight_max is ", limits_.in_flight_max, " and as many calls are in flight"));
+  return absl::ResourceExhaustedError(absl::StrCat("in_flight_max: ", limits_.in_flight_max,
+                                                   "; as many in use, this call needs 1 more"));
 }
 
 // Of contexts and forks. Nobody gets past its quota because the coordinator does not know yet what
@@ -163,8 +163,8 @@ absl::Status Calls::OnDone(WorkerId id, const wire::Done& done) {
   if (pending == call.pending.end()) return absl::OkStatus();  // a second answer
   if (call.kind == Kind::kItems) return absl::InternalError("it answered work as another task");
   if (done.epoch != call.epoch) {
-    End(entry, absl::InternalError(absl::StrCat(members_.at(id).label, " answered at epoch ",
-                                                done.epoch, ", expected ", call.epoch)));
+    End(entry, absl::InternalError(absl::StrCat("epoch of ", members_.at(id).label, "'s answer: ",
+                                                done.epoch, "; expected ", call.epoch)));
     return absl::OkStatus();
   }
   call.pending.erase(pending);

@@ -116,15 +116,16 @@ bool Contexts::Need(WorkerId id) const {
 
 absl::Status Contexts::CheckRoom(int64_t layers) const {
   if (std::ssize(contexts_) >= limits_.contexts_max) {
-    return absl::ResourceExhaustedError(absl::StrCat("contexts_max is ", limits_.contexts_max,
-                                                     " and as many exist; release contexts"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("contexts_max: ", limits_.contexts_max,
+                     "; as many in use, this context needs 1 more; release contexts"));
   }
   int64_t exist = 0;
   for (const auto& [id, context] : contexts_) exist += std::ssize(context.layers);
   if (layers <= limits_.layers_max - exist) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrCat("layers_max is ", limits_.layers_max, ": contexts have ", exist,
-                   " together, this one needs ", layers, " more; release contexts"));
+  return absl::ResourceExhaustedError(absl::StrCat("layers_max: ", limits_.layers_max, "; ", exist,
+                                                   " in use, this context needs ", layers,
+                                                   " more; release contexts"));
 }
 
 absl::StatusOr<Context*> Contexts::Create(const ContextSpec& spec, CallId request) {

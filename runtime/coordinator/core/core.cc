@@ -168,7 +168,7 @@ absl::StatusOr<std::vector<ContextInfo>> CoordinatorCore::List(const ListRequest
                                                                const Caller& caller) const {
   if (request.limit < 1 || request.limit > kListMax) {
     return absl::InvalidArgumentError(
-        absl::StrCat("limit is ", request.limit, ", expected 1 to ", kListMax));
+        absl::StrCat("limit: ", request.limit, "; expected 1 to ", kListMax));
   }
   if (const int64_t pending = recovery_.Pending(caller); pending != 0) {
     return absl::UnavailableError(

@@ -99,7 +99,7 @@ absl::Status Calls::OnWorkDone(WorkerId id, const wire::WorkDone& done) {
   const std::vector<size_t>& sent = call.sent[id];
   if (done.items.size() != sent.size()) {
     return absl::InternalError(
-        absl::StrCat("it answered ", done.items.size(), " items, expected ", sent.size()));
+        absl::StrCat("items answered: ", done.items.size(), "; expected ", sent.size()));
   }
   const int rank = pending->second;
   call.pending.erase(pending);
@@ -112,8 +112,8 @@ absl::Status Calls::OnWorkDone(WorkerId id, const wire::WorkDone& done) {
       counts = true;
     } else {
       EndItem(done.request, item,
-              absl::InternalError(absl::StrCat(members_.at(id).label, " answered at epoch ",
-                                               done.items[i].epoch, ", expected ", epoch)));
+              absl::InternalError(absl::StrCat("epoch of ", members_.at(id).label, "'s answer: ",
+                                               done.items[i].epoch, "; expected ", epoch)));
     }
   }
   if (counts) out_.Emit(action::Deliver{done.request, rank});

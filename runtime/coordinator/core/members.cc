@@ -68,7 +68,8 @@ void Members::Join(PeerId peer, const wire::Hello& hello) {
   }
   if (links_.size() >= size_t{kWorkersMax}) {
     return out_.Emit(action::Send{
-        peer, wire::Refused{absl::StrCat("workers_max ", kWorkersMax, " workers are here")}});
+        peer, wire::Refused{absl::StrCat("workers_max: ", kWorkersMax,
+                                         "; as many in use, this worker needs 1 more")}});
   }
   const auto before = FindAddress(hello.address);
   if (before != members_.end()) {

@@ -109,8 +109,8 @@ absl::Status Recovery::CheckInventory(const Member& member,
   const auto known = found_.find(inventory.storage_id);
   if (known == found_.end() &&
       std::ssize(contexts_.all()) + std::ssize(found_) >= limits_.contexts_max) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("contexts_max is ", limits_.contexts_max, ", and it holds more"));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "contexts_max: ", limits_.contexts_max, "; as many in use, the one it holds needs 1 more"));
   }
   const bool is_other = known != found_.end() &&
                         (known->second.latest().addresses.size() != inventory.addresses.size() ||

@@ -119,7 +119,7 @@ absl::Status CheckAnswer(const TensorShape& out, const TensorShape& lse, int64_t
         shape.dim <= dim_max) {
       return absl::OkStatus();
     }
-    return absl::InternalError(absl::StrCat("the reply's ", field, " is [", shape.tokens, ", ",
+    return absl::InternalError(absl::StrCat("the reply's ", field, ": [", shape.tokens, ", ",
                                             shape.heads, ", ", shape.dim, "]; expected [", q_tokens,
                                             ", ", heads, ", 1 to ", dim_max, "] of f32"));
   };

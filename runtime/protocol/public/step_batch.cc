@@ -99,7 +99,7 @@ void WriteAnswer(const absl::StatusOr<StepResult>& result, v1::StepAnswer* messa
     // The tokens are committed and the answer is not: INVALID_ARGUMENT, so that nobody tries again.
     return ToProto(
         absl::InvalidArgumentError(absl::StrCat(
-            "the step's answer is ", bytes, " bytes; expected at most ", kStepAnswerBytesMax,
+            "answer of the step: ", bytes, " bytes; expected at most ", kStepAnswerBytesMax,
             ": its tokens are appended, use Attend for its queries")),
         message->mutable_failure());
   }

@@ -33,17 +33,17 @@ absl::Span<std::byte> Bytes(Tensor& tensor) {
 
 absl::Status NoHeader() {
   return absl::InvalidArgumentError(
-      "header is missing; expected a stream whose first message is a well-formed header");
+      "header: none; expected a stream whose first message is a well-formed header");
 }
 
 // What is wrong with a message that is not the data that was expected.
 template <typename Part>
 absl::Status CheckDataPart(const Part& part) {
   if (part.part_case() == Part::kHeader) {
-    return absl::InvalidArgumentError("header came twice; expected data after the first message");
+    return absl::InvalidArgumentError("header: given twice; expected data after the first message");
   }
   if (part.data().empty()) {
-    return absl::InvalidArgumentError("data is 0 bytes; expected at least 1 byte in a message");
+    return absl::InvalidArgumentError("data: 0 bytes; expected at least 1 byte in a message");
   }
   return absl::OkStatus();
 }
@@ -57,7 +57,7 @@ absl::Status CheckAtMost(absl::string_view field, const TensorShape& shape, int6
 
 absl::Status TooMuch(absl::string_view field, int64_t bytes) {
   return absl::InvalidArgumentError(
-      absl::StrCat(field, " has more bytes than declared; expected ", bytes));
+      absl::StrCat(field, ": more bytes than declared; expected ", bytes));
 }
 
 }  // namespace
@@ -172,7 +172,7 @@ absl::Status AppendReader::AddData(absl::string_view data) {
   while (!data.empty()) {
     if (done_ == k_.tokens) {
       return Fail(absl::InvalidArgumentError(
-          absl::StrCat("data has more bytes than k and v declare; expected the rows of ", k_.tokens,
+          absl::StrCat("data: more bytes than k and v declare; expected the rows of ", k_.tokens,
                        " tokens and no more")));
     }
     filler_.Take(&data);
@@ -201,7 +201,7 @@ absl::Status AppendReader::Finish() const {
   if (!started_) return NoHeader();
   if (done_ == k_.tokens) return absl::OkStatus();
   return Fail(absl::InvalidArgumentError(
-      absl::StrCat("data ended early; expected the rows of ", k_.tokens, " tokens")));
+      absl::StrCat("data: ended early; expected the rows of ", k_.tokens, " tokens")));
 }
 
 absl::Status AppendReader::Fail(const absl::Status& status) const {
@@ -271,7 +271,7 @@ absl::StatusOr<AttendRequest> AttendReader::Finish() const {
   if (!started_) return NoHeader();
   if (!filler_.full()) {
     return absl::InvalidArgumentError(
-        absl::StrCat(Field(), " has ", filler_.taken(), " bytes of data; expected ", all_bytes_));
+        absl::StrCat(Field(), ": ", filler_.taken(), " bytes of data; expected ", all_bytes_));
   }
   return request_;
 }
