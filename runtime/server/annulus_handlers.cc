@@ -167,9 +167,24 @@ class AnnulusHandlers final : public grpc::Service {
                : absl::CancelledError("the caller cancelled the call");
   }
 
+  // A stream outlasts what its caller proved at first. The door's words end one whose token has
+  // expired or was taken back, or is another caller's now.
+  template <typename Request>
+  absl::Status AdmitAgain(const grpc::ServerContext* rpc, CallContext* call) {
+    if (!door_->asks()) return absl::OkStatus();
+    const auto& entry = CallOf<Request>();
+    ANNULUS_ASSIGN_OR_RETURN(Caller caller, door_->Admit(*rpc, entry.name, entry.access));
+    if (caller.name != call->caller.name || caller.tenant != call->caller.tenant) {
+      return absl::UnauthenticatedError(
+          "authorization: another caller's by now; expected the caller that began the stream");
+    }
+    call->caller = std::move(caller);
+    return absl::OkStatus();
+  }
+
   absl::Status Append(grpc::ServerContext* context, grpc::ServerReader<v1::AppendPart>* stream,
                       v1::AppendResult* reply) {
-    ANNULUS_ASSIGN_OR_RETURN(const CallContext call, Begin<AppendRequest>(context));
+    ANNULUS_ASSIGN_OR_RETURN(CallContext call, Begin<AppendRequest>(context));
     Transfer transfer(bounds_, context, call.caller);
     ANNULUS_RETURN_IF_ERROR(transfer.status());
     AppendReader reader(
@@ -178,11 +193,17 @@ class AnnulusHandlers final : public grpc::Service {
           return transfer.Admit(service_, header, call, bytes);
         },
         [&](const AppendRequest& piece) -> absl::Status {
+          ANNULUS_RETURN_IF_ERROR(AdmitAgain<AppendRequest>(context, &call));
           ANNULUS_ASSIGN_OR_RETURN(const AppendResult result, transfer.Work(service_, piece, call));
           return ToProto(result, reply);
         });
     v1::AppendPart part;
-    while (transfer.Read(stream, &part)) ANNULUS_RETURN_IF_ERROR(reader.Add(part));
+    while (transfer.Read(stream, &part)) {
+      if (absl::Now() >= call.caller.expires) {  // within a piece, which may come slowly
+        ANNULUS_RETURN_IF_ERROR(AdmitAgain<AppendRequest>(context, &call));
+      }
+      ANNULUS_RETURN_IF_ERROR(reader.Add(part));
+    }
     ANNULUS_RETURN_IF_ERROR(Gone(context, call));
     return reader.Finish();
   }
@@ -190,7 +211,7 @@ class AnnulusHandlers final : public grpc::Service {
   // Has no slot: while it lasts, it waits for what its client uploads to the workers.
   absl::Status AppendDirect(grpc::ServerContext* context,
                             grpc::ServerReaderWriter<v1::DirectReply, v1::DirectAppend>* stream) {
-    ANNULUS_ASSIGN_OR_RETURN(const CallContext call, Begin<DirectAppend>(context));
+    ANNULUS_ASSIGN_OR_RETURN(CallContext call, Begin<DirectAppend>(context));
     Transfer transfer(bounds_, context, call.caller);
     ANNULUS_RETURN_IF_ERROR(transfer.status());
     const auto granted = [&](const AppendGrant& grant) -> absl::Status {
@@ -203,6 +224,7 @@ class AnnulusHandlers final : public grpc::Service {
     v1::DirectAppend message;
     while (transfer.Read(stream, &message)) {
       ANNULUS_RETURN_IF_ERROR(transfer.Resume());
+      ANNULUS_RETURN_IF_ERROR(AdmitAgain<DirectAppend>(context, &call));
       ANNULUS_ASSIGN_OR_RETURN(DirectAppend request, FromProto<DirectAppend>(message));
       request.granted = granted;
       ANNULUS_ASSIGN_OR_RETURN(const AppendResult result, service_->Call(request, call));
