@@ -47,7 +47,7 @@ TEST_CASE("attend chooses alike at every number of workers, and explain says tha
   }
   const Outcome refused = RunHere(files.Args({{"--pattern", "causal & moba(65,2)"}}));
   CHECK(test::IsRefusal(refused));
-  CHECK(absl::StrContains(refused.err, "at 15: expected a divisor of 64"));
+  CHECK(absl::StrContains(refused.err, "at 15: 65; expected a divisor of 64"));
   const Outcome explained = RunHere({"explain", "--tokens", "1000", "--heads", "4", "--kv-heads",
                                      "2", "--head-dim", "16", "--pattern", "flexprefill(0.9)"});
   CHECK(test::IsRefusal(explained));

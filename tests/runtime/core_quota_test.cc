@@ -57,6 +57,12 @@ struct Quota : test::Driver {
       Handle(event::Heard{peer, done});
     }
   }
+  // The workers say that they hold so much of the owner each.
+  void Hold(int64_t owner_bytes) {
+    for (const PeerId peer : {11, 12}) {
+      Handle(event::Heard{peer, wire::Heartbeat{.owners = {{"lab", owner_bytes}}}});
+    }
+  }
   TenantStatus StatusOf(const std::string& tenant) {
     for (const TenantStatus& status : core.Status(now).tenants) {
       if (status.tenant == tenant) return status;
@@ -141,6 +147,73 @@ TEST_CASE("a tenant's KV counts what workers hold of it and what appends in flig
   CHECK(!RetryAfter(refused).has_value());  // nothing will become of waiting
   // An admin's append, and that of another tenant, are not held to it.
   d.Append({"root", "", Role::kAdmin}, id, 256, 1, &refused);
+  CHECK(refused.ok());
+}
+
+TEST_CASE("a tenant's KV counts the copy of a block that forks share, for as long as they do") {
+  Quota d;
+  const Caller ann = Bound({.kv_bytes_max = 2 * kBlock});
+  const auto fork = [&](ContextId id, std::optional<int64_t> tokens = {}) {
+    const ContextId made = d.Ask(ann, request::Fork{id, tokens}).context;
+    REQUIRE(made != 0);
+    return made;
+  };
+  const ContextId id = d.Make(ann).value();
+  absl::Status refused;
+  d.Store(d.Append(ann, id, 0, 10, &refused), kBlock / 2);
+  const ContextId first = fork(id);
+  const ContextId second = fork(id, 5);
+  d.Hold(kBlock / 2);
+  const CallId copies = d.Append(ann, first, 10, 1, &refused);
+  REQUIRE(refused.ok());
+  d.Append(ann, second, 5, 1, &refused);
+  CHECK(absl::IsResourceExhausted(refused));
+  CHECK(RetryAfter(refused).has_value());
+  d.Store(copies, kBlock);
+  d.Append(ann, second, 5, 1, &refused);
+  CHECK(refused.message() == absl::StrCat("kv_bytes_max: ", 2 * kBlock, " of tenant \"lab\" and ",
+                                          kBlock, " more; expected at most ", 2 * kBlock,
+                                          ", its quota"));
+  d.Store(d.Append(ann, first, 11, 1, &refused), kBlock);  // to the copy, which is its own
+  CHECK(refused.ok());
+
+  // An append that was taken back may have copied nothing.
+  REQUIRE(d.Ask(ann, request::Release{first}).status.ok());
+  d.Hold(kBlock / 2);
+  const CallId taken_back = d.Append(ann, second, 5, 1, &refused);
+  REQUIRE(refused.ok());
+  d.Handle(event::Prepared{taken_back, {0, 1}});
+  d.Handle(event::GiveUp{taken_back, absl::CancelledError("enough")});
+  d.Hold(kBlock);
+  d.Append(ann, second, 5, 1, &refused);
+  CHECK(absl::IsResourceExhausted(refused));
+  d.Hold(kBlock / 2);
+  d.Store(d.Append(ann, second, 5, 1, &refused), kBlock);
+  REQUIRE(refused.ok());
+  // Nobody else has the parent's block now.
+  d.Store(d.Append(ann, id, 10, 1, &refused), kBlock);
+  CHECK(refused.ok());
+}
+
+TEST_CASE("a block that a fork shares whole is copied once it is cut, and then goes on") {
+  Quota d;
+  const Caller ann = Bound({.kv_bytes_max = kBlock});
+  const ContextId id = d.Make(ann).value();
+  absl::Status refused;
+  d.Store(d.Append(ann, id, 0, 64, &refused), kBlock / 2);
+  const ContextId fork = d.Ask(ann, request::Fork{id, {}}).context;
+  REQUIRE(d.Ask(ann, request::Truncate{fork, 60}).status.ok());
+  d.Hold(kBlock / 2);
+  d.Append(ann, fork, 60, 1, &refused);
+  CHECK(absl::IsResourceExhausted(refused));
+  // A context that was never forked writes to its blocks.
+  REQUIRE(d.Ask(ann, request::Release{fork}).status.ok());
+  const ContextId other = d.Make(ann).value();
+  d.Hold(0);
+  d.Store(d.Append(ann, other, 0, 64, &refused), kBlock / 2);
+  REQUIRE(d.Ask(ann, request::Truncate{other, 60}).status.ok());
+  d.Hold(kBlock / 2);
+  d.Append(ann, other, 60, 1, &refused);
   CHECK(refused.ok());
 }
 

@@ -92,6 +92,26 @@ TEST_CASE("Truncate forgets on every rank, at once, and not under an append") {
   CHECK(FinishOf(d.Answer(12, cut), cut).ok());
 }
 
+TEST_CASE("A repetition is aborted if others replaced what it appended before it was sent") {
+  Driver d(2);
+  const ContextId id = d.Create({11, 12});
+  Actions actions;
+  const auto append = [&](RequestKey key) {
+    const CallId call = Append(d, id, 0, 100, key, &actions);
+    d.Handle(event::Prepared{call, {0, 1}});
+    d.Answer(11, call);
+    CHECK(FinishOf(d.Answer(12, call), call).ok());
+  };
+  append({7, 1});
+  const CallId again = Step(d, {{id, 0, 0, 100, 100, {7, 1}}}, &actions);
+  CHECK(!All<action::Admit>(actions).at(0).items[0].appends);
+  const CallId cut = Truncate(d, id, 0, &actions);
+  d.Answer(11, cut);
+  CHECK(FinishOf(d.Answer(12, cut), cut).ok());
+  append({8, 1});
+  CHECK(absl::IsAborted(FinishOf(d.Handle(event::Prepared{again, {0, 1}}), again)));
+}
+
 TEST_CASE("A fork has the parent's committed tokens and goes where the parent is") {
   Driver d(2, {.contexts_max = 2});
   const ContextId parent = d.CreateWithTokens({11, 12}, 100);

@@ -54,6 +54,9 @@ class BatchCall : public TensorCall {
   BatchCall(std::vector<CallItem> items, const CallContext& call, CallPlanner& planner,
             const Clock& clock, Stop stop = {});
 
+  // The first item reads what an earlier trip of the same call has read (request::WorkItem).
+  void Require(std::optional<int64_t> truncations) { wanted_[0].ask.truncations = truncations; }
+
   // What the core is asked for.
   request::Work request() const;
 
@@ -123,7 +126,7 @@ class BatchCall : public TensorCall {
   // What the worker keeps of the lists of a rank's part, now that it has answered.
   void NoteLists(const ShareAnswer& answer);
 
-  const std::vector<CallItem> wanted_;
+  std::vector<CallItem> wanted_;
   const absl::Time deadline_;
   const std::string traceparent_;
   CallPlanner& planner_;

@@ -56,6 +56,7 @@ request::Work ColumnCall::request() const {
   ask.kind = request::WorkItem::Kind::kAttend;
   ask.q_start = question_.q_start;
   ask.keys = {0, question_.kv_len};
+  ask.truncations = work_.truncations;
   return {.items = {ask}};
 }
 
@@ -120,6 +121,7 @@ absl::StatusOr<action::ItemEnd> RunColumnTrip(const ColumnQuestion& question, Co
   ColumnCall column(question, trip, call, clock, work);
   ANNULUS_ASSIGN_OR_RETURN(action::Finish finish, run_trip(column));
   ANNULUS_RETURN_IF_ERROR(finish.items.at(0).status);
+  work->truncations = finish.items[0].truncations;
   if (trip == ColumnTrip::kSums) ANNULUS_RETURN_IF_ERROR(work->merge->EndSums());
   return std::move(finish.items[0]);
 }

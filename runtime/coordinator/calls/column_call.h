@@ -17,7 +17,8 @@ namespace annulus {
 
 // What the trips of a pass over one layer share: made by the first of them.
 struct ColumnWork {
-  std::optional<ColumnTrip> weights = {};  // of a word's choice: its second trip
+  std::optional<ColumnTrip> weights = {};   // of a word's choice: its second trip
+  std::optional<int64_t> truncations = {};  // as request::WorkItem
   std::optional<ColumnPass> pass;
   std::optional<ColumnPass::Merge> merge;
 };

@@ -45,10 +45,12 @@ absl::StatusOr<ListsByColumns> SelectByColumns(const AttendRequest& request,
     const ColumnQuestion question = QuestionOf(request, *word);
     ColumnWork work;
     work.weights = word->trip();
+    work.truncations = made.truncations;
     for (const ColumnTrip trip : {ColumnTrip::kSums, word->trip()}) {
       ANNULUS_ASSIGN_OR_RETURN(const action::ItemEnd end,
                                RunColumnTrip(question, trip, call, clock, run_trip, &work));
       made.epoch = end.epoch;
+      made.truncations = end.truncations;
     }
     ANNULUS_ASSIGN_OR_RETURN(KeyListData list,
                              work.merge->Pick(*word, request.q, question.ScaleFor(map->spec)));

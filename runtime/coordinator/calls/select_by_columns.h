@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -15,6 +16,7 @@ namespace annulus {
 struct ListsByColumns {
   std::vector<CallList> lists;
   uint64_t epoch = 0;
+  std::optional<int64_t> truncations;  // as request::WorkItem, once there are lists
   bool others = false;  // whether the pattern has more words that choose keys, without lists
 };
 

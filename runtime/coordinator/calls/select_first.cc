@@ -37,6 +37,7 @@ absl::StatusOr<AttendResult> SelectAndAttend(const AttendRequest& request, const
   AttendCall attend(asked, call, planner, clock, StopOf(call, clock));
   attend.BeginAt(begin);
   if (!columns.ok()) return std::move(attend).TakeResult(columns.status());
+  attend.Require(columns->truncations);
   absl::StatusOr<action::Finish> finish = run(attend);
   if (!finish.ok() || !attend.EndOf(0, *finish).ok() || !attend.selects(0)) {
     return std::move(attend).TakeResult(finish);
@@ -48,6 +49,7 @@ absl::StatusOr<AttendResult> SelectAndAttend(const AttendRequest& request, const
   AddLists(*std::move(lists), &chosen.lists);
   AttendCall second(chosen, call, planner, clock, StopOf(call, clock));
   second.BeginAt(attend.begin());
+  second.Require(finish->items.at(0).truncations);
   return std::move(second).TakeResult(run(second));
 }
 
@@ -62,6 +64,7 @@ absl::StatusOr<SelectResult> SelectAlone(const SelectRequest& request, const Cal
   }
   attend.lists = columns.lists;
   CallItem item(attend);
+  item.ask.truncations = columns.truncations;
   item.selects_only = true;
   item.weights = &request.weights;
   BatchCall batch({item}, call, planner, clock, StopOf(call, clock));
@@ -99,7 +102,10 @@ StepPartResults SelectAndStep(absl::Span<const StepRequest> steps, const CallCon
   }
   if (chosen.empty()) return results;
   std::vector<CallItem> items(chosen.begin(), chosen.end());
-  for (CallItem& item : items) item.ask.appended_before = true;
+  for (size_t i = 0; i < items.size(); ++i) {
+    items[i].ask.appended_before = true;
+    items[i].ask.truncations = finish.items[index[i]].truncations;
+  }
   BatchCall second(std::move(items), call, planner, clock, StopOf(call, clock));
   const absl::StatusOr<action::Finish> ended = run(second);
   for (size_t i = 0; i < index.size(); ++i) {

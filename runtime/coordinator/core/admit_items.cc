@@ -191,6 +191,8 @@ absl::Status Calls::AdmitItem(Item& item, CallId call, const Caller& caller) {
   const request::WorkItem& ask = item.ask;
   ANNULUS_ASSIGN_OR_RETURN(Context * context, FindUsable(ask.context, caller));
   ANNULUS_ASSIGN_OR_RETURN(Layer * layer, context->FindLayer(ask.layer));
+  item.truncations = layer->truncations;
+  if (ask.truncations.value_or(item.truncations) != item.truncations) return WasTruncated(ask);
   ANNULUS_RETURN_IF_ERROR(CheckAsk(*context, *layer, ask));
   if (ask.k_tokens > 0) {
     ANNULUS_ASSIGN_OR_RETURN(item.appends,
@@ -203,7 +205,9 @@ absl::Status Calls::AdmitItem(Item& item, CallId call, const Caller& caller) {
                absl::StrCat("at most ", item.ask.kv_len(), ", those of the context"));
   }
   if (item.appends && !context->owner().empty()) {
-    const int64_t kv_bytes = NewBlockBytes(*context->map, ask.layer, {ask.start, ask.kv_len()});
+    item.copies = layer->AppendCopies();
+    const int64_t kv_bytes =
+        NewBlockBytes(*context->map, ask.layer, {ask.start, ask.kv_len()}, item.copies);
     if (absl::Status status = CheckKv(caller, kv_bytes); !status.ok()) {
       item.appends = false;
       return status;

@@ -275,7 +275,7 @@ void Calls::End(Entry entry, absl::Status status) {
     EndItem(id, item, item.status.ok() ? status : absl::Status(item.status));
     StopUsing(item);
     finish.items.push_back({item.status, item.map == nullptr ? 0 : item.map->epoch,
-                            item.status.ok() ? item.ask.kv_len() : 0});
+                            item.status.ok() ? item.ask.kv_len() : 0, item.truncations});
   }
   if (call.kind == Kind::kItems) finish.status = absl::OkStatus();
   if (contexts_.Has(call.uses)) contexts_.Use(contexts_.at(call.uses), -1);

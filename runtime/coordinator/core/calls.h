@@ -76,8 +76,10 @@ class Calls {
     bool sent = false;
     bool ended = false;
     int64_t horizon = 0;
+    int64_t truncations = 0;  // of its layer
     uint64_t append_number = 0;
     int64_t kv_bytes = 0;  // that its append may add
+    bool copies = false;   // a block that forks hold too, among these
     size_t awaited = 0;    // holders whose answer is
     absl::Status status;   // while it has not ended: what some rank said
     bool echo = false;     // perhaps because another rank failed

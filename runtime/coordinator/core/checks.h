@@ -12,6 +12,7 @@
 #include "annulus/types.h"
 #include "attention/pattern.h"
 #include "runtime/context/layout.h"
+#include "runtime/coordinator/core/events.h"
 #include "runtime/identity/caller.h"
 
 namespace annulus {
@@ -34,6 +35,12 @@ inline absl::StatusOr<std::string> OwnerFor(const Caller& caller, const std::str
   return absl::PermissionDeniedError(absl::StrCat("owner: \"", absl::CHexEscape(owner),
                                                   "\"; expected none, or \"", caller.tenant,
                                                   "\", the caller's tenant"));
+}
+
+// What an item read, or was to read, is gone.
+inline absl::Status WasTruncated(const request::WorkItem& ask) {
+  return absl::AbortedError(absl::StrCat("context ", ask.context, ", layer ", ask.layer,
+                                         ": was truncated during the call"));
 }
 
 // Tensor bytes of an append, and of an attention call with its answer.

@@ -156,18 +156,22 @@ void Contexts::Open(const ShardMap& map, uint64_t request, ContextId context) {
   }
 }
 
-absl::StatusOr<Context*> Contexts::Fork(const Context& parent, std::optional<int64_t> tokens,
+absl::StatusOr<Context*> Contexts::Fork(Context& parent, std::optional<int64_t> tokens,
                                         CallId request) {
   ANNULUS_RETURN_IF_ERROR(CheckRoom(std::ssize(parent.layers)));
   if (tokens.has_value()) ANNULUS_RETURN_IF_ERROR(parent.CheckCut(*tokens));
   ShardMap map = *parent.map;
   map.context = map.storage_id = ++last_id_;
   Context& context = contexts_[map.context];
-  context.layers = parent.layers;
   wire::Fork fork{request, map.epoch, map.storage_id, parent.map->storage_id, {}};
-  for (size_t i = 0; i < context.layers.size(); ++i) {
-    Layer& layer = context.layers[i];
-    if (tokens.has_value()) layer.Cut(map.RowsOf(static_cast<int>(i), *tokens));
+  for (size_t i = 0; i < parent.layers.size(); ++i) {
+    int64_t cut = parent.layers[i].tokens;
+    if (tokens.has_value()) cut = std::min(cut, map.RowsOf(static_cast<int>(i), *tokens));
+    parent.layers[i].Share(cut);
+    Layer& layer = context.layers.emplace_back(parent.layers[i]);
+    layer.Cut(cut);
+    layer.truncations = 0;
+    if (layer.appending != 0) layer.last_block.reset();  // the append may copy it before
     layer.appending = 0;
     layer.last_key = {};  // keys are of one context
     fork.tokens.push_back(layer.tokens);

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -26,25 +27,56 @@
 
 namespace annulus {
 
+// A block that forks hold together, each of which has a handle of it.
+struct SharedBlock {};
+
 struct Layer {
   int64_t tokens = 0;          // committed
+  int64_t truncations = 0;     // that took tokens of it
   CallId appending = 0;        // the append in flight; 0: none
   int64_t horizon = 0;         // that the ranks have been sent
   uint64_t append_number = 0;  // of the last append that began
   // The last append that went well.
   RequestKey last_key;
   TokenRange last_tokens;
+  // Forks may hold the blocks before this one too. Nothing is known of those that a predecessor of
+  // this coordinator made.
+  int64_t forked_blocks = 0;
+  // The last block, if it is a part and all that hold it are known; else null.
+  std::shared_ptr<const SharedBlock> last_block;
 
-  // An append from `start` on is on its way to the ranks.
-  void Advance(int64_t start) { horizon = std::max(horizon, HorizonOf(start)); }
+  // An append from `start` on is on its way to the ranks. Forks that come after it share its
+  // blocks.
+  void Advance(int64_t start) {
+    horizon = std::max(horizon, HorizonOf(start));
+    forked_blocks = std::min(forked_blocks, start / kBlockTokens);
+  }
+  // Whether the next append copies the block in which it begins, since forks hold it too.
+  bool AppendCopies() const {
+    if (tokens % kBlockTokens == 0) return false;
+    return last_block != nullptr ? last_block.use_count() > 1
+                                 : tokens / kBlockTokens < forked_blocks;
+  }
+  // A fork is about to begin as a copy of the layer, with its first `cut` tokens.
+  void Share(int64_t cut) {
+    const int64_t last = tokens / kBlockTokens;
+    const bool is_last = cut % kBlockTokens != 0 && cut / kBlockTokens == last;
+    if (is_last && last >= forked_blocks && appending == 0) {
+      last_block = std::make_shared<SharedBlock>();
+    }
+    forked_blocks = std::max(forked_blocks, BlocksOf(cut));
+  }
   void Commit(TokenRange range, RequestKey key) {
     tokens = range.end;
     last_key = key;
     last_tokens = range;
+    last_block.reset();  // the one in which it began is the layer's own now
   }
   // The tokens from `cut` on are forgotten.
   void Cut(int64_t cut) {
     if (cut >= tokens) return;
+    ++truncations;
+    if (cut % kBlockTokens == 0 || cut / kBlockTokens != tokens / kBlockTokens) last_block.reset();
     tokens = cut;
     horizon = std::min(horizon, HorizonOf(cut));
   }
@@ -127,8 +159,7 @@ class Contexts {
   // These tell the holders, which are to answer `request`. What is made is not `created` yet.
   // RESOURCE_EXHAUSTED names the bound.
   absl::StatusOr<Context*> Create(const ContextSpec& spec, CallId request);
-  absl::StatusOr<Context*> Fork(const Context& parent, std::optional<int64_t> tokens,
-                                CallId request);
+  absl::StatusOr<Context*> Fork(Context& parent, std::optional<int64_t> tokens, CallId request);
   absl::Status Truncate(Context& context, int64_t tokens, CallId request);
   // request 0: nobody answers.
   void Release(ContextId id, CallId request);

@@ -93,6 +93,8 @@ struct WorkItem {
   int64_t q_start = 0;
   TokenRange keys = {};          // that are seen, of the first kv_len
   bool appended_before = false;  // a step's queries, whose tokens an earlier call appended
+  // A later trip of a call reads what the first one read: ItemEnd::truncations of that.
+  std::optional<int64_t> truncations = {};
 
   int64_t kv_len() const { return start + k_tokens; }
   TokenRange queries() const {
@@ -203,7 +205,8 @@ struct Deliver {  // the message just heard is this rank's answer, good and the 
 struct ItemEnd {
   absl::Status status;
   uint64_t epoch = 0;
-  int64_t tokens = 0;  // committed now
+  int64_t tokens = 0;       // committed now
+  int64_t truncations = 0;  // of the layer, when the item was admitted
 };
 struct Finish {
   CallId call = 0;

@@ -38,12 +38,16 @@ int64_t Calls::RoomFor(const Item& item, WorkerId id) const {
 }
 
 // Between its admission and its sending a query may have been overtaken by calls that leave it
-// without what it reads. Nothing overtakes an append.
+// without what it reads. Nothing overtakes an append. An Attend of one trip reads whatever the
+// layer's tokens are when it is sent; the tokens of others, and of steps, must be those that an
+// earlier trip or try of the call knew.
 absl::Status Calls::CheckOvertaken(const Item& item) const {
   if (item.appends) return absl::OkStatus();
   const Layer& layer = LayerOf(item);
-  if (layer.tokens < item.map->RowsOf(item.ask.layer, item.ask.kv_len())) {
-    return absl::AbortedError("the layer was truncated during the call");
+  const bool knew = item.ask.truncations.has_value() || item.ask.k_tokens > 0;
+  if (layer.tokens < item.map->RowsOf(item.ask.layer, item.ask.kv_len()) ||
+      (knew && layer.truncations != item.truncations)) {
+    return WasTruncated(item.ask);
   }
   if (item.map->spec.kv_efficient && layer.horizon != item.horizon) {
     return absl::UnavailableError("the layer let go of blocks during the call; retry");
@@ -194,6 +198,8 @@ void Calls::EndItem(CallId call, Item& item, const absl::Status& status) {
   if (status.ok()) {
     layer.Commit(RangeOf(item.ask.start, item.ask.k_tokens), item.ask.key);
   } else if (item.sent) {
+    // Whether the block was copied before is not known.
+    if (item.copies) layer.forked_blocks = BlocksOf(layer.tokens);
     const ShardMap& map = *contexts_.at(item.ask.context).map;
     members_.TellHolders(map, wire::TruncateLayer{map.storage_id, item.ask.layer, layer.tokens});
   }

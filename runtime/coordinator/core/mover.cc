@@ -263,6 +263,8 @@ void Mover::Switch() {
   for (const auto& [worker, bytes] : move.kv_bytes) contexts_.NoteBytes(context, worker, bytes);
   for (Layer& layer : context.layers) {
     layer.append_number = std::max(layer.append_number, move.append_number);
+    layer.forked_blocks = 0;  // the new holders share none
+    layer.last_block.reset();
   }
   calls_.EndStale(absl::UnavailableError("the context was moved to other workers; retry"));
   Retire(*move.from);

@@ -164,9 +164,9 @@ Addresses AddressesOf(const ShardMap& map, const Members& members) {
   return addresses;
 }
 
-int64_t NewBlockBytes(const ShardMap& map, int layer, TokenRange tokens) {
-  const TokenRange blocks{BlocksOf(tokens.begin) * kBlockTokens,
-                          BlocksOf(tokens.end) * kBlockTokens};
+int64_t NewBlockBytes(const ShardMap& map, int layer, TokenRange tokens, bool copies) {
+  const int64_t first = copies ? tokens.begin / kBlockTokens : BlocksOf(tokens.begin);
+  const TokenRange blocks{first * kBlockTokens, BlocksOf(tokens.end) * kBlockTokens};
   if (blocks.size() == 0) return 0;
   const Layout layout = map.layout(layer, blocks.end);
   int64_t bytes = 0;

@@ -47,7 +47,8 @@ struct Addresses {
 };
 Addresses AddressesOf(const ShardMap& map, const Members& members);
 
-// Bytes of the blocks that an append of these tokens begins, on all holders together.
-int64_t NewBlockBytes(const ShardMap& map, int layer, TokenRange tokens);
+// Bytes of the blocks that an append of these tokens begins, on all holders together; of the block
+// in which it begins too, if it `copies` that.
+int64_t NewBlockBytes(const ShardMap& map, int layer, TokenRange tokens, bool copies);
 
 }  // namespace annulus

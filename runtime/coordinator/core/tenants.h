@@ -6,8 +6,9 @@
 //
 // KV is what the workers say that they hold of a tenant's contexts, where blocks that forks share
 // count once, copies count each, and what a move holds twice counts once; with it goes what appends
-// in flight may add. A block that a fork writes to for the first time is copied, which is not
-// foreseen: a tenant may be above its quota by such blocks.
+// in flight may add, copies of blocks that forks share among it. Of forks that a predecessor of the
+// coordinator made it is not known what they share: a tenant may be above its quota by a block for
+// each of their layers.
 #pragma once
 
 #include <cstdint>
