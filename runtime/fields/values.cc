@@ -3,7 +3,9 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "base/quoted.h"
 #include "base/status.h"
+#include "base/utf8.h"
 
 namespace annulus {
 namespace {
@@ -15,6 +17,23 @@ std::optional<T> IfOk(const absl::StatusOr<T>& parsed) {
 
 absl::Status Bad(absl::string_view field, int64_t value, absl::string_view expected) {
   return absl::InvalidArgumentError(absl::StrCat(field, ": ", value, "; expected ", expected));
+}
+
+absl::Status CheckText(absl::string_view field, const std::string& text) {
+  if (IsUtf8(text)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, ": ", Quoted(text, 40), "; expected text in UTF-8"));
+}
+
+absl::Status CheckTexts(const ContextSpec& spec) {
+  ANNULUS_RETURN_IF_ERROR(CheckText("owner", spec.owner));
+  for (size_t i = 0; i < spec.patterns.size(); ++i) {
+    ANNULUS_RETURN_IF_ERROR(CheckText(absl::StrCat("patterns[", i, "]"), spec.patterns[i]));
+  }
+  for (size_t i = 0; i < spec.tracks.size(); ++i) {
+    ANNULUS_RETURN_IF_ERROR(CheckText(absl::StrCat("tracks[", i, "].name"), spec.tracks[i].name));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckPartition(const ContextSpec& spec) {
@@ -112,6 +131,7 @@ absl::Status CheckWhole(const ContextSpec& spec) {
     return Bad("v_head_dim", spec.v_head_dim,
                absl::StrCat("at most head_dim ", spec.head_dim, " with v_is_k_prefix"));
   }
+  ANNULUS_RETURN_IF_ERROR(CheckTexts(spec));
   ANNULUS_RETURN_IF_ERROR(CheckPartition(spec));
   ANNULUS_RETURN_IF_ERROR(CheckTracks(spec));
   return CheckPatterns(spec);

@@ -52,6 +52,9 @@ TEST_CASE("CreateContext names the field that makes no sense") {
     refused("head_dim", [bad](ContextSpec& spec) { spec.head_dim = bad; });
     refused("v_head_dim", [bad](ContextSpec& spec) { spec.v_head_dim = bad; });
   }
+  refused("owner", [](ContextSpec& spec) { spec.owner = "\xff\xfe"; });
+  refused("patterns[0]", [](ContextSpec& spec) { spec.patterns = {"causal\xc0\xaf"}; });
+  refused("tracks[0].name", [](ContextSpec& spec) { spec.tracks = {{.name = "\xff"}}; });
   refused("v_is_k_prefix", [](ContextSpec& spec) {
     spec.v_is_k_prefix = true;
     spec.v_head_dim = 24;
