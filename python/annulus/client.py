@@ -37,7 +37,8 @@ class ContextOptions(TypedDict, total=False):
     replicas: int  # workers that hold each page, 1 or 2 (1)
     lease: float  # seconds without a call after which it is released, 0: never (300)
     evictable: bool  # may go, unused, when KV is full and the service is told to evict
-    # Rows beside K and V, one for each token of a layer: {"name": …, "dim": …, "dtype": "bf16"}.
+    # Rows beside K and V, of each layer: {"name": …, "dim": …, "dtype": "bf16", "heads": 1,
+    # "ratio": 1}, a row of each head for every `ratio` tokens.
     tracks: Sequence[dict[str, Any]]
 
 
