@@ -54,7 +54,7 @@ TEST_CASE("CreateContext names the field that makes no sense") {
   }
   refused("owner", [](ContextSpec& spec) { spec.owner = "\xff\xfe"; });
   refused("patterns[0]", [](ContextSpec& spec) { spec.patterns = {"causal\xc0\xaf"}; });
-  refused("tracks[0].name", [](ContextSpec& spec) { spec.tracks = {{.name = "\xff"}}; });
+  refused("tracks[0].name", [](ContextSpec& spec) { spec.tracks = {{.name = "\xff", .dim = 8}}; });
   refused("v_is_k_prefix", [](ContextSpec& spec) {
     spec.v_is_k_prefix = true;
     spec.v_head_dim = 24;
