@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from annulus.errors import InvalidArgument
+from annulus.errors import InvalidArgument, of_wrong_kind
 
 DTYPES = ("f32", "f16", "bf16")
 
@@ -46,10 +46,7 @@ def to_host(tensor: Any, field: str) -> tuple[Any, bool]:
     if kind in ("jax", "jaxlib"):
         host = np.asarray(tensor)
         return (host.view(np.uint16), True) if host.dtype.name == "bfloat16" else (host, False)
-    raise InvalidArgument(
-        f"{field}: a {type(tensor).__name__}; expected an array with __dlpack__ or the buffer "
-        "protocol"
-    )
+    raise of_wrong_kind(field, tensor, "an array with __dlpack__ or the buffer protocol")
 
 
 def check_out_dtype(dtype: str | None, likes: Iterable[Any]) -> None:
@@ -106,8 +103,7 @@ def numbers_of(values: Any, field: str = "sinks") -> list[float]:
     try:
         return [] if values is None else [float(value) for value in values]
     except (TypeError, ValueError):
-        kind = type(values).__name__
-        raise InvalidArgument(f"{field}: a {kind}; expected a number for each head") from None
+        raise of_wrong_kind(field, values, "a number for each head") from None
 
 
 def weights_of(values: Any, q: Any, field: str) -> list[float]:
@@ -118,9 +114,7 @@ def weights_of(values: Any, q: Any, field: str) -> list[float]:
     try:
         weights = np.asarray([[float(one) for one in row] for row in values], dtype=np.float32)
     except (TypeError, ValueError):
-        raise InvalidArgument(
-            f"{field}: a {type(values).__name__}; expected numbers of shape {expected}"
-        ) from None
+        raise of_wrong_kind(field, values, f"numbers of shape {expected}") from None
     if weights.shape != expected:
         raise InvalidArgument(
             f"{field}: of shape {weights.shape}; expected {expected}, one for each index query"

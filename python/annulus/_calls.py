@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from annulus import _core
 from annulus._arrays import check_out_dtype, numbers_of, scale_of, weights_of
 from annulus._core import Answer
-from annulus.errors import InvalidArgument
+from annulus.errors import InvalidArgument, of_wrong_kind
 from annulus.lists import Index, KeyList, cores_of
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def positions(
 ) -> tuple[int, int]:
     """Where the queries stand and how many keys there are: the layer's last, unless told."""
     if not hasattr(q, "__len__"):
-        raise InvalidArgument(f"q: a {type(q).__name__}; expected an array [tokens, heads, dim]")
+        raise of_wrong_kind("q", q, "an array [tokens, heads, dim]")
     if kv_len is None:
         layers: int = context.spec["layers"]
         tracks = context.spec.get("tracks", [])
@@ -64,8 +64,7 @@ def append_call(
     if layer >= context.spec["layers"] and v is not None:
         raise InvalidArgument("v: given; expected none: a track's rows are k alone")
     if progress is not None and not callable(progress):
-        kind = type(progress).__name__
-        raise InvalidArgument(f"progress: a {kind}; expected a function of bytes done and in all")
+        raise of_wrong_kind("progress", progress, "a function of bytes done and in all")
     start = context.tokens[layer] if start is None else start
     key = key or (0, 0)
     return lambda cancel: context._core.append(
@@ -152,6 +151,6 @@ def index_of(
     if index is None:
         return None
     if not isinstance(index, Index):
-        raise InvalidArgument(f"index: a {type(index).__name__}; expected an annulus.Index")
+        raise of_wrong_kind("index", index, "an annulus.Index")
     number = layer_number(context, layer if index.layer is None else index.layer, index.track)
     return number, index.q, weights_of(index.weights, index.q, "index.weights")

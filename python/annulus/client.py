@@ -15,7 +15,7 @@ from annulus._checked import checked, wrong_argument
 from annulus._core import Answer
 from annulus._threads import in_thread
 from annulus.context import Context
-from annulus.errors import AnnulusError, InvalidArgument
+from annulus.errors import AnnulusError, InvalidArgument, of_wrong_kind
 from annulus.lists import Index, cores_of
 
 _open: weakref.WeakSet[Client] = weakref.WeakSet()
@@ -135,8 +135,7 @@ class Client:
         for name in ("tracks", "patterns"):
             given = spec.get(name, [])
             if not isinstance(given, Iterable):
-                kind = type(given).__name__
-                raise InvalidArgument(f"{name}: a {kind}; expected a list of them")
+                raise of_wrong_kind(name, given, "a list of them")
         if "tracks" in spec:
             spec["tracks"] = list(spec["tracks"])
         if "patterns" in spec:
@@ -166,7 +165,7 @@ class Client:
             requests = _requests_of(steps, out_dtype)
             return self._core.step(requests, out_dtype, timeout, None)
         except (TypeError, AttributeError, RuntimeError) as error:
-            raise _wrong_step(steps, timeout) or error from None
+            raise _error_of_step(steps, timeout, error) from None
 
     async def step_async(
         self, steps: Sequence[Step], *, timeout: float | None = None, out_dtype: str | None = None
@@ -178,7 +177,7 @@ class Client:
                 lambda cancel: self._core.step(requests, out_dtype, timeout, cancel)
             )
         except (TypeError, AttributeError, RuntimeError) as error:
-            raise _wrong_step(steps, timeout) or error from None
+            raise _error_of_step(steps, timeout, error) from None
         return ends
 
     @checked
@@ -187,13 +186,11 @@ class Client:
     ) -> list[AnnulusError | None]:
         """Renews the leases of contexts, as any call on one does: None for each, or its error."""
         if not isinstance(contexts, Iterable):
-            kind = type(contexts).__name__
-            raise InvalidArgument(f"contexts: a {kind}; expected a list of annulus.Context")
+            raise of_wrong_kind("contexts", contexts, "a list of annulus.Context")
         kept = list(contexts)
         for i, context in enumerate(kept):
             if not isinstance(context, Context):
-                kind = type(context).__name__
-                raise InvalidArgument(f"contexts[{i}]: a {kind}; expected an annulus.Context")
+                raise of_wrong_kind(f"contexts[{i}]", context, "an annulus.Context")
         return self._core.keep_alive([context.id for context in kept], timeout)
 
     @checked
@@ -337,23 +334,28 @@ def _requests_of(steps: Sequence[Step], out_dtype: str | None) -> list[tuple[Any
 def _wrong_step(steps: Any, timeout: Any) -> InvalidArgument | None:
     """Of a call: what is no step, or an argument of a wrong type."""
     if not isinstance(steps, Sequence):
-        return InvalidArgument(f"steps: a {type(steps).__name__}; expected a list of annulus.Step")
+        return of_wrong_kind("steps", steps, "a list of annulus.Step")
     for i, step in enumerate(steps):
         if not isinstance(step, Step):
-            kind = type(step).__name__
-            return InvalidArgument(f"steps[{i}]: a {kind}; expected an annulus.Step")
+            return of_wrong_kind(f"steps[{i}]", step, "an annulus.Step")
         arguments = {field.name: getattr(step, field.name) for field in fields(Step)}
         wrong = wrong_argument(Step.__annotations__, arguments, f"steps[{i}].")
         if wrong is not None:
             return wrong
         if not isinstance(step.context, Context):
-            kind = type(step.context).__name__
-            return InvalidArgument(f"steps[{i}].context: a {kind}; expected an annulus.Context")
+            return of_wrong_kind(f"steps[{i}].context", step.context, "an annulus.Context")
         try:
             _request_of(step)
         except InvalidArgument as error:
             return InvalidArgument(f"steps[{i}].{error}")
     return wrong_argument({"timeout": "float | None"}, {"timeout": timeout})
+
+
+def _error_of_step(steps: Any, timeout: Any, error: Exception) -> Exception:
+    """What names the argument at fault where one is; what the service said stays as it is."""
+    if isinstance(error, AnnulusError) and not isinstance(error, InvalidArgument):
+        return error
+    return _wrong_step(steps, timeout) or error
 
 
 @atexit.register

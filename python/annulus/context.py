@@ -12,7 +12,7 @@ from annulus._calls import append_call, attend_call, layer_number, positions, se
 from annulus._checked import checked
 from annulus._core import Answer
 from annulus._threads import in_thread
-from annulus.errors import AnnulusError, InvalidArgument
+from annulus.errors import AnnulusError, InvalidArgument, of_wrong_kind
 from annulus.lists import Index, KeyList
 
 if TYPE_CHECKING:
@@ -335,8 +335,7 @@ class Context:
         """
         layers = self.spec["layers"]
         if not hasattr(queries, "__len__"):
-            kind = type(queries).__name__
-            raise InvalidArgument(f"queries: a {kind}; expected an array for each of {layers}")
+            raise of_wrong_kind("queries", queries, f"an array for each of {layers}")
         if len(queries) != layers:
             raise InvalidArgument(f"queries: {len(queries)}; expected one for each of {layers}")
         info = self._core.create({**self.spec, "tracks": []}, timeout)

@@ -35,6 +35,11 @@ class InvalidArgument(AnnulusError, ValueError):
     code = "INVALID_ARGUMENT"
 
 
+def of_wrong_kind(field: str, value: object, expected: str) -> InvalidArgument:
+    """Of an argument whose value would say less than its type."""
+    return InvalidArgument(f"{field}: a {type(value).__name__}; expected {expected}")
+
+
 class NotFound(AnnulusError, LookupError):
     """No such context, or not of this caller; the message says if its lease ended."""
 

@@ -12,7 +12,7 @@ from annulus import _core
 from annulus._arrays import as_kind_of, check_out_dtype, numbers_of, scale_of
 from annulus._checked import checked
 from annulus._core import Answer
-from annulus.errors import InvalidArgument
+from annulus.errors import InvalidArgument, of_wrong_kind
 from annulus.lists import cores_of
 
 
@@ -159,9 +159,7 @@ def merge(parts: Iterable[tuple[Any, Any]]) -> Answer:
     try:
         pairs = [(out, lse) for out, lse in parts]
     except (TypeError, ValueError):
-        raise InvalidArgument(
-            f"parts: a {type(parts).__name__}; expected pairs of out and lse"
-        ) from None
+        raise of_wrong_kind("parts", parts, "pairs of out and lse") from None
     out, lse = _core.merge(pairs)
     return Answer(as_kind_of(pairs[0][0], out, lse, None))
 
@@ -189,9 +187,7 @@ def blend(parts: Iterable[Any], weights: Iterable[Any]) -> Any:
     """
     for name, given in (("parts", parts), ("weights", weights)):
         if not isinstance(given, Iterable):
-            raise InvalidArgument(
-                f"{name}: a {type(given).__name__}; expected an array for each part"
-            )
+            raise of_wrong_kind(name, given, "an array for each part")
     outs = list(parts)
     made = _core.blend(outs, list(weights))
     return as_kind_of(outs[0], made, made, None)[0]

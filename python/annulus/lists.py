@@ -10,7 +10,7 @@ import numpy as np
 
 from annulus import _core
 from annulus._checked import checked
-from annulus.errors import InvalidArgument
+from annulus.errors import InvalidArgument, of_wrong_kind
 
 
 class KeyList:
@@ -115,8 +115,7 @@ def cores_of(lists: Mapping[str, Any] | None) -> dict[str, Any]:
     """As the module takes them; a bool mask is one of blocks of 64 tokens."""
     cores = {}
     if lists is not None and not isinstance(lists, Mapping):
-        kind = type(lists).__name__
-        raise InvalidArgument(f"lists: a {kind}; expected a dict of names and lists")
+        raise of_wrong_kind("lists", lists, "a dict of names and lists")
     for name, keys in (lists or {}).items():
         if not isinstance(name, str):
             raise InvalidArgument(f"lists: {name!r}; expected the name of a list, a str")

@@ -281,6 +281,15 @@ def test_arguments_of_a_wrong_type_are_refused_by_name(client):
     assert context.describe()["tokens"] == [10]
 
 
+def test_what_the_service_says_of_a_step_is_not_hidden_by_its_arguments():
+    k = np.ones((1, 2, 16), np.float32)
+    with annulus.in_process() as other:
+        context = other.create_context(heads=2, head_dim=16)
+        step = annulus.Step(context, q=k, k=k, v=k)
+    with pytest.raises(annulus.FailedPrecondition, match="the client is closed"):
+        other.step(iter([step]))
+
+
 def test_an_answer_that_cannot_be_made_is_not_asked_for(client, monkeypatch):
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     k = np.ones((3, 2, 16), np.float32)
