@@ -22,6 +22,8 @@ NEEDED = (
 )
 
 POD_CGROUPS = "/libpod_parent/"
+ENDED = ("exited", "stopped")  # what Podman says of a container whose end it has noticed
+NOTICED_S_MAX = 10
 
 
 def missing():
@@ -112,7 +114,7 @@ class Container:
     def exit_code(self):
         """Once it has ended, and Podman has noticed."""
         state = self.inspect()["State"]
-        while state["Status"] not in ("exited", "stopped"):
+        while state["Status"] not in ENDED:
             time.sleep(0.05)
             state = self.inspect()["State"]
         return state["ExitCode"]
@@ -165,4 +167,10 @@ class Container:
         return int(texts[0]), int(texts[1]), int(kills["oom_kill"])
 
     def remove(self):
+        """Podman that has not noticed its end would signal a process that is gone, and fail."""
+        end = time.monotonic() + NOTICED_S_MAX
+        while not self.is_running() and self.inspect()["State"]["Status"] not in ENDED:
+            if time.monotonic() > end:
+                break
+            time.sleep(0.05)
         self.podman("rm", "--force", "--time", "0", "--volumes", self.name)
