@@ -16,6 +16,7 @@ inline constexpr int64_t kTrackRatioMax = int64_t{1} << 20;
 inline constexpr int kHeadsMax = 4096;  // query heads
 inline constexpr int kHeadDimMax = 576;
 inline constexpr int kReplicasMax = 2;
+inline constexpr size_t kContextPatternsBytesMax = 64 << 10;  // of all its layers' texts
 inline constexpr int64_t kLeaseMaxS = 366 * 86'400;
 inline constexpr int64_t kLeaseDefaultS = 300;
 inline constexpr size_t kTenantBytesMax = 128;  // of its owner's name

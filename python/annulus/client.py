@@ -197,13 +197,20 @@ class Client:
     def contexts(
         self, *, after: int = 0, limit: int = 1000, timeout: float | None = None
     ) -> list[dict[str, Any]]:
-        """Contexts with ids above ``after``, ascending; as :meth:`Context.describe`."""
+        """Contexts with ids above ``after``, ascending; as :meth:`Context.describe`.
+
+        At most ``limit``, and fewer where one message has no room for more: ask again after the
+        last one's id until none comes.
+        """
         contexts: list[dict[str, Any]] = self._core.list(after, limit, timeout)
         return contexts
 
     @checked
     def status(self, *, timeout: float | None = None) -> dict[str, Any]:
-        """The cluster: epoch, contexts, workers, calls in flight."""
+        """The cluster: epoch, contexts, workers, calls in flight.
+
+        Contexts are told of without their patterns, which :meth:`Context.describe` has.
+        """
         return self._core.status(timeout)
 
 

@@ -28,6 +28,10 @@ absl::Status Missing(int layer, int kv_head, int64_t block, absl::string_view wh
 }  // namespace
 
 absl::StatusOr<Retention> Retention::Of(const ContextSpec& spec) {
+  if (spec.kv_efficient && spec.patterns.empty()) {
+    return absl::InvalidArgumentError(
+        "patterns: 0; expected at least 1 with kv_efficient: they say what may be let go");
+  }
   Retention retention;
   retention.kv_efficient_ = spec.kv_efficient;
   std::map<std::string, size_t> parsed;  // which layer's pattern has a text: few differ

@@ -23,7 +23,8 @@ constexpr int64_t HorizonOf(int64_t append_start) {
 
 class Retention {
  public:
-  // INVALID_ARGUMENT names the field if a pattern does not parse.
+  // INVALID_ARGUMENT names the field if a pattern does not parse, or if there is none by which a
+  // kv_efficient context could let go.
   static absl::StatusOr<Retention> Of(const ContextSpec& spec);
 
   // What a layer is attended with unless a call says otherwise; a track's layer has the pattern of

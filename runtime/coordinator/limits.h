@@ -11,6 +11,7 @@ namespace annulus {
 
 // Contexts that one List answers with.
 inline constexpr int kListMax = 1000;
+inline constexpr size_t kListPatternsBytesMax = 8 << 20;  // of the contexts of one list
 
 struct CoordinatorLimits {
   int64_t contexts_max = 4096;

@@ -65,12 +65,9 @@ absl::Status CheckPatterns(const ContextSpec& spec) {
   }
   size_t bytes = 0;
   for (const std::string& pattern : spec.patterns) bytes += pattern.size();
-  if (bytes > kPatternBytesMax) {
+  if (bytes > kContextPatternsBytesMax) {
     return Bad("bytes of patterns", static_cast<int64_t>(bytes),
-               absl::StrCat("at most ", kPatternBytesMax, " together"));
-  }
-  if (spec.kv_efficient && patterns == 0) {
-    return Bad("patterns", 0, "at least 1 with kv_efficient: they say what may be let go");
+               absl::StrCat("at most ", kContextPatternsBytesMax, " together"));
   }
   return absl::OkStatus();
 }

@@ -135,7 +135,8 @@ constexpr auto DescriptionOf(const ClusterStatus*) {
                   Field(5, "in_flight_bytes", &T::in_flight_bytes),
                   Field(6, "contexts_expired", &T::contexts_expired),
                   Field(7, "contexts_evicted", &T::contexts_evicted),
-                  Field(8, "tenants", &T::tenants));
+                  Field(8, "tenants", &T::tenants),
+                  Field(9, "contexts_left_out", &T::contexts_left_out, AtLeast(0)));
 }
 
 }  // namespace annulus

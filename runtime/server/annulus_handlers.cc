@@ -21,6 +21,7 @@
 #include "runtime/protocol/public/unary.h"
 #include "runtime/server/door.h"
 #include "runtime/server/handlers.h"
+#include "runtime/server/reply_room.h"
 #include "runtime/server/step_service.h"
 #include "runtime/server/transfer.h"
 #include "runtime/server/watched_end.h"
@@ -87,14 +88,14 @@ class AnnulusHandlers final : public grpc::Service {
       using Call = std::decay_t<decltype(call)>;
       if constexpr (Call::kForm == Form::kUnary) AddUnary<typename Call::Request>(call.name);
     });
-    AddStream<
-        grpc::internal::ClientStreamingHandler<AnnulusHandlers, v1::AppendPart, v1::AppendResult>>(
+    AddStream<grpc::internal::ClientStreamingHandler<AnnulusHandlers, grpc::ByteBuffer,
+                                                     v1::AppendResult>>(
         "Append", grpc::internal::RpcMethod::CLIENT_STREAMING, &AnnulusHandlers::Append);
-    AddBidi<v1::DirectAppend, v1::DirectReply>("AppendDirect", &AnnulusHandlers::AppendDirect);
-    AddBidi<v1::AttendPart, v1::AttendReplyPart>("Attend", &AnnulusHandlers::Attend);
-    AddBidi<v1::AttendPart, v1::AttendReplyPart>("Select", &AnnulusHandlers::Select);
-    AddBidi<v1::AttendPart, v1::AttendReplyPart>("Compress", &AnnulusHandlers::Compress);
-    AddBidi<grpc::ByteBuffer, v1::StepsReply>("Steps", &AnnulusHandlers::Steps);
+    AddBidi<v1::DirectReply>("AppendDirect", &AnnulusHandlers::AppendDirect);
+    AddBidi<v1::AttendReplyPart>("Attend", &AnnulusHandlers::Attend);
+    AddBidi<v1::AttendReplyPart>("Select", &AnnulusHandlers::Select);
+    AddBidi<v1::AttendReplyPart>("Compress", &AnnulusHandlers::Compress);
+    AddBidi<v1::StepsReply>("Steps", &AnnulusHandlers::Steps);
   }
 
  private:
@@ -109,10 +110,10 @@ class AnnulusHandlers final : public grpc::Service {
     AddWatched(call, grpc::internal::RpcMethod::NORMAL_RPC, NewUnaryHandler(answer));
   }
 
-  // What is sent on such a stream is the first, what is answered the second.
-  template <typename Part, typename ReplyPart, typename Serve>
+  // What is sent on streams is counted before it is parsed.
+  template <typename ReplyPart, typename Serve>
   void AddBidi(const char* call, Serve serve) {
-    AddStream<grpc::internal::BidiStreamingHandler<AnnulusHandlers, Part, ReplyPart>>(
+    AddStream<grpc::internal::BidiStreamingHandler<AnnulusHandlers, grpc::ByteBuffer, ReplyPart>>(
         call, grpc::internal::RpcMethod::BIDI_STREAMING, serve);
   }
 
@@ -150,7 +151,8 @@ class AnnulusHandlers final : public grpc::Service {
     Admission::Ticket ticket(&peer);
     ANNULUS_RETURN_IF_ERROR(ticket.EnterShort());
     ANNULUS_ASSIGN_OR_RETURN(const Request request, ValueOf<Request>(bytes, ""));
-    ANNULUS_ASSIGN_OR_RETURN(const auto answer, service_->Call(request, call));
+    ANNULUS_ASSIGN_OR_RETURN(auto answer, service_->Call(request, call));
+    if constexpr (requires { FitMessage(&answer); }) FitMessage(&answer);
     *reply = BytesOf(answer);
     return absl::OkStatus();
   }
@@ -182,7 +184,7 @@ class AnnulusHandlers final : public grpc::Service {
     return absl::OkStatus();
   }
 
-  absl::Status Append(grpc::ServerContext* context, grpc::ServerReader<v1::AppendPart>* stream,
+  absl::Status Append(grpc::ServerContext* context, grpc::ServerReader<grpc::ByteBuffer>* stream,
                       v1::AppendResult* reply) {
     ANNULUS_ASSIGN_OR_RETURN(CallContext call, Begin<AppendRequest>(context));
     Transfer transfer(bounds_, context, call.caller);
@@ -210,7 +212,7 @@ class AnnulusHandlers final : public grpc::Service {
 
   // Has no slot: while it lasts, it waits for what its client uploads to the workers.
   absl::Status AppendDirect(grpc::ServerContext* context,
-                            grpc::ServerReaderWriter<v1::DirectReply, v1::DirectAppend>* stream) {
+                            grpc::ServerReaderWriter<v1::DirectReply, grpc::ByteBuffer>* stream) {
     ANNULUS_ASSIGN_OR_RETURN(CallContext call, Begin<DirectAppend>(context));
     Transfer transfer(bounds_, context, call.caller);
     ANNULUS_RETURN_IF_ERROR(transfer.status());
@@ -236,7 +238,7 @@ class AnnulusHandlers final : public grpc::Service {
     return Gone(context, call);
   }
 
-  using AttendStream = grpc::ServerReaderWriter<v1::AttendReplyPart, v1::AttendPart>;
+  using AttendStream = grpc::ServerReaderWriter<v1::AttendReplyPart, grpc::ByteBuffer>;
 
   // Both must outlive the reader. An Attend, a Select and a Compress ask in the same form.
   AttendReader ReaderOf(Transfer* transfer, const CallContext& call) {

@@ -5,6 +5,7 @@
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
+#include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/method_handler.h>
 
 #include "absl/strings/str_cat.h"
@@ -18,6 +19,7 @@
 #include "runtime/server/limits.h"
 #include "runtime/server/peer.h"
 #include "runtime/server/places.h"
+#include "runtime/server/stream_part.h"
 #include "runtime/server/watched_end.h"
 #include "runtime/worker/grants.h"
 
@@ -38,7 +40,7 @@ class Handlers final : public grpc::Service {
         door_(options.door),
         puts_("puts_max", options.puts_max),
         stalls_(options.client) {
-    using Handler = grpc::internal::ClientStreamingHandler<Handlers, v1::PutPart, v1::PutDone>;
+    using Handler = grpc::internal::ClientStreamingHandler<Handlers, grpc::ByteBuffer, v1::PutDone>;
     const auto put = [](Handlers* self, grpc::ServerContext* context, Stream* stream,
                         v1::PutDone*) {
       const absl::Status status = self->refusals_.Note(self->Put(context, stream));
@@ -55,7 +57,7 @@ class Handlers final : public grpc::Service {
   const Refusals& refusals() const { return refusals_; }
 
  private:
-  using Stream = grpc::ServerReader<v1::PutPart>;
+  using Stream = grpc::ServerReader<grpc::ByteBuffer>;
 
   absl::Status Put(grpc::ServerContext* context, Stream* stream) {
     Caller caller;
@@ -66,7 +68,12 @@ class Handlers final : public grpc::Service {
     ANNULUS_RETURN_IF_ERROR(place.Take(context, PeerOf(*context, caller)));
     ClientPace pace(&stalls_, context);
     v1::PutPart part;
-    const auto read = [&] { return pace.Wait(part, [&] { return stream->Read(&part); }); };
+    const auto read = [&] {
+      grpc::ByteBuffer bytes;
+      if (!pace.Wait(bytes, [&] { return stream->Read(&bytes); })) return false;
+      ParsePart(&bytes, &part);
+      return true;
+    };
     if (!read() || !part.has_header()) {
       return absl::InvalidArgumentError("header: none; expected it as the first message");
     }

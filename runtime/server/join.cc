@@ -30,6 +30,7 @@ namespace annulus {
 namespace {
 
 constexpr absl::Duration kWhyWait = absl::Milliseconds(200);
+constexpr size_t kRequestBytesMax = 4096;
 
 class JoinHandlers final : public grpc::Service {
  public:
@@ -53,7 +54,7 @@ class JoinHandlers final : public grpc::Service {
     Admission::Ticket ticket(&peer);
     ANNULUS_RETURN_IF_ERROR(ticket.EnterShort());
     v1::JoinRequest request;
-    if (!request.ParseFromString(bytes)) {
+    if (bytes.size() > kRequestBytesMax || !request.ParseFromString(bytes)) {
       return absl::InvalidArgumentError("request: not one; expected a JoinRequest");
     }
     const absl::Status address = CheckDataAddress(request.data_address(), HostOfUri(rpc.peer()),

@@ -88,7 +88,7 @@ class ClientPace {
     const absl::Time begin = absl::Now();
     const StallWatch::Wait wait(watch_, context_, Patience());
     const bool moved = move();
-    Note(absl::Now() - begin, moved ? static_cast<int64_t>(message.ByteSizeLong()) : 0);
+    Note(absl::Now() - begin, moved ? SizeOf(message) : 0);
     return moved;
   }
 
@@ -96,6 +96,15 @@ class ClientPace {
   void Restart() { behind_ = absl::ZeroDuration(); }
 
  private:
+  template <typename Message>
+  static int64_t SizeOf(const Message& message) {
+    if constexpr (requires { message.ByteSizeLong(); }) {
+      return static_cast<int64_t>(message.ByteSizeLong());
+    } else {
+      return static_cast<int64_t>(message.Length());  // of bytes that are not parsed yet
+    }
+  }
+
   absl::Duration Patience() const;
   void Note(absl::Duration waited, int64_t bytes);
 

@@ -36,10 +36,9 @@ struct StepService::Batches {
   v1::StepBatch parsed;     // its memory is used again
   size_t parsed_bytes = 0;  // of that, at most
 
-  absl::StatusOr<size_t> Count() {
+  absl::StatusOr<StepCount> Count() {
     grpc::ProtoBufferReader reader(&bytes);
-    ANNULUS_ASSIGN_OR_RETURN(const int64_t steps, CountSteps(&reader));
-    return static_cast<size_t>(steps);
+    return CountSteps(&reader);
   }
 
   // Requests borrow from `parsed`.
@@ -90,10 +89,11 @@ absl::Status StepService::Serve(grpc::ServerContext* context, Stream* stream) {
       if (!caller.ok()) break;
     }
     const bool serving = place.SetBusy(true);
-    ANNULUS_ASSIGN_OR_RETURN(const size_t steps, batches.Count());
+    ANNULUS_ASSIGN_OR_RETURN(const StepCount count, batches.Count());
     const StepResults results =
-        serving ? Answer(context, *caller, &peer, steps, &batches)
-                : StepResultsOf(absl::UnavailableError("the server closes the stream"), steps);
+        serving ? Answer(context, *caller, &peer, count, &batches)
+                : StepResultsOf(absl::UnavailableError("the server closes the stream"),
+                                static_cast<size_t>(count.steps));
     for (const auto& result : results) bounds_->refusals.Note(result.status()).IgnoreError();
     broken = !SendAnswers(results, [&](const v1::StepsReply& reply) {
       const StallWatch::Wait wait(&bounds_->stalls, context);
@@ -110,9 +110,10 @@ absl::Status StepService::Serve(grpc::ServerContext* context, Stream* stream) {
 }
 
 StepResults StepService::Answer(grpc::ServerContext* context, const Caller& caller,
-                                Admission::Peer* peer, size_t steps, Batches* batches) {
+                                Admission::Peer* peer, const StepCount& count, Batches* batches) {
   Admission::Ticket ticket(peer);
-  const auto bytes = static_cast<int64_t>(batches->bytes.Length() + steps * kParsedStepBytes);
+  const auto steps = static_cast<size_t>(count.steps);
+  const auto bytes = static_cast<int64_t>(batches->bytes.Length()) + count.parsed_bytes;
   if (absl::Status status = ticket.Reserve(bytes); !status.ok()) {
     return StepResultsOf(status, steps);
   }

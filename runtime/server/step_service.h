@@ -19,6 +19,7 @@ namespace annulus {
 namespace v1 {
 class StepsReply;
 }  // namespace v1
+struct StepCount;
 
 class StepService {
  public:
@@ -44,7 +45,7 @@ class StepService {
   bool Read(grpc::ServerContext* context, Stream* stream, const Caller& caller,
             grpc::ByteBuffer* bytes);
   StepResults Answer(grpc::ServerContext* context, const Caller& caller, Admission::Peer* peer,
-                     size_t steps, Batches* batches);
+                     const StepCount& count, Batches* batches);
 
   Service* const service_;
   Door* const door_;

@@ -3,6 +3,8 @@
 // Of one call and its thread.
 #pragma once
 
+#include <grpcpp/support/byte_buffer.h>
+
 #include <utility>
 
 #include "absl/status/status.h"
@@ -10,6 +12,7 @@
 #include "runtime/server/call_cost.h"
 #include "runtime/server/limits.h"
 #include "runtime/server/peer.h"
+#include "runtime/server/stream_part.h"
 #include "runtime/service/service.h"
 
 namespace annulus {
@@ -29,10 +32,13 @@ class Transfer {
   // RESOURCE_EXHAUSTED names transfers_max: nothing may be read of the call then.
   const absl::Status& status() const { return taken_; }
 
-  // Whether the next message has come, or has gone.
+  // Whether the next message has come, or has gone. One that is none comes as an empty one.
   template <typename Stream, typename Part>
   bool Read(Stream* stream, Part* part) {
-    return pace_.Wait(*part, [&] { return stream->Read(part); });
+    grpc::ByteBuffer bytes;
+    if (!pace_.Wait(bytes, [&] { return stream->Read(&bytes); })) return false;
+    ParsePart(&bytes, part);
+    return true;
   }
   template <typename Stream, typename Reply, typename... Options>
   bool Write(Stream* stream, const Reply& reply, const Options&... options) {

@@ -92,5 +92,18 @@ TEST_CASE("a message of a million empty steps is counted before it takes memory"
   CHECK(status.error_message().find("steps: more than 65536") == 0);
 }
 
+TEST_CASE("a step of a million empty lists is counted before it takes memory") {
+  const Loopback loopback;
+  BytesOfSteps raw(loopback);
+  v1::StepBatch batch;
+  v1::Step* step = batch.add_steps();
+  while (step->lists_size() < (1 << 20)) step->add_lists();
+  CHECK_FALSE(raw.Ask(batch.SerializeAsString()).has_value());
+  const grpc::Status status = raw.Finish();
+  CHECK(status.error_code() == grpc::StatusCode::INVALID_ARGUMENT);
+  CHECK(status.error_message() ==
+        "fields of steps: more than 65536 beyond 16 of each; expected at most 65536");
+}
+
 }  // namespace
 }  // namespace annulus

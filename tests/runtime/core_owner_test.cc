@@ -41,9 +41,11 @@ struct Owners : test::Driver {
     REQUIRE(All<action::Finish>(actions).size() == 1);
     return All<action::Finish>(actions)[0];
   }
-  ContextId Make(const Caller& caller, std::string owner = {}) {
+  ContextId Make(const Caller& caller, std::string owner = {},
+                 std::vector<std::string> patterns = {}) {
     request::Create create{SmallSpec()};
     create.spec.owner = std::move(owner);
+    create.spec.patterns = std::move(patterns);
     const action::Finish finish = Ask(caller, create);
     INFO(finish.status);
     REQUIRE(finish.status.ok());
@@ -169,6 +171,32 @@ TEST_CASE("lists and the status hold what is the caller's, and the cluster's hea
   CHECK(d.core.Status(d.now, kAnn).in_flight_bytes > 0);
   CHECK(d.core.Status(d.now, kAdmin).contexts.size() == 2);
   CHECK(d.core.Status(d.now, kAdmin).workers[0].address == "addr1");
+}
+
+TEST_CASE("a context that lets go of what no pattern needs has one") {
+  Owners d;
+  request::Create create{SmallSpec()};
+  create.spec.kv_efficient = true;
+  CHECK(d.Refusal(kAnn, create).message() ==
+        "patterns: 0; expected at least 1 with kv_efficient: they say what may be let go");
+}
+
+TEST_CASE("long patterns cut a list into pages, and are no part of a status") {
+  Owners d;
+  const std::string pattern = "causal" + std::string(60'000, ' ');
+  constexpr int kContexts = 300;
+  for (int i = 0; i < kContexts; ++i) d.Make(kAnn, {}, {pattern});
+  std::vector<ContextInfo> infos = d.core.List({}, kAnn).value();
+  CHECK(infos.size() == (8 << 20) / pattern.size());
+  CHECK(infos[0].spec.patterns == std::vector<std::string>{pattern});
+  size_t listed = 0;
+  for (; !infos.empty(); infos = d.core.List({.after = infos.back().id}, kAnn).value()) {
+    listed += infos.size();
+  }
+  CHECK(listed == kContexts);
+  const ClusterStatus status = d.core.Status(d.now, kAnn);
+  REQUIRE(status.contexts.size() == kContexts);
+  for (const ContextInfo& info : status.contexts) CHECK(info.spec.patterns.empty());
 }
 
 TEST_CASE("owners outlive the coordinator, and nobody else hears that a context comes back") {

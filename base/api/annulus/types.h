@@ -46,7 +46,7 @@ struct ContextSpec {
   PartitionSpec partition{PartitionKind::kBlockCyclic, 64};
   int64_t tokens_expected = 0;  // 0: grows without a known end
   // What layers are attended with when a call names no pattern: none (causal), one for all layers,
-  // or one per layer.
+  // or one per layer. Their texts have 64 KiB together at most.
   std::vector<std::string> patterns = {};
   // Keeps per KV head only the blocks that `patterns` can still need, and frees the others as the
   // context grows: S2's local blocks and its stride. A query may be asked for again back to the
@@ -289,7 +289,8 @@ struct TruncateRequest {
   int64_t tokens = 0;
 };
 
-// Contexts with ids above `after`, ascending, at most `limit`.
+// Contexts with ids above `after`, ascending, at most `limit`. There may be fewer, as many as one
+// message has room for: the list ends where none comes.
 struct ListRequest {
   ContextId after = 0;
   int limit = 1000;
@@ -320,7 +321,8 @@ struct TenantStatus {
 // its workers: their states and how full they are.
 struct ClusterStatus {
   uint64_t epoch = 0;
-  std::vector<ContextInfo> contexts;
+  std::vector<ContextInfo> contexts;  // by id; without their patterns, which Describe tells
+  int64_t contexts_left_out = 0;      // how many more the message has no room for; List has them
   std::vector<WorkerStatus> workers;
   int64_t in_flight = 0;        // calls under way
   int64_t in_flight_bytes = 0;  // of their tensors

@@ -69,6 +69,8 @@ std::string ToText(const ExplainReport& report);
 
 // Of its longest layer, committed; tracks left out.
 int64_t TokensOf(const ContextInfo& context);
+// How many there are, those that the status does not tell of included.
+int64_t ContextsOf(const ClusterStatus& status);
 std::string ToJson(const ContextInfo& context);
 std::string ToText(absl::Span<const ContextInfo> contexts);
 std::string ToJson(const ClusterStatus& status);

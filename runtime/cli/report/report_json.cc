@@ -100,12 +100,13 @@ Json ToObject(const ClusterStatus& status) {
   Json contexts = Json::array();
   for (const ContextInfo& context : status.contexts) contexts.push_back(ToObject(context));
   return {{"epoch", status.epoch},
-          {"contexts", status.contexts.size()},
+          {"contexts", ContextsOf(status)},
           {"in_flight", status.in_flight},
           {"in_flight_bytes", status.in_flight_bytes},
           {"contexts_expired", status.contexts_expired},
           {"contexts_evicted", status.contexts_evicted},
           {"context_list", std::move(contexts)},
+          {"contexts_left_out", status.contexts_left_out},
           {"workers", std::move(workers)}};
 }
 

@@ -189,6 +189,10 @@ int64_t TokensOf(const ContextInfo& context) {
   return layers.empty() ? 0 : *std::max_element(layers.begin(), layers.end());
 }
 
+int64_t ContextsOf(const ClusterStatus& status) {
+  return std::ssize(status.contexts) + status.contexts_left_out;
+}
+
 std::string LeaseText(double lease) {
   return lease == 0 ? "none" : absl::StrCat(lease, " s");
 }
@@ -218,7 +222,7 @@ std::string ToText(absl::Span<const ContextInfo> contexts) {
 
 std::string ToText(const ClusterStatus& status) {
   std::string text = absl::StrFormat("epoch %d, %d contexts, %d workers, %d calls in flight (%s)\n",
-                                     status.epoch, status.contexts.size(), status.workers.size(),
+                                     status.epoch, ContextsOf(status), status.workers.size(),
                                      status.in_flight, BytesText(status.in_flight_bytes));
   Table table({{"worker", Align::kLeft},
                {"name", Align::kLeft},
@@ -239,9 +243,9 @@ std::string ToText(const ClusterStatus& status) {
   if (status.contexts.empty()) return text;
   const size_t shown = std::min(status.contexts.size(), kContextsShown);
   text += ToText(absl::MakeConstSpan(status.contexts).first(shown));
-  if (shown < status.contexts.size()) {
-    absl::StrAppendFormat(&text, "… and %d more (`annulus contexts` lists them all)\n",
-                          status.contexts.size() - shown);
+  const int64_t more = ContextsOf(status) - static_cast<int64_t>(shown);
+  if (more > 0) {
+    absl::StrAppendFormat(&text, "… and %d more (`annulus contexts` lists them all)\n", more);
   }
   return text;
 }

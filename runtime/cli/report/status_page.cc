@@ -88,7 +88,8 @@ std::string ContextsTable(const ClusterStatus& status, const ClusterView& view) 
   std::string rows = Row({"context", "state", "layers", "heads", "dtype", "tokens", "KV", "idle",
                           "lease", "owner", "who holds it"},
                          "th");
-  for (size_t i = 0; i < std::min(status.contexts.size(), kContextsShownMax); ++i) {
+  const size_t shown = std::min(status.contexts.size(), kContextsShownMax);
+  for (size_t i = 0; i < shown; ++i) {
     const ContextInfo& context = status.contexts[i];
     const ContextSpec& spec = context.spec;
     rows += Row({absl::StrCat(context.id), Escaped(context.state), absl::StrCat(spec.layers),
@@ -99,10 +100,8 @@ std::string ContextsTable(const ClusterStatus& status, const ClusterView& view) 
                  Escaped(spec.owner), maps[context.id]},
                 "td");
   }
-  const std::string left_out =
-      status.contexts.size() > kContextsShownMax
-          ? absl::StrCat("<p>", status.contexts.size() - kContextsShownMax, " more</p>\n")
-          : "";
+  const int64_t more = ContextsOf(status) - static_cast<int64_t>(shown);
+  const std::string left_out = more > 0 ? absl::StrCat("<p>", more, " more</p>\n") : "";
   return absl::StrCat("<table>\n", rows, "</table>\n", left_out);
 }
 
@@ -110,7 +109,7 @@ std::string ContextsTable(const ClusterStatus& status, const ClusterView& view) 
 
 std::string StatusPage(const ClusterStatus& status, const ClusterView& view) {
   const std::string counts = absl::StrCat(
-      "<p>epoch ", status.epoch, ", ", status.contexts.size(), " contexts, ", status.in_flight,
+      "<p>epoch ", status.epoch, ", ", ContextsOf(status), " contexts, ", status.in_flight,
       " calls in flight (", BytesText(status.in_flight_bytes), "), ", status.contexts_expired,
       " contexts expired, ", status.contexts_evicted,
       " evicted</p>\n<p>workers: ", view.workers_joined, " joined, ", view.workers_left, " left, ",

@@ -89,6 +89,12 @@ ContextInfo Context::Info(absl::Time now) const {
   return info;
 }
 
+ContextInfo Context::InfoWithoutPatterns(absl::Time now) const {
+  ContextInfo info = Info(now);
+  info.spec.patterns = {};
+  return info;
+}
+
 ContextState Context::state() const {
   if (!lost_to.empty()) return ContextState::kLost;
   if (!absent.empty()) return ContextState::kRecovering;

@@ -131,6 +131,7 @@ struct Context {
   // It goes on with what is committed, held as `held` says.
   wire::Resume Resume(const Members& members, const ShardMap& held) const;
   ContextInfo Info(absl::Time now) const;
+  ContextInfo InfoWithoutPatterns(absl::Time now) const;
 };
 
 class Contexts {

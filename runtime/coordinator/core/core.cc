@@ -175,10 +175,13 @@ absl::StatusOr<std::vector<ContextInfo>> CoordinatorCore::List(const ListRequest
         absl::StrCat(pending, " contexts are being recovered after a restart; retry"));
   }
   std::vector<ContextInfo> infos;
+  size_t pattern_bytes = 0;
   for (auto next = contexts_.all().upper_bound(request.after);
        next != contexts_.all().end() && std::ssize(infos) < request.limit; ++next) {
     const Context& context = next->second;
     if (!context.created || !MayKnow(caller, context.owner())) continue;
+    for (const std::string& text : context.map->spec.patterns) pattern_bytes += text.size();
+    if (pattern_bytes > kListPatternsBytesMax && !infos.empty()) break;
     infos.push_back(context.Info(out_.now()));
   }
   return infos;
@@ -195,7 +198,7 @@ ClusterStatus CoordinatorCore::Status(absl::Time now, const Caller& caller) cons
   status.contexts_evicted = ended.evicted;
   for (const auto& [id, context] : contexts_.all()) {
     if (!context.created || !MayKnow(caller, context.owner())) continue;
-    status.contexts.push_back(context.Info(now));
+    status.contexts.push_back(context.InfoWithoutPatterns(now));
   }
   status.tenants = tenants_.Status(caller);
   status.workers = members_.Status(now);

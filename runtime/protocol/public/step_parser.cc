@@ -3,10 +3,13 @@
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/wire_format_lite.h>
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "annulus/types.h"
 #include "runtime/limits.h"
 #include "runtime/protocol/public/annulus.pb.h"
+#include "runtime/protocol/public/field_count.h"
 
 namespace annulus {
 namespace {
@@ -59,19 +62,28 @@ bool Walk(ZeroCopyInputStream* bytes, BatchHead* head, OnStep on_step) {
 
 }  // namespace
 
-absl::StatusOr<int64_t> CountSteps(ZeroCopyInputStream* bytes) {
-  int64_t count = 0;
+absl::StatusOr<StepCount> CountSteps(ZeroCopyInputStream* bytes) {
+  int64_t steps = 0;
+  int64_t more_fields = 0;
   BatchHead head;
-  const bool whole = Walk(bytes, &head, [&](CodedInputStream*) {
-    ++count;
-    return count <= kStepsMax;
+  const bool whole = Walk(bytes, &head, [&](CodedInputStream* input) {
+    const int64_t fields_at_most = input->BytesUntilLimit() / 2;  // a tag and a length each
+    const auto fields = CountFields(input, *v1::Step::descriptor(), fields_at_most);
+    more_fields += std::max<int64_t>(0, fields.value_or(fields_at_most) - kStepFields);
+    return ++steps <= kStepsMax && more_fields <= kMoreStepFieldsMax;
   });
-  if (count > kStepsMax) {
+  if (steps > kStepsMax) {
     return absl::InvalidArgumentError(
         absl::StrCat("steps: more than ", kStepsMax, "; expected at most ", kStepsMax));
   }
+  if (more_fields > kMoreStepFieldsMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("fields of steps: more than ", kMoreStepFieldsMax, " beyond ", kStepFields,
+                     " of each; expected at most ", kMoreStepFieldsMax));
+  }
   if (!whole) return absl::InvalidArgumentError("batch: malformed; expected a StepBatch");
-  return count;
+  return StepCount{
+      steps, steps * static_cast<int64_t>(kParsedStepBytes) + more_fields * kParsedFieldBytes};
 }
 
 std::vector<std::pair<size_t, absl::Status>> ParseSteps(ZeroCopyInputStream* bytes,

@@ -22,9 +22,20 @@ class StepBatch;
 // Of a step in memory, beside its tensors' bytes; no less than it takes.
 inline constexpr size_t kParsedStepBytes = 1024;
 
+// Texts and messages in a step that kParsedStepBytes is enough for, and how many more there may be
+// in all steps of a batch, each of kParsedFieldBytes: lists above all.
+inline constexpr int64_t kStepFields = 16;
+inline constexpr int64_t kMoreStepFieldsMax = 65536;
+
+struct StepCount {
+  int64_t steps = 0;
+  int64_t parsed_bytes = 0;  // that they take once parsed, at most, beside their tensors' bytes
+};
+
 // How many steps there are. INVALID_ARGUMENT if the bytes are no StepBatch, as far as can be said
-// without a look into its steps, or if there are more than kStepsMax.
-absl::StatusOr<int64_t> CountSteps(google::protobuf::io::ZeroCopyInputStream* bytes);
+// without a look into its steps, or if there are more than kStepsMax of them or more texts and
+// messages in them than these bounds allow; a step that is none counts by its bytes.
+absl::StatusOr<StepCount> CountSteps(google::protobuf::io::ZeroCopyInputStream* bytes);
 
 // Parses what CountSteps has counted. What is wrong with steps that are none, by their place in the
 // batch, where they are left out as empty ones.
