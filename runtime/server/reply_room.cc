@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "runtime/fields/write.h"
+#include "runtime/protocol/public/convert.h"
 
 namespace annulus {
 namespace {
