@@ -26,6 +26,7 @@ from annulus.errors import (
     Unavailable,
 )
 from annulus.functions import Explanation, attention, blend, explain, gate, merge, with_sinks
+from annulus.heads import HeadTable
 from annulus.lists import Index, KeyList
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ __all__ = [
     "DeadlineExceeded",
     "Explanation",
     "FailedPrecondition",
+    "HeadTable",
     "Index",
     "Internal",
     "InvalidArgument",

@@ -5,6 +5,7 @@
 #include "python/src/arrays.h"
 #include "python/src/client.h"
 #include "python/src/functions.h"
+#include "python/src/head_table.h"
 #include "python/src/key_list.h"
 #include "python/src/nanobind.h"
 #include "python/src/waiting.h"
@@ -39,6 +40,7 @@ NB_MODULE(_core, module) {
   annulus::python::NoteMainThread();
   annulus::python::ImportNumpy();
   annulus::python::AddAnswer(module);
+  annulus::python::AddHeadTable(module);
   annulus::python::AddKeyList(module);
   annulus::python::AddClient(module);
   annulus::python::AddFunctions(module);
