@@ -88,6 +88,10 @@ constexpr Method kMethods[] = {
      "answers that share no softmax add up by weights of their own (gated Stochastic Attention, "
      "MoH)",
      "2604.00754, 2410.11842", ""},
+    {"DiffQKV", "any pattern, and a HeadTable",
+     "more V heads than K heads, or fewer; a query head reads one of each", "2501.13629", ""},
+    {"KDGQA", "any pattern, and a HeadTable", "query heads share KV heads unevenly, by a table",
+     "2408.08454", ""},
     {"Quest", "causal & (sink(n) | window(w) | quest(budget))",
      "the pages whose bounds promise the largest products, by query head", "2406.10774 §3.2", ""},
     {"MoBA", "moba(block,topk)", "the own block and those of the highest mean keys",
