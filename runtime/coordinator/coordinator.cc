@@ -7,6 +7,7 @@
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -83,13 +84,18 @@ class Coordinator::Impl {
 
   template <typename Request>
   absl::StatusOr<CallSize> Check(const Request& header, const CallContext& call) {
-    ANNULUS_ASSIGN_OR_RETURN(const ShardMapPtr map, Look(header.context, header.layer, call));
-    return CheckHeader(*map, header, planner_);
+    const ContextId id = header.context;
+    const auto look = [&](auto& node) { return node.LookToUse(id, header.layer, call.caller); };
+    ANNULUS_ASSIGN_OR_RETURN(const ShardMapPtr map, Ask(look));
+    const auto end = [this, id](const void*) { Ask([id](auto& node) { node.StopUsing(id); }); };
+    std::shared_ptr<const void> use(this, end);
+    ANNULUS_ASSIGN_OR_RETURN(CallSize size, CheckHeader(*map, header, planner_));
+    size.use = std::move(use);
+    return size;
   }
 
   ClusterView View(size_t places_max) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    return node_.View(places_max);
+    return Ask([&](const auto& node) { return node.View(places_max); });
   }
   Messenger& messenger() { return messenger_; }
   AdmittedWorkers& admitted() { return admitted_; }
@@ -108,15 +114,15 @@ class Coordinator::Impl {
     return [this, &call](auto& batch) { return Call(batch.request(), batch, call); };
   }
 
-  // What `read` returns of the core.
+  // What `read` returns of the node, or has it do at its next turn.
   template <typename Read>
-  auto Ask(Read read) {
+  std::invoke_result_t<Read, CoordinatorLoop&> Ask(Read read) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    return read(node_.core());
+    return read(node_);
   }
 
   absl::StatusOr<ShardMapPtr> Look(ContextId id, int layer, const CallContext& call) {
-    return Ask([&](const CoordinatorCore& core) { return core.Look(id, layer, call.caller); });
+    return Ask([&](const auto& node) { return node.core().Look(id, layer, call.caller); });
   }
 
   // A call's thread, as the others see it.
@@ -130,7 +136,6 @@ class Coordinator::Impl {
   std::optional<CallNews> AwaitNews(CallThread& caller, absl::Duration patience);
   void TakeTurn(absl::Duration wait, std::unique_lock<std::mutex>& lock);
   void HandOn();
-  void EndCall();
 
   CoordinatorOptions options_;
   const Incarnation incarnation_;
@@ -177,11 +182,6 @@ void Coordinator::Impl::HandOn() {
   if (!waiting_ && !followers_.empty()) followers_.front()->changed.notify_one();
 }
 
-void Coordinator::Impl::EndCall() {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (--calls_ == 0) calls_over_.notify_one();
-}
-
 void Coordinator::Impl::Run() {
   std::unique_lock<std::mutex> lock(mutex_);
   while (!stopping_) {
@@ -226,9 +226,7 @@ absl::StatusOr<action::Finish> Coordinator::Impl::Call(Request request, TensorCa
       caller.changed.notify_one();
     });
   });
-  const auto give_up = [&](const absl::Status& why) {
-    Do([&](CoordinatorLoop& node) { node.GiveUp(id, why); });
-  };
+  const auto give_up = [&](absl::Status why) { Do([&](auto& node) { node.GiveUp(id, why); }); };
   bool asked_to_end = false;
   absl::Status failure;  // the core may have finished the call before it hears of this
   while (true) {
@@ -240,7 +238,8 @@ absl::StatusOr<action::Finish> Coordinator::Impl::Call(Request request, TensorCa
     }
     if (!news.has_value()) continue;
     if (auto* end = std::get_if<action::Finish>(&*news)) {
-      EndCall();
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (--calls_ == 0) calls_over_.notify_one();
       ANNULUS_RETURN_IF_ERROR(failure);
       ANNULUS_RETURN_IF_ERROR(end->status);
       return *std::move(end);
@@ -351,7 +350,7 @@ absl::StatusOr<ContextInfo> Coordinator::Impl::Answer(const TruncateRequest& req
 
 absl::StatusOr<ContextList> Coordinator::Impl::Answer(const ListRequest& request,
                                                       const CallContext& call) {
-  const auto list = [&](const auto& core) { return core.List(request, call.caller); };
+  const auto list = [&](const auto& node) { return node.core().List(request, call.caller); };
   ANNULUS_ASSIGN_OR_RETURN(auto contexts, Ask(list));
   return ContextList{std::move(contexts)};
 }
@@ -377,12 +376,13 @@ absl::StatusOr<ContextInfo> Coordinator::Impl::Answer(const DescribeRequest& req
                                                       const CallContext& call) {
   // Renews its lease, as any call on it.
   ANNULUS_RETURN_IF_ERROR(RenewedOf(Answer(KeepAliveRequest{{request.context}}, call), 1)[0]);
-  return Ask([&](const auto& core) { return core.Describe(request.context, call.caller); });
+  return Ask([&](auto& node) { return node.core().Describe(request.context, call.caller); });
 }
 
 absl::StatusOr<ClusterStatus> Coordinator::Impl::Answer(const StatusRequest&,
                                                         const CallContext& call) {
-  return Ask([&](const auto& core) { return core.Status(options_.clock->Now(), call.caller); });
+  const absl::Time now = options_.clock->Now();
+  return Ask([&](const auto& node) { return node.core().Status(now, call.caller); });
 }
 
 absl::StatusOr<CallSize> Coordinator::Check(const AppendRequest& header, const CallContext& call) {

@@ -70,6 +70,14 @@ void CoordinatorLoop::GiveUp(CallId call, absl::Status why) {
   incoming_.push_back({event::GiveUp{call, std::move(why)}, {}});
 }
 
+// No lease is looked at before the use has begun.
+absl::StatusOr<ShardMapPtr> CoordinatorLoop::LookToUse(ContextId id, int layer,
+                                                       const Caller& caller) {
+  absl::StatusOr<ShardMapPtr> map = core_.Look(id, layer, caller);
+  if (map.ok()) incoming_.push_back({event::Use{id, 1}, {}});
+  return map;
+}
+
 void CoordinatorLoop::GiveUpAll(const absl::Status& why) {
   for (const auto& [call, in_flight] : calls_) GiveUp(call, why);
 }

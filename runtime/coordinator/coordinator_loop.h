@@ -11,6 +11,7 @@
 #include <variant>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "comm/messenger.h"
@@ -40,6 +41,10 @@ class CoordinatorLoop {
   void GiveUp(CallId call, absl::Status why);
   // Ends all calls.
   void GiveUpAll(const absl::Status& why);
+
+  // As core().Look. A call that is about to come uses what is found, until StopUsing.
+  absl::StatusOr<ShardMapPtr> LookToUse(ContextId id, int layer, const Caller& caller);
+  void StopUsing(ContextId id) { incoming_.push_back({event::Use{id, -1}, {}}); }
 
   // Handles what has been asked for, what has come, and what is due.
   void Handle();

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 
 #include "absl/time/time.h"
 #include "base/trace_context.h"
@@ -26,6 +27,9 @@ struct CallContext {
 struct CallSize {
   int64_t answer_bytes = 0;  // of the tensors of its answer, at most
   int64_t work_pairs = 0;    // that its plan computes; 0: not known before it is planned
+  // While anybody keeps it the call uses its context, whose lease does not end then. To be let go
+  // of before the service; may be null.
+  std::shared_ptr<const void> use = nullptr;
 };
 
 class Service : public Answerer<CallContext> {

@@ -6,9 +6,14 @@
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/support/byte_buffer.h>
 
+#include <algorithm>
+#include <atomic>
+#include <iterator>
+#include <memory>
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "annulus/client.h"
 #include "base/rng.h"
 #include "runtime/protocol/public/health.grpc.pb.h"
@@ -152,6 +157,56 @@ TEST_CASE("the bounds on calls and bytes are named when met") {
     later = raw.Attend({Header("f32", 1, 1, 750), Data(3000)});
   }
   CHECK(later.ok());
+}
+
+// Knows how many calls use a context.
+class UsedService final : public FakeService {
+ public:
+  absl::StatusOr<CallSize> Check(const AppendRequest&, const CallContext&) override {
+    return Use();
+  }
+  absl::StatusOr<CallSize> Check(const AttendRequest&, const CallContext&) override {
+    return Use();
+  }
+  std::atomic<int> uses{0};
+  std::atomic<int> begun{0};
+
+ private:
+  CallSize Use() {
+    ++uses;
+    ++begun;
+    CallSize size;
+    size.use = std::shared_ptr<const void>(this, [this](const void*) { --uses; });
+    return size;
+  }
+};
+
+TEST_CASE("a call uses its context from its header to its end") {
+  UsedService service;
+  std::vector<int> uses;  // as each piece and question is carried out
+  service.before = [&](const char*, const CallContext&) {
+    uses.push_back(service.uses);
+    return absl::OkStatus();
+  };
+  const auto server = RpcServer::Start({.service = &service}).value();
+  const auto client = Client::Connect({.endpoint = absl::StrCat("127.0.0.1:", server->port()),
+                                       .upload = Upload::kRelay})
+                          .value();
+  const int64_t tokens = 3 << 20;  // several pieces
+  const std::vector<float> rows(static_cast<size_t>(tokens));
+  const auto view = TensorView::Contiguous(rows.data(), DType::kF32, tokens, 1, 1);
+  REQUIRE(client->Append({.context = 1, .k = view, .v = view}).ok());
+  CHECK(service.begun == 1);
+  CHECK(uses.size() > 1);
+  const auto q = TensorView::Contiguous(rows.data(), DType::kF32, 1, 1, 1);
+  REQUIRE(client->Attend({.context = 1, .kv_len = 1, .q = q}).ok());
+  CHECK(service.begun == 2);
+  CHECK(std::count(uses.begin(), uses.end(), 1) == std::ssize(uses));
+  const absl::Time begin = absl::Now();
+  while (service.uses > 0 && absl::Now() < begin + absl::Seconds(10)) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  CHECK(service.uses == 0);
 }
 
 TEST_CASE("a cancelled call cancels its work") {

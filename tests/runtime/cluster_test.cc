@@ -267,6 +267,33 @@ TEST_CASE("A call ends at its deadline and when it is cancelled, though the work
   CHECK(after == absl::OkStatus());
 }
 
+TEST_CASE("A context does not end while a call's tensors come, however long that takes") {
+  LocalCluster cluster({.workers = 2});
+  Coordinator& service = cluster.service();
+  ContextSpec spec = test::SmallF32Spec(/*layers=*/2);
+  spec.lease = 0.3;
+  Rng rng(9);
+  const LayerKv kv(spec, 100, rng);
+  const ContextId id = service.Call(spec, {})->id;
+  {
+    const AppendRequest append = kv.Append(id, 1, 0, 100);
+    const auto size = service.Check(append, {});
+    REQUIRE(size.ok());
+    absl::SleepFor(absl::Seconds(1));
+    REQUIRE(service.Call(append, {}).ok());
+  }
+  const Tensor q = test::RandomTensor(10, spec.heads, spec.head_dim, rng);
+  const AttendRequest attend = Attend(id, q, 100, "causal", PlanKind::kPassQ);
+  {
+    const auto size = service.Check(attend, {});
+    REQUIRE(size.ok());
+    absl::SleepFor(absl::Seconds(1));
+    REQUIRE(service.Call(attend, {}).ok());
+  }
+  absl::SleepFor(absl::Seconds(1));
+  CHECK(absl::IsNotFound(service.Check(attend, {}).status()));
+}
+
 TEST_CASE("A trace tells what every process did") {
   LocalCluster cluster({.workers = 2});
   const ContextSpec spec = test::SmallF32Spec(/*layers=*/2);

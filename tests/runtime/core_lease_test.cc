@@ -101,6 +101,25 @@ TEST_CASE("A context that nobody uses for its lease ends, and others do not") {
   CHECK(d.core.Status(d.now).contexts_expired == 1);
 }
 
+TEST_CASE("A context whose tensors are on their way does not end before they have come") {
+  Leases d;
+  const ContextId id = d.Make(10);
+  REQUIRE(d.Append(id, 10).ok());
+  CHECK(d.Pass(absl::Seconds(9)).empty());
+  d.Handle(event::Use{id, 1});
+  CHECK(d.Pass(absl::Seconds(100)).empty());
+  CHECK(d.core.Describe(id)->idle_s == 0);
+  REQUIRE(d.Append(id, 10).ok());
+  d.Handle(event::Use{id, 1});  // of two calls
+  d.Handle(event::Use{id, -1});
+  CHECK(d.Pass(absl::Seconds(100)).empty());
+  d.Handle(event::Use{id, -1});
+  CHECK(d.Pass(absl::Seconds(9.9)).empty());
+  CHECK(d.Pass(absl::Milliseconds(300)).size() == 1);
+  d.Handle(event::Use{id, 1});  // of what is gone: nothing
+  d.Handle(event::Use{id, -1});
+}
+
 TEST_CASE("Each call on a context renews its lease, one that fails too, and KeepAlive") {
   const int how = GENERATE(range(0, 4));
   Leases d;

@@ -103,7 +103,7 @@ struct Context {
   bool created = false;  // every holder has opened it
   Moving moving = Moving::kNo;
   int64_t truncations = 0;
-  int calls = 0;    // in flight, that work on its tokens
+  int calls = 0;    // in flight, that work on its tokens or send theirs
   absl::Time used;  // by a call, last
   std::vector<Layer> layers;
   std::map<WorkerId, int64_t> kv_bytes;  // by holder

@@ -111,6 +111,10 @@ void CoordinatorCore::On(const event::SendFailed& failed) {
   if (const WorkerId id = members_.At(failed.peer); id != 0) LoseWorker(id, failed.why);
 }
 
+void CoordinatorCore::On(const event::Use& use) {
+  if (Context* context = contexts_.Find(use.context)) contexts_.Use(*context, use.calls);
+}
+
 void CoordinatorCore::On(const event::Tick&) {
   recovery_.EndIfDue();
   contexts_.EndAbsences();

@@ -74,6 +74,7 @@ class CoordinatorCore {
   void On(const event::Begin& begin) { calls_.Begin(begin); }
   void On(const event::Prepared& prepared) { calls_.Prepared(prepared); }
   void On(const event::GiveUp& give_up) { calls_.GiveUp(give_up.call, give_up.why); }
+  void On(const event::Use& use);
   void On(const event::Tick&);
 
   void OnHello(PeerId peer, const wire::Hello& hello);

@@ -161,11 +161,17 @@ struct GiveUp {  // the caller cannot or will not go on
   CallId call = 0;
   absl::Status why;
 };
+// A call's tensors are about to come (calls 1), and then have come or will not (−1): the call uses
+// its context meanwhile.
+struct Use {
+  ContextId context = 0;
+  int calls = 0;
+};
 struct Tick {};
 
 }  // namespace event
 using Event = std::variant<event::Heard, event::PartHeard, event::PeerDown, event::SendFailed,
-                           event::Begin, event::Prepared, event::GiveUp, event::Tick>;
+                           event::Begin, event::Prepared, event::GiveUp, event::Use, event::Tick>;
 
 // What is to be done about it, in order.
 namespace action {
