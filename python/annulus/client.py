@@ -125,7 +125,7 @@ class Client:
         Raises:
             InvalidArgument: names the keyword.
             ResourceExhausted: ``contexts_max``, or a tenant's quota.
-            Unavailable: no worker is there.
+            Unavailable: no worker is there, or fewer than ``replicas`` are so far.
         """
         spec: dict[str, Any] = dict(options)
         spec["heads"] = heads

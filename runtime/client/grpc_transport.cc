@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "annulus/retry_hint.h"
 #include "base/status.h"
 #include "runtime/client/append_stream.h"
 #include "runtime/client/cancel_watch.h"
@@ -135,7 +136,10 @@ class GrpcTransport final : public Transport {
   // A failed connection is worth the name of its endpoint.
   absl::Status Named(const absl::Status& status) const {
     if (!absl::IsUnavailable(status)) return status;
-    return absl::UnavailableError(absl::StrCat(options_.endpoint, ": ", status.message()));
+    absl::Status named =
+        absl::UnavailableError(absl::StrCat(options_.endpoint, ": ", status.message()));
+    const absl::optional<absl::Duration> wait = RetryAfter(status);
+    return wait.has_value() ? WithRetryAfter(std::move(named), *wait) : named;
   }
 
   const ClientOptions options_;

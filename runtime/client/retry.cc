@@ -50,10 +50,10 @@ absl::Duration RetryBudget::Backoff(int retry) {
 }
 
 bool RetryLoop::Worthwhile(const absl::Status& status, Repeat repeat) {
-  if (absl::IsResourceExhausted(status) || absl::IsUnauthenticated(status)) {
-    return RetryAfter(status).has_value();
-  }
-  return absl::IsUnavailable(status) && repeat == Repeat::kHarmless;
+  if (absl::IsUnavailable(status) && repeat == Repeat::kHarmless) return true;
+  return RetryAfter(status).has_value() &&  // which the service gives what it has refused
+         (absl::IsResourceExhausted(status) || absl::IsUnauthenticated(status) ||
+          absl::IsUnavailable(status));
 }
 
 bool RetryLoop::Again(const absl::Status& status) {

@@ -40,7 +40,8 @@ TEST_CASE("what is tried again, by code") {
     CHECK(Attempts(status, Repeat::kHarmless, &budget) == (absl::IsUnavailable(status) ? 3 : 1));
     CHECK(Attempts(status, Repeat::kTwice, &budget) == 1);
     const absl::Status hinted = WithRetryAfter(status, absl::Milliseconds(1));
-    const bool refused = absl::IsResourceExhausted(status) || absl::IsUnauthenticated(status);
+    const bool refused = absl::IsResourceExhausted(status) || absl::IsUnauthenticated(status) ||
+                         absl::IsUnavailable(status);
     CHECK(Attempts(hinted, Repeat::kTwice, &budget) == (refused ? 3 : 1));
   }
   CHECK(Attempts(absl::OkStatus(), Repeat::kHarmless, &budget) == 1);

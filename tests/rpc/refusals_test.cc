@@ -10,6 +10,7 @@
 #include "runtime/server/admission.h"
 #include "runtime/server/limits.h"
 #include "tests/catch.h"
+#include "tests/rpc/loopback.h"
 #include "tests/rpc/raw_server.h"
 
 namespace annulus {
@@ -39,6 +40,18 @@ TEST_CASE("the reason of a refusal is the first bound that its message names") {
   CHECK(RefusalReason(AboveQuota("contexts_max", 3, "in_flight_max", 3, 1)) == "quota");
   CHECK(RefusalReason(WithRetryAfter(AboveQuota("kv_bytes_max", 3, "t", 3, 1), absl::Seconds(1))) ==
         "quota");
+}
+
+TEST_CASE("when to try again crosses with the error, whatever its code") {
+  Loopback loopback;
+  for (const auto code : {absl::StatusCode::kUnavailable, absl::StatusCode::kResourceExhausted}) {
+    loopback.service.before = [code](const char*, const CallContext&) {
+      return WithRetryAfter(absl::Status(code, "soon"), absl::Seconds(2));
+    };
+    const absl::Status status = loopback.client->Status({.timeout = absl::Seconds(1)}).status();
+    CHECK(status.code() == code);
+    CHECK(RetryAfter(status) == absl::Seconds(2));
+  }
 }
 
 TEST_CASE("what a server refuses is counted, whatever the form of the call") {

@@ -1,6 +1,7 @@
 // What a coordinator makes of contexts that two workers hold each page of, event by event.
 #include <vector>
 
+#include "annulus/retry_hint.h"
 #include "tests/catch.h"
 #include "tests/runtime/core_driver.h"
 
@@ -86,11 +87,40 @@ TEST_CASE("Two copies take pairs of workers, and need two") {
     CHECK(d.PairOf(peer).size() == 2);
   }
   CHECK(d.State() == "ok");
+}
+
+TEST_CASE("Copies for which workers are missing are worth another try where more may be ready") {
   Driver one(1);
-  Actions actions;
-  const CallId call = one.Begin(request::Create{TwoCopies()}, &actions);
-  CHECK(absl::IsFailedPrecondition(FinishOf(actions, call)));
-  CHECK(FinishOf(actions, call).message() == "replicas is 2, but only 1 worker is ready");
+  const auto create = [&](Driver& driver) {
+    Actions actions;
+    const CallId call = driver.Begin(request::Create{TwoCopies()}, &actions);
+    return FinishOf(actions, call);
+  };
+  const auto pass = [](Driver& driver, absl::Duration time, PeerId peer) {
+    for (const absl::Time end = driver.now + time; driver.now < end;) {
+      driver.now += absl::Milliseconds(100);
+      driver.Beat(peer);
+      driver.Handle(event::Tick{});
+    }
+  };
+  // The coordinator has just begun.
+  const absl::Status early = create(one);
+  CHECK(absl::IsUnavailable(early));
+  CHECK(early.message() ==
+        "replicas: 2; expected at most 1, the workers that are ready; retry once more are");
+  CHECK(RetryAfter(early) == absl::Seconds(1));
+  // There never were two.
+  pass(one, absl::Seconds(10), 11);
+  const absl::Status late = create(one);
+  CHECK(absl::IsFailedPrecondition(late));
+  CHECK(late.message() == "replicas: 2; expected at most 1, the workers that are ready");
+  // One of two may be back.
+  Driver two(2);
+  pass(two, absl::Seconds(11), 11);
+  CHECK(two.core.Status(two.now).workers[1].state == "lost");
+  CHECK(absl::IsUnavailable(create(two)));
+  Driver none(0);
+  CHECK(RetryAfter(create(none)) == absl::Seconds(1));
 }
 
 TEST_CASE("An append is acknowledged once both of each pair have it, and queries go to one") {

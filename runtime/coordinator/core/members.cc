@@ -20,6 +20,7 @@ absl::Duration Members::NoteTime() {
   ForgetOldLosses();
   const absl::Time now = out_.now();
   const absl::Time last = std::exchange(last_event_, now);
+  if (last == absl::InfinitePast()) began_ = now;
   if (last == absl::InfinitePast() || now - last <= heartbeat_timeout_ / 2) {
     return absl::ZeroDuration();
   }
@@ -99,6 +100,7 @@ void Members::Join(PeerId peer, const wire::Hello& hello) {
       peer, wire::Welcome{id, incarnation_.number, std::string(incarnation_.peer_key.view())}});
   members_.emplace(id, std::move(member));
   links_.emplace(peer, id);
+  ready_most_ = std::max(ready_most_, Ready().size());
 }
 
 void Members::Lose(WorkerId id, const absl::Status& why) {

@@ -60,6 +60,11 @@ class Members {
   bool IsUp(WorkerId id) const;
   const Member& at(WorkerId id) const { return members_.at(id); }
   std::vector<WorkerId> Ready() const;  // ascending
+  // Whether so many workers may be ready before long: as many were at once, or this coordinator has
+  // just begun, and others are still joining.
+  bool MayBeReady(size_t workers) const {
+    return workers <= ready_most_ || out_.now() < began_ + incarnation_.recovery_wait;
+  }
 
   // The worker that joins with this Hello, if its last link seems to be there still. That is to be
   // lost first, and is about to be back.
@@ -93,10 +98,12 @@ class Members {
   Outbox& out_;
   const absl::Duration heartbeat_timeout_;
   const Incarnation incarnation_;
+  absl::Time began_ = absl::InfinitePast();
   absl::Time last_event_ = absl::InfinitePast();
   absl::Time doubt_until_ = absl::InfinitePast();
   uint64_t epoch_ = 0;
   WorkerId last_worker_ = 0;
+  size_t ready_most_ = 0;  // at once
   std::map<WorkerId, Member> members_;
   std::map<PeerId, WorkerId> links_;
 };

@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "annulus/retry_hint.h"
 #include "runtime/context/append_cut.h"
 #include "runtime/context/layout.h"
 
@@ -14,6 +17,8 @@ namespace {
 
 // Parts of a worker's limit that differ by less are the same.
 constexpr double kSameLoad = 1e-9;
+// After which a worker that is about to join may have.
+constexpr absl::Duration kJoinWait = absl::Seconds(1);
 
 // What a context will take first, by rank: its first unit of tokens. Of tracks that is rank 0's.
 std::vector<std::pair<int, double>> FirstBytes(const ShardMap& map) {
@@ -86,12 +91,16 @@ Loads Loads::Without(const Context& context) const {
 absl::Status Place(ShardMap& map, const Members& members, const Loads& loads) {
   const std::vector<WorkerId> ready = members.Ready();
   if (ready.empty()) {
-    return absl::UnavailableError("no worker is ready; retry once one has joined");
+    return WithRetryAfter(absl::UnavailableError("no worker is ready; retry once one has joined"),
+                          kJoinWait);
   }
   const auto replicas = static_cast<size_t>(map.spec.replicas);
   if (ready.size() < replicas) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("replicas is ", replicas, ", but only ", ready.size(), " worker is ready"));
+    const std::string why = absl::StrCat("replicas: ", replicas, "; expected at most ",
+                                         ready.size(), ", the workers that are ready");
+    if (!members.MayBeReady(replicas)) return absl::FailedPreconditionError(why);
+    return WithRetryAfter(absl::UnavailableError(absl::StrCat(why, "; retry once more are")),
+                          kJoinWait);
   }
   map.world = static_cast<int>(ready.size() / replicas);
   map.heads = HeadMapOf(map.spec, map.world);
