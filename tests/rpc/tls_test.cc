@@ -8,9 +8,11 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/time/clock.h"
 #include "annulus/client.h"
 #include "base/log.h"
+#include "base/quoted.h"
 #include "runtime/identity/authenticator.h"
 #include "runtime/protocol/public/channel.h"
 #include "runtime/protocol/public/client_identity.h"
@@ -347,6 +349,21 @@ TEST_CASE("files of TLS that are missing or spoilt are refused by name") {
   refused(client({.cert = cert, .key = key}), "tls_ca: none");
   refused(client({.ca = rubbish}), "tls_ca: file");
   refused(client({.ca = cert, .cert = cert}), "tls_key: none");
+  // gRPC takes what comes before a spoilt certificate of a bundle, and says nothing.
+  const std::string spoilt = absl::StrReplaceAll(two.certificate, {{"M", "*"}});
+  const std::string halved = two.certificate.substr(0, two.certificate.size() / 2);
+  for (const std::string& second : {spoilt, halved}) {
+    const std::string bundle = folder.Write("bundle", absl::StrCat(one.certificate, second));
+    const std::string why = absl::StrCat("file ", QuotedEnd(bundle),
+                                         "; expected certificates in PEM, and number 2 is none");
+    refused(client({.ca = bundle}), absl::StrCat("tls_ca: ", why));
+    refused(server({.cert = cert, .key = key, .client_ca = bundle}),
+            absl::StrCat("tls_client_ca: ", why));
+    refused(server({.cert = bundle, .key = key}), absl::StrCat("tls_cert: ", why));
+  }
+  const std::string commented =
+      absl::StrCat("# one\n", one.certificate, "# two\n", two.certificate, "# no more\n");
+  CHECK(client({.ca = folder.Write("commented", commented)}).ok());
   refused(Client::Connect({.endpoint = "127.0.0.1:1", .tls_ca = folder / "no"}).status(),
           "tls_ca: file");
 }

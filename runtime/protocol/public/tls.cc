@@ -9,6 +9,7 @@
 #include <ctime>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/free_by.h"
@@ -44,30 +45,38 @@ int NoPassword(char*, int, int, void*) {
   return -1;
 }
 
-absl::StatusOr<Cert> ParseCertificate(absl::string_view field, const std::string& path,
-                                      const std::string& text) {
-  Cert cert(PEM_read_bio_X509(BioOf(text).get(), nullptr, &NoPassword, nullptr));
-  if (cert == nullptr) return Refused(field, path, "a certificate in PEM");
-  return cert;
+// All certificates of a file, at least one. gRPC would use those before a spoilt one alone.
+absl::StatusOr<std::vector<Cert>> ParseCertificates(absl::string_view field,
+                                                    const std::string& path,
+                                                    const std::string& text) {
+  const Bio bio = BioOf(text);
+  std::vector<Cert> certs;
+  ERR_clear_error();
+  while (Cert cert{PEM_read_bio_X509(bio.get(), nullptr, &NoPassword, nullptr)}) {
+    certs.push_back(std::move(cert));
+  }
+  const bool at_end = ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
+  ERR_clear_error();
+  if (certs.empty()) return Refused(field, path, "a certificate in PEM");
+  if (at_end) return certs;
+  return Refused(field, path,
+                 absl::StrCat("certificates in PEM, and number ", certs.size() + 1, " is none"));
 }
 
 absl::StatusOr<std::string> ReadAuthorities(absl::string_view field, const std::string& path) {
   ANNULUS_ASSIGN_OR_RETURN(std::string text, Read(field, path));
-  ANNULUS_RETURN_IF_ERROR(ParseCertificate(field, path, text).status());
+  ANNULUS_RETURN_IF_ERROR(ParseCertificates(field, path, text).status());
   return text;
 }
 
-// Of all certificates of a file.
-absl::Time FirstEnd(const std::string& text) {
-  const Bio bio = BioOf(text);
+absl::Time FirstEnd(const std::vector<Cert>& certs) {
   absl::Time first = absl::InfiniteFuture();
-  while (const Cert cert{PEM_read_bio_X509(bio.get(), nullptr, &NoPassword, nullptr)}) {
+  for (const Cert& cert : certs) {
     tm end = {};
     if (ASN1_TIME_to_tm(X509_get0_notAfter(cert.get()), &end) == 1) {
       first = std::min(first, absl::FromTimeT(timegm(&end)));
     }
   }
-  ERR_clear_error();
   return first;
 }
 
@@ -81,14 +90,14 @@ absl::StatusOr<TlsPem> ReadPair(const std::string& cert_path, const std::string&
   }
   TlsPem pem;
   ANNULUS_ASSIGN_OR_RETURN(pem.cert, Read("tls_cert", cert_path));
-  ANNULUS_ASSIGN_OR_RETURN(const Cert cert, ParseCertificate("tls_cert", cert_path, pem.cert));
+  ANNULUS_ASSIGN_OR_RETURN(const auto certs, ParseCertificates("tls_cert", cert_path, pem.cert));
   ANNULUS_ASSIGN_OR_RETURN(pem.key, Read("tls_key", key_path));
   const Key key(PEM_read_bio_PrivateKey(BioOf(pem.key).get(), nullptr, &NoPassword, nullptr));
   if (key == nullptr) return Refused("tls_key", key_path, "a private key in PEM, not encrypted");
-  if (X509_check_private_key(cert.get(), key.get()) != 1) {
+  if (X509_check_private_key(certs[0].get(), key.get()) != 1) {
     return Refused("tls_key", key_path, "the key of the certificate in tls_cert");
   }
-  pem.expiry = FirstEnd(pem.cert);
+  pem.expiry = FirstEnd(certs);
   return pem;
 }
 
