@@ -81,6 +81,11 @@ Options OptionsOf(AttendFlags* flags) {
   options.Add("repeat", "N", "attend N times, report the median time (1)",
               SetCount(&flags->repeat, 1, kRepeatMax));
   AddMachines(&options, &flags->machines);
+  for (const char* here : {"cluster", "calibration"}) options.Exclude(here, "endpoint");
+  for (const char* there :
+       {"kv-placement", "upload", "tls-ca", "tls-cert", "tls-key", "token-file"}) {
+    options.Need(there, "endpoint");
+  }
   options.AddFlag("json", "one JSON line on stdout", &flags->json);
   return options;
 }

@@ -77,8 +77,10 @@ std::string EndpointOf(const std::string& listen, int port) {
   return absl::StrCat(listen.substr(0, listen.rfind(':')), ":", port);
 }
 
-// INVALID_ARGUMENT unless strangers are kept out, or it was said that they need not be.
-absl::Status CheckSecurity(const CoordinatorFlags& flags) {
+// INVALID_ARGUMENT unless options fit together, and strangers are kept out or it was said that they
+// need not be.
+absl::Status CheckFlags(const CoordinatorFlags& flags) {
+  ANNULUS_RETURN_IF_ERROR(CheckServiceOptions(flags.service));
   const ServerSecurityFlags& security = flags.security;
   std::string missing;
   if (security.tls_cert.empty()) missing = "TLS (--tls-cert, --tls-key)";
@@ -94,14 +96,20 @@ absl::Status CheckSecurity(const CoordinatorFlags& flags) {
   return CheckExposed("--listen", flags.listen, missing, security.insecure);
 }
 
+absl::StatusOr<std::unique_ptr<Authenticator>> OpenAuth(const ServerSecurityFlags& flags,
+                                                        AuditLog* audit) {
+  using Certificates = Authenticator::Certificates;
+  return OpenAuthenticator(
+      flags, audit, flags.tls_client_ca.empty() ? Certificates::kNotAsked : Certificates::kAsked);
+}
+
 absl::Status Serve(const CoordinatorFlags& flags, const Console& console, Signals& signals) {
-  ANNULUS_RETURN_IF_ERROR(CheckSecurity(flags));
+  ANNULUS_RETURN_IF_ERROR(CheckFlags(flags));
   std::unique_ptr<AuditLog> audit;
   if (!flags.audit_log.empty() || !flags.security.auth.empty()) {
     ANNULUS_ASSIGN_OR_RETURN(audit, AuditLog::Open(flags.audit_log));
   }
-  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Authenticator> authenticator,
-                           OpenAuthenticator(flags.security, audit.get()));
+  ANNULUS_ASSIGN_OR_RETURN(const auto authenticator, OpenAuth(flags.security, audit.get()));
   WarnIfInsecure(flags.security);
   Door door(authenticator.get(), audit.get());
   CoordinatorOptions options;

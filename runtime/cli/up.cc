@@ -20,6 +20,7 @@
 #include "runtime/cli/process.h"
 #include "runtime/cli/report/report.h"
 #include "runtime/limits.h"
+#include "runtime/telemetry/trace_file.h"
 
 namespace annulus {
 namespace {
@@ -67,6 +68,13 @@ Options OptionsOf(UpFlags* flags) {
 absl::StatusOr<BackendCapabilities> Probe(const std::string& name) {
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, MakeBackend(name, 1));
   return backend->capabilities();
+}
+
+// What each process would refuse for itself, before any starts.
+absl::Status CheckShared(const ServiceFlags& flags) {
+  ANNULUS_RETURN_IF_ERROR(CheckServiceOptions(flags));
+  ANNULUS_RETURN_IF_ERROR(TraceFile::Open(flags.trace_out, "annulus-up", "").status());
+  return UcxFabric::Create(UcxOptionsOf(flags)).status();
 }
 
 // The processes of the cluster.
@@ -263,6 +271,7 @@ absl::Status RunUp(const Arguments& args, const Console& console) {
                    "a coordinator and workers of their own, with TLS and --auth", flags.insecure));
   SetLogLevel(flags.service.log_level);
   Signals signals;
+  ANNULUS_RETURN_IF_ERROR(CheckShared(flags.service));
   ANNULUS_ASSIGN_OR_RETURN(const BackendCapabilities backend, Probe(flags.compute.backend));
   ANNULUS_ASSIGN_OR_RETURN(const Machines machines,
                            MachinesFor(flags.machines, flags.compute.backend, flags.workers,

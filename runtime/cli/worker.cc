@@ -187,9 +187,12 @@ absl::Status Stay(const WorkerFlags& flags, const std::string& data_address, Joi
 }
 
 absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
+  ANNULUS_RETURN_IF_ERROR(CheckServiceOptions(flags.service));
   ANNULUS_RETURN_IF_ERROR(CheckSecurity(flags));
-  ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<Authenticator> authenticator,
-                           OpenAuthenticator(flags.security));
+  // Uploads bring a grant's secret; whoever brings no token need not be known.
+  ANNULUS_ASSIGN_OR_RETURN(
+      const std::unique_ptr<Authenticator> authenticator,
+      OpenAuthenticator(flags.security, /*audit=*/nullptr, Authenticator::Certificates::kAsked));
   WarnIfInsecure(flags.security);
   Door door(authenticator.get());
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<TraceFile> trace_file,

@@ -82,8 +82,9 @@ class Authenticator::Known {
 
 absl::StatusOr<std::unique_ptr<Authenticator>> Authenticator::Open(const std::string& path,
                                                                    absl::Duration reload_period,
-                                                                   AuditLog* audit) {
-  std::unique_ptr<Authenticator> authenticator(new Authenticator(path, audit));
+                                                                   AuditLog* audit,
+                                                                   Certificates certificates) {
+  std::unique_ptr<Authenticator> authenticator(new Authenticator(path, audit, certificates));
   ANNULUS_RETURN_IF_ERROR(authenticator->Reload());
   if (reload_period > absl::ZeroDuration()) {
     authenticator->thread_ =
@@ -114,6 +115,13 @@ absl::Status Authenticator::Load(bool* changed) {
   ANNULUS_ASSIGN_OR_RETURN(std::string text, auth_.Read());
   absl::StatusOr<AuthFile> file = ParseAuthFile(text);
   if (!file.ok()) return InFile(auth_.path(), file.status());
+  if (certificates_ == Certificates::kNotAsked && file->tokens.empty() && !file->jwt.has_value()) {
+    return InFile(auth_.path(),
+                  absl::InvalidArgumentError(absl::StrCat(
+                      "certificates: ", file->certificates.size(),
+                      ", and callers are asked for none; expected tokens or jwt, or that callers "
+                      "must show certificates (--tls-client-ca)")));
+  }
   absl::optional<KeySet> keys;
   std::unique_ptr<WatchedFile> jwks;
   if (file->jwt.has_value()) {

@@ -35,12 +35,16 @@ class Authenticator {
     uint64_t reloads_failed = 0;  // files that were spoilt, each once
   };
 
+  // Whether callers are asked for certificates. Where they are not, a file of certificates alone is
+  // spoilt: nobody could be known.
+  enum class Certificates { kAsked, kNotAsked };
+
   // INVALID_ARGUMENT names the file, the field, its value and what was expected. From then on the
   // files are looked at every `reload_period`; zero: only by Reload. `audit`, which outlives this,
   // is told when they were read again.
-  static absl::StatusOr<std::unique_ptr<Authenticator>> Open(const std::string& path,
-                                                             absl::Duration reload_period,
-                                                             AuditLog* audit = nullptr);
+  static absl::StatusOr<std::unique_ptr<Authenticator>> Open(
+      const std::string& path, absl::Duration reload_period, AuditLog* audit = nullptr,
+      Certificates certificates = Certificates::kAsked);
   ~Authenticator();
 
   // Whose bearer token this is. UNAUTHENTICATED says why it is nobody's, for logs: to the caller
@@ -60,14 +64,15 @@ class Authenticator {
  private:
   class Known;
 
-  Authenticator(const std::string& path, AuditLog* audit)
-      : audit_(audit), auth_(path, kAuthFileBytesMax) {}
+  Authenticator(const std::string& path, AuditLog* audit, Certificates certificates)
+      : audit_(audit), certificates_(certificates), auth_(path, kAuthFileBytesMax) {}
 
   absl::Status Load(bool* changed);  // with reload_mutex_
   void Watch(absl::Duration period);
   std::shared_ptr<Known> known() const;
 
   AuditLog* const audit_;
+  const Certificates certificates_;
   std::mutex reload_mutex_;  // the three that follow
   WatchedFile auth_;
   std::unique_ptr<WatchedFile> jwks_;

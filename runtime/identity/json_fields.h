@@ -2,6 +2,7 @@
 // are not as expected. For .cc files only: it brings nlohmann-json.
 #pragma once
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
@@ -33,6 +34,19 @@ inline const Json* Find(const Json& object, const char* name) {
   return found == object.end() ? nullptr : &*found;
 }
 
+// What is wrong with a text that is no JSON, and where. `read`: bytes of it, up to the last one
+// that fits nowhere.
+inline absl::Status NoJson(absl::string_view what, absl::string_view text, size_t read) {
+  const size_t at = std::min(read == 0 ? 0 : read - 1, text.size());
+  const absl::string_view before = text.substr(0, at);
+  const size_t line = before.rfind('\n');
+  const size_t column = line == absl::string_view::npos ? at : at - line - 1;
+  return absl::InvalidArgumentError(
+      absl::StrCat(what, ": ", at == text.size() ? "the end" : Quoted(text.substr(at, 1)),
+                   " at line ", 1 + std::count(before.begin(), before.end(), '\n'), ", column ",
+                   column + 1, "; expected JSON"));
+}
+
 // A whole text. Names that come twice in an object are refused: readers differ in which one counts.
 // `what` names the text in errors.
 inline absl::StatusOr<Json> ParseObject(absl::string_view what, absl::string_view text) {
@@ -44,10 +58,16 @@ inline absl::StatusOr<Json> ParseObject(absl::string_view what, absl::string_vie
     if (event == Json::parse_event_t::key && !names.back().insert(parsed).second) twice = parsed;
     return true;
   };
-  Json object = Json::parse(text.begin(), text.end(), look, /*allow_exceptions=*/false);
-  if (!object.is_object()) {
-    return absl::InvalidArgumentError(absl::StrCat(what, ": no JSON object; expected one"));
+  Json object;
+  try {
+    object = Json::parse(text.begin(), text.end(), look);
+  } catch (const Json::parse_error& error) {
+    return NoJson(what, text, error.byte);
+  } catch (const Json::exception&) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(what, ": a number beyond what a float64 holds; expected JSON without such"));
   }
+  if (!object.is_object()) return Unexpected(what, object, "a JSON object");
   if (twice.empty()) return object;
   return absl::InvalidArgumentError(
       absl::StrCat(what, ": name ", Quoted(twice), " comes twice in an object; expected once"));

@@ -3,9 +3,11 @@
 
 #include <algorithm>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "runtime/cli/files/cluster_file.h"
 #include "runtime/cli/options/config_file.h"
 #include "runtime/cli/options/shared_options.h"
@@ -102,11 +104,77 @@ TEST_CASE("options: one call may bring half of what a coordinator's server buffe
   CheckSays(served.ReadLine(), "ready ");
 }
 
+TEST_CASE("options: what all processes of a cluster would refuse is refused once, in one line") {
+  const test::TempFolder folder;
+  const std::string no_folder = folder / "no/spans";
+  for (const auto& [args, says] :
+       {std::pair(Arguments{"--heartbeat-ms", "600"},
+                  "--heartbeat-timeout-ms: 1000; expected at least twice --heartbeat-ms, 600\n"),
+        {Arguments{"--trace-out", no_folder}, "expected a file that can be written to\n"},
+        {Arguments{"--transports", "carrier-pigeon"}, "carrier-pigeon"}}) {
+    for (const Arguments& command :
+         {Arguments{"up", "--workers", "2"}, Arguments{"coordinator", "--listen", "127.0.0.1:0"}}) {
+      Arguments whole = command;
+      whole.insert(whole.end(), args.begin(), args.end());
+      const test::Outcome outcome = test::RunProgram(whole);
+      INFO(outcome.err);
+      CHECK(test::IsRefusal(outcome));
+      CheckSays(outcome.err, says);
+      CHECK(std::count(outcome.err.begin(), outcome.err.end(), '\n') == 1);
+    }
+  }
+  const test::Outcome worker =
+      test::RunProgram({"worker", "--coordinator", "127.0.0.1:1", "--heartbeat-timeout-ms", "150"});
+  CHECK(test::IsRefusal(worker));
+  CheckSays(worker.err, "--heartbeat-timeout-ms: 150; expected at least twice");
+}
+
+TEST_CASE("options: what says something to a service alone is refused without one") {
+  const std::pair<const char*, const char*> of_service[] = {
+      {"--tls-ca", "ca.pem"}, {"--tls-cert", "c.pem"}, {"--tls-key", "k.pem"},
+      {"--token-file", "t"},  {"--upload", "relay"},   {"--kv-placement", "heads"}};
+  for (const auto& [option, value] : of_service) {
+    const Arguments args = {"attend", "--q",       "q.npy",  "--k",  "k.npy", "--out",
+                            "o.npy",  "--pattern", "causal", option, value};
+    const test::Outcome outcome = test::RunHere(args);
+    CHECK(test::IsRefusal(outcome));
+    CheckSays(outcome.err,
+              absl::StrCat(option, ": \"", value, "\"; expected only with --endpoint"));
+    // A variable is for all commands.
+    const std::string name = absl::StrCat(
+        "ANNULUS_", absl::AsciiStrToUpper(absl::StrReplaceAll(option + 2, {{"-", "_"}})));
+    const test::Outcome shared =
+        test::RunHere(Arguments(args.begin(), args.end() - 2), {{name, value}});
+    CheckSays(shared.err, "q.npy");
+  }
+  for (const char* option : {"--cluster", "--calibration"}) {
+    const test::Outcome outcome =
+        test::RunHere({"attend", "--q", "q.npy", "--k", "k.npy", "--out", "o.npy", "--pattern",
+                       "causal", "--endpoint", "127.0.0.1:1", option, "m.json"});
+    CHECK(test::IsRefusal(outcome));
+    CheckSays(outcome.err, absl::StrCat(option, " and --endpoint: both given"));
+  }
+}
+
+TEST_CASE("options: whatever names a plan says that auto is one") {
+  for (const char* command : {"attend", "explain"}) {
+    CheckSays(test::RunHere({command, "--help"}).out, "auto|");
+    CheckSays(test::RunHere({"explain", "--tokens", "64", "--heads", "1", "--kv-heads", "1",
+                             "--head-dim", "8", "--pattern", "full", "--plan", "rong"})
+                  .err,
+              "--plan: \"rong\"; expected one of auto, ");
+  }
+}
+
 TEST_CASE("options: a section is for its command, and patterns need no quotes") {
   const test::TempFolder folder;
   const std::string path = folder / "a.conf";
   test::WriteBytes(path, "[explain]\n  text = s2(64, 4,16) & (window(4)|sink(1)) \r\n[up]\nx=1\n");
   CHECK(ParseTest({"--config", path})->text == "s2(64, 4,16) & (window(4)|sink(1))");
+  for (const char* other : {"methods", "quality", "worker"}) {
+    test::WriteBytes(path, absl::StrCat("[", other, "]\nx = 1\n"));
+    CHECK(ParseTest({"--config", path}).ok());
+  }
   test::WriteBytes(path, "text = \"causal # not a comment\"\n");
   CHECK(ParseTest({"--config", path})->text == "causal # not a comment");
 }
@@ -177,16 +245,18 @@ TEST_CASE("cluster files: every field, and refusals by field") {
   CHECK(cluster->model.between_latency_s == 0);
   CHECK(cluster->model.flops == Approx(1e14));
   CHECK(cluster->model.read_bytes_per_s == Approx(3e12));
-  for (const auto& [json, field] : {std::pair(R"({"nodes": 0})", "nodes"),
-                                    {R"({"nodes": 1.5})", "nodes"},
-                                    {R"({"workers_per_node": "4"})", "workers_per_node"},
-                                    {R"({"flops": -1})", "flops"},
-                                    {R"({"inside_gb_per_s": 0})", "inside_gb_per_s"},
-                                    {R"({"between_us": null})", "between_us"},
-                                    {R"({"speed": 1})", "speed"},
-                                    {R"([1])", "object"},
-                                    {R"({"flops": 1)", "object"},
-                                    {"", "object"}}) {
+  for (const auto& [json, field] :
+       {std::pair(R"({"nodes": 0})", "nodes"),
+        {R"({"nodes": 1.5})", "nodes"},
+        {R"({"workers_per_node": "4"})", "workers_per_node"},
+        {R"({"flops": -1})", "flops"},
+        {R"({"inside_gb_per_s": 0})", "inside_gb_per_s"},
+        {R"({"between_us": null})", "between_us"},
+        {R"({"speed": 1})", "speed"},
+        {R"({"nodes": 1, "nodes": 2})", "\"nodes\" comes twice"},
+        {R"([1])", "content: [1]; expected a JSON object"},
+        {"{\"flops\":\n 1", "content: the end at line 2, column 3; expected JSON"},
+        {"", "content: the end at line 1, column 1; expected JSON"}}) {
     CAPTURE(json);
     const absl::Status status = ParseCluster(json).status();
     CHECK(absl::IsInvalidArgument(status));

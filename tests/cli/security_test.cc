@@ -118,6 +118,9 @@ TEST_CASE("files of security that are spoilt are refused by name at start") {
   refused({"coordinator", "--listen", "127.0.0.1:0", "--auth", folder / "auth"},
           "tokens[0].sha256: \"00\"; expected 64 hex digits");
   refused({"coordinator", "--listen", "127.0.0.1:0", "--auth", folder / "none"}, "--auth: file");
+  test::WriteBytes(folder / "alone", R"({"certificates":[{"name":"a","role":"admin"}]})");
+  refused({"coordinator", "--listen", "127.0.0.1:0", "--auth", folder / "alone"},
+          "certificates: 1, and callers are asked for none; expected tokens or jwt");
   refused({"worker", "--coordinator", "127.0.0.1:1", "--token-file", folder / "none"},
           "token_file: file");
 }

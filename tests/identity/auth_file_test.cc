@@ -66,8 +66,13 @@ TEST_CASE("a spoilt auth file is refused by the name of its field") {
   const std::string good = TokenEntry("t", "lab", "tenant");
   const std::string jwt = R"({"jwt":{"jwks":"k","issuer":"i","audience":"a","claims":)";
   const std::pair<std::string, const char*> cases[] = {
-      {"", "content: no JSON object"},
-      {"[]", "content: no JSON object"},
+      {"", "content: the end at line 1, column 1; expected JSON"},
+      {"{\"tokens\": [\n  {]}", "content: \"]\" at line 2, column 4; expected JSON"},
+      {"{\"tokens\": [],\n \n}\n", "content: \"}\" at line 3, column 1; expected JSON"},
+      {"{\"tokens\": [\n", "content: the end at line 2, column 1; expected JSON"},
+      {"{} x", "content: \"x\" at line 1, column 4; expected JSON"},
+      {"{\"quotas\": 1e999}", "content: a number beyond what a float64 holds"},
+      {"[]", "content: []; expected a JSON object"},
       {"{}", "content: nobody is known"},
       {R"({"tokens":[]})", "content: nobody is known"},
       {R"({"token":[]})", "field \"token\" of the file: unknown"},
@@ -141,6 +146,19 @@ TEST_CASE("known are the tokens of the file as it is now, and a spoilt one chang
   CHECK_FALSE(authenticator->Reload().ok());
   CHECK(tenant("new") == "b");
   CHECK(authenticator->counts().reloads_failed == 2);
+
+  // Where nobody is asked for a certificate, a file of these alone would lock everybody out.
+  const std::string alone =
+      folder.Write("alone.json",
+                   R"({"certificates":[{"name":"a","role":"admin"},{"name":"b","role":"admin"}]})");
+  CHECK(Authenticator::Open(alone, absl::ZeroDuration()).ok());
+  const absl::Status locked = Authenticator::Open(alone, absl::ZeroDuration(), /*audit=*/nullptr,
+                                                  Authenticator::Certificates::kNotAsked)
+                                  .status();
+  CHECK(absl::IsInvalidArgument(locked));
+  CHECK(absl::EndsWith(locked.message(),
+                       "certificates: 2, and callers are asked for none; expected tokens or jwt, "
+                       "or that callers must show certificates (--tls-client-ca)"));
 
   folder.Write("auth.json", Tokens(TokenEntry("third", "c", "admin")));
   CHECK(authenticator->Reload().ok());

@@ -8,20 +8,12 @@
 #include "base/mapped_file.h"
 #include "base/quoted.h"
 #include "base/status.h"
+#include "runtime/identity/json_fields.h"
 
 namespace annulus {
 namespace {
 
-using Json = nlohmann::json;
-
 constexpr int64_t kCountMax = 1 << 20;
-
-absl::Status Unexpected(absl::string_view field, const Json& found, absl::string_view expected) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("field ", Quoted(field), ": ",
-                   Quoted(found.dump(-1, ' ', false, Json::error_handler_t::replace), 60),
-                   "; expected ", expected));
-}
 
 struct Number {
   const char* name;
@@ -52,7 +44,8 @@ absl::Status ReadNumber(const std::string& key, const Json& value, ClusterModel*
     model->*number.value = given;
     return absl::OkStatus();
   }
-  return Unexpected(key, value, absl::StrCat("one of ", known));
+  return absl::InvalidArgumentError(
+      absl::StrCat("field ", Quoted(key), ": unknown; expected one of ", known));
 }
 
 absl::StatusOr<int64_t> ReadCount(const std::string& key, const Json& value) {
@@ -66,11 +59,7 @@ absl::StatusOr<int64_t> ReadCount(const std::string& key, const Json& value) {
 }  // namespace
 
 absl::StatusOr<ClusterFile> ParseCluster(absl::string_view json) {
-  const Json object = Json::parse(json.begin(), json.end(), nullptr, /*allow_exceptions=*/false);
-  if (!object.is_object()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("content: ", Quoted(json, 40), "; expected a JSON object"));
-  }
+  ANNULUS_ASSIGN_OR_RETURN(const Json object, ParseObject("content", json));
   ClusterFile file;
   int64_t nodes = 1, workers_per_node = file.model.workers_per_node;
   for (const auto& [key, value] : object.items()) {
@@ -86,7 +75,7 @@ absl::StatusOr<ClusterFile> ParseCluster(absl::string_view json) {
       file.machine = value.get<std::string>();
     } else if (key == "others_share") {
       file.others_share = value.is_number() ? value.get<double>() : -1;
-      if (!(file.others_share >= 0 && file.others_share <= 1)) {
+      if (!(*file.others_share >= 0 && *file.others_share <= 1)) {
         return Unexpected(key, value, "a number from 0 to 1");
       }
     } else {
@@ -112,8 +101,8 @@ ClusterModel BestOf(const ClusterModel& a, const ClusterModel& b) {
 }
 
 std::string ToJson(const ClusterFile& file) {
-  nlohmann::ordered_json object = {
-      {"machine", file.machine}, {"shared", file.shared}, {"others_share", file.others_share}};
+  nlohmann::ordered_json object = {{"machine", file.machine}, {"shared", file.shared}};
+  if (file.others_share.has_value()) object["others_share"] = *file.others_share;
   for (const Number& number : kNumbers) {
     object[number.name] = file.model.*number.value / number.unit;
   }

@@ -7,11 +7,13 @@
 //   read_gb_per_s, launch_us                of one worker: memory, what any launch costs at least
 //   shared                                  true: the workers of a node share these rates
 //   machine                                 text: what was measured
-//   others_share                            of its cores' time, that others had meanwhile
+//   others_share                            of its cores' time, that others had meanwhile; absent:
+//                                           not known
 // flops_f32 is flops where it is left out. Pure functions but for the file.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -25,7 +27,7 @@ struct ClusterFile {
   int64_t workers_max = INT32_MAX;  // nodes · workers_per_node
   bool shared = false;
   std::string machine;
-  double others_share = 0;
+  std::optional<double> others_share;
 };
 
 // INVALID_ARGUMENT names the field, its value and what was expected.

@@ -22,9 +22,9 @@ namespace {
 constexpr char kConfig[] = "config";
 
 // Every command's name may head a section of a file that several commands share.
-constexpr absl::string_view kCommands[] = {"attend", "bench",   "contexts", "coordinator",
-                                           "demo",   "explain", "release",  "status",
-                                           "up",     "version", "worker"};
+constexpr absl::string_view kCommands[] = {
+    "attend",  "bench",   "contexts", "coordinator", "demo",    "explain", "methods",
+    "quality", "release", "status",   "up",          "version", "worker"};
 
 std::string VariableOf(const std::string& option) {
   return absl::StrCat(kVariablePrefix,
@@ -265,6 +265,15 @@ absl::Status Options::Resolve(GivenByName given) const {
                                                      ": both given; expected one of them"));
     }
     given.erase(first->second.source < second->second.source ? second : first);
+  }
+  for (const auto& [option, other] : needs_) {
+    const auto found = given.find(option);
+    if (found == given.end() || given.contains(other)) continue;
+    if (found->second.source == Source::kFlag) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          found->second.label, ": ", Quoted(found->second.text), "; expected only with --", other));
+    }
+    given.erase(found);  // for other commands
   }
   for (const Option& option : options_) {
     const auto found = given.find(option.name);

@@ -77,6 +77,12 @@ class Options {
   // source's is as if not given.
   void Exclude(const std::string& a, const std::string& b) { exclusions_.emplace_back(a, b); }
 
+  // The option says something only beside the other: its flag alone is refused. The environment and
+  // files are shared by commands that have no use for all of them, and are as if not given then.
+  void Need(const std::string& option, const std::string& other) {
+    needs_.emplace_back(option, other);
+  }
+
   // The help text if the arguments (without program and command) ask for it; nullopt once every
   // option is set. INVALID_ARGUMENT, one line: which option, from where, its value, what was
   // expected.
@@ -116,6 +122,7 @@ class Options {
   const std::string description_;
   std::vector<Option> options_;
   std::vector<std::pair<std::string, std::string>> exclusions_;
+  std::vector<std::pair<std::string, std::string>> needs_;  // what, and beside what
 };
 
 }  // namespace annulus

@@ -78,10 +78,10 @@ ServerTls TlsOf(const ServerSecurityFlags& flags) {
           .reload_period = absl::Seconds(flags.reload_s)};
 }
 
-absl::StatusOr<std::unique_ptr<Authenticator>> OpenAuthenticator(const ServerSecurityFlags& flags,
-                                                                 AuditLog* audit) {
+absl::StatusOr<std::unique_ptr<Authenticator>> OpenAuthenticator(
+    const ServerSecurityFlags& flags, AuditLog* audit, Authenticator::Certificates certificates) {
   if (flags.auth.empty()) return std::unique_ptr<Authenticator>();
-  auto opened = Authenticator::Open(flags.auth, absl::Seconds(flags.reload_s), audit);
+  auto opened = Authenticator::Open(flags.auth, absl::Seconds(flags.reload_s), audit, certificates);
   if (opened.ok()) return opened;
   return absl::InvalidArgumentError(absl::StrCat("--auth: ", opened.status().message()));
 }

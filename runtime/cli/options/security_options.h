@@ -35,9 +35,9 @@ void AddJoinSecurity(Options* options, ClientSecurity* security);
 ServerTls TlsOf(const ServerSecurityFlags& flags);
 
 // nullptr without a file. INVALID_ARGUMENT names --auth and the field of the file. `audit` may be
-// null, as of Authenticator.
-absl::StatusOr<std::unique_ptr<Authenticator>> OpenAuthenticator(const ServerSecurityFlags& flags,
-                                                                 AuditLog* audit = nullptr);
+// null, and `certificates` is as of Authenticator.
+absl::StatusOr<std::unique_ptr<Authenticator>> OpenAuthenticator(
+    const ServerSecurityFlags& flags, AuditLog* audit, Authenticator::Certificates certificates);
 
 // Whether every address of the host in "host:port" is of this machine alone.
 bool IsLoopback(const std::string& endpoint);

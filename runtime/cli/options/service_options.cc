@@ -166,6 +166,13 @@ std::vector<Metric> MetricsOf(const ConnectionCounts& counts) {
            {}}};
 }
 
+absl::Status CheckServiceOptions(const ServiceFlags& flags) {
+  if (flags.heartbeat_timeout_ms >= 2 * flags.heartbeat_ms) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("--heartbeat-timeout-ms: ", flags.heartbeat_timeout_ms,
+                   "; expected at least twice --heartbeat-ms, ", flags.heartbeat_ms));
+}
+
 Arguments ServiceArguments(const ServiceFlags& flags) {
   Arguments args = {"--transports",
                     flags.transports,

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/log.h"
@@ -38,6 +39,8 @@ struct ServiceFlags {
 };
 
 void AddServiceOptions(Options* options, ServiceFlags* flags);
+// INVALID_ARGUMENT names the option that does not fit another.
+absl::Status CheckServiceOptions(const ServiceFlags& flags);
 ClientLimits ClientLimitsOf(const ServiceFlags& flags);
 ConnectionLimits ConnectionLimitsOf(const ServiceFlags& flags);
 

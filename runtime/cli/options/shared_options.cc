@@ -15,9 +15,18 @@ namespace {
 
 constexpr int kThreadsMax = 4096;
 
+std::string PlanWords(absl::string_view between) {
+  std::string words = "auto";
+  for (const PlanKind kind : kPlanKinds) absl::StrAppend(&words, between, Name(kind));
+  return words;
+}
+
 absl::StatusOr<std::optional<PlanKind>> ParsePlan(absl::string_view text) {
   if (text == "auto") return std::nullopt;
-  return ParsePlanKind(text);
+  const absl::StatusOr<PlanKind> kind = ParsePlanKind(text);
+  if (kind.ok()) return *kind;
+  return absl::InvalidArgumentError(
+      absl::StrCat(Quoted(text), "; expected one of ", PlanWords(", ")));
 }
 
 absl::StatusOr<std::string> ParseKvMemory(absl::string_view text) {
@@ -41,9 +50,7 @@ absl::StatusOr<std::string> ParseEndpoint(absl::string_view text) {
 }
 
 void AddPlan(Options* options, std::optional<PlanKind>* plan) {
-  std::string kinds = "auto";
-  for (const PlanKind kind : kPlanKinds) absl::StrAppend(&kinds, "|", Name(kind));
-  options->Add("plan", kinds, "how the work is cut (auto: the cheapest)",
+  options->Add("plan", PlanWords("|"), "how the work is cut (auto: the cheapest)",
                SetParsed(plan, ParsePlan));
 }
 
