@@ -21,13 +21,13 @@ namespace {
 
 constexpr char kMeasuredNow[] = "measured now";
 
-// Figures that were measured while others had more of the cores' time are measured again by a later
-// run, after so long.
+// Figures that were measured while others had more of the cores' time, or nobody knows how much,
+// are measured again by a later run, after so long.
 constexpr double kOthersShareMax = 0.25;
 constexpr auto kBusyKeptFor = std::chrono::minutes(10);
 
 bool ShouldMeasureAgain(const ClusterFile& file, const std::string& path) {
-  if (file.others_share <= kOthersShareMax) return false;
+  if (file.others_share.value_or(1) <= kOthersShareMax) return false;
   std::error_code error;
   const auto written = std::filesystem::last_write_time(path, error);
   return !error && std::filesystem::file_time_type::clock::now() - written > kBusyKeptFor;
@@ -102,7 +102,7 @@ absl::StatusOr<Kept> ThisMachine(const std::optional<std::string>& asked,
     kept.file.others_share = others.Share();
     if (earlier.has_value()) {
       kept.file.model = BestOf(kept.file.model, earlier->model);
-      kept.file.others_share = std::min(kept.file.others_share, earlier->others_share);
+      kept.file.others_share = std::min(*kept.file.others_share, earlier->others_share.value_or(1));
     }
     if (path.empty()) return kept;
     if (room.ok()) room = WriteFile(path, {ToJson(kept.file)});
