@@ -4,7 +4,9 @@
 #include <map>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/quoted.h"
 #include "base/status.h"
 #include "runtime/context/retention.h"
 #include "runtime/fields/check.h"
@@ -74,6 +76,13 @@ Layout LayoutOf(const ContextSpec& spec, int world, const HeadMap& heads, int64_
 
 Layout LayoutOf(const ContextSpec& spec, int world, int64_t tokens) {
   return LayoutOf(spec, world, HeadMapOf(spec, world), tokens);
+}
+
+std::string LayerName(const ContextSpec& spec, int layer) {
+  if (layer < spec.layers) return absl::StrCat("layer ", layer);
+  const Track& track = spec.tracks[static_cast<size_t>(layer / spec.layers - 1)];
+  return absl::StrCat("layer ", layer, " (track ", Quoted(track.name), " of layer ",
+                      layer % spec.layers, ")");
 }
 
 std::vector<ContextSpec> TrackSpecs(const ContextSpec& spec) {

@@ -45,6 +45,9 @@ inline int64_t RowsOf(const ContextSpec& spec, int layer, int64_t tokens) {
   return tokens / RatioOf(spec, layer);
 }
 
+// What people call it: "layer 3", or "layer 5 (track "index" of layer 1)".
+std::string LayerName(const ContextSpec& spec, int layer);
+
 // Rows of tracks are stored as those of contexts with these specs, whose tokens are the rows: KV
 // heads without V, which all ranks have rows of, where they have the tokens if units allow it.
 std::vector<ContextSpec> TrackSpecs(const ContextSpec& spec);

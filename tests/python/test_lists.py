@@ -1,5 +1,7 @@
 """Lists of keys: masks and choices as data, in one call and in a service."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -164,9 +166,28 @@ def test_keys_chosen_by_an_index(problem):
             context.select(1, queries, "dsa(20)", track="index")
     with (
         annulus.in_process(workers=1, threads=1) as client,
-        pytest.raises(annulus.InvalidArgument, match=r"tracks: .* expected a dict"),
+        pytest.raises(annulus.InvalidArgument, match=r"^tracks\[0\]: 'index'; expected a dict"),
     ):
         client.create_context(**shape, tracks=["index"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"dim": "x"}, "tracks[1].dim: 'x'; expected an integer"),
+        ({"dim": 12}, "tracks[1].dim: 12; expected a multiple of 8"),
+        ({"dtype": "f33"}, "tracks[1].dtype: 'f33'; expected f32"),
+        ({"width": 8}, "tracks[1].width: no such keyword; expected one of"),
+        ({7: 8}, "tracks[1].7: no such keyword; expected one of"),
+    ],
+)
+def test_what_is_wrong_with_a_track_is_named_with_its_place(wrong, why):
+    good = {"name": "a", "dim": 16}
+    with (
+        annulus.in_process(workers=1, threads=1) as client,
+        pytest.raises(annulus.InvalidArgument, match="^" + re.escape(why)),
+    ):
+        client.create_context(heads=4, head_dim=16, tracks=[good, {**good, "name": "b", **wrong}])
 
 
 def test_seer(problem, rng):

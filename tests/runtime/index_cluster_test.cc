@@ -238,8 +238,10 @@ TEST_CASE("index queries that are missing or do not fit are refused by name, and
   // The track's rows are there for all keys, or come with the step.
   std::vector<StepRequest> steps = TokenOf(context, kTokens, dsa, q, true).steps;
   const absl::Status early = test::Step(service, {&steps[1], 1})[0].status();
-  CHECK(early.message() ==
-        "index: kv_len: 601; expected 1 to 600, the committed tokens of layer 4");
+  CHECK(
+      early.message() ==
+      "index: kv_len: 601; expected 1 to 600, the committed tokens of layer 4 (track \"index\" of "
+      "layer 0)");
   steps[1].index.weights.pop_back();
   StepResults results = test::Step(service, steps);
   CHECK(results[0].ok());  // the rows have nothing to do with it

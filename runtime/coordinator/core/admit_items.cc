@@ -46,15 +46,16 @@ absl::StatusOr<bool> CheckAppend(const Context& context, const Layer& layer,
   return true;
 }
 
-absl::Status CheckAttend(const Layer& layer, int64_t ratio, const request::WorkItem& ask) {
-  const int64_t kv_len = ask.kv_len();
+absl::Status CheckAttend(const ContextSpec& spec, const Layer& layer,
+                         const request::WorkItem& ask) {
+  const int64_t kv_len = ask.kv_len(), ratio = RatioOf(spec, ask.layer);
   if (ask.q_tokens < 1 || ask.q_tokens > kContextTokensMax) {
     return Bad("tokens of q", ask.q_tokens, absl::StrCat("1 to ", kContextTokensMax));
   }
   if (kv_len < 1 || kv_len / ratio > layer.tokens) {
     return Bad("kv_len", kv_len,
-               absl::StrCat("1 to ", (layer.tokens + 1) * ratio - 1,
-                            ", the committed tokens of layer ", ask.layer));
+               absl::StrCat("1 to ", (layer.tokens + 1) * ratio - 1, ", the committed tokens of ",
+                            LayerName(spec, ask.layer)));
   }
   if (ask.q_start < 0 || ask.q_start > kContextTokensMax - ask.q_tokens) {
     return Bad("q_start", ask.q_start,
@@ -90,7 +91,7 @@ absl::Status CheckStep(const Layer& layer, const request::WorkItem& ask) {
 
 absl::Status CheckAsk(const Context& context, const Layer& layer, const request::WorkItem& ask) {
   using Kind = request::WorkItem::Kind;
-  if (ask.kind == Kind::kAttend) return CheckAttend(layer, context.map->RatioOf(ask.layer), ask);
+  if (ask.kind == Kind::kAttend) return CheckAttend(context.map->spec, layer, ask);
   if (ask.kind == Kind::kStep) return CheckStep(layer, ask);
   if (ask.k_tokens >= 1 && ask.k_tokens <= kContextTokensMax) return absl::OkStatus();
   return Bad("tokens of k", ask.k_tokens, absl::StrCat("1 to ", kContextTokensMax));
@@ -192,7 +193,9 @@ absl::Status Calls::AdmitItem(Item& item, CallId call, const Caller& caller) {
   ANNULUS_ASSIGN_OR_RETURN(Context * context, FindUsable(ask.context, caller));
   ANNULUS_ASSIGN_OR_RETURN(Layer * layer, context->FindLayer(ask.layer));
   item.truncations = layer->truncations;
-  if (ask.truncations.value_or(item.truncations) != item.truncations) return WasTruncated(ask);
+  if (ask.truncations.value_or(item.truncations) != item.truncations) {
+    return WasTruncated(context->map->spec, ask);
+  }
   ANNULUS_RETURN_IF_ERROR(CheckAsk(*context, *layer, ask));
   if (ask.k_tokens > 0) {
     ANNULUS_ASSIGN_OR_RETURN(item.appends,

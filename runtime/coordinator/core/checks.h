@@ -38,8 +38,8 @@ inline absl::StatusOr<std::string> OwnerFor(const Caller& caller, const std::str
 }
 
 // What an item read, or was to read, is gone.
-inline absl::Status WasTruncated(const request::WorkItem& ask) {
-  return absl::AbortedError(absl::StrCat("context ", ask.context, ", layer ", ask.layer,
+inline absl::Status WasTruncated(const ContextSpec& spec, const request::WorkItem& ask) {
+  return absl::AbortedError(absl::StrCat("context ", ask.context, ", ", LayerName(spec, ask.layer),
                                          ": was truncated during the call"));
 }
 

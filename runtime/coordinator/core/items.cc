@@ -47,7 +47,7 @@ absl::Status Calls::CheckOvertaken(const Item& item) const {
   const bool knew = item.ask.truncations.has_value() || item.ask.k_tokens > 0;
   if (layer.tokens < item.map->RowsOf(item.ask.layer, item.ask.kv_len()) ||
       (knew && layer.truncations != item.truncations)) {
-    return WasTruncated(item.ask);
+    return WasTruncated(item.map->spec, item.ask);
   }
   if (item.map->spec.kv_efficient && layer.horizon != item.horizon) {
     return absl::UnavailableError("the layer let go of blocks during the call; retry");
