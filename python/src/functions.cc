@@ -57,7 +57,7 @@ absl::StatusOr<Answer> Run(ProblemFlags flags, const TensorView& q, const Tensor
   Tensor held_q, held_k, held_v;
   const TensorView queries = Rounded(q, flags.dtype, &held_q);
   const TensorView keys = Rounded(k, flags.dtype, &held_k);
-  ANNULUS_RETURN_IF_ERROR(SelectLists(queries, keys, scale, *backend, &flags));
+  ANNULUS_RETURN_IF_ERROR(SelectLists(queries, keys, scale, *backend, &flags, &cancel));
   ANNULUS_ASSIGN_OR_RETURN(const Problem problem, MakeProblem(flags));
   ANNULUS_ASSIGN_OR_RETURN(const Decision decision, Choose(problem, ClusterModel{}, plan));
   ANNULUS_ASSIGN_OR_RETURN(

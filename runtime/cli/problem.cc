@@ -156,7 +156,7 @@ absl::Status CheckBeforeSelection(ProblemFlags flags) {
 }
 
 absl::Status SelectLists(const TensorView& q, const TensorView& k, float scale, Backend& backend,
-                         ProblemFlags* problem) {
+                         ProblemFlags* problem, const std::atomic<bool>* cancel) {
   ANNULUS_RETURN_IF_ERROR(CheckShape(*problem));
   const int heads = static_cast<int>(problem->heads);
   const int kv_heads = static_cast<int>(problem->kv_heads);
@@ -167,7 +167,7 @@ absl::Status SelectLists(const TensorView& q, const TensorView& k, float scale, 
   const int64_t q_begin = problem->q_start.value_or(problem->kv_tokens - problem->q_tokens);
   ANNULUS_ASSIGN_OR_RETURN(
       std::vector<NamedList> made,
-      SelectLocally(pattern, problem->lists, layout, q, q_begin, k, backend.pool(), scale));
+      SelectLocally(pattern, problem->lists, layout, q, q_begin, k, backend.pool(), scale, cancel));
   for (NamedList& list : made) problem->lists.push_back(std::move(list));
   return absl::OkStatus();
 }

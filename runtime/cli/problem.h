@@ -1,6 +1,7 @@
 // One attention problem as the command line describes it. Pure functions but for ReadLists.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -55,9 +56,9 @@ absl::Status CheckBeforeSelection(ProblemFlags flags);
 
 // Makes the lists of the words of the pattern that choose keys by data, from q [tokens, heads,
 // head_dim] and k [kv_tokens, kv_heads, head_dim], rounded to the problem's dtype, with the
-// backend's threads; `scale` as SelectLocally. Errors as MakeProblem.
+// backend's threads; `scale` and `cancel` as SelectLocally. Errors as MakeProblem.
 absl::Status SelectLists(const TensorView& q, const TensorView& k, float scale, Backend& backend,
-                         ProblemFlags* problem);
+                         ProblemFlags* problem, const std::atomic<bool>* cancel = nullptr);
 
 // Makes lists for the words that choose as many keys whatever the data are, without data
 // (attention/stand_in.h), and adds their names to `stand_ins`. INVALID_ARGUMENT names list_keys_max

@@ -75,7 +75,7 @@ absl::StatusOr<CompressedRows> CompressLocally(const TensorView& q, int64_t q_be
 
 absl::StatusOr<KeyListData> PickLocally(const ColumnSelector& selector, const Layout& layout,
                                         const TensorView& q, int64_t q_begin, const TensorView& k,
-                                        float scale, ThreadPool* pool) {
+                                        float scale, const Loops& loops) {
   const int64_t rows = std::min(q.tokens, selector.last_queries());
   const TensorView last = q.Tokens(q.tokens - rows, rows);
   const int64_t q_end = q_begin + q.tokens;
@@ -87,7 +87,7 @@ absl::StatusOr<KeyListData> PickLocally(const ColumnSelector& selector, const La
   ColumnPass::Merge merge(pass);
   for (const ColumnTrip trip : {ColumnTrip::kSums, selector.trip()}) {
     ANNULUS_RETURN_IF_ERROR(
-        RunTrip(pass, trip, layout.world(), last, scale, {.kv = &table}, {pool}, &merge));
+        RunTrip(pass, trip, layout.world(), last, scale, {.kv = &table}, loops, &merge));
   }
   return merge.Pick(selector, q, scale);
 }

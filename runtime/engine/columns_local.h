@@ -10,6 +10,7 @@
 #include "annulus/types.h"
 #include "attention/column_selector.h"
 #include "base/thread_pool.h"
+#include "runtime/engine/selection.h"
 #include "sharding/layout.h"
 
 namespace annulus {
@@ -28,9 +29,10 @@ absl::StatusOr<CompressedRows> CompressLocally(const TensorView& q, int64_t q_be
                                                float scale, const KeepRule& rule, ThreadPool* pool);
 
 // The list of a word that chooses by the last queries of q [rows, heads, head_dim] at q_begin among
-// the keys k [kv_tokens, kv_heads, head_dim], which `layout` says who holds.
+// the keys k [kv_tokens, kv_heads, head_dim], which `layout` says who holds. CANCELLED once `loops`
+// are.
 absl::StatusOr<KeyListData> PickLocally(const ColumnSelector& selector, const Layout& layout,
                                         const TensorView& q, int64_t q_begin, const TensorView& k,
-                                        float scale, ThreadPool* pool);
+                                        float scale, const Loops& loops);
 
 }  // namespace annulus

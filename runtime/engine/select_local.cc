@@ -15,7 +15,9 @@ absl::StatusOr<std::vector<NamedList>> SelectLocally(const Pattern& pattern,
                                                      absl::Span<const NamedList> given,
                                                      const Layout& layout, const TensorView& q,
                                                      int64_t q_begin, const TensorView& k,
-                                                     ThreadPool* pool, float scale) {
+                                                     ThreadPool* pool, float scale,
+                                                     const std::atomic<bool>* cancel) {
+  const Loops loops{pool, {}, cancel};
   std::vector<NamedList> lists;
   const KvTable table = KvTable::FromTensors(k, k);
   for (const auto& selector : pattern.selectors()) {
@@ -28,7 +30,7 @@ absl::StatusOr<std::vector<NamedList>> SelectLocally(const Pattern& pattern,
     if (const ColumnSelector* const by_column = selector->by_column()) {
       const float factor = scale != 0 ? scale : 1 / std::sqrt(static_cast<float>(k.dim));
       ANNULUS_ASSIGN_OR_RETURN(KeyListData data,
-                               PickLocally(*by_column, layout, q, q_begin, k, factor, pool));
+                               PickLocally(*by_column, layout, q, q_begin, k, factor, loops));
       ANNULUS_ASSIGN_OR_RETURN(auto list, KeyList::Make(std::move(data)));
       lists.push_back({selector->name(), std::move(list)});
       continue;
@@ -48,7 +50,7 @@ absl::StatusOr<std::vector<NamedList>> SelectLocally(const Pattern& pattern,
         of_rank.push_back(q.Heads(heads.first, heads.count));
       }
       ANNULUS_ASSIGN_OR_RETURN(const Buffer answer,
-                               selection.Answer(rank, of_rank, {.kv = &table}, {pool}));
+                               selection.Answer(rank, of_rank, {.kv = &table}, loops));
       ANNULUS_RETURN_IF_ERROR(merge.Add(rank, answer.span()));
     }
     ANNULUS_ASSIGN_OR_RETURN(KeyListData data, std::move(merge).Finish());

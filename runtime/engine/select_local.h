@@ -2,6 +2,7 @@
 // caller of the service merges it. Thread-safe function of values.
 #pragma once
 
+#include <atomic>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -16,11 +17,12 @@ namespace annulus {
 // q [rows, heads, head_dim] at q_begin and k [kv_tokens, kv_heads, head_dim], of one dtype, lie in
 // host memory; `layout` says which rank holds what of k; `pool` as Backend::pool. Words that look
 // at the weights of a softmax take scores times `scale`, 0 for 1/√head_dim. INVALID_ARGUMENT as
-// Selection::Check and ColumnPass::CheckWeights.
+// Selection::Check and ColumnPass::CheckWeights, CANCELLED once *cancel is true.
 absl::StatusOr<std::vector<NamedList>> SelectLocally(const Pattern& pattern,
                                                      absl::Span<const NamedList> given,
                                                      const Layout& layout, const TensorView& q,
                                                      int64_t q_begin, const TensorView& k,
-                                                     ThreadPool* pool, float scale = 0);
+                                                     ThreadPool* pool, float scale = 0,
+                                                     const std::atomic<bool>* cancel = nullptr);
 
 }  // namespace annulus

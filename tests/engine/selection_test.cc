@@ -1,5 +1,6 @@
 // Keys chosen by data: every number of ranks, placement and cut gives the keys of the definition in
 // float64, ties included, and the attention over them.
+#include <atomic>
 #include <cmath>
 
 #include "absl/strings/match.h"
@@ -203,6 +204,24 @@ TEST_CASE("words choose for each token of a prefill what they choose in decode")
     for (int head = 0; head < all->at(0).list->heads(); ++head) {
       REQUIRE(all->at(0).list->Keys(head, t) == one->at(0).list->Keys(head, 0));
     }
+  }
+}
+
+TEST_CASE("a choice ends soon once its caller has cancelled it, whatever the word") {
+  Rng rng(2214);
+  const Question question{
+      GENERATE("quest(128)", "moba(64,3)", "nsa(3)", "minference(30,50)", "flexprefill(0.9)"), 520,
+      0, 520};
+  CAPTURE(question.word);
+  const Tensor q = Filled(rng, question, question.q_tokens, kHeads);
+  const Tensor k = Filled(rng, question, question.kv_tokens, kKvHeads);
+  for (const bool cancelled : {false, true}) {
+    const std::atomic<bool> cancel = cancelled;
+    const auto lists = SelectLocally(Parsed(question.word), {}, LayoutOf(kCuts[0], 2, 520), q, 0, k,
+                                     /*pool=*/nullptr, /*scale=*/0, &cancel);
+    INFO(lists.status());
+    CHECK(absl::IsCancelled(lists.status()) == cancelled);
+    CHECK(lists.ok() != cancelled);
   }
 }
 
