@@ -1,5 +1,5 @@
-// s2r: S2-Attention's stride counted from the query, in both directions (its reference code's
-// default where it is not causal).
+// s2r: S2-Attention's stride relative to the query, counted from either end of the window around it
+// (its reference code's default where it is not causal).
 #include <algorithm>
 #include <array>
 
