@@ -1,4 +1,5 @@
-"""Alerts fire, resolve, and stay quiet where alerts.yaml says so; each has a runbook."""
+"""Alerts, as a file and as the chart brings them, fire, resolve, and stay quiet where alerts.yaml
+and alerts_more.yaml say so; each has a runbook."""
 
 import re
 import shutil
@@ -13,6 +14,7 @@ import chart
 RULES = chart.CHART / "files" / "rules.yaml"
 # As text: 0x30 is thirty samples of 0 and no number.
 CASES = yaml.load(Path(__file__).with_name("alerts.yaml").read_text(), Loader=yaml.BaseLoader)
+MORE = yaml.load(Path(__file__).with_name("alerts_more.yaml").read_text(), Loader=yaml.BaseLoader)
 ALERTS = {
     rule["alert"]: rule
     for group in yaml.safe_load(RULES.read_text())["groups"]
@@ -44,7 +46,7 @@ def cases_of(name, case):
     yield {"interval": "1m", "input_series": series(case["series"]), "alert_rule_test": loud}
     yield {"interval": "1m", "input_series": series(case["quiet"]), "alert_rule_test": never}
     # Another release of the namespace neither fires, nor hides or thins the one that does.
-    quiet = {key.replace('job="r"', 'job="s"'): of for key, of in case["quiet"].items()}
+    quiet = {re.sub('job="[^"]*"', 'job="s"', key): of for key, of in case["quiet"].items()}
     both = series({**case["series"], **quiet})
     yield {"interval": "1m", "input_series": both, "alert_rule_test": loud}
 
@@ -57,12 +59,52 @@ def test_each_alert_has_a_case():
     assert ALERTS.keys() == CASES.keys()
 
 
+def brought(values):
+    """What the chart brings for the release r in the namespace kv."""
+    on = {"monitoring": {"rules": {"enabled": True}}}
+    return chart.find(chart.render(on, values, namespace="kv"), "PrometheusRule")["spec"]
+
+
+def check(rules, name, case, folder):
+    file = folder / "test.yaml"
+    about = {"rule_files": [str(rules)], "evaluation_interval": "1m"}
+    file.write_text(yaml.safe_dump({**about, "tests": list(cases_of(name, case))}))
+    promtool("test", "rules", file)
+
+
+def check_brought(values, name, case, folder):
+    rules = folder / "rules.yaml"
+    rules.write_text(yaml.safe_dump(brought(values)))
+    promtool("check", "rules", rules)
+    check(rules, name, case, folder)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_alert(name, tmp_path):
-    file = tmp_path / "test.yaml"
-    about = {"rule_files": [str(RULES)], "evaluation_interval": "1m"}
-    file.write_text(yaml.safe_dump({**about, "tests": list(cases_of(name, CASES[name]))}))
-    promtool("test", "rules", file)
+    check(RULES, name, CASES[name], tmp_path)
+    check_brought({}, name, CASES[name], tmp_path)
+
+
+@pytest.mark.parametrize("case", MORE, ids=lambda case: f"{case['alert']}: {case['why']}")
+def test_more(case, tmp_path):
+    if "values" not in case:
+        check(RULES, case["alert"], case, tmp_path)
+    check_brought(numbers(case.get("values", {})), case["alert"], case, tmp_path)
+
+
+def numbers(values):
+    """Of values that were read as text."""
+    if isinstance(values, dict):
+        return {key: numbers(value) for key, value in values.items()}
+    return int(values) if values.isdigit() else values
+
+
+def test_alerts_ask_for_their_release_alone():
+    selector = '{job="r",namespace="kv"'
+    for rule in brought({})["groups"][0]["rules"]:
+        asked = len(re.findall("annulus_", rule["expr"]))
+        assert asked > 0
+        assert len(re.findall(r"annulus_\w+" + re.escape(selector), rule["expr"])) == asked
 
 
 def test_each_alert_has_a_runbook():
@@ -76,12 +118,23 @@ def test_each_alert_has_a_runbook():
         assert name.lower() in anchors
 
 
+def test_thresholds_of_the_file_are_those_of_the_programs_defaults():
+    """The chart's own default is another for recoverySeconds alone."""
+    for rule in brought({"coordinator": {"recoverySeconds": 10}})["groups"][0]["rules"]:
+        text = rule["expr"].replace('{job="r",namespace="kv"}', "")
+        text = text.replace('job="r",namespace="kv",', "").replace(" 604800", " 7 * 86400")
+        assert text == ALERTS[rule["alert"]]["expr"]
+
+
 def test_the_chart_brings_them():
     rendered = chart.render(chart.CHART / "ci" / "operators-values.yaml")
     (group,) = chart.find(rendered, "PrometheusRule")["spec"]["groups"]
-    brought = {rule["alert"]: rule for rule in group["rules"]}
-    assert brought.keys() == ALERTS.keys() - {"AnnulusInsecure"}
-    for name, rule in brought.items():
+    rules = {rule["alert"]: rule for rule in group["rules"]}
+    assert rules.keys() == ALERTS.keys() - {"AnnulusInsecure"}
+    for name, rule in rules.items():
         url = f"https://docs.example.org/annulus/alerts.md#{name.lower()}"
         annotations = {**ALERTS[name]["annotations"], "runbook_url": url}
-        assert rule == {**ALERTS[name], "annotations": annotations}
+        own = {"expr": rule["expr"]}
+        if name == "AnnulusCertificateExpires":
+            own["for"] = "600s"
+        assert rule == {**ALERTS[name], "annotations": annotations, **own}

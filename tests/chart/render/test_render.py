@@ -226,6 +226,12 @@ def test_notes_warn_of_what_is_off():
     text = notes("--set", "service.type=NodePort,pools.gpu.replicas=1")
     assert "networkPolicy.clients lets this namespace alone in, and so nobody from outside" in text
     assert "by the NodePort." in text and "Pools: cpu, gpu." in text
+    text = notes("--set", "monitoring.rules.enabled=true")
+    assert text.count("WARNING") == 3
+    assert 'series with job="r",namespace="default"' in text
+    for known in ("serviceMonitor.enabled=true", "rules.selector.job=x"):
+        text = notes("--set", f"monitoring.rules.enabled=true,monitoring.{known}")
+        assert text.count("WARNING") == 2
     clients = "networkPolicy.clients[0].ipBlock.cidr=10.0.0.0/8"
     text = notes("--set", f"service.type=NodePort,{clients}")
     assert "lets this namespace alone in" not in text and "Pools:" not in text
