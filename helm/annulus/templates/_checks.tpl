@@ -33,15 +33,18 @@
 {{- if gt $request (div $buffer 2) -}}
 {{- fail (printf "coordinator.requestBytes: %v; expected at most half of coordinator.bufferBytes, %v" $v.coordinator.requestBytes $v.coordinator.bufferBytes) -}}
 {{- end -}}
-{{- /* transport_bytes_max (256Mi) of runtime/server/limits.h, list-cache-bytes (256Mi) and the program
-(256Mi), beside what calls bring and take away (bufferBytes) and what is packed for workers
-(inFlightBytes). */ -}}
+{{- /* transport_bytes_max (256Mi) of runtime/server/limits.h and the program (256Mi), beside what calls
+bring and take away (bufferBytes), what is packed for workers (inFlightBytes) and lists that calls name
+by handles. */ -}}
+{{- $lists := include "annulus.given" (dict "settings" $v.coordinator "option" "list-cache-bytes") | default "256M" -}}
+{{- $lists = include "annulus.count" $lists | int64 -}}
 {{- with (($v.coordinator.resources).limits).memory -}}
-{{- $needed := add $inFlight $buffer 805306368 -}}
+{{- $needed := add $inFlight $buffer $lists 536870912 -}}
 {{- if lt (include "annulus.bytes" . | int64) $needed -}}
-{{- fail (printf "coordinator.resources.limits.memory: %v; expected at least %d bytes: inFlightBytes, bufferBytes and 768Mi" . $needed) -}}
+{{- fail (printf "coordinator.resources.limits.memory: %v; expected at least %d bytes: inFlightBytes, bufferBytes, list-cache-bytes and 512Mi" . $needed) -}}
 {{- end -}}
 {{- end -}}
+{{- include "annulus.checkReflection" . -}}
 {{- if and $v.route.enabled (not $v.route.parentRefs) -}}
 {{- fail "route.parentRefs: empty; expected the gateways of the route, for route.enabled" -}}
 {{- end -}}
@@ -78,6 +81,15 @@ h100x8 h200x8 a100x8 cpu-32 cpu-128
 {{- end -}}
 {{- end -}}
 
+{{/* Who must say who they are are not told of services before. */}}
+{{- define "annulus.checkReflection" -}}
+{{- $given := include "annulus.given" (dict "settings" .Values.coordinator "option" "reflection" "alone" "true") -}}
+{{- $asked := or .Values.auth.enabled .Values.tls.requireClientCertificates -}}
+{{- if and $asked (regexMatch "^(?i)(true|t|yes|y|1)$" $given) -}}
+{{- fail "coordinator.options.reflection: true with auth.enabled or tls.requireClientCertificates; expected false" -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "annulus.checkPool" -}}
 {{- $pool := .pool -}}
 {{- include "annulus.checkOptions" (dict "of" (printf "pools.%s" .name) "command" "worker" "settings" $pool) -}}
@@ -101,6 +113,10 @@ h100x8 h200x8 a100x8 cpu-32 cpu-128
 {{- end -}}
 {{- if and $pool.autoscaling.enabled (gt (int $pool.autoscaling.minReplicas) (int $pool.autoscaling.maxReplicas)) -}}
 {{- fail (printf "pools.%s.autoscaling.maxReplicas: %d; expected at least minReplicas, %d" .name (int $pool.autoscaling.maxReplicas) (int $pool.autoscaling.minReplicas)) -}}
+{{- end -}}
+{{- $scaled := and $pool.autoscaling.enabled (not $pool.autoscaling.query) -}}
+{{- if and $scaled (not .root.Values.monitoring.serviceMonitor.enabled) -}}
+{{- fail (printf "pools.%s.autoscaling.query: empty; expected one, or monitoring.serviceMonitor.enabled, whose label service the chart's own query asks for" .name) -}}
 {{- end -}}
 {{- if and (eq $pool.backend "cuda") (lt (int $pool.gpus) 1) (not $pool.resourceClaims) -}}
 {{- fail (printf "pools.%s.gpus: %d with backend cuda; expected at least 1, or resourceClaims" .name (int $pool.gpus)) -}}

@@ -60,12 +60,11 @@ terminationMessagePolicy: FallbackToLogsOnError
 {{- end }}
 {{- end -}}
 
-{{/* Files of --config. Helm reads numbers as float64, which print as 1e+06. */}}
+{{/* Files of --config. */}}
 {{- define "annulus.optionsFile" -}}
 # key = value, as the options of the command are called
 {{- range $key, $value := . }}
-{{- if and (kindIs "float64" $value) (eq (floor $value) $value) }}{{ $value = int64 $value }}{{ end }}
-{{ $key }} = {{ $value }}
+{{ $key }} = {{ include "annulus.optionText" $value }}
 {{- end }}
 {{- end -}}
 {{- define "annulus.coordinatorConfig" -}}

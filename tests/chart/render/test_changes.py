@@ -56,7 +56,7 @@ WHERE = {
     "service.loadBalancerClass": {"service": {"type": "LoadBalancer"}},
     "service.loadBalancerSourceRanges": {"service": {"type": "LoadBalancer"}},
     "worker.hostNetwork": {"networkPolicy": {"nodeCidrs": ["10.0.0.0/8"]}},
-    "worker.autoscaling": {"worker": {"autoscaling": {"enabled": True}}},
+    "worker.autoscaling": {**MONITORED, "worker": {"autoscaling": {"enabled": True}}},
     "monitoring": MONITORED,
     "route": ROUTED,
     "benchmark": BENCHMARKED,

@@ -329,6 +329,72 @@ TOGETHER = [
         {"coordinator": {"inFlightBytes": "1281Mi"}},
         "coordinator.resources.limits.memory: 4Gi; expected at least 4296015872 bytes",
     ),
+    *(
+        (
+            {"coordinator": said},
+            "coordinator.resources.limits.memory: 4Gi; expected at least 4831838208 bytes",
+        )
+        for said in (
+            {"options": {"list-cache-bytes": "1G"}},
+            {"extraArgs": ["--list-cache-bytes=1G"]},
+            {"extraArgs": ["--list-cache-bytes", "1G"]},
+            {"extraEnv": [{"name": "ANNULUS_LIST_CACHE_BYTES", "value": "1073741824"}]},
+            {
+                "extraEnv": [{"name": "ANNULUS_LIST_CACHE_BYTES", "value": "1G"}],
+                "options": {"list-cache-bytes": 0},
+            },
+        )
+    ),
+    *(
+        (
+            {"coordinator": {"options": {option: value}}},
+            f"coordinator.options.{option}: {shown}; expected {form}",
+        )
+        for option, value, shown, form in (
+            ("list-cache-bytes", "8Gi", "8Gi", "an integer from 0 to 1125899906842624 (K, M, G"),
+            ("contexts-max", "abc", "abc", "an integer from 1 to 16777216 (K, M, G"),
+            ("contexts-max", 16777217, "16777217", "an integer from 1 to 16777216"),
+            ("in-flight-max", 0, "0", "an integer from 1 to 1048576"),
+            ("connections-max", 1.5, "1.5", "an integer from 1 to 1048576"),
+            ("client-stall-max", "10s", "10s", "an integer from 1 to 3600"),
+            ("client-rate-min", True, "true", "an integer from 1 to"),
+            ("layers-max", -1, "-1", "an integer from 1 to 4294967296"),
+            ("json", "on", "on", "true or false"),
+            ("reflection", 2, "2", "true or false"),
+            ("audit-log", True, "true", "a file's path, which begins with /"),
+            ("trace-out", "spans.json", "spans.json", "a file's path, which begins with /"),
+        )
+    ),
+    (
+        {"pools": {"own": {"options": {"place": -1}}}},
+        "pools.own.options.place: -1; expected an integer from 0 to 65536",
+    ),
+    *(
+        ({"coordinator": {"extraArgs": args}}, f"coordinator.extraArgs.{message}")
+        for args, message in (
+            (["--contexts-max=abc"], "0: --contexts-max: abc; expected an integer from 1 to"),
+            (["--contexts-max", "8Gi"], "0: --contexts-max: 8Gi; expected an integer from 1 to"),
+            (["--evil", "--contexts-max"], "1: --contexts-max: ; expected an integer from 1 to"),
+            (["--json=maybe"], "0: --json=maybe; expected true or false"),
+            (["--contexts-max=1", "--contexts-max=2"], "1: --contexts-max=2; expected it once"),
+        )
+    ),
+    (
+        {"worker": {"extraEnv": [{"name": "ANNULUS_PLACE", "value": "first"}]}},
+        "pools.cpu.extraEnv.0.value: first; expected an integer from 0 to 65536",
+    ),
+    *(
+        (
+            {"tls": SECRET, "auth": TOKENS, "coordinator": said},
+            "coordinator.options.reflection: true with auth.enabled or tls.requireClientCert",
+        )
+        for said in (
+            {"options": {"reflection": True}},
+            {"extraArgs": ["--reflection"]},
+            {"extraArgs": ["--reflection=true"]},
+            {"extraEnv": [{"name": "ANNULUS_REFLECTION", "value": "yes"}]},
+        )
+    ),
     (
         {"coordinator": {"recoverySeconds": 900}},
         "pools.cpu.rejoinSeconds: 900; expected more than coordinator.recoverySeconds, 900",
@@ -344,6 +410,10 @@ TOGETHER = [
     (
         {"pools": {"cpu": {"resources": {"limits": {"memory": None}}}}},
         "pools.cpu.resources.limits.memory: none; expected a limit",
+    ),
+    (
+        {"worker": {"autoscaling": {"enabled": True}}},
+        "pools.cpu.autoscaling.query: empty; expected one, or monitoring.serviceMonitor.enabled",
     ),
     (
         {"worker": {"autoscaling": {"enabled": True, "minReplicas": 9}}},
@@ -500,6 +570,32 @@ def test_roles_that_let_workers_in_are_taken():
     config = {"certificates": [{"name": "w", "role": "admin"}]}
     auth = {"enabled": True, "config": config, "workerToken": {"source": "none"}}
     chart.render({"tls": {**SECRET, "requireClientCertificates": True}, "auth": auth})
+
+
+def test_options_as_the_program_writes_them_are_taken():
+    options = {
+        "list-cache-bytes": "256M",
+        "contexts-max": 1e6,
+        "in-flight-max": "1K",
+        "connections-max": 16,
+        "audit-log": "/dev/stderr",
+        "trace-out": "",
+        "json": "T",
+        "reflection": False,
+    }
+    args = ["--client-stall-max", "20", "--an-option-of-tomorrow=x", "--client-rate-min=1M"]
+    env = [{"name": "ANNULUS_LAYERS_MAX", "value": ""}]
+    for version in chart.VERSIONS:
+        values = {"coordinator": {"options": options, "extraArgs": args, "extraEnv": env}}
+        chart.render({"tls": SECRET, "auth": TOKENS}, values, version=version)
+
+
+def test_lists_that_take_less_memory_leave_it_to_calls():
+    chart.render({"coordinator": {"inFlightBytes": "1536Mi", "options": {"list-cache-bytes": 0}}})
+
+
+def test_scaling_by_a_query_of_ones_own_wants_no_service_monitor():
+    chart.render({"worker": {"autoscaling": {"enabled": True, "query": "sum(x)"}}})
 
 
 def test_requests_below_their_limits_are_taken():
