@@ -35,6 +35,16 @@ int64_t AnswerBytes(const Plan& plan, int rank) {
   return BytesBetween(plan, rank, kCaller);
 }
 
+bool SameQueries(const Plan& plan, int rank, int other) {
+  std::vector<const Transfer*> these, those;
+  ForEachTransfer(plan, kCaller, rank, [&](const Transfer& one) { these.push_back(&one); });
+  ForEachTransfer(plan, kCaller, other, [&](const Transfer& one) { those.push_back(&one); });
+  return std::equal(these.begin(), these.end(), those.begin(), those.end(),
+                    [](const Transfer* a, const Transfer* b) {
+                      return a->heads == b->heads && a->blocks.runs() == b->blocks.runs();
+                    });
+}
+
 std::byte* PackQueries(const Plan& plan, int rank, const TensorView& q, std::byte* to) {
   const Problem& problem = plan.problem();
   const Rows all(problem.QueryBlocks(), problem.q_range());

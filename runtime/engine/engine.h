@@ -63,6 +63,8 @@ absl::StatusOr<RankResult> RunRank(const RankTask& task, Backend& backend, Excha
 // Caller's side of Home::kCaller. Packs q [q_tokens, heads, head_dim] of any dtype, rounded to the
 // problem's, at `to`, which has QueryBytes; returns the end.
 std::byte* PackQueries(const Plan& plan, int rank, const TensorView& q, std::byte* to);
+// Whether PackQueries makes the same for two ranks.
+bool SameQueries(const Plan& plan, int rank, int other);
 // Bytes of what PackQueries makes, and of what MergeAnswer takes.
 int64_t QueryBytes(const Plan& plan, int rank);
 int64_t AnswerBytes(const Plan& plan, int rank);

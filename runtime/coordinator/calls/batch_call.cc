@@ -160,7 +160,45 @@ wire::WorkItem BatchCall::WireItem(const Part& part, WorkerId worker) const {
   return to;
 }
 
-Message BatchCall::Pack(size_t rank) const {
+std::byte* BatchCall::PackPart(const Part& part, std::byte* at) const {
+  const CallItem& wanted = wanted_[part.item];
+  const Item& item = items_[part.item];
+  const ShardMap& map = *item.admitted->map;
+  if (item.admitted->appends) {
+    at = PackAppend(map.SpecOf(wanted.ask.layer), *item.layout, part.rank,
+                    {wanted.ask.start, wanted.ask.kv_len()}, wanted.k, wanted.v, at);
+  }
+  if (!part.reads) return at;
+  if (selects_by_index(wanted, item)) {
+    at = PackQueryRows(wanted.q, 0, wanted.ask.q_tokens, {0, static_cast<int>(wanted.q.heads)},
+                       map.SpecOf(wanted.ask.layer).dtype, at);
+    const size_t weight_bytes = wanted.weights->size() * sizeof(float);
+    if (weight_bytes > 0) std::memcpy(at, wanted.weights->data(), weight_bytes);
+    return at + weight_bytes;
+  }
+  if (FollowsPlan(part.item) && item.selection == nullptr) {
+    return PackQueries(item.planned->plan, part.rank, wanted.q, at);
+  }
+  for (const HeadRange& heads : item.layout->QueryHeads(part.rank)) {
+    at = PackQueryRows(wanted.q, 0, wanted.ask.q_tokens, heads, map.spec.dtype, at);
+  }
+  return at;
+}
+
+bool BatchCall::SameTensors(size_t rank, size_t other) const {
+  if (parts_[rank].size() != 1 || parts_[other].size() != 1) return false;
+  const Part& part = parts_[rank][0];
+  const Part& that = parts_[other][0];
+  const Item& item = items_[part.item];
+  if (part.item != that.item || !part.reads || !that.reads || item.admitted->appends) return false;
+  if (selects_by_index(wanted_[part.item], item)) return true;
+  if (FollowsPlan(part.item) && item.selection == nullptr) {
+    return SameQueries(item.planned->plan, part.rank, that.rank);
+  }
+  return item.layout->QueryHeads(part.rank) == item.layout->QueryHeads(that.rank);
+}
+
+Message BatchCall::Pack(size_t rank, const std::vector<ShareMessage>& packed) const {
   const std::vector<Part>& parts = parts_[rank];
   const WorkerId worker = admit_.workers[rank];
   wire::Work work;
@@ -175,34 +213,14 @@ Message BatchCall::Pack(size_t rank) const {
     const wire::WorkItem& item = work.items.emplace_back(WireItem(part, worker));
     bytes += item.append_bytes + item.query_bytes;
   }
+  if (!packed.empty() && SameTensors(rank, static_cast<size_t>(packed.back().share.rank))) {
+    const Buffer& same = packed.back().message.payload;
+    ANNULUS_CHECK(same.size() == bytes);
+    return wire::Encode(std::move(work), same);
+  }
   Buffer tensors(bytes);
   std::byte* at = tensors.data();
-  for (const Part& part : parts) {
-    const CallItem& wanted = wanted_[part.item];
-    const Item& item = items_[part.item];
-    const ContextSpec& spec = item.admitted->map->spec;
-    if (item.admitted->appends) {
-      at = PackAppend(item.admitted->map->SpecOf(wanted.ask.layer), *item.layout, part.rank,
-                      {wanted.ask.start, wanted.ask.kv_len()}, wanted.k, wanted.v, at);
-    }
-    if (!part.reads) continue;
-    if (selects_by_index(wanted, item)) {
-      const DType dtype = item.admitted->map->SpecOf(wanted.ask.layer).dtype;
-      at = PackQueryRows(wanted.q, 0, wanted.ask.q_tokens, {0, static_cast<int>(wanted.q.heads)},
-                         dtype, at);
-      const size_t weight_bytes = wanted.weights->size() * sizeof(float);
-      if (weight_bytes > 0) std::memcpy(at, wanted.weights->data(), weight_bytes);
-      at += weight_bytes;
-      continue;
-    }
-    if (FollowsPlan(part.item) && item.selection == nullptr) {
-      at = PackQueries(item.planned->plan, part.rank, wanted.q, at);
-      continue;
-    }
-    for (const HeadRange& heads : item.layout->QueryHeads(part.rank)) {
-      at = PackQueryRows(wanted.q, 0, wanted.ask.q_tokens, heads, spec.dtype, at);
-    }
-  }
+  for (const Part& part : parts) at = PackPart(part, at);
   ANNULUS_CHECK(at == tensors.data() + tensors.size());
   return wire::Encode(std::move(work), std::move(tensors));
 }

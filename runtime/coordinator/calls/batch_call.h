@@ -118,8 +118,12 @@ class BatchCall : public TensorCall {
   void ShareOut(size_t index);
   wire::WorkItem WireItem(const Part& part, WorkerId worker) const;
   void PackLists(const Part& part, WorkerId worker, wire::WorkItem* to) const;
-  // The part of all items of one rank of the call.
-  Message Pack(size_t rank) const;
+  // The part of all items of one rank of the call. The ranks before it have got `packed`: what is
+  // the same as the last one's is not packed again, so that queries which all ranks get are one
+  // piece of memory however many those are.
+  Message Pack(size_t rank, const std::vector<ShareMessage>& packed) const;
+  std::byte* PackPart(const Part& part, std::byte* at) const;
+  bool SameTensors(size_t rank, size_t other) const;
   int64_t AnswerBytesOf(const Part& part) const;
   // The candidates that it is answered with or chooses from, and the lists that it is sent.
   int64_t ChoiceBytesOf(const Part& part, WorkerId worker) const;
