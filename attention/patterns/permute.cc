@@ -156,7 +156,7 @@ class Reordered final : public PatternNode {
     int64_t block = -1, pairs = 0;
     const auto add = [&] {
       if (block < 0) return;
-      const int64_t begin = std::max(window.k_begin, block * kBlockTokens);
+      const int64_t begin = block * kBlockTokens;  // a whole cell is read from there on
       const int64_t end = std::min(window.k_end, (block + 1) * kBlockTokens);
       runs.Add(block, pairs == (window.q_end - window.q_begin) * (end - begin));
     };

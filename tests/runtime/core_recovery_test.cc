@@ -226,6 +226,41 @@ TEST_CASE("A context whose ranks are not all back in time is lost, and says so")
         std::vector<PeerId>{12});
 }
 
+TEST_CASE("A context that was lost in a restart stays so, whoever is cut off and comes back") {
+  for (const bool copies : {false, true}) {
+    CAPTURE(copies);
+    Restarted d;
+    wire::Inventory held = Holds(0, Stored(100, 3, {90, 100}, 9));
+    if (copies) {  // all ranks are held by who is back, which does not say what was committed
+      held.spec.replicas = 2;
+      held.addresses = {"addr11"};
+      held.copies.push_back({.rank = 0, .address = "addr12"});
+      held.activating = true;
+    }
+    d.Join(11, 1);
+    d.Tell(11, held);
+    const auto wait = [&] {
+      for (int i = 0; i < 25; ++i) {
+        d.now += absl::Milliseconds(450);
+        d.Handle(event::Heard{11, wire::Heartbeat{}});
+        d.Handle(event::Tick{});
+      }
+    };
+    wait();
+    REQUIRE(d.core.Describe(kContext)->state == "lost");
+    d.Handle(event::PeerDown{11, absl::UnavailableError("it is cut off")});
+    CHECK(d.core.Describe(kContext)->state == "lost");
+    wire::Hello hello;  // the same process, by a link of its own
+    hello.address = "addr11";
+    hello.coordinator = kNow;
+    hello.contexts = 1;
+    d.Handle(event::Heard{21, hello});
+    CHECK(SentTo<wire::Release>(d.Tell(21, held)) == std::vector<PeerId>{21});
+    CHECK(d.core.Describe(kContext)->state == "lost");
+    CHECK(absl::IsDataLoss(Repeat(d, 0, 10, 10)));
+  }
+}
+
 TEST_CASE("A context that was being made or released is forgotten once its workers are back") {
   Restarted d;
   d.Join(11, 1);

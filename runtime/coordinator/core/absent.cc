@@ -100,6 +100,7 @@ bool Contexts::TakeUp(WorkerId id, const wire::Inventory& inventory) {
   if (found == contexts_.end() || found->second.map->storage_id != inventory.storage_id)
     return false;
   Context& context = found->second;
+  if (context.given_up) return false;
   const std::string& address = members_.at(id).status.address;
   const auto absent =
       std::find_if(context.absent.begin(), context.absent.end(),

@@ -108,6 +108,7 @@ struct Context {
   std::vector<Layer> layers;
   std::map<WorkerId, int64_t> kv_bytes;  // by holder
   std::string lost_to;         // the worker that took its KV along; empty: nothing is lost
+  bool given_up = false;       // lost in a restart: what was committed is not known any more
   std::vector<Absent> absent;  // those that it waits for, or is lost without
   absl::Time absent_until = absl::InfinitePast();
 

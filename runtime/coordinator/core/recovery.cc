@@ -251,15 +251,15 @@ ShardMap Recovery::MapOf(ContextId id, const Found& found) {
   map.heads = HeadMapOf(map.spec, map.world);
   map.tracks = TrackSpecs(map.spec);
   map.holders = HoldersBack(found);
+  absl::StatusOr<Retention> retention = Retention::Of(map.spec);
+  ANNULUS_CHECK(retention.ok());  // a spec that came over the wire is valid
+  map.retention = std::make_shared<const Retention>(*std::move(retention));
   return map;
 }
 
 void Recovery::Rebuild(ContextId id, const Found& found) {
   const wire::Inventory& latest = found.latest();
-  absl::StatusOr<Retention> retention = Retention::Of(latest.spec);
-  ANNULUS_CHECK(retention.ok());  // a spec that came over the wire is valid
   ShardMap map = MapOf(id, found);
-  map.retention = std::make_shared<const Retention>(*std::move(retention));
   ANNULUS_CHECK(Arrange(map));
   Context context;
   context.created = true;
@@ -297,6 +297,7 @@ void Recovery::EndIfDue() {
     ShardMap map = MapOf(id, found);
     Context context;
     context.created = true;
+    context.given_up = true;
     context.lost_to = absl::StrCat(found.holders() - map.holders.size(), " of ", found.holders(),
                                    " workers, which did not come back");
     context.layers.resize(found.latest().layers.size());
