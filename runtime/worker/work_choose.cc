@@ -78,6 +78,12 @@ absl::Status WorkRunner::SetUpChoosing(const WorkerTask& task, const wire::WorkI
     made.push_back({word->name(), std::make_shared<const KeyListData>(std::move(data))});
   }
   ANNULUS_RETURN_IF_ERROR(BindLists(item, std::move(made), spec, kept));
+  if (item.counts) {
+    kept->size = SizeOf(ProblemOf(spec, shard.layout(item.layer, item.kv_tokens),
+                                  {item.q_start, item.q_start + item.q_tokens}, item.kv_tokens,
+                                  item.keys, *kept->pattern),
+                        Stop([&] { return CheckInTime(task); }));
+  }
   ANNULUS_RETURN_IF_ERROR(SetUpAlone(item, shard, queries, to, kept));
   Complete(task, item, table, to);
   return absl::OkStatus();

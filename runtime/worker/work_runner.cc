@@ -285,6 +285,11 @@ TaskOutcome WorkRunner::Run(const WorkerTask& task) {
     }
     item.bytes_sent = batch[i].bytes_sent;
     item.bytes_received = batch[i].bytes_received;
+    if (const std::optional<ProblemSize>& size = kept[i].size) {
+      item.counted = true;
+      item.visited_pairs = size->visited_pairs;
+      item.work_pairs = size->work_pairs;
+    }
     if (!(work.trace || told) || batch[i].parts.empty()) continue;
     item.spans.push_back({"", "attend", absl::ToUnixNanos(begin), absl::ToUnixNanos(absl::Now())});
   }

@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -29,6 +30,7 @@
 #include "runtime/worker/list_store.h"
 #include "runtime/worker/task.h"
 #include "sharding/plan.h"
+#include "sharding/planner.h"
 
 namespace annulus {
 
@@ -80,6 +82,7 @@ class WorkRunner {
     std::shared_ptr<const Pattern> pattern;
     std::shared_ptr<const Plan> plan;
     std::shared_ptr<const BlockSet> keys;
+    std::optional<ProblemSize> size;  // of what was chosen, where that is asked
   };
   // Of a plan: context, epoch, pattern, kind, stages, and where queries and keys are.
   using Key = std::array<int64_t, 10>;

@@ -63,6 +63,10 @@ absl::Status AttendCall::OnAnswer(ShareAnswer answer) {
   share.bytes_sent = done.bytes_sent;
   share.bytes_received = done.bytes_received;
   result_.stats.bytes_moved += done.bytes_sent;
+  if (done.counted) {  // by one rank, which chose: it was planned by keys that stood for these
+    result_.stats.visited_pairs = done.visited_pairs;
+    result_.stats.work_pairs = share.work_pairs = done.work_pairs;
+  }
   for (TraceSpan& span : done.spans) {
     span.process = absl::StrCat("worker ", share.worker);
     result_.trace.push_back(std::move(span));

@@ -76,7 +76,7 @@ bool BatchCall::selects_by_index(const CallItem& wanted, const Item& item) {
 
 // Every holder of a context hears of its append, also where it stores nothing of it, so that each
 // knows the layer's length and a gap cannot go unnoticed. Queries go to one holder of each rank
-// that takes part.
+// that takes part, as one does that chooses: it is planned by keys that stand for the chosen ones.
 void BatchCall::ShareOut(size_t index) {
   const Item& item = items_[index];
   const ShardMap& map = *item.admitted->map;
@@ -84,10 +84,10 @@ void BatchCall::ShareOut(size_t index) {
   for (size_t i = 0; i < receivers.size(); ++i) {
     Part part{index, receivers[i].rank};
     const auto rank = static_cast<size_t>(part.rank);
-    part.reads =
-        i < static_cast<size_t>(map.world) &&
-        (item.selection != nullptr ? item.selection->AnswerBytes(part.rank) > 0
-                                   : item.planned != nullptr && item.planned->takes_part[rank]);
+    part.reads = i < static_cast<size_t>(map.world) &&
+                 (item.selection != nullptr ? item.selection->AnswerBytes(part.rank) > 0
+                                            : item.planned != nullptr &&
+                                                  (item.planned->takes_part[rank] || item.chooses));
     part.answers =
         part.reads && (!item.merges_on_the_way || item.planned->merging[rank].into == kCaller);
     if (!part.reads && !item.admitted->appends) continue;
@@ -147,6 +147,7 @@ wire::WorkItem BatchCall::WireItem(const Part& part, WorkerId worker) const {
       wanted.scale != 0 ? wanted.scale : 1.0f / std::sqrt(static_cast<float>(map.spec.head_dim));
   PackLists(part, worker, &to);
   to.chooses = item.chooses;
+  to.counts = item.chooses && ask.kind == request::WorkItem::Kind::kAttend;
   if (FollowsPlan(part.item)) {
     to.plan = plan.kind();
     to.stages = plan.stages();

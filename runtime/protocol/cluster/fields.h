@@ -175,7 +175,8 @@ constexpr auto DescriptionOf(const WorkItem*) {
       Field(21, "lists", &T::lists, SizeAtMost(kListsMax)),
       Field(22, "select", &T::select, SizeAtMost(kListsMax)),
       Field(23, "index_heads", &T::index_heads, Between(0, kHeadsMax)),
-      Field(24, "column_trip", &T::column_trip), Field(25, "chooses", &T::chooses));
+      Field(24, "column_trip", &T::column_trip), Field(25, "chooses", &T::chooses),
+      Field(26, "counts", &T::counts));
 }
 absl::Status CheckWhole(const WorkItem& m);
 
@@ -265,7 +266,10 @@ constexpr auto DescriptionOf(const WorkItemDone*) {
                   Field(4, "bytes_sent", &T::bytes_sent, kBytes),
                   Field(5, "bytes_received", &T::bytes_received, kBytes),
                   Field(6, "spans", &T::spans, SizeAtMost(kSpansMax)),
-                  Field(7, "owner_kv_bytes", &T::owner_kv_bytes, kBytes));
+                  Field(7, "owner_kv_bytes", &T::owner_kv_bytes, kBytes),
+                  Field(8, "counted", &T::counted),
+                  Field(9, "visited_pairs", &T::visited_pairs, AtLeast(0)),
+                  Field(10, "work_pairs", &T::work_pairs, AtLeast(0)));
 }
 
 constexpr auto DescriptionOf(const WorkDone*) {

@@ -37,7 +37,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 26;
+inline constexpr uint32_t kProtocol = 27;
 
 // Worker → coordinator.
 struct Hello {
@@ -188,6 +188,7 @@ struct WorkItem {
   // Without a plan, of a context that this rank holds alone: it chooses for all other words of the
   // pattern that `lists` lack, and attends.
   bool chooses = false;
+  bool counts = false;  // whether it tells how many pairs that was
   // Of a selection over a track: heads of its index queries. Their weights, if the words have any,
   // follow the queries: [q_tokens, index_heads] f32.
   int index_heads = 0;
@@ -302,6 +303,9 @@ struct WorkItemDone {
   int64_t bytes_received = 0;
   std::vector<TraceSpan> spans = {};  // of a trace; `process` is the receiver's to fill
   int64_t owner_kv_bytes = 0;         // as in Done
+  bool counted = false;               // as it was asked: ProblemSize, of the keys that it chose
+  int64_t visited_pairs = 0;
+  int64_t work_pairs = 0;
 };
 struct WorkDone {
   uint64_t request = 0;
