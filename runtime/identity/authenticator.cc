@@ -156,6 +156,7 @@ absl::Status Authenticator::Reload() {
   bool changed = false;
   const absl::Status status = Load(&changed);
   if (first) return status;
+  bad_ = !status.ok();
   if (status.ok()) {
     failed_.clear();
     if (!changed) return status;

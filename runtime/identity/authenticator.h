@@ -33,6 +33,7 @@ class Authenticator {
   struct Counts {
     uint64_t reloads = 0;         // that went well, beside the first
     uint64_t reloads_failed = 0;  // files that were spoilt, each once
+    bool bad = false;             // the files are spoilt now, and what was read before goes on
   };
 
   // Whether callers are asked for certificates. Where they are not, a file of certificates alone is
@@ -56,7 +57,7 @@ class Authenticator {
   bool knows_certificates() const;
 
   Quotas quotas() const;
-  Counts counts() const { return {reloads_.load(), reloads_failed_.load()}; }
+  Counts counts() const { return {reloads_.load(), reloads_failed_.load(), bad_.load()}; }
 
   // Reads what may have changed. The error of a spoilt file, which then has changed nothing.
   absl::Status Reload();
@@ -81,6 +82,7 @@ class Authenticator {
   std::shared_ptr<Known> known_;  // under mutex_; replaced, never changed
   std::atomic<uint64_t> reloads_ = 0;
   std::atomic<uint64_t> reloads_failed_ = 0;
+  std::atomic<bool> bad_ = false;
   std::condition_variable stop_;
   bool stopping_ = false;  // under mutex_
   std::thread thread_;

@@ -146,6 +146,12 @@ TEST_CASE("known are the tokens of the file as it is now, and a spoilt one chang
   CHECK_FALSE(authenticator->Reload().ok());
   CHECK(tenant("new") == "b");
   CHECK(authenticator->counts().reloads_failed == 2);
+  CHECK(authenticator->counts().bad);
+  // What was there before is good again, though nothing is read anew.
+  folder.Write("auth.json", Tokens(TokenEntry("new", "b", "tenant")));
+  CHECK(authenticator->Reload().ok());
+  CHECK(authenticator->counts().reloads == 1);
+  CHECK_FALSE(authenticator->counts().bad);
 
   // Where nobody is asked for a certificate, a file of these alone would lock everybody out.
   const std::string alone =

@@ -236,11 +236,13 @@ TEST_CASE("a server whose files of TLS are spoilt goes on with what it had") {
   absl::SleepFor(absl::Seconds(2.5));
   CHECK(StatusBy(secured.Options()).ok());
   CHECK(secured.server->tls().reloads_failed == 1);
+  CHECK(secured.server->tls().bad);
   secured.folder.Write("server.pem", other.certificate);
   for (int i = 0; i < 100 && secured.server->tls().reloads == 0; ++i) {
     absl::SleepFor(absl::Milliseconds(100));
   }
   CHECK(secured.server->tls().reloads == 1);
+  CHECK_FALSE(secured.server->tls().bad);
   CHECK(StatusBy(secured.Options()).ok());
 }
 

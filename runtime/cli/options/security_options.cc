@@ -26,8 +26,13 @@ bool IsLoopback(const sockaddr& address) {
   return IN6_IS_ADDR_LOOPBACK(&v6) || (IN6_IS_ADDR_V4MAPPED(&v6) && v6.s6_addr[12] == 127);
 }
 
-void AddReloads(const char* secret, uint64_t reloads, uint64_t reloads_failed,
+void AddReloads(const char* secret, uint64_t reloads, uint64_t reloads_failed, bool bad,
                 std::vector<Metric>* metrics) {
+  metrics->push_back({"annulus_secret_bad",
+                      "1 while files of --auth or of TLS cannot be used, and earlier ones are.",
+                      Metric::Kind::kGauge,
+                      bad ? 1.0 : 0.0,
+                      {{"secret", secret}}});
   for (const auto& [result, count] : {std::pair("ok", reloads), {"failed", reloads_failed}}) {
     metrics->push_back({"annulus_secret_reloads_total",
                         "Times that files of --auth or of TLS had changed.",
@@ -129,7 +134,7 @@ void AddSecurityMetrics(const ServerSecurityFlags& flags, const Door& door,
   metrics->push_back(CallsRefused("denied", refused.denied));
   const Authenticator::Counts auth =
       authenticator == nullptr ? Authenticator::Counts() : authenticator->counts();
-  AddReloads("auth", auth.reloads, auth.reloads_failed, metrics);
+  AddReloads("auth", auth.reloads, auth.reloads_failed, auth.bad, metrics);
 }
 
 void AddTlsMetrics(const char* port, const char* secret, const TlsFiles::Reading& tls,
@@ -141,7 +146,7 @@ void AddTlsMetrics(const char* port, const char* secret, const TlsFiles::Reading
                         absl::ToDoubleSeconds(*tls.expiry - absl::UnixEpoch()),
                         {{"port", port}}});
   }
-  AddReloads(secret, tls.reloads, tls.reloads_failed, metrics);
+  AddReloads(secret, tls.reloads, tls.reloads_failed, tls.bad, metrics);
 }
 
 }  // namespace annulus

@@ -51,13 +51,15 @@ absl::Status CheckExposed(absl::string_view option, const std::string& endpoint,
 // Says once that --insecure was given, if it was.
 void WarnIfInsecure(const ServerSecurityFlags& flags);
 
-// annulus_insecure, annulus_calls_refused_total{reason} for want of a right and
-// annulus_secret_reloads_total{secret,result} of --auth. `authenticator` may be null.
+// annulus_insecure, annulus_calls_refused_total{reason} for want of a right, and of --auth
+// annulus_secret_bad{secret} and annulus_secret_reloads_total{secret,result}. `authenticator` may
+// be null.
 void AddSecurityMetrics(const ServerSecurityFlags& flags, const Door& door,
                         const Authenticator* authenticator, std::vector<Metric>* metrics);
 
-// annulus_secret_reloads_total{secret,result} of the files that TLS at a `port` has and, where a
-// certificate is shown there, annulus_tls_certificate_expiry_timestamp_seconds{port}.
+// annulus_secret_bad{secret} and annulus_secret_reloads_total{secret,result} of the files that TLS
+// at a `port` has and, where a certificate is shown there,
+// annulus_tls_certificate_expiry_timestamp_seconds{port}.
 void AddTlsMetrics(const char* port, const char* secret, const TlsFiles::Reading& tls,
                    std::vector<Metric>* metrics);
 

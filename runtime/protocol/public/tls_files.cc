@@ -213,6 +213,7 @@ TlsFiles::Reading TlsFiles::Reload() {
   if (seen == seen_) return reading_;
   seen_ = std::move(seen);
   const absl::Status status = Load(pem);
+  reading_.bad = !status.ok();
   if (status.ok()) {
     ++reading_.reloads;
     Log(LogLevel::kInfo, "TLS was read again", {{"file", name_}});

@@ -38,6 +38,7 @@ class TlsFiles {
     std::optional<absl::Time> expiry;
     uint64_t reloads = 0;         // changes for the good, since Open
     uint64_t reloads_failed = 0;  // files that cannot be used, each once
+    bool bad = false;             // the files cannot be used now, and those before go on
   };
 
   // Looks at the files every reload_period. Errors as of ReadTls. No files: plain text.
