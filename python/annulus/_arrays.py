@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,24 +12,14 @@ from annulus.errors import InvalidArgument, of_wrong_kind
 DTYPES = ("f32", "f16", "bf16")
 
 
-def _has_rows_apart(shape: Sequence[int], strides: Sequence[int], item: int) -> bool:
-    """As in python/src/arrays.cc."""
-    return all(
-        extent == 1 or stride >= shape[-1] * item
-        for extent, stride in zip(shape[:-1], strides, strict=False)
-    )
-
-
 def to_host(tensor: Any, field: str) -> tuple[Any, bool]:
-    """A form of ``tensor`` that lies in host memory and can be borrowed.
+    """A form of ``tensor`` that lies in host memory and exports how.
 
     Returns it, and whether it is 16-bit integers that hold bfloat16 (NumPy has no such type of its
     own, and exports ml_dtypes' by no protocol).
     """
     kind = type(tensor).__module__.partition(".")[0]
     if isinstance(tensor, np.ndarray):
-        if not _has_rows_apart(tensor.shape, tensor.strides, tensor.itemsize):
-            tensor = np.ascontiguousarray(tensor)
         if tensor.dtype.name == "bfloat16":
             return tensor.view(np.uint16), True
         return tensor, False
@@ -40,13 +30,16 @@ def to_host(tensor: Any, field: str) -> tuple[Any, bool]:
 
             staged = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             tensor = staged.copy_(tensor)
-        if tensor.stride(-1) != 1 or not _has_rows_apart(tensor.shape, tensor.stride(), 1):
-            tensor = tensor.contiguous()
-        return tensor, False
+        return (tensor if tensor.stride(-1) == 1 else tensor.contiguous()), False
     if kind in ("jax", "jaxlib"):
         host = np.asarray(tensor)
         return (host.view(np.uint16), True) if host.dtype.name == "bfloat16" else (host, False)
     raise of_wrong_kind(field, tensor, "an array with __dlpack__ or the buffer protocol")
+
+
+def packed(host: Any) -> Any:
+    """What :func:`to_host` has made, row behind row."""
+    return np.ascontiguousarray(host) if isinstance(host, np.ndarray) else host.contiguous()
 
 
 def check_out_dtype(dtype: str | None, likes: Iterable[Any]) -> None:

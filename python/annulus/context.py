@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from annulus import _core
-from annulus._arrays import scale_of
-from annulus._calls import append_call, attend_call, layer_number, positions, select_call
+from annulus._calls import append_call, attend_call, layer_number, select_call
 from annulus._checked import checked
+from annulus._compress import Rule, check_queries, fill, fill_layer
 from annulus._core import Answer
 from annulus._threads import in_thread
 from annulus.errors import AnnulusError, InvalidArgument, of_wrong_kind
@@ -333,31 +333,13 @@ class Context:
             pool_width: an odd number; 1: each key for itself.
             timeout: seconds, of each layer.
         """
-        layers = self.spec["layers"]
-        if not hasattr(queries, "__len__"):
-            raise of_wrong_kind("queries", queries, f"an array for each of {layers}")
-        if len(queries) != layers:
-            raise InvalidArgument(f"queries: {len(queries)}; expected one for each of {layers}")
+        check_queries(queries, self.spec["layers"])
         info = self._core.create({**self.spec, "tracks": []}, timeout)
         smaller = Context(self._client, info)
-        try:
-            for layer, q in enumerate(queries):
-                self.compress_layer(
-                    layer,
-                    q,
-                    smaller,
-                    keep,
-                    recent=recent,
-                    pool=pool,
-                    pool_width=pool_width,
-                    timeout=timeout,
-                )
-        except BaseException:
-            with contextlib.suppress(AnnulusError):
-                smaller.release()
-            raise
+        fill(smaller, self, queries, Rule(keep, recent, pool, pool_width), timeout)
         return smaller
 
+    @checked
     def compress_layer(
         self,
         layer: int,
@@ -382,26 +364,10 @@ class Context:
             The positions kept, by KV head. Attending this context by ``list(kept)`` with
             ``lists={"kept": …}`` sees what attending ``into`` does.
         """
-        number = layer_number(self, layer)
-        q_start, kv_len = positions(self, number, q, q_start, kv_len)
-        recent = min(32, keep) if recent is None else recent
-        rule = {"keep": keep, "recent": recent, "pool": pool, "pool_width": pool_width}
-        with into._in_doubt():
-            kept, tokens = self._core.compress(
-                self.id,
-                number,
-                q_start,
-                kv_len,
-                q,
-                scale_of(scale),
-                rule,
-                into.id,
-                into._at(number),
-                timeout,
-                _core.CancelToken.new(),
-            )
-            into._tokens[number] = tokens
-        return KeyList._of(kept["kept"])
+        if not isinstance(into, Context):
+            raise of_wrong_kind("into", into, "an annulus.Context")
+        rule = Rule(keep, recent, pool, pool_width)
+        return fill_layer(into, self, layer, q, rule, q_start, kv_len, scale, timeout)
 
     @checked
     def fork(self, tokens: int | None = None, *, timeout: float | None = None) -> Context:

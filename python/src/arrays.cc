@@ -99,12 +99,15 @@ bool HasRowsApart(const Lent& lent) {
   return true;
 }
 
+nb::module_ Arrays() {
+  return nb::module_::import_("annulus._arrays");
+}
+
 // A tensor that cannot be borrowed as it is: NumPy's bfloat16, a tensor with a gradient, one on
 // a GPU, one whose rows overlap. What annulus._arrays makes of it, and whether its 16-bit integers
 // are bfloat16.
 std::pair<nb::object, bool> ToHost(nb::handle tensor, const char* field) {
-  const nb::object made = nb::module_::import_("annulus._arrays").attr("to_host")(tensor, field);
-  return nb::cast<std::pair<nb::object, bool>>(made);
+  return nb::cast<std::pair<nb::object, bool>>(Arrays().attr("to_host")(tensor, field));
 }
 
 Lent Take(nb::handle tensor, const char* field) {
@@ -114,7 +117,12 @@ Lent Take(nb::handle tensor, const char* field) {
   }
   lent = {};
   const auto [host, bits] = ToHost(tensor, field);
-  if (!From(host, &lent)) {
+  bool is_lent = From(host, &lent);
+  if (is_lent && !HasRowsApart(lent)) {
+    lent = {};
+    is_lent = From(Arrays().attr("packed")(host), &lent);
+  }
+  if (!is_lent) {
     Refuse(field, TextOf(tensor.type()),
            IsNumpy(host) ? "one that is aligned and has the machine's byte order"
                          : "an array with __dlpack__ or the buffer protocol");

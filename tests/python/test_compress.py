@@ -73,4 +73,10 @@ def test_what_makes_no_sense(rng):
             context.compress([q], 3, recent=32)
         with pytest.raises(annulus.InvalidArgument, match="pool: 'sum'; expected max or mean"):
             context.compress([q], 3, recent=1, pool="sum")
+        with pytest.raises(annulus.InvalidArgument, match="keep: '3'; expected an integer"):
+            context.compress([q], "3")
+        with pytest.raises(annulus.InvalidArgument, match="keep: '3'; expected an integer"):
+            context.compress_layer(0, q, context, "3")
+        with pytest.raises(annulus.InvalidArgument, match=r"into: .*; expected an annulus.Context"):
+            context.compress_layer(0, q, None, 3)
         assert len(client.contexts()) == 1  # what was begun is gone
