@@ -1,4 +1,3 @@
-#include <grpcpp/impl/rpc_service_method.h>
 #include <grpcpp/impl/service_type.h>
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/method_handler.h>
@@ -103,11 +102,9 @@ class AnnulusHandlers final : public grpc::Service {
   void AddUnary(const char* call) {
     const auto answer = [this](grpc::ServerContext* rpc, const std::string& bytes,
                                std::string* reply) {
-      const absl::Status status = bounds_->refusals.Note(Unary<Request>(rpc, bytes, reply));
-      WatchedEnd::Begin(&bounds_->ends, rpc);
-      return ToGrpc(status);
+      return ToGrpc(bounds_->refusals.Note(Unary<Request>(rpc, bytes, reply)));
     };
-    AddWatched(call, grpc::internal::RpcMethod::NORMAL_RPC, NewUnaryHandler(answer));
+    AddMethod(NewWatchedUnary(Path(call), &bounds_->ends, answer));
   }
 
   // What is sent on streams is counted before it is parsed.
@@ -120,16 +117,9 @@ class AnnulusHandlers final : public grpc::Service {
   template <typename Handler, typename Serve>
   void AddStream(const char* call, grpc::internal::RpcMethod::RpcType type, Serve serve) {
     const auto run = [serve](AnnulusHandlers* self, grpc::ServerContext* rpc, auto*... arguments) {
-      const absl::Status status = self->bounds_->refusals.Note((self->*serve)(rpc, arguments...));
-      WatchedEnd::Begin(&self->bounds_->ends, rpc);
-      return ToGrpc(status);
+      return ToGrpc(self->bounds_->refusals.Note((self->*serve)(rpc, arguments...)));
     };
-    AddWatched(call, type, new Handler(run, this));
-  }
-
-  void AddWatched(const char* call, grpc::internal::RpcMethod::RpcType type,
-                  grpc::internal::MethodHandler* handler) {
-    AddMethod(new grpc::internal::RpcServiceMethod(Path(call), type, new WatchedEnd(handler)));
+    AddMethod(NewWatchedMethod<Handler>(Path(call), type, &bounds_->ends, this, run));
   }
 
   // Lives as long as this.

@@ -1,6 +1,5 @@
 #include "runtime/server/data_server.h"
 
-#include <grpcpp/impl/rpc_service_method.h>
 #include <grpcpp/impl/service_type.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
@@ -43,13 +42,10 @@ class Handlers final : public grpc::Service {
     using Handler = grpc::internal::ClientStreamingHandler<Handlers, grpc::ByteBuffer, v1::PutDone>;
     const auto put = [](Handlers* self, grpc::ServerContext* context, Stream* stream,
                         v1::PutDone*) {
-      const absl::Status status = self->refusals_.Note(self->Put(context, stream));
-      WatchedEnd::Begin(&self->ends_, context);
-      return ToGrpc(status);
+      return ToGrpc(self->refusals_.Note(self->Put(context, stream)));
     };
-    AddMethod(new grpc::internal::RpcServiceMethod("/annulus.v1.Data/Put",
-                                                   grpc::internal::RpcMethod::CLIENT_STREAMING,
-                                                   new WatchedEnd(new Handler(put, this))));
+    AddMethod(NewWatchedMethod<Handler>(
+        "/annulus.v1.Data/Put", grpc::internal::RpcMethod::CLIENT_STREAMING, &ends_, this, put));
   }
 
   uint64_t bytes_received() const { return bytes_received_.load(); }

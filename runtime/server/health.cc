@@ -48,24 +48,18 @@ void HealthService::Shutdown() {
 }
 
 HealthService::HealthService(std::string service, Door* door, StallWatch* stalls, CallEnds* ends)
-    : service_(std::move(service)), door_(door), stalls_(stalls), ends_(ends) {
-  using grpc::internal::RpcMethod;
-  using grpc::internal::RpcServiceMethod;
+    : service_(std::move(service)), door_(door), stalls_(stalls) {
   using WatchHandler =
       grpc::internal::ServerStreamingHandler<HealthService, grpc::ByteBuffer, HealthCheckResponse>;
   const auto check = [this](grpc::ServerContext* context, const std::string& request,
-                            std::string* reply) {
-    grpc::Status status = Check(*context, request, reply);
-    WatchedEnd::Begin(ends_, context);
-    return status;
-  };
+                            std::string* reply) { return Check(*context, request, reply); };
   const auto watch = [](HealthService* self, grpc::ServerContext* context,
                         const grpc::ByteBuffer* request,
                         Watching* stream) { return self->Watch(context, *request, stream); };
-  AddMethod(new RpcServiceMethod("/grpc.health.v1.Health/Check", RpcMethod::NORMAL_RPC,
-                                 new WatchedEnd(NewUnaryHandler(check))));
-  AddMethod(new RpcServiceMethod("/grpc.health.v1.Health/Watch", RpcMethod::SERVER_STREAMING,
-                                 new WatchHandler(watch, this)));
+  AddMethod(NewWatchedUnary("/grpc.health.v1.Health/Check", ends, check));
+  AddMethod(new grpc::internal::RpcServiceMethod("/grpc.health.v1.Health/Watch",
+                                                 grpc::internal::RpcMethod::SERVER_STREAMING,
+                                                 new WatchHandler(watch, this)));
 }
 
 grpc::Status HealthService::Check(const grpc::ServerContext& context, const std::string& request,

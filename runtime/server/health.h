@@ -45,7 +45,6 @@ class HealthService final : public grpc::Service {
   const std::string service_;
   Door* const door_;
   StallWatch* const stalls_;
-  CallEnds* const ends_;
   std::mutex mutex_;
   std::condition_variable changed_;
   bool serving_ = false;

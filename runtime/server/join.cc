@@ -3,7 +3,6 @@
 #include <fnmatch.h>
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
-#include <grpcpp/impl/rpc_service_method.h>
 #include <grpcpp/impl/service_type.h>
 #include <grpcpp/server_context.h>
 
@@ -20,7 +19,6 @@
 #include "base/status.h"
 #include "runtime/protocol/public/channel.h"
 #include "runtime/protocol/public/convert.h"
-#include "runtime/protocol/public/unary.h"
 #include "runtime/protocol/public/workers.grpc.pb.h"
 #include "runtime/server/door.h"
 #include "runtime/server/peer.h"
@@ -38,13 +36,9 @@ class JoinHandlers final : public grpc::Service {
       : options_(options), door_(door), bounds_(bounds) {
     const auto join = [this](grpc::ServerContext* rpc, const std::string& request,
                              std::string* reply) {
-      const absl::Status status = bounds_->refusals.Note(Join(*rpc, request, reply));
-      WatchedEnd::Begin(&bounds_->ends, rpc);
-      return ToGrpc(status);
+      return ToGrpc(bounds_->refusals.Note(Join(*rpc, request, reply)));
     };
-    AddMethod(new grpc::internal::RpcServiceMethod("/annulus.v1.Workers/Join",
-                                                   grpc::internal::RpcMethod::NORMAL_RPC,
-                                                   new WatchedEnd(NewUnaryHandler(join))));
+    AddMethod(NewWatchedUnary("/annulus.v1.Workers/Join", &bounds->ends, join));
   }
 
  private:

@@ -2,6 +2,8 @@
 
 #include <grpcpp/server_context.h>
 
+#include <string>
+
 #include "runtime/server/peer.h"
 
 namespace annulus {
@@ -22,6 +24,18 @@ void WatchedEnd::RunHandler(const HandlerParameter& param) {
   end_of_call_ = &end;
   handler_->RunHandler(param);
   end_of_call_ = nullptr;
+}
+
+grpc::internal::RpcServiceMethod* NewWatchedUnary(const char* path, CallEnds* ends,
+                                                  UnaryHandler serve) {
+  const auto run = [ends, serve = std::move(serve)](
+                       grpc::ServerContext* rpc, const std::string& request, std::string* reply) {
+    grpc::Status status = serve(rpc, request, reply);
+    WatchedEnd::Begin(ends, rpc);
+    return status;
+  };
+  return new grpc::internal::RpcServiceMethod(path, grpc::internal::RpcMethod::NORMAL_RPC,
+                                              new WatchedEnd(NewUnaryHandler(run)));
 }
 
 }  // namespace annulus

@@ -1,15 +1,17 @@
 // WatchedEnd: the last message of a call and its status leave once its handler has returned, when
 // nothing of ours holds the call any more; they wait for a client that does not read as every
-// message does, on one of the server's threads. A handler inside a WatchedEnd says when its work is
-// done: from then on the call has a place among those that end, of which one peer has half at most,
-// and a StallWatch watches over it.
+// message does, on one of the server's threads. Once the handler of a watched method has done its
+// work, the call has a place among those that end, of which one peer has half at most, and a
+// StallWatch watches over it.
 #pragma once
 
 #include <grpcpp/impl/rpc_service_method.h>
 
 #include <memory>
 #include <optional>
+#include <utility>
 
+#include "runtime/protocol/public/unary.h"
 #include "runtime/server/places.h"
 #include "runtime/server/stall_watch.h"
 
@@ -57,5 +59,25 @@ class WatchedEnd final : public grpc::internal::MethodHandler {
 
   const std::unique_ptr<grpc::internal::MethodHandler> handler_;
 };
+
+// For grpc::Service::AddMethod, which takes over what they return: a method at `path`, which
+// outlives the service, of which each call's end is watched. `ends` outlives it too.
+//
+// `serve` takes what gRPC's `Handler` gives its function, the service `self` first, and returns a
+// grpc::Status.
+template <typename Handler, typename Self, typename Serve>
+grpc::internal::RpcServiceMethod* NewWatchedMethod(const char* path,
+                                                   grpc::internal::RpcMethod::RpcType type,
+                                                   CallEnds* ends, Self* self, Serve serve) {
+  const auto run = [ends, serve = std::move(serve)](Self* of, grpc::ServerContext* context,
+                                                    auto*... arguments) {
+    grpc::Status status = serve(of, context, arguments...);
+    WatchedEnd::Begin(ends, context);
+    return status;
+  };
+  return new grpc::internal::RpcServiceMethod(path, type, new WatchedEnd(new Handler(run, self)));
+}
+grpc::internal::RpcServiceMethod* NewWatchedUnary(const char* path, CallEnds* ends,
+                                                  UnaryHandler serve);
 
 }  // namespace annulus
