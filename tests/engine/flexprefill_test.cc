@@ -17,17 +17,9 @@
 namespace annulus {
 namespace {
 
-constexpr int kHeads = 4, kKvHeads = 2, kDim = 16;
+using test::Cut, test::kCuts, test::LayoutOf;
 
-Layout LayoutOf(int cut, int world, int64_t tokens) {
-  constexpr PartitionSpec kCyclic{PartitionKind::kBlockCyclic, 1};
-  constexpr PartitionSpec kZigzag{PartitionKind::kZigzag, 1};
-  const Placement placement = cut == 2   ? Placement::kHeads
-                              : cut == 3 ? Placement::kMesh
-                                         : Placement::kTokens;
-  return Layout::Of(placement, world, kHeads, kKvHeads, cut == 1 ? kZigzag : kCyclic,
-                    BlocksOf(tokens));
-}
+constexpr int kHeads = 4, kKvHeads = 2, kDim = 16;
 
 // How rows lie: normal; or equal ones, within few values or within whole blocks, whose weights tie.
 enum class Rows { kNormal, kTied, kTiedBlocks };
@@ -78,8 +70,9 @@ TEST_CASE("flexprefill: the blocks of the definition at every number of ranks, t
           test::ReferenceFlexPrefillList(of.word, q, of.q_begin, k, of.scale, &query_aware);
       heads += kHeads;
       for (const int world : {1, 2, 3, 4, 7}) {
-        for (const int cut : {0, 1, 2, 3}) {
-          CAPTURE(of.word.text, of.scale, world, cut, static_cast<int>(rows));
+        for (const Cut& cut : kCuts) {
+          CAPTURE(of.word.text, of.scale, world, static_cast<int>(cut.placement),
+                  static_cast<int>(rows));
           const auto lists = SelectLocally(*pattern, {}, LayoutOf(cut, world, of.kv_tokens), q,
                                            of.q_begin, k, &pool, of.scale);
           INFO(lists.status());
@@ -107,7 +100,7 @@ TEST_CASE("flexprefill: a prompt cut at its blocks sees in its last chunk what t
   REQUIRE(pattern.ok());
   REQUIRE(pattern->selectors()[0]->name() == "flexprefill(1,0.1,1024)");
   for (const int64_t first : {0, 384}) {
-    const auto lists = SelectLocally(*pattern, {}, LayoutOf(0, 2, 600),
+    const auto lists = SelectLocally(*pattern, {}, LayoutOf(kCuts[0], 2, 600),
                                      q.view().Tokens(first, 600 - first), first, k, nullptr);
     REQUIRE(lists.ok());
     const auto bound = pattern->Bind(*lists, kHeads);
@@ -134,7 +127,8 @@ TEST_CASE("flexprefill: refusals name what is wrong") {
   const auto pattern = Pattern::Parse("flexprefill(0.9,1)", kKvHeads);
   REQUIRE(pattern.ok());
   const auto refused = [&](int64_t q_begin, absl::string_view why) {
-    const auto lists = SelectLocally(*pattern, {}, LayoutOf(0, 1, 400), q, q_begin, k, nullptr);
+    const auto lists =
+        SelectLocally(*pattern, {}, LayoutOf(kCuts[0], 1, 400), q, q_begin, k, nullptr);
     INFO(lists.status());
     CHECK(absl::IsInvalidArgument(lists.status()));
     CHECK(absl::StrContains(lists.status().message(), why));

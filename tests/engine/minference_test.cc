@@ -15,6 +15,8 @@
 namespace annulus {
 namespace {
 
+using test::Cut, test::kCuts, test::LayoutOf;
+
 constexpr int kHeads = 4, kKvHeads = 2, kDim = 16;
 
 struct Question {
@@ -22,16 +24,6 @@ struct Question {
   int64_t kv_tokens, q_begin, q_tokens;
   DType dtype = DType::kF32;
 };
-
-Layout LayoutOf(int cut, int world, int64_t tokens) {
-  constexpr PartitionSpec kCyclic{PartitionKind::kBlockCyclic, 1};
-  constexpr PartitionSpec kZigzag{PartitionKind::kZigzag, 1};
-  const Placement placement = cut == 2   ? Placement::kHeads
-                              : cut == 3 ? Placement::kMesh
-                                         : Placement::kTokens;
-  return Layout::Of(placement, world, kHeads, kKvHeads, cut == 1 ? kZigzag : kCyclic,
-                    BlocksOf(tokens));
-}
 
 TEST_CASE("minference: the keys of the definition at every number of ranks, ties included") {
   Rng rng(2405);
@@ -50,8 +42,8 @@ TEST_CASE("minference: the keys of the definition at every number of ranks, ties
       const float scale = 0.5f;
       std::shared_ptr<const KeyList> first;
       for (const int world : {1, 2, 3, 4, 7}) {
-        for (const int cut : {0, 1, 2, 3}) {
-          CAPTURE(word, world, cut, ties);
+        for (const Cut& cut : kCuts) {
+          CAPTURE(word, world, static_cast<int>(cut.placement), ties);
           const auto lists = SelectLocally(*pattern, {}, LayoutOf(cut, world, of.kv_tokens), q,
                                            of.q_begin, k, &pool, scale);
           INFO(lists.status());
@@ -94,11 +86,12 @@ TEST_CASE("minference: refusals name what is wrong") {
   Tensor k = test::MaybeTied(rng, DType::kF32, false, 100, kKvHeads, kDim);
   const auto pattern = Pattern::Parse("minference(30,50)", kKvHeads);
   REQUIRE(pattern.ok());
-  const auto beyond = SelectLocally(*pattern, {}, LayoutOf(0, 1, 100), q, 90, k, nullptr);
+  const auto beyond = SelectLocally(*pattern, {}, LayoutOf(kCuts[0], 1, 100), q, 90, k, nullptr);
   CHECK(absl::IsInvalidArgument(beyond.status()));
   CHECK(absl::StrContains(beyond.status().message(), "expected positions below kv_len, 100"));
   k.f32()[0] = 1e38f;
-  const auto large = SelectLocally(*pattern, {}, LayoutOf(0, 1, 100), q, 80, k, nullptr, 100.0f);
+  const auto large =
+      SelectLocally(*pattern, {}, LayoutOf(kCuts[0], 1, 100), q, 80, k, nullptr, 100.0f);
   CHECK(absl::IsInvalidArgument(large.status()));
   CHECK(absl::StrContains(large.status().message(), "score that is not finite"));
 }

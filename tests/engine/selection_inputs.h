@@ -9,9 +9,29 @@
 #include "annulus/tensor.h"
 #include "attention/pattern.h"
 #include "base/rng.h"
+#include "sharding/layout.h"
 #include "tests/catch.h"
 
 namespace annulus::test {
+
+// Ways to cut a context.
+struct Cut {
+  Placement placement;
+  PartitionSpec partition;
+};
+
+inline constexpr Cut kCuts[] = {{Placement::kTokens, {PartitionKind::kBlockCyclic, 1}},
+                                {Placement::kTokens, {PartitionKind::kBlockCyclic, 3}},
+                                {Placement::kTokens, {PartitionKind::kContiguous, 1}},
+                                {Placement::kTokens, {PartitionKind::kZigzag, 1}},
+                                {Placement::kHeads, {PartitionKind::kBlockCyclic, 4}},
+                                {Placement::kMesh, {PartitionKind::kBlockCyclic, 1}}};
+
+// Of a model with the heads that these tests have.
+inline Layout LayoutOf(const Cut& cut, int world, int64_t tokens) {
+  constexpr int kHeads = 4, kKvHeads = 2;
+  return Layout::Of(cut.placement, world, kHeads, kKvHeads, cut.partition, BlocksOf(tokens));
+}
 
 // [tokens, heads, dim]: whole numbers of few values where scores are to tie, and then exact in any
 // order; else normal.

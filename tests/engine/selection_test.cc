@@ -18,6 +18,8 @@
 namespace annulus {
 namespace {
 
+using test::Cut, test::kCuts, test::LayoutOf;
+
 constexpr int kHeads = 4, kKvHeads = 2, kDim = 16;
 
 struct Question {
@@ -31,22 +33,6 @@ struct Question {
 
 Tensor Filled(Rng& rng, const Question& question, int64_t tokens, int heads) {
   return test::MaybeTied(rng, question.dtype, question.ties, tokens, heads, kDim);
-}
-
-struct Cut {
-  Placement placement;
-  PartitionSpec partition;
-};
-
-const Cut kCuts[] = {{Placement::kTokens, {PartitionKind::kBlockCyclic, 1}},
-                     {Placement::kTokens, {PartitionKind::kBlockCyclic, 3}},
-                     {Placement::kTokens, {PartitionKind::kContiguous, 1}},
-                     {Placement::kTokens, {PartitionKind::kZigzag, 1}},
-                     {Placement::kHeads, {PartitionKind::kBlockCyclic, 4}},
-                     {Placement::kMesh, {PartitionKind::kBlockCyclic, 1}}};
-
-Layout LayoutOf(const Cut& cut, int world, int64_t tokens) {
-  return Layout::Of(cut.placement, world, kHeads, kKvHeads, cut.partition, BlocksOf(tokens));
 }
 
 Pattern Parsed(const std::string& text) {

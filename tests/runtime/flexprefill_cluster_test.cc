@@ -9,10 +9,12 @@
 #include "tests/catch.h"
 #include "tests/runtime/inputs.h"
 #include "tests/runtime/local_cluster.h"
+#include "tests/runtime/prompt_calls.h"
 
 namespace annulus {
 namespace {
 
+using test::CheckAnswer, test::Fill;
 using test::LayerKv;
 using test::LocalCluster;
 
@@ -21,24 +23,10 @@ constexpr int64_t kQueries = 330;
 // Of 4 heads one is query-aware, as the first test sees.
 const test::FlexPrefillWord kWord = {"flexprefill(0.5,0.19,1)", 0.5, 0.19, 1};
 
-ContextId Fill(Service& service, const ContextSpec& spec, const LayerKv& kv) {
-  const ContextId id = service.Call(spec, CallContext()).value().id;
-  REQUIRE(service.Call(kv.Append(id, 0, 0, kTokens), CallContext()).ok());
-  return id;
-}
-
 AttendRequest Ask(ContextId id, int64_t tokens, const TensorView& q) {
   AttendRequest request{.context = id, .q_start = tokens - q.tokens, .kv_len = tokens, .q = q};
   request.pattern = absl::StrCat(kWord.text, " | causal & window(2)");
   return request;
-}
-
-void CheckAnswer(Service& service, const AttendRequest& request, const Partial& oracle,
-                 double most) {
-  const auto answer = service.Call(request, CallContext());
-  INFO(answer.status());
-  REQUIRE(answer.ok());
-  CHECK(test::WorstError(answer->out, answer->lse, oracle) < most);
 }
 
 TEST_CASE("a prompt sees what FlexPrefill's reference shows, at every number of workers") {
@@ -49,7 +37,7 @@ TEST_CASE("a prompt sees what FlexPrefill's reference shows, at every number of 
   ContextSpec spec = test::SmallF32Spec();
   const LayerKv kv(spec, kTokens + 1, rng);
   const Tensor q = test::RandomTensor(kQueries, 4, 16, rng);
-  const ContextId id = Fill(service, spec, kv);
+  const ContextId id = Fill(service, spec, kv, kTokens);
   const auto reference = [&](int64_t tokens, int* query_aware) {
     return test::ReferenceFlexPrefillList(kWord, q, tokens - kQueries,
                                           kv.k.view().Tokens(0, tokens), 0.25f, query_aware);
@@ -100,7 +88,7 @@ TEST_CASE("FlexPrefill in bf16 keeps to twice the error of rounding, from pages 
   spec.dtype = DType::kBF16;
   const LayerKv kv(spec, kTokens, rng);
   const Tensor q = test::RandomTensor(kQueries, 4, 16, rng);
-  const AttendRequest request = Ask(Fill(cluster.service(), spec, kv), kTokens, q);
+  const AttendRequest request = Ask(Fill(cluster.service(), spec, kv, kTokens), kTokens, q);
   const CallList expected =
       test::ReferenceFlexPrefillList(kWord, q, kTokens - kQueries, kv.k, 0.25f);
   const Partial oracle = test::Oracle(spec, kv, q, kTokens, request.pattern, {}, {}, {expected});
@@ -113,7 +101,7 @@ TEST_CASE("what FlexPrefill's words cannot be is refused by name") {
   Rng rng(167);
   ContextSpec spec = test::SmallF32Spec();
   const LayerKv kv(spec, kTokens, rng);
-  const ContextId id = Fill(service, spec, kv);
+  const ContextId id = Fill(service, spec, kv, kTokens);
   Tensor q = test::RandomTensor(kQueries, 4, 16, rng);
   AttendRequest request = Ask(id, kTokens, q);
   const auto refused = [&](absl::string_view why) {

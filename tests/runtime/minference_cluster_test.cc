@@ -9,22 +9,18 @@
 #include "tests/catch.h"
 #include "tests/runtime/inputs.h"
 #include "tests/runtime/local_cluster.h"
+#include "tests/runtime/prompt_calls.h"
 
 namespace annulus {
 namespace {
 
+using test::CheckAnswer, test::Fill;
 using test::LayerKv;
 using test::LocalCluster;
 
 constexpr int64_t kTokens = 400;
 constexpr int64_t kQueries = 150;
 const std::string kWord = "minference(40,110)";
-
-ContextId Fill(Service& service, const ContextSpec& spec, const LayerKv& kv) {
-  const ContextId id = service.Call(spec, CallContext()).value().id;
-  REQUIRE(service.Call(kv.Append(id, 0, 0, kTokens), CallContext()).ok());
-  return id;
-}
 
 CallList Reference(const LayerKv& kv, const TensorView& q, float scale) {
   return test::ReferenceMInferenceList(40, 110, q, kTokens - q.tokens, kv.k, kTokens, scale);
@@ -38,15 +34,12 @@ TEST_CASE("a prompt sees what MInference's reference shows, at every number of w
   ContextSpec spec = test::SmallF32Spec();
   const LayerKv kv(spec, kTokens + 1, rng);
   const Tensor q = test::RandomTensor(kQueries, 4, 16, rng);
-  const ContextId id = Fill(service, spec, kv);
+  const ContextId id = Fill(service, spec, kv, kTokens);
   AttendRequest request{.context = id, .q_start = kTokens - kQueries, .kv_len = kTokens, .q = q};
   request.pattern = absl::StrCat(kWord, " | causal & window(2)");
   const CallList expected = Reference(kv, q, 0.25f);
   const Partial oracle = test::Oracle(spec, kv, q, kTokens, request.pattern, {}, {}, {expected});
-  const auto answer = service.Call(request, CallContext());
-  INFO(answer.status());
-  REQUIRE(answer.ok());
-  CHECK(test::WorstError(answer->out, answer->lse, oracle) < 1e-6);
+  CheckAnswer(service, request, oracle, 1e-6);
   // Another scale makes other weights, and so other keys.
   request.scale = 2;
   const auto sharp = service.Call(request, CallContext());
@@ -72,9 +65,7 @@ TEST_CASE("a prompt sees what MInference's reference shows, at every number of w
   request.context = fork->id;
   for (const bool given : {false, true}) {
     if (given) request.lists = selected->lists;
-    const auto again = service.Call(request, CallContext());
-    REQUIRE(again.ok());
-    CHECK(test::WorstError(again->out, again->lse, oracle) < 1e-6);
+    CheckAnswer(service, request, oracle, 1e-6);
   }
   // A step brings the list, or is refused.
   StepRequest step = kv.Step(id, 0, kTokens, q.view().Tokens(0, 1));
@@ -96,7 +87,7 @@ TEST_CASE("what MInference's words cannot be is refused by name") {
   ContextSpec spec = test::SmallF32Spec();
   LayerKv kv(spec, kTokens, rng);
   kv.k.f32()[0] = 1e38f;
-  const ContextId id = Fill(service, spec, kv);
+  const ContextId id = Fill(service, spec, kv, kTokens);
   const Tensor q = test::RandomTensor(70, 4, 16, rng);
   AttendRequest request{.context = id, .q_start = kTokens - 70, .kv_len = kTokens, .q = q};
   request.pattern = kWord;
