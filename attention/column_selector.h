@@ -50,6 +50,8 @@ class ColumnSelector : public Selector {
  public:
   const ColumnSelector* by_column() const final { return this; }
 
+  bool ChoosesFor(TokenRange, int64_t, bool step) const final { return !step; }
+
   // How many queries are looked at, of a call that has so many: its last ones.
   int64_t last_queries() const { return last_queries_; }
   // The trip that brings their weights: kDiagonals or kSpans.

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "attention/has_list.h"
 #include "attention/pattern.h"
 #include "attention/pattern_node.h"
 #include "attention/pattern_parser.h"
@@ -12,11 +13,6 @@
 
 namespace annulus {
 namespace {
-
-bool Names(absl::Span<const NamedList> lists, absl::string_view name) {
-  return std::any_of(lists.begin(), lists.end(),
-                     [name](const NamedList& list) { return list.name == name; });
-}
 
 // What some query head of the KV head sees.
 NodePtr AnyOf(std::vector<NodePtr> rules) {
@@ -39,7 +35,7 @@ absl::StatusOr<Pattern> Pattern::Bind(absl::Span<const NamedList> lists, int hea
           "lists: ", list.name, "; expected a name in a list(name) of the pattern",
           list_names_.empty() ? ", which has none" : ": ", absl::StrJoin(list_names_, ", ")));
     }
-    if (Names(lists.subspan(0, i), list.name)) {
+    if (HasList(lists.subspan(0, i), list.name)) {
       return absl::InvalidArgumentError(
           absl::StrCat("lists: ", list.name, " again; expected each list once"));
     }
@@ -79,7 +75,7 @@ absl::StatusOr<Pattern> Pattern::Bind(absl::Span<const NamedList> lists, int hea
 
 absl::Status Pattern::CheckLists(TokenRange q, int64_t kv_tokens) const {
   for (const std::string& name : list_names_) {
-    if (Names(lists_, name)) continue;
+    if (HasList(lists_, name)) continue;
     for (const auto& selector : selectors_) {
       if (selector->name() != name) continue;
       return absl::InvalidArgumentError(absl::StrCat(

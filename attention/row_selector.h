@@ -69,6 +69,10 @@ class RowSelector : public Selector {
     (void)queries, (void)kv_tokens;
     return absl::OkStatus();
   }
+  bool ChoosesFor(TokenRange queries, int64_t kv_tokens, bool step) const final {
+    (void)step;
+    return CheckCall(queries, kv_tokens).ok();
+  }
 
  protected:
   // `picks`: units that a row sees at most; kListKeysMax where there is no such bound.

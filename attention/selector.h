@@ -14,6 +14,8 @@
 #include <string>
 #include <utility>
 
+#include "attention/ranges.h"
+
 namespace annulus {
 
 // What a unit is scored by, of its K rows alone; f32.
@@ -65,6 +67,12 @@ class Selector {
 
   // Whether it picks each query's best units by scores of the context's keys.
   bool by_units() const { return picks_alike() && !index_.has_value(); }
+
+  // Whether the word chooses for such queries, of a step or of a prompt: some need a prompt's.
+  virtual bool ChoosesFor(TokenRange queries, int64_t kv_tokens, bool step) const {
+    (void)queries, (void)kv_tokens, (void)step;
+    return true;
+  }
 
   // The word with all its arguments: what its lists are called.
   const std::string& name() const { return name_; }

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "attention/has_list.h"
 #include "attention/selector.h"
 #include "attention/stand_in.h"
 #include "base/quoted.h"
@@ -14,11 +15,6 @@
 
 namespace annulus {
 namespace {
-
-bool HasList(const std::vector<NamedList>& lists, const std::string& name) {
-  return std::any_of(lists.begin(), lists.end(),
-                     [&](const NamedList& list) { return list.name == name; });
-}
 
 absl::Status CheckPositions(const ProblemFlags& flags) {
   if (!flags.q_start.has_value() && (flags.q_tokens < 1 || flags.q_tokens > flags.kv_tokens)) {

@@ -1,10 +1,10 @@
 #include "runtime/engine/select_local.h"
 
-#include <algorithm>
 #include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "attention/has_list.h"
 #include "base/status.h"
 #include "runtime/engine/columns_local.h"
 #include "runtime/engine/selection.h"
@@ -21,8 +21,7 @@ absl::StatusOr<std::vector<NamedList>> SelectLocally(const Pattern& pattern,
   std::vector<NamedList> lists;
   const KvTable table = KvTable::FromTensors(k, k);
   for (const auto& selector : pattern.selectors()) {
-    const auto is_it = [&](const NamedList& list) { return list.name == selector->name(); };
-    if (std::any_of(given.begin(), given.end(), is_it)) continue;
+    if (HasList(given, selector->name())) continue;
     if (selector->index().has_value()) {
       return absl::InvalidArgumentError(absl::StrCat(
           "pattern: ", selector->name(), " chooses by the rows of a track; expected its list"));

@@ -4,19 +4,12 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "attention/has_list.h"
 #include "base/status.h"
 #include "runtime/context/layout.h"
 #include "runtime/worker/work_runner.h"
 
 namespace annulus {
-namespace {
-
-bool HasList(const wire::WorkItem& item, const Selector& word) {
-  return std::any_of(item.lists.begin(), item.lists.end(),
-                     [&](const wire::List& list) { return list.name == word.name(); });
-}
-
-}  // namespace
 
 // As the caller of several ranks merges their answers, of the one that has all.
 absl::StatusOr<KeyListData> WorkRunner::ChooseAlone(const WorkerTask& task,
@@ -69,7 +62,7 @@ absl::Status WorkRunner::SetUpChoosing(const WorkerTask& task, const wire::WorkI
   }
   std::vector<NumberedList> made;
   for (const auto& word : kept->pattern->selectors()) {
-    if (HasList(item, *word)) continue;
+    if (HasList(item.lists, word->name())) continue;
     if (!word->by_units()) {
       return absl::InvalidArgumentError(absl::StrCat(
           "chooses: ", word->name(), "; expected its list, or a word that chooses by units"));

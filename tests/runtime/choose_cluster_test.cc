@@ -1,6 +1,5 @@
 // Keys chosen by data of a context that one worker holds alone: it chooses and attends in one trip,
 // what several trips choose and answer, bit for bit.
-#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -11,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "attention/has_list.h"
 #include "base/rng.h"
 #include "runtime/engine/selection.h"
 #include "tests/catch.h"
@@ -75,9 +75,7 @@ AttendResult InTwoTrips(Service& service, AttendRequest request) {
   INFO(chosen.status());
   REQUIRE(chosen.ok());
   for (CallList& list : chosen->lists) {
-    const bool given = std::any_of(request.lists.begin(), request.lists.end(),
-                                   [&](const CallList& one) { return one.name == list.name; });
-    if (!given) request.lists.push_back(std::move(list));
+    if (!HasList(request.lists, list.name)) request.lists.push_back(std::move(list));
   }
   auto answer = service.Call(request, CallContext());
   INFO(answer.status());

@@ -8,7 +8,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "attention/row_selector.h"
 #include "attention/selector.h"
 #include "base/quoted.h"
 #include "base/status.h"
@@ -213,20 +212,15 @@ absl::StatusOr<MassFigures> MeasureCompression(const Comparison& comparison,
   return figures;
 }
 
-// Whether the words of a pattern choose for such queries: some need a prompt's.
-absl::StatusOr<bool> ChoosesFor(const std::string& text, int64_t kv_heads, TokenRange queries,
-                                int64_t kv_tokens) {
-  ANNULUS_ASSIGN_OR_RETURN(const Pattern pattern, Pattern::Parse(text, static_cast<int>(kv_heads)));
+// Whether the words of a pattern choose for the last queries of `keys`, of a step or of a prompt.
+absl::StatusOr<bool> ChoosesFor(const std::string& text, const TensorView& keys, int64_t queries,
+                                bool step) {
+  ANNULUS_ASSIGN_OR_RETURN(const Pattern pattern,
+                           Pattern::Parse(text, static_cast<int>(keys.heads)));
   const auto& words = pattern.selectors();
   return std::all_of(words.begin(), words.end(), [&](const auto& word) {
-    return word->by_row() == nullptr || word->by_row()->CheckCall(queries, kv_tokens).ok();
+    return word->ChoosesFor({keys.tokens - queries, keys.tokens}, keys.tokens, step);
   });
-}
-
-bool IsForPrompts(const Pattern& pattern) {
-  const auto& words = pattern.selectors();
-  return std::any_of(words.begin(), words.end(),
-                     [](const auto& word) { return word->by_column() != nullptr; });
 }
 
 // Whether some KV head has kept it.
@@ -245,13 +239,12 @@ absl::StatusOr<MassFigures> MeasureMass(const Comparison& comparison, const Atte
                                         Backend& backend) {
   if (comparison.compression.has_value()) return MeasureCompression(comparison, inputs, backend);
   MassFigures figures;
-  const int64_t last = inputs.k.tokens - 1;
   for (const bool decodes : {false, true}) {
     AttentionInputs asked = inputs;
     if (decodes) {
       asked.q = inputs.q.Tokens(inputs.q.tokens - 1, 1);
-      ANNULUS_ASSIGN_OR_RETURN(const bool chooses, ChoosesFor(comparison.pattern, inputs.k.heads,
-                                                              {last, last + 1}, inputs.k.tokens));
+      ANNULUS_ASSIGN_OR_RETURN(const bool chooses,
+                               ChoosesFor(comparison.pattern, inputs.k, 1, /*step=*/true));
       if (!chooses) break;
     }
     ANNULUS_ASSIGN_OR_RETURN(Contender dense, Contender::Make(comparison.dense, asked, backend));
@@ -263,7 +256,6 @@ absl::StatusOr<MassFigures> MeasureMass(const Comparison& comparison, const Atte
     }
     CompareAnswers(dense, sparse, &figures);
     figures.speed = dense.elapsed_s() / sparse.elapsed_s();
-    if (IsForPrompts(sparse.pattern())) break;
   }
   return figures;
 }
@@ -277,8 +269,8 @@ absl::StatusOr<std::optional<RecallFigures>> MeasureRecall(const Comparison& com
   for (const Asking& asking : task.asking) {
     if (!comparison.compression.has_value()) {
       ANNULUS_ASSIGN_OR_RETURN(const bool chooses,
-                               ChoosesFor(comparison.pattern, task.kv.k.heads(),
-                                          {tokens - asking.q.tokens(), tokens}, tokens));
+                               ChoosesFor(comparison.pattern, task.kv.k, asking.q.tokens(),
+                                          /*step=*/false));
       if (!chooses) return std::nullopt;
     }
     AttentionInputs inputs = {asking.q, task.kv.k, task.kv.v};

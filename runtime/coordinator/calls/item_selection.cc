@@ -4,17 +4,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "attention/has_list.h"
 #include "attention/stand_in.h"
 #include "base/status.h"
 #include "runtime/context/check_track.h"
 #include "runtime/context/layout.h"
 
 namespace annulus {
-
-bool HasList(absl::Span<const CallList> given, const Selector& selector) {
-  return std::any_of(given.begin(), given.end(),
-                     [&](const CallList& list) { return list.name == selector.name(); });
-}
 
 absl::Status CheckHoldsAllKeys(const ContextSpec& spec, const Selector& selector) {
   if (!spec.kv_efficient) return absl::OkStatus();
@@ -30,7 +26,7 @@ absl::StatusOr<std::unique_ptr<ItemSelection>> ItemSelection::Of(
   bool in_one_trip = map.world == 1;
   const ContextSpec& spec = map.spec;
   for (const auto& selector : pattern->selectors()) {
-    if (HasList(given, *selector)) continue;
+    if (HasList(given, selector->name())) continue;
     if (selector->by_column() != nullptr) {
       return absl::InvalidArgumentError(absl::StrCat(
           "pattern: ", selector->name(),
@@ -68,7 +64,7 @@ absl::StatusOr<std::unique_ptr<ItemSelection>> ItemSelection::ByIndex(
   std::unique_ptr<ItemSelection> made;
   const auto heads = static_cast<int>(q.heads);
   for (const auto& selector : pattern->selectors()) {
-    if (!selector->index().has_value() || HasList(given, *selector)) continue;
+    if (!selector->index().has_value() || HasList(given, selector->name())) continue;
     const Index& index = *selector->index();
     ANNULUS_RETURN_IF_ERROR(CheckTrack(*selector, map.SpecOf(ask.layer), map.RatioOf(ask.layer)));
     if (!index.weighs && heads != index.lists) {

@@ -17,9 +17,6 @@
 
 namespace annulus {
 
-// Whether a call brings the word's list.
-bool HasList(absl::Span<const CallList> given, const Selector& selector);
-
 // INVALID_ARGUMENT for a word in a KV-efficient context, which may have let go of what it would
 // choose.
 absl::Status CheckHoldsAllKeys(const ContextSpec& spec, const Selector& selector);

@@ -6,6 +6,7 @@
 
 #include "attention/attend_args.h"
 #include "attention/column_selector.h"
+#include "attention/has_list.h"
 #include "base/status.h"
 #include "runtime/coordinator/calls/item_selection.h"
 
@@ -35,7 +36,7 @@ absl::StatusOr<ListsByColumns> SelectByColumns(const AttendRequest& request,
   if (!pattern.ok()) return made;
   ANNULUS_RETURN_IF_ERROR(CheckScale(request.scale));
   for (const auto& selector : (*pattern)->selectors()) {
-    if (HasList(request.lists, *selector)) continue;
+    if (HasList(request.lists, selector->name())) continue;
     const ColumnSelector* const word = selector->by_column();
     made.others |= word == nullptr;
     if (word == nullptr) continue;
