@@ -245,16 +245,16 @@ inline void PanelAttend(const TileShape& shape, const TileMemory& tile, const Ke
   const uint32_t* k = ContiguousKeys(shape, block, tile.keys);
   auto* v = reinterpret_cast<uint32_t*>(tile.values);
   PackValues(shape, block, v);
-  BlockFetcher fetcher(shape, next);
   const int rows = shape.rows();
-  for (int first = 0; first < rows; first += kPanelVectors * kLanes) {
+  constexpr int kPanelRows = kPanelVectors * kLanes;
+  BlockFetcher fetcher(shape, next, (rows + kPanelRows - 1) / kPanelRows);
+  for (int first = 0; first < rows; first += kPanelRows, fetcher.NextPanel()) {
     if (SeesNothing(shape, block, first, kLanes)) continue;
     if (PanelOf(first, rows, kLanes).vectors == 1) {
       AttendPanel<1>(shape, tile, first, block, k, v, fetcher);
     } else {
       AttendPanel<kPanelVectors>(shape, tile, first, block, k, v, fetcher);
     }
-    fetcher = {};  // once
   }
 }
 

@@ -91,9 +91,11 @@ struct Queries {
 // again. A key is read to its end before the next: memory is fast where it is read in its order.
 template <int kRows, int kDim>
 __attribute__((always_inline)) inline void SumQuarter(const Queries<kRows, kDim>& q,
-                                                      const StreamRows& k, int key, __m512* sums) {
+                                                      const StreamRows& k, int key, __m512* sums,
+                                                      const StreamFetcher& fetcher) {
 #pragma GCC unroll 4
   for (int i = 0; i < 4 / kRows; ++i) {
+    fetcher.Key(key + i);
     const uint16_t* row = k.Row(std::min(key + i, k.count - 1));
     __m512* of_key = sums + i * kRows;
 #pragma GCC unroll 4
@@ -118,7 +120,7 @@ __attribute__((always_inline)) inline void SumQuarter(const Queries<kRows, kDim>
 // products of the next are made, which do not wait for each other.
 template <int kRows, int kDim>
 __attribute__((noinline)) void StreamScores(const uint16_t* data, int stride, const StreamRows& k,
-                                            int dim, float* scores) {
+                                            int dim, float* scores, const StreamFetcher& fetcher) {
   constexpr int kKeys = kSums / kRows;
   constexpr int kQuarter = kKeys / 4;
   Queries<kRows, kDim> q = {data, stride, dim, {}};
@@ -141,13 +143,13 @@ __attribute__((noinline)) void StreamScores(const uint16_t* data, int stride, co
   };
   int key = 0;
   for (; key < k.count; key += kKeys) {
-    SumQuarter(q, k, key, even);
+    SumQuarter(q, k, key, even, fetcher);
     if (key > 0) finish_group(key - kKeys);
-    SumQuarter(q, k, key + kQuarter, odd);
+    SumQuarter(q, k, key + kQuarter, odd, fetcher);
     quarters[0] = QuarterSums(even);
-    SumQuarter(q, k, key + 2 * kQuarter, even);
+    SumQuarter(q, k, key + 2 * kQuarter, even, fetcher);
     quarters[1] = QuarterSums(odd);
-    SumQuarter(q, k, key + 3 * kQuarter, odd);
+    SumQuarter(q, k, key + 3 * kQuarter, odd, fetcher);
     quarters[2] = QuarterSums(even);
   }
   finish_group(key - kKeys);
@@ -187,10 +189,12 @@ inline void StreamSoftmax(int keys, uint64_t seen, float scale, float* scores, f
 
 // out[r][c…] = out[r][c…] · shrink[r] + Σ_key p[r][key] · v[key][c…] over the keys [begin, end),
 // for kVectors vectors of 32 dims from c on. Pairs of keys come from interleaving two rows, which
-// leaves the dims of a vector in the order of DimOrder.
-template <int kRows, int kVectors>
+// leaves the dims of a vector in the order of DimOrder. kWhole: all dims of the vectors exist, and
+// loads have no masks: some machines read no memory ahead of loads that have.
+template <int kRows, int kVectors, bool kWhole>
 inline void StreamValues(const float* p, const StreamRows& v, int begin, int end, int c, int dim,
-                         const float* shrink, float* out, int out_stride) {
+                         const float* shrink, float* out, int out_stride,
+                         const StreamFetcher& fetcher = {}) {
   __mmask32 there[kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kVectors; ++i) there[i] = DimsFrom(c + i * kDotDims, dim);
@@ -201,6 +205,8 @@ inline void StreamValues(const float* p, const StreamRows& v, int begin, int end
     for (int i = 0; i < 2 * kVectors; ++i) sum[r][i] = _mm512_setzero_ps();
   }
   for (int key = begin; key < end; key += 2) {
+    fetcher.Value(key);
+    fetcher.Value(key + 1);
     const uint16_t* even = v.Row(key);
     const uint16_t* odd = v.Row(std::min(key + 1, end - 1));
     __m512i weights[kRows];
@@ -211,8 +217,12 @@ inline void StreamValues(const float* p, const StreamRows& v, int begin, int end
     }
 #pragma GCC unroll 8
     for (int i = 0; i < kVectors; ++i) {
-      const __m512i a = _mm512_maskz_loadu_epi16(there[i], even + c + i * kDotDims);
-      const __m512i b = _mm512_maskz_loadu_epi16(there[i], odd + c + i * kDotDims);
+      const auto load = [&](const uint16_t* row) __attribute__((always_inline)) {
+        const uint16_t* at = row + c + i * kDotDims;
+        return kWhole ? _mm512_loadu_si512(at) : _mm512_maskz_loadu_epi16(there[i], at);
+      };
+      const __m512i a = load(even);
+      const __m512i b = load(odd);
       const __m512i low = _mm512_unpacklo_epi16(a, b);
       const __m512i high = _mm512_unpackhi_epi16(a, b);
 #pragma GCC unroll 4
@@ -259,28 +269,32 @@ inline TileFloats StreamFloats(const TileShape& shape) {
 // as many query rows at a time as fit.
 template <int kRows, int kVectors>
 inline void StreamWholeRows(const float* p, const StreamRows& v, int begin, int end,
-                            const float* shrink, float* out) {
+                            const float* shrink, float* out, StreamFetcher fetcher) {
   constexpr int kDim = kVectors * kDotDims;
   constexpr int kAtOnce = std::clamp(kSums / (2 * kVectors), 1, kRows);
   for (int r = 0; r < kRows; r += kAtOnce) {
-    StreamValues<kAtOnce, kVectors>(p + r * kScoreRow, v, begin, end, 0, kDim, shrink + r,
-                                    out + r * kDim, kDim);
+    StreamValues<kAtOnce, kVectors, true>(p + r * kScoreRow, v, begin, end, 0, kDim, shrink + r,
+                                          out + r * kDim, kDim, fetcher);
+    fetcher = {};  // once
   }
 }
 
 // The same for any dim, in columns, with the rows brought into L1 in their order.
 template <int kRows>
 inline void StreamColumns(const float* p, const StreamRows& v, int begin, int end, int dim,
-                          const float* shrink, float* out) {
+                          const float* shrink, float* out, const StreamFetcher& fetcher) {
   constexpr int kVectors = kSums / (2 * kRows);
-  for (int key = begin; key < end; ++key) Touch(v.Row(key), static_cast<size_t>(dim) * 2);
+  for (int key = begin; key < end; ++key) {
+    Touch(v.Row(key), static_cast<size_t>(dim) * 2);
+    fetcher.Value(key);
+  }
   const int padded = PaddedDims(dim);
   int c = 0;
   for (; c + kVectors * kDotDims <= dim; c += kVectors * kDotDims) {
-    StreamValues<kRows, kVectors>(p, v, begin, end, c, dim, shrink, out, padded);
+    StreamValues<kRows, kVectors, true>(p, v, begin, end, c, dim, shrink, out, padded);
   }
   for (; c < dim; c += kDotDims) {
-    StreamValues<kRows, 1>(p, v, begin, end, c, dim, shrink, out, padded);
+    StreamValues<kRows, 1, false>(p, v, begin, end, c, dim, shrink, out, padded);
   }
 }
 
@@ -288,18 +302,17 @@ inline void StreamColumns(const float* p, const StreamRows& v, int begin, int en
 template <int kRows>
 __attribute__((noinline)) void StreamAllValues(const float* p, const StreamRows& v, int dim,
                                                float* shrink, float* out,
-                                               const BlockFetcher& fetcher) {
-  for (int begin = 0; begin < v.count; begin += kFetchedKeys) {
-    const int end = std::min(begin + kFetchedKeys, v.count);
+                                               const StreamFetcher& fetcher) {
+  for (int begin = 0; begin < v.count; begin += kValuesAtOnce) {
+    const int end = std::min(begin + kValuesAtOnce, v.count);
     if (dim == 2 * kDotDims) {
-      StreamWholeRows<kRows, 2>(p, v, begin, end, shrink, out);
+      StreamWholeRows<kRows, 2>(p, v, begin, end, shrink, out, fetcher);
     } else if (dim == 4 * kDotDims) {
-      StreamWholeRows<kRows, 4>(p, v, begin, end, shrink, out);
+      StreamWholeRows<kRows, 4>(p, v, begin, end, shrink, out, fetcher);
     } else {
-      StreamColumns<kRows>(p, v, begin, end, dim, shrink, out);
+      StreamColumns<kRows>(p, v, begin, end, dim, shrink, out, fetcher);
     }
     for (int r = 0; r < kRows; ++r) shrink[r] = 1;
-    fetcher.Values(begin, end);
   }
 }
 
@@ -307,21 +320,16 @@ __attribute__((noinline)) void StreamAllValues(const float* p, const StreamRows&
 template <int kRows>
 inline void StreamSome(const TileShape& shape, const TileMemory& tile, int first,
                        const KeyBlock& block, const StreamRows& k, const StreamRows& v,
-                       const BlockFetcher& fetcher) {
+                       const StreamFetcher& fetcher) {
   const int q_stride = PaddedDims(shape.head_dim);
   const auto* q = reinterpret_cast<const uint16_t*>(tile.q) + first * q_stride;
   const int dim = shape.head_dim;
-  const int at_once = fetcher.fetches() ? kFetchedKeys : k.count;
-  for (int begin = 0; begin < k.count; begin += at_once) {
-    const StreamRows some{k.Row(begin), k.stride, std::min(at_once, k.count - begin)};
-    if (dim == 64) {
-      StreamScores<kRows, 64>(q, q_stride, some, dim, tile.scores + begin);
-    } else if (dim == 128) {
-      StreamScores<kRows, 128>(q, q_stride, some, dim, tile.scores + begin);
-    } else {
-      StreamScores<kRows, 0>(q, q_stride, some, dim, tile.scores + begin);
-    }
-    fetcher.Keys(begin, begin + at_once);
+  if (dim == 64) {
+    StreamScores<kRows, 64>(q, q_stride, k, dim, tile.scores, fetcher);
+  } else if (dim == 128) {
+    StreamScores<kRows, 128>(q, q_stride, k, dim, tile.scores, fetcher);
+  } else {
+    StreamScores<kRows, 0>(q, q_stride, k, dim, tile.scores, fetcher);
   }
   float shrink[kRows];
   for (int r = 0; r < kRows; ++r) {
@@ -341,8 +349,9 @@ inline void StreamAttend(const TileShape& shape, const TileMemory& tile, const K
   };
   const StreamRows k = rows_at(block.k, block.k_row_stride, block.keys);
   const StreamRows v = rows_at(block.v, block.v_row_stride, block.keys);
-  BlockFetcher fetcher = BlockFetcher::IfApart(shape, block, next);
   const int rows = shape.rows();
+  const int groups = rows / kRowGroup + (rows % kRowGroup + 1) / 2;
+  StreamFetcher fetcher(shape, block, next, groups);
   for (int first = 0; first < rows;) {
     const int left = rows - first;
     if (left >= kRowGroup) {
@@ -355,7 +364,7 @@ inline void StreamAttend(const TileShape& shape, const TileMemory& tile, const K
       StreamSome<1>(shape, tile, first, block, k, v, fetcher);
       first += 1;
     }
-    fetcher = {};  // once
+    fetcher.NextGroup();
   }
 }
 

@@ -1,62 +1,186 @@
 // Asking for memory before it is needed.
+//
+// A request is a hint: to the compiler a function that does nothing else has no effect, and GCC
+// leaves out its calls. So all of them are inlined wherever they are made.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 
 #include "attention/cpu/kernels.h"
 
+#define ANNULUS_FETCH_INLINE __attribute__((always_inline)) inline
+
 namespace annulus::cpu {
 
-// Keys, or values, of a block that decode works on between two requests for the next one, and that
-// stay in L1 while several query rows read them.
-inline constexpr int kFetchedKeys = 16;
+// Values of a block that decode works on while they stay in L1 for several query rows.
+inline constexpr int kValuesAtOnce = 16;
 
-// The block that comes next, fetched into L2 row by row while another is worked on: all at once
-// would wait for each other. Does nothing where no block comes next.
-class BlockFetcher {
+// Rows of keys or of values of one block.
+class FetchedRows {
  public:
-  BlockFetcher() = default;
-  BlockFetcher(const TileShape& shape, const KeyBlock* next) {
-    if (next == nullptr) return;
-    const size_t size = SizeOf(shape.kv_dtype);
-    keys_ = next->keys;
-    k_ = {next->k, next->k_row_stride * size, static_cast<size_t>(shape.head_dim) * size};
-    v_ = {next->v, next->v_row_stride * size, static_cast<size_t>(shape.v_head_dim) * size};
+  FetchedRows() = default;
+  static FetchedRows Keys(const TileShape& shape, const KeyBlock& block) {
+    return {block.k, block.k_row_stride, shape.head_dim, block.keys, shape.kv_dtype};
+  }
+  static FetchedRows Values(const TileShape& shape, const KeyBlock& block) {
+    return {block.v, block.v_row_stride, shape.v_head_dim, block.keys, shape.kv_dtype};
   }
 
-  // For memory that is read in its order: a block that lies behind this one's last value comes by
-  // itself, and requests of our own would only disturb that.
-  static BlockFetcher IfApart(const TileShape& shape, const KeyBlock& block, const KeyBlock* next) {
-    if (next == nullptr) return BlockFetcher();
-    const size_t rows = static_cast<size_t>(block.keys) * SizeOf(shape.kv_dtype);
-    const bool adjoins = block.k + rows * block.k_row_stride == block.v &&
-                         block.v + rows * block.v_row_stride == next->k;
-    return adjoins ? BlockFetcher() : BlockFetcher(shape, next);
-  }
-
-  bool fetches() const { return keys_ > 0; }
-
-  // Those of the rows [begin, end) that exist.
-  void Keys(int begin, int end) const { Fetch(k_, begin, end); }
-  void Values(int begin, int end) const { Fetch(v_, begin, end); }
-
- private:
-  struct Rows {
-    const std::byte* data = nullptr;
-    size_t stride_bytes = 0;
-    size_t size_bytes = 0;
-  };
-
-  void Fetch(const Rows& rows, int begin, int end) const {
-    for (int r = begin; r < end && r < keys_; ++r) {
-      const std::byte* row = rows.data + static_cast<size_t>(r) * rows.stride_bytes;
-      for (size_t at = 0; at < rows.size_bytes; at += 64) __builtin_prefetch(row + at, 0, 2);
+  // Those of the rows [begin, end) that exist, into L2.
+  ANNULUS_FETCH_INLINE void ToL2(int begin, int end) const {
+    for (int r = begin; r < end && r < rows_; ++r) {
+      const std::byte* row = data_ + static_cast<size_t>(r) * stride_bytes_;
+      for (size_t at = 0; at < row_bytes_; at += 64) __builtin_prefetch(row + at, 0, 2);
     }
   }
 
-  int keys_ = 0;
-  Rows k_;
-  Rows v_;
+ private:
+  FetchedRows(const std::byte* data, size_t stride, int dim, int rows, DType dtype)
+      : data_(data),
+        stride_bytes_(stride * SizeOf(dtype)),
+        row_bytes_(static_cast<size_t>(dim) * SizeOf(dtype)),
+        rows_(rows) {}
+
+  const std::byte* data_ = nullptr;
+  size_t stride_bytes_ = 0;
+  size_t row_bytes_ = 0;
+  int rows_ = 0;
+};
+
+// The block that comes next, fetched into L2 row by row while panels work on another, each for its
+// part of the rows: all at once would wait for each other. Does nothing where no block comes next.
+class BlockFetcher {
+ public:
+  BlockFetcher(const TileShape& shape, const KeyBlock* next, int panels) : panels_(panels) {
+    if (next == nullptr) return;
+    k_ = FetchedRows::Keys(shape, *next);
+    v_ = FetchedRows::Values(shape, *next);
+  }
+
+  // From the next panel on.
+  void NextPanel() { rows_before_ += kBlockKeys; }
+
+  // While a panel works on keys [begin, end), and on that share of all dims of the values.
+  ANNULUS_FETCH_INLINE void Keys(int begin, int end) const { k_.ToL2(Row(begin), Row(end)); }
+  ANNULUS_FETCH_INLINE void Values(int begin, int end) const { v_.ToL2(Row(begin), Row(end)); }
+
+ private:
+  int Row(int row) const { return (rows_before_ + row) / panels_; }
+
+  FetchedRows k_;
+  FetchedRows v_;
+  int panels_;
+  int rows_before_ = 0;
+};
+
+// What decode reads next: the rows of a block's keys, those of its values, then the next block's.
+// They are asked for while earlier ones are worked on, a row for a row, so that memory answers all
+// the time and not only while the kernel waits for it.
+//
+// Where one group of query rows reads the block, rows are asked for kAheadBytes before they are
+// needed, and the next block's first ones earlier, too, where that lies elsewhere: nothing has
+// begun to read ahead there. Where several groups read it, the later ones from the caches, they
+// ask for the next block instead, each for a part of its rows. Behind the last block they ask for
+// that one again.
+class StreamFetcher {
+ public:
+  StreamFetcher() = default;
+  StreamFetcher(const TileShape& shape, const KeyBlock& block, const KeyBlock* next, int groups)
+      : StreamFetcher(shape, block, next == nullptr ? block : *next, groups) {}
+
+  // From the next group of query rows on.
+  void NextGroup() {
+    const auto rows = static_cast<uintptr_t>(kBlockKeys / groups_);
+    keys_.first += rows * keys_.stride;
+    values_.first += rows * values_.stride;
+  }
+
+  // Before the work on a row of the block. Rows that do not exist may be asked for: no harm.
+  ANNULUS_FETCH_INLINE void Key(int key) const { Ask(keys_, key); }
+  ANNULUS_FETCH_INLINE void Value(int key) const {
+    Ask(values_, key);
+    if (early_ == 0) return;
+    const uintptr_t at = early_ + static_cast<uintptr_t>(key * kEarlyBytes);
+    for (int i = 0; i < kEarlyBytes; i += kLineBytes) {
+      __builtin_prefetch(reinterpret_cast<const void*>(at + static_cast<uintptr_t>(i)), 0, 2);
+    }
+  }
+
+ private:
+  static constexpr int kLineBytes = 64;
+  static constexpr int kAheadBytes = 8 << 10;
+  static constexpr int kEarlyBytes = kAheadBytes / kBlockKeys;  // for each row of values
+
+  // Rows to ask for: number r at first + r · stride, from `split` on at second + r · second_stride.
+  // Addresses, since not all of them are those of something.
+  struct Rows {
+    uintptr_t first = 0;
+    uintptr_t stride = 0;
+    int split = kBlockKeys;
+    uintptr_t second = 0;
+    uintptr_t second_stride = 0;
+
+    uintptr_t At(int row) const {
+      const auto r = static_cast<uintptr_t>(row);
+      return row < split ? first + r * stride : second + r * second_stride;
+    }
+  };
+
+  // A tensor's rows in a block.
+  struct Lie {
+    uintptr_t data;
+    uintptr_t stride;
+  };
+  // Those `rows` rows behind each of `now`, `then` being what follows it.
+  static Rows Behind(Lie now, int rows, Lie then) {
+    const int split = kBlockKeys - rows;
+    return {now.data + static_cast<uintptr_t>(rows) * now.stride, now.stride, split,
+            then.data - static_cast<uintptr_t>(split) * then.stride, then.stride};
+  }
+
+  StreamFetcher(const TileShape& shape, const KeyBlock& block, const KeyBlock& next, int groups)
+      : groups_(groups) {
+    const size_t size = SizeOf(shape.kv_dtype);
+    const auto lie = [size](const std::byte* data, size_t stride) {
+      return Lie{reinterpret_cast<uintptr_t>(data), stride * size};
+    };
+    const Lie k = lie(block.k, block.k_row_stride), v = lie(block.v, block.v_row_stride);
+    const Lie next_k = lie(next.k, next.k_row_stride), next_v = lie(next.v, next.v_row_stride);
+    const size_t row_bytes = static_cast<size_t>(std::max(shape.head_dim, shape.v_head_dim)) * size;
+    lines_ = static_cast<int>((row_bytes + kLineBytes - 1) / kLineBytes);
+    if (groups > 1) {
+      keys_ = {next_k.data, next_k.stride};
+      values_ = {next_v.data, next_v.stride};
+      return;
+    }
+    const int rows = static_cast<int>(std::clamp<size_t>(kAheadBytes / row_bytes, 1, kBlockKeys));
+    keys_ = Behind(k, rows, v);
+    values_ = Behind(v, rows, next_k);
+    const bool adjoins = v.data + kBlockKeys * v.stride == next_k.data;
+    const bool together = next.k_row_stride == static_cast<size_t>(shape.head_dim);
+    if (!adjoins && together) early_ = next_k.data;
+  }
+
+  ANNULUS_FETCH_INLINE void Ask(const Rows& rows, int row) const {
+    const auto line = [](uintptr_t at, int i) __attribute__((always_inline)) {
+      return reinterpret_cast<const void*>(at + static_cast<uintptr_t>(i * kLineBytes));
+    };
+    if (groups_ == 1) {
+      const uintptr_t at = rows.At(row);
+      for (int i = 0; i < lines_; ++i) __builtin_prefetch(line(at, i), 0, 3);
+    } else if (row % groups_ == 0) {
+      const uintptr_t at = rows.At(row / groups_);
+      for (int i = 0; i < lines_; ++i) __builtin_prefetch(line(at, i), 0, 2);
+    }
+  }
+
+  Rows keys_;            // while keys are worked on
+  Rows values_;          // while values are
+  uintptr_t early_ = 0;  // of the next keys; 0: they are not asked for early
+  int lines_ = 0;        // of a row
+  int groups_ = 1;
 };
 
 // Reads a byte of each line of a row, so that what comes next finds the row in L1 in whatever order

@@ -253,16 +253,16 @@ HWY_INLINE void PanelBlock(const TileShape& shape, const TileMemory& tile, const
   }
   PackValues(reinterpret_cast<const T*>(block.v), block.v_row_stride, block.keys, shape.v_head_dim,
              tile.values);
-  BlockFetcher fetcher(shape, next);
   const int rows = shape.rows();
-  for (int first = 0; first < rows; first += kPanelVectors * kLanes) {
+  constexpr int kPanelRows = kPanelVectors * kLanes;
+  BlockFetcher fetcher(shape, next, (rows + kPanelRows - 1) / kPanelRows);
+  for (int first = 0; first < rows; first += kPanelRows, fetcher.NextPanel()) {
     if (SeesNothing(shape, block, first, kLanes)) continue;
     if (PanelOf(first, rows, kLanes).vectors == 1) {
       AttendPanel<1>(shape, tile, first, block, k, tile.values, fetcher);
     } else {
       AttendPanel<kPanelVectors>(shape, tile, first, block, k, tile.values, fetcher);
     }
-    fetcher = {};  // once
   }
 }
 

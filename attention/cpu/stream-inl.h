@@ -98,7 +98,7 @@ struct Rows {
 // is 0.
 template <int kCount, int kRows, int kPairs, class T>
 HWY_NOINLINE void StreamScores(const float* HWY_RESTRICT q, const Rows<T>& k, int any_dim,
-                               float* HWY_RESTRICT scores) {
+                               float* HWY_RESTRICT scores, const StreamFetcher& fetcher) {
   const hn::CappedTag<float, kCount> d;
   using V = hn::Vec<decltype(d)>;
   const int dim = kPairs > 0 ? kPairs * 2 * kCount : any_dim;
@@ -106,6 +106,7 @@ HWY_NOINLINE void StreamScores(const float* HWY_RESTRICT q, const Rows<T>& k, in
     V sum[kRows][4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
+      fetcher.Key(key + i);
       const T* row = k.Row(std::min(key + i, k.count - 1));
       V odd[kRows];
 #pragma GCC unroll 4
@@ -133,7 +134,8 @@ HWY_NOINLINE void StreamScores(const float* HWY_RESTRICT q, const Rows<T>& k, in
 // for kPairs pairs of vectors from c on. The block's sum is made apart, as in the panel kernel.
 template <int kCount, int kRows, int kPairs, class T>
 HWY_INLINE void StreamValues(const float* HWY_RESTRICT p, const Rows<T>& v, int begin, int end,
-                             int c, int dim, const float* shrink, float* HWY_RESTRICT out) {
+                             int c, int dim, const float* shrink, float* HWY_RESTRICT out,
+                             const StreamFetcher& fetcher = {}) {
   const hn::CappedTag<float, kCount> d;
   using V = hn::Vec<decltype(d)>;
   V sum[kRows][2 * kPairs];
@@ -143,6 +145,7 @@ HWY_INLINE void StreamValues(const float* HWY_RESTRICT p, const Rows<T>& v, int 
     for (int i = 0; i < 2 * kPairs; ++i) sum[r][i] = hn::Zero(d);
   }
   for (int key = begin; key < end; ++key) {
+    fetcher.Value(key);
     const T* row = v.Row(key) + c;
 #pragma GCC unroll 16
     for (int i = 0; i < kPairs; ++i) {
@@ -202,20 +205,24 @@ HWY_INLINE void StreamSoftmax(int keys, uint64_t seen, float* HWY_RESTRICT score
 // registers: as many query rows at a time as fit.
 template <int kCount, int kRows, int kPairs, class T>
 HWY_INLINE void StreamWholeRows(const float* p, const Rows<T>& v, int begin, int end, int dim,
-                                const float* shrink, float* out) {
+                                const float* shrink, float* out, StreamFetcher fetcher) {
   constexpr int kAtOnce = std::clamp(kStreamSums / (2 * kPairs), 1, kRows);
   for (int r = 0; r < kRows; r += kAtOnce) {
     StreamValues<kCount, kAtOnce, kPairs>(p + r * kScoreRow, v, begin, end, 0, dim, shrink + r,
-                                          out + r * dim);
+                                          out + r * dim, fetcher);
+    fetcher = {};  // once
   }
 }
 
 // The same for any dim, in columns, with the rows brought into L1 in their order.
 template <int kCount, int kRows, class T>
 HWY_INLINE void StreamColumns(const float* p, const Rows<T>& v, int begin, int end, int dim,
-                              const float* shrink, float* out) {
+                              const float* shrink, float* out, const StreamFetcher& fetcher) {
   constexpr int kPairs = std::max(1, kStreamSums / (2 * kRows));
-  for (int key = begin; key < end; ++key) Touch(v.Row(key), static_cast<size_t>(dim) * sizeof(T));
+  for (int key = begin; key < end; ++key) {
+    Touch(v.Row(key), static_cast<size_t>(dim) * sizeof(T));
+    fetcher.Value(key);
+  }
   int c = 0;
   for (; c + 2 * kCount * kPairs <= dim; c += 2 * kCount * kPairs) {
     StreamValues<kCount, kRows, kPairs>(p, v, begin, end, c, dim, shrink, out);
@@ -228,18 +235,17 @@ HWY_INLINE void StreamColumns(const float* p, const Rows<T>& v, int begin, int e
 // All keys, a few at a time, so that rows that are read more than once are then still in L1.
 template <int kCount, int kRows, class T>
 HWY_NOINLINE void StreamAllValues(const float* p, const Rows<T>& v, int dim, float* shrink,
-                                  float* out, const BlockFetcher& fetcher) {
-  for (int begin = 0; begin < v.count; begin += kFetchedKeys) {
-    const int end = std::min(begin + kFetchedKeys, v.count);
+                                  float* out, const StreamFetcher& fetcher) {
+  for (int begin = 0; begin < v.count; begin += kValuesAtOnce) {
+    const int end = std::min(begin + kValuesAtOnce, v.count);
     if (dim == 4 * kCount) {
-      StreamWholeRows<kCount, kRows, 2>(p, v, begin, end, dim, shrink, out);
+      StreamWholeRows<kCount, kRows, 2>(p, v, begin, end, dim, shrink, out, fetcher);
     } else if (dim == 8 * kCount) {
-      StreamWholeRows<kCount, kRows, 4>(p, v, begin, end, dim, shrink, out);
+      StreamWholeRows<kCount, kRows, 4>(p, v, begin, end, dim, shrink, out, fetcher);
     } else {
-      StreamColumns<kCount, kRows>(p, v, begin, end, dim, shrink, out);
+      StreamColumns<kCount, kRows>(p, v, begin, end, dim, shrink, out, fetcher);
     }
     for (int r = 0; r < kRows; ++r) shrink[r] = 1;
-    fetcher.Values(begin, end);
   }
 }
 
@@ -247,24 +253,19 @@ HWY_NOINLINE void StreamAllValues(const float* p, const Rows<T>& v, int dim, flo
 template <int kRows, class T>
 HWY_INLINE void StreamRows(const TileShape& shape, const TileMemory& tile, int first,
                            const KeyBlock& block, const Rows<T>& k, const Rows<T>& v,
-                           const BlockFetcher& fetcher) {
+                           const StreamFetcher& fetcher) {
   const int dim = shape.head_dim;
   const int v_dim = shape.v_head_dim;
   const float* q = tile.q + static_cast<size_t>(first * dim);
   float* out = tile.out + static_cast<size_t>(first * v_dim);
-  const int at_once = fetcher.fetches() ? kFetchedKeys : k.count;
-  for (int begin = 0; begin < k.count; begin += at_once) {
-    const Rows<T> some{k.Row(begin), k.stride, std::min(at_once, k.count - begin)};
-    if (dim == 4 * kStreamLanes) {
-      StreamScores<kStreamLanes, kRows, 2>(q, some, dim, tile.scores + begin);
-    } else if (dim == 8 * kStreamLanes) {
-      StreamScores<kStreamLanes, kRows, 4>(q, some, dim, tile.scores + begin);
-    } else if (LanesFor(dim) == kStreamLanes) {
-      StreamScores<kStreamLanes, kRows, 0>(q, some, dim, tile.scores + begin);
-    } else {
-      StreamScores<4, kRows, 0>(q, some, dim, tile.scores + begin);
-    }
-    fetcher.Keys(begin, begin + at_once);
+  if (dim == 4 * kStreamLanes) {
+    StreamScores<kStreamLanes, kRows, 2>(q, k, dim, tile.scores, fetcher);
+  } else if (dim == 8 * kStreamLanes) {
+    StreamScores<kStreamLanes, kRows, 4>(q, k, dim, tile.scores, fetcher);
+  } else if (LanesFor(dim) == kStreamLanes) {
+    StreamScores<kStreamLanes, kRows, 0>(q, k, dim, tile.scores, fetcher);
+  } else {
+    StreamScores<4, kRows, 0>(q, k, dim, tile.scores, fetcher);
   }
   float shrink[kRows];
   for (int r = 0; r < kRows; ++r) {
@@ -282,10 +283,12 @@ HWY_INLINE void StreamRows(const TileShape& shape, const TileMemory& tile, int f
 
 template <class T>
 HWY_INLINE void StreamBlock(const TileShape& shape, const TileMemory& tile, const KeyBlock& block,
-                            BlockFetcher fetcher) {
+                            const KeyBlock* next) {
   const Rows<T> k{reinterpret_cast<const T*>(block.k), block.k_row_stride, block.keys};
   const Rows<T> v{reinterpret_cast<const T*>(block.v), block.v_row_stride, block.keys};
   const int rows = shape.rows();
+  const int groups = rows / kRowGroup + (rows % kRowGroup + 1) / 2;
+  StreamFetcher fetcher(shape, block, next, groups);
   for (int first = 0; first < rows;) {
     if (kRowGroup == 4 && rows - first >= 4) {
       StreamRows<kRowGroup, T>(shape, tile, first, block, k, v, fetcher);
@@ -297,7 +300,7 @@ HWY_INLINE void StreamBlock(const TileShape& shape, const TileMemory& tile, cons
       StreamRows<1, T>(shape, tile, first, block, k, v, fetcher);
       first += 1;
     }
-    fetcher = {};  // once
+    fetcher.NextGroup();
   }
 }
 
@@ -313,14 +316,13 @@ TileFloats StreamFloats(const TileShape& shape) {
 
 void StreamAttend(const TileShape& shape, const TileMemory& tile, const KeyBlock& block,
                   const KeyBlock* next) {
-  const BlockFetcher fetcher = BlockFetcher::IfApart(shape, block, next);
   switch (shape.kv_dtype) {
     case DType::kF32:
-      return StreamBlock<float>(shape, tile, block, fetcher);
+      return StreamBlock<float>(shape, tile, block, next);
     case DType::kF16:
-      return StreamBlock<hwy::float16_t>(shape, tile, block, fetcher);
+      return StreamBlock<hwy::float16_t>(shape, tile, block, next);
     case DType::kBF16:
-      return StreamBlock<hwy::bfloat16_t>(shape, tile, block, fetcher);
+      return StreamBlock<hwy::bfloat16_t>(shape, tile, block, next);
   }
 }
 
