@@ -91,14 +91,16 @@ class PatternNode {
   const uint64_t hash_;
 };
 
+inline uint64_t AddToHash(uint64_t hash, uint64_t number) {
+  hash = (hash ^ number) * 0x9e3779b97f4a7c15;
+  return hash ^ hash >> 32;
+}
+
 // Of a node of that kind with these numbers, in this order.
 template <typename Numbers>
 uint64_t HashNumbers(char kind, const Numbers& numbers) {
   uint64_t hash = static_cast<uint64_t>(kind);
-  for (const auto number : numbers) {
-    hash = (hash ^ static_cast<uint64_t>(number)) * 0x9e3779b97f4a7c15;
-    hash ^= hash >> 32;
-  }
+  for (const auto number : numbers) hash = AddToHash(hash, static_cast<uint64_t>(number));
   return hash;
 }
 

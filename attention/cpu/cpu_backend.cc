@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <mutex>
 #include <numbers>
@@ -169,8 +170,11 @@ bool Call::ForEachBlock(const Tile& tile, const Segment& segment, const Attend& 
 
 bool Call::AttendBlocks(const Kernel& kernel, const Tile& tile, const Segment& segment,
                         const TileMemory& memory) {
-  // Rules have few cells that are seen in part; lists may have no others.
-  const bool gathers = tile.shape.tokens == 1 && !tile.pattern->lists().empty();
+  // Of one query, so many keys of a block cost less as copies. Rules have few cells that are seen
+  // in part, but where tokens stand in another order, a query sees a key or two of each.
+  const int few = tile.shape.tokens > 1           ? -1
+                  : tile.pattern->lists().empty() ? cpu::kBlockKeys / 8
+                                                  : cpu::kBlockKeys / 2;
   cpu::KeyGather gather(tile.shape, &room().gathered);
   const auto attend = [&](const BlockWalk::Step& step, const KeyBlock* next) {
     KeyBlock keys = step.keys;
@@ -180,7 +184,7 @@ bool Call::AttendBlocks(const Kernel& kernel, const Tile& tile, const Segment& s
       tile.pattern->CellMask(tile.kv_head, rows, step.block, masks);
       keys.masks = masks + tile.position % kBlockTokens;
     }
-    if (const uint64_t seen = cpu::KeyGather::Seen(keys); gathers && cpu::KeyGather::Pays(seen)) {
+    if (const uint64_t seen = cpu::KeyGather::Seen(keys); std::popcount(seen) <= few) {
       if (!gather.Fits(seen)) kernel.attend(tile.shape, memory, gather.Take(), nullptr);
       gather.Add(keys, seen);
     } else {

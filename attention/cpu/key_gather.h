@@ -31,12 +31,9 @@ class KeyGather {
     return block.masks == nullptr ? exist : *block.masks & exist;
   }
 
-  // Whether so few keys of a block cost less as copies.
-  static bool Pays(uint64_t mask) { return std::popcount(mask) <= kBlockKeys / 2; }
-
   bool Fits(uint64_t mask) const { return keys_ + std::popcount(mask) <= kBlockKeys; }
 
-  // REQUIRES: Fits(mask), and Pays(mask), of keys that exist.
+  // REQUIRES: Fits(mask), of keys that exist.
   void Add(const KeyBlock& block, uint64_t mask) {
     const size_t bytes = kBlockKeys * (k_bytes_ + v_bytes_);
     if (room_.size() < bytes) room_ = Buffer(bytes);

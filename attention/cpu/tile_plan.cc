@@ -69,6 +69,7 @@ void TilePlan::Make(absl::Span<const AttendArgs> batch) {
   segments_.clear();
   split_tiles_.clear();
   state_floats_ = 0;
+  row_of_ = {};
   for (const AttendArgs& args : batch) AddProblem(args);
   Cut();
 }
@@ -130,19 +131,25 @@ void TilePlan::AddQueries(const AttendArgs& args, const Pattern& pattern, HeadRa
 void TilePlan::AddTiles(const AttendArgs& args, const Pattern& pattern, HeadRange heads,
                         TokenRange q, int64_t row_first) {
   if (IsCancelled(args)) return;
-  const size_t grid_first = grids_.size();
-  pattern.Row(heads.first / args.group, q, args.kv_tokens, &row_);
-  AddGrids(args);
+  const int kv_head = heads.first / args.group;
+  const RowOf row_of{&args, &pattern, pattern.HeadClass(kv_head), q};
+  if (row_of != row_of_) {
+    row_grids_.first = grids_.size();
+    pattern.Row(kv_head, q, args.kv_tokens, &row_);
+    AddGrids(args);
+    row_grids_.end = grids_.size();
+    row_of_ = row_of;
+  }
   const int step = HeadsPerTile(*args.kv, q.size(), heads.count);
   for (int head = heads.first; head < heads.end(); head += step) {
     const HeadRange some{head, std::min(step, heads.end() - head)};
-    AddTile(args, pattern, some, q, row_first, grid_first);
+    AddTile(args, pattern, some, q, row_first, row_grids_);
   }
 }
 
 void TilePlan::AddGathered(const AttendArgs& args, const Pattern& pattern, HeadRange heads,
                            TokenRange q, int64_t row_first, int64_t pairs) {
-  const size_t grid_first = grids_.size();
+  Grids grids{grids_.size(), 0};
   std::vector<BlockRun> seen;
   ForEachBlock(q, [&](TokenRange block) {
     pattern.Row(heads.first / args.group, block, args.kv_tokens, &row_);
@@ -152,8 +159,9 @@ void TilePlan::AddGathered(const AttendArgs& args, const Pattern& pattern, HeadR
   row_.clear();
   for (const BlockRun& run : all.runs()) row_.push_back({run, false});
   AddGrids(args);
+  grids.end = grids_.size();
   const size_t tiles = tiles_.size();
-  AddTile(args, pattern, heads, q, row_first, grid_first);
+  AddTile(args, pattern, heads, q, row_first, grids);
   if (tiles_.size() == tiles) return;
   tiles_.back().gathers = true;
   tile_cells_.back() = std::max<int64_t>(pairs / (kBlockTokens * kBlockTokens), 1);
@@ -161,9 +169,9 @@ void TilePlan::AddGathered(const AttendArgs& args, const Pattern& pattern, HeadR
 
 // A tile of nothing is none.
 void TilePlan::AddTile(const AttendArgs& args, const Pattern& pattern, HeadRange heads,
-                       TokenRange q, int64_t row_first, size_t grid_first) {
+                       TokenRange q, int64_t row_first, Grids grids) {
   int64_t blocks = 0;
-  for (size_t i = grid_first; i < grids_.size(); ++i) blocks += grids_[i].size();
+  for (size_t i = grids.first; i < grids.end; ++i) blocks += grids_[i].size();
   if (blocks == 0) return;
   Tile tile;
   tile.args = &args;
@@ -178,8 +186,8 @@ void TilePlan::AddTile(const AttendArgs& args, const Pattern& pattern, HeadRange
   tile.head_first = heads.first - args.heads.first;
   tile.row_first = row_first;
   tile.position = q.begin;
-  tile.grid_first = grid_first;
-  tile.grid_end = grids_.size();
+  tile.grid_first = grids.first;
+  tile.grid_end = grids.end;
   tiles_.push_back(tile);
   tile_blocks_.push_back(blocks);
   tile_cells_.push_back(blocks);

@@ -71,6 +71,19 @@ class TilePlan {
   size_t state_floats() const { return state_floats_; }
 
  private:
+  struct Grids {  // [first, end) of grids_
+    size_t first = 0;
+    size_t end = 0;
+  };
+  // Whose blocks some grids are: KV heads of one class see the same.
+  struct RowOf {
+    const AttendArgs* args = nullptr;
+    const Pattern* pattern = nullptr;
+    int head_class = 0;
+    TokenRange q;
+    friend bool operator==(const RowOf&, const RowOf&) = default;
+  };
+
   void AddProblem(const AttendArgs& args);
   // Of `heads`, which all see what `pattern` shows the KV head.
   void AddQueries(const AttendArgs& args, const Pattern& pattern, HeadRange heads, TokenRange q,
@@ -83,7 +96,7 @@ class TilePlan {
   void AddGathered(const AttendArgs& args, const Pattern& pattern, HeadRange heads, TokenRange q,
                    int64_t row_first, int64_t pairs);
   void AddTile(const AttendArgs& args, const Pattern& pattern, HeadRange heads, TokenRange q,
-               int64_t row_first, size_t grid_first);
+               int64_t row_first, Grids grids);
   // What the queries of one block cost, which have lists of their own, of units of `unit` tokens.
   struct RowCosts {
     bool one_by_one = false;  // rather than together, on the union of what they see
@@ -98,7 +111,9 @@ class TilePlan {
   std::vector<int64_t> tile_blocks_;
   std::vector<int64_t> tile_cells_;  // of 64 queries and a block each, about what it computes
   std::vector<BlockGrid> grids_;
-  std::vector<TileRun> row_;     // reused
+  std::vector<TileRun> row_;  // reused
+  RowOf row_of_;              // the last one that was added
+  Grids row_grids_;
   std::vector<RowCosts> costs_;  // reused
   std::vector<Segment> segments_;
   std::vector<size_t> order_;

@@ -37,7 +37,11 @@ class Shuffled final : public Order {
   Shuffled(int64_t seed, int64_t tokens)
       : seed_(seed),
         tokens_(tokens),
-        half_bits_((std::bit_width(static_cast<uint64_t>(tokens - 1)) + 1) / 2) {}
+        half_bits_((std::bit_width(static_cast<uint64_t>(tokens - 1)) + 1) / 2) {
+    for (int round = 0; round < kRounds; ++round) {
+      before_half_[round] = HashNumbers('f', std::array{seed_, int64_t{round}});
+    }
+  }
 
   int64_t tokens() const override { return tokens_; }
   int64_t PlaceOf(int64_t position) const override {
@@ -65,8 +69,7 @@ class Shuffled final : public Order {
 
   uint64_t Mask() const { return (uint64_t{1} << half_bits_) - 1; }
   uint64_t Mix(int round, uint64_t half) const {
-    return HashNumbers('f', std::array{seed_, int64_t{round}, static_cast<int64_t>(half)}) >> 20 &
-           Mask();
+    return AddToHash(before_half_[round], half) >> 20 & Mask();
   }
   template <typename Rounds>
   int64_t Walk(int64_t at, Rounds rounds) const {
@@ -82,6 +85,7 @@ class Shuffled final : public Order {
   const int64_t seed_;
   const int64_t tokens_;
   const int half_bits_;
+  std::array<uint64_t, kRounds> before_half_;  // of each round, the hash of all before its half
 };
 
 // The raster order of a grid whose axes are taken in another order.
@@ -116,8 +120,8 @@ class AxesOrder final : public Order {
   Grid turned_;
 };
 
-// A pair of one query block: its key's position and its row in the block, in one number, so that
-// they sort by key.
+// A pair of queries of one block: its key's position and its row in the block, in one number, so
+// that they sort by key.
 constexpr int kRowBits = std::countr_zero(static_cast<uint64_t>(kBlockTokens));
 
 // So that pairs fit.
@@ -130,9 +134,27 @@ int64_t RowOf(uint64_t pair) {
   return static_cast<int64_t>(pair & (kBlockTokens - 1));
 }
 
+// Sorts numbers below 2^bits: digit by digit, lowest first, where they are many.
+void SortNumbers(int bits, std::vector<uint64_t>* numbers) {
+  constexpr int kDigitBits = 11;
+  constexpr size_t kFew = 512;
+  if (numbers->size() < kFew) return std::sort(numbers->begin(), numbers->end());
+  std::vector<uint64_t> sorted(numbers->size());
+  for (int low = 0; low < bits; low += kDigitBits) {
+    std::array<size_t, (size_t{1} << kDigitBits) + 1> begin = {};
+    const auto digit = [low](uint64_t number) {
+      return static_cast<size_t>(number >> low) & ((size_t{1} << kDigitBits) - 1);
+    };
+    for (const uint64_t number : *numbers) ++begin[digit(number) + 1];
+    for (size_t d = 1; d < begin.size(); ++d) begin[d] += begin[d - 1];
+    for (const uint64_t number : *numbers) sorted[begin[digit(number)]++] = number;
+    numbers->swap(sorted);
+  }
+}
+
 // Query and key at places that `inner` allows. Positions beyond the tokens see nothing. Where
-// neighbours stand apart no few shapes tell it, so it answers by cells, from the pairs of a query
-// block, which a thread keeps for the cells that it asks for next.
+// neighbours stand apart no few shapes tell it, so it answers by cells, from the pairs of the
+// queries in question, which a thread keeps for the cells that it asks for next.
 class Reordered final : public PatternNode {
  public:
   Reordered(std::shared_ptr<const Order> order, NodePtr inner)
@@ -197,10 +219,10 @@ class Reordered final : public PatternNode {
   }
 
  private:
-  // The pairs of one query block, by key.
-  struct Block {
+  // The pairs of some queries of one block, by key.
+  struct Queries {
     uint64_t node = 0;
-    int64_t number = -1;
+    TokenRange q;
     std::vector<uint64_t> pairs;
   };
 
@@ -214,7 +236,7 @@ class Reordered final : public PatternNode {
   template <typename Fn>
   void ForEachPair(const ShapeWindow& window, Fn fn) const {
     if (window.q_begin >= window.q_end || window.k_begin >= window.k_end) return;
-    const std::vector<uint64_t>& pairs = PairsOf(window.q_begin / kBlockTokens);
+    const std::vector<uint64_t>& pairs = PairsOf({window.q_begin, window.q_end});
     const auto first = static_cast<uint64_t>(window.k_begin) << kRowBits;
     for (auto at = std::lower_bound(pairs.begin(), pairs.end(), first);
          at != pairs.end() && KeyOf(*at) < window.k_end; ++at) {
@@ -223,26 +245,28 @@ class Reordered final : public PatternNode {
     }
   }
 
-  const std::vector<uint64_t>& PairsOf(int64_t q_block) const {
+  // Those of `q`, perhaps among others. A decode step asks for one query of a block of 64.
+  const std::vector<uint64_t>& PairsOf(TokenRange q) const {
     // Patterns that stand beside each other take turns.
-    static thread_local std::array<Block, 4> kept;
+    static thread_local std::array<Queries, 4> kept;
     static thread_local size_t next = 0;
-    for (const Block& block : kept) {
-      if (block.node == number_ && block.number == q_block) return block.pairs;
+    for (const Queries& queries : kept) {
+      const bool holds = queries.q.begin <= q.begin && q.end <= queries.q.end;
+      if (queries.node == number_ && holds) return queries.pairs;
     }
-    Block& block = kept[next++ % kept.size()];
-    block.node = 0;
-    block.pairs.clear();
-    AppendPairs(q_block, &block.pairs);
-    block.node = number_;
-    block.number = q_block;
-    return block.pairs;
+    Queries& queries = kept[next++ % kept.size()];
+    queries.node = 0;
+    queries.pairs.clear();
+    AppendPairs(q, &queries.pairs);
+    queries.node = number_;
+    queries.q = q;
+    return queries.pairs;
   }
 
-  void AppendPairs(int64_t q_block, std::vector<uint64_t>* pairs) const {
-    const int64_t end = std::min((q_block + 1) * kBlockTokens, order_->tokens());
+  void AppendPairs(TokenRange queries, std::vector<uint64_t>* pairs) const {
+    const int64_t end = std::min(queries.end, order_->tokens());
     ShapeList places;
-    for (int64_t q = q_block * kBlockTokens; q < end; ++q) {
+    for (int64_t q = queries.begin; q < end; ++q) {
       const int64_t place = order_->PlaceOf(q);
       places.clear();
       inner_->AppendShapes({place, place + 1, 0, order_->tokens()}, &places);
@@ -254,7 +278,7 @@ class Reordered final : public PatternNode {
         }
       }
     }
-    std::sort(pairs->begin(), pairs->end());
+    SortNumbers(kRowBits + std::bit_width(static_cast<uint64_t>(order_->tokens())), pairs);
     pairs->erase(std::unique(pairs->begin(), pairs->end()), pairs->end());
   }
 

@@ -137,6 +137,37 @@ TEST_CASE("pattern words: permute is one order of its tokens for each seed") {
   CHECK(orders.size() == 3);
 }
 
+TEST_CASE("pattern words: permute says of a query alone what it says of its block") {
+  constexpr int64_t kTokens = 5000;
+  const std::string text = "permute(5,5000,window(300,40))";
+  for (const bool block_first : {false, true}) {
+    const Pattern pattern = Parsed(text, 1);
+    for (const int64_t q : {int64_t{130}, int64_t{131}, kTokens - 1}) {
+      CAPTURE(block_first, q);
+      const int64_t q_block = q / kBlockTokens;
+      std::vector<TileRun> tiles;
+      uint64_t alone[kBlockTokens], together[kBlockTokens];
+      if (block_first) pattern.CellMask(0, q_block, 0, together);
+      pattern.Row(0, {q, q + 1}, kTokens, &tiles);
+      std::set<int64_t> seen;
+      for (const TileRun& tile : tiles) {
+        for (int64_t i = 0; i < tile.blocks.count; ++i) {
+          seen.insert(tile.blocks.first + i * tile.blocks.step);
+        }
+      }
+      for (int64_t k_block = 0; k_block < BlocksOf(kTokens); ++k_block) {
+        pattern.CellMask(0, TokenRange{q, q + 1}, k_block, alone);
+        Parsed(text, 1).CellMask(0, q_block, k_block, together);
+        const auto row = static_cast<size_t>(q % kBlockTokens);
+        REQUIRE(alone[row] == together[row]);
+        REQUIRE((alone[row] != 0) == seen.contains(k_block));
+        alone[row] = 0;
+        REQUIRE(std::count(alone, alone + kBlockTokens, 0) == kBlockTokens);
+      }
+    }
+  }
+}
+
 TEST_CASE("pattern words: what an order is given to reorder has a bound") {
   const auto refusal = [](const std::string& text) {
     return std::string(Pattern::Parse(text, 2).status().message());
