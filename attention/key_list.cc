@@ -70,6 +70,14 @@ absl::StatusOr<std::shared_ptr<const KeyList>> KeyList::Make(
     std::shared_ptr<const KeyListData> data) {
   std::shared_ptr<KeyList> list(new KeyList(std::move(data)));
   const KeyListData& of = list->data();
+  if (*ParseUnit(Name(of.unit)) != of.unit) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("unit: ", static_cast<int>(of.unit), "; expected blocks or tokens"));
+  }
+  if (*ParseRows(Name(of.rows)) != of.rows) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "rows: ", static_cast<int>(of.rows), "; expected token, block, all or vertical-slash"));
+  }
   ANNULUS_RETURN_IF_ERROR(list->CheckShape());
   list->rows_ = (static_cast<int64_t>(of.begin.size()) - 1) / of.heads;
   list->unit_tokens_ = of.unit == Unit::kTokens ? 1 : of.block_tokens;

@@ -182,6 +182,7 @@ absl::Status RunCoordinator(const Arguments& args, const Console& console) {
     *console.out << *help;
     return absl::OkStatus();
   }
+  KeepToLoopback(flags.listen, &flags.service);
   SetLogLevel(flags.service.log_level);
   KeepFreedMemory();
   Signals signals;

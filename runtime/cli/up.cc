@@ -269,6 +269,7 @@ absl::Status RunUp(const Arguments& args, const Console& console) {
   ANNULUS_RETURN_IF_ERROR(
       CheckExposed("--listen", flags.listen,
                    "a coordinator and workers of their own, with TLS and --auth", flags.insecure));
+  KeepToLoopback(flags.listen, &flags.service);
   SetLogLevel(flags.service.log_level);
   Signals signals;
   ANNULUS_RETURN_IF_ERROR(CheckShared(flags.service));

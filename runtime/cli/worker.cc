@@ -109,9 +109,14 @@ absl::StatusOr<Admittance> FindCoordinator(const std::string& endpoint, JoinClie
 
 // A coordinator that was started anew listens at another address of the workers' network. A token
 // that it does not accept may be on its way here anew: the KV waits for it.
-absl::Status LookForCoordinator(JoinClient& join, const std::string& data_address, Worker& worker) {
+absl::Status LookForCoordinator(JoinClient& join, const std::string& data_address, Worker& worker,
+                                absl::Time* next_word) {
   const absl::StatusOr<Admittance> in = join.Join(data_address, absl::Now() + kLookUp);
   if (in.ok()) worker.SetCoordinatorAddress(in->address, in->key);
+  if (const absl::Time now = absl::Now(); !in.ok() && now >= *next_word) {
+    *next_word = now + kWordPeriod;
+    Log(LogLevel::kWarning, "waiting for the coordinator", {{"why", in.status().ToString()}});
+  }
   const bool waits = IsNotYet(in.status()) || absl::IsUnauthenticated(in.status());
   return waits ? absl::OkStatus() : in.status();
 }
@@ -166,6 +171,7 @@ absl::Status Stay(const WorkerFlags& flags, const std::string& data_address, Joi
   // The first signal asks to leave; the next one, or drain_s, ends the process at once.
   std::optional<absl::Time> leave_by;
   absl::Time next_look = absl::Now() + kLookPeriod;
+  absl::Time next_word = absl::InfinitePast();
   while (!worker.left() && (!leave_by.has_value() || absl::Now() < *leave_by)) {
     if (signals.WaitForStop(kLookUp)) {
       if (leave_by.has_value() || worker.Snapshot().state != LinkState::kReady) break;
@@ -175,7 +181,7 @@ absl::Status Stay(const WorkerFlags& flags, const std::string& data_address, Joi
     if (worker.rejoining() && leave_by.has_value()) break;  // nobody is there to move anything
     const LinkState state = worker.Snapshot().state;
     if (worker.rejoining() || (state == LinkState::kJoining && absl::Now() >= next_look)) {
-      ANNULUS_RETURN_IF_ERROR(LookForCoordinator(join, data_address, worker));
+      ANNULUS_RETURN_IF_ERROR(LookForCoordinator(join, data_address, worker, &next_word));
       next_look = absl::Now() + kLookPeriod;
     }
     if (!worker.lost()) continue;
@@ -246,7 +252,7 @@ absl::Status Serve(const WorkerFlags& flags, Signals& signals) {
   parts.worker = worker.get();
   ANNULUS_RETURN_IF_ERROR(Stay(flags, data->address(), *join, *worker, signals));
   const WorkerSnapshot last = worker->Snapshot();
-  if (last.contexts > 0 && !worker->rejoining()) {
+  if (last.contexts > 0) {
     Log(LogLevel::kWarning, "ends with KV that was not moved",
         {{"contexts", last.contexts}, {"kv_bytes", last.kv_bytes}});
   }

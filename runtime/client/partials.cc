@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -21,11 +22,26 @@ absl::Status Refuse(absl::string_view field, absl::string_view value, absl::stri
   return absl::InvalidArgumentError(absl::StrCat(field, ": ", value, "; expected ", expected));
 }
 
+// Rows do not lie on each other, nor before the first.
+absl::Status CheckMemory(absl::string_view field, const TensorView& tensor) {
+  if (tensor.size() == 0) return absl::OkStatus();
+  if (tensor.data == nullptr) return Refuse(field, "null", "its values");
+  const std::pair<absl::string_view, int64_t> strides[] = {
+      {"token_stride", tensor.tokens > 1 ? tensor.token_stride : tensor.dim},
+      {"head_stride", tensor.heads > 1 ? tensor.head_stride : tensor.dim}};
+  for (const auto& [name, stride] : strides) {
+    if (stride >= tensor.dim) continue;
+    return Refuse(absl::StrCat(field, ".", name), absl::StrCat(stride),
+                  absl::StrCat("at least dim, ", tensor.dim));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckF32(absl::string_view field, const TensorView& tensor, int64_t tokens,
                       int64_t heads, int64_t dim) {
   if (tensor.dtype == DType::kF32 && tensor.tokens == tokens && tensor.heads == heads &&
-      tensor.dim == dim && (tensor.data != nullptr || tensor.size() == 0)) {
-    return absl::OkStatus();
+      tensor.dim == dim) {
+    return CheckMemory(field, tensor);
   }
   return Refuse(field, ShapeOf(tensor), absl::StrCat("f32 [", tokens, ", ", heads, ", ", dim, "]"));
 }
@@ -93,6 +109,7 @@ absl::Status Gate(const TensorView& gate, Tensor* out) {
                   absl::StrCat("[", out->tokens(), ", ", out->heads(), ", ", out->dim(),
                                "], or 1 in the last place"));
   }
+  ANNULUS_RETURN_IF_ERROR(CheckMemory("gate", gate));
   GateRows(gate, RowsOf(out));
   return absl::OkStatus();
 }
@@ -112,7 +129,10 @@ absl::Status Blend(absl::Span<const TensorView> parts, absl::Span<const TensorVi
     const TensorView& weight = weights[i];
     const bool fits = (weight.tokens == 1 || weight.tokens == shape.tokens) &&
                       weight.heads == shape.heads && (weight.dim == 1 || weight.dim == shape.dim);
-    if (fits && IsKnown(weight.dtype) && weight.data != nullptr) continue;
+    if (fits && IsKnown(weight.dtype)) {
+      ANNULUS_RETURN_IF_ERROR(CheckMemory(absl::StrCat("weights[", i, "]"), weight));
+      continue;
+    }
     return Refuse(absl::StrCat("weights[", i, "]"), ShapeOf(weight),
                   absl::StrCat("[", shape.tokens, ", ", shape.heads, ", ", shape.dim,
                                "], or 1 in the first or last place"));

@@ -107,7 +107,7 @@ absl::Status CheckKvShapes(const ContextSpec& spec, const TensorView& k, const T
   if (spec.v_is_k_prefix) {
     if (v.tokens == 0) return absl::OkStatus();
     return absl::InvalidArgumentError(
-        absl::StrCat("v.tokens: ", v.tokens, "; expected 0: in this context V is K's first dims"));
+        absl::StrCat("v.tokens: ", v.tokens, "; expected 0: V is K's first dims here, or there is none"));
   }
   ANNULUS_RETURN_IF_ERROR(CheckShape("v", v, spec.kv_heads, spec.v_head_dim));
   if (v.tokens == k.tokens) return absl::OkStatus();

@@ -175,8 +175,11 @@ void CoordinatorLoop::Do(action::MoveFill& fill, Incoming&) {
 void CoordinatorLoop::Do(action::MoveEnded& ended, Incoming&) {
   copy_.reset();
   ++(ended.status.ok() ? view_.moves_done : view_.moves_failed);
-  Log(LogLevel::kInfo, "context moved",
-      {{"context", ended.context}, {"status", ended.status.ToString()}});
+  if (ended.status.ok()) {
+    return Log(LogLevel::kInfo, "context moved", {{"context", ended.context}});
+  }
+  Log(LogLevel::kWarning, "context not moved; it is tried again",
+      {{"context", ended.context}, {"why", ended.status.ToString()}});
 }
 
 void CoordinatorLoop::Do(action::ContextEnded& ended, Incoming&) {

@@ -1,5 +1,8 @@
 #include "runtime/identity/audit_log.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+
 #include <cerrno>
 #include <cstring>
 #include <optional>
@@ -13,13 +16,33 @@ namespace annulus {
 
 absl::StatusOr<std::unique_ptr<AuditLog>> AuditLog::Open(const std::string& path,
                                                          const Clock& clock) {
-  std::unique_ptr<AuditLog> log(new AuditLog(clock));
-  if (path.empty()) return log;
-  log->file_.reset(std::fopen(path.c_str(), "ae"));  // others may cut it or move it away meanwhile
-  if (log->file_ != nullptr) return log;
+  std::unique_ptr<AuditLog> log(new AuditLog(path, clock));
+  if (path.empty() || log->OpenFile()) return log;
   return absl::InvalidArgumentError(absl::StrCat("audit_log: ", QuotedEnd(path), ": ",
                                                  std::strerror(errno),
                                                  "; expected a file that can be written to"));
+}
+
+// Others may cut it meanwhile. What it tells is for its owner and their group.
+bool AuditLog::OpenFile() {
+  file_.reset();
+  const int file = open(path_.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0640);
+  if (file >= 0) file_.reset(fdopen(file, "a"));
+  return file_ != nullptr;
+}
+
+bool AuditLog::WasMoved() const {
+  struct stat open_one, there;
+  return fstat(fileno(file_.get()), &open_one) != 0 || stat(path_.c_str(), &there) != 0 ||
+         open_one.st_ino != there.st_ino || open_one.st_dev != there.st_dev;
+}
+
+bool AuditLog::Write(const std::string& line) {
+  if ((file_ == nullptr || WasMoved()) && !OpenFile()) return false;
+  const bool written = std::fwrite(line.data(), 1, line.size(), file_.get()) == line.size() &&
+                       std::fflush(file_.get()) == 0;
+  if (!written) file_.reset();  // what is kept of the line is not written later, too
+  return written;
 }
 
 // With the mutex held.
@@ -47,13 +70,15 @@ void AuditLog::Tell(absl::string_view call, const Caller& caller, absl::StatusCo
                        LogField("client", caller.client),
                        LogField("detail", detail),
                        LogField("left_out", *left_out)};
-  if (file_ == nullptr) return Log(LogLevel::kInfo, "audit", fields);
+  if (path_.empty()) return Log(LogLevel::kInfo, "audit", fields);
   const std::string line =
       absl::StrCat("time=", absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", now, absl::UTCTimeZone()), " ",
                    LogLine("audit", fields), "\n");
-  // A disk that is full must not stop the service: the lines that follow say what is missing.
-  std::fwrite(line.data(), 1, line.size(), file_.get());
-  std::fflush(file_.get());
+  if (Write(line)) return;
+  // A disk that is full must not stop the service.
+  Log(LogLevel::kError, "the audit log does not take its lines, they are told here",
+      {{"file", path_}, {"why", std::strerror(errno)}});
+  Log(LogLevel::kInfo, "audit", fields);
 }
 
 }  // namespace annulus

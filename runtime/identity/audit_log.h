@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -27,8 +28,9 @@ class AuditLog {
   static constexpr int kLinesMax = 50;
   static constexpr size_t kTenantsMax = 64;
 
-  // Lines are added to the file at `path`, which is made if there is none; empty: they go to the
-  // process's log. INVALID_ARGUMENT names a file that cannot be written to. `clock` outlives this.
+  // Lines are added to the file at `path`, which is made if there is none, also after it was moved
+  // away; empty: they go to the process's log, as those do that the file does not take.
+  // INVALID_ARGUMENT names a file that cannot be written to. `clock` outlives this.
   static absl::StatusOr<std::unique_ptr<AuditLog>> Open(const std::string& path,
                                                         const Clock& clock = Clock::Real());
 
@@ -41,9 +43,14 @@ class AuditLog {
     void operator()(std::FILE* file) const { std::fclose(file); }
   };
 
-  explicit AuditLog(const Clock& clock) : clock_(clock) {}
+  AuditLog(std::string path, const Clock& clock) : path_(std::move(path)), clock_(clock) {}
   LineLimit& BudgetOf(const std::string& tenant);
+  // False: with errno.
+  bool OpenFile();
+  bool WasMoved() const;
+  bool Write(const std::string& line);
 
+  const std::string path_;
   const Clock& clock_;
   std::mutex mutex_;  // of all that follows
   std::unique_ptr<std::FILE, CloseFile> file_;

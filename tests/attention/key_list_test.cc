@@ -48,6 +48,10 @@ TEST_CASE("key list: hostile lists are refused by field, value and expectation")
       },
       "begin[2]: 1; expected at least begin[1], 2");
   CheckRefused([](KeyListData& d) { d.begin = {1, 1, 3, 3, 6}; }, "begin[0]: 1; expected 0");
+  CheckRefused([](KeyListData& d) { d.unit = static_cast<KeyListData::Unit>(5); },
+               "unit: 5; expected blocks or tokens");
+  CheckRefused([](KeyListData& d) { d.rows = static_cast<KeyListData::Rows>(9); },
+               "rows: 9; expected token, block, all or vertical-slash");
   CheckRefused(
       [](KeyListData& d) {
         d.begin = {0, 1, 7, 7, 7};

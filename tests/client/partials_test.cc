@@ -168,6 +168,17 @@ TEST_CASE("partials: what does not fit is refused by its name, and nothing chang
   refused(Blend({part.out}, {}, &into.out), "number of weights: 0");
   refused(Blend({part.out, narrow}, {part.out, part.out}, &into.out), "parts[1]: ");
   refused(Blend({part.out}, {narrow}, &into.out), "weights[0]: ");
+  // Memory that is not there, or whose rows lie on each other.
+  TensorView nothing = part.out, crossed = part.out;
+  nothing.data = nullptr;
+  crossed.token_stride = -8;
+  const auto why = [&](const TensorView& out) {
+    return std::string(Merge(out, part.lse, &into.out, &into.lse).message());
+  };
+  CHECK(why(nothing) == "out: null; expected its values");
+  CHECK(why(crossed) == "out.token_stride: -8; expected at least dim, 4");
+  refused(Blend({part.out}, {nothing}, &into.out), "weights[0]: null");
+  refused(Gate(nothing, &into.out), "gate: null");
   CheckNear(into.out, keys.Over(0, 3).out);
   // A row without an answer is none after the merge, whatever the other part saw.
   part.lse.f32()[4] = NAN;

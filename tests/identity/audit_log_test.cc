@@ -1,4 +1,8 @@
 // Lines of the audit log: what they say, and how many there are.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <filesystem>
 #include <fstream>
 #include <string>
 #include <vector>
@@ -24,6 +28,20 @@ std::vector<std::string> LinesOf(const std::string& path) {
   return lines;
 }
 
+// What the process says on stderr while this lives.
+struct StderrInto {
+  explicit StderrInto(const std::string& path) : kept(dup(STDERR_FILENO)) {
+    const int file = open(path.c_str(), O_WRONLY | O_CREAT, 0600);
+    dup2(file, STDERR_FILENO);
+    close(file);
+  }
+  ~StderrInto() {
+    dup2(kept, STDERR_FILENO);
+    close(kept);
+  }
+  const int kept;
+};
+
 TEST_CASE("a line says who did what, and what comes from outside cannot break it") {
   const test::TempFolder folder;
   const HandClock clock;
@@ -46,6 +64,31 @@ TEST_CASE("a line says who did what, and what comes from outside cannot break it
   CHECK(absl::StrContains(lines[1], "name=\"a\\nb event=audit\""));
   CHECK(absl::StrContains(AuditLog::Open(folder / "none/audit.log").status().message(),
                           "audit_log: "));
+}
+
+TEST_CASE("a file that was moved away is made anew, and one that takes nothing loses no line") {
+  const test::TempFolder folder;
+  const std::string path = folder / "audit.log";
+  const Caller ann{"ann", "lab", Role::kTenant};
+  const auto log = AuditLog::Open(path).value();
+  log->Tell("Fork", ann, absl::StatusCode::kOk, 1);
+  std::filesystem::rename(path, path + ".1");
+  log->Tell("Release", ann, absl::StatusCode::kOk, 2);
+  CHECK(LinesOf(path + ".1").size() == 1);
+  REQUIRE(LinesOf(path).size() == 1);
+  CHECK(absl::StrContains(LinesOf(path)[0], "call=Release"));
+  const auto mode = std::filesystem::status(path).permissions();
+  CHECK((mode & std::filesystem::perms::others_all) == std::filesystem::perms::none);
+
+  const auto full = AuditLog::Open("/dev/full").value();
+  {
+    const StderrInto file(folder / "stderr");
+    full->Tell("Truncate", ann, absl::StatusCode::kOk, 3);
+  }
+  const std::vector<std::string> told = LinesOf(folder / "stderr");
+  REQUIRE(told.size() == 2);
+  CHECK(absl::StrContains(told[0], "the audit log does not take its lines"));
+  CHECK(absl::StrContains(told[1], "event=audit call=Truncate"));
 }
 
 TEST_CASE("a tenant that is told of too often costs others no lines, and what is missing is told") {

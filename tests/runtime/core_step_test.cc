@@ -92,6 +92,36 @@ TEST_CASE("Truncate forgets on every rank, at once, and not under an append") {
   CHECK(FinishOf(d.Answer(12, cut), cut).ok());
 }
 
+TEST_CASE("A repeated upload of several pieces answers as the first did, piece by piece") {
+  Driver d(2);
+  const ContextId id = d.Create({11, 12});
+  const auto append = [&](int64_t start, int64_t tokens, RequestKey key) {
+    Actions actions;
+    const CallId call = Append(d, id, start, tokens, key, &actions);
+    if (All<action::Admit>(actions).empty()) return FinishOf(actions, call);
+    d.Handle(event::Prepared{call, {0, 1}});
+    d.Answer(11, call);
+    return FinishOf(d.Answer(12, call), call);
+  };
+  REQUIRE(append(0, 64, {7, 1}).ok());
+  REQUIRE(append(64, 64, {7, 2}).ok());
+  REQUIRE(d.Committed(id) == 128);
+  // Another try of the whole, which then goes on.
+  CHECK(append(0, 64, {7, 1}).ok());
+  CHECK(append(64, 64, {7, 2}).ok());
+  CHECK(d.Committed(id) == 128);
+  REQUIRE(append(128, 22, {7, 3}).ok());
+  for (int piece = 0; piece < 2; ++piece) {
+    CHECK(append(64 * piece, 64, {7, static_cast<uint64_t>(piece + 1)}).ok());
+  }
+  CHECK(d.Committed(id) == 150);
+  // What is no piece of it: in another place, of another size, of another client, or a later one.
+  CHECK(absl::IsInvalidArgument(append(0, 64, {7, 2})));
+  CHECK(absl::IsInvalidArgument(append(0, 32, {7, 1})));
+  CHECK(absl::IsInvalidArgument(append(0, 64, {8, 1})));
+  CHECK(absl::IsInvalidArgument(append(64, 64, {7, 4})));
+}
+
 TEST_CASE("A repetition is aborted if others replaced what it appended before it was sent") {
   Driver d(2);
   const ContextId id = d.Create({11, 12});

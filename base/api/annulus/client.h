@@ -62,7 +62,7 @@ enum class Upload {
 struct ClientOptions {
   std::string endpoint;                                // "host:port"
   absl::Duration connect_timeout = absl::Seconds(10);  // more than 0
-  int64_t chunk_bytes = 1 << 20;                       // of a streamed tensor, < 4 MiB
+  int64_t chunk_bytes = 1 << 20;                       // of a streamed tensor, ≤ 63/16 MiB
   int async_calls_max = 16;  // asynchronous calls at once; each has a thread
   Upload upload = Upload::kDirect;
   RetryOptions retry = {};

@@ -66,7 +66,7 @@ struct ContextSpec {
   // The tenant whose context it is, at most 128 bytes; filled in by the service: whoever is neither
   // an admin nor of this tenant finds no such context. Admins may name another tenant than theirs.
   std::string owner = {};
-  std::vector<Track> tracks = {};  // none where kv_efficient
+  std::vector<Track> tracks = {};  // 8 at most, none where kv_efficient
 };
 
 // By which number appends name the rows of track spec.tracks[track] in a layer: k is [n, heads of
@@ -87,7 +87,7 @@ struct ContextInfo {
   double idle_s = 0;           // since a call last used it
 };
 
-// Makes a call that changes a context safe to repeat: the same (client, sequence) never appends
+// Makes a call that changes a layer safe to repeat: the same (client, sequence) never appends to it
 // twice, and a repetition answers as the first would have; while the first is in flight it gets
 // UNAVAILABLE. client 0: the client library fills both.
 struct RequestKey {

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/quoted.h"
+#include "runtime/cli/options/security_options.h"
 #include "runtime/cli/options/shared_options.h"
 
 namespace annulus {
@@ -38,8 +39,11 @@ absl::StatusOr<std::string> ParsePortRange(absl::string_view text) {
 void AddServiceOptions(Options* options, ServiceFlags* flags) {
   options->Add("transports", "LIST", "UCX transports among processes, as UCX_TLS (tcp)",
                SetText(&flags->transports));
-  options->Add("net-devices", "LIST", "network devices for them, as UCX_NET_DEVICES (all)",
-               SetText(&flags->net_devices));
+  options->Add(
+      "net-devices", "LIST",
+      "network devices for them, as UCX_NET_DEVICES (all; of a coordinator that listens at "
+      "loopback addresses alone: lo)",
+      SetText(&flags->net_devices));
   options->Add("tcp-port-range", "A-B", "TCP ports for them, as UCX_TCP_PORT_RANGE (any)",
                SetParsed(&flags->tcp_port_range, ParsePortRange));
   options->Add("heartbeat-ms", "N", "a sign of life every N ms (100)",
@@ -202,6 +206,10 @@ ClientLimits ClientLimitsOf(const ServiceFlags& flags) {
 
 ConnectionLimits ConnectionLimitsOf(const ServiceFlags& flags) {
   return {.connections_max = flags.connections_max};
+}
+
+void KeepToLoopback(const std::string& listen, ServiceFlags* flags) {
+  if (flags->net_devices.empty() && IsLoopback(listen)) flags->net_devices = "lo";
 }
 
 UcxOptions UcxOptionsOf(const ServiceFlags& flags) {

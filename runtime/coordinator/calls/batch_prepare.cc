@@ -185,7 +185,8 @@ absl::StatusOr<PreparedCall> BatchCall::Prepare(const action::Admit& admit) {
       prepared.bytes += ChoiceBytesOf(part, worker);
     }
     forget_lists_[rank] = planner_.lists().ToForget(worker);
-    prepared.messages.push_back({{static_cast<int>(rank), std::move(items)}, Pack(rank, prepared.messages)});
+    prepared.messages.push_back(
+        {{static_cast<int>(rank), std::move(items)}, Pack(rank, prepared.messages)});
   }
   OnPhase("pack queries", begin);
   return prepared;

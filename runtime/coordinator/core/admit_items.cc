@@ -13,6 +13,17 @@
 namespace annulus {
 namespace {
 
+// Whether the tokens are an earlier piece of the request whose last piece was the layer's last
+// append. A long upload's pieces have one size, but for the last, and sequence numbers one after
+// the other.
+bool IsEarlierPiece(const Layer& layer, TokenRange tokens, RequestKey key) {
+  if (!key.given() || key.client != layer.last_key.client) return false;
+  if (key.sequence >= layer.last_key.sequence || tokens.size() < 1) return false;
+  const int64_t between = layer.last_tokens.begin - tokens.begin;
+  return between > 0 && between % tokens.size() == 0 &&
+         static_cast<uint64_t>(between / tokens.size()) == layer.last_key.sequence - key.sequence;
+}
+
 // Whether the tokens are to be appended: not if they were, by the same request.
 absl::StatusOr<bool> CheckAppend(const Context& context, const Layer& layer,
                                  const ContextSpec& of_layer, TokenRange tokens, RequestKey key) {
@@ -30,6 +41,7 @@ absl::StatusOr<bool> CheckAppend(const Context& context, const Layer& layer,
     if (layer.tokens >= tokens.end) return false;
     return absl::AbortedError("what this request appended has been truncated since");
   }
+  if (IsEarlierPiece(layer, tokens, key) && layer.tokens >= tokens.end) return false;
   if (context.moving >= Moving::kHoldsOff) {
     return absl::UnavailableError("the context is being moved; retry");
   }

@@ -9,9 +9,11 @@
 namespace annulus {
 namespace {
 
-// How often it is looked for something to move, and how long after a move that failed.
+// How often it is looked for something to move, and how long after a move that failed: each that
+// fails in a row doubles it, since what cannot fit would be copied for nothing each time.
 constexpr absl::Duration kLookPeriod = absl::Milliseconds(100);
 constexpr absl::Duration kRetryPeriod = absl::Seconds(1);
+constexpr absl::Duration kRetryPeriodMax = absl::Seconds(8);
 // Of one message: small, since the calls of others wait for it.
 constexpr int64_t kChunkBytes = int64_t{1} << 20;
 // Rounds over all layers after which appends wait for the last one.
@@ -292,7 +294,9 @@ void Mover::End() {
   }
   tenants_.SetKvMoving(move.to->spec.owner, 0);
   out_.Emit(action::MoveEnded{move.context, move.failure});
-  next_look_ = out_.now() + (move.failure.ok() ? absl::ZeroDuration() : kRetryPeriod);
+  const absl::Duration pause = retry_pause_;
+  retry_pause_ = move.failure.ok() ? kRetryPeriod : std::min(2 * pause, kRetryPeriodMax);
+  next_look_ = out_.now() + (move.failure.ok() ? absl::ZeroDuration() : pause);
   move_.reset();
 }
 
