@@ -6,8 +6,8 @@ answer, without any fault, or where something has grown by more than --slope-max
 
 The coordinator and worker w1 are never hurt; the other workers are killed, or stopped until they are
 fenced, and started again; clients vanish in the middle of a call. Slopes are least squares over the
-medians of each minute after the first third, in which caches fill: within a minute a fault closes
-connections for some seconds, and what leaks stays.
+medians of each minute after the first third, in which caches fill (of shorter runs: of each
+second): within a minute a fault closes connections for some seconds, and what leaks stays.
 """
 
 import argparse
@@ -36,11 +36,12 @@ def sample(pid):
 
 
 def medians(times, values):
-    """Of each minute: its middle, and the median of its values."""
-    minutes = {}
+    """Of each minute, or second: its middle, and the median of its values."""
+    length = 60 if times[-1] - times[0] > 600 else 1
+    parts = {}
     for t, value in zip(times, values):
-        minutes.setdefault(int(t // 60), []).append(value)
-    return [60 * minute + 30 for minute in minutes], [*map(statistics.median, minutes.values())]
+        parts.setdefault(int(t // length), []).append(value)
+    return [length * (part + 0.5) for part in parts], [*map(statistics.median, parts.values())]
 
 
 def slope_percent_per_hour(times, values):

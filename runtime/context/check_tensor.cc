@@ -106,8 +106,8 @@ absl::Status CheckKvShapes(const ContextSpec& spec, const TensorView& k, const T
   ANNULUS_RETURN_IF_ERROR(CheckShape("k", k, spec.kv_heads, spec.head_dim));
   if (spec.v_is_k_prefix) {
     if (v.tokens == 0) return absl::OkStatus();
-    return absl::InvalidArgumentError(
-        absl::StrCat("v.tokens: ", v.tokens, "; expected 0: V is K's first dims here, or there is none"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "v.tokens: ", v.tokens, "; expected 0: V is K's first dims here, or there is none"));
   }
   ANNULUS_RETURN_IF_ERROR(CheckShape("v", v, spec.kv_heads, spec.v_head_dim));
   if (v.tokens == k.tokens) return absl::OkStatus();

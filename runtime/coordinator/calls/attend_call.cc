@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "attention/memory_space.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "runtime/coordinator/calls/index_item.h"
@@ -46,12 +47,17 @@ absl::StatusOr<PreparedCall> AttendCall::Prepare(const action::Admit& admit) {
     ShareOf(load.worker).work_pairs = load.work_pairs;
   }
   for (const ShareMessage& to : prepared.messages) {
-    stats.bytes_moved += QueryBytes(plan, to.share.rank);
+    stats.bytes_moved += static_cast<int64_t>(to.message.payload.size());  // queries
   }
   stats.plan = std::string(Name(plan.kind()));
   stats.visited_pairs = planned(0)->size.visited_pairs;
   stats.work_pairs = planned(0)->size.work_pairs;
   stats.planned_bytes = plan.BytesTotal();
+  if (chooses(0)) {
+    stats.planned_bytes =
+        stats.bytes_moved + static_cast<int64_t>(PartialBytes(request_.q.tokens, request_.q.heads,
+                                                              admit.items[0].map->spec.v_head_dim));
+  }
   return prepared;
 }
 

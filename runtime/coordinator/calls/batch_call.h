@@ -79,6 +79,8 @@ class BatchCall : public TensorCall {
  protected:
   const Clock& clock() const { return clock_; }
   bool trace_ = false;  // whether workers tell what they did when
+  // Its one rank chooses and attends: all of its queries go there, and all answers come back.
+  bool chooses(size_t index) const { return items_[index].chooses; }
   // Null unless the item is attended and was not refused.
   const Planned* planned(size_t index) const { return items_[index].planned.get(); }
 
