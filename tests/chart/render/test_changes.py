@@ -129,7 +129,7 @@ TYPED = {
 }
 NONE = {
     "global": "other charts' values; test_render tells what is read of it",
-    "auth.enabled": "refused without what it asks for, and this without it; test_refused",
+    "auth.enabled": "refused without what it asks for, and this without it; test_refused_auth",
     "tls.allowChange": "what upgrades may do; test_upgrade",
 }
 
