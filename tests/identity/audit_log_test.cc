@@ -1,7 +1,4 @@
 // Lines of the audit log: what they say, and how many there are.
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -11,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "runtime/identity/audit_log.h"
 #include "tests/catch.h"
+#include "tests/stderr_into.h"
 #include "tests/temp_folder.h"
 
 namespace annulus {
@@ -27,20 +25,6 @@ std::vector<std::string> LinesOf(const std::string& path) {
   for (std::string line; std::getline(file, line);) lines.push_back(line);
   return lines;
 }
-
-// What the process says on stderr while this lives.
-struct StderrInto {
-  explicit StderrInto(const std::string& path) : kept(dup(STDERR_FILENO)) {
-    const int file = open(path.c_str(), O_WRONLY | O_CREAT, 0600);
-    dup2(file, STDERR_FILENO);
-    close(file);
-  }
-  ~StderrInto() {
-    dup2(kept, STDERR_FILENO);
-    close(kept);
-  }
-  const int kept;
-};
 
 TEST_CASE("a line says who did what, and what comes from outside cannot break it") {
   const test::TempFolder folder;
@@ -82,7 +66,7 @@ TEST_CASE("a file that was moved away is made anew, and one that takes nothing l
 
   const auto full = AuditLog::Open("/dev/full").value();
   {
-    const StderrInto file(folder / "stderr");
+    const test::StderrInto file(folder / "stderr");
     full->Tell("Truncate", ann, absl::StatusCode::kOk, 3);
   }
   const std::vector<std::string> told = LinesOf(folder / "stderr");

@@ -4,6 +4,8 @@
 
 #include <atomic>
 #include <filesystem>
+#include <fstream>
+#include <sstream>
 #include <thread>
 
 #include "absl/strings/match.h"
@@ -23,6 +25,7 @@
 #include "tests/certificates.h"
 #include "tests/rpc/fake_service.h"
 #include "tests/rpc/scrape.h"
+#include "tests/stderr_into.h"
 #include "tests/temp_folder.h"
 
 namespace annulus {
@@ -319,6 +322,26 @@ TEST_CASE("files of TLS tell when a chain ends, and how often they changed, well
   CHECK(files->Reload().reloads_failed == 3);
   ends(files->reading(), absl::Hours(9));
   CHECK(!TlsFiles::Open(ServerTls()).value()->reading().expiry.has_value());
+}
+
+TEST_CASE("a certificate that has ended is told of, once") {
+  const Authority authority;
+  const test::TempFolder folder;
+  const Certificate ended = authority.Issue({.from = -absl::Hours(2), .until = -absl::Hours(1)});
+  folder.Write("cert", ended.certificate);
+  folder.Write("key", ended.key);
+  {
+    const test::StderrInto file(folder / "stderr");
+    const auto files = TlsFiles::Open(
+        ServerTls{.cert = folder / "cert", .key = folder / "key", .reload_period = absl::Hours(1)});
+    REQUIRE(files.ok());
+    CHECK_FALSE((*files)->Reload().bad);
+  }
+  std::stringstream told;
+  told << std::ifstream(folder / "stderr").rdbuf();
+  const std::string words = "the TLS certificate has ended";
+  CHECK(absl::StrContains(told.str(), words));
+  CHECK(told.str().find(words) == told.str().rfind(words));
 }
 
 TEST_CASE("files of TLS that are missing or spoilt are refused by name") {

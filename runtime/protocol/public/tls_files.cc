@@ -134,6 +134,7 @@ absl::StatusOr<std::unique_ptr<TlsFiles>> TlsFiles::OpenAs(const Tls& tls, const
   if (plain) return files;
   const absl::StatusOr<TlsPem> pem = ReadTls(tls);
   ANNULUS_RETURN_IF_ERROR(files->Load(pem));
+  files->WarnIfEnded();
   files->seen_ = TextOf(pem);
   files->handshakes_ = std::make_shared<std::atomic<uint64_t>>(0);
   files->thread_ = std::thread([self = files.get()] { self->Watch(); });
@@ -205,12 +206,23 @@ absl::Status TlsFiles::Load(const absl::StatusOr<TlsPem>& pem) {
   return pem->authorities.empty() ? absl::OkStatus() : authorities_.Set(pem->authorities);
 }
 
+void TlsFiles::WarnIfEnded() {
+  const std::optional<absl::Time>& end = reading_.expiry;
+  if (!end.has_value() || *end > absl::Now() || told_end_ == end) return;
+  told_end_ = end;
+  Log(LogLevel::kWarning, "the TLS certificate has ended, and peers refuse it",
+      {{"file", name_}, {"ended", absl::FormatTime(*end, absl::UTCTimeZone())}});
+}
+
 TlsFiles::Reading TlsFiles::Reload() {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (read_ == nullptr) return reading_;
   const absl::StatusOr<TlsPem> pem = read_();
   std::string seen = TextOf(pem);
-  if (seen == seen_) return reading_;
+  if (seen == seen_) {
+    WarnIfEnded();
+    return reading_;
+  }
   seen_ = std::move(seen);
   const absl::Status status = Load(pem);
   reading_.bad = !status.ok();

@@ -76,6 +76,8 @@ class TlsFiles {
   template <typename Tls>
   static absl::StatusOr<std::unique_ptr<TlsFiles>> OpenAs(const Tls& tls, const std::string& ca);
   absl::Status Load(const absl::StatusOr<TlsPem>& pem);
+  // Says once of each certificate that it has ended: peers refuse it, and do not say why.
+  void WarnIfEnded();
   void Watch();
 
   const Read read_;         // null: plain text
@@ -86,6 +88,7 @@ class TlsFiles {
   Copy pair_, authorities_;
   std::shared_ptr<std::atomic<uint64_t>> handshakes_;
   Reading reading_;
+  std::optional<absl::Time> told_end_;  // of the certificate that was told of
   bool stopping_ = false;
   std::condition_variable stop_;
   std::thread thread_;
