@@ -190,6 +190,10 @@ void CoordinatorLoop::Do(action::ContextEnded& ended, Incoming&) {
        {"idle_s", absl::ToDoubleSeconds(ended.idle)}});
 }
 
+void CoordinatorLoop::Do(action::ContextLost& lost, Incoming&) {
+  Log(LogLevel::kError, "context lost", {{"context", lost.context}, {"with", lost.with}});
+}
+
 void CoordinatorLoop::Do(action::WorkerLeft& left, Incoming&) {
   ++view_.workers_left;
   Log(LogLevel::kInfo, "worker left", {{"worker", left.label}});

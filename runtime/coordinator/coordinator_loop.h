@@ -80,6 +80,7 @@ class CoordinatorLoop {
   void Do(action::WorkerLeft& left, Incoming& cause);
   void Do(action::WorkerLost& lost, Incoming& cause);
   void Do(action::ContextEnded& ended, Incoming& cause);
+  void Do(action::ContextLost& lost, Incoming& cause);
   void Do(action::MoveRead& read, Incoming& cause);
   void Do(action::MoveRows& rows, Incoming& cause);
   void Do(action::MoveFill& fill, Incoming& cause);

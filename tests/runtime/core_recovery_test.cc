@@ -208,13 +208,19 @@ TEST_CASE("A context whose ranks are not all back in time is lost, and says so")
   Restarted d;
   d.Join(11, 1);
   d.Tell(11, Holds(0, Stored(100, 3, {90, 100}, 9)));
+  std::vector<action::ContextLost> told;
   for (int i = 0; i < 25; ++i) {
     d.now += absl::Milliseconds(450);
     d.Handle(event::Heard{11, wire::Heartbeat{}});
-    d.Handle(event::Tick{});
+    for (const auto& lost : All<action::ContextLost>(d.Handle(event::Tick{}))) {
+      told.push_back(lost);
+    }
   }
   REQUIRE(d.Describe().ok());
   CHECK(d.core.Describe(kContext)->state == "lost");
+  REQUIRE(told.size() == 1);
+  CHECK(told[0].context == kContext);
+  CHECK(told[0].with == "1 of 2 workers, which did not come back");
   const absl::Status lost = Repeat(d, 100, 1, 10);
   CHECK(absl::IsDataLoss(lost));
   CHECK(lost.message() ==

@@ -69,6 +69,7 @@ void Contexts::LoseHolder(Context& context, WorkerId id) {
 void Contexts::EndAbsence(Context& context) {
   if (EachRankIsHeld(*context.map)) return GoOn(context);
   context.lost_to = context.absent.front().label;
+  out_.Emit(action::ContextLost{context.map->context, context.lost_to});
 }
 
 void Contexts::EndAbsences() {

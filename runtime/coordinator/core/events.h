@@ -238,6 +238,10 @@ struct ContextEnded {  // to be told to people: released, and not by a caller
   int64_t kv_bytes = 0;
   absl::Duration idle;
 };
+struct ContextLost {  // likewise: some of its KV is on no worker that is there
+  ContextId context = 0;
+  std::string with;  // the worker, or how many, that took it along
+};
 // A context moves: a chunk of its tokens is about to be read. Until the next MoveRead, MoveRows and
 // MoveFill are about this one.
 struct MoveRead {
@@ -263,8 +267,8 @@ struct MoveEnded {  // to be told to people
 using Action =
     std::variant<action::Send, action::SendTask, action::Drop, action::Admit, action::Deliver,
                  action::Finish, action::WorkerJoined, action::WorkerLeft, action::WorkerLost,
-                 action::ContextEnded, action::MoveRead, action::MoveRows, action::MoveFill,
-                 action::MoveEnded>;
+                 action::ContextEnded, action::ContextLost, action::MoveRead, action::MoveRows,
+                 action::MoveFill, action::MoveEnded>;
 using Actions = std::vector<Action>;
 
 // What the parts of a core share while an event is handled: its time, and the actions it leads to.

@@ -302,6 +302,7 @@ void Recovery::EndIfDue() {
                                    " workers, which did not come back");
     context.layers.resize(found.latest().layers.size());
     context.map = std::make_shared<const ShardMap>(std::move(map));
+    out_.Emit(action::ContextLost{context.map->context, context.lost_to});
     contexts_.Add(std::move(context));
   }
 }
