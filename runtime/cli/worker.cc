@@ -29,6 +29,8 @@ namespace {
 
 // How often the process looks up from waiting, for a signal or a loss.
 constexpr absl::Duration kLookUp = absl::Milliseconds(100);
+// How long one that is to end waits to hear that it is a member, which it leaves then.
+constexpr absl::Duration kWelcome = absl::Seconds(1);
 // How often people are told that a worker waits, at the longest.
 constexpr absl::Duration kWordPeriod = absl::Seconds(10);
 constexpr int kPlacesMax = 1 << 16;
@@ -170,12 +172,19 @@ absl::Status Stay(const WorkerFlags& flags, const std::string& data_address, Joi
                   Worker& worker, Signals& signals) {
   // The first signal asks to leave; the next one, or drain_s, ends the process at once.
   std::optional<absl::Time> leave_by;
+  bool leaves = false;
   absl::Time next_look = absl::Now() + kLookPeriod;
   absl::Time next_word = absl::InfinitePast();
   while (!worker.left() && (!leave_by.has_value() || absl::Now() < *leave_by)) {
     if (signals.WaitForStop(kLookUp)) {
-      if (leave_by.has_value() || worker.Snapshot().state != LinkState::kReady) break;
+      const LinkState now = worker.Snapshot().state;
+      if (leave_by.has_value() || (now != LinkState::kReady && now != LinkState::kJoining)) break;
+      // The coordinator may count on one that has not heard yet that it is a member.
+      leave_by = absl::Now() + (now == LinkState::kReady ? absl::ZeroDuration() : kWelcome);
+    }
+    if (leave_by.has_value() && !leaves && worker.Snapshot().state == LinkState::kReady) {
       worker.Leave();
+      leaves = true;
       leave_by = absl::Now() + absl::Seconds(flags.drain_s);
     }
     if (worker.rejoining() && leave_by.has_value()) break;  // nobody is there to move anything
