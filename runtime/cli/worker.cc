@@ -180,7 +180,7 @@ absl::Status Stay(const WorkerFlags& flags, const std::string& data_address, Joi
       const LinkState now = worker.Snapshot().state;
       if (leave_by.has_value() || (now != LinkState::kReady && now != LinkState::kJoining)) break;
       // The coordinator may count on one that has not heard yet that it is a member.
-      leave_by = absl::Now() + (now == LinkState::kReady ? absl::ZeroDuration() : kWelcome);
+      leave_by = absl::Now() + kWelcome;
     }
     if (leave_by.has_value() && !leaves && worker.Snapshot().state == LinkState::kReady) {
       worker.Leave();

@@ -64,12 +64,7 @@ class Handlers final : public grpc::Service {
     ANNULUS_RETURN_IF_ERROR(place.Take(context, PeerOf(*context, caller)));
     ClientPace pace(&stalls_, context);
     v1::PutPart part;
-    const auto read = [&] {
-      grpc::ByteBuffer bytes;
-      if (!pace.Wait(bytes, [&] { return stream->Read(&bytes); })) return false;
-      ParsePart(&bytes, &part);
-      return true;
-    };
+    const auto read = [&] { return ReadPart(&pace, stream, &part); };
     if (!read() || !part.has_header()) {
       return absl::InvalidArgumentError("header: none; expected it as the first message");
     }

@@ -1,17 +1,27 @@
 // The messages of streams with tensors, whose fields are counted before they are parsed.
 #pragma once
 
+#include <grpcpp/support/byte_buffer.h>
+
+#include "runtime/server/stall_watch.h"
+
 namespace google::protobuf {
 class Message;
 }  // namespace google::protobuf
-namespace grpc {
-class ByteBuffer;
-}  // namespace grpc
 
 namespace annulus {
 
 // Replaces all of the part. One that is malformed, or that has more texts and messages in it than
 // any call has a use for, becomes an empty one, which whoever reads it refuses.
 void ParsePart(grpc::ByteBuffer* bytes, google::protobuf::Message* part);
+
+// Waits for the stream's next message. Whether it has come, or has gone.
+template <typename Stream>
+bool ReadPart(ClientPace* pace, Stream* stream, google::protobuf::Message* part) {
+  grpc::ByteBuffer bytes;
+  if (!pace->Wait(bytes, [&] { return stream->Read(&bytes); })) return false;
+  ParsePart(&bytes, part);
+  return true;
+}
 
 }  // namespace annulus

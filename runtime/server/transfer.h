@@ -3,8 +3,6 @@
 // Of one call and its thread.
 #pragma once
 
-#include <grpcpp/support/byte_buffer.h>
-
 #include <utility>
 
 #include "absl/status/status.h"
@@ -35,10 +33,7 @@ class Transfer {
   // Whether the next message has come, or has gone. One that is none comes as an empty one.
   template <typename Stream, typename Part>
   bool Read(Stream* stream, Part* part) {
-    grpc::ByteBuffer bytes;
-    if (!pace_.Wait(bytes, [&] { return stream->Read(&bytes); })) return false;
-    ParsePart(&bytes, part);
-    return true;
+    return ReadPart(&pace_, stream, part);
   }
   template <typename Stream, typename Reply, typename... Options>
   bool Write(Stream* stream, const Reply& reply, const Options&... options) {

@@ -294,9 +294,12 @@ void Mover::End() {
   }
   tenants_.SetKvMoving(move.to->spec.owner, 0);
   out_.Emit(action::MoveEnded{move.context, move.failure});
-  const absl::Duration pause = retry_pause_;
-  retry_pause_ = move.failure.ok() ? kRetryPeriod : std::min(2 * pause, kRetryPeriodMax);
-  next_look_ = out_.now() + (move.failure.ok() ? absl::ZeroDuration() : pause);
+  if (move.failure.ok()) {
+    pause_ = absl::ZeroDuration();
+  } else {
+    pause_ = std::clamp(2 * pause_, kRetryPeriod, kRetryPeriodMax);
+  }
+  next_look_ = out_.now() + pause_;
   move_.reset();
 }
 

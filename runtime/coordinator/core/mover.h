@@ -96,8 +96,8 @@ class Mover {
   Calls& calls_;
   const Recovery& recovery_;
   std::optional<Move> move_;
-  absl::Time next_look_ = absl::InfinitePast();    // not before
-  absl::Duration retry_pause_ = absl::Seconds(1);  // after the next move that fails
+  absl::Time next_look_ = absl::InfinitePast();  // not before
+  absl::Duration pause_ = absl::ZeroDuration();  // after the last move
   uint64_t last_request_ = 0;
 };
 
