@@ -95,8 +95,9 @@ absl::StatusOr<std::unique_ptr<Transport>> MakeInProcessTransport(const InProces
         absl::StrCat("threads: ", options.threads, "; expected 0 (one per core) to ", threads_max,
                      ", for ", kThreadsMax, " of all ", options.workers, " workers together"));
   }
-  // A library has no business on its program's stderr, and workers that end are no news here.
-  SetLogLevel(LogLevel::kError);
+  // A library has no business on its program's stderr: what goes wrong is a call's answer, and
+  // workers that end, with what they hold, are no news here.
+  SetLogLevel(LogLevel::kOff);
   auto transport = std::make_unique<InProcessTransport>();
   ANNULUS_RETURN_IF_ERROR(transport->Start(options));
   return transport;
