@@ -45,13 +45,6 @@ struct ScoredBy {
   std::vector<int32_t> units;
   std::vector<const float*> summaries;
   std::vector<float> own;  // that are not the keys' holder's
-
-  // Of the units [first, end) the first few whose summaries lie one after the other.
-  size_t CountTogether(size_t first, size_t end, int width) const {
-    size_t next = first + 1;
-    while (next < end && summaries[next] == summaries[next - 1] + width) ++next;
-    return next - first;
-  }
 };
 
 // Of whole units (PageSummary::counts_cut): where units lie within blocks those of the blocks, else

@@ -55,6 +55,8 @@ absl::Status ColumnQueries::ForEachBlock(const SelectKeys& keys, int kv_head,
                                          absl::Span<const int64_t> blocks, Body body) const {
   const DType dtype = keys.kv->dtype();
   std::vector<float> k(static_cast<size_t>(kBlockTokens * dim_));
+  const std::vector<const float*> k_rows =
+      PlacesOf(k.data(), kBlockTokens, static_cast<int>(dim_));
   std::vector<float> scores(static_cast<size_t>(kBlockTokens * group_ * rows_));
   std::vector<std::byte> staged;
   for (const int64_t block : blocks) {
@@ -71,8 +73,8 @@ absl::Status ColumnQueries::ForEachBlock(const SelectKeys& keys, int kv_head,
       const auto at = static_cast<size_t>(t * page.k_row_stride) * SizeOf(dtype);
       Convert(from + at, dtype, k.data() + t * dim_, DType::kF32, dim_);
     }
-    Scores(values_.data(), static_cast<int>(group_ * rows_), static_cast<int>(dim_), k.data(),
-           static_cast<int>(tokens), scores.data());
+    Scores(values_.data(), static_cast<int>(group_ * rows_), static_cast<int>(dim_),
+           {k_rows.data(), static_cast<size_t>(tokens)}, scores.data());
     body(block * kBlockTokens, tokens, k.data(), scores.data());
   }
   return absl::OkStatus();

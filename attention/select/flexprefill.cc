@@ -113,7 +113,7 @@ class Head {
   std::optional<std::vector<double>> Estimate(TokenRange queries, int64_t blocks) const {
     const std::vector<double> q = MeanOf(queries);
     std::vector<float> scores(static_cast<size_t>(blocks));
-    Scores(q.data(), 1, dim_, means_.data(), static_cast<int>(blocks), scores.data());
+    Scores(q.data(), 1, dim_, PlacesOf(means_.data(), blocks, dim_), scores.data());
     for (const float score : scores) {
       if (!std::isfinite(score)) return std::nullopt;
     }

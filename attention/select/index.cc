@@ -26,12 +26,12 @@ class Row {
     if (rows.weights != nullptr) weights_ = rows.weights + row * heads_;
   }
 
-  // scores [count, lists] of tokens whose rows are k [count, dim]; `dots` has room for [count,
-  // heads].
-  void Score(const float* k, int count, float* dots, float* scores) const {
+  // scores [k.size(), lists] of tokens by their rows k; `dots` has room for [k.size(), heads].
+  void Score(absl::Span<const float* const> k, float* dots, float* scores) const {
     const int dim = static_cast<int>(of_.q.dim);
-    Scores(expanded_.data(), heads_, dim, k, count, weights_ == nullptr ? scores : dots);
-    if (weights_ != nullptr) WeighedScores(dots, count, weights_, heads_, scores);
+    Scores(expanded_.data(), heads_, dim, k, weights_ == nullptr ? scores : dots);
+    if (weights_ == nullptr) return;
+    WeighedScores(dots, static_cast<int>(k.size()), weights_, heads_, scores);
   }
 
  private:
@@ -92,6 +92,7 @@ absl::Status BestByIndex(const SelectRows& rows, int64_t first, int64_t count,
   for (int64_t r = first; r < first + count; ++r) scored.emplace_back(rows, r);
   const DType dtype = keys.kv->dtype();
   std::vector<float> k(static_cast<size_t>(kBlockTokens * dim));
+  const std::vector<const float*> k_rows = PlacesOf(k.data(), kBlockTokens, dim);
   std::vector<float> dots(static_cast<size_t>(kBlockTokens * rows.q.heads));
   std::vector<float> scores(static_cast<size_t>(kBlockTokens * lists));
   std::vector<std::byte> staged;
@@ -114,7 +115,7 @@ absl::Status BestByIndex(const SelectRows& rows, int64_t first, int64_t count,
       const int64_t end = selector.CandidatesEnd(rows.q_begin + first + r, rows.kv_tokens);
       const int64_t seen = std::min(tokens, end * selector.unit_tokens() - begin);
       if (seen <= 0) continue;
-      scored[r].Score(k.data(), static_cast<int>(seen), dots.data(), scores.data());
+      scored[r].Score({k_rows.data(), static_cast<size_t>(seen)}, dots.data(), scores.data());
       for (int list = 0; list < lists; ++list) {
         tops[r * lists + list].Take(begin, seen, selector.unit_tokens(), &scores[list], lists);
       }

@@ -9,7 +9,7 @@ namespace {
 
 // Groups that are scored together, and summaries, as in choose.cc.
 constexpr size_t kGroupsAtOnce = 16;
-constexpr size_t kSummariesAtOnce = 64;
+constexpr size_t kSummariesAtOnce = 256;
 
 struct Group {
   int head;
@@ -51,9 +51,9 @@ class Batch {
     for (const Group& group : groups_) end = std::max(end, group.units);
     by_group_.resize(groups_.size() * end);
     for (size_t u = 0, count = 0; u < end; u += count) {
-      count = units_.CountTogether(u, std::min(end, u + kSummariesAtOnce), width_);
-      Scores(expanded_.data(), static_cast<int>(groups_.size()), width_, units_.summaries[u],
-             static_cast<int>(count), scores_.data());
+      count = std::min(end - u, kSummariesAtOnce);
+      Scores(expanded_.data(), static_cast<int>(groups_.size()), width_,
+             {&units_.summaries[u], count}, scores_.data());
       for (size_t g = 0; g < groups_.size(); ++g) {
         for (size_t s = 0; s < count; ++s) {
           by_group_[g * end + u + s] = scores_[s * groups_.size() + g];

@@ -42,13 +42,18 @@ float Total(hn::Vec<D>* sums) {
   return std::isnan(total) ? std::numeric_limits<float>::infinity() : static_cast<float>(total);
 }
 
-// Several rows with several summaries, whose sums stay in registers.
-template <int kRows, int kSummaries>
-void ScoreTile(const double* HWY_RESTRICT rows, int width, const float* HWY_RESTRICT summaries,
-               float* HWY_RESTRICT scores, int scores_stride) {
+// Memory is asked for the summaries that come so many later: pages lie apart, where nothing else
+// reads ahead.
+constexpr size_t kAhead = 8;
+constexpr size_t kLineFloats = 16;
+
+// Several rows with several summaries, whose sums stay in registers. Where `ahead` is given, the
+// summaries there are fetched meanwhile.
+template <int kRows, int kSummaries, bool kFetch>
+void ScoreTile(const double* HWY_RESTRICT rows, size_t size, const float* const* summaries,
+               const float* const* ahead, float* HWY_RESTRICT scores, int scores_stride) {
   const D d;
   const hn::Rebind<float, D> df;
-  const auto size = static_cast<size_t>(width);
   hn::Vec<D> sums[kSummaries][kRows][kVectors];
 #pragma GCC unroll 8
   for (auto& of_summary : sums) {
@@ -59,6 +64,10 @@ void ScoreTile(const double* HWY_RESTRICT rows, int width, const float* HWY_REST
     }
   }
   for (size_t c = 0; c < size; c += kSums) {
+    if (kFetch && c % kLineFloats == 0) {
+#pragma GCC unroll 8
+      for (size_t s = 0; s < kSummaries; ++s) __builtin_prefetch(ahead[s] + c, 0, 3);
+    }
 #pragma GCC unroll 8
     for (size_t v = 0; v < kVectors; ++v) {
       const size_t at = c + v * kLanes;
@@ -67,7 +76,7 @@ void ScoreTile(const double* HWY_RESTRICT rows, int width, const float* HWY_REST
       for (size_t r = 0; r < kRows; ++r) row[r] = hn::LoadU(d, rows + r * size + at);
 #pragma GCC unroll 8
       for (size_t s = 0; s < kSummaries; ++s) {
-        const auto x = hn::PromoteTo(d, hn::LoadU(df, summaries + s * size + at));
+        const auto x = hn::PromoteTo(d, hn::LoadU(df, summaries[s] + at));
 #pragma GCC unroll 8
         for (size_t r = 0; r < kRows; ++r) sums[s][r][v] = hn::MulAdd(row[r], x, sums[s][r][v]);
       }
@@ -78,24 +87,40 @@ void ScoreTile(const double* HWY_RESTRICT rows, int width, const float* HWY_REST
   }
 }
 
-void Scores(const double* rows, int row_count, int width, const float* summaries, int summary_count,
+// All rows with several summaries; scores [kSummaries, row_count].
+template <int kSummaries>
+void ScoreSummaries(const double* rows, int row_count, int width, const float* const* summaries,
+                    const float* const* ahead, float* scores) {
+  const auto size = static_cast<size_t>(width);
+  for (int r = 0; r < row_count;) {
+    const double* const of = rows + static_cast<size_t>(r) * size;
+    float* const to = scores + r;
+    if (row_count - r >= 4) {
+      r == 0 ? ScoreTile<4, kSummaries, true>(of, size, summaries, ahead, to, row_count)
+             : ScoreTile<4, kSummaries, false>(of, size, summaries, ahead, to, row_count);
+      r += 4;
+    } else {
+      r == 0 ? ScoreTile<1, kSummaries, true>(of, size, summaries, ahead, to, row_count)
+             : ScoreTile<1, kSummaries, false>(of, size, summaries, ahead, to, row_count);
+      ++r;
+    }
+  }
+}
+
+void Scores(const double* rows, int row_count, int width, absl::Span<const float* const> summaries,
             float* scores) {
   // As many sums as registers hold, whatever their width.
-  constexpr int kTile = kVectors == 1 ? 4 : 2;
-  for (int s = 0; s < summary_count;) {
-    const bool several = s + kTile <= summary_count;
-    const float* const from = summaries + s * width;
-    float* const to = scores + s * row_count;
-    int r = 0;
-    for (; r + 4 <= row_count; r += 4) {
-      several ? ScoreTile<4, kTile>(rows + r * width, width, from, to + r, row_count)
-              : ScoreTile<4, 1>(rows + r * width, width, from, to + r, row_count);
-    }
-    for (; r < row_count; ++r) {
-      several ? ScoreTile<1, kTile>(rows + r * width, width, from, to + r, row_count)
-              : ScoreTile<1, 1>(rows + r * width, width, from, to + r, row_count);
-    }
-    s += several ? kTile : 1;
+  constexpr size_t kTile = kVectors == 1 ? 4 : 2;
+  const size_t count = summaries.size();
+  for (size_t s = 0; s < count;) {
+    const bool several = s + kTile <= count;
+    const size_t taken = several ? kTile : 1;
+    const float* const* const from = summaries.data() + s;
+    const float* const* const ahead = from + std::min(kAhead, count - s - taken);
+    float* const to = scores + s * static_cast<size_t>(row_count);
+    several ? ScoreSummaries<kTile>(rows, row_count, width, from, ahead, to)
+            : ScoreSummaries<1>(rows, row_count, width, from, ahead, to);
+    s += taken;
   }
 }
 
@@ -139,9 +164,18 @@ HWY_EXPORT(Scores);
 HWY_EXPORT(WeighedScores);
 }  // namespace select
 
-void Scores(const double* rows, int row_count, int width, const float* summaries, int summary_count,
+std::vector<const float*> PlacesOf(const float* summaries, int64_t count, int width) {
+  std::vector<const float*> places(static_cast<size_t>(count));
+  for (const float*& place : places) {
+    place = summaries;
+    summaries += width;
+  }
+  return places;
+}
+
+void Scores(const double* rows, int row_count, int width, absl::Span<const float* const> summaries,
             float* scores) {
-  HWY_DYNAMIC_DISPATCH(select::Scores)(rows, row_count, width, summaries, summary_count, scores);
+  HWY_DYNAMIC_DISPATCH(select::Scores)(rows, row_count, width, summaries, scores);
 }
 
 void WeighedScores(const float* dots, int token_count, const float* weights, int dot_count,

@@ -4,12 +4,20 @@
 // no number counts as +∞: what cannot be weighed is seen. Thread-safe.
 #pragma once
 
+#include <cstdint>
+#include <vector>
+
+#include "absl/types/span.h"
+
 namespace annulus {
 
-// scores[s·row_count + r] = the dot product of row r [width] f64 with summary s [width]; each kind
-// lies one after the other, and width is a multiple of 8.
-void Scores(const double* rows, int row_count, int width, const float* summaries, int summary_count,
+// scores[s·row_count + r] = the dot product of row r [width] f64 with summary s [width]; rows lie
+// one after the other, summaries anywhere, and width is a multiple of 8.
+void Scores(const double* rows, int row_count, int width, absl::Span<const float* const> summaries,
             float* scores);
+
+// The places of `count` summaries that lie one after the other.
+std::vector<const float*> PlacesOf(const float* summaries, int64_t count, int width);
 
 // scores[t] = the sum over j of weights[j] times what is positive of dots[t·dot_count + j]; in f64
 // over j as over dims above, rounded.

@@ -16,7 +16,7 @@ namespace {
 
 TEST_CASE("scores have the same bits on every instruction set, however many come at once") {
   Rng rng(97);
-  constexpr int kRows = 11, kSummaries = 9;
+  constexpr int kRows = 11, kSummaries = 21;
   for (const int width : {8, 16, 72, 256, 1152}) {
     std::vector<double> rows(static_cast<size_t>(kRows * width));
     std::vector<float> summaries(static_cast<size_t>(kSummaries * width));
@@ -36,7 +36,8 @@ TEST_CASE("scores have the same bits on every instruction set, however many come
       for (const int count : {1, 3, 4, kRows}) {
         for (const int summary_count : {1, 2, 3, kSummaries}) {
           std::vector<float> scores(static_cast<size_t>(count * summary_count));
-          Scores(rows.data(), count, width, summaries.data(), summary_count, scores.data());
+          Scores(rows.data(), count, width, PlacesOf(summaries.data(), summary_count, width),
+                 scores.data());
           CAPTURE(width, count, summary_count);
           for (int s = 0; s < summary_count; ++s) {
             for (int r = 0; r < count; ++r) {
@@ -82,7 +83,7 @@ TEST_CASE("a score that is no number counts as the highest") {
   const float infinity = std::numeric_limits<float>::infinity();
   const float summary[8] = {infinity, -infinity, 0, 0, 0, 0, 0, 0};
   float score = 0;
-  Scores(row, 1, 8, summary, 1, &score);
+  Scores(row, 1, 8, {summary}, &score);
   CHECK(score == infinity);
 }
 
