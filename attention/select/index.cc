@@ -49,13 +49,16 @@ class ListOfRow {
   // Of tokens [begin, begin + count), whose scores lie `stride` apart.
   void Take(int64_t begin, int64_t count, int64_t unit_tokens, const float* scores,
             int64_t stride) {
-    for (int64_t t = 0; t < count; ++t) {
-      const auto unit = static_cast<int32_t>((begin + t) / unit_tokens);
+    for (int64_t t = 0; t < count;) {
+      const int64_t unit = (begin + t) / unit_tokens;
+      const int64_t end = std::min(count, (unit + 1) * unit_tokens - begin);
       if (unit != unit_) End();
-      unit_ = unit;
-      const float score = scores[t * stride];
-      // One that is no number comes before all others, as in TopUnits.
-      best_ = std::isnan(score) ? -kNone : std::max(best_, score);
+      unit_ = static_cast<int32_t>(unit);
+      for (; t < end; ++t) {
+        const float score = scores[t * stride];
+        // One that is no number comes before all others, as in TopUnits.
+        best_ = std::isnan(score) ? -kNone : std::max(best_, score);
+      }
     }
   }
 

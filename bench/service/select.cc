@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "annulus/client.h"
+#include "attention/cpu/machine_peaks.h"
 #include "base/status.h"
 #include "base/write_file.h"
 #include "bench/report/columns.h"
@@ -39,6 +40,10 @@ Tensor Means(const Tensor& keys) {
     }
   }
   return means;
+}
+
+int IndexHeads(const std::string& pattern, const SelectShape& shape) {
+  return absl::StartsWith(pattern, "dsa") ? 64 : shape.kv_heads;
 }
 
 class Decode {
@@ -100,8 +105,7 @@ class Decode {
  private:
   absl::StatusOr<std::vector<CallList>> SelectByIndex(const std::string& pattern, const Tensor& q,
                                                       bool dsa) {
-    constexpr int kDsaHeads = 64;
-    const int heads = dsa ? kDsaHeads : shape_.kv_heads;
+    const int heads = IndexHeads(pattern, shape_);
     Tensor queries(DType::kBF16, 1, heads, shape_.dim);
     for (int head = 0; head < heads; ++head) {
       const int from = dsa ? head % shape_.heads : head * (shape_.heads / shape_.kv_heads);
@@ -114,7 +118,7 @@ class Decode {
                          .kv_len = shape_.tokens,
                          .q = queries,
                          .pattern = pattern};
-    if (dsa) select.weights.assign(kDsaHeads, 1.0f);
+    if (dsa) select.weights.assign(static_cast<size_t>(heads), 1.0f);
     ANNULUS_ASSIGN_OR_RETURN(SelectResult chosen, client_->Select(select));
     return std::move(chosen.lists);
   }
@@ -154,12 +158,16 @@ absl::StatusOr<std::vector<SelectRow>> MeasureSelect(const SelectShape& shape,
     }
   }
   ANNULUS_ASSIGN_OR_RETURN(const int64_t kv_bytes, decode.KvBytes());
+  const double fma_peak = MeasureFmaPeak(0);
   for (size_t i = 0; i < all.size(); ++i) {
     rows[i].pattern = all[i];
     rows[i].step_s = MedianOf(seconds[i]);
     rows[i].select_s = MedianOf(selecting[i]);
     rows[i].dense_s = MedianOf(seconds[0]);
     rows[i].kv_bytes = kv_bytes;
+    if (rows[i].select_s == 0) continue;
+    const double products = 1.0 * shape.tokens * shape.dim * IndexHeads(all[i], shape);
+    rows[i].index_share = 2 * products / rows[i].select_s / (fma_peak / 2);
   }
   return rows;
 }
@@ -177,15 +185,20 @@ absl::Status ShowSelect(int64_t tokens, bool json, const std::string& csv) {
                              {"step_ms", row.step_s * 1e3},
                              {"select_ms", row.select_s * 1e3},
                              {"speedup", row.dense_s / row.step_s},
+                             {"index_share", row.select_s > 0 ? Columns::Value(row.index_share)
+                                                              : Columns::Value()},
                              {"mass", row.mass},
                              {"kv_bytes", row.kv_bytes}};
     lines += (lines.empty() ? columns.CsvHeader() : "") + columns.CsvLine();
     if (json) {
       std::cout << columns.JsonLine() << std::flush;
     } else {
-      std::cout << absl::StrFormat("%-20s %9.2f ms, dense / it %6.2f, mass %.4f\n", row.pattern,
-                                   row.step_s * 1e3, row.dense_s / row.step_s, row.mass)
-                << std::flush;
+      std::cout << absl::StrFormat("%-20s %9.2f ms, dense / it %6.2f, mass %.4f", row.pattern,
+                                   row.step_s * 1e3, row.dense_s / row.step_s, row.mass);
+      if (row.select_s > 0) {
+        std::cout << absl::StrFormat(", %.2f of the arithmetic of its index", row.index_share);
+      }
+      std::cout << std::endl;
     }
   }
   return csv.empty() ? absl::OkStatus() : WriteFile(csv, {lines});

@@ -23,6 +23,9 @@ struct SelectRow {
   std::string pattern;
   double step_s = 0;
   double select_s = 0;  // of it the Select that an index takes; 0 for words that have none
+  // The rate at which that multiplies index keys by index queries, over half of the f32 peak of
+  // the same run, since scores are sums in f64 (select/scores.h).
+  double index_share = 0;
   double dense_s = 0;
   double mass = 0;  // Σ exp(lse) over what dense has, the mean of all heads and steps
   int64_t kv_bytes = 0;
