@@ -31,6 +31,7 @@ constexpr absl::Duration kStopTimeout = absl::Seconds(10);
 constexpr absl::Duration kStartTimeoutOfWorker = absl::Seconds(2);
 constexpr absl::Duration kStopTimeoutOfWorker = absl::Milliseconds(200);
 constexpr absl::Duration kLookUp = absl::Milliseconds(20);
+constexpr absl::Duration kWaitsForNobody = absl::Milliseconds(500);
 // How often in a row a worker is started again, the pause before the first time, which doubles, and
 // how long it must have run to count as well again.
 constexpr int kRestartsMax = 5;
@@ -228,9 +229,15 @@ class Cluster {
     if (coordinator_ != nullptr) coordinator_->Terminate();
     const absl::Time deadline =
         absl::Now() + kStopTimeout + static_cast<int>(workers_.size()) * kStopTimeoutOfWorker;
+    absl::Time again = absl::Now() + kWaitsForNobody;
     while (AnyRuns() && absl::Now() < deadline) {
       absl::SleepFor(kLookUp);
-      for (const WorkerProcess& worker : workers_) worker.child->Reap();
+      for (const WorkerProcess& worker : workers_) {
+        worker.child->Reap();
+        // One that holds contexts waits for a coordinator, until it is told once more.
+        if (absl::Now() >= again) worker.child->Terminate();
+      }
+      if (absl::Now() >= again) again = absl::InfiniteFuture();
       if (coordinator_ != nullptr) coordinator_->Reap();
     }
     workers_.clear();

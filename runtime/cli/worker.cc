@@ -166,30 +166,41 @@ absl::Status CheckSecurity(const WorkerFlags& flags) {
                       flags.join.tls.on() ? "" : "TLS (--tls-ca)", flags.security.insecure);
 }
 
+// When a worker that a signal asks to leave ends at the latest, and the log's word where it waits.
+absl::Time LeaveBy(const WorkerFlags& flags, const WorkerSnapshot& worker) {
+  const absl::Time now = absl::Now();
+  if (worker.state == LinkState::kReady) return now + absl::Seconds(flags.drain_s);
+  // The coordinator may count on one that has not heard yet that it is a member.
+  if (worker.state == LinkState::kJoining) return now + kWelcome;
+  if (worker.state != LinkState::kRejoining || worker.contexts == 0 || flags.drain_s == 0) {
+    return now;
+  }
+  // A node that is drained may have had the coordinator too, which comes back elsewhere.
+  Log(LogLevel::kWarning, "asked to leave; waits for its coordinator, to have its KV moved",
+      {{"contexts", worker.contexts},
+       {"kv_bytes", worker.kv_bytes},
+       {"for", absl::FormatDuration(absl::Seconds(flags.drain_s))}});
+  return now + absl::Seconds(flags.drain_s);
+}
+
 // Keeps the worker a member until a signal asks it to leave and it has left. UNAVAILABLE if it is
 // lost.
 absl::Status Stay(const WorkerFlags& flags, const std::string& data_address, JoinClient& join,
                   Worker& worker, Signals& signals) {
   // The first signal asks to leave; the next one, or drain_s, ends the process at once.
   std::optional<absl::Time> leave_by;
-  bool leaves = false;
   absl::Time next_look = absl::Now() + kLookPeriod;
   absl::Time next_word = absl::InfinitePast();
   while (!worker.left() && (!leave_by.has_value() || absl::Now() < *leave_by)) {
     if (signals.WaitForStop(kLookUp)) {
-      const LinkState now = worker.Snapshot().state;
-      if (leave_by.has_value() || (now != LinkState::kReady && now != LinkState::kJoining)) break;
-      // The coordinator may count on one that has not heard yet that it is a member.
-      leave_by = absl::Now() + kWelcome;
-    }
-    if (leave_by.has_value() && !leaves && worker.Snapshot().state == LinkState::kReady) {
+      if (leave_by.has_value()) break;
+      leave_by = LeaveBy(flags, worker.Snapshot());
       worker.Leave();
-      leaves = true;
-      leave_by = absl::Now() + absl::Seconds(flags.drain_s);
     }
-    if (worker.rejoining() && leave_by.has_value()) break;  // nobody is there to move anything
-    const LinkState state = worker.Snapshot().state;
-    if (worker.rejoining() || (state == LinkState::kJoining && absl::Now() >= next_look)) {
+    const WorkerSnapshot now = worker.Snapshot();
+    const bool gone = now.state == LinkState::kRejoining;  // the coordinator
+    if (gone && leave_by.has_value() && now.contexts == 0) break;
+    if (gone || (now.state == LinkState::kJoining && absl::Now() >= next_look)) {
       ANNULUS_RETURN_IF_ERROR(LookForCoordinator(join, data_address, worker, &next_word));
       next_look = absl::Now() + kLookPeriod;
     }

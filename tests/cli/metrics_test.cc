@@ -29,10 +29,10 @@ std::string Bytes(const char* transport, const char* direction) {
 }
 
 TEST_CASE("coordinator and worker tell what calls did, in base units") {
-  Program coordinator({"coordinator", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0",
+  Program coordinator({"coordinator", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0",
                        "--log-level", "debug"});
   const std::string endpoint = coordinator.ReadLine().substr(6);
-  Program worker({"worker", "--coordinator", endpoint, "--threads", "1", "--metrics-listen",
+  Program worker({"worker", "--coordinator", endpoint, "--threads", "1", "--http-listen",
                   "127.0.0.1:0", "--kv-bytes-limit", "64M"});
   const auto client = Client::Connect({.endpoint = endpoint});
   REQUIRE(client.ok());

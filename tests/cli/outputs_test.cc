@@ -155,8 +155,8 @@ TEST_CASE("the first line of an error is ours, whichever library found it") {
     std::string names;
   };
   const Case cases[] = {
-      {{"coordinator", "--listen", endpoint}, 1, endpoint},                             // gRPC
-      {With(coordinator, {"--metrics-listen", endpoint}), 1, endpoint},                 // civetweb
+      {{"coordinator", "--listen", endpoint}, 1, endpoint},  // gRPC
+      {With(coordinator, {"--http-listen", endpoint}), 1, endpoint},
       {With(coordinator, {"--transports", "nonsense"}), 2, "transports \"nonsense\""},  // UCX
       {With(coordinator, {"--net-devices", "nonsense"}), 2, "net_devices \"nonsense\""},
       {With(coordinator, {"--tcp-port-range", "1"}), 2, "--tcp-port-range"},

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -126,6 +127,69 @@ TEST_CASE("a coordinator killed under load: the next one goes on with every cont
   for (const auto& worker : workers) CHECK(worker->Wait().code == 0);
   coordinator->Signal(SIGTERM);
   CHECK(coordinator->Wait().code == 0);
+}
+
+TEST_CASE("a worker asked to end while its coordinator is away has its KV moved by the next one") {
+  auto coordinator = std::make_unique<Program>(Arguments{"coordinator", "--listen", "127.0.0.1:0"});
+  const std::string endpoint = coordinator->ReadLine().substr(6);
+  Program worker({"worker", "--coordinator", endpoint, "--name", "first", "--threads", "1"});
+  const auto client = Client::Connect({.endpoint = endpoint});
+  REQUIRE(client.ok());
+  REQUIRE(
+      test::Within(absl::Seconds(20), [&] { return (*client)->Status()->workers.size() == 1; }));
+  Rng rng(5);
+  Question question(rng);
+  const auto context = question.Upload(**client);
+  REQUIRE(context.ok());
+
+  coordinator->Signal(SIGKILL);
+  coordinator->Wait();
+  REQUIRE(test::Within(absl::Seconds(20),
+                       [&] { return absl::StrContains(worker.err(), "coordinator gone"); }));
+  worker.Signal(SIGTERM);
+  REQUIRE(test::Within(absl::Seconds(20), [&] {
+    return absl::StrContains(worker.err(), "asked to leave; waits for its coordinator");
+  }));
+  Program second({"worker", "--coordinator", endpoint, "--name", "second", "--threads", "1"});
+  coordinator = std::make_unique<Program>(Arguments{"coordinator", "--listen", endpoint});
+  REQUIRE(coordinator->ReadLine() == absl::StrCat("ready ", endpoint));
+  CHECK(worker.Wait().code == 0);
+  CHECK(absl::StrContains(worker.err(), "event=left"));
+  CHECK(!absl::StrContains(worker.err(), "was not moved"));
+  const auto answer = (*client)->Attend(question.Ask(*context));
+  INFO(answer.status());
+  CHECK((answer.ok() && question.IsRight(*answer)));
+}
+
+TEST_CASE("a worker without its coordinator ends at once if it holds nothing or is asked twice") {
+  for (const bool holds : {false, true}) {
+    CAPTURE(holds);
+    Program coordinator({"coordinator", "--listen", "127.0.0.1:0"});
+    const std::string endpoint = coordinator.ReadLine().substr(6);
+    Program worker({"worker", "--coordinator", endpoint, "--threads", "1", "--drain-s", "100"});
+    Rng rng(6);
+    const Question question(rng);
+    const auto client = Client::Connect({.endpoint = endpoint});
+    REQUIRE(client.ok());
+    REQUIRE(
+        test::Within(absl::Seconds(20), [&] { return (*client)->Status()->workers.size() == 1; }));
+    if (holds) REQUIRE(question.Upload(**client).ok());
+    coordinator.Signal(SIGKILL);
+    coordinator.Wait();
+    REQUIRE(test::Within(absl::Seconds(20),
+                         [&] { return absl::StrContains(worker.err(), "coordinator gone"); }));
+    const absl::Time asked = absl::Now();
+    worker.Signal(SIGTERM);
+    if (holds) {
+      REQUIRE(test::Within(absl::Seconds(20), [&] {
+        return absl::StrContains(worker.err(), "waits for its coordinator, to have");
+      }));
+      worker.Signal(SIGTERM);
+    }
+    CHECK(worker.Wait().code == 0);
+    CHECK(absl::Now() - asked < absl::Seconds(50));
+    CHECK(absl::StrContains(worker.err(), "was not moved") == holds);
+  }
 }
 
 }  // namespace

@@ -146,7 +146,7 @@ TEST_CASE("whoever would serve strangers unprotected is told what is missing, or
           "--auth: with --plain-data");
 
   Program open(
-      {"coordinator", "--listen", "0.0.0.0:0", "--insecure", "--metrics-listen", "127.0.0.1:0"});
+      {"coordinator", "--listen", "0.0.0.0:0", "--insecure", "--http-listen", "127.0.0.1:0"});
   CHECK(absl::StartsWith(open.ReadLine(), "ready 0.0.0.0:"));
   CHECK(absl::StrContains(open.err(), "insecure: what is not protected"));
   CHECK(test::ValueOf(test::Scrape(PortAfter(open.err(), "event=http port=")),

@@ -232,8 +232,7 @@ TEST_CASE("up: what cannot start ends with one error") {
 }
 
 TEST_CASE("coordinator and worker: started apart, in any order, with metrics, both end cleanly") {
-  Program coordinator(
-      {"coordinator", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"});
+  Program coordinator({"coordinator", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"});
   const std::string line = coordinator.ReadLine();
   REQUIRE(absl::StartsWith(line, "ready 127.0.0.1:"));
   const std::string endpoint = line.substr(6);

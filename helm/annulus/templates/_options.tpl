@@ -5,7 +5,6 @@ over files and environment: to give them in another way would pass in silence, o
 {{/* Options by the value that sets them; "-" where the chart alone knows the right one. */}}
 {{- define "annulus.setOptions" -}}
 http-listen: "-"
-metrics-listen: "-"
 config: "-"
 transports: network.transports
 net-devices: network.devices

@@ -64,8 +64,6 @@ void AddServiceOptions(Options* options, ServiceFlags* flags) {
                "pages for probes, scrapers and people: /livez /readyz /startupz /metrics /status "
                "/status.json (none)",
                SetParsed(&flags->http_listen, ParseEndpoint));
-  options->Add("metrics-listen", "HOST:PORT", "another name of --http-listen",
-               SetParsed(&flags->http_listen, ParseEndpoint));
   options->Add(
       "trace-out", "F",
       "add spans of calls to this file, a line of OTLP in JSON each: below the traceparent "
