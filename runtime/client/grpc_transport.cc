@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "annulus/retry_hint.h"
@@ -153,15 +154,15 @@ class GrpcTransport final : public Transport {
 
 // A call that waits for a connection does not say why there is none; one that does not wait does.
 std::string GrpcTransport::WhyNotConnected() const {
-  if (channel_->GetState(/*try_to_connect=*/false) != GRPC_CHANNEL_TRANSIENT_FAILURE) {
-    return "no answer";
-  }
+  constexpr const char* kNoAnswer = "no answer";
+  if (channel_->GetState(/*try_to_connect=*/false) == GRPC_CHANNEL_READY) return kNoAnswer;
   grpc::ClientContext rpc;
   SetUpCall(absl::Now() + kReconnectWait, &rpc);
   grpc::health::v1::HealthCheckResponse reply;
-  return grpc::health::v1::Health::NewStub(channel_)
-      ->Check(&rpc, grpc::health::v1::HealthCheckRequest(), &reply)
-      .error_message();
+  const grpc::Status status = grpc::health::v1::Health::NewStub(channel_)->Check(
+      &rpc, grpc::health::v1::HealthCheckRequest(), &reply);
+  return status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED ? kNoAnswer
+                                                                    : status.error_message();
 }
 
 absl::Status GrpcTransport::WaitForService() {
@@ -192,9 +193,12 @@ absl::Status GrpcTransport::WaitForService() {
     }
     absl::SleepFor(std::min(absl::Milliseconds(50), deadline - absl::Now()));
   } while (absl::Now() < deadline);
+  // A server does not say whom it does not trust.
+  const bool cut = !options_.tls_ca.empty() && absl::StrContains(last, "Socket closed");
   return absl::UnavailableError(
       absl::StrCat("no Annulus service at \"", options_.endpoint, "\" within ",
-                   absl::FormatDuration(options_.connect_timeout), ": ", last));
+                   absl::FormatDuration(options_.connect_timeout), ": ", last,
+                   cut ? "; it may expect a certificate of this client that it trusts" : ""));
 }
 
 absl::StatusOr<AttendResult> GrpcTransport::Do(const AttendRequest& request,
