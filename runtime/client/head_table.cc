@@ -6,16 +6,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "runtime/client/check_tensor.h"
 #include "runtime/limits.h"
 
 namespace annulus {
 namespace {
 
 constexpr int kTableHeadsMax = 1024;  // K or V heads
-
-absl::Status Refuse(absl::string_view field, absl::string_view value, absl::string_view expected) {
-  return absl::InvalidArgumentError(absl::StrCat(field, ": ", value, "; expected ", expected));
-}
 
 absl::Status CheckCount(absl::string_view field, int64_t count, int64_t max) {
   if (count >= 1 && count <= max) return absl::OkStatus();
@@ -35,8 +32,8 @@ absl::Status CheckTable(absl::string_view field, absl::Span<const int> heads, in
 absl::Status CheckShape(absl::string_view field, const TensorView& tensor, int64_t tokens,
                         int64_t heads, int64_t parts) {
   const bool fits = tensor.tokens == tokens && tensor.heads == heads && tensor.dim >= 1 &&
-                    tensor.dim % parts == 0 && (tensor.data != nullptr || tokens == 0);
-  if (fits) return absl::OkStatus();
+                    tensor.dim % parts == 0;
+  if (fits) return CheckMemory(field, tensor);
   return Refuse(field, absl::StrCat("[", tensor.tokens, ", ", tensor.heads, ", ", tensor.dim, "]"),
                 absl::StrCat("[", tokens, ", ", heads, ", ",
                              parts > 1 ? absl::StrCat("a multiple of ", parts) : "dim", "]"));

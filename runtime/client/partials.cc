@@ -9,33 +9,10 @@
 #include "attention/finish.h"
 #include "attention/partial.h"
 #include "base/status.h"
+#include "runtime/client/check_tensor.h"
 
 namespace annulus {
 namespace {
-
-std::string ShapeOf(const TensorView& tensor) {
-  return absl::StrCat(Name(tensor.dtype), " [", tensor.tokens, ", ", tensor.heads, ", ", tensor.dim,
-                      "]");
-}
-
-absl::Status Refuse(absl::string_view field, absl::string_view value, absl::string_view expected) {
-  return absl::InvalidArgumentError(absl::StrCat(field, ": ", value, "; expected ", expected));
-}
-
-// Rows do not lie on each other, nor before the first.
-absl::Status CheckMemory(absl::string_view field, const TensorView& tensor) {
-  if (tensor.size() == 0) return absl::OkStatus();
-  if (tensor.data == nullptr) return Refuse(field, "null", "its values");
-  const std::pair<absl::string_view, int64_t> strides[] = {
-      {"token_stride", tensor.tokens > 1 ? tensor.token_stride : tensor.dim},
-      {"head_stride", tensor.heads > 1 ? tensor.head_stride : tensor.dim}};
-  for (const auto& [name, stride] : strides) {
-    if (stride >= tensor.dim) continue;
-    return Refuse(absl::StrCat(field, ".", name), absl::StrCat(stride),
-                  absl::StrCat("at least dim, ", tensor.dim));
-  }
-  return absl::OkStatus();
-}
 
 absl::Status CheckF32(absl::string_view field, const TensorView& tensor, int64_t tokens,
                       int64_t heads, int64_t dim) {

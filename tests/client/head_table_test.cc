@@ -134,6 +134,9 @@ TEST_CASE("tables and tensors that are none are refused by name") {
   apart.dim = 4;  // of rows of 8
   CHECK(table.Values(apart).status().message() ==
         "stride of v's heads: 8; expected 4: heads side by side");
+  TensorView nothing = two;
+  nothing.data = nullptr;
+  CHECK(table.Keys(nothing).status().message() == "k: null; expected its values");
   CHECK(table.Keys(two).ok());
   CHECK_FALSE(table.Answers(four, two).ok());
 }
