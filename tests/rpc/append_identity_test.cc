@@ -8,20 +8,16 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "base/log.h"
 #include "runtime/protocol/public/annulus.grpc.pb.h"
 #include "runtime/protocol/public/channel.h"
 #include "runtime/protocol/public/convert.h"
 #include "tests/rpc/guarded.h"
+#include "tests/rpc/quiet.h"
 
 namespace annulus {
 namespace {
 
-// Refusals are logged.
-struct Quiet {
-  Quiet() { SetLogLevel(LogLevel::kOff); }
-  ~Quiet() { SetLogLevel(LogLevel::kInfo); }
-};
+using test::Quiet;
 
 // The token's leeway counts: it is good for `left` from now on.
 std::string TokenFor(const Guarded& guarded, absl::Duration left) {

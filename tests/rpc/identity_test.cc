@@ -11,7 +11,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "annulus/retry_hint.h"
-#include "base/log.h"
 #include "runtime/protocol/public/annulus.grpc.pb.h"
 #include "runtime/protocol/public/channel.h"
 #include "runtime/protocol/public/convert.h"
@@ -20,15 +19,12 @@
 #include "runtime/server/join.h"
 #include "tests/rpc/guarded.h"
 #include "tests/rpc/loopback.h"
+#include "tests/rpc/quiet.h"
 
 namespace annulus {
 namespace {
 
-// Refusals are logged, and there are many here.
-struct Quiet {
-  Quiet() { SetLogLevel(LogLevel::kOff); }
-  ~Quiet() { SetLogLevel(LogLevel::kInfo); }
-};
+using test::Quiet;
 
 StepRequest StepOf(const std::vector<float>& values, bool appends) {
   StepRequest step;

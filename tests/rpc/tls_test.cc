@@ -14,7 +14,6 @@
 #include "absl/strings/str_replace.h"
 #include "absl/time/clock.h"
 #include "annulus/client.h"
-#include "base/log.h"
 #include "base/quoted.h"
 #include "runtime/identity/authenticator.h"
 #include "runtime/protocol/public/channel.h"
@@ -25,6 +24,7 @@
 #include "tests/catch.h"
 #include "tests/certificates.h"
 #include "tests/rpc/fake_service.h"
+#include "tests/rpc/quiet.h"
 #include "tests/rpc/scrape.h"
 #include "tests/stderr_into.h"
 #include "tests/temp_folder.h"
@@ -35,15 +35,7 @@ namespace {
 using test::Authority;
 using test::Certificate;
 using test::CertificateSpec;
-
-// gRPC and refusals are loud.
-struct Quiet {
-  Quiet() {
-    SilenceLibraries();
-    SetLogLevel(LogLevel::kOff);
-  }
-  ~Quiet() { SetLogLevel(LogLevel::kInfo); }
-};
+using test::Quiet;
 
 struct Secured {
   explicit Secured(const CertificateSpec& spec = {}, bool asks_clients = false,
