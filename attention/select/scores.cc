@@ -42,6 +42,31 @@ float Total(hn::Vec<D>* sums) {
   return std::isnan(total) ? std::numeric_limits<float>::infinity() : static_cast<float>(total);
 }
 
+#if HWY_TARGET != HWY_SCALAR
+// Of four rows with each of two summaries; to[s·stride + r]. The order of Total(), eight at a time.
+template <class Tag>
+void TotalsOfFour(Tag d, const hn::Vec<Tag>* first, const hn::Vec<Tag>* second, float* to,
+                  int stride) {
+  // Lanes 0 and 1: of row 0; 2 and 3: of row 1; and so on.
+  const auto halves = [d](const hn::Vec<Tag>* rows) HWY_ATTR {
+    const auto fold = [d](hn::Vec<Tag> a, hn::Vec<Tag> b) HWY_ATTR {
+      return hn::Add(hn::ConcatLowerLower(d, b, a), hn::ConcatUpperUpper(d, b, a));
+    };
+    const auto even = fold(rows[0], rows[2]), odd = fold(rows[1], rows[3]);
+    return hn::Add(hn::OddEvenBlocks(hn::SwapAdjacentBlocks(odd), even),
+                   hn::OddEvenBlocks(odd, hn::SwapAdjacentBlocks(even)));
+  };
+  const auto a = halves(first), b = halves(second);
+  auto totals = hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b));
+  totals = hn::IfThenElse(hn::IsNaN(totals), hn::Inf(d), totals);
+  const hn::Rebind<float, Tag> df;
+  const hn::Half<decltype(df)> half;
+  const auto narrow = hn::DemoteTo(df, totals);
+  hn::StoreU(hn::LowerHalf(half, hn::ConcatEven(df, narrow, narrow)), half, to);
+  hn::StoreU(hn::LowerHalf(half, hn::ConcatOdd(df, narrow, narrow)), half, to + stride);
+}
+#endif
+
 // Memory is asked for the summaries that come so many later: pages lie apart, where nothing else
 // reads ahead.
 constexpr size_t kAhead = 8;
@@ -82,6 +107,15 @@ void ScoreTile(const double* HWY_RESTRICT rows, size_t size, const float* const*
       }
     }
   }
+#if HWY_TARGET != HWY_SCALAR
+  if constexpr (kLanes == kSums && kRows == 4 && kSummaries % 2 == 0) {
+#pragma GCC unroll 8
+    for (int s = 0; s < kSummaries; s += 2) {
+      TotalsOfFour(d, sums[s][0], sums[s + 1][0], scores + s * scores_stride, scores_stride);
+    }
+    return;
+  }
+#endif
   for (int s = 0; s < kSummaries; ++s) {
     for (int r = 0; r < kRows; ++r) scores[s * scores_stride + r] = Total(sums[s][r]);
   }
