@@ -46,18 +46,22 @@ bool AuditLog::Write(const std::string& line) {
 }
 
 // With the mutex held.
-LineLimit& AuditLog::BudgetOf(const std::string& tenant) {
-  const auto found = budgets_.find(tenant);
-  if (found != budgets_.end()) return found->second;
-  if (budgets_.size() >= kTenantsMax) return of_others_;
-  return budgets_.emplace(tenant, LineLimit(kLinesMax, absl::Seconds(1))).first->second;
+LineLimit& AuditLog::BudgetOf(const Caller& caller, absl::StatusCode outcome) {
+  if (outcome == absl::StatusCode::kUnauthenticated) return of_strangers_;
+  const std::pair party(caller.tenant, caller.role);
+  auto found = budgets_.find(party);
+  if (found == budgets_.end() && budgets_.size() < kPartiesMax) {
+    found = budgets_.try_emplace(party).first;
+  }
+  Budgets& budgets = found == budgets_.end() ? of_others_ : found->second;
+  return outcome == absl::StatusCode::kOk ? budgets.successes : budgets.refusals;
 }
 
 void AuditLog::Tell(absl::string_view call, const Caller& caller, absl::StatusCode outcome,
                     uint64_t context, absl::string_view detail) {
   const absl::Time now = clock_.Now();
   const std::lock_guard<std::mutex> lock(mutex_);
-  const std::optional<int64_t> left_out = BudgetOf(caller.tenant).Admit(now);
+  const std::optional<int64_t> left_out = BudgetOf(caller, outcome).Admit(now);
   if (!left_out.has_value()) return;
   // Who is not known has no role.
   const absl::string_view role = caller.name.empty() ? "none" : Name(caller.role);

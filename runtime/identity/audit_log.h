@@ -2,8 +2,10 @@
 // file or to the process's log:
 //   time=2026-01-02T03:04:05.678901Z event=audit call=Release context=7 outcome=OK name=ann
 //     tenant=lab role=tenant client=ipv4:192.0.2.1:4711 detail="" left_out=0
-// Of a tenant at most kLinesMax lines are written in a second, and its next line says how many were
-// left out. Tenants beyond the first kTenantsMax share one such budget. Thread-safe.
+// At most kLinesMax lines are written in a second of what succeeds for the callers of one tenant
+// and role, as many of what is refused to them, and as many of all who are not known; the next line
+// of the kind says how many were left out. Tenants and roles beyond the first kPartiesMax share the
+// budgets of one. Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +28,7 @@ namespace annulus {
 class AuditLog {
  public:
   static constexpr int kLinesMax = 50;
-  static constexpr size_t kTenantsMax = 64;
+  static constexpr size_t kPartiesMax = 128;
 
   // Lines are added to the file at `path`, which is made if there is none, also after it was moved
   // away; empty: they go to the process's log, as those do that the file does not take.
@@ -43,8 +45,14 @@ class AuditLog {
     void operator()(std::FILE* file) const { std::fclose(file); }
   };
 
+  // Refusals, which come easily, take no line from what succeeds.
+  struct Budgets {
+    LineLimit successes{kLinesMax, absl::Seconds(1)};
+    LineLimit refusals{kLinesMax, absl::Seconds(1)};
+  };
+
   AuditLog(std::string path, const Clock& clock) : path_(std::move(path)), clock_(clock) {}
-  LineLimit& BudgetOf(const std::string& tenant);
+  LineLimit& BudgetOf(const Caller& caller, absl::StatusCode outcome);
   // False: with errno.
   bool OpenFile();
   bool WasMoved() const;
@@ -54,8 +62,9 @@ class AuditLog {
   const Clock& clock_;
   std::mutex mutex_;  // of all that follows
   std::unique_ptr<std::FILE, CloseFile> file_;
-  std::map<std::string, LineLimit> budgets_;
-  LineLimit of_others_{kLinesMax, absl::Seconds(1)};
+  std::map<std::pair<std::string, Role>, Budgets> budgets_;  // by tenant and role
+  Budgets of_others_;
+  LineLimit of_strangers_{kLinesMax, absl::Seconds(1)};
 };
 
 }  // namespace annulus

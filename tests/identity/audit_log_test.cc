@@ -90,11 +90,49 @@ TEST_CASE("a tenant that is told of too often costs others no lines, and what is
   log->Tell("Describe", loud, absl::StatusCode::kNotFound, 1);
   lines = LinesOf(path);
   CHECK(absl::StrContains(lines.back(), absl::StrCat("left_out=", 200 - AuditLog::kLinesMax)));
+  // What succeeds for a tenant is told beside all that it is refused.
+  log->Tell("Release", loud, absl::StatusCode::kOk, 4);
+  CHECK(absl::StrContains(LinesOf(path).back(), "call=Release context=4"));
+  lines = LinesOf(path);
   // Tenants without end share a budget once there are many.
   for (int i = 0; i < 1000; ++i) {
     log->Tell("Release", {"n", absl::StrCat("t", i), Role::kTenant}, absl::StatusCode::kOk, 3);
   }
-  CHECK(LinesOf(path).size() <= lines.size() + AuditLog::kTenantsMax + AuditLog::kLinesMax);
+  CHECK(LinesOf(path).size() <= lines.size() + AuditLog::kPartiesMax + AuditLog::kLinesMax);
+}
+
+TEST_CASE(
+    "strangers without end cost no line of the admins and workers, who have no tenant either") {
+  const test::TempFolder folder;
+  HandClock clock;
+  const std::string path = folder / "audit.log";
+  const auto log = AuditLog::Open(path, clock).value();
+  const auto told = [&](absl::string_view field) {
+    int count = 0;
+    for (const std::string& line : LinesOf(path)) count += absl::StrContains(line, field) ? 1 : 0;
+    return count;
+  };
+  const Caller root{"root", "", Role::kAdmin};
+  const Caller probe{"probe", "", Role::kReader};
+  const Caller worker{"w1", "", Role::kWorker};
+  for (int i = 0; i < 1000; ++i) {
+    log->Tell("Status", {"", "", Role::kReader}, absl::StatusCode::kUnauthenticated);
+    log->Tell("Describe", probe, absl::StatusCode::kNotFound, 1);
+  }
+  for (int i = 0; i < 20; ++i) {
+    log->Tell("Release", root, absl::StatusCode::kOk, 2);
+    log->Tell("Describe", root, absl::StatusCode::kNotFound, 3);
+    log->Tell("Join", worker, absl::StatusCode::kOk);
+    log->Tell("reload", {}, absl::StatusCode::kOk);
+  }
+  CHECK(told("outcome=UNAUTHENTICATED") == AuditLog::kLinesMax);
+  CHECK(told("name=probe") == AuditLog::kLinesMax);
+  CHECK(told("name=root") == 40);
+  CHECK(told("name=w1") == 20);
+  CHECK(told("call=reload") == 20);
+  clock.now += absl::Seconds(1);
+  log->Tell("Status", {"", "", Role::kReader}, absl::StatusCode::kUnauthenticated);
+  CHECK(absl::StrContains(LinesOf(path).back(), "left_out=950"));
 }
 
 }  // namespace
