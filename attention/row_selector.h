@@ -27,7 +27,7 @@ struct RowScores {
   int64_t units = 0;               // from the context's begin on
   TokenRange queries;              // of the call, in the row
   int64_t kv_tokens = 0;
-  int dim = 0;  // of a key
+  double scale = 0;  // of a product of a query and a key; for an index 1/√dim
 
   const float* Of(int64_t head, int64_t group) const {
     return scores.data() + (head * groups + group) * units;

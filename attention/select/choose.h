@@ -28,6 +28,7 @@ struct SelectRows {
   HeadRange heads;        // that have lists
   int group = 1;          // query heads of a KV head
   int64_t kv_tokens = 0;  // keys at and beyond it do not exist
+  float scale = 0;        // of scores, where a word weighs them; 0: 1/√head_dim
 
   TokenRange queries() const { return {q_begin, q_begin + q.tokens}; }
 };

@@ -55,8 +55,7 @@ absl::Status ColumnQueries::ForEachBlock(const SelectKeys& keys, int kv_head,
                                          absl::Span<const int64_t> blocks, Body body) const {
   const DType dtype = keys.kv->dtype();
   std::vector<float> k(static_cast<size_t>(kBlockTokens * dim_));
-  const std::vector<const float*> k_rows =
-      PlacesOf(k.data(), kBlockTokens, static_cast<int>(dim_));
+  const std::vector<const float*> k_rows = PlacesOf(k.data(), kBlockTokens, static_cast<int>(dim_));
   std::vector<float> scores(static_cast<size_t>(kBlockTokens * group_ * rows_));
   std::vector<std::byte> staged;
   for (const int64_t block : blocks) {

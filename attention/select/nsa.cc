@@ -1,17 +1,17 @@
 // nsa(topk[,block=64]): the selected branch of Native Sparse Attention (2502.11089 §3.3.2).
 //
 // A query head weighs the complete blocks of `block` tokens up to its query by the softmax of
-// q · mean of the block's keys / √head_dim. The weights of the query heads of a KV head are summed,
-// and these heads see the topk − 1 blocks of the highest sums before the query's own one, whole; of
-// the own block, which counts among the topk, they see the keys up to the query. A sum is rounded
-// to f32; the lower block comes first of equal ones. Prefill and decode are the same.
+// q · mean of the block's keys, times the call's scale. The weights of the query heads of a KV head
+// are summed, and these heads see the topk − 1 blocks of the highest sums before the query's own
+// one, whole; of the own block, which counts among the topk, they see the keys up to the query. A
+// sum is rounded to f32; the lower block comes first of equal ones. Prefill and decode are the
+// same.
 //
 // The published kernels' topk and block: 16 and 64, with means for the model's learned compression
 // of keys. The paper forces the first block and the one before the own one, too: that is
 // nsa(14) | sink(64) | band(64,2), which then do not count among the topk. The compressed branch,
 // the window and the gates of the three are the caller's: attends of their own that are blended.
 #include <algorithm>
-#include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "attention/patterns/word.h"
@@ -41,7 +41,7 @@ class Nsa final : public RowSelector {
     const auto units = static_cast<size_t>(row.units);
     std::vector<double> weights(units), sums(units);
     for (int64_t head = 0; head < row.heads; ++head) {
-      Softmax({row.Of(head, 0), units}, 1 / std::sqrt(row.dim), absl::MakeSpan(weights));
+      Softmax({row.Of(head, 0), units}, row.scale, absl::MakeSpan(weights));
       for (size_t u = 0; u < units; ++u) sums[u] += weights[u];
     }
     const auto own = static_cast<int32_t>(OwnUnit(row.queries.begin, row.kv_tokens));

@@ -18,7 +18,6 @@
 // gate key before it is complete; here its keys are its own queries' alone, which see them always.
 // Published: block 64, threshold 0.002 (0.0005 to 0.005), budget 4,096.
 #include <algorithm>
-#include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "attention/patterns/word.h"
@@ -59,7 +58,7 @@ class Seer final : public RowSelector {
     } else {
       const auto units = static_cast<size_t>(row.units);
       std::vector<double> weights(units);
-      Softmax({row.Of(0, 0), units}, 1 / std::sqrt(row.dim), absl::MakeSpan(weights));
+      Softmax({row.Of(0, 0), units}, row.scale, absl::MakeSpan(weights));
       for (int32_t u = 0; u < own; ++u) {
         if (static_cast<float>(weights[static_cast<size_t>(u)]) > threshold_) keys->push_back(u);
       }

@@ -17,7 +17,8 @@ constexpr double kLeast = -1100;  // 2^kLeast is 0
 
 void Softmax(absl::Span<const float> scores, double scale, absl::Span<double> weights) {
   if (scores.empty()) return;
-  const float largest = *std::max_element(scores.begin(), scores.end());
+  const auto [least, most] = std::minmax_element(scores.begin(), scores.end());
+  const float largest = scale < 0 ? *least : *most;  // once scaled
   const double factor = scale * std::numbers::log2e;
   std::vector<double> x(scores.size());
   std::vector<int32_t> exponents(scores.size());

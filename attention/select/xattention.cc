@@ -2,7 +2,7 @@
 // (2503.16428 §2; the code published with it).
 //
 // Queries and keys are put into groups of `stride`, at multiples of it. A query head scores query
-// group a by key group b, b ≤ a, by s = Σ_i q_{stride−1−i}·k_i / (√head_dim·stride) over the places
+// group a by key group b, b ≤ a, by s = scale · Σ_i q_{stride−1−i}·k_i / stride over the places
 // i of a group, and weighs the key groups by the softmax of these. A block of `block` queries gives
 // a block of keys what its groups give to the groups of that, in sum, rounded to f32. The block
 // sees the first block, its own one, and of the others those of the highest sums, the lower first
@@ -18,7 +18,6 @@
 // The published threshold: 0.9, by head from 0.8 to 0.95 (heads(…) gives KV heads their own); its
 // stride: 8 or 16. It is for prefill alone: a call of fewer queries than a group is refused.
 #include <algorithm>
-#include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "attention/patterns/word.h"
@@ -57,7 +56,7 @@ class XAttention final : public RowSelector {
 
   void Pick(const RowScores& row, std::vector<int32_t>* keys) const override {
     const int64_t stride = scored_tokens(), in_block = unit_tokens() / stride;
-    const double scale = 1 / (std::sqrt(row.dim) * static_cast<double>(stride));
+    const double scale = row.scale / static_cast<double>(stride);
     std::vector<double> weights, sums(static_cast<size_t>((row.units - 1) / in_block + 1));
     for (int64_t group = 0; group < row.groups; ++group) {
       const auto seen =

@@ -39,7 +39,8 @@ absl::StatusOr<std::vector<NamedList>> SelectLocally(const Pattern& pattern,
                           .q_begin = q_begin,
                           .heads = {0, static_cast<int>(q.heads)},
                           .group = static_cast<int>(q.heads / k.heads),
-                          .kv_tokens = k.tokens};
+                          .kv_tokens = k.tokens,
+                          .scale = scale};
     const Selection selection(rows, layout);
     ANNULUS_RETURN_IF_ERROR(selection.Check());
     Selection::Merge merge(selection, q, q.dtype);

@@ -178,6 +178,8 @@ absl::StatusOr<KeyListData> Selection::Merge::FinishRows() {
   data.q_begin = of.begin();
   data.begin = {0};
   const int64_t heads = heads_of_list();
+  const double scale =
+      of_.rows_.scale != 0 ? of_.rows_.scale : 1 / std::sqrt(static_cast<double>(of_.rows_.q.dim));
   for (int list = 0; list < data.heads; ++list) {
     for (int64_t row = 0; row < of.count(); ++row) {
       const auto count = static_cast<size_t>(heads * (row_begin_[row + 1] - row_begin_[row]));
@@ -187,7 +189,7 @@ absl::StatusOr<KeyListData> Selection::Merge::FinishRows() {
                              .units = of.Units(row),
                              .queries = of.Queries(row),
                              .kv_tokens = of_.rows_.kv_tokens,
-                             .dim = static_cast<int>(of_.rows_.q.dim)};
+                             .scale = scale};
       const auto beyond = std::find_if_not(scores.scores.begin(), scores.scores.end(),
                                            [](float score) { return std::isfinite(score); });
       if (beyond != scores.scores.end()) {

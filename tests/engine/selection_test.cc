@@ -112,6 +112,33 @@ TEST_CASE("selections are those of the definition at every number of ranks, ties
   }
 }
 
+TEST_CASE("words that weigh scores take the call's scale, as if queries were so much larger") {
+  Rng rng(2213);
+  ThreadPool pool(1);
+  for (const Question& question :
+       {Question{"nsa(3)", 1000, 700, 100}, {"xattention(0.7,16,64)", 700, 0, 700}}) {
+    CAPTURE(question.word);
+    const Tensor q = Filled(rng, question, question.q_tokens, kHeads);
+    const Tensor k = Filled(rng, question, question.kv_tokens, kKvHeads);
+    Tensor larger = Filled(rng, question, question.q_tokens, kHeads);
+    for (int64_t i = 0; i < q.view().size(); ++i) larger.f32()[i] = 4 * q.f32()[i];
+    const Pattern pattern = Parsed(question.word);
+    const auto keys = [&](const Tensor& asks, float scale) {
+      const auto lists = SelectLocally(pattern, {}, LayoutOf(kCuts[0], 2, question.kv_tokens), asks,
+                                       question.q_begin, k, &pool, scale);
+      REQUIRE(lists.ok());
+      return lists->at(0).list->data().keys;
+    };
+    const float usual = 1 / std::sqrt(float{kDim});
+    CHECK(keys(q, 4 * usual) == keys(larger, 0));
+    CHECK(keys(q, 4 * usual) != keys(q, usual));
+    // Scores of the other sign.
+    Tensor turned = Filled(rng, question, question.q_tokens, kHeads);
+    for (int64_t i = 0; i < q.view().size(); ++i) turned.f32()[i] = -q.f32()[i];
+    CHECK(keys(q, -usual) == keys(turned, usual));
+  }
+}
+
 TEST_CASE(
     "attention over chosen keys is the oracle's over the same keys, at every number of ranks") {
   Rng rng(2212);

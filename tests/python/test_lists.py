@@ -255,3 +255,19 @@ def test_minference(problem):
         step = annulus.Step(context, 0, q[:1], k[:1], v[:1], pattern, lists=lists)
         (end,) = client.step([step])
         assert end.tokens == 201
+
+
+@pytest.mark.parametrize("pattern", ["nsa(3)", "xattention(0.7)"])
+def test_words_that_weigh_scores_take_the_scale_of_the_call(pattern):
+    rng = np.random.default_rng(4)
+    k, v = rng.standard_normal((2, 1024, 1, 64), np.float32) * 1.5
+    q = rng.standard_normal((1024, 4, 64), np.float32)
+    usual = annulus.attention(q, k, v, pattern=pattern).out
+    larger = annulus.attention(4 * q, k, v, pattern=pattern).out
+    assert np.abs(usual - larger).max() > 1
+    assert np.array_equal(annulus.attention(q, k, v, pattern=pattern, scale=4 / 8).out, larger)
+    with annulus.in_process(workers=2) as client:
+        context = client.create_context(heads=4, kv_heads=1, head_dim=64, dtype="f32")
+        context.append(0, k, v)
+        served = context.attend(0, q, pattern, scale=4 / 8).out
+    assert np.abs(served - larger).max() < 1e-5

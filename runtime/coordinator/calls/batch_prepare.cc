@@ -107,7 +107,7 @@ absl::Status BatchCall::PrepareItem(const CallItem& wanted, Item& item) {
   }
   ANNULUS_ASSIGN_OR_RETURN(item.selection,
                            ItemSelection::Of(map, ask, std::move(pattern), *wanted.lists, wanted.q,
-                                             /*has_index=*/wanted.index != nullptr));
+                                             wanted.scale, /*has_index=*/wanted.index != nullptr));
   std::vector<CallList> lists = *wanted.lists;
   if (item.selection != nullptr && item.selection->in_one_trip() && !wanted.selects_only) {
     const std::unique_ptr<ItemSelection> chosen = std::move(item.selection);

@@ -21,7 +21,7 @@ absl::Status CheckHoldsAllKeys(const ContextSpec& spec, const Selector& selector
 
 absl::StatusOr<std::unique_ptr<ItemSelection>> ItemSelection::Of(
     const ShardMap& map, const request::WorkItem& ask, std::shared_ptr<const Pattern> pattern,
-    const std::vector<CallList>& given, const TensorView& q, bool has_index) {
+    const std::vector<CallList>& given, const TensorView& q, float scale, bool has_index) {
   std::unique_ptr<ItemSelection> made;
   bool in_one_trip = map.world == 1;
   const ContextSpec& spec = map.spec;
@@ -49,7 +49,8 @@ absl::StatusOr<std::unique_ptr<ItemSelection>> ItemSelection::Of(
                           .q_begin = ask.queries().begin,
                           .heads = {0, spec.heads},
                           .group = spec.heads / spec.kv_heads,
-                          .kv_tokens = ask.kv_len()};
+                          .kv_tokens = ask.kv_len(),
+                          .scale = scale};
     ANNULUS_RETURN_IF_ERROR(made->Add(rows, map.layout(ask.layer, ask.kv_len()), spec.dtype));
   }
   if (made == nullptr) return made;

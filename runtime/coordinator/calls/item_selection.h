@@ -23,15 +23,13 @@ absl::Status CheckHoldsAllKeys(const ContextSpec& spec, const Selector& selector
 
 class ItemSelection {
  public:
-  // In a layer of the context: null where all words have their lists among `given`, or are those of
-  // an index. `q` [q_tokens, heads, head_dim] outlives this. INVALID_ARGUMENT for a KV-efficient
-  // context, which may have let go of what a word would choose, for a word of an index that has no
-  // list unless `has_index`, and as Selection::Check.
-  static absl::StatusOr<std::unique_ptr<ItemSelection>> Of(const ShardMap& map,
-                                                           const request::WorkItem& ask,
-                                                           std::shared_ptr<const Pattern> pattern,
-                                                           const std::vector<CallList>& given,
-                                                           const TensorView& q, bool has_index);
+  // In a layer of the context, by scores times `scale` (0: 1/√head_dim): null where all words have
+  // their lists among `given`, or are those of an index. `q` [q_tokens, heads, head_dim] outlives
+  // this. INVALID_ARGUMENT for a KV-efficient context, which may have let go of what a word would
+  // choose, for a word of an index that has no list unless `has_index`, and as Selection::Check.
+  static absl::StatusOr<std::unique_ptr<ItemSelection>> Of(
+      const ShardMap& map, const request::WorkItem& ask, std::shared_ptr<const Pattern> pattern,
+      const std::vector<CallList>& given, const TensorView& q, float scale, bool has_index);
   // In a track's layer: null where no word without a list has an index. `q` [q_tokens, index heads,
   // dim] and `weights` [q_tokens, index heads] outlive this. INVALID_ARGUMENT where they are not
   // what a word needs, and as Selection::Check.
