@@ -59,7 +59,7 @@ class Fields {
       for (const std::string& field : taken_) {
         absl::StrAppend(&known, known.empty() ? "" : ", ", field);
       }
-      return absl::InvalidArgumentError(absl::StrCat("field ", Quoted(name), " of ",
+      return absl::InvalidArgumentError(absl::StrCat("field ", ToldName(name), " of ",
                                                      path_.empty() ? "the file" : path_,
                                                      ": unknown; expected one of ", known));
     }
@@ -82,7 +82,7 @@ absl::StatusOr<Caller> CallerOf(Fields* fields) {
   ANNULUS_ASSIGN_OR_RETURN(caller.name, fields->RequireText("name", "a name for logs"));
   ANNULUS_ASSIGN_OR_RETURN(const std::string role, fields->RequireText("role", kRolesText));
   const absl::optional<Role> known = RoleOf(role);
-  if (!known.has_value()) return Unexpected(fields->PathOf("role"), role, kRolesText);
+  if (!known.has_value()) return UnexpectedName(fields->PathOf("role"), role, kRolesText);
   caller.role = *known;
   const Json* const tenant = fields->Take("tenant");
   if (tenant != nullptr && *tenant != "") {
@@ -119,8 +119,10 @@ absl::Status ReadTokens(const Json& list, std::vector<AuthFile::Token>* tokens) 
     constexpr char kExpected[] = "64 hex digits, the token's SHA-256, which no other has";
     ANNULUS_ASSIGN_OR_RETURN(const std::string hex, fields->RequireText("sha256", kExpected));
     const absl::optional<Sha256Digest> digest = DigestFromHex(hex);
-    if (!digest.has_value() || !digests.insert(*digest).second) {
-      return Unexpected(fields->PathOf("sha256"), hex, kExpected);
+    if (!digest.has_value()) return Unexpected(fields->PathOf("sha256"), hex, kExpected);
+    if (!digests.insert(*digest).second) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(fields->PathOf("sha256"), ": that of another entry; expected ", kExpected));
     }
     ANNULUS_ASSIGN_OR_RETURN(Caller caller, CallerOf(fields));
     tokens->push_back({*digest, std::move(caller)});
@@ -133,7 +135,7 @@ absl::Status ReadCertificates(const Json& list, std::vector<Caller>* certificate
   return ReadList("certificates", list, kTokensMax, [&](Fields* fields) -> absl::Status {
     ANNULUS_ASSIGN_OR_RETURN(Caller caller, CallerOf(fields));
     if (!names.insert(caller.name).second) {
-      return Unexpected(fields->PathOf("name"), caller.name, "a name that no other has");
+      return UnexpectedName(fields->PathOf("name"), caller.name, "a name that no other has");
     }
     certificates->push_back(std::move(caller));
     return absl::OkStatus();
@@ -146,7 +148,7 @@ absl::Status CheckClaim(const std::string& path, const std::string& claim) {
     (void)Json::json_pointer(claim);
     return absl::OkStatus();
   } catch (const Json::exception&) {
-    return Unexpected(path, claim, "a claim's name or a JSON pointer");
+    return UnexpectedName(path, claim, "a claim's name or a JSON pointer");
   }
 }
 
@@ -186,7 +188,7 @@ absl::Status CheckRoles(const std::string& path, const ClaimRule& rule) {
   for (const auto& [value, text] : rule.map) texts.push_back(text);
   if (rule.otherwise.has_value()) texts.push_back(*rule.otherwise);
   for (const std::string& text : texts) {
-    if (!RoleOf(text).has_value()) return Unexpected(path, text, kRolesText);
+    if (!RoleOf(text).has_value()) return UnexpectedName(path, text, kRolesText);
   }
   return absl::OkStatus();
 }
@@ -232,7 +234,7 @@ absl::StatusOr<TenantQuotas> QuotasOf(const std::string& path, const Json& json,
     const Json* const value = fields.Take(quota.name);
     if (value == nullptr) continue;
     if (!value->is_number_unsigned() || value->get<uint64_t>() > uint64_t{kNoQuota}) {
-      return Unexpected(fields.PathOf(quota.name), *value, "an integer from 0 on");
+      return UnexpectedName(fields.PathOf(quota.name), *value, "an integer from 0 on");
     }
     quotas.*quota.value = value->get<int64_t>();
   }

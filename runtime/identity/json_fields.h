@@ -18,14 +18,49 @@ namespace annulus {
 
 using Json = nlohmann::json;
 
-// INVALID_ARGUMENT: "tokens[2].role: "king"; expected admin, …".
+// Texts of no more may be told where a name is wanted: tokens are longer.
+inline constexpr size_t kToldBytesMax = 24;
+
+// What stands where a value is not told: "a text of 64 bytes", "an object of 3 fields".
+inline std::string TypeOf(const Json& value) {
+  switch (value.type()) {
+    case Json::value_t::null:
+      return "null";
+    case Json::value_t::boolean:
+      return value.get<bool>() ? "true" : "false";
+    case Json::value_t::string:
+      return absl::StrCat("a text of ", value.get_ref<const std::string&>().size(), " bytes");
+    case Json::value_t::object:
+      return absl::StrCat("an object of ", value.size(), " fields");
+    case Json::value_t::array:
+      return absl::StrCat("a list of ", value.size());
+    default:
+      return "a number";
+  }
+}
+
+// INVALID_ARGUMENT: "tokens[2].sha256: a text of 43 bytes; expected 64 hex digits". The value may
+// be a secret, or hold one, that somebody put into this place: it is not told.
 inline absl::Status Unexpected(absl::string_view field, const Json& found,
                                absl::string_view expected) {
-  const std::string text = found.is_string() ? Quoted(found.get<std::string>())
-                                             : found.dump(-1, ' ', /*ensure_ascii=*/true,
-                                                          Json::error_handler_t::replace);
   return absl::InvalidArgumentError(
-      absl::StrCat(field, ": ", absl::string_view(text).substr(0, 100), "; expected ", expected));
+      absl::StrCat(field, ": ", TypeOf(found), "; expected ", expected));
+}
+
+// The same with the value, of fields that name things: "tokens[2].role: "king"; expected admin, …".
+// Lists and objects, and texts as long as tokens are, are not told here either.
+inline absl::Status UnexpectedName(absl::string_view field, const Json& found,
+                                   absl::string_view expected) {
+  const std::string* const text = found.get_ptr<const std::string*>();
+  const bool told = found.is_number() || (text != nullptr && text->size() <= kToldBytesMax);
+  if (!told) return Unexpected(field, found, expected);
+  return absl::InvalidArgumentError(absl::StrCat(
+      field, ": ", text == nullptr ? found.dump() : Quoted(*text), "; expected ", expected));
+}
+
+// A field's name, where it may be something else: `"roel"`, "of 43 bytes".
+inline std::string ToldName(absl::string_view name) {
+  return name.size() <= kToldBytesMax ? Quoted(name) : absl::StrCat("of ", name.size(), " bytes");
 }
 
 // A field of an object; nullptr if it has none of this name.
@@ -70,7 +105,7 @@ inline absl::StatusOr<Json> ParseObject(absl::string_view what, absl::string_vie
   if (!object.is_object()) return Unexpected(what, object, "a JSON object");
   if (twice.empty()) return object;
   return absl::InvalidArgumentError(
-      absl::StrCat(what, ": name ", Quoted(twice), " comes twice in an object; expected once"));
+      absl::StrCat(what, ": name ", ToldName(twice), " comes twice in an object; expected once"));
 }
 
 }  // namespace annulus

@@ -56,7 +56,9 @@ absl::StatusOr<const Kind*> KindOf(const Json& key) {
   ANNULUS_ASSIGN_OR_RETURN(const std::string crv, TextOf(key, "crv"));
   ANNULUS_ASSIGN_OR_RETURN(const std::string alg, TextOf(key, "alg"));
   ANNULUS_ASSIGN_OR_RETURN(const std::string use, TextOf(key, "use"));
-  if (kty.empty()) return Unexpected("kty", key, "a key with its kind");
+  if (kty.empty()) {
+    return absl::InvalidArgumentError("kty: none, or empty; expected a key with its kind");
+  }
   for (const Kind& kind : kKinds) {
     if (kind.kty != kty || kind.crv != crv) continue;
     const bool other =
@@ -90,7 +92,7 @@ absl::StatusOr<KeySet> KeySet::Parse(absl::string_view json) {
       }
       for (const Key& other : keys) {
         if (id.has_value() && other.id == id && other.key.algorithm() == key.algorithm()) {
-          return Unexpected("kid", *id, "an id that no other key of the kind has");
+          return UnexpectedName("kid", *id, "an id that no other key of the kind has");
         }
       }
       keys.push_back({std::move(id), std::move(key)});

@@ -23,6 +23,16 @@ absl::StatusOr<Json> ObjectOf(absl::string_view what, absl::string_view part) {
   return absl::InvalidArgumentError(absl::StrCat(what, ": no base64url; expected it"));
 }
 
+// What a known key has signed is no secret.
+absl::Status UnexpectedClaim(absl::string_view field, const Json& claim,
+                             absl::string_view expected) {
+  const std::string text = claim.is_string() ? Quoted(claim.get<std::string>())
+                                             : claim.dump(-1, ' ', /*ensure_ascii=*/true,
+                                                          Json::error_handler_t::replace);
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, ": ", absl::string_view(text).substr(0, 100), "; expected ", expected));
+}
+
 absl::Status Absent(absl::string_view field, absl::string_view expected) {
   return absl::InvalidArgumentError(absl::StrCat(field, ": none; expected ", expected));
 }
@@ -48,17 +58,17 @@ absl::StatusOr<absl::Time> TimeOf(absl::string_view field, const Json& claim) {
   if (seconds >= 0 && seconds <= kSecondsMax) {
     return absl::UnixEpoch() + absl::Seconds(seconds);
   }
-  return Unexpected(field, claim, "seconds since 1970");
+  return UnexpectedClaim(field, claim, "seconds since 1970");
 }
 
 absl::StatusOr<absl::Time> ValidUntil(const Json& claims, absl::Time now) {
   const Json* const expiry = Find(claims, "exp");
   if (expiry == nullptr) return Absent("exp", "when the token expires");
   ANNULUS_ASSIGN_OR_RETURN(const absl::Time until, TimeOf("exp", *expiry));
-  if (now >= until + kJwtLeeway) return Unexpected("exp", *expiry, "a time to come");
+  if (now >= until + kJwtLeeway) return UnexpectedClaim("exp", *expiry, "a time to come");
   if (const Json* const begin = Find(claims, "nbf")) {
     ANNULUS_ASSIGN_OR_RETURN(const absl::Time from, TimeOf("nbf", *begin));
-    if (now < from - kJwtLeeway) return Unexpected("nbf", *begin, "a time that has come");
+    if (now < from - kJwtLeeway) return UnexpectedClaim("nbf", *begin, "a time that has come");
   }
   return until + kJwtLeeway;
 }
@@ -66,13 +76,13 @@ absl::StatusOr<absl::Time> ValidUntil(const Json& claims, absl::Time now) {
 absl::Status CheckIssued(const Json& claims, const JwtRules& rules) {
   const Json* const issuer = Find(claims, "iss");
   if (issuer == nullptr) return Absent("iss", rules.issuer);
-  if (*issuer != rules.issuer) return Unexpected("iss", *issuer, rules.issuer);
+  if (*issuer != rules.issuer) return UnexpectedClaim("iss", *issuer, rules.issuer);
   const Json* const audience = Find(claims, "aud");
   if (audience == nullptr) return Absent("aud", rules.audience);
   const bool meant = audience->is_array() ? std::find(audience->begin(), audience->end(),
                                                       Json(rules.audience)) != audience->end()
                                           : *audience == rules.audience;
-  return meant ? absl::OkStatus() : Unexpected("aud", *audience, rules.audience);
+  return meant ? absl::OkStatus() : UnexpectedClaim("aud", *audience, rules.audience);
 }
 
 // The claim that a rule names, or nullptr.
@@ -93,9 +103,9 @@ absl::StatusOr<std::string> TextBy(absl::string_view field, const ClaimRule& rul
   }
   if (rule.otherwise.has_value()) return *rule.otherwise;
   const Json none;
-  return Unexpected(absl::StrCat(field, " by the claim ", rule.claim),
-                    claim == nullptr ? none : *claim,
-                    rule.map.empty() ? "a text" : "a value of the map");
+  return UnexpectedClaim(absl::StrCat(field, " by the claim ", rule.claim),
+                         claim == nullptr ? none : *claim,
+                         rule.map.empty() ? "a text" : "a value of the map");
 }
 
 }  // namespace
@@ -131,12 +141,12 @@ absl::StatusOr<Caller> VerifyJwt(absl::string_view token, const KeySet& keys, co
   ANNULUS_ASSIGN_OR_RETURN(caller.tenant, TextBy("tenant", rules.tenant, claims));
   ANNULUS_ASSIGN_OR_RETURN(const std::string role, TextBy("role", rules.role, claims));
   const absl::optional<Role> known = RoleOf(role);
-  if (!known.has_value()) return Unexpected("role", role, kRolesText);
+  if (!known.has_value()) return UnexpectedClaim("role", role, kRolesText);
   caller.role = *known;
   if (caller.tenant.size() > kTenantBytesMax ||
       (caller.tenant.empty() && caller.role == Role::kTenant)) {
-    return Unexpected("tenant", caller.tenant,
-                      absl::StrCat("a text of 1 to ", kTenantBytesMax, " bytes"));
+    return UnexpectedClaim("tenant", caller.tenant,
+                           absl::StrCat("a text of 1 to ", kTenantBytesMax, " bytes"));
   }
   const Json* const subject = Find(claims, "sub");
   caller.name =

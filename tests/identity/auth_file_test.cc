@@ -72,36 +72,74 @@ TEST_CASE("a spoilt auth file is refused by the name of its field") {
       {"{\"tokens\": [\n", "content: the end at line 2, column 1; expected JSON"},
       {"{} x", "content: \"x\" at line 1, column 4; expected JSON"},
       {"{\"quotas\": 1e999}", "content: a number beyond what a float64 holds"},
-      {"[]", "content: []; expected a JSON object"},
+      {"[]", "content: a list of 0; expected a JSON object"},
       {"{}", "content: nobody is known"},
       {R"({"tokens":[]})", "content: nobody is known"},
       {R"({"token":[]})", "field \"token\" of the file: unknown"},
-      {R"({"tokens":{}})", "tokens: {}"},
-      {R"({"tokens":[7]})", "tokens[0]: 7"},
-      {Tokens(good + "," + good), "tokens[1].sha256: "},
+      {R"({"tokens":{}})", "tokens: an object of 0 fields"},
+      {R"({"tokens":[7]})", "tokens[0]: a number"},
+      {Tokens(good + "," + good), "tokens[1].sha256: that of another entry"},
       {Tokens(TokenEntry("t", "lab", "king")), "tokens[0].role: \"king\""},
       {Tokens(TokenEntry("t", "", "tenant")), "tokens[0].tenant: none"},
       {Tokens(TokenEntry("t", std::string(129, 'x'), "tenant")), "tokens[0].tenant: "},
       {Tokens(R"({"name":"n","role":"admin"})"), "tokens[0].sha256: none"},
-      {Tokens(R"({"name":"n","role":"admin","sha256":"ab"})"), "tokens[0].sha256: \"ab\""},
+      {Tokens(R"({"name":"n","role":"admin","sha256":"ab"})"),
+       "tokens[0].sha256: a text of 2 bytes"},
       {Tokens(R"({"name":"n","role":"admin","secret":"ab","sha256":")" + Sha256Hex("x") + "\"}"),
        "field \"secret\" of tokens[0]: unknown"},
       {R"({"tokens":[],"tokens":[]})", "content: name \"tokens\" comes twice"},
       {R"({"certificates":[{"name":"a","role":"admin"},{"name":"a","role":"admin"}]})",
        "certificates[1].name: \"a\""},
       {R"({"jwt":{"jwks":"k","issuer":"i"}})", "jwt.audience: none"},
-      {R"({"jwt":{"jwks":"","issuer":"i","audience":"a"}})", "jwt.jwks: \"\""},
+      {R"({"jwt":{"jwks":"","issuer":"i","audience":"a"}})", "jwt.jwks: a text of 0 bytes"},
       {jwt + R"({"tenant":"/~2"}}})", "jwt.claims.tenant: "},
       {jwt + R"({"role":{"default":"king"}}}})", "jwt.claims.role: \"king\""},
       {jwt + R"({"role":{"map":{}}}}})", "jwt.claims.role.claim: none"},
       {jwt + R"({"name":"x"}}})", "field \"name\" of jwt.claims: unknown"},
       {R"({"quotas":{"lab":{"contexts":1}}})", "field \"contexts\" of quotas[\"lab\"]: unknown"},
       {R"({"quotas":{"lab":{"contexts_max":-1}}})", "quotas[\"lab\"].contexts_max: -1"},
-      {R"({"quotas":7})", "quotas: 7"},
+      {R"({"quotas":7})", "quotas: a number"},
   };
   for (const auto& [text, begin] : cases) {
     INFO(text << "\n" << why(text));
     CHECK(absl::StartsWith(why(text), begin));
+  }
+}
+
+TEST_CASE("what is put into a wrong place of an auth file may be a secret, and is not told") {
+  const std::string secret = "f3b1c6d20a9e4b7d8c5f6a7b8c9d0e1f";
+  const std::string text = absl::StrCat("\"", secret, "\"");
+  const std::string entry = absl::StrCat("{\"", secret, "\":\"admin\"}");
+  const auto token = [](absl::string_view sha256, absl::string_view role) {
+    return Tokens(
+        absl::StrCat(R"({"name":"n","sha256":)", sha256, R"(,"role":)", role, R"(,"tenant":"t"})"));
+  };
+  const std::string digest = absl::StrCat("\"", Sha256Hex("x"), "\"");
+  for (const std::string& file : {
+           text,
+           entry,
+           absl::StrCat("[", text, "]"),
+           absl::StrCat("{", text, ":1,", text, ":2}"),
+           absl::StrCat(R"({"tokens":)", text, "}"),
+           absl::StrCat(R"({"tokens":)", entry, "}"),
+           absl::StrCat(R"({"certificates":)", text, "}"),
+           absl::StrCat(R"({"jwt":)", entry, "}"),
+           absl::StrCat(R"({"jwt":{"jwks":[)", text, "]}}"),
+           absl::StrCat(R"({"quotas":)", text, "}"),
+           absl::StrCat(R"({"quotas":{"t":{"contexts_max":)", text, "}}}"),
+           Tokens(text),
+           Tokens(entry),
+           token(text, "\"admin\""),
+           token(entry, "\"admin\""),
+           token(digest, text),
+           token(digest, entry),
+       }) {
+    INFO(file);
+    const absl::Status why = ParseAuthFile(file).status();
+    INFO(why);
+    CHECK(absl::IsInvalidArgument(why));
+    CHECK_FALSE(absl::StrContains(why.message(), secret));
+    CHECK_FALSE(absl::StrContains(why.message(), secret.substr(0, 8)));
   }
 }
 
