@@ -19,6 +19,15 @@ absl::Status Bad(absl::string_view field, int64_t value, absl::string_view expec
   return absl::InvalidArgumentError(absl::StrCat(field, ": ", value, "; expected ", expected));
 }
 
+// A context must not end before its creator has heard of it.
+absl::Status CheckLease(double lease) {
+  constexpr double kLeaseMinS = 0.1;
+  if (lease == 0 || lease >= kLeaseMinS) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("lease: ", lease,
+                                                 "; expected 0, for a context that stays, or ",
+                                                 kLeaseMinS, " to ", kLeaseMaxS));
+}
+
 absl::Status CheckText(absl::string_view field, const std::string& text) {
   if (IsUtf8(text)) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -128,6 +137,7 @@ absl::Status CheckWhole(const ContextSpec& spec) {
     return Bad("v_head_dim", spec.v_head_dim,
                absl::StrCat("at most head_dim ", spec.head_dim, " with v_is_k_prefix"));
   }
+  ANNULUS_RETURN_IF_ERROR(CheckLease(spec.lease));
   ANNULUS_RETURN_IF_ERROR(CheckTexts(spec));
   ANNULUS_RETURN_IF_ERROR(CheckPartition(spec));
   ANNULUS_RETURN_IF_ERROR(CheckTracks(spec));

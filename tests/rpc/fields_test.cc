@@ -1,7 +1,9 @@
 // Values as messages: the descriptions of runtime/fields are those of annulus.proto, what is
 // written is what protobuf writes, and a new field has few places to be named at.
+#include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <set>
 #include <sstream>
 
@@ -167,6 +169,23 @@ TEST_CASE("values of all sizes are each other's messages") {
   CHECK(fork_message.has_tokens());
   info.state = "\xff";
   CHECK(absl::IsInternal(ToProto(info, &message)));
+}
+
+TEST_CASE("a lease is none, or so long that its context's creator hears of it") {
+  ContextSpec spec = {.layers = 1, .heads = 1, .kv_heads = 1, .head_dim = 8, .v_head_dim = 8};
+  const auto refusal = [&](double lease) {
+    spec.lease = lease;
+    v1::ContextSpec message;
+    message.ParseFromString(BytesOf(spec));
+    return std::string(FromProto<ContextSpec>(message).status().message());
+  };
+  for (const double good : {0.0, 0.1, 300.0, 366 * 86'400.0}) CHECK(refusal(good) == "");
+  CHECK(refusal(1e-300) ==
+        "lease: 1e-300; expected 0, for a context that stays, or 0.1 to 31622400");
+  for (const double bad :
+       {-1.0, -1e-300, 0.09, 1e300, std::nan(""), std::numeric_limits<double>::infinity()}) {
+    CHECK(absl::StartsWith(refusal(bad), "lease: "));
+  }
 }
 
 // The sources in these folders, but for examples, that hold a text. A folder's own files only
