@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -17,6 +18,8 @@ from annulus._threads import in_thread
 from annulus.context import Context
 from annulus.errors import AnnulusError, InvalidArgument, of_wrong_kind
 from annulus.lists import Index, cores_of
+
+ENDING_SECONDS = 5.0  # that the calls of other threads have, once cancelled, when Python ends
 
 _open: weakref.WeakSet[Client] = weakref.WeakSet()
 
@@ -367,5 +370,6 @@ def _error_of_step(steps: Any, timeout: Any, error: Exception) -> Exception:
 
 @atexit.register
 def _close_all() -> None:
+    _core.end_calls(ENDING_SECONDS, threading.active_count() > 1)
     for client in list(_open):
         client.close()

@@ -6,20 +6,27 @@
 #include <optional>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "annulus/client.h"
 #include "python/src/arrays.h"
 #include "python/src/errors.h"
+#include "python/src/gil.h"
 #include "python/src/nanobind.h"
 
 namespace annulus::python {
 
+// Raises InvalidArgument naming `field`.
+inline absl::Duration SecondsOf(const char* field, double seconds) {
+  if (std::isnan(seconds)) {
+    Raise(absl::InvalidArgumentError(absl::StrCat(field, ": nan; expected seconds")));
+  }
+  return absl::Seconds(seconds);
+}
+
 inline CallOptions OptionsOf(std::optional<double> timeout, const CancelToken& cancel) {
   CallOptions call;
-  if (timeout.has_value() && std::isnan(*timeout)) {
-    Raise(absl::InvalidArgumentError("timeout: nan; expected seconds"));
-  }
-  if (timeout.has_value()) call.timeout = absl::Seconds(*timeout);
+  if (timeout.has_value()) call.timeout = SecondsOf("timeout", *timeout);
   call.cancel = cancel;
   return call;
 }
@@ -29,7 +36,8 @@ inline CallOptions OptionsOf(std::optional<double> timeout, const CancelToken& c
 inline std::function<void(int64_t, int64_t)> ProgressOf(nb::handle told) {
   if (told.is_none()) return {};
   return [told](int64_t done, int64_t total) {
-    const nb::gil_scoped_acquire acquire;
+    const GilTaken taken;
+    if (!taken) return;
     try {
       told(done, total);
     } catch (nb::python_error& error) {

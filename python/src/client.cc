@@ -14,6 +14,7 @@
 #include "python/src/answer.h"
 #include "python/src/arrays.h"
 #include "python/src/call_options.h"
+#include "python/src/gil.h"
 #include "python/src/key_list.h"
 #include "python/src/values.h"
 #include "python/src/waiting.h"
@@ -25,11 +26,6 @@ namespace {
 std::optional<PlanKind> PlanOf(const std::optional<std::string>& plan) {
   if (!plan.has_value()) return std::nullopt;
   return ValueOrRaise(ParsePlanKind(*plan));
-}
-
-template <typename T>
-T CastOr(nb::handle object, T otherwise) {
-  return object.is_none() ? std::move(otherwise) : nb::cast<T>(object);
 }
 
 // A step as annulus/client.py hands it over: (context, layer, start, k, v, q, pattern, scale,
@@ -80,10 +76,17 @@ class PythonClient {
   // The client's threads are its process's: a child that was forked has none of them.
   bool is_forked() const { return getpid() != process_; }
 
+  // Raises what is wrong with the call, and returns what it ended with.
+  template <typename Call>
+  auto Ended(Call call, std::optional<double> timeout, CancelToken cancel = CancelToken::New()) {
+    const CallOptions options = OptionsOf(timeout, cancel);
+    const UnderWay under_way([&] { options.cancel.Cancel(); });
+    return WithoutGil([&, client = Open()] { return call(*client, options); });
+  }
+
   template <typename Call>
   auto Run(Call call, std::optional<double> timeout) {
-    const std::shared_ptr<Client> client = Open();
-    return ValueOrRaise(WithoutGil([&] { return call(*client, OptionsOf(timeout, {})); }));
+    return ValueOrRaise(Ended(std::move(call), timeout));
   }
 
  public:
@@ -98,13 +101,13 @@ class PythonClient {
   ~PythonClient() { Close(); }
 
   void Close() {
+    const Inside inside;
     std::shared_ptr<Client> last = std::move(client_);
     if (is_forked()) {
       new std::shared_ptr<Client>(std::move(last));  // its end would wait for its threads
       return;
     }
-    const nb::gil_scoped_release release;
-    last.reset();
+    WithoutGil([last = std::move(last)]() mutable { last.reset(); });
   }
 
   nb::object Create(const nb::dict& keywords, std::optional<double> timeout) {
@@ -220,12 +223,11 @@ class PythonClient {
         RaiseWithin(absl::StrCat("steps[", i, "]."), error);
       }
     }
-    const std::shared_ptr<Client> client = Open();
-    StepResults results = WithoutGil([&] {
+    const auto call = [&](Client& client, const CallOptions& options) {
       const Timer timer;
-      return client->Step(requests,
-                          OptionsOf(timeout, cancel == nullptr ? CancelToken() : *cancel));
-    });
+      return client.Step(requests, options);
+    };
+    StepResults results = cancel == nullptr ? Ended(call, timeout) : Ended(call, timeout, *cancel);
     nb::list ends;
     for (size_t i = 0; i < results.size(); ++i) {
       ends.append(
@@ -251,15 +253,16 @@ class PythonClient {
   }
 
   void Release(ContextId context, std::optional<double> timeout) {
-    const std::shared_ptr<Client> client = Open();
-    RaiseUnlessOk(WithoutGil([&] { return client->Release(context, OptionsOf(timeout, {})); }));
+    RaiseUnlessOk(Ended(
+        [&](Client& client, const CallOptions& call) { return client.Release(context, call); },
+        timeout));
   }
 
   // One for each context: None, or its error.
   nb::list KeepAlive(const std::vector<ContextId>& contexts, std::optional<double> timeout) {
-    const std::shared_ptr<Client> client = Open();
-    const std::vector<absl::Status> statuses =
-        WithoutGil([&] { return client->KeepAlive(contexts, OptionsOf(timeout, {})); });
+    const std::vector<absl::Status> statuses = Ended(
+        [&](Client& client, const CallOptions& call) { return client.KeepAlive(contexts, call); },
+        timeout);
     nb::list list;
     for (const absl::Status& status : statuses) {
       list.append(status.ok() ? nb::object(nb::none()) : ExceptionOf(status));
@@ -307,8 +310,8 @@ class PythonClient {
 
 RetryOptions RetryOf(int attempts_max, double backoff_min, double backoff_max, int budget) {
   return {.attempts_max = attempts_max,
-          .backoff_min = absl::Seconds(backoff_min),
-          .backoff_max = absl::Seconds(backoff_max),
+          .backoff_min = SecondsOf("retry_backoff_min", backoff_min),
+          .backoff_max = SecondsOf("retry_backoff_max", backoff_max),
           .budget = budget};
 }
 
@@ -319,7 +322,7 @@ PythonClient* Connect(const std::string& endpoint, double connect_timeout, int64
                       const std::string& token_file) {
   ClientOptions options;
   options.endpoint = endpoint;
-  options.connect_timeout = absl::Seconds(connect_timeout);
+  options.connect_timeout = SecondsOf("connect_timeout", connect_timeout);
   options.chunk_bytes = chunk_bytes;
   options.async_calls_max = async_calls_max;
   if (upload != "direct" && upload != "relay") {
@@ -364,31 +367,32 @@ void AddClient(nb::module_& module) {
       .def("cancel", &CancelToken::Cancel)
       .def_prop_ro("cancelled", &CancelToken::cancelled);
   nb::class_<PythonClient>(module, "Client")
-      .def("close", &PythonClient::Close)
-      .def("create", &PythonClient::Create)
-      .def("append", &PythonClient::Append, nb::arg(), nb::arg(), nb::arg(), nb::arg().none(),
-           nb::arg().none(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg())
-      .def("attend", &PythonClient::Attend, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
-           nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
-           nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
+      .def("close", Within(&PythonClient::Close))
+      .def("create", Within(&PythonClient::Create))
+      .def("append", Within(&PythonClient::Append), nb::arg(), nb::arg(), nb::arg(),
+           nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg().none(), nb::arg().none(),
            nb::arg())
-      .def("select", &PythonClient::Select, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
-           nb::arg(), nb::arg(), nb::arg().none(), nb::arg())
-      .def("compress", &PythonClient::Compress, nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+      .def("attend", Within(&PythonClient::Attend), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+           nb::arg(), nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(),
+           nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(),
+           nb::arg().none(), nb::arg())
+      .def("select", Within(&PythonClient::Select), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+           nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg())
+      .def("compress", Within(&PythonClient::Compress), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg())
-      .def("step", &PythonClient::Step, nb::arg(), nb::arg().none(), nb::arg().none(),
+      .def("step", Within(&PythonClient::Step), nb::arg(), nb::arg().none(), nb::arg().none(),
            nb::arg().none())
-      .def("fork", &PythonClient::Fork)
-      .def("truncate", &PythonClient::Truncate)
-      .def("release", &PythonClient::Release)
-      .def("keep_alive", &PythonClient::KeepAlive)
-      .def("describe", &PythonClient::Describe)
-      .def("list", &PythonClient::List)
-      .def("status", &PythonClient::Status)
-      .def_prop_ro("connection", &PythonClient::connection);
-  module.def("connect", &Connect, nb::rv_policy::take_ownership);
-  module.def("in_process", &InProcess, nb::rv_policy::take_ownership);
-  module.def("spec_names", &SpecNames);
+      .def("fork", Within(&PythonClient::Fork))
+      .def("truncate", Within(&PythonClient::Truncate))
+      .def("release", Within(&PythonClient::Release))
+      .def("keep_alive", Within(&PythonClient::KeepAlive))
+      .def("describe", Within(&PythonClient::Describe))
+      .def("list", Within(&PythonClient::List))
+      .def("status", Within(&PythonClient::Status))
+      .def_prop_ro("connection", Within(&PythonClient::connection));
+  module.def("connect", Within(&Connect), nb::rv_policy::take_ownership);
+  module.def("in_process", Within(&InProcess), nb::rv_policy::take_ownership);
+  module.def("spec_names", Within(&SpecNames));
 }
 
 }  // namespace annulus::python

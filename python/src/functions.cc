@@ -16,6 +16,7 @@
 #include "base/status.h"
 #include "python/src/arrays.h"
 #include "python/src/errors.h"
+#include "python/src/gil.h"
 #include "python/src/key_list.h"
 #include "python/src/waiting.h"
 #include "runtime/cli/commands.h"
@@ -197,14 +198,14 @@ nb::object BlendParts(const std::vector<nb::object>& parts,
 }  // namespace
 
 void AddFunctions(nb::module_& module) {
-  module.def("attention", &Attention, nb::arg().none(), nb::arg().none(), nb::arg().none(),
+  module.def("attention", Within(&Attention), nb::arg().none(), nb::arg().none(), nb::arg().none(),
              nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(),
              nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg());
-  module.def("explain", &Explain);
-  module.def("merge", &MergeParts);
-  module.def("with_sinks", &AddSinks);
-  module.def("gate", &ApplyGate);
-  module.def("blend", &BlendParts);
+  module.def("explain", Within(&Explain));
+  module.def("merge", Within(&MergeParts));
+  module.def("with_sinks", Within(&AddSinks));
+  module.def("gate", Within(&ApplyGate));
+  module.def("blend", Within(&BlendParts));
 }
 
 }  // namespace annulus::python

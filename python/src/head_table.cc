@@ -6,6 +6,7 @@
 #include "annulus/head_table.h"
 #include "python/src/arrays.h"
 #include "python/src/errors.h"
+#include "python/src/gil.h"
 
 namespace annulus::python {
 namespace {
@@ -37,9 +38,9 @@ nb::tuple Answers(const HeadTable& table, nb::handle out, nb::handle lse) {
 
 void AddHeadTable(nb::module_& module) {
   nb::class_<HeadTable>(module, "HeadTable")
-      .def_static("new", &NewTable)
-      .def("queries", &Queries)
-      .def("answers", &Answers)
+      .def_static("new", Within(&NewTable))
+      .def("queries", Within(&Queries))
+      .def("answers", Within(&Answers))
       .def_prop_ro("heads", &HeadTable::heads)
       .def_prop_ro("kv_heads", &HeadTable::kv_heads)
       .def_prop_ro("k_parts", &HeadTable::k_parts)

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "attention/key_list.h"
 #include "python/src/errors.h"
+#include "python/src/gil.h"
 
 namespace annulus::python {
 namespace {
@@ -71,7 +72,7 @@ nb::dict ToPython(const std::vector<CallList>& lists) {
 
 void AddKeyList(nb::module_& module) {
   nb::class_<PythonList>(module, "KeyList")
-      .def_static("new", &NewList)
+      .def_static("new", Within(&NewList))
       .def("keep", [](PythonList& list) {
         if (!list.handle.given()) list.handle = NewListHandle();
       });

@@ -5,6 +5,7 @@
 #include "python/src/arrays.h"
 #include "python/src/client.h"
 #include "python/src/functions.h"
+#include "python/src/gil.h"
 #include "python/src/head_table.h"
 #include "python/src/key_list.h"
 #include "python/src/nanobind.h"
@@ -44,5 +45,6 @@ NB_MODULE(_core, module) {
   annulus::python::AddKeyList(module);
   annulus::python::AddClient(module);
   annulus::python::AddFunctions(module);
+  annulus::python::AddEndCalls(module);
   module.def("last_seconds", &annulus::python::LastSeconds);
 }

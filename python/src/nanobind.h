@@ -10,11 +10,4 @@
 
 namespace annulus::python {
 namespace nb = nanobind;
-
-// Runs work of the library, in which other threads of Python go on.
-template <typename Work>
-auto WithoutGil(Work work) {
-  const nb::gil_scoped_release release;
-  return work();
-}
 }  // namespace annulus::python

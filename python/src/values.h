@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -14,6 +15,12 @@
 #include "runtime/fields/values.h"
 
 namespace annulus::python {
+
+// `otherwise` where it is None.
+template <typename T>
+T CastOr(nb::handle object, T otherwise) {
+  return object.is_none() ? std::move(otherwise) : nb::cast<T>(object);
+}
 
 template <typename T>
 nb::object ToPython(const T& value) {

@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "annulus/client.h"
 #include "python/src/errors.h"
+#include "python/src/gil.h"
 #include "python/src/nanobind.h"
 
 namespace annulus::python {
@@ -59,7 +60,7 @@ absl::StatusOr<Result> WaitFor(Cancel cancel, Start start) {
   };
   for (;;) {
     {
-      const nb::gil_scoped_release release;
+      const GilReleased released;
       if (done_within(std::chrono::milliseconds(50))) break;
     }
     if (raised.has_value() || PyErr_CheckSignals() == 0) continue;
@@ -75,15 +76,16 @@ absl::StatusOr<Result> WaitFor(Cancel cancel, Start start) {
 // A call that may take long: of the two members of Client the blocking one, or on the main thread
 // the asynchronous one.
 template <typename Result, typename Request, typename Call, typename Async>
-absl::StatusOr<Result> RunLong(const std::shared_ptr<Client>& client, const Request& request,
+absl::StatusOr<Result> RunLong(std::shared_ptr<Client> client, const Request& request,
                                const CallOptions& options, Call call, Async async) {
+  const auto end = [&] { options.cancel.Cancel(); };
+  const UnderWay under_way(end);
   if (!OnMainThread()) {
-    return WithoutGil([&] {
+    return WithoutGil([&, client = std::move(client)] {
       const Timer timer;
       return ((*client).*call)(request, options);
     });
   }
-  const auto end = [&] { options.cancel.Cancel(); };
   return WaitFor<Result>(end, [&](Completion<Result> done) {
     return ((*client).*async)(request, options, std::move(done));
   });
@@ -92,7 +94,8 @@ absl::StatusOr<Result> RunLong(const std::shared_ptr<Client>& client, const Requ
 // The same of what has no asynchronous form: `run` returns a StatusOr<Result>.
 template <typename Result, typename Run, typename Cancel>
 absl::StatusOr<Result> RunApart(Run run, Cancel cancel) {
-  if (!OnMainThread()) return WithoutGil(run);
+  const UnderWay under_way(cancel);
+  if (!OnMainThread()) return WithoutGil(std::move(run));
   std::jthread thread;
   return WaitFor<Result>(cancel, [&](Completion<Result> done) {
     thread = std::jthread([&run, done = std::move(done)]() mutable { done(run()); });
@@ -100,10 +103,13 @@ absl::StatusOr<Result> RunApart(Run run, Cancel cancel) {
   });
 }
 template <typename Result, typename Request, typename Call>
-absl::StatusOr<Result> RunApart(const std::shared_ptr<Client>& client, const Request& request,
+absl::StatusOr<Result> RunApart(std::shared_ptr<Client> client, const Request& request,
                                 const CallOptions& options, Call call) {
-  return RunApart<Result>([&] { return ((*client).*call)(request, options); },
-                          [&] { options.cancel.Cancel(); });
+  return RunApart<Result>(
+      [&request, &options, call, client = std::move(client)] {
+        return ((*client).*call)(request, options);
+      },
+      [&] { options.cancel.Cancel(); });
 }
 
 }  // namespace annulus::python

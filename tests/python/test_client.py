@@ -1,6 +1,7 @@
 """The client against float64: contexts, calls, errors, threads and asyncio."""
 
 import asyncio
+import math
 import threading
 
 import numpy as np
@@ -322,3 +323,37 @@ def test_an_append_tells_its_progress_and_knows_a_repetition(context, rng):
     assert told[-1] == (k.nbytes + v.nbytes, k.nbytes + v.nbytes)
     again = context.append(0, k, v, start=0, key=(77, 1))
     assert again.tokens == 500 == context.describe()["tokens"][0]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client, context, k: client.status(timeout=math.nan),
+        lambda client, context, k: client.contexts(timeout=math.nan),
+        lambda client, context, k: client.context(context.id, timeout=math.nan),
+        lambda client, context, k: client.create_context(heads=4, head_dim=64, timeout=math.nan),
+        lambda client, context, k: client.keep_alive([context], timeout=math.nan),
+        lambda client, context, k: client.step([annulus.Step(context, q=k)], timeout=math.nan),
+        lambda client, context, k: asyncio.run(
+            client.step_async([annulus.Step(context, q=k)], timeout=math.nan)
+        ),
+        lambda client, context, k: context.append(0, k, k, timeout=math.nan),
+        lambda client, context, k: context.attend(0, k, timeout=math.nan),
+        lambda client, context, k: asyncio.run(context.attend_async(0, k, timeout=math.nan)),
+        lambda client, context, k: context.select(0, k, "quest(64)", timeout=math.nan),
+        lambda client, context, k: context.compress([k], 1, timeout=math.nan),
+        lambda client, context, k: context.fork(timeout=math.nan),
+        lambda client, context, k: context.truncate(0, timeout=math.nan),
+        lambda client, context, k: context.describe(timeout=math.nan),
+        lambda client, context, k: context.release(timeout=math.nan),
+        lambda client, context, k: annulus.connect("127.0.0.1:1", connect_timeout=math.nan),
+        lambda client, context, k: annulus.in_process(retry_backoff_min=math.nan),
+        lambda client, context, k: annulus.in_process(retry_backoff_max=math.nan),
+    ],
+)
+def test_no_time_is_nan(client, rng, call):
+    k, _ = tensors(rng, 4)
+    context = client.create_context(heads=2, head_dim=64)
+    context.append(0, k, k)
+    with pytest.raises(annulus.InvalidArgument, match=r"^[a-z_]+: nan; expected seconds$"):
+        call(client, context, k)
