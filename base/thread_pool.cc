@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <system_error>
+#include <tuple>
 #include <utility>
 
 #include "base/log.h"
@@ -64,9 +65,14 @@ struct ThreadPool::Loop {
   int working = 0;        // threads
   bool waits = false;     // its caller, for a place or for the others to end
   int64_t served_ns = 0;  // of its owner
+  int64_t tenant_served_ns = 0;
   uint64_t last_run = 0;  // counts the turns of all
   std::condition_variable caller;
 
+  bool is_tenants(const Loop& other) const { return turn.tenant == other.turn.tenant; }
+  bool is_owners(const Loop& other) const {
+    return is_tenants(other) && turn.owner == other.turn.owner;
+  }
   bool has_items() const { return next.load(std::memory_order_relaxed) < count; }
 };
 
@@ -126,16 +132,21 @@ void ThreadPool::Begin(Loop& loop) {
   if (is_long(&loop) && std::count_if(loops_.begin(), loops_.end(), is_long) == 1) {
     shared_since_ns_ = NowNs();
   }
-  const Loop* least = nullptr;
+  // The nearest: of its owner, or else the one of its tenant, or else of all, that had the least.
+  const auto far = [&](const Loop& other) {
+    if (other.is_owners(loop)) return std::make_pair(0, int64_t{0});
+    if (other.is_tenants(loop)) return std::make_pair(1, other.served_ns);
+    return std::make_pair(2, other.tenant_served_ns);
+  };
+  const Loop* nearest = nullptr;
   for (const Loop* other : loops_) {
     if (other->turn.urgent) continue;
-    if (least == nullptr || other->served_ns < least->served_ns) least = other;
-    if (other->turn.owner == loop.turn.owner) {
-      least = other;
-      break;
-    }
+    if (nearest == nullptr || far(*other) < far(*nearest)) nearest = other;
   }
-  if (least != nullptr) loop.served_ns = least->served_ns;
+  if (nearest != nullptr) {
+    loop.tenant_served_ns = nearest->tenant_served_ns;
+    if (nearest->is_tenants(loop)) loop.served_ns = nearest->served_ns;
+  }
   loops_.push_back(&loop);
   all_.store(static_cast<int>(loops_.size()), std::memory_order_relaxed);
   if (loop.turn.urgent) urgent_.fetch_add(1, std::memory_order_relaxed);
@@ -153,8 +164,10 @@ ThreadPool::Loop* ThreadPool::Next(bool urgent_only) const {
     if (!loop->has_items()) continue;
     if (loop->turn.urgent) return loop;
     if (urgent_only) continue;
-    // Those of one owner have had the same.
-    const auto before = [](const Loop* a) { return std::make_pair(a->served_ns, a->last_run); };
+    // Those of one tenant have had the same, and so have those of one owner.
+    const auto before = [](const Loop* a) {
+      return std::make_tuple(a->tenant_served_ns, a->served_ns, a->last_run);
+    };
     if (next == nullptr || before(loop) < before(next)) next = loop;
   }
   return next;
@@ -162,7 +175,9 @@ ThreadPool::Loop* ThreadPool::Next(bool urgent_only) const {
 
 void ThreadPool::Charge(const Loop& loop, int64_t ns) {
   for (Loop* own : loops_) {
-    if (!own->turn.urgent && own->turn.owner == loop.turn.owner) own->served_ns += ns;
+    if (own->turn.urgent || !own->is_tenants(loop)) continue;
+    own->tenant_served_ns += ns;
+    if (own->is_owners(loop)) own->served_ns += ns;
   }
 }
 

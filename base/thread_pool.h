@@ -2,11 +2,11 @@
 //
 // A caller takes part in its loop, so that a pool of one thread is the caller alone. Loops that are
 // urgent go first: their callers begin at once, and a thread turns to them between two items of
-// another loop, or where a body calls GiveWay. Other loops share the threads evenly among their
-// owners, item by item, and no more threads than the pool has run them; a caller that finds all of
-// them busy waits while its items are run. However many urgent loops there are, the others keep a
-// fifth of the time. A loop inside a body runs on that body's thread alone.
-// Thread-safe. A warm pool allocates nothing.
+// another loop, or where a body calls GiveWay. Other loops share the threads evenly among tenants,
+// and those of a tenant among their owners, item by item, and no more threads than the pool has run
+// them; a caller that finds all of them busy waits while its items are run. However many urgent
+// loops there are, the others keep a fifth of the time. A loop inside a body runs on that body's
+// thread alone. Thread-safe. A warm pool allocates nothing.
 #pragma once
 
 #include <atomic>
@@ -25,7 +25,9 @@ class ThreadPool {
   // How a loop takes turns with others.
   struct Turn {
     bool urgent = false;
-    uint64_t owner = 0;  // those that are not urgent share evenly among owners
+    // Those that are not urgent share evenly among tenants, a tenant's among its owners.
+    uint64_t owner = 0;
+    uint64_t tenant = 0;
   };
 
   // `threads` in all, the caller included; 0 for one per core that the process may use, where each

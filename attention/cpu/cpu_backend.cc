@@ -319,7 +319,8 @@ class CpuBackend final : public Backend {
     // A problem that was given up has no tiles from then on.
     if (std::any_of(batch.begin(), batch.end(), IsCancelled)) return AttendCancelled();
     if (batch.empty()) return absl::OkStatus();
-    const ThreadPool::Turn turn{batch.front().urgent, batch.front().owner};
+    const AttendArgs& first = batch.front();
+    const ThreadPool::Turn turn{first.urgent, first.owner, first.tenant};
     Call call(workspace, &pool_, turn.urgent);
     const auto run = [&](int64_t i) {
       call.RunSegment(plan.segments()[plan.order()[static_cast<size_t>(i)]]);

@@ -220,6 +220,7 @@ absl::Status RankRun::Launch(const Compute& compute) {
   args.cancel = task_.cancel;
   args.urgent = task_.urgent;
   args.owner = task_.owner;
+  args.tenant = task_.tenant;
   return backend_.Attend(args);
 }
 

@@ -38,6 +38,7 @@ struct RankTask {
   const std::atomic<bool>* cancel = nullptr;
   bool urgent = false;  // as in AttendArgs
   uint64_t owner = 0;
+  uint64_t tenant = 0;
   // Told of each step and launch with its begin and end; for traces. May be empty.
   std::function<void(absl::string_view name, absl::Time begin, absl::Time end)> trace;
 };

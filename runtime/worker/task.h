@@ -4,10 +4,12 @@
 #include <atomic>
 #include <memory>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "absl/time/time.h"
 #include "annulus/buffer.h"
+#include "base/thread_pool.h"
 #include "comm/messenger.h"
 #include "runtime/protocol/cluster/wire.h"
 
@@ -29,6 +31,11 @@ struct WorkerTask {
   std::shared_ptr<const void> reserved;      // what the payload's memory counts in, if anything
   absl::Time queued = absl::InfinitePast();  // since when it waits for its turn
 };
+
+// How loops for an item of a task that is a Work take turns with others.
+inline ThreadPool::Turn TurnOf(const WorkerTask& task, const wire::WorkItem& item) {
+  return {task.urgent, item.storage_id, std::get<wire::Work>(task.body).tenant};
+}
 
 // What is to be sent to another worker.
 struct PeerMessage {

@@ -75,6 +75,9 @@ bool TaskQueue::Add(WorkerTask& task, bool must) {
   entry.id = ++last_id_;
   entry.task = std::move(task);
   entry.claims.clear();
+  const auto* work = std::get_if<wire::Work>(&entry.task.body);
+  entry.tenant = &tenants_[work != nullptr ? work->tenant : 0];
+  ++entry.tenant->tasks;
   entry.contexts = 0;
   entry.earlier = 0;
   entry.lane.reset();
@@ -114,20 +117,29 @@ TaskQueue::Lane TaskQueue::LaneOf(Entry& entry, absl::Time now) {
   return *entry.lane;
 }
 
+bool TaskQueue::MayBegin(const Tenant& tenant, Lane lane) const {
+  const auto at = static_cast<size_t>(lane);
+  if (running(lane) >= kPlaces[at]) return false;
+  if (lane == Lane::kShort) return tenant.running[at] < kShortOfTenantMax;
+  return lane != Lane::kLong || tenant.running[at] < kLongOfTenantMax;
+}
+
 TaskQueue::Place TaskQueue::FindReady(absl::Time now) {
   Place best = tasks_.end();
-  Lane best_lane = Lane::kLong;
-  bool long_before = false;  // one that waits
+  std::pair<Lane, uint64_t> best_turn;
+  ++looks_;
   for (Place entry = tasks_.begin(); entry != tasks_.end(); ++entry) {
     if (entry->begun) continue;
     const Lane lane = LaneOf(*entry, now);
-    if (lane == Lane::kLong && std::exchange(long_before, true)) continue;
-    if (entry->earlier > 0) continue;
-    if (running(lane) >= kPlaces[static_cast<size_t>(lane)]) continue;
+    Tenant& tenant = *entry->tenant;
+    // Only the first of a tenant's that wait.
+    if (lane == Lane::kLong && std::exchange(tenant.looked, looks_) == looks_) continue;
+    if (entry->earlier > 0 || !MayBegin(tenant, lane)) continue;
     if (lane == Lane::kOrder) return entry;
-    if (best == tasks_.end() || lane < best_lane) {
+    const uint64_t turn = lane == Lane::kLong ? 0 : tenant.begun[static_cast<size_t>(lane)];
+    if (best == tasks_.end() || std::make_pair(lane, turn) < best_turn) {
       best = entry;
-      best_lane = lane;
+      best_turn = {lane, turn};
     }
   }
   return best;
@@ -140,6 +152,9 @@ std::optional<TaskQueue::Begun> TaskQueue::Begin(absl::Time now) {
   found->lane = lane;
   found->begun = true;
   ++running_[static_cast<size_t>(lane)];
+  Tenant& tenant = *found->tenant;
+  ++tenant.running[static_cast<size_t>(lane)];
+  tenant.begun[static_cast<size_t>(lane)] = ++turns_;
   found->task.urgent = lane <= Lane::kShort;
   return Begun{found->id, lane, std::move(found->task)};
 }
@@ -148,10 +163,14 @@ void TaskQueue::End(uint64_t id) {
   const Place ended = std::find_if(tasks_.begin(), tasks_.end(),
                                    [id](const Entry& entry) { return entry.id == id; });
   --running_[static_cast<size_t>(*ended->lane)];
+  --ended->tenant->running[static_cast<size_t>(*ended->lane)];
   for (Place later = std::next(ended); later != tasks_.end(); ++later) {
     if (!later->begun && Conflict(*ended, *later)) --later->earlier;
   }
   ended->task = {};
+  if (--ended->tenant->tasks == 0 && tenants_.size() > kSpareMax) {
+    std::erase_if(tenants_, [](const auto& each) { return each.second.tasks == 0; });
+  }
   if (spare_.size() < kSpareMax) {
     spare_.splice(spare_.begin(), tasks_, ended);
   } else {

@@ -12,6 +12,10 @@
 //   long   other work. It begins in the order in which it came, whatever the number of places: so
 //          all workers begin the same, and none waits in an exchange for a rank that waits for its
 //          own place behind another exchange.
+// Tenants: in the lanes short and bulk it is the turn of the tenant whose turn was longest ago, and
+// no tenant has more than one short task running. Of long tasks a tenant has kLongOfTenantMax
+// running at most, and they begin in their order but for those whose tenant has as many: the first
+// of all that wait can always begin, on every worker, once others end.
 // A short task waits for no other worker; one that may is long. Where steps are merged among
 // workers no task waits: what comes from others is a task of its own, which touches no context.
 //
@@ -23,6 +27,7 @@
 #include <list>
 #include <numeric>
 #include <optional>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -36,9 +41,11 @@ class TaskQueue {
   enum class Lane { kOrder, kShort, kBulk, kLong };
   // How many tasks of each lane run at once.
   static constexpr int kOrderMax = 1;
-  static constexpr int kShortMax = 1;
+  static constexpr int kShortMax = 3;
   static constexpr int kBulkMax = 2;
-  static constexpr int kLongMax = 8;
+  static constexpr int kLongMax = 12;
+  static constexpr int kShortOfTenantMax = 1;
+  static constexpr int kLongOfTenantMax = 8;
   static constexpr int kRunningMax = kOrderMax + kShortMax + kBulkMax + kLongMax;
   // Tasks that wait. The second half is for those that must be taken, so that a flood of work
   // cannot keep them out.
@@ -64,6 +71,13 @@ class TaskQueue {
   size_t waiting() const { return tasks_.size() - static_cast<size_t>(running()); }
 
  private:
+  // Whoever tasks are for, at least while there are any.
+  struct Tenant {
+    int tasks = 0;
+    std::array<int, 4> running = {};     // by lane
+    std::array<uint64_t, 4> begun = {};  // the turn of the last task that did, by lane
+    uint64_t looked = 0;                 // the last look that met a long task that waits
+  };
   struct Claim {
     ContextId context = 0;
     int layer = 0;  // or kAllLayers
@@ -73,9 +87,10 @@ class TaskQueue {
     uint64_t id = 0;
     WorkerTask task;            // until it begins
     std::vector<Claim> claims;  // by context
-    uint64_t contexts = 0;      // a bit for each context, as Bit gives it; all for everything
-    int earlier = 0;            // conflicting tasks before it that have not ended
-    std::optional<Lane> lane;   // once it is known
+    Tenant* tenant = nullptr;
+    uint64_t contexts = 0;     // a bit for each context, as Bit gives it; all for everything
+    int earlier = 0;           // conflicting tasks before it that have not ended
+    std::optional<Lane> lane;  // once it is known
     bool begun = false;
   };
   using Place = std::list<Entry>::iterator;
@@ -85,8 +100,12 @@ class TaskQueue {
   static void ListClaims(const wire::Body& body, Entry* entry);
   static Lane LaneOf(const wire::Work& work, size_t bytes);
   Lane LaneOf(Entry& entry, absl::Time now);
+  bool MayBegin(const Tenant& tenant, Lane lane) const;
   Place FindReady(absl::Time now);
 
+  std::unordered_map<uint64_t, Tenant> tenants_;  // by the number in Work; 0: nobody
+  uint64_t turns_ = 0;
+  uint64_t looks_ = 0;
   std::list<Entry> tasks_;  // in the order in which they came
   std::list<Entry> spare_;  // kept, so that a warm queue allocates nothing
   uint64_t last_id_ = 0;

@@ -32,7 +32,7 @@ absl::StatusOr<KeyListData> WorkRunner::ChooseAlone(const WorkerTask& task,
     ANNULUS_ASSIGN_OR_RETURN(const SelectKeys keys,
                              store_.KeysToSelect(item.storage_id, item.layer, item.kv_tokens,
                                                  PageSummary(word, spec.head_dim)));
-    const Loops loops{backend_.pool(), {task.urgent, item.storage_id}, task.cancel.get()};
+    const Loops loops{backend_.pool(), TurnOf(task, item), task.cancel.get()};
     ANNULUS_ASSIGN_OR_RETURN(const Buffer answer,
                              selection.Answer(shard.rank, {&q, 1}, keys, loops));
     ANNULUS_RETURN_IF_ERROR(merge.Add(shard.rank, answer.span()));

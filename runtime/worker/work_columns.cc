@@ -26,7 +26,7 @@ absl::Status WorkRunner::RunColumnTrip(const WorkerTask& task, const wire::WorkI
   }
   ANNULUS_ASSIGN_OR_RETURN(const SelectKeys keys,
                            store_.RowsToSelect(item.storage_id, item.layer, item.kv_tokens));
-  const Loops loops{backend_.pool(), {task.urgent, item.storage_id}, task.cancel.get()};
+  const Loops loops{backend_.pool(), TurnOf(task, item), task.cancel.get()};
   switch (*item.column_trip) {
     case ColumnTrip::kSums: {
       ANNULUS_ASSIGN_OR_RETURN(to->answer,

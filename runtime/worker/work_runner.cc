@@ -183,6 +183,7 @@ absl::Status WorkRunner::SetUpPlanned(const WorkerTask& task, const wire::WorkIt
   to->ranked->cancel = task.cancel.get();
   to->ranked->urgent = task.urgent;
   to->ranked->owner = item.storage_id;
+  to->ranked->tenant = std::get<wire::Work>(task.body).tenant;
   return absl::OkStatus();
 }
 
@@ -222,12 +223,14 @@ absl::Status WorkRunner::SetUp(const WorkerTask& task, const wire::WorkItem& ite
 
 void WorkRunner::Complete(const WorkerTask& task, const wire::WorkItem& item, const KvTable& table,
                           BatchItem* to) {
+  const auto& work = std::get<wire::Work>(task.body);
   for (AttendArgs& part : to->parts) {
     part.kv = &table;
     part.scale = item.scale;
     part.cancel = task.cancel.get();
     part.urgent = task.urgent;
-    part.owner = std::get<wire::Work>(task.body).items[0].storage_id;
+    part.owner = work.items[0].storage_id;
+    part.tenant = work.tenant;
   }
 }
 

@@ -56,7 +56,7 @@ absl::Status WorkRunner::Select(const WorkerTask& task, const wire::WorkItem& it
                                 const KvStore::Shard& shard, const Pattern& pattern,
                                 const Buffer& queries, BatchItem* to) {
   const ContextSpec& spec = shard.spec;
-  const Loops loops{backend_.pool(), {task.urgent, item.storage_id}, task.cancel.get()};
+  const Loops loops{backend_.pool(), TurnOf(task, item), task.cancel.get()};
   const bool by_index = item.layer >= spec.layers;
   const Layout layout = shard.layout(item.layer, item.kv_tokens);
   std::vector<TensorView> q;  // by range of heads

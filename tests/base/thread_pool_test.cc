@@ -79,7 +79,7 @@ TEST_CASE("many short loops after one another lose no item") {
 // A loop of long items, each of which gives way at every `piece_us`, on a thread of its own.
 class LongLoop {
  public:
-  LongLoop(ThreadPool* pool, int64_t pieces, uint64_t owner = 0)
+  LongLoop(ThreadPool* pool, int64_t pieces, uint64_t owner = 0, uint64_t tenant = 0)
       : thread_([=, this] {
           const auto item = [&](int64_t) {
             for (int64_t i = 0; i < pieces && !over_; ++i) {
@@ -90,7 +90,7 @@ class LongLoop {
               ++done_;
             }
           };
-          pool->ParallelFor(100'000, item, {.owner = owner});
+          pool->ParallelFor(100'000, item, {.owner = owner, .tenant = tenant});
         }) {}
   ~LongLoop() {
     over_ = true;
@@ -149,10 +149,15 @@ TEST_CASE("under endless urgent loops the others keep a part of the time") {
   CHECK(beside > alone / 20);
 }
 
-TEST_CASE("long loops share the threads by owner, not by loop") {
+TEST_CASE("long loops share the threads by tenant, a tenant's by owner, not by loop") {
+  const bool by_tenant = GENERATE(false, true);
+  CAPTURE(by_tenant);
+  const uint64_t tenant = by_tenant ? 1 : 0;
   ThreadPool pool(1);
   LongLoop one(&pool, 4, 1);
-  LongLoop more[3] = {{&pool, 4, 2}, {&pool, 4, 2}, {&pool, 4, 2}};
+  LongLoop more[3] = {{&pool, 4, 2, tenant},
+                      {&pool, 4, by_tenant ? uint64_t{1} : 2, tenant},
+                      {&pool, 4, by_tenant ? uint64_t{3} : 2, tenant}};
   for (const LongLoop& loop : more) loop.WaitFor(1);
   const int64_t one_before = one.done();
   int64_t more_before = 0;

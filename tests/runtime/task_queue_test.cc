@@ -85,7 +85,7 @@ class Queue {
 TEST_CASE("Steps, appends and orders pass prefills of other layers") {
   Queue queue;
   for (int i = 0; i < 20; ++i) queue.Add(Prefill(100 + i));
-  for (int i = 0; i < TaskQueue::kLongMax; ++i) CHECK(queue.Next() == Lane::kLong);
+  for (int i = 0; i < TaskQueue::kLongOfTenantMax; ++i) CHECK(queue.Next() == Lane::kLong);
   CHECK(queue.Next() == std::nullopt);
   queue.Add(Append(1));
   queue.Add(Step(100, /*layer=*/1));
@@ -178,6 +178,72 @@ TEST_CASE("Long tasks begin in the order they came, also behind one that waits f
   const std::optional<TaskQueue::Begun> first = queue.Begin();
   REQUIRE(first.has_value());
   CHECK(std::get<wire::Work>(first->task.body).items[0].storage_id == 1);
+}
+
+WorkerTask Of(uint64_t tenant, WorkerTask task) {
+  std::get<wire::Work>(task.body).tenant = tenant;
+  return task;
+}
+uint64_t TenantOf(const TaskQueue::Begun& begun) {
+  return std::get<wire::Work>(begun.task.body).tenant;
+}
+
+TEST_CASE("A tenant's flood holds neither short nor long tasks of another one up") {
+  Queue queue;
+  for (int i = 0; i < 100; ++i) {
+    queue.Add(Of(1, Step(1000 + i)));
+    queue.Add(Of(1, Prefill(2000 + i)));
+  }
+  REQUIRE(queue.Next() == Lane::kShort);
+  const uint64_t flood = queue.last();
+  for (int i = 0; i < TaskQueue::kLongOfTenantMax; ++i) REQUIRE(queue.Next() == Lane::kLong);
+  REQUIRE(queue.Next() == std::nullopt);
+  queue.Add(Of(2, Step(1)));
+  queue.Add(Of(2, Prefill(2)));
+  queue.Add(Of(2, Step(3)));
+  std::optional<TaskQueue::Begun> begun = queue.Begin();
+  REQUIRE(begun.has_value());
+  CHECK((begun->lane == Lane::kShort && TenantOf(*begun) == 2));
+  const uint64_t own = begun->id;
+  begun = queue.Begin();
+  REQUIRE(begun.has_value());
+  CHECK((begun->lane == Lane::kLong && TenantOf(*begun) == 2));
+  REQUIRE(queue.Next() == std::nullopt);
+  // One after the other, whoever came first.
+  queue.End(flood);
+  queue.End(own);
+  for (const uint64_t turn : {1, 2}) {
+    begun = queue.Begin();
+    REQUIRE(begun.has_value());
+    CHECK((begun->lane == Lane::kShort && TenantOf(*begun) == turn));
+  }
+}
+
+TEST_CASE("Of many tenants' short and bulk tasks those begin whose tenant has waited longest") {
+  for (const Lane lane : {Lane::kShort, Lane::kBulk}) {
+    const int places = lane == Lane::kShort ? TaskQueue::kShortMax : TaskQueue::kBulkMax;
+    const auto task = [lane](ContextId context) {
+      return lane == Lane::kShort ? Step(context) : Append(context, 0, size_t{8} << 20);
+    };
+    Queue queue;
+    for (uint64_t tenant = 1; tenant <= 6; ++tenant) {
+      for (uint64_t i = 0; i < 20; ++i) queue.Add(Of(tenant, task(100 * tenant + i)));
+    }
+    std::vector<uint64_t> running;
+    std::map<uint64_t, int> turns;
+    for (int i = 0; i < 60; ++i) {
+      while (std::ssize(running) < places) {
+        const std::optional<TaskQueue::Begun> begun = queue.Begin();
+        REQUIRE(begun.has_value());
+        running.push_back(begun->id);
+        ++turns[TenantOf(*begun)];
+      }
+      queue.tasks().End(running.front());
+      running.erase(running.begin());
+    }
+    for (const auto& [tenant, count] : turns) CHECK((count == 10 || count == 11));
+    CHECK(turns.size() == 6);
+  }
 }
 
 TEST_CASE("What is cancelled or late ends without waiting for a place, in every lane") {

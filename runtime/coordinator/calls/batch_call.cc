@@ -59,6 +59,7 @@ BatchCall::BatchCall(std::vector<CallItem> items, const CallContext& call, CallP
     : wanted_(std::move(items)),
       deadline_(call.deadline),
       traceparent_(ToTraceparent(call.trace)),
+      tenant_(NumberOf(call.caller)),
       planner_(planner),
       clock_(clock),
       stop_(std::move(stop)) {}
@@ -208,6 +209,7 @@ Message BatchCall::Pack(size_t rank, const std::vector<ShareMessage>& packed) co
   work.time_left = deadline_ - clock_.Now();
   work.trace = trace_;
   work.traceparent = traceparent_;
+  work.tenant = tenant_;
   work.items.reserve(parts.size());
   size_t bytes = 0;
   for (const Part& part : parts) {

@@ -135,6 +135,7 @@ class BatchCall : public TensorCall {
   std::vector<CallItem> wanted_;
   const absl::Time deadline_;
   const std::string traceparent_;
+  const uint64_t tenant_;
   CallPlanner& planner_;
   const Clock& clock_;
   const Stop stop_;

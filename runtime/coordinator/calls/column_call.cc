@@ -79,6 +79,7 @@ Message ColumnCall::Pack(const action::Admit& admit, int rank) const {
   work.request = admit.call;
   work.time_left = call_.deadline - clock_.Now();
   work.traceparent = ToTraceparent(call_.trace);
+  work.tenant = NumberOf(call_.caller);
   wire::WorkItem& item = work.items.emplace_back();
   item.epoch = map.epoch;
   item.storage_id = map.storage_id;

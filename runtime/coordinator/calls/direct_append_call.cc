@@ -37,6 +37,7 @@ absl::StatusOr<PreparedCall> DirectAppendCall::Prepare(const action::Admit& admi
   wire::Work work;
   work.request = admit.call;
   work.traceparent = ToTraceparent(call_.trace);
+  work.tenant = NumberOf(call_.caller);
   wire::WorkItem& append = work.items.emplace_back();
   append.epoch = map.epoch;
   append.storage_id = map.storage_id;

@@ -186,7 +186,8 @@ constexpr auto DescriptionOf(const Work*) {
                   Field(3, "trace", &T::trace),
                   Field(4, "items", &T::items, SizeAtMost(kStepsAtOnceMax)),
                   Field(5, "traceparent", &T::traceparent, SizeAtMost(kTraceparentBytesMax)),
-                  Field(6, "forget_lists", &T::forget_lists, SizeAtMost(kForgetListsMax)));
+                  Field(6, "forget_lists", &T::forget_lists, SizeAtMost(kForgetListsMax)),
+                  Field(7, "tenant", &T::tenant));
 }
 absl::Status CheckWhole(const Work& m);
 

@@ -37,7 +37,7 @@
 
 namespace annulus::wire {
 
-inline constexpr uint32_t kProtocol = 27;
+inline constexpr uint32_t kProtocol = 28;
 
 // Worker → coordinator.
 struct Hello {
@@ -207,6 +207,7 @@ struct Work {
   std::string traceparent = {};  // of the call (base/trace_context.h); empty: it is in no trace
   std::vector<WorkItem> items;   // at most kStepsAtOnceMax; their tensors are the payload's bytes
   std::vector<uint64_t> forget_lists = {};  // which no Work names any more, this one neither
+  uint64_t tenant = 0;  // a number of whoever calls, among whom the worker shares itself evenly
 };
 
 // A Work of one append whose tensors come from the client, at this worker's data port, from whoever
