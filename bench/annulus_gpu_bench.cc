@@ -14,6 +14,7 @@
 #include "attention/cuda/launch.h"
 #include "base/status.h"
 #include "bench/gpu/device_problem.h"
+#include "bench/gpu/fill.h"
 #include "bench/gpu/steps.h"
 #include "nlohmann/json.hpp"
 
@@ -37,6 +38,7 @@ struct Flags {
   int repeat = 20;
   int check = 16;
   std::string kernels;
+  bool flush_reads = false;
   bool steps = false;
   int step_rounds = 500;
 };
@@ -114,11 +116,17 @@ absl::StatusOr<double> TimeKernels(DeviceProblem& problem, const Flags& flags, b
   ANNULUS_RETURN_IF_ERROR(upload.Fill(problem.batch(), list, stream));
   DeviceRoom flush;
   ANNULUS_RETURN_IF_ERROR(flush.Reserve(kFlushBytes));
+  cudaMemsetAsync(flush.data(), 0, kFlushBytes, stream);
   std::vector<double> times;
   double warm_ms = 0;
   while (std::ssize(times) < flags.repeat) {
     ANNULUS_RETURN_IF_ERROR(problem.Reset(stream));
-    if (cold) cudaMemsetAsync(flush.data(), 1, kFlushBytes, stream);
+    if (cold && flags.flush_reads) {
+      ANNULUS_RETURN_IF_ERROR(
+          StatusOf(ReadZeros(flush.data(), kFlushBytes, stream), "reading what fills the L2"));
+    } else if (cold) {
+      cudaMemsetAsync(flush.data(), 1, kFlushBytes, stream);
+    }
     timer.Start(stream);
     ANNULUS_RETURN_IF_ERROR(cuda::LaunchAll(list, upload, stream));
     ANNULUS_ASSIGN_OR_RETURN(const double ms, timer.Stop(stream));
@@ -292,6 +300,8 @@ int main(int argc, char** argv) {
   app.add_option("--dtype", flags.dtype, "f32, f16 or bf16");
   app.add_option("--repeat", flags.repeat)->check(CLI::PositiveNumber);
   app.add_option("--kernels", flags.kernels, "only of this family, e.g. sm_80");
+  app.add_flag("--flush-reads", flags.flush_reads,
+               "fill the L2 with what is read instead of written: nothing is left to write back");
   app.add_option("--check", flags.check, "rows compared with float64");
   app.add_flag("--steps", flags.steps, "decode steps in process instead");
   app.add_option("--step-rounds", flags.step_rounds)->check(CLI::PositiveNumber);

@@ -31,7 +31,7 @@ int RowsOf(const Tile& tile) {
 
 }  // namespace
 
-void WorkList::AddSegment(int32_t tile, int64_t block_first, int64_t blocks) {
+void WorkList::AddSegment(int32_t tile, int64_t block_first, int64_t blocks, int64_t step) {
   Tile& own = tiles_[static_cast<size_t>(tile)];
   ++own.segments;
   Segment segment;
@@ -39,6 +39,7 @@ void WorkList::AddSegment(int32_t tile, int64_t block_first, int64_t blocks) {
   segment.problem = own.problem;
   segment.block_first = static_cast<int32_t>(block_first);
   segment.blocks = static_cast<int32_t>(blocks);
+  segment.step = static_cast<int32_t>(step);
   segment.run = own.run_first;
   segment.run_at = segment.block_first;
   for (; segment.run_at >= runs()[static_cast<size_t>(segment.run)].count; ++segment.run) {
@@ -181,19 +182,34 @@ void WorkList::Cut(Group* group) {
   group->launch.count = static_cast<int>(segments_.size() - first);
 }
 
-// Lays the tiles end to end and cuts that into equal lanes, at most as many as run at once: where a
-// lane ends, one more segment begins or room for one stays empty, so that each has that much more.
-void WorkList::CutLanes(Group* group) {
-  const int slots = group->launch.slots;
-  int64_t total = 0;
-  for (const int32_t t : group->tiles) {
-    total += tile_blocks_[static_cast<size_t>(t)] + kSegmentCost;
+// Cuts tiles that are all equally long into lanes of one part each, unless one would be longer than
+// `most`. The parts of a tile take turns with its blocks, so that thread blocks that run together
+// read memory that lies together.
+bool WorkList::CutInTurns(const Group& group, int64_t most) {
+  const auto blocks_of = [&](int32_t t) { return tile_blocks_[static_cast<size_t>(t)]; };
+  const int64_t blocks = blocks_of(group.tiles[0]);
+  const int64_t parts =
+      std::min(group.launch.slots / std::ssize(group.tiles), blocks / kLaneBlocksMin);
+  if (parts < 2 || (blocks + parts - 1) / parts + kSegmentCost > most ||
+      !std::all_of(group.tiles.begin(), group.tiles.end(),
+                   [&](int32_t t) { return blocks_of(t) == blocks; })) {
+    return false;
   }
-  const int64_t most = std::max(kLaneBlocksMin, (total + slots - 1) / slots) + kSegmentCost;
-  const size_t first_lane = lanes_.size();
-  const size_t first_segment = segments_.size();
+  for (const int32_t t : group.tiles) {
+    for (int64_t part = 0; part < parts; ++part) {
+      const auto at = static_cast<int32_t>(segments_.size());
+      lanes_.push_back({at, at + 1, {}});
+      AddSegment(t, part, (blocks - part + parts - 1) / parts, parts);
+    }
+  }
+  return true;
+}
+
+// Lays the tiles end to end and cuts that into equal lanes: where a lane ends, one more segment
+// begins or room for one stays empty, so that each has `most` with that.
+void WorkList::CutEndToEnd(const Group& group, int64_t most) {
   int64_t room = 0;  // in the lane at hand
-  for (const int32_t t : group->tiles) {
+  for (const int32_t t : group.tiles) {
     const int64_t blocks = tile_blocks_[static_cast<size_t>(t)];
     for (int64_t begin = 0; begin < blocks;) {
       if (room <= kSegmentCost) {
@@ -208,6 +224,19 @@ void WorkList::CutLanes(Group* group) {
       begin += count;
     }
   }
+}
+
+// Into lanes of about as many blocks, at most as many as run at once.
+void WorkList::CutLanes(Group* group) {
+  const int slots = group->launch.slots;
+  int64_t total = 0;
+  for (const int32_t t : group->tiles) {
+    total += tile_blocks_[static_cast<size_t>(t)] + kSegmentCost;
+  }
+  const int64_t most = std::max(kLaneBlocksMin, (total + slots - 1) / slots) + kSegmentCost;
+  const size_t first_lane = lanes_.size();
+  const size_t first_segment = segments_.size();
+  if (!CutInTurns(*group, most)) CutEndToEnd(*group, most);
   KeepStates(first_segment);
   for (size_t i = first_lane; i < lanes_.size(); ++i) {
     lanes_[i].start = segments_[static_cast<size_t>(lanes_[i].first)];

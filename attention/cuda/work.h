@@ -86,9 +86,10 @@ struct Run {
   int32_t sees[kHalves] = {kSeesNone, kSeesNone, kSeesNone, kSeesNone};
 };
 
-// A part of a tile's blocks: what one thread block does. With `state` < 0 the result goes to the
-// problem's out and lse; else it is kept there for MergeSegments: max [rows] in units of log2,
-// sum [rows], out [rows, v_head_dim], not divided by the sum.
+// A part of a tile's blocks, each step-th from block_first on: what one thread block does. Only
+// those of a Lane have steps. With `state` < 0 the result goes to the problem's out and lse; else
+// it is kept there for MergeSegments: max [rows] in units of log2, sum [rows], out
+// [rows, v_head_dim], not divided by the sum.
 struct alignas(16) Segment {
   int32_t tile = 0;
   int32_t problem = 0;  // the tile's
@@ -96,6 +97,7 @@ struct alignas(16) Segment {
   int32_t run_at = 0;   // and which of that
   int32_t block_first = 0;
   int32_t blocks = 0;
+  int32_t step = 1;
   int64_t state = -1;  // in floats
 };
 

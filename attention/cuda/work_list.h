@@ -84,7 +84,9 @@ class WorkList {
   void Cut(Group* group);
   void CutLanes(Group* group);
   std::vector<int> SectionsOf(const Group& group) const;
-  void AddSegment(int32_t tile, int64_t block_first, int64_t blocks);
+  bool CutInTurns(const Group& group, int64_t most);
+  void CutEndToEnd(const Group& group, int64_t most);
+  void AddSegment(int32_t tile, int64_t block_first, int64_t blocks, int64_t step = 1);
   void KeepStates(size_t segment_first);
 
   std::vector<Tile> tiles_;

@@ -46,6 +46,16 @@ __global__ void Values(float* to, int64_t count, float value) {
   }
 }
 
+__global__ void Reads(const uint4* from, int64_t count, uint32_t* never) {
+  uint32_t bits = 0;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count;
+       i += int64_t{kBlocks} * kThreads) {
+    const uint4 word = from[i];
+    bits |= word.x | word.y | word.z | word.w;
+  }
+  if (bits == 0xffffffff) *never = bits;
+}
+
 }  // namespace
 
 cudaError_t FillNormal(void* to, int64_t count, int format, uint64_t seed, int64_t outlier_head_dim,
@@ -56,6 +66,13 @@ cudaError_t FillNormal(void* to, int64_t count, int format, uint64_t seed, int64
 
 cudaError_t FillValue(float* to, int64_t count, float value, cudaStream_t stream) {
   Values<<<kBlocks, kThreads, 0, stream>>>(to, count, value);
+  return cudaGetLastError();
+}
+
+cudaError_t ReadZeros(void* from, size_t bytes, cudaStream_t stream) {
+  Reads<<<kBlocks, kThreads, 0, stream>>>(static_cast<const uint4*>(from),
+                                          static_cast<int64_t>(bytes / sizeof(uint4)),
+                                          static_cast<uint32_t*>(from));
   return cudaGetLastError();
 }
 

@@ -13,4 +13,7 @@ cudaError_t FillNormal(void* to, int64_t count, int format, uint64_t seed, int64
                        cudaStream_t stream);
 cudaError_t FillValue(float* to, int64_t count, float value, cudaStream_t stream);
 
+// Reads so many bytes, which are 0.
+cudaError_t ReadZeros(void* from, size_t bytes, cudaStream_t stream);
+
 }  // namespace annulus

@@ -1,7 +1,7 @@
 """Attention on one GPU beside its peers, in one run: ours, peer, ours, peer; medians.
 
     python3 bench/gpu/gpu.py --program build/bundle/annulus_gpu_bench --out FILE.csv [--only REGEX]
-                             [--steps FILE.csv]
+                             [--steps FILE.csv] [--flush-reads]
 
 Ours is annulus_gpu_bench, which checks sampled rows against float64; peers are PyTorch's
 scaled_dot_product_attention (cuDNN, FlashAttention 2), FlexAttention with the same mask (the
@@ -9,7 +9,8 @@ dense causal one for s2-128k, power-128k and those that choose keys by data, who
 the times; ours_choose_ms is the part of ours_ms that chooses) and other cases of
 ours, by name. TFLOP/s are
 2·visited pairs·(d + d_v) over all query heads / time; GB/s of a decode are the bytes of K and V,
-read once, / time. Times are of device events, with a cold L2; inputs are random normal.
+read once, / time. Times are of device events, with a cold L2; inputs are random normal. What fills
+the L2 before is written, and has to be written back during the call; with --flush-reads it is read.
 
 --steps: decode steps of a service in process too, beside their kernels alone (a warm L2) and beside
 a step over a CPU whose contexts have 64 tokens; beside_us is what is left of the p50.
@@ -32,6 +33,8 @@ FLUSH_BYTES = 256 << 20
 PREFILL = "prefill"
 DECODE = "decode"
 SDPA = ("cudnn", "fa2")
+# Of two layers in three (2410.01485); the others are dense.
+LONGGEN = "causal & (sink(64) | window(1024))"
 CASES = [
     ("full-16k", PREFILL, 1 << 14, 1 << 14, 1, 16, 16, 128, "full", SDPA),
     ("causal-16k", PREFILL, 1 << 14, 1 << 14, 1, 16, 16, 128, "causal", SDPA),
@@ -52,6 +55,7 @@ CASES = [
     ("s2-64k-list", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "list(x) & causal", ("s2-64k",)),
     ("tenth-64k-list", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "list(x) & causal", ("causal-64k",)),
     ("power-128k", PREFILL, 1 << 17, 1 << 17, 1, 32, 8, 128, "power(256,5,1)", ("fa2", "cudnn", "causal-128k")),
+    ("longgen-128k", PREFILL, 1 << 17, 1 << 17, 1, 32, 8, 128, LONGGEN, ("causal-128k",)),
     ("queries-64k-list", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "list(x) & causal", ("causal-64k",)),
     ("moba-64k", PREFILL, 1 << 16, 1 << 16, 1, 32, 8, 128, "moba(128,8)", ("cudnn", "fa2", "causal-64k")),
     ("moba-64k-mha", PREFILL, 1 << 16, 1 << 16, 1, 32, 32, 128, "moba(128,8)", ("cudnn",)),
@@ -59,6 +63,7 @@ CASES = [
     ("moba-128k", PREFILL, 1 << 17, 1 << 17, 1, 32, 8, 128, "moba(128,8)", ("cudnn",)),
     ("decode-128k", DECODE, 1 << 17, 1, 1, 32, 8, 128, "causal", SDPA),
     ("decode-1M", DECODE, 1 << 20, 1, 1, 32, 8, 128, "causal", SDPA),
+    ("longgen-decode-128k", DECODE, 1 << 17, 1, 1, 32, 8, 128, LONGGEN, ("decode-128k",)),
     ("decode-16x64k", DECODE, 1 << 16, 1, 16, 32, 8, 128, "causal", SDPA),
     ("decode-16-ragged", DECODE, 1 << 16, 1, 16, 32, 8, 128, "causal", ()),
     ("latent-decode-16", DECODE, 1 << 15, 1, 64, 16, 1, 576, "causal", ()),
@@ -114,7 +119,7 @@ def median(values):
     return sorted(values)[len(values) // 2]
 
 
-def ours(program, case, repeat):
+def ours(program, case, repeat, flush_reads):
     name, _, tokens, queries, contexts, heads, kv_heads, dim, pattern, _ = case
     command = [program, "--tokens", tokens, "--q-tokens", queries, "--contexts", contexts,
                "--heads", heads, "--kv-heads", kv_heads, "--head-dim", dim, "--pattern", pattern,
@@ -127,6 +132,8 @@ def ours(program, case, repeat):
         command += ["--v-head-dim", V_HEAD_DIM[name]]
     if name in LISTED:
         command += ["--listed", LISTED[name]]
+    if flush_reads:
+        command.append("--flush-reads")
     if name.startswith("latent"):
         command.append("--latent")
     with Meter() as meter:
@@ -137,13 +144,13 @@ def ours(program, case, repeat):
     return dict(json.loads(done.stdout), mhz=mhz, watts=watts)
 
 
-def time_calls(torch, call, repeat):
+def time_calls(torch, call, repeat, flush_reads=False):
     """Milliseconds, the median."""
-    flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
+    flush = torch.zeros(FLUSH_BYTES // 4, dtype=torch.int32, device="cuda")
     times = []
     warm_ms = 0
     while len(times) < repeat:
-        flush.fill_(1)
+        flush.max() if flush_reads else flush.fill_(1)
         begin = torch.cuda.Event(enable_timing=True)
         end = torch.cuda.Event(enable_timing=True)
         begin.record()
@@ -204,24 +211,24 @@ def matmul_tflops(torch):
 def run_case(torch, args, case, row, writer):
     kind, peers = case[1], case[-1]
     own = {case[0]: case for case in CASES}
-    first = ours(args.program, case, args.repeat)
+    first = ours(args.program, case, args.repeat, args.flush_reads)
     peers = [peer for peer in peers if peer in (args.peers or peer)]
     for peer in peers or ("",):
         peer_ms, peer_mhz, peer_watts = 0.0, 0, 0
         if peer in own:
-            other = ours(args.program, own[peer], args.repeat)
+            other = ours(args.program, own[peer], args.repeat, args.flush_reads)
             peer_ms, peer_mhz, peer_watts = other["ms"], other["mhz"], other["watts"]
         elif peer:
             try:
                 with torch.inference_mode(), Meter() as meter:
                     call = peer_call(torch, peer, case)
-                    peer_ms = time_calls(torch, call, args.repeat)
+                    peer_ms = time_calls(torch, call, args.repeat, args.flush_reads)
                 peer_mhz, peer_watts = meter.reading()
             except Exception as error:  # whatever a peer cannot do is its own affair
                 print(f"{case[0]} {peer}: {str(error).splitlines()[0][:120]}", file=sys.stderr)
             call = None
             torch.cuda.empty_cache()
-        second = ours(args.program, case, args.repeat)
+        second = ours(args.program, case, args.repeat, args.flush_reads)
         ms = median([first["ms"], second["ms"]]) if peer == "" else (first["ms"] + second["ms"]) / 2
         scale = second["ms"] / ms
         rate = second["gb_per_s" if kind == DECODE else "tflops"] * scale
@@ -267,6 +274,7 @@ def main():
     parser.add_argument("--only", default="", help="a regular expression on the cases' names")
     parser.add_argument("--peers", default="", help="of cudnn, fa2 and flex only these")
     parser.add_argument("--steps", default="", help="where the rows of decode steps go")
+    parser.add_argument("--flush-reads", action="store_true")
     parser.add_argument("--repeat", type=int, default=20)
     args = parser.parse_args()
     import torch

@@ -152,6 +152,31 @@ TEST_CASE("a long context is as many lanes as run at once") {
   cuda::WorkList list;
   list.Make(shapes.batch, SomeSlots());
   CHECK(list.lanes().size() == kSlots);
+  CheckSegments(list);
+}
+
+TEST_CASE("the parts of equally long contexts take turns with their blocks") {
+  Shapes shapes("causal", 32, 8);
+  shapes.Add(int64_t{64} * 2000 + 1, 1);
+  cuda::WorkList list;
+  list.Make(shapes.batch, SomeSlots());
+  CHECK(CheckSegments(list) == kSlots);
+  REQUIRE(list.lanes().size() == kSlots);
+  for (const cuda::Lane& lane : list.lanes()) {
+    CHECK(lane.end == lane.first + 1);
+    CHECK(lane.start.step == kSlots / 8);
+    CHECK(lane.start.block_first < lane.start.step);
+    CHECK((lane.start.blocks == 60 || lane.start.blocks == 61));
+  }
+  // Not where others would wait for the longest part, nor where parts would be too short.
+  for (const auto& [tokens, contexts] :
+       {std::pair(int64_t{64} * 2000, 16), std::pair(64 * 12L, 1)}) {
+    Shapes others("causal", 32, 8);
+    for (int i = 0; i < contexts; ++i) others.Add(tokens, 1);
+    list.Make(others.batch, SomeSlots());
+    CheckSegments(list);
+    for (const cuda::Segment& segment : list.segments()) CHECK(segment.step == 1);
+  }
 }
 
 TEST_CASE("panels are cut only where the longest would end after all others") {

@@ -65,19 +65,24 @@ struct Shapes {
 
 // Every tile's blocks must be in its segments, each once; how many segments there are.
 inline size_t CheckSegments(const cuda::WorkList& list) {
-  std::vector<std::vector<std::pair<int, int>>> parts(list.tiles().size());
+  std::vector<std::vector<int>> parts(list.tiles().size());
+  std::vector<int> segments(list.tiles().size());
   for (const cuda::Segment& segment : list.segments()) {
     REQUIRE(segment.blocks > 0);
-    parts[static_cast<size_t>(segment.tile)].push_back({segment.block_first, segment.blocks});
+    const auto tile = static_cast<size_t>(segment.tile);
+    ++segments[tile];
+    for (int i = 0; i < segment.blocks; ++i) {
+      parts[tile].push_back(segment.block_first + i * segment.step);
+    }
   }
   for (size_t t = 0; t < parts.size(); ++t) {
     const cuda::Tile& tile = list.tiles()[t];
     std::sort(parts[t].begin(), parts[t].end());
-    REQUIRE(std::ssize(parts[t]) == tile.segments);
+    REQUIRE(segments[t] == tile.segments);
     int blocks = 0;
-    for (const auto& [first, count] : parts[t]) {
-      REQUIRE(first == blocks);
-      blocks += count;
+    for (const int block : parts[t]) {
+      if (block != blocks) FAIL("tile " << t << ": block " << blocks << " is not there once");
+      ++blocks;
     }
     for (int r = tile.run_first; r < tile.run_end; ++r) {
       blocks -= list.runs()[static_cast<size_t>(r)].count;

@@ -61,10 +61,16 @@ __device__ inline void LoadRows(const T* rows, int row_stride, int dim, int keys
 template <typename T, int kDim>
 class Loader {
  public:
-  // `blocks`: of this warp, the walk's at hand and every kWarps-th from it on.
+  // `blocks`: of this warp, the walk's at hand and every skip-th from it on.
   __device__ Loader(const Work& work, const Tile& tile, const Problem& problem, const Walk& walk,
-                    int blocks, int lane)
-      : work_(work), tile_(tile), problem_(problem), walk_(walk), blocks_(blocks), lane_(lane) {
+                    int skip, int blocks, int lane)
+      : work_(work),
+        tile_(tile),
+        problem_(problem),
+        walk_(walk),
+        skip_(skip),
+        blocks_(blocks),
+        lane_(lane) {
     Look();
   }
 
@@ -100,13 +106,14 @@ class Loader {
     if (blocks_ == 0) return;
     block_ = walk_.Block();
     page_ = *PageAt(tile_, problem_, block_);
-    if (blocks_ > 1) walk_.Skip(kWarps);
+    if (blocks_ > 1) walk_.Skip(skip_);
   }
 
   const Work& work_;
   const Tile& tile_;
   const Problem& problem_;
   Walk walk_;
+  const int skip_;
   int blocks_;
   const int lane_;
   int block_ = 0;  // to come
@@ -203,8 +210,8 @@ __device__ inline void StreamSegment(const Work& work, const Segment& segment,
   const int blocks = (segment.blocks - warp + kWarps - 1) / kWarps;
   Walk walk;
   walk.Begin(work, segment.run, segment.run_at);
-  if (blocks > 0) walk.Skip(warp);
-  Loader<T, kDim> loader(work, tile, problem, walk, blocks, lane);
+  if (blocks > 0) walk.Skip(warp * segment.step);
+  Loader<T, kDim> loader(work, tile, problem, walk, kWarps * segment.step, blocks, lane);
   LoadQueries<T, kDim>(problem, half, q);
   CommitCopies();
 #pragma unroll
@@ -232,7 +239,7 @@ __device__ inline void StreamSegment(const Work& work, const Segment& segment,
   for (int step = 1; step <= blocks; ++step) {
     if (work.stop != nullptr && step % kStopPeriod == 0 && __any_sync(~0u, *work.stop)) break;
     const Cell<1> cell = walk.Now<1>();
-    if (step < blocks) walk.Skip(kWarps);
+    if (step < blocks) walk.Skip(kWarps * segment.step);
     const uint64_t existing = ExistingKeys(problem, cell.block);
     const bool masked = cell.sees[0] >= 0 || existing != ~uint64_t{0};
     uint64_t low = 0;
