@@ -26,15 +26,15 @@ namespace {
 constexpr const auto& kCall = CallOf<StepsRequest>();
 constexpr absl::Duration kReopenAfter = absl::Milliseconds(1);
 
-// What a stream keeps of its batches' memory while it is idle.
-constexpr size_t kKeptBytesMax = 4 << 20;
+// What a stream keeps of its batches' memory while it is idle, which counts among no other bound.
+constexpr size_t kKeptBytesMax = 512 << 10;
 
 }  // namespace
 
 struct StepService::Batches {
-  grpc::ByteBuffer bytes;   // of the batch that has come
-  v1::StepBatch parsed;     // its memory is used again
-  size_t parsed_bytes = 0;  // of that, at most
+  grpc::ByteBuffer bytes;  // of the batch that has come
+  v1::StepBatch parsed;    // its memory is used again
+  size_t kept_bytes = 0;   // of that, at most
 
   absl::StatusOr<StepCount> Count() {
     grpc::ProtoBufferReader reader(&bytes);
@@ -42,8 +42,8 @@ struct StepService::Batches {
   }
 
   // Requests borrow from `parsed`.
-  std::vector<absl::StatusOr<StepRequest>> Parse() {
-    parsed_bytes += bytes.Length();
+  std::vector<absl::StatusOr<StepRequest>> Parse(const StepCount& count) {
+    kept_bytes += bytes.Length() + static_cast<size_t>(count.parsed_bytes);
     std::vector<std::pair<size_t, absl::Status>> malformed;
     {
       grpc::ProtoBufferReader reader(&bytes);
@@ -55,10 +55,15 @@ struct StepService::Batches {
     return requests;
   }
 
+  // The batch has been answered. What is kept is measured where it may be too much, unless the
+  // batch was large: that takes longer than to have its memory anew.
   void Trim() {
-    if (parsed_bytes <= kKeptBytesMax) return;
+    bytes.Clear();
+    if (kept_bytes <= kKeptBytesMax) return;
+    if (kept_bytes <= 2 * kKeptBytesMax) kept_bytes = parsed.SpaceUsedLong();
+    if (kept_bytes <= kKeptBytesMax / 2) return;
     parsed = v1::StepBatch();
-    parsed_bytes = 0;
+    kept_bytes = 0;
   }
 };
 
@@ -118,9 +123,10 @@ StepResults StepService::Answer(grpc::ServerContext* context, const Caller& call
     return StepResultsOf(status, steps);
   }
   const absl::Status may_append = CheckMay(caller, "append", Access::kWrite);
-  std::vector<absl::StatusOr<StepRequest>> requests = batches->Parse();
+  std::vector<absl::StatusOr<StepRequest>> requests = batches->Parse(count);
   StepResults results = StepResultsOf(absl::InternalError("not tried"), steps);
   std::vector<StepRequest> good;
+  good.reserve(requests.size());
   std::vector<size_t> index;  // of good[i] in the batch
   for (size_t i = 0; i < requests.size(); ++i) {
     if (requests[i].ok() && requests[i]->k.tokens != 0 && !may_append.ok()) {

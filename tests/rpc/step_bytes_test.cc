@@ -5,9 +5,13 @@
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/proto_buffer_reader.h>
+#include <malloc.h>
 
+#include <algorithm>
 #include <optional>
+#include <utility>
 
+#include "absl/time/clock.h"
 #include "runtime/protocol/public/annulus.pb.h"
 #include "runtime/protocol/public/channel.h"
 #include "runtime/protocol/public/step_batch.h"
@@ -34,6 +38,9 @@ struct BytesOfSteps {
     const grpc::Slice slice(bytes);
     call->Write(grpc::ByteBuffer(&slice, 1), nullptr);
     if (!Wait()) return std::nullopt;
+    return Read();
+  }
+  std::optional<v1::StepsReply> Read() {
     grpc::ByteBuffer answer;
     call->Read(&answer, nullptr);
     if (!Wait()) return std::nullopt;
@@ -90,6 +97,49 @@ TEST_CASE("a message of a million empty steps is counted before it takes memory"
   const grpc::Status status = raw.Finish();
   CHECK(status.error_code() == grpc::StatusCode::INVALID_ARGUMENT);
   CHECK(status.error_message().find("steps: more than 65536") == 0);
+}
+
+// That malloc has given out in this process.
+size_t BytesInUse() {
+  const struct mallinfo2 info = mallinfo2();
+  return info.uordblks + info.hblkhd;
+}
+
+TEST_CASE("a stream of steps that is idle keeps next to nothing of a large batch") {
+  Loopback loopback;
+  std::string empty;
+  for (int i = 0; i < 60'000; ++i) empty += std::string("\x12\0", 2);
+  v1::StepBatch lists;
+  for (int i = 0; i < 4'000; ++i) {
+    v1::Step* const step = lists.add_steps();
+    while (step->lists_size() < 16) step->add_lists();
+  }
+  v1::StepBatch data;  // more than a tensor of its shape has
+  data.add_steps()->mutable_k()->set_data(std::string(3 << 20, 'x'));
+  const std::pair<std::string, int> batches[] = {
+      {empty, 60'000}, {lists.SerializeAsString(), 4'000}, {data.SerializeAsString(), 1}};
+  for (const auto& [batch, steps] : batches) {
+    CAPTURE(steps);
+    std::vector<std::unique_ptr<BytesOfSteps>> idle;
+    for (int i = 0; i < 8; ++i) {
+      idle.push_back(std::make_unique<BytesOfSteps>(loopback));
+      REQUIRE(idle.back()->Ask(std::string("\x12\0", 2)).has_value());
+    }
+    const size_t before = BytesInUse();
+    for (const auto& stream : idle) {
+      int answers = 0;
+      for (auto reply = stream->Ask(batch); reply.has_value(); reply = stream->Read()) {
+        answers = reply->first() + reply->answers_size();
+        if (answers == steps) break;
+      }
+      REQUIRE(answers == steps);
+    }
+    std::vector<StepRequest>().swap(loopback.service.steps);  // those that the fake has seen
+    // The server tidies up after it has answered.
+    const auto more = [&] { return std::max(BytesInUse(), before) - before; };
+    for (int i = 0; i < 500 && more() > (8 << 20); ++i) absl::SleepFor(absl::Milliseconds(10));
+    CHECK(more() <= (8 << 20));
+  }
 }
 
 TEST_CASE("a step of a million empty lists is counted before it takes memory") {

@@ -19,8 +19,9 @@ namespace v1 {
 class StepBatch;
 }  // namespace v1
 
-// Of a step in memory, beside its tensors' bytes; no less than it takes.
-inline constexpr size_t kParsedStepBytes = 1024;
+// Of a step in memory, beside its tensors' bytes: its message, request, result and answer. No less
+// than they take.
+inline constexpr size_t kParsedStepBytes = 4096;
 
 // Texts and messages in a step that kParsedStepBytes is enough for, and how many more there may be
 // in all steps of a batch, each of kParsedFieldBytes: lists above all.
