@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from annulus import _core
 from annulus.errors import InvalidArgument, of_wrong_kind
 
 DTYPES = ("f32", "f16", "bf16")
@@ -40,6 +41,16 @@ def to_host(tensor: Any, field: str) -> tuple[Any, bool]:
 def packed(host: Any) -> Any:
     """What :func:`to_host` has made, row behind row."""
     return np.ascontiguousarray(host) if isinstance(host, np.ndarray) else host.contiguous()
+
+
+def shape_of(tensor: Any, field: str) -> tuple[int, ...]:
+    """What an array says, or what it is found to have."""
+    shape = getattr(tensor, "shape", None)
+    if isinstance(shape, tuple) and len(shape) > 0:
+        return shape
+    if not hasattr(tensor, "__dlpack__") and not hasattr(tensor, "__len__"):
+        raise of_wrong_kind(field, tensor, "an array [tokens, heads, dim]")
+    return _core.shape_of(tensor, field)
 
 
 def check_out_dtype(dtype: str | None, likes: Iterable[Any]) -> None:
@@ -103,7 +114,7 @@ def weights_of(values: Any, q: Any, field: str) -> list[float]:
     """As the module takes a number for each head of each row of ``q``; None: none."""
     if values is None:
         return []
-    expected = tuple(getattr(q, "shape", ()))[:2]
+    expected = tuple(shape_of(q, "q"))[:2]
     try:
         weights = np.asarray([[float(one) for one in row] for row in values], dtype=np.float32)
     except (TypeError, ValueError):

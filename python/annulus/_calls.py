@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from annulus import _core
-from annulus._arrays import check_out_dtype, numbers_of, scale_of, weights_of
+from annulus._arrays import check_out_dtype, numbers_of, scale_of, shape_of, weights_of
 from annulus._core import Answer
+from annulus._threads import Left
 from annulus.errors import InvalidArgument, of_wrong_kind
 from annulus.lists import Index, KeyList, cores_of
 
@@ -30,21 +31,27 @@ def layer_number(context: Context, layer: int, track: str | None = None) -> int:
 
 
 def positions(
-    context: Context, number: int, q: Any, q_start: int | None, kv_len: int | None
+    context: Context,
+    number: int,
+    q: Any,
+    q_start: int | None,
+    kv_len: int | None,
+    left: Left,
+    cancel: _core.CancelToken,
 ) -> tuple[int, int]:
     """Where the queries stand and how many keys there are: the layer's last, unless told."""
-    if not hasattr(q, "__len__"):
-        raise of_wrong_kind("q", q, "an array [tokens, heads, dim]")
     if kv_len is None:
         layers: int = context.spec["layers"]
         tracks = context.spec.get("tracks", [])
         counts_rows = number >= layers and tracks[number // layers - 1].get("ratio", 1) > 1
-        kv_len = context.tokens[number % layers if counts_rows else number]
+        counted = number % layers if counts_rows else number
+        kv_len = context._at(counted, left, cancel)
     if q_start is None:
-        q_start = kv_len - len(q)
+        count = shape_of(q, "q")[0]
+        q_start = kv_len - count
         if q_start < 0:
             raise InvalidArgument(
-                f"q: {len(q)} tokens; expected at most the {kv_len} keys (kv_len, or the layer's), "
+                f"q: {count} tokens; expected at most the {kv_len} keys (kv_len, or the layer's), "
                 "whose last they are without q_start"
             )
     return q_start, kv_len
@@ -58,18 +65,21 @@ def append_call(
     start: int | None,
     key: tuple[int, int] | None,
     progress: Callable[[int, int], object] | None,
-    timeout: float | None,
-) -> Callable[[_core.CancelToken], tuple[int, int]]:
+) -> Callable[[float | None, _core.CancelToken], tuple[int, int]]:
     """Of a layer by the service's count."""
     if layer >= context.spec["layers"] and v is not None:
         raise InvalidArgument("v: given; expected none: a track's rows are k alone")
     if progress is not None and not callable(progress):
         raise of_wrong_kind("progress", progress, "a function of bytes done and in all")
-    start = context.tokens[layer] if start is None else start
-    key = key or (0, 0)
-    return lambda cancel: context._core.append(
-        context.id, layer, start, k, v, key, progress, timeout, cancel
-    )
+
+    def call(timeout: float | None, cancel: _core.CancelToken) -> tuple[int, int]:
+        left = Left(timeout)
+        at = context._at(layer, left, cancel) if start is None else start
+        return context._core.append(
+            context.id, layer, at, k, v, key or (0, 0), progress, left(), cancel
+        )
+
+    return call
 
 
 def attend_call(
@@ -92,32 +102,37 @@ def attend_call(
     """As Context.attend."""
     check_out_dtype(out_dtype, [q])
     number = layer_number(context, layer)
-    q_start, kv_len = positions(context, number, q, q_start, kv_len)
     factor = scale_of(scale)
     begin, end = (0, None) if keys is None else keys
     cores = cores_of(lists)
     logits = numbers_of(sinks)
     chosen_by = index_of(context, layer, index)
-    return lambda timeout, cancel: context._core.attend(
-        context.id,
-        layer,
-        q_start,
-        kv_len,
-        q,
-        pattern or "",
-        plan,
-        factor,
-        begin,
-        end,
-        request_id,
-        trace,
-        cores,
-        logits,
-        chosen_by,
-        out_dtype,
-        timeout,
-        cancel,
-    )
+
+    def call(timeout: float | None, cancel: _core.CancelToken) -> Answer:
+        left = Left(timeout)
+        at, length = positions(context, number, q, q_start, kv_len, left, cancel)
+        return context._core.attend(
+            context.id,
+            layer,
+            at,
+            length,
+            q,
+            pattern or "",
+            plan,
+            factor,
+            begin,
+            end,
+            request_id,
+            trace,
+            cores,
+            logits,
+            chosen_by,
+            out_dtype,
+            left(),
+            cancel,
+        )
+
+    return call
 
 
 def select_call(
@@ -132,12 +147,13 @@ def select_call(
 ) -> Callable[[float | None, _core.CancelToken], dict[str, KeyList]]:
     """As Context.select."""
     number = layer_number(context, layer, track)
-    q_start, kv_len = positions(context, number, q, q_start, kv_len)
     per_head = weights_of(weights, q, "weights")
 
     def call(timeout: float | None, cancel: _core.CancelToken) -> dict[str, KeyList]:
+        left = Left(timeout)
+        at, length = positions(context, number, q, q_start, kv_len, left, cancel)
         lists, _ = context._core.select(
-            context.id, number, q_start, kv_len, q, pattern or "", per_head, timeout, cancel
+            context.id, number, at, length, q, pattern or "", per_head, left(), cancel
         )
         return {word: KeyList._of(core) for word, core in lists.items()}
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from annulus import _core
 from annulus._arrays import scale_of
 from annulus._calls import layer_number, positions
+from annulus._threads import RELEASE_SECONDS, Left
 from annulus.errors import AnnulusError, InvalidArgument, of_wrong_kind
 from annulus.lists import KeyList
 
@@ -50,7 +51,7 @@ def fill(
             fill_layer(smaller, context, layer, q, rule, None, None, None, timeout)
     except BaseException:
         with contextlib.suppress(AnnulusError):
-            smaller.release()
+            smaller.release(timeout=RELEASE_SECONDS)
         raise
 
 
@@ -67,7 +68,8 @@ def fill_layer(
 ) -> KeyList:
     """Appends what the rule keeps of the context's layer; the positions kept."""
     number = layer_number(context, layer)
-    q_start, kv_len = positions(context, number, q, q_start, kv_len)
+    left, cancel = Left(timeout), _core.CancelToken.new()
+    q_start, kv_len = positions(context, number, q, q_start, kv_len, left, cancel)
     with smaller._in_doubt():
         kept, tokens = context._core.compress(
             context.id,
@@ -78,9 +80,9 @@ def fill_layer(
             scale_of(scale),
             rule.for_module(),
             smaller.id,
-            smaller._at(number),
-            timeout,
-            _core.CancelToken.new(),
+            smaller._at(number, left, cancel),
+            left(),
+            cancel,
         )
-        smaller._tokens[number] = tokens
+        smaller._commit(number, tokens)
     return KeyList._of(kept["kept"])

@@ -6,6 +6,7 @@ import atexit
 import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict, Unpack
 
@@ -14,7 +15,7 @@ from annulus._arrays import check_out_dtype, numbers_of, scale_of
 from annulus._calls import index_of, layer_number
 from annulus._checked import checked, wrong_argument
 from annulus._core import Answer
-from annulus._threads import in_thread
+from annulus._threads import Left, in_thread
 from annulus.context import Context
 from annulus.errors import AnnulusError, InvalidArgument, of_wrong_kind
 from annulus.lists import Index, cores_of
@@ -82,11 +83,15 @@ class Client:
     """A service that holds contexts; made by :func:`annulus.connect` or :func:`annulus.in_process`.
 
     Calls may come from any threads at once. They release the GIL. On the main thread Ctrl-C cancels
-    an append or attend. A client renews the leases of the contexts that it made.
+    an append or attend. A call's time counts from when it is made, also where an ``*_async`` one
+    waits for a thread. A client renews the leases of the contexts that it made.
     """
 
-    def __init__(self, core: _core.Client) -> None:
+    def __init__(self, core: _core.Client, async_calls_max: int) -> None:
         self._core = core
+        self._async_calls_max = async_calls_max
+        self._threads: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
         _open.add(self)
 
     def __enter__(self) -> Client:
@@ -98,6 +103,18 @@ class Client:
     def close(self) -> None:
         """Ends the connection, or the service inside this process with all that it holds."""
         self._core.close()
+        with self._lock:
+            if self._threads is not None:
+                self._threads.shutdown(wait=False)
+            self._threads = None
+
+    def _pool(self) -> ThreadPoolExecutor:
+        """The threads of asynchronous calls. Raises where the client has ended."""
+        _ = self._core.connection
+        with self._lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(self._async_calls_max, "annulus")
+            return self._threads
 
     @property
     def connection(self) -> str:
@@ -153,10 +170,10 @@ class Client:
         Raises:
             NotFound: none of this caller's has it.
         """
-        return Context(self, self._core.describe(id, timeout))
+        return Context(self, self._core.describe(id, timeout, None))
 
     def step(
-        self, steps: Sequence[Step], *, timeout: float | None = None, out_dtype: str | None = None
+        self, steps: Iterable[Step], *, timeout: float | None = None, out_dtype: str | None = None
     ) -> list[Answer | AnnulusError]:
         """A decode step of many contexts: one message each way, and one to each worker.
 
@@ -165,23 +182,24 @@ class Client:
         the attend did not, the tokens are committed.
         """
         try:
-            requests = _requests_of(steps, out_dtype)
-            return self._core.step(requests, out_dtype, timeout, None)
+            steps = list(steps)
+            return _run_steps(self._core, steps, out_dtype, timeout, None)
         except (TypeError, AttributeError, RuntimeError) as error:
             raise _error_of_step(steps, timeout, error) from None
 
     async def step_async(
-        self, steps: Sequence[Step], *, timeout: float | None = None, out_dtype: str | None = None
+        self, steps: Iterable[Step], *, timeout: float | None = None, out_dtype: str | None = None
     ) -> list[Answer | AnnulusError]:
         """As :meth:`step`; cancelling the task cancels the call."""
         try:
-            requests = _requests_of(steps, out_dtype)
-            ends: list[Answer | AnnulusError] = await in_thread(
-                lambda cancel: self._core.step(requests, out_dtype, timeout, cancel)
+            given = steps = list(steps)
+            return await in_thread(
+                self._pool(),
+                timeout,
+                lambda timeout, cancel: _run_steps(self._core, given, out_dtype, timeout, cancel),
             )
         except (TypeError, AttributeError, RuntimeError) as error:
             raise _error_of_step(steps, timeout, error) from None
-        return ends
 
     @checked
     def keep_alive(
@@ -240,7 +258,7 @@ def connect(
         endpoint: where the coordinator listens.
         connect_timeout: seconds to wait for it.
         chunk_bytes: of a streamed tensor's messages, below 4 MiB.
-        async_calls_max: asynchronous calls at once.
+        async_calls_max: ``*_async`` calls at once; others wait for one to end.
         upload: "direct" to the workers, or "relay" through the service where they are out of reach.
         retry_attempts_max: of one call, the first included; 1: never again.
         retry_backoff_min: seconds before the first retry; doubled for each that follows.
@@ -270,7 +288,8 @@ def connect(
             tls_cert,
             tls_key,
             token_file,
-        )
+        ),
+        async_calls_max,
     )
 
 
@@ -294,7 +313,7 @@ def in_process(
         backend: of every worker: "auto", "cpu" or "reference".
         threads: for computing, per worker; 0: one per core.
         kv_bytes_limit: bytes of KV per worker.
-        async_calls_max: asynchronous calls at once.
+        async_calls_max: ``*_async`` calls at once; others wait for one to end.
         retry_attempts_max: as :func:`connect`, as are the others of retries.
         retry_backoff_min: seconds.
         retry_backoff_max: seconds.
@@ -311,18 +330,19 @@ def in_process(
             retry_backoff_min,
             retry_backoff_max,
             retry_budget,
-        )
+        ),
+        async_calls_max,
     )
 
 
-def _request_of(step: Step) -> tuple[Any, ...]:
-    """As the module takes it (python/src/client.cc, StepOf)."""
+def _request_of(step: Step, left: Left | None, cancel: _core.CancelToken | None) -> tuple[Any, ...]:
+    """As the module takes it (python/src/client.cc, StepOf); without ``left`` asks no service."""
     context, layer = step.context, step.layer
     layer = layer_number(context, layer, step.track)
     return (
         context.id,
         layer,
-        context._at(layer),
+        0 if left is None else context._at(layer, left, cancel),
         step.k,
         step.v,
         step.q,
@@ -335,15 +355,36 @@ def _request_of(step: Step) -> tuple[Any, ...]:
     )
 
 
-def _requests_of(steps: Sequence[Step], out_dtype: str | None) -> list[tuple[Any, ...]]:
+def _run_steps(
+    core: _core.Client,
+    steps: Sequence[Step],
+    out_dtype: str | None,
+    timeout: float | None,
+    cancel: _core.CancelToken | None,
+) -> list[Answer | AnnulusError]:
     if out_dtype is not None:
         check_out_dtype(out_dtype, [step.q for step in steps])
-    return [_request_of(step) for step in steps]
+    left = Left(timeout)
+    lost: dict[int, AnnulusError] = {}  # the steps whose contexts' tokens nobody told
+    for i, step in enumerate(steps):
+        if step.context._tokens:
+            continue
+        try:
+            step.context._learn(left(), cancel)
+        except InvalidArgument:
+            raise
+        except AnnulusError as error:
+            lost[i] = error
+    requests = [_request_of(step, left, cancel) for i, step in enumerate(steps) if i not in lost]
+    if lost and not requests:
+        return list(lost.values())
+    answers = iter(core.step(requests, out_dtype, left(), cancel))
+    return [lost[i] if i in lost else next(answers) for i in range(len(steps))]
 
 
 def _wrong_step(steps: Any, timeout: Any) -> InvalidArgument | None:
     """Of a call: what is no step, or an argument of a wrong type."""
-    if not isinstance(steps, Sequence):
+    if not isinstance(steps, Iterable):
         return of_wrong_kind("steps", steps, "a list of annulus.Step")
     for i, step in enumerate(steps):
         if not isinstance(step, Step):
@@ -355,7 +396,7 @@ def _wrong_step(steps: Any, timeout: Any) -> InvalidArgument | None:
         if not isinstance(step.context, Context):
             return of_wrong_kind(f"steps[{i}].context", step.context, "an annulus.Context")
         try:
-            _request_of(step)
+            _request_of(step, None, None)
         except InvalidArgument as error:
             return InvalidArgument(f"steps[{i}].{error}")
     return wrong_argument({"timeout": "float | None"}, {"timeout": timeout})

@@ -11,8 +11,8 @@ from annulus._calls import append_call, attend_call, layer_number, select_call
 from annulus._checked import checked
 from annulus._compress import Rule, check_queries, fill, fill_layer
 from annulus._core import Answer
-from annulus._threads import in_thread
-from annulus.errors import AnnulusError, InvalidArgument, of_wrong_kind
+from annulus._threads import RELEASE_SECONDS, Left, in_thread
+from annulus.errors import AnnulusError, of_wrong_kind
 from annulus.lists import Index, KeyList
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ class Appended(NamedTuple):
 
 class Context:
     """One sequence's KV, over all layers, held by a service. Released at the end of a ``with``.
+
+    The end of a ``with`` waits at most 10 s for a service that is away: the lease frees it then.
 
     Tensors are [tokens, heads, dim]: anything with ``__dlpack__`` or the buffer protocol, float32,
     float16 or bfloat16, strided too as long as the last dimension is contiguous. They are read
@@ -48,7 +50,7 @@ class Context:
 
     def __exit__(self, kind: object, *_: object) -> None:
         try:
-            self.release()
+            self.release(timeout=RELEASE_SECONDS)
         except AnnulusError:
             if kind is None:
                 raise
@@ -62,16 +64,27 @@ class Context:
 
     @property
     def tokens(self) -> list[int]:
-        """Committed tokens, by layer and then by tracks' layers, as this client knows them."""
-        if not self._tokens:
-            self._tokens = self.describe()["tokens"]
-        return self._tokens
+        """Committed tokens, by layer and then by tracks' layers, as this client knows them.
 
-    def _at(self, layer: int) -> int:
-        tokens = self._tokens or self.tokens
-        if not 0 <= layer < len(tokens):
-            raise InvalidArgument(f"layer: {layer}; expected 0 to {len(tokens) - 1}")
-        return tokens[layer]
+        It asks the service where it does not, after a call that failed.
+        """
+        return self._tokens or self._learn(None, None)
+
+    def _learn(self, timeout: float | None, cancel: _core.CancelToken | None) -> list[int]:
+        tokens: list[int] = self._core.describe(self.id, timeout, cancel)["tokens"]
+        self._tokens = tokens
+        return tokens
+
+    def _at(self, layer: int, left: Left, cancel: _core.CancelToken | None) -> int:
+        """A layer's committed tokens. Where they are not known, the call that asks pays for it."""
+        while True:
+            tokens = self._tokens or self._learn(left(), cancel)
+            with contextlib.suppress(IndexError):  # another layer's call failed meanwhile
+                return tokens[layer]
+
+    def _commit(self, layer: int, tokens: int) -> None:
+        with contextlib.suppress(IndexError):  # not known, or not any more
+            self._tokens[layer] = tokens
 
     @checked
     def append(
@@ -105,9 +118,9 @@ class Context:
             DataLoss: the context lost KV.
         """
         number = layer_number(self, layer, track)
-        call = append_call(self, number, k, v, start, key, progress, timeout)
+        call = append_call(self, number, k, v, start, key, progress)
         with self._in_doubt():
-            return self._appended(number, call(_core.CancelToken.new()))
+            return self._appended(number, call(timeout, _core.CancelToken.new()))
 
     @checked
     async def append_async(
@@ -124,9 +137,9 @@ class Context:
     ) -> Appended:
         """As :meth:`append`; cancelling the task cancels the call."""
         number = layer_number(self, layer, track)
-        call = append_call(self, number, k, v, start, key, progress, timeout)
+        call = append_call(self, number, k, v, start, key, progress)
         with self._in_doubt():
-            return self._appended(number, await in_thread(call))
+            return self._appended(number, await in_thread(self._client._pool(), timeout, call))
 
     @contextlib.contextmanager
     def _in_doubt(self) -> Iterator[None]:
@@ -139,8 +152,7 @@ class Context:
 
     def _appended(self, layer: int, result: tuple[int, int]) -> Appended:
         appended = Appended(*result)
-        if self._tokens:
-            self._tokens[layer] = appended.tokens
+        self._commit(layer, appended.tokens)
         return appended
 
     @checked
@@ -247,8 +259,7 @@ class Context:
             index,
             out_dtype,
         )
-        answer: Answer = await in_thread(lambda cancel: call(timeout, cancel))
-        return answer
+        return await in_thread(self._client._pool(), timeout, call)
 
     @checked
     def select(
@@ -298,8 +309,7 @@ class Context:
     ) -> dict[str, KeyList]:
         """As :meth:`select`; cancelling the task cancels the call."""
         call = select_call(self, layer, q, pattern, track, weights, q_start, kv_len)
-        lists: dict[str, KeyList] = await in_thread(lambda cancel: call(timeout, cancel))
-        return lists
+        return await in_thread(self._client._pool(), timeout, call)
 
     @checked
     def compress(
@@ -386,7 +396,7 @@ class Context:
     @checked
     def describe(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Its id, epoch, spec, committed tokens by layer, bytes and state."""
-        return self._core.describe(self.id, timeout)
+        return self._core.describe(self.id, timeout, None)
 
     @checked
     def release(self, *, timeout: float | None = None) -> None:

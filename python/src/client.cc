@@ -78,8 +78,9 @@ class PythonClient {
 
   // Raises what is wrong with the call, and returns what it ended with.
   template <typename Call>
-  auto Ended(Call call, std::optional<double> timeout, CancelToken cancel = CancelToken::New()) {
-    const CallOptions options = OptionsOf(timeout, cancel);
+  auto Ended(Call call, std::optional<double> timeout, const CancelToken* cancel = nullptr) {
+    const CallOptions options =
+        OptionsOf(timeout, cancel == nullptr ? CancelToken::New() : *cancel);
     const UnderWay under_way([&] { options.cancel.Cancel(); });
     return WithoutGil([&, client = Open()] { return call(*client, options); });
   }
@@ -227,7 +228,7 @@ class PythonClient {
       const Timer timer;
       return client.Step(requests, options);
     };
-    StepResults results = cancel == nullptr ? Ended(call, timeout) : Ended(call, timeout, *cancel);
+    StepResults results = Ended(call, timeout, cancel);
     nb::list ends;
     for (size_t i = 0; i < results.size(); ++i) {
       ends.append(
@@ -260,20 +261,20 @@ class PythonClient {
 
   // One for each context: None, or its error.
   nb::list KeepAlive(const std::vector<ContextId>& contexts, std::optional<double> timeout) {
-    const std::vector<absl::Status> statuses = Ended(
-        [&](Client& client, const CallOptions& call) { return client.KeepAlive(contexts, call); },
-        timeout);
     nb::list list;
-    for (const absl::Status& status : statuses) {
+    for (const absl::Status& status :
+         Ended([&](Client&client, const auto&call) { return client.KeepAlive(contexts, call); },
+               timeout)) {
       list.append(status.ok() ? nb::object(nb::none()) : ExceptionOf(status));
     }
     return list;
   }
 
-  nb::object Describe(ContextId context, std::optional<double> timeout) {
-    return ToPython(
-        Run([&](Client& client, const CallOptions& call) { return client.Describe(context, call); },
-            timeout));
+  nb::object Describe(ContextId context, std::optional<double> timeout, const CancelToken* cancel) {
+    const auto describe = [&](Client& client, const auto& call) {
+      return client.Describe(context, call);
+    };
+    return ToPython(ValueOrRaise(Ended(describe, timeout, cancel)));
   }
 
   nb::object List(ContextId after, int limit, std::optional<double> timeout) {
@@ -386,7 +387,8 @@ void AddClient(nb::module_& module) {
       .def("truncate", Within(&PythonClient::Truncate))
       .def("release", Within(&PythonClient::Release))
       .def("keep_alive", Within(&PythonClient::KeepAlive))
-      .def("describe", Within(&PythonClient::Describe))
+      .def("describe", Within(&PythonClient::Describe), nb::arg(), nb::arg().none(),
+           nb::arg().none())
       .def("list", Within(&PythonClient::List))
       .def("status", Within(&PythonClient::Status))
       .def_prop_ro("connection", Within(&PythonClient::connection));

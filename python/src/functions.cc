@@ -133,6 +133,12 @@ nb::tuple Attention(nb::handle q, nb::handle k, nb::handle v, const std::string&
   return nb::make_tuple(ToNumpy(std::move(done.out), true), ToNumpy(std::move(done.lse), false));
 }
 
+// Of what Borrow takes.
+nb::tuple Shape(nb::handle tensor, const std::string& field) {
+  const TensorView view = Borrow(tensor, field.c_str()).view;
+  return nb::make_tuple(view.tokens, view.heads, view.dim);
+}
+
 // What `annulus explain` prints. Its options are the arguments alone, not ANNULUS_ variables.
 std::string Explain(const std::vector<std::string>& arguments) {
   std::ostringstream out, err;
@@ -201,6 +207,7 @@ void AddFunctions(nb::module_& module) {
   module.def("attention", Within(&Attention), nb::arg().none(), nb::arg().none(), nb::arg().none(),
              nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(),
              nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg());
+  module.def("shape_of", Within(&Shape));
   module.def("explain", Within(&Explain));
   module.def("merge", Within(&MergeParts));
   module.def("with_sinks", Within(&AddSinks));
