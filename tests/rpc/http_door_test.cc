@@ -55,6 +55,63 @@ TEST_CASE("pages are answered by path, to GET and HEAD alone") {
   CHECK(absl::StartsWith(AskLoopback(door->port(), HttpRequest("GET", "/good")), "HTTP/1.1 200 "));
 }
 
+TEST_CASE("a request whose end others may see elsewhere is refused, and is its connection's last") {
+  const auto door = Open();
+  const std::string next = HttpRequest("GET", "/good");
+  for (const char* head : {
+           "Content-Length: 0\r\nContent-Length: 55\r\n",
+           "Content-Length: 55\r\nContent-Length: 0\r\n",
+           "Content-Length: 0\r\ncontent-length: 0\r\n",
+           "Content-Length: 00\r\n",
+           "Content-Length: +0\r\n",
+           "Content-Length: 0\r\nTransfer-Encoding: chunked\r\n",
+           "Transfer-Encoding: chunked\r\nContent-Length: 0\r\n",
+           "Transfer-Encoding: identity\r\n",
+           "Transfer-Encoding : chunked\r\n",
+           "Content-Length : 55\r\n",
+       }) {
+    const std::string answer = AskLoopback(
+        door->port(), absl::StrCat("GET /good HTTP/1.1\r\nHost: x\r\n", head, "\r\n", next));
+    INFO(head << answer);
+    CHECK(absl::StartsWith(answer, "HTTP/1.1 400 "));
+    CHECK_FALSE(absl::StrContains(answer, "HTTP/1.1 200 "));
+  }
+  const std::string both =
+      AskLoopback(door->port(),
+                  absl::StrCat("GET /good HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", next));
+  CHECK(absl::StartsWith(both, "HTTP/1.1 200 "));
+  CHECK(both.rfind("HTTP/1.1 200 ") > 0);
+}
+
+TEST_CASE("a request that comes byte by byte is cut, and one that follows others is not") {
+  HttpCounts counts;
+  const auto door =
+      HttpDoor::Start("127.0.0.1:0", {{"/good", [] { return HttpAnswer(); }}}, &counts).value();
+  std::vector<int> slow;
+  for (int i = 0; i < 64; ++i) slow.push_back(test::ConnectToLoopback(door->port()));
+  const std::string head = absl::StrCat("GET /good HTTP/1.1\r\nA: ", std::string(100, 'a'));
+  const absl::Time begin = absl::Now();
+  absl::SleepFor(absl::Milliseconds(100));
+  // A byte of each request twice a second: none is idle.
+  for (const char byte : head) {
+    for (const int fd : slow) (void)!send(fd, &byte, 1, MSG_NOSIGNAL);
+    absl::SleepFor(absl::Milliseconds(500));
+    if (counts.open == 0 || absl::Now() - begin > HttpDoor::kRequestMax + absl::Seconds(4)) break;
+  }
+  CHECK(counts.open == 0);
+  CHECK(absl::Now() - begin >= HttpDoor::kRequestMax);
+  for (const int fd : slow) close(fd);
+  // One that asks on and on lives longer.
+  const int keeps = test::ConnectToLoopback(door->port());
+  const std::string ask = "GET /good HTTP/1.1\r\nHost: x\r\n\r\n";
+  for (int i = 0; i < 7; ++i, absl::SleepFor(absl::Seconds(2))) {
+    char part[4096];
+    REQUIRE(send(keeps, ask.data(), ask.size(), MSG_NOSIGNAL) == std::ssize(ask));
+    REQUIRE(read(keeps, part, sizeof part) > 0);
+  }
+  close(keeps);
+}
+
 TEST_CASE("connections that never ask, or ask nonsense, keep nobody out") {
   const auto door = Open();
   std::vector<int> silent;
