@@ -6,6 +6,7 @@
 #include "attention/backend.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "runtime/cli/options/security_options.h"
 #include "runtime/telemetry/process_metrics.h"
 
 namespace annulus {
@@ -50,6 +51,11 @@ absl::StatusOr<std::unique_ptr<HttpDoor>> StartPages(const std::string& listen,
   by_path["/status.json"] = pages.status_json;
   ANNULUS_ASSIGN_OR_RETURN(auto door, HttpDoor::Start(listen, std::move(by_path), counts));
   Log(LogLevel::kInfo, "http", {{"port", door->port()}});
+  if (!IsLoopback(listen)) {
+    Log(LogLevel::kWarning,
+        "http: the pages ask nobody who they are; whoever reaches this address may read them",
+        {{"listen", listen}});
+  }
   return door;
 }
 

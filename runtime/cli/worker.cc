@@ -289,6 +289,10 @@ absl::Status RunWorker(const Arguments& args, const Console& console) {
     *console.out << *help;
     return absl::OkStatus();
   }
+  // One that takes uploads from elsewhere has peers elsewhere.
+  if (flags.data_listen.empty() || IsLoopback(flags.data_listen)) {
+    KeepToLoopback(flags.coordinator, &flags.service);
+  }
   SetLogLevel(flags.service.log_level);
   KeepFreedMemory();  // before there are threads that have heaps of their own
   Signals signals;

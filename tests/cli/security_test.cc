@@ -1,9 +1,13 @@
 // A cluster of processes that asks who calls: everybody brings a token in a file, and secrets
 // change under way.
+#include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "tests/catch.h"
 #include "tests/certificates.h"
@@ -151,6 +155,59 @@ TEST_CASE("whoever would serve strangers unprotected is told what is missing, or
   CHECK(absl::StrContains(open.err(), "insecure: what is not protected"));
   CHECK(test::ValueOf(test::Scrape(PortAfter(open.err(), "event=http port=")),
                       "annulus_insecure") == 1);
+}
+
+// How many TCP sockets of a process listen, and how many of them beyond this machine.
+struct Ports {
+  int all = 0;
+  int beyond_loopback = 0;
+};
+Ports PortsOf(pid_t pid) {
+  std::set<std::string> sockets;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(absl::StrCat("/proc/", pid, "/fd"))) {
+    std::error_code gone;
+    sockets.insert(std::filesystem::read_symlink(entry.path(), gone));
+  }
+  Ports ports;
+  for (const char* table : {"/proc/net/tcp", "/proc/net/tcp6"}) {
+    std::ifstream file(table);
+    for (std::string line; std::getline(file, line);) {
+      const std::vector<std::string> fields = absl::StrSplit(line, ' ', absl::SkipEmpty());
+      if (fields.size() < 10 || fields[3] != "0A") continue;
+      if (sockets.count(absl::StrCat("socket:[", fields[9], "]")) == 0) continue;
+      ++ports.all;
+      const std::string host = fields[1].substr(0, fields[1].find(':'));
+      const bool here = host.size() == 8 ? absl::EndsWith(host, "7F")
+                                         : host == "00000000000000000000000001000000";
+      if (!here) ++ports.beyond_loopback;
+    }
+  }
+  return ports;
+}
+
+TEST_CASE("a cluster at loopback has no port beyond it, and pages beyond it are warned of") {
+  const auto open = [](const std::string& http) {
+    return Arguments{"coordinator", "--listen", "127.0.0.1:0", "--http-listen", http};
+  };
+  Program coordinator(open("127.0.0.1:0"));
+  const std::string endpoint = coordinator.ReadLine().substr(6);
+  const std::string port = endpoint.substr(endpoint.rfind(':'));
+  const int page = coordinator.HttpPort();
+  Program worker({"worker", "--coordinator", endpoint, "--threads", "1"});
+  Program by_name({"worker", "--coordinator", "localhost" + port, "--threads", "1"});
+  CHECK(Within(absl::Seconds(20), [&] {
+    return test::ValueOf(test::Scrape(page), R"(annulus_workers{state="ready"})") == 2;
+  }));
+  for (const Program* program : {&coordinator, &worker, &by_name}) {
+    const Ports ports = PortsOf(program->pid());
+    CHECK(ports.all > 1);
+    CHECK(ports.beyond_loopback == 0);
+  }
+  CHECK(!absl::StrContains(coordinator.err(), "level=warning"));
+  Program told(open("0.0.0.0:0"));
+  CHECK(absl::StartsWith(told.ReadLine(), "ready "));
+  CHECK(absl::StrContains(told.err(), "level=warning event=\"http: the pages ask nobody"));
 }
 
 TEST_CASE("a cluster over TLS: certificates and tokens are replaced, and it serves on") {

@@ -41,8 +41,8 @@ void AddServiceOptions(Options* options, ServiceFlags* flags) {
                SetText(&flags->transports));
   options->Add(
       "net-devices", "LIST",
-      "network devices for them, as UCX_NET_DEVICES (all; of a coordinator that listens at "
-      "loopback addresses alone: lo)",
+      "network devices for them, as UCX_NET_DEVICES (all; where the coordinator's endpoint is "
+      "loopback: lo)",
       SetText(&flags->net_devices));
   options->Add("tcp-port-range", "A-B", "TCP ports for them, as UCX_TCP_PORT_RANGE (any)",
                SetParsed(&flags->tcp_port_range, ParsePortRange));
@@ -206,8 +206,8 @@ ConnectionLimits ConnectionLimitsOf(const ServiceFlags& flags) {
   return {.connections_max = flags.connections_max};
 }
 
-void KeepToLoopback(const std::string& listen, ServiceFlags* flags) {
-  if (flags->net_devices.empty() && IsLoopback(listen)) flags->net_devices = "lo";
+void KeepToLoopback(const std::string& endpoint, ServiceFlags* flags) {
+  if (flags->net_devices.empty() && IsLoopback(endpoint)) flags->net_devices = "lo";
 }
 
 UcxOptions UcxOptionsOf(const ServiceFlags& flags) {

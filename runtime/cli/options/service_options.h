@@ -71,9 +71,9 @@ Arguments LimitArguments(const LimitFlags& flags);
 // What its server holds at most. One call may bring as much as the coordinator takes of one.
 RpcLimits RpcLimitsOf(const LimitFlags& limits, const ServiceFlags& service);
 
-// Where nobody beyond this machine reaches the port of clients, nobody reaches those of UCX either,
-// unless devices are named.
-void KeepToLoopback(const std::string& listen, ServiceFlags* flags);
+// Where the coordinator's port is for this machine alone, so are those of UCX, unless devices are
+// named. `endpoint`: where it listens, or where a worker finds it.
+void KeepToLoopback(const std::string& endpoint, ServiceFlags* flags);
 UcxOptions UcxOptionsOf(const ServiceFlags& flags);
 
 // The address of this machine from which it reaches `endpoint`, "host" or "[host]". UNAVAILABLE
