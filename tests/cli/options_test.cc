@@ -249,12 +249,12 @@ TEST_CASE("cluster files: every field, and refusals by field") {
        {std::pair(R"({"nodes": 0})", "nodes"),
         {R"({"nodes": 1.5})", "nodes"},
         {R"({"workers_per_node": "4"})", "workers_per_node"},
-        {R"({"flops": -1})", "flops"},
+        {R"({"flops": -1})", "flops: -1; expected a positive number"},
         {R"({"inside_gb_per_s": 0})", "inside_gb_per_s"},
         {R"({"between_us": null})", "between_us"},
         {R"({"speed": 1})", "speed"},
         {R"({"nodes": 1, "nodes": 2})", "\"nodes\" comes twice"},
-        {R"([1])", "content: [1]; expected a JSON object"},
+        {R"([1])", "content: a list of 1; expected a JSON object"},
         {"{\"flops\":\n 1", "content: the end at line 2, column 3; expected JSON"},
         {"", "content: the end at line 1, column 1; expected JSON"}}) {
     CAPTURE(json);

@@ -120,7 +120,7 @@ TEST_CASE("files of security that are spoilt are refused by name at start") {
     CHECK(absl::StrContains(outcome.err, what));
   };
   refused({"coordinator", "--listen", "127.0.0.1:0", "--auth", folder / "auth"},
-          "tokens[0].sha256: \"00\"; expected 64 hex digits");
+          "tokens[0].sha256: a text of 2 bytes; expected 64 hex digits");
   refused({"coordinator", "--listen", "127.0.0.1:0", "--auth", folder / "none"}, "--auth: file");
   test::WriteBytes(folder / "alone", R"({"certificates":[{"name":"a","role":"admin"}]})");
   refused({"coordinator", "--listen", "127.0.0.1:0", "--auth", folder / "alone"},

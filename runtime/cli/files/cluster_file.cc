@@ -39,7 +39,7 @@ absl::Status ReadNumber(const std::string& key, const Json& value, ClusterModel*
     }
     const double given = value.is_number() ? value.get<double>() * number.unit : NAN;
     if (!std::isfinite(given) || given < 0 || (given == 0 && !number.may_be_zero)) {
-      return Unexpected(key, value, "a positive number");
+      return UnexpectedName(key, value, "a positive number");
     }
     model->*number.value = given;
     return absl::OkStatus();
@@ -51,7 +51,7 @@ absl::Status ReadNumber(const std::string& key, const Json& value, ClusterModel*
 absl::StatusOr<int64_t> ReadCount(const std::string& key, const Json& value) {
   if (!value.is_number_unsigned() || value.get<uint64_t>() < 1 ||
       value.get<uint64_t>() > uint64_t{kCountMax}) {
-    return Unexpected(key, value, absl::StrCat("an integer from 1 to ", kCountMax));
+    return UnexpectedName(key, value, absl::StrCat("an integer from 1 to ", kCountMax));
   }
   return static_cast<int64_t>(value.get<uint64_t>());
 }
@@ -68,15 +68,15 @@ absl::StatusOr<ClusterFile> ParseCluster(absl::string_view json) {
     } else if (key == "workers_per_node") {
       ANNULUS_ASSIGN_OR_RETURN(workers_per_node, ReadCount(key, value));
     } else if (key == "shared") {
-      if (!value.is_boolean()) return Unexpected(key, value, "true or false");
+      if (!value.is_boolean()) return UnexpectedName(key, value, "true or false");
       file.shared = value.get<bool>();
     } else if (key == "machine") {
-      if (!value.is_string()) return Unexpected(key, value, "a text");
+      if (!value.is_string()) return UnexpectedName(key, value, "a text");
       file.machine = value.get<std::string>();
     } else if (key == "others_share") {
       file.others_share = value.is_number() ? value.get<double>() : -1;
       if (!(*file.others_share >= 0 && *file.others_share <= 1)) {
-        return Unexpected(key, value, "a number from 0 to 1");
+        return UnexpectedName(key, value, "a number from 0 to 1");
       }
     } else {
       ANNULUS_RETURN_IF_ERROR(ReadNumber(key, value, &file.model));
