@@ -33,8 +33,8 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(absl::string_view name, int
   if (name == "cpu" || name == "auto") return MakeCpuBackend(threads);
   if (name == "reference") return MakeReferenceBackend(threads);
 #ifdef ANNULUS_CUDA
-  if (name == "cuda") return MakeCudaBackend(place);
-  if (absl::ConsumePrefix(&name, "cuda:")) return MakeCudaBackend(place, name);
+  if (name == "cuda") return MakeCudaBackend(place, "", threads);
+  if (absl::ConsumePrefix(&name, "cuda:")) return MakeCudaBackend(place, name, threads);
 #endif
   const absl::string_view known = BuiltWithCuda()
                                       ? "auto, cpu, cuda, reference"

@@ -98,6 +98,7 @@ class FakeDeviceBackend final : public Backend {
 
   const BackendCapabilities& capabilities() const override { return capabilities_; }
   MemorySpace& memory() override { return device_; }
+  ThreadPool* pool() override { return inner_->pool(); }
 
   absl::Status AttendBatch(absl::Span<const AttendArgs> batch) override {
     std::list<KvTable> tables;

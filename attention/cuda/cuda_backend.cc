@@ -22,6 +22,7 @@
 #include "attention/cuda/work_list.h"
 #include "base/cuda/handles.h"
 #include "base/status.h"
+#include "base/thread_pool.h"
 
 namespace annulus {
 namespace {
@@ -99,11 +100,20 @@ absl::Status WaitOrStop(absl::Span<const AttendArgs> batch, Workspace& workspace
   }
 }
 
+int ThreadsOf(int threads) {
+  if (threads > 0) return threads;
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) - 1);
+}
+
 class CudaBackend final : public Backend {
  public:
   CudaBackend(int device, int devices, const cudaDeviceProp& properties,
-              const cuda::LoadedKernels& kernels, std::unique_ptr<cuda::Space> space)
-      : device_(device), space_(std::move(space)), tables_(*space_), slots_(kernels.slots) {
+              const cuda::LoadedKernels& kernels, std::unique_ptr<cuda::Space> space, int threads)
+      : device_(device),
+        space_(std::move(space)),
+        tables_(*space_),
+        slots_(kernels.slots),
+        pool_(ThreadsOf(threads)) {
     capabilities_.name = "cuda";
     capabilities_.detail = absl::StrCat(properties.name, ", kernels of ", kernels.families);
     capabilities_.dtypes = {DType::kF32, DType::kF16, DType::kBF16};
@@ -116,6 +126,7 @@ class CudaBackend final : public Backend {
 
   const BackendCapabilities& capabilities() const override { return capabilities_; }
   MemorySpace& memory() override { return *space_; }
+  ThreadPool* pool() override { return &pool_; }
   absl::Status health() const override {
     const std::lock_guard<std::mutex> lock(mutex_);
     return lost_.ok() ? space_->health() : lost_;
@@ -292,6 +303,7 @@ class CudaBackend final : public Backend {
   const std::unique_ptr<cuda::Space> space_;
   cuda::TableCache tables_;
   const cuda::Slots slots_;
+  ThreadPool pool_;
   BackendCapabilities capabilities_;
   mutable std::mutex mutex_;
   absl::Status lost_;  // not OK once the GPU is lost
@@ -302,7 +314,8 @@ class CudaBackend final : public Backend {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int place, absl::string_view family) {
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int place, absl::string_view family,
+                                                         int threads) {
   int devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&devices);
   if (error != cudaSuccess || devices == 0) {
@@ -326,7 +339,8 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int place, absl::string
   ANNULUS_ASSIGN_OR_RETURN(const cuda::LoadedKernels kernels,
                            cuda::LoadKernels(properties, family));
   ANNULUS_ASSIGN_OR_RETURN(std::unique_ptr<cuda::Space> space, cuda::Space::Create(device));
-  return std::make_unique<CudaBackend>(device, devices, properties, kernels, std::move(space));
+  return std::make_unique<CudaBackend>(device, devices, properties, kernels, std::move(space),
+                                       threads);
 }
 
 }  // namespace annulus

@@ -13,7 +13,10 @@ namespace annulus {
 
 // Computes on GPU `place` modulo their number, as the CUDA runtime counts them. FAILED_PRECONDITION
 // if there is none, or it is older. `family`: of kernels (kernels.h), empty for whichever is best.
+// `threads`: of the host, for loops beside attention; 0: all cores but one, which steps that wait
+// for the GPU find free.
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int place = 0,
-                                                         absl::string_view family = "");
+                                                         absl::string_view family = "",
+                                                         int threads = 1);
 
 }  // namespace annulus

@@ -7,8 +7,10 @@
 #include <cstring>
 #include <vector>
 
+#include "attention/backend.h"
 #include "base/cuda/handles.h"
 #include "base/rng.h"
+#include "base/thread_pool.h"
 #include "tests/catch.h"
 #include "tests/gpu/hopper.h"
 
@@ -50,6 +52,13 @@ TEST_CASE("rows of any size and place come to a GPU and touch nothing else") {
     REQUIRE(space->CopyOut(to.data(), got.data(), bytes).ok());
     REQUIRE(got == expected);
   }
+}
+
+TEST_CASE("a GPU's backend has threads of the host for loops beside attention") {
+  if (!test::HasGpu()) return;
+  const auto backend = MakeBackend("cuda", 3).value();
+  REQUIRE(backend->pool() != nullptr);
+  CHECK(backend->pool()->threads() == 3);
 }
 
 TEST_CASE("a stream that follows finds rows that were asked for before") {
