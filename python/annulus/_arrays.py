@@ -19,12 +19,13 @@ def to_host(tensor: Any, field: str) -> tuple[Any, bool]:
     Returns it, and whether it is 16-bit integers that hold bfloat16 (NumPy has no such type of its
     own, and exports ml_dtypes' by no protocol).
     """
-    kind = type(tensor).__module__.partition(".")[0]
+    kind = kind_of(tensor)
     if isinstance(tensor, np.ndarray):
         if tensor.dtype.name == "bfloat16":
             return tensor.view(np.uint16), True
         return tensor, False
     if kind == "torch":
+        check_torch(tensor, field)
         tensor = tensor.detach()
         if tensor.device.type != "cpu":
             import torch
@@ -32,10 +33,35 @@ def to_host(tensor: Any, field: str) -> tuple[Any, bool]:
             staged = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             tensor = staged.copy_(tensor)
         return (tensor if tensor.stride(-1) == 1 else tensor.contiguous()), False
-    if kind in ("jax", "jaxlib"):
+    if kind == "jax":
         host = np.asarray(tensor)
         return (host.view(np.uint16), True) if host.dtype.name == "bfloat16" else (host, False)
     raise of_wrong_kind(field, tensor, "an array with __dlpack__ or the buffer protocol")
+
+
+def kind_of(tensor: Any) -> str:
+    """The library whose kind of array it is: "torch", "jax" or another's."""
+    roots = [base.__module__.partition(".")[0] for base in type(tensor).__mro__]
+    if "torch" in roots:
+        return "torch"
+    return "jax" if "jax" in roots or "jaxlib" in roots else roots[0]
+
+
+def check_torch(tensor: Any, field: str) -> None:
+    """InvalidArgument for a tensor of torch that has no rows to read, or wants a gradient."""
+    import torch
+
+    refused = None
+    if tensor.requires_grad and torch.is_grad_enabled():
+        refused = "that requires a gradient; expected none, as within torch.no_grad()"
+    elif tensor.device.type == "meta":
+        refused = "on the device meta; expected one that has values"
+    elif tensor.layout != torch.strided:
+        refused = f"of {tensor.layout}; expected a dense one"
+    elif tensor.is_quantized:
+        refused = f"of {tensor.dtype}; expected float32, float16 or bfloat16"
+    if refused is not None:
+        raise InvalidArgument(f"{field}: a tensor {refused}")
 
 
 def packed(host: Any) -> Any:
@@ -59,7 +85,7 @@ def check_out_dtype(dtype: str | None, likes: Iterable[Any]) -> None:
         return
     if dtype not in DTYPES:
         raise InvalidArgument(f"out_dtype: {dtype!r}; expected f32, f16 or bf16")
-    if dtype == "bf16" and not all(type(like).__module__ == "torch" for like in likes):
+    if dtype == "bf16" and not all(kind_of(like) == "torch" for like in likes):
         try:
             import ml_dtypes  # noqa: F401
         except ImportError:
@@ -71,7 +97,7 @@ def check_out_dtype(dtype: str | None, likes: Iterable[Any]) -> None:
 
 def as_kind_of(like: Any, out: np.ndarray, lse: np.ndarray, dtype: str | None) -> tuple[Any, Any]:
     """``out`` in ``dtype`` and ``lse``, as the kind of array that ``like`` is."""
-    kind = type(like).__module__.partition(".")[0]
+    kind = kind_of(like)
     if kind == "torch":
         import torch
 
@@ -86,7 +112,7 @@ def as_kind_of(like: Any, out: np.ndarray, lse: np.ndarray, dtype: str | None) -
         import ml_dtypes
 
         out = out.astype(ml_dtypes.bfloat16)
-    if kind in ("jax", "jaxlib"):
+    if kind == "jax":
         import jax.numpy as jnp
 
         return jnp.asarray(out), jnp.asarray(lse)
@@ -104,6 +130,8 @@ def scale_of(scale: float | None) -> float:
 
 def numbers_of(values: Any, field: str = "sinks") -> list[float]:
     """As the module takes a number for each head; None: none."""
+    if kind_of(values) == "torch":
+        check_torch(values, field)
     try:
         return [] if values is None else [float(value) for value in values]
     except (TypeError, ValueError):
@@ -114,6 +142,8 @@ def weights_of(values: Any, q: Any, field: str) -> list[float]:
     """As the module takes a number for each head of each row of ``q``; None: none."""
     if values is None:
         return []
+    if kind_of(values) == "torch":
+        check_torch(values, field)
     expected = tuple(shape_of(q, "q"))[:2]
     try:
         weights = np.asarray([[float(one) for one in row] for row in values], dtype=np.float32)

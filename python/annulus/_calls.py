@@ -57,6 +57,21 @@ def positions(
     return q_start, kv_len
 
 
+def check_rows(context: Context, number: int, k: Any, v: Any) -> None:
+    """Whether an append has v where the layer does."""
+    if k is None:
+        raise InvalidArgument("k: None; expected an array [tokens, heads, dim]")
+    spec = context.spec
+    if number >= spec["layers"]:
+        if v is not None:
+            raise InvalidArgument("v: given; expected none: a track's rows are k alone")
+    elif v is None and not spec["v_is_k_prefix"]:
+        raise InvalidArgument(
+            f"v: None; expected an array [tokens, {spec['kv_heads']}, {spec['v_head_dim']}], or a "
+            "context with v_is_k_prefix"
+        )
+
+
 def append_call(
     context: Context,
     layer: int,
@@ -67,8 +82,7 @@ def append_call(
     progress: Callable[[int, int], object] | None,
 ) -> Callable[[float | None, _core.CancelToken], tuple[int, int]]:
     """Of a layer by the service's count."""
-    if layer >= context.spec["layers"] and v is not None:
-        raise InvalidArgument("v: given; expected none: a track's rows are k alone")
+    check_rows(context, layer, k, v)
     if progress is not None and not callable(progress):
         raise of_wrong_kind("progress", progress, "a function of bytes done and in all")
 

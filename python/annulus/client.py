@@ -12,7 +12,7 @@ from typing import Any, TypedDict, Unpack
 
 from annulus import _core
 from annulus._arrays import check_out_dtype, numbers_of, scale_of
-from annulus._calls import index_of, layer_number
+from annulus._calls import check_rows, index_of, layer_number
 from annulus._checked import checked, wrong_argument
 from annulus._core import Answer
 from annulus._threads import Left, in_thread
@@ -339,6 +339,8 @@ def _request_of(step: Step, left: Left | None, cancel: _core.CancelToken | None)
     """As the module takes it (python/src/client.cc, StepOf); without ``left`` asks no service."""
     context, layer = step.context, step.layer
     layer = layer_number(context, layer, step.track)
+    if step.k is not None or step.v is not None:
+        check_rows(context, layer, step.k, step.v)
     return (
         context.id,
         layer,

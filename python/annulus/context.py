@@ -32,10 +32,11 @@ class Context:
     The end of a ``with`` waits at most 10 s for a service that is away: the lease frees it then.
 
     Tensors are [tokens, heads, dim]: anything with ``__dlpack__`` or the buffer protocol, float32,
-    float16 or bfloat16, strided too as long as the last dimension is contiguous. They are read
-    where they lie, reversed and broadcast ones from a copy; a tensor on a GPU is copied to pinned
-    host memory first. Positions (RoPE) are
-    applied by the caller. Calls that change one layer are the caller's to order.
+    float16 or bfloat16. They are read where they lie, strided too, as long as the last dimension
+    is contiguous; others, reversed and broadcast ones too, from a copy, and a tensor on a GPU from
+    one in pinned host memory. No gradients are made: a tensor of torch that requires one is refused
+    unless torch makes none either. Positions (RoPE) are applied by the caller. Calls that change
+    one layer are the caller's to order.
     """
 
     def __init__(self, client: Client, info: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 _FIELD = re.compile(r"^(?:shape of |number of )?(?:--)?([A-Za-z_](?:[\w.-]|\[[^\]]*\])*): ")
+_SINK = re.compile(r"\bsink of head \d+:")
 
 
 class AnnulusError(RuntimeError):
@@ -25,7 +26,7 @@ class AnnulusError(RuntimeError):
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
-        named = _FIELD.match(message)
+        named = _FIELD.match(_SINK.sub("sinks:", message, count=1))
         self.field = named.group(1) if named else None
 
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -83,15 +84,23 @@ bool FromOthers(nb::handle tensor, Lent* lent) {
   return true;
 }
 
+// Of torch's tensors, which lend themselves nevertheless.
+bool WantsGradient(nb::handle tensor) {
+  return nb::getattr(tensor, "requires_grad", nb::none()).is(nb::handle(Py_True));
+}
+
 bool From(nb::handle tensor, Lent* lent) {
   lent->owner = nb::borrow(tensor);
-  if (!IsNumpy(tensor)) return FromOthers(tensor, lent);
+  if (!IsNumpy(tensor)) return !WantsGradient(tensor) && FromOthers(tensor, lent);
   return FromNumpy(reinterpret_cast<PyArrayObject*>(tensor.ptr()), lent);
 }
 
-// Whether each row has a place of its own, in ascending order of memory along every dimension: not
-// where a tensor is reversed or broadcast.
+// Whether each row is contiguous and has a place of its own, in ascending order of memory along
+// every dimension: not where a tensor is reversed or broadcast.
 bool HasRowsApart(const Lent& lent) {
+  const auto is_none = [](int64_t size) { return size == 0; };
+  if (absl::c_any_of(lent.shape, is_none)) return true;
+  if (!lent.shape.empty() && lent.shape.back() > 1 && lent.strides.back() != 1) return false;
   if (lent.shape.size() < 2) return true;
   for (size_t i = 0; i + 1 < lent.shape.size(); ++i) {
     if (lent.shape[i] > 1 && lent.strides[i] < lent.shape.back()) return false;
@@ -104,17 +113,15 @@ nb::module_ Arrays() {
 }
 
 // A tensor that cannot be borrowed as it is: NumPy's bfloat16, a tensor with a gradient, one on
-// a GPU, one whose rows overlap. What annulus._arrays makes of it, and whether its 16-bit integers
-// are bfloat16.
+// a GPU, one whose rows overlap or are not contiguous. What annulus._arrays makes of it, and
+// whether its 16-bit integers are bfloat16.
 std::pair<nb::object, bool> ToHost(nb::handle tensor, const char* field) {
   return nb::cast<std::pair<nb::object, bool>>(Arrays().attr("to_host")(tensor, field));
 }
 
 Lent Take(nb::handle tensor, const char* field) {
   Lent lent;
-  if (From(tensor, &lent) && (lent.dtype.has_value() || !IsNumpy(tensor)) && HasRowsApart(lent)) {
-    return lent;
-  }
+  if (From(tensor, &lent) && lent.dtype.has_value() && HasRowsApart(lent)) return lent;
   lent = {};
   const auto [host, bits] = ToHost(tensor, field);
   bool is_lent = From(host, &lent);
@@ -149,10 +156,6 @@ Borrowed Borrow(nb::handle tensor, const char* field) {
   if (tensor.is_none()) return {};
   Lent lent = Take(tensor, field);
   if (lent.shape.size() != 3) Refuse(field, ShapeOf(lent), "[tokens, heads, dim]");
-  if (lent.strides[2] != 1 && lent.shape[2] > 1) {
-    Refuse(field, absl::StrCat("a last dimension with stride ", lent.strides[2]),
-           "a contiguous one");
-  }
   const TensorView view{lent.data,     *lent.dtype,     lent.shape[0],  lent.shape[1],
                         lent.shape[2], lent.strides[0], lent.strides[1]};
   return {std::move(lent.owner), std::move(lent.lender), view};

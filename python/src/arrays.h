@@ -24,8 +24,8 @@ struct Borrowed {
 };
 
 // Takes anything with __dlpack__ or the buffer protocol, [tokens, heads, dim] of float32, float16
-// or bfloat16, whose last dimension is contiguous; what lies on a GPU is copied to the host. None
-// is an empty view. Raises InvalidArgument naming `field`.
+// or bfloat16, read where it lies as long as its rows are contiguous and apart; anything else is
+// copied. None is an empty view. Raises InvalidArgument naming `field`.
 Borrowed Borrow(nb::handle tensor, const char* field);
 
 // float32 [tokens, heads, dim], or [tokens, heads] where dim is 1 and not `keep_dim`.

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
+#include <limits>
 #include <sstream>
 #include <string>
 #include <utility>
@@ -152,12 +153,24 @@ std::string Explain(const std::vector<std::string>& arguments) {
   return out.str();
 }
 
+// The lse of a caller's rows: a sum may be none, and is never infinite.
+Tensor CopySums(nb::handle lse) {
+  Tensor sums = CopyF32(lse, "lse", true);
+  for (int64_t at = 0; at < sums.tokens() * sums.heads() * sums.dim(); ++at) {
+    if (sums.f32()[at] < std::numeric_limits<float>::infinity()) continue;
+    Raise(absl::InvalidArgumentError(
+        absl::StrCat("lse[", at / (sums.heads() * sums.dim()), ", ", at / sums.dim() % sums.heads(),
+                     "]: ", sums.f32()[at], "; expected a finite number or -inf")));
+  }
+  return sums;
+}
+
 using Part = std::pair<nb::object, nb::object>;
 
 nb::tuple MergeParts(const std::vector<Part>& parts) {
   if (parts.empty()) Raise(absl::InvalidArgumentError("parts: none; expected one or more"));
   Tensor out = CopyF32(parts[0].first, "out", false);
-  Tensor lse = CopyF32(parts[0].second, "lse", true);
+  Tensor lse = CopySums(parts[0].second);
   if (lse.tokens() != out.tokens() || lse.heads() != out.heads() || lse.dim() != 1) {
     Raise(absl::InvalidArgumentError(
         absl::StrCat("lse: [", lse.tokens(), ", ", lse.heads(),
@@ -166,7 +179,7 @@ nb::tuple MergeParts(const std::vector<Part>& parts) {
   }
   for (size_t i = 1; i < parts.size(); ++i) {
     const Tensor more = CopyF32(parts[i].first, "out", false);
-    const Tensor more_lse = CopyF32(parts[i].second, "lse", true);
+    const Tensor more_lse = CopySums(parts[i].second);
     RaiseUnlessOk(Merge(more, more_lse, &out, &lse));
   }
   return nb::make_tuple(ToNumpy(std::move(out), true), ToNumpy(std::move(lse), false));
@@ -174,7 +187,7 @@ nb::tuple MergeParts(const std::vector<Part>& parts) {
 
 nb::tuple AddSinks(nb::handle out, nb::handle lse, const std::vector<float>& logits) {
   Tensor rows = CopyF32(out, "out", false);
-  Tensor sums = CopyF32(lse, "lse", true);
+  Tensor sums = CopySums(lse);
   RaiseUnlessOk(WithSinks(logits, &rows, &sums));
   return nb::make_tuple(ToNumpy(std::move(rows), true), ToNumpy(std::move(sums), false));
 }

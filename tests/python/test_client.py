@@ -181,7 +181,22 @@ def test_fields_of_a_context_are_keywords(client):
         (lambda c, x, k: x.append(0, k, k, start=5), "InvalidArgument", "start", "expected"),
         (lambda c, x, k: x.append(2, k, k), "InvalidArgument", "layer", "0 to 1"),
         (lambda c, x, k: x.append(0, "k", k), "InvalidArgument", "k", "a str"),
-        (lambda c, x, k: x.append(0, k[..., ::2], k), "InvalidArgument", "k", "stride"),
+        (lambda c, x, k: x.append(0, k), "InvalidArgument", "v", "expected an array"),
+        (lambda c, x, k: x.append(0, None, k), "InvalidArgument", "k", "expected an array"),
+        (lambda c, x, k: x.append(0, k[:0], k[:0]), "InvalidArgument", "k.tokens", "1 or more"),
+        (lambda c, x, k: x.attend(0, k[:0]), "InvalidArgument", "q.tokens", "1 or more"),
+        (
+            lambda c, x, k: c.step([annulus.Step(x, k=k)]),
+            "InvalidArgument",
+            "steps[0].v",
+            "expected an array",
+        ),
+        (
+            lambda c, x, k: x.attend(0, k[:1], q_start=0, kv_len=1, sinks=[np.nan] * 2),
+            "InvalidArgument",
+            "sinks",
+            "nan",
+        ),
         (
             lambda c, x, k: annulus.attention(k, k, k, pattern="casual"),
             "InvalidArgument",
@@ -357,3 +372,42 @@ def test_no_time_is_nan(client, rng, call):
     context.append(0, k, k)
     with pytest.raises(annulus.InvalidArgument, match=r"^[a-z_]+: nan; expected seconds$"):
         call(client, context, k)
+
+
+class Lent:
+    """An array of which nothing is known but that it can be lent."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack__(self, **options):
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+def test_any_layout_is_taken_by_every_call(client, rng):
+    k, v = tensors(rng, 40)
+    q = queries(rng, 1)
+    expected = attention(q, k, v)
+    for form in (
+        np.asfortranarray,
+        Lent,
+        lambda a: np.repeat(a, 2, axis=2)[..., ::2],
+        lambda a: a[::-1].copy()[::-1],
+    ):
+        context = client.create_context(heads=4, kv_heads=2, head_dim=64, dtype="f32")
+        context.append(0, form(k[:-2]), form(v[:-2]))
+        for i in (38, 39):
+            # A row of a Fortran-ordered array is one whose last dimension has strides.
+            last = (form(k), form(v)) if form is np.asfortranarray else (k, v)
+            rows = (a[i : i + 1] for a in last)
+            (end,) = client.step([annulus.Step(context, 0, None, *rows)])
+            assert end.tokens == i + 1
+        check(context.attend(0, form(q)), expected)
+        (step,) = client.step([annulus.Step(context, q=form(q))])
+        check(step, expected)
+        context.select(0, form(queries(rng, 1, heads=4)), "quest(64)")
+        if form is not Lent:
+            check(annulus.attention(form(q), form(k), form(v)), expected)

@@ -69,7 +69,12 @@ def test_bfloat16_and_float16(problem):
 def test_torch_tensors_come_back_as_torch(problem):
     torch = pytest.importorskip("torch")
     expected = attention(*problem)
-    answer = annulus.attention(*(torch.from_numpy(a).requires_grad_() for a in problem))
+
+    class Tensor(torch.Tensor):
+        pass
+
+    tensors = [torch.from_numpy(a).as_subclass(Tensor) for a in problem]
+    answer = annulus.attention(*tensors)
     assert isinstance(answer.out, torch.Tensor)
     np.testing.assert_allclose(answer.out.numpy(), expected[0], atol=2e-6, rtol=0)
     short = annulus.attention(
@@ -344,3 +349,57 @@ def test_a_program_that_leaves_its_client_open_ends_well():
     program = "import annulus\nclient = annulus.in_process(workers=2)\nprint(client.connection)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "ready\n", "")
+
+
+def test_torch_tensors_that_cannot_be_read_are_refused_by_name(client, problem):
+    torch = pytest.importorskip("torch")
+    q, k, v = (torch.from_numpy(a) for a in problem)
+    context = client.create_context(heads=4, kv_heads=2, head_dim=32, v_head_dim=48)
+    graded = q.clone().requires_grad_()
+    for words, tensor in {
+        "that requires a gradient": graded,
+        "on the device meta": q.to("meta"),
+        "of torch.sparse_coo": q.to_sparse(),
+        "of torch.quint8": torch.quantize_per_tensor(q, 0.1, 0, torch.quint8),
+        "of torch.complex64": q.to(torch.complex64),
+        "of torch.float64": q.double(),
+    }.items():
+        for name, call in {
+            "q": lambda t: annulus.attention(t, k, v),
+            "k": lambda t: context.append(0, t, v),
+            "steps[0].k": lambda t: client.step([annulus.Step(context, k=t, v=v)]),
+            "parts": lambda t: annulus.blend([t], [t]),
+        }.items():
+            with pytest.raises(annulus.InvalidArgument, match=words) as refused:
+                call(tensor)
+            assert refused.value.field == name
+    with pytest.raises(annulus.InvalidArgument, match=r"^sinks: .*gradient"):
+        annulus.attention(q, k, v, sinks=torch.zeros(8, requires_grad=True))
+    with torch.no_grad():
+        answer = annulus.attention(graded, k, v, sinks=torch.zeros(8, requires_grad=True))
+        asked = asyncio.run(asked_async(client, graded, k, v))
+    torch.testing.assert_close(asked.out, annulus.attention(q, k, v).out)
+    assert answer.out.shape == asked.out.shape
+
+
+async def asked_async(client, q, k, v):
+    spec = dict(heads=q.shape[1], kv_heads=k.shape[1], head_dim=q.shape[2], v_head_dim=v.shape[2])
+    context = client.create_context(**spec, dtype="f32")
+    await context.append_async(0, k, v)
+    return await context.attend_async(0, q)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_sums_that_are_no_numbers_are_refused(problem, value):
+    out, lse = annulus.attention(*problem)
+    wrong = lse.copy()
+    wrong[1, 2] = value
+    for call in (
+        lambda: annulus.merge([(out, wrong)]),
+        lambda: annulus.merge([(out, lse), (out, wrong)]),
+        lambda: annulus.merge([(out, wrong), (out, lse)]),
+        lambda: annulus.with_sinks(out, wrong, np.zeros(lse.shape[1])),
+    ):
+        with pytest.raises(annulus.InvalidArgument, match="expected a finite number") as refused:
+            call()
+        assert refused.value.field == "lse[1, 2]"

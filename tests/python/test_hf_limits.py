@@ -10,6 +10,8 @@ import annulus.hf as hf  # noqa: E402
 from hf_models import NAME, SMALL, made, prompt  # noqa: E402
 from service import Service  # noqa: E402
 
+WORDS = {"q_proj": "query", "k_proj": "key", "v_proj": "value"}
+
 
 @pytest.fixture
 def client():
@@ -70,6 +72,12 @@ def test_what_is_not_implemented_is_refused_by_name(client):
     with hf.enable(model, client=client) as enabled:
         with refused(annulus.InvalidArgument, match="requires_grad"):
             model(**inputs)
+        for name in ("q_proj", "k_proj", "v_proj"):
+            model.requires_grad_(False)
+            getattr(model.model.layers[0].self_attn, name).weight.requires_grad_()
+            with refused(annulus.InvalidArgument, match=f"requires_grad.*of {WORDS[name]};"):
+                model(**inputs)
+        model.requires_grad_()
         with torch.no_grad():
             for field, kwargs in {
                 "output_attentions": dict(output_attentions=True),
@@ -165,3 +173,58 @@ def test_options_reach_the_contexts(client):
     assert torch.equal(result.sequences, expected)
     assert {name: spec[name] for name in options} == options
     assert spec["layers"] == 3
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_forward_that_failed_is_taken_back(client, rows):
+    model = made("llama")
+    inputs = prompt(rows)
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        longer = {"attention_mask": torch.ones(rows, 14, dtype=torch.long)}
+        longer["attention_mask"][:, :13] = inputs["attention_mask"]
+        step = {"input_ids": inputs["input_ids"][:, -1:], **longer}
+        whole = torch.cat([inputs["input_ids"], step["input_ids"]], 1)
+        expected_step = model(input_ids=whole, **longer).logits[:, -1:]
+    with hf.enable(model, client=client) as enabled, torch.no_grad():
+        cache = enabled.cache()
+        for kwargs, answer in ((inputs, expected), (step, expected_step)):
+            before = cache.get_seq_length()
+            mlp = model.model.layers[0].mlp
+            forward, mlp.forward = mlp.forward, fail
+            with pytest.raises(ZeroDivisionError):
+                model(**kwargs, past_key_values=cache)
+            mlp.forward = forward
+            assert cache.get_seq_length() == before
+            assert {count for row in cache.rows for count in row.describe()["tokens"]} <= {
+                before - start for start in cache._starts
+            }
+            logits = model(**kwargs, past_key_values=cache).logits
+            seen = kwargs["attention_mask"][:, -logits.shape[1] :].bool()
+            torch.testing.assert_close(logits[seen], answer[seen], atol=2e-5, rtol=0)
+
+
+def test_a_forward_that_could_not_be_taken_back_is_so_before_the_next(client):
+    model = made("llama")
+    inputs = prompt(1)
+    with torch.no_grad():
+        expected = model(**inputs).logits
+    with hf.enable(model, client=client) as enabled, torch.no_grad():
+        cache = enabled.cache()
+        attend = cache.attend
+
+        def interrupted(layer, *args, **kwargs):
+            attend(layer, *args, **kwargs)
+            raise KeyboardInterrupt  # of which torch tells no hook
+
+        cache.attend = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            model(**inputs, past_key_values=cache)
+        cache.attend = attend
+        assert cache.get_seq_length() == 0
+        logits = model(**inputs, past_key_values=cache).logits
+        torch.testing.assert_close(logits, expected, atol=2e-5, rtol=0)
+
+
+def fail(*_):
+    raise ZeroDivisionError

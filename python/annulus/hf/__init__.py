@@ -18,6 +18,7 @@ padding, packed sequences, other caches, encoders. Needs ``pip install annulus[h
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
@@ -29,7 +30,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from annulus.client import Client, ContextOptions
-from annulus.errors import InvalidArgument
+from annulus.errors import AnnulusError, InvalidArgument
 from annulus.hf.attention import attend, mask_of
 from annulus.hf.cache import ContextCache, Holder
 
@@ -94,7 +95,8 @@ class Enabled:
         self._config = config
         self._model = weakref.ref(model)
         self._forward = threading.local()
-        parameters = inspect.signature(model.base_model.forward).parameters
+        base = model.get_decoder()  # which some models call past their base_model
+        parameters = inspect.signature(base.forward).parameters
         self._names = list(parameters)
         # What transformers calls the argument depends on its version.
         self._cache_name = "cache" if "cache" in parameters else "past_key_values"
@@ -107,7 +109,6 @@ class Enabled:
             )
         for module in model.modules():
             _enabled[module] = self
-        base = model.base_model
         self._hooks = [
             base.register_forward_pre_hook(self._before, with_kwargs=True),
             base.register_forward_hook(self._after, always_call=True),
@@ -194,11 +195,19 @@ class Enabled:
         self._forward.cache = cache
         return (), kwargs
 
-    def _after(self, *_: Any) -> None:
+    def _after(self, _: Any, __: Any, output: Any) -> None:
+        """After each forward; without an output it has failed."""
         cache = getattr(self._forward, "cache", None)
         self._forward.cache = None
-        if cache is not None and not cache.passing:
+        if cache is None:
+            return
+        if not cache.passing:
             cache.release()
+        elif output is not None:
+            cache.end()
+        else:
+            with contextlib.suppress(AnnulusError):  # the next forward tries again, and tells
+                cache.roll_back()
 
     def _check_cache(self, cache: Any) -> None:
         if not isinstance(cache, ContextCache):

@@ -96,7 +96,7 @@ def attend(
     **kwargs: Any,
 ) -> tuple[Any, None]:
     """A layer's attention, [rows, heads, n, dim] to [rows, n, heads, dim], through its contexts."""
-    _refuse(module, query, dropout, kwargs)
+    _refuse(module, {"query": query, "key": key, "value": value, "s_aux": s_aux}, dropout, kwargs)
     if not isinstance(attention_mask, Mask):
         shape = getattr(attention_mask, "shape", None)
         found = "none" if attention_mask is None else f"shape {tuple(shape or ())}"
@@ -130,11 +130,14 @@ def attend(
     return out.to(device=query.device, dtype=query.dtype), None
 
 
-def _refuse(module: Any, query: Any, dropout: float, kwargs: dict[str, Any]) -> None:
+def _refuse(module: Any, tensors: dict[str, Any], dropout: float, kwargs: dict[str, Any]) -> None:
     if dropout:
         raise InvalidArgument(f"dropout: {dropout}; expected 0, as model.eval() has it")
-    if query.requires_grad and torch.is_grad_enabled():
-        raise InvalidArgument("requires_grad: True; expected a call within torch.no_grad()")
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.requires_grad and torch.is_grad_enabled():
+            raise InvalidArgument(
+                f"requires_grad: True of {name}; expected a call within torch.no_grad()"
+            )
     if not getattr(module, "is_causal", True):
         raise InvalidArgument("is_causal: False; expected a causal layer")
     for name, given in kwargs.items():

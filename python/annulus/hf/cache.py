@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from annulus._arrays import to_host
+from annulus._threads import RELEASE_SECONDS, Left
 from annulus.client import Client, Step
 from annulus.context import Context
 from annulus.errors import AnnulusError, InvalidArgument
@@ -76,6 +78,8 @@ class ContextCache(Cache):
         self.passing = True
         self.rows: list[Context] = []
         self._starts: list[int] = []  # of each row, how many of its slots are padding
+        # Before a forward that has not ended well: _starts, and each row's tokens.
+        self._before: tuple[list[int], list[int]] | None = None
         self._handed: dict[int, tuple[Any, Any]] = {}  # by layer, between update() and attend()
         weakref.finalize(self, _release, self.rows)
 
@@ -83,6 +87,7 @@ class ContextCache(Cache):
         return f"<annulus.hf.ContextCache: {len(self.rows)} rows, {self.get_seq_length()} tokens>"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ContextCache:
+        self.roll_back()
         copy = ContextCache(self.holder)
         memo[id(self)] = copy
         for row in self.rows:
@@ -92,11 +97,37 @@ class ContextCache(Cache):
 
     def begin(self, passing: bool) -> None:
         """Before a forward, whether its layers will call ``update()``."""
+        self.roll_back()
+        left = Left(self.holder.timeout)
         self.passing = passing
         self._handed = {}
+        self._before = list(self._starts), [row._at(0, left, None) for row in self.rows]
+
+    def end(self) -> None:
+        """After a forward that went well."""
+        self._before = None
+
+    def roll_back(self) -> None:
+        """Forgets what a forward that did not end well has appended to some of the layers."""
+        if self._before is None:
+            return
+        starts, tokens = self._before
+        self._handed = {}
+        if tokens:
+            for row, count in zip(self.rows, tokens, strict=True):
+                row.truncate(count, timeout=self.holder.timeout)
+        else:
+            _release(self.rows)
+        self._starts = starts
+        self._before = None
 
     def length(self, layer: int) -> int:
-        """Tokens of a layer with the padding before them, alike in all rows."""
+        """Tokens of a layer with the padding before them, alike in all rows.
+
+        Those before a forward, until that has ended well.
+        """
+        if self._before is not None:
+            return max(map(sum, zip(*self._before, strict=True)), default=0)
         pairs = zip(self._starts, self.rows, strict=True)
         return max((start + row.tokens[layer] for start, row in pairs), default=0)
 
@@ -215,6 +246,7 @@ class ContextCache(Cache):
 
         A positive number says how many to keep, as older versions call it.
         """
+        self.roll_back()
         if tokens_to_remove == 0:
             return
         length = self.length(0)
@@ -227,6 +259,7 @@ class ContextCache(Cache):
 
     def reorder_cache(self, beam_idx: Any) -> None:
         """Row i becomes row ``beam_idx[i]``: the first use takes it, each other one is a fork."""
+        self.roll_back()
         wanted = beam_idx.tolist()
         if not self.rows:
             return
@@ -267,11 +300,11 @@ class ContextCache(Cache):
         _release(self.rows)
         self._starts = []
         self._handed = {}
+        self._before = None
 
 
 def _release(rows: list[Context]) -> None:
+    left = Left(RELEASE_SECONDS)
     while rows:
-        try:
-            rows.pop().release()
-        except AnnulusError:
-            pass  # gone already, or with its service
+        with contextlib.suppress(AnnulusError):  # gone already, or with its service
+            rows.pop().release(timeout=left())
