@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-_FIELD = re.compile(r"^(?:shape of |number of )?(?:--)?([A-Za-z_](?:[\w.-]|\[[^\]]*\])*): ")
+_FIELD = re.compile(r"^(?:(?:shape|number|tokens) of )?(?:--)?([A-Za-z_](?:[\w.-]|\[[^\]]*\])*): ")
 _SINK = re.compile(r"\bsink of head \d+:")
 
 

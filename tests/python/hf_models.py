@@ -33,6 +33,7 @@ CONFIGS = {
     "qwen3": ("Qwen3", {}),
     "mistral": ("Mistral", dict(sliding_window=7)),
     "gemma3": ("Gemma3Text", dict(layer_types=MIXED, sliding_window=5, query_pre_attn_scalar=24)),
+    "opt": ("OPT", dict(ffn_dim=96, word_embed_proj_dim=64)),  # whose decoder is called directly
     "gpt-oss": (
         "GptOss",
         dict(layer_types=MIXED, sliding_window=8, num_local_experts=4, num_experts_per_tok=2),

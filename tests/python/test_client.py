@@ -29,6 +29,11 @@ def pairs(a, b):
     return zip(a, b, strict=True)
 
 
+def raised_by(client, context, q):
+    (end,) = client.step([annulus.Step(context, q=q)])
+    raise end
+
+
 def check(answer, expected, tolerance=2e-6):
     out, lse = answer
     assert out.dtype == np.float32 and lse.dtype == np.float32
@@ -185,6 +190,7 @@ def test_fields_of_a_context_are_keywords(client):
         (lambda c, x, k: x.append(0, None, k), "InvalidArgument", "k", "expected an array"),
         (lambda c, x, k: x.append(0, k[:0], k[:0]), "InvalidArgument", "k.tokens", "1 or more"),
         (lambda c, x, k: x.attend(0, k[:0]), "InvalidArgument", "q.tokens", "1 or more"),
+        (lambda c, x, k: raised_by(c, x, k[:0]), "InvalidArgument", "q", "at least 1"),
         (
             lambda c, x, k: c.step([annulus.Step(x, k=k)]),
             "InvalidArgument",
