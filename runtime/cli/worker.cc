@@ -71,7 +71,8 @@ Options OptionsOf(WorkerFlags* flags) {
   options.Add("data-listen", "HOST:PORT",
               "where clients upload KV (towards the coordinator, any port)",
               SetParsed(&flags->data_listen, ParseEndpoint));
-  options.Add("upload-bytes-max", "N", "bytes of uploads under way at once (256M)",
+  options.Add("upload-bytes-max", "N",
+              "bytes of uploads under way at once, half of them one client's (256M)",
               SetCount(&flags->upload_bytes_max, 1, int64_t{1} << 50));
   options.Add("place", "N", "the how many-th worker of this machine this is: GPUs go in turn (0)",
               SetCount(&flags->place, 0, kPlacesMax));

@@ -1,5 +1,6 @@
 // What a coordinator holds at most; each bound is named in the error it causes: RESOURCE_EXHAUSTED,
-// or INVALID_ARGUMENT for a single request that is too large.
+// or INVALID_ARGUMENT for a single request that is too large. One owner has at most half of
+// contexts and their layers, one peer (runtime/identity/peer_name.h) of calls and their bytes.
 #pragma once
 
 #include <cstdint>

@@ -77,7 +77,7 @@ struct Caller {
   Role role = Role::kAdmin;
   absl::Time expires = absl::InfiniteFuture();  // the caller must prove itself again by then
   TenantQuotas quotas = {};                     // its tenant's, as they are now
-  std::string client = {};                      // where the call came from, for logs
+  std::string client = {};                      // where the call came from, as gRPC says it
 };
 
 // Admins are held to no quota, and neither is whoever calls for nobody in particular.

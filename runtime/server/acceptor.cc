@@ -17,9 +17,9 @@
 #include "absl/time/clock.h"
 #include "base/listener.h"
 #include "base/peer_address.h"
+#include "base/shared_bound.h"
 #include "base/status.h"
 #include "runtime/protocol/public/tls_files.h"
-#include "runtime/server/admission.h"
 
 namespace annulus {
 namespace {

@@ -134,10 +134,6 @@ absl::string_view Admission::NameOf(Bound bound) {
   return "buffer_bytes_max";
 }
 
-bool Admission::HasRoom(Bound bound, int64_t count, const Entry& entry) const {
-  return count <= max_[bound] - held_[bound] && count <= ShareOf(max_[bound]) - entry.held[bound];
-}
-
 absl::Status Admission::Take(Bound bound, int64_t count, Ticket& ticket) {
   if (!HasRoom(bound, count, *ticket.peer_.entry_))
     return Refuse(bound, count, *ticket.peer_.entry_);
@@ -164,13 +160,7 @@ absl::Status Admission::Refuse(Bound bound, int64_t count, const Entry& entry) {
   constexpr uint64_t kGolden = 0x9E3779B97F4A7C15;
   constexpr int kSpreadBits = 5;  // 32 ms
   const uint64_t spread_ms = (++refusals_ * kGolden) >> (64 - kSpreadBits);
-  const bool by_all = count > max_[bound] - held_[bound];
-  const std::string taken =
-      by_all ? absl::StrCat(held_[bound], " in use")
-             : absl::StrCat("this caller has ", entry.held[bound], ", and at most half is one's");
-  return WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat(NameOf(bound), ": ", max_[bound],
-                                                                  "; ", taken, ", this call needs ",
-                                                                  count, " more; try again later")),
+  return WithRetryAfter(AboveBound({.name = NameOf(bound)}, UseOf(bound, entry), count),
                         kRetryAfterMin + absl::Milliseconds(spread_ms));
 }
 

@@ -20,14 +20,10 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "base/histogram.h"
+#include "base/shared_bound.h"
 #include "runtime/server/fair_queue.h"
 
 namespace annulus {
-
-// What one peer may have of a bound that it shares with others.
-constexpr int64_t ShareOf(int64_t bound) {
-  return bound - bound / 2;
-}
 
 class Admission {
   static constexpr size_t kBounds = 3;
@@ -125,7 +121,12 @@ class Admission {
   };
 
   // All with the mutex held.
-  bool HasRoom(Bound bound, int64_t count, const Entry& entry) const;
+  BoundUse UseOf(Bound bound, const Entry& entry) const {
+    return {max_[bound], held_[bound], entry.held[bound]};
+  }
+  bool HasRoom(Bound bound, int64_t count, const Entry& entry) const {
+    return UseOf(bound, entry).HasRoom(count);
+  }
   absl::Status Take(Bound bound, int64_t count, Ticket& ticket);
   void Give(Bound bound, int64_t count, Ticket& ticket);
   bool MayWait(const WaitingCall& call, absl::Time now) const;

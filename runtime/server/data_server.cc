@@ -61,7 +61,8 @@ class Handlers final : public grpc::Service {
       ANNULUS_ASSIGN_OR_RETURN(caller, door_->Admit(*context, "Put", Access::kWrite));
     }
     Places::Place place(&puts_);
-    ANNULUS_RETURN_IF_ERROR(place.Take(context, PeerOf(*context, caller)));
+    const std::string peer = PeerOf(*context, caller);
+    ANNULUS_RETURN_IF_ERROR(place.Take(context, peer));
     ClientPace pace(&stalls_, context);
     v1::PutPart part;
     const auto read = [&] { return ReadPart(&pace, stream, &part); };
@@ -70,7 +71,7 @@ class Handlers final : public grpc::Service {
     }
     // What waits for bytes that must not be stored any more need not wait.
     ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<GrantTable::Upload> upload,
-                             grants_->Claim(part.header().grant(), part.header().secret(),
+                             grants_->Claim(part.header().grant(), part.header().secret(), peer,
                                             kGrantWait, [context] { context->TryCancel(); }));
     if (!place.SetBusy(true)) return absl::CancelledError("others needed the upload's place");
     context->AddInitialMetadata(kClaimedKey, "1");

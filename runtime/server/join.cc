@@ -15,6 +15,7 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "base/log.h"
+#include "base/peer_address.h"
 #include "base/quoted.h"
 #include "base/status.h"
 #include "runtime/protocol/public/channel.h"

@@ -9,7 +9,6 @@ namespace annulus {
 namespace {
 
 constexpr int64_t kBytesMax = int64_t{1} << 50;
-constexpr int kCallsMax = 10'000;
 
 absl::Status CheckLimit(absl::string_view name, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();

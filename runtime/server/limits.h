@@ -21,9 +21,12 @@
 
 namespace annulus {
 
+// The most calls that any of these may allow.
+inline constexpr int kCallsMax = 10'000;
+
 struct RpcLimits {
   StreamLimits stream = {};
-  int in_flight_max = 128;                      // calls with tensors that work
+  int in_flight_max = 256;                      // calls with tensors that work
   int transfers_max = 256;                      // calls that bring or fetch tensors, or wait to
   int step_streams_max = 512;                   // open at once, idle or not
   int short_calls_max = 64;                     // all others

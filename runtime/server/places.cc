@@ -2,10 +2,9 @@
 
 #include <grpcpp/server_context.h>
 
-#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "annulus/retry_hint.h"
-#include "runtime/server/admission.h"
+#include "base/shared_bound.h"
 
 namespace annulus {
 namespace {
@@ -28,16 +27,9 @@ absl::Status Places::Place::Take(grpc::ServerContext* context, const std::string
   if (HasQuotas(caller) && has >= quota_max && !places.EndIdle(&peer)) {
     return WithRetryAfter(AboveQuota(quota, quota_max, caller.tenant, has, 1), kIdleMin);
   }
-  const bool has_half = places.PlacesOf(peer) >= ShareOf(places.places_max_);
-  const bool full = places.count_ >= places.places_max_;
-  if ((has_half || full) && !places.EndIdle(has_half ? &peer : nullptr)) {
-    return WithRetryAfter(
-        absl::ResourceExhaustedError(absl::StrCat(
-            places.name_, ": ", places.places_max_, "; ",
-            has_half ? absl::StrCat("this caller has ", has, ", and at most half is one's")
-                     : absl::StrCat(places.count_, " in use"),
-            ", this call needs 1 more; try again later")),
-        kIdleMin);
+  const BoundUse use{places.places_max_, places.count_, places.PlacesOf(peer)};
+  if (!use.HasRoom(1) && !places.EndIdle(use.HasShare(1) ? nullptr : &peer)) {
+    return WithRetryAfter(AboveBound({.name = places.name_}, use, 1), kIdleMin);
   }
   entry_ = places.entries_.insert(places.entries_.end(), {context, peer, false, absl::Now(), true});
   ++places.peers_[peer];

@@ -34,13 +34,10 @@ int64_t KvStore::Context::layer_bytes(int layer) const {
 }
 
 absl::Status KvStore::ReserveTables(Context& context, int64_t bytes) {
-  if (bytes > table_bytes_max_ - table_bytes()) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("table_bytes_max: ", table_bytes_max_, " (an eighth of kv_bytes_limit); ",
-                     table_bytes(), " in use, this call needs ", bytes, " more; release contexts"));
-  }
+  const std::string& owner = context.shard.spec.owner;
+  ANNULUS_RETURN_IF_ERROR(tables_.Check(owner, bytes));
+  tables_.Add(owner, bytes);
   context.table_bytes += bytes;
-  table_bytes_ += bytes;
   return absl::OkStatus();
 }
 
@@ -244,7 +241,7 @@ absl::Status KvStore::Release(ContextId id) {
   const auto found = contexts_.find(id);
   if (found == contexts_.end()) return NoContext(id);
   released = std::move(found->second);
-  table_bytes_ -= released->table_bytes;
+  tables_.Add(released->shard.spec.owner, -released->table_bytes);
   contexts_.erase(found);
   --contexts_count_;
   return absl::OkStatus();

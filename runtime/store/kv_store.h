@@ -4,11 +4,11 @@
 // before anything is stored: an append that does not fit leaves no trace. A page that forks share
 // counts once, also where the contexts of one owner are counted together. What contexts and their
 // layers take beside pages is counted apart and has a bound of its own (table_bytes_max), an eighth
-// of that of the pages; a layer takes nothing before its first token. A page is sealed with a
-// CRC32C once its block is full, and checked by Verify before it leaves the worker; where a pattern
-// of the context chooses keys by data, with summaries of its keys too, which count as its bytes.
-// Pages are zeroed when they are freed. A KV-efficient context lets go of pages as it grows
-// (retention.h).
+// of that of the pages, of which one owner has at most half; a layer takes nothing before its first
+// token. A page is sealed with a CRC32C once its block is full, and checked by Verify before it
+// leaves the worker; where a pattern of the context chooses keys by data, with summaries of its
+// keys too, which count as its bytes. Pages are zeroed when they are freed. A KV-efficient context
+// lets go of pages as it grows (retention.h).
 //
 // Calls on different layers may be made at once, and any number that only read one (Read, Table,
 // Verify). A call that changes a layer needs it for itself, and what Table gave is used up before;
@@ -32,6 +32,7 @@
 #include "annulus/types.h"
 #include "attention/kv_view.h"
 #include "attention/select/choose.h"
+#include "base/shared_bound.h"
 #include "runtime/context/layer_state.h"
 #include "runtime/context/layout.h"
 #include "runtime/context/owner_bytes.h"
@@ -48,8 +49,12 @@ class KvStore {
   // Pages lie in `space`, which outlives this.
   explicit KvStore(int64_t kv_bytes_limit, MemorySpace& space = HostMemory())
       : kv_bytes_limit_(kv_bytes_limit),
-        table_bytes_max_(std::max(kTableBytesMin, kv_bytes_limit / 8)),
-        space_(space) {}
+        space_(space),
+        tables_({.name = "table_bytes_max",
+                 .value = " (an eighth of kv_bytes_limit)",
+                 .peer = "its owner",
+                 .advice = "release contexts"},
+                std::max(kTableBytesMin, kv_bytes_limit / 8)) {}
 
   // A context of which this worker is `rank` of `world`. ALREADY_EXISTS if it is open,
   // RESOURCE_EXHAUSTED names table_bytes_max.
@@ -151,7 +156,10 @@ class KvStore {
   int64_t kv_bytes() const { return kv_bytes_.bytes(); }
   int64_t kv_bytes_limit() const { return kv_bytes_limit_; }
   // What contexts and layers take beside pages, about.
-  int64_t table_bytes() const { return table_bytes_.load(std::memory_order_relaxed); }
+  int64_t table_bytes() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return tables_.in_use();
+  }
   int64_t contexts() const { return contexts_count_.load(std::memory_order_relaxed); }
   // That KV-efficient contexts have let go of so far.
   int64_t evicted_bytes() const { return evicted_bytes_.load(std::memory_order_relaxed); }
@@ -206,14 +214,13 @@ class KvStore {
   static LayerState StateOf(const Layer* layer);
 
   const int64_t kv_bytes_limit_;
-  const int64_t table_bytes_max_;
   MemorySpace& space_;
   ByteCount kv_bytes_;
-  std::atomic<int64_t> table_bytes_ = 0;
   std::atomic<int64_t> contexts_count_ = 0;
   std::atomic<int64_t> evicted_bytes_ = 0;
   // Of the map, and of what a context knows of its layers: which there are, what they take.
   mutable std::mutex mutex_;
+  SharedBound tables_;                   // bytes beside pages, by owner
   std::map<std::string, Owner> owners_;  // under mutex_
   std::string last_told_;                // of those told in turn
   std::map<ContextId, std::unique_ptr<Context>> contexts_;

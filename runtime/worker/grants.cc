@@ -7,15 +7,21 @@
 #include "absl/strings/str_cat.h"
 #include "annulus/dtype.h"
 #include "annulus/retry_hint.h"
+#include "base/peer_address.h"
 #include "base/secret.h"
 #include "base/status.h"
 
 namespace annulus {
 
 GrantTable::GrantTable(int64_t upload_bytes_max, const Clock& clock)
-    : upload_bytes_max_(upload_bytes_max),
-      clock_(clock),
-      bytes_in_use_(std::make_shared<std::atomic<int64_t>>(0)) {}
+    : clock_(clock),
+      bytes_(new Bytes{{},
+                       {{.name = "upload_bytes_max", .taker = "this upload"}, upload_bytes_max}}) {}
+
+int64_t GrantTable::upload_bytes() const {
+  const std::lock_guard<std::mutex> lock(bytes_->mutex);
+  return bytes_->bound.in_use();
+}
 
 void GrantTable::SetTake(std::function<bool(WorkerTask& task)> take) {
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -60,22 +66,22 @@ void GrantTable::RevokeAll() {
   End([](const Grant&) { return true; });
 }
 
-absl::StatusOr<std::shared_ptr<const void>> GrantTable::Reserve(uint64_t bytes) {
+absl::StatusOr<std::shared_ptr<const void>> GrantTable::Reserve(const std::string& peer,
+                                                                uint64_t bytes) {
   const auto wanted = static_cast<int64_t>(bytes);
-  if (wanted > upload_bytes_max_ - bytes_in_use_->load()) {
-    return WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat(
-                              "upload_bytes_max: ", upload_bytes_max_, "; ", bytes_in_use_->load(),
-                              " in use, this upload needs ", wanted, " more")),
-                          absl::Milliseconds(20));
-  }
-  *bytes_in_use_ += wanted;
-  // The count is shared, since a worker's last tasks may go after the table.
-  return std::shared_ptr<const void>(
-      bytes_in_use_.get(), [in_use = bytes_in_use_, wanted](const void*) { *in_use -= wanted; });
+  const std::lock_guard<std::mutex> lock(bytes_->mutex);
+  const absl::Status room = bytes_->bound.Check(peer, wanted);
+  if (!room.ok()) return WithRetryAfter(room, absl::Milliseconds(20));
+  bytes_->bound.Add(peer, wanted);
+  return std::shared_ptr<const void>(bytes_.get(), [held = bytes_, peer, wanted](const void*) {
+    const std::lock_guard<std::mutex> lock(held->mutex);
+    held->bound.Add(peer, -wanted);
+  });
 }
 
 absl::StatusOr<std::unique_ptr<GrantTable::Upload>> GrantTable::Claim(
-    uint64_t id, absl::string_view secret, absl::Duration wait, std::function<void()> on_revoked) {
+    uint64_t id, absl::string_view secret, const std::string& peer, absl::Duration wait,
+    std::function<void()> on_revoked) {
   std::unique_lock<std::mutex> lock(mutex_);
   auto found = grants_.end();
   const bool granted = added_.wait_for(lock, absl::ToChronoNanoseconds(wait), [&] {
@@ -86,10 +92,12 @@ absl::StatusOr<std::unique_ptr<GrantTable::Upload>> GrantTable::Claim(
     return absl::PermissionDeniedError(absl::StrCat(
         "no such grant as ", id, ": it is unknown, used or over, or has another secret"));
   }
+  const wire::ExpectUpload& expect = found->second.expect;
   ANNULUS_ASSIGN_OR_RETURN(std::shared_ptr<const void> reserved,
-                           Reserve(found->second.expect.work.items[0].append_bytes));
-  auto upload = std::unique_ptr<Upload>(
-      new Upload(this, found->second.expect, std::move(reserved), std::move(on_revoked)));
+                           Reserve(expect.tenant.empty() ? peer : TenantPeer(expect.tenant),
+                                   expect.work.items[0].append_bytes));
+  auto upload =
+      std::unique_ptr<Upload>(new Upload(this, expect, std::move(reserved), std::move(on_revoked)));
   found->second.upload = upload.get();
   return upload;
 }

@@ -9,7 +9,6 @@
 // Thread-safe. Outlives the worker and the uploads.
 #pragma once
 
-#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -17,6 +16,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -25,6 +25,7 @@
 #include "absl/types/span.h"
 #include "annulus/buffer.h"
 #include "base/clock.h"
+#include "base/shared_bound.h"
 #include "runtime/protocol/cluster/wire.h"
 #include "runtime/worker/task.h"
 
@@ -32,7 +33,8 @@ namespace annulus {
 
 class GrantTable {
  public:
-  // upload_bytes_max: of all uploads that are under way or wait to be stored.
+  // upload_bytes_max: of all uploads that are under way or wait to be stored; a tenant's, or else a
+  // peer's, are at most half.
   explicit GrantTable(int64_t upload_bytes_max, const Clock& clock = Clock::Real());
 
   // The worker's side. `take` gets each Work whose tensors are whole, as
@@ -75,13 +77,14 @@ class GrantTable {
 
   // Waits for the grant up to `wait`: its client may be faster than its coordinator.
   // PERMISSION_DENIED, the same and as late, for a grant that is unknown and for a wrong secret;
-  // RESOURCE_EXHAUSTED names upload_bytes_max. `on_revoked` runs at most once, on any thread and
-  // never after the upload is gone; it must not use the table.
+  // RESOURCE_EXHAUSTED names upload_bytes_max. `peer`: who brings it, where the grant is of no
+  // tenant. `on_revoked` runs at most once, on any thread and never after the upload is gone; it
+  // must not use the table.
   absl::StatusOr<std::unique_ptr<Upload>> Claim(uint64_t grant, absl::string_view secret,
-                                                absl::Duration wait,
+                                                const std::string& peer, absl::Duration wait,
                                                 std::function<void()> on_revoked);
 
-  int64_t upload_bytes() const { return bytes_in_use_->load(); }
+  int64_t upload_bytes() const;
 
  private:
   struct Grant {
@@ -93,11 +96,16 @@ class GrantTable {
   // Ends grants of which `over` holds. With the mutex held.
   template <typename Over>
   void End(Over over);
-  absl::StatusOr<std::shared_ptr<const void>> Reserve(uint64_t bytes);
+  absl::StatusOr<std::shared_ptr<const void>> Reserve(const std::string& peer, uint64_t bytes);
 
-  const int64_t upload_bytes_max_;
+  struct Bytes {
+    std::mutex mutex;
+    SharedBound bound;  // under the mutex
+  };
+
   const Clock& clock_;
-  const std::shared_ptr<std::atomic<int64_t>> bytes_in_use_;
+  // Shared, since a worker's last tasks may go after the table.
+  const std::shared_ptr<Bytes> bytes_;
   std::mutex mutex_;
   std::condition_variable added_;
   std::function<bool(WorkerTask&)> take_;  // under mutex_, as all that follows

@@ -40,8 +40,9 @@ struct Fixture {
     });
   }
 
-  auto Claim(uint64_t grant, absl::Duration wait = absl::ZeroDuration()) {
-    return table.Claim(grant, Expectation(grant).secret, wait, [this] { ++told; });
+  auto Claim(uint64_t grant, absl::Duration wait = absl::ZeroDuration(),
+             const std::string& peer = "192.0.2.1") {
+    return table.Claim(grant, Expectation(grant).secret, peer, wait, [this] { ++told; });
   }
 
   ManualClock clock;
@@ -88,7 +89,7 @@ TEST_CASE("grants that are unknown, used, over or another's are refused alike") 
   f.table.Add(Expectation(1));
   const auto refusal = [&](uint64_t grant, const std::string& secret) {
     const absl::Time begin = absl::Now();
-    const auto claimed = f.table.Claim(grant, secret, absl::Milliseconds(30), [] {});
+    const auto claimed = f.table.Claim(grant, secret, "", absl::Milliseconds(30), [] {});
     CHECK(absl::Now() - begin >= absl::Milliseconds(30));
     CHECK(absl::IsPermissionDenied(claimed.status()));
     std::string message(claimed.status().message());
@@ -151,13 +152,13 @@ TEST_CASE("what is revoked can never be stored, and is told to stop") {
 }
 
 TEST_CASE("an upload is refused where it has no room, and what is not finite everywhere") {
-  Fixture f(/*room_for=*/0, /*bytes_max=*/100);
+  Fixture f(/*room_for=*/0, /*bytes_max=*/200);
   for (const uint64_t grant : {1, 2, 3}) f.table.Add(Expectation(grant));
   auto first = f.Claim(1);
   REQUIRE(first.ok());
   const absl::Status full = f.Claim(2).status();
   CHECK(absl::IsResourceExhausted(full));
-  CHECK(std::string(full.message()).find("upload_bytes_max: 100; ") != std::string::npos);
+  CHECK(std::string(full.message()).find("upload_bytes_max: 200; ") != std::string::npos);
   CHECK(RetryAfter(full).has_value());
 
   Fill(**first, 0);
@@ -177,6 +178,42 @@ TEST_CASE("an upload is refused where it has no room, and what is not finite eve
   f.table.SetTake({});
   Fill(**orphan, 0);
   CHECK(absl::IsUnavailable((*orphan)->Finish()));
+}
+
+TEST_CASE("uploads of one tenant, or else of one peer, take at most half of the bytes") {
+  Fixture f(/*room_for=*/0, /*bytes_max=*/256);
+  for (const uint64_t grant : {1, 2, 3, 4}) {
+    wire::ExpectUpload expect = Expectation(grant);
+    expect.tenant = grant == 4 ? "dogs" : "cats";
+    f.table.Add(std::move(expect));
+  }
+  const auto at = [&f](uint64_t grant, const std::string& peer) {
+    return f.Claim(grant, absl::ZeroDuration(), peer);
+  };
+  // From wherever they come: slow ones that keep what they have.
+  auto first = at(1, "192.0.2.1");
+  auto second = at(2, "192.0.2.2");
+  REQUIRE((first.ok() && second.ok()));
+  const absl::Status refused = at(3, "192.0.2.3").status();
+  CHECK(absl::IsResourceExhausted(refused));
+  CHECK(refused.message() ==
+        "upload_bytes_max: 256; this caller has 128, and at most half is one's, this upload needs "
+        "64 more; try again later");
+  CHECK(RetryAfter(refused).has_value());
+  auto other = at(4, "192.0.2.1");
+  CHECK(other.ok());
+  first->reset();
+  CHECK(at(3, "192.0.2.3").ok());
+  second->reset();
+  other->reset();
+
+  // Where nobody shows a token.
+  for (const uint64_t grant : {5, 6, 7, 8}) f.table.Add(Expectation(grant));
+  auto fifth = at(5, "192.0.2.1");
+  auto sixth = at(6, "192.0.2.1");
+  REQUIRE((fifth.ok() && sixth.ok()));
+  CHECK(absl::IsResourceExhausted(at(7, "192.0.2.1").status()));
+  CHECK(at(8, "192.0.2.2").ok());
 }
 
 }  // namespace annulus

@@ -74,7 +74,7 @@ TEST_CASE("what a server refuses is counted, whatever the form of the call") {
   CHECK(observed == 1);
   raw.service.before = [](const char*, const CallContext&) {
     return absl::ResourceExhaustedError(
-        "contexts_max: 1; as many in use, this context needs 1 more; release contexts");
+        "contexts_max: 1; 1 in use, this context needs 1 more; release contexts");
   };
   v1::ContextRef context;
   v1::ContextInfo info;

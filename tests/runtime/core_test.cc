@@ -227,7 +227,7 @@ TEST_CASE("Every bound is named, and what it held is given back") {
   const CallId second = d.Begin(create, &actions);
   CHECK(absl::IsResourceExhausted(FinishOf(actions, second)));
   CHECK(FinishOf(actions, second).message() ==
-        "contexts_max: 1; as many in use, this context needs 1 more; release contexts");
+        "contexts_max: 1; 1 in use, this context needs 1 more; release contexts");
 
   // An appended token takes 2 heads · 32 dims · 2 bytes.
   const CallId large = d.BeginAppend(id, 0, 235, &actions);

@@ -289,5 +289,50 @@ TEST_CASE("Layers without tokens take no memory, and others are counted and boun
   CHECK(store.table_bytes() == 0);
 }
 
+TEST_CASE("One owner's contexts and forks take at most half of what is beside pages") {
+  ContextSpec spec;
+  spec.layers = 1024;
+  spec.heads = spec.kv_heads = 2;
+  spec.head_dim = spec.v_head_dim = 8;
+  spec.owner = "cats";
+  KvStore store(int64_t{64} << 20);  // an eighth of which is 8 MiB
+  constexpr int64_t kHalf = int64_t{4} << 20;
+  Rng rng(5);
+  const LayerKv kv(spec, 1, rng);
+  const Buffer rows = Pack(spec, 1, 0, kv, {0, 1});
+  REQUIRE(store.Open(1, spec, 1, 0).ok());
+  for (int layer = 0; layer < 512; ++layer) {
+    REQUIRE(store.Append(1, layer, {0, 1}, rows.span()).ok());
+  }
+  std::vector<int64_t> stored(1024, 0);
+  std::fill_n(stored.begin(), 512, 1);
+  const int64_t of_one = store.table_bytes();
+  ContextId id = 2;
+  absl::Status status;
+  while (status.ok()) status = store.Fork(1, id++, stored);
+  CHECK(status.message() ==
+        absl::StrCat("table_bytes_max: 8388608 (an eighth of kv_bytes_limit); its owner has ",
+                     store.table_bytes(), ", and at most half is one's, this call needs ", of_one,
+                     " more; release contexts"));
+  CHECK(store.table_bytes() <= kHalf);
+  CHECK(store.table_bytes() > kHalf - of_one);
+
+  const int64_t of_cats = store.table_bytes();
+  spec.owner = "dogs";
+  REQUIRE(store.Open(1000, spec, 1, 0).ok());
+  for (int layer = 0; layer < 512; ++layer) {
+    CHECK(store.Append(1000, layer, {0, 1}, rows.span()).ok());
+  }
+  spec.owner = "";  // nobody's may take all that is left
+  ContextId nobodys = 2000;
+  status = absl::OkStatus();
+  while (status.ok()) status = store.Open(nobodys++, spec, 1, 0);
+  CHECK(absl::StrContains(status.message(), " in use, this call needs "));
+  CHECK(store.table_bytes() > of_cats + kHalf / 2);
+  CHECK(absl::IsResourceExhausted(store.Fork(1, id, stored)));
+  REQUIRE(store.Release(2).ok());
+  CHECK(store.Fork(1, id, stored).ok());
+}
+
 }  // namespace
 }  // namespace annulus

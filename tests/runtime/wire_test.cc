@@ -102,8 +102,9 @@ TEST_CASE("Messages come back as they were") {
   fill.items[0].horizon = 0;
   CHECK(RoundTrip(fill).items[0].horizon == 0);
   const ExpectUpload expect =
-      RoundTrip(ExpectUpload{Several(1), std::string(kSecretBytes, 's'), DType::kF16});
+      RoundTrip(ExpectUpload{Several(1), std::string(kSecretBytes, 's'), DType::kF16, "cats"});
   CHECK(expect.work.items.at(0).append_bytes == 16);
+  CHECK(expect.tenant == "cats");
   const Cancel cancel = RoundTrip(Cancel{5, {{6, 7}, {8, 9}}});
   CHECK(cancel.items == std::vector<ItemName>{{6, 7}, {8, 9}});
   const Partials partials = RoundTrip(Partials{5, {{{6, 7}, 24}, {{8, 9}, 0}}});

@@ -27,8 +27,8 @@
 {{- if lt $buffer 33554432 -}}
 {{- fail (printf "coordinator.bufferBytes: %v; expected at least 32Mi" $v.coordinator.bufferBytes) -}}
 {{- end -}}
-{{- if gt $request $inFlight -}}
-{{- fail (printf "coordinator.requestBytes: %v; expected at most coordinator.inFlightBytes, %v" $v.coordinator.requestBytes $v.coordinator.inFlightBytes) -}}
+{{- if gt $request (div $inFlight 2) -}}
+{{- fail (printf "coordinator.requestBytes: %v; expected at most half of coordinator.inFlightBytes, %v" $v.coordinator.requestBytes $v.coordinator.inFlightBytes) -}}
 {{- end -}}
 {{- if gt $request (div $buffer 2) -}}
 {{- fail (printf "coordinator.requestBytes: %v; expected at most half of coordinator.bufferBytes, %v" $v.coordinator.requestBytes $v.coordinator.bufferBytes) -}}

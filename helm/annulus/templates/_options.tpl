@@ -53,7 +53,7 @@ trace-out: file
 {{- if eq . "coordinator" }}
 contexts-max: [1, 16777216]
 layers-max: [1, 4294967296]
-in-flight-max: [1, 1048576]
+in-flight-max: [1, 10000]
 list-cache-bytes: [0, 1125899906842624]
 audit-log: file
 reflection: switch

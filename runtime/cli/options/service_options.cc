@@ -79,17 +79,19 @@ void AddServiceOptions(Options* options, ServiceFlags* flags) {
 void AddLimits(Options* options, LimitFlags* flags) {
   CoordinatorLimits* const limits = &flags->coordinator;
   constexpr int64_t kBytesMax = int64_t{1} << 50;
-  options->Add("contexts-max", "N", "contexts at once (4096)",
+  options->Add("contexts-max", "N", "contexts at once, half of them one tenant's (4096)",
                SetCount(&limits->contexts_max, 1, int64_t{1} << 24));
-  options->Add("layers-max", "N", "layers of all contexts together (1M)",
+  options->Add("layers-max", "N", "layers of all contexts together, half of them one tenant's (1M)",
                SetCount(&limits->layers_max, 1, int64_t{1} << 32));
-  options->Add("in-flight-max", "N", "calls at once (256)",
-               SetCount(&limits->in_flight_max, 1, int64_t{1} << 20));
+  options->Add("in-flight-max", "N", "calls at once, half of them one client's (256)",
+               SetCount(&limits->in_flight_max, 1, kCallsMax));
   options->Add("in-flight-bytes-max", "N",
-               "bytes of all calls' tensors, candidates and lists at once (4G)",
+               "bytes of all calls' tensors, candidates and lists at once, half of them one "
+               "client's (4G)",
                SetCount(&limits->in_flight_bytes_max, 1, kBytesMax));
   options->Add("request-bytes-max", "N",
-               "bytes of one call's tensors with its answer, half of buffer-bytes-max at most (1G)",
+               "bytes of one call's tensors with its answer, half of buffer-bytes-max and of "
+               "in-flight-bytes-max at most (1G)",
                SetCount(&limits->request_bytes_max, 1, kBytesMax));
   options->Add("buffer-bytes-max", "N",
                "bytes of all calls' tensors that come from clients or go to them, half of them one "
@@ -119,6 +121,10 @@ RpcLimits RpcLimitsOf(const LimitFlags& limits, const ServiceFlags& service) {
   RpcLimits rpc;
   rpc.stream.request_bytes_max = limits.coordinator.request_bytes_max;
   rpc.buffer_bytes_max = limits.buffer_bytes_max;
+  // As many as may work at once can be there, too.
+  rpc.in_flight_max = static_cast<int>(limits.coordinator.in_flight_max);
+  rpc.transfers_max = std::max(rpc.transfers_max, rpc.in_flight_max);
+  rpc.step_streams_max = std::max(rpc.step_streams_max, rpc.in_flight_max);
   rpc.client = ClientLimitsOf(service);
   rpc.connections = ConnectionLimitsOf(service);
   return rpc;

@@ -52,9 +52,10 @@ absl::StatusOr<PreparedCall> DirectAppendCall::Prepare(const action::Admit& admi
         static_cast<size_t>(AppendBytes(spec, layout, map.holders[i].rank, tokens));
     work.time_left = call_.deadline - clock_.Now();
     // One that stores nothing of it hears of it all the same, as of every append.
-    Message message = append.append_bytes == 0
-                          ? wire::Encode(work)
-                          : wire::Encode(wire::ExpectUpload{work, grant.secret, spec.dtype});
+    Message message =
+        append.append_bytes == 0
+            ? wire::Encode(work)
+            : wire::Encode(wire::ExpectUpload{work, grant.secret, spec.dtype, call_.caller.tenant});
     prepared.messages.push_back({static_cast<int>(i), std::move(message)});
   }
   ANNULUS_RETURN_IF_ERROR(request_.granted(grant));

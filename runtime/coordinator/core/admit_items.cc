@@ -167,14 +167,14 @@ absl::Status Calls::Start(Entry entry, const request::Work& work, const Caller& 
     }
     any_live = true;
     // Once the sum is too large it grows no further, and so cannot overflow.
-    if (!work.direct && bytes <= limits_.request_bytes_max) bytes += BytesOf(item);
+    if (bytes <= limits_.request_bytes_max) bytes += BytesOf(item);
     for (const Holder& holder : item.map->Receivers(item.appends)) {
       if (receivers.emplace(holder.worker, call.workers.size()).second) {
         call.workers.push_back(holder.worker);
       }
     }
   }
-  absl::Status status = any_live ? Reserve(bytes, call, caller) : absl::OkStatus();
+  absl::Status status = any_live ? Reserve(bytes, work.direct, call, caller) : absl::OkStatus();
   if (!status.ok()) {
     for (Item& item : call.items) {
       EndItem(admit.call, item, status);

@@ -4,16 +4,18 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "annulus/retry_hint.h"
 #include "base/check.h"
 #include "base/status.h"
 #include "runtime/coordinator/core/checks.h"
+#include "runtime/identity/peer_name.h"
 
 namespace annulus {
-
 void Calls::Begin(const event::Begin& begin) {
   ANNULUS_CHECK(begin.call != 0 && !calls_.contains(begin.call));
   const Entry entry = calls_.emplace(begin.call, Call{}).first;
   entry->second.tenant = begin.caller.tenant;
+  entry->second.peer = PeerOf(begin.caller);
   tenants_.AddCalls(begin.caller.tenant, 1, 0);
   entry->second.deadline = begin.deadline;
   absl::Status status =
@@ -21,7 +23,10 @@ void Calls::Begin(const event::Begin& begin) {
           ? absl::DeadlineExceededError("the call's deadline had passed when it came")
           : std::visit([&](const auto& request) { return Start(entry, request, begin.caller); },
                        begin.request);
-  if (status.ok()) return Settle(entry);
+  if (status.ok()) {
+    in_flight_.Add(entry->second.peer, 1);
+    return Settle(entry);
+  }
   calls_.erase(entry);  // nothing was started, so nothing needs undoing
   tenants_.AddCalls(begin.caller.tenant, -1, 0);
   out_.Emit(action::Finish{begin.call, std::move(status), 0, {}});
@@ -42,7 +47,7 @@ absl::Status Calls::Start(Entry entry, const request::Create& create, const Call
   ContextSpec spec = create.spec;
   ANNULUS_ASSIGN_OR_RETURN(spec.owner, OwnerFor(caller, spec.owner));
   ANNULUS_RETURN_IF_ERROR(CheckCreate(caller));
-  ANNULUS_RETURN_IF_ERROR(CheckRoom(caller));
+  ANNULUS_RETURN_IF_ERROR(CheckRoom(entry->second, caller));
   ANNULUS_ASSIGN_OR_RETURN(const Context* context, contexts_.Create(spec, entry->first));
   Await(entry->second, *context->map, Kind::kOpen);
   return absl::OkStatus();
@@ -51,7 +56,7 @@ absl::Status Calls::Start(Entry entry, const request::Create& create, const Call
 absl::Status Calls::Start(Entry entry, const request::Fork& fork, const Caller& caller) {
   ANNULUS_ASSIGN_OR_RETURN(Context * parent, FindUsable(fork.context, caller));
   ANNULUS_RETURN_IF_ERROR(CheckCreate(caller));
-  ANNULUS_RETURN_IF_ERROR(CheckRoom(caller));
+  ANNULUS_RETURN_IF_ERROR(CheckRoom(entry->second, caller));
   ANNULUS_ASSIGN_OR_RETURN(const Context* child,
                            contexts_.Fork(*parent, fork.tokens, entry->first));
   Await(entry->second, *child->map, Kind::kOpen);
@@ -63,7 +68,7 @@ absl::Status Calls::Start(Entry entry, const request::Fork& fork, const Caller& 
 // Is done once it has begun.
 absl::Status Calls::Start(Entry entry, const request::Truncate& truncate, const Caller& caller) {
   ANNULUS_ASSIGN_OR_RETURN(Context * context, FindUsable(truncate.context, caller));
-  ANNULUS_RETURN_IF_ERROR(CheckRoom(caller));
+  ANNULUS_RETURN_IF_ERROR(CheckRoom(entry->second, caller));
   ANNULUS_RETURN_IF_ERROR(contexts_.Truncate(*context, truncate.tokens, entry->first));
   Await(entry->second, *context->map, Kind::kTruncate);
   entry->second.uses = truncate.context;
@@ -109,34 +114,35 @@ absl::Status Calls::Start(Entry entry, const request::KeepAlive& keep_alive, con
   return absl::OkStatus();
 }
 
-absl::Status Calls::Reserve(int64_t bytes, Call& call, const Caller& caller) {
-  if (bytes > limits_.request_bytes_max) {
+absl::Status Calls::Reserve(int64_t bytes, bool direct, Call& call, const Caller& caller) {
+  if (bytes > limits_.request_bytes_max && !direct) {
     return absl::InvalidArgumentError(
         absl::StrCat("tensors of the call: ", bytes, " bytes with their answer; expected at most ",
                      limits_.request_bytes_max, " (request_bytes_max): send fewer tokens at once"));
   }
   ANNULUS_RETURN_IF_ERROR(tenants_.CheckCallBytes(caller, bytes));
-  ANNULUS_RETURN_IF_ERROR(CheckRoom(caller));
-  return Hold(bytes, call);
-}
-
-absl::Status Calls::Hold(int64_t bytes, Call& call) {
-  if (bytes > limits_.in_flight_bytes_max - in_flight_bytes_) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("in_flight_bytes_max: ", limits_.in_flight_bytes_max, "; ", in_flight_bytes_,
-                     " in use, this call needs ", bytes, " more"));
-  }
-  call.bytes += bytes;
-  in_flight_bytes_ += bytes;
+  ANNULUS_RETURN_IF_ERROR(CheckRoom(call, caller));
+  if (!direct) return Hold(bytes, call);
+  call.uploading = bytes;
   tenants_.AddCalls(call.tenant, 0, bytes);
   return absl::OkStatus();
 }
 
-absl::Status Calls::CheckRoom(const Caller& caller) const {
+absl::Status Calls::Hold(int64_t bytes, Call& call) {
+  if (absl::Status room = in_flight_bytes_.Check(call.peer, bytes); !room.ok()) {
+    const bool may_fit = call.bytes + bytes <= ShareOf(limits_.in_flight_bytes_max);
+    return may_fit ? WithRetryAfter(room, kRetryAfter) : room;
+  }
+  call.bytes += bytes;
+  in_flight_bytes_.Add(call.peer, bytes);
+  tenants_.AddCalls(call.tenant, 0, bytes);
+  return absl::OkStatus();
+}
+
+absl::Status Calls::CheckRoom(const Call& call, const Caller& caller) const {
   ANNULUS_RETURN_IF_ERROR(tenants_.CheckCall(caller));
-  if (std::ssize(calls_) <= limits_.in_flight_max) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrCat("in_flight_max: ", limits_.in_flight_max,
-                                                   "; as many in use, this call needs 1 more"));
+  const absl::Status room = in_flight_.Check(call.peer, 1);
+  return room.ok() ? room : WithRetryAfter(room, kRetryAfter);
 }
 
 // Of contexts and forks. Nobody gets past its quota because the coordinator does not know yet what
@@ -267,8 +273,9 @@ void Calls::End(Entry entry, absl::Status status) {
   const CallId id = entry->first;
   Call call = std::move(entry->second);
   calls_.erase(entry);
-  in_flight_bytes_ -= call.bytes;
-  tenants_.AddCalls(call.tenant, -1, -call.bytes);
+  in_flight_.Add(call.peer, -1);
+  in_flight_bytes_.Add(call.peer, -call.bytes);
+  tenants_.AddCalls(call.tenant, -1, -(call.bytes + call.uploading));
   if (!call.items.empty()) CancelPending(id, call);
   action::Finish finish{id, status, call.context, {}};
   for (Item& item : call.items) {
@@ -291,12 +298,11 @@ void Calls::End(Entry entry, absl::Status status) {
 }
 
 Calls::InFlight Calls::CountInFlight(const Caller& caller) const {
-  if (caller.role == Role::kAdmin) return {std::ssize(calls_), in_flight_bytes_};
   InFlight counts;
   for (const auto& [id, call] : calls_) {
     if (!MayKnow(caller, call.tenant)) continue;
     ++counts.calls;
-    counts.bytes += call.bytes;
+    counts.bytes += call.bytes + call.uploading;
   }
   return counts;
 }

@@ -21,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "base/shared_bound.h"
 #include "runtime/coordinator/core/contexts.h"
 #include "runtime/coordinator/core/events.h"
 #include "runtime/coordinator/core/members.h"
@@ -40,7 +41,9 @@ class Calls {
         members_(members),
         tenants_(tenants),
         contexts_(contexts),
-        recovery_(recovery) {}
+        recovery_(recovery),
+        in_flight_({.name = "in_flight_max"}, limits.in_flight_max),
+        in_flight_bytes_({.name = "in_flight_bytes_max"}, limits.in_flight_bytes_max) {}
 
   void Begin(const event::Begin& begin);
   void Prepared(const event::Prepared& prepared);
@@ -88,12 +91,14 @@ class Calls {
   struct Call {
     Kind kind = Kind::kOpen;
     std::string tenant;  // whose call it is
+    std::string peer;    // who it counts as where bounds are shared (peer_name.h)
     absl::Time deadline;
     ContextId context = 0;  // of a call without items
     std::string owner;      // of that
     uint64_t epoch = 0;     // of its map
     ContextId uses = 0;     // of a Truncate, and a Fork's parent: it is in use meanwhile
-    int64_t bytes = 0;
+    int64_t bytes = 0;      // that this process holds of it
+    int64_t uploading = 0;  // bytes that workers hold or wait for
     bool prepared = false;
     bool merges = false;  // some item does
     std::vector<Item> items;
@@ -116,10 +121,12 @@ class Calls {
   void Settle(Entry entry);
   void End(Entry entry, absl::Status status);
   void CancelPending(CallId id, const Call& call);
-  absl::Status Reserve(int64_t bytes, Call& call, const Caller& caller);
+  // Takes room for a call's tensors. `direct`: they do not pass this process.
+  absl::Status Reserve(int64_t bytes, bool direct, Call& call, const Caller& caller);
   // Counts what a call takes more. RESOURCE_EXHAUSTED names in_flight_bytes_max.
   absl::Status Hold(int64_t bytes, Call& call);
-  absl::Status CheckRoom(const Caller& caller) const;
+  // RESOURCE_EXHAUSTED names the caller's quota of calls, or in_flight_max.
+  absl::Status CheckRoom(const Call& call, const Caller& caller) const;
   absl::Status CheckCreate(const Caller& caller);
 
   // admit_items.cc
@@ -146,8 +153,9 @@ class Calls {
   Tenants& tenants_;
   Contexts& contexts_;
   const Recovery& recovery_;
-  int64_t in_flight_bytes_ = 0;
   std::map<CallId, Call> calls_;
+  SharedBound in_flight_;        // calls that have started
+  SharedBound in_flight_bytes_;  // that this process holds of them
 };
 
 }  // namespace annulus

@@ -9,6 +9,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "annulus/types.h"
 #include "attention/pattern.h"
 #include "runtime/context/layout.h"
@@ -16,6 +17,9 @@
 #include "runtime/identity/caller.h"
 
 namespace annulus {
+
+// A call's time, about: then some of what is in flight has ended.
+inline constexpr absl::Duration kRetryAfter = absl::Milliseconds(20);
 
 inline absl::Status Bad(absl::string_view field, int64_t value, absl::string_view expected) {
   return absl::InvalidArgumentError(absl::StrCat(field, ": ", value, "; expected ", expected));

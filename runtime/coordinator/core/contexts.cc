@@ -120,22 +120,19 @@ bool Contexts::Need(WorkerId id) const {
   });
 }
 
-absl::Status Contexts::CheckRoom(int64_t layers) const {
-  if (std::ssize(contexts_) >= limits_.contexts_max) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("contexts_max: ", limits_.contexts_max,
-                     "; as many in use, this context needs 1 more; release contexts"));
-  }
-  int64_t exist = 0;
-  for (const auto& [id, context] : contexts_) exist += std::ssize(context.layers);
-  if (layers <= limits_.layers_max - exist) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrCat("layers_max: ", limits_.layers_max, "; ", exist,
-                                                   " in use, this context needs ", layers,
-                                                   " more; release contexts"));
+absl::Status Contexts::CheckRoom(const std::string& owner, int64_t layers) const {
+  ANNULUS_RETURN_IF_ERROR(count_.Check(owner, 1));
+  return layers_.Check(owner, layers);
+}
+
+void Contexts::Count(const Context& context, int contexts) {
+  count_.Add(context.owner(), contexts);
+  layers_.Add(context.owner(), contexts * std::ssize(context.layers));
+  tenants_.AddContexts(context.owner(), contexts);
 }
 
 absl::StatusOr<Context*> Contexts::Create(const ContextSpec& spec, CallId request) {
-  ANNULUS_RETURN_IF_ERROR(CheckRoom(StoredLayers(spec)));
+  ANNULUS_RETURN_IF_ERROR(CheckRoom(spec.owner, StoredLayers(spec)));
   ANNULUS_ASSIGN_OR_RETURN(Retention retention, Retention::Of(spec));
   ShardMap map;
   map.context = map.storage_id = last_id_ + 1;
@@ -148,7 +145,7 @@ absl::StatusOr<Context*> Contexts::Create(const ContextSpec& spec, CallId reques
   Context& context = contexts_[map.context];
   context.layers.resize(static_cast<size_t>(StoredLayers(spec)));
   context.map = std::make_shared<const ShardMap>(std::move(map));
-  tenants_.AddContexts(context.owner(), 1);
+  Count(context, 1);
   return &context;
 }
 
@@ -164,7 +161,7 @@ void Contexts::Open(const ShardMap& map, uint64_t request, ContextId context) {
 
 absl::StatusOr<Context*> Contexts::Fork(Context& parent, std::optional<int64_t> tokens,
                                         CallId request) {
-  ANNULUS_RETURN_IF_ERROR(CheckRoom(std::ssize(parent.layers)));
+  ANNULUS_RETURN_IF_ERROR(CheckRoom(parent.owner(), std::ssize(parent.layers)));
   if (tokens.has_value()) ANNULUS_RETURN_IF_ERROR(parent.CheckCut(*tokens));
   ShardMap map = *parent.map;
   map.context = map.storage_id = ++last_id_;
@@ -184,7 +181,7 @@ absl::StatusOr<Context*> Contexts::Fork(Context& parent, std::optional<int64_t> 
   }
   context.map = std::make_shared<const ShardMap>(std::move(map));
   members_.TellHolders(*context.map, fork);
-  tenants_.AddContexts(context.owner(), 1);
+  Count(context, 1);
   return &context;
 }
 
@@ -207,14 +204,14 @@ absl::Status Contexts::Truncate(Context& context, int64_t tokens, CallId request
 void Contexts::Release(ContextId id, CallId request) {
   const auto found = contexts_.find(id);
   const ShardMapPtr map = found->second.map;
+  Count(found->second, -1);
   contexts_.erase(found);
-  tenants_.AddContexts(map->spec.owner, -1);
   members_.TellHolders(*map, wire::Release{request, map->epoch, map->storage_id});
 }
 
 void Contexts::Add(Context context) {
   const ContextId id = context.map->context;
-  tenants_.AddContexts(context.owner(), 1);
+  Count(context, 1);
   Use(contexts_.emplace(id, std::move(context)).first->second);
 }
 

@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "annulus/types.h"
+#include "base/shared_bound.h"
 #include "runtime/context/layer_state.h"
 #include "runtime/coordinator/core/events.h"
 #include "runtime/coordinator/core/members.h"
@@ -146,6 +147,8 @@ class Contexts {
         out_(out),
         members_(members),
         tenants_(tenants),
+        count_(WordsOf("contexts_max"), limits.contexts_max),
+        layers_(WordsOf("layers_max"), limits.layers_max),
         ended_(kEndedShownMax) {}
 
   // Null if there is none. `Find` knows only those of which callers have been told.
@@ -206,7 +209,13 @@ class Contexts {
   absl::Time NextTimer() const;
 
  private:
-  absl::Status CheckRoom(int64_t layers) const;
+  static BoundWords WordsOf(absl::string_view bound) {
+    return {
+        .name = bound, .peer = "its owner", .taker = "this context", .advice = "release contexts"};
+  }
+  absl::Status CheckRoom(const std::string& owner, int64_t layers) const;
+  // The context is there from now on (1), or will be no more (−1).
+  void Count(const Context& context, int contexts);
   void LoseHolder(Context& context, WorkerId id);
   void EndAbsence(Context& context);
   void GoOn(Context& context);
@@ -228,6 +237,9 @@ class Contexts {
   Members& members_;
   Tenants& tenants_;
   std::map<ContextId, Context> contexts_;
+  // By owner. What is nobody's is of admins, who may release others' contexts.
+  SharedBound count_;
+  SharedBound layers_;
   absl::Time absent_due_ = absl::InfiniteFuture();  // no context waits for less long
   absl::Time leases_due_ = absl::InfiniteFuture();  // no lease ends before
   absl::Time leases_looked_ = absl::InfinitePast();

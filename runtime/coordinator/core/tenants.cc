@@ -4,12 +4,11 @@
 #include <utility>
 
 #include "annulus/retry_hint.h"
+#include "runtime/coordinator/core/checks.h"
 
 namespace annulus {
 namespace {
 
-// A call's time, about: then some of what is in flight has ended.
-constexpr absl::Duration kRetryAfter = absl::Milliseconds(20);
 // A tenant may make as many contexts at once as in this time.
 constexpr absl::Duration kCreatesPeriod = absl::Seconds(1);
 // So many tenants are remembered before it is looked for some that have nothing.

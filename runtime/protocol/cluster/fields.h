@@ -195,7 +195,8 @@ constexpr auto DescriptionOf(const ExpectUpload*) {
   using T = ExpectUpload;
   return Describe("ExpectUpload", Field(1, "work", &T::work),
                   Field(2, "secret", &T::secret, SizeBetween(kSecretBytes, kSecretBytes)),
-                  Field(3, "dtype", &T::dtype));
+                  Field(3, "dtype", &T::dtype),
+                  Field(4, "tenant", &T::tenant, SizeAtMost(kTenantBytesMax)));
 }
 absl::Status CheckWhole(const ExpectUpload& m);
 

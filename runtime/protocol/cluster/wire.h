@@ -217,6 +217,7 @@ struct ExpectUpload {
   Work work;
   std::string secret;
   DType dtype = DType::kF32;
+  std::string tenant = {};  // whose upload it is; empty: nobody's in particular
 };
 
 // Forgets a layer's tokens from `tokens` on: an append that some other worker refused.

@@ -32,7 +32,7 @@ TOGETHER = [
             ("list-cache-bytes", "8Gi", "8Gi", "an integer from 0 to 1125899906842624 (K, M, G"),
             ("contexts-max", "abc", "abc", "an integer from 1 to 16777216 (K, M, G"),
             ("contexts-max", 16777217, "16777217", "an integer from 1 to 16777216"),
-            ("in-flight-max", 0, "0", "an integer from 1 to 1048576"),
+            ("in-flight-max", 0, "0", "an integer from 1 to 10000"),
             ("connections-max", 1.5, "1.5", "an integer from 1 to 1048576"),
             ("client-stall-max", "10s", "10s", "an integer from 1 to 3600"),
             ("client-rate-min", True, "true", "an integer from 1 to"),
