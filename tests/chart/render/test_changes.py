@@ -79,7 +79,7 @@ OTHER = {
     "coordinator.logLevel": "debug",
     "coordinator.dnsPolicy": "Default",
     "coordinator.options": {"contexts-max": 1000},
-    "coordinator.inFlightBytes": "768Mi",
+    "coordinator.inFlightBytes": "1152Mi",
     "coordinator.bufferBytes": "1Gi",
     "coordinator.requestBytes": "1Mi",
     "service.type": "NodePort",
