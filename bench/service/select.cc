@@ -180,15 +180,15 @@ absl::Status ShowSelect(int64_t tokens, bool json, const std::string& csv) {
                                                  "dsa(2048)", "msa(128,16)"}));
   std::string lines;
   for (const SelectRow& row : rows) {
-    const Columns columns = {{"pattern", row.pattern},
-                             {"tokens", shape.tokens},
-                             {"step_ms", row.step_s * 1e3},
-                             {"select_ms", row.select_s * 1e3},
-                             {"speedup", row.dense_s / row.step_s},
-                             {"index_share", row.select_s > 0 ? Columns::Value(row.index_share)
-                                                              : Columns::Value()},
-                             {"mass", row.mass},
-                             {"kv_bytes", row.kv_bytes}};
+    const Columns columns = {
+        {"pattern", row.pattern},
+        {"tokens", shape.tokens},
+        {"step_ms", row.step_s * 1e3},
+        {"select_ms", row.select_s * 1e3},
+        {"speedup", row.dense_s / row.step_s},
+        {"index_share", row.select_s > 0 ? Columns::Value(row.index_share) : Columns::Value()},
+        {"mass", row.mass},
+        {"kv_bytes", row.kv_bytes}};
     lines += (lines.empty() ? columns.CsvHeader() : "") + columns.CsvLine();
     if (json) {
       std::cout << columns.JsonLine() << std::flush;
