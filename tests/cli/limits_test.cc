@@ -6,7 +6,7 @@
 namespace annulus {
 namespace {
 
-TEST_CASE("--in-flight-max is how many calls work at once, here and at the server's door") {
+TEST_CASE("in-flight-max is how many calls work at once, here and at the server's door") {
   LimitFlags flags;
   CHECK(RpcLimitsOf(flags, {}).in_flight_max == flags.coordinator.in_flight_max);
   CHECK(RpcLimitsOf(flags, {}).in_flight_max == 256);  // as --help says

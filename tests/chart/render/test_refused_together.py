@@ -62,7 +62,8 @@ TOGETHER = [
     ({"network": {"firstPort": 7000}}, "network.firstPort: the range holds port 7070"),
     (
         {"coordinator": {"inFlightBytes": "256Mi"}},
-        "coordinator.requestBytes: 512Mi; expected at most half of coordinator.inFlightBytes, 256Mi",
+        "coordinator.requestBytes: 512Mi; "
+        "expected at most half of coordinator.inFlightBytes, 256Mi",
     ),
     (
         {"coordinator": {"requestBytes": "1025Mi", "inFlightBytes": "2050Mi"}},
