@@ -158,8 +158,10 @@ def select_call(
     weights: Any,
     q_start: int | None,
     kv_len: int | None,
+    scale: float | None,
 ) -> Callable[[float | None, _core.CancelToken], dict[str, KeyList]]:
     """As Context.select."""
+    factor = scale_of(scale)
     number = layer_number(context, layer, track)
     per_head = weights_of(weights, q, "weights")
 
@@ -167,7 +169,7 @@ def select_call(
         left = Left(timeout)
         at, length = positions(context, number, q, q_start, kv_len, left, cancel)
         lists, _ = context._core.select(
-            context.id, number, at, length, q, pattern or "", per_head, left(), cancel
+            context.id, number, at, length, q, pattern or "", per_head, factor, left(), cancel
         )
         return {word: KeyList._of(core) for word, core in lists.items()}
 

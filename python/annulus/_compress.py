@@ -43,12 +43,13 @@ def fill(
     context: Context,
     queries: Sequence[Any],
     rule: Rule,
+    scale: float | None,
     timeout: float | None,
 ) -> None:
     """Fills each layer of ``smaller``, which is released if one fails."""
     try:
         for layer, q in enumerate(queries):
-            fill_layer(smaller, context, layer, q, rule, None, None, None, timeout)
+            fill_layer(smaller, context, layer, q, rule, None, None, scale, timeout)
     except BaseException:
         with contextlib.suppress(AnnulusError):
             smaller.release(timeout=RELEASE_SECONDS)

@@ -117,6 +117,7 @@ class Client:
         q: Any,
         pattern: str,
         weights: list[float],
+        scale: float,
         timeout: float | None,
         cancel: CancelToken,
         /,

@@ -273,6 +273,7 @@ class Context:
         weights: Any = None,
         q_start: int | None = None,
         kv_len: int | None = None,
+        scale: float | None = None,
         timeout: float | None = None,
     ) -> dict[str, KeyList]:
         """Has queries choose keys, for calls to come.
@@ -286,13 +287,14 @@ class Context:
             weights: [n, index heads], for ``dsa``.
             q_start: as in :meth:`attend`.
             kv_len: as in :meth:`attend`.
+            scale: as in :meth:`attend`, of words that weigh scores, as ``nsa`` (not of a track).
             timeout: seconds.
 
         Returns:
             A list for each such word, by the word with all of its arguments: the ``lists`` of
             attends, and of steps, of queries at the same positions, in this layer or in others.
         """
-        call = select_call(self, layer, q, pattern, track, weights, q_start, kv_len)
+        call = select_call(self, layer, q, pattern, track, weights, q_start, kv_len, scale)
         return call(timeout, _core.CancelToken.new())
 
     @checked
@@ -306,10 +308,11 @@ class Context:
         weights: Any = None,
         q_start: int | None = None,
         kv_len: int | None = None,
+        scale: float | None = None,
         timeout: float | None = None,
     ) -> dict[str, KeyList]:
         """As :meth:`select`; cancelling the task cancels the call."""
-        call = select_call(self, layer, q, pattern, track, weights, q_start, kv_len)
+        call = select_call(self, layer, q, pattern, track, weights, q_start, kv_len, scale)
         return await in_thread(self._client._pool(), timeout, call)
 
     @checked
@@ -321,6 +324,7 @@ class Context:
         recent: int | None = None,
         pool: str = "max",
         pool_width: int = 7,
+        scale: float | None = None,
         timeout: float | None = None,
     ) -> Context:
         """A new, smaller context: of each layer the keys that its last queries attend to most.
@@ -342,12 +346,13 @@ class Context:
                 that is less).
             pool: ``"max"`` or ``"mean"``.
             pool_width: an odd number; 1: each key for itself.
+            scale: as in :meth:`attend`.
             timeout: seconds, of each layer.
         """
         check_queries(queries, self.spec["layers"])
         info = self._core.create({**self.spec, "tracks": []}, timeout)
         smaller = Context(self._client, info)
-        fill(smaller, self, queries, Rule(keep, recent, pool, pool_width), timeout)
+        fill(smaller, self, queries, Rule(keep, recent, pool, pool_width), scale, timeout)
         return smaller
 
     @checked

@@ -171,16 +171,11 @@ class PythonClient {
 
   // {word: KeyList}, and the epoch.
   nb::tuple Select(ContextId context, int layer, int64_t q_start, int64_t kv_len, nb::handle q,
-                   const std::string& pattern, const std::vector<float>& weights,
+                   const std::string& pattern, const std::vector<float>& weights, float scale,
                    std::optional<double> timeout, const CancelToken& cancel) {
     const Borrowed queries = Borrow(q, "q");
-    const SelectRequest request{.context = context,
-                                .layer = layer,
-                                .q_start = q_start,
-                                .kv_len = kv_len,
-                                .q = queries.view,
-                                .pattern = pattern,
-                                .weights = weights};
+    const SelectRequest request{context,      layer,   q_start, kv_len,
+                                queries.view, pattern, weights, scale};
     const SelectResult result = ValueOrRaise(
         RunApart<SelectResult>(Open(), request, OptionsOf(timeout, cancel), &Client::Select));
     return nb::make_tuple(ToPython(result.lists), result.epoch);
@@ -378,7 +373,7 @@ void AddClient(nb::module_& module) {
            nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(),
            nb::arg().none(), nb::arg())
       .def("select", Within(&PythonClient::Select), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
-           nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg())
+           nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg())
       .def("compress", Within(&PythonClient::Compress), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
            nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg())
       .def("step", Within(&PythonClient::Step), nb::arg(), nb::arg().none(), nb::arg().none(),

@@ -42,16 +42,16 @@ CallContext ContextOf(const grpc::ServerContext* context, Caller caller) {
 
 absl::StatusOr<SelectRequest> SelectOf(const AttendRequest& attend,
                                        const std::vector<float>& weights) {
-  if (attend.plan.has_value() || attend.scale != 0 || attend.keys_begin != 0 ||
-      attend.keys_end.has_value() || !attend.lists.empty() || !attend.sinks.empty() ||
-      attend.index.q.tokens != 0) {
+  if (attend.plan.has_value() || attend.keys_begin != 0 || attend.keys_end.has_value() ||
+      !attend.lists.empty() || !attend.sinks.empty() || attend.index.q.tokens != 0) {
     return absl::InvalidArgumentError(
-        "plan, scale, keys, lists, sinks, index: given; expected none of them in a Select");
+        "plan, keys, lists, sinks, index: given; expected none of them in a Select");
   }
   SelectRequest request;
   CopyQueries(attend, &request);
   request.pattern = attend.pattern;
   request.weights = weights;
+  request.scale = attend.scale;
   return request;
 }
 

@@ -63,6 +63,7 @@ inline AttendRequest AttendOf(const SelectRequest& request) {
   AttendRequest attend;
   CopyQueries(request, &attend);
   attend.pattern = request.pattern;
+  attend.scale = request.scale;
   return attend;
 }
 

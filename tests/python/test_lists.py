@@ -160,6 +160,8 @@ def test_keys_chosen_by_an_index(problem):
         for bad in (weights.T, weights[0], weights[..., None], 1.0, "none"):
             with pytest.raises(annulus.InvalidArgument, match=r"^weights: "):
                 context.select(1, queries, "dsa(20)", track="index", weights=bad)
+        with pytest.raises(annulus.InvalidArgument, match="^scale: 0.5; expected 0 in a track"):
+            context.select(1, queries, "dsa(20)", track="index", weights=weights, scale=0.5)
         with pytest.raises(annulus.InvalidArgument, match="track: other; expected index"):
             context.append(1, rows, track="other")
         with pytest.raises(annulus.InvalidArgument, match="weights: 0; expected 15"):
@@ -270,4 +272,8 @@ def test_words_that_weigh_scores_take_the_scale_of_the_call(pattern):
         context = client.create_context(heads=4, kv_heads=1, head_dim=64, dtype="f32")
         context.append(0, k, v)
         served = context.attend(0, q, pattern, scale=4 / 8).out
+        lists = context.select(0, q, pattern, scale=4 / 8)
+        word = next(iter(lists))
+        by_list = context.attend(0, q, word, scale=4 / 8, lists=lists).out
     assert np.abs(served - larger).max() < 1e-5
+    assert np.array_equal(by_list, served)

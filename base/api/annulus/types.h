@@ -226,6 +226,9 @@ struct SelectRequest {
   TensorView q = {};
   std::string pattern = {};         // empty: the context's for this layer
   std::vector<float> weights = {};  // [n, index heads] for dsa, else none; 2^19 at most
+  // Of words that weigh scores (nsa, xattention, minference, flexprefill): the attends' own. 0:
+  // 1/√head_dim; in a track's layer it must be 0.
+  float scale = 0;
 };
 
 struct SelectResult {

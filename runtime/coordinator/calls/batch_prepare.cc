@@ -57,6 +57,10 @@ absl::Status BatchCall::PrepareIndex(const CallItem& wanted, Item& item) {
         "layer: a step of the same call appends to it; expected none where a row stands for "
         "several tokens");
   }
+  if (wanted.scale != 0 && !wanted.is_index) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("scale: ", wanted.scale, "; expected 0 in a track's layer"));
+  }
   const ContextSpec& track = map.SpecOf(ask.layer);
   ANNULUS_RETURN_IF_ERROR(CheckTensor("q", wanted.q, wanted.q.heads, track.head_dim, track.dtype));
   ANNULUS_RETURN_IF_ERROR(CheckWeights(*wanted.weights));
