@@ -132,8 +132,9 @@ class Container:
             pass
 
     def stop(self, grace_s):
-        """SIGTERM, and SIGKILL where that has not ended it in time."""
-        self.kill(signal.SIGTERM)
+        """SIGTERM, and SIGKILL where that has not ended it in time; SIGKILL alone without any."""
+        if grace_s > 0:
+            self.kill(signal.SIGTERM)
         end = time.monotonic() + grace_s
         while self.is_running() and time.monotonic() < end:
             time.sleep(0.05)
