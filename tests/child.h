@@ -45,7 +45,13 @@ class Child {
     close(out_);
   }
 
-  pid_t pid() const { return pid_; }
+  // Returns when it has stopped, a while after it was told to.
+  void Pause() {
+    REQUIRE(kill(pid_, SIGSTOP) == 0);
+    siginfo_t stopped;
+    REQUIRE(waitid(P_PID, pid_, &stopped, WSTOPPED) == 0);
+  }
+  void Resume() { REQUIRE(kill(pid_, SIGCONT) == 0); }
   void Kill() {
     kill(pid_, SIGKILL);
     Join();

@@ -118,10 +118,10 @@ TEST_CASE("a stopped peer is not reported: that is for heartbeats", "[processes]
   const bool shm = GENERATE(false, true);
   CAPTURE(shm);
   Pair pair(shm);
-  REQUIRE(kill(pair.child.pid(), SIGSTOP) == 0);
+  pair.child.Pause();
   CHECK(!pair.Echo(absl::Milliseconds(700)));
   CHECK(pair.node.downs.empty());
-  REQUIRE(kill(pair.child.pid(), SIGCONT) == 0);
+  pair.child.Resume();
   CHECK(pair.Echo());
   CHECK(pair.node.downs.empty());
 }
@@ -132,7 +132,7 @@ TEST_CASE("Abort comes back soon though the peer takes nothing", "[processes]") 
   Pair pair(shm);
   REQUIRE(pair.node.messenger().Send(pair.peer, {kPostReceive, "", {}}).ok());
   REQUIRE(pair.Echo());
-  REQUIRE(kill(pair.child.pid(), SIGSTOP) == 0);
+  pair.child.Pause();
   auto memory = std::make_unique<std::vector<char>>(kLargeBytes);
   REQUIRE(pair.exchange->Post({{1, memory->data(), memory->size()}}, {}).ok());
   for (int i = 0; i < 20; ++i) pair.node.messenger().Poll(absl::Milliseconds(1));
@@ -142,7 +142,7 @@ TEST_CASE("Abort comes back soon though the peer takes nothing", "[processes]") 
   pair.exchange->Abort(absl::CancelledError("enough"));
   CHECK(absl::Now() - start < absl::Milliseconds(500));
   memory.reset();
-  REQUIRE(kill(pair.child.pid(), SIGCONT) == 0);
+  pair.child.Resume();
   CHECK(pair.Echo());
   WARN((shm ? "shm" : "tcp") << ": stuck after " << sent << " bytes");
 }
@@ -152,7 +152,7 @@ TEST_CASE("a stopped peer with bytes on the way can be left, and come back", "[p
   const bool close = GENERATE(false, true);
   CAPTURE(shm, close);
   Pair pair(shm);
-  REQUIRE(kill(pair.child.pid(), SIGSTOP) == 0);
+  pair.child.Pause();
   for (int i = 0; i < 32; ++i) {
     REQUIRE(pair.node.messenger().Send(pair.peer, {1, "", Buffer(size_t{1} << 20)}).ok());
   }
@@ -169,7 +169,7 @@ TEST_CASE("a stopped peer with bytes on the way can be left, and come back", "[p
   const auto again = pair.node.messenger().Connect(pair.address);
   REQUIRE(again.ok());
   pair.peer = *again;
-  REQUIRE(kill(pair.child.pid(), SIGCONT) == 0);
+  pair.child.Resume();
   CHECK(pair.Echo());
   CHECK(pair.node.downs.empty());
 }

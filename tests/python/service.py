@@ -1,7 +1,9 @@
 """A service of processes of this machine, which tests may kill and start again."""
 
+import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -56,6 +58,14 @@ class Service:
                     return
                 assert time.monotonic() < deadline, f"{len(ready)} of {count} workers joined"
                 time.sleep(0.05)
+
+    def pause_coordinator(self):
+        """Returns when it has stopped, a while after it was told to."""
+        self.coordinator.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.coordinator.pid, os.WSTOPPED | os.WNOWAIT)
+
+    def resume_coordinator(self):
+        self.coordinator.send_signal(signal.SIGCONT)
 
     def kill_coordinator(self):
         _kill(self.coordinator)

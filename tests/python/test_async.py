@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import signal
 import time
 
 import numpy as np
@@ -78,7 +77,7 @@ def test_asking_for_tokens_is_within_the_call_s_time():
     with Service(workers=1) as service, annulus.connect(service.endpoint) as client:
         context = client.create_context(heads=2, head_dim=32)
         context.append(0, k, k)
-        service.coordinator.send_signal(signal.SIGSTOP)
+        service.pause_coordinator()
         try:
             with pytest.raises(annulus.DeadlineExceeded):
                 context.append(0, k, k, timeout=0.5)
@@ -96,7 +95,7 @@ def test_asking_for_tokens_is_within_the_call_s_time():
             assert asyncio.run(beats(context, k)) > 5
             assert time.monotonic() - begin < 20
         finally:
-            service.coordinator.send_signal(signal.SIGCONT)
+            service.resume_coordinator()
         context.attend(0, k)
 
 
@@ -124,10 +123,10 @@ def test_a_with_ends_where_the_service_is_away(monkeypatch):
         try:
             with pytest.raises(annulus.DeadlineExceeded):
                 with client.create_context(heads=2, head_dim=32):
-                    service.coordinator.send_signal(signal.SIGSTOP)
+                    service.pause_coordinator()
             assert time.monotonic() - begin < 20
         finally:
-            service.coordinator.send_signal(signal.SIGCONT)
+            service.resume_coordinator()
 
 
 def test_a_lost_context_leaves_other_steps_alone(client):
