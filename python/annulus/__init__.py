@@ -8,7 +8,7 @@
 """
 
 from annulus._core import Answer
-from annulus.client import Client, ContextOptions, Step, connect, in_process
+from annulus.client import Client, ContextOptions, connect, in_process
 from annulus.context import Appended, Context
 from annulus.errors import (
     Aborted,
@@ -28,6 +28,7 @@ from annulus.errors import (
 from annulus.functions import Explanation, attention, blend, explain, gate, merge, with_sinks
 from annulus.heads import HeadTable
 from annulus.lists import Index, KeyList
+from annulus.steps import Step
 
 __version__ = "0.1.0"
 

@@ -26,7 +26,7 @@ def to_host(tensor: Any, field: str) -> tuple[Any, bool]:
         return tensor, False
     if kind == "torch":
         check_torch(tensor, field)
-        tensor = tensor.detach()
+        tensor = tensor.detach().resolve_neg()  # a view's sign is not in its memory
         if tensor.device.type != "cpu":
             import torch
 

@@ -28,7 +28,7 @@ std::optional<PlanKind> PlanOf(const std::optional<std::string>& plan) {
   return ValueOrRaise(ParsePlanKind(*plan));
 }
 
-// A step as annulus/client.py hands it over: (context, layer, start, k, v, q, pattern, scale,
+// A step as annulus/steps.py hands it over: (context, layer, start, k, v, q, pattern, scale,
 // lists, sinks, tokens, index), None for what it does not have. Its tensors are added to `tensors`.
 StepRequest StepOf(const nb::tuple& step, std::vector<Borrowed>* tensors) {
   StepRequest request;

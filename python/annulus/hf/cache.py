@@ -13,9 +13,10 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from annulus._arrays import to_host
 from annulus._threads import RELEASE_SECONDS, Left
-from annulus.client import Client, Step
+from annulus.client import Client
 from annulus.context import Context
 from annulus.errors import AnnulusError, InvalidArgument
+from annulus.steps import Step
 
 STEP_TOKENS_MAX = 64  # more of one row are streamed, rather than sent as a step
 
