@@ -45,6 +45,7 @@ class Child {
     close(out_);
   }
 
+  pid_t pid() const { return pid_; }
   // Returns when it has stopped, a while after it was told to.
   void Pause() {
     REQUIRE(kill(pid_, SIGSTOP) == 0);
