@@ -103,13 +103,17 @@ absl::StatusOr<UcxContext> MakeUcxContext(const UcxOptions& options) {
   return UcxContext(context);
 }
 
-absl::StatusOr<UcxWorker> MakeUcxWorker(ucp_context_h context) {
+absl::StatusOr<UcxWorker> MakeUcxWorker(ucp_context_h context, const UcxOptions& options) {
   ucp_worker_params_t params = {};
   params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE | UCP_WORKER_PARAM_FIELD_EVENTS;
   params.thread_mode = UCS_THREAD_MODE_SERIALIZED;
   params.events = UCP_WAKEUP_TX | UCP_WAKEUP_RX;
   ucp_worker_h worker = nullptr;
   const ucs_status_t status = ucp_worker_create(context, &params, &worker);
+  if (status == UCS_ERR_BUSY && !options.tcp_port_range.empty()) {
+    return absl::UnavailableError(absl::StrCat("tcp_port_range: ", options.tcp_port_range,
+                                               "; expected a port among them that is free"));
+  }
   if (status != UCS_OK) return UcxError("creating a worker", status);
   return UcxWorker(worker);
 }

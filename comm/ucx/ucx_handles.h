@@ -44,7 +44,7 @@ void SilenceUcx();
 // Options reach UCX by ucp_config_modify, never by the environment: Open MPI in the same process
 // reads that too.
 absl::StatusOr<UcxContext> MakeUcxContext(const UcxOptions& options);
-absl::StatusOr<UcxWorker> MakeUcxWorker(ucp_context_h context);
+absl::StatusOr<UcxWorker> MakeUcxWorker(ucp_context_h context, const UcxOptions& options);
 
 // The worker's own address, as UCX's bytes.
 absl::StatusOr<std::string> UcxWorkerAddress(ucp_worker_h worker);

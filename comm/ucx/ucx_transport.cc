@@ -49,7 +49,7 @@ void IgnoreMessages(ucp_worker_h worker) {
 
 absl::StatusOr<std::unique_ptr<UcxTransport>> UcxTransport::Create(const UcxOptions& options) {
   ANNULUS_ASSIGN_OR_RETURN(UcxContext context, MakeUcxContext(options));
-  ANNULUS_ASSIGN_OR_RETURN(UcxWorker worker, MakeUcxWorker(context.get()));
+  ANNULUS_ASSIGN_OR_RETURN(UcxWorker worker, MakeUcxWorker(context.get(), options));
   std::unique_ptr<UcxTransport> transport(
       new UcxTransport(options, std::move(context), std::move(worker)));
   ANNULUS_RETURN_IF_ERROR(transport->Init());

@@ -25,7 +25,7 @@ class RawUcxClient {
     auto context = MakeUcxContext({});
     REQUIRE(context.ok());
     context_ = *std::move(context);
-    auto worker = MakeUcxWorker(context_.get());
+    auto worker = MakeUcxWorker(context_.get(), {});
     REQUIRE(worker.ok());
     worker_ = *std::move(worker);
     auto own = UcxWorkerAddress(worker_.get());
