@@ -30,7 +30,13 @@ uint64_t Mix(uint64_t hash, int64_t value) {
 }  // namespace
 
 absl::string_view Name(KeyListData::Unit unit) {
-  return unit == KeyListData::Unit::kTokens ? "tokens" : "blocks";
+  switch (unit) {
+    case KeyListData::Unit::kBlocks:
+      return "blocks";
+    case KeyListData::Unit::kTokens:
+      return "tokens";
+  }
+  return "unknown";
 }
 
 absl::string_view Name(KeyListData::Rows rows) {
@@ -42,9 +48,9 @@ absl::string_view Name(KeyListData::Rows rows) {
     case KeyListData::Rows::kVerticalSlash:
       return "vertical-slash";
     case KeyListData::Rows::kAll:
-      break;
+      return "all";
   }
-  return "all";
+  return "unknown";
 }
 
 std::optional<KeyListData::Unit> ParseUnit(absl::string_view name) {
@@ -70,11 +76,11 @@ absl::StatusOr<std::shared_ptr<const KeyList>> KeyList::Make(
     std::shared_ptr<const KeyListData> data) {
   std::shared_ptr<KeyList> list(new KeyList(std::move(data)));
   const KeyListData& of = list->data();
-  if (*ParseUnit(Name(of.unit)) != of.unit) {
+  if (!ParseUnit(Name(of.unit)).has_value()) {
     return absl::InvalidArgumentError(
         absl::StrCat("unit: ", static_cast<int>(of.unit), "; expected blocks or tokens"));
   }
-  if (*ParseRows(Name(of.rows)) != of.rows) {
+  if (!ParseRows(Name(of.rows)).has_value()) {
     return absl::InvalidArgumentError(absl::StrCat(
         "rows: ", static_cast<int>(of.rows), "; expected token, block, all or vertical-slash"));
   }

@@ -145,17 +145,12 @@ void Pattern::SetRules(std::vector<NodePtr> rules) {
   }
 }
 
-absl::Status Pattern::CheckTokens(int64_t kv_tokens, bool may_grow) const {
+absl::Status Pattern::CheckTokens(int64_t kv_tokens) const {
   for (const DocsTotal& docs : *docs_) {
-    if (may_grow && docs.last_start > kv_tokens) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "pattern: at ", docs.position, ": the last document starts at ", docs.last_start,
-          "; expected its start within the ", kv_tokens, " tokens of the context"));
-    }
-    if (!may_grow && docs.tokens != kv_tokens) {
+    if (docs.tokens != kv_tokens) {
       return absl::InvalidArgumentError(absl::StrCat(
           "pattern: at ", docs.position, ": documents of ", docs.tokens,
-          " tokens in all; expected ", kv_tokens, " tokens, as many as the context has"));
+          " tokens in all; expected ", kv_tokens, " tokens, as many as the context will have"));
     }
   }
   return absl::OkStatus();

@@ -24,11 +24,11 @@
 // window and sink, band's n and slash's distances count blocks of `block` tokens. `causal` is
 // implied by s2, power, band and what chooses keys by data, but biformer. power's d & (d − 1) = 0
 // holds for the query's own block (d = 0) too, so a window of 0 is one of 1. docs' lengths sum to
-// the context's tokens; on a context of the service, which grows, its last document has no end: its
-// queries see all keys from its start on, whatever length it was given (CheckTokens). Grids have
-// one to three extents joined by x, their tokens in raster order from position 0 on (disk: after
-// its text); what na takes for each axis is joined likewise, or one number for all. Beyond a grid
-// nobody sees or is seen.
+// the tokens that the context will have (CheckTokens); where it grows without a known end its last
+// document has none: its queries see all keys from its start on, whatever length it was given.
+// Grids have one to three extents joined by x, their tokens in raster order from position 0 on
+// (disk: after its text); what na takes for each axis is joined likewise, or one number for all.
+// Beyond a grid nobody sees or is seen.
 //
 // A pattern is a set of (kv_head, query position, key position) over absolute positions.
 // Allows() is its meaning; Row(), CellMask() and CountPairs() agree with it everywhere and never
@@ -119,9 +119,9 @@ class Pattern {
   const std::string& text() const { return text_; }
   int kv_heads() const { return kv_heads_; }
 
-  // INVALID_ARGUMENT unless docs' lengths sum to exactly `kv_tokens`. Pass `may_grow` for a context
-  // that grows: then the last document is open-ended and only a start beyond the end is refused.
-  absl::Status CheckTokens(int64_t kv_tokens, bool may_grow) const;
+  // INVALID_ARGUMENT unless docs' lengths sum to exactly `kv_tokens`, all that the context will
+  // have. Not to be asked of one that grows without a known end.
+  absl::Status CheckTokens(int64_t kv_tokens) const;
 
   // INVALID_ARGUMENT unless every list(name) has its list, with rows of all queries `q` and keys
   // among `kv_tokens` tokens.

@@ -21,9 +21,8 @@ namespace annulus {
 
 // What one docs(…) says of the context.
 struct DocsTotal {
-  int64_t position = 0;    // in the text, 1 for the first character
-  int64_t tokens = 0;      // the sum of its lengths
-  int64_t last_start = 0;  // where its last document begins
+  int64_t position = 0;  // in the text, 1 for the first character
+  int64_t tokens = 0;    // the sum of its lengths
 };
 
 using Rules = std::vector<NodePtr>;  // by KV head

@@ -106,7 +106,6 @@ absl::StatusOr<Rules> ReadDocs(PatternReader& reader) {
       return reader.Refuse(value.at, "document lengths of at most 2^60 tokens in all", "more");
     }
     lengths.push_back(value.number());
-    total.last_start = total.tokens;
     total.tokens += value.number();
   }
   reader.AddDocs(total);

@@ -196,7 +196,7 @@ absl::StatusOr<Problem> MakeProblem(const ProblemFlags& flags) {
   const int heads = static_cast<int>(flags.heads);
   const int kv_heads = static_cast<int>(flags.kv_heads);
   ANNULUS_ASSIGN_OR_RETURN(Pattern pattern, Pattern::Parse(flags.pattern, kv_heads));
-  ANNULUS_RETURN_IF_ERROR(pattern.CheckTokens(flags.kv_tokens, /*may_grow=*/false));
+  ANNULUS_RETURN_IF_ERROR(pattern.CheckTokens(flags.kv_tokens));
   ANNULUS_ASSIGN_OR_RETURN(pattern, pattern.Bind(flags.lists, heads));
   const int64_t q_begin = flags.q_start.value_or(flags.kv_tokens - flags.q_tokens);
   ANNULUS_RETURN_IF_ERROR(pattern.CheckLists({q_begin, q_begin + flags.q_tokens}, flags.kv_tokens));

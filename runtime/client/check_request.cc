@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "attention/finish.h"
+#include "attention/key_list.h"
 #include "attention/pattern.h"
 #include "base/status.h"
 #include "runtime/context/layout.h"
@@ -52,8 +53,19 @@ absl::Status CheckLists(const std::vector<CallList>& lists) {
   for (size_t i = 0; i < lists.size(); ++i) {
     const std::string field = absl::StrCat("lists[", i, "]");
     ANNULUS_RETURN_IF_ERROR(CheckText(field + ".name", lists[i].name, kListNameBytesMax));
-    if (lists[i].data != nullptr) continue;
-    return absl::InvalidArgumentError(absl::StrCat(field, ".data: null; expected a list"));
+    if (lists[i].data == nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat(field, ".data: null; expected a list"));
+    }
+    const KeyListData& data = *lists[i].data;
+    if (!ParseUnit(Name(data.unit)).has_value()) {
+      return absl::InvalidArgumentError(absl::StrCat(field, ".unit: ", static_cast<int>(data.unit),
+                                                     "; expected blocks or tokens"));
+    }
+    if (!ParseRows(Name(data.rows)).has_value()) {
+      return absl::InvalidArgumentError(absl::StrCat(field, ".rows: ", static_cast<int>(data.rows),
+                                                     "; expected token, block, all or "
+                                                     "vertical-slash"));
+    }
   }
   return absl::OkStatus();
 }

@@ -43,17 +43,20 @@ absl::Status CheckDone(const Done& done) {
 
 // What gRPC says of a call that ended before its handler did.
 constexpr char kEnded[] = "CANCELLED";
+constexpr char kLate[] = "Deadline Exceeded";
 
-// Whether it was the service that cancelled a call, and not the caller.
-bool WasEnded(const absl::Status& status, const Attempt& attempt) {
-  return absl::IsCancelled(status) && !attempt.cancel.cancelled() &&
-         absl::StartsWith(status.message(), kEnded);
-}
-
-absl::Status EndedByService(const absl::Status& status) {
-  return absl::UnavailableError(
-      absl::StrCat("the service ended the call: it shuts down, or was kept waiting; try again",
-                   absl::StripPrefix(status.message(), kEnded)));
+// Says in our words what gRPC says in its own.
+absl::Status Told(const absl::Status& status, const Attempt& attempt) {
+  absl::string_view rest = status.message();
+  if (absl::IsDeadlineExceeded(status) && absl::ConsumePrefix(&rest, kLate)) {
+    return absl::DeadlineExceededError(absl::StrCat("the call's deadline passed", rest));
+  }
+  if (!absl::IsCancelled(status) || !absl::ConsumePrefix(&rest, kEnded)) return status;
+  if (attempt.cancel.cancelled()) {
+    return absl::CancelledError(absl::StrCat("the caller cancelled the call", rest));
+  }
+  return absl::UnavailableError(absl::StrCat(
+      "the service ended the call: it shuts down, or was kept waiting; try again", rest));
 }
 
 // Why an attempt must not start, if it must not.
@@ -96,7 +99,7 @@ class Client::Impl {
       ANNULUS_RETURN_IF_ERROR(CheckAttempt(attempt));
       if (attempts != nullptr) ++*attempts;
       absl::StatusOr<AnswerTo<Request>> answer = transport_->Call(request, attempt);
-      if (WasEnded(answer.status(), attempt)) answer = EndedByService(answer.status());
+      if (!answer.ok()) answer = Told(answer.status(), attempt);
       if (!loop.Again(answer.status())) return answer;
     }
   }
@@ -161,7 +164,7 @@ StepResults Client::Impl::Send(const std::vector<StepRequest>& steps, const Atte
     return StepResultsOf(patience, steps.size());
   }
   auto answer = transport_->Call(StepsRequest{steps}, attempt);
-  if (WasEnded(answer.status(), attempt)) answer = EndedByService(answer.status());
+  if (!answer.ok()) answer = Told(answer.status(), attempt);
   return StepResultsOf(std::move(answer), steps.size());
 }
 

@@ -81,7 +81,9 @@ inline AttendRequest AttendOf(const CompressRequest& request) {
 
 template <>
 struct TextForm<VotePool> {
-  static std::string Write(VotePool pool) { return pool == VotePool::kMax ? "max" : "mean"; }
+  static std::string Write(VotePool pool) {
+    return pool == VotePool::kMax ? "max" : pool == VotePool::kMean ? "mean" : "unknown";
+  }
   static std::optional<VotePool> Parse(absl::string_view text) {
     if (text == "max" || text == "mean") return text == "max" ? VotePool::kMax : VotePool::kMean;
     return std::nullopt;

@@ -20,9 +20,11 @@ absl::StatusOr<int64_t> KvStore::Reserve(const Context& context, const Layer& la
   });
   const int64_t wanted = pages * layer.pages.page_bytes();
   if (!kv_bytes_.AddWithin(wanted, kv_bytes_limit_)) {
-    return absl::ResourceExhaustedError(absl::StrCat("kv_bytes_limit: ", kv_bytes_limit_, "; ",
-                                                     kv_bytes(), " in use, this append needs ",
-                                                     wanted, " more; release contexts"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("kv_bytes_limit: ", kv_bytes_limit_, "; ", kv_bytes(),
+                     " in use, this append needs ", wanted,
+                     wanted > kv_bytes_limit_ ? " more; append less, or raise the limit"
+                                              : " more; release contexts"));
   }
   if (context.owned != nullptr) context.owned->AddAlone(wanted);
   return pages;

@@ -123,7 +123,7 @@ TEST_CASE("methods: each one's example is its definition, pair by pair") {
     const auto pattern = Pattern::Parse(method.example, kMethodKvHeads);
     INFO(pattern.status().ToString());
     REQUIRE(pattern.ok());
-    REQUIRE(pattern->CheckTokens(kMethodTokens, false).ok());
+    REQUIRE(pattern->CheckTokens(kMethodTokens).ok());
     if (method.name == "Stochastic Attention") continue;  // below
     const auto rule = rules.find(std::string(method.name));
     REQUIRE(rule != rules.end());

@@ -139,7 +139,7 @@ bool CheckPattern(uint64_t seed) {
   random.allows = [all = random.allows, first_key](int64_t h, int64_t q, int64_t k) {
     return k >= first_key && all(h, q, k);
   };
-  REQUIRE(pattern->CheckTokens(kv_tokens, false).ok());
+  REQUIRE(pattern->CheckTokens(kv_tokens).ok());
   const int head = static_cast<int>(rng.Below(kv_heads));
   const int rule = pattern->HeadClass(head);
   REQUIRE(rule <= head);

@@ -69,7 +69,7 @@ TEST_CASE("pattern words: the table names each once, and its example is one") {
     if (word.example.empty()) continue;
     CHECK(std::string(word.example).find(std::string(word.name)) != std::string::npos);
     const Pattern pattern = Parsed(std::string(word.example), kMethodKvHeads);
-    CHECK(pattern.CheckTokens(64, false).ok());
+    CHECK(pattern.CheckTokens(64).ok());
     CHECK(pattern.CountPairs(0, {0, 64}, 64).visited > 0);
   }
   CHECK(FindPatternWord("heads") == nullptr);

@@ -200,6 +200,28 @@ inline void AddSelects(BadCalls* all) {
   select("of an unknown context", [](SelectRequest& r) { r.context += 1000; });
 }
 
+// One for all queries: the first key.
+inline CallList ListOf(std::function<void(KeyListData&)> spoil) {
+  KeyListData data{.unit = KeyListData::Unit::kTokens, .begin = {0, 1}, .keys = {0}};
+  spoil(data);
+  return {.name = "x", .data = std::make_shared<const KeyListData>(std::move(data))};
+}
+
+inline void AddLists(BadCalls* all) {
+  const auto add = [&](const std::string& what, std::function<void(KeyListData&)> spoil) {
+    (*all)["attend with a list of " + what] =
+        Attend([spoil](AttendRequest& r) { r.pattern = "list(x)", r.lists = {ListOf(spoil)}; });
+    (*all)["step with a list of " + what] =
+        Step([spoil](StepRequest& r) { r.pattern = "list(x)", r.lists = {ListOf(spoil)}; });
+  };
+  for (const int value : {9, -1}) {
+    add(absl::StrCat("unit ", value),
+        [=](KeyListData& l) { l.unit = static_cast<KeyListData::Unit>(value); });
+    add(absl::StrCat("rows ", value),
+        [=](KeyListData& l) { l.rows = static_cast<KeyListData::Rows>(value); });
+  }
+}
+
 inline void AddAttends(BadCalls* all) {
   BadCalls& calls = *all;
   const auto attend = [&](const std::string& name, std::function<void(AttendRequest&)> spoil) {
@@ -230,7 +252,6 @@ inline void AddAttends(BadCalls* all) {
     r.pattern = "s2(1,1,1000)";
     for (int i = 1001; i < 2000; ++i) absl::StrAppend(&r.pattern, " | s2(1,1,", i, ")");
   });
-  attend("documents of more", [](AttendRequest& r) { r.pattern = "docs(100,1)"; });
   attend("under a long name", [](AttendRequest& r) { r.request_id = std::string(129, 'x'); });
   attend("under an odd name", [](AttendRequest& r) { r.request_id = "\xe2\x82\xac"; });
   attend("in layer 2", [](AttendRequest& r) { r.layer = 2; });
@@ -280,6 +301,7 @@ inline BadCalls AllBadCalls() {
   AddAppends(&calls);
   AddAttends(&calls);
   AddSelects(&calls);
+  AddLists(&calls);
   AddSteps(&calls);
   calls["fork of an unknown context"] = [](Client& client, ContextId context) {
     return client.Fork({.context = context + 1000, .tokens = {}}).status();

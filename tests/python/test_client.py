@@ -127,6 +127,23 @@ def test_answers_are_numpy_s_to_write(context, rng):
     out += 1
 
 
+@pytest.mark.parametrize("fixed", [dict(tokens_expected=260, partition="zigzag"), {}])
+def test_documents_may_come_in_chunks(client, rng, fixed):
+    k, v = tensors(rng, 260)
+    q = queries(rng, 260)
+    context = client.create_context(
+        heads=4, kv_heads=2, head_dim=64, dtype="f32", patterns="causal & docs(100,90,70)", **fixed
+    )
+    for begin, end in ((0, 50), (50, 100), (100, 130), (130, 255), (255, 260)):
+        context.append(0, k[begin:end], v[begin:end])
+        out, lse = context.attend(0, q[begin:end])
+        for first, last in ((0, 100), (100, 190), (190, 260)):
+            a, b = max(begin, first), min(end, last)
+            if a < b:
+                expected = attention(q[a:b], k[:end], v[:end], q_start=a, keys=(first, b))
+                check((out[a - begin : b - begin], lse[a - begin : b - begin]), expected)
+
+
 def test_latent_heads_need_no_v(client, rng):
     with client.create_context(
         heads=4, kv_heads=1, head_dim=64, v_head_dim=48, v_is_k_prefix=True, dtype="f32"

@@ -64,6 +64,10 @@ absl::Status CheckAttend(const ContextSpec& spec, const Layer& layer,
   if (ask.q_tokens < 1 || ask.q_tokens > kContextTokensMax) {
     return Bad("tokens of q", ask.q_tokens, absl::StrCat("1 to ", kContextTokensMax));
   }
+  if (layer.tokens == 0) {
+    return Bad("kv_len", kv_len,
+               absl::StrCat("tokens to attend to: ", LayerName(spec, ask.layer), " has none yet"));
+  }
   if (kv_len < 1 || kv_len / ratio > layer.tokens) {
     return Bad("kv_len", kv_len,
                absl::StrCat("1 to ", (layer.tokens + 1) * ratio - 1, ", the committed tokens of ",

@@ -69,7 +69,7 @@ bool TryPattern(Bytes input) {
     return false;
   }
   ANNULUS_CHECK(pattern->text() == Text(input));
-  (void)pattern->CheckTokens(kv_tokens, /*may_grow=*/true).ok();
+  (void)pattern->CheckTokens(kv_tokens).ok();
   for (const int head : {0, kv_heads - 1}) {
     const int64_t last = (kv_tokens - 1) / 64 * 64;
     CheckRow(*pattern, head, {last, kv_tokens}, kv_tokens);
