@@ -5,6 +5,7 @@
 #include <iostream>
 
 #include "absl/strings/string_view.h"
+#include "base/lock_order.h"
 #include "comm/ucx/ucx_signals.h"
 #include "runtime/cli/cli.h"
 #include "runtime/protocol/public/channel.h"
@@ -26,6 +27,7 @@ std::vector<std::string> Variables() {
 
 int main(int argc, char** argv) {
   annulus::GiveBackSignals();
+  annulus::ForgetLockOrder();
   annulus::SilenceLibraries();
   const annulus::Console console{
       [](const std::string& name) -> const char* { return std::getenv(name.c_str()); },
