@@ -47,9 +47,7 @@ struct AttendArgs {
   const std::atomic<bool>* cancel = nullptr;  // checked every few ms; may be null
   // How a call takes turns with others, alike in all of a batch. Urgent ones go first, within a ms;
   // the others share the backend evenly among tenants, and a tenant's among owners.
-  bool urgent = false;
-  uint64_t owner = 0;
-  uint64_t tenant = 0;
+  ThreadPool::Turn turn;
 };
 
 struct BackendCapabilities {

@@ -319,8 +319,7 @@ class CpuBackend final : public Backend {
     // A problem that was given up has no tiles from then on.
     if (std::any_of(batch.begin(), batch.end(), IsCancelled)) return AttendCancelled();
     if (batch.empty()) return absl::OkStatus();
-    const AttendArgs& first = batch.front();
-    const ThreadPool::Turn turn{first.urgent, first.owner, first.tenant};
+    const ThreadPool::Turn turn = batch.front().turn;
     Call call(workspace, &pool_, turn.urgent);
     const auto run = [&](int64_t i) {
       call.RunSegment(plan.segments()[plan.order()[static_cast<size_t>(i)]]);

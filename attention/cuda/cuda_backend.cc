@@ -173,10 +173,10 @@ class CudaBackend final : public Backend {
 
   absl::Status AttendGathered(const AttendArgs& args) {
     ANNULUS_ASSIGN_OR_RETURN(TableCache::Kept kept, tables_.Find(*args.kv));
-    Gathering& gathering = gatherings_[args.urgent ? 1 : 0];
+    Gathering& gathering = gatherings_[args.turn.urgent ? 1 : 0];
     const std::lock_guard<std::mutex> lock(gathering.mutex);
     if (gathering.stream == nullptr) {
-      ANNULUS_ASSIGN_OR_RETURN(gathering.stream, cuda::MakeStream(args.urgent));
+      ANNULUS_ASSIGN_OR_RETURN(gathering.stream, cuda::MakeStream(args.turn.urgent));
     }
     cudaStream_t stream = gathering.stream.get();
     cuda::Choosing& choosing = gathering.choosing;
@@ -253,7 +253,7 @@ class CudaBackend final : public Backend {
   }
 
   static bool IsUrgent(absl::Span<const AttendArgs> batch) {
-    return !batch.empty() && batch.front().urgent;
+    return !batch.empty() && batch.front().turn.urgent;
   }
 
   // The one that has the part's list, from the layer before; else one whose list is no loss.

@@ -218,9 +218,7 @@ absl::Status RankRun::Launch(const Compute& compute) {
   args.into = tile->partial.view;
   args.memory = space_.kind();
   args.cancel = task_.cancel;
-  args.urgent = task_.urgent;
-  args.owner = task_.owner;
-  args.tenant = task_.tenant;
+  args.turn = task_.turn;
   return backend_.Attend(args);
 }
 

@@ -19,6 +19,7 @@
 #include "attention/backend.h"
 #include "attention/kv_view.h"
 #include "attention/memory_space.h"
+#include "base/thread_pool.h"
 #include "comm/exchange.h"
 #include "sharding/plan.h"
 
@@ -36,9 +37,7 @@ struct RankTask {
   float scale = 1.0f;
   absl::Time deadline = absl::InfiniteFuture();
   const std::atomic<bool>* cancel = nullptr;
-  bool urgent = false;  // as in AttendArgs
-  uint64_t owner = 0;
-  uint64_t tenant = 0;
+  ThreadPool::Turn turn;  // as in AttendArgs
   // Told of each step and launch with its begin and end; for traces. May be empty.
   std::function<void(absl::string_view name, absl::Time begin, absl::Time end)> trace;
 };

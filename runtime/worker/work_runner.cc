@@ -181,9 +181,7 @@ absl::Status WorkRunner::SetUpPlanned(const WorkerTask& task, const wire::WorkIt
   // The engine and the exchange go by wall time.
   to->ranked->deadline = absl::Now() + (task.deadline - clock_.Now());
   to->ranked->cancel = task.cancel.get();
-  to->ranked->urgent = task.urgent;
-  to->ranked->owner = item.storage_id;
-  to->ranked->tenant = std::get<wire::Work>(task.body).tenant;
+  to->ranked->turn = TurnOf(task, item);
   return absl::OkStatus();
 }
 
@@ -223,14 +221,13 @@ absl::Status WorkRunner::SetUp(const WorkerTask& task, const wire::WorkItem& ite
 
 void WorkRunner::Complete(const WorkerTask& task, const wire::WorkItem& item, const KvTable& table,
                           BatchItem* to) {
-  const auto& work = std::get<wire::Work>(task.body);
+  // All of a Work's parts are one batch.
+  const ThreadPool::Turn turn = TurnOf(task, std::get<wire::Work>(task.body).items[0]);
   for (AttendArgs& part : to->parts) {
     part.kv = &table;
     part.scale = item.scale;
     part.cancel = task.cancel.get();
-    part.urgent = task.urgent;
-    part.owner = work.items[0].storage_id;
-    part.tenant = work.tenant;
+    part.turn = turn;
   }
 }
 
