@@ -62,6 +62,14 @@ std::string HostOfUri(absl::string_view uri) {
   return HostOf(uri);
 }
 
+bool IsLoopbackHost(absl::string_view host) {
+  in_addr address;
+  if (inet_pton(AF_INET, std::string(host).c_str(), &address) == 1) {
+    return ntohl(address.s_addr) >> 24 == 127;
+  }
+  return host == "::1" || host == "localhost";
+}
+
 std::string PeerOfUri(absl::string_view uri) {
   if (!absl::StartsWith(uri, "ipv4:") && !absl::StartsWith(uri, "ipv6:")) return std::string(uri);
   std::string host = HostOfUri(uri);

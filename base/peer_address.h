@@ -30,4 +30,7 @@ std::string PeerOfUri(absl::string_view uri);
 std::string HostOf(absl::string_view endpoint);
 std::string HostOfUri(absl::string_view uri);
 
+// "localhost", or an address that only this machine reaches.
+bool IsLoopbackHost(absl::string_view host);
+
 }  // namespace annulus

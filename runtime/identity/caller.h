@@ -3,7 +3,6 @@
 // Plain values; thread-safe functions.
 #pragma once
 
-#include <cstdint>
 #include <string>
 
 #include "absl/strings/string_view.h"
@@ -91,9 +90,5 @@ inline bool MayKnow(const Caller& caller, absl::string_view owner) {
   if (caller.role == Role::kAdmin) return true;
   return !caller.tenant.empty() && caller.tenant == owner;
 }
-
-// A number for those who share what callers have in common: a caller's tenant or, where it has
-// none, the connection that it came by. Different ones may have the same, as hashes do.
-uint64_t NumberOf(const Caller& caller);
 
 }  // namespace annulus

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status.h"
+#include "runtime/identity/peer_name.h"
 #include "runtime/protocol/public/annulus.grpc.pb.h"
 #include "runtime/protocol/public/channel.h"
 #include "runtime/protocol/public/convert.h"
@@ -137,7 +138,7 @@ class AnnulusHandlers final : public grpc::Service {
   template <typename Request>
   absl::Status Unary(grpc::ServerContext* rpc, const std::string& bytes, std::string* reply) {
     ANNULUS_ASSIGN_OR_RETURN(const CallContext call, Begin<Request>(rpc));
-    Admission::Peer peer(&bounds_->admission, PeerOf(*rpc, call.caller));
+    Admission::Peer peer(&bounds_->admission, PeerOf(call.caller));
     Admission::Ticket ticket(&peer);
     ANNULUS_RETURN_IF_ERROR(ticket.EnterShort());
     ANNULUS_ASSIGN_OR_RETURN(const Request request, ValueOf<Request>(bytes, ""));

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "runtime/identity/peer_name.h"
 #include "runtime/protocol/public/channel.h"
 #include "runtime/protocol/public/convert.h"
 #include "runtime/protocol/public/data.grpc.pb.h"
@@ -16,7 +17,6 @@
 #include "runtime/server/door.h"
 #include "runtime/server/grpc_server.h"
 #include "runtime/server/limits.h"
-#include "runtime/server/peer.h"
 #include "runtime/server/places.h"
 #include "runtime/server/stream_part.h"
 #include "runtime/server/watched_end.h"
@@ -57,11 +57,12 @@ class Handlers final : public grpc::Service {
 
   absl::Status Put(grpc::ServerContext* context, Stream* stream) {
     Caller caller;
+    caller.client = context->peer();
     if (door_ != nullptr) {
       ANNULUS_ASSIGN_OR_RETURN(caller, door_->Admit(*context, "Put", Access::kWrite));
     }
     Places::Place place(&puts_);
-    const std::string peer = PeerOf(*context, caller);
+    const std::string peer = PeerOf(caller);
     ANNULUS_RETURN_IF_ERROR(place.Take(context, peer));
     ClientPace pace(&stalls_, context);
     v1::PutPart part;

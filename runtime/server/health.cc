@@ -8,11 +8,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/peer_address.h"
 #include "runtime/protocol/public/convert.h"
 #include "runtime/protocol/public/health.grpc.pb.h"  // how its messages are read and written
 #include "runtime/protocol/public/unary.h"
 #include "runtime/server/handlers.h"
-#include "runtime/server/peer.h"
 
 namespace annulus {
 namespace {
@@ -87,7 +87,7 @@ grpc::Status HealthService::Watch(grpc::ServerContext* context, const grpc::Byte
       !asked.ParseFromString(bytes)) {
     return NoRequest();
   }
-  const std::string peer = PeerOf(*context, Caller());
+  const std::string peer = PeerOfUri(context->peer());
   std::unique_lock<std::mutex> lock(mutex_);
   int& of_peer = watches_of_[peer];
   if (watches_ >= kHealthWatchesMax || of_peer >= kHealthWatchesMax / 2) {

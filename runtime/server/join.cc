@@ -18,11 +18,11 @@
 #include "base/peer_address.h"
 #include "base/quoted.h"
 #include "base/status.h"
+#include "runtime/identity/peer_name.h"
 #include "runtime/protocol/public/channel.h"
 #include "runtime/protocol/public/convert.h"
 #include "runtime/protocol/public/workers.grpc.pb.h"
 #include "runtime/server/door.h"
-#include "runtime/server/peer.h"
 #include "runtime/server/watched_end.h"
 
 namespace annulus {
@@ -45,7 +45,7 @@ class JoinHandlers final : public grpc::Service {
  private:
   absl::Status Join(const grpc::ServerContext& rpc, const std::string& bytes, std::string* answer) {
     ANNULUS_ASSIGN_OR_RETURN(const Caller caller, door_->Admit(rpc, "Join", Access::kJoin));
-    Admission::Peer peer(&bounds_->admission, PeerOf(rpc, caller));
+    Admission::Peer peer(&bounds_->admission, PeerOf(caller));
     Admission::Ticket ticket(&peer);
     ANNULUS_RETURN_IF_ERROR(ticket.EnterShort());
     v1::JoinRequest request;

@@ -2,8 +2,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "runtime/identity/peer_name.h"
 #include "runtime/limits.h"
-#include "runtime/server/peer.h"
 
 namespace annulus {
 namespace {

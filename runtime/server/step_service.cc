@@ -13,12 +13,12 @@
 #include "absl/time/clock.h"
 #include "annulus/retry_hint.h"
 #include "base/status.h"
+#include "runtime/identity/peer_name.h"
 #include "runtime/protocol/public/annulus.grpc.pb.h"
 #include "runtime/protocol/public/step_batch.h"
 #include "runtime/protocol/public/step_parser.h"
 #include "runtime/server/call_cost.h"
 #include "runtime/server/handlers.h"
-#include "runtime/server/peer.h"
 
 namespace annulus {
 namespace {
@@ -81,8 +81,8 @@ absl::Status StepService::Serve(grpc::ServerContext* context, Stream* stream) {
   ANNULUS_RETURN_IF_ERROR(CheckProtocol(*context));
   absl::StatusOr<Caller> caller = door_->Admit(*context, kCall.name, kCall.access);
   ANNULUS_RETURN_IF_ERROR(caller.status());
-  const std::string peer_name = PeerOf(*context, *caller);
-  Admission::Peer peer(&bounds_->admission, peer_name, TurnOf(*context, *caller));
+  const std::string peer_name = PeerOf(*caller);
+  Admission::Peer peer(&bounds_->admission, peer_name, TurnOf(*caller));
   Places::Place place(&bounds_->step_streams);
   ANNULUS_RETURN_IF_ERROR(
       place.Take(context, peer_name, *caller, "streams_max", caller->quotas.streams_max));

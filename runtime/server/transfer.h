@@ -7,9 +7,9 @@
 
 #include "absl/status/status.h"
 #include "base/status.h"
+#include "runtime/identity/peer_name.h"
 #include "runtime/server/call_cost.h"
 #include "runtime/server/limits.h"
-#include "runtime/server/peer.h"
 #include "runtime/server/stream_part.h"
 #include "runtime/service/service.h"
 
@@ -18,10 +18,10 @@ namespace annulus {
 class Transfer {
  public:
   Transfer(RpcBounds* bounds, grpc::ServerContext* context, const Caller& caller)
-      : Transfer(bounds, context, caller, PeerOf(*context, caller)) {}
+      : Transfer(bounds, context, caller, PeerOf(caller)) {}
   Transfer(RpcBounds* bounds, grpc::ServerContext* context, const Caller& caller,
            const std::string& peer)
-      : peer_(&bounds->admission, peer, TurnOf(*context, caller)),
+      : peer_(&bounds->admission, peer, TurnOf(caller)),
         ticket_(&peer_),
         place_(&bounds->transfers),
         pace_(&bounds->stalls, context),

@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "runtime/server/peer.h"
+#include "base/peer_address.h"
 
 namespace annulus {
 
@@ -12,7 +12,7 @@ thread_local std::optional<WatchedEnd::End>* WatchedEnd::end_of_call_ = nullptr;
 
 WatchedEnd::End::End(CallEnds* ends, grpc::ServerContext* context)
     : place(&ends->places_), wait(ends->stalls_, context) {
-  if (!place.Take(context, PeerOf(*context, Caller())).ok()) context->TryCancel();
+  if (!place.Take(context, PeerOfUri(context->peer())).ok()) context->TryCancel();
 }
 
 void WatchedEnd::Begin(CallEnds* ends, grpc::ServerContext* context) {

@@ -15,6 +15,7 @@
 #include "runtime/coordinator/calls/index_item.h"
 #include "runtime/engine/engine.h"
 #include "runtime/engine/wire_rows.h"
+#include "runtime/identity/peer_name.h"
 
 namespace annulus {
 namespace {

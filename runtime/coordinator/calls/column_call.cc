@@ -9,6 +9,7 @@
 #include "base/status.h"
 #include "runtime/context/check_tensor.h"
 #include "runtime/context/layout.h"
+#include "runtime/identity/peer_name.h"
 #include "runtime/limits.h"
 
 namespace annulus {

@@ -6,6 +6,7 @@
 #include "base/status.h"
 #include "runtime/context/append_cut.h"
 #include "runtime/context/layout.h"
+#include "runtime/identity/peer_name.h"
 
 namespace annulus {
 namespace {
