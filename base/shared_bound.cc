@@ -13,9 +13,13 @@ absl::Status AboveBound(const BoundWords& words, const BoundUse& use, int64_t mo
                                                    " more; ", words.advice));
 }
 
-absl::Status SharedBound::Check(const std::string& peer, int64_t more) const {
+BoundUse SharedBound::UseBy(const std::string& peer) const {
   const auto found = peers_.find(peer);
-  const BoundUse use{max_, in_use_, found == peers_.end() ? 0 : found->second, peer.empty()};
+  return {max_, in_use_, found == peers_.end() ? 0 : found->second, peer.empty()};
+}
+
+absl::Status SharedBound::Check(const std::string& peer, int64_t more) const {
+  const BoundUse use = UseBy(peer);
   return use.HasRoom(more) ? absl::OkStatus() : AboveBound(words_, use, more);
 }
 

@@ -47,6 +47,8 @@ class SharedBound {
  public:
   SharedBound(const BoundWords& words, int64_t max) : words_(words), max_(max) {}
 
+  // As the peer finds it.
+  BoundUse UseBy(const std::string& peer) const;
   // Whether the peer may have so much more, as AboveBound; takes nothing. What is nobody's in
   // particular (an empty name) may take all that is left.
   absl::Status Check(const std::string& peer, int64_t more) const;

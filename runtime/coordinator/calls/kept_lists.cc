@@ -6,6 +6,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "attention/key_list.h"
+#include "base/peer_address.h"
 #include "base/status.h"
 #include "runtime/limits.h"
 #include "runtime/protocol/cluster/fields.h"
@@ -55,7 +56,7 @@ class KeptLists::Held {
 };
 
 KeptLists::KeptLists(int64_t bytes_max, uint64_t first_number)
-    : bytes_max_(bytes_max), shared_(std::make_shared<Shared>()) {
+    : shared_(std::make_shared<Shared>()), bytes_({.name = "list_cache_bytes"}, bytes_max) {
   shared_->last_number = first_number;
 }
 
@@ -68,10 +69,7 @@ std::shared_ptr<const KeyListData> KeptLists::Find(const Key& key) {
 }
 
 void KeptLists::Forget(std::list<Entry>::iterator entry, Gone* gone) {
-  bytes_ -= entry->bytes;
-  const auto tenant = tenant_bytes_.find(entry->key.first);
-  tenant->second -= entry->bytes;
-  if (tenant->second == 0) tenant_bytes_.erase(tenant);
+  bytes_.Add(TenantPeer(entry->key.first), -entry->bytes);
   gone->push_back(std::move(entry->data));
   index_.erase(entry->key);
   entries_.erase(entry);
@@ -81,8 +79,7 @@ std::shared_ptr<const KeyListData> KeptLists::Keep(const Key& key,
                                                    std::shared_ptr<const KeyListData> data,
                                                    Gone* gone) {
   const int64_t bytes = data->size_bytes() + kEntryBytes;
-  const int64_t tenant_max = bytes_max_ / 2;
-  if (bytes > tenant_max) return data;
+  if (bytes > ShareOf(bytes_.max())) return data;
   const auto held = std::make_shared<const Held>(shared_, std::move(data));
   std::shared_ptr<const KeyListData> kept(held, held->data());
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -93,12 +90,12 @@ std::shared_ptr<const KeyListData> KeptLists::Keep(const Key& key,
     Forget(std::prev(last.base()), gone);
   };
   const auto is_of_tenant = [&](const Entry& entry) { return entry.key.first == key.first; };
-  while (tenant_bytes_[key.first] + bytes > tenant_max) forget_last(is_of_tenant);
-  while (bytes_ + bytes > bytes_max_) forget_last([](const Entry&) { return true; });
+  const std::string tenant = TenantPeer(key.first);
+  while (!bytes_.UseBy(tenant).HasShare(bytes)) forget_last(is_of_tenant);
+  while (!bytes_.UseBy(tenant).HasRoom(bytes)) forget_last([](const Entry&) { return true; });
   entries_.push_front({key, kept, bytes});
   index_[key] = entries_.begin();
-  tenant_bytes_[key.first] += bytes;
-  bytes_ += bytes;
+  bytes_.Add(tenant, bytes);
   return kept;
 }
 
@@ -166,7 +163,7 @@ void KeptLists::Answered(WorkerId id, absl::Span<const uint64_t> had,
 
 int64_t KeptLists::bytes() const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return bytes_;
+  return bytes_.in_use();
 }
 
 }  // namespace annulus

@@ -16,14 +16,15 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "annulus/key_list.h"
+#include "base/shared_bound.h"
 #include "runtime/coordinator/core/events.h"
 
 namespace annulus {
 
 class KeptLists {
  public:
-  // A tenant has half of `bytes_max` at most. `first_number`: workers of an earlier coordinator
-  // know its lists' numbers; these begin above it.
+  // A tenant has half of `bytes_max` at most, and so have together all callers without one.
+  // `first_number`: workers of an earlier coordinator know its lists' numbers; these begin above.
   explicit KeptLists(int64_t bytes_max, uint64_t first_number = 0);
 
   // Gives lists that have handles the data that is kept for the tenant, and keeps data that comes
@@ -73,13 +74,11 @@ class KeptLists {
                                           Gone* gone);
   void Forget(std::list<Entry>::iterator entry, Gone* gone);
 
-  const int64_t bytes_max_;
   const std::shared_ptr<Shared> shared_;
   mutable std::mutex mutex_;  // of what follows; not taken while that of shared_ is held
   std::list<Entry> entries_;  // most recently asked for first
   std::map<Key, std::list<Entry>::iterator> index_;
-  std::map<std::string, int64_t> tenant_bytes_;
-  int64_t bytes_ = 0;
+  SharedBound bytes_;  // by TenantPeer
 };
 
 }  // namespace annulus
