@@ -143,8 +143,11 @@ class AnnulusHandlers final : public grpc::Service {
     ANNULUS_RETURN_IF_ERROR(ticket.EnterShort());
     ANNULUS_ASSIGN_OR_RETURN(const Request request, ValueOf<Request>(bytes, ""));
     ANNULUS_ASSIGN_OR_RETURN(auto answer, service_->Call(request, call));
-    if constexpr (requires { FitMessage(&answer); }) FitMessage(&answer);
-    *reply = BytesOf(answer);
+    if constexpr (requires { FittedBytesOf(answer); }) {
+      *reply = FittedBytesOf(std::move(answer));
+    } else {
+      *reply = BytesOf(answer);
+    }
     return absl::OkStatus();
   }
 

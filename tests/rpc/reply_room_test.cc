@@ -19,26 +19,32 @@ std::vector<ContextInfo> Contexts(int count) {
   return contexts;
 }
 
+template <typename Answer>
+Answer Sent(const Answer& answer) {
+  const std::string bytes = FittedBytesOf(answer);
+  CHECK(bytes.size() < (32 << 20) + 10'000);
+  return ReplyOf<Answer>(bytes).value();
+}
+
 TEST_CASE("a status counts the contexts that its message has no room for") {
   ClusterStatus status;
   status.contexts = Contexts(1000);
-  FitMessage(&status);
-  CHECK(status.contexts.size() == 419);
-  CHECK(status.contexts.back().id == 419);
-  CHECK(status.contexts_left_out == 581);
-  CHECK(BytesOf(status).size() < (32 << 20) + 100);
+  status.contexts_left_out = 2;
+  const ClusterStatus sent = Sent(status);
+  CHECK(sent.contexts.size() == 419);
+  CHECK(sent.contexts.back().id == 419);
+  CHECK(sent.contexts_left_out == 583);
 
   ClusterStatus small;
   small.contexts = Contexts(3);
-  FitMessage(&small);
-  CHECK(small.contexts.size() == 3);
-  CHECK(small.contexts_left_out == 0);
+  CHECK(Sent(small).contexts.size() == 3);
+  CHECK(Sent(small).contexts_left_out == 0);
 }
 
 TEST_CASE("a list ends where its message does") {
-  ContextList list{Contexts(1000)};
-  FitMessage(&list);
-  CHECK(list.contexts.size() == 419);
+  CHECK(Sent(ContextList{Contexts(1000)}).contexts.size() == 419);
+  CHECK(Sent(ContextList{Contexts(419)}).contexts.size() == 419);
+  CHECK(Sent(ContextList{Contexts(3)}).contexts.size() == 3);
 }
 
 }  // namespace
