@@ -10,6 +10,7 @@
 #include "base/status.h"
 #include "runtime/context/retention.h"
 #include "runtime/fields/check.h"
+#include "runtime/fields/field.h"
 #include "runtime/fields/values.h"
 
 namespace annulus {
@@ -49,6 +50,14 @@ absl::Status ValidateSpec(const ContextSpec& spec) {
 
 absl::Status CheckSpecFields(const ContextSpec& spec) {
   return CheckFields(spec, FieldPath());
+}
+
+ContextSpec WithoutPatterns(const ContextSpec& spec) {
+  ContextSpec copy;
+  ForEachField<ContextSpec>([&](const auto& field, size_t) {
+    if (field.name != "patterns") copy.*field.member = spec.*field.member;
+  });
+  return copy;
 }
 
 HeadMap HeadMapOf(const ContextSpec& spec, int world) {

@@ -18,6 +18,9 @@ absl::Status ValidateSpec(const ContextSpec& spec);
 // The same but for what the patterns say.
 absl::Status CheckSpecFields(const ContextSpec& spec);
 
+// All else that the spec says; patterns may be long, and are not copied.
+ContextSpec WithoutPatterns(const ContextSpec& spec);
+
 // Which heads the ranks of a valid spec serve. Placements that cut heads do it by what its patterns
 // make of a KV head, over all layers: what a KV-efficient context keeps, else what its last query
 // reads, at tokens_expected or, without a known end, at 128K tokens. Parses the patterns: what

@@ -5,6 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "runtime/fields/values.h"
+#include "runtime/fields/write.h"
 #include "tests/catch.h"
 #include "tests/runtime/core_driver.h"
 
@@ -196,7 +198,12 @@ TEST_CASE("long patterns cut a list into pages, and are no part of a status") {
   CHECK(listed == kContexts);
   const ClusterStatus status = d.core.Status(d.now, kAnn);
   REQUIRE(status.contexts.size() == kContexts);
-  for (const ContextInfo& info : status.contexts) CHECK(info.spec.patterns.empty());
+  for (const ContextInfo& info : status.contexts) {
+    CHECK(info.spec.patterns.empty());
+    ContextInfo described = d.core.Describe(info.id, kAnn).value();
+    described.spec.patterns.clear();
+    CHECK(BytesOf(info) == BytesOf(described));
+  }
 }
 
 TEST_CASE("owners outlive the coordinator, and nobody else hears that a context comes back") {

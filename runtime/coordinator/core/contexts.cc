@@ -77,21 +77,21 @@ wire::Resume Context::Resume(const Members& members, const ShardMap& held) const
 }
 
 ContextInfo Context::Info(absl::Time now) const {
+  ContextInfo info = InfoWithoutPatterns(now);
+  info.spec.patterns = map->spec.patterns;
+  return info;
+}
+
+ContextInfo Context::InfoWithoutPatterns(absl::Time now) const {
   ContextInfo info;
   info.id = map->context;
   info.epoch = map->epoch;
-  info.spec = map->spec;
+  info.spec = WithoutPatterns(map->spec);
   for (const Layer& layer : layers) info.tokens.push_back(layer.tokens);
   info.kv_bytes = kv_bytes_sum();
   info.idle_s = calls > 0 ? 0 : std::max(0.0, absl::ToDoubleSeconds(now - used));
   info.dense_kv_bytes = DenseBytes(map->spec, map->heads, info.tokens) * map->spec.replicas;
   info.state = std::string(Name(state()));
-  return info;
-}
-
-ContextInfo Context::InfoWithoutPatterns(absl::Time now) const {
-  ContextInfo info = Info(now);
-  info.spec.patterns = {};
   return info;
 }
 
