@@ -41,6 +41,11 @@ std::vector<int64_t> BlocksNeeded(const ContextSpec& spec, const Retention& rete
   return blocks;
 }
 
+// Whether heads are cut without a look at patterns.
+bool IsCutEvenly(const ContextSpec& spec, int groups) {
+  return groups == 1 || spec.patterns.empty();
+}
+
 }  // namespace
 
 absl::Status ValidateSpec(const ContextSpec& spec) {
@@ -60,21 +65,25 @@ ContextSpec WithoutPatterns(const ContextSpec& spec) {
   return copy;
 }
 
-HeadMap HeadMapOf(const ContextSpec& spec, int world) {
+HeadMap HeadMapOf(const ContextSpec& spec, int world, const Retention& retention) {
   const int groups = MeshOf(spec.placement, world).head_groups;
-  if (groups == 1 || spec.patterns.empty()) {
-    return HeadMap::Even(groups, spec.heads, spec.kv_heads);
-  }
-  const absl::StatusOr<Retention> retention = Retention::Of(spec);
-  ANNULUS_CHECK(retention.ok());
+  if (IsCutEvenly(spec, groups)) return HeadMap::Even(groups, spec.heads, spec.kv_heads);
   std::vector<int64_t> weights(static_cast<size_t>(spec.kv_heads));
   std::map<int64_t, std::vector<int64_t>> of_pattern;  // by id
   for (int layer = 0; layer < std::ssize(spec.patterns); ++layer) {
-    const auto [at, is_new] = of_pattern.try_emplace(retention->pattern(layer).id());
-    if (is_new) at->second = BlocksNeeded(spec, *retention, layer);
+    const auto [at, is_new] = of_pattern.try_emplace(retention.pattern(layer).id());
+    if (is_new) at->second = BlocksNeeded(spec, retention, layer);
     for (size_t head = 0; head < weights.size(); ++head) weights[head] += at->second[head];
   }
   return HeadMap::ByWeight(groups, spec.heads, weights);
+}
+
+HeadMap HeadMapOf(const ContextSpec& spec, int world) {
+  const int groups = MeshOf(spec.placement, world).head_groups;
+  if (IsCutEvenly(spec, groups)) return HeadMap::Even(groups, spec.heads, spec.kv_heads);
+  const absl::StatusOr<Retention> retention = Retention::Of(spec);
+  ANNULUS_CHECK(retention.ok());
+  return HeadMapOf(spec, world, *retention);
 }
 
 Layout LayoutOf(const ContextSpec& spec, int world, const HeadMap& heads, int64_t tokens) {

@@ -13,6 +13,8 @@
 
 namespace annulus {
 
+class Retention;
+
 // INVALID_ARGUMENT names the field, its value and what is expected.
 absl::Status ValidateSpec(const ContextSpec& spec);
 // The same but for what the patterns say.
@@ -23,8 +25,10 @@ ContextSpec WithoutPatterns(const ContextSpec& spec);
 
 // Which heads the ranks of a valid spec serve. Placements that cut heads do it by what its patterns
 // make of a KV head, over all layers: what a KV-efficient context keeps, else what its last query
-// reads, at tokens_expected or, without a known end, at 128K tokens. Parses the patterns: what
-// holds a context keeps it.
+// reads, at tokens_expected or, without a known end, at 128K tokens. What holds a context keeps it.
+// `retention`: the spec's.
+HeadMap HeadMapOf(const ContextSpec& spec, int world, const Retention& retention);
+// The same for who has no other use for the patterns: parses them.
 HeadMap HeadMapOf(const ContextSpec& spec, int world);
 
 // Who holds which (kv head, block) of a context's first `tokens` over `world` ranks. Block-cyclic

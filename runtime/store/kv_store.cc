@@ -80,11 +80,11 @@ LayerState KvStore::StateOf(const Layer* layer) {
 }
 
 absl::Status KvStore::Open(ContextId id, const ContextSpec& spec, int world, int rank) {
-  ANNULUS_RETURN_IF_ERROR(ValidateSpec(spec));
-  if (FindContext(id).ok()) return HeldAlready(id);
+  ANNULUS_RETURN_IF_ERROR(CheckSpecFields(spec));
   ANNULUS_ASSIGN_OR_RETURN(Retention retention, Retention::Of(spec));
+  if (FindContext(id).ok()) return HeldAlready(id);
   auto context = std::make_unique<Context>();
-  context->shard = {spec, world, rank, HeadMapOf(spec, world), TrackSpecs(spec)};
+  context->shard = {spec, world, rank, HeadMapOf(spec, world, retention), TrackSpecs(spec)};
   context->owned = CountOf(spec.owner);
   context->retention = std::make_shared<const Retention>(std::move(retention));
   context->layers.resize(static_cast<size_t>(StoredLayers(spec)));

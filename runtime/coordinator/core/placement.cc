@@ -103,7 +103,7 @@ absl::Status Place(ShardMap& map, const Members& members, const Loads& loads) {
                           kJoinWait);
   }
   map.world = static_cast<int>(ready.size() / replicas);
-  map.heads = HeadMapOf(map.spec, map.world);
+  map.heads = HeadMapOf(map.spec, map.world, *map.retention);
   map.tracks = TrackSpecs(map.spec);
   const auto first = FirstBytes(map);
   struct Fullness {

@@ -32,8 +32,9 @@ class Loads {
   std::map<WorkerId, double> loads_;
 };
 
-// Fills in the ranks and holders of a map that has none. Fewer ready workers than replicas, or
-// none: UNAVAILABLE where more may be ready before long, else FAILED_PRECONDITION.
+// Fills in the ranks and holders of a map that has none. REQUIRES: its retention. Fewer ready
+// workers than replicas, or none: UNAVAILABLE where more may be ready before long, else
+// FAILED_PRECONDITION.
 absl::Status Place(ShardMap& map, const Members& members, const Loads& loads);
 
 // Puts the first holder of each rank in its place as the one that answers. False, and nothing is

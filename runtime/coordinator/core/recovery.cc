@@ -248,12 +248,12 @@ ShardMap Recovery::MapOf(ContextId id, const Found& found) {
   map.epoch = members_.NextEpoch();
   map.spec = latest.spec;
   map.world = static_cast<int>(latest.addresses.size());
-  map.heads = HeadMapOf(map.spec, map.world);
-  map.tracks = TrackSpecs(map.spec);
-  map.holders = HoldersBack(found);
   absl::StatusOr<Retention> retention = Retention::Of(map.spec);
   ANNULUS_CHECK(retention.ok());  // a spec that came over the wire is valid
   map.retention = std::make_shared<const Retention>(*std::move(retention));
+  map.heads = HeadMapOf(map.spec, map.world, *map.retention);
+  map.tracks = TrackSpecs(map.spec);
+  map.holders = HoldersBack(found);
   return map;
 }
 
