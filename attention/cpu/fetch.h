@@ -1,16 +1,12 @@
-// Asking for memory before it is needed.
-//
-// A request is a hint: to the compiler a function that does nothing else has no effect, and GCC
-// leaves out its calls. So all of them are inlined wherever they are made.
+// Asking for keys and values before they are needed (fetch_line.h).
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
+#include "attention/cpu/fetch_line.h"
 #include "attention/cpu/kernels.h"
-
-#define ANNULUS_FETCH_INLINE __attribute__((always_inline)) inline
 
 namespace annulus::cpu {
 
@@ -31,8 +27,7 @@ class FetchedRows {
   // Those of the rows [begin, end) that exist, into L2.
   ANNULUS_FETCH_INLINE void ToL2(int begin, int end) const {
     for (int r = begin; r < end && r < rows_; ++r) {
-      const std::byte* row = data_ + static_cast<size_t>(r) * stride_bytes_;
-      for (size_t at = 0; at < row_bytes_; at += 64) __builtin_prefetch(row + at, 0, 2);
+      RowToL2(data_ + static_cast<size_t>(r) * stride_bytes_, row_bytes_);
     }
   }
 
@@ -104,12 +99,11 @@ class StreamFetcher {
     if (early_ == 0) return;
     const uintptr_t at = early_ + static_cast<uintptr_t>(key * kEarlyBytes);
     for (int i = 0; i < kEarlyBytes; i += kLineBytes) {
-      __builtin_prefetch(reinterpret_cast<const void*>(at + static_cast<uintptr_t>(i)), 0, 2);
+      LineToL2(reinterpret_cast<const void*>(at + static_cast<uintptr_t>(i)));
     }
   }
 
  private:
-  static constexpr int kLineBytes = 64;
   static constexpr int kAheadBytes = 8 << 10;
   static constexpr int kEarlyBytes = kAheadBytes / kBlockKeys;  // for each row of values
 
@@ -169,10 +163,10 @@ class StreamFetcher {
     };
     if (groups_ == 1) {
       const uintptr_t at = rows.At(row);
-      for (int i = 0; i < lines_; ++i) __builtin_prefetch(line(at, i), 0, 3);
+      for (int i = 0; i < lines_; ++i) LineToL1(line(at, i));
     } else if (row % groups_ == 0) {
       const uintptr_t at = rows.At(row / groups_);
-      for (int i = 0; i < lines_; ++i) __builtin_prefetch(line(at, i), 0, 2);
+      for (int i = 0; i < lines_; ++i) LineToL2(line(at, i));
     }
   }
 
@@ -188,7 +182,7 @@ class StreamFetcher {
 // mend.
 inline void Touch(const void* row, size_t bytes) {
   const auto* lines = static_cast<const volatile char*>(row);
-  for (size_t at = 0; at < bytes; at += 64) static_cast<void>(lines[at]);
+  for (size_t at = 0; at < bytes; at += kLineBytes) static_cast<void>(lines[at]);
 }
 
 }  // namespace annulus::cpu

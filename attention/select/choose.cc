@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "attention/cpu/fetch_line.h"
 #include "attention/select/scores.h"
 #include "attention/select/top_units.h"
 #include "base/status.h"
@@ -14,12 +15,6 @@ namespace {
 constexpr int64_t kRowsAtOnce = 16;
 // Summaries that are scored together: the first few of them are waited for.
 constexpr size_t kSummariesAtOnce = 256;
-
-// Asks memory for a summary that is read soon.
-__attribute__((always_inline)) inline void Fetch(const float* summary, size_t floats) {
-  constexpr size_t kLineFloats = 16;
-  for (size_t c = 0; c < floats; c += kLineFloats) __builtin_prefetch(summary + c, 0, 3);
-}
 
 // Summaries of pages, found or made.
 class Pages {
@@ -108,7 +103,7 @@ absl::StatusOr<ScoredBy> SummariesOf(const PageSummary& form, const SelectKeys& 
   const auto find = [&](size_t i) {
     for (int64_t b = 0; b < blocks; ++b) {
       of_next[b] = pages.Known(chunks[i] * blocks + b);
-      if (of_next[b] != nullptr) Fetch(of_next[b], form.page_floats());
+      if (of_next[b] != nullptr) cpu::RowToL1(of_next[b], form.page_floats() * sizeof(float));
     }
   };
   if (!chunks.empty()) find(0);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "attention/cpu/fetch_line.h"
 #include "attention/cpu/simd_targets.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -70,7 +71,7 @@ void TotalsOfFour(Tag d, const hn::Vec<Tag>* first, const hn::Vec<Tag>* second, 
 // Memory is asked for the summaries that come so many later: pages lie apart, where nothing else
 // reads ahead.
 constexpr size_t kAhead = 8;
-constexpr size_t kLineFloats = 16;
+constexpr size_t kLineFloats = cpu::kLineBytes / sizeof(float);
 
 // Several rows with several summaries, whose sums stay in registers. Where `ahead` is given, the
 // summaries there are fetched meanwhile.
@@ -91,7 +92,7 @@ void ScoreTile(const double* HWY_RESTRICT rows, size_t size, const float* const*
   for (size_t c = 0; c < size; c += kSums) {
     if (kFetch && c % kLineFloats == 0) {
 #pragma GCC unroll 8
-      for (size_t s = 0; s < kSummaries; ++s) __builtin_prefetch(ahead[s] + c, 0, 3);
+      for (size_t s = 0; s < kSummaries; ++s) cpu::LineToL1(ahead[s] + c);
     }
 #pragma GCC unroll 8
     for (size_t v = 0; v < kVectors; ++v) {
