@@ -11,11 +11,6 @@
 namespace annulus {
 namespace {
 
-// Rows that are scored together, so that they stay in L1 while summaries pass by.
-constexpr int64_t kRowsAtOnce = 16;
-// Summaries that are scored together: the first few of them are waited for.
-constexpr size_t kSummariesAtOnce = 256;
-
 // Summaries of pages, found or made.
 class Pages {
  public:
@@ -150,25 +145,23 @@ void BestOf(const SelectRows& rows, int kv_head, int64_t first, int64_t count,
     TopUnits top;
   };
   std::vector<Row> batch;
-  std::vector<double> expanded(static_cast<size_t>(kRowsAtOnce * width));
+  std::vector<double> expanded(kRowsAtOnce * static_cast<size_t>(width));
   std::vector<float> q(static_cast<size_t>(dim));
-  std::vector<float> scores(static_cast<size_t>(kRowsAtOnce) * kSummariesAtOnce);
+  PiecewiseScores scorer;
   const auto score = [&] {
     int64_t own = 0;
     for (const Row& row : batch) own = std::max(own, row.own);
     const auto end = static_cast<size_t>(
         std::lower_bound(units.units.begin(), units.units.end(), own) - units.units.begin());
-    for (size_t u = 0, count = 0; u < end; u += count) {
-      count = std::min(end - u, kSummariesAtOnce);
-      Scores(expanded.data(), static_cast<int>(batch.size()), width, {&units.summaries[u], count},
-             scores.data());
+    const auto offer = [&](size_t u, size_t count, const float* scores) {
       for (size_t r = 0; r < batch.size(); ++r) {
         Row& row = batch[r];
         for (size_t s = 0; s < count && units.units[u + s] < row.own; ++s) {
           row.top.Offer({scores[s * batch.size() + r], units.units[u + s]});
         }
       }
-    }
+    };
+    scorer.Score(expanded.data(), batch.size(), width, {units.summaries.data(), end}, offer);
     for (Row& row : batch) {
       best[row.place] = std::move(row.top).Take();
       std::sort(best[row.place].begin(), best[row.place].end(), Before);
@@ -183,7 +176,7 @@ void BestOf(const SelectRows& rows, int kv_head, int64_t first, int64_t count,
       selector.Expand(q.data(), dim, expanded.data() + static_cast<int64_t>(batch.size()) * width);
       batch.push_back({static_cast<size_t>(at * rows.q.tokens + r), own,
                        TopUnits(selector.picks_of_candidates())});
-      if (static_cast<int64_t>(batch.size()) == kRowsAtOnce) score();
+      if (batch.size() == kRowsAtOnce) score();
     }
   }
   if (!batch.empty()) score();

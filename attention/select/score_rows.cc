@@ -7,10 +7,6 @@
 namespace annulus {
 namespace {
 
-// Groups that are scored together, and summaries, as in choose.cc.
-constexpr size_t kGroupsAtOnce = 16;
-constexpr size_t kSummariesAtOnce = 256;
-
 struct Group {
   int head;
   int64_t row;
@@ -28,8 +24,7 @@ class Batch {
         take_(take),
         dim_(static_cast<int>(rows.q.dim)),
         width_(rows.selector->Width(dim_)),
-        expanded_(kGroupsAtOnce * static_cast<size_t>(width_)),
-        scores_(kGroupsAtOnce * kSummariesAtOnce) {}
+        expanded_(kRowsAtOnce * static_cast<size_t>(width_)) {}
 
   void Add(int head, int64_t row, int64_t group) {
     int64_t missing = 0;
@@ -43,23 +38,21 @@ class Batch {
                                expanded_.data() + groups_.size() * static_cast<size_t>(width_));
     const auto end = std::lower_bound(units_.units.begin(), units_.units.end(), of_.Units(row));
     groups_.push_back({head, row, group, static_cast<size_t>(end - units_.units.begin())});
-    if (groups_.size() == kGroupsAtOnce) Score();
+    if (groups_.size() == kRowsAtOnce) Score();
   }
 
   void Score() {
     size_t end = 0;
     for (const Group& group : groups_) end = std::max(end, group.units);
     by_group_.resize(groups_.size() * end);
-    for (size_t u = 0, count = 0; u < end; u += count) {
-      count = std::min(end - u, kSummariesAtOnce);
-      Scores(expanded_.data(), static_cast<int>(groups_.size()), width_,
-             {&units_.summaries[u], count}, scores_.data());
+    const auto keep = [&](size_t u, size_t count, const float* scores) {
       for (size_t g = 0; g < groups_.size(); ++g) {
         for (size_t s = 0; s < count; ++s) {
-          by_group_[g * end + u + s] = scores_[s * groups_.size() + g];
+          by_group_[g * end + u + s] = scores[s * groups_.size() + g];
         }
       }
-    }
+    };
+    scores_.Score(expanded_.data(), groups_.size(), width_, {units_.summaries.data(), end}, keep);
     for (size_t g = 0; g < groups_.size(); ++g) {
       const Group& group = groups_[g];
       take_(group.head, group.row, group.group, {by_group_.data() + g * end, group.units});
@@ -77,8 +70,8 @@ class Batch {
   std::vector<Group> groups_;
   std::vector<float> q_;
   std::vector<double> expanded_;  // [groups, width]
-  std::vector<float> scores_;     // [summaries, groups]
-  std::vector<float> by_group_;   // [groups, units]
+  PiecewiseScores scores_;
+  std::vector<float> by_group_;  // [groups, units]
 };
 
 }  // namespace
