@@ -29,6 +29,10 @@ elif [[ $ranks -le $(find /sys/devices/system/node -maxdepth 1 -name 'node[0-9]*
 else
   launcher+=(--oversubscribe --bind-to none)
 fi
+# The ranks of other hosts get the variables that they are to get by name.
+while read -r name; do
+  launcher+=(-x "$name")
+done < <(compgen -e ANNULUS_)
 # mpirun refuses root without these: containers know no other user.
 if [[ $(id -u) == 0 ]]; then
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1

@@ -28,7 +28,7 @@ struct PlanRow {
                                // computed, step by step
   double predicted_s = 0;      // by the cost model
   double tflops_per_rank = 0;  // 2·visited_pairs·(head_dim + v_head_dim) / seconds / world
-  double pct_of_single = 0;    // 100 · one rank's time / (world · seconds); 0: not measured
+  double pct_of_single = 0;    // 100 · one rank's time / (world · seconds)
   int64_t bytes_sent = 0;      // counted at the transport, over all ranks
   int64_t planned_bytes = 0;
   double max_over_mean_work = 1;

@@ -2,17 +2,73 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <iostream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "base/quoted.h"
 #include "base/status.h"
 #include "base/write_file.h"
 #include "bench/plans/plan_bench.h"
 
 namespace annulus {
 namespace {
+
+// The options that all ranks must have alike, as each has them.
+using OptionValues = std::vector<std::pair<const char*, std::string>>;
+
+OptionValues SharedOptions(const BenchFlags& flags) {
+  const ProblemFlags& problem = flags.problem;
+  std::vector<std::string> plans;
+  for (const auto& kind : flags.plans) {
+    plans.emplace_back(kind.has_value() ? Name(*kind) : "auto");
+  }
+  return {
+      {"transport", flags.transport},
+      {"ucx-transports", flags.ucx_transports},
+      {"plan", absl::StrJoin(plans, ",")},
+      {"tokens", absl::StrCat(problem.kv_tokens)},
+      {"q-tokens", absl::StrCat(problem.q_tokens)},
+      {"q-start", problem.q_start.has_value() ? absl::StrCat(*problem.q_start) : "none"},
+      {"keys", problem.keys.has_value() ? absl::StrCat(problem.keys->begin, ":", problem.keys->end)
+                                        : "all"},
+      {"heads", absl::StrCat(problem.heads)},
+      {"kv-heads", absl::StrCat(problem.kv_heads)},
+      {"head-dim", absl::StrCat(problem.head_dim)},
+      {"v-head-dim", absl::StrCat(problem.v_head_dim)},
+      {"v-is-k-prefix", problem.v_is_k_prefix ? "true" : "false"},
+      {"pattern", problem.pattern},
+      {"dtype", std::string(Name(problem.dtype))},
+      {"placement", problem.placement.ToString()},
+      {"repeat", absl::StrCat(flags.repeat)},
+      {"seed", absl::StrCat(flags.seed)},
+      {"check", flags.check ? "true" : "false"}};
+}
+
+// Ranks that were asked for different things would wait for each other for ever: a launcher hands
+// variables on to the ranks of its own machine only.
+absl::Status CheckAlike(Ranks& ranks, const BenchFlags& flags) {
+  constexpr char kEnd = '\0';  // no argument has one
+  const OptionValues options = SharedOptions(flags);
+  std::string mine;
+  for (const auto& [name, value] : options) mine.append(value).push_back(kEnd);
+  ANNULUS_ASSIGN_OR_RETURN(const std::vector<std::string> all, ranks.Gather(mine));
+  const std::vector<absl::string_view> first = absl::StrSplit(all[0], kEnd);
+  for (size_t rank = 1; rank < all.size(); ++rank) {
+    const std::vector<absl::string_view> values = absl::StrSplit(all[rank], kEnd);
+    const size_t at =
+        std::mismatch(values.begin(), values.end(), first.begin()).first - values.begin();
+    if (at == values.size()) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("--", options[at].first, ": ", Quoted(values[at], 80), " on rank ", rank,
+                     "; expected ", Quoted(first[at], 80), ", as rank 0 has it"));
+  }
+  return absl::OkStatus();
+}
 
 // What rank 0 says and writes; the others are silent.
 class Speaker {
@@ -29,8 +85,9 @@ class Speaker {
     if (!flags_.json) std::cerr << bench.TextHeader() << std::flush;
   }
 
-  void Add(const PlanBench& bench, const PlanRow& row) {
-    if (!on_) return;
+  // A row is in the file at once: a job may be ended before its last one.
+  absl::Status Add(const PlanBench& bench, const PlanRow& row) {
+    if (!on_) return absl::OkStatus();
     const Columns columns = bench.ToColumns(row);
     csv_ += (csv_.empty() ? columns.CsvHeader() : "") + columns.CsvLine();
     if (flags_.json) {
@@ -38,11 +95,7 @@ class Speaker {
     } else {
       std::cerr << bench.ToText(row) << std::flush;
     }
-  }
-
-  absl::Status End() const {
-    if (!on_ || flags_.csv.empty()) return absl::OkStatus();
-    return WriteFile(flags_.csv, {csv_});
+    return flags_.csv.empty() ? absl::OkStatus() : WriteFile(flags_.csv, {csv_});
   }
 
  private:
@@ -66,11 +119,10 @@ absl::Status MeasurePlans(Ranks& ranks, const BenchFlags& flags, const Environme
   std::string wrong;
   for (const std::optional<PlanKind>& kind : flags.plans) {
     ANNULUS_ASSIGN_OR_RETURN(const PlanRow row, bench->Measure(kind));
-    speaker.Add(*bench, row);
+    ANNULUS_RETURN_IF_ERROR(ranks.AllOk(speaker.Add(*bench, row)));
     if (wrong.empty() && !row.wrong.empty())
       wrong = absl::StrCat("plan ", row.plan, ": ", row.wrong);
   }
-  ANNULUS_RETURN_IF_ERROR(ranks.AllOk(speaker.End()));
   return wrong.empty() ? absl::OkStatus() : absl::DataLossError(wrong);
 }
 
@@ -84,6 +136,7 @@ absl::Status Run(Ranks& ranks, const std::vector<std::string>& args) {
     if (ranks.rank() == 0) std::cout << **help;
     return absl::OkStatus();
   }
+  ANNULUS_RETURN_IF_ERROR(CheckAlike(ranks, flags));
   return MeasurePlans(ranks, flags, environment);
 }
 

@@ -13,6 +13,9 @@ std::string Text(absl::string_view text) {
 
 Columns PlanBench::ToColumns(const PlanRow& row) const {
   const bool checked = row.checked_rows > 0;
+  const auto of_single = [this](double value) {
+    return single_.seconds > 0 ? Columns::Value(value) : Columns::Value();
+  };
   return {{"plan", row.plan},
           {"pattern", problem_.pattern.text()},
           {"tokens", problem_.q_tokens},
@@ -25,7 +28,7 @@ Columns PlanBench::ToColumns(const PlanRow& row) const {
           {"world", int64_t{ranks_.world()}},
           {"ms", row.seconds * 1e3},
           {"tflops_per_rank", row.tflops_per_rank},
-          {"pct_of_single", row.pct_of_single},
+          {"pct_of_single", of_single(row.pct_of_single)},
           {"bytes_sent", row.bytes_sent},
           {"planned_bytes", row.planned_bytes},
           {"exposed_comm_ms", row.exposed_comm_s * 1e3},
@@ -38,8 +41,8 @@ Columns PlanBench::ToColumns(const PlanRow& row) const {
           {"placement", problem_.home_partition.ToString()},
           {"stages", int64_t{row.stages}},
           {"predicted_ms", row.predicted_s * 1e3},
-          {"single_ms", single_.seconds * 1e3},
-          {"single_share", single_.share},
+          {"single_ms", of_single(single_.seconds * 1e3)},
+          {"single_share", of_single(single_.share)},
           {"visited_pairs", size_.visited_pairs},
           {"nodes", int64_t{machinery_.nodes}},
           {"threads", int64_t{machinery_.threads}},
@@ -66,11 +69,12 @@ std::string PlanBench::TextHeader() const {
 }
 
 std::string PlanBench::ToText(const PlanRow& row) const {
-  return absl::StrFormat(
-      "%-15s %10.3f %10.3f %10.2f %7.1f%% %14d %14d %8.3f %9s %6d\n", row.plan, row.seconds * 1e3,
-      row.exposed_comm_s * 1e3, row.tflops_per_rank * 1e3, row.pct_of_single, row.bytes_sent,
-      row.planned_bytes, row.max_over_mean_work,
-      row.checked_rows > 0 ? absl::StrFormat("%.1e", row.max_rel_err) : "-", row.checked_rows);
+  return absl::StrFormat("%-15s %10.3f %10.3f %10.2f %8s %14d %14d %8.3f %9s %6d\n", row.plan,
+                         row.seconds * 1e3, row.exposed_comm_s * 1e3, row.tflops_per_rank * 1e3,
+                         single_.seconds > 0 ? absl::StrFormat("%.1f%%", row.pct_of_single) : "-",
+                         row.bytes_sent, row.planned_bytes, row.max_over_mean_work,
+                         row.checked_rows > 0 ? absl::StrFormat("%.1e", row.max_rel_err) : "-",
+                         row.checked_rows);
 }
 
 }  // namespace annulus

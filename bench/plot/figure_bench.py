@@ -8,6 +8,7 @@ COLUMNS = {"plan": str, "pattern": str, "tokens": float, "heads": float, "kv_hea
            "head_dim": float, "dtype": str, "backend": str, "transport": str, "world": float,
            "ms": float, "tflops_per_rank": float, "pct_of_single": float, "bytes_sent": float,
            "planned_bytes": float, "exposed_comm_ms": float, "max_over_mean_work": float}
+OPTIONAL = ("pct_of_single",)  # empty where one rank alone was not measured
 POSITIVE = ("world", "ms", "tflops_per_rank")
 PEERS = {"cudnn": ("context parallel, cuDNN", BLACK), "fa2": ("context parallel, FA2", VERMILION)}
 PROBLEM = ("pattern", "tokens", "heads", "kv_heads", "head_dim", "dtype", "backend")
@@ -35,11 +36,12 @@ def draw_time(axes, rows):
 def draw_rate(axes, rows):
     for at, row in enumerate(rows):
         # The rate of one rank alone stands behind that of each rank among many.
-        if row["pct_of_single"] > 0:
-            single = 100 * row["tflops_per_rank"] / row["pct_of_single"]
+        of_single = row["pct_of_single"] or 0
+        if of_single > 0:
+            single = 100 * row["tflops_per_rank"] / of_single
             axes.barh(at, single, 0.8, color="none", edgecolor=GREY, label="one rank alone")
         axes.barh(at, row["tflops_per_rank"], 0.55, color=GREEN, label="a rank among all")
-        label(axes, at, row["tflops_per_rank"], f"{row['pct_of_single']:.0f}%")
+        label(axes, at, row["tflops_per_rank"], f"{of_single:.0f}%" if of_single > 0 else "")
         for name, rate in row["peers"].items():
             text, color = PEERS.get(name, (name, GREY))
             axes.plot([rate, rate], [at - 0.4, at + 0.4], color=color, linewidth=2, label=text)

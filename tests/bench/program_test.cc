@@ -210,6 +210,38 @@ TEST_CASE("alone, without mpirun, it is a world of one", "[ranks]") {
   }
 }
 
+TEST_CASE("ranks that were asked for different things say so", "[ranks]") {
+  const auto ask = [](const std::vector<std::string>& more) {
+    std::string text;
+    for (const std::string& arg : ArgsOf("causal", "1K", more)) {
+      absl::StrAppend(&text, " ", ShellQuoted(arg));
+    }
+    return text;
+  };
+  const std::string program =
+      (std::filesystem::read_symlink("/proc/self/exe").parent_path() / "annulus_bench").string();
+  const Outcome outcome = Run(absl::StrCat(ANNULUS_MPIEXEC, " --oversubscribe -np 1 ", program,
+                                           ask({"--plan", "ring,heads"}), " : -np 1"),
+                              ArgsOf("causal", "1K", {"--plan", "ring"}));
+  INFO(outcome.err);
+  CHECK(outcome.code == 2);
+  CHECK(absl::StrContains(outcome.err,
+                          R"(--plan: "ring" on rank 1; expected "ring,heads", as rank 0 has it)"));
+}
+
+TEST_CASE("what was not measured is told as that", "[ranks]") {
+  const std::string csv = TheFolder() / "alone.csv";
+  const Outcome outcome = Run(
+      "", ArgsOf("causal", "1K",
+                 {"--plan", "ring", "--single-s", "0", "--json", "--threads", "1", "--csv", csv}));
+  INFO(outcome.err);
+  REQUIRE(outcome.code == 0);
+  for (const char* column : {"pct_of_single", "single_ms", "single_share"}) {
+    CHECK(outcome.rows()[0][column].is_null());
+  }
+  CHECK(absl::StrContains(ReadAll(csv), ",,"));
+}
+
 TEST_CASE("figures that are saved are those that one rank alone reached", "[ranks]") {
   const std::string saved = TheFolder() / "saved.json";
   const Outcome outcome =
