@@ -152,7 +152,7 @@ absl::StatusOr<std::shared_ptr<const Planned>> CallPlanner::PlanFor(
     ANNULUS_ASSIGN_OR_RETURN(pattern, bound_.Bind(*pattern, numbered, map.spec.heads));
   }
   if (map.spec.tokens_expected > 0) {
-    ANNULUS_RETURN_IF_ERROR(pattern->CheckTokens(map.spec.tokens_expected));
+    ANNULUS_RETURN_IF_ERROR(pattern->CheckTokens(ask.kv_len()));
   }
   ANNULUS_RETURN_IF_ERROR(pattern->CheckLists(ask.queries(), ask.kv_len()));
   const bool is_step = ask.kind == request::WorkItem::Kind::kStep;
