@@ -23,12 +23,12 @@
 // heads the same stride. window counts tokens (window(1) = self); s2's local and stride, power's
 // window and sink, band's n and slash's distances count blocks of `block` tokens. `causal` is
 // implied by s2, power, band and what chooses keys by data, but biformer. power's d & (d − 1) = 0
-// holds for the query's own block (d = 0) too, so a window of 0 is one of 1. docs' lengths cover the
-// context's tokens (CheckTokens); of a context that grows without a known end the last document has
-// none: its queries see all keys from its start on, whatever length it was given.
-// Grids have one to three extents joined by x, their tokens in raster order from position 0 on
-// (disk: after its text); what na takes for each axis is joined likewise, or one number for all.
-// Beyond a grid nobody sees or is seen.
+// holds for the query's own block (d = 0) too, so a window of 0 is one of 1. docs' lengths cover
+// the context's tokens (CheckTokens); of a context that grows without a known end the last document
+// has none: its queries see all keys from its start on, whatever length it was given. Grids have
+// one to three extents joined by x, their tokens in raster order from position 0 on (disk: after
+// its text); what na takes for each axis is joined likewise, or one number for all. Beyond a grid
+// nobody sees or is seen.
 //
 // A pattern is a set of (kv_head, query position, key position) over absolute positions.
 // Allows() is its meaning; Row(), CellMask() and CountPairs() agree with it everywhere and never
