@@ -1,6 +1,6 @@
 // Of Abseil's locks, which gRPC's are too: Abseil that was built without NDEBUG, as Debian's is,
 // notes for each lock which others were held when it was taken, in a graph of the whole process.
-// Its tables grow for as long as connections come and go, and a cycle in it ends the process.
+// It grows as connections come and go, and a cycle in it ends the process.
 #pragma once
 
 namespace annulus {
