@@ -148,7 +148,6 @@ TEST_CASE("Append and Attend name the field that makes no sense, and go on after
   attend("scale", [](AttendRequest& r) { r.scale = INFINITY; });
   attend("plan", [](AttendRequest& r) { r.plan = static_cast<PlanKind>(99); });
   attend("", [](AttendRequest& r) { r.pattern = "window("; });
-  attend("", [](AttendRequest& r) { r.pattern = "docs(7, 4)"; });
   attend("", [](AttendRequest& r) { r.pattern = "heads(0: causal)"; });
   attend("", [](AttendRequest& r) { r.pattern = std::string("causal\0\n\xff", 9); });
   q.f32()[7] = NAN;
