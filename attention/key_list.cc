@@ -68,6 +68,16 @@ std::optional<KeyListData::Rows> ParseRows(absl::string_view name) {
   return std::nullopt;
 }
 
+absl::Status CheckForm(const KeyListData& data) {
+  if (!ParseUnit(Name(data.unit)).has_value()) {
+    return Refuse("unit", static_cast<int>(data.unit), "blocks or tokens");
+  }
+  if (!ParseRows(Name(data.rows)).has_value()) {
+    return Refuse("rows", static_cast<int>(data.rows), "token, block, all or vertical-slash");
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::shared_ptr<const KeyList>> KeyList::Make(KeyListData data) {
   return Make(std::make_shared<const KeyListData>(std::move(data)));
 }
@@ -76,14 +86,7 @@ absl::StatusOr<std::shared_ptr<const KeyList>> KeyList::Make(
     std::shared_ptr<const KeyListData> data) {
   std::shared_ptr<KeyList> list(new KeyList(std::move(data)));
   const KeyListData& of = list->data();
-  if (!ParseUnit(Name(of.unit)).has_value()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("unit: ", static_cast<int>(of.unit), "; expected blocks or tokens"));
-  }
-  if (!ParseRows(Name(of.rows)).has_value()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "rows: ", static_cast<int>(of.rows), "; expected token, block, all or vertical-slash"));
-  }
+  ANNULUS_RETURN_IF_ERROR(CheckForm(of));
   ANNULUS_RETURN_IF_ERROR(list->CheckShape());
   list->rows_ = (static_cast<int64_t>(of.begin.size()) - 1) / of.heads;
   list->unit_tokens_ = of.unit == Unit::kTokens ? 1 : of.block_tokens;

@@ -29,6 +29,8 @@ absl::string_view Name(KeyListData::Rows rows);
 // Absent: no such name.
 std::optional<KeyListData::Unit> ParseUnit(absl::string_view name);
 std::optional<KeyListData::Rows> ParseRows(absl::string_view name);
+// INVALID_ARGUMENT unless unit and rows are values of their types.
+absl::Status CheckForm(const KeyListData& data);
 
 class KeyList {
  public:

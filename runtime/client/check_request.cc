@@ -56,15 +56,8 @@ absl::Status CheckLists(const std::vector<CallList>& lists) {
     if (lists[i].data == nullptr) {
       return absl::InvalidArgumentError(absl::StrCat(field, ".data: null; expected a list"));
     }
-    const KeyListData& data = *lists[i].data;
-    if (!ParseUnit(Name(data.unit)).has_value()) {
-      return absl::InvalidArgumentError(absl::StrCat(field, ".unit: ", static_cast<int>(data.unit),
-                                                     "; expected blocks or tokens"));
-    }
-    if (!ParseRows(Name(data.rows)).has_value()) {
-      return absl::InvalidArgumentError(absl::StrCat(field, ".rows: ", static_cast<int>(data.rows),
-                                                     "; expected token, block, all or "
-                                                     "vertical-slash"));
+    if (const absl::Status form = CheckForm(*lists[i].data); !form.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat(field, ".", form.message()));
     }
   }
   return absl::OkStatus();
