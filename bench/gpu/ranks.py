@@ -221,8 +221,9 @@ class Run:
         rows, why = ours(self.args, case, min(self.left(), 3600))
         for plan in rows:
             self.rows.append(dict(self.row, case=case.name, **{name: plan[name] for name in OURS.split()}))
+            of_single = "" if plan["pct_of_single"] is None else f"{plan['pct_of_single']:5.1f}% of one, "
             say(f"{case.name:16} {plan['plan']:16} {plan['ms']:10.3f} ms "
-                f"{plan['tflops_per_rank']:6.1f} TFLOP/s a GPU, {plan['pct_of_single']:5.1f}% of one, "
+                f"{plan['tflops_per_rank']:6.1f} TFLOP/s a GPU, {of_single}"
                 f"exposed {plan['exposed_comm_ms']:7.2f} ms, {plan['bytes_sent'] / 1e6:8.1f} MB, "
                 f"max/mean {plan['max_over_mean_work']:.3f}")
         say(f"{case.name}: {time.monotonic() - begin:.0f} s")
