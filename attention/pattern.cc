@@ -147,10 +147,10 @@ void Pattern::SetRules(std::vector<NodePtr> rules) {
 
 absl::Status Pattern::CheckTokens(int64_t kv_tokens) const {
   for (const DocsTotal& docs : *docs_) {
-    if (docs.tokens < kv_tokens) {
+    if (docs.tokens != kv_tokens) {
       return absl::InvalidArgumentError(absl::StrCat(
           "pattern: at ", docs.position, ": documents of ", docs.tokens,
-          " tokens in all; expected at least ", kv_tokens, " tokens, as many as the context has"));
+          " tokens in all; expected ", kv_tokens, " tokens, as many as the context has"));
     }
   }
   return absl::OkStatus();

@@ -23,7 +23,7 @@
 // heads the same stride. window counts tokens (window(1) = self); s2's local and stride, power's
 // window and sink, band's n and slash's distances count blocks of `block` tokens. `causal` is
 // implied by s2, power, band and what chooses keys by data, but biformer. power's d & (d − 1) = 0
-// holds for the query's own block (d = 0) too, so a window of 0 is one of 1. docs' lengths cover
+// holds for the query's own block (d = 0) too, so a window of 0 is one of 1. docs' lengths sum to
 // the context's tokens (CheckTokens); of a context that grows without a known end the last document
 // has none: its queries see all keys from its start on, whatever length it was given. Grids have
 // one to three extents joined by x, their tokens in raster order from position 0 on (disk: after
@@ -119,9 +119,8 @@ class Pattern {
   const std::string& text() const { return text_; }
   int kv_heads() const { return kv_heads_; }
 
-  // INVALID_ARGUMENT unless docs' lengths sum to at least `kv_tokens`: documents, or parts of them,
-  // that a context has not reached yet see nothing. Not to be asked of a context that grows without
-  // a known end.
+  // INVALID_ARGUMENT unless docs' lengths sum to exactly `kv_tokens`. Not to be asked of a context
+  // that grows without a known end.
   absl::Status CheckTokens(int64_t kv_tokens) const;
 
   // INVALID_ARGUMENT unless every list(name) has its list, with rows of all queries `q` and keys

@@ -96,13 +96,13 @@ TEST_CASE("pattern: heads with one rule are one class") {
   REQUIRE(Parsed("heads(0: sink(4)|causal; 1: full; 2: sink(4)|causal)", 3).HeadClass(2) == 0);
 }
 
-TEST_CASE("pattern: documents cover the tokens, and the last one has no end") {
+TEST_CASE("pattern: documents must add up, and the last one has no end") {
   const Pattern docs = Parsed("causal & docs(100, 50)", 1);
   REQUIRE(docs.CheckTokens(150).ok());
-  REQUIRE(docs.CheckTokens(20).ok());
   REQUIRE(docs.CheckTokens(151).message() ==
-          "pattern: at 15: documents of 150 tokens in all; expected at least 151 tokens, as "
-          "many as the context has");
+          "pattern: at 15: documents of 150 tokens in all; expected 151 tokens, as many as the "
+          "context has");
+  REQUIRE(absl::IsInvalidArgument(docs.CheckTokens(149)));
   REQUIRE(docs.Allows(0, 9000, 120));
   REQUIRE(Parsed("causal", 1).CheckTokens(7).ok());
 }

@@ -185,6 +185,7 @@ TEST_CASE("attend: wrong input is refused in one line that names it") {
       {{{"--sinks", "1,2,,0"}}, "--sinks"},
       {{{"--pattern", "causl"}}, "causl"},
       {{{"--pattern", "docs(10,10)"}}, "330 tokens"},
+      {{{"--pattern", "docs(300,40)"}}, "documents of 340 tokens in all; expected 330"},
       {{{"--pattern", "\x1b[31m\n"}}, "\\x1b"},
       {{{"--plan", "rings"}}, "rings"},
       {{{"--placement", "zagzig"}}, "zagzig"},

@@ -53,6 +53,14 @@ void NoteMerging(Planned* planned) {
   }
 }
 
+// The documents of a context with a known end are those of the tokens that it has, or of all that
+// it will have.
+absl::Status CheckDocuments(const Pattern& pattern, const ContextSpec& spec, int64_t kv_len) {
+  if (spec.tokens_expected == 0) return absl::OkStatus();
+  if (pattern.CheckTokens(spec.tokens_expected).ok()) return absl::OkStatus();
+  return pattern.CheckTokens(kv_len);
+}
+
 // The whole blocks in which these tokens are.
 TokenRange WholeBlocks(TokenRange tokens) {
   return {tokens.begin / kBlockTokens * kBlockTokens, BlocksOf(tokens.end) * kBlockTokens};
@@ -151,9 +159,7 @@ absl::StatusOr<std::shared_ptr<const Planned>> CallPlanner::PlanFor(
   if (!lists.empty()) {
     ANNULUS_ASSIGN_OR_RETURN(pattern, bound_.Bind(*pattern, numbered, map.spec.heads));
   }
-  if (map.spec.tokens_expected > 0) {
-    ANNULUS_RETURN_IF_ERROR(pattern->CheckTokens(ask.kv_len()));
-  }
+  ANNULUS_RETURN_IF_ERROR(CheckDocuments(*pattern, map.spec, ask.kv_len()));
   ANNULUS_RETURN_IF_ERROR(pattern->CheckLists(ask.queries(), ask.kv_len()));
   const bool is_step = ask.kind == request::WorkItem::Kind::kStep;
   const TokenRange q = is_step ? WholeBlocks(ask.queries()) : ask.queries();
