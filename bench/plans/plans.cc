@@ -21,13 +21,14 @@ namespace {
 // The options that all ranks must have alike, as each has them.
 using OptionValues = std::vector<std::pair<const char*, std::string>>;
 
-OptionValues SharedOptions(const BenchFlags& flags) {
+OptionValues SharedOptions(const BenchFlags& flags, bool help) {
   const ProblemFlags& problem = flags.problem;
   std::vector<std::string> plans;
   for (const auto& kind : flags.plans) {
     plans.emplace_back(kind.has_value() ? Name(*kind) : "auto");
   }
   return {
+      {"help", help ? "true" : "false"},  // the first: a rank that helps has read no others
       {"transport", flags.transport},
       {"ucx-transports", flags.ucx_transports},
       {"plan", absl::StrJoin(plans, ",")},
@@ -44,16 +45,18 @@ OptionValues SharedOptions(const BenchFlags& flags) {
       {"pattern", problem.pattern},
       {"dtype", std::string(Name(problem.dtype))},
       {"placement", problem.placement.ToString()},
+      {"backend", flags.backend},
       {"repeat", absl::StrCat(flags.repeat)},
       {"seed", absl::StrCat(flags.seed)},
-      {"check", flags.check ? "true" : "false"}};
+      {"check", flags.check ? "true" : "false"},
+      {"check-rows", absl::StrCat(flags.check_rows)}};
 }
 
 // Ranks that were asked for different things would wait for each other for ever: a launcher hands
 // variables on to the ranks of its own machine only.
-absl::Status CheckAlike(Ranks& ranks, const BenchFlags& flags) {
+absl::Status CheckAlike(Ranks& ranks, const BenchFlags& flags, bool help) {
   constexpr char kEnd = '\0';  // no argument has one
-  const OptionValues options = SharedOptions(flags);
+  const OptionValues options = SharedOptions(flags, help);
   std::string mine;
   for (const auto& [name, value] : options) mine.append(value).push_back(kEnd);
   ANNULUS_ASSIGN_OR_RETURN(const std::vector<std::string> all, ranks.Gather(mine));
@@ -132,11 +135,11 @@ absl::Status Run(Ranks& ranks, const std::vector<std::string>& args) {
   const absl::StatusOr<std::optional<std::string>> help =
       ParseBenchFlags(args, environment, &flags);
   ANNULUS_RETURN_IF_ERROR(ranks.AllOk(help.status()));
+  ANNULUS_RETURN_IF_ERROR(CheckAlike(ranks, flags, help->has_value()));
   if (help->has_value()) {
     if (ranks.rank() == 0) std::cout << **help;
     return absl::OkStatus();
   }
-  ANNULUS_RETURN_IF_ERROR(CheckAlike(ranks, flags));
   return MeasurePlans(ranks, flags, environment);
 }
 

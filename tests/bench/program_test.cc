@@ -75,12 +75,14 @@ std::string ShellQuoted(const std::string& text) {
   return absl::StrCat("'", absl::StrReplaceAll(text, {{"'", "'\\''"}}), "'");
 }
 
+std::string TheProgram() {
+  return (std::filesystem::read_symlink("/proc/self/exe").parent_path() / "annulus_bench").string();
+}
+
 // `launcher`: what comes before the program's name.
 Outcome Run(const std::string& launcher, const std::vector<std::string>& args) {
-  const std::string program =
-      (std::filesystem::read_symlink("/proc/self/exe").parent_path() / "annulus_bench").string();
   std::string command =
-      absl::StrCat(ANNULUS_MPI_ENVIRONMENT, " ", launcher, " ", ShellQuoted(program));
+      absl::StrCat(ANNULUS_MPI_ENVIRONMENT, " ", launcher, " ", ShellQuoted(TheProgram()));
   for (const std::string& arg : args) absl::StrAppend(&command, " ", ShellQuoted(arg));
   const std::string out = TheFolder() / "out";
   const std::string err = TheFolder() / "err";
@@ -211,22 +213,37 @@ TEST_CASE("alone, without mpirun, it is a world of one", "[ranks]") {
 }
 
 TEST_CASE("ranks that were asked for different things say so", "[ranks]") {
-  const auto ask = [](const std::vector<std::string>& more) {
-    std::string text;
-    for (const std::string& arg : ArgsOf("causal", "1K", more)) {
-      absl::StrAppend(&text, " ", ShellQuoted(arg));
-    }
-    return text;
+  struct Case {
+    std::vector<std::string> first, second;
+    const char* says;
   };
-  const std::string program =
-      (std::filesystem::read_symlink("/proc/self/exe").parent_path() / "annulus_bench").string();
-  const Outcome outcome = Run(absl::StrCat(ANNULUS_MPIEXEC, " --oversubscribe -np 1 ", program,
-                                           ask({"--plan", "ring,heads"}), " : -np 1"),
-                              ArgsOf("causal", "1K", {"--plan", "ring"}));
-  INFO(outcome.err);
-  CHECK(outcome.code == 2);
-  CHECK(absl::StrContains(outcome.err,
-                          R"(--plan: "ring" on rank 1; expected "ring,heads", as rank 0 has it)"));
+  const Case cases[] = {
+      {{"--plan", "ring,heads"},
+       {"--plan", "ring"},
+       R"(--plan: "ring" on rank 1; expected "ring,heads", as rank 0 has it)"},
+      {{}, {"--check"}, R"(--check: "true" on rank 1; expected "false", as rank 0 has it)"},
+      {{"--check", "--check-rows", "7"},
+       {"--check"},
+       R"(--check-rows: "32" on rank 1; expected "7", as rank 0 has it)"},
+      {{"--backend", "cpu"},
+       {"--backend", "reference"},
+       R"(--backend: "reference" on rank 1; expected "cpu", as rank 0 has it)"},
+      {{}, {"--help"}, R"(--help: "true" on rank 1; expected "false", as rank 0 has it)"},
+  };
+  for (const Case& c : cases) {
+    CAPTURE(c.says);
+    std::string first;
+    for (const std::string& arg : ArgsOf("causal", "1K", c.first)) {
+      absl::StrAppend(&first, " ", ShellQuoted(arg));
+    }
+    const Outcome outcome = Run(absl::StrCat(ANNULUS_MPIEXEC, " --oversubscribe -np 1 ",
+                                             ShellQuoted(TheProgram()), first, " : -np 1"),
+                                ArgsOf("causal", "1K", c.second));
+    INFO(outcome.err);
+    CHECK(outcome.code == 2);
+    CHECK(outcome.out == "");
+    CHECK(absl::StrContains(outcome.err, c.says));
+  }
 }
 
 TEST_CASE("what was not measured is told as that", "[ranks]") {
