@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <iostream>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -152,15 +153,15 @@ absl::Status Run(const std::vector<std::string>& args) {
   std::string csv;
   for (const Series& series : SeriesOf(flags)) {
     if (!flags.json) std::cout << TextHeader(series) << std::flush;
-    double first = 0;
+    std::optional<double> first;
     for (int64_t ranks : flags.ranks) {
       if (watched) std::cerr << series.scenario.name << ", " << ranks << " ranks\r" << std::flush;
       const int world = static_cast<int>(ranks);
       ANNULUS_ASSIGN_OR_RETURN(const ClusterModel model, ModelFor(cluster, world));
       ANNULUS_ASSIGN_OR_RETURN(ScaleRow row, Play(series, flags.shape, world, model));
       if (watched) std::cerr << "\33[2K" << std::flush;  // clears the line
-      if (first == 0) first = row.efficiency;
-      row.efficiency_to_first = row.efficiency / first;
+      if (!first.has_value()) first = row.efficiency;
+      if (row.efficiency.has_value()) row.efficiency_to_first = *row.efficiency / *first;
       const Columns columns = ToColumns(row);
       std::cout << (flags.json ? columns.JsonLine() : ToText(row)) << std::flush;
       csv += (csv.empty() ? columns.CsvHeader() : "") + columns.CsvLine();

@@ -16,6 +16,7 @@ Columns PlanBench::ToColumns(const PlanRow& row) const {
   const auto of_single = [this](double value) {
     return single_.seconds > 0 ? Columns::Value(value) : Columns::Value();
   };
+  const bool works = size_.visited_pairs > 0;
   return {{"plan", row.plan},
           {"pattern", problem_.pattern.text()},
           {"tokens", problem_.q_tokens},
@@ -27,7 +28,7 @@ Columns PlanBench::ToColumns(const PlanRow& row) const {
           {"transport", flags_.transport},
           {"world", int64_t{ranks_.world()}},
           {"ms", row.seconds * 1e3},
-          {"tflops_per_rank", row.tflops_per_rank},
+          {"tflops_per_rank", works ? Columns::Value(row.tflops_per_rank) : Columns::Value()},
           {"pct_of_single", of_single(row.pct_of_single)},
           {"bytes_sent", row.bytes_sent},
           {"planned_bytes", row.planned_bytes},
@@ -69,8 +70,10 @@ std::string PlanBench::TextHeader() const {
 }
 
 std::string PlanBench::ToText(const PlanRow& row) const {
-  return absl::StrFormat("%-15s %10.3f %10.3f %10.2f %8s %14d %14d %8.3f %9s %6d\n", row.plan,
-                         row.seconds * 1e3, row.exposed_comm_s * 1e3, row.tflops_per_rank * 1e3,
+  const std::string rate =
+      size_.visited_pairs > 0 ? absl::StrFormat("%.2f", row.tflops_per_rank * 1e3) : "-";
+  return absl::StrFormat("%-15s %10.3f %10.3f %10s %8s %14d %14d %8.3f %9s %6d\n", row.plan,
+                         row.seconds * 1e3, row.exposed_comm_s * 1e3, rate,
                          single_.seconds > 0 ? absl::StrFormat("%.1f%%", row.pct_of_single) : "-",
                          row.bytes_sent, row.planned_bytes, row.max_over_mean_work,
                          row.checked_rows > 0 ? absl::StrFormat("%.1e", row.max_rel_err) : "-",

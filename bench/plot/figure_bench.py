@@ -8,7 +8,9 @@ COLUMNS = {"plan": str, "pattern": str, "tokens": float, "heads": float, "kv_hea
            "head_dim": float, "dtype": str, "backend": str, "transport": str, "world": float,
            "ms": float, "tflops_per_rank": float, "pct_of_single": float, "bytes_sent": float,
            "planned_bytes": float, "exposed_comm_ms": float, "max_over_mean_work": float}
-OPTIONAL = ("pct_of_single",)  # empty where one rank alone was not measured
+# Empty where one rank alone was not measured; where the pattern shows nothing.
+OPTIONAL = ("pct_of_single", "tflops_per_rank")
+NOTHING = ("", None)
 POSITIVE = ("world", "ms", "tflops_per_rank")
 PEERS = {"cudnn": ("context parallel, cuDNN", BLACK), "fa2": ("context parallel, FA2", VERMILION)}
 PROBLEM = ("pattern", "tokens", "heads", "kv_heads", "head_dim", "dtype", "backend")
@@ -35,6 +37,8 @@ def draw_time(axes, rows):
 
 def draw_rate(axes, rows):
     for at, row in enumerate(rows):
+        if row["tflops_per_rank"] in NOTHING:
+            continue
         # The rate of one rank alone stands behind that of each rank among many.
         of_single = row["pct_of_single"] or 0
         if of_single > 0:
@@ -68,6 +72,8 @@ def draw_balance(axes, rows):
 
 def add_legend(axes):
     handles, names = axes.get_legend_handles_labels()
+    if not handles:
+        return
     unique = dict(zip(names, handles))
     axes.legend(unique.values(), unique, fontsize=7, loc="lower right", ncols=2,
                 bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)

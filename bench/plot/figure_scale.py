@@ -1,6 +1,8 @@
 """annulus_scale's rows: one line of panels per scenario. First how efficient it is over the number
 of ranks, one line per series; then, per series, which terms the time of a step goes to."""
 
+import math
+
 from style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, groups, plt, tokens
 
 PROGRAM = "annulus_scale"
@@ -8,6 +10,7 @@ COLUMNS = {"scenario": str, "scaling": str, "series_tokens": float, "plan": str,
            "world": float, "ms": float, "work_ms": float, "overhead_ms": float, "imbalance_ms": float,
            "bandwidth_ms": float, "latency_ms": float, "efficiency": float,
            "heads": float, "kv_heads": float, "head_dim": float, "dtype": str}
+OPTIONAL = ("efficiency",)  # empty where the pattern shows nothing
 POSITIVE = ("world", "ms")
 TERMS = (("work_ms", "work", BLUE), ("overhead_ms", "launches and partials", SKY),
          ("imbalance_ms", "imbalance", ORANGE),
@@ -27,9 +30,14 @@ def duration(ms):
     return f"{ms / scale:.3g}\n{unit}"
 
 
+def efficiencies(rows):
+    """In percent; NaN, which is not drawn, where there is none."""
+    return [math.nan if row["efficiency"] in ("", None) else 100 * row["efficiency"] for row in rows]
+
+
 def draw_efficiency(axes, series):
     for (color, marker, dash), ((scaling, count), rows) in zip(LINES * 9, series.items()):
-        axes.plot(range(len(rows)), [100 * row["efficiency"] for row in rows], color=color,
+        axes.plot(range(len(rows)), efficiencies(rows), color=color,
                   marker=marker, linestyle=dash, markersize=4,
                   label=series_name(scaling, count))
     axes.set_ylim(0, 105)

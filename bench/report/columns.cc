@@ -1,5 +1,6 @@
 #include "bench/report/columns.h"
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
@@ -30,7 +31,12 @@ std::string Dump(const Json& json) {
 std::string CsvField(const Columns::Value& value) {
   if (std::holds_alternative<std::monostate>(value)) return "";
   const auto* text = std::get_if<std::string>(&value);
-  if (text == nullptr) return Dump(ToJson(value));
+  if (text == nullptr) {
+    const auto* number = std::get_if<double>(&value);
+    // JSON's null is no field of CSV: what is no number is empty.
+    if (number != nullptr && !std::isfinite(*number)) return "";
+    return Dump(ToJson(value));
+  }
   if (text->find_first_of(",\"\r\n") == std::string::npos) return *text;
   return absl::StrCat("\"", absl::StrReplaceAll(*text, {{"\"", "\"\""}}), "\"");
 }

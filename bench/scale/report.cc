@@ -1,5 +1,8 @@
 #include "bench/scale/report.h"
 
+#include <algorithm>
+#include <optional>
+
 #include "absl/strings/str_format.h"
 
 namespace annulus {
@@ -7,6 +10,19 @@ namespace {
 
 std::string Text(absl::string_view text) {
   return std::string(text);
+}
+
+Columns::Value Known(std::optional<double> value) {
+  return value.has_value() ? Columns::Value(*value) : Columns::Value();
+}
+
+std::string Percent(std::optional<double> share) {
+  return share.has_value() ? absl::StrFormat("%.1f%%", *share * 100) : "-";
+}
+
+// Where there is none it may come out below nothing by a rounding.
+double OverheadOf(const ScaleRow& row) {
+  return std::max(0.0, row.split.compute_s - row.work_s);
 }
 
 std::string NameOf(Scaling scaling) {
@@ -38,7 +54,7 @@ Columns ToColumns(const ScaleRow& row) {
           {"world", int64_t{row.world}},
           {"ms", split.run.seconds * 1e3},
           {"work_ms", row.work_s * 1e3},
-          {"overhead_ms", (split.compute_s - row.work_s) * 1e3},
+          {"overhead_ms", OverheadOf(row) * 1e3},
           {"compute_ms", split.compute_s * 1e3},
           {"imbalance_ms", split.imbalance_s * 1e3},
           {"bandwidth_ms", split.bandwidth_s * 1e3},
@@ -46,9 +62,9 @@ Columns ToColumns(const ScaleRow& row) {
           {"exposed_comm_ms", (split.bandwidth_s + split.latency_s) * 1e3},
           {"waiting_ms", waiting_s * 1e3},
           {"idle_ms", idle_s * 1e3},
-          {"efficiency", row.efficiency},
-          {"efficiency_to_first", row.efficiency_to_first},
-          {"tflops_per_rank", row.tflops_per_rank},
+          {"efficiency", Known(row.efficiency)},
+          {"efficiency_to_first", Known(row.efficiency_to_first)},
+          {"tflops_per_rank", Known(row.tflops_per_rank)},
           {"messages", row.messages},
           {"bytes_sent", row.bytes_sent},
           {"max_over_mean_work", row.max_over_mean_work}};
@@ -68,10 +84,11 @@ std::string TextHeader(const Series& series) {
 std::string ToText(const ScaleRow& row) {
   const TimeSplit& split = row.split;
   return absl::StrFormat(
-      "%6d %10.3f %10.3f %10.3f %10.3f %10.3f %10.3f %7.1f%% %7.1f%% %8.3f %8.1f\n", row.world,
-      split.run.seconds * 1e3, row.work_s * 1e3, (split.compute_s - row.work_s) * 1e3,
-      split.imbalance_s * 1e3, split.bandwidth_s * 1e3, split.latency_s * 1e3, row.efficiency * 100,
-      row.efficiency_to_first * 100, row.max_over_mean_work, row.tflops_per_rank);
+      "%6d %10.3f %10.3f %10.3f %10.3f %10.3f %10.3f %8s %8s %8.3f %8s\n", row.world,
+      split.run.seconds * 1e3, row.work_s * 1e3, OverheadOf(row) * 1e3, split.imbalance_s * 1e3,
+      split.bandwidth_s * 1e3, split.latency_s * 1e3, Percent(row.efficiency),
+      Percent(row.efficiency_to_first), row.max_over_mean_work,
+      row.tflops_per_rank.has_value() ? absl::StrFormat("%.1f", *row.tflops_per_rank) : "-");
 }
 
 }  // namespace annulus

@@ -80,8 +80,10 @@ absl::StatusOr<ScaleRow> Play(const Series& series, const Shape& shape, int worl
   row.messages = static_cast<int64_t>(script.messages().size());
   for (const Message& message : script.messages()) row.bytes_sent += message.bytes;
   row.split = SimulateSplit(script, cluster);
-  const double flop = 4.0 * static_cast<double>(SizeOf(problem).visited_pairs) *
-                      static_cast<double>(shape.head_dim);
+  const int64_t visited_pairs = SizeOf(problem).visited_pairs;
+  if (visited_pairs == 0) return row;
+  const double flop =
+      4.0 * static_cast<double>(visited_pairs) * static_cast<double>(shape.head_dim);
   row.tflops_per_rank = flop / row.split.run.seconds / world / 1e12;
   row.efficiency = row.work_s / row.split.run.seconds;
   return row;

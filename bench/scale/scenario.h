@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -50,15 +51,18 @@ struct ScaleRow {
   int64_t tokens = 0;  // of the context
   int64_t messages = 0;
   int64_t bytes_sent = 0;
-  double tflops_per_rank = 0;  // 4·visited pairs·head_dim / time / ranks
+  // 4·visited pairs·head_dim / time / ranks; absent where the pattern shows nothing.
+  std::optional<double> tflops_per_rank;
   double max_over_mean_work = 1;
   TimeSplit split;
   // The work of a rank over its rate, mean over ranks; the rest of split.compute_s is overhead:
   // launches, and partials read, written and merged. Under causal patterns work grows with the
   // context, so with the ranks in weak scaling too.
   double work_s = 0;
-  double efficiency = 0;           // work_s / seconds: 1 is the compute limit
-  double efficiency_to_first = 0;  // over that of the series' first row
+  // work_s / seconds: 1 is the compute limit; over that of the series' first row. Absent where the
+  // pattern shows nothing.
+  std::optional<double> efficiency;
+  std::optional<double> efficiency_to_first;
 };
 
 // Plans, plays and measures one case; efficiency_to_first is left to who knows the first row.

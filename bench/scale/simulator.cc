@@ -192,7 +192,8 @@ class Simulation {
   void Done(int id) {
     Rank& rank = ranks_[id];
     if (--rank.pending > 0) return;
-    rank.time.waiting_s += now_ - rank.entered_s - script_.compute_s(rank.round, id);
+    // Where nothing is waited for it may come out below nothing by a rounding.
+    rank.time.waiting_s += std::max(0.0, now_ - rank.entered_s - script_.compute_s(rank.round, id));
     After(script_.merge_s(rank.round, id), Event::kMerged, id);
   }
 

@@ -257,6 +257,14 @@ TEST_CASE("what was not measured is told as that", "[ranks]") {
     CHECK(outcome.rows()[0][column].is_null());
   }
   CHECK(absl::StrContains(ReadAll(csv), ",,"));
+  // Where no key is seen there is no rate either.
+  const Outcome nothing =
+      Run("", ArgsOf("window(0)", "1K", {"--plan", "ring", "--json", "--threads", "1"}));
+  INFO(nothing.err);
+  REQUIRE(nothing.code == 0);
+  for (const char* column : {"pct_of_single", "single_ms", "single_share", "tflops_per_rank"}) {
+    CHECK(nothing.rows()[0][column].is_null());
+  }
 }
 
 TEST_CASE("figures that are saved are those that one rank alone reached", "[ranks]") {

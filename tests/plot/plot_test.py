@@ -48,6 +48,10 @@ causal,1,1,0,1,1,1,4,4,4,0,"++++",512,512,512,0
 "snapkv(64)",0.1,0.8,0.2,,0.1,7,4,4,4,0,"++++",,,,
 "causal & window(64)",0.1,0.4,0.6,5,0.1,7,4,2,1,0,"..o+",512,40,30,1
 """
+# What was not measured is an empty field of CSV, and null in JSON.
+UNMEASURED = (BENCH.replace(",92.1,", ",,").replace(",0.1,90,", ",,,"),
+              SCALE.replace(",0.75\n", ",\n"),
+              KERNELS.replace('"peer": 0, "peer_name": ""', '"peer": null, "peer_name": null'))
 # Of one task.
 NEEDLES = """pattern,density,mass,error,speed,decode_bytes,decode_speed,needle_asked,needle_seen,\
 needle_found,needle_stray,needle_places,mqar_asked,mqar_seen,mqar_found,mqar_stray
@@ -82,6 +86,25 @@ class PlotTest(unittest.TestCase):
                 with open(os.path.join(self.folder, "result.png"), "rb") as file:
                     self.assertEqual(file.read(4), b"\x89PNG")
                 os.remove(os.path.join(self.folder, "result.svg"))
+
+    def test_what_was_not_measured_is_not_drawn(self):
+        for text in UNMEASURED:
+            with self.subTest(text[:20]):
+                run = self.plot(text)
+                self.assertEqual((run.returncode, run.stderr), (0, ""))
+                with open(os.path.join(self.folder, "result.svg"), encoding="utf-8") as file:
+                    picture = file.read()
+                self.assertNotIn("> 0%<", picture)
+                self.assertNotIn("nan", picture)
+        # Both rates of the first, neither share.
+        self.plot(BENCH)
+        with open(os.path.join(self.folder, "result.svg"), encoding="utf-8") as file:
+            self.assertIn("92%", file.read())
+        self.plot(UNMEASURED[0])
+        with open(os.path.join(self.folder, "result.svg"), encoding="utf-8") as file:
+            picture = file.read()
+        self.assertNotIn("92%", picture)
+        self.assertNotIn("one rank alone", picture)
 
     def test_a_bad_file_is_named_in_one_line(self):
         bad = {

@@ -38,7 +38,7 @@ TEST_CASE("every scenario plays, weak and strong, and its terms add up") {
             Approx(split.run.seconds));
       CHECK(row->work_s > 0);
       CHECK(row->work_s <= split.compute_s);
-      CHECK(row->efficiency == Approx(row->work_s / split.run.seconds));
+      CHECK(row->efficiency.value() == Approx(row->work_s / split.run.seconds));
       CHECK(row->bytes_sent > 0);
       const Columns columns = ToColumns(*row);
       const std::string header = columns.CsvHeader(), line = columns.CsvLine();
@@ -71,6 +71,22 @@ TEST_CASE("decode is bound by reading, ranks without work make imbalance") {
   REQUIRE(idle.ok());
   CHECK(idle->max_over_mean_work == Approx(8));
   CHECK(idle->split.imbalance_s == Approx(7 * idle->split.compute_s));
+}
+
+TEST_CASE("where a pattern shows nothing there is no rate and no efficiency") {
+  for (const PlanKind kind : {PlanKind::kRing, PlanKind::kHeads, PlanKind::kGroupCast}) {
+    const Scenario scenario = {"none", kind, "window(0)", false, kStagesOfPlanner};
+    const auto row = Play({scenario, Scaling::kStrong, 4096}, Shape{}, 2, Cluster());
+    REQUIRE(row.ok());
+    CHECK(!row->efficiency.has_value());
+    CHECK(!row->tflops_per_rank.has_value());
+    const std::string text = ToText(*row), csv = ToColumns(*row).CsvLine();
+    INFO(text << csv);
+    CHECK(text.find("nan") == std::string::npos);
+    CHECK(text.find(" - ") != std::string::npos);
+    CHECK(csv.find("null") == std::string::npos);
+    CHECK(csv.find(",,,") != std::string::npos);  // efficiency, efficiency_to_first, the rate
+  }
 }
 
 TEST_CASE("stages left to the planner are those of its cheapest plan, for any pattern") {
