@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <unordered_map>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -31,6 +32,35 @@ void Merge(const ReferenceAnswer& from, ReferenceAnswer* into) {
   }
   into->lse = lse;
 }
+
+// The numbers from 0 to before `count` by chance, each once: the head of a shuffle, of which only
+// the places that have been swapped are kept.
+class Draw {
+ public:
+  Draw(int64_t count, uint64_t seed) : count_(count), rng_(seed) {}
+
+  int64_t left() const { return count_ - drawn_; }
+
+  // REQUIRES: left() > 0.
+  int64_t Next() {
+    const int64_t at = drawn_ + static_cast<int64_t>(rng_.Below(static_cast<uint64_t>(left())));
+    const int64_t value = At(at);
+    swapped_[at] = At(drawn_);
+    swapped_.erase(drawn_++);
+    return value;
+  }
+
+ private:
+  int64_t At(int64_t place) const {
+    const auto found = swapped_.find(place);
+    return found == swapped_.end() ? place : found->second;
+  }
+
+  const int64_t count_;
+  Rng rng_;
+  int64_t drawn_ = 0;
+  std::unordered_map<int64_t, int64_t> swapped_;  // from drawn_ on: place to number
+};
 
 }  // namespace
 
@@ -82,11 +112,12 @@ absl::StatusOr<CheckResult> CheckRows(const Inputs& inputs, const Problem& probl
                                       uint64_t seed, int rows_max, MemoryKind computed_in) {
   const Tolerance tolerance = ToleranceOf(problem.dtype, computed_in);
   CheckResult result;
-  Rng rng(seed);
+  Draw draw(answer.rows * answer.heads, seed);
   int64_t keys = 0;
-  while (answer.rows > 0 && result.rows < rows_max && keys < kKeysMax) {
-    const auto row = static_cast<int64_t>(rng.Below(static_cast<uint64_t>(answer.rows)));
-    const auto head = static_cast<int>(rng.Below(static_cast<uint64_t>(answer.heads)));
+  while (draw.left() > 0 && result.rows < rows_max && keys < kKeysMax) {
+    const int64_t at = draw.Next();
+    const int64_t row = at / answer.heads;
+    const auto head = static_cast<int>(at % answer.heads);
     int64_t position = row;
     for (const TokenRange& range : ranges) {
       if (position < range.size()) {
@@ -97,7 +128,6 @@ absl::StatusOr<CheckResult> CheckRows(const Inputs& inputs, const Problem& probl
     }
     ANNULUS_ASSIGN_OR_RETURN(const ReferenceAnswer expected,
                              OracleRow(inputs, problem, scale, position, head));
-    const int64_t at = row * answer.heads + head;
     const RowError error = ErrorOf(answer.out + at * answer.v_head_dim, answer.lse[at], expected);
     result.max_rel_err = std::max(result.max_rel_err, error.out);
     if (result.wrong.empty() && (error.out > tolerance.out || error.lse > tolerance.lse)) {

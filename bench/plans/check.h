@@ -34,9 +34,10 @@ struct CheckResult {
   std::string wrong;       // the first row beyond the tolerance: which, and by how much; or empty
 };
 
-// Draws rows from `answer`, the finalised rows at `ranges` with all heads: one at least, then until
-// `rows_max` of them or so many keys are looked at that the oracle has taken some seconds. A row
-// that sees no key must be out 0 and lse −∞. `computed_in`: the memory of the backend.
+// Draws rows from `answer`, the finalised rows at `ranges` with all heads, none of them twice: one
+// at least if there is one, then until all of them, `rows_max` of them, or so many keys are looked
+// at that the oracle has taken some seconds. A row that sees no key must be out 0 and lse −∞.
+// `computed_in`: the memory of the backend.
 absl::StatusOr<CheckResult> CheckRows(const Inputs& inputs, const Problem& problem, float scale,
                                       const std::vector<TokenRange>& ranges, PartialView answer,
                                       uint64_t seed, int rows_max, MemoryKind computed_in);

@@ -106,10 +106,26 @@ TEST_CASE("one wrong row is found and named", "[check]") {
   if (what == 1) answer.view().lse[at] += 0.01f;
   if (what == 2) out[0] = std::nanf("");
   if (what == 3) std::fill(out, out + problem.v_head_dim, 0.0f);
-  // 280 rows and heads: each is drawn about 5 times.
+  // All of them are drawn, each once.
   const CheckResult result = Check(inputs, problem, answer, 1400);
   INFO(result.wrong);
+  CHECK(result.rows == 280);
   CHECK(absl::StartsWith(result.wrong, "query 975, head 2: "));
+}
+
+TEST_CASE("rows are drawn once each, and no more of them than there are", "[check]") {
+  const Inputs inputs(16);
+  const Problem problem = ProblemOf("causal", DType::kF32, /*workers=*/1, /*q_tokens=*/3);
+  // Whichever of the 12 rows is wrong, 12 draws find it.
+  for (int64_t at = 0; at < 12; ++at) {
+    CAPTURE(at);
+    Partial answer = Answer(inputs, problem);
+    answer.view().lse[at] += 1;
+    const CheckResult all = Check(inputs, problem, answer, 12);
+    CHECK(all.rows == 12);
+    CHECK(all.wrong != "");
+    CHECK(Check(inputs, problem, answer, 1000).rows == 12);
+  }
 }
 
 TEST_CASE("a row that sees nothing must say so", "[check]") {
