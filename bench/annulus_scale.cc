@@ -107,6 +107,9 @@ Options OptionsOf(Flags* flags) {
               SetParsed(&flags->shape.dtype, ParseDType));
   options.Add("csv", "F", "where the rows go as CSV", SetText(&flags->csv));
   options.AddFlag("json", "a JSON line per row on stdout, no table", &flags->json);
+  options.Need("plan", "pattern");
+  options.Exclude("pattern", "scenarios");
+  options.Exclude("pattern", "tokens-per-rank");
   return options;
 }
 
@@ -152,7 +155,7 @@ absl::Status Run(const std::vector<std::string>& args) {
   const bool watched = isatty(STDERR_FILENO) == 1;
   std::string csv;
   for (const Series& series : SeriesOf(flags)) {
-    if (!flags.json) std::cout << TextHeader(series) << std::flush;
+    std::string header = flags.json ? "" : TextHeader(series);
     std::optional<double> first;
     for (int64_t ranks : flags.ranks) {
       if (watched) std::cerr << series.scenario.name << ", " << ranks << " ranks\r" << std::flush;
@@ -163,7 +166,9 @@ absl::Status Run(const std::vector<std::string>& args) {
       if (!first.has_value()) first = row.efficiency;
       if (row.efficiency.has_value()) row.efficiency_to_first = *row.efficiency / *first;
       const Columns columns = ToColumns(row);
-      std::cout << (flags.json ? columns.JsonLine() : ToText(row)) << std::flush;
+      // The heading waits for a row: a shape that makes no sense is refused before it.
+      std::cout << std::exchange(header, "") << (flags.json ? columns.JsonLine() : ToText(row))
+                << std::flush;
       csv += (csv.empty() ? columns.CsvHeader() : "") + columns.CsvLine();
     }
   }

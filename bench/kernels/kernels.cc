@@ -14,8 +14,10 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "attention/backend.h"
 #include "attention/cpu/machine_peaks.h"
+#include "base/quoted.h"
 #include "base/thread_pool.h"
 #include "base/write_file.h"
 #include "bench/kernels/cases.h"
@@ -165,7 +167,26 @@ void Bench::StartPeer() {
   if (!peer.ok()) std::fprintf(stderr, "no peer: '%s' does not run\n", options_.peer.c_str());
 }
 
+// Which cases the options ask for. INVALID_ARGUMENT where there is none.
+absl::StatusOr<std::vector<BenchCase>> Chosen(const std::string& only) {
+  std::vector<BenchCase> chosen;
+  std::vector<std::string> names;
+  for (BenchCase& what : BenchCases()) {
+    const std::string& name = what.shape.name;
+    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+    if (absl::StrContains(name, only)) chosen.push_back(std::move(what));
+  }
+  if (!chosen.empty()) return chosen;
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--only: ", Quoted(only), "; expected part of one of ", absl::StrJoin(names, ", ")));
+}
+
 int Bench::Run() {
+  const absl::StatusOr<std::vector<BenchCase>> cases = Chosen(options_.only);
+  if (!cases.ok()) {
+    std::fprintf(stderr, "annulus_bench: %s\n", std::string(cases.status().message()).c_str());
+    return 2;
+  }
   const absl::Status writable =
       options_.csv.empty() ? absl::OkStatus() : CheckWritable(options_.csv);
   if (!writable.ok()) {
@@ -177,8 +198,8 @@ int Bench::Run() {
   std::printf(
       "%s, %d threads; GFLOP = 4·visited pairs·d per query head, GB = K + V once; medians\n",
       backend_->capabilities().detail.c_str(), pool_.threads());
-  for (const BenchCase& what : BenchCases()) {
-    if (!absl::StrContains(what.shape.name, options_.only) || !Fits(what.shape)) continue;
+  for (const BenchCase& what : *cases) {
+    if (!Fits(what.shape)) continue;
     KernelCase c(what.shape, &pool_);
     Print(what, c, Measure(what, &c));
   }

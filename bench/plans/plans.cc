@@ -107,12 +107,17 @@ class Speaker {
   std::string csv_;
 };
 
-absl::Status MeasurePlans(Ranks& ranks, const BenchFlags& flags, const Environment& environment) {
-  std::vector<NamedPath> inputs;
+// Rank 0 writes them.
+absl::Status CheckFiles(const BenchFlags& flags) {
+  std::vector<NamedPath> inputs, outputs;
   AddFiles(flags.machines, &inputs);
-  ANNULUS_RETURN_IF_ERROR(ranks.AllOk(ranks.rank() == 0 && !flags.csv.empty()
-                                          ? CheckOutputs({{"--csv", flags.csv}}, inputs)
-                                          : absl::OkStatus()));
+  if (!flags.csv.empty()) outputs.push_back({"--csv", flags.csv});
+  if (!flags.save_cluster.empty()) outputs.push_back({"--save-cluster", flags.save_cluster});
+  return CheckOutputs(outputs, inputs);
+}
+
+absl::Status MeasurePlans(Ranks& ranks, const BenchFlags& flags, const Environment& environment) {
+  ANNULUS_RETURN_IF_ERROR(ranks.AllOk(ranks.rank() == 0 ? CheckFiles(flags) : absl::OkStatus()));
   ANNULUS_ASSIGN_OR_RETURN(const Machinery machinery, ranks.Look());
   ANNULUS_ASSIGN_OR_RETURN(
       const std::unique_ptr<PlanBench> bench,

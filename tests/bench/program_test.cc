@@ -301,6 +301,8 @@ TEST_CASE("what cannot be run is refused in one line, by one rank", "[ranks]") {
       {{"--plan", "ring,circle"}, "--plan"},
       {{"--q-tokens", "2K"}, "q: 2048 tokens"},
       {{"--csv", "/nowhere/at/all.csv"}, "/nowhere/at/all.csv"},
+      {{"--save-cluster", "/nowhere/at/all.json"}, "/nowhere/at/all.json"},
+      {{"--save-cluster", TheFolder() / "cluster.json"}, "the file of --cluster"},
       {{"--backend", "abacus"}, "abacus"},
       {{"--nonsense"}, "--nonsense"},
   };
@@ -330,6 +332,12 @@ TEST_CASE("help, and the kernels behind the same program", "[ranks]") {
   const Outcome kernels = Run("", {"--kernels", "--help"});
   CHECK(kernels.code == 0);
   CHECK(absl::StrContains(kernels.out, "--peer"));
+  const Outcome none = Run("", {"--kernels", "--only", "nothing_here"});
+  CHECK(none.code == 2);
+  CHECK(none.out == "");
+  CHECK(absl::StrContains(none.err, R"(--only: "nothing_here"; expected part of one of )"
+                                    "prefill-causal-8k, "));
+  CHECK(std::count(none.err.begin(), none.err.end(), '\n') == 1);
 }
 
 }  // namespace
