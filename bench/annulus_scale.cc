@@ -170,9 +170,10 @@ absl::Status Run(const std::vector<std::string>& args) {
       std::cout << std::exchange(header, "") << (flags.json ? columns.JsonLine() : ToText(row))
                 << std::flush;
       csv += (csv.empty() ? columns.CsvHeader() : "") + columns.CsvLine();
+      // A row is in the file at once: the program may be ended before its last one.
+      if (!flags.csv.empty()) ANNULUS_RETURN_IF_ERROR(WriteFile(flags.csv, {csv}));
     }
   }
-  if (!flags.csv.empty()) ANNULUS_RETURN_IF_ERROR(WriteFile(flags.csv, {csv}));
   return absl::OkStatus();
 }
 

@@ -48,11 +48,16 @@ struct Figures {
   double ours = 0;  // FLOP/s or bytes/s
   double peak = 0;
   double of_peak = 0;
-  double peer = 0;
+  double peer = 0;  // 0: none was measured, nor over_peer
   double over_peer = 0;
   double over_beside = 0;  // 0: nothing is
   double error = 0;
 };
+
+// A field of CSV, empty where nothing was measured.
+std::string Measured(double value, int digits) {
+  return value > 0 ? absl::StrFormat("%.*g", digits, value) : "";
+}
 
 class Bench {
  public:
@@ -139,14 +144,13 @@ void Bench::Print(const BenchCase& what, const KernelCase& c, const Figures& f) 
   const double pairs = static_cast<double>(shape.heads) * static_cast<double>(shape.q_tokens) *
                        static_cast<double>(shape.tokens());
   absl::StrAppendFormat(
-      &csv_,
-      "%s,\"%s\",%s,%d,%d,%d,%d,%d,%d,%.4g,%s,%d,%s,%.5g,%.5g,%.4g,%.5g,%s,%.4g,%.2g,"
-      "%s,%.4g\n",
+      &csv_, "%s,\"%s\",%s,%d,%d,%d,%d,%d,%d,%.4g,%s,%d,%s,%.5g,%.5g,%.4g,%s,%s,%s,%.2g,%s,%s\n",
       shape.name, shape.pattern, Name(shape.dtype), shape.contexts.size(), shape.tokens(),
       shape.q_tokens, shape.heads, shape.kv_heads, shape.dim,
       static_cast<double>(c.pairs().visited) / pairs, backend_->capabilities().detail,
-      pool_.threads(), unit, f.ours / 1e9, f.peak / 1e9, 100 * f.of_peak, f.peer / 1e9,
-      f.peer > 0 ? peer_->name() : "", f.over_peer, f.error, beside_name, f.over_beside);
+      pool_.threads(), unit, f.ours / 1e9, f.peak / 1e9, 100 * f.of_peak, Measured(f.peer / 1e9, 5),
+      f.peer > 0 ? peer_->name() : "", Measured(f.over_peer, 4), f.error, beside_name,
+      Measured(f.over_beside, 4));
 }
 
 // Half of the machine's memory at most: the peer holds as much.
@@ -202,13 +206,14 @@ int Bench::Run() {
     if (!Fits(what.shape)) continue;
     KernelCase c(what.shape, &pool_);
     Print(what, c, Measure(what, &c));
-  }
-  if (options_.csv.empty()) return 0;
-  const absl::Status written = WriteFile(options_.csv, {csv_});
-  if (!written.ok()) {
+    // A row is in the file at once: the program may be ended before its last one.
+    const absl::Status written =
+        options_.csv.empty() ? absl::OkStatus() : WriteFile(options_.csv, {csv_});
+    if (written.ok()) continue;
     std::fprintf(stderr, "annulus_bench: --csv: %s\n", std::string(written.message()).c_str());
+    return 1;
   }
-  return written.ok() ? 0 : 1;
+  return 0;
 }
 
 // Restricts the kernels and the peaks to one instruction set, by Highway's name for it.

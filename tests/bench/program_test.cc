@@ -340,5 +340,22 @@ TEST_CASE("help, and the kernels behind the same program", "[ranks]") {
   CHECK(std::count(none.err.begin(), none.err.end(), '\n') == 1);
 }
 
+TEST_CASE("a kernel without a peer has an empty field for it", "[ranks]") {
+  const std::string csv = TheFolder() / "kernels.csv";
+  const Outcome outcome =
+      Run("", {"--kernels", "--only", "prefill-partial-16k", "--repeat", "1", "--csv", csv});
+  INFO(outcome.err);
+  REQUIRE(outcome.code == 0);
+  const std::vector<std::string> lines = absl::StrSplit(ReadAll(csv), '\n', absl::SkipEmpty());
+  REQUIRE(lines.size() == 3);  // f32, bf16
+  CHECK(absl::StrContains(lines[0], ",pct_of_peak,peer,peer_name,over_peer,max_rel_err,"));
+  CHECK(absl::EndsWith(lines[0], ",beside,over_beside"));
+  for (const size_t i : {1, 2}) {
+    CAPTURE(lines[i]);
+    CHECK(absl::StrContains(lines[i], ",,,,"));
+    CHECK(absl::EndsWith(lines[i], ",,"));
+  }
+}
+
 }  // namespace
 }  // namespace annulus
