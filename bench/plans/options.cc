@@ -19,10 +19,7 @@ OptionSetter SetPlans(std::vector<std::optional<PlanKind>>* plans) {
   return [=](absl::string_view text) -> absl::Status {
     plans->clear();
     for (const absl::string_view name : absl::StrSplit(text, ',')) {
-      std::optional<PlanKind> kind;
-      if (name != "auto") {
-        ANNULUS_ASSIGN_OR_RETURN(kind, ParsePlanKind(name));
-      }
+      ANNULUS_ASSIGN_OR_RETURN(const std::optional<PlanKind> kind, ParsePlan(name));
       plans->push_back(kind);
     }
     return absl::OkStatus();
@@ -67,10 +64,8 @@ absl::StatusOr<std::optional<std::string>> ParseBenchFlags(const std::vector<std
               SetParsed(&flags->transport, ParseTransport));
   options.Add("ucx-transports", "LIST", "with ucx, as UCX_TLS (shm,tcp)",
               SetText(&flags->ucx_transports));
-  std::string kinds = "auto";
-  for (const PlanKind kind : kPlanKinds) absl::StrAppend(&kinds, "|", Name(kind));
-  options.Add("plan", kinds + ",…", "one or several, separated by commas (auto: the cheapest)",
-              SetPlans(&flags->plans));
+  options.Add("plan", PlanWords("|") + ",…",
+              "one or several, separated by commas (auto: the cheapest)", SetPlans(&flags->plans));
   AddProblem(&options, &flags->problem, &v_head_dim);
   options.Add("backend", "auto|cpu|cuda|reference", "what computes (auto)",
               SetText(&flags->backend));

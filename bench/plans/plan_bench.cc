@@ -153,6 +153,7 @@ absl::StatusOr<PlanRow> PlanBench::Measure(std::optional<PlanKind> kind) {
   PlanRow row;
   ANNULUS_ASSIGN_OR_RETURN(const Plan plan, Decide(kind, &row));
   row.plan = std::string(Name(plan.kind()));
+  row.chosen = !kind.has_value();
   row.stages = plan.stages();
   row.planned_bytes = plan.BytesTotal();
   std::vector<Repetition> repetitions;

@@ -22,6 +22,7 @@ namespace annulus {
 // One measured plan; whole on rank 0 only.
 struct PlanRow {
   std::string plan;
+  bool chosen = false;  // by the planner: --plan auto
   int stages = 0;
   double seconds = 0;          // the median repetition, of its slowest rank
   double exposed_comm_s = 0;   // of that repetition: seconds − what the slowest rank of each step

@@ -48,7 +48,8 @@ Columns PlanBench::ToColumns(const PlanRow& row) const {
           {"nodes", int64_t{machinery_.nodes}},
           {"threads", int64_t{machinery_.threads}},
           {"repeat", int64_t{flags_.repeat}},
-          {"seed", flags_.seed}};
+          {"seed", flags_.seed},
+          {"chosen", row.chosen}};
 }
 
 std::string PlanBench::TextHeader() const {
@@ -62,7 +63,7 @@ std::string PlanBench::TextHeader() const {
   return absl::StrFormat(
       "%s: %d queries on %d tokens, %d/%d heads, d %d, %s; %d ranks over %s, %s; one rank alone: "
       "%s\n"
-      "%-15s %10s %10s %10s %8s %14s %14s %8s %9s %6s\n",
+      "%-22s %10s %10s %10s %8s %14s %14s %8s %9s %6s\n",
       problem_.pattern.text(), problem_.q_tokens, problem_.kv_tokens, problem_.heads,
       problem_.kv_heads, problem_.head_dim, Text(Name(problem_.dtype)), ranks_.world(),
       flags_.transport, backend_->capabilities().detail, single, "plan", "ms", "exposed", "GFLOP/s",
@@ -72,8 +73,9 @@ std::string PlanBench::TextHeader() const {
 std::string PlanBench::ToText(const PlanRow& row) const {
   const std::string rate =
       size_.visited_pairs > 0 ? absl::StrFormat("%.2f", row.tflops_per_rank * 1e3) : "-";
-  return absl::StrFormat("%-15s %10.3f %10.3f %10s %8s %14d %14d %8.3f %9s %6d\n", row.plan,
-                         row.seconds * 1e3, row.exposed_comm_s * 1e3, rate,
+  return absl::StrFormat("%-22s %10.3f %10.3f %10s %8s %14d %14d %8.3f %9s %6d\n",
+                         absl::StrCat(row.plan, row.chosen ? " (auto)" : ""), row.seconds * 1e3,
+                         row.exposed_comm_s * 1e3, rate,
                          single_.seconds > 0 ? absl::StrFormat("%.1f%%", row.pct_of_single) : "-",
                          row.bytes_sent, row.planned_bytes, row.max_over_mean_work,
                          row.checked_rows > 0 ? absl::StrFormat("%.1e", row.max_rel_err) : "-",

@@ -22,6 +22,11 @@ def title_of(pattern, count, heads, kv_heads, head_dim, dtype, backend):
             f"{head_dim:.0f}, {dtype}, {backend}")
 
 
+def chosen(row):
+    """Whether the plan was the planner's choice, where the file says so."""
+    return " (auto)" if row.get("chosen") in (True, "true") else ""
+
+
 def label(axes, at, value, text):
     axes.text(value, at, " " + text, va="center", ha="left", fontsize=7)
 
@@ -104,7 +109,7 @@ def draw(rows):
         add_legend(line[0])
         add_legend(line[1])
         line[0].invert_yaxis()  # the panels share this axis
-        line[0].set_yticks(range(len(of)), [f"{row['plan']}, {row['transport']}, "
+        line[0].set_yticks(range(len(of)), [f"{row['plan']}{chosen(row)}, {row['transport']}, "
                                             f"{row['world']:.0f} ranks" for row in of])
         line[2].set_title(title_of(*problem), loc="left", fontweight="bold")
     return figure

@@ -177,6 +177,9 @@ TEST_CASE("decode over ranks, and the planner's own choice", "[ranks]") {
   const std::vector<Json> rows = outcome.rows();
   REQUIRE(rows.size() == 2);
   CHECK(rows[0]["plan"] == "pass-q");
+  CHECK(rows[1]["plan"] == "pass-q");
+  CHECK(rows[0]["chosen"] == true);
+  CHECK(rows[1]["chosen"] == false);
   for (const Json& row : rows) {
     CheckRow(row, 4);
     CHECK(row["tokens"] == 1);
@@ -298,7 +301,7 @@ TEST_CASE("what cannot be run is refused in one line, by one rank", "[ranks]") {
   };
   const Case cases[] = {
       {{"--transport", "tcp"}, "--transport: \"tcp\"; expected mpi, ucx or nccl"},
-      {{"--plan", "ring,circle"}, "--plan"},
+      {{"--plan", "ring,circle"}, "--plan: \"circle\"; expected one of auto, ring, "},
       {{"--q-tokens", "2K"}, "q: 2048 tokens"},
       {{"--csv", "/nowhere/at/all.csv"}, "/nowhere/at/all.csv"},
       {{"--save-cluster", "/nowhere/at/all.json"}, "/nowhere/at/all.json"},

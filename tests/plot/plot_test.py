@@ -106,6 +106,14 @@ class PlotTest(unittest.TestCase):
         self.assertNotIn("92%", picture)
         self.assertNotIn("one rank alone", picture)
 
+    def test_the_planners_choice_is_told(self):
+        header, ring, cast = BENCH.splitlines()
+        self.plot(f"{header},chosen\n{ring},false\n{cast},true\n")
+        with open(os.path.join(self.folder, "result.svg"), encoding="utf-8") as file:
+            picture = file.read()
+        self.assertIn("group-cast (auto), ucx", picture)
+        self.assertIn("ring, mpi", picture)
+
     def test_a_bad_file_is_named_in_one_line(self):
         bad = {
             "": "no rows",

@@ -15,20 +15,6 @@ namespace {
 
 constexpr int kThreadsMax = 4096;
 
-std::string PlanWords(absl::string_view between) {
-  std::string words = "auto";
-  for (const PlanKind kind : kPlanKinds) absl::StrAppend(&words, between, Name(kind));
-  return words;
-}
-
-absl::StatusOr<std::optional<PlanKind>> ParsePlan(absl::string_view text) {
-  if (text == "auto") return std::nullopt;
-  const absl::StatusOr<PlanKind> kind = ParsePlanKind(text);
-  if (kind.ok()) return *kind;
-  return absl::InvalidArgumentError(
-      absl::StrCat(Quoted(text), "; expected one of ", PlanWords(", ")));
-}
-
 absl::StatusOr<std::string> ParseKvMemory(absl::string_view text) {
   if (text == "auto" || text == "host") return std::string(text);
   return absl::InvalidArgumentError(absl::StrCat(Quoted(text), "; expected auto or host"));
@@ -47,6 +33,20 @@ absl::StatusOr<std::string> ParseEndpoint(absl::string_view text) {
   for (const char c : text.substr(0, colon)) good = good && c > ' ' && c < 0x7f && c != '/';
   if (good) return std::string(text);
   return absl::InvalidArgumentError(absl::StrCat(Quoted(text), "; expected HOST:PORT"));
+}
+
+std::string PlanWords(absl::string_view between) {
+  std::string words = "auto";
+  for (const PlanKind kind : kPlanKinds) absl::StrAppend(&words, between, Name(kind));
+  return words;
+}
+
+absl::StatusOr<std::optional<PlanKind>> ParsePlan(absl::string_view text) {
+  if (text == "auto") return std::nullopt;
+  const absl::StatusOr<PlanKind> kind = ParsePlanKind(text);
+  if (kind.ok()) return *kind;
+  return absl::InvalidArgumentError(
+      absl::StrCat(Quoted(text), "; expected one of ", PlanWords(", ")));
 }
 
 void AddPlan(Options* options, std::optional<PlanKind>* plan) {

@@ -19,6 +19,11 @@ namespace annulus {
 // "host:port", "[::1]:port"; the port 0 to 65535.
 absl::StatusOr<std::string> ParseEndpoint(absl::string_view text);
 
+// "auto" and the names of all plans, with `between` between them.
+std::string PlanWords(absl::string_view between);
+// One of them; nullopt: auto, the cheapest.
+absl::StatusOr<std::optional<PlanKind>> ParsePlan(absl::string_view text);
+
 void AddPlan(Options* options, std::optional<PlanKind>* plan);
 void AddPlacement(Options* options, PartitionSpec* placement);
 
