@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "runtime/cli/quality/beyond.h"
 #include "runtime/cli/quality/tasks.h"
 #include "tests/catch.h"
 #include "tests/cli/attend_files.h"
@@ -186,6 +187,42 @@ TEST_CASE("quality: MQAR asks for each key's value once, after the pairs") {
   CHECK(near > 256 / 3);  // gaps are short more often than even ones would be
 }
 
+TEST_CASE("quality: a pair beyond another pattern is found wherever one is") {
+  Rng rng(7);
+  const std::vector<std::string> texts = {"full",
+                                          "causal",
+                                          "window(70,3)",
+                                          "sink(9) & causal",
+                                          "s2(64,1,3)",
+                                          "causal & window(130) | sink(3)",
+                                          "docs(100,150,50) & causal",
+                                          "heads(0: causal; 1: causal & window(5))",
+                                          "keys(100,103)"};
+  for (const std::string& text : texts) {
+    for (const std::string& other : texts) {
+      CAPTURE(text, other);
+      const Pattern pattern = Pattern::Parse(text, 2).value();
+      const Pattern dense = Pattern::Parse(other, 2).value();
+      const int64_t tokens = 200 + static_cast<int64_t>(rng.Below(100));
+      const TokenRange queries = {static_cast<int64_t>(rng.Below(200)), tokens};
+      bool beyond = false;
+      for (int head = 0; head < 2; ++head) {
+        for (int64_t q = queries.begin; q < queries.end; ++q) {
+          for (int64_t k = 0; k < tokens; ++k) {
+            beyond |= pattern.Allows(head, q, k) && !dense.Allows(head, q, k);
+          }
+        }
+      }
+      const std::optional<Pair> found = PairBeyond(pattern, dense, queries, tokens);
+      REQUIRE(found.has_value() == beyond);
+      if (!found.has_value()) continue;
+      CHECK(pattern.Allows(found->kv_head, found->query, found->key));
+      CHECK(!dense.Allows(found->kv_head, found->query, found->key));
+      CHECK((queries.begin <= found->query && found->query < queries.end && found->key < tokens));
+    }
+  }
+}
+
 TEST_CASE("quality: refusals name what is wrong") {
   const auto refuses = [](const std::vector<std::string>& args, const std::string& words) {
     std::vector<std::string> all = {"quality", "--tokens", "1K"};
@@ -201,6 +238,19 @@ TEST_CASE("quality: refusals name what is wrong") {
   refuses({"--pattern", "causal & list(x)"}, "list");
   refuses({"--dense", "causal & keys(1023)", "--task", "mass", "--q-tokens", "2"},
           "dense: \"causal & keys(1023)\" shows row 0 of head 0 no key");
+  // The first of 1,024 queries.
+  refuses({"--dense", "causal & window(10)", "--pattern", "causal", "--task", "mass"},
+          "pattern: \"causal\" shows query 10 of KV head 0 key 0; expected none that dense "
+          "\"causal & window(10)\" does not show");
+  refuses({"--dense", "window(10)", "--pattern", "full"},
+          "\"full\" shows query 0 of KV head 0 key 1");
+  refuses({"--dense", "heads(0-2: causal; 3: causal & window(900))", "--pattern", "causal"},
+          "shows query 900 of KV head 3 key 0;");
+  refuses({"--pattern", "causal", "--pattern", "causal & window(9) | keys(1000)"},
+          "\"causal & window(9) | keys(1000)\" shows query 0 of KV head 0 key 1000;");
+  refuses({"--dense", "causal & window(1000)", "--compress", "h2o(64)", "--task", "mass"},
+          "compress: \"h2o(64)\" may show query 1000 of KV head 0 key 0;");
+  refuses({"--q-tokens", "2K"}, "q-tokens: 2048; expected 1 to the 1024 of the context");
   refuses({"--compress", "snapkv"}, "expected snapkv(KEEP) or h2o(KEEP)");
   refuses({"--compress", "h2o(0)"}, "expected an integer from 1");
   refuses({"--compress", "h2o(9)", "--q-tokens", "1", "--task", "mass"},

@@ -12,6 +12,7 @@
 #include "base/quoted.h"
 #include "base/status.h"
 #include "runtime/cli/problem.h"
+#include "runtime/cli/quality/beyond.h"
 #include "runtime/cli/relative_difference.h"
 #include "runtime/engine/local_ranks.h"
 #include "sharding/planner.h"
@@ -52,6 +53,8 @@ class Contender {
   }
 
   const Pattern& pattern() const { return problem_.pattern; }  // with its lists
+  TokenRange queries() const { return problem_.q_range(); }
+  int64_t tokens() const { return problem_.kv_tokens; }
   int64_t pairs() const { return SizeOf(problem_).visited_pairs; }
 
   // Of keys that some query of the last block sees, for each KV head, whole blocks of them.
@@ -144,6 +147,23 @@ absl::Status CheckDense(const std::string& pattern, const Answer& dense) {
   return absl::OkStatus();
 }
 
+// INVALID_ARGUMENT where what is compared sees what dense attention does not: it has no share of
+// that. Compress may keep any key of its prompt.
+absl::Status CheckWithin(const Comparison& comparison, const Contender& dense,
+                         const Contender& sparse) {
+  const bool compresses = comparison.compression.has_value();
+  ANNULUS_ASSIGN_OR_RETURN(const Pattern causal,
+                           Pattern::Parse("causal", dense.pattern().kv_heads()));
+  const std::optional<Pair> beyond = PairBeyond(compresses ? causal : sparse.pattern(),
+                                                dense.pattern(), dense.queries(), dense.tokens());
+  if (!beyond.has_value()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(compresses ? "compress: " : "pattern: ", Quoted(comparison.pattern),
+                   compresses ? " may show" : " shows", " query ", beyond->query, " of KV head ",
+                   beyond->kv_head, " key ", beyond->key, "; expected none that dense ",
+                   Quoted(comparison.dense), " does not show"));
+}
+
 // Of dense attention's weights, those that the answer has; mean over rows and heads.
 double MassOf(const Answer& answer, const Answer& dense) {
   double mass = 0;
@@ -158,7 +178,10 @@ double MassOf(const Answer& answer, const Answer& dense) {
 absl::Status RunBoth(const Comparison& comparison, Contender& dense, Contender& sparse) {
   for (int i = 0; i < comparison.repeat; ++i) {
     ANNULUS_RETURN_IF_ERROR(dense.Run());
-    if (i == 0) ANNULUS_RETURN_IF_ERROR(CheckDense(comparison.dense, dense.answer()));
+    if (i == 0) {
+      ANNULUS_RETURN_IF_ERROR(CheckDense(comparison.dense, dense.answer()));
+      ANNULUS_RETURN_IF_ERROR(CheckWithin(comparison, dense, sparse));
+    }
     ANNULUS_RETURN_IF_ERROR(sparse.Run());
   }
   return absl::OkStatus();

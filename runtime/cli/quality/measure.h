@@ -58,8 +58,8 @@ struct RecallFigures {
 // are, at most so many.
 inline constexpr int64_t kStepsAfterCompress = 64;
 
-// Errors as of `annulus attend`: INVALID_ARGUMENT names the pattern, and a dense one that shows a
-// query no key.
+// Errors as of `annulus attend`: INVALID_ARGUMENT names the pattern, a dense one that shows a query
+// no key, and one that shows what the dense one does not.
 //
 // Where it compresses, the context up to its last kStepsAfterCompress tokens is the prompt, whose
 // queries vote, as many as there are; the rest are steps: their keys and values are appended to

@@ -250,7 +250,11 @@ absl::Status CheckFlags(QualityFlags* flags) {
     return absl::InvalidArgumentError(absl::StrCat("heads: ", shape.heads, "; expected a multiple ",
                                                    "of kv_heads ", shape.kv_heads));
   }
-  flags->q_tokens = std::min(flags->q_tokens, shape.tokens);
+  if (flags->q_tokens > shape.tokens) {
+    return absl::InvalidArgumentError(absl::StrCat("q-tokens: ", flags->q_tokens,
+                                                   "; expected 1 to the ", shape.tokens,
+                                                   " of the context: they are its last"));
+  }
   return CheckOutputs({{"--csv", flags->csv}},
                       {{"--q", flags->q}, {"--k", flags->k}, {"--v", flags->v}});
 }
