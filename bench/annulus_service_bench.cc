@@ -7,6 +7,7 @@
 #include <iostream>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -243,7 +244,7 @@ absl::Status MeasureBatch(const Flags& flags, int64_t tokens, Report* report) {
 }
 
 // The bar is 60% of what a bare stream of the same chunks reaches: p50/sum of at most 1.67.
-absl::Status MeasureUploads(const Flags& flags, Report* report) {
+absl::Status ShowUploads(const Flags& flags, Report* report) {
   if (flags.upload_bytes == 0) return absl::OkStatus();
   const int rounds = std::max(3, flags.rounds / 200);
   ANNULUS_ASSIGN_OR_RETURN(const std::unique_ptr<ServiceCluster> cluster,
@@ -251,11 +252,10 @@ absl::Status MeasureUploads(const Flags& flags, Report* report) {
   ANNULUS_ASSIGN_OR_RETURN(
       const std::unique_ptr<Client> relay,
       Client::Connect({.endpoint = cluster->endpoint(), .upload = Upload::kRelay}));
-  ANNULUS_ASSIGN_OR_RETURN(const Samples bare, MeasureGrpcStream(flags.upload_bytes, rounds));
-  ANNULUS_ASSIGN_OR_RETURN(const Samples direct,
-                           MeasureUpload(cluster->client(), flags.upload_bytes, rounds));
-  ANNULUS_ASSIGN_OR_RETURN(const Samples by_relay,
-                           MeasureUpload(*relay, flags.upload_bytes, rounds));
+  ANNULUS_ASSIGN_OR_RETURN(
+      const std::vector<Samples> samples,
+      MeasureUploads({&cluster->client(), relay.get()}, flags.upload_bytes, rounds));
+  const auto& [bare, direct, by_relay] = std::tie(samples[0], samples[1], samples[2]);
   report->Add("Upload, direct", direct, {.grpc_s = bare.p50()});
   report->Add("Upload, relay", by_relay, {.grpc_s = bare.p50()});
   const auto rate = [&](const Samples& samples) {
@@ -381,7 +381,7 @@ absl::Status Run(const std::vector<std::string>& args) {
   for (const int64_t tokens : {flags.batch_tokens, 4 * flags.batch_tokens}) {
     ANNULUS_RETURN_IF_ERROR(MeasureBatch(flags, tokens, &report));
   }
-  ANNULUS_RETURN_IF_ERROR(MeasureUploads(flags, &report));
+  ANNULUS_RETURN_IF_ERROR(ShowUploads(flags, &report));
   ANNULUS_RETURN_IF_ERROR(MeasureTogether(flags));
   return flags.csv.empty() ? absl::OkStatus() : WriteFile(flags.csv, {report.csv()});
 }

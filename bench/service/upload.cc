@@ -33,61 +33,86 @@ class Sink final : public v1::Data::Service {
   }
 };
 
-}  // namespace
+// A server over loopback that drops what it gets, and a client of it.
+class BareStream {
+ public:
+  static absl::StatusOr<std::unique_ptr<BareStream>> Start(const ServerTls& tls,
+                                                           const std::string& ca) {
+    auto stream = std::make_unique<BareStream>();
+    grpc::ServerBuilder builder;
+    int port = 0;
+    ANNULUS_ASSIGN_OR_RETURN(const auto files, TlsFiles::Open(tls));
+    ANNULUS_ASSIGN_OR_RETURN(const auto trusted, TlsFiles::Open(ClientTls{.ca = ca}));
+    builder.AddListeningPort("127.0.0.1:0", files->ServerCredentials(), &port);
+    builder.RegisterService(&stream->sink_);
+    stream->server_ = builder.BuildAndStart();
+    if (stream->server_ == nullptr) return absl::UnavailableError("cannot listen on 127.0.0.1");
+    stream->channel_ = MakeChannel(absl::StrCat("127.0.0.1:", port), trusted->ChannelCredentials());
+    return stream;
+  }
 
-absl::StatusOr<Samples> MeasureGrpcStream(int64_t bytes, int rounds, const ServerTls& tls,
-                                          const std::string& ca) {
-  Sink sink;
-  grpc::ServerBuilder builder;
-  int port = 0;
-  ANNULUS_ASSIGN_OR_RETURN(const auto files, TlsFiles::Open(tls));
-  ANNULUS_ASSIGN_OR_RETURN(const auto trusted, TlsFiles::Open(ClientTls{.ca = ca}));
-  builder.AddListeningPort("127.0.0.1:0", files->ServerCredentials(), &port);
-  builder.RegisterService(&sink);
-  const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
-  if (server == nullptr) return absl::UnavailableError("cannot listen on 127.0.0.1");
-  const auto channel = MakeChannel(absl::StrCat("127.0.0.1:", port), trusted->ChannelCredentials());
-  const int64_t chunk_bytes = ClientOptions().chunk_bytes;
-  absl::Status failed;
-  const Samples samples = Samples::Of(
-      rounds,
-      [&] {
-        grpc::ClientContext rpc;
-        int64_t left = bytes;
-        failed.Update(PutUpload(channel, &rpc, 0, "", [&](std::string* data) {
-          if (left <= 0) return false;
-          data->resize(static_cast<size_t>(std::min(left, chunk_bytes)), 'x');
-          left -= chunk_bytes;
-          return true;
-        }));
-      },
-      kWarmUps);
-  ANNULUS_RETURN_IF_ERROR(failed);
-  return samples;
-}
+  // Returns the seconds that it took.
+  absl::StatusOr<double> Send(int64_t bytes) {
+    const int64_t chunk_bytes = ClientOptions().chunk_bytes;
+    grpc::ClientContext rpc;
+    const absl::Time begin = absl::Now();
+    ANNULUS_RETURN_IF_ERROR(PutUpload(channel_, &rpc, 0, "", [&](std::string* data) {
+      if (bytes <= 0) return false;
+      data->resize(static_cast<size_t>(std::min(bytes, chunk_bytes)), 'x');
+      bytes -= chunk_bytes;
+      return true;
+    }));
+    return absl::ToDoubleSeconds(absl::Now() - begin);
+  }
 
-absl::StatusOr<Samples> MeasureUpload(Client& client, int64_t bytes, int rounds) {
+ private:
+  Sink sink_;
+  std::unique_ptr<grpc::Server> server_;
+  std::shared_ptr<grpc::Channel> channel_;
+};
+
+// Returns the seconds that the append took.
+absl::StatusOr<double> Append(Client& client, const Tensor& values) {
   ContextSpec spec;
   spec.heads = spec.kv_heads = kKvHeads;
   spec.head_dim = spec.v_head_dim = kDim;
-  const int64_t tokens = bytes / (2 * kKvHeads * kDim * static_cast<int64_t>(sizeof(uint16_t)));
+  ANNULUS_ASSIGN_OR_RETURN(const ContextInfo context, client.CreateContext(spec));
+  AppendRequest request;
+  request.context = context.id;
+  request.k = request.v = values;
+  const absl::Time begin = absl::Now();
+  ANNULUS_RETURN_IF_ERROR(client.Append(request).status());
+  const double seconds = absl::ToDoubleSeconds(absl::Now() - begin);
+  ANNULUS_RETURN_IF_ERROR(client.Release(context.id));
+  return seconds;
+}
+
+Tensor RandomValues(int64_t tokens) {
   Tensor values(DType::kBF16, tokens, kKvHeads, kDim);
   Rng rng(1);
   auto* bits = reinterpret_cast<uint16_t*>(values.data());
   for (int64_t i = 0; i < tokens * kKvHeads * kDim; ++i)
     bits[i] = F32ToBF16(static_cast<float>(rng.Uniform()));
-  AppendRequest request;
-  request.k = request.v = values;
-  std::vector<double> seconds;
-  for (int i = -kWarmUps; i < rounds; ++i) {
-    ANNULUS_ASSIGN_OR_RETURN(const ContextInfo context, client.CreateContext(spec));
-    request.context = context.id;
-    const absl::Time begin = absl::Now();
-    ANNULUS_RETURN_IF_ERROR(client.Append(request).status());
-    if (i >= 0) seconds.push_back(absl::ToDoubleSeconds(absl::Now() - begin));
-    ANNULUS_RETURN_IF_ERROR(client.Release(context.id));
+  return values;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<Samples>> MeasureUploads(const std::vector<Client*>& clients,
+                                                    int64_t bytes, int rounds, const ServerTls& tls,
+                                                    const std::string& ca) {
+  ANNULUS_ASSIGN_OR_RETURN(const auto bare, BareStream::Start(tls, ca));
+  const Tensor values =
+      RandomValues(bytes / (2 * kKvHeads * kDim * static_cast<int64_t>(sizeof(uint16_t))));
+  std::vector<std::vector<double>> seconds(1 + clients.size());
+  for (int round = -kWarmUps; round < rounds; ++round) {
+    for (size_t i = 0; i < seconds.size(); ++i) {
+      ANNULUS_ASSIGN_OR_RETURN(const double took,
+                               i == 0 ? bare->Send(bytes) : Append(*clients[i - 1], values));
+      if (round >= 0) seconds[i].push_back(took);
+    }
   }
-  return Samples(std::move(seconds));
+  return std::vector<Samples>(seconds.begin(), seconds.end());
 }
 
 }  // namespace annulus

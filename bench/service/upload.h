@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "annulus/client.h"
@@ -11,13 +12,13 @@
 
 namespace annulus {
 
-// A client streams `bytes` in chunks to a server over loopback that drops them, over TLS if there
-// is a certificate; `ca` is its authority.
-absl::StatusOr<Samples> MeasureGrpcStream(int64_t bytes, int rounds, const ServerTls& tls = {},
-                                          const std::string& ca = "");
-
-// `client` appends `bytes` of bf16 KV (8 heads of 128) to a fresh context, over and over; creating
-// and releasing the context does not count.
-absl::StatusOr<Samples> MeasureUpload(Client& client, int64_t bytes, int rounds);
+// In turn: a client streams `bytes` in chunks to a server over loopback that drops them, over TLS
+// if `tls` has a certificate (`ca` is its authority), and each of `clients` appends as many of bf16
+// KV (8 heads of 128) to a fresh context. Creating and releasing a context does not count. Returns
+// the stream's times, then those of each client.
+absl::StatusOr<std::vector<Samples>> MeasureUploads(const std::vector<Client*>& clients,
+                                                    int64_t bytes, int rounds,
+                                                    const ServerTls& tls = {},
+                                                    const std::string& ca = "");
 
 }  // namespace annulus
