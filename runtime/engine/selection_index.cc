@@ -50,15 +50,26 @@ absl::StatusOr<Buffer> Selection::AnswerByIndex(int rank, const TensorView& q, c
   std::vector<std::vector<Candidate>> best(static_cast<size_t>(parts * lists * all));
   std::mutex mutex;
   absl::Status status;
-  loops.Run(row_tasks * parts, [&](int64_t task) {
-    const int64_t part = task % parts, first = first_choosing_ + task / parts * kRowsOfTask;
-    const absl::Status ended = BestByIndex(
-        rows, first, std::min(kRowsOfTask, all - first), keys,
-        absl::MakeSpan(share.blocks).subspan(cuts[part], cuts[part + 1] - cuts[part]),
-        absl::MakeSpan(best).subspan(static_cast<size_t>(part * lists * all), lists * all));
-    const std::lock_guard<std::mutex> lock(mutex);
-    status.Update(ended);
-  });
+  const auto blocks_of = [&](int64_t part) {
+    return absl::MakeSpan(share.blocks).subspan(cuts[part], cuts[part + 1] - cuts[part]);
+  };
+  const auto best_of = [&](int64_t part) {
+    return absl::MakeSpan(best).subspan(static_cast<size_t>(part * lists * all), lists * all);
+  };
+  if (ScreenedIndex::Pays(rows, choosing, keys, held * kBlockTokens)) {
+    ScreenedIndex screened(rows, first_choosing_, choosing, parts);
+    loops.Run(parts, [&](int64_t part) { screened.Look(part, keys, blocks_of(part)); });
+    loops.Run(parts,
+              [&](int64_t part) { screened.Best(part, keys, blocks_of(part), best_of(part)); });
+  } else {
+    loops.Run(row_tasks * parts, [&](int64_t task) {
+      const int64_t part = task % parts, first = first_choosing_ + task / parts * kRowsOfTask;
+      const absl::Status ended = BestByIndex(rows, first, std::min(kRowsOfTask, all - first), keys,
+                                             blocks_of(part), best_of(part));
+      const std::lock_guard<std::mutex> lock(mutex);
+      status.Update(ended);
+    });
+  }
   ANNULUS_RETURN_IF_ERROR(status);
   if (loops.cancelled()) {
     return absl::CancelledError("the call was cancelled as keys were chosen");
