@@ -1,4 +1,4 @@
-// Vector pieces shared by the AVX512-BF16 kernels. Only for bf16_dot.cc.
+// Vector pieces shared by the AVX512-BF16 kernels. Only for bf16_dot.cc and select/screen_bf16.cc.
 #pragma once
 
 #include <immintrin.h>

@@ -224,7 +224,10 @@ void ScreenedIndex::Look(int64_t part, const SelectKeys& keys, absl::Span<const 
   for (size_t i = 0; i < floors_.size(); ++i) {
     lists.emplace_back(&floors_[i], &kept_[static_cast<size_t>(part) * floors_.size() + i]);
   }
-  ScreenBlock rows(static_cast<int>(of_.q.dim));
+  const bool by_pairs = keys.kv->dtype() == DType::kBF16 &&
+                        std::all_of(looks_.begin(), looks_.end(),
+                                    [](const ScreenQueries& look) { return look.by_pairs(); });
+  ScreenBlock rows(static_cast<int>(of_.q.dim), by_pairs);
   std::vector<float> scores(looks_[0].score_floats()), errors(static_cast<size_t>(lists_));
   std::vector<float> highest(looks_[0].stride());
   KeyRows next = blocks.empty() ? KeyRows() : RowsOf(*keys.kv, blocks[0]);

@@ -6,6 +6,7 @@
 
 #include "attention/cpu/fetch_line.h"
 #include "attention/cpu/simd_targets.h"
+#include "attention/select/screen_bf16.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "attention/select/screen.cc"
@@ -214,6 +215,7 @@ ScreenQueries::ScreenQueries(absl::Span<const double> q, int dim, const float* w
       largest_ = std::max(largest_, std::fabs(x));
     }
   }
+  PackPairs(q);
   sizes_.assign(sizes.begin(), sizes.end());
   for (size_t list = 0; list < of_weights.size(); ++list) {
     double all = 0;
@@ -224,11 +226,27 @@ ScreenQueries::ScreenQueries(absl::Span<const double> q, int dim, const float* w
   }
 }
 
+void ScreenQueries::PackPairs(absl::Span<const double> q) {
+  if (!select::LooksByPairs()) return;
+  pairs_.resize(static_cast<size_t>(dim_ / 2) * padded_);
+  for (size_t i = 0; i < q.size(); ++i) {
+    const auto c = i % static_cast<size_t>(dim_), j = i / static_cast<size_t>(dim_);
+    const uint16_t half = F32ToBF16(static_cast<float>(q[i]));
+    if (BF16ToF32(half) != q[i]) return pairs_.clear();
+    pairs_[c / 2 * padded_ + j] |= uint32_t{half} << (c % 2 == 0 ? 0 : 16);
+  }
+}
+
 void ScreenQueries::Look(const ScreenBlock& block, int tokens, float* scores, float* errors) const {
   const auto dim = static_cast<size_t>(dim_);
-  HWY_DYNAMIC_DISPATCH(select::Look)
-  (q_.data(), padded_, dim, weights_.empty() ? nullptr : weights_.data(), block.k(),
-   static_cast<size_t>(tokens), scores);
+  const float* const weights = weights_.empty() ? nullptr : weights_.data();
+  if (block.by_pairs()) {
+    select::LookPairs(pairs_.data(), padded_, dim, weights, block.rows(), block.next(),
+                      static_cast<size_t>(tokens), scores);
+  } else {
+    HWY_DYNAMIC_DISPATCH(select::Look)
+    (q_.data(), padded_, dim, weights, block.k(), static_cast<size_t>(tokens), scores);
+  }
   constexpr float kUnknown = std::numeric_limits<float>::infinity();
   const bool fits = largest_ * double{block.max()} * dim_ < 0x1p126;
   const int terms = dim_ + (weights_.empty() ? 0 : heads_) + 16;
@@ -243,13 +261,20 @@ void ScreenQueries::Look(const ScreenBlock& block, int tokens, float* scores, fl
   }
 }
 
-ScreenBlock::ScreenBlock(int dim)
+ScreenBlock::ScreenBlock(int dim, bool by_pairs)
     : dim_(static_cast<size_t>(dim)),
-      k_(static_cast<size_t>(kBlockTokens) * dim_),
+      by_pairs_(by_pairs),
+      k_(by_pairs ? 0 : static_cast<size_t>(kBlockTokens) * dim_),
       largest_(dim_) {}
 
 void ScreenBlock::Take(const KeyRows& rows, const KeyRows& next) {
-  HWY_DYNAMIC_DISPATCH(select::TakeRows)(rows, next, dim_, k_.data(), largest_.data());
+  rows_ = rows;
+  next_ = next;
+  if (by_pairs_) {
+    select::LargestOfPairs(rows, dim_, largest_.data());
+  } else {
+    HWY_DYNAMIC_DISPATCH(select::TakeRows)(rows, next, dim_, k_.data(), largest_.data());
+  }
   // If one of them is a NaN, that is seen elsewhere.
   max_ = *std::max_element(largest_.begin(), largest_.end());
 }

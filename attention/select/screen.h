@@ -44,18 +44,25 @@ struct KeyRows {
 // A block's tokens as looks want them, one block after the other.
 class ScreenBlock {
  public:
-  explicit ScreenBlock(int dim);  // a multiple of 8
+  // Of rows of a multiple of 8 dims. `by_pairs`: see ScreenQueries.
+  ScreenBlock(int dim, bool by_pairs);
 
-  // REQUIRES: at most kBlockTokens rows. Memory is asked for those of the next block.
+  // REQUIRES: at most kBlockTokens rows, which stay where they are. Memory is asked for those of
+  // the next block.
   void Take(const KeyRows& rows, const KeyRows& next);
 
-  const float* k() const { return k_.data(); }  // f32 [kBlockTokens, dim]
+  bool by_pairs() const { return by_pairs_; }
+  const KeyRows& rows() const { return rows_; }
+  const KeyRows& next() const { return next_; }
+  const float* k() const { return k_.data(); }  // f32 [kBlockTokens, dim], but by pairs
   // Of each dim the largest magnitude; and of all.
   const float* largest() const { return largest_.data(); }
   float max() const { return max_; }
 
  private:
   const size_t dim_;
+  const bool by_pairs_;
+  KeyRows rows_, next_;
   std::vector<float> k_;
   std::vector<float> largest_;
   float max_ = 0;
@@ -68,6 +75,10 @@ class ScreenQueries {
   // REQUIRES: dim a multiple of 8.
   ScreenQueries(absl::Span<const double> q, int dim, const float* weights);
 
+  // Whether bf16 tokens can be looked at as they are, two dims at a time (screen_bf16.h): all
+  // queries have bf16 values, and this machine can.
+  bool by_pairs() const { return !pairs_.empty(); }
+
   int lists() const { return weights_.empty() ? heads_ : 1; }
   // Floats from a token's scores to the next one's: lists(), or more.
   size_t stride() const { return weights_.empty() ? padded_ : 1; }
@@ -75,18 +86,22 @@ class ScreenQueries {
   size_t score_floats() const { return static_cast<size_t>(kBlockTokens) * padded_; }
 
   // Of a block's first tokens: scores [tokens, stride()], and for each list what none of them is
-  // farther than from the canonical one, +∞ where nothing is known.
+  // farther than from the canonical one, +∞ where nothing is known. REQUIRES: by_pairs() where the
+  // block is.
   void Look(const ScreenBlock& block, int tokens, float* scores, float* errors) const;
 
  private:
+  void PackPairs(absl::Span<const double> q);
+
   int heads_;
   int dim_;
-  size_t padded_;               // heads, to whole vectors of any machine
-  std::vector<float> q_;        // [dim, padded]
-  std::vector<float> weights_;  // [padded]
-  std::vector<float> sizes_;    // A_c [lists, dim]
-  std::vector<float> lost_;     // [lists, 2]: of an error, what no factor has, and that of max M
-  double largest_ = 0;          // |q|
+  size_t padded_;                // heads, to whole vectors of any machine
+  std::vector<float> q_;         // [dim, padded]
+  std::vector<uint32_t> pairs_;  // [dim/2, padded]
+  std::vector<float> weights_;   // [padded]
+  std::vector<float> sizes_;     // A_c [lists, dim]
+  std::vector<float> lost_;      // [lists, 2]: of an error, what no factor has, and that of max M
+  double largest_ = 0;           // |q|
 };
 
 // Of each list, the highest score of tokens whose scores lie `stride` apart; to [stride].

@@ -11,6 +11,7 @@
 #include "attention/select/index.h"
 #include "attention/select/scores.h"
 #include "attention/select/screen.h"
+#include "attention/select/screen_bf16.h"
 #include "base/rng.h"
 #include "tests/attention/contenders.h"
 #include "tests/catch.h"
@@ -208,44 +209,58 @@ TEST_CASE("what is chosen after a look in f32 are the same bits as without") {
   }
 }
 
+// Of random rows, which are bf16 values where looks are by pairs of them.
+void RequireNear(Rng& rng, int heads, int dim, bool weighs, bool by_pairs) {
+  CAPTURE(heads, dim, weighs, by_pairs);
+  const auto random = [&] {
+    const auto x = static_cast<float>(rng.Normal() * std::exp2(rng.Normal() * 8));
+    return by_pairs ? BF16ToF32(F32ToBF16(x)) : x;
+  };
+  std::vector<double> q(static_cast<size_t>(heads * dim));
+  for (double& x : q) x = random();
+  std::vector<float> k(static_cast<size_t>(kBlockTokens * dim));
+  for (float& x : k) x = random();
+  std::vector<uint16_t> halves(k.size());
+  Convert(k.data(), DType::kF32, halves.data(), DType::kBF16, std::ssize(k));
+  std::vector<float> weights(static_cast<size_t>(heads));
+  for (float& x : weights) x = rng.Normal();
+  std::vector<float> dots(static_cast<size_t>(kBlockTokens * heads)), weighed(kBlockTokens);
+  Scores(q.data(), heads, dim, PlacesOf(k.data(), kBlockTokens, dim), dots.data());
+  WeighedScores(dots.data(), kBlockTokens, weights.data(), heads, weighed.data());
+  const ScreenQueries look(q, dim, weighs ? weights.data() : nullptr);
+  REQUIRE((look.by_pairs() || !by_pairs));
+  const size_t row_bytes = static_cast<size_t>(dim) * (by_pairs ? sizeof halves[0] : sizeof k[0]);
+  const auto* const first = by_pairs ? reinterpret_cast<const std::byte*>(halves.data())
+                                     : reinterpret_cast<const std::byte*>(k.data());
+  for (const int tokens : {1, 5, 63, 64}) {
+    std::vector<float> scores(look.score_floats());
+    std::vector<float> errors(static_cast<size_t>(look.lists())), highest(look.stride());
+    ScreenBlock block(dim, by_pairs);
+    block.Take({first, row_bytes, tokens, by_pairs ? DType::kBF16 : DType::kF32}, {});
+    look.Look(block, tokens, scores.data(), errors.data());
+    HighestOf(scores.data(), tokens, look.stride(), highest.data());
+    for (int list = 0; list < look.lists(); ++list) {
+      float top = -kInfinity;
+      for (int t = 0; t < tokens; ++t) {
+        const float score = scores[static_cast<size_t>(t) * look.stride() + list];
+        const float canonical = weighs ? weighed[t] : dots[t * heads + list];
+        top = std::max(top, score);
+        REQUIRE(std::fabs(double{score} - canonical) <= errors[list]);
+      }
+      REQUIRE(highest[list] == top);
+      REQUIRE(errors[list] < kInfinity);
+    }
+  }
+}
+
 TEST_CASE("a look is no farther from the canonical score than it says") {
   Rng rng(5);
   for (const int heads : {1, 8, 33, 64}) {
     for (const int dim : {8, 64, 136}) {
       for (const bool weighs : {false, true}) {
-        CAPTURE(heads, dim, weighs);
-        std::vector<double> q(static_cast<size_t>(heads * dim));
-        for (double& x : q) x = static_cast<float>(rng.Normal() * std::exp2(rng.Normal() * 8));
-        std::vector<float> k(static_cast<size_t>(kBlockTokens * dim));
-        for (float& x : k) x = static_cast<float>(rng.Normal() * std::exp2(rng.Normal() * 8));
-        std::vector<float> weights(static_cast<size_t>(heads));
-        for (float& x : weights) x = rng.Normal();
-        std::vector<float> dots(static_cast<size_t>(kBlockTokens * heads)), weighed(kBlockTokens);
-        Scores(q.data(), heads, dim, PlacesOf(k.data(), kBlockTokens, dim), dots.data());
-        WeighedScores(dots.data(), kBlockTokens, weights.data(), heads, weighed.data());
         ForEachSimdTarget([&] {
-          const ScreenQueries look(q, dim, weighs ? weights.data() : nullptr);
-          for (const int tokens : {1, 5, 63, 64}) {
-            std::vector<float> scores(look.score_floats());
-            std::vector<float> errors(static_cast<size_t>(look.lists())), highest(look.stride());
-            ScreenBlock block(dim);
-            block.Take({reinterpret_cast<const std::byte*>(k.data()),
-                        static_cast<size_t>(dim) * sizeof(float), tokens},
-                       {});
-            look.Look(block, tokens, scores.data(), errors.data());
-            HighestOf(scores.data(), tokens, look.stride(), highest.data());
-            for (int list = 0; list < look.lists(); ++list) {
-              float top = -kInfinity;
-              for (int t = 0; t < tokens; ++t) {
-                const float score = scores[static_cast<size_t>(t) * look.stride() + list];
-                const float canonical = weighs ? weighed[t] : dots[t * heads + list];
-                top = std::max(top, score);
-                REQUIRE(std::fabs(double{score} - canonical) <= errors[list]);
-              }
-              REQUIRE(highest[list] == top);
-              REQUIRE(errors[list] < kInfinity);
-            }
-          }
+          RequireNear(rng, heads, dim, weighs, false);
+          if (select::LooksByPairs()) RequireNear(rng, heads, dim, weighs, true);
         });
       }
     }
