@@ -1,5 +1,5 @@
-// Kernels with instructions that Highway does not reach: AVX512-BF16's dot product, 32 bf16 products
-// into 16 f32 sums at once. Nothing here runs on a machine without it.
+// Kernels with instructions that Highway does not reach: AVX512-BF16's dot product, 32 bf16
+// products into 16 f32 sums at once. Nothing here runs on a machine without it.
 #include <cstdint>
 
 #include "attention/cpu/kernels.h"

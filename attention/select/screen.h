@@ -2,20 +2,19 @@
 // tell of most tokens that they cannot be among the best of a list, so that the rest alone are
 // scored in f64. What is chosen is the same, bit for bit.
 //
-// How far a look may be off. Let u = 2^-24, n = dim, H = heads, W = Σ|w_j|, and for a token k of
-// a block S = Σ_j |w_j| Σ_c |q_jc|·M_c, where M_c is the largest |k_c| of the block; lists that
-// do not weigh have each H = 0 and the one query with w = 1.
+// How far a look may be off. Let u = 2^-24, n = dim, H = heads, W = Σ|w_j|, and let
+// S = Σ_j |w_j| Σ_c |q_jc|·M_c with M_c the largest |k_c| of a block; a list that does not weigh
+// has one query with w = 1, and H = 0. For each token k of the block:
 //   A product q_j·k in f32, added up in any order, is off by (n+1)u Σ_c |q_jc k_c| at most, one u
-//   of them for q rounded to f32; max(0, ·) brings nothing nearer or farther apart; the sum over j
-//   adds (H+2)u S. The canonical score is rounded twice, which are 2u S; what f64 loses is less
-//   than another. Together: less than (n+H+8)u S.
-//   S in f32, and the score with its bound added, are off by as many u of S and (n+4)u of the
-//   bound.
-// Twice (n+H+16)u S has room for all, products of errors included, as long as n+H < 2^20. Where
-// numbers are subnormal an operation loses up to 2^-126 times its other factor, if the processor
-// takes them for 0; 2^-120 (ΣA_c + (W+1)(n+H+n·max M)) is more than all of them lose, with
-// A_c = Σ_j |w_j q_jc|. Where a product or a sum might exceed f32, or is no number, nothing is
-// known. Thread-compatible values, but for Floor.
+//   of them for q rounded to f32. max(0, ·) brings nothing farther apart. The sum over j adds
+//   (H+2)u S. The canonical score is rounded twice, 2u S, and what f64 loses is less than another.
+//   Together: less than (n+H+8)u S.
+//   What S itself loses in f32, and a score to which its bound is added, are less than 8u S more,
+//   and products of errors less than once more as much as all, since n+H < 2^20.
+// So a score is not farther off than 2(n+H+16)u S. Where numbers are subnormal, an operation loses
+// up to 2^-126 times its other factor if the processor takes them for 0: in all less than 2^-120
+// (ΣA_c + (W+1)(n+H+n·max M)) with A_c = Σ_j |w_j q_jc|. Where a product or a sum might exceed f32,
+// or is no number, nothing is known. Thread-compatible values, but for Floor.
 #pragma once
 
 #include <atomic>
