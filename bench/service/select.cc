@@ -158,7 +158,8 @@ absl::StatusOr<std::vector<SelectRow>> MeasureSelect(const SelectShape& shape,
     }
   }
   ANNULUS_ASSIGN_OR_RETURN(const int64_t kv_bytes, decode.KvBytes());
-  const double fma_peak = MeasureFmaPeak(0);
+  const double dot_peak = MeasureBf16DotPeak(0);
+  const double peak = dot_peak > 0 ? dot_peak : MeasureFmaPeak(0);
   for (size_t i = 0; i < all.size(); ++i) {
     rows[i].pattern = all[i];
     rows[i].step_s = MedianOf(seconds[i]);
@@ -167,7 +168,7 @@ absl::StatusOr<std::vector<SelectRow>> MeasureSelect(const SelectShape& shape,
     rows[i].kv_bytes = kv_bytes;
     if (rows[i].select_s == 0) continue;
     const double products = 1.0 * shape.tokens * shape.dim * IndexHeads(all[i], shape);
-    rows[i].index_share = 2 * products / rows[i].select_s / (fma_peak / 2);
+    rows[i].index_share = 2 * products / rows[i].select_s / peak;
   }
   return rows;
 }
