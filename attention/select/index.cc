@@ -132,11 +132,12 @@ bool ScreenedIndex::Pays(const SelectRows& rows, int64_t count, const SelectKeys
   constexpr int64_t kRowsMax = 8;  // of which bounds are kept at once
   // Fewer queries leave lanes of vectors without one.
   constexpr int64_t kQueriesMin = 8;
-  // A look costs half of what scores in f64 do, and what it leaves is to be little beside that; and
-  // threads wait for each other once more.
-  constexpr int64_t kUnitsOfPick = 8, kTokensMin = 4096;
+  // A look costs half of what scores in f64 do, or less, and what it leaves is to be little beside
+  // that; and threads wait for each other once more.
+  constexpr int64_t kUnitsOfPick = 8, kProductsMin = 1 << 17;
   const int64_t picks = rows.selector->picks_of_candidates();
-  return count <= kRowsMax && rows.q.heads >= kQueriesMin && tokens >= kTokensMin && picks > 0 &&
+  return count <= kRowsMax && rows.q.heads >= kQueriesMin &&
+         tokens * rows.q.heads >= kProductsMin && picks > 0 &&
          tokens / rows.selector->unit_tokens() / kUnitsOfPick >= picks &&
          keys.kv->memory() == MemoryKind::kHost;
 }

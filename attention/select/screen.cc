@@ -228,12 +228,14 @@ ScreenQueries::ScreenQueries(absl::Span<const double> q, int dim, const float* w
 
 void ScreenQueries::PackPairs(absl::Span<const double> q) {
   if (!select::LooksByPairs()) return;
-  pairs_.resize(static_cast<size_t>(dim_ / 2) * padded_);
+  const size_t lanes = select::LanesOfHead(static_cast<size_t>(heads_));
+  pairs_.resize(static_cast<size_t>(dim_) / 2 / lanes * padded_);
   for (size_t i = 0; i < q.size(); ++i) {
     const auto c = i % static_cast<size_t>(dim_), j = i / static_cast<size_t>(dim_);
     const uint16_t half = F32ToBF16(static_cast<float>(q[i]));
     if (BF16ToF32(half) != q[i]) return pairs_.clear();
-    pairs_[c / 2 * padded_ + j] |= uint32_t{half} << (c % 2 == 0 ? 0 : 16);
+    uint32_t& lane = pairs_[c / 2 / lanes * padded_ + j * lanes + c / 2 % lanes];
+    lane |= uint32_t{half} << (c % 2 == 0 ? 0 : 16);
   }
 }
 
@@ -241,8 +243,8 @@ void ScreenQueries::Look(const ScreenBlock& block, int tokens, float* scores, fl
   const auto dim = static_cast<size_t>(dim_);
   const float* const weights = weights_.empty() ? nullptr : weights_.data();
   if (block.by_pairs()) {
-    select::LookPairs(pairs_.data(), padded_, dim, weights, block.rows(), block.next(),
-                      static_cast<size_t>(tokens), scores);
+    select::LookPairs(pairs_.data(), static_cast<size_t>(heads_), dim, weights, block.rows(),
+                      block.next(), static_cast<size_t>(tokens), scores);
   } else {
     HWY_DYNAMIC_DISPATCH(select::Look)
     (q_.data(), padded_, dim, weights, block.k(), static_cast<size_t>(tokens), scores);

@@ -96,7 +96,7 @@ class ScreenQueries {
   int dim_;
   size_t padded_;                // heads, to whole vectors of any machine
   std::vector<float> q_;         // [dim, padded]
-  std::vector<uint32_t> pairs_;  // [dim/2, padded]
+  std::vector<uint32_t> pairs_;  // of LookPairs
   std::vector<float> weights_;   // [padded]
   std::vector<float> sizes_;     // A_c [lists, dim]
   std::vector<float> lost_;      // [lists, 2]: of an error, what no factor has, and that of max M

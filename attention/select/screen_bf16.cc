@@ -18,14 +18,22 @@ constexpr size_t kLanes = 16;
 constexpr size_t kSums = 16;  // that registers hold beside what they are made of
 constexpr auto kTokens = static_cast<size_t>(kBlockTokens);
 
-inline __m512i Pair(const std::byte* at) {
-  int32_t pair;
-  std::memcpy(&pair, at, sizeof pair);
-  return _mm512_set1_epi32(pair);
+// A few dims of a token, beside each other in all lanes.
+template <class Dims>
+__m512i Spread(const std::byte* at) {
+  Dims dims;
+  std::memcpy(&dims, at, sizeof dims);
+  return sizeof dims == 4 ? _mm512_set1_epi32(static_cast<int>(dims))
+                          : _mm512_set1_epi64(static_cast<int64_t>(dims));
 }
 
-// Some vectors of queries with some tokens, as LookVectors of screen.cc.
-template <size_t kVectors>
+// The sums of two lanes each, in the lower half.
+inline __m512 FoldTwo(__m512 sums) {
+  const __m512i even = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 14, 12, 10, 8, 6, 4, 2, 0);
+  return _mm512_permutexvar_ps(even, _mm512_add_ps(sums, _mm512_movehdup_ps(sums)));
+}
+
+template <size_t kVectors, class Dims>
 void LookVectors(const uint32_t* __restrict q, size_t padded, size_t dim,
                  const float* __restrict weights, bool first, const KeyRows& rows,
                  const KeyRows& next, size_t tokens, float* __restrict to) {
@@ -44,7 +52,7 @@ void LookVectors(const uint32_t* __restrict q, size_t padded, size_t dim,
       for (auto& sum : of) sum = _mm512_setzero_ps();
     }
     const uint32_t* __restrict at = q;
-    for (size_t c = 0; c < dim * sizeof(uint16_t); c += sizeof(uint32_t), at += padded) {
+    for (size_t c = 0; c < dim * sizeof(uint16_t); c += sizeof(Dims), at += padded) {
       if (first && c % cpu::kLineBytes == 0) {
 #pragma GCC unroll 16
         for (size_t i = 0; i < kAtOnce; ++i) cpu::LineToL1(ahead[i] + c);
@@ -54,12 +62,16 @@ void LookVectors(const uint32_t* __restrict q, size_t padded, size_t dim,
       for (size_t v = 0; v < kVectors; ++v) of[v] = _mm512_loadu_si512(at + v * kLanes);
 #pragma GCC unroll 16
       for (size_t i = 0; i < kAtOnce; ++i) {
-        const __m512i pair = Pair(of_token[i] + c);
+        const __m512i dims = Spread<Dims>(of_token[i] + c);
 #pragma GCC unroll 4
         for (size_t v = 0; v < kVectors; ++v) {
-          sums[i][v] = cpu::bf16::DotPairs(sums[i][v], of[v], pair);
+          sums[i][v] = cpu::bf16::DotPairs(sums[i][v], of[v], dims);
         }
       }
+    }
+    if constexpr (sizeof(Dims) == 8) {
+#pragma GCC unroll 16
+      for (auto& of : sums) of[0] = FoldTwo(of[0]);
     }
 #pragma GCC unroll 16
     for (size_t i = 0; i < kAtOnce; ++i) {
@@ -82,22 +94,26 @@ void LookVectors(const uint32_t* __restrict q, size_t padded, size_t dim,
   }
 }
 
-void Look(const uint32_t* q, size_t padded, size_t dim, const float* weights, const KeyRows& rows,
+void Look(const uint32_t* q, size_t heads, size_t dim, const float* weights, const KeyRows& rows,
           const KeyRows& next, size_t tokens, float* scores) {
+  const size_t padded = (heads + kLanes - 1) / kLanes * kLanes;
   for (size_t at = 0; at < padded;) {
-    const auto look = [&](auto vectors) {
+    const auto look = [&](auto vectors, auto dims) {
       constexpr size_t kVectors = decltype(vectors)::value;
-      LookVectors<kVectors>(q + at, padded, dim, weights == nullptr ? nullptr : weights + at,
-                            at == 0, rows, next, tokens, weights == nullptr ? scores + at : scores);
+      LookVectors<kVectors, decltype(dims)>(
+          q + at, padded, dim, weights == nullptr ? nullptr : weights + at, at == 0, rows, next,
+          tokens, weights == nullptr ? scores + at : scores);
       at += kVectors * kLanes;
     };
     const size_t vectors = (padded - at) / kLanes;
-    if (vectors >= 4) {
-      look(std::integral_constant<size_t, 4>());
+    if (LanesOfHead(heads) == 2) {
+      look(std::integral_constant<size_t, 1>(), uint64_t{});
+    } else if (vectors >= 4) {
+      look(std::integral_constant<size_t, 4>(), uint32_t{});
     } else if (vectors >= 2) {
-      look(std::integral_constant<size_t, 2>());
+      look(std::integral_constant<size_t, 2>(), uint32_t{});
     } else {
-      look(std::integral_constant<size_t, 1>());
+      look(std::integral_constant<size_t, 1>(), uint32_t{});
     }
   }
   if (weights == nullptr) return;
@@ -147,9 +163,9 @@ bool LooksByPairs() {
   return cpu::Bf16DotKernels() != nullptr;
 }
 
-void LookPairs(const uint32_t* q, size_t padded, size_t dim, const float* weights,
+void LookPairs(const uint32_t* q, size_t heads, size_t dim, const float* weights,
                const KeyRows& rows, const KeyRows& next, size_t tokens, float* scores) {
-  Look(q, padded, dim, weights, rows, next, tokens, scores);
+  Look(q, heads, dim, weights, rows, next, tokens, scores);
 }
 
 void LargestOfPairs(const KeyRows& rows, size_t dim, float* largest) {
