@@ -20,6 +20,7 @@ namespace annulus {
 namespace {
 
 constexpr int64_t kPieceTokens = 16 << 10;
+constexpr size_t kReadBytes = size_t{512} << 20;  // many times a cache
 
 double MedianOf(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -160,6 +161,7 @@ absl::StatusOr<std::vector<SelectRow>> MeasureSelect(const SelectShape& shape,
   ANNULUS_ASSIGN_OR_RETURN(const int64_t kv_bytes, decode.KvBytes());
   const double dot_peak = MeasureBf16DotPeak(0);
   const double peak = dot_peak > 0 ? dot_peak : MeasureFmaPeak(0);
+  const double read = MeasureReadBandwidth(0, kReadBytes);
   for (size_t i = 0; i < all.size(); ++i) {
     rows[i].pattern = all[i];
     rows[i].step_s = MedianOf(seconds[i]);
@@ -167,8 +169,10 @@ absl::StatusOr<std::vector<SelectRow>> MeasureSelect(const SelectShape& shape,
     rows[i].dense_s = MedianOf(seconds[0]);
     rows[i].kv_bytes = kv_bytes;
     if (rows[i].select_s == 0) continue;
-    const double products = 1.0 * shape.tokens * shape.dim * IndexHeads(all[i], shape);
-    rows[i].index_share = 2 * products / rows[i].select_s / peak;
+    const double values = static_cast<double>(shape.tokens * shape.dim);
+    const double computing_s = 2 * values * IndexHeads(all[i], shape) / peak;
+    const double reading_s = 2 * values / read;  // bytes of bf16
+    rows[i].index_share = std::max(computing_s, reading_s) / rows[i].select_s;
   }
   return rows;
 }
@@ -197,7 +201,7 @@ absl::Status ShowSelect(int64_t tokens, bool json, const std::string& csv) {
       std::cout << absl::StrFormat("%-20s %9.2f ms, dense / it %6.2f, mass %.4f", row.pattern,
                                    row.step_s * 1e3, row.dense_s / row.step_s, row.mass);
       if (row.select_s > 0) {
-        std::cout << absl::StrFormat(", %.2f of the arithmetic of its index", row.index_share);
+        std::cout << absl::StrFormat(", %.2f of what its index allows", row.index_share);
       }
       std::cout << std::endl;
     }

@@ -23,8 +23,9 @@ struct SelectRow {
   std::string pattern;
   double step_s = 0;
   double select_s = 0;  // of it the Select that an index takes; 0 for words that have none
-  // The rate at which that multiplies index keys by index queries, over the peak of the same run
-  // of what looks at bf16 tokens (select/screen.h): AVX512-BF16's dot product, or f32.
+  // What that would take at the peaks of the same run over what it takes: the greater of its
+  // products, by what looks at bf16 tokens (select/screen.h: AVX512-BF16's dot product, or f32),
+  // and its index keys, read once.
   double index_share = 0;
   double dense_s = 0;
   double mass = 0;  // Σ exp(lse) over what dense has, the mean of all heads and steps
