@@ -127,19 +127,22 @@ absl::Status BestByIndex(const SelectRows& rows, int64_t first, int64_t count,
   return absl::OkStatus();
 }
 
-bool ScreenedIndex::Pays(const SelectRows& rows, int64_t count, const SelectKeys& keys,
-                         int64_t tokens) {
+bool ScreenedIndex::Pays(const SelectRows& rows, int64_t first, int64_t count,
+                         const SelectKeys& keys, absl::Span<const int64_t> blocks) {
   constexpr int64_t kRowsMax = 8;  // of which bounds are kept at once
   // Fewer queries leave lanes of vectors without one.
   constexpr int64_t kQueriesMin = 8;
   // A look costs half of what scores in f64 do, or less, and what it leaves is to be little beside
   // that; and threads wait for each other once more.
   constexpr int64_t kUnitsOfPick = 8, kProductsMin = 1 << 17;
-  const int64_t picks = rows.selector->picks_of_candidates();
+  const Selector& selector = *rows.selector;
+  const int64_t picks = selector.picks_of_candidates(), unit_tokens = selector.unit_tokens();
+  const int64_t end = selector.CandidatesEnd(rows.q_begin + first, rows.kv_tokens) * unit_tokens;
+  const auto seen = std::lower_bound(blocks.begin(), blocks.end(), end / kBlockTokens);
+  const int64_t tokens = (seen - blocks.begin()) * kBlockTokens;
   return count <= kRowsMax && rows.q.heads >= kQueriesMin &&
          tokens * rows.q.heads >= kProductsMin && picks > 0 &&
-         tokens / rows.selector->unit_tokens() / kUnitsOfPick >= picks &&
-         keys.kv->memory() == MemoryKind::kHost;
+         tokens / unit_tokens / kUnitsOfPick >= picks && keys.kv->memory() == MemoryKind::kHost;
 }
 
 ScreenedIndex::ScreenedIndex(const SelectRows& rows, int64_t first, int64_t count, int64_t parts)

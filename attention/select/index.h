@@ -46,8 +46,9 @@ class IndexQueries {
 // part, then, after all looks, the Best of each. Calls of different parts may run at once.
 class ScreenedIndex {
  public:
-  // Whether it costs less than scoring all. `tokens`: of all parts.
-  static bool Pays(const SelectRows& rows, int64_t count, const SelectKeys& keys, int64_t tokens);
+  // Whether it costs less than scoring all. `blocks`: of all parts, ascending.
+  static bool Pays(const SelectRows& rows, int64_t first, int64_t count, const SelectKeys& keys,
+                   absl::Span<const int64_t> blocks);
 
   // REQUIRES: `rows` outlives it; keys in the host's memory, at every call the same.
   ScreenedIndex(const SelectRows& rows, int64_t first, int64_t count, int64_t parts);

@@ -112,7 +112,8 @@ TEST_CASE("an index chooses what its definition does at every number of ranks, t
                              {"msa(128,16)", 9000, 8999, 1},
                              // Looked at in f32 first (select/screen.h), by few ranks.
                              {"dsa(64)", 20000, 19999, 1, DType::kBF16, 32},
-                             {"dsa(20)", 20000, 19993, 7, DType::kF32, 20}}) {
+                             {"dsa(20)", 20000, 19993, 7, DType::kF32, 20},
+                             {"dsa(16)", 2300, 2280, 20, DType::kBF16, 72}}) {
     for (const bool ties : {false, true}) {
       const Inputs inputs(rng, question, ties);
       const float* weights = inputs.weights.empty() ? nullptr : inputs.weights.data();
