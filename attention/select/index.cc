@@ -297,8 +297,8 @@ std::vector<Candidate> ScreenedIndex::BestOfUnits(int64_t r, int list, const Sel
     size_t count = 0;
     for (auto of = unit; of != units.end() && of->unit * unit_tokens < end; ++of) {
       const int64_t first = of->unit * unit_tokens;
-      const TokenRange& range =
-          taken.emplace_back(std::max(begin, first), std::min(end, first + unit_tokens));
+      const TokenRange range = {std::max(begin, first), std::min(end, first + unit_tokens)};
+      taken.push_back(range);
       for (int64_t t = range.begin; t < range.end; ++t, ++count) {
         Convert(rows.Row(static_cast<int>(t - begin)), rows.dtype,
                 k.data() + count * static_cast<size_t>(dim), DType::kF32, dim);
