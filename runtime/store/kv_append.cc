@@ -59,7 +59,7 @@ absl::Status KvStore::AppendRows(const LayerAppend& append, RowsUnderWay* rows) 
   layer->pages.Expect(pages);
   const size_t copies_before = rows->copies.size();
   const size_t filled_before = rows->filled.size();
-  const absl::Status stored = StoreRows(space_, spec, layout, context->shard.rank, tokens,
+  const absl::Status stored = StoreRows(space_, pool_, spec, layout, context->shard.rank, tokens,
                                         append.packed, layer->pages, rows);
   CountOf(*context)->Add(-layer->pages.ExpectNoMore() * layer->pages.page_bytes());
   if (!stored.ok()) {

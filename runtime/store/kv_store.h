@@ -33,6 +33,7 @@
 #include "attention/kv_view.h"
 #include "attention/select/choose.h"
 #include "base/shared_bound.h"
+#include "base/thread_pool.h"
 #include "runtime/context/layer_state.h"
 #include "runtime/context/layout.h"
 #include "runtime/context/owner_bytes.h"
@@ -46,10 +47,13 @@ namespace annulus {
 
 class KvStore {
  public:
-  // Pages lie in `space`, which outlives this.
-  explicit KvStore(int64_t kv_bytes_limit, MemorySpace& space = HostMemory())
+  // Pages lie in `space`; large appends are shared out over `pool` (null: nobody helps). Both
+  // outlive this.
+  explicit KvStore(int64_t kv_bytes_limit, MemorySpace& space = HostMemory(),
+                   ThreadPool* pool = nullptr)
       : kv_bytes_limit_(kv_bytes_limit),
         space_(space),
+        pool_(pool),
         tables_({.name = "table_bytes_max",
                  .value = " (an eighth of kv_bytes_limit)",
                  .peer = "its owner",
@@ -215,6 +219,7 @@ class KvStore {
 
   const int64_t kv_bytes_limit_;
   MemorySpace& space_;
+  ThreadPool* const pool_;
   ByteCount kv_bytes_;
   std::atomic<int64_t> contexts_count_ = 0;
   std::atomic<int64_t> evicted_bytes_ = 0;

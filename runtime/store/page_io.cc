@@ -1,6 +1,7 @@
 #include "runtime/store/page_io.h"
 
 #include <algorithm>
+#include <mutex>
 
 #include "base/status.h"
 #include "runtime/context/append_cut.h"
@@ -12,6 +13,8 @@ namespace {
 
 // Pages of a GPU that are brought to the host at once.
 constexpr size_t kBatchBytes = size_t{64} << 20;
+// Pages of the host that a thread stores in one go: fewer bytes are not worth a second thread.
+constexpr size_t kItemBytes = size_t{512} << 10;
 
 bool IsHost(const MemorySpace& space) {
   return space.kind() == MemoryKind::kHost;
@@ -55,6 +58,55 @@ class PageRows {
   const size_t v_row_;
 };
 
+// Rows that go to a page.
+struct StoredRows {
+  Page* page;
+  int64_t first;
+  int64_t count;
+  std::byte* from;
+
+  bool whole() const { return count == kBlockTokens; }
+  bool full() const { return first + count == kBlockTokens; }
+};
+
+// Each page at once, so that its CRC finds it in the cache.
+absl::Status StoreInHost(MemorySpace& space, ThreadPool* pool, const PageRows& shape,
+                         size_t page_bytes, const std::vector<StoredRows>& parts,
+                         const PageTable& pages) {
+  std::mutex mutex;
+  absl::Status failure;  // the first one
+  const auto store = [&](size_t begin, size_t end) {
+    std::vector<RowsCopy> copies;
+    for (size_t i = begin; i < end; ++i) {
+      const StoredRows& part = parts[i];
+      copies.clear();
+      shape.Add(part.page->data, part.first, part.count, part.from, /*to_page=*/true, &copies);
+      if (const absl::Status copied = space.Copy(copies); !copied.ok()) {
+        const std::lock_guard<std::mutex> lock(mutex);
+        failure.Update(copied);
+        return;
+      }
+      if (!part.full()) continue;
+      Seal(*part.page, part.page->data, page_bytes);
+      pages.Summarise(part.page);
+    }
+  };
+  const size_t at_once = std::max<size_t>(1, kItemBytes / page_bytes);  // pages
+  const size_t items = (parts.size() + at_once - 1) / at_once;
+  if (pool == nullptr || items < 2) {
+    store(0, parts.size());
+    return failure;
+  }
+  // Appends wait for no kernel.
+  pool->ParallelFor(static_cast<int64_t>(items),
+                    [&](int64_t i) {
+                      const size_t begin = static_cast<size_t>(i) * at_once;
+                      store(begin, std::min(begin + at_once, parts.size()));
+                    },
+                    {.urgent = true});
+  return failure;
+}
+
 using Bytes = absl::Span<const std::byte>;
 
 // Calls look(i, bytes) for the pages in their order, with their bytes in host memory, until it says
@@ -90,39 +142,37 @@ absl::Status LookAt(MemorySpace& space, const std::vector<Bytes>& pages, Look lo
 
 }  // namespace
 
-absl::Status StoreRows(MemorySpace& space, const ContextSpec& spec, const Layout& layout, int rank,
-                       TokenRange tokens, absl::Span<const std::byte> packed, PageTable& pages,
-                       RowsUnderWay* rows) {
+absl::Status StoreRows(MemorySpace& space, ThreadPool* pool, const ContextSpec& spec,
+                       const Layout& layout, int rank, TokenRange tokens,
+                       absl::Span<const std::byte> packed, PageTable& pages, RowsUnderWay* rows) {
   const auto page_bytes = static_cast<size_t>(PageBytes(spec));
   const PageRows shape(spec);
   const HeadRanges& heads = pages.heads();
+  std::vector<StoredRows> parts;
   auto* from = const_cast<std::byte*>(packed.data());
   absl::Status status;
-  const auto store = [&](int64_t block, TokenRange own, int head) -> absl::Status {
-    ANNULUS_ASSIGN_OR_RETURN(Page * page, pages.Write(head, block));
-    const int64_t first = own.begin - block * kBlockTokens;
-    const bool whole = own.size() == kBlockTokens;
-    const bool full = first + own.size() == kBlockTokens;
-    shape.Add(page->data, first, own.size(), from, /*to_page=*/true, &rows->copies);
-    if (IsHost(space)) {  // at once, so that the CRC finds the page in the cache
-      ANNULUS_RETURN_IF_ERROR(space.Copy(rows->copies));
-      rows->copies.clear();
-    }
-    if (whole || (full && IsHost(space))) {
-      Seal(*page, whole ? from : page->data, page_bytes);
-      pages.Summarise(page);
-    } else if (full) {
-      rows->filled.push_back({page, page_bytes});  // its bytes are not all here
-    }
-    from += shape.Bytes(own.size());
-    return absl::OkStatus();
-  };
   ForEachOwnedBlock(layout, rank, tokens, [&](int64_t block, TokenRange own) {
     ForEachHead(heads, [&](int head) {
-      if (status.ok()) status = store(block, own, head);
+      if (!status.ok()) return;
+      const absl::StatusOr<Page*> page = pages.Write(head, block);
+      status = page.status();
+      if (!status.ok()) return;
+      parts.push_back({*page, own.begin - block * kBlockTokens, own.size(), from});
+      from += shape.Bytes(own.size());
     });
   });
-  return status;
+  if (!status.ok()) return status;
+  if (IsHost(space)) return StoreInHost(space, pool, shape, page_bytes, parts, pages);
+  for (const StoredRows& part : parts) {
+    shape.Add(part.page->data, part.first, part.count, part.from, /*to_page=*/true, &rows->copies);
+    if (part.whole()) {
+      Seal(*part.page, part.from, page_bytes);
+      pages.Summarise(part.page);
+    } else if (part.full()) {
+      rows->filled.push_back({part.page, page_bytes});  // its bytes are not all here
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::Status FinishRows(MemorySpace& space, const RowsUnderWay& rows) {

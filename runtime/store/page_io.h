@@ -11,6 +11,7 @@
 #include "absl/types/span.h"
 #include "annulus/types.h"
 #include "attention/memory_space.h"
+#include "base/thread_pool.h"
 #include "runtime/store/page_table.h"
 #include "sharding/layout.h"
 
@@ -28,11 +29,12 @@ struct RowsUnderWay {
 };
 
 // Writes `rank`'s rows of `tokens`, as PackAppend made them, to its pages, for which the table has
-// room, and seals those that are full then. Where they lie on a device it only adds to `rows` what
-// FinishRows does while `packed` lives. On an error some are written and none of them counts.
-absl::Status StoreRows(MemorySpace& space, const ContextSpec& spec, const Layout& layout, int rank,
-                       TokenRange tokens, absl::Span<const std::byte> packed, PageTable& pages,
-                       RowsUnderWay* rows);
+// room, and seals those that are full then; the threads of `pool` share the work (null: this one
+// alone). Where they lie on a device it only adds to `rows` what FinishRows does while `packed`
+// lives. On an error some are written and none of them counts.
+absl::Status StoreRows(MemorySpace& space, ThreadPool* pool, const ContextSpec& spec,
+                       const Layout& layout, int rank, TokenRange tokens,
+                       absl::Span<const std::byte> packed, PageTable& pages, RowsUnderWay* rows);
 
 // No two of the rows have a place in common.
 absl::Status FinishRows(MemorySpace& space, const RowsUnderWay& rows);

@@ -20,7 +20,8 @@ TaskExecutor::TaskExecutor(std::unique_ptr<Backend> backend, Fabric& fabric, con
     : backend_(std::move(backend), clock),
       fabric_(fabric),
       on_exchange_(std::move(options.on_exchange)),
-      store_(options.kv_bytes_limit, options.kv_in_host_memory ? HostMemory() : backend_.memory()),
+      store_(options.kv_bytes_limit, options.kv_in_host_memory ? HostMemory() : backend_.memory(),
+             backend_.pool()),
       works_(
           store_, backend_, clock,
           {.check = [this](ContextId context,

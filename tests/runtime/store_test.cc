@@ -7,6 +7,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "attention/selector.h"
 #include "base/rng.h"
 #include "runtime/context/append_cut.h"
 #include "runtime/context/layout.h"
@@ -99,6 +100,40 @@ TEST_CASE("Slabs of arenas that share memory lie apart, aligned and zero, in few
     CHECK(huge_pages.size() <= 2 * kPages * kHeads * kPage / (size_t{2} << 20) + 12);
   }
   CHECK(bytes.bytes() == 0);
+}
+
+TEST_CASE("A large append that threads share is what one of them stores") {
+  ContextSpec spec = test::SmallF32Spec(/*layers=*/1);
+  spec.heads = spec.kv_heads = 4;
+  spec.head_dim = spec.v_head_dim = 64;
+  spec.patterns = {"quest(1024,64)"};  // pages have summaries
+  const int64_t length = 2000;
+  Rng rng(1);
+  const LayerKv kv(spec, length, rng);
+  ThreadPool pool(3);
+  KvStore shared(1 << 30, HostMemory(), &pool);
+  KvStore alone(1 << 30);
+  for (KvStore* store : {&shared, &alone}) {
+    REQUIRE(store->Open(7, spec, 1, 0).ok());
+    for (const TokenRange tokens : {TokenRange{0, 777}, {777, length}, {500, length}}) {
+      REQUIRE(store->Append(7, 0, tokens, Pack(spec, 1, 0, kv, tokens)).ok());
+    }
+    CHECK(store->Verify(7, 0, {0, 4}, BlockSet::Range(0, 1000)).ok());
+  }
+  const Buffer whole = Pack(spec, 1, 0, kv, {0, length});
+  Buffer read(whole.size());
+  REQUIRE(shared.Read(7, 0, {0, length}, read.data()).ok());
+  CHECK(std::equal(read.data(), read.data() + read.size(), whole.data()));
+  const Pattern pattern = *Pattern::Parse(spec.patterns[0], 4);
+  const PageSummary form(*pattern.selectors()[0], spec.head_dim);
+  const SelectKeys by_threads = *shared.KeysToSelect(7, 0, length, form);
+  const SelectKeys by_one = *alone.KeysToSelect(7, 0, length, form);
+  for (int head = 0; head < 4; ++head) {
+    for (int64_t block = 0; block < length / kBlockTokens; ++block) {
+      const float* summary = by_threads.known(head, block);
+      REQUIRE(std::equal(summary, summary + form.page_floats(), by_one.known(head, block)));
+    }
+  }
 }
 
 TEST_CASE("Every token's rows lie with every rank that the layout gives them to") {
