@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/lock_order.h"
 #include "base/memory.h"
 #include "base/status.h"
 #include "base/thread_pool.h"
@@ -393,6 +394,7 @@ ANNULUS_HOLD_SIGNALS_EARLY;
 
 int main(int argc, char** argv) {
   annulus::GiveBackSignals();
+  annulus::ForgetLockOrder();  // as the program does
   const absl::Status status = annulus::Run(std::vector<std::string>(argv + 1, argv + argc));
   if (status.ok()) return 0;
   std::cerr << "annulus_service_bench: " << status.message() << std::endl;
