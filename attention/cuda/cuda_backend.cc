@@ -204,7 +204,10 @@ class CudaBackend final : public Backend {
     ANNULUS_RETURN_IF_ERROR(Lost(status));
     const std::lock_guard<std::mutex> lock(mutex_);
     std::vector<std::unique_ptr<Workspace>>& idle = idle_[IsUrgent(batch) ? 1 : 0];
-    for (auto& workspace : workspaces) idle.push_back(std::move(workspace));
+    // So that the next call, which begins at the end, gives each part the one that it fitted into.
+    for (auto one = workspaces.rbegin(); one != workspaces.rend(); ++one) {
+      idle.push_back(std::move(*one));
+    }
     return absl::OkStatus();
   }
 
@@ -256,7 +259,8 @@ class CudaBackend final : public Backend {
     return !batch.empty() && batch.front().turn.urgent;
   }
 
-  // The one that has the part's list, from the layer before; else one whose list is no loss.
+  // The one that has the part's list, from the layer before; else the last one of those whose list
+  // is no loss: it has the room that a call like the one before needs.
   absl::StatusOr<std::unique_ptr<Workspace>> TakeWorkspace(absl::Span<const AttendArgs> part) {
     const std::lock_guard<std::mutex> lock(mutex_);
     std::vector<std::unique_ptr<Workspace>>& idle = idle_[IsUrgent(part) ? 1 : 0];
@@ -264,8 +268,10 @@ class CudaBackend final : public Backend {
       return workspace->list.Keeps(part, slots_);
     });
     if (found == idle.end()) {
-      found = std::find_if(idle.begin(), idle.end(),
-                           [](const auto& workspace) { return !workspace->list.may_keep(); });
+      const auto last = std::find_if(idle.rbegin(), idle.rend(), [](const auto& workspace) {
+        return !workspace->list.may_keep();
+      });
+      if (last != idle.rend()) found = std::prev(last.base());
     }
     if (found == idle.end()) {
       if (idle.size() < kIdleMax) return MakeWorkspace(IsUrgent(part));
