@@ -7,7 +7,6 @@
 #include <iostream>
 #include <memory>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -256,15 +255,13 @@ absl::Status ShowUploads(const Flags& flags, Report* report) {
   ANNULUS_ASSIGN_OR_RETURN(
       const std::vector<Samples> samples,
       MeasureUploads({&cluster->client(), relay.get()}, flags.upload_bytes, rounds));
-  const auto& [bare, direct, by_relay] = std::tie(samples[0], samples[1], samples[2]);
-  report->Add("Upload, direct", direct, {.grpc_s = bare.p50()});
-  report->Add("Upload, relay", by_relay, {.grpc_s = bare.p50()});
-  const auto rate = [&](const Samples& samples) {
-    return static_cast<double>(flags.upload_bytes) / samples.p50() / 1e9;
-  };
+  const double bare_s = samples[0].p50();
+  report->Add("Upload, direct", samples[1], {.grpc_s = bare_s});
+  report->Add("Upload, relay", samples[2], {.grpc_s = bare_s});
+  const double gigabytes = static_cast<double>(flags.upload_bytes) / 1e9;
   std::cerr << absl::StrFormat(
       "upload of %d bytes, GB/s: direct %.2f, relay %.2f, gRPC alone %.2f\n", flags.upload_bytes,
-      rate(direct), rate(by_relay), rate(bare));
+      gigabytes / samples[1].p50(), gigabytes / samples[2].p50(), gigabytes / bare_s);
   return absl::OkStatus();
 }
 

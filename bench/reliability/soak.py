@@ -6,8 +6,9 @@ answer, without any fault, or where something has grown by more than --slope-max
 
 The coordinator and worker w1 are never hurt; the other workers are killed, or stopped until they are
 fenced, and started again; clients vanish in the middle of a call. Slopes are least squares over the
-medians of each minute after the first third, in which caches fill (of shorter runs: of each
-second): within a minute a fault closes connections for some seconds, and what leaks stays.
+lowest of every five minutes after the first third, in which caches fill (of runs of less than an
+hour: of every minute; of less than ten minutes: the medians of every second). Buffers of calls and
+connections that a fault closed come and go, and what leaks stays.
 """
 
 import argparse
@@ -36,13 +37,16 @@ def sample(pid):
     return pages * os.sysconf("SC_PAGESIZE"), len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def medians(times, values):
-    """Of each minute, or second: its middle, and the median of its values."""
-    length = 60 if times[-1] - times[0] > 600 else 1
-    parts = {}
+def lows(times, values, minutes):
+    """Of each window: its middle, and the lowest of its values, of seconds the median."""
+    length = 1 if minutes < 10 else 60 if minutes < 60 else 300
+    low = statistics.median if length == 1 else min
+    windows = {}
     for t, value in zip(times, values):
-        parts.setdefault(int(t // length), []).append(value)
-    return [length * (part + 0.5) for part in parts], [*map(statistics.median, parts.values())]
+        windows.setdefault(int((t - times[0]) // length), []).append(value)
+    if len(windows) > 2 and times[-1] - times[0] < length * (len(windows) - 0.5):
+        windows.popitem()  # less than half of one
+    return [length * (window + 0.5) for window in windows], [*map(low, windows.values())]
 
 
 def slope_percent_per_hour(times, values):
@@ -122,7 +126,8 @@ def main():
     steepest = []
     for i, name in enumerate(STEADY):
         rss, fds = ([sampled[i][j] for _, sampled in steady] for j in (0, 1))
-        slopes = [slope_percent_per_hour(*medians(times, values)) for values in (rss, fds)]
+        slopes = [slope_percent_per_hour(*lows(times, values, options.minutes))
+                  for values in (rss, fds)]
         steepest.append(max(slopes))
         print(f"| {name} | {rss[0] / 2**20:.1f} to {rss[-1] / 2**20:.1f} | {slopes[0]:+.2f} | "
               f"{fds[0]} to {fds[-1]} | {slopes[1]:+.2f} |")

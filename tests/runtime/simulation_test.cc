@@ -208,7 +208,7 @@ TEST_CASE("Simulated clusters that merge steps among workers answer right or not
   if (count < 100) return;
   const auto seeds = static_cast<int64_t>(count);
   CHECK(all.answers >= seeds * 8);
-  CHECK(all.merges >= seeds * 8);
+  CHECK(all.merges >= seeds * 4);
   CHECK(all.errors >= seeds);
 }
 
