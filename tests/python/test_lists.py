@@ -236,10 +236,10 @@ def test_vertical_slash(problem):
     np.testing.assert_allclose(out, expected, atol=2e-6, rtol=0)
 
 
-def test_minference(problem):
+@pytest.mark.parametrize("pattern", ["minference(30,50)", "flexprefill(0.5,0.19,1)"])
+def test_words_of_a_prompt(problem, pattern):
     q, k, v = problem
     shape = {"heads": 4, "kv_heads": 2, "head_dim": 16, "v_head_dim": 8, "dtype": "f32"}
-    pattern = "minference(30,50)"
     expected, _ = annulus.attention(q, k, v, pattern=pattern)
     with (
         annulus.in_process(workers=3, threads=1) as client,
