@@ -10,8 +10,8 @@
 #include "absl/time/clock.h"
 #include "base/rng.h"
 #include "base/status.h"
-#include "runtime/client/put.h"
 #include "runtime/protocol/public/channel.h"
+#include "runtime/protocol/public/convert.h"
 #include "runtime/protocol/public/data.grpc.pb.h"
 #include "runtime/protocol/public/tls_files.h"
 
@@ -56,12 +56,16 @@ class BareStream {
     const int64_t chunk_bytes = ClientOptions().chunk_bytes;
     grpc::ClientContext rpc;
     const absl::Time begin = absl::Now();
-    ANNULUS_RETURN_IF_ERROR(PutUpload(channel_, &rpc, 0, "", [&](std::string* data) {
-      if (bytes <= 0) return false;
-      data->resize(static_cast<size_t>(std::min(bytes, chunk_bytes)), 'x');
-      bytes -= chunk_bytes;
-      return true;
-    }));
+    v1::PutPart part;
+    v1::PutDone done;
+    const auto stub = v1::Data::NewStub(channel_);
+    const auto stream = stub->Put(&rpc, &done);
+    for (bool open = true; open && bytes > 0; bytes -= chunk_bytes) {
+      part.mutable_data()->resize(static_cast<size_t>(std::min(bytes, chunk_bytes)), 'x');
+      open = stream->Write(part);
+    }
+    stream->WritesDone();
+    ANNULUS_RETURN_IF_ERROR(FromGrpc(stream->Finish()));
     return absl::ToDoubleSeconds(absl::Now() - begin);
   }
 

@@ -42,17 +42,10 @@ class PackedPart {
   }
 
   // As NextBytes.
-  bool Next(std::string* data) {
-    if (packed_at_ == packed_.size() && !PackMore()) return false;
-    const size_t size = std::min(packed_.size() - packed_at_, static_cast<size_t>(chunk_bytes_));
-    if (size == packed_.size()) {
-      data->swap(packed_);  // what comes back is of no use but for its memory
-      packed_at_ = packed_.size();
-    } else {
-      data->assign(packed_, packed_at_, size);
-      packed_at_ += size;
-    }
-    return true;
+  grpc::Slice Next() {
+    if (packed_at_ == packed_.size() && !PackMore()) return {};
+    const size_t end = std::min(packed_.size(), packed_at_ + static_cast<size_t>(chunk_bytes_));
+    return packed_.sub(std::exchange(packed_at_, end), end);
   }
 
  private:
@@ -70,12 +63,12 @@ class PackedPart {
       bytes += more;
       tokens.end = blocks_[next_++].end;
     }
-    packed_.resize(static_cast<size_t>(bytes));
+    packed_ = grpc::Slice(static_cast<size_t>(bytes));  // not zeroed
     packed_at_ = 0;
     const int64_t at = tokens.begin - piece_.start;
     const TensorView v = piece_.v.tokens == 0 ? TensorView() : piece_.v.Tokens(at, tokens.size());
     PackAppend(spec_, layout_, rank_, tokens, piece_.k.Tokens(at, tokens.size()), v,
-               reinterpret_cast<std::byte*>(packed_.data()));
+               reinterpret_cast<std::byte*>(const_cast<uint8_t*>(packed_.begin())));
     return true;
   }
 
@@ -86,7 +79,7 @@ class PackedPart {
   const int64_t chunk_bytes_;
   std::vector<TokenRange> blocks_;  // the rows of each
   size_t next_ = 0;                 // of blocks_
-  std::string packed_;
+  grpc::Slice packed_;
   size_t packed_at_ = 0;  // what has been handed out of it
 };
 
@@ -124,8 +117,8 @@ absl::Status DirectAppends::UploadPart(const AppendGrant& grant, const ContextSp
   grpc::ClientContext rpc;
   SetUpCall(attempt.deadline, &rpc, tells ? identity_->token() : nullptr);
   const CancelWatch watch(attempt.cancel, [&rpc] { rpc.TryCancel(); });
-  const absl::Status status = PutUpload(channel, &rpc, grant.id, grant.secret,
-                                        [&part](std::string* data) { return part.Next(data); });
+  const absl::Status status =
+      PutUpload(channel, &rpc, grant.id, grant.secret, [&part] { return part.Next(); });
   if (absl::IsPermissionDenied(status)) {
     // The grant is ours and fresh: the coordinator's word to the worker is late, or lost.
     return absl::UnavailableError(absl::StrCat("worker at ", address, ": ", status.message()));

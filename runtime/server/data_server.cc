@@ -66,8 +66,7 @@ class Handlers final : public grpc::Service {
     ANNULUS_RETURN_IF_ERROR(place.Take(context, peer));
     ClientPace pace(&stalls_, context);
     v1::PutPart part;
-    const auto read = [&] { return ReadPart(&pace, stream, &part); };
-    if (!read() || !part.has_header()) {
+    if (!ReadPart(&pace, stream, &part) || !part.has_header()) {
       return absl::InvalidArgumentError("header: none; expected it as the first message");
     }
     // What waits for bytes that must not be stored any more need not wait.
@@ -77,13 +76,17 @@ class Handlers final : public grpc::Service {
     if (!place.SetBusy(true)) return absl::CancelledError("others needed the upload's place");
     context->AddInitialMetadata(kClaimedKey, "1");
     stream->SendInitialMetadata();
-    while (read()) {
-      const std::string& data = part.data();
-      if (part.part_case() != v1::PutPart::kData || data.empty()) {
+    grpc::ByteBuffer message;
+    while (pace.Wait(message, [&] { return stream->Read(&message); })) {
+      const std::vector<grpc::Slice> data = BytesOf(message, v1::PutPart::kDataFieldNumber);
+      if (data.empty()) {
         return absl::InvalidArgumentError("data: none; expected some in every later message");
       }
-      ANNULUS_RETURN_IF_ERROR(upload->Add(data));
-      bytes_received_ += data.size();
+      for (const grpc::Slice& slice : data) {
+        const auto* bytes = reinterpret_cast<const char*>(slice.begin());
+        ANNULUS_RETURN_IF_ERROR(upload->Add({bytes, slice.size()}));
+        bytes_received_ += slice.size();
+      }
     }
     return upload->Finish();
   }

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/support/slice.h>
+
+#include <vector>
 
 #include "runtime/server/stall_watch.h"
 
@@ -23,5 +26,9 @@ bool ReadPart(ClientPace* pace, Stream* stream, google::protobuf::Message* part)
   ParsePart(&bytes, part);
   return true;
 }
+
+// The bytes of `field` where they lie, of a message that has that field once and nothing else; none
+// of any other message, and of an empty field.
+std::vector<grpc::Slice> BytesOf(const grpc::ByteBuffer& message, int field);
 
 }  // namespace annulus

@@ -265,13 +265,11 @@ TEST_CASE("a client that vanishes in the middle frees all it held within a secon
     RawUpload upload(cluster, context, 1000);
     uploader = std::thread([&, grant = upload.grant] {
       grpc::ClientContext rpc;
-      put = PutUpload(MakeChannel(grant.addresses(0)), &rpc, grant.id(), grant.secret(),
-                      [&](std::string* data) {
-                        if (half) absl::SleepFor(absl::Seconds(2));  // stalls
-                        data->assign(1000, 'x');
-                        half = true;
-                        return true;
-                      });
+      put = PutUpload(MakeChannel(grant.addresses(0)), &rpc, grant.id(), grant.secret(), [&] {
+        if (half) absl::SleepFor(absl::Seconds(2));  // stalls
+        half = true;
+        return grpc::Slice(std::string(1000, 'x'));
+      });
     });
     while (!half) absl::SleepFor(absl::Milliseconds(1));
     while (cluster.grants(0).upload_bytes() == 0) absl::SleepFor(absl::Milliseconds(1));
@@ -301,9 +299,8 @@ TEST_CASE("hostile uploads are refused and leave nothing behind") {
   const auto fresh = [&] { return cluster.client().CreateContext(spec)->id; };
   const auto bytes = static_cast<size_t>(KvBytes(spec, 10));
   const auto in_one = [](std::string text) {
-    return [text, done = false](std::string* data) mutable {
-      *data = text;
-      return !std::exchange(done, true);
+    return [text, done = false]() mutable {
+      return std::exchange(done, true) ? grpc::Slice() : grpc::Slice(text);
     };
   };
   // A context's value that is not finite, too few bytes and too many.
@@ -323,10 +320,33 @@ TEST_CASE("hostile uploads are refused and leave nothing behind") {
     upload.rpc.TryCancel();
     (void)upload.stream->Finish();
   }
+  // Later messages that are not bytes alone.
+  v1::PutPart empty;
+  empty.set_data("");
+  v1::PutPart header;
+  header.mutable_header()->set_grant(1);
+  v1::PutPart more;
+  more.set_data(std::string(bytes, 'x'));
+  more.GetReflection()->MutableUnknownFields(&more)->AddVarint(9, 1);
+  for (const v1::PutPart& part : {empty, header, more}) {
+    RawUpload upload(cluster, fresh(), 10);
+    grpc::ClientContext rpc;
+    v1::PutDone done;
+    const auto stub = v1::Data::NewStub(MakeChannel(upload.grant.addresses(0)));
+    const auto stream = stub->Put(&rpc, &done);
+    v1::PutPart first;
+    first.mutable_header()->set_grant(upload.grant.id());
+    first.mutable_header()->set_secret(upload.grant.secret());
+    CHECK(stream->Write(first));
+    stream->Write(part);
+    CHECK(stream->Finish().error_message() == "data: none; expected some in every later message");
+    upload.rpc.TryCancel();
+    (void)upload.stream->Finish();
+  }
   CHECK(cluster.grants(0).upload_bytes() == 0);
   const auto contexts = cluster.client().List();
   REQUIRE(contexts.ok());
-  CHECK(contexts->size() == 4);
+  CHECK(contexts->size() == 7);
   for (const ContextInfo& info : *contexts) CHECK(info.tokens[0] == 0);
 
   // No header, no data, twice a header.
